@@ -1,0 +1,1 @@
+"""Exact segmentation metrics as numba kernels: numpy in, numpy out."""

@@ -1,0 +1,112 @@
+"""How much is trained: from a miniature on two CPU cores to the paper's own schedule."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from orchestrator.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CaseCaps:
+    """Upper limits on the cases of each part of a training; None leaves a part whole."""
+
+    train: int | None = None
+    """Training cases of the source data set (the four COVID-19-CT-Seg cases of a fold are never capped)."""
+    val: int | None = None
+    """In-domain validation cases."""
+    test: int | None = None
+    """COVID-19-CT-Seg test cases."""
+    test_mosmed: int | None = None
+    """MosMed test cases."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Preset:
+    """One size of the benchmark; `paper` changes nothing of nnU-Net's defaults."""
+
+    name: str
+    """Given with `--preset`."""
+    num_epochs: int
+    """Epochs of each training."""
+    num_iterations_per_epoch: int
+    """Training iterations in an epoch."""
+    num_val_iterations_per_epoch: int
+    """Validation iterations in an epoch (monitoring only: the final checkpoint is evaluated)."""
+    checkpoint_every_epochs: int
+    """Epochs between two checkpoints."""
+    optimizer: Literal["nnunet", "adamw"] = "nnunet"
+    """`nnunet` is SGD with Nesterov momentum 0.99 and polynomial decay."""
+    initial_learning_rate: float = 1e-2
+    """At the first iteration."""
+    mirror_axes: tuple[int, ...] | None = None
+    """Axes of (z, y, x) that augmentation mirrors; None keeps nnU-Net's choice (all)."""
+    mirror_at_prediction: bool = True
+    """Average predictions over mirrored inputs."""
+    tile_step_size: float = 0.5
+    """Step of the sliding window as a share of the patch."""
+    base_num_features: int | None = None
+    """Feature maps of the first stage; None keeps nnU-Net's 32."""
+    max_num_features: int | None = None
+    """Most feature maps of a stage; None keeps nnU-Net's limits."""
+    max_patch_voxels: int | None = None
+    """Upper limit of voxels of a patch; None keeps nnU-Net's choice."""
+    oversample_foreground: float = 0.33
+    """Share of the patches of a batch that must hold foreground."""
+    caps: CaseCaps = CaseCaps()
+    """Cases left out, deterministically."""
+    phantom_spacing_mm: float | None = None
+    """In-plane spacing of generated phantoms; None is full resolution."""
+
+    def __post_init__(self) -> None:
+        for field in ("num_epochs", "num_iterations_per_epoch", "checkpoint_every_epochs"):
+            if getattr(self, field) < 1:
+                raise ConfigError(f"preset {self.name}: {field} is {getattr(self, field)}; expected at least 1")
+
+
+PRESETS = {
+    preset.name: preset
+    for preset in (
+        Preset(
+            name="smoke",
+            num_epochs=5,
+            num_iterations_per_epoch=40,
+            num_val_iterations_per_epoch=4,
+            checkpoint_every_epochs=1,
+            optimizer="adamw",
+            initial_learning_rate=5e-3,
+            # Left and right differ only by position: mirroring x hides that for longer than this preset trains.
+            mirror_axes=(),
+            mirror_at_prediction=False,
+            base_num_features=8,
+            max_num_features=32,
+            max_patch_voxels=32 * 48 * 48,
+            caps=CaseCaps(train=6, val=2, test=4, test_mosmed=2),
+            phantom_spacing_mm=6.0,
+        ),
+        Preset(
+            name="quick",
+            num_epochs=50,
+            num_iterations_per_epoch=100,
+            num_val_iterations_per_epoch=10,
+            checkpoint_every_epochs=5,
+            mirror_axes=(0, 1),
+            mirror_at_prediction=False,
+            phantom_spacing_mm=2.0,
+            caps=CaseCaps(train=40, val=10),
+        ),
+        Preset(
+            name="paper",
+            num_epochs=1000,
+            num_iterations_per_epoch=250,
+            num_val_iterations_per_epoch=50,
+            checkpoint_every_epochs=10,
+        ),
+    )
+}
+
+
+def find_preset(name: str) -> Preset:
+    """Return the preset of that name; raises ConfigError with the names that exist."""
+    if name not in PRESETS:
+        raise ConfigError(f"--preset {name}: unknown; expected one of {', '.join(PRESETS)}")
+    return PRESETS[name]

@@ -1,0 +1,1 @@
+"""Where a run takes place: strict configuration and launch of clusters."""

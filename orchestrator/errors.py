@@ -1,0 +1,41 @@
+"""Every error that this project raises on purpose.
+
+Each class says whether trying again can help, and takes one message string: an exception with other constructor
+arguments does not survive the pickling between Ray processes.
+"""
+
+from typing import ClassVar
+
+
+class OrchestratorError(Exception):
+    """Base of all deliberate errors; the message says what was found, what was expected and what to do."""
+
+    can_retry: ClassVar[bool] = False
+
+
+class ConfigError(OrchestratorError):
+    """A command line, benchmark file or cluster file that is not valid (exit code 2)."""
+
+
+class DataError(OrchestratorError):
+    """A download, case, image or mask that is missing, unreadable or not what it should be (exit code 2)."""
+
+
+class IntegrityError(OrchestratorError):
+    """A file of ours whose checksum or structure does not match what was written."""
+
+
+class StorageError(OrchestratorError):
+    """A storage that could not be read or written."""
+
+    can_retry: ClassVar[bool] = True
+
+
+class ClusterError(OrchestratorError):
+    """A cluster that could not be started, reached or used."""
+
+    can_retry: ClassVar[bool] = True
+
+
+class TrainingError(OrchestratorError):
+    """A training that cannot go on: a bug, a bad case or too little memory; repeating it would fail again."""

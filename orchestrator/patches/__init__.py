@@ -1,0 +1,1 @@
+"""The Arrow patch store of preprocessed cases."""

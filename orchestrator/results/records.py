@@ -1,0 +1,88 @@
+"""What the results store holds: one row a structure of a scored case."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class ScoreStatus(StrEnum):
+    """How a score came about."""
+
+    SCORED = "scored"
+    """Both masks hold the structure."""
+    BOTH_EMPTY = "both_empty"
+    """Neither mask holds it: DSC and NSD are NaN, and counted apart."""
+    REFERENCE_EMPTY = "reference_empty"
+    """Only the prediction holds it: both scores are 0."""
+    PREDICTION_EMPTY = "prediction_empty"
+    """Only the reference holds it: both scores are 0."""
+    MISSING = "missing"
+    """There is no prediction file, or it cannot be read or compared: scores are NaN and `message` says why."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CaseScore:
+    """Scores of one structure of one case."""
+
+    structure: str
+    """Name of the structure."""
+    status: ScoreStatus
+    """How the scores came about."""
+    dsc: float
+    """Dice similarity coefficient, 0 to 1, or NaN."""
+    nsd: float
+    """Normalised surface Dice at `tolerance_mm`, 0 to 1, or NaN."""
+    tolerance_mm: float
+    """Tolerance of the NSD."""
+    spacing_mm: tuple[float, float, float]
+    """(z, y, x) of the reference mask; NaN where there is none."""
+    num_reference_voxels: int
+    """Voxels of the structure in the reference."""
+    num_predicted_voxels: int
+    """Voxels of the structure in the prediction."""
+    message: str = ""
+    """Reason of a missing score."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Provenance:
+    """Where the rows of a training come from; the same on each of its rows."""
+
+    preset: str
+    """Name of the preset."""
+    seed: int
+    """Seed of the training."""
+    versions: str
+    """JSON object: package name to version."""
+    data_sha256: str
+    """Digest over the digests of every case of the training."""
+    split_sha256: str
+    """Digest over the names of its train, val and test cases."""
+    plan_sha256: str
+    """Digest of its nnU-Net plans."""
+    checkpoint_sha256: str
+    """Digest of the final checkpoint."""
+    phantoms: bool
+    """Whether the data are generated phantoms."""
+    is_capped: bool
+    """Whether the preset left out cases of the published split."""
+    train_elapsed_s: float
+    """Seconds of training, all attempts that led to the checkpoint."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ResultRow:
+    """One row of the results store."""
+
+    training_id: str
+    task: int
+    subtask: str
+    source: str
+    split: str
+    fold: int
+    network: str
+    evaluation_set: str
+    """`val`, `test` or `test-mosmed`."""
+    dataset: str
+    case: str
+    score: CaseScore
+    provenance: Provenance

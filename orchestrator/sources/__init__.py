@@ -1,0 +1,1 @@
+"""Public downloads and generated phantoms, turned into cases."""

@@ -1,0 +1,75 @@
+"""Every path of a run, as keys relative to its output location; nothing else builds such a key."""
+
+from orchestrator.benchmark.definition import Case
+
+RUN = "run.json"
+PHANTOM_DOWNLOADS = "downloads"
+EVENTS = "events"
+RESULTS = "results"
+TABLES = "tables"
+LOGS = "logs"
+
+
+def case_image(case: Case) -> str:
+    """Image of an ingested case, NIfTI in HU (or in the window of its data set)."""
+    return f"cases/{case.id}/image.nii.gz"
+
+
+def case_labels(case: Case, *, label_set: str) -> str:
+    """Label map of an ingested case in the geometry of its image, NIfTI uint8."""
+    return f"cases/{case.id}/{label_set}.nii.gz"
+
+
+def case_record(case: Case) -> str:
+    """JSON record of an ingested case: digests, geometry, where it came from. Written last: it says the case is done."""
+    return f"cases/{case.id}/case.json"
+
+
+def fingerprint(case: Case, *, label_set: str) -> str:
+    """nnU-Net's fingerprint of one case (JSON)."""
+    return f"fingerprints/{case.id}/{label_set}.json"
+
+
+def plan(training_id: str) -> str:
+    """nnU-Net plans and dataset.json of a training (JSON)."""
+    return f"plans/{training_id}.json"
+
+
+def patches(training_id: str, case: Case) -> str:
+    """Arrow patch file of one case, preprocessed with the plan of one training."""
+    return f"patches/{training_id}/{case.dataset}--{case.name}.arrow"
+
+
+def checkpoint(training_id: str) -> str:
+    """Latest checkpoint of a training under way."""
+    return f"trainings/{training_id}/checkpoint_latest.pth"
+
+
+def final_checkpoint(training_id: str) -> str:
+    """Checkpoint after the last epoch: the one that is evaluated."""
+    return f"trainings/{training_id}/checkpoint_final.pth"
+
+
+def training_record(training_id: str) -> str:
+    """JSON record of a finished training: epochs, losses, time, digest of the checkpoint. Written last."""
+    return f"trainings/{training_id}/training.json"
+
+
+def prediction(training_id: str, case: Case) -> str:
+    """Predicted label map of one case in the geometry of its image, NIfTI uint8."""
+    return f"predictions/{training_id}/{case.id}.nii.gz"
+
+
+def prediction_record(training_id: str) -> str:
+    """JSON record of all predictions of a training. Written last: it says that they are done."""
+    return f"predictions/{training_id}/predictions.json"
+
+
+def results(training_id: str) -> str:
+    """Parquet file with all scores of a training; its existence says that the training is done."""
+    return f"{RESULTS}/{training_id}.parquet"
+
+
+def log(training_id: str) -> str:
+    """Text log of a training."""
+    return f"{LOGS}/{training_id}.log"

@@ -1,0 +1,1 @@
+"""The one door to nnU-Net and torch."""
