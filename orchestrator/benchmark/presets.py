@@ -34,6 +34,8 @@ class Preset:
     """Validation iterations in an epoch (monitoring only: the final checkpoint is evaluated)."""
     checkpoint_every_epochs: int
     """Epochs between two checkpoints."""
+    expected_s_per_iteration: float
+    """Rough seconds of a training iteration: on an A100, or on one CPU core for `smoke`."""
     optimizer: Literal["nnunet", "adamw"] = "nnunet"
     """`nnunet` is SGD with Nesterov momentum 0.99 and polynomial decay."""
     initial_learning_rate: float = 1e-2
@@ -62,6 +64,11 @@ class Preset:
             if getattr(self, field) < 1:
                 raise ConfigError(f"preset {self.name}: {field} is {getattr(self, field)}; expected at least 1")
 
+    @property
+    def expected_training_s(self) -> float:
+        """Rough seconds of one training."""
+        return self.num_epochs * self.num_iterations_per_epoch * self.expected_s_per_iteration
+
 
 PRESETS = {
     preset.name: preset
@@ -71,6 +78,7 @@ PRESETS = {
             num_epochs=5,
             num_iterations_per_epoch=40,
             num_val_iterations_per_epoch=4,
+            expected_s_per_iteration=0.1,
             checkpoint_every_epochs=1,
             optimizer="adamw",
             initial_learning_rate=5e-3,
@@ -88,6 +96,7 @@ PRESETS = {
             num_epochs=50,
             num_iterations_per_epoch=100,
             num_val_iterations_per_epoch=10,
+            expected_s_per_iteration=0.13,
             checkpoint_every_epochs=5,
             mirror_axes=(0, 1),
             mirror_at_prediction=False,
@@ -99,6 +108,8 @@ PRESETS = {
             num_epochs=1000,
             num_iterations_per_epoch=250,
             num_val_iterations_per_epoch=50,
+            # 9 hours for 1000 x 250 iterations.
+            expected_s_per_iteration=0.13,
             checkpoint_every_epochs=10,
         ),
     )

@@ -10,6 +10,11 @@ TABLES = "tables"
 LOGS = "logs"
 
 
+def phantom_marker(download: str) -> str:
+    """File that is written last into a generated download: it says that the download is whole."""
+    return f"{PHANTOM_DOWNLOADS}/{download}/PHANTOM.json"
+
+
 def case_image(case: Case) -> str:
     """Image of an ingested case, NIfTI in HU (or in the window of its data set)."""
     return f"cases/{case.id}/image.nii.gz"
@@ -50,6 +55,11 @@ def final_checkpoint(training_id: str) -> str:
     return f"trainings/{training_id}/checkpoint_final.pth"
 
 
+def training_progress(training_id: str) -> str:
+    """JSON record of the latest epoch of a training under way."""
+    return f"trainings/{training_id}/progress.json"
+
+
 def training_record(training_id: str) -> str:
     """JSON record of a finished training: epochs, losses, time, digest of the checkpoint. Written last."""
     return f"trainings/{training_id}/training.json"
@@ -68,6 +78,11 @@ def prediction_record(training_id: str) -> str:
 def results(training_id: str) -> str:
     """Parquet file with all scores of a training; its existence says that the training is done."""
     return f"{RESULTS}/{training_id}.parquet"
+
+
+def stage_failure(stage_id: str) -> str:
+    """Text of the error with which a stage failed."""
+    return f"{LOGS}/failed/{stage_id.replace('/', '--').replace(' ', '--')}.txt"
 
 
 def log(training_id: str) -> str:

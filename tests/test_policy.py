@@ -1,0 +1,124 @@
+"""The schedule starts the longest way first, keeps within its resources and knows what a failure costs."""
+
+import pytest
+
+from orchestrator.errors import ConfigError
+from orchestrator.pipeline.policy import GiveUp, Resources, Retry, Schedule, estimate_remaining_s
+from orchestrator.pipeline.stages import Stage, StageKind
+
+ONE_CPU = Resources(cpus=1)
+
+
+def stage(stage_id: str, *needs: str, kind: StageKind = StageKind.TRAIN, expected_s: float = 1.0) -> Stage:
+    return Stage(id=stage_id, kind=kind, needs=needs, products=(f"{stage_id}.out",), expected_s=expected_s)
+
+
+def schedule_of(*stages: Stage, cpus: float = 1, done: set[str] = frozenset(), gpus: float = 0) -> Schedule:
+    share = Resources(cpus=2, gpus=1) if gpus else ONE_CPU
+    return Schedule(
+        {s.id: s for s in stages}, done=done, capacity=Resources(cpus=cpus, gpus=gpus), training_share=share
+    )
+
+
+def start_all(schedule: Schedule) -> list[str]:
+    started = []
+    while (started_stage := schedule.start_next()) is not None:
+        started.append(started_stage.id)
+    return started
+
+
+def test_longest_training_starts_first():
+    schedule = schedule_of(
+        stage("short", expected_s=1), stage("long", expected_s=9), stage("middle", expected_s=5), cpus=3
+    )
+    assert start_all(schedule) == ["long", "middle", "short"]
+
+
+def test_what_feeds_a_long_training_goes_before_a_short_one():
+    schedule = schedule_of(
+        stage("short", expected_s=5),
+        stage("prepare", kind=StageKind.PREPROCESS, expected_s=1),
+        stage("long", "prepare", expected_s=9),
+        cpus=1,
+    )
+    assert start_all(schedule) == ["prepare"]
+    schedule.finish("prepare")
+    assert start_all(schedule) == ["long"]
+
+
+def test_a_stage_starts_only_when_all_its_needs_are_done():
+    schedule = schedule_of(stage("a"), stage("b"), stage("c", "a", "b"), cpus=4)
+    assert set(start_all(schedule)) == {"a", "b"}
+    schedule.finish("a")
+    assert start_all(schedule) == []
+    schedule.finish("b")
+    assert start_all(schedule) == ["c"]
+
+
+def test_stages_never_take_more_than_the_cluster_has():
+    schedule = schedule_of(*(stage(f"t{i}") for i in range(10)), cpus=3)
+    assert len(start_all(schedule)) == 3
+    assert schedule.free == Resources(cpus=0)
+    schedule.finish("t0")
+    assert len(start_all(schedule)) == 1
+
+
+def test_cpu_stages_run_beside_trainings_that_wait_for_a_gpu():
+    schedule = schedule_of(
+        stage("train 1", expected_s=9),
+        stage("train 2", expected_s=9),
+        stage("preprocess", kind=StageKind.PREPROCESS),
+        cpus=4,
+        gpus=1,
+    )
+    assert start_all(schedule) == ["train 1", "preprocess"]
+
+
+def test_a_stage_that_is_done_is_not_started_and_counts_as_done_for_others():
+    schedule = schedule_of(stage("a"), stage("b", "a"), done={"a"})
+    assert schedule.num_needed == 1
+    assert start_all(schedule) == ["b"]
+
+
+def test_nothing_is_repeated_for_a_result_that_is_there():
+    """The patches of a finished training may have been deleted: nobody needs them any more."""
+    schedule = schedule_of(stage("patches"), stage("result", "patches"), done={"result"})
+    assert schedule.num_needed == 0
+    assert start_all(schedule) == []
+    assert schedule.is_over
+
+
+def test_an_error_that_a_retry_can_help_is_tried_three_times():
+    schedule = schedule_of(stage("a"), stage("b", "a"))
+    for attempt in (2, 3):
+        assert start_all(schedule) == ["a"]
+        assert schedule.fail("a", can_retry=True) == Retry(attempt=attempt)
+    assert start_all(schedule) == ["a"]
+    assert schedule.fail("a", can_retry=True) == GiveUp(blocked=("b",))
+    assert schedule.is_over
+
+
+def test_a_deterministic_error_is_not_tried_again_and_spares_the_others():
+    schedule = schedule_of(stage("a"), stage("b", "a"), stage("c", "b"), stage("other"), cpus=1)
+    assert start_all(schedule) == ["a"]
+    assert schedule.fail("a", can_retry=False) == GiveUp(blocked=("b", "c"))
+    assert start_all(schedule) == ["other"]
+    schedule.finish("other")
+    assert schedule.is_over
+    assert schedule.done == {"other"}
+
+
+def test_a_training_larger_than_the_cluster_is_refused_at_once():
+    with pytest.raises(ConfigError, match=r"needs 1 CPUs and 0 GPUs; the cluster has 0\.5 CPUs"):
+        schedule_of(stage("a"), cpus=0.5)
+
+
+def test_eta_is_the_remaining_work_over_the_slots():
+    schedule = schedule_of(*(stage(f"t{i}", expected_s=10) for i in range(6)), cpus=2)
+    assert estimate_remaining_s(schedule, observed_s={}) == 30
+    assert estimate_remaining_s(schedule, observed_s={StageKind.TRAIN: 20.0}) == 60
+
+
+def test_eta_is_never_below_the_longest_stage():
+    schedule = schedule_of(stage("long", expected_s=100), stage("short", expected_s=1), cpus=8)
+    assert estimate_remaining_s(schedule, observed_s={}) == 100
