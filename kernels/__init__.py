@@ -1,1 +1,21 @@
-"""Exact segmentation metrics as numba kernels: numpy in, numpy out."""
+"""Exact segmentation metrics as numba kernels: numpy in, numpy out.
+
+Arrays are (z, y, x), of bool or any integer dtype and any memory order; pairs are always `reference, prediction`.
+"""
+
+from kernels.overlap import dice
+from kernels.score_masks import LabelScore, score_masks
+from kernels.surface_dice import SurfaceOverlap, surface_dice, surface_overlap
+from kernels.surface_distances import AverageSurfaceDistance, SurfaceDistances, surface_distances
+
+__all__ = [
+    "AverageSurfaceDistance",
+    "LabelScore",
+    "SurfaceDistances",
+    "SurfaceOverlap",
+    "dice",
+    "score_masks",
+    "surface_dice",
+    "surface_distances",
+    "surface_overlap",
+]

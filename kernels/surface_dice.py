@@ -1,0 +1,193 @@
+"""Normalised surface Dice (NSD): the share of two surfaces that lies within a tolerance of the other one.
+
+Source: Nikolov et al., "Deep learning to achieve clinically applicable segmentation of head and neck anatomy for
+radiotherapy" (2018), as google-deepmind/surface-distance computes it.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kernels.bitmask import lowest_bit, pack_label, scan_labels
+from kernels.compiled import compiled
+from kernels.surface_distances import count_farther
+from kernels.surface_elements import NUM_CODES, find_borders, neighbour_code, surfel_areas
+from kernels.validation import as_mask, check_pair, check_spacing, check_tolerance
+
+# Beyond this many rows of the ball the distance of each element is cheaper than the search.
+_MAX_ROWS = 4096
+# The search looks one word to either side.
+_MAX_HALF_WIDTH = 63
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class SurfaceOverlap:
+    """Surface elements of two masks by neighbour code, in total and beyond the tolerance: integers, so exact."""
+
+    num_reference: NDArray[np.int64]
+    """Shape (256,): elements of the reference's surface."""
+    num_reference_beyond: NDArray[np.int64]
+    """Shape (256,): those farther than the tolerance from the prediction's surface."""
+    num_predicted: NDArray[np.int64]
+    """Shape (256,): elements of the prediction's surface."""
+    num_predicted_beyond: NDArray[np.int64]
+    """Shape (256,): those farther than the tolerance from the reference's surface."""
+    spacing_mm: tuple[float, float, float]
+    """(z, y, x) spacing, from which the areas follow."""
+    tolerance_mm: float
+    """An element exactly this far away is within the tolerance."""
+
+    @property
+    def surface_dice(self) -> float:
+        """NSD, 0 to 1; NaN if neither mask has a surface, 0 if one has none."""
+        areas = surfel_areas(self.spacing_mm)
+        total = areas @ (self.num_reference + self.num_predicted)
+        beyond = areas @ (self.num_reference_beyond + self.num_predicted_beyond)
+        return float((total - beyond) / total) if total > 0 else math.nan
+
+
+def surface_dice(
+    reference: NDArray[np.generic],
+    prediction: NDArray[np.generic],
+    *,
+    spacing_mm: Sequence[float],
+    tolerance_mm: float,
+) -> float:
+    """Return the normalised surface Dice, 0 to 1.
+
+    Parameters
+    ----------
+    reference, prediction : bool or integer arrays of 0 and 1, shape (Z, Y, X)
+    spacing_mm : distance of the voxels along (z, y, x)
+    tolerance_mm : distance up to and including which surfaces agree
+
+    Returns
+    -------
+    float, NaN if both masks are empty and 0 if one is
+
+    Raises
+    ------
+    ValueError : for shapes that differ, fewer or more than three axes, floats, label maps, a spacing that is not three
+        positive finite numbers, and a tolerance that is not a finite number of at least 0
+
+    Notes
+    -----
+    Distances are the least float64 values of sqrt(((dz sz)^2 + (dy sy)^2) + (dx sx)^2), compared as they are. The
+    distance transform of the reference implementation may return the larger of two that differ in the last bit.
+    """
+    return surface_overlap(reference, prediction, spacing_mm=spacing_mm, tolerance_mm=tolerance_mm).surface_dice
+
+
+def surface_overlap(
+    reference: NDArray[np.generic],
+    prediction: NDArray[np.generic],
+    *,
+    spacing_mm: Sequence[float],
+    tolerance_mm: float,
+) -> SurfaceOverlap:
+    """Return the exact counts behind `surface_dice`; same parameters and errors."""
+    check_pair(reference, prediction)
+    spacing, tolerance = check_spacing(spacing_mm), check_tolerance(tolerance_mm)
+    a, b = as_mask(reference, name="reference"), as_mask(prediction, name="prediction")
+    box = scan_labels(a, b, num_labels=1).boxes[1]
+    return overlap_in_box(a, b, label=1, box=box, spacing_mm=spacing, tolerance_mm=tolerance)
+
+
+def overlap_in_box(
+    reference: NDArray[np.uint8],
+    prediction: NDArray[np.uint8],
+    *,
+    label: int,
+    box: NDArray[np.int64],
+    spacing_mm: tuple[float, float, float],
+    tolerance_mm: float,
+) -> SurfaceOverlap:
+    """Compare the surfaces of one label of two C-ordered uint8 maps, already checked, within the label's box."""
+    if box[1] < 0:
+        none = np.zeros(NUM_CODES, np.int64)
+        counts = (none, none, none, none)
+    else:
+        mask_a, mask_b = pack_label(reference, label, box), pack_label(prediction, label, box)
+        (borders_a, counts_a), (borders_b, counts_b) = find_borders(mask_a), find_borders(mask_b)
+        rows = _tolerance_rows(borders_a.shape, int(box[5] - box[4]) + 2, spacing_mm, tolerance_mm)
+        if rows is None:
+            beyond_a = count_farther(mask_a, borders_a, borders_b, spacing_mm=spacing_mm, tolerance_mm=tolerance_mm)
+            beyond_b = count_farther(mask_b, borders_b, borders_a, spacing_mm=spacing_mm, tolerance_mm=tolerance_mm)
+        else:
+            beyond_a = _count_beyond(mask_a, borders_a, borders_b, rows)
+            beyond_b = _count_beyond(mask_b, borders_b, borders_a, rows)
+        counts = (counts_a, beyond_a, counts_b, beyond_b)
+    return SurfaceOverlap(
+        num_reference=counts[0],
+        num_reference_beyond=counts[1],
+        num_predicted=counts[2],
+        num_predicted_beyond=counts[3],
+        spacing_mm=spacing_mm,
+        tolerance_mm=tolerance_mm,
+    )
+
+
+def _tolerance_rows(
+    shape: tuple[int, ...], size_x: int, spacing_mm: tuple[float, float, float], tolerance_mm: float
+) -> NDArray[np.int64] | None:
+    """Return the ball of the tolerance as rows (dz, dy, half width in x), nearest first; None if it is too large.
+
+    The float64 arithmetic is that of the distances themselves, so that a grid distance equal to the tolerance is in.
+    """
+    sizes = (shape[0], shape[1], size_x)
+    # One more than the quotient: rounding may have made it too small.
+    reach = [int(min(size - 1, tolerance_mm / step + 1)) for size, step in zip(sizes, spacing_mm, strict=True)]
+    if reach[2] > _MAX_HALF_WIDTH or (2 * reach[0] + 1) * (2 * reach[1] + 1) > _MAX_ROWS:
+        return None
+    dz, dy = (a.ravel() for a in np.mgrid[-reach[0] : reach[0] + 1, -reach[1] : reach[1] + 1])
+    squares = (dz * spacing_mm[0]) ** 2 + (dy * spacing_mm[1]) ** 2
+    along_x = (np.arange(reach[2] + 1) * spacing_mm[2]) ** 2
+    half_widths = np.count_nonzero(np.sqrt(squares[:, None] + along_x) <= tolerance_mm, axis=1) - 1
+    order = np.argsort(squares, kind="stable")
+    order = order[half_widths[order] >= 0]
+    return np.ascontiguousarray(np.stack([dz, dy, half_widths], axis=1)[order], dtype=np.int64)
+
+
+@compiled
+def _widened(row: NDArray[np.uint64], w: int, half_width: int) -> np.uint64:
+    """Return word w of a row of bits after every bit was spread by `half_width` (at most 63) to both sides."""
+    here: np.uint64 = row[w]
+    before: np.uint64 = row[w - 1] if w > 0 else np.uint64(0)
+    after: np.uint64 = row[w + 1] if w + 1 < row.shape[0] else np.uint64(0)
+    wide = here
+    if here | before | after == np.uint64(0):
+        return wide
+    for step in range(1, half_width + 1):
+        near = np.uint64(step)
+        far = np.uint64(64 - step)
+        wide |= (here << near) | (here >> near) | (before >> far) | (after << far)
+    return wide
+
+
+@compiled
+def _count_beyond(
+    mask: NDArray[np.uint64], borders: NDArray[np.uint64], targets: NDArray[np.uint64], rows: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Count, by code, the elements of `borders` that have no element of `targets` in the ball of `rows`."""
+    counts = np.zeros(256, np.int64)
+    size_z, size_y, num_words = borders.shape
+    for z in range(size_z):
+        for y in range(size_y):
+            for w in range(num_words):
+                left = borders[z, y, w]
+                if left == np.uint64(0):
+                    continue
+                for r in range(rows.shape[0]):
+                    other_z = z + rows[r, 0]
+                    other_y = y + rows[r, 1]
+                    if 0 <= other_z < size_z and 0 <= other_y < size_y:
+                        left &= ~_widened(targets[other_z, other_y], w, rows[r, 2])
+                        if left == np.uint64(0):
+                            break
+                while left != np.uint64(0):
+                    counts[neighbour_code(mask, z, y, 64 * w + lowest_bit(left))] += 1
+                    left &= left - np.uint64(1)
+    return counts

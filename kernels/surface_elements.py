@@ -1,0 +1,149 @@
+"""Where the surface of a mask is, and how large each of its elements is.
+
+The definition is that of google-deepmind/surface-distance. A surface element sits on the dual grid, at the point where
+eight voxels meet, and is there if some but not all of the eight belong to the mask; beyond the volume nothing does, so
+that the border of the volume is a surface. Its *neighbour code* has one bit a voxel: 128 for (z-1, y-1, x-1), then 64
+with x, 32 with y, 16 with y and x, and 8, 4, 2, 1 the same at z. Its area is that of the marching-cubes surface through
+the midpoints of the cell's edges.
+"""
+
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kernels.bitmask import lowest_bit
+from kernels.compiled import compiled
+
+NUM_CODES = 256
+
+
+def surfel_areas(spacing_mm: tuple[float, float, float]) -> NDArray[np.float64]:
+    """Return the area in mm^2 of the surface element of every neighbour code, shape (256,).
+
+    Every triangle of such a surface has a normal along an axis, along a face diagonal or along a space diagonal of the
+    cell, so that seven areas scaled by the spacing make up all of them.
+    """
+    z, y, x = spacing_mm
+    face_z, face_y, face_x = y * x, z * x, z * y
+    parts = np.array(
+        [
+            face_z,
+            face_y,
+            face_x,
+            np.sqrt(face_y**2 + face_x**2),
+            np.sqrt(face_z**2 + face_x**2),
+            np.sqrt(face_z**2 + face_y**2),
+            np.sqrt(face_z**2 + face_y**2 + face_x**2),
+        ]
+    )
+    return np.asarray(_area_parts() @ parts, dtype=np.float64)
+
+
+@cache
+def _area_parts() -> NDArray[np.float64]:
+    """Return shape (256, 7): how much of each of the seven areas every code has.
+
+    Complementary codes share one surface. On a face whose two diagonals differ, the surface keeps apart the corners of
+    the side with fewer corners, so that each piece of that side, connected along cell edges, has its own surface.
+    """
+    parts = np.zeros((NUM_CODES, 7))
+    for code in range(NUM_CODES):
+        corners = {bit for bit in range(8) if code >> bit & 1}
+        if len(corners) > 4:
+            corners = set(range(8)) - corners
+        while corners:
+            piece = _connected_piece(corners)
+            corners -= piece
+            parts[code] += _piece_parts(piece)
+    return parts
+
+
+# Corners are numbered by the bits of the code; neighbours along an edge differ in one bit of their number:
+# 4 along z, 2 along y, 1 along x.
+_AXIS_BITS = (4, 2, 1)
+
+
+def _connected_piece(corners: set[int]) -> set[int]:
+    piece, front = set(), {min(corners)}
+    while front:
+        piece |= front
+        front = {corner ^ bit for corner in front for bit in _AXIS_BITS} & corners - piece
+    return piece
+
+
+def _piece_parts(piece: set[int]) -> NDArray[np.float64]:
+    """Return the seven shares of one connected piece of one to four corners."""
+    parts = np.zeros(7)
+    degrees = {corner: [a for a, bit in enumerate(_AXIS_BITS) if corner ^ bit in piece] for corner in piece}
+    axes = sorted({axis for own in degrees.values() for axis in own})
+    largest = max(len(own) for own in degrees.values())
+    if len(piece) == 1:  # a triangle that cuts the corner off
+        parts[6] = 1 / 8
+    elif len(piece) == 2:  # a rectangle along the edge
+        parts[3 + axes[0]] = 1 / 2
+    elif len(piece) == 3:  # half of a face, and a trapezium that leans from it to the missing corner
+        parts[({0, 1, 2} - set(axes)).pop()] = 1 / 2
+        parts[6] = 3 / 8
+    elif len(axes) == 2:  # a square half-way between two faces
+        parts[({0, 1, 2} - set(axes)).pop()] = 1
+    elif largest == 3:  # a corner and its three neighbours: a flat hexagon
+        parts[6] = 3 / 4
+    else:  # a path along three axes: a twisted hexagon of four triangles, two of them along the path's ends
+        ends = [own[0] for own in degrees.values() if len(own) == 1]
+        parts[3 + ends[0]] += 1 / 4
+        parts[3 + ends[1]] += 1 / 4
+        parts[6] = 1 / 2
+    return parts
+
+
+@compiled
+def neighbour_code(mask: NDArray[np.uint64], z: int, y: int, x: int) -> int:
+    """Return the neighbour code of one dual point of a packed mask."""
+    code = 0
+    for corner in range(8):
+        voxel_x = x - (corner & 1)
+        if voxel_x >= 0:
+            word = mask[z + 1 - (corner >> 2 & 1), y + 1 - (corner >> 1 & 1), voxel_x >> 6]
+            if (word >> np.uint64(voxel_x & 63)) & np.uint64(1):
+                code |= 1 << corner
+    return code
+
+
+@compiled
+def find_borders(mask: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    """Find the surface elements of a packed mask.
+
+    Parameters
+    ----------
+    mask : uint64 array, shape (z + 2, y + 2, words), as `pack_label` returns it
+
+    Returns
+    -------
+    borders : uint64 array, shape (z + 1, y + 1, words), one bit a dual point
+    counts : int64 array, shape (256,), elements by neighbour code
+    """
+    borders = np.zeros((mask.shape[0] - 1, mask.shape[1] - 1, mask.shape[2]), np.uint64)
+    counts = np.zeros(NUM_CODES, np.int64)
+    for z in range(borders.shape[0]):
+        for y in range(borders.shape[1]):
+            for w in range(borders.shape[2]):
+                some = mask[z, y, w] | mask[z, y + 1, w] | mask[z + 1, y, w] | mask[z + 1, y + 1, w]
+                every = mask[z, y, w] & mask[z, y + 1, w] & mask[z + 1, y, w] & mask[z + 1, y + 1, w]
+                some_before = np.uint64(0)
+                every_before = np.uint64(0)
+                if w > 0:
+                    some_before = mask[z, y, w - 1] | mask[z, y + 1, w - 1]
+                    some_before |= mask[z + 1, y, w - 1] | mask[z + 1, y + 1, w - 1]
+                    every_before = mask[z, y, w - 1] & mask[z, y + 1, w - 1]
+                    every_before &= mask[z + 1, y, w - 1] & mask[z + 1, y + 1, w - 1]
+                one = np.uint64(1)
+                top = np.uint64(63)
+                some |= (some << one) | (some_before >> top)
+                every &= (every << one) | (every_before >> top)
+                borders[z, y, w] = some & ~every
+                left = borders[z, y, w]
+                while left != np.uint64(0):
+                    counts[neighbour_code(mask, z, y, 64 * w + lowest_bit(left))] += 1
+                    left &= left - one
+    return borders, counts

@@ -1,0 +1,57 @@
+"""Checks of what callers pass in; everything wrong is a ValueError that shows what was found."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def check_pair(reference: NDArray[np.generic], prediction: NDArray[np.generic]) -> None:
+    """Raise ValueError unless both are three-dimensional integer or bool arrays of one shape."""
+    for name, array in (("reference", reference), ("prediction", prediction)):
+        if not isinstance(array, np.ndarray):
+            raise ValueError(f"{name} is a {type(array).__name__}; expected a numpy array")  # noqa: TRY004
+        if array.ndim != 3:
+            raise ValueError(
+                f"{name} has shape {array.shape}; expected three axes (z, y, x), one-slice masks as (1, y, x)"
+            )
+        if array.dtype.kind not in "biu":
+            raise ValueError(f"{name} has dtype {array.dtype}; expected bool or integers, so convert it first")
+    if reference.shape != prediction.shape:
+        raise ValueError(f"reference has shape {reference.shape}, prediction {prediction.shape}; expected equal shapes")
+
+
+def as_mask(array: NDArray[np.generic], *, name: str) -> NDArray[np.uint8]:
+    """Return the mask as C-ordered uint8 of 0 and 1, so that every kernel is compiled for one type only.
+
+    Raises ValueError if the array holds anything but 0 and 1 (a label map).
+    """
+    if array.dtype.kind != "b" and array.size and not (array.min() >= 0 and array.max() <= 1):
+        labels = np.unique(array)
+        raise ValueError(
+            f"{name} holds the labels {labels[:10].tolist()}{' ...' if len(labels) > 10 else ''}; "
+            "expected a mask of 0 and 1, so pass `labels == label`"
+        )
+    if array.dtype.itemsize == 1:
+        return np.ascontiguousarray(array).view(np.uint8)
+    return np.ascontiguousarray(array, dtype=np.uint8)
+
+
+def check_spacing(spacing_mm: Sequence[float]) -> tuple[float, float, float]:
+    """Return the (z, y, x) spacing as floats; raise ValueError unless it is three positive finite numbers."""
+    try:
+        values = tuple(float(value) for value in spacing_mm)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"spacing_mm is {spacing_mm!r}; expected three positive finite numbers (z, y, x)") from error
+    if len(values) != 3 or not all(math.isfinite(value) and value > 0 for value in values):
+        raise ValueError(f"spacing_mm is {spacing_mm!r}; expected three positive finite numbers (z, y, x)")
+    return values[0], values[1], values[2]
+
+
+def check_tolerance(tolerance_mm: float) -> float:
+    """Return the tolerance as a float; raise ValueError unless it is finite and at least 0."""
+    value = float(tolerance_mm)
+    if not (math.isfinite(value) and value >= 0):
+        raise ValueError(f"tolerance_mm is {tolerance_mm!r}; expected a finite number of at least 0")
+    return value

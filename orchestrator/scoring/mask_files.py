@@ -1,0 +1,96 @@
+"""Label maps as files."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk  # noqa: N813 (the name that everybody knows it by)
+from numpy.typing import NDArray
+
+from orchestrator.errors import DataError
+
+# Headers keep floats with few digits, and tools round them differently.
+_RELATIVE_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class MaskFile:
+    """A label map with the geometry of its header; size, origin and direction are in SimpleITK's (x, y, z) order."""
+
+    array: NDArray[np.uint8]
+    """Shape (Z, Y, X), C order."""
+    spacing_mm: tuple[float, float, float]
+    """(z, y, x), as the header gives it."""
+    size: tuple[int, ...]
+    """Voxels along (x, y, z)."""
+    origin: tuple[float, ...]
+    """Position of the first voxel in mm."""
+    direction: tuple[float, ...]
+    """Direction cosines, row by row."""
+
+    def geometry_difference(self, other: "MaskFile") -> str:
+        """Return in words how the other's geometry differs from this one's; empty if it does not."""
+        differences = []
+        if self.size != other.size:
+            differences.append(f"size (x, y, z) {other.size}, expected {self.size}")
+        if not np.allclose(other.spacing_mm, self.spacing_mm, rtol=_RELATIVE_TOLERANCE, atol=0.0):
+            differences.append(f"spacing (z, y, x) {other.spacing_mm}, expected {self.spacing_mm}")
+        # An origin or cosine near 0 is compared with the size of a voxel and of a unit vector.
+        if not np.allclose(
+            other.origin, self.origin, rtol=_RELATIVE_TOLERANCE, atol=_RELATIVE_TOLERANCE * min(self.spacing_mm)
+        ):
+            differences.append(f"origin {other.origin}, expected {self.origin}")
+        if not np.allclose(other.direction, self.direction, rtol=_RELATIVE_TOLERANCE, atol=_RELATIVE_TOLERANCE):
+            differences.append(f"direction {other.direction}, expected {self.direction}")
+        return "; ".join(differences)
+
+
+def read_mask(path: Path) -> MaskFile:
+    """Read a label map of labels 0 to 255.
+
+    Parameters
+    ----------
+    path : a file that SimpleITK reads, with three axes; floats are taken if they are whole numbers
+
+    Raises
+    ------
+    DataError : if the file is missing or unreadable, or does not hold whole numbers from 0 to 255 on three axes
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; expected a label map")
+    try:
+        image = sitk.ReadImage(str(path))
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise DataError(f"{path}: not readable as an image ({reason}); write or download it again") from error
+    if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
+        raise DataError(
+            f"{path}: {image.GetDimension()} axes and {image.GetNumberOfComponentsPerPixel()} values a voxel; "
+            "expected a label map of three axes and one value"
+        )
+    x, y, z = image.GetSpacing()
+    return MaskFile(
+        array=_as_labels(sitk.GetArrayFromImage(image), path=path),
+        spacing_mm=(z, y, x),
+        size=image.GetSize(),
+        origin=image.GetOrigin(),
+        direction=image.GetDirection(),
+    )
+
+
+def _as_labels(array: NDArray[np.generic], *, path: Path) -> NDArray[np.uint8]:
+    if array.dtype == np.uint8:
+        return np.ascontiguousarray(array, dtype=np.uint8)
+    numbers = np.asarray(array)
+    if numbers.dtype.kind not in "iuf":
+        raise DataError(f"{path}: voxels are {numbers.dtype}; expected integer labels")
+    # Written so that NaN fails as well.
+    if numbers.size and not (numbers.min() >= 0 and numbers.max() <= 255):
+        raise DataError(
+            f"{path}: values from {numbers.min()} to {numbers.max()}; expected integer labels from 0 to 255"
+        )
+    labels = numbers.astype(np.uint8)
+    if numbers.dtype.kind == "f" and not np.array_equal(labels, numbers):
+        example = numbers[labels != numbers].flat[0]
+        raise DataError(f"{path}: holds the value {example}; expected integer labels, not probabilities or an image")
+    return labels

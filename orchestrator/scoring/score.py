@@ -1,0 +1,136 @@
+"""From a pair of mask files to one score a structure."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kernels import LabelScore, score_masks
+from orchestrator.errors import ConfigError, DataError
+from orchestrator.results.records import CaseScore, ScoreStatus
+from orchestrator.scoring.mask_files import MaskFile, read_mask
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoredStructure:
+    """One structure and its value in either map: an infection is 3 beside lungs and 1 alone."""
+
+    name: str
+    """Name of the structure."""
+    reference_label: int
+    """Its value in the reference, 1 to 255."""
+    prediction_label: int
+    """Its value in the prediction, 1 to 255."""
+    tolerance_mm: float
+    """Tolerance of the NSD."""
+
+    def __post_init__(self) -> None:
+        for field in ("reference_label", "prediction_label"):
+            if not 1 <= getattr(self, field) <= 255:
+                raise ConfigError(f"structure {self.name}: {field} {getattr(self, field)}; expected 1 to 255")
+        if not (math.isfinite(self.tolerance_mm) and self.tolerance_mm >= 0):
+            raise ConfigError(f"structure {self.name}: tolerance_mm {self.tolerance_mm}; expected at least 0")
+
+
+def score_files(
+    reference: Path, prediction: Path | None, *, structures: Sequence[ScoredStructure]
+) -> tuple[CaseScore, ...]:
+    """Score one case, one row a structure and in their order.
+
+    Parameters
+    ----------
+    reference : label map that is true
+    prediction : label map to be scored, on the reference's grid; None if there is none
+    structures : what to score, with different labels in each map
+
+    Returns
+    -------
+    One CaseScore a structure. Where the prediction is missing, unreadable or on another grid, every row has the status
+    MISSING, scores of NaN and the reason as its message.
+
+    Raises
+    ------
+    DataError : if the reference is missing, unreadable or not a label map
+    ConfigError : if no structure is given or two of them share a label
+    """
+    _check_structures(structures)
+    truth = read_mask(reference)
+    if prediction is None:
+        return _missing(truth, structures, message="no prediction was written for this case")
+    try:
+        guess = read_mask(prediction)
+    except DataError as error:
+        return _missing(truth, structures, message=str(error))
+    difference = truth.geometry_difference(guess)
+    if difference:
+        return _missing(truth, structures, message=f"{prediction}: not on the grid of {reference}: {difference}")
+    scores = score_masks(
+        _numbered(truth.array, [structure.reference_label for structure in structures]),
+        _numbered(guess.array, [structure.prediction_label for structure in structures]),
+        spacing_mm=truth.spacing_mm,
+        tolerances_mm={number: structure.tolerance_mm for number, structure in enumerate(structures, start=1)},
+    )
+    return tuple(
+        _scored(structure, score, spacing_mm=truth.spacing_mm)
+        for structure, score in zip(structures, scores, strict=True)
+    )
+
+
+def _check_structures(structures: Sequence[ScoredStructure]) -> None:
+    for field in ("reference_label", "prediction_label"):
+        labels = [getattr(structure, field) for structure in structures]
+        if not labels or len(set(labels)) < len(labels):
+            names = [structure.name for structure in structures]
+            raise ConfigError(f"structures {names} have {field}s {labels}; expected one label for each")
+
+
+def _numbered(array: NDArray[np.uint8], labels: Sequence[int]) -> NDArray[np.uint8]:
+    """Return the map with `labels` turned into 1, 2, ... in their order and everything else into 0."""
+    table = np.zeros(256, np.uint8)
+    table[list(labels)] = np.arange(1, len(labels) + 1)
+    return np.asarray(table[array], dtype=np.uint8)
+
+
+def _scored(structure: ScoredStructure, score: LabelScore, *, spacing_mm: tuple[float, float, float]) -> CaseScore:
+    return CaseScore(
+        structure=structure.name,
+        status=_status(num_reference=score.num_reference_voxels, num_predicted=score.num_predicted_voxels),
+        dsc=score.dsc,
+        nsd=score.nsd,
+        tolerance_mm=structure.tolerance_mm,
+        spacing_mm=spacing_mm,
+        num_reference_voxels=score.num_reference_voxels,
+        num_predicted_voxels=score.num_predicted_voxels,
+    )
+
+
+def _status(*, num_reference: int, num_predicted: int) -> ScoreStatus:
+    match num_reference > 0, num_predicted > 0:
+        case True, True:
+            return ScoreStatus.SCORED
+        case True, False:
+            return ScoreStatus.PREDICTION_EMPTY
+        case False, True:
+            return ScoreStatus.REFERENCE_EMPTY
+        case _:
+            return ScoreStatus.BOTH_EMPTY
+
+
+def _missing(truth: MaskFile, structures: Sequence[ScoredStructure], *, message: str) -> tuple[CaseScore, ...]:
+    return tuple(
+        CaseScore(
+            structure=structure.name,
+            status=ScoreStatus.MISSING,
+            dsc=math.nan,
+            nsd=math.nan,
+            tolerance_mm=structure.tolerance_mm,
+            spacing_mm=truth.spacing_mm,
+            num_reference_voxels=int(np.count_nonzero(truth.array == structure.reference_label)),
+            num_predicted_voxels=0,
+            message=message,
+        )
+        for structure in structures
+    )
