@@ -1,0 +1,160 @@
+"""Files of a download, loose in a folder or inside a zip or tar archive, read without unpacking the whole."""
+
+import os
+import tarfile
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from types import MappingProxyType
+from typing import IO
+
+from orchestrator.sources.case import SourceError
+
+ARCHIVE_SUFFIXES = (".zip", ".tar")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SourceFile:
+    """One file of a download."""
+
+    path: Path
+    """The file, or the archive that holds it."""
+    member: str | None = None
+    """Name inside the archive; None for a loose file."""
+
+    def __str__(self) -> str:
+        return str(self.path) if self.member is None else f"{self.path}/{self.member}"
+
+    @property
+    def name(self) -> str:
+        """Last part of its name."""
+        return self.path.name if self.member is None else PurePosixPath(self.member).name
+
+    @contextmanager
+    def open(self) -> Iterator[IO[bytes]]:
+        """Open for reading in binary; raises SourceError if it cannot be opened."""
+        try:
+            if self.member is None:
+                with self.path.open("rb") as stream:
+                    yield stream
+            elif self.path.suffix == ".zip":
+                with zipfile.ZipFile(self.path) as archive, archive.open(self.member) as stream:
+                    yield stream
+            else:
+                with tarfile.open(self.path, mode="r:") as tar, _extracted(tar, self.member) as stream:
+                    yield stream
+        except (zipfile.BadZipFile, tarfile.TarError, PermissionError, FileNotFoundError) as error:
+            raise SourceError.of(
+                self,
+                found=f"a file that cannot be opened ({error})",
+                expected="a readable file",
+                advice="Check its permissions or download it again.",
+            ) from error
+
+
+def _extracted(tar: tarfile.TarFile, member: str) -> IO[bytes]:
+    stream = tar.extractfile(member)
+    if stream is None:
+        raise tarfile.TarError(f"{member} is not a regular file")
+    return stream
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FileTree:
+    """All files of one folder or archive."""
+
+    root: Path
+    """The folder or archive."""
+    files: Mapping[str, SourceFile]
+    """Relative name with `/` to file, sorted by name; files that macOS adds (`._*`, `__MACOSX/`) are left out."""
+
+    def below(self, *folder: str) -> dict[str, SourceFile]:
+        """File name to file, for the files directly in any folder whose path ends with these parts."""
+        return {
+            file.name: file
+            for name, file in self.files.items()
+            if not folder or PurePosixPath(name).parent.parts[-len(folder) :] == folder
+        }
+
+
+def open_tree(folder: Path, *, stem: str, origin: str) -> FileTree:
+    """Index the unpacked folder `folder/stem` or else the archive `folder/stem.zip` or `.tar`.
+
+    Parameters
+    ----------
+    folder
+        Folder of the download.
+    stem
+        Name of the archive without its suffix.
+    origin
+        Where the download comes from, for the advice.
+
+    Raises
+    ------
+    SourceError
+        If there is neither, or the archive is damaged.
+    """
+    if (folder / stem).is_dir():
+        return folder_tree(folder / stem)
+    for suffix in ARCHIVE_SUFFIXES:
+        archive = folder / f"{stem}{suffix}"
+        if archive.is_file():
+            return _archive_tree(archive, origin=origin)
+    there = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    raise SourceError.of(
+        folder / stem,
+        found=f"neither a folder nor an archive of that name among {listing(there)}",
+        expected=f"{stem}.zip, {stem}.tar or the unpacked folder {stem}",
+        advice=f"Get it from {origin}.",
+    )
+
+
+def folder_tree(root: Path) -> FileTree:
+    """Index every file below a folder."""
+    names = []
+    for parent, _, file_names in os.walk(root, followlinks=True):
+        names += [(Path(parent) / name).relative_to(root).as_posix() for name in file_names]
+    files = {name: SourceFile(path=root / name) for name in sorted(names) if not _is_of_macos(name)}
+    return FileTree(root=root, files=MappingProxyType(files))
+
+
+def _archive_tree(archive: Path, *, origin: str) -> FileTree:
+    status = archive.stat()
+    try:
+        names = _member_names(archive, status.st_mtime_ns, status.st_size)
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError) as error:
+        raise SourceError.of(
+            archive,
+            found=f"a damaged archive of {status.st_size} bytes ({error})",
+            expected=f"a whole {archive.suffix[1:]} archive",
+            advice=f"Download it again from {origin}.",
+        ) from error
+    files = {name: SourceFile(path=archive, member=name) for name in names if not _is_of_macos(name)}
+    return FileTree(root=archive, files=MappingProxyType(files))
+
+
+@lru_cache(maxsize=16)
+def _member_names(archive: Path, _mtime_ns: int, _num_bytes: int) -> tuple[str, ...]:
+    # An archive is indexed once for all of its cases; time and size in the key notice a replaced file.
+    if archive.suffix == ".zip":
+        with zipfile.ZipFile(archive) as opened:
+            return tuple(sorted(info.filename for info in opened.infolist() if not info.is_dir()))
+    with tarfile.open(archive, mode="r:") as tar:
+        return tuple(sorted(member.name for member in tar.getmembers() if member.isfile()))
+
+
+def _is_of_macos(name: str) -> bool:
+    path = PurePosixPath(name)
+    return path.name.startswith("._") or "__MACOSX" in path.parts
+
+
+def listing(names: list[str], *, limit: int = 4) -> str:
+    """Join a few names for a message: `a, b, c, ... (20 in all)`; `nothing` for none."""
+    if not names:
+        return "nothing"
+    if len(names) <= limit:
+        return ", ".join(names)
+    return f"{', '.join(names[:limit])}, ... ({len(names)} in all)"

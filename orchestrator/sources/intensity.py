@@ -1,0 +1,79 @@
+"""Intensities of CT volumes: checks, the common window of COVID-19-CT-Seg, and the type they are stored in."""
+
+import numpy as np
+
+from orchestrator.sources.case import SourceError
+
+WINDOW_HU = (-1250.0, 250.0)
+"""Window in which the radiopaedia cases of COVID-19-CT-Seg were published."""
+WINDOW_MAX = 255.0
+"""Value that the upper end of the window was scaled to; the lower end became 0."""
+
+
+def check_intensities(voxels: np.ndarray, *, name: str) -> None:
+    """Raise SourceError if a volume (any shape) holds NaN or infinity or is the same value everywhere."""
+    num_bad = int(voxels.size - np.isfinite(voxels).sum()) if voxels.dtype.kind == "f" else 0
+    if num_bad:
+        raise SourceError.of(
+            name,
+            found=f"{num_bad} voxels that are NaN or infinite",
+            expected="finite intensities",
+            advice="Download it again.",
+        )
+    if voxels.min() == voxels.max():
+        raise SourceError.of(
+            name,
+            found=f"an empty image: every voxel is {voxels.min():g}",
+            expected="a CT volume with different intensities",
+            advice="Download it again.",
+        )
+
+
+def harmonise_window(voxels: np.ndarray, *, name: str) -> tuple[np.ndarray, str | None]:
+    """Bring a COVID-19-CT-Seg volume to the window of the radiopaedia cases.
+
+    Half of the cases (coronacases) are published in HU, the others (radiopaedia) were windowed to [-1250, 250] HU and
+    scaled to [0, 255]; the owners recommend doing the same to the former. HU are recognised by negative values.
+
+    Parameters
+    ----------
+    voxels : array, shape (Z, Y, X)
+        Finite intensities.
+    name
+        File name for the messages.
+
+    Returns
+    -------
+    tuple
+        The volume in [0, 255], rounded as the radiopaedia cases are, and a note if it was changed.
+
+    Raises
+    ------
+    SourceError
+        If the volume is neither in HU nor in the window.
+    """
+    lowest, highest = float(voxels.min()), float(voxels.max())
+    if lowest >= 0 and highest <= WINDOW_MAX:
+        return voxels, None
+    if lowest >= 0:
+        raise SourceError.of(
+            name,
+            found=f"intensities from {lowest:g} to {highest:g}",
+            expected="Hounsfield units (with negative values) or the window 0 to 255",
+            advice="Download it again; it was rescaled by another tool.",
+        )
+    low, high = WINDOW_HU
+    scaled = (np.clip(voxels.astype(np.float32), low, high) - low) * (WINDOW_MAX / (high - low))
+    note = f"{name}: HU windowed to [{low:g}, {high:g}] and scaled to [0, {WINDOW_MAX:g}] like the radiopaedia cases"
+    return np.rint(scaled).astype(np.int16), note
+
+
+def to_stored_type(voxels: np.ndarray) -> np.ndarray:
+    """Return int16 where that loses nothing, float32 otherwise."""
+    if voxels.dtype == np.int16:
+        return voxels
+    limits = np.iinfo(np.int16)
+    fits = voxels.min() >= limits.min and voxels.max() <= limits.max
+    if fits and (voxels.dtype.kind in "iub" or bool((voxels == np.rint(voxels)).all())):
+        return voxels.astype(np.int16)
+    return voxels.astype(np.float32)

@@ -1,0 +1,114 @@
+"""Values of the owners' masks turned into the benchmark's labels; left and right lungs told by position."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from orchestrator.sources.case import SourceError
+
+LEFT_LUNG, RIGHT_LUNG = 1, 2
+MIN_SIDE_SEPARATION = 0.1
+"""Least distance of the lungs' centroids, as a share of the width of both; in real lungs it is about a half."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LabelRule:
+    """How the values of one kind of mask become labels."""
+
+    values: Mapping[int, int]
+    """Value in the file to label; 0 drops the structure. Background 0 needs no entry."""
+    has_lungs: bool
+    """Whether labels 1 and 2 are the left and the right lung."""
+
+
+def map_labels(values: np.ndarray, *, rule: LabelRule, name: str) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Turn a mask in LPS orientation into a label map.
+
+    Parameters
+    ----------
+    values : array, shape (Z, Y, X)
+        Mask as read; floating point only with whole numbers. x grows to the patient's left.
+    rule
+        Meaning of its values.
+    name
+        File name for the messages.
+
+    Returns
+    -------
+    tuple
+        uint8 label map of the same shape, and notes. A mask without any foreground gives a note, not an error, unless
+        lungs are asked for.
+
+    Raises
+    ------
+    SourceError
+        For fractions, unknown values, or lungs whose sides cannot be told.
+    """
+    whole = _as_whole_numbers(values, rule=rule, name=name)
+    present = np.bincount(whole.ravel(), minlength=256)
+    _check_known(np.flatnonzero(present).tolist(), rule=rule, name=name)
+    table = np.zeros(256, dtype=np.uint8)
+    for value, label in rule.values.items():
+        table[value] = label
+    labels = table[whole]
+    if rule.has_lungs:
+        return _verify_sides(labels, name=name)
+    return labels, () if labels.any() else (f"{name}: the mask has no foreground",)
+
+
+def _as_whole_numbers(values: np.ndarray, *, rule: LabelRule, name: str) -> np.ndarray:
+    if values.dtype.kind == "f":
+        fractions = values[~(values == np.rint(values))]
+        if fractions.size:
+            raise SourceError.of(
+                name,
+                found=f"a mask with {fractions.size} fractional values such as {fractions.flat[0]:g}",
+                expected=f"whole numbers: {_known(rule)}",
+                advice="Download it again; it was interpolated by another tool.",
+            )
+    if values.min() < 0 or values.max() > 255:
+        _check_known([int(values.min()), int(values.max())], rule=rule, name=name)
+    whole: np.ndarray = values.astype(np.uint8)
+    return whole
+
+
+def _check_known(present: list[int], *, rule: LabelRule, name: str) -> None:
+    unknown = [value for value in present if value != 0 and value not in rule.values]
+    if unknown:
+        raise SourceError.of(
+            name,
+            found=f"unknown label values {', '.join(map(str, unknown[:5]))}",
+            expected=f"only {_known(rule)}",
+            advice="Check that it is the mask of this data set.",
+        )
+
+
+def _known(rule: LabelRule) -> str:
+    return f"0 and {', '.join(str(value) for value in sorted(rule.values))}"
+
+
+def _verify_sides(labels: np.ndarray, *, name: str) -> tuple[np.ndarray, tuple[str, ...]]:
+    profiles = {label: (labels == label).sum(axis=(0, 1)) for label in (LEFT_LUNG, RIGHT_LUNG)}
+    for label, side in ((LEFT_LUNG, "left"), (RIGHT_LUNG, "right")):
+        if not profiles[label].any():
+            raise SourceError.of(
+                name,
+                found=f"no voxel of label {label} ({side} lung)",
+                expected="both lungs, left and right with a label each",
+                advice="Check that it is the lung mask with separate sides.",
+            )
+    left, right = (float(np.average(np.arange(p.size), weights=p)) for p in profiles.values())
+    columns = np.flatnonzero(profiles[LEFT_LUNG] + profiles[RIGHT_LUNG])
+    width = int(columns[-1] - columns[0]) + 1
+    if abs(left - right) < MIN_SIDE_SEPARATION * width:
+        raise SourceError.of(
+            name,
+            found=f"lungs whose centroids lie {abs(left - right):.1f} of {width} voxels apart from left to right",
+            expected=f"left and right lung at least {MIN_SIDE_SEPARATION * width:.1f} voxels apart",
+            advice="Their sides cannot be told; check the labels of this mask.",
+        )
+    if left > right:
+        return labels, ()
+    swap = np.array([0, RIGHT_LUNG, LEFT_LUNG, *range(3, 256)], dtype=np.uint8)
+    return swap[labels], (f"{name}: left and right lung were exchanged, told by their centroids; swapped",)

@@ -1,0 +1,63 @@
+"""What a download looks like on disk: the questions that each of the five answers in its own file."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from orchestrator.errors import ConfigError
+from orchestrator.sources.case import SourceError
+from orchestrator.sources.files import SourceFile, listing
+from orchestrator.sources.labels import LabelRule
+from orchestrator.sources.volume import Volume
+
+
+class Layout(ABC):
+    """One public download as its owner ships it, below `folder`."""
+
+    name: ClassVar[str]
+    """Name of the folder below the data folder, and of the download in the benchmark."""
+    origin: ClassVar[str]
+    """Where to get it, for the advice in messages."""
+    rules: ClassVar[Mapping[str, LabelRule]]
+    """Label set to the meaning of the values of its masks."""
+
+    def __init__(self, downloads: Path) -> None:
+        self.folder = downloads / self.name
+        if not self.folder.is_dir():
+            raise SourceError.of(
+                self.folder,
+                found="no such folder",
+                expected=f"the download {self.name}",
+                advice=f"Get it from {self.origin}, or pass another --data.",
+            )
+
+    @abstractmethod
+    def find_image(self, case_name: str, *, label_set: str) -> Volume:
+        """Find the image of a case; raises SourceError. Where a case ships twice, `label_set` chooses."""
+
+    @abstractmethod
+    def find_labels(self, case_name: str, *, label_set: str) -> SourceFile:
+        """Find the mask of a case; raises SourceError."""
+
+    def harmonise(self, voxels: np.ndarray, *, name: str) -> tuple[np.ndarray, str | None]:
+        """Bring intensities (Z, Y, X) to the scale of the data set, with a note if that changed them."""
+        del name
+        return voxels, None
+
+    def rule(self, label_set: str) -> LabelRule:
+        """Meaning of the masks' values; raises ConfigError for a label set that this download does not have."""
+        if label_set not in self.rules:
+            raise ConfigError(f"{self.name}: no label set {label_set!r}; expected one of {', '.join(self.rules)}")
+        return self.rules[label_set]
+
+    def missing(self, where: object, *, case_name: str, expected: str, there: Iterable[str]) -> SourceError:
+        """Error for a file of a case that is not there."""
+        return SourceError.of(
+            where,
+            found=f"no file for case {case_name} among {listing(sorted(there))}",
+            expected=expected,
+            advice=f"Get it from {self.origin}.",
+        )

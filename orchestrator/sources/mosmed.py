@@ -1,0 +1,36 @@
+"""MosMed COVID19_1110: studies in folders by severity, masks for fifty of them in one folder."""
+
+from typing import ClassVar
+
+from orchestrator.sources.files import FileTree, SourceFile, folder_tree
+from orchestrator.sources.labels import LabelRule
+from orchestrator.sources.layout import Layout
+from orchestrator.sources.volume import NiftiVolume, Volume
+
+
+class Mosmed(Layout):
+    """`studies/CT-1/study_0255.nii.gz` and `masks/study_0255_mask.nii.gz`, perhaps below a folder COVID19_1110."""
+
+    name: ClassVar = "mosmed"
+    origin: ClassVar = "mosmed.ai (COVID19_1110)"
+    rules: ClassVar = {"infection": LabelRule(values={1: 1}, has_lungs=False)}
+
+    def find_image(self, case_name: str, *, label_set: str) -> Volume:
+        """Find the image in whichever severity it is."""
+        del label_set
+        return NiftiVolume(self._find("studies", case_name=case_name, suffix=".nii.gz"))
+
+    def find_labels(self, case_name: str, *, label_set: str) -> SourceFile:
+        """Find the mask."""
+        del label_set
+        return self._find("masks", case_name=case_name, suffix="_mask.nii.gz")
+
+    def _find(self, kind: str, *, case_name: str, suffix: str) -> SourceFile:
+        roots = [root for root in (self.folder, self.folder / "COVID19_1110") if (root / kind).is_dir()]
+        where = (roots[0] if roots else self.folder) / kind
+        tree: FileTree | None = folder_tree(where) if roots else None
+        files = tree.below() if tree else {}
+        file_name = f"study_{case_name.removeprefix('study_')}{suffix}"
+        if file_name not in files:
+            raise self.missing(where, case_name=case_name, expected=file_name, there=files)
+        return files[file_name]

@@ -1,0 +1,71 @@
+"""NSCLC-Radiomics: CT as DICOM series in patient folders; masks of lungs and effusion as NIfTI anywhere below."""
+
+import os
+import re
+from pathlib import Path
+from typing import ClassVar
+
+from orchestrator.sources.dicom import DicomVolume
+from orchestrator.sources.files import SourceFile
+from orchestrator.sources.labels import LabelRule
+from orchestrator.sources.layout import Layout
+from orchestrator.sources.volume import Volume
+
+_PATIENT = re.compile(r"LUNG1-\d+")
+_STRUCTURES = {"lung": "thor_cav", "infection": "effusion"}
+_REVIEWERS = ("primary", "first", "second", "third")
+"""Order of preference among several masks of one case; others follow by name."""
+
+
+class Nsclc(Layout):
+    """The folders of the archive, with the masks beside or inside the patient folders."""
+
+    name: ClassVar = "nsclc"
+    origin: ClassVar = "the TCIA collections NSCLC-Radiomics and PleThora"
+    rules: ClassVar = {
+        "lung": LabelRule(values={1: 1, 2: 2}, has_lungs=True),
+        "infection": LabelRule(values={1: 1}, has_lungs=False),
+    }
+
+    def find_image(self, case_name: str, *, label_set: str) -> Volume:
+        """Find the folders of the patient that hold DICOM files."""
+        del label_set
+        files = self._files_of(case_name)
+        folders = sorted({file.parent for file in files if file.suffix.lower() == ".dcm" and case_name in file.parts})
+        if not folders:
+            raise self.missing(
+                self.folder,
+                case_name=case_name,
+                expected=f"a patient folder {case_name} with a CT series (*.dcm)",
+                there=(entry.name for entry in self.folder.iterdir()),
+            )
+        top = next(parent for parent in (folders[0], *folders[0].parents) if parent.name == case_name)
+        return DicomVolume(tuple(folders), name=str(top))
+
+    def find_labels(self, case_name: str, *, label_set: str) -> SourceFile:
+        """Find the mask; of several reviewers the primary or first one."""
+        prefix = f"{case_name}_{_STRUCTURES[label_set]}_"
+        files = self._files_of(case_name)
+        masks = [file for file in files if file.name.startswith(prefix) and file.name.endswith(".nii.gz")]
+        if not masks:
+            raise self.missing(
+                self.folder,
+                case_name=case_name,
+                expected=f"a mask {prefix}*_reviewer.nii.gz or {prefix}*.nii.gz",
+                there=(file.name for file in files if file.name.endswith(".nii.gz")),
+            )
+        return SourceFile(path=min(masks, key=lambda file: _preference(file, prefix=prefix)))
+
+    def _files_of(self, case_name: str) -> list[Path]:
+        """Every file below the download except those in the folders of other patients (50,000 slices in all)."""
+        files = []
+        for parent, folder_names, file_names in os.walk(self.folder, followlinks=True):
+            folder_names[:] = [name for name in folder_names if name == case_name or not _PATIENT.fullmatch(name)]
+            files += [Path(parent) / name for name in file_names if not name.startswith("._")]
+        return sorted(files)
+
+
+def _preference(file: Path, *, prefix: str) -> tuple[int, str, Path]:
+    reviewer = file.name.removeprefix(prefix).split("_")[0]
+    rank = _REVIEWERS.index(reviewer) if reviewer in _REVIEWERS else len(_REVIEWERS)
+    return rank, file.name, file

@@ -1,0 +1,54 @@
+"""A CT volume of a download before conversion: one NIfTI file or one DICOM series, behind one door."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import SimpleITK as sitk
+
+from orchestrator.sources.files import SourceFile
+from orchestrator.sources.geometry import Geometry
+from orchestrator.sources.nifti import read_nifti, read_nifti_geometry
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoadedVolume:
+    """A volume in memory."""
+
+    image: sitk.Image
+    """As stored, in its own orientation."""
+    sha256: str
+    """Digest of its source."""
+    notes: tuple[str, ...] = ()
+    """What was decided when reading it."""
+
+
+class Volume(ABC):
+    """Where a volume is; nothing is read before it is asked for."""
+
+    name: str
+    """Path for messages."""
+
+    @abstractmethod
+    def read_geometry(self) -> Geometry:
+        """Read headers only; raises SourceError."""
+
+    @abstractmethod
+    def read(self) -> LoadedVolume:
+        """Read everything; raises SourceError."""
+
+
+class NiftiVolume(Volume):
+    """A volume in one `.nii.gz` file."""
+
+    def __init__(self, source: SourceFile) -> None:
+        self.name = str(source)
+        self._source = source
+
+    def read_geometry(self) -> Geometry:
+        """Read the header."""
+        return read_nifti_geometry(self._source)
+
+    def read(self) -> LoadedVolume:
+        """Read the file."""
+        image, sha256 = read_nifti(self._source)
+        return LoadedVolume(image=image, sha256=sha256)
