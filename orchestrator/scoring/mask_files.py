@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk  # noqa: N813 (the name that everybody knows it by)
+import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from orchestrator.errors import DataError
@@ -51,6 +51,7 @@ def read_mask(path: Path) -> MaskFile:
     Parameters
     ----------
     path : a file that SimpleITK reads, with three axes; floats are taken if they are whole numbers
+        (SimpleITK reads NaN in a NIfTI file as 0)
 
     Raises
     ------

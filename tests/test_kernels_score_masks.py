@@ -1,0 +1,74 @@
+"""Claims about Dice and about scoring all labels at once."""
+
+import math
+
+import numpy as np
+import pytest
+
+from kernels import LabelScore, dice, score_masks, surface_dice
+
+
+def test_dice_of_two_and_three_voxels_with_one_in_common_is_two_fifths():
+    reference = np.array([[[1, 1, 0, 0, 0]]])
+    prediction = np.array([[[0, 1, 1, 1, 0]]])
+    assert dice(reference, prediction) == 2 / 5
+
+
+def test_dice_is_nan_of_two_empty_masks_and_0_if_one_is_empty():
+    empty, full = np.zeros((1, 2, 3), np.uint8), np.ones((1, 2, 3), np.uint8)
+    assert math.isnan(dice(empty, empty))
+    assert dice(full, empty) == dice(empty, full) == 0.0
+    assert dice(full, full) == 1.0
+
+
+def test_dice_refuses_a_label_map():
+    with pytest.raises(ValueError, match=r"labels \[0, 2\]"):
+        dice(np.array([[[0, 2]]]), np.array([[[0, 1]]]))
+
+
+def label_maps(dtype):
+    random = np.random.default_rng(7)
+    labels = np.array([0, 1, 2, 3, 7]).astype(dtype)
+    reference = random.choice(labels, (6, 7, 70))
+    prediction = np.where(random.random(reference.shape) < 0.7, reference, random.choice(labels, reference.shape))
+    return reference, prediction
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int16, np.uint64])
+def test_every_label_scores_as_its_mask_alone(dtype):
+    reference, prediction = label_maps(dtype)
+    scores = score_masks(reference, prediction, spacing_mm=(2.5, 0.8, 0.8))
+    assert [(score.label, score.tolerance_mm) for score in scores] == [(1, 1.0), (2, 1.0), (3, 3.0)]
+    for score in scores:
+        a, b = reference == score.label, prediction == score.label
+        assert score.dsc == dice(a, b)
+        nsd = surface_dice(a, b, spacing_mm=(2.5, 0.8, 0.8), tolerance_mm=score.tolerance_mm)
+        assert score.nsd == nsd
+        assert (score.num_reference_voxels, score.num_predicted_voxels) == (a.sum(), b.sum())
+
+
+def test_labels_beyond_a_byte_and_below_zero_are_scored():
+    reference = np.array([[[-5, 1000, 1000, 0]]])
+    prediction = np.array([[[-5, 1000, 0, 744]]])  # 744 is 1000 modulo 256
+    scores = score_masks(reference, prediction, spacing_mm=(1, 1, 1), tolerances_mm={1000: 0.0, -5: 0.0})
+    assert [score.dsc for score in scores] == [2 / 3, 1.0]
+
+
+def test_a_label_in_neither_map_has_nan_scores_and_no_voxels():
+    (score,) = score_masks(
+        np.ones((2, 2, 2), int), np.ones((2, 2, 2), int), spacing_mm=(1, 1, 1), tolerances_mm={4: 1.0}
+    )
+    assert isinstance(score, LabelScore)
+    assert math.isnan(score.dsc)
+    assert math.isnan(score.nsd)
+    assert (score.num_reference_voxels, score.num_predicted_voxels) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("tolerances_mm", "message"),
+    [({}, "1 to 255 integers"), ({0: 1.0}, r"\[0\]"), ({1: -1.0}, "-1.0"), ({1.5: 1.0}, r"\[1\.5\]")],
+)
+def test_bad_labels_and_tolerances_are_refused(tolerances_mm, message):
+    one = np.ones((2, 2, 2), int)
+    with pytest.raises(ValueError, match=message):
+        score_masks(one, one, spacing_mm=(1, 1, 1), tolerances_mm=tolerances_mm)

@@ -1,0 +1,99 @@
+"""Claims about Hausdorff and average surface distances."""
+
+import math
+
+import numpy as np
+import pytest
+from surface_reference import code_map, distances_of_all_pairs, generated_cases, is_border, transformed_distances
+
+from kernels import SurfaceDistances, surface_distances
+from kernels.surface_elements import surfel_areas
+
+
+def voxel(shape, at):
+    mask = np.zeros(shape, bool)
+    mask[at] = True
+    return mask
+
+
+def test_distances_of_voxels_three_apart_along_z():
+    a, b = voxel((6, 3, 3), (1, 1, 1)), voxel((6, 3, 3), (4, 1, 1))
+    found = surface_distances(a, b, spacing_mm=(2.0, 1.0, 1.0))
+    # Elements at z = 1, 2 and 4, 5: two steps from the facing ends and three from the others.
+    assert found.reference_to_prediction_mm.tolist() == [4.0] * 4 + [6.0] * 4
+    assert found.prediction_to_reference_mm.tolist() == [4.0] * 4 + [6.0] * 4
+    assert found.hausdorff_distance() == 6.0
+    assert found.hausdorff_distance(percentile=25) == 4.0
+    assert found.hausdorff_distance(percentile=95) == 6.0
+    average = found.average_surface_distance()
+    assert average.reference_to_prediction_mm == pytest.approx(5.0, rel=1e-15)
+    assert average.symmetric_mm == pytest.approx(5.0, rel=1e-15)
+
+
+def test_percentile_weighs_distances_by_area():
+    found = SurfaceDistances(
+        reference_to_prediction_mm=np.array([1.0, 2.0, 9.0]),
+        reference_areas_mm2=np.array([1.0, 8.0, 1.0]),
+        prediction_to_reference_mm=np.array([0.5]),
+        prediction_areas_mm2=np.array([10.0]),
+    )
+    assert [found.hausdorff_distance(percentile=p) for p in (5, 50, 89, 95, 100)] == [1.0, 2.0, 2.0, 9.0, 9.0]
+    average = found.average_surface_distance()
+    assert average.reference_to_prediction_mm == pytest.approx((1 + 16 + 9) / 10)
+    assert average.prediction_to_reference_mm == 0.5
+    assert average.symmetric_mm == pytest.approx((1 + 16 + 9 + 5) / 20)
+
+
+def test_one_direction_can_be_far_while_the_other_is_near():
+    small = voxel((3, 3, 12), (1, 1, 1))
+    large = small | voxel((3, 3, 12), (1, 1, 9))
+    found = surface_distances(small, large, spacing_mm=(1.0, 1.0, 1.0))
+    assert found.reference_to_prediction_mm.max() == 0.0
+    assert found.prediction_to_reference_mm.max() == 8.0
+
+
+def test_of_an_empty_mask_distances_are_infinite_and_of_two_there_are_none():
+    empty, full = np.zeros((2, 2, 2), bool), np.ones((2, 2, 2), bool)
+    one = surface_distances(full, empty, spacing_mm=(1.0, 1.0, 1.0))
+    assert np.isinf(one.reference_to_prediction_mm).all()
+    assert len(one.reference_to_prediction_mm) == 26
+    assert len(one.prediction_to_reference_mm) == 0
+    assert one.hausdorff_distance(percentile=95) == math.inf
+    assert one.average_surface_distance().reference_to_prediction_mm == math.inf
+    assert math.isnan(one.average_surface_distance().prediction_to_reference_mm)
+    none = surface_distances(empty, empty, spacing_mm=(1.0, 1.0, 1.0))
+    assert len(none.reference_to_prediction_mm) == len(none.prediction_areas_mm2) == 0
+    assert none.hausdorff_distance() == math.inf
+    assert math.isnan(none.average_surface_distance().symmetric_mm)
+
+
+def test_distances_and_areas_of_generated_cases_equal_those_of_all_pairs():
+    for reference, prediction, spacing_mm, _ in generated_cases(250):
+        found = surface_distances(reference, prediction, spacing_mm=spacing_mm)
+        codes, other = code_map(reference), code_map(prediction)
+        border = is_border(codes)
+        distances = distances_of_all_pairs(np.argwhere(border), np.argwhere(is_border(other)), spacing_mm)
+        areas = surfel_areas(spacing_mm)[codes[border]]
+        order = np.lexsort((areas, distances))
+        np.testing.assert_array_equal(found.reference_to_prediction_mm, distances[order])
+        np.testing.assert_array_equal(found.reference_areas_mm2, areas[order])
+
+
+def test_distances_agree_with_a_distance_transform_up_to_the_last_bit():
+    for reference, prediction, spacing_mm, _ in generated_cases(100):
+        if reference.any() and prediction.any():
+            found = surface_distances(reference, prediction, spacing_mm=spacing_mm)
+            expected = transformed_distances(prediction, reference, spacing_mm=spacing_mm)
+            np.testing.assert_allclose(found.prediction_to_reference_mm, expected, rtol=4.5e-16, atol=0)
+
+
+@pytest.mark.parametrize("percentile", [-1, 100.5, math.nan])
+def test_percentile_outside_0_to_100_is_refused(percentile):
+    one = np.ones((2, 2, 2), bool)
+    with pytest.raises(ValueError, match="expected a number from 0 to 100"):
+        surface_distances(one, one, spacing_mm=(1, 1, 1)).hausdorff_distance(percentile=percentile)
+
+
+def test_two_axes_are_refused():
+    with pytest.raises(ValueError, match=r"\(4, 4\).*three axes"):
+        surface_distances(np.ones((4, 4), bool), np.ones((4, 4), bool), spacing_mm=(1, 1, 1))

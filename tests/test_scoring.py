@@ -1,0 +1,174 @@
+"""Claims about scores of mask files."""
+
+import math
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from orchestrator.errors import ConfigError, DataError
+from orchestrator.results.records import ScoreStatus
+from orchestrator.scoring.mask_files import read_mask
+from orchestrator.scoring.score import ScoredStructure, score_files
+
+LEFT = ScoredStructure(name="left_lung", reference_label=1, prediction_label=1, tolerance_mm=1.0)
+INFECTION = ScoredStructure(name="infection", reference_label=3, prediction_label=1, tolerance_mm=3.0)
+
+
+def write(path, array, *, spacing_xyz=(0.7, 0.8, 5.0), origin=(-120.0, 30.0, 0.0), direction=None):
+    image = sitk.GetImageFromArray(np.asarray(array))
+    image.SetSpacing(spacing_xyz)
+    image.SetOrigin(origin)
+    if direction is not None:
+        image.SetDirection(direction)
+    sitk.WriteImage(image, str(path))
+    return path
+
+
+@pytest.fixture
+def labels():
+    array = np.zeros((4, 6, 8), np.uint8)
+    array[1:3, 1:4, 1:4] = 1
+    array[1:3, 1:4, 5:7] = 3
+    return array
+
+
+def test_mask_is_read_as_zyx_with_the_spacing_of_its_header(tmp_path, labels):
+    mask = read_mask(write(tmp_path / "a.nii.gz", labels))
+    assert mask.array.dtype == np.uint8
+    np.testing.assert_array_equal(mask.array, labels)
+    # NIfTI keeps float32.
+    assert mask.spacing_mm == tuple(float(np.float32(value)) for value in (5.0, 0.8, 0.7))
+    assert mask.size == (8, 6, 4)
+    assert mask.origin == pytest.approx((-120.0, 30.0, 0.0))
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.float32, np.float64])
+def test_whole_numbers_of_any_type_are_labels(tmp_path, labels, dtype):
+    np.testing.assert_array_equal(read_mask(write(tmp_path / "a.nii.gz", labels.astype(dtype))).array, labels)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"), [(0.5, "the value 0.5"), (-1.0, "from -1.0 to"), (256.0, "to 256.0"), (math.nan, "nan")]
+)
+def test_what_is_not_a_label_is_refused_with_the_files_name(tmp_path, value, message):
+    # Not NIfTI: SimpleITK's reader of that turns NaN into 0.
+    path = write(tmp_path / "a.nrrd", np.full((2, 2, 2), value, np.float64))
+    with pytest.raises(DataError, match=rf"a\.nrrd.*{message}"):
+        read_mask(path)
+
+
+def test_file_that_is_absent_cut_off_or_of_four_axes_is_refused_with_its_name(tmp_path, labels):
+    with pytest.raises(DataError, match=r"none\.nii\.gz: no such file"):
+        read_mask(tmp_path / "none.nii.gz")
+    (tmp_path / "cut.nii.gz").write_bytes(write(tmp_path / "a.nii.gz", labels).read_bytes()[:60])
+    with pytest.raises(DataError, match=r"cut\.nii\.gz: not readable"):
+        read_mask(tmp_path / "cut.nii.gz")
+    sitk.WriteImage(sitk.Image([2, 2, 2, 2], sitk.sitkUInt8), str(tmp_path / "four.nii.gz"))
+    with pytest.raises(DataError, match=r"four\.nii\.gz: 4 axes"):
+        read_mask(tmp_path / "four.nii.gz")
+
+
+def test_equal_structures_score_1_although_their_labels_differ_between_the_maps(tmp_path, labels):
+    reference = write(tmp_path / "r.nii.gz", labels)
+    prediction = write(tmp_path / "p.nii.gz", (labels == 3).astype(np.uint8))
+    (score,) = score_files(reference, prediction, structures=[INFECTION])
+    assert (score.structure, score.status, score.dsc, score.nsd) == ("infection", ScoreStatus.SCORED, 1.0, 1.0)
+    assert (score.num_reference_voxels, score.num_predicted_voxels) == (12, 12)
+    assert score.spacing_mm == tuple(float(np.float32(value)) for value in (5.0, 0.8, 0.7))
+    assert (score.tolerance_mm, score.message) == (3.0, "")
+
+
+def test_spacing_of_the_file_decides_whether_a_shift_is_within_the_tolerance(tmp_path, labels):
+    near, far = LEFT, ScoredStructure(name="far", reference_label=1, prediction_label=1, tolerance_mm=5.0)
+    shifted = np.roll(labels, 1, axis=0)  # one slice, 5 mm
+    reference, prediction = write(tmp_path / "r.nii.gz", labels), write(tmp_path / "p.nii.gz", shifted)
+    assert score_files(reference, prediction, structures=[near])[0].nsd < 1.0
+    assert score_files(reference, prediction, structures=[far])[0].nsd == 1.0
+    assert score_files(reference, prediction, structures=[near])[0].dsc == 0.5
+
+
+def test_status_tells_which_of_the_masks_is_empty(tmp_path, labels):
+    full, empty = write(tmp_path / "full.nii.gz", labels), write(tmp_path / "empty.nii.gz", labels * 0)
+    status = {(a.stem, b.stem): score_files(a, b, structures=[LEFT])[0] for a in (full, empty) for b in (full, empty)}
+    names = {pair: score.status for pair, score in status.items()}
+    assert names == {
+        ("full.nii", "full.nii"): ScoreStatus.SCORED,
+        ("full.nii", "empty.nii"): ScoreStatus.PREDICTION_EMPTY,
+        ("empty.nii", "full.nii"): ScoreStatus.REFERENCE_EMPTY,
+        ("empty.nii", "empty.nii"): ScoreStatus.BOTH_EMPTY,
+    }
+    one_empty = status["full.nii", "empty.nii"]
+    assert (one_empty.dsc, one_empty.nsd) == (0.0, 0.0)
+    assert math.isnan(status["empty.nii", "empty.nii"].dsc)
+    assert math.isnan(status["empty.nii", "empty.nii"].nsd)
+
+
+def assert_missing(scores, *, message):
+    assert [score.status for score in scores] == [ScoreStatus.MISSING] * len(scores)
+    for score in scores:
+        assert math.isnan(score.dsc)
+        assert math.isnan(score.nsd)
+        assert message in score.message
+        assert score.num_predicted_voxels == 0
+
+
+def test_missing_and_unreadable_predictions_give_rows_that_say_why(tmp_path, labels):
+    reference = write(tmp_path / "r.nii.gz", labels)
+    other = ScoredStructure(name="infection", reference_label=3, prediction_label=3, tolerance_mm=3.0)
+    scores = score_files(reference, None, structures=[LEFT, other])
+    assert_missing(scores, message="no prediction")
+    assert [score.num_reference_voxels for score in scores] == [18, 12]
+    assert_missing(score_files(reference, tmp_path / "p.nii.gz", structures=[LEFT]), message="no such file")
+    (tmp_path / "bad.nii.gz").write_bytes(b"not an image")
+    assert_missing(score_files(reference, tmp_path / "bad.nii.gz", structures=[LEFT]), message="not readable")
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"spacing_xyz": (0.7, 0.8, 5.1)}, "spacing"),
+        ({"origin": (-120.0, 31.0, 0.0)}, "origin"),
+        ({"origin": (-120.0, 30.0, 0.1)}, "origin"),
+        ({"direction": (-1, 0, 0, 0, -1, 0, 0, 0, 1)}, "direction"),
+    ],
+)
+def test_prediction_on_another_grid_is_not_scored(tmp_path, labels, changed, message):
+    reference = write(tmp_path / "r.nii.gz", labels)
+    prediction = write(tmp_path / "p.nii.gz", labels, **changed)
+    assert_missing(score_files(reference, prediction, structures=[LEFT]), message=message)
+
+
+def test_prediction_of_another_size_is_not_scored(tmp_path, labels):
+    prediction = write(tmp_path / "p.nii.gz", labels[:, :, :-1])
+    scores = score_files(write(tmp_path / "r.nii.gz", labels), prediction, structures=[LEFT])
+    assert_missing(scores, message="size (x, y, z) (7, 6, 4), expected (8, 6, 4)")
+
+
+def test_header_rounding_is_not_another_grid(tmp_path, labels):
+    reference = write(tmp_path / "r.nii.gz", labels)
+    prediction = write(tmp_path / "p.nii.gz", labels, spacing_xyz=(0.7001, 0.8, 5.001), origin=(-120.01, 30.0, 1e-4))
+    assert score_files(reference, prediction, structures=[LEFT])[0].status is ScoreStatus.SCORED
+
+
+def test_unreadable_reference_is_an_error(tmp_path, labels):
+    prediction = write(tmp_path / "p.nii.gz", labels)
+    with pytest.raises(DataError, match=r"r\.nii\.gz: no such file"):
+        score_files(tmp_path / "r.nii.gz", prediction, structures=[LEFT])
+
+
+def test_structures_that_share_a_label_or_are_none_are_refused(tmp_path, labels):
+    reference = write(tmp_path / "r.nii.gz", labels)
+    with pytest.raises(ConfigError, match=r"prediction_labels \[1, 1\]"):
+        score_files(reference, reference, structures=[LEFT, INFECTION])
+    with pytest.raises(ConfigError, match="expected one label for each"):
+        score_files(reference, reference, structures=[])
+
+
+@pytest.mark.parametrize(
+    "changed", [{"reference_label": 0}, {"prediction_label": 256}, {"tolerance_mm": -1.0}, {"tolerance_mm": math.nan}]
+)
+def test_structure_with_a_bad_label_or_tolerance_is_refused(changed):
+    good = {"name": "lung", "reference_label": 1, "prediction_label": 1, "tolerance_mm": 1.0}
+    with pytest.raises(ConfigError, match="structure lung"):
+        ScoredStructure(**(good | changed))
