@@ -87,7 +87,7 @@ class DicomVolume(Volume):
             raise self._problem(
                 f"slices {heights[at]:.2f} mm and {heights[at + 1]:.2f} mm, {gaps[at]:.2f} mm apart,"
                 f" next to each other among {len(headers)} slices",
-                f"one slice every {distance:.2f} mm",
+                f"one slice every {abs(distance):.2f} mm",
             )
         if any(header.size[:2] != first.size[:2] for header in headers):
             raise self._problem("slices of different sizes in one series", "slices of one size")

@@ -137,13 +137,17 @@ def _archive_tree(archive: Path, *, origin: str) -> FileTree:
 
 
 @lru_cache(maxsize=16)
-def _member_names(archive: Path, _mtime_ns: int, _num_bytes: int) -> tuple[str, ...]:
+def _member_names(archive: Path, _mtime_ns: int, num_bytes: int) -> tuple[str, ...]:
     # An archive is indexed once for all of its cases; time and size in the key notice a replaced file.
     if archive.suffix == ".zip":
         with zipfile.ZipFile(archive) as opened:
             return tuple(sorted(info.filename for info in opened.infolist() if not info.is_dir()))
     with tarfile.open(archive, mode="r:") as tar:
-        return tuple(sorted(member.name for member in tar.getmembers() if member.isfile()))
+        names = tuple(sorted(member.name for member in tar.getmembers() if member.isfile()))
+        # tarfile takes an archive that was cut between two members for a whole one: the closing block of zeros tells.
+        if tar.offset + tarfile.BLOCKSIZE > num_bytes:
+            raise tarfile.ReadError("no mark at its end")
+        return names
 
 
 def _is_of_macos(name: str) -> bool:

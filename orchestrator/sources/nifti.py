@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+import numpy as np
 import SimpleITK as sitk
 
 from orchestrator.errors import StorageError
@@ -19,6 +20,7 @@ from orchestrator.sources.files import SourceFile
 from orchestrator.sources.geometry import Geometry, geometry_of
 
 _CHUNK_BYTES = 1 << 20
+_FLOAT32, _FLOAT64 = 16, 64
 _HEAD_BYTES = 1 << 16
 """Holds the header of 348 bytes and the extensions that tools write behind it."""
 _AGAIN = "It is damaged or cut short: download it again."
@@ -51,7 +53,7 @@ def read_nifti(source: SourceFile) -> tuple[sitk.Image, str]:
     Raises
     ------
     SourceError
-        If it is empty, not gzip, cut short, not NIfTI, not a scalar 3D volume.
+        If it is empty, not gzip, cut short, not NIfTI, not a scalar 3D volume, or holds NaN or infinity.
     """
     with _unpacked(source, max_bytes=None) as (path, sha256):
         reader = _read_header(path, source=source)
@@ -59,6 +61,7 @@ def read_nifti(source: SourceFile) -> tuple[sitk.Image, str]:
         num_bytes, num_expected = path.stat().st_size, _expected_bytes(reader)
         if num_bytes < num_expected:
             raise _cut_short(source, num_bytes=num_bytes, num_expected=num_expected)
+        _check_finite(path, reader=reader, source=source)
         try:
             return reader.Execute(), sha256
         except RuntimeError as error:
@@ -161,6 +164,25 @@ def _read_header(path: Path, *, source: SourceFile) -> sitk.ImageFileReader:
 def _expected_bytes(reader: sitk.ImageFileReader) -> int:
     size: tuple[int, ...] = reader.GetSize()
     return int(float(reader.GetMetaData("vox_offset"))) + math.prod(size) * (int(reader.GetMetaData("bitpix")) // 8)
+
+
+def _check_finite(path: Path, *, reader: sitk.ImageFileReader, source: SourceFile) -> None:
+    # On the bytes of the file: ITK's reader turns NaN and infinity into zeros and says nothing.
+    kind = {_FLOAT32: "f4", _FLOAT64: "f8"}.get(int(reader.GetMetaData("datatype")))
+    if kind is None:
+        return
+    with path.open("rb") as stream:
+        order = "<" if stream.read(4) == (348).to_bytes(4, "little") else ">"
+    offset, num_voxels = int(float(reader.GetMetaData("vox_offset"))), math.prod(reader.GetSize())
+    voxels = np.memmap(path, dtype=order + kind, mode="r", offset=offset, shape=(num_voxels,))
+    num_bad = num_voxels - int(np.isfinite(voxels).sum())
+    if num_bad:
+        raise SourceError.of(
+            source,
+            found=f"{num_bad} voxels that are NaN or infinite",
+            expected="finite values",
+            advice="Download it again.",
+        )
 
 
 def _cut_short(source: SourceFile, *, num_bytes: int, num_expected: int) -> SourceError:
