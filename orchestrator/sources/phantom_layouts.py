@@ -110,7 +110,7 @@ def _save(path: Path, array: npt.NDArray[Any], *, phantom: Phantom, scan: Scan, 
 
 def _write_covid(scan: Scan, folder: Path, *, phantom: Phantom) -> None:
     joint = np.where(phantom.infection, 3, phantom.lungs).astype(np.uint8)
-    arrays = (phantom.image, phantom.lungs, phantom.infection, joint)
+    arrays: tuple[npt.NDArray[Any], ...] = (phantom.image, phantom.lungs, phantom.infection, joint)
     for archive, array in zip(COVID_ARCHIVES, arrays, strict=True):
         _save(folder / archive / f"{scan.name}.nii.gz", array, phantom=phantom, scan=scan)
 
@@ -140,7 +140,11 @@ def _write_nsclc(scan: Scan, folder: Path, *, phantom: Phantom) -> None:
 
 
 def _write_msd(scan: Scan, folder: Path, *, phantom: Phantom) -> None:
-    parts = (("imagesTr", phantom.image), ("labelsTr", phantom.tumour), ("labelsTr_lung", phantom.lungs))
+    parts: tuple[tuple[str, npt.NDArray[Any]], ...] = (
+        ("imagesTr", phantom.image),
+        ("labelsTr", phantom.tumour),
+        ("labelsTr_lung", phantom.lungs),
+    )
     for part, array in parts:
         path = folder / MSD_FOLDER / part / f"{scan.name}.nii.gz"
         _save(path, array, phantom=phantom, scan=scan)
@@ -165,7 +169,8 @@ def _write_dicom(image: SimpleITK.Image, folder: Path, *, patient: str, study: s
     writer.KeepOriginalImageUIDOn()
     num_slices = image.GetSize()[2]
     for index in range(num_slices):
-        plane = image[:, :, index]
+        # One slice in three dimensions: from a flat image GDCM may write a slice spacing of 1.
+        plane = image[:, :, index : index + 1]
         position = image.TransformIndexToPhysicalPoint((0, 0, index))
         for tag, value in _slice_tags(image, position=position, index=index).items():
             plane.SetMetaData(tag, value)
