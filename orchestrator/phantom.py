@@ -1,0 +1,121 @@
+"""Write phantoms of all volumes of the benchmark, in the layouts of the public downloads."""
+
+import argparse
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from orchestrator.benchmark.loading import load_benchmark
+from orchestrator.benchmark.presets import PRESETS, find_preset
+from orchestrator.errors import ConfigError, DataError, OrchestratorError
+from orchestrator.sources.phantom_downloads import (
+    DOWNLOADS,
+    CaseRequest,
+    plan_phantom_download,
+    write_phantom_download,
+)
+
+EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
+PLAIN_LINE_EVERY_S = 30.0
+"""Without a terminal, a line appears at most this often."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m orchestrator.phantom",
+        description="Generate thorax CT phantoms for every case of the benchmark, as the five public downloads: "
+        "by default 585 volumes at full resolution (512 x 512). The same command again writes only what is missing.",
+    )
+    add = parser.add_argument
+    add("--output", type=Path, required=True, help="folder for the five downloads")
+    add("--spacing", type=float, metavar="MM", help="in-plane spacing (default: the preset's, else full resolution)")
+    add("--seed", type=int, default=0, help="the same seed gives the same phantoms (default: 0)")
+    add("--matrix", default="core", help="trainings whose cases are written: core or all (default: core)")
+    add("--preset", help=f"only the cases that this preset keeps, at its spacing: {', '.join(PRESETS)}")
+    add("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns 0 when all is written, 1 when writing failed, 2 for bad input, 130 after Ctrl-C."""
+    console, errors = Console(highlight=False), Console(stderr=True, highlight=False)
+    options = build_parser().parse_args(arguments)
+    try:
+        num_scans = write_phantoms(options, console=console)
+    except (ConfigError, DataError) as error:
+        errors.print(f"error: {error}", markup=False, soft_wrap=True)
+        return EXIT_USAGE
+    except (OrchestratorError, OSError) as error:
+        errors.print(f"error: {error}", markup=False, soft_wrap=True)
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        errors.print("Interrupted. Finished volumes are kept: the same command goes on from here.")
+        return EXIT_INTERRUPTED
+    console.print(f"{num_scans} volumes in {options.output}", markup=False, soft_wrap=True)
+    return EXIT_DONE
+
+
+def write_phantoms(options: argparse.Namespace, *, console: Console) -> int:
+    """Write all downloads and return the number of volumes."""
+    if options.workers < 1:
+        raise ConfigError(f"--workers {options.workers}: expected at least 1")
+    preset = find_preset(options.preset or "paper")
+    spacing_mm = options.spacing if options.spacing is not None else preset.phantom_spacing_mm
+    requests = requested_cases(matrix=options.matrix, preset_name=preset.name)
+    plans = {
+        download: plan_phantom_download(download, requests, spacing_mm=spacing_mm, seed=options.seed)
+        for download in DOWNLOADS
+    }
+    num_scans = sum(len(plan.scans) for plan in plans.values())
+    options.output.mkdir(parents=True, exist_ok=True)
+    with console.status("starting") as status:
+        live = console.is_terminal
+        show, every_s = (status.update, 0.0) if live else (console.print, PLAIN_LINE_EVERY_S)
+        on_scan = _progress(num_scans, show=show, every_s=every_s)
+        for download, plan in plans.items():
+            if plan.scans:
+                write_phantom_download(
+                    download,
+                    options.output,
+                    requests=requests,
+                    spacing_mm=spacing_mm,
+                    seed=options.seed,
+                    num_workers=min(options.workers, len(plan.scans)),
+                    on_scan=on_scan,
+                )
+    return num_scans
+
+
+def requested_cases(*, matrix: str, preset_name: str) -> list[CaseRequest]:
+    """Return every case that the trainings of a matrix use, after the caps of a preset."""
+    benchmark = load_benchmark()
+    datasets = {dataset.name: dataset for dataset in benchmark.datasets}
+    trainings = benchmark.trainings(matrix=matrix, preset=find_preset(preset_name))
+    cases = sorted({case for training in trainings for case in training.cases})
+    return [(datasets[case.dataset], case.name) for case in cases]
+
+
+def _progress(num_scans: int, *, show: Callable[[str], None], every_s: float) -> Callable[[str], None]:
+    """Return a callback that counts volumes and shows a line with the time left, not too often."""
+    begin = last = time.monotonic()
+    done = 0
+
+    def on_scan(name: str) -> None:
+        nonlocal done, last
+        done += 1
+        now = time.monotonic()
+        if done < num_scans and now - last < every_s:
+            return
+        last = now
+        left_s = (now - begin) / done * (num_scans - done)
+        show(f"{done}/{num_scans} volumes, {name} written, about {left_s / 60:.0f} min left")
+
+    return on_scan
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
