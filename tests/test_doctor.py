@@ -1,0 +1,127 @@
+"""The doctor reads a whole data folder and tells everything that is wrong with it."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import layouts
+import pytest
+
+from orchestrator import doctor
+from orchestrator.benchmark.definition import Case, Dataset, EvaluationSet, Training
+from orchestrator.benchmark.loading import load_benchmark
+from orchestrator.errors import ConfigError
+
+MOSMED_MASK = Path("mosmed", "COVID19_1110", "masks", "study_0255_mask.nii.gz")
+
+
+def training_on_everything() -> Training:
+    cases = {name: Case(dataset=name, name=dataset.case_names[0]) for name, dataset in layouts.DATASETS.items()}
+    return Training(
+        task=3,
+        subtask="infection",
+        source="msd",
+        split="20-80",
+        fold=0,
+        network="3d_fullres",
+        train=(cases["msd-lung-tumour"], cases["structseg-gtv"], cases["nsclc-pe"]),
+        val=(),
+        evaluation_sets=(
+            EvaluationSet(
+                name="test", label_set="infection", structures=("infection",), cases=(cases["covid-19-ct-seg"],)
+            ),
+            EvaluationSet(
+                name="test-mosmed", label_set="infection", structures=("infection",), cases=(cases["mosmed"],)
+            ),
+        ),
+        num_published_cases=5,
+    )
+
+
+@dataclass(frozen=True)
+class SmallBenchmark:
+    datasets: tuple[Dataset, ...] = tuple(layouts.DATASETS.values())
+
+    def trainings(self, *, matrix: str, preset: object, only: tuple[str, ...] = ()) -> tuple[Training, ...]:
+        if matrix not in {"core", "all"}:
+            raise ConfigError(f"--matrix {matrix}: unknown; expected one of core")
+        return (training_on_everything(),)
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    layouts.write_downloads(tmp_path)
+    monkeypatch.setattr(doctor, "load_benchmark", SmallBenchmark)
+    monkeypatch.setenv("COLUMNS", "400")
+    return tmp_path
+
+
+def test_a_whole_folder_is_clean(data, capsys):
+    assert doctor.main(["--data", str(data)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == [
+        "data", "covid-19-ct-seg", "mosmed", "msd-lung-tumour", "nsclc-pe", "structseg-gtv", "No",
+    ]  # fmt: skip
+    assert lines[1].split()[2:] == ["1", "0"]
+
+
+def test_all_problems_come_at_once_and_the_table_counts_them(data, capsys):
+    (data / MOSMED_MASK).unlink()
+    layouts.write_nifti(
+        layouts.image_of(layouts.mask_voxels("infection") * 9), data / "structseg" / "Lung_GTV" / "7" / "label.nii.gz"
+    )
+    assert doctor.main(["--data", str(data)]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert f"{data / MOSMED_MASK.parent}: found no file for case study_0255 among nothing" in lines[0]
+    assert "structseg/Lung_GTV/7/label.nii.gz: found unknown label values 9; expected only 0 and 1" in lines[1]
+    counts = {line.split()[0]: line.split()[-1] for line in lines[3:8]}
+    assert counts == {
+        "covid-19-ct-seg": "0", "mosmed": "1", "msd-lung-tumour": "0", "nsclc-pe": "0", "structseg-gtv": "1",
+    }  # fmt: skip
+    assert lines[-1] == "2 problems"
+
+
+def test_quick_reads_headers_only(data):
+    layouts.write_nifti(
+        layouts.image_of(layouts.mask_voxels("infection") * 9), data / "structseg" / "Lung_GTV" / "7" / "label.nii.gz"
+    )
+    assert doctor.main(["--data", str(data), "--quick"]) == 0
+    assert doctor.main(["--data", str(data)]) == 1
+
+
+def test_json_holds_the_parts_of_each_problem(data, capsys):
+    (data / MOSMED_MASK).write_bytes(b"")
+    assert doctor.main(["--data", str(data), "--json"]) == 1
+    findings = {finding["dataset"]: finding for finding in json.loads(capsys.readouterr().out)}
+    assert findings["mosmed"]["num_cases"] == 1
+    assert findings["mosmed"]["problems"] == [
+        {
+            "path": str(data / MOSMED_MASK),
+            "found": "an empty file",
+            "expected": "a NIfTI volume (.nii.gz)",
+            "advice": "Download it again.",
+        }
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data", "no-such-folder"], "--data no-such-folder: no such folder"),
+        (["--data", ".", "--matrix", "typo"], "--matrix typo: unknown"),
+        (["--data", ".", "--preset", "typo"], "--preset typo: unknown"),
+    ],
+)
+def test_a_wrong_command_line_is_exit_code_2(data, capsys, arguments, message):
+    assert doctor.main(arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_cases_that_only_planning_needs_are_checked_too(tmp_path):
+    # Of task 2 the smoke preset tests four cases; its patch size comes from the four that fold 0 of task 1 trains on.
+    arguments = ["--data", str(tmp_path), "--preset", "smoke", "--only", "T2-lung-structseg"]
+    requests = doctor.requested_cases(doctor.build_parser().parse_args(arguments), benchmark=load_benchmark())
+    names = {request.case_name for request in requests if request.dataset.name == "covid-19-ct-seg"}
+    assert {"coronacases_007", "coronacases_008", "radiopaedia_4_85506_1", "radiopaedia_36_86526_0"} < names
+    assert len(names) < 20
