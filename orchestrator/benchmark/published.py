@@ -1,0 +1,75 @@
+"""The published scores, and which of them are known to be wrong."""
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.benchmark.loading import SPLITS
+from orchestrator.configuration import Section, load_yaml
+from orchestrator.errors import ConfigError
+
+AVERAGE = "average"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Erratum:
+    """A known error of the published material."""
+
+    id: str
+    text: str
+    rows: tuple[tuple[str, int | str, str, str], ...]
+    """Group, fold, evaluation set and structure of each score that it touches."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PublishedScore:
+    """One published row, as printed; scores are between 0 and 1."""
+
+    dsc_mean: float
+    dsc_std: float
+    nsd_mean: float
+    nsd_std: float
+    erratum: str
+    """Id of the erratum that touches it, or an empty string."""
+
+
+class PublishedScores:
+    """Published scores by group, fold, evaluation set and structure."""
+
+    def __init__(self, folder: Path = SPLITS) -> None:
+        """Read `published_scores.csv` and `errata.yaml`; raises ConfigError if they are not as they should be."""
+        self.errata = _read_errata(folder / "errata.yaml")
+        touched = {row: erratum.id for erratum in self.errata for row in erratum.rows}
+        self._scores: dict[tuple[str, int | str, str, str], PublishedScore] = {}
+        with (folder / "published_scores.csv").open(newline="", encoding="utf-8") as file:
+            # Rows of the detailed tables come first and have more digits than those of the overview.
+            for row in sorted(csv.DictReader(file), key=lambda row: row["level"]):
+                fold = AVERAGE if row["fold"] == AVERAGE else int(row["fold"])
+                key = (row["group"], fold, row["evaluation_set"], row["structure"])
+                score = PublishedScore(
+                    dsc_mean=float(row["dsc_mean"]),
+                    dsc_std=float(row["dsc_std"]),
+                    nsd_mean=float(row["nsd_mean"]),
+                    nsd_std=float(row["nsd_std"]),
+                    erratum=touched.get(key, ""),
+                )
+                self._scores.setdefault(key, score)
+        if unknown := sorted(str(row) for row in set(touched) - set(self._scores)):
+            raise ConfigError(f"{folder / 'errata.yaml'}: no published score {unknown[0]}; expected one that exists")
+
+    def find(self, *, group: str, fold: int | str, evaluation_set: str, structure: str) -> PublishedScore | None:
+        """Return a published score, or None if that row was not published; `fold` may be `average`."""
+        return self._scores.get((group, fold, evaluation_set, structure))
+
+    def __len__(self) -> int:
+        return len(self._scores)
+
+
+def _read_errata(path: Path) -> tuple[Erratum, ...]:
+    errata = []
+    for i, item in enumerate(load_yaml(path)):
+        section = Section(item, where=f"{path}: [{i}]")
+        rows = tuple(tuple(row) for row in section.take("rows", list))
+        errata.append(Erratum(id=section.take("id", str), text=section.take("text", str), rows=rows))
+        section.finish()
+    return tuple(errata)
