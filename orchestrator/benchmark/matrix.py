@@ -51,8 +51,8 @@ class PatientLeak:
     def line(self) -> str:
         """All of it in one sentence."""
         return (
-            f"{self.train_case.name} and {self.test_case.name} are scans of one patient: the first is trained on and the "
-            f"second tested in {len(self.training_ids)} trainings. The published splits are kept."
+            f"{self.train_case.name} and {self.test_case.name} are scans of one patient: the first is trained on "
+            f"and the second tested in {len(self.training_ids)} trainings. The published splits are kept."
         )
 
 

@@ -4,6 +4,11 @@ from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from orchestrator.errors import ConfigError
+
+TEMPORARY_PREFIX = ".tmp-"
+"""File names that begin so are unfinished writes: never listed, swept when they are old."""
+
 
 class Storage(ABC):
     """Files under one location, addressed by keys with `/`; every write is atomic: whole or not at all.
@@ -12,6 +17,7 @@ class Storage(ABC):
     """
 
     location: str
+    """Folder or `s3://` prefix."""
 
     @abstractmethod
     def exists(self, key: str) -> bool:
@@ -48,5 +54,23 @@ class Storage(ABC):
     def writing(self, key: str) -> AbstractContextManager[Path]:
         """Context with a local path to write to; the file appears under `key` when the context ends without error.
 
-        The path ends like the key (writers that look at the file ending work).
+        The path ends like the key, so writers that look at the file ending work.
         """
+
+    @abstractmethod
+    def free_bytes(self) -> int | None:
+        """Free space, or None where there is no limit to be known."""
+
+
+def open_storage(location: str) -> Storage:
+    """Return the storage at a folder or `s3://bucket/prefix`; raises ConfigError for anything else."""
+    scheme, separator, rest = location.partition("://")
+    if not separator:
+        from orchestrator.storage.local import LocalStorage
+
+        return LocalStorage(location)
+    if scheme == "s3" and rest.strip("/"):
+        from orchestrator.storage.s3 import S3Storage
+
+        return S3Storage(location)
+    raise ConfigError(f"{location}: not a storage location; expected a folder or s3://bucket/prefix")

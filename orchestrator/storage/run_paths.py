@@ -26,7 +26,7 @@ def case_labels(case: Case, *, label_set: str) -> str:
 
 
 def case_record(case: Case) -> str:
-    """JSON record of an ingested case: digests, geometry, where it came from. Written last: it says the case is done."""
+    """JSON record of an ingested case: digests, geometry, origin. Written last: it says that the case is done."""
     return f"cases/{case.id}/case.json"
 
 

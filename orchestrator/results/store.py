@@ -1,0 +1,126 @@
+"""The central results store: one immutable Parquet file a training, created once, queried with DuckDB."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from orchestrator.errors import IntegrityError
+from orchestrator.results.records import CaseScore, Provenance, ResultRow
+from orchestrator.storage import run_paths
+from orchestrator.storage.filesystem import Storage
+
+SCHEMA_VERSION = b"1"
+
+SCHEMA = pa.schema(
+    [
+        ("training_id", pa.string()),
+        ("task", pa.int8()),
+        ("subtask", pa.string()),
+        ("source", pa.string()),
+        ("split", pa.string()),
+        ("fold", pa.int8()),
+        ("network", pa.string()),
+        ("evaluation_set", pa.string()),
+        ("dataset", pa.string()),
+        ("case", pa.string()),
+        # CaseScore
+        ("structure", pa.string()),
+        ("status", pa.string()),
+        ("dsc", pa.float64()),
+        ("nsd", pa.float64()),
+        ("tolerance_mm", pa.float64()),
+        ("spacing_mm", pa.list_(pa.float64(), 3)),
+        ("num_reference_voxels", pa.int64()),
+        ("num_predicted_voxels", pa.int64()),
+        ("message", pa.string()),
+        # Provenance
+        ("preset", pa.string()),
+        ("seed", pa.int64()),
+        ("versions", pa.string()),
+        ("data_sha256", pa.string()),
+        ("split_sha256", pa.string()),
+        ("plan_sha256", pa.string()),
+        ("checkpoint_sha256", pa.string()),
+        ("phantoms", pa.bool_()),
+        ("is_capped", pa.bool_()),
+        ("train_elapsed_s", pa.float64()),
+    ],
+    metadata={b"results_schema_version": SCHEMA_VERSION},
+)
+"""One row a structure of a scored case: the columns of ResultRow, CaseScore and Provenance side by side."""
+
+
+class ResultsStore:
+    """All committed rows of one output location."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+
+    def commit(self, training_id: str, rows: Sequence[ResultRow]) -> bool:
+        """Commit every row of a training at once; False, and nothing written, if it was committed before."""
+        buffer = io.BytesIO()
+        pq.write_table(to_table(rows), buffer)
+        return self._storage.create_exclusive(run_paths.results(training_id), buffer.getvalue())
+
+    def finished(self) -> set[str]:
+        """Return the ids of the trainings whose rows are committed."""
+        keys = self._storage.list_keys(run_paths.RESULTS)
+        return {key.rpartition("/")[2].removesuffix(".parquet") for key in keys if key.endswith(".parquet")}
+
+    def read(self) -> pa.Table:
+        """Return all rows, ordered by training; raises IntegrityError for a file that is not ours or is damaged."""
+        tables = [self._read_one(training_id) for training_id in sorted(self.finished())]
+        return pa.concat_tables(tables) if tables else SCHEMA.empty_table()
+
+    def query(self, sql: str) -> pa.Table:
+        """Return the answer of DuckDB to a query over the table `scores`, which holds all rows."""
+        with duckdb.connect() as connection:
+            connection.register("scores", self.read())
+            return connection.execute(sql).to_arrow_table()
+
+    def _read_one(self, training_id: str) -> pa.Table:
+        key = run_paths.results(training_id)
+        try:
+            table = pq.read_table(io.BytesIO(self._storage.read_bytes(key)))
+        except pa.ArrowException as error:
+            raise IntegrityError(
+                f"{self._storage.location}/{key}: not a readable Parquet file ({error}). Delete it to score again"
+            ) from error
+        version = (table.schema.metadata or {}).get(b"results_schema_version", b"none")
+        if version != SCHEMA_VERSION or table.schema.names != SCHEMA.names:
+            raise IntegrityError(
+                f"{self._storage.location}/{key}: results of schema version {version.decode()}; expected "
+                f"{SCHEMA_VERSION.decode()}. Read it with the version of this project that wrote it"
+            )
+        return table
+
+
+def to_table(rows: Sequence[ResultRow]) -> pa.Table:
+    """Return rows as a table of the store's schema."""
+    records = []
+    for row in rows:
+        record = {**asdict(row), **asdict(row.score), **asdict(row.provenance)}
+        records.append({name: record[name] for name in SCHEMA.names})
+    return pa.Table.from_pylist(records, schema=SCHEMA)
+
+
+def from_table(table: pa.Table) -> list[ResultRow]:
+    """Return the rows of a table of the store's schema."""
+    rows = []
+    for record in table.to_pylist():
+        score = {name: record[name] for name in CaseScore.__dataclass_fields__}
+        score["spacing_mm"] = tuple(score["spacing_mm"])
+        rows.append(
+            ResultRow(
+                score=CaseScore(**score),
+                provenance=Provenance(**{name: record[name] for name in Provenance.__dataclass_fields__}),
+                **{
+                    name: record[name] for name in ResultRow.__dataclass_fields__ if name not in {"score", "provenance"}
+                },
+            )
+        )
+    return rows
