@@ -66,13 +66,13 @@ def draw_infection(seed: int, patient: Patient) -> tuple[Blob, ...]:
         center = lung_points(
             rng, patient, num=1, side=side, angle=(-0.3, 1.9), radius=(0.72, 0.93), height=(0.12, 0.75)
         )[0]
-        radii = load * rng.uniform((18, 20, 14), (36, 38, 24))
+        radii = load * rng.uniform((14, 16, 10), (34, 36, 21))
         blobs.append(
             Blob(
                 center=_triple(center),
                 radii=_triple(radii),
                 turn=_outward(center, patient),
-                density_hu=float(rng.uniform(-600, -340)),
+                density_hu=float(rng.uniform(-660, -360)),
                 core_hu=float(rng.uniform(-60, 45)) if rng.random() < 0.35 else None,
             )
         )
