@@ -15,7 +15,8 @@ ORIGIN_TOLERANCE_MM = 0.1
 SPACING_TOLERANCE_MM = 0.001
 DIRECTION_TOLERANCE = 0.001
 """Largest difference of a direction cosine."""
-_EXACT = 1e-6
+_EXACT = 1e-4
+"""NIfTI keeps 32-bit numbers: a difference below this is no news."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
