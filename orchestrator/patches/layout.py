@@ -1,0 +1,164 @@
+"""How a patch file is laid out: one Arrow IPC file a case, a row a chunk.
+
+Three record batches follow each other: the chunks of the image, those of the segmentation, and the arrays that the
+properties hold. Their columns are `array` (`image`, `segmentation` or `properties/<index>`), `c`, `z`, `y`, `x` (first
+voxel of the chunk), `crc32` (of the payload as stored) and `payload` (C order, little endian). The schema's metadata
+holds a JSON header (format, shapes, types, chunk shapes, properties) and its checksum.
+"""
+
+import itertools
+import json
+import math
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from orchestrator.errors import DataError, IntegrityError
+
+FORMAT = "orchestrator-patches"
+VERSION = 1
+HEADER_KEY = b"header"
+HEADER_CRC32_KEY = b"header_crc32"
+
+CHUNK_SHAPE = (1, 16, 64, 64)
+"""Largest chunk (c, z, y, x): 256 KiB of float32, so a training patch touches tens of chunks, not thousands."""
+
+Compression = Literal["none", "zstd"]
+Index = tuple[int, ...]
+
+COLUMNS = (
+    pa.field("array", pa.string(), nullable=False),
+    *(pa.field(axis, pa.int32(), nullable=False) for axis in "czyx"),
+    pa.field("crc32", pa.uint32(), nullable=False),
+    pa.field("payload", pa.large_binary(), nullable=False),
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ArrayLayout:
+    """Shape, type and chunks of one stored array."""
+
+    shape: Index
+    """(c, z, y, x) of an image; an array of the properties has any shape."""
+    dtype: str
+    """Numpy's name with byte order, for example `<f4`."""
+    chunk_shape: Index
+    """Largest chunk; those at the upper borders are clipped."""
+    compression: Compression = "none"
+    """Of each payload on its own."""
+
+    @property
+    def grid(self) -> Index:
+        """Number of chunks along each axis."""
+        return tuple(-(-size // chunk) for size, chunk in zip(self.shape, self.chunk_shape, strict=True))
+
+    @property
+    def num_chunks(self) -> int:
+        """Number of rows."""
+        return math.prod(self.grid)
+
+    def starts(self) -> Iterator[Index]:
+        """First element of every chunk, in the order of the rows (the last axis runs fastest)."""
+        ranges = (range(0, size, chunk) for size, chunk in zip(self.shape, self.chunk_shape, strict=True))
+        return itertools.product(*ranges)
+
+    def extent(self, start: Index) -> Index:
+        """Shape of the chunk that begins at `start`."""
+        return tuple(
+            min(chunk, size - first) for size, chunk, first in zip(self.shape, self.chunk_shape, start, strict=True)
+        )
+
+    def num_bytes(self, start: Index) -> int:
+        """Bytes of the chunk that begins at `start`, before compression."""
+        return math.prod(self.extent(start)) * np.dtype(self.dtype).itemsize
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Header:
+    """What the schema's metadata says."""
+
+    image: ArrayLayout
+    segmentation: ArrayLayout
+    property_arrays: tuple[ArrayLayout, ...]
+    """One chunk each."""
+    properties: Any
+    """As `encode_properties` gives it."""
+    source_sha256: Mapping[str, str]
+    """Digests of what the case was made from, by name."""
+
+    def to_metadata(self) -> dict[bytes, bytes]:
+        """Return the schema's metadata."""
+        record = {"format": FORMAT, "version": VERSION, **asdict(self)}
+        text = json.dumps(record, separators=(",", ":")).encode()
+        return {HEADER_KEY: text, HEADER_CRC32_KEY: b"%d" % zlib.crc32(text)}
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[bytes, bytes] | None) -> "Header":
+        """Parse the schema's metadata; raises IntegrityError (without the file's name) if it is not whole."""
+        if not metadata or HEADER_KEY not in metadata:
+            raise IntegrityError("an Arrow file without a header of patches")
+        text = metadata[HEADER_KEY]
+        if metadata.get(HEADER_CRC32_KEY) != b"%d" % zlib.crc32(text):
+            raise IntegrityError("the checksum of the header does not match")
+        record = json.loads(text)
+        if (record["format"], record["version"]) != (FORMAT, VERSION):
+            raise IntegrityError(f"{record['format']} version {record['version']}; expected {FORMAT} {VERSION}")
+        return cls(
+            image=_array_layout(record["image"]),
+            segmentation=_array_layout(record["segmentation"]),
+            property_arrays=tuple(_array_layout(entry) for entry in record["property_arrays"]),
+            properties=record["properties"],
+            source_sha256=record["source_sha256"],
+        )
+
+
+def _array_layout(record: Mapping[str, Any]) -> ArrayLayout:
+    return ArrayLayout(
+        shape=tuple(record["shape"]),
+        dtype=record["dtype"],
+        chunk_shape=tuple(record["chunk_shape"]),
+        compression=record["compression"],
+    )
+
+
+def encode_properties(value: Any, arrays: list[NDArray[Any]]) -> Any:
+    """Express nested properties as JSON; arrays are appended to `arrays` and replaced by their index.
+
+    Tuples, dictionaries with keys of any plain type and arrays come back as they were; numpy scalars as Python's.
+    Raises DataError for a type that is none of these.
+    """
+    match value:
+        case None | bool() | int() | float() | str():
+            # np.float64 is a float as well: item() keeps numpy out of the JSON.
+            return value.item() if isinstance(value, np.generic) else value
+        case np.generic():
+            return value.item()
+        case np.ndarray():
+            arrays.append(value)
+            return {"array": len(arrays) - 1}
+        case list():
+            return [encode_properties(item, arrays) for item in value]
+        case tuple():
+            return {"tuple": [encode_properties(item, arrays) for item in value]}
+        case dict():
+            return {"dict": [[encode_properties(k, arrays), encode_properties(v, arrays)] for k, v in value.items()]}
+    raise DataError(f"a property of type {type(value).__name__}; expected numbers, text, arrays, lists, tuples, dicts")
+
+
+def decode_properties(value: Any, arrays: list[NDArray[Any]]) -> Any:
+    """Return the properties that `encode_properties` expressed as JSON."""
+    match value:
+        case list():
+            return [decode_properties(item, arrays) for item in value]
+        case {"array": index}:
+            return arrays[index]
+        case {"tuple": items}:
+            return tuple(decode_properties(item, arrays) for item in items)
+        case {"dict": pairs}:
+            return {decode_properties(k, arrays): decode_properties(v, arrays) for k, v in pairs}
+    return value

@@ -1,0 +1,317 @@
+"""Claims about patch files, against the arrays they were made from and against nnU-Net's own stores."""
+
+import pickle
+import zlib
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from orchestrator.errors import DataError, IntegrityError
+from orchestrator.patches.layout import CHUNK_SHAPE, ArrayLayout
+from orchestrator.patches.reader import PatchFile
+from orchestrator.patches.writer import write_patches
+
+SHAPE = (1, 37, 130, 70)
+"""Chunks clipped at every upper border: 3 x 3 x 2 of them."""
+
+
+def make_case(shape=SHAPE, *, seed=0):
+    random = np.random.default_rng(seed)
+    data = random.normal(size=shape).astype(np.float32)
+    seg = random.integers(-1, 3, size=shape).astype(np.int8)
+    locations = {label: np.argwhere(seg == label)[:200].astype(np.int16) for label in (1, 2)}
+    properties = {
+        "spacing": [np.float64(5.0), 0.8, 0.8],
+        "shape_before_cropping": (40, 140, 80),
+        "bbox_used_for_cropping": [[0, 37], [3, 133], [0, 70]],
+        "sitk_stuff": {"origin": (-120.5, 3.25, 0.1), "direction": tuple(np.eye(3).ravel())},
+        "class_locations": {**locations, (1, 2): np.zeros((0, 4), np.int16), 3: []},
+    }
+    return data, seg, properties
+
+
+@pytest.fixture(params=["none", "zstd"])
+def stored(request, tmp_path):
+    data, seg, properties = make_case()
+    path = tmp_path / "case.arrow"
+    write_patches(path, data=data, seg=seg, properties=properties, compression=request.param)
+    return PatchFile.open(path), data, seg, properties
+
+
+def test_chunks_are_clipped_at_the_upper_borders():
+    layout = ArrayLayout(shape=SHAPE, dtype="<f4", chunk_shape=CHUNK_SHAPE)
+    assert layout.grid == (1, 3, 3, 2)
+    starts = list(layout.starts())
+    assert len(starts) == layout.num_chunks == 18
+    assert starts[:3] == [(0, 0, 0, 0), (0, 0, 0, 64), (0, 0, 64, 0)]
+    assert layout.extent((0, 32, 128, 64)) == (1, 5, 2, 6)
+    assert layout.num_bytes((0, 32, 128, 64)) == 5 * 2 * 6 * 4
+    assert sum(layout.num_bytes(start) for start in starts) == 37 * 130 * 70 * 4
+
+
+def test_whole_arrays_come_back_bit_for_bit(stored):
+    patches, data, seg, _ = stored
+    assert (patches.image.shape, patches.image.dtype) == (data.shape, np.float32)
+    assert (patches.segmentation.shape, patches.segmentation.dtype) == (seg.shape, np.int8)
+    np.testing.assert_array_equal(np.asarray(patches.image).view(np.uint32), data.view(np.uint32))
+    np.testing.assert_array_equal(patches.segmentation[:], seg)
+    patches.verify()
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        np.s_[:, 3:20, 60:70, 5:],
+        np.s_[:, 15:17, 63:65, 63:65],
+        np.s_[0, 36, 129, 69],
+        np.s_[..., -6:],
+        np.s_[:, -1],
+        np.s_[0, 10:10, :, 3],
+        np.s_[:, 30:900, :, -900:2],
+    ],
+)
+def test_slices_are_those_of_numpy(stored, key):
+    patches, data, seg, _ = stored
+    np.testing.assert_array_equal(patches.image[key], data[key])
+    np.testing.assert_array_equal(patches.segmentation[key], seg[key])
+
+
+def test_random_boxes_are_those_of_numpy(stored):
+    patches, data, _, _ = stored
+    random = np.random.default_rng(1)
+    for _ in range(50):
+        start = [int(random.integers(0, size)) for size in SHAPE]
+        stop = [int(random.integers(first, size)) + 1 for first, size in zip(start, SHAPE, strict=True)]
+        expected = data[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))]
+        np.testing.assert_array_equal(patches.image.read_box(start=tuple(start), stop=tuple(stop)), expected)
+
+
+def test_a_box_read_is_a_copy_that_may_be_written(stored):
+    patches, data, _, _ = stored
+    box = patches.image[:, :2, :2, :2]
+    box += 1
+    np.testing.assert_array_equal(patches.image[:, :2, :2, :2], data[:, :2, :2, :2])
+
+
+@pytest.mark.parametrize("key", [np.s_[:, ::2], np.s_[:, 37], np.s_[:, :, -131]])
+def test_other_indices_are_refused(stored, key):
+    with pytest.raises(IndexError, match=r"case\.arrow"):
+        stored[0].image[key]
+
+
+def test_boxes_outside_are_refused(stored):
+    with pytest.raises(IndexError, match="expected within"):
+        stored[0].image.read_box(start=(0, -1, 0, 0), stop=(1, 2, 2, 2))
+
+
+def test_properties_keep_their_types(stored):
+    patches, _, _, properties = stored
+    found = patches.properties
+    assert list(found) == list(properties)
+    for key in ("spacing", "shape_before_cropping", "bbox_used_for_cropping", "sitk_stuff"):
+        assert found[key] == properties[key]
+        assert type(found[key]) is type(properties[key])
+    assert list(found["class_locations"]) == [1, 2, (1, 2), 3]
+    for label in (1, 2, (1, 2)):
+        assert found["class_locations"][label].dtype == np.int16
+        np.testing.assert_array_equal(found["class_locations"][label], properties["class_locations"][label])
+    assert found["class_locations"][3] == []
+
+
+def test_digests_of_the_sources_are_kept(tmp_path):
+    data, seg, _ = make_case((1, 2, 3, 4))
+    write_patches(tmp_path / "a.arrow", data=data, seg=seg, properties={}, source_sha256={"image": "ab12"})
+    assert PatchFile.open(tmp_path / "a.arrow").source_sha256 == {"image": "ab12"}
+
+
+def test_any_arrow_reader_sees_a_row_a_chunk(tmp_path):
+    data, seg, properties = make_case()
+    write_patches(tmp_path / "a.arrow", data=data, seg=seg, properties=properties)
+    table = pa.ipc.open_file(tmp_path / "a.arrow").read_all()
+    assert table["array"].to_pylist() == ["image"] * 18 + ["segmentation"] * 18 + [f"properties/{i}" for i in range(3)]
+    row = table.slice(17, 1).to_pylist()[0]
+    assert [row[axis] for axis in "czyx"] == [0, 32, 128, 64]
+    assert row["payload"] == data[0, 32:, 128:, 64:].tobytes()
+    assert row["crc32"] == zlib.crc32(row["payload"])
+
+
+def test_the_same_case_gives_the_same_bytes(tmp_path):
+    for name in "ab":
+        data, seg, properties = make_case()
+        write_patches(tmp_path / name, data=data, seg=seg, properties=properties)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("data_shape", "seg_shape"), [((1, 4, 4, 4), (1, 4, 4, 5)), ((4, 4, 4), (4, 4, 4)), ((1, 0, 4, 4), (1, 0, 4, 4))]
+)
+def test_arrays_that_are_no_case_are_refused(tmp_path, data_shape, seg_shape):
+    with pytest.raises(DataError, match=r"a\.arrow.*expected"):
+        write_patches(tmp_path / "a.arrow", data=np.zeros(data_shape), seg=np.zeros(seg_shape), properties={})
+
+
+def test_properties_that_json_cannot_hold_are_refused(tmp_path):
+    data, seg, _ = make_case((1, 2, 3, 4))
+    with pytest.raises(DataError, match="type set"):
+        write_patches(tmp_path / "a.arrow", data=data, seg=seg, properties={"labels": {1, 2}})
+
+
+def test_a_changed_byte_of_a_chunk_is_named(tmp_path):
+    path = tmp_path / "case.arrow"
+    data, seg, properties = make_case()
+    write_patches(path, data=data, seg=seg, properties=properties)
+    content = bytearray(path.read_bytes())
+    at = content.find(data[0, 16:32, 64:128, 64:].tobytes())
+    assert at > 0
+    content[at + 99] ^= 4
+    path.write_bytes(content)
+    with pytest.raises(IntegrityError, match=r"case\.arrow: image chunk at \(c, z, y, x\) = \(0, 16, 64, 64\)"):
+        PatchFile.open(path).verify()
+
+
+def test_a_torn_file_is_refused_wherever_it_ends(tmp_path):
+    path = tmp_path / "case.arrow"
+    data, seg, properties = make_case((1, 20, 66, 66))
+    write_patches(path, data=data, seg=seg, properties=properties)
+    content = path.read_bytes()
+    for size in (0, 1, 8, 100, 5000, len(content) // 2, len(content) - 6, len(content) - 1):
+        path.write_bytes(content[:size])
+        with pytest.raises(IntegrityError, match=r"case\.arrow: not a whole patch file"):
+            PatchFile.open(path)
+
+
+def test_other_files_are_refused(tmp_path):
+    path = tmp_path / "a.arrow"
+    with pytest.raises(IntegrityError, match=r"a\.arrow"):
+        PatchFile.open(path)
+    path.write_bytes(np.random.default_rng(0).bytes(4000))
+    with pytest.raises(IntegrityError, match=r"a\.arrow"):
+        PatchFile.open(path)
+    table = pa.table({"x": [1, 2, 3]})
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    with pytest.raises(IntegrityError, match="without a header"):
+        PatchFile.open(path)
+
+
+def test_a_changed_byte_is_seen_or_changes_nothing(tmp_path):
+    path = tmp_path / "case.arrow"
+    data, seg, properties = make_case((1, 3, 5, 7))
+    write_patches(path, data=data, seg=seg, properties=properties)
+    content = path.read_bytes()
+    num_seen = 0
+    random = np.random.default_rng(2)
+    for at in random.integers(0, len(content), 400):
+        changed = bytearray(content)
+        changed[at] ^= 1 << int(random.integers(8))
+        path.write_bytes(changed)
+        try:
+            patches = PatchFile.open(path)
+            patches.verify()
+        except IntegrityError:
+            num_seen += 1
+            continue
+        np.testing.assert_array_equal(patches.image[...], data)
+        np.testing.assert_array_equal(patches.segmentation[...], seg)
+        assert patches.properties["spacing"] == properties["spacing"]
+        np.testing.assert_array_equal(patches.properties["class_locations"][1], properties["class_locations"][1])
+    # The payloads, header and checksums are most of the file; the rest is padding and redundant footers.
+    assert num_seen > 200
+
+
+# nnU-Net's own stores and loader
+
+
+@pytest.fixture
+def both_stores(tmp_path):
+    from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetNumpy
+
+    from orchestrator.training.patch_dataset import ArrowDataset
+
+    for index, shape in enumerate([(1, 24, 40, 40), (1, 9, 90, 33), (1, 40, 20, 70)]):
+        data, seg, properties = make_case(shape, seed=index)
+        # nnU-Net keeps locations as int64 and segmentations as int16.
+        wide = {
+            **properties,
+            "class_locations": {
+                k: np.asarray(v, np.int64).reshape(-1, 4) for k, v in properties["class_locations"].items()
+            },
+        }
+        for name, values, stored, kept in (
+            ("numpy", wide, seg.astype(np.int16), nnUNetDatasetNumpy),
+            ("arrow", properties, seg, ArrowDataset),
+        ):
+            (tmp_path / name).mkdir(exist_ok=True)
+            kept.save_case(data, stored, values, str(tmp_path / name / f"case_{index}"))
+    return nnUNetDatasetNumpy(str(tmp_path / "numpy")), ArrowDataset(str(tmp_path / "arrow"))
+
+
+def test_boxes_inside_and_outside_are_those_of_nnunets_store(both_stores):
+    from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
+
+    expected_store, store = both_stores
+    expected, expected_seg, _, _ = expected_store.load_case("case_0")
+    image, seg, earlier, _ = store.load_case("case_0")
+    assert earlier is None
+    boxes = [
+        [[2, 20], [3, 30], [0, 40]],
+        [[-5, 30], [-3, 20], [30, 50]],
+        [[-9, 0], [0, 10], [0, 10]],
+        [[0, 5], [40, 60], [0, 10]],
+        [[50, 60], [-20, -10], [90, 99]],
+    ]
+    for box in boxes:
+        np.testing.assert_array_equal(crop_and_pad_nd(image, box, 0), crop_and_pad_nd(expected, box, 0))
+        found = crop_and_pad_nd(seg, box, -1, cast_cropped_to=np.int16)
+        np.testing.assert_array_equal(found, crop_and_pad_nd(expected_seg, box, -1, cast_cropped_to=np.int16))
+        assert found.shape == (1, *(last - first for first, last in box))
+
+
+@pytest.mark.parametrize("patch_size", [(16, 32, 32), (28, 60, 44), (24, 40)])
+def test_batches_of_nnunets_loader_are_those_of_nnunets_store(both_stores, patch_size):
+    from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
+    from nnunetv2.utilities.label_handling.label_handling import LabelManager
+
+    labels = LabelManager({"background": 0, "left_lung": 1, "right_lung": 2}, None)
+    batches = []
+    for store in both_stores:
+        loader = nnUNetDataLoader(store, 4, patch_size, [size - 6 for size in patch_size], labels, 0.5)
+        np.random.seed(7)  # noqa: NPY002  nnU-Net draws from the global state
+        batches.append([loader.generate_train_batch() for _ in range(6)])
+    for expected, found in zip(*batches, strict=True):
+        assert list(found["keys"]) == list(expected["keys"])
+        assert (found["data"].dtype, found["target"].dtype) == (expected["data"].dtype, expected["target"].dtype)
+        np.testing.assert_array_equal(found["data"].numpy(), expected["data"].numpy())
+        np.testing.assert_array_equal(found["target"].numpy(), expected["target"].numpy())
+
+
+def test_numpy_reads_the_loaders_arrays_and_not_their_memory(both_stores):
+    expected_store, store = both_stores
+    image = store["case_1"][0]
+    assert isinstance(image, np.ndarray)
+    np.testing.assert_array_equal(np.asarray(image), expected_store["case_1"][0])
+    np.testing.assert_array_equal(np.asarray(image) * 2, expected_store["case_1"][0] * 2)
+
+
+def test_a_dataset_survives_pickling(both_stores):
+    store = both_stores[1]
+    store.load_case("case_2")
+    copied = pickle.loads(pickle.dumps(store))
+    assert copied.identifiers == ["case_0", "case_1", "case_2"]
+    np.testing.assert_array_equal(copied.load_case("case_2")[0][:], store.load_case("case_2")[0][:])
+
+
+def test_a_missing_case_is_named(both_stores):
+    with pytest.raises(IntegrityError, match=r"case_9\.arrow"):
+        both_stores[1].load_case("case_9")
+
+
+def test_nnunet_finds_the_registered_dataset_by_the_file_ending(both_stores, monkeypatch):
+    from nnunetv2.training.dataloading import nnunet_dataset
+
+    from orchestrator.training.patch_dataset import ArrowDataset, register_arrow_dataset
+
+    monkeypatch.setattr(nnunet_dataset, "file_ending_dataset_mapping", dict(nnunet_dataset.file_ending_dataset_mapping))
+    register_arrow_dataset()
+    assert nnunet_dataset.infer_dataset_class(both_stores[1].source_folder) is ArrowDataset

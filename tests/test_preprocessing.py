@@ -1,0 +1,112 @@
+"""Claims about preprocessing, against nnU-Net's own preprocessor."""
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from orchestrator.benchmark.definition import LabelSet, Structure
+from orchestrator.benchmark.presets import PRESETS
+from orchestrator.errors import DataError
+from orchestrator.patches.reader import PatchFile
+from orchestrator.patches.writer import write_patches
+from orchestrator.training.planning import fingerprint_case, make_plan
+from orchestrator.training.preprocessing import preprocess_case
+
+INFECTION = LabelSet(name="infection", structures=(Structure(name="infection", label=1, tolerance_mm=3.0),))
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("case")
+    random = np.random.default_rng(0)
+    image = random.integers(-1000, 400, (24, 40, 44)).astype(np.int16)
+    image[:, :4] = 0
+    labels = np.zeros(image.shape, np.uint8)
+    labels[6:12, 10:20, 8:20] = 1
+    for name, array in (("image", image), ("labels", labels)):
+        volume = sitk.GetImageFromArray(array)
+        volume.SetSpacing((5.0, 5.0, 6.0))
+        volume.SetOrigin((-120.0, 30.0, 7.0))
+        sitk.WriteImage(volume, str(folder / f"{name}.nii.gz"))
+    return folder / "image.nii.gz", folder / "labels.nii.gz"
+
+
+@pytest.fixture(scope="module", params=["3d_fullres", "2d"])
+def plan(request, case):
+    return make_plan(
+        [fingerprint_case(*case)],
+        label_set=INFECTION,
+        network=request.param,
+        preset=PRESETS["smoke"],
+        donor=None,
+        name="T1-infection-fold0",
+    )
+
+
+def test_a_case_is_preprocessed_as_nnunet_does(case, plan):
+    from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+
+    image, labels = case
+    expected, expected_seg, expected_properties = DefaultPreprocessor(verbose=False).run_case(
+        [str(image)], str(labels), plan.plans_manager, plan.configuration_manager, plan.dataset_json
+    )
+    found = preprocess_case(image, labels, plan)
+    assert found.data.dtype == np.float32
+    assert found.seg.dtype == expected_seg.dtype == np.int8
+    np.testing.assert_array_equal(found.data, expected)
+    np.testing.assert_array_equal(found.seg, expected_seg)
+    places, expected_places = (p.pop("class_locations") for p in (found.properties, expected_properties))
+    assert list(places) == list(expected_places) == [1]
+    np.testing.assert_array_equal(places[1], expected_places[1])
+    assert found.properties == expected_properties
+
+
+def test_zeros_around_the_body_are_cut_off(case, plan):
+    found = preprocess_case(*case, plan)
+    # Four of the 40 rows are zero; the plan's spacing is that of the only case.
+    assert found.data.shape == found.seg.shape == (1, 24, 36, 44)
+    assert found.properties["bbox_used_for_cropping"] == [[0, 24], [4, 40], [0, 44]]
+    assert found.properties["class_locations"][1].shape == (6 * 10 * 12, 4)
+
+
+def test_a_case_without_labels_has_no_locations(case, plan):
+    with_labels = preprocess_case(*case, plan)
+    found = preprocess_case(case[0], None, plan)
+    np.testing.assert_array_equal(found.data, with_labels.data)
+    assert "class_locations" not in found.properties
+    assert found.seg.max() == 0
+
+
+def test_a_label_without_voxels_has_an_empty_list_of_places(case, plan, tmp_path):
+    empty = sitk.ReadImage(str(case[1])) * 0
+    sitk.WriteImage(empty, str(tmp_path / "empty.nii.gz"))
+    found = preprocess_case(case[0], tmp_path / "empty.nii.gz", plan)
+    assert found.properties["class_locations"][1].shape == (0, 4)
+
+
+def test_a_preprocessed_case_survives_the_patch_store(case, plan, tmp_path):
+    made = preprocess_case(*case, plan)
+    write_patches(tmp_path / "case.arrow", data=made.data, seg=made.seg, properties=made.properties)
+    read = PatchFile.open(tmp_path / "case.arrow")
+    read.verify()
+    np.testing.assert_array_equal(read.image[...], made.data)
+    np.testing.assert_array_equal(read.segmentation[...], made.seg)
+    assert list(read.properties) == list(made.properties)
+    for key in made.properties.keys() - {"class_locations"}:
+        assert read.properties[key] == made.properties[key]
+    np.testing.assert_array_equal(read.properties["class_locations"][1], made.properties["class_locations"][1])
+
+
+def test_bad_files_are_named(case, plan, tmp_path):
+    small = sitk.ReadImage(str(case[1]))[:, :, :5]
+    sitk.WriteImage(small, str(tmp_path / "small.nii.gz"))
+    with pytest.raises(DataError, match=r"small\.nii\.gz: shape \(5, 40, 44\); expected \(24, 40, 44\)"):
+        preprocess_case(case[0], tmp_path / "small.nii.gz", plan)
+    (tmp_path / "torn.nii.gz").write_bytes(case[0].read_bytes()[:300])
+    with pytest.raises(DataError, match=r"torn\.nii\.gz: cannot be read"):
+        preprocess_case(tmp_path / "torn.nii.gz", None, plan)
+
+
+def test_preprocessing_prints_nothing(case, plan, capsys):
+    preprocess_case(*case, plan)
+    assert capsys.readouterr().out == ""
