@@ -52,6 +52,8 @@ class Preset:
     """Most feature maps of a stage; None keeps nnU-Net's limits."""
     max_patch_voxels: int | None = None
     """Upper limit of voxels of a patch; None keeps nnU-Net's choice."""
+    num_intensity_samples: int = 100_000_000
+    """Foreground intensities that a plan's statistics are computed from; nnU-Net's number."""
     oversample_foreground: float = 0.33
     """Share of the patches of a batch that must hold foreground."""
     caps: CaseCaps = CaseCaps()
@@ -76,9 +78,9 @@ PRESETS = {
         Preset(
             name="smoke",
             num_epochs=5,
-            num_iterations_per_epoch=40,
+            num_iterations_per_epoch=28,
             num_val_iterations_per_epoch=4,
-            expected_s_per_iteration=0.1,
+            expected_s_per_iteration=0.25,
             checkpoint_every_epochs=1,
             optimizer="adamw",
             initial_learning_rate=5e-3,
@@ -87,9 +89,10 @@ PRESETS = {
             mirror_at_prediction=False,
             base_num_features=8,
             max_num_features=32,
-            max_patch_voxels=32 * 48 * 48,
+            max_patch_voxels=32 * 32 * 32,
+            num_intensity_samples=1_000_000,
             caps=CaseCaps(train=6, val=2, test=4, test_mosmed=2),
-            phantom_spacing_mm=6.0,
+            phantom_spacing_mm=8.0,
         ),
         Preset(
             name="quick",

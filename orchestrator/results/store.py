@@ -80,7 +80,7 @@ class ResultsStore:
         """Return the answer of DuckDB to a query over the table `scores`, which holds all rows."""
         with duckdb.connect() as connection:
             connection.register("scores", self.read())
-            return connection.execute(sql).to_arrow_table()
+            return connection.sql(sql).to_arrow_table()
 
     def _read_one(self, training_id: str) -> pa.Table:
         key = run_paths.results(training_id)

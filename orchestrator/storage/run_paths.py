@@ -47,12 +47,17 @@ def patches(training_id: str, case: Case) -> str:
 
 def checkpoint(training_id: str) -> str:
     """Latest checkpoint of a training under way."""
-    return f"trainings/{training_id}/checkpoint_latest.pth"
+    return f"trainings/{training_id}/checkpoint_latest.ckpt"
+
+
+def previous_checkpoint(training_id: str) -> str:
+    """Name the checkpoint before the latest, in case that one is damaged."""
+    return f"trainings/{training_id}/checkpoint_previous.ckpt"
 
 
 def final_checkpoint(training_id: str) -> str:
     """Checkpoint after the last epoch: the one that is evaluated."""
-    return f"trainings/{training_id}/checkpoint_final.pth"
+    return f"trainings/{training_id}/checkpoint_final.ckpt"
 
 
 def training_progress(training_id: str) -> str:

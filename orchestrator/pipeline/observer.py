@@ -1,0 +1,176 @@
+"""Follows a run for people: counts, durations, epochs; passed on to the live view, the events and the metrics."""
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from orchestrator.errors import StorageError
+from orchestrator.events import EventLog
+from orchestrator.pipeline.policy import GiveUp, Retry, Schedule, estimate_remaining_s
+from orchestrator.pipeline.stages import Stage, StageKind
+from orchestrator.progress import LiveView, RunningTraining, Snapshot, StageCount
+from orchestrator.storage import run_paths
+from orchestrator.storage.filesystem import Storage
+
+SNAPSHOT_INTERVAL_S = 1.0
+"""Shortest time between two looks at the progress records of the trainings."""
+
+
+class RunObserver:
+    """A listener of the executor."""
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        *,
+        storage: Storage,
+        events: EventLog,
+        view: LiveView,
+        publish: Callable[[Snapshot, Mapping[StageKind, float]], None],
+        clock: Callable[[], float],
+    ) -> None:
+        """Begin to observe.
+
+        Parameters
+        ----------
+        schedule
+            The run.
+        storage
+            Its output location, for progress records and failure texts.
+        events
+            Where each event is written.
+        view
+            What people see.
+        publish
+            Called with each snapshot and the seconds spent in each kind of stage; sends them out as metrics.
+        clock
+            Gives monotonic seconds.
+        """
+        self._storage = storage
+        self._events = events
+        self._view = view
+        self._publish = publish
+        self._clock = clock
+        self._started_s = clock()
+        self._last_tick_s = float("-inf")
+        self._durations_s: dict[StageKind, list[float]] = defaultdict(list)
+        self._training_stages: dict[str, str] = {}
+        self._seen_epochs: dict[str, int] = {}
+        self._totals = Counter(stage.kind for stage in schedule.remaining())
+        self._num_done: Counter[StageKind] = Counter()
+        self._num_running: Counter[StageKind] = Counter()
+        self._num_failed: Counter[StageKind] = Counter()
+        self.failures: dict[str, str] = {}
+        """One line for each stage that has failed for good, by its id."""
+
+    def stage_started(self, stage: Stage, *, attempt: int) -> None:
+        """Take note that a stage was handed to the cluster."""
+        self._num_running[stage.kind] += 1
+        if stage.kind is StageKind.TRAIN and stage.training is not None:
+            self._training_stages[stage.training.id] = stage.id
+        self._events.append("stage_started", stage=stage.id, stage_kind=stage.kind.value, attempt=attempt)
+
+    def stage_finished(self, stage: Stage, *, elapsed_s: float) -> None:
+        """Take note that a stage is done."""
+        self._num_running[stage.kind] -= 1
+        self._num_done[stage.kind] += 1
+        self._durations_s[stage.kind].append(elapsed_s)
+        self._forget(stage)
+        self._events.append(
+            "stage_finished", stage=stage.id, stage_kind=stage.kind.value, elapsed_s=round(elapsed_s, 3)
+        )
+
+    def stage_failed(self, stage: Stage, *, error: Exception, decision: Retry | GiveUp) -> None:
+        """Take note that a stage has failed and of what follows."""
+        self._num_running[stage.kind] -= 1
+        self._forget(stage)
+        line = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"
+        self._storage.write_bytes(run_paths.stage_failure(stage.id), _story(error).encode())
+        match decision:
+            case Retry(attempt=attempt):
+                self._view.note(f"{stage.id}: {line} (attempt {attempt} follows)")
+            case GiveUp():
+                self._num_failed[stage.kind] += 1
+                self.failures[stage.id] = line
+                self._view.note(f"FAILED {stage.id}: {line}")
+        self._events.append(
+            "stage_failed",
+            stage=stage.id,
+            stage_kind=stage.kind.value,
+            error=line,
+            final=isinstance(decision, GiveUp),
+        )
+
+    def tick(self, schedule: Schedule) -> None:
+        """Look at the progress records and show a new snapshot, at most once in a while."""
+        now_s = self._clock()
+        if now_s - self._last_tick_s < SNAPSHOT_INTERVAL_S:
+            return
+        self._last_tick_s = now_s
+        snapshot = self.snapshot(schedule)
+        self._view.show(snapshot)
+        self._publish(snapshot, {kind: sum(values) for kind, values in self._durations_s.items()})
+
+    def snapshot(self, schedule: Schedule) -> Snapshot:
+        """Return the run as it is now."""
+        means_s = {kind: sum(values) / len(values) for kind, values in self._durations_s.items()}
+        return Snapshot(
+            elapsed_s=self._clock() - self._started_s,
+            eta_s=estimate_remaining_s(schedule, observed_s=means_s),
+            stages=tuple(
+                StageCount(
+                    kind=kind.value,
+                    total=self._totals[kind],
+                    done=self._num_done[kind],
+                    running=self._num_running[kind],
+                    failed=self._num_failed[kind],
+                )
+                for kind in StageKind
+                if self._totals[kind]
+            ),
+            num_trainings=self._totals[StageKind.SCORE],
+            num_trainings_done=self._num_done[StageKind.SCORE],
+            num_trainings_failed=sum(
+                schedule.graph[stage_id].kind is StageKind.SCORE for stage_id in schedule.failed | schedule.blocked
+            ),
+            running=tuple(filter(None, map(self._running_training, sorted(self._training_stages)))),
+        )
+
+    def _running_training(self, training_id: str) -> RunningTraining | None:
+        """Return the latest epoch of a training, and make an event of it if it is new; None before the first."""
+        key = run_paths.training_progress(training_id)
+        try:
+            record: dict[str, Any] | None = (
+                json.loads(self._storage.read_bytes(key)) if self._storage.exists(key) else None
+            )
+        except StorageError:
+            return None
+        if record is None:
+            return None
+        if self._seen_epochs.get(training_id) != record["epoch"]:
+            self._seen_epochs[training_id] = record["epoch"]
+            self._events.append("training_epoch", training=training_id, **record)
+        return RunningTraining(
+            id=training_id,
+            epoch=record["epoch"] + 1,
+            num_epochs=record["num_epochs"],
+            train_loss=record["train_loss"],
+            pseudo_dice=record["pseudo_dice"],
+            epoch_elapsed_s=record["elapsed_s"],
+            loader_wait_s=record["loader_wait_s"],
+        )
+
+    def _forget(self, stage: Stage) -> None:
+        if stage.kind is StageKind.TRAIN and stage.training is not None:
+            self._training_stages.pop(stage.training.id, None)
+
+
+def _story(error: Exception) -> str:
+    """Return the whole text of an error, with its cause."""
+    lines = [f"{type(error).__name__}: {error}"]
+    cause = error.__cause__
+    while cause is not None:
+        lines.append(f"caused by {type(cause).__name__}: {cause}")
+        cause = cause.__cause__
+    return "\n".join(lines) + "\n"

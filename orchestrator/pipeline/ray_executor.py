@@ -1,0 +1,196 @@
+"""The one door to Ray: starts the stages that the schedule chooses and brings back what became of them."""
+
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+
+from orchestrator.cluster.config import ClusterConfig
+from orchestrator.errors import ClusterError, OrchestratorError
+from orchestrator.pipeline import work
+from orchestrator.pipeline.policy import GiveUp, Resources, Retry, Schedule
+from orchestrator.pipeline.stages import Stage, StageKind
+
+POLL_S = 0.5
+"""Longest time between two looks at the running stages."""
+OBJECT_STORE_BYTES = 256 * 1024**2
+"""Of an embedded Ray: patches are memory-mapped files, so only small messages pass through it."""
+
+_TRAIN_SETTINGS = {
+    # One controller for one short-lived worker: its default interval of 2 s would be a tenth of a miniature training.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
+    "RAY_TRAIN_V2_ENABLED": "1",
+}
+
+
+class RunListener(Protocol):
+    """Is told what happens in a run."""
+
+    def stage_started(self, stage: Stage, *, attempt: int) -> None:
+        """Take note that a stage was handed to the cluster."""
+
+    def stage_finished(self, stage: Stage, *, elapsed_s: float) -> None:
+        """Take note that a stage is done."""
+
+    def stage_failed(self, stage: Stage, *, error: Exception, decision: Retry | GiveUp) -> None:
+        """Take note that a stage has failed and of what follows."""
+
+    def tick(self, schedule: Schedule) -> None:
+        """Take note that time has passed."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Connection:
+    """A cluster that can be used."""
+
+    offered: Resources
+    """All of its processors."""
+    dashboard: str
+    """Address of its dashboard; empty if there is none."""
+
+
+@contextmanager
+def connected(config: ClusterConfig) -> Iterator[Connection]:
+    """Connect to the cluster, or start an embedded one, for the length of the context.
+
+    Raises
+    ------
+    ClusterError
+        If the cluster cannot be reached.
+    """
+    for name, value in _TRAIN_SETTINGS.items():
+        os.environ.setdefault(name, value)
+    try:
+        if config.kind == "local":
+            context = ray.init(
+                address="local",
+                num_cpus=config.num_cpus,
+                num_gpus=config.num_gpus,
+                object_store_memory=OBJECT_STORE_BYTES,
+                include_dashboard=True,
+                dashboard_host="127.0.0.1",
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+        else:
+            context = ray.init(address=config.address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RayError, RuntimeError, ValueError) as error:
+        raise ClusterError(f"Ray at {config.address or 'this machine'}: {error}") from error
+    try:
+        offered = ray.cluster_resources()
+        yield Connection(
+            offered=Resources(cpus=offered.get("CPU", 0.0), gpus=offered.get("GPU", 0.0)),
+            dashboard=f"http://{context.dashboard_url}" if context.dashboard_url else "",
+        )
+    finally:
+        ray.shutdown()
+
+
+@dataclass(kw_only=True, slots=True)
+class _Running:
+    stage: Stage
+    started_s: float
+
+
+def execute(schedule: Schedule, *, place: work.Workplace, listener: RunListener) -> None:
+    """Carry out the schedule on the connected cluster until nothing can be started any more.
+
+    Parameters
+    ----------
+    schedule
+        Decides; is told of every end.
+    place
+        The run.
+    listener
+        Is told everything.
+    """
+    shared_place = ray.put(place)
+    running: dict[Any, _Running] = {}
+    while True:
+        while (stage := schedule.start_next()) is not None:
+            listener.stage_started(stage, attempt=schedule.attempts[stage.id])
+            reference = _submit(stage, place=shared_place, share=schedule.share(stage))
+            running[reference] = _Running(stage=stage, started_s=time.monotonic())
+        if not running:
+            return
+        finished, _ = ray.wait(list(running), num_returns=1, timeout=POLL_S)
+        for reference in finished:
+            _settle(schedule, running.pop(reference), reference=reference, listener=listener)
+        listener.tick(schedule)
+
+
+def _settle(schedule: Schedule, running: _Running, *, reference: Any, listener: RunListener) -> None:
+    """Tell the schedule and the listener how a stage has ended."""
+    stage = running.stage
+    try:
+        ray.get(reference)
+    except RayTaskError as error:
+        cause = error.cause if isinstance(error.cause, Exception) else error
+        can_retry = isinstance(cause, OrchestratorError) and cause.can_retry
+        listener.stage_failed(stage, error=cause, decision=schedule.fail(stage.id, can_retry=can_retry))
+    except RayError as error:
+        # The process or its machine was lost: the stage itself did nothing wrong.
+        listener.stage_failed(stage, error=error, decision=schedule.fail(stage.id, can_retry=True))
+    else:
+        schedule.finish(stage.id)
+        listener.stage_finished(stage, elapsed_s=time.monotonic() - running.started_s)
+
+
+def _submit(stage: Stage, *, place: Any, share: Resources) -> Any:
+    """Hand one stage to Ray under its own name."""
+    if stage.kind is StageKind.TRAIN:
+        # The worker takes the share; the task that waits for it takes nothing.
+        return _fit.options(name=stage.id, num_cpus=0).remote(place, stage, share)
+    return _carry_out.options(name=stage.id, num_cpus=share.cpus, num_gpus=share.gpus).remote(place, stage)
+
+
+@ray.remote(max_retries=0)  # type: ignore[untyped-decorator]
+def _carry_out(place: work.Workplace, stage: Stage) -> None:
+    _log_to_process(stage)
+    work.carry_out(place, stage)
+
+
+@ray.remote(max_retries=0)  # type: ignore[untyped-decorator]
+def _fit(place: work.Workplace, stage: Stage, share: Resources) -> None:
+    """Run one training in a Ray Train worker of its own and wait for it."""
+    from ray.train import RunConfig, ScalingConfig, WorkerGroupError
+    from ray.train.torch import TorchTrainer
+
+    from orchestrator.pipeline.ray_backend import SingleWorkerConfig
+
+    _log_to_process(stage)
+    resources = {"CPU": share.cpus} | ({"GPU": share.gpus} if share.gpus else {})
+    trainer = TorchTrainer(
+        _train_worker,
+        train_loop_config={"place": place, "stage": stage},
+        torch_config=SingleWorkerConfig(),
+        scaling_config=ScalingConfig(num_workers=1, use_gpu=share.gpus > 0, resources_per_worker=resources),
+        run_config=RunConfig(name=stage.id.replace(" ", "-"), storage_path=_ray_train_folder(place)),
+    )
+    try:
+        trainer.fit()
+    except WorkerGroupError as error:
+        raise next(iter(error.worker_failures.values()), error) from None
+
+
+def _train_worker(config: Mapping[str, Any]) -> None:
+    _log_to_process(config["stage"])
+    work.carry_out(config["place"], config["stage"])
+
+
+def _ray_train_folder(place: work.Workplace) -> str:
+    """Where Ray Train keeps the state of its own; ours is in the checkpoints."""
+    return f"{place.output.rstrip('/')}/ray_train"
+
+
+def _log_to_process(stage: Stage) -> None:
+    """Send log lines to the process' own log, which the Ray dashboard shows under the name of the stage."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    logging.getLogger(__name__).info("stage %s", stage.id)

@@ -1,0 +1,237 @@
+"""One run from its request to its tables: what is checked before it begins, what is wired, what is left behind."""
+
+import json
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rich.console import Console
+
+from orchestrator.benchmark.definition import Case, Training
+from orchestrator.benchmark.matrix import Benchmark
+from orchestrator.benchmark.presets import Preset
+from orchestrator.benchmark.published import PublishedScores
+from orchestrator.cluster.config import ClusterConfig
+from orchestrator.errors import ConfigError
+from orchestrator.events import EventLog
+from orchestrator.pipeline.policy import Resources, Schedule
+from orchestrator.pipeline.stages import Stage, build_graph, label_sets_by_case
+from orchestrator.pipeline.work import Workplace
+from orchestrator.progress import LiveView
+from orchestrator.report.tables import write_tables
+from orchestrator.results.store import ResultsStore, from_table
+from orchestrator.sources.downloads import CaseRequest, Problem, inspect_downloads
+from orchestrator.storage import run_paths
+from orchestrator.storage.filesystem import Storage, open_storage
+
+RUN_FORMAT = 1
+"""Version of the layout of a run's output."""
+GPU_LOADER_PROCESSES = 6
+"""Most augmentation processes for one training with a GPU."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunRequest:
+    """What is to be run, and where."""
+
+    benchmark: Benchmark
+    """The benchmark."""
+    trainings: tuple[Training, ...]
+    """Those to be carried out."""
+    preset: Preset
+    """How much is trained."""
+    seed: int
+    """Of phantoms and trainings."""
+    data: str | None
+    """Location of the downloads; None generates phantoms."""
+    output: str
+    """Location of everything that the run writes."""
+    cluster: ClusterConfig
+    """Where it runs."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunOutcome:
+    """What has become of a run."""
+
+    num_done: int
+    """Trainings of the request whose results are committed."""
+    failures: Mapping[str, str]
+    """One line for each stage that failed for good."""
+    tables: tuple[str, ...]
+    """Keys of the tables that were written."""
+    elapsed_s: float
+    """Wall time of this call."""
+
+
+def find_donors(benchmark: Benchmark, trainings: Sequence[Training], *, preset: Preset) -> dict[str, Training]:
+    """Return by id the task-1 trainings whose patch size and network these trainings take over."""
+    ids = {training.plan_donor for training in trainings if training.plan_donor}
+    if not ids:
+        return {}
+    return {t.id: t for t in benchmark.trainings(matrix="all", preset=preset) if t.id in ids}
+
+
+def needed_cases(request: RunRequest) -> dict[Case, tuple[str, ...]]:
+    """Return every case that the run reads, with the label sets that it must have."""
+    donors = find_donors(request.benchmark, request.trainings, preset=request.preset)
+    return label_sets_by_case([*request.trainings, *donors.values()])
+
+
+def check_before_start(request: RunRequest) -> tuple[Problem, ...]:
+    """Return what is wrong with the downloads of a run as far as headers show it; phantoms are never wrong."""
+    if request.data is None or "://" in request.data:
+        return ()
+    datasets = {dataset.name: dataset for dataset in request.benchmark.datasets}
+    requests = [
+        CaseRequest(dataset=datasets[case.dataset], case_name=case.name, label_sets=label_sets)
+        for case, label_sets in sorted(needed_cases(request).items())
+    ]
+    return inspect_downloads(requests, downloads=Path(request.data), thorough=False, num_threads=8)
+
+
+def claim_output(request: RunRequest, storage: Storage) -> None:
+    """Mark the output location as this run's; raises ConfigError if a different run lives there."""
+    record = {
+        "format": RUN_FORMAT,
+        "benchmark_sha256": request.benchmark.sha256,
+        "preset": asdict(request.preset),
+        "seed": request.seed,
+        "data": request.data or "phantoms",
+    }
+    found = json.loads(storage.read_bytes(run_paths.RUN)) if storage.exists(run_paths.RUN) else None
+    wanted = json.loads(json.dumps(record))
+    if found is None:
+        storage.write_bytes(run_paths.RUN, json.dumps(record, indent=1).encode())
+    elif found != wanted:
+        different = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
+        raise ConfigError(
+            f"{storage.location}: holds a run with another {', '.join(different)}; expected the same one or an empty "
+            "location. Choose another --output"
+        )
+
+
+def finished_stages(graph: Mapping[str, Stage], storage: Storage) -> set[str]:
+    """Return the ids of the stages whose products exist."""
+    existing = set(storage.list_keys())
+    return {stage.id for stage in graph.values() if existing.issuperset(stage.products)}
+
+
+def run(request: RunRequest, *, console: Console) -> RunOutcome:
+    """Carry out what is not done yet and write the tables of everything that is.
+
+    Parameters
+    ----------
+    request
+        What is to be run.
+    console
+        Where progress is shown.
+
+    Raises
+    ------
+    ConfigError
+        If the output location belongs to another run or the cluster is too small.
+    ClusterError
+        If the cluster cannot be reached.
+    """
+    started_s = time.monotonic()
+    storage = open_storage(request.output)
+    claim_output(request, storage)
+    events = EventLog(storage, run_started=datetime.now(UTC), clock=lambda: datetime.now(UTC))
+    graph = build_graph(
+        request.trainings,
+        donors=find_donors(request.benchmark, request.trainings, preset=request.preset),
+        datasets={dataset.name: dataset for dataset in request.benchmark.datasets},
+        preset=request.preset,
+        phantoms=request.data is None,
+    )
+    done = finished_stages(graph, storage)
+    events.append("run_started", trainings=[training.id for training in request.trainings], stages_done=len(done))
+    failures: Mapping[str, str] = {}
+    lost: frozenset[str] = frozenset()
+    if any(f"score {training.id}" not in done for training in request.trainings):
+        failures, lost = _execute(request, graph, done=done, storage=storage, events=events, console=console)
+    num_done = len(ResultsStore(storage).finished() & {training.id for training in request.trainings})
+    tables = write_run_tables(request, storage, failed={t.id for t in request.trainings if f"score {t.id}" in lost})
+    elapsed_s = time.monotonic() - started_s
+    events.append("run_finished", trainings_done=num_done, stages_failed=len(failures), elapsed_s=round(elapsed_s, 3))
+    events.flush()
+    return RunOutcome(num_done=num_done, failures=failures, tables=tables, elapsed_s=elapsed_s)
+
+
+def _execute(
+    request: RunRequest,
+    graph: Mapping[str, Stage],
+    *,
+    done: set[str],
+    storage: Storage,
+    events: EventLog,
+    console: Console,
+) -> tuple[Mapping[str, str], frozenset[str]]:
+    """Carry out the graph; returns one line for each failed stage, and every stage that cannot be done any more."""
+    # Ray takes a second to import, and a finished run does not need it.
+    from orchestrator.pipeline import ray_executor
+    from orchestrator.pipeline.observer import RunObserver
+    from orchestrator.pipeline.ray_metrics import RayMetrics
+
+    with LiveView(console) as view, ray_executor.connected(request.cluster) as connection:
+        share = training_share(request.cluster, connection.offered)
+        schedule = Schedule(graph, done=done, capacity=connection.offered, training_share=share)
+        if connection.dashboard:
+            view.note(f"Ray dashboard: {connection.dashboard}")
+        observer = RunObserver(
+            schedule,
+            storage=storage,
+            events=events,
+            view=view,
+            publish=RayMetrics().publish,
+            clock=time.monotonic,
+        )
+        try:
+            ray_executor.execute(schedule, place=_workplace(request, share), listener=observer)
+        finally:
+            events.flush()
+        return observer.failures, frozenset(schedule.failed | schedule.blocked)
+
+
+def training_share(config: ClusterConfig, offered: Resources) -> Resources:
+    """Return what one training takes: GPUs where the cluster has any, otherwise CPUs alone."""
+    if offered.gpus > 0:
+        cpus = min(config.cpus_per_training, max(1.0, offered.cpus // offered.gpus))
+        return Resources(cpus=cpus, gpus=config.gpus_per_training)
+    return Resources(cpus=1)
+
+
+def _workplace(request: RunRequest, share: Resources) -> Workplace:
+    phantom_cases: dict[str, list[Case]] = {}
+    datasets = {dataset.name: dataset for dataset in request.benchmark.datasets}
+    if request.data is None:
+        # Every case of the benchmark under this preset: a later run with other trainings finds the same downloads.
+        for case in sorted(label_sets_by_case(request.benchmark.trainings(matrix="all", preset=request.preset))):
+            phantom_cases.setdefault(datasets[case.dataset].download, []).append(case)
+    return Workplace(
+        output=request.output,
+        data=request.data,
+        preset=request.preset,
+        seed=request.seed,
+        datasets=datasets,
+        label_sets={label_set.name: label_set for label_set in request.benchmark.label_sets},
+        phantom_cases={download: tuple(cases) for download, cases in phantom_cases.items()},
+        device="cuda" if share.gpus else "cpu",
+        num_threads=max(1, int(share.cpus)),
+        num_loader_processes=max(0, min(GPU_LOADER_PROCESSES, int(share.cpus) - 1)) if share.gpus else 0,
+    )
+
+
+def write_run_tables(request: RunRequest, storage: Storage, *, failed: Collection[str]) -> tuple[str, ...]:
+    """Write the paper's tables from the committed results of every training of the request."""
+    return write_tables(
+        storage,
+        rows=from_table(ResultsStore(storage).read()),
+        trainings=request.trainings,
+        failed=failed,
+        published=PublishedScores(),
+        leaks=request.benchmark.patient_leaks(request.trainings),
+    )

@@ -1,0 +1,429 @@
+"""What each stage does, as plain functions of a workplace and a stage: no Ray, no decisions.
+
+Every function leaves its products in the output location, each written atomically, and the one that says "done" last.
+A stage may therefore be killed at any moment and carried out again.
+"""
+
+import hashlib
+import json
+import logging
+import shutil
+import tempfile
+import traceback
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.benchmark.definition import Case, Dataset, EvaluationSet, LabelSet, Training
+from orchestrator.benchmark.matrix import split_sha256
+from orchestrator.benchmark.presets import Preset
+from orchestrator.errors import DataError, OrchestratorError
+from orchestrator.pipeline.stages import Stage, StageKind
+from orchestrator.results.records import Provenance, ResultRow
+from orchestrator.results.store import ResultsStore
+from orchestrator.storage import run_paths
+from orchestrator.storage.filesystem import Storage, open_storage
+
+if TYPE_CHECKING:
+    from orchestrator.training.planning import Plan
+    from orchestrator.training.trainer import EpochReport
+
+logger = logging.getLogger(__name__)
+
+REPORTED_VERSIONS = ("covid-ct-orchestrator", "nnunetv2", "torch", "ray", "numpy", "SimpleITK", "numba")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Workplace:
+    """All that the stages of one run share; sent to every process that works for it."""
+
+    output: str
+    """Location of everything that the run writes: a folder or an S3 prefix."""
+    data: str | None
+    """Location of the downloads; None for phantoms, which lie in the output location."""
+    preset: Preset
+    """How much is trained."""
+    seed: int
+    """Of phantoms and trainings."""
+    datasets: Mapping[str, Dataset]
+    """By name."""
+    label_sets: Mapping[str, LabelSet]
+    """By name."""
+    phantom_cases: Mapping[str, tuple[Case, ...]]
+    """Cases of each generated download."""
+    device: str
+    """`cpu` or `cuda`."""
+    num_threads: int
+    """Threads of torch in one process: what the process was given, so that neighbours do not slow each other down."""
+    num_loader_processes: int
+    """Processes that augment for one training; 0 augments in the training's own process."""
+
+    @property
+    def storage(self) -> Storage:
+        """The output location, opened."""
+        return open_storage(self.output)
+
+
+def carry_out(place: Workplace, stage: Stage) -> None:
+    """Carry out one stage; raises the OrchestratorError or whatever else it failed with."""
+    if stage.kind not in {StageKind.DOWNLOAD, StageKind.INGEST, StageKind.SCORE}:
+        _limit_threads(place, stage)
+    match stage.kind:
+        case StageKind.DOWNLOAD:
+            generate_download(place, stage.download)
+        case StageKind.INGEST:
+            ingest(place, _case(stage), label_sets=stage.label_sets)
+        case StageKind.FINGERPRINT:
+            fingerprint(place, _case(stage), label_set=stage.label_sets[0])
+        case StageKind.PLAN:
+            plan(place, _training(stage))
+        case StageKind.PREPROCESS:
+            preprocess(place, _training(stage), case=_case(stage))
+        case StageKind.TRAIN:
+            train(place, _training(stage))
+        case StageKind.PREDICT:
+            predict(place, _training(stage))
+        case StageKind.SCORE:
+            score(place, _training(stage))
+
+
+def generate_download(place: Workplace, download: str) -> None:
+    """Write one download of phantoms, in its owner's layout, into the output location."""
+    from orchestrator.sources.phantom_downloads import write_phantom_download
+
+    requests = [(place.datasets[case.dataset], case.name) for case in place.phantom_cases[download]]
+    with tempfile.TemporaryDirectory(prefix="phantoms-") as folder:
+        write_phantom_download(
+            download, Path(folder), requests=requests, spacing_mm=place.preset.phantom_spacing_mm, seed=place.seed
+        )
+        files = [path for path in sorted((Path(folder) / download).rglob("*")) if path.is_file()]
+        marker = run_paths.phantom_marker(download)
+        keys = {path: f"{run_paths.PHANTOM_DOWNLOADS}/{path.relative_to(folder).as_posix()}" for path in files}
+        for path, key in sorted(keys.items(), key=lambda item: item[1] == marker):
+            with place.storage.writing(key) as target:
+                shutil.copyfile(path, target)
+
+
+def ingest(place: Workplace, case: Case, *, label_sets: tuple[str, ...]) -> None:
+    """Convert one case of a download to an image and label maps in one orientation."""
+    from orchestrator.sources.downloads import convert_case, write_case
+
+    dataset = place.datasets[case.dataset]
+    downloads = _local_downloads(place, dataset.download)
+    converted = convert_case(case, dataset=dataset, label_sets=label_sets, downloads=downloads)
+    storage = place.storage
+    keys = {"image": run_paths.case_image(case)} | {
+        name: run_paths.case_labels(case, label_set=name) for name in label_sets
+    }
+    with tempfile.TemporaryDirectory(prefix="case-") as folder:
+        paths = {name: Path(folder) / f"{name}.nii.gz" for name in keys}
+        write_case(converted, image_path=paths["image"], label_paths={name: paths[name] for name in label_sets})
+        digests = {name: _sha256(path.read_bytes()) for name, path in paths.items()}
+        for name, key in keys.items():
+            with storage.writing(key) as target:
+                shutil.copyfile(paths[name], target)
+    record = {
+        "case": case.id,
+        "sha256": digests,
+        "source_sha256": dict(converted.source_sha256),
+        "spacing_mm": list(converted.image.GetSpacing()[::-1]),
+        "notes": list(converted.notes),
+    }
+    _write_json(storage, run_paths.case_record(case), record)
+
+
+def fingerprint(place: Workplace, case: Case, *, label_set: str) -> None:
+    """Measure one case as nnU-Net's planner wants it."""
+    from orchestrator.training.planning import fingerprint_case
+
+    storage = place.storage
+    measured = fingerprint_case(
+        storage.fetch(run_paths.case_image(case)), storage.fetch(run_paths.case_labels(case, label_set=label_set))
+    )
+    storage.write_bytes(run_paths.fingerprint(case, label_set=label_set), measured.to_bytes())
+
+
+def plan(place: Workplace, training: Training) -> None:
+    """Make the nnU-Net plans of one training, with patch size and network of its donor if it has one."""
+    from orchestrator.training.planning import CaseFingerprint, make_plan
+
+    storage = place.storage
+    measured = [
+        CaseFingerprint.from_bytes(storage.read_bytes(run_paths.fingerprint(case, label_set=training.subtask)))
+        for case in (*training.train, *training.val)
+    ]
+    donor = _read_plan(storage, training.plan_donor) if training.plan_donor else None
+    made = make_plan(
+        measured,
+        label_set=place.label_sets[training.subtask],
+        network=training.network,
+        preset=place.preset,
+        donor=donor,
+        name=training.id,
+    )
+    storage.write_bytes(run_paths.plan(training.id), made.to_bytes())
+
+
+def preprocess(place: Workplace, training: Training, *, case: Case) -> None:
+    """Preprocess one case with the plans of one training and write its Arrow patch file."""
+    from orchestrator.patches.writer import write_patches
+    from orchestrator.training.preprocessing import preprocess_case
+
+    storage = place.storage
+    preprocessed = preprocess_case(
+        storage.fetch(run_paths.case_image(case)),
+        storage.fetch(run_paths.case_labels(case, label_set=training.subtask)),
+        _read_plan(storage, training.id),
+    )
+    with storage.writing(run_paths.patches(training.id, case)) as path:
+        write_patches(path, data=preprocessed.data, seg=preprocessed.seg, properties=preprocessed.properties)
+
+
+def train(place: Workplace, training: Training) -> None:
+    """Fit one model, from its latest checkpoint if there is one, and leave a progress record after every epoch."""
+    from orchestrator.training.checkpoint import CheckpointStore
+    from orchestrator.training.trainer import train as fit
+
+    storage = place.storage
+    with (
+        TrainingLog(storage, run_paths.log(training.id)) as log,
+        tempfile.TemporaryDirectory(prefix="patches-") as folder,
+    ):
+        for case in (*training.train, *training.val):
+            key = run_paths.patches(training.id, case)
+            (Path(folder) / Path(key).name).symlink_to(storage.fetch(key).resolve())
+
+        def report(epoch: "EpochReport") -> None:
+            log.flush()
+            _write_json(storage, run_paths.training_progress(training.id), asdict(epoch))
+
+        outcome = fit(
+            plan=_read_plan(storage, training.id),
+            preset=place.preset,
+            training_id=training.id,
+            train_cases=[_identifier(case) for case in training.train],
+            val_cases=[_identifier(case) for case in training.val],
+            patches=Path(folder),
+            checkpoint=CheckpointStore(storage, training_id=training.id),
+            log=log.write,
+            seed=_seed(place.seed, training.id),
+            device=place.device,
+            num_loader_processes=place.num_loader_processes,
+            on_epoch=report,
+        )
+    _write_json(storage, run_paths.training_record(training.id), asdict(outcome))
+
+
+def predict(place: Workplace, training: Training) -> None:
+    """Predict every evaluation case with the final checkpoint; predictions that exist already are kept.
+
+    A case that cannot be predicted is noted with its reason and the others go on: its score will be a row that says
+    so. If no case at all could be predicted, the stage fails with the first reason.
+    """
+    from orchestrator.training.checkpoint import CheckpointStore
+    from orchestrator.training.prediction import load_predictor
+
+    storage = place.storage
+    predictor = load_predictor(
+        CheckpointStore(storage, training_id=training.id).load_final(),
+        plan=_read_plan(storage, training.id),
+        preset=place.preset,
+        device=place.device,
+    )
+    failures: dict[str, str] = {}
+    first_error: Exception | None = None
+    cases = sorted({case for evaluation in training.evaluation_sets for case in evaluation.cases})
+    for case in cases:
+        key = run_paths.prediction(training.id, case)
+        if storage.exists(key):
+            continue
+        try:
+            with storage.writing(key) as path:
+                predictor.predict(storage.fetch(run_paths.case_image(case)), path)
+        except (OrchestratorError, RuntimeError, ValueError) as error:
+            failures[case.id] = f"{type(error).__name__}: {error}"
+            first_error = first_error or error
+    if first_error is not None and len(failures) == len(cases):
+        raise first_error
+    _write_json(storage, run_paths.prediction_record(training.id), {"training": training.id, "failures": failures})
+
+
+def score(place: Workplace, training: Training) -> None:
+    """Score the predictions of one training and commit all of its rows at once."""
+    storage = place.storage
+    failures = _read_json(storage, run_paths.prediction_record(training.id))["failures"]
+    provenance = _provenance(place, storage, training)
+    rows = [
+        row
+        for evaluation in training.evaluation_sets
+        for case in evaluation.cases
+        for row in _score_case(
+            place, training, evaluation=evaluation, case=case, failures=failures, provenance=provenance
+        )
+    ]
+    ResultsStore(storage).commit(training.id, rows)
+
+
+class TrainingLog:
+    """Text log of one training: written to the storage when flushed; a second attempt appends to the first."""
+
+    def __init__(self, storage: Storage, key: str) -> None:
+        self._storage = storage
+        self._key = key
+        self._text = storage.read_bytes(key).decode() if storage.exists(key) else ""
+
+    def __enter__(self) -> "TrainingLog":
+        return self
+
+    def __exit__(self, error_type: object, error: BaseException | None, trace: object) -> None:
+        if error is not None:
+            self.write("".join(traceback.format_exception(error)))
+        self.flush()
+
+    def write(self, line: str) -> None:
+        """Add one line; it goes to the log of the process, and so to the Ray dashboard, as well."""
+        logger.info("%s: %s", self._key, line.rstrip("\n"))
+        self._text += line.rstrip("\n") + "\n"
+
+    def flush(self) -> None:
+        """Make all lines so far visible."""
+        self._storage.write_bytes(self._key, self._text.encode())
+
+
+def _score_case(
+    place: Workplace,
+    training: Training,
+    *,
+    evaluation: EvaluationSet,
+    case: Case,
+    failures: Mapping[str, str],
+    provenance: Provenance,
+) -> list[ResultRow]:
+    """Return one row a structure of one prediction."""
+    from orchestrator.scoring.score import ScoredStructure, score_files
+
+    storage = place.storage
+    references, predicted = place.label_sets[evaluation.label_set], place.label_sets[training.subtask]
+    structures = [
+        ScoredStructure(
+            name=name,
+            reference_label=references.structure(name).label,
+            prediction_label=predicted.structure(name).label,
+            tolerance_mm=references.structure(name).tolerance_mm,
+        )
+        for name in evaluation.structures
+    ]
+    key = run_paths.prediction(training.id, case)
+    scores = score_files(
+        storage.fetch(run_paths.case_labels(case, label_set=evaluation.label_set)),
+        storage.fetch(key) if storage.exists(key) else None,
+        structures=structures,
+    )
+    return [
+        ResultRow(
+            training_id=training.id,
+            task=training.task,
+            subtask=training.subtask,
+            source=training.source,
+            split=training.split,
+            fold=training.fold,
+            network=training.network,
+            evaluation_set=evaluation.name,
+            dataset=case.dataset,
+            case=case.name,
+            score=case_score,
+            provenance=provenance,
+        )
+        for case_score in scores
+    ]
+
+
+def _provenance(place: Workplace, storage: Storage, training: Training) -> Provenance:
+    """Gather what the rows of a training say about their origin."""
+    digests = [_read_json(storage, run_paths.case_record(case))["sha256"] for case in training.cases]
+    record = _read_json(storage, run_paths.training_record(training.id))
+    return Provenance(
+        preset=place.preset.name,
+        seed=place.seed,
+        versions=json.dumps({name: version(name) for name in REPORTED_VERSIONS}),
+        data_sha256=_sha256(json.dumps(digests, sort_keys=True).encode()),
+        split_sha256=split_sha256(training),
+        plan_sha256=_read_plan(storage, training.id).sha256,
+        checkpoint_sha256=record["checkpoint_sha256"],
+        phantoms=place.data is None,
+        is_capped=training.is_capped,
+        train_elapsed_s=record["elapsed_s"],
+    )
+
+
+def _local_downloads(place: Workplace, download: str) -> Path:
+    """Return a local folder that holds a download; from S3 it is copied once per machine."""
+    location = place.data if place.data is not None else f"{place.output.rstrip('/')}/{run_paths.PHANTOM_DOWNLOADS}"
+    if not location.startswith("s3://"):
+        return Path(location)
+    return _mirror(location, download)
+
+
+@cache
+def _mirror(location: str, download: str) -> Path:
+    """Copy a download from S3 below a folder of this machine, keeping its layout; files already there are kept."""
+    folder = Path(tempfile.gettempdir()) / "orchestrator-downloads" / _sha256(location.encode())[:16]
+    storage = open_storage(location)
+    keys = storage.list_keys(download)
+    if not keys:
+        raise DataError(f"{location}/{download}: no files found; expected the download as its owner ships it")
+    for key in keys:
+        target = folder / key
+        if not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".tmp-", delete=False) as temporary:
+                shutil.copyfile(storage.fetch(key), temporary.name)
+            Path(temporary.name).rename(target)
+    return folder
+
+
+def _limit_threads(place: Workplace, stage: Stage) -> None:
+    import torch
+
+    torch.set_num_threads(place.num_threads if stage.kind in {StageKind.TRAIN, StageKind.PREDICT} else 1)
+
+
+def _read_plan(storage: Storage, training_id: str) -> "Plan":
+    from orchestrator.training.planning import Plan
+
+    return Plan.from_bytes(storage.read_bytes(run_paths.plan(training_id)))
+
+
+def _read_json(storage: Storage, key: str) -> Any:
+    return json.loads(storage.read_bytes(key))
+
+
+def _write_json(storage: Storage, key: str, record: Mapping[str, Any]) -> None:
+    storage.write_bytes(key, json.dumps(record, indent=1).encode())
+
+
+def _identifier(case: Case) -> str:
+    """Return the name of a case within one nnU-Net data set."""
+    return f"{case.dataset}--{case.name}"
+
+
+def _seed(run_seed: int, training_id: str) -> int:
+    """Return a seed of 32 bits that differs between trainings and is the same in every run."""
+    return int.from_bytes(hashlib.sha256(f"{run_seed} {training_id}".encode()).digest()[:4], "big")
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _case(stage: Stage) -> Case:
+    assert stage.case is not None, stage.id
+    return stage.case
+
+
+def _training(stage: Stage) -> Training:
+    assert stage.training is not None, stage.id
+    return stage.training

@@ -1,0 +1,113 @@
+"""One table as Markdown, CSV or LaTeX."""
+
+import csv
+import io
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from orchestrator.report.tables import FilledTable, TableRow
+
+COLUMNS = (
+    "trainings", "evaluated on", "structure", "fold", "cases",
+    "DSC", "DSC published", "NSD", "NSD published", "remarks",
+)  # fmt: skip
+_SET_TITLES = {"val": "validation", "test": "COVID-19-CT-Seg", "test-mosmed": "MosMed"}
+
+
+def to_markdown(table: "FilledTable", *, heading: str = "#") -> str:
+    """Return the table for reading; scores are percentages, mean ± sample SD over cases."""
+    lines = [f"{heading} {table.spec.title}", "", *[f"> {note}\n" for note in table.notes]]
+    lines += ["DSC and NSD in percent, mean ± sample SD over cases (averages pool all folds).", ""]
+    lines += [f"| {' | '.join(COLUMNS)} |", f"|{'---|' * len(COLUMNS)}"]
+    for row in table.rows:
+        cells = _cells(row)
+        if row.fold == "average":
+            cells = [f"**{cell}**" if cell else "" for cell in cells]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def to_csv(table: "FilledTable") -> str:
+    """Return the table for machines: scores between 0 and 1 with all digits."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    names = ("dsc_mean", "dsc_std", "nsd_mean", "nsd_std")
+    writer.writerow(
+        ["group", "evaluation_set", "structure", "fold", "num_cases", "num_both_empty", "num_missing", *names]
+        + [f"published_{name}" for name in names]
+        + ["erratum", "state"]
+    )
+    for row in table.rows:
+        ours = [_number(getattr(row.summary, name)) for name in names]
+        theirs = [_number(getattr(row.published, name)) if row.published else "" for name in names]
+        counts = [row.summary.num_cases, row.summary.num_both_empty, row.summary.num_missing]
+        erratum = row.published.erratum if row.published else ""
+        writer.writerow(
+            [row.group, row.evaluation_set, row.structure, row.fold, *counts, *ours, *theirs, erratum, row.state]
+        )
+    return buffer.getvalue()
+
+
+def to_latex(table: "FilledTable") -> str:
+    """Return the table as a booktabs tabular with its notes below."""
+    lines = [
+        r"\begin{table}",
+        rf"\caption{{{_escape(table.spec.title)}}}",
+        rf"\begin{{tabular}}{{{'l' * len(COLUMNS)}}}",
+    ]
+    lines += [r"\toprule", " & ".join(COLUMNS) + r" \\", r"\midrule"]
+    for row in table.rows:
+        lines.append(" & ".join(_escape(cell) for cell in _cells(row)) + r" \\")
+        if row.fold == "average":
+            lines.append(r"\midrule")
+    if lines[-1] == r"\midrule":
+        lines.pop()
+    lines += [r"\bottomrule", r"\end{tabular}"]
+    lines += [rf"\par\footnotesize {_escape(note)}" for note in table.notes]
+    return "\n".join([*lines, r"\end{table}"]) + "\n"
+
+
+def _cells(row: "TableRow") -> list[str]:
+    """Return the cells of a row as text."""
+    mark = " †" if row.published and row.published.erratum else ""
+    remarks = [row.state] if row.state else []
+    if row.summary.num_both_empty:
+        remarks.append(f"{row.summary.num_both_empty} both empty")
+    if row.summary.num_missing:
+        remarks.append(f"{row.summary.num_missing} missing")
+    published_dsc = _score(row.published.dsc_mean, row.published.dsc_std) + mark if row.published else ""
+    published_nsd = _score(row.published.nsd_mean, row.published.nsd_std) + mark if row.published else ""
+    return [
+        row.group,
+        _SET_TITLES[row.evaluation_set],
+        row.structure.replace("_", " "),
+        str(row.fold),
+        str(row.summary.num_cases),
+        _score(row.summary.dsc_mean, row.summary.dsc_std),
+        published_dsc,
+        _score(row.summary.nsd_mean, row.summary.nsd_std),
+        published_nsd,
+        ", ".join(remarks),
+    ]
+
+
+def _score(mean: float, std: float) -> str:
+    """Return `85.8 ± 10.5`, without the deviation of a single case, or a dash for nothing."""
+    if math.isnan(mean):
+        return "-"
+    return f"{100 * mean:.1f}" + ("" if math.isnan(std) else f" ± {100 * std:.1f}")
+
+
+def _number(value: float) -> str:
+    return "" if math.isnan(value) else repr(value)
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "†": r"$\dagger$",
+}  # fmt: skip
+
+
+def _escape(text: str) -> str:
+    return "".join(_LATEX.get(character, character) for character in text)

@@ -1,0 +1,217 @@
+"""The main job: train, predict, score and tabulate the benchmark with one command."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from orchestrator.benchmark.definition import Training
+from orchestrator.benchmark.loading import load_benchmark
+from orchestrator.benchmark.matrix import Benchmark
+from orchestrator.benchmark.presets import PRESETS, Preset, find_preset
+from orchestrator.cluster.config import ClusterConfig, load_cluster
+from orchestrator.errors import ConfigError, DataError, OrchestratorError
+from orchestrator.progress import duration_text
+from orchestrator.storage import run_paths
+from orchestrator.storage.filesystem import open_storage
+
+EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Selection:
+    """The command line, understood."""
+
+    benchmark: Benchmark
+    preset: Preset
+    trainings: tuple[Training, ...]
+    cluster: ClusterConfig
+    data: str | None
+    output: str
+    seed: int
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m orchestrator.run_all",
+        description="Train, predict, score and tabulate the COVID-19 CT segmentation benchmark. Without --data, CT "
+        "phantoms are generated. The same command again does only what is missing.",
+    )
+    add = parser.add_argument
+    add("--cluster", type=Path, default=ROOT / "clusters" / "local.yaml", help="where to run (default: this machine)")
+    add("--data", help="folder or s3:// prefix with the public downloads (default: generated phantoms)")
+    add("--output", help="folder or s3:// prefix for everything that the run writes (default: runs/PRESET)")
+    add("--preset", default="smoke", help=f"how much to train: {', '.join(PRESETS)} (default: smoke)")
+    add("--matrix", default="core", help="core (45 trainings), 2d, 80-20, msd-lung or all (110) (default: core)")
+    add("--only", action="append", default=[], metavar="PATTERN", help="only trainings like 'T1-*'; may be repeated")
+    add("--seed", type=int, default=0, help="seed of phantoms and trainings (default: 0)")
+    add("--dry-run", action="store_true", help="show the trainings and start nothing")
+    add("--json", action="store_true", help="with --dry-run: print JSON")
+    add("--yes", action="store_true", help="start machines that cost money without asking")
+    add("--keep", action="store_true", help="leave a launched cluster running afterwards")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns 0 if all trainings are done, 1 if some failed, 2 for bad input, 130 after Ctrl-C."""
+    console = Console()
+    options = build_parser().parse_args(arguments)
+    try:
+        selection = select(options)
+        if options.dry_run:
+            show_trainings(selection, console=console, as_json=options.json)
+            return EXIT_DONE
+        if selection.cluster.kind == "aws":
+            return launch(selection, options, console=console)
+        return run_here(selection, console=console)
+    except (ConfigError, DataError) as error:
+        Console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
+        return EXIT_USAGE
+    except OrchestratorError as error:
+        Console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        console.print("Interrupted. What is done is kept: the same command goes on from here.")
+        return EXIT_INTERRUPTED
+
+
+def select(options: argparse.Namespace) -> Selection:
+    """Read the files that the command line names; raises ConfigError if anything does not fit."""
+    if options.json and not options.dry_run:
+        raise ConfigError("--json: only with --dry-run")
+    preset = find_preset(options.preset)
+    benchmark = load_benchmark()
+    cluster = load_cluster(options.cluster)
+    data = options.data or cluster.data
+    if data is None and preset.phantom_spacing_mm is None:
+        raise ConfigError(
+            f"--preset {preset.name}: trains on the real downloads; expected --data with their folder. To write "
+            "full-size phantoms instead: python -m orchestrator.phantom --output FOLDER"
+        )
+    return Selection(
+        benchmark=benchmark,
+        preset=preset,
+        trainings=benchmark.trainings(matrix=options.matrix, only=tuple(options.only), preset=preset),
+        cluster=cluster,
+        data=str(Path(data).resolve()) if data and "://" not in data else data,
+        output=_output(options.output or cluster.output or f"runs/{preset.name}"),
+        seed=options.seed,
+    )
+
+
+def show_trainings(selection: Selection, *, console: Console, as_json: bool) -> None:
+    """Print the trainings that would be carried out."""
+    rows = [_describe(training, selection.preset) for training in selection.trainings]
+    if as_json:
+        console.print(json.dumps(rows, indent=1), markup=False, highlight=False, soft_wrap=True)
+        return
+    columns = ("id", "task", "subtask", "source", "fold", "network", "train", "val", "test", "hours")
+    table = Table(*columns, box=None, padding=(0, 1), header_style="bold")
+    for row in rows:
+        hours = f"{row['expected_hours']:.3g}"
+        numbers = (row["num_train_cases"], row["num_val_cases"], row["num_test_cases"])
+        table.add_row(*(str(row[name]) for name in columns[:6]), *map(str, numbers), hours)
+    console.print(table)
+    total = len(rows) * selection.preset.expected_training_s / 3600
+    unit = "CPU-core" if selection.preset.name == "smoke" else "A100"
+    console.print(
+        f"{len(rows)} trainings, about {total:.3g} {unit} hours of training with preset {selection.preset.name}."
+    )
+    for leak in selection.benchmark.patient_leaks(selection.trainings):
+        console.print(f"note: {leak.line}", markup=False, highlight=False, soft_wrap=True)
+
+
+def run_here(selection: Selection, *, console: Console) -> int:
+    """Run on the cluster that this machine can reach, and say what came out."""
+    from orchestrator.pipeline.run import RunRequest, check_before_start, run
+
+    request = RunRequest(
+        benchmark=selection.benchmark,
+        trainings=selection.trainings,
+        preset=selection.preset,
+        seed=selection.seed,
+        data=selection.data,
+        output=selection.output,
+        cluster=selection.cluster,
+    )
+    problems = check_before_start(request)
+    if problems:
+        for problem in problems:
+            console.print(problem.line, markup=False, highlight=False, soft_wrap=True)
+        raise DataError(
+            f"{len(problems)} problems in {selection.data}; nothing was started. "
+            f"python -m orchestrator.doctor --data {selection.data} looks deeper"
+        )
+    outcome = run(request, console=console)
+    for key in outcome.tables:
+        if key.endswith(".md"):
+            console.print(f"{selection.output}/{key}", markup=False, highlight=False, soft_wrap=True)
+    console.print(
+        f"{outcome.num_done} of {len(selection.trainings)} trainings done, {duration_text(outcome.elapsed_s)}.",
+        highlight=False,
+    )
+    for stage_id, line in outcome.failures.items():
+        console.print(f"failed: {stage_id}: {line}", markup=False, highlight=False, soft_wrap=True)
+    return EXIT_DONE if outcome.num_done == len(selection.trainings) else EXIT_FAILED
+
+
+def launch(selection: Selection, options: argparse.Namespace, *, console: Console) -> int:
+    """Start the machines of a cluster file, run there, follow, and fetch the tables."""
+    from orchestrator.cluster.launch import Launch, RayJobs, ShellCommands, launch_and_follow
+
+    def show(line: str) -> None:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def confirm(description: str) -> bool:
+        show(description)
+        return bool(options.yes) or console.input("Start it? [y/N] ").strip().lower() in {"y", "yes"}
+
+    arguments = ["--cluster", "clusters/existing.yaml", "--output", selection.output, "--preset", selection.preset.name]
+    arguments += ["--matrix", options.matrix, "--seed", str(selection.seed)]
+    arguments += ["--data", selection.data] if selection.data else []
+    arguments += [part for pattern in options.only for part in ("--only", pattern)]
+    request = Launch(
+        config=selection.cluster,
+        driver_arguments=tuple(arguments),
+        training_hours=len(selection.trainings) * selection.preset.expected_training_s / 3600,
+        keep=options.keep,
+    )
+    if not launch_and_follow(request, confirm=confirm, show=show, commands=ShellCommands(), connect=RayJobs):
+        return EXIT_FAILED
+    storage = open_storage(selection.output)
+    folder = open_storage(f"runs/{request.submission_id}")
+    for key in storage.list_keys(run_paths.TABLES):
+        folder.write_bytes(key, storage.read_bytes(key))
+        show(f"{folder.location}/{key}")
+    return EXIT_DONE
+
+
+def _describe(training: Training, preset: Preset) -> dict[str, object]:
+    tests = [evaluation for evaluation in training.evaluation_sets if evaluation.name != "val"]
+    return {
+        "id": training.id,
+        "task": training.task,
+        "subtask": training.subtask,
+        "source": training.source,
+        "fold": training.fold,
+        "network": training.network,
+        "num_train_cases": len(training.train),
+        "num_val_cases": len(training.val),
+        "num_test_cases": sum(len(evaluation.cases) for evaluation in tests),
+        "expected_hours": round(preset.expected_training_s / 3600, 4),
+    }
+
+
+def _output(location: str) -> str:
+    return location if "://" in location else str(Path(location).resolve())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,341 @@
+"""One training: nnU-Net's trainer with a preset's length, our checkpoints and our patch files.
+
+Network, loss, augmentation, oversampling, mixed precision and the loop of an epoch are nnU-Net's. What differs: the
+split is given, checkpoints are atomic and hold the random state, nothing is validated on whole cases and no best
+checkpoint is kept, since the final one is evaluated.
+"""
+
+import logging
+import os
+import random
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from orchestrator.benchmark.presets import Preset
+from orchestrator.errors import TrainingError
+from orchestrator.training.checkpoint import CheckpointStore
+from orchestrator.training.nnunet_environment import nnunet_folders, prints_to_log
+from orchestrator.training.patch_dataset import ArrowDataset, register_arrow_dataset
+from orchestrator.training.planning import Plan
+
+logger = logging.getLogger(__name__)
+
+ADAMW_WEIGHT_DECAY = 1e-2
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EpochReport:
+    """What is known after an epoch."""
+
+    epoch: int
+    """From 0."""
+    num_epochs: int
+    train_loss: float
+    val_loss: float
+    pseudo_dice: float
+    """Mean Dice over the patches of the monitoring cases, as nnU-Net computes it; NaN becomes 0."""
+    elapsed_s: float
+    """Of the epoch."""
+    loader_wait_s: float
+    """Of the epoch, spent waiting for patches."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainOutcome:
+    """What is known after a training."""
+
+    num_epochs: int
+    train_loss: float
+    val_loss: float
+    pseudo_dice: float
+    elapsed_s: float
+    """Of all epochs that led to the final checkpoint, over all attempts."""
+    checkpoint_sha256: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingData:
+    """The cases of one training."""
+
+    patches: Path
+    """Folder of `<identifier>.arrow`."""
+    train: tuple[str, ...]
+    """Identifiers of the training cases."""
+    monitoring: tuple[str, ...]
+    """Identifiers of the cases whose patch Dice is shown."""
+
+
+def train(
+    *,
+    plan: Plan,
+    preset: Preset,
+    training_id: str,
+    train_cases: Sequence[str],
+    val_cases: Sequence[str],
+    patches: Path,
+    checkpoint: CheckpointStore,
+    log: Callable[[str], None],
+    seed: int,
+    device: str,
+    num_loader_processes: int,
+    on_epoch: Callable[[EpochReport], None],
+) -> TrainOutcome:
+    """Fit one model, from its latest whole checkpoint if there is one.
+
+    Parameters
+    ----------
+    plan
+        nnU-Net plans.
+    preset
+        How much is trained.
+    training_id
+        For messages.
+    train_cases
+        Identifiers of the training cases.
+    val_cases
+        Identifiers of the validation cases. If there are none (task 1), the Dice that is shown while it trains is
+        computed on training cases; it decides nothing.
+    patches
+        Folder of `<identifier>.arrow`.
+    checkpoint
+        Where checkpoints are kept.
+    log
+        Called with each line of the log.
+    seed
+        Of weights, sampling and augmentation.
+    device
+        `cpu` or `cuda`.
+    num_loader_processes
+        Processes that augment; with 0 a CPU training is the same, bit for bit, every time.
+    on_epoch
+        Called after every epoch.
+
+    Raises
+    ------
+    TrainingError
+        If there are no training cases or the loss is no longer a number.
+    """
+    if not train_cases:
+        raise TrainingError(f"{training_id}: no training cases; expected at least one")
+    if not val_cases:
+        log("No validation cases: the patch Dice shown below is of training cases and decides nothing.")
+    _seed_everything(seed)
+    register_arrow_dataset()
+    os.environ["nnUNet_n_proc_DA"] = str(num_loader_processes)  # noqa: SIM112 - nnU-Net's name
+    data = TrainingData(patches=patches, train=tuple(train_cases), monitoring=tuple(val_cases or train_cases))
+    with nnunet_folders(), prints_to_log():
+        plans = Plan.from_bytes(plan.to_bytes()).plans | {"continue_training": False}
+        trainer = PresetTrainer(plans, plan.configuration, 0, plan.dataset_json, torch.device(device))
+        trainer.equip(training_id=training_id, preset=preset, data=data, log=log)
+        trainer.follow(checkpoint=checkpoint, on_epoch=on_epoch)
+        trainer.run_training()
+    if trainer.outcome is None:
+        raise TrainingError(f"{training_id}: nnU-Net's loop ended without a final checkpoint")
+    return trainer.outcome
+
+
+class PresetTrainer(nnUNetTrainer):  # type: ignore[misc]
+    """nnU-Net's trainer for one preset."""
+
+    # nnU-Net reads the parameters of __init__ back from its own frame, so it cannot have others than nnU-Net's.
+    _log: Callable[[str], None] = staticmethod(logger.info)
+
+    def equip(self, *, training_id: str, preset: Preset, data: TrainingData, log: Callable[[str], None]) -> None:
+        """Take over the preset and the cases; to be called before anything is built."""
+        self._training_id = training_id
+        self._preset = preset
+        self._data = data
+        self._log = log
+        self.num_epochs = preset.num_epochs
+        self.num_iterations_per_epoch = preset.num_iterations_per_epoch
+        self.num_val_iterations_per_epoch = preset.num_val_iterations_per_epoch
+        self.initial_lr = preset.initial_learning_rate
+        self.oversample_foreground_percent = preset.oversample_foreground
+        self.preprocessed_dataset_folder = str(data.patches)
+        self.outcome: TrainOutcome | None = None
+        self._elapsed_s = 0.0
+        self._waited_s = 0.0
+
+    def follow(self, *, checkpoint: CheckpointStore, on_epoch: Callable[[EpochReport], None]) -> None:
+        """Say where checkpoints go and who is told of epochs; to be called before `run_training`."""
+        self._checkpoint = checkpoint
+        self._on_epoch = on_epoch
+
+    def print_to_log_file(self, *args: Any, also_print_to_console: bool = True, add_timestamp: bool = True) -> None:
+        """Write a line of nnU-Net's to our log."""
+        text = " ".join(str(arg) for arg in args).strip()
+        if text:
+            self._log(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ ', time.gmtime()) if add_timestamp else ''}{text}")
+
+    def initialize(self) -> None:
+        """Build what nnU-Net builds; on a CPU, convolutions are a third faster with the channels last."""
+        super().initialize()
+        if self.device.type == "cpu" and len(self.configuration_manager.patch_size) == 3:
+            self.network.to(memory_format=torch.channels_last_3d)
+
+    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
+        """Return nnU-Net's optimiser, or AdamW where a preset is too short for SGD with momentum 0.99."""
+        if self._preset.optimizer == "nnunet":
+            optimizer, scheduler = super().configure_optimizers()
+            return optimizer, scheduler
+        adamw = torch.optim.AdamW(self.network.parameters(), self.initial_lr, weight_decay=ADAMW_WEIGHT_DECAY)
+        return adamw, PolyLRScheduler(adamw, self.initial_lr, self.num_epochs)
+
+    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> Any:  # noqa: N802 - nnU-Net's name
+        """Return nnU-Net's choice, with the preset's mirror axes."""
+        rotation, dummy_2d, initial_patch_size, mirror_axes = (
+            super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        )
+        if self._preset.mirror_axes is not None:
+            # A preset names axes of (z, y, x); the 2d network sees (y, x).
+            shift = 3 - len(self.configuration_manager.patch_size)
+            mirror_axes = tuple(axis - shift for axis in self._preset.mirror_axes if axis >= shift)
+            self.inference_allowed_mirroring_axes = mirror_axes
+        return rotation, dummy_2d, initial_patch_size, mirror_axes
+
+    def get_tr_and_val_datasets(self) -> tuple[ArrowDataset, ArrowDataset]:
+        """Return the given cases; nnU-Net would look for a split file and make one up."""
+        folder = self.preprocessed_dataset_folder
+        return ArrowDataset(folder, list(self._data.train)), ArrowDataset(folder, list(self._data.monitoring))
+
+    def on_train_start(self) -> None:
+        """Build everything, then go back to the latest checkpoint and its random state."""
+        self.initialize()
+        self.dataloader_train, self.dataloader_val = self.get_dataloaders()
+        self.dataloader_train = self._timed(self.dataloader_train)
+        self.set_deep_supervision_enabled(self.enable_deep_supervision)
+        state = self._checkpoint.load_latest()
+        if state is None:
+            self._log(f"{self._training_id}: from epoch 0 of {self.num_epochs}")
+        else:
+            self._restore(state)
+            self._log(f"{self._training_id}: resumed at epoch {self.current_epoch} of {self.num_epochs}")
+
+    def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:
+        """Aggregate as nnU-Net does; a structure that is in no patch has no Dice, which is nothing to warn about."""
+        with np.errstate(invalid="ignore", divide="ignore"), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Mean of empty slice", RuntimeWarning)
+            super().on_validation_epoch_end(val_outputs)
+
+    def on_epoch_end(self) -> None:
+        """Report the epoch and save a checkpoint where one is due."""
+        self.logger.log("epoch_end_timestamps", time.time(), self.current_epoch)
+        report = self._report()
+        if not np.isfinite(report.train_loss):
+            raise TrainingError(f"{self._training_id}: the loss of epoch {report.epoch} is {report.train_loss}")
+        self._elapsed_s += report.elapsed_s
+        self._waited_s = 0.0
+        self._log(
+            f"epoch {report.epoch + 1}/{report.num_epochs}: train loss {report.train_loss:.4f}, val loss "
+            f"{report.val_loss:.4f}, patch Dice {report.pseudo_dice:.4f}, {report.elapsed_s:.1f} s "
+            f"({report.loader_wait_s:.1f} s waiting for patches)"
+        )
+        self.current_epoch += 1
+        if self.current_epoch < self.num_epochs and self.current_epoch % self._preset.checkpoint_every_epochs == 0:
+            self._checkpoint.save_latest(self._state())
+        self._on_epoch(report)
+
+    def on_train_end(self) -> None:
+        """Save the final checkpoint and stop the loaders."""
+        report = self._report(last=True)
+        digest = self._checkpoint.save_final(self._weights())
+        self.outcome = TrainOutcome(
+            num_epochs=self.num_epochs,
+            train_loss=report.train_loss,
+            val_loss=report.val_loss,
+            pseudo_dice=report.pseudo_dice,
+            elapsed_s=self._elapsed_s,
+            checkpoint_sha256=digest,
+        )
+        for loader in (self._train_loader, self.dataloader_val):
+            if hasattr(loader, "_finish"):
+                loader._finish()  # noqa: SLF001 - batchgenerators has no public way to end its processes
+
+    def _report(self, *, last: bool = False) -> EpochReport:
+        values = {
+            name: float(self.logger.get_value(name, step=-1))
+            for name in ("train_losses", "val_losses", "mean_fg_dice", "epoch_start_timestamps", "epoch_end_timestamps")
+        }
+        return EpochReport(
+            epoch=self.current_epoch - last,
+            num_epochs=self.num_epochs,
+            train_loss=values["train_losses"],
+            val_loss=values["val_losses"],
+            pseudo_dice=float(np.nan_to_num(values["mean_fg_dice"])),
+            elapsed_s=values["epoch_end_timestamps"] - values["epoch_start_timestamps"],
+            loader_wait_s=self._waited_s,
+        )
+
+    def _timed(self, loader: Any) -> Iterator[dict[str, Any]]:
+        """Yield the batches of a loader and add up the time that each took to come."""
+        self._train_loader = loader
+
+        def batches() -> Iterator[dict[str, Any]]:
+            while True:
+                started_s = time.perf_counter()
+                batch = next(loader)
+                self._waited_s += time.perf_counter() - started_s
+                yield batch
+
+        return batches()
+
+    def _network(self) -> torch.nn.Module:
+        network: torch.nn.Module = getattr(self.network, "_orig_mod", self.network)
+        return network
+
+    def _weights(self) -> dict[str, Any]:
+        """Return what prediction needs."""
+        return {
+            "network_weights": self._network().state_dict(),
+            "inference_allowed_mirroring_axes": self.inference_allowed_mirroring_axes,
+            "trainer_name": nnUNetTrainer.__name__,
+            "configuration": self.configuration_name,
+            "plans": self.plans_manager.plans,
+            "dataset_json": self.dataset_json,
+        }
+
+    def _state(self) -> dict[str, Any]:
+        """Return everything that decides how the training goes on."""
+        return self._weights() | {
+            "optimizer_state": self.optimizer.state_dict(),
+            "grad_scaler_state": self.grad_scaler.state_dict() if self.grad_scaler is not None else None,
+            "logging": self.logger.get_checkpoint(),
+            "current_epoch": self.current_epoch,
+            "elapsed_s": self._elapsed_s,
+            "random_state": {
+                "python": random.getstate(),
+                "numpy": np.random.get_state(),  # noqa: NPY002 - nnU-Net draws from the global generator
+                "torch": torch.get_rng_state(),
+                "cuda": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
+            },
+        }
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self._network().load_state_dict(state["network_weights"])
+        self.optimizer.load_state_dict(state["optimizer_state"])
+        if self.grad_scaler is not None and state["grad_scaler_state"] is not None:
+            self.grad_scaler.load_state_dict(state["grad_scaler_state"])
+        self.logger.load_checkpoint(state["logging"])
+        self.current_epoch = state["current_epoch"]
+        self._elapsed_s = state["elapsed_s"]
+        random_state = state["random_state"]
+        random.setstate(random_state["python"])
+        np.random.set_state(random_state["numpy"])  # noqa: NPY002 - as above
+        torch.set_rng_state(random_state["torch"])
+        if random_state["cuda"]:
+            torch.cuda.set_rng_state_all(random_state["cuda"])
+
+
+def _seed_everything(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - nnU-Net draws from the global generator
+    torch.manual_seed(seed)
