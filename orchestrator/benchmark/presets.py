@@ -50,10 +50,10 @@ class Preset:
     """Feature maps of the first stage; None keeps nnU-Net's 32."""
     max_num_features: int | None = None
     """Most feature maps of a stage; None keeps nnU-Net's limits."""
+    num_convs_per_stage: int | None = None
+    """Convolutions of each stage; None keeps nnU-Net's 2."""
     max_patch_voxels: int | None = None
     """Upper limit of voxels of a patch; None keeps nnU-Net's choice."""
-    num_intensity_samples: int = 100_000_000
-    """Foreground intensities that a plan's statistics are computed from; nnU-Net's number."""
     oversample_foreground: float = 0.33
     """Share of the patches of a batch that must hold foreground."""
     caps: CaseCaps = CaseCaps()
@@ -78,7 +78,7 @@ PRESETS = {
         Preset(
             name="smoke",
             num_epochs=5,
-            num_iterations_per_epoch=28,
+            num_iterations_per_epoch=24,
             num_val_iterations_per_epoch=4,
             expected_s_per_iteration=0.25,
             checkpoint_every_epochs=1,
@@ -90,7 +90,7 @@ PRESETS = {
             base_num_features=8,
             max_num_features=32,
             max_patch_voxels=32 * 32 * 32,
-            num_intensity_samples=1_000_000,
+            num_convs_per_stage=1,
             caps=CaseCaps(train=6, val=2, test=4, test_mosmed=2),
             phantom_spacing_mm=8.0,
         ),

@@ -344,6 +344,9 @@ def _new_planner(dataset_name: str, *, preset: Preset) -> Any:
         planner.UNet_base_num_features = preset.base_num_features
     if preset.max_num_features is not None:
         planner.UNet_max_features_2d = planner.UNet_max_features_3d = preset.max_num_features
+    if preset.num_convs_per_stage is not None:
+        for name in ("UNet_blocks_per_stage_encoder", "UNet_blocks_per_stage_decoder"):
+            setattr(planner, name, tuple(preset.num_convs_per_stage for _ in getattr(planner, name)))
     if preset.max_patch_voxels is not None:
         planner.static_estimate_VRAM_usage = _limited(planner.static_estimate_VRAM_usage, preset=preset)
     return planner
