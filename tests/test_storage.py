@@ -1,11 +1,15 @@
 """A folder and an S3 prefix keep the same promises."""
 
+import errno
+import os
 import pickle
 import threading
+import time
+import uuid
 from contextlib import suppress
 
-import boto3
 import pytest
+from botocore.exceptions import ClientError
 from moto.server import ThreadedMotoServer
 
 from orchestrator.errors import ConfigError, StorageError
@@ -22,21 +26,28 @@ def s3_endpoint():
     server.stop()
 
 
-@pytest.fixture(params=["local", "s3"])
-def storage(request, tmp_path, monkeypatch):
-    if request.param == "local":
-        return open_storage(str(tmp_path / "run"))
+@pytest.fixture
+def s3_storage(s3_endpoint, tmp_path, monkeypatch):
     for name, value in {
-        "AWS_ENDPOINT_URL": request.getfixturevalue("s3_endpoint"),
+        "AWS_ENDPOINT_URL": s3_endpoint,
         "AWS_ACCESS_KEY_ID": "test",
         "AWS_SECRET_ACCESS_KEY": "test",
         "AWS_DEFAULT_REGION": "us-east-1",
     }.items():
         monkeypatch.setenv(name, value)
-    s3._client.cache_clear()
+    s3._new_client.cache_clear()
     monkeypatch.setattr(s3, "_cache_folder", lambda: _made(tmp_path / "cache"))
-    boto3.client("s3").create_bucket(Bucket=tmp_path.name.replace("_", "-"))
-    return open_storage(f"s3://{tmp_path.name.replace('_', '-')}/runs/first")
+    bucket = f"bucket-{uuid.uuid4().hex}"
+    s3._client().create_bucket(Bucket=bucket)
+    yield open_storage(f"s3://{bucket}/runs/first")
+    s3._new_client.cache_clear()
+
+
+@pytest.fixture(params=["local", "s3"])
+def storage(request, tmp_path):
+    if request.param == "s3":
+        return request.getfixturevalue("s3_storage")
+    return open_storage(str(tmp_path / "run"))
 
 
 def _made(folder):
@@ -132,11 +143,108 @@ def test_unfinished_writes_are_not_listed(tmp_path):
     assert storage.list_keys() == ["x"]
 
 
-def test_a_bucket_that_does_not_exist_is_named(storage):
-    if not storage.location.startswith("s3://"):
-        pytest.skip("a folder is made when it is first written to")
+@pytest.mark.usefixtures("s3_storage")
+def test_a_bucket_that_does_not_exist_is_named():
     with pytest.raises(StorageError, match=r"s3://no-such-bucket/runs/x: cannot write it: .*NoSuchBucket"):
         open_storage("s3://no-such-bucket/runs").write_bytes("x", b"1")
+
+
+def test_an_unfinished_write_is_swept_after_a_day(tmp_path):
+    storage = open_storage(tmp_path)
+    for name, age_s in {".tmp-fresh": 80_000, ".tmp-stale": 90_000}.items():
+        (tmp_path / name).write_bytes(b"half")
+        os.utime(tmp_path / name, (time.time() - age_s,) * 2)
+    assert storage.list_keys() == []
+    assert [path.name for path in tmp_path.iterdir()] == [".tmp-fresh"]
+
+
+def test_a_full_disk_is_said_and_leaves_nothing(storage):
+    def fill() -> None:
+        with storage.writing("big/x.bin"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(StorageError, match=r"x\.bin: no space left to write it\. Free space or choose another"):
+        fill()
+    assert storage.list_keys() == []
+
+
+def test_an_error_of_the_writer_itself_is_not_taken_for_one_of_the_storage(storage, tmp_path):
+    with pytest.raises(FileNotFoundError, match="other"), storage.writing("x"):
+        (tmp_path / "other").read_bytes()
+
+
+def test_a_file_in_the_place_of_the_folder_is_named(tmp_path):
+    (tmp_path / "run").write_bytes(b"")
+    storage = open_storage(tmp_path / "run")
+    with pytest.raises(StorageError, match="run/x: cannot write it"):
+        storage.create_exclusive("x", b"1")
+    with pytest.raises(StorageError, match="run/x: cannot write it"):
+        storage.write_bytes("x", b"1")
+
+
+def test_a_folder_is_asked_for_its_free_space_before_it_is_made(tmp_path):
+    assert open_storage(tmp_path / "not" / "yet").free_bytes() > 0
+
+
+def test_a_put_whose_answer_was_lost_is_recognised_as_ours(s3_storage, monkeypatch):
+    put = s3.S3Storage._put_if_absent
+
+    def twice(self, *args, **kwargs):
+        put(self, *args, **kwargs)
+        return put(self, *args, **kwargs)
+
+    monkeypatch.setattr(s3.S3Storage, "_put_if_absent", twice)
+    assert s3_storage.create_exclusive("x", b"1")
+    monkeypatch.undo()
+    assert not s3_storage.create_exclusive("x", b"1")
+
+
+def test_a_put_that_collides_is_repeated(s3_storage, monkeypatch):
+    put, answers = s3.S3Storage._put_if_absent, [409, 409]
+    monkeypatch.setattr(
+        s3.S3Storage,
+        "_put_if_absent",
+        lambda self, *args, **kwargs: answers.pop() if answers else put(self, *args, **kwargs),
+    )
+    assert s3_storage.create_exclusive("x", b"1")
+    answers += [409] * s3.NUM_CONFLICTS
+    with pytest.raises(StorageError, match="/y: cannot create it: 5 conflicts with other writers"):
+        s3_storage.create_exclusive("y", b"1")
+
+
+def test_keys_outside_the_prefix_are_not_listed(s3_storage):
+    s3_storage.write_bytes("x", b"1")
+    open_storage(s3_storage.location + "-second").write_bytes("y", b"2")
+    assert s3_storage.list_keys() == ["x"]
+
+
+def test_the_cache_stays_below_its_limit_and_keeps_what_was_used_last(s3_storage, monkeypatch):
+    monkeypatch.setattr(s3, "CACHE_LIMIT_BYTES", 250)
+    for name in "abc":
+        s3_storage.write_bytes(name, b"." * 100)
+    a, b = s3_storage.fetch("a"), s3_storage.fetch("b")
+    os.utime(a, (1000, 1000))
+    os.utime(b, (2000, 2000))
+    assert s3_storage.fetch("a") == a  # used again: b is the oldest now
+    c = s3_storage.fetch("c")
+    assert (a.exists(), b.exists(), c.exists()) == (True, False, True)
+    assert s3_storage.fetch("b").read_bytes() == b"." * 100
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "reason"),
+    [("AccessDenied", 403, "not allowed"), ("InvalidAccessKeyId", 403, "unknown access key"), ("Odd", 418, "Odd")],
+)
+def test_a_refusal_of_s3_is_said_in_one_line(s3_storage, monkeypatch, code, status, reason):
+    def refuse(**_):
+        raise ClientError(
+            {"Error": {"Code": code, "Message": "no"}, "ResponseMetadata": {"HTTPStatusCode": status}}, "PutObject"
+        )
+
+    monkeypatch.setattr(s3._client(), "put_object", refuse)
+    with pytest.raises(StorageError, match=rf"^{s3_storage.location}/x: cannot write it: .*{reason}") as caught:
+        s3_storage.write_bytes("x", b"1")
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("location", ["gs://bucket/prefix", "s3://", "http://host/path"])

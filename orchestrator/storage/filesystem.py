@@ -62,8 +62,9 @@ class Storage(ABC):
         """Free space, or None where there is no limit to be known."""
 
 
-def open_storage(location: str) -> Storage:
+def open_storage(location: str | Path) -> Storage:
     """Return the storage at a folder or `s3://bucket/prefix`; raises ConfigError for anything else."""
+    location = str(location)
     scheme, separator, rest = location.partition("://")
     if not separator:
         from orchestrator.storage.local import LocalStorage

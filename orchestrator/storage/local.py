@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from orchestrator.errors import OrchestratorError, StorageError
+from orchestrator.errors import StorageError
 from orchestrator.storage.filesystem import TEMPORARY_PREFIX, Storage
 
 STALE_AFTER_S = 86400.0
@@ -30,7 +30,7 @@ class LocalStorage(Storage):
     def list_keys(self, prefix: str = "") -> list[str]:
         """Keys of all files below the folder `prefix`, sorted; unfinished writes older than a day are removed."""
         keys = []
-        for folder, _, names in os.walk(self._root / prefix):
+        for folder, _, names in os.walk(self._root / prefix, onerror=_refuse_unlisted):
             for name in names:
                 path = Path(folder) / name
                 if name.startswith(TEMPORARY_PREFIX):
@@ -41,10 +41,8 @@ class LocalStorage(Storage):
 
     def read_bytes(self, key: str) -> bytes:
         """Content of a file; raises StorageError if it is not there."""
-        try:
+        with _errors(self._root / key, "read"):
             return (self._root / key).read_bytes()
-        except OSError as error:
-            raise _storage_error(self._root / key, "read", error) from error
 
     def write_bytes(self, key: str, data: bytes) -> None:
         """Write or replace a file."""
@@ -54,20 +52,16 @@ class LocalStorage(Storage):
     def create_exclusive(self, key: str, data: bytes) -> bool:
         """Write a file that must not exist yet: a hard link is made by one racer only."""
         target = self._root / key
-        try:
-            with self._temporary(target) as temporary:
+        with self._temporary(target) as temporary:
+            with _errors(target, "create"):
                 temporary.write_bytes(data)
                 _flush(temporary)
-                os.link(temporary, target)
-        except FileExistsError:
-            return False
-        except OSError as error:
-            raise _storage_error(target, "create", error) from error
-        return True
+            return _link(temporary, target)
 
     def delete(self, key: str) -> None:
         """Remove a file if it is there."""
-        (self._root / key).unlink(missing_ok=True)
+        with _errors(self._root / key, "delete"):
+            (self._root / key).unlink(missing_ok=True)
 
     def fetch(self, key: str) -> Path:
         """Return the path of the file itself."""
@@ -78,35 +72,76 @@ class LocalStorage(Storage):
 
     @contextmanager
     def writing(self, key: str) -> Iterator[Path]:
-        """Context with a temporary path beside the target; flushed and renamed at the end."""
+        """Context with a temporary path beside the target; flushed and renamed at the end.
+
+        Of the errors of the `with` block itself, only those that concern the file become StorageErrors.
+        """
         target = self._root / key
-        try:
-            with self._temporary(target) as temporary:
+        with self._temporary(target) as temporary:
+            try:
                 yield temporary
+            except OSError as error:
+                if is_full(error) or error.filename == str(temporary):
+                    raise storage_error(target, "write", error) from error
+                raise
+            with _errors(target, "write"):
                 _flush(temporary)
                 temporary.replace(target)
-        except OSError as error:
-            if isinstance(error, OrchestratorError):
-                raise
-            raise _storage_error(target, "write", error) from error
 
     def free_bytes(self) -> int | None:
         """Free space of the file system that holds the folder."""
-        existing = next(path for path in (self._root.resolve(), *self._root.resolve().parents) if path.exists())
-        return shutil.disk_usage(existing).free
+        root = self._root.resolve()
+        with _errors(root, "measure the free space of"):
+            existing = next(path for path in (root, *root.parents) if path.exists())
+            return shutil.disk_usage(existing).free
 
     @contextmanager
     def _temporary(self, target: Path) -> Iterator[Path]:
         """Context with a free path in the folder of the target that is removed at the end."""
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, suffix=f"-{target.name}", dir=target.parent)
-        os.close(handle)
-        temporary = Path(name)
-        temporary.chmod(0o644)
+        with _errors(target, "write"):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, suffix=f"-{target.name}", dir=target.parent)
+            os.close(handle)
+            temporary = Path(name)
+            temporary.chmod(0o644)
         try:
             yield temporary
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def is_full(error: OSError) -> bool:
+    """Whether an error says that a disk or a quota is full."""
+    return error.errno in {errno.ENOSPC, errno.EDQUOT}
+
+
+def storage_error(target: object, action: str, error: OSError) -> StorageError:
+    """Return the error of the storage for one of the system, naming `target`."""
+    if is_full(error):
+        return StorageError(f"{target}: no space left to {action} it. Free space or choose another --output")
+    return StorageError(f"{target}: cannot {action} it: {error.strerror or error}")
+
+
+@contextmanager
+def _errors(target: Path, action: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise storage_error(target, action, error) from error
+
+
+def _link(temporary: Path, target: Path) -> bool:
+    """Give a written file its name; False if another file has it."""
+    try:
+        # A hard link fails where the name is taken, also on network file systems, where O_EXCL with a later write
+        # would show half a file.
+        os.link(temporary, target)
+    except FileExistsError:
+        # A network file system may repeat a request whose answer was lost, and then refuse its own link.
+        return temporary.stat().st_nlink > 1
+    except OSError as error:
+        raise storage_error(target, "create", error) from error
+    return True
 
 
 def _flush(path: Path) -> None:
@@ -115,15 +150,16 @@ def _flush(path: Path) -> None:
         os.fsync(file.fileno())
 
 
+def _refuse_unlisted(error: OSError) -> None:
+    """Raise for a folder that is there but cannot be listed; its files would seem to be gone."""
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise storage_error(Path(error.filename), "list", error) from error
+
+
 def _sweep(path: Path) -> None:
-    try:
-        if time.time() - path.stat().st_mtime > STALE_AFTER_S:
-            path.unlink()
-    except FileNotFoundError:
-        pass  # its writer has just finished
-
-
-def _storage_error(path: Path, action: str, error: OSError) -> StorageError:
-    if error.errno == errno.ENOSPC:
-        return StorageError(f"{path}: no space left to {action} it. Free space or choose another --output")
-    return StorageError(f"{path}: cannot {action} it: {error.strerror or error}")
+    with _errors(path, "sweep"):
+        try:
+            if time.time() - path.stat().st_mtime > STALE_AFTER_S:
+                path.unlink()
+        except FileNotFoundError:
+            pass  # its writer has just finished

@@ -4,17 +4,33 @@ import hashlib
 import os
 import shutil
 import tempfile
+import threading
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import StorageError
 from orchestrator.storage.filesystem import TEMPORARY_PREFIX, Storage
+from orchestrator.storage.local import STALE_AFTER_S, is_full, storage_error
 
 CACHE_LIMIT_BYTES = 64 * 1024**3
 """Size of the local cache above which the files that were used longest ago are removed."""
+
+NUM_CONFLICTS = 5
+"""Exclusive puts that may collide with a put under way before the storage gives up."""
+
+_CLIENT_LOCK = threading.Lock()
+_REASONS = {
+    "NoSuchBucket": "the bucket does not exist (NoSuchBucket). Create it or correct the location",
+    "NoSuchKey": "no such object",
+    "AccessDenied": "these credentials are not allowed to (AccessDenied). Check them and the bucket's policy",
+    "403": "these credentials are not allowed to (403). Check them and the bucket's policy",
+    "InvalidAccessKeyId": "unknown access key (InvalidAccessKeyId). Check the credentials",
+    "SignatureDoesNotMatch": "wrong secret key (SignatureDoesNotMatch). Check the credentials",
+}
 
 
 class S3Storage(Storage):
@@ -53,17 +69,17 @@ class S3Storage(Storage):
 
     def create_exclusive(self, key: str, data: bytes) -> bool:
         """Write an object that must not exist yet, by a conditional put."""
-        from botocore.exceptions import ClientError
-
+        # boto3 repeats a put whose answer was lost, and then the object in the way is ours: the mark tells.
+        mark = uuid.uuid4().hex
         with self._errors(key, "create"):
-            try:
-                _client().put_object(Bucket=self._bucket, Key=self._prefix + key, Body=data, IfNoneMatch="*")
-            except ClientError as error:
-                # 409 is the answer to a racer while another one's put is under way; S3 lets exactly one win.
-                if error.response["ResponseMetadata"]["HTTPStatusCode"] in {409, 412}:
-                    return False
-                raise
-            return True
+            for _ in range(NUM_CONFLICTS):
+                status = self._put_if_absent(key, data, mark=mark)
+                if status == 200:
+                    return True
+                if status == 412:
+                    head = self._head(key)
+                    return head is not None and head["Metadata"].get("writer") == mark
+        raise StorageError(f"{self.location}/{key}: cannot create it: {NUM_CONFLICTS} conflicts with other writers")
 
     def delete(self, key: str) -> None:
         """Remove an object if it is there."""
@@ -80,15 +96,9 @@ class S3Storage(Storage):
             target = _cache_folder() / name / Path(key).name
             if target.exists():
                 os.utime(target)
-                return target
-            target.parent.mkdir(parents=True, exist_ok=True)
-            temporary = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir=_cache_folder())) / target.name
-            try:
-                _client().download_file(self._bucket, self._prefix + key, str(temporary))
-                temporary.replace(target)
-            finally:
-                shutil.rmtree(temporary.parent)
-            _trim_cache(keep=target)
+            else:
+                self._download(key, target)
+                _trim_cache(keep=target)
             return target
 
     @contextmanager
@@ -96,13 +106,43 @@ class S3Storage(Storage):
         """Context with a temporary local path; uploaded at the end."""
         with tempfile.TemporaryDirectory(prefix="upload-") as folder:
             path = Path(folder) / Path(key).name
-            yield path
+            try:
+                yield path
+            except OSError as error:
+                if is_full(error):
+                    raise storage_error(path, "write", error) from error
+                raise
             with self._errors(key, "write"):
                 _client().upload_file(str(path), self._bucket, self._prefix + key)
 
     def free_bytes(self) -> int | None:
         """Return None: a bucket has no limit."""
         return None
+
+    def _download(self, key: str, target: Path) -> None:
+        """Copy an object into the cache; the copy appears when it is whole."""
+        folder = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir=_cache_folder()))
+        try:
+            _client().download_file(self._bucket, self._prefix + key, str(folder / target.name))
+            target.parent.mkdir(exist_ok=True)
+            (folder / target.name).replace(target)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _put_if_absent(self, key: str, data: bytes, *, mark: str) -> int:
+        """Return 200 if the object was written, 412 if one was there, 409 if another writer was in the way."""
+        from botocore.exceptions import ClientError
+
+        try:
+            _client().put_object(
+                Bucket=self._bucket, Key=self._prefix + key, Body=data, IfNoneMatch="*", Metadata={"writer": mark}
+            )
+        except ClientError as error:
+            status: int = error.response["ResponseMetadata"]["HTTPStatusCode"]
+            if status in {409, 412}:
+                return status
+            raise
+        return 200
 
     def _head(self, key: str) -> dict[str, Any] | None:
         from botocore.exceptions import ClientError
@@ -123,13 +163,24 @@ class S3Storage(Storage):
 
         try:
             yield
-        except (Boto3Error, BotoCoreError, ClientError) as error:
+        except ClientError as error:
+            details = error.response.get("Error", {})
+            reason = _REASONS.get(str(details.get("Code")), str(error))
+            raise StorageError(f"{self.location}/{key}: cannot {action} it: {reason}") from error
+        except (Boto3Error, BotoCoreError) as error:
             raise StorageError(f"{self.location}/{key}: cannot {action} it: {error}") from error
+        except OSError as error:
+            raise storage_error(f"{self.location}/{key}", action, error) from error
+
+
+def _client() -> Any:
+    """Return the process' own client: clients cannot be pickled and are slow to make."""
+    with _CLIENT_LOCK:  # making one is not safe in threads; using one is
+        return _new_client()
 
 
 @cache
-def _client() -> Any:
-    """Return the process' own client: clients cannot be pickled and are slow to make."""
+def _new_client() -> Any:
     import boto3
     from botocore.config import Config
 
@@ -137,17 +188,24 @@ def _client() -> Any:
 
 
 def _cache_folder() -> Path:
-    folder = Path(tempfile.gettempdir()) / "orchestrator-s3-cache"
-    folder.mkdir(exist_ok=True)
+    """Return this user's cache; a folder of another user could not be written."""
+    folder = Path(tempfile.gettempdir()) / f"orchestrator-s3-cache-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
     return folder
 
 
 def _trim_cache(*, keep: Path) -> None:
     """Remove the files that were used longest ago while the cache is larger than its limit."""
-    files = [(path.stat(), path) for path in _cache_folder().glob("*/*") if path != keep]
-    excess = sum(stat.st_size for stat, _ in files) + keep.stat().st_size - CACHE_LIMIT_BYTES
-    for stat, path in sorted(files, key=lambda item: item[0].st_mtime):
+    files = []
+    for folder in _cache_folder().iterdir():
+        with suppress(FileNotFoundError):  # another process trims too
+            files += [(path.stat().st_mtime, path.stat().st_size, path) for path in folder.iterdir()]
+    excess = sum(size for _, size, _ in files) - CACHE_LIMIT_BYTES
+    newest = max((used for used, _, _ in files), default=0.0)
+    for used, size, path in sorted(files):
         if excess <= 0:
             return
-        shutil.rmtree(path.parent, ignore_errors=True)
-        excess -= stat.st_size
+        is_download = path.parent.name.startswith(TEMPORARY_PREFIX) and newest - used < STALE_AFTER_S
+        if path != keep and not is_download:
+            shutil.rmtree(path.parent, ignore_errors=True)
+            excess -= size
