@@ -51,7 +51,7 @@ class CovidCtSeg(Layout):
         return self._find(_MASKS[label_set], case_name=case_name)
 
     def harmonise(self, voxels: np.ndarray, *, name: str) -> tuple[np.ndarray, str | None]:
-        """Bring coronacases to the window that radiopaedia cases have."""
+        """Bring both sources to one window in HU."""
         return harmonise_window(voxels, name=name)
 
     def _find(self, stem: str, *, case_name: str) -> SourceFile:

@@ -21,11 +21,13 @@ def check_intensities(voxels: np.ndarray, *, name: str) -> None:
         )
 
 
-def harmonise_window(voxels: np.ndarray, *, name: str) -> tuple[np.ndarray, str | None]:
-    """Bring a COVID-19-CT-Seg volume to the window of the radiopaedia cases.
+def harmonise_window(voxels: np.ndarray, *, name: str) -> tuple[np.ndarray, str]:
+    """Bring a COVID-19-CT-Seg volume to Hounsfield units within the window of the radiopaedia cases.
 
     Half of the cases (coronacases) are published in HU, the others (radiopaedia) were windowed to [-1250, 250] HU and
-    scaled to [0, 255]; the owners recommend doing the same to the former. HU are recognised by negative values.
+    scaled to [0, 255]; the owners recommend doing the same to the former. The same window is applied here, but kept in
+    HU, since the networks of tasks 2 and 3 see other data sets in HU as well; nnU-Net's normalisation makes both
+    scales the same for task 1. HU are recognised by negative values.
 
     Parameters
     ----------
@@ -37,7 +39,7 @@ def harmonise_window(voxels: np.ndarray, *, name: str) -> tuple[np.ndarray, str 
     Returns
     -------
     tuple
-        The volume in [0, 255], rounded as the radiopaedia cases are, and a note if it was changed.
+        The volume in [-1250, 250] HU, rounded, and a note of what was done.
 
     Raises
     ------
@@ -45,18 +47,19 @@ def harmonise_window(voxels: np.ndarray, *, name: str) -> tuple[np.ndarray, str 
         If the volume is neither in HU nor in the window.
     """
     lowest, highest = float(voxels.min()), float(voxels.max())
-    if lowest >= 0 and highest <= WINDOW_MAX:
-        return voxels, None
-    if lowest >= 0:
+    low, high = WINDOW_HU
+    if lowest < 0:
+        note = f"{name}: HU windowed to [{low:g}, {high:g}] like the radiopaedia cases"
+        return np.rint(np.clip(voxels, low, high)).astype(np.int16), note
+    if highest > WINDOW_MAX:
         raise SourceError.of(
             name,
             found=f"intensities from {lowest:g} to {highest:g}",
             expected="Hounsfield units (with negative values) or the window 0 to 255",
             advice="Download it again; it was rescaled by another tool.",
         )
-    low, high = WINDOW_HU
-    scaled = (np.clip(voxels.astype(np.float32), low, high) - low) * (WINDOW_MAX / (high - low))
-    note = f"{name}: HU windowed to [{low:g}, {high:g}] and scaled to [0, {WINDOW_MAX:g}] like the radiopaedia cases"
+    scaled = voxels.astype(np.float32) * ((high - low) / WINDOW_MAX) + low
+    note = f"{name}: [0, {WINDOW_MAX:g}] scaled back to the window of [{low:g}, {high:g}] HU that it was made from"
     return np.rint(scaled).astype(np.int16), note
 
 
