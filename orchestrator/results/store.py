@@ -8,7 +8,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from orchestrator.errors import IntegrityError
+from orchestrator.errors import ConfigError, IntegrityError
 from orchestrator.results.records import CaseScore, Provenance, ResultRow
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import Storage
@@ -61,9 +61,17 @@ class ResultsStore:
         self._storage = storage
 
     def commit(self, training_id: str, rows: Sequence[ResultRow]) -> bool:
-        """Commit every row of a training at once; False, and nothing written, if it was committed before."""
+        """Commit every row of a training at once; False, and nothing written, if it was committed before.
+
+        Raises IntegrityError if there are no rows or one is of another training: a file is never corrected later.
+        """
+        others = sorted({row.training_id for row in rows} - {training_id})
+        if not rows or others:
+            found = f"rows of {', '.join(others)}" if others else "no rows"
+            raise IntegrityError(f"{run_paths.results(training_id)}: {found}; expected every row of {training_id}")
         buffer = io.BytesIO()
-        pq.write_table(to_table(rows), buffer)
+        # Without checksums of its pages half of all changed bytes in such a file are read as other scores.
+        pq.write_table(to_table(rows), buffer, write_page_checksum=True)
         return self._storage.create_exclusive(run_paths.results(training_id), buffer.getvalue())
 
     def finished(self) -> set[str]:
@@ -77,26 +85,44 @@ class ResultsStore:
         return pa.concat_tables(tables) if tables else SCHEMA.empty_table()
 
     def query(self, sql: str) -> pa.Table:
-        """Return the answer of DuckDB to a query over the table `scores`, which holds all rows."""
+        """Return the answer of DuckDB to a query over the table `scores`, which holds all rows.
+
+        Raises ConfigError, with DuckDB's message, for a query that it refuses.
+        """
         with duckdb.connect() as connection:
             connection.register("scores", self.read())
-            return connection.sql(sql).to_arrow_table()
+            try:
+                return connection.sql(sql).to_arrow_table()
+            except duckdb.Error as error:
+                raise ConfigError(f"query {sql!r}: {error}") from error
 
     def _read_one(self, training_id: str) -> pa.Table:
         key = run_paths.results(training_id)
+        where = f"{self._storage.location}/{key}"
+        content = io.BytesIO(self._storage.read_bytes(key))
         try:
-            table = pq.read_table(io.BytesIO(self._storage.read_bytes(key)))
-        except pa.ArrowException as error:
-            raise IntegrityError(
-                f"{self._storage.location}/{key}: not a readable Parquet file ({error}). Delete it to score again"
-            ) from error
-        version = (table.schema.metadata or {}).get(b"results_schema_version", b"none")
-        if version != SCHEMA_VERSION or table.schema.names != SCHEMA.names:
-            raise IntegrityError(
-                f"{self._storage.location}/{key}: results of schema version {version.decode()}; expected "
-                f"{SCHEMA_VERSION.decode()}. Read it with the version of this project that wrote it"
-            )
-        return table
+            # The schema first: what is not ours need not be decoded.
+            _check_schema(pq.read_schema(content), where=where)
+            return pq.read_table(content, page_checksum_verification=True)
+        except (pa.ArrowException, OSError) as error:  # a cut or changed page is an OSError to pyarrow
+            raise IntegrityError(f"{where}: not a readable Parquet file ({error}). Delete it to score again") from error
+
+
+def _check_schema(schema: pa.Schema, *, where: str) -> None:
+    """Raise IntegrityError unless a file has the version and the columns of this store."""
+    version = (schema.metadata or {}).get(b"results_schema_version", b"none")
+    if version != SCHEMA_VERSION:
+        raise IntegrityError(
+            f"{where}: results of schema version {version.decode(errors='replace')}; expected "
+            f"{SCHEMA_VERSION.decode()}. Read it with the version of this project that wrote it"
+        )
+    if not schema.equals(SCHEMA):
+        found = sorted(f"{field.name} {field.type}" for field in schema if field not in list(SCHEMA))
+        expected = sorted(f"{field.name} {field.type}" for field in SCHEMA if field not in list(schema))
+        raise IntegrityError(
+            f"{where}: columns {found} in place of {expected}; expected those "
+            f"of schema version {SCHEMA_VERSION.decode()}. Delete it to score again"
+        )
 
 
 def to_table(rows: Sequence[ResultRow]) -> pa.Table:
