@@ -9,23 +9,32 @@
 | training_epoch | training, epoch, num_epochs, train_loss, val_loss, pseudo_dice, elapsed_s, loader_wait_s |
 | run_finished | trainings_done, stages_failed, elapsed_s |
 
-Every event has `time` (UTC, ISO 8601) and `kind`.
+Every event has `time` (UTC, ISO 8601) and `kind`. A number that is not finite is null: JSON knows no NaN.
 """
 
 import json
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
+from orchestrator.errors import IntegrityError
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import Storage
 
-LINES_PER_WRITE = 200
-"""Events that may wait in memory: S3 knows no appending, so a segment is written as a whole."""
+LINES_PER_SEGMENT = 200
+"""Events of one file: S3 knows no appending, so the latest file is written anew until it holds so many."""
+
+REMOTE_INTERVAL_S = 5.0
+"""Shortest time between two writes to S3; the events of that time are lost with a killed driver."""
 
 
 class EventLog:
-    """Events of one call of the driver, in segments below `events/`."""
+    """Events of one call of the driver, in segments below `events/`.
+
+    In a folder each event is on the disk when `append` returns. On S3 events wait for the next one that comes
+    `REMOTE_INTERVAL_S` after the latest write, or for `flush`.
+    """
 
     def __init__(self, storage: Storage, *, run_started: datetime, clock: Callable[[], datetime]) -> None:
         """Begin a log.
@@ -42,25 +51,67 @@ class EventLog:
         self._storage = storage
         self._name = run_started.strftime("%Y%m%dT%H%M%S.%f")
         self._clock = clock
+        self._interval_s = REMOTE_INTERVAL_S if storage.location.startswith("s3://") else 0.0
+        self._written: datetime | None = None
         self._segment = 0
         self._lines: list[str] = []
+        self._num_waiting = 0
 
     def append(self, kind: str, **fields: Any) -> None:
         """Add one event."""
-        self._lines.append(json.dumps({"time": self._clock().isoformat(), "kind": kind, **fields}))
-        if len(self._lines) >= LINES_PER_WRITE:
+        now = self._clock()
+        event = {"time": now.isoformat(), "kind": kind, **fields}
+        self._lines.append(json.dumps(_finite(event), allow_nan=False))
+        self._num_waiting += 1
+        is_due = self._written is None or (now - self._written).total_seconds() >= self._interval_s
+        if is_due or len(self._lines) >= LINES_PER_SEGMENT:
             self.flush()
+            self._written = now
 
     def flush(self) -> None:
-        """Write the events that wait as one more segment."""
-        if self._lines:
-            key = f"{run_paths.EVENTS}/{self._name}-{self._segment:05d}.jsonl"
-            self._storage.write_bytes(key, ("\n".join(self._lines) + "\n").encode())
+        """Write the events that wait."""
+        if not self._num_waiting:
+            return
+        key = f"{run_paths.EVENTS}/{self._name}-{self._segment:05d}.jsonl"
+        self._storage.write_bytes(key, ("\n".join(self._lines) + "\n").encode())
+        self._num_waiting = 0
+        if len(self._lines) >= LINES_PER_SEGMENT:
             self._segment += 1
             self._lines = []
 
 
 def read_events(storage: Storage) -> list[dict[str, Any]]:
-    """Return all events of an output location in the order in which they were written."""
-    text = "".join(storage.read_bytes(key).decode() for key in storage.list_keys(run_paths.EVENTS))
-    return [json.loads(line) for line in text.splitlines()]
+    """Return all events of an output location, driver by driver in the order in which they were written.
+
+    Raises IntegrityError for a line that is not an event.
+    """
+    events = []
+    for key in storage.list_keys(run_paths.EVENTS):
+        for number, line in enumerate(storage.read_bytes(key).decode(errors="replace").splitlines(), start=1):
+            try:
+                event = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise _not_an_event(storage, key, number=number) from error
+            if not isinstance(event, dict) or not {"time", "kind"} <= event.keys():
+                raise _not_an_event(storage, key, number=number)
+            events.append(event)
+    return events
+
+
+def _not_an_event(storage: Storage, key: str, *, number: int) -> IntegrityError:
+    return IntegrityError(
+        f"{storage.location}/{key}: line {number} is not an event; expected a JSON object with time and kind. "
+        "Delete the file: only this history is lost"
+    )
+
+
+def _finite(value: Any) -> Any:
+    """Return a value for JSON: NaN and infinities become None, at any depth."""
+    match value:
+        case float():
+            return value if math.isfinite(value) else None
+        case Mapping():
+            return {name: _finite(item) for name, item in value.items()}
+        case list() | tuple():
+            return [_finite(item) for item in value]
+    return value

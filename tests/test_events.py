@@ -1,0 +1,129 @@
+"""Events are on the disk when they have happened, and come back in their order."""
+
+import json
+import math
+import re
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from orchestrator import events
+from orchestrator.errors import IntegrityError
+from orchestrator.events import EventLog, read_events
+from orchestrator.storage.filesystem import open_storage
+
+START = datetime(2020, 4, 20, 12, 0, 0, tzinfo=UTC)
+
+
+class Clock:
+    """A clock that a test sets."""
+
+    def __init__(self):
+        self.now = START
+
+    def __call__(self):
+        return self.now
+
+    def wait(self, seconds):
+        self.now += timedelta(seconds=seconds)
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def storage(tmp_path):
+    return open_storage(tmp_path)
+
+
+def log(storage, clock):
+    return EventLog(storage, run_started=clock(), clock=clock)
+
+
+def slow(storage):
+    """Make a storage look like one on S3, where each write takes a request."""
+    storage.location = "s3://bucket/run"
+    return storage
+
+
+def test_an_event_has_its_time_kind_and_fields(storage, clock):
+    log(storage, clock).append("stage_started", stage="train T1-lung-fold0", attempt=2)
+    assert read_events(storage) == [
+        {"time": "2020-04-20T12:00:00+00:00", "kind": "stage_started", "stage": "train T1-lung-fold0", "attempt": 2}
+    ]
+    assert storage.list_keys() == ["events/20200420T120000.000000-00000.jsonl"]
+
+
+def test_each_event_is_on_the_disk_before_the_next(storage, clock):
+    running = log(storage, clock)
+    for number in range(1, 4):
+        running.append("training_epoch", epoch=number)
+        assert [event["epoch"] for event in read_events(storage)] == list(range(1, number + 1))
+
+
+def test_a_full_segment_is_followed_by_another(storage, clock, monkeypatch):
+    monkeypatch.setattr(events, "LINES_PER_SEGMENT", 3)
+    running = log(storage, clock)
+    for number in range(7):
+        running.append("training_epoch", epoch=number)
+    running.flush()
+    assert [event["epoch"] for event in read_events(storage)] == [0, 1, 2, 3, 4, 5, 6]
+    assert len(storage.list_keys("events")) == 3
+
+
+def test_a_later_driver_adds_to_what_an_earlier_one_wrote(storage, clock):
+    log(storage, clock).append("run_started", trainings=["a"])
+    clock.wait(1)
+    log(storage, clock).append("run_started", trainings=["b"])
+    assert [event["trainings"] for event in read_events(storage)] == [["a"], ["b"]]
+
+
+def test_writes_to_s3_are_at_least_five_seconds_apart(storage, clock):
+    running = log(slow(storage), clock)
+    seen = []
+    for _ in range(4):
+        running.append("training_epoch")
+        seen.append(len(read_events(storage)))
+        clock.wait(3)
+    # At 0 s the first is written; that of 3 s waits for 6 s; that of 9 s waits.
+    assert seen == [1, 1, 3, 3]
+    running.flush()
+    assert len(read_events(storage)) == 4
+
+
+def test_a_flush_without_events_writes_nothing(storage, clock):
+    log(storage, clock).flush()
+    assert storage.list_keys() == []
+    assert read_events(storage) == []
+
+
+def test_a_number_that_is_not_finite_is_null(storage, clock):
+    log(storage, clock).append("training_epoch", val_loss=math.nan, pseudo_dice=(0.5, math.inf), more={"x": -math.inf})
+    (key,) = storage.list_keys("events")
+    line = storage.read_bytes(key).decode()
+    assert json.loads(line, parse_constant=pytest.fail)["pseudo_dice"] == [0.5, None]
+    assert (read_events(storage)[0]["val_loss"], read_events(storage)[0]["more"]) == (None, {"x": None})
+
+
+def test_a_text_of_several_lines_stays_one_event(storage, clock):
+    log(storage, clock).append("stage_failed", error="first\nsecond\u2028third")
+    assert [event["error"] for event in read_events(storage)] == ["first\nsecond\u2028third"]
+
+
+@pytest.mark.parametrize("line", [b'{"time": "2020', b"[1]", b'{"kind": "x"}', b"\xff"])
+def test_a_damaged_line_is_named(storage, clock, line):
+    log(storage, clock).append("run_started")
+    (key,) = storage.list_keys("events")
+    storage.write_bytes(key, storage.read_bytes(key) + line)
+    with pytest.raises(IntegrityError, match=r"events/2020.*jsonl: line 2 is not an event"):
+        read_events(storage)
+
+
+def test_every_kind_that_the_pipeline_writes_is_documented_and_the_other_way_round():
+    documented = {line.split("|")[1].strip() for line in events.__doc__.splitlines() if line.startswith("| ")}
+    sources = (Path(events.__file__).parent / "pipeline").glob("*.py")
+    written = {kind for path in sources for kind in re.findall(r'events\.append\(\s*"(\w+)"', path.read_text())}
+    assert written == documented - {"kind"}
