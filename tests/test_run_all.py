@@ -1,0 +1,64 @@
+"""The command line: what it shows, what it refuses, and with which exit code."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from orchestrator.run_all import main
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_dry_run_lists_the_45_core_trainings_as_json(capsys):
+    assert main(["--dry-run", "--json", "--preset", "paper", "--data", "downloads"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert len(rows) == 45
+    row = next(row for row in rows if row["id"] == "T3-lung-nsclc-fold2")
+    assert row == {
+        "id": "T3-lung-nsclc-fold2",
+        "task": 3,
+        "subtask": "lung",
+        "source": "nsclc",
+        "fold": 2,
+        "network": "3d_fullres",
+        "num_train_cases": 326,
+        "num_val_cases": 80,
+        "num_test_cases": 16,
+        "expected_hours": pytest.approx(9.03, abs=0.01),
+    }
+
+
+def test_dry_run_shows_a_table_and_the_patient_in_two_sets(capsys):
+    assert main(["--dry-run", "--only", "T1-lung", "--preset", "paper", "--data", "downloads"]) == 0
+    out = capsys.readouterr().out
+    assert "5 trainings" in out
+    assert "scans of one patient" in out
+
+
+REFUSED = {
+    "unknown preset": (["--preset", "papr"], "--preset papr: unknown; expected one of smoke, quick, paper"),
+    "unknown matrix": (["--matrix", "cores"], "--matrix cores: unknown"),
+    "pattern without a match": (["--only", "T4-*"], "--only T4-*: matches none of the 45 trainings"),
+    "paper without data": (["--preset", "paper"], "expected --data"),
+    "json without dry-run": (["--json"], "--json: only with --dry-run"),
+    "no such cluster file": (["--cluster", "clusters/none.yaml"], "clusters/none.yaml: cannot be read"),
+    "data folder without downloads": (["--data", "tests"], "problems in"),
+    "a folder for a cluster of machines": (["--cluster", str(ROOT / "clusters/aws.yaml"), "--yes"], "s3://"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_bad_input_is_one_clear_line_and_exit_code_2(kind, capsys, tmp_path):
+    arguments, message = REFUSED[kind]
+    assert main([*arguments, "--output", str(tmp_path / "run")]) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unknown_option_is_a_usage_error():
+    with pytest.raises(SystemExit) as caught:
+        main(["--presett", "smoke"])
+    assert caught.value.code == 2
