@@ -28,6 +28,10 @@ _TRAIN_SETTINGS = {
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
     "RAY_TRAIN_V2_ENABLED": "1",
 }
+_EMBEDDED_SETTINGS = {
+    # Nobody takes this machine away with a warning; the watcher is one more process for each training.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+}
 
 
 class RunListener(Protocol):
@@ -65,7 +69,7 @@ def connected(config: ClusterConfig) -> Iterator[Connection]:
     ClusterError
         If the cluster cannot be reached.
     """
-    for name, value in _TRAIN_SETTINGS.items():
+    for name, value in (_TRAIN_SETTINGS | (_EMBEDDED_SETTINGS if config.kind == "local" else {})).items():
         os.environ.setdefault(name, value)
     try:
         if config.kind == "local":
