@@ -3,10 +3,9 @@
 import csv
 import io
 import math
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from orchestrator.report.tables import FilledTable, TableRow
+from orchestrator.benchmark.published import AVERAGE
+from orchestrator.report.table_rows import FilledTable, TableRow
 
 COLUMNS = (
     "trainings", "evaluated on", "structure", "fold", "cases",
@@ -15,20 +14,21 @@ COLUMNS = (
 _SET_TITLES = {"val": "validation", "test": "COVID-19-CT-Seg", "test-mosmed": "MosMed"}
 
 
-def to_markdown(table: "FilledTable", *, heading: str = "#") -> str:
+def to_markdown(table: FilledTable, *, heading: str = "#") -> str:
     """Return the table for reading; scores are percentages, mean ± sample SD over cases."""
     lines = [f"{heading} {table.spec.title}", "", *[f"> {note}\n" for note in table.notes]]
     lines += ["DSC and NSD in percent, mean ± sample SD over cases (averages pool all folds).", ""]
     lines += [f"| {' | '.join(COLUMNS)} |", f"|{'---|' * len(COLUMNS)}"]
+    has_folds = any(row.fold != AVERAGE for row in table.rows)
     for row in table.rows:
         cells = _cells(row)
-        if row.fold == "average":
+        if has_folds and row.fold == AVERAGE:
             cells = [f"**{cell}**" if cell else "" for cell in cells]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
-def to_csv(table: "FilledTable") -> str:
+def to_csv(table: FilledTable) -> str:
     """Return the table for machines: scores between 0 and 1 with all digits."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
@@ -49,26 +49,28 @@ def to_csv(table: "FilledTable") -> str:
     return buffer.getvalue()
 
 
-def to_latex(table: "FilledTable") -> str:
-    """Return the table as a booktabs tabular with its notes below."""
+def to_latex(table: FilledTable) -> str:
+    """Return the table as a booktabs tabular with its notes below; rules stand between its blocks."""
     lines = [
+        "% needs \\usepackage{booktabs}",
         r"\begin{table}",
-        rf"\caption{{{_escape(table.spec.title)}}}",
+        rf"\caption{{{_escape(table.spec.title)}. Percent, mean $\pm$ sample SD over cases.}}",
         rf"\begin{{tabular}}{{{'l' * len(COLUMNS)}}}",
+        r"\toprule",
+        " & ".join(COLUMNS) + r" \\",
     ]
-    lines += [r"\toprule", " & ".join(COLUMNS) + r" \\", r"\midrule"]
+    block = None
     for row in table.rows:
-        lines.append(" & ".join(_escape(cell) for cell in _cells(row)) + r" \\")
-        if row.fold == "average":
+        if (row.group, row.evaluation_set, row.structure) != block:
             lines.append(r"\midrule")
-    if lines[-1] == r"\midrule":
-        lines.pop()
+            block = (row.group, row.evaluation_set, row.structure)
+        lines.append(" & ".join(_escape(cell) for cell in _cells(row)) + r" \\")
     lines += [r"\bottomrule", r"\end{tabular}"]
     lines += [rf"\par\footnotesize {_escape(note)}" for note in table.notes]
     return "\n".join([*lines, r"\end{table}"]) + "\n"
 
 
-def _cells(row: "TableRow") -> list[str]:
+def _cells(row: TableRow) -> list[str]:
     """Return the cells of a row as text."""
     mark = " †" if row.published and row.published.erratum else ""
     remarks = [row.state] if row.state else []

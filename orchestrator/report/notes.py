@@ -1,0 +1,48 @@
+"""What must be said beside the scores of a run."""
+
+from collections.abc import Iterable, Sequence
+
+from orchestrator.benchmark.definition import Training
+from orchestrator.benchmark.matrix import PatientLeak
+from orchestrator.benchmark.published import Erratum
+from orchestrator.report.table_rows import TableRow
+from orchestrator.results.records import ResultRow, ScoreStatus
+
+_PAPER_PRESET = "paper"
+
+
+def run_notes(
+    rows: Sequence[ResultRow], *, trainings: Sequence[Training], leaks: Sequence[PatientLeak]
+) -> tuple[str, ...]:
+    """Return what every table of a run must say about its scores, the gravest first."""
+    notes = []
+    presets = sorted({row.provenance.preset for row in rows})
+    if any(row.provenance.phantoms for row in rows):
+        notes.append(
+            f"Computed on generated CT phantoms with preset {', '.join(presets)}: the scores show that the pipeline "
+            "works and say nothing about patients. They are not comparable with the published values."
+        )
+    elif set(presets) - {_PAPER_PRESET}:
+        notes.append(
+            f"Trained with preset {', '.join(presets)}, not with the published schedule (preset {_PAPER_PRESET}): "
+            "the scores are not comparable with the published values."
+        )
+    if any(training.is_capped for training in trainings) or any(row.provenance.is_capped for row in rows):
+        notes.append("Capped: the preset uses a part of the cases of each published split.")
+    missing = {
+        (row.training_id, row.evaluation_set, row.dataset, row.case)
+        for row in rows
+        if row.score.status == ScoreStatus.MISSING
+    }
+    if missing:
+        notes.append(
+            f"Missing or unusable predictions: {len(missing)}. Their scores are left out of the means and counted "
+            "under remarks; the results store says why."
+        )
+    return (*notes, *(leak.line for leak in leaks))
+
+
+def errata_notes(rows: Sequence[TableRow], *, errata: Sequence[Erratum]) -> Iterable[str]:
+    """Return a footnote for each erratum that touches a published score of these rows."""
+    touched = {row.published.erratum for row in rows if row.published is not None}
+    return (f"† {erratum.text}" for erratum in errata if erratum.id in touched)

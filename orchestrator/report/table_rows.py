@@ -1,0 +1,162 @@
+"""The rows of a table from committed scores, with the published value beside each of ours."""
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from orchestrator.benchmark.definition import EvaluationSet, Training
+from orchestrator.benchmark.published import AVERAGE, Erratum, PublishedScore
+from orchestrator.report.paper_tables import TableSpec
+from orchestrator.results.aggregate import Summary, summarise
+from orchestrator.results.records import ResultRow
+
+
+class Published(Protocol):
+    """Where published scores come from."""
+
+    @property
+    def errata(self) -> Sequence[Erratum]:
+        """Known errors of the published material."""
+
+    def find(self, *, group: str, fold: int | str, evaluation_set: str, structure: str) -> PublishedScore | None:
+        """Return a published score, or None; `fold` may be `average`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TableRow:
+    """One row: a structure of an evaluation set, in one fold or pooled over all."""
+
+    group: str
+    evaluation_set: str
+    structure: str
+    fold: int | str
+    """Number, or `average`."""
+    state: str
+    """Empty for a whole row; otherwise what it lacks: `pending`, `failed`, cases, or folds of an average."""
+    summary: Summary
+    published: PublishedScore | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FilledTable:
+    """A table with its rows."""
+
+    spec: TableSpec
+    rows: tuple[TableRow, ...]
+    notes: tuple[str, ...]
+    """Sentences that must stand with the table."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scores:
+    """What the rows of the tables are filled from."""
+
+    rows_of: Mapping[str, Sequence[ResultRow]]
+    """Committed rows by training id; empty for a training that is not finished."""
+    failed: Collection[str]
+    """Ids of the trainings that failed for good."""
+    published: Published
+
+    def state(self, training_id: str) -> str:
+        """Return `done`, `failed` or `pending`."""
+        if self.rows_of[training_id]:
+            return "done"
+        return "failed" if training_id in self.failed else "pending"
+
+
+def fill_table(spec: TableSpec, trainings: Sequence[Training], *, scores: Scores) -> tuple[TableRow, ...]:
+    """Return the rows of a table: for each group, evaluation set and structure its folds, then the average."""
+    members: dict[str, list[Training]] = {}
+    for training in trainings:
+        if spec.holds(training):
+            members.setdefault(training.group, []).append(training)
+    return tuple(
+        row
+        for folds in members.values()
+        for evaluation in folds[0].evaluation_sets
+        for structure in evaluation.structures
+        for row in _block(spec, folds, evaluation_set=evaluation.name, structure=structure, scores=scores)
+    )
+
+
+def headline_rows(rows: Sequence[TableRow]) -> tuple[TableRow, ...]:
+    """Return the average rows, and the rows of single folds that have no average."""
+    averaged = {(row.group, row.evaluation_set, row.structure) for row in rows if row.fold == AVERAGE}
+    return tuple(
+        row for row in rows if row.fold == AVERAGE or (row.group, row.evaluation_set, row.structure) not in averaged
+    )
+
+
+def _block(
+    spec: TableSpec, folds: Sequence[Training], *, evaluation_set: str, structure: str, scores: Scores
+) -> list[TableRow]:
+    """Return one row a fold, and their average where there are several."""
+    block: list[TableRow] = []
+    pooled: list[ResultRow] = []
+    for training in folds:
+        (evaluation,) = (found for found in training.evaluation_sets if found.name == evaluation_set)
+        rows = [
+            row
+            for row in scores.rows_of[training.id]
+            if (row.evaluation_set, row.score.structure) == (evaluation_set, structure)
+        ]
+        pooled += rows
+        block.append(
+            TableRow(
+                group=training.group,
+                evaluation_set=evaluation_set,
+                structure=structure,
+                fold=training.fold,
+                state=_fold_state(training, evaluation, rows=rows, scores=scores),
+                summary=summarise(rows),
+                published=_find(scores.published, spec, training, evaluation_set=evaluation_set, structure=structure),
+            )
+        )
+    if len(folds) > 1:
+        group = folds[0].group
+        block.append(
+            TableRow(
+                group=group,
+                evaluation_set=evaluation_set,
+                structure=structure,
+                fold=AVERAGE,
+                state=_average_state(spec, [scores.state(training.id) for training in folds]),
+                summary=summarise(pooled),
+                published=scores.published.find(
+                    group=group, fold=AVERAGE, evaluation_set=evaluation_set, structure=structure
+                ),
+            )
+        )
+    return block
+
+
+def _find(
+    published: Published, spec: TableSpec, training: Training, *, evaluation_set: str, structure: str
+) -> PublishedScore | None:
+    """Return the published score of a fold; the only fold of a task is also its average."""
+    folds = (training.fold, AVERAGE) if spec.num_folds == 1 else (training.fold,)
+    found = (
+        published.find(group=training.group, fold=fold, evaluation_set=evaluation_set, structure=structure)
+        for fold in folds
+    )
+    return next(filter(None, found), None)
+
+
+def _fold_state(training: Training, evaluation: EvaluationSet, *, rows: Sequence[ResultRow], scores: Scores) -> str:
+    state = scores.state(training.id)
+    if state != "done":
+        return state
+    absent = {(case.dataset, case.name) for case in evaluation.cases} - {(row.dataset, row.case) for row in rows}
+    return f"{len(absent)} of {len(evaluation.cases)} cases have no row" if absent else ""
+
+
+def _average_state(spec: TableSpec, states: Sequence[str]) -> str:
+    """Return how many folds an average pools if they are not all, and what became of the others."""
+    counts = Counter(states)
+    if counts["done"] == spec.num_folds:
+        return ""
+    others = [f"{counts[state]} {state}" for state in ("pending", "failed") if counts[state]]
+    if spec.num_folds > len(states):
+        others.append(f"{spec.num_folds - len(states)} not in this run")
+    return f"{counts['done']} of {spec.num_folds} folds: {', '.join(others)}"
