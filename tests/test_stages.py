@@ -1,0 +1,82 @@
+"""The graph of a run holds what its trainings need, once, and in an order that can be carried out."""
+
+from collections import Counter
+
+import pytest
+
+from orchestrator.benchmark.loading import load_benchmark
+from orchestrator.benchmark.presets import PRESETS
+from orchestrator.pipeline.run import find_donors, finished_stages
+from orchestrator.pipeline.stages import StageKind, build_graph, label_sets_by_case
+from orchestrator.storage import run_paths
+from orchestrator.storage.filesystem import open_storage
+
+PAPER = PRESETS["paper"]
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    return load_benchmark()
+
+
+def graph_of(benchmark, *patterns, phantoms=False):
+    trainings = benchmark.trainings(only=patterns, preset=PAPER)
+    return build_graph(
+        trainings,
+        donors=find_donors(benchmark, trainings, preset=PAPER),
+        datasets={dataset.name: dataset for dataset in benchmark.datasets},
+        preset=PAPER,
+        phantoms=phantoms,
+    )
+
+
+def test_every_stage_comes_after_what_it_needs(benchmark):
+    seen = set()
+    for stage in graph_of(benchmark).values():
+        assert seen.issuperset(stage.needs)
+        seen.add(stage.id)
+
+
+def test_core_graph_has_45_of_each_stage_of_a_training(benchmark):
+    counts = Counter(stage.kind for stage in graph_of(benchmark, phantoms=True).values())
+    for kind in (StageKind.PLAN, StageKind.TRAIN, StageKind.PREDICT, StageKind.SCORE):
+        assert counts[kind] == 45
+    assert counts[StageKind.DOWNLOAD] == 5
+    # 20 + 50 + 50 + 402 + 78 + 63 + 50 cases of the seven labelled sets.
+    assert counts[StageKind.INGEST] == 713
+    # Task 1: 15 x 4; task 2: 50 + 402 + 63 + 50 + 78; task 3: five folds of each of these and 4 cases.
+    assert counts[StageKind.PREPROCESS] == 60 + 643 + 5 * (643 + 5 * 4)
+
+
+def test_a_case_is_ingested_once_with_every_label_set_that_is_needed(benchmark):
+    graph = graph_of(benchmark, "T1-*")
+    stage = graph["ingest covid-19-ct-seg/coronacases_001"]
+    assert stage.label_sets == ("infection", "lung", "lung-and-infection")
+
+
+def test_task_2_alone_plans_its_donor_but_does_not_train_it(benchmark):
+    graph = graph_of(benchmark, "T2-lung-structseg")
+    assert "plan T1-lung-fold0" in graph["plan T2-lung-structseg-fold0"].needs
+    assert "train T1-lung-fold0" not in graph
+
+
+def test_no_test_case_is_measured_for_a_plan(benchmark):
+    graph = graph_of(benchmark, "T1-lung-fold0")
+    measured = {stage.case for stage in graph.values() if stage.kind is StageKind.FINGERPRINT}
+    (training,) = benchmark.trainings(only=("T1-lung-fold0",), preset=PAPER)
+    assert measured == set(training.train)
+
+
+def test_label_sets_of_mosmed_are_infection_even_for_the_joint_subtask(benchmark):
+    trainings = benchmark.trainings(only=("T1-lung-and-infection",), preset=PAPER)
+    mosmed = {sets for case, sets in label_sets_by_case(trainings).items() if case.dataset == "mosmed"}
+    assert mosmed == {("infection",)}
+
+
+def test_a_stage_is_finished_only_when_all_of_its_products_are_there(benchmark, tmp_path):
+    storage = open_storage(str(tmp_path))
+    graph = graph_of(benchmark, "T1-lung-fold0")
+    storage.write_bytes(run_paths.final_checkpoint("T1-lung-fold0"), b"weights")
+    assert "train T1-lung-fold0" not in finished_stages(graph, storage)
+    storage.write_bytes(run_paths.training_record("T1-lung-fold0"), b"{}")
+    assert finished_stages(graph, storage) == {"train T1-lung-fold0"}
