@@ -3,7 +3,6 @@
 import hashlib
 import io
 import logging
-from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import IntegrityError
@@ -21,60 +20,88 @@ class CheckpointStore:
 
     def __init__(self, storage: Storage, *, training_id: str) -> None:
         self._storage = storage
-        self._training_id = training_id
+        self._latest = run_paths.checkpoint(training_id)
+        self._previous = run_paths.previous_checkpoint(training_id)
+        self._final = run_paths.final_checkpoint(training_id)
 
     def save_latest(self, state: dict[str, Any]) -> None:
-        """Save the state after an epoch; the checkpoint before it is kept."""
-        latest, previous = run_paths.checkpoint(self._training_id), run_paths.previous_checkpoint(self._training_id)
-        if self._storage.exists(latest):
-            self._storage.write_bytes(previous, self._storage.read_bytes(latest))
-        self._save(latest, state)
+        """Save the state after an epoch; the checkpoint before it is kept, unless it is damaged."""
+        if self._storage.exists(self._latest):
+            content = self._storage.read_bytes(self._latest)
+            try:
+                _verified_body(content, name=self._name(self._latest))
+            except IntegrityError as error:
+                # Copying it would overwrite the only whole one.
+                logger.warning("%s; it is replaced", error)
+            else:
+                self._storage.write_bytes(self._previous, content)
+        self._save(self._latest, state)
 
     def save_final(self, state: dict[str, Any]) -> str:
         """Save what is evaluated and return its SHA-256; the checkpoints on the way there are removed."""
-        digest = self._save(run_paths.final_checkpoint(self._training_id), state)
-        self._storage.delete(run_paths.checkpoint(self._training_id))
-        self._storage.delete(run_paths.previous_checkpoint(self._training_id))
+        digest = self._save(self._final, state)
+        self._storage.delete(self._latest)
+        self._storage.delete(self._previous)
         return digest
 
     def load_latest(self) -> dict[str, Any] | None:
-        """Return the newest state that is whole, or None if there is none; a damaged one is logged and passed over."""
-        for key in (run_paths.checkpoint(self._training_id), run_paths.previous_checkpoint(self._training_id)):
-            if not self._storage.exists(key):
-                continue
+        """Return the newest state that is whole, or None if none was ever saved.
+
+        A damaged one is logged and passed over; raises IntegrityError if all that there are are damaged.
+        """
+        damage: IntegrityError | None = None
+        for key in filter(self._storage.exists, (self._latest, self._previous)):
             try:
-                return read_checkpoint(self._storage.fetch(key))
+                return self._load(key)
             except IntegrityError as error:
-                logger.warning("%s: %s; going on with the checkpoint before it", self._training_id, error)
+                logger.warning("%s; looking for the checkpoint before it", error)
+                damage = damage or error
+        if damage is not None:
+            raise IntegrityError(f"{damage}; no whole one is left: delete it to train from epoch 0") from damage
         return None
+
+    def has_final(self) -> bool:
+        """Whether a final checkpoint is there; it may be damaged."""
+        return self._storage.exists(self._final)
 
     def load_final(self) -> dict[str, Any]:
         """Return the final state; raises StorageError if it is not there and IntegrityError if it is damaged."""
-        return read_checkpoint(self._storage.fetch(run_paths.final_checkpoint(self._training_id)))
+        return self._load(self._final)
+
+    def final_sha256(self) -> str:
+        """Return the digest that `save_final` returned, of a file that is whole; raises as `load_final`."""
+        content = self._storage.read_bytes(self._final)
+        return hashlib.sha256(_verified_body(content, name=self._name(self._final))).hexdigest()
+
+    def _name(self, key: str) -> str:
+        return f"{self._storage.location.rstrip('/')}/{key}"
+
+    def _load(self, key: str) -> dict[str, Any]:
+        import torch
+
+        body = _verified_body(self._storage.read_bytes(key), name=self._name(key))
+        # Our own file, just verified; optimiser and random states are not plain tensors.
+        state: dict[str, Any] = torch.load(io.BytesIO(body), map_location="cpu", weights_only=False)
+        return state
 
     def _save(self, key: str, state: dict[str, Any]) -> str:
         import torch
 
         buffer = io.BytesIO()
         torch.save(state, buffer)
-        content = buffer.getvalue()
-        digest = hashlib.sha256(content)
+        body = buffer.getbuffer()
+        digest = hashlib.sha256(body)
         with self._storage.writing(key) as path, path.open("wb") as file:
             file.write(MAGIC + digest.digest())
-            file.write(content)
+            file.write(body)
         return digest.hexdigest()
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Return the state in a checkpoint file; raises IntegrityError if it is torn or damaged."""
-    import torch
-
-    content = path.read_bytes()
+def _verified_body(content: bytes, *, name: str) -> memoryview:
+    """Return what torch saved; raises IntegrityError, with the name of the file, if it is torn or damaged."""
     if content[: len(MAGIC)] != MAGIC:
-        raise IntegrityError(f"{path}: begins with {content[:8]!r}; expected a checkpoint, which begins with {MAGIC!r}")
-    body = content[_HEADER_BYTES:]
+        raise IntegrityError(f"{name}: begins with {content[:8]!r}; expected a checkpoint, which begins with {MAGIC!r}")
+    body = memoryview(content)[_HEADER_BYTES:]
     if hashlib.sha256(body).digest() != content[len(MAGIC) : _HEADER_BYTES]:
-        raise IntegrityError(f"{path}: its checksum does not match its {len(body)} bytes: it is torn or damaged")
-    # Our own file, just verified; optimiser and random states are not plain tensors.
-    state: dict[str, Any] = torch.load(io.BytesIO(body), map_location="cpu", weights_only=False)
-    return state
+        raise IntegrityError(f"{name}: the checksum does not match its {len(body)} bytes: it is torn or damaged")
+    return body

@@ -15,13 +15,18 @@ _FOLDERS = {"nnUNet_raw": "raw", "nnUNet_preprocessed": "preprocessed", "nnUNet_
 
 
 @contextmanager
-def nnunet_folders() -> Iterator[Path]:
-    """Context with an empty temporary folder whose `raw`, `preprocessed` and `results` are nnU-Net's folders."""
-    before = {name: os.environ.get(name) for name in _FOLDERS}
+def nnunet_environment(*, num_loader_processes: int) -> Iterator[Path]:
+    """Context with an empty temporary folder whose `raw`, `preprocessed` and `results` are nnU-Net's folders.
+
+    Its loaders start `num_loader_processes` processes; the environment is as before when the context ends.
+    """
     with tempfile.TemporaryDirectory(prefix="nnunet-") as folder:
-        for name, subfolder in _FOLDERS.items():
-            (Path(folder) / subfolder).mkdir()
-            os.environ[name] = str(Path(folder) / subfolder)
+        variables = {name: str(Path(folder) / subfolder) for name, subfolder in _FOLDERS.items()}
+        for path in variables.values():
+            Path(path).mkdir()
+        variables["nnUNet_n_proc_DA"] = str(num_loader_processes)
+        before = {name: os.environ.get(name) for name in variables}
+        os.environ.update(variables)
         try:
             yield Path(folder)
         finally:

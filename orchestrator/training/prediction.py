@@ -6,20 +6,24 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 import torch
-from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from numpy.typing import NDArray
 
 from orchestrator.benchmark.presets import Preset
+from orchestrator.errors import IntegrityError
 from orchestrator.training.nnunet_environment import prints_to_log
 from orchestrator.training.planning import Plan
+from orchestrator.training.preprocessing import preprocess_case
 
 
 class Predictor:
     """A model that is ready to predict."""
 
-    def __init__(self, predictor: nnUNetPredictor) -> None:
+    def __init__(self, predictor: nnUNetPredictor, *, plan: Plan) -> None:
         self._predictor = predictor
+        self._plan = plan
 
     def predict(self, image: Path, output: Path) -> None:
         """Predict one image.
@@ -30,13 +34,37 @@ class Predictor:
             NIfTI image.
         output
             NIfTI file to write: the label map, uint8, in the geometry of the image.
+
+        Raises
+        ------
+        DataError
+            If the image cannot be read.
         """
-        voxels, properties = SimpleITKIO().read_images([str(image)])
+        case = preprocess_case(image, None, self._plan)
         with prints_to_log():
-            segmentation = self._predictor.predict_single_npy_array(voxels, properties, None, None, False)
-        label_map = sitk.GetImageFromArray(np.asarray(segmentation, dtype=np.uint8))
-        label_map.CopyInformation(sitk.ReadImage(str(image)))
-        sitk.WriteImage(label_map, str(output), useCompression=True)
+            logits = self._predictor.predict_logits_from_preprocessed_data(torch.from_numpy(case.data))
+            labels = convert_predicted_logits_to_segmentation_with_correct_shape(
+                logits.cpu(),
+                self._predictor.plans_manager,
+                self._predictor.configuration_manager,
+                self._predictor.label_manager,
+                case.properties,
+                # nnU-Net's default is 8 threads, however many cores this process was given.
+                num_threads_torch=torch.get_num_threads(),
+            )
+        _write_label_map(labels.astype(np.uint8), output, geometry_of=image)
+
+
+def _write_label_map(labels: NDArray[np.uint8], output: Path, *, geometry_of: Path) -> None:
+    """Write labels (z, y, x) with the spacing, origin and direction of an image, of which only the header is read."""
+    header = sitk.ImageFileReader()
+    header.SetFileName(str(geometry_of))
+    header.ReadImageInformation()
+    label_map = sitk.GetImageFromArray(labels)
+    label_map.SetSpacing(header.GetSpacing())
+    label_map.SetOrigin(header.GetOrigin())
+    label_map.SetDirection(header.GetDirection())
+    sitk.WriteImage(label_map, str(output), useCompression=True)
 
 
 def load_predictor(state: dict[str, Any], *, plan: Plan, preset: Preset, device: str) -> Predictor:
@@ -52,7 +80,18 @@ def load_predictor(state: dict[str, Any], *, plan: Plan, preset: Preset, device:
         Gives the step of the sliding window and whether predictions are averaged over mirrored images.
     device
         `cpu` or `cuda`.
+
+    Raises
+    ------
+    IntegrityError
+        If the checkpoint was trained with another plan.
     """
+    if state["origin"]["plan_sha256"] != plan.sha256:
+        raise IntegrityError(
+            f"the checkpoint was trained with plan {state['origin']['plan_sha256']}, not with {plan.sha256}: "
+            "delete it to train again, or give the plan that belongs to it"
+        )
+    mirror_axes = state["inference_allowed_mirroring_axes"]
     plans_manager, configuration, labels = plan.plans_manager, plan.configuration_manager, plan.label_manager
     with prints_to_log():
         network = nnUNetTrainer.build_network_architecture(
@@ -65,7 +104,8 @@ def load_predictor(state: dict[str, Any], *, plan: Plan, preset: Preset, device:
         predictor = nnUNetPredictor(
             tile_step_size=preset.tile_step_size,
             use_gaussian=True,
-            use_mirroring=preset.mirror_at_prediction,
+            # nnU-Net cannot mirror along no axis at all.
+            use_mirroring=preset.mirror_at_prediction and bool(mirror_axes),
             perform_everything_on_device=device != "cpu",
             device=torch.device(device),
             verbose=False,
@@ -79,7 +119,7 @@ def load_predictor(state: dict[str, Any], *, plan: Plan, preset: Preset, device:
             [state["network_weights"]],
             plan.dataset_json,
             state["trainer_name"],
-            state["inference_allowed_mirroring_axes"],
+            mirror_axes,
         )
     network.eval()
-    return Predictor(predictor)
+    return Predictor(predictor, plan=plan)

@@ -6,8 +6,6 @@ checkpoint is kept, since the final one is evaluated.
 """
 
 import logging
-import os
-import random
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -23,9 +21,10 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from orchestrator.benchmark.presets import Preset
 from orchestrator.errors import TrainingError
 from orchestrator.training.checkpoint import CheckpointStore
-from orchestrator.training.nnunet_environment import nnunet_folders, prints_to_log
+from orchestrator.training.nnunet_environment import nnunet_environment, prints_to_log
 from orchestrator.training.patch_dataset import ArrowDataset, register_arrow_dataset
 from orchestrator.training.planning import Plan
+from orchestrator.training.random_state import random_state, restore_random_state, seed_everything
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +63,7 @@ class TrainOutcome:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingData:
-    """The cases of one training."""
+    """The cases of one training, and where its model comes from."""
 
     patches: Path
     """Folder of `<identifier>.arrow`."""
@@ -72,6 +71,8 @@ class TrainingData:
     """Identifiers of the training cases."""
     monitoring: tuple[str, ...]
     """Identifiers of the cases whose patch Dice is shown."""
+    origin: dict[str, Any]
+    """What a checkpoint must have in common with a training that goes on from it."""
 
 
 def train(
@@ -89,7 +90,7 @@ def train(
     num_loader_processes: int,
     on_epoch: Callable[[EpochReport], None],
 ) -> TrainOutcome:
-    """Fit one model, from its latest whole checkpoint if there is one.
+    """Fit one model, from its latest whole checkpoint if there is one; a finished one is only reported.
 
     Parameters
     ----------
@@ -122,22 +123,41 @@ def train(
     Raises
     ------
     TrainingError
-        If there are no training cases or the loss is no longer a number.
+        If there are no training cases, the loss is no longer a number, or the checkpoint is of another plan, seed,
+        length or other cases.
+    IntegrityError
+        If a patch file or every checkpoint is damaged.
     """
     if not train_cases:
         raise TrainingError(f"{training_id}: no training cases; expected at least one")
+    origin = {
+        "plan_sha256": plan.sha256,
+        "seed": seed,
+        "num_epochs": preset.num_epochs,
+        "num_iterations_per_epoch": preset.num_iterations_per_epoch,
+        "train_cases": list(train_cases),
+    }
+    if checkpoint.has_final():
+        state = checkpoint.load_final()
+        _check_origin(state["origin"], expected=origin, training_id=training_id)
+        log(f"{training_id}: its final checkpoint is there already")
+        return TrainOutcome(**state["outcome"], checkpoint_sha256=checkpoint.final_sha256())
     if not val_cases:
         log("No validation cases: the patch Dice shown below is of training cases and decides nothing.")
-    _seed_everything(seed)
+    seed_everything(seed)
     register_arrow_dataset()
-    os.environ["nnUNet_n_proc_DA"] = str(num_loader_processes)  # noqa: SIM112 - nnU-Net's name
-    data = TrainingData(patches=patches, train=tuple(train_cases), monitoring=tuple(val_cases or train_cases))
-    with nnunet_folders(), prints_to_log():
+    data = TrainingData(
+        patches=patches, train=tuple(train_cases), monitoring=tuple(val_cases or train_cases), origin=origin
+    )
+    with nnunet_environment(num_loader_processes=num_loader_processes), prints_to_log():
         plans = Plan.from_bytes(plan.to_bytes()).plans | {"continue_training": False}
         trainer = PresetTrainer(plans, plan.configuration, 0, plan.dataset_json, torch.device(device))
         trainer.equip(training_id=training_id, preset=preset, data=data, log=log)
         trainer.follow(checkpoint=checkpoint, on_epoch=on_epoch)
-        trainer.run_training()
+        try:
+            trainer.run_training()
+        finally:
+            trainer.stop_loaders()
     if trainer.outcome is None:
         raise TrainingError(f"{training_id}: nnU-Net's loop ended without a final checkpoint")
     return trainer.outcome
@@ -164,6 +184,7 @@ class PresetTrainer(nnUNetTrainer):  # type: ignore[misc]
         self.outcome: TrainOutcome | None = None
         self._elapsed_s = 0.0
         self._waited_s = 0.0
+        self._loaders: tuple[Any, ...] = ()
 
     def follow(self, *, checkpoint: CheckpointStore, on_epoch: Callable[[EpochReport], None]) -> None:
         """Say where checkpoints go and who is told of epochs; to be called before `run_training`."""
@@ -210,8 +231,8 @@ class PresetTrainer(nnUNetTrainer):  # type: ignore[misc]
     def on_train_start(self) -> None:
         """Build everything, then go back to the latest checkpoint and its random state."""
         self.initialize()
-        self.dataloader_train, self.dataloader_val = self.get_dataloaders()
-        self.dataloader_train = self._timed(self.dataloader_train)
+        self._loaders = self.get_dataloaders()
+        self.dataloader_train, self.dataloader_val = self._timed(self._loaders[0]), self._loaders[1]
         self.set_deep_supervision_enabled(self.enable_deep_supervision)
         state = self._checkpoint.load_latest()
         if state is None:
@@ -245,18 +266,21 @@ class PresetTrainer(nnUNetTrainer):  # type: ignore[misc]
         self._on_epoch(report)
 
     def on_train_end(self) -> None:
-        """Save the final checkpoint and stop the loaders."""
+        """Save the final checkpoint."""
         report = self._report(last=True)
-        digest = self._checkpoint.save_final(self._weights())
-        self.outcome = TrainOutcome(
-            num_epochs=self.num_epochs,
-            train_loss=report.train_loss,
-            val_loss=report.val_loss,
-            pseudo_dice=report.pseudo_dice,
-            elapsed_s=self._elapsed_s,
-            checkpoint_sha256=digest,
-        )
-        for loader in (self._train_loader, self.dataloader_val):
+        outcome: dict[str, Any] = {
+            "num_epochs": self.num_epochs,
+            "train_loss": report.train_loss,
+            "val_loss": report.val_loss,
+            "pseudo_dice": report.pseudo_dice,
+            "elapsed_s": self._elapsed_s,
+        }
+        digest = self._checkpoint.save_final(self._weights() | {"outcome": outcome})
+        self.outcome = TrainOutcome(**outcome, checkpoint_sha256=digest)
+
+    def stop_loaders(self) -> None:
+        """End the processes that augment, if there are any; also after an error."""
+        for loader in self._loaders:
             if hasattr(loader, "_finish"):
                 loader._finish()  # noqa: SLF001 - batchgenerators has no public way to end its processes
 
@@ -277,7 +301,6 @@ class PresetTrainer(nnUNetTrainer):  # type: ignore[misc]
 
     def _timed(self, loader: Any) -> Iterator[dict[str, Any]]:
         """Yield the batches of a loader and add up the time that each took to come."""
-        self._train_loader = loader
 
         def batches() -> Iterator[dict[str, Any]]:
             while True:
@@ -301,6 +324,7 @@ class PresetTrainer(nnUNetTrainer):  # type: ignore[misc]
             "configuration": self.configuration_name,
             "plans": self.plans_manager.plans,
             "dataset_json": self.dataset_json,
+            "origin": self._data.origin,
         }
 
     def _state(self) -> dict[str, Any]:
@@ -311,15 +335,11 @@ class PresetTrainer(nnUNetTrainer):  # type: ignore[misc]
             "logging": self.logger.get_checkpoint(),
             "current_epoch": self.current_epoch,
             "elapsed_s": self._elapsed_s,
-            "random_state": {
-                "python": random.getstate(),
-                "numpy": np.random.get_state(),  # noqa: NPY002 - nnU-Net draws from the global generator
-                "torch": torch.get_rng_state(),
-                "cuda": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
-            },
+            "random_state": random_state(cuda=self.device.type == "cuda"),
         }
 
     def _restore(self, state: dict[str, Any]) -> None:
+        _check_origin(state["origin"], expected=self._data.origin, training_id=self._training_id)
         self._network().load_state_dict(state["network_weights"])
         self.optimizer.load_state_dict(state["optimizer_state"])
         if self.grad_scaler is not None and state["grad_scaler_state"] is not None:
@@ -327,15 +347,14 @@ class PresetTrainer(nnUNetTrainer):  # type: ignore[misc]
         self.logger.load_checkpoint(state["logging"])
         self.current_epoch = state["current_epoch"]
         self._elapsed_s = state["elapsed_s"]
-        random_state = state["random_state"]
-        random.setstate(random_state["python"])
-        np.random.set_state(random_state["numpy"])  # noqa: NPY002 - as above
-        torch.set_rng_state(random_state["torch"])
-        if random_state["cuda"]:
-            torch.cuda.set_rng_state_all(random_state["cuda"])
+        restore_random_state(state["random_state"])
 
 
-def _seed_everything(seed: int) -> None:
-    random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002 - nnU-Net draws from the global generator
-    torch.manual_seed(seed)
+def _check_origin(found: dict[str, Any], *, expected: dict[str, Any], training_id: str) -> None:
+    """Raise TrainingError if a checkpoint belongs to another training under the same name."""
+    for key, value in expected.items():
+        if found[key] != value:
+            raise TrainingError(
+                f"{training_id}: its checkpoint has {key} {found[key]}; expected {value}. Choose another output or "
+                "delete the checkpoint to train from epoch 0"
+            )

@@ -1,0 +1,34 @@
+"""The three random generators that nnU-Net draws from, all of them global."""
+
+import random
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python's, numpy's and torch's generators; `seed` has at most 32 bits."""
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - nnU-Net draws from the global generator
+    torch.manual_seed(seed)
+
+
+def random_state(*, cuda: bool) -> dict[str, Any]:
+    """Return the state of every generator, with those of all GPUs if `cuda`."""
+    return {
+        "python": random.getstate(),
+        "numpy": np.random.get_state(),  # noqa: NPY002 - as above
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if cuda else [],
+    }
+
+
+def restore_random_state(state: dict[str, Any]) -> None:
+    """Set every generator to a state that `random_state` returned; a state of fewer GPUs sets only those."""
+    random.setstate(state["python"])
+    np.random.set_state(state["numpy"])  # noqa: NPY002 - as above
+    torch.set_rng_state(state["torch"])
+    if torch.cuda.is_available():
+        for index, gpu_state in enumerate(state["cuda"][: torch.cuda.device_count()]):
+            torch.cuda.set_rng_state(gpu_state, index)

@@ -1,0 +1,241 @@
+"""Claims about one training, with nnU-Net's true trainer on ellipsoids."""
+
+import os
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny_training import CASES, tiny_plan, tiny_preset, write_all_patches, write_ball
+
+from orchestrator.errors import IntegrityError, TrainingError
+from orchestrator.storage import run_paths
+from orchestrator.storage.filesystem import open_storage
+from orchestrator.training.checkpoint import CheckpointStore
+from orchestrator.training.trainer import PresetTrainer, train
+
+PRESET = tiny_preset()
+
+
+class Killed(BaseException):
+    """What a lost machine looks like from inside."""
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("balls")
+    return [write_ball(folder, index) for index in range(4)]
+
+
+@pytest.fixture(scope="module", params=["3d_fullres"])
+def setting(request, files, tmp_path_factory):
+    plan = tiny_plan(files, preset=PRESET, network=request.param)
+    return plan, write_all_patches(tmp_path_factory.mktemp("preprocessed") / "patches", files, plan)
+
+
+class Run:
+    """One training into a folder, with what it told."""
+
+    def __init__(self, folder, setting, *, kill_after=None, **changes):
+        self.plan, patches = setting
+        self.lines, self.reports = [], []
+        self.storage = open_storage(str(folder))
+        self.store = CheckpointStore(self.storage, training_id="T1-infection-fold0")
+
+        def on_epoch(report):
+            self.reports.append(report)
+            if kill_after == len(self.reports):
+                raise Killed
+
+        self.arguments = {
+            "plan": self.plan,
+            "preset": PRESET,
+            "training_id": "T1-infection-fold0",
+            "train_cases": CASES[:3],
+            "val_cases": CASES[3:],
+            "patches": patches,
+            "checkpoint": self.store,
+            "log": self.lines.append,
+            "seed": 5,
+            "device": "cpu",
+            "num_loader_processes": 0,
+            "on_epoch": on_epoch,
+            **changes,
+        }
+        self.outcome = None
+
+    def go(self):
+        self.outcome = train(**self.arguments)
+        return self
+
+    @property
+    def text(self):
+        return "\n".join(self.lines)
+
+    @property
+    def weights(self):
+        return self.store.load_final()["network_weights"]
+
+
+@pytest.fixture(scope="module")
+def whole(setting, tmp_path_factory):
+    """A training of three epochs without an interruption."""
+    return Run(tmp_path_factory.mktemp("whole"), setting).go()
+
+
+def assert_same_weights(found, expected):
+    assert found.keys() == expected.keys()
+    for name, weights in expected.items():
+        assert torch.equal(found[name], weights), name
+
+
+def test_every_epoch_is_reported_and_the_loss_falls(whole):
+    assert [(report.epoch, report.num_epochs) for report in whole.reports] == [(0, 3), (1, 3), (2, 3)]
+    assert whole.reports[-1].train_loss < whole.reports[0].train_loss
+    for report in whole.reports:
+        assert 0 <= report.pseudo_dice <= 1
+        assert 0 < report.loader_wait_s < report.elapsed_s
+    outcome = whole.outcome
+    assert (outcome.num_epochs, outcome.train_loss) == (3, whole.reports[-1].train_loss)
+    assert outcome.elapsed_s == pytest.approx(sum(report.elapsed_s for report in whole.reports))
+    assert outcome.checkpoint_sha256 == whole.store.final_sha256()
+
+
+def test_the_final_checkpoint_holds_what_prediction_needs(whole):
+    state = whole.store.load_final()
+    # nnU-Net's trainer takes `continue_training` out of the plans it is given.
+    assert state["plans"] == {key: value for key, value in whole.plan.plans.items() if key != "continue_training"}
+    assert state["dataset_json"] == whole.plan.dataset_json
+    assert state["configuration"] == "3d_fullres"
+    assert state["trainer_name"] == "nnUNetTrainer"
+    assert state["inference_allowed_mirroring_axes"] == ()
+    assert whole.storage.list_keys() == [run_paths.final_checkpoint("T1-infection-fold0")]
+
+
+def test_the_log_is_nnunets_and_nothing_is_printed(setting, tmp_path, capfd):
+    run = Run(tmp_path, setting, preset=replace(PRESET, num_epochs=1)).go()
+    assert "Current learning rate: 0.005" in run.text
+    assert "epoch 1/1: train loss" in run.text
+    assert "No validation cases" not in run.text
+    assert capfd.readouterr().out == ""
+
+
+def test_the_same_seed_gives_the_same_model_and_another_seed_another(whole, setting, tmp_path):
+    again = Run(tmp_path / "again", setting).go()
+    assert_same_weights(again.weights, whole.weights)
+    other = Run(tmp_path / "other", setting, seed=6, preset=replace(PRESET, num_epochs=1)).go()
+    assert other.reports[0].train_loss != whole.reports[0].train_loss
+
+
+@pytest.mark.parametrize("kill_after", [1, 2])
+def test_a_killed_training_goes_on_and_ends_with_the_very_same_weights(whole, setting, tmp_path, kill_after):
+    killed = Run(tmp_path, setting, kill_after=kill_after)
+    with pytest.raises(Killed):
+        killed.go()
+    resumed = Run(tmp_path, setting).go()
+    assert f"resumed at epoch {kill_after} of 3" in resumed.text
+    assert [report.epoch for report in resumed.reports] == list(range(kill_after, 3))
+    assert_same_weights(resumed.weights, whole.weights)
+    # What the killed attempt took is part of what the model cost.
+    total_s = sum(report.elapsed_s for report in killed.reports + resumed.reports)
+    assert resumed.outcome.elapsed_s == pytest.approx(total_s)
+
+
+def test_a_torn_checkpoint_costs_an_epoch_and_changes_nothing(whole, setting, tmp_path):
+    with pytest.raises(Killed):
+        Run(tmp_path, setting, kill_after=2).go()
+    key = run_paths.checkpoint("T1-infection-fold0")
+    storage = open_storage(str(tmp_path))
+    storage.write_bytes(key, storage.read_bytes(key)[:1000])
+    resumed = Run(tmp_path, setting).go()
+    assert "resumed at epoch 1 of 3" in resumed.text
+    assert_same_weights(resumed.weights, whole.weights)
+
+
+def test_a_finished_training_is_reported_and_not_repeated(whole, setting, tmp_path):
+    again = Run(whole.storage.location, setting).go()
+    assert again.reports == []
+    assert again.outcome == whole.outcome
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seed": 6}, "has seed 5; expected 6"),
+        ({"train_cases": CASES[:2]}, "has train_cases .*case_2.*expected .*case_1'"),
+        ({"preset": replace(PRESET, num_epochs=9)}, "has num_epochs 3; expected 9"),
+    ],
+)
+def test_a_checkpoint_of_something_else_is_refused(setting, tmp_path, changes, message):
+    with pytest.raises(Killed):
+        Run(tmp_path, setting, kill_after=1).go()
+    with pytest.raises(TrainingError, match=message):
+        Run(tmp_path, setting, **changes).go()
+
+
+def test_without_validation_cases_the_log_says_what_the_dice_is_of(setting, tmp_path):
+    run = Run(tmp_path, setting, val_cases=(), preset=replace(PRESET, num_epochs=1)).go()
+    assert "No validation cases: the patch Dice shown below is of training cases" in run.text
+    assert len(run.reports) == 1
+
+
+def test_without_training_cases_nothing_is_trained(setting, tmp_path):
+    with pytest.raises(TrainingError, match="T1-infection-fold0: no training cases"):
+        Run(tmp_path, setting, train_cases=()).go()
+
+
+def test_a_missing_patch_file_is_named(setting, tmp_path):
+    with pytest.raises(IntegrityError, match=r"balls--case_9\.arrow"):
+        Run(tmp_path, setting, train_cases=("balls--case_9",)).go()
+
+
+def test_processes_can_augment_and_are_gone_afterwards(setting, tmp_path):
+    import multiprocessing
+
+    run = Run(tmp_path, setting, num_loader_processes=1, preset=replace(PRESET, num_epochs=1)).go()
+    assert len(run.reports) == 1
+    assert multiprocessing.active_children() == []
+
+
+def test_the_environment_is_left_as_it_was(setting, tmp_path):
+    before = dict(os.environ)
+    Run(tmp_path, setting, preset=replace(PRESET, num_epochs=1)).go()
+    assert dict(os.environ) == before
+
+
+def trainer_of(setting, preset, tmp_path, monkeypatch):
+    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        monkeypatch.setenv(name, str(tmp_path))
+    plan, _ = setting
+    trainer = PresetTrainer(
+        {**plan.plans, "continue_training": False}, plan.configuration, 0, plan.dataset_json, torch.device("cpu")
+    )
+    trainer._preset, trainer.initial_lr = preset, preset.initial_learning_rate
+    trainer._log = lambda _: None
+    trainer.network = torch.nn.Linear(1, 1)
+    return trainer
+
+
+def test_the_paper_keeps_nnunets_optimiser_and_mirror_axes(setting, tmp_path, monkeypatch):
+    preset = replace(PRESET, optimizer="nnunet", initial_learning_rate=1e-2, mirror_axes=None)
+    trainer = trainer_of(setting, preset, tmp_path, monkeypatch)
+    optimizer, scheduler = trainer.configure_optimizers()
+    assert type(optimizer) is torch.optim.SGD
+    group = optimizer.param_groups[0]
+    assert (group["lr"], group["momentum"], group["nesterov"], group["weight_decay"]) == (1e-2, 0.99, True, 3e-5)
+    assert type(scheduler).__name__ == "PolyLRScheduler"
+    assert trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()[3] == (0, 1, 2)
+    assert trainer.inference_allowed_mirroring_axes == (0, 1, 2)
+
+
+def test_a_preset_can_leave_out_the_axis_between_left_and_right(setting, tmp_path, monkeypatch):
+    trainer = trainer_of(setting, replace(PRESET, mirror_axes=(0, 1)), tmp_path, monkeypatch)
+    assert trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()[3] == (0, 1)
+    assert trainer.inference_allowed_mirroring_axes == (0, 1)

@@ -1,0 +1,68 @@
+"""A data set of bright ellipsoids and a preset of seconds, for tests that train."""
+
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from orchestrator.benchmark.definition import LabelSet, Structure
+from orchestrator.benchmark.presets import Preset
+from orchestrator.patches.writer import write_patches
+from orchestrator.training.planning import fingerprint_case, make_plan
+from orchestrator.training.preprocessing import preprocess_case
+
+BALL = LabelSet(name="infection", structures=(Structure(name="infection", label=1, tolerance_mm=3.0),))
+CASES = ("balls--case_0", "balls--case_1", "balls--case_2", "balls--case_3")
+SPACING_XYZ, ORIGIN_XYZ = (6.0, 6.5, 7.0), (-120.0, 30.0, 7.5)
+
+
+def tiny_preset(**changes):
+    return Preset(
+        **{
+            "name": "tiny",
+            "num_epochs": 3,
+            "num_iterations_per_epoch": 3,
+            "num_val_iterations_per_epoch": 1,
+            "checkpoint_every_epochs": 1,
+            "expected_s_per_iteration": 0.1,
+            "optimizer": "adamw",
+            "initial_learning_rate": 5e-3,
+            "mirror_axes": (),
+            "mirror_at_prediction": False,
+            "base_num_features": 4,
+            "max_num_features": 8,
+            "max_patch_voxels": 16 * 16 * 16,
+            **changes,
+        }
+    )
+
+
+def write_ball(folder, index, *, shape=(24, 32, 36)):
+    """An ellipsoid of 400 HU in noise around -600 HU, off centre by the index."""
+    random = np.random.default_rng(index)
+    z, y, x = np.ogrid[tuple(slice(0, size) for size in shape)]
+    ball = ((z - 12) / 6) ** 2 + ((y - 14 - index) / 8) ** 2 + ((x - 15 - index) / 8) ** 2 < 1
+    image = np.where(ball, 400, -600) + random.integers(-50, 50, shape)
+    paths = []
+    for name, array in (("image", image.astype(np.int16)), ("labels", ball.astype(np.uint8))):
+        volume = sitk.GetImageFromArray(array)
+        volume.SetSpacing(SPACING_XYZ)
+        volume.SetOrigin(ORIGIN_XYZ)
+        # Turned by 90 degrees about z, as no default would have it.
+        volume.SetDirection((0.0, -1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0))
+        paths.append(Path(folder) / f"case_{index}_{name}.nii.gz")
+        sitk.WriteImage(volume, str(paths[-1]))
+    return tuple(paths)
+
+
+def tiny_plan(files, *, preset, network="3d_fullres"):
+    fingerprints = [fingerprint_case(image, labels) for image, labels in files]
+    return make_plan(fingerprints, label_set=BALL, network=network, preset=preset, donor=None, name="balls")
+
+
+def write_all_patches(folder, files, plan):
+    folder.mkdir()
+    for name, (image, labels) in zip(CASES, files, strict=True):
+        case = preprocess_case(image, labels, plan)
+        write_patches(folder / f"{name}.arrow", data=case.data, seg=case.seg, properties=case.properties)
+    return folder
