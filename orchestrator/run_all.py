@@ -15,6 +15,7 @@ from orchestrator.benchmark.loading import load_benchmark
 from orchestrator.benchmark.matrix import Benchmark
 from orchestrator.benchmark.presets import PRESETS, Preset, find_preset
 from orchestrator.cluster.config import ClusterConfig, load_cluster
+from orchestrator.cluster.environment import use_token
 from orchestrator.errors import ConfigError, DataError, OrchestratorError
 from orchestrator.progress import duration_text
 from orchestrator.storage import run_paths
@@ -130,6 +131,9 @@ def show_trainings(selection: Selection, *, console: Console, as_json: bool) -> 
 
 def run_here(selection: Selection, *, console: Console) -> int:
     """Run on the cluster that this machine can reach, and say what came out."""
+    if selection.cluster.auth_token is not None:
+        # Before Ray is imported, which reads its environment then.
+        use_token(selection.cluster.auth_token)
     from orchestrator.pipeline.run import RunRequest, check_before_start, run
 
     request = RunRequest(

@@ -56,7 +56,10 @@ def load_cluster(path: Path) -> ClusterConfig:
     ConfigError
         If the file is missing, has an unknown key or a wrong value, or its `ray` section is not what Ray accepts.
     """
-    section = Section(load_yaml(path), where=str(path))
+    content = load_yaml(path)
+    section = Section(content, where=str(path))
+    if "kind" not in content:
+        raise ConfigError(f"{path}: key 'kind' is missing; expected one of local, existing, aws")
     kind: Kind = section.choose("kind", ("local", "existing", "aws"))
     values: dict[str, Any] = {
         "cpus_per_training": section.take("cpus_per_training", float, default=8.0),
@@ -86,7 +89,9 @@ def _aws(section: Section, *, output: str | None, data: str | None) -> dict[str,
     section.finish()
     for key, location in {"output": output, "data": data}.items():
         if location is not None and not location.startswith("s3://"):
-            raise ConfigError(f"{section.where}: {key} is {location!r}; expected s3://bucket/prefix")
+            raise ConfigError(
+                f"{section.where}: {key} is {location!r}; expected s3://bucket/prefix, which every machine reaches"
+            )
     check_aws(ray, where=f"{section.where}: ray")
     num_cpus, num_gpus = most_processors(ray)
     if num_gpus == 0:

@@ -90,7 +90,11 @@ def connected(config: ClusterConfig) -> Iterator[Connection]:
     try:
         offered = ray.cluster_resources()
         yield Connection(
-            offered=Resources(cpus=offered.get("CPU", 0.0), gpus=offered.get("GPU", 0.0)),
+            # A cluster with an autoscaler begins small: what it may grow to counts, and waiting work makes it grow.
+            offered=Resources(
+                cpus=max(offered.get("CPU", 0.0), config.num_cpus or 0),
+                gpus=max(offered.get("GPU", 0.0), config.num_gpus or 0),
+            ),
             dashboard=f"http://{context.dashboard_url}" if context.dashboard_url else "",
         )
     finally:

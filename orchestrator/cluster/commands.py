@@ -1,0 +1,81 @@
+"""Commands that are run on this machine, behind an interface that tests record."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from orchestrator.errors import ClusterError
+
+STOP_S = 10
+"""Time that a background command has to end before it is killed."""
+
+
+class Commands(Protocol):
+    """Runs commands."""
+
+    def call(self, command: Sequence[str]) -> None:
+        """Run to the end, its output on the terminal; raises ClusterError if it fails."""
+
+    def background(self, command: Sequence[str]) -> AbstractContextManager[None]:
+        """Run as long as the context lasts, without output."""
+
+
+class ShellCommands:
+    """Runs commands as processes of this machine."""
+
+    def call(self, command: Sequence[str]) -> None:
+        """Run to the end, its output on the terminal; raises ClusterError if it fails."""
+        try:
+            result = subprocess.run(command, check=False)
+        except OSError as error:
+            raise ClusterError(f"{' '.join(command)}: could not be started ({error})") from error
+        if result.returncode != 0:
+            raise ClusterError(f"{' '.join(command)}: failed with exit code {result.returncode}; its output is above")
+
+    @contextmanager
+    def background(self, command: Sequence[str]) -> Iterator[None]:
+        """Run as long as the context lasts; its children (the SSH of a tunnel) end with it."""
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        try:
+            yield
+        finally:
+            _end_group(process)
+
+
+def ray_command(*arguments: str) -> tuple[str, ...]:
+    """Return the command line of the `ray` that belongs to this Python."""
+    return (str(Path(sys.executable).with_name("ray")), *arguments)
+
+
+def free_port() -> int:
+    """Return a port of this machine's loopback that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def _end_group(process: "subprocess.Popen[bytes]") -> None:
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, number)
+        except ProcessLookupError:
+            break
+        try:
+            process.wait(timeout=STOP_S)
+        except subprocess.TimeoutExpired:
+            continue
+        break
+    process.wait()

@@ -1,0 +1,88 @@
+"""What kinds of machines a cluster may start, and how long they would take."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NodeType:
+    """One kind of machine of Ray's `available_node_types`."""
+
+    name: str
+    """Its key in the file."""
+    instance_type: str
+    """For example `g6e.2xlarge`."""
+    is_head: bool
+    """Whether the driver runs there; there is always one head."""
+    is_spot: bool
+    """Whether the provider may take it back."""
+    num_cpus: int
+    """CPUs that it offers to stages."""
+    num_gpus: int
+    """GPUs that it offers to stages."""
+    max_nodes: int
+    """The most of them at a time."""
+
+
+def node_types(ray: Mapping[str, Any]) -> tuple[NodeType, ...]:
+    """Return the kinds of machines of a checked `ray` section, the head first."""
+    head = ray["head_node_type"]
+    kinds = [
+        NodeType(
+            name=name,
+            instance_type=content["node_config"]["InstanceType"],
+            is_head=name == head,
+            is_spot="InstanceMarketOptions" in content["node_config"],
+            num_cpus=content["resources"].get("CPU", 0),
+            num_gpus=content["resources"].get("GPU", 0),
+            max_nodes=1 if name == head else content.get("max_workers", ray["max_workers"]),
+        )
+        for name, content in ray["available_node_types"].items()
+    ]
+    return tuple(sorted(kinds, key=lambda kind: not kind.is_head))
+
+
+def most_processors(ray: Mapping[str, Any]) -> tuple[int, int]:
+    """Return the CPUs and GPUs of the cluster when as many GPU machines run as its limits allow.
+
+    The global `max_workers` is spent on machines with the most GPUs first, since those set the pace of a run.
+    """
+    nodes_left = ray["max_workers"]
+    num_cpus = num_gpus = 0
+    for kind in sorted(node_types(ray), key=lambda kind: (not kind.is_head, -kind.num_gpus, -kind.num_cpus)):
+        nodes = 1 if kind.is_head else min(kind.max_nodes, nodes_left)
+        nodes_left -= 0 if kind.is_head else nodes
+        num_cpus += nodes * kind.num_cpus
+        num_gpus += nodes * kind.num_gpus
+    return num_cpus, num_gpus
+
+
+def describe(ray: Mapping[str, Any], *, training_hours: float, gpus_per_training: float = 1.0) -> str:
+    """Return the machines and the expected length of a run as lines for people.
+
+    Parameters
+    ----------
+    ray
+        A checked `ray` section.
+    training_hours
+        Hours of all trainings together, one after the other on one GPU.
+    gpus_per_training
+        Share of a GPU that a training takes.
+    """
+    lines = [f"cluster {ray['cluster_name']} in {ray['provider']['region']}, at most {ray['max_workers']} workers:"]
+    for kind in node_types(ray):
+        market = "spot" if kind.is_spot else "on demand"
+        number = "1" if kind.is_head else f"0 to {kind.max_nodes}"
+        lines.append(
+            f"  {kind.name}: {number} x {kind.instance_type} ({market}), "
+            f"each {kind.num_cpus} CPUs and {kind.num_gpus} GPUs for stages"
+        )
+    gpus = most_processors(ray)[1]
+    slots = int(gpus / gpus_per_training)
+    makespan = f"{training_hours / slots:.3g} hours at the least" if slots else "no GPU: it would not end"
+    lines.append(
+        f"{training_hours:.3g} A100 hours of training on at most {slots} at a time: {makespan}. "
+        "Other GPUs, preprocessing and the start of machines add to this; the provider bills by machine and hour."
+    )
+    return "\n".join(lines)

@@ -1,0 +1,425 @@
+"""A launch: what is run in which order, what is left behind, and what a second call does."""
+
+import dataclasses
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+import yaml
+from moto.server import ThreadedMotoServer
+
+from orchestrator.cluster import environment, jobs
+from orchestrator.cluster.commands import ShellCommands
+from orchestrator.cluster.config import load_cluster
+from orchestrator.cluster.jobs import JobState, RayJobs
+from orchestrator.cluster.launch import Launch, check_aws_account, launch_and_follow
+from orchestrator.errors import ClusterError, ConfigError
+from orchestrator.storage.filesystem import open_storage
+
+AWS = Path(__file__).parents[1] / "clusters" / "aws.yaml"
+OUTPUT = "s3://covid-bucket/runs/first"
+IMAGE_OWNER_TEXT = AWS.read_text().replace("s3://FILL-IN-bucket", "s3://covid-bucket")
+
+
+class FakeCommands:
+    """Records commands; a command that holds the word `failing` fails."""
+
+    def __init__(self, *, failing: str = "nothing") -> None:
+        self.log: list[str] = []
+        self._failing = failing
+
+    def call(self, command: Sequence[str]) -> None:
+        self.log.append(command[1])
+        if command[1] == self._failing:
+            raise ClusterError(f"ray {command[1]}: failed")
+
+    @contextmanager
+    def background(self, command: Sequence[str]) -> Iterator[None]:
+        self.log.append(command[1])
+        yield
+        self.log.append("tunnel closed")
+
+
+class FakeJobs:
+    """One head: jobs by id, with a log that comes in pieces and a connection that may break."""
+
+    def __init__(self, *, status: str | None = None, log: str = "one\ntwo\nthree", breaks: int = 0) -> None:
+        self.status = status
+        self.ends_with = "SUCCEEDED"
+        self.calls: list[str] = []
+        self.entrypoint = ""
+        self.interrupt = False
+        self._log = log
+        self._breaks = breaks
+
+    def find(self, job_id: str) -> JobState | None:
+        return JobState(status=self.status) if self.status else None
+
+    def submit(self, job_id: str, *, entrypoint: str, environment: Mapping[str, str]) -> None:
+        self.calls.append("submit")
+        self.entrypoint = entrypoint
+        self.status = "RUNNING"
+
+    def forget(self, job_id: str) -> None:
+        self.calls.append("forget")
+        self.status = None
+
+    async def tail(self, job_id: str) -> AsyncIterator[str]:
+        yield self._log[:6]
+        if self.interrupt:
+            raise KeyboardInterrupt
+        if self._breaks:
+            self._breaks -= 1
+            raise RuntimeError("connection lost")
+        yield self._log[6:]
+        self.status = self.ends_with
+
+
+@pytest.fixture(scope="module")
+def moto_port() -> Iterator[int]:
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    yield server.get_host_and_port()[1]
+    server.stop()
+
+
+@pytest.fixture
+def place(tmp_path: Path, moto_port: int, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give an own home and working folder, an emulated AWS and a run that has written one table."""
+    for name, value in {
+        "HOME": str(tmp_path),
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{moto_port}",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        environment.AUTH_MODE: "disabled",
+        environment.AUTH_TOKEN_PATH: str(tmp_path / ".ray" / "auth_token"),
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(jobs, "RECONNECT_S", 0.0)
+    boto3.client("s3").create_bucket(Bucket="covid-bucket")
+    open_storage(OUTPUT).write_bytes("tables/table4.md", b"| DSC |")
+    return tmp_path
+
+
+def filled_in(folder: Path) -> Path:
+    path = folder / "aws.yaml"
+    path.write_text(IMAGE_OWNER_TEXT.replace("FILL-IN-", "my-"))
+    return path
+
+
+def a_launch(path: Path, *, keep: bool = False, output: str = OUTPUT) -> Launch:
+    arguments = ("--output", output, "--preset", "paper", "--only", "T1-*")
+    return Launch(config=load_cluster(path), driver_arguments=arguments, training_hours=420.0, keep=keep)
+
+
+def go(
+    launch: Launch, *, commands: FakeCommands, head: FakeJobs, confirm: Callable[[str], bool] = lambda _: True
+) -> tuple[bool, list[str]]:
+    shown: list[str] = []
+    try:
+        done = launch_and_follow(launch, confirm=confirm, show=shown.append, commands=commands, connect=lambda _: head)
+    except BaseException as error:
+        error.args = (*error.args, shown)
+        raise
+    return done, shown
+
+
+def test_a_launch_goes_up_submits_follows_and_goes_down(place: Path) -> None:
+    commands, head = FakeCommands(), FakeJobs()
+    done, shown = go(a_launch(filled_in(place)), commands=commands, head=head)
+    assert done
+    assert commands.log == ["up", "dashboard", "tunnel closed", "down"]
+    assert shown[1:] == ["one", "two", "three"]
+    assert head.entrypoint.startswith("bash -c ")
+    assert "--only '\"'\"'T1-*'\"'\"' --cluster ~/covid-ct-launch/cluster.yaml" in head.entrypoint
+
+
+def test_the_files_of_a_launch_hold_the_token_for_this_user_alone(place: Path) -> None:
+    launch = a_launch(filled_in(place))
+    go(launch, commands=FakeCommands(), head=FakeJobs())
+    token = place / ".ray" / "auth_token"
+    mounted = place / launch.folder / "mounted"
+    assert (mounted / "auth_token").read_text() == token.read_text()
+    assert [path.stat().st_mode & 0o777 for path in (token, mounted, mounted / "auth_token")] == [0o600, 0o700, 0o600]
+    ray = yaml.safe_load((place / launch.folder / "ray.yaml").read_text())
+    assert ray["file_mounts"]["~/covid-ct-launch"] == str(mounted)
+    assert all(Path(local).exists() for local in ray["file_mounts"].values())
+    assert not any(".venv" in local for local in ray["file_mounts"].values())
+
+
+def test_the_driver_on_the_head_gets_a_cluster_that_exists_and_may_grow(place: Path) -> None:
+    launch = a_launch(filled_in(place))
+    go(launch, commands=FakeCommands(), head=FakeJobs())
+    config = load_cluster(place / launch.folder / "mounted" / "cluster.yaml")
+    assert (config.kind, config.address, config.num_gpus, config.num_cpus) == ("existing", "auto", 12, 128)
+    assert config.cpus_per_training == 7
+
+
+def test_a_running_driver_is_attached_to_and_an_ended_one_is_started_anew(place: Path) -> None:
+    launch = a_launch(filled_in(place))
+    running, ended = FakeJobs(status="RUNNING"), FakeJobs(status="FAILED")
+    assert "attached" in go(launch, commands=FakeCommands(), head=running)[1][0]
+    go(launch, commands=FakeCommands(), head=ended)
+    assert running.calls == []
+    assert ended.calls == ["forget", "submit"]
+
+
+def test_the_id_of_a_driver_is_that_of_its_work(place: Path) -> None:
+    launch = a_launch(filled_in(place))
+    assert launch.submission_id == a_launch(filled_in(place), keep=True).submission_id
+    assert launch.submission_id != a_launch(filled_in(place), output=f"{OUTPUT}2").submission_id
+
+
+def test_every_line_is_shown_once_though_the_connection_breaks(place: Path) -> None:
+    _, shown = go(a_launch(filled_in(place)), commands=FakeCommands(), head=FakeJobs(breaks=3))
+    assert shown[1:] == ["one", "two", "three"]
+
+
+def test_a_failed_driver_is_not_a_success_and_the_machines_go_down(place: Path) -> None:
+    commands, head = FakeCommands(), FakeJobs()
+    head.ends_with = "FAILED"
+    assert not go(a_launch(filled_in(place)), commands=commands, head=head)[0]
+    assert commands.log[-1] == "down"
+
+
+def test_a_failing_start_brings_down_what_has_started(place: Path) -> None:
+    commands = FakeCommands(failing="up")
+    with pytest.raises(ClusterError, match="ray up: failed"):
+        go(a_launch(filled_in(place)), commands=commands, head=FakeJobs())
+    assert commands.log == ["up", "down"]
+
+
+def test_a_failing_end_says_how_to_bring_the_machines_down(place: Path) -> None:
+    with pytest.raises(ClusterError) as caught:
+        go(a_launch(filled_in(place)), commands=FakeCommands(failing="down"), head=FakeJobs())
+    assert "Machines may be left running" in caught.value.args[1][-1]
+    assert "ray down -y" in caught.value.args[1][-1]
+
+
+def test_keep_leaves_the_machines_and_says_how_to_bring_them_down(place: Path) -> None:
+    commands = FakeCommands()
+    _, shown = go(a_launch(filled_in(place), keep=True), commands=commands, head=FakeJobs())
+    assert "down" not in commands.log
+    assert "ray down -y" in shown[-2]
+
+
+def test_ctrl_c_leaves_the_driver_running_and_says_what_to_do(place: Path) -> None:
+    commands, head = FakeCommands(), FakeJobs()
+    head.interrupt = True
+    with pytest.raises(KeyboardInterrupt) as caught:
+        go(a_launch(filled_in(place)), commands=commands, head=head)
+    assert "down" not in commands.log
+    assert "ray down -y" in caught.value.args[-1][-2]
+    assert head.status == "RUNNING"
+
+
+def test_a_head_that_is_lost_keeps_its_machines(place: Path) -> None:
+    commands = FakeCommands()
+    with pytest.raises(jobs.DriverLostError, match="the same command attaches again"):
+        go(a_launch(filled_in(place)), commands=commands, head=FakeJobs(breaks=jobs.MAX_LOST + 1))
+    assert "down" not in commands.log
+
+
+def test_nothing_starts_without_agreement(place: Path) -> None:
+    asked: list[str] = []
+    commands = FakeCommands()
+
+    def decline(text: str) -> bool:
+        asked.append(text)
+        return False
+
+    assert not go(a_launch(filled_in(place)), commands=commands, head=FakeJobs(), confirm=decline)[0]
+    assert commands.log == []
+    assert "420 A100 hours" in asked[0]
+
+
+def test_the_shipped_file_is_refused_with_all_that_is_to_be_filled_in(place: Path) -> None:
+    commands = FakeCommands()
+    with pytest.raises(ConfigError) as caught:
+        go(a_launch(AWS, output="s3://FILL-IN-bucket/x"), commands=commands, head=FakeJobs())
+    for word in ("bucket", "image-id", "subnet-id", "security-group-id", "head-instance-profile"):
+        assert f"FILL-IN-{word}" in str(caught.value)
+    assert commands.log == []
+
+
+def test_an_output_on_this_machine_is_refused(place: Path) -> None:
+    with pytest.raises(ConfigError, match="every machine must reach it; expected s3://"):
+        go(a_launch(filled_in(place), output="runs/x"), commands=FakeCommands(), head=FakeJobs())
+
+
+def test_missing_credentials_are_told_before_anything_starts(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
+    with pytest.raises(ConfigError, match="AWS does not know who we are"):
+        check_aws_account(a_launch(filled_in(place)))
+
+
+def test_a_driver_that_succeeds_without_tables_is_an_error(place: Path) -> None:
+    with pytest.raises(ClusterError, match="left no tables"):
+        go(a_launch(filled_in(place), output="s3://covid-bucket/other"), commands=FakeCommands(), head=FakeJobs())
+
+
+def test_a_background_command_ends_with_its_children(tmp_path: Path) -> None:
+    marker = tmp_path / "child"
+    with ShellCommands().background(["bash", "-c", f"sleep 60 & echo $! > {marker}; wait"]):
+        deadline_s = time.monotonic() + 10
+        while not (marker.exists() and marker.read_text().strip()) and time.monotonic() < deadline_s:
+            time.sleep(0.02)
+        child = int(marker.read_text())
+        os.kill(child, 0)
+    state = Path(f"/proc/{child}/stat")
+    deadline_s = time.monotonic() + 10
+    while state.exists() and state.read_text().split()[2] != "Z" and time.monotonic() < deadline_s:
+        time.sleep(0.02)
+    assert not state.exists() or state.read_text().split()[2] == "Z"
+
+
+def test_a_failing_command_is_named_with_its_exit_code() -> None:
+    with pytest.raises(ClusterError, match="false: failed with exit code 1"):
+        ShellCommands().call(["false"])
+
+
+def test_a_token_that_others_can_read_is_refused(place: Path) -> None:
+    path = environment.ensure_token()
+    assert os.environ[environment.AUTH_MODE] == "token"
+    assert environment.ensure_token() == path
+    path.chmod(0o644)
+    with pytest.raises(ConfigError, match="expected mode 600"):
+        environment.ensure_token()
+
+
+def test_an_empty_or_missing_token_is_refused(place: Path) -> None:
+    with pytest.raises(ConfigError, match="no authentication token"):
+        environment.use_token(place / "nowhere")
+    (place / "empty").touch(mode=0o600)
+    with pytest.raises(ConfigError, match="is empty"):
+        environment.use_token(place / "empty")
+
+
+BOOTSTRAP = """
+import sys, yaml
+from ray.autoscaler._private.commands import _bootstrap_config
+config = _bootstrap_config(yaml.safe_load(open(sys.argv[1])), no_config_cache=True)
+kinds = config["available_node_types"]
+offered = kinds["gpu_spot_a10g"]["resources"]
+print("RESULT", offered["CPU"], offered["GPU"], offered["accelerator_type:A10G"])
+"""
+
+
+@pytest.mark.end_to_end
+def test_ray_bootstraps_the_aws_section_against_an_emulated_aws(place: Path, moto_port: int) -> None:
+    ec2 = boto3.client("ec2")
+    subnet = ec2.describe_subnets()["Subnets"][0]
+    group = ec2.describe_security_groups()["SecurityGroups"][0]["GroupId"]
+    text = (
+        filled_in(place).read_text().replace("my-subnet-id", subnet["SubnetId"]).replace("my-security-group-id", group)
+    )
+    ray = place / "ray.yaml"
+    ray.write_text(yaml.safe_dump(yaml.safe_load(text)["ray"]))
+    done = subprocess.run(
+        [sys.executable, "-c", BOOTSTRAP, str(ray)], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert "RESULT 8 1 1" in done.stdout, done.stdout + done.stderr
+
+
+SUBMIT = """
+import sys
+from orchestrator.cluster.jobs import RayJobs, Submission, follow, shell_entrypoint, submit_or_attach
+jobs = RayJobs(sys.argv[1])
+script = "echo begun; while [ ! -e " + sys.argv[2] + " ]; do sleep 0.2; done; echo ended with $WORD"
+submission = Submission(id="run-1", entrypoint=shell_entrypoint(script), environment={"WORD": "a word"})
+first = submit_or_attach(jobs, submission)
+second = submit_or_attach(jobs, submission)
+open(sys.argv[2], "w").close()
+lines = []
+succeeded = follow(jobs, submission.id, show=lines.append)
+print("RESULT", first, second, succeeded, [line for line in lines if line.startswith(("begun", "ended"))])
+"""
+
+
+@pytest.mark.end_to_end
+def test_a_second_submission_to_a_real_head_attaches_and_strangers_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = tmp_path / "auth_token"
+    monkeypatch.setenv(environment.AUTH_TOKEN_PATH, str(token))
+    monkeypatch.setenv(environment.AUTH_MODE, "token")
+    environment.ensure_token()
+    with a_head() as address:
+        done = subprocess.run(
+            [sys.executable, "-c", SUBMIT, address, str(tmp_path / "go")],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+        assert "RESULT False True True ['begun', 'ended with a word']" in done.stdout, done.stdout + done.stderr
+        token.write_text("0" * 64)
+        with pytest.raises(ClusterError, match="the dashboard refuses"):
+            RayJobs(address, sleep=lambda _: None)
+
+
+@contextmanager
+def a_head() -> Iterator[str]:
+    """Give the address of the dashboard of a head of its own; its process group ends with the context."""
+    import tempfile
+
+    gcs, dashboard, agent, grpc = (_free_port() for _ in range(4))
+    # A Unix socket's path is limited to 107 bytes: pytest's folders are too deep.
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        process = subprocess.Popen(
+            [
+                str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--num-cpus=1",
+                "--node-ip-address=127.0.0.1", f"--port={gcs}", f"--dashboard-port={dashboard}",
+                f"--dashboard-agent-listen-port={agent}", f"--dashboard-agent-grpc-port={grpc}",
+                "--dashboard-host=127.0.0.1", f"--temp-dir={folder}", "--object-store-memory=100000000",
+                "--disable-usage-stats",
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )  # fmt: skip
+        try:
+            yield f"http://127.0.0.1:{dashboard}"
+        finally:
+            # `ray start --block` stops the processes that it has started when it is asked to end.
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(timeout=20)
+            finally:
+                _kill_session(process.pid)
+
+
+def _kill_session(session: int) -> None:
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[3]) == session:
+            os.kill(int(stat.parent.name), signal.SIGKILL)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_a_launch_is_a_plain_value(place: Path) -> None:
+    launch: Any = a_launch(filled_in(place))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        launch.keep = True
