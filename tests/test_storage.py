@@ -7,12 +7,16 @@ import threading
 import time
 import uuid
 from contextlib import suppress
+from datetime import UTC, datetime
 
 import pytest
 from botocore.exceptions import ClientError
 from moto.server import ThreadedMotoServer
+from test_results import row
 
 from orchestrator.errors import ConfigError, StorageError
+from orchestrator.events import EventLog, read_events
+from orchestrator.results.store import ResultsStore
 from orchestrator.storage import s3
 from orchestrator.storage.filesystem import open_storage
 
@@ -184,6 +188,52 @@ def test_a_file_in_the_place_of_the_folder_is_named(tmp_path):
 
 def test_a_folder_is_asked_for_its_free_space_before_it_is_made(tmp_path):
     assert open_storage(tmp_path / "not" / "yet").free_bytes() > 0
+
+
+def test_a_folder_that_cannot_be_listed_is_not_taken_for_empty(tmp_path, monkeypatch):
+    storage = open_storage(tmp_path)
+    storage.write_bytes("results/x", b"1")
+
+    def refuse(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(StorageError, match=r"results: cannot list it: Permission denied"):
+        storage.list_keys("results")
+
+
+def test_a_link_whose_answer_was_lost_is_recognised_as_ours(tmp_path, monkeypatch):
+    link = os.link
+
+    def link_twice(source, target):
+        link(source, target)
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", link_twice)
+    assert open_storage(tmp_path).create_exclusive("x", b"1")
+    assert not open_storage(tmp_path).create_exclusive("x", b"2")
+
+
+def test_a_file_system_without_hard_links_is_said(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    with pytest.raises(StorageError, match=r"/x: cannot create it: this file system has no hard links"):
+        open_storage(tmp_path).create_exclusive("x", b"1")
+
+
+def test_results_and_events_can_be_kept_there(storage):
+    results = ResultsStore(storage)
+    assert results.commit("T1-lung-fold0", [row(0.25, 0.5), row(0.75, 0.5)])
+    assert not results.commit("T1-lung-fold0", [row(0.0, 0.0)])
+    assert results.finished() == {"T1-lung-fold0"}
+    assert results.query("SELECT avg(dsc) AS dsc FROM scores").to_pylist() == [{"dsc": 0.5}]
+    events = EventLog(storage, run_started=datetime(2020, 4, 20, tzinfo=UTC), clock=lambda: datetime.now(UTC))
+    for epoch in range(3):
+        events.append("training_epoch", epoch=epoch)
+    events.flush()
+    assert [event["epoch"] for event in read_events(storage)] == [0, 1, 2]
 
 
 def test_a_put_whose_answer_was_lost_is_recognised_as_ours(s3_storage, monkeypatch):

@@ -140,6 +140,11 @@ def _link(temporary: Path, target: Path) -> bool:
         # A network file system may repeat a request whose answer was lost, and then refuse its own link.
         return temporary.stat().st_nlink > 1
     except OSError as error:
+        if error.errno in {errno.EPERM, errno.ENOTSUP, errno.ENOSYS}:
+            raise StorageError(
+                f"{target}: cannot create it: this file system has no hard links, by which one of several writers "
+                "wins. Choose an --output on another file system or on s3://"
+            ) from error
         raise storage_error(target, "create", error) from error
     return True
 
