@@ -177,7 +177,7 @@ def launch(selection: Selection, options: argparse.Namespace, *, console: Consol
         show(description)
         return bool(options.yes) or console.input("Start it? [y/N] ").strip().lower() in {"y", "yes"}
 
-    arguments = ["--cluster", "clusters/existing.yaml", "--output", selection.output, "--preset", selection.preset.name]
+    arguments = ["--output", selection.output, "--preset", selection.preset.name]
     arguments += ["--matrix", options.matrix, "--seed", str(selection.seed)]
     arguments += ["--data", selection.data] if selection.data else []
     arguments += [part for pattern in options.only for part in ("--only", pattern)]
