@@ -20,7 +20,7 @@ class Killed(BaseException):
     """What a lost machine looks like from inside."""
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _one_thread():
     before = torch.get_num_threads()
     torch.set_num_threads(1)
