@@ -6,8 +6,9 @@ import pytest
 
 from orchestrator.benchmark.loading import load_benchmark
 from orchestrator.benchmark.presets import PRESETS
-from orchestrator.pipeline.run import find_donors, finished_stages
-from orchestrator.pipeline.stages import StageKind, build_graph, label_sets_by_case
+from orchestrator.errors import ConfigError
+from orchestrator.pipeline.run import check_space, find_donors, finished_stages
+from orchestrator.pipeline.stages import StageKind, build_graph, expected_bytes, label_sets_by_case
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
 
@@ -71,6 +72,19 @@ def test_label_sets_of_mosmed_are_infection_even_for_the_joint_subtask(benchmark
     trainings = benchmark.trainings(only=("T1-lung-and-infection",), preset=PAPER)
     mosmed = {sets for case, sets in label_sets_by_case(trainings).items() if case.dataset == "mosmed"}
     assert mosmed == {("infection",)}
+
+
+def test_a_full_disk_is_seen_before_anything_starts(benchmark, tmp_path, monkeypatch):
+    graph = graph_of(benchmark, "T1-lung-fold0")
+    storage = open_storage(str(tmp_path))
+    # 20 cases of 512 x 512 x 120 voxels, 2 bytes each; 4 of them as patches, 6 bytes each; checkpoints of 1 GB.
+    expected = 512 * 512 * 120 * (20 * 2 + 4 * 6) + 1_000_000_000
+    assert expected_bytes(graph.values(), preset=PAPER) == expected
+    monkeypatch.setattr(type(storage), "free_bytes", lambda _: expected)
+    check_space(graph.values(), storage=storage, preset=PAPER)
+    monkeypatch.setattr(type(storage), "free_bytes", lambda _: expected - 1)
+    with pytest.raises(ConfigError, match=r"3\.0 GB free; expected at least 3\.0 GB"):
+        check_space(graph.values(), storage=storage, preset=PAPER)
 
 
 def test_a_stage_is_finished_only_when_all_of_its_products_are_there(benchmark, tmp_path):

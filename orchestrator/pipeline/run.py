@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +17,7 @@ from orchestrator.cluster.config import ClusterConfig
 from orchestrator.errors import ConfigError
 from orchestrator.events import EventLog
 from orchestrator.pipeline.policy import Resources, Schedule
-from orchestrator.pipeline.stages import Stage, build_graph, label_sets_by_case
+from orchestrator.pipeline.stages import Stage, build_graph, expected_bytes, label_sets_by_case
 from orchestrator.pipeline.work import Workplace
 from orchestrator.progress import LiveView
 from orchestrator.report.tables import write_tables
@@ -81,15 +81,27 @@ def needed_cases(request: RunRequest) -> dict[Case, tuple[str, ...]]:
 
 
 def check_before_start(request: RunRequest) -> tuple[Problem, ...]:
-    """Return what is wrong with the downloads of a run as far as headers show it; phantoms are never wrong."""
+    """Return what is wrong with the downloads of the cases that a run still has to read, as far as headers show it."""
+    storage = open_storage(request.output)
     if request.data is None or "://" in request.data:
         return ()
     datasets = {dataset.name: dataset for dataset in request.benchmark.datasets}
     requests = [
         CaseRequest(dataset=datasets[case.dataset], case_name=case.name, label_sets=label_sets)
         for case, label_sets in sorted(needed_cases(request).items())
+        if not storage.exists(run_paths.case_record(case))
     ]
     return inspect_downloads(requests, downloads=Path(request.data), thorough=False, num_threads=8)
+
+
+def check_space(stages: Iterable[Stage], *, storage: Storage, preset: Preset) -> None:
+    """Raise ConfigError if the output location has less space than these stages will write, roughly."""
+    needed, free = expected_bytes(stages, preset=preset), storage.free_bytes()
+    if free is not None and free < needed:
+        raise ConfigError(
+            f"{storage.location}: {free / 1e9:.1f} GB free; expected at least {needed / 1e9:.1f} GB for what is to be "
+            "written. Free space, choose another --output, or run a part with --only"
+        )
 
 
 def claim_output(request: RunRequest, storage: Storage) -> None:
@@ -138,7 +150,6 @@ def run(request: RunRequest, *, console: Console) -> RunOutcome:
     """
     started_s = time.monotonic()
     storage = open_storage(request.output)
-    claim_output(request, storage)
     events = EventLog(storage, run_started=datetime.now(UTC), clock=lambda: datetime.now(UTC))
     graph = build_graph(
         request.trainings,
@@ -148,6 +159,8 @@ def run(request: RunRequest, *, console: Console) -> RunOutcome:
         phantoms=request.data is None,
     )
     done = finished_stages(graph, storage)
+    check_space((stage for stage in graph.values() if stage.id not in done), storage=storage, preset=request.preset)
+    claim_output(request, storage)
     events.append("run_started", trainings=[training.id for training in request.trainings], stages_done=len(done))
     failures: Mapping[str, str] = {}
     lost: frozenset[str] = frozenset()

@@ -59,6 +59,13 @@ class Stage:
     """The download that it generates or reads."""
 
 
+_VOXELS_FULL_SIZE = 512 * 512 * 120
+"""Of a typical full-size CT; phantoms of a coarser spacing have fewer."""
+_THORAX_MM3 = 400.0 * 320.0 * 320.0
+_CHECKPOINT_BYTES = 1_000_000_000
+"""Final, latest and previous checkpoint of nnU-Net's network with its optimiser."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StageCosts:
     """Rough seconds of each kind of stage but training, on one core or one GPU."""
@@ -193,6 +200,16 @@ class _Builder:
                 training=training,
             )
         )
+
+
+def expected_bytes(stages: Iterable[Stage], *, preset: Preset) -> int:
+    """Return roughly how much these stages will write: compressed cases, float32 patches, checkpoints."""
+    voxels = _VOXELS_FULL_SIZE
+    if preset.phantom_spacing_mm is not None:
+        voxels = min(voxels, round(_THORAX_MM3 / preset.phantom_spacing_mm**3))
+    checkpoints = _CHECKPOINT_BYTES if preset.base_num_features is None else _CHECKPOINT_BYTES // 100
+    written = {StageKind.INGEST: 2 * voxels, StageKind.PREPROCESS: 6 * voxels, StageKind.TRAIN: checkpoints}
+    return sum(written.get(stage.kind, 0) for stage in stages)
 
 
 def label_sets_by_case(trainings: Iterable[Training]) -> dict[Case, tuple[str, ...]]:
