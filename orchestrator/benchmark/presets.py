@@ -78,9 +78,9 @@ PRESETS = {
         Preset(
             name="smoke",
             num_epochs=5,
-            num_iterations_per_epoch=24,
-            num_val_iterations_per_epoch=4,
-            expected_s_per_iteration=0.25,
+            num_iterations_per_epoch=20,
+            num_val_iterations_per_epoch=2,
+            expected_s_per_iteration=0.2,
             checkpoint_every_epochs=1,
             optimizer="adamw",
             initial_learning_rate=5e-3,
@@ -92,6 +92,7 @@ PRESETS = {
             max_patch_voxels=32 * 32 * 32,
             num_convs_per_stage=1,
             caps=CaseCaps(train=6, val=2, test=4, test_mosmed=2),
+            tile_step_size=0.75,
             phantom_spacing_mm=8.0,
         ),
         Preset(

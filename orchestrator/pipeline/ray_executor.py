@@ -169,16 +169,17 @@ def _carry_out(place: work.Workplace, stage: Stage) -> None:
 def _fit(place: work.Workplace, stage: Stage, share: Resources) -> None:
     """Run one training in a Ray Train worker of its own and wait for it."""
     from ray.train import RunConfig, ScalingConfig, WorkerGroupError
+    from ray.train.backend import BackendConfig
     from ray.train.torch import TorchTrainer
-
-    from orchestrator.pipeline.ray_backend import SingleWorkerConfig
 
     _log_to_process(stage)
     resources = {"CPU": share.cpus} | ({"GPU": share.gpus} if share.gpus else {})
     trainer = TorchTrainer(
         _train_worker,
         train_loop_config={"place": place, "stage": stage},
-        torch_config=SingleWorkerConfig(),
+        # Ray's torch backend starts a process group even for a single worker: nnU-Net then takes itself for
+        # distributed, moves to CUDA and divides the batch. This one starts nothing, and imports no torch either.
+        torch_config=BackendConfig(),
         scaling_config=ScalingConfig(num_workers=1, use_gpu=share.gpus > 0, resources_per_worker=resources),
         run_config=RunConfig(name=stage.id.replace(" ", "-"), storage_path=_ray_train_folder(place)),
     )
