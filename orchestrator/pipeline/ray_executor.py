@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import ray
 from ray.exceptions import RayError, RayTaskError
+from ray.train.backend import BackendConfig
 
 from orchestrator.cluster.config import ClusterConfig
 from orchestrator.errors import ClusterError, OrchestratorError
@@ -165,11 +166,21 @@ def _carry_out(place: work.Workplace, stage: Stage) -> None:
     work.carry_out(place, stage)
 
 
+@dataclass
+class _NoProcessGroup(BackendConfig):  # type: ignore[misc]
+    """Tells Ray Train to leave ``torch.distributed`` alone.
+
+    Ray's torch backend starts a process group even for a single worker: nnU-Net then takes itself for distributed,
+    moves to CUDA and divides the batch. This one starts nothing, and spares the controller the import of torch.
+    """
+
+    backend: str = "none"
+
+
 @ray.remote(max_retries=0)  # type: ignore[untyped-decorator]
 def _fit(place: work.Workplace, stage: Stage, share: Resources) -> None:
     """Run one training in a Ray Train worker of its own and wait for it."""
     from ray.train import RunConfig, ScalingConfig, WorkerGroupError
-    from ray.train.backend import BackendConfig
     from ray.train.torch import TorchTrainer
 
     _log_to_process(stage)
@@ -177,9 +188,7 @@ def _fit(place: work.Workplace, stage: Stage, share: Resources) -> None:
     trainer = TorchTrainer(
         _train_worker,
         train_loop_config={"place": place, "stage": stage},
-        # Ray's torch backend starts a process group even for a single worker: nnU-Net then takes itself for
-        # distributed, moves to CUDA and divides the batch. This one starts nothing, and imports no torch either.
-        torch_config=BackendConfig(),
+        torch_config=_NoProcessGroup(),
         scaling_config=ScalingConfig(num_workers=1, use_gpu=share.gpus > 0, resources_per_worker=resources),
         run_config=RunConfig(name=stage.id.replace(" ", "-"), storage_path=_ray_train_folder(place)),
     )
