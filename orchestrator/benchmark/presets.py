@@ -77,10 +77,10 @@ PRESETS = {
     for preset in (
         Preset(
             name="smoke",
-            num_epochs=5,
-            num_iterations_per_epoch=20,
+            num_epochs=6,
+            num_iterations_per_epoch=28,
             num_val_iterations_per_epoch=2,
-            expected_s_per_iteration=0.2,
+            expected_s_per_iteration=0.13,
             checkpoint_every_epochs=1,
             optimizer="adamw",
             initial_learning_rate=5e-3,

@@ -23,16 +23,8 @@ POLL_S = 0.5
 OBJECT_STORE_BYTES = 256 * 1024**2
 """Of an embedded Ray: patches are memory-mapped files, so only small messages pass through it."""
 
-_TRAIN_SETTINGS = {
-    # One controller for one short-lived worker: its default interval of 2 s would be a tenth of a miniature training.
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
-    "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
-    "RAY_TRAIN_V2_ENABLED": "1",
-}
-_EMBEDDED_SETTINGS = {
-    # Nobody takes this machine away with a warning; the watcher is one more process for each training.
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-}
+# The Train page of the dashboard lists the trainings.
+_TRAIN_SETTINGS = {"RAY_TRAIN_ENABLE_STATE_TRACKING": "1", "RAY_TRAIN_V2_ENABLED": "1"}
 
 
 class RunListener(Protocol):
@@ -70,7 +62,7 @@ def connected(config: ClusterConfig) -> Iterator[Connection]:
     ClusterError
         If the cluster cannot be reached.
     """
-    for name, value in (_TRAIN_SETTINGS | (_EMBEDDED_SETTINGS if config.kind == "local" else {})).items():
+    for name, value in _TRAIN_SETTINGS.items():
         os.environ.setdefault(name, value)
     try:
         if config.kind == "local":
@@ -108,7 +100,7 @@ class _Running:
     started_s: float
 
 
-def execute(schedule: Schedule, *, place: work.Workplace, listener: RunListener) -> None:
+def execute(schedule: Schedule, *, place: work.Workplace, listener: RunListener, separate_trainings: bool) -> None:
     """Carry out the schedule on the connected cluster until nothing can be started any more.
 
     Parameters
@@ -119,13 +111,17 @@ def execute(schedule: Schedule, *, place: work.Workplace, listener: RunListener)
         The run.
     listener
         Is told everything.
+    separate_trainings
+        Each training gets a Ray Train worker of its own, on any node; otherwise it is fitted in a process that goes
+        on to the next one, which spares a miniature the start of five processes and the imports of nnU-Net.
     """
     shared_place = ray.put(place)
     running: dict[Any, _Running] = {}
     while True:
         while (stage := schedule.start_next()) is not None:
             listener.stage_started(stage, attempt=schedule.attempts[stage.id])
-            reference = _submit(stage, place=shared_place, share=schedule.share(stage))
+            separate = separate_trainings and stage.kind is StageKind.TRAIN
+            reference = _submit(stage, place=shared_place, share=schedule.share(stage), separate=separate)
             running[reference] = _Running(stage=stage, started_s=time.monotonic())
         if not running:
             return
@@ -152,12 +148,14 @@ def _settle(schedule: Schedule, running: _Running, *, reference: Any, listener: 
         listener.stage_finished(stage, elapsed_s=time.monotonic() - running.started_s)
 
 
-def _submit(stage: Stage, *, place: Any, share: Resources) -> Any:
+def _submit(stage: Stage, *, place: Any, share: Resources, separate: bool) -> Any:
     """Hand one stage to Ray under its own name."""
-    if stage.kind is StageKind.TRAIN:
+    if separate:
         # The worker takes the share; the task that waits for it takes nothing.
-        return _fit.options(name=stage.id, num_cpus=0).remote(place, stage, share)
-    return _carry_out.options(name=stage.id, num_cpus=share.cpus, num_gpus=share.gpus).remote(place, stage)
+        return _fit.options(name=stage.id, num_cpus=0).remote(place, stage, share, separate)
+    task = _fit if stage.kind is StageKind.TRAIN else _carry_out
+    arguments = (place, stage, share, separate) if stage.kind is StageKind.TRAIN else (place, stage)
+    return task.options(name=stage.id, num_cpus=share.cpus, num_gpus=share.gpus).remote(*arguments)
 
 
 @ray.remote(max_retries=0)  # type: ignore[untyped-decorator]
@@ -171,15 +169,15 @@ class _NoProcessGroup(BackendConfig):  # type: ignore[misc]
     """Tells Ray Train to leave ``torch.distributed`` alone.
 
     Ray's torch backend starts a process group even for a single worker: nnU-Net then takes itself for distributed,
-    moves to CUDA and divides the batch. This one starts nothing, and spares the controller the import of torch.
+    moves to CUDA and divides the batch.
     """
 
     backend: str = "none"
 
 
 @ray.remote(max_retries=0)  # type: ignore[untyped-decorator]
-def _fit(place: work.Workplace, stage: Stage, share: Resources) -> None:
-    """Run one training in a Ray Train worker of its own and wait for it."""
+def _fit(place: work.Workplace, stage: Stage, share: Resources, separate: bool) -> None:
+    """Run one training through Ray Train, in a worker of its own or in this process, and wait for it."""
     from ray.train import RunConfig, ScalingConfig, WorkerGroupError
     from ray.train.torch import TorchTrainer
 
@@ -189,7 +187,10 @@ def _fit(place: work.Workplace, stage: Stage, share: Resources) -> None:
         _train_worker,
         train_loop_config={"place": place, "stage": stage},
         torch_config=_NoProcessGroup(),
-        scaling_config=ScalingConfig(num_workers=1, use_gpu=share.gpus > 0, resources_per_worker=resources),
+        # No workers is Ray Train's local mode: the loop runs where `fit` is called.
+        scaling_config=ScalingConfig(num_workers=1, use_gpu=share.gpus > 0, resources_per_worker=resources)
+        if separate
+        else ScalingConfig(num_workers=0),
         run_config=RunConfig(name=stage.id.replace(" ", "-"), storage_path=_ray_train_folder(place)),
     )
     try:

@@ -203,7 +203,13 @@ def _execute(
             clock=time.monotonic,
         )
         try:
-            ray_executor.execute(schedule, place=_workplace(request, share), listener=observer)
+            ray_executor.execute(
+                schedule,
+                place=_workplace(request, share),
+                listener=observer,
+                # On a GPU a process must end for its memory to be given back.
+                separate_trainings=request.cluster.kind != "local" or share.gpus > 0,
+            )
         finally:
             events.flush()
         return observer.failures, frozenset(schedule.failed | schedule.blocked)

@@ -8,7 +8,6 @@ import base64
 import contextlib
 import gzip
 import hashlib
-import io
 import json
 import logging
 import tempfile
@@ -26,6 +25,7 @@ from numpy.typing import NDArray
 from orchestrator.benchmark.definition import LabelSet, Network
 from orchestrator.benchmark.presets import Preset
 from orchestrator.errors import ConfigError, DataError, IntegrityError
+from orchestrator.training.nnunet_environment import prints_to_log
 
 logger = logging.getLogger(__name__)
 
@@ -148,7 +148,7 @@ def fingerprint_case(image: Path, labels: Path) -> CaseFingerprint:
     from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
 
     reader = SimpleITKIO()
-    with nnunet_output_to_log():
+    with prints_to_log():
         voxels, properties = read_with_nnunet(reader.read_images, [str(image)], path=image)
         label_map, _ = read_with_nnunet(reader.read_seg, str(labels), path=labels)
     if voxels.shape != label_map.shape:
@@ -226,18 +226,6 @@ def make_plan(
     return Plan(plans={**plans, "continue_training": False}, dataset_json=dataset_json, configuration=network)
 
 
-@contextlib.contextmanager
-def nnunet_output_to_log() -> Iterator[None]:
-    """Send what nnU-Net prints in this context to the log, line by line, at its end."""
-    printed = io.StringIO()
-    try:
-        with contextlib.redirect_stdout(printed):
-            yield
-    finally:
-        for line in filter(None, printed.getvalue().splitlines()):
-            logger.debug("nnU-Net: %s", line)
-
-
 def read_with_nnunet(function: Any, *arguments: Any, path: Path) -> Any:
     """Call one of nnU-Net's readers; raises DataError that names the file if it is missing, cut short or unreadable."""
     try:
@@ -307,7 +295,7 @@ def _run_planner(
     }
     (raw / "dataset.json").write_text(json.dumps(described))
     (preprocessed / "dataset_fingerprint.json").write_text(json.dumps(fingerprint))
-    with _planner_lock, _planner_folders(folder), nnunet_output_to_log():
+    with _planner_lock, _planner_folders(folder), prints_to_log():
         planner = _new_planner(dataset_name, preset=preset)
         planner.plan_experiment()
     plans: dict[str, Any] = json.loads((preprocessed / "nnUNetPlans.json").read_text())

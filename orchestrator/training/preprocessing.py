@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.errors import DataError
-from orchestrator.training.planning import Plan, nnunet_output_to_log, read_with_nnunet
+from orchestrator.training.nnunet_environment import prints_to_log
+from orchestrator.training.planning import Plan, read_with_nnunet
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -44,7 +45,7 @@ def preprocess_case(image: Path, labels: Path | None, plan: Plan) -> Preprocesse
 
     manager = plan.plans_manager
     reader = manager.image_reader_writer_class()
-    with nnunet_output_to_log():
+    with prints_to_log():
         voxels, properties = read_with_nnunet(reader.read_images, [str(image)], path=image)
         label_map = None
         if labels is not None:
