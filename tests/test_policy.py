@@ -46,6 +46,18 @@ def test_what_feeds_a_long_training_goes_before_a_short_one():
     assert start_all(schedule) == ["long"]
 
 
+def test_a_trained_model_gets_its_result_before_the_next_training_starts():
+    schedule = schedule_of(
+        stage("train 1", expected_s=9),
+        stage("train 2", expected_s=9),
+        stage("predict 1", "train 1", kind=StageKind.PREDICT),
+        stage("score 1", "predict 1", kind=StageKind.SCORE),
+    )
+    for expected in ("train 1", "predict 1", "score 1", "train 2"):
+        assert start_all(schedule) == [expected]
+        schedule.finish(expected)
+
+
 def test_a_stage_starts_only_when_all_its_needs_are_done():
     schedule = schedule_of(stage("a"), stage("b"), stage("c", "a", "b"), cpus=4)
     assert set(start_all(schedule)) == {"a", "b"}

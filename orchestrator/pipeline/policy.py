@@ -49,7 +49,7 @@ class Schedule:
     """The state of a run and its decisions: of all stages that can start, the one with the longest way to go is next.
 
     The length of the way is the expected duration of the stage and of the longest chain that waits for it, so long
-    trainings start first and what feeds them goes before what does not.
+    trainings start first and what feeds them goes before what does not. Only predictions and scores go before them.
     """
 
     def __init__(
@@ -108,10 +108,10 @@ class Schedule:
         chosen = None
         while self._ready and chosen is None:
             entry = heapq.heappop(self._ready)
-            if entry[1] in self.blocked:
+            if entry[-1] in self.blocked:
                 continue
-            if self.share(self.graph[entry[1]]).fits_in(self.free):
-                chosen = self.graph[entry[1]]
+            if self.share(self.graph[entry[-1]]).fits_in(self.free):
+                chosen = self.graph[entry[-1]]
             else:
                 set_aside.append(entry)
         for entry in set_aside:
@@ -151,7 +151,7 @@ class Schedule:
     @property
     def is_over(self) -> bool:
         """Whether nothing runs and nothing can be started any more."""
-        return not self.running and not any(stage_id not in self.blocked for _, stage_id in self._ready)
+        return not self.running and not any(stage_id not in self.blocked for *_, stage_id in self._ready)
 
     @property
     def num_needed(self) -> int:
@@ -167,8 +167,10 @@ class Schedule:
         self.running.remove(stage_id)
         self.free += self.share(self.graph[stage_id])
 
-    def _entry(self, stage_id: str) -> tuple[float, str]:
-        return (-self._priority[stage_id], stage_id)
+    def _entry(self, stage_id: str) -> tuple[bool, float, str]:
+        # A trained model is short of its result by minutes: what is committed early cannot be lost any more.
+        is_trained = self.graph[stage_id].kind in {StageKind.PREDICT, StageKind.SCORE}
+        return (not is_trained, -self._priority[stage_id], stage_id)
 
 
 def estimate_remaining_s(schedule: Schedule, *, observed_s: Mapping[StageKind, float]) -> float:
