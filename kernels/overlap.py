@@ -5,7 +5,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.validation import as_mask, check_pair
+from kernels.validation import check_pair, pack_masks
 
 
 def dice(reference: NDArray[np.generic], prediction: NDArray[np.generic]) -> float:
@@ -24,12 +24,11 @@ def dice(reference: NDArray[np.generic], prediction: NDArray[np.generic]) -> flo
     ValueError : for shapes that differ, fewer or more than three axes, floats and label maps
     """
     check_pair(reference, prediction)
-    a, b = as_mask(reference, name="reference"), as_mask(prediction, name="prediction")
-    return dice_of_counts(
-        num_reference=int(np.count_nonzero(a)),
-        num_predicted=int(np.count_nonzero(b)),
-        num_both=int(np.count_nonzero(a & b)),
-    )
+    pair = pack_masks(reference, prediction)
+    if pair is None:
+        return math.nan
+    num_reference, num_predicted, num_both = pair.count_voxels()
+    return dice_of_counts(num_reference=num_reference, num_predicted=num_predicted, num_both=num_both)
 
 
 def dice_of_counts(*, num_reference: int, num_predicted: int, num_both: int) -> float:

@@ -7,9 +7,9 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.bitmask import scan_labels
+from kernels.bitmask import crop_pair, pack_labels
 from kernels.overlap import dice_of_counts
-from kernels.surface_dice import overlap_in_box
+from kernels.surface_dice import overlap_of_pair
 from kernels.validation import check_pair, check_spacing, check_tolerance
 
 # Left lung, right lung, infection.
@@ -64,36 +64,19 @@ def score_masks(
     tolerances = {label: check_tolerance(tolerance) for label, tolerance in tolerances_mm.items()}
     if not 1 <= len(tolerances) <= 255 or any(int(label) != label or label == 0 for label in tolerances):
         raise ValueError(f"tolerances_mm has the labels {list(tolerances)}; expected 1 to 255 integers other than 0")
-    a, b = (_numbered(array, tuple(tolerances)) for array in (reference, prediction))
-    scan = scan_labels(a, b, num_labels=len(tolerances))
+    packed = (pack_labels(reference, tuple(tolerances)), pack_labels(prediction, tuple(tolerances)))
     scores = []
-    for number, (label, tolerance) in enumerate(tolerances.items(), start=1):
-        overlap = overlap_in_box(a, b, label=number, box=scan.boxes[number], spacing_mm=spacing, tolerance_mm=tolerance)
-        num_reference, num_predicted = int(scan.num_reference[number]), int(scan.num_predicted[number])
+    for number, (label, tolerance) in enumerate(tolerances.items()):
+        pair = crop_pair(*packed, number)
+        num_reference, num_predicted, num_both = pair.count_voxels() if pair else (0, 0, 0)
         scores.append(
             LabelScore(
                 label=int(label),
-                dsc=dice_of_counts(
-                    num_reference=num_reference, num_predicted=num_predicted, num_both=int(scan.num_both[number])
-                ),
-                nsd=overlap.surface_dice,
+                dsc=dice_of_counts(num_reference=num_reference, num_predicted=num_predicted, num_both=num_both),
+                nsd=overlap_of_pair(pair, spacing_mm=spacing, tolerance_mm=tolerance).surface_dice,
                 tolerance_mm=tolerance,
                 num_reference_voxels=num_reference,
                 num_predicted_voxels=num_predicted,
             )
         )
     return tuple(scores)
-
-
-def _numbered(array: NDArray[np.generic], labels: tuple[int, ...]) -> NDArray[np.uint8]:
-    """Return a C-ordered uint8 map in which the labels are 1, 2, ... in the order given, and all else is 0."""
-    if array.dtype in (np.bool_, np.uint8):
-        table = np.zeros(256, np.uint8)
-        for number, label in enumerate(labels, start=1):
-            if 0 <= label <= 255:
-                table[label] = number
-        return np.ascontiguousarray(table[np.ascontiguousarray(array).view(np.uint8)])
-    numbered = np.zeros(array.shape, np.uint8)
-    for number, label in enumerate(labels, start=1):
-        numbered[array == label] = number
-    return numbered

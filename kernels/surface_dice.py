@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.bitmask import lowest_bit, pack_label, scan_labels
+from kernels.bitmask import MaskPair
 from kernels.compiled import compiled
 from kernels.surface_distances import count_farther
-from kernels.surface_elements import NUM_CODES, find_borders, neighbour_code, surfel_areas
-from kernels.validation import as_mask, check_pair, check_spacing, check_tolerance
+from kernels.surface_elements import NUM_CODES, count_codes, find_borders, surfel_areas
+from kernels.validation import check_pair, check_spacing, check_tolerance, pack_masks
 
 # Beyond this many rows of the ball the distance of each element is cheaper than the search.
 _MAX_ROWS = 4096
@@ -91,28 +91,20 @@ def surface_overlap(
     """Return the exact counts behind `surface_dice`; same parameters and errors."""
     check_pair(reference, prediction)
     spacing, tolerance = check_spacing(spacing_mm), check_tolerance(tolerance_mm)
-    a, b = as_mask(reference, name="reference"), as_mask(prediction, name="prediction")
-    box = scan_labels(a, b, num_labels=1).boxes[1]
-    return overlap_in_box(a, b, label=1, box=box, spacing_mm=spacing, tolerance_mm=tolerance)
+    return overlap_of_pair(pack_masks(reference, prediction), spacing_mm=spacing, tolerance_mm=tolerance)
 
 
-def overlap_in_box(
-    reference: NDArray[np.uint8],
-    prediction: NDArray[np.uint8],
-    *,
-    label: int,
-    box: NDArray[np.int64],
-    spacing_mm: tuple[float, float, float],
-    tolerance_mm: float,
+def overlap_of_pair(
+    pair: MaskPair | None, *, spacing_mm: tuple[float, float, float], tolerance_mm: float
 ) -> SurfaceOverlap:
-    """Compare the surfaces of one label of two C-ordered uint8 maps, already checked, within the label's box."""
-    if box[1] < 0:
+    """Compare the surfaces of two packed masks; None stands for two empty ones."""
+    if pair is None:
         none = np.zeros(NUM_CODES, np.int64)
         counts = (none, none, none, none)
     else:
-        mask_a, mask_b = pack_label(reference, label, box), pack_label(prediction, label, box)
+        mask_a, mask_b = pair.reference, pair.prediction
         (borders_a, counts_a), (borders_b, counts_b) = find_borders(mask_a), find_borders(mask_b)
-        rows = _tolerance_rows(borders_a.shape, int(box[5] - box[4]) + 2, spacing_mm, tolerance_mm)
+        rows = _tolerance_rows(borders_a.shape, spacing_mm, tolerance_mm)
         if rows is None:
             beyond_a = count_farther(mask_a, borders_a, borders_b, spacing_mm=spacing_mm, tolerance_mm=tolerance_mm)
             beyond_b = count_farther(mask_b, borders_b, borders_a, spacing_mm=spacing_mm, tolerance_mm=tolerance_mm)
@@ -131,13 +123,13 @@ def overlap_in_box(
 
 
 def _tolerance_rows(
-    shape: tuple[int, ...], size_x: int, spacing_mm: tuple[float, float, float], tolerance_mm: float
+    shape: tuple[int, ...], spacing_mm: tuple[float, float, float], tolerance_mm: float
 ) -> NDArray[np.int64] | None:
     """Return the ball of the tolerance as rows (dz, dy, half width in x), nearest first; None if it is too large.
 
     The float64 arithmetic is that of the distances themselves, so that a grid distance equal to the tolerance is in.
     """
-    sizes = (shape[0], shape[1], size_x)
+    sizes = (shape[0], shape[1], 64 * shape[2])
     # One more than the quotient: rounding may have made it too small.
     reach = [int(min(size - 1, tolerance_mm / step + 1)) for size, step in zip(sizes, spacing_mm, strict=True)]
     if reach[2] > _MAX_HALF_WIDTH or (2 * reach[0] + 1) * (2 * reach[1] + 1) > _MAX_ROWS:
@@ -187,7 +179,6 @@ def _count_beyond(
                         left &= ~_widened(targets[other_z, other_y], w, rows[r, 2])
                         if left == np.uint64(0):
                             break
-                while left != np.uint64(0):
-                    counts[neighbour_code(mask, z, y, 64 * w + lowest_bit(left))] += 1
-                    left &= left - np.uint64(1)
+                if left != np.uint64(0):
+                    count_codes(mask, (z, y, w), left, counts)
     return counts

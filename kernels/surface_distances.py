@@ -10,10 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.bitmask import lowest_bit, pack_label, scan_labels
 from kernels.compiled import compiled
+from kernels.intrinsics import leading_zeros, lowest_bit, popcount
 from kernels.surface_elements import NUM_CODES, find_borders, neighbour_code, surfel_areas
-from kernels.validation import as_mask, check_pair, check_spacing
+from kernels.validation import check_pair, check_spacing, pack_masks
+
+# Rows to either side of a point that are searched bit by bit; what is farther is found from columns.
+_REACH = 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,13 +101,12 @@ def surface_distances(
     """
     check_pair(reference, prediction)
     spacing = check_spacing(spacing_mm)
-    a, b = as_mask(reference, name="reference"), as_mask(prediction, name="prediction")
-    box = scan_labels(a, b, num_labels=1).boxes[1]
-    if box[1] < 0:
+    pair = pack_masks(reference, prediction)
+    if pair is None:
         none = np.zeros(0)
         from_a, from_b = (none, none), (none, none)
     else:
-        mask_a, mask_b = pack_label(a, 1, box), pack_label(b, 1, box)
+        mask_a, mask_b = pair.reference, pair.prediction
         borders_a, borders_b = find_borders(mask_a)[0], find_borders(mask_b)[0]
         areas = surfel_areas(spacing)
         from_a = _sorted_with_areas(mask_a, borders_a, borders_b, spacing, areas)
@@ -124,7 +126,7 @@ def _sorted_with_areas(
     spacing_mm: tuple[float, float, float],
     areas: NDArray[np.float64],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    distances, codes = _distances(mask, borders, targets, np.array(spacing_mm))
+    distances, codes = _distances(mask, borders, targets, spacing_mm)
     own_areas = areas[codes]
     order = np.lexsort((own_areas, distances))
     return distances[order], own_areas[order]
@@ -139,7 +141,7 @@ def count_farther(
     tolerance_mm: float,
 ) -> NDArray[np.int64]:
     """Count, by neighbour code, the elements of `borders` farther than the tolerance from every one of `targets`."""
-    distances, codes = _distances(mask, borders, targets, np.array(spacing_mm))
+    distances, codes = _distances(mask, borders, targets, spacing_mm)
     return np.bincount(codes[distances > tolerance_mm], minlength=NUM_CODES).astype(np.int64)
 
 
@@ -204,37 +206,133 @@ def _nearest(
 
 
 @compiled
+def _nearest_in_row(row: NDArray[np.uint64], x: int, limit: int) -> int:
+    """Return the steps from x to the nearest set bit of a row, or more than `limit` if there is none that near."""
+    w, b = x >> 6, np.uint64(x & 63)
+    best = limit + 1
+    above = row[w] >> b
+    if above != np.uint64(0):
+        best = min(best, lowest_bit(above))
+    below = row[w] << (np.uint64(63) - b)
+    if below != np.uint64(0):
+        best = min(best, leading_zeros(below))
+    other = w + 1
+    while other < row.size and 64 * other - x < best:
+        best = min(best, 64 * other - x + lowest_bit(row[other])) if row[other] != np.uint64(0) else best
+        other += 1
+    other = w - 1
+    while other >= 0 and x - (64 * other + 63) < best:
+        best = min(best, x - (64 * other + 63) + leading_zeros(row[other])) if row[other] != np.uint64(0) else best
+        other -= 1
+    return best
+
+
+@compiled
+def _nearest_in_rows(
+    targets: NDArray[np.uint64],
+    point: tuple[int, int, int],
+    spacing_x_mm: float,
+    rows: tuple[NDArray[np.int64], NDArray[np.float64]],
+) -> float:
+    """Return the least squared distance to a target in rows (their steps, their squared distances), nearest first."""
+    z, y, x = point
+    steps, squares = rows
+    best = np.inf
+    limit = 64 * targets.shape[2]
+    for r in range(squares.size):
+        if squares[r] >= best:
+            break
+        row_z, row_y = z + steps[r, 0], y + steps[r, 1]
+        if 0 <= row_z < targets.shape[0] and 0 <= row_y < targets.shape[1]:
+            dx = _nearest_in_row(targets[row_z, row_y], x, limit)
+            if dx <= limit:
+                limit = dx
+                along_x = (dx * spacing_x_mm) * (dx * spacing_x_mm)
+                best = min(best, squares[r] + along_x)
+    return best
+
+
+def _near_rows(
+    shape: tuple[int, ...], spacing_mm: tuple[float, float, float]
+) -> tuple[tuple[NDArray[np.int64], NDArray[np.float64]], float]:
+    """Return the rows around a point, nearest first, and the squared distance up to which they are all of them."""
+    reach = [min(size - 1, _REACH) for size in shape[:2]]
+    dz, dy = (a.ravel() for a in np.mgrid[-reach[0] : reach[0] + 1, -reach[1] : reach[1] + 1])
+    squares = (dz * spacing_mm[0]) ** 2 + (dy * spacing_mm[1]) ** 2
+    cut = [a for a in (0, 1) if reach[a] < shape[a] - 1]
+    complete = min([((reach[a] + 1) * spacing_mm[a]) ** 2 for a in cut], default=math.inf)
+    order = np.argsort(squares, kind="stable")
+    order = order[squares[order] < complete]
+    return (np.stack([dz, dy], axis=1)[order].astype(np.int64), squares[order]), complete
+
+
 def _distances(
     mask: NDArray[np.uint64],
     borders: NDArray[np.uint64],
     targets: NDArray[np.uint64],
-    spacing_mm: NDArray[np.float64],
+    spacing_mm: tuple[float, float, float],
 ) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
     """Return the distance in mm to the nearest target and the neighbour code of each element, in scan order.
 
-    One axis after another: rounding never changes the order of two numbers, so the least of the rounded sums
-    ((z^2 + y^2) + x^2) is found exactly by taking the least after each axis.
+    Rounding never changes the order of two numbers, so the least of the rounded sums ((z^2 + y^2) + x^2) is found
+    exactly by taking the least after each axis, in whatever order candidates are looked at.
     """
-    steps = _steps_along_z(targets)
+    points, codes = _elements(mask, borders)
+    squares = np.full(len(points), np.inf)
+    if targets.any():
+        rows, complete = _near_rows(targets.shape, spacing_mm)
+        _search_near(targets, points, spacing_mm[2], rows, squares)
+        far = np.flatnonzero(squares > complete)
+        if far.size:
+            squares[far] = _search_far(_steps_along_z(targets), points[far], np.array(spacing_mm))
+    return np.sqrt(squares), codes
+
+
+@compiled
+def _elements(mask: NDArray[np.uint64], borders: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+    """Return the points (z, y, x) and neighbour codes of all elements, in scan order."""
     num_elements = 0
     for word in borders.ravel():
-        left = word
-        while left != np.uint64(0):
-            left &= left - np.uint64(1)
-            num_elements += 1
-    distances = np.empty(num_elements, np.float64)
+        num_elements += popcount(word)
+    points = np.empty((num_elements, 3), np.int64)
     codes = np.empty(num_elements, np.uint8)
-    in_plane = np.empty(64 * borders.shape[2], np.float64)
     element = 0
     for z in range(borders.shape[0]):
         for y in range(borders.shape[1]):
-            in_plane[:] = -1.0
             for w in range(borders.shape[2]):
                 left = borders[z, y, w]
                 while left != np.uint64(0):
                     x = 64 * w + lowest_bit(left)
                     left &= left - np.uint64(1)
-                    distances[element] = np.sqrt(_nearest(steps, (z, y, x), spacing_mm, in_plane))
+                    points[element] = (z, y, x)
                     codes[element] = neighbour_code(mask, z, y, x)
                     element += 1
-    return distances, codes
+    return points, codes
+
+
+@compiled
+def _search_near(
+    targets: NDArray[np.uint64],
+    points: NDArray[np.int64],
+    spacing_x_mm: float,
+    rows: tuple[NDArray[np.int64], NDArray[np.float64]],
+    squares: NDArray[np.float64],
+) -> None:
+    """Fill in the least squared distance of each point to a target in the rows around it."""
+    for i in range(points.shape[0]):
+        squares[i] = _nearest_in_rows(targets, (points[i, 0], points[i, 1], points[i, 2]), spacing_x_mm, rows)
+
+
+@compiled
+def _search_far(
+    steps: NDArray[np.int32], points: NDArray[np.int64], spacing_mm: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return the least squared distance of each point, in scan order, from the steps along z of every column."""
+    squares = np.empty(points.shape[0], np.float64)
+    in_plane = np.empty(steps.shape[2], np.float64)
+    for i in range(points.shape[0]):
+        z, y, x = points[i]
+        if i == 0 or z != points[i - 1, 0] or y != points[i - 1, 1]:
+            in_plane[:] = -1.0
+        squares[i] = _nearest(steps, (z, y, x), spacing_mm, in_plane)
+    return squares

@@ -12,8 +12,8 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.bitmask import lowest_bit
 from kernels.compiled import compiled
+from kernels.intrinsics import lowest_bit, popcount
 
 NUM_CODES = 256
 
@@ -98,6 +98,46 @@ def _piece_parts(piece: set[int]) -> NDArray[np.float64]:
 
 
 @compiled
+def _shifted(mask: NDArray[np.uint64], z: int, y: int, w: int) -> np.uint64:
+    """Return word w of a row with every voxel moved to x + 1."""
+    before: np.uint64 = mask[z, y, w - 1] >> np.uint64(63) if w > 0 else np.uint64(0)
+    word: np.uint64 = (mask[z, y, w] << np.uint64(1)) | before
+    return word
+
+
+@compiled
+def count_codes(
+    mask: NDArray[np.uint64], at: tuple[int, int, int], elements: np.uint64, counts: NDArray[np.int64]
+) -> None:
+    """Add the neighbour codes of some dual points of one word to their counts.
+
+    Parameters
+    ----------
+    mask : uint64 array, shape (z + 2, y + 2, words), packed
+    at : index (z, y, w) of the word of dual points
+    elements : bits of those that count
+    counts : int64 array, shape (256,), added to
+    """
+    z, y, w = at
+    row_0, row_1, row_2, row_3 = mask[z, y, w], mask[z, y + 1, w], mask[z + 1, y, w], mask[z + 1, y + 1, w]
+    left_0, left_1 = _shifted(mask, z, y, w), _shifted(mask, z, y + 1, w)
+    left_2, left_3 = _shifted(mask, z + 1, y, w), _shifted(mask, z + 1, y + 1, w)
+    one = np.uint64(1)
+    # Neighbouring elements often have the same code: all elements of the word with the first one's are counted at once.
+    left = elements
+    while left != np.uint64(0):
+        b = np.uint64(lowest_bit(left))
+        code = np.uint64(0)
+        same = left
+        for plane in (left_0, row_0, left_1, row_1, left_2, row_2, left_3, row_3):
+            bit = (plane >> b) & one
+            code = (code << one) | bit
+            same &= plane ^ (bit - one)
+        counts[code] += popcount(same)
+        left &= ~same
+
+
+@compiled
 def neighbour_code(mask: NDArray[np.uint64], z: int, y: int, x: int) -> int:
     """Return the neighbour code of one dual point of a packed mask."""
     code = 0
@@ -116,7 +156,7 @@ def find_borders(mask: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[
 
     Parameters
     ----------
-    mask : uint64 array, shape (z + 2, y + 2, words), as `pack_label` returns it
+    mask : uint64 array, shape (z + 2, y + 2, words), as `crop_pair` returns it
 
     Returns
     -------
@@ -125,25 +165,17 @@ def find_borders(mask: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[
     """
     borders = np.zeros((mask.shape[0] - 1, mask.shape[1] - 1, mask.shape[2]), np.uint64)
     counts = np.zeros(NUM_CODES, np.int64)
+    one, top = np.uint64(1), np.uint64(63)
     for z in range(borders.shape[0]):
         for y in range(borders.shape[1]):
+            some_before = np.uint64(0)
+            every_before = np.uint64(0)
             for w in range(borders.shape[2]):
                 some = mask[z, y, w] | mask[z, y + 1, w] | mask[z + 1, y, w] | mask[z + 1, y + 1, w]
                 every = mask[z, y, w] & mask[z, y + 1, w] & mask[z + 1, y, w] & mask[z + 1, y + 1, w]
-                some_before = np.uint64(0)
-                every_before = np.uint64(0)
-                if w > 0:
-                    some_before = mask[z, y, w - 1] | mask[z, y + 1, w - 1]
-                    some_before |= mask[z + 1, y, w - 1] | mask[z + 1, y + 1, w - 1]
-                    every_before = mask[z, y, w - 1] & mask[z, y + 1, w - 1]
-                    every_before &= mask[z + 1, y, w - 1] & mask[z + 1, y + 1, w - 1]
-                one = np.uint64(1)
-                top = np.uint64(63)
-                some |= (some << one) | (some_before >> top)
-                every &= (every << one) | (every_before >> top)
-                borders[z, y, w] = some & ~every
-                left = borders[z, y, w]
-                while left != np.uint64(0):
-                    counts[neighbour_code(mask, z, y, 64 * w + lowest_bit(left))] += 1
-                    left &= left - one
+                border = (some | (some << one) | some_before) & ~(every & ((every << one) | every_before))
+                some_before, every_before = some >> top, every >> top
+                if border != np.uint64(0):
+                    borders[z, y, w] = border
+                    count_codes(mask, (z, y, w), border, counts)
     return borders, counts

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from kernels.bitmask import MaskPair, crop_pair, pack_labels
+
 
 def check_pair(reference: NDArray[np.generic], prediction: NDArray[np.generic]) -> None:
     """Raise ValueError unless both are three-dimensional integer or bool arrays of one shape."""
@@ -22,20 +24,22 @@ def check_pair(reference: NDArray[np.generic], prediction: NDArray[np.generic]) 
         raise ValueError(f"reference has shape {reference.shape}, prediction {prediction.shape}; expected equal shapes")
 
 
-def as_mask(array: NDArray[np.generic], *, name: str) -> NDArray[np.uint8]:
-    """Return the mask as C-ordered uint8 of 0 and 1, so that every kernel is compiled for one type only.
+def pack_masks(reference: NDArray[np.generic], prediction: NDArray[np.generic]) -> MaskPair | None:
+    """Pack two masks of 0 and 1, cropped to what both hold; None if both are empty.
 
-    Raises ValueError if the array holds anything but 0 and 1 (a label map).
+    Raises ValueError if one holds anything but 0 and 1 (a label map).
     """
-    if array.dtype.kind != "b" and array.size and not (array.min() >= 0 and array.max() <= 1):
-        labels = np.unique(array)
-        raise ValueError(
-            f"{name} holds the labels {labels[:10].tolist()}{' ...' if len(labels) > 10 else ''}; "
-            "expected a mask of 0 and 1, so pass `labels == label`"
-        )
-    if array.dtype.itemsize == 1:
-        return np.ascontiguousarray(array).view(np.uint8)
-    return np.ascontiguousarray(array, dtype=np.uint8)
+    packed = []
+    for name, array in (("reference", reference), ("prediction", prediction)):
+        mask = pack_labels(array, (1,))
+        if mask.has_others:
+            labels = np.unique(array)
+            raise ValueError(
+                f"{name} holds the labels {labels[:10].tolist()}{' ...' if len(labels) > 10 else ''}; "
+                "expected a mask of 0 and 1, so pass `labels == label`"
+            )
+        packed.append(mask)
+    return crop_pair(*packed, 0)
 
 
 def check_spacing(spacing_mm: Sequence[float]) -> tuple[float, float, float]:

@@ -1,0 +1,50 @@
+"""Instructions on words of 64 bits that numba does not offer itself, in LLVM's terms and so for any processor."""
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def equal_bits(typing_context: Any, array: Any, start: Any, value: Any) -> Any:
+    """Compare 64 elements with a value: bit b of the result is ``array.flat[start + b] == value``.
+
+    The array must be C-ordered, the value of its type, and all 64 elements must exist. LLVM turns the comparison into
+    vector instructions: 32 or 64 bytes at a time with AVX2 or AVX-512.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array_type = signature.args[0]
+        data = context.make_array(array_type)(context, builder, arguments[0]).data
+        element = context.get_data_type(array_type.dtype)
+        vector = ir.VectorType(element, 64)
+        elements = builder.load(builder.bitcast(builder.gep(data, [arguments[1]]), vector.as_pointer()))
+        elements.align = array_type.dtype.bitwidth // 8
+        one = builder.insert_element(ir.Constant(vector, ir.Undefined), arguments[2], ir.Constant(ir.IntType(32), 0))
+        zeros = ir.Constant(ir.VectorType(ir.IntType(32), 64), [0] * 64)
+        same = builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), zeros)
+        return builder.bitcast(builder.icmp_unsigned("==", elements, same), ir.IntType(64))
+
+    return types.uint64(array, types.intp, array.dtype), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def popcount(typing_context: Any, word: Any) -> Any:
+    """Return the number of set bits of a uint64."""
+    return types.int64(types.uint64), lambda _context, builder, _signature, arguments: builder.ctpop(arguments[0])
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def lowest_bit(typing_context: Any, word: Any) -> Any:
+    """Return the position of the lowest set bit of a uint64, 64 if there is none."""
+    no = ir.Constant(ir.IntType(1), 0)
+    return types.int64(types.uint64), lambda _context, builder, _signature, arguments: builder.cttz(arguments[0], no)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def leading_zeros(typing_context: Any, word: Any) -> Any:
+    """Return the number of zero bits above the highest set bit of a uint64, 64 if there is none."""
+    no = ir.Constant(ir.IntType(1), 0)
+    return types.int64(types.uint64), lambda _context, builder, _signature, arguments: builder.ctlz(arguments[0], no)
