@@ -31,6 +31,27 @@ def equal_bits(typing_context: Any, array: Any, start: Any, value: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
+def spread_bits(typing_context: Any, codes: Any, planes: Any) -> Any:
+    """Turn eight words into 64 bytes: bit 7 - k of ``codes[b]`` is bit b of ``planes[k]``.
+
+    `codes` is a C-ordered uint8 array of at least 64 elements, `planes` a tuple of eight uint64.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        vector, bits = ir.VectorType(ir.IntType(8), 64), ir.VectorType(ir.IntType(1), 64)
+        none = ir.Constant(vector, [0] * 64)
+        spread = none
+        for k in range(8):
+            plane = builder.bitcast(builder.extract_value(arguments[1], k), bits)
+            spread = builder.or_(spread, builder.select(plane, ir.Constant(vector, [1 << 7 - k] * 64), none))
+        builder.store(spread, builder.bitcast(data, vector.as_pointer()), align=1)
+        return context.get_dummy_value()
+
+    return types.none(codes, planes), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
 def popcount(typing_context: Any, word: Any) -> Any:
     """Return the number of set bits of a uint64."""
     return types.int64(types.uint64), lambda _context, builder, _signature, arguments: builder.ctpop(arguments[0])

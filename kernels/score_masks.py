@@ -7,7 +7,7 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.bitmask import crop_pair, pack_labels
+from kernels.bitmask import crop_pair, pack_pair
 from kernels.overlap import dice_of_counts
 from kernels.surface_dice import overlap_of_pair
 from kernels.validation import check_pair, check_spacing, check_tolerance
@@ -64,7 +64,7 @@ def score_masks(
     tolerances = {label: check_tolerance(tolerance) for label, tolerance in tolerances_mm.items()}
     if not 1 <= len(tolerances) <= 255 or any(int(label) != label or label == 0 for label in tolerances):
         raise ValueError(f"tolerances_mm has the labels {list(tolerances)}; expected 1 to 255 integers other than 0")
-    packed = (pack_labels(reference, tuple(tolerances)), pack_labels(prediction, tuple(tolerances)))
+    packed = pack_pair(reference, prediction, tuple(tolerances))
     scores = []
     for number, (label, tolerance) in enumerate(tolerances.items()):
         pair = crop_pair(*packed, number)

@@ -7,6 +7,7 @@ radiotherapy" (2018), as google-deepmind/surface-distance computes it.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -134,6 +135,13 @@ def _tolerance_rows(
     reach = [int(min(size - 1, tolerance_mm / step + 1)) for size, step in zip(sizes, spacing_mm, strict=True)]
     if reach[2] > _MAX_HALF_WIDTH or (2 * reach[0] + 1) * (2 * reach[1] + 1) > _MAX_ROWS:
         return None
+    return _rows_of_ball((reach[0], reach[1], reach[2]), spacing_mm, tolerance_mm)
+
+
+@lru_cache(maxsize=64)
+def _rows_of_ball(
+    reach: tuple[int, int, int], spacing_mm: tuple[float, float, float], tolerance_mm: float
+) -> NDArray[np.int64]:
     dz, dy = (a.ravel() for a in np.mgrid[-reach[0] : reach[0] + 1, -reach[1] : reach[1] + 1])
     squares = (dz * spacing_mm[0]) ** 2 + (dy * spacing_mm[1]) ** 2
     along_x = (np.arange(reach[2] + 1) * spacing_mm[2]) ** 2
@@ -164,7 +172,8 @@ def _count_beyond(
     mask: NDArray[np.uint64], borders: NDArray[np.uint64], targets: NDArray[np.uint64], rows: NDArray[np.int64]
 ) -> NDArray[np.int64]:
     """Count, by code, the elements of `borders` that have no element of `targets` in the ball of `rows`."""
-    counts = np.zeros(256, np.int64)
+    counts = np.zeros(NUM_CODES, np.int64)
+    codes = np.empty(64, np.uint8)
     size_z, size_y, num_words = borders.shape
     for z in range(size_z):
         for y in range(size_y):
@@ -180,5 +189,5 @@ def _count_beyond(
                         if left == np.uint64(0):
                             break
                 if left != np.uint64(0):
-                    count_codes(mask, (z, y, w), left, counts)
+                    count_codes(mask, (z, y, w), left, counts, codes)
     return counts

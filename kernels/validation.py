@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.bitmask import MaskPair, crop_pair, pack_labels
+from kernels.bitmask import MaskPair, crop_pair, pack_pair
 
 
 def check_pair(reference: NDArray[np.generic], prediction: NDArray[np.generic]) -> None:
@@ -29,16 +29,14 @@ def pack_masks(reference: NDArray[np.generic], prediction: NDArray[np.generic]) 
 
     Raises ValueError if one holds anything but 0 and 1 (a label map).
     """
-    packed = []
-    for name, array in (("reference", reference), ("prediction", prediction)):
-        mask = pack_labels(array, (1,))
+    packed = pack_pair(reference, prediction, (1,))
+    for name, array, mask in zip(("reference", "prediction"), (reference, prediction), packed, strict=True):
         if mask.has_others:
             labels = np.unique(array)
             raise ValueError(
                 f"{name} holds the labels {labels[:10].tolist()}{' ...' if len(labels) > 10 else ''}; "
                 "expected a mask of 0 and 1, so pass `labels == label`"
             )
-        packed.append(mask)
     return crop_pair(*packed, 0)
 
 
