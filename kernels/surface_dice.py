@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from kernels.bitmask import MaskPair
 from kernels.compiled import compiled
-from kernels.surface_distances import count_farther
+from kernels.nearest_surface import element_distances
 from kernels.surface_elements import NUM_CODES, count_codes, find_borders, surfel_areas
 from kernels.validation import check_pair, check_spacing, check_tolerance, pack_masks
 
@@ -107,8 +107,9 @@ def overlap_of_pair(
         (borders_a, counts_a), (borders_b, counts_b) = find_borders(mask_a), find_borders(mask_b)
         rows = _tolerance_rows(borders_a.shape, spacing_mm, tolerance_mm)
         if rows is None:
-            beyond_a = count_farther(mask_a, borders_a, borders_b, spacing_mm=spacing_mm, tolerance_mm=tolerance_mm)
-            beyond_b = count_farther(mask_b, borders_b, borders_a, spacing_mm=spacing_mm, tolerance_mm=tolerance_mm)
+            from_a = element_distances(mask_a, borders_a, borders_b, spacing_mm=spacing_mm)
+            from_b = element_distances(mask_b, borders_b, borders_a, spacing_mm=spacing_mm)
+            beyond_a, beyond_b = from_a.count_beyond(tolerance_mm), from_b.count_beyond(tolerance_mm)
         else:
             beyond_a = _count_beyond(mask_a, borders_a, borders_b, rows)
             beyond_b = _count_beyond(mask_b, borders_b, borders_a, rows)

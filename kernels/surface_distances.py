@@ -10,13 +10,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from kernels.bitmask import MaskPair
 from kernels.compiled import compiled
-from kernels.intrinsics import leading_zeros, lowest_bit, popcount
-from kernels.surface_elements import NUM_CODES, find_borders, neighbour_code, surfel_areas
+from kernels.nearest_surface import ElementDistances, element_distances
+from kernels.surface_elements import find_borders, surfel_areas
 from kernels.validation import check_pair, check_spacing, pack_masks
 
-# Rows to either side of a point that are searched bit by bit; what is farther is found from columns.
-_REACH = 8
+# Up to so many numbers are sorted by insertion.
+_FEW = 24
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,16 +102,19 @@ def surface_distances(
     """
     check_pair(reference, prediction)
     spacing = check_spacing(spacing_mm)
-    pair = pack_masks(reference, prediction)
-    if pair is None:
-        none = np.zeros(0)
-        from_a, from_b = (none, none), (none, none)
-    else:
-        mask_a, mask_b = pair.reference, pair.prediction
-        borders_a, borders_b = find_borders(mask_a)[0], find_borders(mask_b)[0]
-        areas = surfel_areas(spacing)
-        from_a = _sorted_with_areas(mask_a, borders_a, borders_b, spacing, areas)
-        from_b = _sorted_with_areas(mask_b, borders_b, borders_a, spacing, areas)
+    return distances_of_pair(pack_masks(reference, prediction), spacing_mm=spacing)
+
+
+def distances_of_pair(pair: MaskPair | None, *, spacing_mm: tuple[float, float, float]) -> SurfaceDistances:
+    """Return the distances between the surfaces of two packed masks; None stands for two empty ones."""
+    none = np.zeros(0)
+    from_a, from_b = (none, none), (none, none)
+    if pair is not None:
+        borders_a, borders_b = find_borders(pair.reference)[0], find_borders(pair.prediction)[0]
+        elements_a = element_distances(pair.reference, borders_a, borders_b, spacing_mm=spacing_mm)
+        elements_b = element_distances(pair.prediction, borders_b, borders_a, spacing_mm=spacing_mm)
+        areas = surfel_areas(spacing_mm)
+        from_a, from_b = _sorted_elements(elements_a, areas), _sorted_elements(elements_b, areas)
     return SurfaceDistances(
         reference_to_prediction_mm=from_a[0],
         reference_areas_mm2=from_a[1],
@@ -119,220 +123,38 @@ def surface_distances(
     )
 
 
-def _sorted_with_areas(
-    mask: NDArray[np.uint64],
-    borders: NDArray[np.uint64],
-    targets: NDArray[np.uint64],
-    spacing_mm: tuple[float, float, float],
-    areas: NDArray[np.float64],
+def _sorted_elements(
+    elements: ElementDistances, areas_mm2: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    distances, codes = _distances(mask, borders, targets, spacing_mm)
-    own_areas = areas[codes]
-    order = np.lexsort((own_areas, distances))
-    return distances[order], own_areas[order]
+    """Return the distances and areas of all elements, sorted by distance and then by area."""
+    order = np.argsort(elements.distances_mm)
+    distances, counts = elements.distances_mm[order], elements.counts[order]
+    areas = areas_mm2[elements.codes[order]]
+    _sort_equal_distances(distances, areas, counts)
+    return np.repeat(distances, counts), np.repeat(areas, counts)
 
 
-def count_farther(
-    mask: NDArray[np.uint64],
-    borders: NDArray[np.uint64],
-    targets: NDArray[np.uint64],
-    *,
-    spacing_mm: tuple[float, float, float],
-    tolerance_mm: float,
-) -> NDArray[np.int64]:
-    """Count, by neighbour code, the elements of `borders` farther than the tolerance from every one of `targets`."""
-    distances, codes = _distances(mask, borders, targets, spacing_mm)
-    return np.bincount(codes[distances > tolerance_mm], minlength=NUM_CODES).astype(np.int64)
-
-
+# Faster than a sort by two keys, since most of the distances are different ones.
 @compiled
-def _steps_along_z(targets: NDArray[np.uint64]) -> NDArray[np.int32]:
-    """Return for every dual point the steps along z to the nearest target, -1 where its column has none."""
-    size_z, size_y, num_words = targets.shape
-    steps = np.full((size_z, size_y, 64 * num_words), -1, np.int32)
-    for z in range(size_z):
-        for y in range(size_y):
-            for x in range(64 * num_words):
-                if (targets[z, y, x >> 6] >> np.uint64(x & 63)) & np.uint64(1):
-                    steps[z, y, x] = 0
-                elif z > 0 and steps[z - 1, y, x] >= 0:
-                    steps[z, y, x] = steps[z - 1, y, x] + 1
-    for z in range(size_z - 2, -1, -1):
-        for y in range(size_y):
-            for x in range(64 * num_words):
-                below = steps[z + 1, y, x]
-                if below >= 0 and (steps[z, y, x] < 0 or below + 1 < steps[z, y, x]):
-                    steps[z, y, x] = below + 1
-    return steps
-
-
-@compiled
-def _nearest_in_plane(steps: NDArray[np.int32], z: int, y: int, x: int, spacing_mm: NDArray[np.float64]) -> float:
-    """Return the least squared distance to a target with the same x."""
-    size_y = steps.shape[1]
-    best = np.inf
-    for dy in range(max(y + 1, size_y - y)):
-        along_y = (dy * spacing_mm[1]) * (dy * spacing_mm[1])
-        if along_y >= best:
-            break
-        for other in (y - dy, y + dy):
-            if 0 <= other < size_y and steps[z, other, x] >= 0:
-                along_z = steps[z, other, x] * spacing_mm[0]
-                best = min(best, along_z * along_z + along_y)
-    return best
-
-
-@compiled
-def _nearest(
-    steps: NDArray[np.int32],
-    point: tuple[int, int, int],
-    spacing_mm: NDArray[np.float64],
-    in_plane: NDArray[np.float64],
-) -> float:
-    """Return the least squared distance to a target; `in_plane` keeps what is known of the row, -1 elsewhere."""
-    z, y, x = point
-    size_x = in_plane.shape[0]
-    best = np.inf
-    for dx in range(max(x + 1, size_x - x)):
-        along_x = (dx * spacing_mm[2]) * (dx * spacing_mm[2])
-        if along_x >= best:
-            break
-        for other in (x - dx, x + dx):
-            if 0 <= other < size_x:
-                if in_plane[other] < 0.0:
-                    in_plane[other] = _nearest_in_plane(steps, z, y, other, spacing_mm)
-                best = min(best, in_plane[other] + along_x)
-    return best
-
-
-@compiled
-def _nearest_in_row(row: NDArray[np.uint64], x: int, limit: int) -> int:
-    """Return the steps from x to the nearest set bit of a row, or more than `limit` if there is none that near."""
-    w, b = x >> 6, np.uint64(x & 63)
-    best = limit + 1
-    above = row[w] >> b
-    if above != np.uint64(0):
-        best = min(best, lowest_bit(above))
-    below = row[w] << (np.uint64(63) - b)
-    if below != np.uint64(0):
-        best = min(best, leading_zeros(below))
-    other = w + 1
-    while other < row.size and 64 * other - x < best:
-        best = min(best, 64 * other - x + lowest_bit(row[other])) if row[other] != np.uint64(0) else best
-        other += 1
-    other = w - 1
-    while other >= 0 and x - (64 * other + 63) < best:
-        best = min(best, x - (64 * other + 63) + leading_zeros(row[other])) if row[other] != np.uint64(0) else best
-        other -= 1
-    return best
-
-
-@compiled
-def _nearest_in_rows(
-    targets: NDArray[np.uint64],
-    point: tuple[int, int, int],
-    spacing_x_mm: float,
-    rows: tuple[NDArray[np.int64], NDArray[np.float64]],
-) -> float:
-    """Return the least squared distance to a target in rows (their steps, their squared distances), nearest first."""
-    z, y, x = point
-    steps, squares = rows
-    best = np.inf
-    limit = 64 * targets.shape[2]
-    for r in range(squares.size):
-        if squares[r] >= best:
-            break
-        row_z, row_y = z + steps[r, 0], y + steps[r, 1]
-        if 0 <= row_z < targets.shape[0] and 0 <= row_y < targets.shape[1]:
-            dx = _nearest_in_row(targets[row_z, row_y], x, limit)
-            if dx <= limit:
-                limit = dx
-                along_x = (dx * spacing_x_mm) * (dx * spacing_x_mm)
-                best = min(best, squares[r] + along_x)
-    return best
-
-
-def _near_rows(
-    shape: tuple[int, ...], spacing_mm: tuple[float, float, float]
-) -> tuple[tuple[NDArray[np.int64], NDArray[np.float64]], float]:
-    """Return the rows around a point, nearest first, and the squared distance up to which they are all of them."""
-    reach = [min(size - 1, _REACH) for size in shape[:2]]
-    dz, dy = (a.ravel() for a in np.mgrid[-reach[0] : reach[0] + 1, -reach[1] : reach[1] + 1])
-    squares = (dz * spacing_mm[0]) ** 2 + (dy * spacing_mm[1]) ** 2
-    cut = [a for a in (0, 1) if reach[a] < shape[a] - 1]
-    complete = min([((reach[a] + 1) * spacing_mm[a]) ** 2 for a in cut], default=math.inf)
-    order = np.argsort(squares, kind="stable")
-    order = order[squares[order] < complete]
-    return (np.stack([dz, dy], axis=1)[order].astype(np.int64), squares[order]), complete
-
-
-def _distances(
-    mask: NDArray[np.uint64],
-    borders: NDArray[np.uint64],
-    targets: NDArray[np.uint64],
-    spacing_mm: tuple[float, float, float],
-) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
-    """Return the distance in mm to the nearest target and the neighbour code of each element, in scan order.
-
-    Rounding never changes the order of two numbers, so the least of the rounded sums ((z^2 + y^2) + x^2) is found
-    exactly by taking the least after each axis, in whatever order candidates are looked at.
-    """
-    points, codes = _elements(mask, borders)
-    squares = np.full(len(points), np.inf)
-    if targets.any():
-        rows, complete = _near_rows(targets.shape, spacing_mm)
-        _search_near(targets, points, spacing_mm[2], rows, squares)
-        far = np.flatnonzero(squares > complete)
-        if far.size:
-            squares[far] = _search_far(_steps_along_z(targets), points[far], np.array(spacing_mm))
-    return np.sqrt(squares), codes
-
-
-@compiled
-def _elements(mask: NDArray[np.uint64], borders: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
-    """Return the points (z, y, x) and neighbour codes of all elements, in scan order."""
-    num_elements = 0
-    for word in borders.ravel():
-        num_elements += popcount(word)
-    points = np.empty((num_elements, 3), np.int64)
-    codes = np.empty(num_elements, np.uint8)
-    element = 0
-    for z in range(borders.shape[0]):
-        for y in range(borders.shape[1]):
-            for w in range(borders.shape[2]):
-                left = borders[z, y, w]
-                while left != np.uint64(0):
-                    x = 64 * w + lowest_bit(left)
-                    left &= left - np.uint64(1)
-                    points[element] = (z, y, x)
-                    codes[element] = neighbour_code(mask, z, y, x)
-                    element += 1
-    return points, codes
-
-
-@compiled
-def _search_near(
-    targets: NDArray[np.uint64],
-    points: NDArray[np.int64],
-    spacing_x_mm: float,
-    rows: tuple[NDArray[np.int64], NDArray[np.float64]],
-    squares: NDArray[np.float64],
+def _sort_equal_distances(
+    distances: NDArray[np.float64], areas: NDArray[np.float64], counts: NDArray[np.int64]
 ) -> None:
-    """Fill in the least squared distance of each point to a target in the rows around it."""
-    for i in range(points.shape[0]):
-        squares[i] = _nearest_in_rows(targets, (points[i, 0], points[i, 1], points[i, 2]), spacing_x_mm, rows)
-
-
-@compiled
-def _search_far(
-    steps: NDArray[np.int32], points: NDArray[np.int64], spacing_mm: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Return the least squared distance of each point, in scan order, from the steps along z of every column."""
-    squares = np.empty(points.shape[0], np.float64)
-    in_plane = np.empty(steps.shape[2], np.float64)
-    for i in range(points.shape[0]):
-        z, y, x = points[i]
-        if i == 0 or z != points[i - 1, 0] or y != points[i - 1, 1]:
-            in_plane[:] = -1.0
-        squares[i] = _nearest(steps, (z, y, x), spacing_mm, in_plane)
-    return squares
+    """Sort areas and their counts within runs of equal distances."""
+    first = 0
+    while first < distances.size:
+        stop = first + 1
+        while stop < distances.size and distances[stop] == distances[first]:
+            stop += 1
+        if stop - first <= _FEW:
+            for i in range(first + 1, stop):
+                area, count = areas[i], counts[i]
+                place = i
+                while place > first and areas[place - 1] > area:
+                    areas[place], counts[place] = areas[place - 1], counts[place - 1]
+                    place -= 1
+                areas[place], counts[place] = area, count
+        else:
+            order = np.argsort(areas[first:stop])
+            areas[first:stop] = areas[first:stop][order]
+            counts[first:stop] = counts[first:stop][order]
+        first = stop
