@@ -4,11 +4,12 @@ Arrays are (z, y, x), of bool or any integer dtype and any memory order; pairs a
 """
 
 from kernels.overlap import dice
-from kernels.score_masks import LabelScore, score_masks
+from kernels.score_masks import METRICS, LabelScore, score_masks
 from kernels.surface_dice import SurfaceOverlap, surface_dice, surface_overlap
 from kernels.surface_distances import AverageSurfaceDistance, SurfaceDistances, surface_distances
 
 __all__ = [
+    "METRICS",
     "AverageSurfaceDistance",
     "LabelScore",
     "SurfaceDistances",

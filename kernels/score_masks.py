@@ -1,16 +1,21 @@
-"""Dice and normalised surface Dice of every label of two label maps."""
+"""Overlap and distances of every label of two label maps."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.bitmask import crop_pair, pack_pair
+from kernels.bitmask import MaskPair, crop_pair, pack_pair
 from kernels.overlap import dice_of_counts
 from kernels.surface_dice import overlap_of_pair
+from kernels.surface_distances import distances_of_pair
 from kernels.validation import check_pair, check_spacing, check_tolerance
+
+METRICS = ("dsc", "nsd", "hd95", "assd")
+"""Dice, normalised surface Dice, 95 % Hausdorff distance and average symmetric surface distance."""
 
 # Left lung, right lung, infection.
 _TOLERANCES_MM: Mapping[int, float] = MappingProxyType({1: 1.0, 2: 1.0, 3: 3.0})
@@ -18,14 +23,18 @@ _TOLERANCES_MM: Mapping[int, float] = MappingProxyType({1: 1.0, 2: 1.0, 3: 3.0})
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LabelScore:
-    """Scores of one label."""
+    """Scores of one label; NaN for a metric that was not asked for, and for each one if both maps lack the label."""
 
     label: int
     """Its value in both maps."""
     dsc: float
-    """Dice similarity coefficient, 0 to 1; NaN if both maps lack the label, 0 if one does."""
+    """Dice similarity coefficient, 0 to 1; 0 if one map lacks the label."""
     nsd: float
-    """Normalised surface Dice at `tolerance_mm`, 0 to 1; NaN if both maps lack the label, 0 if one does."""
+    """Normalised surface Dice at `tolerance_mm`, 0 to 1; 0 if one map lacks the label."""
+    hd95_mm: float
+    """95th percentile of the surface distances, the larger of both directions; infinite if one map lacks the label."""
+    assd_mm: float
+    """Average symmetric surface distance; infinite if one map lacks the label."""
     tolerance_mm: float
     """Tolerance of the NSD."""
     num_reference_voxels: int
@@ -40,6 +49,7 @@ def score_masks(
     *,
     spacing_mm: Sequence[float],
     tolerances_mm: Mapping[int, float] = _TOLERANCES_MM,
+    metrics: Collection[str] = ("dsc", "nsd"),
 ) -> tuple[LabelScore, ...]:
     """Score labels of two label maps.
 
@@ -48,6 +58,7 @@ def score_masks(
     reference, prediction : bool or integer arrays, shape (Z, Y, X)
     spacing_mm : distance of the voxels along (z, y, x)
     tolerances_mm : tolerance of the NSD of each label to be scored; labels it does not name are background
+    metrics : what to calculate, of METRICS
 
     Returns
     -------
@@ -56,27 +67,48 @@ def score_masks(
     Raises
     ------
     ValueError : for shapes that differ, fewer or more than three axes, floats, a spacing that is not three positive
-        finite numbers, a tolerance that is not a finite number of at least 0, and labels that are not 1 to 255 integers
-        other than 0
+        finite numbers, a tolerance that is not a finite number of at least 0, labels that are not 1 to 255 integers
+        other than 0, and unknown metrics
     """
     check_pair(reference, prediction)
     spacing = check_spacing(spacing_mm)
     tolerances = {label: check_tolerance(tolerance) for label, tolerance in tolerances_mm.items()}
     if not 1 <= len(tolerances) <= 255 or any(int(label) != label or label == 0 for label in tolerances):
         raise ValueError(f"tolerances_mm has the labels {list(tolerances)}; expected 1 to 255 integers other than 0")
+    if not set(metrics) <= set(METRICS):
+        raise ValueError(f"metrics are {list(metrics)}; expected some of {list(METRICS)}")
     packed = pack_pair(reference, prediction, tuple(tolerances))
-    scores = []
-    for number, (label, tolerance) in enumerate(tolerances.items()):
-        pair = crop_pair(*packed, number)
-        num_reference, num_predicted, num_both = pair.count_voxels() if pair else (0, 0, 0)
-        scores.append(
-            LabelScore(
-                label=int(label),
-                dsc=dice_of_counts(num_reference=num_reference, num_predicted=num_predicted, num_both=num_both),
-                nsd=overlap_of_pair(pair, spacing_mm=spacing, tolerance_mm=tolerance).surface_dice,
-                tolerance_mm=tolerance,
-                num_reference_voxels=num_reference,
-                num_predicted_voxels=num_predicted,
-            )
-        )
-    return tuple(scores)
+    return tuple(
+        _score(crop_pair(*packed, number), int(label), spacing_mm=spacing, tolerance_mm=tolerance, metrics=metrics)
+        for number, (label, tolerance) in enumerate(tolerances.items())
+    )
+
+
+def _score(
+    pair: MaskPair | None,
+    label: int,
+    *,
+    spacing_mm: tuple[float, float, float],
+    tolerance_mm: float,
+    metrics: Collection[str],
+) -> LabelScore:
+    num_reference, num_predicted, num_both = pair.count_voxels() if pair else (0, 0, 0)
+    dsc = nsd = hd95 = assd = math.nan
+    if "dsc" in metrics:
+        dsc = dice_of_counts(num_reference=num_reference, num_predicted=num_predicted, num_both=num_both)
+    if "nsd" in metrics:
+        nsd = overlap_of_pair(pair, spacing_mm=spacing_mm, tolerance_mm=tolerance_mm).surface_dice
+    if pair is not None and ("hd95" in metrics or "assd" in metrics):
+        distances = distances_of_pair(pair, spacing_mm=spacing_mm)
+        hd95 = distances.hausdorff_distance(percentile=95) if "hd95" in metrics else math.nan
+        assd = distances.average_surface_distance().symmetric_mm if "assd" in metrics else math.nan
+    return LabelScore(
+        label=label,
+        dsc=dsc,
+        nsd=nsd,
+        hd95_mm=hd95,
+        assd_mm=assd,
+        tolerance_mm=tolerance_mm,
+        num_reference_voxels=num_reference,
+        num_predicted_voxels=num_predicted,
+    )

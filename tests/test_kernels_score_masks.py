@@ -1,11 +1,12 @@
 """Claims about Dice and about scoring all labels at once."""
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
-from kernels import LabelScore, dice, score_masks, surface_dice
+from kernels import LabelScore, dice, score_masks, surface_dice, surface_distances
 
 
 def test_dice_of_two_and_three_voxels_with_one_in_common_is_two_fifths():
@@ -45,6 +46,33 @@ def test_every_label_scores_as_its_mask_alone(dtype):
         nsd = surface_dice(a, b, spacing_mm=(2.5, 0.8, 0.8), tolerance_mm=score.tolerance_mm)
         assert score.nsd == nsd
         assert (score.num_reference_voxels, score.num_predicted_voxels) == (a.sum(), b.sum())
+
+
+def test_only_the_metrics_that_were_asked_for_are_numbers():
+    reference, prediction = label_maps(np.uint8)
+    options = {"spacing_mm": (2.5, 0.8, 0.8), "tolerances_mm": {2: 1.0, 9: 1.0}}
+    score, in_neither = score_masks(reference, prediction, **options, metrics=("hd95", "assd"))
+    distances = surface_distances(reference == 2, prediction == 2, spacing_mm=(2.5, 0.8, 0.8))
+    assert score.hd95_mm == distances.hausdorff_distance(percentile=95)
+    assert score.assd_mm == distances.average_surface_distance().symmetric_mm
+    assert math.isnan(score.dsc)
+    assert math.isnan(score.nsd)
+    assert math.isnan(in_neither.hd95_mm)
+    assert math.isnan(in_neither.assd_mm)
+    (one_sided,) = score_masks(reference, reference * (reference != 3), spacing_mm=(1, 1, 1), tolerances_mm={3: 1.0})
+    assert math.isnan(one_sided.hd95_mm)
+    with pytest.raises(ValueError, match="'dice'"):
+        score_masks(reference, prediction, **options, metrics=("dice",))
+
+
+def test_threads_score_as_one_after_the_other():
+    cases = [label_maps(dtype) for dtype in (np.uint8, np.int16, np.uint64, np.int8)] * 8
+
+    def score(case):
+        return score_masks(*case, spacing_mm=(2.5, 0.8, 0.8), metrics=("dsc", "nsd", "hd95", "assd"))
+
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(score, cases)) == [score(case) for case in cases]
 
 
 def test_labels_beyond_a_byte_and_below_zero_are_scored():

@@ -79,6 +79,20 @@ def test_distances_and_areas_of_generated_cases_equal_those_of_all_pairs():
         np.testing.assert_array_equal(found.reference_areas_mm2, areas[order])
 
 
+@pytest.mark.parametrize("spacing_mm", [(1.0, 1.0, 1.0), (5.0, 0.8, 0.8), (0.5, 2.0, 0.30000001192)])
+def test_distances_of_masks_that_lie_apart_equal_those_of_all_pairs(spacing_mm):
+    random = np.random.default_rng(3)
+    for _ in range(8):
+        reference, prediction = np.zeros((2, 40, 60, 150), bool)
+        for mask in (reference, prediction):
+            for start in random.integers((0, 0, 0), (35, 50, 140), (3, 3)):
+                mask[tuple(slice(first, first + size) for first, size in zip(start, (4, 9, 9), strict=True))] = True
+        found = surface_distances(reference, prediction, spacing_mm=spacing_mm)
+        points, targets = (np.argwhere(is_border(code_map(mask))) for mask in (reference, prediction))
+        expected = np.sort(distances_of_all_pairs(points, targets, spacing_mm))
+        np.testing.assert_array_equal(found.reference_to_prediction_mm, expected)
+
+
 def test_distances_agree_with_a_distance_transform_up_to_the_last_bit():
     for reference, prediction, spacing_mm, _ in generated_cases(100):
         if reference.any() and prediction.any():
