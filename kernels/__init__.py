@@ -3,6 +3,7 @@
 Arrays are (z, y, x), of bool or any integer dtype and any memory order; pairs are always `reference, prediction`.
 """
 
+from kernels.nearest_surface import ElementDistances
 from kernels.overlap import dice
 from kernels.score_masks import METRICS, LabelScore, score_masks
 from kernels.surface_dice import SurfaceOverlap, surface_dice, surface_overlap
@@ -11,6 +12,7 @@ from kernels.surface_distances import AverageSurfaceDistance, SurfaceDistances, 
 __all__ = [
     "METRICS",
     "AverageSurfaceDistance",
+    "ElementDistances",
     "LabelScore",
     "SurfaceDistances",
     "SurfaceOverlap",

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from kernels.compiled import compiled
 from kernels.intrinsics import lesser, lowest_bit
-from kernels.surface_elements import NUM_CODES, count_codes, neighbour_code
+from kernels.surface_elements import NUM_CODES, count_codes, neighbour_code, surfel_areas
 
 # Steps outwards that are taken for 64 elements together; after so many in vain the rest are searched in blocks.
 _REACH = (8, 8, 31)
@@ -29,14 +29,22 @@ _BLOCKS_A_GROUP = 4
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class ElementDistances:
-    """Elements of one surface, those of equal distance and shape together, in no order."""
+    """Elements of one surface, some of those that are alike together, in no order."""
 
     distances_mm: NDArray[np.float64]
     """Shape (N,): to the nearest element of the other surface; infinite if it has none."""
     codes: NDArray[np.uint8]
     """Shape (N,): neighbour codes."""
+    areas_mm2: NDArray[np.float64]
+    """Shape (N,): area of each single element."""
     counts: NDArray[np.int64]
     """Shape (N,): how many elements these are."""
+
+    def sorted(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the distances in mm and areas in mm^2 of all single elements, by distance and then by area."""
+        order = np.lexsort((self.areas_mm2, self.distances_mm))
+        counts = self.counts[order]
+        return np.repeat(self.distances_mm[order], counts), np.repeat(self.areas_mm2[order], counts)
 
     def count_beyond(self, tolerance_mm: float) -> NDArray[np.int64]:
         """Count the elements farther away than the tolerance by neighbour code, shape (256,)."""
@@ -44,6 +52,12 @@ class ElementDistances:
         is_beyond = self.distances_mm > tolerance_mm
         np.add.at(counts, self.codes[is_beyond], self.counts[is_beyond])
         return counts
+
+
+NO_ELEMENTS = ElementDistances(
+    distances_mm=np.zeros(0), codes=np.zeros(0, np.uint8), areas_mm2=np.zeros(0), counts=np.zeros(0, np.int64)
+)
+"""Those of an empty mask."""
 
 
 def element_distances(
@@ -72,9 +86,11 @@ def element_distances(
         all_squares.append(_search(elements, _blocks(targets, (size_z, size_y, size_x)), np.array(spacing_mm)))
         all_codes.append(_codes_of(mask, elements.points))
         all_counts.append(np.ones(len(all_codes[-1]), np.int64))
+    element_codes = np.concatenate(all_codes)
     return ElementDistances(
         distances_mm=np.sqrt(np.concatenate(all_squares)),
-        codes=np.concatenate(all_codes),
+        codes=element_codes,
+        areas_mm2=surfel_areas(spacing_mm)[element_codes],
         counts=np.concatenate(all_counts),
     )
 

@@ -11,13 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernels.bitmask import MaskPair
-from kernels.compiled import compiled
-from kernels.nearest_surface import ElementDistances, element_distances
-from kernels.surface_elements import find_borders, surfel_areas
+from kernels.nearest_surface import NO_ELEMENTS, ElementDistances, element_distances
+from kernels.surface_elements import find_borders
 from kernels.validation import check_pair, check_spacing, pack_masks
 
-# Up to so many numbers are sorted by insertion.
-_FEW = 24
+# A percentile is looked for among the distances of one of so many bins; shares nearer than this to it may be rounded to
+# either side.
+_NUM_BINS = 1024
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,16 +35,12 @@ class AverageSurfaceDistance:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class SurfaceDistances:
-    """Every surface element's distance to the other surface, sorted by distance and then by area."""
+    """Every surface element's distance to the other surface."""
 
-    reference_to_prediction_mm: NDArray[np.float64]
-    """Shape (R,): from each element of the reference's surface; infinite if the prediction is empty."""
-    prediction_to_reference_mm: NDArray[np.float64]
-    """Shape (P,): from each element of the prediction's surface; infinite if the reference is empty."""
-    reference_areas_mm2: NDArray[np.float64]
-    """Shape (R,): areas in the order of `reference_to_prediction_mm`."""
-    prediction_areas_mm2: NDArray[np.float64]
-    """Shape (P,): areas in the order of `prediction_to_reference_mm`."""
+    reference: ElementDistances
+    """From the reference's surface to the prediction's; infinite if the prediction is empty."""
+    prediction: ElementDistances
+    """From the prediction's surface to the reference's; infinite if the reference is empty."""
 
     def hausdorff_distance(self, *, percentile: float = 100.0) -> float:
         """Return the larger of both directions' distance in mm within which `percentile` % of the area lies.
@@ -52,33 +49,48 @@ class SurfaceDistances:
         """
         if not 0 <= percentile <= 100:
             raise ValueError(f"percentile is {percentile!r}; expected a number from 0 to 100")
-        return max(
-            _percentile(self.reference_to_prediction_mm, self.reference_areas_mm2, percentile),
-            _percentile(self.prediction_to_reference_mm, self.prediction_areas_mm2, percentile),
-        )
+        return max(_percentile(self.reference, percentile), _percentile(self.prediction, percentile))
 
     def average_surface_distance(self) -> AverageSurfaceDistance:
         """Return the area-weighted mean distances in mm, each way and of both."""
         return AverageSurfaceDistance(
-            reference_to_prediction_mm=_mean(self.reference_to_prediction_mm, self.reference_areas_mm2),
-            prediction_to_reference_mm=_mean(self.prediction_to_reference_mm, self.prediction_areas_mm2),
-            symmetric_mm=_mean(
-                np.concatenate([self.reference_to_prediction_mm, self.prediction_to_reference_mm]),
-                np.concatenate([self.reference_areas_mm2, self.prediction_areas_mm2]),
-            ),
+            reference_to_prediction_mm=_mean(self.reference),
+            prediction_to_reference_mm=_mean(self.prediction),
+            symmetric_mm=_mean(self.reference, self.prediction),
         )
 
 
-def _percentile(distances: NDArray[np.float64], areas: NDArray[np.float64], percentile: float) -> float:
+def _percentile(elements: ElementDistances, percentile: float) -> float:
+    distances, areas = elements.distances_mm, elements.areas_mm2 * elements.counts
     if not len(distances):
         return math.inf
-    shares = np.cumsum(areas) / np.sum(areas)
-    index = int(np.searchsorted(shares, percentile / 100.0))
+    share = percentile / 100.0
+    first, last = distances.min(), distances.max()
+    if first == last:
+        return float(first)
+    bins = ((distances - first) * (_NUM_BINS / (last - first))).astype(np.int64)
+    shares = np.cumsum(np.bincount(bins, weights=areas)) / np.sum(areas)
+    chosen = int(np.searchsorted(shares, share))
+    in_bin = np.flatnonzero(bins == chosen)
+    in_bin = in_bin[np.argsort(distances[in_bin])]
+    shares_in_bin = np.cumsum(areas[in_bin]) / np.sum(areas) + (shares[chosen - 1] if chosen else 0.0)
+    if np.abs(np.concatenate([shares, shares_in_bin]) - share).min() < _ROUNDING:
+        return _percentile_as_summed(elements, share)
+    return float(distances[in_bin[np.searchsorted(shares_in_bin, share)]])
+
+
+def _percentile_as_summed(elements: ElementDistances, share: float) -> float:
+    """Sum up areas in the order of the reference implementation, so that rounding decides as it does there."""
+    distances, areas = elements.sorted()
+    index = int(np.searchsorted(np.cumsum(areas) / np.sum(areas), share))
     return float(distances[min(index, len(distances) - 1)])
 
 
-def _mean(distances: NDArray[np.float64], areas: NDArray[np.float64]) -> float:
-    return float(np.sum(distances * areas) / np.sum(areas)) if len(distances) else math.nan
+def _mean(*surfaces: ElementDistances) -> float:
+    areas = [elements.areas_mm2 * elements.counts for elements in surfaces]
+    total = sum(float(np.sum(own)) for own in areas)
+    products = (float(np.sum(elements.distances_mm * own)) for elements, own in zip(surfaces, areas, strict=True))
+    return sum(products) / total if total > 0 else math.nan
 
 
 def surface_distances(
@@ -93,7 +105,7 @@ def surface_distances(
 
     Returns
     -------
-    SurfaceDistances, with arrays of length 0 for an empty mask
+    SurfaceDistances
 
     Raises
     ------
@@ -107,54 +119,10 @@ def surface_distances(
 
 def distances_of_pair(pair: MaskPair | None, *, spacing_mm: tuple[float, float, float]) -> SurfaceDistances:
     """Return the distances between the surfaces of two packed masks; None stands for two empty ones."""
-    none = np.zeros(0)
-    from_a, from_b = (none, none), (none, none)
-    if pair is not None:
-        borders_a, borders_b = find_borders(pair.reference)[0], find_borders(pair.prediction)[0]
-        elements_a = element_distances(pair.reference, borders_a, borders_b, spacing_mm=spacing_mm)
-        elements_b = element_distances(pair.prediction, borders_b, borders_a, spacing_mm=spacing_mm)
-        areas = surfel_areas(spacing_mm)
-        from_a, from_b = _sorted_elements(elements_a, areas), _sorted_elements(elements_b, areas)
+    if pair is None:
+        return SurfaceDistances(reference=NO_ELEMENTS, prediction=NO_ELEMENTS)
+    borders_a, borders_b = find_borders(pair.reference)[0], find_borders(pair.prediction)[0]
     return SurfaceDistances(
-        reference_to_prediction_mm=from_a[0],
-        reference_areas_mm2=from_a[1],
-        prediction_to_reference_mm=from_b[0],
-        prediction_areas_mm2=from_b[1],
+        reference=element_distances(pair.reference, borders_a, borders_b, spacing_mm=spacing_mm),
+        prediction=element_distances(pair.prediction, borders_b, borders_a, spacing_mm=spacing_mm),
     )
-
-
-def _sorted_elements(
-    elements: ElementDistances, areas_mm2: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the distances and areas of all elements, sorted by distance and then by area."""
-    order = np.argsort(elements.distances_mm)
-    distances, counts = elements.distances_mm[order], elements.counts[order]
-    areas = areas_mm2[elements.codes[order]]
-    _sort_equal_distances(distances, areas, counts)
-    return np.repeat(distances, counts), np.repeat(areas, counts)
-
-
-# Faster than a sort by two keys, since most of the distances are different ones.
-@compiled
-def _sort_equal_distances(
-    distances: NDArray[np.float64], areas: NDArray[np.float64], counts: NDArray[np.int64]
-) -> None:
-    """Sort areas and their counts within runs of equal distances."""
-    first = 0
-    while first < distances.size:
-        stop = first + 1
-        while stop < distances.size and distances[stop] == distances[first]:
-            stop += 1
-        if stop - first <= _FEW:
-            for i in range(first + 1, stop):
-                area, count = areas[i], counts[i]
-                place = i
-                while place > first and areas[place - 1] > area:
-                    areas[place], counts[place] = areas[place - 1], counts[place - 1]
-                    place -= 1
-                areas[place], counts[place] = area, count
-        else:
-            order = np.argsort(areas[first:stop])
-            areas[first:stop] = areas[first:stop][order]
-            counts[first:stop] = counts[first:stop][order]
-        first = stop
