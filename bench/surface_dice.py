@@ -334,7 +334,7 @@ def races(lungs: Lungs, folder: Path) -> Iterator[Race]:
     yield Race(
         name="two .nii.gz files to DSC + NSD of two labels, against SimpleITK + google-deepmind",
         goal="100 median",
-        ours=lambda: score_files(paths[0], paths[1], structures=structures),
+        ours=lambda: score_files(paths[0], [paths[1]], structures=structures),
         theirs=lambda: peer_files(paths[0], paths[1]),
     )
 

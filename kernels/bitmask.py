@@ -56,13 +56,16 @@ _buffers = _Buffers()
 
 
 def pack_pair(
-    reference: NDArray[np.generic], prediction: NDArray[np.generic], labels: Sequence[int]
+    reference: NDArray[np.generic],
+    prediction: NDArray[np.generic],
+    labels: Sequence[int],
+    prediction_labels: Sequence[int],
 ) -> tuple[PackedLabels, PackedLabels]:
     """Pack labels other than 0 of two integer or bool maps, shape (Z, Y, X), in one pass over each.
 
     The words are only good until the next call in the same thread; `crop_pair` copies them.
     """
-    return _pack(reference, labels, slot=0), _pack(prediction, labels, slot=1)
+    return _pack(reference, labels, slot=0), _pack(prediction, prediction_labels, slot=1)
 
 
 def _pack(array: NDArray[np.generic], labels: Sequence[int], *, slot: int) -> PackedLabels:

@@ -26,7 +26,7 @@ class LabelScore:
     """Scores of one label; NaN for a metric that was not asked for, and for each one if both maps lack the label."""
 
     label: int
-    """Its value in both maps."""
+    """Its value in the reference."""
     dsc: float
     """Dice similarity coefficient, 0 to 1; 0 if one map lacks the label."""
     nsd: float
@@ -50,6 +50,7 @@ def score_masks(
     spacing_mm: Sequence[float],
     tolerances_mm: Mapping[int, float] = _TOLERANCES_MM,
     metrics: Collection[str] = ("dsc", "nsd"),
+    prediction_labels: Mapping[int, int] = MappingProxyType({}),
 ) -> tuple[LabelScore, ...]:
     """Score labels of two label maps.
 
@@ -59,6 +60,7 @@ def score_masks(
     spacing_mm : distance of the voxels along (z, y, x)
     tolerances_mm : tolerance of the NSD of each label to be scored; labels it does not name are background
     metrics : what to calculate, of METRICS
+    prediction_labels : value in the prediction of those labels whose value is another one there
 
     Returns
     -------
@@ -68,16 +70,19 @@ def score_masks(
     ------
     ValueError : for shapes that differ, fewer or more than three axes, floats, a spacing that is not three positive
         finite numbers, a tolerance that is not a finite number of at least 0, labels that are not 1 to 255 integers
-        other than 0, and unknown metrics
+        other than 0 or that share a value in the prediction, and unknown metrics
     """
     check_pair(reference, prediction)
     spacing = check_spacing(spacing_mm)
     tolerances = {label: check_tolerance(tolerance) for label, tolerance in tolerances_mm.items()}
     if not 1 <= len(tolerances) <= 255 or any(int(label) != label or label == 0 for label in tolerances):
         raise ValueError(f"tolerances_mm has the labels {list(tolerances)}; expected 1 to 255 integers other than 0")
+    predicted = [prediction_labels.get(label, label) for label in tolerances]
+    if any(int(label) != label or label == 0 for label in predicted) or len(set(predicted)) < len(predicted):
+        raise ValueError(f"the labels in the prediction are {predicted}; expected different integers other than 0")
     if not set(metrics) <= set(METRICS):
         raise ValueError(f"metrics are {list(metrics)}; expected some of {list(METRICS)}")
-    packed = pack_pair(reference, prediction, tuple(tolerances))
+    packed = pack_pair(reference, prediction, tuple(tolerances), predicted)
     return tuple(
         _score(crop_pair(*packed, number), int(label), spacing_mm=spacing, tolerance_mm=tolerance, metrics=metrics)
         for number, (label, tolerance) in enumerate(tolerances.items())

@@ -29,7 +29,7 @@ def pack_masks(reference: NDArray[np.generic], prediction: NDArray[np.generic]) 
 
     Raises ValueError if one holds anything but 0 and 1 (a label map).
     """
-    packed = pack_pair(reference, prediction, (1,))
+    packed = pack_pair(reference, prediction, (1,), (1,))
     for name, array, mask in zip(("reference", "prediction"), (reference, prediction), packed, strict=True):
         if mask.has_others:
             labels = np.unique(array)

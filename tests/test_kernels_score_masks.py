@@ -65,6 +65,17 @@ def test_only_the_metrics_that_were_asked_for_are_numbers():
         score_masks(reference, prediction, **options, metrics=("dice",))
 
 
+def test_a_label_may_have_another_value_in_the_prediction():
+    reference, prediction = label_maps(np.uint8)
+    options = {"spacing_mm": (2.5, 0.8, 0.8), "tolerances_mm": {1: 1.0, 3: 3.0}}
+    # 1 and 3 change places.
+    exchanged = np.where(prediction == 1, 3, np.where(prediction == 3, 1, prediction))
+    expected = score_masks(reference, prediction, **options)
+    assert score_masks(reference, exchanged, **options, prediction_labels={1: 3, 3: 1}) == expected
+    with pytest.raises(ValueError, match=r"\[3, 3\]"):
+        score_masks(reference, prediction, **options, prediction_labels={1: 3})
+
+
 def test_threads_score_as_one_after_the_other():
     cases = [label_maps(dtype) for dtype in (np.uint8, np.int16, np.uint64, np.int8)] * 8
 

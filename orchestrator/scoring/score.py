@@ -1,12 +1,11 @@
-"""From a pair of mask files to one score a structure."""
+"""From mask files to one score a structure."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from kernels import LabelScore, score_masks
 from orchestrator.errors import ConfigError, DataError
@@ -36,20 +35,25 @@ class ScoredStructure:
 
 
 def score_files(
-    reference: Path, prediction: Path | None, *, structures: Sequence[ScoredStructure]
-) -> tuple[CaseScore, ...]:
-    """Score one case, one row a structure and in their order.
+    reference: Path,
+    predictions: Sequence[Path | None],
+    *,
+    structures: Sequence[ScoredStructure],
+    metrics: Collection[str] = ("dsc", "nsd"),
+) -> tuple[tuple[CaseScore, ...], ...]:
+    """Score all predictions of one case; the reference is read once.
 
     Parameters
     ----------
     reference : label map that is true
-    prediction : label map to be scored, on the reference's grid; None if there is none
+    predictions : label maps to be scored, on the reference's grid; None for one that there is not
     structures : what to score, with different labels in each map
+    metrics : what to calculate, of kernels.METRICS
 
     Returns
     -------
-    One CaseScore a structure. Where the prediction is missing, unreadable or on another grid, every row has the status
-    MISSING, scores of NaN and the reason as its message.
+    One CaseScore a structure, in their order, for each prediction. Where a prediction is missing, unreadable or on
+    another grid, every row has the status MISSING, scores of NaN and the reason as its message.
 
     Raises
     ------
@@ -58,8 +62,22 @@ def score_files(
     """
     _check_structures(structures)
     truth = read_mask(reference)
+    return tuple(
+        _score_prediction(truth, reference, prediction, structures=structures, metrics=metrics)
+        for prediction in predictions
+    )
+
+
+def _score_prediction(
+    truth: MaskFile,
+    reference: Path,
+    prediction: Path | None,
+    *,
+    structures: Sequence[ScoredStructure],
+    metrics: Collection[str],
+) -> tuple[CaseScore, ...]:
     if prediction is None:
-        return _missing(truth, structures, message="no prediction was written for this case")
+        return _missing(truth, structures, message="there is no prediction for this case")
     try:
         guess = read_mask(prediction)
     except DataError as error:
@@ -68,10 +86,12 @@ def score_files(
     if difference:
         return _missing(truth, structures, message=f"{prediction}: not on the grid of {reference}: {difference}")
     scores = score_masks(
-        _numbered(truth.array, [structure.reference_label for structure in structures]),
-        _numbered(guess.array, [structure.prediction_label for structure in structures]),
+        truth.array,
+        guess.array,
         spacing_mm=truth.spacing_mm,
-        tolerances_mm={number: structure.tolerance_mm for number, structure in enumerate(structures, start=1)},
+        tolerances_mm={structure.reference_label: structure.tolerance_mm for structure in structures},
+        prediction_labels={structure.reference_label: structure.prediction_label for structure in structures},
+        metrics=metrics,
     )
     return tuple(
         _scored(structure, score, spacing_mm=truth.spacing_mm)
@@ -87,13 +107,6 @@ def _check_structures(structures: Sequence[ScoredStructure]) -> None:
             raise ConfigError(f"structures {names} have {field}s {labels}; expected one label for each")
 
 
-def _numbered(array: NDArray[np.uint8], labels: Sequence[int]) -> NDArray[np.uint8]:
-    """Return the map with `labels` turned into 1, 2, ... in their order and everything else into 0."""
-    table = np.zeros(256, np.uint8)
-    table[list(labels)] = np.arange(1, len(labels) + 1)
-    return np.asarray(table[array], dtype=np.uint8)
-
-
 def _scored(structure: ScoredStructure, score: LabelScore, *, spacing_mm: tuple[float, float, float]) -> CaseScore:
     return CaseScore(
         structure=structure.name,
@@ -104,6 +117,8 @@ def _scored(structure: ScoredStructure, score: LabelScore, *, spacing_mm: tuple[
         spacing_mm=spacing_mm,
         num_reference_voxels=score.num_reference_voxels,
         num_predicted_voxels=score.num_predicted_voxels,
+        hd95_mm=score.hd95_mm,
+        assd_mm=score.assd_mm,
     )
 
 
