@@ -3,10 +3,10 @@
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import ray
 from ray.exceptions import RayError, RayTaskError
@@ -17,6 +17,8 @@ from orchestrator.errors import ClusterError, OrchestratorError
 from orchestrator.pipeline import work
 from orchestrator.pipeline.policy import GiveUp, Resources, Retry, Schedule
 from orchestrator.pipeline.stages import Stage, StageKind
+
+T = TypeVar("T")
 
 POLL_S = 0.5
 """Longest time between two looks at the running stages."""
@@ -92,6 +94,27 @@ def connected(config: ClusterConfig) -> Iterator[Connection]:
         )
     finally:
         ray.shutdown()
+
+
+def map_unordered(function: Callable[[str], T], items: Sequence[str], *, name: str) -> Iterator[T]:
+    """Call a function for each item as Ray tasks of one CPU and yield what they return, as it comes.
+
+    Raises ClusterError if a task is lost; what the function raises comes as it is.
+    """
+
+    def call(item: str) -> T:
+        return function(item)
+
+    task = ray.remote(num_cpus=1)(call)
+    waiting = [task.options(name=f"{name} {item}").remote(item) for item in items]
+    while waiting:
+        (finished, *_), waiting = ray.wait(waiting, num_returns=1)
+        try:
+            yield ray.get(finished)
+        except RayTaskError as error:
+            raise (error.cause if isinstance(error.cause, OrchestratorError) else error) from error
+        except RayError as error:
+            raise ClusterError(f"a task of the cluster was lost: {error}") from error
 
 
 @dataclass(kw_only=True, slots=True)

@@ -1,0 +1,182 @@
+"""Claims about the command that scores folders of label maps."""
+
+import csv
+import math
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import SimpleITK as sitk
+
+from kernels import score_masks
+from orchestrator.evaluate import main
+from orchestrator.scoring.folders import summarise
+
+SPACING_ZYX = (2.5, 0.75, 0.5)
+ALL_METRICS = "dsc,nsd,hd95,assd"
+
+
+def write(path, array, *, spacing_zyx=SPACING_ZYX):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = sitk.GetImageFromArray(np.asarray(array, np.uint8))
+    image.SetSpacing(spacing_zyx[::-1])
+    sitk.WriteImage(image, str(path))
+
+
+def random_map(seed):
+    random = np.random.default_rng(seed)
+    return random.integers(0, 3, (4, 5, 6)).repeat(2, 0).repeat(3, 1).repeat(3, 2)
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Three cases, and predictions of two methods for them."""
+    for number in range(3):
+        write(tmp_path / f"reference/case{number}.nii.gz", random_map(number))
+        write(tmp_path / f"first/case{number}.nii.gz", random_map(10 + number))
+        write(tmp_path / f"second/case{number}.nii.gz", random_map(number))
+    return tmp_path
+
+
+def evaluate(folder, *arguments, predictions=("first",), labels=("1=1.0", "2=2.0")):
+    command = ["--reference", str(folder / "reference"), "--output", str(folder / "scores.csv")]
+    command += [part for name in predictions for part in ("--prediction", str(folder / name))]
+    command += [part for label in labels for part in ("--label", label)]
+    return main([*command, *arguments])
+
+
+def rows(folder):
+    with (folder / "scores.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_rows_hold_what_the_kernels_say(folders, workers):
+    assert evaluate(folders, "--metrics", ALL_METRICS, "--workers", workers) == 0
+    found = rows(folders)
+    assert [(row["case"], row["label"]) for row in found] == [
+        (f"case{number}.nii.gz", label) for number in range(3) for label in "12"
+    ]
+    for number in range(3):
+        expected = score_masks(
+            random_map(number),
+            random_map(10 + number),
+            spacing_mm=SPACING_ZYX,
+            tolerances_mm={1: 1.0, 2: 2.0},
+            metrics=("dsc", "nsd", "hd95", "assd"),
+        )
+        for row, score in zip(found[2 * number :], expected, strict=False):
+            assert [float(row[name]) for name in ("dsc", "nsd", "hd95_mm", "assd_mm")] == pytest.approx(
+                [score.dsc, score.nsd, score.hd95_mm, score.assd_mm], rel=1e-12
+            )
+            assert (row["status"], row["num_reference_voxels"]) == ("scored", str(score.num_reference_voxels))
+
+
+def test_parquet_holds_only_the_metrics_that_were_asked_for(folders):
+    assert evaluate(folders, "--output", str(folders / "out/scores.parquet"), "--metrics", "hd95") == 0
+    table = pq.read_table(folders / "out/scores.parquet")
+    assert table.num_rows == 6
+    assert "hd95_mm" in table.column_names
+    assert "dsc" not in table.column_names
+
+
+def test_several_folders_are_told_apart_in_rows_and_summary(folders, capsys):
+    assert evaluate(folders, predictions=("first", "second")) == 0
+    found = rows(folders)
+    assert {row["prediction"] for row in found} == {str(folders / "first"), str(folders / "second")}
+    assert {row["dsc"] for row in found if row["prediction"].endswith("second")} == {"1"}
+    printed = "".join(capsys.readouterr().out.split())
+    assert "1DSC1.00000.00001.00003" in printed
+
+
+def test_what_cannot_be_scored_is_a_row_that_says_why_and_the_exit_code_is_1(folders, capsys):
+    (folders / "first/case0.nii.gz").unlink()
+    (folders / "first/case1.nii.gz").write_bytes(b"no image")
+    write(folders / "first/case2.nii.gz", random_map(2), spacing_zyx=(2.5, 0.75, 0.75))
+    write(folders / "first/extra.nii.gz", random_map(3))
+    assert evaluate(folders) == 1
+    by_case = {row["case"]: row for row in rows(folders)}
+    assert {row["status"] for row in by_case.values()} == {"missing"}
+    assert {row["dsc"] for row in by_case.values()} == {""}
+    assert "no prediction" in by_case["case0.nii.gz"]["message"]
+    assert "not readable" in by_case["case1.nii.gz"]["message"]
+    assert "spacing" in by_case["case2.nii.gz"]["message"]
+    stderr = capsys.readouterr().err
+    assert "extra.nii.gz: no reference has this name" in stderr
+    assert stderr.count("missing: ") == 3
+
+
+def test_an_unreadable_reference_does_not_stop_the_others(folders):
+    (folders / "reference/case1.nii.gz").write_bytes(b"no image")
+    assert evaluate(folders) == 1
+    assert [row["status"] for row in rows(folders)] == ["scored"] * 2 + ["missing"] * 2 + ["scored"] * 2
+
+
+def test_empty_masks_count_as_zero_against_others_and_nowhere_against_each_other(folders):
+    write(folders / "reference/case0.nii.gz", np.zeros((8, 15, 18)))
+    write(folders / "first/case0.nii.gz", np.zeros((8, 15, 18)))
+    write(folders / "first/case1.nii.gz", np.zeros((8, 15, 18)))
+    assert evaluate(folders, "--metrics", ALL_METRICS, labels=("1=1.0",)) == 0
+    found = rows(folders)
+    assert [row["status"] for row in found] == ["both_empty", "prediction_empty", "scored"]
+    assert [found[0][name] for name in ("dsc", "nsd", "hd95_mm", "assd_mm")] == [""] * 4
+    assert [found[1][name] for name in ("dsc", "nsd", "hd95_mm", "assd_mm")] == ["0", "0", "inf", "inf"]
+
+
+def test_summary_is_over_finite_numbers(folders):
+    from orchestrator.evaluate import build_parser, understand
+
+    write(folders / "first/case1.nii.gz", np.zeros((8, 15, 18)))
+    arguments = ["--reference", str(folders / "reference"), "--prediction", str(folders / "first"), "--label", "1=1"]
+    comparison = understand(build_parser().parse_args([*arguments, "--metrics", "dsc,hd95"]))
+    scores = [row for case in comparison.cases() for row in comparison.score(case)]
+    (summary,) = summarise(scores, metrics=("dsc", "hd95"))
+    first, second = (row.score.dsc for row in (scores[0], scores[2]))
+    assert (summary.metrics["dsc"].num, summary.metrics["hd95"].num) == (3, 2)
+    assert summary.metrics["dsc"].mean == pytest.approx((first + 0 + second) / 3)
+    assert summary.metrics["dsc"].sd == pytest.approx(np.std([first, 0, second], ddof=1))
+    assert summary.metrics["dsc"].median == sorted([first, 0, second])[1]
+    assert math.isfinite(summary.metrics["hd95"].mean)
+    (alone,) = summarise(scores[:1], metrics=("dsc",))
+    assert math.isnan(alone.metrics["dsc"].sd)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--label", "1"], "LABEL=TOLERANCE_IN_MM"),
+        (["--label", "x=1"], "--label x=1"),
+        (["--label", "300=1"], "1 to 255"),
+        (["--label", "1=3"], "each label once"),
+        (["--label", "3=-1"], "tolerance_mm"),
+        (["--metrics", "dsc,dice"], "--metrics dsc,dice"),
+        (["--workers", "0"], "--workers 0"),
+        (["--output", "scores.xlsx"], r".csv or .parquet"),
+        (["--prediction", "nowhere"], "nowhere: no such folder"),
+        (["--cluster", "nowhere.yaml"], "nowhere.yaml"),
+        (["--cluster", "clusters/aws.yaml"], "starts no machines"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line_and_exit_code_2(folders, capsys, arguments, message):
+    assert evaluate(folders, *arguments) == 2
+    stderr = capsys.readouterr().err
+    assert message in stderr
+    assert len(stderr.splitlines()) == 1
+    assert not (folders / "scores.csv").exists()
+
+
+def test_a_folder_without_label_maps_is_refused(folders, capsys):
+    for path in (folders / "reference").iterdir():
+        path.unlink()
+    (folders / "reference/notes.txt").write_text("nothing here")
+    assert evaluate(folders) == 2
+    assert "1 files, for example notes.txt; expected label maps" in capsys.readouterr().err
+
+
+@pytest.mark.end_to_end
+def test_a_cluster_gives_the_same_rows(folders, tmp_path):
+    assert evaluate(folders, "--workers", "1") == 0
+    expected = rows(folders)
+    (tmp_path / "local.yaml").write_text("kind: local\nnum_cpus: 1\nnum_gpus: 0\n")
+    assert evaluate(folders, "--cluster", str(tmp_path / "local.yaml")) == 0
+    assert rows(folders) == expected
