@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from orchestrator.scoring import nifti_labels
 from orchestrator.scoring.mask_files import read_mask
-from orchestrator.scoring.nifti_labels import read_usual_nifti
+from orchestrator.scoring.nifti_labels import ReadBuffer, read_usual_nifti
 
 # A rotation about a slanted axis, and a flip of z, which NIfTI keeps as the sign of pixdim[0].
 SLANTED = (0.36, 0.48, -0.8, -0.8, 0.6, 0.0, 0.48, 0.64, 0.6)
@@ -38,7 +39,7 @@ def patched(path, *, offset, form, values):
 
 
 def assert_as_simpleitk(path):
-    image, found = sitk.ReadImage(str(path)), read_usual_nifti(path)
+    image, found = sitk.ReadImage(str(path)), read_usual_nifti(path, ReadBuffer())
     np.testing.assert_array_equal(found.array, sitk.GetArrayFromImage(image))
     assert found.spacing_mm == image.GetSpacing()
     assert found.origin == pytest.approx(image.GetOrigin(), abs=1e-6)
@@ -87,7 +88,7 @@ def test_one_of_the_two_forms_is_enough(tmp_path, direction, unknown):
 )
 def test_what_is_unusual_is_left_to_simpleitk(tmp_path, offset, form, values):
     path = patched(write(tmp_path / "a.nii.gz", labels()), offset=offset, form=form, values=values)
-    assert read_usual_nifti(path) is None
+    assert read_usual_nifti(path, ReadBuffer()) is None
 
 
 def test_broken_files_are_left_to_simpleitk(tmp_path):
@@ -96,9 +97,26 @@ def test_broken_files_are_left_to_simpleitk(tmp_path):
     flipped[len(whole) // 2] ^= 0x10
     for content in (b"", whole[:17], whole[:-9], bytes(flipped), whole[:-4] + b"\xff\xff\xff\xff", b"text" * 99):
         (tmp_path / "b.nii.gz").write_bytes(content)
-        assert read_usual_nifti(tmp_path / "b.nii.gz") is None
+        assert read_usual_nifti(tmp_path / "b.nii.gz", ReadBuffer()) is None
     # Two compressed members in one file: the trailer tells the size of the last one only.
     content = gzip.decompress(whole)
     (tmp_path / "c.nii.gz").write_bytes(gzip.compress(content[:400]) + gzip.compress(content[400:]))
-    assert read_usual_nifti(tmp_path / "c.nii.gz") is None
+    assert read_usual_nifti(tmp_path / "c.nii.gz", ReadBuffer()) is None
     np.testing.assert_array_equal(read_mask(tmp_path / "c.nii.gz").array, labels())
+
+
+def test_a_buffer_is_used_again_and_grows(tmp_path):
+    buffer = ReadBuffer()
+    small = write(tmp_path / "a.nii.gz", labels())
+    large = write(tmp_path / "b.nii.gz", np.tile(labels(), (3, 3, 3)))
+    first = read_usual_nifti(large, buffer).array
+    np.testing.assert_array_equal(first, np.tile(labels(), (3, 3, 3)))
+    second = read_usual_nifti(small, buffer).array
+    np.testing.assert_array_equal(second, labels())
+    assert np.shares_memory(first, second)
+
+
+def test_without_a_visible_library_the_package_is_used(tmp_path, monkeypatch):
+    monkeypatch.setattr(nifti_labels, "_libdeflate", lambda: None)
+    assert_as_simpleitk(write(tmp_path / "a.nii.gz", labels()))
+    test_broken_files_are_left_to_simpleitk(tmp_path)

@@ -8,7 +8,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from orchestrator.errors import DataError
-from orchestrator.scoring.nifti_labels import read_usual_nifti
+from orchestrator.scoring.nifti_labels import ReadBuffer, read_usual_nifti
 
 # Headers keep floats with few digits, and tools round them differently.
 _RELATIVE_TOLERANCE = 1e-3
@@ -46,13 +46,14 @@ class MaskFile:
         return "; ".join(differences)
 
 
-def read_mask(path: Path) -> MaskFile:
+def read_mask(path: Path, *, buffer: ReadBuffer | None = None) -> MaskFile:
     """Read a label map of labels 0 to 255.
 
     Parameters
     ----------
     path : a file that SimpleITK reads, with three axes; floats are taken if they are whole numbers
         (SimpleITK reads NaN in a NIfTI file as 0)
+    buffer : memory to read into; the array is good until the next file is read into it
 
     Raises
     ------
@@ -60,7 +61,7 @@ def read_mask(path: Path) -> MaskFile:
     """
     if not path.is_file():
         raise DataError(f"{path}: no such file; expected a label map")
-    usual = read_usual_nifti(path)
+    usual = read_usual_nifti(path, buffer or ReadBuffer())
     if usual is not None:
         x, y, z = usual.spacing_mm
         return MaskFile(

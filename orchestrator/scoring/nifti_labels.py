@@ -4,8 +4,10 @@ SimpleITK spends most of the time of an evaluation on expanding and copying voxe
 public data sets produce is read here in one step; everything else is left to SimpleITK.
 """
 
+import ctypes
 import struct
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import deflate
@@ -27,7 +29,7 @@ class NiftiLabels:
     """Voxels as they are stored, and the grid as SimpleITK describes it."""
 
     array: NDArray[np.integer]
-    """Shape (Z, Y, X), C order, read-only."""
+    """Shape (Z, Y, X), C order; a view of the buffer that was read into."""
     spacing_mm: tuple[float, float, float]
     """(x, y, z)."""
     origin: tuple[float, ...]
@@ -36,12 +38,25 @@ class NiftiLabels:
     """Direction cosines, row by row."""
 
 
-def read_usual_nifti(path: Path) -> NiftiLabels | None:
+class ReadBuffer:
+    """Memory that files are read into, one after the other: fresh pages would cost more than to expand a file."""
+
+    def __init__(self) -> None:
+        self._memory = np.empty(0, np.uint8)
+
+    def take(self, size: int) -> NDArray[np.uint8]:
+        """Return this many bytes; what was taken before is overwritten."""
+        if self._memory.size < size:
+            self._memory = np.empty(size, np.uint8)
+        return self._memory[:size]
+
+
+def read_usual_nifti(path: Path, buffer: ReadBuffer) -> NiftiLabels | None:
     """Read a label map, or return None if the file is unusual in any way, or broken."""
-    content = _content(path)
-    if content is None or len(content) < _HEADER_BYTES or content[344:348] != b"n+1\0":
+    content = _content(path, buffer)
+    if content is None or len(content) < _HEADER_BYTES or content[344:348].tobytes() != b"n+1\0":
         return None
-    header = _Header(content)
+    header = _Header(content[:_HEADER_BYTES].tobytes())
     if header.dtype is None or len(content) < header.first_byte + header.num_voxels * header.dtype.itemsize:
         return None
     affine = header.affine()
@@ -58,9 +73,11 @@ def read_usual_nifti(path: Path) -> NiftiLabels | None:
     )
 
 
-def _content(path: Path) -> bytes | bytearray | None:
+def _content(path: Path, buffer: ReadBuffer) -> NDArray[np.uint8] | None:
     if path.suffix == ".nii":
-        return path.read_bytes()
+        content = buffer.take(path.stat().st_size)
+        with path.open("rb") as file:
+            return content if file.readinto(content) == content.size else None
     if not path.name.endswith(".nii.gz"):
         return None
     compressed = path.read_bytes()
@@ -69,16 +86,50 @@ def _content(path: Path) -> bytes | bytearray | None:
     (size,) = struct.unpack("<I", compressed[-4:])
     if not _HEADER_BYTES <= size <= _LARGEST_RATIO * len(compressed):
         return None
+    return _expand(compressed, buffer.take(size))
+
+
+def _expand(compressed: bytes, content: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
+    """Expand one gzip member that fills `content`; None if that is not what it does."""
+    library = _libdeflate()
+    if library is None:
+        try:
+            expanded = deflate.gzip_decompress(compressed, content.size)
+        except (deflate.DeflateError, ValueError):
+            return None
+        return np.frombuffer(expanded, np.uint8) if len(expanded) == content.size else None
+    decompressor = library.libdeflate_alloc_decompressor()
     try:
-        return deflate.gzip_decompress(compressed, size)
-    except (deflate.DeflateError, MemoryError, ValueError):
+        # Without a place for the actual size it is an error if there is less.
+        failed = library.libdeflate_gzip_decompress(
+            decompressor, compressed, len(compressed), content.ctypes.data, content.size, None
+        )
+    finally:
+        library.libdeflate_free_decompressor(decompressor)
+    return None if failed else content
+
+
+@cache
+def _libdeflate() -> ctypes.CDLL | None:
+    """Return the library inside of the package `deflate`, whose own functions cannot write into memory of ours."""
+    library = ctypes.CDLL(deflate._deflate.__file__)  # noqa: SLF001
+    try:
+        library.libdeflate_alloc_decompressor.restype = ctypes.c_void_p
+        library.libdeflate_free_decompressor.argtypes = [ctypes.c_void_p]
+        library.libdeflate_gzip_decompress.argtypes = [
+            *(ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t),
+            *(ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p),
+        ]
+    except AttributeError:
+        # Not every wheel lets its library be seen.
         return None
+    return library
 
 
 class _Header:
     """The fields of a NIfTI-1 header that a label map needs."""
 
-    def __init__(self, content: bytes | bytearray) -> None:
+    def __init__(self, content: bytes) -> None:
         (size_of_header,) = struct.unpack_from("<i", content, 0)
         dimensions = struct.unpack_from("<8h", content, 40)
         datatype, bits = struct.unpack_from("<2h", content, 70)

@@ -1,6 +1,7 @@
 """From mask files to one score a structure."""
 
 import math
+import threading
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,18 @@ from kernels import LabelScore, score_masks
 from orchestrator.errors import ConfigError, DataError
 from orchestrator.results.records import CaseScore, ScoreStatus
 from orchestrator.scoring.mask_files import MaskFile, read_mask
+from orchestrator.scoring.nifti_labels import ReadBuffer
+
+
+class _Buffers(threading.local):
+    """What the files of a case are read into."""
+
+    def __init__(self) -> None:
+        self.reference = ReadBuffer()
+        self.prediction = ReadBuffer()
+
+
+_buffers = _Buffers()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,7 +74,7 @@ def score_files(
     ConfigError : if no structure is given or two of them share a label
     """
     _check_structures(structures)
-    truth = read_mask(reference)
+    truth = read_mask(reference, buffer=_buffers.reference)
     return tuple(
         _score_prediction(truth, reference, prediction, structures=structures, metrics=metrics)
         for prediction in predictions
@@ -79,7 +92,7 @@ def _score_prediction(
     if prediction is None:
         return _missing(truth, structures, message="there is no prediction for this case")
     try:
-        guess = read_mask(prediction)
+        guess = read_mask(prediction, buffer=_buffers.prediction)
     except DataError as error:
         return _missing(truth, structures, message=str(error))
     difference = truth.geometry_difference(guess)
