@@ -116,6 +116,11 @@ def _bits_of(row: NDArray[np.integer], w: int, value: np.integer) -> np.uint64:
 def _pack_mask(values: NDArray[np.uint8], words: NDArray[np.uint64]) -> None:
     """Fill in the words of what is not 0."""
     zero = np.uint8(0)
+    if values.shape[2] % 64 == 0:
+        all_values, all_words = values.reshape(-1), words.reshape(-1)
+        for w in range(all_words.size):
+            all_words[w] = ~equal_bits(all_values, 64 * w, zero)
+        return
     for z in range(values.shape[0]):
         for y in range(values.shape[1]):
             row = values[z, y]
@@ -157,25 +162,27 @@ def _within(size_x: int, w: int) -> np.uint64:
 @compiled
 def _find_boxes(words: NDArray[np.uint64]) -> NDArray[np.int64]:
     """Return first and last z, y and word with a set bit of each label."""
-    boxes = np.empty((words.shape[0], 6), np.int64)
+    num_labels, size_z, size_y, num_words = words.shape
+    boxes = np.empty((num_labels, 6), np.int64)
     boxes[:, 0::2] = np.iinfo(np.int64).max
     boxes[:, 1::2] = -1
-    for k in range(words.shape[0]):
+    for k in range(num_labels):
         box = boxes[k]
-        for z in range(words.shape[1]):
-            for y in range(words.shape[2]):
-                some = np.uint64(0)
-                for w in range(words.shape[3]):
-                    some |= words[k, z, y, w]
-                if some != np.uint64(0):
-                    box[0] = min(box[0], z)
-                    box[1] = z
-                    box[2] = min(box[2], y)
-                    box[3] = max(box[3], y)
-                    for w in range(words.shape[3]):
-                        if words[k, z, y, w] != np.uint64(0):
-                            box[4] = min(box[4], w)
-                            box[5] = max(box[5], w)
+        in_any_slice = np.zeros(size_y * num_words, np.uint64)
+        for z in range(size_z):
+            in_slice = words[k, z].reshape(-1)
+            some = np.uint64(0)
+            for i in range(in_any_slice.size):
+                some |= in_slice[i]
+                in_any_slice[i] |= in_slice[i]
+            if some != np.uint64(0):
+                box[0] = min(box[0], z)
+                box[1] = z
+        for i in np.flatnonzero(in_any_slice):
+            box[2] = min(box[2], i // num_words)
+            box[3] = i // num_words
+            box[4] = min(box[4], i % num_words)
+            box[5] = max(box[5], i % num_words)
     return boxes
 
 
@@ -195,10 +202,13 @@ def _crop(words: NDArray[np.uint64], box: NDArray[np.int64]) -> NDArray[np.uint6
     cropped = np.empty((size_z, size_y, num_words), np.uint64)
     for z in range(size_z):
         for y in range(size_y):
-            is_inside = 0 < z < size_z - 1 and 0 < y < size_y - 1
-            for w in range(num_words - 1):
-                cropped[z, y, w] = words[box[0] + z - 1, box[2] + y - 1, box[4] + w] if is_inside else np.uint64(0)
-            cropped[z, y, num_words - 1] = np.uint64(0)
+            if 0 < z < size_z - 1 and 0 < y < size_y - 1:
+                for w in range(num_words - 1):
+                    cropped[z, y, w] = words[box[0] + z - 1, box[2] + y - 1, box[4] + w]
+                cropped[z, y, num_words - 1] = np.uint64(0)
+            else:
+                for w in range(num_words):
+                    cropped[z, y, w] = np.uint64(0)
     return cropped
 
 

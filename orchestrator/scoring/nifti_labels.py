@@ -77,7 +77,7 @@ def _content(path: Path, buffer: ReadBuffer) -> NDArray[np.uint8] | None:
     if path.suffix == ".nii":
         content = buffer.take(path.stat().st_size)
         with path.open("rb") as file:
-            return content if file.readinto(memoryview(content)) == content.size else None
+            return content if file.readinto(content.data) == content.size else None
     if not path.name.endswith(".nii.gz"):
         return None
     compressed = path.read_bytes()
