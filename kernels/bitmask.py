@@ -178,11 +178,13 @@ def _find_boxes(words: NDArray[np.uint64]) -> NDArray[np.int64]:
             if some != np.uint64(0):
                 box[0] = min(box[0], z)
                 box[1] = z
-        for i in np.flatnonzero(in_any_slice):
-            box[2] = min(box[2], i // num_words)
-            box[3] = i // num_words
-            box[4] = min(box[4], i % num_words)
-            box[5] = max(box[5], i % num_words)
+        for i in range(in_any_slice.size):
+            if in_any_slice[i] != np.uint64(0):
+                y, w = i // num_words, i % num_words
+                box[2] = min(box[2], y)
+                box[3] = y
+                box[4] = min(box[4], w)
+                box[5] = max(box[5], w)
     return boxes
 
 

@@ -187,14 +187,16 @@ def launch(selection: Selection, options: argparse.Namespace, *, console: Consol
         training_hours=len(selection.trainings) * selection.preset.expected_training_s / 3600,
         keep=options.keep,
     )
-    if not launch_and_follow(request, confirm=confirm, show=show, commands=ShellCommands(), connect=RayJobs):
+    succeeded = launch_and_follow(request, confirm=confirm, show=show, commands=ShellCommands(), connect=RayJobs)
+    if succeeded is None:
         return EXIT_FAILED
+    # Where some trainings failed the others are in the tables.
     storage = open_storage(selection.output)
     folder = open_storage(f"runs/{request.submission_id}")
     for key in storage.list_keys(run_paths.TABLES):
         folder.write_bytes(key, storage.read_bytes(key))
         show(f"{folder.location}/{key}")
-    return EXIT_DONE
+    return EXIT_DONE if succeeded else EXIT_FAILED
 
 
 def _describe(training: Training, preset: Preset) -> dict[str, object]:

@@ -82,7 +82,7 @@ def launch_and_follow(
     commands: Commands,
     connect: Callable[[str], Jobs],
     check_account: Callable[[Launch], None] | None = None,
-) -> bool:
+) -> bool | None:
     """Start the machines, run the driver on the head, show what it prints, bring the machines down.
 
     A second call while the driver runs attaches to it. After Ctrl-C, or when the head cannot be reached any more, the
@@ -105,8 +105,8 @@ def launch_and_follow(
 
     Returns
     -------
-    bool
-        Whether the driver has succeeded; False as well if the answer was not to go on.
+    bool or None
+        Whether the driver has succeeded; None if the answer was not to go on.
 
     Raises
     ------
@@ -121,7 +121,7 @@ def launch_and_follow(
     if not confirm(
         describe(config.ray, training_hours=launch.training_hours, gpus_per_training=config.gpus_per_training)
     ):
-        return False
+        return None
     token = environment.ensure_token()
     files = write_launch_files(config, token=token, folder=launch.folder, project=PROJECT)
     stay = launch.keep

@@ -2,6 +2,8 @@
 
 import logging
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -82,6 +84,9 @@ def connected(config: ClusterConfig) -> Iterator[Connection]:
             context = ray.init(address=config.address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RayError, RuntimeError, ValueError) as error:
         raise ClusterError(f"Ray at {config.address or 'this machine'}: {error}") from error
+    if threading.current_thread() is threading.main_thread():
+        # As after Ctrl-C: Ray's own handler would end the process with a stack trace.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         offered = ray.cluster_resources()
         yield Connection(
