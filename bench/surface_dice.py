@@ -152,6 +152,20 @@ def codes_as_areas() -> Iterator[None]:
         lookup_tables.create_table_neighbour_code_to_surface_area = original
 
 
+def with_areas(coded: dict[str, Any], spacing_mm: Spacing) -> dict[str, Any]:
+    """Turn the peer's codes into its areas and sort as it does, which spares a second call."""
+    table = np.asarray(lookup_tables.create_table_neighbour_code_to_surface_area(spacing_mm))
+    found = {}
+    for distances, codes in (
+        ("distances_gt_to_pred", "surfel_areas_gt"),
+        ("distances_pred_to_gt", "surfel_areas_pred"),
+    ):
+        areas = table[np.asarray(coded[codes], np.int64)]
+        order = np.lexsort((areas, coded[distances]))
+        found[distances], found[codes] = np.asarray(coded[distances])[order], areas[order]
+    return found
+
+
 def generated_cases(number: int) -> Iterator[tuple[Mask, Mask, Spacing, float]]:
     """Yield small cases: random, sparse, full, empty, touching every face; tolerances that equal grid distances."""
     random = np.random.default_rng(0)
@@ -202,7 +216,7 @@ class Agreement:
         ours = surface_distances(reference, prediction, spacing_mm=spacing_mm)
         with codes_as_areas():
             coded = peer.compute_surface_distances(reference, prediction, spacing_mm)
-        theirs = peer.compute_surface_distances(reference, prediction, spacing_mm)
+        theirs = with_areas(coded, spacing_mm)
         moved = 0
         for way, elements, counts, beyond in (
             ("gt", ours.reference, overlap.num_reference, overlap.num_reference_beyond),
