@@ -28,6 +28,7 @@ class RunObserver:
         events: EventLog,
         view: LiveView,
         publish: Callable[[Snapshot, Mapping[StageKind, float]], None],
+        check_lease: Callable[[], None],
         clock: Callable[[], float],
     ) -> None:
         """Begin to observe.
@@ -44,6 +45,8 @@ class RunObserver:
             What people see.
         publish
             Called with each snapshot and the seconds spent in each kind of stage; sends them out as metrics.
+        check_lease
+            Raises if this driver must stop.
         clock
             Gives monotonic seconds.
         """
@@ -51,6 +54,7 @@ class RunObserver:
         self._events = events
         self._view = view
         self._publish = publish
+        self._check_lease = check_lease
         self._clock = clock
         self._started_s = clock()
         self._last_tick_s = float("-inf")
@@ -108,6 +112,7 @@ class RunObserver:
         if now_s - self._last_tick_s < SNAPSHOT_INTERVAL_S:
             return
         self._last_tick_s = now_s
+        self._check_lease()
         snapshot = self.snapshot(schedule)
         self._view.show(snapshot)
         self._publish(snapshot, {kind: sum(values) for kind, values in self._durations_s.items()})

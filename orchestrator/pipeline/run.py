@@ -5,6 +5,7 @@ import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -16,6 +17,7 @@ from orchestrator.benchmark.published import PublishedScores
 from orchestrator.cluster.config import ClusterConfig
 from orchestrator.errors import ConfigError
 from orchestrator.events import EventLog
+from orchestrator.pipeline.lease import Lease
 from orchestrator.pipeline.policy import Resources, Schedule
 from orchestrator.pipeline.stages import Stage, build_graph, expected_bytes, label_sets_by_case
 from orchestrator.pipeline.work import Workplace
@@ -144,13 +146,12 @@ def run(request: RunRequest, *, console: Console) -> RunOutcome:
     Raises
     ------
     ConfigError
-        If the output location belongs to another run or the cluster is too small.
+        If the output location belongs to another run, another driver is at work there, or the cluster is too small.
     ClusterError
-        If the cluster cannot be reached.
+        If the cluster cannot be reached, or another driver has taken over.
     """
     started_s = time.monotonic()
     storage = open_storage(request.output)
-    events = EventLog(storage, run_started=datetime.now(UTC), clock=lambda: datetime.now(UTC))
     graph = build_graph(
         request.trainings,
         donors=find_donors(request.benchmark, request.trainings, preset=request.preset),
@@ -158,19 +159,24 @@ def run(request: RunRequest, *, console: Console) -> RunOutcome:
         preset=request.preset,
         phantoms=request.data is None,
     )
-    done = finished_stages(graph, storage)
-    check_space((stage for stage in graph.values() if stage.id not in done), storage=storage, preset=request.preset)
-    claim_output(request, storage)
-    events.append("run_started", trainings=[training.id for training in request.trainings], stages_done=len(done))
-    failures: Mapping[str, str] = {}
-    lost: frozenset[str] = frozenset()
-    if any(f"score {training.id}" not in done for training in request.trainings):
-        failures, lost = _execute(request, graph, done=done, storage=storage, events=events, console=console)
-    num_done = len(ResultsStore(storage).finished() & {training.id for training in request.trainings})
-    tables = write_run_tables(request, storage, failed={t.id for t in request.trainings if f"score {t.id}" in lost})
-    elapsed_s = time.monotonic() - started_s
-    events.append("run_finished", trainings_done=num_done, stages_failed=len(failures), elapsed_s=round(elapsed_s, 3))
-    events.flush()
+    note = partial(console.print, markup=False, highlight=False, soft_wrap=True)
+    with Lease(storage, note=note) as lease:
+        events = EventLog(storage, run_started=datetime.now(UTC), clock=lambda: datetime.now(UTC))
+        done = finished_stages(graph, storage)
+        check_space((stage for stage in graph.values() if stage.id not in done), storage=storage, preset=request.preset)
+        claim_output(request, storage)
+        events.append("run_started", trainings=[training.id for training in request.trainings], stages_done=len(done))
+        failures: Mapping[str, str] = {}
+        lost: frozenset[str] = frozenset()
+        if any(f"score {training.id}" not in done for training in request.trainings):
+            failures, lost = _execute(request, graph, done=done, lease=lease, events=events, console=console)
+        num_done = len(ResultsStore(storage).finished() & {training.id for training in request.trainings})
+        tables = write_run_tables(request, storage, failed={t.id for t in request.trainings if f"score {t.id}" in lost})
+        elapsed_s = time.monotonic() - started_s
+        events.append(
+            "run_finished", trainings_done=num_done, stages_failed=len(failures), elapsed_s=round(elapsed_s, 3)
+        )
+        events.flush()
     return RunOutcome(num_done=num_done, failures=failures, tables=tables, elapsed_s=elapsed_s)
 
 
@@ -179,7 +185,7 @@ def _execute(
     graph: Mapping[str, Stage],
     *,
     done: set[str],
-    storage: Storage,
+    lease: Lease,
     events: EventLog,
     console: Console,
 ) -> tuple[Mapping[str, str], frozenset[str]]:
@@ -196,10 +202,11 @@ def _execute(
             view.note(f"Ray dashboard: {connection.dashboard}")
         observer = RunObserver(
             schedule,
-            storage=storage,
+            storage=open_storage(request.output),
             events=events,
             view=view,
             publish=RayMetrics().publish,
+            check_lease=lease.check,
             clock=time.monotonic,
         )
         try:

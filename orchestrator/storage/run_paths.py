@@ -5,9 +5,15 @@ from orchestrator.benchmark.definition import Case
 RUN = "run.json"
 PHANTOM_DOWNLOADS = "downloads"
 EVENTS = "events"
+DRIVERS = "drivers"
 RESULTS = "results"
 TABLES = "tables"
 LOGS = "logs"
+
+
+def driver(number: int) -> str:
+    """JSON record of one driver of the run; the highest number is the latest."""
+    return f"{DRIVERS}/{number:06d}.json"
 
 
 def phantom_marker(download: str) -> str:

@@ -1,0 +1,198 @@
+"""One living driver for each output location: a second one refuses while the first lives, and succeeds it when dead.
+
+Every driver of a location has a number, and a file of that number that only one process can have created. The driver
+writes it anew now and then; others do not compare clocks, they watch whether it changes. Who takes over creates the
+file of the next number, and a driver that finds such a file has been given up for dead and stops.
+"""
+
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from types import TracebackType
+
+from orchestrator.errors import ClusterError, ConfigError, StorageError
+from orchestrator.storage import run_paths
+from orchestrator.storage.filesystem import Storage
+
+HEARTBEAT_S = 5.0
+"""Time between two signs of life."""
+DEAD_AFTER_S = 30.0
+"""Time without one after which a driver counts as dead."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DriverRecord:
+    """What a driver says about itself."""
+
+    host: str
+    """Name of its machine."""
+    processes: str
+    """Tells apart machines of one name, their starts and their process namespaces; empty where that is not known."""
+    pid: int
+    """Its process."""
+    process_start: str
+    """Tells apart processes that were given the same number; empty where that is not known."""
+    mark: str
+    """Made anew with every sign of life."""
+    is_released: bool = False
+    """It has ended in good order."""
+
+    @classmethod
+    def of_this_process(cls) -> "DriverRecord":
+        """Return the record of the running process."""
+        return cls(
+            host=socket.gethostname(),
+            processes=_processes(),
+            pid=os.getpid(),
+            process_start=_process_start(os.getpid()),
+            mark=uuid.uuid4().hex,
+        )
+
+    @property
+    def is_alive(self) -> bool | None:
+        """Whether the process still runs; None where this process cannot see that."""
+        if not self.processes or (self.host, self.processes) != (socket.gethostname(), _processes()):
+            return None
+        return _process_start(self.pid) == self.process_start
+
+
+class Lease:
+    """The right to drive a run, held while the context lasts."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        *,
+        note: Callable[[str], None] = lambda _: None,
+        sleep: Callable[[float], None] = time.sleep,
+        heartbeat_s: float = HEARTBEAT_S,
+        dead_after_s: float = DEAD_AFTER_S,
+    ) -> None:
+        """Prepare to take the lease.
+
+        Parameters
+        ----------
+        storage
+            Output location of the run.
+        note
+            Is told when there is something to wait for.
+        sleep
+            Waits for some seconds.
+        heartbeat_s, dead_after_s
+            Times between signs of life, and without one until a driver counts as dead.
+        """
+        self._storage = storage
+        self._note = note
+        self._sleep = sleep
+        self._heartbeat_s = heartbeat_s
+        self._dead_after_s = dead_after_s
+        self._record = DriverRecord.of_this_process()
+        self._number = 0
+        self._ended = threading.Event()
+        self._lost = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
+
+    def __enter__(self) -> "Lease":
+        """Take the lease; raises ConfigError if another driver lives."""
+        while True:
+            last = self._last_number()
+            if last:
+                self._wait_until_dead(last)
+            self._number = last + 1
+            if self._storage.create_exclusive(run_paths.driver(self._number), self._encoded()):
+                break
+        for number in range(1, self._number):
+            self._storage.delete(run_paths.driver(number))
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Give the lease back."""
+        self._ended.set()
+        self._thread.join()
+        if not self._lost.is_set():
+            self._record = replace(self._record, is_released=True)
+            with suppress(StorageError):
+                self._storage.write_bytes(run_paths.driver(self._number), self._encoded())
+
+    def check(self) -> None:
+        """Raise ClusterError if another driver has taken over."""
+        if self._lost.is_set():
+            raise ClusterError(
+                f"{self._storage.location}: another driver has taken over, since this one gave no sign of life for "
+                f"{self._dead_after_s:g} s. What is done is kept; follow the other one"
+            )
+
+    def _last_number(self) -> int:
+        names = (Path(key) for key in self._storage.list_keys(run_paths.DRIVERS))
+        return max((int(name.stem) for name in names if name.stem.isdigit()), default=0)
+
+    def _wait_until_dead(self, number: int) -> None:
+        """Return when the driver of this number has ended; raises ConfigError if it shows that it lives."""
+        first = record = self._read(number)
+        waited_s = 0.0
+        while first and record and not record.is_released and record.is_alive is not False:
+            if record.is_alive or record.mark != first.mark:
+                raise ConfigError(
+                    f"{self._storage.location}: a driver is at work there (process {record.pid} on {record.host}); "
+                    "expected none. Wait for its end, stop it, or choose another --output"
+                )
+            if waited_s >= self._dead_after_s:
+                return
+            if not waited_s:
+                self._note(
+                    f"{self._storage.location}: looking for signs of life of process {record.pid} on {record.host}, "
+                    f"at most {self._dead_after_s:g} s"
+                )
+            self._sleep(self._heartbeat_s / 2)
+            waited_s += self._heartbeat_s / 2
+            record = self._read(number)
+
+    def _read(self, number: int) -> DriverRecord | None:
+        """Return what a driver says; None if its file is gone, or is not whole."""
+        key = run_paths.driver(number)
+        try:
+            if self._storage.exists(key):
+                return DriverRecord(**json.loads(self._storage.read_bytes(key)))
+        except (StorageError, ValueError, TypeError):
+            return None
+        return None
+
+    def _encoded(self) -> bytes:
+        return json.dumps(asdict(self._record), indent=1).encode()
+
+    def _beat(self) -> None:
+        while not self._ended.wait(self._heartbeat_s):
+            # A storage that fails for a while is not the end: nobody can take over meanwhile either.
+            with suppress(StorageError):
+                if self._last_number() > self._number:
+                    self._lost.set()
+                    return
+                self._record = replace(self._record, mark=uuid.uuid4().hex)
+                self._storage.write_bytes(run_paths.driver(self._number), self._encoded())
+
+
+def _processes() -> str:
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return ""
+
+
+def _process_start(pid: int) -> str:
+    """Return when a process has started, in the kernel's count; empty if it does not run or that is not known."""
+    try:
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (OSError, ValueError):
+        return ""
+    return "" if state in {"Z", "X"} else fields[18]

@@ -1,0 +1,129 @@
+"""Claims about the one living driver of an output location."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import asdict, replace
+
+import pytest
+
+from orchestrator.errors import ClusterError, ConfigError
+from orchestrator.pipeline.lease import DriverRecord, Lease
+from orchestrator.storage import run_paths
+from orchestrator.storage.filesystem import open_storage
+
+ELSEWHERE = replace(DriverRecord.of_this_process(), host="another", processes="another")
+HOLD = """
+import sys, time
+from orchestrator.pipeline.lease import Lease
+from orchestrator.storage.filesystem import open_storage
+with Lease(open_storage(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def storage(tmp_path):
+    return open_storage(tmp_path)
+
+
+def write(storage, number, record):
+    storage.write_bytes(run_paths.driver(number), json.dumps(asdict(record)).encode())
+
+
+def drivers(storage):
+    return storage.list_keys(run_paths.DRIVERS)
+
+
+def test_a_second_driver_refuses_while_the_first_lives_and_goes_on_after_it(storage):
+    with Lease(storage):
+        with pytest.raises(ConfigError, match=rf"a driver is at work there \(process {os.getpid()} on "):
+            Lease(storage).__enter__()
+        assert drivers(storage) == [run_paths.driver(1)]
+    with Lease(storage):
+        assert drivers(storage) == [run_paths.driver(2)]
+
+
+def test_a_killed_driver_of_this_machine_is_succeeded_at_once(storage):
+    command = [sys.executable, "-c", HOLD, storage.location]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "held\n"
+        with pytest.raises(ConfigError, match=f"process {process.pid}"):
+            Lease(storage).__enter__()
+        process.send_signal(signal.SIGKILL)
+        # It stays as a zombie until it is waited for, and does not count as alive.
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        waits = []
+        with Lease(storage, sleep=waits.append):
+            assert waits == []
+
+
+def test_a_driver_of_another_machine_that_shows_no_life_is_succeeded_after_a_while(storage):
+    write(storage, 7, ELSEWHERE)
+    waits, notes = [], []
+    with Lease(storage, sleep=waits.append, note=notes.append, heartbeat_s=5, dead_after_s=30):
+        assert sum(waits) == pytest.approx(30)
+        assert drivers(storage) == [run_paths.driver(8)]
+    assert len(notes) == 1
+    assert "on another" in notes[0]
+
+
+def test_a_driver_of_another_machine_that_shows_life_is_left_alone(storage):
+    write(storage, 1, ELSEWHERE)
+
+    def sleep(_):
+        write(storage, 1, replace(ELSEWHERE, mark="new"))
+
+    with pytest.raises(ConfigError, match="on another"):
+        Lease(storage, sleep=sleep).__enter__()
+
+
+def test_a_driver_that_was_given_up_for_dead_stops(storage):
+    with Lease(storage, heartbeat_s=0.01) as lease:
+        lease.check()
+        write(storage, 3, ELSEWHERE)
+        deadline = time.monotonic() + 10
+        with pytest.raises(ClusterError, match="another driver has taken over"):  # noqa: PT012
+            while time.monotonic() < deadline:
+                lease.check()
+                time.sleep(0.01)
+    # It does not claim to have been released.
+    assert drivers(storage)[-1] == run_paths.driver(3)
+    assert not json.loads(storage.read_bytes(run_paths.driver(3)))["is_released"]
+
+
+def test_signs_of_life_change_the_record(storage):
+    with Lease(storage, heartbeat_s=0.01):
+        first = storage.read_bytes(run_paths.driver(1))
+        deadline = time.monotonic() + 10
+        while storage.read_bytes(run_paths.driver(1)) == first:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+def test_of_many_that_come_at_once_after_a_death_one_wins(storage):
+    write(storage, 1, replace(ELSEWHERE, is_released=True))
+    barrier, held, refused, over = threading.Barrier(6), [], [], threading.Event()
+
+    def drive():
+        barrier.wait()
+        try:
+            with Lease(storage):
+                held.append(True)
+                over.wait(10)
+        except ConfigError:
+            refused.append(True)
+        if len(refused) == 5:
+            over.set()
+
+    threads = [threading.Thread(target=drive) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (len(held), len(refused)) == (1, 5)
