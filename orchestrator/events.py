@@ -6,7 +6,7 @@
 | stage_started | stage, stage_kind, attempt |
 | stage_finished | stage, stage_kind, elapsed_s |
 | stage_failed | stage, stage_kind, error, final |
-| training_epoch | training, epoch, num_epochs, train_loss, val_loss, pseudo_dice, elapsed_s, loader_wait_s |
+| training_epoch | training, epoch, num_epochs, train_loss, val_loss, pseudo_dice, elapsed_s, loader_wait_s, host |
 | run_finished | trainings_done, stages_failed, elapsed_s |
 
 Every event has `time` (UTC, ISO 8601) and `kind`. A number that is not finite is null: JSON knows no NaN.
@@ -61,7 +61,7 @@ class EventLog:
         """Add one event."""
         now = self._clock()
         event = {"time": now.isoformat(), "kind": kind, **fields}
-        self._lines.append(json.dumps(_finite(event), allow_nan=False))
+        self._lines.append(json.dumps(finite_or_null(event), allow_nan=False))
         self._num_waiting += 1
         is_due = self._written is None or (now - self._written).total_seconds() >= self._interval_s
         if is_due or len(self._lines) >= LINES_PER_SEGMENT:
@@ -105,13 +105,13 @@ def _not_an_event(storage: Storage, key: str, *, number: int) -> IntegrityError:
     )
 
 
-def _finite(value: Any) -> Any:
+def finite_or_null(value: Any) -> Any:
     """Return a value for JSON: NaN and infinities become None, at any depth."""
     match value:
         case float():
             return value if math.isfinite(value) else None
         case Mapping():
-            return {name: _finite(item) for name, item in value.items()}
+            return {name: finite_or_null(item) for name, item in value.items()}
         case list() | tuple():
-            return [_finite(item) for item in value]
+            return [finite_or_null(item) for item in value]
     return value

@@ -102,7 +102,7 @@ class Lease:
     def __enter__(self) -> "Lease":
         """Take the lease; raises ConfigError if another driver lives."""
         while True:
-            last = self._last_number()
+            last = _last_number(self._storage)
             if last:
                 self._wait_until_dead(last)
             self._number = last + 1
@@ -132,13 +132,9 @@ class Lease:
                 f"{self._dead_after_s:g} s. What is done is kept; follow the other one"
             )
 
-    def _last_number(self) -> int:
-        names = (Path(key) for key in self._storage.list_keys(run_paths.DRIVERS))
-        return max((int(name.stem) for name in names if name.stem.isdigit()), default=0)
-
     def _wait_until_dead(self, number: int) -> None:
         """Return when the driver of this number has ended; raises ConfigError if it shows that it lives."""
-        first = record = self._read(number)
+        first = record = _read(self._storage, number)
         waited_s = 0.0
         while first and record and not record.is_released and record.is_alive is not False:
             if record.is_alive or record.mark != first.mark:
@@ -155,17 +151,7 @@ class Lease:
                 )
             self._sleep(self._heartbeat_s / 2)
             waited_s += self._heartbeat_s / 2
-            record = self._read(number)
-
-    def _read(self, number: int) -> DriverRecord | None:
-        """Return what a driver says; None if its file is gone, or is not whole."""
-        key = run_paths.driver(number)
-        try:
-            if self._storage.exists(key):
-                return DriverRecord(**json.loads(self._storage.read_bytes(key)))
-        except (StorageError, ValueError, TypeError):
-            return None
-        return None
+            record = _read(self._storage, number)
 
     def _encoded(self) -> bytes:
         return json.dumps(asdict(self._record), indent=1).encode()
@@ -174,11 +160,32 @@ class Lease:
         while not self._ended.wait(self._heartbeat_s):
             # A storage that fails for a while is not the end: nobody can take over meanwhile either.
             with suppress(StorageError):
-                if self._last_number() > self._number:
+                if _last_number(self._storage) > self._number:
                     self._lost.set()
                     return
                 self._record = replace(self._record, mark=uuid.uuid4().hex)
                 self._storage.write_bytes(run_paths.driver(self._number), self._encoded())
+
+
+def latest_driver(storage: Storage) -> DriverRecord | None:
+    """Return what the latest driver of a location says about itself; None if there has been none."""
+    return _read(storage, _last_number(storage))
+
+
+def _last_number(storage: Storage) -> int:
+    names = (Path(key) for key in storage.list_keys(run_paths.DRIVERS))
+    return max((int(name.stem) for name in names if name.stem.isdigit()), default=0)
+
+
+def _read(storage: Storage, number: int) -> DriverRecord | None:
+    """Return what a driver says; None if its file is gone, or is not whole."""
+    key = run_paths.driver(number)
+    try:
+        if storage.exists(key):
+            return DriverRecord(**json.loads(storage.read_bytes(key)))
+    except (StorageError, ValueError, TypeError):
+        return None
+    return None
 
 
 def _processes() -> str:

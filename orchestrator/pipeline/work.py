@@ -8,6 +8,7 @@ import hashlib
 import json
 import logging
 import shutil
+import socket
 import tempfile
 import traceback
 from collections.abc import Mapping
@@ -198,7 +199,8 @@ def train(place: Workplace, training: Training) -> None:
 
         def report(epoch: "EpochReport") -> None:
             log.flush()
-            _write_json(storage, run_paths.training_progress(training.id), asdict(epoch))
+            record = {**asdict(epoch), "host": socket.gethostname()}
+            _write_json(storage, run_paths.training_progress(training.id), record)
 
         outcome = fit(
             plan=_read_plan(storage, training.id),

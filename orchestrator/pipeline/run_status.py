@@ -1,0 +1,215 @@
+"""What the files of a run say about it: what is done, under way, waiting and failed, and how long it may still take."""
+
+import heapq
+import json
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from orchestrator.errors import ConfigError, StorageError
+from orchestrator.events import read_events
+from orchestrator.pipeline.stages import StageKind
+from orchestrator.results.store import ResultsStore
+from orchestrator.storage import run_paths
+from orchestrator.storage.filesystem import Storage
+
+NUM_DRAWS = 500
+"""Courses of the rest of a run that are drawn for its forecast."""
+_OF_A_TRAINING = {StageKind.TRAIN, StageKind.PREDICT, StageKind.SCORE}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingUnderWay:
+    """A training that has begun and is not scored yet."""
+
+    id: str
+    stage: str
+    """train, predict or score."""
+    since: datetime
+    """Start of this stage."""
+    epoch: int
+    """Epochs finished."""
+    num_epochs: int
+    """0 before the first epoch has ended."""
+    pseudo_dice: float
+    """Dice of patches in the latest epoch, NaN before the first."""
+    epoch_elapsed_s: float
+    """Duration of the latest epoch, NaN before the first."""
+    host: str
+    """Machine of the latest epoch; empty before the first."""
+
+    def remaining_s(self) -> float | None:
+        """Return the seconds until the last epoch ends; None before the first one."""
+        return (self.num_epochs - self.epoch) * self.epoch_elapsed_s if self.num_epochs else None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Forecast:
+    """When the last training will be scored, in seconds from now; in one of ten courses each outside of the range."""
+
+    early_s: float
+    median_s: float
+    late_s: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunStatus:
+    """A run at one moment."""
+
+    trainings: tuple[str, ...]
+    """Ids of all that the latest call was asked for."""
+    done: frozenset[str]
+    under_way: tuple[TrainingUnderWay, ...]
+    """What the latest driver has started; it goes on only while that driver lives."""
+    failed: Mapping[str, str]
+    """One line for each stage that failed for good in the latest call."""
+    waiting: tuple[str, ...]
+    """Trainings that have not begun; those that a failure blocks included."""
+    training_s: float
+    """Time spent in finished trainings, predictions and scores of all calls."""
+    forecast: Forecast | None
+    """None if there is nothing to go by yet, or nothing to come."""
+
+
+def read_status(storage: Storage) -> RunStatus:
+    """Gather the status of a run from its output location.
+
+    Raises
+    ------
+    ConfigError
+        If no run has been started there.
+    IntegrityError
+        If its events are damaged.
+    """
+    events = read_events(storage)
+    starts = [index for index, event in enumerate(events) if event["kind"] == "run_started"]
+    if not starts:
+        raise ConfigError(f"{storage.location}: no run has been started there; expected the --output of one")
+    latest = events[starts[-1] :]
+    trainings = tuple(latest[0]["trainings"])
+    done = ResultsStore(storage).finished() & set(trainings)
+    under_way = tuple(
+        _under_way(storage, stage, event)
+        for stage, event in _open_stages(latest).items()
+        if _training(stage) not in done
+    )
+    failed = {event["stage"]: event["error"] for event in latest if event["kind"] == "stage_failed" and event["final"]}
+    begun = {training.id for training in under_way} | {_training(stage) for stage in failed}
+    waiting = tuple(training for training in trainings if training not in done | begun)
+    finished = [event for event in events if event["kind"] == "stage_finished"]
+    durations_s = {
+        kind: [event["elapsed_s"] for event in finished if event["stage_kind"] == kind] for kind in _OF_A_TRAINING
+    }
+    return RunStatus(
+        trainings=trainings,
+        done=frozenset(done),
+        under_way=under_way,
+        failed=failed,
+        waiting=waiting,
+        training_s=sum(map(sum, durations_s.values())),
+        forecast=forecast(
+            under_way,
+            num_waiting=len(waiting),
+            training_s=durations_s[StageKind.TRAIN],
+            after_s=sum(_mean(durations_s[kind]) for kind in (StageKind.PREDICT, StageKind.SCORE)),
+            num_slots=_most_at_once(latest),
+        ),
+    )
+
+
+def forecast(
+    under_way: Sequence[TrainingUnderWay],
+    *,
+    num_waiting: int,
+    training_s: Sequence[float],
+    after_s: float,
+    num_slots: int,
+) -> Forecast | None:
+    """Draw courses of the rest of a run: waiting trainings take as long as finished ones, in slots that become free.
+
+    Parameters
+    ----------
+    under_way
+        Trainings that have begun.
+    num_waiting
+        How many have not.
+    training_s
+        Durations of finished trainings; without any, what the epochs of those under way promise.
+    after_s
+        Duration of prediction and scores of one training.
+    num_slots
+        Trainings at a time.
+    """
+    left_s = [training.remaining_s() if training.stage == StageKind.TRAIN else 0.0 for training in under_way]
+    known_s = list(training_s) or [t.num_epochs * t.epoch_elapsed_s for t in under_way if t.num_epochs]
+    if not known_s or not (num_waiting or left_s):
+        return None
+    draw = random.Random(0)
+    ends_s = []
+    for _ in range(NUM_DRAWS):
+        slots = sorted(draw.choice(known_s) if left is None else left for left in left_s)
+        slots = [0.0] * max(0, num_slots - len(slots)) + slots
+        heapq.heapify(slots)
+        for _ in range(num_waiting):
+            heapq.heapreplace(slots, slots[0] + draw.choice(known_s))
+        ends_s.append(max(slots) + after_s)
+    ends_s.sort()
+    return Forecast(
+        early_s=ends_s[NUM_DRAWS // 10], median_s=ends_s[NUM_DRAWS // 2], late_s=ends_s[-1 - NUM_DRAWS // 10]
+    )
+
+
+def _training(stage_id: str) -> str:
+    return stage_id.partition(" ")[2]
+
+
+def _open_stages(events: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """Return the stages of trainings that have begun and not ended, each with the event that it began with."""
+    opened: dict[str, Mapping[str, Any]] = {}
+    for event in events:
+        match event["kind"], event.get("stage_kind"):
+            case "stage_started", StageKind.TRAIN | StageKind.PREDICT | StageKind.SCORE:
+                opened[event["stage"]] = event
+            case "stage_finished", (StageKind.TRAIN | StageKind.PREDICT) as kind:
+                opened.pop(event["stage"], None)
+                following = StageKind.PREDICT if kind == StageKind.TRAIN else StageKind.SCORE
+                opened[f"{following} {_training(event['stage'])}"] = {**event, "stage_kind": following}
+            case "stage_finished" | "stage_failed", _:
+                opened.pop(event["stage"], None)
+    return opened
+
+
+def _most_at_once(events: Sequence[Mapping[str, Any]]) -> int:
+    running: set[str] = set()
+    most = 1
+    for event in events:
+        if event.get("stage_kind") != StageKind.TRAIN:
+            continue
+        (running.add if event["kind"] == "stage_started" else running.discard)(event["stage"])
+        most = max(most, len(running))
+    return most
+
+
+def _under_way(storage: Storage, stage_id: str, start: Mapping[str, Any]) -> TrainingUnderWay:
+    training_id = _training(stage_id)
+    try:
+        record = json.loads(storage.read_bytes(run_paths.training_progress(training_id)))
+    except (StorageError, ValueError):
+        record = {}
+    nan = float("nan")
+    return TrainingUnderWay(
+        id=training_id,
+        stage=start["stage_kind"],
+        since=datetime.fromisoformat(start["time"]),
+        epoch=record.get("epoch", -1) + 1,
+        num_epochs=record.get("num_epochs", 0),
+        pseudo_dice=record.get("pseudo_dice", nan),
+        epoch_elapsed_s=record.get("elapsed_s", nan),
+        host=record.get("host", ""),
+    )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0.0

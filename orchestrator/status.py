@@ -1,0 +1,118 @@
+"""Say how far a run is, from another terminal or machine: everything is read from its output location."""
+
+import argparse
+import json
+import math
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+
+from rich.console import Console
+from rich.table import Table
+
+from orchestrator.errors import OrchestratorError
+from orchestrator.events import finite_or_null
+from orchestrator.pipeline.lease import HEARTBEAT_S, DriverRecord, latest_driver
+from orchestrator.pipeline.run_status import RunStatus, read_status
+from orchestrator.progress import duration_text
+from orchestrator.storage import run_paths
+from orchestrator.storage.filesystem import Storage, open_storage
+
+EXIT_DONE, EXIT_NOT_DONE, EXIT_USAGE = 0, 1, 2
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m orchestrator.status",
+        description="Show how far a run is. Exit code 0: all trainings of its latest call are done; 1: not yet; 2: "
+        "there is no run.",
+    )
+    parser.add_argument("--output", required=True, help="folder or s3:// prefix of the run")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns 0 if everything is done, 1 if not, 2 if there is no run or it cannot be read."""
+    console = Console(highlight=False)
+    options = build_parser().parse_args(arguments)
+    try:
+        storage = open_storage(options.output)
+        status = read_status(storage)
+        driver = describe_driver(storage)
+    except OrchestratorError as error:
+        Console(stderr=True, highlight=False).print(f"error: {error}", markup=False, soft_wrap=True)
+        return EXIT_USAGE
+    if options.json:
+        record = {**asdict(status), "done": sorted(status.done), "driver": driver}
+        console.print(json.dumps(finite_or_null(record), indent=1, default=str), markup=False, soft_wrap=True)
+    else:
+        show(status, driver=driver, storage=storage, console=console)
+    return EXIT_DONE if status.done >= set(status.trainings) else EXIT_NOT_DONE
+
+
+def describe_driver(storage: Storage) -> str:
+    """Say whether the latest driver is at work, watching it for a while if it runs on another machine."""
+    driver = latest_driver(storage)
+    if driver is None:
+        return "there has been no driver"
+    where = f"process {driver.pid} on {driver.host}"
+    if driver.is_released:
+        return f"the latest driver has ended ({where})"
+    alive = driver.is_alive if driver.is_alive is not None else _changes(storage, driver)
+    if alive:
+        return f"the driver is at work ({where})"
+    return f"the latest driver is dead ({where}); the command that started the run goes on from what is done"
+
+
+def _changes(storage: Storage, driver: DriverRecord) -> bool:
+    for _ in range(3):
+        time.sleep(HEARTBEAT_S)
+        latest = latest_driver(storage)
+        if latest is not None and latest.mark != driver.mark:
+            return True
+    return False
+
+
+def show(status: RunStatus, *, driver: str, storage: Storage, console: Console) -> None:
+    """Print the status for people."""
+    console.print(
+        f"{len(status.done)} of {len(status.trainings)} trainings done, {len(status.under_way)} under way, "
+        f"{len(status.waiting)} waiting, {len(status.failed)} stages failed; {duration_text(status.training_s)} of "
+        "training, prediction and scoring",
+        style="bold",
+    )
+    console.print(driver, markup=False, soft_wrap=True)
+    if status.under_way:
+        table = Table("training", "stage", "epoch", "Dice", "s/epoch", "since", "where", box=None, padding=(0, 1))
+        now = datetime.now(UTC)
+        for training in status.under_way:
+            table.add_row(
+                training.id,
+                training.stage,
+                f"{training.epoch}/{training.num_epochs}" if training.num_epochs else "-",
+                "-" if math.isnan(training.pseudo_dice) else f"{training.pseudo_dice:.3f}",
+                "-" if math.isnan(training.epoch_elapsed_s) else f"{training.epoch_elapsed_s:.1f}",
+                duration_text((now - training.since).total_seconds()),
+                training.host or "-",
+            )
+        console.print(table)
+    if status.forecast:
+        early, median, late = (
+            duration_text(value)
+            for value in (status.forecast.early_s, status.forecast.median_s, status.forecast.late_s)
+        )
+        console.print(f"to go: about {median}, in 8 of 10 cases {early} to {late}")
+    for stage, line in status.failed.items():
+        console.print(
+            f"failed: {stage}: {line} ({storage.location}/{run_paths.stage_failure(stage)})",
+            markup=False,
+            soft_wrap=True,
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
