@@ -138,7 +138,7 @@ def from_table(table: pa.Table) -> list[ResultRow]:
     """Return the rows of a table of the store's schema."""
     rows = []
     for record in table.to_pylist():
-        score = {name: record[name] for name in CaseScore.__dataclass_fields__}
+        score = {name: record[name] for name in CaseScore.__dataclass_fields__ if name in record}
         score["spacing_mm"] = tuple(score["spacing_mm"])
         rows.append(
             ResultRow(
