@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
+NUM_LAST_LINES = 5
+"""Of the log of a failed training."""
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -71,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return EXIT_DONE
         if selection.cluster.kind == "aws":
             return launch(selection, options, console=console)
-        return run_here(selection, console=console)
+        return run_here(selection, options, console=console)
     except (ConfigError, DataError) as error:
         Console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
         return EXIT_USAGE
@@ -129,7 +132,7 @@ def show_trainings(selection: Selection, *, console: Console, as_json: bool) -> 
         console.print(f"note: {leak.line}", markup=False, highlight=False, soft_wrap=True)
 
 
-def run_here(selection: Selection, *, console: Console) -> int:
+def run_here(selection: Selection, options: argparse.Namespace, *, console: Console) -> int:
     """Run on the cluster that this machine can reach, and say what came out."""
     if selection.cluster.auth_token is not None:
         # Before Ray is imported, which reads its environment then.
@@ -163,6 +166,11 @@ def run_here(selection: Selection, *, console: Console) -> int:
     )
     for stage_id, line in outcome.failures.items():
         console.print(f"failed: {stage_id}: {line}", markup=False, highlight=False, soft_wrap=True)
+        for own_line in _last_lines(selection.output, stage_id):
+            console.print(f"    {own_line}", markup=False, highlight=False, soft_wrap=True)
+    if outcome.lost_trainings:
+        command = shlex.join(_command_for(options, outcome.lost_trainings))
+        console.print(f"To try only these again: {command}", markup=False, highlight=False, soft_wrap=True)
     return EXIT_DONE if outcome.num_done == len(selection.trainings) else EXIT_FAILED
 
 
@@ -213,6 +221,26 @@ def _describe(training: Training, preset: Preset) -> dict[str, object]:
         "num_test_cases": sum(len(evaluation.cases) for evaluation in tests),
         "expected_hours": round(preset.expected_training_s / 3600, 4),
     }
+
+
+def _last_lines(output: str, stage_id: str) -> list[str]:
+    """Return the end of the log of a failed training; nothing for another stage, whose error is one line."""
+    storage = open_storage(output)
+    kind, _, training_id = stage_id.partition(" ")
+    key = run_paths.log(training_id)
+    if kind != "train" or not storage.exists(key):
+        return []
+    return storage.read_bytes(key).decode(errors="replace").splitlines()[-NUM_LAST_LINES:]
+
+
+def _command_for(options: argparse.Namespace, training_ids: Sequence[str]) -> list[str]:
+    """Return the same command for some trainings alone."""
+    command = ["python", "-m", "orchestrator.run_all"]
+    defaults = vars(build_parser().parse_args([]))
+    for name, value in vars(options).items():
+        if value != defaults[name] and name != "only":
+            command += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
+    return command + [part for training_id in training_ids for part in ("--only", training_id)]
 
 
 def _output(location: str) -> str:

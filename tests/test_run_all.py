@@ -5,7 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.pipeline.run import RunOutcome
 from orchestrator.run_all import main
+from orchestrator.storage import run_paths
+from orchestrator.storage.filesystem import open_storage
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -56,6 +59,32 @@ def test_bad_input_is_one_clear_line_and_exit_code_2(kind, capsys, tmp_path):
     assert message in captured.err
     assert captured.err.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_failures_end_with_the_log_and_the_command_that_tries_them_again(capsys, tmp_path, monkeypatch):
+    output = tmp_path / "a run"
+    storage = open_storage(output)
+    storage.write_bytes(run_paths.log("T1-lung-fold1"), "\n".join(f"line {n}" for n in range(20)).encode())
+
+    def fail(request, *, console):
+        return RunOutcome(
+            num_done=4,
+            failures={"train T1-lung-fold1": "MemoryError: no memory", "ingest x/y": "DataError: x"},
+            lost_trainings=("T1-lung-fold1",),
+            tables=(),
+            elapsed_s=1.0,
+        )
+
+    monkeypatch.setattr("orchestrator.pipeline.run.run", fail)
+    assert main(["--output", str(output), "--only", "T1-lung-fold*", "--seed", "3"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1:-1] == [
+        "failed: train T1-lung-fold1: MemoryError: no memory",
+        *(f"    line {n}" for n in range(15, 20)),
+        "failed: ingest x/y: DataError: x",
+    ]
+    command = f"python -m orchestrator.run_all --output '{output}' --seed 3 --only T1-lung-fold1"
+    assert lines[-1] == f"To try only these again: {command}"
 
 
 def test_an_unknown_option_is_a_usage_error():

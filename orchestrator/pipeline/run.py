@@ -62,6 +62,8 @@ class RunOutcome:
     """Trainings of the request whose results are committed."""
     failures: Mapping[str, str]
     """One line for each stage that failed for good."""
+    lost_trainings: tuple[str, ...]
+    """Ids of the trainings of the request that cannot be done because of them."""
     tables: tuple[str, ...]
     """Keys of the tables that were written."""
     elapsed_s: float
@@ -171,13 +173,16 @@ def run(request: RunRequest, *, console: Console) -> RunOutcome:
         if any(f"score {training.id}" not in done for training in request.trainings):
             failures, lost = _execute(request, graph, done=done, lease=lease, events=events, console=console)
         num_done = len(ResultsStore(storage).finished() & {training.id for training in request.trainings})
-        tables = write_run_tables(request, storage, failed={t.id for t in request.trainings if f"score {t.id}" in lost})
+        lost_trainings = tuple(t.id for t in request.trainings if f"score {t.id}" in lost)
+        tables = write_run_tables(request, storage, failed=lost_trainings)
         elapsed_s = time.monotonic() - started_s
         events.append(
             "run_finished", trainings_done=num_done, stages_failed=len(failures), elapsed_s=round(elapsed_s, 3)
         )
         events.flush()
-    return RunOutcome(num_done=num_done, failures=failures, tables=tables, elapsed_s=elapsed_s)
+    return RunOutcome(
+        num_done=num_done, failures=failures, lost_trainings=lost_trainings, tables=tables, elapsed_s=elapsed_s
+    )
 
 
 def _execute(
