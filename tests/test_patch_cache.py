@@ -100,8 +100,9 @@ def test_files_of_a_local_folder_are_not_copied(patches, tmp_path):
     storage, manifest = patches
     with PatchCache(tmp_path / "cache").gathered(storage, manifest) as folder:
         assert names(folder) == ["case_0.arrow", "case_1.arrow", "case_2.arrow"]
-        assert all(path.is_symlink() for path in folder.glob("*.arrow"))
+        assert all(path.is_symlink() for path in folder.iterdir()), "nnU-Net expects files of one kind"
     assert not folder.exists()
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [".lock"]
 
 
 def test_a_remote_file_is_fetched_once_and_compared(patches, tmp_path):

@@ -63,7 +63,10 @@ class PatchCache:
                 self._sweep()
                 name = tempfile.TemporaryDirectory(prefix=_IN_USE_PREFIX, dir=self._folder)
                 folder = Path(stack.enter_context(name))
-                stack.enter_context(_locked(folder / _LOCK))
+                # Beside the folder: nnU-Net expects files of one kind in it.
+                lock = folder.with_suffix(_LOCK)
+                stack.callback(lock.unlink)
+                stack.enter_context(_locked(lock))
             for key, record in manifest.records.items():
                 target = folder / Path(key).name
                 if isinstance(storage, LocalStorage):
@@ -77,7 +80,7 @@ class PatchCache:
     def _link(self, storage: Storage, key: str, record: PatchRecord, target: Path) -> None:
         """Give the cached copy of a file, fetched if need be, another name."""
         cached = self._folder / record.sha256
-        with _locked(self._folder / f"{record.sha256}.lock"):
+        with _locked(self._folder / f"{record.sha256}{_LOCK}"):
             # Evicted in the meantime, or of another size because the disk was full: fetched again.
             with suppress(FileNotFoundError):
                 if cached.stat().st_size == record.num_bytes:
@@ -113,11 +116,13 @@ class PatchCache:
 
     def _sweep(self) -> None:
         """Remove what processes that are no more have left."""
-        for folder in self._folder.glob(f"{_IN_USE_PREFIX}*"):
-            if _is_free(folder / _LOCK):
+        for folder in self._folder.glob(f"{_IN_USE_PREFIX}*/"):
+            lock = folder.with_suffix(_LOCK)
+            if _is_free(lock):
                 shutil.rmtree(folder, ignore_errors=True)
+                lock.unlink()
         for partial in self._folder.glob(f"*{_PARTIAL}"):
-            if _is_free(partial.with_suffix(".lock")):
+            if _is_free(partial.with_suffix(_LOCK)):
                 partial.unlink(missing_ok=True)
 
 
