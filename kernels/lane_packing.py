@@ -222,7 +222,7 @@ def read_box(
                     for k in range(LANES):
                         values[BASE_ROW * LANES + k] = payloads[first] | payloads[first + 1] << 8
                     restore_row(values, BASE_ROW, offset, np.float32(step), edge, 0)
-                    _fill(flat, target.shape, part, start, edge[0])
+                    _fill(flat, target.shape, part, start, values, offset, np.float32(step), edge[0])
                     continue
                 is_whole = _read_chunk(
                     payloads, first, last, shape, chunk_shape, origin, part, start, np.float32(step), offset, predictor,
@@ -235,12 +235,17 @@ def read_box(
 
 
 @compiled
-def _fill(flat, target_shape, part, start, value):  # type: ignore[no-untyped-def]
-    """Set the voxels of a part of the box."""
+def _fill(flat, target_shape, part, start, values, offset, step, value):  # type: ignore[no-untyped-def]
+    """Set the voxels of a part of the box to `value`, which the first row of a unit gives."""
+    num_x = part[1, 2] - part[0, 2]
+    whole = num_x // LANES * LANES
     for z in range(part[0, 0] - start[0], part[1, 0] - start[0]):
         for y in range(part[0, 1] - start[1], part[1, 1] - start[1]):
-            at = (z * target_shape[1] + y) * target_shape[2]
-            flat[at + part[0, 2] - start[2] : at + part[1, 2] - start[2]] = value
+            at = (z * target_shape[1] + y) * target_shape[2] + part[0, 2] - start[2]
+            for x in range(0, whole, LANES):
+                restore_row(values, BASE_ROW, offset, step, flat, at + x)
+            for x in range(whole, num_x):
+                flat[at + x] = value
 
 
 @compiled
@@ -273,7 +278,7 @@ def _read_chunk(  # type: ignore[no-untyped-def]
                 values[BASE_ROW * LANES + k] = payloads[first + 2 * unit] | payloads[first + 2 * unit + 1] << 8
             if begins_at == ends_at:
                 restore_row(values, BASE_ROW, offset, step, edge, 0)
-                _fill(flat, target_shape, inner, start, edge[0])
+                _fill(flat, target_shape, inner, start, values, offset, step, edge[0])
                 continue
             words = table + begins_at + (num_z * rows + 1) // 2
             if begins_at > ends_at or table + ends_at + PADDING_BYTES > last or words > table + ends_at:
