@@ -73,7 +73,8 @@ def load_word(typing_context: Any, array: Any, at: Any) -> Any:
     """Return the eight bytes from `at` on, little endian."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return _load(builder, _pointer(context, builder, signature.args[0], *arguments, ir.IntType(64)), 1)
+        array, at = arguments
+        return _load(builder, _pointer(context, builder, signature.args[0], array, at, ir.IntType(64)), 1)
 
     return types.uint64(array, types.intp), generate
 
