@@ -30,7 +30,7 @@ from orchestrator.storage.filesystem import Storage, open_storage
 
 if TYPE_CHECKING:
     from orchestrator.training.planning import Plan
-    from orchestrator.training.trainer import EpochReport
+    from orchestrator.training.reports import EpochReport
 
 logger = logging.getLogger(__name__)
 
