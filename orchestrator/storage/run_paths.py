@@ -5,6 +5,8 @@ from orchestrator.benchmark.definition import Case
 RUN = "run.json"
 PHANTOM_DOWNLOADS = "downloads"
 EVENTS = "events"
+TRAINING_EVENTS = "trainings"
+"""Below the events: those that the processes write that train. Sorted after those of the drivers."""
 DRIVERS = "drivers"
 RESULTS = "results"
 TABLES = "tables"
