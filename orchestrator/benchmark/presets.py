@@ -81,7 +81,7 @@ PRESETS = {
             num_iterations_per_epoch=28,
             num_val_iterations_per_epoch=2,
             expected_s_per_iteration=0.13,
-            checkpoint_every_s=5.0,
+            checkpoint_every_s=2.0,
             optimizer="adamw",
             initial_learning_rate=5e-3,
             # Left and right differ only by position: mirroring x hides that for longer than this preset trains.

@@ -10,7 +10,7 @@ import logging
 import shutil
 import socket
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import version
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.benchmark.definition import Case, Dataset, EvaluationSet, LabelSet, Training
 from orchestrator.benchmark.matrix import split_sha256
 from orchestrator.benchmark.presets import Preset
-from orchestrator.errors import DataError, OrchestratorError
+from orchestrator.errors import DataError, IntegrityError, OrchestratorError, StorageError
 from orchestrator.pipeline.attempt import AttemptEvents, TrainingLog, going_on_without
 from orchestrator.pipeline.stages import Stage, StageKind
 from orchestrator.results.records import Provenance, ResultRow
@@ -209,9 +209,9 @@ def train(place: Workplace, training: Training, *, watches: Sequence["Watch"] = 
         AttemptEvents(storage, training_id=training.id) as events,
         tempfile.TemporaryDirectory(prefix="patches-") as folder,
     ):
-        for case in (*training.train, *training.val):
-            key = run_paths.patches(training.id, case)
-            (Path(folder) / Path(key).name).symlink_to(storage.fetch(key).resolve())
+        paths, _ = _whole_patches(place, training, note=log.write)
+        for path in paths.values():
+            (Path(folder) / path.name).symlink_to(path.resolve())
 
         def report(epoch: "EpochReport") -> None:
             log.flush()
@@ -219,23 +219,41 @@ def train(place: Workplace, training: Training, *, watches: Sequence["Watch"] = 
             with going_on_without("progress of an epoch"):
                 _write_json(storage, run_paths.training_progress(training.id), record)
 
-        outcome = fit(
-            plan=_read_plan(storage, training.id),
-            preset=place.preset,
-            training_id=training.id,
-            train_cases=[_identifier(case) for case in training.train],
-            val_cases=[_identifier(case) for case in training.val],
-            patches=Path(folder),
-            checkpoint=CheckpointStore(storage, training_id=training.id),
-            log=log.write,
-            seed=_seed(place.seed, training.id),
-            device=place.device,
-            num_loader_processes=place.num_loader_processes,
-            on_epoch=report,
-            on_milestone=events.add,
-            stop_reason=stop_request.reason,
-        )
+        try:
+            outcome = fit(
+                plan=_read_plan(storage, training.id),
+                preset=place.preset,
+                training_id=training.id,
+                train_cases=[_identifier(case) for case in training.train],
+                val_cases=[_identifier(case) for case in training.val],
+                patches=Path(folder),
+                checkpoint=CheckpointStore(storage, training_id=training.id),
+                log=log.write,
+                seed=_seed(place.seed, training.id),
+                device=place.device,
+                num_loader_processes=place.num_loader_processes,
+                on_epoch=report,
+                on_milestone=events.add,
+                stop_reason=stop_request.reason,
+            )
+        except IntegrityError as error:
+            _, num_repaired = _whole_patches(place, training, note=log.write)
+            if not num_repaired:
+                raise
+            raise StorageError(f"{error}; it is written again, and the training goes on from its checkpoint") from error
     _write_json(storage, run_paths.training_record(training.id), asdict(outcome))
+
+
+def _whole_patches(
+    place: Workplace, training: Training, *, note: Callable[[str], None]
+) -> tuple[dict[Case, Path], int]:
+    from orchestrator.pipeline.repair import whole_patches
+
+    def write_again(case: Case) -> None:
+        preprocess(place, training, case=case)
+
+    cases = (*training.train, *training.val)
+    return whole_patches(place.storage, cases, training_id=training.id, write_again=write_again, note=note)
 
 
 def predict(place: Workplace, training: Training) -> None:
