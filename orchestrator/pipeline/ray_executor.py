@@ -6,24 +6,31 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import ray
 from ray.exceptions import RayError, RayTaskError
-from ray.train.backend import BackendConfig
+from ray.train.backend import Backend, BackendConfig
 
 from orchestrator.cluster.config import ClusterConfig
-from orchestrator.errors import ClusterError, OrchestratorError
+from orchestrator.errors import ClusterError, OrchestratorError, StorageError
 from orchestrator.pipeline import work
 from orchestrator.pipeline.policy import GiveUp, Resources, Retry, Schedule
+from orchestrator.pipeline.preemption import ask_to_stop
 from orchestrator.pipeline.stages import Stage, StageKind
+from orchestrator.storage.filesystem import Storage
+from orchestrator.training.stop_request import SIGNALS, Watch, listen_to_signals
 
 T = TypeVar("T")
 
 POLL_S = 0.5
 """Longest time between two looks at the running stages."""
+DRAIN_EVERY_S = 5.0
+"""Time between two looks at whether the node of a training is drained."""
+WIND_DOWN_S = 20.0
+"""Longest time that an interrupted driver gives its trainings for one more checkpoint."""
 OBJECT_STORE_BYTES = 256 * 1024**2
 """Of an embedded Ray: patches are memory-mapped files, so only small messages pass through it."""
 
@@ -85,8 +92,9 @@ def connected(config: ClusterConfig) -> Iterator[Connection]:
     except (ConnectionError, RayError, RuntimeError, ValueError) as error:
         raise ClusterError(f"Ray at {config.address or 'this machine'}: {error}") from error
     if threading.current_thread() is threading.main_thread():
-        # As after Ctrl-C: Ray's own handler would end the process with a stack trace.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        for number in SIGNALS:
+            # As after Ctrl-C: Ray's own handler would end the process with a stack trace.
+            signal.signal(number, signal.default_int_handler)
     try:
         offered = ray.cluster_resources()
         yield Connection(
@@ -145,11 +153,21 @@ def execute(schedule: Schedule, *, place: work.Workplace, listener: RunListener,
     """
     shared_place = ray.put(place)
     running: dict[Any, _Running] = {}
+    try:
+        _drive(schedule, running, place=shared_place, listener=listener, separate_trainings=separate_trainings)
+    except KeyboardInterrupt:
+        _wind_down(running, storage=place.storage)
+        raise
+
+
+def _drive(
+    schedule: Schedule, running: dict[Any, _Running], *, place: Any, listener: RunListener, separate_trainings: bool
+) -> None:
     while True:
         while (stage := schedule.start_next()) is not None:
             listener.stage_started(stage, attempt=schedule.attempts[stage.id])
             separate = separate_trainings and stage.kind is StageKind.TRAIN
-            reference = _submit(stage, place=shared_place, share=schedule.share(stage), separate=separate)
+            reference = _submit(stage, place=place, share=schedule.share(stage), separate=separate)
             running[reference] = _Running(stage=stage, started_s=time.monotonic())
         if not running:
             return
@@ -157,6 +175,21 @@ def execute(schedule: Schedule, *, place: work.Workplace, listener: RunListener,
         for reference in finished:
             _settle(schedule, running.pop(reference), reference=reference, listener=listener)
         listener.tick(schedule)
+
+
+def _wind_down(running: Mapping[Any, _Running], *, storage: Storage) -> None:
+    """Let trainings save one more checkpoint; a second interruption ends the waiting."""
+    trainings = {
+        reference: item.stage.training.id
+        for reference, item in running.items()
+        if item.stage.kind is StageKind.TRAIN and item.stage.training is not None
+    }
+    for training_id in trainings.values():
+        # Without it the training goes on from the checkpoint before.
+        with suppress(StorageError):
+            ask_to_stop(storage, training_id=training_id, reason="the driver was interrupted")
+    if trainings:
+        ray.wait(list(trainings), num_returns=len(trainings), timeout=WIND_DOWN_S)
 
 
 def _settle(schedule: Schedule, running: _Running, *, reference: Any, listener: RunListener) -> None:
@@ -192,6 +225,14 @@ def _carry_out(place: work.Workplace, stage: Stage) -> None:
     work.carry_out(place, stage)
 
 
+class _ListeningBackend(Backend):  # type: ignore[misc]
+    """Lets a worker hear signals: its loop runs in a thread, and only the main thread can set a handler."""
+
+    def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
+        """Set the handlers in the main thread of each worker."""
+        worker_group.execute(listen_to_signals)
+
+
 @dataclass
 class _NoProcessGroup(BackendConfig):  # type: ignore[misc]
     """Tells Ray Train to leave ``torch.distributed`` alone.
@@ -201,6 +242,11 @@ class _NoProcessGroup(BackendConfig):  # type: ignore[misc]
     """
 
     backend: str = "none"
+
+    @property
+    def backend_cls(self) -> type[Backend]:
+        """What is done around the training loop."""
+        return _ListeningBackend
 
 
 @ray.remote(max_retries=0)  # type: ignore[untyped-decorator]
@@ -229,7 +275,19 @@ def _fit(place: work.Workplace, stage: Stage, share: Resources, separate: bool) 
 
 def _train_worker(config: Mapping[str, Any]) -> None:
     _log_to_process(config["stage"])
-    work.carry_out(config["place"], config["stage"])
+    drain = Watch(look=_look_for_drain, every_s=DRAIN_EVERY_S)
+    work.carry_out(config["place"], config["stage"], watches=(drain,))
+
+
+def _look_for_drain() -> str:
+    """Return why this process must stop if its node is being drained: by the autoscaler or by `ray drain-node`."""
+    # What Ray Train's own watcher asks; its public answer, `ray.train.get_preemption_info`, exists in workers of
+    # their own only, and not in the process that fits one training after the other.
+    try:
+        draining = ray._private.state.state.get_draining_nodes()  # noqa: SLF001
+    except (RayError, RuntimeError):
+        return ""
+    return "its node is drained" if ray.get_runtime_context().get_node_id() in draining else ""
 
 
 def _ray_train_folder(place: work.Workplace) -> str:

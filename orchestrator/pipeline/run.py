@@ -253,6 +253,7 @@ def _workplace(request: RunRequest, share: Resources) -> Workplace:
         device="cuda" if share.gpus else "cpu",
         num_threads=max(1, int(share.cpus)),
         num_loader_processes=max(0, min(GPU_LOADER_PROCESSES, int(share.cpus) - 1)) if share.gpus else 0,
+        cloud=request.cluster.cloud,
     )
 
 
