@@ -94,6 +94,37 @@ def test_a_box_read_is_a_copy_that_may_be_written(stored):
     np.testing.assert_array_equal(patches.image[:, :2, :2, :2], data[:, :2, :2, :2])
 
 
+def test_random_boxes_are_padded_as_nnunet_pads_them(stored):
+    from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
+
+    patches, data, seg, _ = stored
+    random = np.random.default_rng(4)
+    size = (20, 40, 50)
+    image, segmentation = np.empty((1, *size), np.float32), np.empty(size, np.int16)
+    for _ in range(60):
+        start = tuple(int(random.integers(1 - a, n)) for a, n in zip(size, SHAPE[1:], strict=True))
+        patches.read_into(image, segmentation, start=start)
+        box = [[a, a + b] for a, b in zip(start, size, strict=True)]
+        np.testing.assert_array_equal(image, crop_and_pad_nd(data, box, 0))
+        np.testing.assert_array_equal(segmentation, crop_and_pad_nd(seg.astype(np.int16), box, -1)[0])
+
+
+def test_a_box_wholly_outside_is_padding(stored):
+    image, segmentation = np.ones((1, 4, 4, 4), np.float32), np.ones((4, 4, 4), np.int16)
+    stored[0].read_into(image, segmentation, start=(37, 0, 0))
+    assert (image == 0).all()
+    assert (segmentation == -1).all()
+
+
+def test_class_locations_are_voxels_of_their_label(stored):
+    patches, _, _, properties = stored
+    assert patches.shape == SHAPE
+    assert patches.labels == (1, 2)
+    np.testing.assert_array_equal(patches.class_locations(2), properties["class_locations"][2][:, 1:])
+    for absent in (3, 7, (1, 2)):
+        assert patches.class_locations(absent).shape == (0, 3)
+
+
 @pytest.mark.parametrize("key", [np.s_[:, ::2], np.s_[:, 37], np.s_[:, :, -131]])
 def test_other_indices_are_refused(stored, key):
     with pytest.raises(IndexError, match=r"case\.arrow"):

@@ -177,6 +177,50 @@ class PatchFile:
         return properties
 
     @property
+    def shape(self) -> Index:
+        """(C, Z, Y, X) of the image."""
+        return self.image.shape
+
+    @cached_property
+    def labels(self) -> tuple[Any, ...]:
+        """Labels (or regions) that have any voxel to draw from, in nnU-Net's order."""
+        locations = self.properties.get("class_locations", {})
+        return tuple(label for label, places in locations.items() if len(places))
+
+    def class_locations(self, label: Any) -> NDArray[np.integer[Any]]:
+        """Voxels of a label (or region) that nnU-Net may draw from, (z, y, x), shape (n, 3): a view without a copy.
+
+        Empty for a label that is not there.
+        """
+        places = self.properties.get("class_locations", {}).get(label, ())
+        return places[:, 1:] if len(places) else np.empty((0, 3), np.int16)
+
+    def read_into(self, image: NDArray[np.float32], segmentation: NDArray[np.int16], *, start: Index) -> None:
+        """Fill `image` and `segmentation` with the box that begins at voxel `start` (z, y, x) and has their shape.
+
+        The box may lie partly or wholly outside of the case: there the image is 0 and the segmentation -1.
+
+        Parameters
+        ----------
+        image : float32 array, shape (C, z, y, x)
+            Filled.
+        segmentation : int16 array, shape (z, y, x)
+            Filled with the first channel of the segmentation.
+        start : tuple of int
+            First voxel of the box.
+        """
+        image.fill(0)
+        segmentation.fill(-1)
+        size = segmentation.shape
+        lower = tuple(max(0, a) for a in start)
+        upper = tuple(min(n, a + b) for n, a, b in zip(self.shape[1:], start, size, strict=True))
+        if any(a >= b for a, b in zip(lower, upper, strict=True)):
+            return
+        inside = tuple(slice(a - s, b - s) for a, b, s in zip(lower, upper, start, strict=True))
+        image[(slice(None), *inside)] = self.image.read_box(start=(0, *lower), stop=(self.shape[0], *upper))
+        segmentation[inside] = self.segmentation.read_box(start=(0, *lower), stop=(1, *upper))[0]
+
+    @property
     def source_sha256(self) -> dict[str, str]:
         """Digests of what the case was made from, by name."""
         return dict(self._header.source_sha256)
