@@ -1,10 +1,8 @@
 """Changes of a patch in place: noise, blur, brightness, contrast, low resolution, gamma, mirroring; labels for a loss.
 
-Images are float32 and C-ordered: one channel, shape (Z, Y, X), or all of them, shape (C, Z, Y, X). Definitions are those
-of batchgeneratorsv2, which nnU-Net trains with; a 2d patch is one slice.
+Images are float32 and C-ordered: one channel, shape (Z, Y, X), or all of them, shape (C, Z, Y, X). Definitions are
+those of batchgeneratorsv2, which nnU-Net trains with; a 2d patch is one slice.
 """
-
-from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,7 +46,8 @@ def lower_resolution(channel: NDArray[np.float32], *, scales: tuple[float, float
     sizes = [max(1, round(size * float(np.float32(scale)))) for size, scale in zip(shape, scales, strict=True)]
     kept = [_nearest_exact(size, number) for size, number in zip(shape, sizes, strict=True)]
     coarse = np.ascontiguousarray(channel[np.ix_(*kept)])
-    _interpolate(coarse, *(_linear(size, number) for size, number in zip(sizes, shape, strict=True)), channel)
+    along_z, along_y, along_x = (_linear(size, number) for size, number in zip(sizes, shape, strict=True))
+    _interpolate(coarse, along_z, along_y, along_x, channel)
 
 
 def change_gamma(channel: NDArray[np.float32], *, gamma: float, invert: bool) -> None:
@@ -98,8 +97,10 @@ def write_labels(segmentation: NDArray[np.int16], target: NDArray[np.int16], *, 
 
 def shrink_labels(labels: NDArray[np.int16], target: NDArray[np.int16]) -> None:
     """Take the nearest labels on the coarser grid of `target`, as deep supervision compares them."""
-    kept = [_nearest_exact(size, number) for size, number in zip(labels.shape, target.shape, strict=True)]
-    _take(labels, *kept, target)
+    kept_z, kept_y, kept_x = (
+        _nearest_exact(size, number) for size, number in zip(labels.shape, target.shape, strict=True)
+    )
+    _take(labels, kept_z, kept_y, kept_x, target)
 
 
 def _gaussian(sigma: float) -> NDArray[np.float32]:
@@ -112,7 +113,8 @@ def _gaussian(sigma: float) -> NDArray[np.float32]:
         size += 1 if length >= size else -1
     steps = np.arange(size, dtype=np.float64) - (size - 1) / 2
     weights = np.exp(-0.5 * (steps / sigma) ** 2)
-    return (weights / weights.sum()).astype(np.float32)
+    normalised: NDArray[np.float32] = (weights / weights.sum()).astype(np.float32)
+    return normalised
 
 
 def _nearest_exact(size: int, number: int) -> NDArray[np.int64]:
@@ -149,8 +151,8 @@ def _statistics(values: NDArray[np.float32]) -> tuple[float, float, np.float32, 
             step = np.float64(value) - origin
             lanes[k] += step
             lanes_squared[k] += step * step
-            lows[k] = value if value < lows[k] else lows[k]
-            highs[k] = value if value > highs[k] else highs[k]
+            lows[k] = min(lows[k], value)
+            highs[k] = max(highs[k], value)
     total, squares = lanes.sum(), lanes_squared.sum()
     low, high = lows.min(), highs.max()
     for i in range(8 * whole, values.size):
@@ -187,15 +189,15 @@ def _stretch(
 ) -> None:
     for i in range(values.size):
         value = (values[i] - mean) * factor + mean
-        value = low if value < low else value
-        values[i] = high if value > high else value
+        value = max(value, low)
+        values[i] = min(value, high)
 
 
 @compiled
 def _to_unit(values: NDArray[np.float32], sign: np.float32, low: np.float32, factor: np.float32) -> None:
     for i in range(values.size):
         value = (sign * values[i] - low) * factor
-        values[i] = value if value > np.float32(0) else np.float32(0)
+        values[i] = max(np.float32(0), value)
 
 
 @compiled

@@ -9,6 +9,7 @@ batchgeneratorsv2's SpatialTransform, which calls `grid_sample` once for every l
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,10 @@ from numpy.typing import NDArray
 from kernels.compiled import compiled
 
 PADDING_LABEL = -1
+
+Position = tuple[float, float, float]
+Line = tuple[Position, Position]
+"""Where the first voxel of a row lies, and the step to the next."""
 
 _THOUSAND = np.float32(1000)
 # A box is enlarged by this many voxels, for what rounding may do to positions.
@@ -28,6 +33,37 @@ class Box:
 
     start: tuple[int, int, int]
     shape: tuple[int, int, int]
+
+
+class _Volume(NamedTuple):
+    """A box or a patch, C-ordered."""
+
+    image: NDArray[np.float32]
+    """Shape (C, z, y, x)."""
+    segmentation: NDArray[np.int16]
+    """Shape (z, y, x)."""
+
+
+class _Ballot(NamedTuple):
+    """Memory for the vote of one voxel."""
+
+    labels: NDArray[np.int16]
+    """Of eight neighbours, or of the first four."""
+    weights: NDArray[np.float32]
+    """Of the same."""
+    names: NDArray[np.int16]
+    """The labels among them, each once."""
+    scores: NDArray[np.float32]
+    """Of these labels."""
+
+
+class _Places(NamedTuple):
+    """Memory for the places of the voxels of a row: the first neighbour, and how far beyond it they lie."""
+
+    at: NDArray[np.int64]
+    fz: NDArray[np.float32]
+    fy: NDArray[np.float32]
+    fx: NDArray[np.float32]
 
 
 def rotation_matrix(angles_rad: tuple[float, float, float], scales: tuple[float, float, float]) -> NDArray[np.float64]:
@@ -101,13 +137,14 @@ def sample_patch(
     middle = (np.array(patch_segmentation.shape) - 1) / 2
     if offsets is not None:
         middle = middle + offsets.mean(axis=(1, 2, 3), dtype=np.float64)
-    origin = np.array(centre) - matrix @ middle
+    affine = np.column_stack([matrix, np.array(centre) - matrix @ middle])
+    box, patch = _Volume(image, segmentation), _Volume(patch_image, patch_segmentation)
     if offsets is not None:
-        _sample_deformed(image, segmentation, matrix, origin, offsets, patch_image, patch_segmentation)
-    elif _keeps_slices(matrix, origin):
-        _sample_slices(image, segmentation, matrix, origin, patch_image, patch_segmentation)
+        _sample_deformed(box, affine, offsets, patch)
+    elif _keeps_slices(affine):
+        _sample_slices(box, affine, patch)
     else:
-        _sample_volume(image, segmentation, matrix, origin, patch_image, patch_segmentation)
+        _sample_volume(box, affine, patch)
 
 
 def elastic_offsets(
@@ -137,16 +174,17 @@ def elastic_offsets(
     return offsets
 
 
-def _keeps_slices(matrix: NDArray[np.float64], origin: NDArray[np.float64]) -> bool:
+def _keeps_slices(affine: NDArray[np.float64]) -> bool:
     """Whether every slice of the patch is sampled from one slice of the box."""
     unit = np.array([1.0, 0.0, 0.0])
-    whole = abs(origin[0] - round(origin[0])) < _ROUNDING
-    return bool(whole and (matrix[0] == unit).all() and (matrix[:, 0] == unit).all())
+    whole = abs(affine[0, 3] - round(affine[0, 3])) < _ROUNDING
+    return bool(whole and (affine[0, :3] == unit).all() and (affine[:, 0] == unit).all())
 
 
 @compiled
 def _as_float16(score: np.float32) -> np.float32:
     """Round a score from 64 to 1024 to the nearest float16; lower ones never win, so they stay as they are."""
+    # Adding 1.5 x 2^k leaves no bits of a float32 below 2^(k - 23).
     if score >= np.float32(512):
         return np.float32((score + np.float32(6291456)) - np.float32(6291456))
     if score >= np.float32(256):
@@ -159,14 +197,26 @@ def _as_float16(score: np.float32) -> np.float32:
 
 
 @compiled
-def _vote(
-    labels: NDArray[np.int16],
-    weights: NDArray[np.float32],
-    nearest: np.int16,
-    names: NDArray[np.int16],
-    scores: NDArray[np.float32],
-) -> np.int16:
-    """Return the label with the highest score; `names` and `scores` are scratch memory."""
+def _new_ballot(num_neighbours: int) -> _Ballot:
+    return _Ballot(
+        np.zeros(num_neighbours, np.int16),
+        np.zeros(num_neighbours, np.float32),
+        np.zeros(8, np.int16),
+        np.zeros(8, np.float32),
+    )
+
+
+@compiled
+def _new_places(num: int) -> _Places:
+    return _Places(
+        np.zeros(num, np.int64), np.zeros(num, np.float32), np.zeros(num, np.float32), np.zeros(num, np.float32)
+    )
+
+
+@compiled
+def _vote(ballot: _Ballot, nearest: np.int16) -> np.int16:
+    """Return the label with the highest score."""
+    labels, weights, names, scores = ballot
     num = 0
     for k in range(labels.size):
         found = num
@@ -185,7 +235,7 @@ def _vote(
             nearest_score = score
         if score > best_score or (score == best_score and names[j] < best):
             best, best_score = names[j], score
-    return nearest if nearest_score == best_score else best
+    return np.int16(nearest if nearest_score == best_score else best)
 
 
 @compiled
@@ -207,194 +257,199 @@ def _label_at(segmentation: NDArray[np.int16], z: int, y: int, x: int) -> np.int
     """Return the label of a voxel, which may lie outside."""
     size_z, size_y, size_x = segmentation.shape
     if 0 <= z < size_z and 0 <= y < size_y and 0 <= x < size_x:
-        return segmentation[z, y, x]
+        return np.int16(segmentation[z, y, x])
     return np.int16(PADDING_LABEL)
 
 
 @compiled
-def _sample_point(
-    image: NDArray[np.float32],
-    segmentation: NDArray[np.int16],
-    position: tuple[float, float, float],
-    target: tuple[int, int, int],
-    patch_image: NDArray[np.float32],
-    patch_segmentation: NDArray[np.int16],
-    labels: NDArray[np.int16],
-    weights: NDArray[np.float32],
-    names: NDArray[np.int16],
-    scores: NDArray[np.float32],
-) -> None:
-    """Sample one voxel of a patch anywhere."""
-    size_z, size_y, size_x = segmentation.shape
-    pz, py, px = position
-    tz, ty, tx = target
-    z, y, x = math.floor(pz), math.floor(py), math.floor(px)
-    fz, fy, fx = np.float32(pz - z), np.float32(py - y), np.float32(px - x)
+def _inner_part(box: _Volume, line: Line, num: int) -> tuple[int, int]:
+    """Return the first and one past the last voxel of a row whose eight neighbours are all inside of the box."""
+    start, step = line
+    size_z, size_y, size_x = box.segmentation.shape
+    first_z, last_z = _inside(start[0], step[0], size_z, num)
+    first_y, last_y = _inside(start[1], step[1], size_y, num)
+    first_x, last_x = _inside(start[2], step[2], size_x, num)
+    first = max(first_z, first_y, first_x)
+    return first, max(first, min(last_z, last_y, last_x))
+
+
+@compiled
+def _sample_border(box: _Volume, line: Line, row: _Volume, part: tuple[int, int], ballot: _Ballot) -> None:
+    """Sample a part of a row anywhere."""
+    start, step = line
+    size_z, size_y, size_x = box.segmentation.shape
     one = np.float32(1)
-    for k in range(8):
-        weight_z = fz if k & 4 else one - fz
-        weight_y = fy if k & 2 else one - fy
-        weight_x = fx if k & 1 else one - fx
-        weights[k] = weight_x * weight_y * weight_z
-        labels[k] = _label_at(segmentation, z + (k >> 2), y + ((k >> 1) & 1), x + (k & 1))
-    for c in range(image.shape[0]):
-        value = np.float32(0)
+    for t in range(part[0], part[1]):
+        pz, py, px = start[0] + step[0] * t, start[1] + step[1] * t, start[2] + step[2] * t
+        z, y, x = math.floor(pz), math.floor(py), math.floor(px)
+        fz, fy, fx = np.float32(pz - z), np.float32(py - y), np.float32(px - x)
+        row.image[:, t] = np.float32(0)
         for k in range(8):
+            weight_z = fz if k & 4 else one - fz
+            weight_y = fy if k & 2 else one - fy
+            weight_x = fx if k & 1 else one - fx
+            ballot.weights[k] = weight_x * weight_y * weight_z
             kz, ky, kx = z + (k >> 2), y + ((k >> 1) & 1), x + (k & 1)
+            ballot.labels[k] = _label_at(box.segmentation, kz, ky, kx)
             if 0 <= kz < size_z and 0 <= ky < size_y and 0 <= kx < size_x:
-                value += image[c, kz, ky, kx] * weights[k]
-        patch_image[c, tz, ty, tx] = value
-    nearest = _label_at(segmentation, int(np.rint(pz)), int(np.rint(py)), int(np.rint(px)))
-    patch_segmentation[tz, ty, tx] = _vote(labels, weights, nearest, names, scores)
+                for c in range(box.image.shape[0]):
+                    row.image[c, t] += box.image[c, kz, ky, kx] * ballot.weights[k]
+        nearest = _label_at(box.segmentation, int(np.rint(pz)), int(np.rint(py)), int(np.rint(px)))
+        row.segmentation[t] = _vote(ballot, nearest)
 
 
 @compiled
-def _sample_volume(
-    image: NDArray[np.float32],
-    segmentation: NDArray[np.int16],
-    matrix: NDArray[np.float64],
-    origin: NDArray[np.float64],
-    patch_image: NDArray[np.float32],
-    patch_segmentation: NDArray[np.int16],
-) -> None:
+def _sample_volume(box: _Volume, affine: NDArray[np.float64], patch: _Volume) -> None:
     """Sample every voxel from eight; those of a row with all eight inside need no checks."""
-    size_z, size_y, size_x = segmentation.shape
-    labels, weights = np.empty(8, np.int16), np.empty(8, np.float32)
-    names, scores = np.empty(8, np.int16), np.empty(8, np.float32)
-    flat_labels = segmentation.reshape(-1)
-    num_z, num_y, num_x = patch_segmentation.shape
-    step_z, step_y, step_x = matrix[0, 2], matrix[1, 2], matrix[2, 2]
-    up, down = size_y * size_x, size_x
-    one = np.float32(1)
-    for tz in range(num_z):
-        for ty in range(num_y):
-            start_z = origin[0] + matrix[0, 0] * tz + matrix[0, 1] * ty
-            start_y = origin[1] + matrix[1, 0] * tz + matrix[1, 1] * ty
-            start_x = origin[2] + matrix[2, 0] * tz + matrix[2, 1] * ty
-            first, last = _inside(start_z, step_z, size_z, num_x)
-            for begin, end in (
-                _inside(start_y, step_y, size_y, num_x),
-                _inside(start_x, step_x, size_x, num_x),
-            ):
-                first, last = max(first, begin), min(last, end)
-            last = max(first, last)
-            for tx in range(num_x):
-                pz, py, px = start_z + step_z * tx, start_y + step_y * tx, start_x + step_x * tx
-                if not first <= tx < last:
-                    _sample_point(
-                        image, segmentation, (pz, py, px), (tz, ty, tx),
-                        patch_image, patch_segmentation, labels, weights, names, scores,
-                    )  # fmt: skip
-                    continue
-                z, y, x = np.uint32(pz), np.uint32(py), np.uint32(px)
-                fz, fy, fx = np.float32(pz - z), np.float32(py - y), np.float32(px - x)
-                gz, gy, gx = one - fz, one - fy, one - fx
-                at = (np.int64(z) * size_y + np.int64(y)) * size_x + np.int64(x)
-                w0, w1, w2, w3 = gx * gy * gz, fx * gy * gz, gx * fy * gz, fx * fy * gz
-                w4, w5, w6, w7 = gx * gy * fz, fx * gy * fz, gx * fy * fz, fx * fy * fz
-                for c in range(image.shape[0]):
-                    flat = image[c].reshape(-1)
-                    value = flat[at] * w0 + flat[at + 1] * w1
-                    value += flat[at + down] * w2 + flat[at + down + 1] * w3
-                    value += flat[at + up] * w4 + flat[at + up + 1] * w5
-                    value += flat[at + up + down] * w6 + flat[at + up + down + 1] * w7
-                    patch_image[c, tz, ty, tx] = value
-                l0 = flat_labels[at]
-                differ = (l0 ^ flat_labels[at + 1]) | (l0 ^ flat_labels[at + down]) | (l0 ^ flat_labels[at + down + 1])
-                differ |= (l0 ^ flat_labels[at + up]) | (l0 ^ flat_labels[at + up + 1])
-                differ |= (l0 ^ flat_labels[at + up + down]) | (l0 ^ flat_labels[at + up + down + 1])
-                if differ == 0:
-                    patch_segmentation[tz, ty, tx] = l0
-                    continue
-                labels[0], labels[1] = l0, flat_labels[at + 1]
-                labels[2], labels[3] = flat_labels[at + down], flat_labels[at + down + 1]
-                labels[4], labels[5] = flat_labels[at + up], flat_labels[at + up + 1]
-                labels[6], labels[7] = flat_labels[at + up + down], flat_labels[at + up + down + 1]
-                weights[0], weights[1], weights[2], weights[3] = w0, w1, w2, w3
-                weights[4], weights[5], weights[6], weights[7] = w4, w5, w6, w7
-                nearest = segmentation[int(np.rint(pz)), int(np.rint(py)), int(np.rint(px))]
-                patch_segmentation[tz, ty, tx] = _vote(labels, weights, nearest, names, scores)
+    num = patch.segmentation.shape[2]
+    ballot, places = _new_ballot(8), _new_places(num)
+    step = (affine[0, 2], affine[1, 2], affine[2, 2])
+    for z in range(patch.segmentation.shape[0]):
+        for y in range(patch.segmentation.shape[1]):
+            start = (
+                affine[0, 3] + affine[0, 0] * z + affine[0, 1] * y,
+                affine[1, 3] + affine[1, 0] * z + affine[1, 1] * y,
+                affine[2, 3] + affine[2, 0] * z + affine[2, 1] * y,
+            )
+            row = _Volume(patch.image[:, z, y], patch.segmentation[z, y])
+            first, last = _inner_part(box, (start, step), num)
+            _sample_border(box, (start, step), row, (0, first), ballot)
+            _find_places(box, (start, step), (first, last), places)
+            _interpolate_inner(box, places, row, (first, last))
+            _elect_inner(box, places, row, (first, last), ballot)
+            _sample_border(box, (start, step), row, (last, num), ballot)
 
 
 @compiled
-def _sample_slices(
-    image: NDArray[np.float32],
-    segmentation: NDArray[np.int16],
-    matrix: NDArray[np.float64],
-    origin: NDArray[np.float64],
-    patch_image: NDArray[np.float32],
-    patch_segmentation: NDArray[np.int16],
-) -> None:
-    """Sample every voxel from four of its own slice."""
-    size_z, size_y, size_x = segmentation.shape
-    labels, weights = np.empty(4, np.int16), np.empty(4, np.float32)
-    names, scores = np.empty(4, np.int16), np.empty(4, np.float32)
-    num_z, num_y, num_x = patch_segmentation.shape
-    one = np.float32(1)
-    for tz in range(num_z):
-        z = tz + int(np.rint(origin[0]))
-        if not 0 <= z < size_z:
-            patch_image[:, tz] = np.float32(0)
-            patch_segmentation[tz] = np.int16(PADDING_LABEL)
-            continue
-        for ty in range(num_y):
-            start_y, start_x = origin[1] + matrix[1, 1] * ty, origin[2] + matrix[2, 1] * ty
-            first, last = _inside(start_y, matrix[1, 2], size_y, num_x)
-            begin, end = _inside(start_x, matrix[2, 2], size_x, num_x)
-            first, last = max(first, begin), min(last, end)
-            for tx in range(num_x):
-                py, px = start_y + matrix[1, 2] * tx, start_x + matrix[2, 2] * tx
-                y, x = math.floor(py), math.floor(px)
-                fy, fx = np.float32(py - y), np.float32(px - x)
-                gy, gx = one - fy, one - fx
-                weights[0], weights[1], weights[2], weights[3] = gx * gy, fx * gy, gx * fy, fx * fy
-                if first <= tx < last:
-                    for c in range(image.shape[0]):
-                        value = image[c, z, y, x] * weights[0] + image[c, z, y, x + 1] * weights[1]
-                        value += image[c, z, y + 1, x] * weights[2] + image[c, z, y + 1, x + 1] * weights[3]
-                        patch_image[c, tz, ty, tx] = value
-                    labels[0], labels[1] = segmentation[z, y, x], segmentation[z, y, x + 1]
-                    labels[2], labels[3] = segmentation[z, y + 1, x], segmentation[z, y + 1, x + 1]
-                else:
-                    for c in range(image.shape[0]):
-                        value = np.float32(0)
-                        for k in range(4):
-                            ky, kx = y + (k >> 1), x + (k & 1)
-                            if 0 <= ky < size_y and 0 <= kx < size_x:
-                                value += image[c, z, ky, kx] * weights[k]
-                        patch_image[c, tz, ty, tx] = value
-                    for k in range(4):
-                        labels[k] = _label_at(segmentation, z, y + (k >> 1), x + (k & 1))
-                l0 = labels[0]
-                if (l0 ^ labels[1]) | (l0 ^ labels[2]) | (l0 ^ labels[3]) == 0:
-                    patch_segmentation[tz, ty, tx] = l0
-                else:
-                    nearest = _label_at(segmentation, z, int(np.rint(py)), int(np.rint(px)))
-                    patch_segmentation[tz, ty, tx] = _vote(labels, weights, nearest, names, scores)
+def _find_places(box: _Volume, line: Line, part: tuple[int, int], places: _Places) -> None:
+    """Note the first neighbour of each voxel of a part of a row, and how far beyond it the voxel lies."""
+    start, step = line
+    at, fz, fy, fx = places
+    size_y, size_x = box.segmentation.shape[1], box.segmentation.shape[2]
+    for t in range(part[0], part[1]):
+        pz, py, px = start[0] + step[0] * t, start[1] + step[1] * t, start[2] + step[2] * t
+        z, y, x = np.int32(pz), np.int32(py), np.int32(px)
+        fz[t], fy[t], fx[t] = np.float32(pz - z), np.float32(py - y), np.float32(px - x)
+        at[t] = (z * size_y + y) * size_x + x
+
+
+# Places are unsigned in the loops below, since Numba checks a signed index for being negative at every access.
+@compiled
+def _interpolate_inner(box: _Volume, places: _Places, row: _Volume, part: tuple[int, int]) -> None:
+    """Interpolate a part of a row between eight neighbours that are all inside of the box."""
+    at, fz, fy, fx = places
+    down = np.uint64(box.segmentation.shape[2])
+    up = np.uint64(box.segmentation.shape[1] * box.segmentation.shape[2])
+    for c in range(box.image.shape[0]):
+        values, out = box.image[c].reshape(-1), row.image[c]
+        for t in range(part[0], part[1]):
+            i, j = np.uint64(at[t]), np.uint64(at[t] + 1)
+            a, b = values[i], values[i + down]
+            d, e = values[i + up], values[i + up + down]
+            a += (values[j] - a) * fx[t]
+            b += (values[j + down] - b) * fx[t]
+            d += (values[j + up] - d) * fx[t]
+            e += (values[j + up + down] - e) * fx[t]
+            a += (b - a) * fy[t]
+            d += (e - d) * fy[t]
+            out[t] = a + (d - a) * fz[t]
 
 
 @compiled
-def _sample_deformed(
-    image: NDArray[np.float32],
-    segmentation: NDArray[np.int16],
-    matrix: NDArray[np.float64],
-    origin: NDArray[np.float64],
-    offsets: NDArray[np.float32],
-    patch_image: NDArray[np.float32],
-    patch_segmentation: NDArray[np.int16],
-) -> None:
+def _elect_inner(box: _Volume, places: _Places, row: _Volume, part: tuple[int, int], ballot: _Ballot) -> None:
+    """Let eight neighbours vote, which are all inside of the box; mostly they agree."""
+    at, fz, fy, fx = places
+    values, out = box.segmentation.reshape(-1), row.segmentation
+    labels, weights, _, _ = ballot
+    down = np.uint64(box.segmentation.shape[2])
+    up = np.uint64(box.segmentation.shape[1] * box.segmentation.shape[2])
+    one = np.float32(1)
+    for t in range(part[0], part[1]):
+        i, j = np.uint64(at[t]), np.uint64(at[t] + 1)
+        l0, l1, l2, l3 = values[i], values[j], values[i + down], values[j + down]
+        l4, l5, l6, l7 = values[i + up], values[j + up], values[i + up + down], values[j + up + down]
+        out[t] = l0
+        if (l0 ^ l1) | (l0 ^ l2) | (l0 ^ l3) | (l0 ^ l4) | (l0 ^ l5) | (l0 ^ l6) | (l0 ^ l7) != 0:
+            labels[0], labels[1], labels[2], labels[3] = l0, l1, l2, l3
+            labels[4], labels[5], labels[6], labels[7] = l4, l5, l6, l7
+            a, b = (one - fx[t]) * (one - fy[t]), fx[t] * (one - fy[t])
+            d, e = (one - fx[t]) * fy[t], fx[t] * fy[t]
+            gz = one - fz[t]
+            weights[0], weights[1], weights[2], weights[3] = a * gz, b * gz, d * gz, e * gz
+            weights[4], weights[5], weights[6], weights[7] = a * fz[t], b * fz[t], d * fz[t], e * fz[t]
+            out[t] = _vote(ballot, labels[_nearest(fx[t]) + 2 * _nearest(fy[t]) + 4 * _nearest(fz[t])])
+
+
+@compiled
+def _nearest(fraction: np.float32) -> int:
+    """Return 1 if the second of two neighbours is nearer."""
+    return 1 if fraction > np.float32(0.5) else 0
+
+
+@compiled
+def _sample_slices(box: _Volume, affine: NDArray[np.float64], patch: _Volume) -> None:
+    """Sample every voxel from four of its own slice; those of a row with all four inside need no checks."""
+    num = patch.segmentation.shape[2]
+    ballot, places = _new_ballot(8), _new_places(num)
+    few = _new_ballot(4)
+    step = (0.0, affine[1, 2], affine[2, 2])
+    for z in range(patch.segmentation.shape[0]):
+        from_z = int(np.rint(affine[0, 3])) + z
+        is_inside = 0 <= from_z < box.segmentation.shape[0]
+        for y in range(patch.segmentation.shape[1]):
+            start = (float(from_z), affine[1, 3] + affine[1, 1] * y, affine[2, 3] + affine[2, 1] * y)
+            row = _Volume(patch.image[:, z, y], patch.segmentation[z, y])
+            first, end = _inside(start[1], step[1], box.segmentation.shape[1], num)
+            begin, last = _inside(start[2], step[2], box.segmentation.shape[2], num)
+            first = max(first, begin)
+            last = max(first, min(end, last)) if is_inside else first
+            _sample_border(box, (start, step), row, (0, first), ballot)
+            _find_places(box, (start, step), (first, last), places)
+            _sample_inner_slice(box, places, row, (first, last), few)
+            _sample_border(box, (start, step), row, (last, num), ballot)
+
+
+@compiled
+def _sample_inner_slice(box: _Volume, places: _Places, row: _Volume, part: tuple[int, int], ballot: _Ballot) -> None:
+    """Interpolate between four neighbours of one slice, and let them vote."""
+    at, _, fy, fx = places
+    labels, weights, _, _ = ballot
+    down = np.uint64(box.segmentation.shape[2])
+    one = np.float32(1)
+    for c in range(box.image.shape[0]):
+        values, out = box.image[c].reshape(-1), row.image[c]
+        for t in range(part[0], part[1]):
+            i, j = np.uint64(at[t]), np.uint64(at[t] + 1)
+            a, b = values[i], values[i + down]
+            a += (values[j] - a) * fx[t]
+            b += (values[j + down] - b) * fx[t]
+            out[t] = a + (b - a) * fy[t]
+    segmentation, elected = box.segmentation.reshape(-1), row.segmentation
+    for t in range(part[0], part[1]):
+        i, j = np.uint64(at[t]), np.uint64(at[t] + 1)
+        l0, l1, l2, l3 = segmentation[i], segmentation[j], segmentation[i + down], segmentation[j + down]
+        elected[t] = l0
+        if (l0 ^ l1) | (l0 ^ l2) | (l0 ^ l3) != 0:
+            labels[0], labels[1], labels[2], labels[3] = l0, l1, l2, l3
+            weights[0], weights[1] = (one - fx[t]) * (one - fy[t]), fx[t] * (one - fy[t])
+            weights[2], weights[3] = (one - fx[t]) * fy[t], fx[t] * fy[t]
+            elected[t] = _vote(ballot, labels[_nearest(fx[t]) + 2 * _nearest(fy[t])])
+
+
+@compiled
+def _sample_deformed(box: _Volume, affine: NDArray[np.float64], offsets: NDArray[np.float32], patch: _Volume) -> None:
     """Sample every voxel where the deformation has moved it."""
-    labels, weights = np.empty(8, np.int16), np.empty(8, np.float32)
-    names, scores = np.empty(8, np.int16), np.empty(8, np.float32)
-    num_z, num_y, num_x = patch_segmentation.shape
-    for tz in range(num_z):
-        for ty in range(num_y):
-            for tx in range(num_x):
-                dz, dy, dx = tz + offsets[0, tz, ty, tx], ty + offsets[1, tz, ty, tx], tx + offsets[2, tz, ty, tx]
-                pz = origin[0] + matrix[0, 0] * dz + matrix[0, 1] * dy + matrix[0, 2] * dx
-                py = origin[1] + matrix[1, 0] * dz + matrix[1, 1] * dy + matrix[1, 2] * dx
-                px = origin[2] + matrix[2, 0] * dz + matrix[2, 1] * dy + matrix[2, 2] * dx
-                _sample_point(
-                    image, segmentation, (pz, py, px), (tz, ty, tx),
-                    patch_image, patch_segmentation, labels, weights, names, scores,
-                )  # fmt: skip
+    ballot = _new_ballot(8)
+    step = (0.0, 0.0, 0.0)
+    num_z, num_y, num_x = patch.segmentation.shape
+    for z in range(num_z):
+        for y in range(num_y):
+            for x in range(num_x):
+                dz, dy, dx = z + offsets[0, z, y, x], y + offsets[1, z, y, x], x + offsets[2, z, y, x]
+                start = (
+                    affine[0, 3] + affine[0, 0] * dz + affine[0, 1] * dy + affine[0, 2] * dx,
+                    affine[1, 3] + affine[1, 0] * dz + affine[1, 1] * dy + affine[1, 2] * dx,
+                    affine[2, 3] + affine[2, 0] * dz + affine[2, 1] * dy + affine[2, 2] * dx,
+                )
+                voxel = _Volume(patch.image[:, z, y, x : x + 1], patch.segmentation[z, y, x : x + 1])
+                _sample_border(box, (start, step), voxel, (0, 1), ballot)
