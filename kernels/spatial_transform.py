@@ -1,10 +1,8 @@
 """Rotation, scaling and elastic deformation of a patch in one pass: the image trilinear, the labels by vote.
 
 The patch is sampled at ``matrix @ (i - middle of the patch) + centre`` for every index i, in voxels of the box that is
-given. What lies outside of the box is padding: 0 in the image, `PADDING_LABEL` in the segmentation. A label's score is
-the weight of the neighbours that have it, rounded to float16 after multiplication by 1000; the highest wins, and a tie
-goes to the label of the nearest voxel if that is among the best, else to the lowest label. These are the rules of
-batchgeneratorsv2's SpatialTransform, which calls `grid_sample` once for every label.
+given. What lies outside of the box is padding: 0 in the image, `PADDING_LABEL` in the segmentation. The neighbours of a
+point vote on its label, all labels at once; batchgeneratorsv2's SpatialTransform calls `grid_sample` for each of them.
 """
 
 import math
@@ -15,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernels.compiled import compiled
+from kernels.label_vote import Ballot, new_ballot, vote
 
 PADDING_LABEL = -1
 
@@ -22,7 +21,6 @@ Position = tuple[float, float, float]
 Line = tuple[Position, Position]
 """Where the first voxel of a row lies, and the step to the next."""
 
-_THOUSAND = np.float32(1000)
 # A box is enlarged by this many voxels, for what rounding may do to positions.
 _ROUNDING = 1e-3
 
@@ -42,19 +40,6 @@ class _Volume(NamedTuple):
     """Shape (C, z, y, x)."""
     segmentation: NDArray[np.int16]
     """Shape (z, y, x)."""
-
-
-class _Ballot(NamedTuple):
-    """Memory for the vote of one voxel."""
-
-    labels: NDArray[np.int16]
-    """Of eight neighbours, or of the first four."""
-    weights: NDArray[np.float32]
-    """Of the same."""
-    names: NDArray[np.int16]
-    """The labels among them, each once."""
-    scores: NDArray[np.float32]
-    """Of these labels."""
 
 
 class _Places(NamedTuple):
@@ -182,60 +167,10 @@ def _keeps_slices(affine: NDArray[np.float64]) -> bool:
 
 
 @compiled
-def _as_float16(score: np.float32) -> np.float32:
-    """Round a score from 64 to 1024 to the nearest float16; lower ones never win, so they stay as they are."""
-    # Adding 1.5 x 2^k leaves no bits of a float32 below 2^(k - 23).
-    if score >= np.float32(512):
-        return np.float32((score + np.float32(6291456)) - np.float32(6291456))
-    if score >= np.float32(256):
-        return np.float32((score + np.float32(3145728)) - np.float32(3145728))
-    if score >= np.float32(128):
-        return np.float32((score + np.float32(1572864)) - np.float32(1572864))
-    if score >= np.float32(64):
-        return np.float32((score + np.float32(786432)) - np.float32(786432))
-    return score
-
-
-@compiled
-def _new_ballot(num_neighbours: int) -> _Ballot:
-    return _Ballot(
-        np.zeros(num_neighbours, np.int16),
-        np.zeros(num_neighbours, np.float32),
-        np.zeros(8, np.int16),
-        np.zeros(8, np.float32),
-    )
-
-
-@compiled
 def _new_places(num: int) -> _Places:
     return _Places(
         np.zeros(num, np.int64), np.zeros(num, np.float32), np.zeros(num, np.float32), np.zeros(num, np.float32)
     )
-
-
-@compiled
-def _vote(ballot: _Ballot, nearest: np.int16) -> np.int16:
-    """Return the label with the highest score."""
-    labels, weights, names, scores = ballot
-    num = 0
-    for k in range(labels.size):
-        found = num
-        for j in range(num):
-            if names[j] == labels[k]:
-                found = j
-        if found == num:
-            names[num] = labels[k]
-            scores[num] = np.float32(0)
-            num += 1
-        scores[found] += weights[k] * _THOUSAND
-    best, best_score, nearest_score = names[0], np.float32(-1), np.float32(-2)
-    for j in range(num):
-        score = _as_float16(scores[j])
-        if names[j] == nearest:
-            nearest_score = score
-        if score > best_score or (score == best_score and names[j] < best):
-            best, best_score = names[j], score
-    return np.int16(nearest if nearest_score == best_score else best)
 
 
 @compiled
@@ -274,7 +209,7 @@ def _inner_part(box: _Volume, line: Line, num: int) -> tuple[int, int]:
 
 
 @compiled
-def _sample_border(box: _Volume, line: Line, row: _Volume, part: tuple[int, int], ballot: _Ballot) -> None:
+def _sample_border(box: _Volume, line: Line, row: _Volume, part: tuple[int, int], ballot: Ballot) -> None:
     """Sample a part of a row anywhere."""
     start, step = line
     size_z, size_y, size_x = box.segmentation.shape
@@ -295,14 +230,14 @@ def _sample_border(box: _Volume, line: Line, row: _Volume, part: tuple[int, int]
                 for c in range(box.image.shape[0]):
                     row.image[c, t] += box.image[c, kz, ky, kx] * ballot.weights[k]
         nearest = _label_at(box.segmentation, int(np.rint(pz)), int(np.rint(py)), int(np.rint(px)))
-        row.segmentation[t] = _vote(ballot, nearest)
+        row.segmentation[t] = vote(ballot, nearest)
 
 
 @compiled
 def _sample_volume(box: _Volume, affine: NDArray[np.float64], patch: _Volume) -> None:
     """Sample every voxel from eight; those of a row with all eight inside need no checks."""
     num = patch.segmentation.shape[2]
-    ballot, places = _new_ballot(8), _new_places(num)
+    ballot, places = new_ballot(8), _new_places(num)
     step = (affine[0, 2], affine[1, 2], affine[2, 2])
     for z in range(patch.segmentation.shape[0]):
         for y in range(patch.segmentation.shape[1]):
@@ -356,7 +291,7 @@ def _interpolate_inner(box: _Volume, places: _Places, row: _Volume, part: tuple[
 
 
 @compiled
-def _elect_inner(box: _Volume, places: _Places, row: _Volume, part: tuple[int, int], ballot: _Ballot) -> None:
+def _elect_inner(box: _Volume, places: _Places, row: _Volume, part: tuple[int, int], ballot: Ballot) -> None:
     """Let eight neighbours vote, which are all inside of the box; mostly they agree."""
     at, fz, fy, fx = places
     values, out = box.segmentation.reshape(-1), row.segmentation
@@ -377,7 +312,7 @@ def _elect_inner(box: _Volume, places: _Places, row: _Volume, part: tuple[int, i
             gz = one - fz[t]
             weights[0], weights[1], weights[2], weights[3] = a * gz, b * gz, d * gz, e * gz
             weights[4], weights[5], weights[6], weights[7] = a * fz[t], b * fz[t], d * fz[t], e * fz[t]
-            out[t] = _vote(ballot, labels[_nearest(fx[t]) + 2 * _nearest(fy[t]) + 4 * _nearest(fz[t])])
+            out[t] = vote(ballot, labels[_nearest(fx[t]) + 2 * _nearest(fy[t]) + 4 * _nearest(fz[t])])
 
 
 @compiled
@@ -390,8 +325,8 @@ def _nearest(fraction: np.float32) -> int:
 def _sample_slices(box: _Volume, affine: NDArray[np.float64], patch: _Volume) -> None:
     """Sample every voxel from four of its own slice; those of a row with all four inside need no checks."""
     num = patch.segmentation.shape[2]
-    ballot, places = _new_ballot(8), _new_places(num)
-    few = _new_ballot(4)
+    ballot, places = new_ballot(8), _new_places(num)
+    few = new_ballot(4)
     step = (0.0, affine[1, 2], affine[2, 2])
     for z in range(patch.segmentation.shape[0]):
         from_z = int(np.rint(affine[0, 3])) + z
@@ -410,7 +345,7 @@ def _sample_slices(box: _Volume, affine: NDArray[np.float64], patch: _Volume) ->
 
 
 @compiled
-def _sample_inner_slice(box: _Volume, places: _Places, row: _Volume, part: tuple[int, int], ballot: _Ballot) -> None:
+def _sample_inner_slice(box: _Volume, places: _Places, row: _Volume, part: tuple[int, int], ballot: Ballot) -> None:
     """Interpolate between four neighbours of one slice, and let them vote."""
     at, _, fy, fx = places
     labels, weights, _, _ = ballot
@@ -433,13 +368,13 @@ def _sample_inner_slice(box: _Volume, places: _Places, row: _Volume, part: tuple
             labels[0], labels[1], labels[2], labels[3] = l0, l1, l2, l3
             weights[0], weights[1] = (one - fx[t]) * (one - fy[t]), fx[t] * (one - fy[t])
             weights[2], weights[3] = (one - fx[t]) * fy[t], fx[t] * fy[t]
-            elected[t] = _vote(ballot, labels[_nearest(fx[t]) + 2 * _nearest(fy[t])])
+            elected[t] = vote(ballot, labels[_nearest(fx[t]) + 2 * _nearest(fy[t])])
 
 
 @compiled
 def _sample_deformed(box: _Volume, affine: NDArray[np.float64], offsets: NDArray[np.float32], patch: _Volume) -> None:
     """Sample every voxel where the deformation has moved it."""
-    ballot = _new_ballot(8)
+    ballot = new_ballot(8)
     step = (0.0, 0.0, 0.0)
     num_z, num_y, num_x = patch.segmentation.shape
     for z in range(num_z):
