@@ -129,10 +129,10 @@ def _add_noise(random: np.random.Generator, image: NDArray[np.float32]) -> None:
     kernel = np.exp(-(np.arange(-2, 3) ** 2) / (2 * z_sigma**2)).astype(np.float32)
     planes = [ndimage.gaussian_filter(random.standard_normal(outside.shape, np.float32), sigmas) for _ in kernel]
     scale = 1 / (planes[0].std() * np.sqrt((kernel**2).sum()))
-    for plane in image:
+    for z in range(len(image)):
         noise = sum(weight * one for weight, one in zip(kernel, planes, strict=True)) * scale
-        plane += noise * np.where(plane < -500, np.float32(9), np.float32(14))
-        plane[outside] = -1024
+        image[z] += noise * np.where(image[z] < -500, np.float32(9), np.float32(14))
+        image[z, outside] = -1024
         planes = [
             *planes[1:],
             ndimage.gaussian_filter(random.standard_normal(outside.shape, np.float32), sigmas),

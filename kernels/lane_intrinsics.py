@@ -182,9 +182,7 @@ def restore_row(typing_context: Any, values: Any, row: Any, offset: Any, step: A
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         values, row, offset, step, target, at = arguments
         element = signature.args[4].dtype
-        loaded = _load(
-            builder, _pointer(context, builder, signature.args[0], values, _start(builder, row), _ROW), 2
-        )
+        loaded = _load(builder, _pointer(context, builder, signature.args[0], values, _start(builder, row), _ROW), 2)
         vector = ir.VectorType(context.get_data_type(element), LANES)
         if isinstance(element, types.Float):
             wide = builder.add(

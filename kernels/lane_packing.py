@@ -6,9 +6,9 @@ x) follow each other with y running faster than z. Each row is predicted from th
 Lane k of every row lies in word k of consecutive 32-byte rows of words, so all lanes move by the same shift and a
 row is decoded by a dozen vector instructions: no table, no branch on the data.
 
-Payload of a chunk, little endian: only the value, 2 bytes, if all are equal. Else the first value of every unit (uint16),
-the end of every unit (uint32, from the end of this table), the units, 64 bytes of padding. A unit is empty if it is
-constant; else 4 bits a row (bits of its differences, 15 meaning 16) and the words.
+Payload of a chunk, little endian: only the value, 2 bytes, if all are equal. Else the first value of every unit
+(uint16), the end of every unit (uint32, from the end of this table), the units, 64 bytes of padding. A unit is empty
+if it is constant; else 4 bits a row (bits of its differences, 15 meaning 16) and the words.
 """
 
 import numpy as np
@@ -114,10 +114,9 @@ def pack_chunk(
             for k in range(4):
                 payload[2 * num_units + 4 * unit + k] = ((end - table) >> (8 * k)) & 255
             unit += 1
-    if is_constant:
-        return 2
     payload[end : end + PADDING_BYTES] = 0
-    return end + PADDING_BYTES
+    size: int = 2 if is_constant else end + PADDING_BYTES
+    return size
 
 
 @compiled
@@ -204,7 +203,7 @@ def read_box(
                 origin[2] = chunk_x * chunk_shape[2]
                 for axis in range(3):
                     part[0, axis] = max(box[0, axis], origin[axis])
-                    part[1, axis] = min(box[1, axis], min(origin[axis] + chunk_shape[axis], shape[axis]))
+                    part[1, axis] = min(box[1, axis], origin[axis] + chunk_shape[axis], shape[axis])
                 first, last = ends[chunk], ends[chunk + 1]
                 if last - first == 2:
                     for k in range(LANES):
@@ -217,7 +216,8 @@ def read_box(
                     flat, target.shape, values, edge,
                 )  # fmt: skip
                 if not is_whole:
-                    return chunk
+                    broken: int = chunk
+                    return broken
     return WHOLE
 
 
