@@ -281,12 +281,22 @@ def test_a_missing_patch_file_is_named(setting, tmp_path):
         Run(tmp_path, setting, train_cases=("balls--case_9",)).go()
 
 
-def test_processes_can_augment_and_are_gone_afterwards(setting, tmp_path):
+def test_nnunets_own_pipeline_can_augment_and_its_processes_are_gone_afterwards(setting, tmp_path):
     import multiprocessing
 
-    run = Run(tmp_path, setting, num_loader_processes=1, preset=replace(PRESET, num_epochs=1)).go()
+    preset = replace(PRESET, num_epochs=1, augmentation="nnunet")
+    run = Run(tmp_path, setting, num_loader_processes=1, preset=preset).go()
     assert len(run.reports) == 1
     assert multiprocessing.active_children() == []
+
+
+def test_threads_that_make_batches_change_no_weight_and_are_gone_afterwards(whole, setting, tmp_path):
+    import threading
+
+    before = set(threading.enumerate())
+    run = Run(tmp_path, setting, num_loader_processes=2).go()
+    assert_same_weights(run.weights, whole.weights)
+    assert not {thread for thread in set(threading.enumerate()) - before if thread.name.startswith("patches")}
 
 
 def test_the_environment_is_left_as_it_was(setting, tmp_path):

@@ -56,6 +56,8 @@ class Preset:
     """Upper limit of voxels of a patch; None keeps nnU-Net's choice."""
     oversample_foreground: float = 0.33
     """Share of the patches of a batch that must hold foreground."""
+    augmentation: Literal["kernels", "nnunet"] = "kernels"
+    """Who augments: our kernels, which draw as nnU-Net does and need less CPU, or nnU-Net's own pipeline."""
     caps: CaseCaps = CaseCaps()
     """Cases left out, deterministically."""
     phantom_spacing_mm: float | None = None

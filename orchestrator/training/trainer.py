@@ -1,8 +1,9 @@
 """One training: nnU-Net's trainer with a preset's length, our checkpoints and our patch files.
 
-Network, loss, augmentation, oversampling, mixed precision and the loop of an epoch are nnU-Net's. What differs: the
-split is given, checkpoints are atomic, hold the random state and are saved by time, also amid an epoch, nothing is
-validated on whole cases and no best checkpoint is kept, since the final one is evaluated.
+Network, loss, mixed precision and the loop of an epoch are nnU-Net's. What differs: the split is given, batches come
+from our own loader with nnU-Net's oversampling and augmentation, checkpoints are atomic, hold the random state and are
+saved by time, also amid an epoch, nothing is validated on whole cases and no best checkpoint is kept, since the final
+one is evaluated.
 """
 
 import logging
@@ -17,11 +18,14 @@ import numpy as np
 import torch
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
 from orchestrator.benchmark.presets import Preset
 from orchestrator.errors import PreemptedError, TrainingError
 from orchestrator.training.batches import CountedBatches
 from orchestrator.training.checkpoint import CheckpointStore, check_origin
+from orchestrator.training.feeding import batch_settings, check_labels, without_augmentation
+from orchestrator.training.loader import BatchLoader
 from orchestrator.training.nnunet_environment import nnunet_environment, prints_to_log
 from orchestrator.training.patch_dataset import ArrowDataset, register_arrow_dataset
 from orchestrator.training.planning import Plan
@@ -91,7 +95,8 @@ def train(
     device
         `cpu` or `cuda`.
     num_loader_processes
-        Processes that augment; with 0 a CPU training is the same, bit for bit, every time.
+        Threads that make batches, or processes if nnU-Net's own pipeline is chosen; with 0 of these, or any number of
+        threads, a CPU training is the same, bit for bit, every time.
     on_epoch
         Called after every epoch.
     on_milestone
@@ -118,6 +123,7 @@ def train(
         "seed": seed,
         "num_epochs": preset.num_epochs,
         "num_iterations_per_epoch": preset.num_iterations_per_epoch,
+        "augmentation": preset.augmentation,
         "train_cases": list(train_cases),
     }
     if checkpoint.has_final():
@@ -225,6 +231,40 @@ class PresetTrainer(nnUNetTrainer):  # type: ignore[misc]
         folder = self.preprocessed_dataset_folder
         return ArrowDataset(folder, list(self._data.train)), ArrowDataset(folder, list(self._data.monitoring))
 
+    def get_dataloaders(self) -> tuple[Any, Any]:
+        """Return our loaders, or nnU-Net's own where the preset asks for them."""
+        if self._preset.augmentation == "nnunet":
+            loaders: tuple[Any, Any] = super().get_dataloaders()
+            return loaders
+        check_labels(self.label_manager, is_cascaded=self.is_cascaded)
+        rotation, in_plane, initial_shape, mirror_axes = (
+            self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        )
+        settings = batch_settings(
+            self.configuration_manager,
+            rotation_rad=rotation,
+            in_plane=in_plane,
+            initial_shape=initial_shape,
+            mirror_axes=mirror_axes,
+            deep_supervision_scales=self._get_deep_supervision_scales(),
+            oversample_foreground=self.oversample_foreground_percent,
+            draws_foreground=self.probabilistic_oversampling,
+        )
+        num_threads = get_allowed_n_proc_DA()
+        common = {"seed": self._data.origin["seed"], "pinned": self.device.type == "cuda"}
+        folder, data = self._data.patches, self._data
+        return (
+            BatchLoader(folder, data.train, settings=settings, stream=0, num_threads=num_threads, **common),
+            BatchLoader(
+                folder,
+                data.monitoring,
+                settings=without_augmentation(settings),
+                stream=1,
+                num_threads=min(1, num_threads),
+                **common,
+            ),
+        )
+
     def on_train_start(self) -> None:
         """Build everything, then go back to the latest checkpoint and its random state."""
         self.initialize()
@@ -308,9 +348,11 @@ class PresetTrainer(nnUNetTrainer):  # type: ignore[misc]
         self.outcome = TrainOutcome(**outcome, checkpoint_sha256=digest)
 
     def stop_loaders(self) -> None:
-        """End the processes that augment, if there are any; also after an error."""
+        """End the threads or processes that augment, if there are any; also after an error."""
         for loader in self._loaders:
-            if hasattr(loader, "_finish"):
+            if isinstance(loader, BatchLoader):
+                loader.close()
+            elif hasattr(loader, "_finish"):
                 loader._finish()  # noqa: SLF001 - batchgenerators has no public way to end its processes
 
     def _report(self, *, last: bool = False) -> EpochReport:
