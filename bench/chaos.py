@@ -1,6 +1,6 @@
 """Kills workers, nodes, the controller and the driver of a run at random moments, and compares what comes out.
 
-    python -m bench.chaos [--kills 50] [--seed 0] [--only PATTERN] [--limit-min 60] [--output FOLDER]
+    python -m bench.chaos [--kills 50] [--seed 0] [--only PATTERN] [--kinds LIST] [--limit-min 60] [--output FOLDER]
 
 A Ray cluster of three nodes is started on this machine. The trainings are carried out once undisturbed; then again and
 again, each time into a new folder, until so many kills are done; the last run may finish. Prints a Markdown table; exit
@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.chaos_checks import Attempts, differences, lost_work, overhead
+from bench.chaos_checks import Attempts, differences, lost_work, overhead, seconds
 from bench.chaos_cluster import ChaosCluster, Kill, chaos_cluster, hurt
 from orchestrator.benchmark.presets import find_preset
 from orchestrator.errors import OrchestratorError
@@ -29,9 +29,13 @@ from orchestrator.storage.filesystem import open_storage
 
 KINDS = ("worker", "worker", "warning", "node", "driver", "controller")
 """Drawn from by chance; the processes that work are the most."""
+DEFAULT_TRAININGS = ["T1-infection-*", "T2-infection-structseg-fold0"]
+"""Small ones, and one that takes its plan over from another."""
 STAGES = ("download", "ingest", "fingerprint", "plan", "preprocess", "train", "predict", "score")
 LONGEST_WAIT_S = 12.0
-"""After this time a kill happens in whatever stage there is."""
+"""For a stage that is wanted; then a kill happens in whatever stage there is."""
+LONGEST_WAIT_FOR_TRAINING_S = 90.0
+"""Likewise for a training that has begun since the last kill; processes start slowly on a busy machine."""
 POLL_S = 0.1
 CHANCE_OF_TRAINING = 0.5
 """Share of the kills that wait for a training; the others wait for the stage that was hit least."""
@@ -50,6 +54,7 @@ class Chaos:
     run_seed: int
     rng: random.Random
     deadline_s: float
+    kinds: Sequence[str] = KINDS
     kills: list[Kill] = field(default_factory=list)
 
     def run(self, output: Path, *, num_kills: int) -> float:
@@ -73,21 +78,26 @@ class Chaos:
 
     def _wait_and_kill(self, output: Path) -> None:
         """Wait for a stage that is wanted, a little longer by chance, and kill something."""
+        kind = self.rng.choice(self.kinds)
+        is_training_wanted = kind == "warning" or self.rng.random() < CHANCE_OF_TRAINING
         hits = Counter(stage for kill in self.kills for stage in kill.stages)
-        wanted = {"train"} if self.rng.random() < CHANCE_OF_TRAINING else {min(STAGES, key=lambda name: hits[name])}
-        kind = self.rng.choice(KINDS)
-        longest_s = time.monotonic() + self.rng.uniform(LONGEST_WAIT_S / 2, LONGEST_WAIT_S)
-        while time.monotonic() < longest_s and not wanted & set(stages_under_way(output)):
+        rarest = min(STAGES, key=lambda name: hits[name])
+        since_s = self.kills[-1].time_s if self.kills else 0.0
+        begun_s = time.monotonic()
+        while time.monotonic() < begun_s + (LONGEST_WAIT_FOR_TRAINING_S if is_training_wanted else LONGEST_WAIT_S):
+            if is_training_wanted and trainings_under_way(output, since_s=since_s):
+                break
+            if not is_training_wanted and rarest in stages_under_way(output):
+                break
             if self.cluster.driver is None or self.cluster.driver.poll() is not None:
                 return
             self._sleep()
-        time.sleep(self.rng.uniform(0.0, 4.0 if "train" in wanted else 0.5))
+        time.sleep(self.rng.uniform(0.0, 6.0 if is_training_wanted else 0.5))
         kill = hurt(self.cluster, kind, stages=stages_under_way(output), rng=self.rng)
         if kill is not None:
             self.kills.append(kill)
-            print(
-                f"{len(self.kills)}: {kill.kind} {kill.victim} during {', '.join(kill.stages) or 'nothing'}", flush=True
-            )
+            stages = ", ".join(kill.stages) or "nothing"
+            print(f"{len(self.kills)}: {kill.kind} {kill.victim} during {stages}", flush=True)
 
     def _sleep(self) -> None:
         if time.monotonic() > self.deadline_s:
@@ -112,12 +122,28 @@ def stages_under_way(output: Path) -> tuple[str, ...]:
     return tuple(sorted(set(running.values())))
 
 
+def trainings_under_way(output: Path, *, since_s: float) -> set[str]:
+    """Return the trainings at which an attempt has begun after that time, in seconds since 1970, and not ended."""
+    try:
+        events = read_events(open_storage(output))
+    except OrchestratorError:
+        return set()
+    running: set[str] = set()
+    for event in sorted((e for e in events if "training" in e), key=lambda e: str(e["time"])):
+        if event["kind"] == "attempt_started" and seconds(event) > since_s:
+            running.add(event["training"])
+        elif event["kind"] == "attempt_ended":
+            running.discard(event["training"])
+    return running
+
+
 def main() -> int:
     """Carry it out and print; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50, help="how many (default: 50)")
     parser.add_argument("--seed", type=int, default=0, help="of the kills and of the run (default: 0)")
-    parser.add_argument("--only", action="append", default=[], help="trainings (default: T1-*)")
+    parser.add_argument("--only", action="append", default=[], help="trainings (default: six of a few minutes)")
+    parser.add_argument("--kinds", default=",".join(KINDS), help=f"what is killed (default: {','.join(KINDS)})")
     parser.add_argument("--limit-min", type=float, default=60.0, help="minutes after which it gives up (default: 60)")
     parser.add_argument("--output", type=Path, help="folder for the runs (default: a temporary one)")
     options = parser.parse_args()
@@ -128,10 +154,11 @@ def main() -> int:
         with chaos_cluster(folder) as cluster:
             chaos = Chaos(
                 cluster=cluster,
-                patterns=options.only or ["T1-*"],
+                patterns=options.only or DEFAULT_TRAININGS,
                 run_seed=options.seed,
                 rng=random.Random(options.seed),
                 deadline_s=deadline_s,
+                kinds=options.kinds.split(","),
             )
             try:
                 outputs, elapsed_s = carry_out(chaos, folder, num_kills=options.kills)

@@ -102,9 +102,9 @@ def lost_work(output: Path, kills: Sequence[Kill]) -> Iterator[Loss]:
             attempts[-1].append(event)
         for attempt, following in pairwise(attempts):
             last = attempt[-1]
-            times = [kill.time_s for kill in kills if _seconds(last) <= kill.time_s <= _seconds(following[0])]
+            times = [kill.time_s for kill in kills if seconds(last) <= kill.time_s <= seconds(following[0])]
             yield Loss(
-                lost_s=min(times, default=_seconds(last)) - _seconds(last),
+                lost_s=min(times, default=seconds(last)) - seconds(last),
                 saved_at=(last["epoch"], last["iteration"]),
                 goes_on_at=(following[0]["epoch"], following[0]["iteration"]),
             )
@@ -113,10 +113,10 @@ def lost_work(output: Path, kills: Sequence[Kill]) -> Iterator[Loss]:
 def overhead(undisturbed: Path) -> Overhead:
     """Measure what a training costs besides its iterations: from the events, and by writing at full size."""
     events = _events(undisturbed)
-    within = {e["training"]: _seconds(e) for e in events if e["kind"] == "attempt_ended"}
+    within = {e["training"]: seconds(e) for e in events if e["kind"] == "attempt_ended"}
     for event in events:
         if event["kind"] == "attempt_started":
-            within[event["training"]] -= _seconds(event)
+            within[event["training"]] -= seconds(event)
     stages = {
         e["stage"].removeprefix("train "): e["elapsed_s"]
         for e in events
@@ -162,7 +162,8 @@ def _events(output: Path) -> list[dict[str, Any]]:
     return read_events(open_storage(output))
 
 
-def _seconds(event: dict[str, Any]) -> float:
+def seconds(event: dict[str, Any]) -> float:
+    """Return the time of an event in seconds since 1970."""
     return datetime.fromisoformat(event["time"]).timestamp()
 
 

@@ -17,6 +17,8 @@ from pathlib import Path
 from bench.smoke import descendants
 
 NUM_WORKER_NODES = 2
+SPARED = ("IDLE", "Agent")
+"""In the titles of processes that do nothing for a run."""
 SETTINGS = {
     # A driver whose head node is gone waits a minute for it by default.
     "RAY_gcs_rpc_server_reconnect_timeout_s": "5",
@@ -74,7 +76,7 @@ class ChaosCluster:
 
     def kill_worker(self, rng: random.Random) -> str:
         """Kill a process that carries out a stage, or controls a training; returns its name."""
-        return self._signal_worker(rng, signal.SIGKILL, lambda title: "IDLE" not in title)
+        return self._signal_worker(rng, signal.SIGKILL, lambda title: not any(name in title for name in SPARED))
 
     def warn_worker(self, rng: random.Random) -> str:
         """Send SIGTERM to a process that trains."""
