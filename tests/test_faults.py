@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import uuid
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
@@ -19,11 +20,12 @@ from tiny_training import CASES, tiny_plan, tiny_preset, write_all_patches, writ
 from orchestrator.benchmark.definition import Case
 from orchestrator.errors import ConfigError, IntegrityError, StorageError
 from orchestrator.events import EventLog, read_events
-from orchestrator.patches.reader import PatchFile
+from orchestrator.patches.cache import PatchCache
+from orchestrator.patches.manifest import PatchRecord
 from orchestrator.patches.writer import write_patches
 from orchestrator.pipeline.attempt import AttemptEvents, TrainingLog
 from orchestrator.pipeline.lease import Lease
-from orchestrator.pipeline.repair import whole_patches
+from orchestrator.pipeline.repair import TrainingPatches
 from orchestrator.run_all import main
 from orchestrator.storage import local, run_paths, s3
 from orchestrator.storage.filesystem import open_storage
@@ -173,44 +175,48 @@ def patches_of_a_run(files, setting, tmp_path):
         made = preprocess_case(image, labels, plan)
         with storage.writing(run_paths.patches(TRAINING, case)) as path:
             write_patches(path, data=made.data, seg=made.seg, properties=made.properties)
+            storage.write_bytes(run_paths.patches_record(TRAINING, case), PatchRecord.of_file(path).to_bytes())
 
     for case in cases:
         write_again(case)
-    return storage, cases, write_again
-
-
-@pytest.mark.parametrize("damage", ["flipped", "torn", "gone"])
-def test_a_damaged_patch_file_is_preprocessed_again(patches_of_a_run, damage):
-    storage, cases, write_again = patches_of_a_run
-    key = run_paths.patches(TRAINING, cases[1])
-    whole = storage.read_bytes(key)
-    start = whole.index(first_chunk(storage.fetch(key)))
-    if damage == "gone":
-        storage.delete(key)
-    else:
-        flipped = whole[:start] + bytes([whole[start] ^ 1]) + whole[start + 1 :]
-        storage.write_bytes(key, flipped if damage == "flipped" else whole[: len(whole) // 2])
-    notes = []
-    paths, num_repaired = whole_patches(
-        storage, cases, training_id=TRAINING, write_again=write_again, note=notes.append
+    return TrainingPatches(
+        storage=storage,
+        training_id=TRAINING,
+        cases=cases,
+        cache=PatchCache(tmp_path / "cache"),
+        write_again=write_again,
     )
-    assert num_repaired == 1
+
+
+@pytest.mark.parametrize("damage", ["flipped", "torn", "gone", "without a record"])
+def test_a_damaged_patch_file_is_preprocessed_again(patches_of_a_run, damage):
+    storage, case = patches_of_a_run.storage, patches_of_a_run.cases[1]
+    key = run_paths.patches(TRAINING, case)
+    whole = storage.read_bytes(key)
+    match damage:
+        case "flipped":
+            middle = len(whole) // 2
+            storage.write_bytes(key, whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
+        case "torn":
+            storage.write_bytes(key, whole[: len(whole) // 2])
+        case "gone":
+            storage.delete(key)
+        case _:
+            storage.delete(run_paths.patches_record(TRAINING, case))
+    notes = []
+    assert patches_of_a_run.repair(note=notes.append) == 1
     assert len(notes) == 1
     assert notes[0].endswith("balls/case_1 is preprocessed again")
     assert storage.read_bytes(key) == whole
-    PatchFile.open(paths[cases[1]]).verify()
-
-
-def first_chunk(path):
-    """Bytes of the image that stand once in the file."""
-    return bytes(PatchFile.open(path)._rows[0].payload(0))
+    assert patches_of_a_run.repair(note=notes.append) == 0
+    patches_of_a_run.write_manifest().verify(storage)
 
 
 def test_a_patch_file_that_is_damaged_again_and_again_is_an_error(patches_of_a_run):
-    storage, cases, _ = patches_of_a_run
-    storage.write_bytes(run_paths.patches(TRAINING, cases[0]), b"nothing")
-    with pytest.raises(IntegrityError, match="not a whole patch file"):
-        whole_patches(storage, cases, training_id=TRAINING, write_again=lambda _: None, note=lambda _: None)
+    patches = replace(patches_of_a_run, write_again=lambda _: None)
+    patches.storage.write_bytes(run_paths.patches(TRAINING, patches.cases[0]), b"nothing")
+    with pytest.raises(IntegrityError, match="7 bytes; expected"):
+        patches.repair(note=lambda _: None)
 
 
 @pytest.fixture

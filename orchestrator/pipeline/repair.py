@@ -1,64 +1,59 @@
 """Patch files are made from other files: one that is damaged is made again instead of failing what reads it."""
 
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from orchestrator.benchmark.definition import Case
 from orchestrator.errors import IntegrityError
-from orchestrator.patches.reader import PatchFile
+from orchestrator.patches.cache import PatchCache
+from orchestrator.patches.manifest import PatchManifest, PatchRecord
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import Storage
 
 
-def whole_patches(
-    storage: Storage,
-    cases: Iterable[Case],
-    *,
-    training_id: str,
-    write_again: Callable[[Case], None],
-    note: Callable[[str], None],
-) -> tuple[dict[Case, Path], int]:
-    """Compare every chunk of the patch files of a training with its checksum and write damaged ones again.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingPatches:
+    """The patch files of one training, and how one of them is made again."""
 
-    Parameters
-    ----------
-    storage
-        Output location of the run.
-    cases
-        Those of the training.
-    training_id
-        The training.
-    write_again
-        Preprocesses one case.
-    note
-        Is told of every file that is written again.
+    storage: Storage
+    """Output location of the run."""
+    training_id: str
+    cases: Sequence[Case]
+    """Those that it trains on and those that it is monitored on."""
+    cache: PatchCache
+    write_again: Callable[[Case], None]
+    """Preprocesses one case."""
 
-    Returns
-    -------
-    tuple
-        Local path of each file, and the number of files that were damaged or missing.
+    def repair(self, *, note: Callable[[str], None]) -> int:
+        """Compare every file with its record and its checksums, and write damaged or missing ones again.
 
-    Raises
-    ------
-    IntegrityError
-        If a file is damaged right after it was written.
-    """
-    paths, num_repaired = {}, 0
-    for case in cases:
-        key = run_paths.patches(training_id, case)
-        try:
-            paths[case] = _verified(storage, key)
-        except IntegrityError as error:
-            note(f"{error}: {case.id} is preprocessed again")
-            write_again(case)
-            paths[case] = _verified(storage, key)
-            num_repaired += 1
-    return paths, num_repaired
+        Returns how many those were, each told to `note`. Raises IntegrityError if a file is damaged right after it was
+        written.
+        """
+        num_repaired = 0
+        for case in self.cases:
+            try:
+                self._check(case)
+            except IntegrityError as error:
+                note(f"{error}: {case.id} is preprocessed again")
+                self.write_again(case)
+                self._check(case)
+                num_repaired += 1
+        return num_repaired
 
+    def write_manifest(self) -> PatchManifest:
+        """Gather the records of all files, keep them together and return them."""
+        manifest = PatchManifest(
+            records={run_paths.patches(self.training_id, case): self._record(case) for case in self.cases}
+        )
+        self.storage.write_bytes(run_paths.patches_manifest(self.training_id), manifest.to_bytes())
+        return manifest
 
-def _verified(storage: Storage, key: str) -> Path:
-    if not storage.exists(key):
-        raise IntegrityError(f"{storage.location}/{key}: no such patch file")
-    path = storage.fetch(key)
-    PatchFile.open(path).verify()
-    return path
+    def _check(self, case: Case) -> None:
+        self.cache.check(self.storage, run_paths.patches(self.training_id, case), self._record(case))
+
+    def _record(self, case: Case) -> PatchRecord:
+        key = run_paths.patches_record(self.training_id, case)
+        if not self.storage.exists(key):
+            raise IntegrityError(f"{self.storage.location}/{key}: no record of the patch file of this case")
+        return PatchRecord.from_bytes(self.storage.read_bytes(key))

@@ -10,7 +10,7 @@ import logging
 import shutil
 import socket
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import version
@@ -29,6 +29,7 @@ from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import Storage, open_storage
 
 if TYPE_CHECKING:
+    from orchestrator.pipeline.repair import TrainingPatches
     from orchestrator.training.planning import Plan
     from orchestrator.training.reports import EpochReport
     from orchestrator.training.stop_request import Watch
@@ -176,6 +177,7 @@ def plan(place: Workplace, training: Training) -> None:
 
 def preprocess(place: Workplace, training: Training, *, case: Case) -> None:
     """Preprocess one case with the plans of one training and write its Arrow patch file."""
+    from orchestrator.patches.manifest import PatchRecord
     from orchestrator.patches.writer import write_patches
     from orchestrator.training.preprocessing import preprocess_case
 
@@ -187,6 +189,7 @@ def preprocess(place: Workplace, training: Training, *, case: Case) -> None:
     )
     with storage.writing(run_paths.patches(training.id, case)) as path:
         write_patches(path, data=preprocessed.data, seg=preprocessed.seg, properties=preprocessed.properties)
+        storage.write_bytes(run_paths.patches_record(training.id, case), PatchRecord.of_file(path).to_bytes())
 
 
 def train(place: Workplace, training: Training, *, watches: Sequence["Watch"] = ()) -> None:
@@ -207,11 +210,7 @@ def train(place: Workplace, training: Training, *, watches: Sequence["Watch"] = 
         StopRequest([*own_watches, *watches]) as stop_request,
         TrainingLog(storage, run_paths.log(training.id)) as log,
         AttemptEvents(storage, training_id=training.id) as events,
-        tempfile.TemporaryDirectory(prefix="patches-") as folder,
     ):
-        paths, _ = _whole_patches(place, training, note=log.write)
-        for path in paths.values():
-            (Path(folder) / path.name).symlink_to(path.resolve())
 
         def report(epoch: "EpochReport") -> None:
             log.flush()
@@ -219,41 +218,46 @@ def train(place: Workplace, training: Training, *, watches: Sequence["Watch"] = 
             with going_on_without("progress of an epoch"):
                 _write_json(storage, run_paths.training_progress(training.id), record)
 
-        try:
-            outcome = fit(
-                plan=_read_plan(storage, training.id),
-                preset=place.preset,
-                training_id=training.id,
-                train_cases=[_identifier(case) for case in training.train],
-                val_cases=[_identifier(case) for case in training.val],
-                patches=Path(folder),
-                checkpoint=CheckpointStore(storage, training_id=training.id),
-                log=log.write,
-                seed=_seed(place.seed, training.id),
-                device=place.device,
-                num_loader_processes=place.num_loader_processes,
-                on_epoch=report,
-                on_milestone=events.add,
-                stop_reason=stop_request.reason,
-            )
-        except IntegrityError as error:
-            _, num_repaired = _whole_patches(place, training, note=log.write)
-            if not num_repaired:
-                raise
-            raise StorageError(f"{error}; it is written again, and the training goes on from its checkpoint") from error
+        patches = _training_patches(place, training)
+        patches.repair(note=log.write)
+        with patches.cache.gathered(storage, patches.write_manifest()) as folder:
+            try:
+                outcome = fit(
+                    plan=_read_plan(storage, training.id),
+                    preset=place.preset,
+                    training_id=training.id,
+                    train_cases=[_identifier(case) for case in training.train],
+                    val_cases=[_identifier(case) for case in training.val],
+                    patches=folder,
+                    checkpoint=CheckpointStore(storage, training_id=training.id),
+                    log=log.write,
+                    seed=_seed(place.seed, training.id),
+                    device=place.device,
+                    num_loader_processes=place.num_loader_processes,
+                    on_epoch=report,
+                    on_milestone=events.add,
+                    stop_reason=stop_request.reason,
+                )
+            except IntegrityError as error:
+                if not patches.repair(note=log.write):
+                    raise
+                raise StorageError(
+                    f"{error}; it is written again, and the training goes on from its checkpoint"
+                ) from error
     _write_json(storage, run_paths.training_record(training.id), asdict(outcome))
 
 
-def _whole_patches(
-    place: Workplace, training: Training, *, note: Callable[[str], None]
-) -> tuple[dict[Case, Path], int]:
-    from orchestrator.pipeline.repair import whole_patches
+def _training_patches(place: Workplace, training: Training) -> "TrainingPatches":
+    from orchestrator.patches.cache import PatchCache
+    from orchestrator.pipeline.repair import TrainingPatches
 
-    def write_again(case: Case) -> None:
-        preprocess(place, training, case=case)
-
-    cases = (*training.train, *training.val)
-    return whole_patches(place.storage, cases, training_id=training.id, write_again=write_again, note=note)
+    return TrainingPatches(
+        storage=place.storage,
+        training_id=training.id,
+        cases=(*training.train, *training.val),
+        cache=PatchCache.of_this_machine(),
+        write_again=lambda case: preprocess(place, training, case=case),
+    )
 
 
 def predict(place: Workplace, training: Training) -> None:

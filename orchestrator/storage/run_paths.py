@@ -58,6 +58,16 @@ def checkpoint_slots(training_id: str) -> tuple[str, str]:
     return f"trainings/{training_id}/checkpoint_even.ckpt", f"trainings/{training_id}/checkpoint_odd.ckpt"
 
 
+def patches_record(training_id: str, case: Case) -> str:
+    """JSON record of a patch file: size, digest, version of the format. Written before the file appears."""
+    return f"patches/{training_id}/{case.dataset}--{case.name}.json"
+
+
+def patches_manifest(training_id: str) -> str:
+    """JSON with the records of all patch files of a training; written when it begins."""
+    return f"patches/{training_id}/manifest.json"
+
+
 def final_checkpoint(training_id: str) -> str:
     """Checkpoint after the last epoch: the one that is evaluated."""
     return f"trainings/{training_id}/checkpoint_final.ckpt"
