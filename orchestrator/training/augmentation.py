@@ -157,6 +157,37 @@ def _draw_low_resolution(num_channels: int, generator: np.random.Generator) -> P
     return tuple(generator.uniform(0.5, 1) if generator.random() < 0.5 else None for _ in range(num_channels))
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class ReadPlan:
+    """What of a case must be read for one patch, and how the patch is made of it."""
+
+    start: Shape
+    """First voxel (z, y, x) of the box in the case; it may lie outside."""
+    shape: Shape
+    """Of the box."""
+    matrix: NDArray[np.float64] | None
+    """From steps in the patch to steps in the box; None if the box is the patch."""
+    centre: Triple
+    """Where in the box the middle of the patch lies."""
+
+
+def plan_read(augmentation: Augmentation | None, *, settings: PatchSettings, start: Shape) -> ReadPlan:
+    """Return what to read for a patch whose initial patch begins at voxel `start` (z, y, x) of the case."""
+    initial, shape = settings.initial_shape, settings.patch_shape
+    middle = (np.array(initial) - 1) / 2
+    if augmentation is None or augmentation.is_plain_crop:
+        matrix, first, size = None, np.array(initial) // 2 - np.array(shape) // 2, shape
+    else:
+        scale = augmentation.scale or 1.0
+        scales = (1.0 if settings.in_plane else scale, scale, scale)
+        matrix = rotation_matrix(augmentation.angles_rad or (0.0, 0.0, 0.0), scales)
+        reach = augmentation.elastic.magnitudes if augmentation.elastic else (0.0, 0.0, 0.0)
+        box = box_needed(matrix=matrix, centre=_triple(middle), patch_shape=shape, limits=initial, reach=reach)
+        first, size = np.array(box.start), box.shape
+    z, y, x = (np.array(start) + first).tolist()
+    return ReadPlan(start=(z, y, x), shape=size, matrix=matrix, centre=_triple(middle - first))
+
+
 def read_patch(
     case: PatchFile,
     augmentation: Augmentation | None,
@@ -186,37 +217,27 @@ def read_patch(
     take_memory
         For a box to sample from.
     """
-    initial, shape = settings.initial_shape, settings.patch_shape
-    if augmentation is None or augmentation.is_plain_crop:
-        place = [a + whole // 2 - part // 2 for a, whole, part in zip(start, initial, shape, strict=True)]
-        case.read_into(image, segmentation, start=(place[0], place[1], place[2]))
+    plan = plan_read(augmentation, settings=settings, start=start)
+    if plan.matrix is None:
+        case.read_into(image, segmentation, start=plan.start)
         return
-    scale = augmentation.scale or 1.0
-    matrix = rotation_matrix(
-        augmentation.angles_rad or (0.0, 0.0, 0.0), (1.0 if settings.in_plane else scale, scale, scale)
-    )
-    elastic = augmentation.elastic
-    middle = ((initial[0] - 1) / 2, (initial[1] - 1) / 2, (initial[2] - 1) / 2)
-    box = box_needed(
-        matrix=matrix,
-        centre=middle,
-        patch_shape=shape,
-        limits=initial,
-        reach=elastic.magnitudes if elastic else (0.0, 0.0, 0.0),
-    )
-    box_image, box_segmentation = take_memory(image.shape[0], box.shape)
-    place = [a + b for a, b in zip(start, box.start, strict=True)]
-    case.read_into(box_image, box_segmentation, start=(place[0], place[1], place[2]))
-    centre = [a - b for a, b in zip(middle, box.start, strict=True)]
+    elastic = augmentation.elastic if augmentation else None
+    box_image, box_segmentation = take_memory(image.shape[0], plan.shape)
+    case.read_into(box_image, box_segmentation, start=plan.start)
     sample_patch(
         box_image,
         box_segmentation,
-        matrix=matrix,
-        centre=(centre[0], centre[1], centre[2]),
+        matrix=plan.matrix,
+        centre=plan.centre,
         patch_image=image,
         patch_segmentation=segmentation,
         offsets=_offsets(elastic, settings) if elastic else None,
     )
+
+
+def _triple(values: NDArray[np.float64]) -> Triple:
+    z, y, x = values.tolist()
+    return z, y, x
 
 
 def _offsets(elastic: Elastic, settings: PatchSettings) -> NDArray[np.float32]:
