@@ -71,6 +71,11 @@ def training_progress(training_id: str) -> str:
     return f"trainings/{training_id}/progress.json"
 
 
+def stop_request(training_id: str) -> str:
+    """Marker that asks a training under way to write a checkpoint and stop; removed when it starts again."""
+    return f"trainings/{training_id}/stop_request.txt"
+
+
 def training_record(training_id: str) -> str:
     """JSON record of a finished training: epochs, losses, time, digest of the checkpoint. Written last."""
     return f"trainings/{training_id}/training.json"
