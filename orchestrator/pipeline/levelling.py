@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+LOOKS_PER_SLICE = 4
+"""Most looks within a slice, and how far ahead each sees: the coarser, the earlier trainings move."""
 Floats = npt.NDArray[np.float64]
 
 
@@ -79,7 +81,7 @@ def look(works: Sequence[Work], speeds: Sequence[float], *, slice_s: float) -> L
     speeds
         Of each place.
     slice_s
-        A training gives way only to one that needs this much longer; also the shortest time between two looks.
+        A training gives way only to one that needs this much longer.
     """
     if not works or not speeds:
         return Look(moves=(), next_look_s=float("inf"))
@@ -97,23 +99,24 @@ def look(works: Sequence[Work], speeds: Sequence[float], *, slice_s: float) -> L
         # A second of the makespan is not worth a move.
         return np.flatnonzero(np.cumsum(then) / fastest > bound_s - after_s + 1.0)
 
-    missed = late(slice_s)
+    look_s = slice_s / LOOKS_PER_SLICE
+    missed = late(look_s)
     if len(missed):
         moves = _moves(works, remaining, speed_of, num_longest=int(missed[-1]) + 1, slice_s=slice_s)
-        return Look(moves=moves, next_look_s=slice_s)
-    return Look(moves=(), next_look_s=_safe_s(late, slice_s=slice_s, bound_s=bound_s))
+        return Look(moves=moves, next_look_s=look_s)
+    return Look(moves=(), next_look_s=_safe_s(late, look_s=look_s, bound_s=bound_s))
 
 
-def _safe_s(late: Callable[[float], npt.NDArray[np.intp]], *, slice_s: float, bound_s: float) -> float:
+def _safe_s(late: Callable[[float], npt.NDArray[np.intp]], *, look_s: float, bound_s: float) -> float:
     """Return how long nothing needs to move.
 
     The sum of the k largest remaining times is convex in time, what is left until the bound is linear: what holds now
     and at a later moment holds in between.
     """
-    safe_s, unsafe_s = slice_s, bound_s
+    safe_s, unsafe_s = look_s, bound_s
     if not len(late(unsafe_s)):
         return float("inf")
-    while unsafe_s - safe_s > slice_s:
+    while unsafe_s - safe_s > look_s:
         middle_s = (safe_s + unsafe_s) / 2
         if len(late(middle_s)):
             unsafe_s = middle_s
@@ -134,11 +137,17 @@ def _moves(
     chosen = order[:num_longest]
     occupant = {work.place: i for i, work in enumerate(works) if work.place is not None}
     chosen_places = {works[i].place for i in chosen}
-    places = sorted(range(len(speeds)), key=lambda p: (-speeds[p], p not in chosen_places))[:num_longest]
+
+    def cost(place: int) -> float:
+        """Return the remaining time of who would give way; infinite where nobody can."""
+        if place not in occupant:
+            return 0.0
+        return float(remaining[occupant[place]]) if works[occupant[place]].can_stop else float("inf")
+
+    places = sorted(range(len(speeds)), key=lambda p: (-speeds[p], p not in chosen_places, cost(p)))[:num_longest]
     wanted = [i for i in chosen if works[i].place not in places and _may_move(works[i])]
-    free = [p for p in places if p not in chosen_places and (p not in occupant or works[occupant[p]].can_stop)]
-    # The fastest place for the longest; of equal places that of the shortest training.
-    free.sort(key=lambda p: (-speeds[p], remaining[occupant[p]] if p in occupant else 0.0))
+    # Already sorted: the fastest place for the longest, of equal places that of the shortest training.
+    free = [p for p in places if p not in chosen_places and cost(p) < float("inf")]
     moves = []
     for i, place in zip(wanted, free, strict=False):
         other = occupant.get(place)

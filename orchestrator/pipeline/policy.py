@@ -17,7 +17,7 @@ from orchestrator.pipeline.ready_queue import ReadyQueue, Urgency
 from orchestrator.pipeline.stages import Stage, StageKind
 from orchestrator.pipeline.ways import needed_stages, ways_s
 
-SLICE_S = 900.0
+SLICE_S = 600.0
 """A training gives way only to one that needs this much longer: long against what a restart costs."""
 RESTART_S = 90.0
 """Time from the order to stop until the training that follows fits again: checkpoint, imports, patches, plan."""
@@ -61,6 +61,7 @@ class Schedule:
         done: Iterable[str],
         nodes: Iterable[Node],
         training_need: Need,
+        speeds: Mapping[str, float] | None = None,
         slice_s: float = SLICE_S,
         restart_s: float = RESTART_S,
     ) -> None:
@@ -76,6 +77,8 @@ class Schedule:
             What the cluster offers.
         training_need
             What one training or prediction takes; every other stage takes one CPU.
+        speeds
+            Of the kinds of GPUs that may join later; `nodes` may be empty then.
         slice_s
             How much longer than a running training a waiting one must need so that the former gives way.
         restart_s
@@ -88,9 +91,10 @@ class Schedule:
         self.blocked: set[str] = set()
         self.attempts: dict[str, int] = {}
         self.records = NodeRecords()
-        self.durations = _durations(graph, self.processors)
+        self.durations = _durations(graph, self.processors, speeds=speeds or {})
         self.training_need = training_need
-        self._check_fits()
+        if speeds is None:
+            self._check_fits()
         self._slice_s, self._restart_s = slice_s, restart_s
         self._running: dict[str, _Attempt] = {}
         self._fractions: dict[str, float] = {}
@@ -322,7 +326,9 @@ class Schedule:
         way_s = self._ways_s[stage_id]
         if self.graph[stage_id].kind is StageKind.TRAIN:
             way_s += self.remaining_s(stage_id, now_s=0.0) - self.graph[stage_id].expected_s
-        return (self.graph[stage_id].kind not in _TRAINED, -way_s, stage_id)
+        # Of equal ones, the first fold of every group goes before second folds: it tells how long those will take.
+        training = self.graph[stage_id].training
+        return (self.graph[stage_id].kind not in _TRAINED, -way_s, training.fold if training else 0, stage_id)
 
     def _release(self, stage_id: str) -> _Attempt:
         attempt = self._running.pop(stage_id)
@@ -417,10 +423,11 @@ class Schedule:
             )
 
 
-def _durations(graph: Mapping[str, Stage], processors: Processors) -> Durations:
+def _durations(graph: Mapping[str, Stage], processors: Processors, *, speeds: Mapping[str, float]) -> Durations:
     expected = {
         stage.id: Expectation(seconds=stage.expected_s, group=stage.training.group if stage.training else stage.id)
         for stage in graph.values()
         if stage.kind is StageKind.TRAIN
     }
-    return Durations(expected, speeds={node.kind: node.speed for node in processors.nodes.values() if node.kind})
+    there = {node.kind: node.speed for node in processors.nodes.values() if node.kind}
+    return Durations(expected, speeds={**speeds, **there})
