@@ -2,7 +2,7 @@
 
 The time of a training is its expected time, times a factor of its group (trainings of one group differ only in their
 fold), over the speed of the GPU. Both are learned from logarithms of what was seen, drawn towards what was believed
-before by a weight of `PRIOR_WEIGHT` observations, so that one odd training does not overturn the order of all others.
+before: a little for the factor of a group, more for what all groups and a kind of GPU have in common.
 """
 
 import math
@@ -12,10 +12,14 @@ from dataclasses import dataclass
 
 PRIOR_WEIGHT = 0.3
 """How many observations a belief counts as much as."""
+FOLD_WEIGHT = 0.02
+"""How many folds of a group all the other groups together count as much as: folds differ little, groups much."""
 PRIOR_SPREAD = 0.3
 """Relative standard deviation of a training of which nothing has been seen."""
 LEAST_SPREAD = 0.03
 """Of one whose whole group has been seen: two folds are never quite equal."""
+LEAST_NEWS = 0.05
+"""Share of new observations from which on groups and kinds are fitted anew."""
 _NUM_SWEEPS = 4
 """Rounds in which groups and GPU kinds are fitted in turn."""
 
@@ -67,7 +71,7 @@ class Durations:
         self._kind_logs: dict[str, float] = {}
         self._overall_log = 0.0
         self._overall_spread = PRIOR_SPREAD
-        self._is_fitted = True
+        self._fitted_version = 0
         self.version = 0
         """Changes with every observation."""
 
@@ -88,7 +92,6 @@ class Durations:
         if before is not None and before.kind == kind and abs(before.log_ratio - ratio) < LEAST_SPREAD / 3:
             return
         self._seen[training] = _Observation(kind=kind, log_ratio=ratio)
-        self._is_fitted = False
         self.version += 1
 
     def predict(self, training: str) -> Prediction:
@@ -113,9 +116,10 @@ class Durations:
 
     def _fit(self) -> None:
         """Fit groups and GPU kinds in turn; the scale of all kinds together stays as it was believed."""
-        if self._is_fitted:
+        # Of ten thousand observations the next one changes nothing that matters.
+        if self.version <= self._fitted_version * (1 + LEAST_NEWS):
             return
-        self._is_fitted = True
+        self._fitted_version = self.version
         by_group: dict[str, list[_Observation]] = defaultdict(list)
         by_kind: dict[str, list[tuple[str, _Observation]]] = defaultdict(list)
         for training, seen in self._seen.items():
@@ -131,7 +135,7 @@ class Durations:
             everything = [log for values in logs.values() for log in values]
             self._overall_log = sum(everything) / (len(everything) + PRIOR_WEIGHT)
             self._group_logs = {
-                group: (sum(values) + PRIOR_WEIGHT * self._overall_log) / (len(values) + PRIOR_WEIGHT)
+                group: (sum(values) + FOLD_WEIGHT * self._overall_log) / (len(values) + FOLD_WEIGHT)
                 for group, values in logs.items()
             }
             if len(by_kind) > 1:
@@ -153,12 +157,12 @@ class Durations:
         within = [log - self._group_logs[group] for group, values in logs.items() for log in values]
         between = [log - self._overall_log for log in everything]
         self._overall_spread = _spread(between, prior=PRIOR_SPREAD)
-        self._group_spreads = {
-            group: _spread(within, prior=LEAST_SPREAD * 2, num_more=len(values)) for group, values in logs.items()
-        }
+        one = _spread(within, prior=LEAST_SPREAD * 2)
+        # The mean of a group is itself uncertain by what its folds differ.
+        self._group_spreads = {group: one * math.sqrt(1 + 1 / len(values)) for group, values in logs.items()}
 
 
-def _spread(deviations: list[float], *, prior: float, num_more: int = 0) -> float:
+def _spread(deviations: list[float], *, prior: float) -> float:
     """Return the root mean square of deviations, drawn towards a belief."""
     squares = sum(deviation**2 for deviation in deviations) + prior**2
-    return max(LEAST_SPREAD, math.sqrt(squares / (len(deviations) + 1)) * math.sqrt(1 + 1 / (num_more + 1)))
+    return max(LEAST_SPREAD, math.sqrt(squares / (len(deviations) + 1)))
