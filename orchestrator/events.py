@@ -6,6 +6,8 @@
 | stage_started | stage, stage_kind, attempt |
 | stage_finished | stage, stage_kind, elapsed_s |
 | stage_failed | stage, stage_kind, error, final |
+| stage_asked_to_stop | stage, stage_kind |
+| stage_revived | stage, stage_kind |
 | training_epoch | training, epoch, num_epochs, train_loss, val_loss, pseudo_dice, elapsed_s, loader_wait_s, host |
 | attempt_started | training, epoch, iteration, elapsed_s, reason, host, pid |
 | checkpoint_saved | the same; elapsed_s is what the saving took, reason why the training was asked to stop |

@@ -36,6 +36,8 @@ class Preset:
     """Seconds between two checkpoints: the most that a lost machine costs; 0 saves one after every iteration."""
     expected_s_per_iteration: float
     """Rough seconds of a training iteration: on an A100, or on one CPU core for `smoke`."""
+    gpu_memory_gib: float = 8.0
+    """Rough need of GPU memory of a training."""
     optimizer: Literal["nnunet", "adamw"] = "nnunet"
     """`nnunet` is SGD with Nesterov momentum 0.99 and polynomial decay."""
     initial_learning_rate: float = 1e-2
@@ -84,6 +86,7 @@ PRESETS = {
             num_val_iterations_per_epoch=2,
             expected_s_per_iteration=0.13,
             checkpoint_every_s=2.0,
+            gpu_memory_gib=1.0,
             optimizer="adamw",
             initial_learning_rate=5e-3,
             # Left and right differ only by position: mirroring x hides that for longer than this preset trains.

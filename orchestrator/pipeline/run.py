@@ -18,7 +18,8 @@ from orchestrator.cluster.config import ClusterConfig
 from orchestrator.errors import ConfigError
 from orchestrator.events import EventLog
 from orchestrator.pipeline.lease import Lease
-from orchestrator.pipeline.policy import Resources, Schedule
+from orchestrator.pipeline.policy import Schedule
+from orchestrator.pipeline.processors import Need
 from orchestrator.pipeline.stages import Stage, build_graph, expected_bytes, label_sets_by_case
 from orchestrator.pipeline.work import Workplace
 from orchestrator.progress import LiveView
@@ -199,10 +200,11 @@ def _execute(
     from orchestrator.pipeline import ray_executor
     from orchestrator.pipeline.observer import RunObserver
     from orchestrator.pipeline.ray_metrics import RayMetrics
+    from orchestrator.pipeline.ray_nodes import training_need
 
     with LiveView(console) as view, ray_executor.connected(request.cluster) as connection:
-        share = training_share(request.cluster, connection.offered)
-        schedule = Schedule(graph, done=done, capacity=connection.offered, training_share=share)
+        need = training_need(request.cluster, connection.nodes, gpu_memory_gib=request.preset.gpu_memory_gib)
+        schedule = Schedule(graph, done=done, nodes=connection.nodes, training_need=need)
         if connection.dashboard:
             view.note(f"Ray dashboard: {connection.dashboard}")
         observer = RunObserver(
@@ -215,27 +217,20 @@ def _execute(
             clock=time.monotonic,
         )
         try:
-            ray_executor.execute(
+            ray_executor.Executor(
                 schedule,
-                place=_workplace(request, share),
+                place=_workplace(request, need),
                 listener=observer,
+                config=request.cluster,
                 # On a GPU a process must end for its memory to be given back.
-                separate_trainings=request.cluster.kind != "local" or share.gpus > 0,
-            )
+                separate_trainings=request.cluster.kind != "local" or need.gpus > 0,
+            ).execute()
         finally:
             events.flush()
         return observer.failures, frozenset(schedule.failed | schedule.blocked)
 
 
-def training_share(config: ClusterConfig, offered: Resources) -> Resources:
-    """Return what one training takes: GPUs where the cluster has any, otherwise CPUs alone."""
-    if offered.gpus > 0:
-        cpus = min(config.cpus_per_training, max(1.0, offered.cpus // offered.gpus))
-        return Resources(cpus=cpus, gpus=config.gpus_per_training)
-    return Resources(cpus=1)
-
-
-def _workplace(request: RunRequest, share: Resources) -> Workplace:
+def _workplace(request: RunRequest, need: Need) -> Workplace:
     phantom_cases: dict[str, list[Case]] = {}
     datasets = {dataset.name: dataset for dataset in request.benchmark.datasets}
     if request.data is None:
@@ -250,9 +245,9 @@ def _workplace(request: RunRequest, share: Resources) -> Workplace:
         datasets=datasets,
         label_sets={label_set.name: label_set for label_set in request.benchmark.label_sets},
         phantom_cases={download: tuple(cases) for download, cases in phantom_cases.items()},
-        device="cuda" if share.gpus else "cpu",
-        num_threads=max(1, int(share.cpus)),
-        num_loader_processes=max(0, min(GPU_LOADER_PROCESSES, int(share.cpus) - 1)) if share.gpus else 0,
+        device="cuda" if need.gpus else "cpu",
+        num_threads=max(1, int(need.cpus)),
+        num_loader_processes=max(0, min(GPU_LOADER_PROCESSES, int(need.cpus) - 1)) if need.gpus else 0,
         cloud=request.cluster.cloud,
     )
 
