@@ -17,6 +17,7 @@ from orchestrator.benchmark.presets import PRESETS, CaseCaps
 from orchestrator.cluster.config import load_cluster
 from orchestrator.events import read_events
 from orchestrator.pipeline import run as driver
+from orchestrator.pipeline.processors import Need
 from orchestrator.pipeline.stages import build_graph
 from orchestrator.pipeline.work import carry_out
 from orchestrator.results.store import ResultsStore
@@ -95,7 +96,7 @@ def undisturbed(tmp_path):
     )
     datasets = {dataset.name: dataset for dataset in benchmark.datasets}
     graph = build_graph(request.trainings, donors={}, datasets=datasets, preset=preset, phantoms=True)
-    place = driver._workplace(request, driver.Resources(cpus=1))
+    place = driver._workplace(request, Need(cpus=1))
     before = torch.get_num_threads()
     for stage in graph.values():
         carry_out(place, stage)
