@@ -187,9 +187,10 @@ def preprocess(place: Workplace, training: Training, *, case: Case) -> None:
         storage.fetch(run_paths.case_labels(case, label_set=training.subtask)),
         _read_plan(storage, training.id),
     )
-    with storage.writing(run_paths.patches(training.id, case)) as path:
+    key = run_paths.patches(training.id, case)
+    with storage.writing(key) as path:
         write_patches(path, data=preprocessed.data, seg=preprocessed.seg, properties=preprocessed.properties)
-        storage.write_bytes(run_paths.patches_record(training.id, case), PatchRecord.of_file(path).to_bytes())
+        storage.write_bytes(run_paths.record_of_patches(key), PatchRecord.of_file(path).to_bytes())
 
 
 def train(place: Workplace, training: Training, *, watches: Sequence["Watch"] = ()) -> None:
