@@ -3,7 +3,7 @@
 import math
 import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,6 +25,10 @@ class Row:
     ours: str = ""
     """What ours took, with its unit."""
 
+    def named(self, measure: str) -> "Row":
+        """Return the row under another name."""
+        return replace(self, measure=measure)
+
     @property
     def median(self) -> float:
         """Median of the values."""
@@ -42,6 +46,22 @@ class Row:
 
 
 COLUMNS = ("measure", "min", "median", "max", "must", "better", "verdict", "stock", "ours")
+
+
+def merged(rows: Iterable[Row]) -> list[Row]:
+    """Join the values of rows with the same name, in the order in which the names came."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row.measure, []).append(row)
+    return [
+        replace(
+            group[0],
+            values=[value for row in group for value in row.values],
+            stock=" / ".join(row.stock for row in group),
+            ours=" / ".join(row.ours for row in group),
+        )
+        for group in groups.values()
+    ]
 
 
 def format_rows(rows: Iterable[Row]) -> str:

@@ -2,7 +2,7 @@
 
 A chunk is cut into units of 16 x 16 x 16, the first along z being the chunk itself. The rows of a unit (16 voxels along
 x) follow each other with y running faster than z. Each row is predicted from the row above (y - 1), the row before
-(z - 1) and the one between; the differences, folded to be positive, take as many bits as the largest of the 16 needs.
+(z - 1) and the one between; the differences take as many bits as the largest of the 16 needs, with its sign.
 Lane k of every row lies in word k of consecutive 32-byte rows of words, so all lanes move by the same shift and a
 row is decoded by a dozen vector instructions: no table, no branch on the data.
 
@@ -15,7 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernels.compiled import compiled
-from kernels.lane_intrinsics import LANES, pack_row, quantise_row, residual_row, restore_row, unpack_row
+from kernels.intrinsics import popcount
+from kernels.lane_intrinsics import (
+    LANES,
+    load_word,
+    pack_row,
+    quantise_row,
+    residual_row,
+    restore_row,
+    unpack_from_above,
+    unpack_from_before,
+    unpack_from_both,
+)
 
 UNIT = 16
 """Edge of a unit."""
@@ -139,13 +150,15 @@ def pack_unit(
             row = z * num_rows + y
             used = residual_row(values, row, neighbours_of(z, y, num_rows, predictor), codes)
             width = 0
-            while used >> width:
-                width += 1
+            if used:
+                width = 1
+                while (used & 65535) >> (width - 1):
+                    width += 1
             stored = min(width, 15)
             width = 16 if stored == 15 else width
             payload[start + row // 2] |= np.uint8(stored << (4 * (row & 1)))
             if width:
-                pack_row(codes, payload, words + 2 * LANES * (position >> 4), position & 15)
+                pack_row(codes, width, payload, words + 2 * LANES * (position >> 4), position & 15)
                 position += width
     return words + 2 * LANES * ((position + 15) >> 4)
 
@@ -209,7 +222,7 @@ def read_box(
                     for k in range(LANES):
                         values[BASE_ROW * LANES + k] = payloads[first] | payloads[first + 1] << 8
                     restore_row(values, BASE_ROW, offset, np.float32(step), edge, 0)
-                    _fill(flat, target.shape, part, start, edge[0])
+                    _fill(flat, target.shape, part, start, values, offset, np.float32(step), edge[0])
                     continue
                 is_whole = _read_chunk(
                     payloads, first, last, shape, chunk_shape, origin, part, start, np.float32(step), offset, predictor,
@@ -222,12 +235,17 @@ def read_box(
 
 
 @compiled
-def _fill(flat, target_shape, part, start, value):  # type: ignore[no-untyped-def]
-    """Set the voxels of a part of the box."""
+def _fill(flat, target_shape, part, start, values, offset, step, value):  # type: ignore[no-untyped-def]
+    """Set the voxels of a part of the box to `value`, which the first row of a unit gives."""
+    num_x = part[1, 2] - part[0, 2]
+    whole = num_x // LANES * LANES
     for z in range(part[0, 0] - start[0], part[1, 0] - start[0]):
         for y in range(part[0, 1] - start[1], part[1, 1] - start[1]):
-            at = (z * target_shape[1] + y) * target_shape[2]
-            flat[at + part[0, 2] - start[2] : at + part[1, 2] - start[2]] = value
+            at = (z * target_shape[1] + y) * target_shape[2] + part[0, 2] - start[2]
+            for x in range(0, whole, LANES):
+                restore_row(values, BASE_ROW, offset, step, flat, at + x)
+            for x in range(whole, num_x):
+                flat[at + x] = value
 
 
 @compiled
@@ -260,7 +278,7 @@ def _read_chunk(  # type: ignore[no-untyped-def]
                 values[BASE_ROW * LANES + k] = payloads[first + 2 * unit] | payloads[first + 2 * unit + 1] << 8
             if begins_at == ends_at:
                 restore_row(values, BASE_ROW, offset, step, edge, 0)
-                _fill(flat, target_shape, inner, start, edge[0])
+                _fill(flat, target_shape, inner, start, values, offset, step, edge[0])
                 continue
             words = table + begins_at + (num_z * rows + 1) // 2
             if begins_at > ends_at or table + ends_at + PADDING_BYTES > last or words > table + ends_at:
@@ -292,31 +310,46 @@ def _read_unit(  # type: ignore[no-untyped-def]
     position = 0
     lower, upper = inner[0, 2] - first_x, inner[1, 2] - first_x
     needed = inner[1, 1] - first_y
+    plane = target_shape[1] * target_shape[2]
     for z in range(inner[1, 0] - first_z):
-        is_inside = first_z + z >= inner[0, 0]
         row = z * rows
-        at = ((first_z + z - start[0]) * target_shape[1] + first_y - start[1]) * target_shape[2] + first_x - start[2]
-        for y in range(needed):
-            width = (np.int64(payloads[widths + (row >> 1)]) >> (4 * (row & 1))) & 15
-            width += width == 15
-            word = words + 2 * LANES * (position >> 4)
-            if word > words_end:
-                return False
-            unpack_row(
-                payloads, word, position & 15, (1 << width) - 1, values, row, neighbours_of(z, y, rows, predictor)
-            )
-            if is_inside and first_y + y >= inner[0, 1]:
-                if upper - lower == LANES:
-                    restore_row(values, row, offset, step, flat, at)
-                else:
-                    restore_row(values, row, offset, step, edge, 0)
-                    for k in range(lower, upper):
-                        flat[at + k] = edge[k]
-            position += width
-            row += 1
+        coded = load_word(payloads, widths + (row >> 1)) >> np.uint64(4 * (row & 1))
+        if rows < UNIT:
+            coded &= (np.uint64(1) << np.uint64(4 * rows)) - np.uint64(1)
+        end = position + _sum_of_widths(coded)
+        if words + 2 * LANES * ((end + 15) >> 4) > words_end:
+            return False
+        before = row - rows
+        if z == 0:
+            unpack_from_above(payloads, words, position, coded, needed, values, row, BASE_ROW, row)
+        elif predictor == UP:
+            unpack_from_above(payloads, words, position, coded, needed, values, row, before, row)
+        elif predictor == FRONT:
+            unpack_from_before(payloads, words, position, coded, needed, values, row, before, before)
+        else:
+            unpack_from_both(payloads, words, position, coded, needed, values, row, before, before)
+        position = end
+        if first_z + z < inner[0, 0]:
+            continue
+        first = inner[0, 1] - first_y
+        at = (first_z + z - start[0]) * plane + (inner[0, 1] - start[1]) * target_shape[2] + first_x - start[2]
+        for y in range(first, needed):
+            if upper - lower == LANES:
+                restore_row(values, row + y, offset, step, flat, at)
+            else:
+                restore_row(values, row + y, offset, step, edge, 0)
+                for k in range(lower, upper):
+                    flat[at + k] = edge[k]
             at += target_shape[2]
-        for _ in range(needed, rows):
-            width = (np.int64(payloads[widths + (row >> 1)]) >> (4 * (row & 1))) & 15
-            position += width + (width == 15)
-            row += 1
     return True
+
+
+@compiled
+def _sum_of_widths(coded):  # type: ignore[no-untyped-def]
+    """Add 16 numbers of 4 bits, of which 15 means 16."""
+    low = np.uint64(0x0F0F0F0F0F0F0F0F)
+    pairs = (coded & low) + ((coded >> np.uint64(4)) & low)
+    total = (pairs * np.uint64(0x0101010101010101)) >> np.uint64(56)
+    widest = coded & (coded >> np.uint64(1))
+    widest &= widest >> np.uint64(2)
+    return np.int64(total) + popcount(widest & np.uint64(0x1111111111111111))

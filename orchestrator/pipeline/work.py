@@ -29,6 +29,7 @@ from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import Storage, open_storage
 
 if TYPE_CHECKING:
+    from orchestrator.patches.manifest import PatchManifest
     from orchestrator.training.planning import Plan
     from orchestrator.training.trainer import EpochReport
 
@@ -170,6 +171,7 @@ def plan(place: Workplace, training: Training) -> None:
 
 def preprocess(place: Workplace, training: Training, *, case: Case) -> None:
     """Preprocess one case with the plans of one training and write its Arrow patch file."""
+    from orchestrator.patches.manifest import PatchRecord
     from orchestrator.patches.writer import write_patches
     from orchestrator.training.preprocessing import preprocess_case
 
@@ -181,21 +183,20 @@ def preprocess(place: Workplace, training: Training, *, case: Case) -> None:
     )
     with storage.writing(run_paths.patches(training.id, case)) as path:
         write_patches(path, data=preprocessed.data, seg=preprocessed.seg, properties=preprocessed.properties)
+        storage.write_bytes(run_paths.patches_record(training.id, case), PatchRecord.of_file(path).to_bytes())
 
 
 def train(place: Workplace, training: Training) -> None:
     """Fit one model, from its latest checkpoint if there is one, and leave a progress record after every epoch."""
+    from orchestrator.patches.cache import PatchCache
     from orchestrator.training.checkpoint import CheckpointStore
     from orchestrator.training.trainer import train as fit
 
     storage = place.storage
     with (
         TrainingLog(storage, run_paths.log(training.id)) as log,
-        tempfile.TemporaryDirectory(prefix="patches-") as folder,
+        PatchCache.of_this_machine().gathered(storage, _write_manifest(storage, training)) as folder,
     ):
-        for case in (*training.train, *training.val):
-            key = run_paths.patches(training.id, case)
-            (Path(folder) / Path(key).name).symlink_to(storage.fetch(key).resolve())
 
         def report(epoch: "EpochReport") -> None:
             log.flush()
@@ -208,7 +209,7 @@ def train(place: Workplace, training: Training) -> None:
             training_id=training.id,
             train_cases=[_identifier(case) for case in training.train],
             val_cases=[_identifier(case) for case in training.val],
-            patches=Path(folder),
+            patches=folder,
             checkpoint=CheckpointStore(storage, training_id=training.id),
             log=log.write,
             seed=_seed(place.seed, training.id),
@@ -267,6 +268,22 @@ def score(place: Workplace, training: Training) -> None:
         )
     ]
     ResultsStore(storage).commit(training.id, rows)
+
+
+def _write_manifest(storage: Storage, training: Training) -> "PatchManifest":
+    """Gather the records of a training's patch files and keep them together."""
+    from orchestrator.patches.manifest import PatchManifest, PatchRecord
+
+    manifest = PatchManifest(
+        records={
+            run_paths.patches(training.id, case): PatchRecord.from_bytes(
+                storage.read_bytes(run_paths.patches_record(training.id, case))
+            )
+            for case in (*training.train, *training.val)
+        }
+    )
+    storage.write_bytes(run_paths.patches_manifest(training.id), manifest.to_bytes())
+    return manifest
 
 
 class TrainingLog:

@@ -51,6 +51,16 @@ def patches(training_id: str, case: Case) -> str:
     return f"patches/{training_id}/{case.dataset}--{case.name}.arrow"
 
 
+def patches_record(training_id: str, case: Case) -> str:
+    """JSON record of a patch file: size, digest, version of the format. Written before the file appears."""
+    return f"patches/{training_id}/{case.dataset}--{case.name}.json"
+
+
+def patches_manifest(training_id: str) -> str:
+    """JSON with the records of all patch files of a training; written when it begins."""
+    return f"patches/{training_id}/manifest.json"
+
+
 def checkpoint(training_id: str) -> str:
     """Latest checkpoint of a training under way."""
     return f"trainings/{training_id}/checkpoint_latest.ckpt"
