@@ -73,7 +73,8 @@ def load_word(typing_context: Any, array: Any, at: Any) -> Any:
     """Return the eight bytes from `at` on, little endian."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return _load(builder, _pointer(context, builder, signature.args[0], *arguments, ir.IntType(64)), 1)
+        array, at = arguments
+        return _load(builder, _pointer(context, builder, signature.args[0], array, at, ir.IntType(64)), 1)
 
     return types.uint64(array, types.intp), generate
 
@@ -178,7 +179,10 @@ def residual_row(typing_context: Any, values: Any, row: Any, neighbours: Any, co
 
 @intrinsic  # type: ignore[untyped-decorator]
 def pack_row(typing_context: Any, codes: Any, width: Any, words: Any, at: Any, shift: Any) -> Any:
-    """Append the lowest `width` bits, 1 to 16, of the 16 codes to the words at byte `at`, from bit `shift` on; the row of words after it is overwritten."""
+    """Append the lowest `width` bits, 1 to 16, of the 16 codes to the words at byte `at`, from bit `shift` on.
+
+    The row of words after it is overwritten.
+    """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         codes, width, words, at, shift = arguments

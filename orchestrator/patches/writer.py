@@ -1,6 +1,7 @@
 """Writing of patch files."""
 
 import io
+import itertools
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -103,16 +104,19 @@ def write_patches(
     schema = pa.schema(COLUMNS, metadata=header.to_metadata())
     zero = (0, 0, 0, 0)
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-        for name, array, layout in (("image", data, header.image), ("segmentation", seg, header.segmentation)):
-            starts = list(layout.starts())
-            payloads = _payloads(array, layout, starts)
-            writer.write_batch(_batch(schema, _Column(names=[name] * len(starts), starts=starts, payloads=payloads)))
+        image_starts, seg_starts = list(header.image.starts()), list(header.segmentation.starts())
+        names = ["image"] * len(image_starts) + ["segmentation"] * len(seg_starts)
+        payloads = itertools.chain(
+            _payloads(data, header.image, image_starts), _payloads(seg, header.segmentation, seg_starts)
+        )
+        writer.write_batch(_batch(schema, _Column(names=names, starts=image_starts + seg_starts, payloads=payloads)))
         names = [f"properties/{index}" for index in range(len(arrays))]
-        payloads = (array.tobytes() for array in arrays)
-        writer.write_batch(_batch(schema, _Column(names=names, starts=[zero] * len(arrays), payloads=payloads)))
+        raw = (array.tobytes() for array in arrays)
+        writer.write_batch(_batch(schema, _Column(names=names, starts=[zero] * len(arrays), payloads=raw)))
         names, starts = ["class_locations"] * len(voxels), [(index, 0, 0, 0) for index in range(len(voxels))]
-        payloads = (b"" for _ in voxels)
-        writer.write_batch(_batch(schema, _Column(names=names, starts=starts, payloads=payloads, voxels=voxels)))
+        writer.write_batch(
+            _batch(schema, _Column(names=names, starts=starts, payloads=[b""] * len(voxels), voxels=voxels))
+        )
 
 
 def _little_endian(array: NDArray[Any]) -> NDArray[Any]:

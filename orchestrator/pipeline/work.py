@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.benchmark.definition import Case, Dataset, EvaluationSet, LabelSet, Training
 from orchestrator.benchmark.matrix import split_sha256
 from orchestrator.benchmark.presets import Preset
-from orchestrator.errors import DataError, OrchestratorError
+from orchestrator.errors import DataError, IntegrityError, OrchestratorError
 from orchestrator.pipeline.stages import Stage, StageKind
 from orchestrator.results.records import Provenance, ResultRow
 from orchestrator.results.store import ResultsStore
@@ -181,9 +181,10 @@ def preprocess(place: Workplace, training: Training, *, case: Case) -> None:
         storage.fetch(run_paths.case_labels(case, label_set=training.subtask)),
         _read_plan(storage, training.id),
     )
-    with storage.writing(run_paths.patches(training.id, case)) as path:
+    key = run_paths.patches(training.id, case)
+    with storage.writing(key) as path:
         write_patches(path, data=preprocessed.data, seg=preprocessed.seg, properties=preprocessed.properties)
-        storage.write_bytes(run_paths.patches_record(training.id, case), PatchRecord.of_file(path).to_bytes())
+        storage.write_bytes(run_paths.record_of_patches(key), PatchRecord.of_file(path).to_bytes())
 
 
 def train(place: Workplace, training: Training) -> None:
@@ -274,14 +275,17 @@ def _write_manifest(storage: Storage, training: Training) -> "PatchManifest":
     """Gather the records of a training's patch files and keep them together."""
     from orchestrator.patches.manifest import PatchManifest, PatchRecord
 
-    manifest = PatchManifest(
-        records={
-            run_paths.patches(training.id, case): PatchRecord.from_bytes(
-                storage.read_bytes(run_paths.patches_record(training.id, case))
+    records = {}
+    for case in (*training.train, *training.val):
+        key = run_paths.patches(training.id, case)
+        record = run_paths.record_of_patches(key)
+        if not storage.exists(record):
+            raise IntegrityError(
+                f"{storage.location}/{key}: without its record {record}, so written by an older version. Remove it and "
+                "run again, and it is written anew"
             )
-            for case in (*training.train, *training.val)
-        }
-    )
+        records[key] = PatchRecord.from_bytes(storage.read_bytes(record))
+    manifest = PatchManifest(records=records)
     storage.write_bytes(run_paths.patches_manifest(training.id), manifest.to_bytes())
     return manifest
 

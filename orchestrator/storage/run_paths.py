@@ -9,6 +9,7 @@ DRIVERS = "drivers"
 RESULTS = "results"
 TABLES = "tables"
 LOGS = "logs"
+PATCHES = "patches"
 
 
 def driver(number: int) -> str:
@@ -48,17 +49,17 @@ def plan(training_id: str) -> str:
 
 def patches(training_id: str, case: Case) -> str:
     """Arrow patch file of one case, preprocessed with the plan of one training."""
-    return f"patches/{training_id}/{case.dataset}--{case.name}.arrow"
+    return f"{PATCHES}/{training_id}/{case.dataset}--{case.name}.arrow"
 
 
-def patches_record(training_id: str, case: Case) -> str:
+def record_of_patches(key: str) -> str:
     """JSON record of a patch file: size, digest, version of the format. Written before the file appears."""
-    return f"patches/{training_id}/{case.dataset}--{case.name}.json"
+    return f"{key.removesuffix('.arrow')}.json"
 
 
 def patches_manifest(training_id: str) -> str:
     """JSON with the records of all patch files of a training; written when it begins."""
-    return f"patches/{training_id}/manifest.json"
+    return f"{PATCHES}/{training_id}/manifest.json"
 
 
 def checkpoint(training_id: str) -> str:
