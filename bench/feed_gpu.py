@@ -28,6 +28,7 @@ from orchestrator.storage.filesystem import open_storage
 from orchestrator.training.checkpoint import CheckpointStore
 from orchestrator.training.planning import CaseFingerprint, Plan, make_plan
 
+KINDS = ("stock", "ours")
 NUM_EPOCHS = 4
 ITERATIONS_OF_AN_EPOCH = 250
 _SIDES = LabelSet(
@@ -67,22 +68,24 @@ def write_cases(folder: Path, *, slices: list[int], size: int) -> Plan:
         [fingerprint], label_set=_SIDES, network="3d_fullres", preset=find_preset("paper"), donor=None, name="gpu"
     )
     patch = tuple(plan.configuration_manager.patch_size)
+    for kind in KINDS:
+        (folder / kind).mkdir()
     for index, num_slices in enumerate(slices):
         case = make_case(num_slices=num_slices, size=size, num_labels=2, window="wide", seed=index)
-        target = str(folder / f"case_{index}")
+        stock, ours = (folder / kind / f"case_{index}" for kind in KINDS)
         blocks, chunks = comp_blosc2_params(case.data.shape, patch, 4)
         blocks_seg, chunks_seg = comp_blosc2_params(case.seg.shape, patch, 2)
         nnUNetDatasetBlosc2.save_case(
             case.data,
             case.seg.astype(np.int16),
             case.properties,
-            target,
+            str(stock),
             chunks=chunks,
             blocks=blocks,
             chunks_seg=chunks_seg,
             blocks_seg=blocks_seg,
         )
-        ArrowDataset.save_case(case.data, case.seg, case.properties, target)
+        ArrowDataset.save_case(case.data, case.seg, case.properties, str(ours))
     (folder / "plan.json").write_bytes(plan.to_bytes())
     return plan
 
@@ -118,9 +121,9 @@ def train_epochs(folder: Path, *, kind: str, num_workers: int, iterations: int, 
             plan=Plan.from_bytes((folder / "plan.json").read_bytes()),
             preset=preset,
             training_id=kind,
-            train_cases=sorted(path.stem for path in folder.glob("*.arrow")),
+            train_cases=sorted(path.stem for path in (folder / "ours").glob("*.arrow")),
             val_cases=(),
-            patches=folder,
+            patches=folder / kind,
             checkpoint=CheckpointStore(open_storage(work), training_id=kind),
             log=lambda _: None,
             seed=1,
@@ -150,7 +153,7 @@ def measure(folder: Path, *, cores: list[int], iterations: int, device: str) -> 
     """Return a table of both for every number of cores."""
     lines = ["| cores | feed | s an epoch | waiting for batches | GPU utilisation |", "|---|---|---|---|---|"]
     for num_cores in cores:
-        for kind in ("stock", "ours"):
+        for kind in KINDS:
             command = [sys.executable, "-m", "bench.feed_gpu", "--child", kind, "--folder", str(folder)]
             command += ["--cores", str(num_cores), "--iterations", str(iterations), "--device", device]
             # Compiling takes minutes and is the same for both.
@@ -175,7 +178,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=512, help="voxels along y and x of the cases (512)")
     parser.add_argument("--device", default="cuda", help="cuda, or cpu to try the benchmark itself")
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--child", choices=("stock", "ours"), help=argparse.SUPPRESS)
+    parser.add_argument("--child", choices=KINDS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
         (num_cores,) = options.cores
