@@ -79,8 +79,16 @@ def load_word(typing_context: Any, array: Any, at: Any) -> Any:
     return types.uint64(array, types.intp), generate
 
 
+def _restored(context: Any, builder: Any, element: Any, loaded: Any, offset: Any, step: Any) -> Any:
+    """Return a row of stored numbers as elements of a type."""
+    if not isinstance(element, types.Float):
+        return builder.add(loaded, _narrow(builder, offset))
+    wide = builder.add(builder.zext(loaded, _WIDE), _splat(builder, builder.trunc(offset, ir.IntType(32)), _WIDE))
+    return builder.fmul(builder.sitofp(wide, _FLOATS), _splat(builder, step, _FLOATS))
+
+
 def _unpacking(predict: Callable[..., Any], name: str) -> Any:
-    """Return the function that decodes the rows of one plane of a unit.
+    """Return the function that decodes the rows of one plane of a unit, and restores those from `skipped` on.
 
     `predict` takes the builder, the row above, the row before and the one between. The row above stays in a register:
     through memory, each row would wait for the one above to be written.
@@ -88,11 +96,14 @@ def _unpacking(predict: Callable[..., Any], name: str) -> Any:
 
     def unpack(
         typing_context: Any, payload: Any, words: Any, position: Any, widths: Any, count: Any, values: Any, row: Any,
-        first: Any, before: Any,
+        first: Any, before: Any, skipped: Any, offset: Any, step: Any, target: Any, at: Any, stride: Any,
     ) -> Any:  # fmt: skip
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            payload, words, position, widths, count, values, row, first, before = arguments
-            payload_type, values_type = signature.args[0], signature.args[5]
+            payload, words, position, widths, count, values, row, first, before = arguments[:9]
+            skipped, offset, step, target, target_at, stride = arguments[9:]
+            payload_type, values_type, target_type = signature.args[0], signature.args[5], signature.args[12]
+            element = target_type.dtype
+            target_row = ir.VectorType(context.get_data_type(element), LANES)
             i64 = ir.IntType(64)
 
             def row_at(index: Any) -> Any:
@@ -114,8 +125,8 @@ def _unpacking(predict: Callable[..., Any], name: str) -> Any:
                 builder.store(_constant(0), residual)
                 with builder.if_then(builder.icmp_unsigned("!=", width, ir.Constant(i64, 0))):
                     at = builder.load(bit)
-                    offset = builder.shl(builder.lshr(at, ir.Constant(i64, 4)), ir.Constant(i64, 5))
-                    pointer = _pointer(context, builder, payload_type, payload, builder.add(words, offset), _ROW)
+                    word = builder.shl(builder.lshr(at, ir.Constant(i64, 4)), ir.Constant(i64, 5))
+                    pointer = _pointer(context, builder, payload_type, payload, builder.add(words, word), _ROW)
                     low = _load(builder, pointer, 1)
                     high = _load(builder, builder.gep(pointer, [ir.Constant(i64, 1)]), 1)
                     funnel = _function(builder, "llvm.fshr.v16i16", _ROW, [_ROW, _ROW, _ROW])
@@ -129,10 +140,18 @@ def _unpacking(predict: Callable[..., Any], name: str) -> Any:
                 builder.store(decoded, above)
                 builder.store(preceding, corner)
                 builder.store(decoded, row_at(builder.add(row, loop.index)), align=2)
+                with builder.if_then(builder.icmp_signed(">=", loop.index, skipped)):
+                    restored = _restored(context, builder, element, decoded, offset, step)
+                    element_at = builder.add(target_at, builder.mul(loop.index, stride))
+                    pointer = _pointer(context, builder, target_type, target, element_at, target_row)
+                    builder.store(restored, pointer, align=element.bitwidth // 8)
             return context.get_dummy_value()
 
         index = types.intp
-        signature = types.none(payload, index, index, types.uint64, index, values, index, index, index)
+        signature = types.none(
+            payload, index, index, types.uint64, index, values, index, index, index, index, index, types.float32,
+            target, index, index,
+        )  # fmt: skip
         return signature, generate
 
     unpack.__name__ = unpack.__qualname__ = name
@@ -235,14 +254,8 @@ def restore_row(typing_context: Any, values: Any, row: Any, offset: Any, step: A
         values, row, offset, step, target, at = arguments
         element = signature.args[4].dtype
         loaded = _load(builder, _pointer(context, builder, signature.args[0], values, _start(builder, row), _ROW), 2)
+        restored = _restored(context, builder, element, loaded, offset, step)
         vector = ir.VectorType(context.get_data_type(element), LANES)
-        if isinstance(element, types.Float):
-            wide = builder.add(
-                builder.zext(loaded, _WIDE), _splat(builder, builder.trunc(offset, ir.IntType(32)), _WIDE)
-            )
-            restored = builder.fmul(builder.sitofp(wide, _FLOATS), _splat(builder, step, _FLOATS))
-        else:
-            restored = builder.add(loaded, _narrow(builder, offset))
         pointer = _pointer(context, builder, signature.args[4], target, at, vector)
         builder.store(restored, pointer, align=element.bitwidth // 8)
         return context.get_dummy_value()

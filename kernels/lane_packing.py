@@ -262,6 +262,25 @@ def _read_chunk(  # type: ignore[no-untyped-def]
     table = first + 6 * num_units
     if table > last:
         return False
+    # Where most units have the same value they are filled at once, and what differs is written over it.
+    background = -1
+    num_alike, num_needed = 0, 0
+    for unit_y in range((part[0, 1] - origin[1]) // UNIT, -(-(part[1, 1] - origin[1]) // UNIT)):
+        for unit_x in range((part[0, 2] - origin[2]) // UNIT, -(-(part[1, 2] - origin[2]) // UNIT)):
+            unit = unit_y * units_x + unit_x
+            num_needed += 1
+            at = first + 2 * num_units + 4 * unit
+            if _uint32(payloads, at) == (_uint32(payloads, at - 4) if unit else 0):
+                value = np.int64(payloads[first + 2 * unit]) | np.int64(payloads[first + 2 * unit + 1]) << 8
+                background = value if background < 0 else background
+                num_alike += value == background
+    if 2 * num_alike > num_needed:
+        for k in range(LANES):
+            values[BASE_ROW * LANES + k] = background
+        restore_row(values, BASE_ROW, offset, step, edge, 0)
+        _fill(flat, target_shape, part, start, values, offset, step, edge[0])
+    else:
+        background = -1
     inner = part.copy()
     for unit_y in range((part[0, 1] - origin[1]) // UNIT, -(-(part[1, 1] - origin[1]) // UNIT)):
         rows = min(UNIT, num_y - unit_y * UNIT)
@@ -277,6 +296,8 @@ def _read_chunk(  # type: ignore[no-untyped-def]
             for k in range(LANES):
                 values[BASE_ROW * LANES + k] = payloads[first + 2 * unit] | payloads[first + 2 * unit + 1] << 8
             if begins_at == ends_at:
+                if values[BASE_ROW * LANES] == background:
+                    continue
                 restore_row(values, BASE_ROW, offset, step, edge, 0)
                 _fill(flat, target_shape, inner, start, values, offset, step, edge[0])
                 continue
@@ -319,28 +340,32 @@ def _read_unit(  # type: ignore[no-untyped-def]
         end = position + _sum_of_widths(coded)
         if words + 2 * LANES * ((end + 15) >> 4) > words_end:
             return False
+        first = needed if first_z + z < inner[0, 0] else inner[0, 1] - first_y
+        skipped = first if upper - lower == LANES else needed
+        at = (first_z + z - start[0]) * plane + (first_y - start[1]) * target_shape[2] + first_x - start[2]
         before = row - rows
-        if z == 0:
-            unpack_from_above(payloads, words, position, coded, needed, values, row, BASE_ROW, row)
-        elif predictor == UP:
-            unpack_from_above(payloads, words, position, coded, needed, values, row, before, row)
+        if z == 0 or predictor == UP:
+            unpack_from_above(
+                payloads, words, position, coded, needed, values, row, BASE_ROW if z == 0 else before, row, skipped,
+                offset, step, flat, at, target_shape[2],
+            )  # fmt: skip
         elif predictor == FRONT:
-            unpack_from_before(payloads, words, position, coded, needed, values, row, before, before)
+            unpack_from_before(
+                payloads, words, position, coded, needed, values, row, before, before, skipped, offset, step, flat, at,
+                target_shape[2],
+            )  # fmt: skip
         else:
-            unpack_from_both(payloads, words, position, coded, needed, values, row, before, before)
+            unpack_from_both(
+                payloads, words, position, coded, needed, values, row, before, before, skipped, offset, step, flat, at,
+                target_shape[2],
+            )  # fmt: skip
         position = end
-        if first_z + z < inner[0, 0]:
+        if upper - lower == LANES:
             continue
-        first = inner[0, 1] - first_y
-        at = (first_z + z - start[0]) * plane + (inner[0, 1] - start[1]) * target_shape[2] + first_x - start[2]
         for y in range(first, needed):
-            if upper - lower == LANES:
-                restore_row(values, row + y, offset, step, flat, at)
-            else:
-                restore_row(values, row + y, offset, step, edge, 0)
-                for k in range(lower, upper):
-                    flat[at + k] = edge[k]
-            at += target_shape[2]
+            restore_row(values, row + y, offset, step, edge, 0)
+            for k in range(lower, upper):
+                flat[at + y * target_shape[2] + k] = edge[k]
     return True
 
 
