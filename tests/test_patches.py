@@ -7,7 +7,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from kernels.lane_packing import BOTH, WHOLE, max_chunk_bytes, pack_chunk, read_box
 from orchestrator.errors import DataError, IntegrityError
+from orchestrator.patches.codecs import LIBRARY_CODECS, PREDICTORS
 from orchestrator.patches.layout import CHUNK_SHAPE, ArrayLayout
 from orchestrator.patches.reader import PatchFile
 from orchestrator.patches.writer import write_patches
@@ -31,12 +33,60 @@ def make_case(shape=SHAPE, *, seed=0):
     return data, seg, properties
 
 
-@pytest.fixture(params=["none", "zstd"])
+@pytest.fixture(
+    params=[("quantised", None), ("quantised", "lanes-front"), ("quantised", "blosc2-zstd"), ("lossless", None)]
+    + [("lossless", codec) for codec in LIBRARY_CODECS],
+    ids=str,
+)
 def stored(request, tmp_path):
+    """A patch file and what must come out of it."""
     data, seg, properties = make_case()
     path = tmp_path / "case.arrow"
-    write_patches(path, data=data, seg=seg, properties=properties, compression=request.param)
+    precision, codec = request.param
+    write_patches(path, data=data, seg=seg, properties=properties, precision=precision, codec=codec)
+    if precision == "quantised":
+        data = np.rint(data * 512) / np.float32(512) + np.float32(0)  # there is no negative zero
     return PatchFile.open(path), data, seg, properties
+
+
+@pytest.mark.parametrize("codec", [None, *PREDICTORS, "none", "arrow-lz4"])
+@pytest.mark.parametrize("spread", [0.0, 0.01, 1.0, 8.0])
+def test_quantised_intensities_are_within_the_error_that_the_file_promises(tmp_path, spread, codec):
+    random = np.random.default_rng(3)
+    data = (random.normal(size=(2, 17, 70, 41)) * spread - 3 * spread).astype(np.float32)
+    # A step from end to end of the range: differences of neighbours take all 16 bits.
+    if spread == 8:
+        data[0, 3, ::2] = data.min() + np.float32(127.99)
+        data[0, 3, 1::2] = data.min()
+    seg = random.integers(-1, 400, data.shape, dtype=np.int16)
+    write_patches(tmp_path / "a.arrow", data=data, seg=seg, properties={}, codec=codec)
+    patches = PatchFile.open(tmp_path / "a.arrow")
+    assert patches.image.max_error == 2**-10
+    assert np.abs(patches.image[...].astype(float) - data).max() <= 2**-10
+    np.testing.assert_array_equal(patches.segmentation[...], seg)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 2.0**15, 200.0, 1e-20])
+def test_images_that_16_bits_cannot_hold_are_kept_without_loss(tmp_path, value):
+    data = np.zeros((1, 4, 20, 20), np.float32)
+    data[0, 1, 2, 3] = value
+    write_patches(tmp_path / "a.arrow", data=data, seg=np.zeros(data.shape, np.int8), properties={})
+    patches = PatchFile.open(tmp_path / "a.arrow")
+    is_small = value == 1e-20
+    assert patches.image.max_error == (2**-10 if is_small else 0)
+    np.testing.assert_array_equal(patches.image[...], 0 if is_small else data)
+
+
+def test_constant_chunks_cost_two_bytes(tmp_path):
+    data = np.full((1, 32, 128, 128), 0.5, np.float32)
+    data[0, 3, 4, 5] = 0.75
+    seg = np.full(data.shape, -1, np.int8)
+    write_patches(tmp_path / "a.arrow", data=data, seg=seg, properties={}, codec="lanes-both")
+    table = pa.ipc.open_file(tmp_path / "a.arrow").read_all()
+    sizes = [len(row) for row in table["payload"].to_pylist()]
+    assert sizes[1:] == [2] * 15
+    # 16 units with 6 bytes each, one with 128 bytes of widths and a few rows of bits, and the padding.
+    assert 96 + 128 + 64 < sizes[0] < 96 + 128 + 64 + 600
 
 
 def test_chunks_are_clipped_at_the_upper_borders():
@@ -94,6 +144,37 @@ def test_a_box_read_is_a_copy_that_may_be_written(stored):
     np.testing.assert_array_equal(patches.image[:, :2, :2, :2], data[:, :2, :2, :2])
 
 
+def test_random_boxes_are_padded_as_nnunet_pads_them(stored):
+    from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
+
+    patches, data, seg, _ = stored
+    random = np.random.default_rng(4)
+    size = (20, 40, 50)
+    image, segmentation = np.empty((1, *size), np.float32), np.empty(size, np.int16)
+    for _ in range(60):
+        start = tuple(int(random.integers(1 - a, n)) for a, n in zip(size, SHAPE[1:], strict=True))
+        patches.read_into(image, segmentation, start=start)
+        box = [[a, a + b] for a, b in zip(start, size, strict=True)]
+        np.testing.assert_array_equal(image, crop_and_pad_nd(data, box, 0))
+        np.testing.assert_array_equal(segmentation, crop_and_pad_nd(seg.astype(np.int16), box, -1)[0])
+
+
+def test_a_box_wholly_outside_is_padding(stored):
+    image, segmentation = np.ones((1, 4, 4, 4), np.float32), np.ones((4, 4, 4), np.int16)
+    stored[0].read_into(image, segmentation, start=(37, 0, 0))
+    assert (image == 0).all()
+    assert (segmentation == -1).all()
+
+
+def test_class_locations_are_voxels_of_their_label(stored):
+    patches, _, _, properties = stored
+    assert patches.shape == SHAPE
+    assert patches.labels == (1, 2)
+    np.testing.assert_array_equal(patches.class_locations(2), properties["class_locations"][2][:, 1:])
+    for absent in (3, 7, (1, 2)):
+        assert patches.class_locations(absent).shape == (0, 3)
+
+
 @pytest.mark.parametrize("key", [np.s_[:, ::2], np.s_[:, 37], np.s_[:, :, -131]])
 def test_other_indices_are_refused(stored, key):
     with pytest.raises(IndexError, match=r"case\.arrow"):
@@ -114,7 +195,7 @@ def test_properties_keep_their_types(stored):
         assert type(found[key]) is type(properties[key])
     assert list(found["class_locations"]) == [1, 2, (1, 2), 3]
     for label in (1, 2, (1, 2)):
-        assert found["class_locations"][label].dtype == np.int16
+        assert found["class_locations"][label].dtype == np.int16, "as it was written"
         np.testing.assert_array_equal(found["class_locations"][label], properties["class_locations"][label])
     assert found["class_locations"][3] == []
 
@@ -127,9 +208,10 @@ def test_digests_of_the_sources_are_kept(tmp_path):
 
 def test_any_arrow_reader_sees_a_row_a_chunk(tmp_path):
     data, seg, properties = make_case()
-    write_patches(tmp_path / "a.arrow", data=data, seg=seg, properties=properties)
+    write_patches(tmp_path / "a.arrow", data=data, seg=seg, properties=properties, precision="lossless", codec="none")
     table = pa.ipc.open_file(tmp_path / "a.arrow").read_all()
-    assert table["array"].to_pylist() == ["image"] * 18 + ["segmentation"] * 18 + [f"properties/{i}" for i in range(3)]
+    assert table["array"].to_pylist() == ["image"] * 18 + ["segmentation"] * 18 + ["class_locations"] * 4
+    assert table["voxels"].to_pylist()[36] == properties["class_locations"][1][:, 1:].tolist()
     row = table.slice(17, 1).to_pylist()[0]
     assert [row[axis] for axis in "czyx"] == [0, 32, 128, 64]
     assert row["payload"] == data[0, 32:, 128:, 64:].tobytes()
@@ -151,23 +233,55 @@ def test_arrays_that_are_no_case_are_refused(tmp_path, data_shape, seg_shape):
         write_patches(tmp_path / "a.arrow", data=np.zeros(data_shape), seg=np.zeros(seg_shape), properties={})
 
 
+@pytest.mark.parametrize("place", [(0, 2, 0, 0), (1, 0, 0, 0), (0, 0, -1, 0), (0, 0, 0)])
+def test_class_locations_outside_of_the_case_are_refused(tmp_path, place):
+    data, seg, _ = make_case((1, 2, 3, 4))
+    locations = {1: np.array([(0, 0, 0, 0)[: len(place)], place])}
+    with pytest.raises(DataError, match="label 1"):
+        write_patches(tmp_path / "a.arrow", data=data, seg=seg, properties={"class_locations": locations})
+
+
 def test_properties_that_json_cannot_hold_are_refused(tmp_path):
     data, seg, _ = make_case((1, 2, 3, 4))
     with pytest.raises(DataError, match="type set"):
         write_patches(tmp_path / "a.arrow", data=data, seg=seg, properties={"labels": {1, 2}})
 
 
-def test_a_changed_byte_of_a_chunk_is_named(tmp_path):
+@pytest.mark.parametrize("codec", ["lanes-both", "blosc2-zstd", "none"])
+def test_a_changed_byte_of_a_chunk_is_named_by_verify_and_by_the_first_read(tmp_path, codec):
     path = tmp_path / "case.arrow"
     data, seg, properties = make_case()
-    write_patches(path, data=data, seg=seg, properties=properties)
+    write_patches(path, data=data, seg=seg, properties=properties, codec=codec)
+    payload = pa.ipc.open_file(path).read_all()["payload"].to_pylist()[9]
     content = bytearray(path.read_bytes())
-    at = content.find(data[0, 16:32, 64:128, 64:].tobytes())
+    at = content.find(payload)
     assert at > 0
     content[at + 99] ^= 4
     path.write_bytes(content)
-    with pytest.raises(IntegrityError, match=r"case\.arrow: image chunk at \(c, z, y, x\) = \(0, 16, 64, 64\)"):
-        PatchFile.open(path).verify()
+    patches = PatchFile.open(path)
+    place = r"case\.arrow: image chunk at \(c, z, y, x\) = \(0, 16, 64, 64\)"
+    with pytest.raises(IntegrityError, match=place):
+        patches.verify()
+    np.testing.assert_array_equal(patches.image[:, :16].shape, (1, 16, 130, 70))
+    with pytest.raises(IntegrityError, match=place):
+        patches.image[0, 20, 70, 66]
+
+
+def test_damaged_bits_behind_a_right_checksum_do_not_lead_out_of_the_file():
+    random = np.random.default_rng(8)
+    numbers = random.normal(size=(16, 40, 70)).astype(np.float32)
+    room = np.empty(max_chunk_bytes(16, 64, 128), np.uint8)
+    size = pack_chunk(numbers, np.array([[0, 0, 0], numbers.shape]), 512.0, -4000, BOTH, room)
+    shape, target = np.array(numbers.shape), np.empty(numbers.shape, np.float32)
+    for _ in range(300):
+        changed = room[:size].copy()
+        changed[random.integers(0, size, 3)] = random.integers(0, 256, 3)
+        changed.setflags(write=False)
+        ends = np.array([0, size])
+        ends.setflags(write=False)
+        box = np.array([[0, 0, 0], numbers.shape])
+        broken = read_box(changed, ends, 0, shape, np.array([16, 64, 128]), box, shape * 0, 2**-9, -4000, BOTH, target)
+        assert broken in (WHOLE, 0)
 
 
 def test_a_torn_file_is_refused_wherever_it_ends(tmp_path):
@@ -212,7 +326,7 @@ def test_a_changed_byte_is_seen_or_changes_nothing(tmp_path):
         except IntegrityError:
             num_seen += 1
             continue
-        np.testing.assert_array_equal(patches.image[...], data)
+        assert np.abs(patches.image[...] - data).max() <= 2**-10
         np.testing.assert_array_equal(patches.segmentation[...], seg)
         assert patches.properties["spacing"] == properties["spacing"]
         np.testing.assert_array_equal(patches.properties["class_locations"][1], properties["class_locations"][1])
@@ -243,6 +357,7 @@ def both_stores(tmp_path):
             ("arrow", properties, seg, ArrowDataset),
         ):
             (tmp_path / name).mkdir(exist_ok=True)
+            data = np.rint(data * 512) / np.float32(512) + np.float32(0)
             kept.save_case(data, stored, values, str(tmp_path / name / f"case_{index}"))
     return nnUNetDatasetNumpy(str(tmp_path / "numpy")), ArrowDataset(str(tmp_path / "arrow"))
 

@@ -1,9 +1,11 @@
 """How a patch file is laid out: one Arrow IPC file a case, a row a chunk.
 
-Three record batches follow each other: the chunks of the image, those of the segmentation, and the arrays that the
-properties hold. Their columns are `array` (`image`, `segmentation` or `properties/<index>`), `c`, `z`, `y`, `x` (first
-voxel of the chunk), `crc32` (of the payload as stored) and `payload` (C order, little endian). The schema's metadata
-holds a JSON header (format, shapes, types, chunk shapes, properties) and its checksum.
+Four record batches follow each other: the chunks of the image, those of the segmentation, the arrays that the
+properties hold, and the voxels of each label that a training may draw from. Their columns are `array` (`image`,
+`segmentation`, `properties/<index>` or `class_locations`), `c`, `z`, `y`, `x` (first voxel of the chunk; of voxels, `c`
+counts the labels), `crc32` (of payload and voxels as stored), `payload` (compressed on its own, little endian) and
+`voxels` (z, y, x). The schema's metadata holds a JSON header (format, shapes, types, codecs, scale, properties) and its
+checksum.
 """
 
 import itertools
@@ -12,23 +14,26 @@ import math
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from orchestrator.errors import DataError, IntegrityError
+from orchestrator.patches.codecs import Codec
 
 FORMAT = "orchestrator-patches"
-VERSION = 1
+VERSION = 2
 HEADER_KEY = b"header"
 HEADER_CRC32_KEY = b"header_crc32"
 
 CHUNK_SHAPE = (1, 16, 64, 64)
-"""Largest chunk (c, z, y, x): 256 KiB of float32, so a training patch touches tens of chunks, not thousands."""
+"""Largest chunk (c, z, y, x): 128 KiB of 16-bit numbers, so a training patch touches tens of chunks, not thousands."""
 
-Compression = Literal["none", "zstd"]
+VOXEL = pa.list_(pa.uint16(), 3)
+"""Arrow's type of a voxel (z, y, x)."""
+
 Index = tuple[int, ...]
 
 COLUMNS = (
@@ -36,6 +41,7 @@ COLUMNS = (
     *(pa.field(axis, pa.int32(), nullable=False) for axis in "czyx"),
     pa.field("crc32", pa.uint32(), nullable=False),
     pa.field("payload", pa.large_binary(), nullable=False),
+    pa.field("voxels", pa.large_list(pa.field("voxel", VOXEL, nullable=False)), nullable=False),
 )
 
 
@@ -49,8 +55,16 @@ class ArrayLayout:
     """Numpy's name with byte order, for example `<f4`."""
     chunk_shape: Index
     """Largest chunk; those at the upper borders are clipped."""
-    compression: Compression = "none"
-    """Of each payload on its own."""
+    codec: Codec = "none"
+    """Of each payload."""
+    stored_dtype: str = ""
+    """Of the numbers that the codec packs; empty if it is `dtype`. Else unsigned numbers of 16 bits."""
+    offset: int = 0
+    """Added to stored numbers of another type."""
+    step: float = 0.0
+    """If not 0, stored numbers are multiplied by it, after the offset was added."""
+    max_error: float = 0.0
+    """How much a number may differ from what was written."""
 
     @property
     def grid(self) -> Index:
@@ -74,8 +88,8 @@ class ArrayLayout:
         )
 
     def num_bytes(self, start: Index) -> int:
-        """Bytes of the chunk that begins at `start`, before compression."""
-        return math.prod(self.extent(start)) * np.dtype(self.dtype).itemsize
+        """Bytes of the stored numbers of the chunk that begins at `start`, before compression."""
+        return math.prod(self.extent(start)) * np.dtype(self.stored_dtype or self.dtype).itemsize
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,7 +101,11 @@ class Header:
     property_arrays: tuple[ArrayLayout, ...]
     """One chunk each."""
     properties: Any
-    """As `encode_properties` gives it."""
+    """As `encode_properties` gives it, with None for `class_locations`."""
+    locations: tuple[Any, ...] | None
+    """Labels of `class_locations` in their order, encoded; None if the properties have none."""
+    location_dtypes: tuple[str, ...]
+    """Numpy's names of the types that the voxels of each label had; empty for an empty list."""
     source_sha256: Mapping[str, str]
     """Digests of what the case was made from, by name."""
 
@@ -113,17 +131,14 @@ class Header:
             segmentation=_array_layout(record["segmentation"]),
             property_arrays=tuple(_array_layout(entry) for entry in record["property_arrays"]),
             properties=record["properties"],
+            locations=None if record["locations"] is None else tuple(record["locations"]),
+            location_dtypes=tuple(record["location_dtypes"]),
             source_sha256=record["source_sha256"],
         )
 
 
 def _array_layout(record: Mapping[str, Any]) -> ArrayLayout:
-    return ArrayLayout(
-        shape=tuple(record["shape"]),
-        dtype=record["dtype"],
-        chunk_shape=tuple(record["chunk_shape"]),
-        compression=record["compression"],
-    )
+    return ArrayLayout(**{**record, "shape": tuple(record["shape"]), "chunk_shape": tuple(record["chunk_shape"])})
 
 
 def encode_properties(value: Any, arrays: list[NDArray[Any]]) -> Any:

@@ -1,153 +1,24 @@
-"""Reading of patch files, memory-mapped: a box touches only the chunks that it meets."""
+"""Reading of patch files, memory-mapped."""
 
-import itertools
-import zlib
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from types import EllipsisType
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from orchestrator.errors import IntegrityError
-from orchestrator.patches.layout import ArrayLayout, Header, Index, decode_properties
+from orchestrator.errors import DataError, IntegrityError
+from orchestrator.patches.layout import Header, Index, decode_properties
+from orchestrator.patches.stored_array import PatchArray, Rows
 
-Key = int | slice | EllipsisType
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Rows:
-    """The chunks of one record batch, as views into the memory map."""
-
-    names: pa.Array
-    starts: NDArray[np.int32]
-    """Shape (chunks, 4)."""
-    checksums: NDArray[np.uint32]
-    offsets: NDArray[np.int64]
-    """Of the payloads in `values`, one more than there are chunks."""
-    values: pa.Buffer
-
-    @classmethod
-    def from_batch(cls, batch: pa.RecordBatch) -> "_Rows":
-        """View the columns; raises IntegrityError if payloads would lie outside of the file."""
-        batch.validate(full=True)
-        _, offsets_buffer, values = batch.column("payload").buffers()
-        offsets = np.zeros(1, np.int64)
-        if batch.num_rows:
-            offsets = np.frombuffer(offsets_buffer, np.int64, batch.num_rows + 1)
-        size = 0 if values is None else values.size
-        if offsets[0] != 0 or offsets[-1] > size or (np.diff(offsets) < 0).any():
-            raise IntegrityError("the places of the chunks are not in order")
-        return cls(
-            names=batch.column("array"),
-            starts=np.stack([batch.column(axis).to_numpy() for axis in "czyx"], axis=1),
-            checksums=batch.column("crc32").to_numpy(),
-            offsets=offsets,
-            values=values if values is not None else pa.py_buffer(b""),
-        )
-
-    def payload(self, row: int) -> pa.Buffer:
-        first, last = self.offsets[row : row + 2]
-        return self.values.slice(int(first), int(last - first))
-
-
-class PatchArray:
-    """One array of a patch file, read by slicing: `image[:, 3:20, -64:, 5]` gives a new ndarray.
-
-    Indices are integers, slices of step 1 and an ellipsis, with numpy's meaning.
-    """
-
-    def __init__(self, path: Path, *, name: str, layout: ArrayLayout, rows: "_Rows") -> None:
-        self._path = path
-        self._name = name
-        self._layout = layout
-        self._rows = rows
-        self.shape = layout.shape
-        self.dtype: np.dtype[Any] = np.dtype(layout.dtype)
-        self.ndim = len(layout.shape)
-
-    def __getitem__(self, key: Key | tuple[Key, ...]) -> NDArray[Any]:
-        start, stop, dropped = self._box(key if isinstance(key, tuple) else (key,))
-        box = self.read_box(start=start, stop=stop)
-        return box.reshape([size for axis, size in enumerate(box.shape) if axis not in dropped]) if dropped else box
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        whole = self[...]
-        return whole if dtype is None else whole.astype(dtype, copy=False)
-
-    def read_box(self, *, start: Index, stop: Index) -> NDArray[Any]:
-        """Read the half-open box from `start` to `stop` (c, z, y, x), which must lie inside of the array.
-
-        Raises IntegrityError if a compressed chunk cannot be expanded; checksums are compared by `PatchFile.verify`.
-        """
-        if not all(0 <= a <= b <= size for a, b, size in zip(start, stop, self.shape, strict=True)):
-            raise IndexError(f"{self._path}: box from {start} to {stop} of {self._name}; expected within {self.shape}")
-        box = np.empty([b - a for a, b in zip(start, stop, strict=True)], self.dtype)
-        if not box.size:
-            return box
-        chunk_shape, grid = self._layout.chunk_shape, self._layout.grid
-        ranges = [range(a // c, -(-b // c)) for a, b, c in zip(start, stop, chunk_shape, strict=True)]
-        for place in itertools.product(*ranges):
-            row = 0
-            for index, count in zip(place, grid, strict=True):
-                row = row * count + index
-            first = tuple(index * size for index, size in zip(place, chunk_shape, strict=True))
-            chunk = self._chunk(row, first)
-            source, target = [], []
-            for a, b, f, size in zip(start, stop, first, chunk.shape, strict=True):
-                lower, upper = max(a, f), min(b, f + size)
-                source.append(slice(lower - f, upper - f))
-                target.append(slice(lower - a, upper - a))
-            box[tuple(target)] = chunk[tuple(source)]
-        return box
-
-    def _chunk(self, row: int, start: Index) -> NDArray[Any]:
-        payload = self._rows.payload(row)
-        if self._layout.compression != "none":
-            try:
-                payload = pa.decompress(
-                    payload, decompressed_size=self._layout.num_bytes(start), codec=self._layout.compression
-                )
-            except (OSError, pa.ArrowException) as error:
-                raise IntegrityError(
-                    f"{self._path}: {self._name} chunk at {start} cannot be expanded ({error}); write the patches again"
-                ) from error
-        return np.frombuffer(payload, self.dtype).reshape(self._layout.extent(start))
-
-    def _box(self, key: tuple[Key, ...]) -> tuple[Index, Index, list[int]]:
-        """Resolve an index to start, stop and the axes that an integer drops."""
-        if Ellipsis in key:
-            at = key.index(Ellipsis)
-            key = key[:at] + (slice(None),) * (self.ndim - len(key) + 1) + key[at + 1 :]
-        key += (slice(None),) * (self.ndim - len(key))
-        start, stop, dropped = [], [], []
-        for axis, (item, size) in enumerate(zip(key, self.shape, strict=True)):
-            if isinstance(item, slice):
-                a, b, step = item.indices(size)
-                if step != 1:
-                    raise IndexError(f"{self._path}: a slice with step {step}; expected 1")
-                start.append(a)
-                stop.append(max(a, b))
-                continue
-            index = int(item)  # type: ignore[arg-type]  # the ellipsis was replaced above
-            if not -size <= index < size:
-                raise IndexError(f"{self._path}: index {index} of axis {axis}; expected within {size}")
-            start.append(index % size)
-            stop.append(index % size + 1)
-            dropped.append(axis)
-        return tuple(start), tuple(stop), dropped
+NUM_BATCHES = 4
 
 
 class PatchFile:
-    """One preprocessed case, opened for reading."""
+    """One preprocessed case, opened for reading; threads may share it."""
 
-    def __init__(self, path: Path, *, header: Header, rows: list["_Rows"]) -> None:
+    def __init__(self, path: Path, *, header: Header, rows: list[Rows]) -> None:
         self.path = path
         self._header = header
         self._rows = rows
@@ -160,20 +31,87 @@ class PatchFile:
         try:
             reader = pa.ipc.open_file(pa.memory_map(str(path), "r"))
             header = Header.from_metadata(reader.schema.metadata)
-            rows = [_Rows.from_batch(reader.get_batch(index)) for index in range(reader.num_record_batches)]
+            rows = [Rows.from_batch(reader.get_batch(index)) for index in range(reader.num_record_batches)]
             _check_sizes(header, rows)
         except (IntegrityError, pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
             raise IntegrityError(f"{path}: not a whole patch file ({error}); write the patches again") from error
         return cls(path, header=header, rows=rows)
 
+    @property
+    def shape(self) -> Index:
+        """(C, Z, Y, X) of the image."""
+        return self.image.shape
+
+    @cached_property
+    def labels(self) -> tuple[Any, ...]:
+        """Labels (or regions) that have any voxel to draw from, in nnU-Net's order."""
+        return tuple(label for label, row in self._label_rows.items() if len(self._rows[3].row_voxels(row)))
+
+    def class_locations(self, label: Any) -> NDArray[np.uint16]:
+        """Voxels of a label (or region) that nnU-Net may draw from, (z, y, x), shape (n, 3): a view without a copy.
+
+        Empty for a label that is not there. Raises IntegrityError if the list is damaged.
+        """
+        row = self._label_rows.get(label)
+        if row is None:
+            return np.empty((0, 3), np.uint16)
+        rows = self._rows[3]
+        if not rows.is_checked[row]:
+            if rows.crc32(row) != rows.checksums[row]:
+                raise IntegrityError(
+                    f"{self.path}: class_locations of label {label} do not have their checksum; write the patches again"
+                )
+            rows.is_checked[row] = True
+        return rows.row_voxels(row)
+
+    def read_into(self, image: NDArray[np.float32], segmentation: NDArray[np.int16], *, start: Index) -> None:
+        """Fill `image` and `segmentation` with the box that begins at voxel `start` (z, y, x) and has their shape.
+
+        The box may lie partly or wholly outside of the case: there the image is 0 and the segmentation -1.
+
+        Parameters
+        ----------
+        image : float32 array, shape (C, z, y, x)
+            Filled; every channel C-ordered.
+        segmentation : int16 array, shape (z, y, x)
+            Filled with the first channel of the segmentation; C-ordered.
+        start : tuple of int
+            First voxel of the box.
+
+        Raises
+        ------
+        DataError
+            If the arrays are not as said.
+        IntegrityError
+            If a chunk is damaged.
+        """
+        if (
+            image.dtype != np.float32
+            or segmentation.dtype != np.int16
+            or image.shape != (self.shape[0], *segmentation.shape)
+            or not (image[0].flags.c_contiguous and segmentation.flags.c_contiguous)
+        ):
+            raise DataError(
+                f"{self.path}: a box into {image.dtype} {image.shape} and {segmentation.dtype} {segmentation.shape}; "
+                f"expected C-ordered float32 ({self.shape[0]}, z, y, x) and int16 (z, y, x)"
+            )
+        for channel, target in enumerate(image):
+            self.image.read_channel_into(target, channel=channel, start=start, padding=0)
+        self.segmentation.read_channel_into(segmentation, channel=0, start=start, padding=-1)
+
     @cached_property
     def properties(self) -> dict[str, Any]:
-        """What was written with the case; arrays are read-only views into the file."""
+        """What was written with the case; arrays are read-only views into the file, but for `class_locations`."""
         arrays = [
             np.frombuffer(self._rows[2].payload(row), layout.dtype).reshape(layout.shape)
             for row, layout in enumerate(self._header.property_arrays)
         ]
         properties: dict[str, Any] = decode_properties(self._header.properties, arrays)
+        if self._header.locations is not None:
+            properties["class_locations"] = {
+                label: self._nnunet_locations(label, dtype)
+                for label, dtype in zip(self._label_rows, self._header.location_dtypes, strict=True)
+            }
         return properties
 
     @property
@@ -186,7 +124,7 @@ class PatchFile:
         for rows, names, starts in zip(self._rows, *self._expected(), strict=True):
             stored = rows.names.to_pylist()
             for row, (name, start) in enumerate(zip(names, starts, strict=True)):
-                found = zlib.crc32(rows.payload(row))
+                found = rows.crc32(row)
                 place = tuple(int(value) for value in rows.starts[row])
                 if (stored[row], place, int(rows.checksums[row])) != (name, start, found):
                     raise IntegrityError(
@@ -194,25 +132,45 @@ class PatchFile:
                         f"checksum {found:08x}, expected {rows.checksums[row]:08x}; write the patches again"
                     )
 
+    @cached_property
+    def _label_rows(self) -> dict[Any, int]:
+        """Row of the voxels of every label."""
+        return {decode_properties(label, []): row for row, label in enumerate(self._header.locations or ())}
+
+    def _nnunet_locations(self, label: Any, dtype: str) -> NDArray[Any] | list[Any]:
+        """Voxels of a label as nnU-Net has them: (n, 4), the first column 0."""
+        if not dtype:
+            return []
+        voxels = self.class_locations(label)
+        places = np.zeros((len(voxels), 4), dtype)
+        places[:, 1:] = voxels
+        return places
+
     def _expected(self) -> tuple[list[list[str]], list[list[Index]]]:
         """Names and starts that the rows of each batch must have."""
         header = self._header
+        num_labels = len(header.locations or ())
         starts = [list(header.image.starts()), list(header.segmentation.starts())]
         names = [["image"] * len(starts[0]), ["segmentation"] * len(starts[1])]
         names.append([f"properties/{index}" for index in range(len(header.property_arrays))])
-        return names, [*starts, [(0, 0, 0, 0)] * len(header.property_arrays)]
+        names.append(["class_locations"] * num_labels)
+        labels: list[Index] = [(index, 0, 0, 0) for index in range(num_labels)]
+        return names, [*starts, [(0, 0, 0, 0)] * len(header.property_arrays), labels]
 
 
-def _check_sizes(header: Header, rows: list[_Rows]) -> None:
-    """Raise IntegrityError unless there is a payload of the right size for every chunk."""
-    if len(rows) != 3:
-        raise IntegrityError(f"{len(rows)} record batches; expected 3")
+def _check_sizes(header: Header, rows: list[Rows]) -> None:
+    """Raise IntegrityError unless every chunk has a row, and a payload of the right size where that is known."""
+    if len(rows) != NUM_BATCHES:
+        raise IntegrityError(f"{len(rows)} record batches; expected {NUM_BATCHES}")
     for layout, batch, name in ((header.image, rows[0], "image"), (header.segmentation, rows[1], "segmentation")):
         sizes = np.diff(batch.offsets)
         if len(sizes) != layout.num_chunks:
             raise IntegrityError(f"{len(sizes)} chunks of the {name}; expected {layout.num_chunks}")
-        if layout.compression == "none" and sizes.tolist() != [layout.num_bytes(start) for start in layout.starts()]:
+        if layout.codec == "none" and sizes.tolist() != [layout.num_bytes(start) for start in layout.starts()]:
             raise IntegrityError(f"chunks of the {name} with other sizes than shape {layout.shape} asks for")
     expected = [layout.num_bytes((0,) * len(layout.shape)) for layout in header.property_arrays]
     if np.diff(rows[2].offsets).tolist() != expected:
         raise IntegrityError("arrays of the properties with other sizes than the header says")
+    num_labels = len(header.locations or ())
+    if len(rows[3].checksums) != num_labels or len(header.location_dtypes) != num_labels:
+        raise IntegrityError(f"{len(rows[3].checksums)} lists of voxels; expected {num_labels}")

@@ -2,16 +2,40 @@
 
 import io
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from kernels.lane_packing import max_chunk_bytes, pack_chunk
 from orchestrator.errors import DataError
-from orchestrator.patches.layout import CHUNK_SHAPE, COLUMNS, ArrayLayout, Compression, Header, encode_properties
+from orchestrator.patches.codecs import LIBRARY_CODECS, PREDICTORS, Codec, compress, smallest
+from orchestrator.patches.layout import CHUNK_SHAPE, COLUMNS, VOXEL, ArrayLayout, Header, Index, encode_properties
+
+STEP = 2.0**-9
+"""Of quantised intensities; a power of two, so that scaling is exact and the error is half a step at most."""
+
+NUM_TRIAL_CHUNKS = 12
+"""On which codecs are compared, at most."""
+GOLDEN_RATIO = 0.618034
+"""Multiples of it, without the whole part, are spread evenly, and not along one axis of a grid."""
+
+Precision = Literal["quantised", "lossless"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Column:
+    """The rows of one record batch."""
+
+    names: Sequence[str]
+    starts: Sequence[Index]
+    payloads: Iterable[bytes]
+    voxels: Sequence[NDArray[np.uint16]] = ()
+    """One array (n, 3) a row; none if there are no rows with voxels."""
 
 
 def write_patches(
@@ -21,7 +45,8 @@ def write_patches(
     seg: NDArray[Any],
     properties: Mapping[str, Any],
     source_sha256: Mapping[str, str] | None = None,
-    compression: Compression = "none",
+    precision: Precision = "quantised",
+    codec: Codec | None = None,
 ) -> None:
     """Write one preprocessed case as a patch file.
 
@@ -32,83 +57,156 @@ def write_patches(
     path : Path
         File to write.
     data : array, shape (C, Z, Y, X)
-        Image, kept without loss.
+        Image.
     seg : integer array, shape (C', Z, Y, X)
-        Segmentation of the same voxels.
+        Segmentation of the same voxels, kept without loss.
     properties : mapping
-        Plain types, nested lists, tuples and dicts, and arrays.
+        Plain types, nested lists, tuples and dicts, and arrays. Of `class_locations`, {label: array (n, 4)} as nnU-Net
+        makes it, the voxels are kept as lists of 16-bit numbers.
     source_sha256 : mapping, optional
         Digests of what the case was made from, by name.
-    compression : {"none", "zstd"}
-        Of each chunk on its own; uncompressed chunks are read straight from the memory map.
+    precision : {"quantised", "lossless"}
+        Quantised float32 intensities are multiples of 2^-9, at most 2^-10 from what was given; an image with other
+        numbers, or with more than 65536 steps from its least to its largest, is kept without loss in any case.
+    codec : str, optional
+        Of image and segmentation; by default the smallest on trial for each.
 
     Raises
     ------
     DataError
-        If the arrays are not 4-D, are empty, differ in their voxels, or hold no plain numbers.
+        If the arrays are not 4-D, are empty, differ in their voxels, or hold no plain numbers; if voxels of
+        `class_locations` lie outside; if the codec does not fit the numbers.
     """
     if data.ndim != 4 or seg.ndim != 4 or data.shape[1:] != seg.shape[1:] or 0 in (data.size, seg.size):
         raise DataError(f"{path}: image {data.shape}, segmentation {seg.shape}; expected (c, z, y, x) of equal voxels")
     arrays: list[NDArray[Any]] = []
-    encoded = encode_properties(dict(properties), arrays)
+    others = {key: None if key == "class_locations" else value for key, value in properties.items()}
+    encoded = encode_properties(others, arrays)
     arrays = [_little_endian(array) for array in arrays]
     data, seg = _little_endian(data), _little_endian(seg)
+    locations = properties.get("class_locations")
+    voxels = [_voxels(path, label, places, shape=data.shape) for label, places in (locations or {}).items()]
     header = Header(
-        image=_chunked(data, compression),
-        segmentation=_chunked(seg, compression),
+        image=_chosen(data, _image_layout(data, precision), codec),
+        segmentation=_chosen(seg, _segmentation_layout(seg), codec),
         property_arrays=tuple(
-            ArrayLayout(
-                shape=array.shape, dtype=array.dtype.str, chunk_shape=tuple(max(size, 1) for size in array.shape)
-            )
+            ArrayLayout(shape=array.shape, dtype=array.dtype.str, chunk_shape=tuple(max(n, 1) for n in array.shape))
             for array in arrays
         ),
         properties=encoded,
+        locations=None if locations is None else tuple(encode_properties(label, []) for label in locations),
+        location_dtypes=tuple(
+            places.dtype.str if isinstance(places, np.ndarray) else "" for places in (locations or {}).values()
+        ),
         source_sha256=dict(source_sha256 or {}),
     )
     schema = pa.schema(COLUMNS, metadata=header.to_metadata())
+    zero = (0, 0, 0, 0)
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
         for name, array, layout in (("image", data, header.image), ("segmentation", seg, header.segmentation)):
             starts = list(layout.starts())
-            payloads = (_payload(array, layout, start) for start in starts)
-            writer.write_batch(_batch(schema, [name] * len(starts), starts, payloads))
+            payloads = _payloads(array, layout, starts)
+            writer.write_batch(_batch(schema, _Column(names=[name] * len(starts), starts=starts, payloads=payloads)))
         names = [f"properties/{index}" for index in range(len(arrays))]
-        writer.write_batch(_batch(schema, names, [(0, 0, 0, 0)] * len(arrays), (array.tobytes() for array in arrays)))
+        payloads = (array.tobytes() for array in arrays)
+        writer.write_batch(_batch(schema, _Column(names=names, starts=[zero] * len(arrays), payloads=payloads)))
+        names, starts = ["class_locations"] * len(voxels), [(index, 0, 0, 0) for index in range(len(voxels))]
+        payloads = (b"" for _ in voxels)
+        writer.write_batch(_batch(schema, _Column(names=names, starts=starts, payloads=payloads, voxels=voxels)))
 
 
 def _little_endian(array: NDArray[Any]) -> NDArray[Any]:
     if array.dtype.kind not in "biuf":
         raise DataError(f"an array of {array.dtype}; expected integers or floating-point numbers")
-    return array.astype(array.dtype.newbyteorder("<"), copy=False)
+    return array.astype(array.dtype.newbyteorder("<"), order="C", copy=False)
 
 
-def _chunked(array: NDArray[Any], compression: Compression) -> ArrayLayout:
-    return ArrayLayout(shape=array.shape, dtype=array.dtype.str, chunk_shape=CHUNK_SHAPE, compression=compression)
+def _voxels(path: Path, label: Any, places: Any, *, shape: Index) -> NDArray[np.uint16]:
+    """Return the voxels (z, y, x) of one label of `class_locations`."""
+    found = np.asarray(places)
+    if not found.size:
+        return np.empty((0, 3), np.uint16)
+    upper = np.minimum([1, *shape[1:]], 2**16)
+    if found.ndim != 2 or found.shape[1] != 4 or found.min() < 0 or (found.max(axis=0) >= upper).any():
+        raise DataError(
+            f"{path}: class_locations of label {label} of shape {found.shape}; expected (n, 4) voxels within {shape}"
+        )
+    return found[:, 1:].astype(np.uint16)
 
 
-def _payload(array: NDArray[Any], layout: ArrayLayout, start: tuple[int, ...]) -> bytes:
-    extent = layout.extent(start)
-    chunk = array[tuple(slice(first, first + size) for first, size in zip(start, extent, strict=True))]
-    raw = chunk.tobytes()
-    if layout.compression == "none":
-        return raw
-    compressed: bytes = pa.compress(raw, codec=layout.compression, asbytes=True)
-    return compressed
+def _image_layout(data: NDArray[Any], precision: Precision) -> ArrayLayout:
+    """Return the layout with quantisation if it is wanted and possible."""
+    layout = ArrayLayout(shape=data.shape, dtype=data.dtype.str, chunk_shape=CHUNK_SHAPE)
+    if precision == "lossless" or data.dtype != np.float32:
+        return layout
+    lower, upper = float(data.min()) / STEP, float(data.max()) / STEP
+    # Numbers up to 2^24 are whole in float32; NaN fails every comparison.
+    if not (abs(lower) < 2**24 and abs(upper) < 2**24 and round(upper) - round(lower) < 2**16):
+        return layout
+    return replace(layout, stored_dtype="<u2", offset=round(lower), step=STEP, max_error=STEP / 2)
 
 
-def _batch(
-    schema: pa.Schema, names: list[str], starts: list[tuple[int, ...]], payloads: Iterable[bytes]
-) -> pa.RecordBatch:
+def _segmentation_layout(seg: NDArray[Any]) -> ArrayLayout:
+    layout = ArrayLayout(shape=seg.shape, dtype=seg.dtype.str, chunk_shape=CHUNK_SHAPE)
+    if seg.dtype not in (np.int8, np.int16):
+        return layout
+    return replace(layout, stored_dtype="<u2", offset=int(seg.min()))
+
+
+def _chosen(array: NDArray[Any], layout: ArrayLayout, codec: Codec | None) -> ArrayLayout:
+    """Return the layout with the codec asked for, or the smallest on a sample of the chunks."""
+    candidates: list[Codec] = [*(PREDICTORS if layout.stored_dtype else ()), *LIBRARY_CODECS]
+    if codec is not None:
+        if codec not in candidates:
+            raise DataError(f"codec {codec} for {layout.dtype}; expected one of {', '.join(candidates)}")
+        return replace(layout, codec=codec)
+    starts = list(layout.starts())
+    sample = [starts[index] for index in {int(k * GOLDEN_RATIO % 1 * len(starts)) for k in range(NUM_TRIAL_CHUNKS)}]
+    sizes = [
+        (one, sum(len(payload) for payload in _payloads(array, replace(layout, codec=one), sample)))
+        for one in candidates
+    ]
+    return replace(layout, codec=smallest(sizes, num_bytes=sum(layout.num_bytes(start) for start in sample)))
+
+
+def _payloads(array: NDArray[Any], layout: ArrayLayout, starts: Iterable[Index]) -> Iterator[bytes]:
+    """Compress the chunks that begin at `starts`."""
+    if layout.codec in PREDICTORS:
+        room = np.empty(max_chunk_bytes(*layout.chunk_shape[1:]), np.uint8)
+        factor = 1 / layout.step if layout.step else 1.0
+        for channel, *first in starts:
+            last = np.add(first, layout.extent((channel, *first))[1:])
+            box = np.array([first, last], np.int64)
+            size = pack_chunk(array[channel], box, factor, layout.offset, PREDICTORS[layout.codec], room)
+            yield room[:size].tobytes()
+        return
+    itemsize = np.dtype(layout.stored_dtype or layout.dtype).itemsize
+    for start in starts:
+        chunk = array[tuple(slice(a, a + n) for a, n in zip(start, layout.extent(start), strict=True))]
+        if layout.step:
+            chunk = np.rint(chunk / np.float32(layout.step)).astype(np.int32)
+        if layout.stored_dtype:
+            chunk = (chunk - np.int32(layout.offset)).astype(layout.stored_dtype)
+        yield compress(chunk.tobytes(), codec=layout.codec, itemsize=itemsize)  # type: ignore[arg-type]
+
+
+def _batch(schema: pa.Schema, column: _Column) -> pa.RecordBatch:
     """Gather the payloads in one buffer: a list of them would hold a large image twice more."""
+    num_rows = len(column.names)
+    voxels = column.voxels or [np.empty((0, 3), np.uint16)] * num_rows
     values = io.BytesIO()
     offsets, checksums = [0], []
-    for payload in payloads:
-        checksums.append(zlib.crc32(payload))
+    for payload, places in zip(column.payloads, voxels, strict=True):
+        checksums.append(zlib.crc32(places.tobytes(), zlib.crc32(payload)))
         offsets.append(offsets[-1] + values.write(payload))
     payload_column = pa.LargeBinaryArray.from_buffers(
-        pa.large_binary(),
-        len(names),
-        [None, pa.py_buffer(np.array(offsets, np.int64)), pa.py_buffer(values.getbuffer())],
+        pa.large_binary(), num_rows, [None, pa.py_buffer(np.array(offsets, np.int64)), pa.py_buffer(values.getbuffer())]
     )
-    axes = np.array(starts, np.int32).reshape(-1, 4).T
-    columns = [pa.array(names, pa.string()), *(pa.array(axis) for axis in axes)]
-    return pa.record_batch([*columns, pa.array(checksums, pa.uint32()), payload_column], schema=schema)
+    flat = pa.array(np.concatenate([*voxels, np.empty((0, 3), np.uint16)]).reshape(-1))
+    voxel_offsets = np.cumsum([0, *(len(places) for places in voxels)], dtype=np.int64)
+    voxel_column = pa.LargeListArray.from_arrays(
+        pa.array(voxel_offsets), pa.FixedSizeListArray.from_arrays(flat, type=VOXEL), type=schema.field("voxels").type
+    )
+    axes = np.array(column.starts, np.int32).reshape(-1, 4).T
+    columns = [pa.array(column.names, pa.string()), *(pa.array(axis) for axis in axes)]
+    return pa.record_batch([*columns, pa.array(checksums, pa.uint32()), payload_column, voxel_column], schema=schema)

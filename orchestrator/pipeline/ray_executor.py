@@ -6,29 +6,34 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import ray
 from ray.exceptions import RayError, RayTaskError
-from ray.train.backend import BackendConfig
+from ray.train.backend import Backend, BackendConfig
 
 from orchestrator.cluster.config import ClusterConfig
-from orchestrator.errors import ClusterError, OrchestratorError
+from orchestrator.errors import ClusterError, OrchestratorError, StorageError
 from orchestrator.pipeline import work
 from orchestrator.pipeline.failures import GiveUp, Retry
 from orchestrator.pipeline.policy import Schedule, Start
+from orchestrator.pipeline.preemption import ask_to_stop
 from orchestrator.pipeline.processors import Node, Resources
 from orchestrator.pipeline.ray_failures import classify, innermost, node_of, note_node
 from orchestrator.pipeline.ray_nodes import GROWING, label_selector, nodes_of
 from orchestrator.pipeline.stages import Stage, StageKind
-from orchestrator.storage import run_paths
+from orchestrator.training.stop_request import SIGNALS, Watch, listen_to_signals
 
 T = TypeVar("T")
 
 POLL_S = 0.5
 """Longest time between two looks at the running stages."""
+DRAIN_EVERY_S = 5.0
+"""Time between two looks at whether the node of a training is drained."""
+WIND_DOWN_S = 20.0
+"""Longest time that an interrupted driver gives its trainings for one more checkpoint."""
 NODES_INTERVAL_S = 10.0
 """Time between two looks at the nodes."""
 OBJECT_STORE_BYTES = 256 * 1024**2
@@ -98,8 +103,9 @@ def connected(config: ClusterConfig) -> Iterator[Connection]:
     except (ConnectionError, RayError, RuntimeError, ValueError) as error:
         raise ClusterError(f"Ray at {config.address or 'this machine'}: {error}") from error
     if threading.current_thread() is threading.main_thread():
-        # As after Ctrl-C: Ray's own handler would end the process with a stack trace.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        for number in SIGNALS:
+            # As after Ctrl-C: Ray's own handler would end the process with a stack trace.
+            signal.signal(number, signal.default_int_handler)
     try:
         yield Connection(
             nodes=nodes_of(ray.nodes(), config),
@@ -174,7 +180,14 @@ class Executor:
         self._nodes_seen_s = time.monotonic()
 
     def execute(self) -> None:
-        """Go on until nothing can be started any more."""
+        """Go on until nothing can be started any more; an interruption lets trainings save one more checkpoint."""
+        try:
+            self._drive()
+        except KeyboardInterrupt:
+            self._wind_down()
+            raise
+
+    def _drive(self) -> None:
         while not self._schedule.is_over:
             now_s = time.monotonic()
             while (start := self._schedule.start_next(now_s)) is not None:
@@ -207,8 +220,10 @@ class Executor:
         for stage_id in self._schedule.requests_to_stop(now_s):
             stage = self._schedule.graph[stage_id]
             assert stage.training is not None, stage_id
-            key = run_paths.stop_request(stage.training.id)
-            self._place.storage.write_bytes(key, b"Another training has a longer way to go.\n")
+            reason = "another training has a longer way to go"
+            # It goes on to its end otherwise, which costs time and nothing else.
+            with suppress(StorageError):
+                ask_to_stop(self._place.storage, training_id=stage.training.id, reason=reason)
             self._listener.stage_asked_to_stop(stage)
 
     def _settle(self, running: _Running, *, reference: Any) -> None:
@@ -242,6 +257,20 @@ class Executor:
         for node_id in found.keys() - known:
             self._schedule.add_node(found[node_id], now_s=now_s)
 
+    def _wind_down(self) -> None:
+        """Ask all trainings to stop and wait for them; a second interruption ends the waiting."""
+        trainings = {
+            reference: item.stage.training.id
+            for reference, item in self._running.items()
+            if item.stage.kind is StageKind.TRAIN and item.stage.training is not None
+        }
+        for training_id in trainings.values():
+            # Without it the training goes on from the checkpoint before.
+            with suppress(StorageError):
+                ask_to_stop(self._place.storage, training_id=training_id, reason="the driver was interrupted")
+        if trainings:
+            ray.wait(list(trainings), num_returns=len(trainings), timeout=WIND_DOWN_S)
+
 
 def _submit(stage: Stage, *, place: Any, share: Resources, separate: bool, selector: dict[str, str]) -> Any:
     """Hand one stage to Ray under its own name."""
@@ -261,13 +290,21 @@ def _carry_out(place: work.Workplace, stage: Stage) -> None:
     _carry_out_here(place, stage)
 
 
-def _carry_out_here(place: work.Workplace, stage: Stage) -> None:
+def _carry_out_here(place: work.Workplace, stage: Stage, *, watches: Sequence[Watch] = ()) -> None:
     _log_to_process(stage)
     try:
-        work.carry_out(place, stage)
+        work.carry_out(place, stage, watches=watches)
     except BaseException as error:
         note_node(error, ray.get_runtime_context().get_node_id())
         raise
+
+
+class _ListeningBackend(Backend):  # type: ignore[misc]
+    """Lets a worker hear signals: its loop runs in a thread, and only the main thread can set a handler."""
+
+    def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
+        """Set the handlers in the main thread of each worker."""
+        worker_group.execute(listen_to_signals)
 
 
 @dataclass
@@ -279,6 +316,11 @@ class _NoProcessGroup(BackendConfig):  # type: ignore[misc]
     """
 
     backend: str = "none"
+
+    @property
+    def backend_cls(self) -> type[Backend]:
+        """What is done around the training loop."""
+        return _ListeningBackend
 
 
 @ray.remote(max_retries=0)  # type: ignore[untyped-decorator]
@@ -311,7 +353,19 @@ def _fit(place: work.Workplace, stage: Stage, share: Resources, separate: bool, 
 
 
 def _train_worker(config: Mapping[str, Any]) -> None:
-    _carry_out_here(config["place"], config["stage"])
+    drain = Watch(look=_look_for_drain, every_s=DRAIN_EVERY_S)
+    _carry_out_here(config["place"], config["stage"], watches=(drain,))
+
+
+def _look_for_drain() -> str:
+    """Return why this process must stop if its node is being drained: by the autoscaler or by `ray drain-node`."""
+    # What Ray Train's own watcher asks; its public answer, `ray.train.get_preemption_info`, exists in workers of
+    # their own only, and not in the process that fits one training after the other.
+    try:
+        draining = ray._private.state.state.get_draining_nodes()  # noqa: SLF001
+    except (RayError, RuntimeError):
+        return ""
+    return "its node is drained" if ray.get_runtime_context().get_node_id() in draining else ""
 
 
 def _ray_train_folder(place: work.Workplace) -> str:

@@ -240,6 +240,7 @@ def _workplace(request: RunRequest, need: Need) -> Workplace:
         device="cuda" if need.gpus else "cpu",
         num_threads=max(1, int(need.cpus)),
         num_loader_processes=max(0, min(GPU_LOADER_PROCESSES, int(need.cpus) - 1)) if need.gpus else 0,
+        cloud=request.cluster.cloud,
     )
 
 

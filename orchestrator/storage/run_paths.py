@@ -5,6 +5,8 @@ from orchestrator.benchmark.definition import Case
 RUN = "run.json"
 PHANTOM_DOWNLOADS = "downloads"
 EVENTS = "events"
+TRAINING_EVENTS = "trainings"
+"""Below the events: those that the processes write that train. Sorted after those of the drivers."""
 DRIVERS = "drivers"
 RESULTS = "results"
 TABLES = "tables"
@@ -51,14 +53,19 @@ def patches(training_id: str, case: Case) -> str:
     return f"patches/{training_id}/{case.dataset}--{case.name}.arrow"
 
 
-def checkpoint(training_id: str) -> str:
-    """Latest checkpoint of a training under way."""
-    return f"trainings/{training_id}/checkpoint_latest.ckpt"
+def checkpoint_slots(training_id: str) -> tuple[str, str]:
+    """Two files in which a training under way keeps its last two checkpoints by turns; each holds its number."""
+    return f"trainings/{training_id}/checkpoint_even.ckpt", f"trainings/{training_id}/checkpoint_odd.ckpt"
 
 
-def previous_checkpoint(training_id: str) -> str:
-    """Name the checkpoint before the latest, in case that one is damaged."""
-    return f"trainings/{training_id}/checkpoint_previous.ckpt"
+def patches_record(training_id: str, case: Case) -> str:
+    """JSON record of a patch file: size, digest, version of the format. Written before the file appears."""
+    return f"patches/{training_id}/{case.dataset}--{case.name}.json"
+
+
+def patches_manifest(training_id: str) -> str:
+    """JSON with the records of all patch files of a training; written when it begins."""
+    return f"patches/{training_id}/manifest.json"
 
 
 def final_checkpoint(training_id: str) -> str:

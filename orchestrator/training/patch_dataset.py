@@ -8,7 +8,8 @@ from nnunetv2.training.dataloading import nnunet_dataset
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 from numpy.typing import NDArray
 
-from orchestrator.patches.reader import PatchArray, PatchFile
+from orchestrator.patches.reader import PatchFile
+from orchestrator.patches.stored_array import PatchArray
 from orchestrator.patches.writer import write_patches
 
 FILE_ENDING = "arrow"

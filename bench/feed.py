@@ -1,0 +1,76 @@
+"""Compares how a training is fed with how nnU-Net 2.8.1 feeds it, on the same machine, in turn.
+
+    python -m bench.feed [--slices 60 150 350] [--rounds N] [--only MEASURE ...]
+
+Synthetic CT-like cases at full size (see bench/feed_cases.py) are written to both; what comes back is compared before
+anything is measured. CPU times are those of the thread, or of the process where stock uses several threads.
+"""
+
+import argparse
+import datetime
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+
+from bench.feed_cases import WINDOWS, FeedCase, make_case
+from bench.feed_store import measure_store
+from bench.rows import Row, format_rows, merged
+
+MEASURES: dict[str, Callable[..., list[Row]]] = {"store": measure_store}
+"""By name: what takes a case, a folder for its files and a number of rounds, and returns rows."""
+NUM_LABELS = (2, 41)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--slices", type=int, nargs="+", default=[60, 150, 350], help="of the cases (60 150 350)")
+    parser.add_argument("--rounds", type=int, default=5, help="times that each is measured (5)")
+    parser.add_argument("--only", choices=sorted(MEASURES), nargs="+", default=sorted(MEASURES), help="what to measure")
+    parser.add_argument("--folder", type=Path, help="where files are written (default: the temporary folder)")
+    options = parser.parse_args()
+    rows: list[Row] = []
+    for window in WINDOWS:
+        for num_labels in NUM_LABELS:
+            for num_slices in options.slices:
+                case = make_case(num_slices=num_slices, num_labels=num_labels, window=window, seed=num_slices)
+                rows += measure_case(case, options)
+                print(f"{case.name} measured", file=sys.stderr, flush=True)
+    print(f"\n{conditions()}, cases of {options.slices} slices, {options.rounds} rounds\n")
+    print(format_rows(merged(rows)))
+
+
+def measure_case(case: FeedCase, options: argparse.Namespace) -> list[Row]:
+    """Return the rows of one case, named by its window and number of labels."""
+    kind = case.name.rpartition("_labels_")[0].replace("_", " window, ") + " labels"
+    with tempfile.TemporaryDirectory(prefix="feed-", dir=options.folder) as folder:
+        return [
+            row.named(f"{row.measure}; {kind}")
+            for name in options.only
+            for row in MEASURES[name](case, folder=Path(folder), rounds=options.rounds)
+        ]
+
+
+def conditions() -> str:
+    """Return date, machine and versions."""
+    today = datetime.datetime.now(tz=datetime.UTC).date()
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("nnunetv2", "blosc2", "pyarrow", "numba"))
+    load = os.getloadavg()[0]
+    return f"{today}, {processor()}, {os.cpu_count()} cores, load {load:.1f}, {versions}"
+
+
+def processor() -> str:
+    """Return the name of the processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,247 @@
+"""Instructions on rows of 16 lanes of 16 bits, in LLVM's terms: numba would widen every one of them to 64 bits.
+
+A *row* is 16 neighbouring values. Array arguments are C-ordered, indices count elements (a row begins at `16 * row` of
+a uint16 array) and are not checked.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+LANES = 16
+"""Values in a row: one register of 256 bits, which every processor of the last decade has."""
+
+_I16 = ir.IntType(16)
+_ROW = ir.VectorType(_I16, LANES)
+_WIDE = ir.VectorType(ir.IntType(32), LANES)
+_FLOATS = ir.VectorType(ir.FloatType(), LANES)
+
+
+def _pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any, vector: Any) -> Any:
+    """Return the address of the vector that begins at an element."""
+    data = context.make_array(array_type)(context, builder, array).data
+    return builder.bitcast(builder.gep(data, [index]), vector.as_pointer())
+
+
+def _load(builder: Any, pointer: Any, bytes_per_element: int) -> Any:
+    row = builder.load(pointer)
+    row.align = bytes_per_element
+    return row
+
+
+def _splat(builder: Any, value: Any, vector: Any) -> Any:
+    """Return a vector with the same value in every lane."""
+    undefined = ir.Constant(vector, ir.Undefined)
+    one = builder.insert_element(undefined, value, ir.Constant(ir.IntType(32), 0))
+    return builder.shuffle_vector(one, undefined, ir.Constant(_WIDE, [0] * LANES))
+
+
+def _narrow(builder: Any, value: Any) -> Any:
+    return _splat(builder, builder.trunc(value, _I16), _ROW)
+
+
+def _constant(value: int) -> Any:
+    return ir.Constant(_ROW, [value] * LANES)
+
+
+def _predict(builder: Any, above: Any, before: Any, corner: Any) -> Any:
+    """Return the mean of two neighbours plus a quarter of how both differ from the corner between them.
+
+    Of the predictors without a division or a chain along the row this one leaves the fewest bits of CT noise that is
+    smooth over one or two voxels: 5.7 a voxel where either neighbour alone leaves 6.0.
+    """
+    # LLVM knows this as one instruction, the mean rounded up.
+    total = builder.add(builder.zext(above, _WIDE), builder.zext(before, _WIDE))
+    total = builder.add(total, ir.Constant(_WIDE, [1] * LANES))
+    mean = builder.trunc(builder.lshr(total, ir.Constant(_WIDE, [1] * LANES)), _ROW)
+    slope = builder.add(builder.sub(above, corner), builder.sub(before, corner))
+    return builder.add(mean, builder.ashr(slope, _constant(2)))
+
+
+def _function(builder: Any, name: str, result: Any, arguments: list[Any]) -> Any:
+    """Return an intrinsic function of LLVM."""
+    found = builder.module.globals.get(name)
+    return found or ir.Function(builder.module, ir.FunctionType(result, arguments), name)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def load_word(typing_context: Any, array: Any, at: Any) -> Any:
+    """Return the eight bytes from `at` on, little endian."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return _load(builder, _pointer(context, builder, signature.args[0], *arguments, ir.IntType(64)), 1)
+
+    return types.uint64(array, types.intp), generate
+
+
+def _unpacking(predict: Callable[..., Any], name: str) -> Any:
+    """Return the function that decodes the rows of one plane of a unit.
+
+    `predict` takes the builder, the row above, the row before and the one between. The row above stays in a register:
+    through memory, each row would wait for the one above to be written.
+    """
+
+    def unpack(
+        typing_context: Any, payload: Any, words: Any, position: Any, widths: Any, count: Any, values: Any, row: Any,
+        first: Any, before: Any,
+    ) -> Any:  # fmt: skip
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            payload, words, position, widths, count, values, row, first, before = arguments
+            payload_type, values_type = signature.args[0], signature.args[5]
+            i64 = ir.IntType(64)
+
+            def row_at(index: Any) -> Any:
+                return _pointer(context, builder, values_type, values, _start(builder, index), _ROW)
+
+            above, corner, residual = (cgutils.alloca_once(builder, _ROW) for _ in range(3))
+            bit, left = cgutils.alloca_once(builder, i64), cgutils.alloca_once(builder, i64)
+            start = _load(builder, row_at(first), 2)
+            builder.store(start, above)
+            builder.store(start, corner)
+            builder.store(position, bit)
+            builder.store(widths, left)
+            with cgutils.for_range(builder, count) as loop:
+                code = builder.load(left)
+                builder.store(builder.lshr(code, ir.Constant(i64, 4)), left)
+                width = builder.and_(code, ir.Constant(i64, 15))
+                is_widest = builder.icmp_unsigned("==", width, ir.Constant(i64, 15))
+                width = builder.add(width, builder.zext(is_widest, i64))
+                builder.store(_constant(0), residual)
+                with builder.if_then(builder.icmp_unsigned("!=", width, ir.Constant(i64, 0))):
+                    at = builder.load(bit)
+                    offset = builder.shl(builder.lshr(at, ir.Constant(i64, 4)), ir.Constant(i64, 5))
+                    pointer = _pointer(context, builder, payload_type, payload, builder.add(words, offset), _ROW)
+                    low = _load(builder, pointer, 1)
+                    high = _load(builder, builder.gep(pointer, [ir.Constant(i64, 1)]), 1)
+                    funnel = _function(builder, "llvm.fshr.v16i16", _ROW, [_ROW, _ROW, _ROW])
+                    code = builder.call(funnel, [high, low, _narrow(builder, builder.and_(at, ir.Constant(i64, 15)))])
+                    rest = _narrow(builder, builder.sub(ir.Constant(i64, 16), width))
+                    builder.store(builder.ashr(builder.shl(code, rest), rest), residual)
+                    builder.store(builder.add(at, width), bit)
+                preceding = _load(builder, row_at(builder.add(before, loop.index)), 2)
+                predicted = predict(builder, builder.load(above), preceding, builder.load(corner))
+                decoded = builder.add(builder.load(residual), predicted)
+                builder.store(decoded, above)
+                builder.store(preceding, corner)
+                builder.store(decoded, row_at(builder.add(row, loop.index)), align=2)
+            return context.get_dummy_value()
+
+        index = types.intp
+        signature = types.none(payload, index, index, types.uint64, index, values, index, index, index)
+        return signature, generate
+
+    unpack.__name__ = unpack.__qualname__ = name
+    return intrinsic(unpack)
+
+
+unpack_from_above = _unpacking(lambda _builder, above, _before, _corner: above, "unpack_from_above")
+unpack_from_before = _unpacking(lambda _builder, _above, before, _corner: before, "unpack_from_before")
+unpack_from_both = _unpacking(_predict, "unpack_from_both")
+
+
+def _start(builder: Any, row: Any) -> Any:
+    return builder.mul(row, ir.Constant(row.type, LANES))
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def residual_row(typing_context: Any, values: Any, row: Any, neighbours: Any, codes: Any) -> Any:
+    """Write how a row differs from its prediction to the 16 elements of `codes`; return what tells the bits needed.
+
+    Differences are taken modulo 2^16 as signed numbers. Returned are the bits that any lane uses beside its sign, plus
+    2^16 if any is not 0.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        values, row, neighbours, codes = arguments
+        values_type, codes_type = signature.args[0], signature.args[3]
+
+        def load(at: Any) -> Any:
+            return _load(builder, _pointer(context, builder, values_type, values, _start(builder, at), _ROW), 2)
+
+        predicted = _predict(builder, *(load(builder.extract_value(neighbours, k)) for k in range(3)))
+        residual = builder.sub(load(row), predicted)
+        zero = ir.Constant(ir.IntType(64), 0)
+        builder.store(residual, _pointer(context, builder, codes_type, codes, zero, _ROW), align=2)
+        reduce = _function(builder, "llvm.vector.reduce.or.v16i16", _I16, [_ROW])
+        folded = builder.xor(residual, builder.ashr(residual, _constant(15)))
+        used = builder.zext(builder.call(reduce, [folded]), ir.IntType(64))
+        is_any = builder.icmp_unsigned("!=", builder.call(reduce, [residual]), ir.Constant(_I16, 0))
+        return builder.or_(used, builder.shl(builder.zext(is_any, ir.IntType(64)), ir.Constant(ir.IntType(64), 16)))
+
+    index = types.intp
+    return types.intp(values, index, types.UniTuple(index, 3), codes), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def pack_row(typing_context: Any, codes: Any, width: Any, words: Any, at: Any, shift: Any) -> Any:
+    """Append the lowest `width` bits, 1 to 16, of the 16 codes to the words at byte `at`, from bit `shift` on; the row of words after it is overwritten."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        codes, width, words, at, shift = arguments
+        zero = ir.Constant(ir.IntType(64), 0)
+        code = _load(builder, _pointer(context, builder, signature.args[0], codes, zero, _ROW), 2)
+        unused = _narrow(builder, builder.sub(ir.Constant(ir.IntType(64), 16), width))
+        code = builder.lshr(builder.shl(code, unused), unused)
+        low = _pointer(context, builder, signature.args[2], words, at, _ROW)
+        next_at = builder.add(at, ir.Constant(at.type, 2 * LANES))
+        high = _pointer(context, builder, signature.args[2], words, next_at, _ROW)
+        by = _narrow(builder, shift)
+        rest = builder.sub(_constant(15), by)
+        builder.store(builder.or_(_load(builder, low, 1), builder.shl(code, by)), low, align=1)
+        builder.store(builder.lshr(builder.lshr(code, _constant(1)), rest), high, align=1)
+        return context.get_dummy_value()
+
+    return types.none(codes, types.intp, words, types.intp, types.intp), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def quantise_row(typing_context: Any, source: Any, at: Any, factor: Any, offset: Any, values: Any, row: Any) -> Any:
+    """Write 16 elements of `source`, times `factor`, rounded, less `offset`, to a row of `values`."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        source, at, factor, offset, values, row = arguments
+        element = signature.args[0].dtype
+        vector = ir.VectorType(context.get_data_type(element), LANES)
+        pointer = _pointer(context, builder, signature.args[0], source, at, vector)
+        loaded = _load(builder, pointer, element.bitwidth // 8)
+        if isinstance(element, types.Float):
+            scaled = builder.fmul(loaded, _splat(builder, factor, _FLOATS))
+            rint = _function(builder, "llvm.rint.v16f32", _FLOATS, [_FLOATS])
+            wide = builder.fptosi(builder.call(rint, [scaled]), _WIDE)
+        else:
+            wide = builder.sext(loaded, _WIDE) if element.bitwidth < 32 else loaded
+        stored = builder.trunc(builder.sub(wide, _splat(builder, builder.trunc(offset, ir.IntType(32)), _WIDE)), _ROW)
+        target = _pointer(context, builder, signature.args[4], values, _start(builder, row), _ROW)
+        builder.store(stored, target, align=2)
+        return context.get_dummy_value()
+
+    index = types.intp
+    return types.none(source, index, types.float32, index, values, index), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def restore_row(typing_context: Any, values: Any, row: Any, offset: Any, step: Any, target: Any, at: Any) -> Any:
+    """Write a row of `values`, plus `offset`, times `step` if they become floats, to 16 elements of `target`."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        values, row, offset, step, target, at = arguments
+        element = signature.args[4].dtype
+        loaded = _load(builder, _pointer(context, builder, signature.args[0], values, _start(builder, row), _ROW), 2)
+        vector = ir.VectorType(context.get_data_type(element), LANES)
+        if isinstance(element, types.Float):
+            wide = builder.add(
+                builder.zext(loaded, _WIDE), _splat(builder, builder.trunc(offset, ir.IntType(32)), _WIDE)
+            )
+            restored = builder.fmul(builder.sitofp(wide, _FLOATS), _splat(builder, step, _FLOATS))
+        else:
+            restored = builder.add(loaded, _narrow(builder, offset))
+        pointer = _pointer(context, builder, signature.args[4], target, at, vector)
+        builder.store(restored, pointer, align=element.bitwidth // 8)
+        return context.get_dummy_value()
+
+    index = types.intp
+    return types.none(values, index, index, types.float32, target, index), generate

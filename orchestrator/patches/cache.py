@@ -1,0 +1,177 @@
+"""Patch files of a training at hand: those of a remote storage are fetched once a machine.
+
+Files lie in the cache under their digest. A training that uses one holds a hard link to it in a folder of its own, so
+a file may be evicted at any moment and stays with whoever has it. Locks are `flock`s: they end with their process.
+"""
+
+import fcntl
+import hashlib
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from orchestrator.errors import IntegrityError
+from orchestrator.patches.manifest import PatchManifest, PatchRecord
+from orchestrator.patches.reader import PatchFile
+from orchestrator.storage.filesystem import Storage
+from orchestrator.storage.local import LocalStorage
+
+logger = logging.getLogger(__name__)
+
+LIMIT_BYTES = 64 * 1024**3
+"""Size of the cache above which the files that were used longest ago are removed."""
+
+_IN_USE_PREFIX = "in-use-"
+_PARTIAL = ".partial"
+_LOCK = ".lock"
+_NUM_TRIES = 2
+
+
+class PatchCache:
+    """A folder of this machine, shared by all processes of one user."""
+
+    def __init__(self, folder: Path, *, limit_bytes: int = LIMIT_BYTES) -> None:
+        self._folder = folder
+        self._limit_bytes = limit_bytes
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    @classmethod
+    def of_this_machine(cls) -> "PatchCache":
+        """Return the cache of this user."""
+        return cls(Path(tempfile.gettempdir()) / f"orchestrator-patches-{os.getuid()}")
+
+    @contextmanager
+    def gathered(self, storage: Storage, manifest: PatchManifest) -> Iterator[Path]:
+        """Context with a folder that holds the files of a manifest under their own names, for reading only.
+
+        Files of a local or shared folder are linked to and their sizes compared; others are fetched, once for all
+        processes that want them at the same time, and compared with their digests.
+
+        Raises
+        ------
+        IntegrityError
+            If a file is not what the manifest says.
+        StorageError
+            If one cannot be fetched.
+        """
+        with ExitStack() as stack:
+            # Nobody sweeps between the making of the folder and its lock.
+            with _locked(self._folder / _LOCK):
+                self._sweep()
+                name = tempfile.TemporaryDirectory(prefix=_IN_USE_PREFIX, dir=self._folder)
+                folder = Path(stack.enter_context(name))
+                # Beside the folder: nnU-Net expects files of one kind in it.
+                lock = folder.with_suffix(_LOCK)
+                stack.callback(lock.unlink)
+                stack.enter_context(_locked(lock))
+            for key, record in manifest.records.items():
+                target = folder / Path(key).name
+                if isinstance(storage, LocalStorage):
+                    path = storage.fetch(key).resolve()
+                    record.check_size(path, name=str(path))
+                    target.symlink_to(path)
+                else:
+                    self._link(storage, key, record, target)
+            yield folder
+
+    def check(self, storage: Storage, key: str, record: PatchRecord) -> None:
+        """Compare one file with its record and every chunk with its checksum.
+
+        Raises IntegrityError if the file is missing or anything else than was written; a copy of this machine that has
+        rotted is fetched again.
+        """
+        if not storage.exists(key):
+            raise IntegrityError(f"{storage.location}/{key}: no such patch file")
+        manifest = PatchManifest(records={key: record})
+        for is_last in (False, True):
+            with self.gathered(storage, manifest) as folder:
+                try:
+                    PatchFile.open((folder / Path(key).name).resolve()).verify()
+                except IntegrityError:
+                    if is_last or isinstance(storage, LocalStorage):
+                        raise
+                else:
+                    return
+            (self._folder / record.sha256).unlink(missing_ok=True)
+
+    def _link(self, storage: Storage, key: str, record: PatchRecord, target: Path) -> None:
+        """Give the cached copy of a file, fetched if need be, another name."""
+        cached = self._folder / record.sha256
+        with _locked(self._folder / f"{record.sha256}{_LOCK}"):
+            # Evicted in the meantime, or of another size because the disk was full: fetched again.
+            with suppress(FileNotFoundError):
+                if cached.stat().st_size == record.num_bytes:
+                    os.utime(cached)
+                    os.link(cached, target)
+                    return
+            content = _fetch(storage, key, record)
+            self._make_room(record.num_bytes)
+            partial = self._folder / f"{record.sha256}{_PARTIAL}"
+            with partial.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.link(partial, target)
+            partial.replace(cached)
+
+    def _make_room(self, num_bytes: int) -> None:
+        """Remove the files that were used longest ago, but for those in use: they would free nothing."""
+        with _locked(self._folder / _LOCK):
+            files = []
+            for path in self._folder.iterdir():
+                with suppress(FileNotFoundError):
+                    status = path.stat()
+                    if path.is_file():
+                        files.append((status.st_mtime_ns, status.st_size, status.st_nlink, path))
+            excess = sum(size for _, size, _, _ in files) + num_bytes - self._limit_bytes
+            for _, size, num_links, path in sorted(files):
+                if excess > 0 and size and num_links == 1 and path.suffix != _PARTIAL:
+                    path.unlink(missing_ok=True)
+                    excess -= size
+        if excess > 0:
+            logger.warning("%s: %d bytes above its limit; all else is in use", self._folder, excess)
+
+    def _sweep(self) -> None:
+        """Remove what processes that are no more have left."""
+        for folder in self._folder.glob(f"{_IN_USE_PREFIX}*/"):
+            lock = folder.with_suffix(_LOCK)
+            if _is_free(lock):
+                shutil.rmtree(folder, ignore_errors=True)
+                lock.unlink()
+        for partial in self._folder.glob(f"*{_PARTIAL}"):
+            if _is_free(partial.with_suffix(_LOCK)):
+                partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a lock that one process, or thread, at a time can have."""
+    with path.open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _is_free(path: Path) -> bool:
+    """Whether nobody holds a lock."""
+    with path.open("wb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
+
+
+def _fetch(storage: Storage, key: str, record: PatchRecord) -> bytes:
+    """Return the content of a file; a wrong one is asked for a second time, since networks err too."""
+    for _ in range(_NUM_TRIES):
+        content = storage.read_bytes(key)
+        if (len(content), hashlib.sha256(content).hexdigest()) == (record.num_bytes, record.sha256):
+            return content
+    raise IntegrityError(
+        f"{storage.location}/{key}: {len(content)} bytes with another digest than {record.sha256[:16]} of "
+        f"{record.num_bytes} bytes; write the patches again"
+    )

@@ -1,0 +1,98 @@
+"""Sizes and digests of a training's patch files, and the check that they are what was written."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from orchestrator.errors import IntegrityError
+from orchestrator.patches.layout import FORMAT, VERSION
+from orchestrator.patches.reader import PatchFile
+from orchestrator.storage.filesystem import Storage
+
+_BLOCK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PatchRecord:
+    """What a patch file must be."""
+
+    num_bytes: int
+    sha256: str
+    version: int
+    """Of the format."""
+
+    @classmethod
+    def of_file(cls, path: Path) -> "PatchRecord":
+        """Measure a file that was just written."""
+        return cls(num_bytes=path.stat().st_size, sha256=_sha256(path), version=VERSION)
+
+    def to_bytes(self) -> bytes:
+        """Return JSON."""
+        return json.dumps(asdict(self), indent=1).encode()
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> "PatchRecord":
+        """Parse JSON; raises IntegrityError if it is none."""
+        try:
+            return cls(**json.loads(content))
+        except (TypeError, ValueError) as error:
+            raise IntegrityError(f"not a record of patches ({error})") from error
+
+    def check(self, path: Path, *, name: str) -> None:
+        """Compare a local file with the record; raises IntegrityError that names the file and, if it can, the chunk."""
+        self.check_size(path, name=name)
+        if _sha256(path) == self.sha256:
+            return
+        PatchFile.open(path).verify()
+        raise IntegrityError(f"{name}: another file than was written, though whole in itself; write the patches again")
+
+    def check_size(self, path: Path, *, name: str) -> None:
+        """Compare the version, then the size: at once, for a file of any size."""
+        if self.version != VERSION:
+            raise IntegrityError(f"{name}: version {self.version}; expected {VERSION}. Write the patches again")
+        found = path.stat().st_size
+        if found != self.num_bytes:
+            raise IntegrityError(f"{name}: {found} bytes; expected {self.num_bytes}. Write the patches again")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PatchManifest:
+    """All patch files of one training."""
+
+    records: Mapping[str, PatchRecord]
+    """By key of the file in the storage."""
+
+    def to_bytes(self) -> bytes:
+        """Return JSON."""
+        files = {key: asdict(record) for key, record in sorted(self.records.items())}
+        return json.dumps({"format": FORMAT, "version": VERSION, "files": files}, indent=1).encode()
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> "PatchManifest":
+        """Parse JSON; raises IntegrityError if it is not a manifest of this version."""
+        try:
+            parsed = json.loads(content)
+            found = (parsed["format"], parsed["version"])
+            records = {key: PatchRecord(**record) for key, record in parsed["files"].items()}
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise IntegrityError(f"not a manifest of patches ({error!r})") from error
+        if found != (FORMAT, VERSION):
+            raise IntegrityError(f"a manifest of {found[0]} version {found[1]}; expected {FORMAT} {VERSION}")
+        return cls(records=records)
+
+    def verify(self, storage: Storage) -> None:
+        """Read every file and compare it; raises IntegrityError that names the first bad file, and chunk if it can."""
+        for key, record in self.records.items():
+            if not storage.exists(key):
+                raise IntegrityError(f"{storage.location}/{key}: missing; write the patches again")
+            record.check(storage.fetch(key), name=f"{storage.location}/{key}")
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,244 @@
+"""One array of a patch file: a box of it touches only the chunks, and of ours only the units, that it meets."""
+
+import itertools
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from types import EllipsisType
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from kernels.lane_packing import WHOLE, read_box
+from orchestrator.errors import IntegrityError
+from orchestrator.patches.codecs import PREDICTORS, expand
+from orchestrator.patches.layout import ArrayLayout, Index
+
+Key = int | slice | EllipsisType
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Rows:
+    """The chunks of one record batch, as views into the memory map."""
+
+    names: pa.Array
+    starts: NDArray[np.int32]
+    """Shape (chunks, 4)."""
+    checksums: NDArray[np.uint32]
+    offsets: NDArray[np.int64]
+    """Of the payloads in `values`, one more than there are chunks."""
+    values: pa.Buffer
+    payloads: NDArray[np.uint8]
+    """All of `values`."""
+    voxel_offsets: NDArray[np.int64]
+    """Of the voxels in `voxels`, one more than there are rows."""
+    voxels: NDArray[np.uint16]
+    """Shape (voxels, 3)."""
+    is_checked: NDArray[np.bool_]
+    """Whether this process has compared a row with its checksum."""
+
+    @classmethod
+    def from_batch(cls, batch: pa.RecordBatch) -> "Rows":
+        """View the columns; raises IntegrityError if payloads or voxels would lie outside of the file."""
+        batch.validate(full=True)
+        _, offsets_buffer, values = batch.column("payload").buffers()
+        values = values if values is not None else pa.py_buffer(b"")
+        lists = batch.column("voxels")
+        voxels = lists.values.values.to_numpy(zero_copy_only=True).reshape(-1, 3)
+        return cls(
+            names=batch.column("array"),
+            starts=np.stack([batch.column(axis).to_numpy() for axis in "czyx"], axis=1),
+            checksums=batch.column("crc32").to_numpy(),
+            offsets=_offsets(offsets_buffer, batch.num_rows, upper=values.size),
+            values=values,
+            payloads=np.frombuffer(values, np.uint8),
+            voxel_offsets=_offsets(lists.buffers()[1], batch.num_rows, upper=len(voxels)),
+            voxels=voxels,
+            is_checked=np.zeros(batch.num_rows, bool),
+        )
+
+    def payload(self, row: int) -> pa.Buffer:
+        """Compressed bytes of one row."""
+        first, last = self.offsets[row : row + 2]
+        return self.values.slice(int(first), int(last - first))
+
+    def row_voxels(self, row: int) -> NDArray[np.uint16]:
+        """Voxels of one row, shape (n, 3)."""
+        return self.voxels[self.voxel_offsets[row] : self.voxel_offsets[row + 1]]
+
+    def crc32(self, row: int) -> int:
+        """Checksum of one row as it is stored now."""
+        return zlib.crc32(self.row_voxels(row).data, zlib.crc32(self.payload(row)))
+
+
+def _offsets(buffer: pa.Buffer, num_rows: int, *, upper: int) -> NDArray[np.int64]:
+    offsets = np.frombuffer(buffer, np.int64, num_rows + 1) if num_rows else np.zeros(1, np.int64)
+    if offsets[0] != 0 or offsets[-1] > upper or (np.diff(offsets) < 0).any():
+        raise IntegrityError("the places of the chunks are not in order")
+    return offsets
+
+
+class PatchArray:
+    """One array of a patch file, read by slicing: `image[:, 3:20, -64:, 5]` gives a new ndarray.
+
+    Indices are integers, slices of step 1 and an ellipsis, with numpy's meaning. A chunk is compared with its checksum
+    when it is read for the first time.
+    """
+
+    def __init__(self, path: Path, *, name: str, layout: ArrayLayout, rows: Rows) -> None:
+        self._path = path
+        self._name = name
+        self._layout = layout
+        self._rows = rows
+        self._voxels = np.array(layout.shape[1:], np.int64)
+        self._chunk_voxels = np.array(layout.chunk_shape[1:], np.int64)
+        self.shape = layout.shape
+        self.dtype: np.dtype[Any] = np.dtype(layout.dtype)
+        self.ndim = len(layout.shape)
+
+    @property
+    def max_error(self) -> float:
+        """How much a number may differ from what was written."""
+        return self._layout.max_error
+
+    def __getitem__(self, key: Key | tuple[Key, ...]) -> NDArray[Any]:
+        start, stop, dropped = self._box(key if isinstance(key, tuple) else (key,))
+        box = self.read_box(start=start, stop=stop)
+        return box.reshape([size for axis, size in enumerate(box.shape) if axis not in dropped]) if dropped else box
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        whole = self[...]
+        return whole if dtype is None else whole.astype(dtype, copy=False)
+
+    def read_box(self, *, start: Index, stop: Index) -> NDArray[Any]:
+        """Read the half-open box from `start` to `stop` (c, z, y, x), which must lie inside of the array.
+
+        Raises IntegrityError if a chunk is damaged.
+        """
+        if not all(0 <= a <= b <= size for a, b, size in zip(start, stop, self.shape, strict=True)):
+            raise IndexError(f"{self._path}: box from {start} to {stop} of {self._name}; expected within {self.shape}")
+        # Labels of 8 bits are decoded as 16.
+        dtype = np.dtype(np.int16) if self._layout.codec in PREDICTORS and self.dtype.kind == "i" else self.dtype
+        box = np.empty([b - a for a, b in zip(start, stop, strict=True)], dtype)
+        for channel in range(start[0], stop[0]):
+            self.read_channel_into(box[channel - start[0]], channel=channel, start=start[1:], padding=0)
+        return box.astype(self.dtype, copy=False)
+
+    def read_channel_into(self, target: NDArray[Any], *, channel: int, start: Index, padding: int) -> None:
+        """Fill `target` (z, y, x), C-ordered, with the box of one channel that begins at voxel `start`.
+
+        Raises IntegrityError if a chunk is damaged. Outside of the array `target` becomes `padding`.
+        """
+        lower = [max(0, a) for a in start]
+        upper = [min(n, a + b) for n, a, b in zip(self.shape[1:], start, target.shape, strict=True)]
+        if any(a >= b for a, b in zip(lower, upper, strict=True)):
+            target.fill(padding)
+            return
+        _pad(
+            target,
+            [a - s for a, s in zip(lower, start, strict=True)],
+            [b - s for b, s in zip(upper, start, strict=True)],
+            padding,
+        )
+        layout = self._layout
+        chunks = self._chunks(channel, lower, upper)
+        self._check(chunks)
+        if layout.codec not in PREDICTORS:
+            for row in chunks.tolist():
+                self._place(target, row, start=start, lower=lower, upper=upper)
+            return
+        broken = read_box(
+            self._rows.payloads,
+            self._rows.offsets,
+            channel * (layout.num_chunks // self.shape[0]),
+            self._voxels,
+            self._chunk_voxels,
+            np.array([lower, upper], np.int64),
+            np.array(start, np.int64),
+            layout.step,
+            layout.offset,
+            PREDICTORS[layout.codec],
+            target,
+        )
+        if broken != WHOLE:
+            raise self.damage(broken, "cannot be unpacked")
+
+    def damage(self, row: int, found: str) -> IntegrityError:
+        """Return the error that names a chunk."""
+        start = next(itertools.islice(self._layout.starts(), row, None))
+        return IntegrityError(
+            f"{self._path}: {self._name} chunk at (c, z, y, x) = {start} {found}; write the patches again"
+        )
+
+    def _chunks(self, channel: int, lower: list[int], upper: list[int]) -> NDArray[np.int64]:
+        """Rows of the chunks that meet a box within the array."""
+        rows = np.array([channel], np.int64)
+        for a, b, size, count in zip(lower, upper, self._layout.chunk_shape[1:], self._layout.grid[1:], strict=True):
+            rows = (rows[:, None] * count + np.arange(a // size, -(-b // size))).reshape(-1)
+        return rows
+
+    def _check(self, chunks: NDArray[np.int64]) -> None:
+        """Compare chunks that are read for the first time with their checksums."""
+        for row in chunks[~self._rows.is_checked[chunks]].tolist():
+            if self._rows.crc32(row) != self._rows.checksums[row]:
+                raise self.damage(row, "does not have its checksum")
+            self._rows.is_checked[row] = True
+
+    def _place(self, target: NDArray[Any], row: int, *, start: Index, lower: list[int], upper: list[int]) -> None:
+        """Expand a chunk with its library's codec and copy what lies in the box."""
+        layout = self._layout
+        first = next(itertools.islice(layout.starts(), row, None))
+        extent = layout.extent(first)
+        try:
+            raw = expand(self._rows.payload(row), codec=layout.codec, num_bytes=layout.num_bytes(first))  # type: ignore[arg-type]
+        except IntegrityError as error:
+            raise self.damage(row, str(error)) from error
+        chunk = np.frombuffer(raw, layout.stored_dtype or layout.dtype).reshape(extent)[0]
+        source, place = [], []
+        for a, b, s, f, size in zip(lower, upper, start, first[1:], extent[1:], strict=True):
+            source.append(slice(max(a, f) - f, min(b, f + size) - f))
+            place.append(slice(max(a, f) - s, min(b, f + size) - s))
+        part = chunk[tuple(source)]
+        if layout.stored_dtype:
+            part = part.astype(np.int32) + np.int32(layout.offset)
+        target[tuple(place)] = part * np.float32(layout.step) if layout.step else part
+
+    def _box(self, key: tuple[Key, ...]) -> tuple[Index, Index, list[int]]:
+        """Resolve an index to start, stop and the axes that an integer drops."""
+        if Ellipsis in key:
+            at = key.index(Ellipsis)
+            key = key[:at] + (slice(None),) * (self.ndim - len(key) + 1) + key[at + 1 :]
+        key += (slice(None),) * (self.ndim - len(key))
+        start, stop, dropped = [], [], []
+        for axis, (item, size) in enumerate(zip(key, self.shape, strict=True)):
+            if isinstance(item, slice):
+                a, b, step = item.indices(size)
+                if step != 1:
+                    raise IndexError(f"{self._path}: a slice with step {step}; expected 1")
+                start.append(a)
+                stop.append(max(a, b))
+                continue
+            index = int(item)  # type: ignore[arg-type]  # the ellipsis was replaced above
+            if not -size <= index < size:
+                raise IndexError(f"{self._path}: index {index} of axis {axis}; expected within {size}")
+            start.append(index % size)
+            stop.append(index % size + 1)
+            dropped.append(axis)
+        return tuple(start), tuple(stop), dropped
+
+
+def _pad(target: NDArray[Any], lower: list[int], upper: list[int], padding: int) -> None:
+    """Fill what lies before `lower` or from `upper` on along any axis; nothing is written twice."""
+    inner = target
+    for axis, (a, b) in enumerate(zip(lower, upper, strict=True)):
+        along = (slice(None),) * axis
+        if a > 0:
+            inner[(*along, slice(None, a))] = padding
+        if b < target.shape[axis]:
+            inner[(*along, slice(b, None))] = padding
+        inner = inner[(*along, slice(a, b))]

@@ -1,0 +1,190 @@
+"""Claims about the manifest of a training's patches and about the cache of remote ones."""
+
+import multiprocessing
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from orchestrator.errors import IntegrityError
+from orchestrator.patches.cache import PatchCache
+from orchestrator.patches.manifest import PatchManifest, PatchRecord
+from orchestrator.patches.reader import PatchFile
+from orchestrator.patches.writer import write_patches
+from orchestrator.storage.local import LocalStorage
+
+
+class RemoteStorage:
+    """A folder that pretends to be remote, and notes every read."""
+
+    def __init__(self, folder):
+        self.location = f"remote:{folder}"
+        self._folder = Path(folder)
+
+    def read_bytes(self, key):
+        with (self._folder / "reads").open("a") as notes:
+            notes.write(f"{key}\n")
+        time.sleep(0.1)  # long enough for another process to want the same file
+        return (self._folder / key).read_bytes()
+
+    def reads(self):
+        path = self._folder / "reads"
+        return path.read_text().split() if path.exists() else []
+
+
+@pytest.fixture
+def patches(tmp_path):
+    """Three patch files of one training in a folder, and their manifest."""
+    storage = LocalStorage(str(tmp_path / "output"))
+    records = {}
+    for index in range(3):
+        random = np.random.default_rng(index)
+        data = random.normal(size=(1, 8, 40, 40)).astype(np.float32)
+        seg = random.integers(0, 3, data.shape, dtype=np.int8)
+        properties = {"spacing": [1.0] * 3, "class_locations": {1: np.argwhere(seg == 1)[:50]}}
+        key = f"patches/T1/case_{index}.arrow"
+        with storage.writing(key) as path:
+            write_patches(path, data=data, seg=seg, properties=properties)
+            records[key] = PatchRecord.of_file(path)
+    return storage, PatchManifest(records=records)
+
+
+def remote(patches):
+    return RemoteStorage(patches[0].location)
+
+
+def names(folder):
+    return sorted(path.name for path in folder.glob("*.arrow"))
+
+
+def test_a_manifest_survives_being_written(patches):
+    manifest = patches[1]
+    assert PatchManifest.from_bytes(manifest.to_bytes()) == manifest
+    for content in (b"{", b"[]", b'{"format": "orchestrator-patches", "version": 1, "files": {}}'):
+        with pytest.raises(IntegrityError, match="manifest"):
+            PatchManifest.from_bytes(content)
+
+
+def test_verify_finds_every_flipped_byte(patches):
+    storage, manifest = patches
+    manifest.verify(storage)
+    key = "patches/T1/case_1.arrow"
+    content = storage.read_bytes(key)
+    random = np.random.default_rng(0)
+    for at in [0, len(content) - 1, *random.integers(0, len(content), 60)]:
+        changed = bytearray(content)
+        changed[at] ^= 1 << int(random.integers(8))
+        storage.write_bytes(key, bytes(changed))
+        with pytest.raises(IntegrityError, match=r"case_1\.arrow"):
+            manifest.verify(storage)
+
+
+def test_verify_names_what_is_missing_cut_or_exchanged(patches):
+    storage, manifest = patches
+    first, second, third = manifest.records
+    storage.write_bytes(first, storage.read_bytes(second))
+    with pytest.raises(IntegrityError, match=r"case_0\.arrow: .*expected"):
+        manifest.verify(storage)
+    one = PatchManifest(records={second: manifest.records[second]})
+    storage.write_bytes(second, storage.read_bytes(second)[:-8])
+    with pytest.raises(IntegrityError, match=r"case_1\.arrow: \d+ bytes; expected \d+"):
+        one.verify(storage)
+    storage.delete(third)
+    with pytest.raises(IntegrityError, match=r"case_2\.arrow: missing"):
+        PatchManifest(records={third: manifest.records[third]}).verify(storage)
+
+
+def test_files_of_a_local_folder_are_not_copied(patches, tmp_path):
+    storage, manifest = patches
+    with PatchCache(tmp_path / "cache").gathered(storage, manifest) as folder:
+        assert names(folder) == ["case_0.arrow", "case_1.arrow", "case_2.arrow"]
+        assert all(path.is_symlink() for path in folder.iterdir()), "nnU-Net expects files of one kind"
+    assert not folder.exists()
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [".lock"]
+
+
+def test_a_remote_file_is_fetched_once_and_compared(patches, tmp_path):
+    storage, cache = remote(patches), PatchCache(tmp_path / "cache")
+    for _ in range(3):
+        with cache.gathered(storage, patches[1]) as folder:
+            for name in names(folder):
+                PatchFile.open(folder / name).verify()
+            assert len(names(folder)) == 3
+    assert sorted(storage.reads()) == sorted(patches[1].records)
+
+
+def test_a_damaged_remote_file_is_refused_and_not_kept(patches, tmp_path):
+    key = "patches/T1/case_0.arrow"
+    content = bytearray(patches[0].read_bytes(key))
+    content[1000] ^= 1
+    patches[0].write_bytes(key, bytes(content))
+    cache = PatchCache(tmp_path / "cache")
+    with pytest.raises(IntegrityError, match=r"case_0\.arrow"), cache.gathered(remote(patches), patches[1]):
+        pass
+    assert not [path for path in (tmp_path / "cache").iterdir() if path.is_dir() or path.stat().st_size]
+
+
+def want(location, cache, manifest, barrier, queue):
+    barrier.wait()
+    with PatchCache(cache).gathered(RemoteStorage(location), PatchManifest.from_bytes(manifest)) as folder:
+        queue.put([PatchFile.open(path).image[0, 0, 0, 0] for path in sorted(folder.glob("*.arrow"))])
+
+
+def test_two_processes_that_want_the_same_cases_fetch_them_once(patches, tmp_path):
+    context = multiprocessing.get_context("spawn")
+    barrier, queue = context.Barrier(2), context.Queue()
+    arguments = (patches[0].location, tmp_path / "cache", patches[1].to_bytes(), barrier, queue)
+    processes = [context.Process(target=want, args=arguments) for _ in range(2)]
+    for process in processes:
+        process.start()
+    found = [queue.get(timeout=120) for _ in processes]
+    for process in processes:
+        process.join(120)
+        assert process.exitcode == 0
+    assert found[0] == found[1]
+    assert sorted(remote(patches).reads()) == sorted(patches[1].records)
+
+
+def test_the_file_used_longest_ago_is_evicted_and_stays_with_whoever_has_it(patches, tmp_path):
+    storage, records = remote(patches), patches[1].records
+    sizes = [record.num_bytes for record in records.values()]
+    cache = PatchCache(tmp_path / "cache", limit_bytes=sum(sizes[:2]) + sizes[2] // 2)
+    one = [PatchManifest(records={key: record}) for key, record in records.items()]
+    for index, used_s in ((0, 100), (1, 200)):
+        with cache.gathered(storage, one[index]) as folder:
+            os.utime(folder / f"case_{index}.arrow", (used_s, used_s))
+    with cache.gathered(storage, one[1]):
+        pass  # 0 is the one that was used longest ago
+    with cache.gathered(storage, one[1]) as held:
+        with cache.gathered(storage, one[2]):
+            pass
+        with cache.gathered(storage, one[0]):
+            pass  # 2 had to go, since 1 is in use
+        PatchFile.open(held / "case_1.arrow").verify()
+    with cache.gathered(storage, one[1]):
+        pass
+    assert [Path(key).stem for key in storage.reads()] == ["case_0", "case_1", "case_2", "case_0"]
+    kept = [path for path in (tmp_path / "cache").iterdir() if path.is_file() and path.stat().st_size]
+    assert len(kept) == 2
+
+
+def test_what_a_killed_process_left_is_swept(patches, tmp_path):
+    cache = PatchCache(tmp_path / "cache")
+    left = tmp_path / "cache" / "in-use-dead"
+    left.mkdir()
+    (left / "case_0.arrow").write_bytes(b"1")
+    (tmp_path / "cache" / "0123.partial").write_bytes(b"1")
+    with cache.gathered(*patches) as folder, cache.gathered(*patches) as other:
+        assert not left.exists()
+        assert not (tmp_path / "cache" / "0123.partial").exists()
+        assert names(folder) == names(other)
+
+
+def test_patches_of_another_version_are_refused(patches, tmp_path):
+    record = PatchRecord(num_bytes=1, sha256="0", version=1)
+    manifest = PatchManifest(records={"patches/T1/case_0.arrow": record})
+    gathered = PatchCache(tmp_path / "cache").gathered(patches[0], manifest)
+    with pytest.raises(IntegrityError, match=r"case_0\.arrow: version 1; expected 2"), gathered:
+        pass
