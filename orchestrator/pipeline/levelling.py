@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-LOOKS_PER_SLICE = 4
+LOOKS_PER_SLICE = 8
 """Most looks within a slice, and how far ahead each sees: the coarser, the earlier trainings move."""
 Floats = npt.NDArray[np.float64]
 

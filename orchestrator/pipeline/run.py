@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from orchestrator.benchmark.definition import Case, Training
-from orchestrator.benchmark.matrix import Benchmark
+from orchestrator.benchmark.matrix import Benchmark, find_donors
 from orchestrator.benchmark.presets import Preset
 from orchestrator.benchmark.published import PublishedScores
 from orchestrator.cluster.config import ClusterConfig
@@ -69,14 +69,6 @@ class RunOutcome:
     """Keys of the tables that were written."""
     elapsed_s: float
     """Wall time of this call."""
-
-
-def find_donors(benchmark: Benchmark, trainings: Sequence[Training], *, preset: Preset) -> dict[str, Training]:
-    """Return by id the task-1 trainings whose patch size and network these trainings take over."""
-    ids = {training.plan_donor for training in trainings if training.plan_donor}
-    if not ids:
-        return {}
-    return {t.id: t for t in benchmark.trainings(matrix="all", preset=preset) if t.id in ids}
 
 
 def needed_cases(request: RunRequest) -> dict[Case, tuple[str, ...]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from orchestrator.pipeline.failures import FailureKind
 from orchestrator.pipeline.policy import RESTART_S, Schedule, Start
-from orchestrator.pipeline.processors import Node
+from orchestrator.pipeline.processors import Node, Resources
 from orchestrator.pipeline.stages import StageKind
 
 
@@ -50,8 +50,11 @@ class Occupation:
     stage: str
     kind: StageKind
     node: str
+    machines: str
+    """Name of the node among its `Machines`."""
     start_s: float
     end_s: float
+    cpus: float
     gpus: float
 
 
@@ -88,7 +91,7 @@ class _Under:
     start: Start
     start_s: float
     speed: float
-    gpus: float
+    share: Resources
     is_stopping: bool = False
 
 
@@ -171,7 +174,7 @@ class Simulation:
         assert share is not None
         is_training = stage.kind is StageKind.TRAIN
         speed = node.speed if share.gpus else 1.0
-        under = _Under(start=start, start_s=self._now_s, speed=speed, gpus=share.gpus)
+        under = _Under(start=start, start_s=self._now_s, speed=speed, share=share)
         self._under_way[stage.id] = under
         self._on_node.setdefault(start.node, {})[stage.id] = None
         left_s = (self._whole_s(stage.id) - self._done_s.get(stage.id, 0.0)) / speed
@@ -258,9 +261,11 @@ class Simulation:
                 stage=stage.id,
                 kind=stage.kind,
                 node=node_id,
+                machines=node_id.rpartition("-")[0],
                 start_s=under.start_s,
                 end_s=self._now_s,
-                gpus=under.gpus,
+                cpus=under.share.cpus,
+                gpus=under.share.gpus,
             )
         )
 
