@@ -271,7 +271,7 @@ def _read_chunk(  # type: ignore[no-untyped-def]
             num_needed += 1
             at = first + 2 * num_units + 4 * unit
             if _uint32(payloads, at) == (_uint32(payloads, at - 4) if unit else 0):
-                value = np.int64(payloads[first + 2 * unit]) | np.int64(payloads[first + 2 * unit + 1]) << 8
+                value = int(payloads[first + 2 * unit]) | int(payloads[first + 2 * unit + 1]) << 8
                 background = value if background < 0 else background
                 num_alike += value == background
     if 2 * num_alike > num_needed:
