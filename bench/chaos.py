@@ -27,10 +27,10 @@ from orchestrator.errors import OrchestratorError
 from orchestrator.events import read_events
 from orchestrator.storage.filesystem import open_storage
 
-KINDS = ("worker", "worker", "warning", "node", "driver", "controller")
+KINDS = ("worker", "worker", "trainer", "warning", "node", "driver", "controller")
 """Drawn from by chance; the processes that work are the most."""
-DEFAULT_TRAININGS = ["T1-infection-*", "T2-infection-structseg-fold0"]
-"""Small ones, and one that takes its plan over from another."""
+DEFAULT_TRAININGS = ["T1-infection-fold[01]", "T2-infection-structseg-fold0"]
+"""Small ones, of which one takes its plan over from another: many runs have more early stages to be killed in."""
 STAGES = ("download", "ingest", "fingerprint", "plan", "preprocess", "train", "predict", "score")
 LONGEST_WAIT_S = 12.0
 """For a stage that is wanted; then a kill happens in whatever stage there is."""
@@ -79,9 +79,11 @@ class Chaos:
     def _wait_and_kill(self, output: Path) -> None:
         """Wait for a stage that is wanted, a little longer by chance, and kill something."""
         kind = self.rng.choice(self.kinds)
-        is_training_wanted = kind == "warning" or self.rng.random() < CHANCE_OF_TRAINING
+        is_training_wanted = kind in {"warning", "trainer"} or self.rng.random() < CHANCE_OF_TRAINING
         hits = Counter(stage for kill in self.kills for stage in kill.stages)
-        rarest = min(STAGES, key=lambda name: hits[name])
+        # What is over in this run cannot be hit any more.
+        first = min(map(STAGES.index, stages_under_way(output)), default=0)
+        rarest = min(STAGES[first:], key=lambda name: hits[name])
         since_s = self.kills[-1].time_s if self.kills else 0.0
         begun_s = time.monotonic()
         while time.monotonic() < begun_s + (LONGEST_WAIT_FOR_TRAINING_S if is_training_wanted else LONGEST_WAIT_S):
@@ -142,7 +144,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50, help="how many (default: 50)")
     parser.add_argument("--seed", type=int, default=0, help="of the kills and of the run (default: 0)")
-    parser.add_argument("--only", action="append", default=[], help="trainings (default: six of a few minutes)")
+    parser.add_argument("--only", action="append", default=[], help="trainings (default: three small ones)")
     parser.add_argument("--kinds", default=",".join(KINDS), help=f"what is killed (default: {','.join(KINDS)})")
     parser.add_argument("--limit-min", type=float, default=60.0, help="minutes after which it gives up (default: 60)")
     parser.add_argument("--output", type=Path, help="folder for the runs (default: a temporary one)")
