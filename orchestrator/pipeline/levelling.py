@@ -154,11 +154,24 @@ def _moves(
     moves = []
     for i, place in zip(wanted, free, strict=False):
         other = occupant.get(place)
-        if remaining[i] - (remaining[other] if other is not None else 0.0) > slice_s:
+        if _gain_s(remaining, speeds, i=i, old=works[i].place, new=place, other=other) > slice_s:
             moves.append(
                 Move(training=works[i].id, place=place, displaced=works[other].id if other is not None else None)
             )
     return tuple(moves)
+
+
+def _gain_s(
+    remaining: Floats, speeds: Floats, *, i: int, old: int | None, new: int, other: int | None
+) -> float:
+    """Return by how much the later of two trainings ends earlier if they change places.
+
+    One that waits counts with what it needs longer than the one that would wait for it.
+    """
+    of_other_s = float(remaining[other]) if other is not None else 0.0
+    if old is None:
+        return float(remaining[i]) - of_other_s
+    return float(remaining[i] / speeds[old] - max(remaining[i] / speeds[new], of_other_s / speeds[old]))
 
 
 def _may_move(work: Work) -> bool:
