@@ -26,6 +26,8 @@ class Work:
     id: str
     remaining_s: float
     """On a GPU of speed 1."""
+    margin_s: float = 0.0
+    """By which it may turn out to be longer: one that starts at the last moment must not."""
     place: int | None = None
     """Index of its place; None while it waits."""
     can_start: bool = True
@@ -90,12 +92,13 @@ def look(works: Sequence[Work], speeds: Sequence[float], *, slice_s: float) -> L
     bound_s = lower_bound_s(remaining, speed_of)
     if bound_s <= slice_s:
         return Look(moves=(), next_look_s=float("inf"))
+    margins = np.array([work.margin_s for work in works])
     now_speed = np.array([0.0 if work.place is None else speed_of[work.place] for work in works])
     fastest = np.cumsum(np.sort(speed_of)[::-1])[: len(works)]
 
     def late(after_s: float) -> npt.NDArray[np.intp]:
         """Return for which numbers of trainings, less 1, the bound is missed if all stay where they are so long."""
-        then = np.sort(np.maximum(remaining - now_speed * after_s, 0.0))[::-1][: len(fastest)]
+        then = np.sort(np.maximum(remaining + margins - now_speed * after_s, 0.0))[::-1][: len(fastest)]
         # A second of the makespan is not worth a move.
         return np.flatnonzero(np.cumsum(then) / fastest > bound_s - after_s + 1.0)
 
@@ -151,11 +154,24 @@ def _moves(
     moves = []
     for i, place in zip(wanted, free, strict=False):
         other = occupant.get(place)
-        if remaining[i] - (remaining[other] if other is not None else 0.0) > slice_s:
+        if _gain_s(remaining, speeds, i=i, old=works[i].place, new=place, other=other) > slice_s:
             moves.append(
                 Move(training=works[i].id, place=place, displaced=works[other].id if other is not None else None)
             )
     return tuple(moves)
+
+
+def _gain_s(
+    remaining: Floats, speeds: Floats, *, i: int, old: int | None, new: int, other: int | None
+) -> float:
+    """Return by how much the later of two trainings ends earlier if they change places.
+
+    One that waits counts with what it needs longer than the one that would wait for it.
+    """
+    of_other_s = float(remaining[other]) if other is not None else 0.0
+    if old is None:
+        return float(remaining[i]) - of_other_s
+    return float(remaining[i] / speeds[old] - max(remaining[i] / speeds[new], of_other_s / speeds[old]))
 
 
 def _may_move(work: Work) -> bool:

@@ -21,6 +21,8 @@ SLICE_S = 600.0
 """A training gives way only to one that needs this much longer: long against what a restart costs."""
 RESTART_S = 90.0
 """Time from the order to stop until the training that follows fits again: checkpoint, imports, patches, plan."""
+NUM_SPREADS, MAX_MARGIN = 1.5, 0.1
+"""A training of which nothing has been seen is started as if it were longer by so many spreads, at most by that share."""
 _CPU_STAGE = Need(cpus=1)
 _TRAINED = {StageKind.PREDICT, StageKind.SCORE}
 
@@ -377,16 +379,24 @@ class Schedule:
             where = held or (attempt.node if attempt and not is_stopping else None)
             there = places_of.get(where, []) if where else []
             is_settled = attempt is None or now_s - attempt.since_s >= self._slice_s
+            remaining_s = self.remaining_s(stage_id, now_s=now_s)
             works.append(
                 Work(
                     id=stage_id,
-                    remaining_s=self.remaining_s(stage_id, now_s=now_s),
+                    remaining_s=remaining_s,
+                    margin_s=0.0 if attempt else remaining_s * self._margin(stage_id),
                     place=there.pop() if there else None,
                     can_start=stage_id in self._ready and held is None,
                     can_stop=attempt is not None and is_settled and not is_stopping and held is None,
                 )
             )
         return works, place_nodes
+
+    def _margin(self, stage_id: str) -> float:
+        """Return the share by which a training that waits may be longer than predicted."""
+        if self.durations.is_seen(stage_id):
+            return 0.0
+        return min(MAX_MARGIN, NUM_SPREADS * self.durations.predict(stage_id).spread)
 
     def _revive(self, stage_ids: Iterable[str]) -> None:
         """Let stages start again that had failed for good."""
