@@ -7,13 +7,17 @@ BIN := $(VENV)/bin
 PIP_ARGS ?=
 ARGS ?=
 
-.PHONY: run test lint clean
+.PHONY: run test lint chaos clean
 
 run: $(VENV)/.installed
 	$(BIN)/python -m orchestrator.run_all $(ARGS)
 
 test: lint
 	$(BIN)/python -m pytest
+
+# Half an hour of kills on a cluster of three nodes on this machine.
+chaos: $(VENV)/.installed
+	$(BIN)/python -m bench.chaos $(ARGS)
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

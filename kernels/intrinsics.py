@@ -68,6 +68,18 @@ def lesser(typing_context: Any, a: Any, b: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
+def greater(typing_context: Any, a: Any, b: Any) -> Any:
+    """Return the greater of two float64, neither of them NaN; see `lesser`."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        flags = ("nnan", "nsz")
+        is_greater = builder.fcmp_ordered(">", arguments[0], arguments[1], flags=flags)
+        return builder.select(is_greater, arguments[0], arguments[1], flags=flags)
+
+    return types.float64(types.float64, types.float64), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
 def popcount(typing_context: Any, word: Any) -> Any:
     """Return the number of set bits of a uint64."""
     return types.int64(types.uint64), lambda _context, builder, _signature, arguments: builder.ctpop(arguments[0])

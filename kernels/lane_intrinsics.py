@@ -262,3 +262,29 @@ def restore_row(typing_context: Any, values: Any, row: Any, offset: Any, step: A
 
     index = types.intp
     return types.none(values, index, index, types.float32, target, index), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def restore_lanes(
+    typing_context: Any, values: Any, row: Any, offset: Any, step: Any, target: Any, at: Any, lower: Any, upper: Any
+) -> Any:
+    """Write the lanes from `lower` to before `upper` as `restore_row` would; the others are left as they are."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        values, row, offset, step, target, at, lower, upper = arguments
+        element = signature.args[4].dtype
+        loaded = _load(builder, _pointer(context, builder, signature.args[0], values, _start(builder, row), _ROW), 2)
+        restored = _restored(context, builder, element, loaded, offset, step)
+        vector, i32 = ir.VectorType(context.get_data_type(element), LANES), ir.IntType(32)
+        lanes = ir.Constant(_WIDE, list(range(LANES)))
+        first, last = (_splat(builder, builder.trunc(one, i32), _WIDE) for one in (lower, upper))
+        mask = builder.and_(builder.icmp_signed(">=", lanes, first), builder.icmp_signed("<", lanes, last))
+        pointer = _pointer(context, builder, signature.args[4], target, at, vector)
+        name = f"llvm.masked.store.v16{'f32' if isinstance(element, types.Float) else 'i16'}.p0"
+        parameters = [vector, vector.as_pointer(), i32, ir.VectorType(ir.IntType(1), LANES)]
+        store = _function(builder, name, ir.VoidType(), parameters)
+        builder.call(store, [restored, pointer, ir.Constant(i32, element.bitwidth // 8), mask])
+        return context.get_dummy_value()
+
+    index = types.intp
+    return types.none(values, index, index, types.float32, target, index, index, index), generate

@@ -144,16 +144,20 @@ def count_codes(
 
 
 @compiled
-def neighbour_code(mask: NDArray[np.uint64], z: int, y: int, x: int) -> int:
-    """Return the neighbour code of one dual point of a packed mask."""
-    code = 0
-    for corner in range(8):
-        voxel_x = x - (corner & 1)
-        if voxel_x >= 0:
-            word = mask[z + 1 - (corner >> 2 & 1), y + 1 - (corner >> 1 & 1), voxel_x >> 6]
-            if (word >> np.uint64(voxel_x & 63)) & np.uint64(1):
-                code |= 1 << corner
-    return code
+def codes_of_word(mask: NDArray[np.uint64], at: tuple[int, int, int], codes: NDArray[np.uint8]) -> None:
+    """Write the neighbour codes of the 64 dual points of one word.
+
+    Parameters
+    ----------
+    mask : uint64 array, shape (z + 2, y + 2, words), packed
+    at : index (z, y, w) of the word of dual points
+    codes : uint8 array, shape (64,), overwritten
+    """
+    z, y, w = at
+    row_0, row_1, row_2, row_3 = mask[z, y, w], mask[z, y + 1, w], mask[z + 1, y, w], mask[z + 1, y + 1, w]
+    left_0, left_1 = _shifted(mask, z, y, w), _shifted(mask, z, y + 1, w)
+    left_2, left_3 = _shifted(mask, z + 1, y, w), _shifted(mask, z + 1, y + 1, w)
+    spread_bits(codes, (left_0, row_0, left_1, row_1, left_2, row_2, left_3, row_3))
 
 
 @compiled

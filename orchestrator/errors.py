@@ -11,6 +11,8 @@ class OrchestratorError(Exception):
     """Base of all deliberate errors; the message says what was found, what was expected and what to do."""
 
     can_retry: ClassVar[bool] = False
+    is_preemption: ClassVar[bool] = False
+    """Whether the work was taken away without any fault of its own: it may be repeated any number of times."""
 
 
 class ConfigError(OrchestratorError):
@@ -39,3 +41,10 @@ class ClusterError(OrchestratorError):
 
 class TrainingError(OrchestratorError):
     """A training that cannot go on: a bug, a bad case or too little memory; repeating it would fail again."""
+
+
+class PreemptedError(OrchestratorError):
+    """A training that was asked to stop and has written a checkpoint: the next attempt goes on from there."""
+
+    can_retry: ClassVar[bool] = True
+    is_preemption: ClassVar[bool] = True

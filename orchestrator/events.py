@@ -6,7 +6,12 @@
 | stage_started | stage, stage_kind, attempt |
 | stage_finished | stage, stage_kind, elapsed_s |
 | stage_failed | stage, stage_kind, error, final |
+| stage_asked_to_stop | stage, stage_kind |
+| stage_revived | stage, stage_kind |
 | training_epoch | training, epoch, num_epochs, train_loss, val_loss, pseudo_dice, elapsed_s, loader_wait_s, host |
+| attempt_started | training, epoch, iteration, elapsed_s, reason, host, pid |
+| checkpoint_saved | the same; elapsed_s is what the saving took, reason why the training was asked to stop |
+| attempt_ended | training, error, is_preemption |
 | run_finished | trainings_done, stages_failed, elapsed_s |
 
 Every event has `time` (UTC, ISO 8601) and `kind`. A number that is not finite is null: JSON knows no NaN.
@@ -36,7 +41,9 @@ class EventLog:
     `REMOTE_INTERVAL_S` after the latest write, or for `flush`.
     """
 
-    def __init__(self, storage: Storage, *, run_started: datetime, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self, storage: Storage, *, run_started: datetime, clock: Callable[[], datetime], writer: str = ""
+    ) -> None:
         """Begin a log.
 
         Parameters
@@ -47,9 +54,11 @@ class EventLog:
             Names the segments of this driver; UTC.
         clock
             Gives the time of an event; UTC.
+        writer
+            Put before the names of the segments; empty for a driver.
         """
         self._storage = storage
-        self._name = run_started.strftime("%Y%m%dT%H%M%S.%f")
+        self._name = writer + run_started.strftime("%Y%m%dT%H%M%S.%f")
         self._clock = clock
         self._interval_s = REMOTE_INTERVAL_S if storage.location.startswith("s3://") else 0.0
         self._written: datetime | None = None
@@ -63,7 +72,9 @@ class EventLog:
         event = {"time": now.isoformat(), "kind": kind, **fields}
         self._lines.append(json.dumps(finite_or_null(event), allow_nan=False))
         self._num_waiting += 1
-        is_due = self._written is None or (now - self._written).total_seconds() >= self._interval_s
+        waited_s = (now - self._written).total_seconds() if self._written else self._interval_s
+        # A clock that was set back must not silence the log until it has caught up.
+        is_due = waited_s >= self._interval_s or waited_s < 0
         if is_due or len(self._lines) >= LINES_PER_SEGMENT:
             self.flush()
             self._written = now

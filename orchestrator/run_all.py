@@ -58,6 +58,15 @@ def build_parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, help="seed of phantoms and trainings (default: 0)")
     add("--dry-run", action="store_true", help="show the trainings and start nothing")
     add("--json", action="store_true", help="with --dry-run: print JSON")
+    add(
+        "--simulate",
+        type=Path,
+        metavar="FILE",
+        help="play the run on this cluster file instead: time, cost, other sizes",
+    )
+    add("--deadline", type=float, metavar="HOURS", help="with --simulate: find the cheapest cluster that is in time")
+    add("--max-cost", type=float, metavar="USD", help="with --simulate: find a cluster within this budget")
+    add("--prices", type=Path, default=ROOT / "clusters" / "prices.yaml", help="with --simulate: what machines cost")
     add("--yes", action="store_true", help="start machines that cost money without asking")
     add("--keep", action="store_true", help="leave a launched cluster running afterwards")
     return parser
@@ -68,13 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console()
     options = build_parser().parse_args(arguments)
     try:
-        selection = select(options)
-        if options.dry_run:
-            show_trainings(selection, console=console, as_json=options.json)
-            return EXIT_DONE
-        if selection.cluster.kind == "aws":
-            return launch(selection, options, console=console)
-        return run_here(selection, options, console=console)
+        return carry_out(select(options), options, console=console)
     except (ConfigError, DataError) as error:
         Console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
         return EXIT_USAGE
@@ -86,15 +89,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_INTERRUPTED
 
 
+def carry_out(selection: Selection, options: argparse.Namespace, *, console: Console) -> int:
+    """Do what the command line asks for; returns the exit code."""
+    if options.dry_run:
+        show_trainings(selection, console=console, as_json=options.json)
+        return EXIT_DONE
+    if options.simulate:
+        return simulate(selection, options, console=console)
+    if selection.cluster.kind == "aws":
+        return launch(selection, options, console=console)
+    return run_here(selection, options, console=console)
+
+
 def select(options: argparse.Namespace) -> Selection:
     """Read the files that the command line names; raises ConfigError if anything does not fit."""
     if options.json and not options.dry_run:
         raise ConfigError("--json: only with --dry-run")
+    if not options.simulate and (options.deadline is not None or options.max_cost is not None):
+        raise ConfigError("--deadline and --max-cost: only with --simulate")
     preset = find_preset(options.preset)
     benchmark = load_benchmark()
-    cluster = load_cluster(options.cluster)
+    cluster = load_cluster(options.simulate or options.cluster)
     data = options.data or cluster.data
-    if data is None and preset.phantom_spacing_mm is None:
+    if data is None and preset.phantom_spacing_mm is None and not options.simulate:
         raise ConfigError(
             f"--preset {preset.name}: trains on the real downloads; expected --data with their folder. To write "
             "full-size phantoms instead: python -m orchestrator.phantom --output FOLDER"
@@ -130,6 +147,44 @@ def show_trainings(selection: Selection, *, console: Console, as_json: bool) -> 
     )
     for leak in selection.benchmark.patient_leaks(selection.trainings):
         console.print(f"note: {leak.line}", markup=False, highlight=False, soft_wrap=True)
+
+
+def simulate(selection: Selection, options: argparse.Namespace, *, console: Console) -> int:
+    """Print what would come of the run on the cluster, and of other sizes; returns 1 if none keeps the limits."""
+    from orchestrator.cluster.prices import load_prices
+    from orchestrator.pipeline.simulation import Limits, best, simulate_run
+    from orchestrator.pipeline.simulation_text import compare, describe
+
+    prices = load_prices(options.prices) if selection.cluster.kind == "aws" else None
+    limits = Limits(deadline_hours=options.deadline, max_usd=options.max_cost)
+    found = simulate_run(
+        selection.benchmark,
+        selection.trainings,
+        preset=selection.preset,
+        phantoms=selection.data is None,
+        cluster=selection.cluster,
+        prices=prices,
+        seed=selection.seed,
+    )
+    chosen = best([found.asked_for, *found.others], limits) if limits.are_set else None
+    date = prices.date if prices else None
+    lines = [
+        f"{len(selection.trainings)} trainings with preset {selection.preset.name}, simulated: nothing is started."
+    ]
+    lines += describe(found.asked_for, prices_date=date)
+    if found.others:
+        lines += [
+            "",
+            "other clusters, none of which is beaten in time and cost:",
+            *compare(found.others, chosen=chosen),
+        ]
+    if chosen:
+        lines += ["", "the choice within the limits (*):", *describe(chosen, prices_date=date)]
+    elif limits.are_set:
+        lines += ["", "none of these clusters keeps the limits"]
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    return EXIT_FAILED if limits.are_set and chosen is None else EXIT_DONE
 
 
 def run_here(selection: Selection, options: argparse.Namespace, *, console: Console) -> int:

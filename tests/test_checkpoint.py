@@ -11,7 +11,8 @@ from orchestrator.storage.filesystem import open_storage
 from orchestrator.training.checkpoint import CheckpointStore
 
 TRAINING = "T1-lung-fold0"
-LATEST, PREVIOUS = run_paths.checkpoint(TRAINING), run_paths.previous_checkpoint(TRAINING)
+# The first checkpoint has number 1 and is odd.
+SECOND, FIRST = run_paths.checkpoint_slots(TRAINING)
 
 
 @pytest.fixture
@@ -57,29 +58,41 @@ def test_without_a_checkpoint_there_is_no_state(store):
 def test_of_a_damaged_latest_the_one_before_it_is_loaded_and_the_log_says_so(store, storage, caplog, damage):
     store.save_latest(state(1))
     store.save_latest(state(2))
-    damage(storage, LATEST)
+    damage(storage, SECOND)
     with caplog.at_level(logging.WARNING):
         assert store.load_latest()["current_epoch"] == 1
-    assert "checkpoint_latest.ckpt" in caplog.text
+    assert "checkpoint_even.ckpt" in caplog.text
     assert "torn or damaged" in caplog.text
 
 
 def test_with_no_whole_checkpoint_left_nothing_starts_over_in_silence(store, storage):
     store.save_latest(state(1))
     store.save_latest(state(2))
-    tear(storage, LATEST)
-    tear(storage, PREVIOUS)
-    with pytest.raises(IntegrityError, match=r"checkpoint_latest\.ckpt.*delete it to train from epoch 0"):
+    tear(storage, FIRST)
+    tear(storage, SECOND)
+    with pytest.raises(IntegrityError, match=r"checkpoint_even\.ckpt.*delete it to train from epoch 0"):
         store.load_latest()
 
 
-def test_a_damaged_latest_does_not_overwrite_the_whole_one_before_it(store, storage):
+def test_a_damaged_latest_is_replaced_and_not_the_whole_one_before_it(store, storage):
     store.save_latest(state(1))
     store.save_latest(state(2))
-    tear(storage, LATEST)
-    store.save_latest(state(3))
-    tear(storage, LATEST)
-    assert store.load_latest()["current_epoch"] == 1
+    tear(storage, SECOND)
+    next_attempt = CheckpointStore(storage, training_id=TRAINING)
+    next_attempt.save_latest(state(3))
+    assert next_attempt.load_latest()["current_epoch"] == 3
+    tear(storage, SECOND)
+    assert next_attempt.load_latest()["current_epoch"] == 1
+
+
+def test_the_last_two_are_kept_over_any_number_of_attempts(storage):
+    for epoch in range(1, 6):
+        CheckpointStore(storage, training_id=TRAINING).save_latest(state(epoch))
+    assert storage.list_keys() == sorted([FIRST, SECOND])
+    store = CheckpointStore(storage, training_id=TRAINING)
+    assert store.load_latest()["current_epoch"] == 5
+    storage.delete(FIRST)
+    assert store.load_latest()["current_epoch"] == 4
 
 
 def test_the_final_checkpoint_replaces_those_on_the_way_and_has_a_digest(store, storage):

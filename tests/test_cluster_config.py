@@ -35,7 +35,13 @@ def test_local_file_leaves_the_size_to_the_machine() -> None:
 
 def test_existing_file_connects_to_the_cluster_of_this_machine() -> None:
     config = load_cluster(CLUSTERS / "existing.yaml")
-    assert (config.kind, config.address, config.auth_token) == ("existing", "auto", None)
+    assert (config.kind, config.address, config.auth_token, config.cloud) == ("existing", "auto", None, None)
+
+
+def test_an_existing_cluster_says_whose_machines_it_is_made_of(tmp_path: Path) -> None:
+    path = tmp_path / "cluster.yaml"
+    path.write_text("kind: existing\naddress: auto\ncloud: aws\n")
+    assert load_cluster(path).cloud == "aws"
 
 
 def test_aws_file_offers_the_gpus_of_its_workers_and_lists_what_is_to_be_filled_in() -> None:
@@ -66,6 +72,7 @@ def test_aws_file_offers_the_gpus_of_its_workers_and_lists_what_is_to_be_filled_
         ("kind: local\nkind: aws\n", "stands twice"),
         ("kind: existing\naddress: 10.0.0.5\n", "address is '10.0.0.5'; expected auto or host:port"),
         ("kind: existing\n", "key 'address' is missing"),
+        ("kind: existing\naddress: auto\ncloud: azure\n", "cloud is 'azure'; expected one of aws, none"),
         ("kind: aws\nray: {cluster_name: a}\n", "key 'provider' is missing"),
         ("kind: aws\noutput: runs/x\nray: {}\n", "output is 'runs/x'; expected s3://bucket/prefix"),
         ("kind: aws\nrey: {}\n", "unknown key 'rey'; did you mean 'ray'"),

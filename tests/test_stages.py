@@ -5,9 +5,10 @@ from collections import Counter
 import pytest
 
 from orchestrator.benchmark.loading import load_benchmark
+from orchestrator.benchmark.matrix import find_donors
 from orchestrator.benchmark.presets import PRESETS
 from orchestrator.errors import ConfigError
-from orchestrator.pipeline.run import check_space, find_donors, finished_stages
+from orchestrator.pipeline.run import check_space, finished_stages
 from orchestrator.pipeline.stages import StageKind, build_graph, expected_bytes, label_sets_by_case
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage

@@ -1,13 +1,15 @@
 """Claims about one training, with nnU-Net's true trainer on ellipsoids."""
 
+import itertools
 import os
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
 import torch
 from tiny_training import CASES, tiny_plan, tiny_preset, write_all_patches, write_ball
 
-from orchestrator.errors import IntegrityError, TrainingError
+from orchestrator.errors import IntegrityError, PreemptedError, TrainingError
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.training.checkpoint import CheckpointStore
@@ -148,14 +150,97 @@ def test_a_killed_training_goes_on_and_ends_with_the_very_same_weights(whole, se
     assert resumed.outcome.elapsed_s == pytest.approx(total_s)
 
 
-def test_a_torn_checkpoint_costs_an_epoch_and_changes_nothing(whole, setting, tmp_path):
+class Polls:
+    """Lets a training do some iterations, and then kills it or gives a reason to stop."""
+
+    def __init__(self, num_iterations, *, reason=""):
+        self.num_iterations, self.reason = num_iterations, reason
+        self.num_asked = 0
+
+    def __call__(self):
+        self.num_asked += 1
+        if self.num_asked <= self.num_iterations:
+            return ""
+        if not self.reason:
+            raise Killed
+        return self.reason
+
+
+def test_a_training_that_is_killed_three_times_amid_its_epochs_ends_with_the_very_same_weights(
+    whole, setting, tmp_path
+):
+    # By this clock every iteration takes a second: every other one is followed by a checkpoint.
+    preset = replace(PRESET, checkpoint_every_s=2.0)
+    places = []
+    for num_iterations in (3, 3, 3, 99):
+        polls = Polls(num_iterations)
+        run = Run(
+            tmp_path,
+            setting,
+            preset=preset,
+            stop_reason=polls,
+            clock=lambda polls=polls: float(polls.num_asked),
+            on_milestone=places.append,
+        )
+        with nullcontext() if num_iterations == 99 else pytest.raises(Killed):
+            run.go()
+    starts = [(place.epoch, place.iteration) for place in places if place.kind == "attempt_started"]
+    assert starts == [(0, 0), (0, 2), (1, 1), (1, 3)]
+    assert_same_weights(run.weights, whole.weights)
+    assert run.reports[-1].train_loss == whole.reports[-1].train_loss
+    assert run.outcome.pseudo_dice == whole.outcome.pseudo_dice
+
+
+@pytest.mark.parametrize("num_iterations", [0, 2, 3, 4])
+def test_a_training_that_is_asked_to_stop_saves_its_place_and_goes_on_from_there(
+    whole, setting, tmp_path, num_iterations
+):
+    preset = replace(PRESET, checkpoint_every_s=1e9)
+    asked = Run(tmp_path, setting, preset=preset, stop_reason=Polls(num_iterations, reason="the node is drained"))
+    with pytest.raises(PreemptedError, match=r"T1-infection-fold0: stopped at epoch .*since the node is drained"):
+        asked.go()
+    epoch, iteration = divmod(num_iterations, 3)
+    resumed = Run(tmp_path, setting, preset=preset).go()
+    assert f"resumed at epoch {epoch} of 3, after {iteration} of its 3 iterations" in resumed.text
+    assert_same_weights(resumed.weights, whole.weights)
+
+
+def test_checkpoints_are_saved_when_the_interval_is_over_and_not_before(setting, tmp_path):
+    for every_s, expected in ((0.0, [(0, 1), (0, 2), (0, 3), (1, 1), (1, 2), (1, 3)]), (1e9, [])):
+        places = []
+        preset = replace(PRESET, num_epochs=2, num_iterations_per_epoch=3, checkpoint_every_s=every_s)
+        Run(tmp_path / str(every_s), setting, preset=preset, on_milestone=places.append).go()
+        saved = [(place.epoch, place.iteration) for place in places if place.kind == "checkpoint_saved"]
+        assert [place for place in saved if place[1]] == expected
+
+
+def test_the_state_says_how_many_batches_were_taken(setting, tmp_path):
+    with pytest.raises(PreemptedError):
+        Run(tmp_path, setting, stop_reason=Polls(4, reason="a test asks")).go()
+    state = CheckpointStore(open_storage(str(tmp_path)), training_id="T1-infection-fold0").load_latest()
+    assert state["num_batches_taken"] == {"train": 4, "val": 1}
+    assert len(state["losses_of_epoch"]) == 1
+    # What nnU-Net has logged of the epoch under way is left out.
+    assert {len(values) for values in state["logging"].values()} == {1}
+
+
+def test_a_clock_that_jumps_back_changes_neither_durations_nor_weights(whole, setting, tmp_path, monkeypatch):
+    wall = itertools.count(2e9, -3600.0)
+    monkeypatch.setattr("time.time", lambda: next(wall))
+    run = Run(tmp_path, setting).go()
+    assert all(report.elapsed_s > 0 for report in run.reports)
+    assert_same_weights(run.weights, whole.weights)
+
+
+def test_a_torn_checkpoint_costs_an_interval_and_changes_nothing(whole, setting, tmp_path):
     with pytest.raises(Killed):
         Run(tmp_path, setting, kill_after=2).go()
-    key = run_paths.checkpoint("T1-infection-fold0")
+    # One after each of three iterations and one after each epoch: the eighth is that of the second epoch's end.
+    key, _ = run_paths.checkpoint_slots("T1-infection-fold0")
     storage = open_storage(str(tmp_path))
     storage.write_bytes(key, storage.read_bytes(key)[:1000])
     resumed = Run(tmp_path, setting).go()
-    assert "resumed at epoch 1 of 3" in resumed.text
+    assert "resumed at epoch 1 of 3, after 3 of its 3 iterations" in resumed.text
     assert_same_weights(resumed.weights, whole.weights)
 
 

@@ -23,7 +23,7 @@ def tiny_preset(**changes):
             "num_epochs": 3,
             "num_iterations_per_epoch": 3,
             "num_val_iterations_per_epoch": 1,
-            "checkpoint_every_epochs": 1,
+            "checkpoint_every_s": 0.0,
             "expected_s_per_iteration": 0.1,
             "optimizer": "adamw",
             "initial_learning_rate": 5e-3,

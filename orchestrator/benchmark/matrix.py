@@ -210,3 +210,11 @@ def _by_name(items: Sequence[Named], name: str, kind: str) -> Named:
         if item.name == name:
             return item
     raise ConfigError(f"{kind} {name!r}: unknown; expected one of {', '.join(item.name for item in items)}")
+
+
+def find_donors(benchmark: Benchmark, trainings: Sequence[Training], *, preset: Preset) -> dict[str, Training]:
+    """Return by id the task-1 trainings whose patch size and network these trainings take over."""
+    ids = {training.plan_donor for training in trainings if training.plan_donor}
+    if not ids:
+        return {}
+    return {t.id: t for t in benchmark.trainings(matrix="all", preset=preset) if t.id in ids}

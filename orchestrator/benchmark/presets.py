@@ -32,10 +32,12 @@ class Preset:
     """Training iterations in an epoch."""
     num_val_iterations_per_epoch: int
     """Validation iterations in an epoch (monitoring only: the final checkpoint is evaluated)."""
-    checkpoint_every_epochs: int
-    """Epochs between two checkpoints."""
+    checkpoint_every_s: float
+    """Seconds between two checkpoints: the most that a lost machine costs; 0 saves one after every iteration."""
     expected_s_per_iteration: float
     """Rough seconds of a training iteration: on an A100, or on one CPU core for `smoke`."""
+    gpu_memory_gib: float = 8.0
+    """Rough need of GPU memory of a training."""
     optimizer: Literal["nnunet", "adamw"] = "nnunet"
     """`nnunet` is SGD with Nesterov momentum 0.99 and polynomial decay."""
     initial_learning_rate: float = 1e-2
@@ -64,9 +66,9 @@ class Preset:
     """In-plane spacing of generated phantoms; None is full resolution."""
 
     def __post_init__(self) -> None:
-        for field in ("num_epochs", "num_iterations_per_epoch", "checkpoint_every_epochs"):
-            if getattr(self, field) < 1:
-                raise ConfigError(f"preset {self.name}: {field} is {getattr(self, field)}; expected at least 1")
+        for field, least in {"num_epochs": 1, "num_iterations_per_epoch": 1, "checkpoint_every_s": 0}.items():
+            if getattr(self, field) < least:
+                raise ConfigError(f"preset {self.name}: {field} is {getattr(self, field)}; expected at least {least}")
 
     @property
     def expected_training_s(self) -> float:
@@ -83,7 +85,8 @@ PRESETS = {
             num_iterations_per_epoch=28,
             num_val_iterations_per_epoch=2,
             expected_s_per_iteration=0.13,
-            checkpoint_every_epochs=1,
+            checkpoint_every_s=2.0,
+            gpu_memory_gib=1.0,
             optimizer="adamw",
             initial_learning_rate=5e-3,
             # Left and right differ only by position: mirroring x hides that for longer than this preset trains.
@@ -103,7 +106,7 @@ PRESETS = {
             num_iterations_per_epoch=100,
             num_val_iterations_per_epoch=10,
             expected_s_per_iteration=0.13,
-            checkpoint_every_epochs=5,
+            checkpoint_every_s=120.0,
             mirror_axes=(0, 1),
             mirror_at_prediction=False,
             phantom_spacing_mm=2.0,
@@ -116,7 +119,7 @@ PRESETS = {
             num_val_iterations_per_epoch=50,
             # 9 hours for 1000 x 250 iterations.
             expected_s_per_iteration=0.13,
-            checkpoint_every_epochs=10,
+            checkpoint_every_s=600.0,
         ),
     )
 }

@@ -31,6 +31,8 @@ class ClusterConfig:
     """CPUs for each training with a GPU: they feed it. Without GPUs each training takes one CPU."""
     gpus_per_training: float = 1.0
     """GPUs for each training; below 1, several share one."""
+    cloud: Literal["aws"] | None = None
+    """Whose machines the nodes are: they ask it whether they are about to be taken away."""
     output: str | None = None
     """Where everything is written, unless the command line says otherwise; S3 for `aws`."""
     data: str | None = None
@@ -68,6 +70,8 @@ def load_cluster(path: Path) -> ClusterConfig:
     if kind == "existing":
         token = section.take("auth_token", str, default=None)
         values |= {"address": _address(section), "auth_token": token and Path(token).expanduser()}
+        cloud = section.choose("cloud", ("aws", "none"), default="none")
+        values["cloud"] = None if cloud == "none" else cloud
     if kind != "aws":
         values["num_cpus"] = section.take("num_cpus", int, default=None)
         values["num_gpus"] = section.take("num_gpus", int, default=None)

@@ -62,6 +62,7 @@ def _driver_cluster(config: ClusterConfig) -> dict[str, Any]:
         "kind": "existing",
         "address": "auto",
         "auth_token": f"{REMOTE_LAUNCH}/auth_token",
+        "cloud": "aws",
         "num_cpus": config.num_cpus,
         "num_gpus": config.num_gpus,
         "cpus_per_training": config.cpus_per_training,

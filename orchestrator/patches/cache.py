@@ -16,6 +16,7 @@ from pathlib import Path
 
 from orchestrator.errors import IntegrityError
 from orchestrator.patches.manifest import PatchManifest, PatchRecord
+from orchestrator.patches.reader import PatchFile
 from orchestrator.storage.filesystem import Storage
 from orchestrator.storage.local import LocalStorage
 
@@ -76,6 +77,26 @@ class PatchCache:
                 else:
                     self._link(storage, key, record, target)
             yield folder
+
+    def check(self, storage: Storage, key: str, record: PatchRecord) -> None:
+        """Compare one file with its record and every chunk with its checksum.
+
+        Raises IntegrityError if the file is missing or anything else than was written; a copy of this machine that has
+        rotted is fetched again.
+        """
+        if not storage.exists(key):
+            raise IntegrityError(f"{storage.location}/{key}: no such patch file")
+        manifest = PatchManifest(records={key: record})
+        for is_last in (False, True):
+            with self.gathered(storage, manifest) as folder:
+                try:
+                    PatchFile.open((folder / Path(key).name).resolve()).verify()
+                except IntegrityError:
+                    if is_last or isinstance(storage, LocalStorage):
+                        raise
+                else:
+                    return
+            (self._folder / record.sha256).unlink(missing_ok=True)
 
     def _link(self, storage: Storage, key: str, record: PatchRecord, target: Path) -> None:
         """Give the cached copy of a file, fetched if need be, another name."""

@@ -7,7 +7,9 @@ from typing import Any
 
 from orchestrator.errors import StorageError
 from orchestrator.events import EventLog
-from orchestrator.pipeline.policy import GiveUp, Retry, Schedule, estimate_remaining_s
+from orchestrator.pipeline.estimate import estimate_remaining_s
+from orchestrator.pipeline.failures import GiveUp, Retry
+from orchestrator.pipeline.policy import Schedule
 from orchestrator.pipeline.stages import Stage, StageKind
 from orchestrator.progress import LiveView, RunningTraining, Snapshot, StageCount
 from orchestrator.storage import run_paths
@@ -106,6 +108,18 @@ class RunObserver:
             final=isinstance(decision, GiveUp),
         )
 
+    def stage_asked_to_stop(self, stage: Stage) -> None:
+        """Take note that a training was asked to give way to another."""
+        self._view.note(f"{stage.id}: asked to give way to a training with a longer way to go")
+        self._events.append("stage_asked_to_stop", stage=stage.id, stage_kind=stage.kind.value)
+
+    def stage_revived(self, stage: Stage) -> None:
+        """Take note that a stage that had failed for good is tried again: its node turned out to be broken."""
+        self._num_failed[stage.kind] -= 1
+        self.failures.pop(stage.id, None)
+        self._view.note(f"{stage.id}: tried again, since other stages failed on the same node as well")
+        self._events.append("stage_revived", stage=stage.id, stage_kind=stage.kind.value)
+
     def tick(self, schedule: Schedule) -> None:
         """Look at the progress records and show a new snapshot, at most once in a while."""
         now_s = self._clock()
@@ -119,10 +133,12 @@ class RunObserver:
 
     def snapshot(self, schedule: Schedule) -> Snapshot:
         """Return the run as it is now."""
-        means_s = {kind: sum(values) / len(values) for kind, values in self._durations_s.items()}
+        running = tuple(
+            found for name in sorted(self._training_stages) if (found := self._running_training(name, schedule))
+        )
         return Snapshot(
             elapsed_s=self._clock() - self._started_s,
-            eta_s=estimate_remaining_s(schedule, observed_s=means_s),
+            eta_s=estimate_remaining_s(schedule, now_s=self._clock()),
             stages=tuple(
                 StageCount(
                     kind=kind.value,
@@ -139,10 +155,10 @@ class RunObserver:
             num_trainings_failed=sum(
                 schedule.graph[stage_id].kind is StageKind.SCORE for stage_id in schedule.failed | schedule.blocked
             ),
-            running=tuple(filter(None, map(self._running_training, sorted(self._training_stages)))),
+            running=running,
         )
 
-    def _running_training(self, training_id: str) -> RunningTraining | None:
+    def _running_training(self, training_id: str, schedule: Schedule) -> RunningTraining | None:
         """Return the latest epoch of a training, and make an event of it if it is new; None before the first."""
         key = run_paths.training_progress(training_id)
         try:
@@ -156,6 +172,12 @@ class RunObserver:
         if self._seen_epochs.get(training_id) != record["epoch"]:
             self._seen_epochs[training_id] = record["epoch"]
             self._events.append("training_epoch", training=training_id, **record)
+            schedule.progress(
+                self._training_stages[training_id],
+                fraction=(record["epoch"] + 1) / record["num_epochs"],
+                whole_s=record["elapsed_s"] * record["num_epochs"],
+                now_s=self._clock(),
+            )
         return RunningTraining(
             id=training_id,
             epoch=record["epoch"] + 1,

@@ -1,55 +1,57 @@
-"""What to start next, when to try again, when to give up: decisions only, without Ray, files or a clock."""
+"""What to start next and where, when to try again, when to give up, who gives way: decisions only.
 
-import heapq
+No Ray, no files and no clock: who calls says what has happened and when, and carries out what is decided.
+"""
+
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from orchestrator.errors import ConfigError
+from orchestrator.pipeline.durations import Durations, Expectation
+from orchestrator.pipeline.failures import FailureCounts, FailureKind, GiveUp, NodeRecords, Retry
+from orchestrator.pipeline.giving_way import GivingWay
+from orchestrator.pipeline.levelling import Work, look
+from orchestrator.pipeline.processors import Need, Node, Processors, Resources
+from orchestrator.pipeline.ready_queue import ReadyQueue, Urgency
 from orchestrator.pipeline.stages import Stage, StageKind
+from orchestrator.pipeline.ways import needed_stages, ways_s
 
-MAX_ATTEMPTS = 3
-"""Tries of a stage whose error says that a retry can help."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Resources:
-    """Processors, of a cluster or of one stage."""
-
-    cpus: float
-    gpus: float = 0.0
-
-    def __add__(self, other: "Resources") -> "Resources":
-        return Resources(cpus=self.cpus + other.cpus, gpus=self.gpus + other.gpus)
-
-    def __sub__(self, other: "Resources") -> "Resources":
-        return Resources(cpus=self.cpus - other.cpus, gpus=self.gpus - other.gpus)
-
-    def fits_in(self, free: "Resources") -> bool:
-        """Whether `free` holds at least this much."""
-        return self.cpus <= free.cpus and self.gpus <= free.gpus
+SLICE_S = 600.0
+"""A training gives way only to one that needs this much longer: long against what a restart costs."""
+RESTART_S = 90.0
+"""Time from the order to stop until the training that follows fits again: checkpoint, imports, patches, plan."""
+_CPU_STAGE = Need(cpus=1)
+_TRAINED = {StageKind.PREDICT, StageKind.SCORE}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Retry:
-    """Try the stage again."""
+class Start:
+    """Start a stage."""
 
+    stage: Stage
+    node: str
+    """Id of the node."""
     attempt: int
-    """Number of the next attempt, from 2."""
+    """Number of the attempt, from 1."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class GiveUp:
-    """The stage has failed for good, and with it all that needs it."""
-
-    blocked: tuple[str, ...]
-    """Ids of the stages that can no longer be done."""
+@dataclass(kw_only=True, slots=True)
+class _Attempt:
+    node: str
+    need: Need
+    remaining_s: float
+    """Of a training, on a GPU of speed 1, at `at_s`."""
+    at_s: float
+    since_s: float
 
 
 class Schedule:
     """The state of a run and its decisions: of all stages that can start, the one with the longest way to go is next.
 
-    The length of the way is the expected duration of the stage and of the longest chain that waits for it, so long
-    trainings start first and what feeds them goes before what does not. Only predictions and scores go before them.
+    The length of the way is the predicted duration of the stage and of the longest chain that waits for it, so long
+    trainings start first, on the fastest GPUs, and what feeds them goes before what does not. Only predictions and
+    scores go before them.
     """
 
     def __init__(
@@ -57,8 +59,11 @@ class Schedule:
         graph: Mapping[str, Stage],
         *,
         done: Iterable[str],
-        capacity: Resources,
-        training_share: Resources,
+        nodes: Iterable[Node],
+        training_need: Need,
+        speeds: Mapping[str, float] | None = None,
+        slice_s: float = SLICE_S,
+        restart_s: float = RESTART_S,
     ) -> None:
         """Begin with the stages of `done`; every other stage on which nothing depends will be carried out.
 
@@ -68,76 +73,333 @@ class Schedule:
             Stages by id.
         done
             Ids of the stages whose products exist.
-        capacity
+        nodes
             What the cluster offers.
-        training_share
+        training_need
             What one training or prediction takes; every other stage takes one CPU.
+        speeds
+            Of the kinds of GPUs that may join later; `nodes` may be empty then.
+        slice_s
+            How much longer than a running training a waiting one must need so that the former gives way.
+        restart_s
+            What giving way costs.
         """
-        if not training_share.fits_in(capacity):
-            raise ConfigError(
-                f"a training needs {training_share.cpus:g} CPUs and {training_share.gpus:g} GPUs; the cluster has "
-                f"{capacity.cpus:g} CPUs and {capacity.gpus:g} GPUs. Lower cpus_per_training or gpus_per_training"
-            )
         self.graph = graph
-        self.capacity = capacity
-        self.free = capacity
+        self.processors = Processors(nodes)
         self.done = set(done)
-        self.running: set[str] = set()
         self.failed: set[str] = set()
         self.blocked: set[str] = set()
         self.attempts: dict[str, int] = {}
-        self._training_share = training_share
-        self._needed = _needed_stages(graph, done=self.done)
+        self.records = NodeRecords()
+        self.durations = _durations(graph, self.processors, speeds=speeds or {})
+        self.training_need = training_need
+        if speeds is None:
+            self._check_fits()
+        self._slice_s, self._restart_s = slice_s, restart_s
+        self._running: dict[str, _Attempt] = {}
+        self._fractions: dict[str, float] = {}
+        self._failures = FailureCounts()
+        self._revived: list[str] = []
+        self._giving_way = GivingWay(self.processors, need=training_need)
+        self._next_look_s = 0.0
+        self._fitted_version = 0
+        self._seconds_of_kind: defaultdict[StageKind, list[float]] = defaultdict(lambda: [0.0, 0])
+        self._needed = needed_stages(graph, done=self.done)
         self._dependents: dict[str, list[str]] = {stage_id: [] for stage_id in graph}
         self._num_open_needs: dict[str, int] = {}
         for stage_id in self._needed:
             for need in graph[stage_id].needs:
                 self._dependents[need].append(stage_id)
             self._num_open_needs[stage_id] = sum(need not in self.done for need in graph[stage_id].needs)
-        self._priority = _remaining_s(graph, dependents=self._dependents)
-        self._ready = [self._entry(stage_id) for stage_id, number in self._num_open_needs.items() if number == 0]
-        heapq.heapify(self._ready)
+        self._ways_s = ways_s(graph, dependents=self._dependents)
+        self._trainings = [stage_id for stage_id in self._needed if graph[stage_id].kind is StageKind.TRAIN]
+        self._ready = ReadyQueue()
+        for stage_id, number in self._num_open_needs.items():
+            if number == 0:
+                self._put(stage_id)
 
-    def share(self, stage: Stage) -> Resources:
+    @property
+    def capacity(self) -> Resources:
+        """All processors of the usable nodes."""
+        return self.processors.offered
+
+    @property
+    def free(self) -> Resources:
+        """What nothing has taken of them."""
+        return self.processors.free
+
+    @property
+    def running(self) -> frozenset[str]:
+        """Ids of the stages that run."""
+        return frozenset(self._running)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing runs and nothing can be started any more."""
+        return not self._running and not self._ready and not self._giving_way
+
+    @property
+    def num_needed(self) -> int:
+        """Number of stages that had to be carried out when the run began."""
+        return len(self._needed)
+
+    def need(self, stage: Stage) -> Need:
         """Return what a stage takes while it runs."""
-        return self._training_share if stage.kind in {StageKind.TRAIN, StageKind.PREDICT} else Resources(cpus=1)
+        return self.training_need if stage.kind in {StageKind.TRAIN, StageKind.PREDICT} else _CPU_STAGE
 
-    def start_next(self) -> Stage | None:
-        """Return the most urgent stage that can start and fits, marked as running; None if there is none now."""
-        set_aside = []
-        chosen = None
-        while self._ready and chosen is None:
-            entry = heapq.heappop(self._ready)
-            if entry[-1] in self.blocked:
-                continue
-            if self.share(self.graph[entry[-1]]).fits_in(self.free):
-                chosen = self.graph[entry[-1]]
-            else:
-                set_aside.append(entry)
-        for entry in set_aside:
-            heapq.heappush(self._ready, entry)
-        if chosen is not None:
-            self.running.add(chosen.id)
-            self.free -= self.share(chosen)
-            self.attempts[chosen.id] = self.attempts.get(chosen.id, 0) + 1
-        return chosen
+    def node_of(self, stage_id: str) -> str:
+        """Return the node of a running stage."""
+        return self._running[stage_id].node
 
-    def finish(self, stage_id: str) -> None:
+    def start_next(self, now_s: float) -> Start | None:
+        """Return the most urgent stage that can start and finds room, marked as running; None if there is none now."""
+        for stage_id in self._ready.due(now_s):
+            self._put(stage_id)
+        for stage_id in self._giving_way.granted():
+            if stage_id in self._giving_way.waiting:
+                return self._start(stage_id, node=self._giving_way.use(stage_id), now_s=now_s)
+        found = self._ready.take_first(self._place)
+        return self._start(found[0], node=found[1], now_s=now_s) if found else None
+
+    def finish(self, stage_id: str, *, now_s: float) -> None:
         """Take note that a running stage is done."""
-        self._release(stage_id)
+        attempt = self._release(stage_id)
+        self._giving_way.drop(stage_id)
         self.done.add(stage_id)
+        self.records.succeeded(attempt.node)
+        self._learn(stage_id, attempt, now_s=now_s)
         for dependent in self._dependents[stage_id]:
             self._num_open_needs[dependent] -= 1
             if self._num_open_needs[dependent] == 0:
-                heapq.heappush(self._ready, self._entry(dependent))
+                self._put(dependent)
 
-    def fail(self, stage_id: str, *, can_retry: bool) -> Retry | GiveUp:
-        """Take note that a running stage has failed and decide what follows."""
-        self._release(stage_id)
-        if can_retry and self.attempts[stage_id] < MAX_ATTEMPTS:
-            heapq.heappush(self._ready, self._entry(stage_id))
-            return Retry(attempt=self.attempts[stage_id] + 1)
+    def fail(self, stage_id: str, *, kind: FailureKind, now_s: float, node: str | None = None) -> Retry | GiveUp:
+        """Take note that a running stage has failed and decide what follows.
+
+        Parameters
+        ----------
+        stage_id
+            Which one.
+        kind
+            Why.
+        now_s
+            When.
+        node
+            Where it really ran, if that is known better than by its start.
+        """
+        attempt = self._release(stage_id)
+        self._next_look_s = now_s
+        usable = self.processors.nodes
+        victims = self.records.failed(node or attempt.node, stage_id, kind=kind, other_nodes=usable)
+        if victims:
+            self.processors.close(node or attempt.node)
+            self._revive([victim for victim in victims if victim != stage_id])
+        wait_s = 0.0 if stage_id in victims else self._failures.failed(stage_id, kind=kind)
+        if wait_s is not None:
+            self._retry(stage_id, wait_s=wait_s, now_s=now_s)
+            return Retry(attempt=self.attempts[stage_id] + 1, wait_s=wait_s)
+        self._giving_way.drop(stage_id)
         self.failed.add(stage_id)
+        return GiveUp(blocked=tuple(self._block_after(stage_id)))
+
+    def take_revived(self) -> list[str]:
+        """Return, once, the stages that had failed for good on a node that was found to be broken later."""
+        revived, self._revived = self._revived, []
+        return revived
+
+    def progress(self, stage_id: str, *, fraction: float, whole_s: float, now_s: float) -> None:
+        """Take note how far a running training is.
+
+        Parameters
+        ----------
+        stage_id
+            Which one.
+        fraction
+            Share that is done and would survive a stop.
+        whole_s
+            What the whole training would take at the speed of its latest epochs.
+        now_s
+            When.
+        """
+        attempt = self._running.get(stage_id)
+        if attempt is None or fraction <= self._fractions.get(stage_id, 0.0):
+            return
+        self._fractions[stage_id] = fraction
+        self._failures.made_progress(stage_id)
+        self.records.succeeded(attempt.node)
+        if self.processors.has(attempt.node) and whole_s > 0:
+            self.durations.observe(stage_id, kind=self.processors.node(attempt.node).kind, seconds=whole_s)
+        attempt.remaining_s = self.durations.predict(stage_id).seconds * (1 - fraction)
+        attempt.at_s = now_s
+
+    def requests_to_stop(self, now_s: float) -> list[str]:
+        """Return the running trainings that shall give way to others now; each is named once."""
+        if self.durations.version > 1.1 * self._fitted_version:
+            self._predict_anew()
+            self._next_look_s = min(self._next_look_s, now_s)
+        if now_s < self._next_look_s:
+            return []
+        for stage_id in self._giving_way.without_hope(now_s=now_s, patience_s=self._slice_s):
+            self._drop_hold(stage_id)
+        asked: list[str] = []
+        works, place_nodes = self._works(now_s)
+        speeds = [self._speed(node_id) for node_id in place_nodes]
+        found = look(works, speeds, slice_s=self._slice_s)
+        for move in found.moves:
+            leaving = [one for one in (move.displaced, move.training) if one is not None and one in self._running]
+            self._giving_way.stopping.update(leaving)
+            asked += leaving
+            self._giving_way.keep(move.training, node=place_nodes[move.place], now_s=now_s)
+            if move.training in self._ready:
+                self._ready.take_out(move.training)
+                self._giving_way.waiting.add(move.training)
+        self._next_look_s = now_s + found.next_look_s
+        return asked
+
+    def next_wake_s(self) -> float:
+        """Return when something may be decided although nothing has happened."""
+        return min(self._ready.next_due_s, self._next_look_s)
+
+    def add_node(self, node: Node, *, now_s: float) -> None:
+        """Use one more node."""
+        self.processors.add(node)
+        self._next_look_s = now_s
+
+    def remove_node(self, node_id: str, *, now_s: float) -> list[str]:
+        """Forget a node that is gone; returns the stages that ran there, which must be failed as preempted."""
+        self.processors.remove(node_id)
+        for stage_id in self._giving_way.without_hope(now_s=now_s, patience_s=float("inf")):
+            self._drop_hold(stage_id)
+        self._next_look_s = now_s
+        return [stage_id for stage_id, attempt in self._running.items() if attempt.node == node_id]
+
+    def remaining(self) -> list[Stage]:
+        """Stages that are neither done nor failed nor blocked, those that run included."""
+        over = self.done | self.failed | self.blocked
+        return [self.graph[stage_id] for stage_id in self._needed if stage_id not in over]
+
+    def remaining_s(self, stage_id: str, *, now_s: float) -> float:
+        """Return the predicted seconds, on a GPU of speed 1, until a stage is done."""
+        stage = self.graph[stage_id]
+        attempt = self._running.get(stage_id)
+        if attempt is not None:
+            speed = self._speed(attempt.node) if stage.kind is StageKind.TRAIN else 1.0
+            return max(0.0, attempt.remaining_s - (now_s - attempt.at_s) * speed)
+        if stage.kind is not StageKind.TRAIN:
+            seconds, number = self._seconds_of_kind[stage.kind]
+            return seconds / number if number else stage.expected_s
+        whole_s = self.durations.predict(stage_id).seconds
+        return whole_s * (1 - self._fractions.get(stage_id, 0.0)) + min(self._restart_s, 0.01 * whole_s)
+
+    def _start(self, stage_id: str, *, node: str, now_s: float) -> Start:
+        remaining_s = self.remaining_s(stage_id, now_s=now_s)
+        stage = self.graph[stage_id]
+        self._running[stage_id] = _Attempt(
+            node=node, need=self.need(stage), remaining_s=remaining_s, at_s=now_s, since_s=now_s
+        )
+        self.attempts[stage_id] = self.attempts.get(stage_id, 0) + 1
+        return Start(stage=stage, node=node, attempt=self.attempts[stage_id])
+
+    def _place(self, need: Need) -> str | None:
+        is_training_waiting = need != self.training_need and self._ready.first(self.training_need) is not None
+        return self.processors.place(need, keep_for=self.training_need if is_training_waiting else None)
+
+    def _put(self, stage_id: str) -> None:
+        if stage_id in self._giving_way:
+            self._giving_way.waiting.add(stage_id)
+            return
+        self._ready.put(self.need(self.graph[stage_id]), self._urgency(stage_id))
+
+    def _drop_hold(self, stage_id: str) -> None:
+        if self._giving_way.drop(stage_id):
+            self._put(stage_id)
+
+    def _retry(self, stage_id: str, *, wait_s: float, now_s: float) -> None:
+        if wait_s:
+            self._giving_way.drop(stage_id)
+            self._ready.delay(stage_id, until_s=now_s + wait_s)
+        else:
+            self._put(stage_id)
+
+    def _urgency(self, stage_id: str) -> Urgency:
+        # A trained model is short of its result by minutes: what is committed early cannot be lost any more.
+        way_s = self._ways_s[stage_id]
+        if self.graph[stage_id].kind is StageKind.TRAIN:
+            way_s += self.remaining_s(stage_id, now_s=0.0) - self.graph[stage_id].expected_s
+        # Of equal ones, the first fold of every group goes before second folds: it tells how long those will take.
+        training = self.graph[stage_id].training
+        return (self.graph[stage_id].kind not in _TRAINED, -way_s, training.fold if training else 0, stage_id)
+
+    def _release(self, stage_id: str) -> _Attempt:
+        attempt = self._running.pop(stage_id)
+        self._giving_way.stopping.discard(stage_id)
+        self.processors.release(attempt.node, attempt.need)
+        self._giving_way.grant(attempt.node)
+        return attempt
+
+    def _learn(self, stage_id: str, attempt: _Attempt, *, now_s: float) -> None:
+        """Remember how long a stage took; a training that was interrupted has told that by its epochs."""
+        stage, elapsed_s = self.graph[stage_id], now_s - attempt.since_s
+        if stage.kind is not StageKind.TRAIN:
+            self._seconds_of_kind[stage.kind][0] += elapsed_s
+            self._seconds_of_kind[stage.kind][1] += 1
+        elif self.attempts[stage_id] == 1 and elapsed_s > 0 and self.processors.has(attempt.node):
+            self.durations.observe(stage_id, kind=self.processors.node(attempt.node).kind, seconds=elapsed_s)
+
+    def _predict_anew(self) -> None:
+        self._fitted_version = self.durations.version
+        for stage_id in list(self._ready.ids()):
+            if self.graph[stage_id].kind is StageKind.TRAIN:
+                self._put(stage_id)
+
+    def _speed(self, node_id: str) -> float:
+        if not self.processors.has(node_id):
+            return 1.0
+        node = self.processors.node(node_id)
+        return self.durations.speed(node.kind) if node.kind else node.speed
+
+    def _works(self, now_s: float) -> tuple[list[Work], list[str]]:
+        """Return the trainings that are not done, and the node of each place on which they can run."""
+        place_nodes: list[str] = []
+        places_of: dict[str, list[int]] = {}
+        predicting = [a.node for i, a in self._running.items() if self.graph[i].kind is StageKind.PREDICT]
+        for node_id in self.processors.nodes:
+            number = self.processors.num_places(node_id, self.training_need) - predicting.count(node_id)
+            places_of[node_id] = list(range(len(place_nodes), len(place_nodes) + number))
+            place_nodes.extend([node_id] * number)
+        over = self.done | self.failed | self.blocked
+        works = []
+        for stage_id in self._trainings:
+            if stage_id in over:
+                continue
+            attempt, held = self._running.get(stage_id), self._giving_way.node_of(stage_id)
+            is_stopping = stage_id in self._giving_way.stopping
+            where = held or (attempt.node if attempt and not is_stopping else None)
+            there = places_of.get(where, []) if where else []
+            is_settled = attempt is None or now_s - attempt.since_s >= self._slice_s
+            works.append(
+                Work(
+                    id=stage_id,
+                    remaining_s=self.remaining_s(stage_id, now_s=now_s),
+                    place=there.pop() if there else None,
+                    can_start=stage_id in self._ready and held is None,
+                    can_stop=attempt is not None and is_settled and not is_stopping and held is None,
+                )
+            )
+        return works, place_nodes
+
+    def _revive(self, stage_ids: Iterable[str]) -> None:
+        """Let stages start again that had failed for good."""
+        for stage_id in stage_ids:
+            if stage_id in self.failed:
+                self.failed.discard(stage_id)
+                self._revived.append(stage_id)
+                self._put(stage_id)
+        self.blocked.clear()
+        for stage_id in self.failed:
+            self._block_after(stage_id)
+
+    def _block_after(self, stage_id: str) -> list[str]:
         newly_blocked = []
         open_ids = [stage_id]
         while open_ids:
@@ -146,77 +408,26 @@ class Schedule:
                     self.blocked.add(dependent)
                     newly_blocked.append(dependent)
                     open_ids.append(dependent)
-        return GiveUp(blocked=tuple(newly_blocked))
+        return newly_blocked
 
-    @property
-    def is_over(self) -> bool:
-        """Whether nothing runs and nothing can be started any more."""
-        return not self.running and not any(stage_id not in self.blocked for *_, stage_id in self._ready)
-
-    @property
-    def num_needed(self) -> int:
-        """Number of stages that had to be carried out when the run began."""
-        return len(self._needed)
-
-    def remaining(self) -> list[Stage]:
-        """Stages that are neither done nor failed nor blocked, those that run included."""
-        over = self.done | self.failed | self.blocked
-        return [self.graph[stage_id] for stage_id in self._needed if stage_id not in over]
-
-    def _release(self, stage_id: str) -> None:
-        self.running.remove(stage_id)
-        self.free += self.share(self.graph[stage_id])
-
-    def _entry(self, stage_id: str) -> tuple[bool, float, str]:
-        # A trained model is short of its result by minutes: what is committed early cannot be lost any more.
-        is_trained = self.graph[stage_id].kind in {StageKind.PREDICT, StageKind.SCORE}
-        return (not is_trained, -self._priority[stage_id], stage_id)
+    def _check_fits(self) -> None:
+        nodes = self.processors.nodes.values()
+        if not any(self.training_need.share_of(node) for node in nodes):
+            offers = sorted({(node.offered.cpus, node.offered.gpus, node.gpu_memory_gib) for node in nodes})
+            found = "; ".join(f"{cpus:g} CPUs and {gpus:g} GPUs of {memory:g} GiB" for cpus, gpus, memory in offers)
+            need = self.training_need
+            raise ConfigError(
+                f"a training needs {need.cpus:g} CPUs and {need.gpus:g} GPUs with {need.gpu_memory_gib:g} GiB on one "
+                f"machine; the machines of the cluster have {found or 'nothing'}. Lower cpus_per_training or "
+                "gpus_per_training"
+            )
 
 
-def estimate_remaining_s(schedule: Schedule, *, observed_s: Mapping[StageKind, float]) -> float:
-    """Return the seconds that a run still needs if its slots are kept busy.
-
-    Parameters
-    ----------
-    schedule
-        The run.
-    observed_s
-        Mean duration of the finished stages of each kind; kinds without one count with their expected duration.
-    """
-    training_slots = max(1.0, _slots(schedule))
-    seconds = dict.fromkeys(("training", "other"), 0.0)
-    longest = 0.0
-    for stage in schedule.remaining():
-        duration = observed_s.get(stage.kind, stage.expected_s)
-        is_training = stage.kind in {StageKind.TRAIN, StageKind.PREDICT}
-        seconds["training" if is_training else "other"] += duration
-        longest = max(longest, duration)
-    return max(longest, seconds["training"] / training_slots + seconds["other"] / max(1.0, schedule.capacity.cpus))
-
-
-def _slots(schedule: Schedule) -> float:
-    share = schedule.share(Stage(id="", kind=StageKind.TRAIN, needs=(), products=(), expected_s=0.0))
-    by_cpu = schedule.capacity.cpus // share.cpus if share.cpus else float("inf")
-    return min(by_cpu, schedule.capacity.gpus // share.gpus) if share.gpus else by_cpu
-
-
-def _needed_stages(graph: Mapping[str, Stage], *, done: set[str]) -> list[str]:
-    """Return, in graph order, the stages that lead to a result that is not there yet."""
-    needed: set[str] = set()
-    has_dependents = {need for stage in graph.values() for need in stage.needs}
-    open_ids = [stage_id for stage_id in graph if stage_id not in has_dependents and stage_id not in done]
-    while open_ids:
-        stage_id = open_ids.pop()
-        if stage_id not in needed:
-            needed.add(stage_id)
-            open_ids.extend(need for need in graph[stage_id].needs if need not in done)
-    return [stage_id for stage_id in graph if stage_id in needed]
-
-
-def _remaining_s(graph: Mapping[str, Stage], *, dependents: Mapping[str, list[str]]) -> dict[str, float]:
-    """Return for each stage its expected duration plus the longest chain of what waits for it."""
-    remaining: dict[str, float] = {}
-    for stage_id in reversed(list(graph)):
-        after = max((remaining[dependent] for dependent in dependents[stage_id]), default=0.0)
-        remaining[stage_id] = graph[stage_id].expected_s + after
-    return remaining
+def _durations(graph: Mapping[str, Stage], processors: Processors, *, speeds: Mapping[str, float]) -> Durations:
+    expected = {
+        stage.id: Expectation(seconds=stage.expected_s, group=stage.training.group if stage.training else stage.id)
+        for stage in graph.values()
+        if stage.kind is StageKind.TRAIN
+    }
+    there = {node.kind: node.speed for node in processors.nodes.values() if node.kind}
+    return Durations(expected, speeds={**speeds, **there})

@@ -6,24 +6,36 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import ray
 from ray.exceptions import RayError, RayTaskError
-from ray.train.backend import BackendConfig
+from ray.train.backend import Backend, BackendConfig
 
 from orchestrator.cluster.config import ClusterConfig
-from orchestrator.errors import ClusterError, OrchestratorError
+from orchestrator.errors import ClusterError, OrchestratorError, StorageError
 from orchestrator.pipeline import work
-from orchestrator.pipeline.policy import GiveUp, Resources, Retry, Schedule
+from orchestrator.pipeline.failures import GiveUp, Retry
+from orchestrator.pipeline.policy import Schedule, Start
+from orchestrator.pipeline.preemption import ask_to_stop
+from orchestrator.pipeline.processors import Node, Resources
+from orchestrator.pipeline.ray_failures import classify, innermost, node_of, note_node
+from orchestrator.pipeline.ray_nodes import GROWING, label_selector, nodes_of
 from orchestrator.pipeline.stages import Stage, StageKind
+from orchestrator.training.stop_request import SIGNALS, Watch, listen_to_signals
 
 T = TypeVar("T")
 
 POLL_S = 0.5
 """Longest time between two looks at the running stages."""
+DRAIN_EVERY_S = 5.0
+"""Time between two looks at whether the node of a training is drained."""
+WIND_DOWN_S = 20.0
+"""Longest time that an interrupted driver gives its trainings for one more checkpoint."""
+NODES_INTERVAL_S = 10.0
+"""Time between two looks at the nodes."""
 OBJECT_STORE_BYTES = 256 * 1024**2
 """Of an embedded Ray: patches are memory-mapped files, so only small messages pass through it."""
 
@@ -43,6 +55,12 @@ class RunListener(Protocol):
     def stage_failed(self, stage: Stage, *, error: Exception, decision: Retry | GiveUp) -> None:
         """Take note that a stage has failed and of what follows."""
 
+    def stage_asked_to_stop(self, stage: Stage) -> None:
+        """Take note that a training was asked to give way to another."""
+
+    def stage_revived(self, stage: Stage) -> None:
+        """Take note that a stage that had failed for good is tried again: its node turned out to be broken."""
+
     def tick(self, schedule: Schedule) -> None:
         """Take note that time has passed."""
 
@@ -51,8 +69,8 @@ class RunListener(Protocol):
 class Connection:
     """A cluster that can be used."""
 
-    offered: Resources
-    """All of its processors."""
+    nodes: tuple[Node, ...]
+    """On which stages can be placed."""
     dashboard: str
     """Address of its dashboard; empty if there is none."""
 
@@ -85,16 +103,12 @@ def connected(config: ClusterConfig) -> Iterator[Connection]:
     except (ConnectionError, RayError, RuntimeError, ValueError) as error:
         raise ClusterError(f"Ray at {config.address or 'this machine'}: {error}") from error
     if threading.current_thread() is threading.main_thread():
-        # As after Ctrl-C: Ray's own handler would end the process with a stack trace.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        for number in SIGNALS:
+            # As after Ctrl-C: Ray's own handler would end the process with a stack trace.
+            signal.signal(number, signal.default_int_handler)
     try:
-        offered = ray.cluster_resources()
         yield Connection(
-            # A cluster with an autoscaler begins small: what it may grow to counts, and waiting work makes it grow.
-            offered=Resources(
-                cpus=max(offered.get("CPU", 0.0), config.num_cpus or 0),
-                gpus=max(offered.get("GPU", 0.0), config.num_gpus or 0),
-            ),
+            nodes=nodes_of(ray.nodes(), config),
             dashboard=f"http://{context.dashboard_url}" if context.dashboard_url else "",
         )
     finally:
@@ -128,68 +142,169 @@ class _Running:
     started_s: float
 
 
-def execute(schedule: Schedule, *, place: work.Workplace, listener: RunListener, separate_trainings: bool) -> None:
-    """Carry out the schedule on the connected cluster until nothing can be started any more.
+class Executor:
+    """Carries out a schedule on the connected cluster."""
 
-    Parameters
-    ----------
-    schedule
-        Decides; is told of every end.
-    place
-        The run.
-    listener
-        Is told everything.
-    separate_trainings
-        Each training gets a Ray Train worker of its own, on any node; otherwise it is fitted in a process that goes
-        on to the next one, which spares a miniature the start of five processes and the imports of nnU-Net.
-    """
-    shared_place = ray.put(place)
-    running: dict[Any, _Running] = {}
-    while True:
-        while (stage := schedule.start_next()) is not None:
-            listener.stage_started(stage, attempt=schedule.attempts[stage.id])
-            separate = separate_trainings and stage.kind is StageKind.TRAIN
-            reference = _submit(stage, place=shared_place, share=schedule.share(stage), separate=separate)
-            running[reference] = _Running(stage=stage, started_s=time.monotonic())
-        if not running:
+    def __init__(
+        self,
+        schedule: Schedule,
+        *,
+        place: work.Workplace,
+        listener: RunListener,
+        config: ClusterConfig,
+        separate_trainings: bool,
+    ) -> None:
+        """Prepare.
+
+        Parameters
+        ----------
+        schedule
+            Decides; is told of every end.
+        place
+            The run.
+        listener
+            Is told everything.
+        config
+            The cluster.
+        separate_trainings
+            Each training gets a Ray Train worker of its own, on any node; otherwise it is fitted in a process that
+            goes on to the next one, which spares a miniature the start of five processes and the imports of nnU-Net.
+        """
+        self._schedule = schedule
+        self._place = place
+        self._shared_place = ray.put(place)
+        self._listener = listener
+        self._config = config
+        self._separate_trainings = separate_trainings
+        self._running: dict[Any, _Running] = {}
+        self._nodes_seen_s = time.monotonic()
+
+    def execute(self) -> None:
+        """Go on until nothing can be started any more; an interruption lets trainings save one more checkpoint."""
+        try:
+            self._drive()
+        except KeyboardInterrupt:
+            self._wind_down()
+            raise
+
+    def _drive(self) -> None:
+        while not self._schedule.is_over:
+            now_s = time.monotonic()
+            while (start := self._schedule.start_next(now_s)) is not None:
+                self._submit(start)
+            self._ask_to_stop(now_s)
+            finished: list[Any] = []
+            if self._running:
+                finished, _ = ray.wait(list(self._running), num_returns=1, timeout=POLL_S)
+            else:
+                time.sleep(POLL_S)
+            for reference in finished:
+                self._settle(self._running.pop(reference), reference=reference)
+            self._look_at_nodes()
+            self._listener.tick(self._schedule)
+
+    def _submit(self, start: Start) -> None:
+        stage = start.stage
+        self._listener.stage_started(stage, attempt=start.attempt)
+        separate = self._separate_trainings and stage.kind is StageKind.TRAIN
+        node = self._schedule.processors.node(start.node)
+        share = self._schedule.need(stage).share_of(node)
+        assert share is not None, stage.id
+        selector = label_selector(
+            node, nodes=self._schedule.processors.nodes.values(), shunned=self._schedule.records.shunned
+        )
+        reference = _submit(stage, place=self._shared_place, share=share, separate=separate, selector=selector)
+        self._running[reference] = _Running(stage=stage, started_s=time.monotonic())
+
+    def _ask_to_stop(self, now_s: float) -> None:
+        for stage_id in self._schedule.requests_to_stop(now_s):
+            stage = self._schedule.graph[stage_id]
+            assert stage.training is not None, stage_id
+            reason = "another training has a longer way to go"
+            # It goes on to its end otherwise, which costs time and nothing else.
+            with suppress(StorageError):
+                ask_to_stop(self._place.storage, training_id=stage.training.id, reason=reason)
+            self._listener.stage_asked_to_stop(stage)
+
+    def _settle(self, running: _Running, *, reference: Any) -> None:
+        """Tell the schedule and the listener how a stage has ended."""
+        stage, now_s = running.stage, time.monotonic()
+        try:
+            ray.get(reference)
+        except RayError as error:
+            decision = self._schedule.fail(stage.id, kind=classify(error), now_s=now_s, node=node_of(error))
+            cause = innermost(error)
+            self._listener.stage_failed(
+                stage, error=cause if isinstance(cause, Exception) else error, decision=decision
+            )
+            for stage_id in self._schedule.take_revived():
+                self._listener.stage_revived(self._schedule.graph[stage_id])
+        else:
+            self._schedule.finish(stage.id, now_s=now_s)
+            self._listener.stage_finished(stage, elapsed_s=now_s - running.started_s)
+
+    def _look_at_nodes(self) -> None:
+        """Tell the schedule which nodes have come and gone; what ran on those ends with an error of Ray."""
+        now_s = time.monotonic()
+        if now_s - self._nodes_seen_s < NODES_INTERVAL_S or GROWING in self._schedule.processors.nodes:
             return
-        finished, _ = ray.wait(list(running), num_returns=1, timeout=POLL_S)
-        for reference in finished:
-            _settle(schedule, running.pop(reference), reference=reference, listener=listener)
-        listener.tick(schedule)
+        self._nodes_seen_s = now_s
+        found = {node.id: node for node in nodes_of(ray.nodes(), self._config)}
+        found.pop(GROWING, None)
+        known = set(self._schedule.processors.nodes) | self._schedule.records.shunned
+        for node_id in known - found.keys():
+            self._schedule.remove_node(node_id, now_s=now_s)
+        for node_id in found.keys() - known:
+            self._schedule.add_node(found[node_id], now_s=now_s)
+
+    def _wind_down(self) -> None:
+        """Ask all trainings to stop and wait for them; a second interruption ends the waiting."""
+        trainings = {
+            reference: item.stage.training.id
+            for reference, item in self._running.items()
+            if item.stage.kind is StageKind.TRAIN and item.stage.training is not None
+        }
+        for training_id in trainings.values():
+            # Without it the training goes on from the checkpoint before.
+            with suppress(StorageError):
+                ask_to_stop(self._place.storage, training_id=training_id, reason="the driver was interrupted")
+        if trainings:
+            ray.wait(list(trainings), num_returns=len(trainings), timeout=WIND_DOWN_S)
 
 
-def _settle(schedule: Schedule, running: _Running, *, reference: Any, listener: RunListener) -> None:
-    """Tell the schedule and the listener how a stage has ended."""
-    stage = running.stage
-    try:
-        ray.get(reference)
-    except RayTaskError as error:
-        cause = error.cause if isinstance(error.cause, Exception) else error
-        can_retry = isinstance(cause, OrchestratorError) and cause.can_retry
-        listener.stage_failed(stage, error=cause, decision=schedule.fail(stage.id, can_retry=can_retry))
-    except RayError as error:
-        # The process or its machine was lost: the stage itself did nothing wrong.
-        listener.stage_failed(stage, error=error, decision=schedule.fail(stage.id, can_retry=True))
-    else:
-        schedule.finish(stage.id)
-        listener.stage_finished(stage, elapsed_s=time.monotonic() - running.started_s)
-
-
-def _submit(stage: Stage, *, place: Any, share: Resources, separate: bool) -> Any:
+def _submit(stage: Stage, *, place: Any, share: Resources, separate: bool, selector: dict[str, str]) -> Any:
     """Hand one stage to Ray under its own name."""
     if separate:
         # The worker takes the share; the task that waits for it takes nothing.
-        return _fit.options(name=stage.id, num_cpus=0).remote(place, stage, share, separate)
-    task = _fit if stage.kind is StageKind.TRAIN else _carry_out
-    arguments = (place, stage, share, separate) if stage.kind is StageKind.TRAIN else (place, stage)
-    return task.options(name=stage.id, num_cpus=share.cpus, num_gpus=share.gpus).remote(*arguments)
+        return _fit.options(name=stage.id, num_cpus=0).remote(place, stage, share, separate, selector)
+    options = {"name": stage.id, "num_cpus": share.cpus, "num_gpus": share.gpus}
+    if selector:
+        options["label_selector"] = selector
+    if stage.kind is StageKind.TRAIN:
+        return _fit.options(**options).remote(place, stage, share, separate, {})
+    return _carry_out.options(**options).remote(place, stage)
 
 
 @ray.remote(max_retries=0)  # type: ignore[untyped-decorator]
 def _carry_out(place: work.Workplace, stage: Stage) -> None:
+    _carry_out_here(place, stage)
+
+
+def _carry_out_here(place: work.Workplace, stage: Stage, *, watches: Sequence[Watch] = ()) -> None:
     _log_to_process(stage)
-    work.carry_out(place, stage)
+    try:
+        work.carry_out(place, stage, watches=watches)
+    except BaseException as error:
+        note_node(error, ray.get_runtime_context().get_node_id())
+        raise
+
+
+class _ListeningBackend(Backend):  # type: ignore[misc]
+    """Lets a worker hear signals: its loop runs in a thread, and only the main thread can set a handler."""
+
+    def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
+        """Set the handlers in the main thread of each worker."""
+        worker_group.execute(listen_to_signals)
 
 
 @dataclass
@@ -202,9 +317,14 @@ class _NoProcessGroup(BackendConfig):  # type: ignore[misc]
 
     backend: str = "none"
 
+    @property
+    def backend_cls(self) -> type[Backend]:
+        """What is done around the training loop."""
+        return _ListeningBackend
+
 
 @ray.remote(max_retries=0)  # type: ignore[untyped-decorator]
-def _fit(place: work.Workplace, stage: Stage, share: Resources, separate: bool) -> None:
+def _fit(place: work.Workplace, stage: Stage, share: Resources, separate: bool, selector: dict[str, str]) -> None:
     """Run one training through Ray Train, in a worker of its own or in this process, and wait for it."""
     from ray.train import RunConfig, ScalingConfig, WorkerGroupError
     from ray.train.torch import TorchTrainer
@@ -216,7 +336,12 @@ def _fit(place: work.Workplace, stage: Stage, share: Resources, separate: bool) 
         train_loop_config={"place": place, "stage": stage},
         torch_config=_NoProcessGroup(),
         # No workers is Ray Train's local mode: the loop runs where `fit` is called.
-        scaling_config=ScalingConfig(num_workers=1, use_gpu=share.gpus > 0, resources_per_worker=resources)
+        scaling_config=ScalingConfig(
+            num_workers=1,
+            use_gpu=share.gpus > 0,
+            resources_per_worker=resources,
+            label_selector=selector or None,
+        )
         if separate
         else ScalingConfig(num_workers=0),
         run_config=RunConfig(name=stage.id.replace(" ", "-"), storage_path=_ray_train_folder(place)),
@@ -228,8 +353,19 @@ def _fit(place: work.Workplace, stage: Stage, share: Resources, separate: bool) 
 
 
 def _train_worker(config: Mapping[str, Any]) -> None:
-    _log_to_process(config["stage"])
-    work.carry_out(config["place"], config["stage"])
+    drain = Watch(look=_look_for_drain, every_s=DRAIN_EVERY_S)
+    _carry_out_here(config["place"], config["stage"], watches=(drain,))
+
+
+def _look_for_drain() -> str:
+    """Return why this process must stop if its node is being drained: by the autoscaler or by `ray drain-node`."""
+    # What Ray Train's own watcher asks; its public answer, `ray.train.get_preemption_info`, exists in workers of
+    # their own only, and not in the process that fits one training after the other.
+    try:
+        draining = ray._private.state.state.get_draining_nodes()  # noqa: SLF001
+    except (RayError, RuntimeError):
+        return ""
+    return "its node is drained" if ray.get_runtime_context().get_node_id() in draining else ""
 
 
 def _ray_train_folder(place: work.Workplace) -> str:

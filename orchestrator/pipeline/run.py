@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -11,14 +11,15 @@ from pathlib import Path
 from rich.console import Console
 
 from orchestrator.benchmark.definition import Case, Training
-from orchestrator.benchmark.matrix import Benchmark
+from orchestrator.benchmark.matrix import Benchmark, find_donors
 from orchestrator.benchmark.presets import Preset
 from orchestrator.benchmark.published import PublishedScores
 from orchestrator.cluster.config import ClusterConfig
 from orchestrator.errors import ConfigError
 from orchestrator.events import EventLog
 from orchestrator.pipeline.lease import Lease
-from orchestrator.pipeline.policy import Resources, Schedule
+from orchestrator.pipeline.policy import Schedule
+from orchestrator.pipeline.processors import Need
 from orchestrator.pipeline.stages import Stage, build_graph, expected_bytes, label_sets_by_case
 from orchestrator.pipeline.work import Workplace
 from orchestrator.progress import LiveView
@@ -68,14 +69,6 @@ class RunOutcome:
     """Keys of the tables that were written."""
     elapsed_s: float
     """Wall time of this call."""
-
-
-def find_donors(benchmark: Benchmark, trainings: Sequence[Training], *, preset: Preset) -> dict[str, Training]:
-    """Return by id the task-1 trainings whose patch size and network these trainings take over."""
-    ids = {training.plan_donor for training in trainings if training.plan_donor}
-    if not ids:
-        return {}
-    return {t.id: t for t in benchmark.trainings(matrix="all", preset=preset) if t.id in ids}
 
 
 def needed_cases(request: RunRequest) -> dict[Case, tuple[str, ...]]:
@@ -199,10 +192,11 @@ def _execute(
     from orchestrator.pipeline import ray_executor
     from orchestrator.pipeline.observer import RunObserver
     from orchestrator.pipeline.ray_metrics import RayMetrics
+    from orchestrator.pipeline.ray_nodes import training_need
 
     with LiveView(console) as view, ray_executor.connected(request.cluster) as connection:
-        share = training_share(request.cluster, connection.offered)
-        schedule = Schedule(graph, done=done, capacity=connection.offered, training_share=share)
+        need = training_need(request.cluster, connection.nodes, gpu_memory_gib=request.preset.gpu_memory_gib)
+        schedule = Schedule(graph, done=done, nodes=connection.nodes, training_need=need)
         if connection.dashboard:
             view.note(f"Ray dashboard: {connection.dashboard}")
         observer = RunObserver(
@@ -215,27 +209,20 @@ def _execute(
             clock=time.monotonic,
         )
         try:
-            ray_executor.execute(
+            ray_executor.Executor(
                 schedule,
-                place=_workplace(request, share),
+                place=_workplace(request, need),
                 listener=observer,
+                config=request.cluster,
                 # On a GPU a process must end for its memory to be given back.
-                separate_trainings=request.cluster.kind != "local" or share.gpus > 0,
-            )
+                separate_trainings=request.cluster.kind != "local" or need.gpus > 0,
+            ).execute()
         finally:
             events.flush()
         return observer.failures, frozenset(schedule.failed | schedule.blocked)
 
 
-def training_share(config: ClusterConfig, offered: Resources) -> Resources:
-    """Return what one training takes: GPUs where the cluster has any, otherwise CPUs alone."""
-    if offered.gpus > 0:
-        cpus = min(config.cpus_per_training, max(1.0, offered.cpus // offered.gpus))
-        return Resources(cpus=cpus, gpus=config.gpus_per_training)
-    return Resources(cpus=1)
-
-
-def _workplace(request: RunRequest, share: Resources) -> Workplace:
+def _workplace(request: RunRequest, need: Need) -> Workplace:
     phantom_cases: dict[str, list[Case]] = {}
     datasets = {dataset.name: dataset for dataset in request.benchmark.datasets}
     if request.data is None:
@@ -250,9 +237,10 @@ def _workplace(request: RunRequest, share: Resources) -> Workplace:
         datasets=datasets,
         label_sets={label_set.name: label_set for label_set in request.benchmark.label_sets},
         phantom_cases={download: tuple(cases) for download, cases in phantom_cases.items()},
-        device="cuda" if share.gpus else "cpu",
-        num_threads=max(1, int(share.cpus)),
-        num_loader_processes=max(0, min(GPU_LOADER_PROCESSES, int(share.cpus) - 1)) if share.gpus else 0,
+        device="cuda" if need.gpus else "cpu",
+        num_threads=max(1, int(need.cpus)),
+        num_loader_processes=max(0, min(GPU_LOADER_PROCESSES, int(need.cpus) - 1)) if need.gpus else 0,
+        cloud=request.cluster.cloud,
     )
 
 

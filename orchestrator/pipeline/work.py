@@ -10,8 +10,7 @@ import logging
 import shutil
 import socket
 import tempfile
-import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import version
@@ -21,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.benchmark.definition import Case, Dataset, EvaluationSet, LabelSet, Training
 from orchestrator.benchmark.matrix import split_sha256
 from orchestrator.benchmark.presets import Preset
-from orchestrator.errors import DataError, IntegrityError, OrchestratorError
+from orchestrator.errors import DataError, IntegrityError, OrchestratorError, StorageError
+from orchestrator.pipeline.attempt import AttemptEvents, TrainingLog, going_on_without
 from orchestrator.pipeline.stages import Stage, StageKind
 from orchestrator.results.records import Provenance, ResultRow
 from orchestrator.results.store import ResultsStore
@@ -29,9 +29,10 @@ from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import Storage, open_storage
 
 if TYPE_CHECKING:
-    from orchestrator.patches.manifest import PatchManifest
+    from orchestrator.pipeline.repair import TrainingPatches
     from orchestrator.training.planning import Plan
-    from orchestrator.training.trainer import EpochReport
+    from orchestrator.training.reports import EpochReport
+    from orchestrator.training.stop_request import Watch
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +63,8 @@ class Workplace:
     """Threads of torch in one process: what the process was given, so that neighbours do not slow each other down."""
     num_loader_processes: int
     """Processes that augment for one training; 0 augments in the training's own process."""
+    cloud: str | None = None
+    """Whose machines the nodes are, if they may be taken back after a notice."""
 
     @property
     def storage(self) -> Storage:
@@ -69,8 +72,11 @@ class Workplace:
         return open_storage(self.output)
 
 
-def carry_out(place: Workplace, stage: Stage) -> None:
-    """Carry out one stage; raises the OrchestratorError or whatever else it failed with."""
+def carry_out(place: Workplace, stage: Stage, *, watches: Sequence["Watch"] = ()) -> None:
+    """Carry out one stage; raises the OrchestratorError or whatever else it failed with.
+
+    A training looks at `watches` besides its own, to know whether it must stop.
+    """
     if stage.kind not in {StageKind.DOWNLOAD, StageKind.INGEST, StageKind.SCORE}:
         _limit_threads(place, stage)
     match stage.kind:
@@ -85,7 +91,7 @@ def carry_out(place: Workplace, stage: Stage) -> None:
         case StageKind.PREPROCESS:
             preprocess(place, _training(stage), case=_case(stage))
         case StageKind.TRAIN:
-            train(place, _training(stage))
+            train(place, _training(stage), watches=watches)
         case StageKind.PREDICT:
             predict(place, _training(stage))
         case StageKind.SCORE:
@@ -187,38 +193,72 @@ def preprocess(place: Workplace, training: Training, *, case: Case) -> None:
         storage.write_bytes(run_paths.record_of_patches(key), PatchRecord.of_file(path).to_bytes())
 
 
-def train(place: Workplace, training: Training) -> None:
-    """Fit one model, from its latest checkpoint if there is one, and leave a progress record after every epoch."""
-    from orchestrator.patches.cache import PatchCache
+def train(place: Workplace, training: Training, *, watches: Sequence["Watch"] = ()) -> None:
+    """Fit one model, from its latest checkpoint if there is one, and leave a progress record after every epoch.
+
+    Raises PreemptedError, with a checkpoint saved, once a signal, the driver, the cloud or one of `watches` asks.
+    """
+    from orchestrator.pipeline.preemption import watch_marker, watch_spot_notices
     from orchestrator.training.checkpoint import CheckpointStore
+    from orchestrator.training.stop_request import StopRequest
     from orchestrator.training.trainer import train as fit
 
     storage = place.storage
+    own_watches = [watch_marker(storage, training_id=training.id)]
+    if place.cloud == "aws":
+        own_watches.append(watch_spot_notices())
     with (
+        StopRequest([*own_watches, *watches]) as stop_request,
         TrainingLog(storage, run_paths.log(training.id)) as log,
-        PatchCache.of_this_machine().gathered(storage, _write_manifest(storage, training)) as folder,
+        AttemptEvents(storage, training_id=training.id) as events,
     ):
 
         def report(epoch: "EpochReport") -> None:
             log.flush()
             record = {**asdict(epoch), "host": socket.gethostname()}
-            _write_json(storage, run_paths.training_progress(training.id), record)
+            with going_on_without("progress of an epoch"):
+                _write_json(storage, run_paths.training_progress(training.id), record)
 
-        outcome = fit(
-            plan=_read_plan(storage, training.id),
-            preset=place.preset,
-            training_id=training.id,
-            train_cases=[_identifier(case) for case in training.train],
-            val_cases=[_identifier(case) for case in training.val],
-            patches=folder,
-            checkpoint=CheckpointStore(storage, training_id=training.id),
-            log=log.write,
-            seed=_seed(place.seed, training.id),
-            device=place.device,
-            num_loader_processes=place.num_loader_processes,
-            on_epoch=report,
-        )
+        patches = _training_patches(place, training)
+        patches.repair(note=log.write)
+        with patches.cache.gathered(storage, patches.write_manifest()) as folder:
+            try:
+                outcome = fit(
+                    plan=_read_plan(storage, training.id),
+                    preset=place.preset,
+                    training_id=training.id,
+                    train_cases=[_identifier(case) for case in training.train],
+                    val_cases=[_identifier(case) for case in training.val],
+                    patches=folder,
+                    checkpoint=CheckpointStore(storage, training_id=training.id),
+                    log=log.write,
+                    seed=_seed(place.seed, training.id),
+                    device=place.device,
+                    num_loader_processes=place.num_loader_processes,
+                    on_epoch=report,
+                    on_milestone=events.add,
+                    stop_reason=stop_request.reason,
+                )
+            except IntegrityError as error:
+                if not patches.repair(note=log.write):
+                    raise
+                raise StorageError(
+                    f"{error}; it is written again, and the training goes on from its checkpoint"
+                ) from error
     _write_json(storage, run_paths.training_record(training.id), asdict(outcome))
+
+
+def _training_patches(place: Workplace, training: Training) -> "TrainingPatches":
+    from orchestrator.patches.cache import PatchCache
+    from orchestrator.pipeline.repair import TrainingPatches
+
+    return TrainingPatches(
+        storage=place.storage,
+        training_id=training.id,
+        cases=(*training.train, *training.val),
+        cache=PatchCache.of_this_machine(),
+        write_again=lambda case: preprocess(place, training, case=case),
+    )
 
 
 def predict(place: Workplace, training: Training) -> None:
@@ -269,51 +309,6 @@ def score(place: Workplace, training: Training) -> None:
         )
     ]
     ResultsStore(storage).commit(training.id, rows)
-
-
-def _write_manifest(storage: Storage, training: Training) -> "PatchManifest":
-    """Gather the records of a training's patch files and keep them together."""
-    from orchestrator.patches.manifest import PatchManifest, PatchRecord
-
-    records = {}
-    for case in (*training.train, *training.val):
-        key = run_paths.patches(training.id, case)
-        record = run_paths.record_of_patches(key)
-        if not storage.exists(record):
-            raise IntegrityError(
-                f"{storage.location}/{key}: without its record {record}, so written by an older version. Remove it and "
-                "run again, and it is written anew"
-            )
-        records[key] = PatchRecord.from_bytes(storage.read_bytes(record))
-    manifest = PatchManifest(records=records)
-    storage.write_bytes(run_paths.patches_manifest(training.id), manifest.to_bytes())
-    return manifest
-
-
-class TrainingLog:
-    """Text log of one training: written to the storage when flushed; a second attempt appends to the first."""
-
-    def __init__(self, storage: Storage, key: str) -> None:
-        self._storage = storage
-        self._key = key
-        self._text = storage.read_bytes(key).decode() if storage.exists(key) else ""
-
-    def __enter__(self) -> "TrainingLog":
-        return self
-
-    def __exit__(self, error_type: object, error: BaseException | None, trace: object) -> None:
-        if error is not None:
-            self.write("".join(traceback.format_exception(error)))
-        self.flush()
-
-    def write(self, line: str) -> None:
-        """Add one line; it goes to the log of the process, and so to the Ray dashboard, as well."""
-        logger.info("%s: %s", self._key, line.rstrip("\n"))
-        self._text += line.rstrip("\n") + "\n"
-
-    def flush(self) -> None:
-        """Make all lines so far visible."""
-        self._storage.write_bytes(self._key, self._text.encode())
 
 
 def _score_case(

@@ -5,6 +5,8 @@ from orchestrator.benchmark.definition import Case
 RUN = "run.json"
 PHANTOM_DOWNLOADS = "downloads"
 EVENTS = "events"
+TRAINING_EVENTS = "trainings"
+"""Below the events: those that the processes write that train. Sorted after those of the drivers."""
 DRIVERS = "drivers"
 RESULTS = "results"
 TABLES = "tables"
@@ -52,6 +54,11 @@ def patches(training_id: str, case: Case) -> str:
     return f"{PATCHES}/{training_id}/{case.dataset}--{case.name}.arrow"
 
 
+def checkpoint_slots(training_id: str) -> tuple[str, str]:
+    """Two files in which a training under way keeps its last two checkpoints by turns; each holds its number."""
+    return f"trainings/{training_id}/checkpoint_even.ckpt", f"trainings/{training_id}/checkpoint_odd.ckpt"
+
+
 def record_of_patches(key: str) -> str:
     """JSON record of a patch file: size, digest, version of the format. Written before the file appears."""
     return f"{key.removesuffix('.arrow')}.json"
@@ -62,16 +69,6 @@ def patches_manifest(training_id: str) -> str:
     return f"{PATCHES}/{training_id}/manifest.json"
 
 
-def checkpoint(training_id: str) -> str:
-    """Latest checkpoint of a training under way."""
-    return f"trainings/{training_id}/checkpoint_latest.ckpt"
-
-
-def previous_checkpoint(training_id: str) -> str:
-    """Name the checkpoint before the latest, in case that one is damaged."""
-    return f"trainings/{training_id}/checkpoint_previous.ckpt"
-
-
 def final_checkpoint(training_id: str) -> str:
     """Checkpoint after the last epoch: the one that is evaluated."""
     return f"trainings/{training_id}/checkpoint_final.ckpt"
@@ -80,6 +77,11 @@ def final_checkpoint(training_id: str) -> str:
 def training_progress(training_id: str) -> str:
     """JSON record of the latest epoch of a training under way."""
     return f"trainings/{training_id}/progress.json"
+
+
+def stop_request(training_id: str) -> str:
+    """Marker that asks a training under way to write a checkpoint and stop; removed when it starts again."""
+    return f"trainings/{training_id}/stop_request.txt"
 
 
 def training_record(training_id: str) -> str:

@@ -184,7 +184,7 @@ def _new_client() -> Any:
     import boto3
     from botocore.config import Config
 
-    return boto3.client("s3", config=Config(retries={"mode": "standard", "max_attempts": 5}))
+    return boto3.client("s3", config=Config(retries={"mode": "standard", "max_attempts": 8}))
 
 
 def _cache_folder() -> Path:

@@ -1,47 +1,62 @@
-"""Checkpoints that say themselves whether they are whole: magic bytes, SHA-256, then what torch saves."""
+"""Checkpoints that say themselves whether they are whole: magic bytes, SHA-256, a number, then what torch saves."""
 
 import hashlib
 import io
 import logging
+from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.errors import IntegrityError
+from orchestrator.errors import IntegrityError, TrainingError
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import Storage
 
 logger = logging.getLogger(__name__)
 
-MAGIC = b"NNCKPT01"
-_HEADER_BYTES = len(MAGIC) + hashlib.sha256().digest_size
+MAGIC = b"NNCKPT02"
+_DIGEST_BYTES = hashlib.sha256().digest_size
+_NUMBER_BYTES = 8
+_FINAL = 0
+"""Number in the final checkpoint, which has no order among others."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Content:
+    """A checkpoint whose digest was compared."""
+
+    number: int
+    """Checkpoints of a training are counted from 1, over all attempts."""
+    sha256: str
+    """Of the number and what torch saved."""
+    saved: memoryview
+    """What torch saved."""
 
 
 class CheckpointStore:
-    """The checkpoints of one training: the latest, the one before it, and the final one."""
+    """The checkpoints of one training: the last two on the way, and the final one.
+
+    The two are written by turns, so that saving is one write and never touches the newest whole one.
+    """
 
     def __init__(self, storage: Storage, *, training_id: str) -> None:
         self._storage = storage
-        self._latest = run_paths.checkpoint(training_id)
-        self._previous = run_paths.previous_checkpoint(training_id)
+        self._slots = run_paths.checkpoint_slots(training_id)
         self._final = run_paths.final_checkpoint(training_id)
+        self._number: int | None = None
+        """Of the newest whole checkpoint; None as long as nothing was read or saved."""
 
     def save_latest(self, state: dict[str, Any]) -> None:
-        """Save the state after an epoch; the checkpoint before it is kept, unless it is damaged."""
-        if self._storage.exists(self._latest):
-            content = self._storage.read_bytes(self._latest)
-            try:
-                _verified_body(content, name=self._name(self._latest))
-            except IntegrityError as error:
-                # Copying it would overwrite the only whole one.
-                logger.warning("%s; it is replaced", error)
-            else:
-                self._storage.write_bytes(self._previous, content)
-        self._save(self._latest, state)
+        """Save the state on the way; the newest whole checkpoint before it is kept."""
+        if self._number is None:
+            self._survey()
+        number = (self._number or 0) + 1
+        self._save(self._slots[number % 2], state, number=number)
+        self._number = number
 
     def save_final(self, state: dict[str, Any]) -> str:
         """Save what is evaluated and return its SHA-256; the checkpoints on the way there are removed."""
-        digest = self._save(self._final, state)
-        self._storage.delete(self._latest)
-        self._storage.delete(self._previous)
+        digest = self._save(self._final, state, number=_FINAL)
+        for slot in self._slots:
+            self._storage.delete(slot)
         return digest
 
     def load_latest(self) -> dict[str, Any] | None:
@@ -49,16 +64,10 @@ class CheckpointStore:
 
         A damaged one is logged and passed over; raises IntegrityError if all that there are are damaged.
         """
-        damage: IntegrityError | None = None
-        for key in filter(self._storage.exists, (self._latest, self._previous)):
-            try:
-                return self._load(key)
-            except IntegrityError as error:
-                logger.warning("%s; looking for the checkpoint before it", error)
-                damage = damage or error
-        if damage is not None:
+        newest, damage = self._survey()
+        if newest is None and damage is not None:
             raise IntegrityError(f"{damage}; no whole one is left: delete it to train from epoch 0") from damage
-        return None
+        return None if newest is None else _loaded(newest)
 
     def has_final(self) -> bool:
         """Whether a final checkpoint is there; it may be damaged."""
@@ -66,28 +75,34 @@ class CheckpointStore:
 
     def load_final(self) -> dict[str, Any]:
         """Return the final state; raises StorageError if it is not there and IntegrityError if it is damaged."""
-        return self._load(self._final)
+        return _loaded(self._read(self._final))
 
     def final_sha256(self) -> str:
         """Return the digest that `save_final` returned, of a file that is whole; raises as `load_final`."""
-        content = self._storage.read_bytes(self._final)
-        return hashlib.sha256(_verified_body(content, name=self._name(self._final))).hexdigest()
+        return self._read(self._final).sha256
 
-    def _name(self, key: str) -> str:
-        return f"{self._storage.location.rstrip('/')}/{key}"
+    def _survey(self) -> tuple[_Content | None, IntegrityError | None]:
+        """Return the newest whole checkpoint on the way, and what is wrong with one that is not whole."""
+        newest, damage = None, None
+        for key in filter(self._storage.exists, self._slots):
+            try:
+                content = self._read(key)
+            except IntegrityError as error:
+                logger.warning("%s; looking for the other one", error)
+                damage = damage or error
+            else:
+                newest = content if newest is None or content.number > newest.number else newest
+        self._number = newest.number if newest else 0
+        return newest, damage
 
-    def _load(self, key: str) -> dict[str, Any]:
-        import torch
+    def _read(self, key: str) -> _Content:
+        return _verified(self._storage.read_bytes(key), name=f"{self._storage.location.rstrip('/')}/{key}")
 
-        body = _verified_body(self._storage.read_bytes(key), name=self._name(key))
-        # Our own file, just verified; optimiser and random states are not plain tensors.
-        state: dict[str, Any] = torch.load(io.BytesIO(body), map_location="cpu", weights_only=False)
-        return state
-
-    def _save(self, key: str, state: dict[str, Any]) -> str:
+    def _save(self, key: str, state: dict[str, Any], *, number: int) -> str:
         import torch
 
         buffer = io.BytesIO()
+        buffer.write(number.to_bytes(_NUMBER_BYTES, "big"))
         torch.save(state, buffer)
         body = buffer.getbuffer()
         digest = hashlib.sha256(body)
@@ -97,11 +112,32 @@ class CheckpointStore:
         return digest.hexdigest()
 
 
-def _verified_body(content: bytes, *, name: str) -> memoryview:
-    """Return what torch saved; raises IntegrityError, with the name of the file, if it is torn or damaged."""
+def check_origin(found: dict[str, Any], *, expected: dict[str, Any], training_id: str) -> None:
+    """Raise TrainingError if a checkpoint belongs to another training under the same name."""
+    for key, value in expected.items():
+        if found[key] != value:
+            raise TrainingError(
+                f"{training_id}: its checkpoint has {key} {found[key]}; expected {value}. Choose another output or "
+                "delete the checkpoint to train from epoch 0"
+            )
+
+
+def _loaded(content: _Content) -> dict[str, Any]:
+    import torch
+
+    # Our own file, just verified; optimiser and random states are not plain tensors.
+    state: dict[str, Any] = torch.load(io.BytesIO(content.saved), map_location="cpu", weights_only=False)
+    return state
+
+
+def _verified(content: bytes, *, name: str) -> _Content:
+    """Take a file apart; raises IntegrityError, with the name of the file, if it is torn or damaged."""
     if content[: len(MAGIC)] != MAGIC:
         raise IntegrityError(f"{name}: begins with {content[:8]!r}; expected a checkpoint, which begins with {MAGIC!r}")
-    body = memoryview(content)[_HEADER_BYTES:]
-    if hashlib.sha256(body).digest() != content[len(MAGIC) : _HEADER_BYTES]:
+    body = memoryview(content)[len(MAGIC) + _DIGEST_BYTES :]
+    digest = hashlib.sha256(body)
+    if digest.digest() != content[len(MAGIC) : len(MAGIC) + _DIGEST_BYTES]:
         raise IntegrityError(f"{name}: the checksum does not match its {len(body)} bytes: it is torn or damaged")
-    return body
+    return _Content(
+        number=int.from_bytes(body[:_NUMBER_BYTES], "big"), sha256=digest.hexdigest(), saved=body[_NUMBER_BYTES:]
+    )

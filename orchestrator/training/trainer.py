@@ -1,14 +1,15 @@
 """One training: nnU-Net's trainer with a preset's length, our checkpoints and our patch files.
 
 Network, loss, mixed precision and the loop of an epoch are nnU-Net's. What differs: the split is given, batches come
-from our own loader with nnU-Net's oversampling and augmentation, checkpoints are atomic and hold the random state,
-nothing is validated on whole cases and no best checkpoint is kept, since the final one is evaluated.
+from our own loader with nnU-Net's oversampling and augmentation, checkpoints are atomic, hold the random state and are
+saved by time, also amid an epoch, nothing is validated on whole cases and no best checkpoint is kept, since the final
+one is evaluated.
 """
 
 import logging
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,48 +21,20 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
 from orchestrator.benchmark.presets import Preset
-from orchestrator.errors import TrainingError
-from orchestrator.training.checkpoint import CheckpointStore
+from orchestrator.errors import PreemptedError, TrainingError
+from orchestrator.training.batches import CountedBatches
+from orchestrator.training.checkpoint import CheckpointStore, check_origin
 from orchestrator.training.feeding import batch_settings, check_labels, without_augmentation
 from orchestrator.training.loader import BatchLoader
 from orchestrator.training.nnunet_environment import nnunet_environment, prints_to_log
 from orchestrator.training.patch_dataset import ArrowDataset, register_arrow_dataset
 from orchestrator.training.planning import Plan
 from orchestrator.training.random_state import random_state, restore_random_state, seed_everything
+from orchestrator.training.reports import EpochReport, Milestone, MilestoneKind, TrainOutcome
 
 logger = logging.getLogger(__name__)
 
 ADAMW_WEIGHT_DECAY = 1e-2
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EpochReport:
-    """What is known after an epoch."""
-
-    epoch: int
-    """From 0."""
-    num_epochs: int
-    train_loss: float
-    val_loss: float
-    pseudo_dice: float
-    """Mean Dice over the patches of the monitoring cases, as nnU-Net computes it; NaN becomes 0."""
-    elapsed_s: float
-    """Of the epoch."""
-    loader_wait_s: float
-    """Of the epoch, spent waiting for patches."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrainOutcome:
-    """What is known after a training."""
-
-    num_epochs: int
-    train_loss: float
-    val_loss: float
-    pseudo_dice: float
-    elapsed_s: float
-    """Of all epochs that led to the final checkpoint, over all attempts."""
-    checkpoint_sha256: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,6 +65,9 @@ def train(
     device: str,
     num_loader_processes: int,
     on_epoch: Callable[[EpochReport], None],
+    on_milestone: Callable[[Milestone], None] = lambda _: None,
+    stop_reason: Callable[[], str] = lambda: "",
+    clock: Callable[[], float] = time.monotonic,
 ) -> TrainOutcome:
     """Fit one model, from its latest whole checkpoint if there is one; a finished one is only reported.
 
@@ -123,9 +99,17 @@ def train(
         threads, a CPU training is the same, bit for bit, every time.
     on_epoch
         Called after every epoch.
+    on_milestone
+        Called when the training begins or goes on, and after every checkpoint on the way.
+    stop_reason
+        Asked before every iteration; once it is not empty, a checkpoint is saved and the training ends.
+    clock
+        Gives monotonic seconds, so that a clock that is set anew changes neither checkpoints nor durations.
 
     Raises
     ------
+    PreemptedError
+        If the training was asked to stop; a checkpoint of that moment is saved.
     TrainingError
         If there are no training cases, the loss is no longer a number, or the checkpoint is of another plan, seed,
         length or other cases.
@@ -144,7 +128,7 @@ def train(
     }
     if checkpoint.has_final():
         state = checkpoint.load_final()
-        _check_origin(state["origin"], expected=origin, training_id=training_id)
+        check_origin(state["origin"], expected=origin, training_id=training_id)
         log(f"{training_id}: its final checkpoint is there already")
         return TrainOutcome(**state["outcome"], checkpoint_sha256=checkpoint.final_sha256())
     if not val_cases:
@@ -158,7 +142,9 @@ def train(
         plans = Plan.from_bytes(plan.to_bytes()).plans | {"continue_training": False}
         trainer = PresetTrainer(plans, plan.configuration, 0, plan.dataset_json, torch.device(device))
         trainer.equip(training_id=training_id, preset=preset, data=data, log=log)
-        trainer.follow(checkpoint=checkpoint, on_epoch=on_epoch)
+        trainer.follow(
+            checkpoint=checkpoint, on_epoch=on_epoch, on_milestone=on_milestone, stop_reason=stop_reason, clock=clock
+        )
         try:
             trainer.run_training()
         finally:
@@ -188,13 +174,25 @@ class PresetTrainer(nnUNetTrainer):  # type: ignore[misc]
         self.preprocessed_dataset_folder = str(data.patches)
         self.outcome: TrainOutcome | None = None
         self._elapsed_s = 0.0
-        self._waited_s = 0.0
+        self._epoch_elapsed_s = 0.0
+        self._losses: list[np.float32] = []
         self._loaders: tuple[Any, ...] = ()
 
-    def follow(self, *, checkpoint: CheckpointStore, on_epoch: Callable[[EpochReport], None]) -> None:
-        """Say where checkpoints go and who is told of epochs; to be called before `run_training`."""
+    def follow(
+        self,
+        *,
+        checkpoint: CheckpointStore,
+        on_epoch: Callable[[EpochReport], None],
+        on_milestone: Callable[[Milestone], None],
+        stop_reason: Callable[[], str],
+        clock: Callable[[], float],
+    ) -> None:
+        """Say where checkpoints go, who is told and who may stop it; to be called before `run_training`."""
         self._checkpoint = checkpoint
         self._on_epoch = on_epoch
+        self._on_milestone = on_milestone
+        self._stop_reason = stop_reason
+        self._clock = clock
 
     def print_to_log_file(self, *args: Any, also_print_to_console: bool = True, add_timestamp: bool = True) -> None:
         """Write a line of nnU-Net's to our log."""
@@ -271,18 +269,44 @@ class PresetTrainer(nnUNetTrainer):  # type: ignore[misc]
         """Build everything, then go back to the latest checkpoint and its random state."""
         self.initialize()
         self._loaders = self.get_dataloaders()
-        self.dataloader_train, self.dataloader_val = self._timed(self._loaders[0]), self._loaders[1]
+        self.dataloader_train, self.dataloader_val = map(CountedBatches, self._loaders)
         self.set_deep_supervision_enabled(self.enable_deep_supervision)
+        started_s = self._clock()
         state = self._checkpoint.load_latest()
         if state is None:
             self._log(f"{self._training_id}: from epoch 0 of {self.num_epochs}")
         else:
             self._restore(state)
-            self._log(f"{self._training_id}: resumed at epoch {self.current_epoch} of {self.num_epochs}")
-        lengths = self.num_iterations_per_epoch, self.num_val_iterations_per_epoch
-        for loader, length in zip(self._loaders, lengths, strict=True):
-            if isinstance(loader, BatchLoader):
-                loader.position = self.current_epoch * length
+            self._log(
+                f"{self._training_id}: resumed at epoch {self.current_epoch} of {self.num_epochs}, after "
+                f"{len(self._losses)} of its {self.num_iterations_per_epoch} iterations"
+            )
+        self._tell("attempt_started", elapsed_s=self._clock() - started_s if state else 0.0)
+        self._saved_s = self._clock()
+
+    def run_training(self) -> None:
+        """Train from where the latest checkpoint is, also amid an epoch, to the end."""
+        self.on_train_start()
+        while self.current_epoch < self.num_epochs:
+            # What an epoch has taken before it was interrupted counts; the time until it went on does not.
+            self._epoch_started_s = self._clock() - self._epoch_elapsed_s
+            self.on_epoch_start()
+            self._train_epoch()
+            with torch.no_grad():
+                self.on_validation_epoch_start()
+                batches = range(self.num_val_iterations_per_epoch)
+                self.on_validation_epoch_end([self.validation_step(next(self.dataloader_val)) for _ in batches])
+            self.on_epoch_end()
+        self.on_train_end()
+
+    def _train_epoch(self) -> None:
+        """Do the training iterations of an epoch that are not done yet."""
+        self.on_train_epoch_start()
+        while len(self._losses) < self.num_iterations_per_epoch:
+            self._stop_where_asked()
+            self._losses.append(np.float32(self.train_step(next(self.dataloader_train))["loss"]))
+            self._save_where_due()
+        self.on_train_epoch_end([{"loss": np.asarray(loss)} for loss in self._losses])
 
     def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:
         """Aggregate as nnU-Net does; a structure that is in no patch has no Dice, which is nothing to warn about."""
@@ -293,19 +317,21 @@ class PresetTrainer(nnUNetTrainer):  # type: ignore[misc]
     def on_epoch_end(self) -> None:
         """Report the epoch and save a checkpoint where one is due."""
         self.logger.log("epoch_end_timestamps", time.time(), self.current_epoch)
+        self._epoch_elapsed_s = self._clock() - self._epoch_started_s
         report = self._report()
         if not np.isfinite(report.train_loss):
             raise TrainingError(f"{self._training_id}: the loss of epoch {report.epoch} is {report.train_loss}")
-        self._elapsed_s += report.elapsed_s
-        self._waited_s = 0.0
         self._log(
             f"epoch {report.epoch + 1}/{report.num_epochs}: train loss {report.train_loss:.4f}, val loss "
             f"{report.val_loss:.4f}, patch Dice {report.pseudo_dice:.4f}, {report.elapsed_s:.1f} s "
             f"({report.loader_wait_s:.1f} s waiting for patches)"
         )
+        self._elapsed_s += report.elapsed_s
         self.current_epoch += 1
-        if self.current_epoch < self.num_epochs and self.current_epoch % self._preset.checkpoint_every_epochs == 0:
-            self._checkpoint.save_latest(self._state())
+        self._epoch_elapsed_s = self.dataloader_train.waited_s = 0.0
+        self._losses = []
+        if self.current_epoch < self.num_epochs:
+            self._save_where_due()
         self._on_epoch(report)
 
     def on_train_end(self) -> None:
@@ -331,8 +357,7 @@ class PresetTrainer(nnUNetTrainer):  # type: ignore[misc]
 
     def _report(self, *, last: bool = False) -> EpochReport:
         values = {
-            name: float(self.logger.get_value(name, step=-1))
-            for name in ("train_losses", "val_losses", "mean_fg_dice", "epoch_start_timestamps", "epoch_end_timestamps")
+            name: float(self.logger.get_value(name, step=-1)) for name in ("train_losses", "val_losses", "mean_fg_dice")
         }
         return EpochReport(
             epoch=self.current_epoch - last,
@@ -340,21 +365,36 @@ class PresetTrainer(nnUNetTrainer):  # type: ignore[misc]
             train_loss=values["train_losses"],
             val_loss=values["val_losses"],
             pseudo_dice=float(np.nan_to_num(values["mean_fg_dice"])),
-            elapsed_s=values["epoch_end_timestamps"] - values["epoch_start_timestamps"],
-            loader_wait_s=self._waited_s,
+            elapsed_s=self._epoch_elapsed_s,
+            loader_wait_s=self.dataloader_train.waited_s,
         )
 
-    def _timed(self, loader: Any) -> Iterator[dict[str, Any]]:
-        """Yield the batches of a loader and add up the time that each took to come."""
+    def _stop_where_asked(self) -> None:
+        """Save a checkpoint and raise PreemptedError if the training was asked to stop."""
+        reason = self._stop_reason()
+        if reason:
+            self._save(reason=reason)
+            raise PreemptedError(
+                f"{self._training_id}: stopped at epoch {self.current_epoch}, after {len(self._losses)} of its "
+                f"{self.num_iterations_per_epoch} iterations, since {reason}; the next attempt goes on from there"
+            )
 
-        def batches() -> Iterator[dict[str, Any]]:
-            while True:
-                started_s = time.perf_counter()
-                batch = next(loader)
-                self._waited_s += time.perf_counter() - started_s
-                yield batch
+    def _save_where_due(self) -> None:
+        """Save a checkpoint if the latest is older than the preset allows."""
+        if self._clock() - self._saved_s >= self._preset.checkpoint_every_s:
+            self._save()
 
-        return batches()
+    def _save(self, *, reason: str = "") -> None:
+        started_s = self._clock()
+        self._checkpoint.save_latest(self._state())
+        self._saved_s = self._clock()
+        self._tell("checkpoint_saved", elapsed_s=self._saved_s - started_s, reason=reason)
+
+    def _tell(self, kind: MilestoneKind, *, elapsed_s: float, reason: str = "") -> None:
+        iteration = len(self._losses)
+        self._on_milestone(
+            Milestone(kind=kind, epoch=self.current_epoch, iteration=iteration, elapsed_s=elapsed_s, reason=reason)
+        )
 
     def _network(self) -> torch.nn.Module:
         network: torch.nn.Module = getattr(self.network, "_orig_mod", self.network)
@@ -374,32 +414,35 @@ class PresetTrainer(nnUNetTrainer):  # type: ignore[misc]
 
     def _state(self) -> dict[str, Any]:
         """Return everything that decides how the training goes on."""
+        # Amid an epoch, nnU-Net has begun to log it: it will log it again.
+        logging_of_whole_epochs = {
+            name: values[: self.current_epoch] for name, values in self.logger.get_checkpoint().items()
+        }
         return self._weights() | {
             "optimizer_state": self.optimizer.state_dict(),
             "grad_scaler_state": self.grad_scaler.state_dict() if self.grad_scaler is not None else None,
-            "logging": self.logger.get_checkpoint(),
+            "logging": logging_of_whole_epochs,
             "current_epoch": self.current_epoch,
+            "losses_of_epoch": list(self._losses),
+            "num_batches_taken": {"train": self.dataloader_train.position, "val": self.dataloader_val.position},
             "elapsed_s": self._elapsed_s,
+            "epoch_elapsed_s": self._clock() - self._epoch_started_s if self._losses else 0.0,
+            "epoch_waited_s": self.dataloader_train.waited_s,
             "random_state": random_state(cuda=self.device.type == "cuda"),
         }
 
     def _restore(self, state: dict[str, Any]) -> None:
-        _check_origin(state["origin"], expected=self._data.origin, training_id=self._training_id)
+        check_origin(state["origin"], expected=self._data.origin, training_id=self._training_id)
         self._network().load_state_dict(state["network_weights"])
         self.optimizer.load_state_dict(state["optimizer_state"])
         if self.grad_scaler is not None and state["grad_scaler_state"] is not None:
             self.grad_scaler.load_state_dict(state["grad_scaler_state"])
         self.logger.load_checkpoint(state["logging"])
         self.current_epoch = state["current_epoch"]
+        self._losses = list(state["losses_of_epoch"])
+        self.dataloader_train.position = state["num_batches_taken"]["train"]
+        self.dataloader_val.position = state["num_batches_taken"]["val"]
         self._elapsed_s = state["elapsed_s"]
+        self._epoch_elapsed_s = state["epoch_elapsed_s"]
+        self.dataloader_train.waited_s = state["epoch_waited_s"]
         restore_random_state(state["random_state"])
-
-
-def _check_origin(found: dict[str, Any], *, expected: dict[str, Any], training_id: str) -> None:
-    """Raise TrainingError if a checkpoint belongs to another training under the same name."""
-    for key, value in expected.items():
-        if found[key] != value:
-            raise TrainingError(
-                f"{training_id}: its checkpoint has {key} {found[key]}; expected {value}. Choose another output or "
-                "delete the checkpoint to train from epoch 0"
-            )

@@ -1,0 +1,182 @@
+"""What a disturbed run is compared with, and what its events say about lost work and about the cost of all this."""
+
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from bench.chaos_cluster import Kill
+from orchestrator.events import read_events
+from orchestrator.pipeline.attempt import TrainingLog
+from orchestrator.results.store import ResultsStore
+from orchestrator.storage.filesystem import open_storage
+from orchestrator.training.checkpoint import CheckpointStore
+
+FULL_SIZE_PARAMETERS = 31_000_000
+"""Of nnU-Net's 3d_fullres network; its optimiser holds as many again."""
+PAPER_INTERVAL_S = 600.0
+PAPER_EPOCH_S = 32.0
+DIFFERING = {"checkpoint_sha256", "train_elapsed_s"}
+"""Columns that say how long a training took; everything else must be the same."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Loss:
+    """What one training lost by one kill."""
+
+    lost_s: float
+    saved_at: tuple[int, int]
+    """Epoch and iteration of the last checkpoint before the kill."""
+    goes_on_at: tuple[int, int]
+    """Where the next attempt began."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Attempts:
+    """Attempts at trainings."""
+
+    num: int
+    num_resumed: int
+
+    @classmethod
+    def of(cls, outputs: Iterable[Path]) -> "Attempts":
+        """Count those of some runs."""
+        starts = [e for output in outputs for e in _events(output) if e["kind"] == "attempt_started"]
+        return cls(num=len(starts), num_resumed=sum((e["epoch"], e["iteration"]) > (0, 0) for e in starts))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Overhead:
+    """What the orchestrator costs a training beyond the training itself."""
+
+    start_and_end_s: float
+    checkpoint_s: float
+    epoch_s: float
+    longest_iteration_s: float
+
+    @property
+    def share_of_an_hour(self) -> float:
+        """Share of an hour of training with the paper's preset."""
+        per_hour_s = 3600 / PAPER_INTERVAL_S * self.checkpoint_s + 3600 / PAPER_EPOCH_S * self.epoch_s
+        return (self.start_and_end_s + per_hour_s) / 3600
+
+    @property
+    def line(self) -> str:
+        """Its parts."""
+        return (
+            f"start and end {self.start_and_end_s:.1f} s, 6 checkpoints of full size at {self.checkpoint_s:.2f} s, "
+            f"112 epochs at {1000 * self.epoch_s:.1f} ms"
+        )
+
+
+def differences(output: Path, undisturbed: Path) -> Iterator[str]:
+    """Yield a line for everything in which a run differs from the undisturbed one."""
+    for name in sorted(path.name for path in (undisturbed / "tables").iterdir()):
+        found = output / "tables" / name
+        if not found.exists() or found.read_bytes() != (undisturbed / "tables" / name).read_bytes():
+            yield f"{output.name}: tables/{name} differs"
+    rows, expected = _rows(output), _rows(undisturbed)
+    for what, more, less in (("lost", expected, rows), ("doubled or made up", rows, expected)):
+        yield from (f"{output.name}: {what}: {row[:200]}" for row in (more - less).elements())
+    for name in sorted(ResultsStore(open_storage(undisturbed)).finished()):
+        if not _same_weights(output, undisturbed, training_id=name):
+            yield f"{output.name}: the weights of {name} differ"
+
+
+def lost_work(output: Path, kills: Sequence[Kill]) -> Iterator[Loss]:
+    """Yield what each training lost whenever an attempt at it ended without its own doing.
+
+    An attempt that is followed by another one was killed, by the first kill after its last sign of life.
+    """
+    events = [e for e in _events(output) if e["kind"] in {"attempt_started", "checkpoint_saved"}]
+    for name in {event["training"] for event in events}:
+        attempts: list[list[dict[str, Any]]] = []
+        for event in sorted((e for e in events if e["training"] == name), key=lambda e: str(e["time"])):
+            if event["kind"] == "attempt_started":
+                attempts.append([])
+            attempts[-1].append(event)
+        for attempt, following in pairwise(attempts):
+            last = attempt[-1]
+            times = [kill.time_s for kill in kills if seconds(last) <= kill.time_s <= seconds(following[0])]
+            yield Loss(
+                lost_s=min(times, default=seconds(last)) - seconds(last),
+                saved_at=(last["epoch"], last["iteration"]),
+                goes_on_at=(following[0]["epoch"], following[0]["iteration"]),
+            )
+
+
+def overhead(undisturbed: Path) -> Overhead:
+    """Measure what a training costs besides its iterations: from the events, and by writing at full size."""
+    events = _events(undisturbed)
+    within = {e["training"]: seconds(e) for e in events if e["kind"] == "attempt_ended"}
+    for event in events:
+        if event["kind"] == "attempt_started":
+            within[event["training"]] -= seconds(event)
+    stages = {
+        e["stage"].removeprefix("train "): e["elapsed_s"]
+        for e in events
+        if e["kind"] == "stage_finished" and e["stage_kind"] == "train"
+    }
+    around_s = [stages[name] - within[name] for name in stages]
+    epochs_s = [e["elapsed_s"] for e in events if e["kind"] == "training_epoch"]
+    return Overhead(
+        start_and_end_s=sum(around_s) / len(around_s),
+        checkpoint_s=_full_size_checkpoint_s(undisturbed),
+        epoch_s=_epoch_records_s(undisturbed),
+        longest_iteration_s=max(epochs_s),
+    )
+
+
+def _full_size_checkpoint_s(folder: Path) -> float:
+    import torch
+
+    state = {"network": torch.rand(FULL_SIZE_PARAMETERS), "optimizer": torch.rand(FULL_SIZE_PARAMETERS)}
+    with tempfile.TemporaryDirectory(dir=folder.parent) as place:
+        store = CheckpointStore(open_storage(place), training_id="full-size")
+        store.save_latest(state)
+        started_s = time.perf_counter()
+        for _ in range(3):
+            store.save_latest(state)
+        return (time.perf_counter() - started_s) / 3
+
+
+def _epoch_records_s(folder: Path) -> float:
+    with tempfile.TemporaryDirectory(dir=folder.parent) as place:
+        storage = open_storage(place)
+        log = TrainingLog(storage, "log")
+        # As long as that of the last epoch of a thousand.
+        log.write("a line of a log, as long as they are\n" * 4000)
+        started_s = time.perf_counter()
+        for _ in range(20):
+            log.flush()
+            storage.write_bytes("progress.json", b"{}" * 200)
+        return (time.perf_counter() - started_s) / 20
+
+
+def _events(output: Path) -> list[dict[str, Any]]:
+    return read_events(open_storage(output))
+
+
+def seconds(event: dict[str, Any]) -> float:
+    """Return the time of an event in seconds since 1970."""
+    return datetime.fromisoformat(event["time"]).timestamp()
+
+
+def _rows(output: Path) -> Counter[str]:
+    rows = ResultsStore(open_storage(output)).read().to_pylist()
+    return Counter(repr({key: value for key, value in row.items() if key not in DIFFERING}) for row in rows)
+
+
+def _same_weights(output: Path, undisturbed: Path, *, training_id: str) -> bool:
+    import torch
+
+    found, expected = (
+        CheckpointStore(open_storage(folder), training_id=training_id).load_final()["network_weights"]
+        for folder in (output, undisturbed)
+    )
+    return found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in expected)

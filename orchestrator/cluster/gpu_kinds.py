@@ -1,0 +1,53 @@
+"""GPUs by the names that Ray gives them: how fast they train, and their memory."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GpuKind:
+    """One model of GPU."""
+
+    name: str
+    """As Ray calls it."""
+    speed: float
+    """Of a training, of an A100 = 1: where a run begins, until its own epochs tell better."""
+    memory_gib: float
+
+
+GPU_KINDS = {
+    kind.name: kind
+    for kind in (
+        GpuKind(name="H200", speed=1.7, memory_gib=141),
+        GpuKind(name="H100", speed=1.6, memory_gib=80),
+        GpuKind(name="A100", speed=1.0, memory_gib=40),
+        GpuKind(name="L40S", speed=0.8, memory_gib=48),
+        GpuKind(name="V100", speed=0.5, memory_gib=16),
+        GpuKind(name="A10G", speed=0.4, memory_gib=24),
+        GpuKind(name="L4", speed=0.3, memory_gib=24),
+        GpuKind(name="T4", speed=0.2, memory_gib=16),
+    )
+}
+
+_OF_INSTANCES = {
+    "p5e": "H200",
+    "p5en": "H200",
+    "p5": "H100",
+    "p4d": "A100",
+    "p4de": "A100",
+    "g6e": "L40S",
+    "p3": "V100",
+    "g5": "A10G",
+    "g6": "L4",
+    "g4dn": "T4",
+}
+
+
+def kind_of_instance(instance_type: str) -> GpuKind | None:
+    """Return the GPUs of an EC2 instance type such as `g6e.2xlarge`; None if it has none that are known."""
+    name = _OF_INSTANCES.get(instance_type.partition(".")[0])
+    return GPU_KINDS[name] if name else None
+
+
+def kind_of_accelerator(name: str) -> GpuKind | None:
+    """Return a kind by Ray's name, which may go on after a hyphen, as in `A100-80G`; None if it is not known."""
+    return GPU_KINDS.get(name.partition("-")[0].removeprefix("NVIDIA_"))

@@ -1,0 +1,168 @@
+"""How long trainings take: what is expected before the first, what finished and running ones teach about the rest.
+
+The time of a training is its expected time, times a factor of its group (trainings of one group differ only in their
+fold), over the speed of the GPU. Both are learned from logarithms of what was seen, drawn towards what was believed
+before: a little for the factor of a group, more for what all groups and a kind of GPU have in common.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+PRIOR_WEIGHT = 0.3
+"""How many observations a belief counts as much as."""
+FOLD_WEIGHT = 0.02
+"""How many folds of a group all the other groups together count as much as: folds differ little, groups much."""
+PRIOR_SPREAD = 0.3
+"""Relative standard deviation of a training of which nothing has been seen."""
+LEAST_SPREAD = 0.03
+"""Of one whose whole group has been seen: two folds are never quite equal."""
+LEAST_NEWS = 0.05
+"""Share of new observations from which on groups and kinds are fitted anew."""
+_NUM_SWEEPS = 4
+"""Rounds in which groups and GPU kinds are fitted in turn."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Expectation:
+    """What is believed of a training before anything was seen."""
+
+    seconds: float
+    """On a GPU of speed 1."""
+    group: str
+    """Trainings that last alike."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prediction:
+    """The time of a whole training on a GPU of speed 1."""
+
+    seconds: float
+    spread: float
+    """Relative standard deviation."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Observation:
+    kind: str
+    log_ratio: float
+    """Of the seconds of the whole training to the expected ones."""
+
+
+class Durations:
+    """Predictions that get better while a run goes on."""
+
+    def __init__(self, expected: Mapping[str, Expectation], *, speeds: Mapping[str, float]) -> None:
+        """Begin with what is believed.
+
+        Parameters
+        ----------
+        expected
+            By training.
+        speeds
+            Of each kind of GPU; kinds that are missing count as 1.
+        """
+        self._expected = dict(expected)
+        self._log_speeds = {kind: math.log(speed) for kind, speed in speeds.items()}
+        self._seen: dict[str, _Observation] = {}
+        self._group_logs: dict[str, float] = {}
+        self._group_spreads: dict[str, float] = {}
+        self._kind_logs: dict[str, float] = {}
+        self._overall_log = 0.0
+        self._overall_spread = PRIOR_SPREAD
+        self._fitted_version = 0
+        self.version = 0
+        """Changes with every observation."""
+
+    def observe(self, training: str, *, kind: str, seconds: float) -> None:
+        """Take note of the time of a whole training, measured or extrapolated from its epochs.
+
+        Parameters
+        ----------
+        training
+            Which one; a later observation of the same one replaces the earlier.
+        kind
+            Kind of GPU that it was measured on.
+        seconds
+            There; more than 0.
+        """
+        ratio = math.log(seconds / self._expected[training].seconds)
+        before = self._seen.get(training)
+        if before is not None and before.kind == kind and abs(before.log_ratio - ratio) < LEAST_SPREAD / 3:
+            return
+        self._seen[training] = _Observation(kind=kind, log_ratio=ratio)
+        self.version += 1
+
+    def predict(self, training: str) -> Prediction:
+        """Return what is to be expected of a training now."""
+        self._fit()
+        expected = self._expected[training]
+        seen = self._seen.get(training)
+        if seen is not None:
+            log = seen.log_ratio + self._log_speed(seen.kind)
+            return Prediction(seconds=expected.seconds * math.exp(log), spread=LEAST_SPREAD)
+        log = self._group_logs.get(expected.group, self._overall_log)
+        spread = self._group_spreads.get(expected.group, self._overall_spread)
+        return Prediction(seconds=expected.seconds * math.exp(log), spread=spread)
+
+    def speed(self, kind: str) -> float:
+        """Return the speed of a kind of GPU as far as it has shown."""
+        self._fit()
+        return math.exp(self._log_speed(kind))
+
+    def _log_speed(self, kind: str) -> float:
+        return self._log_speeds.get(kind, 0.0) + self._kind_logs.get(kind, 0.0)
+
+    def _fit(self) -> None:
+        """Fit groups and GPU kinds in turn; the scale of all kinds together stays as it was believed."""
+        # Of ten thousand observations the next one changes nothing that matters.
+        if self.version <= self._fitted_version * (1 + LEAST_NEWS):
+            return
+        self._fitted_version = self.version
+        by_group: dict[str, list[_Observation]] = defaultdict(list)
+        by_kind: dict[str, list[tuple[str, _Observation]]] = defaultdict(list)
+        for training, seen in self._seen.items():
+            group = self._expected[training].group
+            by_group[group].append(seen)
+            by_kind[seen.kind].append((group, seen))
+        self._kind_logs = dict.fromkeys(by_kind, 0.0)
+        for _ in range(_NUM_SWEEPS):
+            logs = {
+                group: [seen.log_ratio + self._log_speed(seen.kind) for seen in observed]
+                for group, observed in by_group.items()
+            }
+            everything = [log for values in logs.values() for log in values]
+            self._overall_log = sum(everything) / (len(everything) + PRIOR_WEIGHT)
+            self._group_logs = {
+                group: (sum(values) + FOLD_WEIGHT * self._overall_log) / (len(values) + FOLD_WEIGHT)
+                for group, values in logs.items()
+            }
+            if len(by_kind) > 1:
+                self._fit_kinds(by_kind)
+        self._fit_spreads(logs, everything)
+
+    def _fit_kinds(self, by_kind: Mapping[str, list[tuple[str, _Observation]]]) -> None:
+        found = {
+            kind: sum(
+                self._group_logs[group] - seen.log_ratio - self._log_speeds.get(kind, 0.0) for group, seen in observed
+            )
+            / (len(observed) + PRIOR_WEIGHT)
+            for kind, observed in by_kind.items()
+        }
+        mean = sum(found.values()) / len(found)
+        self._kind_logs = {kind: log - mean for kind, log in found.items()}
+
+    def _fit_spreads(self, logs: Mapping[str, list[float]], everything: list[float]) -> None:
+        within = [log - self._group_logs[group] for group, values in logs.items() for log in values]
+        between = [log - self._overall_log for log in everything]
+        self._overall_spread = _spread(between, prior=PRIOR_SPREAD)
+        one = _spread(within, prior=LEAST_SPREAD * 2)
+        # The mean of a group is itself uncertain by what its folds differ.
+        self._group_spreads = {group: one * math.sqrt(1 + 1 / len(values)) for group, values in logs.items()}
+
+
+def _spread(deviations: list[float], *, prior: float) -> float:
+    """Return the root mean square of deviations, drawn towards a belief."""
+    squares = sum(deviation**2 for deviation in deviations) + prior**2
+    return max(LEAST_SPREAD, math.sqrt(squares / (len(deviations) + 1)))

@@ -1,0 +1,23 @@
+"""How long a run still needs."""
+
+from orchestrator.pipeline.levelling import lower_bound_s
+from orchestrator.pipeline.policy import Schedule
+from orchestrator.pipeline.stages import StageKind
+
+
+def estimate_remaining_s(schedule: Schedule, *, now_s: float) -> float:
+    """Return the seconds that a run still needs if it reaches the least makespan of its predicted durations."""
+    places = [
+        node.speed
+        for node_id, node in schedule.processors.nodes.items()
+        for _ in range(schedule.processors.num_places(node_id, schedule.training_need))
+    ]
+    on_places, other_s = [], 0.0
+    for stage in schedule.remaining():
+        seconds = schedule.remaining_s(stage.id, now_s=now_s)
+        if stage.kind in {StageKind.TRAIN, StageKind.PREDICT}:
+            on_places.append(seconds)
+        else:
+            other_s += seconds
+    longest_s = lower_bound_s(on_places, places) if places else 0.0
+    return longest_s + other_s / max(1.0, schedule.capacity.cpus)

@@ -1,0 +1,142 @@
+"""What a failure means: how often it is tried again, after how long, and which node is to be left alone."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from orchestrator.errors import OrchestratorError
+
+
+class FailureKind(StrEnum):
+    """Why a stage has ended without its products."""
+
+    PREEMPTION = "preemption"
+    """It was asked to stop, or its machine was taken away: nothing is wrong with it."""
+    CRASH = "crash"
+    """Its process ended without a word: killed from outside, or by a fault of native code; nobody can tell which."""
+    TRANSIENT = "transient"
+    """Storage or cluster failed; a later attempt can succeed."""
+    DETERMINISTIC = "deterministic"
+    """Out of memory, a bad case or a bug: another attempt would end the same way."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RetryRule:
+    """How often a stage is tried, counted since it last made progress, and how long it waits between two attempts."""
+
+    max_attempts: float
+    """The most attempts; infinite where a failure says nothing about the stage."""
+    first_wait_s: float = 0.0
+    """Before the second attempt."""
+    factor: float = 1.0
+    """By which each further wait is longer."""
+    max_wait_s: float = 600.0
+    """The longest wait."""
+
+    def wait_s(self, num_failures: int) -> float:
+        """Return how long to wait after so many failures in a row, from 1."""
+        return min(self.first_wait_s * self.factor ** (num_failures - 1), self.max_wait_s)
+
+
+RETRY_RULES = {
+    FailureKind.PREEMPTION: RetryRule(max_attempts=float("inf")),
+    FailureKind.CRASH: RetryRule(max_attempts=10, first_wait_s=1.0, factor=2.0, max_wait_s=60.0),
+    FailureKind.TRANSIENT: RetryRule(max_attempts=3, first_wait_s=10.0, factor=6.0),
+    FailureKind.DETERMINISTIC: RetryRule(max_attempts=1),
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Retry:
+    """Try the stage again."""
+
+    attempt: int
+    """Number of the next attempt, from 2."""
+    wait_s: float = 0.0
+    """Time until it may start."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GiveUp:
+    """The stage has failed for good, and with it all that needs it."""
+
+    blocked: tuple[str, ...]
+    """Ids of the stages that can no longer be done."""
+
+
+class FailureCounts:
+    """Failures in a row of each stage, by kind."""
+
+    def __init__(self) -> None:
+        self._in_a_row: defaultdict[tuple[str, FailureKind], int] = defaultdict(int)
+
+    def failed(self, stage_id: str, *, kind: FailureKind) -> float | None:
+        """Count a failure; return the seconds until the next attempt, None if there shall be none."""
+        self._in_a_row[stage_id, kind] += 1
+        rule, number = RETRY_RULES[kind], self._in_a_row[stage_id, kind]
+        return rule.wait_s(number) if number < rule.max_attempts else None
+
+    def made_progress(self, stage_id: str) -> None:
+        """Begin to count anew: what goes on a little further at each attempt will end."""
+        for kind in FailureKind:
+            self._in_a_row.pop((stage_id, kind), None)
+
+
+NUM_VICTIMS = 2
+"""Different stages that must fail on a node, and none succeed, until the node counts as broken."""
+
+
+class NodeRecords:
+    """What has happened on each node; a node on which everything fails is shunned.
+
+    One bad training does not condemn a node: it takes failures of different trainings, and a single success of
+    anything acquits it. Failures of the place (a preemption, a storage that is down) do not count.
+    """
+
+    def __init__(self) -> None:
+        self._victims: defaultdict[str, set[str]] = defaultdict(set)
+        self._acquitted: set[str] = set()
+        self.shunned: set[str] = set()
+        """Nodes that shall get nothing more."""
+
+    def succeeded(self, node: str) -> None:
+        """Take note that a stage was done, or made progress, on a node."""
+        self._acquitted.add(node)
+
+    def failed(self, node: str, stage_id: str, *, kind: FailureKind, other_nodes: Iterable[str]) -> tuple[str, ...]:
+        """Count a failure.
+
+        Parameters
+        ----------
+        node
+            Where it was.
+        stage_id
+            What failed.
+        kind
+            How.
+        other_nodes
+            Where the work could go instead; the last usable node is never shunned.
+
+        Returns
+        -------
+        tuple of str
+            If the node is shunned from now on, the stages that have failed there: it was not their fault. Otherwise
+            empty.
+        """
+        if kind not in {FailureKind.DETERMINISTIC, FailureKind.CRASH} or node in self._acquitted | self.shunned:
+            return ()
+        self._victims[node].add(stage_id)
+        if len(self._victims[node]) < NUM_VICTIMS or not set(other_nodes) - self.shunned - {node}:
+            return ()
+        self.shunned.add(node)
+        return tuple(sorted(self._victims.pop(node)))
+
+
+def kind_of(error: BaseException) -> FailureKind:
+    """Classify an error that a stage itself has raised."""
+    if getattr(error, "is_preemption", False):
+        return FailureKind.PREEMPTION
+    if isinstance(error, OrchestratorError) and error.can_retry:
+        return FailureKind.TRANSIENT
+    return FailureKind.DETERMINISTIC

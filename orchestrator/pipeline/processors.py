@@ -1,0 +1,237 @@
+"""Nodes, what a stage takes of them, and where it is placed: fast GPUs first, and nothing that starves a neighbour."""
+
+import heapq
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+_ROUNDING = 1e-9
+"""Shares like 0.1 GPU do not add up exactly."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Resources:
+    """Processors, of a cluster, a node or one stage."""
+
+    cpus: float
+    gpus: float = 0.0
+
+    def __add__(self, other: "Resources") -> "Resources":
+        return Resources(cpus=self.cpus + other.cpus, gpus=self.gpus + other.gpus)
+
+    def __sub__(self, other: "Resources") -> "Resources":
+        return Resources(cpus=self.cpus - other.cpus, gpus=self.gpus - other.gpus)
+
+    def fits_in(self, free: "Resources") -> bool:
+        """Whether `free` holds at least this much."""
+        return self.cpus <= free.cpus + _ROUNDING and self.gpus <= free.gpus + _ROUNDING
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Node:
+    """One machine of a cluster."""
+
+    id: str
+    """Unique, also over time: a machine that comes back is another node."""
+    offered: Resources
+    """All of its processors."""
+    kind: str = ""
+    """Kind of its GPUs, empty if that does not matter."""
+    speed: float = 1.0
+    """Training speed of one of its GPUs, of an A100 = 1; of its cores where there is no GPU."""
+    gpu_memory_gib: float = float("inf")
+    """Of each GPU; infinite where it is not known."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Need:
+    """What a stage takes, wherever it runs."""
+
+    cpus: float
+    """CPUs; they are its own, so that a neighbour cannot slow it down."""
+    gpus: float = 0.0
+    """The least share of a GPU."""
+    gpu_memory_gib: float = 0.0
+    """Memory of the GPU; a small GPU gives a larger share of itself for it."""
+
+    def share_of(self, node: Node) -> Resources | None:
+        """Return what it takes of a node, None if it can never run there."""
+        share = Resources(cpus=self.cpus, gpus=self.gpus)
+        if self.gpus and self.gpu_memory_gib:
+            by_memory = self.gpu_memory_gib / node.gpu_memory_gib
+            if by_memory > 1 + _ROUNDING:
+                return None
+            share = Resources(cpus=self.cpus, gpus=max(self.gpus, by_memory))
+        return share if share.fits_in(node.offered) else None
+
+
+@dataclass(kw_only=True, slots=True)
+class _State:
+    node: Node
+    free: Resources
+    order: int
+    num_taken: int = 0
+
+
+@dataclass(kw_only=True, slots=True)
+class _Candidates:
+    """Nodes that may have room for one need, the best first; those that have none are dropped when they come up."""
+
+    heap: list[tuple[tuple[float, float, int], str]] = field(default_factory=list)
+    members: set[str] = field(default_factory=set)
+
+
+class Processors:
+    """All nodes of a cluster and what is free on each."""
+
+    def __init__(self, nodes: Iterable[Node]) -> None:
+        """Begin with nodes on which nothing runs."""
+        self._states: dict[str, _State] = {}
+        self._closed: set[str] = set()
+        self._num_added = 0
+        self._candidates: dict[tuple[Need, Need | None], _Candidates] = {}
+        for node in nodes:
+            self.add(node)
+
+    @property
+    def nodes(self) -> Mapping[str, Node]:
+        """Every node that may be used, by id."""
+        return {node_id: state.node for node_id, state in self._states.items() if node_id not in self._closed}
+
+    @property
+    def offered(self) -> Resources:
+        """All processors of the nodes that may be used."""
+        return _total(node.offered for node in self.nodes.values())
+
+    @property
+    def free(self) -> Resources:
+        """All processors that nothing has taken."""
+        return _total(state.free for node_id, state in self._states.items() if node_id not in self._closed)
+
+    def node(self, node_id: str) -> Node:
+        """Return a node that has not been removed."""
+        return self._states[node_id].node
+
+    def has(self, node_id: str) -> bool:
+        """Whether a node is there and may be used."""
+        return node_id in self._states and node_id not in self._closed
+
+    def add(self, node: Node) -> None:
+        """Use one more node."""
+        self._states[node.id] = _State(node=node, free=node.offered, order=self._num_added)
+        self._num_added += 1
+        self._offer(node.id)
+
+    def remove(self, node_id: str) -> None:
+        """Forget a node that is gone, with all that was taken of it."""
+        self._states.pop(node_id, None)
+        self._closed.discard(node_id)
+
+    def close(self, node_id: str) -> None:
+        """Place nothing more on a node; what runs there goes on."""
+        self._closed.add(node_id)
+
+    def place(self, need: Need, *, keep_for: Need | None = None) -> str | None:
+        """Choose the best node with room and take the share of it.
+
+        Parameters
+        ----------
+        need
+            What is taken.
+        keep_for
+            Leave enough CPUs on each node for its free GPUs to be used by such a stage: a stream of small stages
+            would otherwise keep a training from its GPU for ever.
+
+        Returns
+        -------
+        str or None
+            The node; None if there is room nowhere.
+        """
+        key = (need, keep_for)
+        if key not in self._candidates:
+            self._candidates[key] = _Candidates()
+            for node_id in self._states:
+                self._offer_for(key, node_id)
+        candidates = self._candidates[key]
+        while candidates.heap:
+            node_id = candidates.heap[0][1]
+            if self._has_room(node_id, need, keep_for=keep_for):
+                self.take(node_id, need)
+                return node_id
+            heapq.heappop(candidates.heap)
+            candidates.members.discard(node_id)
+        return None
+
+    def has_room(self, node_id: str, need: Need) -> bool:
+        """Whether a node has room now."""
+        return self._has_room(node_id, need, keep_for=None)
+
+    def take(self, node_id: str, need: Need) -> None:
+        """Take the share of a need from a node that has room for it."""
+        state = self._states[node_id]
+        share = need.share_of(state.node)
+        assert share is not None, node_id
+        state.free -= share
+        state.num_taken += 1
+
+    def release(self, node_id: str, need: Need) -> None:
+        """Give back what was taken; nothing if the node is gone."""
+        state = self._states.get(node_id)
+        if state is None:
+            return
+        share = need.share_of(state.node)
+        assert share is not None, node_id
+        state.num_taken -= 1
+        state.free = state.free + share if state.num_taken else state.node.offered
+        self._offer(node_id)
+
+    def num_places(self, node_id: str, need: Need) -> int:
+        """Return how many stages with this need a node has room for when it is empty."""
+        node = self._states[node_id].node
+        share = need.share_of(node)
+        return 0 if share is None else _times(share, node.offered)
+
+    def _offer(self, node_id: str) -> None:
+        for key in self._candidates:
+            self._offer_for(key, node_id)
+
+    def _offer_for(self, key: tuple[Need, Need | None], node_id: str) -> None:
+        candidates, (need, keep_for) = self._candidates[key], key
+        if node_id in candidates.members or not self._has_room(node_id, need, keep_for=keep_for):
+            return
+        state = self._states[node_id]
+        # Fast GPUs for who needs one; who needs none leaves the machines with GPUs to others.
+        rank = (-state.node.speed, state.node.offered.gpus) if need.gpus else (state.node.offered.gpus, 0.0)
+        heapq.heappush(candidates.heap, ((*rank, state.order), node_id))
+        candidates.members.add(node_id)
+
+    def _has_room(self, node_id: str, need: Need, *, keep_for: Need | None) -> bool:
+        if not self.has(node_id):
+            return False
+        state = self._states[node_id]
+        share = need.share_of(state.node)
+        if share is None or not share.fits_in(state.free):
+            return False
+        if keep_for is None or not keep_for.gpus:
+            return True
+        kept = keep_for.share_of(state.node)
+        if kept is None:
+            return True
+        num_free_gpu_places = int((state.free.gpus + _ROUNDING) / kept.gpus)
+        return state.free.cpus - share.cpus + _ROUNDING >= num_free_gpu_places * kept.cpus
+
+
+def _times(share: Resources, offered: Resources) -> int:
+    counts = [
+        int((there + _ROUNDING) / part)
+        for part, there in ((share.cpus, offered.cpus), (share.gpus, offered.gpus))
+        if part > 0
+    ]
+    return min(counts) if counts else 0
+
+
+def _total(parts: Iterable[Resources]) -> Resources:
+    cpus = gpus = 0.0
+    for part in parts:
+        cpus += part.cpus
+        gpus += part.gpus
+    return Resources(cpus=cpus, gpus=gpus)

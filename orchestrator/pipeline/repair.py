@@ -1,0 +1,59 @@
+"""Patch files are made from other files: one that is damaged is made again instead of failing what reads it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from orchestrator.benchmark.definition import Case
+from orchestrator.errors import IntegrityError
+from orchestrator.patches.cache import PatchCache
+from orchestrator.patches.manifest import PatchManifest, PatchRecord
+from orchestrator.storage import run_paths
+from orchestrator.storage.filesystem import Storage
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingPatches:
+    """The patch files of one training, and how one of them is made again."""
+
+    storage: Storage
+    """Output location of the run."""
+    training_id: str
+    cases: Sequence[Case]
+    """Those that it trains on and those that it is monitored on."""
+    cache: PatchCache
+    write_again: Callable[[Case], None]
+    """Preprocesses one case."""
+
+    def repair(self, *, note: Callable[[str], None]) -> int:
+        """Compare every file with its record and its checksums, and write damaged or missing ones again.
+
+        Returns how many those were, each told to `note`. Raises IntegrityError if a file is damaged right after it was
+        written.
+        """
+        num_repaired = 0
+        for case in self.cases:
+            try:
+                self._check(case)
+            except IntegrityError as error:
+                note(f"{error}: {case.id} is preprocessed again")
+                self.write_again(case)
+                self._check(case)
+                num_repaired += 1
+        return num_repaired
+
+    def write_manifest(self) -> PatchManifest:
+        """Gather the records of all files, keep them together and return them."""
+        manifest = PatchManifest(
+            records={run_paths.patches(self.training_id, case): self._record(case) for case in self.cases}
+        )
+        self.storage.write_bytes(run_paths.patches_manifest(self.training_id), manifest.to_bytes())
+        return manifest
+
+    def _check(self, case: Case) -> None:
+        self.cache.check(self.storage, run_paths.patches(self.training_id, case), self._record(case))
+
+    def _record(self, case: Case) -> PatchRecord:
+        key = run_paths.record_of_patches(run_paths.patches(self.training_id, case))
+        if not self.storage.exists(key):
+            raise IntegrityError(f"{self.storage.location}/{key}: no record of the patch file of this case")
+        return PatchRecord.from_bytes(self.storage.read_bytes(key))

@@ -1,0 +1,221 @@
+"""What a run would take on an imagined cluster: time, GPU hours, money; and which cluster is the cheapest in time."""
+
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from orchestrator.benchmark.definition import Training
+from orchestrator.benchmark.matrix import Benchmark, find_donors
+from orchestrator.benchmark.presets import Preset
+from orchestrator.cluster.config import ClusterConfig
+from orchestrator.cluster.prices import Prices
+from orchestrator.pipeline.fleet import Fleet, alternatives, fleet_of
+from orchestrator.pipeline.policy import Schedule
+from orchestrator.pipeline.processors import Need
+from orchestrator.pipeline.ray_nodes import training_need
+from orchestrator.pipeline.simulator import Conditions, Course, Simulation
+from orchestrator.pipeline.stages import Stage, StageKind, build_graph
+
+GROUP_SPREAD, FOLD_SPREAD = 0.15, 0.03
+"""Of the logarithm of how trainings differ from what is expected of them, in the imagined world."""
+
+NUM_COURSES, NUM_COURSES_OF_OTHERS = 5, 2
+"""Played for the cluster that was asked for, and for each of the others."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outlook:
+    """What would come of a run on one cluster; the medians of several courses."""
+
+    fleet: Fleet
+    makespan_s: float
+    early_s: float
+    late_s: float
+    """Shortest and longest course."""
+    gpu_hours: float
+    """In which GPUs are taken."""
+    usd: float | None
+    """None where nothing is paid."""
+    num_interruptions: float
+    num_requests_to_stop: float
+    course: Course
+    """One of them, for the chart."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """What the user can bear; None for no limit."""
+
+    deadline_hours: float | None = None
+    max_usd: float | None = None
+
+    def allow(self, outlook: Outlook) -> bool:
+        """Whether even the longest course is in time, and the cost within the budget."""
+        in_time = self.deadline_hours is None or outlook.late_s <= self.deadline_hours * 3600
+        return in_time and (self.max_usd is None or (outlook.usd or 0.0) <= self.max_usd)
+
+    @property
+    def are_set(self) -> bool:
+        """Whether there is any."""
+        return self.deadline_hours is not None or self.max_usd is not None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SimulatedRun:
+    """A run on the cluster that was asked for, and on others."""
+
+    asked_for: Outlook
+    others: tuple[Outlook, ...]
+    """Those that no other beats in both time and cost, cheapest first; none where nothing is rented."""
+
+
+def simulate_run(
+    benchmark: Benchmark,
+    trainings: Sequence[Training],
+    *,
+    preset: Preset,
+    phantoms: bool,
+    cluster: ClusterConfig,
+    prices: Prices | None,
+    seed: int,
+) -> SimulatedRun:
+    """Play trainings of a benchmark on the cluster of a file and on other numbers of its machines.
+
+    Parameters
+    ----------
+    benchmark, trainings, preset, phantoms
+        What is run.
+    cluster
+        Where.
+    prices
+        Of machines that are rented.
+    seed
+        Of interruptions and durations.
+
+    Raises
+    ------
+    ConfigError
+        If a machine has no price, or a training fits on none.
+    """
+    graph = build_graph(
+        trainings,
+        donors=find_donors(benchmark, trainings, preset=preset),
+        datasets={dataset.name: dataset for dataset in benchmark.datasets},
+        preset=preset,
+        phantoms=phantoms,
+    )
+    fleet = fleet_of(cluster, prices=prices)
+    need = training_need(cluster, fleet.nodes, gpu_memory_gib=preset.gpu_memory_gib)
+    seeds = tuple(range(seed, seed + NUM_COURSES))
+    asked_for = outlook(graph, fleet, need=need, seeds=seeds)
+    if prices is None:
+        return SimulatedRun(asked_for=asked_for, others=())
+    small = compact(graph)
+    others = [
+        outlook(small, other, need=need, seeds=seeds[:NUM_COURSES_OF_OTHERS])
+        for other in alternatives(fleet, num_trainings=len(trainings))
+    ]
+    return SimulatedRun(asked_for=asked_for, others=_unbeaten(others))
+
+
+def _unbeaten(outlooks: Iterable[Outlook]) -> tuple[Outlook, ...]:
+    found: list[Outlook] = []
+    for one in sorted(outlooks, key=lambda one: (one.usd or 0.0, one.makespan_s)):
+        if not found or one.makespan_s < found[-1].makespan_s:
+            found.append(one)
+    return tuple(found)
+
+
+def outlook(graph: Mapping[str, Stage], fleet: Fleet, *, need: Need, seeds: Sequence[int]) -> Outlook:
+    """Play a run on a cluster, once for each seed.
+
+    Raises ConfigError if a training fits on none of its machines.
+    """
+    courses = [_play(graph, fleet, need=need, seed=seed) for seed in seeds]
+    by_length = sorted(courses, key=lambda course: course.makespan_s)
+    costs = [cost_usd(course, fleet) for course in courses]
+    return Outlook(
+        fleet=fleet,
+        makespan_s=by_length[len(by_length) // 2].makespan_s,
+        early_s=by_length[0].makespan_s,
+        late_s=by_length[-1].makespan_s,
+        gpu_hours=_median([course.gpu_hours for course in courses]),
+        usd=_median([cost for cost in costs if cost is not None]) if None not in costs else None,
+        num_interruptions=_median([course.num_interruptions for course in courses]),
+        num_requests_to_stop=_median([course.num_requests_to_stop for course in courses]),
+        course=courses[0],
+    )
+
+
+def best(outlooks: Iterable[Outlook], limits: Limits) -> Outlook | None:
+    """Return the cheapest that keeps a deadline, or the fastest within a budget; None if there is none."""
+    allowed = [one for one in outlooks if limits.allow(one)]
+    if limits.deadline_hours is None:
+        return min(allowed, key=lambda one: (one.makespan_s, one.usd or 0.0), default=None)
+    return min(allowed, key=lambda one: (one.usd or 0.0, one.fleet.num_gpus, one.makespan_s), default=None)
+
+
+def cost_usd(course: Course, fleet: Fleet) -> float | None:
+    """Return what the machines of a course cost, by the hour from their order to their end."""
+    prices = {part.machines.node.id: part.usd_per_hour for part in fleet.parts}
+    if fleet.head_usd_per_hour is None or None in prices.values():
+        return None
+    rented = sum((life.end_s - life.start_s) * (prices[life.kind] or 0.0) for life in course.lives)
+    return (rented + course.makespan_s * fleet.head_usd_per_hour) / 3600
+
+
+def compact(graph: Mapping[str, Stage]) -> dict[str, Stage]:
+    """Return a graph with what comes before each training in one stage: a hundred times smaller, as long."""
+    small: dict[str, Stage] = {}
+    for stage in graph.values():
+        if stage.kind is StageKind.TRAIN:
+            prepare = Stage(
+                id=f"prepare {stage.id}",
+                kind=StageKind.PREPROCESS,
+                needs=(),
+                products=(),
+                expected_s=max(graph[need].expected_s for need in stage.needs) if stage.needs else 0.0,
+            )
+            small[prepare.id] = prepare
+            small[stage.id] = _with_needs(stage, (prepare.id,))
+        elif stage.kind in {StageKind.PREDICT, StageKind.SCORE}:
+            small[stage.id] = _with_needs(stage, tuple(need for need in stage.needs if need in small))
+    return small
+
+
+def _with_needs(stage: Stage, needs: tuple[str, ...]) -> Stage:
+    return Stage(
+        id=stage.id,
+        kind=stage.kind,
+        needs=needs,
+        products=stage.products,
+        expected_s=stage.expected_s,
+        training=stage.training,
+    )
+
+
+def _play(graph: Mapping[str, Stage], fleet: Fleet, *, need: Need, seed: int) -> Course:
+    schedule = Schedule(graph, done=(), nodes=fleet.nodes, training_need=need)
+    for node in fleet.nodes:
+        schedule.remove_node(node.id, now_s=0.0)
+    draw = random.Random(seed)
+    groups = {stage.training.group for stage in graph.values() if stage.training}
+    factors = {group: draw.lognormvariate(0, GROUP_SPREAD) for group in sorted(groups)}
+    true_s = {
+        stage.id: stage.expected_s * factors[stage.training.group] * draw.lognormvariate(0, FOLD_SPREAD)
+        for stage in graph.values()
+        if stage.kind is StageKind.TRAIN and stage.training
+    }
+    longest_s = max(true_s.values(), default=0.0)
+    conditions = Conditions(
+        seed=seed,
+        # A miniature starts in a process that has imported everything.
+        start_training_s=min(Conditions().start_training_s, 0.01 * longest_s),
+        progress_s=max(600.0, longest_s / 50),
+    )
+    machines = tuple(part.machines for part in fleet.parts)
+    return Simulation(schedule=schedule, machines=machines, true_s=true_s, conditions=conditions).run()
+
+
+def _median(values: Sequence[float]) -> float:
+    return sorted(values)[len(values) // 2]

@@ -1,0 +1,52 @@
+"""What a training tells while it runs and at its end."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+MilestoneKind = Literal["attempt_started", "checkpoint_saved"]
+"""An attempt has begun at some place, or has made sure that the next one can begin there."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EpochReport:
+    """What is known after an epoch."""
+
+    epoch: int
+    """From 0."""
+    num_epochs: int
+    train_loss: float
+    val_loss: float
+    pseudo_dice: float
+    """Mean Dice over the patches of the monitoring cases, as nnU-Net computes it; NaN becomes 0."""
+    elapsed_s: float
+    """Of the epoch, without the time in which nothing ran between two attempts."""
+    loader_wait_s: float
+    """Of the epoch, spent waiting for patches."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Milestone:
+    """A place from which a training can go on, or has gone on."""
+
+    kind: MilestoneKind
+    epoch: int
+    """From 0; the number of epochs that are over."""
+    iteration: int
+    """Training iterations of the epoch that are done."""
+    elapsed_s: float
+    """Time that it took to save or to load the checkpoint; 0 where there was none."""
+    reason: str = ""
+    """Why the training was asked to stop, if that is why the checkpoint was saved."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainOutcome:
+    """What is known after a training."""
+
+    num_epochs: int
+    train_loss: float
+    val_loss: float
+    pseudo_dice: float
+    elapsed_s: float
+    """Of all epochs that led to the final checkpoint, over all attempts."""
+    checkpoint_sha256: str

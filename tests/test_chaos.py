@@ -1,0 +1,207 @@
+"""A driver that is killed again and again loses nothing: the long version of this is `python -m bench.chaos`."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import uuid
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from orchestrator.benchmark.loading import load_benchmark
+from orchestrator.benchmark.presets import PRESETS, CaseCaps
+from orchestrator.cluster.config import load_cluster
+from orchestrator.errors import PreemptedError
+from orchestrator.events import read_events
+from orchestrator.pipeline import run as driver
+from orchestrator.pipeline.processors import Need
+from orchestrator.pipeline.stages import StageKind, build_graph
+from orchestrator.pipeline.work import Workplace, carry_out
+from orchestrator.results.store import ResultsStore
+from orchestrator.storage.filesystem import open_storage
+from orchestrator.training.checkpoint import CheckpointStore
+from orchestrator.training.stop_request import Watch
+
+TRAINING = "T1-infection-fold0"
+ROOT = Path(__file__).resolve().parents[1]
+CHANGES = {
+    "name": "tiny",
+    "num_epochs": 5,
+    "num_iterations_per_epoch": 12,
+    "num_val_iterations_per_epoch": 1,
+    "checkpoint_every_s": 0.0,
+    "max_patch_voxels": 16 * 16 * 16,
+    "caps": CaseCaps(train=2, val=1, test=1, test_mosmed=1),
+}
+MOMENTS = ("stage_finished preprocess", "checkpoint_saved", "stage_started score")
+"""Events at which a driver dies by its own hand; a checkpoint is seen at once, long before the end of its training."""
+DRIVER = """
+import os, signal, sys, threading, time
+from pathlib import Path
+from orchestrator import run_all
+from orchestrator.benchmark.presets import PRESETS, CaseCaps
+from orchestrator.events import EventLog
+from dataclasses import replace
+
+moment, changes, append = sys.argv[1], eval(sys.argv[2]), EventLog.append
+
+def append_and_die(log, kind, **fields):
+    append(log, kind, **fields)
+    if f"{kind} {fields.get('stage_kind', '')}".strip() == moment:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+def die_with_a_checkpoint(events):
+    while not any("checkpoint_saved" in path.read_text() for path in events.glob("[!.]*")):
+        time.sleep(0.005)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+EventLog.append = append_and_die
+if moment == "checkpoint_saved":
+    events = Path(sys.argv[sys.argv.index("--output") + 1]) / "events" / "trainings"
+    threading.Thread(target=die_with_a_checkpoint, args=(events,), daemon=True).start()
+PRESETS["tiny"] = replace(PRESETS["smoke"], **changes)
+sys.exit(run_all.main(sys.argv[3:]))
+"""
+
+pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(900)]
+
+
+@pytest.fixture
+def mark():
+    """A value in the environment of all that a test starts; whatever lives at its end is killed."""
+    value = uuid.uuid4().hex
+    yield value
+    for environment in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):
+            if value.encode() in environment.read_bytes():
+                os.kill(int(environment.parent.name), signal.SIGKILL)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Serial:
+    """The stages of the training, to be carried out one after the other in this process."""
+
+    request: driver.RunRequest
+    graph: dict
+    place: Workplace
+
+    def carry_out(self, kinds, **options):
+        before = torch.get_num_threads()
+        for stage in self.graph.values():
+            if stage.kind in kinds:
+                carry_out(self.place, stage, **options)
+        torch.set_num_threads(before)
+
+    def write_tables(self):
+        driver.write_run_tables(self.request, open_storage(self.place.output), failed=())
+
+
+def serial(output):
+    benchmark = load_benchmark()
+    preset = replace(PRESETS["smoke"], **CHANGES)
+    request = driver.RunRequest(
+        benchmark=benchmark,
+        trainings=benchmark.trainings(only=(TRAINING,), preset=preset),
+        preset=preset,
+        seed=0,
+        data=None,
+        output=str(output),
+        cluster=load_cluster(ROOT / "clusters" / "local.yaml"),
+    )
+    datasets = {dataset.name: dataset for dataset in benchmark.datasets}
+    graph = build_graph(request.trainings, donors={}, datasets=datasets, preset=preset, phantoms=True)
+    return Serial(request=request, graph=graph, place=driver._workplace(request, Need(cpus=1)))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The same run without Ray and without a driver."""
+    run = serial(tmp_path_factory.mktemp("undisturbed"))
+    run.carry_out(StageKind)
+    run.write_tables()
+    return Path(run.place.output)
+
+
+def weights(output):
+    return CheckpointStore(open_storage(output), training_id=TRAINING).load_final()["network_weights"]
+
+
+def assert_same_weights(output, expected):
+    found, wanted = weights(output), weights(expected)
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+def drive(output, *, moment, mark):
+    command = [sys.executable, "-c", DRIVER, moment, repr(CHANGES), "--preset", "tiny", "--only", TRAINING]
+    environment = os.environ | {"CHAOS_MARK": mark}
+    ran = subprocess.run(
+        [*command, "--output", str(output)], env=environment, capture_output=True, text=True, check=False
+    )
+    return ran.returncode, ran.stdout + ran.stderr
+
+
+def tables(output):
+    return {path.name: path.read_bytes() for path in (output / "tables").iterdir()}
+
+
+def test_a_run_whose_driver_is_killed_three_times_ends_with_the_tables_of_an_undisturbed_one(
+    tmp_path, mark, undisturbed
+):
+    output = tmp_path / "killed"
+    for moment in MOMENTS:
+        code, text = drive(output, moment=moment, mark=mark)
+        assert code == -signal.SIGKILL, text
+    code, text = drive(output, moment="never", mark=mark)
+    assert code == 0, text
+
+    assert tables(output) == tables(undisturbed)
+    storages = [open_storage(folder) for folder in (output, undisturbed)]
+    rows = [ResultsStore(storage).read().to_pylist() for storage in storages]
+    differing = {"checkpoint_sha256", "train_elapsed_s"}  # a checkpoint says how long its training took
+    comparable = [[{k: v for k, v in row.items() if k not in differing} for row in part] for part in rows]
+    assert comparable[0] == comparable[1]
+    assert_same_weights(output, undisturbed)
+
+    attempts = [event for event in read_events(storages[0]) if event["kind"] == "attempt_started"]
+    places = [(event["epoch"], event["iteration"]) for event in attempts]
+    # The second attempt goes on from a checkpoint of the first and not from the beginning.
+    assert len(places) == 2
+    assert places[0] == (0, 0) < places[1]
+
+
+def test_a_stage_that_is_asked_to_stop_says_so_and_a_damaged_patch_file_is_made_again(tmp_path, undisturbed):
+    output = tmp_path / "asked"
+    shutil.copytree(undisturbed, output)
+    shutil.rmtree(output / "trainings")
+    shutil.rmtree(output / "events")
+    patch_file = next((output / "patches" / TRAINING).iterdir())
+    whole = patch_file.read_bytes()
+    patch_file.write_bytes(
+        whole[: len(whole) // 2] + bytes([whole[len(whole) // 2] ^ 1]) + whole[len(whole) // 2 + 1 :]
+    )
+
+    run = serial(output)
+    asked = threading.Event()
+
+    def look():
+        asked.set()
+        return "its node is drained"
+
+    with pytest.raises(PreemptedError, match="its node is drained"):
+        run.carry_out({StageKind.TRAIN}, watches=[Watch(look=look, every_s=60.0)])
+    assert asked.is_set()
+    assert patch_file.read_bytes() == whole
+    assert "is preprocessed again" in (output / "logs" / f"{TRAINING}.log").read_text()
+    events = read_events(open_storage(output))
+    assert [event["kind"] for event in events][-2:] == ["checkpoint_saved", "attempt_ended"]
+    assert (events[-2]["reason"], events[-1]["is_preemption"]) == ("its node is drained", True)
+
+    run.carry_out({StageKind.TRAIN})
+    assert_same_weights(output, undisturbed)
