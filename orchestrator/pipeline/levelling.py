@@ -161,9 +161,7 @@ def _moves(
     return tuple(moves)
 
 
-def _gain_s(
-    remaining: Floats, speeds: Floats, *, i: int, old: int | None, new: int, other: int | None
-) -> float:
+def _gain_s(remaining: Floats, speeds: Floats, *, i: int, old: int | None, new: int, other: int | None) -> float:
     """Return by how much the later of two trainings ends earlier if they change places.
 
     One that waits counts with what it needs longer than the one that would wait for it.

@@ -22,7 +22,7 @@ SLICE_S = 600.0
 RESTART_S = 90.0
 """Time from the order to stop until the training that follows fits again: checkpoint, imports, patches, plan."""
 NUM_SPREADS, MAX_MARGIN = 1.5, 0.1
-"""A training of which nothing has been seen is started as if it were longer by so many spreads, at most by that share."""
+"""An unseen training is started as if it were longer by so many spreads, at most by that share."""
 _CPU_STAGE = Need(cpus=1)
 _TRAINED = {StageKind.PREDICT, StageKind.SCORE}
 
