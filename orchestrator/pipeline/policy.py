@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from orchestrator.pipeline.expectations import Expectations
 from orchestrator.pipeline.failures import FailureCounts, FailureKind, GiveUp, NodeRecords, Retry
 from orchestrator.pipeline.giving_way import GivingWay
-from orchestrator.pipeline.levelling import Work, look
+from orchestrator.pipeline.levelling import LOOKS_PER_SLICE, Work, look
 from orchestrator.pipeline.processors import Need, Node, Processors, Resources, check_fits
 from orchestrator.pipeline.ready_queue import ReadyQueue, Urgency
 from orchestrator.pipeline.stages import Stage, StageKind
@@ -100,7 +100,7 @@ class Schedule:
         self._failures = FailureCounts()
         self._revived: list[str] = []
         self._giving_way = GivingWay(self.processors, need=training_need)
-        self._next_look_s = 0.0
+        self._looked_s = self._next_look_s = 0.0
         self._needed = needed_stages(graph, done=self.done)
         self._dependents: dict[str, list[str]] = {stage_id: [] for stage_id in graph}
         self._num_open_needs: dict[str, int] = {}
@@ -170,6 +170,9 @@ class Schedule:
             attempt=self.attempts[stage_id],
             node=self._node(attempt.node),
         )
+        if self._ready.first(self.training_need) is None:
+            # Somebody may want a faster place that is idle now.
+            self._next_look_s = min(self._next_look_s, max(now_s, self._looked_s + self._slice_s / LOOKS_PER_SLICE))
         for dependent in self._dependents[stage_id]:
             self._num_open_needs[dependent] -= 1
             if self._num_open_needs[dependent] == 0:
@@ -255,7 +258,7 @@ class Schedule:
             if move.training in self._ready:
                 self._ready.take_out(move.training)
                 self._giving_way.waiting.add(move.training)
-        self._next_look_s = now_s + found.next_look_s
+        self._looked_s, self._next_look_s = now_s, now_s + found.next_look_s
         return asked
 
     def next_wake_s(self) -> float:
