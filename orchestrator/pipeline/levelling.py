@@ -90,7 +90,7 @@ def look(works: Sequence[Work], speeds: Sequence[float], *, slice_s: float) -> L
     speed_of = np.asarray(speeds, dtype=np.float64)
     remaining = np.array([work.remaining_s for work in works])
     bound_s = lower_bound_s(remaining, speed_of)
-    if bound_s <= slice_s:
+    if _last_end_s(works, speed_of, bound_s=bound_s) <= slice_s:
         return Look(moves=(), next_look_s=float("inf"))
     margins = np.array([work.margin_s for work in works])
     now_speed = np.array([0.0 if work.place is None else speed_of[work.place] for work in works])
@@ -103,11 +103,39 @@ def look(works: Sequence[Work], speeds: Sequence[float], *, slice_s: float) -> L
         return np.flatnonzero(np.cumsum(then) / fastest > bound_s - after_s + 1.0)
 
     look_s = slice_s / LOOKS_PER_SLICE
+    upgrades = _upgrades(works, remaining, speed_of, slice_s=slice_s)
+    if upgrades:
+        return Look(moves=upgrades, next_look_s=look_s)
     missed = late(look_s)
     if len(missed):
         moves = _moves(works, remaining, speed_of, num_longest=int(missed[-1]) + 1, slice_s=slice_s)
         return Look(moves=moves, next_look_s=look_s)
     return Look(moves=(), next_look_s=_safe_s(late, look_s=look_s, bound_s=bound_s))
+
+
+def _last_end_s(works: Sequence[Work], speeds: Floats, *, bound_s: float) -> float:
+    """Return when the last training ends if all stay where they are."""
+    return max(bound_s if work.place is None else work.remaining_s / float(speeds[work.place]) for work in works)
+
+
+def _upgrades(works: Sequence[Work], remaining: Floats, speeds: Floats, *, slice_s: float) -> tuple[Move, ...]:
+    """Move trainings from slow places to faster ones that nobody wants, those first that would end last."""
+    if any(work.place is None and work.can_start for work in works):
+        return ()
+    taken = {work.place for work in works}
+    idle = sorted((p for p in range(len(speeds)) if p not in taken), key=lambda p: -speeds[p])
+    movable = [i for i, work in enumerate(works) if work.place is not None and work.can_stop]
+    movable.sort(key=lambda i: -remaining[i] / speeds[works[i].place])
+    moves = []
+    for place in idle:
+        for i in movable:
+            if _gain_s(remaining, speeds, i=i, old=works[i].place, new=place, other=None) > slice_s:
+                moves.append(Move(training=works[i].id, place=place, displaced=None))
+                movable.remove(i)
+                break
+        else:
+            break
+    return tuple(moves)
 
 
 def _safe_s(late: Callable[[float], npt.NDArray[np.intp]], *, look_s: float, bound_s: float) -> float:
@@ -161,9 +189,7 @@ def _moves(
     return tuple(moves)
 
 
-def _gain_s(
-    remaining: Floats, speeds: Floats, *, i: int, old: int | None, new: int, other: int | None
-) -> float:
+def _gain_s(remaining: Floats, speeds: Floats, *, i: int, old: int | None, new: int, other: int | None) -> float:
     """Return by how much the later of two trainings ends earlier if they change places.
 
     One that waits counts with what it needs longer than the one that would wait for it.
