@@ -94,16 +94,16 @@ def train_epochs(folder: Path, *, kind: str, num_workers: int, iterations: int, 
     """Train in this process and measure."""
     from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 
-    from orchestrator.training import trainer
+    from orchestrator.training import preset_trainer, trainer
 
     if kind == "stock":
-        trainer.ArrowDataset = nnUNetDatasetBlosc2  # type: ignore[misc]
+        preset_trainer.ArrowDataset = nnUNetDatasetBlosc2  # type: ignore[misc]
     preset = replace(
         find_preset("paper"),
         num_epochs=NUM_EPOCHS,
         num_iterations_per_epoch=iterations,
         num_val_iterations_per_epoch=1,
-        checkpoint_every_epochs=NUM_EPOCHS,
+        checkpoint_every_s=float("inf"),
         augmentation="nnunet" if kind == "stock" else "kernels",
     )
     reports: list[trainer.EpochReport] = []

@@ -22,7 +22,8 @@ from orchestrator.events import read_events
 from orchestrator.pipeline import run as driver
 from orchestrator.pipeline.processors import Need
 from orchestrator.pipeline.stages import StageKind, build_graph
-from orchestrator.pipeline.work import Workplace, carry_out
+from orchestrator.pipeline.work import carry_out
+from orchestrator.pipeline.workplace import Workplace
 from orchestrator.results.store import ResultsStore
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.training.checkpoint import CheckpointStore

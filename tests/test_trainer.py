@@ -13,7 +13,8 @@ from orchestrator.errors import IntegrityError, PreemptedError, TrainingError
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.training.checkpoint import CheckpointStore
-from orchestrator.training.trainer import PresetTrainer, train
+from orchestrator.training.preset_trainer import PresetTrainer
+from orchestrator.training.trainer import train
 
 PRESET = tiny_preset()
 
