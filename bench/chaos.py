@@ -29,14 +29,18 @@ from orchestrator.storage.filesystem import open_storage
 
 KINDS = ("worker", "worker", "trainer", "warning", "node", "driver", "controller")
 """Drawn from by chance; the processes that work are the most."""
+OF_TRAININGS = ("trainer", "warning")
+"""Kinds that only a training can suffer."""
 DEFAULT_TRAININGS = ["T1-infection-fold[01]", "T2-infection-structseg-fold0"]
 """Small ones, of which one takes its plan over from another: many runs have more early stages to be killed in."""
 STAGES = ("download", "ingest", "fingerprint", "plan", "preprocess", "train", "predict", "score")
-LONGEST_WAIT_S = 12.0
+LONGEST_WAIT_S = 40.0
 """For a stage that is wanted; then a kill happens in whatever stage there is."""
 LONGEST_WAIT_FOR_TRAINING_S = 90.0
 """Likewise for a training that has begun since the last kill; processes start slowly on a busy machine."""
 POLL_S = 0.1
+NUM_EARLY_KILLS = 3
+"""Of each run, that are not aimed at trainings: the stages before them are short and come once."""
 SHARE_FOR_KILLS = 0.8
 """Of the time limit; the rest is left for the last run to finish."""
 CHANCE_OF_TRAINING = 0.5
@@ -61,10 +65,13 @@ class Chaos:
     """By the monotonic clock; then the benchmark ends in any case."""
     kinds: Sequence[str] = KINDS
     kills: list[Kill] = field(default_factory=list)
+    num_before: int = 0
+    """Kills before the run that is under way."""
 
     def run(self, output: Path, *, num_kills: int) -> float:
         """Carry the trainings out, killing until so many kills are done; returns the seconds that it took."""
         started_s = time.monotonic()
+        self.num_before = len(self.kills)
         arguments = ["--output", str(output), "--seed", str(self.run_seed)]
         arguments += [part for pattern in self.patterns for part in ("--only", pattern)]
         self.cluster.start_driver(arguments)
@@ -87,8 +94,9 @@ class Chaos:
 
     def _wait_and_kill(self, output: Path) -> None:
         """Wait for a stage that is wanted, a little longer by chance, and kill something."""
-        kind = self.rng.choice(self.kinds)
-        is_training_wanted = kind in {"warning", "trainer"} or self.rng.random() < CHANCE_OF_TRAINING
+        is_early = len(self.kills) - self.num_before < NUM_EARLY_KILLS
+        kind = self.rng.choice([kind for kind in self.kinds if kind not in OF_TRAININGS] if is_early else self.kinds)
+        is_training_wanted = kind in OF_TRAININGS or (not is_early and self.rng.random() < CHANCE_OF_TRAINING)
         hits = Counter(stage for kill in self.kills for stage in kill.stages)
         # What is over in this run cannot be hit any more.
         first = min(map(STAGES.index, stages_under_way(output)), default=0)

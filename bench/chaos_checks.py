@@ -91,9 +91,10 @@ def differences(output: Path, undisturbed: Path) -> Iterator[str]:
 def lost_work(output: Path, kills: Sequence[Kill]) -> Iterator[Loss]:
     """Yield what each training lost whenever an attempt at it ended without its own doing.
 
-    An attempt that is followed by another one was killed, by the first kill after its last sign of life.
+    An attempt without an end of its own was killed, by the first kill after its last sign of life.
     """
-    events = [e for e in _events(output) if e["kind"] in {"attempt_started", "checkpoint_saved"}]
+    kinds = {"attempt_started", "checkpoint_saved", "attempt_ended"}
+    events = [event for event in _events(output) if event["kind"] in kinds]
     for name in {event["training"] for event in events}:
         attempts: list[list[dict[str, Any]]] = []
         for event in sorted((e for e in events if e["training"] == name), key=lambda e: str(e["time"])):
@@ -102,6 +103,8 @@ def lost_work(output: Path, kills: Sequence[Kill]) -> Iterator[Loss]:
             attempts[-1].append(event)
         for attempt, following in pairwise(attempts):
             last = attempt[-1]
+            if last["kind"] == "attempt_ended":
+                continue
             times = [kill.time_s for kill in kills if seconds(last) <= kill.time_s <= seconds(following[0])]
             yield Loss(
                 lost_s=min(times, default=seconds(last)) - seconds(last),

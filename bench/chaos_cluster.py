@@ -17,7 +17,10 @@ from pathlib import Path
 from bench.smoke import descendants
 
 NUM_WORKER_NODES = 2
-SPARED = ("IDLE", "Agent", "PlacementGroupCleaner", "PreemptionWatcher", "SynchronizationActor", "DatasetManager")
+SPARED = (
+    *("IDLE", "Agent", "PlacementGroupCleaner", "PreemptionWatcher", "SynchronizationActor", "DatasetManager"),
+    "AutoscalingCoordinator",
+)
 """In the titles of processes without which a run goes on."""
 SETTINGS = {
     # A driver whose head node is gone waits a minute for it by default.
