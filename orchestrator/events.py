@@ -3,7 +3,7 @@
 | kind | fields |
 |---|---|
 | run_started | trainings, stages_done |
-| stage_started | stage, stage_kind, attempt |
+| stage_started | stage, stage_kind, attempt, and where it has a GPU gpu_kind, gpus |
 | stage_finished | stage, stage_kind, elapsed_s |
 | stage_failed | stage, stage_kind, error, final |
 | stage_asked_to_stop | stage, stage_kind |

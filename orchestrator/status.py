@@ -8,18 +8,23 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from orchestrator.cluster.config import load_cluster
+from orchestrator.cluster.prices import load_prices
 from orchestrator.errors import OrchestratorError
 from orchestrator.events import finite_or_null
+from orchestrator.pipeline.fleet import fleet_of, gpu_cost_usd
 from orchestrator.pipeline.lease import HEARTBEAT_S, DriverRecord, latest_driver
 from orchestrator.pipeline.run_status import RunStatus, read_status
 from orchestrator.progress import duration_text
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import Storage, open_storage
 
+PRICES = Path(__file__).resolve().parents[1] / "clusters" / "prices.yaml"
 EXIT_DONE, EXIT_NOT_DONE, EXIT_USAGE = 0, 1, 2
 
 
@@ -31,6 +36,8 @@ def build_parser() -> argparse.ArgumentParser:
         "there is no run.",
     )
     parser.add_argument("--output", required=True, help="folder or s3:// prefix of the run")
+    parser.add_argument("--cluster", type=Path, help="cluster file with rented machines: shows the cost so far")
+    parser.add_argument("--prices", type=Path, default=PRICES, help="with --cluster: what its machines cost")
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser
 
@@ -42,15 +49,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         storage = open_storage(options.output)
         status = read_status(storage)
+        cost = describe_cost(status, cluster=options.cluster, prices=options.prices)
         driver = describe_driver(storage)
     except OrchestratorError as error:
         Console(stderr=True, highlight=False).print(f"error: {error}", markup=False, soft_wrap=True)
         return EXIT_USAGE
     if options.json:
-        record = {**asdict(status), "done": sorted(status.done), "driver": driver}
+        record = {**asdict(status), "done": sorted(status.done), "driver": driver, "cost": cost}
         console.print(json.dumps(finite_or_null(record), indent=1, default=str), markup=False, soft_wrap=True)
     else:
-        show(status, driver=driver, storage=storage, console=console)
+        show(status, driver=driver, cost=cost, storage=storage, console=console)
     return EXIT_DONE if status.done >= set(status.trainings) else EXIT_NOT_DONE
 
 
@@ -77,7 +85,24 @@ def _changes(storage: Storage, driver: DriverRecord) -> bool:
     return False
 
 
-def show(status: RunStatus, *, driver: str, storage: Storage, console: Console) -> None:
+def describe_cost(status: RunStatus, *, cluster: Path | None, prices: Path) -> str:
+    """Say how many GPU hours the run has taken, and what they cost where a cluster file has prices; empty without."""
+    if not status.gpu_hours:
+        return ""
+    text = f"GPU hours so far: {sum(status.gpu_hours.values()):.1f}"
+    config = load_cluster(cluster) if cluster else None
+    if config is None or config.kind != "aws":
+        return text
+    listed = load_prices(prices)
+    cost = gpu_cost_usd(status.gpu_hours, fleet_of(config, prices=listed))
+    if cost is None:
+        return f"{text}; {config.path} has no machine with these GPUs"
+    low, high = (f"{value:.0f}" for value in cost)
+    amount = low if low == high else f"{low} to {high}"
+    return f"{text}, {amount} USD with the prices of {listed.date}, without machines that waited or have no GPU"
+
+
+def show(status: RunStatus, *, driver: str, cost: str, storage: Storage, console: Console) -> None:
     """Print the status for people."""
     console.print(
         f"{len(status.done)} of {len(status.trainings)} trainings done, {len(status.under_way)} under way, "
@@ -86,6 +111,8 @@ def show(status: RunStatus, *, driver: str, storage: Storage, console: Console) 
         style="bold",
     )
     console.print(driver, markup=False, soft_wrap=True)
+    if cost:
+        console.print(cost, markup=False, soft_wrap=True)
     if status.under_way:
         table = Table("training", "stage", "epoch", "Dice", "s/epoch", "since", "where", box=None, padding=(0, 1))
         now = datetime.now(UTC)

@@ -181,7 +181,7 @@ def test_a_stage_that_is_asked_to_stop_says_so_and_a_damaged_patch_file_is_made_
     shutil.copytree(undisturbed, output)
     shutil.rmtree(output / "trainings")
     shutil.rmtree(output / "events")
-    patch_file = next((output / "patches" / TRAINING).iterdir())
+    patch_file = next((output / "patches" / TRAINING).glob("*.arrow"))
     whole = patch_file.read_bytes()
     patch_file.write_bytes(
         whole[: len(whole) // 2] + bytes([whole[len(whole) // 2] ^ 1]) + whole[len(whole) // 2 + 1 :]

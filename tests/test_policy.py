@@ -5,6 +5,7 @@ import pytest
 from orchestrator.errors import ConfigError
 from orchestrator.pipeline.estimate import estimate_remaining_s
 from orchestrator.pipeline.failures import FailureKind, GiveUp, Retry
+from orchestrator.pipeline.levelling import lower_bound_s
 from orchestrator.pipeline.policy import Schedule, Start
 from orchestrator.pipeline.processors import Need, Node, Resources
 from orchestrator.pipeline.stages import Stage, StageKind
@@ -147,3 +148,105 @@ def test_eta_is_the_remaining_work_over_the_places():
 def test_eta_is_never_below_the_longest_stage():
     schedule = schedule_of(stage("long", expected_s=100), stage("short", expected_s=1), cpus=8)
     assert estimate_remaining_s(schedule, now_s=0) == pytest.approx(100, rel=0.02)
+
+
+def gpu_nodes(*speeds: float, cpus: float = 2) -> list[Node]:
+    return [
+        Node(id=f"n{index}", offered=Resources(cpus=cpus, gpus=1), kind=f"x{speed}", speed=speed)
+        for index, speed in enumerate(speeds)
+    ]
+
+
+def test_the_longest_training_gets_the_fastest_gpu():
+    schedule = schedule_on(gpu_nodes(0.5, 2.0, 1.0), *(stage(f"t{i}", expected_s=10 - i) for i in range(3)))
+    assert {start.stage.id: start.node for start in starts(schedule)} == {"t0": "n1", "t1": "n2", "t2": "n0"}
+
+
+def test_small_trainings_share_a_gpu_as_far_as_its_memory_goes():
+    nodes = [
+        Node(id="large", offered=Resources(cpus=8, gpus=1), gpu_memory_gib=24),
+        Node(id="small", offered=Resources(cpus=8, gpus=1), gpu_memory_gib=8),
+        Node(id="tiny", offered=Resources(cpus=8, gpus=1), gpu_memory_gib=4),
+    ]
+    need = Need(cpus=2, gpus=0.1, gpu_memory_gib=8)
+    schedule = schedule_on(nodes, *(stage(f"t{i}") for i in range(9)), need=need)
+    assert sorted(start.node for start in starts(schedule)) == ["large"] * 3 + ["small"]
+
+
+def test_small_stages_do_not_keep_a_waiting_training_from_its_cpus():
+    """The node has 2 CPUs; a training needs both. Of three small stages none may start while the training waits."""
+    small = [stage(f"s{i}", kind=StageKind.PREPROCESS, expected_s=99) for i in range(3)]
+    first = stage("first", kind=StageKind.PREPROCESS, expected_s=100)
+    schedule = schedule_on(gpu_nodes(1.0), first, *small, stage("train", "first", expected_s=5))
+    assert start_all(schedule) == ["first", "s0"]
+    schedule.finish("first", now_s=1)
+    assert start_all(schedule) == []
+    schedule.finish("s0", now_s=1)
+    assert start_all(schedule) == ["train"]
+
+
+def test_what_failed_on_a_broken_node_is_tried_elsewhere():
+    schedule = schedule_on(gpu_nodes(2.0, 1.0), stage("a", expected_s=9), stage("b", expected_s=8), stage("c"))
+    assert [start.node for start in starts(schedule)] == ["n0", "n1"]
+    assert schedule.fail("a", kind=FailureKind.DETERMINISTIC, now_s=1) == GiveUp(blocked=())
+    (start,) = starts(schedule, now_s=1)
+    assert (start.stage.id, start.node) == ("c", "n0")
+    assert schedule.fail("c", kind=FailureKind.DETERMINISTIC, now_s=2) == Retry(attempt=2)
+    assert schedule.take_revived() == ["a"]
+    assert starts(schedule, now_s=2) == []
+    schedule.finish("b", now_s=9)
+    assert [(start.stage.id, start.node) for start in starts(schedule, now_s=9)] == [("a", "n1")]
+    assert schedule.failed == set()
+
+
+def test_a_running_training_gives_way_when_a_waiting_one_must_start():
+    """Three trainings of 9000 s, two GPUs: the bound is 13500 s, so the third must start after 4500 s at the latest."""
+    schedule = schedule_on(gpu_nodes(1.0, 1.0), *(stage(f"t{i}", expected_s=9000) for i in range(3)))
+    assert start_all(schedule) == ["t0", "t1"]
+    assert schedule.requests_to_stop(0) == []
+    wake_s = schedule.next_wake_s()
+    assert 3000 < wake_s < 4600
+    for stage_id in ("t0", "t1"):
+        schedule.progress(stage_id, fraction=0.5, whole_s=9000, now_s=4500)
+    (asked,) = schedule.requests_to_stop(4500)
+    assert schedule.requests_to_stop(4500) == []
+    node = schedule.node_of(asked)
+    assert schedule.fail(asked, kind=FailureKind.PREEMPTION, now_s=4520) == Retry(attempt=2)
+    (start,) = starts(schedule, now_s=4520)
+    assert (start.stage.id, start.node) == ("t2", node)
+    (other,) = {"t0", "t1"} - {asked}
+    schedule.finish(other, now_s=9000)
+    assert start_all(schedule, now_s=9000) == [asked]
+
+
+def test_a_miniature_never_gives_way():
+    schedule = schedule_on(gpu_nodes(1.0, 1.0), *(stage(f"t{i}", expected_s=60) for i in range(3)))
+    assert start_all(schedule) == ["t0", "t1"]
+    assert [asked for now_s in range(120) for asked in schedule.requests_to_stop(now_s)] == []
+
+
+def test_a_long_training_moves_to_a_fast_gpu_that_becomes_idle():
+    schedule = schedule_on(gpu_nodes(2.0, 0.5), stage("short", expected_s=2000), stage("long", expected_s=1900))
+    assert {start.stage.id: start.node for start in starts(schedule)} == {"short": "n0", "long": "n1"}
+    schedule.progress("long", fraction=0.25, whole_s=3800, now_s=1000)
+    schedule.finish("short", now_s=1000)
+    assert schedule.requests_to_stop(1000) == ["long"]
+    schedule.fail("long", kind=FailureKind.PREEMPTION, now_s=1200)
+    assert [start.node for start in starts(schedule, now_s=1200)] == ["n0"]
+
+
+def test_a_lost_node_gives_its_trainings_back():
+    schedule = schedule_on(gpu_nodes(1.0, 1.0), stage("a", expected_s=9), stage("b", expected_s=8))
+    start_all(schedule)
+    assert schedule.remove_node("n0", now_s=5) == ["a"]
+    assert schedule.fail("a", kind=FailureKind.PREEMPTION, now_s=5) == Retry(attempt=2)
+    assert start_all(schedule, now_s=5) == []
+    schedule.add_node(Node(id="n2", offered=Resources(cpus=2, gpus=1)), now_s=6)
+    assert [start.node for start in starts(schedule, now_s=6)] == ["n2"]
+
+
+def test_the_bound_for_gpus_of_different_speeds():
+    # Alone on the fast one 9 / 2; both on both (9 + 9) / 3; with a third of 9 all of them (27) / 3.
+    assert lower_bound_s([9], [2, 1]) == 4.5
+    assert lower_bound_s([9, 9], [2, 1]) == 6
+    assert lower_bound_s([9, 9, 9], [2, 1]) == 9

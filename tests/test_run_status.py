@@ -3,6 +3,7 @@
 import json
 import math
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -163,3 +164,32 @@ def test_forecast_goes_by_the_epochs_if_nothing_has_finished_and_by_nothing_else
     )
     assert forecast([unknown], num_waiting=5, training_s=[], after_s=0.0, num_slots=1) is None
     assert forecast([], num_waiting=0, training_s=[1.0], after_s=0.0, num_slots=1) is None
+
+
+def test_long_trainings_end_together_since_they_give_way():
+    """Three of 10 h in two slots: 15 h, where first come first served would need 20."""
+    hour_s = 3600.0
+    found = forecast([], num_waiting=3, training_s=[10 * hour_s], after_s=0.0, num_slots=2)
+    assert found.median_s == pytest.approx(15 * hour_s)
+
+
+def test_gpu_hours_are_counted_until_the_last_event_of_each_driver_and_priced(run, capsys):
+    run.begin("a", "b")
+    for name in ("a", "b"):
+        stage = f"train {name}"
+        run.events.append("stage_started", stage=stage, stage_kind="train", attempt=1, gpu_kind="L40S", gpus=0.5)
+    run.now += timedelta(hours=4)
+    run.finished("train", "a", elapsed_s=4 * 3600)
+    run.now += timedelta(days=3)
+    run.begin("b")
+    assert read_status(run.storage).gpu_hours == {"L40S": 4.0}
+    aws = str(Path(__file__).resolve().parents[1] / "clusters" / "aws.yaml")
+    main(["--output", run.storage.location, "--cluster", aws])
+    assert "GPU hours so far: 4.0, 4 to 9 USD with the prices of 2025-06-01" in capsys.readouterr().out
+
+
+def test_a_stage_whose_node_was_broken_has_not_failed(run):
+    run.begin("a")
+    run.failed("train", "a", final=True)
+    run.events.append("stage_revived", stage="train a", stage_kind="train")
+    assert not read_status(run.storage).failed

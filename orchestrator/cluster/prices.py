@@ -64,9 +64,9 @@ def load_prices(path: Path) -> Prices:
         If the file is missing, has an unknown key or a wrong value.
     """
     section = Section(load_yaml(path), where=str(path))
+    start_minutes = section.take("start_minutes", float, default=5.0)
+    listed = Section(section.take("usd_per_hour", dict, default={}), where=f"{path}: usd_per_hour")
     date = section.take("date", datetime.date)
-    start_minutes = section.take("start_minutes", float)
-    listed = Section(section.take("usd_per_hour", dict), where=f"{path}: usd_per_hour")
     section.finish()
     machines = {name: _machine(entry) for name, entry in listed.sections()}
     if not start_minutes >= 0:

@@ -94,6 +94,10 @@ class Durations:
         self._seen[training] = _Observation(kind=kind, log_ratio=ratio)
         self.version += 1
 
+    def is_seen(self, training: str) -> bool:
+        """Whether a training has shown how long it takes."""
+        return training in self._seen
+
     def predict(self, training: str) -> Prediction:
         """Return what is to be expected of a training now."""
         self._fit()

@@ -1,7 +1,7 @@
 """Imagined clusters: the one that a cluster file describes, and what else could be rented instead."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -97,6 +97,27 @@ def alternatives(fleet: Fleet, *, num_trainings: int) -> Iterator[Fleet]:
             mixed = [_resized(part, round(number * part.machines.number / total)) for part in with_gpus]
             if sum(part.machines.number > 0 for part in mixed) > 1:
                 yield replace(fleet, parts=(*(part for part in mixed if part.machines.number), *others))
+
+
+def gpu_cost_usd(gpu_hours: Mapping[str, float], fleet: Fleet) -> tuple[float, float] | None:
+    """Return the least and the most that hours of GPUs cost on the machines of a cluster; None if that is not known.
+
+    Hours without work and machines without GPUs are not counted. Where the kind is not known, as on a cluster that
+    grows, it may be any of the file's.
+    """
+    low = high = 0.0
+    for kind, hours in gpu_hours.items():
+        prices = [
+            part.usd_per_hour / part.machines.node.offered.gpus
+            for part in fleet.parts
+            if part.usd_per_hour is not None
+            and part.machines.node.offered.gpus
+            and kind in {"", part.machines.node.kind}
+        ]
+        if not prices:
+            return None
+        low, high = low + hours * min(prices), high + hours * max(prices)
+    return low, high
 
 
 def _resized(part: RentedMachines, number: int) -> RentedMachines:

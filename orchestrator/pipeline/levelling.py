@@ -26,6 +26,8 @@ class Work:
     id: str
     remaining_s: float
     """On a GPU of speed 1."""
+    margin_s: float = 0.0
+    """By which it may turn out to be longer: one that starts at the last moment must not."""
     place: int | None = None
     """Index of its place; None while it waits."""
     can_start: bool = True
@@ -88,23 +90,52 @@ def look(works: Sequence[Work], speeds: Sequence[float], *, slice_s: float) -> L
     speed_of = np.asarray(speeds, dtype=np.float64)
     remaining = np.array([work.remaining_s for work in works])
     bound_s = lower_bound_s(remaining, speed_of)
-    if bound_s <= slice_s:
+    if _last_end_s(works, speed_of, bound_s=bound_s) <= slice_s:
         return Look(moves=(), next_look_s=float("inf"))
+    margins = np.array([work.margin_s for work in works])
     now_speed = np.array([0.0 if work.place is None else speed_of[work.place] for work in works])
     fastest = np.cumsum(np.sort(speed_of)[::-1])[: len(works)]
 
     def late(after_s: float) -> npt.NDArray[np.intp]:
         """Return for which numbers of trainings, less 1, the bound is missed if all stay where they are so long."""
-        then = np.sort(np.maximum(remaining - now_speed * after_s, 0.0))[::-1][: len(fastest)]
+        then = np.sort(np.maximum(remaining + margins - now_speed * after_s, 0.0))[::-1][: len(fastest)]
         # A second of the makespan is not worth a move.
         return np.flatnonzero(np.cumsum(then) / fastest > bound_s - after_s + 1.0)
 
     look_s = slice_s / LOOKS_PER_SLICE
+    upgrades = _upgrades(works, remaining, speed_of, slice_s=slice_s)
+    if upgrades:
+        return Look(moves=upgrades, next_look_s=look_s)
     missed = late(look_s)
     if len(missed):
         moves = _moves(works, remaining, speed_of, num_longest=int(missed[-1]) + 1, slice_s=slice_s)
         return Look(moves=moves, next_look_s=look_s)
     return Look(moves=(), next_look_s=_safe_s(late, look_s=look_s, bound_s=bound_s))
+
+
+def _last_end_s(works: Sequence[Work], speeds: Floats, *, bound_s: float) -> float:
+    """Return when the last training ends if all stay where they are."""
+    return max(bound_s if work.place is None else work.remaining_s / float(speeds[work.place]) for work in works)
+
+
+def _upgrades(works: Sequence[Work], remaining: Floats, speeds: Floats, *, slice_s: float) -> tuple[Move, ...]:
+    """Move trainings from slow places to faster ones that nobody wants, those first that would end last."""
+    if any(work.place is None and work.can_start for work in works):
+        return ()
+    taken = {work.place for work in works}
+    idle = sorted((p for p in range(len(speeds)) if p not in taken), key=lambda p: -speeds[p])
+    movable = [i for i, work in enumerate(works) if work.place is not None and work.can_stop]
+    movable.sort(key=lambda i: -remaining[i] / speeds[works[i].place])
+    moves = []
+    for place in idle:
+        for i in movable:
+            if _gain_s(remaining, speeds, i=i, old=works[i].place, new=place, other=None) > slice_s:
+                moves.append(Move(training=works[i].id, place=place, displaced=None))
+                movable.remove(i)
+                break
+        else:
+            break
+    return tuple(moves)
 
 
 def _safe_s(late: Callable[[float], npt.NDArray[np.intp]], *, look_s: float, bound_s: float) -> float:
@@ -151,11 +182,22 @@ def _moves(
     moves = []
     for i, place in zip(wanted, free, strict=False):
         other = occupant.get(place)
-        if remaining[i] - (remaining[other] if other is not None else 0.0) > slice_s:
+        if _gain_s(remaining, speeds, i=i, old=works[i].place, new=place, other=other) > slice_s:
             moves.append(
                 Move(training=works[i].id, place=place, displaced=works[other].id if other is not None else None)
             )
     return tuple(moves)
+
+
+def _gain_s(remaining: Floats, speeds: Floats, *, i: int, old: int | None, new: int, other: int | None) -> float:
+    """Return by how much the later of two trainings ends earlier if they change places.
+
+    One that waits counts with what it needs longer than the one that would wait for it.
+    """
+    of_other_s = float(remaining[other]) if other is not None else 0.0
+    if old is None:
+        return float(remaining[i]) - of_other_s
+    return float(remaining[i] / speeds[old] - max(remaining[i] / speeds[new], of_other_s / speeds[old]))
 
 
 def _may_move(work: Work) -> bool:

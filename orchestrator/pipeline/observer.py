@@ -10,6 +10,7 @@ from orchestrator.events import EventLog
 from orchestrator.pipeline.estimate import estimate_remaining_s
 from orchestrator.pipeline.failures import GiveUp, Retry
 from orchestrator.pipeline.policy import Schedule
+from orchestrator.pipeline.processors import Node
 from orchestrator.pipeline.stages import Stage, StageKind
 from orchestrator.progress import LiveView, RunningTraining, Snapshot, StageCount
 from orchestrator.storage import run_paths
@@ -70,12 +71,13 @@ class RunObserver:
         self.failures: dict[str, str] = {}
         """One line for each stage that has failed for good, by its id."""
 
-    def stage_started(self, stage: Stage, *, attempt: int) -> None:
+    def stage_started(self, stage: Stage, *, attempt: int, node: Node, gpus: float) -> None:
         """Take note that a stage was handed to the cluster."""
         self._num_running[stage.kind] += 1
         if stage.kind is StageKind.TRAIN and stage.training is not None:
             self._training_stages[stage.training.id] = stage.id
-        self._events.append("stage_started", stage=stage.id, stage_kind=stage.kind.value, attempt=attempt)
+        on_gpu = {"gpu_kind": node.kind, "gpus": gpus} if gpus else {}
+        self._events.append("stage_started", stage=stage.id, stage_kind=stage.kind.value, attempt=attempt, **on_gpu)
 
     def stage_finished(self, stage: Stage, *, elapsed_s: float) -> None:
         """Take note that a stage is done."""

@@ -3,16 +3,14 @@
 No Ray, no files and no clock: who calls says what has happened and when, and carries out what is decided.
 """
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from orchestrator.errors import ConfigError
-from orchestrator.pipeline.durations import Durations, Expectation
+from orchestrator.pipeline.expectations import Expectations
 from orchestrator.pipeline.failures import FailureCounts, FailureKind, GiveUp, NodeRecords, Retry
 from orchestrator.pipeline.giving_way import GivingWay
-from orchestrator.pipeline.levelling import Work, look
-from orchestrator.pipeline.processors import Need, Node, Processors, Resources
+from orchestrator.pipeline.levelling import LOOKS_PER_SLICE, Work, look
+from orchestrator.pipeline.processors import Need, Node, Processors, Resources, check_fits
 from orchestrator.pipeline.ready_queue import ReadyQueue, Urgency
 from orchestrator.pipeline.stages import Stage, StageKind
 from orchestrator.pipeline.ways import needed_stages, ways_s
@@ -91,19 +89,18 @@ class Schedule:
         self.blocked: set[str] = set()
         self.attempts: dict[str, int] = {}
         self.records = NodeRecords()
-        self.durations = _durations(graph, self.processors, speeds=speeds or {})
+        self._expectations = Expectations(
+            graph, nodes=self.processors.nodes.values(), speeds=speeds or {}, restart_s=restart_s
+        )
         self.training_need = training_need
         if speeds is None:
-            self._check_fits()
-        self._slice_s, self._restart_s = slice_s, restart_s
+            check_fits(training_need, self.processors.nodes.values())
+        self._slice_s = slice_s
         self._running: dict[str, _Attempt] = {}
-        self._fractions: dict[str, float] = {}
         self._failures = FailureCounts()
         self._revived: list[str] = []
         self._giving_way = GivingWay(self.processors, need=training_need)
-        self._next_look_s = 0.0
-        self._fitted_version = 0
-        self._seconds_of_kind: defaultdict[StageKind, list[float]] = defaultdict(lambda: [0.0, 0])
+        self._looked_s = self._next_look_s = 0.0
         self._needed = needed_stages(graph, done=self.done)
         self._dependents: dict[str, list[str]] = {stage_id: [] for stage_id in graph}
         self._num_open_needs: dict[str, int] = {}
@@ -167,7 +164,15 @@ class Schedule:
         self._giving_way.drop(stage_id)
         self.done.add(stage_id)
         self.records.succeeded(attempt.node)
-        self._learn(stage_id, attempt, now_s=now_s)
+        self._expectations.finished(
+            stage_id,
+            elapsed_s=now_s - attempt.since_s,
+            attempt=self.attempts[stage_id],
+            node=self._node(attempt.node),
+        )
+        if self._ready.first(self.training_need) is None:
+            # Somebody may want a faster place that is idle now.
+            self._next_look_s = min(self._next_look_s, max(now_s, self._looked_s + self._slice_s / LOOKS_PER_SLICE))
         for dependent in self._dependents[stage_id]:
             self._num_open_needs[dependent] -= 1
             if self._num_open_needs[dependent] == 0:
@@ -222,20 +227,20 @@ class Schedule:
             When.
         """
         attempt = self._running.get(stage_id)
-        if attempt is None or fraction <= self._fractions.get(stage_id, 0.0):
+        if attempt is None:
             return
-        self._fractions[stage_id] = fraction
-        self._failures.made_progress(stage_id)
-        self.records.succeeded(attempt.node)
-        if self.processors.has(attempt.node) and whole_s > 0:
-            self.durations.observe(stage_id, kind=self.processors.node(attempt.node).kind, seconds=whole_s)
-        attempt.remaining_s = self.durations.predict(stage_id).seconds * (1 - fraction)
-        attempt.at_s = now_s
+        remaining_s = self._expectations.progressed(
+            stage_id, fraction=fraction, whole_s=whole_s, node=self._node(attempt.node)
+        )
+        if remaining_s is not None:
+            self._failures.made_progress(stage_id)
+            self.records.succeeded(attempt.node)
+            attempt.remaining_s, attempt.at_s = remaining_s, now_s
 
     def requests_to_stop(self, now_s: float) -> list[str]:
         """Return the running trainings that shall give way to others now; each is named once."""
-        if self.durations.version > 1.1 * self._fitted_version:
-            self._predict_anew()
+        if self._expectations.take_news():
+            self._put_anew()
             self._next_look_s = min(self._next_look_s, now_s)
         if now_s < self._next_look_s:
             return []
@@ -253,7 +258,7 @@ class Schedule:
             if move.training in self._ready:
                 self._ready.take_out(move.training)
                 self._giving_way.waiting.add(move.training)
-        self._next_look_s = now_s + found.next_look_s
+        self._looked_s, self._next_look_s = now_s, now_s + found.next_look_s
         return asked
 
     def next_wake_s(self) -> float:
@@ -280,16 +285,11 @@ class Schedule:
 
     def remaining_s(self, stage_id: str, *, now_s: float) -> float:
         """Return the predicted seconds, on a GPU of speed 1, until a stage is done."""
-        stage = self.graph[stage_id]
         attempt = self._running.get(stage_id)
-        if attempt is not None:
-            speed = self._speed(attempt.node) if stage.kind is StageKind.TRAIN else 1.0
-            return max(0.0, attempt.remaining_s - (now_s - attempt.at_s) * speed)
-        if stage.kind is not StageKind.TRAIN:
-            seconds, number = self._seconds_of_kind[stage.kind]
-            return seconds / number if number else stage.expected_s
-        whole_s = self.durations.predict(stage_id).seconds
-        return whole_s * (1 - self._fractions.get(stage_id, 0.0)) + min(self._restart_s, 0.01 * whole_s)
+        if attempt is None:
+            return self._expectations.remaining_s(stage_id)
+        speed = self._speed(attempt.node) if self.graph[stage_id].kind is StageKind.TRAIN else 1.0
+        return max(0.0, attempt.remaining_s - (now_s - attempt.at_s) * speed)
 
     def _start(self, stage_id: str, *, node: str, now_s: float) -> Start:
         remaining_s = self.remaining_s(stage_id, now_s=now_s)
@@ -337,26 +337,17 @@ class Schedule:
         self._giving_way.grant(attempt.node)
         return attempt
 
-    def _learn(self, stage_id: str, attempt: _Attempt, *, now_s: float) -> None:
-        """Remember how long a stage took; a training that was interrupted has told that by its epochs."""
-        stage, elapsed_s = self.graph[stage_id], now_s - attempt.since_s
-        if stage.kind is not StageKind.TRAIN:
-            self._seconds_of_kind[stage.kind][0] += elapsed_s
-            self._seconds_of_kind[stage.kind][1] += 1
-        elif self.attempts[stage_id] == 1 and elapsed_s > 0 and self.processors.has(attempt.node):
-            self.durations.observe(stage_id, kind=self.processors.node(attempt.node).kind, seconds=elapsed_s)
-
-    def _predict_anew(self) -> None:
-        self._fitted_version = self.durations.version
+    def _put_anew(self) -> None:
         for stage_id in list(self._ready.ids()):
             if self.graph[stage_id].kind is StageKind.TRAIN:
                 self._put(stage_id)
 
+    def _node(self, node_id: str) -> Node | None:
+        return self.processors.node(node_id) if self.processors.has(node_id) else None
+
     def _speed(self, node_id: str) -> float:
-        if not self.processors.has(node_id):
-            return 1.0
-        node = self.processors.node(node_id)
-        return self.durations.speed(node.kind) if node.kind else node.speed
+        node = self._node(node_id)
+        return self._expectations.speed(node) if node else 1.0
 
     def _works(self, now_s: float) -> tuple[list[Work], list[str]]:
         """Return the trainings that are not done, and the node of each place on which they can run."""
@@ -377,10 +368,12 @@ class Schedule:
             where = held or (attempt.node if attempt and not is_stopping else None)
             there = places_of.get(where, []) if where else []
             is_settled = attempt is None or now_s - attempt.since_s >= self._slice_s
+            remaining_s = self.remaining_s(stage_id, now_s=now_s)
             works.append(
                 Work(
                     id=stage_id,
-                    remaining_s=self.remaining_s(stage_id, now_s=now_s),
+                    remaining_s=remaining_s,
+                    margin_s=0.0 if attempt else remaining_s * self._expectations.margin(stage_id),
                     place=there.pop() if there else None,
                     can_start=stage_id in self._ready and held is None,
                     can_stop=attempt is not None and is_settled and not is_stopping and held is None,
@@ -409,25 +402,3 @@ class Schedule:
                     newly_blocked.append(dependent)
                     open_ids.append(dependent)
         return newly_blocked
-
-    def _check_fits(self) -> None:
-        nodes = self.processors.nodes.values()
-        if not any(self.training_need.share_of(node) for node in nodes):
-            offers = sorted({(node.offered.cpus, node.offered.gpus, node.gpu_memory_gib) for node in nodes})
-            found = "; ".join(f"{cpus:g} CPUs and {gpus:g} GPUs of {memory:g} GiB" for cpus, gpus, memory in offers)
-            need = self.training_need
-            raise ConfigError(
-                f"a training needs {need.cpus:g} CPUs and {need.gpus:g} GPUs with {need.gpu_memory_gib:g} GiB on one "
-                f"machine; the machines of the cluster have {found or 'nothing'}. Lower cpus_per_training or "
-                "gpus_per_training"
-            )
-
-
-def _durations(graph: Mapping[str, Stage], processors: Processors, *, speeds: Mapping[str, float]) -> Durations:
-    expected = {
-        stage.id: Expectation(seconds=stage.expected_s, group=stage.training.group if stage.training else stage.id)
-        for stage in graph.values()
-        if stage.kind is StageKind.TRAIN
-    }
-    there = {node.kind: node.speed for node in processors.nodes.values() if node.kind}
-    return Durations(expected, speeds={**speeds, **there})

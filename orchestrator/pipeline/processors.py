@@ -1,8 +1,10 @@
 """Nodes, what a stage takes of them, and where it is placed: fast GPUs first, and nothing that starves a neighbour."""
 
 import heapq
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+
+from orchestrator.errors import ConfigError
 
 _ROUNDING = 1e-9
 """Shares like 0.1 GPU do not add up exactly."""
@@ -218,6 +220,18 @@ class Processors:
             return True
         num_free_gpu_places = int((state.free.gpus + _ROUNDING) / kept.gpus)
         return state.free.cpus - share.cpus + _ROUNDING >= num_free_gpu_places * kept.cpus
+
+
+def check_fits(need: Need, nodes: Collection[Node]) -> None:
+    """Raise ConfigError if a training fits on none of the nodes."""
+    if any(need.share_of(node) for node in nodes):
+        return
+    offers = sorted({(node.offered.cpus, node.offered.gpus, node.gpu_memory_gib) for node in nodes})
+    found = "; ".join(f"{cpus:g} CPUs and {gpus:g} GPUs of {memory:g} GiB" for cpus, gpus, memory in offers)
+    raise ConfigError(
+        f"a training needs {need.cpus:g} CPUs and {need.gpus:g} GPUs with {need.gpu_memory_gib:g} GiB on one "
+        f"machine; the machines of the cluster have {found or 'nothing'}. Lower cpus_per_training or gpus_per_training"
+    )
 
 
 def _times(share: Resources, offered: Resources) -> int:

@@ -46,8 +46,8 @@ _TRAIN_SETTINGS = {"RAY_TRAIN_ENABLE_STATE_TRACKING": "1", "RAY_TRAIN_V2_ENABLED
 class RunListener(Protocol):
     """Is told what happens in a run."""
 
-    def stage_started(self, stage: Stage, *, attempt: int) -> None:
-        """Take note that a stage was handed to the cluster."""
+    def stage_started(self, stage: Stage, *, attempt: int, node: Node, gpus: float) -> None:
+        """Take note that a stage was handed to the cluster, for this share of the GPUs of a node like this."""
 
     def stage_finished(self, stage: Stage, *, elapsed_s: float) -> None:
         """Take note that a stage is done."""
@@ -205,11 +205,11 @@ class Executor:
 
     def _submit(self, start: Start) -> None:
         stage = start.stage
-        self._listener.stage_started(stage, attempt=start.attempt)
         separate = self._separate_trainings and stage.kind is StageKind.TRAIN
         node = self._schedule.processors.node(start.node)
         share = self._schedule.need(stage).share_of(node)
         assert share is not None, stage.id
+        self._listener.stage_started(stage, attempt=start.attempt, node=node, gpus=share.gpus)
         selector = label_selector(
             node, nodes=self._schedule.processors.nodes.values(), shunned=self._schedule.records.shunned
         )

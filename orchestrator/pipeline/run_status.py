@@ -10,12 +10,17 @@ from typing import Any
 
 from orchestrator.errors import ConfigError, StorageError
 from orchestrator.events import read_events
+from orchestrator.pipeline.levelling import lower_bound_s
+from orchestrator.pipeline.policy import SLICE_S
 from orchestrator.pipeline.stages import StageKind
 from orchestrator.results.store import ResultsStore
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import Storage
 
 NUM_DRAWS = 500
+WORTH_MOVING_SLICES = 4
+"""Trainings of more slices than that end together, since they give way to each other."""
+_OF_STAGES = {"run_started", "stage_started", "stage_finished", "stage_failed", "run_finished"}
 """Courses of the rest of a run that are drawn for its forecast."""
 _OF_A_TRAINING = {StageKind.TRAIN, StageKind.PREDICT, StageKind.SCORE}
 
@@ -69,6 +74,8 @@ class RunStatus:
     """Trainings that have not begun; those that a failure blocks included."""
     training_s: float
     """Time spent in finished trainings, predictions and scores of all calls."""
+    gpu_hours: Mapping[str, float]
+    """Hours of GPUs that stages of all calls took until the latest event, by kind of GPU; empty without GPUs."""
     forecast: Forecast | None
     """None if there is nothing to go by yet, or nothing to come."""
 
@@ -95,13 +102,14 @@ def read_status(storage: Storage) -> RunStatus:
         for stage, event in _open_stages(latest).items()
         if _training(stage) not in done
     )
-    failed = {event["stage"]: event["error"] for event in latest if event["kind"] == "stage_failed" and event["final"]}
+    failed = _failed(latest)
     begun = {training.id for training in under_way} | {_training(stage) for stage in failed}
     waiting = tuple(training for training in trainings if training not in done | begun)
     finished = [event for event in events if event["kind"] == "stage_finished"]
     durations_s = {
         kind: [event["elapsed_s"] for event in finished if event["stage_kind"] == kind] for kind in _OF_A_TRAINING
     }
+    tried_again = {event["stage"] for event in events if event["kind"] == "stage_started" and event["attempt"] > 1}
     return RunStatus(
         trainings=trainings,
         done=frozenset(done),
@@ -109,10 +117,16 @@ def read_status(storage: Storage) -> RunStatus:
         failed=failed,
         waiting=waiting,
         training_s=sum(map(sum, durations_s.values())),
+        gpu_hours=_gpu_hours(events),
         forecast=forecast(
             under_way,
             num_waiting=len(waiting),
-            training_s=durations_s[StageKind.TRAIN],
+            # The last attempt of an interrupted training says nothing about a whole one.
+            training_s=[
+                event["elapsed_s"]
+                for event in finished
+                if event["stage_kind"] == StageKind.TRAIN and event["stage"] not in tried_again
+            ],
             after_s=sum(_mean(durations_s[kind]) for kind in (StageKind.PREDICT, StageKind.SCORE)),
             num_slots=_most_at_once(latest),
         ),
@@ -127,7 +141,9 @@ def forecast(
     after_s: float,
     num_slots: int,
 ) -> Forecast | None:
-    """Draw courses of the rest of a run: waiting trainings take as long as finished ones, in slots that become free.
+    """Draw courses of the rest of a run: waiting trainings take as long as those that have shown how long they take.
+
+    Long trainings give way to each other, so they end together; short ones start when a slot becomes free.
 
     Parameters
     ----------
@@ -136,29 +152,75 @@ def forecast(
     num_waiting
         How many have not.
     training_s
-        Durations of finished trainings; without any, what the epochs of those under way promise.
+        Durations of finished trainings; what the epochs of those under way promise is added.
     after_s
         Duration of prediction and scores of one training.
     num_slots
         Trainings at a time.
     """
     left_s = [training.remaining_s() if training.stage == StageKind.TRAIN else 0.0 for training in under_way]
-    known_s = list(training_s) or [t.num_epochs * t.epoch_elapsed_s for t in under_way if t.num_epochs]
+    known_s = [*training_s, *(t.num_epochs * t.epoch_elapsed_s for t in under_way if t.num_epochs)]
     if not known_s or not (num_waiting or left_s):
         return None
     draw = random.Random(0)
     ends_s = []
     for _ in range(NUM_DRAWS):
-        slots = sorted(draw.choice(known_s) if left is None else left for left in left_s)
-        slots = [0.0] * max(0, num_slots - len(slots)) + slots
-        heapq.heapify(slots)
-        for _ in range(num_waiting):
-            heapq.heapreplace(slots, slots[0] + draw.choice(known_s))
-        ends_s.append(max(slots) + after_s)
+        begun = [draw.choice(known_s) if left is None else left for left in left_s]
+        waiting = [draw.choice(known_s) for _ in range(num_waiting)]
+        ends_s.append(_end_s(begun, waiting, num_slots=num_slots) + after_s)
     ends_s.sort()
     return Forecast(
         early_s=ends_s[NUM_DRAWS // 10], median_s=ends_s[NUM_DRAWS // 2], late_s=ends_s[-1 - NUM_DRAWS // 10]
     )
+
+
+def _end_s(begun: Sequence[float], waiting: Sequence[float], *, num_slots: int) -> float:
+    """Return when the last training ends."""
+    if max((*begun, *waiting)) > WORTH_MOVING_SLICES * SLICE_S:
+        return lower_bound_s([*begun, *waiting], [1.0] * max(num_slots, len(begun)))
+    slots = [0.0] * max(0, num_slots - len(begun)) + sorted(begun)
+    heapq.heapify(slots)
+    for seconds in waiting:
+        heapq.heapreplace(slots, slots[0] + seconds)
+    return max(slots)
+
+
+def _failed(events: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return the stages that have failed for good, and were not found to be innocent later."""
+    failed: dict[str, str] = {}
+    for event in events:
+        if event["kind"] == "stage_failed" and event["final"]:
+            failed[event["stage"]] = event["error"]
+        elif event["kind"] == "stage_revived":
+            failed.pop(event["stage"], None)
+    return failed
+
+
+def _gpu_hours(events: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Add up what stages took of each kind of GPU; what a killed driver left open ends with its last event."""
+    hours: dict[str, float] = {}
+    open_stages: dict[str, tuple[datetime, str, float]] = {}
+    latest: datetime | None = None
+
+    def close(stages: Sequence[str], end: datetime) -> None:
+        for stage in stages:
+            start, kind, gpus = open_stages.pop(stage)
+            hours[kind] = hours.get(kind, 0.0) + (end - start).total_seconds() / 3600 * gpus
+
+    for event in events:
+        if event["kind"] not in _OF_STAGES:
+            continue
+        now = datetime.fromisoformat(event["time"])
+        if event["kind"] == "run_started":
+            close(list(open_stages), latest or now)
+        elif event["kind"] == "stage_started" and event.get("gpus"):
+            open_stages[event["stage"]] = (now, event["gpu_kind"], event["gpus"])
+        elif event.get("stage") in open_stages and event["kind"] != "stage_started":
+            close([event["stage"]], now)
+        latest = now
+    if latest is not None:
+        close(list(open_stages), latest)
+    return hours
 
 
 def _training(stage_id: str) -> str:

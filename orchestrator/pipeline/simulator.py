@@ -156,17 +156,22 @@ class Simulation:
         )
 
     def _decide(self) -> None:
+        self._start_all()
         for stage_id in self.schedule.requests_to_stop(self._now_s):
             self._num_requests += 1
             under = self._under_way[stage_id]
             under.is_stopping = True
             self._push(self._now_s + self.conditions.stop_s, "stopped", (stage_id, under.start.attempt))
-        while (start := self.schedule.start_next(self._now_s)) is not None:
-            self._begin(start)
+        # A place that was idle may be kept for a training that moves.
+        self._start_all()
         wake_s = self.schedule.next_wake_s()
         if self._now_s < wake_s < float("inf") and wake_s != self._wake_s:
             self._wake_s = wake_s
             self._push(wake_s, "wake", None)
+
+    def _start_all(self) -> None:
+        while (start := self.schedule.start_next(self._now_s)) is not None:
+            self._begin(start)
 
     def _begin(self, start: Start) -> None:
         stage, node = start.stage, self.schedule.processors.node(start.node)

@@ -30,7 +30,7 @@ from orchestrator.training.nnunet_environment import nnunet_environment, prints_
 from orchestrator.training.patch_dataset import ArrowDataset, register_arrow_dataset
 from orchestrator.training.planning import Plan
 from orchestrator.training.random_state import random_state, restore_random_state, seed_everything
-from orchestrator.training.reports import EpochReport, Milestone, MilestoneKind, TrainOutcome
+from orchestrator.training.reports import EpochReport, Milestone, MilestoneKind, TrainingListener, TrainOutcome
 
 logger = logging.getLogger(__name__)
 
@@ -142,9 +142,8 @@ def train(
         plans = Plan.from_bytes(plan.to_bytes()).plans | {"continue_training": False}
         trainer = PresetTrainer(plans, plan.configuration, 0, plan.dataset_json, torch.device(device))
         trainer.equip(training_id=training_id, preset=preset, data=data, log=log)
-        trainer.follow(
-            checkpoint=checkpoint, on_epoch=on_epoch, on_milestone=on_milestone, stop_reason=stop_reason, clock=clock
-        )
+        listener = TrainingListener(on_epoch=on_epoch, on_milestone=on_milestone, stop_reason=stop_reason)
+        trainer.follow(checkpoint=checkpoint, listener=listener, clock=clock)
         try:
             trainer.run_training()
         finally:
@@ -178,20 +177,10 @@ class PresetTrainer(nnUNetTrainer):  # type: ignore[misc]
         self._losses: list[np.float32] = []
         self._loaders: tuple[Any, ...] = ()
 
-    def follow(
-        self,
-        *,
-        checkpoint: CheckpointStore,
-        on_epoch: Callable[[EpochReport], None],
-        on_milestone: Callable[[Milestone], None],
-        stop_reason: Callable[[], str],
-        clock: Callable[[], float],
-    ) -> None:
-        """Say where checkpoints go, who is told and who may stop it; to be called before `run_training`."""
+    def follow(self, *, checkpoint: CheckpointStore, listener: TrainingListener, clock: Callable[[], float]) -> None:
+        """Say where checkpoints go, who is told and may stop it; to be called before `run_training`."""
         self._checkpoint = checkpoint
-        self._on_epoch = on_epoch
-        self._on_milestone = on_milestone
-        self._stop_reason = stop_reason
+        self._listener = listener
         self._clock = clock
 
     def print_to_log_file(self, *args: Any, also_print_to_console: bool = True, add_timestamp: bool = True) -> None:
@@ -332,7 +321,7 @@ class PresetTrainer(nnUNetTrainer):  # type: ignore[misc]
         self._losses = []
         if self.current_epoch < self.num_epochs:
             self._save_where_due()
-        self._on_epoch(report)
+        self._listener.on_epoch(report)
 
     def on_train_end(self) -> None:
         """Save the final checkpoint."""
@@ -371,7 +360,7 @@ class PresetTrainer(nnUNetTrainer):  # type: ignore[misc]
 
     def _stop_where_asked(self) -> None:
         """Save a checkpoint and raise PreemptedError if the training was asked to stop."""
-        reason = self._stop_reason()
+        reason = self._listener.stop_reason()
         if reason:
             self._save(reason=reason)
             raise PreemptedError(
@@ -392,7 +381,7 @@ class PresetTrainer(nnUNetTrainer):  # type: ignore[misc]
 
     def _tell(self, kind: MilestoneKind, *, elapsed_s: float, reason: str = "") -> None:
         iteration = len(self._losses)
-        self._on_milestone(
+        self._listener.on_milestone(
             Milestone(kind=kind, epoch=self.current_epoch, iteration=iteration, elapsed_s=elapsed_s, reason=reason)
         )
 

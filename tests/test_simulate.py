@@ -1,0 +1,171 @@
+"""The simulator plays the real schedule: near the bound, repeatable, and with what interruptions and money cost."""
+
+import datetime
+from pathlib import Path
+
+import pytest
+
+from bench.schedule import FLEETS, measure, stages_of
+from orchestrator.benchmark.loading import load_benchmark
+from orchestrator.benchmark.presets import find_preset
+from orchestrator.cluster.config import ClusterConfig, load_cluster
+from orchestrator.cluster.prices import load_prices
+from orchestrator.errors import ConfigError
+from orchestrator.pipeline.fleet import Fleet, RentedMachines, fleet_of
+from orchestrator.pipeline.policy import Schedule
+from orchestrator.pipeline.processors import Need, Node, Resources
+from orchestrator.pipeline.simulation import Limits, Outlook, best, cost_usd
+from orchestrator.pipeline.simulation_text import utilisation_chart
+from orchestrator.pipeline.simulator import Conditions, Course, Machines, Simulation
+from orchestrator.pipeline.stages import Stage, StageKind
+from orchestrator.run_all import main
+
+ROOT = Path(__file__).resolve().parents[1]
+HOUR_S = 3600.0
+NEED = Need(cpus=1, gpus=1)
+
+
+def machines(number: int, **values: float) -> Machines:
+    return Machines(node=Node(id="gpu", offered=Resources(cpus=1, gpus=1), kind="x1"), number=number, **values)
+
+
+def play(hours: list[float], *parts: Machines, **conditions: float) -> Course:
+    graph = {
+        f"t{i}": Stage(id=f"t{i}", kind=StageKind.TRAIN, needs=(), products=(), expected_s=h * HOUR_S)
+        for i, h in enumerate(hours)
+    }
+    schedule = Schedule(graph, done=(), nodes=(), speeds={"x1": 1.0}, training_need=NEED)
+    return Simulation(schedule=schedule, machines=parts, true_s={}, conditions=Conditions(**conditions)).run()
+
+
+@pytest.fixture(scope="module")
+def core_graph():
+    preset = find_preset("paper")
+    trainings = load_benchmark().trainings(matrix="core", preset=preset)
+    return stages_of(trainings, expected_s=preset.expected_training_s)
+
+
+@pytest.mark.parametrize(("fleet", "number"), [("equal", 8), ("equal", 32), ("equal", 44), ("A100 + A10G", 24)])
+def test_the_45_trainings_end_within_5_percent_of_the_bound(core_graph, fleet, number):
+    true_s = {name: stage.expected_s for name, stage in core_graph.items()}
+    assert measure(core_graph, true_s, speeds=FLEETS[fleet], number=number).ratio <= 1.05
+
+
+def test_the_course_of_one_training_is_its_start_and_its_time():
+    course = play([2.0], machines(1, start_s=300), start_training_s=60)
+    assert course.makespan_s == 300 + 60 + 2 * HOUR_S
+    assert course.gpu_hours == pytest.approx(2 + 60 / HOUR_S)
+
+
+def test_interruptions_cost_restarts_and_without_warning_the_work_since_a_checkpoint():
+    quiet = play([5.0], machines(1))
+    warned, unwarned = (
+        play([5.0], machines(1, interruptions_per_hour=1.0, start_s=60), seed=1, is_warned=is_warned)
+        for is_warned in (True, False)
+    )
+    assert warned.num_interruptions > 0
+    assert quiet.makespan_s < warned.makespan_s < unwarned.makespan_s
+    most_lost_s = unwarned.num_interruptions * (600 + 60 + 90)
+    assert unwarned.makespan_s <= quiet.makespan_s + 60 + most_lost_s
+
+
+def test_the_same_seed_gives_the_same_course():
+    courses = [play([3.0] * 5, machines(2, interruptions_per_hour=0.3), seed=seed) for seed in (4, 4, 5)]
+    assert courses[0] == courses[1]
+    assert courses[0].makespan_s != courses[2].makespan_s
+
+
+def test_machines_are_paid_from_their_order_until_they_are_idle_and_the_head_to_the_end():
+    """One of two machines has work for 2 h; the other is given back after ten idle minutes."""
+    part = RentedMachines(machines=machines(2), usd_per_hour=6.0)
+    course = play([2.0], part.machines, start_training_s=0)
+    cost = cost_usd(course, Fleet(parts=(part,), head_usd_per_hour=1.0))
+    assert cost == pytest.approx(2 * 6.0 + 6.0 / 6 + 2 * 1.0)
+
+
+def test_the_chart_shows_what_is_taken():
+    part = RentedMachines(machines=machines(2), usd_per_hour=None)
+    fleet = Fleet(parts=(part,), head_usd_per_hour=None)
+    _, line = utilisation_chart(play([2.0, 1.0], part.machines, start_training_s=0), fleet, width=4)
+    assert line.split() == ["gpu", "██▄▄", "75%", "of", "2", "GPUs"]
+
+
+def outlook(*, hours: float, usd: float) -> Outlook:
+    fleet = Fleet(parts=(), head_usd_per_hour=0.0)
+    course = Course(makespan_s=0, occupations=(), lives=(), num_requests_to_stop=0, num_interruptions=0)
+    return Outlook(
+        fleet=fleet,
+        makespan_s=hours * HOUR_S,
+        early_s=hours * HOUR_S,
+        late_s=hours * HOUR_S,
+        gpu_hours=0,
+        usd=usd,
+        num_interruptions=0,
+        num_requests_to_stop=0,
+        course=course,
+    )
+
+
+def test_the_choice_is_the_cheapest_in_time_or_the_fastest_in_budget():
+    slow, medium, fast = outlook(hours=50, usd=100), outlook(hours=20, usd=150), outlook(hours=10, usd=300)
+    found = [fast, medium, slow]
+    assert best(found, Limits(deadline_hours=30)) is medium
+    assert best(found, Limits(max_usd=200)) is medium
+    assert best(found, Limits(deadline_hours=15, max_usd=200)) is None
+    assert best(found, Limits(deadline_hours=15)) is fast
+
+
+def test_a_cluster_file_without_numbers_is_this_machine():
+    fleet = fleet_of(load_cluster(ROOT / "clusters/local.yaml"), prices=None)
+    assert fleet.title == "1 this machine"
+    given = ClusterConfig(path=Path("x"), kind="local", num_cpus=3, num_gpus=2)
+    assert fleet_of(given, prices=None).nodes[0].offered == Resources(cpus=3, gpus=2)
+
+
+BAD_PRICES = {
+    "no date": ("start_minutes: 5\nusd_per_hour: {}\n", "key 'date' is missing"),
+    "unknown key": (
+        "date: 2026-01-01\nstart_minutes: 5\nusd_per_hour: {g5.2xlarge: {on_demand: 1.2, spott: 1}}\n",
+        "did you mean 'spot'?",
+    ),
+    "a text": (
+        "date: 2026-01-01\nstart_minutes: 5\nusd_per_hour: {g5.2xlarge: {on_demand: cheap}}\n",
+        "expected float",
+    ),
+    "below zero": ("date: 2026-01-01\nstart_minutes: 5\nusd_per_hour: {a: {on_demand: -1}}\n", "expected at least 0"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_PRICES)
+def test_a_price_list_is_read_strictly(kind, tmp_path):
+    text, message = BAD_PRICES[kind]
+    path = tmp_path / "prices.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message.replace("?", r"\?")):
+        load_prices(path)
+
+
+def test_a_machine_without_a_price_is_named(tmp_path):
+    path = tmp_path / "prices.yaml"
+    path.write_text("date: 2026-01-01\nstart_minutes: 5\nusd_per_hour: {m7i.xlarge: {on_demand: 1}}\n")
+    prices = load_prices(path)
+    assert prices.date == datetime.date(2026, 1, 1)
+    with pytest.raises(ConfigError, match=r"no price of g6e\.2xlarge"):
+        fleet_of(load_cluster(ROOT / "clusters/aws.yaml"), prices=prices)
+
+
+def test_simulate_prints_time_cost_and_a_choice_and_starts_nothing(capsys, tmp_path):
+    arguments = ["--simulate", str(ROOT / "clusters/aws.yaml"), "--preset", "paper", "--only", "T1-lung-fold*"]
+    assert main([*arguments, "--deadline", "40", "--output", str(tmp_path / "run")]) == 0
+    printed = capsys.readouterr().out
+    assert "5 trainings with preset paper, simulated: nothing is started." in printed
+    assert "USD with the prices of 2" in printed
+    assert "the choice within the limits (*):" in printed
+    assert not (tmp_path / "run").exists()
+    assert main([*arguments, "--deadline", "1"]) == 1
+    assert "none of these clusters keeps the limits" in capsys.readouterr().out
+
+
+def test_a_deadline_without_a_simulation_is_refused(capsys):
+    assert main(["--deadline", "3"]) == 2
+    assert "--deadline and --max-cost: only with --simulate" in capsys.readouterr().err
