@@ -17,7 +17,7 @@ test: lint
 
 # Half an hour of kills on a cluster of three nodes on this machine.
 chaos: $(VENV)/.installed
-	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/python -m bench.chaos $(ARGS)
+	$(BIN)/python -m bench.chaos $(ARGS)
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -4,7 +4,7 @@
 
 A Ray cluster of three nodes is started on this machine. The trainings are carried out once undisturbed; then again and
 again, each time into a new folder, until so many kills are done; the last run may finish. Prints a Markdown table; exit
-code 1 if anything was lost, doubled or different, or the time is over.
+code 1 if anything was lost, doubled or different, or the time did not suffice for so many kills.
 """
 
 import argparse
@@ -27,16 +27,18 @@ from orchestrator.errors import OrchestratorError
 from orchestrator.events import read_events
 from orchestrator.storage.filesystem import open_storage
 
-KINDS = ("worker", "worker", "warning", "node", "driver", "controller")
+KINDS = ("worker", "worker", "trainer", "warning", "node", "driver", "controller")
 """Drawn from by chance; the processes that work are the most."""
-DEFAULT_TRAININGS = ["T1-infection-*", "T2-infection-structseg-fold0"]
-"""Small ones, and one that takes its plan over from another."""
+DEFAULT_TRAININGS = ["T1-infection-fold[01]", "T2-infection-structseg-fold0"]
+"""Small ones, of which one takes its plan over from another: many runs have more early stages to be killed in."""
 STAGES = ("download", "ingest", "fingerprint", "plan", "preprocess", "train", "predict", "score")
 LONGEST_WAIT_S = 12.0
 """For a stage that is wanted; then a kill happens in whatever stage there is."""
 LONGEST_WAIT_FOR_TRAINING_S = 90.0
 """Likewise for a training that has begun since the last kill; processes start slowly on a busy machine."""
 POLL_S = 0.1
+SHARE_FOR_KILLS = 0.8
+"""Of the time limit; the rest is left for the last run to finish."""
 CHANCE_OF_TRAINING = 0.5
 """Share of the kills that wait for a training; the others wait for the stage that was hit least."""
 
@@ -53,7 +55,10 @@ class Chaos:
     patterns: Sequence[str]
     run_seed: int
     rng: random.Random
+    kills_until_s: float
+    """By the monotonic clock; afterwards the run that is under way may finish."""
     deadline_s: float
+    """By the monotonic clock; then the benchmark ends in any case."""
     kinds: Sequence[str] = KINDS
     kills: list[Kill] = field(default_factory=list)
 
@@ -64,7 +69,7 @@ class Chaos:
         arguments += [part for pattern in self.patterns for part in ("--only", pattern)]
         self.cluster.start_driver(arguments)
         while True:
-            if len(self.kills) < num_kills:
+            if self.goes_on(num_kills=num_kills):
                 self._wait_and_kill(output)
                 self.cluster.repair()
             elif self.cluster.driver is not None and self.cluster.driver.poll() is None:
@@ -76,12 +81,18 @@ class Chaos:
                 self.cluster.repair()
                 self.cluster.start_driver(arguments)
 
+    def goes_on(self, *, num_kills: int) -> bool:
+        """Whether there is more to kill, and time for it."""
+        return len(self.kills) < num_kills and time.monotonic() < self.kills_until_s
+
     def _wait_and_kill(self, output: Path) -> None:
         """Wait for a stage that is wanted, a little longer by chance, and kill something."""
         kind = self.rng.choice(self.kinds)
-        is_training_wanted = kind == "warning" or self.rng.random() < CHANCE_OF_TRAINING
+        is_training_wanted = kind in {"warning", "trainer"} or self.rng.random() < CHANCE_OF_TRAINING
         hits = Counter(stage for kill in self.kills for stage in kill.stages)
-        rarest = min(STAGES, key=lambda name: hits[name])
+        # What is over in this run cannot be hit any more.
+        first = min(map(STAGES.index, stages_under_way(output)), default=0)
+        rarest = min(STAGES[first:], key=lambda name: hits[name])
         since_s = self.kills[-1].time_s if self.kills else 0.0
         begun_s = time.monotonic()
         while time.monotonic() < begun_s + (LONGEST_WAIT_FOR_TRAINING_S if is_training_wanted else LONGEST_WAIT_S):
@@ -142,7 +153,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50, help="how many (default: 50)")
     parser.add_argument("--seed", type=int, default=0, help="of the kills and of the run (default: 0)")
-    parser.add_argument("--only", action="append", default=[], help="trainings (default: six of a few minutes)")
+    parser.add_argument("--only", action="append", default=[], help="trainings (default: three small ones)")
     parser.add_argument("--kinds", default=",".join(KINDS), help=f"what is killed (default: {','.join(KINDS)})")
     parser.add_argument("--limit-min", type=float, default=60.0, help="minutes after which it gives up (default: 60)")
     parser.add_argument("--output", type=Path, help="folder for the runs (default: a temporary one)")
@@ -150,14 +161,15 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.output or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        deadline_s = time.monotonic() + 60 * options.limit_min
+        begun_s, limit_s = time.monotonic(), 60 * options.limit_min
         with chaos_cluster(folder) as cluster:
             chaos = Chaos(
                 cluster=cluster,
                 patterns=options.only or DEFAULT_TRAININGS,
                 run_seed=options.seed,
                 rng=random.Random(options.seed),
-                deadline_s=deadline_s,
+                kills_until_s=begun_s + SHARE_FOR_KILLS * limit_s,
+                deadline_s=begun_s + limit_s,
                 kinds=options.kinds.split(","),
             )
             try:
@@ -168,7 +180,7 @@ def main() -> int:
                     f" expected an end. The output of the drivers is in {folder}/driver.log (with --output)"
                 )
                 return 1
-        return show(chaos, outputs, elapsed_s)
+        return show(chaos, outputs, elapsed_s, num_kills=options.kills)
 
 
 def carry_out(chaos: Chaos, folder: Path, *, num_kills: int) -> tuple[list[Path], list[float]]:
@@ -176,14 +188,14 @@ def carry_out(chaos: Chaos, folder: Path, *, num_kills: int) -> tuple[list[Path]
     outputs = [folder / "undisturbed"]
     elapsed_s = [chaos.run(outputs[0], num_kills=0)]
     print(f"undisturbed: {elapsed_s[0]:.0f} s", flush=True)
-    while len(chaos.kills) < num_kills:
+    while chaos.goes_on(num_kills=num_kills):
         outputs.append(folder / f"disturbed-{len(outputs)}")
         elapsed_s.append(chaos.run(outputs[-1], num_kills=num_kills))
         print(f"{outputs[-1].name}: {elapsed_s[-1]:.0f} s, {len(chaos.kills)} kills so far", flush=True)
     return outputs, elapsed_s
 
 
-def show(chaos: Chaos, outputs: Sequence[Path], elapsed_s: Sequence[float]) -> int:
+def show(chaos: Chaos, outputs: Sequence[Path], elapsed_s: Sequence[float], *, num_kills: int) -> int:
     """Compare, print the table and return the exit code."""
     undisturbed, *disturbed = outputs
     found = [line for output in disturbed for line in differences(output, undisturbed)]
@@ -193,7 +205,7 @@ def show(chaos: Chaos, outputs: Sequence[Path], elapsed_s: Sequence[float]) -> i
     longest_s = max((loss.lost_s for loss in losses), default=0.0)
     cost = overhead(undisturbed)
     attempts = Attempts.of(disturbed)
-    by_kind = Counter(kill.kind for kill in chaos.kills)
+    by_kind = ", ".join(f"{kind} {number}" for kind, number in Counter(k.kind for k in chaos.kills).items())
     by_stage = Counter(stage for kill in chaos.kills for stage in kill.stages)
     today = datetime.datetime.now(tz=datetime.UTC).date()
     print(
@@ -201,7 +213,7 @@ def show(chaos: Chaos, outputs: Sequence[Path], elapsed_s: Sequence[float]) -> i
         f"{', '.join(chaos.patterns)}, seed {chaos.run_seed}\n"
     )
     print("| measure | value |\n|---|---|")
-    print(f"| kills | {len(chaos.kills)}: {', '.join(f'{kind} {number}' for kind, number in by_kind.items())} |")
+    print(f"| kills | {len(chaos.kills)} of {num_kills}: {by_kind} |")
     print(f"| stages under way at a kill | {', '.join(f'{name} {by_stage[name]}' for name in STAGES)} |")
     print(f"| runs until all kills were done | {len(disturbed)} |")
     print(f"| attempts at a training, of which went on from a checkpoint | {attempts.num}, {attempts.num_resumed} |")
@@ -216,7 +228,11 @@ def show(chaos: Chaos, outputs: Sequence[Path], elapsed_s: Sequence[float]) -> i
     for line in found:
         print(line)
     is_good = (
-        not found and not back and longest_s <= interval_s + cost.longest_iteration_s and cost.share_of_an_hour < 0.01
+        len(chaos.kills) >= num_kills
+        and not found
+        and not back
+        and longest_s <= interval_s + cost.longest_iteration_s
+        and cost.share_of_an_hour < 0.01
     )
     return 0 if is_good else 1
 

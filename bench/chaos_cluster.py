@@ -17,8 +17,8 @@ from pathlib import Path
 from bench.smoke import descendants
 
 NUM_WORKER_NODES = 2
-SPARED = ("IDLE", "Agent")
-"""In the titles of processes that do nothing for a run."""
+SPARED = ("IDLE", "Agent", "PlacementGroupCleaner", "PreemptionWatcher", "SynchronizationActor", "DatasetManager")
+"""In the titles of processes without which a run goes on."""
 SETTINGS = {
     # A driver whose head node is gone waits a minute for it by default.
     "RAY_gcs_rpc_server_reconnect_timeout_s": "5",
@@ -77,6 +77,10 @@ class ChaosCluster:
     def kill_worker(self, rng: random.Random) -> str:
         """Kill a process that carries out a stage, or controls a training; returns its name."""
         return self._signal_worker(rng, signal.SIGKILL, lambda title: not any(name in title for name in SPARED))
+
+    def kill_trainer(self, rng: random.Random) -> str:
+        """Kill a process that trains."""
+        return self._signal_worker(rng, signal.SIGKILL, lambda title: "RayTrainWorker" in title)
 
     def warn_worker(self, rng: random.Random) -> str:
         """Send SIGTERM to a process that trains."""
@@ -148,7 +152,7 @@ class Kill:
     """One thing that was killed."""
 
     kind: str
-    """worker, warning, node, controller or driver."""
+    """worker, trainer, warning, node, controller or driver."""
     victim: str
     stages: tuple[str, ...]
     """Kinds of the stages that were under way."""
@@ -160,6 +164,7 @@ def hurt(cluster: ChaosCluster, kind: str, *, stages: tuple[str, ...], rng: rand
     """Kill one thing of a kind; None if there was none."""
     ways = {
         "worker": cluster.kill_worker,
+        "trainer": cluster.kill_trainer,
         "warning": cluster.warn_worker,
         "node": cluster.kill_node,
         "controller": cluster.kill_controller,

@@ -16,11 +16,12 @@ from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
+from bench.feed_batches import measure_batches
 from bench.feed_cases import WINDOWS, FeedCase, make_case
 from bench.feed_store import measure_store
 from bench.rows import Row, format_rows, merged
 
-MEASURES: dict[str, Callable[..., list[Row]]] = {"store": measure_store}
+MEASURES: dict[str, Callable[..., list[Row]]] = {"batches": measure_batches, "store": measure_store}
 """By name: what takes a case, a folder for its files and a number of rounds, and returns rows."""
 NUM_LABELS = (2, 41)
 

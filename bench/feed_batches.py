@@ -1,15 +1,11 @@
-"""Measures batches: nnU-Net's own store, loader and transforms against ours, in CPU seconds of the whole process.
+"""Batches: nnU-Net's own store, loader and transforms against ours, in CPU seconds of the whole process.
 
-    python -m bench.feed_batches [--batches N]
-
-Both read the same synthetic cases at full size, warm, and take turns batch by batch. Before anything is timed, patches
-are compared with what the stock transforms make of the same draws.
+Both read the same case, warm, and take turns batch by batch. Before anything is timed, patches are compared with what
+the stock transforms make of the same draws.
 """
 
-import argparse
-import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,8 +18,8 @@ from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnUNetDatasetBlosc2
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from bench.feed_cases import make_case
-from bench.rows import Row, format_rows
+from bench.feed_cases import FeedCase
+from bench.rows import Row
 from bench.stock_augmentation import augment_with_stock
 from orchestrator.patches.reader import PatchFile
 from orchestrator.training.augmentation import (
@@ -40,7 +36,11 @@ from orchestrator.training.patch_dataset import ArrowDataset
 
 SCALES = [[1.0, 1.0, 1.0], [0.5, 0.5, 0.5], [0.25, 0.25, 0.25], [0.125, 0.125, 0.125], [0.0625, 0.0625, 0.0625]]
 ROTATION_RAD = (-np.pi / 6, np.pi / 6)
-NUM_BLOCKS = 5
+PATCH = (128, 128, 128)
+NUM_COMPARED = 8
+BATCHES_A_ROUND = 8
+"""Most samples are plain crops and some cost ten times as much: a round must hold both kinds."""
+SAMPLES_A_ROUND = 60
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -77,26 +77,23 @@ def batch_settings(patch: Shape) -> BatchSettings:
     )
 
 
-def prepare(folder: Path, *, num_labels: int, slices: Sequence[int], patch: Shape, size: int) -> Contest:
-    """Write the cases into both stores and build both loaders."""
-    names = []
-    for index, num_slices in enumerate(slices):
-        case = make_case(num_slices=num_slices, size=size, num_labels=num_labels, window="wide", seed=index)
-        name = f"{case.name}_{index}"
-        blocks, chunks = comp_blosc2_params(case.data.shape, patch, 4)
-        blocks_seg, chunks_seg = comp_blosc2_params(case.seg.shape, patch, 2)
-        nnUNetDatasetBlosc2.save_case(
-            case.data,
-            case.seg.astype(np.int16),
-            case.properties,
-            str(folder / name),
-            chunks=chunks,
-            blocks=blocks,
-            chunks_seg=chunks_seg,
-            blocks_seg=blocks_seg,
-        )
-        ArrowDataset.save_case(case.data, case.seg, case.properties, str(folder / name))
-        names.append(name)
+def prepare(case: FeedCase, folder: Path) -> Contest:
+    """Write a case into both stores and build both loaders."""
+    blocks, chunks = comp_blosc2_params(case.data.shape, PATCH, 4)
+    blocks_seg, chunks_seg = comp_blosc2_params(case.seg.shape, PATCH, 2)
+    target = folder / f"batches_{case.name}"
+    nnUNetDatasetBlosc2.save_case(
+        case.data,
+        case.seg.astype(np.int16),
+        case.properties,
+        str(target),
+        chunks=chunks,
+        blocks=blocks,
+        chunks_seg=chunks_seg,
+        blocks_seg=blocks_seg,
+    )
+    ArrowDataset.save_case(case.data, case.seg, case.properties, str(target))
+    names, patch, num_labels = [target.name], PATCH, len(case.properties["class_locations"])
     settings = batch_settings(patch)
     transforms = nnUNetTrainer.get_training_transforms(
         patch, ROTATION_RAD, SCALES, (0, 1, 2), False, use_mask_for_norm=[False]
@@ -114,7 +111,7 @@ def prepare(folder: Path, *, num_labels: int, slices: Sequence[int], patch: Shap
     return Contest(folder=folder, names=tuple(names), settings=settings, stock=stock, ours=ours)
 
 
-def check_equality(contest: Contest, *, num_samples: int) -> tuple[float, float]:
+def check_equality(contest: Contest) -> tuple[float, float]:
     """Return the largest difference of an image, and the share of labels that differ, from stock for the same draws.
 
     Stock's transforms are given the values of our store: that is exact to half a quantisation step, which the store's
@@ -122,7 +119,7 @@ def check_equality(contest: Contest, *, num_samples: int) -> tuple[float, float]
     """
     settings = contest.settings.patches
     largest, num_other, num_labels = 0.0, 0, 0
-    for index in range(num_samples):
+    for index in range(NUM_COMPARED):
         generator = np.random.default_rng([9, index])
         case = PatchFile.open(contest.folder / f"{contest.names[index % len(contest.names)]}.arrow")
         start = draw_start(case, settings, on_foreground=True, generator=generator)
@@ -143,14 +140,34 @@ def check_equality(contest: Contest, *, num_samples: int) -> tuple[float, float]
     return largest, num_other / num_labels
 
 
-def measure_batches(contest: Contest, *, title: str, num_batches: int, must: float, better: float) -> Row:
-    """Return how many times less CPU a whole batch takes."""
-    return _interleaved(
-        title, lambda: next(contest.stock), contest.ours.next_batch, num=num_batches, must=must, better=better
+def measure_batches(case: FeedCase, *, folder: Path, rounds: int) -> list[Row]:
+    """Return the rows of whole batches and of what is read for a sample; none of a case too small for the patch.
+
+    Raises AssertionError if patches are not those of the stock transforms.
+    """
+    if case.data.shape[1] < PATCH[0]:
+        return []
+    torch.set_num_threads(1)
+    contest = prepare(case, folder)
+    largest, share = check_equality(contest)
+    assert largest < 5e-4, f"images differ by up to {largest:.1e}"
+    assert share < 1e-5, f"{share:.1e} of the labels differ"
+    must, better = (3, 6) if len(case.properties["class_locations"]) == 2 else (5, 15)
+    batches = _interleaved(
+        "whole batch (read, augment, collate), 128^3, CPU",
+        lambda: next(contest.stock),
+        contest.ours.next_batch,
+        num=BATCHES_A_ROUND,
+        rounds=rounds,
+        must=must,
+        better=better,
     )
+    same = "images: largest difference from stock's; labels: share that differs"
+    found = Row(measure=same, values=[largest, share], must=float("nan"), ours=f"{largest:.0e}, {share:.0e}")
+    return [batches, measure_samples(contest, rounds=rounds), found]
 
 
-def measure_samples(contest: Contest, *, num_samples: int) -> Row:
+def measure_samples(contest: Contest, *, rounds: int) -> Row:
     """Return how many times less CPU it takes to read what one sample needs: stock reads the whole initial patch."""
     settings = contest.settings.patches
     dataset = nnUNetDatasetBlosc2(str(contest.folder), list(contest.names))
@@ -175,8 +192,8 @@ def measure_samples(contest: Contest, *, num_samples: int) -> Row:
         size = int(np.prod(plan.shape))
         case.read_into(image[:size].reshape(1, *plan.shape), segmentation[:size].reshape(plan.shape), start=plan.start)
 
-    title = "reading for a training sample (plan, then read), 128^3 plan"
-    return _interleaved(title, read_stock, read_ours, num=num_samples, must=6, better=10)
+    title = "patches a CPU second for training samples (plan, then read), 128^3"
+    return _interleaved(title, read_stock, read_ours, num=SAMPLES_A_ROUND, rounds=rounds, must=6, better=10)
 
 
 def _interleaved(
@@ -185,55 +202,27 @@ def _interleaved(
     ours: Callable[[], object],
     *,
     num: int,
+    rounds: int,
     must: float,
     better: float,
 ) -> Row:
-    """Take turns, after a warm-up; a value for each of a few blocks, since what is drawn differs in cost."""
+    """Take turns `num` times a round, after a warm-up; a value a round."""
     for _ in range(3):
         stock()
         ours()
     values, totals = [], [0.0, 0.0]
-    for _ in range(NUM_BLOCKS):
+    for _ in range(rounds):
         spent = [0.0, 0.0]
-        for _ in range(max(1, num // NUM_BLOCKS)):
+        for _ in range(num):
             for which, call in enumerate((stock, ours)):
                 started_s = time.process_time()
                 call()
                 spent[which] += time.process_time() - started_s
         values.append(spent[0] / spent[1])
         totals = [total + one for total, one in zip(totals, spent, strict=True)]
-    each = [f"{1e3 * total / (NUM_BLOCKS * max(1, num // NUM_BLOCKS)):.1f} ms" for total in totals]
+    each = [f"{1e3 * total / (rounds * num):.1f} ms" for total in totals]
     return Row(measure=title, values=values, must=must, better=better, stock=each[0], ours=each[1])
 
 
 def _memory(num_channels: int, shape: Shape) -> tuple[np.ndarray, np.ndarray]:
     return np.empty((num_channels, *shape), np.float32), np.empty(shape, np.int16)
-
-
-def measure(*, num_batches: int, slices: Sequence[int] = (90, 200), size: int = 512) -> list[Row]:
-    """Return the rows of batches and samples; prints what the check of equality found."""
-    torch.set_num_threads(1)
-    rows = []
-    for num_labels, must, better in ((2, 3, 6), (41, 5, 15)):
-        with tempfile.TemporaryDirectory(prefix="feed-") as folder:
-            contest = prepare(Path(folder), num_labels=num_labels, slices=slices, patch=(128, 128, 128), size=size)
-            largest, share = check_equality(contest, num_samples=12)
-            print(f"{num_labels} labels: images differ by at most {largest:.1e}, {share:.1e} of the labels differ")
-            if largest > 5e-4 or share > 1e-5:
-                raise SystemExit("patches are not those of the stock transforms; nothing was timed")
-            title = f"whole batch, 128^3, {num_labels} labels"
-            rows.append(measure_batches(contest, title=title, num_batches=num_batches, must=must, better=better))
-            if num_labels == 2:
-                rows.append(measure_samples(contest, num_samples=4 * num_batches))
-    return rows
-
-
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batches", type=int, default=40, help="batches of each loader and kind")
-    print(format_rows(measure(num_batches=parser.parse_args().batches)))
-
-
-if __name__ == "__main__":
-    main()

@@ -150,6 +150,9 @@ def read_stock(arrays: tuple[object, object], start: Size, patch_size: Size) -> 
 def _reading(stores: Stores, starts: list[Size], *, rounds: int) -> list[Row]:
     """Measure warm boxes, of cases that are open and as each loader gets at them."""
     arrays, buffers, patches = open_stock(stores), empty_patch(stores), PatchFile.open(stores.ours)
+    for start in starts:  # maps pages and, with ours, compares checksums: once a case, not once a sample
+        read_stock(arrays, start, stores.patch_size)
+        patches.read_into(*buffers, start=start)
     boxes, samples = [], []
     for _ in range(rounds):
         for start in starts:

@@ -1,6 +1,8 @@
 """Exact segmentation metrics as numba kernels: numpy in, numpy out.
 
 Arrays are (z, y, x), of bool or any integer dtype and any memory order; pairs are always `reference, prediction`.
+What a training needs for its patches is in modules of their own: `spatial_transform`, `intensity_transforms` and
+`lane_packing`.
 """
 
 from kernels.nearest_surface import ElementDistances

@@ -73,13 +73,22 @@ def load_word(typing_context: Any, array: Any, at: Any) -> Any:
     """Return the eight bytes from `at` on, little endian."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return _load(builder, _pointer(context, builder, signature.args[0], *arguments, ir.IntType(64)), 1)
+        array, at = arguments
+        return _load(builder, _pointer(context, builder, signature.args[0], array, at, ir.IntType(64)), 1)
 
     return types.uint64(array, types.intp), generate
 
 
+def _restored(context: Any, builder: Any, element: Any, loaded: Any, offset: Any, step: Any) -> Any:
+    """Return a row of stored numbers as elements of a type."""
+    if not isinstance(element, types.Float):
+        return builder.add(loaded, _narrow(builder, offset))
+    wide = builder.add(builder.zext(loaded, _WIDE), _splat(builder, builder.trunc(offset, ir.IntType(32)), _WIDE))
+    return builder.fmul(builder.sitofp(wide, _FLOATS), _splat(builder, step, _FLOATS))
+
+
 def _unpacking(predict: Callable[..., Any], name: str) -> Any:
-    """Return the function that decodes the rows of one plane of a unit.
+    """Return the function that decodes the rows of one plane of a unit, and restores those from `skipped` on.
 
     `predict` takes the builder, the row above, the row before and the one between. The row above stays in a register:
     through memory, each row would wait for the one above to be written.
@@ -87,11 +96,14 @@ def _unpacking(predict: Callable[..., Any], name: str) -> Any:
 
     def unpack(
         typing_context: Any, payload: Any, words: Any, position: Any, widths: Any, count: Any, values: Any, row: Any,
-        first: Any, before: Any,
+        first: Any, before: Any, skipped: Any, offset: Any, step: Any, target: Any, at: Any, stride: Any,
     ) -> Any:  # fmt: skip
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            payload, words, position, widths, count, values, row, first, before = arguments
-            payload_type, values_type = signature.args[0], signature.args[5]
+            payload, words, position, widths, count, values, row, first, before = arguments[:9]
+            skipped, offset, step, target, target_at, stride = arguments[9:]
+            payload_type, values_type, target_type = signature.args[0], signature.args[5], signature.args[12]
+            element = target_type.dtype
+            target_row = ir.VectorType(context.get_data_type(element), LANES)
             i64 = ir.IntType(64)
 
             def row_at(index: Any) -> Any:
@@ -113,8 +125,8 @@ def _unpacking(predict: Callable[..., Any], name: str) -> Any:
                 builder.store(_constant(0), residual)
                 with builder.if_then(builder.icmp_unsigned("!=", width, ir.Constant(i64, 0))):
                     at = builder.load(bit)
-                    offset = builder.shl(builder.lshr(at, ir.Constant(i64, 4)), ir.Constant(i64, 5))
-                    pointer = _pointer(context, builder, payload_type, payload, builder.add(words, offset), _ROW)
+                    word = builder.shl(builder.lshr(at, ir.Constant(i64, 4)), ir.Constant(i64, 5))
+                    pointer = _pointer(context, builder, payload_type, payload, builder.add(words, word), _ROW)
                     low = _load(builder, pointer, 1)
                     high = _load(builder, builder.gep(pointer, [ir.Constant(i64, 1)]), 1)
                     funnel = _function(builder, "llvm.fshr.v16i16", _ROW, [_ROW, _ROW, _ROW])
@@ -128,10 +140,18 @@ def _unpacking(predict: Callable[..., Any], name: str) -> Any:
                 builder.store(decoded, above)
                 builder.store(preceding, corner)
                 builder.store(decoded, row_at(builder.add(row, loop.index)), align=2)
+                with builder.if_then(builder.icmp_signed(">=", loop.index, skipped)):
+                    restored = _restored(context, builder, element, decoded, offset, step)
+                    element_at = builder.add(target_at, builder.mul(loop.index, stride))
+                    pointer = _pointer(context, builder, target_type, target, element_at, target_row)
+                    builder.store(restored, pointer, align=element.bitwidth // 8)
             return context.get_dummy_value()
 
         index = types.intp
-        signature = types.none(payload, index, index, types.uint64, index, values, index, index, index)
+        signature = types.none(
+            payload, index, index, types.uint64, index, values, index, index, index, index, index, types.float32,
+            target, index, index,
+        )  # fmt: skip
         return signature, generate
 
     unpack.__name__ = unpack.__qualname__ = name
@@ -178,7 +198,10 @@ def residual_row(typing_context: Any, values: Any, row: Any, neighbours: Any, co
 
 @intrinsic  # type: ignore[untyped-decorator]
 def pack_row(typing_context: Any, codes: Any, width: Any, words: Any, at: Any, shift: Any) -> Any:
-    """Append the lowest `width` bits, 1 to 16, of the 16 codes to the words at byte `at`, from bit `shift` on; the row of words after it is overwritten."""
+    """Append the lowest `width` bits, 1 to 16, of the 16 codes to the words at byte `at`, from bit `shift` on.
+
+    The row of words after it is overwritten.
+    """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         codes, width, words, at, shift = arguments
@@ -231,17 +254,37 @@ def restore_row(typing_context: Any, values: Any, row: Any, offset: Any, step: A
         values, row, offset, step, target, at = arguments
         element = signature.args[4].dtype
         loaded = _load(builder, _pointer(context, builder, signature.args[0], values, _start(builder, row), _ROW), 2)
+        restored = _restored(context, builder, element, loaded, offset, step)
         vector = ir.VectorType(context.get_data_type(element), LANES)
-        if isinstance(element, types.Float):
-            wide = builder.add(
-                builder.zext(loaded, _WIDE), _splat(builder, builder.trunc(offset, ir.IntType(32)), _WIDE)
-            )
-            restored = builder.fmul(builder.sitofp(wide, _FLOATS), _splat(builder, step, _FLOATS))
-        else:
-            restored = builder.add(loaded, _narrow(builder, offset))
         pointer = _pointer(context, builder, signature.args[4], target, at, vector)
         builder.store(restored, pointer, align=element.bitwidth // 8)
         return context.get_dummy_value()
 
     index = types.intp
     return types.none(values, index, index, types.float32, target, index), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def restore_lanes(
+    typing_context: Any, values: Any, row: Any, offset: Any, step: Any, target: Any, at: Any, lower: Any, upper: Any
+) -> Any:
+    """Write the lanes from `lower` to before `upper` as `restore_row` would; the others are left as they are."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        values, row, offset, step, target, at, lower, upper = arguments
+        element = signature.args[4].dtype
+        loaded = _load(builder, _pointer(context, builder, signature.args[0], values, _start(builder, row), _ROW), 2)
+        restored = _restored(context, builder, element, loaded, offset, step)
+        vector, i32 = ir.VectorType(context.get_data_type(element), LANES), ir.IntType(32)
+        lanes = ir.Constant(_WIDE, list(range(LANES)))
+        first, last = (_splat(builder, builder.trunc(one, i32), _WIDE) for one in (lower, upper))
+        mask = builder.and_(builder.icmp_signed(">=", lanes, first), builder.icmp_signed("<", lanes, last))
+        pointer = _pointer(context, builder, signature.args[4], target, at, vector)
+        name = f"llvm.masked.store.v16{'f32' if isinstance(element, types.Float) else 'i16'}.p0"
+        parameters = [vector, vector.as_pointer(), i32, ir.VectorType(ir.IntType(1), LANES)]
+        store = _function(builder, name, ir.VoidType(), parameters)
+        builder.call(store, [restored, pointer, ir.Constant(i32, element.bitwidth // 8), mask])
+        return context.get_dummy_value()
+
+    index = types.intp
+    return types.none(values, index, index, types.float32, target, index, index, index), generate

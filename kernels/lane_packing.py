@@ -22,6 +22,7 @@ from kernels.lane_intrinsics import (
     pack_row,
     quantise_row,
     residual_row,
+    restore_lanes,
     restore_row,
     unpack_from_above,
     unpack_from_before,
@@ -204,7 +205,6 @@ def read_box(
     """
     flat = target.reshape(-1)
     values = np.empty((BASE_ROW + 1) * LANES, np.uint16)
-    edge = np.empty(LANES, target.dtype)
     grid_y, grid_x = -(-shape[1] // chunk_shape[1]), -(-shape[2] // chunk_shape[2])
     part = np.empty((2, 3), np.int64)
     origin = np.empty(3, np.int64)
@@ -221,12 +221,11 @@ def read_box(
                 if last - first == 2:
                     for k in range(LANES):
                         values[BASE_ROW * LANES + k] = payloads[first] | payloads[first + 1] << 8
-                    restore_row(values, BASE_ROW, offset, np.float32(step), edge, 0)
-                    _fill(flat, target.shape, part, start, values, offset, np.float32(step), edge[0])
+                    _fill(flat, target.shape, part, start, values, offset, np.float32(step))
                     continue
                 is_whole = _read_chunk(
                     payloads, first, last, shape, chunk_shape, origin, part, start, np.float32(step), offset, predictor,
-                    flat, target.shape, values, edge,
+                    flat, target.shape, values,
                 )  # fmt: skip
                 if not is_whole:
                     broken: int = chunk
@@ -235,23 +234,24 @@ def read_box(
 
 
 @compiled
-def _fill(flat, target_shape, part, start, values, offset, step, value):  # type: ignore[no-untyped-def]
-    """Set the voxels of a part of the box to `value`, which the first row of a unit gives."""
+def _fill(flat, target_shape, part, start, values, offset, step):  # type: ignore[no-untyped-def]
+    """Set the voxels of a part of the box to the first value of a unit."""
     num_x = part[1, 2] - part[0, 2]
-    whole = num_x // LANES * LANES
     for z in range(part[0, 0] - start[0], part[1, 0] - start[0]):
         for y in range(part[0, 1] - start[1], part[1, 1] - start[1]):
             at = (z * target_shape[1] + y) * target_shape[2] + part[0, 2] - start[2]
-            for x in range(0, whole, LANES):
+            if num_x < LANES:
+                restore_lanes(values, BASE_ROW, offset, step, flat, at, 0, num_x)
+                continue
+            for x in range(0, num_x - LANES, LANES):
                 restore_row(values, BASE_ROW, offset, step, flat, at + x)
-            for x in range(whole, num_x):
-                flat[at + x] = value
+            # The last row ends with the part: it may overlap the one before.
+            restore_row(values, BASE_ROW, offset, step, flat, at + num_x - LANES)
 
 
 @compiled
 def _read_chunk(  # type: ignore[no-untyped-def]
     payloads, first, last, shape, chunk_shape, origin, part, start, step, offset, predictor, flat, target_shape, values,
-    edge,
 ):  # fmt: skip
     """Decode the units of a chunk that meet the part; False if the payload is broken."""
     num_y = min(chunk_shape[1], shape[1] - origin[1])
@@ -262,6 +262,24 @@ def _read_chunk(  # type: ignore[no-untyped-def]
     table = first + 6 * num_units
     if table > last:
         return False
+    # Where most units have the same value they are filled at once, and what differs is written over it.
+    background = -1
+    num_alike, num_needed = 0, 0
+    for unit_y in range((part[0, 1] - origin[1]) // UNIT, -(-(part[1, 1] - origin[1]) // UNIT)):
+        for unit_x in range((part[0, 2] - origin[2]) // UNIT, -(-(part[1, 2] - origin[2]) // UNIT)):
+            unit = unit_y * units_x + unit_x
+            num_needed += 1
+            at = first + 2 * num_units + 4 * unit
+            if _uint32(payloads, at) == (_uint32(payloads, at - 4) if unit else 0):
+                value = int(payloads[first + 2 * unit]) | int(payloads[first + 2 * unit + 1]) << 8
+                background = value if background < 0 else background
+                num_alike += value == background
+    if 2 * num_alike > num_needed:
+        for k in range(LANES):
+            values[BASE_ROW * LANES + k] = background
+        _fill(flat, target_shape, part, start, values, offset, step)
+    else:
+        background = -1
     inner = part.copy()
     for unit_y in range((part[0, 1] - origin[1]) // UNIT, -(-(part[1, 1] - origin[1]) // UNIT)):
         rows = min(UNIT, num_y - unit_y * UNIT)
@@ -277,15 +295,16 @@ def _read_chunk(  # type: ignore[no-untyped-def]
             for k in range(LANES):
                 values[BASE_ROW * LANES + k] = payloads[first + 2 * unit] | payloads[first + 2 * unit + 1] << 8
             if begins_at == ends_at:
-                restore_row(values, BASE_ROW, offset, step, edge, 0)
-                _fill(flat, target_shape, inner, start, values, offset, step, edge[0])
+                if values[BASE_ROW * LANES] == background:
+                    continue
+                _fill(flat, target_shape, inner, start, values, offset, step)
                 continue
             words = table + begins_at + (num_z * rows + 1) // 2
             if begins_at > ends_at or table + ends_at + PADDING_BYTES > last or words > table + ends_at:
                 return False
             is_whole = _read_unit(
                 payloads, table + begins_at, words, table + ends_at, rows, inner, start, step, offset, predictor, flat,
-                target_shape, values, edge, origin[0], origin[1] + unit_y * UNIT, origin[2] + unit_x * UNIT,
+                target_shape, values, origin[0], origin[1] + unit_y * UNIT, origin[2] + unit_x * UNIT,
             )  # fmt: skip
             if not is_whole:
                 return False
@@ -303,7 +322,7 @@ def _uint32(payloads, at):  # type: ignore[no-untyped-def]
 
 @compiled
 def _read_unit(  # type: ignore[no-untyped-def]
-    payloads, widths, words, words_end, rows, inner, start, step, offset, predictor, flat, target_shape, values, edge,
+    payloads, widths, words, words_end, rows, inner, start, step, offset, predictor, flat, target_shape, values,
     first_z, first_y, first_x,
 ):  # fmt: skip
     """Decode a unit up to the last row that is needed; False if it asks for more words than it has."""
@@ -319,28 +338,30 @@ def _read_unit(  # type: ignore[no-untyped-def]
         end = position + _sum_of_widths(coded)
         if words + 2 * LANES * ((end + 15) >> 4) > words_end:
             return False
+        first = needed if first_z + z < inner[0, 0] else inner[0, 1] - first_y
+        skipped = first if upper - lower == LANES else needed
+        at = (first_z + z - start[0]) * plane + (first_y - start[1]) * target_shape[2] + first_x - start[2]
         before = row - rows
-        if z == 0:
-            unpack_from_above(payloads, words, position, coded, needed, values, row, BASE_ROW, row)
-        elif predictor == UP:
-            unpack_from_above(payloads, words, position, coded, needed, values, row, before, row)
+        if z == 0 or predictor == UP:
+            unpack_from_above(
+                payloads, words, position, coded, needed, values, row, BASE_ROW if z == 0 else before, row, skipped,
+                offset, step, flat, at, target_shape[2],
+            )  # fmt: skip
         elif predictor == FRONT:
-            unpack_from_before(payloads, words, position, coded, needed, values, row, before, before)
+            unpack_from_before(
+                payloads, words, position, coded, needed, values, row, before, before, skipped, offset, step, flat, at,
+                target_shape[2],
+            )  # fmt: skip
         else:
-            unpack_from_both(payloads, words, position, coded, needed, values, row, before, before)
+            unpack_from_both(
+                payloads, words, position, coded, needed, values, row, before, before, skipped, offset, step, flat, at,
+                target_shape[2],
+            )  # fmt: skip
         position = end
-        if first_z + z < inner[0, 0]:
+        if upper - lower == LANES:
             continue
-        first = inner[0, 1] - first_y
-        at = (first_z + z - start[0]) * plane + (inner[0, 1] - start[1]) * target_shape[2] + first_x - start[2]
         for y in range(first, needed):
-            if upper - lower == LANES:
-                restore_row(values, row + y, offset, step, flat, at)
-            else:
-                restore_row(values, row + y, offset, step, edge, 0)
-                for k in range(lower, upper):
-                    flat[at + k] = edge[k]
-            at += target_shape[2]
+            restore_lanes(values, row + y, offset, step, flat, at + y * target_shape[2], lower, upper)
     return True
 
 

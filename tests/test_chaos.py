@@ -1,12 +1,14 @@
 """A driver that is killed again and again loses nothing: the long version of this is `python -m bench.chaos`."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import uuid
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -15,14 +17,17 @@ import torch
 from orchestrator.benchmark.loading import load_benchmark
 from orchestrator.benchmark.presets import PRESETS, CaseCaps
 from orchestrator.cluster.config import load_cluster
+from orchestrator.errors import PreemptedError
 from orchestrator.events import read_events
 from orchestrator.pipeline import run as driver
 from orchestrator.pipeline.processors import Need
-from orchestrator.pipeline.stages import build_graph
+from orchestrator.pipeline.stages import StageKind, build_graph
 from orchestrator.pipeline.work import carry_out
+from orchestrator.pipeline.workplace import Workplace
 from orchestrator.results.store import ResultsStore
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.training.checkpoint import CheckpointStore
+from orchestrator.training.stop_request import Watch
 
 TRAINING = "T1-infection-fold0"
 ROOT = Path(__file__).resolve().parents[1]
@@ -79,10 +84,26 @@ def mark():
                 os.kill(int(environment.parent.name), signal.SIGKILL)
 
 
-@pytest.fixture
-def undisturbed(tmp_path):
-    """The same run without Ray and without a driver: one stage after the other in this process."""
-    output = tmp_path / "undisturbed"
+@dataclass(frozen=True, kw_only=True)
+class Serial:
+    """The stages of the training, to be carried out one after the other in this process."""
+
+    request: driver.RunRequest
+    graph: dict
+    place: Workplace
+
+    def carry_out(self, kinds, **options):
+        before = torch.get_num_threads()
+        for stage in self.graph.values():
+            if stage.kind in kinds:
+                carry_out(self.place, stage, **options)
+        torch.set_num_threads(before)
+
+    def write_tables(self):
+        driver.write_run_tables(self.request, open_storage(self.place.output), failed=())
+
+
+def serial(output):
     benchmark = load_benchmark()
     preset = replace(PRESETS["smoke"], **CHANGES)
     request = driver.RunRequest(
@@ -96,13 +117,26 @@ def undisturbed(tmp_path):
     )
     datasets = {dataset.name: dataset for dataset in benchmark.datasets}
     graph = build_graph(request.trainings, donors={}, datasets=datasets, preset=preset, phantoms=True)
-    place = driver._workplace(request, Need(cpus=1))
-    before = torch.get_num_threads()
-    for stage in graph.values():
-        carry_out(place, stage)
-    torch.set_num_threads(before)
-    driver.write_run_tables(request, open_storage(output), failed=())
-    return output
+    return Serial(request=request, graph=graph, place=driver._workplace(request, Need(cpus=1)))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The same run without Ray and without a driver."""
+    run = serial(tmp_path_factory.mktemp("undisturbed"))
+    run.carry_out(StageKind)
+    run.write_tables()
+    return Path(run.place.output)
+
+
+def weights(output):
+    return CheckpointStore(open_storage(output), training_id=TRAINING).load_final()["network_weights"]
+
+
+def assert_same_weights(output, expected):
+    found, wanted = weights(output), weights(expected)
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
 
 
 def drive(output, *, moment, mark):
@@ -134,11 +168,41 @@ def test_a_run_whose_driver_is_killed_three_times_ends_with_the_tables_of_an_und
     differing = {"checkpoint_sha256", "train_elapsed_s"}  # a checkpoint says how long its training took
     comparable = [[{k: v for k, v in row.items() if k not in differing} for row in part] for part in rows]
     assert comparable[0] == comparable[1]
-    weights = [CheckpointStore(s, training_id=TRAINING).load_final()["network_weights"] for s in storages]
-    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[1])
+    assert_same_weights(output, undisturbed)
 
     attempts = [event for event in read_events(storages[0]) if event["kind"] == "attempt_started"]
     places = [(event["epoch"], event["iteration"]) for event in attempts]
     # The second attempt goes on from a checkpoint of the first and not from the beginning.
     assert len(places) == 2
     assert places[0] == (0, 0) < places[1]
+
+
+def test_a_stage_that_is_asked_to_stop_says_so_and_a_damaged_patch_file_is_made_again(tmp_path, undisturbed):
+    output = tmp_path / "asked"
+    shutil.copytree(undisturbed, output)
+    shutil.rmtree(output / "trainings")
+    shutil.rmtree(output / "events")
+    patch_file = next((output / "patches" / TRAINING).glob("*.arrow"))
+    whole = patch_file.read_bytes()
+    patch_file.write_bytes(
+        whole[: len(whole) // 2] + bytes([whole[len(whole) // 2] ^ 1]) + whole[len(whole) // 2 + 1 :]
+    )
+
+    run = serial(output)
+    asked = threading.Event()
+
+    def look():
+        asked.set()
+        return "its node is drained"
+
+    with pytest.raises(PreemptedError, match="its node is drained"):
+        run.carry_out({StageKind.TRAIN}, watches=[Watch(look=look, every_s=60.0)])
+    assert asked.is_set()
+    assert patch_file.read_bytes() == whole
+    assert "is preprocessed again" in (output / "logs" / f"{TRAINING}.log").read_text()
+    events = read_events(open_storage(output))
+    assert [event["kind"] for event in events][-2:] == ["checkpoint_saved", "attempt_ended"]
+    assert (events[-2]["reason"], events[-1]["is_preemption"]) == ("its node is drained", True)
+
+    run.carry_out({StageKind.TRAIN})
+    assert_same_weights(output, undisturbed)

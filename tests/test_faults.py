@@ -175,7 +175,9 @@ def patches_of_a_run(files, setting, tmp_path):
         made = preprocess_case(image, labels, plan)
         with storage.writing(run_paths.patches(TRAINING, case)) as path:
             write_patches(path, data=made.data, seg=made.seg, properties=made.properties)
-            storage.write_bytes(run_paths.patches_record(TRAINING, case), PatchRecord.of_file(path).to_bytes())
+            storage.write_bytes(
+                run_paths.record_of_patches(run_paths.patches(TRAINING, case)), PatchRecord.of_file(path).to_bytes()
+            )
 
     for case in cases:
         write_again(case)
@@ -202,7 +204,7 @@ def test_a_damaged_patch_file_is_preprocessed_again(patches_of_a_run, damage):
         case "gone":
             storage.delete(key)
         case _:
-            storage.delete(run_paths.patches_record(TRAINING, case))
+            storage.delete(run_paths.record_of_patches(run_paths.patches(TRAINING, case)))
     notes = []
     assert patches_of_a_run.repair(note=notes.append) == 1
     assert len(notes) == 1

@@ -14,6 +14,8 @@ from orchestrator.patches.manifest import PatchManifest, PatchRecord
 from orchestrator.patches.reader import PatchFile
 from orchestrator.patches.writer import write_patches
 from orchestrator.storage.local import LocalStorage
+from orchestrator.storage.run_paths import record_of_patches
+from orchestrator.verify import main
 
 
 class RemoteStorage:
@@ -94,6 +96,28 @@ def test_verify_names_what_is_missing_cut_or_exchanged(patches):
     storage.delete(third)
     with pytest.raises(IntegrityError, match=r"case_2\.arrow: missing"):
         PatchManifest(records={third: manifest.records[third]}).verify(storage)
+
+
+def test_the_command_names_what_is_damaged_and_removes_it_if_asked_to(patches, capsys):
+    storage, manifest = patches
+    command = ["--output", storage.location]
+    keys = list(manifest.records)
+    for key in keys[:2]:
+        storage.write_bytes(record_of_patches(key), manifest.records[key].to_bytes())
+    assert main(command) == 1
+    assert "case_2.arrow: without its record" in capsys.readouterr().out
+    storage.write_bytes(record_of_patches(keys[2]), manifest.records[keys[2]].to_bytes())
+    assert main(command) == 0
+    storage.write_bytes(keys[1], storage.read_bytes(keys[1])[:-1])
+    assert main([*command, "--remove"]) == 1
+    out = capsys.readouterr().out
+    assert "damaged: " in out
+    assert "case_1.arrow" in out
+    assert out.endswith("2 of 3 patch files are whole\n")
+    assert not storage.exists(keys[1])
+    for key in (keys[0], keys[2]):
+        storage.delete(key)
+    assert main(command) == 2
 
 
 def test_files_of_a_local_folder_are_not_copied(patches, tmp_path):

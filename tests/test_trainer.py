@@ -13,7 +13,8 @@ from orchestrator.errors import IntegrityError, PreemptedError, TrainingError
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.training.checkpoint import CheckpointStore
-from orchestrator.training.trainer import PresetTrainer, train
+from orchestrator.training.preset_trainer import PresetTrainer
+from orchestrator.training.trainer import train
 
 PRESET = tiny_preset()
 
@@ -334,3 +335,13 @@ def test_a_preset_can_leave_out_the_axis_between_left_and_right(setting, tmp_pat
     trainer = trainer_of(setting, replace(PRESET, mirror_axes=(0, 1)), tmp_path, monkeypatch)
     assert trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()[3] == (0, 1)
     assert trainer.inference_allowed_mirroring_axes == (0, 1)
+
+
+@pytest.mark.parametrize("augmentation", ["kernels", "nnunet"])
+def test_a_2d_network_is_trained_with_either_augmentation(files, tmp_path, augmentation):
+    plan = tiny_plan(files, preset=PRESET, network="2d")
+    patches = write_all_patches(tmp_path / "patches", files, plan)
+    preset = replace(PRESET, num_epochs=1, augmentation=augmentation)
+    run = Run(tmp_path / "run", (plan, patches), preset=preset).go()
+    assert len(run.reports) == 1
+    assert run.reports[0].train_loss < 2

@@ -1,11 +1,11 @@
 """How a patch file is laid out: one Arrow IPC file a case, a row a chunk.
 
-Four record batches follow each other: the chunks of the image, those of the segmentation, the arrays that the
-properties hold, and the voxels of each label that a training may draw from. Their columns are `array` (`image`,
-`segmentation`, `properties/<index>` or `class_locations`), `c`, `z`, `y`, `x` (first voxel of the chunk; of voxels, `c`
-counts the labels), `crc32` (of payload and voxels as stored), `payload` (compressed on its own, little endian) and
-`voxels` (z, y, x). The schema's metadata holds a JSON header (format, shapes, types, codecs, scale, properties) and its
-checksum.
+Three record batches follow each other: the chunks of the image and the segmentation, whose tables are so in one place
+at the file's begin; the arrays that the properties hold; the voxels of each label that a training may draw from.
+Their columns are `array` (`image`, `segmentation`, `properties/<index>` or `class_locations`), `c`, `z`, `y`, `x`
+(first voxel of the chunk; of voxels, `c` counts the labels), `crc32` (of payload and voxels as stored), `payload`
+(compressed on its own, little endian) and `voxels` (z, y, x). The schema's metadata holds a JSON header (format,
+shapes, types, codecs, scale, properties) and its checksum.
 """
 
 import itertools

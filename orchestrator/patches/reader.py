@@ -1,5 +1,8 @@
 """Reading of patch files, memory-mapped."""
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,32 +13,33 @@ from numpy.typing import NDArray
 
 from orchestrator.errors import DataError, IntegrityError
 from orchestrator.patches.layout import Header, Index, decode_properties
+from orchestrator.patches.mapped_file import MappedFile
 from orchestrator.patches.stored_array import PatchArray, Rows
-
-NUM_BATCHES = 4
 
 
 class PatchFile:
     """One preprocessed case, opened for reading; threads may share it."""
 
-    def __init__(self, path: Path, *, header: Header, rows: list[Rows]) -> None:
+    def __init__(self, path: Path, *, header: Header, chunks: Rows) -> None:
         self.path = path
         self._header = header
-        self._rows = rows
-        self.image = PatchArray(path, name="image", layout=header.image, rows=rows[0])
-        self.segmentation = PatchArray(path, name="segmentation", layout=header.segmentation, rows=rows[1])
+        self._chunks = chunks
+        self._lock = threading.Lock()
+        self._read_rest: tuple[Rows, Rows] | None = None
+        num_chunks = header.image.num_chunks
+        image, segmentation = chunks.part(0, num_chunks), chunks.part(num_chunks, len(chunks.checksums))
+        self.image = PatchArray(path, name="image", layout=header.image, rows=image)
+        self.segmentation = PatchArray(path, name="segmentation", layout=header.segmentation, rows=segmentation)
 
     @classmethod
     def open(cls, path: Path) -> "PatchFile":
         """Map a patch file; raises IntegrityError if it is missing, torn, of another format or not whole."""
-        try:
-            reader = pa.ipc.open_file(pa.memory_map(str(path), "r"))
-            header = Header.from_metadata(reader.schema.metadata)
-            rows = [Rows.from_batch(reader.get_batch(index)) for index in range(reader.num_record_batches)]
-            _check_sizes(header, rows)
-        except (IntegrityError, pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
-            raise IntegrityError(f"{path}: not a whole patch file ({error}); write the patches again") from error
-        return cls(path, header=header, rows=rows)
+        with _naming(path):
+            mapped = MappedFile(path)
+            header = Header.from_metadata(mapped.metadata)
+            chunks = Rows.from_batch(mapped.next_batch(), mapped=mapped, has_voxels=False)
+            _check_chunks(header, chunks)
+            return cls(path, header=header, chunks=chunks)
 
     @property
     def shape(self) -> Index:
@@ -45,7 +49,7 @@ class PatchFile:
     @cached_property
     def labels(self) -> tuple[Any, ...]:
         """Labels (or regions) that have any voxel to draw from, in nnU-Net's order."""
-        return tuple(label for label, row in self._label_rows.items() if len(self._rows[3].row_voxels(row)))
+        return tuple(label for label, row in self._label_rows.items() if len(self._locations.row_voxels(row)))
 
     def class_locations(self, label: Any) -> NDArray[np.uint16]:
         """Voxels of a label (or region) that nnU-Net may draw from, (z, y, x), shape (n, 3): a view without a copy.
@@ -55,7 +59,7 @@ class PatchFile:
         row = self._label_rows.get(label)
         if row is None:
             return np.empty((0, 3), np.uint16)
-        rows = self._rows[3]
+        rows = self._locations
         if not rows.is_checked[row]:
             if rows.crc32(row) != rows.checksums[row]:
                 raise IntegrityError(
@@ -103,7 +107,7 @@ class PatchFile:
     def properties(self) -> dict[str, Any]:
         """What was written with the case; arrays are read-only views into the file, but for `class_locations`."""
         arrays = [
-            np.frombuffer(self._rows[2].payload(row), layout.dtype).reshape(layout.shape)
+            np.frombuffer(self._arrays.payload(row), layout.dtype).reshape(layout.shape)
             for row, layout in enumerate(self._header.property_arrays)
         ]
         properties: dict[str, Any] = decode_properties(self._header.properties, arrays)
@@ -121,7 +125,7 @@ class PatchFile:
 
     def verify(self) -> None:
         """Compare every chunk with its checksum; raises IntegrityError that names the file and the first bad chunk."""
-        for rows, names, starts in zip(self._rows, *self._expected(), strict=True):
+        for rows, names, starts in zip((self._chunks, self._arrays, self._locations), *self._expected(), strict=True):
             stored = rows.names.to_pylist()
             for row, (name, start) in enumerate(zip(names, starts, strict=True)):
                 found = rows.crc32(row)
@@ -131,6 +135,33 @@ class PatchFile:
                         f"{self.path}: {name} chunk at (c, z, y, x) = {start}: found {stored[row]} at {place} with "
                         f"checksum {found:08x}, expected {rows.checksums[row]:08x}; write the patches again"
                     )
+
+    @property
+    def _arrays(self) -> Rows:
+        """Arrays of the properties."""
+        return self._rest[0]
+
+    @property
+    def _locations(self) -> Rows:
+        """Voxels of the labels."""
+        return self._rest[1]
+
+    @property
+    def _rest(self) -> tuple[Rows, Rows]:
+        """What a box does not need."""
+        header, mapped = self._header, self._chunks.mapped
+        with self._lock, _naming(self.path):
+            if self._read_rest is None:
+                arrays = Rows.from_batch(mapped.next_batch(), mapped=mapped, has_voxels=False)
+                locations = Rows.from_batch(mapped.next_batch(), mapped=mapped, has_voxels=True)
+                expected = [layout.num_bytes((0,) * len(layout.shape)) for layout in header.property_arrays]
+                if np.diff(arrays.offsets).tolist() != expected:
+                    raise IntegrityError("arrays of the properties with other sizes than the header says")
+                num_labels = len(header.locations or ())
+                if not len(locations.checksums) == num_labels == len(header.location_dtypes):
+                    raise IntegrityError(f"{len(locations.checksums)} lists of voxels; expected {num_labels}")
+                self._read_rest = arrays, locations
+            return self._read_rest
 
     @cached_property
     def _label_rows(self) -> dict[Any, int]:
@@ -150,27 +181,31 @@ class PatchFile:
         """Names and starts that the rows of each batch must have."""
         header = self._header
         num_labels = len(header.locations or ())
-        starts = [list(header.image.starts()), list(header.segmentation.starts())]
-        names = [["image"] * len(starts[0]), ["segmentation"] * len(starts[1])]
+        starts = [[*header.image.starts(), *header.segmentation.starts()]]
+        names = [["image"] * header.image.num_chunks + ["segmentation"] * header.segmentation.num_chunks]
         names.append([f"properties/{index}" for index in range(len(header.property_arrays))])
         names.append(["class_locations"] * num_labels)
         labels: list[Index] = [(index, 0, 0, 0) for index in range(num_labels)]
         return names, [*starts, [(0, 0, 0, 0)] * len(header.property_arrays), labels]
 
 
-def _check_sizes(header: Header, rows: list[Rows]) -> None:
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Say of which file something is wrong."""
+    try:
+        yield
+    except (IntegrityError, pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+        raise IntegrityError(f"{path}: not a whole patch file ({error}); write the patches again") from error
+
+
+def _check_chunks(header: Header, rows: Rows) -> None:
     """Raise IntegrityError unless every chunk has a row, and a payload of the right size where that is known."""
-    if len(rows) != NUM_BATCHES:
-        raise IntegrityError(f"{len(rows)} record batches; expected {NUM_BATCHES}")
-    for layout, batch, name in ((header.image, rows[0], "image"), (header.segmentation, rows[1], "segmentation")):
-        sizes = np.diff(batch.offsets)
-        if len(sizes) != layout.num_chunks:
-            raise IntegrityError(f"{len(sizes)} chunks of the {name}; expected {layout.num_chunks}")
-        if layout.codec == "none" and sizes.tolist() != [layout.num_bytes(start) for start in layout.starts()]:
+    sizes = np.diff(rows.offsets).tolist()
+    if len(sizes) != header.image.num_chunks + header.segmentation.num_chunks:
+        raise IntegrityError(
+            f"{len(sizes)} chunks; expected {header.image.num_chunks} + {header.segmentation.num_chunks}"
+        )
+    for layout, name in ((header.image, "image"), (header.segmentation, "segmentation")):
+        found, sizes = sizes[: layout.num_chunks], sizes[layout.num_chunks :]
+        if layout.codec == "none" and found != [layout.num_bytes(start) for start in layout.starts()]:
             raise IntegrityError(f"chunks of the {name} with other sizes than shape {layout.shape} asks for")
-    expected = [layout.num_bytes((0,) * len(layout.shape)) for layout in header.property_arrays]
-    if np.diff(rows[2].offsets).tolist() != expected:
-        raise IntegrityError("arrays of the properties with other sizes than the header says")
-    num_labels = len(header.locations or ())
-    if len(rows[3].checksums) != num_labels or len(header.location_dtypes) != num_labels:
-        raise IntegrityError(f"{len(rows[3].checksums)} lists of voxels; expected {num_labels}")

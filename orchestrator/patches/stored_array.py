@@ -2,7 +2,7 @@
 
 import itertools
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import EllipsisType
 from typing import Any
@@ -15,7 +15,10 @@ from kernels.lane_packing import WHOLE, read_box
 from orchestrator.errors import IntegrityError
 from orchestrator.patches.codecs import PREDICTORS, expand
 from orchestrator.patches.layout import ArrayLayout, Index
+from orchestrator.patches.mapped_file import MappedFile
 
+TABLE = ["array", "c", "z", "y", "x", "crc32", "payload"]
+_NO_VOXELS = np.empty((0, 3), np.uint16)
 Key = int | slice | EllipsisType
 
 
@@ -28,7 +31,7 @@ class Rows:
     """Shape (chunks, 4)."""
     checksums: NDArray[np.uint32]
     offsets: NDArray[np.int64]
-    """Of the payloads in `values`, one more than there are chunks."""
+    """Of the payloads in `values`, one more than there are rows."""
     values: pa.Buffer
     payloads: NDArray[np.uint8]
     """All of `values`."""
@@ -36,17 +39,26 @@ class Rows:
     """Of the voxels in `voxels`, one more than there are rows."""
     voxels: NDArray[np.uint16]
     """Shape (voxels, 3)."""
+    mapped: MappedFile
+    file_offset: int
+    """Of the first payload."""
     is_checked: NDArray[np.bool_]
     """Whether this process has compared a row with its checksum."""
 
     @classmethod
-    def from_batch(cls, batch: pa.RecordBatch) -> "Rows":
+    def from_batch(cls, batch: pa.RecordBatch, *, mapped: MappedFile, has_voxels: bool) -> "Rows":
         """View the columns; raises IntegrityError if payloads or voxels would lie outside of the file."""
-        batch.validate(full=True)
+        # Of chunks the voxels are not looked at: what says that there are none lies far behind, and a disk is slow.
+        batch.select(TABLE).validate(full=True)
+        if has_voxels:
+            batch.validate(full=True)
         _, offsets_buffer, values = batch.column("payload").buffers()
         values = values if values is not None else pa.py_buffer(b"")
-        lists = batch.column("voxels")
-        voxels = lists.values.values.to_numpy(zero_copy_only=True).reshape(-1, 3)
+        voxels, voxel_offsets = _NO_VOXELS, np.zeros(batch.num_rows + 1, np.int64)
+        if has_voxels:
+            lists = batch.column("voxels")
+            voxels = lists.values.values.to_numpy(zero_copy_only=True).reshape(-1, 3)
+            voxel_offsets = _offsets(lists.buffers()[1], batch.num_rows, upper=len(voxels))
         return cls(
             names=batch.column("array"),
             starts=np.stack([batch.column(axis).to_numpy() for axis in "czyx"], axis=1),
@@ -54,9 +66,23 @@ class Rows:
             offsets=_offsets(offsets_buffer, batch.num_rows, upper=values.size),
             values=values,
             payloads=np.frombuffer(values, np.uint8),
-            voxel_offsets=_offsets(lists.buffers()[1], batch.num_rows, upper=len(voxels)),
+            voxel_offsets=voxel_offsets,
             voxels=voxels,
+            mapped=mapped,
+            file_offset=values.address - mapped.buffer.address if values.size else 0,
             is_checked=np.zeros(batch.num_rows, bool),
+        )
+
+    def part(self, first: int, last: int) -> "Rows":
+        """Return some of the rows, as views."""
+        return replace(
+            self,
+            names=self.names.slice(first, last - first),
+            starts=self.starts[first:last],
+            checksums=self.checksums[first:last],
+            offsets=self.offsets[first : last + 1],
+            voxel_offsets=self.voxel_offsets[first : last + 1],
+            is_checked=self.is_checked[first:last],
         )
 
     def payload(self, row: int) -> pa.Buffer:
@@ -184,7 +210,12 @@ class PatchArray:
 
     def _check(self, chunks: NDArray[np.int64]) -> None:
         """Compare chunks that are read for the first time with their checksums."""
-        for row in chunks[~self._rows.is_checked[chunks]].tolist():
+        chunks = chunks[~self._rows.is_checked[chunks]]
+        if not len(chunks):
+            return
+        rows = self._rows
+        rows.mapped.read_ahead(rows.file_offset + rows.offsets[chunks], rows.file_offset + rows.offsets[chunks + 1])
+        for row in chunks.tolist():
             if self._rows.crc32(row) != self._rows.checksums[row]:
                 raise self.damage(row, "does not have its checksum")
             self._rows.is_checked[row] = True

@@ -24,6 +24,7 @@ from orchestrator.pipeline.processors import Node, Resources
 from orchestrator.pipeline.ray_failures import classify, innermost, node_of, note_node
 from orchestrator.pipeline.ray_nodes import GROWING, label_selector, nodes_of
 from orchestrator.pipeline.stages import Stage, StageKind
+from orchestrator.pipeline.workplace import Workplace
 from orchestrator.training.stop_request import SIGNALS, Watch, listen_to_signals
 
 T = TypeVar("T")
@@ -149,7 +150,7 @@ class Executor:
         self,
         schedule: Schedule,
         *,
-        place: work.Workplace,
+        place: Workplace,
         listener: RunListener,
         config: ClusterConfig,
         separate_trainings: bool,
@@ -286,11 +287,11 @@ def _submit(stage: Stage, *, place: Any, share: Resources, separate: bool, selec
 
 
 @ray.remote(max_retries=0)  # type: ignore[untyped-decorator]
-def _carry_out(place: work.Workplace, stage: Stage) -> None:
+def _carry_out(place: Workplace, stage: Stage) -> None:
     _carry_out_here(place, stage)
 
 
-def _carry_out_here(place: work.Workplace, stage: Stage, *, watches: Sequence[Watch] = ()) -> None:
+def _carry_out_here(place: Workplace, stage: Stage, *, watches: Sequence[Watch] = ()) -> None:
     _log_to_process(stage)
     try:
         work.carry_out(place, stage, watches=watches)
@@ -324,7 +325,7 @@ class _NoProcessGroup(BackendConfig):  # type: ignore[misc]
 
 
 @ray.remote(max_retries=0)  # type: ignore[untyped-decorator]
-def _fit(place: work.Workplace, stage: Stage, share: Resources, separate: bool, selector: dict[str, str]) -> None:
+def _fit(place: Workplace, stage: Stage, share: Resources, separate: bool, selector: dict[str, str]) -> None:
     """Run one training through Ray Train, in a worker of its own or in this process, and wait for it."""
     from ray.train import RunConfig, ScalingConfig, WorkerGroupError
     from ray.train.torch import TorchTrainer
@@ -368,7 +369,7 @@ def _look_for_drain() -> str:
     return "its node is drained" if ray.get_runtime_context().get_node_id() in draining else ""
 
 
-def _ray_train_folder(place: work.Workplace) -> str:
+def _ray_train_folder(place: Workplace) -> str:
     """Where Ray Train keeps the state of its own; ours is in the checkpoints."""
     return f"{place.output.rstrip('/')}/ray_train"
 

@@ -53,7 +53,7 @@ class TrainingPatches:
         self.cache.check(self.storage, run_paths.patches(self.training_id, case), self._record(case))
 
     def _record(self, case: Case) -> PatchRecord:
-        key = run_paths.patches_record(self.training_id, case)
+        key = run_paths.record_of_patches(run_paths.patches(self.training_id, case))
         if not self.storage.exists(key):
             raise IntegrityError(f"{self.storage.location}/{key}: no record of the patch file of this case")
         return PatchRecord.from_bytes(self.storage.read_bytes(key))

@@ -21,7 +21,7 @@ from orchestrator.pipeline.lease import Lease
 from orchestrator.pipeline.policy import Schedule
 from orchestrator.pipeline.processors import Need
 from orchestrator.pipeline.stages import Stage, build_graph, expected_bytes, label_sets_by_case
-from orchestrator.pipeline.work import Workplace
+from orchestrator.pipeline.workplace import Workplace
 from orchestrator.progress import LiveView
 from orchestrator.report.tables import write_tables
 from orchestrator.results.store import ResultsStore, from_table

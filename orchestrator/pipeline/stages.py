@@ -203,12 +203,12 @@ class _Builder:
 
 
 def expected_bytes(stages: Iterable[Stage], *, preset: Preset) -> int:
-    """Return roughly how much these stages will write: compressed cases, float32 patches, checkpoints."""
+    """Return roughly how much these stages will write: compressed cases, 16-bit patches, checkpoints."""
     voxels = _VOXELS_FULL_SIZE
     if preset.phantom_spacing_mm is not None:
         voxels = min(voxels, round(_THORAX_MM3 / preset.phantom_spacing_mm**3))
     checkpoints = _CHECKPOINT_BYTES if preset.base_num_features is None else _CHECKPOINT_BYTES // 100
-    written = {StageKind.INGEST: 2 * voxels, StageKind.PREPROCESS: 6 * voxels, StageKind.TRAIN: checkpoints}
+    written = {StageKind.INGEST: 2 * voxels, StageKind.PREPROCESS: 2 * voxels, StageKind.TRAIN: checkpoints}
     return sum(written.get(stage.kind, 0) for stage in stages)
 
 

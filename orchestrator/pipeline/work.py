@@ -7,26 +7,24 @@ A stage may therefore be killed at any moment and carried out again.
 import hashlib
 import json
 import logging
-import shutil
 import socket
-import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import cache
+from dataclasses import asdict
 from importlib.metadata import version
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from orchestrator.benchmark.definition import Case, Dataset, EvaluationSet, LabelSet, Training
+from orchestrator.benchmark.definition import Case, EvaluationSet, Training
 from orchestrator.benchmark.matrix import split_sha256
-from orchestrator.benchmark.presets import Preset
-from orchestrator.errors import DataError, IntegrityError, OrchestratorError, StorageError
+from orchestrator.errors import IntegrityError, OrchestratorError, StorageError
 from orchestrator.pipeline.attempt import AttemptEvents, TrainingLog, going_on_without
+from orchestrator.pipeline.case_work import fingerprint, generate_download, ingest
 from orchestrator.pipeline.stages import Stage, StageKind
+from orchestrator.pipeline.workplace import Workplace
 from orchestrator.results.records import Provenance, ResultRow
 from orchestrator.results.store import ResultsStore
 from orchestrator.storage import run_paths
-from orchestrator.storage.filesystem import Storage, open_storage
+from orchestrator.storage.filesystem import Storage
+from orchestrator.storage.json_files import read_json, write_json
 
 if TYPE_CHECKING:
     from orchestrator.pipeline.repair import TrainingPatches
@@ -37,39 +35,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 REPORTED_VERSIONS = ("covid-ct-orchestrator", "nnunetv2", "torch", "ray", "numpy", "SimpleITK", "numba")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Workplace:
-    """All that the stages of one run share; sent to every process that works for it."""
-
-    output: str
-    """Location of everything that the run writes: a folder or an S3 prefix."""
-    data: str | None
-    """Location of the downloads; None for phantoms, which lie in the output location."""
-    preset: Preset
-    """How much is trained."""
-    seed: int
-    """Of phantoms and trainings."""
-    datasets: Mapping[str, Dataset]
-    """By name."""
-    label_sets: Mapping[str, LabelSet]
-    """By name."""
-    phantom_cases: Mapping[str, tuple[Case, ...]]
-    """Cases of each generated download."""
-    device: str
-    """`cpu` or `cuda`."""
-    num_threads: int
-    """Threads of torch in one process: what the process was given, so that neighbours do not slow each other down."""
-    num_loader_processes: int
-    """Processes that augment for one training; 0 augments in the training's own process."""
-    cloud: str | None = None
-    """Whose machines the nodes are, if they may be taken back after a notice."""
-
-    @property
-    def storage(self) -> Storage:
-        """The output location, opened."""
-        return open_storage(self.output)
 
 
 def carry_out(place: Workplace, stage: Stage, *, watches: Sequence["Watch"] = ()) -> None:
@@ -96,62 +61,6 @@ def carry_out(place: Workplace, stage: Stage, *, watches: Sequence["Watch"] = ()
             predict(place, _training(stage))
         case StageKind.SCORE:
             score(place, _training(stage))
-
-
-def generate_download(place: Workplace, download: str) -> None:
-    """Write one download of phantoms, in its owner's layout, into the output location."""
-    from orchestrator.sources.phantom_downloads import write_phantom_download
-
-    requests = [(place.datasets[case.dataset], case.name) for case in place.phantom_cases[download]]
-    with tempfile.TemporaryDirectory(prefix="phantoms-") as folder:
-        write_phantom_download(
-            download, Path(folder), requests=requests, spacing_mm=place.preset.phantom_spacing_mm, seed=place.seed
-        )
-        files = [path for path in sorted((Path(folder) / download).rglob("*")) if path.is_file()]
-        marker = run_paths.phantom_marker(download)
-        keys = {path: f"{run_paths.PHANTOM_DOWNLOADS}/{path.relative_to(folder).as_posix()}" for path in files}
-        for path, key in sorted(keys.items(), key=lambda item: item[1] == marker):
-            with place.storage.writing(key) as target:
-                shutil.copyfile(path, target)
-
-
-def ingest(place: Workplace, case: Case, *, label_sets: tuple[str, ...]) -> None:
-    """Convert one case of a download to an image and label maps in one orientation."""
-    from orchestrator.sources.downloads import convert_case, write_case
-
-    dataset = place.datasets[case.dataset]
-    downloads = _local_downloads(place, dataset.download)
-    converted = convert_case(case, dataset=dataset, label_sets=label_sets, downloads=downloads)
-    storage = place.storage
-    keys = {"image": run_paths.case_image(case)} | {
-        name: run_paths.case_labels(case, label_set=name) for name in label_sets
-    }
-    with tempfile.TemporaryDirectory(prefix="case-") as folder:
-        paths = {name: Path(folder) / f"{name}.nii.gz" for name in keys}
-        write_case(converted, image_path=paths["image"], label_paths={name: paths[name] for name in label_sets})
-        digests = {name: _sha256(path.read_bytes()) for name, path in paths.items()}
-        for name, key in keys.items():
-            with storage.writing(key) as target:
-                shutil.copyfile(paths[name], target)
-    record = {
-        "case": case.id,
-        "sha256": digests,
-        "source_sha256": dict(converted.source_sha256),
-        "spacing_mm": list(converted.image.GetSpacing()[::-1]),
-        "notes": list(converted.notes),
-    }
-    _write_json(storage, run_paths.case_record(case), record)
-
-
-def fingerprint(place: Workplace, case: Case, *, label_set: str) -> None:
-    """Measure one case as nnU-Net's planner wants it."""
-    from orchestrator.training.planning import fingerprint_case
-
-    storage = place.storage
-    measured = fingerprint_case(
-        storage.fetch(run_paths.case_image(case)), storage.fetch(run_paths.case_labels(case, label_set=label_set))
-    )
-    storage.write_bytes(run_paths.fingerprint(case, label_set=label_set), measured.to_bytes())
 
 
 def plan(place: Workplace, training: Training) -> None:
@@ -187,9 +96,10 @@ def preprocess(place: Workplace, training: Training, *, case: Case) -> None:
         storage.fetch(run_paths.case_labels(case, label_set=training.subtask)),
         _read_plan(storage, training.id),
     )
-    with storage.writing(run_paths.patches(training.id, case)) as path:
+    key = run_paths.patches(training.id, case)
+    with storage.writing(key) as path:
         write_patches(path, data=preprocessed.data, seg=preprocessed.seg, properties=preprocessed.properties)
-        storage.write_bytes(run_paths.patches_record(training.id, case), PatchRecord.of_file(path).to_bytes())
+        storage.write_bytes(run_paths.record_of_patches(key), PatchRecord.of_file(path).to_bytes())
 
 
 def train(place: Workplace, training: Training, *, watches: Sequence["Watch"] = ()) -> None:
@@ -216,7 +126,7 @@ def train(place: Workplace, training: Training, *, watches: Sequence["Watch"] = 
             log.flush()
             record = {**asdict(epoch), "host": socket.gethostname()}
             with going_on_without("progress of an epoch"):
-                _write_json(storage, run_paths.training_progress(training.id), record)
+                write_json(storage, run_paths.training_progress(training.id), record)
 
         patches = _training_patches(place, training)
         patches.repair(note=log.write)
@@ -244,7 +154,7 @@ def train(place: Workplace, training: Training, *, watches: Sequence["Watch"] = 
                 raise StorageError(
                     f"{error}; it is written again, and the training goes on from its checkpoint"
                 ) from error
-    _write_json(storage, run_paths.training_record(training.id), asdict(outcome))
+    write_json(storage, run_paths.training_record(training.id), asdict(outcome))
 
 
 def _training_patches(place: Workplace, training: Training) -> "TrainingPatches":
@@ -291,13 +201,13 @@ def predict(place: Workplace, training: Training) -> None:
             first_error = first_error or error
     if first_error is not None and len(failures) == len(cases):
         raise first_error
-    _write_json(storage, run_paths.prediction_record(training.id), {"training": training.id, "failures": failures})
+    write_json(storage, run_paths.prediction_record(training.id), {"training": training.id, "failures": failures})
 
 
 def score(place: Workplace, training: Training) -> None:
     """Score the predictions of one training and commit all of its rows at once."""
     storage = place.storage
-    failures = _read_json(storage, run_paths.prediction_record(training.id))["failures"]
+    failures = read_json(storage, run_paths.prediction_record(training.id))["failures"]
     provenance = _provenance(place, storage, training)
     rows = [
         row
@@ -360,8 +270,8 @@ def _score_case(
 
 def _provenance(place: Workplace, storage: Storage, training: Training) -> Provenance:
     """Gather what the rows of a training say about their origin."""
-    digests = [_read_json(storage, run_paths.case_record(case))["sha256"] for case in training.cases]
-    record = _read_json(storage, run_paths.training_record(training.id))
+    digests = [read_json(storage, run_paths.case_record(case))["sha256"] for case in training.cases]
+    record = read_json(storage, run_paths.training_record(training.id))
     return Provenance(
         preset=place.preset.name,
         seed=place.seed,
@@ -376,32 +286,6 @@ def _provenance(place: Workplace, storage: Storage, training: Training) -> Prove
     )
 
 
-def _local_downloads(place: Workplace, download: str) -> Path:
-    """Return a local folder that holds a download; from S3 it is copied once per machine."""
-    location = place.data if place.data is not None else f"{place.output.rstrip('/')}/{run_paths.PHANTOM_DOWNLOADS}"
-    if not location.startswith("s3://"):
-        return Path(location)
-    return _mirror(location, download)
-
-
-@cache
-def _mirror(location: str, download: str) -> Path:
-    """Copy a download from S3 below a folder of this machine, keeping its layout; files already there are kept."""
-    folder = Path(tempfile.gettempdir()) / "orchestrator-downloads" / _sha256(location.encode())[:16]
-    storage = open_storage(location)
-    keys = storage.list_keys(download)
-    if not keys:
-        raise DataError(f"{location}/{download}: no files found; expected the download as its owner ships it")
-    for key in keys:
-        target = folder / key
-        if not target.exists():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".tmp-", delete=False) as temporary:
-                shutil.copyfile(storage.fetch(key), temporary.name)
-            Path(temporary.name).rename(target)
-    return folder
-
-
 def _limit_threads(place: Workplace, stage: Stage) -> None:
     import torch
 
@@ -412,14 +296,6 @@ def _read_plan(storage: Storage, training_id: str) -> "Plan":
     from orchestrator.training.planning import Plan
 
     return Plan.from_bytes(storage.read_bytes(run_paths.plan(training_id)))
-
-
-def _read_json(storage: Storage, key: str) -> Any:
-    return json.loads(storage.read_bytes(key))
-
-
-def _write_json(storage: Storage, key: str, record: Mapping[str, Any]) -> None:
-    storage.write_bytes(key, json.dumps(record, indent=1).encode())
 
 
 def _identifier(case: Case) -> str:

@@ -11,6 +11,7 @@ DRIVERS = "drivers"
 RESULTS = "results"
 TABLES = "tables"
 LOGS = "logs"
+PATCHES = "patches"
 
 
 def driver(number: int) -> str:
@@ -50,7 +51,7 @@ def plan(training_id: str) -> str:
 
 def patches(training_id: str, case: Case) -> str:
     """Arrow patch file of one case, preprocessed with the plan of one training."""
-    return f"patches/{training_id}/{case.dataset}--{case.name}.arrow"
+    return f"{PATCHES}/{training_id}/{case.dataset}--{case.name}.arrow"
 
 
 def checkpoint_slots(training_id: str) -> tuple[str, str]:
@@ -58,14 +59,14 @@ def checkpoint_slots(training_id: str) -> tuple[str, str]:
     return f"trainings/{training_id}/checkpoint_even.ckpt", f"trainings/{training_id}/checkpoint_odd.ckpt"
 
 
-def patches_record(training_id: str, case: Case) -> str:
+def record_of_patches(key: str) -> str:
     """JSON record of a patch file: size, digest, version of the format. Written before the file appears."""
-    return f"patches/{training_id}/{case.dataset}--{case.name}.json"
+    return f"{key.removesuffix('.arrow')}.json"
 
 
 def patches_manifest(training_id: str) -> str:
     """JSON with the records of all patch files of a training; written when it begins."""
-    return f"patches/{training_id}/manifest.json"
+    return f"{PATCHES}/{training_id}/manifest.json"
 
 
 def final_checkpoint(training_id: str) -> str:

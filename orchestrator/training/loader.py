@@ -218,6 +218,7 @@ class BatchLoader:
             return batch, future.result()
         except BaseException:
             self._free.append(batch)
+            self._drop_ahead()
             raise
 
     def _make(self, index: int, batch: _Batch) -> tuple[Sample, ...]:

@@ -1,5 +1,6 @@
 """What a training tells while it runs and at its end."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -37,6 +38,18 @@ class Milestone:
     """Time that it took to save or to load the checkpoint; 0 where there was none."""
     reason: str = ""
     """Why the training was asked to stop, if that is why the checkpoint was saved."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingListener:
+    """Who is told, and who may stop a training."""
+
+    on_epoch: Callable[[EpochReport], None]
+    """Called after every epoch."""
+    on_milestone: Callable[[Milestone], None]
+    """Called when the training begins or goes on, and after every checkpoint on the way."""
+    stop_reason: Callable[[], str]
+    """Asked before every iteration; not empty where the training must stop."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

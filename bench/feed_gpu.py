@@ -1,0 +1,205 @@
+"""Measures epochs on a GPU: how long they take and how busy the GPU is, by nnU-Net's feed and by ours.
+
+    python -m bench.feed_gpu [--cores 2 4 8] [--iterations N]
+
+Both train nnU-Net's 3d_fullres network on synthetic cases at full size. Stock is nnU-Net's own store, loader and
+transforms with one process fewer than there are cores; ours has as many threads. Each runs in a process of its own
+that is held to the given cores.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bench.feed_cases import make_case
+from orchestrator.benchmark.definition import LabelSet, Structure
+from orchestrator.benchmark.presets import find_preset
+from orchestrator.storage.filesystem import open_storage
+from orchestrator.training.checkpoint import CheckpointStore
+from orchestrator.training.planning import CaseFingerprint, Plan, make_plan
+
+KINDS = ("stock", "ours")
+NUM_EPOCHS = 4
+ITERATIONS_OF_AN_EPOCH = 250
+_SIDES = LabelSet(
+    name="lung",
+    structures=tuple(
+        Structure(name=name, label=label, tolerance_mm=1.0) for label, name in ((1, "left_lung"), (2, "right_lung"))
+    ),
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Epochs:
+    """What was measured of one training, without its first epoch."""
+
+    seconds: float
+    """Of an epoch of 250 iterations."""
+    wait_share: float
+    """Share of the time in which the training waited for a batch."""
+    utilisation: float
+    """Mean of what the GPU says of itself, 0 to 100; NaN without a GPU."""
+
+
+def write_cases(folder: Path, *, slices: list[int], size: int) -> Plan:
+    """Write cases into both stores, and the plan."""
+    from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnUNetDatasetBlosc2
+
+    from orchestrator.training.patch_dataset import ArrowDataset
+
+    foreground = np.random.default_rng(0).normal(-700, 150, 100_000).astype(np.float32)
+    fingerprint = CaseFingerprint(
+        shape_after_crop=(slices[-1], size, size),
+        spacing_mm=(1.0, 0.8, 0.8),
+        relative_size_after_cropping=1.0,
+        foreground=foreground,
+    )
+    plan = make_plan(
+        [fingerprint], label_set=_SIDES, network="3d_fullres", preset=find_preset("paper"), donor=None, name="gpu"
+    )
+    patch = tuple(plan.configuration_manager.patch_size)
+    for kind in KINDS:
+        (folder / kind).mkdir()
+    for index, num_slices in enumerate(slices):
+        case = make_case(num_slices=num_slices, size=size, num_labels=2, window="wide", seed=index)
+        stock, ours = (folder / kind / f"case_{index}" for kind in KINDS)
+        blocks, chunks = comp_blosc2_params(case.data.shape, patch, 4)
+        blocks_seg, chunks_seg = comp_blosc2_params(case.seg.shape, patch, 2)
+        nnUNetDatasetBlosc2.save_case(
+            case.data,
+            case.seg.astype(np.int16),
+            case.properties,
+            str(stock),
+            chunks=chunks,
+            blocks=blocks,
+            chunks_seg=chunks_seg,
+            blocks_seg=blocks_seg,
+        )
+        ArrowDataset.save_case(case.data, case.seg, case.properties, str(ours))
+    (folder / "plan.json").write_bytes(plan.to_bytes())
+    return plan
+
+
+def train_epochs(folder: Path, *, kind: str, num_workers: int, iterations: int, device: str) -> Epochs:
+    """Train in this process and measure."""
+    from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
+
+    from orchestrator.training import preset_trainer, trainer
+
+    if kind == "stock":
+        preset_trainer.ArrowDataset = nnUNetDatasetBlosc2  # type: ignore[misc]
+    preset = replace(
+        find_preset("paper"),
+        num_epochs=NUM_EPOCHS,
+        num_iterations_per_epoch=iterations,
+        num_val_iterations_per_epoch=1,
+        checkpoint_every_s=float("inf"),
+        augmentation="nnunet" if kind == "stock" else "kernels",
+    )
+    reports: list[trainer.EpochReport] = []
+    samples: list[float] = []
+    ended = threading.Event()
+
+    def on_epoch(report: trainer.EpochReport) -> None:
+        reports.append(report)
+        if len(reports) == 1:
+            watcher.start()
+
+    watcher = threading.Thread(target=_watch, args=(samples, ended), daemon=True)
+    with tempfile.TemporaryDirectory(prefix="gpu-") as work:
+        trainer.train(
+            plan=Plan.from_bytes((folder / "plan.json").read_bytes()),
+            preset=preset,
+            training_id=kind,
+            train_cases=sorted(path.stem for path in (folder / "ours").glob("*.arrow")),
+            val_cases=(),
+            patches=folder / kind,
+            checkpoint=CheckpointStore(open_storage(work), training_id=kind),
+            log=lambda _: None,
+            seed=1,
+            device=device,
+            num_loader_processes=num_workers,
+            on_epoch=on_epoch,
+        )
+    ended.set()
+    watcher.join()
+    later = reports[1:]
+    return Epochs(
+        seconds=statistics.median(one.elapsed_s for one in later) * ITERATIONS_OF_AN_EPOCH / iterations,
+        wait_share=sum(one.loader_wait_s for one in later) / sum(one.elapsed_s for one in later),
+        utilisation=statistics.fmean(samples) if samples else float("nan"),
+    )
+
+
+def _watch(samples: list[float], ended: threading.Event) -> None:
+    """Ask the GPU twice a second how busy it is."""
+    query = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
+    while torch.cuda.is_available() and not ended.wait(0.5):
+        answer = subprocess.run(query, check=True, capture_output=True, text=True).stdout
+        samples.append(float(answer.splitlines()[0]))
+
+
+def measure(folder: Path, *, cores: list[int], iterations: int, device: str) -> str:
+    """Return a table of both for every number of cores."""
+    lines = ["| cores | feed | s an epoch | waiting for batches | GPU utilisation |", "|---|---|---|---|---|"]
+    for num_cores in cores:
+        for kind in KINDS:
+            command = [sys.executable, "-m", "bench.feed_gpu", "--child", kind, "--folder", str(folder)]
+            command += ["--cores", str(num_cores), "--iterations", str(iterations), "--device", device]
+            # Compiling takes minutes and is the same for both.
+            environment = {**os.environ, "nnUNet_compile": "f", "OMP_NUM_THREADS": "1"}
+            answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout
+            found = Epochs(**json.loads(answer.splitlines()[-1]))
+            lines.append(
+                f"| {num_cores} | {kind} | {found.seconds:.1f} | {found.wait_share:.0%} | {found.utilisation:.0f} % |"
+            )
+            print(lines[-1], file=sys.stderr, flush=True)
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure and print; with --child, measure one training and print it as JSON."""
+    all_cores = len(os.sched_getaffinity(0))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    default = sorted({min(number, all_cores) for number in (2, 4, 8, all_cores)})
+    parser.add_argument("--cores", type=int, nargs="+", default=default, help="numbers of cores (2, 4, 8 and all)")
+    parser.add_argument("--iterations", type=int, default=50, help="iterations of each of the epochs (50)")
+    parser.add_argument("--slices", type=int, nargs="+", default=[90, 150, 250], help="of the cases (90 150 250)")
+    parser.add_argument("--size", type=int, default=512, help="voxels along y and x of the cases (512)")
+    parser.add_argument("--device", default="cuda", help="cuda, or cpu to try the benchmark itself")
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--child", choices=KINDS, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        (num_cores,) = options.cores
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:num_cores])
+        found = train_epochs(
+            options.folder,
+            kind=options.child,
+            num_workers=max(1, num_cores - 1),
+            iterations=options.iterations,
+            device=options.device,
+        )
+        print(json.dumps(asdict(found)))
+        return
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("no GPU is visible; expected one, or --device cpu to try the benchmark itself")
+    with tempfile.TemporaryDirectory(prefix="feed-gpu-") as folder:
+        write_cases(Path(folder), slices=options.slices, size=options.size)
+        table = measure(Path(folder), cores=options.cores, iterations=options.iterations, device=options.device)
+    name = torch.cuda.get_device_name() if options.device == "cuda" else "CPU"
+    print(f"\n{name}, {all_cores} cores, torch {torch.__version__}\n\n{table}")
+
+
+if __name__ == "__main__":
+    main()

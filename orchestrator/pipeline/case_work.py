@@ -1,0 +1,96 @@
+"""What the stages of a case do: download (of phantoms), ingest, fingerprint."""
+
+import hashlib
+import shutil
+import tempfile
+from functools import cache
+from pathlib import Path
+
+from orchestrator.benchmark.definition import Case
+from orchestrator.errors import DataError
+from orchestrator.pipeline.workplace import Workplace
+from orchestrator.storage import run_paths
+from orchestrator.storage.filesystem import open_storage
+from orchestrator.storage.json_files import write_json
+
+
+def generate_download(place: Workplace, download: str) -> None:
+    """Write one download of phantoms, in its owner's layout, into the output location."""
+    from orchestrator.sources.phantom_downloads import write_phantom_download
+
+    requests = [(place.datasets[case.dataset], case.name) for case in place.phantom_cases[download]]
+    with tempfile.TemporaryDirectory(prefix="phantoms-") as folder:
+        write_phantom_download(
+            download, Path(folder), requests=requests, spacing_mm=place.preset.phantom_spacing_mm, seed=place.seed
+        )
+        files = [path for path in sorted((Path(folder) / download).rglob("*")) if path.is_file()]
+        marker = run_paths.phantom_marker(download)
+        keys = {path: f"{run_paths.PHANTOM_DOWNLOADS}/{path.relative_to(folder).as_posix()}" for path in files}
+        for path, key in sorted(keys.items(), key=lambda item: item[1] == marker):
+            with place.storage.writing(key) as target:
+                shutil.copyfile(path, target)
+
+
+def ingest(place: Workplace, case: Case, *, label_sets: tuple[str, ...]) -> None:
+    """Convert one case of a download to an image and label maps in one orientation."""
+    from orchestrator.sources.downloads import convert_case, write_case
+
+    dataset = place.datasets[case.dataset]
+    downloads = _local_downloads(place, dataset.download)
+    converted = convert_case(case, dataset=dataset, label_sets=label_sets, downloads=downloads)
+    storage = place.storage
+    keys = {"image": run_paths.case_image(case)} | {
+        name: run_paths.case_labels(case, label_set=name) for name in label_sets
+    }
+    with tempfile.TemporaryDirectory(prefix="case-") as folder:
+        paths = {name: Path(folder) / f"{name}.nii.gz" for name in keys}
+        write_case(converted, image_path=paths["image"], label_paths={name: paths[name] for name in label_sets})
+        digests = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in paths.items()}
+        for name, key in keys.items():
+            with storage.writing(key) as target:
+                shutil.copyfile(paths[name], target)
+    record = {
+        "case": case.id,
+        "sha256": digests,
+        "source_sha256": dict(converted.source_sha256),
+        "spacing_mm": list(converted.image.GetSpacing()[::-1]),
+        "notes": list(converted.notes),
+    }
+    write_json(storage, run_paths.case_record(case), record)
+
+
+def fingerprint(place: Workplace, case: Case, *, label_set: str) -> None:
+    """Measure one case as nnU-Net's planner wants it."""
+    from orchestrator.training.planning import fingerprint_case
+
+    storage = place.storage
+    measured = fingerprint_case(
+        storage.fetch(run_paths.case_image(case)), storage.fetch(run_paths.case_labels(case, label_set=label_set))
+    )
+    storage.write_bytes(run_paths.fingerprint(case, label_set=label_set), measured.to_bytes())
+
+
+def _local_downloads(place: Workplace, download: str) -> Path:
+    """Return a local folder that holds a download; from S3 it is copied once per machine."""
+    location = place.data if place.data is not None else f"{place.output.rstrip('/')}/{run_paths.PHANTOM_DOWNLOADS}"
+    if not location.startswith("s3://"):
+        return Path(location)
+    return _mirror(location, download)
+
+
+@cache
+def _mirror(location: str, download: str) -> Path:
+    """Copy a download from S3 below a folder of this machine, keeping its layout; files already there are kept."""
+    folder = Path(tempfile.gettempdir()) / "orchestrator-downloads" / hashlib.sha256(location.encode()).hexdigest()[:16]
+    storage = open_storage(location)
+    keys = storage.list_keys(download)
+    if not keys:
+        raise DataError(f"{location}/{download}: no files found; expected the download as its owner ships it")
+    for key in keys:
+        target = folder / key
+        if not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".tmp-", delete=False) as temporary:
+                shutil.copyfile(storage.fetch(key), temporary.name)
+            Path(temporary.name).rename(target)
+    return folder
