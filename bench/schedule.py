@@ -145,7 +145,7 @@ def growth() -> None:
     """Print what deciding costs, for a tenth of the large run and for all of it."""
     print("\n| trainings | GPUs | decisions and simulation, CPU s | goal | peak MiB | makespan / bound |")
     print("|---|---|---|---|---|---|")
-    for num_trainings, num_gpus in ((1000, 100), (2500, 250), (5000, 500), (10_000, 1000)):
+    for num_trainings, num_gpus in ((1000, 100), (3000, 300), (10_000, 1000)):
         draw = random.Random(0)
         graph, true_s = {}, {}
         for index in range(num_trainings):

@@ -81,7 +81,7 @@ def test_a_stage_starts_only_when_all_its_needs_are_done():
 def test_stages_never_take_more_than_the_cluster_has():
     schedule = schedule_of(*(stage(f"t{i}") for i in range(10)), cpus=3)
     assert len(start_all(schedule)) == 3
-    assert schedule.free == Resources(cpus=0)
+    assert schedule.processors.free == Resources(cpus=0)
     schedule.finish("t0", now_s=1)
     assert len(start_all(schedule)) == 1
 
@@ -217,6 +217,21 @@ def test_a_running_training_gives_way_when_a_waiting_one_must_start():
     (other,) = {"t0", "t1"} - {asked}
     schedule.finish(other, now_s=9000)
     assert start_all(schedule, now_s=9000) == [asked]
+
+
+def test_a_training_that_does_not_stop_keeps_nobody_waiting_for_ever():
+    schedule = schedule_on(gpu_nodes(1.0, 1.0), *(stage(f"t{i}", expected_s=9000) for i in range(3)))
+    start_all(schedule)
+    for stage_id in ("t0", "t1"):
+        schedule.progress(stage_id, fraction=0.5, whole_s=9000, now_s=4500)
+    (deaf,) = schedule.requests_to_stop(4500)
+    (other,) = {"t0", "t1"} - {deaf}
+    schedule.finish(other, now_s=4600)
+    assert start_all(schedule, now_s=4600) == []
+    assert schedule.next_wake_s() <= 4500 + 600
+    asked = [stage_id for now_s in range(4600, 6000, 100) for stage_id in schedule.requests_to_stop(now_s)]
+    assert asked == []
+    assert start_all(schedule, now_s=6000) == ["t2"]
 
 
 def test_a_miniature_never_gives_way():

@@ -20,4 +20,4 @@ def estimate_remaining_s(schedule: Schedule, *, now_s: float) -> float:
         else:
             other_s += seconds
     longest_s = lower_bound_s(on_places, places) if places else 0.0
-    return longest_s + other_s / max(1.0, schedule.capacity.cpus)
+    return longest_s + other_s / max(1.0, schedule.processors.offered.cpus)

@@ -1,6 +1,6 @@
 """What a failure means: how often it is tried again, after how long, and which node is to be left alone."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -69,18 +69,18 @@ class FailureCounts:
     """Failures in a row of each stage, by kind."""
 
     def __init__(self) -> None:
-        self._in_a_row: defaultdict[tuple[str, FailureKind], int] = defaultdict(int)
+        self._in_a_row: dict[str, Counter[FailureKind]] = {}
 
     def failed(self, stage_id: str, *, kind: FailureKind) -> float | None:
         """Count a failure; return the seconds until the next attempt, None if there shall be none."""
-        self._in_a_row[stage_id, kind] += 1
-        rule, number = RETRY_RULES[kind], self._in_a_row[stage_id, kind]
+        counts = self._in_a_row.setdefault(stage_id, Counter())
+        counts[kind] += 1
+        rule, number = RETRY_RULES[kind], counts[kind]
         return rule.wait_s(number) if number < rule.max_attempts else None
 
     def made_progress(self, stage_id: str) -> None:
         """Begin to count anew: what goes on a little further at each attempt will end."""
-        for kind in FailureKind:
-            self._in_a_row.pop((stage_id, kind), None)
+        self._in_a_row.pop(stage_id, None)
 
 
 NUM_VICTIMS = 2

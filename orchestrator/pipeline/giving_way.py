@@ -46,6 +46,10 @@ class GivingWay:
         hold = self._holds.get(stage_id)
         return hold.node if hold else None
 
+    def is_awaited(self, node: str) -> bool:
+        """Whether somebody waits for a place on a node that is not free yet."""
+        return any(hold.node == node and not hold.is_granted for hold in self._holds.values())
+
     def keep(self, stage_id: str, *, node: str, now_s: float) -> None:
         """Keep a place on a node for a training as soon as it is free."""
         self._holds[stage_id] = _Hold(node=node, since_s=now_s)

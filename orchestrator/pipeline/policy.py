@@ -10,7 +10,7 @@ from orchestrator.pipeline.expectations import Expectations
 from orchestrator.pipeline.failures import FailureCounts, FailureKind, GiveUp, NodeRecords, Retry
 from orchestrator.pipeline.giving_way import GivingWay
 from orchestrator.pipeline.levelling import LOOKS_PER_SLICE, Work, look
-from orchestrator.pipeline.processors import Need, Node, Processors, Resources, check_fits
+from orchestrator.pipeline.processors import Need, Node, Processors, check_fits
 from orchestrator.pipeline.ready_queue import ReadyQueue, Urgency
 from orchestrator.pipeline.stages import Stage, StageKind
 from orchestrator.pipeline.ways import needed_stages, ways_s
@@ -116,16 +116,6 @@ class Schedule:
                 self._put(stage_id)
 
     @property
-    def capacity(self) -> Resources:
-        """All processors of the usable nodes."""
-        return self.processors.offered
-
-    @property
-    def free(self) -> Resources:
-        """What nothing has taken of them."""
-        return self.processors.free
-
-    @property
     def running(self) -> frozenset[str]:
         """Ids of the stages that run."""
         return frozenset(self._running)
@@ -200,12 +190,16 @@ class Schedule:
             self.processors.close(node or attempt.node)
             self._revive([victim for victim in victims if victim != stage_id])
         wait_s = 0.0 if stage_id in victims else self._failures.failed(stage_id, kind=kind)
-        if wait_s is not None:
-            self._retry(stage_id, wait_s=wait_s, now_s=now_s)
-            return Retry(attempt=self.attempts[stage_id] + 1, wait_s=wait_s)
-        self._giving_way.drop(stage_id)
-        self.failed.add(stage_id)
-        return GiveUp(blocked=tuple(self._block_after(stage_id)))
+        if wait_s is None:
+            self._giving_way.drop(stage_id)
+            self.failed.add(stage_id)
+            return GiveUp(blocked=tuple(self._block_after(stage_id)))
+        if wait_s:
+            self._giving_way.drop(stage_id)
+            self._ready.delay(stage_id, until_s=now_s + wait_s)
+        else:
+            self._put(stage_id)
+        return Retry(attempt=self.attempts[stage_id] + 1, wait_s=wait_s)
 
     def take_revived(self) -> list[str]:
         """Return, once, the stages that had failed for good on a node that was found to be broken later."""
@@ -258,7 +252,8 @@ class Schedule:
             if move.training in self._ready:
                 self._ready.take_out(move.training)
                 self._giving_way.waiting.add(move.training)
-        self._looked_s, self._next_look_s = now_s, now_s + found.next_look_s
+        wait_s = min(found.next_look_s, self._slice_s) if self._giving_way else found.next_look_s
+        self._looked_s, self._next_look_s = now_s, now_s + wait_s
         return asked
 
     def next_wake_s(self) -> float:
@@ -314,13 +309,6 @@ class Schedule:
         if self._giving_way.drop(stage_id):
             self._put(stage_id)
 
-    def _retry(self, stage_id: str, *, wait_s: float, now_s: float) -> None:
-        if wait_s:
-            self._giving_way.drop(stage_id)
-            self._ready.delay(stage_id, until_s=now_s + wait_s)
-        else:
-            self._put(stage_id)
-
     def _urgency(self, stage_id: str) -> Urgency:
         # A trained model is short of its result by minutes: what is committed early cannot be lost any more.
         way_s = self._ways_s[stage_id]
@@ -365,7 +353,8 @@ class Schedule:
                 continue
             attempt, held = self._running.get(stage_id), self._giving_way.node_of(stage_id)
             is_stopping = stage_id in self._giving_way.stopping
-            where = held or (attempt.node if attempt and not is_stopping else None)
+            is_leaving = attempt is None or (is_stopping and self._giving_way.is_awaited(attempt.node))
+            where = held or (attempt.node if attempt and not is_leaving else None)
             there = places_of.get(where, []) if where else []
             is_settled = attempt is None or now_s - attempt.since_s >= self._slice_s
             remaining_s = self.remaining_s(stage_id, now_s=now_s)
