@@ -3,7 +3,8 @@
     python -m bench.feed [--slices 60 150 350] [--rounds N] [--only MEASURE ...]
 
 Synthetic CT-like cases at full size (see bench/feed_cases.py) are written to both; what comes back is compared before
-anything is measured. CPU times are those of the thread, or of the process where stock uses several threads.
+anything is measured. CPU times are those of the thread, or of the process where stock uses several threads. Then whole
+trainings are compared (bench/feed_trainings.py) and, where there is a GPU, epochs on it (bench/feed_gpu.py).
 """
 
 import argparse
@@ -12,15 +13,19 @@ import os
 import platform
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 
+import torch
+
+from bench import feed_gpu, feed_trainings
 from bench.feed_batches import measure_batches
 from bench.feed_cases import WINDOWS, FeedCase, make_case
 from bench.feed_store import measure_store
 from bench.rows import Row, format_rows, merged
 
+TRAININGS, EPOCHS = "trainings", "gpu"
 MEASURES: dict[str, Callable[..., list[Row]]] = {"batches": measure_batches, "store": measure_store}
 """By name: what takes a case, a folder for its files and a number of rounds, and returns rows."""
 NUM_LABELS = (2, 41)
@@ -31,18 +36,34 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--slices", type=int, nargs="+", default=[60, 150, 350], help="of the cases (60 150 350)")
     parser.add_argument("--rounds", type=int, default=5, help="times that each is measured (5)")
-    parser.add_argument("--only", choices=sorted(MEASURES), nargs="+", default=sorted(MEASURES), help="what to measure")
+    names = sorted([*MEASURES, TRAININGS, EPOCHS])
+    parser.add_argument("--only", choices=names, nargs="+", default=names, help="what to measure")
     parser.add_argument("--folder", type=Path, help="where files are written (default: the temporary folder)")
     options = parser.parse_args()
     rows: list[Row] = []
+    for case in cases(options) if set(options.only) & set(MEASURES) else ():
+        rows += measure_case(case, options)
+        print(f"{case.name} measured", file=sys.stderr, flush=True)
+    learned = ""
+    if TRAININGS in options.only:
+        with tempfile.TemporaryDirectory(prefix="feed-", dir=options.folder) as folder:
+            of_trainings, learned = feed_trainings.measure(
+                Path(folder), num_trainings=feed_trainings.NUM_TRAININGS, rounds=options.rounds
+            )
+        rows += of_trainings
+    print(f"\n{conditions()}, cases of {options.slices} slices, {options.rounds} rounds\n")
+    print(format_rows(merged(rows)))
+    print(f"\n{learned}")
+    if EPOCHS in options.only and torch.cuda.is_available():
+        feed_gpu.main([])
+
+
+def cases(options: argparse.Namespace) -> Iterator[FeedCase]:
+    """Yield the cases, one after the other: each takes hundreds of megabytes."""
     for window in WINDOWS:
         for num_labels in NUM_LABELS:
             for num_slices in options.slices:
-                case = make_case(num_slices=num_slices, num_labels=num_labels, window=window, seed=num_slices)
-                rows += measure_case(case, options)
-                print(f"{case.name} measured", file=sys.stderr, flush=True)
-    print(f"\n{conditions()}, cases of {options.slices} slices, {options.rounds} rounds\n")
-    print(format_rows(merged(rows)))
+                yield make_case(num_slices=num_slices, num_labels=num_labels, window=window, seed=num_slices)
 
 
 def measure_case(case: FeedCase, options: argparse.Namespace) -> list[Row]:
@@ -52,6 +73,7 @@ def measure_case(case: FeedCase, options: argparse.Namespace) -> list[Row]:
         return [
             row.named(f"{row.measure}; {kind}")
             for name in options.only
+            if name in MEASURES
             for row in MEASURES[name](case, folder=Path(folder), rounds=options.rounds)
         ]
 
