@@ -105,12 +105,18 @@ def lost_work(output: Path, kills: Sequence[Kill]) -> Iterator[Loss]:
             last = attempt[-1]
             if last["kind"] == "attempt_ended":
                 continue
-            times = [kill.time_s for kill in kills if seconds(last) <= kill.time_s <= seconds(following[0])]
+            first_s, until_s = seconds(attempt[0]), seconds(following[0])
+            times = [k.time_s for k in kills if max(first_s, seconds(last) - _lives_on_s(k)) <= k.time_s <= until_s]
             yield Loss(
-                lost_s=min(times, default=seconds(last)) - seconds(last),
+                lost_s=max(0.0, min(times, default=seconds(last)) - seconds(last)),
                 saved_at=(last["epoch"], last["iteration"]),
                 goes_on_at=(following[0]["epoch"], following[0]["iteration"]),
             )
+
+
+def _lives_on_s(kill: Kill) -> float:
+    """Return how long a training may go on after a kill: it notices only after a while that others are gone."""
+    return 15.0 if kill.kind in {"controller", "driver"} else 0.0
 
 
 def overhead(undisturbed: Path) -> Overhead:
