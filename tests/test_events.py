@@ -124,6 +124,7 @@ def test_a_damaged_line_is_named(storage, clock, line):
 
 def test_every_kind_that_the_pipeline_writes_is_documented_and_the_other_way_round():
     documented = {line.split("|")[1].strip() for line in events.__doc__.splitlines() if line.startswith("| ")}
-    sources = (Path(events.__file__).parent / "pipeline").glob("*.py")
-    written = {kind for path in sources for kind in re.findall(r'events\.append\(\s*"(\w+)"', path.read_text(encoding="utf-8"))}
+    paths = (Path(events.__file__).parent / "pipeline").glob("*.py")
+    sources = [path.read_text(encoding="utf-8") for path in paths]
+    written = {kind for source in sources for kind in re.findall(r'events\.append\(\s*"(\w+)"', source)}
     assert written == documented - {"kind"}
