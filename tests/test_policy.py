@@ -69,6 +69,15 @@ def test_a_trained_model_gets_its_result_before_the_next_training_starts():
         schedule.finish(expected, now_s=1)
 
 
+def test_a_case_that_only_a_prediction_waits_for_goes_before_trainings():
+    schedule = schedule_of(
+        stage("ingest", kind=StageKind.INGEST, expected_s=1),
+        stage("train 1", expected_s=9),
+        stage("predict 1", "train 1", "ingest", kind=StageKind.PREDICT),
+    )
+    assert start_all(schedule) == ["ingest"]
+
+
 def test_a_stage_starts_only_when_all_its_needs_are_done():
     schedule = schedule_of(stage("a"), stage("b"), stage("c", "a", "b"), cpus=4)
     assert set(start_all(schedule)) == {"a", "b"}
@@ -91,6 +100,7 @@ def test_cpu_stages_run_beside_trainings_that_wait_for_a_gpu():
         stage("train 1", expected_s=9),
         stage("train 2", expected_s=9),
         stage("preprocess", kind=StageKind.PREPROCESS),
+        stage("train 3", "preprocess"),
         cpus=4,
         gpus=1,
     )
@@ -177,7 +187,8 @@ def test_small_stages_do_not_keep_a_waiting_training_from_its_cpus():
     """The node has 2 CPUs; a training needs both. Of three small stages none may start while the training waits."""
     small = [stage(f"s{i}", kind=StageKind.PREPROCESS, expected_s=99) for i in range(3)]
     first = stage("first", kind=StageKind.PREPROCESS, expected_s=100)
-    schedule = schedule_on(gpu_nodes(1.0), first, *small, stage("train", "first", expected_s=5))
+    later = stage("later", "s0", "s1", "s2", expected_s=1)
+    schedule = schedule_on(gpu_nodes(1.0), first, *small, stage("train", "first", expected_s=5), later)
     assert start_all(schedule) == ["first", "s0"]
     schedule.finish("first", now_s=1)
     assert start_all(schedule) == []

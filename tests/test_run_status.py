@@ -129,11 +129,12 @@ def test_everything_done_is_exit_code_0_and_no_run_2(run, capsys):
 
 
 def test_forecast_fills_slots_as_they_become_free():
-    # Two slots: one is free after 6 s, one after 2 s; three more of 10 s each: 2 -> 12 -> 22 and 6 -> 16.
+    # Two slots: one is free after 6 s, one after 2 s; three more of 10 s each: 2 -> 12 -> 22 and 6 -> 16; five
+    # predictions of 5 s: 16 -> 21 -> 26 -> 31 and 22 -> 27 -> 32.
     known = forecast(
         [under_way(epoch=4), under_way(epoch=8)], num_waiting=3, training_s=[10.0], after_s=5.0, num_slots=2
     )
-    assert (known.early_s, known.median_s, known.late_s) == (27.0, 27.0, 27.0)
+    assert (known.early_s, known.median_s, known.late_s) == (32.0, 32.0, 32.0)
     # What has been fitted only waits for its prediction.
     assert (
         forecast(

@@ -13,14 +13,13 @@ from orchestrator.pipeline.levelling import LOOKS_PER_SLICE, Work, look
 from orchestrator.pipeline.processors import Need, Node, Processors, check_fits
 from orchestrator.pipeline.ready_queue import ReadyQueue, Urgency
 from orchestrator.pipeline.stages import Stage, StageKind
-from orchestrator.pipeline.ways import needed_stages, ways_s
+from orchestrator.pipeline.ways import needed_stages, stages_up_to_training, ways_s
 
 SLICE_S = 600.0
 """A training gives way only to one that needs this much longer: long against what a restart costs."""
 RESTART_S = 90.0
 """Time from the order to stop until the training that follows fits again: checkpoint, imports, patches, plan."""
 _CPU_STAGE = Need(cpus=1)
-_TRAINED = {StageKind.PREDICT, StageKind.SCORE}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,8 +47,8 @@ class Schedule:
     """The state of a run and its decisions: of all stages that can start, the one with the longest way to go is next.
 
     The length of the way is the predicted duration of the stage and of the longest chain that waits for it, so long
-    trainings start first, on the fastest GPUs, and what feeds them goes before what does not. Only predictions and
-    scores go before them.
+    trainings start first, on the fastest GPUs, and what feeds them goes before what does not. Only what no training
+    waits for goes before them: predictions, scores and their cases.
     """
 
     def __init__(
@@ -109,6 +108,7 @@ class Schedule:
                 self._dependents[need].append(stage_id)
             self._num_open_needs[stage_id] = sum(need not in self.done for need in graph[stage_id].needs)
         self._ways_s = ways_s(graph, dependents=self._dependents)
+        self._up_to_training = stages_up_to_training(graph)
         self._trainings = [stage_id for stage_id in self._needed if graph[stage_id].kind is StageKind.TRAIN]
         self._ready = ReadyQueue()
         for stage_id, number in self._num_open_needs.items():
@@ -296,8 +296,9 @@ class Schedule:
         return Start(stage=stage, node=node, attempt=self.attempts[stage_id])
 
     def _place(self, need: Need) -> str | None:
-        is_training_waiting = need != self.training_need and self._ready.first(self.training_need) is not None
-        return self.processors.place(need, keep_for=self.training_need if is_training_waiting else None)
+        first, training = self._ready.first(need), self._ready.first(self.training_need)
+        gives_way = need != self.training_need and training is not None and first in self._up_to_training
+        return self.processors.place(need, keep_for=self.training_need if gives_way else None)
 
     def _put(self, stage_id: str) -> None:
         if stage_id in self._giving_way:
@@ -310,13 +311,14 @@ class Schedule:
             self._put(stage_id)
 
     def _urgency(self, stage_id: str) -> Urgency:
-        # A trained model is short of its result by minutes: what is committed early cannot be lost any more.
+        # What no training waits for, predictions above all, goes first: a trained model is short of its result by
+        # minutes, and what is committed early cannot be lost any more.
         way_s = self._ways_s[stage_id]
         if self.graph[stage_id].kind is StageKind.TRAIN:
             way_s += self.remaining_s(stage_id, now_s=0.0) - self.graph[stage_id].expected_s
         # Of equal ones, the first fold of every group goes before second folds: it tells how long those will take.
         training = self.graph[stage_id].training
-        return (self.graph[stage_id].kind not in _TRAINED, -way_s, training.fold if training else 0, stage_id)
+        return (stage_id in self._up_to_training, -way_s, training.fold if training else 0, stage_id)
 
     def _release(self, stage_id: str) -> _Attempt:
         attempt = self._running.pop(stage_id)

@@ -158,29 +158,31 @@ def forecast(
     num_slots
         Trainings at a time.
     """
-    left_s = [training.remaining_s() if training.stage == StageKind.TRAIN else 0.0 for training in under_way]
+    left_s = [training.remaining_s() for training in under_way if training.stage == StageKind.TRAIN]
     known_s = [*training_s, *(t.num_epochs * t.epoch_elapsed_s for t in under_way if t.num_epochs)]
-    if not known_s or not (num_waiting or left_s):
+    num_to_predict = len(under_way) + num_waiting
+    if not known_s or not num_to_predict:
         return None
     draw = random.Random(0)
     ends_s = []
     for _ in range(NUM_DRAWS):
         begun = [draw.choice(known_s) if left is None else left for left in left_s]
         waiting = [draw.choice(known_s) for _ in range(num_waiting)]
-        ends_s.append(_end_s(begun, waiting, num_slots=num_slots) + after_s)
+        ends_s.append(_end_s(begun, waiting, after_s=[after_s] * num_to_predict, num_slots=num_slots))
     ends_s.sort()
     return Forecast(
         early_s=ends_s[NUM_DRAWS // 10], median_s=ends_s[NUM_DRAWS // 2], late_s=ends_s[-1 - NUM_DRAWS // 10]
     )
 
 
-def _end_s(begun: Sequence[float], waiting: Sequence[float], *, num_slots: int) -> float:
-    """Return when the last training ends."""
-    if max((*begun, *waiting)) > WORTH_MOVING_SLICES * SLICE_S:
-        return lower_bound_s([*begun, *waiting], [1.0] * max(num_slots, len(begun)))
-    slots = [0.0] * max(0, num_slots - len(begun)) + sorted(begun)
+def _end_s(begun: Sequence[float], waiting: Sequence[float], *, after_s: Sequence[float], num_slots: int) -> float:
+    """Return when the last training is scored."""
+    num_slots = max(num_slots, len(begun))
+    if max((*begun, *waiting), default=0.0) > WORTH_MOVING_SLICES * SLICE_S:
+        return lower_bound_s([*begun, *waiting], [1.0] * num_slots) + max(after_s)
+    slots = [0.0] * (num_slots - len(begun)) + sorted(begun)
     heapq.heapify(slots)
-    for seconds in waiting:
+    for seconds in (*waiting, *after_s):
         heapq.heapreplace(slots, slots[0] + seconds)
     return max(slots)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from orchestrator.pipeline.stages import Stage
+from orchestrator.pipeline.stages import Stage, StageKind
 
 
 def needed_stages(graph: Mapping[str, Stage], *, done: set[str]) -> list[str]:
@@ -25,3 +25,15 @@ def ways_s(graph: Mapping[str, Stage], *, dependents: Mapping[str, list[str]]) -
         after = max((ways[dependent] for dependent in dependents[stage_id]), default=0.0)
         ways[stage_id] = graph[stage_id].expected_s + after
     return ways
+
+
+def stages_up_to_training(graph: Mapping[str, Stage]) -> frozenset[str]:
+    """Return the trainings and all that any training waits for, directly or not."""
+    found: set[str] = set()
+    open_ids = [stage.id for stage in graph.values() if stage.kind is StageKind.TRAIN]
+    while open_ids:
+        stage_id = open_ids.pop()
+        if stage_id not in found:
+            found.add(stage_id)
+            open_ids.extend(graph[stage_id].needs)
+    return frozenset(found)
