@@ -10,7 +10,6 @@ trainings are compared (bench/feed_trainings.py) and, where there is a GPU, epoc
 import argparse
 import datetime
 import os
-import platform
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ from bench import feed_gpu, feed_trainings
 from bench.feed_batches import measure_batches
 from bench.feed_cases import WINDOWS, FeedCase, make_case
 from bench.feed_store import measure_store
+from bench.machine import processor
 from bench.rows import Row, format_rows, merged
 
 TRAININGS, EPOCHS = "trainings", "gpu"
@@ -84,15 +84,6 @@ def conditions() -> str:
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("nnunetv2", "blosc2", "pyarrow", "numba"))
     load = os.getloadavg()[0]
     return f"{today}, {processor()}, {os.cpu_count()} cores, load {load:.1f}, {versions}"
-
-
-def processor() -> str:
-    """Return the name of the processor."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ largest ratio over the masks.
 import argparse
 import datetime
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -28,6 +27,7 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
+from bench.machine import processor
 from kernels import surface_dice, surface_distances, surface_overlap
 from kernels.surface_elements import surfel_areas
 from orchestrator.scoring.score import ScoredStructure, score_files
@@ -460,15 +460,6 @@ def conditions() -> str:
     return (
         f"{today}, {processor()}, {os.cpu_count()} cores, load {load:.1f}, Python {sys.version.split()[0]}, {versions}"
     )
-
-
-def processor() -> str:
-    """Return the name of the processor."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 if __name__ == "__main__":
