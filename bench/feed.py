@@ -53,7 +53,8 @@ def main() -> None:
         rows += of_trainings
     print(f"\n{conditions()}, cases of {options.slices} slices, {options.rounds} rounds\n")
     print(format_rows(merged(rows)))
-    print(f"\n{learned}")
+    if learned:
+        print(f"\n{learned}")
     if EPOCHS in options.only and torch.cuda.is_available():
         feed_gpu.main([])
 
