@@ -65,7 +65,8 @@ class PatchCache:
                 folder = Path(stack.enter_context(name))
                 # Beside the folder: nnU-Net expects files of one kind in it.
                 lock = folder.with_suffix(_LOCK)
-                stack.callback(lock.unlink)
+                # A sweep may take the folder of a process that is just leaving for one that was left behind.
+                stack.callback(lock.unlink, missing_ok=True)
                 stack.enter_context(_locked(lock))
             for key, record in manifest.records.items():
                 target = folder / Path(key).name
@@ -140,7 +141,7 @@ class PatchCache:
             lock = folder.with_suffix(_LOCK)
             if _is_free(lock):
                 shutil.rmtree(folder, ignore_errors=True)
-                lock.unlink()
+                lock.unlink(missing_ok=True)
         for partial in self._folder.glob(f"*{_PARTIAL}"):
             if _is_free(partial.with_suffix(_LOCK)):
                 partial.unlink(missing_ok=True)
