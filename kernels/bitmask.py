@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.compiled import compiled
+from kernels.compiled import compiled, compiled_in_place
 from kernels.intrinsics import equal_bits, popcount
 
 
@@ -93,7 +93,7 @@ def crop_pair(reference: PackedLabels, prediction: PackedLabels, number: int) ->
     return MaskPair(reference=_crop(reference.words[number], box), prediction=_crop(prediction.words[number], box))
 
 
-@compiled
+@compiled_in_place
 def _bits_of(row: NDArray[np.integer], w: int, value: np.integer) -> np.uint64:
     """Compare the elements of word w of a row with a value; bits beyond the end of the row are 0."""
     start = 64 * w
@@ -112,7 +112,7 @@ def _bits_of(row: NDArray[np.integer], w: int, value: np.integer) -> np.uint64:
 
 
 # Straight loops over whole rows: a test that would spare the empty ones takes longer than what it spares.
-@compiled
+@compiled_in_place
 def _pack_mask(values: NDArray[np.uint8], words: NDArray[np.uint64]) -> None:
     """Fill in the words of what is not 0."""
     zero = np.uint8(0)
@@ -131,7 +131,7 @@ def _pack_mask(values: NDArray[np.uint8], words: NDArray[np.uint64]) -> None:
                 words[z, y, w] = ~_bits_of(row, w, zero) & _within(row.size, w)
 
 
-@compiled
+@compiled_in_place
 def _pack_labels(values: NDArray[np.integer], labels: NDArray[np.integer], words: NDArray[np.uint64]) -> bool:
     """Fill in the words of all labels; returns whether there are values that are neither 0 nor a label."""
     others = np.uint64(0)
@@ -152,7 +152,7 @@ def _pack_labels(values: NDArray[np.integer], labels: NDArray[np.integer], words
     return bool(others != np.uint64(0))
 
 
-@compiled
+@compiled_in_place
 def _within(size_x: int, w: int) -> np.uint64:
     """Return the bits of word w that are voxels of a row."""
     num = min(64, size_x - 64 * w)

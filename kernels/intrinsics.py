@@ -52,34 +52,6 @@ def spread_bits(typing_context: Any, codes: Any, planes: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def lesser(typing_context: Any, a: Any, b: Any) -> Any:
-    """Return the lesser of two float64, neither of them NaN.
-
-    With that promise LLVM takes the least of a loop several numbers at a time, and rounds as ever; Numba's `fastmath`
-    does not reach the instruction that matters.
-    """
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        flags = ("nnan", "nsz")
-        is_less = builder.fcmp_ordered("<", arguments[0], arguments[1], flags=flags)
-        return builder.select(is_less, arguments[0], arguments[1], flags=flags)
-
-    return types.float64(types.float64, types.float64), generate
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def greater(typing_context: Any, a: Any, b: Any) -> Any:
-    """Return the greater of two float64, neither of them NaN; see `lesser`."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        flags = ("nnan", "nsz")
-        is_greater = builder.fcmp_ordered(">", arguments[0], arguments[1], flags=flags)
-        return builder.select(is_greater, arguments[0], arguments[1], flags=flags)
-
-    return types.float64(types.float64, types.float64), generate
-
-
-@intrinsic  # type: ignore[untyped-decorator]
 def popcount(typing_context: Any, word: Any) -> Any:
     """Return the number of set bits of a uint64."""
     return types.int64(types.uint64), lambda _context, builder, _signature, arguments: builder.ctpop(arguments[0])
@@ -90,10 +62,3 @@ def lowest_bit(typing_context: Any, word: Any) -> Any:
     """Return the position of the lowest set bit of a uint64, 64 if there is none."""
     no = ir.Constant(ir.IntType(1), 0)
     return types.int64(types.uint64), lambda _context, builder, _signature, arguments: builder.cttz(arguments[0], no)
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def leading_zeros(typing_context: Any, word: Any) -> Any:
-    """Return the number of zero bits above the highest set bit of a uint64, 64 if there is none."""
-    no = ir.Constant(ir.IntType(1), 0)
-    return types.int64(types.uint64), lambda _context, builder, _signature, arguments: builder.ctlz(arguments[0], no)

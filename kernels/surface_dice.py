@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernels.bitmask import MaskPair
-from kernels.compiled import compiled
+from kernels.compiled import compiled_in_place
 from kernels.nearest_surface import element_distances
 from kernels.surface_elements import NUM_CODES, count_codes, find_borders, surfel_areas
 from kernels.validation import check_pair, check_spacing, check_tolerance, pack_masks
@@ -152,43 +152,50 @@ def _rows_of_ball(
     return np.ascontiguousarray(np.stack([dz, dy, half_widths], axis=1)[order], dtype=np.int64)
 
 
-@compiled
-def _widened(row: NDArray[np.uint64], w: int, half_width: int) -> np.uint64:
-    """Return word w of a row of bits after every bit was spread by `half_width` (at most 63) to both sides."""
-    here: np.uint64 = row[w]
-    before: np.uint64 = row[w - 1] if w > 0 else np.uint64(0)
-    after: np.uint64 = row[w + 1] if w + 1 < row.shape[0] else np.uint64(0)
-    wide = here
-    if here | before | after == np.uint64(0):
-        return wide
-    for step in range(1, half_width + 1):
-        near = np.uint64(step)
-        far = np.uint64(64 - step)
-        wide |= (here << near) | (here >> near) | (before >> far) | (after << far)
-    return wide
-
-
-@compiled
 def _count_beyond(
     mask: NDArray[np.uint64], borders: NDArray[np.uint64], targets: NDArray[np.uint64], rows: NDArray[np.int64]
 ) -> NDArray[np.int64]:
     """Count, by code, the elements of `borders` that have no element of `targets` in the ball of `rows`."""
     counts = np.zeros(NUM_CODES, np.int64)
-    codes = np.empty(64, np.uint8)
+    _add_beyond(mask, borders, targets, rows, counts, np.empty(64, np.uint8))
+    return counts
+
+
+@compiled_in_place
+def _add_beyond(
+    mask: NDArray[np.uint64],
+    borders: NDArray[np.uint64],
+    targets: NDArray[np.uint64],
+    rows: NDArray[np.int64],
+    counts: NDArray[np.int64],
+    codes: NDArray[np.uint8],
+) -> None:
     size_z, size_y, num_words = borders.shape
     for z in range(size_z):
         for y in range(size_y):
             for w in range(num_words):
                 left = borders[z, y, w]
-                if left == np.uint64(0):
-                    continue
-                for r in range(rows.shape[0]):
-                    other_z = z + rows[r, 0]
-                    other_y = y + rows[r, 1]
+                r = 0
+                while left != np.uint64(0) and r < rows.shape[0]:
+                    other_z, other_y = z + rows[r, 0], y + rows[r, 1]
                     if 0 <= other_z < size_z and 0 <= other_y < size_y:
-                        left &= ~_widened(targets[other_z, other_y], w, rows[r, 2])
-                        if left == np.uint64(0):
-                            break
+                        left &= ~_widened(targets, (other_z, other_y, w), rows[r, 2])
+                    r += 1
                 if left != np.uint64(0):
                     count_codes(mask, (z, y, w), left, counts, codes)
-    return counts
+
+
+@compiled_in_place
+def _widened(targets: NDArray[np.uint64], at: tuple[int, int, int], half_width: int) -> np.uint64:
+    """Return a word (z, y, w) of bits after every bit of its row was spread by at most 63 to both sides."""
+    z, y, w, one = np.uint64(at[0]), np.uint64(at[1]), np.uint64(at[2]), np.uint64(1)
+    here: np.uint64 = targets[z, y, w]
+    before = targets[z, y, w - one] if at[2] > 0 else np.uint64(0)
+    after = targets[z, y, w + one] if at[2] + 1 < targets.shape[2] else np.uint64(0)
+    wide: np.uint64 = here
+    if here | before | after == np.uint64(0):
+        return wide
+    for step in range(1, half_width + 1):
+        near, far = np.uint64(step), np.uint64(64 - step)
+        wide |= (here << near) | (here >> near) | (before >> far) | (after << far)
+    return wide

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernels.bitmask import MaskPair
+from kernels.compiled import compiled
 from kernels.nearest_surface import NO_ELEMENTS, ElementDistances, element_distances
 from kernels.surface_elements import find_borders
 from kernels.validation import check_pair, check_spacing, pack_masks
@@ -19,6 +20,9 @@ from kernels.validation import check_pair, check_spacing, pack_masks
 # either side.
 _NUM_BINS = 1024
 _ROUNDING = 1e-9
+
+# Distances in mm, areas in mm^2 and counts of elements.
+_Arrays = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,22 +65,49 @@ class SurfaceDistances:
 
 
 def _percentile(elements: ElementDistances, percentile: float) -> float:
-    distances, areas = elements.distances_mm, elements.areas_mm2 * elements.counts
+    distances = elements.distances_mm
     if not len(distances):
         return math.inf
     share = percentile / 100.0
-    first, last = distances.min(), distances.max()
+    first, last = float(distances.min()), float(distances.max())
     if first == last:
-        return float(first)
-    bins = ((distances - first) * (_NUM_BINS / (last - first))).astype(np.int64)
-    shares = np.cumsum(np.bincount(bins, weights=areas)) / np.sum(areas)
+        return first
+    bins_a_mm = _NUM_BINS / (last - first)
+    arrays = (distances, elements.areas_mm2, elements.counts)
+    areas = _areas_of_bins(arrays, first, bins_a_mm)
+    shares = np.cumsum(areas) / np.sum(areas)
     chosen = int(np.searchsorted(shares, share))
-    in_bin = np.flatnonzero(bins == chosen)
-    in_bin = in_bin[np.argsort(distances[in_bin])]
-    shares_in_bin = np.cumsum(areas[in_bin]) / np.sum(areas) + (shares[chosen - 1] if chosen else 0.0)
+    in_bin, own_areas = _members_of_bin(arrays, first, bins_a_mm, chosen)
+    order = np.argsort(in_bin)
+    shares_in_bin = np.cumsum(own_areas[order]) / np.sum(areas) + (shares[chosen - 1] if chosen else 0.0)
     if np.abs(np.concatenate([shares, shares_in_bin]) - share).min() < _ROUNDING:
         return _percentile_as_summed(elements, share)
-    return float(distances[in_bin[np.searchsorted(shares_in_bin, share)]])
+    return float(in_bin[order[np.searchsorted(shares_in_bin, share)]])
+
+
+@compiled
+def _areas_of_bins(arrays: _Arrays, first: float, bins_a_mm: float) -> NDArray[np.float64]:
+    """Return the area of all elements in each bin; the last one holds the largest distance alone."""
+    distances, areas, counts = arrays
+    sums = np.zeros(_NUM_BINS + 1)
+    for i in range(distances.size):
+        sums[int((distances[i] - first) * bins_a_mm)] += areas[i] * counts[i]
+    return sums
+
+
+@compiled
+def _members_of_bin(
+    arrays: _Arrays, first: float, bins_a_mm: float, chosen: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the distances of a bin and the areas that have them."""
+    distances, areas, counts = arrays
+    members = np.empty(distances.size, np.int64)
+    num_members = 0
+    for i in range(distances.size):
+        members[num_members] = i
+        num_members += int((distances[i] - first) * bins_a_mm) == chosen
+    members = members[:num_members]
+    return distances[members], areas[members] * counts[members]
 
 
 def _percentile_as_summed(elements: ElementDistances, share: float) -> float:
@@ -87,10 +118,21 @@ def _percentile_as_summed(elements: ElementDistances, share: float) -> float:
 
 
 def _mean(*surfaces: ElementDistances) -> float:
-    areas = [elements.areas_mm2 * elements.counts for elements in surfaces]
-    total = sum(float(np.sum(own)) for own in areas)
-    products = (float(np.sum(elements.distances_mm * own)) for elements, own in zip(surfaces, areas, strict=True))
-    return sum(products) / total if total > 0 else math.nan
+    sums = [_sums((elements.distances_mm, elements.areas_mm2, elements.counts)) for elements in surfaces]
+    area, moment = (sum(column) for column in zip(*sums, strict=True))
+    return moment / area if area > 0 else math.nan
+
+
+@compiled
+def _sums(arrays: _Arrays) -> tuple[float, float]:
+    """Return the area of all elements, and the sum of their distances times areas."""
+    distances, areas, counts = arrays
+    area = moment = 0.0
+    for i in range(distances.size):
+        own = areas[i] * counts[i]
+        area += own
+        moment += distances[i] * own
+    return area, moment
 
 
 def surface_distances(

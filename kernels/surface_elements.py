@@ -12,7 +12,7 @@ from functools import cache, lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.compiled import compiled
+from kernels.compiled import compiled_in_place
 from kernels.intrinsics import lowest_bit, popcount, spread_bits
 
 NUM_CODES = 256
@@ -100,7 +100,7 @@ def _piece_parts(piece: set[int]) -> NDArray[np.float64]:
     return parts
 
 
-@compiled
+@compiled_in_place
 def _shifted(mask: NDArray[np.uint64], z: int, y: int, w: int) -> np.uint64:
     """Return word w of a row with every voxel moved to x + 1."""
     before: np.uint64 = mask[z, y, w - 1] >> np.uint64(63) if w > 0 else np.uint64(0)
@@ -108,7 +108,7 @@ def _shifted(mask: NDArray[np.uint64], z: int, y: int, w: int) -> np.uint64:
     return word
 
 
-@compiled
+@compiled_in_place
 def count_codes(
     mask: NDArray[np.uint64],
     at: tuple[int, int, int],
@@ -143,7 +143,7 @@ def count_codes(
         left &= left - np.uint64(1)
 
 
-@compiled
+@compiled_in_place
 def codes_of_word(mask: NDArray[np.uint64], at: tuple[int, int, int], codes: NDArray[np.uint8]) -> None:
     """Write the neighbour codes of the 64 dual points of one word.
 
@@ -160,7 +160,6 @@ def codes_of_word(mask: NDArray[np.uint64], at: tuple[int, int, int], codes: NDA
     spread_bits(codes, (left_0, row_0, left_1, row_1, left_2, row_2, left_3, row_3))
 
 
-@compiled
 def find_borders(mask: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
     """Find the surface elements of a packed mask.
 
@@ -175,7 +174,15 @@ def find_borders(mask: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[
     """
     borders = np.empty((mask.shape[0] - 1, mask.shape[1] - 1, mask.shape[2]), np.uint64)
     counts = np.zeros(NUM_CODES, np.int64)
-    codes = np.empty(64, np.uint8)
+    _write_borders(mask, borders, counts, np.empty(64, np.uint8))
+    return borders, counts
+
+
+@compiled_in_place
+def _write_borders(
+    mask: NDArray[np.uint64], borders: NDArray[np.uint64], counts: NDArray[np.int64], codes: NDArray[np.uint8]
+) -> None:
+    """Write the elements and add up their codes; `codes`, shape (64,), is room."""
     one, top = np.uint64(1), np.uint64(63)
     for z in range(borders.shape[0]):
         for y in range(borders.shape[1]):
@@ -189,4 +196,3 @@ def find_borders(mask: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[
                 borders[z, y, w] = border
                 if border != np.uint64(0):
                     count_codes(mask, (z, y, w), border, counts, codes)
-    return borders, counts

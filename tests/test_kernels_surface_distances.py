@@ -99,6 +99,18 @@ def test_distances_of_masks_that_lie_apart_equal_those_of_all_pairs(spacing_mm):
         np.testing.assert_array_equal(found.reference.sorted()[0], expected)
 
 
+@pytest.mark.parametrize("spacing_mm", [(1.0, 1.0, 1.0), (3.0, 0.7, 0.9)])
+def test_distances_of_a_ball_in_the_middle_of_a_shell_equal_those_of_all_pairs(spacing_mm):
+    # Wherever one looks from the ball, the shell is about as far away: nothing can be left out.
+    z, y, x = (axis * step for axis, step in zip(np.mgrid[-20:21, -30:31, -64:64], spacing_mm, strict=True))
+    radius = np.sqrt(z**2 + y**2 + x**2)
+    ball, shell = radius < 2.5, (radius > 17) & (radius < 19)
+    found = surface_distances(ball, shell, spacing_mm=spacing_mm)
+    points, targets = (np.argwhere(is_border(code_map(mask))) for mask in (ball, shell))
+    expected = np.sort(distances_of_all_pairs(points, targets, spacing_mm))
+    np.testing.assert_array_equal(found.reference.sorted()[0], expected)
+
+
 def test_distances_agree_with_a_distance_transform_up_to_the_last_bit():
     for reference, prediction, spacing_mm, _ in generated_cases(100):
         if reference.any() and prediction.any():
