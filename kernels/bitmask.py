@@ -74,14 +74,18 @@ def _pack(array: NDArray[np.generic], labels: Sequence[int], *, slot: int) -> Pa
     if not values.dtype.isnative:
         values = values.astype(values.dtype.newbyteorder("="))
     words = _buffers.take(slot, (len(labels), *values.shape[:2], (values.shape[2] + 63) // 64))
-    if array.dtype == np.bool_ and tuple(labels) == (1,):
-        _pack_mask(values, words[0])
-        has_others = False
-    else:
+    # Rows of whole words lie behind one another like a single long one.
+    rows, row_words = values, words
+    if values.shape[2] % 64 == 0:
+        rows, row_words = values.reshape(1, 1, -1), words.reshape(len(labels), 1, 1, -1)
+    _pack_occupied(rows, row_words[0])
+    has_others = False
+    if array.dtype != np.bool_ or tuple(labels) != (1,):
         limits = np.iinfo(values.dtype)
         # A label that the type cannot hold occurs nowhere; 0 is packed nowhere either.
         held = np.array([label if limits.min <= label <= limits.max else 0 for label in labels], values.dtype)
-        has_others = bool(_pack_labels(values, held, words))
+        row_words[1:] = 0
+        has_others = bool(_tell_apart(rows, held, row_words))
     return PackedLabels(words=words, boxes=_find_boxes(words), has_others=has_others)
 
 
@@ -111,20 +115,15 @@ def _bits_of(row: NDArray[np.integer], w: int, value: np.integer) -> np.uint64:
     return bits
 
 
-# Straight loops over whole rows: a test that would spare the empty ones takes longer than what it spares.
 @compiled_in_place
-def _pack_mask(values: NDArray[np.uint8], words: NDArray[np.uint64]) -> None:
+def _pack_occupied(values: NDArray[np.integer], words: NDArray[np.uint64]) -> None:
     """Fill in the words of what is not 0."""
-    zero = np.uint8(0)
-    if values.shape[2] % 64 == 0:
-        all_values, all_words = values.reshape(-1), words.reshape(-1)
-        for w in range(all_words.size):
-            all_words[w] = ~equal_bits(all_values, 64 * w, zero)
-        return
+    zero = values.dtype.type(0)
     for z in range(values.shape[0]):
         for y in range(values.shape[1]):
             row = values[z, y]
             num_whole = row.size // 64
+            # Straight on: a test that would spare the empty words takes longer than what it spares.
             for w in range(num_whole):
                 words[z, y, w] = ~equal_bits(row, 64 * w, zero)
             for w in range(num_whole, words.shape[2]):
@@ -132,23 +131,23 @@ def _pack_mask(values: NDArray[np.uint8], words: NDArray[np.uint64]) -> None:
 
 
 @compiled_in_place
-def _pack_labels(values: NDArray[np.integer], labels: NDArray[np.integer], words: NDArray[np.uint64]) -> bool:
-    """Fill in the words of all labels; returns whether there are values that are neither 0 nor a label."""
+def _tell_apart(values: NDArray[np.integer], labels: NDArray[np.integer], words: NDArray[np.uint64]) -> bool:
+    """Fill in the words of all labels, of which the first holds what is not 0 and the others nothing.
+
+    Returns whether there are values that are neither 0 nor a label.
+    """
     others = np.uint64(0)
-    zero = values.dtype.type(0)
     for z in range(values.shape[0]):
         for y in range(values.shape[1]):
             row = values[z, y]
             for w in range(words.shape[3]):
-                background = _bits_of(row, w, zero)
-                left = ~background & _within(row.size, w)
-                for k in range(labels.size):
-                    bits = np.uint64(0)
-                    if left != np.uint64(0):
+                left = words[0, z, y, w]
+                if left != np.uint64(0):
+                    for k in range(labels.size):
                         bits = _bits_of(row, w, labels[k]) & left
+                        words[k, z, y, w] = bits
                         left &= ~bits
-                    words[k, z, y, w] = bits
-                others |= left
+                    others |= left
     return bool(others != np.uint64(0))
 
 
