@@ -1,9 +1,13 @@
 """How every kernel is compiled."""
 
+import hashlib
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar, cast
+from functools import cache
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
 
 import numba
+from numba.core.caching import FunctionCache, IndexDataCacheFile
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -15,7 +19,7 @@ def compiled(function: Callable[P, R]) -> Callable[P, R]:
     Without `fastmath`: products and sums must round as numpy rounds them, or distances equal to a tolerance would
     fall on either side of it. Kernels are serial; callers run many cases at a time.
     """
-    return cast("Callable[P, R]", numba.njit(nogil=True, cache=True)(function))
+    return _kept_on_disk(function, numba.njit(nogil=True)(function))
 
 
 def compiled_in_place(function: Callable[P, R]) -> Callable[P, R]:
@@ -25,4 +29,32 @@ def compiled_in_place(function: Callable[P, R]) -> Callable[P, R]:
     branches is given an array or takes a row of one: most of the time of a loop over words. With its own flag for
     functions without memory management the compiler refuses to make an array instead.
     """
-    return cast("Callable[P, R]", numba.njit(nogil=True, cache=True, _nrt=False)(function))
+    return _kept_on_disk(function, numba.njit(nogil=True, _nrt=False)(function))
+
+
+def _kept_on_disk(function: Callable[P, R], dispatcher: Any) -> Callable[P, R]:
+    dispatcher._cache = _Cache(function)  # noqa: SLF001
+    kept: Callable[P, R] = dispatcher
+    return kept
+
+
+class _Cache(FunctionCache):  # type: ignore[misc]
+    """Numba's cache, valid as long as no file of the kernels has changed.
+
+    Numba itself looks only at the file of the function that is called, not at those of the functions that it calls,
+    so that a new release could go on with old machine code.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__(function)
+        self._cache_file = IndexDataCacheFile(
+            cache_path=self._cache_path, filename_base=self._impl.filename_base, source_stamp=_digest_of_kernels()
+        )
+
+
+@cache
+def _digest_of_kernels() -> str:
+    digest = hashlib.sha256()
+    for file in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()

@@ -51,6 +51,13 @@ def test_percentile_weighs_distances_by_area():
     assert average.symmetric_mm == pytest.approx((1 + 16 + 9 + 5) / 20)
 
 
+def test_average_of_many_elements_is_exact_to_the_13th_digit():
+    distances = np.random.default_rng(4).random(300_000)
+    found = elements(distances, areas_mm2=np.full(300_000, 0.1), counts=np.ones(300_000, np.int64))
+    average = SurfaceDistances(reference=found, prediction=found).average_surface_distance()
+    assert average.symmetric_mm == pytest.approx(math.fsum(distances) / 300_000, rel=1e-13)
+
+
 def test_one_direction_can_be_far_while_the_other_is_near():
     small = voxel((3, 3, 12), (1, 1, 1))
     large = small | voxel((3, 3, 12), (1, 1, 9))
