@@ -67,6 +67,7 @@ def test_aws_file_offers_the_gpus_of_its_workers_and_lists_what_is_to_be_filled_
         ("kind: local\nnum_cpus: two\n", "num_cpus is 'two' (str); expected int"),
         ("kind: local\nnum_gpus: true\n", "num_gpus is True (bool); expected int"),
         ("kind: local\nnum_cpus: 0\n", "num_cpus is 0; expected at least 1"),
+        ("kind: local\nslice_s: 0\n", "slice_s is 0.0; expected more than 0"),
         ("kind: local\ngpus_per_training: 0\n", "gpus_per_training is 0.0; expected more than 0"),
         ("kind: local\naddress: auto\n", "unknown key 'address'"),
         ("kind: local\nkind: aws\n", "stands twice"),

@@ -9,6 +9,8 @@ from orchestrator.configuration import Section, load_yaml
 from orchestrator.errors import ConfigError
 
 Kind = Literal["local", "existing", "aws"]
+SLICE_S = 600.0
+"""A training gives way only to one that needs this much longer: long against what a restart costs."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,6 +33,8 @@ class ClusterConfig:
     """CPUs for each training with a GPU: they feed it. Without GPUs each training takes one CPU."""
     gpus_per_training: float = 1.0
     """GPUs for each training; below 1, several share one."""
+    slice_s: float = SLICE_S
+    """A training gives way only to one that needs this much longer."""
     cloud: Literal["aws"] | None = None
     """Whose machines the nodes are: they ask it whether they are about to be taken away."""
     output: str | None = None
@@ -41,7 +45,7 @@ class ClusterConfig:
     """Ray's own cluster launcher configuration; only for `aws`."""
 
     def __post_init__(self) -> None:
-        for name in ("cpus_per_training", "gpus_per_training"):
+        for name in ("cpus_per_training", "gpus_per_training", "slice_s"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{self.path}: {name} is {getattr(self, name)}; expected more than 0")
         for name in ("num_cpus", "num_gpus"):
@@ -66,6 +70,7 @@ def load_cluster(path: Path) -> ClusterConfig:
     values: dict[str, Any] = {
         "cpus_per_training": section.take("cpus_per_training", float, default=8.0),
         "gpus_per_training": section.take("gpus_per_training", float, default=1.0),
+        "slice_s": section.take("slice_s", float, default=SLICE_S),
     }
     if kind == "existing":
         token = section.take("auth_token", str, default=None)

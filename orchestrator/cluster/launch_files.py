@@ -67,6 +67,7 @@ def _driver_cluster(config: ClusterConfig) -> dict[str, Any]:
         "num_gpus": config.num_gpus,
         "cpus_per_training": config.cpus_per_training,
         "gpus_per_training": config.gpus_per_training,
+        "slice_s": config.slice_s,
     }
 
 

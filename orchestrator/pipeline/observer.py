@@ -155,7 +155,8 @@ class RunObserver:
             num_trainings=self._totals[StageKind.SCORE],
             num_trainings_done=self._num_done[StageKind.SCORE],
             num_trainings_failed=sum(
-                schedule.graph[stage_id].kind is StageKind.SCORE for stage_id in schedule.failed | schedule.blocked
+                schedule.graph[stage_id].kind is StageKind.SCORE
+                for stage_id in schedule.outcomes.failed | schedule.outcomes.blocked
             ),
             running=running,
         )

@@ -6,17 +6,17 @@ No Ray, no files and no clock: who calls says what has happened and when, and ca
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from orchestrator.cluster.config import SLICE_S
 from orchestrator.pipeline.expectations import Expectations
 from orchestrator.pipeline.failures import FailureCounts, FailureKind, GiveUp, NodeRecords, Retry
 from orchestrator.pipeline.giving_way import GivingWay
 from orchestrator.pipeline.levelling import LOOKS_PER_SLICE, Work, look
+from orchestrator.pipeline.outcomes import Outcomes
 from orchestrator.pipeline.processors import Need, Node, Processors, check_fits
 from orchestrator.pipeline.ready_queue import ReadyQueue, Urgency
 from orchestrator.pipeline.stages import Stage, StageKind
-from orchestrator.pipeline.ways import needed_stages, stages_up_to_training, ways_s
+from orchestrator.pipeline.ways import stages_up_to_training, ways_s
 
-SLICE_S = 600.0
-"""A training gives way only to one that needs this much longer: long against what a restart costs."""
 RESTART_S = 90.0
 """Time from the order to stop until the training that follows fits again: checkpoint, imports, patches, plan."""
 _CPU_STAGE = Need(cpus=1)
@@ -47,8 +47,9 @@ class Schedule:
     """The state of a run and its decisions: of all stages that can start, the one with the longest way to go is next.
 
     The length of the way is the predicted duration of the stage and of the longest chain that waits for it, so long
-    trainings start first, on the fastest GPUs, and what feeds them goes before what does not. Only what no training
-    waits for goes before them: predictions, scores and their cases.
+    trainings start first, on the fastest GPUs, and what feeds them goes before what does not. Before all of them goes
+    what no training waits for: predictions, scores and their cases. Trainings come last where they share CPUs with
+    what feeds others: only to a training whose patches are there can another give way.
     """
 
     def __init__(
@@ -83,9 +84,7 @@ class Schedule:
         """
         self.graph = graph
         self.processors = Processors(nodes)
-        self.done = set(done)
-        self.failed: set[str] = set()
-        self.blocked: set[str] = set()
+        self.outcomes = Outcomes(graph, done=done)
         self.attempts: dict[str, int] = {}
         self.records = NodeRecords()
         self._expectations = Expectations(
@@ -100,20 +99,12 @@ class Schedule:
         self._revived: list[str] = []
         self._giving_way = GivingWay(self.processors, need=training_need)
         self._looked_s = self._next_look_s = 0.0
-        self._needed = needed_stages(graph, done=self.done)
-        self._dependents: dict[str, list[str]] = {stage_id: [] for stage_id in graph}
-        self._num_open_needs: dict[str, int] = {}
-        for stage_id in self._needed:
-            for need in graph[stage_id].needs:
-                self._dependents[need].append(stage_id)
-            self._num_open_needs[stage_id] = sum(need not in self.done for need in graph[stage_id].needs)
-        self._ways_s = ways_s(graph, dependents=self._dependents)
+        self._ways_s = ways_s(graph, dependents=self.outcomes.dependents)
         self._up_to_training = stages_up_to_training(graph)
-        self._trainings = [stage_id for stage_id in self._needed if graph[stage_id].kind is StageKind.TRAIN]
+        self._trainings = [stage_id for stage_id in self.outcomes.needed if graph[stage_id].kind is StageKind.TRAIN]
         self._ready = ReadyQueue()
-        for stage_id, number in self._num_open_needs.items():
-            if number == 0:
-                self._put(stage_id)
+        for stage_id in self.outcomes.without_needs():
+            self._put(stage_id)
 
     @property
     def running(self) -> frozenset[str]:
@@ -128,7 +119,7 @@ class Schedule:
     @property
     def num_needed(self) -> int:
         """Number of stages that had to be carried out when the run began."""
-        return len(self._needed)
+        return len(self.outcomes.needed)
 
     def need(self, stage: Stage) -> Need:
         """Return what a stage takes while it runs."""
@@ -152,7 +143,6 @@ class Schedule:
         """Take note that a running stage is done."""
         attempt = self._release(stage_id)
         self._giving_way.drop(stage_id)
-        self.done.add(stage_id)
         self.records.succeeded(attempt.node)
         self._expectations.finished(
             stage_id,
@@ -163,10 +153,8 @@ class Schedule:
         if self._ready.first(self.training_need) is None:
             # Somebody may want a faster place that is idle now.
             self._next_look_s = min(self._next_look_s, max(now_s, self._looked_s + self._slice_s / LOOKS_PER_SLICE))
-        for dependent in self._dependents[stage_id]:
-            self._num_open_needs[dependent] -= 1
-            if self._num_open_needs[dependent] == 0:
-                self._put(dependent)
+        for ready in self.outcomes.finish(stage_id):
+            self._put(ready)
 
     def fail(self, stage_id: str, *, kind: FailureKind, now_s: float, node: str | None = None) -> Retry | GiveUp:
         """Take note that a running stage has failed and decide what follows.
@@ -188,12 +176,14 @@ class Schedule:
         victims = self.records.failed(node or attempt.node, stage_id, kind=kind, other_nodes=usable)
         if victims:
             self.processors.close(node or attempt.node)
-            self._revive([victim for victim in victims if victim != stage_id])
+            revived = self.outcomes.revive(victim for victim in victims if victim != stage_id)
+            self._revived += revived
+            for victim in revived:
+                self._put(victim)
         wait_s = 0.0 if stage_id in victims else self._failures.failed(stage_id, kind=kind)
         if wait_s is None:
             self._giving_way.drop(stage_id)
-            self.failed.add(stage_id)
-            return GiveUp(blocked=tuple(self._block_after(stage_id)))
+            return GiveUp(blocked=tuple(self.outcomes.give_up(stage_id)))
         if wait_s:
             self._giving_way.drop(stage_id)
             self._ready.delay(stage_id, until_s=now_s + wait_s)
@@ -252,7 +242,8 @@ class Schedule:
             if move.training in self._ready:
                 self._ready.take_out(move.training)
                 self._giving_way.waiting.add(move.training)
-        wait_s = min(found.next_look_s, self._slice_s) if self._giving_way else found.next_look_s
+        is_passing = self._giving_way or self._nodes_of_predictions()
+        wait_s = min(found.next_look_s, self._slice_s) if is_passing else found.next_look_s
         self._looked_s, self._next_look_s = now_s, now_s + wait_s
         return asked
 
@@ -275,8 +266,8 @@ class Schedule:
 
     def remaining(self) -> list[Stage]:
         """Stages that are neither done nor failed nor blocked, those that run included."""
-        over = self.done | self.failed | self.blocked
-        return [self.graph[stage_id] for stage_id in self._needed if stage_id not in over]
+        over = self.outcomes.over
+        return [self.graph[stage_id] for stage_id in self.outcomes.needed if stage_id not in over]
 
     def remaining_s(self, stage_id: str, *, now_s: float) -> float:
         """Return the predicted seconds, on a GPU of speed 1, until a stage is done."""
@@ -312,13 +303,18 @@ class Schedule:
 
     def _urgency(self, stage_id: str) -> Urgency:
         # What no training waits for, predictions above all, goes first: a trained model is short of its result by
-        # minutes, and what is committed early cannot be lost any more.
+        # minutes, and what is committed early cannot be lost any more. What feeds trainings must be done anyway.
         way_s = self._ways_s[stage_id]
         if self.graph[stage_id].kind is StageKind.TRAIN:
             way_s += self.remaining_s(stage_id, now_s=0.0) - self.graph[stage_id].expected_s
         # Of equal ones, the first fold of every group goes before second folds: it tells how long those will take.
         training = self.graph[stage_id].training
-        return (stage_id in self._up_to_training, -way_s, training.fold if training else 0, stage_id)
+        return (self._rank(stage_id), -way_s, training.fold if training else 0, stage_id)
+
+    def _rank(self, stage_id: str) -> int:
+        if stage_id not in self._up_to_training:
+            return 0
+        return 2 if self.graph[stage_id].kind is StageKind.TRAIN else 1
 
     def _release(self, stage_id: str) -> _Attempt:
         attempt = self._running.pop(stage_id)
@@ -339,16 +335,19 @@ class Schedule:
         node = self._node(node_id)
         return self._expectations.speed(node) if node else 1.0
 
+    def _nodes_of_predictions(self) -> list[str]:
+        return [attempt.node for i, attempt in self._running.items() if self.graph[i].kind is StageKind.PREDICT]
+
     def _works(self, now_s: float) -> tuple[list[Work], list[str]]:
         """Return the trainings that are not done, and the node of each place on which they can run."""
         place_nodes: list[str] = []
         places_of: dict[str, list[int]] = {}
-        predicting = [a.node for i, a in self._running.items() if self.graph[i].kind is StageKind.PREDICT]
+        predicting = self._nodes_of_predictions()
         for node_id in self.processors.nodes:
             number = self.processors.num_places(node_id, self.training_need) - predicting.count(node_id)
             places_of[node_id] = list(range(len(place_nodes), len(place_nodes) + number))
             place_nodes.extend([node_id] * number)
-        over = self.done | self.failed | self.blocked
+        over = self.outcomes.over
         works = []
         for stage_id in self._trainings:
             if stage_id in over:
@@ -371,25 +370,3 @@ class Schedule:
                 )
             )
         return works, place_nodes
-
-    def _revive(self, stage_ids: Iterable[str]) -> None:
-        """Let stages start again that had failed for good."""
-        for stage_id in stage_ids:
-            if stage_id in self.failed:
-                self.failed.discard(stage_id)
-                self._revived.append(stage_id)
-                self._put(stage_id)
-        self.blocked.clear()
-        for stage_id in self.failed:
-            self._block_after(stage_id)
-
-    def _block_after(self, stage_id: str) -> list[str]:
-        newly_blocked = []
-        open_ids = [stage_id]
-        while open_ids:
-            for dependent in self._dependents[open_ids.pop()]:
-                if dependent not in self.blocked:
-                    self.blocked.add(dependent)
-                    newly_blocked.append(dependent)
-                    open_ids.append(dependent)
-        return newly_blocked

@@ -19,7 +19,7 @@ from orchestrator.errors import ClusterError, OrchestratorError, StorageError
 from orchestrator.pipeline import work
 from orchestrator.pipeline.failures import GiveUp, Retry
 from orchestrator.pipeline.policy import Schedule, Start
-from orchestrator.pipeline.preemption import ask_to_stop
+from orchestrator.pipeline.preemption import ask_to_stop, forget_request
 from orchestrator.pipeline.processors import Node, Resources
 from orchestrator.pipeline.ray_failures import classify, innermost, node_of, note_node
 from orchestrator.pipeline.ray_nodes import GROWING, label_selector, nodes_of
@@ -210,6 +210,10 @@ class Executor:
         node = self._schedule.processors.node(start.node)
         share = self._schedule.need(stage).share_of(node)
         assert share is not None, stage.id
+        if stage.kind is StageKind.TRAIN and stage.training is not None:
+            # An old request that cannot be removed costs one more start.
+            with suppress(StorageError):
+                forget_request(self._place.storage, training_id=stage.training.id)
         self._listener.stage_started(stage, attempt=start.attempt, node=node, gpus=share.gpus)
         selector = label_selector(
             node, nodes=self._schedule.processors.nodes.values(), shunned=self._schedule.records.shunned

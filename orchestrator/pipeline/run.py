@@ -196,7 +196,9 @@ def _execute(
 
     with LiveView(console) as view, ray_executor.connected(request.cluster) as connection:
         need = training_need(request.cluster, connection.nodes, gpu_memory_gib=request.preset.gpu_memory_gib)
-        schedule = Schedule(graph, done=done, nodes=connection.nodes, training_need=need)
+        schedule = Schedule(
+            graph, done=done, nodes=connection.nodes, training_need=need, slice_s=request.cluster.slice_s
+        )
         if connection.dashboard:
             view.note(f"Ray dashboard: {connection.dashboard}")
         observer = RunObserver(
@@ -219,7 +221,7 @@ def _execute(
             ).execute()
         finally:
             events.flush()
-        return observer.failures, frozenset(schedule.failed | schedule.blocked)
+        return observer.failures, frozenset(schedule.outcomes.failed | schedule.outcomes.blocked)
 
 
 def _workplace(request: RunRequest, need: Need) -> Workplace:

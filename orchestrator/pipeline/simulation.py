@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from orchestrator.benchmark.definition import Training
 from orchestrator.benchmark.matrix import Benchmark, find_donors
 from orchestrator.benchmark.presets import Preset
-from orchestrator.cluster.config import ClusterConfig
+from orchestrator.cluster.config import SLICE_S, ClusterConfig
 from orchestrator.cluster.prices import Prices
 from orchestrator.pipeline.fleet import Fleet, alternatives, fleet_of
 from orchestrator.pipeline.policy import Schedule
@@ -107,12 +107,12 @@ def simulate_run(
     fleet = fleet_of(cluster, prices=prices)
     need = training_need(cluster, fleet.nodes, gpu_memory_gib=preset.gpu_memory_gib)
     seeds = tuple(range(seed, seed + NUM_COURSES))
-    asked_for = outlook(graph, fleet, need=need, seeds=seeds)
+    asked_for = outlook(graph, fleet, need=need, seeds=seeds, slice_s=cluster.slice_s)
     if prices is None:
         return SimulatedRun(asked_for=asked_for, others=())
     small = compact(graph)
     others = [
-        outlook(small, other, need=need, seeds=seeds[:NUM_COURSES_OF_OTHERS])
+        outlook(small, other, need=need, seeds=seeds[:NUM_COURSES_OF_OTHERS], slice_s=cluster.slice_s)
         for other in alternatives(fleet, num_trainings=len(trainings))
     ]
     return SimulatedRun(asked_for=asked_for, others=_unbeaten(others))
@@ -126,12 +126,14 @@ def _unbeaten(outlooks: Iterable[Outlook]) -> tuple[Outlook, ...]:
     return tuple(found)
 
 
-def outlook(graph: Mapping[str, Stage], fleet: Fleet, *, need: Need, seeds: Sequence[int]) -> Outlook:
+def outlook(
+    graph: Mapping[str, Stage], fleet: Fleet, *, need: Need, seeds: Sequence[int], slice_s: float = SLICE_S
+) -> Outlook:
     """Play a run on a cluster, once for each seed.
 
     Raises ConfigError if a training fits on none of its machines.
     """
-    courses = [_play(graph, fleet, need=need, seed=seed) for seed in seeds]
+    courses = [_play(graph, fleet, need=need, seed=seed, slice_s=slice_s) for seed in seeds]
     by_length = sorted(courses, key=lambda course: course.makespan_s)
     costs = [cost_usd(course, fleet) for course in courses]
     return Outlook(
@@ -194,8 +196,8 @@ def _with_needs(stage: Stage, needs: tuple[str, ...]) -> Stage:
     )
 
 
-def _play(graph: Mapping[str, Stage], fleet: Fleet, *, need: Need, seed: int) -> Course:
-    schedule = Schedule(graph, done=(), nodes=fleet.nodes, training_need=need)
+def _play(graph: Mapping[str, Stage], fleet: Fleet, *, need: Need, seed: int, slice_s: float) -> Course:
+    schedule = Schedule(graph, done=(), nodes=fleet.nodes, training_need=need, slice_s=slice_s)
     for node in fleet.nodes:
         schedule.remove_node(node.id, now_s=0.0)
     draw = random.Random(seed)
