@@ -30,7 +30,7 @@ def write(folder: Path, content: Any) -> Path:
 def test_local_file_leaves_the_size_to_the_machine() -> None:
     config = load_cluster(CLUSTERS / "local.yaml")
     assert (config.kind, config.num_cpus, config.num_gpus) == ("local", None, None)
-    assert (config.cpus_per_training, config.gpus_per_training) == (8, 1)
+    assert (config.cpus_per_training, config.gpus_per_training) == (None, None)
 
 
 def test_existing_file_connects_to_the_cluster_of_this_machine() -> None:

@@ -29,10 +29,10 @@ class ClusterConfig:
     """CPUs of an embedded Ray, None for all of this machine; of other clusters the most that they may grow to."""
     num_gpus: int | None = None
     """Likewise for GPUs."""
-    cpus_per_training: float = 8.0
-    """CPUs for each training with a GPU: they feed it. Without GPUs each training takes one CPU."""
-    gpus_per_training: float = 1.0
-    """GPUs for each training; below 1, several share one."""
+    cpus_per_training: float | None = None
+    """CPUs for each training with a GPU: they feed it. None for what the preset needs; without GPUs it is one CPU."""
+    gpus_per_training: float | None = None
+    """GPUs for each training; below 1, several share one. None for as many on a GPU as fit and pay."""
     slice_s: float = SLICE_S
     """A training gives way only to one that needs this much longer."""
     cloud: Literal["aws"] | None = None
@@ -46,8 +46,9 @@ class ClusterConfig:
 
     def __post_init__(self) -> None:
         for name in ("cpus_per_training", "gpus_per_training", "slice_s"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{self.path}: {name} is {getattr(self, name)}; expected more than 0")
+            number = getattr(self, name)
+            if number is not None and not number > 0:
+                raise ConfigError(f"{self.path}: {name} is {number}; expected more than 0")
         for name in ("num_cpus", "num_gpus"):
             number = getattr(self, name)
             if number is not None and number < (1 if name == "num_cpus" else 0):
@@ -68,8 +69,8 @@ def load_cluster(path: Path) -> ClusterConfig:
         raise ConfigError(f"{path}: key 'kind' is missing; expected one of local, existing, aws")
     kind: Kind = section.choose("kind", ("local", "existing", "aws"))
     values: dict[str, Any] = {
-        "cpus_per_training": section.take("cpus_per_training", float, default=8.0),
-        "gpus_per_training": section.take("gpus_per_training", float, default=1.0),
+        "cpus_per_training": section.take("cpus_per_training", float, default=None),
+        "gpus_per_training": section.take("gpus_per_training", float, default=None),
         "slice_s": section.take("slice_s", float, default=SLICE_S),
     }
     if kind == "existing":

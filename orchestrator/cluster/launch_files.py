@@ -58,7 +58,7 @@ def write_launch_files(config: ClusterConfig, *, token: Path, folder: Path, proj
 
 def _driver_cluster(config: ClusterConfig) -> dict[str, Any]:
     """Return the cluster file of the driver: to it, the machines around it are a cluster that exists and grows."""
-    return {
+    content = {
         "kind": "existing",
         "address": "auto",
         "auth_token": f"{REMOTE_LAUNCH}/auth_token",
@@ -69,6 +69,7 @@ def _driver_cluster(config: ClusterConfig) -> dict[str, Any]:
         "gpus_per_training": config.gpus_per_training,
         "slice_s": config.slice_s,
     }
+    return {key: value for key, value in content.items() if value is not None}
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """Nodes, what a stage takes of them, and where it is placed: fast GPUs first, and nothing that starves a neighbour."""
 
 import heapq
+import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -51,19 +52,33 @@ class Need:
     cpus: float
     """CPUs; they are its own, so that a neighbour cannot slow it down."""
     gpus: float = 0.0
-    """The least share of a GPU."""
+    """The least share of a GPU; or several GPUs."""
+    gpu_load: float = 0.0
+    """Share of a GPU that it keeps busy when it is alone."""
     gpu_memory_gib: float = 0.0
     """Memory of the GPU; a small GPU gives a larger share of itself for it."""
+    gpus_of_unknown: float = 0.0
+    """The least share of a GPU whose memory is not known."""
 
     def share_of(self, node: Node) -> Resources | None:
-        """Return what it takes of a node, None if it can never run there."""
-        share = Resources(cpus=self.cpus, gpus=self.gpus)
-        if self.gpus and self.gpu_memory_gib:
+        """Return what it takes of a node, None if it can never run there.
+
+        A share of a GPU is a whole half, third, quarter, ...: several of them fill one GPU, and none lies across two.
+        """
+        gpus = self.gpus
+        if gpus:
             by_memory = self.gpu_memory_gib / node.gpu_memory_gib
             if by_memory > 1 + _ROUNDING:
                 return None
-            share = Resources(cpus=self.cpus, gpus=max(self.gpus, by_memory))
+            gpus = max(gpus, by_memory, self.gpus_of_unknown if math.isinf(node.gpu_memory_gib) else 0.0)
+        if 0 < gpus < 1:
+            gpus = 1 / int(1 / gpus + _ROUNDING)
+        share = Resources(cpus=self.cpus, gpus=gpus)
         return share if share.fits_in(node.offered) else None
+
+    def pace_with(self, share: Resources) -> float:
+        """Return its speed with a share of a GPU whose other shares are taken as well, of its speed alone there = 1."""
+        return min(1.0, share.gpus / self.gpu_load) if self.gpu_load else 1.0
 
 
 @dataclass(kw_only=True, slots=True)

@@ -287,18 +287,18 @@ def _submit(stage: Stage, *, place: Any, share: Resources, separate: bool, selec
         options["label_selector"] = selector
     if stage.kind is StageKind.TRAIN:
         return _fit.options(**options).remote(place, stage, share, separate, {})
-    return _carry_out.options(**options).remote(place, stage)
+    return _carry_out.options(**options).remote(place, stage, share)
 
 
 @ray.remote(max_retries=0)  # type: ignore[untyped-decorator]
-def _carry_out(place: Workplace, stage: Stage) -> None:
-    _carry_out_here(place, stage)
+def _carry_out(place: Workplace, stage: Stage, share: Resources) -> None:
+    _carry_out_here(place, stage, share)
 
 
-def _carry_out_here(place: Workplace, stage: Stage, *, watches: Sequence[Watch] = ()) -> None:
+def _carry_out_here(place: Workplace, stage: Stage, share: Resources, *, watches: Sequence[Watch] = ()) -> None:
     _log_to_process(stage)
     try:
-        work.carry_out(place, stage, watches=watches)
+        work.carry_out(place, stage, watches=watches, gpus=share.gpus)
     except BaseException as error:
         note_node(error, ray.get_runtime_context().get_node_id())
         raise
@@ -338,7 +338,7 @@ def _fit(place: Workplace, stage: Stage, share: Resources, separate: bool, selec
     resources = {"CPU": share.cpus} | ({"GPU": share.gpus} if share.gpus else {})
     trainer = TorchTrainer(
         _train_worker,
-        train_loop_config={"place": place, "stage": stage},
+        train_loop_config={"place": place, "stage": stage, "share": share},
         torch_config=_NoProcessGroup(),
         # No workers is Ray Train's local mode: the loop runs where `fit` is called.
         scaling_config=ScalingConfig(
@@ -359,7 +359,7 @@ def _fit(place: Workplace, stage: Stage, share: Resources, separate: bool, selec
 
 def _train_worker(config: Mapping[str, Any]) -> None:
     drain = Watch(look=_look_for_drain, every_s=DRAIN_EVERY_S)
-    _carry_out_here(config["place"], config["stage"], watches=(drain,))
+    _carry_out_here(config["place"], config["stage"], config["share"], watches=(drain,))
 
 
 def _look_for_drain() -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 from orchestrator.cluster.config import ClusterConfig
 from orchestrator.cluster.gpu_kinds import kind_of_accelerator
-from orchestrator.pipeline.processors import Need, Node, Resources
+from orchestrator.pipeline.processors import Node, Resources
 
 _KIND_LABEL = "ray.io/accelerator-type"
 _NODE_LABEL = "ray.io/node-id"
@@ -29,16 +29,6 @@ def nodes_of(found: Iterable[Mapping[str, Any]], config: ClusterConfig) -> tuple
         most = Resources(cpus=max(cpus, config.num_cpus or 0), gpus=max(gpus, config.num_gpus or 0))
         return (Node(id=GROWING, offered=most),)
     return nodes
-
-
-def training_need(config: ClusterConfig, nodes: Iterable[Node], *, gpu_memory_gib: float) -> Need:
-    """Return what one training takes: a GPU and the CPUs that feed it where there are any, otherwise one CPU."""
-    with_gpus = [node.offered for node in nodes if node.offered.gpus > 0]
-    if not with_gpus:
-        return Need(cpus=1)
-    # Where a machine has few cores its GPUs share them, rather than staying idle.
-    cpus = max(1.0, min(offered.cpus // offered.gpus for offered in with_gpus))
-    return Need(cpus=min(config.cpus_per_training, cpus), gpus=config.gpus_per_training, gpu_memory_gib=gpu_memory_gib)
 
 
 def label_selector(node: Node, *, nodes: Collection[Node], shunned: Collection[str]) -> dict[str, str]:

@@ -21,6 +21,7 @@ from orchestrator.pipeline.lease import Lease
 from orchestrator.pipeline.policy import Schedule
 from orchestrator.pipeline.processors import Need
 from orchestrator.pipeline.stages import Stage, build_graph, expected_bytes, label_sets_by_case
+from orchestrator.pipeline.training_need import training_need
 from orchestrator.pipeline.workplace import Workplace
 from orchestrator.progress import LiveView
 from orchestrator.report.tables import write_tables
@@ -192,10 +193,9 @@ def _execute(
     from orchestrator.pipeline import ray_executor
     from orchestrator.pipeline.observer import RunObserver
     from orchestrator.pipeline.ray_metrics import RayMetrics
-    from orchestrator.pipeline.ray_nodes import training_need
 
     with LiveView(console) as view, ray_executor.connected(request.cluster) as connection:
-        need = training_need(request.cluster, connection.nodes, gpu_memory_gib=request.preset.gpu_memory_gib)
+        need = training_need(request.cluster, connection.nodes, preset=request.preset)
         schedule = Schedule(
             graph, done=done, nodes=connection.nodes, training_need=need, slice_s=request.cluster.slice_s
         )

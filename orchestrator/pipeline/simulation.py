@@ -12,9 +12,9 @@ from orchestrator.cluster.prices import Prices
 from orchestrator.pipeline.fleet import Fleet, alternatives, fleet_of
 from orchestrator.pipeline.policy import Schedule
 from orchestrator.pipeline.processors import Need
-from orchestrator.pipeline.ray_nodes import training_need
 from orchestrator.pipeline.simulator import Conditions, Course, Simulation
 from orchestrator.pipeline.stages import Stage, StageKind, build_graph
+from orchestrator.pipeline.training_need import training_need
 
 GROUP_SPREAD, FOLD_SPREAD = 0.15, 0.03
 """Of the logarithm of how trainings differ from what is expected of them, in the imagined world."""
@@ -105,7 +105,7 @@ def simulate_run(
         phantoms=phantoms,
     )
     fleet = fleet_of(cluster, prices=prices)
-    need = training_need(cluster, fleet.nodes, gpu_memory_gib=preset.gpu_memory_gib)
+    need = training_need(cluster, fleet.nodes, preset=preset)
     seeds = tuple(range(seed, seed + NUM_COURSES))
     asked_for = outlook(graph, fleet, need=need, seeds=seeds, slice_s=cluster.slice_s)
     if prices is None:

@@ -178,7 +178,7 @@ class Simulation:
         share = self.schedule.need(stage).share_of(node)
         assert share is not None
         is_training = stage.kind is StageKind.TRAIN
-        speed = node.speed if share.gpus else 1.0
+        speed = node.speed * self.schedule.need(stage).pace_with(share) if share.gpus else 1.0
         under = _Under(start=start, start_s=self._now_s, speed=speed, share=share)
         self._under_way[stage.id] = under
         self._on_node.setdefault(start.node, {})[stage.id] = None

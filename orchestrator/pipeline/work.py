@@ -37,13 +37,20 @@ logger = logging.getLogger(__name__)
 REPORTED_VERSIONS = ("covid-ct-orchestrator", "nnunetv2", "torch", "ray", "numpy", "SimpleITK", "numba")
 
 
-def carry_out(place: Workplace, stage: Stage, *, watches: Sequence["Watch"] = ()) -> None:
+def carry_out(place: Workplace, stage: Stage, *, watches: Sequence["Watch"] = (), gpus: float = 1.0) -> None:
     """Carry out one stage; raises the OrchestratorError or whatever else it failed with.
 
-    A training looks at `watches` besides its own, to know whether it must stop.
+    Parameters
+    ----------
+    place, stage
+        What is done.
+    watches
+        A training looks at them besides its own, to know whether it must stop.
+    gpus
+        Share of a GPU that a training or prediction has; below 1 it keeps to that share of the memory.
     """
     if stage.kind not in {StageKind.DOWNLOAD, StageKind.INGEST, StageKind.SCORE}:
-        _limit_threads(place, stage)
+        _limit(place, stage, gpus=gpus)
     match stage.kind:
         case StageKind.DOWNLOAD:
             generate_download(place, stage.download)
@@ -286,10 +293,16 @@ def _provenance(place: Workplace, storage: Storage, training: Training) -> Prove
     )
 
 
-def _limit_threads(place: Workplace, stage: Stage) -> None:
+def _limit(place: Workplace, stage: Stage, *, gpus: float) -> None:
+    """Keep this process to its threads and to its share of a GPU."""
     import torch
 
-    torch.set_num_threads(place.num_threads if stage.kind in {StageKind.TRAIN, StageKind.PREDICT} else 1)
+    from orchestrator.training.gpu_memory import keep_to_share
+
+    uses_network = stage.kind in {StageKind.TRAIN, StageKind.PREDICT}
+    torch.set_num_threads(place.num_threads if uses_network else 1)
+    if uses_network and place.device == "cuda":
+        keep_to_share(gpus)
 
 
 def _read_plan(storage: Storage, training_id: str) -> "Plan":
