@@ -34,7 +34,7 @@ def play(hours: list[float], *parts: Machines, **conditions: float) -> Course:
         f"t{i}": Stage(id=f"t{i}", kind=StageKind.TRAIN, needs=(), products=(), expected_s=h * HOUR_S)
         for i, h in enumerate(hours)
     }
-    schedule = Schedule(graph, done=(), nodes=(), speeds={"x1": 1.0}, training_need=NEED)
+    schedule = Schedule(graph, done=(), nodes=(), to_come=[part.node for part in parts], training_need=NEED)
     return Simulation(schedule=schedule, machines=parts, true_s={}, conditions=Conditions(**conditions)).run()
 
 

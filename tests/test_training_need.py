@@ -9,7 +9,7 @@ import torch
 from orchestrator.benchmark.presets import PRESETS
 from orchestrator.cluster.config import ClusterConfig
 from orchestrator.pipeline.policy import Schedule
-from orchestrator.pipeline.processors import Need, Node, Processors, Resources
+from orchestrator.pipeline.processors import Need, Node, Resources
 from orchestrator.pipeline.simulator import Conditions, Machines, Simulation
 from orchestrator.pipeline.stages import Stage, StageKind
 from orchestrator.pipeline.training_need import training_need
@@ -27,7 +27,7 @@ def node(*, cpus=16, gpus=1, gib=80.0, name="gpu"):
 
 
 def num_at_once(one, *, preset, **values):
-    return Processors([one]).num_places("gpu", training_need(config(**values), [one], preset=preset))
+    return training_need(config(**values), [one], preset=preset).num_on(one)
 
 
 @pytest.mark.parametrize("name", ["quick", "paper"])
@@ -88,9 +88,8 @@ def course(preset, *, number, **values):
         name: Stage(id=name, kind=StageKind.TRAIN, needs=(), products=(), expected_s=3600)
         for name in map(str, range(number))
     }
-    schedule = Schedule(
-        graph, done=(), nodes=(), speeds={}, training_need=training_need(config(**values), [machine], preset=preset)
-    )
+    need = training_need(config(**values), [machine], preset=preset)
+    schedule = Schedule(graph, done=(), nodes=(), to_come=[machine], training_need=need)
     machines = (Machines(node=machine, number=1),)
     return Simulation(schedule=schedule, machines=machines, true_s={}, conditions=Conditions(start_training_s=0)).run()
 

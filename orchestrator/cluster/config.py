@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from orchestrator.cluster.node_types import Growth, growth_of_aws, growth_of_section
 from orchestrator.configuration import Section, load_yaml
 from orchestrator.errors import ConfigError
 
@@ -26,9 +27,11 @@ class ClusterConfig:
     auth_token: Path | None = None
     """File with the token of an existing cluster; None for what the environment says."""
     num_cpus: int | None = None
-    """CPUs of an embedded Ray, None for all of this machine; of other clusters the most that they may grow to."""
+    """CPUs of an embedded Ray, None for all of this machine."""
     num_gpus: int | None = None
     """Likewise for GPUs."""
+    may_start: tuple[Growth, ...] = ()
+    """Machines that an autoscaler may start for other clusters."""
     cpus_per_training: float | None = None
     """CPUs for each training with a GPU: they feed it. None for what the preset needs; without GPUs it is one CPU."""
     gpus_per_training: float | None = None
@@ -78,7 +81,9 @@ def load_cluster(path: Path) -> ClusterConfig:
         values |= {"address": _address(section), "auth_token": token and Path(token).expanduser()}
         cloud = section.choose("cloud", ("aws", "none"), default="none")
         values["cloud"] = None if cloud == "none" else cloud
-    if kind != "aws":
+        growth = section.take("may_start", dict, default={})
+        values["may_start"] = growth_of_section(Section(growth, where=f"{path}: may_start"))
+    if kind == "local":
         values["num_cpus"] = section.take("num_cpus", int, default=None)
         values["num_gpus"] = section.take("num_gpus", int, default=None)
     if kind != "local":
@@ -92,7 +97,6 @@ def load_cluster(path: Path) -> ClusterConfig:
 
 def _aws(section: Section, *, output: str | None, data: str | None) -> dict[str, Any]:
     from orchestrator.cluster.aws_checks import check_aws
-    from orchestrator.cluster.node_types import most_processors
 
     ray = section.take("ray", dict)
     # A misspelled key of our own is the likelier mistake: it is named first.
@@ -103,10 +107,10 @@ def _aws(section: Section, *, output: str | None, data: str | None) -> dict[str,
                 f"{section.where}: {key} is {location!r}; expected s3://bucket/prefix, which every machine reaches"
             )
     check_aws(ray, where=f"{section.where}: ray")
-    num_cpus, num_gpus = most_processors(ray)
-    if num_gpus == 0:
+    growth = growth_of_aws(ray)
+    if not any(machines.gpus for machines in growth):
         raise ConfigError(f"{section.where}: ray: no worker with a GPU may start; expected GPU and max_workers above 0")
-    return {"ray": ray, "num_cpus": num_cpus, "num_gpus": num_gpus}
+    return {"ray": ray, "may_start": growth}
 
 
 def _address(section: Section) -> str:

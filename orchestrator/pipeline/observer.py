@@ -10,7 +10,7 @@ from orchestrator.events import EventLog
 from orchestrator.pipeline.estimate import estimate_remaining_s
 from orchestrator.pipeline.failures import GiveUp, Retry
 from orchestrator.pipeline.policy import Schedule
-from orchestrator.pipeline.processors import Node
+from orchestrator.pipeline.processors import Node, Resources
 from orchestrator.pipeline.stages import Stage, StageKind
 from orchestrator.progress import LiveView, RunningTraining, Snapshot, StageCount
 from orchestrator.storage import run_paths
@@ -114,6 +114,16 @@ class RunObserver:
         """Take note that a training was asked to give way to another."""
         self._view.note(f"{stage.id}: asked to give way to a training with a longer way to go")
         self._events.append("stage_asked_to_stop", stage=stage.id, stage_kind=stage.kind.value)
+
+    def machines_missing(self, missing: Mapping[Resources, int]) -> None:
+        """Take note that so many machines of each size are asked for, other numbers than before."""
+        sizes = [
+            f"{number} with {size.cpus:g} CPUs" + (f" and {size.gpus:g} GPUs" if size.gpus else "")
+            for size, number in missing.items()
+        ]
+        if sizes:
+            self._view.note(f"machines to come: {', '.join(sizes)}")
+        self._events.append("machines_missing", machines=sum(missing.values()))
 
     def stage_revived(self, stage: Stage) -> None:
         """Take note that a stage that had failed for good is tried again: its node turned out to be broken."""

@@ -10,6 +10,7 @@ from orchestrator.cluster.config import SLICE_S
 from orchestrator.pipeline.expectations import Expectations
 from orchestrator.pipeline.failures import FailureCounts, FailureKind, GiveUp, NodeRecords, Retry
 from orchestrator.pipeline.giving_way import GivingWay
+from orchestrator.pipeline.growth import Demand
 from orchestrator.pipeline.levelling import LOOKS_PER_SLICE, Work, look
 from orchestrator.pipeline.outcomes import Outcomes
 from orchestrator.pipeline.processors import Need, Node, Processors, check_fits
@@ -19,6 +20,8 @@ from orchestrator.pipeline.ways import stages_up_to_training, ways_s
 
 RESTART_S = 90.0
 """Time from the order to stop until the training that follows fits again: checkpoint, imports, patches, plan."""
+_ON_PLACES = frozenset({StageKind.TRAIN, StageKind.PREDICT})
+"""They take what a training needs; every other stage takes one CPU."""
 _CPU_STAGE = Need(cpus=1)
 
 
@@ -59,7 +62,7 @@ class Schedule:
         done: Iterable[str],
         nodes: Iterable[Node],
         training_need: Need,
-        speeds: Mapping[str, float] | None = None,
+        to_come: Iterable[Node] = (),
         slice_s: float = SLICE_S,
         restart_s: float = RESTART_S,
     ) -> None:
@@ -75,8 +78,8 @@ class Schedule:
             What the cluster offers.
         training_need
             What one training or prediction takes; every other stage takes one CPU.
-        speeds
-            Of the kinds of GPUs that may join later; `nodes` may be empty then.
+        to_come
+            Of each kind of machine that may join later one; `nodes` may be empty then.
         slice_s
             How much longer than a running training a waiting one must need so that the former gives way.
         restart_s
@@ -87,12 +90,11 @@ class Schedule:
         self.outcomes = Outcomes(graph, done=done)
         self.attempts: dict[str, int] = {}
         self.records = NodeRecords()
-        self._expectations = Expectations(
-            graph, nodes=self.processors.nodes.values(), speeds=speeds or {}, restart_s=restart_s
-        )
+        self.to_come = tuple(to_come)
+        known = [*self.processors.nodes.values(), *self.to_come]
+        self._expectations = Expectations(graph, nodes=known, restart_s=restart_s)
         self.training_need = training_need
-        if speeds is None:
-            check_fits(training_need, self.processors.nodes.values())
+        check_fits(training_need, known)
         self._slice_s = slice_s
         self._running: dict[str, _Attempt] = {}
         self._failures = FailureCounts()
@@ -123,7 +125,13 @@ class Schedule:
 
     def need(self, stage: Stage) -> Need:
         """Return what a stage takes while it runs."""
-        return self.training_need if stage.kind in {StageKind.TRAIN, StageKind.PREDICT} else _CPU_STAGE
+        return self.training_need if stage.kind in _ON_PLACES else _CPU_STAGE
+
+    def demand(self) -> Demand:
+        """Return what runs, and what could run if there were room."""
+        stage_ids = [*self._running, *self._ready.ids(), *self._giving_way.waiting]
+        num_places = sum(self.graph[stage_id].kind in _ON_PLACES for stage_id in stage_ids)
+        return Demand(num_places=num_places, num_cpus=len(stage_ids) - num_places)
 
     def node_of(self, stage_id: str) -> str:
         """Return the node of a running stage."""
@@ -343,14 +351,16 @@ class Schedule:
         place_nodes: list[str] = []
         places_of: dict[str, list[int]] = {}
         predicting = self._nodes_of_predictions()
-        for node_id in self.processors.nodes:
-            number = self.processors.num_places(node_id, self.training_need) - predicting.count(node_id)
+        for node_id, node in self.processors.nodes.items():
+            number = self.training_need.num_on(node) - predicting.count(node_id)
             places_of[node_id] = list(range(len(place_nodes), len(place_nodes) + number))
             place_nodes.extend([node_id] * number)
-        over = self.outcomes.over
+        outcomes = self.outcomes
+        # What is done stays done; what has failed may be revived.
+        self._trainings = [stage_id for stage_id in self._trainings if stage_id not in outcomes.done]
         works = []
         for stage_id in self._trainings:
-            if stage_id in over:
+            if stage_id in outcomes.failed or stage_id in outcomes.blocked:
                 continue
             attempt, held = self._running.get(stage_id), self._giving_way.node_of(stage_id)
             is_stopping = stage_id in self._giving_way.stopping

@@ -76,6 +76,11 @@ class Need:
         share = Resources(cpus=self.cpus, gpus=gpus)
         return share if share.fits_in(node.offered) else None
 
+    def num_on(self, node: Node) -> int:
+        """Return how many stages with this need a node has room for when it is empty."""
+        share = self.share_of(node)
+        return 0 if share is None else _times(share, node.offered)
+
     def pace_with(self, share: Resources) -> float:
         """Return its speed with a share of a GPU whose other shares are taken as well, of its speed alone there = 1."""
         return min(1.0, share.gpus / self.gpu_load) if self.gpu_load else 1.0
@@ -113,6 +118,11 @@ class Processors:
     def nodes(self) -> Mapping[str, Node]:
         """Every node that may be used, by id."""
         return {node_id: state.node for node_id, state in self._states.items() if node_id not in self._closed}
+
+    @property
+    def closed(self) -> tuple[Node, ...]:
+        """Nodes that are there and get nothing more."""
+        return tuple(self._states[node_id].node for node_id in sorted(self._closed))
 
     @property
     def offered(self) -> Resources:
@@ -200,12 +210,6 @@ class Processors:
         state.num_taken -= 1
         state.free = state.free + share if state.num_taken else state.node.offered
         self._offer(node_id)
-
-    def num_places(self, node_id: str, need: Need) -> int:
-        """Return how many stages with this need a node has room for when it is empty."""
-        node = self._states[node_id].node
-        share = need.share_of(node)
-        return 0 if share is None else _times(share, node.offered)
 
     def _offer(self, node_id: str) -> None:
         for key in self._candidates:

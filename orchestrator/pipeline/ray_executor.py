@@ -5,7 +5,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -16,11 +17,13 @@ from ray.exceptions import RayError, RayTaskError
 from orchestrator.cluster.config import ClusterConfig
 from orchestrator.errors import ClusterError, OrchestratorError, StorageError
 from orchestrator.pipeline.failures import GiveUp, Retry
+from orchestrator.pipeline.growth import MayStart, missing_machines
 from orchestrator.pipeline.policy import Schedule, Start
 from orchestrator.pipeline.preemption import ask_to_stop, forget_request
-from orchestrator.pipeline.processors import Node
+from orchestrator.pipeline.processors import Node, Resources
 from orchestrator.pipeline.ray_failures import classify, innermost, node_of
-from orchestrator.pipeline.ray_nodes import GROWING, label_selector, nodes_of
+from orchestrator.pipeline.ray_growth import Scouts
+from orchestrator.pipeline.ray_nodes import label_selector, nodes_of
 from orchestrator.pipeline.ray_worker import submit
 from orchestrator.pipeline.stages import Stage, StageKind
 from orchestrator.pipeline.workplace import Workplace
@@ -55,6 +58,9 @@ class RunListener(Protocol):
 
     def stage_asked_to_stop(self, stage: Stage) -> None:
         """Take note that a training was asked to give way to another."""
+
+    def machines_missing(self, missing: Mapping[Resources, int]) -> None:
+        """Take note that so many machines of each size are asked for, other numbers than before."""
 
     def stage_revived(self, stage: Stage) -> None:
         """Take note that a stage that had failed for good is tried again: its node turned out to be broken."""
@@ -106,7 +112,7 @@ def connected(config: ClusterConfig) -> Iterator[Connection]:
             signal.signal(number, signal.default_int_handler)
     try:
         yield Connection(
-            nodes=nodes_of(ray.nodes(), config),
+            nodes=nodes_of(ray.nodes()),
             dashboard=f"http://{context.dashboard_url}" if context.dashboard_url else "",
         )
     finally:
@@ -149,7 +155,7 @@ class Executor:
         *,
         place: Workplace,
         listener: RunListener,
-        config: ClusterConfig,
+        may_start: Sequence[MayStart],
         separate_trainings: bool,
     ) -> None:
         """Prepare.
@@ -162,8 +168,8 @@ class Executor:
             The run.
         listener
             Is told everything.
-        config
-            The cluster.
+        may_start
+            Machines that the cluster's autoscaler may add.
         separate_trainings
             Each training gets a Ray Train worker of its own, on any node; otherwise it is fitted in a process that
             goes on to the next one, which spares a miniature the start of five processes and the imports of nnU-Net.
@@ -172,7 +178,9 @@ class Executor:
         self._place = place
         self._shared_place = ray.put(place)
         self._listener = listener
-        self._config = config
+        self._may_start = may_start
+        self._scouts = Scouts()
+        self._missing: Counter[Resources] = Counter()
         self._separate_trainings = separate_trainings
         self._running: dict[Any, _Running] = {}
         self._nodes_seen_s = time.monotonic()
@@ -191,15 +199,24 @@ class Executor:
             while (start := self._schedule.start_next(now_s)) is not None:
                 self._submit(start)
             self._ask_to_stop(now_s)
-            finished: list[Any] = []
-            if self._running:
-                finished, _ = ray.wait(list(self._running), num_returns=1, timeout=POLL_S)
-            else:
-                time.sleep(POLL_S)
-            for reference in finished:
-                self._settle(self._running.pop(reference), reference=reference)
+            self._ask_for_machines()
+            self._wait()
             self._look_at_nodes()
             self._listener.tick(self._schedule)
+
+    def _wait(self) -> None:
+        """Wait a little for something to end, and tell what has."""
+        waiting = [*self._running, *self._scouts.references]
+        if not waiting:
+            time.sleep(POLL_S)
+            return
+        finished, _ = ray.wait(waiting, num_returns=1, timeout=POLL_S)
+        for reference in finished:
+            if reference in self._running:
+                self._settle(self._running.pop(reference), reference=reference)
+            else:
+                self._scouts.ended(reference)
+                self._nodes_seen_s = float("-inf")
 
     def _submit(self, start: Start) -> None:
         stage = start.stage
@@ -248,16 +265,33 @@ class Executor:
     def _look_at_nodes(self) -> None:
         """Tell the schedule which nodes have come and gone; what ran on those ends with an error of Ray."""
         now_s = time.monotonic()
-        if now_s - self._nodes_seen_s < NODES_INTERVAL_S or GROWING in self._schedule.processors.nodes:
+        if now_s - self._nodes_seen_s < NODES_INTERVAL_S:
             return
         self._nodes_seen_s = now_s
-        found = {node.id: node for node in nodes_of(ray.nodes(), self._config)}
-        found.pop(GROWING, None)
-        known = set(self._schedule.processors.nodes) | self._schedule.records.shunned
+        found = {node.id: node for node in nodes_of(ray.nodes())}
+        processors = self._schedule.processors
+        known = set(processors.nodes) | {node.id for node in processors.closed}
         for node_id in known - found.keys():
             self._schedule.remove_node(node_id, now_s=now_s)
         for node_id in found.keys() - known:
             self._schedule.add_node(found[node_id], now_s=now_s)
+
+    def _ask_for_machines(self) -> None:
+        """Let the autoscaler know what is missing for what could run now."""
+        if not self._may_start:
+            return
+        processors = self._schedule.processors
+        missing = missing_machines(
+            self._may_start,
+            present=processors.nodes.values(),
+            useless=processors.closed,
+            need=self._schedule.training_need,
+            demand=self._schedule.demand(),
+        )
+        self._scouts.send(missing, shunned=self._schedule.records.shunned)
+        if missing != self._missing:
+            self._missing = missing
+            self._listener.machines_missing(missing)
 
     def _wind_down(self) -> None:
         """Ask all trainings to stop and wait for them; a second interruption ends the waiting."""

@@ -193,11 +193,19 @@ def _execute(
     from orchestrator.pipeline import ray_executor
     from orchestrator.pipeline.observer import RunObserver
     from orchestrator.pipeline.ray_metrics import RayMetrics
+    from orchestrator.pipeline.ray_nodes import machines_that_may_start
 
     with LiveView(console) as view, ray_executor.connected(request.cluster) as connection:
-        need = training_need(request.cluster, connection.nodes, preset=request.preset)
+        may_start = machines_that_may_start(request.cluster)
+        to_come = [machines.node for machines in may_start]
+        need = training_need(request.cluster, [*connection.nodes, *to_come], preset=request.preset)
         schedule = Schedule(
-            graph, done=done, nodes=connection.nodes, training_need=need, slice_s=request.cluster.slice_s
+            graph,
+            done=done,
+            nodes=connection.nodes,
+            to_come=to_come,
+            training_need=need,
+            slice_s=request.cluster.slice_s,
         )
         if connection.dashboard:
             view.note(f"Ray dashboard: {connection.dashboard}")
@@ -215,7 +223,7 @@ def _execute(
                 schedule,
                 place=_workplace(request, need),
                 listener=observer,
-                config=request.cluster,
+                may_start=may_start,
                 # On a GPU a process must end for its memory to be given back.
                 separate_trainings=request.cluster.kind != "local" or need.gpus > 0,
             ).execute()

@@ -197,9 +197,7 @@ def _with_needs(stage: Stage, needs: tuple[str, ...]) -> Stage:
 
 
 def _play(graph: Mapping[str, Stage], fleet: Fleet, *, need: Need, seed: int, slice_s: float) -> Course:
-    schedule = Schedule(graph, done=(), nodes=fleet.nodes, training_need=need, slice_s=slice_s)
-    for node in fleet.nodes:
-        schedule.remove_node(node.id, now_s=0.0)
+    schedule = Schedule(graph, done=(), nodes=(), to_come=fleet.nodes, training_need=need, slice_s=slice_s)
     draw = random.Random(seed)
     groups = {stage.training.group for stage in graph.values() if stage.training}
     factors = {group: draw.lognormvariate(0, GROUP_SPREAD) for group in sorted(groups)}
