@@ -302,6 +302,27 @@ def test_a_lost_node_gives_its_trainings_back():
     assert [start.node for start in starts(schedule, now_s=6)] == ["n2"]
 
 
+def test_a_training_that_runs_on_another_machine_of_its_kind_says_so_before_that_machine_is_lost():
+    """The cluster has put `a` on n1 and `b` on n0. When n0 is lost, `b` is lost, and no place becomes free on n1."""
+    schedule = schedule_on(gpu_nodes(1.0, 1.0), *(stage(name, expected_s=9) for name in "abc"))
+    assert {start.stage.id: start.node for start in starts(schedule)} == {"a": "n0", "b": "n1"}
+    for name, node in (("a", "n1"), ("b", "n0")):
+        schedule.progress(name, fraction=0.1, whole_s=9, now_s=1, node=node)
+        assert start_all(schedule, now_s=1) == []
+    assert schedule.remove_node("n0", now_s=2) == ["b"]
+    schedule.fail("b", kind=FailureKind.PREEMPTION, now_s=2)
+    assert start_all(schedule, now_s=2) == []
+    schedule.finish("a", now_s=9)
+    assert [start.node for start in starts(schedule, now_s=9)] == ["n1"]
+
+
+def test_a_machine_that_is_not_there_any_more_is_not_believed():
+    schedule = schedule_on(gpu_nodes(1.0), stage("a", expected_s=9))
+    start_all(schedule)
+    schedule.progress("a", fraction=0.1, whole_s=9, now_s=1, node="one of an earlier attempt")
+    assert schedule.node_of("a") == "n0"
+
+
 def test_the_bound_for_gpus_of_different_speeds():
     # Alone on the fast one 9 / 2; both on both (9 + 9) / 3; with a third of 9 all of them (27) / 3.
     assert lower_bound_s([9], [2, 1]) == 4.5

@@ -182,7 +182,8 @@ class RunObserver:
             return None
         if record is None:
             return None
-        if self._seen_epochs.get(training_id) != record["epoch"]:
+        seen = self._seen_epochs.get(training_id)
+        if seen != record["epoch"]:
             self._seen_epochs[training_id] = record["epoch"]
             self._events.append("training_epoch", training=training_id, **record)
             schedule.progress(
@@ -190,6 +191,8 @@ class RunObserver:
                 fraction=(record["epoch"] + 1) / record["num_epochs"],
                 whole_s=record["elapsed_s"] * record["num_epochs"],
                 now_s=self._clock(),
+                # The first record that a driver finds may be of an attempt before, on another machine.
+                node=record.get("node") if seen is not None else None,
             )
         return RunningTraining(
             id=training_id,

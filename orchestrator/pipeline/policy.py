@@ -17,6 +17,7 @@ from orchestrator.pipeline.processors import Need, Node, Processors, check_fits
 from orchestrator.pipeline.ready_queue import ReadyQueue, Urgency
 from orchestrator.pipeline.stages import Stage, StageKind
 from orchestrator.pipeline.ways import stages_up_to_training, ways_s
+from orchestrator.pipeline.whereabouts import Attempt, found_on
 
 RESTART_S = 90.0
 """Time from the order to stop until the training that follows fits again: checkpoint, imports, patches, plan."""
@@ -34,16 +35,6 @@ class Start:
     """Id of the node."""
     attempt: int
     """Number of the attempt, from 1."""
-
-
-@dataclass(kw_only=True, slots=True)
-class _Attempt:
-    node: str
-    need: Need
-    remaining_s: float
-    """Of a training, on a GPU of speed 1, at `at_s`."""
-    at_s: float
-    since_s: float
 
 
 class Schedule:
@@ -96,7 +87,7 @@ class Schedule:
         self.training_need = training_need
         check_fits(training_need, known)
         self._slice_s = slice_s
-        self._running: dict[str, _Attempt] = {}
+        self._running: dict[str, Attempt] = {}
         self._failures = FailureCounts()
         self._revived: list[str] = []
         self._giving_way = GivingWay(self.processors, need=training_need)
@@ -204,7 +195,9 @@ class Schedule:
         revived, self._revived = self._revived, []
         return revived
 
-    def progress(self, stage_id: str, *, fraction: float, whole_s: float, now_s: float) -> None:
+    def progress(
+        self, stage_id: str, *, fraction: float, whole_s: float, now_s: float, node: str | None = None
+    ) -> None:
         """Take note how far a running training is.
 
         Parameters
@@ -217,10 +210,14 @@ class Schedule:
             What the whole training would take at the speed of its latest epochs.
         now_s
             When.
+        node
+            Where it really runs, if that is known: of machines of one kind the cluster takes any.
         """
         attempt = self._running.get(stage_id)
         if attempt is None:
             return
+        if node:
+            found_on(node, attempt, running=self._running, processors=self.processors)
         remaining_s = self._expectations.progressed(
             stage_id, fraction=fraction, whole_s=whole_s, node=self._node(attempt.node)
         )
@@ -288,7 +285,7 @@ class Schedule:
     def _start(self, stage_id: str, *, node: str, now_s: float) -> Start:
         remaining_s = self.remaining_s(stage_id, now_s=now_s)
         stage = self.graph[stage_id]
-        self._running[stage_id] = _Attempt(
+        self._running[stage_id] = Attempt(
             node=node, need=self.need(stage), remaining_s=remaining_s, at_s=now_s, since_s=now_s
         )
         self.attempts[stage_id] = self.attempts.get(stage_id, 0) + 1
@@ -324,7 +321,7 @@ class Schedule:
             return 0
         return 2 if self.graph[stage_id].kind is StageKind.TRAIN else 1
 
-    def _release(self, stage_id: str) -> _Attempt:
+    def _release(self, stage_id: str) -> Attempt:
         attempt = self._running.pop(stage_id)
         self._giving_way.stopping.discard(stage_id)
         self.processors.release(attempt.node, attempt.need)

@@ -193,7 +193,7 @@ class Processors:
         return self._has_room(node_id, need, keep_for=None)
 
     def take(self, node_id: str, need: Need) -> None:
-        """Take the share of a need from a node that has room for it."""
+        """Take the share of a need from a node; one that has no room for it has less than nothing left."""
         state = self._states[node_id]
         share = need.share_of(state.node)
         assert share is not None, node_id

@@ -40,10 +40,11 @@ def _carry_out(place: Workplace, stage: Stage, share: Resources) -> None:
 
 def _carry_out_here(place: Workplace, stage: Stage, share: Resources, *, watches: Sequence[Watch] = ()) -> None:
     _log_to_process(stage)
+    node = ray.get_runtime_context().get_node_id()
     try:
-        work.carry_out(place, stage, watches=watches, gpus=share.gpus)
+        work.carry_out(place, stage, watches=watches, gpus=share.gpus, node=node)
     except BaseException as error:
-        note_node(error, ray.get_runtime_context().get_node_id())
+        note_node(error, node)
         raise
 
 
