@@ -40,6 +40,11 @@ class Fleet:
         return " + ".join(f"{part.machines.number} {part.machines.node.id}" for part in self.parts)
 
     @property
+    def is_rented(self) -> bool:
+        """Whether machines are started for the run."""
+        return self.head_usd_per_hour is not None
+
+    @property
     def num_gpus(self) -> int:
         """GPUs of all machines."""
         return round(sum(part.machines.number * part.machines.node.offered.gpus for part in self.parts))

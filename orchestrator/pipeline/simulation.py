@@ -214,7 +214,9 @@ def _play(graph: Mapping[str, Stage], fleet: Fleet, *, need: Need, seed: int, sl
         progress_s=max(600.0, longest_s / 50),
     )
     machines = tuple(part.machines for part in fleet.parts)
-    return Simulation(schedule=schedule, machines=machines, true_s=true_s, conditions=conditions).run()
+    return Simulation(
+        schedule=schedule, machines=machines, true_s=true_s, conditions=conditions, is_growing=fleet.is_rented
+    ).run()
 
 
 def _median(values: Sequence[float]) -> float:
