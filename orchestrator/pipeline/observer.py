@@ -182,6 +182,7 @@ class RunObserver:
             return None
         if record is None:
             return None
+        node = record.pop("node", None)
         seen = self._seen_epochs.get(training_id)
         if seen != record["epoch"]:
             self._seen_epochs[training_id] = record["epoch"]
@@ -192,7 +193,7 @@ class RunObserver:
                 whole_s=record["elapsed_s"] * record["num_epochs"],
                 now_s=self._clock(),
                 # The first record that a driver finds may be of an attempt before, on another machine.
-                node=record.get("node") if seen is not None else None,
+                node=node if seen is not None else None,
             )
         return RunningTraining(
             id=training_id,
