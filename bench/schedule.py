@@ -80,7 +80,7 @@ def play(
     graph: Mapping[str, Stage], machines: tuple[Machines, ...], true_s: Mapping[str, float], *, progress_s: float
 ) -> Course:
     """Play one run."""
-    schedule = Schedule(graph, done=(), nodes=(), speeds=_speeds(machines), training_need=NEED)
+    schedule = Schedule(graph, done=(), nodes=(), to_come=[one.node for one in machines], training_need=NEED)
     return Simulation(
         schedule=schedule, machines=machines, true_s=true_s, conditions=Conditions(progress_s=progress_s)
     ).run()
@@ -175,10 +175,6 @@ def _knowing(graph: Mapping[str, Stage], true_s: Mapping[str, float]) -> dict[st
         name: Stage(id=name, kind=stage.kind, needs=(), products=(), expected_s=true_s[name], training=stage.training)
         for name, stage in graph.items()
     }
-
-
-def _speeds(machines: Sequence[Machines]) -> dict[str, float]:
-    return {one.node.kind: one.node.speed for one in machines}
 
 
 def main() -> None:

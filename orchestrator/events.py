@@ -8,6 +8,7 @@
 | stage_failed | stage, stage_kind, error, final |
 | stage_asked_to_stop | stage, stage_kind |
 | stage_revived | stage, stage_kind |
+| machines_missing | machines: how many a growing cluster is asked to add, each time that this changes |
 | training_epoch | training, epoch, num_epochs, train_loss, val_loss, pseudo_dice, elapsed_s, loader_wait_s, host |
 | attempt_started | training, epoch, iteration, elapsed_s, reason, host, pid |
 | checkpoint_saved | the same; elapsed_s is what the saving took, reason why the training was asked to stop |

@@ -30,7 +30,7 @@ def write(folder: Path, content: Any) -> Path:
 def test_local_file_leaves_the_size_to_the_machine() -> None:
     config = load_cluster(CLUSTERS / "local.yaml")
     assert (config.kind, config.num_cpus, config.num_gpus) == ("local", None, None)
-    assert (config.cpus_per_training, config.gpus_per_training) == (8, 1)
+    assert (config.cpus_per_training, config.gpus_per_training) == (None, None)
 
 
 def test_existing_file_connects_to_the_cluster_of_this_machine() -> None:
@@ -47,7 +47,13 @@ def test_an_existing_cluster_says_whose_machines_it_is_made_of(tmp_path: Path) -
 def test_aws_file_offers_the_gpus_of_its_workers_and_lists_what_is_to_be_filled_in() -> None:
     config = load_cluster(CLUSTERS / "aws.yaml")
     # 6 L40S and 4 A10G on spot, 2 L40S on demand; 12 x 8 CPUs there and 2 x 16 on CPU workers; none on the head.
-    assert (config.num_gpus, config.num_cpus) == (12, 128)
+    assert most_processors(config.ray) == (128, 12)
+    assert {machines.name: (machines.number, machines.gpu) for machines in config.may_start} == {
+        "gpu_spot_l40s": (6, "L40S"),
+        "gpu_spot_a10g": (4, "A10G"),
+        "gpu_on_demand": (2, "L40S"),
+        "cpu_spot": (2, ""),
+    }
     assert sorted(placeholders({"output": config.output, "ray": config.ray})) == [
         "FILL-IN-bucket",
         "FILL-IN-head-instance-profile",
@@ -67,6 +73,12 @@ def test_aws_file_offers_the_gpus_of_its_workers_and_lists_what_is_to_be_filled_
         ("kind: local\nnum_cpus: two\n", "num_cpus is 'two' (str); expected int"),
         ("kind: local\nnum_gpus: true\n", "num_gpus is True (bool); expected int"),
         ("kind: local\nnum_cpus: 0\n", "num_cpus is 0; expected at least 1"),
+        (
+            "kind: existing\naddress: auto\nmay_start: {gpu: {number: 2, cpus: 8, gpus: 1, kind: L40S}}\n",
+            "may_start: gpu: unknown key 'kind'",
+        ),
+        ("kind: existing\naddress: auto\nmay_start: {a: {number: 2, cpus: 0}}\n", "may_start: a: cpus is 0; expected"),
+        ("kind: local\nslice_s: 0\n", "slice_s is 0.0; expected more than 0"),
         ("kind: local\ngpus_per_training: 0\n", "gpus_per_training is 0.0; expected more than 0"),
         ("kind: local\naddress: auto\n", "unknown key 'address'"),
         ("kind: local\nkind: aws\n", "stands twice"),

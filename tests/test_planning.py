@@ -208,6 +208,31 @@ def test_the_limit_holds_in_two_dimensions(fingerprints):
     assert np.prod(configuration["patch_size"]) <= 32 * 32
 
 
+@pytest.mark.parametrize(("network", "reference", "batch_size"), [("3d_fullres", 560e6, 2), ("2d", 85e6, 12)])
+def test_a_plan_keeps_to_the_memory_of_its_preset_by_nnunets_own_estimate(fingerprints, network, reference, batch_size):
+    """nnU-Net's estimate counts values of feature maps; its reference is what takes 8 GiB with its own batch size."""
+    from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
+
+    large = [replace(one, shape_after_crop=(300, 500, 500), spacing_mm=(1.0, 0.8, 0.8)) for one in fingerprints]
+    estimated = {}
+    for gib in (2.0, 8.0):
+        plan = plan_of(large, preset=replace(PAPER, gpu_memory_gib=gib, name="x"), network=network)
+        made = plan.plans["configurations"][network]
+        architecture = made["architecture"]
+        values = ExperimentPlanner.static_estimate_VRAM_usage(
+            tuple(made["patch_size"]),
+            1,
+            3,
+            architecture["network_class_name"],
+            architecture["arch_kwargs"],
+            architecture["_kw_requires_import"],
+        )
+        estimated[gib] = 8 * values / reference * made["batch_size"] / batch_size
+        # The batch is rounded to whole patches.
+        assert 0.5 * gib < estimated[gib] <= gib * (1 + 0.5 / made["batch_size"])
+    assert estimated[2.0] < estimated[8.0]
+
+
 def test_a_limit_without_room_is_refused(fingerprints):
     with pytest.raises(ConfigError, match="max_patch_voxels 1 "):
         plan_of(fingerprints, preset=replace(SMOKE, max_patch_voxels=1))

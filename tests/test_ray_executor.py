@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.cluster.config import ClusterConfig
-from orchestrator.pipeline.processors import Need, Node, Resources
-from orchestrator.pipeline.ray_nodes import GROWING, label_selector, nodes_of, training_need
+from orchestrator.cluster.node_types import Growth
+from orchestrator.pipeline.processors import Node, Resources
+from orchestrator.pipeline.ray_nodes import label_selector, machines_that_may_start, nodes_of
 
 
 def record(node_id: str, *, cpus: float, gpus: float = 0, kind: str = "", alive: bool = True) -> dict[str, Any]:
@@ -24,20 +25,22 @@ def test_living_machines_with_processors_are_nodes_with_the_speed_of_their_gpus(
         record("b", cpus=8, gpus=1, kind="A100"),
         record("gone", cpus=8, alive=False),
     ]
-    slow, fast = nodes_of(found, config())
+    slow, fast = nodes_of(found)
     assert (slow.id, slow.kind, slow.gpu_memory_gib) == ("a", "A10G", 24)
     assert slow.speed < fast.speed
 
 
-def test_a_cluster_that_may_grow_is_one_large_node():
-    (node,) = nodes_of([record("a", cpus=2)], config(num_cpus=64, num_gpus=8))
-    assert (node.id, node.offered) == (GROWING, Resources(cpus=64, gpus=8))
+def test_a_gpu_that_comes_with_more_memory_says_so_in_its_name():
+    found = nodes_of([record(name, cpus=8, gpus=1, kind=name) for name in ("A100", "A100-80G", "X1")])
+    assert [node.gpu_memory_gib for node in found] == [40, 80, float("inf")]
 
 
-def test_a_training_takes_a_gpu_and_no_more_cores_than_each_gpu_has():
-    nodes = nodes_of([record("a", cpus=32, gpus=2), record("b", cpus=8, gpus=2), record("c", cpus=64)], config())
-    assert training_need(config(), nodes, gpu_memory_gib=8) == Need(cpus=4, gpus=1, gpu_memory_gib=8)
-    assert training_need(config(), nodes[2:], gpu_memory_gib=8) == Need(cpus=1)
+def test_machines_that_may_come_have_the_speed_and_memory_of_their_gpus():
+    gpu = Growth(name="gpu", number=6, cpus=8, gpus=1, gpu="L40S")
+    found, plain = machines_that_may_start(config(may_start=(gpu, Growth(name="cpu", number=2, cpus=16))))
+    assert (found.node.id, found.number, found.node.gpu_memory_gib) == ("gpu", 6, 48)
+    assert found.node.speed == 0.8
+    assert (plain.node.offered, plain.number) == (Resources(cpus=16), 2)
 
 
 def test_ray_is_told_the_kind_of_gpu_only_where_there_are_several_and_no_broken_machine():

@@ -34,7 +34,7 @@ def play(hours: list[float], *parts: Machines, **conditions: float) -> Course:
         f"t{i}": Stage(id=f"t{i}", kind=StageKind.TRAIN, needs=(), products=(), expected_s=h * HOUR_S)
         for i, h in enumerate(hours)
     }
-    schedule = Schedule(graph, done=(), nodes=(), speeds={"x1": 1.0}, training_need=NEED)
+    schedule = Schedule(graph, done=(), nodes=(), to_come=[part.node for part in parts], training_need=NEED)
     return Simulation(schedule=schedule, machines=parts, true_s={}, conditions=Conditions(**conditions)).run()
 
 
@@ -73,6 +73,42 @@ def test_the_same_seed_gives_the_same_course():
     courses = [play([3.0] * 5, machines(2, interruptions_per_hour=0.3), seed=seed) for seed in (4, 4, 5)]
     assert courses[0] == courses[1]
     assert courses[0].makespan_s != courses[2].makespan_s
+
+
+def growing(hours: list[float], *parts: Machines, cpu_stages: int = 0) -> Course:
+    graph = {
+        f"p{i}": Stage(id=f"p{i}", kind=StageKind.PREPROCESS, needs=(), products=(), expected_s=60.0)
+        for i in range(cpu_stages)
+    }
+    graph |= {
+        f"t{i}": Stage(id=f"t{i}", kind=StageKind.TRAIN, needs=tuple(graph), products=(), expected_s=h * HOUR_S)
+        for i, h in enumerate(hours)
+    }
+    schedule = Schedule(graph, done=(), nodes=(), to_come=[part.node for part in parts], training_need=NEED)
+    conditions = Conditions(start_training_s=0)
+    return Simulation(schedule=schedule, machines=parts, true_s={}, conditions=conditions, is_growing=True).run()
+
+
+def test_a_growing_cluster_has_the_machines_that_something_waits_for_and_no_other():
+    """Two trainings: two of five GPU machines. They come 300 s after the patches, whose machine takes 300 s as well."""
+    cpu = Machines(node=Node(id="cpu", offered=Resources(cpus=4)), number=3, start_s=300)
+    course = growing([1.0, 2.0], machines(5, start_s=300), cpu, cpu_stages=4)
+    assert course.makespan_s == pytest.approx(300 + 60 + 300 + 2 * HOUR_S, abs=20)
+    assert sorted(life.kind for life in course.lives) == ["cpu", "gpu", "gpu"]
+
+
+def test_a_machine_that_is_idle_for_ten_minutes_is_given_back_and_asked_for_again():
+    course = growing([3.0, 1.0, 0.5], machines(2), machines(0))
+    assert course.makespan_s == pytest.approx(3 * HOUR_S, abs=20)
+    first, second = sorted(life.end_s for life in course.lives)
+    assert first == pytest.approx(1.5 * HOUR_S + 600, abs=20)
+    assert second == course.makespan_s
+
+
+def test_a_machine_that_is_taken_from_a_growing_cluster_is_asked_for_anew():
+    course = growing([5.0], machines(1, interruptions_per_hour=1.0, start_s=60))
+    assert course.num_interruptions > 0
+    assert len(course.lives) == course.num_interruptions + 1
 
 
 def test_machines_are_paid_from_their_order_until_they_are_idle_and_the_head_to_the_end():

@@ -10,8 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from orchestrator.errors import PreemptedError, StorageError
-from orchestrator.pipeline.preemption import SpotNotices, ask_to_stop, watch_marker
-from orchestrator.storage import run_paths
+from orchestrator.pipeline.preemption import SpotNotices, ask_to_stop, forget_request, watch_marker
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.training.stop_request import StopRequest, Watch
 
@@ -69,13 +68,20 @@ def test_a_training_in_a_thread_hears_signals_and_the_second_one_does_what_it_di
             process.kill()
 
 
-def test_the_marker_of_the_driver_asks_and_is_removed_when_the_training_starts_again(tmp_path):
+def test_the_marker_of_the_driver_asks_also_before_the_training_has_begun(tmp_path):
+    storage = open_storage(tmp_path)
+    ask_to_stop(storage, training_id=TRAINING, reason="a longer training needs its GPU")
+    with StopRequest([watch_marker(storage, training_id=TRAINING)]) as request:
+        assert wait_for_reason(request) == "a longer training needs its GPU"
+
+
+def test_the_next_attempt_does_not_hear_what_the_one_before_was_asked(tmp_path):
     storage = open_storage(tmp_path)
     ask_to_stop(storage, training_id=TRAINING, reason="an older request")
+    forget_request(storage, training_id=TRAINING)
     with StopRequest([watch_marker(storage, training_id=TRAINING)]) as request:
-        assert not storage.exists(run_paths.stop_request(TRAINING))
-        ask_to_stop(storage, training_id=TRAINING, reason="a longer training needs its GPU")
-        assert wait_for_reason(request) == "a longer training needs its GPU"
+        ask_to_stop(storage, training_id=TRAINING, reason="a newer request")
+        assert wait_for_reason(request) == "a newer request"
 
 
 def test_the_first_reason_is_kept():

@@ -37,7 +37,7 @@ class Preset:
     expected_s_per_iteration: float
     """Rough seconds of a training iteration: on an A100, or on one CPU core for `smoke`."""
     gpu_memory_gib: float = 8.0
-    """Rough need of GPU memory of a training."""
+    """Most memory of a plan by nnU-Net's own estimate, which its planner keeps to; 8 is its default."""
     optimizer: Literal["nnunet", "adamw"] = "nnunet"
     """`nnunet` is SGD with Nesterov momentum 0.99 and polynomial decay."""
     initial_learning_rate: float = 1e-2

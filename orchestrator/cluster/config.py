@@ -5,10 +5,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from orchestrator.cluster.node_types import Growth, growth_of_aws, growth_of_section
 from orchestrator.configuration import Section, load_yaml
 from orchestrator.errors import ConfigError
 
 Kind = Literal["local", "existing", "aws"]
+SLICE_S = 600.0
+"""A training gives way only to one that needs this much longer: long against what a restart costs."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,13 +27,17 @@ class ClusterConfig:
     auth_token: Path | None = None
     """File with the token of an existing cluster; None for what the environment says."""
     num_cpus: int | None = None
-    """CPUs of an embedded Ray, None for all of this machine; of other clusters the most that they may grow to."""
+    """CPUs of an embedded Ray, None for all of this machine."""
     num_gpus: int | None = None
     """Likewise for GPUs."""
-    cpus_per_training: float = 8.0
-    """CPUs for each training with a GPU: they feed it. Without GPUs each training takes one CPU."""
-    gpus_per_training: float = 1.0
-    """GPUs for each training; below 1, several share one."""
+    may_start: tuple[Growth, ...] = ()
+    """Machines that an autoscaler may start for other clusters."""
+    cpus_per_training: float | None = None
+    """CPUs for each training with a GPU: they feed it. None for what the preset needs; without GPUs it is one CPU."""
+    gpus_per_training: float | None = None
+    """GPUs for each training; below 1, several share one. None for as many on a GPU as fit and pay."""
+    slice_s: float = SLICE_S
+    """A training gives way only to one that needs this much longer."""
     cloud: Literal["aws"] | None = None
     """Whose machines the nodes are: they ask it whether they are about to be taken away."""
     output: str | None = None
@@ -41,9 +48,10 @@ class ClusterConfig:
     """Ray's own cluster launcher configuration; only for `aws`."""
 
     def __post_init__(self) -> None:
-        for name in ("cpus_per_training", "gpus_per_training"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{self.path}: {name} is {getattr(self, name)}; expected more than 0")
+        for name in ("cpus_per_training", "gpus_per_training", "slice_s"):
+            number = getattr(self, name)
+            if number is not None and not number > 0:
+                raise ConfigError(f"{self.path}: {name} is {number}; expected more than 0")
         for name in ("num_cpus", "num_gpus"):
             number = getattr(self, name)
             if number is not None and number < (1 if name == "num_cpus" else 0):
@@ -64,15 +72,18 @@ def load_cluster(path: Path) -> ClusterConfig:
         raise ConfigError(f"{path}: key 'kind' is missing; expected one of local, existing, aws")
     kind: Kind = section.choose("kind", ("local", "existing", "aws"))
     values: dict[str, Any] = {
-        "cpus_per_training": section.take("cpus_per_training", float, default=8.0),
-        "gpus_per_training": section.take("gpus_per_training", float, default=1.0),
+        "cpus_per_training": section.take("cpus_per_training", float, default=None),
+        "gpus_per_training": section.take("gpus_per_training", float, default=None),
+        "slice_s": section.take("slice_s", float, default=SLICE_S),
     }
     if kind == "existing":
         token = section.take("auth_token", str, default=None)
         values |= {"address": _address(section), "auth_token": token and Path(token).expanduser()}
         cloud = section.choose("cloud", ("aws", "none"), default="none")
         values["cloud"] = None if cloud == "none" else cloud
-    if kind != "aws":
+        growth = section.take("may_start", dict, default={})
+        values["may_start"] = growth_of_section(Section(growth, where=f"{path}: may_start"))
+    if kind == "local":
         values["num_cpus"] = section.take("num_cpus", int, default=None)
         values["num_gpus"] = section.take("num_gpus", int, default=None)
     if kind != "local":
@@ -86,7 +97,6 @@ def load_cluster(path: Path) -> ClusterConfig:
 
 def _aws(section: Section, *, output: str | None, data: str | None) -> dict[str, Any]:
     from orchestrator.cluster.aws_checks import check_aws
-    from orchestrator.cluster.node_types import most_processors
 
     ray = section.take("ray", dict)
     # A misspelled key of our own is the likelier mistake: it is named first.
@@ -97,10 +107,10 @@ def _aws(section: Section, *, output: str | None, data: str | None) -> dict[str,
                 f"{section.where}: {key} is {location!r}; expected s3://bucket/prefix, which every machine reaches"
             )
     check_aws(ray, where=f"{section.where}: ray")
-    num_cpus, num_gpus = most_processors(ray)
-    if num_gpus == 0:
+    growth = growth_of_aws(ray)
+    if not any(machines.gpus for machines in growth):
         raise ConfigError(f"{section.where}: ray: no worker with a GPU may start; expected GPU and max_workers above 0")
-    return {"ray": ray, "num_cpus": num_cpus, "num_gpus": num_gpus}
+    return {"ray": ray, "may_start": growth}
 
 
 def _address(section: Section) -> str:

@@ -11,7 +11,8 @@ AUTH_MODE = "RAY_AUTH_MODE"
 AUTH_TOKEN_PATH = "RAY_AUTH_TOKEN_PATH"
 
 HEAD_JOB = {
-    # A machine takes minutes to start; by default Ray Train gives up its workers after 60 s and asks anew.
+    # Where a machine is taken away before a training has begun there, the next takes minutes to start; by default Ray
+    # Train gives up its workers after 60 s and asks anew.
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "1800",
 }
 """Environment of the driver on the head of a cluster that grows and shrinks."""

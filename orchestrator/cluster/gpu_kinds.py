@@ -1,6 +1,7 @@
 """GPUs by the names that Ray gives them: how fast they train, and their memory."""
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,5 +50,8 @@ def kind_of_instance(instance_type: str) -> GpuKind | None:
 
 
 def kind_of_accelerator(name: str) -> GpuKind | None:
-    """Return a kind by Ray's name, which may go on after a hyphen, as in `A100-80G`; None if it is not known."""
-    return GPU_KINDS.get(name.partition("-")[0].removeprefix("NVIDIA_"))
+    """Return a kind by Ray's name, which may go on with the memory, as in `A100-80G`; None if it is not known."""
+    model, _, rest = name.removeprefix("NVIDIA_").partition("-")
+    kind = GPU_KINDS.get(model)
+    memory = re.fullmatch(r"(\d+)G", rest)
+    return replace(kind, memory_gib=float(memory[1])) if kind and memory else kind

@@ -119,7 +119,7 @@ def launch_and_follow(
     (check_account or check_aws_account)(launch)
     config = launch.config
     if not confirm(
-        describe(config.ray, training_hours=launch.training_hours, gpus_per_training=config.gpus_per_training)
+        describe(config.ray, training_hours=launch.training_hours, gpus_per_training=config.gpus_per_training or 1.0)
     ):
         return None
     token = environment.ensure_token()

@@ -4,7 +4,7 @@ import copy
 import json
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -58,16 +58,20 @@ def write_launch_files(config: ClusterConfig, *, token: Path, folder: Path, proj
 
 def _driver_cluster(config: ClusterConfig) -> dict[str, Any]:
     """Return the cluster file of the driver: to it, the machines around it are a cluster that exists and grows."""
-    return {
+    content = {
         "kind": "existing",
         "address": "auto",
         "auth_token": f"{REMOTE_LAUNCH}/auth_token",
         "cloud": "aws",
-        "num_cpus": config.num_cpus,
-        "num_gpus": config.num_gpus,
+        "may_start": {
+            machines.name: {name: value for name, value in asdict(machines).items() if name != "name"}
+            for machines in config.may_start
+        },
         "cpus_per_training": config.cpus_per_training,
         "gpus_per_training": config.gpus_per_training,
+        "slice_s": config.slice_s,
     }
+    return {key: value for key, value in content.items() if value is not None}
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:

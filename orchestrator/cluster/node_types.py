@@ -4,6 +4,30 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from orchestrator.cluster.gpu_kinds import kind_of_instance
+from orchestrator.configuration import Section
+from orchestrator.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Growth:
+    """Equal machines that an autoscaler may start."""
+
+    name: str
+    number: int
+    """The most of them at a time."""
+    cpus: int
+    """Of each, for stages."""
+    gpus: int = 0
+    """Likewise."""
+    gpu: str = ""
+    """Kind of the GPUs by Ray's name; empty if it is not known."""
+
+    def __post_init__(self) -> None:
+        for field, least in {"number": 0, "cpus": 1, "gpus": 0}.items():
+            if getattr(self, field) < least:
+                raise ConfigError(f"{self.name}: {field} is {getattr(self, field)}; expected at least {least}")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NodeType:
@@ -43,19 +67,50 @@ def node_types(ray: Mapping[str, Any]) -> tuple[NodeType, ...]:
     return tuple(sorted(kinds, key=lambda kind: not kind.is_head))
 
 
-def most_processors(ray: Mapping[str, Any]) -> tuple[int, int]:
-    """Return the CPUs and GPUs of the cluster when as many GPU machines run as its limits allow.
+def workers(ray: Mapping[str, Any]) -> tuple[tuple[NodeType, int], ...]:
+    """Return the kinds of workers and how many of each there can be when as many GPU machines run as possible.
 
     The global `max_workers` is spent on machines with the most GPUs first, since those set the pace of a run.
     """
     nodes_left = ray["max_workers"]
-    num_cpus = num_gpus = 0
-    for kind in sorted(node_types(ray), key=lambda kind: (not kind.is_head, -kind.num_gpus, -kind.num_cpus)):
-        nodes = 1 if kind.is_head else min(kind.max_nodes, nodes_left)
-        nodes_left -= 0 if kind.is_head else nodes
-        num_cpus += nodes * kind.num_cpus
-        num_gpus += nodes * kind.num_gpus
-    return num_cpus, num_gpus
+    found = []
+    for kind in sorted(node_types(ray)[1:], key=lambda kind: (-kind.num_gpus, -kind.num_cpus)):
+        number = min(kind.max_nodes, nodes_left)
+        nodes_left -= number
+        found.append((kind, number))
+    return tuple(found)
+
+
+def most_processors(ray: Mapping[str, Any]) -> tuple[int, int]:
+    """Return the CPUs and GPUs of the cluster when as many GPU machines run as its limits allow."""
+    head = node_types(ray)[0]
+    found = [(head, 1), *workers(ray)]
+    return sum(number * kind.num_cpus for kind, number in found), sum(number * kind.num_gpus for kind, number in found)
+
+
+def growth_of_aws(ray: Mapping[str, Any]) -> tuple[Growth, ...]:
+    """Return the workers that a checked `ray` section may start."""
+    found = []
+    for kind, number in workers(ray):
+        gpu = kind_of_instance(kind.instance_type) if kind.num_gpus else None
+        if number and kind.num_cpus:
+            name = gpu.name if gpu else ""
+            found.append(Growth(name=kind.name, number=number, cpus=kind.num_cpus, gpus=kind.num_gpus, gpu=name))
+    return tuple(found)
+
+
+def growth_of_section(section: Section) -> tuple[Growth, ...]:
+    """Return the machines that a cluster file lists; raises ConfigError for an unknown key or a wrong value."""
+    found = []
+    for name, machine in section.sections():
+        values = {key: machine.take(key, int) for key in ("number", "cpus")}
+        values |= {"gpus": machine.take("gpus", int, default=0), "gpu": machine.take("gpu", str, default="")}
+        machine.finish()
+        try:
+            found.append(Growth(name=name, **values))
+        except ConfigError as error:
+            raise ConfigError(f"{section.where}: {error}") from error
+    return tuple(found)
 
 
 def describe(ray: Mapping[str, Any], *, training_hours: float, gpus_per_training: float = 1.0) -> str:

@@ -9,8 +9,8 @@ def estimate_remaining_s(schedule: Schedule, *, now_s: float) -> float:
     """Return the seconds that a run still needs if it reaches the least makespan of its predicted durations."""
     places = [
         node.speed
-        for node_id, node in schedule.processors.nodes.items()
-        for _ in range(schedule.processors.num_places(node_id, schedule.training_need))
+        for node in schedule.processors.nodes.values() or schedule.to_come
+        for _ in range(schedule.training_need.num_on(node))
     ]
     on_places, other_s = [], 0.0
     for stage in schedule.remaining():

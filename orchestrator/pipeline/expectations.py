@@ -16,9 +16,7 @@ NEWS = 0.1
 class Expectations:
     """Times of stages: of trainings on a GPU of speed 1, of all others as they are."""
 
-    def __init__(
-        self, graph: Mapping[str, Stage], *, nodes: Iterable[Node], speeds: Mapping[str, float], restart_s: float
-    ) -> None:
+    def __init__(self, graph: Mapping[str, Stage], *, nodes: Iterable[Node], restart_s: float) -> None:
         """Begin with what the graph expects.
 
         Parameters
@@ -26,9 +24,7 @@ class Expectations:
         graph
             Stages by id.
         nodes
-            Their GPUs have the speeds with which learning begins.
-        speeds
-            Likewise, of kinds of GPUs that no node has yet.
+            Those that are there or may come: their GPUs have the speeds with which learning begins.
         restart_s
             What it costs a training to go on.
         """
@@ -37,10 +33,10 @@ class Expectations:
             for stage in graph.values()
             if stage.kind is StageKind.TRAIN
         }
-        there = {node.kind: node.speed for node in nodes if node.kind}
+        speeds = {node.kind: node.speed for node in nodes if node.kind}
         self._graph = graph
         self._restart_s = restart_s
-        self._durations = Durations(expected, speeds={**speeds, **there})
+        self._durations = Durations(expected, speeds=speeds)
         self._fractions: dict[str, float] = {}
         self._seconds_of_kind: defaultdict[StageKind, list[float]] = defaultdict(lambda: [0.0, 0])
         self._version = 0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from orchestrator.cluster.config import ClusterConfig
 from orchestrator.cluster.gpu_kinds import kind_of_instance
-from orchestrator.cluster.node_types import NodeType, node_types
+from orchestrator.cluster.node_types import NodeType, node_types, workers
 from orchestrator.cluster.prices import Prices
 from orchestrator.errors import ConfigError
 from orchestrator.pipeline.processors import Node, Resources
@@ -40,6 +40,11 @@ class Fleet:
         return " + ".join(f"{part.machines.number} {part.machines.node.id}" for part in self.parts)
 
     @property
+    def is_rented(self) -> bool:
+        """Whether machines are started for the run."""
+        return self.head_usd_per_hour is not None
+
+    @property
     def num_gpus(self) -> int:
         """GPUs of all machines."""
         return round(sum(part.machines.number * part.machines.node.offered.gpus for part in self.parts))
@@ -69,17 +74,12 @@ def fleet_of(config: ClusterConfig, *, prices: Prices | None) -> Fleet:
         return Fleet(parts=(RentedMachines(machines=_this_machine(config), usd_per_hour=None),), head_usd_per_hour=None)
     if prices is None:
         raise ConfigError(f"{config.path}: its machines are rented; expected a price list. Pass --prices FILE")
-    nodes_left: int = config.ray["max_workers"]
-    parts = []
-    kinds = node_types(config.ray)
-    # Ray's limit on all workers is spent on machines with GPUs first, since those set the pace.
-    for kind in sorted(kinds[1:], key=lambda kind: -kind.num_gpus):
-        number = min(kind.max_nodes, nodes_left)
-        nodes_left -= number
-        parts.append(_rented(kind, number=number, prices=prices, where=str(config.path)))
+    parts = [
+        _rented(kind, number=number, prices=prices, where=str(config.path)) for kind, number in workers(config.ray)
+    ]
     return Fleet(
         parts=tuple(part for part in parts if part.machines.number),
-        head_usd_per_hour=prices.usd_per_hour(kinds[0].instance_type, is_spot=False),
+        head_usd_per_hour=prices.usd_per_hour(node_types(config.ray)[0].instance_type, is_spot=False),
     )
 
 
@@ -102,8 +102,7 @@ def alternatives(fleet: Fleet, *, num_trainings: int) -> Iterator[Fleet]:
 def gpu_cost_usd(gpu_hours: Mapping[str, float], fleet: Fleet) -> tuple[float, float] | None:
     """Return the least and the most that hours of GPUs cost on the machines of a cluster; None if that is not known.
 
-    Hours without work and machines without GPUs are not counted. Where the kind is not known, as on a cluster that
-    grows, it may be any of the file's.
+    Hours without work and machines without GPUs are not counted. A kind that is not known may be any of the file's.
     """
     low = high = 0.0
     for kind, hours in gpu_hours.items():

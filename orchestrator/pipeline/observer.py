@@ -10,7 +10,7 @@ from orchestrator.events import EventLog
 from orchestrator.pipeline.estimate import estimate_remaining_s
 from orchestrator.pipeline.failures import GiveUp, Retry
 from orchestrator.pipeline.policy import Schedule
-from orchestrator.pipeline.processors import Node
+from orchestrator.pipeline.processors import Node, Resources
 from orchestrator.pipeline.stages import Stage, StageKind
 from orchestrator.progress import LiveView, RunningTraining, Snapshot, StageCount
 from orchestrator.storage import run_paths
@@ -115,6 +115,16 @@ class RunObserver:
         self._view.note(f"{stage.id}: asked to give way to a training with a longer way to go")
         self._events.append("stage_asked_to_stop", stage=stage.id, stage_kind=stage.kind.value)
 
+    def machines_missing(self, missing: Mapping[Resources, int]) -> None:
+        """Take note that so many machines of each size are asked for, other numbers than before."""
+        sizes = [
+            f"{number} with {size.cpus:g} CPUs" + (f" and {size.gpus:g} GPUs" if size.gpus else "")
+            for size, number in missing.items()
+        ]
+        if sizes:
+            self._view.note(f"machines to come: {', '.join(sizes)}")
+        self._events.append("machines_missing", machines=sum(missing.values()))
+
     def stage_revived(self, stage: Stage) -> None:
         """Take note that a stage that had failed for good is tried again: its node turned out to be broken."""
         self._num_failed[stage.kind] -= 1
@@ -155,7 +165,8 @@ class RunObserver:
             num_trainings=self._totals[StageKind.SCORE],
             num_trainings_done=self._num_done[StageKind.SCORE],
             num_trainings_failed=sum(
-                schedule.graph[stage_id].kind is StageKind.SCORE for stage_id in schedule.failed | schedule.blocked
+                schedule.graph[stage_id].kind is StageKind.SCORE
+                for stage_id in schedule.outcomes.failed | schedule.outcomes.blocked
             ),
             running=running,
         )
@@ -171,7 +182,9 @@ class RunObserver:
             return None
         if record is None:
             return None
-        if self._seen_epochs.get(training_id) != record["epoch"]:
+        node = record.pop("node", None)
+        seen = self._seen_epochs.get(training_id)
+        if seen != record["epoch"]:
             self._seen_epochs[training_id] = record["epoch"]
             self._events.append("training_epoch", training=training_id, **record)
             schedule.progress(
@@ -179,6 +192,8 @@ class RunObserver:
                 fraction=(record["epoch"] + 1) / record["num_epochs"],
                 whole_s=record["elapsed_s"] * record["num_epochs"],
                 now_s=self._clock(),
+                # The first record that a driver finds may be of an attempt before, on another machine.
+                node=node if seen is not None else None,
             )
         return RunningTraining(
             id=training_id,

@@ -6,19 +6,23 @@ No Ray, no files and no clock: who calls says what has happened and when, and ca
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from orchestrator.cluster.config import SLICE_S
 from orchestrator.pipeline.expectations import Expectations
 from orchestrator.pipeline.failures import FailureCounts, FailureKind, GiveUp, NodeRecords, Retry
 from orchestrator.pipeline.giving_way import GivingWay
+from orchestrator.pipeline.growth import Demand
 from orchestrator.pipeline.levelling import LOOKS_PER_SLICE, Work, look
+from orchestrator.pipeline.outcomes import Outcomes
 from orchestrator.pipeline.processors import Need, Node, Processors, check_fits
 from orchestrator.pipeline.ready_queue import ReadyQueue, Urgency
 from orchestrator.pipeline.stages import Stage, StageKind
-from orchestrator.pipeline.ways import needed_stages, stages_up_to_training, ways_s
+from orchestrator.pipeline.ways import stages_up_to_training, ways_s
+from orchestrator.pipeline.whereabouts import Attempt, found_on
 
-SLICE_S = 600.0
-"""A training gives way only to one that needs this much longer: long against what a restart costs."""
 RESTART_S = 90.0
 """Time from the order to stop until the training that follows fits again: checkpoint, imports, patches, plan."""
+_ON_PLACES = frozenset({StageKind.TRAIN, StageKind.PREDICT})
+"""They take what a training needs; every other stage takes one CPU."""
 _CPU_STAGE = Need(cpus=1)
 
 
@@ -33,22 +37,13 @@ class Start:
     """Number of the attempt, from 1."""
 
 
-@dataclass(kw_only=True, slots=True)
-class _Attempt:
-    node: str
-    need: Need
-    remaining_s: float
-    """Of a training, on a GPU of speed 1, at `at_s`."""
-    at_s: float
-    since_s: float
-
-
 class Schedule:
     """The state of a run and its decisions: of all stages that can start, the one with the longest way to go is next.
 
     The length of the way is the predicted duration of the stage and of the longest chain that waits for it, so long
-    trainings start first, on the fastest GPUs, and what feeds them goes before what does not. Only what no training
-    waits for goes before them: predictions, scores and their cases.
+    trainings start first, on the fastest GPUs, and what feeds them goes before what does not. Before all of them goes
+    what no training waits for: predictions, scores and their cases. Trainings come last where they share CPUs with
+    what feeds others: only to a training whose patches are there can another give way.
     """
 
     def __init__(
@@ -58,7 +53,7 @@ class Schedule:
         done: Iterable[str],
         nodes: Iterable[Node],
         training_need: Need,
-        speeds: Mapping[str, float] | None = None,
+        to_come: Iterable[Node] = (),
         slice_s: float = SLICE_S,
         restart_s: float = RESTART_S,
     ) -> None:
@@ -74,8 +69,8 @@ class Schedule:
             What the cluster offers.
         training_need
             What one training or prediction takes; every other stage takes one CPU.
-        speeds
-            Of the kinds of GPUs that may join later; `nodes` may be empty then.
+        to_come
+            Of each kind of machine that may join later one; `nodes` may be empty then.
         slice_s
             How much longer than a running training a waiting one must need so that the former gives way.
         restart_s
@@ -83,37 +78,26 @@ class Schedule:
         """
         self.graph = graph
         self.processors = Processors(nodes)
-        self.done = set(done)
-        self.failed: set[str] = set()
-        self.blocked: set[str] = set()
+        self.outcomes = Outcomes(graph, done=done)
         self.attempts: dict[str, int] = {}
         self.records = NodeRecords()
-        self._expectations = Expectations(
-            graph, nodes=self.processors.nodes.values(), speeds=speeds or {}, restart_s=restart_s
-        )
+        self.to_come = tuple(to_come)
+        known = [*self.processors.nodes.values(), *self.to_come]
+        self._expectations = Expectations(graph, nodes=known, restart_s=restart_s)
         self.training_need = training_need
-        if speeds is None:
-            check_fits(training_need, self.processors.nodes.values())
+        check_fits(training_need, known)
         self._slice_s = slice_s
-        self._running: dict[str, _Attempt] = {}
+        self._running: dict[str, Attempt] = {}
         self._failures = FailureCounts()
         self._revived: list[str] = []
         self._giving_way = GivingWay(self.processors, need=training_need)
         self._looked_s = self._next_look_s = 0.0
-        self._needed = needed_stages(graph, done=self.done)
-        self._dependents: dict[str, list[str]] = {stage_id: [] for stage_id in graph}
-        self._num_open_needs: dict[str, int] = {}
-        for stage_id in self._needed:
-            for need in graph[stage_id].needs:
-                self._dependents[need].append(stage_id)
-            self._num_open_needs[stage_id] = sum(need not in self.done for need in graph[stage_id].needs)
-        self._ways_s = ways_s(graph, dependents=self._dependents)
+        self._ways_s = ways_s(graph, dependents=self.outcomes.dependents)
         self._up_to_training = stages_up_to_training(graph)
-        self._trainings = [stage_id for stage_id in self._needed if graph[stage_id].kind is StageKind.TRAIN]
+        self._trainings = [stage_id for stage_id in self.outcomes.needed if graph[stage_id].kind is StageKind.TRAIN]
         self._ready = ReadyQueue()
-        for stage_id, number in self._num_open_needs.items():
-            if number == 0:
-                self._put(stage_id)
+        for stage_id in self.outcomes.without_needs():
+            self._put(stage_id)
 
     @property
     def running(self) -> frozenset[str]:
@@ -128,11 +112,17 @@ class Schedule:
     @property
     def num_needed(self) -> int:
         """Number of stages that had to be carried out when the run began."""
-        return len(self._needed)
+        return len(self.outcomes.needed)
 
     def need(self, stage: Stage) -> Need:
         """Return what a stage takes while it runs."""
-        return self.training_need if stage.kind in {StageKind.TRAIN, StageKind.PREDICT} else _CPU_STAGE
+        return self.training_need if stage.kind in _ON_PLACES else _CPU_STAGE
+
+    def demand(self) -> Demand:
+        """Return what runs, and what could run if there were room."""
+        stage_ids = [*self._running, *self._ready.ids(), *self._giving_way.waiting]
+        num_places = sum(self.graph[stage_id].kind in _ON_PLACES for stage_id in stage_ids)
+        return Demand(num_places=num_places, num_cpus=len(stage_ids) - num_places)
 
     def node_of(self, stage_id: str) -> str:
         """Return the node of a running stage."""
@@ -152,7 +142,6 @@ class Schedule:
         """Take note that a running stage is done."""
         attempt = self._release(stage_id)
         self._giving_way.drop(stage_id)
-        self.done.add(stage_id)
         self.records.succeeded(attempt.node)
         self._expectations.finished(
             stage_id,
@@ -163,10 +152,8 @@ class Schedule:
         if self._ready.first(self.training_need) is None:
             # Somebody may want a faster place that is idle now.
             self._next_look_s = min(self._next_look_s, max(now_s, self._looked_s + self._slice_s / LOOKS_PER_SLICE))
-        for dependent in self._dependents[stage_id]:
-            self._num_open_needs[dependent] -= 1
-            if self._num_open_needs[dependent] == 0:
-                self._put(dependent)
+        for ready in self.outcomes.finish(stage_id):
+            self._put(ready)
 
     def fail(self, stage_id: str, *, kind: FailureKind, now_s: float, node: str | None = None) -> Retry | GiveUp:
         """Take note that a running stage has failed and decide what follows.
@@ -188,12 +175,14 @@ class Schedule:
         victims = self.records.failed(node or attempt.node, stage_id, kind=kind, other_nodes=usable)
         if victims:
             self.processors.close(node or attempt.node)
-            self._revive([victim for victim in victims if victim != stage_id])
+            revived = self.outcomes.revive(victim for victim in victims if victim != stage_id)
+            self._revived += revived
+            for victim in revived:
+                self._put(victim)
         wait_s = 0.0 if stage_id in victims else self._failures.failed(stage_id, kind=kind)
         if wait_s is None:
             self._giving_way.drop(stage_id)
-            self.failed.add(stage_id)
-            return GiveUp(blocked=tuple(self._block_after(stage_id)))
+            return GiveUp(blocked=tuple(self.outcomes.give_up(stage_id)))
         if wait_s:
             self._giving_way.drop(stage_id)
             self._ready.delay(stage_id, until_s=now_s + wait_s)
@@ -206,7 +195,9 @@ class Schedule:
         revived, self._revived = self._revived, []
         return revived
 
-    def progress(self, stage_id: str, *, fraction: float, whole_s: float, now_s: float) -> None:
+    def progress(
+        self, stage_id: str, *, fraction: float, whole_s: float, now_s: float, node: str | None = None
+    ) -> None:
         """Take note how far a running training is.
 
         Parameters
@@ -219,10 +210,14 @@ class Schedule:
             What the whole training would take at the speed of its latest epochs.
         now_s
             When.
+        node
+            Where it really runs, if that is known: of machines of one kind the cluster takes any.
         """
         attempt = self._running.get(stage_id)
         if attempt is None:
             return
+        if node:
+            found_on(node, attempt, running=self._running, processors=self.processors)
         remaining_s = self._expectations.progressed(
             stage_id, fraction=fraction, whole_s=whole_s, node=self._node(attempt.node)
         )
@@ -252,7 +247,8 @@ class Schedule:
             if move.training in self._ready:
                 self._ready.take_out(move.training)
                 self._giving_way.waiting.add(move.training)
-        wait_s = min(found.next_look_s, self._slice_s) if self._giving_way else found.next_look_s
+        is_passing = self._giving_way or self._nodes_of_predictions()
+        wait_s = min(found.next_look_s, self._slice_s) if is_passing else found.next_look_s
         self._looked_s, self._next_look_s = now_s, now_s + wait_s
         return asked
 
@@ -275,8 +271,8 @@ class Schedule:
 
     def remaining(self) -> list[Stage]:
         """Stages that are neither done nor failed nor blocked, those that run included."""
-        over = self.done | self.failed | self.blocked
-        return [self.graph[stage_id] for stage_id in self._needed if stage_id not in over]
+        over = self.outcomes.over
+        return [self.graph[stage_id] for stage_id in self.outcomes.needed if stage_id not in over]
 
     def remaining_s(self, stage_id: str, *, now_s: float) -> float:
         """Return the predicted seconds, on a GPU of speed 1, until a stage is done."""
@@ -289,7 +285,7 @@ class Schedule:
     def _start(self, stage_id: str, *, node: str, now_s: float) -> Start:
         remaining_s = self.remaining_s(stage_id, now_s=now_s)
         stage = self.graph[stage_id]
-        self._running[stage_id] = _Attempt(
+        self._running[stage_id] = Attempt(
             node=node, need=self.need(stage), remaining_s=remaining_s, at_s=now_s, since_s=now_s
         )
         self.attempts[stage_id] = self.attempts.get(stage_id, 0) + 1
@@ -312,15 +308,20 @@ class Schedule:
 
     def _urgency(self, stage_id: str) -> Urgency:
         # What no training waits for, predictions above all, goes first: a trained model is short of its result by
-        # minutes, and what is committed early cannot be lost any more.
+        # minutes, and what is committed early cannot be lost any more. What feeds trainings must be done anyway.
         way_s = self._ways_s[stage_id]
         if self.graph[stage_id].kind is StageKind.TRAIN:
             way_s += self.remaining_s(stage_id, now_s=0.0) - self.graph[stage_id].expected_s
         # Of equal ones, the first fold of every group goes before second folds: it tells how long those will take.
         training = self.graph[stage_id].training
-        return (stage_id in self._up_to_training, -way_s, training.fold if training else 0, stage_id)
+        return (self._rank(stage_id), -way_s, training.fold if training else 0, stage_id)
 
-    def _release(self, stage_id: str) -> _Attempt:
+    def _rank(self, stage_id: str) -> int:
+        if stage_id not in self._up_to_training:
+            return 0
+        return 2 if self.graph[stage_id].kind is StageKind.TRAIN else 1
+
+    def _release(self, stage_id: str) -> Attempt:
         attempt = self._running.pop(stage_id)
         self._giving_way.stopping.discard(stage_id)
         self.processors.release(attempt.node, attempt.need)
@@ -339,19 +340,24 @@ class Schedule:
         node = self._node(node_id)
         return self._expectations.speed(node) if node else 1.0
 
+    def _nodes_of_predictions(self) -> list[str]:
+        return [attempt.node for i, attempt in self._running.items() if self.graph[i].kind is StageKind.PREDICT]
+
     def _works(self, now_s: float) -> tuple[list[Work], list[str]]:
         """Return the trainings that are not done, and the node of each place on which they can run."""
         place_nodes: list[str] = []
         places_of: dict[str, list[int]] = {}
-        predicting = [a.node for i, a in self._running.items() if self.graph[i].kind is StageKind.PREDICT]
-        for node_id in self.processors.nodes:
-            number = self.processors.num_places(node_id, self.training_need) - predicting.count(node_id)
+        predicting = self._nodes_of_predictions()
+        for node_id, node in self.processors.nodes.items():
+            number = self.training_need.num_on(node) - predicting.count(node_id)
             places_of[node_id] = list(range(len(place_nodes), len(place_nodes) + number))
             place_nodes.extend([node_id] * number)
-        over = self.done | self.failed | self.blocked
+        outcomes = self.outcomes
+        # What is done stays done; what has failed may be revived.
+        self._trainings = [stage_id for stage_id in self._trainings if stage_id not in outcomes.done]
         works = []
         for stage_id in self._trainings:
-            if stage_id in over:
+            if stage_id in outcomes.failed or stage_id in outcomes.blocked:
                 continue
             attempt, held = self._running.get(stage_id), self._giving_way.node_of(stage_id)
             is_stopping = stage_id in self._giving_way.stopping
@@ -371,25 +377,3 @@ class Schedule:
                 )
             )
         return works, place_nodes
-
-    def _revive(self, stage_ids: Iterable[str]) -> None:
-        """Let stages start again that had failed for good."""
-        for stage_id in stage_ids:
-            if stage_id in self.failed:
-                self.failed.discard(stage_id)
-                self._revived.append(stage_id)
-                self._put(stage_id)
-        self.blocked.clear()
-        for stage_id in self.failed:
-            self._block_after(stage_id)
-
-    def _block_after(self, stage_id: str) -> list[str]:
-        newly_blocked = []
-        open_ids = [stage_id]
-        while open_ids:
-            for dependent in self._dependents[open_ids.pop()]:
-                if dependent not in self.blocked:
-                    self.blocked.add(dependent)
-                    newly_blocked.append(dependent)
-                    open_ids.append(dependent)
-        return newly_blocked

@@ -74,9 +74,8 @@ def watch_spot_notices() -> Watch:
 
 
 def watch_marker(storage: Storage, *, training_id: str) -> Watch:
-    """Return a watch on the marker that a driver leaves in the output location; an old one is removed first."""
+    """Return a watch on the marker that a driver leaves in the output location."""
     key = run_paths.stop_request(training_id)
-    storage.delete(key)
     every_s = REMOTE_MARKER_EVERY_S if storage.location.startswith("s3://") else MARKER_EVERY_S
 
     def look() -> str:
@@ -90,3 +89,12 @@ def watch_marker(storage: Storage, *, training_id: str) -> Watch:
 def ask_to_stop(storage: Storage, *, training_id: str, reason: str) -> None:
     """Leave the marker that asks a training, wherever it runs, to save a checkpoint and stop."""
     storage.write_bytes(run_paths.stop_request(training_id), reason.encode())
+
+
+def forget_request(storage: Storage, *, training_id: str) -> None:
+    """Remove the marker of an earlier attempt.
+
+    The driver does it before it starts the next one: a training that did it itself, once it has come so far, would
+    remove what it was asked meanwhile.
+    """
+    storage.delete(run_paths.stop_request(training_id))

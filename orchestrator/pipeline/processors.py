@@ -1,6 +1,7 @@
 """Nodes, what a stage takes of them, and where it is placed: fast GPUs first, and nothing that starves a neighbour."""
 
 import heapq
+import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -51,19 +52,38 @@ class Need:
     cpus: float
     """CPUs; they are its own, so that a neighbour cannot slow it down."""
     gpus: float = 0.0
-    """The least share of a GPU."""
+    """The least share of a GPU; or several GPUs."""
+    gpu_load: float = 0.0
+    """Share of a GPU that it keeps busy when it is alone."""
     gpu_memory_gib: float = 0.0
     """Memory of the GPU; a small GPU gives a larger share of itself for it."""
+    gpus_of_unknown: float = 0.0
+    """The least share of a GPU whose memory is not known."""
 
     def share_of(self, node: Node) -> Resources | None:
-        """Return what it takes of a node, None if it can never run there."""
-        share = Resources(cpus=self.cpus, gpus=self.gpus)
-        if self.gpus and self.gpu_memory_gib:
+        """Return what it takes of a node, None if it can never run there.
+
+        A share of a GPU is a whole half, third, quarter, ...: several of them fill one GPU, and none lies across two.
+        """
+        gpus = self.gpus
+        if gpus:
             by_memory = self.gpu_memory_gib / node.gpu_memory_gib
             if by_memory > 1 + _ROUNDING:
                 return None
-            share = Resources(cpus=self.cpus, gpus=max(self.gpus, by_memory))
+            gpus = max(gpus, by_memory, self.gpus_of_unknown if math.isinf(node.gpu_memory_gib) else 0.0)
+        if 0 < gpus < 1:
+            gpus = 1 / int(1 / gpus + _ROUNDING)
+        share = Resources(cpus=self.cpus, gpus=gpus)
         return share if share.fits_in(node.offered) else None
+
+    def num_on(self, node: Node) -> int:
+        """Return how many stages with this need a node has room for when it is empty."""
+        share = self.share_of(node)
+        return 0 if share is None else _times(share, node.offered)
+
+    def pace_with(self, share: Resources) -> float:
+        """Return its speed with a share of a GPU whose other shares are taken as well, of its speed alone there = 1."""
+        return min(1.0, share.gpus / self.gpu_load) if self.gpu_load else 1.0
 
 
 @dataclass(kw_only=True, slots=True)
@@ -98,6 +118,11 @@ class Processors:
     def nodes(self) -> Mapping[str, Node]:
         """Every node that may be used, by id."""
         return {node_id: state.node for node_id, state in self._states.items() if node_id not in self._closed}
+
+    @property
+    def closed(self) -> tuple[Node, ...]:
+        """Nodes that are there and get nothing more."""
+        return tuple(self._states[node_id].node for node_id in sorted(self._closed))
 
     @property
     def offered(self) -> Resources:
@@ -168,7 +193,7 @@ class Processors:
         return self._has_room(node_id, need, keep_for=None)
 
     def take(self, node_id: str, need: Need) -> None:
-        """Take the share of a need from a node that has room for it."""
+        """Take the share of a need from a node; one that has no room for it has less than nothing left."""
         state = self._states[node_id]
         share = need.share_of(state.node)
         assert share is not None, node_id
@@ -185,12 +210,6 @@ class Processors:
         state.num_taken -= 1
         state.free = state.free + share if state.num_taken else state.node.offered
         self._offer(node_id)
-
-    def num_places(self, node_id: str, need: Need) -> int:
-        """Return how many stages with this need a node has room for when it is empty."""
-        node = self._states[node_id].node
-        share = need.share_of(node)
-        return 0 if share is None else _times(share, node.offered)
 
     def _offer(self, node_id: str) -> None:
         for key in self._candidates:

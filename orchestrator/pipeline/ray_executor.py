@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -12,27 +13,26 @@ from typing import Any, Protocol, TypeVar
 
 import ray
 from ray.exceptions import RayError, RayTaskError
-from ray.train.backend import Backend, BackendConfig
 
 from orchestrator.cluster.config import ClusterConfig
 from orchestrator.errors import ClusterError, OrchestratorError, StorageError
-from orchestrator.pipeline import work
 from orchestrator.pipeline.failures import GiveUp, Retry
+from orchestrator.pipeline.growth import MayStart, missing_machines
 from orchestrator.pipeline.policy import Schedule, Start
-from orchestrator.pipeline.preemption import ask_to_stop
+from orchestrator.pipeline.preemption import ask_to_stop, forget_request
 from orchestrator.pipeline.processors import Node, Resources
-from orchestrator.pipeline.ray_failures import classify, innermost, node_of, note_node
-from orchestrator.pipeline.ray_nodes import GROWING, label_selector, nodes_of
+from orchestrator.pipeline.ray_failures import classify, innermost, node_of
+from orchestrator.pipeline.ray_growth import Scouts
+from orchestrator.pipeline.ray_nodes import label_selector, nodes_of
+from orchestrator.pipeline.ray_worker import submit
 from orchestrator.pipeline.stages import Stage, StageKind
 from orchestrator.pipeline.workplace import Workplace
-from orchestrator.training.stop_request import SIGNALS, Watch, listen_to_signals
+from orchestrator.training.stop_request import SIGNALS
 
 T = TypeVar("T")
 
 POLL_S = 0.5
 """Longest time between two looks at the running stages."""
-DRAIN_EVERY_S = 5.0
-"""Time between two looks at whether the node of a training is drained."""
 WIND_DOWN_S = 20.0
 """Longest time that an interrupted driver gives its trainings for one more checkpoint."""
 NODES_INTERVAL_S = 10.0
@@ -58,6 +58,9 @@ class RunListener(Protocol):
 
     def stage_asked_to_stop(self, stage: Stage) -> None:
         """Take note that a training was asked to give way to another."""
+
+    def machines_missing(self, missing: Mapping[Resources, int]) -> None:
+        """Take note that so many machines of each size are asked for, other numbers than before."""
 
     def stage_revived(self, stage: Stage) -> None:
         """Take note that a stage that had failed for good is tried again: its node turned out to be broken."""
@@ -109,7 +112,7 @@ def connected(config: ClusterConfig) -> Iterator[Connection]:
             signal.signal(number, signal.default_int_handler)
     try:
         yield Connection(
-            nodes=nodes_of(ray.nodes(), config),
+            nodes=nodes_of(ray.nodes()),
             dashboard=f"http://{context.dashboard_url}" if context.dashboard_url else "",
         )
     finally:
@@ -152,7 +155,7 @@ class Executor:
         *,
         place: Workplace,
         listener: RunListener,
-        config: ClusterConfig,
+        may_start: Sequence[MayStart],
         separate_trainings: bool,
     ) -> None:
         """Prepare.
@@ -165,8 +168,8 @@ class Executor:
             The run.
         listener
             Is told everything.
-        config
-            The cluster.
+        may_start
+            Machines that the cluster's autoscaler may add.
         separate_trainings
             Each training gets a Ray Train worker of its own, on any node; otherwise it is fitted in a process that
             goes on to the next one, which spares a miniature the start of five processes and the imports of nnU-Net.
@@ -175,7 +178,9 @@ class Executor:
         self._place = place
         self._shared_place = ray.put(place)
         self._listener = listener
-        self._config = config
+        self._may_start = may_start
+        self._scouts = Scouts()
+        self._missing: Counter[Resources] = Counter()
         self._separate_trainings = separate_trainings
         self._running: dict[Any, _Running] = {}
         self._nodes_seen_s = time.monotonic()
@@ -194,15 +199,24 @@ class Executor:
             while (start := self._schedule.start_next(now_s)) is not None:
                 self._submit(start)
             self._ask_to_stop(now_s)
-            finished: list[Any] = []
-            if self._running:
-                finished, _ = ray.wait(list(self._running), num_returns=1, timeout=POLL_S)
-            else:
-                time.sleep(POLL_S)
-            for reference in finished:
-                self._settle(self._running.pop(reference), reference=reference)
+            self._ask_for_machines()
+            self._wait()
             self._look_at_nodes()
             self._listener.tick(self._schedule)
+
+    def _wait(self) -> None:
+        """Wait a little for something to end, and tell what has."""
+        waiting = [*self._running, *self._scouts.references]
+        if not waiting:
+            time.sleep(POLL_S)
+            return
+        finished, _ = ray.wait(waiting, num_returns=1, timeout=POLL_S)
+        for reference in finished:
+            if reference in self._running:
+                self._settle(self._running.pop(reference), reference=reference)
+            else:
+                self._scouts.ended(reference)
+                self._nodes_seen_s = float("-inf")
 
     def _submit(self, start: Start) -> None:
         stage = start.stage
@@ -210,11 +224,15 @@ class Executor:
         node = self._schedule.processors.node(start.node)
         share = self._schedule.need(stage).share_of(node)
         assert share is not None, stage.id
+        if stage.kind is StageKind.TRAIN and stage.training is not None:
+            # An old request that cannot be removed costs one more start.
+            with suppress(StorageError):
+                forget_request(self._place.storage, training_id=stage.training.id)
         self._listener.stage_started(stage, attempt=start.attempt, node=node, gpus=share.gpus)
         selector = label_selector(
             node, nodes=self._schedule.processors.nodes.values(), shunned=self._schedule.records.shunned
         )
-        reference = _submit(stage, place=self._shared_place, share=share, separate=separate, selector=selector)
+        reference = submit(stage, place=self._shared_place, share=share, separate=separate, selector=selector)
         self._running[reference] = _Running(stage=stage, started_s=time.monotonic())
 
     def _ask_to_stop(self, now_s: float) -> None:
@@ -247,16 +265,33 @@ class Executor:
     def _look_at_nodes(self) -> None:
         """Tell the schedule which nodes have come and gone; what ran on those ends with an error of Ray."""
         now_s = time.monotonic()
-        if now_s - self._nodes_seen_s < NODES_INTERVAL_S or GROWING in self._schedule.processors.nodes:
+        if now_s - self._nodes_seen_s < NODES_INTERVAL_S:
             return
         self._nodes_seen_s = now_s
-        found = {node.id: node for node in nodes_of(ray.nodes(), self._config)}
-        found.pop(GROWING, None)
-        known = set(self._schedule.processors.nodes) | self._schedule.records.shunned
+        found = {node.id: node for node in nodes_of(ray.nodes())}
+        processors = self._schedule.processors
+        known = set(processors.nodes) | {node.id for node in processors.closed}
         for node_id in known - found.keys():
             self._schedule.remove_node(node_id, now_s=now_s)
         for node_id in found.keys() - known:
             self._schedule.add_node(found[node_id], now_s=now_s)
+
+    def _ask_for_machines(self) -> None:
+        """Let the autoscaler know what is missing for what could run now."""
+        if not self._may_start:
+            return
+        processors = self._schedule.processors
+        missing = missing_machines(
+            self._may_start,
+            present=processors.nodes.values(),
+            useless=processors.closed,
+            need=self._schedule.training_need,
+            demand=self._schedule.demand(),
+        )
+        self._scouts.send(missing, shunned=self._schedule.records.shunned)
+        if missing != self._missing:
+            self._missing = missing
+            self._listener.machines_missing(missing)
 
     def _wind_down(self) -> None:
         """Ask all trainings to stop and wait for them; a second interruption ends the waiting."""
@@ -271,110 +306,3 @@ class Executor:
                 ask_to_stop(self._place.storage, training_id=training_id, reason="the driver was interrupted")
         if trainings:
             ray.wait(list(trainings), num_returns=len(trainings), timeout=WIND_DOWN_S)
-
-
-def _submit(stage: Stage, *, place: Any, share: Resources, separate: bool, selector: dict[str, str]) -> Any:
-    """Hand one stage to Ray under its own name."""
-    if separate:
-        # The worker takes the share; the task that waits for it takes nothing.
-        return _fit.options(name=stage.id, num_cpus=0).remote(place, stage, share, separate, selector)
-    options = {"name": stage.id, "num_cpus": share.cpus, "num_gpus": share.gpus}
-    if selector:
-        options["label_selector"] = selector
-    if stage.kind is StageKind.TRAIN:
-        return _fit.options(**options).remote(place, stage, share, separate, {})
-    return _carry_out.options(**options).remote(place, stage)
-
-
-@ray.remote(max_retries=0)  # type: ignore[untyped-decorator]
-def _carry_out(place: Workplace, stage: Stage) -> None:
-    _carry_out_here(place, stage)
-
-
-def _carry_out_here(place: Workplace, stage: Stage, *, watches: Sequence[Watch] = ()) -> None:
-    _log_to_process(stage)
-    try:
-        work.carry_out(place, stage, watches=watches)
-    except BaseException as error:
-        note_node(error, ray.get_runtime_context().get_node_id())
-        raise
-
-
-class _ListeningBackend(Backend):  # type: ignore[misc]
-    """Lets a worker hear signals: its loop runs in a thread, and only the main thread can set a handler."""
-
-    def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
-        """Set the handlers in the main thread of each worker."""
-        worker_group.execute(listen_to_signals)
-
-
-@dataclass
-class _NoProcessGroup(BackendConfig):  # type: ignore[misc]
-    """Tells Ray Train to leave ``torch.distributed`` alone.
-
-    Ray's torch backend starts a process group even for a single worker: nnU-Net then takes itself for distributed,
-    moves to CUDA and divides the batch.
-    """
-
-    backend: str = "none"
-
-    @property
-    def backend_cls(self) -> type[Backend]:
-        """What is done around the training loop."""
-        return _ListeningBackend
-
-
-@ray.remote(max_retries=0)  # type: ignore[untyped-decorator]
-def _fit(place: Workplace, stage: Stage, share: Resources, separate: bool, selector: dict[str, str]) -> None:
-    """Run one training through Ray Train, in a worker of its own or in this process, and wait for it."""
-    from ray.train import RunConfig, ScalingConfig, WorkerGroupError
-    from ray.train.torch import TorchTrainer
-
-    _log_to_process(stage)
-    resources = {"CPU": share.cpus} | ({"GPU": share.gpus} if share.gpus else {})
-    trainer = TorchTrainer(
-        _train_worker,
-        train_loop_config={"place": place, "stage": stage},
-        torch_config=_NoProcessGroup(),
-        # No workers is Ray Train's local mode: the loop runs where `fit` is called.
-        scaling_config=ScalingConfig(
-            num_workers=1,
-            use_gpu=share.gpus > 0,
-            resources_per_worker=resources,
-            label_selector=selector or None,
-        )
-        if separate
-        else ScalingConfig(num_workers=0),
-        run_config=RunConfig(name=stage.id.replace(" ", "-"), storage_path=_ray_train_folder(place)),
-    )
-    try:
-        trainer.fit()
-    except WorkerGroupError as error:
-        raise next(iter(error.worker_failures.values()), error) from None
-
-
-def _train_worker(config: Mapping[str, Any]) -> None:
-    drain = Watch(look=_look_for_drain, every_s=DRAIN_EVERY_S)
-    _carry_out_here(config["place"], config["stage"], watches=(drain,))
-
-
-def _look_for_drain() -> str:
-    """Return why this process must stop if its node is being drained: by the autoscaler or by `ray drain-node`."""
-    # What Ray Train's own watcher asks; its public answer, `ray.train.get_preemption_info`, exists in workers of
-    # their own only, and not in the process that fits one training after the other.
-    try:
-        draining = ray._private.state.state.get_draining_nodes()  # noqa: SLF001
-    except (RayError, RuntimeError):
-        return ""
-    return "its node is drained" if ray.get_runtime_context().get_node_id() in draining else ""
-
-
-def _ray_train_folder(place: Workplace) -> str:
-    """Where Ray Train keeps the state of its own; ours is in the checkpoints."""
-    return f"{place.output.rstrip('/')}/ray_train"
-
-
-def _log_to_process(stage: Stage) -> None:
-    """Send log lines to the process' own log, which the Ray dashboard shows under the name of the stage."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    logging.getLogger(__name__).info("stage %s", stage.id)

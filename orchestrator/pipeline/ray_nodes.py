@@ -5,40 +5,27 @@ from typing import Any
 
 from orchestrator.cluster.config import ClusterConfig
 from orchestrator.cluster.gpu_kinds import kind_of_accelerator
-from orchestrator.pipeline.processors import Need, Node, Resources
+from orchestrator.pipeline.growth import MayStart
+from orchestrator.pipeline.processors import Node, Resources
 
 _KIND_LABEL = "ray.io/accelerator-type"
 _NODE_LABEL = "ray.io/node-id"
-GROWING = "cluster"
-"""Node that stands for all machines of a cluster that grows: which ones there will be is the autoscaler's affair."""
 
 
-def nodes_of(found: Iterable[Mapping[str, Any]], config: ClusterConfig) -> tuple[Node, ...]:
-    """Return the nodes on which stages can be placed.
-
-    Parameters
-    ----------
-    found
-        What ``ray.nodes()`` says.
-    config
-        A cluster that may grow to more than is there now is one large node: waiting work makes it grow.
-    """
-    nodes = tuple(_node(record) for record in found if record["Alive"] and record["Resources"].get("CPU", 0) > 0)
-    cpus, gpus = (sum(getattr(node.offered, name) for node in nodes) for name in ("cpus", "gpus"))
-    if cpus < (config.num_cpus or 0) or gpus < (config.num_gpus or 0):
-        most = Resources(cpus=max(cpus, config.num_cpus or 0), gpus=max(gpus, config.num_gpus or 0))
-        return (Node(id=GROWING, offered=most),)
-    return nodes
+def nodes_of(found: Iterable[Mapping[str, Any]]) -> tuple[Node, ...]:
+    """Return the nodes on which stages can be placed, of what ``ray.nodes()`` says."""
+    return tuple(_node(record) for record in found if record["Alive"] and record["Resources"].get("CPU", 0) > 0)
 
 
-def training_need(config: ClusterConfig, nodes: Iterable[Node], *, gpu_memory_gib: float) -> Need:
-    """Return what one training takes: a GPU and the CPUs that feed it where there are any, otherwise one CPU."""
-    with_gpus = [node.offered for node in nodes if node.offered.gpus > 0]
-    if not with_gpus:
-        return Need(cpus=1)
-    # Where a machine has few cores its GPUs share them, rather than staying idle.
-    cpus = max(1.0, min(offered.cpus // offered.gpus for offered in with_gpus))
-    return Need(cpus=min(config.cpus_per_training, cpus), gpus=config.gpus_per_training, gpu_memory_gib=gpu_memory_gib)
+def machines_that_may_start(config: ClusterConfig) -> tuple[MayStart, ...]:
+    """Return the machines that an autoscaler may add, under the names of the cluster file."""
+    return tuple(
+        MayStart(
+            node=_with_kind(growth.name, Resources(cpus=growth.cpus, gpus=growth.gpus), kind_name=growth.gpu),
+            number=growth.number,
+        )
+        for growth in config.may_start
+    )
 
 
 def label_selector(node: Node, *, nodes: Collection[Node], shunned: Collection[str]) -> dict[str, str]:
@@ -50,8 +37,13 @@ def label_selector(node: Node, *, nodes: Collection[Node], shunned: Collection[s
     if node.kind and len({other.kind for other in nodes if other.offered.gpus > 0}) > 1:
         selector[_KIND_LABEL] = node.kind
     if shunned:
-        selector[_NODE_LABEL] = f"!in({','.join(sorted(shunned))})"
+        selector |= without(shunned)
     return selector
+
+
+def without(shunned: Collection[str]) -> dict[str, str]:
+    """Return the labels of all machines but some."""
+    return {_NODE_LABEL: f"!in({','.join(sorted(shunned))})"}
 
 
 def _node(record: Mapping[str, Any]) -> Node:
@@ -59,11 +51,16 @@ def _node(record: Mapping[str, Any]) -> Node:
     name = labels.get(_KIND_LABEL) or next(
         (key.partition(":")[2] for key in resources if key.startswith("accelerator_type:")), ""
     )
-    kind = kind_of_accelerator(name) if name else None
+    offered = Resources(cpus=resources.get("CPU", 0.0), gpus=resources.get("GPU", 0.0))
+    return _with_kind(record["NodeID"], offered, kind_name=name)
+
+
+def _with_kind(node_id: str, offered: Resources, *, kind_name: str) -> Node:
+    kind = kind_of_accelerator(kind_name) if kind_name else None
     return Node(
-        id=record["NodeID"],
-        offered=Resources(cpus=resources.get("CPU", 0.0), gpus=resources.get("GPU", 0.0)),
-        kind=name,
+        id=node_id,
+        offered=offered,
+        kind=kind_name,
         speed=kind.speed if kind else 1.0,
         gpu_memory_gib=kind.memory_gib if kind else float("inf"),
     )

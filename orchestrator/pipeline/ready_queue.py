@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 from orchestrator.pipeline.processors import Need
 
-Urgency = tuple[bool, float, int, str]
+Urgency = tuple[int, float, int, str]
 """Compared as it is: the smallest goes first."""
 
 

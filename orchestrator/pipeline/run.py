@@ -21,6 +21,7 @@ from orchestrator.pipeline.lease import Lease
 from orchestrator.pipeline.policy import Schedule
 from orchestrator.pipeline.processors import Need
 from orchestrator.pipeline.stages import Stage, build_graph, expected_bytes, label_sets_by_case
+from orchestrator.pipeline.training_need import training_need
 from orchestrator.pipeline.workplace import Workplace
 from orchestrator.progress import LiveView
 from orchestrator.report.tables import write_tables
@@ -192,11 +193,20 @@ def _execute(
     from orchestrator.pipeline import ray_executor
     from orchestrator.pipeline.observer import RunObserver
     from orchestrator.pipeline.ray_metrics import RayMetrics
-    from orchestrator.pipeline.ray_nodes import training_need
+    from orchestrator.pipeline.ray_nodes import machines_that_may_start
 
     with LiveView(console) as view, ray_executor.connected(request.cluster) as connection:
-        need = training_need(request.cluster, connection.nodes, gpu_memory_gib=request.preset.gpu_memory_gib)
-        schedule = Schedule(graph, done=done, nodes=connection.nodes, training_need=need)
+        may_start = machines_that_may_start(request.cluster)
+        to_come = [machines.node for machines in may_start]
+        need = training_need(request.cluster, [*connection.nodes, *to_come], preset=request.preset)
+        schedule = Schedule(
+            graph,
+            done=done,
+            nodes=connection.nodes,
+            to_come=to_come,
+            training_need=need,
+            slice_s=request.cluster.slice_s,
+        )
         if connection.dashboard:
             view.note(f"Ray dashboard: {connection.dashboard}")
         observer = RunObserver(
@@ -213,13 +223,13 @@ def _execute(
                 schedule,
                 place=_workplace(request, need),
                 listener=observer,
-                config=request.cluster,
+                may_start=may_start,
                 # On a GPU a process must end for its memory to be given back.
                 separate_trainings=request.cluster.kind != "local" or need.gpus > 0,
             ).execute()
         finally:
             events.flush()
-        return observer.failures, frozenset(schedule.failed | schedule.blocked)
+        return observer.failures, frozenset(schedule.outcomes.failed | schedule.outcomes.blocked)
 
 
 def _workplace(request: RunRequest, need: Need) -> Workplace:

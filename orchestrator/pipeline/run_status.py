@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from orchestrator.cluster.config import SLICE_S
 from orchestrator.errors import ConfigError, StorageError
 from orchestrator.events import read_events
 from orchestrator.pipeline.levelling import lower_bound_s
-from orchestrator.pipeline.policy import SLICE_S
 from orchestrator.pipeline.stages import StageKind
 from orchestrator.results.store import ResultsStore
 from orchestrator.storage import run_paths

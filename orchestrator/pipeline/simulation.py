@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from orchestrator.benchmark.definition import Training
 from orchestrator.benchmark.matrix import Benchmark, find_donors
 from orchestrator.benchmark.presets import Preset
-from orchestrator.cluster.config import ClusterConfig
+from orchestrator.cluster.config import SLICE_S, ClusterConfig
 from orchestrator.cluster.prices import Prices
 from orchestrator.pipeline.fleet import Fleet, alternatives, fleet_of
 from orchestrator.pipeline.policy import Schedule
 from orchestrator.pipeline.processors import Need
-from orchestrator.pipeline.ray_nodes import training_need
 from orchestrator.pipeline.simulator import Conditions, Course, Simulation
 from orchestrator.pipeline.stages import Stage, StageKind, build_graph
+from orchestrator.pipeline.training_need import training_need
 
 GROUP_SPREAD, FOLD_SPREAD = 0.15, 0.03
 """Of the logarithm of how trainings differ from what is expected of them, in the imagined world."""
@@ -105,14 +105,14 @@ def simulate_run(
         phantoms=phantoms,
     )
     fleet = fleet_of(cluster, prices=prices)
-    need = training_need(cluster, fleet.nodes, gpu_memory_gib=preset.gpu_memory_gib)
+    need = training_need(cluster, fleet.nodes, preset=preset)
     seeds = tuple(range(seed, seed + NUM_COURSES))
-    asked_for = outlook(graph, fleet, need=need, seeds=seeds)
+    asked_for = outlook(graph, fleet, need=need, seeds=seeds, slice_s=cluster.slice_s)
     if prices is None:
         return SimulatedRun(asked_for=asked_for, others=())
     small = compact(graph)
     others = [
-        outlook(small, other, need=need, seeds=seeds[:NUM_COURSES_OF_OTHERS])
+        outlook(small, other, need=need, seeds=seeds[:NUM_COURSES_OF_OTHERS], slice_s=cluster.slice_s)
         for other in alternatives(fleet, num_trainings=len(trainings))
     ]
     return SimulatedRun(asked_for=asked_for, others=_unbeaten(others))
@@ -126,12 +126,14 @@ def _unbeaten(outlooks: Iterable[Outlook]) -> tuple[Outlook, ...]:
     return tuple(found)
 
 
-def outlook(graph: Mapping[str, Stage], fleet: Fleet, *, need: Need, seeds: Sequence[int]) -> Outlook:
+def outlook(
+    graph: Mapping[str, Stage], fleet: Fleet, *, need: Need, seeds: Sequence[int], slice_s: float = SLICE_S
+) -> Outlook:
     """Play a run on a cluster, once for each seed.
 
     Raises ConfigError if a training fits on none of its machines.
     """
-    courses = [_play(graph, fleet, need=need, seed=seed) for seed in seeds]
+    courses = [_play(graph, fleet, need=need, seed=seed, slice_s=slice_s) for seed in seeds]
     by_length = sorted(courses, key=lambda course: course.makespan_s)
     costs = [cost_usd(course, fleet) for course in courses]
     return Outlook(
@@ -194,10 +196,8 @@ def _with_needs(stage: Stage, needs: tuple[str, ...]) -> Stage:
     )
 
 
-def _play(graph: Mapping[str, Stage], fleet: Fleet, *, need: Need, seed: int) -> Course:
-    schedule = Schedule(graph, done=(), nodes=fleet.nodes, training_need=need)
-    for node in fleet.nodes:
-        schedule.remove_node(node.id, now_s=0.0)
+def _play(graph: Mapping[str, Stage], fleet: Fleet, *, need: Need, seed: int, slice_s: float) -> Course:
+    schedule = Schedule(graph, done=(), nodes=(), to_come=fleet.nodes, training_need=need, slice_s=slice_s)
     draw = random.Random(seed)
     groups = {stage.training.group for stage in graph.values() if stage.training}
     factors = {group: draw.lognormvariate(0, GROUP_SPREAD) for group in sorted(groups)}
@@ -214,7 +214,9 @@ def _play(graph: Mapping[str, Stage], fleet: Fleet, *, need: Need, seed: int) ->
         progress_s=max(600.0, longest_s / 50),
     )
     machines = tuple(part.machines for part in fleet.parts)
-    return Simulation(schedule=schedule, machines=machines, true_s=true_s, conditions=conditions).run()
+    return Simulation(
+        schedule=schedule, machines=machines, true_s=true_s, conditions=conditions, is_growing=fleet.is_rented
+    ).run()
 
 
 def _median(values: Sequence[float]) -> float:

@@ -2,14 +2,19 @@
 
 import heapq
 import random
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.pipeline.failures import FailureKind
+from orchestrator.pipeline.growth import MayStart, missing_machines
 from orchestrator.pipeline.policy import RESTART_S, Schedule, Start
 from orchestrator.pipeline.processors import Node, Resources
 from orchestrator.pipeline.stages import StageKind
+
+ASK_EVERY_S = 10.0
+"""Time between two looks at what machines are missing."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,6 +106,7 @@ class _Machine:
     node: Node
     start_s: float
     last_used_s: float
+    is_up: bool = False
 
 
 @dataclass(kw_only=True)
@@ -115,6 +121,8 @@ class Simulation:
     conditions: Conditions = field(default_factory=Conditions)
     idle_s: float = 600.0
     """After so long without work a machine is given back."""
+    is_growing: bool = False
+    """Whether machines are ordered as they are missing, by the code that asks in a real run; otherwise all at once."""
 
     def __post_init__(self) -> None:
         self._random = random.Random(self.conditions.seed)
@@ -131,12 +139,17 @@ class Simulation:
         self._occupations: list[Occupation] = []
         self._lives: list[Life] = []
         self._wake_s = float("inf")
+        self._next_ask_s = 0.0
+        self._will_ask = False
+        self._changes_asked_for: tuple[int, ...] = ()
+        self._may_start = tuple(MayStart(node=one.node, number=one.number) for one in self.machines)
 
     def run(self) -> Course:
         """Play until nothing can be started any more."""
         for machines in self.machines:
-            for _ in range(machines.number):
+            for _ in range(0 if self.is_growing else machines.number):
                 self._order(machines)
+        self._order_missing()
         while not self.schedule.is_over:
             if not self._events:
                 raise RuntimeError("the simulated run waits for something that never comes")
@@ -168,6 +181,34 @@ class Simulation:
         if self._now_s < wake_s < float("inf") and wake_s != self._wake_s:
             self._wake_s = wake_s
             self._push(wake_s, "wake", None)
+        self._order_missing()
+
+    def _order_missing(self) -> None:
+        changes = (self._num_nodes, len(self._up), len(self._occupations), len(self._under_way))
+        if not self.is_growing or changes == self._changes_asked_for:
+            return
+        if self._now_s < self._next_ask_s:
+            if not self._will_ask:
+                self._will_ask = True
+                self._push(self._next_ask_s, "wake", None)
+            return
+        self._will_ask = False
+        self._next_ask_s, self._changes_asked_for = self._now_s + ASK_EVERY_S, changes
+        processors = self.schedule.processors
+        missing = missing_machines(
+            self._may_start,
+            present=processors.nodes.values(),
+            useless=processors.closed,
+            need=self.schedule.training_need,
+            demand=self.schedule.demand(),
+        )
+        missing -= Counter(machine.node.offered for machine in self._up.values() if not machine.is_up)
+        there = Counter(machine.machines.node.id for machine in self._up.values())
+        for machines in sorted(self.machines, key=lambda one: -one.node.speed):
+            node = machines.node
+            for _ in range(min(missing[node.offered], machines.number - there[node.id])):
+                missing[node.offered] -= 1
+                self._order(machines)
 
     def _start_all(self) -> None:
         while (start := self.schedule.start_next(self._now_s)) is not None:
@@ -178,7 +219,7 @@ class Simulation:
         share = self.schedule.need(stage).share_of(node)
         assert share is not None
         is_training = stage.kind is StageKind.TRAIN
-        speed = node.speed if share.gpus else 1.0
+        speed = node.speed * self.schedule.need(stage).pace_with(share) if share.gpus else 1.0
         under = _Under(start=start, start_s=self._now_s, speed=speed, share=share)
         self._under_way[stage.id] = under
         self._on_node.setdefault(start.node, {})[stage.id] = None
@@ -217,7 +258,10 @@ class Simulation:
 
     def _on_up(self, machine: _Machine) -> None:
         self.schedule.add_node(machine.node, now_s=self._now_s)
+        machine.is_up = True
         machine.last_used_s = self._now_s
+        if self.is_growing:
+            self._push(self._now_s + self.idle_s, "idle", machine)
         rate = machine.machines.interruptions_per_hour
         if rate:
             self._push(self._now_s + self._random.expovariate(rate / 3600), "taken", machine)
@@ -238,7 +282,18 @@ class Simulation:
             loses_s = 0.0 if self.conditions.is_warned else fits_s % self.conditions.checkpoint_s
             self._interrupt(under, loses_s=loses_s * under.speed)
         self._end_life(machine, end_s=self._now_s)
-        self._order(machine.machines)
+        if not self.is_growing:
+            self._order(machine.machines)
+
+    def _on_idle(self, machine: _Machine) -> None:
+        if machine.node.id not in self._up:
+            return
+        end_s = self._idle_since(machine) + self.idle_s
+        if end_s > self._now_s:
+            self._push(end_s, "idle", machine)
+            return
+        self.schedule.remove_node(machine.node.id, now_s=self._now_s)
+        self._end_life(machine, end_s=self._now_s)
 
     def _interrupt(self, under: _Under, *, loses_s: float) -> None:
         stage = under.start.stage

@@ -37,13 +37,24 @@ logger = logging.getLogger(__name__)
 REPORTED_VERSIONS = ("covid-ct-orchestrator", "nnunetv2", "torch", "ray", "numpy", "SimpleITK", "numba")
 
 
-def carry_out(place: Workplace, stage: Stage, *, watches: Sequence["Watch"] = ()) -> None:
+def carry_out(
+    place: Workplace, stage: Stage, *, watches: Sequence["Watch"] = (), gpus: float = 1.0, node: str = ""
+) -> None:
     """Carry out one stage; raises the OrchestratorError or whatever else it failed with.
 
-    A training looks at `watches` besides its own, to know whether it must stop.
+    Parameters
+    ----------
+    place, stage
+        What is done.
+    watches
+        A training looks at them besides its own, to know whether it must stop.
+    gpus
+        Share of a GPU that a training or prediction has; below 1 it keeps to that share of the memory.
+    node
+        Id of this machine in its cluster: a training tells with its epochs where it runs.
     """
     if stage.kind not in {StageKind.DOWNLOAD, StageKind.INGEST, StageKind.SCORE}:
-        _limit_threads(place, stage)
+        _limit(place, stage, gpus=gpus)
     match stage.kind:
         case StageKind.DOWNLOAD:
             generate_download(place, stage.download)
@@ -56,7 +67,7 @@ def carry_out(place: Workplace, stage: Stage, *, watches: Sequence["Watch"] = ()
         case StageKind.PREPROCESS:
             preprocess(place, _training(stage), case=_case(stage))
         case StageKind.TRAIN:
-            train(place, _training(stage), watches=watches)
+            train(place, _training(stage), watches=watches, node=node)
         case StageKind.PREDICT:
             predict(place, _training(stage))
         case StageKind.SCORE:
@@ -102,7 +113,7 @@ def preprocess(place: Workplace, training: Training, *, case: Case) -> None:
         storage.write_bytes(run_paths.record_of_patches(key), PatchRecord.of_file(path).to_bytes())
 
 
-def train(place: Workplace, training: Training, *, watches: Sequence["Watch"] = ()) -> None:
+def train(place: Workplace, training: Training, *, watches: Sequence["Watch"] = (), node: str = "") -> None:
     """Fit one model, from its latest checkpoint if there is one, and leave a progress record after every epoch.
 
     Raises PreemptedError, with a checkpoint saved, once a signal, the driver, the cloud or one of `watches` asks.
@@ -124,7 +135,7 @@ def train(place: Workplace, training: Training, *, watches: Sequence["Watch"] = 
 
         def report(epoch: "EpochReport") -> None:
             log.flush()
-            record = {**asdict(epoch), "host": socket.gethostname()}
+            record = {**asdict(epoch), "host": socket.gethostname(), "node": node}
             with going_on_without("progress of an epoch"):
                 write_json(storage, run_paths.training_progress(training.id), record)
 
@@ -286,10 +297,16 @@ def _provenance(place: Workplace, storage: Storage, training: Training) -> Prove
     )
 
 
-def _limit_threads(place: Workplace, stage: Stage) -> None:
+def _limit(place: Workplace, stage: Stage, *, gpus: float) -> None:
+    """Keep this process to its threads and to its share of a GPU."""
     import torch
 
-    torch.set_num_threads(place.num_threads if stage.kind in {StageKind.TRAIN, StageKind.PREDICT} else 1)
+    from orchestrator.training.gpu_memory import keep_to_share
+
+    uses_network = stage.kind in {StageKind.TRAIN, StageKind.PREDICT}
+    torch.set_num_threads(place.num_threads if uses_network else 1)
+    if uses_network and place.device == "cuda":
+        keep_to_share(gpus)
 
 
 def _read_plan(storage: Storage, training_id: str) -> "Plan":

@@ -327,7 +327,7 @@ def _new_planner(dataset_name: str, *, preset: Preset) -> Any:
     """nnU-Net's planner with the preset's limits."""
     from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 
-    planner = ExperimentPlanner(dataset_name)
+    planner = ExperimentPlanner(dataset_name, gpu_memory_target_in_gb=preset.gpu_memory_gib)
     if preset.base_num_features is not None:
         planner.UNet_base_num_features = preset.base_num_features
     if preset.max_num_features is not None:

@@ -1,0 +1,128 @@
+"""What runs in Ray's own processes: a stage, alone or through Ray Train; part of the one door to Ray."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+from ray.train.backend import Backend, BackendConfig
+
+from orchestrator.pipeline import work
+from orchestrator.pipeline.processors import Resources
+from orchestrator.pipeline.ray_failures import note_node
+from orchestrator.pipeline.stages import Stage, StageKind
+from orchestrator.pipeline.workplace import Workplace
+from orchestrator.training.stop_request import Watch, listen_to_signals
+
+DRAIN_EVERY_S = 5.0
+"""Time between two looks at whether the node of a training is drained."""
+
+
+def submit(stage: Stage, *, place: Any, share: Resources, separate: bool, selector: dict[str, str]) -> Any:
+    """Hand one stage to Ray under its own name."""
+    if separate:
+        # The worker takes the share; the task that waits for it takes nothing.
+        return _fit.options(name=stage.id, num_cpus=0).remote(place, stage, share, separate, selector)
+    options = {"name": stage.id, "num_cpus": share.cpus, "num_gpus": share.gpus}
+    if selector:
+        options["label_selector"] = selector
+    if stage.kind is StageKind.TRAIN:
+        return _fit.options(**options).remote(place, stage, share, separate, {})
+    return _carry_out.options(**options).remote(place, stage, share)
+
+
+@ray.remote(max_retries=0)  # type: ignore[untyped-decorator]
+def _carry_out(place: Workplace, stage: Stage, share: Resources) -> None:
+    _carry_out_here(place, stage, share)
+
+
+def _carry_out_here(place: Workplace, stage: Stage, share: Resources, *, watches: Sequence[Watch] = ()) -> None:
+    _log_to_process(stage)
+    node = ray.get_runtime_context().get_node_id()
+    try:
+        work.carry_out(place, stage, watches=watches, gpus=share.gpus, node=node)
+    except BaseException as error:
+        note_node(error, node)
+        raise
+
+
+class _ListeningBackend(Backend):  # type: ignore[misc]
+    """Lets a worker hear signals: its loop runs in a thread, and only the main thread can set a handler."""
+
+    def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
+        """Set the handlers in the main thread of each worker."""
+        worker_group.execute(listen_to_signals)
+
+
+@dataclass
+class _NoProcessGroup(BackendConfig):  # type: ignore[misc]
+    """Tells Ray Train to leave ``torch.distributed`` alone.
+
+    Ray's torch backend starts a process group even for a single worker: nnU-Net then takes itself for distributed,
+    moves to CUDA and divides the batch.
+    """
+
+    backend: str = "none"
+
+    @property
+    def backend_cls(self) -> type[Backend]:
+        """What is done around the training loop."""
+        return _ListeningBackend
+
+
+@ray.remote(max_retries=0)  # type: ignore[untyped-decorator]
+def _fit(place: Workplace, stage: Stage, share: Resources, separate: bool, selector: dict[str, str]) -> None:
+    """Run one training through Ray Train, in a worker of its own or in this process, and wait for it."""
+    from ray.train import RunConfig, ScalingConfig, WorkerGroupError
+    from ray.train.torch import TorchTrainer
+
+    _log_to_process(stage)
+    resources = {"CPU": share.cpus} | ({"GPU": share.gpus} if share.gpus else {})
+    trainer = TorchTrainer(
+        _train_worker,
+        train_loop_config={"place": place, "stage": stage, "share": share},
+        torch_config=_NoProcessGroup(),
+        # No workers is Ray Train's local mode: the loop runs where `fit` is called.
+        scaling_config=ScalingConfig(
+            num_workers=1,
+            use_gpu=share.gpus > 0,
+            resources_per_worker=resources,
+            label_selector=selector or None,
+        )
+        if separate
+        else ScalingConfig(num_workers=0),
+        run_config=RunConfig(name=stage.id.replace(" ", "-"), storage_path=_ray_train_folder(place)),
+    )
+    try:
+        trainer.fit()
+    except WorkerGroupError as error:
+        raise next(iter(error.worker_failures.values()), error) from None
+
+
+def _train_worker(config: Mapping[str, Any]) -> None:
+    drain = Watch(look=_look_for_drain, every_s=DRAIN_EVERY_S)
+    _carry_out_here(config["place"], config["stage"], config["share"], watches=(drain,))
+
+
+def _look_for_drain() -> str:
+    """Return why this process must stop if its node is being drained: by the autoscaler or by `ray drain-node`."""
+    # What Ray Train's own watcher asks; its public answer, `ray.train.get_preemption_info`, exists in workers of
+    # their own only, and not in the process that fits one training after the other.
+    try:
+        draining = ray._private.state.state.get_draining_nodes()  # noqa: SLF001
+    except (RayError, RuntimeError):
+        return ""
+    return "its node is drained" if ray.get_runtime_context().get_node_id() in draining else ""
+
+
+def _ray_train_folder(place: Workplace) -> str:
+    """Where Ray Train keeps the state of its own; ours is in the checkpoints."""
+    return f"{place.output.rstrip('/')}/ray_train"
+
+
+def _log_to_process(stage: Stage) -> None:
+    """Send log lines to the process' own log, which the Ray dashboard shows under the name of the stage."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    logging.getLogger(__name__).info("stage %s", stage.id)
