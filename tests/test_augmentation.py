@@ -10,6 +10,7 @@ from scipy.stats import binomtest, ks_2samp
 
 from bench.stock_augmentation import augment_with_stock
 from kernels.intensity_transforms import write_labels
+from kernels.lane_unpacking import EVERYWHERE
 from kernels.spatial_transform import rotation_matrix
 from orchestrator.training.augmentation import (
     Elastic,
@@ -46,7 +47,7 @@ class CaseInMemory:
         self.segmentation = np.kron(random.integers(0, 4, [n // 4 for n in shape]), np.ones((4, 4, 4))).astype(np.int16)
         self.voxels_read = 0
 
-    def read_into(self, image, segmentation, *, start):
+    def read_into(self, image, segmentation, *, start, slabs=EVERYWHERE):
         image.fill(0)
         segmentation.fill(-1)
         self.voxels_read = segmentation.size
@@ -57,6 +58,11 @@ class CaseInMemory:
             source = tuple(slice(a, b) for a, b in zip(lower, upper, strict=True))
             image[(slice(None), *inside)] = self.image[(slice(None), *source)]
             segmentation[inside] = self.segmentation[source]
+        places = np.indices(segmentation.shape).astype(np.float64)
+        for *normal, middle in slabs:
+            # What is not asked for is useless.
+            is_unwanted = np.abs(np.tensordot(normal, places, 1) - middle) > 1
+            image[:, is_unwanted], segmentation[is_unwanted] = np.nan, -99
 
 
 def memory(num_channels, shape):

@@ -6,7 +6,7 @@ import torch
 from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from scipy import ndimage
 
-from kernels.spatial_transform import box_needed, elastic_offsets, rotation_matrix, sample_patch
+from kernels.spatial_transform import box_needed, elastic_offsets, rotation_matrix, sample_patch, slabs_needed
 
 INITIAL, PATCH = (26, 33, 38), (16, 20, 24)
 
@@ -35,17 +35,22 @@ def stock(image, segmentation, patch, *, angles, scales, offsets=None):
 
 
 def ours(image, segmentation, patch, matrix, *, offsets=None, reach=(0.0, 0.0, 0.0)):
-    """The same from no more than the box that is needed; everything else is made useless first."""
+    """The same from no more than the voxels that are needed; everything else is made useless first."""
     limits = segmentation.shape
     middle = tuple((size - 1) / 2 for size in limits)
     box = box_needed(matrix=matrix, centre=middle, patch_shape=patch, limits=limits, reach=reach)
     slices = tuple(slice(a, a + n) for a, n in zip(box.start, box.shape, strict=True))
     out = np.full((len(image), *patch), np.nan, np.float32), np.full(patch, -9, np.int16)
+    box_image, box_segmentation = image[(slice(None), *slices)].copy(), segmentation[slices].copy()
+    centre = tuple(a - b for a, b in zip(middle, box.start, strict=True))
+    for *normal, along in slabs_needed(matrix=matrix, centre=centre, patch_shape=patch, reach=reach):
+        is_unwanted = np.abs(np.tensordot(normal, np.indices(box.shape, float), 1) - along) > 1
+        box_image[:, is_unwanted], box_segmentation[is_unwanted] = np.nan, 99
     sample_patch(
-        np.ascontiguousarray(image[(slice(None), *slices)]),
-        np.ascontiguousarray(segmentation[slices]),
+        box_image,
+        box_segmentation,
         matrix=matrix,
-        centre=tuple(a - b for a, b in zip(middle, box.start, strict=True)),
+        centre=centre,
         patch_image=out[0],
         patch_segmentation=out[1],
         offsets=offsets,
