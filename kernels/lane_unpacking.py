@@ -12,8 +12,8 @@ from kernels.intrinsics import popcount
 from kernels.lane_intrinsics import (
     LANES,
     load_word,
+    repeat_row,
     restore_lanes,
-    restore_row,
     unpack_from_above,
     unpack_from_before,
     unpack_from_both,
@@ -161,11 +161,8 @@ def _fill(flat, target_shape, part, start, values, offset, step):  # type: ignor
             at = (z * target_shape[1] + y) * target_shape[2] + part[0, 2] - start[2]
             if num_x < LANES:
                 restore_lanes(values, BASE_ROW, offset, step, flat, at, 0, num_x)
-                continue
-            for x in range(0, num_x - LANES, LANES):
-                restore_row(values, BASE_ROW, offset, step, flat, at + x)
-            # The last row ends with the part: it may overlap the one before.
-            restore_row(values, BASE_ROW, offset, step, flat, at + num_x - LANES)
+            else:
+                repeat_row(values, BASE_ROW, offset, step, flat, at, num_x)
 
 
 @compiled

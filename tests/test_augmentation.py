@@ -222,9 +222,8 @@ def test_a_deformed_patch_follows_from_its_draw_and_differs_from_a_plain_one():
         np.testing.assert_array_equal(first[0], second[0])
         assert (first[0] != patch_of(case, drawn, settings, (2, 2, 2))[0]).mean() > 0.5
         turned = replace(drawn, elastic=elastic, angles_rad=(0.4, 0.3, -0.5), scale=1.2)
-        for image, labels in (first, patch_of(case, turned, settings, (2, 2, 2))):
+        for image, _ in (first, patch_of(case, turned, settings, (2, 2, 2))):
             assert np.isfinite(image).all(), "nothing is sampled that was not read"
-            assert labels.max() <= 3
     settings = replace(ISOTROPIC, p_elastic_deform=0.5)
     assert np.mean([one.elastic is not None for one in draws(settings)]) == pytest.approx(0.5, abs=0.04)
 

@@ -177,19 +177,19 @@ class ReadPlan:
 def plan_read(augmentation: Augmentation | None, *, settings: PatchSettings, start: Shape) -> ReadPlan:
     """Return what to read for a patch whose initial patch begins at voxel `start` (z, y, x) of the case."""
     initial, shape = settings.initial_shape, settings.patch_shape
-    middle = (np.array(initial) - 1) / 2
+    middle = ((initial[0] - 1) / 2, (initial[1] - 1) / 2, (initial[2] - 1) / 2)
     if augmentation is None or augmentation.is_plain_crop:
-        first = np.array(initial) // 2 - np.array(shape) // 2
+        first = [whole // 2 - part // 2 for whole, part in zip(initial, shape, strict=True)]
         return ReadPlan(
-            start=_moved(start, first), shape=shape, slabs=EVERYWHERE, matrix=None, centre=_triple(middle - first)
+            start=_moved(start, first), shape=shape, slabs=EVERYWHERE, matrix=None, centre=_from(middle, first)
         )
     scale = augmentation.scale or 1.0
     matrix = rotation_matrix(
         augmentation.angles_rad or (0.0, 0.0, 0.0), (1.0 if settings.in_plane else scale, scale, scale)
     )
     reach = augmentation.elastic.magnitudes if augmentation.elastic else (0.0, 0.0, 0.0)
-    box = box_needed(matrix=matrix, centre=_triple(middle), patch_shape=shape, limits=initial, reach=reach)
-    centre = _triple(middle - np.array(box.start))
+    box = box_needed(matrix=matrix, centre=middle, patch_shape=shape, limits=initial, reach=reach)
+    centre = _from(middle, box.start)
     # A patch that is not turned fills its box.
     slabs = EVERYWHERE
     if augmentation.angles_rad is not None:
@@ -244,14 +244,13 @@ def read_patch(
     )
 
 
-def _moved(start: Shape, by: Sequence[int] | NDArray[np.int64]) -> Shape:
-    z, y, x = (int(a + b) for a, b in zip(start, by, strict=True))
-    return z, y, x
+def _moved(start: Shape, by: Sequence[int]) -> Shape:
+    return start[0] + by[0], start[1] + by[1], start[2] + by[2]
 
 
-def _triple(values: NDArray[np.float64]) -> Triple:
-    z, y, x = values.tolist()
-    return z, y, x
+def _from(middle: Triple, start: Sequence[int]) -> Triple:
+    """Return a place as counted from the start of a box."""
+    return middle[0] - start[0], middle[1] - start[1], middle[2] - start[2]
 
 
 def _offsets(elastic: Elastic, settings: PatchSettings) -> NDArray[np.float32]:
