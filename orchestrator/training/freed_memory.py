@@ -11,7 +11,7 @@ _LARGEST_KEPT_BYTES = 32 * 1024**2
 def keep_freed_memory() -> bool:
     """Have this process keep what it frees, but for blocks above 32 MiB; False where the C library cannot do that.
 
-    Else the tensors of every iteration lie on pages that the system has to hand out and to clear first, which takes time
+    Else the tensors of every iteration lie on pages that the system has to hand out and to clear first. That takes time
     and loads the memory that all trainings of a host share.
     """
     set_option = getattr(ctypes.CDLL(None), "mallopt", None)
