@@ -190,7 +190,12 @@ def measure_samples(contest: Contest, *, rounds: int) -> Row:
         drawn = draw_augmentation(settings, num_channels=1, generator=generator)
         plan = plan_read(drawn, settings=settings, start=start)
         size = int(np.prod(plan.shape))
-        case.read_into(image[:size].reshape(1, *plan.shape), segmentation[:size].reshape(plan.shape), start=plan.start)
+        case.read_into(
+            image[:size].reshape(1, *plan.shape),
+            segmentation[:size].reshape(plan.shape),
+            start=plan.start,
+            slabs=plan.slabs,
+        )
 
     title = "patches a CPU second for training samples (plan, then read), 128^3"
     return _interleaved(title, read_stock, read_ours, num=SAMPLES_A_ROUND, rounds=rounds, must=6, better=10)

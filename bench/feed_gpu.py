@@ -1,21 +1,24 @@
 """Measures epochs on a GPU: how long they take and how busy the GPU is, by nnU-Net's feed and by ours.
 
     python -m bench.feed_gpu [--cores 2 4 8] [--iterations N]
+    python -m bench.feed_gpu --device cpu --preset smoke --size 64 --slices 40 --iterations 2      # tries it anywhere
 
 Both train nnU-Net's 3d_fullres network on synthetic cases at full size. Stock is nnU-Net's own store, loader and
 transforms with one process fewer than there are cores; ours has as many threads. Each runs in a process of its own
-that is held to the given cores.
+that is held to the given cores, with all of its threads and processes. An iteration ends with its loss on the CPU, so
+an epoch ends when the GPU has.
 """
 
 import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
-import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -23,6 +26,8 @@ import numpy as np
 import torch
 
 from bench.feed_cases import make_case
+from bench.gpu_utilisation import Utilisation
+from bench.machine import processor
 from orchestrator.benchmark.definition import LabelSet, Structure
 from orchestrator.benchmark.presets import find_preset
 from orchestrator.storage.filesystem import open_storage
@@ -52,7 +57,7 @@ class Epochs:
     """Mean of what the GPU says of itself, 0 to 100; NaN without a GPU."""
 
 
-def write_cases(folder: Path, *, slices: list[int], size: int) -> Plan:
+def write_cases(folder: Path, *, slices: list[int], size: int, preset: str) -> None:
     """Write cases into both stores, and the plan."""
     from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnUNetDatasetBlosc2
 
@@ -66,7 +71,7 @@ def write_cases(folder: Path, *, slices: list[int], size: int) -> Plan:
         foreground=foreground,
     )
     plan = make_plan(
-        [fingerprint], label_set=_SIDES, network="3d_fullres", preset=find_preset("paper"), donor=None, name="gpu"
+        [fingerprint], label_set=_SIDES, network="3d_fullres", preset=find_preset(preset), donor=None, name="gpu"
     )
     patch = tuple(plan.configuration_manager.patch_size)
     for kind in KINDS:
@@ -88,10 +93,9 @@ def write_cases(folder: Path, *, slices: list[int], size: int) -> Plan:
         )
         ArrowDataset.save_case(case.data, case.seg, case.properties, str(ours))
     (folder / "plan.json").write_bytes(plan.to_bytes())
-    return plan
 
 
-def train_epochs(folder: Path, *, kind: str, num_workers: int, iterations: int, device: str) -> Epochs:
+def train_epochs(folder: Path, *, kind: str, preset: str, num_workers: int, iterations: int, device: str) -> Epochs:
     """Train in this process and measure."""
     from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 
@@ -99,28 +103,27 @@ def train_epochs(folder: Path, *, kind: str, num_workers: int, iterations: int, 
 
     if kind == "stock":
         preset_trainer.ArrowDataset = nnUNetDatasetBlosc2  # type: ignore[misc]
-    preset = replace(
-        find_preset("paper"),
-        num_epochs=NUM_EPOCHS,
-        num_iterations_per_epoch=iterations,
-        num_val_iterations_per_epoch=1,
-        checkpoint_every_s=float("inf"),
-        augmentation="nnunet" if kind == "stock" else "kernels",
-    )
     reports: list[trainer.EpochReport] = []
-    samples: list[float] = []
-    ended = threading.Event()
+    utilisation = Utilisation(device)
 
     def on_epoch(report: trainer.EpochReport) -> None:
         reports.append(report)
         if len(reports) == 1:
-            watcher.start()
+            utilisation.start()
+        if len(reports) == NUM_EPOCHS:
+            utilisation.stop()
 
-    watcher = threading.Thread(target=_watch, args=(samples, ended), daemon=True)
     with tempfile.TemporaryDirectory(prefix="gpu-") as work:
         trainer.train(
             plan=Plan.from_bytes((folder / "plan.json").read_bytes()),
-            preset=preset,
+            preset=replace(
+                find_preset(preset),
+                num_epochs=NUM_EPOCHS,
+                num_iterations_per_epoch=iterations,
+                num_val_iterations_per_epoch=1,
+                checkpoint_every_s=float("inf"),
+                augmentation="nnunet" if kind == "stock" else "kernels",
+            ),
             training_id=kind,
             train_cases=sorted(path.stem for path in (folder / "ours").glob("*.arrow")),
             val_cases=(),
@@ -132,38 +135,39 @@ def train_epochs(folder: Path, *, kind: str, num_workers: int, iterations: int, 
             num_loader_processes=num_workers,
             on_epoch=on_epoch,
         )
-    ended.set()
-    watcher.join()
     later = reports[1:]
     return Epochs(
         seconds=statistics.median(one.elapsed_s for one in later) * ITERATIONS_OF_AN_EPOCH / iterations,
         wait_share=sum(one.loader_wait_s for one in later) / sum(one.elapsed_s for one in later),
-        utilisation=statistics.fmean(samples) if samples else float("nan"),
+        utilisation=utilisation.mean,
     )
 
 
-def _watch(samples: list[float], ended: threading.Event) -> None:
-    """Ask the GPU twice a second how busy it is."""
-    query = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
-    while torch.cuda.is_available() and not ended.wait(0.5):
-        answer = subprocess.run(query, check=True, capture_output=True, text=True).stdout
-        samples.append(float(answer.splitlines()[0]))
+@contextmanager
+def held_to(num_cores: int) -> Iterator[None]:
+    """Context in which processes that are started have so many cores, from their first thread on."""
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(cores)[:num_cores])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
 
 
-def measure(folder: Path, *, cores: list[int], iterations: int, device: str) -> str:
+def measure(folder: Path, options: argparse.Namespace) -> str:
     """Return a table of both for every number of cores."""
     lines = ["| cores | feed | s an epoch | waiting for batches | GPU utilisation |", "|---|---|---|---|---|"]
-    for num_cores in cores:
+    for num_cores in options.cores:
         for kind in KINDS:
             command = [sys.executable, "-m", "bench.feed_gpu", "--child", kind, "--folder", str(folder)]
-            command += ["--cores", str(num_cores), "--iterations", str(iterations), "--device", device]
+            command += ["--iterations", str(options.iterations), "--device", options.device, "--preset", options.preset]
             # Compiling takes minutes and is the same for both.
             environment = {**os.environ, "nnUNet_compile": "f", "OMP_NUM_THREADS": "1"}
-            answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout
+            with held_to(num_cores):
+                answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout
             found = Epochs(**json.loads(answer.splitlines()[-1]))
-            lines.append(
-                f"| {num_cores} | {kind} | {found.seconds:.1f} | {found.wait_share:.0%} | {found.utilisation:.0f} % |"
-            )
+            utilisation = "unknown" if math.isnan(found.utilisation) else f"{found.utilisation:.0f} %"
+            lines.append(f"| {num_cores} | {kind} | {found.seconds:.1f} | {found.wait_share:.0%} | {utilisation} |")
             print(lines[-1], file=sys.stderr, flush=True)
     return "\n".join(lines)
 
@@ -177,17 +181,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--iterations", type=int, default=50, help="iterations of each of the epochs (50)")
     parser.add_argument("--slices", type=int, nargs="+", default=[90, 150, 250], help="of the cases (90 150 250)")
     parser.add_argument("--size", type=int, default=512, help="voxels along y and x of the cases (512)")
-    parser.add_argument("--device", default="cuda", help="cuda, or cpu to try the benchmark itself")
+    parser.add_argument("--preset", default="paper", help="whose network is trained (paper)")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu tries the benchmark itself")
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--child", choices=KINDS, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.child:
-        (num_cores,) = options.cores
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:num_cores])
         found = train_epochs(
             options.folder,
             kind=options.child,
-            num_workers=max(1, num_cores - 1),
+            preset=options.preset,
+            num_workers=max(1, all_cores - 1),
             iterations=options.iterations,
             device=options.device,
         )
@@ -196,9 +200,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("no GPU is visible; expected one, or --device cpu to try the benchmark itself")
     with tempfile.TemporaryDirectory(prefix="feed-gpu-") as folder:
-        write_cases(Path(folder), slices=options.slices, size=options.size)
-        table = measure(Path(folder), cores=options.cores, iterations=options.iterations, device=options.device)
-    name = torch.cuda.get_device_name() if options.device == "cuda" else "CPU"
+        write_cases(Path(folder), slices=options.slices, size=options.size, preset=options.preset)
+        table = measure(Path(folder), options)
+    name = torch.cuda.get_device_name() if options.device == "cuda" else processor()
     print(f"\n{name}, {all_cores} cores, torch {torch.__version__}\n\n{table}")
 
 

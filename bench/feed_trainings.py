@@ -5,6 +5,7 @@
 Plain nnU-Net runs each in a process of its own with as many loader processes as it chooses. Ours run as the pipeline
 runs them without a GPU: a process a core, each going on to the next training. Both begin with the same images, label
 maps and plan; preprocessing, store, loader and start-up are included. The models are then compared on test cases.
+Then two run side by side (bench/feed_side_by_side.py).
 """
 
 import argparse
@@ -18,11 +19,12 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from bench.feed_side_by_side import ROUNDS, measure_side_by_side, write_patches
 from bench.miniature_cases import MINIATURE, Miniature
 from bench.rows import Row, format_rows
 from orchestrator.storage.filesystem import open_storage
@@ -123,78 +125,8 @@ def compare_learning(cases: Miniature, *, work: Path, num_trainings: int) -> str
     return "\n".join(lines)
 
 
-def measure_side_by_side(cases: Miniature, *, rounds: int) -> Row:
-    """Return what share of its speed alone on one core each of two trainings keeps side by side on two cores."""
-    cores = sorted(os.sched_getaffinity(0))[:NUM_CORES]
-    context = multiprocessing.get_context("spawn")
-    values, alone_s, both_s = [], 0.0, 0.0
-    with ProcessPoolExecutor(NUM_CORES, mp_context=context) as pool:
-        both = [pool.submit(_epoch_seconds, cases.folder, core, wait_s=2) for core in cores]
-        warm = [future.result() for future in both]
-        for _ in range(rounds):
-            alone = pool.submit(_epoch_seconds, cases.folder, cores[0], wait_s=0).result()
-            together = [pool.submit(_epoch_seconds, cases.folder, core, wait_s=2) for core in cores]
-            slower = max(future.result() for future in together)
-            values.append(alone / slower)
-            alone_s, both_s = alone_s + alone, both_s + slower
-    assert warm
-    return Row(
-        measure="two trainings side by side on two cores, speed of the slower against alone on one core",
-        values=values,
-        must=0.95,
-        better=0.98,
-        stock=f"{alone_s / rounds:.2f} s an epoch alone",
-        ours=f"{both_s / rounds:.2f} s",
-    )
-
-
-def _epoch_seconds(folder: Path, core: int, *, wait_s: float) -> float:
-    """Train on one core and return the seconds of the fastest epoch; `wait_s` lets another process begin as well."""
-    from orchestrator.training import trainer as module
-
-    os.sched_setaffinity(0, {core})
-    torch.set_num_threads(1)
-    time.sleep(wait_s)
-    seconds: list[float] = []
-    cases = Miniature.open(folder)
-    patches = folder / "patches"
-    with tempfile.TemporaryDirectory(prefix="side-") as work:
-        module.train(
-            plan=cases.plan,
-            preset=replace(MINIATURE, num_epochs=4),
-            training_id="side",
-            train_cases=cases.train,
-            val_cases=(),
-            patches=patches,
-            checkpoint=_no_checkpoints(work),
-            log=lambda _: None,
-            seed=1,
-            device="cpu",
-            num_loader_processes=0,
-            on_epoch=lambda report: seconds.append(report.elapsed_s),
-        )
-    return min(seconds[1:])
-
-
-def _no_checkpoints(work: str) -> "object":
-    from orchestrator.training.checkpoint import CheckpointStore
-
-    return CheckpointStore(open_storage(work), training_id="side")
-
-
 def _one_thread() -> None:
     torch.set_num_threads(1)
-
-
-def _write_patches(cases: Miniature) -> None:
-    from orchestrator.training.patch_dataset import ArrowDataset
-    from orchestrator.training.preprocessing import preprocess_case
-
-    patches = cases.folder / "patches"
-    patches.mkdir()
-    for name in cases.train:
-        case = preprocess_case(*cases.paths(name), cases.plan)
-        ArrowDataset.save_case(case.data, case.seg, case.properties, str(patches / name))
 
 
 def measure(folder: Path, *, num_trainings: int, rounds: int) -> tuple[list[Row], str]:
@@ -205,15 +137,15 @@ def measure(folder: Path, *, num_trainings: int, rounds: int) -> tuple[list[Row]
     cases = Miniature.write(cases_folder)
     rows = measure_six(cases, work=work, num_trainings=num_trainings)
     table = compare_learning(cases, work=work, num_trainings=num_trainings)
-    _write_patches(cases)
-    return [*rows, measure_side_by_side(cases, rounds=rounds)], table
+    write_patches(cases)
+    return [*rows, *measure_side_by_side(cases, rounds=rounds)], table
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trainings", type=int, default=NUM_TRAININGS, help="trainings by each, with other seeds (6)")
-    parser.add_argument("--rounds", type=int, default=3, help="rounds of two side by side (3)")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"rounds of two side by side ({ROUNDS})")
     parser.add_argument("--folder", type=Path, help="where files are written (default: the temporary folder)")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="trainings-", dir=options.folder) as folder:

@@ -247,28 +247,40 @@ def quantise_row(typing_context: Any, source: Any, at: Any, factor: Any, offset:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def restore_row(typing_context: Any, values: Any, row: Any, offset: Any, step: Any, target: Any, at: Any) -> Any:
-    """Write a row of `values`, plus `offset`, times `step` if they become floats, to 16 elements of `target`."""
+def repeat_row(
+    typing_context: Any, values: Any, row: Any, offset: Any, step: Any, target: Any, at: Any, count: Any
+) -> Any:
+    """Write a row of `values`, 16 times the same, to `count` elements of `target`, at least 16.
+
+    They are restored: plus `offset`, and times `step` if they become floats.
+    """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        values, row, offset, step, target, at = arguments
+        values, row, offset, step, target, at, count = arguments
         element = signature.args[4].dtype
         loaded = _load(builder, _pointer(context, builder, signature.args[0], values, _start(builder, row), _ROW), 2)
         restored = _restored(context, builder, element, loaded, offset, step)
         vector = ir.VectorType(context.get_data_type(element), LANES)
-        pointer = _pointer(context, builder, signature.args[4], target, at, vector)
-        builder.store(restored, pointer, align=element.bitwidth // 8)
+
+        def store(index: Any) -> None:
+            pointer = _pointer(context, builder, signature.args[4], target, builder.add(at, index), vector)
+            builder.store(restored, pointer, align=element.bitwidth // 8)
+
+        with cgutils.for_range(builder, builder.lshr(count, ir.Constant(count.type, 4))) as loop:
+            store(_start(builder, loop.index))
+        # The last one ends with the count: it may overlap the one before.
+        store(builder.sub(count, ir.Constant(count.type, LANES)))
         return context.get_dummy_value()
 
     index = types.intp
-    return types.none(values, index, index, types.float32, target, index), generate
+    return types.none(values, index, index, types.float32, target, index, index), generate
 
 
 @intrinsic  # type: ignore[untyped-decorator]
 def restore_lanes(
     typing_context: Any, values: Any, row: Any, offset: Any, step: Any, target: Any, at: Any, lower: Any, upper: Any
 ) -> Any:
-    """Write the lanes from `lower` to before `upper` as `restore_row` would; the others are left as they are."""
+    """Write the lanes from `lower` to before `upper` of a row, restored; the other elements are left as they are."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         values, row, offset, step, target, at, lower, upper = arguments

@@ -91,6 +91,26 @@ def box_needed(
     return Box(start=(start[0], start[1], start[2]), shape=(shape[0], shape[1], shape[2]))
 
 
+def slabs_needed(
+    *,
+    matrix: NDArray[np.float64],
+    centre: tuple[float, float, float],
+    patch_shape: tuple[int, int, int],
+    reach: tuple[float, float, float] = (0.0, 0.0, 0.0),
+) -> NDArray[np.float64]:
+    """Return which voxels of a box can have a part in a patch, as three pairs of planes: the patch stands aslant in it.
+
+    Parameters are those of `box_needed`, but that `centre` counts from the start of the box. A voxel p has no part if
+    ``abs(slabs[k, :3] @ p - slabs[k, 3]) > 1`` for any row k of the result, whose shape is (3, 4).
+    """
+    inverse = np.linalg.inv(matrix)
+    # A neighbour lies less than a voxel from the point along each axis.
+    half = (np.array(patch_shape) - 1) / 2 + 2 * np.array(reach) + np.abs(inverse).sum(axis=1) + _ROUNDING
+    normals = inverse / half[:, None]
+    slabs: NDArray[np.float64] = np.column_stack([normals, normals @ np.array(centre)])
+    return slabs
+
+
 def sample_patch(
     image: NDArray[np.float32],
     segmentation: NDArray[np.int16],

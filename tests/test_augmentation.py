@@ -10,6 +10,7 @@ from scipy.stats import binomtest, ks_2samp
 
 from bench.stock_augmentation import augment_with_stock
 from kernels.intensity_transforms import write_labels
+from kernels.lane_unpacking import EVERYWHERE
 from kernels.spatial_transform import rotation_matrix
 from orchestrator.training.augmentation import (
     Elastic,
@@ -46,7 +47,7 @@ class CaseInMemory:
         self.segmentation = np.kron(random.integers(0, 4, [n // 4 for n in shape]), np.ones((4, 4, 4))).astype(np.int16)
         self.voxels_read = 0
 
-    def read_into(self, image, segmentation, *, start):
+    def read_into(self, image, segmentation, *, start, slabs=EVERYWHERE):
         image.fill(0)
         segmentation.fill(-1)
         self.voxels_read = segmentation.size
@@ -57,6 +58,11 @@ class CaseInMemory:
             source = tuple(slice(a, b) for a, b in zip(lower, upper, strict=True))
             image[(slice(None), *inside)] = self.image[(slice(None), *source)]
             segmentation[inside] = self.segmentation[source]
+        places = np.indices(segmentation.shape).astype(np.float64)
+        for *normal, middle in slabs:
+            # What is not asked for is useless.
+            is_unwanted = np.abs(np.tensordot(normal, places, 1) - middle) > 1
+            image[:, is_unwanted], segmentation[is_unwanted] = np.nan, -99
 
 
 def memory(num_channels, shape):
@@ -215,6 +221,9 @@ def test_a_deformed_patch_follows_from_its_draw_and_differs_from_a_plain_one():
         first, second = (patch_of(case, replace(drawn, elastic=elastic), settings, (2, 2, 2)) for _ in range(2))
         np.testing.assert_array_equal(first[0], second[0])
         assert (first[0] != patch_of(case, drawn, settings, (2, 2, 2))[0]).mean() > 0.5
+        turned = replace(drawn, elastic=elastic, angles_rad=(0.4, 0.3, -0.5), scale=1.2)
+        for image, _ in (first, patch_of(case, turned, settings, (2, 2, 2))):
+            assert np.isfinite(image).all(), "nothing is sampled that was not read"
     settings = replace(ISOTROPIC, p_elastic_deform=0.5)
     assert np.mean([one.elastic is not None for one in draws(settings)]) == pytest.approx(0.5, abs=0.04)
 

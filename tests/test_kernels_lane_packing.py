@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from kernels.lane_packing import BOTH, FRONT, UP, WHOLE, max_chunk_bytes, pack_chunk, read_box
+from kernels.lane_packing import BOTH, FRONT, UP, max_chunk_bytes, pack_chunk
+from kernels.lane_unpacking import EVERYWHERE, UNCHECKED, WHOLE, read_box
 
 SHAPE = (11, 37, 50)
 """Units of 16, and the last ones clipped along every axis: 3 x 4 of them."""
@@ -83,21 +84,67 @@ def test_the_bytes_mean_what_the_description_says(name, numbers, predictor):
     assert (len(payload) == 2) == (name == "constant")
 
 
-@pytest.mark.parametrize("predictor", [UP, FRONT, BOTH])
-def test_every_box_is_the_same_part_of_the_whole(predictor):
-    numbers = dict(cases())["noise"].astype(np.int16)
+def chunks_of(numbers, *, predictor):
+    """What `read_box` is told of a channel that is one chunk."""
     content = np.frombuffer(packed(numbers, predictor=predictor), np.uint8)
     ends = np.array([0, len(content)])
     ends.setflags(write=False)
+    return content, ends, np.ones(1, bool), 0, SHAPE, (16, 64, 64), predictor
+
+
+@pytest.mark.parametrize("predictor", [UP, FRONT, BOTH])
+def test_every_box_is_the_same_part_of_the_whole_within_padding(predictor):
+    numbers = dict(cases())["noise"].astype(np.int16)
+    chunks = chunks_of(numbers, predictor=predictor)
     random = np.random.default_rng(1)
+    padded = np.pad(numbers, 60, constant_values=-3)
     for dtype, step in ((np.int16, 0.0), (np.float32, 0.5)):
         for _ in range(100):
-            corners = np.sort([random.integers(0, np.add(SHAPE, 1)) for _ in range(2)], axis=0)
-            around = np.full(corners[1] - corners[0] + 4, 99, dtype)
-            arguments = (np.array(SHAPE), np.array([16, 64, 64]), corners, corners[0] - 2)
-            broken = read_box(content, ends, 0, *arguments, step, int(numbers.min()), predictor, around)
-            assert broken == WHOLE
-            expected = np.full(around.shape, 99, dtype)
-            part = numbers[tuple(slice(a, b) for a, b in corners.T)]
-            expected[2:-2, 2:-2, 2:-2] = part * step if step else part
-            np.testing.assert_array_equal(around, expected, err_msg="nothing beside the box is written")
+            start = random.integers(-60, np.array(SHAPE) + 20)
+            shape = random.integers(0, 40, 3)
+            target = np.full(shape, 99, dtype)
+            scale = (step, int(numbers.min()), -3)
+            assert read_box(*chunks, *scale, tuple(start.tolist()), EVERYWHERE, target) == WHOLE
+            part = padded[tuple(slice(a + 60, a + 60 + n) for a, n in zip(start, shape, strict=True))]
+            is_outside = np.ones(padded.shape, bool)
+            is_outside[60:-60, 60:-60, 60:-60] = False
+            is_outside = is_outside[tuple(slice(a + 60, a + 60 + n) for a, n in zip(start, shape, strict=True))]
+            expected = np.where(is_outside, part, part * step) if step else part
+            np.testing.assert_array_equal(target, expected)
+
+
+@pytest.mark.parametrize("predictor", [UP, FRONT, BOTH])
+def test_what_lies_between_pairs_of_planes_is_read_and_most_of_the_corners_are_not(predictor):
+    numbers = dict(cases())["noise"].astype(np.int16)
+    numbers[:, 16:32, 16:32], numbers[:, :, 32:48] = 7, 9
+    chunks = chunks_of(numbers, predictor=predictor)
+    random = np.random.default_rng(2)
+    start = (0, -2, 3)
+    places = np.indices((11, 39, 40)).astype(np.float64)
+    shares = []
+    for _ in range(100):
+        normals = np.linalg.qr(random.standard_normal((3, 3)))[0] / [[5], [9], [9]]
+        if random.random() < 0.3:
+            normals[:, 0] *= random.random(3) < 0.5
+        slabs = np.column_stack([normals, normals @ random.uniform(0, (11, 39, 40))])
+        target = np.full((11, 39, 40), 999, np.int16)
+        assert read_box(*chunks, 0.0, int(numbers.min()), -3, start, slabs, target) == WHOLE
+        is_wanted = (np.abs(np.tensordot(normals, places, 1) - slabs[:, 3].reshape(3, 1, 1, 1)) <= 1).all(axis=0)
+        expected = np.full(target.shape, -3, np.int16)
+        expected[:, 2:] = numbers[:, :37, 3:43]
+        np.testing.assert_array_equal(target[is_wanted], expected[is_wanted])
+        shares.append((target[:, 2:] == 999).mean())
+    assert np.mean(shares) > 0.4
+
+
+def test_nothing_is_read_while_a_chunk_that_is_needed_was_not_checked():
+    numbers = np.concatenate([dict(cases())["noise"].astype(np.int16)[:, :, :32]] * 3, axis=2)
+    halves = [packed(np.ascontiguousarray(numbers[:, :, a:b]), predictor=BOTH) for a, b in ((0, 64), (64, 96))]
+    content, ends = np.frombuffer(b"".join(halves), np.uint8), np.cumsum([0, *map(len, halves)])
+    ends.setflags(write=False)
+    chunks = (content, ends, np.array([True, False]), 0, numbers.shape, (16, 64, 64), BOTH, 0.0, int(numbers.min()), 0)
+    target = np.full((5, 10, 12), 999, np.int16)
+    assert read_box(*chunks, (2, 3, 60), EVERYWHERE, target) == UNCHECKED
+    assert (target == 999).all()
+    assert read_box(*chunks, (2, 3, 52), EVERYWHERE, target) == WHOLE
+    np.testing.assert_array_equal(target, numbers[2:7, 3:13, 52:64])

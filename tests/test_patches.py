@@ -7,7 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from kernels.lane_packing import BOTH, WHOLE, max_chunk_bytes, pack_chunk, read_box
+from kernels.lane_packing import BOTH, max_chunk_bytes, pack_chunk
+from kernels.lane_unpacking import EVERYWHERE, WHOLE, read_box
 from orchestrator.errors import DataError, IntegrityError
 from orchestrator.patches.codecs import LIBRARY_CODECS, PREDICTORS
 from orchestrator.patches.layout import CHUNK_SHAPE, ArrayLayout
@@ -272,15 +273,16 @@ def test_damaged_bits_behind_a_right_checksum_do_not_lead_out_of_the_file():
     numbers = random.normal(size=(16, 40, 70)).astype(np.float32)
     room = np.empty(max_chunk_bytes(16, 64, 128), np.uint8)
     size = pack_chunk(numbers, np.array([[0, 0, 0], numbers.shape]), 512.0, -4000, BOTH, room)
-    shape, target = np.array(numbers.shape), np.empty(numbers.shape, np.float32)
+    checked, target = np.ones(1, bool), np.empty(numbers.shape, np.float32)
+    scale = (BOTH, 2**-9, -4000, 0)
     for _ in range(300):
         changed = room[:size].copy()
         changed[random.integers(0, size, 3)] = random.integers(0, 256, 3)
         changed.setflags(write=False)
         ends = np.array([0, size])
         ends.setflags(write=False)
-        box = np.array([[0, 0, 0], numbers.shape])
-        broken = read_box(changed, ends, 0, shape, np.array([16, 64, 128]), box, shape * 0, 2**-9, -4000, BOTH, target)
+        chunks = (changed, ends, checked, 0, numbers.shape, (16, 64, 128))
+        broken = read_box(*chunks, *scale, (0, 0, 0), EVERYWHERE, target)
         assert broken in (WHOLE, 0)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from kernels.lane_unpacking import EVERYWHERE
 from orchestrator.errors import DataError, IntegrityError
 from orchestrator.patches.layout import Header, Index, decode_properties
 from orchestrator.patches.mapped_file import MappedFile
@@ -68,7 +69,14 @@ class PatchFile:
             rows.is_checked[row] = True
         return rows.row_voxels(row)
 
-    def read_into(self, image: NDArray[np.float32], segmentation: NDArray[np.int16], *, start: Index) -> None:
+    def read_into(
+        self,
+        image: NDArray[np.float32],
+        segmentation: NDArray[np.int16],
+        *,
+        start: Index,
+        slabs: NDArray[np.float64] = EVERYWHERE,
+    ) -> None:
         """Fill `image` and `segmentation` with the box that begins at voxel `start` (z, y, x) and has their shape.
 
         The box may lie partly or wholly outside of the case: there the image is 0 and the segmentation -1.
@@ -81,6 +89,9 @@ class PatchFile:
             Filled with the first channel of the segmentation; C-ordered.
         start : tuple of int
             First voxel of the box.
+        slabs : float64 array, shape (n, 4), optional
+            Voxels p of the box are wanted where ``abs(slabs[k, :3] @ p - slabs[k, 3]) <= 1`` for every k; others may
+            become anything. By default all are wanted.
 
         Raises
         ------
@@ -100,8 +111,8 @@ class PatchFile:
                 f"expected C-ordered float32 ({self.shape[0]}, z, y, x) and int16 (z, y, x)"
             )
         for channel, target in enumerate(image):
-            self.image.read_channel_into(target, channel=channel, start=start, padding=0)
-        self.segmentation.read_channel_into(segmentation, channel=0, start=start, padding=-1)
+            self.image.read_channel_into(target, channel=channel, start=start, padding=0, slabs=slabs)
+        self.segmentation.read_channel_into(segmentation, channel=0, start=start, padding=-1, slabs=slabs)
 
     @cached_property
     def properties(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from kernels.lane_packing import WHOLE, read_box
+from kernels.lane_unpacking import EVERYWHERE, UNCHECKED, WHOLE, fill_outside, read_box
 from orchestrator.errors import IntegrityError
 from orchestrator.patches.codecs import PREDICTORS, expand
 from orchestrator.patches.layout import ArrayLayout, Index
@@ -118,8 +118,10 @@ class PatchArray:
         self._name = name
         self._layout = layout
         self._rows = rows
-        self._voxels = np.array(layout.shape[1:], np.int64)
-        self._chunk_voxels = np.array(layout.chunk_shape[1:], np.int64)
+        # What the kernel is told at every call.
+        self._voxels, self._chunk_voxels = layout.shape[1:], layout.chunk_shape[1:]
+        self._chunks_of_channel = layout.num_chunks // layout.shape[0]
+        self._predictor = PREDICTORS.get(layout.codec, -1)
         self.shape = layout.shape
         self.dtype: np.dtype[Any] = np.dtype(layout.dtype)
         self.ndim = len(layout.shape)
@@ -155,44 +157,53 @@ class PatchArray:
             self.read_channel_into(box[channel - start[0]], channel=channel, start=start[1:], padding=0)
         return box.astype(self.dtype, copy=False)
 
-    def read_channel_into(self, target: NDArray[Any], *, channel: int, start: Index, padding: int) -> None:
+    def read_channel_into(
+        self, target: NDArray[Any], *, channel: int, start: Index, padding: int, slabs: NDArray[np.float64] = EVERYWHERE
+    ) -> None:
         """Fill `target` (z, y, x), C-ordered, with the box of one channel that begins at voxel `start`.
 
-        Raises IntegrityError if a chunk is damaged. Outside of the array `target` becomes `padding`.
+        Raises IntegrityError if a chunk is damaged. Outside of the array `target` becomes `padding`. What does not lie
+        within all `slabs` (see `read_box` of the kernels) may become anything.
         """
-        lower = [max(0, a) for a in start]
-        upper = [min(n, a + b) for n, a, b in zip(self.shape[1:], start, target.shape, strict=True)]
-        if any(a >= b for a, b in zip(lower, upper, strict=True)):
-            target.fill(padding)
+        if self._layout.codec not in PREDICTORS:
+            self._read_expanded(target, channel=channel, start=start, padding=padding)
             return
-        _pad(
-            target,
-            [a - s for a, s in zip(lower, start, strict=True)],
-            [b - s for b, s in zip(upper, start, strict=True)],
-            padding,
-        )
-        layout = self._layout
-        chunks = self._chunks(channel, lower, upper)
-        self._check(chunks)
-        if layout.codec not in PREDICTORS:
-            for row in chunks.tolist():
-                self._place(target, row, start=start, lower=lower, upper=upper)
-            return
-        broken = read_box(
-            self._rows.payloads,
-            self._rows.offsets,
-            channel * (layout.num_chunks // self.shape[0]),
+        found = self._unpack(target, channel, start, padding, slabs)
+        if found == UNCHECKED:
+            box = fill_outside(target, start, self.shape[1:], padding)
+            self._check(self._chunks(channel, *box.tolist()))
+            found = self._unpack(target, channel, start, padding, slabs)
+        if found != WHOLE:
+            raise self.damage(found, "cannot be unpacked")
+
+    def _unpack(
+        self, target: NDArray[Any], channel: int, start: Index, padding: int, slabs: NDArray[np.float64]
+    ) -> int:
+        """Fill a box from chunks of ours."""
+        rows = self._rows
+        return read_box(
+            rows.payloads,
+            rows.offsets,
+            rows.is_checked,
+            channel * self._chunks_of_channel,
             self._voxels,
             self._chunk_voxels,
-            np.array([lower, upper], np.int64),
-            np.array(start, np.int64),
-            layout.step,
-            layout.offset,
-            PREDICTORS[layout.codec],
+            self._predictor,
+            self._layout.step,
+            self._layout.offset,
+            padding,
+            start,
+            slabs,
             target,
         )
-        if broken != WHOLE:
-            raise self.damage(broken, "cannot be unpacked")
+
+    def _read_expanded(self, target: NDArray[Any], *, channel: int, start: Index, padding: int) -> None:
+        """Fill a box from chunks that a library's codec expands."""
+        lower, upper = fill_outside(target, start, self.shape[1:], padding).tolist()
+        chunks = self._chunks(channel, lower, upper)
+        self._check(chunks)
+        for row in chunks.tolist():
+            self._place(target, row, start=start, lower=lower, upper=upper)
 
     def damage(self, row: int, found: str) -> IntegrityError:
         """Return the error that names a chunk."""
@@ -261,15 +272,3 @@ class PatchArray:
             stop.append(index % size + 1)
             dropped.append(axis)
         return tuple(start), tuple(stop), dropped
-
-
-def _pad(target: NDArray[Any], lower: list[int], upper: list[int], padding: int) -> None:
-    """Fill what lies before `lower` or from `upper` on along any axis; nothing is written twice."""
-    inner = target
-    for axis, (a, b) in enumerate(zip(lower, upper, strict=True)):
-        along = (slice(None),) * axis
-        if a > 0:
-            inner[(*along, slice(None, a))] = padding
-        if b < target.shape[axis]:
-            inner[(*along, slice(b, None))] = padding
-        inner = inner[(*along, slice(a, b))]

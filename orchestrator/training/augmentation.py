@@ -4,7 +4,7 @@ Probabilities, ranges and order are those of nnU-Net 2.8.1's trainer (`get_train
 generator that is passed in and from nothing else.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,8 @@ from kernels.intensity_transforms import (
     mirror,
     scale_brightness,
 )
-from kernels.spatial_transform import box_needed, elastic_offsets, rotation_matrix, sample_patch
+from kernels.lane_unpacking import EVERYWHERE
+from kernels.spatial_transform import box_needed, elastic_offsets, rotation_matrix, sample_patch, slabs_needed
 from orchestrator.patches.reader import PatchFile
 
 Shape = tuple[int, int, int]
@@ -165,6 +166,8 @@ class ReadPlan:
     """First voxel (z, y, x) of the box in the case; it may lie outside."""
     shape: Shape
     """Of the box."""
+    slabs: NDArray[np.float64]
+    """Between which planes voxels of the box are needed (see `slabs_needed` of the kernels); the corners are not."""
     matrix: NDArray[np.float64] | None
     """From steps in the patch to steps in the box; None if the box is the patch."""
     centre: Triple
@@ -174,18 +177,24 @@ class ReadPlan:
 def plan_read(augmentation: Augmentation | None, *, settings: PatchSettings, start: Shape) -> ReadPlan:
     """Return what to read for a patch whose initial patch begins at voxel `start` (z, y, x) of the case."""
     initial, shape = settings.initial_shape, settings.patch_shape
-    middle = (np.array(initial) - 1) / 2
+    middle = ((initial[0] - 1) / 2, (initial[1] - 1) / 2, (initial[2] - 1) / 2)
     if augmentation is None or augmentation.is_plain_crop:
-        matrix, first, size = None, np.array(initial) // 2 - np.array(shape) // 2, shape
-    else:
-        scale = augmentation.scale or 1.0
-        scales = (1.0 if settings.in_plane else scale, scale, scale)
-        matrix = rotation_matrix(augmentation.angles_rad or (0.0, 0.0, 0.0), scales)
-        reach = augmentation.elastic.magnitudes if augmentation.elastic else (0.0, 0.0, 0.0)
-        box = box_needed(matrix=matrix, centre=_triple(middle), patch_shape=shape, limits=initial, reach=reach)
-        first, size = np.array(box.start), box.shape
-    z, y, x = (np.array(start) + first).tolist()
-    return ReadPlan(start=(z, y, x), shape=size, matrix=matrix, centre=_triple(middle - first))
+        first = [whole // 2 - part // 2 for whole, part in zip(initial, shape, strict=True)]
+        return ReadPlan(
+            start=_moved(start, first), shape=shape, slabs=EVERYWHERE, matrix=None, centre=_from(middle, first)
+        )
+    scale = augmentation.scale or 1.0
+    matrix = rotation_matrix(
+        augmentation.angles_rad or (0.0, 0.0, 0.0), (1.0 if settings.in_plane else scale, scale, scale)
+    )
+    reach = augmentation.elastic.magnitudes if augmentation.elastic else (0.0, 0.0, 0.0)
+    box = box_needed(matrix=matrix, centre=middle, patch_shape=shape, limits=initial, reach=reach)
+    centre = _from(middle, box.start)
+    # A patch that is not turned fills its box.
+    slabs = EVERYWHERE
+    if augmentation.angles_rad is not None:
+        slabs = slabs_needed(matrix=matrix, centre=centre, patch_shape=shape, reach=reach)
+    return ReadPlan(start=_moved(start, box.start), shape=box.shape, slabs=slabs, matrix=matrix, centre=centre)
 
 
 def read_patch(
@@ -223,7 +232,7 @@ def read_patch(
         return
     elastic = augmentation.elastic if augmentation else None
     box_image, box_segmentation = take_memory(image.shape[0], plan.shape)
-    case.read_into(box_image, box_segmentation, start=plan.start)
+    case.read_into(box_image, box_segmentation, start=plan.start, slabs=plan.slabs)
     sample_patch(
         box_image,
         box_segmentation,
@@ -235,9 +244,13 @@ def read_patch(
     )
 
 
-def _triple(values: NDArray[np.float64]) -> Triple:
-    z, y, x = values.tolist()
-    return z, y, x
+def _moved(start: Shape, by: Sequence[int]) -> Shape:
+    return start[0] + by[0], start[1] + by[1], start[2] + by[2]
+
+
+def _from(middle: Triple, start: Sequence[int]) -> Triple:
+    """Return a place as counted from the start of a box."""
+    return middle[0] - start[0], middle[1] - start[1], middle[2] - start[2]
 
 
 def _offsets(elastic: Elastic, settings: PatchSettings) -> NDArray[np.float32]:

@@ -304,14 +304,18 @@ def draw_start(
     label, and every other sample, is placed anywhere, half of what the initial patch has more than the patch beyond the
     border.
     """
-    shape, initial = np.array(case.shape[1:]), np.array(settings.initial_shape)
-    padding = np.maximum(initial - settings.patch_shape, initial - shape)
-    lowest, highest = -padding // 2, shape + padding // 2 + padding % 2 - initial
+    lowest, highest = [], []
+    for size, initial, patch in zip(case.shape[1:], settings.initial_shape, settings.patch_shape, strict=True):
+        padding = max(initial - patch, initial - size)
+        lowest.append(-padding // 2)
+        highest.append(size + padding // 2 + padding % 2 - initial)
     if on_foreground and case.labels:
         label = case.labels[int(generator.integers(len(case.labels)))]
         places = case.class_locations(label)
-        voxel = places[int(generator.integers(len(places)))]
-        z, y, x = np.maximum(lowest, voxel - initial // 2).tolist()
+        voxel = places[int(generator.integers(len(places)))].tolist()
+        z, y, x = (
+            max(low, at - initial // 2) for low, at, initial in zip(lowest, voxel, settings.initial_shape, strict=True)
+        )
     else:
-        z, y, x = generator.integers(lowest, highest, endpoint=True).tolist()
+        z, y, x = (int(generator.integers(low, high, endpoint=True)) for low, high in zip(lowest, highest, strict=True))
     return z, y, x

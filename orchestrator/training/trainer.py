@@ -9,6 +9,7 @@ import torch
 from orchestrator.benchmark.presets import Preset
 from orchestrator.errors import TrainingError
 from orchestrator.training.checkpoint import CheckpointStore, check_origin
+from orchestrator.training.freed_memory import keep_freed_memory
 from orchestrator.training.nnunet_environment import nnunet_environment, prints_to_log
 from orchestrator.training.patch_dataset import register_arrow_dataset
 from orchestrator.training.planning import Plan
@@ -99,6 +100,8 @@ def train(
         return TrainOutcome(**state["outcome"], checkpoint_sha256=checkpoint.final_sha256())
     if not val_cases:
         log("No validation cases: the patch Dice shown below is of training cases and decides nothing.")
+    if device == "cpu":
+        keep_freed_memory()
     seed_everything(seed)
     register_arrow_dataset()
     data = TrainingData(
