@@ -54,8 +54,16 @@ CHANCE_OF_TRAINING = 0.5
 """Share of the kills that wait for a training; the others wait for the stage that was hit least."""
 
 
+BAD_INPUT = 2
+"""Exit code of the driver where trying again is in vain."""
+
+
 class OutOfTimeError(Exception):
     """The limit of the whole benchmark is reached."""
+
+
+class BadInputError(Exception):
+    """The driver refuses the output location or the trainings."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -98,6 +106,8 @@ class Chaos:
             code = self.cluster.driver.poll() if self.cluster.driver is not None else None
             if code == 0:
                 return time.monotonic() - started_s
+            if code == BAD_INPUT:
+                raise BadInputError
             if code is not None:
                 self.cluster.repair()
                 self.cluster.start_driver(arguments)
@@ -190,6 +200,9 @@ def main() -> int:
                     f" expected an end. The output of the drivers is in {folder}/driver.log (with --output)"
                 )
                 return 1
+            except BadInputError:
+                print((folder / "driver.log").read_text().splitlines()[-1])
+                return 2
         return show(chaos, outputs, elapsed_s, num_kills=options.kills)
 
 
@@ -197,7 +210,8 @@ def carry_out(chaos: Chaos, folder: Path, *, num_kills: int) -> tuple[list[Path]
     """Run undisturbed, then disturbed until all kills are done; returns the folders and how long each took."""
     outputs = [folder / "undisturbed"]
     undisturbed = RunEvents(output=outputs[0])
-    elapsed_s = [undisturbed.elapsed_s() or chaos.run(outputs[0], num_kills=0)]
+    elapsed_s = [chaos.run(outputs[0], num_kills=0)]
+    elapsed_s = [undisturbed.elapsed_s() or elapsed_s[0]]  # a run that was there already took longer
     chaos.num_stages = len(undisturbed.finished_stages())
     print(f"undisturbed: {elapsed_s[0]:.0f} s", flush=True)
     while chaos.goes_on(num_kills=num_kills):

@@ -8,10 +8,11 @@ import subprocess
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+RUN_ALL = ("-m", "orchestrator.run_all")
 NUM_WORKER_NODES = 2
 SPARED = (
     *("IDLE", "Agent", "PlacementGroupCleaner", "PreemptionWatcher", "SynchronizationActor", "DatasetManager"),
@@ -92,9 +93,9 @@ class ChaosCluster(ABC):
             "driver": self.kill_driver,
         }
 
-    def start_driver(self, arguments: list[str]) -> None:
-        """Start the command, with its output appended to a file."""
-        command = [sys.executable, "-m", "orchestrator.run_all", "--cluster", str(self._cluster_file), *arguments]
+    def start_driver(self, arguments: Sequence[str], *, program: Sequence[str] = RUN_ALL) -> None:
+        """Start the command, or another Python program in its place, with its output appended to a file."""
+        command = [sys.executable, *program, "--cluster", str(self._cluster_file), *arguments]
         self.driver = self._start_on_head(command, output=self._folder / "driver.log")
 
     def kill_worker(self, rng: random.Random) -> Victim | None:

@@ -77,13 +77,14 @@ class HostCluster(ChaosCluster):
         self._network = Network()
         self._num_hosts = 0
         self._head: Host | None = None
-        self._workers: list[Host] = []
+        self.workers: list[Host] = []
+        """Those that belong to the cluster; what was cut off for ever does not."""
         self._cut_off: list[_CutOff] = []
 
     def start(self) -> None:
         """Start head and workers."""
         self._head = self._new_host(HEAD_NUMBER)
-        self._workers = [self._new_host() for _ in range(NUM_WORKER_NODES)]
+        self.workers = [self._new_host() for _ in range(NUM_WORKER_NODES)]
         self._start_ray()
         self._point_to(f"{self._head.address}:{PORT}")
 
@@ -100,9 +101,9 @@ class HostCluster(ChaosCluster):
         assert self._head is not None
         if not self._runs(self._head, "gcs_server") or not self._runs(self._head, "raylet/raylet"):
             self._start_again()
-        self._workers = [host if host.is_alive else self._new_host() for host in self._workers]
+        self.workers = [host if host.is_alive else self._new_host() for host in self.workers]
         # On a host that is still cut off Ray could not reach the head.
-        bare = [host for host in self._workers if not host.is_cut and not self._runs(host, "raylet/raylet")]
+        bare = [host for host in self.workers if not host.is_cut and not self._runs(host, "raylet/raylet")]
         for host in bare:
             host.end_processes()
         self._wait_for([self._start_worker(host) for host in bare])
@@ -113,7 +114,7 @@ class HostCluster(ChaosCluster):
 
     def kill_node(self, rng: random.Random) -> Victim | None:
         """Kill Ray's own process of a host; what runs there ends by itself."""
-        victims = [host for host in self._workers if self._runs(host, "raylet/raylet")]
+        victims = [host for host in self.workers if self._runs(host, "raylet/raylet")]
         if not victims:
             return None
         host = rng.choice(victims)
@@ -132,22 +133,25 @@ class HostCluster(ChaosCluster):
         if rng.random() < CHANCE_OF_HEAD:
             self._head.kill()
             return Victim(name=f"{self._head.name} (head)")
-        host = rng.choice(self._workers)
+        host = rng.choice(self.workers)
         host.kill()
         return Victim(name=host.name, host=host.name)
 
     def cut_cable(self, rng: random.Random) -> Victim | None:
         """Cut the cable of a worker, for a while or for ever; then a new host takes its place."""
-        plugged = [host for host in self._workers if host.is_alive and not host.is_cut]
+        plugged = [host for host in self.workers if host.is_alive and not host.is_cut]
         if not plugged:
             return None
-        host, is_for_ever = rng.choice(plugged), rng.random() < 0.5
-        cut_s = CUT_OFF_S if is_for_ever else rng.uniform(1.0, LONGEST_CUT_S)
+        return self.cut_off(rng.choice(plugged), for_s=rng.choice([None, rng.uniform(1.0, LONGEST_CUT_S)]))
+
+    def cut_off(self, host: Host, *, for_s: float | None = None) -> Victim:
+        """Cut the cable of one worker, for some seconds or for ever."""
         host.cut()
-        self._cut_off.append(_CutOff(host=host, until_s=time.monotonic() + cut_s, is_for_ever=is_for_ever))
-        if is_for_ever:
-            self._workers[self._workers.index(host)] = self._new_host()
-        return Victim(name=f"{host.name} {'for ever' if is_for_ever else f'for {cut_s:.0f} s'}", host=host.name)
+        until_s = time.monotonic() + (for_s or CUT_OFF_S)
+        self._cut_off.append(_CutOff(host=host, until_s=until_s, is_for_ever=for_s is None))
+        if for_s is None:
+            self.workers[self.workers.index(host)] = self._new_host()
+        return Victim(name=f"cable of {host.name} {f'for {for_s:.0f} s' if for_s else 'for ever'}", host=host.name)
 
     def end_driver(self) -> None:
         """Kill the driver, if there is one: what was started is outside and waits for it."""
@@ -162,10 +166,10 @@ class HostCluster(ChaosCluster):
             return self._head.start(command, environment=os.environ | HOST_SETTINGS, output=log)
 
     def _processes(self) -> list[tuple[int, str]]:
-        return [(pid, host.name) for host in self._workers for pid in host.pids()]
+        return [(pid, host.name) for host in self.workers for pid in host.pids()]
 
     def _hosts(self) -> list[Host]:
-        hosts = [*self._workers, *(item.host for item in self._cut_off)]
+        hosts = [*self.workers, *(item.host for item in self._cut_off)]
         return [*hosts, self._head] if self._head else hosts
 
     def _new_host(self, number: int = 0) -> Host:
@@ -192,11 +196,11 @@ class HostCluster(ChaosCluster):
         self.end_driver()
         if not self._head.is_alive:
             self._head = self._new_host(HEAD_NUMBER)
-        left = [pid for host in [self._head, *self._workers] for pid in host.pids()]
-        for host in [self._head, *self._workers]:
+        left = [pid for host in [self._head, *self.workers] for pid in host.pids()]
+        for host in [self._head, *self.workers]:
             host.end_processes()
         wait_until_gone(left)
-        self._workers = [host if host.is_alive else self._new_host() for host in self._workers]
+        self.workers = [host if host.is_alive else self._new_host() for host in self.workers]
         self._start_ray()
 
     def _start_ray(self) -> None:
@@ -205,7 +209,7 @@ class HostCluster(ChaosCluster):
         self._wait_for([self._start_node(self._head, [*head, f"--temp-dir={self._ray_folder / 'ray'}"])])
         if not self._runs(self._head, "gcs_server"):
             return  # the next repair tries again
-        self._wait_for([self._start_worker(host) for host in self._workers if not host.is_cut])
+        self._wait_for([self._start_worker(host) for host in self.workers if not host.is_cut])
 
     def _start_worker(self, host: Host) -> subprocess.Popen[bytes]:
         assert self._head is not None
