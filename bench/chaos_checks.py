@@ -89,6 +89,8 @@ def differences(output: Path, undisturbed: Path) -> Iterator[str]:
     for name in sorted(ResultsStore(open_storage(undisturbed)).finished()):
         if not _same_weights(output, undisturbed, training_id=name):
             yield f"{output.name}: the weights of {name} differ"
+        if not _is_of_its_checkpoint(output, training_id=name):
+            yield f"{output.name}: the results of {name} are of another checkpoint than the one that is there"
 
 
 def lost_work(output: Path, kills: Sequence[Kill]) -> Iterator[Loss]:
@@ -188,6 +190,14 @@ def _events(output: Path) -> list[dict[str, Any]]:
 def _rows(output: Path) -> Counter[str]:
     rows = ResultsStore(open_storage(output)).read().to_pylist()
     return Counter(repr({key: value for key, value in row.items() if key not in DIFFERING}) for row in rows)
+
+
+def _is_of_its_checkpoint(output: Path, *, training_id: str) -> bool:
+    storage = open_storage(output)
+    rows = [row for row in ResultsStore(storage).read().to_pylist() if row["training_id"] == training_id]
+    return {row["checkpoint_sha256"] for row in rows} == {
+        CheckpointStore(storage, training_id=training_id).final_sha256()
+    }
 
 
 def _same_weights(output: Path, undisturbed: Path, *, training_id: str) -> bool:

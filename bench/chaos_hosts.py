@@ -37,8 +37,6 @@ HOST_SETTINGS = SETTINGS | {
     "RAY_core_worker_rpc_server_reconnect_timeout_max_s": "10",
     "RAY_raylet_rpc_server_reconnect_timeout_base_s": "5",
     "RAY_raylet_rpc_server_reconnect_timeout_max_s": "10",
-    # A token of this user is for clusters of this user that others could reach.
-    "RAY_AUTH_MODE": "disabled",
 }
 CUT_OFF_SETTINGS = {
     # Ray's own value: so long a host that is cut off goes on with what it does.
