@@ -7,7 +7,7 @@ A Ray cluster of three nodes is started on this machine: processes beside each o
 network namespaces, which can also die whole or be cut off from the others. The trainings are carried out once
 undisturbed, unless --output holds that already; then again and again, each time into a new folder, until so many kills
 are done; the last run may finish. With --matrix these are all 45 trainings, first by the plain command, without that
-cluster, then in one run that has all the kills, spread over its stages. Prints a Markdown table; exit code 1 if
+cluster, then in one run that has all the kills, spread over its work. Prints a Markdown table; exit code 1 if
 anything was lost, doubled or different, or the time did not suffice for so many kills.
 """
 
@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -49,12 +49,10 @@ NUM_EARLY_KILLS = 3
 """Of each run, that are not aimed at trainings: the stages before them are short and come once."""
 SHARE_FOR_KILLS = 0.8
 """Of the time limit; the rest is left for the last run to finish."""
-SHARE_OF_STAGES = 0.9
-"""Of all stages, over which the kills are spread where one run has them all."""
+SHARE_OF_WORK = 0.9
+"""Of the work of all stages, over which the kills are spread where one run has them all."""
 CHANCE_OF_TRAINING = 0.5
 """Share of the kills that wait for a training; the others wait for the stage that was hit least."""
-
-
 BAD_INPUT = 2
 """Exit code of the driver where trying again is in vain."""
 
@@ -81,12 +79,14 @@ class Chaos:
     """By the monotonic clock; then the benchmark ends in any case."""
     kinds: Sequence[str]
     is_matrix: bool = False
-    """Whether one run has all the kills, spread over its stages."""
+    """Whether one run has all the kills, spread over its work."""
     kills: list[Kill] = field(default_factory=list)
     num_before: int = 0
     """Kills before the run that is under way."""
-    num_stages: int = 0
-    """Of the undisturbed run."""
+    work_s: Mapping[str, float] = field(default_factory=dict)
+    """What each stage took in the undisturbed run."""
+    num_failed_drivers: int = 0
+    """Drivers that ended by themselves and were not done."""
     repaired_s: float = 0.0
     """When the cluster was last looked at."""
 
@@ -108,6 +108,9 @@ class Chaos:
             if code == BAD_INPUT:
                 raise RefusedError
             if code is not None:
+                if code > 0:
+                    self.num_failed_drivers += 1
+                    print(f"the driver has ended with exit code {code}", flush=True)
                 self.cluster.repair()
                 self.cluster.start_driver(arguments)
 
@@ -137,8 +140,8 @@ class Chaos:
         """Whether the run is so far that the next kill may come."""
         if not self.is_matrix:
             return True
-        share = len(events.finished_stages()) / self.num_stages
-        return len(self.kills) - self.num_before <= num_kills * share / SHARE_OF_STAGES
+        share = sum(self.work_s[stage] for stage in events.finished_stages()) / sum(self.work_s.values())
+        return len(self.kills) - self.num_before <= num_kills * share / SHARE_OF_WORK
 
     def _wait_and_kill(self, events: RunEvents) -> None:
         """Wait for a stage that is wanted, a little longer by chance, and kill something."""
@@ -225,7 +228,7 @@ def carry_out(chaos: Chaos, folder: Path, *, num_kills: int) -> tuple[list[Path]
     undisturbed = RunEvents(output=outputs[0])
     elapsed_s = [chaos.run_plainly(outputs[0]) if chaos.is_matrix else chaos.run(outputs[0], num_kills=0)]
     elapsed_s = [undisturbed.elapsed_s() or elapsed_s[0]]  # a run that was there already took longer
-    chaos.num_stages = len(undisturbed.finished_stages())
+    chaos.work_s = undisturbed.finished_stages()
     print(f"undisturbed: {elapsed_s[0]:.0f} s", flush=True)
     while chaos.goes_on(num_kills=num_kills):
         outputs.append(folder / f"disturbed-{len(outputs)}")
@@ -253,6 +256,7 @@ def show(chaos: Chaos, outputs: Sequence[Path], elapsed_s: Sequence[float], *, n
     print(f"| kills | {len(chaos.kills)} of {num_kills}: {by_kind} |")
     print(f"| stages under way at a kill | {', '.join(f'{name} {by_stage[name]}' for name in STAGES)} |")
     print(f"| runs until all kills were done | {len(disturbed)} |")
+    print(f"| drivers that ended by themselves before all was done | {chaos.num_failed_drivers} |")
     print(f"| attempts at a training, of which went on from a checkpoint | {attempts.num}, {attempts.num_resumed} |")
     print(f"| results lost, doubled or different; tables that differ | {len(found)} |")
     print(

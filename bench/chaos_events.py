@@ -52,9 +52,9 @@ class RunEvents:
                 running.pop(event["attempt"], None)
         return set(running.values())
 
-    def finished_stages(self) -> set[str]:
-        """Return the ids of the stages whose end a driver has seen."""
-        return {event["stage"] for event in self.of_drivers() if event["kind"] == "stage_finished"}
+    def finished_stages(self) -> dict[str, float]:
+        """Return the stages whose end a driver has seen, by id, and how many seconds each has taken."""
+        return {e["stage"]: float(e["elapsed_s"]) for e in self.of_drivers() if e["kind"] == "stage_finished"}
 
     def elapsed_s(self) -> float | None:
         """Return what the only driver of the run took; None if it has not ended or was not the only one."""
