@@ -26,6 +26,8 @@ SETTINGS = {
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_timeout_ms": "5000",
     "RAY_DEDUP_LOGS": "0",
+    # Ray puts what works behind all else that this machine does.
+    "RAY_worker_niceness": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     # Where this user has a token, some of Ray's processes would ask for it and others not know it.
     "RAY_AUTH_MODE": "disabled",

@@ -149,7 +149,7 @@ class HostCluster(ChaosCluster):
         self._cut_off.append(_CutOff(host=host, until_s=until_s, is_for_ever=for_s is None))
         if for_s is None:
             self.workers[self.workers.index(host)] = self._new_host()
-        return Victim(name=f"cable of {host.name} {f'for {for_s:.0f} s' if for_s else 'for ever'}", host=host.name)
+        return Victim(name=f"of {host.name} {f'for {for_s:.0f} s' if for_s else 'for ever'}", host=host.name)
 
     def end_driver(self) -> None:
         """Kill the driver, if there is one: what was started is outside and waits for it."""

@@ -22,6 +22,7 @@ from orchestrator.pipeline.policy import Schedule, Start
 from orchestrator.pipeline.preemption import ask_to_stop
 from orchestrator.pipeline.processors import Node, Resources
 from orchestrator.pipeline.ray_failures import classify, innermost, node_of, note_node
+from orchestrator.pipeline.ray_leftovers import free_reserved_places
 from orchestrator.pipeline.ray_nodes import GROWING, label_selector, nodes_of
 from orchestrator.pipeline.stages import Stage, StageKind
 from orchestrator.pipeline.workplace import Workplace
@@ -247,9 +248,13 @@ class Executor:
     def _look_at_nodes(self) -> None:
         """Tell the schedule which nodes have come and gone; what ran on those ends with an error of Ray."""
         now_s = time.monotonic()
-        if now_s - self._nodes_seen_s < NODES_INTERVAL_S or GROWING in self._schedule.processors.nodes:
+        if now_s - self._nodes_seen_s < NODES_INTERVAL_S:
             return
         self._nodes_seen_s = now_s
+        if self._separate_trainings:
+            free_reserved_places()
+        if GROWING in self._schedule.processors.nodes:
+            return
         found = {node.id: node for node in nodes_of(ray.nodes(), self._config)}
         found.pop(GROWING, None)
         known = set(self._schedule.processors.nodes) | self._schedule.records.shunned
