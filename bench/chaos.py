@@ -1,34 +1,39 @@
 """Kills workers, nodes, the controller and the driver of a run at random moments, and compares what comes out.
 
-    python -m bench.chaos [--kills 50] [--seed 0] [--only PATTERN] [--kinds LIST] [--limit-min 60] [--output FOLDER]
+    python -m bench.chaos [--hosts nodes|namespaces] [--matrix] [--kills 50] [--seed 0] [--only PATTERN] [--kinds LIST]
+                          [--limit-min 60] [--output FOLDER]
 
-A Ray cluster of three nodes is started on this machine. The trainings are carried out once undisturbed; then again and
-again, each time into a new folder, until so many kills are done; the last run may finish. Prints a Markdown table; exit
-code 1 if anything was lost, doubled or different, or the time did not suffice for so many kills.
+A Ray cluster of three nodes is started on this machine: processes beside each other, or, as root, hosts of their own in
+network namespaces, which can also die whole or be cut off from the others. The trainings are carried out once
+undisturbed, unless --output holds that already; then again and again, each time into a new folder, until so many kills
+are done; the last run may finish. With --matrix these are all 45 trainings, first by the plain command, without that
+cluster, then in one run that has all the kills, spread over its work. Prints a Markdown table; exit code 1 if
+anything was lost, doubled or different, or the time did not suffice for so many kills.
 """
 
 import argparse
 import datetime
 import os
-import platform
 import random
+import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.chaos_checks import Attempts, differences, lost_work, overhead, seconds
-from bench.chaos_cluster import ChaosCluster, Kill, chaos_cluster, hurt
+from bench import network_hosts
+from bench.chaos_checks import Attempts, differences, lost_work, overhead
+from bench.chaos_cluster import RUN_ALL, ChaosCluster, Kill, hurt
+from bench.chaos_events import RunEvents
+from bench.chaos_hosts import host_cluster
+from bench.chaos_nodes import node_cluster
+from bench.machine import processor
 from orchestrator.benchmark.presets import find_preset
-from orchestrator.errors import OrchestratorError
-from orchestrator.events import read_events
-from orchestrator.storage.filesystem import open_storage
 
-KINDS = ("worker", "worker", "trainer", "warning", "node", "driver", "controller")
-"""Drawn from by chance; the processes that work are the most."""
+CLUSTERS = {"nodes": node_cluster, "namespaces": host_cluster}
 OF_TRAININGS = ("trainer", "warning")
 """Kinds that only a training can suffer."""
 DEFAULT_TRAININGS = ["T1-infection-fold[01]", "T2-infection-structseg-fold0"]
@@ -39,16 +44,25 @@ LONGEST_WAIT_S = 40.0
 LONGEST_WAIT_FOR_TRAINING_S = 90.0
 """Likewise for a training that has begun since the last kill; processes start slowly on a busy machine."""
 POLL_S = 0.1
+REPAIR_EVERY_S = 1.0
 NUM_EARLY_KILLS = 3
 """Of each run, that are not aimed at trainings: the stages before them are short and come once."""
 SHARE_FOR_KILLS = 0.8
 """Of the time limit; the rest is left for the last run to finish."""
+SHARE_OF_WORK = 0.9
+"""Of the work of all stages, over which the kills are spread where one run has them all."""
 CHANCE_OF_TRAINING = 0.5
 """Share of the kills that wait for a training; the others wait for the stage that was hit least."""
+BAD_INPUT = 2
+"""Exit code of the driver where trying again is in vain."""
 
 
 class OutOfTimeError(Exception):
     """The limit of the whole benchmark is reached."""
+
+
+class RefusedError(Exception):
+    """The driver refuses the output location or the trainings."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -63,28 +77,40 @@ class Chaos:
     """By the monotonic clock; afterwards the run that is under way may finish."""
     deadline_s: float
     """By the monotonic clock; then the benchmark ends in any case."""
-    kinds: Sequence[str] = KINDS
+    kinds: Sequence[str]
+    is_matrix: bool = False
+    """Whether one run has all the kills, spread over its work."""
     kills: list[Kill] = field(default_factory=list)
     num_before: int = 0
     """Kills before the run that is under way."""
+    work_s: Mapping[str, float] = field(default_factory=dict)
+    """What each stage took in the undisturbed run."""
+    num_failed_drivers: int = 0
+    """Drivers that ended by themselves and were not done."""
+    repaired_s: float = 0.0
+    """When the cluster was last looked at."""
 
     def run(self, output: Path, *, num_kills: int) -> float:
         """Carry the trainings out, killing until so many kills are done; returns the seconds that it took."""
         started_s = time.monotonic()
         self.num_before = len(self.kills)
-        arguments = ["--output", str(output), "--seed", str(self.run_seed)]
-        arguments += [part for pattern in self.patterns for part in ("--only", pattern)]
+        events, arguments = RunEvents(output=output), self._arguments(output)
         self.cluster.start_driver(arguments)
         while True:
-            if self.goes_on(num_kills=num_kills):
-                self._wait_and_kill(output)
+            if self.goes_on(num_kills=num_kills) and self._is_due(events, num_kills=num_kills):
+                self._wait_and_kill(events)
                 self.cluster.repair()
-            elif self.cluster.driver is not None and self.cluster.driver.poll() is None:
+            elif self._is_driver_alive:
                 self._sleep()
             code = self.cluster.driver.poll() if self.cluster.driver is not None else None
             if code == 0:
                 return time.monotonic() - started_s
+            if code == BAD_INPUT:
+                raise RefusedError
             if code is not None:
+                if code > 0:
+                    self.num_failed_drivers += 1
+                    print(f"the driver has ended with exit code {code}", flush=True)
                 self.cluster.repair()
                 self.cluster.start_driver(arguments)
 
@@ -92,93 +118,95 @@ class Chaos:
         """Whether there is more to kill, and time for it."""
         return len(self.kills) < num_kills and time.monotonic() < self.kills_until_s
 
-    def _wait_and_kill(self, output: Path) -> None:
+    def run_plainly(self, output: Path) -> float:
+        """Carry the trainings out without the cluster; returns the seconds that it took."""
+        started_s = time.monotonic()
+        with (output.parent / "driver.log").open("ab") as log:
+            command = [sys.executable, *RUN_ALL, *self._arguments(output)]
+            ran = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False)
+        if ran.returncode:
+            raise RefusedError
+        return time.monotonic() - started_s
+
+    def _arguments(self, output: Path) -> list[str]:
+        chosen = [part for pattern in self.patterns for part in ("--only", pattern)]
+        return ["--output", str(output), "--seed", str(self.run_seed), *chosen]
+
+    @property
+    def _is_driver_alive(self) -> bool:
+        return self.cluster.driver is not None and self.cluster.driver.poll() is None
+
+    def _is_due(self, events: RunEvents, *, num_kills: int) -> bool:
+        """Whether the run is so far that the next kill may come."""
+        if not self.is_matrix:
+            return True
+        share = sum(self.work_s[stage] for stage in events.finished_stages()) / sum(self.work_s.values())
+        return len(self.kills) - self.num_before <= num_kills * share / SHARE_OF_WORK
+
+    def _wait_and_kill(self, events: RunEvents) -> None:
         """Wait for a stage that is wanted, a little longer by chance, and kill something."""
         is_early = len(self.kills) - self.num_before < NUM_EARLY_KILLS
         kind = self.rng.choice([kind for kind in self.kinds if kind not in OF_TRAININGS] if is_early else self.kinds)
         is_training_wanted = kind in OF_TRAININGS or (not is_early and self.rng.random() < CHANCE_OF_TRAINING)
         hits = Counter(stage for kill in self.kills for stage in kill.stages)
         # What is over in this run cannot be hit any more.
-        first = min(map(STAGES.index, stages_under_way(output)), default=0)
+        first = min(map(STAGES.index, events.stages_under_way()), default=0)
         rarest = min(STAGES[first:], key=lambda name: hits[name])
         since_s = self.kills[-1].time_s if self.kills else 0.0
         begun_s = time.monotonic()
         while time.monotonic() < begun_s + (LONGEST_WAIT_FOR_TRAINING_S if is_training_wanted else LONGEST_WAIT_S):
-            if is_training_wanted and trainings_under_way(output, since_s=since_s):
+            if is_training_wanted and events.trainings_under_way(since_s=since_s):
                 break
-            if not is_training_wanted and rarest in stages_under_way(output):
+            if not is_training_wanted and rarest in events.stages_under_way():
                 break
-            if self.cluster.driver is None or self.cluster.driver.poll() is not None:
+            if not self._is_driver_alive:
                 return
             self._sleep()
         time.sleep(self.rng.uniform(0.0, 6.0 if is_training_wanted else 0.5))
-        kill = hurt(self.cluster, kind, stages=stages_under_way(output), rng=self.rng)
+        kill = hurt(self.cluster, kind, stages=events.stages_under_way(), rng=self.rng)
         if kill is not None:
             self.kills.append(kill)
             stages = ", ".join(kill.stages) or "nothing"
-            print(f"{len(self.kills)}: {kill.kind} {kill.victim} during {stages}", flush=True)
+            print(f"{len(self.kills)}: {kill.kind} {kill.victim.name} during {stages}", flush=True)
 
     def _sleep(self) -> None:
+        """Wait a little, and repair what has become due."""
         if time.monotonic() > self.deadline_s:
             raise OutOfTimeError
+        if time.monotonic() > self.repaired_s + REPAIR_EVERY_S:
+            self.cluster.repair()
+            self.repaired_s = time.monotonic()
         time.sleep(POLL_S)
-
-
-def stages_under_way(output: Path) -> tuple[str, ...]:
-    """Return the kinds of the stages that the latest driver has started and not seen the end of."""
-    try:
-        events = read_events(open_storage(output))
-    except OrchestratorError:
-        return ()
-    starts = [index for index, event in enumerate(events) if event["kind"] == "run_started"]
-    running: dict[str, str] = {}
-    for event in events[starts[-1] :] if starts else []:
-        match event["kind"]:
-            case "stage_started":
-                running[event["stage"]] = event["stage_kind"]
-            case "stage_finished" | "stage_failed":
-                running.pop(event["stage"], None)
-    return tuple(sorted(set(running.values())))
-
-
-def trainings_under_way(output: Path, *, since_s: float) -> set[str]:
-    """Return the trainings at which an attempt has begun after that time, in seconds since 1970, and not ended."""
-    try:
-        events = read_events(open_storage(output))
-    except OrchestratorError:
-        return set()
-    running: set[str] = set()
-    for event in sorted((e for e in events if "training" in e), key=lambda e: str(e["time"])):
-        if event["kind"] == "attempt_started" and seconds(event) > since_s:
-            running.add(event["training"])
-        elif event["kind"] == "attempt_ended":
-            running.discard(event["training"])
-    return running
 
 
 def main() -> int:
     """Carry it out and print; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--hosts", choices=CLUSTERS, default="nodes", help="what the nodes are (default: nodes)")
+    parser.add_argument("--matrix", action="store_true", help="all 45 trainings, and all kills in one run")
     parser.add_argument("--kills", type=int, default=50, help="how many (default: 50)")
     parser.add_argument("--seed", type=int, default=0, help="of the kills and of the run (default: 0)")
     parser.add_argument("--only", action="append", default=[], help="trainings (default: three small ones)")
-    parser.add_argument("--kinds", default=",".join(KINDS), help=f"what is killed (default: {','.join(KINDS)})")
+    parser.add_argument("--kinds", help="what is killed, separated by commas (default: all that the cluster knows)")
     parser.add_argument("--limit-min", type=float, default=60.0, help="minutes after which it gives up (default: 60)")
     parser.add_argument("--output", type=Path, help="folder for the runs (default: a temporary one)")
     options = parser.parse_args()
+    if options.hosts == "namespaces" and (reason := network_hosts.missing()):
+        parser.error(f"{reason}. Without them: --hosts nodes")
     with tempfile.TemporaryDirectory() as temporary:
-        folder = options.output or Path(temporary)
+        folder = (options.output or Path(temporary)).absolute()
         folder.mkdir(parents=True, exist_ok=True)
         begun_s, limit_s = time.monotonic(), 60 * options.limit_min
-        with chaos_cluster(folder) as cluster:
+        with CLUSTERS[options.hosts](folder) as cluster:
             chaos = Chaos(
                 cluster=cluster,
-                patterns=options.only or DEFAULT_TRAININGS,
+                patterns=options.only or ([] if options.matrix else DEFAULT_TRAININGS),
                 run_seed=options.seed,
                 rng=random.Random(options.seed),
                 kills_until_s=begun_s + SHARE_FOR_KILLS * limit_s,
                 deadline_s=begun_s + limit_s,
-                kinds=options.kinds.split(","),
+                kinds=options.kinds.split(",") if options.kinds else cluster.kinds,
+                is_matrix=options.matrix,
             )
             try:
                 outputs, elapsed_s = carry_out(chaos, folder, num_kills=options.kills)
@@ -188,13 +216,19 @@ def main() -> int:
                     f" expected an end. The output of the drivers is in {folder}/driver.log (with --output)"
                 )
                 return 1
+            except RefusedError:
+                print((folder / "driver.log").read_text().splitlines()[-1])
+                return 2
         return show(chaos, outputs, elapsed_s, num_kills=options.kills)
 
 
 def carry_out(chaos: Chaos, folder: Path, *, num_kills: int) -> tuple[list[Path], list[float]]:
     """Run undisturbed, then disturbed until all kills are done; returns the folders and how long each took."""
     outputs = [folder / "undisturbed"]
-    elapsed_s = [chaos.run(outputs[0], num_kills=0)]
+    undisturbed = RunEvents(output=outputs[0])
+    elapsed_s = [chaos.run_plainly(outputs[0]) if chaos.is_matrix else chaos.run(outputs[0], num_kills=0)]
+    elapsed_s = [undisturbed.elapsed_s() or elapsed_s[0]]  # a run that was there already took longer
+    chaos.work_s = undisturbed.finished_stages()
     print(f"undisturbed: {elapsed_s[0]:.0f} s", flush=True)
     while chaos.goes_on(num_kills=num_kills):
         outputs.append(folder / f"disturbed-{len(outputs)}")
@@ -216,14 +250,13 @@ def show(chaos: Chaos, outputs: Sequence[Path], elapsed_s: Sequence[float], *, n
     by_kind = ", ".join(f"{kind} {number}" for kind, number in Counter(k.kind for k in chaos.kills).items())
     by_stage = Counter(stage for kill in chaos.kills for stage in kill.stages)
     today = datetime.datetime.now(tz=datetime.UTC).date()
-    print(
-        f"\n{today}, {os.cpu_count()} cores, {platform.processor() or platform.machine()}, "
-        f"{', '.join(chaos.patterns)}, seed {chaos.run_seed}\n"
-    )
+    trainings = ", ".join(chaos.patterns) or "the whole matrix"
+    print(f"\n{today}, {os.cpu_count()} cores, {processor()}, {trainings}, seed {chaos.run_seed}\n")
     print("| measure | value |\n|---|---|")
     print(f"| kills | {len(chaos.kills)} of {num_kills}: {by_kind} |")
     print(f"| stages under way at a kill | {', '.join(f'{name} {by_stage[name]}' for name in STAGES)} |")
     print(f"| runs until all kills were done | {len(disturbed)} |")
+    print(f"| drivers that ended by themselves before all was done | {chaos.num_failed_drivers} |")
     print(f"| attempts at a training, of which went on from a checkpoint | {attempts.num}, {attempts.num_resumed} |")
     print(f"| results lost, doubled or different; tables that differ | {len(found)} |")
     print(
@@ -232,7 +265,8 @@ def show(chaos: Chaos, outputs: Sequence[Path], elapsed_s: Sequence[float], *, n
     )
     print(f"| trainings that went on before their last checkpoint | {len(back)} |")
     print(f"| wall time, undisturbed and with kills | {elapsed_s[0]:.0f} s, {sum(elapsed_s[1:]):.0f} s |")
-    print(f"| overhead of a training of an hour | {100 * cost.share_of_an_hour:.2f} % ({cost.line}) |")
+    if not chaos.is_matrix:  # on the cluster each training has a process of its own, which costs the most of it
+        print(f"| overhead of a training of an hour | {100 * cost.share_of_an_hour:.2f} % ({cost.line}) |")
     for line in found:
         print(line)
     is_good = (
@@ -240,7 +274,7 @@ def show(chaos: Chaos, outputs: Sequence[Path], elapsed_s: Sequence[float], *, n
         and not found
         and not back
         and longest_s <= interval_s + cost.longest_iteration_s
-        and cost.share_of_an_hour < 0.01
+        and (chaos.is_matrix or cost.share_of_an_hour < 0.01)
     )
     return 0 if is_good else 1
 

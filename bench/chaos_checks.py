@@ -5,12 +5,13 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from bench.chaos_cluster import Kill
+from bench.chaos_events import Event, RunEvents, seconds
+from orchestrator.errors import SupersededError
 from orchestrator.events import read_events
 from orchestrator.pipeline.attempt import TrainingLog
 from orchestrator.results.store import ResultsStore
@@ -23,6 +24,8 @@ PAPER_INTERVAL_S = 600.0
 PAPER_EPOCH_S = 32.0
 DIFFERING = {"checkpoint_sha256", "train_elapsed_s"}
 """Columns that say how long a training took; everything else must be the same."""
+LIVES_ON_S = {"controller": 15.0, "driver": 15.0, "node": 15.0}
+"""How long a training may go on after a kill of some kinds: it does not notice at once that others are gone."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,37 +89,50 @@ def differences(output: Path, undisturbed: Path) -> Iterator[str]:
     for name in sorted(ResultsStore(open_storage(undisturbed)).finished()):
         if not _same_weights(output, undisturbed, training_id=name):
             yield f"{output.name}: the weights of {name} differ"
+        if not _is_of_its_checkpoint(output, training_id=name):
+            yield f"{output.name}: the results of {name} are of another checkpoint than the one that is there"
 
 
 def lost_work(output: Path, kills: Sequence[Kill]) -> Iterator[Loss]:
     """Yield what each training lost whenever an attempt at it ended without its own doing.
 
-    An attempt without an end of its own was killed, by the first kill after its last sign of life.
+    An attempt without an end of its own was killed, by the first kill after its last sign of life that can have hit it.
+    One that was superseded had been given up for lost: what it did after the next one had begun counts for nothing.
     """
-    kinds = {"attempt_started", "checkpoint_saved", "attempt_ended"}
-    events = [event for event in _events(output) if event["kind"] in kinds]
-    for name in {event["training"] for event in events}:
-        attempts: list[list[dict[str, Any]]] = []
-        for event in sorted((e for e in events if e["training"] == name), key=lambda e: str(e["time"])):
-            if event["kind"] == "attempt_started":
-                attempts.append([])
-            attempts[-1].append(event)
-        for attempt, following in pairwise(attempts):
-            last = attempt[-1]
-            if last["kind"] == "attempt_ended":
-                continue
-            first_s, until_s = seconds(attempt[0]), seconds(following[0])
-            times = [k.time_s for k in kills if max(first_s, seconds(last) - _lives_on_s(k)) <= k.time_s <= until_s]
-            yield Loss(
-                lost_s=max(0.0, min(times, default=seconds(last)) - seconds(last)),
-                saved_at=(last["epoch"], last["iteration"]),
-                goes_on_at=(following[0]["epoch"], following[0]["iteration"]),
-            )
+    trainings: dict[str, dict[str, list[Event]]] = {}
+    for event in RunEvents(output=output).of_trainings():
+        trainings.setdefault(event["training"], {}).setdefault(event["attempt"], []).append(event)
+    for attempts in trainings.values():
+        # What ended before it had found its place has lost nothing.
+        begun = [events for events in attempts.values() if events[0]["kind"] == "attempt_started"]
+        for attempt, following in pairwise(begun):
+            if not _ended_by_itself(attempt):
+                yield _loss(attempt, following=following[0], kills=kills)
 
 
-def _lives_on_s(kill: Kill) -> float:
-    """Return how long a training may go on after a kill: it notices only after a while that others are gone."""
-    return 15.0 if kill.kind in {"controller", "driver"} else 0.0
+def _loss(attempt: Sequence[Event], *, following: Event, kills: Sequence[Kill]) -> Loss:
+    # An attempt says that it has begun when it has read where it goes on.
+    until_s = seconds(following) - following["elapsed_s"]
+    usable = [e for e in attempt if e["kind"] in {"attempt_started", "checkpoint_saved"} and seconds(e) <= until_s]
+    first, last = attempt[0], usable[-1]
+    # What lived on, cut off, until it was superseded was hit by nothing that came after its own end.
+    end_s = seconds(attempt[-1] if attempt[-1]["kind"] == "attempt_ended" else following)
+    times = [
+        kill.time_s
+        for kill in kills
+        if max(seconds(first), seconds(last) - LIVES_ON_S.get(kill.kind, 0.0)) <= kill.time_s <= end_s
+        and kill.victim.host in {"", first["host"]}
+    ]
+    return Loss(
+        lost_s=max(0.0, min(times, default=seconds(last)) - seconds(last)),
+        saved_at=(last["epoch"], last["iteration"]),
+        goes_on_at=(following["epoch"], following["iteration"]),
+    )
+
+
+def _ended_by_itself(attempt: Sequence[Event]) -> bool:
+    last = attempt[-1]
+    return last["kind"] == "attempt_ended" and not last["error"].startswith(SupersededError.__name__)
 
 
 def overhead(undisturbed: Path) -> Overhead:
@@ -171,14 +187,17 @@ def _events(output: Path) -> list[dict[str, Any]]:
     return read_events(open_storage(output))
 
 
-def seconds(event: dict[str, Any]) -> float:
-    """Return the time of an event in seconds since 1970."""
-    return datetime.fromisoformat(event["time"]).timestamp()
-
-
 def _rows(output: Path) -> Counter[str]:
     rows = ResultsStore(open_storage(output)).read().to_pylist()
     return Counter(repr({key: value for key, value in row.items() if key not in DIFFERING}) for row in rows)
+
+
+def _is_of_its_checkpoint(output: Path, *, training_id: str) -> bool:
+    storage = open_storage(output)
+    rows = [row for row in ResultsStore(storage).read().to_pylist() if row["training_id"] == training_id]
+    return {row["checkpoint_sha256"] for row in rows} == {
+        CheckpointStore(storage, training_id=training_id).final_sha256()
+    }
 
 
 def _same_weights(output: Path, undisturbed: Path, *, training_id: str) -> bool:

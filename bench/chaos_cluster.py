@@ -1,21 +1,18 @@
-"""A Ray cluster of several nodes on this machine, and the ways to hurt it."""
+"""What both kinds of Ray cluster on this machine have in common: a driver, and processes that can be hurt."""
 
 import contextlib
-import logging
 import os
 import random
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.smoke import descendants
-
+RUN_ALL = ("-m", "orchestrator.run_all")
 NUM_WORKER_NODES = 2
 SPARED = (
     *("IDLE", "Agent", "PlacementGroupCleaner", "PreemptionWatcher", "SynchronizationActor", "DatasetManager"),
@@ -29,125 +26,117 @@ SETTINGS = {
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_timeout_ms": "5000",
     "RAY_DEDUP_LOGS": "0",
+    # Ray puts what works behind all else that this machine does.
+    "RAY_worker_niceness": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
+    # Where this user has a token, some of Ray's processes would ask for it and others not know it.
+    "RAY_AUTH_MODE": "disabled",
 }
 
 
-class ChaosCluster:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Victim:
+    """What was killed."""
+
+    name: str
+    host: str = ""
+    """The only host whose trainings it can have hit; empty where it can have hit any."""
+
+
+class ChaosCluster(ABC):
     """A head without CPUs, where the driver is at home, and worker nodes with one CPU each."""
+
+    kinds: tuple[str, ...]
+    """What is killed, drawn from by chance; the processes that work are the most."""
 
     def __init__(self, folder: Path) -> None:
         self._cluster_file = folder / "cluster.yaml"
         self._folder = folder
-        self._num_started = 0
         self.driver: subprocess.Popen[bytes] | None = None
-        self.start()
 
+    @abstractmethod
     def start(self) -> None:
         """Start head and workers."""
-        from ray.cluster_utils import Cluster
 
-        self._cluster = Cluster(
-            initialize_head=True,
-            head_node_args={"num_cpus": 0, "include_dashboard": False},
-        )
-        self._fill_up()
-        self._cluster_file.write_text(f"kind: existing\naddress: {self._cluster.address}\n")
-
+    @abstractmethod
     def stop(self) -> None:
         """End every process of the cluster and its driver."""
-        children = [pid for pid in descendants(os.getpid()) if pid != os.getpid()]
-        with contextlib.suppress(Exception):  # parts of it may be dead already
-            self._cluster.shutdown()
-        for pid in children:
-            _kill(pid)
 
-    def start_driver(self, arguments: list[str]) -> None:
-        """Start the command, with its output appended to a file."""
-        self._num_started += 1
-        with (self._folder / "driver.log").open("ab") as log:
-            command = [sys.executable, "-m", "orchestrator.run_all", "--cluster", str(self._cluster_file), *arguments]
-            self.driver = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
-
+    @abstractmethod
     def repair(self) -> None:
-        """Bring back what was killed, as an operator or an autoscaler would."""
-        if not self._cluster.head_node.remaining_processes_alive():
-            self._end_driver()
-            self.stop()
-            self.start()
-        self._fill_up()
+        """Bring back what was killed, as an operator or an autoscaler would; to be called now and then."""
 
-    def kill_worker(self, rng: random.Random) -> str:
-        """Kill a process that carries out a stage, or controls a training; returns its name."""
-        return self._signal_worker(rng, signal.SIGKILL, lambda title: not any(name in title for name in SPARED))
+    @abstractmethod
+    def kill_node(self, rng: random.Random) -> Victim | None:
+        """Kill a node with all that runs on it."""
 
-    def kill_trainer(self, rng: random.Random) -> str:
+    @abstractmethod
+    def kill_controller(self, rng: random.Random) -> Victim | None:
+        """Kill the global control service: with it the head, and with the head the cluster."""
+
+    @abstractmethod
+    def end_driver(self) -> None:
+        """Kill the driver, if there is one."""
+
+    @abstractmethod
+    def _start_on_head(self, command: list[str], *, output: Path) -> subprocess.Popen[bytes]:
+        """Start a command where the driver is at home, with its output appended to a file."""
+
+    @abstractmethod
+    def _processes(self) -> list[tuple[int, str]]:
+        """Return the processes of all nodes, each with the name of its host if that is one of several."""
+
+    def ways(self) -> Mapping[str, Callable[[random.Random], Victim | None]]:
+        """Return the ways to hurt the cluster by the kind of victim; each returns None if there is none."""
+        return {
+            "worker": self.kill_worker,
+            "trainer": self.kill_trainer,
+            "warning": self.warn_trainer,
+            "node": self.kill_node,
+            "controller": self.kill_controller,
+            "driver": self.kill_driver,
+        }
+
+    def start_driver(self, arguments: Sequence[str], *, program: Sequence[str] = RUN_ALL) -> None:
+        """Start the command, or another Python program in its place, with its output appended to a file."""
+        command = [sys.executable, *program, "--cluster", str(self._cluster_file), *arguments]
+        self.driver = self._start_on_head(command, output=self._folder / "driver.log")
+
+    def kill_worker(self, rng: random.Random) -> Victim | None:
+        """Kill a process that carries out a stage, or controls a training."""
+        victim = self._signal_worker(rng, signal.SIGKILL, lambda title: not any(name in title for name in SPARED))
+        # What it controlled may have been elsewhere.
+        return victim and Victim(name=victim.name)
+
+    def kill_trainer(self, rng: random.Random) -> Victim | None:
         """Kill a process that trains."""
         return self._signal_worker(rng, signal.SIGKILL, lambda title: "RayTrainWorker" in title)
 
-    def warn_worker(self, rng: random.Random) -> str:
+    def warn_trainer(self, rng: random.Random) -> Victim | None:
         """Send SIGTERM to a process that trains."""
         return self._signal_worker(rng, signal.SIGTERM, lambda title: "RayTrainWorker" in title)
 
-    def kill_node(self, rng: random.Random) -> str:
-        """Kill a node with all that runs on it."""
-        nodes = sorted(self._cluster.worker_nodes, key=lambda node: node.unique_id)
-        self._cluster.remove_node(rng.choice(nodes), allow_graceful=False)
-        return "one of two nodes"
-
-    def kill_controller(self, _: random.Random) -> str:
-        """Kill the global control service: with it the head, and with the head the cluster."""
-        process = self._cluster.head_node.all_processes["gcs_server"][0].process
-        _kill(process.pid)
-        process.wait()
-        return "gcs_server"
-
-    def kill_driver(self, _: random.Random) -> str:
+    def kill_driver(self, _: random.Random) -> Victim | None:
         """Kill the command itself."""
         if self.driver is None or self.driver.poll() is not None:
-            return ""
-        self._end_driver()
-        return "run_all"
+            return None
+        self.end_driver()
+        return Victim(name="run_all")
 
-    def _end_driver(self) -> None:
-        if self.driver is not None:
-            self.driver.kill()
-            self.driver.wait()
+    def _point_to(self, address: str) -> None:
+        """Write the cluster file of the driver."""
+        self._cluster_file.write_text(f"kind: existing\naddress: {address}\n")
 
-    def _fill_up(self) -> None:
-        for node in list(self._cluster.worker_nodes):
-            if not node.remaining_processes_alive():
-                self._cluster.remove_node(node, allow_graceful=False)
-        while len(self._cluster.worker_nodes) < NUM_WORKER_NODES:
-            self._cluster.add_node(num_cpus=1)
-
-    @staticmethod
-    def _signal_worker(rng: random.Random, number: signal.Signals, accept: Callable[[str], bool]) -> str:
-        found = []
-        for pid in descendants(os.getpid()):
-            title = _title(pid)
-            if title.startswith("ray::") and accept(title):
-                found.append((title, pid))
+    def _signal_worker(
+        self, rng: random.Random, number: signal.Signals, accept: Callable[[str], bool]
+    ) -> Victim | None:
+        titles = [(title(pid), pid, host) for pid, host in self._processes()]
+        found = [item for item in titles if item[0].startswith("ray::") and accept(item[0])]
         if not found:
-            return ""
-        title, pid = rng.choice(sorted(found))
-        _kill(pid, number)
-        return title
-
-
-@contextmanager
-def chaos_cluster(folder: Path) -> Iterator[ChaosCluster]:
-    """Context with a running cluster; nothing of it is left afterwards."""
-    # A folder of its own, so that no other Ray of this machine is found or told; its name is short for the sockets.
-    with tempfile.TemporaryDirectory(prefix="chaos-", dir="/tmp", ignore_cleanup_errors=True) as ray_folder:
-        os.environ.update(SETTINGS | {"RAY_TMPDIR": ray_folder})
-        logging.getLogger("ray").setLevel(logging.ERROR)
-        cluster = ChaosCluster(folder)
-        try:
-            yield cluster
-        finally:
-            cluster.kill_driver(random.Random(0))
-            cluster.stop()
+            return None
+        name, pid, host = rng.choice(sorted(found))
+        kill(pid, number)
+        return Victim(name=name, host=host)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -155,8 +144,8 @@ class Kill:
     """One thing that was killed."""
 
     kind: str
-    """worker, trainer, warning, node, controller or driver."""
-    victim: str
+    """One of the kinds of the cluster."""
+    victim: Victim
     stages: tuple[str, ...]
     """Kinds of the stages that were under way."""
     time_s: float
@@ -165,26 +154,20 @@ class Kill:
 
 def hurt(cluster: ChaosCluster, kind: str, *, stages: tuple[str, ...], rng: random.Random) -> Kill | None:
     """Kill one thing of a kind; None if there was none."""
-    ways = {
-        "worker": cluster.kill_worker,
-        "trainer": cluster.kill_trainer,
-        "warning": cluster.warn_worker,
-        "node": cluster.kill_node,
-        "controller": cluster.kill_controller,
-        "driver": cluster.kill_driver,
-    }
     time_s = time.time()
-    victim = ways[kind](rng)
+    victim = cluster.ways()[kind](rng)
     return Kill(kind=kind, victim=victim, stages=stages, time_s=time_s) if victim else None
 
 
-def _title(pid: int) -> str:
+def title(pid: int) -> str:
+    """Return the command line of a process; Ray writes there what it does. Empty if it has ended."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
     except OSError:
         return ""
 
 
-def _kill(pid: int, number: signal.Signals = signal.SIGKILL) -> None:
+def kill(pid: int, number: signal.Signals = signal.SIGKILL) -> None:
+    """Send a signal to a process that may be gone."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)

@@ -43,6 +43,13 @@ class TrainingError(OrchestratorError):
     """A training that cannot go on: a bug, a bad case or too little memory; repeating it would fail again."""
 
 
+class SupersededError(OrchestratorError):
+    """An attempt at a training that had been given up for lost: another one has begun, and this one must not go on."""
+
+    can_retry: ClassVar[bool] = True
+    is_preemption: ClassVar[bool] = True
+
+
 class PreemptedError(OrchestratorError):
     """A training that was asked to stop and has written a checkpoint: the next attempt goes on from there."""
 

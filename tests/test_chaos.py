@@ -1,4 +1,4 @@
-"""A driver that is killed again and again loses nothing: the long version of this is `python -m bench.chaos`."""
+"""What is killed or cut off loses nothing: the long version of this is `python -m bench.chaos`."""
 
 import os
 import shutil
@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import uuid
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -14,6 +15,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench import network_hosts
+from bench.chaos_cluster import title
+from bench.chaos_events import RunEvents
+from bench.chaos_hosts import host_cluster
 from orchestrator.benchmark.loading import load_benchmark
 from orchestrator.benchmark.presets import PRESETS, CaseCaps
 from orchestrator.cluster.config import load_cluster
@@ -206,3 +211,44 @@ def test_a_stage_that_is_asked_to_stop_says_so_and_a_damaged_patch_file_is_made_
 
     run.carry_out({StageKind.TRAIN})
     assert_same_weights(output, undisturbed)
+
+
+def wait_for(what, *, cluster, within_s=80.0):
+    until_s = time.monotonic() + within_s
+    while not (found := what()):
+        assert time.monotonic() < until_s, f"not within {within_s} s"
+        assert cluster.driver.poll() is None, f"the driver has ended with {cluster.driver.poll()}"
+        time.sleep(0.05)
+    return found
+
+
+@pytest.mark.skipif(bool(reason := network_hosts.missing()), reason=reason)
+def test_a_host_that_is_cut_off_writes_nothing_more_once_its_training_goes_on_elsewhere(tmp_path, undisturbed):
+    output = tmp_path / "cut"
+    events = RunEvents(output=output)
+
+    def of_kind(kind, *, host=None):
+        return [e for e in events.of_trainings() if e["kind"] == kind and e.get("host") != host]
+
+    with host_cluster(tmp_path) as cluster:
+        arguments = ["--preset", "tiny", "--only", TRAINING, "--output", str(output)]
+        cluster.start_driver(arguments, program=("-c", DRIVER, "never", repr(CHANGES)))
+        place = wait_for(lambda: of_kind("checkpoint_saved"), cluster=cluster)[0]
+        (host,) = [host for host in cluster.workers if host.name == place["host"]]
+        (trainer,) = [pid for pid in host.pids() if "RayTrainWorker" in title(pid)]
+        # Held up as well, it wakes when it has been replaced: at its worst moment, and not at its end.
+        os.kill(trainer, signal.SIGSTOP)
+        cluster.cut_off(host)
+        cluster.repair()
+        wait_for(lambda: of_kind("checkpoint_saved", host=host.name), cluster=cluster)
+        os.kill(trainer, signal.SIGCONT)
+        assert cluster.driver.wait(80) == 0, (tmp_path / "driver.log").read_text()
+
+    assert tables(output) == tables(undisturbed)
+    assert_same_weights(output, undisturbed)
+    first, second = of_kind("attempt_started")
+    assert (first["epoch"], first["iteration"]) == (0, 0) < (second["epoch"], second["iteration"])
+    of_first = [event for event in events.of_trainings() if event["attempt"] == first["attempt"]]
+    assert not [e for e in of_first if e["kind"] == "checkpoint_saved" and e["time"] > second["time"]]
+    ends = [event["error"].partition(":")[0] for event in of_first if event["kind"] == "attempt_ended"]
+    assert ends in ([], ["SupersededError"])

@@ -1,11 +1,18 @@
 """What the executor makes of Ray's description of a cluster, and what it asks Ray for."""
 
+import time
 from pathlib import Path
 from typing import Any
+
+import pytest
+import ray
+from ray.util.placement_group import placement_group
 
 from orchestrator.cluster.config import ClusterConfig
 from orchestrator.cluster.node_types import Growth
 from orchestrator.pipeline.processors import Node, Resources
+from orchestrator.pipeline.ray_executor import connected
+from orchestrator.pipeline.ray_leftovers import free_reserved_places
 from orchestrator.pipeline.ray_nodes import label_selector, machines_that_may_start, nodes_of
 
 
@@ -48,3 +55,32 @@ def test_ray_is_told_the_kind_of_gpu_only_where_there_are_several_and_no_broken_
     assert label_selector(one, nodes=[one], shunned=()) == {}
     assert label_selector(one, nodes=[one, other], shunned=()) == {"ray.io/accelerator-type": "A100"}
     assert label_selector(one, nodes=[one], shunned=["n2", "n1"]) == {"ray.io/node-id": "!in(n1,n2)"}
+
+
+def wait_until(condition):
+    until_s = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < until_s
+        time.sleep(0.1)
+
+
+@pytest.mark.end_to_end
+def test_what_a_controller_has_reserved_is_given_back_when_it_is_dead_and_not_before(tmp_path):
+    class Controller:
+        """Reserves a processor, as Ray Train's controller does for its worker."""
+
+        def __init__(self):
+            self.group = placement_group([{"CPU": 1.0}])
+
+        def has_place(self):
+            return self.group.wait(30)
+
+    with connected(ClusterConfig(path=tmp_path, kind="local", num_cpus=1, num_gpus=0)):
+        controller = ray.remote(num_cpus=0)(Controller).remote()
+        assert ray.get(controller.has_place.remote())
+        assert free_reserved_places() == 0
+        assert ray.available_resources().get("CPU", 0) == 0
+
+        ray.kill(controller)
+        wait_until(lambda: free_reserved_places() == 1)
+        wait_until(lambda: ray.available_resources().get("CPU", 0) == 1)

@@ -1,5 +1,6 @@
 """What one attempt at a training leaves behind of itself: lines of a log, and the places from which it can go on."""
 
+import json
 import logging
 import os
 import socket
@@ -8,12 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
-from orchestrator.errors import OrchestratorError, StorageError
+from orchestrator.errors import OrchestratorError, StorageError, SupersededError
 from orchestrator.events import EventLog
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import Storage
+from orchestrator.storage.numbered_files import last_number, take_next
 
 if TYPE_CHECKING:
     from orchestrator.training.reports import Milestone
@@ -30,6 +33,34 @@ def going_on_without(what: str) -> Iterator[None]:
         logger.warning("%s is not written: %s", what, error)
 
 
+class AttemptClaim:
+    """The right to write the checkpoints of a training, which the latest attempt has.
+
+    A machine that cannot be reached counts as lost, and its training begins again elsewhere; where both still reach the
+    output location, the attempt that was given up must not write over the checkpoints of the other.
+    """
+
+    def __init__(self, storage: Storage, *, training_id: str) -> None:
+        """Take the right away from whatever attempt has it."""
+        self._storage = storage
+        self._training_id = training_id
+        self._number = take_next(
+            storage,
+            run_paths.attempts(training_id),
+            key=partial(run_paths.attempt, training_id),
+            data=json.dumps({"host": socket.gethostname(), "pid": os.getpid()}).encode(),
+        )
+
+    def check(self) -> None:
+        """Raise SupersededError if a later attempt has begun."""
+        latest = last_number(self._storage, run_paths.attempts(self._training_id))
+        if latest > self._number:
+            raise SupersededError(
+                f"{self._training_id}: attempt {latest} has begun, since this one, number {self._number} on "
+                f"{socket.gethostname()}, was given up for lost; what it has saved so far is kept"
+            )
+
+
 class TrainingLog:
     """Text log of one training: written to the storage when flushed; a second attempt appends to the first."""
 
@@ -42,6 +73,8 @@ class TrainingLog:
         return self
 
     def __exit__(self, error_type: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, SupersededError):
+            return  # the log is that of the later attempt now
         if error is not None:
             self.write("".join(traceback.format_exception(error)))
         self.flush()

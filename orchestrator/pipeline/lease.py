@@ -20,6 +20,7 @@ from types import TracebackType
 from orchestrator.errors import ClusterError, ConfigError, StorageError
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import Storage
+from orchestrator.storage.numbered_files import delete_before, last_number
 
 HEARTBEAT_S = 5.0
 """Time between two signs of life."""
@@ -102,14 +103,13 @@ class Lease:
     def __enter__(self) -> "Lease":
         """Take the lease; raises ConfigError if another driver lives."""
         while True:
-            last = _last_number(self._storage)
+            last = last_number(self._storage, run_paths.DRIVERS)
             if last:
                 self._wait_until_dead(last)
             self._number = last + 1
             if self._storage.create_exclusive(run_paths.driver(self._number), self._encoded()):
                 break
-        for number in range(1, self._number):
-            self._storage.delete(run_paths.driver(number))
+        delete_before(self._storage, run_paths.DRIVERS, number=self._number)
         self._thread.start()
         return self
 
@@ -160,7 +160,7 @@ class Lease:
         while not self._ended.wait(self._heartbeat_s):
             # A storage that fails for a while is not the end: nobody can take over meanwhile either.
             with suppress(StorageError):
-                if _last_number(self._storage) > self._number:
+                if last_number(self._storage, run_paths.DRIVERS) > self._number:
                     self._lost.set()
                     return
                 self._record = replace(self._record, mark=uuid.uuid4().hex)
@@ -169,12 +169,7 @@ class Lease:
 
 def latest_driver(storage: Storage) -> DriverRecord | None:
     """Return what the latest driver of a location says about itself; None if there has been none."""
-    return _read(storage, _last_number(storage))
-
-
-def _last_number(storage: Storage) -> int:
-    names = (Path(key) for key in storage.list_keys(run_paths.DRIVERS))
-    return max((int(name.stem) for name in names if name.stem.isdigit()), default=0)
+    return _read(storage, last_number(storage, run_paths.DRIVERS))
 
 
 def _read(storage: Storage, number: int) -> DriverRecord | None:

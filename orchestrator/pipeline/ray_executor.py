@@ -23,6 +23,7 @@ from orchestrator.pipeline.preemption import ask_to_stop, forget_request
 from orchestrator.pipeline.processors import Node, Resources
 from orchestrator.pipeline.ray_failures import classify, innermost, node_of
 from orchestrator.pipeline.ray_growth import Scouts
+from orchestrator.pipeline.ray_leftovers import free_reserved_places
 from orchestrator.pipeline.ray_nodes import label_selector, nodes_of
 from orchestrator.pipeline.ray_worker import submit
 from orchestrator.pipeline.stages import Stage, StageKind
@@ -268,6 +269,8 @@ class Executor:
         if now_s - self._nodes_seen_s < NODES_INTERVAL_S:
             return
         self._nodes_seen_s = now_s
+        if self._separate_trainings:
+            free_reserved_places()
         found = {node.id: node for node in nodes_of(ray.nodes())}
         processors = self._schedule.processors
         known = set(processors.nodes) | {node.id for node in processors.closed}

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from orchestrator.benchmark.definition import Case, EvaluationSet, Training
 from orchestrator.benchmark.matrix import split_sha256
 from orchestrator.errors import IntegrityError, OrchestratorError, StorageError
-from orchestrator.pipeline.attempt import AttemptEvents, TrainingLog, going_on_without
+from orchestrator.pipeline.attempt import AttemptClaim, AttemptEvents, TrainingLog, going_on_without
 from orchestrator.pipeline.case_work import fingerprint, generate_download, ingest
 from orchestrator.pipeline.stages import Stage, StageKind
 from orchestrator.pipeline.workplace import Workplace
@@ -116,7 +116,8 @@ def preprocess(place: Workplace, training: Training, *, case: Case) -> None:
 def train(place: Workplace, training: Training, *, watches: Sequence["Watch"] = (), node: str = "") -> None:
     """Fit one model, from its latest checkpoint if there is one, and leave a progress record after every epoch.
 
-    Raises PreemptedError, with a checkpoint saved, once a signal, the driver, the cloud or one of `watches` asks.
+    Raises PreemptedError, with a checkpoint saved, once a signal, the driver, the cloud or one of `watches` asks, and
+    SupersededError, with nothing more saved, once another attempt has begun.
     """
     from orchestrator.pipeline.preemption import watch_marker, watch_spot_notices
     from orchestrator.training.checkpoint import CheckpointStore
@@ -124,6 +125,7 @@ def train(place: Workplace, training: Training, *, watches: Sequence["Watch"] = 
     from orchestrator.training.trainer import train as fit
 
     storage = place.storage
+    claim = AttemptClaim(storage, training_id=training.id)
     own_watches = [watch_marker(storage, training_id=training.id)]
     if place.cloud == "aws":
         own_watches.append(watch_spot_notices())
@@ -150,7 +152,7 @@ def train(place: Workplace, training: Training, *, watches: Sequence["Watch"] = 
                     train_cases=[_identifier(case) for case in training.train],
                     val_cases=[_identifier(case) for case in training.val],
                     patches=folder,
-                    checkpoint=CheckpointStore(storage, training_id=training.id),
+                    checkpoint=CheckpointStore(storage, training_id=training.id, check=claim.check),
                     log=log.write,
                     seed=_seed(place.seed, training.id),
                     device=place.device,
@@ -185,7 +187,8 @@ def predict(place: Workplace, training: Training) -> None:
     """Predict every evaluation case with the final checkpoint; predictions that exist already are kept.
 
     A case that cannot be predicted is noted with its reason and the others go on: its score will be a row that says
-    so. If no case at all could be predicted, the stage fails with the first reason.
+    so. If no case at all could be predicted, the stage fails with the first reason; so it does if the storage fails,
+    which a later attempt may not meet.
     """
     from orchestrator.training.checkpoint import CheckpointStore
     from orchestrator.training.prediction import load_predictor
@@ -207,6 +210,8 @@ def predict(place: Workplace, training: Training) -> None:
         try:
             with storage.writing(key) as path:
                 predictor.predict(storage.fetch(run_paths.case_image(case)), path)
+        except StorageError:
+            raise  # says nothing about the case; what is predicted is kept for the next attempt
         except (OrchestratorError, RuntimeError, ValueError) as error:
             failures[case.id] = f"{type(error).__name__}: {error}"
             first_error = first_error or error

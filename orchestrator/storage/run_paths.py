@@ -59,6 +59,16 @@ def checkpoint_slots(training_id: str) -> tuple[str, str]:
     return f"trainings/{training_id}/checkpoint_even.ckpt", f"trainings/{training_id}/checkpoint_odd.ckpt"
 
 
+def attempts(training_id: str) -> str:
+    """Folder of the marks of the attempts at a training."""
+    return f"trainings/{training_id}/attempts"
+
+
+def attempt(training_id: str, number: int) -> str:
+    """JSON record of one attempt at a training; the highest number is the latest, and only that one may write."""
+    return f"{attempts(training_id)}/{number:06d}.json"
+
+
 def record_of_patches(key: str) -> str:
     """JSON record of a patch file: size, digest, version of the format. Written before the file appears."""
     return f"{key.removesuffix('.arrow')}.json"

@@ -3,10 +3,11 @@
 import hashlib
 import io
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.errors import IntegrityError, TrainingError
+from orchestrator.errors import IntegrityError, SupersededError, TrainingError
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import Storage
 
@@ -37,8 +38,21 @@ class CheckpointStore:
     The two are written by turns, so that saving is one write and never touches the newest whole one.
     """
 
-    def __init__(self, storage: Storage, *, training_id: str) -> None:
+    def __init__(self, storage: Storage, *, training_id: str, check: Callable[[], None] = lambda: None) -> None:
+        """Prepare.
+
+        Parameters
+        ----------
+        storage
+            Output location of the run.
+        training_id
+            Whose checkpoints they are.
+        check
+            Called before anything is written or removed; raises if this process must not do that any more.
+        """
         self._storage = storage
+        self._training_id = training_id
+        self._check = check
         self._slots = run_paths.checkpoint_slots(training_id)
         self._final = run_paths.final_checkpoint(training_id)
         self._number: int | None = None
@@ -49,15 +63,27 @@ class CheckpointStore:
         if self._number is None:
             self._survey()
         number = (self._number or 0) + 1
-        self._save(self._slots[number % 2], state, number=number)
+        content = _encoded(state, number=number)
+        self._check()
+        with self._storage.writing(self._slots[number % 2]) as path:
+            path.write_bytes(content)
         self._number = number
 
     def save_final(self, state: dict[str, Any]) -> str:
-        """Save what is evaluated and return its SHA-256; the checkpoints on the way there are removed."""
-        digest = self._save(self._final, state, number=_FINAL)
+        """Save what is evaluated and return its SHA-256; the checkpoints on the way there are removed.
+
+        It is never replaced: raises SupersededError if there is one, since predictions may have been made with that.
+        """
+        content = _encoded(state, number=_FINAL)
+        self._check()
+        if not self._storage.create_exclusive(self._final, content):
+            raise SupersededError(
+                f"{self._training_id}: another attempt has saved its final checkpoint meanwhile, which is kept; the "
+                "next attempt reports it"
+            )
         for slot in self._slots:
             self._storage.delete(slot)
-        return digest
+        return content[len(MAGIC) : len(MAGIC) + _DIGEST_BYTES].hex()
 
     def load_latest(self) -> dict[str, Any] | None:
         """Return the newest state that is whole, or None if none was ever saved.
@@ -98,19 +124,6 @@ class CheckpointStore:
     def _read(self, key: str) -> _Content:
         return _verified(self._storage.read_bytes(key), name=f"{self._storage.location.rstrip('/')}/{key}")
 
-    def _save(self, key: str, state: dict[str, Any], *, number: int) -> str:
-        import torch
-
-        buffer = io.BytesIO()
-        buffer.write(number.to_bytes(_NUMBER_BYTES, "big"))
-        torch.save(state, buffer)
-        body = buffer.getbuffer()
-        digest = hashlib.sha256(body)
-        with self._storage.writing(key) as path, path.open("wb") as file:
-            file.write(MAGIC + digest.digest())
-            file.write(body)
-        return digest.hexdigest()
-
 
 def check_origin(found: dict[str, Any], *, expected: dict[str, Any], training_id: str) -> None:
     """Raise TrainingError if a checkpoint belongs to another training under the same name."""
@@ -120,6 +133,19 @@ def check_origin(found: dict[str, Any], *, expected: dict[str, Any], training_id
                 f"{training_id}: its checkpoint has {key} {found[key]}; expected {value}. Choose another output or "
                 "delete the checkpoint to train from epoch 0"
             )
+
+
+def _encoded(state: dict[str, Any], *, number: int) -> bytes:
+    import torch
+
+    buffer = io.BytesIO()
+    buffer.write(bytes(len(MAGIC) + _DIGEST_BYTES) + number.to_bytes(_NUMBER_BYTES, "big"))
+    torch.save(state, buffer)
+    digest = hashlib.sha256(buffer.getbuffer()[len(MAGIC) + _DIGEST_BYTES :])
+    buffer.seek(0)
+    buffer.write(MAGIC + digest.digest())
+    # Not a copy as long as nobody writes to the buffer.
+    return buffer.getvalue()
 
 
 def _loaded(content: _Content) -> dict[str, Any]:

@@ -1,0 +1,134 @@
+"""Claims about attempts at one training: the latest may write, whatever was given up for lost may not."""
+
+import threading
+
+import pytest
+
+from orchestrator.benchmark.loading import load_benchmark
+from orchestrator.benchmark.presets import PRESETS
+from orchestrator.errors import StorageError, SupersededError
+from orchestrator.pipeline import work
+from orchestrator.pipeline.attempt import AttemptClaim, TrainingLog
+from orchestrator.pipeline.failures import FailureKind, kind_of
+from orchestrator.pipeline.workplace import Workplace
+from orchestrator.storage import run_paths
+from orchestrator.storage.filesystem import open_storage
+from orchestrator.storage.numbered_files import last_number
+from orchestrator.training import prediction
+from orchestrator.training.checkpoint import CheckpointStore
+
+TRAINING = "T1-infection-fold0"
+
+
+@pytest.fixture
+def storage(tmp_path):
+    return open_storage(tmp_path)
+
+
+def begin(storage):
+    return CheckpointStore(storage, training_id=TRAINING, check=AttemptClaim(storage, training_id=TRAINING).check)
+
+
+def content(storage):
+    return {key: storage.read_bytes(key) for key in storage.list_keys()}
+
+
+def test_an_attempt_after_which_another_has_begun_writes_nothing_more(storage):
+    cut_off = begin(storage)
+    cut_off.save_latest({"epoch": 1})
+    later = begin(storage)
+    assert later.load_latest() == {"epoch": 1}
+    later.save_latest({"epoch": 2})
+    before = content(storage)
+    for save in (cut_off.save_latest, cut_off.save_final):
+        with pytest.raises(SupersededError, match=r"fold0: attempt 2 has begun, since this one, number 1 on .*lost"):
+            save({"epoch": 7})
+    assert content(storage) == before
+
+
+def test_being_superseded_is_no_fault_of_the_training():
+    assert kind_of(SupersededError("")) is FailureKind.PREEMPTION
+
+
+def test_a_final_checkpoint_is_never_replaced_and_those_on_the_way_stay_with_their_attempt(storage):
+    # Two that passed the check before the other was there.
+    first, second = (CheckpointStore(storage, training_id=TRAINING) for _ in range(2))
+    digest = first.save_final({"epoch": 3, "by": "first"})
+    second.save_latest({"epoch": 2})
+    with pytest.raises(SupersededError, match="another attempt has saved its final checkpoint meanwhile"):
+        second.save_final({"epoch": 3, "by": "second"})
+    assert second.load_final() == {"epoch": 3, "by": "first"}
+    assert second.final_sha256() == digest
+    assert second.load_latest() == {"epoch": 2}
+
+
+def test_of_many_attempts_that_begin_at_once_one_may_write(storage):
+    claims = []
+    threads = [
+        threading.Thread(target=lambda: claims.append(AttemptClaim(storage, training_id=TRAINING))) for _ in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    allowed = 0
+    for claim in claims:
+        try:
+            claim.check()
+        except SupersededError:
+            continue
+        allowed += 1
+    assert (len(claims), allowed) == (8, 1)
+    assert last_number(storage, run_paths.attempts(TRAINING)) >= 1
+
+
+def test_the_log_is_that_of_the_later_attempt(storage):
+    key = run_paths.log(TRAINING)
+
+    def be_superseded():
+        with TrainingLog(storage, key) as log:
+            log.write("the first begins")
+            storage.write_bytes(key, b"the second is done\n")
+            raise SupersededError("another has begun")
+
+    with pytest.raises(SupersededError):
+        be_superseded()
+    assert storage.read_bytes(key) == b"the second is done\n"
+
+
+def test_a_storage_that_fails_amid_predictions_is_no_failed_case(storage, tmp_path, monkeypatch):
+    benchmark = load_benchmark()
+    (training,) = benchmark.trainings(only=(TRAINING,), preset=PRESETS["smoke"])
+    place = Workplace(
+        output=str(tmp_path),
+        data=None,
+        preset=PRESETS["smoke"],
+        seed=0,
+        datasets={},
+        label_sets={},
+        phantom_cases={},
+        device="cpu",
+        num_threads=1,
+        num_loader_processes=0,
+        cloud=None,
+    )
+
+    class Predictor:
+        def predict(self, image, path):
+            path.write_bytes(image.read_bytes())
+
+    monkeypatch.setattr(prediction, "load_predictor", lambda *_, **__: Predictor())
+    monkeypatch.setattr(work, "_read_plan", lambda *_: None)
+    CheckpointStore(storage, training_id=TRAINING).save_final({})
+    cases = sorted({case for evaluation in training.evaluation_sets for case in evaluation.cases})
+    # All images but the last one can be reached for now.
+    for case in cases[:-1]:
+        storage.write_bytes(run_paths.case_image(case), b"image")
+    with pytest.raises(StorageError, match="no such file"):
+        work.predict(place, training)
+    assert not storage.exists(run_paths.prediction_record(TRAINING))
+
+    storage.write_bytes(run_paths.case_image(cases[-1]), b"image")
+    work.predict(place, training)
+    assert b'"failures": {}' in storage.read_bytes(run_paths.prediction_record(TRAINING))
+    assert all(storage.exists(run_paths.prediction(TRAINING, case)) for case in cases)

@@ -1,0 +1,85 @@
+"""Claims about what the benchmark of kills reads from the events of a run."""
+
+from datetime import UTC, datetime, timedelta
+
+from bench.chaos_checks import lost_work
+from bench.chaos_cluster import Kill, Victim
+from bench.chaos_events import RunEvents
+from orchestrator.events import EventLog
+from orchestrator.storage.filesystem import open_storage
+
+START = datetime(2026, 11, 26, 12, tzinfo=UTC)
+
+
+def attempt(folder, *, host, begun_s, epoch=0, checkpoints=(), ended_s=None, error=""):
+    """Write the events of one attempt; times are seconds after the start, checkpoints are (time, epoch)."""
+    times = iter([begun_s, *(time_s for time_s, _ in checkpoints), ended_s])
+    log = EventLog(
+        open_storage(folder),
+        run_started=START + timedelta(seconds=begun_s),
+        clock=lambda: START + timedelta(seconds=next(times)),
+        writer="trainings/T-",
+    )
+    place = {"training": "T", "iteration": 0, "elapsed_s": 0.0, "host": host}
+    log.append("attempt_started", epoch=epoch, **place)
+    for _, saved in checkpoints:
+        log.append("checkpoint_saved", epoch=saved, **place)
+    if ended_s is not None:
+        log.append("attempt_ended", training="T", error=error, is_preemption=False)
+
+
+def kill(kind, *, at_s, host=""):
+    time_s = START.timestamp() + at_s
+    return Kill(kind=kind, victim=Victim(name="it", host=host), stages=("train",), time_s=time_s)
+
+
+def test_a_kill_loses_what_was_done_since_the_last_checkpoint(tmp_path):
+    attempt(tmp_path, host="a", begun_s=0, checkpoints=[(2, 1), (4, 2)])
+    attempt(tmp_path, host="b", begun_s=20, epoch=2, ended_s=30)
+    (loss,) = lost_work(tmp_path, [kill("worker", at_s=5.5), kill("worker", at_s=12)])
+    assert (loss.lost_s, loss.saved_at, loss.goes_on_at) == (1.5, (2, 0), (2, 0))
+
+
+def test_what_happens_to_another_host_costs_a_training_nothing(tmp_path):
+    attempt(tmp_path, host="a", begun_s=0, checkpoints=[(2, 1)])
+    attempt(tmp_path, host="b", begun_s=20, epoch=1, ended_s=30)
+    (loss,) = lost_work(tmp_path, [kill("host", at_s=3, host="c"), kill("host", at_s=3.5, host="a")])
+    assert loss.lost_s == 1.5
+
+
+def test_of_an_attempt_that_was_superseded_counts_what_the_next_one_found(tmp_path):
+    attempt(
+        tmp_path, host="a", begun_s=0, checkpoints=[(2, 1), (9, 4), (21, 5)], ended_s=23, error="SupersededError: late"
+    )
+    attempt(tmp_path, host="b", begun_s=20, epoch=4, checkpoints=[(22, 5)], ended_s=30)
+    (loss,) = lost_work(tmp_path, [kill("cable", at_s=3, host="a"), kill("worker", at_s=25)])
+    # It went on after its cable was cut, and the next one goes on from there.
+    assert (loss.lost_s, loss.saved_at, loss.goes_on_at) == (0.0, (4, 0), (4, 0))
+
+
+def test_an_attempt_that_saved_its_place_has_lost_nothing(tmp_path):
+    attempt(tmp_path, host="a", begun_s=0, checkpoints=[(3, 1)], ended_s=3, error="PreemptedError: asked")
+    attempt(tmp_path, host="a", begun_s=20, epoch=1, ended_s=30)
+    assert list(lost_work(tmp_path, [kill("warning", at_s=3)])) == []
+
+
+def test_a_training_is_under_way_from_its_latest_begin_to_that_attempts_end(tmp_path):
+    attempt(tmp_path, host="a", begun_s=0, ended_s=23, error="SupersededError: late")
+    attempt(tmp_path, host="b", begun_s=20)
+    events = RunEvents(output=tmp_path)
+    assert events.trainings_under_way(since_s=START.timestamp() + 10) == {"T"}
+    assert events.trainings_under_way(since_s=START.timestamp() + 20) == set()
+
+
+def test_events_that_come_later_are_seen(tmp_path):
+    log = EventLog(open_storage(tmp_path), run_started=START, clock=lambda: START)
+    events = RunEvents(output=tmp_path)
+    assert events.stages_under_way() == ()
+    log.append("run_started", trainings=["T"], stages_done=0)
+    log.append("stage_started", stage="train T", stage_kind="train", attempt=1)
+    assert events.stages_under_way() == ("train",)
+    log.append("stage_finished", stage="train T", stage_kind="train", elapsed_s=1.0)
+    assert (events.stages_under_way(), events.finished_stages()) == ((), {"train T": 1.0})
+    assert events.elapsed_s() is None
+    log.append("run_finished", trainings_done=1, stages_failed=0, elapsed_s=12.5)
+    assert events.elapsed_s() == 12.5
