@@ -35,10 +35,10 @@ def submit(stage: Stage, *, place: Any, share: Resources, separate: bool, select
 
 @ray.remote(max_retries=0)  # type: ignore[untyped-decorator]
 def _carry_out(place: Workplace, stage: Stage, share: Resources) -> None:
-    _carry_out_here(place, stage, share)
+    _carry_out_here(place, stage, share=share)
 
 
-def _carry_out_here(place: Workplace, stage: Stage, share: Resources, *, watches: Sequence[Watch] = ()) -> None:
+def _carry_out_here(place: Workplace, stage: Stage, *, share: Resources, watches: Sequence[Watch] = ()) -> None:
     _log_to_process(stage)
     node = ray.get_runtime_context().get_node_id()
     try:
@@ -103,7 +103,7 @@ def _fit(place: Workplace, stage: Stage, share: Resources, separate: bool, selec
 
 def _train_worker(config: Mapping[str, Any]) -> None:
     drain = Watch(look=_look_for_drain, every_s=DRAIN_EVERY_S)
-    _carry_out_here(config["place"], config["stage"], config["share"], watches=(drain,))
+    _carry_out_here(config["place"], config["stage"], share=config["share"], watches=(drain,))
 
 
 def _look_for_drain() -> str:
