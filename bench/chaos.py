@@ -8,11 +8,13 @@ network namespaces, which can also die whole or be cut off from the others. The 
 undisturbed, unless --output holds that already; then again and again, each time into a new folder, until so many kills
 are done; the last run may finish. With --matrix these are all 45 trainings, first by the plain command, without that
 cluster, then in one run that has all the kills, spread over its work. Prints a Markdown table; exit code 1 if
-anything was lost, doubled or different, or the time did not suffice for so many kills.
+anything was lost, doubled or different, or the time did not suffice for so many kills. With --output the same command
+goes on where the time was up.
 """
 
 import argparse
 import datetime
+import itertools
 import os
 import random
 import subprocess
@@ -26,7 +28,7 @@ from pathlib import Path
 
 from bench import network_hosts
 from bench.chaos_checks import Attempts, differences, lost_work, overhead
-from bench.chaos_cluster import RUN_ALL, ChaosCluster, Kill, hurt
+from bench.chaos_cluster import RUN_ALL, ChaosCluster, Kill, hurt, note_kill, read_kills
 from bench.chaos_events import RunEvents
 from bench.chaos_hosts import host_cluster
 from bench.chaos_nodes import node_cluster
@@ -70,6 +72,8 @@ class Chaos:
     """The state of the benchmark."""
 
     cluster: ChaosCluster
+    notes: Path
+    """File in which kills are kept."""
     patterns: Sequence[str]
     run_seed: int
     rng: random.Random
@@ -90,10 +94,9 @@ class Chaos:
     repaired_s: float = 0.0
     """When the cluster was last looked at."""
 
-    def run(self, output: Path, *, num_kills: int) -> float:
-        """Carry the trainings out, killing until so many kills are done; returns the seconds that it took."""
-        started_s = time.monotonic()
-        self.num_before = len(self.kills)
+    def run(self, output: Path, *, num_kills: int) -> None:
+        """Carry the trainings out, killing until so many kills are done."""
+        self.num_before = 0 if self.is_matrix else len(self.kills)
         events, arguments = RunEvents(output=output), self._arguments(output)
         self.cluster.start_driver(arguments)
         while True:
@@ -104,7 +107,7 @@ class Chaos:
                 self._sleep()
             code = self.cluster.driver.poll() if self.cluster.driver is not None else None
             if code == 0:
-                return time.monotonic() - started_s
+                return
             if code == BAD_INPUT:
                 raise RefusedError
             if code is not None:
@@ -118,15 +121,13 @@ class Chaos:
         """Whether there is more to kill, and time for it."""
         return len(self.kills) < num_kills and time.monotonic() < self.kills_until_s
 
-    def run_plainly(self, output: Path) -> float:
-        """Carry the trainings out without the cluster; returns the seconds that it took."""
-        started_s = time.monotonic()
+    def run_plainly(self, output: Path) -> None:
+        """Carry the trainings out without the cluster."""
         with (output.parent / "driver.log").open("ab") as log:
             command = [sys.executable, *RUN_ALL, *self._arguments(output)]
             ran = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False)
         if ran.returncode:
             raise RefusedError
-        return time.monotonic() - started_s
 
     def _arguments(self, output: Path) -> list[str]:
         chosen = [part for pattern in self.patterns for part in ("--only", pattern)]
@@ -166,6 +167,7 @@ class Chaos:
         kill = hurt(self.cluster, kind, stages=events.stages_under_way(), rng=self.rng)
         if kill is not None:
             self.kills.append(kill)
+            note_kill(self.notes, kill)
             stages = ", ".join(kill.stages) or "nothing"
             print(f"{len(self.kills)}: {kill.kind} {kill.victim.name} during {stages}", flush=True)
 
@@ -198,48 +200,58 @@ def main() -> int:
         folder.mkdir(parents=True, exist_ok=True)
         begun_s, limit_s = time.monotonic(), 60 * options.limit_min
         with CLUSTERS[options.hosts](folder) as cluster:
+            kills = read_kills(folder / "kills.jsonl")
             chaos = Chaos(
                 cluster=cluster,
+                notes=folder / "kills.jsonl",
+                kills=kills,
                 patterns=options.only or ([] if options.matrix else DEFAULT_TRAININGS),
                 run_seed=options.seed,
-                rng=random.Random(options.seed),
+                rng=random.Random(f"{options.seed} {len(kills)}"),
                 kills_until_s=begun_s + SHARE_FOR_KILLS * limit_s,
                 deadline_s=begun_s + limit_s,
                 kinds=options.kinds.split(",") if options.kinds else cluster.kinds,
                 is_matrix=options.matrix,
             )
             try:
-                outputs, elapsed_s = carry_out(chaos, folder, num_kills=options.kills)
+                carry_out(chaos, folder, num_kills=options.kills)
             except OutOfTimeError:
                 print(
-                    f"Not finished after {options.limit_min:g} minutes and {len(chaos.kills)} of {options.kills} kills;"
-                    f" expected an end. The output of the drivers is in {folder}/driver.log (with --output)"
+                    f"Not finished after {options.limit_min:g} minutes and {len(chaos.kills)} of {options.kills} kills."
+                    f" The output of the drivers is in {folder}/driver.log (with --output)"
                 )
-                return 1
             except RefusedError:
                 print((folder / "driver.log").read_text().splitlines()[-1])
                 return 2
-        return show(chaos, outputs, elapsed_s, num_kills=options.kills)
+        return show(chaos, folder, num_kills=options.kills)
 
 
-def carry_out(chaos: Chaos, folder: Path, *, num_kills: int) -> tuple[list[Path], list[float]]:
-    """Run undisturbed, then disturbed until all kills are done; returns the folders and how long each took."""
-    outputs = [folder / "undisturbed"]
-    undisturbed = RunEvents(output=outputs[0])
-    elapsed_s = [chaos.run_plainly(outputs[0]) if chaos.is_matrix else chaos.run(outputs[0], num_kills=0)]
-    elapsed_s = [undisturbed.elapsed_s() or elapsed_s[0]]  # a run that was there already took longer
-    chaos.work_s = undisturbed.finished_stages()
-    print(f"undisturbed: {elapsed_s[0]:.0f} s", flush=True)
-    while chaos.goes_on(num_kills=num_kills):
-        outputs.append(folder / f"disturbed-{len(outputs)}")
-        elapsed_s.append(chaos.run(outputs[-1], num_kills=num_kills))
-        print(f"{outputs[-1].name}: {elapsed_s[-1]:.0f} s, {len(chaos.kills)} kills so far", flush=True)
-    return outputs, elapsed_s
+def carry_out(chaos: Chaos, folder: Path, *, num_kills: int) -> None:
+    """Run undisturbed, then disturbed until all kills are done."""
+    undisturbed = folder / "undisturbed"
+    if chaos.is_matrix:
+        chaos.run_plainly(undisturbed)
+    else:
+        chaos.run(undisturbed, num_kills=0)
+    chaos.work_s = RunEvents(output=undisturbed).finished_stages()
+    print(f"undisturbed: {RunEvents(output=undisturbed).driven_s():.0f} s", flush=True)
+    for number in itertools.count(1):
+        output = folder / f"disturbed-{number}"
+        if RunEvents(output=output).is_done():
+            continue  # by an earlier call
+        if not output.exists() and not chaos.goes_on(num_kills=num_kills):
+            return
+        chaos.run(output, num_kills=num_kills)
+        print(f"{output.name}: {len(chaos.kills)} kills so far", flush=True)
 
 
-def show(chaos: Chaos, outputs: Sequence[Path], elapsed_s: Sequence[float], *, num_kills: int) -> int:
+def show(chaos: Chaos, folder: Path, *, num_kills: int) -> int:
     """Compare, print the table and return the exit code."""
-    undisturbed, *disturbed = outputs
+    undisturbed, disturbed = folder / "undisturbed", sorted(folder.glob("disturbed-*"))
+    events = [RunEvents(output=output) for output in [undisturbed, *disturbed]]
+    if not events[0].is_done():
+        return 1
+    num_done = sum(of_one.is_done() for of_one in events[1:])
     found = [line for output in disturbed for line in differences(output, undisturbed)]
     interval_s = find_preset("smoke").checkpoint_every_s
     losses = [loss for output in disturbed for loss in lost_work(output, chaos.kills)]
@@ -255,7 +267,7 @@ def show(chaos: Chaos, outputs: Sequence[Path], elapsed_s: Sequence[float], *, n
     print("| measure | value |\n|---|---|")
     print(f"| kills | {len(chaos.kills)} of {num_kills}: {by_kind} |")
     print(f"| stages under way at a kill | {', '.join(f'{name} {by_stage[name]}' for name in STAGES)} |")
-    print(f"| runs until all kills were done | {len(disturbed)} |")
+    print(f"| runs until all kills were done, of which finished | {len(disturbed)}, {num_done} |")
     print(f"| drivers that ended by themselves before all was done | {chaos.num_failed_drivers} |")
     print(f"| attempts at a training, of which went on from a checkpoint | {attempts.num}, {attempts.num_resumed} |")
     print(f"| results lost, doubled or different; tables that differ | {len(found)} |")
@@ -264,13 +276,15 @@ def show(chaos: Chaos, outputs: Sequence[Path], elapsed_s: Sequence[float], *, n
         f"{longest_s:.1f} s ({len(losses)} trainings hit) |"
     )
     print(f"| trainings that went on before their last checkpoint | {len(back)} |")
-    print(f"| wall time, undisturbed and with kills | {elapsed_s[0]:.0f} s, {sum(elapsed_s[1:]):.0f} s |")
+    driven_s = [of_one.driven_s() for of_one in events]
+    print(f"| time of drivers, undisturbed and with kills | {driven_s[0]:.0f} s, {sum(driven_s[1:]):.0f} s |")
     if not chaos.is_matrix:  # on the cluster each training has a process of its own, which costs the most of it
         print(f"| overhead of a training of an hour | {100 * cost.share_of_an_hour:.2f} % ({cost.line}) |")
     for line in found:
         print(line)
     is_good = (
         len(chaos.kills) >= num_kills
+        and num_done == len(disturbed)
         and not found
         and not back
         and longest_s <= interval_s + cost.longest_iteration_s

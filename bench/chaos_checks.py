@@ -3,7 +3,7 @@
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -78,19 +78,28 @@ class Overhead:
 
 
 def differences(output: Path, undisturbed: Path) -> Iterator[str]:
-    """Yield a line for everything in which a run differs from the undisturbed one."""
-    for name in sorted(path.name for path in (undisturbed / "tables").iterdir()):
-        found = output / "tables" / name
-        if not found.exists() or found.read_bytes() != (undisturbed / "tables" / name).read_bytes():
-            yield f"{output.name}: tables/{name} differs"
-    rows, expected = _rows(output), _rows(undisturbed)
+    """Yield a line for everything in which a run differs from the undisturbed one.
+
+    Of a run that is not done yet, only the trainings are compared whose results are committed.
+    """
+    finished = ResultsStore(open_storage(output)).finished()
+    if finished >= ResultsStore(open_storage(undisturbed)).finished():
+        yield from _different_tables(output, undisturbed)
+    rows, expected = (_rows(folder, finished) for folder in (output, undisturbed))
     for what, more, less in (("lost", expected, rows), ("doubled or made up", rows, expected)):
         yield from (f"{output.name}: {what}: {row[:200]}" for row in (more - less).elements())
-    for name in sorted(ResultsStore(open_storage(undisturbed)).finished()):
+    for name in sorted(finished):
         if not _same_weights(output, undisturbed, training_id=name):
             yield f"{output.name}: the weights of {name} differ"
         if not _is_of_its_checkpoint(output, training_id=name):
             yield f"{output.name}: the results of {name} are of another checkpoint than the one that is there"
+
+
+def _different_tables(output: Path, undisturbed: Path) -> Iterator[str]:
+    for name in sorted(path.name for path in (undisturbed / "tables").iterdir()):
+        found = output / "tables" / name
+        if not found.exists() or found.read_bytes() != (undisturbed / "tables" / name).read_bytes():
+            yield f"{output.name}: tables/{name} differs"
 
 
 def lost_work(output: Path, kills: Sequence[Kill]) -> Iterator[Loss]:
@@ -187,8 +196,9 @@ def _events(output: Path) -> list[dict[str, Any]]:
     return read_events(open_storage(output))
 
 
-def _rows(output: Path) -> Counter[str]:
-    rows = ResultsStore(open_storage(output)).read().to_pylist()
+def _rows(output: Path, trainings: Collection[str]) -> Counter[str]:
+    read = ResultsStore(open_storage(output)).read().to_pylist()
+    rows = [row for row in read if row["training_id"] in trainings]
     return Counter(repr({key: value for key, value in row.items() if key not in DIFFERING}) for row in rows)
 
 

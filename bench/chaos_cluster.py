@@ -1,6 +1,7 @@
 """What both kinds of Ray cluster on this machine have in common: a driver, and processes that can be hurt."""
 
 import contextlib
+import json
 import os
 import random
 import signal
@@ -9,7 +10,7 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 RUN_ALL = ("-m", "orchestrator.run_all")
@@ -157,6 +158,22 @@ def hurt(cluster: ChaosCluster, kind: str, *, stages: tuple[str, ...], rng: rand
     time_s = time.time()
     victim = cluster.ways()[kind](rng)
     return Kill(kind=kind, victim=victim, stages=stages, time_s=time_s) if victim else None
+
+
+def note_kill(path: Path, kill: Kill) -> None:
+    """Append a kill to a file."""
+    with path.open("a") as file:
+        file.write(json.dumps(asdict(kill)) + "\n")
+
+
+def read_kills(path: Path) -> list[Kill]:
+    """Return the kills of a file; none if it is not there."""
+    if not path.exists():
+        return []
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    return [
+        Kill(**record | {"victim": Victim(**record["victim"]), "stages": tuple(record["stages"])}) for record in records
+    ]
 
 
 def title(pid: int) -> str:

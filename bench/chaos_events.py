@@ -56,12 +56,19 @@ class RunEvents:
         """Return the stages whose end a driver has seen, by id, and how many seconds each has taken."""
         return {e["stage"]: float(e["elapsed_s"]) for e in self.of_drivers() if e["kind"] == "stage_finished"}
 
-    def elapsed_s(self) -> float | None:
-        """Return what the only driver of the run took; None if it has not ended or was not the only one."""
+    def driven_s(self) -> float:
+        """Return for how long drivers have been at work, all together."""
+        times: dict[str, list[float]] = {}
+        for event in self.of_drivers():
+            times.setdefault(event["attempt"], []).append(seconds(event))
+        return sum(max(of_one) - min(of_one) for of_one in times.values())
+
+    def is_done(self) -> bool:
+        """Whether the latest driver has finished all trainings."""
         events = [event for event in self.of_drivers() if event["kind"] in {"run_started", "run_finished"}]
-        if [event["kind"] for event in events[:2]] != ["run_started", "run_finished"]:
-            return None
-        return float(events[1]["elapsed_s"])
+        if not events or events[-1]["kind"] != "run_finished":
+            return False
+        return bool(events[-1]["trainings_done"] == len(events[-2]["trainings"]))
 
     def _gathered(self, folder: str) -> list[Event]:
         paths = sorted((self.output / folder).glob("*.jsonl"))

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 
 from bench.chaos_checks import lost_work
-from bench.chaos_cluster import Kill, Victim
+from bench.chaos_cluster import Kill, Victim, note_kill, read_kills
 from bench.chaos_events import RunEvents
 from orchestrator.events import EventLog
 from orchestrator.storage.filesystem import open_storage
@@ -72,7 +72,8 @@ def test_a_training_is_under_way_from_its_latest_begin_to_that_attempts_end(tmp_
 
 
 def test_events_that_come_later_are_seen(tmp_path):
-    log = EventLog(open_storage(tmp_path), run_started=START, clock=lambda: START)
+    times = iter([START, START, START, START + timedelta(seconds=12.5)])
+    log = EventLog(open_storage(tmp_path), run_started=START, clock=lambda: next(times))
     events = RunEvents(output=tmp_path)
     assert events.stages_under_way() == ()
     log.append("run_started", trainings=["T"], stages_done=0)
@@ -80,6 +81,14 @@ def test_events_that_come_later_are_seen(tmp_path):
     assert events.stages_under_way() == ("train",)
     log.append("stage_finished", stage="train T", stage_kind="train", elapsed_s=1.0)
     assert (events.stages_under_way(), events.finished_stages()) == ((), {"train T": 1.0})
-    assert events.elapsed_s() is None
+    assert not events.is_done()
     log.append("run_finished", trainings_done=1, stages_failed=0, elapsed_s=12.5)
-    assert events.elapsed_s() == 12.5
+    assert (events.is_done(), events.driven_s()) == (True, 12.5)
+
+
+def test_kills_are_remembered(tmp_path):
+    kills = [kill("host", at_s=3, host="a"), kill("worker", at_s=4)]
+    assert read_kills(tmp_path / "kills.jsonl") == []
+    for one in kills:
+        note_kill(tmp_path / "kills.jsonl", one)
+    assert read_kills(tmp_path / "kills.jsonl") == kills
