@@ -51,7 +51,7 @@ NUM_EARLY_KILLS = 3
 """Of each run, that are not aimed at trainings: the stages before them are short and come once."""
 SHARE_FOR_KILLS = 0.8
 """Of the time limit; the rest is left for the last run to finish."""
-SHARE_OF_WORK = 0.9
+SHARE_OF_WORK = 0.8
 """Of the work of all stages, over which the kills are spread where one run has them all."""
 CHANCE_OF_TRAINING = 0.5
 """Share of the kills that wait for a training; the others wait for the stage that was hit least."""
@@ -239,7 +239,7 @@ def carry_out(chaos: Chaos, folder: Path, *, num_kills: int) -> None:
         output = folder / f"disturbed-{number}"
         if RunEvents(output=output).is_done():
             continue  # by an earlier call
-        if not output.exists() and not chaos.goes_on(num_kills=num_kills):
+        if not output.exists() and (not chaos.goes_on(num_kills=num_kills) or (chaos.is_matrix and number > 1)):
             return
         chaos.run(output, num_kills=num_kills)
         print(f"{output.name}: {len(chaos.kills)} kills so far", flush=True)

@@ -105,27 +105,34 @@ def _different_tables(output: Path, undisturbed: Path) -> Iterator[str]:
 def lost_work(output: Path, kills: Sequence[Kill]) -> Iterator[Loss]:
     """Yield what each training lost whenever an attempt at it ended without its own doing.
 
-    An attempt without an end of its own was killed, by the first kill after its last sign of life that can have hit it.
-    One that was superseded had been given up for lost: what it did after the next one had begun counts for nothing.
+    An attempt without an end of its own was killed, by the first kill after its last sign of life that can have hit it
+    and came before the driver called it failed. One that was superseded had been given up for lost: what it did after
+    the next one had begun counts for nothing.
     """
+    failed_s: dict[str, list[float]] = {}
+    for event in RunEvents(output=output).of_drivers():
+        if event["kind"] == "stage_failed":
+            failed_s.setdefault(event["stage"], []).append(seconds(event))
     trainings: dict[str, dict[str, list[Event]]] = {}
     for event in RunEvents(output=output).of_trainings():
         trainings.setdefault(event["training"], {}).setdefault(event["attempt"], []).append(event)
-    for attempts in trainings.values():
+    for name, attempts in trainings.items():
         # What ended before it had found its place has lost nothing.
         begun = [events for events in attempts.values() if events[0]["kind"] == "attempt_started"]
         for attempt, following in pairwise(begun):
             if not _ended_by_itself(attempt):
-                yield _loss(attempt, following=following[0], kills=kills)
+                yield _loss(attempt, following=following[0], kills=kills, failed_s=failed_s.get(f"train {name}", ()))
 
 
-def _loss(attempt: Sequence[Event], *, following: Event, kills: Sequence[Kill]) -> Loss:
+def _loss(attempt: Sequence[Event], *, following: Event, kills: Sequence[Kill], failed_s: Iterable[float]) -> Loss:
     # An attempt says that it has begun when it has read where it goes on.
     until_s = seconds(following) - following["elapsed_s"]
     usable = [e for e in attempt if e["kind"] in {"attempt_started", "checkpoint_saved"} and seconds(e) <= until_s]
     first, last = attempt[0], usable[-1]
-    # What lived on, cut off, until it was superseded was hit by nothing that came after its own end.
+    # What lived on, cut off, until it was superseded was hit by nothing that came after its own end, and what went down
+    # with the controller that it had on another host by nothing that came after the driver knew.
     end_s = seconds(attempt[-1] if attempt[-1]["kind"] == "attempt_ended" else following)
+    end_s = min([end_s, *(time_s for time_s in failed_s if time_s >= seconds(first))])
     times = [
         kill.time_s
         for kill in kills

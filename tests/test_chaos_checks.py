@@ -47,6 +47,16 @@ def test_what_happens_to_another_host_costs_a_training_nothing(tmp_path):
     assert loss.lost_s == 1.5
 
 
+def test_what_went_down_with_its_controller_elsewhere_was_not_hit_by_a_later_kill(tmp_path):
+    attempt(tmp_path, host="a", begun_s=0, checkpoints=[(2, 1), (4, 2), (6, 3)])
+    attempt(tmp_path, host="b", begun_s=40, epoch=3, ended_s=50)
+    kills = [kill("host", at_s=3, host="c"), kill("controller", at_s=30)]
+    assert [loss.lost_s for loss in lost_work(tmp_path, kills)] == [24.0]
+    driver = EventLog(open_storage(tmp_path), run_started=START, clock=lambda: START + timedelta(seconds=3.5))
+    driver.append("stage_failed", stage="train T", stage_kind="train", error="NodeDiedError", final=False)
+    assert [loss.lost_s for loss in lost_work(tmp_path, kills)] == [0.0]
+
+
 def test_of_an_attempt_that_was_superseded_counts_what_the_next_one_found(tmp_path):
     attempt(
         tmp_path, host="a", begun_s=0, checkpoints=[(2, 1), (9, 4), (21, 5)], ended_s=23, error="SupersededError: late"
