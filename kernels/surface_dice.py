@@ -170,6 +170,7 @@ def _add_beyond(
     counts: NDArray[np.int64],
     codes: NDArray[np.uint8],
 ) -> None:
+    """Add the elements of `_count_beyond` to their counts; `codes`, shape (64,), is room."""
     size_z, size_y, num_words = borders.shape
     for z in range(size_z):
         for y in range(size_y):
