@@ -47,7 +47,7 @@ LONGEST_WAIT_FOR_TRAINING_S = 90.0
 """Likewise for a training that has begun since the last kill; processes start slowly on a busy machine."""
 POLL_S = 0.1
 REPAIR_EVERY_S = 1.0
-NUM_EARLY_KILLS = 3
+NUM_EARLY_KILLS = STAGES.index("train")
 """Of each run, that are not aimed at trainings: the stages before them are short and come once."""
 SHARE_FOR_KILLS = 0.8
 """Of the time limit; the rest is left for the last run to finish."""
@@ -137,18 +137,23 @@ class Chaos:
     def _is_driver_alive(self) -> bool:
         return self.cluster.driver is not None and self.cluster.driver.poll() is None
 
+    @property
+    def _is_early(self) -> bool:
+        """Whether the next kill of this run is one of the first."""
+        return len(self.kills) - self.num_before < NUM_EARLY_KILLS
+
     def _is_due(self, events: RunEvents, *, num_kills: int) -> bool:
         """Whether the run is so far that the next kill may come."""
-        if not self.is_matrix:
+        if not self.is_matrix or self._is_early:
             return True
         share = sum(self.work_s[stage] for stage in events.finished_stages()) / sum(self.work_s.values())
-        return len(self.kills) - self.num_before <= num_kills * share / SHARE_OF_WORK
+        return len(self.kills) <= num_kills * share / SHARE_OF_WORK
 
     def _wait_and_kill(self, events: RunEvents) -> None:
         """Wait for a stage that is wanted, a little longer by chance, and kill something."""
-        is_early = len(self.kills) - self.num_before < NUM_EARLY_KILLS
-        kind = self.rng.choice([kind for kind in self.kinds if kind not in OF_TRAININGS] if is_early else self.kinds)
-        is_training_wanted = kind in OF_TRAININGS or (not is_early and self.rng.random() < CHANCE_OF_TRAINING)
+        kinds = [kind for kind in self.kinds if kind not in OF_TRAININGS] if self._is_early else self.kinds
+        kind = self.rng.choice(kinds)
+        is_training_wanted = kind in OF_TRAININGS or (not self._is_early and self.rng.random() < CHANCE_OF_TRAINING)
         hits = Counter(stage for kill in self.kills for stage in kill.stages)
         # What is over in this run cannot be hit any more.
         first = min(map(STAGES.index, events.stages_under_way()), default=0)
