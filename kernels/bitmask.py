@@ -4,12 +4,13 @@ import math
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kernels.compiled import compiled, compiled_in_place
-from kernels.intrinsics import equal_bits, popcount
+from kernels.intrinsics import equal_bits, popcount, prefetch
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -17,7 +18,9 @@ class PackedLabels:
     """Labels of one map as bits."""
 
     words: NDArray[np.uint64]
-    """Shape (labels, Z, Y, words): bit b of word w of a row is voxel 64 w + b."""
+    """Shape (labels, rows, words), the rows along x that hold anything: bit b of word w of a row is voxel 64 w + b."""
+    places: NDArray[np.int64]
+    """Shape (rows, 2): z and y of each row, in the order of the volume."""
     boxes: NDArray[np.int64]
     """Shape (labels, 6): first and last z, y and word with a set bit; the last are -1 if there is none."""
     has_others: bool
@@ -40,19 +43,23 @@ class MaskPair:
 
 
 class _Buffers(threading.local):
-    """Memory for the words of two maps, kept between calls: fresh pages cost a fifth of a whole comparison."""
+    """Memory for the rows of two maps, kept between calls: fresh pages cost a fifth of a whole comparison."""
 
     def __init__(self) -> None:
-        self._buffers = [np.empty(0, np.uint64), np.empty(0, np.uint64)]
+        self._buffers: dict[tuple[int, type[np.generic]], NDArray[Any]] = {}
 
-    def take(self, slot: int, shape: tuple[int, ...]) -> NDArray[np.uint64]:
+    def take(self, slot: int, shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
         size = math.prod(shape)
-        if self._buffers[slot].size < size:
-            self._buffers[slot] = np.empty(size, np.uint64)
-        return self._buffers[slot][:size].reshape(shape)
+        buffer = self._buffers.get((slot, dtype))
+        if buffer is None or buffer.size < size:
+            buffer = self._buffers[slot, dtype] = np.empty(size, dtype)
+        return buffer[:size].reshape(shape)
 
 
 _buffers = _Buffers()
+
+# So far ahead memory is asked for: a processor does not do so by itself beyond the end of a page.
+_PREFETCH_BYTES = 4096
 
 
 def pack_pair(
@@ -73,20 +80,18 @@ def _pack(array: NDArray[np.generic], labels: Sequence[int], *, slot: int) -> Pa
     values = values.view(np.uint8) if values.dtype == np.bool_ else values
     if not values.dtype.isnative:
         values = values.astype(values.dtype.newbyteorder("="))
-    words = _buffers.take(slot, (len(labels), *values.shape[:2], (values.shape[2] + 63) // 64))
-    # Rows of whole words lie behind one another like a single long one.
-    rows, row_words = values, words
-    if values.shape[2] % 64 == 0:
-        rows, row_words = values.reshape(1, 1, -1), words.reshape(len(labels), 1, 1, -1)
-    _pack_occupied(rows, row_words[0])
+    size_z, size_y, size_x = values.shape
+    words = _buffers.take(slot, (len(labels), size_z * size_y, (size_x + 63) // 64), np.uint64)
+    places = _buffers.take(slot, (size_z * size_y, 2), np.int64)
+    num_rows = _pack_occupied(values, words[0], places)
+    words, places = words[:, :num_rows], places[:num_rows]
     has_others = False
     if array.dtype != np.bool_ or tuple(labels) != (1,):
         limits = np.iinfo(values.dtype)
         # A label that the type cannot hold occurs nowhere; 0 is packed nowhere either.
         held = np.array([label if limits.min <= label <= limits.max else 0 for label in labels], values.dtype)
-        row_words[1:] = 0
-        has_others = bool(_tell_apart(rows, held, row_words))
-    return PackedLabels(words=words, boxes=_find_boxes(words), has_others=has_others)
+        has_others = bool(_tell_apart(values, held, words, places))
+    return PackedLabels(words=words, places=places, boxes=_find_boxes(words, places), has_others=has_others)
 
 
 def crop_pair(reference: PackedLabels, prediction: PackedLabels, number: int) -> MaskPair | None:
@@ -94,7 +99,14 @@ def crop_pair(reference: PackedLabels, prediction: PackedLabels, number: int) ->
     box = _union(reference.boxes[number], prediction.boxes[number])
     if box[1] < 0:
         return None
-    return MaskPair(reference=_crop(reference.words[number], box), prediction=_crop(prediction.words[number], box))
+    return MaskPair(reference=_crop(reference, number, box), prediction=_crop(prediction, number, box))
+
+
+def _crop(packed: PackedLabels, number: int, box: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """Return a box of one label with rows of zeros around it; the further word keeps the last dual point of a row."""
+    cropped = np.empty((box[1] - box[0] + 3, box[3] - box[2] + 3, box[5] - box[4] + 2), np.uint64)
+    _copy_box(packed.words[number], packed.places, box, cropped)
+    return cropped
 
 
 @compiled_in_place
@@ -116,38 +128,51 @@ def _bits_of(row: NDArray[np.integer], w: int, value: np.integer) -> np.uint64:
 
 
 @compiled_in_place
-def _pack_occupied(values: NDArray[np.integer], words: NDArray[np.uint64]) -> None:
-    """Fill in the words of what is not 0."""
+def _pack_occupied(values: NDArray[np.integer], words: NDArray[np.uint64], places: NDArray[np.int64]) -> int:
+    """Fill in the rows of what is not 0, and where they are; returns how many they are.
+
+    A row without anything is written over by the next one, so that hardly more memory is touched than is needed.
+    """
     zero = values.dtype.type(0)
+    num_whole = values.shape[2] // 64
+    num_rows = 0
     for z in range(values.shape[0]):
         for y in range(values.shape[1]):
-            row = values[z, y]
-            num_whole = row.size // 64
-            # Straight on: a test that would spare the empty words takes longer than what it spares.
+            row, row_words = values[z, y], words[num_rows]
+            some = np.uint64(0)
             for w in range(num_whole):
-                words[z, y, w] = ~equal_bits(row, 64 * w, zero)
-            for w in range(num_whole, words.shape[2]):
-                words[z, y, w] = ~_bits_of(row, w, zero) & _within(row.size, w)
+                prefetch(row, 64 * w + _PREFETCH_BYTES // row.itemsize)
+                word = ~equal_bits(row, 64 * w, zero)
+                row_words[w] = word
+                some |= word
+            for w in range(num_whole, row_words.size):
+                word = ~_bits_of(row, w, zero) & _within(row.size, w)
+                row_words[w] = word
+                some |= word
+            places[num_rows, 0] = z
+            places[num_rows, 1] = y
+            num_rows += some != np.uint64(0)
+    return num_rows
 
 
 @compiled_in_place
-def _tell_apart(values: NDArray[np.integer], labels: NDArray[np.integer], words: NDArray[np.uint64]) -> bool:
-    """Fill in the words of all labels, of which the first holds what is not 0 and the others nothing.
+def _tell_apart(
+    values: NDArray[np.integer], labels: NDArray[np.integer], words: NDArray[np.uint64], places: NDArray[np.int64]
+) -> bool:
+    """Fill in the words of all labels, of which the first holds what is not 0.
 
     Returns whether there are values that are neither 0 nor a label.
     """
     others = np.uint64(0)
-    for z in range(values.shape[0]):
-        for y in range(values.shape[1]):
-            row = values[z, y]
-            for w in range(words.shape[3]):
-                left = words[0, z, y, w]
-                if left != np.uint64(0):
-                    for k in range(labels.size):
-                        bits = _bits_of(row, w, labels[k]) & left
-                        words[k, z, y, w] = bits
-                        left &= ~bits
-                    others |= left
+    for i in range(places.shape[0]):
+        row = values[places[i, 0], places[i, 1]]
+        for w in range(words.shape[2]):
+            left = words[0, i, w]
+            for k in range(labels.size):
+                bits = _bits_of(row, w, labels[k]) & left if left != np.uint64(0) else left
+                words[k, i, w] = bits
+                left &= ~bits
+            others |= left
     return bool(others != np.uint64(0))
 
 
@@ -159,31 +184,28 @@ def _within(size_x: int, w: int) -> np.uint64:
 
 
 @compiled
-def _find_boxes(words: NDArray[np.uint64]) -> NDArray[np.int64]:
+def _find_boxes(words: NDArray[np.uint64], places: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return first and last z, y and word with a set bit of each label."""
-    num_labels, size_z, size_y, num_words = words.shape
+    num_labels, num_rows, num_words = words.shape
     boxes = np.empty((num_labels, 6), np.int64)
     boxes[:, 0::2] = np.iinfo(np.int64).max
     boxes[:, 1::2] = -1
+    in_any_row = np.empty(num_words, np.uint64)
     for k in range(num_labels):
         box = boxes[k]
-        in_any_slice = np.zeros(size_y * num_words, np.uint64)
-        for z in range(size_z):
-            in_slice = words[k, z].reshape(-1)
+        in_any_row[:] = 0
+        for i in range(num_rows):
             some = np.uint64(0)
-            for i in range(in_any_slice.size):
-                some |= in_slice[i]
-                in_any_slice[i] |= in_slice[i]
+            for w in range(num_words):
+                some |= words[k, i, w]
+                in_any_row[w] |= words[k, i, w]
             if some != np.uint64(0):
-                box[0] = min(box[0], z)
-                box[1] = z
-        for i in range(in_any_slice.size):
-            if in_any_slice[i] != np.uint64(0):
-                y, w = i // num_words, i % num_words
-                box[2] = min(box[2], y)
-                box[3] = y
-                box[4] = min(box[4], w)
-                box[5] = max(box[5], w)
+                z, y = places[i]
+                box[0], box[1] = min(box[0], z), z
+                box[2], box[3] = min(box[2], y), max(box[3], y)
+        for w in range(num_words):
+            if in_any_row[w] != np.uint64(0):
+                box[4], box[5] = min(box[4], w), w
     return boxes
 
 
@@ -196,21 +218,26 @@ def _union(a: NDArray[np.int64], b: NDArray[np.int64]) -> NDArray[np.int64]:
     return box
 
 
-@compiled
-def _crop(words: NDArray[np.uint64], box: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """Copy a box and put the rows of zeros around it; the further word keeps the last dual point of a full row."""
-    size_z, size_y, num_words = box[1] - box[0] + 3, box[3] - box[2] + 3, box[5] - box[4] + 2
-    cropped = np.empty((size_z, size_y, num_words), np.uint64)
-    for z in range(size_z):
-        for y in range(size_y):
-            if 0 < z < size_z - 1 and 0 < y < size_y - 1:
+@compiled_in_place
+def _copy_box(
+    words: NDArray[np.uint64], places: NDArray[np.int64], box: NDArray[np.int64], cropped: NDArray[np.uint64]
+) -> None:
+    """Copy the rows of a box into the middle of an array, and zeros into the rest of it."""
+    num_words = cropped.shape[2]
+    i = 0
+    for z in range(cropped.shape[0]):
+        for y in range(cropped.shape[1]):
+            from_z, from_y = box[0] + z - 1, box[2] + y - 1
+            while i < places.shape[0] and (places[i, 0] < from_z or (places[i, 0] == from_z and places[i, 1] < from_y)):
+                i += 1
+            row = cropped[z, y]
+            if i < places.shape[0] and places[i, 0] == from_z and places[i, 1] == from_y and from_y <= box[3]:
                 for w in range(num_words - 1):
-                    cropped[z, y, w] = words[box[0] + z - 1, box[2] + y - 1, box[4] + w]
-                cropped[z, y, num_words - 1] = np.uint64(0)
+                    row[w] = words[i, box[4] + w]
+                row[num_words - 1] = np.uint64(0)
             else:
                 for w in range(num_words):
-                    cropped[z, y, w] = np.uint64(0)
-    return cropped
+                    row[w] = np.uint64(0)
 
 
 @compiled

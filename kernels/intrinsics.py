@@ -4,6 +4,7 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 
@@ -28,6 +29,23 @@ def equal_bits(typing_context: Any, array: Any, start: Any, value: Any) -> Any:
         return builder.bitcast(builder.icmp_unsigned("==", elements, same), ir.IntType(64))
 
     return types.uint64(array, types.intp, array.dtype), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def prefetch(typing_context: Any, array: Any, start: Any) -> Any:
+    """Ask for the memory of ``array.flat[start]``, which need not exist; the array must be C-ordered."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        number, address = ir.IntType(32), ir.PointerType(ir.IntType(8))
+        kind = ir.FunctionType(ir.VoidType(), [address, number, number, number])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        place = builder.bitcast(builder.gep(data, [arguments[1]]), address)
+        # To be read, of use only once, as data.
+        builder.call(function, [place, number(0), number(0), number(1)])
+        return context.get_dummy_value()
+
+    return types.none(array, start), generate
 
 
 @intrinsic  # type: ignore[untyped-decorator]

@@ -22,6 +22,8 @@ from kernels.validation import check_pair, check_spacing, check_tolerance, pack_
 _MAX_ROWS = 4096
 # The search looks one word to either side.
 _MAX_HALF_WIDTH = 63
+# A row of the ball takes one pass over a slice, and one more for each voxel of its half width.
+_MAX_PASSES = 4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -101,19 +103,20 @@ def overlap_of_pair(
     """Compare the surfaces of two packed masks; None stands for two empty ones."""
     if pair is None:
         none = np.zeros(NUM_CODES, np.int64)
-        counts = (none, none, none, none)
+        counts = [none] * 4
     else:
         mask_a, mask_b = pair.reference, pair.prediction
-        (borders_a, counts_a), (borders_b, counts_b) = find_borders(mask_a), find_borders(mask_b)
+        borders_a, borders_b = find_borders(mask_a), find_borders(mask_b)
         rows = _tolerance_rows(borders_a.shape, spacing_mm, tolerance_mm)
         if rows is None:
             from_a = element_distances(mask_a, borders_a, borders_b, spacing_mm=spacing_mm)
             from_b = element_distances(mask_b, borders_b, borders_a, spacing_mm=spacing_mm)
-            beyond_a, beyond_b = from_a.count_beyond(tolerance_mm), from_b.count_beyond(tolerance_mm)
+            # Every distance is more than -1.
+            counts = [one.count_beyond(limit_mm) for one in (from_a, from_b) for limit_mm in (-1.0, tolerance_mm)]
         else:
-            beyond_a = _count_beyond(mask_a, borders_a, borders_b, rows)
-            beyond_b = _count_beyond(mask_b, borders_b, borders_a, rows)
-        counts = (counts_a, beyond_a, counts_b, beyond_b)
+            beyond_a = _find_beyond(borders_a, borders_b, rows)
+            beyond_b = _find_beyond(borders_b, borders_a, rows)
+            counts = [*count_codes(mask_a, borders_a, beyond_a), *count_codes(mask_b, borders_b, beyond_b)]
     return SurfaceOverlap(
         num_reference=counts[0],
         num_reference_beyond=counts[1],
@@ -152,38 +155,61 @@ def _rows_of_ball(
     return np.ascontiguousarray(np.stack([dz, dy, half_widths], axis=1)[order], dtype=np.int64)
 
 
-def _count_beyond(
-    mask: NDArray[np.uint64], borders: NDArray[np.uint64], targets: NDArray[np.uint64], rows: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    """Count, by code, the elements of `borders` that have no element of `targets` in the ball of `rows`."""
-    counts = np.zeros(NUM_CODES, np.int64)
-    _add_beyond(mask, borders, targets, rows, counts, np.empty(64, np.uint8))
-    return counts
+def _find_beyond(
+    borders: NDArray[np.uint64], targets: NDArray[np.uint64], rows: NDArray[np.int64]
+) -> NDArray[np.uint64]:
+    """Return the elements of `borders` that have no element of `targets` in the ball of `rows`."""
+    beyond = borders.copy()
+    # Of the nearest rows all elements of a slice at once, until so many that most are gone.
+    num_at_once = np.searchsorted(np.cumsum(rows[:, 2] + 1), _MAX_PASSES, side="right")
+    _remove_at_once(beyond, targets, rows[:num_at_once])
+    _remove_by_word(beyond, targets, rows[num_at_once:])
+    return beyond
 
 
 @compiled_in_place
-def _add_beyond(
-    mask: NDArray[np.uint64],
-    borders: NDArray[np.uint64],
-    targets: NDArray[np.uint64],
-    rows: NDArray[np.int64],
-    counts: NDArray[np.int64],
-    codes: NDArray[np.uint8],
-) -> None:
-    """Add the elements of `_count_beyond` to their counts; `codes`, shape (64,), is room."""
-    size_z, size_y, num_words = borders.shape
+def _remove_at_once(elements: NDArray[np.uint64], targets: NDArray[np.uint64], rows: NDArray[np.int64]) -> None:
+    """Remove elements with a target in a row of the ball: in simple loops, which become vector instructions.
+
+    All rows of a slice are passed as one: there are bits only up to the first one of the last word of a row, and
+    nothing is spread so far that it could come from there to the next row or back.
+    """
+    size_z, size_y, _ = elements.shape
+    for z in range(size_z):
+        for r in range(rows.shape[0]):
+            dz, dy, half_width = rows[r]
+            if 0 <= z + dz < size_z and abs(dy) < size_y:
+                y, stop = max(0, -dy), min(size_y, size_y - dy)
+                left = elements[z, y:stop].reshape(-1)
+                there = targets[z + dz, y + dy : stop + dy].reshape(-1)
+                left_1, there_1 = left[1:], there[1:]
+                for i in range(left.size):
+                    left[i] &= ~there[i]
+                for step in range(1, half_width + 1):
+                    near, far = np.uint64(step), np.uint64(64 - step)
+                    for i in range(left.size):
+                        left[i] &= ~((there[i] << near) | (there[i] >> near))
+                    for i in range(left_1.size):
+                        left_1[i] &= ~(there[i] >> far)
+                    for i in range(left_1.size):
+                        left[i] &= ~(there_1[i] << far)
+
+
+@compiled_in_place
+def _remove_by_word(elements: NDArray[np.uint64], targets: NDArray[np.uint64], rows: NDArray[np.int64]) -> None:
+    """Remove elements with a target in a row of the ball: word by word, only while there are any."""
+    size_z, size_y, num_words = elements.shape
     for z in range(size_z):
         for y in range(size_y):
             for w in range(num_words):
-                left = borders[z, y, w]
+                left = elements[z, y, w]
                 r = 0
                 while left != np.uint64(0) and r < rows.shape[0]:
                     other_z, other_y = z + rows[r, 0], y + rows[r, 1]
                     if 0 <= other_z < size_z and 0 <= other_y < size_y:
                         left &= ~_widened(targets, (other_z, other_y, w), rows[r, 2])
                     r += 1
-                if left != np.uint64(0):
-                    count_codes(mask, (z, y, w), left, counts, codes)
+                elements[z, y, w] = left
 
 
 @compiled_in_place

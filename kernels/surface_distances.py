@@ -169,7 +169,7 @@ def distances_of_pair(pair: MaskPair | None, *, spacing_mm: tuple[float, float, 
     """Return the distances between the surfaces of two packed masks; None stands for two empty ones."""
     if pair is None:
         return SurfaceDistances(reference=NO_ELEMENTS, prediction=NO_ELEMENTS)
-    borders_a, borders_b = find_borders(pair.reference)[0], find_borders(pair.prediction)[0]
+    borders_a, borders_b = find_borders(pair.reference), find_borders(pair.prediction)
     return SurfaceDistances(
         reference=element_distances(pair.reference, borders_a, borders_b, spacing_mm=spacing_mm),
         prediction=element_distances(pair.prediction, borders_b, borders_a, spacing_mm=spacing_mm),

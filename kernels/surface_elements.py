@@ -100,47 +100,119 @@ def _piece_parts(piece: set[int]) -> NDArray[np.float64]:
     return parts
 
 
-@compiled_in_place
-def _shifted(mask: NDArray[np.uint64], z: int, y: int, w: int) -> np.uint64:
-    """Return word w of a row with every voxel moved to x + 1."""
-    before: np.uint64 = mask[z, y, w - 1] >> np.uint64(63) if w > 0 else np.uint64(0)
-    word: np.uint64 = (mask[z, y, w] << np.uint64(1)) | before
-    return word
+def find_borders(mask: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Find the surface elements of a packed mask.
+
+    Parameters
+    ----------
+    mask : uint64 array, shape (z + 2, y + 2, words), as `crop_pair` returns it
+
+    Returns
+    -------
+    uint64 array, shape (z + 1, y + 1, words), one bit a dual point
+    """
+    borders = np.empty((mask.shape[0] - 1, mask.shape[1] - 1, mask.shape[2]), np.uint64)
+    num = borders[0].size
+    _write_borders(mask, borders, np.zeros(num + 1, np.uint64), np.zeros(num + 1, np.uint64))
+    return borders
 
 
-@compiled_in_place
 def count_codes(
-    mask: NDArray[np.uint64],
-    at: tuple[int, int, int],
-    elements: np.uint64,
-    counts: NDArray[np.int64],
-    codes: NDArray[np.uint8],
-) -> None:
-    """Add the neighbour codes of some dual points of one word to their counts.
+    mask: NDArray[np.uint64], borders: NDArray[np.uint64], beyond: NDArray[np.uint64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Count surface elements by neighbour code.
 
     Parameters
     ----------
     mask : uint64 array, shape (z + 2, y + 2, words), packed
-    at : index (z, y, w) of the word of dual points
-    elements : bits of those that count
-    counts : int64 array, shape (256,), added to
-    codes : uint8 array, shape (64,), overwritten
+    borders : uint64 array, shape (z + 1, y + 1, words): the mask's surface elements
+    beyond : uint64 array of the same shape: some of them
+
+    Returns
+    -------
+    Two int64 arrays, shape (256,): all elements and those of `beyond`
     """
-    z, y, w = at
-    row_0, row_1, row_2, row_3 = mask[z, y, w], mask[z, y + 1, w], mask[z + 1, y, w], mask[z + 1, y + 1, w]
-    left_0, left_1 = _shifted(mask, z, y, w), _shifted(mask, z, y + 1, w)
-    left_2, left_3 = _shifted(mask, z + 1, y, w), _shifted(mask, z + 1, y + 1, w)
-    # Most of a surface between thick slices is flat along z, in runs: those are counted without looking at each.
-    flat_above = (left_0 & row_0 & left_1 & row_1) & ~(left_2 | row_2 | left_3 | row_3) & elements
-    flat_below = (left_2 & row_2 & left_3 & row_3) & ~(left_0 | row_0 | left_1 | row_1) & elements
-    counts[0b11110000] += popcount(flat_above)
-    counts[0b00001111] += popcount(flat_below)
-    left = elements & ~(flat_above | flat_below)
-    if left != np.uint64(0):
-        spread_bits(codes, (left_0, row_0, left_1, row_1, left_2, row_2, left_3, row_3))
-    while left != np.uint64(0):
-        counts[codes[lowest_bit(left)]] += 1
-        left &= left - np.uint64(1)
+    counts = np.zeros((2, NUM_CODES), np.int64)
+    _add_codes(mask, borders, beyond, counts, np.empty(64, np.uint8))
+    return counts[0] + counts[1], counts[1]
+
+
+@compiled_in_place
+def _write_borders(
+    mask: NDArray[np.uint64], borders: NDArray[np.uint64], some: NDArray[np.uint64], every: NDArray[np.uint64]
+) -> None:
+    """Write the elements, slice by slice; `some` and `every`, a word of a slice and one more, are zeros and room.
+
+    A row ends with a word of zeros, so that a slice can be passed as one long row: in simple loops, which the compiler
+    turns into vector instructions.
+    """
+    one, top = np.uint64(1), np.uint64(63)
+    row = mask.shape[2]
+    num = borders.shape[1] * row
+    some_before, every_before, some, every = some[:num], every[:num], some[1:], every[1:]
+    for z in range(borders.shape[0]):
+        above, below, border = mask[z].reshape(-1), mask[z + 1].reshape(-1), borders[z].reshape(-1)
+        a, b, c, d = above[:num], above[row:], below[:num], below[row:]
+        for i in range(num):
+            some[i] = a[i] | b[i] | c[i] | d[i]
+        for i in range(num):
+            every[i] = a[i] & b[i] & c[i] & d[i]
+        for i in range(num):
+            some_of_eight = some[i] | (some[i] << one) | (some_before[i] >> top)
+            every_of_eight = every[i] & ((every[i] << one) | (every_before[i] >> top))
+            border[i] = some_of_eight & ~every_of_eight
+
+
+@compiled_in_place
+def _add_codes(
+    mask: NDArray[np.uint64],
+    borders: NDArray[np.uint64],
+    beyond: NDArray[np.uint64],
+    counts: NDArray[np.int64],
+    codes: NDArray[np.uint8],
+) -> None:
+    """Add elements to the counts of their codes, those of `beyond` to the second; `codes`, shape (64,), is room."""
+    one = np.uint64(1)
+    for z in range(borders.shape[0]):
+        for y in range(borders.shape[1]):
+            for w in range(borders.shape[2]):
+                left = borders[z, y, w]
+                if left == np.uint64(0):
+                    continue
+                far = beyond[z, y, w]
+                corners = _corners_of_word(mask, (z, y, w))
+                a, b, c, d, e, f, g, h = corners
+                # Most of a surface between thick slices is flat along z, in runs: counted without looking at each.
+                flat_above = a & b & c & d & ~(e | f | g | h) & left
+                flat_below = e & f & g & h & ~(a | b | c | d) & left
+                counts[0, 0b11110000] += popcount(flat_above & ~far)
+                counts[1, 0b11110000] += popcount(flat_above & far)
+                counts[0, 0b00001111] += popcount(flat_below & ~far)
+                counts[1, 0b00001111] += popcount(flat_below & far)
+                left &= ~(flat_above | flat_below)
+                if left != np.uint64(0):
+                    spread_bits(codes, corners)
+                while left != np.uint64(0):
+                    place = np.uint64(lowest_bit(left))
+                    counts[far >> place & one, codes[place]] += 1
+                    left &= left - one
+
+
+# Indices without a sign, since Numba looks for negative ones: that took a third of the time.
+@compiled_in_place
+def _corners_of_word(mask: NDArray[np.uint64], at: tuple[int, int, int]) -> tuple[np.uint64, ...]:
+    """Return the voxels around the 64 dual points of one word (z, y, w): eight words, in the order of the code."""
+    one, top = np.uint64(1), np.uint64(63)
+    z, y, w = np.uint64(at[0]), np.uint64(at[1]), np.uint64(at[2])
+    b, d = mask[z, y, w], mask[z, y + one, w]
+    f, h = mask[z + one, y, w], mask[z + one, y + one, w]
+    a, c, e, g = b << one, d << one, f << one, h << one
+    if at[2] > 0:
+        a |= mask[z, y, w - one] >> top
+        c |= mask[z, y + one, w - one] >> top
+        e |= mask[z + one, y, w - one] >> top
+        g |= mask[z + one, y + one, w - one] >> top
+    return a, b, c, d, e, f, g, h
 
 
 @compiled_in_place
@@ -153,46 +225,4 @@ def codes_of_word(mask: NDArray[np.uint64], at: tuple[int, int, int], codes: NDA
     at : index (z, y, w) of the word of dual points
     codes : uint8 array, shape (64,), overwritten
     """
-    z, y, w = at
-    row_0, row_1, row_2, row_3 = mask[z, y, w], mask[z, y + 1, w], mask[z + 1, y, w], mask[z + 1, y + 1, w]
-    left_0, left_1 = _shifted(mask, z, y, w), _shifted(mask, z, y + 1, w)
-    left_2, left_3 = _shifted(mask, z + 1, y, w), _shifted(mask, z + 1, y + 1, w)
-    spread_bits(codes, (left_0, row_0, left_1, row_1, left_2, row_2, left_3, row_3))
-
-
-def find_borders(mask: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-    """Find the surface elements of a packed mask.
-
-    Parameters
-    ----------
-    mask : uint64 array, shape (z + 2, y + 2, words), as `crop_pair` returns it
-
-    Returns
-    -------
-    borders : uint64 array, shape (z + 1, y + 1, words), one bit a dual point
-    counts : int64 array, shape (256,), elements by neighbour code
-    """
-    borders = np.empty((mask.shape[0] - 1, mask.shape[1] - 1, mask.shape[2]), np.uint64)
-    counts = np.zeros(NUM_CODES, np.int64)
-    _write_borders(mask, borders, counts, np.empty(64, np.uint8))
-    return borders, counts
-
-
-@compiled_in_place
-def _write_borders(
-    mask: NDArray[np.uint64], borders: NDArray[np.uint64], counts: NDArray[np.int64], codes: NDArray[np.uint8]
-) -> None:
-    """Write the elements and add up their codes; `codes`, shape (64,), is room."""
-    one, top = np.uint64(1), np.uint64(63)
-    for z in range(borders.shape[0]):
-        for y in range(borders.shape[1]):
-            some_before = np.uint64(0)
-            every_before = np.uint64(0)
-            for w in range(borders.shape[2]):
-                some = mask[z, y, w] | mask[z, y + 1, w] | mask[z + 1, y, w] | mask[z + 1, y + 1, w]
-                every = mask[z, y, w] & mask[z, y + 1, w] & mask[z + 1, y, w] & mask[z + 1, y + 1, w]
-                border = (some | (some << one) | some_before) & ~(every & ((every << one) | every_before))
-                some_before, every_before = some >> top, every >> top
-                borders[z, y, w] = border
-                if border != np.uint64(0):
-                    count_codes(mask, (z, y, w), border, counts, codes)
+    spread_bits(codes, _corners_of_word(mask, at))
