@@ -2,7 +2,7 @@
 
 | kind | fields |
 |---|---|
-| run_started | trainings, stages_done |
+| run_started | trainings, stages_done, slice_s |
 | stage_started | stage, stage_kind, attempt, and where it has a GPU gpu_kind, gpus |
 | stage_finished | stage, stage_kind, elapsed_s |
 | stage_failed | stage, stage_kind, error, final |

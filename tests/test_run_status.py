@@ -174,6 +174,11 @@ def test_long_trainings_end_together_since_they_give_way():
     assert found.median_s == pytest.approx(15 * hour_s)
 
 
+def test_trainings_shorter_than_a_slice_of_the_cluster_wait_for_each_other():
+    trainings = {"num_waiting": 3, "training_s": [36_000.0], "after_s": 0.0, "num_slots": 2}
+    assert forecast([], slice_s=36_000.0, **trainings).median_s == pytest.approx(72_000.0)
+
+
 def test_gpu_hours_are_counted_until_the_last_event_of_each_driver_and_priced(run, capsys):
     run.begin("a", "b")
     for name in ("a", "b"):

@@ -161,7 +161,12 @@ def run(request: RunRequest, *, console: Console) -> RunOutcome:
         done = finished_stages(graph, storage)
         check_space((stage for stage in graph.values() if stage.id not in done), storage=storage, preset=request.preset)
         claim_output(request, storage)
-        events.append("run_started", trainings=[training.id for training in request.trainings], stages_done=len(done))
+        events.append(
+            "run_started",
+            trainings=[training.id for training in request.trainings],
+            stages_done=len(done),
+            slice_s=request.cluster.slice_s,
+        )
         failures: Mapping[str, str] = {}
         lost: frozenset[str] = frozenset()
         if any(f"score {training.id}" not in done for training in request.trainings):

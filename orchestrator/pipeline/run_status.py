@@ -129,6 +129,7 @@ def read_status(storage: Storage) -> RunStatus:
             ],
             after_s=sum(_mean(durations_s[kind]) for kind in (StageKind.PREDICT, StageKind.SCORE)),
             num_slots=_most_at_once(latest),
+            slice_s=latest[0].get("slice_s", SLICE_S),
         ),
     )
 
@@ -140,6 +141,7 @@ def forecast(
     training_s: Sequence[float],
     after_s: float,
     num_slots: int,
+    slice_s: float = SLICE_S,
 ) -> Forecast | None:
     """Draw courses of the rest of a run: waiting trainings take as long as those that have shown how long they take.
 
@@ -157,6 +159,8 @@ def forecast(
         Duration of prediction and scores of one training.
     num_slots
         Trainings at a time.
+    slice_s
+        The cluster's time after which a training may give way.
     """
     left_s = [training.remaining_s() for training in under_way if training.stage == StageKind.TRAIN]
     known_s = [*training_s, *(t.num_epochs * t.epoch_elapsed_s for t in under_way if t.num_epochs)]
@@ -168,17 +172,20 @@ def forecast(
     for _ in range(NUM_DRAWS):
         begun = [draw.choice(known_s) if left is None else left for left in left_s]
         waiting = [draw.choice(known_s) for _ in range(num_waiting)]
-        ends_s.append(_end_s(begun, waiting, after_s=[after_s] * num_to_predict, num_slots=num_slots))
+        after = [after_s] * num_to_predict
+        ends_s.append(_end_s(begun, waiting, after_s=after, num_slots=num_slots, slice_s=slice_s))
     ends_s.sort()
     return Forecast(
         early_s=ends_s[NUM_DRAWS // 10], median_s=ends_s[NUM_DRAWS // 2], late_s=ends_s[-1 - NUM_DRAWS // 10]
     )
 
 
-def _end_s(begun: Sequence[float], waiting: Sequence[float], *, after_s: Sequence[float], num_slots: int) -> float:
+def _end_s(
+    begun: Sequence[float], waiting: Sequence[float], *, after_s: Sequence[float], num_slots: int, slice_s: float
+) -> float:
     """Return when the last training is scored."""
     num_slots = max(num_slots, len(begun))
-    if max((*begun, *waiting), default=0.0) > WORTH_MOVING_SLICES * SLICE_S:
+    if max((*begun, *waiting), default=0.0) > WORTH_MOVING_SLICES * slice_s:
         return lower_bound_s([*begun, *waiting], [1.0] * num_slots) + max(after_s)
     slots = [0.0] * (num_slots - len(begun)) + sorted(begun)
     heapq.heapify(slots)
