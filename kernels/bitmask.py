@@ -1,10 +1,7 @@
 """Masks as bits: 64 voxels of a row in one word, cropped to where there is anything."""
 
-import math
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,8 +29,8 @@ class MaskPair:
     """One label of two maps as bits, cropped to what both hold."""
 
     reference: NDArray[np.uint64]
-    """Shape (z + 2, y + 2, words): a row of zeros around the box on every side of z and y, and at least one zero bit
-    after the last voxel of a row."""
+    """Shape (z + 2, y + 2, words): around the box a row of zeros on every side of z and y, and a word of zeros at the
+    end of every row."""
     prediction: NDArray[np.uint64]
     """The same of the prediction."""
 
@@ -41,22 +38,6 @@ class MaskPair:
         """Return the voxels of the reference, of the prediction and of both at once."""
         return _count(self.reference, self.prediction)
 
-
-class _Buffers(threading.local):
-    """Memory for the rows of two maps, kept between calls: fresh pages cost a fifth of a whole comparison."""
-
-    def __init__(self) -> None:
-        self._buffers: dict[tuple[int, type[np.generic]], NDArray[Any]] = {}
-
-    def take(self, slot: int, shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
-        size = math.prod(shape)
-        buffer = self._buffers.get((slot, dtype))
-        if buffer is None or buffer.size < size:
-            buffer = self._buffers[slot, dtype] = np.empty(size, dtype)
-        return buffer[:size].reshape(shape)
-
-
-_buffers = _Buffers()
 
 # So far ahead memory is asked for: a processor does not do so by itself beyond the end of a page.
 _PREFETCH_BYTES = 4096
@@ -68,29 +49,27 @@ def pack_pair(
     labels: Sequence[int],
     prediction_labels: Sequence[int],
 ) -> tuple[PackedLabels, PackedLabels]:
-    """Pack labels other than 0 of two integer or bool maps, shape (Z, Y, X), in one pass over each.
-
-    The words are only good until the next call in the same thread; `crop_pair` copies them.
-    """
-    return _pack(reference, labels, slot=0), _pack(prediction, prediction_labels, slot=1)
+    """Pack labels other than 0 of two integer or bool maps, shape (Z, Y, X), in one pass over each."""
+    return _pack(reference, labels), _pack(prediction, prediction_labels)
 
 
-def _pack(array: NDArray[np.generic], labels: Sequence[int], *, slot: int) -> PackedLabels:
+def _pack(array: NDArray[np.generic], labels: Sequence[int]) -> PackedLabels:
     values = np.ascontiguousarray(array)
     values = values.view(np.uint8) if values.dtype == np.bool_ else values
     if not values.dtype.isnative:
         values = values.astype(values.dtype.newbyteorder("="))
     size_z, size_y, size_x = values.shape
-    words = _buffers.take(slot, (len(labels), size_z * size_y, (size_x + 63) // 64), np.uint64)
-    places = _buffers.take(slot, (size_z * size_y, 2), np.int64)
-    num_rows = _pack_occupied(values, words[0], places)
-    words, places = words[:, :num_rows], places[:num_rows]
-    has_others = False
+    occupied = np.empty((size_z * size_y, (size_x + 63) // 64), np.uint64)
+    places = np.empty((size_z * size_y, 2), np.int64)
+    num_rows = _pack_occupied(values, occupied, places)
+    occupied, places = occupied[:num_rows], places[:num_rows]
+    words, has_others = occupied[None], False
     if array.dtype != np.bool_ or tuple(labels) != (1,):
         limits = np.iinfo(values.dtype)
         # A label that the type cannot hold occurs nowhere; 0 is packed nowhere either.
         held = np.array([label if limits.min <= label <= limits.max else 0 for label in labels], values.dtype)
-        has_others = bool(_tell_apart(values, held, words, places))
+        words = np.empty((len(labels), *occupied.shape), np.uint64)
+        has_others = bool(_tell_apart(values, held, occupied, places, words))
     return PackedLabels(words=words, places=places, boxes=_find_boxes(words, places), has_others=has_others)
 
 
@@ -103,7 +82,7 @@ def crop_pair(reference: PackedLabels, prediction: PackedLabels, number: int) ->
 
 
 def _crop(packed: PackedLabels, number: int, box: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """Return a box of one label with rows of zeros around it; the further word keeps the last dual point of a row."""
+    """Return a box of one label with zeros around it; the further word has the last dual point of a row."""
     cropped = np.empty((box[1] - box[0] + 3, box[3] - box[2] + 3, box[5] - box[4] + 2), np.uint64)
     _copy_box(packed.words[number], packed.places, box, cropped)
     return cropped
@@ -157,17 +136,18 @@ def _pack_occupied(values: NDArray[np.integer], words: NDArray[np.uint64], place
 
 @compiled_in_place
 def _tell_apart(
-    values: NDArray[np.integer], labels: NDArray[np.integer], words: NDArray[np.uint64], places: NDArray[np.int64]
+    values: NDArray[np.integer],
+    labels: NDArray[np.integer],
+    occupied: NDArray[np.uint64],
+    places: NDArray[np.int64],
+    words: NDArray[np.uint64],
 ) -> bool:
-    """Fill in the words of all labels, of which the first holds what is not 0.
-
-    Returns whether there are values that are neither 0 nor a label.
-    """
+    """Fill in the words of all labels; return whether there are values that are neither 0 nor a label."""
     others = np.uint64(0)
     for i in range(places.shape[0]):
         row = values[places[i, 0], places[i, 1]]
-        for w in range(words.shape[2]):
-            left = words[0, i, w]
+        for w in range(occupied.shape[1]):
+            left = occupied[i, w]
             for k in range(labels.size):
                 bits = _bits_of(row, w, labels[k]) & left if left != np.uint64(0) else left
                 words[k, i, w] = bits
