@@ -15,7 +15,7 @@ run: $(VENV)/.installed
 test: lint
 	$(BIN)/python -m pytest
 
-# Half an hour of kills on a cluster of three nodes on this machine; as root, three hosts and all 45 trainings, an hour:
+# Kills on a cluster of three nodes on this machine, 15 minutes; as root, three hosts and all 45 trainings, half an hour:
 #   make chaos ARGS="--hosts namespaces --matrix"
 chaos: $(VENV)/.installed
 	$(BIN)/python -m bench.chaos $(ARGS)
