@@ -46,10 +46,13 @@ CHANGES = {
     "caps": CaseCaps(train=2, val=1, test=1, test_mosmed=1),
 }
 MOMENTS = ("stage_finished preprocess", "checkpoint_saved", "stage_started score")
-"""Events at which a driver dies by its own hand; a checkpoint is seen at once, long before the end of its training."""
+"""Events at which a driver dies by its own hand; with a checkpoint, seen at once, all of its machine dies with it: a
+training outlives its driver by seconds, and this one is short."""
 DRIVER = """
 import os, signal, sys, threading, time
+from contextlib import suppress
 from pathlib import Path
+from bench.smoke import descendants
 from orchestrator import run_all
 from orchestrator.benchmark.presets import PRESETS, CaseCaps
 from orchestrator.events import EventLog
@@ -65,7 +68,9 @@ def append_and_die(log, kind, **fields):
 def die_with_a_checkpoint(events):
     while not any("checkpoint_saved" in path.read_text() for path in events.glob("[!.]*")):
         time.sleep(0.005)
-    os.kill(os.getpid(), signal.SIGKILL)
+    for pid in reversed(descendants(os.getpid())):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 EventLog.append = append_and_die
 if moment == "checkpoint_saved":
@@ -148,7 +153,7 @@ def drive(output, *, moment, mark):
     command = [sys.executable, "-c", DRIVER, moment, repr(CHANGES), "--preset", "tiny", "--only", TRAINING]
     environment = os.environ | {"CHAOS_MARK": mark}
     ran = subprocess.run(
-        [*command, "--output", str(output)], env=environment, capture_output=True, text=True, check=False
+        [*command, "--output", str(output)], env=environment, cwd=ROOT, capture_output=True, text=True, check=False
     )
     return ran.returncode, ran.stdout + ran.stderr
 

@@ -23,7 +23,7 @@ from orchestrator.benchmark.presets import PRESETS, CaseCaps
 PRESETS["tiny"] = replace(
     PRESETS["smoke"],
     name="tiny",
-    num_epochs=40,
+    num_epochs=80,
     num_iterations_per_epoch=12,
     num_val_iterations_per_epoch=1,
     checkpoint_every_s=600.0,
