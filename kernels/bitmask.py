@@ -83,7 +83,7 @@ def crop_pair(reference: PackedLabels, prediction: PackedLabels, number: int) ->
 
 def _crop(packed: PackedLabels, number: int, box: NDArray[np.int64]) -> NDArray[np.uint64]:
     """Return a box of one label with zeros around it; the further word has the last dual point of a row."""
-    cropped = np.empty((box[1] - box[0] + 3, box[3] - box[2] + 3, box[5] - box[4] + 2), np.uint64)
+    cropped = np.zeros((box[1] - box[0] + 3, box[3] - box[2] + 3, box[5] - box[4] + 2), np.uint64)
     _copy_box(packed.words[number], packed.places, box, cropped)
     return cropped
 
@@ -202,22 +202,13 @@ def _union(a: NDArray[np.int64], b: NDArray[np.int64]) -> NDArray[np.int64]:
 def _copy_box(
     words: NDArray[np.uint64], places: NDArray[np.int64], box: NDArray[np.int64], cropped: NDArray[np.uint64]
 ) -> None:
-    """Copy the rows of a box into the middle of an array, and zeros into the rest of it."""
-    num_words = cropped.shape[2]
-    i = 0
-    for z in range(cropped.shape[0]):
-        for y in range(cropped.shape[1]):
-            from_z, from_y = box[0] + z - 1, box[2] + y - 1
-            while i < places.shape[0] and (places[i, 0] < from_z or (places[i, 0] == from_z and places[i, 1] < from_y)):
-                i += 1
-            row = cropped[z, y]
-            if i < places.shape[0] and places[i, 0] == from_z and places[i, 1] == from_y and from_y <= box[3]:
-                for w in range(num_words - 1):
-                    row[w] = words[i, box[4] + w]
-                row[num_words - 1] = np.uint64(0)
-            else:
-                for w in range(num_words):
-                    row[w] = np.uint64(0)
+    """Copy the rows of a box into the middle of zeros."""
+    for i in range(places.shape[0]):
+        z, y = places[i, 0] - box[0], places[i, 1] - box[2]
+        if 0 <= z <= box[1] - box[0] and 0 <= y <= box[3] - box[2]:
+            row = cropped[z + 1, y + 1]
+            for w in range(row.size - 1):
+                row[w] = words[i, box[4] + w]
 
 
 @compiled

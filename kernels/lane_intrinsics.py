@@ -64,8 +64,7 @@ def _predict(builder: Any, above: Any, before: Any, corner: Any) -> Any:
 
 def _function(builder: Any, name: str, result: Any, arguments: list[Any]) -> Any:
     """Return an intrinsic function of LLVM."""
-    found = builder.module.globals.get(name)
-    return found or ir.Function(builder.module, ir.FunctionType(result, arguments), name)
+    return cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, arguments), name)
 
 
 @intrinsic  # type: ignore[untyped-decorator]

@@ -94,6 +94,7 @@ def read_box(
                     return UNCHECKED
     values = np.empty((BASE_ROW + 1) * LANES, np.uint16)
     background = -1
+    # Where only slabs are wanted most of the box may stay as it is.
     if slabs.shape[0] == 0:
         chunk = _constant_chunk(
             payloads, ends, first_chunk, (first_z, last_z), (first_y, last_y), (first_x, last_x), grid_y, grid_x
