@@ -7,12 +7,13 @@ point vote on its label, all labels at once; batchgeneratorsv2's SpatialTransfor
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kernels.compiled import compiled
+from kernels.intrinsics import prefetch
 from kernels.label_vote import Ballot, new_ballot, vote
 
 PADDING_LABEL = -1
@@ -259,6 +260,7 @@ def _sample_volume(box: _Volume, affine: NDArray[np.float64], patch: _Volume) ->
     num = patch.segmentation.shape[2]
     ballot, places = new_ballot(8), _new_places(num)
     step = (affine[0, 2], affine[1, 2], affine[2, 2])
+    ahead = _to_next_row(box, affine)
     for z in range(patch.segmentation.shape[0]):
         for y in range(patch.segmentation.shape[1]):
             start = (
@@ -270,9 +272,24 @@ def _sample_volume(box: _Volume, affine: NDArray[np.float64], patch: _Volume) ->
             first, last = _inner_part(box, (start, step), num)
             _sample_border(box, (start, step), row, (0, first), ballot)
             _find_places(box, (start, step), (first, last), places)
-            _interpolate_inner(box, places, row, (first, last))
-            _elect_inner(box, places, row, (first, last), ballot)
+            _interpolate_inner(box, places, row, (first, last), ahead)
+            _elect_inner(box, places, row, (first, last), ballot, ahead)
             _sample_border(box, (start, step), row, (last, num), ballot)
+
+
+@compiled
+def _to_next_row(box: _Volume, affine: NDArray[np.float64]) -> int:
+    """Return how far in memory the last neighbour of a voxel lies beyond the first of the one a row before."""
+    size_y, size_x = box.segmentation.shape[1], box.segmentation.shape[2]
+    z, y, x = np.rint(affine[0, 1]), np.rint(affine[1, 1]), np.rint(affine[2, 1])
+    return int(((z + 1) * size_y + y + 1) * size_x + x)
+
+
+@compiled
+def _ask_ahead(values: NDArray[Any], at: NDArray[np.int64], part: tuple[int, int], ahead: int) -> None:
+    """Ask for what the next row is sampled from: a turned row crosses the box so that no processor foresees it."""
+    for t in range(part[0], part[1]):
+        prefetch(values, at[t] + ahead)
 
 
 @compiled
@@ -290,13 +307,14 @@ def _find_places(box: _Volume, line: Line, part: tuple[int, int], places: _Place
 
 # Places are unsigned in the loops below, since Numba checks a signed index for being negative at every access.
 @compiled
-def _interpolate_inner(box: _Volume, places: _Places, row: _Volume, part: tuple[int, int]) -> None:
+def _interpolate_inner(box: _Volume, places: _Places, row: _Volume, part: tuple[int, int], ahead: int) -> None:
     """Interpolate a part of a row between eight neighbours that are all inside of the box."""
     at, fz, fy, fx = places
     down = np.uint64(box.segmentation.shape[2])
     up = np.uint64(box.segmentation.shape[1] * box.segmentation.shape[2])
     for c in range(box.image.shape[0]):
         values, out = box.image[c].reshape(-1), row.image[c]
+        _ask_ahead(values, at, part, ahead)
         for t in range(part[0], part[1]):
             i, j = np.uint64(at[t]), np.uint64(at[t] + 1)
             a, b = values[i], values[i + down]
@@ -311,11 +329,14 @@ def _interpolate_inner(box: _Volume, places: _Places, row: _Volume, part: tuple[
 
 
 @compiled
-def _elect_inner(box: _Volume, places: _Places, row: _Volume, part: tuple[int, int], ballot: Ballot) -> None:
+def _elect_inner(
+    box: _Volume, places: _Places, row: _Volume, part: tuple[int, int], ballot: Ballot, ahead: int
+) -> None:
     """Let eight neighbours vote, which are all inside of the box; mostly they agree."""
     at, fz, fy, fx = places
     values, out = box.segmentation.reshape(-1), row.segmentation
     labels, weights, _, _ = ballot
+    _ask_ahead(values, at, part, ahead)
     down = np.uint64(box.segmentation.shape[2])
     up = np.uint64(box.segmentation.shape[1] * box.segmentation.shape[2])
     one = np.float32(1)
