@@ -35,7 +35,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--slices", type=int, nargs="+", default=[60, 150, 350], help="of the cases (60 150 350)")
-    parser.add_argument("--rounds", type=int, default=5, help="times that each is measured (5)")
+    parser.add_argument("--rounds", type=int, default=5, help="times that batches and stores are measured (5)")
     names = sorted([*MEASURES, TRAININGS, EPOCHS])
     parser.add_argument("--only", choices=names, nargs="+", default=names, help="what to measure")
     parser.add_argument("--folder", type=Path, help="where files are written (default: the temporary folder)")
@@ -47,9 +47,7 @@ def main() -> None:
     learned = ""
     if TRAININGS in options.only:
         with tempfile.TemporaryDirectory(prefix="feed-", dir=options.folder) as folder:
-            of_trainings, learned = feed_trainings.measure(
-                Path(folder), num_trainings=feed_trainings.NUM_TRAININGS, rounds=options.rounds
-            )
+            of_trainings, learned = feed_trainings.measure(Path(folder))
         rows += of_trainings
     print(f"\n{conditions()}, cases of {options.slices} slices, {options.rounds} rounds\n")
     print(format_rows(merged(rows)))

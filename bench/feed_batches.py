@@ -38,8 +38,8 @@ SCALES = [[1.0, 1.0, 1.0], [0.5, 0.5, 0.5], [0.25, 0.25, 0.25], [0.125, 0.125, 0
 ROTATION_RAD = (-np.pi / 6, np.pi / 6)
 PATCH = (128, 128, 128)
 NUM_COMPARED = 8
-BATCHES_A_ROUND = 8
-"""Most samples are plain crops and some cost ten times as much: a round must hold both kinds."""
+BATCHES_A_ROUND = 24
+"""Most samples are plain crops and some cost ten times as much: a round must hold enough of both kinds."""
 SAMPLES_A_ROUND = 60
 
 

@@ -27,7 +27,8 @@ from bench.miniature_cases import MINIATURE, Miniature
 from bench.rows import Row, format_rows
 
 NUM_CORES = 2
-ROUNDS = 10
+ROUNDS = 30
+"""Single epochs vary by a twentieth: this many give the median to half a hundredth."""
 Feed = Literal["kernels", "nnunet"]
 
 

@@ -129,7 +129,7 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def measure(folder: Path, *, num_trainings: int, rounds: int) -> tuple[list[Row], str]:
+def measure(folder: Path, *, num_trainings: int = NUM_TRAININGS, rounds: int = ROUNDS) -> tuple[list[Row], str]:
     """Return the rows, and the table of what was learned."""
     cases_folder, work = folder / "cases", folder / "work"
     cases_folder.mkdir()
