@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.storage import run_paths
-from orchestrator.storage.filesystem import TEMPORARY_PREFIX
+from orchestrator.storage.interface import TEMPORARY_PREFIX
 
 Event = dict[str, Any]
 

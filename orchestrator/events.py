@@ -26,7 +26,7 @@ from typing import Any
 
 from orchestrator.errors import IntegrityError
 from orchestrator.storage import run_paths
-from orchestrator.storage.filesystem import Storage
+from orchestrator.storage.interface import Storage
 
 LINES_PER_SEGMENT = 200
 """Events of one file: S3 knows no appending, so the latest file is written anew until it holds so many."""

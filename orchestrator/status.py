@@ -22,7 +22,8 @@ from orchestrator.pipeline.lease import HEARTBEAT_S, DriverRecord, latest_driver
 from orchestrator.pipeline.run_status import RunStatus, read_status
 from orchestrator.progress import duration_text
 from orchestrator.storage import run_paths
-from orchestrator.storage.filesystem import Storage, open_storage
+from orchestrator.storage.filesystem import open_storage
+from orchestrator.storage.interface import Storage
 
 PRICES = Path(__file__).resolve().parents[1] / "clusters" / "prices.yaml"
 EXIT_DONE, EXIT_NOT_DONE, EXIT_USAGE = 0, 1, 2

@@ -9,7 +9,8 @@ from rich.console import Console
 from orchestrator.errors import IntegrityError, OrchestratorError
 from orchestrator.patches.manifest import PatchManifest, PatchRecord
 from orchestrator.storage import run_paths
-from orchestrator.storage.filesystem import Storage, open_storage
+from orchestrator.storage.filesystem import open_storage
+from orchestrator.storage.interface import Storage
 
 EXIT_WHOLE, EXIT_DAMAGED, EXIT_USAGE = 0, 1, 2
 

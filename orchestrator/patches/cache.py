@@ -16,7 +16,7 @@ from pathlib import Path
 
 from orchestrator.errors import IntegrityError
 from orchestrator.patches.manifest import PatchManifest, PatchRecord
-from orchestrator.storage.filesystem import Storage
+from orchestrator.storage.interface import Storage
 from orchestrator.storage.local import LocalStorage
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from pathlib import Path
 from orchestrator.errors import IntegrityError
 from orchestrator.patches.layout import FORMAT, VERSION
 from orchestrator.patches.reader import PatchFile
-from orchestrator.storage.filesystem import Storage
+from orchestrator.storage.interface import Storage
 
 _BLOCK_BYTES = 1 << 20
 

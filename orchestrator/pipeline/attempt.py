@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from orchestrator.errors import OrchestratorError, StorageError, SupersededError
 from orchestrator.events import EventLog
 from orchestrator.storage import run_paths
-from orchestrator.storage.filesystem import Storage
+from orchestrator.storage.interface import Storage
 from orchestrator.storage.numbered_files import last_number, take_next
 
 if TYPE_CHECKING:

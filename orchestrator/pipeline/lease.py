@@ -19,7 +19,7 @@ from types import TracebackType
 
 from orchestrator.errors import ClusterError, ConfigError, StorageError
 from orchestrator.storage import run_paths
-from orchestrator.storage.filesystem import Storage
+from orchestrator.storage.interface import Storage
 from orchestrator.storage.numbered_files import delete_before, last_number
 
 HEARTBEAT_S = 5.0

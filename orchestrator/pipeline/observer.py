@@ -14,7 +14,7 @@ from orchestrator.pipeline.processors import Node, Resources
 from orchestrator.pipeline.stages import Stage, StageKind
 from orchestrator.progress import LiveView, RunningTraining, Snapshot, StageCount
 from orchestrator.storage import run_paths
-from orchestrator.storage.filesystem import Storage
+from orchestrator.storage.interface import Storage
 
 SNAPSHOT_INTERVAL_S = 1.0
 """Shortest time between two looks at the progress records of the trainings."""

@@ -8,7 +8,7 @@ from orchestrator.errors import IntegrityError
 from orchestrator.patches.cache import PatchCache
 from orchestrator.patches.manifest import PatchManifest, PatchRecord
 from orchestrator.storage import run_paths
-from orchestrator.storage.filesystem import Storage
+from orchestrator.storage.interface import Storage
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

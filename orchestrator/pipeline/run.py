@@ -28,7 +28,8 @@ from orchestrator.report.tables import write_tables
 from orchestrator.results.store import ResultsStore, from_table
 from orchestrator.sources.downloads import CaseRequest, Problem, inspect_downloads
 from orchestrator.storage import run_paths
-from orchestrator.storage.filesystem import Storage, open_storage
+from orchestrator.storage.filesystem import open_storage
+from orchestrator.storage.interface import Storage
 
 RUN_FORMAT = 1
 """Version of the layout of a run's output."""

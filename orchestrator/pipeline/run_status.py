@@ -15,7 +15,7 @@ from orchestrator.pipeline.levelling import lower_bound_s
 from orchestrator.pipeline.stages import StageKind
 from orchestrator.results.store import ResultsStore
 from orchestrator.storage import run_paths
-from orchestrator.storage.filesystem import Storage
+from orchestrator.storage.interface import Storage
 
 NUM_DRAWS = 500
 WORTH_MOVING_SLICES = 4

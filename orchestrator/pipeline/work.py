@@ -23,7 +23,7 @@ from orchestrator.pipeline.workplace import Workplace
 from orchestrator.results.records import Provenance, ResultRow
 from orchestrator.results.store import ResultsStore
 from orchestrator.storage import run_paths
-from orchestrator.storage.filesystem import Storage
+from orchestrator.storage.interface import Storage
 from orchestrator.storage.json_files import read_json, write_json
 
 if TYPE_CHECKING:

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from orchestrator.benchmark.definition import Case, Dataset, LabelSet
 from orchestrator.benchmark.presets import Preset
-from orchestrator.storage.filesystem import Storage, open_storage
+from orchestrator.storage.filesystem import open_storage
+from orchestrator.storage.interface import Storage
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

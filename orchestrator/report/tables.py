@@ -10,7 +10,7 @@ from orchestrator.report.paper_tables import TABLES
 from orchestrator.report.table_rows import FilledTable, Published, Scores, fill_table, headline_rows
 from orchestrator.results.records import ResultRow
 from orchestrator.storage import run_paths
-from orchestrator.storage.filesystem import Storage
+from orchestrator.storage.interface import Storage
 
 
 def write_tables(

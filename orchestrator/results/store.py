@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from orchestrator.errors import ConfigError, IntegrityError
 from orchestrator.results.records import CaseScore, Provenance, ResultRow
 from orchestrator.storage import run_paths
-from orchestrator.storage.filesystem import Storage
+from orchestrator.storage.interface import Storage
 
 SCHEMA_VERSION = b"1"
 

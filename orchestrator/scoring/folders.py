@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from orchestrator.errors import ConfigError, DataError, StorageError
 from orchestrator.results.records import CaseScore, ScoreStatus
 from orchestrator.scoring.score import ScoredStructure, score_files
-from orchestrator.storage.filesystem import Storage
+from orchestrator.storage.interface import Storage
 
 SUFFIXES = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".nhdr", ".hdr", ".gipl", ".gipl.gz", ".tif", ".tiff", ".mnc")
 """Endings of label maps that SimpleITK reads."""

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from orchestrator.storage.filesystem import Storage
+from orchestrator.storage.interface import Storage
 
 
 def read_json(storage: Storage, key: str) -> Any:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from orchestrator.errors import StorageError
-from orchestrator.storage.filesystem import TEMPORARY_PREFIX, Storage
+from orchestrator.storage.interface import TEMPORARY_PREFIX, Storage
 
 STALE_AFTER_S = 86400.0
 """Age after which an unfinished write belongs to nobody."""

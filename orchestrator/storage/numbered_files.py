@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from orchestrator.storage.filesystem import Storage
+from orchestrator.storage.interface import Storage
 
 
 def last_number(storage: Storage, folder: str) -> int:

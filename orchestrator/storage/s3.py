@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import StorageError
-from orchestrator.storage.filesystem import TEMPORARY_PREFIX, Storage
+from orchestrator.storage.interface import TEMPORARY_PREFIX, Storage
 from orchestrator.storage.local import STALE_AFTER_S, is_full, storage_error
 
 CACHE_LIMIT_BYTES = 64 * 1024**3

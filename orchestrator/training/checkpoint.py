@@ -9,7 +9,7 @@ from typing import Any
 
 from orchestrator.errors import IntegrityError, SupersededError, TrainingError
 from orchestrator.storage import run_paths
-from orchestrator.storage.filesystem import Storage
+from orchestrator.storage.interface import Storage
 
 logger = logging.getLogger(__name__)
 
