@@ -17,28 +17,19 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
-from numpy.typing import NDArray
 
 from bench.machine import processor
-from kernels import surface_dice, surface_distances, surface_overlap
-from kernels.surface_elements import surfel_areas
+from bench.surface_agreement import Agreement, check_areas, peer
+from bench.surface_cases import FAR_PAIRS, Lungs, Mask, Spacing, all_lungs, generated_cases, read_lungs
+from kernels import surface_dice, surface_distances
 from orchestrator.scoring.score import ScoredStructure, score_files
-from orchestrator.sources.phantom_patient import draw_patient, lung_distance
-from orchestrator.sources.phantom_shapes import Grid
 
-try:
-    import surface_distance as peer
-    from surface_distance import lookup_tables
-except ImportError:
-    raise SystemExit("surface_distance is not installed; expected it from: pip install -e '.[bench]'") from None
 try:
     import monai.metrics
     import torch
@@ -46,225 +37,6 @@ except ImportError:
     monai = None
 
 TOLERANCE_MM = 1.0
-Mask = NDArray[np.bool_]
-Spacing = tuple[float, float, float]
-SPACINGS_MM: tuple[Spacing, ...] = (
-    (1.0, 1.0, 1.0),
-    (5.0, 0.7, 0.7),
-    (0.30000001192, 0.30000001192, 1.25),
-    (0.5, 0.25, 2.0),
-    (8.0, 0.9, 0.6),
-    (1.0, 3.0, 1.0),
-)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Lungs:
-    """A label map, 1 and 2, and one like a network's."""
-
-    name: str
-    reference: NDArray[np.uint8]
-    prediction: NDArray[np.uint8]
-    spacing_mm: Spacing
-
-    def masks(self, pair: str) -> tuple[Mask, Mask]:
-        """Return two masks that resemble each other, lie apart, or share a part."""
-        one = self.reference == 1
-        match pair:
-            case "alike":
-                return one, self.prediction == 1
-            case "left and right lung":
-                return one, self.reference == 2
-            case "20 mm apart":
-                return one, np.roll(one, round(20 / self.spacing_mm[2]), axis=2)
-            case _:
-                part = one.copy()
-                columns = np.flatnonzero(one.any(axis=(0, 1)))
-                part[:, :, columns[len(columns) // 10] :] = False
-                return one, part
-
-
-FAR_PAIRS = ("left and right lung", "20 mm apart", "a tenth of a lung")
-
-
-def read_lungs(path: Path) -> tuple[NDArray[np.uint8], Spacing]:
-    """Read a label map."""
-    image = sitk.ReadImage(str(path))
-    x, y, z = image.GetSpacing()
-    return sitk.GetArrayFromImage(image).astype(np.uint8), (z, y, x)
-
-
-def generate_lungs(seed: int) -> tuple[NDArray[np.uint8], Spacing]:
-    """Return the lungs of a generated patient at the size of a clinical CT."""
-    spacing_mm = ((5.0, 0.8, 0.8), (1.0, 0.75, 0.75), (2.5, 0.7, 0.7))[seed % 3]
-    patient = draw_patient(seed)
-    num_slices = round(340 / spacing_mm[0])
-    z, y, x = (np.arange(size, dtype=np.float32) for size in (num_slices, 512, 512))
-    grid = Grid(
-        z=(z * spacing_mm[0] + np.float32(patient.base_z - 20))[:, None, None],
-        y=((y - 256) * spacing_mm[1])[None, :, None],
-        x=((x - 256) * spacing_mm[2])[None, None, :],
-        edge_mm=1.0,
-    )
-    labels = np.zeros((num_slices, 512, 512), np.uint8)
-    for part, slab in grid.slabs(num_voxels=2_000_000):
-        labels[part] = np.where(lung_distance(slab, patient) < 0, np.where(slab.x > patient.shift_x, 1, 2), 0)
-    return labels, spacing_mm
-
-
-def as_predicted(labels: NDArray[np.uint8], *, seed: int) -> NDArray[np.uint8]:
-    """Return a map that has grown in some places, shrunk in others and is right elsewhere, up to three voxels."""
-    random = np.random.default_rng(seed)
-    size_z, size_y, size_x = labels.shape
-    coarse = random.integers(-3, 4, (size_z // 2 + 1, size_y // 16 + 1, size_x // 16 + 1))
-    growth = coarse.repeat(2, 0).repeat(16, 1).repeat(16, 2)[:size_z, :size_y, :size_x]
-    predicted = labels.copy()
-    for step in (1, 2, 3):
-        for shift in ((0, 1), (0, -1), (1, 0), (-1, 0)):
-            moved = np.roll(predicted, shift, axis=(1, 2))
-            np.copyto(predicted, moved, where=(growth >= step) & (predicted == 0) & (moved > 0))
-            np.copyto(predicted, 0, where=(growth <= -step) & (predicted > 0) & (moved == 0))
-    return predicted
-
-
-def all_lungs(folder: Path | None, *, num_masks: int) -> Iterator[Lungs]:
-    """Yield real or generated lungs with a prediction, one after the other."""
-    sources: list[Any] = sorted(folder.glob("*.nii.gz"))[:num_masks] if folder else list(range(min(num_masks, 6)))
-    if not sources:
-        raise SystemExit(f"{folder}: no .nii.gz files; expected label maps with the lungs as 1 and 2")
-    for number, source in enumerate(sources):
-        labels, spacing_mm = read_lungs(source) if folder else generate_lungs(source)
-        name = source.name if folder else f"generated {source}"
-        yield Lungs(name=name, reference=labels, prediction=as_predicted(labels, seed=number), spacing_mm=spacing_mm)
-
-
-# -- exactness
-
-
-@contextmanager
-def codes_as_areas() -> Iterator[None]:
-    """Make the peer return neighbour codes where it returns areas."""
-    original = lookup_tables.create_table_neighbour_code_to_surface_area
-    lookup_tables.create_table_neighbour_code_to_surface_area = lambda _: np.arange(256.0)
-    try:
-        yield
-    finally:
-        lookup_tables.create_table_neighbour_code_to_surface_area = original
-
-
-def with_areas(coded: dict[str, Any], spacing_mm: Spacing) -> dict[str, Any]:
-    """Turn the peer's codes into its areas and sort as it does, which spares a second call."""
-    table = np.asarray(lookup_tables.create_table_neighbour_code_to_surface_area(spacing_mm))
-    found = {}
-    for distances, codes in (
-        ("distances_gt_to_pred", "surfel_areas_gt"),
-        ("distances_pred_to_gt", "surfel_areas_pred"),
-    ):
-        areas = table[np.asarray(coded[codes], np.int64)]
-        order = np.lexsort((areas, coded[distances]))
-        found[distances], found[codes] = np.asarray(coded[distances])[order], areas[order]
-    return found
-
-
-def generated_cases(number: int) -> Iterator[tuple[Mask, Mask, Spacing, float]]:
-    """Yield small cases: random, sparse, full, empty, touching every face; tolerances that equal grid distances."""
-    random = np.random.default_rng(0)
-    for _ in range(number):
-        shape = tuple(int(size) for size in random.integers(1, (9, 12, 80)))
-        spacing_mm = SPACINGS_MM[random.integers(len(SPACINGS_MM))]
-        pair = []
-        for share in random.choice([0.0, 0.01, 0.1, 0.5, 0.9, 1.0], 2, p=[0.04, 0.2, 0.26, 0.26, 0.2, 0.04]):
-            mask = random.random(shape) < share
-            if random.random() < 0.1:
-                mask[:] = False
-                mask[tuple(int(random.integers(size)) for size in shape)] = True
-            pair.append(mask)
-        steps = random.integers(0, 4, 3)
-        on_grid = float(np.sqrt(sum((step * size) ** 2 for step, size in zip(steps, spacing_mm, strict=True))))
-        yield pair[0], pair[1], spacing_mm, float(random.choice([on_grid, 0.0, 1.0, 3.0, random.uniform(0, 12)]))
-
-
-@dataclass(kw_only=True, slots=True)
-class Agreement:
-    """What has been compared."""
-
-    num_cases: int = 0
-    num_elements: int = 0
-    num_last_bit: int = 0
-    """Distances that the peer gives one unit in the last place larger."""
-    num_moved: int = 0
-    """Elements whose count beyond the tolerance differs because of that."""
-    largest_difference: float = 0.0
-    """Of the NSD."""
-
-    @property
-    def text(self) -> str:
-        """What was found, in words."""
-        return (
-            f"Exact: {self.num_cases} cases with {self.num_elements} surface elements have the same counts by "
-            "neighbour code, in total and beyond the tolerance, and the same distances; the largest difference of an "
-            f"NSD is {self.largest_difference:.0e}. Of the distances {self.num_last_bit} are one unit in the last "
-            "place larger in surface-distance, whose distance transform keeps either of two candidates that tie but "
-            f"for rounding; {self.num_moved} elements thereby lie beyond a tolerance that they are equal to."
-        )
-
-    def compare(self, reference: Mask, prediction: Mask, spacing_mm: Spacing, tolerance_mm: float) -> None:
-        """Compare counts, distances, NSD, HD95 and average distances; raises SystemExit at the first difference."""
-        options = {"spacing_mm": spacing_mm, "tolerance_mm": tolerance_mm}
-        where = f"{reference.shape}, spacing {spacing_mm} mm, tolerance {tolerance_mm} mm"
-        overlap = surface_overlap(reference, prediction, **options)
-        ours = surface_distances(reference, prediction, spacing_mm=spacing_mm)
-        with codes_as_areas():
-            coded = peer.compute_surface_distances(reference, prediction, spacing_mm)
-        theirs = with_areas(coded, spacing_mm)
-        moved = 0
-        for way, elements, counts, beyond in (
-            ("gt", ours.reference, overlap.num_reference, overlap.num_reference_beyond),
-            ("pred", ours.prediction, overlap.num_predicted, overlap.num_predicted_beyond),
-        ):
-            expected = np.asarray(coded["distances_gt_to_pred" if way == "gt" else "distances_pred_to_gt"])
-            found, _ = elements.sorted()
-            codes = np.asarray(coded[f"surfel_areas_{way}"]).astype(np.int64)
-            _require(np.array_equal(counts, np.bincount(codes, minlength=256)), where, "surface elements by code")
-            off = found != expected
-            _require(bool(np.all(np.nextafter(found[off], np.inf) == expected[off])), where, "distances")
-            difference = np.bincount(codes[expected > tolerance_mm], minlength=256) - beyond
-            # An element that the peer puts one unit in the last place farther may fall beyond the tolerance.
-            allowed = int(np.count_nonzero(off & (expected > tolerance_mm) & (found <= tolerance_mm)))
-            _require(difference.min() >= 0 and difference.sum() == allowed, where, "elements beyond the tolerance")
-            self.num_last_bit += int(off.sum())
-            self.num_elements += len(found)
-            moved += allowed
-        self.num_cases += 1
-        self.num_moved += moved
-        with np.errstate(invalid="ignore"):
-            nsd = peer.compute_surface_dice_at_tolerance(theirs, tolerance_mm)
-            averages = peer.compute_average_surface_distance(theirs)
-        if not moved:
-            _require(np.isnan(nsd) == np.isnan(overlap.surface_dice), where, "NaN of the NSD")
-            if not np.isnan(nsd):
-                self.largest_difference = max(self.largest_difference, abs(nsd - overlap.surface_dice))
-            _require(self.largest_difference <= 1e-12, where, "NSD")
-        hausdorff, average = ours.hausdorff_distance(percentile=95), ours.average_surface_distance()
-        theirs_hausdorff = peer.compute_robust_hausdorff(theirs, 95)
-        _require(np.isclose(hausdorff, theirs_hausdorff, rtol=4.5e-16, atol=0), where, "HD95")
-        own_averages = (average.reference_to_prediction_mm, average.prediction_to_reference_mm)
-        _require(np.allclose(own_averages, averages, rtol=1e-12, atol=0, equal_nan=True), where, "average distances")
-
-
-def _require(holds: bool, where: str, what: str) -> None:
-    if not holds:
-        raise SystemExit(f"{what} differ for {where}; no speeds are printed")
-
-
-def check_areas() -> None:
-    """Compare the areas of all neighbour codes for every spacing."""
-    for spacing_mm in SPACINGS_MM:
-        expected = np.asarray(lookup_tables.create_table_neighbour_code_to_surface_area(spacing_mm))
-        _require(np.allclose(surfel_areas(spacing_mm), expected, rtol=1e-12, atol=1e-14), str(spacing_mm), "areas")
-
-
-# -- speed
 
 
 def cpu_ms(function: Callable[[], object]) -> float:
