@@ -2,8 +2,6 @@
 
 import dataclasses
 import os
-import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,7 +18,7 @@ from moto.server import ThreadedMotoServer
 from orchestrator.cluster import environment, jobs
 from orchestrator.cluster.commands import ShellCommands
 from orchestrator.cluster.config import load_cluster
-from orchestrator.cluster.jobs import JobState, RayJobs
+from orchestrator.cluster.jobs import JobState
 from orchestrator.cluster.launch import Launch, check_aws_account, launch_and_follow
 from orchestrator.errors import ClusterError, ConfigError
 from orchestrator.storage.filesystem import open_storage
@@ -335,90 +333,6 @@ def test_ray_bootstraps_the_aws_section_against_an_emulated_aws(place: Path, mot
         [sys.executable, "-c", BOOTSTRAP, str(ray)], capture_output=True, text=True, check=False, timeout=120
     )
     assert "RESULT 8 1 1" in done.stdout, done.stdout + done.stderr
-
-
-SUBMIT = """
-import sys
-from orchestrator.cluster.jobs import RayJobs, Submission, follow, shell_entrypoint, submit_or_attach
-jobs = RayJobs(sys.argv[1])
-script = "echo begun; while [ ! -e " + sys.argv[2] + " ]; do sleep 0.2; done; echo ended with $WORD"
-submission = Submission(id="run-1", entrypoint=shell_entrypoint(script), environment={"WORD": "a word"})
-first = submit_or_attach(jobs, submission)
-second = submit_or_attach(jobs, submission)
-open(sys.argv[2], "w").close()
-lines = []
-succeeded = follow(jobs, submission.id, show=lines.append)
-print("RESULT", first, second, succeeded, [line for line in lines if line.startswith(("begun", "ended"))])
-"""
-
-
-@pytest.mark.end_to_end
-def test_a_second_submission_to_a_real_head_attaches_and_strangers_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    token = tmp_path / "auth_token"
-    monkeypatch.setenv(environment.AUTH_TOKEN_PATH, str(token))
-    monkeypatch.setenv(environment.AUTH_MODE, "token")
-    environment.ensure_token()
-    with a_head() as address:
-        done = subprocess.run(
-            [sys.executable, "-c", SUBMIT, address, str(tmp_path / "go")],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
-        )
-        assert "RESULT False True True ['begun', 'ended with a word']" in done.stdout, done.stdout + done.stderr
-        token.write_text("0" * 64)
-        with pytest.raises(ClusterError, match="the dashboard refuses"):
-            RayJobs(address, sleep=lambda _: None)
-
-
-@contextmanager
-def a_head() -> Iterator[str]:
-    """Give the address of the dashboard of a head of its own; its process group ends with the context."""
-    import tempfile
-
-    gcs, dashboard, agent, grpc = (_free_port() for _ in range(4))
-    # A Unix socket's path is limited to 107 bytes: pytest's folders are too deep.
-    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        process = subprocess.Popen(
-            [
-                str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--num-cpus=1",
-                "--node-ip-address=127.0.0.1", f"--port={gcs}", f"--dashboard-port={dashboard}",
-                f"--dashboard-agent-listen-port={agent}", f"--dashboard-agent-grpc-port={grpc}",
-                "--dashboard-host=127.0.0.1", f"--temp-dir={folder}", "--object-store-memory=100000000",
-                "--disable-usage-stats",
-            ],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )  # fmt: skip
-        try:
-            yield f"http://127.0.0.1:{dashboard}"
-        finally:
-            # `ray start --block` stops the processes that it has started when it is asked to end.
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(timeout=20)
-            finally:
-                _kill_session(process.pid)
-
-
-def _kill_session(session: int) -> None:
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[3]) == session:
-            os.kill(int(stat.parent.name), signal.SIGKILL)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def test_a_launch_is_a_plain_value(place: Path) -> None:
