@@ -1,8 +1,8 @@
 """Exact segmentation metrics as numba kernels: numpy in, numpy out.
 
 Arrays are (z, y, x), of bool or any integer dtype and any memory order; pairs are always `reference, prediction`.
-What a training needs for its patches is in modules of their own: `spatial_transform`, `intensity_transforms` and
-`lane_packing`.
+What a training needs for its patches is in modules of their own: `patch_geometry`, `spatial_transform`,
+`intensity_transforms`, `lane_packing` and `lane_unpacking`.
 """
 
 from kernels.nearest_surface import ElementDistances

@@ -11,7 +11,7 @@ from scipy.stats import binomtest, ks_2samp
 from bench.stock_augmentation import augment_with_stock
 from kernels.intensity_transforms import write_labels
 from kernels.lane_unpacking import EVERYWHERE
-from kernels.spatial_transform import rotation_matrix
+from kernels.patch_geometry import rotation_matrix
 from orchestrator.training.augmentation import (
     Elastic,
     PatchSettings,

@@ -6,7 +6,8 @@ import torch
 from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from scipy import ndimage
 
-from kernels.spatial_transform import box_needed, elastic_offsets, rotation_matrix, sample_patch, slabs_needed
+from kernels.patch_geometry import box_needed, elastic_offsets, rotation_matrix, slabs_needed
+from kernels.spatial_transform import sample_patch
 
 INITIAL, PATCH = (26, 33, 38), (16, 20, 24)
 

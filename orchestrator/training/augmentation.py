@@ -21,7 +21,8 @@ from kernels.intensity_transforms import (
     scale_brightness,
 )
 from kernels.lane_unpacking import EVERYWHERE
-from kernels.spatial_transform import box_needed, elastic_offsets, rotation_matrix, sample_patch, slabs_needed
+from kernels.patch_geometry import box_needed, elastic_offsets, rotation_matrix, slabs_needed
+from kernels.spatial_transform import sample_patch
 from orchestrator.patches.reader import PatchFile
 
 Shape = tuple[int, int, int]
