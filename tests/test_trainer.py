@@ -12,6 +12,7 @@ from tiny_training import CASES, tiny_plan, tiny_preset, write_all_patches, writ
 from orchestrator.errors import IntegrityError, PreemptedError, TrainingError
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
+from orchestrator.training import trainer as trainer_module
 from orchestrator.training.checkpoint import CheckpointStore
 from orchestrator.training.preset_trainer import PresetTrainer
 from orchestrator.training.trainer import train
@@ -304,6 +305,18 @@ def test_the_environment_is_left_as_it_was(setting, tmp_path):
     before = dict(os.environ)
     Run(tmp_path, setting, preset=replace(PRESET, num_epochs=1)).go()
     assert dict(os.environ) == before
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_gpu_looks_for_its_fastest_convolutions_as_with_nnunets_command(device, setting, tmp_path, monkeypatch):
+    def begin(*_):
+        raise Killed
+
+    monkeypatch.setattr(trainer_module, "PresetTrainer", begin)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    with pytest.raises(Killed):
+        Run(tmp_path, setting, device=device).go()
+    assert torch.backends.cudnn.benchmark == (device == "cuda")
 
 
 def trainer_of(setting, preset, tmp_path, monkeypatch):

@@ -102,6 +102,10 @@ def train(
         log("No validation cases: the patch Dice shown below is of training cases and decides nothing.")
     if device == "cpu":
         keep_freed_memory()
+    else:
+        # As nnU-Net's command does, though not its trainer: all patches have one shape, so that the fastest way to
+        # convolve them is worth being looked for.
+        torch.backends.cudnn.benchmark = True
     seed_everything(seed)
     register_arrow_dataset()
     data = TrainingData(
