@@ -39,6 +39,12 @@ class ClusterError(OrchestratorError):
     can_retry: ClassVar[bool] = True
 
 
+class GpuError(OrchestratorError):
+    """A GPU that torch cannot use, or that has failed: the fault of its machine, and another one will do."""
+
+    can_retry: ClassVar[bool] = True
+
+
 class TrainingError(OrchestratorError):
     """A training that cannot go on: a bug, a bad case or too little memory; repeating it would fail again."""
 

@@ -6,7 +6,7 @@ import pytest
 from ray import exceptions as ray_errors
 from ray.train import WorkerGroupError
 
-from orchestrator.errors import OrchestratorError, StorageError, TrainingError
+from orchestrator.errors import GpuError, OrchestratorError, StorageError, TrainingError
 from orchestrator.pipeline.failures import FailureCounts, FailureKind, NodeRecords, kind_of
 from orchestrator.pipeline.ray_failures import classify, innermost, node_of, note_node
 
@@ -45,8 +45,9 @@ def test_attempts_are_counted_from_the_latest_progress():
 
 def test_a_node_on_which_different_stages_fail_is_shunned_and_they_are_innocent():
     records = NodeRecords()
-    assert records.failed("bad", "a", kind=FailureKind.DETERMINISTIC, other_nodes=["good"]) == ()
-    assert records.failed("bad", "b", kind=FailureKind.CRASH, other_nodes=["good"]) == ("a", "b")
+    common = {"on_gpu": False, "other_nodes": ["good"]}
+    assert records.failed("bad", "a", kind=FailureKind.DETERMINISTIC, **common) == ()
+    assert records.failed("bad", "b", kind=FailureKind.CRASH, **common) == ("a", "b")
     assert records.shunned == {"bad"}
 
 
@@ -64,10 +65,26 @@ def test_a_node_on_which_different_stages_fail_is_shunned_and_they_are_innocent(
 def test_a_node_is_not_shunned_for(stages, kind, other_nodes, succeeds):
     records = NodeRecords()
     if succeeds:
-        records.succeeded("node")
+        records.succeeded("node", on_gpu=False)
     for stage in stages:
-        assert records.failed("node", stage, kind=kind, other_nodes=other_nodes) == ()
+        assert records.failed("node", stage, on_gpu=False, kind=kind, other_nodes=other_nodes) == ()
     assert not records.shunned
+
+
+@pytest.mark.parametrize(
+    ("succeeds_on_gpu", "kind", "is_shunned"),
+    [
+        (False, FailureKind.DETERMINISTIC, True),
+        (True, FailureKind.DETERMINISTIC, False),
+        (True, FailureKind.GPU, True),
+    ],
+)
+def test_a_cpu_acquits_no_gpu_and_nothing_acquits_one_that_does_not_work(succeeds_on_gpu, kind, is_shunned):
+    records = NodeRecords()
+    records.succeeded("node", on_gpu=succeeds_on_gpu)
+    for stage in "ab":
+        records.failed("node", stage, on_gpu=True, kind=kind, other_nodes=["good"])
+    assert ("node" in records.shunned) == is_shunned
 
 
 KINDS = {
@@ -111,4 +128,5 @@ def test_an_error_says_where_it_was_after_it_was_sent():
 def test_an_error_of_ours_says_itself_what_it_is():
     assert kind_of(AskedToStopError("x")) is FailureKind.PREEMPTION
     assert kind_of(StorageError("x")) is FailureKind.TRANSIENT
+    assert kind_of(GpuError("x")) is FailureKind.GPU
     assert kind_of(ValueError("x")) is FailureKind.DETERMINISTIC

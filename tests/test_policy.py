@@ -210,6 +210,23 @@ def test_what_failed_on_a_broken_node_is_tried_elsewhere():
     assert schedule.outcomes.failed == set()
 
 
+def test_a_node_whose_gpu_does_not_work_gets_no_third_training():
+    """It would swallow one after the other: it is free again at once."""
+    prepare = stage("prepare", kind=StageKind.PREPROCESS)
+    trainings = [stage(f"t{i}", "prepare", expected_s=9 - i) for i in range(4)]
+    schedule = schedule_on(gpu_nodes(2.0, 1.0), prepare, *trainings)
+    (start,) = starts(schedule)
+    assert start.node == "n0"
+    schedule.finish("prepare", now_s=1)
+    assert [(start.stage.id, start.node) for start in starts(schedule, now_s=1)] == [("t0", "n0"), ("t1", "n1")]
+    assert schedule.fail("t0", kind=FailureKind.GPU, now_s=2) == Retry(attempt=2, wait_s=1.0)
+    assert [(start.stage.id, start.node) for start in starts(schedule, now_s=2)] == [("t2", "n0")]
+    assert schedule.fail("t2", kind=FailureKind.GPU, now_s=3) == Retry(attempt=2)
+    assert starts(schedule, now_s=4) == []
+    schedule.finish("t1", now_s=9)
+    assert [(start.stage.id, start.node) for start in starts(schedule, now_s=9)] == [("t0", "n1")]
+
+
 def test_a_running_training_gives_way_when_a_waiting_one_must_start():
     """Three trainings of 9000 s, two GPUs: the bound is 13500 s, so the third must start after 4500 s at the latest."""
     schedule = schedule_on(gpu_nodes(1.0, 1.0), *(stage(f"t{i}", expected_s=9000) for i in range(3)))

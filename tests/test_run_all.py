@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from orchestrator.pipeline.run import RunOutcome
 from orchestrator.run_all import main
@@ -91,3 +92,13 @@ def test_an_unknown_option_is_a_usage_error():
     with pytest.raises(SystemExit) as caught:
         main(["--presett", "smoke"])
     assert caught.value.code == 2
+
+
+@pytest.mark.end_to_end
+@pytest.mark.skipif(torch.cuda.is_available(), reason="torch can use the GPU of this machine")
+def test_a_gpu_that_torch_cannot_use_is_told_before_every_training_fails(capsys, tmp_path):
+    cluster = tmp_path / "cluster.yaml"
+    cluster.write_text("kind: local\nnum_cpus: 2\nnum_gpus: 1\n")
+    assert main(["--cluster", str(cluster), "--only", "T1-lung-fold0", "--output", str(tmp_path / "run")]) == 2
+    assert "finds no GPU that it can use, though Ray offers one" in capsys.readouterr().err
+    assert not list((tmp_path / "run" / "trainings").glob("*"))

@@ -5,6 +5,7 @@ import os
 from contextlib import nullcontext
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from tiny_training import CASES, tiny_plan, tiny_preset, write_all_patches, write_ball
@@ -12,6 +13,7 @@ from tiny_training import CASES, tiny_plan, tiny_preset, write_all_patches, writ
 from orchestrator.errors import IntegrityError, PreemptedError, TrainingError
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
+from orchestrator.training import preset_trainer
 from orchestrator.training import trainer as trainer_module
 from orchestrator.training.checkpoint import CheckpointStore
 from orchestrator.training.preset_trainer import PresetTrainer
@@ -330,6 +332,43 @@ def trainer_of(setting, preset, tmp_path, monkeypatch):
     trainer._log = lambda _: None
     trainer.network = torch.nn.Linear(1, 1)
     return trainer
+
+
+OVERFLOWS = {
+    "one overflows": (True, [1.0, np.nan, 3.0], [1.0, 3.0]),
+    "all overflow": (True, [np.nan, np.inf], [np.nan, np.inf]),
+    "full precision": (False, [1.0, np.nan], [1.0, np.nan]),
+}
+"""Whether precision is mixed, the losses of an epoch, and those that count."""
+
+
+@pytest.mark.parametrize("case", OVERFLOWS)
+def test_an_iteration_that_overflows_in_mixed_precision_does_not_count(case, setting, tmp_path, monkeypatch):
+    mixed, losses, counted = OVERFLOWS[case]
+    trainer = trainer_of(setting, PRESET, tmp_path, monkeypatch)
+    trainer.grad_scaler, trainer._losses = object() if mixed else None, losses
+    np.testing.assert_array_equal(trainer._losses_that_count(), counted)
+
+
+COMPILING = {
+    "long": (250_000, "", True),
+    "short": (100, "", False),
+    "without a compiler": (250_000, "a C compiler", False),
+}
+"""Iterations of a training, what the machine lacks, and whether the network is compiled."""
+
+
+@pytest.mark.parametrize("case", COMPILING)
+def test_a_network_is_compiled_where_it_pays_and_the_machine_can(case, setting, tmp_path, monkeypatch):
+    num_iterations, missing, compiles = COMPILING[case]
+    trainer = trainer_of(setting, PRESET, tmp_path, monkeypatch)
+    lines = []
+    trainer._log, trainer.device = lines.append, torch.device("cuda")
+    trainer.num_epochs, trainer.num_iterations_per_epoch = 1, num_iterations
+    monkeypatch.delenv("nnUNet_compile", raising=False)
+    monkeypatch.setattr(preset_trainer, "missing_for_compiling", lambda: missing)
+    assert trainer._do_i_compile() == compiles
+    assert sum("a C compiler is missing" in line for line in lines) == bool(missing)
 
 
 def test_the_paper_keeps_nnunets_optimiser_and_mirror_axes(setting, tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from orchestrator.pipeline.processors import Need, Node, Resources
 from orchestrator.pipeline.simulator import Conditions, Machines, Simulation
 from orchestrator.pipeline.stages import Stage, StageKind
 from orchestrator.pipeline.training_need import training_need
-from orchestrator.training.gpu_memory import keep_to_share
+from orchestrator.training.gpu import keep_to_share
 
 SMALL, FULL = PRESETS["smoke"], PRESETS["paper"]
 

@@ -52,6 +52,11 @@ class ClusterConfig:
             number = getattr(self, name)
             if number is not None and not number > 0:
                 raise ConfigError(f"{self.path}: {name} is {number}; expected more than 0")
+        gpus = self.gpus_per_training
+        if gpus is not None and gpus > 1 and not gpus.is_integer():
+            raise ConfigError(
+                f"{self.path}: gpus_per_training is {gpus}; expected a part of one GPU or a whole number of them"
+            )
         for name in ("num_cpus", "num_gpus"):
             number = getattr(self, name)
             if number is not None and number < (1 if name == "num_cpus" else 0):

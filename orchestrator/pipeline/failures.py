@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from orchestrator.errors import OrchestratorError
+from orchestrator.errors import GpuError, OrchestratorError
 
 
 class FailureKind(StrEnum):
@@ -17,6 +17,8 @@ class FailureKind(StrEnum):
     """Its process ended without a word: killed from outside, or by a fault of native code; nobody can tell which."""
     TRANSIENT = "transient"
     """Storage or cluster failed; a later attempt can succeed."""
+    GPU = "gpu"
+    """A GPU cannot be used or has failed: its machine is broken."""
     DETERMINISTIC = "deterministic"
     """Out of memory, a bad case or a bug: another attempt would end the same way."""
 
@@ -42,6 +44,7 @@ class RetryRule:
 RETRY_RULES = {
     FailureKind.PREEMPTION: RetryRule(max_attempts=float("inf")),
     FailureKind.CRASH: RetryRule(max_attempts=10, first_wait_s=1.0, factor=2.0, max_wait_s=60.0),
+    FailureKind.GPU: RetryRule(max_attempts=10, first_wait_s=1.0, factor=2.0, max_wait_s=60.0),
     FailureKind.TRANSIENT: RetryRule(max_attempts=3, first_wait_s=10.0, factor=6.0),
     FailureKind.DETERMINISTIC: RetryRule(max_attempts=1),
 }
@@ -91,20 +94,23 @@ class NodeRecords:
     """What has happened on each node; a node on which everything fails is shunned.
 
     One bad training does not condemn a node: it takes failures of different trainings, and a single success of
-    anything acquits it. Failures of the place (a preemption, a storage that is down) do not count.
+    anything acquits it: without a GPU of failures without one, with it of those with it. Nothing acquits it of a GPU
+    that does not work. Failures of other places (a preemption, a storage that is down) do not count.
     """
 
     def __init__(self) -> None:
-        self._victims: defaultdict[str, set[str]] = defaultdict(set)
-        self._acquitted: set[str] = set()
+        self._victims: defaultdict[tuple[str, bool], set[str]] = defaultdict(set)
+        self._acquitted: set[tuple[str, bool]] = set()
         self.shunned: set[str] = set()
         """Nodes that shall get nothing more."""
 
-    def succeeded(self, node: str) -> None:
+    def succeeded(self, node: str, *, on_gpu: bool) -> None:
         """Take note that a stage was done, or made progress, on a node."""
-        self._acquitted.add(node)
+        self._acquitted.add((node, on_gpu))
 
-    def failed(self, node: str, stage_id: str, *, kind: FailureKind, other_nodes: Iterable[str]) -> tuple[str, ...]:
+    def failed(
+        self, node: str, stage_id: str, *, on_gpu: bool, kind: FailureKind, other_nodes: Iterable[str]
+    ) -> tuple[str, ...]:
         """Count a failure.
 
         Parameters
@@ -113,6 +119,8 @@ class NodeRecords:
             Where it was.
         stage_id
             What failed.
+        on_gpu
+            Whether it used a GPU.
         kind
             How.
         other_nodes
@@ -124,19 +132,23 @@ class NodeRecords:
             If the node is shunned from now on, the stages that have failed there: it was not their fault. Otherwise
             empty.
         """
-        if kind not in {FailureKind.DETERMINISTIC, FailureKind.CRASH} or node in self._acquitted | self.shunned:
+        where = (node, on_gpu)
+        may_be_stage = kind in {FailureKind.DETERMINISTIC, FailureKind.CRASH}
+        if node in self.shunned or not (kind is FailureKind.GPU or (may_be_stage and where not in self._acquitted)):
             return ()
-        self._victims[node].add(stage_id)
-        if len(self._victims[node]) < NUM_VICTIMS or not set(other_nodes) - self.shunned - {node}:
+        self._victims[where].add(stage_id)
+        if len(self._victims[where]) < NUM_VICTIMS or not set(other_nodes) - self.shunned - {node}:
             return ()
         self.shunned.add(node)
-        return tuple(sorted(self._victims.pop(node)))
+        return tuple(sorted(self._victims.pop(where)))
 
 
 def kind_of(error: BaseException) -> FailureKind:
     """Classify an error that a stage itself has raised."""
     if getattr(error, "is_preemption", False):
         return FailureKind.PREEMPTION
+    if isinstance(error, GpuError):
+        return FailureKind.GPU
     if isinstance(error, OrchestratorError) and error.can_retry:
         return FailureKind.TRANSIENT
     return FailureKind.DETERMINISTIC

@@ -142,7 +142,7 @@ class Schedule:
         """Take note that a running stage is done."""
         attempt = self._release(stage_id)
         self._giving_way.drop(stage_id)
-        self.records.succeeded(attempt.node)
+        self.records.succeeded(attempt.node, on_gpu=attempt.need.gpus > 0)
         self._expectations.finished(
             stage_id,
             elapsed_s=now_s - attempt.since_s,
@@ -172,7 +172,9 @@ class Schedule:
         attempt = self._release(stage_id)
         self._next_look_s = now_s
         usable = self.processors.nodes
-        victims = self.records.failed(node or attempt.node, stage_id, kind=kind, other_nodes=usable)
+        victims = self.records.failed(
+            node or attempt.node, stage_id, on_gpu=attempt.need.gpus > 0, kind=kind, other_nodes=usable
+        )
         if victims:
             self.processors.close(node or attempt.node)
             revived = self.outcomes.revive(victim for victim in victims if victim != stage_id)
@@ -223,7 +225,7 @@ class Schedule:
         )
         if remaining_s is not None:
             self._failures.made_progress(stage_id)
-            self.records.succeeded(attempt.node)
+            self.records.succeeded(attempt.node, on_gpu=attempt.need.gpus > 0)
             attempt.remaining_s, attempt.at_s = remaining_s, now_s
 
     def requests_to_stop(self, now_s: float) -> list[str]:

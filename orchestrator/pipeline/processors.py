@@ -9,6 +9,8 @@ from orchestrator.errors import ConfigError
 
 _ROUNDING = 1e-9
 """Shares like 0.1 GPU do not add up exactly."""
+_RAY_UNITS = 10_000
+"""Ray counts resources in this many parts of one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,7 +74,8 @@ class Need:
                 return None
             gpus = max(gpus, by_memory, self.gpus_of_unknown if math.isinf(node.gpu_memory_gib) else 0.0)
         if 0 < gpus < 1:
-            gpus = 1 / int(1 / gpus + _ROUNDING)
+            # Rounded down: Ray would round a sixth up, and six of them would no longer fit.
+            gpus = math.floor(_RAY_UNITS / int(1 / gpus + _ROUNDING)) / _RAY_UNITS
         share = Resources(cpus=self.cpus, gpus=gpus)
         return share if share.fits_in(node.offered) else None
 

@@ -30,12 +30,7 @@ def submit(stage: Stage, *, place: Any, share: Resources, separate: bool, select
         options["label_selector"] = selector
     if stage.kind is StageKind.TRAIN:
         return _fit.options(**options).remote(place, stage, share, separate, {})
-    return _carry_out.options(**options).remote(place, stage, share)
-
-
-@ray.remote(max_retries=0)  # type: ignore[untyped-decorator]
-def _carry_out(place: Workplace, stage: Stage, share: Resources) -> None:
-    _carry_out_here(place, stage, share=share)
+    return (_carry_out_once if share.gpus else _carry_out).options(**options).remote(place, stage, share)
 
 
 def _carry_out_here(place: Workplace, stage: Stage, *, share: Resources, watches: Sequence[Watch] = ()) -> None:
@@ -46,6 +41,18 @@ def _carry_out_here(place: Workplace, stage: Stage, *, share: Resources, watches
     except BaseException as error:
         note_node(error, node)
         raise
+
+
+@ray.remote(max_retries=0)  # type: ignore[untyped-decorator]
+def _carry_out(place: Workplace, stage: Stage, share: Resources) -> None:
+    _carry_out_here(place, stage, share=share)
+
+
+# CUDA stays with the GPU that a process has used first, and keeps memory of it: the next stage gets a new process. Ray
+# cares for that by itself only where GPUs are asked for at the decorator.
+@ray.remote(max_retries=0, max_calls=1)  # type: ignore[untyped-decorator]
+def _carry_out_once(place: Workplace, stage: Stage, share: Resources) -> None:
+    _carry_out_here(place, stage, share=share)
 
 
 class _ListeningBackend(Backend):  # type: ignore[misc]

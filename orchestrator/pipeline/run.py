@@ -15,7 +15,7 @@ from orchestrator.benchmark.matrix import Benchmark, find_donors
 from orchestrator.benchmark.presets import Preset
 from orchestrator.benchmark.published import PublishedScores
 from orchestrator.cluster.config import ClusterConfig
-from orchestrator.errors import ConfigError
+from orchestrator.errors import ConfigError, GpuError
 from orchestrator.events import EventLog
 from orchestrator.pipeline.lease import Lease
 from orchestrator.pipeline.policy import Schedule
@@ -205,6 +205,8 @@ def _execute(
         may_start = machines_that_may_start(request.cluster)
         to_come = [machines.node for machines in may_start]
         need = training_need(request.cluster, [*connection.nodes, *to_come], preset=request.preset)
+        if need.gpus and request.cluster.kind == "local":
+            _check_torch_here()
         schedule = Schedule(
             graph,
             done=done,
@@ -238,6 +240,16 @@ def _execute(
         return observer.failures, frozenset(schedule.outcomes.failed | schedule.outcomes.blocked)
 
 
+def _check_torch_here() -> None:
+    """Raise ConfigError if torch cannot use the GPUs of this machine, before every training fails for that."""
+    from orchestrator.training.gpu import check_torch
+
+    try:
+        check_torch()
+    except GpuError as error:
+        raise ConfigError(str(error)) from None
+
+
 def _workplace(request: RunRequest, need: Need) -> Workplace:
     phantom_cases: dict[str, list[Case]] = {}
     datasets = {dataset.name: dataset for dataset in request.benchmark.datasets}
@@ -255,7 +267,8 @@ def _workplace(request: RunRequest, need: Need) -> Workplace:
         phantom_cases={download: tuple(cases) for download, cases in phantom_cases.items()},
         device="cuda" if need.gpus else "cpu",
         num_threads=max(1, int(need.cpus)),
-        num_loader_processes=max(0, min(GPU_LOADER_PROCESSES, int(need.cpus) - 1)) if need.gpus else 0,
+        # With a single CPU, too, patches are made while the GPU works.
+        num_loader_processes=max(1, min(GPU_LOADER_PROCESSES, int(need.cpus) - 1)) if need.gpus else 0,
         cloud=request.cluster.cloud,
     )
 

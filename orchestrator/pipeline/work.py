@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_NETWORK_STAGES = frozenset({StageKind.TRAIN, StageKind.PREDICT})
 REPORTED_VERSIONS = ("covid-ct-orchestrator", "nnunetv2", "torch", "ray", "numpy", "SimpleITK", "numba")
 
 
@@ -55,6 +56,16 @@ def carry_out(
     """
     if stage.kind not in {StageKind.DOWNLOAD, StageKind.INGEST, StageKind.SCORE}:
         _limit(place, stage, gpus=gpus)
+    if place.device == "cuda" and stage.kind in _NETWORK_STAGES:
+        from orchestrator.training.gpu import working_gpu
+
+        with working_gpu():
+            _carry_out(place, stage, watches=watches, node=node)
+    else:
+        _carry_out(place, stage, watches=watches, node=node)
+
+
+def _carry_out(place: Workplace, stage: Stage, *, watches: Sequence["Watch"], node: str) -> None:
     match stage.kind:
         case StageKind.DOWNLOAD:
             generate_download(place, stage.download)
@@ -187,10 +198,11 @@ def predict(place: Workplace, training: Training) -> None:
     """Predict every evaluation case with the final checkpoint; predictions that exist already are kept.
 
     A case that cannot be predicted is noted with its reason and the others go on: its score will be a row that says
-    so. If no case at all could be predicted, the stage fails with the first reason; so it does if the storage fails,
-    which a later attempt may not meet.
+    so. If no case at all could be predicted, the stage fails with the first reason; so it does if the storage or the
+    GPU fails or memory is short, which a later attempt may not meet.
     """
     from orchestrator.training.checkpoint import CheckpointStore
+    from orchestrator.training.gpu import raise_if_not_of_case
     from orchestrator.training.prediction import load_predictor
 
     storage = place.storage
@@ -213,6 +225,8 @@ def predict(place: Workplace, training: Training) -> None:
         except StorageError:
             raise  # says nothing about the case; what is predicted is kept for the next attempt
         except (OrchestratorError, RuntimeError, ValueError) as error:
+            if place.device == "cuda":
+                raise_if_not_of_case(error)
             failures[case.id] = f"{type(error).__name__}: {error}"
             first_error = first_error or error
     if first_error is not None and len(failures) == len(cases):
@@ -306,9 +320,9 @@ def _limit(place: Workplace, stage: Stage, *, gpus: float) -> None:
     """Keep this process to its threads and to its share of a GPU."""
     import torch
 
-    from orchestrator.training.gpu_memory import keep_to_share
+    from orchestrator.training.gpu import keep_to_share
 
-    uses_network = stage.kind in {StageKind.TRAIN, StageKind.PREDICT}
+    uses_network = stage.kind in _NETWORK_STAGES
     torch.set_num_threads(place.num_threads if uses_network else 1)
     if uses_network and place.device == "cuda":
         keep_to_share(gpus)

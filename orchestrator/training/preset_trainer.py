@@ -25,6 +25,7 @@ from orchestrator.errors import PreemptedError, TrainingError
 from orchestrator.training.batches import CountedBatches
 from orchestrator.training.checkpoint import CheckpointStore, check_origin
 from orchestrator.training.feeding import batch_settings, check_labels, without_augmentation
+from orchestrator.training.gpu import missing_for_compiling
 from orchestrator.training.loader import BatchLoader
 from orchestrator.training.patch_dataset import ArrowDataset
 from orchestrator.training.random_state import random_state, restore_random_state
@@ -33,6 +34,8 @@ from orchestrator.training.reports import EpochReport, Milestone, MilestoneKind,
 logger = logging.getLogger(__name__)
 
 ADAMW_WEIGHT_DECAY = 1e-2
+COMPILED_FROM_ITERATIONS = 5000
+"""Length of a training from which it pays to compile its network, which takes a minute or two."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,6 +93,16 @@ class PresetTrainer(nnUNetTrainer):  # type: ignore[misc]
         super().initialize()
         if self.device.type == "cpu" and len(self.configuration_manager.patch_size) == 3:
             self.network.to(memory_format=torch.channels_last_3d)
+
+    def _do_i_compile(self) -> bool:
+        """Whether the network is compiled: where nnU-Net would, if that pays and this machine has what it takes."""
+        pays = self.num_epochs * self.num_iterations_per_epoch >= COMPILED_FROM_ITERATIONS
+        if not (super()._do_i_compile() and pays):
+            return False
+        missing = missing_for_compiling()
+        if missing:
+            self._log(f"the network is not compiled, and therefore slower: {missing} is missing")
+        return not missing
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
         """Return nnU-Net's optimiser, or AdamW where a preset is too short for SGD with momentum 0.99."""
@@ -191,7 +204,12 @@ class PresetTrainer(nnUNetTrainer):  # type: ignore[misc]
             self._stop_where_asked()
             self._losses.append(np.float32(self.train_step(next(self.dataloader_train))["loss"]))
             self._save_where_due()
-        self.on_train_epoch_end([{"loss": np.asarray(loss)} for loss in self._losses])
+        self.on_train_epoch_end([{"loss": np.asarray(loss)} for loss in self._losses_that_count()])
+
+    def _losses_that_count(self) -> list[np.float32]:
+        """Return the losses of an epoch; of one that overflows in mixed precision no weight has changed."""
+        finite = [loss for loss in self._losses if np.isfinite(loss)]
+        return finite if finite and self.grad_scaler is not None else self._losses
 
     def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:
         """Aggregate as nnU-Net does; a structure that is in no patch has no Dice, which is nothing to warn about."""
