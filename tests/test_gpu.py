@@ -22,30 +22,30 @@ def works(monkeypatch):
             if not (left.pop(0) if len(left) > 1 else left[0]):
                 raise GpuError("the GPU does not work")
 
+        monkeypatch.setattr(gpu, "check_torch", lambda: None)
         monkeypatch.setattr(gpu, "check_gpu", check)
 
     return answer
 
 
+def fail_on_it(error):
+    with working_gpu(share=1.0):
+        raise error
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="torch can use the GPU of this machine")
 def test_without_a_gpu_that_torch_can_use_it_says_what_it_expected():
     with pytest.raises(GpuError, match=r"finds no GPU that it can use.*expected a build of PyTorch with CUDA"):
-        check_gpu()
+        fail_on_it(AssertionError("never reached"))
 
 
 def test_a_gpu_that_cannot_compute_is_named_with_what_torch_said(monkeypatch):
     def fail(*_, **__):
         raise RuntimeError("CUDA error: uncorrectable ECC error encountered")
 
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch, "ones", fail)
     with pytest.raises(GpuError, match="the GPU does not work: RuntimeError: CUDA error: uncorrectable ECC"):
         check_gpu()
-
-
-def fail_on_it(error):
-    with working_gpu():
-        raise error
 
 
 def test_a_gpu_is_blamed_for_what_broke_it_and_for_nothing_else(works):

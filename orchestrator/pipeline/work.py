@@ -55,11 +55,11 @@ def carry_out(
         Id of this machine in its cluster: a training tells with its epochs where it runs.
     """
     if stage.kind not in {StageKind.DOWNLOAD, StageKind.INGEST, StageKind.SCORE}:
-        _limit(place, stage, gpus=gpus)
+        _limit_threads(place, stage)
     if place.device == "cuda" and stage.kind in _NETWORK_STAGES:
         from orchestrator.training.gpu import working_gpu
 
-        with working_gpu():
+        with working_gpu(share=gpus):
             _carry_out(place, stage, watches=watches, node=node)
     else:
         _carry_out(place, stage, watches=watches, node=node)
@@ -316,16 +316,10 @@ def _provenance(place: Workplace, storage: Storage, training: Training) -> Prove
     )
 
 
-def _limit(place: Workplace, stage: Stage, *, gpus: float) -> None:
-    """Keep this process to its threads and to its share of a GPU."""
+def _limit_threads(place: Workplace, stage: Stage) -> None:
     import torch
 
-    from orchestrator.training.gpu import keep_to_share
-
-    uses_network = stage.kind in _NETWORK_STAGES
-    torch.set_num_threads(place.num_threads if uses_network else 1)
-    if uses_network and place.device == "cuda":
-        keep_to_share(gpus)
+    torch.set_num_threads(place.num_threads if stage.kind in _NETWORK_STAGES else 1)
 
 
 def _read_plan(storage: Storage, training_id: str) -> "Plan":

@@ -45,10 +45,9 @@ def check_torch() -> None:
 
 
 def check_gpu() -> None:
-    """Compute something on the GPU; raises GpuError if torch cannot use it, or no longer can."""
+    """Compute something on the GPU; raises GpuError if that fails."""
     import torch
 
-    check_torch()
     try:
         # A convolution, since that needs every library that a training needs.
         ones = torch.ones(1, 1, 3, 3, 3, device="cuda")
@@ -58,9 +57,11 @@ def check_gpu() -> None:
 
 
 @contextmanager
-def working_gpu() -> Iterator[None]:
-    """Context with a GPU that works; raises GpuError at its begin if it does not, or for a failure that broke it."""
+def working_gpu(*, share: float) -> Iterator[None]:
+    """Context with a share of a GPU that works; raises GpuError if it does not at first, or for what broke it."""
+    check_torch()
     check_gpu()
+    keep_to_share(share)
     try:
         yield
     except RuntimeError:
