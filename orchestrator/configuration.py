@@ -18,7 +18,7 @@ def load_yaml(path: Path) -> Any:
         raise ConfigError(f"{path}: cannot be read ({error}); expected a YAML file") from error
     try:
         return yaml.load(text, Loader=_UniqueKeyLoader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # an impossible date is a ValueError
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
 
 

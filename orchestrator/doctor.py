@@ -75,7 +75,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def requested_cases(options: argparse.Namespace, *, benchmark: Benchmark) -> list[CaseRequest]:
     """Return every case that the trainings of the command line need; raises ConfigError if that is not valid."""
     if not options.data.is_dir():
-        raise ConfigError(f"--data {options.data}: no such folder; expected the folder with the public downloads")
+        raise ConfigError(
+            f"--data {options.data}: no such folder of this machine; expected the one with the public downloads"
+        )
     preset = find_preset(options.preset)
     trainings = benchmark.trainings(matrix=options.matrix, only=tuple(options.only), preset=preset)
     # A run of task 2 or 3 also plans the task-1 trainings whose patch size it takes over.
@@ -118,7 +120,7 @@ def show_text(findings: Sequence[Finding], *, console: Console) -> None:
     for finding in findings:
         table.add_row(finding.dataset, finding.download, str(finding.num_cases), str(len(finding.problems)))
     console.print(table)
-    console.print(f"{len(lines)} problems" if lines else "No problems.")
+    console.print(f"{len(lines)} {'problem' if len(lines) == 1 else 'problems'}" if lines else "No problems.")
 
 
 def show_json(findings: Sequence[Finding], *, console: Console) -> None:

@@ -65,8 +65,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for location in comparison.without_reference(set(cases)):
             errors.print(f"note: {location}: no reference has this name; not scored", markup=False, soft_wrap=True)
         rows = score_all(comparison, cases, options=options, console=errors)
+        # First what cannot fail: the file may not be writable.
+        show_summary(rows, metrics=comparison.metrics, console=console)
         if options.output:
             write_rows(rows, output=options.output, metrics=comparison.metrics)
+            console.print(f"rows: {options.output}", markup=False, soft_wrap=True)
     except (ConfigError, DataError) as error:
         errors.print(f"error: {error}", markup=False, soft_wrap=True)
         return EXIT_USAGE
@@ -79,10 +82,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         errors.print("Interrupted; nothing was written.")
         return EXIT_INTERRUPTED
-    show_summary(rows, metrics=comparison.metrics, console=console)
     missing = {(row.prediction, row.case): row.score.message for row in rows if row.score.status is ScoreStatus.MISSING}
     for (prediction, case), message in missing.items():
-        errors.print(f"missing: {prediction}/{case}: {message}", markup=False, soft_wrap=True)
+        where = "" if message.startswith(f"{prediction}/{case}") else f"{prediction}/{case}: "
+        errors.print(f"missing: {where}{message}", markup=False, soft_wrap=True)
     return EXIT_MISSING if missing else EXIT_DONE
 
 

@@ -34,7 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--output", type=Path, required=True, help="folder for the five downloads")
     add("--spacing", type=float, metavar="MM", help="in-plane spacing (default: the preset's, else full resolution)")
     add("--seed", type=int, default=0, help="the same seed gives the same phantoms (default: 0)")
-    add("--matrix", default="core", help="trainings whose cases are written: core or all (default: core)")
+    add("--matrix", default="core", help="trainings whose cases are written, as of run_all (default: core)")
     add("--preset", help=f"only the cases that this preset keeps, at its spacing: {', '.join(PRESETS)}")
     add("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)")
     return parser
@@ -63,6 +63,8 @@ def write_phantoms(options: argparse.Namespace, *, console: Console) -> int:
     """Write all downloads and return the number of volumes."""
     if options.workers < 1:
         raise ConfigError(f"--workers {options.workers}: expected at least 1")
+    if "://" in str(options.output) or ":/" in str(options.output) or options.output.is_file():
+        raise ConfigError(f"--output {options.output}: expected a folder of this machine")
     preset = find_preset(options.preset or "paper")
     spacing_mm = options.spacing if options.spacing is not None else preset.phantom_spacing_mm
     requests = requested_cases(matrix=options.matrix, preset_name=preset.name)

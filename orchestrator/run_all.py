@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from orchestrator.benchmark.definition import Training
@@ -65,7 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="play the run on this cluster file instead: time, cost, other sizes",
     )
     add("--deadline", type=float, metavar="HOURS", help="with --simulate: find the cheapest cluster that is in time")
-    add("--max-cost", type=float, metavar="USD", help="with --simulate: find a cluster within this budget")
+    add("--max-cost", type=float, metavar="USD", help="with --simulate: find the fastest cluster within this budget")
     add("--prices", type=Path, default=ROOT / "clusters" / "prices.yaml", help="with --simulate: what machines cost")
     add("--yes", action="store_true", help="start machines that cost money without asking")
     add("--keep", action="store_true", help="leave a launched cluster running afterwards")
@@ -139,9 +140,11 @@ def show_trainings(selection: Selection, *, console: Console, as_json: bool) -> 
         hours = f"{row['expected_hours']:.3g}"
         numbers = (row["num_train_cases"], row["num_val_cases"], row["num_test_cases"])
         table.add_row(*(str(row[name]) for name in columns[:6]), *map(str, numbers), hours)
-    console.print(table)
+    # As wide as it is, also in a pipe or a narrow window: names that are cut off cannot be told apart.
+    width = Measurement.get(console, console.options.update(max_width=1000), table).maximum
+    Console(file=console.file, width=width).print(table)
     total = len(rows) * selection.preset.expected_training_s / 3600
-    unit = "CPU-core" if selection.preset.name == "smoke" else "A100"
+    unit = "CPU-core" if selection.preset.is_for_cpus else "A100"
     console.print(
         f"{len(rows)} trainings, about {total:.3g} {unit} hours of training with preset {selection.preset.name}."
     )
@@ -238,7 +241,13 @@ def launch(selection: Selection, options: argparse.Namespace, *, console: Consol
 
     def confirm(description: str) -> bool:
         show(description)
-        return bool(options.yes) or console.input("Start it? [y/N] ").strip().lower() in {"y", "yes"}
+        if options.yes:
+            return True
+        try:
+            answer = console.input("Start it? [y/N] ")
+        except EOFError:
+            raise ConfigError("nobody can answer whether to start machines; expected --yes") from None
+        return answer.strip().lower() in {"y", "yes"}
 
     arguments = ["--output", selection.output, "--preset", selection.preset.name]
     arguments += ["--matrix", options.matrix, "--seed", str(selection.seed)]
@@ -252,6 +261,7 @@ def launch(selection: Selection, options: argparse.Namespace, *, console: Consol
     )
     succeeded = launch_and_follow(request, confirm=confirm, show=show, commands=ShellCommands(), connect=RayJobs)
     if succeeded is None:
+        show("Nothing was started.")
         return EXIT_FAILED
     # Where some trainings failed the others are in the tables.
     storage = open_storage(selection.output)
@@ -299,7 +309,13 @@ def _command_for(options: argparse.Namespace, training_ids: Sequence[str]) -> li
 
 
 def _output(location: str) -> str:
-    return location if "://" in location else str(Path(location).resolve())
+    if "://" in location:
+        return location
+    path = Path(location).resolve()
+    there = next(folder for folder in (path, *path.parents) if folder.exists())
+    if not there.is_dir():
+        raise ConfigError(f"--output {location}: {there} is a file; expected a folder or an s3:// prefix")
+    return str(path)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns 0 if everything is done, 1 if not, 2 if there is no run or it cannot be read."""
+    """Run the command; returns 0 if everything is done, 1 if not, 2 if there is no run or a file cannot be read."""
     console = Console(highlight=False)
     options = build_parser().parse_args(arguments)
     try:
@@ -88,10 +88,10 @@ def _changes(storage: Storage, driver: DriverRecord) -> bool:
 
 def describe_cost(status: RunStatus, *, cluster: Path | None, prices: Path) -> str:
     """Say how many GPU hours the run has taken, and what they cost where a cluster file has prices; empty without."""
+    config = load_cluster(cluster) if cluster else None
     if not status.gpu_hours:
         return ""
     text = f"GPU hours so far: {sum(status.gpu_hours.values()):.1f}"
-    config = load_cluster(cluster) if cluster else None
     if config is None or config.kind != "aws":
         return text
     listed = load_prices(prices)

@@ -35,7 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         storage = open_storage(options.output)
         keys = [key for key in storage.list_keys(run_paths.PATCHES) if key.endswith(".arrow")]
         if not keys:
-            errors.print(f"error: {storage.location}: no patch files", markup=False, soft_wrap=True)
+            message = f"{storage.location}: no patch files; expected the --output of a run that has preprocessed cases"
+            errors.print(f"error: {message}", markup=False, soft_wrap=True)
             return EXIT_USAGE
         num_damaged = 0
         for key, error in damages(storage, keys):
@@ -63,7 +64,10 @@ def _record(storage: Storage, key: str) -> PatchRecord:
     record_key = run_paths.record_of_patches(key)
     if not storage.exists(record_key):
         raise IntegrityError(f"{storage.location}/{key}: without its record; write the patches again")
-    return PatchRecord.from_bytes(storage.read_bytes(record_key))
+    try:
+        return PatchRecord.from_bytes(storage.read_bytes(record_key))
+    except IntegrityError as error:
+        raise IntegrityError(f"{storage.location}/{record_key}: {error}; write the patches again") from error
 
 
 if __name__ == "__main__":

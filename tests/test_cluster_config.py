@@ -91,6 +91,7 @@ def test_aws_file_offers_the_gpus_of_its_workers_and_lists_what_is_to_be_filled_
         ("kind: aws\nrey: {}\n", "unknown key 'rey'; did you mean 'ray'"),
         ("- kind\n", "found list; expected a mapping"),
         ("kind: [\n", "not valid YAML"),
+        ("kind: 2026-13-40\n", "not valid YAML: month must be in 1..12"),
     ],
 )
 def test_a_wrong_file_is_refused_with_its_name_and_what_is_expected(tmp_path: Path, content: str, message: str) -> None:

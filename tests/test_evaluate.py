@@ -106,6 +106,14 @@ def test_what_cannot_be_scored_is_a_row_that_says_why_and_the_exit_code_is_1(fol
     assert stderr.count("missing: ") == 3
 
 
+def test_a_file_that_cannot_be_written_costs_no_result(folders, capsys):
+    (folders / "file").touch()
+    assert evaluate(folders, "--output", str(folders / "file" / "scores.csv")) == 1
+    captured = capsys.readouterr()
+    assert "label 1: 3 scored" in captured.out
+    assert "cannot write" in captured.err
+
+
 def test_an_unreadable_reference_does_not_stop_the_others(folders):
     (folders / "reference/case1.nii.gz").write_bytes(b"no image")
     assert evaluate(folders) == 1

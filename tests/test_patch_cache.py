@@ -106,6 +106,9 @@ def test_the_command_names_what_is_damaged_and_removes_it_if_asked_to(patches, c
         storage.write_bytes(record_of_patches(key), manifest.records[key].to_bytes())
     assert main(command) == 1
     assert "case_2.arrow: without its record" in capsys.readouterr().out
+    storage.write_bytes(record_of_patches(keys[2]), b"{}")
+    assert main(command) == 1
+    assert f"{record_of_patches(keys[2])}: not a record of patches" in capsys.readouterr().out
     storage.write_bytes(record_of_patches(keys[2]), manifest.records[keys[2]].to_bytes())
     assert main(command) == 0
     storage.write_bytes(keys[1], storage.read_bytes(keys[1])[:-1])

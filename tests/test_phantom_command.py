@@ -45,6 +45,8 @@ def test_it_writes_the_volumes_with_two_processes_and_counts_them(
         (["--spacing", "0.01"], "phantom spacing 0.01 mm: expected 0.3 to 20"),
         (["--preset", "smok"], "--preset smok: unknown"),
         (["--workers", "0"], "--workers 0: expected at least 1"),
+        (["--output", "s3://bucket/phantoms"], "expected a folder of this machine"),
+        (["--output", __file__], "expected a folder of this machine"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(

@@ -48,6 +48,14 @@ REFUSED = {
     "json without dry-run": (["--json"], "--json: only with --dry-run"),
     "no such cluster file": (["--cluster", "clusters/none.yaml"], "clusters/none.yaml: cannot be read"),
     "data folder without downloads": (["--data", "tests"], "problems in"),
+    "a running cluster to simulate": (
+        ["--simulate", str(ROOT / "clusters/existing.yaml")],
+        "the machines of a cluster that runs are not in its file",
+    ),
+    "the paper on cores to simulate": (
+        ["--simulate", "CORES", "--preset", "paper"],
+        "no GPU; expected one, since how long trainings of --preset paper take is known for GPUs alone",
+    ),
     "a folder for a cluster of machines": (["--cluster", str(ROOT / "clusters/aws.yaml"), "--yes"], "s3://"),
 }
 
@@ -55,11 +63,47 @@ REFUSED = {
 @pytest.mark.parametrize("kind", REFUSED)
 def test_bad_input_is_one_clear_line_and_exit_code_2(kind, capsys, tmp_path):
     arguments, message = REFUSED[kind]
+    cores = tmp_path / "cores.yaml"
+    cores.write_text("kind: local\nnum_gpus: 0\n")
+    arguments = [str(cores) if argument == "CORES" else argument for argument in arguments]
     assert main([*arguments, "--output", str(tmp_path / "run")]) == 2
     captured = capsys.readouterr()
     assert message in captured.err
     assert captured.err.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_an_output_that_cannot_be_a_folder_is_bad_input(capsys, tmp_path):
+    (tmp_path / "file").touch()
+    for output in ("file", "file/run"):
+        assert main(["--output", str(tmp_path / output)]) == 2
+        assert "is a file; expected a folder or an s3:// prefix" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("record", ["{bad", "[]"])
+def test_a_damaged_record_of_a_run_is_named(capsys, tmp_path, record):
+    (tmp_path / run_paths.RUN).write_text(record)
+    assert main(["--output", str(tmp_path)]) in {1, 2}
+    assert f"{tmp_path}/{run_paths.RUN}: not " in capsys.readouterr().err
+
+
+def test_names_of_trainings_are_whole_in_a_narrow_window(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    assert main(["--dry-run", "--only", "T3-infection-nsclc-pe-fold4"]) == 0
+    assert "T3-infection-nsclc-pe-fold4" in capsys.readouterr().out
+
+
+def test_machines_are_not_started_where_nobody_can_answer(tmp_path, monkeypatch, capsys):
+    def ask(request, *, confirm, **_):
+        return confirm("machines that cost money")
+
+    def closed(*_, **__):
+        raise EOFError
+
+    monkeypatch.setattr("orchestrator.cluster.launch.launch_and_follow", ask)
+    monkeypatch.setattr("rich.console.Console.input", closed)
+    assert main(["--cluster", str(ROOT / "clusters/aws.yaml"), "--output", "s3://bucket/run"]) == 2
+    assert "nobody can answer whether to start machines; expected --yes" in capsys.readouterr().err
 
 
 def test_failures_end_with_the_log_and_the_command_that_tries_them_again(capsys, tmp_path, monkeypatch):

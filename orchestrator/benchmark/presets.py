@@ -35,7 +35,7 @@ class Preset:
     checkpoint_every_s: float
     """Seconds between two checkpoints: the most that a lost machine costs; 0 saves one after every iteration."""
     expected_s_per_iteration: float
-    """Rough seconds of a training iteration: on an A100, or on one CPU core for `smoke`."""
+    """Rough seconds of a training iteration: on an A100, or on one CPU core if the preset is meant for those."""
     gpu_memory_gib: float = 8.0
     """Most memory of a plan by nnU-Net's own estimate, which its planner keeps to; 8 is its default."""
     optimizer: Literal["nnunet", "adamw"] = "nnunet"
@@ -69,6 +69,11 @@ class Preset:
         for field, least in {"num_epochs": 1, "num_iterations_per_epoch": 1, "checkpoint_every_s": 0}.items():
             if getattr(self, field) < least:
                 raise ConfigError(f"preset {self.name}: {field} is {getattr(self, field)}; expected at least {least}")
+
+    @property
+    def is_for_cpus(self) -> bool:
+        """Whether its network is small enough for CPU cores: it has fewer features than nnU-Net's."""
+        return self.base_num_features is not None
 
     @property
     def expected_training_s(self) -> float:

@@ -252,7 +252,8 @@ def check_fits(need: Need, nodes: Collection[Node]) -> None:
     found = "; ".join(f"{cpus:g} CPUs and {gpus:g} GPUs of {memory:g} GiB" for cpus, gpus, memory in offers)
     raise ConfigError(
         f"a training needs {need.cpus:g} CPUs and {need.gpus:g} GPUs with {need.gpu_memory_gib:g} GiB on one "
-        f"machine; the machines of the cluster have {found or 'nothing'}. Lower cpus_per_training or gpus_per_training"
+        f"machine; the machines of the cluster have {found or 'nothing'}. Lower cpus_per_training or "
+        "gpus_per_training, or use larger machines"
     )
 
 

@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import socket
 import threading
 import time
 from collections import Counter
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import ray
+from ray._private import services
 from ray.exceptions import RayError, RayTaskError
 
 from orchestrator.cluster.config import ClusterConfig
@@ -38,6 +40,8 @@ WIND_DOWN_S = 20.0
 """Longest time that an interrupted driver gives its trainings for one more checkpoint."""
 NODES_INTERVAL_S = 10.0
 """Time between two looks at the nodes."""
+HEAD_ANSWERS_WITHIN_S = 10.0
+"""Longest wait for the head of a cluster that is to be running."""
 OBJECT_STORE_BYTES = 256 * 1024**2
 """Of an embedded Ray: patches are memory-mapped files, so only small messages pass through it."""
 
@@ -104,6 +108,7 @@ def connected(config: ClusterConfig) -> Iterator[Connection]:
                 logging_level=logging.ERROR,
             )
         else:
+            _check_head(config)
             context = ray.init(address=config.address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RayError, RuntimeError, ValueError) as error:
         raise ClusterError(f"Ray at {config.address or 'this machine'}: {error}") from error
@@ -118,6 +123,21 @@ def connected(config: ClusterConfig) -> Iterator[Connection]:
         )
     finally:
         ray.shutdown()
+
+
+def _check_head(config: ClusterConfig) -> None:
+    """Raise ClusterError if nothing answers where a cluster shall run: Ray itself would try on for minutes."""
+    address = services.canonicalize_bootstrap_address(config.address)
+    if address is None:
+        return
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=HEAD_ANSWERS_WITHIN_S).close()
+    except OSError as error:
+        raise ClusterError(
+            f"Ray at {address} ({config.path}): nothing answers ({error}); expected the head of a running cluster. "
+            "Start it with ray start --head, or correct the address"
+        ) from error
 
 
 def map_unordered(function: Callable[[str], T], items: Sequence[str], *, name: str) -> Iterator[T]:

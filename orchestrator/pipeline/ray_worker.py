@@ -14,6 +14,7 @@ from orchestrator.pipeline.processors import Resources
 from orchestrator.pipeline.ray_failures import note_node
 from orchestrator.pipeline.stages import Stage, StageKind
 from orchestrator.pipeline.workplace import Workplace
+from orchestrator.storage import run_paths
 from orchestrator.training.stop_request import Watch, listen_to_signals
 
 DRAIN_EVERY_S = 5.0
@@ -126,7 +127,7 @@ def _look_for_drain() -> str:
 
 def _ray_train_folder(place: Workplace) -> str:
     """Where Ray Train keeps the state of its own; ours is in the checkpoints."""
-    return f"{place.output.rstrip('/')}/ray_train"
+    return f"{place.output.rstrip('/')}/{run_paths.RAY_TRAIN}"
 
 
 def _log_to_process(stage: Stage) -> None:

@@ -30,11 +30,12 @@ from orchestrator.sources.downloads import CaseRequest, Problem, inspect_downloa
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.storage.interface import Storage
+from orchestrator.storage.json_files import read_json
 
 RUN_FORMAT = 1
 """Version of the layout of a run's output."""
-GPU_LOADER_PROCESSES = 6
-"""Most augmentation processes for one training with a GPU."""
+GPU_LOADER_THREADS = 6
+"""Most threads that make batches for one training with a GPU."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,10 +113,12 @@ def claim_output(request: RunRequest, storage: Storage) -> None:
         "seed": request.seed,
         "data": request.data or "phantoms",
     }
-    found = json.loads(storage.read_bytes(run_paths.RUN)) if storage.exists(run_paths.RUN) else None
+    found = read_json(storage, run_paths.RUN) if storage.exists(run_paths.RUN) else None
     wanted = json.loads(json.dumps(record))
     if found is None:
         storage.write_bytes(run_paths.RUN, json.dumps(record, indent=1).encode())
+    elif not isinstance(found, dict):
+        raise ConfigError(f"{storage.location}/{run_paths.RUN}: not the record of a run. Choose another --output")
     elif found != wanted:
         different = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
         raise ConfigError(
@@ -207,6 +210,12 @@ def _execute(
         need = training_need(request.cluster, [*connection.nodes, *to_come], preset=request.preset)
         if need.gpus and request.cluster.kind == "local":
             _check_torch_here()
+        if not (need.gpus or request.preset.is_for_cpus):
+            hours = request.preset.expected_training_s / 3600
+            view.note(
+                f"No GPU: trainings of --preset {request.preset.name} are meant for one, where each takes about "
+                f"{hours:.2g} hours; on CPU cores it is many times that."
+            )
         schedule = Schedule(
             graph,
             done=done,
@@ -268,7 +277,7 @@ def _workplace(request: RunRequest, need: Need) -> Workplace:
         device="cuda" if need.gpus else "cpu",
         num_threads=max(1, int(need.cpus)),
         # With a single CPU, too, patches are made while the GPU works.
-        num_loader_processes=max(1, min(GPU_LOADER_PROCESSES, int(need.cpus) - 1)) if need.gpus else 0,
+        num_loader_processes=max(1, min(GPU_LOADER_THREADS, int(need.cpus) - 1)) if need.gpus else 0,
         cloud=request.cluster.cloud,
     )
 

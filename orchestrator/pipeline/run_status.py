@@ -18,10 +18,10 @@ from orchestrator.storage import run_paths
 from orchestrator.storage.interface import Storage
 
 NUM_DRAWS = 500
+"""Courses of the rest of a run that are drawn for its forecast."""
 WORTH_MOVING_SLICES = 4
 """Trainings of more slices than that end together, since they give way to each other."""
 _OF_STAGES = {"run_started", "stage_started", "stage_finished", "stage_failed", "run_finished"}
-"""Courses of the rest of a run that are drawn for its forecast."""
 _OF_A_TRAINING = {StageKind.TRAIN, StageKind.PREDICT, StageKind.SCORE}
 
 

@@ -9,6 +9,7 @@ from orchestrator.benchmark.matrix import Benchmark, find_donors
 from orchestrator.benchmark.presets import Preset
 from orchestrator.cluster.config import SLICE_S, ClusterConfig
 from orchestrator.cluster.prices import Prices
+from orchestrator.errors import ConfigError
 from orchestrator.pipeline.fleet import Fleet, alternatives, fleet_of
 from orchestrator.pipeline.policy import Schedule
 from orchestrator.pipeline.processors import Need
@@ -95,8 +96,12 @@ def simulate_run(
     Raises
     ------
     ConfigError
-        If a machine has no price, or a training fits on none.
+        If a machine has no price or is not in the file, a training fits on none, or how long it takes is not known.
     """
+    if cluster.kind == "existing":
+        raise ConfigError(
+            f"{cluster.path}: the machines of a cluster that runs are not in its file; expected kind aws or local"
+        )
     graph = build_graph(
         trainings,
         donors=find_donors(benchmark, trainings, preset=preset),
@@ -105,6 +110,11 @@ def simulate_run(
         phantoms=phantoms,
     )
     fleet = fleet_of(cluster, prices=prices)
+    if not (preset.is_for_cpus or any(node.offered.gpus for node in fleet.nodes)):
+        raise ConfigError(
+            f"{cluster.path}: no GPU; expected one, since how long trainings of --preset {preset.name} take is known "
+            "for GPUs alone. Set num_gpus, or choose another file"
+        )
     need = training_need(cluster, fleet.nodes, preset=preset)
     seeds = tuple(range(seed, seed + NUM_COURSES))
     asked_for = outlook(graph, fleet, need=need, seeds=seeds, slice_s=cluster.slice_s)

@@ -1,1 +1,1 @@
-"""Tables and figures from committed results."""
+"""Tables from committed results."""

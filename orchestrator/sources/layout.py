@@ -53,11 +53,13 @@ class Layout(ABC):
             raise ConfigError(f"{self.name}: no label set {label_set!r}; expected one of {', '.join(self.rules)}")
         return self.rules[label_set]
 
-    def missing(self, where: object, *, case_name: str, expected: str, there: Iterable[str]) -> SourceError:
-        """Error for a file of a case that is not there."""
+    def missing(
+        self, where: object, *, case_name: str, expected: str, there: Iterable[str], advice: str = ""
+    ) -> SourceError:
+        """Error for a file of a case that is not there; without advice it says where the download comes from."""
         return SourceError.of(
             where,
             found=f"no file for case {case_name} among {listing(sorted(there))}",
             expected=expected,
-            advice=f"Get it from {self.origin}.",
+            advice=advice or f"Get it from {self.origin}.",
         )

@@ -12,6 +12,11 @@ from orchestrator.sources.volume import NiftiVolume, Volume
 _STEM = "Task06_Lung"
 _LABEL_FOLDERS = {"infection": "labelsTr", "lung": "labelsTr_lung"}
 
+_NO_LUNGS = (
+    "The decathlon has no lung masks, these were annotated later: put them into a folder labelsTr_lung beside the "
+    "archive, 1 left and 2 right lung, or leave these trainings out."
+)
+
 
 class Msd(Layout):
     """The archive or its unpacked folder; lung masks, annotated later, are in a folder `labelsTr_lung`."""
@@ -44,7 +49,11 @@ class Msd(Layout):
         file_name = f"{case_name}.nii.gz"
         if file_name not in files:
             raise self.missing(
-                f"{tree.root}/{folder or ''}".rstrip("/"), case_name=case_name, expected=file_name, there=files
+                f"{tree.root}/{folder or ''}".rstrip("/"),
+                case_name=case_name,
+                expected=file_name,
+                there=files,
+                advice=_NO_LUNGS if folder in {None, _LABEL_FOLDERS["lung"]} else "",
             )
         return files[file_name]
 

@@ -12,6 +12,8 @@ RESULTS = "results"
 TABLES = "tables"
 LOGS = "logs"
 PATCHES = "patches"
+RAY_TRAIN = "ray_train"
+"""Ray Train's own notes on trainings; nothing is read from there."""
 
 
 def driver(number: int) -> str:
