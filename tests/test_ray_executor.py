@@ -12,6 +12,7 @@ from ray.util.placement_group import placement_group
 from orchestrator.cluster.config import ClusterConfig
 from orchestrator.cluster.node_types import Growth
 from orchestrator.errors import ClusterError
+from orchestrator.pipeline import ray_executor
 from orchestrator.pipeline.processors import Node, Resources
 from orchestrator.pipeline.ray_executor import connected
 from orchestrator.pipeline.ray_leftovers import free_reserved_places
@@ -87,7 +88,8 @@ def reserve_and_give_back(folder):
         wait_until(lambda: ray.available_resources().get("CPU", 0) == 1)
 
 
-def test_a_head_that_does_not_answer_is_told_at_once(tmp_path):
+def test_a_head_that_does_not_answer_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(ray_executor, "HEAD_ANSWERS_WITHIN_S", 0.1)
     config = ClusterConfig(path=tmp_path / "cluster.yaml", kind="existing", address="127.0.0.1:1")
     with (
         pytest.raises(ClusterError, match=r"cluster\.yaml\): nothing answers .*expected the head of a running cluster"),

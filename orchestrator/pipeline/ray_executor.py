@@ -40,8 +40,8 @@ WIND_DOWN_S = 20.0
 """Longest time that an interrupted driver gives its trainings for one more checkpoint."""
 NODES_INTERVAL_S = 10.0
 """Time between two looks at the nodes."""
-HEAD_ANSWERS_WITHIN_S = 10.0
-"""Longest wait for the head of a cluster that is to be running."""
+HEAD_ANSWERS_WITHIN_S = 20.0
+"""Longest wait for the head of a cluster that is to be running: it may have been started a moment ago."""
 OBJECT_STORE_BYTES = 256 * 1024**2
 """Of an embedded Ray: patches are memory-mapped files, so only small messages pass through it."""
 
@@ -130,14 +130,24 @@ def _check_head(config: ClusterConfig) -> None:
     address = services.canonicalize_bootstrap_address(config.address)
     if address is None:
         return
+    until_s = time.monotonic() + HEAD_ANSWERS_WITHIN_S
+    while (refusal := _refusal(address)) is not None:
+        if time.monotonic() > until_s:
+            raise ClusterError(
+                f"Ray at {address} ({config.path}): nothing answers ({refusal}); expected the head of a running "
+                "cluster. Start it with ray start --head, or correct the address"
+            )
+        time.sleep(POLL_S)
+
+
+def _refusal(address: str) -> OSError | None:
+    """Return why nothing answers at HOST:PORT; None if something does."""
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=HEAD_ANSWERS_WITHIN_S).close()
     except OSError as error:
-        raise ClusterError(
-            f"Ray at {address} ({config.path}): nothing answers ({error}); expected the head of a running cluster. "
-            "Start it with ray start --head, or correct the address"
-        ) from error
+        return error
+    return None
 
 
 def map_unordered(function: Callable[[str], T], items: Sequence[str], *, name: str) -> Iterator[T]:
