@@ -63,7 +63,8 @@ def write_phantoms(options: argparse.Namespace, *, console: Console) -> int:
     """Write all downloads and return the number of volumes."""
     if options.workers < 1:
         raise ConfigError(f"--workers {options.workers}: expected at least 1")
-    if "://" in str(options.output) or ":/" in str(options.output) or options.output.is_file():
+    # As a path, s3://bucket is s3:/bucket.
+    if ":/" in str(options.output) or options.output.is_file():
         raise ConfigError(f"--output {options.output}: expected a folder of this machine")
     preset = find_preset(options.preset or "paper")
     spacing_mm = options.spacing if options.spacing is not None else preset.phantom_spacing_mm

@@ -87,6 +87,13 @@ def test_a_cpu_acquits_no_gpu_and_nothing_acquits_one_that_does_not_work(succeed
     assert ("node" in records.shunned) == is_shunned
 
 
+def test_a_gpu_that_fails_the_same_training_twice_is_shunned():
+    records = NodeRecords()
+    common = {"on_gpu": True, "kind": FailureKind.GPU, "other_nodes": ["good"]}
+    assert [records.failed("node", "a", **common) for _ in range(3)] == [(), ("a",), ()]
+    assert records.shunned == {"node"}
+
+
 KINDS = {
     "asked to stop": (from_task(AskedToStopError("stop")), FailureKind.PREEMPTION),
     "node lost": (ray_errors.NodeDiedError("gone"), FailureKind.PREEMPTION),

@@ -87,7 +87,7 @@ class FailureCounts:
 
 
 NUM_VICTIMS = 2
-"""Different stages that must fail on a node, and none succeed, until the node counts as broken."""
+"""Different stages that must fail on a node, and none succeed, until it counts as broken; or failures of its GPU."""
 
 
 class NodeRecords:
@@ -101,6 +101,7 @@ class NodeRecords:
     def __init__(self) -> None:
         self._victims: defaultdict[tuple[str, bool], set[str]] = defaultdict(set)
         self._acquitted: set[tuple[str, bool]] = set()
+        self._gpu_failures: Counter[str] = Counter()
         self.shunned: set[str] = set()
         """Nodes that shall get nothing more."""
 
@@ -133,11 +134,13 @@ class NodeRecords:
             empty.
         """
         where = (node, on_gpu)
-        may_be_stage = kind in {FailureKind.DETERMINISTIC, FailureKind.CRASH}
-        if node in self.shunned or not (kind is FailureKind.GPU or (may_be_stage and where not in self._acquitted)):
+        if kind is FailureKind.GPU:
+            self._gpu_failures[node] += 1
+        elif kind not in {FailureKind.DETERMINISTIC, FailureKind.CRASH} or where in self._acquitted:
             return ()
         self._victims[where].add(stage_id)
-        if len(self._victims[where]) < NUM_VICTIMS or not set(other_nodes) - self.shunned - {node}:
+        is_broken = max(len(self._victims[where]), self._gpu_failures[node]) >= NUM_VICTIMS
+        if not is_broken or node in self.shunned or not set(other_nodes) - self.shunned - {node}:
             return ()
         self.shunned.add(node)
         return tuple(sorted(self._victims.pop(where)))
