@@ -55,6 +55,9 @@ def test_a_gpu_is_blamed_for_what_broke_it_and_for_nothing_else(works):
     works(True, False)
     with pytest.raises(GpuError):
         fail_on_it(RuntimeError("CUDA error: an illegal memory access was encountered"))
+    works(True, False)
+    with pytest.raises(torch.OutOfMemoryError):
+        fail_on_it(torch.OutOfMemoryError("CUDA out of memory"))
     works(True)
     with pytest.raises(RuntimeError, match="size mismatch"):
         fail_on_it(RuntimeError("size mismatch"))

@@ -59,11 +59,15 @@ def check_gpu() -> None:
 @contextmanager
 def working_gpu(*, share: float) -> Iterator[None]:
     """Context with a share of a GPU that works; raises GpuError if it does not at first, or for what broke it."""
+    import torch
+
     check_torch()
     check_gpu()
     keep_to_share(share)
     try:
         yield
+    except torch.OutOfMemoryError:
+        raise  # no fault of the GPU, and no memory is left to ask it
     except RuntimeError:
         check_gpu()
         raise
