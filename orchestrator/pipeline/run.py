@@ -120,11 +120,19 @@ def claim_output(request: RunRequest, storage: Storage) -> None:
     elif not isinstance(found, dict):
         raise ConfigError(f"{storage.location}/{run_paths.RUN}: not the record of a run. Choose another --output")
     elif found != wanted:
-        different = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
+        different = [
+            f"{key} ({_in_short(found.get(key))} there, {_in_short(wanted.get(key))} asked for)"
+            for key in sorted({*found, *wanted})
+            if found.get(key) != wanted.get(key)
+        ]
         raise ConfigError(
             f"{storage.location}: holds a run with another {', '.join(different)}; expected the same one or an empty "
             "location. Choose another --output"
         )
+
+
+def _in_short(value: object) -> str:
+    return str(value.get("name")) if isinstance(value, dict) else str(value)
 
 
 def finished_stages(graph: Mapping[str, Stage], storage: Storage) -> set[str]:
