@@ -2,7 +2,6 @@
 
 from orchestrator.pipeline.levelling import lower_bound_s
 from orchestrator.pipeline.policy import Schedule
-from orchestrator.pipeline.stages import StageKind
 
 
 def estimate_remaining_s(schedule: Schedule, *, now_s: float) -> float:
@@ -15,7 +14,7 @@ def estimate_remaining_s(schedule: Schedule, *, now_s: float) -> float:
     on_places, other_s = [], 0.0
     for stage in schedule.remaining():
         seconds = schedule.remaining_s(stage.id, now_s=now_s)
-        if stage.kind in {StageKind.TRAIN, StageKind.PREDICT}:
+        if stage.kind.uses_network:
             on_places.append(seconds)
         else:
             other_s += seconds

@@ -21,9 +21,8 @@ from orchestrator.pipeline.whereabouts import Attempt, found_on
 
 RESTART_S = 90.0
 """Time from the order to stop until the training that follows fits again: checkpoint, imports, patches, plan."""
-_ON_PLACES = frozenset({StageKind.TRAIN, StageKind.PREDICT})
-"""They take what a training needs; every other stage takes one CPU."""
 _CPU_STAGE = Need(cpus=1)
+"""What a stage takes that uses no network; the others take what a training needs."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,12 +115,12 @@ class Schedule:
 
     def need(self, stage: Stage) -> Need:
         """Return what a stage takes while it runs."""
-        return self.training_need if stage.kind in _ON_PLACES else _CPU_STAGE
+        return self.training_need if stage.kind.uses_network else _CPU_STAGE
 
     def demand(self) -> Demand:
         """Return what runs, and what could run if there were room."""
         stage_ids = [*self._running, *self._ready.ids(), *self._giving_way.waiting]
-        num_places = sum(self.graph[stage_id].kind in _ON_PLACES for stage_id in stage_ids)
+        num_places = sum(self.graph[stage_id].kind.uses_network for stage_id in stage_ids)
         return Demand(num_places=num_places, num_cpus=len(stage_ids) - num_places)
 
     def node_of(self, stage_id: str) -> str:

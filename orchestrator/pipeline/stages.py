@@ -34,6 +34,11 @@ class StageKind(StrEnum):
     SCORE = "score"
     """Score the predictions of one training and commit its rows."""
 
+    @property
+    def uses_network(self) -> bool:
+        """Whether it computes with a network: on a GPU where there is one."""
+        return self in {StageKind.TRAIN, StageKind.PREDICT}
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stage:

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_NETWORK_STAGES = frozenset({StageKind.TRAIN, StageKind.PREDICT})
 REPORTED_VERSIONS = ("covid-ct-orchestrator", "nnunetv2", "torch", "ray", "numpy", "SimpleITK", "numba")
 
 
@@ -56,7 +55,7 @@ def carry_out(
     """
     if stage.kind not in {StageKind.DOWNLOAD, StageKind.INGEST, StageKind.SCORE}:
         _limit_threads(place, stage)
-    if place.device == "cuda" and stage.kind in _NETWORK_STAGES:
+    if place.device == "cuda" and stage.kind.uses_network:
         from orchestrator.training.gpu import working_gpu
 
         with working_gpu(share=gpus):
@@ -319,7 +318,7 @@ def _provenance(place: Workplace, storage: Storage, training: Training) -> Prove
 def _limit_threads(place: Workplace, stage: Stage) -> None:
     import torch
 
-    torch.set_num_threads(place.num_threads if stage.kind in _NETWORK_STAGES else 1)
+    torch.set_num_threads(place.num_threads if stage.kind.uses_network else 1)
 
 
 def _read_plan(storage: Storage, training_id: str) -> "Plan":
