@@ -6,7 +6,7 @@ point vote on its label, all labels at once; batchgeneratorsv2's SpatialTransfor
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -163,7 +163,7 @@ def _sample_volume(box: _Volume, affine: NDArray[np.float64], patch: _Volume) ->
     num = patch.segmentation.shape[2]
     ballot, places = new_ballot(8), _new_places(num)
     step = (affine[0, 2], affine[1, 2], affine[2, 2])
-    ahead = _to_next_row(box, affine)
+    is_turned, ahead = affine[0, 2] != 0 or affine[1, 2] != 0, _to_next_row(box, affine)
     for z in range(patch.segmentation.shape[0]):
         for y in range(patch.segmentation.shape[1]):
             start = (
@@ -175,8 +175,10 @@ def _sample_volume(box: _Volume, affine: NDArray[np.float64], patch: _Volume) ->
             first, last = _inner_part(box, (start, step), num)
             _sample_border(box, (start, step), row, (0, first), ballot)
             _find_places(box, (start, step), (first, last), places)
-            _interpolate_inner(box, places, row, (first, last), ahead)
-            _elect_inner(box, places, row, (first, last), ballot, ahead)
+            if is_turned:
+                _ask_ahead(box, places, (first, last), ahead)
+            _interpolate_inner(box, places, row, (first, last))
+            _elect_inner(box, places, row, (first, last), ballot)
             _sample_border(box, (start, step), row, (last, num), ballot)
 
 
@@ -189,10 +191,15 @@ def _to_next_row(box: _Volume, affine: NDArray[np.float64]) -> int:
 
 
 @compiled
-def _ask_ahead(values: NDArray[Any], at: NDArray[np.int64], part: tuple[int, int], ahead: int) -> None:
+def _ask_ahead(box: _Volume, places: _Places, part: tuple[int, int], ahead: int) -> None:
     """Ask for what the next row is sampled from: a turned row crosses the box so that no processor foresees it."""
+    for c in range(box.image.shape[0]):
+        values = box.image[c].reshape(-1)
+        for t in range(part[0], part[1]):
+            prefetch(values, places.at[t] + ahead)
+    labels = box.segmentation.reshape(-1)
     for t in range(part[0], part[1]):
-        prefetch(values, at[t] + ahead)
+        prefetch(labels, places.at[t] + ahead)
 
 
 @compiled
@@ -210,14 +217,13 @@ def _find_places(box: _Volume, line: Line, part: tuple[int, int], places: _Place
 
 # Places are unsigned in the loops below, since Numba checks a signed index for being negative at every access.
 @compiled
-def _interpolate_inner(box: _Volume, places: _Places, row: _Volume, part: tuple[int, int], ahead: int) -> None:
+def _interpolate_inner(box: _Volume, places: _Places, row: _Volume, part: tuple[int, int]) -> None:
     """Interpolate a part of a row between eight neighbours that are all inside of the box."""
     at, fz, fy, fx = places
     down = np.uint64(box.segmentation.shape[2])
     up = np.uint64(box.segmentation.shape[1] * box.segmentation.shape[2])
     for c in range(box.image.shape[0]):
         values, out = box.image[c].reshape(-1), row.image[c]
-        _ask_ahead(values, at, part, ahead)
         for t in range(part[0], part[1]):
             i, j = np.uint64(at[t]), np.uint64(at[t] + 1)
             a, b = values[i], values[i + down]
@@ -232,14 +238,11 @@ def _interpolate_inner(box: _Volume, places: _Places, row: _Volume, part: tuple[
 
 
 @compiled
-def _elect_inner(
-    box: _Volume, places: _Places, row: _Volume, part: tuple[int, int], ballot: Ballot, ahead: int
-) -> None:
+def _elect_inner(box: _Volume, places: _Places, row: _Volume, part: tuple[int, int], ballot: Ballot) -> None:
     """Let eight neighbours vote, which are all inside of the box; mostly they agree."""
     at, fz, fy, fx = places
     values, out = box.segmentation.reshape(-1), row.segmentation
     labels, weights, _, _ = ballot
-    _ask_ahead(values, at, part, ahead)
     down = np.uint64(box.segmentation.shape[2])
     up = np.uint64(box.segmentation.shape[1] * box.segmentation.shape[2])
     one = np.float32(1)
