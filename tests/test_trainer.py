@@ -346,8 +346,10 @@ OVERFLOWS = {
 def test_an_iteration_that_overflows_in_mixed_precision_does_not_count(case, setting, tmp_path, monkeypatch):
     mixed, losses, counted = OVERFLOWS[case]
     trainer = trainer_of(setting, PRESET, tmp_path, monkeypatch)
-    trainer.grad_scaler, trainer._losses = object() if mixed else None, losses
+    lines = []
+    trainer._log, trainer.grad_scaler, trainer._losses = lines.append, object() if mixed else None, losses
     np.testing.assert_array_equal(trainer._losses_that_count(), counted)
+    assert len(lines) == (len(counted) < len(losses))
 
 
 COMPILING = {

@@ -209,7 +209,11 @@ class PresetTrainer(nnUNetTrainer):  # type: ignore[misc]
     def _losses_that_count(self) -> list[np.float32]:
         """Return the losses of an epoch; of one that overflows in mixed precision no weight has changed."""
         finite = [loss for loss in self._losses if np.isfinite(loss)]
-        return finite if finite and self.grad_scaler is not None else self._losses
+        num_overflows = len(self._losses) - len(finite)
+        if self.grad_scaler is None or not finite or not num_overflows:
+            return self._losses
+        self._log(f"{num_overflows} of {len(self._losses)} iterations overflowed in mixed precision: no weight changed")
+        return finite
 
     def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:
         """Aggregate as nnU-Net does; a structure that is in no patch has no Dice, which is nothing to warn about."""
