@@ -12,7 +12,6 @@ anything was lost, doubled or different, or the time did not suffice for so many
 goes on where the time was up.
 """
 
-import argparse
 import datetime
 import itertools
 import os
@@ -32,6 +31,7 @@ from bench.chaos_cluster import RUN_ALL, ChaosCluster, Kill, hurt, note_kill, re
 from bench.chaos_events import RunEvents
 from bench.chaos_hosts import host_cluster
 from bench.chaos_nodes import node_cluster
+from bench.command_line import command_line
 from bench.machine import processor
 from orchestrator.benchmark.presets import find_preset
 
@@ -188,7 +188,7 @@ class Chaos:
 
 def main() -> int:
     """Carry it out and print; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line("chaos", description=__doc__)
     parser.add_argument("--hosts", choices=CLUSTERS, default="nodes", help="what the nodes are (default: nodes)")
     parser.add_argument("--matrix", action="store_true", help="all 45 trainings, and all kills in one run")
     parser.add_argument("--kills", type=int, default=50, help="how many (default: 50)")

@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 
 from bench import feed_gpu, feed_trainings
+from bench.command_line import command_line
 from bench.feed_batches import measure_batches
 from bench.feed_cases import WINDOWS, FeedCase, make_case
 from bench.feed_store import measure_store
@@ -33,7 +34,7 @@ NUM_LABELS = (2, 41)
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line("feed", description=__doc__)
     parser.add_argument("--slices", type=int, nargs="+", default=[60, 150, 350], help="of the cases (60 150 350)")
     parser.add_argument("--rounds", type=int, default=5, help="times that batches and stores are measured (5)")
     names = sorted([*MEASURES, TRAININGS, EPOCHS])

@@ -25,6 +25,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from bench.command_line import command_line
 from bench.feed_cases import make_case
 from bench.gpu_utilisation import Utilisation
 from bench.machine import processor
@@ -175,7 +176,7 @@ def measure(folder: Path, options: argparse.Namespace) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print; with --child, measure one training and print it as JSON."""
     all_cores = len(os.sched_getaffinity(0))
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line("feed_gpu", description=__doc__)
     default = sorted({min(number, all_cores) for number in (2, 4, 8, all_cores)})
     parser.add_argument("--cores", type=int, nargs="+", default=default, help="numbers of cores (2, 4, 8 and all)")
     parser.add_argument("--iterations", type=int, default=50, help="iterations of each of the epochs (50)")

@@ -6,7 +6,6 @@ Two loaders of one thread each make batches of the same case at the same time, i
 them, then both in one process. What one process would have to do to hand its batches over is not counted.
 """
 
-import argparse
 import multiprocessing
 import statistics
 import tempfile
@@ -15,6 +14,7 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+from bench.command_line import command_line
 from bench.feed_batches import PATCH, batch_settings
 from bench.feed_cases import make_case
 from bench.rows import Row, format_rows
@@ -68,7 +68,7 @@ def measure(folder: Path, *, num_batches: int, rounds: int) -> Row:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line("feed_one_loader", description=__doc__)
     parser.add_argument("--batches", type=int, default=30, help="batches of each loader a round (30)")
     parser.add_argument("--rounds", type=int, default=5, help="times that each is measured (5)")
     options = parser.parse_args(arguments)

@@ -8,7 +8,6 @@ becomes slower in the meantime counts. The same is done with nnU-Net's own loade
 which tells what the machine leaves to two trainings.
 """
 
-import argparse
 import multiprocessing
 import os
 import statistics
@@ -23,6 +22,7 @@ from typing import Literal
 
 import torch
 
+from bench.command_line import command_line
 from bench.miniature_cases import MINIATURE, Miniature
 from bench.rows import Row, format_rows
 
@@ -168,7 +168,7 @@ def write_patches(cases: Miniature) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line("feed_side_by_side", description=__doc__)
     parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"times that each is measured ({ROUNDS})")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="side-") as folder:

@@ -8,7 +8,6 @@ maps and plan; preprocessing, store, loader and start-up are included. The model
 Then two run side by side (bench/feed_side_by_side.py).
 """
 
-import argparse
 import multiprocessing
 import os
 import resource
@@ -24,6 +23,7 @@ from pathlib import Path
 
 import torch
 
+from bench.command_line import command_line
 from bench.feed_side_by_side import ROUNDS, measure_side_by_side, write_patches
 from bench.miniature_cases import MINIATURE, Miniature
 from bench.rows import Row, format_rows
@@ -143,7 +143,7 @@ def measure(folder: Path, *, num_trainings: int = NUM_TRAININGS, rounds: int = R
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line("feed_trainings", description=__doc__)
     parser.add_argument("--trainings", type=int, default=NUM_TRAININGS, help="trainings by each, with other seeds (6)")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"rounds of two side by side ({ROUNDS})")
     parser.add_argument("--folder", type=Path, help="where files are written (default: the temporary folder)")

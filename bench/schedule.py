@@ -5,7 +5,6 @@
 Prints Markdown tables with their goals. The simulator plays the code that decides in a real run.
 """
 
-import argparse
 import datetime
 import os
 import platform
@@ -15,6 +14,7 @@ import tracemalloc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from bench.command_line import command_line
 from orchestrator.benchmark.definition import Training
 from orchestrator.benchmark.loading import load_benchmark
 from orchestrator.benchmark.presets import find_preset
@@ -179,7 +179,7 @@ def _knowing(graph: Mapping[str, Stage], true_s: Mapping[str, float]) -> dict[st
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line("schedule", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a few numbers of GPUs, and no large run")
     options = parser.parse_args()
     today = datetime.datetime.now(tz=datetime.UTC).date()

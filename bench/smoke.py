@@ -5,7 +5,6 @@
 Prints a Markdown table. The folder must not hold a run yet; without --output a temporary one is used.
 """
 
-import argparse
 import datetime
 import os
 import platform
@@ -17,6 +16,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.command_line import command_line
 from orchestrator.results.store import ResultsStore
 from orchestrator.storage.filesystem import open_storage
 
@@ -94,7 +94,7 @@ def proportional_bytes(pid: int) -> int:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line("smoke", description=__doc__)
     parser.add_argument("--output", type=Path, help="folder for the run")
     parser.add_argument("--only", action="append", default=[], help="only some trainings")
     options = parser.parse_args()

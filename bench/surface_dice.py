@@ -8,7 +8,6 @@ of one thread, ours and a peer's in turn, the median of all rounds for each mask
 largest ratio over the masks.
 """
 
-import argparse
 import datetime
 import os
 import statistics
@@ -24,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from bench.command_line import command_line
 from bench.machine import processor
 from bench.surface_agreement import Agreement, check_areas, peer
 from bench.surface_cases import FAR_PAIRS, Lungs, Mask, Spacing, all_lungs, generated_cases, read_lungs
@@ -180,7 +180,7 @@ def first_result_s(cache: str | None) -> float:
 
 def main() -> None:
     """Compare, measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line("surface_dice", description=__doc__)
     parser.add_argument("--masks", type=Path, help="folder of label maps (default: generated lungs)")
     parser.add_argument("--num-masks", type=int, default=30, help="most masks to use (default: 30)")
     parser.add_argument("--rounds", type=int, default=5, help="times that each is measured (default: 5)")

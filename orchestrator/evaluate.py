@@ -119,6 +119,8 @@ def _structure(text: str) -> ScoredStructure:
         number, tolerance_mm = int(label), float(tolerance)
     except ValueError:
         raise ConfigError(f"--label {text}: expected LABEL=TOLERANCE_IN_MM, such as 1=1.0") from None
+    if not (1 <= number <= 255 and math.isfinite(tolerance_mm) and tolerance_mm >= 0):
+        raise ConfigError(f"--label {text}: expected a label of 1 to 255 and a tolerance of at least 0 mm")
     return ScoredStructure(name=str(number), reference_label=number, prediction_label=number, tolerance_mm=tolerance_mm)
 
 

@@ -31,6 +31,15 @@ from orchestrator.storage.interface import Storage
 LINES_PER_SEGMENT = 200
 """Events of one file: S3 knows no appending, so the latest file is written anew until it holds so many."""
 
+_READ_FIELDS: Mapping[str, Mapping[str, type | tuple[type, ...]]] = {
+    "run_started": {"trainings": list},
+    "stage_started": {"stage": str, "stage_kind": str, "attempt": int},
+    "stage_finished": {"stage": str, "stage_kind": str, "elapsed_s": (int, float)},
+    "stage_failed": {"stage": str, "stage_kind": str, "error": str, "final": bool},
+    "stage_revived": {"stage": str},
+}
+"""What the status of a run relies on, and the type of it."""
+
 REMOTE_INTERVAL_S = 5.0
 """Shortest time between two writes to S3; the events of that time are lost with a killed driver."""
 
@@ -104,16 +113,28 @@ def read_events(storage: Storage) -> list[dict[str, Any]]:
                 event = json.loads(line)
             except json.JSONDecodeError as error:
                 raise _not_an_event(storage, key, number=number) from error
-            if not isinstance(event, dict) or not {"time", "kind"} <= event.keys():
+            if not _is_event(event):
                 raise _not_an_event(storage, key, number=number)
             events.append(event)
     return events
 
 
+def _is_event(event: Any) -> bool:
+    """Whether something has what every event has, and what is read of its kind."""
+    if not isinstance(event, dict) or not isinstance(event.get("kind"), str):
+        return False
+    try:
+        datetime.fromisoformat(event["time"])
+    except (KeyError, TypeError, ValueError):
+        return False
+    fields = _READ_FIELDS.get(event["kind"], {})
+    return all(isinstance(event.get(name), types) for name, types in fields.items())
+
+
 def _not_an_event(storage: Storage, key: str, *, number: int) -> IntegrityError:
     return IntegrityError(
-        f"{storage.location}/{key}: line {number} is not an event; expected a JSON object with time and kind. "
-        "Delete the file: only this history is lost"
+        f"{storage.location}/{key}: line {number} is not an event; expected a JSON object with time, kind and the "
+        "fields of its kind. Delete the file: only this history is lost"
     )
 
 

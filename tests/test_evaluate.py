@@ -156,7 +156,7 @@ def test_summary_is_over_finite_numbers(folders):
         (["--label", "x=1"], "--label x=1"),
         (["--label", "300=1"], "1 to 255"),
         (["--label", "1=3"], "each label once"),
-        (["--label", "3=-1"], "tolerance_mm"),
+        (["--label", "3=-1"], "--label 3=-1: expected a label of 1 to 255 and a tolerance of at least 0 mm"),
         (["--metrics", "dsc,dice"], "--metrics dsc,dice"),
         (["--workers", "0"], "--workers 0"),
         (["--output", "scores.xlsx"], r".csv or .parquet"),

@@ -50,10 +50,8 @@ def slow(storage):
 
 
 def test_an_event_has_its_time_kind_and_fields(storage, clock):
-    log(storage, clock).append("stage_started", stage="train T1-lung-fold0", attempt=2)
-    assert read_events(storage) == [
-        {"time": "2020-04-20T12:00:00+00:00", "kind": "stage_started", "stage": "train T1-lung-fold0", "attempt": 2}
-    ]
+    log(storage, clock).append("machines_missing", machines=2)
+    assert read_events(storage) == [{"time": "2020-04-20T12:00:00+00:00", "kind": "machines_missing", "machines": 2}]
     assert storage.list_keys() == ["events/20200420T120000.000000-00000.jsonl"]
 
 
@@ -109,13 +107,29 @@ def test_a_number_that_is_not_finite_is_null(storage, clock):
 
 
 def test_a_text_of_several_lines_stays_one_event(storage, clock):
-    log(storage, clock).append("stage_failed", error="first\nsecond\u2028third")
+    log(storage, clock).append("attempt_ended", error="first\nsecond\u2028third")
     assert [event["error"] for event in read_events(storage)] == ["first\nsecond\u2028third"]
 
 
-@pytest.mark.parametrize("line", [b'{"time": "2020', b"[1]", b'{"kind": "x"}', b"\xff"])
+NOON = '{"time": "2020-04-20T12:00:00", "kind": '
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"time": "2020',
+        b"[1]",
+        b'{"kind": "x"}',
+        b"\xff",
+        b'{"time": "noon", "kind": "x"}',
+        b'{"time": 12, "kind": "x"}',
+        f"{NOON}[1]}}".encode(),
+        f'{NOON}"stage_started", "stage": "train a", "stage_kind": "train"}}'.encode(),
+        f'{NOON}"stage_finished", "stage": "train a", "stage_kind": "train", "elapsed_s": null}}'.encode(),
+    ],
+)
 def test_a_damaged_line_is_named(storage, clock, line):
-    log(storage, clock).append("run_started")
+    log(storage, clock).append("run_started", trainings=[])
     (key,) = storage.list_keys("events")
     storage.write_bytes(key, storage.read_bytes(key) + line)
     with pytest.raises(IntegrityError, match=r"events/2020.*jsonl: line 2 is not an event"):

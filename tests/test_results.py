@@ -96,10 +96,17 @@ def test_trainings_are_read_in_order_of_their_ids(store):
     assert store.read().column("dsc").to_pylist() == [0.0, 0.1, 0.2]
 
 
-def test_an_empty_store_has_no_rows_and_all_columns(store):
+def test_a_run_without_results_has_no_rows_and_all_columns(tmp_path, store):
+    open_storage(tmp_path).write_bytes(f"{run_paths.EVENTS}/20200420-00000.jsonl", b"")
     assert store.finished() == set()
     assert store.read().schema.equals(SCHEMA)
     assert store.query("SELECT count(*) AS num_rows FROM scores").to_pylist() == [{"num_rows": 0}]
+
+
+def test_where_there_is_no_run_there_are_no_results_to_ask(tmp_path, store):
+    assert store.finished() == set()
+    with pytest.raises(ConfigError, match=f"{tmp_path}: no results, and no run has been started there; expected the"):
+        store.query("SELECT count(*) AS num_rows FROM scores")
 
 
 def test_a_query_sees_the_rows_of_every_training(store):
@@ -110,6 +117,7 @@ def test_a_query_sees_the_rows_of_every_training(store):
 
 
 def test_a_query_that_is_not_sql_is_refused(store):
+    store.commit("T1-lung-fold0", [row(0.5, 0.5)])
     with pytest.raises(ConfigError, match=r"query 'SELEC 1': Parser Error"):
         store.query("SELEC 1")
 

@@ -9,10 +9,12 @@ import pytest
 
 from orchestrator.errors import ConfigError
 from orchestrator.events import EventLog
+from orchestrator.pipeline.latest_epoch import LatestEpoch, write_latest_epoch
 from orchestrator.pipeline.run_status import TrainingUnderWay, forecast, read_status
 from orchestrator.status import main
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
+from orchestrator.training.reports import EpochReport
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -41,8 +43,10 @@ class Run:
         self.events.append("stage_failed", stage=f"{kind} {training}", stage_kind=kind, error="E: x", final=final)
 
     def epoch(self, training, *, epoch, elapsed_s):
-        record = {"epoch": epoch, "num_epochs": 10, "pseudo_dice": 0.5, "elapsed_s": elapsed_s, "host": "node7"}
-        self.storage.write_bytes(run_paths.training_progress(training), json.dumps(record).encode())
+        report = EpochReport(
+            epoch=epoch, num_epochs=10, train_loss=0, val_loss=0, pseudo_dice=0.5, elapsed_s=elapsed_s, loader_wait_s=0
+        )
+        write_latest_epoch(self.storage, training, LatestEpoch(report=report, host="node7", node=""))
 
 
 @pytest.fixture

@@ -1,14 +1,13 @@
 """Follows a run for people: counts, durations, epochs; passed on to the live view, the events and the metrics."""
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import asdict
 
-from orchestrator.errors import StorageError
 from orchestrator.events import EventLog
 from orchestrator.pipeline.estimate import estimate_remaining_s
 from orchestrator.pipeline.failures import GiveUp, Retry
+from orchestrator.pipeline.latest_epoch import LatestEpoch, read_latest_epoch
 from orchestrator.pipeline.policy import Schedule
 from orchestrator.pipeline.processors import Node, Resources
 from orchestrator.pipeline.stages import Stage, StageKind
@@ -17,7 +16,10 @@ from orchestrator.storage import run_paths
 from orchestrator.storage.interface import Storage
 
 SNAPSHOT_INTERVAL_S = 1.0
-"""Shortest time between two looks at the progress records of the trainings."""
+"""Shortest time between two snapshots."""
+LOOKING_S = 0.2
+"""Time of a snapshot after which no further training is looked at: on S3 a hundred records take seconds to read, in
+which nothing would be started."""
 
 
 class RunObserver:
@@ -63,6 +65,8 @@ class RunObserver:
         self._last_tick_s = float("-inf")
         self._durations_s: dict[StageKind, list[float]] = defaultdict(list)
         self._training_stages: dict[str, str] = {}
+        self._running: dict[str, RunningTraining] = {}
+        self._looked_s: dict[str, float] = {}
         self._seen_epochs: dict[str, int] = {}
         self._totals = Counter(stage.kind for stage in schedule.remaining())
         self._num_done: Counter[StageKind] = Counter()
@@ -145,9 +149,7 @@ class RunObserver:
 
     def snapshot(self, schedule: Schedule) -> Snapshot:
         """Return the run as it is now."""
-        running = tuple(
-            found for name in sorted(self._training_stages) if (found := self._running_training(name, schedule))
-        )
+        self._look_at_trainings(schedule)
         return Snapshot(
             elapsed_s=self._clock() - self._started_s,
             eta_s=estimate_remaining_s(schedule, now_s=self._clock()),
@@ -168,46 +170,50 @@ class RunObserver:
                 schedule.graph[stage_id].kind is StageKind.SCORE
                 for stage_id in schedule.outcomes.failed | schedule.outcomes.blocked
             ),
-            running=running,
+            running=tuple(self._running[name] for name in sorted(self._running)),
         )
 
-    def _running_training(self, training_id: str, schedule: Schedule) -> RunningTraining | None:
-        """Return the latest epoch of a training, and make an event of it if it is new; None before the first."""
-        key = run_paths.training_progress(training_id)
-        try:
-            record: dict[str, Any] | None = (
-                json.loads(self._storage.read_bytes(key)) if self._storage.exists(key) else None
-            )
-        except StorageError:
-            return None
-        if record is None:
-            return None
-        node = record.pop("node", None)
-        seen = self._seen_epochs.get(training_id)
-        if seen != record["epoch"]:
-            self._seen_epochs[training_id] = record["epoch"]
-            self._events.append("training_epoch", training=training_id, **record)
-            schedule.progress(
-                self._training_stages[training_id],
-                fraction=(record["epoch"] + 1) / record["num_epochs"],
-                whole_s=record["elapsed_s"] * record["num_epochs"],
-                now_s=self._clock(),
-                # The first record that a driver finds may be of an attempt before, on another machine.
-                node=node if seen is not None else None,
-            )
-        return RunningTraining(
+    def _look_at_trainings(self, schedule: Schedule) -> None:
+        """Read what trainings tell of their epochs, those first that were not looked at for longest."""
+        until_s = self._clock() + LOOKING_S
+        for training_id in sorted(self._training_stages, key=lambda name: self._looked_s.get(name, float("-inf"))):
+            self._looked_s[training_id] = self._clock()
+            latest = read_latest_epoch(self._storage, training_id)
+            if latest is not None:
+                self._take_note(training_id, latest, schedule)
+            if self._clock() > until_s:
+                return
+
+    def _take_note(self, training_id: str, latest: LatestEpoch, schedule: Schedule) -> None:
+        """Show an epoch; if it is new, make an event of it and tell the schedule."""
+        report = latest.report
+        self._running[training_id] = RunningTraining(
             id=training_id,
-            epoch=record["epoch"] + 1,
-            num_epochs=record["num_epochs"],
-            train_loss=record["train_loss"],
-            pseudo_dice=record["pseudo_dice"],
-            epoch_elapsed_s=record["elapsed_s"],
-            loader_wait_s=record["loader_wait_s"],
+            epoch=report.epoch + 1,
+            num_epochs=report.num_epochs,
+            train_loss=report.train_loss,
+            pseudo_dice=report.pseudo_dice,
+            epoch_elapsed_s=report.elapsed_s,
+            loader_wait_s=report.loader_wait_s,
+        )
+        seen = self._seen_epochs.get(training_id)
+        if seen == report.epoch:
+            return
+        self._seen_epochs[training_id] = report.epoch
+        self._events.append("training_epoch", training=training_id, **asdict(report), host=latest.host)
+        schedule.progress(
+            self._training_stages[training_id],
+            fraction=(report.epoch + 1) / report.num_epochs,
+            whole_s=report.elapsed_s * report.num_epochs,
+            now_s=self._clock(),
+            # The first record that a driver finds may be of an attempt before, on another machine.
+            node=latest.node if seen is not None else None,
         )
 
     def _forget(self, stage: Stage) -> None:
         if stage.kind is StageKind.TRAIN and stage.training is not None:
-            self._training_stages.pop(stage.training.id, None)
+            for record in (self._training_stages, self._running, self._looked_s):
+                record.pop(stage.training.id, None)
 
 
 def _story(error: Exception) -> str:

@@ -1,7 +1,7 @@
 """What the files of a run say about it: what is done, under way, waiting and failed, and how long it may still take."""
 
 import heapq
-import json
+import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ from datetime import datetime
 from typing import Any
 
 from orchestrator.cluster.config import SLICE_S
-from orchestrator.errors import ConfigError, StorageError
+from orchestrator.errors import ConfigError
 from orchestrator.events import read_events
+from orchestrator.pipeline.latest_epoch import read_latest_epoch
 from orchestrator.pipeline.levelling import lower_bound_s
 from orchestrator.pipeline.stages import StageKind
 from orchestrator.results.store import ResultsStore
-from orchestrator.storage import run_paths
 from orchestrator.storage.interface import Storage
 
 NUM_DRAWS = 500
@@ -265,20 +265,16 @@ def _most_at_once(events: Sequence[Mapping[str, Any]]) -> int:
 
 def _under_way(storage: Storage, stage_id: str, start: Mapping[str, Any]) -> TrainingUnderWay:
     training_id = _training(stage_id)
-    try:
-        record = json.loads(storage.read_bytes(run_paths.training_progress(training_id)))
-    except (StorageError, ValueError):
-        record = {}
-    nan = float("nan")
+    latest = read_latest_epoch(storage, training_id)
     return TrainingUnderWay(
         id=training_id,
         stage=start["stage_kind"],
         since=datetime.fromisoformat(start["time"]),
-        epoch=record.get("epoch", -1) + 1,
-        num_epochs=record.get("num_epochs", 0),
-        pseudo_dice=record.get("pseudo_dice", nan),
-        epoch_elapsed_s=record.get("elapsed_s", nan),
-        host=record.get("host", ""),
+        epoch=latest.report.epoch + 1 if latest else 0,
+        num_epochs=latest.report.num_epochs if latest else 0,
+        pseudo_dice=latest.report.pseudo_dice if latest else math.nan,
+        epoch_elapsed_s=latest.report.elapsed_s if latest else math.nan,
+        host=latest.host if latest else "",
     )
 
 

@@ -18,6 +18,7 @@ from orchestrator.benchmark.matrix import split_sha256
 from orchestrator.errors import IntegrityError, OrchestratorError, StorageError
 from orchestrator.pipeline.attempt import AttemptClaim, AttemptEvents, TrainingLog, going_on_without
 from orchestrator.pipeline.case_work import fingerprint, generate_download, ingest
+from orchestrator.pipeline.latest_epoch import LatestEpoch, write_latest_epoch
 from orchestrator.pipeline.stages import Stage, StageKind
 from orchestrator.pipeline.workplace import Workplace
 from orchestrator.results.records import Provenance, ResultRow
@@ -147,9 +148,9 @@ def train(place: Workplace, training: Training, *, watches: Sequence["Watch"] = 
 
         def report(epoch: "EpochReport") -> None:
             log.flush()
-            record = {**asdict(epoch), "host": socket.gethostname(), "node": node}
+            latest = LatestEpoch(report=epoch, host=socket.gethostname(), node=node)
             with going_on_without("progress of an epoch"):
-                write_json(storage, run_paths.training_progress(training.id), record)
+                write_latest_epoch(storage, training.id, latest)
 
         patches = _training_patches(place, training)
         patches.repair(note=log.write)

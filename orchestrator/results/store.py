@@ -80,14 +80,21 @@ class ResultsStore:
         return {key.rpartition("/")[2].removesuffix(".parquet") for key in keys if key.endswith(".parquet")}
 
     def read(self) -> pa.Table:
-        """Return all rows, ordered by training; raises IntegrityError for a file that is not ours or is damaged."""
+        """Return all rows, ordered by training; none if no training of a run is finished.
+
+        Raises ConfigError where no run has been started, and IntegrityError for a file that is not ours or is damaged.
+        """
         tables = [self._read_one(training_id) for training_id in sorted(self.finished())]
+        if not (tables or self._storage.list_keys(run_paths.EVENTS)):
+            raise ConfigError(
+                f"{self._storage.location}: no results, and no run has been started there; expected the --output of one"
+            )
         return pa.concat_tables(tables) if tables else SCHEMA.empty_table()
 
     def query(self, sql: str) -> pa.Table:
         """Return the answer of DuckDB to a query over the table `scores`, which holds all rows.
 
-        Raises ConfigError, with DuckDB's message, for a query that it refuses.
+        Raises as `read` does, and ConfigError, with DuckDB's message, for a query that it refuses.
         """
         with duckdb.connect() as connection:
             connection.register("scores", self.read())

@@ -1,0 +1,111 @@
+"""Claims about what the driver sees of trainings under way."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from types import SimpleNamespace
+
+import pytest
+
+from orchestrator.events import EventLog, read_events
+from orchestrator.pipeline.latest_epoch import LatestEpoch, write_latest_epoch
+from orchestrator.pipeline.observer import LOOKING_S, SNAPSHOT_INTERVAL_S, RunObserver
+from orchestrator.pipeline.policy import Schedule
+from orchestrator.pipeline.processors import Need, Node, Resources
+from orchestrator.pipeline.stages import Stage, StageKind
+from orchestrator.storage import run_paths
+from orchestrator.storage.filesystem import open_storage
+from orchestrator.training.reports import EpochReport
+
+NODE = Node(id="node", offered=Resources(cpus=4))
+EPOCH = EpochReport(
+    epoch=0, num_epochs=10, train_loss=0.5, val_loss=0.4, pseudo_dice=0.8, elapsed_s=2.0, loader_wait_s=0.1
+)
+
+
+class Driver:
+    """A driver with four trainings under way whose clock goes on when a record is read."""
+
+    def __init__(self, folder):
+        self.storage = open_storage(folder)
+        self.now_s = 0.0
+        self.read_s = 0.0
+        self.shown = []
+        self.stages = [
+            Stage(
+                id=f"train {name}",
+                kind=StageKind.TRAIN,
+                needs=(),
+                products=(name,),
+                expected_s=1.0,
+                training=SimpleNamespace(id=name, group="T1-lung", fold=0),
+            )
+            for name in "abcd"
+        ]
+        self.schedule = Schedule(
+            {stage.id: stage for stage in self.stages}, done=(), nodes=[NODE], training_need=Need(cpus=1), slice_s=600.0
+        )
+        self.observer = RunObserver(
+            self.schedule,
+            storage=self,
+            events=EventLog(
+                self.storage, run_started=datetime(2026, 1, 1, tzinfo=UTC), clock=lambda: datetime.now(UTC)
+            ),
+            view=SimpleNamespace(show=self.shown.append, note=lambda _: None),
+            publish=lambda snapshot, seconds: None,
+            check_lease=lambda: None,
+            clock=lambda: self.now_s,
+        )
+        for stage in self.stages:
+            self.schedule.start_next(0.0)
+            self.observer.stage_started(stage, attempt=1, node=NODE, gpus=0.0)
+
+    @property
+    def location(self):
+        return self.storage.location
+
+    def read_bytes(self, key):
+        self.now_s += self.read_s
+        return self.storage.read_bytes(key)
+
+    def write_epoch(self, training, **changes):
+        latest = LatestEpoch(report=replace(EPOCH, **changes), host="host7", node="node")
+        write_latest_epoch(self.storage, training, latest)
+
+    def tick(self):
+        """Return the finished epochs of each training that is shown."""
+        self.now_s += SNAPSHOT_INTERVAL_S
+        self.observer.tick(self.schedule)
+        return {one.id: one.epoch for one in self.shown[-1].running}
+
+
+@pytest.fixture
+def driver(tmp_path):
+    return Driver(tmp_path)
+
+
+def test_an_epoch_is_shown_as_long_as_its_training_runs_and_is_one_event(driver):
+    driver.write_epoch("b", epoch=3)
+    assert [driver.tick(), driver.tick()] == [{"b": 4}, {"b": 4}]
+    (event,) = [event for event in read_events(driver.storage) if event["kind"] == "training_epoch"]
+    assert (event["training"], event["epoch"], event["host"], event["loader_wait_s"]) == ("b", 3, "host7", 0.1)
+    driver.observer.stage_finished(driver.stages[1], elapsed_s=20.0)
+    assert driver.tick() == {}
+
+
+@pytest.mark.parametrize("record", [b"{", b"[]", b"{}", b"\xff", b'{"epoch": "3"}'])
+def test_a_record_that_cannot_be_read_is_as_none_until_the_next_epoch(driver, record):
+    driver.storage.write_bytes(run_paths.training_progress("a"), record)
+    driver.write_epoch("b")
+    assert driver.tick() == {"b": 1}
+    driver.write_epoch("a", epoch=1)
+    assert driver.tick() == {"a": 2, "b": 1}
+
+
+def test_where_reading_is_slow_each_training_is_looked_at_in_turn(driver):
+    driver.read_s = 0.6 * LOOKING_S
+    for training in "abcd":
+        driver.write_epoch(training)
+    assert driver.tick() == {"a": 1, "b": 1}
+    driver.write_epoch("a", epoch=1)
+    assert driver.tick() == {"a": 1, "b": 1, "c": 1, "d": 1}
+    assert driver.tick() == {"a": 2, "b": 1, "c": 1, "d": 1}
