@@ -26,6 +26,7 @@ from typing import Any
 
 from orchestrator.errors import IntegrityError
 from orchestrator.storage import run_paths
+from orchestrator.storage.going_on import going_on_without
 from orchestrator.storage.interface import Storage
 
 LINES_PER_SEGMENT = 200
@@ -48,7 +49,8 @@ class EventLog:
     """Events of one call of the driver, in segments below `events/`.
 
     In a folder each event is on the disk when `append` returns. On S3 events wait for the next one that comes
-    `REMOTE_INTERVAL_S` after the latest write, or for `flush`.
+    `REMOTE_INTERVAL_S` after the latest write, or for `flush`. Events that the storage refuses wait as well: they are
+    for people, and no reason for a run to end.
     """
 
     def __init__(
@@ -94,9 +96,10 @@ class EventLog:
         if not self._num_waiting:
             return
         key = f"{run_paths.EVENTS}/{self._name}-{self._segment:05d}.jsonl"
-        self._storage.write_bytes(key, ("\n".join(self._lines) + "\n").encode())
-        self._num_waiting = 0
-        if len(self._lines) >= LINES_PER_SEGMENT:
+        with going_on_without(key):
+            self._storage.write_bytes(key, ("\n".join(self._lines) + "\n").encode())
+            self._num_waiting = 0
+        if not self._num_waiting and len(self._lines) >= LINES_PER_SEGMENT:
             self._segment += 1
             self._lines = []
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator import events
-from orchestrator.errors import IntegrityError
+from orchestrator.errors import IntegrityError, StorageError
 from orchestrator.events import EventLog, read_events
 from orchestrator.storage.filesystem import open_storage
 
@@ -90,6 +90,21 @@ def test_writes_to_s3_are_at_least_five_seconds_apart(storage, clock):
     assert seen == [1, 1, 3, 3]
     running.flush()
     assert len(read_events(storage)) == 4
+
+
+def test_events_that_the_storage_refuses_wait_and_end_nothing(storage, clock, monkeypatch):
+    running, write = log(storage, clock), storage.write_bytes
+
+    def refuse(key, data):
+        raise StorageError("no space left")
+
+    monkeypatch.setattr(storage, "write_bytes", refuse)
+    for epoch in range(events.LINES_PER_SEGMENT + 1):
+        running.append("training_epoch", epoch=epoch)
+    assert read_events(storage) == []
+    monkeypatch.setattr(storage, "write_bytes", write)
+    running.flush()
+    assert len(read_events(storage)) == events.LINES_PER_SEGMENT + 1
 
 
 def test_a_flush_without_events_writes_nothing(storage, clock):

@@ -1,8 +1,11 @@
-"""Preemptions are free, crashes and storage are tried again, bugs fail once; a broken node is left alone."""
+"""Preemptions are free, crashes and storage are tried again, bugs fail once; a broken node rests."""
 
+import errno
+import math
 import pickle
 
 import pytest
+import torch
 from ray import exceptions as ray_errors
 from ray.train import WorkerGroupError
 
@@ -31,7 +34,9 @@ def test_a_bug_fails_once():
 
 def test_waits_grow_until_a_transient_failure_is_given_up():
     counts = FailureCounts()
-    assert [counts.failed("a", kind=FailureKind.TRANSIENT) for _ in range(3)] == [10.0, 60.0, None]
+    waits = [counts.failed("a", kind=FailureKind.TRANSIENT) for _ in range(6)]
+    assert waits == [10.0, 60.0, 360.0, 600.0, 600.0, None]
+    assert [counts.failed("a", kind=FailureKind.MEMORY) for _ in range(5)] == [30.0, 60.0, 120.0, 240.0, None]
     waits = [counts.failed("a", kind=FailureKind.CRASH) for _ in range(10)]
     assert waits == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0, 60.0, None]
 
@@ -43,55 +48,120 @@ def test_attempts_are_counted_from_the_latest_progress():
         counts.made_progress("a")
 
 
-def test_a_node_on_which_different_stages_fail_is_shunned_and_they_are_innocent():
-    records = NodeRecords()
-    common = {"on_gpu": False, "other_nodes": ["good"]}
-    assert records.failed("bad", "a", kind=FailureKind.DETERMINISTIC, **common) == ()
-    assert records.failed("bad", "b", kind=FailureKind.CRASH, **common) == ("a", "b")
-    assert records.shunned == {"bad"}
+class Node:
+    """A node of a cluster with two more, and what the records say of it."""
+
+    def __init__(self, *, others=("second", "third")):
+        self.records = NodeRecords()
+        self.others = others
+
+    def failed(self, stage, *, kind=FailureKind.DETERMINISTIC, node="node", on_gpu=False, now_s=0.0):
+        return self.records.failed(node, stage, on_gpu=on_gpu, kind=kind, other_nodes=self.others, now_s=now_s)
+
+    def succeeded(self, stage, *, node="node", on_gpu=False):
+        self.records.succeeded(node, stage, on_gpu=on_gpu)
+
+    @property
+    def rests(self):
+        return "node" in self.records.resting
+
+
+@pytest.mark.parametrize("kind", set(FailureKind) - {FailureKind.PREEMPTION, FailureKind.GPU})
+def test_a_node_on_which_different_stages_fail_rests_and_they_are_innocent(kind):
+    node = Node()
+    assert node.failed("a") == ()
+    assert node.failed("b", kind=kind) == ("a", "b")
+    assert node.records.resting == {"node"}
+    assert node.failed("c", kind=kind) == ("c",), "it ran already when the rest began"
 
 
 @pytest.mark.parametrize(
-    ("stages", "kind", "other_nodes", "succeeds"),
+    ("stages", "kind", "others"),
     [
-        (("a", "a", "a"), FailureKind.DETERMINISTIC, ["good"], False),
-        (("a", "b", "c"), FailureKind.PREEMPTION, ["good"], False),
-        (("a", "b", "c"), FailureKind.TRANSIENT, ["good"], False),
-        (("a", "b", "c"), FailureKind.DETERMINISTIC, ["node"], False),
-        (("a", "b", "c"), FailureKind.DETERMINISTIC, ["good"], True),
+        (("a", "a", "a"), FailureKind.DETERMINISTIC, ["second"]),
+        (("a", "b", "c"), FailureKind.PREEMPTION, ["second"]),
+        (("a", "b", "c"), FailureKind.DETERMINISTIC, ["node"]),
     ],
-    ids=["one bad stage", "preemptions", "storage", "the only node", "a node with a success"],
+    ids=["one bad stage", "preemptions", "the only node"],
 )
-def test_a_node_is_not_shunned_for(stages, kind, other_nodes, succeeds):
-    records = NodeRecords()
-    if succeeds:
-        records.succeeded("node", on_gpu=False)
-    for stage in stages:
-        assert records.failed("node", stage, on_gpu=False, kind=kind, other_nodes=other_nodes) == ()
-    assert not records.shunned
+def test_a_node_does_not_rest_for(stages, kind, others):
+    node = Node(others=others)
+    assert [node.failed(stage, kind=kind) for stage in stages] == [(), (), ()]
+    assert not node.rests
+
+
+def test_the_last_node_that_may_be_used_does_not_rest():
+    node = Node(others=["node", "second"])
+    for stage in "ab":
+        node.failed(stage, node="second")
+    for stage in "cd":
+        node.failed(stage)
+    assert node.records.resting == {"second"}
+
+
+def test_a_success_wipes_out_what_was_before_and_no_more():
+    node = Node()
+    node.failed("a")
+    node.succeeded("x")
+    assert node.failed("b") == ()
+    assert node.failed("c") == ("b", "c")
+
+
+def test_a_stage_that_fails_on_a_second_node_is_at_fault_itself():
+    node = Node()
+    node.failed("bad")
+    assert node.failed("bad", node="second") == ()
+    for other in ("node", "second", "third"):
+        assert node.failed("bad", node=other) == ()
+        assert node.failed(f"once on {other}", node=other) == ()
+    assert node.records.resting == set()
+
+
+def test_a_stage_that_goes_on_elsewhere_was_not_at_fault():
+    node = Node()
+    node.failed("a", node="second")
+    node.succeeded("a", node="third")
+    node.failed("a")
+    assert node.failed("b") == ("a", "b")
 
 
 @pytest.mark.parametrize(
-    ("succeeds_on_gpu", "kind", "is_shunned"),
+    ("succeeds_on_gpu", "kind", "rests"),
     [
         (False, FailureKind.DETERMINISTIC, True),
         (True, FailureKind.DETERMINISTIC, False),
         (True, FailureKind.GPU, True),
     ],
 )
-def test_a_cpu_acquits_no_gpu_and_nothing_acquits_one_that_does_not_work(succeeds_on_gpu, kind, is_shunned):
-    records = NodeRecords()
-    records.succeeded("node", on_gpu=succeeds_on_gpu)
-    for stage in "ab":
-        records.failed("node", stage, on_gpu=True, kind=kind, other_nodes=["good"])
-    assert ("node" in records.shunned) == is_shunned
+def test_a_success_without_a_gpu_says_nothing_of_gpus_and_one_with_it_nothing_of_another_gpu(
+    succeeds_on_gpu, kind, rests
+):
+    node = Node()
+    node.failed("a", kind=kind, on_gpu=True)
+    node.succeeded("x", on_gpu=succeeds_on_gpu)
+    node.failed("b", kind=kind, on_gpu=True)
+    assert node.rests == rests
 
 
-def test_a_gpu_that_fails_the_same_training_twice_is_shunned():
-    records = NodeRecords()
-    common = {"on_gpu": True, "kind": FailureKind.GPU, "other_nodes": ["good"]}
-    assert [records.failed("node", "a", **common) for _ in range(3)] == [(), ("a",), ()]
-    assert records.shunned == {"node"}
+def test_a_gpu_that_fails_the_same_training_twice_within_an_hour_rests():
+    node = Node()
+    assert node.failed("a", kind=FailureKind.GPU, on_gpu=True, now_s=0.0) == ()
+    assert node.failed("a", kind=FailureKind.GPU, on_gpu=True, now_s=3600.0) == ()
+    assert node.failed("a", kind=FailureKind.GPU, on_gpu=True, now_s=7199.0) == ("a",)
+    assert node.rests
+
+
+def test_each_rest_is_twice_as_long_until_it_has_gone_well_for_an_hour():
+    node, now_s, lengths_s = Node(), 0.0, []
+    for wait_s in [0.0] * 9 + [3600.0, 3601.0]:
+        now_s += wait_s
+        for stage in "ab":
+            node.failed(stage, now_s=now_s)
+        lengths_s.append(node.records.next_end_s - now_s)
+        assert node.records.take_rested(now_s + lengths_s[-1] - 1) == []
+        now_s += lengths_s[-1]
+        assert (node.records.take_rested(now_s), node.rests, node.records.next_end_s) == (["node"], False, math.inf)
+    assert lengths_s == [30, 60, 120, 240, 480, 960, 1920, 3600, 3600, 3600, 30]
 
 
 KINDS = {
@@ -104,8 +174,12 @@ KINDS = {
         FailureKind.PREEMPTION,
     ),
     "actor of a drained node": (ray_errors.RayActorError(preempted=True), FailureKind.PREEMPTION),
-    "machine out of memory": (ray_errors.OutOfMemoryError("killed"), FailureKind.DETERMINISTIC),
-    "process out of memory": (from_task(MemoryError()), FailureKind.DETERMINISTIC),
+    "machine out of memory": (ray_errors.OutOfMemoryError("killed"), FailureKind.MEMORY),
+    "process out of memory": (from_task(MemoryError()), FailureKind.MEMORY),
+    "GPU out of memory": (from_task(torch.OutOfMemoryError("CUDA out of memory")), FailureKind.MEMORY),
+    "disk full": (from_task(OSError(errno.ENOSPC, "No space left on device")), FailureKind.TRANSIENT),
+    "connection lost": (from_task(ConnectionResetError("peer")), FailureKind.TRANSIENT),
+    "no such file": (from_task(FileNotFoundError(errno.ENOENT, "x")), FailureKind.DETERMINISTIC),
     "object lost": (ray_errors.RuntimeEnvSetupError("pip"), FailureKind.TRANSIENT),
     "storage": (from_task(StorageError("503")), FailureKind.TRANSIENT),
     "bad case": (from_task(TrainingError("NaN")), FailureKind.DETERMINISTIC),

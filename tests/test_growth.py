@@ -51,7 +51,7 @@ def test_what_is_there_is_used_before_anything_is_asked_for():
     assert missing(places=100, present=present) == {BIG: 1, GPU: 8}
 
 
-def test_a_shunned_machine_is_of_no_use_and_still_one_of_those_that_there_can_be():
+def test_a_resting_machine_is_of_no_use_and_still_one_of_those_that_there_can_be():
     assert missing(places=100, useless=[machine(GPU, speed=0.8)] * 3) == {BIG: 1, GPU: 7}
 
 
@@ -74,7 +74,7 @@ def test_without_gpus_trainings_are_cpus():
     assert missing(places=20, cpus=5, need=Need(cpus=1), kinds=KINDS[:1], present=[machine(CPU)]) == {CPU: 1}
 
 
-def test_a_schedule_without_any_machine_asks_for_them_and_shuns_one_that_fails_everything():
+def test_a_schedule_without_any_machine_asks_for_them_and_leaves_one_alone_that_fails_everything():
     """Nothing is there at first. Of two machines that come one is broken: what failed there goes to the other."""
     graph = {
         name: Stage(id=name, kind=StageKind.TRAIN, needs=(), products=(), expected_s=9 - index)

@@ -7,11 +7,12 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from dataclasses import asdict, replace
 
 import pytest
 
-from orchestrator.errors import ClusterError, ConfigError
+from orchestrator.errors import ClusterError, ConfigError, StorageError
 from orchestrator.pipeline.lease import DriverRecord, Lease
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
@@ -81,6 +82,29 @@ def test_a_driver_of_another_machine_that_shows_life_is_left_alone(storage):
 
     with pytest.raises(ConfigError, match="on another"):
         Lease(storage, sleep=sleep).__enter__()
+
+
+def test_a_driver_whose_record_cannot_be_read_for_a_while_is_not_dead(storage, monkeypatch):
+    write(storage, 1, ELSEWHERE)
+    read, faults = storage.read_bytes, iter([StorageError("503"), None, StorageError("503")])
+
+    def sometimes(key):
+        fault = next(faults, None)
+        if fault:
+            raise fault
+        return read(key)
+
+    monkeypatch.setattr(storage, "read_bytes", sometimes)
+    with pytest.raises(ConfigError, match="on another"):
+        Lease(storage, sleep=lambda _: write(storage, 1, replace(ELSEWHERE, mark=uuid.uuid4().hex))).__enter__()
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"[1]"])
+def test_a_driver_whose_record_is_damaged_is_succeeded_after_a_while(storage, content):
+    storage.write_bytes(run_paths.driver(1), content)
+    waits = []
+    with Lease(storage, sleep=waits.append, heartbeat_s=5, dead_after_s=30):
+        assert sum(waits) == pytest.approx(30)
 
 
 def test_a_driver_that_was_given_up_for_dead_stops(storage):

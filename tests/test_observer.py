@@ -6,7 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from orchestrator.errors import StorageError
 from orchestrator.events import EventLog, read_events
+from orchestrator.pipeline.failures import GiveUp
 from orchestrator.pipeline.latest_epoch import LatestEpoch, write_latest_epoch
 from orchestrator.pipeline.observer import LOOKING_S, SNAPSHOT_INTERVAL_S, RunObserver
 from orchestrator.pipeline.policy import Schedule
@@ -67,6 +69,9 @@ class Driver:
         self.now_s += self.read_s
         return self.storage.read_bytes(key)
 
+    def write_bytes(self, key, data):
+        self.storage.write_bytes(key, data)
+
     def write_epoch(self, training, **changes):
         latest = LatestEpoch(report=replace(EPOCH, **changes), host="host7", node="node")
         write_latest_epoch(self.storage, training, latest)
@@ -99,6 +104,17 @@ def test_a_record_that_cannot_be_read_is_as_none_until_the_next_epoch(driver, re
     assert driver.tick() == {"b": 1}
     driver.write_epoch("a", epoch=1)
     assert driver.tick() == {"a": 2, "b": 1}
+
+
+def test_a_storage_that_takes_nothing_ends_no_run(driver, monkeypatch):
+    def refuse(key, data):
+        raise StorageError("no space left")
+
+    monkeypatch.setattr(driver.storage, "write_bytes", refuse)
+    first, second = driver.stages[:2]
+    driver.observer.stage_failed(first, error=ValueError("bad case"), decision=GiveUp(blocked=()))
+    driver.observer.stage_finished(second, elapsed_s=1.0)
+    assert driver.observer.failures == {"train a": "ValueError: bad case"}
 
 
 def test_where_reading_is_slow_each_training_is_looked_at_in_turn(driver):

@@ -121,7 +121,7 @@ def test_nothing_is_repeated_for_a_result_that_is_there():
     assert schedule.is_over
 
 
-def test_an_error_that_a_retry_can_help_is_tried_three_times():
+def test_an_error_that_a_retry_can_help_is_tried_six_times():
     schedule = schedule_of(stage("a"), stage("b", "a"))
     assert start_all(schedule) == ["a"]
     assert schedule.fail("a", kind=FailureKind.TRANSIENT, now_s=100) == Retry(attempt=2, wait_s=10)
@@ -130,8 +130,11 @@ def test_an_error_that_a_retry_can_help_is_tried_three_times():
     assert start_all(schedule, now_s=110) == ["a"]
     assert schedule.fail("a", kind=FailureKind.TRANSIENT, now_s=200) == Retry(attempt=3, wait_s=60)
     assert not schedule.is_over
-    assert start_all(schedule, now_s=260) == ["a"]
-    assert schedule.fail("a", kind=FailureKind.TRANSIENT, now_s=300) == GiveUp(blocked=("b",))
+    for now_s, wait_s in ((300, 360), (700, 600), (1400, 600)):
+        assert start_all(schedule, now_s=now_s) == ["a"]
+        assert schedule.fail("a", kind=FailureKind.TRANSIENT, now_s=now_s).wait_s == wait_s
+    assert start_all(schedule, now_s=2000) == ["a"]
+    assert schedule.fail("a", kind=FailureKind.TRANSIENT, now_s=2001) == GiveUp(blocked=("b",))
     assert schedule.is_over
 
 
@@ -210,6 +213,31 @@ def test_what_failed_on_a_broken_node_is_tried_elsewhere():
     assert schedule.outcomes.failed == set()
 
 
+def test_a_node_that_breaks_later_costs_no_training_and_is_tried_again():
+    """Three nodes; from 100 s on everything fails at once on the first, which was fine until then, for 1000 s."""
+    schedule = schedule_on(gpu_nodes(3.0, 2.0, 1.0), *(stage(f"t{i:02}", expected_s=50) for i in range(20)))
+    now_s, ends_s, broken_s = 0.0, {}, (100.0, 1100.0)
+    while not schedule.is_over:
+        for start in starts(schedule, now_s=now_s):
+            fails = start.node == "n0" and broken_s[0] <= now_s < broken_s[1]
+            ends_s[start.stage.id] = (now_s + (1 if fails else 50 if now_s < 100 else 400), fails)
+        schedule.requests_to_stop(now_s)
+        stage_id = min(ends_s, key=lambda name: ends_s[name][0], default=None)
+        wake_s = schedule.next_wake_s()
+        if stage_id is None or now_s < wake_s < ends_s[stage_id][0]:
+            now_s = wake_s
+            continue
+        now_s, fails = ends_s.pop(stage_id)
+        if fails:
+            schedule.fail(stage_id, kind=FailureKind.DETERMINISTIC, now_s=now_s)
+        else:
+            schedule.finish(stage_id, now_s=now_s)
+    assert not schedule.outcomes.failed
+    assert max(schedule.attempts.values()) <= 6
+    # 2 x 3 before it breaks; 400 s each afterwards: the others alone would need 7 rounds of 2 for the other 14.
+    assert now_s < 100 + 7 * 400
+
+
 def test_a_node_whose_gpu_does_not_work_gets_no_third_training():
     """It would swallow one after the other: it is free again at once."""
     prepare = stage("prepare", kind=StageKind.PREPROCESS)
@@ -221,7 +249,7 @@ def test_a_node_whose_gpu_does_not_work_gets_no_third_training():
     assert [(start.stage.id, start.node) for start in starts(schedule, now_s=1)] == [("t0", "n0"), ("t1", "n1")]
     assert schedule.fail("t0", kind=FailureKind.GPU, now_s=2) == Retry(attempt=2, wait_s=1.0)
     assert [(start.stage.id, start.node) for start in starts(schedule, now_s=2)] == [("t2", "n0")]
-    assert schedule.fail("t2", kind=FailureKind.GPU, now_s=3) == Retry(attempt=2)
+    assert schedule.fail("t2", kind=FailureKind.GPU, now_s=3) == Retry(attempt=2, wait_s=1.0)
     assert starts(schedule, now_s=4) == []
     schedule.finish("t1", now_s=9)
     assert [(start.stage.id, start.node) for start in starts(schedule, now_s=9)] == [("t0", "n1")]

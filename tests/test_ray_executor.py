@@ -55,9 +55,9 @@ def test_machines_that_may_come_have_the_speed_and_memory_of_their_gpus():
 
 def test_ray_is_told_the_kind_of_gpu_only_where_there_are_several_and_no_broken_machine():
     one, other = (Node(id=kind, offered=Resources(cpus=8, gpus=1), kind=kind, speed=1.0) for kind in ("A100", "A10G"))
-    assert label_selector(one, nodes=[one], shunned=()) == {}
-    assert label_selector(one, nodes=[one, other], shunned=()) == {"ray.io/accelerator-type": "A100"}
-    assert label_selector(one, nodes=[one], shunned=["n2", "n1"]) == {"ray.io/node-id": "!in(n1,n2)"}
+    assert label_selector(one, nodes=[one], resting=()) == {}
+    assert label_selector(one, nodes=[one, other], resting=()) == {"ray.io/accelerator-type": "A100"}
+    assert label_selector(one, nodes=[one], resting=["n2", "n1"]) == {"ray.io/node-id": "!in(n1,n2)"}
 
 
 def wait_until(condition):

@@ -5,16 +5,15 @@ import logging
 import os
 import socket
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
-from orchestrator.errors import OrchestratorError, StorageError, SupersededError
+from orchestrator.errors import OrchestratorError, SupersededError
 from orchestrator.events import EventLog
 from orchestrator.storage import run_paths
+from orchestrator.storage.going_on import going_on_without
 from orchestrator.storage.interface import Storage
 from orchestrator.storage.numbered_files import last_number, take_next
 
@@ -22,15 +21,6 @@ if TYPE_CHECKING:
     from orchestrator.training.reports import Milestone
 
 logger = logging.getLogger(__name__)
-
-
-@contextmanager
-def going_on_without(what: str) -> Iterator[None]:
-    """Context in which a storage may fail: what is lost is only for people to look at, and no reason to stop."""
-    try:
-        yield
-    except StorageError as error:
-        logger.warning("%s is not written: %s", what, error)
 
 
 class AttemptClaim:
@@ -108,16 +98,14 @@ class AttemptEvents:
     def __exit__(self, error_type: object, error: BaseException | None, trace: object) -> None:
         reason = "" if error is None else f"{type(error).__name__}: {error}".splitlines()[0]
         is_preemption = isinstance(error, OrchestratorError) and error.is_preemption
-        with going_on_without("end of an attempt"):
-            self._events.append("attempt_ended", training=self._training_id, error=reason, is_preemption=is_preemption)
-            self._events.flush()
+        self._events.append("attempt_ended", training=self._training_id, error=reason, is_preemption=is_preemption)
+        self._events.flush()
 
     def add(self, milestone: "Milestone") -> None:
         """Add the begin of the attempt, or a checkpoint."""
         fields = asdict(milestone) | {"training": self._training_id, "host": socket.gethostname(), "pid": os.getpid()}
         kind = fields.pop("kind")
-        with going_on_without("event of an attempt"):
-            if kind == "attempt_started":
-                self._events.append("attempt_started", **fields)
-            else:
-                self._events.append("checkpoint_saved", **fields)
+        if kind == "attempt_started":
+            self._events.append("attempt_started", **fields)
+        else:
+            self._events.append("checkpoint_saved", **fields)

@@ -1,5 +1,6 @@
-"""What a failure means: how often it is tried again, after how long, and which node is to be left alone."""
+"""What a failure means: how often it is tried again, after how long, and which node is to be left alone for a while."""
 
+import errno
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,11 +17,13 @@ class FailureKind(StrEnum):
     CRASH = "crash"
     """Its process ended without a word: killed from outside, or by a fault of native code; nobody can tell which."""
     TRANSIENT = "transient"
-    """Storage or cluster failed; a later attempt can succeed."""
+    """Storage, cluster or a disk failed; a later attempt can succeed."""
+    MEMORY = "memory"
+    """Memory was short: because of itself, or of what else was there; nobody can tell which."""
     GPU = "gpu"
     """A GPU cannot be used or has failed: its machine is broken."""
     DETERMINISTIC = "deterministic"
-    """Out of memory, a bad case or a bug: another attempt would end the same way."""
+    """A bad case or a bug: another attempt would end the same way."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,8 +47,10 @@ class RetryRule:
 RETRY_RULES = {
     FailureKind.PREEMPTION: RetryRule(max_attempts=float("inf")),
     FailureKind.CRASH: RetryRule(max_attempts=10, first_wait_s=1.0, factor=2.0, max_wait_s=60.0),
-    FailureKind.GPU: RetryRule(max_attempts=10, first_wait_s=1.0, factor=2.0, max_wait_s=60.0),
-    FailureKind.TRANSIENT: RetryRule(max_attempts=3, first_wait_s=10.0, factor=6.0),
+    FailureKind.GPU: RetryRule(max_attempts=20, first_wait_s=1.0, factor=2.0, max_wait_s=60.0),
+    # Half an hour: as long as a file server may take to come back.
+    FailureKind.TRANSIENT: RetryRule(max_attempts=6, first_wait_s=10.0, factor=6.0),
+    FailureKind.MEMORY: RetryRule(max_attempts=5, first_wait_s=30.0, factor=2.0),
     FailureKind.DETERMINISTIC: RetryRule(max_attempts=1),
 }
 
@@ -87,30 +92,55 @@ class FailureCounts:
 
 
 NUM_VICTIMS = 2
-"""Different stages that must fail on a node, and none succeed, until it counts as broken; or failures of its GPU."""
+"""Different stages that must fail on a node, with no success between them, until it rests; or failures of its GPU."""
+FIRST_REST_S = 30.0
+"""How long a node is left alone; each further time is twice as long, unless it went well for `LONGEST_REST_S`."""
+LONGEST_REST_S = 3600.0
+"""The longest time; also for how long a failure of a GPU counts."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Rest:
+    until_s: float
+    length_s: float
 
 
 class NodeRecords:
-    """What has happened on each node; a node on which everything fails is shunned.
+    """What has happened on each node; a node on which everything fails rests for a while.
 
-    One bad training does not condemn a node: it takes failures of different trainings, and a single success of
-    anything acquits it: without a GPU of failures without one, with it of those with it. Nothing acquits it of a GPU
-    that does not work. Failures of other places (a preemption, a storage that is down) do not count.
+    A node that is broken fails fast, and so would be free for each stage that comes next. When different stages have
+    failed on it, one after the other, it gets nothing for a time, and what failed there is tried elsewhere. A success
+    wipes out what was before: of a stage without a GPU the failures of such stages, of one with a GPU those of others
+    with one. It does not wipe out failures of a GPU, since a machine may have others that work. A stage that has failed
+    on a second node too is at fault itself and says nothing about a node. A preemption never does.
     """
 
     def __init__(self) -> None:
         self._victims: defaultdict[tuple[str, bool], set[str]] = defaultdict(set)
-        self._acquitted: set[tuple[str, bool]] = set()
-        self._gpu_failures: Counter[str] = Counter()
-        self.shunned: set[str] = set()
-        """Nodes that shall get nothing more."""
+        self._failed_on: defaultdict[str, set[str]] = defaultdict(set)
+        self._gpu_failures_s: defaultdict[str, list[float]] = defaultdict(list)
+        self._latest_rests: dict[str, _Rest] = {}
+        self.resting: set[str] = set()
+        """Nodes that shall get nothing now."""
 
-    def succeeded(self, node: str, *, on_gpu: bool) -> None:
+    @property
+    def next_end_s(self) -> float:
+        """When the next rest ends; infinite if no node rests."""
+        return min((self._latest_rests[node].until_s for node in self.resting), default=float("inf"))
+
+    def take_rested(self, now_s: float) -> list[str]:
+        """Return, once, the nodes whose rest has ended."""
+        rested = sorted(node for node in self.resting if self._latest_rests[node].until_s <= now_s)
+        self.resting.difference_update(rested)
+        return rested
+
+    def succeeded(self, node: str, stage_id: str, *, on_gpu: bool) -> None:
         """Take note that a stage was done, or made progress, on a node."""
-        self._acquitted.add((node, on_gpu))
+        self._victims.pop((node, on_gpu), None)
+        self._failed_on.pop(stage_id, None)
 
     def failed(
-        self, node: str, stage_id: str, *, on_gpu: bool, kind: FailureKind, other_nodes: Iterable[str]
+        self, node: str, stage_id: str, *, on_gpu: bool, kind: FailureKind, other_nodes: Iterable[str], now_s: float
     ) -> tuple[str, ...]:
         """Count a failure.
 
@@ -125,25 +155,55 @@ class NodeRecords:
         kind
             How.
         other_nodes
-            Where the work could go instead; the last usable node is never shunned.
+            Where the stage could go instead; without any the node goes on.
+        now_s
+            When.
 
         Returns
         -------
         tuple of str
-            If the node is shunned from now on, the stages that have failed there: it was not their fault. Otherwise
-            empty.
+            If the node rests from now on, the stages that have failed there; if it rests already, this one: it was not
+            their fault. Otherwise empty.
         """
-        where = (node, on_gpu)
+        if kind is FailureKind.PREEMPTION:
+            return ()
+        victims = self._victims[node, on_gpu]
+        victims.add(stage_id)
+        num_failures = len(victims)
         if kind is FailureKind.GPU:
-            self._gpu_failures[node] += 1
-        elif kind not in {FailureKind.DETERMINISTIC, FailureKind.CRASH} or where in self._acquitted:
+            num_failures = max(num_failures, self._count_of_gpu(node, now_s))
+        else:
+            self._failed_on[stage_id].add(node)
+            if len(self._failed_on[stage_id]) > 1:
+                self._is_at_fault(stage_id)
+                return ()
+        if node in self.resting:
+            return (stage_id,)  # it had begun before
+        if num_failures < NUM_VICTIMS or not set(other_nodes) - self.resting - {node}:
             return ()
-        self._victims[where].add(stage_id)
-        is_broken = max(len(self._victims[where]), self._gpu_failures[node]) >= NUM_VICTIMS
-        if not is_broken or node in self.shunned or not set(other_nodes) - self.shunned - {node}:
-            return ()
-        self.shunned.add(node)
-        return tuple(sorted(self._victims.pop(where)))
+        self._rest(node, now_s)
+        return tuple(sorted(victims))
+
+    def _count_of_gpu(self, node: str, now_s: float) -> int:
+        """Count one more failure of a GPU; return how many there were lately."""
+        recent = [at_s for at_s in self._gpu_failures_s[node] if now_s - at_s < LONGEST_REST_S]
+        self._gpu_failures_s[node] = [*recent, now_s]
+        return len(recent) + 1
+
+    def _is_at_fault(self, stage_id: str) -> None:
+        for victims in self._victims.values():
+            victims.discard(stage_id)
+
+    def _rest(self, node: str, now_s: float) -> None:
+        before, length_s = self._latest_rests.get(node), FIRST_REST_S
+        if before is not None and now_s - before.until_s <= LONGEST_REST_S:
+            length_s = min(2 * before.length_s, LONGEST_REST_S)
+        self._latest_rests[node] = _Rest(until_s=now_s + length_s, length_s=length_s)
+        self.resting.add(node)
+
+
+_OF_THE_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.EAGAIN}
+"""What a disk or file system says that is full, gone or busy."""
 
 
 def kind_of(error: BaseException) -> FailureKind:
@@ -152,6 +212,16 @@ def kind_of(error: BaseException) -> FailureKind:
         return FailureKind.PREEMPTION
     if isinstance(error, GpuError):
         return FailureKind.GPU
-    if isinstance(error, OrchestratorError) and error.can_retry:
+    if is_want_of_memory(error):
+        return FailureKind.MEMORY
+    if isinstance(error, OrchestratorError):
+        return FailureKind.TRANSIENT if error.can_retry else FailureKind.DETERMINISTIC
+    if isinstance(error, OSError) and (error.errno in _OF_THE_MACHINE or isinstance(error, ConnectionError)):
         return FailureKind.TRANSIENT
     return FailureKind.DETERMINISTIC
+
+
+def is_want_of_memory(error: BaseException) -> bool:
+    """Whether memory was short, of the machine or of a GPU: Python, Ray and torch each have a class for that."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return not names.isdisjoint({"MemoryError", "OutOfMemoryError"})

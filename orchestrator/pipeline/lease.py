@@ -6,6 +6,7 @@ file of the next number, and a driver that finds such a file has been given up f
 """
 
 import json
+import math
 import os
 import socket
 import threading
@@ -17,9 +18,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
-from orchestrator.errors import ClusterError, ConfigError, StorageError
+from orchestrator.errors import ClusterError, ConfigError, IntegrityError, StorageError
 from orchestrator.storage import run_paths
 from orchestrator.storage.interface import Storage
+from orchestrator.storage.json_files import read_json
 from orchestrator.storage.numbered_files import delete_before, last_number
 
 HEARTBEAT_S = 5.0
@@ -134,24 +136,27 @@ class Lease:
 
     def _wait_until_dead(self, number: int) -> None:
         """Return when the driver of this number has ended; raises ConfigError if it shows that it lives."""
-        first = record = _read(self._storage, number)
-        waited_s = 0.0
-        while first and record and not record.is_released and record.is_alive is not False:
-            if record.is_alive or record.mark != first.mark:
-                raise ConfigError(
-                    f"{self._storage.location}: a driver is at work there (process {record.pid} on {record.host}); "
-                    "expected none. Wait for its end, stop it, or choose another --output"
-                )
-            if waited_s >= self._dead_after_s:
-                return
-            if not waited_s:
+        marks: set[str] = set()
+        for step in range(1 + math.ceil(self._dead_after_s / (self._heartbeat_s / 2))):
+            if step:
+                self._sleep(self._heartbeat_s / 2)
+            who = "another driver"
+            # What cannot be read now may be read the next time; a driver is not dead for that.
+            with suppress(StorageError, IntegrityError):
+                record = _read(self._storage, number)
+                if record is None or record.is_released or record.is_alive is False:
+                    return
+                who = f"process {record.pid} on {record.host}"
+                marks.add(record.mark)
+                if record.is_alive or len(marks) > 1:
+                    raise ConfigError(
+                        f"{self._storage.location}: a driver is at work there ({who}); expected none. Wait for its "
+                        "end, stop it, or choose another --output"
+                    )
+            if not step:
                 self._note(
-                    f"{self._storage.location}: looking for signs of life of process {record.pid} on {record.host}, "
-                    f"at most {self._dead_after_s:g} s"
+                    f"{self._storage.location}: looking for signs of life of {who}, at most {self._dead_after_s:g} s"
                 )
-            self._sleep(self._heartbeat_s / 2)
-            waited_s += self._heartbeat_s / 2
-            record = _read(self._storage, number)
 
     def _encoded(self) -> bytes:
         return json.dumps(asdict(self._record), indent=1).encode()
@@ -173,14 +178,17 @@ def latest_driver(storage: Storage) -> DriverRecord | None:
 
 
 def _read(storage: Storage, number: int) -> DriverRecord | None:
-    """Return what a driver says; None if its file is gone, or is not whole."""
+    """Return what a driver says, None if its file is gone; raises StorageError or IntegrityError if unreadable."""
     key = run_paths.driver(number)
-    try:
-        if storage.exists(key):
-            return DriverRecord(**json.loads(storage.read_bytes(key)))
-    except (StorageError, ValueError, TypeError):
+    if not storage.exists(key):
         return None
-    return None
+    record = read_json(storage, key)
+    try:
+        return DriverRecord(**record)
+    except TypeError as error:
+        raise IntegrityError(
+            f"{storage.location}/{key}: not what a driver says of itself ({error}); remove it if no driver is at work"
+        ) from error
 
 
 def _processes() -> str:

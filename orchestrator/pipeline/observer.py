@@ -13,6 +13,7 @@ from orchestrator.pipeline.processors import Node, Resources
 from orchestrator.pipeline.stages import Stage, StageKind
 from orchestrator.progress import LiveView, RunningTraining, Snapshot, StageCount
 from orchestrator.storage import run_paths
+from orchestrator.storage.going_on import going_on_without
 from orchestrator.storage.interface import Storage
 
 SNAPSHOT_INTERVAL_S = 1.0
@@ -98,7 +99,8 @@ class RunObserver:
         self._num_running[stage.kind] -= 1
         self._forget(stage)
         line = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"
-        self._storage.write_bytes(run_paths.stage_failure(stage.id), _story(error).encode())
+        with going_on_without(f"the whole text of the failure of {stage.id}"):
+            self._storage.write_bytes(run_paths.stage_failure(stage.id), _story(error).encode())
         match decision:
             case Retry(attempt=attempt):
                 self._view.note(f"{stage.id}: {line} (attempt {attempt} follows)")

@@ -129,6 +129,7 @@ class Schedule:
 
     def start_next(self, now_s: float) -> Start | None:
         """Return the most urgent stage that can start and finds room, marked as running; None if there is none now."""
+        self._open_rested(now_s)
         for stage_id in self._ready.due(now_s):
             self._put(stage_id)
         for stage_id in self._giving_way.granted():
@@ -137,11 +138,11 @@ class Schedule:
         found = self._ready.take_first(self._place)
         return self._start(found[0], node=found[1], now_s=now_s) if found else None
 
-    def finish(self, stage_id: str, *, now_s: float) -> None:
-        """Take note that a running stage is done."""
+    def finish(self, stage_id: str, *, now_s: float, node: str | None = None) -> None:
+        """Take note that a running stage is done, and where it really ran if that is known better than by its start."""
         attempt = self._release(stage_id)
         self._giving_way.drop(stage_id)
-        self.records.succeeded(attempt.node, on_gpu=attempt.need.gpus > 0)
+        self.records.succeeded(node or attempt.node, stage_id, on_gpu=attempt.need.gpus > 0)
         self._expectations.finished(
             stage_id,
             elapsed_s=now_s - attempt.since_s,
@@ -170,17 +171,20 @@ class Schedule:
         """
         attempt = self._release(stage_id)
         self._next_look_s = now_s
-        usable = self.processors.nodes
+        where = node or attempt.node
+        others = (one.id for one in self.processors.nodes.values() if attempt.need.share_of(one))
         victims = self.records.failed(
-            node or attempt.node, stage_id, on_gpu=attempt.need.gpus > 0, kind=kind, other_nodes=usable
+            where, stage_id, on_gpu=attempt.need.gpus > 0, kind=kind, other_nodes=others, now_s=now_s
         )
         if victims:
-            self.processors.close(node or attempt.node)
+            self.processors.close(where)
             revived = self.outcomes.revive(victim for victim in victims if victim != stage_id)
             self._revived += revived
             for victim in revived:
                 self._put(victim)
-        wait_s = 0.0 if stage_id in victims else self._failures.failed(stage_id, kind=kind)
+        # Where every GPU is broken the attempts must end.
+        is_excused = stage_id in victims and kind is not FailureKind.GPU
+        wait_s = 0.0 if is_excused else self._failures.failed(stage_id, kind=kind)
         if wait_s is None:
             self._giving_way.drop(stage_id)
             return GiveUp(blocked=tuple(self.outcomes.give_up(stage_id)))
@@ -224,7 +228,7 @@ class Schedule:
         )
         if remaining_s is not None:
             self._failures.made_progress(stage_id)
-            self.records.succeeded(attempt.node, on_gpu=attempt.need.gpus > 0)
+            self.records.succeeded(attempt.node, stage_id, on_gpu=attempt.need.gpus > 0)
             attempt.remaining_s, attempt.at_s = remaining_s, now_s
 
     def requests_to_stop(self, now_s: float) -> list[str]:
@@ -255,7 +259,7 @@ class Schedule:
 
     def next_wake_s(self) -> float:
         """Return when something may be decided although nothing has happened."""
-        return min(self._ready.next_due_s, self._next_look_s)
+        return min(self._ready.next_due_s, self._next_look_s, self.records.next_end_s)
 
     def add_node(self, node: Node, *, now_s: float) -> None:
         """Use one more node."""
@@ -282,6 +286,11 @@ class Schedule:
             return self._expectations.remaining_s(stage_id)
         speed = self._speed(attempt.node) if self.graph[stage_id].kind is StageKind.TRAIN else 1.0
         return max(0.0, attempt.remaining_s - (now_s - attempt.at_s) * speed)
+
+    def _open_rested(self, now_s: float) -> None:
+        for node_id in self.records.take_rested(now_s):
+            if self.processors.reopen(node_id):
+                self._next_look_s = now_s
 
     def _start(self, stage_id: str, *, node: str, now_s: float) -> Start:
         remaining_s = self.remaining_s(stage_id, now_s=now_s)

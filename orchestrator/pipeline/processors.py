@@ -124,7 +124,7 @@ class Processors:
 
     @property
     def closed(self) -> tuple[Node, ...]:
-        """Nodes that are there and get nothing more."""
+        """Nodes that are there and get nothing now."""
         return tuple(self._states[node_id].node for node_id in sorted(self._closed))
 
     @property
@@ -157,8 +157,17 @@ class Processors:
         self._closed.discard(node_id)
 
     def close(self, node_id: str) -> None:
-        """Place nothing more on a node; what runs there goes on."""
-        self._closed.add(node_id)
+        """Place nothing more on a node until it is reopened; what runs there goes on."""
+        if node_id in self._states:
+            self._closed.add(node_id)
+
+    def reopen(self, node_id: str) -> bool:
+        """Place stages on a closed node again; returns False if it is gone."""
+        self._closed.discard(node_id)
+        if node_id not in self._states:
+            return False
+        self._offer(node_id)
+        return True
 
     def place(self, need: Need, *, keep_for: Need | None = None) -> str | None:
         """Choose the best node with room and take the share of it.

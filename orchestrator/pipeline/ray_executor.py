@@ -21,7 +21,7 @@ from orchestrator.errors import ClusterError, OrchestratorError, StorageError
 from orchestrator.pipeline.failures import GiveUp, Retry
 from orchestrator.pipeline.growth import MayStart, missing_machines
 from orchestrator.pipeline.policy import Schedule, Start
-from orchestrator.pipeline.preemption import ask_to_stop, forget_request
+from orchestrator.pipeline.preemption import REMOTE_MARKER_EVERY_S, ask_to_stop, forget_request
 from orchestrator.pipeline.processors import Node, Resources
 from orchestrator.pipeline.ray_failures import classify, innermost, node_of
 from orchestrator.pipeline.ray_growth import Scouts
@@ -36,8 +36,9 @@ T = TypeVar("T")
 
 POLL_S = 0.5
 """Longest time between two looks at the running stages."""
-WIND_DOWN_S = 20.0
-"""Longest time that an interrupted driver gives its trainings for one more checkpoint."""
+WIND_DOWN_S = REMOTE_MARKER_EVERY_S + 45.0
+"""Longest time that an interrupted driver gives its trainings for one more checkpoint: to see that they are asked, to
+end the validation of an epoch, to write."""
 NODES_INTERVAL_S = 10.0
 """Time between two looks at the nodes."""
 HEAD_ANSWERS_WITHIN_S = 20.0
@@ -261,7 +262,7 @@ class Executor:
                 forget_request(self._place.storage, training_id=stage.training.id)
         self._listener.stage_started(stage, attempt=start.attempt, node=node, gpus=share.gpus)
         selector = label_selector(
-            node, nodes=self._schedule.processors.nodes.values(), shunned=self._schedule.records.shunned
+            node, nodes=self._schedule.processors.nodes.values(), resting=self._schedule.records.resting
         )
         reference = submit(stage, place=self._shared_place, share=share, separate=separate, selector=selector)
         self._running[reference] = _Running(stage=stage, started_s=time.monotonic())
@@ -280,7 +281,7 @@ class Executor:
         """Tell the schedule and the listener how a stage has ended."""
         stage, now_s = running.stage, time.monotonic()
         try:
-            ray.get(reference)
+            node = ray.get(reference)
         except RayError as error:
             decision = self._schedule.fail(stage.id, kind=classify(error), now_s=now_s, node=node_of(error))
             cause = innermost(error)
@@ -290,7 +291,7 @@ class Executor:
             for stage_id in self._schedule.take_revived():
                 self._listener.stage_revived(self._schedule.graph[stage_id])
         else:
-            self._schedule.finish(stage.id, now_s=now_s)
+            self._schedule.finish(stage.id, now_s=now_s, node=node)
             self._listener.stage_finished(stage, elapsed_s=now_s - running.started_s)
 
     def _look_at_nodes(self) -> None:
@@ -321,7 +322,7 @@ class Executor:
             need=self._schedule.training_need,
             demand=self._schedule.demand(),
         )
-        self._scouts.send(missing, shunned=self._schedule.records.shunned)
+        self._scouts.send(missing, resting=self._schedule.records.resting)
         if missing != self._missing:
             self._missing = missing
             self._listener.machines_missing(missing)

@@ -5,7 +5,7 @@ from typing import Final
 from ray import exceptions as ray_errors
 from ray.train import WorkerGroupError
 
-from orchestrator.pipeline.failures import FailureKind, kind_of
+from orchestrator.pipeline.failures import FailureKind, is_want_of_memory, kind_of
 
 _NODE_NOTE: Final = "on node "
 
@@ -18,7 +18,6 @@ _LOST_PLACES = (
     ray_errors.ActorPlacementGroupRemoved,
 )
 """The machine is gone, or the one that was asked for."""
-_OUT_OF_MEMORY = (ray_errors.OutOfMemoryError, MemoryError)
 _NODE_DEATHS = ("node has died", "node is dead", "node was terminated", "node has been marked dead", "raylet died")
 """What Ray says of an actor that went down with its node; it has no class of its own for that."""
 
@@ -58,8 +57,8 @@ def innermost(error: BaseException) -> BaseException:
 def classify(error: BaseException) -> FailureKind:
     """Return what kind of failure an error is that ``ray.get`` has raised."""
     cause = innermost(error)
-    if isinstance(cause, _OUT_OF_MEMORY):
-        return FailureKind.DETERMINISTIC
+    if is_want_of_memory(cause):
+        return FailureKind.MEMORY
     if isinstance(cause, _LOST_PLACES) or _is_death_of_a_node(cause):
         return FailureKind.PREEMPTION
     if isinstance(cause, ray_errors.WorkerCrashedError | ray_errors.RayActorError):

@@ -31,7 +31,7 @@ class Scouts:
             if reference in waiting:
                 waiting.remove(reference)
 
-    def send(self, missing: Mapping[Resources, int], *, shunned: Collection[str]) -> None:
+    def send(self, missing: Mapping[Resources, int], *, resting: Collection[str]) -> None:
         """Let as many wait for machines of each size as are missing."""
         for size in {*self._waiting, *missing}:
             waiting = self._waiting[size]
@@ -39,8 +39,8 @@ class Scouts:
                 ray.cancel(waiting.pop())
             while len(waiting) < missing.get(size, 0):
                 options = {"num_cpus": size.cpus, "num_gpus": size.gpus, "name": "wait for a machine"}
-                if shunned:
-                    options["label_selector"] = without(shunned)
+                if resting:
+                    options["label_selector"] = without(resting)
                 waiting.append(_arrive.options(**options).remote())
 
 

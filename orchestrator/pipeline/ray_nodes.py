@@ -28,7 +28,7 @@ def machines_that_may_start(config: ClusterConfig) -> tuple[MayStart, ...]:
     )
 
 
-def label_selector(node: Node, *, nodes: Collection[Node], shunned: Collection[str]) -> dict[str, str]:
+def label_selector(node: Node, *, nodes: Collection[Node], resting: Collection[str]) -> dict[str, str]:
     """Return the labels of the machines on which a training may run; none where all of them will do.
 
     The kind of GPU was chosen with care, the machine among its equals was not: Ray takes the one that has room.
@@ -36,14 +36,14 @@ def label_selector(node: Node, *, nodes: Collection[Node], shunned: Collection[s
     selector = {}
     if node.kind and len({other.kind for other in nodes if other.offered.gpus > 0}) > 1:
         selector[_KIND_LABEL] = node.kind
-    if shunned:
-        selector |= without(shunned)
+    if resting:
+        selector |= without(resting)
     return selector
 
 
-def without(shunned: Collection[str]) -> dict[str, str]:
+def without(resting: Collection[str]) -> dict[str, str]:
     """Return the labels of all machines but some."""
-    return {_NODE_LABEL: f"!in({','.join(sorted(shunned))})"}
+    return {_NODE_LABEL: f"!in({','.join(sorted(resting))})"}
 
 
 def _node(record: Mapping[str, Any]) -> Node:

@@ -22,7 +22,7 @@ DRAIN_EVERY_S = 5.0
 
 
 def submit(stage: Stage, *, place: Any, share: Resources, separate: bool, selector: dict[str, str]) -> Any:
-    """Hand one stage to Ray under its own name."""
+    """Hand one stage to Ray under its own name; what comes back is the node, where Ray chose it."""
     if separate:
         # The worker takes the share; the task that waits for it takes nothing.
         return _fit.options(name=stage.id, num_cpus=0).remote(place, stage, share, separate, selector)
@@ -34,26 +34,28 @@ def submit(stage: Stage, *, place: Any, share: Resources, separate: bool, select
     return (_carry_out_once if share.gpus else _carry_out).options(**options).remote(place, stage, share)
 
 
-def _carry_out_here(place: Workplace, stage: Stage, *, share: Resources, watches: Sequence[Watch] = ()) -> None:
+def _carry_out_here(place: Workplace, stage: Stage, *, share: Resources, watches: Sequence[Watch] = ()) -> str:
+    """Carry out a stage in this process and return the node."""
     _log_to_process(stage)
-    node = ray.get_runtime_context().get_node_id()
+    node: str = ray.get_runtime_context().get_node_id()
     try:
         work.carry_out(place, stage, watches=watches, gpus=share.gpus, node=node)
     except BaseException as error:
         note_node(error, node)
         raise
+    return node
 
 
 @ray.remote(max_retries=0)  # type: ignore[untyped-decorator]
-def _carry_out(place: Workplace, stage: Stage, share: Resources) -> None:
-    _carry_out_here(place, stage, share=share)
+def _carry_out(place: Workplace, stage: Stage, share: Resources) -> str:
+    return _carry_out_here(place, stage, share=share)
 
 
 # CUDA stays with the GPU that a process has used first, and keeps memory of it: the next stage gets a new process. Ray
 # cares for that by itself only where GPUs are asked for at the decorator.
 @ray.remote(max_retries=0, max_calls=1)  # type: ignore[untyped-decorator]
-def _carry_out_once(place: Workplace, stage: Stage, share: Resources) -> None:
-    _carry_out_here(place, stage, share=share)
+def _carry_out_once(place: Workplace, stage: Stage, share: Resources) -> str:
+    return _carry_out_here(place, stage, share=share)
 
 
 class _ListeningBackend(Backend):  # type: ignore[misc]

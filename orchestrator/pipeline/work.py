@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from orchestrator.benchmark.definition import Case, EvaluationSet, Training
 from orchestrator.benchmark.matrix import split_sha256
 from orchestrator.errors import IntegrityError, OrchestratorError, StorageError
-from orchestrator.pipeline.attempt import AttemptClaim, AttemptEvents, TrainingLog, going_on_without
+from orchestrator.pipeline.attempt import AttemptClaim, AttemptEvents, TrainingLog
 from orchestrator.pipeline.case_work import fingerprint, generate_download, ingest
 from orchestrator.pipeline.latest_epoch import LatestEpoch, write_latest_epoch
 from orchestrator.pipeline.stages import Stage, StageKind
@@ -24,6 +24,7 @@ from orchestrator.pipeline.workplace import Workplace
 from orchestrator.results.records import Provenance, ResultRow
 from orchestrator.results.store import ResultsStore
 from orchestrator.storage import run_paths
+from orchestrator.storage.going_on import going_on_without
 from orchestrator.storage.interface import Storage
 from orchestrator.storage.json_files import read_json, write_json
 
@@ -147,9 +148,10 @@ def train(place: Workplace, training: Training, *, watches: Sequence["Watch"] = 
     ):
 
         def report(epoch: "EpochReport") -> None:
-            log.flush()
             latest = LatestEpoch(report=epoch, host=socket.gethostname(), node=node)
             with going_on_without("progress of an epoch"):
+                claim.check()
+                log.flush()
                 write_latest_epoch(storage, training.id, latest)
 
         patches = _training_patches(place, training)
