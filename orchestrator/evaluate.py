@@ -18,7 +18,7 @@ from rich.table import Table
 from kernels import METRICS
 from orchestrator.errors import ConfigError, DataError, OrchestratorError
 from orchestrator.results.records import ScoreStatus
-from orchestrator.scoring.folders import FolderComparison, FolderScore, metric_value, summarise
+from orchestrator.scoring.folders import SUFFIXES, FolderComparison, FolderScore, metric_value, summarise
 from orchestrator.scoring.score import ScoredStructure
 from orchestrator.storage.filesystem import open_storage
 
@@ -33,8 +33,8 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m orchestrator.evaluate",
-        description="Score label maps: files of equal names in two folders, NIfTI or anything else that SimpleITK "
-        "reads, on equal grids. Exit code 0: everything is scored; 1: a file is missing, unreadable or on another "
+        description="Score label maps of labels 0 to 255: files of equal names in two folders and on equal grids "
+        f"({', '.join(SUFFIXES)}). Exit code 0: everything is scored; 1: a file is missing, unreadable or on another "
         "grid; 2: the command line is wrong.",
     )
     add = parser.add_argument

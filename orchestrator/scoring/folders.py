@@ -10,8 +10,8 @@ from orchestrator.results.records import CaseScore, ScoreStatus
 from orchestrator.scoring.score import ScoredStructure, score_files
 from orchestrator.storage.interface import Storage
 
-SUFFIXES = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".nhdr", ".hdr", ".gipl", ".gipl.gz", ".tif", ".tiff", ".mnc")
-"""Endings of label maps that SimpleITK reads."""
+SUFFIXES = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".nhdr", ".mnc")
+"""Endings of label maps: SimpleITK reads more formats, but not all of those tell it when a file is cut short."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,7 +30,7 @@ class FolderComparison:
     def cases(self) -> list[str]:
         """Return the names of the reference files; raises ConfigError if there are none."""
         keys = self.reference.list_keys()
-        cases = [key for key in keys if key.endswith(SUFFIXES)]
+        cases = [key for key in keys if _is_label_map(key)]
         if not cases:
             found = f"{len(keys)} files, for example {keys[0]}" if keys else "no files"
             raise ConfigError(f"{self.reference.location}: {found}; expected label maps ({', '.join(SUFFIXES)})")
@@ -42,7 +42,7 @@ class FolderComparison:
             f"{folder.location}/{key}"
             for folder in self.predictions
             for key in folder.list_keys()
-            if key.endswith(SUFFIXES) and key not in cases
+            if _is_label_map(key) and key not in cases
         ]
 
     def score(self, case: str) -> list["FolderScore"]:
@@ -112,6 +112,12 @@ def summarise(rows: Sequence[FolderScore], *, metrics: Sequence[str]) -> list[Fo
 def metric_value(score: CaseScore, metric: str) -> float:
     """Return the metric of this name, of kernels.METRICS."""
     return float({"dsc": score.dsc, "nsd": score.nsd, "hd95": score.hd95_mm, "assd": score.assd_mm}[metric])
+
+
+def _is_label_map(key: str) -> bool:
+    """Whether the name of a file is that of a label map, and not hidden as what macOS and tools leave beside them."""
+    is_hidden = any(part.startswith(".") for part in key.split("/"))
+    return key.lower().endswith(SUFFIXES) and not is_hidden
 
 
 def _summary(values: Iterable[float]) -> MetricSummary:

@@ -8,6 +8,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from orchestrator.errors import DataError
+from orchestrator.scoring.nifti_damage import check_nifti
 from orchestrator.scoring.nifti_labels import ReadBuffer, read_usual_nifti
 
 # Headers keep floats with few digits, and tools round them differently.
@@ -52,12 +53,12 @@ def read_mask(path: Path, *, buffer: ReadBuffer | None = None) -> MaskFile:
     Parameters
     ----------
     path : a file that SimpleITK reads, with three axes; floats are taken if they are whole numbers
-        (SimpleITK reads NaN in a NIfTI file as 0)
     buffer : memory to read into; the array is good until the next file is read into it
 
     Raises
     ------
-    DataError : if the file is missing or unreadable, or does not hold whole numbers from 0 to 255 on three axes
+    DataError : if the file is missing, cut short or unreadable, or does not hold whole numbers from 0 to 255 on three
+        axes
     """
     if not path.is_file():
         raise DataError(f"{path}: no such file; expected a label map")
@@ -71,6 +72,8 @@ def read_mask(path: Path, *, buffer: ReadBuffer | None = None) -> MaskFile:
             origin=usual.origin,
             direction=usual.direction,
         )
+    if path.name.lower().endswith((".nii", ".nii.gz")):
+        check_nifti(path)
     try:
         image = sitk.ReadImage(str(path))
     except RuntimeError as error:
