@@ -7,6 +7,11 @@ arguments does not survive the pickling between Ray processes.
 from typing import ClassVar
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory is short: ITK, and torch on a CPU, have no class of their own for that."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in ("allocate memory", "bad_alloc"))
+
+
 class OrchestratorError(Exception):
     """Base of all deliberate errors; the message says what was found, what was expected and what to do."""
 

@@ -62,6 +62,16 @@ def test_what_is_not_a_label_is_refused_with_the_files_name(tmp_path, value, mes
         read_mask(path)
 
 
+def test_memory_that_is_short_says_nothing_about_a_file(tmp_path, labels, monkeypatch):
+    def fail(_):
+        raise RuntimeError("Exception thrown in SimpleITK ImageFileReader:\nFailed to allocate memory for image.")
+
+    path = write(tmp_path / "a.nrrd", labels)
+    monkeypatch.setattr(sitk, "ReadImage", fail)
+    with pytest.raises(RuntimeError, match="Failed to allocate memory"):
+        read_mask(path)
+
+
 def test_file_that_is_absent_cut_off_or_of_four_axes_is_refused_with_its_name(tmp_path, labels):
     with pytest.raises(DataError, match=r"none\.nii\.gz: no such file"):
         read_mask(tmp_path / "none.nii.gz")
