@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from orchestrator.events import EventLog, read_events
+from orchestrator.pipeline.failures import GiveUp
 from orchestrator.pipeline.latest_epoch import LatestEpoch, write_latest_epoch
 from orchestrator.pipeline.observer import LOOKING_S, SNAPSHOT_INTERVAL_S, RunObserver
 from orchestrator.pipeline.policy import Schedule
@@ -63,6 +64,9 @@ class Driver:
     def location(self):
         return self.storage.location
 
+    def write_bytes(self, key, data):
+        self.storage.write_bytes(key, data)
+
     def read_bytes(self, key):
         self.now_s += self.read_s
         return self.storage.read_bytes(key)
@@ -109,3 +113,15 @@ def test_where_reading_is_slow_each_training_is_looked_at_in_turn(driver):
     driver.write_epoch("a", epoch=1)
     assert driver.tick() == {"a": 1, "b": 1, "c": 1, "d": 1}
     assert driver.tick() == {"a": 2, "b": 1, "c": 1, "d": 1}
+
+
+def test_the_text_of_a_failure_has_its_notes_and_its_cause(driver):
+    error = RuntimeError("size mismatch")
+    error.__cause__ = ValueError("3 axes")
+    error.add_note("while mosmed/study_0255 was predicted")
+    driver.observer.stage_failed(driver.stages[0], error=error, decision=GiveUp(blocked=()))
+    assert driver.storage.read_bytes(run_paths.stage_failure("train a")).decode().splitlines() == [
+        "RuntimeError: size mismatch",
+        "while mosmed/study_0255 was predicted",
+        "caused by ValueError: 3 axes",
+    ]

@@ -9,7 +9,7 @@ import SimpleITK as sitk
 from orchestrator.errors import ConfigError, DataError
 from orchestrator.results.records import ScoreStatus
 from orchestrator.scoring.mask_files import read_mask
-from orchestrator.scoring.score import ScoredStructure, score_files
+from orchestrator.scoring.score import NoPrediction, ScoredStructure, score_files
 
 LEFT = ScoredStructure(name="left_lung", reference_label=1, prediction_label=1, tolerance_mm=1.0)
 INFECTION = ScoredStructure(name="infection", reference_label=3, prediction_label=1, tolerance_mm=3.0)
@@ -130,8 +130,8 @@ def assert_missing(scores, *, message):
 def test_missing_and_unreadable_predictions_give_rows_that_say_why(tmp_path, labels):
     reference = write(tmp_path / "r.nii.gz", labels)
     other = ScoredStructure(name="infection", reference_label=3, prediction_label=3, tolerance_mm=3.0)
-    scores = score_one(reference, None, structures=[LEFT, other])
-    assert_missing(scores, message="no prediction")
+    scores = score_one(reference, NoPrediction(reason="its image is cut short"), structures=[LEFT, other])
+    assert_missing(scores, message="its image is cut short")
     assert [score.num_reference_voxels for score in scores] == [18, 12]
     assert_missing(score_one(reference, tmp_path / "p.nii.gz", structures=[LEFT]), message="no such file")
     (tmp_path / "bad.nii.gz").write_bytes(b"not an image")

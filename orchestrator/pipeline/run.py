@@ -19,8 +19,9 @@ from orchestrator.errors import ConfigError, GpuError
 from orchestrator.events import EventLog
 from orchestrator.pipeline.lease import Lease
 from orchestrator.pipeline.policy import Schedule
+from orchestrator.pipeline.prediction_record import has_current_predictions
 from orchestrator.pipeline.processors import Need
-from orchestrator.pipeline.stages import Stage, build_graph, expected_bytes, label_sets_by_case
+from orchestrator.pipeline.stages import Stage, StageKind, build_graph, expected_bytes, label_sets_by_case
 from orchestrator.pipeline.training_need import training_need
 from orchestrator.pipeline.workplace import Workplace
 from orchestrator.progress import LiveView
@@ -136,9 +137,17 @@ def _in_short(value: object) -> str:
 
 
 def finished_stages(graph: Mapping[str, Stage], storage: Storage) -> set[str]:
-    """Return the ids of the stages whose products exist."""
+    """Return the ids of the stages whose products exist; predictions of another checkpoint are none."""
     existing = set(storage.list_keys())
-    return {stage.id for stage in graph.values() if existing.issuperset(stage.products)}
+    finished = {stage.id for stage in graph.values() if existing.issuperset(stage.products)}
+    return {stage_id for stage_id in finished if not _is_outdated(graph[stage_id], storage, finished=finished)}
+
+
+def _is_outdated(stage: Stage, storage: Storage, *, finished: Collection[str]) -> bool:
+    """Whether a stage has predicted with another checkpoint than the one that is there, and is not scored yet."""
+    if stage.kind is not StageKind.PREDICT or stage.training is None or f"score {stage.training.id}" in finished:
+        return False
+    return not has_current_predictions(storage, stage.training.id)
 
 
 def run(request: RunRequest, *, console: Console) -> RunOutcome:
