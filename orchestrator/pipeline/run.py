@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -26,6 +26,8 @@ from orchestrator.pipeline.training_need import training_need
 from orchestrator.pipeline.workplace import Workplace
 from orchestrator.progress import LiveView
 from orchestrator.report.tables import write_tables
+from orchestrator.results.aggregate import missing_predictions
+from orchestrator.results.records import ResultRow
 from orchestrator.results.store import ResultsStore, from_table
 from orchestrator.sources.downloads import CaseRequest, Problem, inspect_downloads
 from orchestrator.storage import run_paths
@@ -69,6 +71,8 @@ class RunOutcome:
     """One line for each stage that failed for good."""
     lost_trainings: tuple[str, ...]
     """Ids of the trainings of the request that cannot be done because of them."""
+    unpredicted: Mapping[str, str]
+    """One line for each training of the request that is done, though not for every case."""
     tables: tuple[str, ...]
     """Keys of the tables that were written."""
     elapsed_s: float
@@ -192,16 +196,22 @@ def run(request: RunRequest, *, console: Console) -> RunOutcome:
         lost: frozenset[str] = frozenset()
         if any(f"score {training.id}" not in done for training in request.trainings):
             failures, lost = _execute(request, graph, done=done, lease=lease, events=events, console=console)
-        num_done = len(ResultsStore(storage).finished() & {training.id for training in request.trainings})
         lost_trainings = tuple(t.id for t in request.trainings if f"score {t.id}" in lost)
-        tables = write_run_tables(request, storage, failed=lost_trainings)
+        rows = from_table(ResultsStore(storage).read())
+        num_done = len({row.training_id for row in rows} & {training.id for training in request.trainings})
+        tables = write_run_tables(request, storage, rows=rows, failed=lost_trainings)
         elapsed_s = time.monotonic() - started_s
         events.append(
             "run_finished", trainings_done=num_done, stages_failed=len(failures), elapsed_s=round(elapsed_s, 3)
         )
         events.flush()
     return RunOutcome(
-        num_done=num_done, failures=failures, lost_trainings=lost_trainings, tables=tables, elapsed_s=elapsed_s
+        num_done=num_done,
+        failures=failures,
+        lost_trainings=lost_trainings,
+        unpredicted=unpredicted_cases(rows, request.trainings),
+        tables=tables,
+        elapsed_s=elapsed_s,
     )
 
 
@@ -299,11 +309,25 @@ def _workplace(request: RunRequest, need: Need) -> Workplace:
     )
 
 
-def write_run_tables(request: RunRequest, storage: Storage, *, failed: Collection[str]) -> tuple[str, ...]:
+def unpredicted_cases(rows: Iterable[ResultRow], trainings: Iterable[Training]) -> dict[str, str]:
+    """Return, for each training without a score for every case, how many lack and why the first does."""
+    reasons = missing_predictions(rows)
+    lines = {}
+    for training in trainings:
+        own = [(key, reason) for key, reason in reasons.items() if key[0] == training.id]
+        if own:
+            (_, evaluation_set, dataset, case), reason = own[0]
+            lines[training.id] = f"{len(own)} without a score, the first {evaluation_set} {dataset}/{case}: {reason}"
+    return lines
+
+
+def write_run_tables(
+    request: RunRequest, storage: Storage, *, rows: Sequence[ResultRow], failed: Collection[str]
+) -> tuple[str, ...]:
     """Write the paper's tables from the committed results of every training of the request."""
     return write_tables(
         storage,
-        rows=from_table(ResultsStore(storage).read()),
+        rows=rows,
         trainings=request.trainings,
         failed=failed,
         published=PublishedScores(),
