@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -37,6 +37,10 @@ from orchestrator.storage.json_files import read_json
 
 RUN_FORMAT = 1
 """Version of the layout of a run's output."""
+_WITHOUT_INFLUENCE = {"preset.expected_s_per_iteration"}
+"""Fields of the record of a run that change no result."""
+_NOTHING = "nothing"
+"""Stands for a field that a record lacks, as one of another version may."""
 GPU_LOADER_THREADS = 6
 """Most threads that make batches for one training with a GPU."""
 
@@ -110,7 +114,7 @@ def check_space(stages: Iterable[Stage], *, storage: Storage, preset: Preset) ->
 
 
 def claim_output(request: RunRequest, storage: Storage) -> None:
-    """Mark the output location as this run's; raises ConfigError if a different run lives there."""
+    """Mark the output location as this run's; raises ConfigError if a run with other results lives there."""
     record = {
         "format": RUN_FORMAT,
         "benchmark_sha256": request.benchmark.sha256,
@@ -124,20 +128,34 @@ def claim_output(request: RunRequest, storage: Storage) -> None:
         storage.write_bytes(run_paths.RUN, json.dumps(record, indent=1).encode())
     elif not isinstance(found, dict):
         raise ConfigError(f"{storage.location}/{run_paths.RUN}: not the record of a run. Choose another --output")
-    elif found != wanted:
-        different = [
-            f"{key} ({_in_short(found.get(key))} there, {_in_short(wanted.get(key))} asked for)"
-            for key in sorted({*found, *wanted})
-            if found.get(key) != wanted.get(key)
-        ]
+    elif different := _differences(found, wanted):
         raise ConfigError(
             f"{storage.location}: holds a run with another {', '.join(different)}; expected the same one or an empty "
             "location. Choose another --output"
         )
 
 
-def _in_short(value: object) -> str:
-    return str(value.get("name")) if isinstance(value, dict) else str(value)
+def _differences(found: Mapping[str, object], wanted: Mapping[str, object]) -> list[str]:
+    """Return what differs between the records of two runs, by name, with both values."""
+    there, asked_for = dict(_flat(found)), dict(_flat(wanted))
+    different = [name for name in {**asked_for, **there} if there.get(name, _NOTHING) != asked_for.get(name, _NOTHING)]
+    if "preset.name" in different:
+        # Presets of two names differ in most of what they hold.
+        different = [name for name in different if name == "preset.name" or not name.startswith("preset.")]
+    return [
+        f"{name} ({there.get(name, _NOTHING)} there, {asked_for.get(name, _NOTHING)} asked for)"
+        for name in different
+        if name not in _WITHOUT_INFLUENCE
+    ]
+
+
+def _flat(record: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Yield the fields of a record; those of a record within it by both names, as in `preset.num_epochs`."""
+    for name, value in record.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def finished_stages(graph: Mapping[str, Stage], storage: Storage) -> set[str]:
