@@ -84,7 +84,12 @@ class PresetTrainer(nnUNetTrainer):  # type: ignore[misc]
         self._listener = listener
         self._clock = clock
 
-    def print_to_log_file(self, *args: Any, also_print_to_console: bool = True, add_timestamp: bool = True) -> None:
+    def print_to_log_file(
+        self,
+        *args: Any,
+        also_print_to_console: bool = True,  # noqa: ARG002 - nnU-Net's signature
+        add_timestamp: bool = True,
+    ) -> None:
         """Write a line of nnU-Net's to our log."""
         text = " ".join(str(arg) for arg in args).strip()
         if text:
