@@ -7,6 +7,13 @@ arguments does not survive the pickling between Ray processes.
 from typing import ClassVar
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory was short: Python, Ray and CUDA have classes for that, ITK and torch on a CPU only words."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    has_class = not names.isdisjoint({"MemoryError", "OutOfMemoryError"})
+    return has_class or any(words in str(error) for words in ("allocate memory", "bad_alloc"))
+
+
 class OrchestratorError(Exception):
     """Base of all deliberate errors; the message says what was found, what was expected and what to do."""
 

@@ -4,7 +4,7 @@ import argparse
 import json
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,7 +47,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m orchestrator.run_all",
         description="Train, predict, score and tabulate the COVID-19 CT segmentation benchmark. Without --data, CT "
-        "phantoms are generated. The same command again does only what is missing.",
+        "phantoms are generated. The same command again does only what is missing. Exit code 0: all trainings are "
+        "done, with a score for every case; 1: something failed or is missing; 2: bad input; 130: interrupted.",
     )
     add = parser.add_argument
     add("--cluster", type=Path, default=ROOT / "clusters" / "local.yaml", help="where to run (default: this machine)")
@@ -74,7 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns 0 if all trainings are done, 1 if some failed, 2 for bad input, 130 after Ctrl-C."""
+    """Run the command; returns the exit code that its help promises."""
     console = Console()
     options = build_parser().parse_args(arguments)
     try:
@@ -229,7 +230,24 @@ def run_here(selection: Selection, options: argparse.Namespace, *, console: Cons
     if outcome.lost_trainings:
         command = shlex.join(_command_for(options, outcome.lost_trainings))
         console.print(f"To try only these again: {command}", markup=False, highlight=False, soft_wrap=True)
-    return EXIT_DONE if outcome.num_done == len(selection.trainings) else EXIT_FAILED
+    _show_unpredicted(outcome.unpredicted, console=console)
+    is_whole = outcome.num_done == len(selection.trainings) and not outcome.unpredicted
+    return EXIT_DONE if is_whole else EXIT_FAILED
+
+
+def _show_unpredicted(unpredicted: Mapping[str, str], *, console: Console) -> None:
+    """Print which trainings lack scores of cases, and how these cases are predicted again."""
+    for training_id, line in unpredicted.items():
+        console.print(f"incomplete: {training_id}: {line}", markup=False, highlight=False, soft_wrap=True)
+    if unpredicted:
+        results, predictions = run_paths.results("TRAINING"), run_paths.predictions("TRAINING")
+        console.print(
+            f"To try these cases again: mend what is named, remove {results} and {predictions}/ of each, and give the "
+            "same command.",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def launch(selection: Selection, options: argparse.Namespace, *, console: Console) -> int:

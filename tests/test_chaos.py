@@ -29,7 +29,7 @@ from orchestrator.pipeline.processors import Need
 from orchestrator.pipeline.stages import StageKind, build_graph
 from orchestrator.pipeline.work import carry_out
 from orchestrator.pipeline.workplace import Workplace
-from orchestrator.results.store import ResultsStore
+from orchestrator.results.store import ResultsStore, from_table
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.training.checkpoint import CheckpointStore
 from orchestrator.training.stop_request import Watch
@@ -105,7 +105,8 @@ class Serial:
         torch.set_num_threads(before)
 
     def write_tables(self):
-        driver.write_run_tables(self.request, open_storage(self.place.output), failed=())
+        storage = open_storage(self.place.output)
+        driver.write_run_tables(self.request, storage, rows=from_table(ResultsStore(storage).read()), failed=())
 
 
 def serial(output):

@@ -42,7 +42,9 @@ def test_every_prediction_is_scored_and_every_row_says_where_it_comes_from(finis
     assert all(row["phantoms"] and row["is_capped"] and row["preset"] == "smoke" for row in rows)
     for name in ("data_sha256", "split_sha256", "plan_sha256", "checkpoint_sha256"):
         assert {len(row[name]) for row in rows} == {64}
-    assert json.loads(rows[0]["versions"])["nnunetv2"].startswith("2.8")
+    versions = json.loads(rows[0]["versions"])
+    assert versions["nnunetv2"].startswith("2.8")
+    assert versions["device"]
 
 
 def test_predictions_lie_in_the_geometry_of_their_images(finished):

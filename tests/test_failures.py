@@ -177,6 +177,10 @@ KINDS = {
     "machine out of memory": (ray_errors.OutOfMemoryError("killed"), FailureKind.MEMORY),
     "process out of memory": (from_task(MemoryError()), FailureKind.MEMORY),
     "GPU out of memory": (from_task(torch.OutOfMemoryError("CUDA out of memory")), FailureKind.MEMORY),
+    "CPU allocator of torch": (
+        from_task(RuntimeError("DefaultCPUAllocator: can't allocate memory")),
+        FailureKind.MEMORY,
+    ),
     "disk full": (from_task(OSError(errno.ENOSPC, "No space left on device")), FailureKind.TRANSIENT),
     "connection lost": (from_task(ConnectionResetError("peer")), FailureKind.TRANSIENT),
     "no such file": (from_task(FileNotFoundError(errno.ENOENT, "x")), FailureKind.DETERMINISTIC),

@@ -125,3 +125,15 @@ def test_where_reading_is_slow_each_training_is_looked_at_in_turn(driver):
     driver.write_epoch("a", epoch=1)
     assert driver.tick() == {"a": 1, "b": 1, "c": 1, "d": 1}
     assert driver.tick() == {"a": 2, "b": 1, "c": 1, "d": 1}
+
+
+def test_the_text_of_a_failure_has_its_notes_and_its_cause(driver):
+    error = RuntimeError("size mismatch")
+    error.__cause__ = ValueError("3 axes")
+    error.add_note("while mosmed/study_0255 was predicted")
+    driver.observer.stage_failed(driver.stages[0], error=error, decision=GiveUp(blocked=()))
+    assert driver.storage.read_bytes(run_paths.stage_failure("train a")).decode().splitlines() == [
+        "RuntimeError: size mismatch",
+        "while mosmed/study_0255 was predicted",
+        "caused by ValueError: 3 axes",
+    ]

@@ -12,7 +12,7 @@ from orchestrator.errors import DataError, IntegrityError
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.training.checkpoint import CheckpointStore
 from orchestrator.training.planning import Plan
-from orchestrator.training.prediction import load_predictor
+from orchestrator.training.prediction import description_of, load_predictor
 from orchestrator.training.trainer import train
 
 PRESETS = {
@@ -54,9 +54,10 @@ def model(request, tmp_path_factory):
     return plan, preset, store.load_final(), files
 
 
-def predict(model, image, output, **changes):
+def predict(model, image, output, *, description="", **changes):
     plan, preset, state, _ = model
-    load_predictor(state, plan=plan, preset=replace(preset, **changes), device="cpu").predict(image, output)
+    predictor = load_predictor(state, plan=plan, preset=replace(preset, **changes), device="cpu")
+    predictor.predict(image, output, description=description)
     return sitk.ReadImage(str(output))
 
 
@@ -127,6 +128,16 @@ def test_the_2d_network_mirrors_its_own_two_axes(model):
     # The 2D preset names (z, y); a slice has (y, x), so y is axis 0 of it and z is none.
     assert state["inference_allowed_mirroring_axes"] == {"3d_fullres": (), "2d": (0,)}[plan.configuration]
     assert preset.mirror_axes == {"3d_fullres": (), "2d": (0, 1)}[plan.configuration]
+
+
+def test_a_prediction_keeps_its_description_and_what_is_no_image_has_none(model, tmp_path):
+    description = f"checkpoint {'0123456789abcdef' * 4}"
+    predict(model, model[3][0][0], tmp_path / "out.nii.gz", description=description)
+    assert description_of(tmp_path / "out.nii.gz") == description
+    predict(model, model[3][0][0], tmp_path / "plain.nii.gz")
+    assert description_of(tmp_path / "plain.nii.gz") == ""
+    (tmp_path / "torn.nii.gz").write_bytes((tmp_path / "out.nii.gz").read_bytes()[:60])
+    assert description_of(tmp_path / "torn.nii.gz") == ""
 
 
 def test_an_unreadable_image_is_named(model, tmp_path):

@@ -9,7 +9,7 @@ from orchestrator.benchmark.presets import PRESETS
 from orchestrator.errors import DataError
 from orchestrator.patches.reader import PatchFile
 from orchestrator.patches.writer import write_patches
-from orchestrator.training.planning import fingerprint_case, make_plan
+from orchestrator.training.planning import fingerprint_case, make_plan, read_with_nnunet
 from orchestrator.training.preprocessing import preprocess_case
 
 INFECTION = LabelSet(name="infection", structures=(Structure(name="infection", label=1, tolerance_mm=3.0),))
@@ -110,3 +110,14 @@ def test_bad_files_are_named(case, plan, tmp_path):
 def test_preprocessing_prints_nothing(case, plan, capsys):
     preprocess_case(*case, plan)
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("Failed to allocate memory for image."), OSError(12, "Cannot allocate memory")]
+)
+def test_memory_that_is_short_says_nothing_about_a_file(case, error):
+    def fail():
+        raise error
+
+    with pytest.raises(type(error), match="allocate memory"):
+        read_with_nnunet(fail, path=case[0])

@@ -116,6 +116,7 @@ def test_failures_end_with_the_log_and_the_command_that_tries_them_again(capsys,
             num_done=4,
             failures={"train T1-lung-fold1": "MemoryError: no memory", "ingest x/y": "DataError: x"},
             lost_trainings=("T1-lung-fold1",),
+            unpredicted={},
             tables=(),
             elapsed_s=1.0,
         )
@@ -130,6 +131,27 @@ def test_failures_end_with_the_log_and_the_command_that_tries_them_again(capsys,
     ]
     command = f"python -m orchestrator.run_all --output '{output}' --seed 3 --only T1-lung-fold1"
     assert lines[-1] == f"To try only these again: {command}"
+
+
+def test_a_case_without_a_score_is_told_and_is_exit_code_1(capsys, tmp_path, monkeypatch):
+    def lack(request, *, console):
+        return RunOutcome(
+            num_done=1,
+            failures={},
+            lost_trainings=(),
+            unpredicted={"T1-lung-fold1": "1 without a score, the first test a/b: DataError: [cut short]"},
+            tables=(),
+            elapsed_s=1.0,
+        )
+
+    monkeypatch.setattr("orchestrator.pipeline.run.run", lack)
+    assert main(["--output", str(tmp_path), "--only", "T1-lung-fold1"]) == 1
+    assert capsys.readouterr().out.splitlines() == [
+        "1 of 1 trainings done, 1 s.",
+        "incomplete: T1-lung-fold1: 1 without a score, the first test a/b: DataError: [cut short]",
+        "To try these cases again: mend what is named, remove results/TRAINING.parquet and predictions/TRAINING/ of "
+        "each, and give the same command.",
+    ]
 
 
 def test_an_unknown_option_is_a_usage_error():

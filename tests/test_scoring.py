@@ -10,7 +10,7 @@ import SimpleITK as sitk
 from orchestrator.errors import ConfigError, DataError
 from orchestrator.results.records import ScoreStatus
 from orchestrator.scoring.mask_files import read_mask
-from orchestrator.scoring.score import ScoredStructure, score_files
+from orchestrator.scoring.score import NoPrediction, ScoredStructure, score_files
 
 LEFT = ScoredStructure(name="left_lung", reference_label=1, prediction_label=1, tolerance_mm=1.0)
 INFECTION = ScoredStructure(name="infection", reference_label=3, prediction_label=1, tolerance_mm=3.0)
@@ -61,6 +61,16 @@ def test_what_is_not_a_label_is_refused_with_the_files_name(tmp_path, value, mes
         path = write(tmp_path / name, np.full((2, 2, 2), value, np.float64))
         with pytest.raises(DataError, match=rf"{name}.*(?i:{message})"):
             read_mask(path)
+
+
+def test_memory_that_is_short_says_nothing_about_a_file(tmp_path, labels, monkeypatch):
+    def fail(_):
+        raise RuntimeError("Exception thrown in SimpleITK ImageFileReader:\nFailed to allocate memory for image.")
+
+    path = write(tmp_path / "a.nrrd", labels)
+    monkeypatch.setattr(sitk, "ReadImage", fail)
+    with pytest.raises(RuntimeError, match="Failed to allocate memory"):
+        read_mask(path)
 
 
 def test_file_that_is_absent_cut_off_or_of_four_axes_is_refused_with_its_name(tmp_path, labels):
@@ -157,8 +167,8 @@ def assert_missing(scores, *, message):
 def test_missing_and_unreadable_predictions_give_rows_that_say_why(tmp_path, labels):
     reference = write(tmp_path / "r.nii.gz", labels)
     other = ScoredStructure(name="infection", reference_label=3, prediction_label=3, tolerance_mm=3.0)
-    scores = score_one(reference, None, structures=[LEFT, other])
-    assert_missing(scores, message="no prediction")
+    scores = score_one(reference, NoPrediction(reason="its image is cut short"), structures=[LEFT, other])
+    assert_missing(scores, message="its image is cut short")
     assert [score.num_reference_voxels for score in scores] == [18, 12]
     assert_missing(score_one(reference, tmp_path / "p.nii.gz", structures=[LEFT]), message="no such file")
     (tmp_path / "bad.nii.gz").write_bytes(b"not an image")

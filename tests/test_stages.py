@@ -8,10 +8,12 @@ from orchestrator.benchmark.loading import load_benchmark
 from orchestrator.benchmark.matrix import find_donors
 from orchestrator.benchmark.presets import PRESETS
 from orchestrator.errors import ConfigError
+from orchestrator.pipeline.prediction_record import PredictionRecord, write_prediction_record
 from orchestrator.pipeline.run import check_space, finished_stages
 from orchestrator.pipeline.stages import StageKind, build_graph, expected_bytes, label_sets_by_case
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
+from orchestrator.storage.json_files import write_json
 
 PAPER = PRESETS["paper"]
 
@@ -95,3 +97,17 @@ def test_a_stage_is_finished_only_when_all_of_its_products_are_there(benchmark, 
     assert "train T1-lung-fold0" not in finished_stages(graph, storage)
     storage.write_bytes(run_paths.training_record("T1-lung-fold0"), b"{}")
     assert finished_stages(graph, storage) == {"train T1-lung-fold0"}
+
+
+def test_predictions_of_another_checkpoint_are_not_finished_unless_they_are_scored(benchmark, tmp_path):
+    storage = open_storage(str(tmp_path))
+    graph = graph_of(benchmark, "T1-lung-fold0")
+    write_json(storage, run_paths.training_record("T1-lung-fold0"), {"checkpoint_sha256": "second"})
+    for checkpoint, expected in (("first", set()), ("second", {"predict T1-lung-fold0"})):
+        record = PredictionRecord(checkpoint_sha256=checkpoint, failures={})
+        write_prediction_record(storage, "T1-lung-fold0", record)
+        assert finished_stages(graph, storage) == expected
+    storage.delete(run_paths.training_record("T1-lung-fold0"))
+    assert finished_stages(graph, storage) == set()
+    storage.write_bytes(run_paths.results("T1-lung-fold0"), b"rows")
+    assert finished_stages(graph, storage) == {"predict T1-lung-fold0", "score T1-lung-fold0"}

@@ -254,6 +254,42 @@ def test_a_finished_training_is_reported_and_not_repeated(whole, setting, tmp_pa
     assert again.outcome == whole.outcome
 
 
+def test_a_training_tells_with_what_each_attempt_ran_that_led_to_its_end(whole, setting, tmp_path, monkeypatch):
+    (environment,) = whole.outcome.environments
+    assert environment["device"] == "cpu"
+    # torch itself names its build as well.
+    assert torch.__version__.startswith(environment["torch"])
+    for name, kill_after in (("old", 1), ("old", 1), ("lost", 0), ("new", None)):
+        monkeypatch.setattr(preset_trainer, "environment_of", lambda _, name=name: {"torch": name})
+        # An attempt that is stopped before it has saved anything has not led anywhere.
+        stop = {"on_milestone": _killed} if kill_after == 0 else {}
+        run = Run(tmp_path, setting, kill_after=kill_after, **stop)
+        with pytest.raises(Killed) if kill_after is not None else nullcontext():
+            run.go()
+    assert run.outcome.environments == ({"torch": "old"}, {"torch": "new"})
+    assert Run(tmp_path, setting).go().outcome == run.outcome
+
+
+def test_a_checkpoint_that_does_not_say_with_what_it_was_made_counts_as_an_unknown_attempt(
+    setting, tmp_path, monkeypatch
+):
+    with pytest.raises(Killed):
+        Run(tmp_path, setting, kill_after=1).go()
+    load = CheckpointStore.load_latest
+
+    def without(self):
+        return {key: value for key, value in load(self).items() if key != "environments"}
+
+    monkeypatch.setattr(CheckpointStore, "load_latest", without)
+    before, own = Run(tmp_path, setting).go().outcome.environments
+    assert before == {}
+    assert own["device"] == "cpu"
+
+
+def _killed(_):
+    raise Killed
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from orchestrator.errors import GpuError, OrchestratorError
+from orchestrator.errors import GpuError, OrchestratorError, is_out_of_memory
 
 
 class FailureKind(StrEnum):
@@ -212,16 +212,10 @@ def kind_of(error: BaseException) -> FailureKind:
         return FailureKind.PREEMPTION
     if isinstance(error, GpuError):
         return FailureKind.GPU
-    if is_want_of_memory(error):
+    if is_out_of_memory(error):
         return FailureKind.MEMORY
     if isinstance(error, OrchestratorError):
         return FailureKind.TRANSIENT if error.can_retry else FailureKind.DETERMINISTIC
     if isinstance(error, OSError) and (error.errno in _OF_THE_MACHINE or isinstance(error, ConnectionError)):
         return FailureKind.TRANSIENT
     return FailureKind.DETERMINISTIC
-
-
-def is_want_of_memory(error: BaseException) -> bool:
-    """Whether memory was short, of the machine or of a GPU: Python, Ray and torch each have a class for that."""
-    names = {kind.__name__ for kind in type(error).__mro__}
-    return not names.isdisjoint({"MemoryError", "OutOfMemoryError"})

@@ -219,8 +219,8 @@ class RunObserver:
 
 
 def _story(error: Exception) -> str:
-    """Return the whole text of an error, with its cause."""
-    lines = [f"{type(error).__name__}: {error}"]
+    """Return the whole text of an error, with its notes and its cause."""
+    lines = [f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())]
     cause = error.__cause__
     while cause is not None:
         lines.append(f"caused by {type(cause).__name__}: {cause}")

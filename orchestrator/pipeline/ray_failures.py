@@ -5,7 +5,8 @@ from typing import Final
 from ray import exceptions as ray_errors
 from ray.train import WorkerGroupError
 
-from orchestrator.pipeline.failures import FailureKind, is_want_of_memory, kind_of
+from orchestrator.errors import is_out_of_memory
+from orchestrator.pipeline.failures import FailureKind, kind_of
 
 _NODE_NOTE: Final = "on node "
 
@@ -57,7 +58,7 @@ def innermost(error: BaseException) -> BaseException:
 def classify(error: BaseException) -> FailureKind:
     """Return what kind of failure an error is that ``ray.get`` has raised."""
     cause = innermost(error)
-    if is_want_of_memory(cause):
+    if is_out_of_memory(cause):
         return FailureKind.MEMORY
     if isinstance(cause, _LOST_PLACES) or _is_death_of_a_node(cause):
         return FailureKind.PREEMPTION

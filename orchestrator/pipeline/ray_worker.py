@@ -61,7 +61,7 @@ def _carry_out_once(place: Workplace, stage: Stage, share: Resources) -> str:
 class _ListeningBackend(Backend):  # type: ignore[misc]
     """Lets a worker hear signals: its loop runs in a thread, and only the main thread can set a handler."""
 
-    def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
+    def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:  # noqa: ARG002 - Ray's signature
         """Set the handlers in the main thread of each worker."""
         worker_group.execute(listen_to_signals)
 

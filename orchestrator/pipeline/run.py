@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -19,12 +19,15 @@ from orchestrator.errors import ConfigError, GpuError
 from orchestrator.events import EventLog
 from orchestrator.pipeline.lease import Lease
 from orchestrator.pipeline.policy import Schedule
+from orchestrator.pipeline.prediction_record import has_current_predictions
 from orchestrator.pipeline.processors import Need
-from orchestrator.pipeline.stages import Stage, build_graph, expected_bytes, label_sets_by_case
+from orchestrator.pipeline.stages import Stage, StageKind, build_graph, expected_bytes, label_sets_by_case
 from orchestrator.pipeline.training_need import training_need
 from orchestrator.pipeline.workplace import Workplace
 from orchestrator.progress import LiveView
 from orchestrator.report.tables import write_tables
+from orchestrator.results.aggregate import missing_predictions
+from orchestrator.results.records import ResultRow
 from orchestrator.results.store import ResultsStore, from_table
 from orchestrator.sources.downloads import CaseRequest, Problem, inspect_downloads
 from orchestrator.storage import run_paths
@@ -34,6 +37,10 @@ from orchestrator.storage.json_files import read_json
 
 RUN_FORMAT = 1
 """Version of the layout of a run's output."""
+_WITHOUT_INFLUENCE = {"preset.expected_s_per_iteration"}
+"""Fields of the record of a run that change no result."""
+_NOTHING = "nothing"
+"""Stands for a field that a record lacks, as one of another version may."""
 GPU_LOADER_THREADS = 6
 """Most threads that make batches for one training with a GPU."""
 
@@ -68,6 +75,8 @@ class RunOutcome:
     """One line for each stage that failed for good."""
     lost_trainings: tuple[str, ...]
     """Ids of the trainings of the request that cannot be done because of them."""
+    unpredicted: Mapping[str, str]
+    """One line for each training of the request that is done, though not for every case."""
     tables: tuple[str, ...]
     """Keys of the tables that were written."""
     elapsed_s: float
@@ -105,7 +114,7 @@ def check_space(stages: Iterable[Stage], *, storage: Storage, preset: Preset) ->
 
 
 def claim_output(request: RunRequest, storage: Storage) -> None:
-    """Mark the output location as this run's; raises ConfigError if a different run lives there."""
+    """Mark the output location as this run's; raises ConfigError if a run with other results lives there."""
     record = {
         "format": RUN_FORMAT,
         "benchmark_sha256": request.benchmark.sha256,
@@ -119,26 +128,48 @@ def claim_output(request: RunRequest, storage: Storage) -> None:
         storage.write_bytes(run_paths.RUN, json.dumps(record, indent=1).encode())
     elif not isinstance(found, dict):
         raise ConfigError(f"{storage.location}/{run_paths.RUN}: not the record of a run. Choose another --output")
-    elif found != wanted:
-        different = [
-            f"{key} ({_in_short(found.get(key))} there, {_in_short(wanted.get(key))} asked for)"
-            for key in sorted({*found, *wanted})
-            if found.get(key) != wanted.get(key)
-        ]
+    elif different := _differences(found, wanted):
         raise ConfigError(
             f"{storage.location}: holds a run with another {', '.join(different)}; expected the same one or an empty "
             "location. Choose another --output"
         )
 
 
-def _in_short(value: object) -> str:
-    return str(value.get("name")) if isinstance(value, dict) else str(value)
+def _differences(found: Mapping[str, object], wanted: Mapping[str, object]) -> list[str]:
+    """Return what differs between the records of two runs, by name, with both values."""
+    there, asked_for = dict(_flat(found)), dict(_flat(wanted))
+    different = [name for name in {**asked_for, **there} if there.get(name, _NOTHING) != asked_for.get(name, _NOTHING)]
+    if "preset.name" in different:
+        # Presets of two names differ in most of what they hold.
+        different = [name for name in different if name == "preset.name" or not name.startswith("preset.")]
+    return [
+        f"{name} ({there.get(name, _NOTHING)} there, {asked_for.get(name, _NOTHING)} asked for)"
+        for name in different
+        if name not in _WITHOUT_INFLUENCE
+    ]
+
+
+def _flat(record: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Yield the fields of a record; those of a record within it by both names, as in `preset.num_epochs`."""
+    for name, value in record.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def finished_stages(graph: Mapping[str, Stage], storage: Storage) -> set[str]:
-    """Return the ids of the stages whose products exist."""
+    """Return the ids of the stages whose products exist; predictions of another checkpoint are none."""
     existing = set(storage.list_keys())
-    return {stage.id for stage in graph.values() if existing.issuperset(stage.products)}
+    finished = {stage.id for stage in graph.values() if existing.issuperset(stage.products)}
+    return {stage_id for stage_id in finished if not _is_outdated(graph[stage_id], storage, finished=finished)}
+
+
+def _is_outdated(stage: Stage, storage: Storage, *, finished: Collection[str]) -> bool:
+    """Whether a stage has predicted with another checkpoint than the one that is there, and is not scored yet."""
+    if stage.kind is not StageKind.PREDICT or stage.training is None or f"score {stage.training.id}" in finished:
+        return False
+    return not has_current_predictions(storage, stage.training.id)
 
 
 def run(request: RunRequest, *, console: Console) -> RunOutcome:
@@ -183,16 +214,22 @@ def run(request: RunRequest, *, console: Console) -> RunOutcome:
         lost: frozenset[str] = frozenset()
         if any(f"score {training.id}" not in done for training in request.trainings):
             failures, lost = _execute(request, graph, done=done, lease=lease, events=events, console=console)
-        num_done = len(ResultsStore(storage).finished() & {training.id for training in request.trainings})
         lost_trainings = tuple(t.id for t in request.trainings if f"score {t.id}" in lost)
-        tables = write_run_tables(request, storage, failed=lost_trainings)
+        rows = from_table(ResultsStore(storage).read())
+        num_done = len({row.training_id for row in rows} & {training.id for training in request.trainings})
+        tables = write_run_tables(request, storage, rows=rows, failed=lost_trainings)
         elapsed_s = time.monotonic() - started_s
         events.append(
             "run_finished", trainings_done=num_done, stages_failed=len(failures), elapsed_s=round(elapsed_s, 3)
         )
         events.flush()
     return RunOutcome(
-        num_done=num_done, failures=failures, lost_trainings=lost_trainings, tables=tables, elapsed_s=elapsed_s
+        num_done=num_done,
+        failures=failures,
+        lost_trainings=lost_trainings,
+        unpredicted=unpredicted_cases(rows, request.trainings),
+        tables=tables,
+        elapsed_s=elapsed_s,
     )
 
 
@@ -290,11 +327,25 @@ def _workplace(request: RunRequest, need: Need) -> Workplace:
     )
 
 
-def write_run_tables(request: RunRequest, storage: Storage, *, failed: Collection[str]) -> tuple[str, ...]:
+def unpredicted_cases(rows: Iterable[ResultRow], trainings: Iterable[Training]) -> dict[str, str]:
+    """Return, for each training without a score for every case, how many lack and why the first does."""
+    reasons = missing_predictions(rows)
+    lines = {}
+    for training in trainings:
+        own = [(key, reason) for key, reason in reasons.items() if key[0] == training.id]
+        if own:
+            (_, evaluation_set, dataset, case), reason = own[0]
+            lines[training.id] = f"{len(own)} without a score, the first {evaluation_set} {dataset}/{case}: {reason}"
+    return lines
+
+
+def write_run_tables(
+    request: RunRequest, storage: Storage, *, rows: Sequence[ResultRow], failed: Collection[str]
+) -> tuple[str, ...]:
     """Write the paper's tables from the committed results of every training of the request."""
     return write_tables(
         storage,
-        rows=from_table(ResultsStore(storage).read()),
+        rows=rows,
         trainings=request.trainings,
         failed=failed,
         published=PublishedScores(),

@@ -10,15 +10,16 @@ import logging
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.benchmark.definition import Case, EvaluationSet, Training
 from orchestrator.benchmark.matrix import split_sha256
-from orchestrator.errors import IntegrityError, OrchestratorError, StorageError
+from orchestrator.errors import DataError, IntegrityError, StorageError
 from orchestrator.pipeline.attempt import AttemptClaim, AttemptEvents, TrainingLog
 from orchestrator.pipeline.case_work import fingerprint, generate_download, ingest
 from orchestrator.pipeline.latest_epoch import LatestEpoch, write_latest_epoch
+from orchestrator.pipeline.prediction_record import PredictionRecord, read_prediction_record, write_prediction_record
 from orchestrator.pipeline.stages import Stage, StageKind
 from orchestrator.pipeline.workplace import Workplace
 from orchestrator.results.records import Provenance, ResultRow
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
     from orchestrator.training.stop_request import Watch
 
 logger = logging.getLogger(__name__)
-
-REPORTED_VERSIONS = ("covid-ct-orchestrator", "nnunetv2", "torch", "ray", "numpy", "SimpleITK", "numba")
 
 
 def carry_out(
@@ -138,6 +137,8 @@ def train(place: Workplace, training: Training, *, watches: Sequence["Watch"] = 
 
     storage = place.storage
     claim = AttemptClaim(storage, training_id=training.id)
+    # It may be of a final checkpoint that was deleted since, and must not say of the next one that it is done.
+    storage.delete(run_paths.training_record(training.id))
     own_watches = [watch_marker(storage, training_id=training.id)]
     if place.cloud == "aws":
         own_watches.append(watch_spot_notices())
@@ -197,56 +198,56 @@ def _training_patches(place: Workplace, training: Training) -> "TrainingPatches"
 
 
 def predict(place: Workplace, training: Training) -> None:
-    """Predict every evaluation case with the final checkpoint; predictions that exist already are kept.
+    """Predict every evaluation case with the final checkpoint; what it has predicted already is kept.
 
-    A case that cannot be predicted is noted with its reason and the others go on: its score will be a row that says
-    so. If no case at all could be predicted, the stage fails with the first reason; so it does if the storage or the
-    GPU fails or memory is short, which a later attempt may not meet.
+    Each prediction names its checkpoint in its header; one of another checkpoint is predicted again. A case whose
+    image cannot be read is noted with its reason and the others go on: its score will be a row that says so. If that
+    is every case, the stage fails with the first reason. Whatever else fails (storage, GPU, memory, the network) says
+    nothing about a case and ends the stage; what is predicted is kept for the next attempt.
     """
     from orchestrator.training.checkpoint import CheckpointStore
-    from orchestrator.training.gpu import raise_if_not_of_case
-    from orchestrator.training.prediction import load_predictor
+    from orchestrator.training.prediction import description_of, load_predictor
 
     storage = place.storage
+    checkpoint = CheckpointStore(storage, training_id=training.id)
     predictor = load_predictor(
-        CheckpointStore(storage, training_id=training.id).load_final(),
-        plan=_read_plan(storage, training.id),
-        preset=place.preset,
-        device=place.device,
+        checkpoint.load_final(), plan=_read_plan(storage, training.id), preset=place.preset, device=place.device
     )
-    failures: dict[str, str] = {}
-    first_error: Exception | None = None
+    checkpoint_sha256 = checkpoint.final_sha256()
+    description = f"checkpoint {checkpoint_sha256}"
+    errors: dict[str, DataError] = {}
     cases = sorted({case for evaluation in training.evaluation_sets for case in evaluation.cases})
     for case in cases:
         key = run_paths.prediction(training.id, case)
-        if storage.exists(key):
+        if storage.exists(key) and description_of(storage.fetch(key)) == description:
             continue
         try:
             with storage.writing(key) as path:
-                predictor.predict(storage.fetch(run_paths.case_image(case)), path)
-        except StorageError:
-            raise  # says nothing about the case; what is predicted is kept for the next attempt
-        except (OrchestratorError, RuntimeError, ValueError) as error:
-            if place.device == "cuda":
-                raise_if_not_of_case(error)
-            failures[case.id] = f"{type(error).__name__}: {error}"
-            first_error = first_error or error
-    if first_error is not None and len(failures) == len(cases):
-        raise first_error
-    write_json(storage, run_paths.prediction_record(training.id), {"training": training.id, "failures": failures})
+                predictor.predict(storage.fetch(run_paths.case_image(case)), path, description=description)
+        except DataError as error:
+            errors[case.id] = error
+            storage.delete(key)  # that of another checkpoint
+        except Exception as error:
+            error.add_note(f"while {case.id} was predicted")
+            raise
+    if errors and len(errors) == len(cases):
+        raise next(iter(errors.values()))
+    failures = {case_id: f"{type(error).__name__}: {error}" for case_id, error in errors.items()}
+    record = PredictionRecord(checkpoint_sha256=checkpoint_sha256, failures=failures)
+    write_prediction_record(storage, training.id, record)
 
 
 def score(place: Workplace, training: Training) -> None:
     """Score the predictions of one training and commit all of its rows at once."""
     storage = place.storage
-    failures = read_json(storage, run_paths.prediction_record(training.id))["failures"]
-    provenance = _provenance(place, storage, training)
+    predictions = read_prediction_record(storage, training.id)
+    provenance = _provenance(place, training, checkpoint_sha256=predictions.checkpoint_sha256)
     rows = [
         row
         for evaluation in training.evaluation_sets
         for case in evaluation.cases
         for row in _score_case(
-            place, training, evaluation=evaluation, case=case, failures=failures, provenance=provenance
+            place, training, evaluation=evaluation, case=case, failures=predictions.failures, provenance=provenance
         )
     ]
     ResultsStore(storage).commit(training.id, rows)
@@ -262,7 +263,7 @@ def _score_case(
     provenance: Provenance,
 ) -> list[ResultRow]:
     """Return one row a structure of one prediction."""
-    from orchestrator.scoring.score import ScoredStructure, score_files
+    from orchestrator.scoring.score import NoPrediction, ScoredStructure, score_files
 
     storage = place.storage
     references, predicted = place.label_sets[evaluation.label_set], place.label_sets[training.subtask]
@@ -275,10 +276,10 @@ def _score_case(
         )
         for name in evaluation.structures
     ]
-    key = run_paths.prediction(training.id, case)
+    reason = failures.get(case.id)
     (scores,) = score_files(
         storage.fetch(run_paths.case_labels(case, label_set=evaluation.label_set)),
-        [storage.fetch(key) if storage.exists(key) else None],
+        [_fetch_prediction(storage, training, case) if reason is None else NoPrediction(reason=reason)],
         structures=structures,
     )
     return [
@@ -300,22 +301,42 @@ def _score_case(
     ]
 
 
-def _provenance(place: Workplace, storage: Storage, training: Training) -> Provenance:
+def _fetch_prediction(storage: Storage, training: Training, case: Case) -> Path:
+    key, record = run_paths.prediction(training.id, case), run_paths.prediction_record(training.id)
+    if not storage.exists(key):
+        raise IntegrityError(
+            f"{storage.location}/{key}: missing, though {record} says that all are there. Remove {record}, and the "
+            "same command predicts this case again"
+        )
+    return storage.fetch(key)
+
+
+def _provenance(place: Workplace, training: Training, *, checkpoint_sha256: str) -> Provenance:
     """Gather what the rows of a training say about their origin."""
+    storage = place.storage
     digests = [read_json(storage, run_paths.case_record(case))["sha256"] for case in training.cases]
     record = read_json(storage, run_paths.training_record(training.id))
     return Provenance(
         preset=place.preset.name,
         seed=place.seed,
-        versions=json.dumps({name: version(name) for name in REPORTED_VERSIONS}),
+        versions=json.dumps(_in_their_order(record.get("environments", ()))),
         data_sha256=_sha256(json.dumps(digests, sort_keys=True).encode()),
         split_sha256=split_sha256(training),
         plan_sha256=_read_plan(storage, training.id).sha256,
-        checkpoint_sha256=record["checkpoint_sha256"],
+        checkpoint_sha256=checkpoint_sha256,
         phantoms=place.data is None,
         is_capped=training.is_capped,
         train_elapsed_s=record["elapsed_s"],
     )
+
+
+def _in_their_order(environments: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """Return what a training ran with, by name; where an attempt went on with something else, one after the other."""
+    names = dict.fromkeys(name for environment in environments for name in environment)
+    return {
+        name: ", then ".join(dict.fromkeys(environment.get(name, "unknown") for environment in environments))
+        for name in names
+    }
 
 
 def _limit_threads(place: Workplace, stage: Stage) -> None:

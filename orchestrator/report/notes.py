@@ -6,7 +6,8 @@ from orchestrator.benchmark.definition import Training
 from orchestrator.benchmark.matrix import PatientLeak
 from orchestrator.benchmark.published import Erratum
 from orchestrator.report.table_rows import TableRow
-from orchestrator.results.records import ResultRow, ScoreStatus
+from orchestrator.results.aggregate import missing_predictions
+from orchestrator.results.records import ResultRow
 
 _PAPER_PRESET = "paper"
 
@@ -29,11 +30,7 @@ def run_notes(
         )
     if any(training.is_capped for training in trainings) or any(row.provenance.is_capped for row in rows):
         notes.append("Capped: the preset uses a part of the cases of each published split.")
-    missing = {
-        (row.training_id, row.evaluation_set, row.dataset, row.case)
-        for row in rows
-        if row.score.status == ScoreStatus.MISSING
-    }
+    missing = missing_predictions(rows)
     if missing:
         notes.append(
             f"Missing or unusable predictions: {len(missing)}. Their scores are left out of the means and counted "

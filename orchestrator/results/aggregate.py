@@ -40,6 +40,15 @@ def summarise(rows: Iterable[ResultRow]) -> Summary:
     )
 
 
+def missing_predictions(rows: Iterable[ResultRow]) -> dict[tuple[str, str, str, str], str]:
+    """Return why each missing or unusable prediction is so, by training, evaluation set, data set and case."""
+    return {
+        (row.training_id, row.evaluation_set, row.dataset, row.case): row.score.message
+        for row in rows
+        if row.score.status == ScoreStatus.MISSING
+    }
+
+
 def _mean(values: list[float]) -> float:
     return statistics.fmean(values) if values else math.nan
 

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from orchestrator.errors import ConfigError, DataError, StorageError
 from orchestrator.results.records import CaseScore, ScoreStatus
-from orchestrator.scoring.score import ScoredStructure, score_files
+from orchestrator.scoring.score import NoPrediction, ScoredStructure, score_files
 from orchestrator.storage.interface import Storage
 
 SUFFIXES = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".nhdr", ".mnc")
 """Endings of label maps: SimpleITK reads more formats, but not all of those tell it when a file is cut short."""
+NO_FILE = NoPrediction(reason="there is no prediction for this case")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,7 +49,7 @@ class FolderComparison:
     def score(self, case: str) -> list["FolderScore"]:
         """Return one row for each prediction folder and structure; what cannot be scored is a row that says why."""
         try:
-            paths = [folder.fetch(case) if folder.exists(case) else None for folder in self.predictions]
+            paths = [folder.fetch(case) if folder.exists(case) else NO_FILE for folder in self.predictions]
             scored = score_files(self.reference.fetch(case), paths, structures=self.structures, metrics=self.metrics)
         except (DataError, StorageError) as error:
             unscored = tuple(_unscored(structure, message=str(error)) for structure in self.structures)

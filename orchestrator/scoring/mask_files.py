@@ -7,7 +7,7 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from orchestrator.errors import DataError
+from orchestrator.errors import DataError, is_out_of_memory
 from orchestrator.scoring.nifti_damage import check_nifti
 from orchestrator.scoring.nifti_labels import ReadBuffer, read_usual_nifti
 
@@ -77,6 +77,8 @@ def read_mask(path: Path, *, buffer: ReadBuffer | None = None) -> MaskFile:
     try:
         image = sitk.ReadImage(str(path))
     except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise  # says nothing about the file
         reason = str(error).strip().splitlines()[-1]
         raise DataError(f"{path}: not readable as an image ({reason}); write or download it again") from error
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:

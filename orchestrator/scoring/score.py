@@ -47,9 +47,17 @@ class ScoredStructure:
             raise ConfigError(f"structure {self.name}: tolerance_mm {self.tolerance_mm}; expected at least 0")
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NoPrediction:
+    """Stands where the file of a prediction would be."""
+
+    reason: str
+    """Why there is none."""
+
+
 def score_files(
     reference: Path,
-    predictions: Sequence[Path | None],
+    predictions: Sequence[Path | NoPrediction],
     *,
     structures: Sequence[ScoredStructure],
     metrics: Collection[str] = ("dsc", "nsd"),
@@ -59,7 +67,7 @@ def score_files(
     Parameters
     ----------
     reference : label map that is true
-    predictions : label maps to be scored, on the reference's grid; None for one that there is not
+    predictions : label maps to be scored, on the reference's grid, or why there is none
     structures : what to score, with different labels in each map
     metrics : what to calculate, of kernels.METRICS
 
@@ -84,13 +92,13 @@ def score_files(
 def _score_prediction(
     truth: MaskFile,
     reference: Path,
-    prediction: Path | None,
+    prediction: Path | NoPrediction,
     *,
     structures: Sequence[ScoredStructure],
     metrics: Collection[str],
 ) -> tuple[CaseScore, ...]:
-    if prediction is None:
-        return _missing(truth, structures, message="there is no prediction for this case")
+    if isinstance(prediction, NoPrediction):
+        return _missing(truth, structures, message=prediction.reason)
     try:
         guess = read_mask(prediction, buffer=_buffers.prediction)
     except DataError as error:

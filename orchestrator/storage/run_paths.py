@@ -97,18 +97,23 @@ def stop_request(training_id: str) -> str:
 
 
 def training_record(training_id: str) -> str:
-    """JSON record of a finished training: epochs, losses, time, digest of the checkpoint. Written last."""
+    """JSON record of a finished training: epochs, losses, time, versions, digest of the checkpoint. Written last."""
     return f"trainings/{training_id}/training.json"
 
 
+def predictions(training_id: str) -> str:
+    """Folder of all that a training has predicted."""
+    return f"predictions/{training_id}"
+
+
 def prediction(training_id: str, case: Case) -> str:
-    """Predicted label map of one case in the geometry of its image, NIfTI uint8."""
-    return f"predictions/{training_id}/{case.id}.nii.gz"
+    """Predicted label map of one case in the geometry of its image, NIfTI uint8; its header names the checkpoint."""
+    return f"{predictions(training_id)}/{case.id}.nii.gz"
 
 
 def prediction_record(training_id: str) -> str:
-    """JSON record of all predictions of a training. Written last: it says that they are done."""
-    return f"predictions/{training_id}/predictions.json"
+    """JSON record of all predictions of a training: checkpoint, failures. Written last: it says that they are done."""
+    return f"{predictions(training_id)}/predictions.json"
 
 
 def results(training_id: str) -> str:

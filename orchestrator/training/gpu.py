@@ -73,16 +73,6 @@ def working_gpu(*, share: float) -> Iterator[None]:
         raise
 
 
-def raise_if_not_of_case(error: Exception) -> None:
-    """Raise what says nothing about the case that was predicted: too little memory, or a GPU that no longer works."""
-    import torch
-
-    if isinstance(error, torch.OutOfMemoryError):
-        raise error
-    if isinstance(error, RuntimeError):
-        check_gpu()
-
-
 def missing_for_compiling() -> str:
     """Return what this machine lacks to compile a network for its GPU; empty if it lacks nothing."""
     import torch

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from orchestrator.benchmark.definition import LabelSet, Network
 from orchestrator.benchmark.presets import Preset
-from orchestrator.errors import ConfigError, DataError, IntegrityError
+from orchestrator.errors import ConfigError, DataError, IntegrityError, is_out_of_memory
 from orchestrator.training.nnunet_environment import prints_to_log
 
 logger = logging.getLogger(__name__)
@@ -236,6 +236,8 @@ def read_with_nnunet(function: Any, *arguments: Any, path: Path) -> Any:
                     pass
         return function(*arguments)
     except (RuntimeError, OSError, EOFError, zlib.error) as error:
+        if is_out_of_memory(error):
+            raise  # says nothing about the file
         reason = str(error).strip().splitlines()[-1:] or ["no reason given"]
         raise DataError(f"{path}: cannot be read ({reason[0]}); expected a whole NIfTI volume") from error
 

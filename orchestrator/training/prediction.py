@@ -17,6 +17,9 @@ from orchestrator.training.nnunet_environment import prints_to_log
 from orchestrator.training.planning import Plan
 from orchestrator.training.preprocessing import preprocess_case
 
+_DESCRIPTION = "ITK_FileNotes"
+"""What ITK calls the field `descrip` of a NIfTI header."""
+
 
 class Predictor:
     """A model that is ready to predict."""
@@ -25,7 +28,7 @@ class Predictor:
         self._predictor = predictor
         self._plan = plan
 
-    def predict(self, image: Path, output: Path) -> None:
+    def predict(self, image: Path, output: Path, *, description: str = "") -> None:
         """Predict one image.
 
         Parameters
@@ -34,6 +37,8 @@ class Predictor:
             NIfTI image.
         output
             NIfTI file to write: the label map, uint8, in the geometry of the image.
+        description
+            Kept in the header of that file: 79 characters at most.
 
         Raises
         ------
@@ -52,10 +57,21 @@ class Predictor:
                 # nnU-Net's default is 8 threads, however many cores this process was given.
                 num_threads_torch=torch.get_num_threads(),
             )
-        _write_label_map(labels.astype(np.uint8), output, geometry_of=image)
+        _write_label_map(labels.astype(np.uint8), output, geometry_of=image, description=description)
 
 
-def _write_label_map(labels: NDArray[np.uint8], output: Path, *, geometry_of: Path) -> None:
+def description_of(prediction: Path) -> str:
+    """Return the description in the header of a label map; empty if it has none or cannot be read."""
+    header = sitk.ImageFileReader()
+    header.SetFileName(str(prediction))
+    try:
+        header.ReadImageInformation()
+    except RuntimeError:
+        return ""
+    return str(header.GetMetaData(_DESCRIPTION)) if header.HasMetaDataKey(_DESCRIPTION) else ""
+
+
+def _write_label_map(labels: NDArray[np.uint8], output: Path, *, geometry_of: Path, description: str) -> None:
     """Write labels (z, y, x) with the spacing, origin and direction of an image, of which only the header is read."""
     header = sitk.ImageFileReader()
     header.SetFileName(str(geometry_of))
@@ -64,6 +80,7 @@ def _write_label_map(labels: NDArray[np.uint8], output: Path, *, geometry_of: Pa
     label_map.SetSpacing(header.GetSpacing())
     label_map.SetOrigin(header.GetOrigin())
     label_map.SetDirection(header.GetDirection())
+    label_map.SetMetaData(_DESCRIPTION, description)
     sitk.WriteImage(label_map, str(output), useCompression=True)
 
 

@@ -24,6 +24,7 @@ from orchestrator.benchmark.presets import Preset
 from orchestrator.errors import PreemptedError, TrainingError
 from orchestrator.training.batches import CountedBatches
 from orchestrator.training.checkpoint import CheckpointStore, check_origin
+from orchestrator.training.environment import environment_of
 from orchestrator.training.feeding import batch_settings, check_labels, without_augmentation
 from orchestrator.training.gpu import missing_for_compiling
 from orchestrator.training.loader import BatchLoader
@@ -73,6 +74,7 @@ class PresetTrainer(nnUNetTrainer):  # type: ignore[misc]
         self.outcome: TrainOutcome | None = None
         self._elapsed_s = 0.0
         self._epoch_elapsed_s = 0.0
+        self._environments: tuple[dict[str, str], ...] = (environment_of(self.device),)
         self._losses: list[np.float32] = []
         self._loaders: tuple[Any, ...] = ()
 
@@ -82,7 +84,12 @@ class PresetTrainer(nnUNetTrainer):  # type: ignore[misc]
         self._listener = listener
         self._clock = clock
 
-    def print_to_log_file(self, *args: Any, also_print_to_console: bool = True, add_timestamp: bool = True) -> None:
+    def print_to_log_file(
+        self,
+        *args: Any,
+        also_print_to_console: bool = True,  # noqa: ARG002 - nnU-Net's signature
+        add_timestamp: bool = True,
+    ) -> None:
         """Write a line of nnU-Net's to our log."""
         text = " ".join(str(arg) for arg in args).strip()
         if text:
@@ -250,6 +257,7 @@ class PresetTrainer(nnUNetTrainer):  # type: ignore[misc]
             "val_loss": report.val_loss,
             "pseudo_dice": report.pseudo_dice,
             "elapsed_s": self._elapsed_s,
+            "environments": self._environments,
         }
         digest = self._checkpoint.save_final(self._weights() | {"outcome": outcome})
         self.outcome = TrainOutcome(**outcome, checkpoint_sha256=digest)
@@ -333,6 +341,7 @@ class PresetTrainer(nnUNetTrainer):  # type: ignore[misc]
             "losses_of_epoch": list(self._losses),
             "num_batches_taken": {"train": self.dataloader_train.position, "val": self.dataloader_val.position},
             "elapsed_s": self._elapsed_s,
+            "environments": self._environments,
             "epoch_elapsed_s": self._clock() - self._epoch_started_s if self._losses else 0.0,
             "epoch_waited_s": self.dataloader_train.waited_s,
             "random_state": random_state(cuda=self.device.type == "cuda"),
@@ -350,6 +359,9 @@ class PresetTrainer(nnUNetTrainer):  # type: ignore[misc]
         self.dataloader_train.position = state["num_batches_taken"]["train"]
         self.dataloader_val.position = state["num_batches_taken"]["val"]
         self._elapsed_s = state["elapsed_s"]
+        # A checkpoint of before this was kept does not say with what it was made.
+        before = state.get("environments", ({},))
+        self._environments = (*before, *(own for own in self._environments if own not in before))
         self._epoch_elapsed_s = state["epoch_elapsed_s"]
         self.dataloader_train.waited_s = state["epoch_waited_s"]
         restore_random_state(state["random_state"])

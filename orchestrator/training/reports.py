@@ -1,6 +1,6 @@
 """What a training tells while it runs and at its end."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -63,3 +63,5 @@ class TrainOutcome:
     elapsed_s: float
     """Of all epochs that led to the final checkpoint, over all attempts."""
     checkpoint_sha256: str
+    environments: tuple[Mapping[str, str], ...] = ()
+    """What the attempts that led to the final checkpoint ran with, each different one once, in their order."""

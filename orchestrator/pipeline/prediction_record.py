@@ -1,0 +1,50 @@
+"""The record that says that the predictions of a training are done: of which checkpoint, and which cases have none."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+from orchestrator.errors import IntegrityError
+from orchestrator.storage import run_paths
+from orchestrator.storage.interface import Storage
+from orchestrator.storage.json_files import read_json, write_json
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PredictionRecord:
+    """What has become of the cases of a training."""
+
+    checkpoint_sha256: str
+    """Digest of the final checkpoint that has predicted them."""
+    failures: Mapping[str, str]
+    """By id of a case, why it has no prediction."""
+
+
+def write_prediction_record(storage: Storage, training_id: str, record: PredictionRecord) -> None:
+    """Write the record: all predictions are there."""
+    write_json(storage, run_paths.prediction_record(training_id), asdict(record))
+
+
+def read_prediction_record(storage: Storage, training_id: str) -> PredictionRecord:
+    """Return the record; raises IntegrityError if it is not of the checkpoint that the training has left."""
+    key = run_paths.prediction_record(training_id)
+    record = read_json(storage, key)
+    found = record.get("checkpoint_sha256", "no checkpoint")
+    expected = read_json(storage, run_paths.training_record(training_id))["checkpoint_sha256"]
+    if found != expected:
+        raise IntegrityError(
+            f"{storage.location}/{key}: predictions of {found}; expected those of checkpoint {expected}. The same "
+            "command predicts again"
+        )
+    return PredictionRecord(checkpoint_sha256=found, failures=record["failures"])
+
+
+def has_current_predictions(storage: Storage, training_id: str) -> bool:
+    """Whether all predictions are there, of the checkpoint that the training has left."""
+    keys = (run_paths.prediction_record(training_id), run_paths.training_record(training_id))
+    if not all(map(storage.exists, keys)):
+        return False
+    try:
+        read_prediction_record(storage, training_id)
+    except IntegrityError:
+        return False
+    return True

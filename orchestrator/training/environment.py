@@ -1,0 +1,13 @@
+"""What an attempt at a training runs with: versions of packages and the kind of its device."""
+
+from importlib.metadata import version
+
+import torch
+
+REPORTED_VERSIONS = ("covid-ct-orchestrator", "nnunetv2", "torch", "ray", "numpy", "SimpleITK", "numba")
+
+
+def environment_of(device: torch.device) -> dict[str, str]:
+    """Return the version of each package that may change a result, and as `device` the name of the GPU or `cpu`."""
+    kind = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return {**{name: version(name) for name in REPORTED_VERSIONS}, "device": kind}

@@ -1,0 +1,244 @@
+"""Claims about what a training has predicted: it is of one checkpoint, and what lacks has a reason."""
+
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+
+from orchestrator.benchmark.loading import load_benchmark
+from orchestrator.benchmark.presets import PRESETS
+from orchestrator.errors import DataError, IntegrityError, StorageError
+from orchestrator.pipeline import work
+from orchestrator.pipeline.prediction_record import (
+    PredictionRecord,
+    has_current_predictions,
+    read_prediction_record,
+    write_prediction_record,
+)
+from orchestrator.pipeline.run import unpredicted_cases
+from orchestrator.pipeline.workplace import Workplace
+from orchestrator.results.store import ResultsStore, from_table
+from orchestrator.storage import run_paths
+from orchestrator.storage.filesystem import open_storage
+from orchestrator.storage.json_files import write_json
+from orchestrator.training import prediction
+from orchestrator.training.checkpoint import CheckpointStore
+
+(TRAINING,) = load_benchmark().trainings(only=("T1-infection-fold0",), preset=PRESETS["smoke"])
+CASES = sorted({case for evaluation in TRAINING.evaluation_sets for case in evaluation.cases})
+OLD = {"numpy": "2.2", "device": "cpu"}
+NEW = {"numpy": "2.3", "device": "NVIDIA L4"}
+
+
+class Predictor:
+    """Finds nothing anywhere; the errors that it is given come up one after the other instead."""
+
+    def __init__(self):
+        self.errors = []
+        self.num_predicted = 0
+
+    def predict(self, image, path, *, description):
+        if self.errors and (error := self.errors.pop(0)):
+            raise error
+        self.num_predicted += 1
+        prediction._write_label_map(np.zeros((2, 3, 4), np.uint8), path, geometry_of=image, description=description)
+
+
+@pytest.fixture
+def storage(tmp_path):
+    return open_storage(tmp_path)
+
+
+@pytest.fixture
+def predictor(monkeypatch):
+    played = Predictor()
+    monkeypatch.setattr(prediction, "load_predictor", lambda *_, **__: played)
+    monkeypatch.setattr(work, "_read_plan", lambda *_: SimpleNamespace(sha256="plan"))
+    return played
+
+
+@pytest.fixture
+def place(storage):
+    """A workplace with all cases, in which every second voxel is infected, and a trained model."""
+    for case in {*CASES, *TRAINING.cases}:
+        for key in (run_paths.case_image(case), run_paths.case_labels(case, label_set="infection")):
+            write_map(storage, key)
+        write_json(storage, run_paths.case_record(case), {"sha256": case.id})
+    save_model(storage, {"by": "first"})
+    return Workplace(
+        output=storage.location,
+        data=None,
+        preset=PRESETS["smoke"],
+        seed=0,
+        datasets={},
+        label_sets={label_set.name: label_set for label_set in load_benchmark().label_sets},
+        phantom_cases={},
+        device="cpu",
+        num_threads=1,
+        num_loader_processes=0,
+        cloud=None,
+    )
+
+
+def write_map(storage, key):
+    with storage.writing(key) as path:
+        sitk.WriteImage(sitk.GetImageFromArray(np.indices((2, 3, 4)).sum(0).astype(np.uint8) % 2), str(path))
+
+
+def save_model(storage, state, *, environments=(OLD,)):
+    digest = CheckpointStore(storage, training_id=TRAINING.id).save_final(state)
+    record = {"checkpoint_sha256": digest, "elapsed_s": 1.0, "environments": environments}
+    write_json(storage, run_paths.training_record(TRAINING.id), record)
+    return digest
+
+
+def retrain(storage):
+    storage.delete(run_paths.final_checkpoint(TRAINING.id))
+    return save_model(storage, {"by": "second"})
+
+
+def checkpoints(storage):
+    """The checkpoints that the predictions name."""
+    keys = [run_paths.prediction(TRAINING.id, case) for case in CASES]
+    return {prediction.description_of(storage.fetch(key)) for key in keys if storage.exists(key)}
+
+
+def rows_of(storage):
+    return from_table(ResultsStore(storage).read())
+
+
+def test_a_storage_that_fails_amid_predictions_is_no_failed_case(storage, place, predictor):
+    storage.delete(run_paths.case_image(CASES[-1]))
+    with pytest.raises(StorageError, match="no such file"):
+        work.predict(place, TRAINING)
+    assert not storage.exists(run_paths.prediction_record(TRAINING.id))
+
+    write_map(storage, run_paths.case_image(CASES[-1]))
+    work.predict(place, TRAINING)
+    assert read_prediction_record(storage, TRAINING.id).failures == {}
+    assert all(storage.exists(run_paths.prediction(TRAINING.id, case)) for case in CASES)
+    assert predictor.num_predicted == len(CASES)
+
+
+FAULTS = {
+    "memory of a GPU": torch.OutOfMemoryError("CUDA out of memory"),
+    "memory of torch": RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    "memory of numpy": MemoryError("Unable to allocate 728. TiB"),
+    "a GPU": RuntimeError("CUDA error: unspecified launch failure"),
+    "the network": ValueError("an image that it does not take"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_is_no_fault_of_an_image_ends_the_stage_with_the_name_of_its_case(fault, storage, place, predictor):
+    predictor.errors = [None, FAULTS[fault]]
+    with pytest.raises(type(FAULTS[fault])) as caught:
+        work.predict(place, TRAINING)
+    assert f"while {CASES[1].id} was predicted" in caught.value.__notes__
+    assert not storage.exists(run_paths.prediction_record(TRAINING.id))
+
+
+def test_an_image_that_cannot_be_read_leaves_the_other_cases_alone(storage, place, predictor):
+    predictor.errors = [None, DataError("image.nii.gz: cut short")]
+    work.predict(place, TRAINING)
+    assert read_prediction_record(storage, TRAINING.id).failures == {CASES[1].id: "DataError: image.nii.gz: cut short"}
+    assert predictor.num_predicted == len(CASES) - 1
+
+
+def test_where_no_image_can_be_read_nothing_is_predicted(storage, place, predictor):
+    predictor.errors = [DataError("the first"), *(DataError("another") for _ in CASES[1:])]
+    with pytest.raises(DataError, match="the first"):
+        work.predict(place, TRAINING)
+    assert not storage.exists(run_paths.prediction_record(TRAINING.id))
+
+
+def test_what_another_checkpoint_has_predicted_is_predicted_again(storage, place, predictor):
+    predictor.errors = [None, None, RuntimeError("the machine goes down")]
+    with pytest.raises(RuntimeError):
+        work.predict(place, TRAINING)
+    second = retrain(storage)
+    # One case that the first model has predicted cannot be read any more.
+    predictor.errors = [DataError("cut short")]
+    work.predict(place, TRAINING)
+    assert checkpoints(storage) == {f"checkpoint {second}"}
+    assert not storage.exists(run_paths.prediction(TRAINING.id, CASES[0]))
+    assert predictor.num_predicted == 2 + len(CASES) - 1
+
+
+def test_predictions_of_another_checkpoint_are_neither_current_nor_scored(storage, place, predictor):
+    assert not has_current_predictions(storage, TRAINING.id)
+    work.predict(place, TRAINING)
+    assert has_current_predictions(storage, TRAINING.id)
+    retrain(storage)
+    assert not has_current_predictions(storage, TRAINING.id)
+    with pytest.raises(IntegrityError, match=r"predictions\.json: predictions of .*; expected those of checkpoint "):
+        work.score(place, TRAINING)
+    work.predict(place, TRAINING)
+    assert has_current_predictions(storage, TRAINING.id)
+
+
+@pytest.mark.parametrize("record", [b"{", b'{"failures": {}}'])
+def test_a_damaged_record_or_one_without_a_checkpoint_is_not_current(storage, place, record):
+    storage.write_bytes(run_paths.prediction_record(TRAINING.id), record)
+    assert not has_current_predictions(storage, TRAINING.id)
+
+
+def test_a_training_that_begins_takes_back_that_it_is_done(storage, place, monkeypatch):
+    def fail(*_):
+        raise StorageError("away")
+
+    monkeypatch.setattr(work, "_training_patches", fail)
+    with pytest.raises(StorageError, match="away"):
+        work.train(place, TRAINING)
+    assert not storage.exists(run_paths.training_record(TRAINING.id))
+
+
+def test_the_rows_of_a_case_without_a_prediction_give_the_reason(storage, place, predictor):
+    predictor.errors = [None, DataError("image.nii.gz: cut short")]
+    work.predict(place, TRAINING)
+    work.score(place, TRAINING)
+    messages = {f"{row.dataset}/{row.case}": row.score.message for row in rows_of(storage)}
+    assert messages == {case.id: "" for case in CASES} | {CASES[1].id: "DataError: image.nii.gz: cut short"}
+    line = f"1 without a score, the first test {CASES[1].id}: DataError: image.nii.gz: cut short"
+    assert unpredicted_cases(rows_of(storage), [TRAINING]) == {TRAINING.id: line}
+    assert unpredicted_cases(rows_of(storage), [replace(TRAINING, fold=1)]) == {}
+
+
+def test_a_prediction_that_has_gone_is_no_row(storage, place, predictor):
+    work.predict(place, TRAINING)
+    storage.delete(run_paths.prediction(TRAINING.id, CASES[2]))
+    with pytest.raises(IntegrityError, match=r"missing, though .*predictions\.json says that all are there"):
+        work.score(place, TRAINING)
+    assert ResultsStore(storage).finished() == set()
+
+
+@pytest.mark.parametrize(
+    ("environments", "versions"),
+    [
+        ((), {}),
+        ((OLD,), OLD),
+        ((OLD, NEW), {"numpy": "2.2, then 2.3", "device": "cpu, then NVIDIA L4"}),
+        (({}, OLD), {"numpy": "unknown, then 2.2", "device": "unknown, then cpu"}),
+    ],
+)
+def test_rows_say_with_what_the_model_was_trained_and_of_which_checkpoint_they_are(
+    storage, place, predictor, environments, versions
+):
+    storage.delete(run_paths.final_checkpoint(TRAINING.id))
+    digest = save_model(storage, {}, environments=environments)
+    work.predict(place, TRAINING)
+    work.score(place, TRAINING)
+    (provenance,) = {row.provenance for row in rows_of(storage)}
+    assert json.loads(provenance.versions) == versions
+    assert provenance.checkpoint_sha256 == digest
+
+
+def test_a_record_comes_back_as_it_was(storage, place):
+    digest = CheckpointStore(storage, training_id=TRAINING.id).final_sha256()
+    record = PredictionRecord(checkpoint_sha256=digest, failures={"mosmed/study_0255": "DataError: cut short"})
+    write_prediction_record(storage, TRAINING.id, record)
+    assert read_prediction_record(storage, TRAINING.id) == record

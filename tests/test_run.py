@@ -1,0 +1,133 @@
+"""Claims about a run before it begins and after it has ended: whose output location it is, and what it lacks."""
+
+import io
+import json
+import math
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from orchestrator.benchmark.loading import load_benchmark
+from orchestrator.benchmark.presets import PRESETS
+from orchestrator.cluster.config import ClusterConfig
+from orchestrator.errors import ConfigError
+from orchestrator.pipeline.run import RunRequest, claim_output, run
+from orchestrator.results.records import CaseScore, Provenance, ResultRow, ScoreStatus
+from orchestrator.results.store import ResultsStore
+from orchestrator.storage import run_paths
+from orchestrator.storage.filesystem import open_storage
+
+SMOKE = PRESETS["smoke"]
+CLUSTER = ClusterConfig(kind="local", path="local.yaml")
+
+
+@pytest.fixture
+def request_for(tmp_path):
+    benchmark = load_benchmark()
+
+    def request(preset=SMOKE, **changes):
+        trainings = benchmark.trainings(only=("T1-infection-fold0",), preset=preset)
+        known = {"benchmark": benchmark, "trainings": trainings, "preset": preset, "seed": 0, "data": None}
+        return RunRequest(**{**known, "output": str(tmp_path), "cluster": CLUSTER, **changes})
+
+    return request
+
+
+@pytest.mark.parametrize(
+    ("changes", "difference"),
+    [
+        ({"seed": 7}, "seed (0 there, 7 asked for)"),
+        ({"data": "/ct"}, "data (phantoms there, /ct asked for)"),
+        ({"preset": replace(SMOKE, num_epochs=7)}, "preset.num_epochs (6 there, 7 asked for)"),
+        (
+            {"preset": replace(SMOKE, mirror_axes=None, caps=replace(SMOKE.caps, val=3)), "seed": 1},
+            "preset.mirror_axes ([] there, None asked for), preset.caps.val (2 there, 3 asked for), "
+            "seed (0 there, 1 asked for)",
+        ),
+        ({"preset": PRESETS["quick"]}, "preset.name (smoke there, quick asked for)"),
+    ],
+)
+def test_a_run_with_other_results_is_refused_with_what_differs(request_for, tmp_path, changes, difference):
+    claim_output(request_for(), open_storage(tmp_path))
+    with pytest.raises(ConfigError) as caught:
+        claim_output(request_for(**changes), open_storage(tmp_path))
+    assert f": holds a run with another {difference}; expected the same one" in str(caught.value)
+
+
+def test_a_field_that_the_record_of_a_run_lacks_is_a_difference(request_for, tmp_path):
+    storage = open_storage(tmp_path)
+    claim_output(request_for(), storage)
+    record = json.loads(storage.read_bytes(run_paths.RUN))
+    del record["preset"]["augmentation"]
+    record["preset"]["shuffled"] = True
+    storage.write_bytes(run_paths.RUN, json.dumps(record).encode())
+    with pytest.raises(ConfigError) as caught:
+        claim_output(request_for(), storage)
+    assert (
+        "another preset.augmentation (nothing there, kernels asked for), "
+        "preset.shuffled (True there, nothing asked for);" in str(caught.value)
+    )
+
+
+def test_what_a_training_is_expected_to_take_does_not_make_another_run(request_for, tmp_path):
+    storage = open_storage(tmp_path)
+    claim_output(request_for(), storage)
+    before = storage.read_bytes(run_paths.RUN)
+    claim_output(request_for(replace(SMOKE, expected_s_per_iteration=9.0)), storage)
+    assert storage.read_bytes(run_paths.RUN) == before
+
+
+def test_a_finished_run_tells_at_every_call_which_cases_have_no_score(request_for, tmp_path):
+    request = request_for()
+    (training,) = request.trainings
+    provenance = Provenance(
+        preset="smoke",
+        seed=0,
+        versions="{}",
+        data_sha256="",
+        split_sha256="",
+        plan_sha256="",
+        checkpoint_sha256="",
+        phantoms=True,
+        is_capped=True,
+        train_elapsed_s=1.0,
+    )
+    rows = [
+        ResultRow(
+            training_id=training.id,
+            task=1,
+            subtask="infection",
+            source="covid",
+            split="20-80",
+            fold=0,
+            network="3d_fullres",
+            evaluation_set="test-mosmed",
+            dataset="mosmed",
+            case=case,
+            score=CaseScore(
+                structure="infection",
+                status=status,
+                dsc=math.nan,
+                nsd=math.nan,
+                tolerance_mm=3.0,
+                spacing_mm=(1.0, 1.0, 1.0),
+                num_reference_voxels=0,
+                num_predicted_voxels=0,
+                message=message,
+            ),
+            provenance=provenance,
+        )
+        for case, status, message in (
+            ("study_0255", ScoreStatus.BOTH_EMPTY, ""),
+            ("study_0256", ScoreStatus.MISSING, "DataError: cut short"),
+            ("study_0257", ScoreStatus.MISSING, "DataError: another"),
+        )
+    ]
+    ResultsStore(open_storage(tmp_path)).commit(training.id, rows)
+    for _ in range(2):
+        outcome = run(request, console=Console(file=io.StringIO()))
+        assert outcome.num_done == 1
+        assert outcome.unpredicted == {
+            training.id: "2 without a score, the first test-mosmed mosmed/study_0256: DataError: cut short"
+        }
