@@ -40,6 +40,11 @@ _READ_FIELDS: Mapping[str, Mapping[str, type | tuple[type, ...]]] = {
     "stage_revived": {"stage": str},
 }
 """What the status of a run relies on, and the type of it."""
+_READ_IF_THERE: Mapping[str, type | tuple[type, ...]] = {
+    "slice_s": (int, float),
+    "gpus": (int, float),
+    "gpu_kind": str,
+}
 
 REMOTE_INTERVAL_S = 5.0
 """Shortest time between two writes to S3; the events of that time are lost with a killed driver."""
@@ -113,8 +118,8 @@ def read_events(storage: Storage) -> list[dict[str, Any]]:
     for key in storage.list_keys(run_paths.EVENTS):
         for number, line in enumerate(storage.read_bytes(key).decode(errors="replace").splitlines(), start=1):
             try:
-                event = json.loads(line)
-            except json.JSONDecodeError as error:
+                event = json.loads(line, parse_float=_finite, parse_constant=_finite)
+            except (ValueError, RecursionError) as error:
                 raise _not_an_event(storage, key, number=number) from error
             if not _is_event(event):
                 raise _not_an_event(storage, key, number=number)
@@ -131,7 +136,16 @@ def _is_event(event: Any) -> bool:
     except (KeyError, TypeError, ValueError):
         return False
     fields = _READ_FIELDS.get(event["kind"], {})
-    return all(isinstance(event.get(name), types) for name, types in fields.items())
+    optional = {name: types for name, types in _READ_IF_THERE.items() if name in event}
+    values = [(event.get(name), types) for name, types in {**fields, **optional}.items()]
+    return all(isinstance(value, types) for value, types in values)
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text}; expected a finite number")
+    return number
 
 
 def _not_an_event(storage: Storage, key: str, *, number: int) -> IntegrityError:

@@ -6,7 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -51,30 +51,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
         storage = open_storage(options.output)
         status = read_status(storage)
         cost = describe_cost(status, cluster=options.cluster, prices=options.prices)
-        driver = describe_driver(storage)
+        driver = find_driver(storage)
     except OrchestratorError as error:
         Console(stderr=True, highlight=False).print(f"error: {error}", markup=False, soft_wrap=True)
         return EXIT_USAGE
     if options.json:
-        record = {**asdict(status), "done": sorted(status.done), "driver": driver, "cost": cost}
+        record = {**asdict(status), "done": sorted(status.done), "driver": driver.text, "cost": cost}
         console.print(json.dumps(finite_or_null(record), indent=1, default=str), markup=False, soft_wrap=True)
     else:
         show(status, driver=driver, cost=cost, storage=storage, console=console)
     return EXIT_DONE if status.done >= set(status.trainings) else EXIT_NOT_DONE
 
 
-def describe_driver(storage: Storage) -> str:
-    """Say whether the latest driver is at work, watching it for a while if it runs on another machine."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Driver:
+    """The latest driver of a run."""
+
+    is_at_work: bool
+    text: str
+    """What it does, and where."""
+
+
+def find_driver(storage: Storage) -> Driver:
+    """Look whether the latest driver is at work, watching it for a while if it runs on another machine."""
     driver = latest_driver(storage)
     if driver is None:
-        return "there has been no driver"
+        return Driver(is_at_work=False, text="there has been no driver")
     where = f"process {driver.pid} on {driver.host}"
     if driver.is_released:
-        return f"the latest driver has ended ({where})"
-    alive = driver.is_alive if driver.is_alive is not None else _changes(storage, driver)
-    if alive:
-        return f"the driver is at work ({where})"
-    return f"the latest driver is dead ({where}); the command that started the run goes on from what is done"
+        return Driver(is_at_work=False, text=f"the latest driver has ended ({where})")
+    if driver.is_alive if driver.is_alive is not None else _changes(storage, driver):
+        return Driver(is_at_work=True, text=f"the driver is at work ({where})")
+    text = f"the latest driver is dead ({where}); the command that started the run goes on from what is done"
+    return Driver(is_at_work=False, text=text)
 
 
 def _changes(storage: Storage, driver: DriverRecord) -> bool:
@@ -103,15 +112,16 @@ def describe_cost(status: RunStatus, *, cluster: Path | None, prices: Path) -> s
     return f"{text}, {amount} USD with the prices of {listed.date}, without machines that waited or have no GPU"
 
 
-def show(status: RunStatus, *, driver: str, cost: str, storage: Storage, console: Console) -> None:
+def show(status: RunStatus, *, driver: Driver, cost: str, storage: Storage, console: Console) -> None:
     """Print the status for people."""
+    begun = "under way" if driver.is_at_work else "interrupted"
     console.print(
-        f"{len(status.done)} of {len(status.trainings)} trainings done, {len(status.under_way)} under way, "
+        f"{len(status.done)} of {len(status.trainings)} trainings done, {len(status.under_way)} {begun}, "
         f"{len(status.waiting)} waiting, {len(status.failed)} stages failed; {duration_text(status.training_s)} of "
         "training, prediction and scoring",
         style="bold",
     )
-    console.print(driver, markup=False, soft_wrap=True)
+    console.print(driver.text, markup=False, soft_wrap=True)
     if cost:
         console.print(cost, markup=False, soft_wrap=True)
     if status.under_way:
@@ -128,7 +138,7 @@ def show(status: RunStatus, *, driver: str, cost: str, storage: Storage, console
                 training.host or "-",
             )
         console.print(table)
-    if status.forecast:
+    if status.forecast and driver.is_at_work:
         early, median, late = (
             duration_text(value)
             for value in (status.forecast.early_s, status.forecast.median_s, status.forecast.late_s)

@@ -141,6 +141,10 @@ NOON = '{"time": "2020-04-20T12:00:00", "kind": '
         f"{NOON}[1]}}".encode(),
         f'{NOON}"stage_started", "stage": "train a", "stage_kind": "train"}}'.encode(),
         f'{NOON}"stage_finished", "stage": "train a", "stage_kind": "train", "elapsed_s": null}}'.encode(),
+        f'{NOON}"stage_finished", "stage": "train a", "stage_kind": "train", "elapsed_s": 1e400}}'.encode(),
+        f'{NOON}"training_epoch", "val_loss": NaN}}'.encode(),
+        f'{NOON}"run_started", "trainings": ["a"], "slice_s": "y"}}'.encode(),
+        b"[" * 100_000,
     ],
 )
 def test_a_damaged_line_is_named(storage, clock, line):

@@ -116,6 +116,36 @@ def test_a_query_sees_the_rows_of_every_training(store):
     assert answer == [{"fold": 0, "dsc": pytest.approx(0.6)}, {"fold": 1, "dsc": pytest.approx(0.9)}]
 
 
+def test_a_score_that_there_is_not_is_null_and_leaves_averages_alone(store):
+    missing = row(math.nan, math.nan, case="radiopaedia_4_85506_1", status=ScoreStatus.MISSING, message="cut short")
+    store.commit("T1-lung-fold0", [row(0.5, 0.25), missing])
+    answer = store.query("SELECT avg(dsc) AS dsc, avg(nsd) AS nsd, count(*) AS rows, count(dsc) AS scored FROM scores")
+    assert answer.to_pylist() == [{"dsc": 0.5, "nsd": 0.25, "rows": 2, "scored": 1}]
+    assert math.isnan(from_table(store.read())[1].score.dsc)
+
+
+def test_a_nan_of_an_earlier_version_is_read_as_null(tmp_path, store):
+    table = to_table([row(0.5, 0.5)])
+    nan = pa.array([math.nan])
+    pq.write_table(table.set_column(table.schema.get_field_index("dsc"), SCHEMA.field("dsc"), nan), tmp_path / "a")
+    open_storage(tmp_path).write_bytes(run_paths.results("T1-lung-fold0"), (tmp_path / "a").read_bytes())
+    assert store.read()["dsc"].to_pylist() == [None]
+
+
+def test_a_file_with_the_rows_of_another_training_is_not_counted_twice(tmp_path, store):
+    store.commit("T1-lung-fold0", [row(0.5, 0.5)])
+    storage = open_storage(tmp_path)
+    storage.write_bytes(run_paths.results("copy"), storage.read_bytes(run_paths.results("T1-lung-fold0")))
+    with pytest.raises(IntegrityError, match=r"copy\.parquet: rows of T1-lung-fold0; expected those of copy"):
+        store.read()
+
+
+def test_a_query_that_answers_nothing_is_refused(store):
+    store.commit("T1-lung-fold0", [row(0.5, 0.5)])
+    with pytest.raises(ConfigError, match="query '': answers nothing; expected a SELECT"):
+        store.query("")
+
+
 def test_a_query_that_is_not_sql_is_refused(store):
     store.commit("T1-lung-fold0", [row(0.5, 0.5)])
     with pytest.raises(ConfigError, match=r"query 'SELEC 1': Parser Error"):

@@ -10,6 +10,7 @@ import pytest
 from orchestrator.errors import ConfigError
 from orchestrator.events import EventLog
 from orchestrator.pipeline.latest_epoch import LatestEpoch, write_latest_epoch
+from orchestrator.pipeline.lease import Lease
 from orchestrator.pipeline.run_status import TrainingUnderWay, forecast, read_status
 from orchestrator.status import main
 from orchestrator.storage import run_paths
@@ -88,9 +89,15 @@ def test_each_training_is_done_under_way_waiting_or_failed(run, capsys):
     assert status.training_s == 191.0
     assert main(["--output", run.storage.location]) == 1
     printed = capsys.readouterr().out
-    assert "1 of 5 trainings done, 2 under way, 1 waiting, 1 stages failed" in printed
+    assert "1 of 5 trainings done, 2 interrupted, 1 waiting, 1 stages failed" in printed
+    assert "to go" not in printed
     assert "4/10" in printed
     assert "there has been no driver" in printed
+    with Lease(run.storage):
+        assert main(["--output", run.storage.location]) == 1
+    printed = capsys.readouterr().out
+    assert "1 of 5 trainings done, 2 under way, 1 waiting, 1 stages failed" in printed
+    assert "to go: about" in printed
 
 
 def test_a_failure_that_was_tried_again_is_none(run):

@@ -1,11 +1,13 @@
 """The central results store: one immutable Parquet file a training, created once, queried with DuckDB."""
 
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from orchestrator.errors import ConfigError, IntegrityError
@@ -51,7 +53,11 @@ SCHEMA = pa.schema(
     ],
     metadata={b"results_schema_version": SCHEMA_VERSION},
 )
-"""One row a structure of a scored case: the columns of ResultRow, CaseScore and Provenance side by side."""
+"""One row a structure of a scored case: the columns of ResultRow, CaseScore and Provenance side by side.
+
+A score that there is not is null: SQL leaves it out of averages, where one NaN would make all of them NaN.
+"""
+_SCORES = ("dsc", "nsd")
 
 
 class ResultsStore:
@@ -99,9 +105,12 @@ class ResultsStore:
         with duckdb.connect() as connection:
             connection.register("scores", self.read())
             try:
-                return connection.sql(sql).to_arrow_table()
+                answer = connection.sql(sql)
             except duckdb.Error as error:
                 raise ConfigError(f"query {sql!r}: {error}") from error
+            if answer is None:
+                raise ConfigError(f"query {sql!r}: answers nothing; expected a SELECT")
+            return answer.to_arrow_table()
 
     def _read_one(self, training_id: str) -> pa.Table:
         key = run_paths.results(training_id)
@@ -110,9 +119,13 @@ class ResultsStore:
         try:
             # The schema first: what is not ours need not be decoded.
             _check_schema(pq.read_schema(content), where=where)
-            return pq.read_table(content, page_checksum_verification=True)
+            table = pq.read_table(content, page_checksum_verification=True)
         except (pa.ArrowException, OSError) as error:  # a cut or changed page is an OSError to pyarrow
             raise IntegrityError(f"{where}: not a readable Parquet file ({error}). Delete it to score again") from error
+        others = sorted(set(table["training_id"].to_pylist()) - {training_id})
+        if others:
+            raise IntegrityError(f"{where}: rows of {', '.join(others)}; expected those of {training_id}. Delete it")
+        return _without_nan(table)
 
 
 def _check_schema(schema: pa.Schema, *, where: str) -> None:
@@ -132,13 +145,22 @@ def _check_schema(schema: pa.Schema, *, where: str) -> None:
         )
 
 
+def _without_nan(table: pa.Table) -> pa.Table:
+    """Return a table whose scores are numbers or null."""
+    for name in _SCORES:
+        column = table[name]
+        numbers = pc.if_else(pc.is_nan(column), pa.scalar(None, pa.float64()), column)
+        table = table.set_column(table.schema.get_field_index(name), SCHEMA.field(name), numbers)
+    return table
+
+
 def to_table(rows: Sequence[ResultRow]) -> pa.Table:
     """Return rows as a table of the store's schema."""
     records = []
     for row in rows:
         record = {**asdict(row), **asdict(row.score), **asdict(row.provenance)}
         records.append({name: record[name] for name in SCHEMA.names})
-    return pa.Table.from_pylist(records, schema=SCHEMA)
+    return _without_nan(pa.Table.from_pylist(records, schema=SCHEMA))
 
 
 def from_table(table: pa.Table) -> list[ResultRow]:
@@ -147,6 +169,7 @@ def from_table(table: pa.Table) -> list[ResultRow]:
     for record in table.to_pylist():
         score = {name: record[name] for name in CaseScore.__dataclass_fields__ if name in record}
         score["spacing_mm"] = tuple(score["spacing_mm"])
+        score |= {name: math.nan for name in _SCORES if score[name] is None}
         rows.append(
             ResultRow(
                 score=CaseScore(**score),
