@@ -170,6 +170,21 @@ def gpu_nodes(*speeds: float, cpus: float = 2) -> list[Node]:
     ]
 
 
+def test_what_a_stage_took_corrects_what_is_expected_of_its_kind_in_proportion():
+    small, large, other = (
+        stage("small", kind=StageKind.PREPROCESS, expected_s=1),
+        stage("large", kind=StageKind.PREPROCESS, expected_s=10),
+        stage("other", kind=StageKind.INGEST, expected_s=5),
+    )
+    schedule = schedule_of(small, large, other, cpus=3)
+    start_all(schedule)
+    schedule.fail("large", kind=FailureKind.PREEMPTION, now_s=1.0)
+    schedule.fail("other", kind=FailureKind.PREEMPTION, now_s=1.0)
+    schedule.finish("small", now_s=3.0)
+    assert schedule.remaining_s("large", now_s=3.0) == 30.0
+    assert schedule.remaining_s("other", now_s=3.0) == 5.0
+
+
 def test_the_longest_training_gets_the_fastest_gpu():
     schedule = schedule_on(gpu_nodes(0.5, 2.0, 1.0), *(stage(f"t{i}", expected_s=10 - i) for i in range(3)))
     assert {start.stage.id: start.node for start in starts(schedule)} == {"t0": "n1", "t1": "n2", "t2": "n0"}

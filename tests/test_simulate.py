@@ -57,6 +57,14 @@ def test_the_course_of_one_training_is_its_start_and_its_time():
     assert course.gpu_hours == pytest.approx(2 + 60 / HOUR_S)
 
 
+def test_a_faster_gpu_shortens_what_the_network_of_a_prediction_does_and_nothing_else():
+    """40 s of a core and 60 s of a GPU of speed 1 are 70 s with one of speed 2."""
+    stage = Stage(id="p", kind=StageKind.PREDICT, needs=(), products=(), expected_s=100.0, expected_core_s=40.0)
+    fast = Machines(node=Node(id="gpu", offered=Resources(cpus=1, gpus=1), speed=2.0), number=1)
+    schedule = Schedule({"p": stage}, done=(), nodes=(), to_come=[fast.node], training_need=NEED)
+    assert Simulation(schedule=schedule, machines=(fast,), true_s={}).run().makespan_s == 70.0
+
+
 def test_interruptions_cost_restarts_and_without_warning_the_work_since_a_checkpoint():
     quiet = play([5.0], machines(1))
     warned, unwarned = (

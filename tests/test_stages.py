@@ -80,13 +80,13 @@ def test_label_sets_of_mosmed_are_infection_even_for_the_joint_subtask(benchmark
 def test_a_full_disk_is_seen_before_anything_starts(benchmark, tmp_path, monkeypatch):
     graph = graph_of(benchmark, "T1-lung-fold0")
     storage = open_storage(str(tmp_path))
-    # 20 cases of 512 x 512 x 120 voxels, 2 bytes each; 4 of them as patches, 2 bytes each; checkpoints of 1 GB.
-    expected = 512 * 512 * 120 * (20 * 2 + 4 * 2) + 1_000_000_000
+    # 20 cases of 512 x 512 x 176 voxels, 2 bytes each; 4 of them as patches, 2 bytes each; checkpoints of 1 GB.
+    expected = 512 * 512 * 176 * (20 * 2 + 4 * 2) + 1_000_000_000
     assert expected_bytes(graph.values(), preset=PAPER) == expected
     monkeypatch.setattr(type(storage), "free_bytes", lambda _: expected)
     check_space(graph.values(), storage=storage, preset=PAPER)
     monkeypatch.setattr(type(storage), "free_bytes", lambda _: expected - 1)
-    with pytest.raises(ConfigError, match=r"2\.5 GB free; expected at least 2\.5 GB"):
+    with pytest.raises(ConfigError, match=r"3\.2 GB free; expected at least 3\.2 GB"):
         check_space(graph.values(), storage=storage, preset=PAPER)
 
 

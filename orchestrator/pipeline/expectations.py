@@ -38,15 +38,16 @@ class Expectations:
         self._restart_s = restart_s
         self._durations = Durations(expected, speeds=speeds)
         self._fractions: dict[str, float] = {}
-        self._seconds_of_kind: defaultdict[StageKind, list[float]] = defaultdict(lambda: [0.0, 0])
+        self._elapsed_s: defaultdict[StageKind, float] = defaultdict(float)
+        self._expected_s: defaultdict[StageKind, float] = defaultdict(float)
         self._version = 0
 
     def remaining_s(self, stage_id: str) -> float:
         """Return what a stage that does not run still needs."""
         stage = self._graph[stage_id]
         if stage.kind is not StageKind.TRAIN:
-            seconds, number = self._seconds_of_kind[stage.kind]
-            return seconds / number if number else stage.expected_s
+            expected_s = self._expected_s[stage.kind]
+            return stage.expected_s * (self._elapsed_s[stage.kind] / expected_s if expected_s else 1.0)
         whole_s = self._durations.predict(stage_id).seconds
         return whole_s * (1 - self._fractions.get(stage_id, 0.0)) + min(self._restart_s, 0.01 * whole_s)
 
@@ -90,8 +91,8 @@ class Expectations:
         """Learn from a stage that is done; a training that was interrupted has told more by its epochs."""
         kind = self._graph[stage_id].kind
         if kind is not StageKind.TRAIN:
-            self._seconds_of_kind[kind][0] += elapsed_s
-            self._seconds_of_kind[kind][1] += 1
+            self._elapsed_s[kind] += elapsed_s
+            self._expected_s[kind] += self._graph[stage_id].expected_s
         elif attempt == 1 and elapsed_s > 0 and node is not None:
             self._durations.observe(stage_id, kind=node.kind, seconds=elapsed_s)
 

@@ -223,7 +223,8 @@ class Simulation:
         under = _Under(start=start, start_s=self._now_s, speed=speed, share=share)
         self._under_way[stage.id] = under
         self._on_node.setdefault(start.node, {})[stage.id] = None
-        left_s = (self._whole_s(stage.id) - self._done_s.get(stage.id, 0.0)) / speed
+        left_s = (self._whole_s(stage.id) - stage.expected_core_s - self._done_s.get(stage.id, 0.0)) / speed
+        left_s += stage.expected_core_s
         end_s = self._now_s + left_s + (self.conditions.start_training_s if is_training else 0.0)
         self._push(end_s, "end", (stage.id, start.attempt))
         if is_training:

@@ -8,7 +8,9 @@ A stage is done when all of its products exist in the output location; nothing e
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from statistics import median_low
 
+from orchestrator.benchmark.costs import PER_MEGAVOXEL, case_voxels, on_core, plan_s, prediction_of_case
 from orchestrator.benchmark.definition import Case, Dataset, Training
 from orchestrator.benchmark.presets import Preset
 from orchestrator.storage import run_paths
@@ -53,7 +55,11 @@ class Stage:
     products: tuple[str, ...]
     """Keys that exist when the stage is done."""
     expected_s: float
-    """Rough duration, for ordering and for the first ETA."""
+    """Rough duration, for ordering, for the first ETA and in the simulator; with a network on a GPU of speed 1."""
+    expected_core_s: float = 0.0
+    """Of a prediction, the part that a faster GPU leaves as it is."""
+    voxels: int = 0
+    """Of its case, roughly, where it writes one: on the grid of the scanner or of the training."""
     training: Training | None = None
     """The training it works for, if it is one training's."""
     case: Case | None = None
@@ -64,24 +70,8 @@ class Stage:
     """The download that it generates or reads."""
 
 
-_VOXELS_FULL_SIZE = 512 * 512 * 120
-"""Of a typical full-size CT; phantoms of a coarser spacing have fewer."""
-_THORAX_MM3 = 400.0 * 320.0 * 320.0
 _CHECKPOINT_BYTES = 1_000_000_000
 """Final, latest and previous checkpoint of nnU-Net's network with its optimiser."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StageCosts:
-    """Rough seconds of each kind of stage but training, on one core or one GPU."""
-
-    download: float = 10.0
-    ingest: float = 0.5
-    fingerprint: float = 0.2
-    plan: float = 1.0
-    preprocess: float = 0.3
-    predict_case: float = 0.5
-    score_case: float = 0.1
 
 
 @dataclass(kw_only=True, slots=True)
@@ -92,21 +82,24 @@ class _Builder:
     preset: Preset
     label_sets_of_case: Mapping[Case, tuple[str, ...]]
     phantoms: bool
-    costs: StageCosts = StageCosts()
     stages: dict[str, Stage] = field(default_factory=dict)
 
     def add(self, stage: Stage) -> str:
         self.stages.setdefault(stage.id, stage)
         return stage.id
 
+    def voxels(self, case: Case) -> int:
+        return case_voxels(case, preset=self.preset, phantoms=self.phantoms)
+
     def download(self, name: str) -> str:
+        scans = {case.name: case for case in self.label_sets_of_case if self.datasets[case.dataset].download == name}
         return self.add(
             Stage(
                 id=f"download {name}",
                 kind=StageKind.DOWNLOAD,
                 needs=(),
                 products=(run_paths.phantom_marker(name),),
-                expected_s=self.costs.download,
+                expected_s=sum(on_core(PER_MEGAVOXEL.generate, voxels=self.voxels(case)) for case in scans.values()),
                 download=name,
             )
         )
@@ -123,7 +116,8 @@ class _Builder:
                     *(run_paths.case_labels(case, label_set=name) for name in label_sets),
                     run_paths.case_record(case),
                 ),
-                expected_s=self.costs.ingest,
+                expected_s=on_core(PER_MEGAVOXEL.ingest, voxels=self.voxels(case)),
+                voxels=self.voxels(case),
                 case=case,
                 label_sets=label_sets,
                 download=download,
@@ -137,7 +131,7 @@ class _Builder:
                 kind=StageKind.FINGERPRINT,
                 needs=(self.ingest(case),),
                 products=(run_paths.fingerprint(case, label_set=label_set),),
-                expected_s=self.costs.fingerprint,
+                expected_s=on_core(PER_MEGAVOXEL.fingerprint, voxels=self.voxels(case)),
                 case=case,
                 label_sets=(label_set,),
             )
@@ -152,13 +146,15 @@ class _Builder:
                 kind=StageKind.PLAN,
                 needs=(*measured, *((self.plan(donors[donor], donors),) if donor else ())),
                 products=(run_paths.plan(training.id),),
-                expected_s=self.costs.plan,
+                expected_s=plan_s(self.preset),
                 training=training,
             )
         )
 
     def training(self, training: Training, donors: Mapping[str, Training]) -> None:
         plan = self.plan(training, donors)
+        # nnU-Net brings all cases of a training to the spacing in the middle: to about the grid of the middle case.
+        voxels = median_low(self.voxels(case) for case in (*training.train, *training.val))
         preprocessed = [
             self.add(
                 Stage(
@@ -166,7 +162,8 @@ class _Builder:
                     kind=StageKind.PREPROCESS,
                     needs=(plan,),
                     products=(run_paths.patches(training.id, case),),
-                    expected_s=self.costs.preprocess,
+                    expected_s=on_core(PER_MEGAVOXEL.preprocess, voxels=voxels),
+                    voxels=voxels,
                     training=training,
                     case=case,
                     label_sets=(training.subtask,),
@@ -185,13 +182,15 @@ class _Builder:
             )
         )
         evaluated = sorted({case for evaluation in training.evaluation_sets for case in evaluation.cases})
+        predicted = prediction_of_case(voxels, training=training, preset=self.preset)
         predict = self.add(
             Stage(
                 id=f"predict {training.id}",
                 kind=StageKind.PREDICT,
                 needs=(train, *(self.ingest(case) for case in evaluated)),
                 products=(run_paths.prediction_record(training.id),),
-                expected_s=self.costs.predict_case * len(evaluated),
+                expected_s=(predicted.core + predicted.network) * len(evaluated),
+                expected_core_s=predicted.core * len(evaluated),
                 training=training,
             )
         )
@@ -201,7 +200,7 @@ class _Builder:
                 kind=StageKind.SCORE,
                 needs=(predict,),
                 products=(run_paths.results(training.id),),
-                expected_s=self.costs.score_case * len(evaluated),
+                expected_s=sum(on_core(PER_MEGAVOXEL.score, voxels=self.voxels(case)) for case in evaluated),
                 training=training,
             )
         )
@@ -209,12 +208,8 @@ class _Builder:
 
 def expected_bytes(stages: Iterable[Stage], *, preset: Preset) -> int:
     """Return roughly how much these stages will write: compressed cases, 16-bit patches, checkpoints."""
-    voxels = _VOXELS_FULL_SIZE
-    if preset.phantom_spacing_mm is not None:
-        voxels = min(voxels, round(_THORAX_MM3 / preset.phantom_spacing_mm**3))
     checkpoints = _CHECKPOINT_BYTES if preset.base_num_features is None else _CHECKPOINT_BYTES // 100
-    written = {StageKind.INGEST: 2 * voxels, StageKind.PREPROCESS: 2 * voxels, StageKind.TRAIN: checkpoints}
-    return sum(written.get(stage.kind, 0) for stage in stages)
+    return sum(2 * stage.voxels + (checkpoints if stage.kind is StageKind.TRAIN else 0) for stage in stages)
 
 
 def label_sets_by_case(trainings: Iterable[Training]) -> dict[Case, tuple[str, ...]]:

@@ -1,0 +1,102 @@
+"""What is done besides training, from what it works on: rough seconds of one core, and of a network's processor.
+
+Numbers to plan with, as the seconds of an iteration (`presets.py`) and the speeds of GPUs (`gpu_kinds.py`) are; once a
+run has stages behind it, their own times correct them. Seconds of a core are those of `python -m bench.stage_costs` at
+full size (AMD EPYC, 2026-11-26, with much other load).
+"""
+
+from dataclasses import dataclass
+
+from orchestrator.benchmark.definition import Case, Training
+from orchestrator.benchmark.presets import Preset
+
+_PLANE_VOXELS = 512 * 512
+NUM_SLICES = {
+    "covid-19-ct-seg": 176,
+    "structseg-lung": 95,
+    "structseg-gtv": 95,
+    "nsclc-lung": 120,
+    "nsclc-pe": 120,
+    "msd-lung-tumour": 280,
+    "mosmed": 41,
+}
+"""Of a typical case of each data set, roughly the mean."""
+_OTHER_NUM_SLICES = 120
+"""Of a data set that is not among them."""
+_THORAX_MM3 = 400.0 * 320.0 * 320.0
+"""Seen by a phantom of a coarse spacing."""
+_PATCH_VOXELS = 128 * 128 * 128
+"""Of a patch whose network takes the 8 GiB of memory that nnU-Net plans for."""
+START_S = 0.03
+"""Of any stage: Ray's task, files, records."""
+_PASSES_PER_ITERATION = 6.0
+"""Forward passes of one patch that take a GPU as long as an iteration, which takes two patches forward and back; back
+costs twice as much as forward. Derived, not measured."""
+_PASSES_PER_ITERATION_ON_CORE = 1.0
+"""The same on a core, measured: one patch of a miniature alone takes PyTorch as long as an iteration with two."""
+_DRAW_S = 7.4
+"""In which nnU-Net draws and sorts 100 million intensities for a plan; a miniature has a hundredth of them."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CoreSeconds:
+    """Seconds of one core for a million voxels."""
+
+    generate: float = 0.48
+    """A phantom, with its labels."""
+    ingest: float = 0.076
+    """Voxels of the image as it comes, like all but the next two."""
+    fingerprint: float = 0.041
+    preprocess: float = 0.52
+    """Voxels on the grid of the training."""
+    export: float = 0.52
+    """A prediction but for its network: preprocess the image, bring the logits back to its grid, write the labels."""
+    score: float = 0.001
+
+
+PER_MEGAVOXEL = CoreSeconds()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PredictionSeconds:
+    """What the prediction of one case takes."""
+
+    core: float
+    """On a core."""
+    network: float
+    """On an A100, or on one core if the preset is meant for those."""
+
+
+def case_voxels(case: Case, *, preset: Preset, phantoms: bool) -> int:
+    """Return the voxels of a case as its data set has them; coarse phantoms have fewer."""
+    voxels = NUM_SLICES.get(case.dataset, _OTHER_NUM_SLICES) * _PLANE_VOXELS
+    if phantoms and preset.phantom_spacing_mm is not None:
+        voxels = min(voxels, round(_THORAX_MM3 / preset.phantom_spacing_mm**3))
+    return voxels
+
+
+def on_core(seconds_per_megavoxel: float, *, voxels: float) -> float:
+    """Return the seconds of a stage on one core."""
+    return START_S + seconds_per_megavoxel * voxels / 1e6
+
+
+def plan_s(preset: Preset) -> float:
+    """Return the seconds of one core that a plan takes: intensities are drawn from the fingerprints of its cases."""
+    return START_S + (0.0 if preset.is_for_cpus else _DRAW_S)
+
+
+def prediction_of_case(voxels: float, *, training: Training, preset: Preset) -> PredictionSeconds:
+    """Return what it takes to predict a case with so many voxels on the grid of its training.
+
+    The network's part is derived, not measured: nnU-Net's window moves over the case by a share of the patch, and each
+    of its places is one forward pass for every combination of mirrored axes. The patch is taken to be shaped as the
+    case, and the places along an axis, which nnU-Net rounds up, to be half of one more.
+    """
+    along_axis = (voxels / (preset.max_patch_voxels or _PATCH_VOXELS)) ** (1 / 3)
+    num_places = max(1.0, (along_axis - 1) / preset.tile_step_size + 1.5) ** 3
+    num_axes = 2 if training.network == "2d" else 3
+    mirrored = range(num_axes) if preset.mirror_axes is None else preset.mirror_axes
+    num_passes = num_places * (2 ** len(mirrored) if preset.mirror_at_prediction else 1)
+    pass_s = preset.expected_s_per_iteration
+    pass_s /= _PASSES_PER_ITERATION_ON_CORE if preset.is_for_cpus else _PASSES_PER_ITERATION
+    return PredictionSeconds(core=on_core(PER_MEGAVOXEL.export, voxels=voxels), network=num_passes * pass_s)
