@@ -109,9 +109,9 @@ def test_fractions_of_hu_are_kept():
 
 @pytest.mark.parametrize("torn", [b"", b"{}", b"[1]", b"\xff\x00"])
 def test_torn_records_are_refused(torn):
-    with pytest.raises(IntegrityError, match="measure the case again"):
+    with pytest.raises(IntegrityError, match="fingerprint of a case that is not whole"):
         CaseFingerprint.from_bytes(torn)
-    with pytest.raises(IntegrityError, match="plan the training again"):
+    with pytest.raises(IntegrityError, match="plan of a training that is not whole"):
         Plan.from_bytes(torn)
 
 

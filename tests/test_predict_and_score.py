@@ -242,3 +242,17 @@ def test_a_record_comes_back_as_it_was(storage, place):
     record = PredictionRecord(checkpoint_sha256=digest, failures={"mosmed/study_0255": "DataError: cut short"})
     write_prediction_record(storage, TRAINING.id, record)
     assert read_prediction_record(storage, TRAINING.id) == record
+
+
+def test_what_is_damaged_is_named_with_what_to_do(place, storage, monkeypatch):
+    final = next(key for key in storage.list_keys(f"trainings/{TRAINING.id}") if "final" in key)
+    storage.write_bytes(final, storage.read_bytes(final)[:-1])
+    with pytest.raises(IntegrityError, match=rf"{final}: the checksum .*; delete it to train again, from epoch 0"):
+        work.predict(place, TRAINING)
+    for key, read in (
+        (run_paths.fingerprint(TRAINING.train[0], label_set=TRAINING.subtask), work.plan),
+        (run_paths.plan(TRAINING.id), lambda place, training: work._read_plan(place.storage, training.id)),
+    ):
+        storage.write_bytes(key, b"{")
+        with pytest.raises(IntegrityError, match=rf"{key}: .*not whole .*Delete it: the same command makes it again"):
+            read(place, TRAINING)

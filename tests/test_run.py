@@ -78,6 +78,14 @@ def test_what_a_training_is_expected_to_take_does_not_make_another_run(request_f
     assert storage.read_bytes(run_paths.RUN) == before
 
 
+def test_results_of_which_nobody_knows_the_seed_are_not_added_to(request_for, tmp_path):
+    storage = open_storage(tmp_path)
+    storage.write_bytes(run_paths.results("T1-lung-fold0"), b"")
+    with pytest.raises(ConfigError, match=r"run\.json: there are results, but not this file, so the seed, .*Restore"):
+        claim_output(request_for(), storage)
+    assert not storage.exists(run_paths.RUN)
+
+
 def test_a_finished_run_tells_at_every_call_which_cases_have_no_score(request_for, tmp_path):
     request = request_for()
     (training,) = request.trainings
@@ -124,6 +132,7 @@ def test_a_finished_run_tells_at_every_call_which_cases_have_no_score(request_fo
             ("study_0257", ScoreStatus.MISSING, "DataError: another"),
         )
     ]
+    claim_output(request, open_storage(tmp_path))
     ResultsStore(open_storage(tmp_path)).commit(training.id, rows)
     for _ in range(2):
         outcome = run(request, console=Console(file=io.StringIO()))

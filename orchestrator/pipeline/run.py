@@ -15,7 +15,7 @@ from orchestrator.benchmark.matrix import Benchmark, find_donors
 from orchestrator.benchmark.presets import Preset
 from orchestrator.benchmark.published import PublishedScores
 from orchestrator.cluster.config import ClusterConfig
-from orchestrator.errors import ConfigError, GpuError
+from orchestrator.errors import ConfigError, GpuError, IntegrityError
 from orchestrator.events import EventLog
 from orchestrator.pipeline.lease import Lease
 from orchestrator.pipeline.policy import Schedule
@@ -122,17 +122,31 @@ def claim_output(request: RunRequest, storage: Storage) -> None:
         "seed": request.seed,
         "data": request.data or "phantoms",
     }
-    found = read_json(storage, run_paths.RUN) if storage.exists(run_paths.RUN) else None
-    wanted = json.loads(json.dumps(record))
+    found = _claim_of(storage)
     if found is None:
         storage.write_bytes(run_paths.RUN, json.dumps(record, indent=1).encode())
-    elif not isinstance(found, dict):
-        raise ConfigError(f"{storage.location}/{run_paths.RUN}: not the record of a run. Choose another --output")
-    elif different := _differences(found, wanted):
+    elif different := _differences(found, json.loads(json.dumps(record))):
         raise ConfigError(
             f"{storage.location}: holds a run with another {', '.join(different)}; expected the same one or an empty "
             "location. Choose another --output"
         )
+
+
+def _claim_of(storage: Storage) -> dict[str, object] | None:
+    """Return what the run of a location says of itself; None if there is no run."""
+    where = f"{storage.location}/{run_paths.RUN}"
+    advice = "the seed, preset and data of what is there are not known. Restore the file or choose another --output"
+    if not storage.exists(run_paths.RUN):
+        if ResultsStore(storage).finished():
+            raise ConfigError(f"{where}: there are results, but not this file, so {advice}")
+        return None
+    try:
+        found = read_json(storage, run_paths.RUN)
+    except IntegrityError:
+        found = None
+    if not isinstance(found, dict):
+        raise ConfigError(f"{where}: not the record of a run, so {advice}")
+    return found
 
 
 def _differences(found: Mapping[str, object], wanted: Mapping[str, object]) -> list[str]:

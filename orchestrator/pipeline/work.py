@@ -8,7 +8,8 @@ import hashlib
 import json
 import logging
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -90,10 +91,10 @@ def plan(place: Workplace, training: Training) -> None:
     from orchestrator.training.planning import CaseFingerprint, make_plan
 
     storage = place.storage
-    measured = [
-        CaseFingerprint.from_bytes(storage.read_bytes(run_paths.fingerprint(case, label_set=training.subtask)))
-        for case in (*training.train, *training.val)
-    ]
+    measured = []
+    for case in (*training.train, *training.val):
+        with _naming(storage, run_paths.fingerprint(case, label_set=training.subtask)) as key:
+            measured.append(CaseFingerprint.from_bytes(storage.read_bytes(key)))
     donor = _read_plan(storage, training.plan_donor) if training.plan_donor else None
     made = make_plan(
         measured,
@@ -348,7 +349,19 @@ def _limit_threads(place: Workplace, stage: Stage) -> None:
 def _read_plan(storage: Storage, training_id: str) -> "Plan":
     from orchestrator.training.planning import Plan
 
-    return Plan.from_bytes(storage.read_bytes(run_paths.plan(training_id)))
+    with _naming(storage, run_paths.plan(training_id)) as key:
+        return Plan.from_bytes(storage.read_bytes(key))
+
+
+@contextmanager
+def _naming(storage: Storage, key: str) -> Iterator[str]:
+    """Context with the key of a file; says of which file an IntegrityError is, and what to do."""
+    try:
+        yield key
+    except IntegrityError as error:
+        raise IntegrityError(
+            f"{storage.location}/{key}: {error}. Delete it: the same command makes it again"
+        ) from error
 
 
 def _identifier(case: Case) -> str:

@@ -101,11 +101,17 @@ class CheckpointStore:
 
     def load_final(self) -> dict[str, Any]:
         """Return the final state; raises StorageError if it is not there and IntegrityError if it is damaged."""
-        return _loaded(self._read(self._final))
+        return _loaded(self._read_final())
 
     def final_sha256(self) -> str:
         """Return the digest that `save_final` returned, of a file that is whole; raises as `load_final`."""
-        return self._read(self._final).sha256
+        return self._read_final().sha256
+
+    def _read_final(self) -> _Content:
+        try:
+            return self._read(self._final)
+        except IntegrityError as error:
+            raise IntegrityError(f"{error}; delete it to train again, from epoch 0") from error
 
     def _survey(self) -> tuple[_Content | None, IntegrityError | None]:
         """Return the newest whole checkpoint on the way, and what is wrong with one that is not whole."""

@@ -83,9 +83,10 @@ class CaseFingerprint:
             )
             expected = (record["format"], record["foreground_crc32"])
         except (ValueError, KeyError, TypeError, zlib.error) as error:
-            raise IntegrityError(f"fingerprint of a case is not whole ({error}); measure the case again") from error
+            raise IntegrityError(f"fingerprint of a case that is not whole ({error})") from error
         if (FINGERPRINT_FORMAT, zlib.crc32(raw)) != expected:
-            raise IntegrityError(f"fingerprint of a case has format and checksum {expected}; measure the case again")
+            found = (FINGERPRINT_FORMAT, zlib.crc32(raw))
+            raise IntegrityError(f"fingerprint of a case with format and checksum {expected}; expected {found}")
         return made
 
 
@@ -114,7 +115,7 @@ class Plan:
                 plans=record["plans"], dataset_json=record["dataset_json"], configuration=record["configuration"]
             )
         except (ValueError, KeyError, TypeError) as error:
-            raise IntegrityError(f"plan of a training is not whole ({error}); plan the training again") from error
+            raise IntegrityError(f"plan of a training that is not whole ({error})") from error
 
     @property
     def sha256(self) -> str:
