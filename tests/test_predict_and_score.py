@@ -208,12 +208,24 @@ def test_the_rows_of_a_case_without_a_prediction_give_the_reason(storage, place,
     assert unpredicted_cases(rows_of(storage), [replace(TRAINING, fold=1)]) == {}
 
 
-def test_a_prediction_that_has_gone_is_no_row(storage, place, predictor):
+@pytest.mark.parametrize(("damage", "found"), [("gone", "missing"), ("cut", "cut short or damaged")])
+def test_a_prediction_that_is_damaged_is_no_row_and_predicted_again_once_removed(
+    storage, place, predictor, damage, found
+):
     work.predict(place, TRAINING)
-    storage.delete(run_paths.prediction(TRAINING.id, CASES[2]))
-    with pytest.raises(IntegrityError, match=r"missing, though .*predictions\.json says that all are there"):
+    key = run_paths.prediction(TRAINING.id, CASES[2])
+    whole = storage.read_bytes(key)
+    storage.delete(key)
+    if damage == "cut":
+        storage.write_bytes(key, whole[: len(whole) // 2])
+    with pytest.raises(IntegrityError, match=rf"{found}.*, though .*predictions\.json says that all are there"):
         work.score(place, TRAINING)
     assert ResultsStore(storage).finished() == set()
+    storage.delete(key)
+    storage.delete(run_paths.prediction_record(TRAINING.id))
+    work.predict(place, TRAINING)
+    work.score(place, TRAINING)
+    assert {row.score.message for row in rows_of(storage)} == {""}
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from orchestrator.pipeline.latest_epoch import LatestEpoch, write_latest_epoch
 from orchestrator.pipeline.prediction_record import PredictionRecord, read_prediction_record, write_prediction_record
 from orchestrator.pipeline.stages import Stage, StageKind
 from orchestrator.pipeline.workplace import Workplace
-from orchestrator.results.records import Provenance, ResultRow
+from orchestrator.results.records import Provenance, ResultRow, ScoreStatus
 from orchestrator.results.store import ResultsStore
 from orchestrator.storage import run_paths
 from orchestrator.storage.going_on import going_on_without
@@ -283,6 +283,9 @@ def _score_case(
         [_fetch_prediction(storage, training, case) if reason is None else NoPrediction(reason=reason)],
         structures=structures,
     )
+    if reason is None and scores[0].status is ScoreStatus.MISSING:
+        # It was predicted, so what is wrong with its file says nothing about the model.
+        raise _not_there(storage, training, case, problem=scores[0].message)
     return [
         ResultRow(
             training_id=training.id,
@@ -303,13 +306,18 @@ def _score_case(
 
 
 def _fetch_prediction(storage: Storage, training: Training, case: Case) -> Path:
-    key, record = run_paths.prediction(training.id, case), run_paths.prediction_record(training.id)
+    key = run_paths.prediction(training.id, case)
     if not storage.exists(key):
-        raise IntegrityError(
-            f"{storage.location}/{key}: missing, though {record} says that all are there. Remove {record}, and the "
-            "same command predicts this case again"
-        )
+        raise _not_there(storage, training, case, problem="missing")
     return storage.fetch(key)
+
+
+def _not_there(storage: Storage, training: Training, case: Case, *, problem: str) -> IntegrityError:
+    key, record = run_paths.prediction(training.id, case), run_paths.prediction_record(training.id)
+    return IntegrityError(
+        f"{storage.location}/{key}: {problem}, though {record} says that all are there. Remove both, and the same "
+        "command predicts this case again"
+    )
 
 
 def _provenance(place: Workplace, training: Training, *, checkpoint_sha256: str) -> Provenance:
