@@ -9,7 +9,8 @@ import yaml
 
 from orchestrator.cluster.aws_checks import check_aws, placeholders
 from orchestrator.cluster.config import load_cluster
-from orchestrator.cluster.node_types import describe, most_processors, node_types
+from orchestrator.cluster.gpu_kinds import GPU_KINDS, kind_of_accelerator, kind_of_instance
+from orchestrator.cluster.node_types import describe, growth_of_aws, most_processors, node_types
 from orchestrator.errors import ConfigError
 
 CLUSTERS = Path(__file__).parents[1] / "clusters"
@@ -170,6 +171,15 @@ def test_rays_own_check_accepts_the_section_once_its_defaults_are_filled_in(aws:
 def test_a_global_limit_is_spent_on_gpu_workers_first(aws: dict[str, Any]) -> None:
     # 5 workers of 8 CPUs and one GPU each; the two CPU workers find no room.
     assert most_processors({**aws["ray"], "max_workers": 5}) == (40, 5)
+
+
+def test_the_memory_of_a_p4de_is_twice_that_of_a_p4d_and_goes_with_the_name_of_its_gpus(aws: dict[str, Any]) -> None:
+    assert kind_of_instance("p4d.24xlarge") == GPU_KINDS["A100"]
+    changed = copy.deepcopy(aws)
+    changed["ray"]["available_node_types"]["gpu_on_demand"]["node_config"]["InstanceType"] = "p4de.24xlarge"
+    (name,) = (machines.gpu for machines in growth_of_aws(changed["ray"]) if machines.name == "gpu_on_demand")
+    kind = kind_of_accelerator(name)
+    assert (kind, kind and kind.memory_gib) == (kind_of_instance("p4de.24xlarge"), 80)
 
 
 def test_the_head_is_one_machine_on_demand(aws: dict[str, Any]) -> None:
