@@ -81,7 +81,7 @@ def test_aws_file_offers_the_gpus_of_its_workers_and_lists_what_is_to_be_filled_
         ("kind: existing\naddress: auto\nmay_start: {a: {number: 2, cpus: 0}}\n", "may_start: a: cpus is 0; expected"),
         ("kind: local\nslice_s: 0\n", "slice_s is 0.0; expected more than 0"),
         ("kind: local\ngpus_per_training: 0\n", "gpus_per_training is 0.0; expected more than 0"),
-        ("kind: local\ngpus_per_training: 1.5\n", "gpus_per_training is 1.5; expected a part of one GPU or a whole"),
+        ("kind: local\ngpus_per_training: 2\n", "gpus_per_training is 2.0; expected 1 or a part: a training uses one"),
         ("kind: local\naddress: auto\n", "unknown key 'address'"),
         ("kind: local\nkind: aws\n", "stands twice"),
         ("kind: existing\naddress: 10.0.0.5\n", "address is '10.0.0.5'; expected auto or host:port"),
