@@ -1,10 +1,8 @@
 """A launch: what is run in which order, what is left behind, and what a second call does."""
 
 import dataclasses
-import os
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,7 +15,6 @@ import yaml
 from moto.server import ThreadedMotoServer
 
 from orchestrator.cluster import environment, jobs
-from orchestrator.cluster.commands import ShellCommands
 from orchestrator.cluster.config import load_cluster
 from orchestrator.cluster.jobs import JobState
 from orchestrator.cluster.launch import Launch, check_aws_account, has_head, launch_and_follow
@@ -369,43 +366,6 @@ def test_missing_credentials_are_told_before_anything_starts(place: Path, monkey
 def test_a_driver_that_succeeds_without_tables_is_an_error(place: Path) -> None:
     with pytest.raises(ClusterError, match="left no tables"):
         go(a_launch(filled_in(place), output="s3://covid-bucket/other"), commands=FakeCommands(), head=FakeJobs())
-
-
-def test_a_background_command_ends_with_its_children(tmp_path: Path) -> None:
-    marker = tmp_path / "child"
-    with ShellCommands().background(["bash", "-c", f"sleep 60 & echo $! > {marker}; wait"]):
-        deadline_s = time.monotonic() + 10
-        while not (marker.exists() and marker.read_text().strip()) and time.monotonic() < deadline_s:
-            time.sleep(0.02)
-        child = int(marker.read_text())
-        os.kill(child, 0)
-    state = Path(f"/proc/{child}/stat")
-    deadline_s = time.monotonic() + 10
-    while state.exists() and state.read_text().split()[2] != "Z" and time.monotonic() < deadline_s:
-        time.sleep(0.02)
-    assert not state.exists() or state.read_text().split()[2] == "Z"
-
-
-def test_a_failing_command_is_named_with_its_exit_code() -> None:
-    with pytest.raises(ClusterError, match="false: failed with exit code 1"):
-        ShellCommands().call(["false"])
-
-
-def test_a_token_that_others_can_read_is_refused(place: Path) -> None:
-    path = environment.ensure_token()
-    assert os.environ[environment.AUTH_MODE] == "token"
-    assert environment.ensure_token() == path
-    path.chmod(0o644)
-    with pytest.raises(ConfigError, match="expected mode 600"):
-        environment.ensure_token()
-
-
-def test_an_empty_or_missing_token_is_refused(place: Path) -> None:
-    with pytest.raises(ConfigError, match="no authentication token"):
-        environment.use_token(place / "nowhere")
-    (place / "empty").touch(mode=0o600)
-    with pytest.raises(ConfigError, match="is empty"):
-        environment.use_token(place / "empty")
 
 
 BOOTSTRAP = """
