@@ -15,10 +15,7 @@ from pathlib import Path
 
 RUN_ALL = ("-m", "orchestrator.run_all")
 NUM_WORKER_NODES = 2
-SPARED = (
-    *("IDLE", "Agent", "PlacementGroupCleaner", "PreemptionWatcher", "SynchronizationActor", "DatasetManager"),
-    "AutoscalingCoordinator",
-)
+SPARED = ("IDLE", "Agent", "SynchronizationActor", "AutoscalingCoordinator")
 """In the titles of processes without which a run goes on."""
 SETTINGS = {
     # A driver whose head node is gone waits a minute for it by default.

@@ -9,7 +9,8 @@ import yaml
 
 from orchestrator.cluster.aws_checks import check_aws, placeholders
 from orchestrator.cluster.config import load_cluster
-from orchestrator.cluster.node_types import describe, most_processors, node_types
+from orchestrator.cluster.gpu_kinds import GPU_KINDS, kind_of_accelerator, kind_of_instance
+from orchestrator.cluster.node_types import describe, growth_of_aws, most_processors, node_types
 from orchestrator.errors import ConfigError
 
 CLUSTERS = Path(__file__).parents[1] / "clusters"
@@ -80,7 +81,7 @@ def test_aws_file_offers_the_gpus_of_its_workers_and_lists_what_is_to_be_filled_
         ("kind: existing\naddress: auto\nmay_start: {a: {number: 2, cpus: 0}}\n", "may_start: a: cpus is 0; expected"),
         ("kind: local\nslice_s: 0\n", "slice_s is 0.0; expected more than 0"),
         ("kind: local\ngpus_per_training: 0\n", "gpus_per_training is 0.0; expected more than 0"),
-        ("kind: local\ngpus_per_training: 1.5\n", "gpus_per_training is 1.5; expected a part of one GPU or a whole"),
+        ("kind: local\ngpus_per_training: 2\n", "gpus_per_training is 2.0; expected 1 or a part: a training uses one"),
         ("kind: local\naddress: auto\n", "unknown key 'address'"),
         ("kind: local\nkind: aws\n", "stands twice"),
         ("kind: existing\naddress: 10.0.0.5\n", "address is '10.0.0.5'; expected auto or host:port"),
@@ -170,6 +171,15 @@ def test_rays_own_check_accepts_the_section_once_its_defaults_are_filled_in(aws:
 def test_a_global_limit_is_spent_on_gpu_workers_first(aws: dict[str, Any]) -> None:
     # 5 workers of 8 CPUs and one GPU each; the two CPU workers find no room.
     assert most_processors({**aws["ray"], "max_workers": 5}) == (40, 5)
+
+
+def test_the_memory_of_a_p4de_is_twice_that_of_a_p4d_and_goes_with_the_name_of_its_gpus(aws: dict[str, Any]) -> None:
+    assert kind_of_instance("p4d.24xlarge") == GPU_KINDS["A100"]
+    changed = copy.deepcopy(aws)
+    changed["ray"]["available_node_types"]["gpu_on_demand"]["node_config"]["InstanceType"] = "p4de.24xlarge"
+    (name,) = (machines.gpu for machines in growth_of_aws(changed["ray"]) if machines.name == "gpu_on_demand")
+    kind = kind_of_accelerator(name)
+    assert (kind, kind and kind.memory_gib) == (kind_of_instance("p4de.24xlarge"), 80)
 
 
 def test_the_head_is_one_machine_on_demand(aws: dict[str, Any]) -> None:

@@ -1,10 +1,9 @@
 """A launch: what is run in which order, what is left behind, and what a second call does."""
 
 import dataclasses
-import os
 import subprocess
 import sys
-import time
+import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,10 +15,9 @@ import yaml
 from moto.server import ThreadedMotoServer
 
 from orchestrator.cluster import environment, jobs
-from orchestrator.cluster.commands import ShellCommands
 from orchestrator.cluster.config import load_cluster
 from orchestrator.cluster.jobs import JobState
-from orchestrator.cluster.launch import Launch, check_aws_account, launch_and_follow
+from orchestrator.cluster.launch import Launch, check_aws_account, has_head, launch_and_follow
 from orchestrator.errors import ClusterError, ConfigError
 from orchestrator.storage.filesystem import open_storage
 
@@ -29,29 +27,58 @@ IMAGE_OWNER_TEXT = AWS.read_text().replace("s3://FILL-IN-bucket", "s3://covid-bu
 
 
 class FakeCommands:
-    """Records commands; a command that holds the word `failing` fails."""
+    """Records commands and starts and ends the head on the emulated AWS; a command named `failing` fails then."""
 
     def __init__(self, *, failing: str = "nothing") -> None:
         self.log: list[str] = []
+        self.options: dict[str, tuple[str, ...]] = {}
         self._failing = failing
 
     def call(self, command: Sequence[str]) -> None:
         self.log.append(command[1])
+        self.options[command[1]] = tuple(command[2:-1])
+        if command[1] == "up" and not heads():
+            start_head()
         if command[1] == self._failing:
             raise ClusterError(f"ray {command[1]}: failed")
+        if command[1] == "down":
+            boto3.client("ec2").terminate_instances(InstanceIds=heads())
 
     @contextmanager
     def background(self, command: Sequence[str]) -> Iterator[None]:
         self.log.append(command[1])
-        yield
-        self.log.append("tunnel closed")
+        try:
+            yield
+        finally:
+            self.log.append("tunnel closed")
+
+
+def start_head(*, cluster: str = "covid-ct") -> None:
+    """Start a machine with the tags that Ray gives to the head of a cluster."""
+    ec2 = boto3.client("ec2")
+    tags = [{"Key": "ray-cluster-name", "Value": cluster}, {"Key": "ray-node-type", "Value": "head"}]
+    ec2.run_instances(
+        ImageId=ec2.describe_images()["Images"][0]["ImageId"],
+        MinCount=1,
+        MaxCount=1,
+        TagSpecifications=[{"ResourceType": "instance", "Tags": tags}],
+    )
+
+
+def heads() -> list[str]:
+    """Return the heads of all clusters that are running."""
+    running = [{"Name": "instance-state-name", "Values": ["running"]}]
+    found = boto3.client("ec2").describe_instances(Filters=running)["Reservations"]
+    return [machine["InstanceId"] for reservation in found for machine in reservation["Instances"]]
 
 
 class FakeJobs:
     """One head: jobs by id, with a log that comes in pieces and a connection that may break."""
 
-    def __init__(self, *, status: str | None = None, log: str = "one\ntwo\nthree", breaks: int = 0) -> None:
-        self.status = status
+    def __init__(
+        self, *, states: Mapping[str, str] | None = None, log: str = "one\ntwo\nthree", breaks: int = 0
+    ) -> None:
+        self.states = dict(states or {})
         self.ends_with = "SUCCEEDED"
         self.calls: list[str] = []
         self.entrypoint = ""
@@ -60,16 +87,19 @@ class FakeJobs:
         self._breaks = breaks
 
     def find(self, job_id: str) -> JobState | None:
-        return JobState(status=self.status) if self.status else None
+        return JobState(status=self.states[job_id]) if job_id in self.states else None
+
+    def running(self) -> frozenset[str]:
+        return frozenset(job_id for job_id, status in self.states.items() if status == "RUNNING")
 
     def submit(self, job_id: str, *, entrypoint: str, environment: Mapping[str, str]) -> None:
         self.calls.append("submit")
         self.entrypoint = entrypoint
-        self.status = "RUNNING"
+        self.states[job_id] = "RUNNING"
 
     def forget(self, job_id: str) -> None:
         self.calls.append("forget")
-        self.status = None
+        del self.states[job_id]
 
     async def tail(self, job_id: str) -> AsyncIterator[str]:
         yield self._log[:6]
@@ -79,7 +109,7 @@ class FakeJobs:
             self._breaks -= 1
             raise RuntimeError("connection lost")
         yield self._log[6:]
-        self.status = self.ends_with
+        self.states[job_id] = self.ends_with
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +135,9 @@ def place(tmp_path: Path, moto_port: int, monkeypatch: pytest.MonkeyPatch) -> Pa
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(jobs, "RECONNECT_S", 0.0)
+    # Machines of the tests before are gone.
+    request = urllib.request.Request(f"http://127.0.0.1:{moto_port}/moto-api/reset", method="POST")
+    urllib.request.urlopen(request).close()
     boto3.client("s3").create_bucket(Bucket="covid-bucket")
     open_storage(OUTPUT).write_bytes("tables/table4.md", b"| DSC |")
     return tmp_path
@@ -122,11 +155,18 @@ def a_launch(path: Path, *, keep: bool = False, output: str = OUTPUT) -> Launch:
 
 
 def go(
-    launch: Launch, *, commands: FakeCommands, head: FakeJobs, confirm: Callable[[str], bool] = lambda _: True
+    launch: Launch, *, commands: FakeCommands, head: FakeJobs | None, confirm: Callable[[str], bool] = lambda _: True
 ) -> tuple[bool, list[str]]:
+    """Launch; `None` is a head whose dashboard is silent."""
     shown: list[str] = []
+
+    def connect(address: str) -> FakeJobs:
+        if head is None:
+            raise ClusterError(f"{address}: no dashboard after 180 s")
+        return head
+
     try:
-        done = launch_and_follow(launch, confirm=confirm, show=shown.append, commands=commands, connect=lambda _: head)
+        done = launch_and_follow(launch, confirm=confirm, show=shown.append, commands=commands, connect=connect)
     except BaseException as error:
         error.args = (*error.args, shown)
         raise
@@ -138,6 +178,7 @@ def test_a_launch_goes_up_submits_follows_and_goes_down(place: Path) -> None:
     done, shown = go(a_launch(filled_in(place)), commands=commands, head=head)
     assert done
     assert commands.log == ["up", "dashboard", "tunnel closed", "down"]
+    assert heads() == []
     assert shown[1:] == ["one", "two", "three"]
     assert head.entrypoint.startswith("bash -c ")
     assert "--only '\"'\"'T1-*'\"'\"' --cluster ~/covid-ct-launch/cluster.yaml" in head.entrypoint
@@ -166,13 +207,68 @@ def test_the_driver_on_the_head_gets_a_cluster_that_exists_and_may_grow(place: P
     assert config.cpus_per_training == 7
 
 
-def test_a_running_driver_is_attached_to_and_an_ended_one_is_started_anew(place: Path) -> None:
+def test_a_running_driver_is_attached_to_without_touching_its_head(place: Path) -> None:
     launch = a_launch(filled_in(place))
-    running, ended = FakeJobs(status="RUNNING"), FakeJobs(status="FAILED")
-    assert "attached" in go(launch, commands=FakeCommands(), head=running)[1][0]
-    go(launch, commands=FakeCommands(), head=ended)
-    assert running.calls == []
-    assert ended.calls == ["forget", "submit"]
+    commands, head = FakeCommands(), FakeJobs(states={launch.submission_id: "RUNNING"})
+    start_head()
+    assert "attached" in go(launch, commands=commands, head=head)[1][0]
+    assert head.calls == []
+    assert commands.log == ["dashboard", "tunnel closed", "dashboard", "tunnel closed", "down"]
+
+
+def test_an_ended_driver_is_started_anew_on_its_head_whose_ray_is_not_restarted(place: Path) -> None:
+    launch = a_launch(filled_in(place))
+    commands, head = FakeCommands(), FakeJobs(states={launch.submission_id: "FAILED"})
+    start_head()
+    go(launch, commands=commands, head=head)
+    assert head.calls == ["forget", "submit"]
+    assert "--no-restart" in commands.options["up"]
+    assert heads() == []
+
+
+def test_a_head_that_works_for_another_driver_is_left_alone(place: Path) -> None:
+    commands, head = FakeCommands(), FakeJobs(states={"run-0": "FAILED", "run-1": "RUNNING"})
+    start_head()
+    with pytest.raises(ClusterError, match="cluster covid-ct: its head works for run-1; expected run-") as caught:
+        go(a_launch(filled_in(place)), commands=commands, head=head)
+    assert commands.log == ["dashboard", "tunnel closed"]
+    assert (head.calls, len(heads())) == ([], 1)
+    assert "ray down -y" in caught.value.args[-1][-2]
+
+
+def test_an_older_head_that_does_not_answer_stays_and_its_ways_out_are_told(place: Path) -> None:
+    commands = FakeCommands()
+    start_head()
+    with pytest.raises(ClusterError, match=r"To look at it: .*ray attach .*ray up .*--restart-only") as caught:
+        go(a_launch(filled_in(place)), commands=commands, head=None)
+    assert commands.log == ["dashboard", "tunnel closed"]
+    assert len(heads()) == 1
+    assert "ray down -y" in caught.value.args[-1][-2]
+
+
+def test_a_failing_update_of_an_older_head_leaves_it(place: Path) -> None:
+    commands = FakeCommands(failing="up")
+    start_head()
+    with pytest.raises(ClusterError, match="ray up: failed"):
+        go(a_launch(filled_in(place)), commands=commands, head=FakeJobs())
+    assert "down" not in commands.log
+
+
+def test_a_new_head_that_does_not_answer_is_brought_down(place: Path) -> None:
+    commands = FakeCommands()
+    with pytest.raises(ClusterError, match="no dashboard"):
+        go(a_launch(filled_in(place)), commands=commands, head=None)
+    assert commands.log == ["up", "dashboard", "tunnel closed", "down"]
+
+
+def test_heads_of_other_clusters_and_those_that_ended_do_not_count(place: Path) -> None:
+    config = load_cluster(filled_in(place))
+    start_head(cluster="other")
+    assert not has_head(config)
+    start_head()
+    assert has_head(config)
+    boto3.client("ec2").terminate_instances(InstanceIds=heads())
+    assert not has_head(config)
 
 
 def test_the_id_of_a_driver_is_that_of_its_work(place: Path) -> None:
@@ -215,13 +311,13 @@ def test_keep_leaves_the_machines_and_says_how_to_bring_them_down(place: Path) -
 
 
 def test_ctrl_c_leaves_the_driver_running_and_says_what_to_do(place: Path) -> None:
-    commands, head = FakeCommands(), FakeJobs()
+    commands, head, launch = FakeCommands(), FakeJobs(), a_launch(filled_in(place))
     head.interrupt = True
     with pytest.raises(KeyboardInterrupt) as caught:
-        go(a_launch(filled_in(place)), commands=commands, head=head)
+        go(launch, commands=commands, head=head)
     assert "down" not in commands.log
     assert "ray down -y" in caught.value.args[-1][-2]
-    assert head.status == "RUNNING"
+    assert head.states == {launch.submission_id: "RUNNING"}
 
 
 def test_a_head_that_is_lost_keeps_its_machines(place: Path) -> None:
@@ -270,43 +366,6 @@ def test_missing_credentials_are_told_before_anything_starts(place: Path, monkey
 def test_a_driver_that_succeeds_without_tables_is_an_error(place: Path) -> None:
     with pytest.raises(ClusterError, match="left no tables"):
         go(a_launch(filled_in(place), output="s3://covid-bucket/other"), commands=FakeCommands(), head=FakeJobs())
-
-
-def test_a_background_command_ends_with_its_children(tmp_path: Path) -> None:
-    marker = tmp_path / "child"
-    with ShellCommands().background(["bash", "-c", f"sleep 60 & echo $! > {marker}; wait"]):
-        deadline_s = time.monotonic() + 10
-        while not (marker.exists() and marker.read_text().strip()) and time.monotonic() < deadline_s:
-            time.sleep(0.02)
-        child = int(marker.read_text())
-        os.kill(child, 0)
-    state = Path(f"/proc/{child}/stat")
-    deadline_s = time.monotonic() + 10
-    while state.exists() and state.read_text().split()[2] != "Z" and time.monotonic() < deadline_s:
-        time.sleep(0.02)
-    assert not state.exists() or state.read_text().split()[2] == "Z"
-
-
-def test_a_failing_command_is_named_with_its_exit_code() -> None:
-    with pytest.raises(ClusterError, match="false: failed with exit code 1"):
-        ShellCommands().call(["false"])
-
-
-def test_a_token_that_others_can_read_is_refused(place: Path) -> None:
-    path = environment.ensure_token()
-    assert os.environ[environment.AUTH_MODE] == "token"
-    assert environment.ensure_token() == path
-    path.chmod(0o644)
-    with pytest.raises(ConfigError, match="expected mode 600"):
-        environment.ensure_token()
-
-
-def test_an_empty_or_missing_token_is_refused(place: Path) -> None:
-    with pytest.raises(ConfigError, match="no authentication token"):
-        environment.use_token(place / "nowhere")
-    (place / "empty").touch(mode=0o600)
-    with pytest.raises(ConfigError, match="is empty"):
-        environment.use_token(place / "empty")
 
 
 BOOTSTRAP = """

@@ -1,5 +1,6 @@
 """What the executor makes of Ray's description of a cluster, and what it asks Ray for."""
 
+import json
 import multiprocessing
 import time
 from pathlib import Path
@@ -7,16 +8,21 @@ from typing import Any
 
 import pytest
 import ray
+from ray.cluster_utils import Cluster
+from ray.exceptions import RayError
 from ray.util.placement_group import placement_group
 
 from orchestrator.cluster.config import ClusterConfig
 from orchestrator.cluster.node_types import Growth
-from orchestrator.errors import ClusterError
+from orchestrator.errors import ClusterError, DataError
 from orchestrator.pipeline import ray_executor
 from orchestrator.pipeline.processors import Node, Resources
 from orchestrator.pipeline.ray_executor import connected
+from orchestrator.pipeline.ray_failures import innermost
 from orchestrator.pipeline.ray_leftovers import free_reserved_places
 from orchestrator.pipeline.ray_nodes import label_selector, machines_that_may_start, nodes_of
+from orchestrator.pipeline.ray_worker import settle_coordinator, submit
+from orchestrator.pipeline.stages import Stage, StageKind
 
 
 def record(node_id: str, *, cpus: float, gpus: float = 0, kind: str = "", alive: bool = True) -> dict[str, Any]:
@@ -88,6 +94,38 @@ def reserve_and_give_back(folder):
         wait_until(lambda: ray.available_resources().get("CPU", 0) == 1)
 
 
+def look_where_a_training_runs(folder):
+    class Place:
+        """Tells where the actors of a training are as soon as it looks at this, and ends it."""
+
+        output = str(folder)
+
+        def __init__(self, actors_before):
+            self._before = set(actors_before)
+
+        @property
+        def num_threads(self):
+            actors = [actor for key, actor in ray._private.state.actors().items() if key not in self._before]
+            raise DataError(json.dumps({actor["ActorClassName"]: actor["Address"]["NodeID"] for actor in actors}))
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    nodes = [cluster.add_node(num_cpus=1).node_id for _ in range(2)]
+    with connected(ClusterConfig(path=folder, kind="existing", address=cluster.address)):
+        settle_coordinator()
+        stage = Stage(id="train a", kind=StageKind.TRAIN, needs=(), products=(), expected_s=1.0)
+        for node_id in nodes:
+            place = ray.put(Place(ray._private.state.actors()))
+            reference = submit(stage, place=place, node_id=node_id, share=Resources(cpus=1), separate=True, selector={})
+            with pytest.raises(RayError) as caught:
+                ray.get(reference)
+            found = json.loads(str(innermost(caught.value)))
+            of_training = {"TrainController", "SynchronizationActor", "RayTrainWorker"}
+            # Of which there is one in the cluster, always on the head.
+            assert found.keys() - {"TrainStateActor"} == of_training
+            assert {found[name] for name in of_training} == {node_id}
+    cluster.shutdown()
+
+
 def test_a_head_that_does_not_answer_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(ray_executor, "HEAD_ANSWERS_WITHIN_S", 0.1)
     config = ClusterConfig(path=tmp_path / "cluster.yaml", kind="existing", address="127.0.0.1:1")
@@ -96,6 +134,14 @@ def test_a_head_that_does_not_answer_is_told(tmp_path, monkeypatch):
         connected(config),
     ):
         pass
+
+
+@pytest.mark.end_to_end
+def test_all_of_a_training_is_on_the_machine_that_was_chosen_for_it(tmp_path):
+    process = multiprocessing.get_context("spawn").Process(target=look_where_a_training_runs, args=(tmp_path,))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
 
 
 @pytest.mark.end_to_end

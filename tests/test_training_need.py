@@ -12,7 +12,7 @@ from orchestrator.pipeline.policy import Schedule
 from orchestrator.pipeline.processors import Need, Node, Resources
 from orchestrator.pipeline.simulator import Conditions, Machines, Simulation
 from orchestrator.pipeline.stages import Stage, StageKind
-from orchestrator.pipeline.training_need import training_need
+from orchestrator.pipeline.training_need import idle_gpus, training_need
 from orchestrator.training.gpu import keep_to_share
 
 SMALL, FULL = PRESETS["smoke"], PRESETS["paper"]
@@ -68,6 +68,15 @@ def test_the_cluster_file_goes_before_the_preset_but_not_before_the_memory():
     assert num_at_once(node(gib=24), preset=FULL, gpus_per_training=0.25) == 2
     assert num_at_once(node(gib=80), preset=SMALL, gpus_per_training=1.0) == 1
     assert training_need(config(cpus_per_training=3), [node()], preset=FULL).cpus == 3
+
+
+def test_cores_that_the_cluster_file_asks_for_are_given_and_a_machine_with_fewer_takes_no_training():
+    large, small = node(cpus=64, gpus=8, name="large"), node(cpus=4, gpus=1, gib=24, name="small")
+    need = training_need(config(cpus_per_training=8), [large, small], preset=FULL)
+    assert (need.cpus, need.num_on(large), need.num_on(small)) == (8, 8, 0)
+    assert "A training takes 8 CPUs and 1 GPUs with 10 GiB" in idle_gpus(need, [large, small])
+    assert "not fit on: 1 x 4 CPUs, 1 GPUs of 24 GiB." in idle_gpus(need, [large, small])
+    assert idle_gpus(need, [large, node(cpus=2, gpus=0)]) == ""
 
 
 def test_no_share_lies_across_two_gpus():

@@ -35,7 +35,7 @@ class ClusterConfig:
     cpus_per_training: float | None = None
     """CPUs for each training with a GPU: they feed it. None for what the preset needs; without GPUs it is one CPU."""
     gpus_per_training: float | None = None
-    """GPUs for each training; below 1, several share one. None for as many on a GPU as fit and pay."""
+    """Part of a GPU for each training; below 1, several share it. None for as many on a GPU as fit and pay."""
     slice_s: float = SLICE_S
     """A training gives way only to one that needs this much longer."""
     cloud: Literal["aws"] | None = None
@@ -53,9 +53,9 @@ class ClusterConfig:
             if number is not None and not number > 0:
                 raise ConfigError(f"{self.path}: {name} is {number}; expected more than 0")
         gpus = self.gpus_per_training
-        if gpus is not None and gpus > 1 and not gpus.is_integer():
+        if gpus is not None and gpus > 1:
             raise ConfigError(
-                f"{self.path}: gpus_per_training is {gpus}; expected a part of one GPU or a whole number of them"
+                f"{self.path}: gpus_per_training is {gpus}; expected 1 or a part: a training uses one GPU"
             )
         for name in ("num_cpus", "num_gpus"):
             number = getattr(self, name)

@@ -34,7 +34,7 @@ _OF_INSTANCES = {
     "p5en": "H200",
     "p5": "H100",
     "p4d": "A100",
-    "p4de": "A100",
+    "p4de": "A100-80G",
     "g6e": "L40S",
     "p3": "V100",
     "g5": "A10G",
@@ -46,12 +46,13 @@ _OF_INSTANCES = {
 def kind_of_instance(instance_type: str) -> GpuKind | None:
     """Return the GPUs of an EC2 instance type such as `g6e.2xlarge`; None if it has none that are known."""
     name = _OF_INSTANCES.get(instance_type.partition(".")[0])
-    return GPU_KINDS[name] if name else None
+    return kind_of_accelerator(name) if name else None
 
 
 def kind_of_accelerator(name: str) -> GpuKind | None:
     """Return a kind by Ray's name, which may go on with the memory, as in `A100-80G`; None if it is not known."""
-    model, _, rest = name.removeprefix("NVIDIA_").partition("-")
+    name = name.removeprefix("NVIDIA_")
+    model, _, rest = name.partition("-")
     kind = GPU_KINDS.get(model)
     memory = re.fullmatch(r"(\d+)G", rest)
-    return replace(kind, memory_gib=float(memory[1])) if kind and memory else kind
+    return replace(kind, name=name, memory_gib=float(memory[1])) if kind and memory else kind

@@ -45,6 +45,9 @@ class Jobs(Protocol):
     def find(self, job_id: str) -> JobState | None:
         """Return the state of a job, or None if there is none of that id."""
 
+    def running(self) -> frozenset[str]:
+        """Return the ids of all that were submitted and have not ended."""
+
     def submit(self, job_id: str, *, entrypoint: str, environment: Mapping[str, str]) -> None:
         """Start a job."""
 
@@ -96,6 +99,11 @@ class RayJobs:
             if job.submission_id == job_id:
                 return JobState(status=str(job.status.value))
         return None
+
+    def running(self) -> frozenset[str]:
+        """Return the ids of all that were submitted and have not ended."""
+        states = {job.submission_id: JobState(status=str(job.status.value)) for job in self._client.list_jobs()}
+        return frozenset(job_id for job_id, state in states.items() if job_id is not None and not state.has_ended)
 
     def submit(self, job_id: str, *, entrypoint: str, environment: Mapping[str, str]) -> None:
         """Start a job."""

@@ -1,7 +1,8 @@
 """A run on machines that are started for it: up, tunnel, submit, follow, down."""
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,8 +86,9 @@ def launch_and_follow(
 ) -> bool | None:
     """Start the machines, run the driver on the head, show what it prints, bring the machines down.
 
-    A second call while the driver runs attaches to it. After Ctrl-C, or when the head cannot be reached any more, the
-    driver goes on and the machines stay; what to do then is shown.
+    A second call while the driver runs attaches to it and changes nothing on the head. Machines go down when the driver
+    has ended, or if no driver could be started on a head that this call has made. After Ctrl-C, when the head cannot be
+    reached any more, or when an older head does not answer, they stay; what to do then is shown.
 
     Parameters
     ----------
@@ -113,7 +115,7 @@ def launch_and_follow(
     ConfigError
         If the file has places to be filled in, the output is not on S3, or AWS does not accept our credentials.
     ClusterError
-        If a command fails or the head cannot be reached.
+        If a command fails, the head cannot be reached or works for another driver.
     """
     _check_ready(launch)
     (check_account or check_aws_account)(launch)
@@ -124,15 +126,24 @@ def launch_and_follow(
         return None
     token = environment.ensure_token()
     files = write_launch_files(config, token=token, folder=launch.folder, project=PROJECT)
-    stay = launch.keep
+    head = _Head(name=config.ray["cluster_name"], files=files, commands=commands, connect=connect)
+    was_there = has_head(config)
+    # A driver may be at work on a head that was there, whatever fails on the way to it.
+    stay = launch.keep or was_there
     try:
-        commands.call(ray_command("up", "-y", "--no-config-cache", str(files.cluster_file)))
-        return _run_driver(launch, files=files, show=show, commands=commands, connect=connect)
+        if not (was_there and head.works_for(launch.submission_id)):
+            # Without this option Ray ends all that runs on a head that is there; it starts on a new one all the same.
+            commands.call(head.command("up", "-y", "--no-config-cache", "--no-restart"))
+        succeeded = _run_driver(launch, head=head, show=show)
+        stay = launch.keep
     except (KeyboardInterrupt, DriverLostError):
         stay = True
         raise
     finally:
-        _leave(files, stay=stay, show=show, commands=commands)
+        _leave(head, stay=stay, show=show)
+    if succeeded and not open_storage(launch.output).list_keys(run_paths.TABLES):
+        raise ClusterError(f"{launch.output}: the driver succeeded and left no tables; expected some below tables/")
+    return succeeded
 
 
 def check_aws_account(launch: Launch) -> None:
@@ -150,6 +161,25 @@ def check_aws_account(launch: Launch) -> None:
     open_storage(launch.output).exists(run_paths.RUN)
 
 
+def has_head(config: ClusterConfig) -> bool:
+    """Whether the head of a cluster on AWS is there or starting; raises ClusterError if AWS does not say."""
+    import boto3
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    # What Ray's own provider looks for.
+    wanted = {
+        "instance-state-name": ["pending", "running"],
+        "tag:ray-cluster-name": [config.ray["cluster_name"]],
+        "tag:ray-node-type": ["head"],
+    }
+    filters = [{"Name": name, "Values": values} for name, values in wanted.items()]
+    try:
+        found = boto3.client("ec2", region_name=config.ray["provider"]["region"]).describe_instances(Filters=filters)
+    except (BotoCoreError, ClientError) as error:
+        raise ClusterError(f"{config.path}: AWS does not say whether the cluster has a head: {error}") from error
+    return bool(found["Reservations"])
+
+
 def _check_ready(launch: Launch) -> None:
     if not launch.output.startswith("s3://"):
         raise ConfigError(f"--output {launch.output}: every machine must reach it; expected s3://bucket/prefix")
@@ -162,36 +192,68 @@ def _check_ready(launch: Launch) -> None:
         raise ConfigError(f"{launch.config.path}: {len(left)} values must be filled in before a launch: {fields}")
 
 
-def _run_driver(
-    launch: Launch,
-    *,
-    files: LaunchFiles,
-    show: Callable[[str], None],
-    commands: Commands,
-    connect: Callable[[str], Jobs],
-) -> bool:
-    port = free_port()
-    tunnel = ("dashboard", "--port", str(port), "--remote-port", str(DASHBOARD_PORT), str(files.cluster_file))
-    with commands.background(ray_command(*tunnel)):
-        address = f"http://127.0.0.1:{port}"
-        jobs = connect(address)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Head:
+    """The head of a cluster, reached by commands of Ray."""
+
+    name: str
+    """Of its cluster."""
+    files: LaunchFiles
+    commands: Commands
+    connect: Callable[[str], Jobs]
+
+    def command(self, name: str, *options: str) -> tuple[str, ...]:
+        """Return a command of Ray's cluster launcher."""
+        return ray_command(name, *options, str(self.files.cluster_file))
+
+    @contextmanager
+    def jobs(self) -> Iterator[tuple[Jobs, str]]:
+        """Context with a tunnel to its dashboard: its jobs, and the dashboard's address on this machine."""
+        port = free_port()
+        tunnel = self.command("dashboard", "--port", str(port), "--remote-port", str(DASHBOARD_PORT))
+        with self.commands.background(tunnel):
+            address = f"http://127.0.0.1:{port}"
+            yield self.connect(address), address
+
+    def works_for(self, driver: str) -> bool:
+        """Whether it carries out this driver; raises ClusterError if another one, or if it does not answer."""
+        try:
+            with self.jobs() as (jobs, _):
+                running = jobs.running()
+        except ClusterError as error:
+            look, restart = (
+                shlex.join(self.command(*words))
+                for words in (("attach",), ("up", "-y", "--no-config-cache", "--restart-only"))
+            )
+            raise ClusterError(
+                f"cluster {self.name}: there is a head, but its dashboard cannot be used: {error}. It was left as it "
+                f"is. To look at it: {look}. If its Ray has died, start it anew: {restart}"
+            ) from error
+        if running and driver not in running:
+            others = ", ".join(sorted(running))
+            raise ClusterError(
+                f"cluster {self.name}: its head works for {others}; expected {driver} or no driver. "
+                "Wait until it has ended, or give this run a cluster_name of its own"
+            )
+        return driver in running
+
+
+def _run_driver(launch: Launch, *, head: _Head, show: Callable[[str], None]) -> bool:
+    with head.jobs() as (jobs, address):
         attached = submit_or_attach(jobs, launch.submission)
         show(f"driver {launch.submission_id} {'was running already: attached' if attached else 'started'}; {address}")
-        succeeded = follow(jobs, launch.submission_id, show=show)
-    if succeeded and not open_storage(launch.output).list_keys(run_paths.TABLES):
-        raise ClusterError(f"{launch.output}: the driver succeeded and left no tables; expected some below tables/")
-    return succeeded
+        return follow(jobs, launch.submission_id, show=show)
 
 
-def _leave(files: LaunchFiles, *, stay: bool, show: Callable[[str], None], commands: Commands) -> None:
+def _leave(head: _Head, *, stay: bool, show: Callable[[str], None]) -> None:
     """Bring the machines down, or say that they stay and how to bring them down."""
-    down = ray_command("down", "-y", str(files.cluster_file))
+    down = head.command("down", "-y")
     if stay:
         show(f"The machines go on running and cost money. To bring them down: {shlex.join(down)}")
         show("To follow the driver again: the same command.")
         return
     try:
-        commands.call(down)
+        head.commands.call(down)
     except ClusterError:
         show(f"Machines may be left running and cost money. To bring them down: {shlex.join(down)}")
         raise

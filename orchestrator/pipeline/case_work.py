@@ -3,7 +3,8 @@
 import hashlib
 import shutil
 import tempfile
-from functools import cache
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from orchestrator.benchmark.definition import Case
@@ -36,8 +37,8 @@ def ingest(place: Workplace, case: Case, *, label_sets: tuple[str, ...]) -> None
     from orchestrator.sources.downloads import convert_case, write_case
 
     dataset = place.datasets[case.dataset]
-    downloads = _local_downloads(place, dataset.download)
-    converted = convert_case(case, dataset=dataset, label_sets=label_sets, downloads=downloads)
+    with _local_download(place, dataset.download, case=case) as downloads:
+        converted = convert_case(case, dataset=dataset, label_sets=label_sets, downloads=downloads)
     storage = place.storage
     keys = {"image": run_paths.case_image(case)} | {
         name: run_paths.case_labels(case, label_set=name) for name in label_sets
@@ -70,27 +71,28 @@ def fingerprint(place: Workplace, case: Case, *, label_set: str) -> None:
     storage.write_bytes(run_paths.fingerprint(case, label_set=label_set), measured.to_bytes())
 
 
-def _local_downloads(place: Workplace, download: str) -> Path:
-    """Return a local folder that holds a download; from S3 it is copied once per machine."""
+@contextmanager
+def _local_download(place: Workplace, download: str, *, case: Case) -> Iterator[Path]:
+    """Context with a local folder that holds a download; of one on S3, what the case needs.
+
+    The copies of S3's files lie in the cache of this machine and are linked to: they are fetched once for all of its
+    processes, again where they have changed, and nothing but links is left behind by a process that is killed.
+    """
     location = place.data if place.data is not None else f"{place.output.rstrip('/')}/{run_paths.PHANTOM_DOWNLOADS}"
     if not location.startswith("s3://"):
-        return Path(location)
-    return _mirror(location, download)
+        yield Path(location)
+        return
+    from orchestrator.sources.downloads import may_concern
 
-
-@cache
-def _mirror(location: str, download: str) -> Path:
-    """Copy a download from S3 below a folder of this machine, keeping its layout; files already there are kept."""
-    folder = Path(tempfile.gettempdir()) / "orchestrator-downloads" / hashlib.sha256(location.encode()).hexdigest()[:16]
     storage = open_storage(location)
     keys = storage.list_keys(download)
     if not keys:
         raise DataError(f"{location}/{download}: no files found; expected the download as its owner ships it")
-    for key in keys:
-        target = folder / key
-        if not target.exists():
+    with tempfile.TemporaryDirectory(prefix="download-") as folder:
+        for key in keys:
+            target = Path(folder) / key
+            # Also for files that stay away: what is said of a missing file follows from the folders that are there.
             target.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".tmp-", delete=False) as temporary:
-                shutil.copyfile(storage.fetch(key), temporary.name)
-            Path(temporary.name).rename(target)
-    return folder
+            if may_concern(key, download=download, case_name=case.name):
+                target.symlink_to(storage.fetch(key))
+        yield Path(folder)

@@ -54,7 +54,7 @@ class Need:
     cpus: float
     """CPUs; they are its own, so that a neighbour cannot slow it down."""
     gpus: float = 0.0
-    """The least share of a GPU; or several GPUs."""
+    """The least share of a GPU."""
     gpu_load: float = 0.0
     """Share of a GPU that it keeps busy when it is alone."""
     gpu_memory_gib: float = 0.0

@@ -27,7 +27,7 @@ from orchestrator.pipeline.ray_failures import classify, innermost, node_of
 from orchestrator.pipeline.ray_growth import Scouts
 from orchestrator.pipeline.ray_leftovers import free_reserved_places
 from orchestrator.pipeline.ray_nodes import label_selector, nodes_of
-from orchestrator.pipeline.ray_worker import submit
+from orchestrator.pipeline.ray_worker import settle_coordinator, submit
 from orchestrator.pipeline.stages import Stage, StageKind
 from orchestrator.pipeline.workplace import Workplace
 from orchestrator.training.stop_request import SIGNALS
@@ -214,6 +214,8 @@ class Executor:
         self._scouts = Scouts()
         self._missing: Counter[Resources] = Counter()
         self._separate_trainings = separate_trainings
+        if separate_trainings:
+            settle_coordinator()
         self._running: dict[Any, _Running] = {}
         self._nodes_seen_s = time.monotonic()
 
@@ -264,7 +266,9 @@ class Executor:
         selector = label_selector(
             node, nodes=self._schedule.processors.nodes.values(), resting=self._schedule.records.resting
         )
-        reference = submit(stage, place=self._shared_place, share=share, separate=separate, selector=selector)
+        reference = submit(
+            stage, place=self._shared_place, node_id=node.id, share=share, separate=separate, selector=selector
+        )
         self._running[reference] = _Running(stage=stage, started_s=time.monotonic())
 
     def _ask_to_stop(self, now_s: float) -> None:

@@ -46,6 +46,11 @@ def without(resting: Collection[str]) -> dict[str, str]:
     return {_NODE_LABEL: f"!in({','.join(sorted(resting))})"}
 
 
+def only(node_id: str) -> dict[str, str]:
+    """Return the label of one machine."""
+    return {_NODE_LABEL: node_id}
+
+
 def _node(record: Mapping[str, Any]) -> Node:
     resources, labels = record["Resources"], record.get("Labels") or {}
     name = labels.get(_KIND_LABEL) or next(

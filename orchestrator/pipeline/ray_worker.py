@@ -8,10 +8,12 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 from ray.train.backend import Backend, BackendConfig
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.pipeline import work
 from orchestrator.pipeline.processors import Resources
 from orchestrator.pipeline.ray_failures import note_node
+from orchestrator.pipeline.ray_nodes import only
 from orchestrator.pipeline.stages import Stage, StageKind
 from orchestrator.pipeline.workplace import Workplace
 from orchestrator.storage import run_paths
@@ -21,17 +23,47 @@ DRAIN_EVERY_S = 5.0
 """Time between two looks at whether the node of a training is drained."""
 
 
-def submit(stage: Stage, *, place: Any, share: Resources, separate: bool, selector: dict[str, str]) -> Any:
-    """Hand one stage to Ray under its own name; what comes back is the node, where Ray chose it."""
+def submit(
+    stage: Stage, *, place: Any, node_id: str, share: Resources, separate: bool, selector: dict[str, str]
+) -> Any:
+    """Hand one stage to Ray under its own name; what comes back is the node, where Ray chose it.
+
+    Parameters
+    ----------
+    stage, place
+        What is done; a reference to the place.
+    node_id
+        The machine that was chosen: where Ray Train works for a separate training.
+    share
+        What the stage takes.
+    separate
+        A training gets a worker of its own.
+    selector
+        Labels of the machines on which the stage may run.
+    """
     if separate:
-        # The worker takes the share; the task that waits for it takes nothing.
-        return _fit.options(name=stage.id, num_cpus=0).remote(place, stage, share, separate, selector)
+        # The worker takes the share; the task that waits for it takes no processors. Yet it and Ray Train's actors,
+        # which follow it, take half a GiB: Ray would put those of all trainings beside the driver.
+        chosen = NodeAffinitySchedulingStrategy(node_id, soft=True)
+        options = {"name": stage.id, "num_cpus": 0, "scheduling_strategy": chosen}
+        return _fit.options(**options).remote(place, stage, share, separate, selector)
     options = {"name": stage.id, "num_cpus": share.cpus, "num_gpus": share.gpus}
     if selector:
         options["label_selector"] = selector
     if stage.kind is StageKind.TRAIN:
         return _fit.options(**options).remote(place, stage, share, separate, {})
     return (_carry_out_once if share.gpus else _carry_out).options(**options).remote(place, stage, share)
+
+
+def settle_coordinator() -> None:
+    """Start what Ray Train has once in a cluster beside this process, if it does not run yet.
+
+    All trainings ask it for their processors. It stays where it is asked for first: the machine of the first training,
+    whose loss would keep all others waiting for its answers.
+    """
+    from ray.data._internal.cluster_autoscaler import get_or_create_autoscaling_coordinator
+
+    get_or_create_autoscaling_coordinator()
 
 
 def _carry_out_here(place: Workplace, stage: Stage, *, share: Resources, watches: Sequence[Watch] = ()) -> str:
@@ -86,11 +118,12 @@ class _NoProcessGroup(BackendConfig):  # type: ignore[misc]
 def _fit(place: Workplace, stage: Stage, share: Resources, separate: bool, selector: dict[str, str]) -> None:
     """Run one training through Ray Train, in a worker of its own or in this process, and wait for it."""
     from ray.train import RunConfig, ScalingConfig, WorkerGroupError
-    from ray.train.torch import TorchTrainer
+
+    from orchestrator.pipeline.ray_trainer import LeanTrainer
 
     _log_to_process(stage)
     resources = {"CPU": share.cpus} | ({"GPU": share.gpus} if share.gpus else {})
-    trainer = TorchTrainer(
+    trainer = LeanTrainer(
         _train_worker,
         train_loop_config={"place": place, "stage": stage, "share": share},
         torch_config=_NoProcessGroup(),
@@ -99,7 +132,7 @@ def _fit(place: Workplace, stage: Stage, share: Resources, separate: bool, selec
             num_workers=1,
             use_gpu=share.gpus > 0,
             resources_per_worker=resources,
-            label_selector=selector or None,
+            label_selector=_here_if_free(share) or selector or None,
         )
         if separate
         else ScalingConfig(num_workers=0),
@@ -109,6 +142,14 @@ def _fit(place: Workplace, stage: Stage, share: Resources, separate: bool, selec
         trainer.fit()
     except WorkerGroupError as error:
         raise next(iter(error.worker_failures.values()), error) from None
+
+
+def _here_if_free(share: Resources) -> dict[str, str]:
+    """Return the label of this machine if it has room for a worker; elsewhere, two machines could end the training."""
+    node_id = ray.get_runtime_context().get_node_id()
+    free = ray._private.state.available_resources_per_node().get(node_id, {})  # noqa: SLF001 - what Ray's own use
+    is_free = share.fits_in(Resources(cpus=free.get("CPU", 0.0), gpus=free.get("GPU", 0.0)))
+    return only(node_id) if is_free else {}
 
 
 def _train_worker(config: Mapping[str, Any]) -> None:

@@ -22,7 +22,7 @@ from orchestrator.pipeline.policy import Schedule
 from orchestrator.pipeline.prediction_record import has_current_predictions
 from orchestrator.pipeline.processors import Need
 from orchestrator.pipeline.stages import Stage, StageKind, build_graph, expected_bytes, label_sets_by_case
-from orchestrator.pipeline.training_need import training_need
+from orchestrator.pipeline.training_need import idle_gpus, training_need
 from orchestrator.pipeline.workplace import Workplace
 from orchestrator.progress import LiveView
 from orchestrator.report.tables import write_tables
@@ -267,6 +267,8 @@ def _execute(
         may_start = machines_that_may_start(request.cluster)
         to_come = [machines.node for machines in may_start]
         need = training_need(request.cluster, [*connection.nodes, *to_come], preset=request.preset)
+        if idle := idle_gpus(need, [*connection.nodes, *to_come]):
+            view.note(idle)
         if need.gpus and request.cluster.kind == "local":
             _check_torch_here()
         if not (need.gpus or request.preset.is_for_cpus):

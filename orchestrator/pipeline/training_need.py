@@ -1,5 +1,6 @@
 """What one training takes of a machine: how many share a GPU follows from the network and the memory of the GPU."""
 
+from collections import Counter
 from collections.abc import Iterable
 
 from orchestrator.benchmark.presets import Preset
@@ -23,7 +24,7 @@ def training_need(config: ClusterConfig, nodes: Iterable[Node], *, preset: Prese
     Parameters
     ----------
     config
-        What it says of CPUs and GPUs goes before what the preset needs.
+        What it says of CPUs and GPUs goes before what the preset needs; a machine that has less takes no training.
     nodes
         Machines of the cluster.
     preset
@@ -35,11 +36,27 @@ def training_need(config: ClusterConfig, nodes: Iterable[Node], *, preset: Prese
     load = min(1.0, max(LEAST_LOAD, preset.gpu_memory_gib / FILLING_GIB))
     gpus = config.gpus_per_training or load
     # Where a machine has few cores its GPUs share them, rather than staying idle.
-    there = min(offered.cpus * min(1.0, gpus) // offered.gpus for offered in with_gpus)
+    there = min(offered.cpus * gpus // offered.gpus for offered in with_gpus)
     return Need(
-        cpus=min(config.cpus_per_training or CPUS * load, max(1.0, there)),
+        cpus=config.cpus_per_training or min(CPUS * load, max(1.0, there)),
         gpus=gpus,
         gpu_load=load,
         gpu_memory_gib=preset.gpu_memory_gib + FIXED_GIB,
         gpus_of_unknown=config.gpus_per_training or 1.0,
+    )
+
+
+def idle_gpus(need: Need, nodes: Iterable[Node]) -> str:
+    """Return a line about the machines whose GPUs take no training because it does not fit there; empty for none."""
+    offers = Counter(
+        f"{node.offered.cpus:g} CPUs, {node.offered.gpus:g} GPUs of {node.gpu_memory_gib:g} GiB"
+        for node in nodes
+        if node.offered.gpus and need.gpus and need.share_of(node) is None
+    )
+    if not offers:
+        return ""
+    found = "; ".join(f"{number} x {offer}" for offer, number in sorted(offers.items()))
+    return (
+        f"A training takes {need.cpus:g} CPUs and {need.gpus:g} GPUs with {need.gpu_memory_gib:g} GiB. "
+        f"It does not fit on: {found}. Their GPUs take none; where cores are missing, lower cpus_per_training"
     )

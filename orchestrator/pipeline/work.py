@@ -56,7 +56,9 @@ def carry_out(
         Id of this machine in its cluster: a training tells with its epochs where it runs.
     """
     if stage.kind not in {StageKind.DOWNLOAD, StageKind.INGEST, StageKind.SCORE}:
-        _limit_threads(place, stage)
+        from orchestrator.training.threads import limit_threads
+
+        limit_threads(place.num_threads if stage.kind.uses_network else 1)
     if place.device == "cuda" and stage.kind.uses_network:
         from orchestrator.training.gpu import working_gpu
 
@@ -346,12 +348,6 @@ def _in_their_order(environments: Sequence[Mapping[str, str]]) -> dict[str, str]
         name: ", then ".join(dict.fromkeys(environment.get(name, "unknown") for environment in environments))
         for name in names
     }
-
-
-def _limit_threads(place: Workplace, stage: Stage) -> None:
-    import torch
-
-    torch.set_num_threads(place.num_threads if stage.kind.uses_network else 1)
 
 
 def _read_plan(storage: Storage, training_id: str) -> "Plan":

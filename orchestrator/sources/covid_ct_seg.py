@@ -1,6 +1,7 @@
 """COVID-19-CT-Seg: 20 CT volumes in one zip archive, and three kinds of masks in one archive each."""
 
 import re
+from pathlib import PurePosixPath
 from typing import ClassVar
 
 import numpy as np
@@ -40,6 +41,11 @@ class CovidCtSeg(Layout):
         "infection": LabelRule(values={1: 1}, has_lungs=False),
         "lung-and-infection": LabelRule(values={1: 1, 2: 2, 3: 3}, has_lungs=True),
     }
+
+    @classmethod
+    def may_concern(cls, path: PurePosixPath, *, case_name: str) -> bool:
+        """Whether a file can be needed for a case."""
+        return case_name_of(path.name) in {None, case_name}
 
     def find_image(self, case_name: str, *, label_set: str) -> Volume:
         """Find the image."""

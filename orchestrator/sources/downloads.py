@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import SimpleITK as sitk
 
@@ -24,7 +24,7 @@ from orchestrator.sources.nsclc import Nsclc
 from orchestrator.sources.structseg import StructSeg
 from orchestrator.sources.volume import Volume
 
-__all__ = ["CaseRequest", "ConvertedCase", "Problem", "convert_case", "inspect_downloads", "write_case"]
+__all__ = ["CaseRequest", "ConvertedCase", "Problem", "convert_case", "inspect_downloads", "may_concern", "write_case"]
 
 LAYOUTS: dict[str, type[Layout]] = {layout.name: layout for layout in (CovidCtSeg, StructSeg, Nsclc, Msd, Mosmed)}
 
@@ -57,6 +57,11 @@ def convert_case(case: Case, *, dataset: Dataset, label_sets: Sequence[str], dow
     if converted is None or problems:
         raise SourceError(problems[0].line)
     return converted
+
+
+def may_concern(key: str, *, download: str, case_name: str) -> bool:
+    """Whether a file of a download, by its name below the data folder, can be needed to convert a case."""
+    return download not in LAYOUTS or LAYOUTS[download].may_concern(PurePosixPath(key), case_name=case_name)
 
 
 def inspect_downloads(

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
 import numpy as np
@@ -33,6 +33,11 @@ class Layout(ABC):
                 expected=f"the download {self.name}",
                 advice=f"Get it from {self.origin}, or pass another --data.",
             )
+
+    @classmethod
+    @abstractmethod
+    def may_concern(cls, path: PurePosixPath, *, case_name: str) -> bool:
+        """Whether a file can be needed for a case: any that does not bear the name of another one, archives too."""
 
     @abstractmethod
     def find_image(self, case_name: str, *, label_set: str) -> Volume:

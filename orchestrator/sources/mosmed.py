@@ -1,5 +1,6 @@
 """MosMed COVID19_1110: studies in folders by severity, masks for fifty of them in one folder."""
 
+from pathlib import PurePosixPath
 from typing import ClassVar
 
 from orchestrator.sources.files import FileTree, SourceFile, folder_tree
@@ -14,6 +15,13 @@ class Mosmed(Layout):
     name: ClassVar = "mosmed"
     origin: ClassVar = "mosmed.ai (COVID19_1110)"
     rules: ClassVar = {"infection": LabelRule(values={1: 1}, has_lungs=False)}
+
+    @classmethod
+    def may_concern(cls, path: PurePosixPath, *, case_name: str) -> bool:
+        """Whether a file can be needed for a case."""
+        return not path.name.startswith("study_") or path.name.removesuffix(".nii.gz").removesuffix("_mask") == _study(
+            case_name
+        )
 
     def find_image(self, case_name: str, *, label_set: str) -> Volume:
         """Find the image in whichever severity it is."""
@@ -30,7 +38,11 @@ class Mosmed(Layout):
         where = (roots[0] if roots else self.folder) / kind
         tree: FileTree | None = folder_tree(where) if roots else None
         files = tree.below() if tree else {}
-        file_name = f"study_{case_name.removeprefix('study_')}{suffix}"
+        file_name = f"{_study(case_name)}{suffix}"
         if file_name not in files:
             raise self.missing(where, case_name=case_name, expected=file_name, there=files)
         return files[file_name]
+
+
+def _study(case_name: str) -> str:
+    return f"study_{case_name.removeprefix('study_')}"

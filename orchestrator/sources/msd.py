@@ -1,6 +1,7 @@
 """Medical Segmentation Decathlon, task 6 (lung tumours): one tar archive with images, labels and dataset.json."""
 
 import json
+from pathlib import PurePosixPath
 from typing import ClassVar
 
 from orchestrator.sources.case import SourceError
@@ -27,6 +28,11 @@ class Msd(Layout):
         "infection": LabelRule(values={1: 1}, has_lungs=False),
         "lung": LabelRule(values={1: 1, 2: 2}, has_lungs=True),
     }
+
+    @classmethod
+    def may_concern(cls, path: PurePosixPath, *, case_name: str) -> bool:
+        """Whether a file can be needed for a case."""
+        return not path.name.startswith("lung_") or path.name == f"{case_name}.nii.gz"
 
     def find_image(self, case_name: str, *, label_set: str) -> Volume:
         """Find the image, after a check that `dataset.json` is that of this task."""

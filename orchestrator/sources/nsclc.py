@@ -2,7 +2,7 @@
 
 import os
 import re
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
 from orchestrator.sources.dicom import DicomVolume
@@ -26,6 +26,11 @@ class Nsclc(Layout):
         "lung": LabelRule(values={1: 1, 2: 2}, has_lungs=True),
         "infection": LabelRule(values={1: 1}, has_lungs=False),
     }
+
+    @classmethod
+    def may_concern(cls, path: PurePosixPath, *, case_name: str) -> bool:
+        """Whether a file can be needed for a case."""
+        return set(_PATIENT.findall(str(path))) <= {case_name}
 
     def find_image(self, case_name: str, *, label_set: str) -> Volume:
         """Find the folders of the patient that hold DICOM files."""

@@ -1,6 +1,6 @@
 """StructSeg 2019: numbered folders with `data.nii.gz` and `label.nii.gz`, once for organs and once for tumours."""
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
 from orchestrator.sources.files import SourceFile
@@ -21,6 +21,11 @@ class StructSeg(Layout):
         "lung": LabelRule(values={1: 1, 2: 2, 3: 0, 4: 0, 5: 0, 6: 0}, has_lungs=True),
         "infection": LabelRule(values={1: 1}, has_lungs=False),
     }
+
+    @classmethod
+    def may_concern(cls, path: PurePosixPath, *, case_name: str) -> bool:
+        """Whether a file can be needed for a case."""
+        return path.parent.name in {case_name.removeprefix("train_"), *_PARTS.values(), cls.name}
 
     def find_image(self, case_name: str, *, label_set: str) -> Volume:
         """Find the image."""

@@ -1,5 +1,6 @@
 """Files below an S3 prefix; the endpoint, region and credentials are boto3's."""
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -87,18 +88,23 @@ class S3Storage(Storage):
             _client().delete_object(Bucket=self._bucket, Key=self._prefix + key)
 
     def fetch(self, key: str) -> Path:
-        """Return the path of a copy in this machine's cache; the copy of another version is not used."""
+        """Return the path of a copy in this machine's cache; the copy of another version is not used.
+
+        Of several processes that want the same one, the first fetches it and the others wait.
+        """
         with self._errors(key, "fetch"):
             head = self._head(key)
             if head is None:
                 raise StorageError(f"{self.location}/{key}: no such object")
             name = hashlib.sha256(f"{self.location}/{key} {head['ETag']}".encode()).hexdigest()
             target = _cache_folder() / name / Path(key).name
-            if target.exists():
-                os.utime(target)
-            else:
-                self._download(key, target)
-                _trim_cache(keep=target)
+            target.parent.mkdir(exist_ok=True)
+            with _locked(target.parent):
+                if target.exists():
+                    os.utime(target)
+                else:
+                    self._download(key, target)
+                    _trim_cache(keep=target)
             return target
 
     @contextmanager
@@ -192,6 +198,17 @@ def _cache_folder() -> Path:
     folder = Path(tempfile.gettempdir()) / f"orchestrator-s3-cache-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     return folder
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder, which one process or thread at a time can have and which ends with its process."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _trim_cache(*, keep: Path) -> None:

@@ -1,0 +1,117 @@
+"""What an ingest takes of a download on S3: the files of its case, once a machine, as they are now."""
+
+import multiprocessing
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from fault_server import failing_s3
+from layouts import DATASETS, write_downloads
+
+from orchestrator.errors import DataError
+from orchestrator.pipeline import case_work
+from orchestrator.sources.downloads import LAYOUTS, may_concern
+from orchestrator.storage import s3
+from orchestrator.storage.filesystem import open_storage
+
+DATA = "s3://downloads/public"
+
+
+@pytest.fixture
+def door(tmp_path, monkeypatch):
+    """Give an emulated S3 that counts requests, and a temporary folder of the machine of its own."""
+    for name, value in {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "TMPDIR": str(tmp_path)}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with failing_s3() as (door, endpoint):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        s3._new_client.cache_clear()
+        s3._client().create_bucket(Bucket="downloads")
+        yield door
+    s3._new_client.cache_clear()
+
+
+def upload(folder):
+    storage = open_storage(DATA)
+    for path in folder.rglob("*"):
+        if path.is_file():
+            storage.write_bytes(path.relative_to(folder).as_posix(), path.read_bytes())
+
+
+def num_fetched(door, key):
+    return door.seen["GET", f"/downloads/public/{key}", ""]
+
+
+def seen_by(name, *, read=lambda folder: sorted(path.name for path in folder.rglob("*") if path.is_file())):
+    dataset = DATASETS[name]
+    case = SimpleNamespace(dataset=name, name=dataset.case_names[0])
+    with case_work._local_download(SimpleNamespace(data=DATA), dataset.download, case=case) as folder:
+        return read(folder)
+
+
+def test_a_case_gets_its_own_files_and_what_is_of_all(door):
+    for name in ("studies/CT-1/study_0255.nii.gz", "studies/CT-2/study_0256.nii.gz", "masks/study_0255_mask.nii.gz"):
+        open_storage(DATA).write_bytes(f"mosmed/COVID19_1110/{name}", b"x")
+    open_storage(DATA).write_bytes("mosmed/README.pdf", b"x")
+    assert seen_by("mosmed") == ["README.pdf", "study_0255.nii.gz", "study_0255_mask.nii.gz"]
+    assert num_fetched(door, "mosmed/COVID19_1110/studies/CT-2/study_0256.nii.gz") == 0
+    # What is missing is told of the folder in which it is looked for.
+    assert seen_by("mosmed", read=lambda folder: (folder / "mosmed/COVID19_1110/studies/CT-2").is_dir())
+
+
+def test_a_file_is_fetched_once_and_again_only_where_it_has_changed(door):
+    key = "structseg/Thoracic_OAR/7/data.nii.gz"
+    open_storage(DATA).write_bytes(key, b"one")
+    contents = [seen_by("structseg-lung", read=lambda folder: (folder / key).read_bytes()) for _ in range(2)]
+    assert (contents, num_fetched(door, key)) == ([b"one", b"one"], 1)
+    open_storage(DATA).write_bytes(key, b"two")
+    assert seen_by("structseg-lung", read=lambda folder: (folder / key).read_bytes()) == b"two"
+
+
+def test_processes_of_one_machine_fetch_an_archive_once_and_keep_one_copy(door, tmp_path):
+    key = "msd/Task06_Lung.tar"
+    open_storage(DATA).write_bytes(key, bytes(8 * 1024**2))
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=seen_by, args=("msd-lung-tumour",)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * 4
+    # An archive of 8 MiB comes in one piece.
+    assert num_fetched(door, key) == 1
+    assert len([path for path in tmp_path.rglob("*.tar") if not path.is_symlink()]) == 1
+
+
+def test_a_download_that_is_not_there_is_named(door):
+    with pytest.raises(DataError, match="s3://downloads/public/nsclc: no files found"):
+        seen_by("nsclc-lung")
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_what_is_left_out_is_not_needed_to_convert_a_case(name, tmp_path):
+    """Each download of the tests holds one case of most data sets, in the layout of its owner: all of it is needed."""
+    write_downloads(tmp_path)
+    dataset = DATASETS[name]
+    keys = [path.relative_to(tmp_path).as_posix() for path in (tmp_path / dataset.download).rglob("*.*")]
+    for case_name in dataset.case_names:
+        assert all(may_concern(key, download=dataset.download, case_name=case_name) for key in keys)
+
+
+@pytest.mark.parametrize(
+    ("key", "case_name", "other"),
+    [
+        ("covid-19-ct-seg/Lung_Mask/coronacases_001.nii.gz", "coronacases_001", "coronacases_002"),
+        ("structseg/Lung_GTV/7/label.nii.gz", "train_7", "train_17"),
+        ("nsclc/LUNG1-001/study/series/1-01.dcm", "LUNG1-001", "LUNG1-011"),
+        ("nsclc/masks/LUNG1-001_thor_cav_primary_reviewer.nii.gz", "LUNG1-001", "LUNG1-011"),
+        ("msd/Task06_Lung/imagesTr/lung_001.nii.gz", "lung_001", "lung_002"),
+        ("mosmed/masks/study_0255_mask.nii.gz", "study_0255", "study_0256"),
+    ],
+)
+def test_a_file_concerns_the_case_whose_name_it_bears(key, case_name, other):
+    download = Path(key).parts[0]
+    assert download in LAYOUTS
+    assert may_concern(key, download=download, case_name=case_name)
+    assert not may_concern(key, download=download, case_name=other)

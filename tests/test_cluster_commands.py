@@ -1,0 +1,56 @@
+"""The commands that a launch runs, and the token that it gives to all of them."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from orchestrator.cluster import environment
+from orchestrator.cluster.commands import ShellCommands
+from orchestrator.errors import ClusterError, ConfigError
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give a home without a token."""
+    monkeypatch.setenv(environment.AUTH_MODE, "disabled")
+    monkeypatch.setenv(environment.AUTH_TOKEN_PATH, str(tmp_path / ".ray" / "auth_token"))
+    return tmp_path
+
+
+def test_a_background_command_ends_with_its_children(tmp_path: Path) -> None:
+    marker = tmp_path / "child"
+    with ShellCommands().background(["bash", "-c", f"sleep 60 & echo $! > {marker}; wait"]):
+        deadline_s = time.monotonic() + 10
+        while not (marker.exists() and marker.read_text().strip()) and time.monotonic() < deadline_s:
+            time.sleep(0.02)
+        child = int(marker.read_text())
+        os.kill(child, 0)
+    state = Path(f"/proc/{child}/stat")
+    deadline_s = time.monotonic() + 10
+    while state.exists() and state.read_text().split()[2] != "Z" and time.monotonic() < deadline_s:
+        time.sleep(0.02)
+    assert not state.exists() or state.read_text().split()[2] == "Z"
+
+
+def test_a_failing_command_is_named_with_its_exit_code() -> None:
+    with pytest.raises(ClusterError, match="false: failed with exit code 1"):
+        ShellCommands().call(["false"])
+
+
+def test_a_token_that_others_can_read_is_refused(home: Path) -> None:
+    path = environment.ensure_token()
+    assert os.environ[environment.AUTH_MODE] == "token"
+    assert environment.ensure_token() == path
+    path.chmod(0o644)
+    with pytest.raises(ConfigError, match="expected mode 600"):
+        environment.ensure_token()
+
+
+def test_an_empty_or_missing_token_is_refused(home: Path) -> None:
+    with pytest.raises(ConfigError, match="no authentication token"):
+        environment.use_token(home / "nowhere")
+    (home / "empty").touch(mode=0o600)
+    with pytest.raises(ConfigError, match="is empty"):
+        environment.use_token(home / "empty")
