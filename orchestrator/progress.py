@@ -45,7 +45,9 @@ class Snapshot:
     eta_s: float
     """Seconds still to go, estimated."""
     stages: tuple[StageCount, ...]
+    """Of this call: what earlier ones have done is not counted."""
     num_trainings: int
+    """All that were asked for."""
     num_trainings_done: int
     num_trainings_failed: int
     running: tuple[RunningTraining, ...]
@@ -70,7 +72,7 @@ def plain_line(snapshot: Snapshot) -> str:
     return (
         f"[{duration_text(snapshot.elapsed_s)}] "
         f"{snapshot.num_trainings_done} of {snapshot.num_trainings} trainings done{failed}, "
-        f"{duration_text(snapshot.eta_s)} to go | {stages}"
+        f"{duration_text(snapshot.eta_s)} to go | in this call: {stages}"
     )
 
 
@@ -81,7 +83,7 @@ def _render(snapshot: Snapshot) -> Group:
         (f", {snapshot.num_trainings_failed} failed" if snapshot.num_trainings_failed else "", "bold red"),
         f"   elapsed {duration_text(snapshot.elapsed_s)}   to go about {duration_text(snapshot.eta_s)}",
     )
-    stages = Table("stage", "done", "running", "failed", "of", box=None, padding=(0, 2), header_style="dim")
+    stages = Table("in this call", "done", "running", "failed", "of", box=None, padding=(0, 2), header_style="dim")
     for count in snapshot.stages:
         style = "green" if count.total and count.done == count.total else ("bold" if count.running else "")
         failed = Text(str(count.failed), style="red" if count.failed else "")
