@@ -65,6 +65,16 @@ def duration_text(seconds: float) -> str:
     return f"{whole // 86400} d {whole % 86400 // 3600} h"
 
 
+def counted(number: int, noun: str) -> str:
+    """Return `1 training` or `45 trainings`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def usd_text(amount_usd: float) -> str:
+    """Return `0.07` or `412`: cents where they matter."""
+    return f"{amount_usd:.2f}" if round(amount_usd, 2) < 10 else f"{amount_usd:.0f}"
+
+
 def plain_line(snapshot: Snapshot) -> str:
     """Return one line that says how far the run is."""
     stages = "  ".join(f"{count.kind} {count.done}/{count.total}" for count in snapshot.stages if count.total)
