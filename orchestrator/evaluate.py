@@ -240,6 +240,7 @@ def show_summary(rows: Sequence[FolderScore], *, metrics: Sequence[str], console
         "Over the cases where a number is finite. An empty mask against one that is not counts as 0 in DSC and NSD and "
         "has no distances; two empty ones and missing files count nowhere. SD: of the sample.",
         style="dim",
+        soft_wrap=True,
     )
 
 

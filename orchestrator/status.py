@@ -21,7 +21,7 @@ from orchestrator.events import finite_or_null
 from orchestrator.pipeline.fleet import fleet_of, gpu_cost_usd
 from orchestrator.pipeline.lease import HEARTBEAT_S, DriverRecord, latest_driver
 from orchestrator.pipeline.run_status import RunStatus, read_status
-from orchestrator.progress import duration_text
+from orchestrator.progress import duration_text, usd_text
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.storage.interface import Storage
@@ -107,7 +107,7 @@ def describe_cost(status: RunStatus, *, cluster: Path | None, prices: Path) -> s
     cost = gpu_cost_usd(status.gpu_hours, fleet_of(config, prices=listed))
     if cost is None:
         return f"{text}; {config.path} has no machine with these GPUs"
-    low, high = (f"{value:.0f}" for value in cost)
+    low, high = map(usd_text, cost)
     amount = low if low == high else f"{low} to {high}"
     return f"{text}, {amount} USD with the prices of {listed.date}, without machines that waited or have no GPU"
 

@@ -227,7 +227,7 @@ def test_gpu_hours_are_counted_until_the_last_event_of_each_driver_and_priced(ru
     assert read_status(run.storage).gpu_hours == {"L40S": 4.0}
     aws = str(Path(__file__).resolve().parents[1] / "clusters" / "aws.yaml")
     main(["--output", run.storage.location, "--cluster", aws])
-    assert "GPU hours so far: 4.0, 4 to 9 USD with the prices of 2025-06-01" in capsys.readouterr().out
+    assert "GPU hours so far: 4.0, 4.00 to 8.96 USD with the prices of 2025-06-01" in capsys.readouterr().out
 
 
 def test_a_stage_whose_node_was_broken_has_not_failed(run):
