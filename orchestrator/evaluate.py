@@ -84,7 +84,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_INTERRUPTED
     missing = {(row.prediction, row.case): row.score.message for row in rows if row.score.status is ScoreStatus.MISSING}
     for (prediction, case), message in missing.items():
-        where = "" if message.startswith(f"{prediction}/{case}") else f"{prediction}/{case}: "
+        place = f"{prediction.rstrip('/')}/{case}"
+        where = "" if message.startswith(place) else f"{place}: "
         errors.print(f"missing: {where}{message}", markup=False, soft_wrap=True)
     return EXIT_MISSING if missing else EXIT_DONE
 
