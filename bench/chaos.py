@@ -29,13 +29,15 @@ from bench import network_hosts
 from bench.chaos_checks import Attempts, differences, lost_work, overhead
 from bench.chaos_cluster import RUN_ALL, ChaosCluster, Kill, hurt, note_kill, read_kills
 from bench.chaos_events import RunEvents
-from bench.chaos_hosts import host_cluster
-from bench.chaos_nodes import node_cluster
-from bench.command_line import command_line
+from bench.chaos_hosts import HostCluster, host_cluster
+from bench.chaos_nodes import NodeCluster, node_cluster
+from bench.command_line import command_line, positive_integer
 from bench.machine import processor
 from orchestrator.benchmark.presets import find_preset
 
 CLUSTERS = {"nodes": node_cluster, "namespaces": host_cluster}
+KINDS = {"nodes": NodeCluster.kinds, "namespaces": HostCluster.kinds}
+"""Of what can be killed there."""
 OF_TRAININGS = ("trainer", "warning")
 """Kinds that only a training can suffer."""
 DEFAULT_TRAININGS = ["T1-infection-fold[01]", "T2-infection-structseg-fold0"]
@@ -151,8 +153,8 @@ class Chaos:
 
     def _wait_and_kill(self, events: RunEvents) -> None:
         """Wait for a stage that is wanted, a little longer by chance, and kill something."""
-        kinds = [kind for kind in self.kinds if kind not in OF_TRAININGS] if self._is_early else self.kinds
-        kind = self.rng.choice(kinds)
+        not_of_trainings = [kind for kind in self.kinds if kind not in OF_TRAININGS]
+        kind = self.rng.choice((self._is_early and not_of_trainings) or self.kinds)
         is_training_wanted = kind in OF_TRAININGS or (not self._is_early and self.rng.random() < CHANCE_OF_TRAINING)
         hits = Counter(stage for kill in self.kills for stage in kill.stages)
         # What is over in this run cannot be hit any more.
@@ -191,13 +193,18 @@ def main() -> int:
     parser = command_line("chaos", description=__doc__)
     parser.add_argument("--hosts", choices=CLUSTERS, default="nodes", help="what the nodes are (default: nodes)")
     parser.add_argument("--matrix", action="store_true", help="all 45 trainings, and all kills in one run")
-    parser.add_argument("--kills", type=int, default=50, help="how many (default: 50)")
+    parser.add_argument("--kills", type=positive_integer, default=50, help="how many (default: 50)")
     parser.add_argument("--seed", type=int, default=0, help="of the kills and of the run (default: 0)")
     parser.add_argument("--only", action="append", default=[], help="trainings (default: three small ones)")
     parser.add_argument("--kinds", help="what is killed, separated by commas (default: all that the cluster knows)")
     parser.add_argument("--limit-min", type=float, default=60.0, help="minutes after which it gives up (default: 60)")
     parser.add_argument("--output", type=Path, help="folder for the runs (default: a temporary one)")
     options = parser.parse_args()
+    kinds = options.kinds.split(",") if options.kinds else KINDS[options.hosts]
+    if unknown := sorted(set(kinds) - set(KINDS[options.hosts])):
+        parser.error(f"--kinds {unknown[0]}: unknown; expected some of {', '.join(sorted(set(KINDS[options.hosts])))}")
+    if not options.limit_min > 0:
+        parser.error(f"--limit-min {options.limit_min:g}: expected more than 0")
     if options.hosts == "namespaces" and (reason := network_hosts.missing()):
         parser.error(f"{reason}. Without them: --hosts nodes")
     with tempfile.TemporaryDirectory() as temporary:
@@ -215,7 +222,7 @@ def main() -> int:
                 rng=random.Random(f"{options.seed} {len(kills)}"),
                 kills_until_s=begun_s + SHARE_FOR_KILLS * limit_s,
                 deadline_s=begun_s + limit_s,
-                kinds=options.kinds.split(",") if options.kinds else cluster.kinds,
+                kinds=kinds,
                 is_matrix=options.matrix,
             )
             try:

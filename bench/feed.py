@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from bench import feed_gpu, feed_trainings
-from bench.command_line import command_line
+from bench.command_line import command_line, existing_folder, positive_integer
 from bench.feed_batches import measure_batches
 from bench.feed_cases import WINDOWS, FeedCase, make_case
 from bench.feed_store import measure_store
@@ -35,11 +35,17 @@ NUM_LABELS = (2, 41)
 def main() -> None:
     """Measure and print."""
     parser = command_line("feed", description=__doc__)
-    parser.add_argument("--slices", type=int, nargs="+", default=[60, 150, 350], help="of the cases (60 150 350)")
-    parser.add_argument("--rounds", type=int, default=5, help="times that batches and stores are measured (5)")
+    parser.add_argument(
+        "--slices", type=positive_integer, nargs="+", default=[60, 150, 350], help="of the cases (60 150 350)"
+    )
+    parser.add_argument(
+        "--rounds", type=positive_integer, default=5, help="times that batches and stores are measured (5)"
+    )
     names = sorted([*MEASURES, TRAININGS, EPOCHS])
     parser.add_argument("--only", choices=names, nargs="+", default=names, help="what to measure")
-    parser.add_argument("--folder", type=Path, help="where files are written (default: the temporary folder)")
+    parser.add_argument(
+        "--folder", type=existing_folder, help="where files are written (default: the temporary folder)"
+    )
     options = parser.parse_args()
     rows: list[Row] = []
     for case in cases(options) if set(options.only) & set(MEASURES) else ():

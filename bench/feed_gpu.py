@@ -25,12 +25,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bench.command_line import command_line
+from bench.command_line import command_line, positive_integer
 from bench.feed_cases import make_case
 from bench.gpu_utilisation import Utilisation
 from bench.machine import processor
 from orchestrator.benchmark.definition import LabelSet, Structure
-from orchestrator.benchmark.presets import find_preset
+from orchestrator.benchmark.presets import PRESETS, find_preset
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.training.checkpoint import CheckpointStore
 from orchestrator.training.planning import CaseFingerprint, Plan, make_plan
@@ -178,11 +178,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     all_cores = len(os.sched_getaffinity(0))
     parser = command_line("feed_gpu", description=__doc__)
     default = sorted({min(number, all_cores) for number in (2, 4, 8, all_cores)})
-    parser.add_argument("--cores", type=int, nargs="+", default=default, help="numbers of cores (2, 4, 8 and all)")
-    parser.add_argument("--iterations", type=int, default=50, help="iterations of each of the epochs (50)")
-    parser.add_argument("--slices", type=int, nargs="+", default=[90, 150, 250], help="of the cases (90 150 250)")
-    parser.add_argument("--size", type=int, default=512, help="voxels along y and x of the cases (512)")
-    parser.add_argument("--preset", default="paper", help="whose network is trained (paper)")
+    parser.add_argument(
+        "--cores", type=positive_integer, nargs="+", default=default, help="numbers of cores (2, 4, 8 and all)"
+    )
+    parser.add_argument("--iterations", type=positive_integer, default=50, help="iterations of each of the epochs (50)")
+    parser.add_argument(
+        "--slices", type=positive_integer, nargs="+", default=[90, 150, 250], help="of the cases (90 150 250)"
+    )
+    parser.add_argument("--size", type=positive_integer, default=512, help="voxels along y and x of the cases (512)")
+    parser.add_argument("--preset", choices=PRESETS, default="paper", help="whose network is trained (paper)")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu tries the benchmark itself")
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--child", choices=KINDS, help=argparse.SUPPRESS)

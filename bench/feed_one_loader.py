@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from bench.command_line import command_line
+from bench.command_line import command_line, positive_integer
 from bench.feed_batches import PATCH, batch_settings
 from bench.feed_cases import make_case
 from bench.rows import Row, format_rows
@@ -69,8 +69,8 @@ def measure(folder: Path, *, num_batches: int, rounds: int) -> Row:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
     parser = command_line("feed_one_loader", description=__doc__)
-    parser.add_argument("--batches", type=int, default=30, help="batches of each loader a round (30)")
-    parser.add_argument("--rounds", type=int, default=5, help="times that each is measured (5)")
+    parser.add_argument("--batches", type=positive_integer, default=30, help="batches of each loader a round (30)")
+    parser.add_argument("--rounds", type=positive_integer, default=5, help="times that each is measured (5)")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="one-loader-") as folder:
         row = measure(Path(folder), num_batches=options.batches, rounds=options.rounds)

@@ -22,7 +22,7 @@ from typing import Literal
 
 import torch
 
-from bench.command_line import command_line
+from bench.command_line import command_line, positive_integer
 from bench.miniature_cases import MINIATURE, Miniature
 from bench.rows import Row, format_rows
 
@@ -169,7 +169,9 @@ def write_patches(cases: Miniature) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
     parser = command_line("feed_side_by_side", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"times that each is measured ({ROUNDS})")
+    parser.add_argument(
+        "--rounds", type=positive_integer, default=ROUNDS, help=f"times that each is measured ({ROUNDS})"
+    )
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="side-") as folder:
         cases = Miniature.write(Path(folder))

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import torch
 
-from bench.command_line import command_line
+from bench.command_line import command_line, existing_folder, positive_integer
 from bench.feed_side_by_side import ROUNDS, measure_side_by_side, write_patches
 from bench.miniature_cases import MINIATURE, Miniature
 from bench.rows import Row, format_rows
@@ -144,9 +144,15 @@ def measure(folder: Path, *, num_trainings: int = NUM_TRAININGS, rounds: int = R
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
     parser = command_line("feed_trainings", description=__doc__)
-    parser.add_argument("--trainings", type=int, default=NUM_TRAININGS, help="trainings by each, with other seeds (6)")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"rounds of two side by side ({ROUNDS})")
-    parser.add_argument("--folder", type=Path, help="where files are written (default: the temporary folder)")
+    parser.add_argument(
+        "--trainings", type=positive_integer, default=NUM_TRAININGS, help="trainings by each, with other seeds (6)"
+    )
+    parser.add_argument(
+        "--rounds", type=positive_integer, default=ROUNDS, help=f"rounds of two side by side ({ROUNDS})"
+    )
+    parser.add_argument(
+        "--folder", type=existing_folder, help="where files are written (default: the temporary folder)"
+    )
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="trainings-", dir=options.folder) as folder:
         rows, table = measure(Path(folder), num_trainings=options.trainings, rounds=options.rounds)

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from bench.command_line import command_line
 from orchestrator.results.store import ResultsStore
+from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
 
 SAMPLE_INTERVAL_S = 1.0
@@ -98,6 +99,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="folder for the run")
     parser.add_argument("--only", action="append", default=[], help="only some trainings")
     options = parser.parse_args()
+    if options.output and (options.output / run_paths.RUN).exists():
+        parser.error(f"--output {options.output}: holds a run; expected a folder without one")
     with tempfile.TemporaryDirectory() as folder:
         output = options.output or Path(folder) / "run"
         first, again = run_all(output, options.only), run_all(output, options.only)

@@ -94,14 +94,17 @@ def as_predicted(labels: NDArray[np.uint8], *, seed: int) -> NDArray[np.uint8]:
 
 
 def all_lungs(folder: Path | None, *, num_masks: int) -> Iterator[Lungs]:
-    """Yield real or generated lungs with a prediction, one after the other."""
+    """Return real or generated lungs with a prediction, made one after the other; exits at once if there are none."""
     sources: list[Any] = sorted(folder.glob("*.nii.gz"))[:num_masks] if folder else list(range(min(num_masks, 6)))
     if not sources:
         raise SystemExit(f"{folder}: no .nii.gz files; expected label maps with the lungs as 1 and 2")
-    for number, source in enumerate(sources):
-        labels, spacing_mm = read_lungs(source) if folder else generate_lungs(source)
-        name = source.name if folder else f"generated {source}"
-        yield Lungs(name=name, reference=labels, prediction=as_predicted(labels, seed=number), spacing_mm=spacing_mm)
+    return (_lungs(source, number=number) for number, source in enumerate(sources))
+
+
+def _lungs(source: Path | int, *, number: int) -> Lungs:
+    labels, spacing_mm = read_lungs(source) if isinstance(source, Path) else generate_lungs(source)
+    name = source.name if isinstance(source, Path) else f"generated {source}"
+    return Lungs(name=name, reference=labels, prediction=as_predicted(labels, seed=number), spacing_mm=spacing_mm)
 
 
 def generated_cases(number: int) -> Iterator[tuple[Mask, Mask, Spacing, float]]:

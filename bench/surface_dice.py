@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from bench.command_line import command_line
+from bench.command_line import command_line, existing_folder, positive_integer
 from bench.machine import processor
 from bench.surface_agreement import Agreement, check_areas, peer
 from bench.surface_cases import FAR_PAIRS, Lungs, Mask, Spacing, all_lungs, generated_cases, read_lungs
@@ -181,11 +181,14 @@ def first_result_s(cache: str | None) -> float:
 def main() -> None:
     """Compare, measure and print."""
     parser = command_line("surface_dice", description=__doc__)
-    parser.add_argument("--masks", type=Path, help="folder of label maps (default: generated lungs)")
-    parser.add_argument("--num-masks", type=int, default=30, help="most masks to use (default: 30)")
-    parser.add_argument("--rounds", type=int, default=5, help="times that each is measured (default: 5)")
-    parser.add_argument("--cases", type=int, default=10_000, help="small generated cases to compare (default: 10000)")
+    parser.add_argument("--masks", type=existing_folder, help="folder of label maps (default: generated lungs)")
+    parser.add_argument("--num-masks", type=positive_integer, default=30, help="most masks to use (default: 30)")
+    parser.add_argument("--rounds", type=positive_integer, default=5, help="times that each is measured (default: 5)")
+    parser.add_argument(
+        "--cases", type=positive_integer, default=10_000, help="small generated cases to compare (default: 10000)"
+    )
     options = parser.parse_args()
+    every_lungs = all_lungs(options.masks, num_masks=options.num_masks)
     if monai:
         torch.set_num_threads(1)
     check_areas()
@@ -194,7 +197,7 @@ def main() -> None:
         agreement.compare(*case)
     timings: dict[tuple[str, str], list[Timing]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for lungs in all_lungs(options.masks, num_masks=options.num_masks):
+        for lungs in every_lungs:
             for pair in ("alike", *FAR_PAIRS):
                 agreement.compare(*lungs.masks(pair), lungs.spacing_mm, TOLERANCE_MM)
             for race in races(lungs, Path(folder)):

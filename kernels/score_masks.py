@@ -12,7 +12,7 @@ from kernels.bitmask import MaskPair, crop_pair, pack_pair
 from kernels.overlap import dice_of_counts
 from kernels.surface_dice import overlap_of_pair
 from kernels.surface_distances import distances_of_pair
-from kernels.validation import check_pair, check_spacing, check_tolerance
+from kernels.validation import check_pair, check_spacing, check_tolerances
 
 METRICS = ("dsc", "nsd", "hd95", "assd")
 """Dice, normalised surface Dice, 95 % Hausdorff distance and average symmetric surface distance."""
@@ -69,17 +69,17 @@ def score_masks(
     Raises
     ------
     ValueError : for shapes that differ, fewer or more than three axes, floats, a spacing that is not three positive
-        finite numbers, a tolerance that is not a finite number of at least 0, labels that are not 1 to 255 integers
-        other than 0 or that share a value in the prediction, and unknown metrics
+        finite numbers, a tolerance that is not a finite number of at least 0, no label or more than 255, labels that
+        are not integers other than 0 or that share a value in the prediction, and unknown metrics
     """
     check_pair(reference, prediction)
     spacing = check_spacing(spacing_mm)
-    tolerances = {label: check_tolerance(tolerance) for label, tolerance in tolerances_mm.items()}
-    if not 1 <= len(tolerances) <= 255 or any(int(label) != label or label == 0 for label in tolerances):
-        raise ValueError(f"tolerances_mm has the labels {list(tolerances)}; expected 1 to 255 integers other than 0")
+    tolerances = check_tolerances(tolerances_mm)
     predicted = [prediction_labels.get(label, label) for label in tolerances]
     if any(int(label) != label or label == 0 for label in predicted) or len(set(predicted)) < len(predicted):
         raise ValueError(f"the labels in the prediction are {predicted}; expected different integers other than 0")
+    if isinstance(metrics, str):
+        raise ValueError(f"metrics is {metrics!r}; expected a collection of names, such as ('dsc', 'nsd')")  # noqa: TRY004
     if not set(metrics) <= set(METRICS):
         raise ValueError(f"metrics are {list(metrics)}; expected some of {list(METRICS)}")
     packed = pack_pair(reference, prediction, tuple(tolerances), predicted)

@@ -1,7 +1,7 @@
 """Checks of what callers pass in; everything wrong is a ValueError that shows what was found."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,3 +57,16 @@ def check_tolerance(tolerance_mm: float) -> float:
     if not (math.isfinite(value) and value >= 0):
         raise ValueError(f"tolerance_mm is {tolerance_mm!r}; expected a finite number of at least 0")
     return value
+
+
+def check_tolerances(tolerances_mm: Mapping[int, float]) -> dict[int, float]:
+    """Return the tolerance of each label; raise ValueError unless they and the labels are what `score_masks` takes."""
+    if not isinstance(tolerances_mm, Mapping):
+        found = f"tolerances_mm is {tolerances_mm!r}"
+        raise ValueError(f"{found}; expected a tolerance for each label, such as {{1: 1.0}}")  # noqa: TRY004
+    labels = list(tolerances_mm)
+    if not 1 <= len(labels) <= 255:
+        raise ValueError(f"tolerances_mm has {len(labels)} labels; expected at least one and at most 255")
+    if any(int(label) != label or label == 0 for label in labels):
+        raise ValueError(f"tolerances_mm has the labels {labels}; expected integers other than 0")
+    return {label: check_tolerance(tolerance) for label, tolerance in tolerances_mm.items()}

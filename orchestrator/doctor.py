@@ -15,6 +15,7 @@ from orchestrator.benchmark.matrix import Benchmark
 from orchestrator.benchmark.presets import PRESETS, find_preset
 from orchestrator.errors import ConfigError, OrchestratorError
 from orchestrator.pipeline.stages import label_sets_by_case
+from orchestrator.progress import counted
 from orchestrator.sources.downloads import CaseRequest, Problem, inspect_downloads
 
 EXIT_CLEAN, EXIT_PROBLEMS, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
@@ -42,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
         "problems, one a line. Exit code 0: none; 1: problems; 2: the command line is wrong.",
     )
     add = parser.add_argument
-    add("--data", type=Path, required=True, help="folder with the public downloads")
+    add("--data", required=True, help="folder with the public downloads")
     add("--preset", default="paper", help=f"whose cases are checked: {', '.join(PRESETS)} (default: paper, all)")
     add("--matrix", default="core", help="core (45 trainings), 2d, 80-20, msd-lung or all (110) (default: core)")
     add("--only", action="append", default=[], metavar="PATTERN", help="only trainings like 'T1-*'; may be repeated")
@@ -59,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         requests = requested_cases(options, benchmark=load_benchmark())
         findings = examine(
-            requests, downloads=options.data, thorough=not options.quick, num_threads=max(1, options.threads)
+            requests, downloads=Path(options.data), thorough=not options.quick, num_threads=max(1, options.threads)
         )
     except OrchestratorError as error:
         errors.print(f"error: {error}", markup=False, soft_wrap=True)
@@ -74,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def requested_cases(options: argparse.Namespace, *, benchmark: Benchmark) -> list[CaseRequest]:
     """Return every case that the trainings of the command line need; raises ConfigError if that is not valid."""
-    if not options.data.is_dir():
+    if not Path(options.data).is_dir():
         raise ConfigError(
             f"--data {options.data}: no such folder of this machine; expected the one with the public downloads"
         )
@@ -120,7 +121,7 @@ def show_text(findings: Sequence[Finding], *, console: Console) -> None:
     for finding in findings:
         table.add_row(finding.dataset, finding.download, str(finding.num_cases), str(len(finding.problems)))
     console.print(table)
-    console.print(f"{len(lines)} {'problem' if len(lines) == 1 else 'problems'}" if lines else "No problems.")
+    console.print(f"{counted(len(lines), 'problem')}" if lines else "No problems.")
 
 
 def show_json(findings: Sequence[Finding], *, console: Console) -> None:

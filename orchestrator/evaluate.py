@@ -84,7 +84,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_INTERRUPTED
     missing = {(row.prediction, row.case): row.score.message for row in rows if row.score.status is ScoreStatus.MISSING}
     for (prediction, case), message in missing.items():
-        where = "" if message.startswith(f"{prediction}/{case}") else f"{prediction}/{case}: "
+        place = f"{prediction.rstrip('/')}/{case}"
+        where = "" if message.startswith(place) else f"{place}: "
         errors.print(f"missing: {where}{message}", markup=False, soft_wrap=True)
     return EXIT_MISSING if missing else EXIT_DONE
 
@@ -240,6 +241,7 @@ def show_summary(rows: Sequence[FolderScore], *, metrics: Sequence[str], console
         "Over the cases where a number is finite. An empty mask against one that is not counts as 0 in DSC and NSD and "
         "has no distances; two empty ones and missing files count nowhere. SD: of the sample.",
         style="dim",
+        soft_wrap=True,
     )
 
 

@@ -45,7 +45,9 @@ class Snapshot:
     eta_s: float
     """Seconds still to go, estimated."""
     stages: tuple[StageCount, ...]
+    """Of this call: what earlier ones have done is not counted."""
     num_trainings: int
+    """All that were asked for."""
     num_trainings_done: int
     num_trainings_failed: int
     running: tuple[RunningTraining, ...]
@@ -63,6 +65,16 @@ def duration_text(seconds: float) -> str:
     return f"{whole // 86400} d {whole % 86400 // 3600} h"
 
 
+def counted(number: int, noun: str) -> str:
+    """Return `1 training` or `45 trainings`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def usd_text(amount_usd: float) -> str:
+    """Return `0.07` or `412`: cents where they matter."""
+    return f"{amount_usd:.2f}" if round(amount_usd, 2) < 10 else f"{amount_usd:.0f}"
+
+
 def plain_line(snapshot: Snapshot) -> str:
     """Return one line that says how far the run is."""
     stages = "  ".join(f"{count.kind} {count.done}/{count.total}" for count in snapshot.stages if count.total)
@@ -70,7 +82,7 @@ def plain_line(snapshot: Snapshot) -> str:
     return (
         f"[{duration_text(snapshot.elapsed_s)}] "
         f"{snapshot.num_trainings_done} of {snapshot.num_trainings} trainings done{failed}, "
-        f"{duration_text(snapshot.eta_s)} to go | {stages}"
+        f"{duration_text(snapshot.eta_s)} to go | in this call: {stages}"
     )
 
 
@@ -81,7 +93,7 @@ def _render(snapshot: Snapshot) -> Group:
         (f", {snapshot.num_trainings_failed} failed" if snapshot.num_trainings_failed else "", "bold red"),
         f"   elapsed {duration_text(snapshot.elapsed_s)}   to go about {duration_text(snapshot.eta_s)}",
     )
-    stages = Table("stage", "done", "running", "failed", "of", box=None, padding=(0, 2), header_style="dim")
+    stages = Table("in this call", "done", "running", "failed", "of", box=None, padding=(0, 2), header_style="dim")
     for count in snapshot.stages:
         style = "green" if count.total and count.done == count.total else ("bold" if count.running else "")
         failed = Text(str(count.failed), style="red" if count.failed else "")

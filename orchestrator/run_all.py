@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,8 @@ from orchestrator.benchmark.presets import PRESETS, Preset, find_preset
 from orchestrator.cluster.config import ClusterConfig, load_cluster
 from orchestrator.cluster.environment import use_token
 from orchestrator.errors import ConfigError, DataError, OrchestratorError
-from orchestrator.progress import duration_text
+from orchestrator.pipeline.fleet import SIZES
+from orchestrator.progress import counted, duration_text
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
 
@@ -27,6 +29,9 @@ EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 NUM_LAST_LINES = 5
 """Of the log of a failed training."""
 ROOT = Path(__file__).resolve().parents[1]
+PRICES = ROOT / "clusters" / "prices.yaml"
+PARTNERS = {"json": "dry_run", "deadline": "simulate", "max_cost": "simulate", "prices": "simulate"}
+"""Options that mean nothing without another one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,17 +65,18 @@ def build_parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, help="seed of phantoms and trainings (default: 0)")
     add("--dry-run", action="store_true", help="show the trainings and start nothing")
     add("--json", action="store_true", help="with --dry-run: print JSON")
+    sizes = f"{', '.join(map(str, SIZES[:-1]))} or {SIZES[-1]}"
     add(
         "--simulate",
         type=Path,
         metavar="FILE",
-        help="play the run on this cluster file instead: time, cost, other sizes",
+        help=f"play the run on this cluster file instead: time, cost; and with {sizes} of its GPU machines",
     )
-    add("--deadline", type=float, metavar="HOURS", help="with --simulate: find the cheapest cluster that is in time")
-    add("--max-cost", type=float, metavar="USD", help="with --simulate: find the fastest cluster within this budget")
-    add("--prices", type=Path, default=ROOT / "clusters" / "prices.yaml", help="with --simulate: what machines cost")
-    add("--yes", action="store_true", help="start machines that cost money without asking")
-    add("--keep", action="store_true", help="leave a launched cluster running afterwards")
+    add("--deadline", type=float, metavar="HOURS", help="with --simulate: choose the cheapest of these that is in time")
+    add("--max-cost", type=float, metavar="USD", help="with --simulate: choose the fastest of these within this budget")
+    add("--prices", type=Path, help="with --simulate: what machines cost (default: clusters/prices.yaml)")
+    add("--yes", action="store_true", help="with rented machines: start them without asking")
+    add("--keep", action="store_true", help="with rented machines: leave them running afterwards")
     return parser
 
 
@@ -105,14 +111,15 @@ def carry_out(selection: Selection, options: argparse.Namespace, *, console: Con
 
 def select(options: argparse.Namespace) -> Selection:
     """Read the files that the command line names; raises ConfigError if anything does not fit."""
-    if options.json and not options.dry_run:
-        raise ConfigError("--json: only with --dry-run")
-    if not options.simulate and (options.deadline is not None or options.max_cost is not None):
-        raise ConfigError("--deadline and --max-cost: only with --simulate")
+    check_options(options)
     preset = find_preset(options.preset)
     benchmark = load_benchmark()
     cluster = load_cluster(options.simulate or options.cluster)
+    if (options.yes or options.keep) and (options.simulate or cluster.kind != "aws"):
+        raise ConfigError("--yes and --keep: only with a --cluster whose machines are started for the run (kind aws)")
     data = options.data or cluster.data
+    if options.dry_run and data and "://" not in data and not Path(data).is_dir():
+        raise ConfigError(f"--data {data}: no such folder of this machine; expected the one with the public downloads")
     if data is None and preset.phantom_spacing_mm is None and not options.simulate:
         raise ConfigError(
             f"--preset {preset.name}: trains on the real downloads; expected --data with their folder. To write "
@@ -127,6 +134,20 @@ def select(options: argparse.Namespace) -> Selection:
         output=_output(options.output or cluster.output or f"runs/{preset.name}"),
         seed=options.seed,
     )
+
+
+def check_options(options: argparse.Namespace) -> None:
+    """Raise ConfigError for an option that would be ignored without another, and for a limit that none can keep."""
+    for name, partner in PARTNERS.items():
+        value = getattr(options, name)
+        if value is not None and value is not False and not getattr(options, partner):
+            raise ConfigError(f"{_flag(name)}: only with {_flag(partner)}")
+    if options.dry_run and options.simulate:
+        raise ConfigError("--dry-run and --simulate: expected one of them")
+    for name in ("deadline", "max_cost"):
+        limit = getattr(options, name)
+        if limit is not None and not (math.isfinite(limit) and limit > 0):
+            raise ConfigError(f"{_flag(name)} {limit:g}: expected a number above 0")
 
 
 def show_trainings(selection: Selection, *, console: Console, as_json: bool) -> None:
@@ -147,7 +168,8 @@ def show_trainings(selection: Selection, *, console: Console, as_json: bool) -> 
     total = len(rows) * selection.preset.expected_training_s / 3600
     unit = "CPU-core" if selection.preset.is_for_cpus else "A100"
     console.print(
-        f"{len(rows)} trainings, about {total:.3g} {unit} hours of training with preset {selection.preset.name}."
+        f"{counted(len(rows), 'training')}, about {total:.3g} {unit} hours of training with preset "
+        f"{selection.preset.name}."
     )
     for leak in selection.benchmark.patient_leaks(selection.trainings):
         console.print(f"note: {leak.line}", markup=False, highlight=False, soft_wrap=True)
@@ -159,7 +181,7 @@ def simulate(selection: Selection, options: argparse.Namespace, *, console: Cons
     from orchestrator.pipeline.simulation import Limits, best, simulate_run
     from orchestrator.pipeline.simulation_text import compare, describe
 
-    prices = load_prices(options.prices) if selection.cluster.kind == "aws" else None
+    prices = load_prices(options.prices or PRICES) if selection.cluster.kind == "aws" else None
     limits = Limits(deadline_hours=options.deadline, max_usd=options.max_cost)
     found = simulate_run(
         selection.benchmark,
@@ -173,7 +195,8 @@ def simulate(selection: Selection, options: argparse.Namespace, *, console: Cons
     chosen = best([found.asked_for, *found.others], limits) if limits.are_set else None
     date = prices.date if prices else None
     lines = [
-        f"{len(selection.trainings)} trainings with preset {selection.preset.name}, simulated: nothing is started."
+        f"{counted(len(selection.trainings), 'training')} with preset {selection.preset.name}, simulated: nothing is "
+        "started."
     ]
     lines += describe(found.asked_for, prices_date=date)
     if found.others:
@@ -212,7 +235,7 @@ def run_here(selection: Selection, options: argparse.Namespace, *, console: Cons
         for problem in problems:
             console.print(problem.line, markup=False, highlight=False, soft_wrap=True)
         raise DataError(
-            f"{len(problems)} problems in {selection.data}; nothing was started. "
+            f"{counted(len(problems), 'problem')} in {selection.data}; nothing was started. "
             f"python -m orchestrator.doctor --data {selection.data} looks deeper"
         )
     outcome = run(request, console=console)
@@ -322,8 +345,12 @@ def _command_for(options: argparse.Namespace, training_ids: Sequence[str]) -> li
     defaults = vars(build_parser().parse_args([]))
     for name, value in vars(options).items():
         if value != defaults[name] and name != "only":
-            command += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
+            command += [_flag(name), *([] if value is True else [str(value)])]
     return command + [part for training_id in training_ids for part in ("--only", training_id)]
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def _output(location: str) -> str:

@@ -5,9 +5,10 @@ import json
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -20,13 +21,15 @@ from orchestrator.events import finite_or_null
 from orchestrator.pipeline.fleet import fleet_of, gpu_cost_usd
 from orchestrator.pipeline.lease import HEARTBEAT_S, DriverRecord, latest_driver
 from orchestrator.pipeline.run_status import RunStatus, read_status
-from orchestrator.progress import duration_text
+from orchestrator.progress import duration_text, usd_text
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.storage.interface import Storage
 
 PRICES = Path(__file__).resolve().parents[1] / "clusters" / "prices.yaml"
-EXIT_DONE, EXIT_NOT_DONE, EXIT_USAGE = 0, 1, 2
+EXIT_DONE, EXIT_NOT_DONE, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
+NUM_LOOKS = 3
+"""At the record of a driver on another machine, each after the time between two signs of life."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -44,17 +47,20 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns 0 if everything is done, 1 if not, 2 if there is no run or a file cannot be read."""
-    console = Console(highlight=False)
+    """Run the command; returns 0 if everything is done, 1 if not, 2 for no run or a bad file, 130 after Ctrl-C."""
+    console, errors = Console(highlight=False), Console(stderr=True, highlight=False)
     options = build_parser().parse_args(arguments)
     try:
         storage = open_storage(options.output)
         status = read_status(storage)
         cost = describe_cost(status, cluster=options.cluster, prices=options.prices)
-        driver = find_driver(storage)
+        driver = find_driver(storage, note=partial(errors.print, markup=False, soft_wrap=True))
     except OrchestratorError as error:
-        Console(stderr=True, highlight=False).print(f"error: {error}", markup=False, soft_wrap=True)
+        errors.print(f"error: {error}", markup=False, soft_wrap=True)
         return EXIT_USAGE
+    except KeyboardInterrupt:
+        errors.print("Interrupted.")
+        return EXIT_INTERRUPTED
     if options.json:
         record = {**asdict(status), "done": sorted(status.done), "driver": driver.text, "cost": cost}
         console.print(json.dumps(finite_or_null(record), indent=1, default=str), markup=False, soft_wrap=True)
@@ -72,22 +78,26 @@ class Driver:
     """What it does, and where."""
 
 
-def find_driver(storage: Storage) -> Driver:
-    """Look whether the latest driver is at work, watching it for a while if it runs on another machine."""
+def find_driver(storage: Storage, *, note: Callable[[str], None]) -> Driver:
+    """Look whether the latest driver is at work; `note` is told if one on another machine is watched for that."""
     driver = latest_driver(storage)
     if driver is None:
         return Driver(is_at_work=False, text="there has been no driver")
     where = f"process {driver.pid} on {driver.host}"
     if driver.is_released:
         return Driver(is_at_work=False, text=f"the latest driver has ended ({where})")
-    if driver.is_alive if driver.is_alive is not None else _changes(storage, driver):
+    alive = driver.is_alive
+    if alive is None:
+        note(f"waiting up to {NUM_LOOKS * HEARTBEAT_S:.0f} s for a sign of life of the driver ({where})")
+        alive = _changes(storage, driver)
+    if alive:
         return Driver(is_at_work=True, text=f"the driver is at work ({where})")
     text = f"the latest driver is dead ({where}); the command that started the run goes on from what is done"
     return Driver(is_at_work=False, text=text)
 
 
 def _changes(storage: Storage, driver: DriverRecord) -> bool:
-    for _ in range(3):
+    for _ in range(NUM_LOOKS):
         time.sleep(HEARTBEAT_S)
         latest = latest_driver(storage)
         if latest is not None and latest.mark != driver.mark:
@@ -107,7 +117,7 @@ def describe_cost(status: RunStatus, *, cluster: Path | None, prices: Path) -> s
     cost = gpu_cost_usd(status.gpu_hours, fleet_of(config, prices=listed))
     if cost is None:
         return f"{text}; {config.path} has no machine with these GPUs"
-    low, high = (f"{value:.0f}" for value in cost)
+    low, high = map(usd_text, cost)
     amount = low if low == high else f"{low} to {high}"
     return f"{text}, {amount} USD with the prices of {listed.date}, without machines that waited or have no GPU"
 
@@ -120,6 +130,7 @@ def show(status: RunStatus, *, driver: Driver, cost: str, storage: Storage, cons
         f"{len(status.waiting)} waiting, {len(status.failed)} stages failed; {duration_text(status.training_s)} of "
         "training, prediction and scoring",
         style="bold",
+        soft_wrap=True,
     )
     console.print(driver.text, markup=False, soft_wrap=True)
     if cost:
@@ -143,7 +154,7 @@ def show(status: RunStatus, *, driver: Driver, cost: str, storage: Storage, cons
             duration_text(value)
             for value in (status.forecast.early_s, status.forecast.median_s, status.forecast.late_s)
         )
-        console.print(f"to go: about {median}, in 8 of 10 cases {early} to {late}")
+        console.print(f"to go: about {median}, in 8 of 10 cases {early} to {late}", soft_wrap=True)
     for stage, line in status.failed.items():
         console.print(
             f"failed: {stage}: {line} ({storage.location}/{run_paths.stage_failure(stage)})",

@@ -12,7 +12,7 @@ from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.storage.interface import Storage
 
-EXIT_WHOLE, EXIT_DAMAGED, EXIT_USAGE = 0, 1, 2
+EXIT_WHOLE, EXIT_DAMAGED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -28,7 +28,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code that its help promises."""
+    """Run the command; returns the exit code that its help promises, 130 after Ctrl-C."""
     console, errors = Console(highlight=False), Console(stderr=True, highlight=False)
     options = build_parser().parse_args(arguments)
     try:
@@ -47,6 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OrchestratorError as error:
         errors.print(f"error: {error}", markup=False, soft_wrap=True)
         return EXIT_USAGE
+    except KeyboardInterrupt:
+        errors.print("Interrupted.")
+        return EXIT_INTERRUPTED
     console.print(f"{len(keys) - num_damaged} of {len(keys)} patch files are whole")
     return EXIT_DAMAGED if num_damaged else EXIT_WHOLE
 

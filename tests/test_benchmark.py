@@ -158,8 +158,8 @@ def test_published_average_of_the_first_table_row():
 def test_a_score_that_is_known_to_be_wrong_says_so():
     published = PublishedScores()
     wrong = published.find(group="T1-lung", fold=4, evaluation_set="test", structure="left_lung")
-    assert (wrong.dsc_std, wrong.erratum) == (0.7597, "t1-lung-fold4-std")
-    assert published.find(group="T1-lung", fold=4, evaluation_set="test", structure="right_lung").erratum == ""
+    assert (wrong.dsc_std, wrong.dsc_erratum, wrong.nsd_erratum) == (0.7597, "t1-lung-fold4-std", "")
+    assert published.find(group="T1-lung", fold=4, evaluation_set="test", structure="right_lung").dsc_erratum == ""
 
 
 def test_overview_rows_fill_in_what_the_detailed_tables_lack():

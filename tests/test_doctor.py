@@ -109,6 +109,7 @@ def test_json_holds_the_parts_of_each_problem(data, capsys):
     ("arguments", "message"),
     [
         (["--data", "no-such-folder"], "--data no-such-folder: no such folder"),
+        (["--data", "s3://bucket/downloads"], "--data s3://bucket/downloads: no such folder"),
         (["--data", ".", "--matrix", "typo"], "--matrix typo: unknown"),
         (["--data", ".", "--preset", "typo"], "--preset typo: unknown"),
     ],

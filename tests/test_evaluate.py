@@ -106,6 +106,17 @@ def test_what_cannot_be_scored_is_a_row_that_says_why_and_the_exit_code_is_1(fol
     assert stderr.count("missing: ") == 3
 
 
+def test_the_lines_beside_the_table_are_whole_in_a_pipe(folders, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.chdir(folders)
+    (folders / "first/case0.nii.gz").unlink()
+    assert main(["--reference", "reference/", "--prediction", "first/", "--label", "1=1.0"]) == 1
+    captured = capsys.readouterr()
+    assert captured.out.splitlines()[-1].startswith("Over the cases where a number is finite.")
+    assert captured.out.endswith("SD: of the sample.\n")
+    assert captured.err == "missing: first/case0.nii.gz: there is no prediction for this case\n"
+
+
 def test_a_file_that_cannot_be_written_costs_no_result(folders, capsys):
     (folders / "file").touch()
     assert evaluate(folders, "--output", str(folders / "file" / "scores.csv")) == 1

@@ -63,6 +63,8 @@ def test_only_the_metrics_that_were_asked_for_are_numbers():
     assert math.isnan(one_sided.hd95_mm)
     with pytest.raises(ValueError, match="'dice'"):
         score_masks(reference, prediction, **options, metrics=("dice",))
+    with pytest.raises(ValueError, match="metrics is 'dsc'; expected a collection of names"):
+        score_masks(reference, prediction, **options, metrics="dsc")
 
 
 def test_a_label_may_have_another_value_in_the_prediction():
@@ -105,7 +107,14 @@ def test_a_label_in_neither_map_has_nan_scores_and_no_voxels():
 
 @pytest.mark.parametrize(
     ("tolerances_mm", "message"),
-    [({}, "1 to 255 integers"), ({0: 1.0}, r"\[0\]"), ({1: -1.0}, "-1.0"), ({1.5: 1.0}, r"\[1\.5\]")],
+    [
+        ({}, "0 labels; expected at least one and at most 255"),
+        (dict.fromkeys(range(1, 257), 1.0), "256 labels"),
+        ({0: 1.0}, r"\[0\]; expected integers other than 0"),
+        ({1: -1.0}, "-1.0"),
+        ({1.5: 1.0}, r"\[1\.5\]"),
+        (1.0, r"tolerances_mm is 1\.0; expected a tolerance for each label, such as \{1: 1\.0\}"),
+    ],
 )
 def test_bad_labels_and_tolerances_are_refused(tolerances_mm, message):
     one = np.ones((2, 2, 2), int)

@@ -24,27 +24,33 @@ EPOCH = EpochReport(
 )
 
 
+def make_stage(kind, name, *, needs=()):
+    return Stage(
+        id=f"{kind.value} {name}",
+        kind=kind,
+        needs=needs,
+        products=(f"{kind.value} {name}",),
+        expected_s=1.0,
+        training=SimpleNamespace(id=name, group="T1-lung", fold=0),
+    )
+
+
 class Driver:
-    """A driver with four trainings under way whose clock goes on when a record is read."""
+    """A driver with four trainings under way whose clock goes on when a record is read; one was done before."""
 
     def __init__(self, folder):
         self.storage = open_storage(folder)
         self.now_s = 0.0
         self.read_s = 0.0
         self.shown = []
-        self.stages = [
-            Stage(
-                id=f"train {name}",
-                kind=StageKind.TRAIN,
-                needs=(),
-                products=(name,),
-                expected_s=1.0,
-                training=SimpleNamespace(id=name, group="T1-lung", fold=0),
-            )
-            for name in "abcd"
-        ]
+        self.stages = [make_stage(StageKind.TRAIN, name) for name in "abcd"]
+        scores = [make_stage(StageKind.SCORE, "a", needs=("train a",)), make_stage(StageKind.SCORE, "earlier")]
         self.schedule = Schedule(
-            {stage.id: stage for stage in self.stages}, done=(), nodes=[NODE], training_need=Need(cpus=1), slice_s=600.0
+            {stage.id: stage for stage in [*self.stages, *scores]},
+            done=("score earlier",),
+            nodes=[NODE],
+            training_need=Need(cpus=1),
+            slice_s=600.0,
         )
         self.observer = RunObserver(
             self.schedule,
@@ -137,3 +143,10 @@ def test_the_text_of_a_failure_has_its_notes_and_its_cause(driver):
         "while mosmed/study_0255 was predicted",
         "caused by ValueError: 3 axes",
     ]
+
+
+def test_trainings_of_an_earlier_call_count_as_done_and_their_stages_not(driver):
+    driver.tick()
+    shown = driver.shown[-1]
+    assert (shown.num_trainings_done, shown.num_trainings) == (1, 2)
+    assert {count.kind: (count.done, count.total) for count in shown.stages} == {"train": (0, 4), "score": (0, 1)}

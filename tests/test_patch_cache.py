@@ -123,6 +123,18 @@ def test_the_command_names_what_is_damaged_and_removes_it_if_asked_to(patches, c
     assert main(command) == 2
 
 
+def test_ctrl_c_ends_the_command_with_one_line(patches, capsys, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(PatchManifest, "verify", interrupt)
+    storage, manifest = patches
+    for key, record in manifest.records.items():
+        storage.write_bytes(record_of_patches(key), record.to_bytes())
+    assert main(["--output", storage.location]) == 130
+    assert capsys.readouterr().err == "Interrupted.\n"
+
+
 def test_files_of_a_local_folder_are_not_copied(patches, tmp_path):
     storage, manifest = patches
     with PatchCache(tmp_path / "cache").gathered(storage, manifest) as folder:

@@ -14,8 +14,8 @@ from orchestrator.storage.filesystem import open_storage
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def test_dry_run_lists_the_45_core_trainings_as_json(capsys):
-    assert main(["--dry-run", "--json", "--preset", "paper", "--data", "downloads"]) == 0
+def test_dry_run_lists_the_45_core_trainings_as_json(capsys, tmp_path):
+    assert main(["--dry-run", "--json", "--preset", "paper", "--data", str(tmp_path)]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert len(rows) == 45
     row = next(row for row in rows if row["id"] == "T3-lung-nsclc-fold2")
@@ -33,11 +33,18 @@ def test_dry_run_lists_the_45_core_trainings_as_json(capsys):
     }
 
 
-def test_dry_run_shows_a_table_and_the_patient_in_two_sets(capsys):
-    assert main(["--dry-run", "--only", "T1-lung", "--preset", "paper", "--data", "downloads"]) == 0
+def test_dry_run_shows_a_table_and_names_the_trainings_with_a_patient_in_two_sets(capsys):
+    assert main(["--dry-run", "--only", "T1-lung", "--preset", "paper", "--data", "s3://bucket/downloads"]) == 0
     out = capsys.readouterr().out
     assert "5 trainings" in out
-    assert "scans of one patient" in out
+    notes = [line.split("scans of one patient: ")[1] for line in out.splitlines() if line.startswith("note: ")]
+    kept = "The published splits are kept."
+    assert notes == [f"the first is trained on and the second tested in T1-lung-fold{fold}. {kept}" for fold in (2, 4)]
+
+
+def test_one_training_is_not_trainings(capsys):
+    assert main(["--dry-run", "--only", "T1-lung-fold0"]) == 0
+    assert "\n1 training, about " in capsys.readouterr().out
 
 
 REFUSED = {
@@ -46,6 +53,15 @@ REFUSED = {
     "pattern without a match": (["--only", "T4-*"], "--only T4-*: matches none of the 45 trainings"),
     "paper without data": (["--preset", "paper"], "expected --data"),
     "json without dry-run": (["--json"], "--json: only with --dry-run"),
+    "prices without simulate": (["--prices", "prices.yaml"], "--prices: only with --simulate"),
+    "a limit without simulate": (["--deadline", "0"], "--deadline: only with --simulate"),
+    "no time at all": (["--simulate", "CORES", "--deadline", "-1"], "--deadline -1: expected a number above 0"),
+    "no number of hours": (["--simulate", "CORES", "--deadline", "nan"], "--deadline nan: expected a number above 0"),
+    "no money": (["--simulate", "CORES", "--max-cost", "0"], "--max-cost 0: expected a number above 0"),
+    "two kinds of preview": (["--dry-run", "--simulate", "CORES"], "--dry-run and --simulate: expected one of them"),
+    "yes without rented machines": (["--yes"], "--yes and --keep: only with a --cluster whose machines are started"),
+    "keep in a simulation": (["--simulate", str(ROOT / "clusters/aws.yaml"), "--keep"], "--yes and --keep: only with"),
+    "a dry run without its data": (["--dry-run", "--data", "/nix"], "--data /nix: no such folder of this machine"),
     "no such cluster file": (["--cluster", "clusters/none.yaml"], "clusters/none.yaml: cannot be read"),
     "data folder without downloads": (["--data", "tests"], "problems in"),
     "a running cluster to simulate": (
@@ -152,6 +168,14 @@ def test_a_case_without_a_score_is_told_and_is_exit_code_1(capsys, tmp_path, mon
         "To try these cases again: mend what is named, remove results/TRAINING.parquet and predictions/TRAINING/ of "
         "each, and give the same command.",
     ]
+
+
+def test_the_help_names_the_clusters_that_are_tried(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert "with 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48 or 64 of its GPU machines" in " ".join(
+        capsys.readouterr().out.split()
+    )
 
 
 def test_an_unknown_option_is_a_usage_error():

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from orchestrator.errors import ConfigError
 from orchestrator.events import EventLog
 from orchestrator.pipeline.latest_epoch import LatestEpoch, write_latest_epoch
-from orchestrator.pipeline.lease import Lease
+from orchestrator.pipeline.lease import DriverRecord, Lease
 from orchestrator.pipeline.run_status import TrainingUnderWay, forecast, read_status
 from orchestrator.status import main
 from orchestrator.storage import run_paths
@@ -139,6 +140,36 @@ def test_everything_done_is_exit_code_0_and_no_run_2(run, capsys):
     assert main(["--output", run.storage.location]) == 0
 
 
+def test_a_driver_on_another_machine_is_watched_and_that_is_said_apart_from_the_status(run, capsys, monkeypatch):
+    run.begin("a")
+    elsewhere = replace(DriverRecord.of_this_process(), host="another", processes="another", pid=7)
+    run.storage.write_bytes(run_paths.driver(1), json.dumps(asdict(elsewhere)).encode())
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    assert main(["--output", run.storage.location]) == 1
+    captured = capsys.readouterr()
+    assert captured.err == "waiting up to 15 s for a sign of life of the driver (process 7 on another)\n"
+    assert "the latest driver is dead (process 7 on another)" in captured.out
+
+
+def test_a_status_in_a_pipe_has_its_counts_on_one_line(run, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    run.begin("a")
+    main(["--output", run.storage.location])
+    assert capsys.readouterr().out.splitlines()[0] == (
+        "0 of 1 trainings done, 0 interrupted, 1 waiting, 0 stages failed; 0 s of training, prediction and scoring"
+    )
+
+
+def test_ctrl_c_ends_the_command_with_one_line(run, capsys, monkeypatch):
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    run.begin("a")
+    monkeypatch.setattr("orchestrator.status.read_status", interrupt)
+    assert main(["--output", run.storage.location]) == 130
+    assert capsys.readouterr().err == "Interrupted.\n"
+
+
 def test_forecast_fills_slots_as_they_become_free():
     # Two slots: one is free after 6 s, one after 2 s; three more of 10 s each: 2 -> 12 -> 22 and 6 -> 16; five
     # predictions of 5 s: 16 -> 21 -> 26 -> 31 and 22 -> 27 -> 32.
@@ -202,7 +233,7 @@ def test_gpu_hours_are_counted_until_the_last_event_of_each_driver_and_priced(ru
     assert read_status(run.storage).gpu_hours == {"L40S": 4.0}
     aws = str(Path(__file__).resolve().parents[1] / "clusters" / "aws.yaml")
     main(["--output", run.storage.location, "--cluster", aws])
-    assert "GPU hours so far: 4.0, 4 to 9 USD with the prices of 2025-06-01" in capsys.readouterr().out
+    assert "GPU hours so far: 4.0, 4.00 to 8.96 USD with the prices of 2025-06-01" in capsys.readouterr().out
 
 
 def test_a_stage_whose_node_was_broken_has_not_failed(run):

@@ -18,6 +18,7 @@ from orchestrator.pipeline.simulation import Limits, Outlook, best, cost_usd
 from orchestrator.pipeline.simulation_text import utilisation_chart
 from orchestrator.pipeline.simulator import Conditions, Course, Machines, Simulation
 from orchestrator.pipeline.stages import Stage, StageKind
+from orchestrator.progress import usd_text
 from orchestrator.run_all import main
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -210,6 +211,5 @@ def test_simulate_prints_time_cost_and_a_choice_and_starts_nothing(capsys, tmp_p
     assert "none of these clusters keeps the limits" in capsys.readouterr().out
 
 
-def test_a_deadline_without_a_simulation_is_refused(capsys):
-    assert main(["--deadline", "3"]) == 2
-    assert "--deadline and --max-cost: only with --simulate" in capsys.readouterr().err
+def test_cents_are_shown_below_ten_dollars():
+    assert [usd_text(amount) for amount in (0.0, 0.066, 9.994, 9.996, 412.4)] == ["0.00", "0.07", "9.99", "10", "412"]

@@ -19,20 +19,23 @@ from orchestrator.storage.filesystem import open_storage
 
 COVID = "covid-19-ct-seg"
 CASES = tuple(Case(dataset=COVID, name=name) for name in ("coronacases_001", "coronacases_002"))
-ERRATUM = Erratum(id="fold1", text="Fold 1: 90% & more is a misprint.", rows=())
+FOLD_1 = ("T1-lung", 1, "test", "left_lung")
+ERRATUM = Erratum(id="fold1", text="Fold 1: 90% & more is a misprint.", rows=(FOLD_1,), values=("dsc",), groups=())
 
 
 class FakePublished:
-    """Published scores of the lung: one of fold 1, which an erratum touches, and the average."""
+    """Published scores of the lung: one of fold 1, whose DSC an erratum touches, and the average."""
 
-    errata = (ERRATUM, Erratum(id="other", text="The paper says 62.", rows=()))
+    errata = (ERRATUM, Erratum(id="other", text="The paper says 62.", rows=(), values=(), groups=("T2-lung-msd",)))
 
     def find(self, *, group, fold, evaluation_set, structure):
         known = {("T1-lung", 1): (0.9, "fold1"), ("T1-lung", AVERAGE): (0.858, ""), ("T2-lung-msd", AVERAGE): (0.5, "")}
         if (group, fold) not in known or (evaluation_set, structure) != ("test", "left_lung"):
             return None
         mean, erratum = known[group, fold]
-        return PublishedScore(dsc_mean=mean, dsc_std=0.105, nsd_mean=0.7, nsd_std=0.125, erratum=erratum)
+        return PublishedScore(
+            dsc_mean=mean, dsc_std=0.105, nsd_mean=0.7, nsd_std=0.125, dsc_erratum=erratum, nsd_erratum=""
+        )
 
 
 def training(fold=0, *, task=1, subtask="lung", source="covid", structures=("left_lung",), num_published=None, **more):
@@ -148,7 +151,7 @@ DSC and NSD in percent, mean ± sample SD over cases (averages pool all folds).
 | trainings | evaluated on | structure | fold | cases | DSC | DSC published | NSD | NSD published | remarks |
 |---|---|---|---|---|---|---|---|---|---|
 | T1-lung | COVID-19-CT-Seg | left lung | 0 | 2 | 85.0 ± 7.1 |  | 60.0 ± 14.1 |  |  |
-| T1-lung | COVID-19-CT-Seg | left lung | 1 | 2 | 75.0 ± 7.1 | 90.0 ± 10.5 † | 60.0 ± 0.0 | 70.0 ± 12.5 † |  |
+| T1-lung | COVID-19-CT-Seg | left lung | 1 | 2 | 75.0 ± 7.1 | 90.0 ± 10.5 † | 60.0 ± 0.0 | 70.0 ± 12.5 |  |
 | T1-lung | COVID-19-CT-Seg | left lung | 2 | 2 | - |  | - |  | 1 both empty, 1 missing |
 | T1-lung | COVID-19-CT-Seg | left lung | 3 | 0 | - |  | - |  | failed |
 | T1-lung | COVID-19-CT-Seg | left lung | 4 | 0 | - |  | - |  | pending |
@@ -170,7 +173,7 @@ def test_a_table_in_latex(written):
 trainings & evaluated on & structure & fold & cases & DSC & DSC published & NSD & NSD published & remarks \\
 \midrule
 T1-lung & COVID-19-CT-Seg & left lung & 1 & 2 & 75.0 $\pm$ 7.1 & 90.0 $\pm$ 10.5 $\dagger$ & 60.0 $\pm$ 0.0 & """
-        r"""70.0 $\pm$ 12.5 $\dagger$ &  \\
+        r"""70.0 $\pm$ 12.5 &  \\
 \bottomrule
 \end{tabular}
 \par\footnotesize $\dagger$ Fold 1: 90\% \& more is a misprint.
@@ -186,7 +189,8 @@ def test_a_table_as_csv_has_all_digits(written):
     assert [line["state"] for line in lines] == ["", "", "", "failed", "pending", "3 of 5 folds: 1 pending, 1 failed"]
     assert (lines[1]["group"], lines[1]["evaluation_set"], lines[1]["structure"]) == ("T1-lung", "test", "left_lung")
     assert float(lines[0]["dsc_std"]) == pytest.approx(0.1 / math.sqrt(2), rel=1e-15)
-    assert (lines[1]["published_dsc_mean"], lines[1]["erratum"]) == ("0.9", "fold1")
+    assert (lines[1]["published_dsc_mean"], lines[1]["published_dsc_erratum"]) == ("0.9", "fold1")
+    assert lines[1]["published_nsd_erratum"] == ""
     assert (lines[2]["num_cases"], lines[2]["num_both_empty"], lines[2]["num_missing"]) == ("2", "1", "1")
     assert (lines[3]["dsc_mean"], lines[3]["published_dsc_mean"]) == ("", "")
     assert float(lines[5]["dsc_std"]) == pytest.approx(math.sqrt(0.02 / 3), rel=1e-12)
@@ -201,9 +205,25 @@ def test_the_summary_has_averages_what_lacks_the_errata_and_the_files(written):
     ) in text
     assert "| left lung | 0 |" not in text
     assert "\n- T1-lung-fold3: failed\n- T1-lung-fold4: pending\n" in text
-    assert "\n- Fold 1: 90% & more is a misprint.\n- The paper says 62.\n" in text
+    assert "\n- † Fold 1: 90% & more is a misprint.\n\n" in text
     assert "[md](table_IV.md), [csv](table_IV.csv), [tex](table_IV.tex)" in text
     assert "`results/*.parquet`" in text
+
+
+def test_only_errata_of_the_rows_of_a_run_are_listed(written):
+    fold, other = training(0), training(task=2, source="msd")
+    assert "errors of the published material" not in written([fold], [])["summary.md"]
+    files = written([fold, other], [])
+    assert "\n- The paper says 62.\n" in files["summary.md"]
+    assert "misprint" not in files["summary.md"]
+    assert "> The paper says 62." in files["table_V.md"]
+    assert "The paper says" not in files["table_IV.md"]
+
+
+def test_each_erratum_begins_with_trainings_that_it_is_about():
+    for erratum in PublishedScores().errata:
+        groups = {row[0] for row in erratum.rows} or {group for group in erratum.groups if not group.endswith("-2d")}
+        assert set(erratum.text.partition(":")[0].replace(",", "").split()) >= groups
 
 
 def test_a_whole_average_needs_no_remark(written):
@@ -260,6 +280,21 @@ def test_phantoms_and_caps_are_the_headline_of_every_file(written):
         assert quotes[0].endswith("They are not comparable with the published values.")
         assert quotes[1] == "> Capped: the preset uses a part of the cases of each published split."
     assert "not comparable with the published values" in files["table_IV.tex"]
+    lines = list(csv.DictReader(io.StringIO(files["table_IV.csv"])))
+    assert [(line["preset"], line["phantoms"], line["capped"]) for line in lines] == [("smoke", "yes", "yes")]
+
+
+def test_a_row_of_a_csv_says_what_its_scores_come_from(written):
+    folds = [training(fold) for fold in range(3)]
+    rows = rows_of(folds[0], (0.5, 0.5), (0.5, 0.5)) + rows_of(folds[1], (0.5, 0.5), (0.5, 0.5), preset="quick")
+    lines = list(csv.DictReader(io.StringIO(written(folds, rows)["table_IV.csv"])))
+    found = [(line["fold"], line["preset"], line["phantoms"], line["capped"]) for line in lines]
+    assert found == [
+        ("0", "paper", "no", "no"),
+        ("1", "quick", "no", "no"),
+        ("2", "", "", ""),
+        (AVERAGE, "paper, quick", "no", "no"),
+    ]
 
 
 def test_a_short_preset_on_real_data_is_said(written):
@@ -317,4 +352,5 @@ def test_the_whole_benchmark_before_it_is_run(written, all_trainings):
     }
     assert found["T1-lung", "test", "left_lung"] == "0.8582"
     assert all(found.values())
-    assert "† Left lung, fold 4, SD of DSC" in files["table_IV.md"]
+    assert "> † T1-lung, fold 4, left lung: SD of DSC" in files["table_IV.md"]
+    assert " 76.0 † |  |  | 75.8 ± 11.0 |" not in files["table_IV.md"]

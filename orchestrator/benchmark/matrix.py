@@ -52,7 +52,7 @@ class PatientLeak:
         """All of it in one sentence."""
         return (
             f"{self.train_case.name} and {self.test_case.name} are scans of one patient: the first is trained on "
-            f"and the second tested in {len(self.training_ids)} trainings. The published splits are kept."
+            f"and the second tested in {', '.join(self.training_ids)}. The published splits are kept."
         )
 
 

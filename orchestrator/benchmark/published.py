@@ -18,7 +18,11 @@ class Erratum:
     id: str
     text: str
     rows: tuple[tuple[str, int | str, str, str], ...]
-    """Group, fold, evaluation set and structure of each score that it touches."""
+    """Group, fold, evaluation set and structure of each published row that it touches."""
+    values: tuple[str, ...]
+    """Which values of these rows it touches: `dsc`, `nsd` or both."""
+    groups: tuple[str, ...]
+    """Of the trainings that it concerns without touching a published row."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,8 +33,10 @@ class PublishedScore:
     dsc_std: float
     nsd_mean: float
     nsd_std: float
-    erratum: str
-    """Id of the erratum that touches it, or an empty string."""
+    dsc_erratum: str
+    """Id of the erratum that touches mean or SD of the DSC, or an empty string."""
+    nsd_erratum: str
+    """The same for the NSD."""
 
 
 class PublishedScores:
@@ -39,7 +45,9 @@ class PublishedScores:
     def __init__(self, folder: Path = SPLITS) -> None:
         """Read `published_scores.csv` and `errata.yaml`; raises ConfigError if they are not as they should be."""
         self.errata = _read_errata(folder / "errata.yaml")
-        touched = {row: erratum.id for erratum in self.errata for row in erratum.rows}
+        touched = {
+            (row, value): erratum.id for erratum in self.errata for row in erratum.rows for value in erratum.values
+        }
         self._scores: dict[tuple[str, int | str, str, str], PublishedScore] = {}
         with (folder / "published_scores.csv").open(newline="", encoding="utf-8") as file:
             # Rows of the detailed tables come first and have more digits than those of the overview.
@@ -51,10 +59,11 @@ class PublishedScores:
                     dsc_std=float(row["dsc_std"]),
                     nsd_mean=float(row["nsd_mean"]),
                     nsd_std=float(row["nsd_std"]),
-                    erratum=touched.get(key, ""),
+                    dsc_erratum=touched.get((key, "dsc"), ""),
+                    nsd_erratum=touched.get((key, "nsd"), ""),
                 )
                 self._scores.setdefault(key, score)
-        if unknown := sorted(str(row) for row in set(touched) - set(self._scores)):
+        if unknown := sorted(str(row) for row in {row for row, _ in touched} - set(self._scores)):
             raise ConfigError(f"{folder / 'errata.yaml'}: no published score {unknown[0]}; expected one that exists")
 
     def find(self, *, group: str, fold: int | str, evaluation_set: str, structure: str) -> PublishedScore | None:
@@ -69,7 +78,13 @@ def _read_errata(path: Path) -> tuple[Erratum, ...]:
     errata = []
     for i, item in enumerate(load_yaml(path)):
         section = Section(item, where=f"{path}: [{i}]")
-        rows = tuple(tuple(row) for row in section.take("rows", list))
-        errata.append(Erratum(id=section.take("id", str), text=section.take("text", str), rows=rows))
+        rows = tuple(tuple(row) for row in section.take("rows", list, default=[]))
+        values = tuple(section.take("values", list)) if rows else ()
+        groups = tuple(section.take("groups", list, default=[]))
+        if not set(values) <= {"dsc", "nsd"}:
+            raise ConfigError(f"{section.where}: values are {list(values)}; expected dsc, nsd or both")
+        errata.append(
+            Erratum(id=section.take("id", str), text=section.take("text", str), rows=rows, values=values, groups=groups)
+        )
         section.finish()
     return tuple(errata)

@@ -70,6 +70,8 @@ class RunObserver:
         self._looked_s: dict[str, float] = {}
         self._seen_epochs: dict[str, int] = {}
         self._totals = Counter(stage.kind for stage in schedule.remaining())
+        self._results = {stage.id for stage in schedule.graph.values() if stage.kind is StageKind.SCORE}
+        """With which each training of the request ends, those of earlier calls among them."""
         self._num_done: Counter[StageKind] = Counter()
         self._num_running: Counter[StageKind] = Counter()
         self._num_failed: Counter[StageKind] = Counter()
@@ -166,12 +168,9 @@ class RunObserver:
                 for kind in StageKind
                 if self._totals[kind]
             ),
-            num_trainings=self._totals[StageKind.SCORE],
-            num_trainings_done=self._num_done[StageKind.SCORE],
-            num_trainings_failed=sum(
-                schedule.graph[stage_id].kind is StageKind.SCORE
-                for stage_id in schedule.outcomes.failed | schedule.outcomes.blocked
-            ),
+            num_trainings=len(self._results),
+            num_trainings_done=len(self._results & schedule.outcomes.done),
+            num_trainings_failed=len(self._results & (schedule.outcomes.failed | schedule.outcomes.blocked)),
             running=tuple(self._running[name] for name in sorted(self._running)),
         )
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from orchestrator.pipeline.fleet import Fleet
 from orchestrator.pipeline.simulation import Outlook
 from orchestrator.pipeline.simulator import Course
-from orchestrator.progress import duration_text
+from orchestrator.progress import duration_text, usd_text
 
 CHART_WIDTH = 60
 _BLOCKS = " ▁▂▃▄▅▆▇█"
@@ -22,7 +22,9 @@ def describe(outlook: Outlook, *, prices_date: datetime.date | None) -> list[str
     if outlook.fleet.num_gpus:
         lines.append(f"GPU hours: {outlook.gpu_hours:.1f}")
     if outlook.usd is not None:
-        lines.append(f"cost: about {outlook.usd:.0f} USD with the prices of {prices_date}, which are yours to check")
+        lines.append(
+            f"cost: about {usd_text(outlook.usd)} USD with the prices of {prices_date}, which are yours to check"
+        )
     lines.append(
         f"spot interruptions: {outlook.num_interruptions:.0f}; "
         f"trainings that give way to longer ones: {outlook.num_requests_to_stop:.0f}"
@@ -57,7 +59,7 @@ def compare(outlooks: Sequence[Outlook], *, chosen: Outlook | None) -> list[str]
     width = max(len(one.fleet.title) for one in outlooks)
     lines = [f"{'':2}{'cluster':<{width}}{'GPUs':>5}{'hours':>8}{'longest':>9}{'USD':>8}"]
     for one in outlooks:
-        usd = "-" if one.usd is None else f"{one.usd:.0f}"
+        usd = "-" if one.usd is None else usd_text(one.usd)
         lines.append(
             f"{'* ' if one is chosen else '  '}{one.fleet.title:<{width}}{one.fleet.num_gpus:>5}"
             f"{one.makespan_s / 3600:>8.1f}{one.late_s / 3600:>9.1f}{usd:>8}"

@@ -29,23 +29,22 @@ def to_markdown(table: FilledTable, *, heading: str = "#") -> str:
 
 
 def to_csv(table: FilledTable) -> str:
-    """Return the table for machines: scores between 0 and 1 with all digits."""
+    """Return the table for machines: scores between 0 and 1 with all digits, and in each row what they come from."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     names = ("dsc_mean", "dsc_std", "nsd_mean", "nsd_std")
     writer.writerow(
         ["group", "evaluation_set", "structure", "fold", "num_cases", "num_both_empty", "num_missing", *names]
         + [f"published_{name}" for name in names]
-        + ["erratum", "state"]
+        + ["published_dsc_erratum", "published_nsd_erratum", "state", "preset", "phantoms", "capped"]
     )
     for row in table.rows:
         ours = [_number(getattr(row.summary, name)) for name in names]
         theirs = [_number(getattr(row.published, name)) if row.published else "" for name in names]
         counts = [row.summary.num_cases, row.summary.num_both_empty, row.summary.num_missing]
-        erratum = row.published.erratum if row.published else ""
-        writer.writerow(
-            [row.group, row.evaluation_set, row.structure, row.fold, *counts, *ours, *theirs, erratum, row.state]
-        )
+        errata = [row.published.dsc_erratum, row.published.nsd_erratum] if row.published else ["", ""]
+        names_of_row = [row.group, row.evaluation_set, row.structure, row.fold]
+        writer.writerow([*names_of_row, *counts, *ours, *theirs, *errata, row.state, *_origin(row)])
     return buffer.getvalue()
 
 
@@ -72,14 +71,15 @@ def to_latex(table: FilledTable) -> str:
 
 def _cells(row: TableRow) -> list[str]:
     """Return the cells of a row as text."""
-    mark = " †" if row.published and row.published.erratum else ""
     remarks = [row.state] if row.state else []
     if row.summary.num_both_empty:
         remarks.append(f"{row.summary.num_both_empty} both empty")
     if row.summary.num_missing:
         remarks.append(f"{row.summary.num_missing} missing")
-    published_dsc = _score(row.published.dsc_mean, row.published.dsc_std) + mark if row.published else ""
-    published_nsd = _score(row.published.nsd_mean, row.published.nsd_std) + mark if row.published else ""
+    published_dsc = published_nsd = ""
+    if row.published:
+        published_dsc = _score(row.published.dsc_mean, row.published.dsc_std) + _mark(row.published.dsc_erratum)
+        published_nsd = _score(row.published.nsd_mean, row.published.nsd_std) + _mark(row.published.nsd_erratum)
     return [
         row.group,
         _SET_TITLES[row.evaluation_set],
@@ -99,6 +99,20 @@ def _score(mean: float, std: float) -> str:
     if math.isnan(mean):
         return "-"
     return f"{100 * mean:.1f}" + ("" if math.isnan(std) else f" ± {100 * std:.1f}")
+
+
+def _origin(row: TableRow) -> list[str]:
+    """Return preset, and yes or no for phantoms and for capped; nothing where there are no scores."""
+    if row.origin is None:
+        return ["", "", ""]
+    return [
+        ", ".join(row.origin.presets),
+        *("yes" if is_so else "no" for is_so in (row.origin.are_phantoms, row.origin.is_capped)),
+    ]
+
+
+def _mark(erratum: str) -> str:
+    return " †" if erratum else ""
 
 
 def _number(value: float) -> str:

@@ -1,6 +1,6 @@
 """What must be said beside the scores of a run."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 
 from orchestrator.benchmark.definition import Training
 from orchestrator.benchmark.matrix import PatientLeak
@@ -39,7 +39,13 @@ def run_notes(
     return (*notes, *(leak.line for leak in leaks))
 
 
-def errata_notes(rows: Sequence[TableRow], *, errata: Sequence[Erratum]) -> Iterable[str]:
-    """Return a footnote for each erratum that touches a published score of these rows."""
-    touched = {row.published.erratum for row in rows if row.published is not None}
-    return (f"† {erratum.text}" for erratum in errata if erratum.id in touched)
+def errata_notes(rows: Sequence[TableRow], *, errata: Sequence[Erratum]) -> Iterator[str]:
+    """Return a line for each erratum of these rows, with the mark of the values that it touches."""
+    published = [row.published for row in rows if row.published is not None]
+    touched = {score.dsc_erratum for score in published} | {score.nsd_erratum for score in published}
+    groups = {row.group for row in rows}
+    for erratum in errata:
+        if erratum.id in touched:
+            yield f"† {erratum.text}"
+        elif groups.intersection(erratum.groups):
+            yield erratum.text

@@ -24,6 +24,29 @@ class Published(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Origin:
+    """What the scores of a row come from."""
+
+    presets: tuple[str, ...]
+    are_phantoms: bool
+    """Whether any of them is of a phantom."""
+    is_capped: bool
+    """Whether a preset left out cases of the published split for any of them."""
+
+    @staticmethod
+    def of(rows: Sequence[ResultRow]) -> "Origin | None":
+        """Return where rows come from; None where there are none."""
+        if not rows:
+            return None
+        found = [row.provenance for row in rows]
+        return Origin(
+            presets=tuple(sorted({one.preset for one in found})),
+            are_phantoms=any(one.phantoms for one in found),
+            is_capped=any(one.is_capped for one in found),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TableRow:
     """One row: a structure of an evaluation set, in one fold or pooled over all."""
 
@@ -36,6 +59,8 @@ class TableRow:
     """Empty for a whole row; otherwise what it lacks: `pending`, `failed`, cases, or folds of an average."""
     summary: Summary
     published: PublishedScore | None
+    origin: Origin | None
+    """None where there are no scores."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,6 +136,7 @@ def _block(
                 state=_fold_state(training, evaluation, rows=rows, scores=scores),
                 summary=summarise(rows),
                 published=_find(scores.published, spec, training, evaluation_set=evaluation_set, structure=structure),
+                origin=Origin.of(rows),
             )
         )
     if len(folds) > 1:
@@ -126,6 +152,7 @@ def _block(
                 published=scores.published.find(
                     group=group, fold=AVERAGE, evaluation_set=evaluation_set, structure=structure
                 ),
+                origin=Origin.of(pooled),
             )
         )
     return block

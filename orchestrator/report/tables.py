@@ -79,14 +79,11 @@ def summary_text(
     if unfinished:
         lines += ["## Trainings without results", ""]
         lines += [f"- {training_id}: {state}" for training_id, state in unfinished] + [""]
-    lines += [
-        "## Known errors of the published material",
-        "",
-        "A published value that one of them touches has a †.",
-        "",
-    ]
-    lines += [f"- {erratum.text}" for erratum in scores.published.errata]
-    lines += ["", "## Files", "", "| what | files |", "|---|---|"]
+    errata = [*errata_notes([row for table in tables for row in table.rows], errata=scores.published.errata)]
+    if errata:
+        lines += ["## Known errors of the published material", "", "A published value that one touches has its †.", ""]
+        lines += [*(f"- {line}" for line in errata), ""]
+    lines += ["## Files", "", "| what | files |", "|---|---|"]
     for table in tables:
         links = ", ".join(f"[{ending}]({table.spec.name}.{ending})" for ending in ("md", "csv", "tex"))
         lines.append(f"| {table.spec.title} | {links} |")

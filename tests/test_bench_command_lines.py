@@ -1,0 +1,56 @@
+"""What the benchmarks refuse before they start anything."""
+
+import importlib
+import sys
+
+import pytest
+
+from orchestrator.storage import run_paths
+
+REFUSED = {
+    "chaos": {
+        ("--kinds", "nix"): "--kinds nix: unknown; expected some of controller, driver, node, trainer, warning, worker",
+        ("--kills", "-1"): "--kills: -1: expected a whole number of at least 1",
+        ("--limit-min", "nan"): "--limit-min nan: expected more than 0",
+    },
+    "surface_dice": {
+        ("--masks", "/nix"): "--masks: /nix: no such folder",
+        ("--rounds", "0"): "--rounds: 0: expected a whole number",
+    },
+    "feed": {
+        ("--slices", "60", "0"): "--slices: 0: expected a whole number",
+        ("--rounds", "2.5"): "--rounds: 2.5: expected a whole number",
+        ("--folder", "/nix"): "--folder: /nix: no such folder",
+    },
+    "feed_one_loader": {("--batches", "0"): "--batches: 0: expected a whole number"},
+    "feed_side_by_side": {("--rounds", "0"): "--rounds: 0: expected a whole number"},
+    "feed_trainings": {("--trainings", "0"): "--trainings: 0: expected a whole number"},
+    "feed_gpu": {
+        ("--preset", "nix", "--device", "cpu"): "--preset: invalid choice: 'nix'",
+        ("--cores", "0"): "--cores: 0: expected a whole number",
+    },
+}
+
+
+def refusal(name, arguments, monkeypatch, capsys):
+    """Return the last line of a benchmark that ends with exit code 2."""
+    monkeypatch.setattr(sys, "argv", [f"bench.{name}", *arguments])
+    with pytest.raises(SystemExit) as caught:
+        importlib.import_module(f"bench.{name}").main()
+    assert caught.value.code == 2
+    return capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"), [(name, arguments) for name, cases in REFUSED.items() for arguments in cases]
+)
+def test_a_bad_command_line_is_refused_in_one_line(name, arguments, monkeypatch, capsys):
+    if name == "surface_dice":
+        pytest.importorskip("surface_distance", reason="the library that it compares with comes with the extra bench")
+    assert REFUSED[name][arguments] in refusal(name, arguments, monkeypatch, capsys)
+
+
+def test_the_miniature_run_is_not_measured_in_a_folder_that_holds_a_run(monkeypatch, capsys, tmp_path):
+    (tmp_path / run_paths.RUN).write_text("{}")
+    line = refusal("smoke", ["--output", str(tmp_path)], monkeypatch, capsys)
+    assert f"--output {tmp_path}: holds a run; expected a folder without one" in line
