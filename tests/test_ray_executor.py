@@ -94,6 +94,10 @@ def reserve_and_give_back(folder):
         wait_until(lambda: ray.available_resources().get("CPU", 0) == 1)
 
 
+def states_of(name):
+    return {actor["State"] for actor in ray._private.state.actors().values() if actor["ActorClassName"] == name}
+
+
 def look_where_a_training_runs(folder):
     class Place:
         """Tells where the actors of a training are as soon as it looks at this, and ends it."""
@@ -123,6 +127,8 @@ def look_where_a_training_runs(folder):
             # Of which there is one in the cluster, always on the head.
             assert found.keys() - {"TrainStateActor"} == of_training
             assert {found[name] for name in of_training} == {node_id}
+            # What is left of a training is gone while the process that fitted it waits for the next one.
+            wait_until(lambda: states_of("TrainController") == {"DEAD"})
     cluster.shutdown()
 
 
@@ -137,7 +143,7 @@ def test_a_head_that_does_not_answer_is_told(tmp_path, monkeypatch):
 
 
 @pytest.mark.end_to_end
-def test_all_of_a_training_is_on_the_machine_that_was_chosen_for_it(tmp_path):
+def test_all_of_a_training_is_on_the_machine_that_was_chosen_for_it_and_goes_with_it(tmp_path):
     process = multiprocessing.get_context("spawn").Process(target=look_where_a_training_runs, args=(tmp_path,))
     process.start()
     process.join()

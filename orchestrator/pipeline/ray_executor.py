@@ -98,6 +98,8 @@ def connected(config: ClusterConfig) -> Iterator[Connection]:
         os.environ.setdefault(name, value)
     try:
         if config.kind == "local":
+            # It would ask whatever cluster this machine had last, and hold up each training while that is silent.
+            os.environ["RAY_TRAIN_ENABLE_STATE_ACTOR_RECONCILIATION"] = "0"
             context = ray.init(
                 address="local",
                 num_cpus=config.num_cpus,
