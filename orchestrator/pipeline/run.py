@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -20,7 +20,7 @@ from orchestrator.events import EventLog
 from orchestrator.pipeline.lease import Lease
 from orchestrator.pipeline.policy import Schedule
 from orchestrator.pipeline.prediction_record import has_current_predictions
-from orchestrator.pipeline.processors import Need
+from orchestrator.pipeline.processors import Need, Node
 from orchestrator.pipeline.stages import Stage, StageKind, build_graph, expected_bytes, label_sets_by_case
 from orchestrator.pipeline.training_need import idle_gpus, training_need
 from orchestrator.pipeline.workplace import Workplace
@@ -265,18 +265,10 @@ def _execute(
 
     with LiveView(console) as view, ray_executor.connected(request.cluster) as connection:
         may_start = machines_that_may_start(request.cluster)
-        to_come = [machines.node for machines in may_start]
-        need = training_need(request.cluster, [*connection.nodes, *to_come], preset=request.preset)
-        if idle := idle_gpus(need, [*connection.nodes, *to_come]):
-            view.note(idle)
-        if need.gpus and request.cluster.kind == "local":
-            _check_torch_here()
-        if not (need.gpus or request.preset.is_for_cpus):
-            hours = request.preset.expected_training_s / 3600
-            view.note(
-                f"No GPU: trainings of --preset {request.preset.name} are meant for one, where each takes about "
-                f"{hours:.2g} hours; on CPU cores it is many times that."
-            )
+        to_come = [kind.node for kind in may_start]
+        machines = [*connection.nodes, *to_come]
+        need = training_need(request.cluster, machines, preset=request.preset)
+        _check_machines(request, need, machines, note=view.note)
         schedule = Schedule(
             graph,
             done=done,
@@ -308,6 +300,20 @@ def _execute(
         finally:
             events.flush()
         return observer.failures, frozenset(schedule.outcomes.failed | schedule.outcomes.blocked)
+
+
+def _check_machines(request: RunRequest, need: Need, machines: Iterable[Node], *, note: Callable[[str], None]) -> None:
+    """Note what will be slow or idle; raises ConfigError if GPUs of this machine are to be used and torch cannot."""
+    if idle := idle_gpus(need, machines):
+        note(idle)
+    if need.gpus and request.cluster.kind == "local":
+        _check_torch_here()
+    if not (need.gpus or request.preset.is_for_cpus):
+        hours = request.preset.expected_training_s / 3600
+        note(
+            f"No GPU: trainings of --preset {request.preset.name} are meant for one, where each takes about "
+            f"{hours:.2g} hours; on CPU cores it is many times that."
+        )
 
 
 def _check_torch_here() -> None:

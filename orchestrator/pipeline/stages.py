@@ -152,6 +152,7 @@ class _Builder:
         )
 
     def training(self, training: Training, donors: Mapping[str, Training]) -> None:
+        """Add what leads to the model of a training, and to its scores."""
         plan = self.plan(training, donors)
         # nnU-Net brings all cases of a training to the spacing in the middle: to about the grid of the middle case.
         voxels = median_low(self.voxels(case) for case in (*training.train, *training.val))
@@ -181,6 +182,10 @@ class _Builder:
                 training=training,
             )
         )
+        self.evaluation(training, train=train, voxels=voxels)
+
+    def evaluation(self, training: Training, *, train: str, voxels: int) -> None:
+        """Add what is done with the model of a training."""
         evaluated = sorted({case for evaluation in training.evaluation_sets for case in evaluation.cases})
         predicted = prediction_of_case(voxels, training=training, preset=self.preset)
         predict = self.add(
