@@ -2,7 +2,7 @@
 
 Numbers to plan with, as the seconds of an iteration (`presets.py`) and the speeds of GPUs (`gpu_kinds.py`) are; once a
 run has stages behind it, their own times correct them. Seconds of a core are those of `python -m bench.stage_costs` at
-full size (AMD EPYC, 2026-11-26, with much other load).
+full size (AMD EPYC, 2026-11-27).
 """
 
 from dataclasses import dataclass
@@ -33,8 +33,8 @@ _PASSES_PER_ITERATION = 6.0
 """Forward passes of one patch that take a GPU as long as an iteration, which takes two patches forward and back; back
 costs twice as much as forward. Derived, not measured."""
 _PASSES_PER_ITERATION_ON_CORE = 1.0
-"""The same on a core, measured: one patch of a miniature alone takes PyTorch as long as an iteration with two."""
-_DRAW_S = 7.4
+"""The same on a core, measured: one patch of a miniature alone takes PyTorch about as long as an iteration with two."""
+_DRAW_S = 6.2
 """In which nnU-Net draws and sorts 100 million intensities for a plan; a miniature has a hundredth of them."""
 
 
@@ -42,14 +42,14 @@ _DRAW_S = 7.4
 class CoreSeconds:
     """Seconds of one core for a million voxels."""
 
-    generate: float = 0.48
+    generate: float = 0.38
     """A phantom, with its labels."""
-    ingest: float = 0.076
+    ingest: float = 0.069
     """Voxels of the image as it comes, like all but the next two."""
-    fingerprint: float = 0.041
-    preprocess: float = 0.52
+    fingerprint: float = 0.033
+    preprocess: float = 0.46
     """Voxels on the grid of the training."""
-    export: float = 0.52
+    export: float = 0.50
     """A prediction but for its network: preprocess the image, bring the logits back to its grid, write the labels."""
     score: float = 0.001
 
