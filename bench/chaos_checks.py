@@ -221,7 +221,7 @@ def _same_weights(output: Path, undisturbed: Path, *, training_id: str) -> bool:
     import torch
 
     found, expected = (
-        CheckpointStore(open_storage(folder), training_id=training_id).load_final()["network_weights"]
+        CheckpointStore(open_storage(folder), training_id=training_id).load_final().state["network_weights"]
         for folder in (output, undisturbed)
     )
     return found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in expected)

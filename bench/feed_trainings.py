@@ -82,7 +82,7 @@ def train_ours(folder: Path, seed: int, output: Path) -> None:
             num_loader_processes=0,
             on_epoch=lambda _: None,
         )
-        torch.save(checkpoint.load_final()["network_weights"], output)
+        torch.save(checkpoint.load_final().state["network_weights"], output)
 
 
 def measure_six(cases: Miniature, *, work: Path, num_trainings: int) -> list[Row]:

@@ -136,7 +136,7 @@ def undisturbed(tmp_path_factory):
 
 
 def weights(output):
-    return CheckpointStore(open_storage(output), training_id=TRAINING).load_final()["network_weights"]
+    return CheckpointStore(open_storage(output), training_id=TRAINING).load_final().state["network_weights"]
 
 
 def assert_same_weights(output, expected):

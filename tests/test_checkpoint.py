@@ -101,7 +101,7 @@ def test_the_final_checkpoint_replaces_those_on_the_way_and_has_a_digest(store, 
     digest = store.save_final(state(3))
     assert storage.list_keys() == [run_paths.final_checkpoint(TRAINING)]
     assert store.has_final()
-    assert store.load_final()["current_epoch"] == 3
+    assert store.load_final().state["current_epoch"] == 3
     assert len(digest) == 64
     assert store.final_sha256() == digest
     # Magic and digest take 8 + 32 bytes; the digest is of all that follows.

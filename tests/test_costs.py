@@ -4,16 +4,16 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from test_stages import graph_of
 
 from orchestrator.benchmark import costs
 from orchestrator.benchmark.costs import PER_MEGAVOXEL, START_S, case_voxels, on_core, prediction_of_case
 from orchestrator.benchmark.definition import Case
 from orchestrator.benchmark.loading import load_benchmark
-from orchestrator.benchmark.matrix import find_donors
 from orchestrator.benchmark.presets import PRESETS
 from orchestrator.cluster.config import ClusterConfig
 from orchestrator.pipeline.simulation import NUM_TOGETHER, compact, simulate_run
-from orchestrator.pipeline.stages import Stage, StageKind, build_graph
+from orchestrator.pipeline.stages import Stage, StageKind
 
 PAPER, SMOKE = PRESETS["paper"], PRESETS["smoke"]
 COVID_CASE = Case(dataset="covid-19-ct-seg", name="coronacases_001")
@@ -22,17 +22,6 @@ COVID_CASE = Case(dataset="covid-19-ct-seg", name="coronacases_001")
 @pytest.fixture(scope="module")
 def benchmark():
     return load_benchmark()
-
-
-def graph_of(benchmark, preset, *patterns, phantoms=False):
-    trainings = benchmark.trainings(only=patterns, preset=preset)
-    return build_graph(
-        trainings,
-        donors=find_donors(benchmark, trainings, preset=preset),
-        datasets={dataset.name: dataset for dataset in benchmark.datasets},
-        preset=preset,
-        phantoms=phantoms,
-    )
 
 
 def test_a_case_has_the_slices_of_its_data_set_and_a_coarse_phantom_the_voxels_of_a_thorax():
@@ -71,7 +60,7 @@ def test_a_miniature_is_predicted_without_mirrors_by_larger_steps_on_a_core(benc
 
 def test_cases_are_preprocessed_to_the_grid_in_the_middle_of_their_training(benchmark):
     """Four cases of 176 slices and 50 of 95: all get 95."""
-    graph = graph_of(benchmark, PAPER, "T3-lung-structseg-fold0")
+    graph = graph_of(benchmark, "T3-lung-structseg-fold0")
     training = graph["train T3-lung-structseg-fold0"].training
     covid = next(case for case in training.train if case.dataset == "covid-19-ct-seg")
     assert graph[f"preprocess {training.id} {covid.id}"].voxels == 95 * 512 * 512
@@ -80,7 +69,7 @@ def test_cases_are_preprocessed_to_the_grid_in_the_middle_of_their_training(benc
 
 def test_what_prepares_and_predicts_the_paper_takes_hours_and_not_minutes(benchmark):
     hours = Counter()
-    for stage in graph_of(benchmark, PAPER).values():
+    for stage in graph_of(benchmark).values():
         hours[stage.kind] += stage.expected_s / 3600
     assert 8 < hours[StageKind.PREPROCESS] < 40
     assert 15 < hours[StageKind.PREDICT] < 80
@@ -102,7 +91,7 @@ def test_the_miniature_is_simulated_to_take_minutes_on_two_cores(benchmark):
 
 
 def test_a_compact_graph_is_smaller_and_as_much_work_in_an_order_that_can_be_carried_out(benchmark):
-    graph = graph_of(benchmark, PAPER, "T2-*", phantoms=True)
+    graph = graph_of(benchmark, "T2-*", phantoms=True)
     small = compact(graph)
     assert len(small) < len(graph) / 10
     for kind in StageKind:

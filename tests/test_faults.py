@@ -75,7 +75,7 @@ def fit(storage, setting):
             on_epoch=lambda _: log.flush(),
             on_milestone=events.add,
         )
-    return store.load_final()["network_weights"]
+    return store.load_final().state["network_weights"]
 
 
 @pytest.fixture(scope="module")

@@ -83,7 +83,7 @@ def test_weights_and_results_are_those_of_a_run_in_which_nobody_gave_way(folders
     storages = [open_storage(str(folder)) for folder in folders]
     for training in TRAININGS:
         found, expected = (
-            CheckpointStore(storage, training_id=training).load_final()["network_weights"] for storage in storages
+            CheckpointStore(storage, training_id=training).load_final().state["network_weights"] for storage in storages
         )
         assert found.keys() == expected.keys()
         assert all(torch.equal(found[name], expected[name]) for name in expected), training

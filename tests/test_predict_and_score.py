@@ -268,3 +268,10 @@ def test_what_is_damaged_is_named_with_what_to_do(place, storage, monkeypatch):
         storage.write_bytes(key, b"{")
         with pytest.raises(IntegrityError, match=rf"{key}: .*not whole .*Delete it: the same command makes it again"):
             read(place, TRAINING)
+
+
+@pytest.mark.parametrize("record", ["[]", "{}", "{", '{"checkpoint_sha256": null}'])
+def test_a_damaged_record_is_as_none(storage, place, record):
+    for key in (run_paths.prediction_record(TRAINING.id), run_paths.training_record(TRAINING.id)):
+        storage.write_bytes(key, record.encode())
+    assert not has_current_predictions(storage, TRAINING.id)

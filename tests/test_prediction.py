@@ -51,7 +51,7 @@ def model(request, tmp_path_factory):
         num_loader_processes=0,
         on_epoch=lambda _: None,
     )
-    return plan, preset, store.load_final(), files
+    return plan, preset, store.load_final().state, files
 
 
 def predict(model, image, output, *, description="", **changes):

@@ -142,18 +142,19 @@ def test_a_head_that_does_not_answer_is_told(tmp_path, monkeypatch):
         pass
 
 
-@pytest.mark.end_to_end
-def test_all_of_a_training_is_on_the_machine_that_was_chosen_for_it_and_goes_with_it(tmp_path):
-    process = multiprocessing.get_context("spawn").Process(target=look_where_a_training_runs, args=(tmp_path,))
+def in_a_process_of_its_own(claim, folder):
+    """Ray leaves objects of processes behind that it has not waited for."""
+    process = multiprocessing.get_context("spawn").Process(target=claim, args=(folder,))
     process.start()
     process.join()
     assert process.exitcode == 0
+
+
+@pytest.mark.end_to_end
+def test_all_of_a_training_is_on_the_machine_that_was_chosen_for_it_and_goes_with_it(tmp_path):
+    in_a_process_of_its_own(look_where_a_training_runs, tmp_path)
 
 
 @pytest.mark.end_to_end
 def test_what_a_controller_has_reserved_is_given_back_when_it_is_dead_and_not_before(tmp_path):
-    # In a process of its own: Ray leaves objects of processes behind that it has not waited for.
-    process = multiprocessing.get_context("spawn").Process(target=reserve_and_give_back, args=(tmp_path,))
-    process.start()
-    process.join()
-    assert process.exitcode == 0
+    in_a_process_of_its_own(reserve_and_give_back, tmp_path)

@@ -7,13 +7,14 @@ from dataclasses import replace
 
 import pytest
 from rich.console import Console
+from test_results import row
 
 from orchestrator.benchmark.loading import load_benchmark
 from orchestrator.benchmark.presets import PRESETS
 from orchestrator.cluster.config import ClusterConfig
 from orchestrator.errors import ConfigError
 from orchestrator.pipeline.run import RunRequest, claim_output, run
-from orchestrator.results.records import CaseScore, Provenance, ResultRow, ScoreStatus
+from orchestrator.results.records import ScoreStatus
 from orchestrator.results.store import ResultsStore
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
@@ -89,49 +90,15 @@ def test_results_of_which_nobody_knows_the_seed_are_not_added_to(request_for, tm
 def test_a_finished_run_tells_at_every_call_which_cases_have_no_score(request_for, tmp_path):
     request = request_for()
     (training,) = request.trainings
-    provenance = Provenance(
-        preset="smoke",
-        seed=0,
-        versions="{}",
-        data_sha256="",
-        split_sha256="",
-        plan_sha256="",
-        checkpoint_sha256="",
-        phantoms=True,
-        is_capped=True,
-        train_elapsed_s=1.0,
-    )
-    rows = [
-        ResultRow(
-            training_id=training.id,
-            task=1,
-            subtask="infection",
-            source="covid",
-            split="20-80",
-            fold=0,
-            network="3d_fullres",
-            evaluation_set="test-mosmed",
-            dataset="mosmed",
-            case=case,
-            score=CaseScore(
-                structure="infection",
-                status=status,
-                dsc=math.nan,
-                nsd=math.nan,
-                tolerance_mm=3.0,
-                spacing_mm=(1.0, 1.0, 1.0),
-                num_reference_voxels=0,
-                num_predicted_voxels=0,
-                message=message,
-            ),
-            provenance=provenance,
-        )
-        for case, status, message in (
-            ("study_0255", ScoreStatus.BOTH_EMPTY, ""),
-            ("study_0256", ScoreStatus.MISSING, "DataError: cut short"),
-            ("study_0257", ScoreStatus.MISSING, "DataError: another"),
-        )
-    ]
+    rows = []
+    for case, status, message in (
+        ("study_0255", ScoreStatus.BOTH_EMPTY, ""),
+        ("study_0256", ScoreStatus.MISSING, "DataError: cut short"),
+        ("study_0257", ScoreStatus.MISSING, "DataError: another"),
+    ):
+        one = row(math.nan, math.nan, case=case, status=status, message=message)
+        of = {"training_id": training.id, "subtask": "infection", "evaluation_set": "test-mosmed", "dataset": "mosmed"}
+        rows.append(replace(one, score=replace(one.score, structure="infection"), **of))
     claim_output(request, open_storage(tmp_path))
     ResultsStore(open_storage(tmp_path)).commit(training.id, rows)
     for _ in range(2):

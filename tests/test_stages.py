@@ -23,13 +23,13 @@ def benchmark():
     return load_benchmark()
 
 
-def graph_of(benchmark, *patterns, phantoms=False):
-    trainings = benchmark.trainings(only=patterns, preset=PAPER)
+def graph_of(benchmark, *patterns, preset=PAPER, phantoms=False):
+    trainings = benchmark.trainings(only=patterns, preset=preset)
     return build_graph(
         trainings,
-        donors=find_donors(benchmark, trainings, preset=PAPER),
+        donors=find_donors(benchmark, trainings, preset=preset),
         datasets={dataset.name: dataset for dataset in benchmark.datasets},
-        preset=PAPER,
+        preset=preset,
         phantoms=phantoms,
     )
 

@@ -5,7 +5,6 @@ import os
 from contextlib import nullcontext
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from tiny_training import CASES, tiny_plan, tiny_preset, write_all_patches, write_ball
@@ -16,7 +15,6 @@ from orchestrator.storage.filesystem import open_storage
 from orchestrator.training import preset_trainer
 from orchestrator.training import trainer as trainer_module
 from orchestrator.training.checkpoint import CheckpointStore
-from orchestrator.training.preset_trainer import PresetTrainer
 from orchestrator.training.trainer import train
 
 PRESET = tiny_preset()
@@ -87,7 +85,7 @@ class Run:
 
     @property
     def weights(self):
-        return self.store.load_final()["network_weights"]
+        return self.store.load_final().state["network_weights"]
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +113,7 @@ def test_every_epoch_is_reported_and_the_loss_falls(whole):
 
 
 def test_the_final_checkpoint_holds_what_prediction_needs(whole):
-    state = whole.store.load_final()
+    state = whole.store.load_final().state
     # nnU-Net's trainer takes `continue_training` out of the plans it is given.
     assert state["plans"] == {key: value for key, value in whole.plan.plans.items() if key != "continue_training"}
     assert state["dataset_json"] == whole.plan.dataset_json
@@ -355,76 +353,6 @@ def test_a_gpu_looks_for_its_fastest_convolutions_as_with_nnunets_command(device
     with pytest.raises(Killed):
         Run(tmp_path, setting, device=device).go()
     assert torch.backends.cudnn.benchmark == (device == "cuda")
-
-
-def trainer_of(setting, preset, tmp_path, monkeypatch):
-    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-        monkeypatch.setenv(name, str(tmp_path))
-    plan, _ = setting
-    trainer = PresetTrainer(
-        {**plan.plans, "continue_training": False}, plan.configuration, 0, plan.dataset_json, torch.device("cpu")
-    )
-    trainer._preset, trainer.initial_lr = preset, preset.initial_learning_rate
-    trainer._log = lambda _: None
-    trainer.network = torch.nn.Linear(1, 1)
-    return trainer
-
-
-OVERFLOWS = {
-    "one overflows": (True, [1.0, np.nan, 3.0], [1.0, 3.0]),
-    "all overflow": (True, [np.nan, np.inf], [np.nan, np.inf]),
-    "full precision": (False, [1.0, np.nan], [1.0, np.nan]),
-}
-"""Whether precision is mixed, the losses of an epoch, and those that count."""
-
-
-@pytest.mark.parametrize("case", OVERFLOWS)
-def test_an_iteration_that_overflows_in_mixed_precision_does_not_count(case, setting, tmp_path, monkeypatch):
-    mixed, losses, counted = OVERFLOWS[case]
-    trainer = trainer_of(setting, PRESET, tmp_path, monkeypatch)
-    lines = []
-    trainer._log, trainer.grad_scaler, trainer._losses = lines.append, object() if mixed else None, losses
-    np.testing.assert_array_equal(trainer._losses_that_count(), counted)
-    assert len(lines) == (len(counted) < len(losses))
-
-
-COMPILING = {
-    "long": (250_000, "", True),
-    "short": (100, "", False),
-    "without a compiler": (250_000, "a C compiler", False),
-}
-"""Iterations of a training, what the machine lacks, and whether the network is compiled."""
-
-
-@pytest.mark.parametrize("case", COMPILING)
-def test_a_network_is_compiled_where_it_pays_and_the_machine_can(case, setting, tmp_path, monkeypatch):
-    num_iterations, missing, compiles = COMPILING[case]
-    trainer = trainer_of(setting, PRESET, tmp_path, monkeypatch)
-    lines = []
-    trainer._log, trainer.device = lines.append, torch.device("cuda")
-    trainer.num_epochs, trainer.num_iterations_per_epoch = 1, num_iterations
-    monkeypatch.delenv("nnUNet_compile", raising=False)
-    monkeypatch.setattr(preset_trainer, "missing_for_compiling", lambda: missing)
-    assert trainer._do_i_compile() == compiles
-    assert sum("a C compiler is missing" in line for line in lines) == bool(missing)
-
-
-def test_the_paper_keeps_nnunets_optimiser_and_mirror_axes(setting, tmp_path, monkeypatch):
-    preset = replace(PRESET, optimizer="nnunet", initial_learning_rate=1e-2, mirror_axes=None)
-    trainer = trainer_of(setting, preset, tmp_path, monkeypatch)
-    optimizer, scheduler = trainer.configure_optimizers()
-    assert type(optimizer) is torch.optim.SGD
-    group = optimizer.param_groups[0]
-    assert (group["lr"], group["momentum"], group["nesterov"], group["weight_decay"]) == (1e-2, 0.99, True, 3e-5)
-    assert type(scheduler).__name__ == "PolyLRScheduler"
-    assert trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()[3] == (0, 1, 2)
-    assert trainer.inference_allowed_mirroring_axes == (0, 1, 2)
-
-
-def test_a_preset_can_leave_out_the_axis_between_left_and_right(setting, tmp_path, monkeypatch):
-    trainer = trainer_of(setting, replace(PRESET, mirror_axes=(0, 1)), tmp_path, monkeypatch)
-    assert trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()[3] == (0, 1)
-    assert trainer.inference_allowed_mirroring_axes == (0, 1)
 
 
 @pytest.mark.parametrize("augmentation", ["kernels", "nnunet"])

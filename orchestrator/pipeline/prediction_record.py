@@ -25,12 +25,13 @@ def write_prediction_record(storage: Storage, training_id: str, record: Predicti
 
 
 def read_prediction_record(storage: Storage, training_id: str) -> PredictionRecord:
-    """Return the record; raises IntegrityError if it is not of the checkpoint that the training has left."""
+    """Return the record; raises IntegrityError if it is damaged or of another checkpoint than the training has left."""
     key = run_paths.prediction_record(training_id)
-    record = read_json(storage, key)
-    found = record.get("checkpoint_sha256", "no checkpoint")
-    expected = read_json(storage, run_paths.training_record(training_id))["checkpoint_sha256"]
-    if found != expected:
+    trained, record = read_json(storage, run_paths.training_record(training_id)), read_json(storage, key)
+    if not (isinstance(trained, dict) and isinstance(record, dict)):
+        raise IntegrityError(f"{storage.location}/{key}: not a record, or that of the training is none; remove both")
+    found, expected = (one.get("checkpoint_sha256") for one in (record, trained))
+    if found is None or found != expected:
         raise IntegrityError(
             f"{storage.location}/{key}: predictions of {found}; expected those of checkpoint {expected}. The same "
             "command predicts again"

@@ -212,12 +212,11 @@ def predict(place: Workplace, training: Training) -> None:
     from orchestrator.training.prediction import description_of, load_predictor
 
     storage = place.storage
-    checkpoint = CheckpointStore(storage, training_id=training.id)
+    final = CheckpointStore(storage, training_id=training.id).load_final()
     predictor = load_predictor(
-        checkpoint.load_final(), plan=_read_plan(storage, training.id), preset=place.preset, device=place.device
+        final.state, plan=_read_plan(storage, training.id), preset=place.preset, device=place.device
     )
-    checkpoint_sha256 = checkpoint.final_sha256()
-    description = f"checkpoint {checkpoint_sha256}"
+    description = f"checkpoint {final.sha256}"
     errors: dict[str, DataError] = {}
     cases = sorted({case for evaluation in training.evaluation_sets for case in evaluation.cases})
     for case in cases:
@@ -236,7 +235,7 @@ def predict(place: Workplace, training: Training) -> None:
     if errors and len(errors) == len(cases):
         raise next(iter(errors.values()))
     failures = {case_id: f"{type(error).__name__}: {error}" for case_id, error in errors.items()}
-    record = PredictionRecord(checkpoint_sha256=checkpoint_sha256, failures=failures)
+    record = PredictionRecord(checkpoint_sha256=final.sha256, failures=failures)
     write_prediction_record(storage, training.id, record)
 
 

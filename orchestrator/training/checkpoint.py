@@ -32,6 +32,15 @@ class _Content:
     """What torch saved."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FinalCheckpoint:
+    """What is evaluated."""
+
+    state: dict[str, Any]
+    sha256: str
+    """Digest that names it in predictions and results."""
+
+
 class CheckpointStore:
     """The checkpoints of one training: the last two on the way, and the final one.
 
@@ -99,9 +108,10 @@ class CheckpointStore:
         """Whether a final checkpoint is there; it may be damaged."""
         return self._storage.exists(self._final)
 
-    def load_final(self) -> dict[str, Any]:
-        """Return the final state; raises StorageError if it is not there and IntegrityError if it is damaged."""
-        return _loaded(self._read_final())
+    def load_final(self) -> FinalCheckpoint:
+        """Return the final checkpoint; raises StorageError if it is not there and IntegrityError if it is damaged."""
+        content = self._read_final()
+        return FinalCheckpoint(state=_loaded(content), sha256=content.sha256)
 
     def final_sha256(self) -> str:
         """Return the digest that `save_final` returned, of a file that is whole; raises as `load_final`."""

@@ -94,10 +94,10 @@ def train(
         "train_cases": list(train_cases),
     }
     if checkpoint.has_final():
-        state = checkpoint.load_final()
-        check_origin(state["origin"], expected=origin, training_id=training_id)
+        final = checkpoint.load_final()
+        check_origin(final.state["origin"], expected=origin, training_id=training_id)
         log(f"{training_id}: its final checkpoint is there already")
-        return TrainOutcome(**state["outcome"], checkpoint_sha256=checkpoint.final_sha256())
+        return TrainOutcome(**final.state["outcome"], checkpoint_sha256=final.sha256)
     if not val_cases:
         log("No validation cases: the patch Dice shown below is of training cases and decides nothing.")
     if device == "cpu":
