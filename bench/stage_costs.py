@@ -42,6 +42,7 @@ from orchestrator.training.preprocessing import preprocess_case
 
 SIZES = ("smoke", "paper")
 """Presets: a miniature and full size."""
+TITLES = ("miniature", "full size")
 NUM_PASSES = 20
 CARRIED_OUT = (StageKind.DOWNLOAD, StageKind.INGEST, StageKind.FINGERPRINT, StageKind.PLAN, StageKind.PREPROCESS)
 
@@ -85,8 +86,8 @@ class Cost:
 
     seconds: dict[str, float]
     """By size."""
-    peak_gib: float
-    """Of the process, with all that it has imported."""
+    peak_gib: dict[str, float]
+    """Of the process, with all that it has imported, by size."""
 
 
 def run_of(folder: Path, *, size: str, names: Sequence[str]) -> SmallRun:
@@ -152,11 +153,13 @@ def cost(name: str, miniature: SmallRun, full: SmallRun) -> Cost:
     torch.set_num_threads(1)
     step = BESIDE_STAGES.get(name) or stages_of(StageKind(name))
     step(miniature)
-    seconds = {size: cpu_s(step, run) for size, run in zip(SIZES, (miniature, full), strict=True)}
-    # Not ru_maxrss: that begins with the memory of the process that started this one.
-    status = Path("/proc/self/status").read_text()
-    peak_kib = int(status.partition("VmHWM:")[2].split()[0])
-    return Cost(seconds=seconds, peak_gib=peak_kib / 2**20)
+    found = Cost(seconds={}, peak_gib={})
+    for size, run in zip(SIZES, (miniature, full), strict=True):
+        found.seconds[size] = cpu_s(step, run)
+        # Not ru_maxrss: that begins with the memory of the process that started this one.
+        status = Path("/proc/self/status").read_text()
+        found.peak_gib[size] = int(status.partition("VmHWM:")[2].split()[0]) / 2**20
+    return found
 
 
 def cpu_s(step: Callable[[SmallRun], object], run: SmallRun) -> float:
@@ -166,13 +169,13 @@ def cpu_s(step: Callable[[SmallRun], object], run: SmallRun) -> float:
     return time.process_time() - began_s
 
 
-def megavoxels(name: str, run: SmallRun) -> float:
-    """Return the million voxels of the cases of a step; on the grid of the training where they are brought to it."""
+def megavoxels(name: str, run: SmallRun) -> list[float]:
+    """Return the million voxels of each case of a step; on the grid of the training where they are brought to it."""
     images = [read_header(run.image_of(case)) for case in run.training.train[: 1 if name in BESIDE_STAGES else None]]
     if name not in {EXPORT, StageKind.PREPROCESS}:
-        return sum(prod(image.GetSize()) for image in images) / 1e6
+        return [prod(image.GetSize()) / 1e6 for image in images]
     voxel_mm3 = prod(run.plan.configuration_manager.spacing)
-    return sum(prod(image.GetSize()) * prod(image.GetSpacing()) / voxel_mm3 for image in images) / 1e6
+    return [prod(image.GetSize()) * prod(image.GetSpacing()) / voxel_mm3 / 1e6 for image in images]
 
 
 def read_header(path: Path) -> sitk.ImageFileReader:
@@ -215,8 +218,9 @@ def main() -> None:
     options = parser.parse_args()
     today = datetime.datetime.now(tz=datetime.UTC).date()
     print(f"{today}, {processor()}, one core, load {os.getloadavg()[0]:.1f}\n")
-    print("| step | miniature, CPU s | full size, CPU s | million voxels | s / million voxels | peak GiB |")
-    print("|---|---|---|---|---|---|")
+    columns = ["step", *(f"{size}, CPU s" for size in TITLES), "million voxels", "s / million voxels"]
+    columns += [*(f"{size}, peak GiB" for size in TITLES), "GiB / million voxels of a case"]
+    print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     with tempfile.TemporaryDirectory(prefix="stage-costs-") as folder:
         miniature, full = (run_of(Path(folder), size=size, names=options.cases) for size in SIZES)
         found = {}
@@ -225,8 +229,11 @@ def main() -> None:
                 found[name] = executor.submit(cost, name, miniature, full).result()
         for name, one in found.items():
             voxels, (small_s, full_s) = megavoxels(name, full), one.seconds.values()
+            small_gib, full_gib = one.peak_gib.values()
+            each_gib = (full_gib - small_gib) / (max(voxels) - max(megavoxels(name, miniature)))
             print(
-                f"| {name} | {small_s:.3f} | {full_s:.1f} | {voxels:.0f} | {full_s / voxels:.3f} | {one.peak_gib:.1f} |"
+                f"| {name} | {small_s:.3f} | {full_s:.1f} | {sum(voxels):.0f} | {full_s / sum(voxels):.3f} "
+                f"| {small_gib:.1f} | {full_gib:.1f} | {each_gib:.3f} |"
             )
         iteration_s, pass_s = iteration_and_pass_s(miniature)
     print(f"\nMiniature: an iteration takes {iteration_s:.3f} s, a forward pass of one patch {pass_s:.3f} s.")

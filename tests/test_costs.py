@@ -37,6 +37,17 @@ def test_a_stage_takes_longer_by_the_voxels_of_its_case():
     assert on_core(0.5, voxels=4_000_000) == START_S + 2.0
 
 
+def test_a_stage_takes_more_memory_for_a_larger_case(benchmark):
+    """As measured: 4.3 GiB for 67 million voxels, so about 4 for 46 million; 1 GiB holds any stage of a miniature."""
+    graph = graph_of(benchmark, "T1-lung-fold0")
+    kinds = {stage.kind: stage.memory_gib for stage in graph.values()}
+    assert kinds[StageKind.PREPROCESS] == 4
+    assert kinds[StageKind.PLAN] == kinds[StageKind.INGEST] == 2
+    assert costs.memory_gib(costs.GIB_PER_MEGAVOXEL.preprocess, voxels=66.6e6) == 5
+    small = graph_of(benchmark, "T1-lung-fold0", preset=SMOKE, phantoms=True).values()
+    assert {stage.memory_gib for stage in small if not stage.kind.uses_network} == {1}
+
+
 def test_a_prediction_is_a_forward_pass_for_each_place_of_the_window_and_each_mirrored_axis(benchmark):
     """Two patches along each axis: 3.5 places by half steps, eight times mirrored; a pass is a sixth of 0.13 s."""
     (training,) = benchmark.trainings(only=("T1-lung-fold0",), preset=PAPER)

@@ -51,6 +51,12 @@ def test_a_gpu_that_comes_with_more_memory_says_so_in_its_name():
     assert [node.gpu_memory_gib for node in found] == [40, 80, float("inf")]
 
 
+def test_a_node_has_the_memory_that_was_free_when_its_ray_was_started():
+    known, unknown = record("known", cpus=8), record("unknown", cpus=8)
+    known["Resources"] |= {"memory": 11 * 2**30, "object_store_memory": 5 * 2**30}
+    assert [node.memory_gib for node in nodes_of([known, unknown])] == [16, float("inf")]
+
+
 def test_machines_that_may_come_have_the_speed_and_memory_of_their_gpus():
     gpu = Growth(name="gpu", number=6, cpus=8, gpus=1, gpu="L40S")
     found, plain = machines_that_may_start(config(may_start=(gpu, Growth(name="cpu", number=2, cpus=16))))

@@ -88,7 +88,7 @@ def test_a_training_takes_a_gpu_and_no_more_cores_than_each_gpu_has():
     nodes = [node(cpus=32, gpus=2), node(cpus=8, gpus=2), node(cpus=64, gpus=0)]
     need = training_need(config(), nodes, preset=FULL)
     assert (need.cpus, need.gpus, need.gpu_memory_gib) == (4, 1, 10)
-    assert training_need(config(), nodes[2:], preset=FULL) == Need(cpus=1)
+    assert training_need(config(), nodes[2:], preset=FULL) == Need(cpus=1, memory_gib=1)
 
 
 def course(preset, *, number, **values):

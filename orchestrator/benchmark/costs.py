@@ -1,10 +1,11 @@
 """What is done besides training, from what it works on: rough seconds of one core, and of a network's processor.
 
 Numbers to plan with, as the seconds of an iteration (`presets.py`) and the speeds of GPUs (`gpu_kinds.py`) are; once a
-run has stages behind it, their own times correct them. Seconds of a core are those of `python -m bench.stage_costs` at
-full size (AMD EPYC, 2026-11-27).
+run has stages behind it, their own times correct them. Seconds of a core and memory are those of
+`python -m bench.stage_costs` at full size (AMD EPYC, 2026-11-27).
 """
 
+import math
 from dataclasses import dataclass
 
 from orchestrator.benchmark.definition import Case, Training
@@ -55,6 +56,24 @@ class CoreSeconds:
 
 
 PER_MEGAVOXEL = CoreSeconds()
+_PROCESS_GIB = 0.7
+"""Of a process that has imported what a stage needs, and of a stage with a miniature."""
+_DRAW_GIB = 1.2
+"""Of the intensities that nnU-Net draws for a plan."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Memory:
+    """GiB that a process takes for each million voxels of a case, beside what it takes for anything."""
+
+    generate: float = 0.012
+    ingest: float = 0.019
+    fingerprint: float = 0.011
+    preprocess: float = 0.051
+    score: float = 0.002
+
+
+GIB_PER_MEGAVOXEL = Memory()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,6 +102,16 @@ def on_core(seconds_per_megavoxel: float, *, voxels: float) -> float:
 def plan_s(preset: Preset) -> float:
     """Return the seconds of one core that a plan takes: intensities are drawn from the fingerprints of its cases."""
     return START_S + (0.0 if preset.is_for_cpus else _DRAW_S)
+
+
+def memory_gib(gib_per_megavoxel: float, *, voxels: float) -> int:
+    """Return the memory of a stage whose largest case has so many voxels, in whole GiB."""
+    return math.ceil(_PROCESS_GIB + gib_per_megavoxel * voxels / 1e6)
+
+
+def plan_memory_gib(preset: Preset) -> int:
+    """Return the memory that a plan takes, in whole GiB."""
+    return math.ceil(_PROCESS_GIB + (0.0 if preset.is_for_cpus else _DRAW_GIB))
 
 
 def prediction_of_case(voxels: float, *, training: Training, preset: Preset) -> PredictionSeconds:

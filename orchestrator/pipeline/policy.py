@@ -21,8 +21,6 @@ from orchestrator.pipeline.whereabouts import Attempt, found_on
 
 RESTART_S = 90.0
 """Time from the order to stop until the training that follows fits again: checkpoint, imports, patches, plan."""
-_CPU_STAGE = Need(cpus=1)
-"""What a stage takes that uses no network; the others take what a training needs."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,7 +65,7 @@ class Schedule:
         nodes
             What the cluster offers.
         training_need
-            What one training or prediction takes; every other stage takes one CPU.
+            What one training or prediction takes; every other stage takes one CPU and its memory.
         to_come
             Of each kind of machine that may join later one; `nodes` may be empty then.
         slice_s
@@ -115,7 +113,7 @@ class Schedule:
 
     def need(self, stage: Stage) -> Need:
         """Return what a stage takes while it runs."""
-        return self.training_need if stage.kind.uses_network else _CPU_STAGE
+        return self.training_need if stage.kind.uses_network else Need(cpus=1, memory_gib=stage.memory_gib)
 
     def demand(self) -> Demand:
         """Return what runs, and what could run if there were room."""

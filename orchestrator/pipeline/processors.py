@@ -45,6 +45,8 @@ class Node:
     """Training speed of one of its GPUs, of an A100 = 1; of its cores where there is no GPU."""
     gpu_memory_gib: float = float("inf")
     """Of each GPU; infinite where it is not known."""
+    memory_gib: float = float("inf")
+    """Of its processors, for all that runs there; infinite where it is not known."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,6 +63,8 @@ class Need:
     """Memory of the GPU; a small GPU gives a larger share of itself for it."""
     gpus_of_unknown: float = 0.0
     """The least share of a GPU whose memory is not known."""
+    memory_gib: float = 0.0
+    """Memory of the node, roughly. What takes more than any node has runs alone on the largest."""
 
     def share_of(self, node: Node) -> Resources | None:
         """Return what it takes of a node, None if it can never run there.
@@ -82,7 +86,15 @@ class Need:
     def num_on(self, node: Node) -> int:
         """Return how many stages with this need a node has room for when it is empty."""
         share = self.share_of(node)
-        return 0 if share is None else _times(share, node.offered)
+        if share is None:
+            return 0
+        number = _times(share, node.offered)
+        by_memory = max(1.0, node.memory_gib / self.memory_gib) if self.memory_gib else float("inf")
+        return int(min(number, by_memory))
+
+    def memory_of(self, node: Node) -> float:
+        """Return the memory that it takes of a node, in GiB."""
+        return min(self.memory_gib, node.memory_gib)
 
     def pace_with(self, share: Resources) -> float:
         """Return its speed with a share of a GPU whose other shares are taken as well, of its speed alone there = 1."""
@@ -93,6 +105,7 @@ class Need:
 class _State:
     node: Node
     free: Resources
+    free_gib: float
     order: int
     num_taken: int = 0
 
@@ -111,6 +124,7 @@ class Processors:
     def __init__(self, nodes: Iterable[Node]) -> None:
         """Begin with nodes on which nothing runs."""
         self._states: dict[str, _State] = {}
+        self._largest_gib = 0.0
         self._closed: set[str] = set()
         self._num_added = 0
         self._candidates: dict[tuple[Need, Need | None], _Candidates] = {}
@@ -147,14 +161,19 @@ class Processors:
 
     def add(self, node: Node) -> None:
         """Use one more node."""
-        self._states[node.id] = _State(node=node, free=node.offered, order=self._num_added)
+        self._states[node.id] = _State(node=node, free=node.offered, free_gib=node.memory_gib, order=self._num_added)
         self._num_added += 1
+        self._largest_gib = max(self._largest_gib, node.memory_gib)
         self._offer(node.id)
 
     def remove(self, node_id: str) -> None:
         """Forget a node that is gone, with all that was taken of it."""
-        self._states.pop(node_id, None)
+        gone = self._states.pop(node_id, None)
         self._closed.discard(node_id)
+        if gone is not None and gone.node.memory_gib == self._largest_gib:
+            self._largest_gib = max((state.node.memory_gib for state in self._states.values()), default=0.0)
+            for other in self._states:
+                self._offer(other)
 
     def close(self, node_id: str) -> None:
         """Place nothing more on a node until it is reopened; what runs there goes on."""
@@ -177,8 +196,8 @@ class Processors:
         need
             What is taken.
         keep_for
-            Leave enough CPUs on each node for its free GPUs to be used by such a stage: a stream of small stages
-            would otherwise keep a training from its GPU for ever.
+            Leave enough CPUs and memory on each node for its free GPUs to be used by such a stage: a stream of small
+            stages would otherwise keep a training from its GPU for ever.
 
         Returns
         -------
@@ -210,6 +229,7 @@ class Processors:
         share = need.share_of(state.node)
         assert share is not None, node_id
         state.free -= share
+        state.free_gib -= need.memory_of(state.node)
         state.num_taken += 1
 
     def release(self, node_id: str, need: Need) -> None:
@@ -221,6 +241,7 @@ class Processors:
         assert share is not None, node_id
         state.num_taken -= 1
         state.free = state.free + share if state.num_taken else state.node.offered
+        state.free_gib = state.free_gib + need.memory_of(state.node) if state.num_taken else state.node.memory_gib
         self._offer(node_id)
 
     def _offer(self, node_id: str) -> None:
@@ -241,8 +262,8 @@ class Processors:
         if not self.has(node_id):
             return False
         state = self._states[node_id]
-        share = need.share_of(state.node)
-        if share is None or not share.fits_in(state.free):
+        share, memory_gib = need.share_of(state.node), min(need.memory_gib, self._largest_gib)
+        if share is None or not share.fits_in(state.free) or memory_gib > state.free_gib + _ROUNDING:
             return False
         if keep_for is None or not keep_for.gpus:
             return True
@@ -250,7 +271,10 @@ class Processors:
         if kept is None:
             return True
         num_free_gpu_places = int((state.free.gpus + _ROUNDING) / kept.gpus)
-        return state.free.cpus - share.cpus + _ROUNDING >= num_free_gpu_places * kept.cpus
+        return (
+            state.free.cpus - share.cpus + _ROUNDING >= num_free_gpu_places * kept.cpus
+            and state.free_gib - memory_gib + _ROUNDING >= num_free_gpu_places * keep_for.memory_of(state.node)
+        )
 
 
 def check_fits(need: Need, nodes: Collection[Node]) -> None:

@@ -1,6 +1,7 @@
 """The machines of a Ray cluster as the schedule sees them, and how Ray is told where a stage shall run."""
 
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from orchestrator.cluster.config import ClusterConfig
@@ -10,6 +11,8 @@ from orchestrator.pipeline.processors import Node, Resources
 
 _KIND_LABEL = "ray.io/accelerator-type"
 _NODE_LABEL = "ray.io/node-id"
+_MEMORIES = ("memory", "object_store_memory")
+"""What a node had free when its Ray was started, in bytes; hardly anything passes through the object store."""
 
 
 def nodes_of(found: Iterable[Mapping[str, Any]]) -> tuple[Node, ...]:
@@ -57,7 +60,10 @@ def _node(record: Mapping[str, Any]) -> Node:
         (key.partition(":")[2] for key in resources if key.startswith("accelerator_type:")), ""
     )
     offered = Resources(cpus=resources.get("CPU", 0.0), gpus=resources.get("GPU", 0.0))
-    return _with_kind(record["NodeID"], offered, kind_name=name)
+    node = _with_kind(record["NodeID"], offered, kind_name=name)
+    if "memory" not in resources:
+        return node
+    return replace(node, memory_gib=sum(resources.get(name, 0.0) for name in _MEMORIES) / 2**30)
 
 
 def _with_kind(node_id: str, offered: Resources, *, kind_name: str) -> Node:

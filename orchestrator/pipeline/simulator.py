@@ -4,7 +4,7 @@ import heapq
 import random
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from orchestrator.pipeline.failures import FailureKind
@@ -333,13 +333,7 @@ class Simulation:
     def _order(self, machines: Machines) -> None:
         self._num_nodes += 1
         node = machines.node
-        named = Node(
-            id=f"{node.id}-{self._num_nodes}",
-            offered=node.offered,
-            kind=node.kind,
-            speed=node.speed,
-            gpu_memory_gib=node.gpu_memory_gib,
-        )
+        named = replace(node, id=f"{node.id}-{self._num_nodes}")
         machine = _Machine(machines=machines, node=named, start_s=self._now_s, last_used_s=self._now_s)
         self._up[named.id] = machine
         self._push(self._now_s + machines.start_s, "up", machine)

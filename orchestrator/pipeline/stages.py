@@ -10,7 +10,16 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from statistics import median_low
 
-from orchestrator.benchmark.costs import PER_MEGAVOXEL, case_voxels, on_core, plan_s, prediction_of_case
+from orchestrator.benchmark.costs import (
+    GIB_PER_MEGAVOXEL,
+    PER_MEGAVOXEL,
+    case_voxels,
+    memory_gib,
+    on_core,
+    plan_memory_gib,
+    plan_s,
+    prediction_of_case,
+)
 from orchestrator.benchmark.definition import Case, Dataset, Training
 from orchestrator.benchmark.presets import Preset
 from orchestrator.storage import run_paths
@@ -58,6 +67,8 @@ class Stage:
     """Rough duration, for ordering, for the first ETA and in the simulator; with a network on a GPU of speed 1."""
     expected_core_s: float = 0.0
     """Of a prediction, the part that a faster GPU leaves as it is."""
+    memory_gib: float = 0.0
+    """Memory that it takes at its most, roughly; of one with a network, what a training takes counts."""
     voxels: int = 0
     """Of its case, roughly, where it writes one: on the grid of the scanner or of the training."""
     training: Training | None = None
@@ -91,6 +102,9 @@ class _Builder:
     def voxels(self, case: Case) -> int:
         return case_voxels(case, preset=self.preset, phantoms=self.phantoms)
 
+    def memory_gib(self, gib_per_megavoxel: float, cases: Iterable[Case]) -> int:
+        return memory_gib(gib_per_megavoxel, voxels=max(map(self.voxels, cases)))
+
     def download(self, name: str) -> str:
         scans = {case.name: case for case in self.label_sets_of_case if self.datasets[case.dataset].download == name}
         return self.add(
@@ -100,6 +114,7 @@ class _Builder:
                 needs=(),
                 products=(run_paths.phantom_marker(name),),
                 expected_s=sum(on_core(PER_MEGAVOXEL.generate, voxels=self.voxels(case)) for case in scans.values()),
+                memory_gib=self.memory_gib(GIB_PER_MEGAVOXEL.generate, scans.values()),
                 download=name,
             )
         )
@@ -117,6 +132,7 @@ class _Builder:
                     run_paths.case_record(case),
                 ),
                 expected_s=on_core(PER_MEGAVOXEL.ingest, voxels=self.voxels(case)),
+                memory_gib=self.memory_gib(GIB_PER_MEGAVOXEL.ingest, [case]),
                 voxels=self.voxels(case),
                 case=case,
                 label_sets=label_sets,
@@ -132,6 +148,7 @@ class _Builder:
                 needs=(self.ingest(case),),
                 products=(run_paths.fingerprint(case, label_set=label_set),),
                 expected_s=on_core(PER_MEGAVOXEL.fingerprint, voxels=self.voxels(case)),
+                memory_gib=self.memory_gib(GIB_PER_MEGAVOXEL.fingerprint, [case]),
                 case=case,
                 label_sets=(label_set,),
             )
@@ -147,6 +164,7 @@ class _Builder:
                 needs=(*measured, *((self.plan(donors[donor], donors),) if donor else ())),
                 products=(run_paths.plan(training.id),),
                 expected_s=plan_s(self.preset),
+                memory_gib=plan_memory_gib(self.preset),
                 training=training,
             )
         )
@@ -164,6 +182,7 @@ class _Builder:
                     needs=(plan,),
                     products=(run_paths.patches(training.id, case),),
                     expected_s=on_core(PER_MEGAVOXEL.preprocess, voxels=voxels),
+                    memory_gib=memory_gib(GIB_PER_MEGAVOXEL.preprocess, voxels=voxels),
                     voxels=voxels,
                     training=training,
                     case=case,
@@ -206,6 +225,7 @@ class _Builder:
                 needs=(predict,),
                 products=(run_paths.results(training.id),),
                 expected_s=sum(on_core(PER_MEGAVOXEL.score, voxels=self.voxels(case)) for case in evaluated),
+                memory_gib=self.memory_gib(GIB_PER_MEGAVOXEL.score, evaluated),
                 training=training,
             )
         )

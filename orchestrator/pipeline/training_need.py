@@ -16,10 +16,15 @@ FIXED_GIB = 2.0
 """What nnU-Net's estimate leaves out: CUDA's context, workspaces of cuDNN, what the allocator keeps."""
 CPUS = 8.0
 """That feed a network which keeps a GPU busy."""
+ON_CPU_GIB = 1.0
+"""Memory of a miniature's training and of its prediction, on a CPU."""
+BESIDE_GPU_GIB = 6.0
+"""Memory of the machine for a training or prediction on a GPU: CUDA and what else is imported, the batches that are
+ready, or logits of a large case on their way to its grid. The part of CUDA was not measured."""
 
 
 def training_need(config: ClusterConfig, nodes: Iterable[Node], *, preset: Preset) -> Need:
-    """Return what each training of a run takes: a part of a GPU and the CPUs that feed it, one CPU where there is none.
+    """Return what each training of a run takes: a part of a GPU and what feeds it; one CPU where there is none.
 
     Parameters
     ----------
@@ -32,7 +37,7 @@ def training_need(config: ClusterConfig, nodes: Iterable[Node], *, preset: Prese
     """
     with_gpus = [node.offered for node in nodes if node.offered.gpus > 0]
     if not with_gpus:
-        return Need(cpus=1)
+        return Need(cpus=1, memory_gib=ON_CPU_GIB)
     load = min(1.0, max(LEAST_LOAD, preset.gpu_memory_gib / FILLING_GIB))
     gpus = config.gpus_per_training or load
     # Where a machine has few cores its GPUs share them, rather than staying idle.
@@ -43,6 +48,7 @@ def training_need(config: ClusterConfig, nodes: Iterable[Node], *, preset: Prese
         gpu_load=load,
         gpu_memory_gib=preset.gpu_memory_gib + FIXED_GIB,
         gpus_of_unknown=config.gpus_per_training or 1.0,
+        memory_gib=BESIDE_GPU_GIB,
     )
 
 
