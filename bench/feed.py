@@ -57,11 +57,15 @@ def main() -> None:
             of_trainings, learned = feed_trainings.measure(Path(folder))
         rows += of_trainings
     print(f"\n{conditions()}, cases of {options.slices} slices, {options.rounds} rounds\n")
-    print(format_rows(merged(rows)))
+    if rows:
+        print(format_rows(merged(rows)))
     if learned:
         print(f"\n{learned}")
-    if EPOCHS in options.only and torch.cuda.is_available():
-        feed_gpu.main([])
+    if EPOCHS in options.only:
+        if torch.cuda.is_available():
+            feed_gpu.main([])
+        else:
+            print(f"\nEpochs on a GPU: torch {torch.__version__} finds none that it can use.")
 
 
 def cases(options: argparse.Namespace) -> Iterator[FeedCase]:

@@ -6,12 +6,23 @@ arguments does not survive the pickling between Ray processes.
 
 from typing import ClassVar
 
+_SHORT_OF_MEMORY = (
+    "allocate memory",
+    "bad_alloc",
+    "out of memory",
+    "_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_NOT_INITIALIZED",
+    "CUDNN_STATUS_INTERNAL_ERROR",
+    "unable to find an engine",
+)
+"""What ITK, torch on a CPU, CUDA and its libraries say; the last three also for other reasons, but mostly for this."""
+
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory was short: Python, Ray and CUDA have classes for that, ITK and torch on a CPU only words."""
+    """Whether memory was short, of the machine or of its GPU: some have a class for that, others only words."""
     names = {kind.__name__ for kind in type(error).__mro__}
     has_class = not names.isdisjoint({"MemoryError", "OutOfMemoryError"})
-    return has_class or any(words in str(error) for words in ("allocate memory", "bad_alloc"))
+    return has_class or any(words in str(error) for words in _SHORT_OF_MEMORY)
 
 
 class OrchestratorError(Exception):

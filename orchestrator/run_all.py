@@ -6,7 +6,7 @@ import math
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -115,6 +115,9 @@ def select(options: argparse.Namespace) -> Selection:
     preset = find_preset(options.preset)
     benchmark = load_benchmark()
     cluster = load_cluster(options.simulate or options.cluster)
+    if cluster.kind == "local" and cluster.num_gpus is None and preset.is_for_cpus:
+        # A miniature keeps no GPU busy: starting a process for each of its trainings would take longer than they do.
+        cluster = replace(cluster, num_gpus=0)
     if (options.yes or options.keep) and (options.simulate or cluster.kind != "aws"):
         raise ConfigError("--yes and --keep: only with a --cluster whose machines are started for the run (kind aws)")
     data = options.data or cluster.data

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bench import gpu_utilisation
-from bench.feed_gpu import held_to
+from bench.feed_gpu import held_to, measure_one
 from bench.gpu_utilisation import Utilisation
 
 
@@ -25,6 +25,13 @@ def test_the_benchmark_runs_through_its_command_line_with_a_process_for_each_fee
     assert [row[:2] for row in rows] == [["1", "stock"], ["1", "ours"]]
     assert all(float(row[2]) > 0 for row in rows)
     assert all(row[4] == "unknown" for row in rows)
+
+
+def test_a_training_that_fails_or_hangs_is_a_row_and_not_the_end_of_the_table(tmp_path):
+    options = SimpleNamespace(iterations=1, device="cpu", preset="smoke", limit_s=60.0)
+    assert measure_one(tmp_path, options, kind="ours", num_cores=1).startswith("failed with exit code 1 |")
+    options.limit_s = 0.01
+    assert measure_one(tmp_path, options, kind="ours", num_cores=1).startswith("not ended after 0.01 s |")
 
 
 def test_without_a_gpu_the_benchmark_says_what_it_expected(monkeypatch):

@@ -176,6 +176,8 @@ KINDS = {
     "actor of a drained node": (ray_errors.RayActorError(preempted=True), FailureKind.PREEMPTION),
     "machine out of memory": (ray_errors.OutOfMemoryError("killed"), FailureKind.MEMORY),
     "process out of memory": (from_task(MemoryError()), FailureKind.MEMORY),
+    "CUDA out of memory": (from_task(RuntimeError("CUDA error: out of memory")), FailureKind.MEMORY),
+    "cuDNN out of memory": (from_task(RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED")), FailureKind.MEMORY),
     "GPU out of memory": (from_task(torch.OutOfMemoryError("CUDA out of memory")), FailureKind.MEMORY),
     "CPU allocator of torch": (
         from_task(RuntimeError("DefaultCPUAllocator: can't allocate memory")),

@@ -8,7 +8,7 @@ import torch
 from orchestrator.errors import GpuError
 from orchestrator.pipeline import ray_worker
 from orchestrator.training import gpu
-from orchestrator.training.gpu import check_gpu, missing_for_compiling, working_gpu
+from orchestrator.training.gpu import check_gpu, obstacle_to_compiling, working_gpu
 
 
 @pytest.fixture
@@ -48,6 +48,15 @@ def test_a_gpu_that_cannot_compute_is_named_with_what_torch_said(monkeypatch):
         check_gpu()
 
 
+def test_a_gpu_whose_memory_others_have_taken_is_not_broken(monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("CUDA error: out of memory")
+
+    monkeypatch.setattr(torch, "ones", fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        check_gpu()
+
+
 def test_a_gpu_is_blamed_for_what_broke_it_and_for_nothing_else(works):
     works(False)
     with pytest.raises(GpuError):
@@ -58,6 +67,9 @@ def test_a_gpu_is_blamed_for_what_broke_it_and_for_nothing_else(works):
     works(True, False)
     with pytest.raises(torch.OutOfMemoryError):
         fail_on_it(torch.OutOfMemoryError("CUDA out of memory"))
+    works(True, False)
+    with pytest.raises(GpuError):
+        fail_on_it(RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR"))
     works(True)
     with pytest.raises(RuntimeError, match="size mismatch"):
         fail_on_it(RuntimeError("size mismatch"))
@@ -65,25 +77,31 @@ def test_a_gpu_is_blamed_for_what_broke_it_and_for_nothing_else(works):
 
 @pytest.fixture
 def machine(monkeypatch, tmp_path):
-    """A machine that has all that compiling takes."""
+    """A machine that has all that compiling takes, and whose compiler is played by no compiler at all."""
+    ones = torch.ones(8)
     (tmp_path / "Python.h").touch()
     monkeypatch.setattr(gpu, "find_spec", lambda _: object())
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 0))
+    monkeypatch.setattr(torch, "ones", lambda *_, **__: ones)
+    monkeypatch.setattr(torch, "compile", lambda function: function)
     monkeypatch.setattr(gpu.shutil, "which", lambda name: f"/usr/bin/{name}")
     monkeypatch.setattr(sysconfig, "get_path", lambda _: str(tmp_path))
     return tmp_path
 
 
-def test_what_is_missing_for_compiling_is_named(machine, monkeypatch):
-    assert missing_for_compiling() == ""
+def test_why_no_network_can_be_compiled_is_said(machine, monkeypatch):
+    assert obstacle_to_compiling() == ""
+
+    def fail(function):
+        raise AssertionError("libcuda.so cannot found!\nPossible files are located at []")
+
+    monkeypatch.setattr(torch, "compile", fail)
+    assert obstacle_to_compiling() == "PyTorch cannot compile (AssertionError: libcuda.so cannot found!)"
     (machine / "Python.h").unlink()
-    assert "Python.h" in missing_for_compiling()
+    assert obstacle_to_compiling() == "Python.h is missing (of the package python3-dev)"
     monkeypatch.setattr(gpu.shutil, "which", lambda _: None)
-    assert missing_for_compiling() == "a C compiler"
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (6, 1))
-    assert "capability 7.0" in missing_for_compiling()
+    assert obstacle_to_compiling() == "a C compiler is missing (gcc or clang)"
     monkeypatch.setattr(gpu, "find_spec", lambda _: None)
-    assert "triton" in missing_for_compiling()
+    assert obstacle_to_compiling() == "the package triton is missing"
 
 
 def test_a_process_that_has_used_a_gpu_is_not_used_again():

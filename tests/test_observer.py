@@ -20,7 +20,14 @@ from orchestrator.training.reports import EpochReport
 
 NODE = Node(id="node", offered=Resources(cpus=4))
 EPOCH = EpochReport(
-    epoch=0, num_epochs=10, train_loss=0.5, val_loss=0.4, pseudo_dice=0.8, elapsed_s=2.0, loader_wait_s=0.1
+    epoch=0,
+    num_epochs=10,
+    train_loss=0.5,
+    val_loss=0.4,
+    pseudo_dice=0.8,
+    elapsed_s=2.0,
+    loader_wait_s=0.1,
+    is_typical=True,
 )
 
 
@@ -101,6 +108,16 @@ def test_an_epoch_is_shown_as_long_as_its_training_runs_and_is_one_event(driver)
     assert (event["training"], event["epoch"], event["host"], event["loader_wait_s"]) == ("b", 3, "host7", 0.1)
     driver.observer.stage_finished(driver.stages[1], elapsed_s=20.0)
     assert driver.tick() == {}
+
+
+def test_the_first_epoch_of_an_attempt_tells_nothing_of_those_to_come(driver):
+    """The network is compiled in it: 60 s for the first of ten, 2 s for the second, where each training takes 1 s."""
+    driver.write_epoch("b", elapsed_s=60.0, is_typical=False)
+    driver.tick()
+    assert driver.schedule.remaining_s("train b", now_s=driver.now_s) == pytest.approx(0.9, rel=0.1)
+    driver.write_epoch("b", epoch=1)
+    driver.tick()
+    assert driver.schedule.remaining_s("train b", now_s=driver.now_s) == pytest.approx(16.0, rel=0.1)
 
 
 @pytest.mark.parametrize("record", [b"{", b"[]", b"{}", b"\xff", b'{"epoch": "3"}'])

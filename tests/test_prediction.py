@@ -61,6 +61,17 @@ def predict(model, image, output, *, description="", **changes):
     return sitk.ReadImage(str(output))
 
 
+def test_a_patch_that_cannot_be_brought_to_the_device_ends_the_prediction(model, tmp_path, monkeypatch):
+    """nnU-Net brings them there in a thread, for which its loop waits without end."""
+
+    def fail(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torch, "clone", fail)
+    with pytest.raises(torch.OutOfMemoryError, match="CUDA out of memory"):
+        predict(model, model[3][3][0], tmp_path / "out.nii.gz")
+
+
 def dice(reference, prediction):
     return 2 * np.count_nonzero(reference & prediction) / (reference.sum() + prediction.sum())
 

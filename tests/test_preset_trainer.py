@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from tiny_training import tiny_plan, tiny_preset, write_ball
+from torch._inductor import config as compiler
 
 from orchestrator.training import preset_trainer
 from orchestrator.training.preset_trainer import PresetTrainer
@@ -52,22 +53,24 @@ def test_an_iteration_that_overflows_in_mixed_precision_does_not_count(case, pla
 COMPILING = {
     "long": (250_000, "", True),
     "short": (100, "", False),
-    "without a compiler": (250_000, "a C compiler", False),
+    "without a compiler": (250_000, "a C compiler is missing", False),
 }
-"""Iterations of a training, what the machine lacks, and whether the network is compiled."""
+"""Iterations of a training, why the machine cannot compile, and whether the network is compiled."""
 
 
 @pytest.mark.parametrize("case", COMPILING)
 def test_a_network_is_compiled_where_it_pays_and_the_machine_can(case, plan, tmp_path, monkeypatch):
-    num_iterations, missing, compiles = COMPILING[case]
+    num_iterations, obstacle, compiles = COMPILING[case]
     trainer = trainer_of(plan, PRESET, tmp_path, monkeypatch)
     lines = []
     trainer._log, trainer.device = lines.append, torch.device("cuda")
     trainer.num_epochs, trainer.num_iterations_per_epoch = 1, num_iterations
     monkeypatch.delenv("nnUNet_compile", raising=False)
-    monkeypatch.setattr(preset_trainer, "missing_for_compiling", lambda: missing)
-    assert trainer._do_i_compile() == compiles
-    assert sum("a C compiler is missing" in line for line in lines) == bool(missing)
+    monkeypatch.setattr(preset_trainer, "obstacle_to_compiling", lambda: obstacle)
+    with compiler.patch(compile_threads=16):
+        assert trainer._do_i_compile() == compiles
+        assert not compiles or compiler.compile_threads == 1
+    assert sum("a C compiler is missing" in line for line in lines) == bool(obstacle)
 
 
 def test_the_paper_keeps_nnunets_optimiser_and_mirror_axes(plan, tmp_path, monkeypatch):

@@ -20,7 +20,7 @@ from orchestrator.pipeline.processors import Node, Resources
 from orchestrator.pipeline.ray_executor import connected
 from orchestrator.pipeline.ray_failures import innermost
 from orchestrator.pipeline.ray_leftovers import free_reserved_places
-from orchestrator.pipeline.ray_nodes import label_selector, machines_that_may_start, nodes_of
+from orchestrator.pipeline.ray_nodes import label_selector, machines_that_may_start, nodes_here, nodes_of
 from orchestrator.pipeline.ray_worker import settle_coordinator, submit
 from orchestrator.pipeline.stages import Stage, StageKind
 
@@ -47,8 +47,19 @@ def test_living_machines_with_processors_are_nodes_with_the_speed_of_their_gpus(
 
 
 def test_a_gpu_that_comes_with_more_memory_says_so_in_its_name():
-    found = nodes_of([record(name, cpus=8, gpus=1, kind=name) for name in ("A100", "A100-80G", "X1")])
-    assert [node.gpu_memory_gib for node in found] == [40, 80, float("inf")]
+    found = nodes_of([record(name, cpus=8, gpus=1, kind=name) for name in ("A100", "A100-80G", "A100-80GB", "X1")])
+    assert [node.gpu_memory_gib for node in found] == [40, 80, 80, float("inf")]
+
+
+def test_the_memory_of_a_gpu_of_this_machine_is_asked_for_where_its_name_does_not_tell(tmp_path, monkeypatch):
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 12288\necho 8192\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin")
+    found = [record("known", cpus=8, gpus=1, kind="A100"), record("G", cpus=8, gpus=2, kind="G"), record("c", cpus=8)]
+    assert [node.gpu_memory_gib for node in nodes_here(found)] == [40, 8, float("inf")]
+    tool.write_text("#!/bin/sh\necho 'could not communicate with the driver'\nexit 9\n")
+    assert [node.gpu_memory_gib for node in nodes_here(found)] == [40, float("inf"), float("inf")]
 
 
 def test_a_node_has_the_memory_that_was_free_when_its_ray_was_started():

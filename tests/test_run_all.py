@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from orchestrator.pipeline.run import RunOutcome
-from orchestrator.run_all import main
+from orchestrator.run_all import build_parser, main, select
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
 
@@ -182,6 +182,16 @@ def test_an_unknown_option_is_a_usage_error():
     with pytest.raises(SystemExit) as caught:
         main(["--presett", "smoke"])
     assert caught.value.code == 2
+
+
+def test_a_miniature_leaves_the_gpus_of_this_machine_alone_unless_they_are_asked_for(tmp_path):
+    def gpus(*arguments):
+        return select(build_parser().parse_args(arguments)).cluster.num_gpus
+
+    asked = tmp_path / "cluster.yaml"
+    asked.write_text("kind: local\nnum_gpus: 1\n")
+    assert (gpus(), gpus("--preset", "paper", "--data", str(tmp_path))) == (0, None)
+    assert gpus("--cluster", str(asked)) == 1
 
 
 @pytest.mark.end_to_end

@@ -1,6 +1,7 @@
 """GPUs by the names that Ray gives them: how fast they train, and their memory."""
 
 import re
+import subprocess
 from dataclasses import dataclass, replace
 
 
@@ -22,12 +23,12 @@ GPU_KINDS = {
         GpuKind(name="H100", speed=1.6, memory_gib=80),
         GpuKind(name="A100", speed=1.0, memory_gib=40),
         GpuKind(name="L40S", speed=0.8, memory_gib=48),
-        GpuKind(name="V100", speed=0.5, memory_gib=16),
         GpuKind(name="A10G", speed=0.4, memory_gib=24),
         GpuKind(name="L4", speed=0.3, memory_gib=24),
         GpuKind(name="T4", speed=0.2, memory_gib=16),
     )
 }
+"""None is older than Turing, for which PyTorch is no longer built with the CUDA that pip installs."""
 
 _OF_INSTANCES = {
     "p5e": "H200",
@@ -36,7 +37,6 @@ _OF_INSTANCES = {
     "p4d": "A100",
     "p4de": "A100-80G",
     "g6e": "L40S",
-    "p3": "V100",
     "g5": "A10G",
     "g6": "L4",
     "g4dn": "T4",
@@ -54,5 +54,15 @@ def kind_of_accelerator(name: str) -> GpuKind | None:
     name = name.removeprefix("NVIDIA_")
     model, _, rest = name.partition("-")
     kind = GPU_KINDS.get(model)
-    memory = re.fullmatch(r"(\d+)G", rest)
+    memory = re.fullmatch(r"(\d+)GB?", rest)
     return replace(kind, name=name, memory_gib=float(memory[1])) if kind and memory else kind
+
+
+def memory_of_gpus_here() -> float:
+    """Return the memory of the smallest GPU of this machine, in GiB, as NVIDIA's tool says; infinite if it does not."""
+    command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    try:
+        answer = subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout
+        return min(float(line) for line in answer.splitlines()) / 1024
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return float("inf")

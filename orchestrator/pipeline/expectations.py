@@ -61,7 +61,7 @@ class Expectations:
         """Return the speed of the GPUs of a node as far as it has shown."""
         return self._durations.speed(node.kind) if node.kind else node.speed
 
-    def progressed(self, stage_id: str, *, fraction: float, whole_s: float, node: Node | None) -> float | None:
+    def progressed(self, stage_id: str, *, fraction: float, whole_s: float | None, node: Node | None) -> float | None:
         """Learn from the epochs of a training.
 
         Parameters
@@ -71,7 +71,7 @@ class Expectations:
         fraction
             Share that is done.
         whole_s
-            What the whole training would take like this.
+            What the whole training would take like this; None if that is not known.
         node
             Where; None if the node is gone.
 
@@ -83,7 +83,7 @@ class Expectations:
         if fraction <= self._fractions.get(stage_id, 0.0):
             return None
         self._fractions[stage_id] = fraction
-        if node is not None and whole_s > 0:
+        if node is not None and whole_s:
             self._durations.observe(stage_id, kind=node.kind, seconds=whole_s)
         return self._durations.predict(stage_id).seconds * (1 - fraction)
 

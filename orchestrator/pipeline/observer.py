@@ -205,7 +205,7 @@ class RunObserver:
         schedule.progress(
             self._training_stages[training_id],
             fraction=(report.epoch + 1) / report.num_epochs,
-            whole_s=report.elapsed_s * report.num_epochs,
+            whole_s=report.elapsed_s * report.num_epochs if report.is_typical else None,
             now_s=self._clock(),
             # The first record that a driver finds may be of an attempt before, on another machine.
             node=latest.node if seen is not None else None,

@@ -199,7 +199,7 @@ class Schedule:
         return revived
 
     def progress(
-        self, stage_id: str, *, fraction: float, whole_s: float, now_s: float, node: str | None = None
+        self, stage_id: str, *, fraction: float, whole_s: float | None, now_s: float, node: str | None = None
     ) -> None:
         """Take note how far a running training is.
 
@@ -210,7 +210,7 @@ class Schedule:
         fraction
             Share that is done and would survive a stop.
         whole_s
-            What the whole training would take at the speed of its latest epochs.
+            What the whole training would take at the speed of its latest epochs; None if they do not tell.
         now_s
             When.
         node

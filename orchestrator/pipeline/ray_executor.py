@@ -26,7 +26,7 @@ from orchestrator.pipeline.processors import Node, Resources
 from orchestrator.pipeline.ray_failures import classify, innermost, node_of
 from orchestrator.pipeline.ray_growth import Scouts
 from orchestrator.pipeline.ray_leftovers import free_reserved_places
-from orchestrator.pipeline.ray_nodes import label_selector, nodes_of
+from orchestrator.pipeline.ray_nodes import label_selector, nodes_here, nodes_of
 from orchestrator.pipeline.ray_worker import settle_coordinator, submit
 from orchestrator.pipeline.stages import Stage, StageKind
 from orchestrator.pipeline.workplace import Workplace
@@ -121,7 +121,7 @@ def connected(config: ClusterConfig) -> Iterator[Connection]:
             signal.signal(number, signal.default_int_handler)
     try:
         yield Connection(
-            nodes=nodes_of(ray.nodes()),
+            nodes=nodes_here(ray.nodes()) if config.kind == "local" else nodes_of(ray.nodes()),
             dashboard=f"http://{context.dashboard_url}" if context.dashboard_url else "",
         )
     finally:

@@ -1,11 +1,12 @@
 """The machines of a Ray cluster as the schedule sees them, and how Ray is told where a stage shall run."""
 
+import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from orchestrator.cluster.config import ClusterConfig
-from orchestrator.cluster.gpu_kinds import kind_of_accelerator
+from orchestrator.cluster.gpu_kinds import kind_of_accelerator, memory_of_gpus_here
 from orchestrator.pipeline.growth import MayStart
 from orchestrator.pipeline.processors import Node, Resources
 
@@ -18,6 +19,16 @@ _MEMORIES = ("memory", "object_store_memory")
 def nodes_of(found: Iterable[Mapping[str, Any]]) -> tuple[Node, ...]:
     """Return the nodes on which stages can be placed, of what ``ray.nodes()`` says."""
     return tuple(_node(record) for record in found if record["Alive"] and record["Resources"].get("CPU", 0) > 0)
+
+
+def nodes_here(found: Iterable[Mapping[str, Any]]) -> tuple[Node, ...]:
+    """Return the nodes of an embedded Ray: Ray's names of GPUs tell little of those that are not made for servers."""
+    return tuple(
+        replace(node, gpu_memory_gib=memory_of_gpus_here())
+        if node.offered.gpus and math.isinf(node.gpu_memory_gib)
+        else node
+        for node in nodes_of(found)
+    )
 
 
 def machines_that_may_start(config: ClusterConfig) -> tuple[MayStart, ...]:

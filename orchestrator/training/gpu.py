@@ -1,4 +1,4 @@
-"""The GPU of this process: what of it may be taken, whether it works, and what it needs to compile a network."""
+"""The GPU of this process: what of it may be taken, whether it works, and whether networks can be compiled for it."""
 
 import os
 import shutil
@@ -12,8 +12,10 @@ from orchestrator.errors import GpuError
 
 CONTEXT_BYTES = 700 * 1024**2
 """Of CUDA and its libraries in each process: torch's allocator does not count it."""
-_LEAST_CAPABILITY = (7, 0)
-"""Compute capability for which Triton compiles."""
+
+
+_OUT_OF_MEMORY = "out of memory"
+"""What CUDA and torch say: no fault of the GPU, and none is left to ask it."""
 
 
 def keep_to_share(share: float) -> None:
@@ -39,13 +41,13 @@ def check_torch() -> None:
     if not torch.cuda.is_available():
         raise GpuError(
             f"torch {torch.__version__} finds no GPU that it can use, though Ray offers one; expected a build of "
-            "PyTorch with CUDA that suits the driver. Install that, or set num_gpus: 0 in the file of a local cluster "
-            "to train on CPU cores"
+            "PyTorch with CUDA that suits the driver (pip's needs NVIDIA's driver 580 or newer). Install one, or set "
+            "num_gpus: 0 in the file of a local cluster to train on CPU cores"
         )
 
 
 def check_gpu() -> None:
-    """Compute something on the GPU; raises GpuError if that fails."""
+    """Compute something on the GPU; raises GpuError if that fails for another reason than memory that is taken."""
     import torch
 
     try:
@@ -53,36 +55,43 @@ def check_gpu() -> None:
         ones = torch.ones(1, 1, 3, 3, 3, device="cuda")
         torch.nn.functional.conv3d(ones, ones).item()
     except RuntimeError as error:
+        if _OUT_OF_MEMORY in str(error):
+            raise
         raise GpuError(f"the GPU does not work: {type(error).__name__}: {error}") from error
 
 
 @contextmanager
 def working_gpu(*, share: float) -> Iterator[None]:
     """Context with a share of a GPU that works; raises GpuError if it does not at first, or for what broke it."""
-    import torch
-
     check_torch()
     check_gpu()
     keep_to_share(share)
     try:
         yield
-    except torch.OutOfMemoryError:
-        raise  # no fault of the GPU, and no memory is left to ask it
-    except RuntimeError:
-        check_gpu()
+    except RuntimeError as error:
+        if _OUT_OF_MEMORY not in str(error):
+            check_gpu()
         raise
 
 
-def missing_for_compiling() -> str:
-    """Return what this machine lacks to compile a network for its GPU; empty if it lacks nothing."""
+def obstacle_to_compiling() -> str:
+    """Return why no network can be compiled for the GPU of this machine; empty if that can be done."""
+    if find_spec("triton") is None:
+        return "the package triton is missing"
+    # As Triton looks for them.
+    if not any(map(shutil.which, filter(None, (os.environ.get("CC"), "gcc", "clang")))):
+        return "a C compiler is missing (gcc or clang)"
+    if not Path(sysconfig.get_path("include"), "Python.h").is_file():
+        return "Python.h is missing (of the package python3-dev)"
+    return _failure_of_compiling()
+
+
+def _failure_of_compiling() -> str:
+    """Compile a line for the GPU and return why that fails: a driver's library or a folder that cannot be used, ..."""
     import torch
 
-    if find_spec("triton") is None:
-        return "the package triton"
-    if torch.cuda.get_device_capability() < _LEAST_CAPABILITY:
-        return "a GPU of compute capability 7.0"
-    if not any(map(shutil.which, filter(None, (os.environ.get("CC"), "cc", "gcc", "clang")))):
-        return "a C compiler"
-    if not Path(sysconfig.get_path("include"), "Python.h").is_file():
-        return "Python.h (of the package python3-dev)"
+    try:
+        torch.compile(lambda numbers: numbers.sin() + 1)(torch.ones(8, device="cuda")).sum().item()
+    except Exception as error:
+        return f"PyTorch cannot compile ({type(error).__name__}: {str(error).strip().partition(chr(10))[0]})"
     return ""

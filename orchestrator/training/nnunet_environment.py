@@ -25,8 +25,6 @@ def nnunet_environment(*, num_loader_processes: int) -> Iterator[Path]:
         for path in variables.values():
             Path(path).mkdir()
         variables["nnUNet_n_proc_DA"] = str(num_loader_processes)
-        # As nnU-Net's command does: else each training starts a process a core of the machine to compile a network.
-        variables["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
         before = {name: os.environ.get(name) for name in variables}
         os.environ.update(variables)
         try:

@@ -1,11 +1,15 @@
 """Predicts whole images with nnU-Net's sliding window, one at a time, in this process."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
 import torch
+from nnunetv2.inference import predict_from_raw_data
 from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -46,7 +50,7 @@ class Predictor:
             If the image cannot be read.
         """
         case = preprocess_case(image, None, self._plan)
-        with prints_to_log():
+        with prints_to_log(), _failing_aloud():
             logits = self._predictor.predict_logits_from_preprocessed_data(torch.from_numpy(case.data))
             labels = convert_predicted_logits_to_segmentation_with_correct_shape(
                 logits.cpu(),
@@ -58,6 +62,42 @@ class Predictor:
                 num_threads_torch=torch.get_num_threads(),
             )
         _write_label_map(labels.astype(np.uint8), output, geometry_of=image, description=description)
+
+
+class _Failure:
+    """Stands for a patch that could not be brought to the device: looked at, it raises the reason."""
+
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
+
+    def __eq__(self, other: object) -> bool:
+        raise self._error
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class _Producer(Thread):
+    """nnU-Net's thread that brings patches to the device, the last of whose arguments is the queue that they go to."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        *_, self._queue = kwargs["args"]
+
+    def run(self) -> None:
+        try:
+            super().run()
+        except BaseException as error:
+            self._queue.put(_Failure(error))
+
+
+@contextmanager
+def _failing_aloud() -> Iterator[None]:
+    """Context in which nnU-Net's loop ends with the error of its thread; it would wait for its next patch for ever."""
+    predict_from_raw_data.Thread = _Producer
+    try:
+        yield
+    finally:
+        predict_from_raw_data.Thread = Thread
 
 
 def description_of(prediction: Path) -> str:

@@ -26,7 +26,7 @@ from orchestrator.training.batches import CountedBatches
 from orchestrator.training.checkpoint import CheckpointStore, check_origin
 from orchestrator.training.environment import environment_of
 from orchestrator.training.feeding import batch_settings, check_labels, without_augmentation
-from orchestrator.training.gpu import missing_for_compiling
+from orchestrator.training.gpu import obstacle_to_compiling
 from orchestrator.training.loader import BatchLoader
 from orchestrator.training.patch_dataset import ArrowDataset
 from orchestrator.training.random_state import random_state, restore_random_state
@@ -74,6 +74,7 @@ class PresetTrainer(nnUNetTrainer):  # type: ignore[misc]
         self.outcome: TrainOutcome | None = None
         self._elapsed_s = 0.0
         self._epoch_elapsed_s = 0.0
+        self._is_warm = False
         self._environments: tuple[dict[str, str], ...] = (environment_of(self.device),)
         self._losses: list[np.float32] = []
         self._loaders: tuple[Any, ...] = ()
@@ -106,10 +107,15 @@ class PresetTrainer(nnUNetTrainer):  # type: ignore[misc]
         pays = self.num_epochs * self.num_iterations_per_epoch >= COMPILED_FROM_ITERATIONS
         if not (super()._do_i_compile() and pays):
             return False
-        missing = missing_for_compiling()
-        if missing:
-            self._log(f"the network is not compiled, and therefore slower: {missing} is missing")
-        return not missing
+        from torch._inductor import config as compiler
+
+        # Else each training would start a process a core of the machine to compile its network. The variable of the
+        # environment for this is read when torch is imported, which has long happened.
+        compiler.compile_threads = 1
+        obstacle = obstacle_to_compiling()
+        if obstacle:
+            self._log(f"the network is not compiled, and therefore slower: {obstacle}")
+        return not obstacle
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
         """Return nnU-Net's optimiser, or AdamW where a preset is too short for SGD with momentum 0.99."""
@@ -243,6 +249,7 @@ class PresetTrainer(nnUNetTrainer):  # type: ignore[misc]
         self._elapsed_s += report.elapsed_s
         self.current_epoch += 1
         self._epoch_elapsed_s = self.dataloader_train.waited_s = 0.0
+        self._is_warm = True
         self._losses = []
         if self.current_epoch < self.num_epochs:
             self._save_where_due()
@@ -282,6 +289,7 @@ class PresetTrainer(nnUNetTrainer):  # type: ignore[misc]
             pseudo_dice=float(np.nan_to_num(values["mean_fg_dice"])),
             elapsed_s=self._epoch_elapsed_s,
             loader_wait_s=self.dataloader_train.waited_s,
+            is_typical=self._is_warm,
         )
 
     def _stop_where_asked(self) -> None:
@@ -364,4 +372,4 @@ class PresetTrainer(nnUNetTrainer):  # type: ignore[misc]
         self._environments = (*before, *(own for own in self._environments if own not in before))
         self._epoch_elapsed_s = state["epoch_elapsed_s"]
         self.dataloader_train.waited_s = state["epoch_waited_s"]
-        restore_random_state(state["random_state"])
+        restore_random_state(state["random_state"], cuda=self.device.type == "cuda")

@@ -24,11 +24,11 @@ def random_state(*, cuda: bool) -> dict[str, Any]:
     }
 
 
-def restore_random_state(state: dict[str, Any]) -> None:
-    """Set every generator to a state that `random_state` returned; a state of fewer GPUs sets only those."""
+def restore_random_state(state: dict[str, Any], *, cuda: bool) -> None:
+    """Set every generator to a state that `random_state` returned; with `cuda` those of the GPUs, as far as it has."""
     random.setstate(state["python"])
     np.random.set_state(state["numpy"])  # noqa: NPY002 - as above
     torch.set_rng_state(state["torch"])
-    if torch.cuda.is_available():
+    if cuda:
         for index, gpu_state in enumerate(state["cuda"][: torch.cuda.device_count()]):
             torch.cuda.set_rng_state(gpu_state, index)

@@ -23,6 +23,8 @@ class EpochReport:
     """Of the epoch, without the time in which nothing ran between two attempts."""
     loader_wait_s: float
     """Of the epoch, spent waiting for patches."""
+    is_typical: bool
+    """Whether `elapsed_s` tells of epochs to come: in the first one of an attempt the network is compiled."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
