@@ -1,6 +1,7 @@
 """How every kernel is compiled."""
 
 import hashlib
+import warnings
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -33,9 +34,21 @@ def compiled_in_place(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def _kept_on_disk(function: Callable[P, R], dispatcher: Any) -> Callable[P, R]:
-    dispatcher._cache = _Cache(function)  # noqa: SLF001
+    try:
+        dispatcher._cache = _Cache(function)  # noqa: SLF001
+    except RuntimeError:  # numba has found no folder that it can write to
+        _warn_that_nothing_is_kept()
     kept: Callable[P, R] = dispatcher
     return kept
+
+
+@cache
+def _warn_that_nothing_is_kept() -> None:
+    warnings.warn(
+        f"neither {Path(__file__).parent} nor a folder of this user can be written to: every process will compile the "
+        "kernels anew. Set NUMBA_CACHE_DIR to a folder that can",
+        stacklevel=2,
+    )
 
 
 class _Cache(FunctionCache):  # type: ignore[misc]

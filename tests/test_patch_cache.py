@@ -4,11 +4,13 @@ import multiprocessing
 import os
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from orchestrator.errors import IntegrityError
+from orchestrator.patches import cache as cache_module
 from orchestrator.patches.cache import PatchCache
 from orchestrator.patches.manifest import PatchManifest, PatchRecord
 from orchestrator.patches.reader import PatchFile
@@ -207,6 +209,24 @@ def test_the_file_used_longest_ago_is_evicted_and_stays_with_whoever_has_it(patc
     assert [Path(key).stem for key in storage.reads()] == ["case_0", "case_1", "case_2", "case_0"]
     kept = [path for path in (tmp_path / "cache").iterdir() if path.is_file() and path.stat().st_size]
     assert len(kept) == 2
+
+
+def test_on_a_small_disk_files_are_evicted_before_it_is_full(patches, tmp_path, monkeypatch):
+    storage, records = remote(patches), patches[1].records
+    sizes = [record.num_bytes for record in records.values()]
+    folder = tmp_path / "cache"
+    disk = cache_module.LEFT_BYTES + sum(sizes[:2]) + sizes[2] // 2
+
+    def usage(_):
+        return SimpleNamespace(free=disk - sum(path.stat().st_size for path in folder.iterdir() if path.is_file()))
+
+    monkeypatch.setattr(cache_module.shutil, "disk_usage", usage)
+    cache = PatchCache(folder)
+    for key, record in records.items():
+        with cache.gathered(storage, PatchManifest(records={key: record})):
+            pass
+    kept = {path.name for path in folder.iterdir() if path.is_file() and path.stat().st_size}
+    assert kept == {record.sha256 for record in list(records.values())[1:]}
 
 
 def test_what_a_killed_process_left_is_swept(patches, tmp_path):

@@ -1,5 +1,8 @@
 """Claims about patch files, against the arrays they were made from."""
 
+import errno
+import mmap
+import os
 import zlib
 
 import numpy as np
@@ -143,10 +146,11 @@ def test_random_boxes_are_padded_as_nnunet_pads_them(stored):
 
 
 def test_a_box_wholly_outside_is_padding(stored):
-    image, segmentation = np.ones((1, 4, 4, 4), np.float32), np.ones((4, 4, 4), np.int16)
-    stored[0].read_into(image, segmentation, start=(37, 0, 0))
-    assert (image == 0).all()
-    assert (segmentation == -1).all()
+    for start in [(37, 0, 0), (50, 0, 0), (-30, 0, 0), (0, 131, 7), (3, 5, -4), (3, -90, 900)]:
+        image, segmentation = np.ones((1, 4, 4, 4), np.float32), np.ones((4, 4, 4), np.int16)
+        stored[0].read_into(image, segmentation, start=start)
+        assert (image == 0).all()
+        assert (segmentation == -1).all()
 
 
 def test_class_locations_are_voxels_of_their_label(stored):
@@ -277,6 +281,18 @@ def test_a_torn_file_is_refused_wherever_it_ends(tmp_path):
         path.write_bytes(content[:size])
         with pytest.raises(IntegrityError, match=r"case\.arrow: not a whole patch file"):
             PatchFile.open(path)
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENOMEM, errno.ESTALE, errno.EIO])
+def test_what_is_wrong_with_the_machine_is_not_said_of_the_file(tmp_path, monkeypatch, number):
+    def fail(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    path = tmp_path / "case.arrow"
+    write_patches(path, data=np.zeros((1, 4, 4, 4), np.float32), seg=np.zeros((1, 4, 4, 4), np.int8), properties={})
+    monkeypatch.setattr(mmap, "mmap", fail)
+    with pytest.raises(OSError, match=os.strerror(number)):
+        PatchFile.open(path)
 
 
 def test_other_files_are_refused(tmp_path):

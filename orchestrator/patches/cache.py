@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 LIMIT_BYTES = 64 * 1024**3
 """Size of the cache above which the files that were used longest ago are removed."""
+LEFT_BYTES = 1024**3
+"""Free space on the disk of the cache below which they are removed as well."""
 
 _IN_USE_PREFIX = "in-use-"
 _PARTIAL = ".partial"
@@ -119,7 +121,10 @@ class PatchCache:
             partial.replace(cached)
 
     def _make_room(self, num_bytes: int) -> None:
-        """Remove the files that were used longest ago, but for those in use: they would free nothing."""
+        """Remove the files that were used longest ago, but for those in use: they would free nothing.
+
+        A limit above the free space of a small disk would never be reached: the disk would be full before.
+        """
         with _locked(self._folder / _LOCK):
             files = []
             for path in self._folder.iterdir():
@@ -127,24 +132,27 @@ class PatchCache:
                     status = path.stat()
                     if path.is_file():
                         files.append((status.st_mtime_ns, status.st_size, status.st_nlink, path))
-            excess = sum(size for _, size, _, _ in files) + num_bytes - self._limit_bytes
+            above_limit = sum(size for _, size, _, _ in files) - self._limit_bytes
+            excess = num_bytes + max(above_limit, LEFT_BYTES - shutil.disk_usage(self._folder).free)
             for _, size, num_links, path in sorted(files):
                 if excess > 0 and size and num_links == 1 and path.suffix != _PARTIAL:
                     path.unlink(missing_ok=True)
                     excess -= size
         if excess > 0:
-            logger.warning("%s: %d bytes above its limit; all else is in use", self._folder, excess)
+            logger.warning("%s: %d bytes more than it should have; all else is in use", self._folder, excess)
 
     def _sweep(self) -> None:
         """Remove what processes that are no more have left."""
         for folder in self._folder.glob(f"{_IN_USE_PREFIX}*/"):
             lock = folder.with_suffix(_LOCK)
-            if _is_free(lock):
-                shutil.rmtree(folder, ignore_errors=True)
-                lock.unlink(missing_ok=True)
+            with _if_free(lock) as is_free:
+                if is_free:
+                    shutil.rmtree(folder, ignore_errors=True)
+                    lock.unlink(missing_ok=True)
         for partial in self._folder.glob(f"*{_PARTIAL}"):
-            if _is_free(partial.with_suffix(_LOCK)):
-                partial.unlink(missing_ok=True)
+            with _if_free(partial.with_suffix(_LOCK)) as is_free:
+                if is_free:
+                    partial.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -155,14 +163,16 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _is_free(path: Path) -> bool:
-    """Whether nobody holds a lock."""
+@contextmanager
+def _if_free(path: Path) -> Iterator[bool]:
+    """Hold a lock unless somebody else does; says whether."""
     with path.open("wb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            return False
-    return True
+            yield False
+        else:
+            yield True
 
 
 def _fetch(storage: Storage, key: str, record: PatchRecord) -> bytes:

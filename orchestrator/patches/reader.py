@@ -1,5 +1,6 @@
 """Reading of patch files, memory-mapped."""
 
+import errno
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,7 +35,15 @@ class PatchFile:
 
     @classmethod
     def open(cls, path: Path) -> "PatchFile":
-        """Map a patch file; raises IntegrityError if it is missing, torn, of another format or not whole."""
+        """Map a patch file.
+
+        Raises
+        ------
+        IntegrityError
+            If it is missing, torn, of another format or not whole.
+        OSError
+            If the system has no descriptor or memory left for it, or cannot reach it now.
+        """
         with _naming(path):
             mapped = MappedFile(path)
             header = Header.from_metadata(mapped.metadata)
@@ -202,10 +211,13 @@ class PatchFile:
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Say of which file something is wrong."""
+    """Say of which file something is wrong; what the system says of itself tells nothing about the file."""
     try:
         yield
     except (IntegrityError, pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+        # Arrow's own have no number.
+        if isinstance(error, OSError) and error.errno not in {None, errno.ENOENT, errno.EISDIR}:
+            raise
         raise IntegrityError(f"{path}: not a whole patch file ({error}); write the patches again") from error
 
 

@@ -200,6 +200,8 @@ class PatchArray:
     def _read_expanded(self, target: NDArray[Any], *, channel: int, start: Index, padding: int) -> None:
         """Fill a box from chunks that a library's codec expands."""
         lower, upper = fill_outside(target, start, self.shape[1:], padding).tolist()
+        if any(first >= last for first, last in zip(lower, upper, strict=True)):
+            return
         chunks = self._chunks(channel, lower, upper)
         self._check(chunks)
         for row in chunks.tolist():
