@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
+from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
 from nnunetv2.training.data_augmentation.compute_initial_patch_size import get_patch_size
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnUNetDatasetBlosc2
@@ -23,7 +24,6 @@ from bench.rows import Row
 from bench.stock_augmentation import augment_with_stock
 from orchestrator.patches.reader import PatchFile
 from orchestrator.training.augmentation import (
-    PatchSettings,
     Shape,
     change_intensities,
     draw_augmentation,
@@ -31,16 +31,81 @@ from orchestrator.training.augmentation import (
     plan_read,
     read_patch,
 )
+from orchestrator.training.feeding import batch_settings
 from orchestrator.training.loader import BatchLoader, BatchSettings, draw_start
 from orchestrator.training.patch_dataset import ArrowDataset
 
-SCALES = [[1.0, 1.0, 1.0], [0.5, 0.5, 0.5], [0.25, 0.25, 0.25], [0.125, 0.125, 0.125], [0.0625, 0.0625, 0.0625]]
-ROTATION_RAD = (-np.pi / 6, np.pi / 6)
-PATCH = (128, 128, 128)
 NUM_COMPARED = 8
 BATCHES_A_ROUND = 24
 """Most samples are plain crops and some cost ten times as much: a round must hold enough of both kinds."""
 SAMPLES_A_ROUND = 60
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PatchPlan:
+    """Patches as nnU-Net plans and augments them."""
+
+    title: str
+    patch: tuple[int, ...]
+    """(z, y, x), or (y, x) of a 2d network."""
+    batch_size: int
+    rotation_rad: tuple[float, float]
+    strides: tuple[tuple[int, ...], ...]
+    """From each resolution of the network to the next one."""
+    in_plane: bool = False
+    """Whether slices are so few that patches are rotated and scaled within them."""
+
+    @property
+    def scales(self) -> list[list[float]]:
+        """Size of each output of the network as a share of the patch."""
+        steps = np.cumprod([(1,) * len(self.patch), *self.strides], axis=0)
+        return (1 / steps).tolist()
+
+    @property
+    def mirror_axes(self) -> tuple[int, ...]:
+        """All of the patch."""
+        return tuple(range(len(self.patch)))
+
+    @property
+    def initial_shape(self) -> list[int]:
+        """Of the patch before it is rotated and scaled."""
+        first = int(self.in_plane)
+        rotated = get_patch_size(self.patch[first:], *(self.rotation_rad,) * 3, (0.85, 1.25)).tolist()
+        return [*self.patch[:first], *map(int, rotated)]
+
+    @property
+    def settings(self) -> BatchSettings:
+        """Of our loader."""
+        return batch_settings(
+            SimpleNamespace(patch_size=self.patch, batch_size=self.batch_size, use_mask_for_norm=[False]),
+            rotation_rad=self.rotation_rad,
+            in_plane=self.in_plane,
+            initial_shape=self.initial_shape,
+            mirror_axes=self.mirror_axes,
+            deep_supervision_scales=self.scales,
+            oversample_foreground=0.33,
+            draws_foreground=False,
+        )
+
+
+CUBE = PatchPlan(
+    title="128^3", patch=(128,) * 3, batch_size=2, rotation_rad=(-np.pi / 6, np.pi / 6), strides=((2, 2, 2),) * 4
+)
+SLAB = PatchPlan(
+    title="28 x 256 x 256",
+    patch=(28, 256, 256),
+    batch_size=2,
+    rotation_rad=(-np.pi, np.pi),
+    strides=((1, 2, 2), (1, 2, 2), (2, 2, 2), (2, 2, 2)),
+    in_plane=True,
+)
+SLICE = PatchPlan(
+    title="12 slices 512 x 512, 2d",
+    patch=(512, 512),
+    batch_size=12,
+    rotation_rad=(-np.pi, np.pi),
+    strides=((2, 2),) * 6,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -49,39 +114,18 @@ class Contest:
 
     folder: Path
     names: tuple[str, ...]
-    settings: BatchSettings
+    plan: PatchPlan
     stock: nnUNetDataLoader
     ours: BatchLoader
 
 
-def batch_settings(patch: Shape) -> BatchSettings:
-    """Return nnU-Net's settings for patches of about equal sides."""
-    initial = get_patch_size(patch, *(ROTATION_RAD,) * 3, (0.85, 1.25)).tolist()
-    return BatchSettings(
-        patches=PatchSettings(
-            patch_shape=patch,
-            initial_shape=(initial[0], initial[1], initial[2]),
-            is_2d=False,
-            in_plane=False,
-            rotation_rad=ROTATION_RAD,
-            mirror_axes=(0, 1, 2),
-        ),
-        batch_size=2,
-        oversample_foreground=0.33,
-        draws_foreground=False,
-        target_shapes=tuple(
-            tuple(round(size * share) for size, share in zip(patch, scale, strict=True)) for scale in SCALES
-        ),
-        deep_supervision=True,
-        augment=True,
-    )
-
-
-def prepare(case: FeedCase, folder: Path) -> Contest:
+def prepare(case: FeedCase, folder: Path, plan: PatchPlan) -> Contest:
     """Write a case into both stores and build both loaders."""
-    blocks, chunks = comp_blosc2_params(case.data.shape, PATCH, 4)
-    blocks_seg, chunks_seg = comp_blosc2_params(case.seg.shape, PATCH, 2)
-    target = folder / f"batches_{case.name}"
+    blocks, chunks = comp_blosc2_params(case.data.shape, plan.patch, 4)
+    blocks_seg, chunks_seg = comp_blosc2_params(case.seg.shape, plan.patch, 2)
+    folder = folder / "_".join(map(str, plan.patch))
+    folder.mkdir()
+    target = folder / case.name
     nnUNetDatasetBlosc2.save_case(
         case.data,
         case.seg.astype(np.int16),
@@ -93,83 +137,125 @@ def prepare(case: FeedCase, folder: Path) -> Contest:
         blocks_seg=blocks_seg,
     )
     ArrowDataset.save_case(case.data, case.seg, case.properties, str(target))
-    names, patch, num_labels = [target.name], PATCH, len(case.properties["class_locations"])
-    settings = batch_settings(patch)
+    names, num_labels = [target.name], len(case.properties["class_locations"])
     transforms = nnUNetTrainer.get_training_transforms(
-        patch, ROTATION_RAD, SCALES, (0, 1, 2), False, use_mask_for_norm=[False]
+        plan.patch, plan.rotation_rad, plan.scales, plan.mirror_axes, plan.in_plane, use_mask_for_norm=[False]
     )
+    choose_convolutions(transforms, plan)
     stock = nnUNetDataLoader(
         nnUNetDatasetBlosc2(str(folder), names),
-        settings.batch_size,
-        settings.patches.initial_shape,
-        patch,
+        plan.batch_size,
+        plan.initial_shape,
+        plan.patch,
         SimpleNamespace(all_labels=list(range(num_labels + 1)), has_ignore_label=False),
-        oversample_foreground_percent=settings.oversample_foreground,
+        oversample_foreground_percent=plan.settings.oversample_foreground,
         transforms=transforms,
     )
-    ours = BatchLoader(folder, names, settings=settings, seed=1, stream=0, num_threads=0, pinned=False)
-    return Contest(folder=folder, names=tuple(names), settings=settings, stock=stock, ours=ours)
+    ours = BatchLoader(folder, names, settings=plan.settings, seed=1, stream=0, num_threads=0, pinned=False)
+    return Contest(folder=folder, names=tuple(names), plan=plan, stock=stock, ours=ours)
 
 
-def check_equality(contest: Contest) -> tuple[float, float]:
-    """Return the largest difference of an image, and the share of labels that differ, from stock for the same draws.
+def choose_convolutions(transforms: object, plan: PatchPlan) -> None:
+    """Let stock's blur find out now, once, by which method each of its kernels is applied: it would be timed later."""
+    parts = getattr(transforms, "transforms", None) or [getattr(transforms, "transform", None)]
+    for part in parts:
+        if isinstance(part, GaussianBlurTransform):
+            for sigma in (part.blur_sigma[0], part.blur_sigma[1]):
+                image = torch.zeros(1, *plan.patch)
+                part.apply({"image": image}, apply_to_channel=torch.tensor([0]), sigmas=[[sigma] * len(plan.patch)])
+        elif part is not None:
+            choose_convolutions(part, plan)
 
-    Stock's transforms are given the values of our store: that is exact to half a quantisation step, which the store's
-    own benchmark checks.
-    """
-    settings = contest.settings.patches
-    largest, num_other, num_labels = 0.0, 0, 0
+
+@dataclass(kw_only=True, slots=True)
+class Differences:
+    """What is different from stock for the same draws."""
+
+    image: float = 0.0
+    """Largest difference, stock having read what our store holds: that is exact to half a quantisation step."""
+    rounded_image: float = 0.0
+    """The same with intensities as they were before they were stored; a gamma stretches their rounding."""
+    num_labels: int = 0
+    num_voxels: int = 0
+
+    @property
+    def label_share(self) -> float:
+        """Share of the labels that differ."""
+        return self.num_labels / self.num_voxels
+
+
+def compare_with_stock(contest: Contest) -> Differences:
+    """Augment the same patches with both."""
+    settings = contest.plan.settings.patches
+    exact = nnUNetDatasetBlosc2(str(contest.folder), list(contest.names))
+    found = Differences()
     for index in range(NUM_COMPARED):
         generator = np.random.default_rng([9, index])
-        case = PatchFile.open(contest.folder / f"{contest.names[index % len(contest.names)]}.arrow")
+        name = contest.names[index % len(contest.names)]
+        case = PatchFile.open(contest.folder / f"{name}.arrow")
         start = draw_start(case, settings, on_foreground=True, generator=generator)
         drawn = draw_augmentation(settings, num_channels=1, generator=generator)
-        whole = np.empty((1, *settings.initial_shape), np.float32), np.empty(settings.initial_shape, np.int16)
-        case.read_into(*whole, start=start)
-        image, labels = augment_with_stock(*whole, drawn, settings=settings)
-        found = np.empty((1, *settings.patch_shape), np.float32), np.empty(settings.patch_shape, np.int16)
+        stored = np.empty((1, *settings.initial_shape), np.float32), np.empty(settings.initial_shape, np.int16)
+        case.read_into(*stored, start=start)
+        box = [[first, first + size] for first, size in zip(start, settings.initial_shape, strict=True)]
+        unrounded = crop_and_pad_nd(exact.load_case(name)[0], box, 0)
+        image, labels = augment_with_stock(*stored, drawn, settings=settings)
+        image_of_unrounded, _ = augment_with_stock(unrounded, stored[1], drawn, settings=settings)
+        patch = np.empty((1, *settings.patch_shape), np.float32), np.empty(settings.patch_shape, np.int16)
         read_patch(
-            case, drawn, settings=settings, start=start, image=found[0], segmentation=found[1], take_memory=_memory
+            case, drawn, settings=settings, start=start, image=patch[0], segmentation=patch[1], take_memory=_memory
         )
-        change_intensities(found[0], drawn, settings=settings)
-        finish_image(*found, drawn, settings=settings)
-        found_labels = np.flip(np.maximum(found[1], 0), drawn.mirror_axes)
-        largest = max(largest, float(np.abs(image - found[0]).max()))
-        num_other += int((labels != found_labels).sum())
-        num_labels += labels.size
-    return largest, num_other / num_labels
+        change_intensities(patch[0], drawn, settings=settings)
+        finish_image(*patch, drawn, settings=settings)
+        our_labels = np.flip(np.maximum(patch[1], 0), drawn.mirror_axes)
+        found.image = max(found.image, float(np.abs(image - patch[0]).max()))
+        found.rounded_image = max(found.rounded_image, float(np.abs(image_of_unrounded - patch[0]).max()))
+        found.num_labels += int((labels != our_labels).sum())
+        found.num_voxels += labels.size
+    return found
 
 
 def measure_batches(case: FeedCase, *, folder: Path, rounds: int) -> list[Row]:
-    """Return the rows of whole batches and of what is read for a sample; none of a case too small for the patch.
+    """Return the rows of whole batches, of cubes where a case has the slices for them and of flat patches else.
 
     Raises AssertionError if patches are not those of the stock transforms.
     """
-    if case.data.shape[1] < PATCH[0]:
-        return []
     torch.set_num_threads(1)
-    contest = prepare(case, folder)
-    largest, share = check_equality(contest)
-    assert largest < 5e-4, f"images differ by up to {largest:.1e}"
-    assert share < 1e-5, f"{share:.1e} of the labels differ"
-    must, better = (3, 6) if len(case.properties["class_locations"]) == 2 else (5, 15)
+    if case.data.shape[1] < CUBE.patch[0]:
+        return [row for plan in (SLAB, SLICE) for row in _measure_plan(prepare(case, folder, plan), rounds=rounds)]
+    contest = prepare(case, folder, CUBE)
+    goals = (3, 6) if len(case.properties["class_locations"]) == 2 else (5, 15)
+    return [*_measure_plan(contest, rounds=rounds, goals=goals), measure_samples(contest, rounds=rounds)]
+
+
+def _measure_plan(
+    contest: Contest, *, rounds: int, goals: tuple[float, float] = (float("nan"), float("nan"))
+) -> list[Row]:
+    """Return the rows of batches of one plan, compared before they are timed."""
+    title, found = contest.plan.title, compare_with_stock(contest)
+    assert found.image < 5e-4, f"{title}: images differ by up to {found.image:.1e}"
+    assert found.label_share < 1e-5, f"{title}: {found.label_share:.1e} of the labels differ"
     batches = _interleaved(
-        "whole batch (read, augment, collate), 128^3, CPU",
+        f"whole batch (read, augment, collate), {title}, CPU",
         lambda: next(contest.stock),
         contest.ours.next_batch,
         num=BATCHES_A_ROUND,
         rounds=rounds,
-        must=must,
-        better=better,
+        must=goals[0],
+        better=goals[1],
     )
-    same = "images: largest difference from stock's; labels: share that differs"
-    found = Row(measure=same, values=[largest, share], must=float("nan"), ours=f"{largest:.0e}, {share:.0e}")
-    return [batches, measure_samples(contest, rounds=rounds), found]
+    differences = Row(
+        measure=f"{title}: largest difference of images, the same before they were rounded, share of labels",
+        values=[float("nan")],
+        must=float("nan"),
+        ours=f"{found.image:.0e}, {found.rounded_image:.0e}, {found.label_share:.0e}",
+    )
+    return [batches, differences]
 
 
 def measure_samples(contest: Contest, *, rounds: int) -> Row:
     """Return how many times less CPU it takes to read what one sample needs: stock reads the whole initial patch."""
-    settings = contest.settings.patches
+    settings = contest.plan.settings.patches
     dataset = nnUNetDatasetBlosc2(str(contest.folder), list(contest.names))
     files = [PatchFile.open(contest.folder / f"{name}.arrow") for name in contest.names]
     generator = np.random.default_rng(3)

@@ -15,7 +15,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from bench.command_line import command_line, positive_integer
-from bench.feed_batches import PATCH, batch_settings
+from bench.feed_batches import CUBE
 from bench.feed_cases import make_case
 from bench.rows import Row, format_rows
 from orchestrator.training.loader import BatchLoader
@@ -28,7 +28,7 @@ NUM_WARM = 6
 
 def cpu_of_a_batch_s(folder: Path, seeds: Sequence[int], num_batches: int) -> float:
     """Return the CPU time that this process takes for a batch, with a loader of one thread for every seed."""
-    settings = batch_settings(PATCH)
+    settings = CUBE.settings
     loaders = [
         BatchLoader(folder, [CASE], settings=settings, seed=seed, stream=0, num_threads=1, pinned=False)
         for seed in seeds

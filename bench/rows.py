@@ -13,7 +13,7 @@ class Row:
     measure: str
     """What was compared, in a few words, with the case."""
     values: Sequence[float]
-    """A value a repetition or case, never empty."""
+    """A value a repetition or case, never empty; NaN where only `ours` says something."""
     must: float
     """The goal; NaN where there is none."""
     better: float = math.nan
@@ -79,7 +79,7 @@ def _cells(row: Row) -> tuple[str, ...]:
     numbers = (min(row.values), row.median, max(row.values))
     return (
         row.measure,
-        *(f"{number:.2f}" for number in numbers),
+        *("" if math.isnan(number) else f"{number:.2f}" for number in numbers),
         *("" if math.isnan(goal) else f"{goal:g}" for goal in goals),
         row.verdict,
         row.stock,

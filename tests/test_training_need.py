@@ -1,5 +1,6 @@
 """How many trainings share a GPU: none where one fills it, and never more than memory and cores allow."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -75,8 +76,18 @@ def test_cores_that_the_cluster_file_asks_for_are_given_and_a_machine_with_fewer
     need = training_need(config(cpus_per_training=8), [large, small], preset=FULL)
     assert (need.cpus, need.num_on(large), need.num_on(small)) == (8, 8, 0)
     assert "A training takes 8 CPUs and 1 GPUs with 10 GiB" in idle_gpus(need, [large, small])
-    assert "not fit on: 1 x 4 CPUs, 1 GPUs of 24 GiB." in idle_gpus(need, [large, small])
+    assert "take none: 1 x 1 of 1 GPUs of 24 GiB with 4 CPUs." in idle_gpus(need, [large, small])
     assert idle_gpus(need, [large, node(cpus=2, gpus=0)]) == ""
+
+
+def test_gpus_for_which_cores_or_memory_do_not_suffice_are_named():
+    few_cores, little_memory = node(cpus=16, gpus=4), replace(node(cpus=64, gpus=4), memory_gib=15.6)
+    need = training_need(config(cpus_per_training=8), [few_cores, little_memory], preset=FULL)
+    line = idle_gpus(need, [few_cores, little_memory])
+    assert "1 x 2 of 4 GPUs of 80 GiB with 16 CPUs;" in line
+    assert "1 x 2 of 4 GPUs of 80 GiB with 64 CPUs in 16 GiB." in line
+    assert "6 GiB of its machine" in line
+    assert idle_gpus(training_need(config(), [node()], preset=SMALL), [node()]) == ""
 
 
 def test_no_share_lies_across_two_gpus():

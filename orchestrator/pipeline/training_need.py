@@ -1,5 +1,6 @@
 """What one training takes of a machine: how many share a GPU follows from the network and the memory of the GPU."""
 
+import math
 from collections import Counter
 from collections.abc import Iterable
 
@@ -14,6 +15,8 @@ LEAST_LOAD = 0.25
 """Of the smallest network: the start of its kernels takes time, too. Not measured on a GPU."""
 FIXED_GIB = 2.0
 """What nnU-Net's estimate leaves out: CUDA's context, workspaces of cuDNN, what the allocator keeps."""
+_ROUNDING = 1e-3
+"""Ten shares of a tenth are a little less than one."""
 CPUS = 8.0
 """That feed a network which keeps a GPU busy."""
 ON_CPU_GIB = 1.0
@@ -53,16 +56,26 @@ def training_need(config: ClusterConfig, nodes: Iterable[Node], *, preset: Prese
 
 
 def idle_gpus(need: Need, nodes: Iterable[Node]) -> str:
-    """Return a line about the machines whose GPUs take no training because it does not fit there; empty for none."""
+    """Return a line about the GPUs that take no training because their machine lacks something; empty for none."""
     offers = Counter(
-        f"{node.offered.cpus:g} CPUs, {node.offered.gpus:g} GPUs of {node.gpu_memory_gib:g} GiB"
-        for node in nodes
-        if node.offered.gpus and need.gpus and need.share_of(node) is None
+        f"{idle} of {_description(node)}" for node in nodes if need.gpus and (idle := _num_idle_gpus(need, node))
     )
     if not offers:
         return ""
     found = "; ".join(f"{number} x {offer}" for offer, number in sorted(offers.items()))
     return (
-        f"A training takes {need.cpus:g} CPUs and {need.gpus:g} GPUs with {need.gpu_memory_gib:g} GiB. "
-        f"It does not fit on: {found}. Their GPUs take none; where cores are missing, lower cpus_per_training"
+        f"A training takes {need.cpus:g} CPUs and {need.gpus:g} GPUs with {need.gpu_memory_gib:g} GiB, and "
+        f"{need.memory_gib:g} GiB of its machine. GPUs that take none: {found}. Where cores are missing, lower "
+        "cpus_per_training"
     )
+
+
+def _num_idle_gpus(need: Need, node: Node) -> int:
+    share = need.share_of(node)
+    taken = need.num_on(node) * share.gpus if share else 0.0
+    return int(node.offered.gpus - taken + _ROUNDING)
+
+
+def _description(node: Node) -> str:
+    memory = "" if math.isinf(node.memory_gib) else f" in {node.memory_gib:.0f} GiB"
+    return f"{node.offered.gpus:g} GPUs of {node.gpu_memory_gib:g} GiB with {node.offered.cpus:g} CPUs{memory}"
