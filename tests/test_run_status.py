@@ -44,7 +44,7 @@ class Run:
     def failed(self, kind, training, *, final):
         self.events.append("stage_failed", stage=f"{kind} {training}", stage_kind=kind, error="E: x", final=final)
 
-    def epoch(self, training, *, epoch, elapsed_s):
+    def epoch(self, training, *, epoch, elapsed_s, is_typical=True):
         report = EpochReport(
             epoch=epoch,
             num_epochs=10,
@@ -53,7 +53,7 @@ class Run:
             pseudo_dice=0.5,
             elapsed_s=elapsed_s,
             loader_wait_s=0,
-            is_typical=True,
+            is_typical=is_typical,
         )
         write_latest_epoch(self.storage, training, LatestEpoch(report=report, host="node7", node=""))
 
@@ -106,6 +106,15 @@ def test_each_training_is_done_under_way_waiting_or_failed(run, capsys):
     printed = capsys.readouterr().out
     assert "1 of 5 trainings done, 2 under way, 1 waiting, 1 stages failed" in printed
     assert "to go: about" in printed
+
+
+def test_the_first_epoch_of_an_attempt_is_no_forecast(run):
+    run.begin("a")
+    run.started("train", "a")
+    for epoch, is_typical, left_s in ((0, False, None), (1, True, 16.0)):
+        run.epoch("a", epoch=epoch, elapsed_s=2.0, is_typical=is_typical)
+        (training,) = read_status(run.storage).under_way
+        assert (training.epoch, training.remaining_s()) == (epoch + 1, left_s)
 
 
 def test_a_failure_that_was_tried_again_is_none(run):

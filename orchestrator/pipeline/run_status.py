@@ -41,13 +41,13 @@ class TrainingUnderWay:
     pseudo_dice: float
     """Dice of patches in the latest epoch, NaN before the first."""
     epoch_elapsed_s: float
-    """Duration of the latest epoch, NaN before the first."""
+    """Duration of the latest epoch, NaN as long as none has told how long those to come will take."""
     host: str
     """Machine of the latest epoch; empty before the first."""
 
     def remaining_s(self) -> float | None:
-        """Return the seconds until the last epoch ends; None before the first one."""
-        return (self.num_epochs - self.epoch) * self.epoch_elapsed_s if self.num_epochs else None
+        """Return the seconds until the last epoch ends; None if that is not known."""
+        return None if math.isnan(self.epoch_elapsed_s) else (self.num_epochs - self.epoch) * self.epoch_elapsed_s
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -163,7 +163,7 @@ def forecast(
         The cluster's time after which a training may give way.
     """
     left_s = [training.remaining_s() for training in under_way if training.stage == StageKind.TRAIN]
-    known_s = [*training_s, *(t.num_epochs * t.epoch_elapsed_s for t in under_way if t.num_epochs)]
+    known_s = [*training_s, *(t.num_epochs * t.epoch_elapsed_s for t in under_way if not math.isnan(t.epoch_elapsed_s))]
     num_to_predict = len(under_way) + num_waiting
     if not known_s or not num_to_predict:
         return None
@@ -273,7 +273,7 @@ def _under_way(storage: Storage, stage_id: str, start: Mapping[str, Any]) -> Tra
         epoch=latest.report.epoch + 1 if latest else 0,
         num_epochs=latest.report.num_epochs if latest else 0,
         pseudo_dice=latest.report.pseudo_dice if latest else math.nan,
-        epoch_elapsed_s=latest.report.elapsed_s if latest else math.nan,
+        epoch_elapsed_s=latest.report.elapsed_s if latest and latest.report.is_typical else math.nan,
         host=latest.host if latest else "",
     )
 
