@@ -98,10 +98,8 @@ def _new_places(num: int) -> _Places:
 
 
 @compiled
-def _inside(start: float, step: float, size: int, num: int) -> tuple[int, int]:
-    """Return the first and one past the last x whose ``start + x step`` lies within [0, size - 1)."""
-    # Two millionths of a voxel keep rounding from reading beyond the box.
-    low, high = 2e-6, size - 1 - 2e-6
+def _within(start: float, step: float, low: float, high: float, num: int) -> tuple[int, int]:
+    """Return the first and one past the last x whose ``start + x step`` lies within [low, high)."""
     if abs(step) < 1e-12:
         return (0, num) if low <= start < high else (0, 0)
     a, b = (low - start) / step, (high - start) / step
@@ -121,15 +119,32 @@ def _label_at(segmentation: NDArray[np.int16], z: int, y: int, x: int) -> np.int
 
 
 @compiled
-def _inner_part(box: _Volume, line: Line, num: int) -> tuple[int, int]:
-    """Return the first and one past the last voxel of a row whose eight neighbours are all inside of the box."""
+def _parts(box: _Volume, line: Line, num: int, keeps_slices: bool) -> tuple[int, int, int, int]:
+    """Return where, of a row, neighbours inside of the box begin, then those that all are, and where either ends.
+
+    Before and behind the outer part all neighbours are padding. A row that keeps to its slice has no neighbours beyond.
+    """
     start, step = line
-    size_z, size_y, size_x = box.segmentation.shape
-    first_z, last_z = _inside(start[0], step[0], size_z, num)
-    first_y, last_y = _inside(start[1], step[1], size_y, num)
-    first_x, last_x = _inside(start[2], step[2], size_x, num)
-    first = max(first_z, first_y, first_x)
-    return first, max(first, min(last_z, last_y, last_x))
+    begin, first, last, end = 0, 0, num, num
+    for axis in range(1 if keeps_slices else 0, 3):
+        size = box.segmentation.shape[axis]
+        # Two millionths of a voxel keep rounding from reading beyond the box.
+        a, b = _within(start[axis], step[axis], 2e-6, size - 1 - 2e-6, num)
+        first, last = max(first, a), min(last, b)
+        a, b = _within(start[axis], step[axis], -1 - 2e-6, size + 2e-6, num)
+        begin, end = max(begin, a), min(end, b)
+    if keeps_slices and not 0 <= start[0] < box.segmentation.shape[0]:
+        end = begin
+    end = max(begin, end)
+    first = min(max(first, begin), end)
+    return begin, first, min(max(last, first), end), end
+
+
+@compiled
+def _pad(row: _Volume, part: tuple[int, int]) -> None:
+    """Fill a part of a row that lies outside of the box with all of its neighbours."""
+    row.image[:, part[0] : part[1]] = np.float32(0)
+    row.segmentation[part[0] : part[1]] = np.int16(PADDING_LABEL)
 
 
 @compiled
@@ -172,14 +187,16 @@ def _sample_volume(box: _Volume, affine: NDArray[np.float64], patch: _Volume) ->
                 affine[2, 3] + affine[2, 0] * z + affine[2, 1] * y,
             )
             row = _Volume(patch.image[:, z, y], patch.segmentation[z, y])
-            first, last = _inner_part(box, (start, step), num)
-            _sample_border(box, (start, step), row, (0, first), ballot)
+            begin, first, last, end = _parts(box, (start, step), num, False)
+            _pad(row, (0, begin))
+            _sample_border(box, (start, step), row, (begin, first), ballot)
             _find_places(box, (start, step), (first, last), places)
             if is_turned:
                 _ask_ahead(box, places, (first, last), ahead)
             _interpolate_inner(box, places, row, (first, last))
             _elect_inner(box, places, row, (first, last), ballot)
-            _sample_border(box, (start, step), row, (last, num), ballot)
+            _sample_border(box, (start, step), row, (last, end), ballot)
+            _pad(row, (end, num))
 
 
 @compiled
@@ -277,18 +294,16 @@ def _sample_slices(box: _Volume, affine: NDArray[np.float64], patch: _Volume) ->
     step = (0.0, affine[1, 2], affine[2, 2])
     for z in range(patch.segmentation.shape[0]):
         from_z = int(np.rint(affine[0, 3])) + z
-        is_inside = 0 <= from_z < box.segmentation.shape[0]
         for y in range(patch.segmentation.shape[1]):
             start = (float(from_z), affine[1, 3] + affine[1, 1] * y, affine[2, 3] + affine[2, 1] * y)
             row = _Volume(patch.image[:, z, y], patch.segmentation[z, y])
-            first, end = _inside(start[1], step[1], box.segmentation.shape[1], num)
-            begin, last = _inside(start[2], step[2], box.segmentation.shape[2], num)
-            first = max(first, begin)
-            last = max(first, min(end, last)) if is_inside else first
-            _sample_border(box, (start, step), row, (0, first), ballot)
+            begin, first, last, end = _parts(box, (start, step), num, True)
+            _pad(row, (0, begin))
+            _sample_border(box, (start, step), row, (begin, first), ballot)
             _find_places(box, (start, step), (first, last), places)
             _sample_inner_slice(box, places, row, (first, last), few)
-            _sample_border(box, (start, step), row, (last, num), ballot)
+            _sample_border(box, (start, step), row, (last, end), ballot)
+            _pad(row, (end, num))
 
 
 @compiled
