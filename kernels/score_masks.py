@@ -17,6 +17,9 @@ from kernels.validation import check_pair, check_spacing, check_tolerances
 METRICS = ("dsc", "nsd", "hd95", "assd")
 """Dice, normalised surface Dice, 95 % Hausdorff distance and average symmetric surface distance."""
 
+# Each takes an eighth of the bytes of a map of 8 bits.
+_LABELS_AT_A_TIME = 16
+
 # Left lung, right lung, infection.
 _TOLERANCES_MM: Mapping[int, float] = MappingProxyType({1: 1.0, 2: 1.0, 3: 3.0})
 
@@ -82,11 +85,16 @@ def score_masks(
         raise ValueError(f"metrics is {metrics!r}; expected a collection of names, such as ('dsc', 'nsd')")  # noqa: TRY004
     if not set(metrics) <= set(METRICS):
         raise ValueError(f"metrics are {list(metrics)}; expected some of {list(METRICS)}")
-    packed = pack_pair(reference, prediction, tuple(tolerances), predicted)
-    return tuple(
-        _score(crop_pair(*packed, number), int(label), spacing_mm=spacing, tolerance_mm=tolerance, metrics=metrics)
-        for number, (label, tolerance) in enumerate(tolerances.items())
-    )
+    scores: list[LabelScore] = []
+    items = list(tolerances.items())
+    for first in range(0, len(items), _LABELS_AT_A_TIME):
+        part = items[first : first + _LABELS_AT_A_TIME]
+        packed = pack_pair(reference, prediction, [label for label, _ in part], predicted[first : first + len(part)])
+        scores += [
+            _score(crop_pair(*packed, number), int(label), spacing_mm=spacing, tolerance_mm=tolerance, metrics=metrics)
+            for number, (label, tolerance) in enumerate(part)
+        ]
+    return tuple(scores)
 
 
 def _score(

@@ -55,7 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns 0 if nothing is wrong, 1 if something is, 2 for a wrong command line."""
-    console, errors = Console(highlight=False), Console(stderr=True, highlight=False)
+    console, errors = Console(highlight=False, emoji=False), Console(stderr=True, highlight=False, emoji=False)
     options = build_parser().parse_args(arguments)
     try:
         requests = requested_cases(options, benchmark=load_benchmark())

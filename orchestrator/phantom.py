@@ -42,7 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns 0 when all is written, 1 when writing failed, 2 for bad input, 130 after Ctrl-C."""
-    console, errors = Console(highlight=False), Console(stderr=True, highlight=False)
+    console, errors = Console(highlight=False, emoji=False), Console(stderr=True, highlight=False, emoji=False)
     options = build_parser().parse_args(arguments)
     try:
         num_scans = write_phantoms(options, console=console)

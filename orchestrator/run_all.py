@@ -82,15 +82,15 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code that its help promises."""
-    console = Console()
+    console = Console(emoji=False)
     options = build_parser().parse_args(arguments)
     try:
         return carry_out(select(options), options, console=console)
     except (ConfigError, DataError) as error:
-        Console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
+        Console(stderr=True, emoji=False).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
         return EXIT_USAGE
     except OrchestratorError as error:
-        Console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
+        Console(stderr=True, emoji=False).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
         return EXIT_FAILED
     except KeyboardInterrupt:
         console.print("Interrupted. What is done is kept: the same command goes on from here.")
@@ -167,7 +167,7 @@ def show_trainings(selection: Selection, *, console: Console, as_json: bool) -> 
         table.add_row(*(str(row[name]) for name in columns[:6]), *map(str, numbers), hours)
     # As wide as it is, also in a pipe or a narrow window: names that are cut off cannot be told apart.
     width = Measurement.get(console, console.options.update(max_width=1000), table).maximum
-    Console(file=console.file, width=width).print(table)
+    Console(file=console.file, width=width, emoji=False).print(table)
     total = len(rows) * selection.preset.expected_training_s / 3600
     unit = "CPU-core" if selection.preset.is_for_cpus else "A100"
     console.print(

@@ -48,7 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns 0 if everything is done, 1 if not, 2 for no run or a bad file, 130 after Ctrl-C."""
-    console, errors = Console(highlight=False), Console(stderr=True, highlight=False)
+    console, errors = Console(highlight=False, emoji=False), Console(stderr=True, highlight=False, emoji=False)
     options = build_parser().parse_args(arguments)
     try:
         storage = open_storage(options.output)

@@ -125,6 +125,15 @@ def test_a_file_that_cannot_be_written_costs_no_result(folders, capsys):
     assert "cannot write" in captured.err
 
 
+def test_a_file_that_the_system_refuses_to_read_does_not_stop_the_others(folders):
+    (folders / "first/case1.nii.gz").unlink()
+    (folders / "first/case1.nii.gz").symlink_to("/proc/self/mem")  # nothing is at its beginning
+    assert evaluate(folders) == 1
+    found = rows(folders)
+    assert [row["status"] for row in found] == ["scored"] * 2 + ["missing"] * 2 + ["scored"] * 2
+    assert "Input/output error" in found[2]["message"]
+
+
 def test_an_unreadable_reference_does_not_stop_the_others(folders):
     (folders / "reference/case1.nii.gz").write_bytes(b"no image")
     assert evaluate(folders) == 1

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from kernels import LabelScore, dice, score_masks, surface_dice, surface_distances
+from kernels import METRICS, LabelScore, dice, score_masks, surface_dice, surface_distances
 
 
 def test_dice_of_two_and_three_voxels_with_one_in_common_is_two_fifths():
@@ -46,6 +46,26 @@ def test_every_label_scores_as_its_mask_alone(dtype):
         nsd = surface_dice(a, b, spacing_mm=(2.5, 0.8, 0.8), tolerance_mm=score.tolerance_mm)
         assert score.nsd == nsd
         assert (score.num_reference_voxels, score.num_predicted_voxels) == (a.sum(), b.sum())
+
+
+def test_many_labels_score_as_each_of_them_alone():
+    random = np.random.default_rng(3)
+    reference = random.integers(0, 41, (5, 12, 30)).astype(np.uint8)
+    prediction = np.where(random.random(reference.shape) < 0.8, reference, random.integers(0, 41, reference.shape))
+    tolerances = {int(label): 1.0 + label / 10 for label in random.permutation(np.arange(1, 45))}
+    shifted = {label: label + 100 for label in tolerances}
+    together = score_masks(
+        reference,
+        prediction + np.where(prediction > 0, 100, 0),
+        spacing_mm=(2.5, 0.8, 0.8),
+        tolerances_mm=tolerances,
+        metrics=METRICS,
+        prediction_labels=shifted,
+    )
+    options = {"spacing_mm": (2.5, 0.8, 0.8), "metrics": METRICS}
+    for score, (label, tolerance_mm) in zip(together, tolerances.items(), strict=True):
+        (alone,) = score_masks(reference, prediction, tolerances_mm={label: tolerance_mm}, **options)
+        assert repr(score) == repr(alone)
 
 
 def test_only_the_metrics_that_were_asked_for_are_numbers():

@@ -1,6 +1,8 @@
 """Claims about scores of mask files."""
 
+import gzip
 import math
+import struct
 
 import nibabel
 import numpy as np
@@ -109,6 +111,48 @@ def test_damage_within_compressed_voxels_is_found(tmp_path, labels):
         read_mask(path)
 
 
+@pytest.mark.parametrize("name", ["a.mha", "a.mhd", "a.nrrd", "a.nhdr"])
+def test_damage_of_compressed_formats_whose_checksums_itk_skips_is_found(tmp_path, name):
+    array = np.random.default_rng(0).integers(0, 3, (20, 30, 40)).astype(np.uint8)
+    image = sitk.GetImageFromArray(array)
+    sitk.WriteImage(image, str(tmp_path / name), useCompression=True)
+    voxels = max(tmp_path.iterdir(), key=lambda file: file.stat().st_size)
+    whole = voxels.read_bytes()
+    assert len(whole) < array.size
+    np.testing.assert_array_equal(read_mask(tmp_path / name).array, array)
+    for place in (len(whole) // 2, len(whole) - 2):
+        voxels.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(DataError, match=rf"{name}: "):
+            read_mask(tmp_path / name)
+    # Nothing but the stream itself says how long it is.
+    without_size = b"\n".join(line for line in whole.split(b"\n") if not line.startswith(b"CompressedDataSize"))
+    for number in (20, len(whole) // 2):
+        voxels.write_bytes(without_size[:-number])
+        with pytest.raises(DataError, match=rf"{name}: "):
+            read_mask(tmp_path / name)
+
+
+def test_axes_that_are_not_at_right_angles_are_refused(tmp_path, labels):
+    path = write(tmp_path / "a.nrrd", labels)
+    text = path.read_bytes().replace(b"(0,0.80000000000000004,0)", b"(0.4,0.69282032302755,0)", 1)
+    assert text != path.read_bytes()
+    path.write_bytes(text)
+    with pytest.raises(DataError, match=r"a\.nrrd: axes .*expected such at right angles"):
+        read_mask(path)
+
+
+def test_a_nifti_header_with_two_spacings_is_refused(tmp_path, labels):
+    path = tmp_path / "a.nii.gz"
+    image = nibabel.Nifti1Image(labels.T, np.diag([0.7, 0.7, 5.0, 1.0]))
+    image.header["pixdim"][1:4] = 1.0
+    image.header.set_data_dtype(np.uint8)
+    content = bytearray(image.to_bytes())
+    struct.pack_into("<3f", content, 80, 1.0, 1.0, 1.0)
+    path.write_bytes(gzip.compress(content))
+    with pytest.raises(DataError, match=r"voxels of 1 x 1 x 1 mm .* by pixdim and of 0\.7 x 0\.7 x 5 mm by the sform"):
+        read_mask(path)
+
+
 def test_a_file_of_the_other_byte_order_is_read_and_missed_voxels_are_found(tmp_path, labels):
     path = write(tmp_path / "a.nii", labels)
     little = nibabel.load(path)
@@ -188,6 +232,13 @@ def test_prediction_on_another_grid_is_not_scored(tmp_path, labels, changed, mes
     reference = write(tmp_path / "r.nii.gz", labels)
     prediction = write(tmp_path / "p.nii.gz", labels, **changed)
     assert_missing(score_one(reference, prediction, structures=[LEFT]), message=message)
+
+
+def test_a_shift_by_a_slice_is_another_grid_however_far_away_the_volume_lies(tmp_path, labels):
+    far = {"spacing_xyz": (1.0, 1.0, 1.0)}
+    reference = write(tmp_path / "r.nii.gz", labels, origin=(0, 0, -1100), **far)
+    prediction = write(tmp_path / "p.nii.gz", labels, origin=(0, 0, -1101), **far)
+    assert_missing(score_one(reference, prediction, structures=[LEFT]), message="origin")
 
 
 def test_prediction_of_another_size_is_not_scored(tmp_path, labels):

@@ -120,6 +120,34 @@ def other_size_of_one_slice(data: Path) -> None:
     shutil.copy(data / "small" / "1-01.dcm", data / SLICES / "1-11.dcm")
 
 
+def moved_slice(data: Path) -> None:
+    change_slice(data, "0020|0032", lambda position: f"20\\{position.partition(chr(92))[2]}")
+
+
+def turned_slice(data: Path) -> None:
+    change_slice(data, "0020|0037", lambda _: "0\\1\\0\\-1\\0\\0")
+
+
+def change_slice(data: Path, tag: str, change: Callable[[str], str]) -> None:
+    path = data / SLICES / "1-05.dcm"
+    image = sitk.ReadImage(str(path))
+    image.SetMetaData(tag, change(image.GetMetaData(tag).strip()))
+    if tag == "0020|0037":
+        image.SetDirection((0, -1, 0, 1, 0, 0, 0, 0, 1))
+    else:
+        image.SetOrigin((20.0, *image.GetOrigin()[1:]))
+    writer = sitk.ImageFileWriter()
+    writer.KeepOriginalImageUIDOn()
+    writer.SetFileName(str(path))
+    writer.Execute(image)
+
+
+def copy_of_a_mask(data: Path) -> None:
+    mask = data / MOSMED_MASK
+    (mask.parent / "old").mkdir()
+    shutil.copy(mask, mask.parent / "old")
+
+
 LUNG = layouts.mask_voxels("lung")
 INFECTION = layouts.mask_voxels("infection")
 CT = layouts.ct_voxels()
@@ -154,7 +182,7 @@ TABLE = [
      "COVID-19-CT-Seg_20cases.zip", "no file for case coronacases_001 among nothing", "coronacases_001.nii.gz"),
     ("neither HU nor window", nifti("covid-19-ct-seg/COVID-19-CT-Seg_20cases/coronacases_001.nii.gz", CT + 1024),
      (*CORONA, "lung"), False, "COVID-19-CT-Seg_20cases/coronacases_001.nii.gz", "intensities from 24 to 40",
-     "Hounsfield units (with negative values) or the window 0 to 255"),
+     "Hounsfield units (air below -200) or the window 0 to 255"),
     ("truncated tar", cut("msd/Task06_Lung.tar", share=0.1), TUMOUR, True, "Task06_Lung.tar", "a damaged archive",
      "a whole tar archive"),
     ("no dataset.json", without_description, TUMOUR, True, "Task06_Lung.tar", "no dataset.json",
@@ -222,6 +250,11 @@ TABLE = [
      "NSCLC-Radiomics/LUNG1-001", "0.00 mm apart", "one slice every 5.00 mm"),
     ("slice of another size", other_size_of_one_slice, NSCLC, True, "NSCLC-Radiomics/LUNG1-001",
      "slices of different sizes in one series", "slices of one size"),
+    ("slice beside the others", moved_slice, NSCLC, True, "NSCLC-Radiomics/LUNG1-001",
+     "a slice at", "slices on one line"),
+    ("turned slice", turned_slice, NSCLC, True, "NSCLC-Radiomics/LUNG1-001",
+     "slices that are turned to each other", "parallel slices"),
+    ("two masks of a case", copy_of_a_mask, MOSMED, True, "masks/", "2 files for it", "one"),
     ("no mask of any reviewer", remove("nsclc/Thoracic_Cavities"), NSCLC, True, "nsclc",
      "no file for case LUNG1-001 among nothing", "a mask LUNG1-001_thor_cav_*_reviewer.nii.gz"),
     ("no masks folder", remove("mosmed/COVID19_1110/masks"), MOSMED, True, "mosmed/masks",

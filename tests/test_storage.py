@@ -159,7 +159,20 @@ def test_an_unfinished_write_is_swept_after_a_day(tmp_path):
         (tmp_path / name).write_bytes(b"half")
         os.utime(tmp_path / name, (time.time() - age_s,) * 2)
     assert storage.list_keys() == []
+    assert len(list(tmp_path.iterdir())) == 2
+    storage.sweep()
     assert [path.name for path in tmp_path.iterdir()] == [".tmp-fresh"]
+
+
+def test_folders_that_are_linked_to_are_listed_and_links_that_lead_back_are_not_followed(tmp_path):
+    storage = open_storage(tmp_path / "run")
+    for key in ("a/x", "b/y"):
+        storage.write_bytes(key, b"1")
+    (tmp_path / "scratch").mkdir()
+    (tmp_path / "scratch" / "z").touch()
+    for link, target in {"c": "scratch", "a/up": "run", "a/other": "run/b", "b/other": "run/a", "top": "."}.items():
+        (tmp_path / "run" / link).symlink_to(tmp_path / target)
+    assert storage.list_keys() == ["a/other/y", "a/x", "b/other/x", "b/y", "c/z"]
 
 
 def test_a_full_disk_is_said_and_leaves_nothing(storage):

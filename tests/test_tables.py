@@ -12,6 +12,7 @@ from orchestrator.benchmark.loading import load_benchmark
 from orchestrator.benchmark.matrix import PatientLeak
 from orchestrator.benchmark.presets import PRESETS
 from orchestrator.benchmark.published import AVERAGE, Erratum, PublishedScore, PublishedScores
+from orchestrator.report import formats
 from orchestrator.report.paper_tables import TABLES
 from orchestrator.report.tables import write_tables
 from orchestrator.results.records import CaseScore, Provenance, ResultRow, ScoreStatus
@@ -257,6 +258,21 @@ def test_the_only_fold_of_task_2_stands_beside_the_published_average(written):
 def test_a_case_without_a_row_is_said(written):
     fold = training()
     assert "| 1 of 2 cases have no row |" in written([fold], rows_of(fold, (0.5, 0.5)))["table_IV.md"]
+
+
+def test_an_average_says_how_many_cases_have_no_row(written):
+    folds = [training(fold) for fold in range(5)]
+    rows = [row for fold in folds[1:] for row in rows_of(fold, (0.5, 0.5), (0.5, 0.5))]
+    files = written(folds, [*rows, *rows_of(folds[0], (0.5, 0.5))])
+    assert (
+        "| average | 9 | 50.0 ± 0.0 | 85.8 ± 10.5 | 50.0 ± 0.0 | 70.0 ± 12.5 | 1 cases have no row |"
+        in files["summary.md"]
+    )
+
+
+@pytest.mark.parametrize(("share", "text"), [(0.7055, "70.6"), (0.2595, "26.0"), (0.64149, "64.1"), (1.0, "100.0")])
+def test_a_half_is_rounded_up_as_in_the_paper(share, text):
+    assert formats._percent(share) == text
 
 
 def test_one_scored_case_has_no_deviation(written):

@@ -215,6 +215,7 @@ def run(request: RunRequest, *, console: Console) -> RunOutcome:
     note = partial(console.print, markup=False, highlight=False, soft_wrap=True)
     with Lease(storage, note=note) as lease:
         events = EventLog(storage, run_started=datetime.now(UTC), clock=lambda: datetime.now(UTC))
+        storage.sweep()
         done = finished_stages(graph, storage)
         check_space((stage for stage in graph.values() if stage.id not in done), storage=storage, preset=request.preset)
         claim_output(request, storage)

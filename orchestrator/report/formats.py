@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+from decimal import ROUND_HALF_UP, Decimal
 
 from orchestrator.benchmark.published import AVERAGE
 from orchestrator.report.table_rows import FilledTable, TableRow
@@ -98,7 +99,12 @@ def _score(mean: float, std: float) -> str:
     """Return `85.8 ± 10.5`, without the deviation of a single case, or a dash for nothing."""
     if math.isnan(mean):
         return "-"
-    return f"{100 * mean:.1f}" + ("" if math.isnan(std) else f" ± {100 * std:.1f}")
+    return _percent(mean) + ("" if math.isnan(std) else f" ± {_percent(std)}")
+
+
+def _percent(share: float) -> str:
+    """Round a half up, as the paper does: as a binary number, 0.7055 lies a little below it."""
+    return str((100 * Decimal(repr(float(share)))).quantize(Decimal("0.1"), ROUND_HALF_UP))
 
 
 def _origin(row: TableRow) -> list[str]:

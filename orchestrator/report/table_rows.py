@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from orchestrator.benchmark.definition import EvaluationSet, Training
+from orchestrator.benchmark.definition import Training
 from orchestrator.benchmark.published import AVERAGE, Erratum, PublishedScore
 from orchestrator.report.paper_tables import TableSpec
 from orchestrator.results.aggregate import Summary, summarise
@@ -119,6 +119,7 @@ def _block(
     """Return one row a fold, and their average where there are several."""
     block: list[TableRow] = []
     pooled: list[ResultRow] = []
+    num_absent = 0
     for training in folds:
         (evaluation,) = (found for found in training.evaluation_sets if found.name == evaluation_set)
         rows = [
@@ -127,13 +128,15 @@ def _block(
             if (row.evaluation_set, row.score.structure) == (evaluation_set, structure)
         ]
         pooled += rows
+        absent = {(case.dataset, case.name) for case in evaluation.cases} - {(row.dataset, row.case) for row in rows}
+        num_absent += len(absent) if scores.state(training.id) == "done" else 0
         block.append(
             TableRow(
                 group=training.group,
                 evaluation_set=evaluation_set,
                 structure=structure,
                 fold=training.fold,
-                state=_fold_state(training, evaluation, rows=rows, scores=scores),
+                state=_state(scores.state(training.id), num_absent=len(absent), num_cases=len(evaluation.cases)),
                 summary=summarise(rows),
                 published=_find(scores.published, spec, training, evaluation_set=evaluation_set, structure=structure),
                 origin=Origin.of(rows),
@@ -147,7 +150,7 @@ def _block(
                 evaluation_set=evaluation_set,
                 structure=structure,
                 fold=AVERAGE,
-                state=_average_state(spec, [scores.state(training.id) for training in folds]),
+                state=_average_state(spec, [scores.state(training.id) for training in folds], num_absent=num_absent),
                 summary=summarise(pooled),
                 published=scores.published.find(
                     group=group, fold=AVERAGE, evaluation_set=evaluation_set, structure=structure
@@ -170,20 +173,19 @@ def _find(
     return next(filter(None, found), None)
 
 
-def _fold_state(training: Training, evaluation: EvaluationSet, *, rows: Sequence[ResultRow], scores: Scores) -> str:
-    state = scores.state(training.id)
+def _state(state: str, *, num_absent: int, num_cases: int) -> str:
     if state != "done":
         return state
-    absent = {(case.dataset, case.name) for case in evaluation.cases} - {(row.dataset, row.case) for row in rows}
-    return f"{len(absent)} of {len(evaluation.cases)} cases have no row" if absent else ""
+    return f"{num_absent} of {num_cases} cases have no row" if num_absent else ""
 
 
-def _average_state(spec: TableSpec, states: Sequence[str]) -> str:
-    """Return how many folds an average pools if they are not all, and what became of the others."""
+def _average_state(spec: TableSpec, states: Sequence[str], *, num_absent: int) -> str:
+    """Return how many folds an average pools if they are not all, what became of the others, and what they lack."""
     counts = Counter(states)
+    lacks = [f"{num_absent} cases have no row"] if num_absent else []
     if counts["done"] == spec.num_folds:
-        return ""
+        return ", ".join(lacks)
     others = [f"{counts[state]} {state}" for state in ("pending", "failed") if counts[state]]
     if spec.num_folds > len(states):
         others.append(f"{spec.num_folds - len(states)} not in this run")
-    return f"{counts['done']} of {spec.num_folds} folds: {', '.join(others)}"
+    return f"{counts['done']} of {spec.num_folds} folds: {', '.join([*others, *lacks])}"

@@ -51,7 +51,8 @@ class FolderComparison:
         try:
             paths = [folder.fetch(case) if folder.exists(case) else NO_FILE for folder in self.predictions]
             scored = score_files(self.reference.fetch(case), paths, structures=self.structures, metrics=self.metrics)
-        except (DataError, StorageError) as error:
+        except (DataError, StorageError, OSError) as error:
+            # What a disk or a network says of one file is no reason to lose the scores of the others.
             unscored = tuple(_unscored(structure, message=str(error)) for structure in self.structures)
             scored = (unscored,) * len(self.predictions)
         return [

@@ -1,5 +1,6 @@
 """Label maps as files."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,11 +9,15 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from orchestrator.errors import DataError, is_out_of_memory
+from orchestrator.scoring.compressed_damage import SUFFIXES as COMPRESSED_SUFFIXES
+from orchestrator.scoring.compressed_damage import check_compressed
 from orchestrator.scoring.nifti_damage import check_nifti
 from orchestrator.scoring.nifti_labels import ReadBuffer, read_usual_nifti
 
 # Headers keep floats with few digits, and tools round them differently.
 _RELATIVE_TOLERANCE = 1e-3
+_TOLERANCE_VOXELS = 0.05
+"""Of an origin, in the shortest edge of a voxel: a shift by a whole one is another grid."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -37,10 +42,7 @@ class MaskFile:
             differences.append(f"size (x, y, z) {other.size}, expected {self.size}")
         if not np.allclose(other.spacing_mm, self.spacing_mm, rtol=_RELATIVE_TOLERANCE, atol=0.0):
             differences.append(f"spacing (z, y, x) {other.spacing_mm}, expected {self.spacing_mm}")
-        # An origin or cosine near 0 is compared with the size of a voxel and of a unit vector.
-        if not np.allclose(
-            other.origin, self.origin, rtol=_RELATIVE_TOLERANCE, atol=_RELATIVE_TOLERANCE * min(self.spacing_mm)
-        ):
+        if not np.allclose(other.origin, self.origin, rtol=0.0, atol=_TOLERANCE_VOXELS * min(self.spacing_mm)):
             differences.append(f"origin {other.origin}, expected {self.origin}")
         if not np.allclose(other.direction, self.direction, rtol=_RELATIVE_TOLERANCE, atol=_RELATIVE_TOLERANCE):
             differences.append(f"direction {other.direction}, expected {self.direction}")
@@ -62,6 +64,8 @@ def read_mask(path: Path, *, buffer: ReadBuffer | None = None) -> MaskFile:
     """
     if not path.is_file():
         raise DataError(f"{path}: no such file; expected a label map")
+    if not os.access(path, os.R_OK):
+        raise DataError(f"{path}: may not be read by this user; expected a readable label map")
     usual = read_usual_nifti(path, buffer or ReadBuffer())
     if usual is not None:
         x, y, z = usual.spacing_mm
@@ -86,6 +90,11 @@ def read_mask(path: Path, *, buffer: ReadBuffer | None = None) -> MaskFile:
             f"{path}: {image.GetDimension()} axes and {image.GetNumberOfComponentsPerPixel()} values a voxel; "
             "expected a label map of three axes and one value"
         )
+    if path.name.lower().endswith(COMPRESSED_SUFFIXES):
+        check_compressed(path, num_bytes=image.GetNumberOfPixels() * image.GetSizeOfPixelComponent())
+    axes = np.reshape(image.GetDirection(), (3, 3))
+    if not np.allclose(axes.T @ axes, np.eye(3), atol=_RELATIVE_TOLERANCE):
+        raise DataError(f"{path}: axes {image.GetDirection()}; expected such at right angles to each other")
     x, y, z = image.GetSpacing()
     return MaskFile(
         array=_as_labels(sitk.GetArrayFromImage(image), path=path),

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from orchestrator.sources.files import FileTree, SourceFile, open_tree
+from orchestrator.sources.files import FileTree, SourceFile, open_tree, the_only
 from orchestrator.sources.intensity import harmonise_window
 from orchestrator.sources.labels import LabelRule
 from orchestrator.sources.layout import Layout
@@ -62,7 +62,9 @@ class CovidCtSeg(Layout):
 
     def _find(self, stem: str, *, case_name: str) -> SourceFile:
         tree: FileTree = open_tree(self.folder, stem=stem, origin=self.origin)
-        files = {case_name_of(name): file for name, file in tree.below().items()}
+        files: dict[str | None, list[SourceFile]] = {}
+        for name, named in tree.below().items():
+            files.setdefault(case_name_of(name), []).extend(named)
         if case_name not in files:
             raise self.missing(
                 tree.root,
@@ -70,4 +72,4 @@ class CovidCtSeg(Layout):
                 expected=f"{case_name}.nii.gz or the same case under its other name",
                 there=(name for name in files if name is not None),
             )
-        return files[case_name]
+        return the_only(files[case_name])

@@ -14,6 +14,8 @@ from orchestrator.sources.volume import LoadedVolume, Volume
 _MODALITY = "0008|0060"
 _GAP_TOLERANCE = 0.1
 """Share of the slice distance by which one gap may differ; scanners round positions, a lost slice doubles a gap."""
+_ROUNDING = 1e-3
+"""Of direction cosines and of spacings of one series."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,6 +93,20 @@ class DicomVolume(Volume):
             )
         if any(header.size[:2] != first.size[:2] for header in headers):
             raise self._problem("slices of different sizes in one series", "slices of one size")
+        if not all(_are_parallel(header, first) for header in headers):
+            raise self._problem(
+                "slices that are turned to each other or have other voxels", "parallel slices with voxels of one size"
+            )
+        # Of a tilted gantry each slice is moved by as much against the one before.
+        steps = np.diff([header.origin_mm for header in headers], axis=0)
+        sideways = steps - np.outer(gaps, normal)
+        beside = np.abs(sideways - np.median(sideways, axis=0)).max(axis=1)
+        if (beside > _GAP_TOLERANCE * distance).any():
+            at = int(beside.argmax())
+            raise self._problem(
+                f"a slice at {heights[at + 1]:.2f} mm that lies {beside[at]:.2f} mm beside the one before",
+                "slices on one line",
+            )
         # As ITK's series reader has it: the mean distance along the stack.
         mean_mm = float(heights[-1] - heights[0]) / (len(headers) - 1)
         return Geometry(
@@ -115,6 +131,13 @@ class DicomVolume(Volume):
         return SourceError.of(
             self.name, found=found, expected=expected, advice="Download the CT of this patient again."
         )
+
+
+def _are_parallel(slice_: Geometry, other: Geometry) -> bool:
+    return bool(
+        np.allclose(slice_.direction, other.direction, atol=_ROUNDING)
+        and np.allclose(slice_.spacing_mm[:2], other.spacing_mm[:2], rtol=_ROUNDING)
+    )
 
 
 def _header_reader(file: str) -> sitk.ImageFileReader | None:

@@ -3,7 +3,7 @@
 import os
 import tarfile
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -71,13 +71,25 @@ class FileTree:
     files: Mapping[str, SourceFile]
     """Relative name with `/` to file, sorted by name; files that macOS adds (`._*`, `__MACOSX/`) are left out."""
 
-    def below(self, *folder: str) -> dict[str, SourceFile]:
-        """File name to file, for the files directly in any folder whose path ends with these parts."""
-        return {
-            file.name: file
-            for name, file in self.files.items()
-            if not folder or PurePosixPath(name).parent.parts[-len(folder) :] == folder
-        }
+    def below(self, *folder: str) -> dict[str, list[SourceFile]]:
+        """File name to files of that name, of those directly in any folder whose path ends with these parts."""
+        found: dict[str, list[SourceFile]] = {}
+        for name, file in self.files.items():
+            if not folder or PurePosixPath(name).parent.parts[-len(folder) :] == folder:
+                found.setdefault(file.name, []).append(file)
+        return found
+
+
+def the_only(files: Sequence[SourceFile]) -> SourceFile:
+    """Return the file; raises SourceError if there are several: which of them is meant cannot be known."""
+    if len(files) > 1:
+        raise SourceError.of(
+            files[0],
+            found=f"{len(files)} files for it, another one being {files[1]}",
+            expected="one",
+            advice="Move the others out of the folder of the download.",
+        )
+    return files[0]
 
 
 def open_tree(folder: Path, *, stem: str, origin: str) -> FileTree:

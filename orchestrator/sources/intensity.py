@@ -8,6 +8,8 @@ WINDOW_HU = (-1250.0, 250.0)
 """Window in which the radiopaedia cases of COVID-19-CT-Seg were published."""
 WINDOW_MAX = 255.0
 """Value that the upper end of the window was scaled to; the lower end became 0."""
+AIR_HU = -200.0
+"""Below this, nothing but the air of a volume in HU can lie: what was scaled to the window has rounding below 0."""
 
 
 def check_intensities(voxels: np.ndarray, *, name: str) -> None:
@@ -27,7 +29,7 @@ def harmonise_window(voxels: np.ndarray, *, name: str) -> tuple[np.ndarray, str]
     Half of the cases (coronacases) are published in HU, the others (radiopaedia) were windowed to [-1250, 250] HU and
     scaled to [0, 255]; the owners recommend doing the same to the former. The same window is applied here, but kept in
     HU, since the networks of tasks 2 and 3 see other data sets in HU as well; nnU-Net's normalisation makes both
-    scales the same for task 1. HU are recognised by negative values.
+    scales the same for task 1. HU are recognised by the air.
 
     Parameters
     ----------
@@ -48,14 +50,14 @@ def harmonise_window(voxels: np.ndarray, *, name: str) -> tuple[np.ndarray, str]
     """
     lowest, highest = float(voxels.min()), float(voxels.max())
     low, high = WINDOW_HU
-    if lowest < 0:
+    if lowest < AIR_HU:
         note = f"{name}: HU windowed to [{low:g}, {high:g}] like the radiopaedia cases"
         return np.rint(np.clip(voxels, low, high)).astype(np.int16), note
-    if highest > WINDOW_MAX:
+    if highest > WINDOW_MAX or lowest < -0.5:
         raise SourceError.of(
             name,
             found=f"intensities from {lowest:g} to {highest:g}",
-            expected="Hounsfield units (with negative values) or the window 0 to 255",
+            expected=f"Hounsfield units (air below {AIR_HU:g}) or the window 0 to 255",
             advice="Download it again; it was rescaled by another tool.",
         )
     scaled = voxels.astype(np.float32) * ((high - low) / WINDOW_MAX) + low

@@ -3,7 +3,7 @@
 from pathlib import PurePosixPath
 from typing import ClassVar
 
-from orchestrator.sources.files import FileTree, SourceFile, folder_tree
+from orchestrator.sources.files import FileTree, SourceFile, folder_tree, the_only
 from orchestrator.sources.labels import LabelRule
 from orchestrator.sources.layout import Layout
 from orchestrator.sources.volume import NiftiVolume, Volume
@@ -41,7 +41,7 @@ class Mosmed(Layout):
         file_name = f"{_study(case_name)}{suffix}"
         if file_name not in files:
             raise self.missing(where, case_name=case_name, expected=file_name, there=files)
-        return files[file_name]
+        return the_only(files[file_name])
 
 
 def _study(case_name: str) -> str:

@@ -5,7 +5,7 @@ from pathlib import PurePosixPath
 from typing import ClassVar
 
 from orchestrator.sources.case import SourceError
-from orchestrator.sources.files import FileTree, SourceFile, open_tree
+from orchestrator.sources.files import FileTree, SourceFile, open_tree, the_only
 from orchestrator.sources.labels import LabelRule
 from orchestrator.sources.layout import Layout
 from orchestrator.sources.volume import NiftiVolume, Volume
@@ -61,17 +61,18 @@ class Msd(Layout):
                 there=files,
                 advice=_NO_LUNGS if folder in {None, _LABEL_FOLDERS["lung"]} else "",
             )
-        return files[file_name]
+        return the_only(files[file_name])
 
     def _check_description(self, tree: FileTree) -> None:
-        file = tree.below().get("dataset.json")
-        if file is None:
+        described = tree.below().get("dataset.json")
+        if described is None:
             raise SourceError.of(
                 tree.root,
                 found="no dataset.json",
                 expected="dataset.json beside imagesTr and labelsTr",
                 advice=f"Get the whole of it from {self.origin}.",
             )
+        file = the_only(described)
         with file.open() as stream:
             text = stream.read()
         try:

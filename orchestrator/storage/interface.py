@@ -26,6 +26,10 @@ class Storage(ABC):
         """Keys of all files below the folder `prefix`, sorted; temporary files are left out."""
 
     @abstractmethod
+    def sweep(self) -> None:
+        """Remove unfinished writes that nobody can be at any more."""
+
+    @abstractmethod
     def read_bytes(self, key: str) -> bytes:
         """Content of a file; raises StorageError if it is not there."""
 

@@ -28,16 +28,22 @@ class LocalStorage(Storage):
         return (self._root / key).is_file()
 
     def list_keys(self, prefix: str = "") -> list[str]:
-        """Keys of all files below the folder `prefix`, sorted; unfinished writes older than a day are removed."""
-        keys = []
-        for folder, _, names in os.walk(self._root / prefix, onerror=_refuse_unlisted):
-            for name in names:
-                path = Path(folder) / name
-                if name.startswith(TEMPORARY_PREFIX):
-                    _sweep(path)
-                else:
-                    keys.append(path.relative_to(self._root).as_posix())
-        return sorted(keys)
+        """Keys of all files below the folder `prefix`, sorted; also those in folders that are linked to."""
+        paths = (path for path in self._walk(prefix) if not path.name.startswith(TEMPORARY_PREFIX))
+        return sorted(path.relative_to(self._root).as_posix() for path in paths)
+
+    def sweep(self) -> None:
+        """Remove unfinished writes older than a day."""
+        for path in self._walk(""):
+            if path.name.startswith(TEMPORARY_PREFIX):
+                _sweep(path)
+
+    def _walk(self, prefix: str) -> Iterator[Path]:
+        """Yield all files, but not those behind links that lead back."""
+        for folder, folders, names in os.walk(self._root / prefix, onerror=_refuse_unlisted, followlinks=True):
+            here = Path(folder)
+            folders[:] = [name for name in folders if not _leads_back(here / name, root=self._root)]
+            yield from (here / name for name in names)
 
     def read_bytes(self, key: str) -> bytes:
         """Content of a file; raises StorageError if it is not there."""
@@ -159,6 +165,15 @@ def _refuse_unlisted(error: OSError) -> None:
     """Raise for a folder that is there but cannot be listed; its files would seem to be gone."""
     if not isinstance(error, FileNotFoundError | NotADirectoryError):
         raise storage_error(Path(error.filename), "list", error) from error
+
+
+def _leads_back(path: Path, *, root: Path) -> bool:
+    """Whether a folder is a link to one on the way to it, or above."""
+    if not path.is_symlink():
+        return False
+    target, way = path.resolve(), path.parent
+    above = [way, *(parent for parent in way.parents if parent.is_relative_to(root))]
+    return any(folder.resolve().is_relative_to(target) for folder in above)
 
 
 def _sweep(path: Path) -> None:

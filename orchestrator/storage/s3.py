@@ -57,6 +57,9 @@ class S3Storage(Storage):
                 keys += [item["Key"].removeprefix(self._prefix) for item in page.get("Contents", ())]
         return sorted(key for key in keys if not key.rpartition("/")[2].startswith(TEMPORARY_PREFIX))
 
+    def sweep(self) -> None:
+        """Nothing: an object that was not written whole does not exist."""
+
     def read_bytes(self, key: str) -> bytes:
         """Content of an object; raises StorageError if it is not there."""
         with self._errors(key, "read"):
