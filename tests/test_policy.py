@@ -235,19 +235,22 @@ def test_a_small_stage_runs_where_a_large_one_has_no_room():
     assert start_all(schedule) == ["s0", "s2"]
 
 
-def test_what_takes_more_memory_than_any_machine_has_runs_alone_on_the_largest():
-    nodes = [machine("small", gib=4), machine("large", gib=8)]
-    schedule = schedule_on(nodes, *cases(12, 12, 1), need=ONE_CPU)
-    assert {start.stage.id: start.node for start in starts(schedule)} == {"s0": "large", "s2": "small"}
-    schedule.finish("s0", now_s=1)
-    assert {start.stage.id: start.node for start in starts(schedule)} == {"s1": "large"}
+def test_a_large_stage_goes_where_its_memory_is_and_alone_where_there_is_less():
+    nodes = [machine("small", gib=4), machine("large", gib=16), machine("middle", gib=8)]
+    schedule = schedule_on(nodes, *cases(12, 12, 12, 1, 2), need=ONE_CPU)
+    found = {start.stage.id: start.node for start in starts(schedule)}
+    assert found == {"s0": "large", "s1": "middle", "s2": "small", "s3": "large", "s4": "large"}
 
 
-def test_a_large_stage_goes_to_a_small_machine_once_the_large_one_is_gone():
-    schedule = schedule_on([machine("small", gib=4), machine("large", gib=8)], *cases(8, 8), need=ONE_CPU)
-    assert [start.node for start in starts(schedule)] == ["large"]
-    assert schedule.remove_node("large", now_s=1) == ["s0"]
-    assert [start.node for start in starts(schedule, now_s=1)] == ["small"]
+def test_a_gpu_whose_machine_has_little_memory_is_used_all_the_same():
+    """Also beside a machine without GPUs that has more."""
+    need = Need(cpus=2, gpus=1, memory_gib=6)
+    nodes = [machine("gpu", gib=5, gpus=2), machine("cpu", gib=30)]
+    schedule = schedule_on(nodes, *(stage(f"t{i}") for i in range(2)), need=need)
+    assert [start.node for start in starts(schedule)] == ["gpu"]
+    assert schedule.requests_to_stop(0.0) == []
+    schedule.finish("t0", now_s=1.0)
+    assert [start.node for start in starts(schedule, now_s=1.0)] == ["gpu"]
 
 
 def test_machines_whose_memory_is_not_known_take_as_many_stages_as_they_have_cores():

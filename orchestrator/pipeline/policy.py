@@ -176,6 +176,7 @@ class Schedule:
         )
         if victims:
             self.processors.close(where)
+            self._drop_holds_of_lost_nodes(now_s)
             revived = self.outcomes.revive(victim for victim in victims if victim != stage_id)
             self._revived += revived
             for victim in revived:
@@ -267,8 +268,7 @@ class Schedule:
     def remove_node(self, node_id: str, *, now_s: float) -> list[str]:
         """Forget a node that is gone; returns the stages that ran there, which must be failed as preempted."""
         self.processors.remove(node_id)
-        for stage_id in self._giving_way.without_hope(now_s=now_s, patience_s=float("inf")):
-            self._drop_hold(stage_id)
+        self._drop_holds_of_lost_nodes(now_s)
         self._next_look_s = now_s
         return [stage_id for stage_id, attempt in self._running.items() if attempt.node == node_id]
 
@@ -309,6 +309,10 @@ class Schedule:
             self._giving_way.waiting.add(stage_id)
             return
         self._ready.put(self.need(self.graph[stage_id]), self._urgency(stage_id))
+
+    def _drop_holds_of_lost_nodes(self, now_s: float) -> None:
+        for stage_id in self._giving_way.without_hope(now_s=now_s, patience_s=float("inf")):
+            self._drop_hold(stage_id)
 
     def _drop_hold(self, stage_id: str) -> None:
         if self._giving_way.drop(stage_id):

@@ -64,7 +64,7 @@ class Need:
     gpus_of_unknown: float = 0.0
     """The least share of a GPU whose memory is not known."""
     memory_gib: float = 0.0
-    """Memory of the node, roughly. What takes more than any node has runs alone on the largest."""
+    """Memory of the node, roughly. A node that has less takes such a stage alone."""
 
     def share_of(self, node: Node) -> Resources | None:
         """Return what it takes of a node, None if it can never run there.
@@ -124,7 +124,6 @@ class Processors:
     def __init__(self, nodes: Iterable[Node]) -> None:
         """Begin with nodes on which nothing runs."""
         self._states: dict[str, _State] = {}
-        self._largest_gib = 0.0
         self._closed: set[str] = set()
         self._num_added = 0
         self._candidates: dict[tuple[Need, Need | None], _Candidates] = {}
@@ -163,17 +162,12 @@ class Processors:
         """Use one more node."""
         self._states[node.id] = _State(node=node, free=node.offered, free_gib=node.memory_gib, order=self._num_added)
         self._num_added += 1
-        self._largest_gib = max(self._largest_gib, node.memory_gib)
         self._offer(node.id)
 
     def remove(self, node_id: str) -> None:
         """Forget a node that is gone, with all that was taken of it."""
-        gone = self._states.pop(node_id, None)
+        self._states.pop(node_id, None)
         self._closed.discard(node_id)
-        if gone is not None and gone.node.memory_gib == self._largest_gib:
-            self._largest_gib = max((state.node.memory_gib for state in self._states.values()), default=0.0)
-            for other in self._states:
-                self._offer(other)
 
     def close(self, node_id: str) -> None:
         """Place nothing more on a node until it is reopened; what runs there goes on."""
@@ -253,8 +247,11 @@ class Processors:
         if node_id in candidates.members or not self._has_room(node_id, need, keep_for=keep_for):
             return
         state = self._states[node_id]
-        # Fast GPUs for who needs one; who needs none leaves the machines with GPUs to others.
-        rank = (-state.node.speed, state.node.offered.gpus) if need.gpus else (state.node.offered.gpus, 0.0)
+        # Fast GPUs for who needs one; who needs none goes where its memory is, and leaves machines with GPUs to others.
+        if need.gpus:
+            rank = (-state.node.speed, state.node.offered.gpus)
+        else:
+            rank = (need.memory_gib - need.memory_of(state.node), state.node.offered.gpus)
         heapq.heappush(candidates.heap, ((*rank, state.order), node_id))
         candidates.members.add(node_id)
 
@@ -262,7 +259,7 @@ class Processors:
         if not self.has(node_id):
             return False
         state = self._states[node_id]
-        share, memory_gib = need.share_of(state.node), min(need.memory_gib, self._largest_gib)
+        share, memory_gib = need.share_of(state.node), need.memory_of(state.node)
         if share is None or not share.fits_in(state.free) or memory_gib > state.free_gib + _ROUNDING:
             return False
         if keep_for is None or not keep_for.gpus:
@@ -270,10 +267,13 @@ class Processors:
         kept = keep_for.share_of(state.node)
         if kept is None:
             return True
-        num_free_gpu_places = int((state.free.gpus + _ROUNDING) / kept.gpus)
+        # Where memory or cores do not suffice for all of its GPUs, nothing is kept for those that stay idle.
+        num_taken = round((state.node.offered.gpus - state.free.gpus) / kept.gpus)
+        num_free = int((state.free.gpus + _ROUNDING) / kept.gpus)
+        num_places = min(num_free, max(0, keep_for.num_on(state.node) - num_taken))
         return (
-            state.free.cpus - share.cpus + _ROUNDING >= num_free_gpu_places * kept.cpus
-            and state.free_gib - memory_gib + _ROUNDING >= num_free_gpu_places * keep_for.memory_of(state.node)
+            state.free.cpus - share.cpus + _ROUNDING >= num_places * kept.cpus
+            and state.free_gib - memory_gib + _ROUNDING >= num_places * keep_for.memory_of(state.node)
         )
 
 
