@@ -10,6 +10,14 @@ import yaml
 from orchestrator.errors import ConfigError
 
 
+def is_folder(location: str) -> bool:
+    """Whether a folder of this machine is there; raises ConfigError if that cannot be seen."""
+    try:
+        return Path(location).is_dir()
+    except OSError as error:
+        raise ConfigError(f"{location}: cannot be reached ({error.strerror}); expected a readable folder") from error
+
+
 def load_yaml(path: Path) -> Any:
     """Return the content of a YAML file; raises ConfigError if it is missing, not YAML or has a key twice."""
     try:

@@ -13,6 +13,7 @@ from rich.table import Table
 from orchestrator.benchmark.loading import load_benchmark
 from orchestrator.benchmark.matrix import Benchmark
 from orchestrator.benchmark.presets import PRESETS, find_preset
+from orchestrator.configuration import is_folder
 from orchestrator.errors import ConfigError, OrchestratorError
 from orchestrator.pipeline.stages import label_sets_by_case
 from orchestrator.progress import counted
@@ -75,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def requested_cases(options: argparse.Namespace, *, benchmark: Benchmark) -> list[CaseRequest]:
     """Return every case that the trainings of the command line need; raises ConfigError if that is not valid."""
-    if not Path(options.data).is_dir():
+    if not is_folder(options.data):
         raise ConfigError(
             f"--data {options.data}: no such folder of this machine; expected the one with the public downloads"
         )

@@ -16,6 +16,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from kernels import METRICS
+from orchestrator.configuration import is_folder
 from orchestrator.errors import ConfigError, DataError, OrchestratorError
 from orchestrator.results.records import ScoreStatus
 from orchestrator.scoring.folders import SUFFIXES, FolderComparison, FolderScore, metric_value, summarise
@@ -100,7 +101,7 @@ def understand(options: argparse.Namespace) -> FolderComparison:
     if options.output and not options.output.endswith(OUTPUT_SUFFIXES):
         raise ConfigError(f"--output {options.output}: expected a file that ends with {' or '.join(OUTPUT_SUFFIXES)}")
     for location in (options.reference, *options.prediction):
-        if "://" not in location and not Path(location).is_dir():
+        if "://" not in location and not is_folder(location):
             raise ConfigError(f"{location}: no such folder; expected one with label maps")
     structures = tuple(_structure(text) for text in options.label)
     labels = [structure.reference_label for structure in structures]

@@ -1,5 +1,6 @@
 """What a run looks like at one moment, and how that is shown: a live table, or plain lines without a terminal."""
 
+import math
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -65,6 +66,11 @@ def duration_text(seconds: float) -> str:
     return f"{whole // 86400} d {whole % 86400 // 3600} h"
 
 
+def to_go_text(seconds: float) -> str:
+    """Return `about 7 s to go`, or that nothing can go on."""
+    return "no machine to go on" if math.isinf(seconds) else f"about {duration_text(seconds)} to go"
+
+
 def counted(number: int, noun: str) -> str:
     """Return `1 training` or `45 trainings`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
@@ -82,7 +88,7 @@ def plain_line(snapshot: Snapshot) -> str:
     return (
         f"[{duration_text(snapshot.elapsed_s)}] "
         f"{snapshot.num_trainings_done} of {snapshot.num_trainings} trainings done{failed}, "
-        f"{duration_text(snapshot.eta_s)} to go | in this call: {stages}"
+        f"{to_go_text(snapshot.eta_s)} | in this call: {stages}"
     )
 
 
@@ -91,7 +97,7 @@ def _render(snapshot: Snapshot) -> Group:
     headline = Text.assemble(
         (f"{snapshot.num_trainings_done} of {snapshot.num_trainings} trainings done", "bold"),
         (f", {snapshot.num_trainings_failed} failed" if snapshot.num_trainings_failed else "", "bold red"),
-        f"   elapsed {duration_text(snapshot.elapsed_s)}   to go about {duration_text(snapshot.eta_s)}",
+        f"   elapsed {duration_text(snapshot.elapsed_s)}   {to_go_text(snapshot.eta_s)}",
     )
     stages = Table("in this call", "done", "running", "failed", "of", box=None, padding=(0, 2), header_style="dim")
     for count in snapshot.stages:

@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
-from rich.measure import Measurement
 from rich.table import Table
 
 from orchestrator.benchmark.definition import Training
@@ -18,7 +18,9 @@ from orchestrator.benchmark.loading import load_benchmark
 from orchestrator.benchmark.matrix import Benchmark
 from orchestrator.benchmark.presets import PRESETS, Preset, find_preset
 from orchestrator.cluster.config import ClusterConfig, load_cluster
-from orchestrator.cluster.environment import use_token
+from orchestrator.cluster.environment import LAUNCHED_FROM, use_token
+from orchestrator.configuration import is_folder
+from orchestrator.console import print_whole, run_console
 from orchestrator.errors import ConfigError, DataError, OrchestratorError
 from orchestrator.pipeline.fleet import SIZES
 from orchestrator.progress import counted, duration_text
@@ -82,7 +84,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code that its help promises."""
-    console = Console(emoji=False)
+    console = run_console()
     options = build_parser().parse_args(arguments)
     try:
         return carry_out(select(options), options, console=console)
@@ -121,7 +123,9 @@ def select(options: argparse.Namespace) -> Selection:
     if (options.yes or options.keep) and (options.simulate or cluster.kind != "aws"):
         raise ConfigError("--yes and --keep: only with a --cluster whose machines are started for the run (kind aws)")
     data = options.data or cluster.data
-    if options.dry_run and data and "://" not in data and not Path(data).is_dir():
+    if data and "://" in data:
+        open_storage(data)
+    elif options.dry_run and data and not is_folder(data):
         raise ConfigError(f"--data {data}: no such folder of this machine; expected the one with the public downloads")
     if data is None and preset.phantom_spacing_mm is None and not options.simulate:
         raise ConfigError(
@@ -147,6 +151,8 @@ def check_options(options: argparse.Namespace) -> None:
             raise ConfigError(f"{_flag(name)}: only with {_flag(partner)}")
     if options.dry_run and options.simulate:
         raise ConfigError("--dry-run and --simulate: expected one of them")
+    if not 0 <= options.seed < 2**63:
+        raise ConfigError(f"--seed {options.seed}: expected a number from 0 to 2^63 - 1")
     for name in ("deadline", "max_cost"):
         limit = getattr(options, name)
         if limit is not None and not (math.isfinite(limit) and limit > 0):
@@ -165,9 +171,7 @@ def show_trainings(selection: Selection, *, console: Console, as_json: bool) -> 
         hours = f"{row['expected_hours']:.3g}"
         numbers = (row["num_train_cases"], row["num_val_cases"], row["num_test_cases"])
         table.add_row(*(str(row[name]) for name in columns[:6]), *map(str, numbers), hours)
-    # As wide as it is, also in a pipe or a narrow window: names that are cut off cannot be told apart.
-    width = Measurement.get(console, console.options.update(max_width=1000), table).maximum
-    Console(file=console.file, width=width, emoji=False).print(table)
+    print_whole(table, console=console)
     total = len(rows) * selection.preset.expected_training_s / 3600
     unit = "CPU-core" if selection.preset.is_for_cpus else "A100"
     console.print(
@@ -346,7 +350,8 @@ def _command_for(options: argparse.Namespace, training_ids: Sequence[str]) -> li
     """Return the same command for some trainings alone."""
     command = ["python", "-m", "orchestrator.run_all"]
     defaults = vars(build_parser().parse_args([]))
-    for name, value in vars(options).items():
+    given = vars(options) | ({"cluster": os.environ[LAUNCHED_FROM]} if LAUNCHED_FROM in os.environ else {})
+    for name, value in given.items():
         if value != defaults[name] and name != "only":
             command += [_flag(name), *([] if value is True else [str(value)])]
     return command + [part for training_id in training_ids for part in ("--only", training_id)]
@@ -360,7 +365,10 @@ def _output(location: str) -> str:
     if "://" in location:
         return location
     path = Path(location).resolve()
-    there = next(folder for folder in (path, *path.parents) if folder.exists())
+    try:
+        there = next(folder for folder in (path, *path.parents) if folder.exists())
+    except OSError as error:
+        raise ConfigError(f"--output {location}: cannot be reached ({error.strerror}); expected a folder") from error
     if not there.is_dir():
         raise ConfigError(f"--output {location}: {there} is a file; expected a folder or an s3:// prefix")
     return str(path)

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from orchestrator.cluster.config import load_cluster
 from orchestrator.cluster.prices import load_prices
+from orchestrator.console import print_whole
 from orchestrator.errors import OrchestratorError
 from orchestrator.events import finite_or_null
 from orchestrator.pipeline.fleet import fleet_of, gpu_cost_usd
@@ -148,7 +149,7 @@ def show(status: RunStatus, *, driver: Driver, cost: str, storage: Storage, cons
                 duration_text((now - training.since).total_seconds()),
                 training.host or "-",
             )
-        console.print(table)
+        print_whole(table, console=console)
     if status.forecast and driver.is_at_work:
         early, median, late = (
             duration_text(value)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cluster import environment
+from orchestrator.cluster import commands, environment
 from orchestrator.cluster.commands import ShellCommands
 from orchestrator.errors import ClusterError, ConfigError
 
@@ -32,6 +32,19 @@ def test_a_background_command_ends_with_its_children(tmp_path: Path) -> None:
     while state.exists() and state.read_text().split()[2] != "Z" and time.monotonic() < deadline_s:
         time.sleep(0.02)
     assert not state.exists() or state.read_text().split()[2] == "Z"
+
+
+def test_a_background_command_that_ends_is_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commands, "RESTART_PAUSE_S", 0.02)
+    starts = tmp_path / "starts"
+    with ShellCommands().background(["bash", "-c", f"echo . >> {starts}"]):
+        deadline_s = time.monotonic() + 20
+        while not (starts.exists() and starts.read_text().count(".") >= 3) and time.monotonic() < deadline_s:
+            time.sleep(0.02)
+    number = starts.read_text().count(".")
+    assert number >= 3
+    time.sleep(0.2)
+    assert starts.read_text().count(".") == number
 
 
 def test_a_failing_command_is_named_with_its_exit_code() -> None:

@@ -18,7 +18,7 @@ from orchestrator.cluster import environment, jobs
 from orchestrator.cluster.config import load_cluster
 from orchestrator.cluster.jobs import JobState
 from orchestrator.cluster.launch import Launch, check_aws_account, has_head, launch_and_follow
-from orchestrator.errors import ClusterError, ConfigError
+from orchestrator.errors import ClusterError, ConfigError, StorageError
 from orchestrator.storage.filesystem import open_storage
 
 AWS = Path(__file__).parents[1] / "clusters" / "aws.yaml"
@@ -82,7 +82,7 @@ class FakeJobs:
         self.ends_with = "SUCCEEDED"
         self.calls: list[str] = []
         self.entrypoint = ""
-        self.interrupt = False
+        self.interrupt: type[BaseException] | None = None
         self._log = log
         self._breaks = breaks
 
@@ -104,7 +104,7 @@ class FakeJobs:
     async def tail(self, job_id: str) -> AsyncIterator[str]:
         yield self._log[:6]
         if self.interrupt:
-            raise KeyboardInterrupt
+            raise self.interrupt
         if self._breaks:
             self._breaks -= 1
             raise RuntimeError("connection lost")
@@ -277,6 +277,23 @@ def test_the_id_of_a_driver_is_that_of_its_work(place: Path) -> None:
     assert launch.submission_id != a_launch(filled_in(place), output=f"{OUTPUT}2").submission_id
 
 
+def test_a_connection_that_breaks_often_is_made_again_as_long_as_lines_come() -> None:
+    class Head(FakeJobs):
+        num_breaks = 0
+
+        async def tail(self, job_id: str) -> AsyncIterator[str]:
+            for number in range(self.num_breaks + 1):
+                yield f"{number}\n"
+            self.num_breaks += 1
+            if self.num_breaks <= 3 * jobs.MAX_LOST:
+                raise RuntimeError("connection lost")
+            self.states[job_id] = "SUCCEEDED"
+
+    shown: list[str] = []
+    assert jobs.follow(Head(states={"a": "RUNNING"}), "a", show=shown.append, sleep=lambda _: None)
+    assert shown == [str(number) for number in range(3 * jobs.MAX_LOST + 1)]
+
+
 def test_every_line_is_shown_once_though_the_connection_breaks(place: Path) -> None:
     _, shown = go(a_launch(filled_in(place)), commands=FakeCommands(), head=FakeJobs(breaks=3))
     assert shown[1:] == ["one", "two", "three"]
@@ -310,10 +327,14 @@ def test_keep_leaves_the_machines_and_says_how_to_bring_them_down(place: Path) -
     assert "ray down -y" in shown[-2]
 
 
-def test_ctrl_c_leaves_the_driver_running_and_says_what_to_do(place: Path) -> None:
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit, UnicodeError])
+def test_whatever_ends_the_watching_leaves_the_driver_running_and_says_what_to_do(
+    place: Path, interrupt: type[BaseException]
+) -> None:
+    """Ctrl-C, a pager that is closed, a line that cannot be shown."""
     commands, head, launch = FakeCommands(), FakeJobs(), a_launch(filled_in(place))
-    head.interrupt = True
-    with pytest.raises(KeyboardInterrupt) as caught:
+    head.interrupt = interrupt
+    with pytest.raises(interrupt) as caught:
         go(launch, commands=commands, head=head)
     assert "down" not in commands.log
     assert "ray down -y" in caught.value.args[-1][-2]
@@ -361,6 +382,11 @@ def test_missing_credentials_are_told_before_anything_starts(place: Path, monkey
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
     with pytest.raises(ConfigError, match="AWS does not know who we are"):
         check_aws_account(a_launch(filled_in(place)))
+
+
+def test_a_bucket_that_is_not_there_is_told_before_anything_starts(place: Path) -> None:
+    with pytest.raises(StorageError, match=r"s3://other-bucket/runs.*NoSuchBucket"):
+        check_aws_account(a_launch(filled_in(place), output="s3://other-bucket/runs"))
 
 
 def test_a_driver_that_succeeds_without_tables_is_an_error(place: Path) -> None:

@@ -41,7 +41,7 @@ def test_durations_read_well(seconds, text):
 
 def test_plain_line_says_how_far_the_run_is():
     assert plain_line(SNAPSHOT) == (
-        "[1 min 05 s] 2 of 45 trainings done, 1 failed, 2 h 01 min to go | in this call: ingest 20/20  train 3/45"
+        "[1 min 05 s] 2 of 45 trainings done, 1 failed, about 2 h 01 min to go | in this call: ingest 20/20  train 3/45"
     )
 
 

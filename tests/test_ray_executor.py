@@ -62,6 +62,18 @@ def test_the_memory_of_a_gpu_of_this_machine_is_asked_for_where_its_name_does_no
     assert [node.gpu_memory_gib for node in nodes_here(found)] == [40, float("inf"), float("inf")]
 
 
+def test_where_ray_does_not_start_what_mostly_helps_is_said(tmp_path, monkeypatch):
+    def fail(**_):
+        raise OSError("AF_UNIX path length cannot exceed 107 bytes")
+
+    monkeypatch.setattr(ray_executor.ray, "init", fail)
+    with (
+        pytest.raises(ClusterError, match=r"AF_UNIX path length cannot exceed 107 bytes\. .* set TMPDIR"),
+        connected(ClusterConfig(path=tmp_path, kind="local", num_cpus=1, num_gpus=0)),
+    ):
+        pass
+
+
 def test_a_node_has_the_memory_that_was_free_when_its_ray_was_started():
     known, unknown = record("known", cpus=8), record("unknown", cpus=8)
     known["Resources"] |= {"memory": 11 * 2**30, "object_store_memory": 5 * 2**30}

@@ -1,13 +1,16 @@
 """The command line: what it shows, what it refuses, and with which exit code."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from orchestrator.cluster.environment import LAUNCHED_FROM
 from orchestrator.pipeline.run import RunOutcome
-from orchestrator.run_all import build_parser, main, select
+from orchestrator.run_all import _command_for, build_parser, main, select
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
 
@@ -51,6 +54,8 @@ REFUSED = {
     "unknown preset": (["--preset", "papr"], "--preset papr: unknown; expected one of smoke, quick, paper"),
     "unknown matrix": (["--matrix", "cores"], "--matrix cores: unknown"),
     "pattern without a match": (["--only", "T4-*"], "--only T4-*: matches none of the 45 trainings"),
+    "a large seed": (["--seed", str(2**63)], "expected a number from 0 to 2^63 - 1"),
+    "another storage": (["--data", "gs://bucket/downloads"], "gs://bucket/downloads: not a storage location"),
     "paper without data": (["--preset", "paper"], "expected --data"),
     "json without dry-run": (["--json"], "--json: only with --dry-run"),
     "prices without simulate": (["--prices", "prices.yaml"], "--prices: only with --simulate"),
@@ -182,6 +187,29 @@ def test_an_unknown_option_is_a_usage_error():
     with pytest.raises(SystemExit) as caught:
         main(["--presett", "smoke"])
     assert caught.value.code == 2
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{python} --dry-run --matrix all | head -1 > /dev/null",
+        "{python} --dry-run > /dev/full",
+        "PYTHONIOENCODING=latin-1 {python} --simulate clusters/local.yaml > /dev/null",
+    ],
+)
+def test_an_output_that_takes_nothing_more_ends_nothing(line):
+    command = line.format(python=f"{sys.executable} -m orchestrator.run_all")
+    shell = ["bash", "-o", "pipefail", "-c", command]
+    ended = subprocess.run(shell, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_a_driver_that_was_launched_names_the_cluster_file_of_who_launched_it(monkeypatch):
+    options = build_parser().parse_args(["--cluster", "/home/ubuntu/covid-ct-launch/cluster.yaml", "--preset", "quick"])
+    assert "/home/ubuntu/covid-ct-launch/cluster.yaml" in _command_for(options, ["T1-lung-fold0"])
+    monkeypatch.setenv(LAUNCHED_FROM, "my_aws.yaml")
+    command = _command_for(options, ["T1-lung-fold0"])
+    assert command[command.index("--cluster") + 1] == "my_aws.yaml"
 
 
 def test_a_miniature_leaves_the_gpus_of_this_machine_alone_unless_they_are_asked_for(tmp_path):

@@ -11,6 +11,7 @@ from orchestrator.errors import ConfigError
 from orchestrator.pipeline.prediction_record import PredictionRecord, write_prediction_record
 from orchestrator.pipeline.run import check_space, finished_stages
 from orchestrator.pipeline.stages import StageKind, build_graph, expected_bytes, label_sets_by_case
+from orchestrator.pipeline.ways import needed_stages
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.storage.json_files import write_json
@@ -88,6 +89,20 @@ def test_a_full_disk_is_seen_before_anything_starts(benchmark, tmp_path, monkeyp
     monkeypatch.setattr(type(storage), "free_bytes", lambda _: expected - 1)
     with pytest.raises(ConfigError, match=r"3\.2 GB free; expected at least 3\.2 GB"):
         check_space(graph.values(), storage=storage, preset=PAPER)
+
+
+def test_what_nothing_needs_any_more_takes_no_space(benchmark, tmp_path, monkeypatch):
+    """Patches of a training may be removed once its results are there."""
+    graph = graph_of(benchmark, "T1-lung-fold[01]")
+    done = {"score T1-lung-fold0"}
+    needed = [graph[stage_id] for stage_id in needed_stages(graph, done=done)]
+    assert not any(stage.training and stage.training.id == "T1-lung-fold0" for stage in needed)
+    free = expected_bytes(needed, preset=PAPER)
+    assert free < 0.8 * expected_bytes(graph.values(), preset=PAPER)
+    storage = open_storage(str(tmp_path))
+    storage.write_bytes("score", b"")
+    monkeypatch.setattr(type(storage), "free_bytes", lambda _: free)
+    check_space(needed, storage=storage, preset=PAPER)
 
 
 def test_a_stage_is_finished_only_when_all_of_its_products_are_there(benchmark, tmp_path):

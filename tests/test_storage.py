@@ -8,6 +8,7 @@ import time
 import uuid
 from contextlib import suppress
 from datetime import UTC, datetime
+from types import SimpleNamespace
 
 import pytest
 from botocore.exceptions import ClientError
@@ -279,6 +280,26 @@ def test_keys_outside_the_prefix_are_not_listed(s3_storage):
     s3_storage.write_bytes("x", b"1")
     open_storage(s3_storage.location + "-second").write_bytes("y", b"2")
     assert s3_storage.list_keys() == ["x"]
+
+
+def test_an_object_that_only_stands_for_a_folder_is_not_listed(s3_storage):
+    """S3's console makes such objects."""
+    for key in ("data/", "data/x"):
+        s3_storage.write_bytes(key, b"")
+    assert s3_storage.list_keys() == s3_storage.list_keys("data") == ["data/x"]
+
+
+def test_the_cache_leaves_space_on_a_small_disk(s3_storage, monkeypatch):
+    def used():
+        return sum(path.stat().st_size for path in s3._cache_folder().rglob("*") if path.is_file())
+
+    disk = used() + s3.CACHE_LEFT_BYTES + 250
+    monkeypatch.setattr(s3.shutil, "disk_usage", lambda _: SimpleNamespace(free=disk - used()))
+    for number, name in enumerate("abc"):
+        s3_storage.write_bytes(name, b"." * 100)
+        os.utime(s3_storage.fetch(name), (number + 1, number + 1))
+    kept = [path.name for path in s3._cache_folder().rglob("?") if path.is_file()]
+    assert sorted(kept) == ["b", "c"]
 
 
 def test_the_cache_stays_below_its_limit_and_keeps_what_was_used_last(s3_storage, monkeypatch):

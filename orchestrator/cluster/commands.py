@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -14,6 +15,8 @@ from orchestrator.errors import ClusterError
 
 STOP_S = 10
 """Time that a background command has to end before it is killed."""
+RESTART_PAUSE_S = 5.0
+"""Before a background command that has ended by itself is started again."""
 
 
 class Commands(Protocol):
@@ -23,7 +26,7 @@ class Commands(Protocol):
         """Run to the end, its output on the terminal; raises ClusterError if it fails."""
 
     def background(self, command: Sequence[str]) -> AbstractContextManager[None]:
-        """Run as long as the context lasts, without output."""
+        """Run as long as the context lasts, without output; once it has ended, it is started again."""
 
 
 class ShellCommands:
@@ -40,17 +43,26 @@ class ShellCommands:
 
     @contextmanager
     def background(self, command: Sequence[str]) -> Iterator[None]:
-        """Run as long as the context lasts; its children (the SSH of a tunnel) end with it."""
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        """Run as long as the context lasts; its children (the SSH of a tunnel) end with it.
+
+        SSH gives up where a network is away for a while; once it has ended, the command is started again.
+        """
+        has_ended = threading.Event()
+        process = _start(command)
+
+        def keep_up() -> None:
+            nonlocal process
+            while not has_ended.wait(RESTART_PAUSE_S):
+                if process.poll() is not None:
+                    process = _start(command)
+
+        keeper = threading.Thread(target=keep_up, daemon=True)
+        keeper.start()
         try:
             yield
         finally:
+            has_ended.set()
+            keeper.join()
             _end_group(process)
 
 
@@ -65,6 +77,16 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
     return port
+
+
+def _start(command: Sequence[str]) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
 
 
 def _end_group(process: "subprocess.Popen[bytes]") -> None:

@@ -18,6 +18,10 @@ HEAD_JOB = {
 """Environment of the driver on the head of a cluster that grows and shrinks."""
 
 
+LAUNCHED_FROM = "ORCHESTRATOR_LAUNCHED_FROM"
+"""Of such a driver: the cluster file by which it was launched, on the machine of whoever did so."""
+
+
 def token_path() -> Path:
     """Return the file with the cluster's token: what RAY_AUTH_TOKEN_PATH says, or Ray's own place."""
     named = os.environ.get(AUTH_TOKEN_PATH)

@@ -202,6 +202,7 @@ def follow(
     lines = _Lines(show=show)
     num_lost = 0
     while True:
+        num_seen = lines.num_shown
         try:
             asyncio.run(_tail(jobs, job_id, lines=lines))
             job = jobs.find(job_id)
@@ -212,7 +213,7 @@ def follow(
                 return job.status == "SUCCEEDED"
             num_lost = 0
         except (RuntimeError, OSError, aiohttp.ClientError) as error:
-            num_lost += 1
+            num_lost = 1 if lines.num_shown > num_seen else num_lost + 1
             if num_lost > MAX_LOST:
                 raise DriverLostError(
                     f"driver {job_id}: its head does not answer any more ({error}); the same command attaches again"
@@ -231,7 +232,7 @@ class _Lines:
 
     def __init__(self, *, show: Callable[[str], None]) -> None:
         self._show = show
-        self._num_shown = 0
+        self.num_shown = 0
         self.rewind()
 
     def rewind(self) -> None:
@@ -244,8 +245,8 @@ class _Lines:
         *whole, self._rest = (self._rest + text).split("\n")
         for line in whole:
             self._num_seen += 1
-            if self._num_seen > self._num_shown:
-                self._num_shown = self._num_seen
+            if self._num_seen > self.num_shown:
+                self.num_shown = self._num_seen
                 self._show(line)
 
     def finish(self) -> None:

@@ -11,7 +11,6 @@ from orchestrator.cluster.aws_checks import placeholders
 from orchestrator.cluster.commands import Commands, ShellCommands, free_port, ray_command
 from orchestrator.cluster.config import ClusterConfig
 from orchestrator.cluster.jobs import (
-    DriverLostError,
     Jobs,
     RayJobs,
     Submission,
@@ -72,7 +71,11 @@ class Launch:
             f"cd {REMOTE_PROJECT} && exec ~/venv/bin/python -m orchestrator.run_all {arguments} "
             f"--cluster {REMOTE_LAUNCH}/cluster.yaml"
         )
-        return Submission(id=self.submission_id, entrypoint=shell_entrypoint(script), environment=environment.HEAD_JOB)
+        return Submission(
+            id=self.submission_id,
+            entrypoint=shell_entrypoint(script),
+            environment={**environment.HEAD_JOB, environment.LAUNCHED_FROM: str(self.config.path)},
+        )
 
 
 def launch_and_follow(
@@ -134,9 +137,15 @@ def launch_and_follow(
         if not (was_there and head.works_for(launch.submission_id)):
             # Without this option Ray ends all that runs on a head that is there; it starts on a new one all the same.
             commands.call(head.command("up", "-y", "--no-config-cache", "--no-restart"))
-        succeeded = _run_driver(launch, head=head, show=show)
+        with head.jobs() as (jobs, address):
+            attached = submit_or_attach(jobs, launch.submission)
+            # From here on a driver is at work, whatever becomes of who watches it.
+            stay = True
+            state = "was running already: attached" if attached else "started"
+            show(f"driver {launch.submission_id} {state}; {address}")
+            succeeded = follow(jobs, launch.submission_id, show=show)
         stay = launch.keep
-    except (KeyboardInterrupt, DriverLostError):
+    except KeyboardInterrupt:
         stay = True
         raise
     finally:
@@ -158,7 +167,8 @@ def check_aws_account(launch: Launch) -> None:
             f"AWS does not know who we are ({error}); expected credentials where boto3 finds them, for example "
             "from `aws configure` or in AWS_PROFILE"
         ) from error
-    open_storage(launch.output).exists(run_paths.RUN)
+    # Asked for a single object, S3 does not tell a bucket that is not there from an object that is not.
+    open_storage(launch.output).list_keys(run_paths.TABLES)
 
 
 def has_head(config: ClusterConfig) -> bool:
@@ -236,13 +246,6 @@ class _Head:
                 "Wait until it has ended, or give this run a cluster_name of its own"
             )
         return driver in running
-
-
-def _run_driver(launch: Launch, *, head: _Head, show: Callable[[str], None]) -> bool:
-    with head.jobs() as (jobs, address):
-        attached = submit_or_attach(jobs, launch.submission)
-        show(f"driver {launch.submission_id} {'was running already: attached' if attached else 'started'}; {address}")
-        return follow(jobs, launch.submission_id, show=show)
 
 
 def _leave(head: _Head, *, stay: bool, show: Callable[[str], None]) -> None:

@@ -57,7 +57,7 @@ class TrainingLog:
     def __init__(self, storage: Storage, key: str) -> None:
         self._storage = storage
         self._key = key
-        self._text = storage.read_bytes(key).decode() if storage.exists(key) else ""
+        self._text = storage.read_bytes(key).decode(errors="replace") if storage.exists(key) else ""
 
     def __enter__(self) -> "TrainingLog":
         return self

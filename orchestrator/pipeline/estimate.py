@@ -5,7 +5,10 @@ from orchestrator.pipeline.policy import Schedule
 
 
 def estimate_remaining_s(schedule: Schedule, *, now_s: float) -> float:
-    """Return the seconds that a run still needs if it reaches the least makespan of its predicted durations."""
+    """Return the seconds that a run still needs if it reaches the least makespan of its predicted durations.
+
+    Infinite as long as no machine is there, or to come, that could train.
+    """
     places = [
         node.speed
         for node in schedule.processors.nodes.values() or schedule.to_come
@@ -18,5 +21,5 @@ def estimate_remaining_s(schedule: Schedule, *, now_s: float) -> float:
             on_places.append(seconds)
         else:
             other_s += seconds
-    longest_s = lower_bound_s(on_places, places) if places else 0.0
+    longest_s = lower_bound_s(on_places, places) if places else float("inf") if on_places else 0.0
     return longest_s + other_s / max(1.0, schedule.processors.offered.cpus)

@@ -36,7 +36,10 @@ def read_prediction_record(storage: Storage, training_id: str) -> PredictionReco
             f"{storage.location}/{key}: predictions of {found}; expected those of checkpoint {expected}. The same "
             "command predicts again"
         )
-    return PredictionRecord(checkpoint_sha256=found, failures=record["failures"])
+    failures = record.get("failures")
+    if not isinstance(failures, dict):
+        raise IntegrityError(f"{storage.location}/{key}: does not say which cases failed; remove it")
+    return PredictionRecord(checkpoint_sha256=found, failures=failures)
 
 
 def has_current_predictions(storage: Storage, training_id: str) -> bool:

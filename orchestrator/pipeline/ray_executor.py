@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import socket
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -113,10 +114,15 @@ def connected(config: ClusterConfig) -> Iterator[Connection]:
         else:
             _check_head(config)
             context = ray.init(address=config.address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RayError, RuntimeError, ValueError) as error:
-        raise ClusterError(f"Ray at {config.address or 'this machine'}: {error}") from error
+    except ClusterError:
+        raise
+    except Exception as error:  # Ray's own are of any class
+        ray.shutdown()
+        raise ClusterError(f"Ray at {config.address or 'this machine'}: {error}. {_advice(config)}") from error
     if threading.current_thread() is threading.main_thread():
-        for number in SIGNALS:
+        for number in (*SIGNALS, signal.SIGHUP):
+            if signal.getsignal(number) is signal.SIG_IGN:
+                continue  # nohup
             # As after Ctrl-C: Ray's own handler would end the process with a stack trace.
             signal.signal(number, signal.default_int_handler)
     try:
@@ -126,6 +132,16 @@ def connected(config: ClusterConfig) -> Iterator[Connection]:
         )
     finally:
         ray.shutdown()
+
+
+def _advice(config: ClusterConfig) -> str:
+    """Return what mostly helps where Ray does not start or cannot be reached."""
+    if config.kind != "local":
+        return f"Correct {config.path}, or start the cluster"
+    return (
+        f"Ray keeps sockets and logs below {tempfile.gettempdir()}, which must have a short path and free space, and a "
+        "token below the home folder, which must be writable: set TMPDIR, for example to /tmp, or HOME"
+    )
 
 
 def _check_head(config: ClusterConfig) -> None:

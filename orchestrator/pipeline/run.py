@@ -23,6 +23,7 @@ from orchestrator.pipeline.prediction_record import has_current_predictions
 from orchestrator.pipeline.processors import Need, Node
 from orchestrator.pipeline.stages import Stage, StageKind, build_graph, expected_bytes, label_sets_by_case
 from orchestrator.pipeline.training_need import idle_gpus, training_need
+from orchestrator.pipeline.ways import needed_stages
 from orchestrator.pipeline.workplace import Workplace
 from orchestrator.progress import LiveView
 from orchestrator.report.tables import write_tables
@@ -108,9 +109,13 @@ def check_space(stages: Iterable[Stage], *, storage: Storage, preset: Preset) ->
     needed, free = expected_bytes(stages, preset=preset), storage.free_bytes()
     if free is not None and free < needed:
         raise ConfigError(
-            f"{storage.location}: {free / 1e9:.1f} GB free; expected at least {needed / 1e9:.1f} GB for what is to be "
-            "written. Free space, choose another --output, or run a part with --only"
+            f"{storage.location}: {_size(free)} free; expected at least {_size(needed)} for what is to be written. "
+            "Free space, choose another --output, or run a part with --only"
         )
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.1f} MB"
 
 
 def claim_output(request: RunRequest, storage: Storage) -> None:
@@ -215,10 +220,11 @@ def run(request: RunRequest, *, console: Console) -> RunOutcome:
     note = partial(console.print, markup=False, highlight=False, soft_wrap=True)
     with Lease(storage, note=note) as lease:
         events = EventLog(storage, run_started=datetime.now(UTC), clock=lambda: datetime.now(UTC))
-        storage.sweep()
         done = finished_stages(graph, storage)
-        check_space((stage for stage in graph.values() if stage.id not in done), storage=storage, preset=request.preset)
+        needed = needed_stages(graph, done=done)
+        check_space((graph[stage_id] for stage_id in needed), storage=storage, preset=request.preset)
         claim_output(request, storage)
+        storage.sweep()
         events.append(
             "run_started",
             trainings=[training.id for training in request.trainings],

@@ -19,6 +19,8 @@ from orchestrator.storage.local import STALE_AFTER_S, is_full, storage_error
 
 CACHE_LIMIT_BYTES = 64 * 1024**3
 """Size of the local cache above which the files that were used longest ago are removed."""
+CACHE_LEFT_BYTES = 1024**3
+"""Free space that is left to others on the disk of the cache."""
 
 NUM_CONFLICTS = 5
 """Exclusive puts that may collide with a put under way before the storage gives up."""
@@ -49,13 +51,14 @@ class S3Storage(Storage):
             return self._head(key) is not None
 
     def list_keys(self, prefix: str = "") -> list[str]:
-        """Keys of all objects below `prefix`, sorted."""
+        """Keys of all objects below `prefix`, sorted; those that only stand for a folder are none."""
         folder = f"{self._prefix}{prefix.rstrip('/')}/" if prefix else self._prefix
         keys: list[str] = []
         with self._errors(prefix, "list"):
             for page in _client().get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=folder):
                 keys += [item["Key"].removeprefix(self._prefix) for item in page.get("Contents", ())]
-        return sorted(key for key in keys if not key.rpartition("/")[2].startswith(TEMPORARY_PREFIX))
+        names = ((key, key.rpartition("/")[2]) for key in keys)
+        return sorted(key for key, name in names if name and not name.startswith(TEMPORARY_PREFIX))
 
     def sweep(self) -> None:
         """Nothing: an object that was not written whole does not exist."""
@@ -106,8 +109,8 @@ class S3Storage(Storage):
                 if target.exists():
                     os.utime(target)
                 else:
+                    _make_room(head["ContentLength"])
                     self._download(key, target)
-                    _trim_cache(keep=target)
             return target
 
     @contextmanager
@@ -214,18 +217,19 @@ def _locked(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _trim_cache(*, keep: Path) -> None:
-    """Remove the files that were used longest ago while the cache is larger than its limit."""
+def _make_room(num_bytes: int) -> None:
+    """Remove the files that were used longest ago as long as the cache is too large, or its disk too full, for more."""
     files = []
     for folder in _cache_folder().iterdir():
         with suppress(FileNotFoundError):  # another process trims too
             files += [(path.stat().st_mtime, path.stat().st_size, path) for path in folder.iterdir()]
-    excess = sum(size for _, size, _ in files) - CACHE_LIMIT_BYTES
+    above_limit = sum(size for _, size, _ in files) - CACHE_LIMIT_BYTES
+    excess = num_bytes + max(above_limit, CACHE_LEFT_BYTES - shutil.disk_usage(_cache_folder()).free)
     newest = max((used for used, _, _ in files), default=0.0)
     for used, size, path in sorted(files):
         if excess <= 0:
             return
         is_download = path.parent.name.startswith(TEMPORARY_PREFIX) and newest - used < STALE_AFTER_S
-        if path != keep and not is_download:
+        if not is_download:
             shutil.rmtree(path.parent, ignore_errors=True)
             excess -= size
