@@ -1,4 +1,4 @@
-"""The console of a run: what cannot be shown any more does not end what is being done."""
+"""The consoles of all commands: what cannot be shown any more does not end what is being done."""
 
 import os
 import sys
@@ -41,9 +41,13 @@ class _GoingOn:
         return getattr(self._stream, name)
 
 
-def run_console() -> Console:
-    """Return a console on the standard output that never raises for what is wrong with that."""
-    return Console(file=cast("TextIO", _GoingOn(sys.stdout)), emoji=False)
+def consoles() -> tuple[Console, Console]:
+    """Return the consoles on the standard output and on that of errors; neither raises for what is wrong with those."""
+    output, errors = (
+        Console(file=cast("TextIO", _GoingOn(stream)), highlight=False, emoji=False)
+        for stream in (sys.stdout, sys.stderr)
+    )
+    return output, errors
 
 
 def print_whole(table: Table, *, console: Console) -> None:

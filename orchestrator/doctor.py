@@ -14,6 +14,7 @@ from orchestrator.benchmark.loading import load_benchmark
 from orchestrator.benchmark.matrix import Benchmark
 from orchestrator.benchmark.presets import PRESETS, find_preset
 from orchestrator.configuration import is_folder
+from orchestrator.console import consoles
 from orchestrator.errors import ConfigError, OrchestratorError
 from orchestrator.pipeline.stages import label_sets_by_case
 from orchestrator.progress import counted
@@ -56,7 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns 0 if nothing is wrong, 1 if something is, 2 for a wrong command line."""
-    console, errors = Console(highlight=False, emoji=False), Console(stderr=True, highlight=False, emoji=False)
+    console, errors = consoles()
     options = build_parser().parse_args(arguments)
     try:
         requests = requested_cases(options, benchmark=load_benchmark())

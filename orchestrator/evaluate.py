@@ -17,6 +17,7 @@ from rich.table import Table
 
 from kernels import METRICS
 from orchestrator.configuration import is_folder
+from orchestrator.console import consoles
 from orchestrator.errors import ConfigError, DataError, OrchestratorError
 from orchestrator.results.records import ScoreStatus
 from orchestrator.scoring.folders import SUFFIXES, FolderComparison, FolderScore, metric_value, summarise
@@ -58,7 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns 0 if everything is scored, 1 if not, 2 for bad input, 130 after Ctrl-C."""
-    console, errors = Console(highlight=False, emoji=False), Console(stderr=True, highlight=False, emoji=False)
+    console, errors = consoles()
     options = build_parser().parse_args(arguments)
     try:
         comparison = understand(options)

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from orchestrator.benchmark.loading import load_benchmark
 from orchestrator.benchmark.presets import PRESETS, find_preset
+from orchestrator.console import consoles
 from orchestrator.errors import ConfigError, DataError, OrchestratorError
 from orchestrator.sources.phantom_downloads import (
     DOWNLOADS,
@@ -42,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns 0 when all is written, 1 when writing failed, 2 for bad input, 130 after Ctrl-C."""
-    console, errors = Console(highlight=False, emoji=False), Console(stderr=True, highlight=False, emoji=False)
+    console, errors = consoles()
     options = build_parser().parse_args(arguments)
     try:
         num_scans = write_phantoms(options, console=console)

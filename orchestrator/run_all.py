@@ -20,7 +20,7 @@ from orchestrator.benchmark.presets import PRESETS, Preset, find_preset
 from orchestrator.cluster.config import ClusterConfig, load_cluster
 from orchestrator.cluster.environment import LAUNCHED_FROM, use_token
 from orchestrator.configuration import is_folder
-from orchestrator.console import print_whole, run_console
+from orchestrator.console import consoles, print_whole
 from orchestrator.errors import ConfigError, DataError, OrchestratorError
 from orchestrator.pipeline.fleet import SIZES
 from orchestrator.progress import counted, duration_text
@@ -84,15 +84,15 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code that its help promises."""
-    console = run_console()
+    console, errors = consoles()
     options = build_parser().parse_args(arguments)
     try:
         return carry_out(select(options), options, console=console)
     except (ConfigError, DataError) as error:
-        Console(stderr=True, emoji=False).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
+        errors.print(f"error: {error}", markup=False, soft_wrap=True)
         return EXIT_USAGE
     except OrchestratorError as error:
-        Console(stderr=True, emoji=False).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
+        errors.print(f"error: {error}", markup=False, soft_wrap=True)
         return EXIT_FAILED
     except KeyboardInterrupt:
         console.print("Interrupted. What is done is kept: the same command goes on from here.")

@@ -4,8 +4,7 @@ import argparse
 import sys
 from collections.abc import Iterator, Sequence
 
-from rich.console import Console
-
+from orchestrator.console import consoles
 from orchestrator.errors import IntegrityError, OrchestratorError
 from orchestrator.patches.manifest import PatchManifest, PatchRecord
 from orchestrator.storage import run_paths
@@ -29,7 +28,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code that its help promises, 130 after Ctrl-C."""
-    console, errors = Console(highlight=False, emoji=False), Console(stderr=True, highlight=False, emoji=False)
+    console, errors = consoles()
     options = build_parser().parse_args(arguments)
     try:
         storage = open_storage(options.output)

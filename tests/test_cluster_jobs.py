@@ -1,4 +1,4 @@
-"""Claims about the jobs of a real head: who may submit, and what a second submission does."""
+"""Claims about the jobs of a head: who may submit, what a second submission does, and how long one is followed."""
 
 import os
 import signal
@@ -6,13 +6,14 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from fake_head import FakeJobs
 
-from orchestrator.cluster import environment
+from orchestrator.cluster import environment, jobs
 from orchestrator.cluster.jobs import RayJobs
 from orchestrator.errors import ClusterError
 
@@ -96,3 +97,20 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def test_a_connection_that_breaks_often_is_made_again_as_long_as_lines_come() -> None:
+    class Head(FakeJobs):
+        num_breaks = 0
+
+        async def tail(self, job_id: str) -> AsyncIterator[str]:
+            for number in range(self.num_breaks + 1):
+                yield f"{number}\n"
+            self.num_breaks += 1
+            if self.num_breaks <= 3 * jobs.MAX_LOST:
+                raise RuntimeError("connection lost")
+            self.states[job_id] = "SUCCEEDED"
+
+    shown: list[str] = []
+    assert jobs.follow(Head(states={"a": "RUNNING"}), "a", show=shown.append, sleep=lambda _: None)
+    assert shown == [str(number) for number in range(3 * jobs.MAX_LOST + 1)]

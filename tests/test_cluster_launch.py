@@ -4,19 +4,18 @@ import dataclasses
 import subprocess
 import sys
 import urllib.request
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
 import yaml
+from fake_head import FakeCommands, FakeJobs, heads, start_head
 from moto.server import ThreadedMotoServer
 
 from orchestrator.cluster import environment, jobs
 from orchestrator.cluster.config import load_cluster
-from orchestrator.cluster.jobs import JobState
 from orchestrator.cluster.launch import Launch, check_aws_account, has_head, launch_and_follow
 from orchestrator.errors import ClusterError, ConfigError, StorageError
 from orchestrator.storage.filesystem import open_storage
@@ -24,92 +23,6 @@ from orchestrator.storage.filesystem import open_storage
 AWS = Path(__file__).parents[1] / "clusters" / "aws.yaml"
 OUTPUT = "s3://covid-bucket/runs/first"
 IMAGE_OWNER_TEXT = AWS.read_text().replace("s3://FILL-IN-bucket", "s3://covid-bucket")
-
-
-class FakeCommands:
-    """Records commands and starts and ends the head on the emulated AWS; a command named `failing` fails then."""
-
-    def __init__(self, *, failing: str = "nothing") -> None:
-        self.log: list[str] = []
-        self.options: dict[str, tuple[str, ...]] = {}
-        self._failing = failing
-
-    def call(self, command: Sequence[str]) -> None:
-        self.log.append(command[1])
-        self.options[command[1]] = tuple(command[2:-1])
-        if command[1] == "up" and not heads():
-            start_head()
-        if command[1] == self._failing:
-            raise ClusterError(f"ray {command[1]}: failed")
-        if command[1] == "down":
-            boto3.client("ec2").terminate_instances(InstanceIds=heads())
-
-    @contextmanager
-    def background(self, command: Sequence[str]) -> Iterator[None]:
-        self.log.append(command[1])
-        try:
-            yield
-        finally:
-            self.log.append("tunnel closed")
-
-
-def start_head(*, cluster: str = "covid-ct") -> None:
-    """Start a machine with the tags that Ray gives to the head of a cluster."""
-    ec2 = boto3.client("ec2")
-    tags = [{"Key": "ray-cluster-name", "Value": cluster}, {"Key": "ray-node-type", "Value": "head"}]
-    ec2.run_instances(
-        ImageId=ec2.describe_images()["Images"][0]["ImageId"],
-        MinCount=1,
-        MaxCount=1,
-        TagSpecifications=[{"ResourceType": "instance", "Tags": tags}],
-    )
-
-
-def heads() -> list[str]:
-    """Return the heads of all clusters that are running."""
-    running = [{"Name": "instance-state-name", "Values": ["running"]}]
-    found = boto3.client("ec2").describe_instances(Filters=running)["Reservations"]
-    return [machine["InstanceId"] for reservation in found for machine in reservation["Instances"]]
-
-
-class FakeJobs:
-    """One head: jobs by id, with a log that comes in pieces and a connection that may break."""
-
-    def __init__(
-        self, *, states: Mapping[str, str] | None = None, log: str = "one\ntwo\nthree", breaks: int = 0
-    ) -> None:
-        self.states = dict(states or {})
-        self.ends_with = "SUCCEEDED"
-        self.calls: list[str] = []
-        self.entrypoint = ""
-        self.interrupt: type[BaseException] | None = None
-        self._log = log
-        self._breaks = breaks
-
-    def find(self, job_id: str) -> JobState | None:
-        return JobState(status=self.states[job_id]) if job_id in self.states else None
-
-    def running(self) -> frozenset[str]:
-        return frozenset(job_id for job_id, status in self.states.items() if status == "RUNNING")
-
-    def submit(self, job_id: str, *, entrypoint: str, environment: Mapping[str, str]) -> None:
-        self.calls.append("submit")
-        self.entrypoint = entrypoint
-        self.states[job_id] = "RUNNING"
-
-    def forget(self, job_id: str) -> None:
-        self.calls.append("forget")
-        del self.states[job_id]
-
-    async def tail(self, job_id: str) -> AsyncIterator[str]:
-        yield self._log[:6]
-        if self.interrupt:
-            raise self.interrupt
-        if self._breaks:
-            self._breaks -= 1
-            raise RuntimeError("connection lost")
-        yield self._log[6:]
-        self.states[job_id] = self.ends_with
 
 
 @pytest.fixture(scope="module")
@@ -275,23 +188,6 @@ def test_the_id_of_a_driver_is_that_of_its_work(place: Path) -> None:
     launch = a_launch(filled_in(place))
     assert launch.submission_id == a_launch(filled_in(place), keep=True).submission_id
     assert launch.submission_id != a_launch(filled_in(place), output=f"{OUTPUT}2").submission_id
-
-
-def test_a_connection_that_breaks_often_is_made_again_as_long_as_lines_come() -> None:
-    class Head(FakeJobs):
-        num_breaks = 0
-
-        async def tail(self, job_id: str) -> AsyncIterator[str]:
-            for number in range(self.num_breaks + 1):
-                yield f"{number}\n"
-            self.num_breaks += 1
-            if self.num_breaks <= 3 * jobs.MAX_LOST:
-                raise RuntimeError("connection lost")
-            self.states[job_id] = "SUCCEEDED"
-
-    shown: list[str] = []
-    assert jobs.follow(Head(states={"a": "RUNNING"}), "a", show=shown.append, sleep=lambda _: None)
-    assert shown == [str(number) for number in range(3 * jobs.MAX_LOST + 1)]
 
 
 def test_every_line_is_shown_once_though_the_connection_breaks(place: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from test_stages import graph_of
 
 from orchestrator.benchmark import costs
-from orchestrator.benchmark.costs import PER_MEGAVOXEL, START_S, case_voxels, on_core, prediction_of_case
+from orchestrator.benchmark.costs import EXPORT, START_S, StepCost, case_voxels, prediction_of_case
 from orchestrator.benchmark.definition import Case
 from orchestrator.benchmark.loading import load_benchmark
 from orchestrator.benchmark.presets import PRESETS
@@ -33,8 +33,9 @@ def test_a_case_has_the_slices_of_its_data_set_and_a_coarse_phantom_the_voxels_o
 
 
 def test_a_stage_takes_longer_by_the_voxels_of_its_case():
-    assert on_core(0.5, voxels=0) == START_S
-    assert on_core(0.5, voxels=4_000_000) == START_S + 2.0
+    step = StepCost(core_s=0.5, gib=0.1)
+    assert step.seconds(0) == START_S
+    assert step.seconds(4_000_000) == START_S + 2.0
 
 
 def test_a_stage_takes_more_memory_for_a_larger_case(benchmark):
@@ -43,7 +44,7 @@ def test_a_stage_takes_more_memory_for_a_larger_case(benchmark):
     kinds = {stage.kind: stage.memory_gib for stage in graph.values()}
     assert kinds[StageKind.PREPROCESS] == 4
     assert kinds[StageKind.PLAN] == kinds[StageKind.INGEST] == 2
-    assert costs.memory_gib(costs.GIB_PER_MEGAVOXEL.preprocess, voxels=66.6e6) == 5
+    assert costs.PREPROCESS.memory_gib(66.6e6) == 5
     small = graph_of(benchmark, "T1-lung-fold0", preset=SMOKE, phantoms=True).values()
     assert {stage.memory_gib for stage in small if not stage.kind.uses_network} == {1}
 
@@ -53,7 +54,7 @@ def test_a_prediction_is_a_forward_pass_for_each_place_of_the_window_and_each_mi
     (training,) = benchmark.trainings(only=("T1-lung-fold0",), preset=PAPER)
     seconds = prediction_of_case(8 * 128**3, training=training, preset=PAPER)
     assert seconds.network == pytest.approx(3.5**3 * 8 * 0.13 / 6)
-    assert seconds.core == on_core(PER_MEGAVOXEL.export, voxels=8 * 128**3)
+    assert seconds.core == EXPORT.seconds(8 * 128**3)
 
 
 def test_a_2d_network_mirrors_two_axes(benchmark):

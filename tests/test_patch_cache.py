@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from orchestrator.errors import IntegrityError
-from orchestrator.patches import cache as cache_module
 from orchestrator.patches.cache import PatchCache
 from orchestrator.patches.manifest import PatchManifest, PatchRecord
 from orchestrator.patches.reader import PatchFile
 from orchestrator.patches.writer import write_patches
+from orchestrator.storage import cache_room
 from orchestrator.storage.local import LocalStorage
 from orchestrator.storage.run_paths import record_of_patches
 from orchestrator.verify import main
@@ -215,12 +215,12 @@ def test_on_a_small_disk_files_are_evicted_before_it_is_full(patches, tmp_path, 
     storage, records = remote(patches), patches[1].records
     sizes = [record.num_bytes for record in records.values()]
     folder = tmp_path / "cache"
-    disk = cache_module.LEFT_BYTES + sum(sizes[:2]) + sizes[2] // 2
+    disk = cache_room.LEFT_BYTES + sum(sizes[:2]) + sizes[2] // 2
 
     def usage(_):
         return SimpleNamespace(free=disk - sum(path.stat().st_size for path in folder.iterdir() if path.is_file()))
 
-    monkeypatch.setattr(cache_module.shutil, "disk_usage", usage)
+    monkeypatch.setattr(cache_room.shutil, "disk_usage", usage)
     cache = PatchCache(folder)
     for key, record in records.items():
         with cache.gathered(storage, PatchManifest(records={key: record})):

@@ -18,7 +18,7 @@ from test_results import row
 from orchestrator.errors import ConfigError, StorageError
 from orchestrator.events import EventLog, read_events
 from orchestrator.results.store import ResultsStore
-from orchestrator.storage import s3
+from orchestrator.storage import cache_room, s3
 from orchestrator.storage.filesystem import open_storage
 
 
@@ -293,8 +293,8 @@ def test_the_cache_leaves_space_on_a_small_disk(s3_storage, monkeypatch):
     def used():
         return sum(path.stat().st_size for path in s3._cache_folder().rglob("*") if path.is_file())
 
-    disk = used() + s3.CACHE_LEFT_BYTES + 250
-    monkeypatch.setattr(s3.shutil, "disk_usage", lambda _: SimpleNamespace(free=disk - used()))
+    disk = used() + cache_room.LEFT_BYTES + 250
+    monkeypatch.setattr(cache_room.shutil, "disk_usage", lambda _: SimpleNamespace(free=disk - used()))
     for number, name in enumerate("abc"):
         s3_storage.write_bytes(name, b"." * 100)
         os.utime(s3_storage.fetch(name), (number + 1, number + 1))

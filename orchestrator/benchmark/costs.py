@@ -39,23 +39,6 @@ _DRAW_S = 6.2
 """In which nnU-Net draws and sorts 100 million intensities for a plan; a miniature has a hundredth of them."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CoreSeconds:
-    """Seconds of one core for a million voxels."""
-
-    generate: float = 0.38
-    """A phantom, with its labels."""
-    ingest: float = 0.069
-    """Voxels of the image as it comes, like all but the next two."""
-    fingerprint: float = 0.033
-    preprocess: float = 0.46
-    """Voxels on the grid of the training."""
-    export: float = 0.50
-    """A prediction but for its network: preprocess the image, bring the logits back to its grid, write the labels."""
-    score: float = 0.001
-
-
-PER_MEGAVOXEL = CoreSeconds()
 _PROCESS_GIB = 0.7
 """Of a process that has imported what a stage needs, and of a stage with a miniature."""
 _DRAW_GIB = 1.2
@@ -63,17 +46,34 @@ _DRAW_GIB = 1.2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Memory:
-    """GiB that a process takes for each million voxels of a case, beside what it takes for anything."""
+class StepCost:
+    """What a step takes for each million voxels of a case, beside what it takes for anything."""
 
-    generate: float = 0.012
-    ingest: float = 0.019
-    fingerprint: float = 0.011
-    preprocess: float = 0.051
-    score: float = 0.002
+    core_s: float
+    """Seconds of one core."""
+    gib: float
+    """Memory of the process."""
+
+    def seconds(self, voxels: float) -> float:
+        """Return the seconds of a stage on one core."""
+        return START_S + self.core_s * voxels / 1e6
+
+    def memory_gib(self, voxels: float) -> int:
+        """Return the memory of a stage whose largest case has so many voxels, in whole GiB."""
+        return math.ceil(_PROCESS_GIB + self.gib * voxels / 1e6)
 
 
-GIB_PER_MEGAVOXEL = Memory()
+GENERATE = StepCost(core_s=0.38, gib=0.012)
+"""A phantom, with its labels."""
+INGEST = StepCost(core_s=0.069, gib=0.019)
+"""Of voxels of the image as it comes, like all but the two that name others."""
+FINGERPRINT = StepCost(core_s=0.033, gib=0.011)
+PREPROCESS = StepCost(core_s=0.46, gib=0.051)
+"""Of voxels on the grid of the training."""
+EXPORT = StepCost(core_s=0.50, gib=0.046)
+"""A prediction but for its network: preprocess the image, bring the logits back to its grid, write the labels. Of
+voxels on the grid of the training; its memory is part of what a prediction counts as."""
+SCORE = StepCost(core_s=0.001, gib=0.002)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,19 +94,9 @@ def case_voxels(case: Case, *, preset: Preset, phantoms: bool) -> int:
     return voxels
 
 
-def on_core(seconds_per_megavoxel: float, *, voxels: float) -> float:
-    """Return the seconds of a stage on one core."""
-    return START_S + seconds_per_megavoxel * voxels / 1e6
-
-
 def plan_s(preset: Preset) -> float:
     """Return the seconds of one core that a plan takes: intensities are drawn from the fingerprints of its cases."""
     return START_S + (0.0 if preset.is_for_cpus else _DRAW_S)
-
-
-def memory_gib(gib_per_megavoxel: float, *, voxels: float) -> int:
-    """Return the memory of a stage whose largest case has so many voxels, in whole GiB."""
-    return math.ceil(_PROCESS_GIB + gib_per_megavoxel * voxels / 1e6)
 
 
 def plan_memory_gib(preset: Preset) -> int:
@@ -128,4 +118,4 @@ def prediction_of_case(voxels: float, *, training: Training, preset: Preset) -> 
     num_passes = num_places * (2 ** len(mirrored) if preset.mirror_at_prediction else 1)
     pass_s = preset.expected_s_per_iteration
     pass_s /= _PASSES_PER_ITERATION_ON_CORE if preset.is_for_cpus else _PASSES_PER_ITERATION
-    return PredictionSeconds(core=on_core(PER_MEGAVOXEL.export, voxels=voxels), network=num_passes * pass_s)
+    return PredictionSeconds(core=EXPORT.seconds(voxels), network=num_passes * pass_s)

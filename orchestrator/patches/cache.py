@@ -16,6 +16,7 @@ from pathlib import Path
 
 from orchestrator.errors import IntegrityError
 from orchestrator.patches.manifest import PatchManifest, PatchRecord
+from orchestrator.storage.cache_room import excess_bytes
 from orchestrator.storage.interface import Storage
 from orchestrator.storage.local import LocalStorage
 
@@ -23,8 +24,6 @@ logger = logging.getLogger(__name__)
 
 LIMIT_BYTES = 64 * 1024**3
 """Size of the cache above which the files that were used longest ago are removed."""
-LEFT_BYTES = 1024**3
-"""Free space on the disk of the cache below which they are removed as well."""
 
 _IN_USE_PREFIX = "in-use-"
 _PARTIAL = ".partial"
@@ -121,10 +120,7 @@ class PatchCache:
             partial.replace(cached)
 
     def _make_room(self, num_bytes: int) -> None:
-        """Remove the files that were used longest ago, but for those in use: they would free nothing.
-
-        A limit above the free space of a small disk would never be reached: the disk would be full before.
-        """
+        """Remove the files that were used longest ago, but for those in use: they would free nothing."""
         with _locked(self._folder / _LOCK):
             files = []
             for path in self._folder.iterdir():
@@ -132,8 +128,12 @@ class PatchCache:
                     status = path.stat()
                     if path.is_file():
                         files.append((status.st_mtime_ns, status.st_size, status.st_nlink, path))
-            above_limit = sum(size for _, size, _, _ in files) - self._limit_bytes
-            excess = num_bytes + max(above_limit, LEFT_BYTES - shutil.disk_usage(self._folder).free)
+            excess = excess_bytes(
+                self._folder,
+                num_bytes=num_bytes,
+                cached_bytes=sum(size for _, size, _, _ in files),
+                limit_bytes=self._limit_bytes,
+            )
             for _, size, num_links, path in sorted(files):
                 if excess > 0 and size and num_links == 1 and path.suffix != _PARTIAL:
                     path.unlink(missing_ok=True)

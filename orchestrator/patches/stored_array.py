@@ -200,8 +200,6 @@ class PatchArray:
     def _read_expanded(self, target: NDArray[Any], *, channel: int, start: Index, padding: int) -> None:
         """Fill a box from chunks that a library's codec expands."""
         lower, upper = fill_outside(target, start, self.shape[1:], padding).tolist()
-        if any(first >= last for first, last in zip(lower, upper, strict=True)):
-            return
         chunks = self._chunks(channel, lower, upper)
         self._check(chunks)
         for row in chunks.tolist():
@@ -215,10 +213,10 @@ class PatchArray:
         )
 
     def _chunks(self, channel: int, lower: list[int], upper: list[int]) -> NDArray[np.int64]:
-        """Rows of the chunks that meet a box within the array."""
+        """Rows of the chunks that meet a box within the array; none if it is empty."""
         rows = np.array([channel], np.int64)
         for a, b, size, count in zip(lower, upper, self._layout.chunk_shape[1:], self._layout.grid[1:], strict=True):
-            rows = (rows[:, None] * count + np.arange(a // size, -(-b // size))).reshape(-1)
+            rows = (rows[:, None] * count + np.arange(a // size, -(-b // size) if a < b else a // size)).reshape(-1)
         return rows
 
     def _check(self, chunks: NDArray[np.int64]) -> None:

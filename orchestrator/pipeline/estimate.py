@@ -21,5 +21,7 @@ def estimate_remaining_s(schedule: Schedule, *, now_s: float) -> float:
             on_places.append(seconds)
         else:
             other_s += seconds
-    longest_s = lower_bound_s(on_places, places) if places else float("inf") if on_places else 0.0
+    if on_places and not places:
+        return float("inf")
+    longest_s = lower_bound_s(on_places, places) if places else 0.0
     return longest_s + other_s / max(1.0, schedule.processors.offered.cpus)

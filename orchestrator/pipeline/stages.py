@@ -10,16 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from statistics import median_low
 
-from orchestrator.benchmark.costs import (
-    GIB_PER_MEGAVOXEL,
-    PER_MEGAVOXEL,
-    case_voxels,
-    memory_gib,
-    on_core,
-    plan_memory_gib,
-    plan_s,
-    prediction_of_case,
-)
+from orchestrator.benchmark import costs
 from orchestrator.benchmark.definition import Case, Dataset, Training
 from orchestrator.benchmark.presets import Preset
 from orchestrator.storage import run_paths
@@ -100,10 +91,10 @@ class _Builder:
         return stage.id
 
     def voxels(self, case: Case) -> int:
-        return case_voxels(case, preset=self.preset, phantoms=self.phantoms)
+        return costs.case_voxels(case, preset=self.preset, phantoms=self.phantoms)
 
-    def memory_gib(self, gib_per_megavoxel: float, cases: Iterable[Case]) -> int:
-        return memory_gib(gib_per_megavoxel, voxels=max(map(self.voxels, cases)))
+    def memory_gib(self, step: costs.StepCost, cases: Iterable[Case]) -> int:
+        return step.memory_gib(max(map(self.voxels, cases)))
 
     def download(self, name: str) -> str:
         scans = {case.name: case for case in self.label_sets_of_case if self.datasets[case.dataset].download == name}
@@ -113,8 +104,8 @@ class _Builder:
                 kind=StageKind.DOWNLOAD,
                 needs=(),
                 products=(run_paths.phantom_marker(name),),
-                expected_s=sum(on_core(PER_MEGAVOXEL.generate, voxels=self.voxels(case)) for case in scans.values()),
-                memory_gib=self.memory_gib(GIB_PER_MEGAVOXEL.generate, scans.values()),
+                expected_s=sum(costs.GENERATE.seconds(self.voxels(case)) for case in scans.values()),
+                memory_gib=self.memory_gib(costs.GENERATE, scans.values()),
                 download=name,
             )
         )
@@ -131,8 +122,8 @@ class _Builder:
                     *(run_paths.case_labels(case, label_set=name) for name in label_sets),
                     run_paths.case_record(case),
                 ),
-                expected_s=on_core(PER_MEGAVOXEL.ingest, voxels=self.voxels(case)),
-                memory_gib=self.memory_gib(GIB_PER_MEGAVOXEL.ingest, [case]),
+                expected_s=costs.INGEST.seconds(self.voxels(case)),
+                memory_gib=self.memory_gib(costs.INGEST, [case]),
                 voxels=self.voxels(case),
                 case=case,
                 label_sets=label_sets,
@@ -147,8 +138,8 @@ class _Builder:
                 kind=StageKind.FINGERPRINT,
                 needs=(self.ingest(case),),
                 products=(run_paths.fingerprint(case, label_set=label_set),),
-                expected_s=on_core(PER_MEGAVOXEL.fingerprint, voxels=self.voxels(case)),
-                memory_gib=self.memory_gib(GIB_PER_MEGAVOXEL.fingerprint, [case]),
+                expected_s=costs.FINGERPRINT.seconds(self.voxels(case)),
+                memory_gib=self.memory_gib(costs.FINGERPRINT, [case]),
                 case=case,
                 label_sets=(label_set,),
             )
@@ -163,8 +154,8 @@ class _Builder:
                 kind=StageKind.PLAN,
                 needs=(*measured, *((self.plan(donors[donor], donors),) if donor else ())),
                 products=(run_paths.plan(training.id),),
-                expected_s=plan_s(self.preset),
-                memory_gib=plan_memory_gib(self.preset),
+                expected_s=costs.plan_s(self.preset),
+                memory_gib=costs.plan_memory_gib(self.preset),
                 training=training,
             )
         )
@@ -181,8 +172,8 @@ class _Builder:
                     kind=StageKind.PREPROCESS,
                     needs=(plan,),
                     products=(run_paths.patches(training.id, case),),
-                    expected_s=on_core(PER_MEGAVOXEL.preprocess, voxels=voxels),
-                    memory_gib=memory_gib(GIB_PER_MEGAVOXEL.preprocess, voxels=voxels),
+                    expected_s=costs.PREPROCESS.seconds(voxels),
+                    memory_gib=costs.PREPROCESS.memory_gib(voxels),
                     voxels=voxels,
                     training=training,
                     case=case,
@@ -206,7 +197,7 @@ class _Builder:
     def evaluation(self, training: Training, *, train: str, voxels: int) -> None:
         """Add what is done with the model of a training."""
         evaluated = sorted({case for evaluation in training.evaluation_sets for case in evaluation.cases})
-        predicted = prediction_of_case(voxels, training=training, preset=self.preset)
+        predicted = costs.prediction_of_case(voxels, training=training, preset=self.preset)
         predict = self.add(
             Stage(
                 id=f"predict {training.id}",
@@ -224,8 +215,8 @@ class _Builder:
                 kind=StageKind.SCORE,
                 needs=(predict,),
                 products=(run_paths.results(training.id),),
-                expected_s=sum(on_core(PER_MEGAVOXEL.score, voxels=self.voxels(case)) for case in evaluated),
-                memory_gib=self.memory_gib(GIB_PER_MEGAVOXEL.score, evaluated),
+                expected_s=sum(costs.SCORE.seconds(self.voxels(case)) for case in evaluated),
+                memory_gib=self.memory_gib(costs.SCORE, evaluated),
                 training=training,
             )
         )

@@ -129,14 +129,15 @@ def _block(
         ]
         pooled += rows
         absent = {(case.dataset, case.name) for case in evaluation.cases} - {(row.dataset, row.case) for row in rows}
-        num_absent += len(absent) if scores.state(training.id) == "done" else 0
+        state = scores.state(training.id)
+        num_absent += len(absent) if state == "done" else 0
         block.append(
             TableRow(
                 group=training.group,
                 evaluation_set=evaluation_set,
                 structure=structure,
                 fold=training.fold,
-                state=_state(scores.state(training.id), num_absent=len(absent), num_cases=len(evaluation.cases)),
+                state=_state(state, num_absent=len(absent), num_cases=len(evaluation.cases)),
                 summary=summarise(rows),
                 published=_find(scores.published, spec, training, evaluation_set=evaluation_set, structure=structure),
                 origin=Origin.of(rows),

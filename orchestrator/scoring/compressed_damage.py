@@ -37,9 +37,8 @@ def check_compressed(path: Path, *, num_bytes: int) -> None:
     DataError
         If the voxels are cut short or damaged, or it cannot be told where they are.
     """
-    content = path.read_bytes()
     is_meta = path.name.lower().endswith((".mha", ".mhd"))
-    stored = _meta_image(content, path) if is_meta else _nrrd(content, path)
+    stored = _meta_image(path) if is_meta else _nrrd(path)
     if stored is None:
         return
     found = _expanded_bytes(stored, path)
@@ -62,21 +61,30 @@ def _expanded_bytes(stored: _Compressed, path: Path) -> int:
             return num_bytes
 
 
-def _meta_image(content: bytes, path: Path) -> _Compressed | None:
+def _beginning(path: Path) -> bytes:
+    """Return what is long enough for any header: most files are not compressed, and need not be read a second time."""
+    with path.open("rb") as file:
+        return file.read(_LARGEST_HEADER)
+
+
+def _meta_image(path: Path) -> _Compressed | None:
     """Return what the header of a MetaImage says is compressed, which its last field, ElementDataFile, ends."""
-    end = re.search(rb"^ElementDataFile\s*=\s*(.*?)\s*$", content[:_LARGEST_HEADER], re.MULTILINE)
+    content = _beginning(path)
+    end = re.search(rb"^ElementDataFile\s*=\s*(.*?)\s*$", content, re.MULTILINE)
     if end is None:
         return None
     header = content[: end.start()]
     if re.search(rb"^CompressedData\s*=\s*True", header, re.MULTILINE | re.IGNORECASE) is None:
         return None
     name = end[1].decode("utf-8", "replace")
-    data = content[content.index(b"\n", end.start()) + 1 :] if name.upper() == "LOCAL" else _read(path, name)
+    is_local = name.upper() == "LOCAL"
+    data = path.read_bytes()[content.index(b"\n", end.start()) + 1 :] if is_local else _read(path, name)
     return _Compressed(data=data, window=_ZLIB)
 
 
-def _nrrd(content: bytes, path: Path) -> _Compressed | None:
+def _nrrd(path: Path) -> _Compressed | None:
     """Return what the header of a NRRD file says is compressed; an empty line ends it."""
+    content = _beginning(path)
     end = re.search(rb"\r?\n\r?\n", content)
     header = content[: end.start()] if end else content
     if re.search(rb"^encoding:\s*(gzip|gz)\s*$", header, re.MULTILINE | re.IGNORECASE) is None:
@@ -84,7 +92,7 @@ def _nrrd(content: bytes, path: Path) -> _Compressed | None:
     detached = re.search(rb"^data ?file:\s*(.*?)\s*$", header, re.MULTILINE | re.IGNORECASE)
     if detached is not None:
         return _Compressed(data=_read(path, detached[1].decode("utf-8", "replace")), window=_GZIP_FORMAT)
-    return _Compressed(data=content[end.end() :] if end else b"", window=_GZIP_FORMAT)
+    return _Compressed(data=path.read_bytes()[end.end() :] if end else b"", window=_GZIP_FORMAT)
 
 
 def _read(path: Path, name: str) -> bytes:

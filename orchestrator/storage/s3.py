@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import StorageError
+from orchestrator.storage.cache_room import excess_bytes
 from orchestrator.storage.interface import TEMPORARY_PREFIX, Storage
 from orchestrator.storage.local import STALE_AFTER_S, is_full, storage_error
 
 CACHE_LIMIT_BYTES = 64 * 1024**3
 """Size of the local cache above which the files that were used longest ago are removed."""
-CACHE_LEFT_BYTES = 1024**3
-"""Free space that is left to others on the disk of the cache."""
 
 NUM_CONFLICTS = 5
 """Exclusive puts that may collide with a put under way before the storage gives up."""
@@ -223,8 +222,10 @@ def _make_room(num_bytes: int) -> None:
     for folder in _cache_folder().iterdir():
         with suppress(FileNotFoundError):  # another process trims too
             files += [(path.stat().st_mtime, path.stat().st_size, path) for path in folder.iterdir()]
-    above_limit = sum(size for _, size, _ in files) - CACHE_LIMIT_BYTES
-    excess = num_bytes + max(above_limit, CACHE_LEFT_BYTES - shutil.disk_usage(_cache_folder()).free)
+    cached_bytes = sum(size for _, size, _ in files)
+    excess = excess_bytes(
+        _cache_folder(), num_bytes=num_bytes, cached_bytes=cached_bytes, limit_bytes=CACHE_LIMIT_BYTES
+    )
     newest = max((used for used, _, _ in files), default=0.0)
     for used, size, path in sorted(files):
         if excess <= 0:
