@@ -225,6 +225,8 @@ def test_missing_and_unreadable_predictions_give_rows_that_say_why(tmp_path, lab
         ({"spacing_xyz": (0.7, 0.8, 5.1)}, "spacing"),
         ({"origin": (-120.0, 31.0, 0.0)}, "origin"),
         ({"origin": (-120.0, 30.0, 0.1)}, "origin"),
+        ({"origin": (-120.0, 30.0, 0.002)}, "origin"),
+        ({"origin": (-120.05, 30.0, 0.0)}, "origin"),
         ({"direction": (-1, 0, 0, 0, -1, 0, 0, 0, 1)}, "direction"),
     ],
 )

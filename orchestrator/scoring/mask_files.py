@@ -17,7 +17,7 @@ from orchestrator.scoring.nifti_labels import ReadBuffer, read_usual_nifti
 # Headers keep floats with few digits, and tools round them differently.
 _RELATIVE_TOLERANCE = 1e-3
 _TOLERANCE_VOXELS = 0.05
-"""Of an origin, in the shortest edge of a voxel: a shift by a whole one is another grid."""
+"""The most for an origin, in the shortest edge of a voxel: a shift by a whole one is another grid."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -42,7 +42,10 @@ class MaskFile:
             differences.append(f"size (x, y, z) {other.size}, expected {self.size}")
         if not np.allclose(other.spacing_mm, self.spacing_mm, rtol=_RELATIVE_TOLERANCE, atol=0.0):
             differences.append(f"spacing (z, y, x) {other.spacing_mm}, expected {self.spacing_mm}")
-        if not np.allclose(other.origin, self.origin, rtol=0.0, atol=_TOLERANCE_VOXELS * min(self.spacing_mm)):
+        # An origin or cosine near 0 is compared with the size of a voxel and of a unit vector.
+        edge_mm, shift_mm = min(self.spacing_mm), np.abs(np.subtract(other.origin, self.origin))
+        rounding_mm = _RELATIVE_TOLERANCE * (np.abs(self.origin) + edge_mm)
+        if not (shift_mm <= np.minimum(rounding_mm, _TOLERANCE_VOXELS * edge_mm)).all():
             differences.append(f"origin {other.origin}, expected {self.origin}")
         if not np.allclose(other.direction, self.direction, rtol=_RELATIVE_TOLERANCE, atol=_RELATIVE_TOLERANCE):
             differences.append(f"direction {other.direction}, expected {self.direction}")
