@@ -16,9 +16,10 @@ from orchestrator.benchmark.presets import PRESETS, find_preset
 from orchestrator.configuration import is_folder
 from orchestrator.console import consoles
 from orchestrator.errors import ConfigError, OrchestratorError
+from orchestrator.images.problem import Problem
 from orchestrator.pipeline.stages import label_sets_by_case
 from orchestrator.progress import counted
-from orchestrator.sources.downloads import CaseRequest, Problem, inspect_downloads
+from orchestrator.sources.downloads import CaseRequest, inspect_downloads
 
 EXIT_CLEAN, EXIT_PROBLEMS, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 

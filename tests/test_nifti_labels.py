@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from orchestrator.scoring import nifti_labels
-from orchestrator.scoring.mask_files import read_mask
-from orchestrator.scoring.nifti_labels import ReadBuffer, read_usual_nifti
+from orchestrator.images import nifti_labels
+from orchestrator.images.mask_files import read_mask
+from orchestrator.images.nifti_labels import ReadBuffer, read_usual_nifti
 
 # A rotation about a slanted axis, and a flip of z, which NIfTI keeps as the sign of pixdim[0].
 SLANTED = (0.36, 0.48, -0.8, -0.8, 0.6, 0.0, 0.48, 0.64, 0.6)

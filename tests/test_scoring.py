@@ -10,8 +10,8 @@ import pytest
 import SimpleITK as sitk
 
 from orchestrator.errors import ConfigError, DataError
+from orchestrator.images.mask_files import read_mask
 from orchestrator.results.records import ScoreStatus
-from orchestrator.scoring.mask_files import read_mask
 from orchestrator.scoring.score import NoPrediction, ScoredStructure, score_files
 
 LEFT = ScoredStructure(name="left_lung", reference_label=1, prediction_label=1, tolerance_mm=1.0)

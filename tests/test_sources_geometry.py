@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from orchestrator.sources.geometry import geometry_of, orient_to_lps
+from orchestrator.images.geometry import geometry_of, orient_to_lps
 
 
 @pytest.mark.parametrize("orientation", ["LPS", "RAS", "RPI", "SAL", "PIR", "ASR"])

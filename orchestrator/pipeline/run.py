@@ -17,6 +17,7 @@ from orchestrator.benchmark.published import PublishedScores
 from orchestrator.cluster.config import ClusterConfig
 from orchestrator.errors import ConfigError, GpuError, IntegrityError
 from orchestrator.events import EventLog
+from orchestrator.images.problem import Problem
 from orchestrator.pipeline.lease import Lease
 from orchestrator.pipeline.policy import Schedule
 from orchestrator.pipeline.prediction_record import has_current_predictions
@@ -30,7 +31,7 @@ from orchestrator.report.tables import write_tables
 from orchestrator.results.aggregate import missing_predictions
 from orchestrator.results.records import ResultRow
 from orchestrator.results.store import ResultsStore, from_table
-from orchestrator.sources.downloads import CaseRequest, Problem, inspect_downloads
+from orchestrator.sources.downloads import CaseRequest, inspect_downloads
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.storage.interface import Storage

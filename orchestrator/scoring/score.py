@@ -10,9 +10,9 @@ import numpy as np
 
 from kernels import LabelScore, score_masks
 from orchestrator.errors import ConfigError, DataError
+from orchestrator.images.mask_files import MaskFile, read_mask
+from orchestrator.images.nifti_labels import ReadBuffer
 from orchestrator.results.records import CaseScore, ScoreStatus
-from orchestrator.scoring.mask_files import MaskFile, read_mask
-from orchestrator.scoring.nifti_labels import ReadBuffer
 
 
 class _Buffers(threading.local):

@@ -6,11 +6,12 @@ from typing import ClassVar
 
 import numpy as np
 
-from orchestrator.sources.files import FileTree, SourceFile, open_tree, the_only
+from orchestrator.images.source_file import SourceFile
+from orchestrator.images.volume import NiftiVolume, Volume
+from orchestrator.sources.archives import FileTree, open_tree, the_only
 from orchestrator.sources.intensity import harmonise_window
 from orchestrator.sources.labels import LabelRule
 from orchestrator.sources.layout import Layout
-from orchestrator.sources.volume import NiftiVolume, Volume
 
 _IMAGES = "COVID-19-CT-Seg_20cases"
 _MASKS = {

@@ -9,22 +9,23 @@ import SimpleITK as sitk
 
 from orchestrator.benchmark.definition import Case, Dataset
 from orchestrator.errors import ConfigError
-from orchestrator.sources.case import CaseRequest, ConvertedCase, Problem, SourceError, collecting
+from orchestrator.images.geometry import Geometry, check_same_geometry, geometry_of, orient_to_lps
+from orchestrator.images.nifti import read_nifti, read_nifti_geometry
+from orchestrator.images.problem import Problem, SourceError, collecting
+from orchestrator.images.source_file import SourceFile
+from orchestrator.images.volume import Volume
+from orchestrator.sources.case import CaseRequest, ConvertedCase
 from orchestrator.sources.case_files import write_case
 from orchestrator.sources.covid_ct_seg import CovidCtSeg
-from orchestrator.sources.files import SourceFile
-from orchestrator.sources.geometry import Geometry, check_same_geometry, geometry_of, orient_to_lps
 from orchestrator.sources.intensity import check_intensities, to_stored_type
 from orchestrator.sources.labels import map_labels
 from orchestrator.sources.layout import Layout
 from orchestrator.sources.mosmed import Mosmed
 from orchestrator.sources.msd import Msd
-from orchestrator.sources.nifti import read_nifti, read_nifti_geometry
 from orchestrator.sources.nsclc import Nsclc
 from orchestrator.sources.structseg import StructSeg
-from orchestrator.sources.volume import Volume
 
-__all__ = ["CaseRequest", "ConvertedCase", "Problem", "convert_case", "inspect_downloads", "may_concern", "write_case"]
+__all__ = ["CaseRequest", "ConvertedCase", "convert_case", "inspect_downloads", "may_concern", "write_case"]
 
 LAYOUTS: dict[str, type[Layout]] = {layout.name: layout for layout in (CovidCtSeg, StructSeg, Nsclc, Msd, Mosmed)}
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from orchestrator.sources.case import SourceError
+from orchestrator.images.problem import SourceError
 
 WINDOW_HU = (-1250.0, 250.0)
 """Window in which the radiopaedia cases of COVID-19-CT-Seg were published."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from orchestrator.sources.case import SourceError
+from orchestrator.images.problem import SourceError
 
 LEFT_LUNG, RIGHT_LUNG = 1, 2
 MIN_SIDE_SEPARATION = 0.1

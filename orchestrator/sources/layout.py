@@ -8,10 +8,11 @@ from typing import ClassVar
 import numpy as np
 
 from orchestrator.errors import ConfigError
-from orchestrator.sources.case import SourceError
-from orchestrator.sources.files import SourceFile, listing
+from orchestrator.images.problem import SourceError
+from orchestrator.images.source_file import SourceFile
+from orchestrator.images.volume import Volume
+from orchestrator.sources.archives import listing
 from orchestrator.sources.labels import LabelRule
-from orchestrator.sources.volume import Volume
 
 
 class Layout(ABC):

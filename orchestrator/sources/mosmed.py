@@ -3,10 +3,11 @@
 from pathlib import PurePosixPath
 from typing import ClassVar
 
-from orchestrator.sources.files import FileTree, SourceFile, folder_tree, the_only
+from orchestrator.images.source_file import SourceFile
+from orchestrator.images.volume import NiftiVolume, Volume
+from orchestrator.sources.archives import FileTree, folder_tree, the_only
 from orchestrator.sources.labels import LabelRule
 from orchestrator.sources.layout import Layout
-from orchestrator.sources.volume import NiftiVolume, Volume
 
 
 class Mosmed(Layout):

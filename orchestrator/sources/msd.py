@@ -4,11 +4,12 @@ import json
 from pathlib import PurePosixPath
 from typing import ClassVar
 
-from orchestrator.sources.case import SourceError
-from orchestrator.sources.files import FileTree, SourceFile, open_tree, the_only
+from orchestrator.images.problem import SourceError
+from orchestrator.images.source_file import SourceFile
+from orchestrator.images.volume import NiftiVolume, Volume
+from orchestrator.sources.archives import FileTree, open_tree, the_only
 from orchestrator.sources.labels import LabelRule
 from orchestrator.sources.layout import Layout
-from orchestrator.sources.volume import NiftiVolume, Volume
 
 _STEM = "Task06_Lung"
 _LABEL_FOLDERS = {"infection": "labelsTr", "lung": "labelsTr_lung"}

@@ -5,11 +5,11 @@ import re
 from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
-from orchestrator.sources.dicom import DicomVolume
-from orchestrator.sources.files import SourceFile
+from orchestrator.images.dicom import DicomVolume
+from orchestrator.images.source_file import SourceFile
+from orchestrator.images.volume import Volume
 from orchestrator.sources.labels import LabelRule
 from orchestrator.sources.layout import Layout
-from orchestrator.sources.volume import Volume
 
 _PATIENT = re.compile(r"LUNG1-\d+")
 _STRUCTURES = {"lung": "thor_cav", "infection": "effusion"}

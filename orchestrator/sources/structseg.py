@@ -3,10 +3,10 @@
 from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
-from orchestrator.sources.files import SourceFile
+from orchestrator.images.source_file import SourceFile
+from orchestrator.images.volume import NiftiVolume, Volume
 from orchestrator.sources.labels import LabelRule
 from orchestrator.sources.layout import Layout
-from orchestrator.sources.volume import NiftiVolume, Volume
 
 _PARTS = {"lung": "Thoracic_OAR", "infection": "Lung_GTV"}
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import SimpleITK as sitk
 
-from orchestrator.sources.files import SourceFile
-from orchestrator.sources.geometry import Geometry
-from orchestrator.sources.nifti import read_nifti, read_nifti_geometry
+from orchestrator.images.geometry import Geometry
+from orchestrator.images.nifti import read_nifti, read_nifti_geometry
+from orchestrator.images.source_file import SourceFile
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

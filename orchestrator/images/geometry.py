@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import SimpleITK as sitk
 
-from orchestrator.sources.case import SourceError
+from orchestrator.images.problem import SourceError
 
 ORIGIN_TOLERANCE_MM = 0.1
 """A tenth of a voxel or less in every data set; owners' tools round headers in the fourth digit."""

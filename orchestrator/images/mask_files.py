@@ -9,10 +9,10 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from orchestrator.errors import DataError, is_out_of_memory
-from orchestrator.scoring.compressed_damage import SUFFIXES as COMPRESSED_SUFFIXES
-from orchestrator.scoring.compressed_damage import check_compressed
-from orchestrator.scoring.nifti_damage import check_nifti
-from orchestrator.scoring.nifti_labels import ReadBuffer, read_usual_nifti
+from orchestrator.images.compressed_damage import SUFFIXES as COMPRESSED_SUFFIXES
+from orchestrator.images.compressed_damage import check_compressed
+from orchestrator.images.nifti_damage import check_nifti
+from orchestrator.images.nifti_labels import ReadBuffer, read_usual_nifti
 
 # Headers keep floats with few digits, and tools round them differently.
 _RELATIVE_TOLERANCE = 1e-3

@@ -15,9 +15,9 @@ import numpy as np
 import SimpleITK as sitk
 
 from orchestrator.errors import StorageError
-from orchestrator.sources.case import SourceError
-from orchestrator.sources.files import SourceFile
-from orchestrator.sources.geometry import Geometry, geometry_of
+from orchestrator.images.geometry import Geometry, geometry_of
+from orchestrator.images.problem import SourceError
+from orchestrator.images.source_file import SourceFile
 
 _CHUNK_BYTES = 1 << 20
 _FLOAT32, _FLOAT64 = 16, 64

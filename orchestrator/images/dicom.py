@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from orchestrator.sources.case import SourceError
-from orchestrator.sources.geometry import Geometry
-from orchestrator.sources.volume import LoadedVolume, Volume
+from orchestrator.images.geometry import Geometry
+from orchestrator.images.problem import SourceError
+from orchestrator.images.volume import LoadedVolume, Volume
 
 _MODALITY = "0008|0060"
 _GAP_TOLERANCE = 0.1
