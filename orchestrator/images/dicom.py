@@ -31,6 +31,10 @@ class DicomVolume(Volume):
         self.name = name
         self._folders = folders
 
+    def paths(self) -> tuple[Path, ...]:
+        """Return all files of the folders: a further series or slice can change what is read."""
+        return tuple(file for folder in self._folders for file in sorted(folder.iterdir()) if file.is_file())
+
     def read_geometry(self) -> Geometry:
         """Read the header of every slice and check that they form one gapless stack."""
         series, _ = self._ct_series()

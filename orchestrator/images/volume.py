@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from pathlib import Path
 
 import SimpleITK as sitk
 
@@ -29,6 +30,10 @@ class Volume(ABC):
     """Path for messages."""
 
     @abstractmethod
+    def paths(self) -> tuple[Path, ...]:
+        """Return every file on which it depends what is read, archives as one file; reads nothing."""
+
+    @abstractmethod
     def read_geometry(self) -> Geometry:
         """Read headers only; raises SourceError."""
 
@@ -43,6 +48,10 @@ class NiftiVolume(Volume):
     def __init__(self, source: SourceFile) -> None:
         self.name = str(source)
         self._source = source
+
+    def paths(self) -> tuple[Path, ...]:
+        """Return the file or the archive that holds it."""
+        return (self._source.path,)
 
     def read_geometry(self) -> Geometry:
         """Read the header."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import SimpleITK as sitk
 
 from orchestrator.benchmark.definition import Case, Dataset
+from orchestrator.sources.stamps import SourceStamp
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,6 +27,38 @@ class CaseRequest:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ConvertedImage:
+    """The image of a case as the benchmark uses it, in memory."""
+
+    case: Case
+    """Which case it is of."""
+    image: sitk.Image
+    """CT volume in LPS orientation, int16 (float32 where the source has fractions)."""
+    source: SourceStamp
+    """What it was made from."""
+    notes: tuple[str, ...]
+    """What was changed or tolerated on the way, one sentence each."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ConvertedLabels:
+    """One label set of a case as the benchmark uses it, in memory."""
+
+    case: Case
+    """Which case it is of."""
+    label_set: str
+    """Which label set it is."""
+    labels: sitk.Image
+    """Label map, uint8, in the geometry of the image."""
+    source: SourceStamp
+    """What it was made from."""
+    notes: tuple[str, ...]
+    """What was changed or tolerated on the way, one sentence each."""
+    warnings: tuple[str, ...]
+    """What is taken as it is but hardly right, with numbers, one sentence each."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ConvertedCase:
     """One case as the benchmark uses it, in memory."""
 
@@ -39,3 +72,5 @@ class ConvertedCase:
     """`image` and each label set to the SHA-256 of the source file (of the slices' digests for a DICOM series)."""
     notes: tuple[str, ...]
     """What was changed or tolerated on the way, one sentence each."""
+    warnings: tuple[str, ...] = ()
+    """What is taken as it is but hardly right, with numbers, one sentence each."""

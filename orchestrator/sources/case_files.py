@@ -35,12 +35,13 @@ def write_case(converted: ConvertedCase, *, image_path: Path, label_paths: Mappi
         raise DataError(
             f"{converted.case.id}: paths for label sets {sorted(label_paths)}; expected {sorted(converted.labels)}"
         )
-    _write(converted.image, image_path)
+    write_volume(converted.image, image_path)
     for label_set, path in label_paths.items():
-        _write(converted.labels[label_set], path)
+        write_volume(converted.labels[label_set], path)
 
 
-def _write(image: sitk.Image, path: Path) -> None:
+def write_volume(image: sitk.Image, path: Path) -> None:
+    """Write an image or label map as `write_case` does; raises StorageError."""
     # ITK ignores the compression level for NIfTI, hence our own gzip: level 1 is several times as fast as its level
     # 6 and makes the file a few per cent larger; without name and time in its header, equal volumes are equal files.
     try:

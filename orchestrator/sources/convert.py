@@ -1,0 +1,178 @@
+"""From a data folder to cases: the image of a case and each of its label sets, on their own or together."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import SimpleITK as sitk
+
+from orchestrator.benchmark.definition import Case, Dataset
+from orchestrator.images.geometry import check_same_geometry, geometry_of, orient_to_lps
+from orchestrator.images.nifti import read_nifti
+from orchestrator.images.problem import SourceError
+from orchestrator.images.source_file import SourceFile
+from orchestrator.images.volume import Volume
+from orchestrator.sources.case import ConvertedCase, ConvertedImage, ConvertedLabels
+from orchestrator.sources.intensity import check_intensities, to_stored_type
+from orchestrator.sources.labels import map_labels
+from orchestrator.sources.layout import Layout
+from orchestrator.sources.registry import open_layout
+from orchestrator.sources.stamps import FileStamp, SourceStamp, stamp_files
+
+
+def convert_case(case: Case, *, dataset: Dataset, label_sets: Sequence[str], downloads: Path) -> ConvertedCase:
+    """Turn one case of a public download into the form that the benchmark uses.
+
+    Image and masks are brought to LPS orientation by permuting and flipping axes only, compared in size, spacing,
+    origin and direction, labels are mapped and the sides of the lungs verified.
+
+    Parameters
+    ----------
+    case
+        The case; belongs to `dataset`.
+    dataset
+        Says which download holds it.
+    label_sets
+        Names of the label sets that are wanted.
+    downloads
+        Data folder with one folder for each download.
+
+    Raises
+    ------
+    DataError
+        At the first thing that is missing or wrong; the message names the file, what was found and what was expected.
+    """
+    layout = open_layout(dataset, downloads=downloads)
+    for label_set in label_sets:
+        layout.rule(label_set)
+    volume = layout.find_image(case.name, label_set=label_sets[0])
+    # What is missing is told before anything large is read.
+    masks = {label_set: layout.find_labels(case.name, label_set=label_set) for label_set in label_sets}
+    image = image_from(volume, case=case, layout=layout, downloads=downloads)
+    labels = [
+        labels_from(
+            mask, case=case, label_set=name, image=image.image, image_name=volume.name, layout=layout,
+            downloads=downloads,
+        )
+        for name, mask in masks.items()
+    ]  # fmt: skip
+    return assembled(image, labels)
+
+
+def convert_image(case: Case, *, dataset: Dataset, label_sets: Sequence[str], downloads: Path) -> ConvertedImage:
+    """Turn the image of a case alone into the form that the benchmark uses; parameters and errors as `convert_case`.
+
+    `label_sets` are those that are wanted of the case: where it ships several images, they choose.
+    """
+    layout = open_layout(dataset, downloads=downloads)
+    volume = layout.find_image(case.name, label_set=label_sets[0])
+    return image_from(volume, case=case, layout=layout, downloads=downloads)
+
+
+def convert_labels(
+    case: Case, *, dataset: Dataset, label_set: str, image: sitk.Image, downloads: Path
+) -> ConvertedLabels:
+    """Turn one mask of a case into a label map in the geometry of `image`, which `convert_image` has made of the case.
+
+    Parameters and errors as `convert_case`.
+    """
+    layout = open_layout(dataset, downloads=downloads)
+    layout.rule(label_set)
+    mask = layout.find_labels(case.name, label_set=label_set)
+    return labels_from(
+        mask,
+        case=case,
+        label_set=label_set,
+        image=image,
+        image_name=_name_of_image(case, label_set=label_set, layout=layout),
+        layout=layout,
+        downloads=downloads,
+    )
+
+
+def _name_of_image(case: Case, *, label_set: str, layout: Layout) -> str:
+    """Return the name of the image for messages; that of the case if its file is no longer there."""
+    try:
+        return layout.find_image(case.name, label_set=label_set).name
+    except SourceError:
+        return case.id
+
+
+def stamp_image_now(
+    case: Case, *, dataset: Dataset, label_sets: Sequence[str], downloads: Path
+) -> tuple[FileStamp, ...]:
+    """Return how the files look now that `convert_image` would read: sizes and times, nothing is read.
+
+    Raises SourceError if they cannot be found any more. `changed_files` compares with a stamp of before.
+    """
+    volume = open_layout(dataset, downloads=downloads).find_image(case.name, label_set=label_sets[0])
+    return stamp_files(volume.paths(), downloads=downloads)
+
+
+def stamp_labels_now(case: Case, *, dataset: Dataset, label_set: str, downloads: Path) -> tuple[FileStamp, ...]:
+    """Return how the file looks now that `convert_labels` would read, as `stamp_image_now`."""
+    layout = open_layout(dataset, downloads=downloads)
+    layout.rule(label_set)
+    return stamp_files([layout.find_labels(case.name, label_set=label_set).path], downloads=downloads)
+
+
+def image_from(volume: Volume, *, case: Case, layout: Layout, downloads: Path) -> ConvertedImage:
+    """Convert the image of a case that was found."""
+    files = stamp_files(volume.paths(), downloads=downloads)
+    loaded = volume.read()
+    oriented = orient_to_lps(loaded.image)
+    voxels = sitk.GetArrayViewFromImage(oriented)
+    check_intensities(voxels, name=volume.name)
+    voxels, note = layout.harmonise(voxels, name=volume.name)
+    image = sitk.GetImageFromArray(to_stored_type(voxels))
+    image.CopyInformation(oriented)
+    return ConvertedImage(
+        case=case,
+        image=image,
+        source=SourceStamp(files=files, sha256=loaded.sha256),
+        notes=(*loaded.notes, *([note] if note else [])),
+    )
+
+
+def labels_from(
+    mask: SourceFile,
+    *,
+    case: Case,
+    label_set: str,
+    image: sitk.Image | None,
+    image_name: str,
+    layout: Layout,
+    downloads: Path,
+) -> ConvertedLabels:
+    """Convert a mask of a case that was found; without an image it keeps its own geometry."""
+    files = stamp_files([mask.path], downloads=downloads)
+    loaded, sha256 = read_nifti(mask)
+    oriented = orient_to_lps(loaded)
+    note = None
+    if image is not None:
+        note = check_same_geometry(
+            geometry_of(image), geometry_of(oriented), image_name=image_name, mask_name=str(mask)
+        )
+    values = sitk.GetArrayViewFromImage(oriented)
+    labels, label_notes = map_labels(values, rule=layout.rule(label_set), name=str(mask))
+    label_map = sitk.GetImageFromArray(labels)
+    label_map.CopyInformation(oriented if image is None else image)
+    return ConvertedLabels(
+        case=case,
+        label_set=label_set,
+        labels=label_map,
+        source=SourceStamp(files=files, sha256=sha256),
+        notes=(*([note] if note else []), *label_notes),
+        warnings=(),
+    )
+
+
+def assembled(image: ConvertedImage, labels: Sequence[ConvertedLabels]) -> ConvertedCase:
+    """Return a case made of its parts."""
+    return ConvertedCase(
+        case=image.case,
+        image=image.image,
+        labels={part.label_set: part.labels for part in labels},
+        source_sha256={"image": image.source.sha256} | {part.label_set: part.source.sha256 for part in labels},
+        notes=(*image.notes, *(note for part in labels for note in part.notes)),
+        warnings=tuple(warning for part in labels for warning in part.warnings),
+    )

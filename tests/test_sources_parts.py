@@ -1,0 +1,126 @@
+"""Image and label sets of a case convert on their own, and what they came from is noticed when it changes."""
+
+import hashlib
+import os
+import shutil
+import zipfile
+from pathlib import Path
+
+import layouts
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from orchestrator.benchmark.definition import Case
+from orchestrator.errors import DataError
+from orchestrator.sources.downloads import (
+    changed_files,
+    convert_case,
+    convert_image,
+    convert_labels,
+    stamp_image_now,
+    stamp_labels_now,
+)
+
+CASES = [(dataset.name, case_name) for dataset in layouts.DATASETS.values() for case_name in dataset.case_names]
+
+
+@pytest.fixture(scope="module")
+def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    data = tmp_path_factory.mktemp("shipped")
+    layouts.write_downloads(data)
+    return data
+
+
+@pytest.fixture
+def data(shipped: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(shipped, tmp_path / "data"))
+
+
+def whereabouts(data: Path, dataset: str, case_name: str) -> tuple[Case, dict]:
+    return Case(dataset=dataset, name=case_name), {"dataset": layouts.DATASETS[dataset], "downloads": data}
+
+
+@pytest.mark.parametrize(("name", "case_name"), CASES)
+def test_the_parts_of_a_case_are_the_case(shipped, name, case_name):
+    case, where = whereabouts(shipped, name, case_name)
+    label_sets = layouts.DATASETS[name].label_sets
+    whole = convert_case(case, label_sets=label_sets, **where)
+    image = convert_image(case, label_sets=label_sets, **where)
+    assert sitk.Hash(image.image) == sitk.Hash(whole.image)
+    assert image.source.sha256 == whole.source_sha256["image"]
+    notes = list(image.notes)
+    for label_set in label_sets:
+        part = convert_labels(case, label_set=label_set, image=image.image, **where)
+        assert (part.case, part.label_set) == (case, label_set)
+        np.testing.assert_array_equal(
+            sitk.GetArrayFromImage(part.labels), sitk.GetArrayFromImage(whole.labels[label_set])
+        )
+        assert part.labels.GetOrigin() == image.image.GetOrigin()
+        assert part.source.sha256 == whole.source_sha256[label_set]
+        notes += part.notes
+    assert tuple(notes) == whole.notes
+
+
+def test_one_bad_label_set_leaves_the_image_and_the_others_alone(data):
+    (data / "covid-19-ct-seg" / "Lung_Mask.zip").unlink()
+    case, where = whereabouts(data, "covid-19-ct-seg", "coronacases_001")
+    image = convert_image(case, label_sets=("infection", "lung"), **where).image
+    assert convert_labels(case, label_set="infection", image=image, **where).labels.GetSize() == image.GetSize()
+    with pytest.raises(DataError, match="Lung_Mask: found neither a folder nor an archive"):
+        convert_labels(case, label_set="lung", image=image, **where)
+
+
+def test_a_mask_is_compared_with_the_image_it_is_given(data):
+    case, where = whereabouts(data, "mosmed", "study_0255")
+    image = layouts.image_of(layouts.ct_voxels(), origin=(-10.0, -20.0, 35.0))
+    with pytest.raises(DataError, match=r"origin -10 x -20 x 30 mm in LPS; expected .* image .*study_0255\.nii\.gz"):
+        convert_labels(case, label_set="infection", image=image, **where)
+    # Of an image whose file is not there any more the case is named.
+    (data / "mosmed" / "COVID19_1110" / "studies" / "CT-1" / "study_0255.nii.gz").unlink()
+    with pytest.raises(DataError, match="as of its image mosmed/study_0255"):
+        convert_labels(case, label_set="infection", image=image, **where)
+
+
+def test_a_stamp_names_the_files_below_the_data_folder_and_digests_what_was_used(data):
+    case, where = whereabouts(data, "covid-19-ct-seg", "coronacases_001")
+    source = convert_image(case, label_sets=("infection",), **where).source
+    archive = data / "covid-19-ct-seg" / "COVID-19-CT-Seg_20cases.zip"
+    (stamp,) = source.files
+    assert stamp.name == "covid-19-ct-seg/COVID-19-CT-Seg_20cases.zip"
+    assert (stamp.num_bytes, stamp.mtime_ns) == (archive.stat().st_size, archive.stat().st_mtime_ns)
+    with zipfile.ZipFile(archive) as opened:
+        assert source.sha256 == hashlib.sha256(opened.read("coronacases_org_001.nii.gz")).hexdigest()
+    assert source.files == stamp_image_now(case, label_sets=("infection",), **where)
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("covid-19-ct-seg", "covid-19-ct-seg/Infection_Mask.zip"),
+        ("structseg-gtv", "structseg/Lung_GTV/7/label.nii.gz"),
+        ("nsclc-pe", "nsclc/Thoracic_Cavities/LUNG1-001/LUNG1-001_effusion_first_reviewer.nii.gz"),
+        ("msd-lung-tumour", "msd/Task06_Lung.tar"),
+        ("mosmed", "mosmed/COVID19_1110/masks/study_0255_mask.nii.gz"),
+    ],
+)
+def test_a_mask_that_was_replaced_looks_different(data, name, file):
+    case, where = whereabouts(data, name, layouts.DATASETS[name].case_names[0])
+    before = stamp_labels_now(case, label_set="infection", **where)
+    assert changed_files(before, stamp_labels_now(case, label_set="infection", **where)) == ()
+    os.utime(data / file, (1, 1))
+    assert changed_files(before, stamp_labels_now(case, label_set="infection", **where)) == (file,)
+
+
+def test_a_slice_or_a_mask_that_comes_or_goes_is_noticed(data):
+    case, where = whereabouts(data, "nsclc-pe", "LUNG1-001")
+    slices = "nsclc/NSCLC-Radiomics/LUNG1-001/09-18-2008-StudyID/0.000000-82046"
+    before = stamp_image_now(case, label_sets=("infection",), **where)
+    (data / slices / "1-05.dcm").rename(data / slices / "1-13.dcm")
+    after = stamp_image_now(case, label_sets=("infection",), **where)
+    assert changed_files(before, after) == (f"{slices}/1-05.dcm", f"{slices}/1-13.dcm")
+    # Another reviewer's mask, which is preferred, is another source.
+    before = stamp_labels_now(case, label_set="infection", **where)
+    first = data / "nsclc/Thoracic_Cavities/LUNG1-001/LUNG1-001_effusion_first_reviewer.nii.gz"
+    shutil.copy2(first, first.with_name("LUNG1-001_effusion_primary_reviewer.nii.gz"))
+    assert len(changed_files(before, stamp_labels_now(case, label_set="infection", **where))) == 2
