@@ -106,7 +106,10 @@ class Serial:
 
     def write_tables(self):
         storage = open_storage(self.place.output)
-        driver.write_run_tables(self.request, storage, rows=from_table(ResultsStore(storage).read()), failed=())
+        rows = from_table(ResultsStore(storage).read())
+        driver.write_run_tables(
+            self.request, storage, rows=rows, failed=(), asked_for=[t.id for t in self.request.trainings]
+        )
 
 
 def serial(output):

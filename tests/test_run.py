@@ -13,7 +13,8 @@ from orchestrator.benchmark.loading import load_benchmark
 from orchestrator.benchmark.presets import PRESETS
 from orchestrator.cluster.config import ClusterConfig
 from orchestrator.errors import ConfigError
-from orchestrator.pipeline.run import RunRequest, claim_output, run
+from orchestrator.pipeline.output_claim import claim_output
+from orchestrator.pipeline.run import RunRequest, identity_of, run
 from orchestrator.results.records import ScoreStatus
 from orchestrator.results.store import ResultsStore
 from orchestrator.storage import run_paths
@@ -35,6 +36,11 @@ def request_for(tmp_path):
     return request
 
 
+def claim(request):
+    ids = [training.id for training in request.trainings]
+    return claim_output(open_storage(request.output), identity=identity_of(request), trainings=ids)
+
+
 @pytest.mark.parametrize(
     ("changes", "difference"),
     [
@@ -50,21 +56,21 @@ def request_for(tmp_path):
     ],
 )
 def test_a_run_with_other_results_is_refused_with_what_differs(request_for, tmp_path, changes, difference):
-    claim_output(request_for(), open_storage(tmp_path))
+    claim(request_for())
     with pytest.raises(ConfigError) as caught:
-        claim_output(request_for(**changes), open_storage(tmp_path))
+        claim(request_for(**changes))
     assert f": holds a run with another {difference}; expected the same one" in str(caught.value)
 
 
 def test_a_field_that_the_record_of_a_run_lacks_is_a_difference(request_for, tmp_path):
     storage = open_storage(tmp_path)
-    claim_output(request_for(), storage)
+    claim(request_for())
     record = json.loads(storage.read_bytes(run_paths.RUN))
     del record["preset"]["augmentation"]
     record["preset"]["shuffled"] = True
     storage.write_bytes(run_paths.RUN, json.dumps(record).encode())
     with pytest.raises(ConfigError) as caught:
-        claim_output(request_for(), storage)
+        claim(request_for())
     assert (
         "another preset.augmentation (nothing there, kernels asked for), "
         "preset.shuffled (True there, nothing asked for);" in str(caught.value)
@@ -73,9 +79,9 @@ def test_a_field_that_the_record_of_a_run_lacks_is_a_difference(request_for, tmp
 
 def test_what_a_training_is_expected_to_take_does_not_make_another_run(request_for, tmp_path):
     storage = open_storage(tmp_path)
-    claim_output(request_for(), storage)
+    claim(request_for())
     before = storage.read_bytes(run_paths.RUN)
-    claim_output(request_for(replace(SMOKE, expected_s_per_iteration=9.0)), storage)
+    claim(request_for(replace(SMOKE, expected_s_per_iteration=9.0)))
     assert storage.read_bytes(run_paths.RUN) == before
 
 
@@ -83,7 +89,7 @@ def test_results_of_which_nobody_knows_the_seed_are_not_added_to(request_for, tm
     storage = open_storage(tmp_path)
     storage.write_bytes(run_paths.results("T1-lung-fold0"), b"")
     with pytest.raises(ConfigError, match=r"run\.json: there are results, but not this file, so the seed, .*Restore"):
-        claim_output(request_for(), storage)
+        claim(request_for())
     assert not storage.exists(run_paths.RUN)
 
 
@@ -99,7 +105,7 @@ def test_a_finished_run_tells_at_every_call_which_cases_have_no_score(request_fo
         one = row(math.nan, math.nan, case=case, status=status, message=message)
         of = {"training_id": training.id, "subtask": "infection", "evaluation_set": "test-mosmed", "dataset": "mosmed"}
         rows.append(replace(one, score=replace(one.score, structure="infection"), **of))
-    claim_output(request, open_storage(tmp_path))
+    claim(request)
     ResultsStore(open_storage(tmp_path)).commit(training.id, rows)
     for _ in range(2):
         outcome = run(request, console=Console(file=io.StringIO()))
@@ -107,3 +113,30 @@ def test_a_finished_run_tells_at_every_call_which_cases_have_no_score(request_fo
         assert outcome.unpredicted == {
             training.id: "2 without a score, the first test-mosmed mosmed/study_0256: DataError: cut short"
         }
+
+
+def scored(training):
+    """Commit one row of a training."""
+    one = row(0.5, 0.25, case="coronacases_001")
+    of = {"training_id": training.id, "task": training.task, "subtask": training.subtask, "fold": training.fold}
+    one = replace(one, **of, evaluation_set="test", dataset="covid-19-ct-seg", source=training.source)
+    return replace(one, score=replace(one.score, structure="infection"))
+
+
+def test_tables_are_of_all_that_is_committed_whatever_a_call_asks_for(request_for, tmp_path):
+    """Two trainings of two tables are done, a third was asked for before; the call names the first alone."""
+    names = ("T1-infection-fold0", "T1-infection-fold1", "T2-infection-structseg-fold0", "T3-infection-structseg-fold1")
+    everything = request_for(trainings=load_benchmark().trainings(only=names, preset=SMOKE))
+    claim(everything)
+    for training in everything.trainings:
+        if training.id in {names[0], names[2]}:
+            ResultsStore(open_storage(tmp_path)).commit(training.id, [scored(training)])
+    outcome = run(request_for(), console=Console(file=io.StringIO()))
+    assert outcome.num_done == 1
+    tables = {path.name: path.read_text() for path in (tmp_path / run_paths.TABLES).glob("*.md")}
+    assert sorted(tables) == ["summary.md", "table_IV.md", "table_VI.md", "task_3_infection.md"]
+    summary = tables["summary.md"]
+    assert "| T2-infection-structseg | COVID-19-CT-Seg | infection | 0 | 1 | 50.0 |" in summary
+    assert "| T1-infection | COVID-19-CT-Seg | infection | average | 1 | 50.0 |" in summary
+    assert "- T1-infection-fold1: pending\n- T3-infection-structseg-fold1: pending\n" in summary
+    assert names[0] not in summary.partition("## Trainings without results")[2]

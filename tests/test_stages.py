@@ -8,8 +8,9 @@ from orchestrator.benchmark.loading import load_benchmark
 from orchestrator.benchmark.matrix import find_donors
 from orchestrator.benchmark.presets import PRESETS
 from orchestrator.errors import ConfigError
+from orchestrator.pipeline.finished import finished_stages
 from orchestrator.pipeline.prediction_record import PredictionRecord, write_prediction_record
-from orchestrator.pipeline.run import check_space, finished_stages
+from orchestrator.pipeline.run import check_space
 from orchestrator.pipeline.stages import StageKind, build_graph, expected_bytes, label_sets_by_case
 from orchestrator.pipeline.ways import needed_stages
 from orchestrator.storage import run_paths

@@ -1,8 +1,7 @@
 """One run from its request to its tables: what is checked before it begins, what is wired, what is left behind."""
 
-import json
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -15,14 +14,15 @@ from orchestrator.benchmark.matrix import Benchmark, find_donors
 from orchestrator.benchmark.presets import Preset
 from orchestrator.benchmark.published import PublishedScores
 from orchestrator.cluster.config import ClusterConfig
-from orchestrator.errors import ConfigError, GpuError, IntegrityError
+from orchestrator.errors import ConfigError, GpuError
 from orchestrator.events import EventLog
 from orchestrator.images.problem import Problem
+from orchestrator.pipeline.finished import finished_stages
 from orchestrator.pipeline.lease import Lease
+from orchestrator.pipeline.output_claim import claim_output
 from orchestrator.pipeline.policy import Schedule
-from orchestrator.pipeline.prediction_record import has_current_predictions
 from orchestrator.pipeline.processors import Need, Node
-from orchestrator.pipeline.stages import Stage, StageKind, build_graph, expected_bytes, label_sets_by_case
+from orchestrator.pipeline.stages import Stage, build_graph, expected_bytes, label_sets_by_case
 from orchestrator.pipeline.training_need import idle_gpus, training_need
 from orchestrator.pipeline.ways import needed_stages
 from orchestrator.pipeline.workplace import Workplace
@@ -35,14 +35,7 @@ from orchestrator.sources.downloads import CaseRequest, inspect_downloads
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.storage.interface import Storage
-from orchestrator.storage.json_files import read_json
 
-RUN_FORMAT = 1
-"""Version of the layout of a run's output."""
-_WITHOUT_INFLUENCE = {"preset.expected_s_per_iteration"}
-"""Fields of the record of a run that change no result."""
-_NOTHING = "nothing"
-"""Stands for a field that a record lacks, as one of another version may."""
 GPU_LOADER_THREADS = 6
 """Most threads that make batches for one training with a GPU."""
 
@@ -119,77 +112,14 @@ def _size(num_bytes: int) -> str:
     return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.1f} MB"
 
 
-def claim_output(request: RunRequest, storage: Storage) -> None:
-    """Mark the output location as this run's; raises ConfigError if a run with other results lives there."""
-    record = {
-        "format": RUN_FORMAT,
+def identity_of(request: RunRequest) -> dict[str, object]:
+    """Return what the results of a run follow from, by name."""
+    return {
         "benchmark_sha256": request.benchmark.sha256,
         "preset": asdict(request.preset),
         "seed": request.seed,
         "data": request.data or "phantoms",
     }
-    found = _claim_of(storage)
-    if found is None:
-        storage.write_bytes(run_paths.RUN, json.dumps(record, indent=1).encode())
-    elif different := _differences(found, json.loads(json.dumps(record))):
-        raise ConfigError(
-            f"{storage.location}: holds a run with another {', '.join(different)}; expected the same one or an empty "
-            "location. Choose another --output"
-        )
-
-
-def _claim_of(storage: Storage) -> dict[str, object] | None:
-    """Return what the run of a location says of itself; None if there is no run."""
-    where = f"{storage.location}/{run_paths.RUN}"
-    advice = "the seed, preset and data of what is there are not known. Restore the file or choose another --output"
-    if not storage.exists(run_paths.RUN):
-        if ResultsStore(storage).finished():
-            raise ConfigError(f"{where}: there are results, but not this file, so {advice}")
-        return None
-    try:
-        found = read_json(storage, run_paths.RUN)
-    except IntegrityError:
-        found = None
-    if not isinstance(found, dict):
-        raise ConfigError(f"{where}: not the record of a run, so {advice}")
-    return found
-
-
-def _differences(found: Mapping[str, object], wanted: Mapping[str, object]) -> list[str]:
-    """Return what differs between the records of two runs, by name, with both values."""
-    there, asked_for = dict(_flat(found)), dict(_flat(wanted))
-    different = [name for name in {**asked_for, **there} if there.get(name, _NOTHING) != asked_for.get(name, _NOTHING)]
-    if "preset.name" in different:
-        # Presets of two names differ in most of what they hold.
-        different = [name for name in different if name == "preset.name" or not name.startswith("preset.")]
-    return [
-        f"{name} ({there.get(name, _NOTHING)} there, {asked_for.get(name, _NOTHING)} asked for)"
-        for name in different
-        if name not in _WITHOUT_INFLUENCE
-    ]
-
-
-def _flat(record: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Yield the fields of a record; those of a record within it by both names, as in `preset.num_epochs`."""
-    for name, value in record.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
-
-
-def finished_stages(graph: Mapping[str, Stage], storage: Storage) -> set[str]:
-    """Return the ids of the stages whose products exist; predictions of another checkpoint are none."""
-    existing = set(storage.list_keys())
-    finished = {stage.id for stage in graph.values() if existing.issuperset(stage.products)}
-    return {stage_id for stage_id in finished if not _is_outdated(graph[stage_id], storage, finished=finished)}
-
-
-def _is_outdated(stage: Stage, storage: Storage, *, finished: Collection[str]) -> bool:
-    """Whether a stage has predicted with another checkpoint than the one that is there, and is not scored yet."""
-    if stage.kind is not StageKind.PREDICT or stage.training is None or f"score {stage.training.id}" in finished:
-        return False
-    return not has_current_predictions(storage, stage.training.id)
 
 
 def run(request: RunRequest, *, console: Console) -> RunOutcome:
@@ -224,7 +154,11 @@ def run(request: RunRequest, *, console: Console) -> RunOutcome:
         done = finished_stages(graph, storage)
         needed = needed_stages(graph, done=done)
         check_space((graph[stage_id] for stage_id in needed), storage=storage, preset=request.preset)
-        claim_output(request, storage)
+        asked_for = claim_output(
+            storage,
+            identity=identity_of(request),
+            trainings=[training.id for training in request.trainings],
+        )
         storage.sweep()
         events.append(
             "run_started",
@@ -239,7 +173,7 @@ def run(request: RunRequest, *, console: Console) -> RunOutcome:
         lost_trainings = tuple(t.id for t in request.trainings if f"score {t.id}" in lost)
         rows = from_table(ResultsStore(storage).read())
         num_done = len({row.training_id for row in rows} & {training.id for training in request.trainings})
-        tables = write_run_tables(request, storage, rows=rows, failed=lost_trainings)
+        tables = write_run_tables(request, storage, rows=rows, failed=lost_trainings, asked_for=asked_for)
         elapsed_s = time.monotonic() - started_s
         events.append(
             "run_finished", trainings_done=num_done, stages_failed=len(failures), elapsed_s=round(elapsed_s, 3)
@@ -370,14 +304,25 @@ def unpredicted_cases(rows: Iterable[ResultRow], trainings: Iterable[Training]) 
 
 
 def write_run_tables(
-    request: RunRequest, storage: Storage, *, rows: Sequence[ResultRow], failed: Collection[str]
+    request: RunRequest,
+    storage: Storage,
+    *,
+    rows: Sequence[ResultRow],
+    failed: Collection[str],
+    asked_for: Collection[str],
 ) -> tuple[str, ...]:
-    """Write the paper's tables from the committed results of every training of the request."""
+    """Write the paper's tables from all that is committed, with a line for whatever any call was asked for."""
+    shown = {*asked_for, *(row.training_id for row in rows)}
+    trainings = [
+        training
+        for training in request.benchmark.trainings(matrix="all", preset=request.preset)
+        if training.id in shown
+    ]
     return write_tables(
         storage,
         rows=rows,
-        trainings=request.trainings,
+        trainings=trainings,
         failed=failed,
         published=PublishedScores(),
-        leaks=request.benchmark.patient_leaks(request.trainings),
+        leaks=request.benchmark.patient_leaks(trainings),
     )

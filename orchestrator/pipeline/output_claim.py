@@ -1,0 +1,100 @@
+"""Whose output location it is: the record of a run, which no run with other results may share."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+
+from orchestrator.errors import ConfigError, IntegrityError
+from orchestrator.results.store import ResultsStore
+from orchestrator.storage import run_paths
+from orchestrator.storage.interface import Storage
+from orchestrator.storage.json_files import read_json, write_json
+
+RUN_FORMAT = 1
+"""Version of the layout of a run's output."""
+_WITHOUT_INFLUENCE = {"preset.expected_s_per_iteration", "trainings"}
+"""Fields of the record of a run that change no result."""
+_NOTHING = "nothing"
+"""Stands for a field that a record lacks, as one of another version may."""
+
+
+def claim_output(storage: Storage, *, identity: Mapping[str, object], trainings: Sequence[str]) -> tuple[str, ...]:
+    """Mark an output location as a run's.
+
+    Parameters
+    ----------
+    storage
+        The location.
+    identity
+        What the results of the run follow from, by name.
+    trainings
+        Ids of those that this call is asked for.
+
+    Returns
+    -------
+    tuple of str
+        Ids of all trainings that this call or an earlier one was asked for.
+
+    Raises
+    ------
+    ConfigError
+        If a run with other results lives there.
+    """
+    record = json.loads(json.dumps({"format": RUN_FORMAT, **identity}))
+    found = _claim_of(storage)
+    if found is not None and (different := _differences(found, record)):
+        raise ConfigError(
+            f"{storage.location}: holds a run with another {', '.join(different)}; expected the same one or an empty "
+            "location. Choose another --output"
+        )
+    before = _asked_for(found)
+    asked_for = tuple(dict.fromkeys([*before, *trainings]))
+    if found is None:
+        write_json(storage, run_paths.RUN, {**record, "trainings": asked_for})
+    elif asked_for != before:
+        write_json(storage, run_paths.RUN, {**found, "trainings": asked_for})
+    return asked_for
+
+
+def _asked_for(record: Mapping[str, object] | None) -> tuple[str, ...]:
+    names = record.get("trainings") if record else None
+    return tuple(map(str, names)) if isinstance(names, list) else ()
+
+
+def _claim_of(storage: Storage) -> dict[str, object] | None:
+    """Return what the run of a location says of itself; None if there is no run."""
+    where = f"{storage.location}/{run_paths.RUN}"
+    advice = "the seed, preset and data of what is there are not known. Restore the file or choose another --output"
+    if not storage.exists(run_paths.RUN):
+        if ResultsStore(storage).finished():
+            raise ConfigError(f"{where}: there are results, but not this file, so {advice}")
+        return None
+    try:
+        found = read_json(storage, run_paths.RUN)
+    except IntegrityError:
+        found = None
+    if not isinstance(found, dict):
+        raise ConfigError(f"{where}: not the record of a run, so {advice}")
+    return found
+
+
+def _differences(found: Mapping[str, object], wanted: Mapping[str, object]) -> list[str]:
+    """Return what differs between the records of two runs, by name, with both values."""
+    there, asked_for = dict(_flat(found)), dict(_flat(wanted))
+    different = [name for name in {**asked_for, **there} if there.get(name, _NOTHING) != asked_for.get(name, _NOTHING)]
+    if "preset.name" in different:
+        # Presets of two names differ in most of what they hold.
+        different = [name for name in different if name == "preset.name" or not name.startswith("preset.")]
+    return [
+        f"{name} ({there.get(name, _NOTHING)} there, {asked_for.get(name, _NOTHING)} asked for)"
+        for name in different
+        if name not in _WITHOUT_INFLUENCE
+    ]
+
+
+def _flat(record: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Yield the fields of a record; those of a record within it by both names, as in `preset.num_epochs`."""
+    for name, value in record.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
