@@ -15,7 +15,7 @@ from botocore.exceptions import ClientError
 from moto.server import ThreadedMotoServer
 from test_results import row
 
-from orchestrator.errors import ConfigError, StorageError
+from orchestrator.errors import ConfigError, DataError, StorageError
 from orchestrator.events import EventLog, read_events
 from orchestrator.results.store import ResultsStore
 from orchestrator.storage import cache_room, s3
@@ -104,6 +104,52 @@ def test_a_fetched_file_follows_its_key(storage):
     storage.write_bytes("x.txt", b"two")
     assert (first, storage.fetch("x.txt").read_bytes()) == (b"one", b"two")
     assert storage.fetch("x.txt").name == "x.txt"
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["", ".", "..", "../x", "a/../../x", "a/..", "/etc/x", "a//x", "a/", "./x", "a\\..\\x", "a\0x", "a\nx", "a\x9bx"],
+)
+@pytest.mark.parametrize("operation", ["exists", "read_bytes", "fetch", "delete", "write", "create", "writing"])
+def test_a_key_that_is_no_plain_relative_path_is_refused_by_every_operation(storage, key, operation, tmp_path):
+    operations = {
+        "write": lambda: storage.write_bytes(key, b"1"),
+        "create": lambda: storage.create_exclusive(key, b"1"),
+        "writing": lambda: storage.writing(key).__enter__(),
+    }
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(DataError) as caught:
+        operations.get(operation, lambda: getattr(storage, operation)(key))()
+    assert repr(key) in str(caught.value)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("key", ["..a/x..", "a b/ü.txt", "a:b", "~/x", "-x", "a/.b"])
+def test_an_odd_but_plain_key_is_written_and_found(storage, key):
+    storage.write_bytes(key, b"1")
+    assert storage.list_keys() == [key]
+    assert storage.fetch(key).read_bytes() == b"1"
+
+
+@pytest.mark.parametrize("key", ["cases/../../../x", "cases//x", "/x", "cases/a\\b"])
+def test_a_bucket_with_a_key_that_leads_elsewhere_is_refused_by_its_name(s3_storage, key):
+    s3._client().put_object(Bucket=s3_storage._bucket, Key=f"{s3_storage._prefix}{key}", Body=b"1")
+    with pytest.raises(DataError, match="plain relative path") as caught:
+        s3_storage.list_keys("cases" if key.startswith("cases") else "")
+    assert repr(key) in str(caught.value)
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_the_mode_of_a_file_follows_the_umask(tmp_path, umask, mode):
+    folder = open_storage(tmp_path / "run")
+    before = os.umask(umask)
+    try:
+        folder.write_bytes("a/written", b"1")
+        folder.create_exclusive("a/created", b"1")
+    finally:
+        os.umask(before)
+    assert [path.stat().st_mode & 0o777 for path in sorted((tmp_path / "run" / "a").iterdir())] == [mode, mode]
+    assert (tmp_path / "run" / "a").stat().st_mode & 0o777 == 0o777 & ~umask
 
 
 def test_one_of_eight_racers_creates_a_file(storage):

@@ -1,8 +1,11 @@
 """The few operations that every place for files offers."""
 
+import unicodedata
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
 from pathlib import Path
+
+from orchestrator.errors import DataError
 
 TEMPORARY_PREFIX = ".tmp-"
 """File names that begin so are unfinished writes: never listed, swept when they are old."""
@@ -11,11 +14,23 @@ TEMPORARY_PREFIX = ".tmp-"
 class Storage(ABC):
     """Files under one location, addressed by keys with `/`; every write is atomic: whole or not at all.
 
-    Instances can be pickled and sent to other processes.
+    A key is a plain relative path; any other is refused by every operation with a DataError, since strangers may choose
+    it: whoever can write to a bucket, or to a record that names files. Instances can be pickled and sent to other
+    processes.
     """
 
     location: str
     """Folder or `s3://` prefix."""
+
+    def checked(self, key: str) -> str:
+        """Return the key of a file; raises DataError if it could lead out of the location or is no name of a file."""
+        is_plain = all(part not in {"", ".", ".."} for part in key.split("/"))
+        if not is_plain or "\\" in key or any(unicodedata.category(character) == "Cc" for character in key):
+            raise DataError(
+                f"{self.location}: {key!r} is not the name of a file that is read or written; expected a plain "
+                "relative path, without '..', empty parts, backslashes and control characters. Rename or remove it"
+            )
+        return key
 
     @abstractmethod
     def exists(self, key: str) -> bool:

@@ -2,8 +2,8 @@
 
 import errno
 import os
+import secrets
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +25,7 @@ class LocalStorage(Storage):
 
     def exists(self, key: str) -> bool:
         """Whether a file is there."""
-        return (self._root / key).is_file()
+        return self._path(key).is_file()
 
     def list_keys(self, prefix: str = "") -> list[str]:
         """Keys of all files below the folder `prefix`, sorted; also those in folders that are linked to."""
@@ -38,17 +38,21 @@ class LocalStorage(Storage):
             if path.name.startswith(TEMPORARY_PREFIX):
                 _sweep(path)
 
+    def _path(self, key: str) -> Path:
+        return self._root / self.checked(key)
+
     def _walk(self, prefix: str) -> Iterator[Path]:
         """Yield all files, but not those behind links that lead back."""
-        for folder, folders, names in os.walk(self._root / prefix, onerror=_refuse_unlisted, followlinks=True):
+        top = self._path(prefix.rstrip("/")) if prefix else self._root
+        for folder, folders, names in os.walk(top, onerror=_refuse_unlisted, followlinks=True):
             here = Path(folder)
             folders[:] = [name for name in folders if not _leads_back(here / name, root=self._root)]
             yield from (here / name for name in names)
 
     def read_bytes(self, key: str) -> bytes:
         """Content of a file; raises StorageError if it is not there."""
-        with _errors(self._root / key, "read"):
-            return (self._root / key).read_bytes()
+        with _errors(self._path(key), "read"):
+            return self._path(key).read_bytes()
 
     def write_bytes(self, key: str, data: bytes) -> None:
         """Write or replace a file."""
@@ -57,7 +61,7 @@ class LocalStorage(Storage):
 
     def create_exclusive(self, key: str, data: bytes) -> bool:
         """Write a file that must not exist yet: a hard link is made by one racer only."""
-        target = self._root / key
+        target = self._path(key)
         with self._temporary(target) as temporary:
             with _errors(target, "create"):
                 temporary.write_bytes(data)
@@ -66,12 +70,12 @@ class LocalStorage(Storage):
 
     def delete(self, key: str) -> None:
         """Remove a file if it is there."""
-        with _errors(self._root / key, "delete"):
-            (self._root / key).unlink(missing_ok=True)
+        with _errors(self._path(key), "delete"):
+            self._path(key).unlink(missing_ok=True)
 
     def fetch(self, key: str) -> Path:
         """Return the path of the file itself."""
-        path = self._root / key
+        path = self._path(key)
         if not path.is_file():
             raise StorageError(f"{path}: no such file")
         return path
@@ -82,7 +86,7 @@ class LocalStorage(Storage):
 
         Of the errors of the `with` block itself, only those that concern the file become StorageErrors.
         """
-        target = self._root / key
+        target = self._path(key)
         with self._temporary(target) as temporary:
             try:
                 yield temporary
@@ -106,10 +110,9 @@ class LocalStorage(Storage):
         """Context with a free path in the folder of the target that is removed at the end."""
         with _errors(target, "write"):
             target.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, suffix=f"-{target.name}", dir=target.parent)
-            os.close(handle)
-            temporary = Path(name)
-            temporary.chmod(0o644)
+            # The mode follows the umask, and the folder's default rules; mkstemp's does not.
+            temporary = target.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}-{target.name}")
+            temporary.touch(exist_ok=False)
         try:
             yield temporary
         finally:

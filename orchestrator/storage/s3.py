@@ -51,13 +51,13 @@ class S3Storage(Storage):
 
     def list_keys(self, prefix: str = "") -> list[str]:
         """Keys of all objects below `prefix`, sorted; those that only stand for a folder are none."""
-        folder = f"{self._prefix}{prefix.rstrip('/')}/" if prefix else self._prefix
+        folder = f"{self._object(prefix.rstrip('/'))}/" if prefix else self._prefix
         keys: list[str] = []
         with self._errors(prefix, "list"):
             for page in _client().get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=folder):
                 keys += [item["Key"].removeprefix(self._prefix) for item in page.get("Contents", ())]
         names = ((key, key.rpartition("/")[2]) for key in keys)
-        return sorted(key for key, name in names if name and not name.startswith(TEMPORARY_PREFIX))
+        return sorted(self.checked(key) for key, name in names if name and not name.startswith(TEMPORARY_PREFIX))
 
     def sweep(self) -> None:
         """Nothing: an object that was not written whole does not exist."""
@@ -65,13 +65,13 @@ class S3Storage(Storage):
     def read_bytes(self, key: str) -> bytes:
         """Content of an object; raises StorageError if it is not there."""
         with self._errors(key, "read"):
-            content: bytes = _client().get_object(Bucket=self._bucket, Key=self._prefix + key)["Body"].read()
+            content: bytes = _client().get_object(Bucket=self._bucket, Key=self._object(key))["Body"].read()
             return content
 
     def write_bytes(self, key: str, data: bytes) -> None:
         """Write or replace an object."""
         with self._errors(key, "write"):
-            _client().put_object(Bucket=self._bucket, Key=self._prefix + key, Body=data)
+            _client().put_object(Bucket=self._bucket, Key=self._object(key), Body=data)
 
     def create_exclusive(self, key: str, data: bytes) -> bool:
         """Write an object that must not exist yet, by a conditional put."""
@@ -90,7 +90,7 @@ class S3Storage(Storage):
     def delete(self, key: str) -> None:
         """Remove an object if it is there."""
         with self._errors(key, "delete"):
-            _client().delete_object(Bucket=self._bucket, Key=self._prefix + key)
+            _client().delete_object(Bucket=self._bucket, Key=self._object(key))
 
     def fetch(self, key: str) -> Path:
         """Return the path of a copy in this machine's cache; the copy of another version is not used.
@@ -115,6 +115,7 @@ class S3Storage(Storage):
     @contextmanager
     def writing(self, key: str) -> Iterator[Path]:
         """Context with a temporary local path; uploaded at the end."""
+        target = self._object(key)
         with tempfile.TemporaryDirectory(prefix="upload-") as folder:
             path = Path(folder) / Path(key).name
             try:
@@ -124,17 +125,20 @@ class S3Storage(Storage):
                     raise storage_error(path, "write", error) from error
                 raise
             with self._errors(key, "write"):
-                _client().upload_file(str(path), self._bucket, self._prefix + key)
+                _client().upload_file(str(path), self._bucket, target)
 
     def free_bytes(self) -> int | None:
         """Return None: a bucket has no limit."""
         return None
 
+    def _object(self, key: str) -> str:
+        return self._prefix + self.checked(key)
+
     def _download(self, key: str, target: Path) -> None:
         """Copy an object into the cache; the copy appears when it is whole."""
         folder = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir=_cache_folder()))
         try:
-            _client().download_file(self._bucket, self._prefix + key, str(folder / target.name))
+            _client().download_file(self._bucket, self._object(key), str(folder / target.name))
             target.parent.mkdir(exist_ok=True)
             (folder / target.name).replace(target)
         finally:
@@ -146,7 +150,7 @@ class S3Storage(Storage):
 
         try:
             _client().put_object(
-                Bucket=self._bucket, Key=self._prefix + key, Body=data, IfNoneMatch="*", Metadata={"writer": mark}
+                Bucket=self._bucket, Key=self._object(key), Body=data, IfNoneMatch="*", Metadata={"writer": mark}
             )
         except ClientError as error:
             status: int = error.response["ResponseMetadata"]["HTTPStatusCode"]
@@ -159,7 +163,7 @@ class S3Storage(Storage):
         from botocore.exceptions import ClientError
 
         try:
-            head: dict[str, Any] = _client().head_object(Bucket=self._bucket, Key=self._prefix + key)
+            head: dict[str, Any] = _client().head_object(Bucket=self._bucket, Key=self._object(key))
         except ClientError as error:
             if error.response["ResponseMetadata"]["HTTPStatusCode"] == 404:
                 return None
