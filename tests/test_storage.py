@@ -331,7 +331,7 @@ def test_keys_outside_the_prefix_are_not_listed(s3_storage):
 def test_an_object_that_only_stands_for_a_folder_is_not_listed(s3_storage):
     """S3's console makes such objects."""
     for key in ("data/", "data/x"):
-        s3_storage.write_bytes(key, b"")
+        s3._client().put_object(Bucket=s3_storage._bucket, Key=f"{s3_storage._prefix}{key}", Body=b"")
     assert s3_storage.list_keys() == s3_storage.list_keys("data") == ["data/x"]
 
 
