@@ -12,9 +12,7 @@ anything was lost, doubled or different, or the time did not suffice for so many
 goes on where the time was up.
 """
 
-import datetime
 import itertools
-import os
 import random
 import subprocess
 import sys
@@ -32,7 +30,7 @@ from bench.chaos_events import RunEvents
 from bench.chaos_hosts import HostCluster, host_cluster
 from bench.chaos_nodes import NodeCluster, node_cluster
 from bench.command_line import command_line, positive_integer
-from bench.machine import processor
+from bench.machine import conditions
 from orchestrator.benchmark.presets import find_preset
 
 CLUSTERS = {"nodes": node_cluster, "namespaces": host_cluster}
@@ -273,9 +271,8 @@ def show(chaos: Chaos, folder: Path, *, num_kills: int) -> int:
     attempts = Attempts.of(disturbed)
     by_kind = ", ".join(f"{kind} {number}" for kind, number in Counter(k.kind for k in chaos.kills).items())
     by_stage = Counter(stage for kill in chaos.kills for stage in kill.stages)
-    today = datetime.datetime.now(tz=datetime.UTC).date()
     trainings = ", ".join(chaos.patterns) or "the whole matrix"
-    print(f"\n{today}, {os.cpu_count()} cores, {processor()}, {trainings}, seed {chaos.run_seed}\n")
+    print(f"\n{conditions('ray')}, {trainings}, seed {chaos.run_seed}\n")
     print("| measure | value |\n|---|---|")
     print(f"| kills | {len(chaos.kills)} of {num_kills}: {by_kind} |")
     print(f"| stages under way at a kill | {', '.join(f'{name} {by_stage[name]}' for name in STAGES)} |")

@@ -8,12 +8,9 @@ trainings are compared (bench/feed_trainings.py) and, where there is a GPU, epoc
 """
 
 import argparse
-import datetime
-import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from importlib import metadata
 from pathlib import Path
 
 import torch
@@ -23,7 +20,7 @@ from bench.command_line import command_line, existing_folder, positive_integer
 from bench.feed_batches import measure_batches
 from bench.feed_cases import WINDOWS, FeedCase, make_case
 from bench.feed_store import measure_store
-from bench.machine import processor
+from bench.machine import conditions
 from bench.rows import Row, format_rows, merged
 
 TRAININGS, EPOCHS = "trainings", "gpu"
@@ -56,7 +53,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="feed-", dir=options.folder) as folder:
             of_trainings, learned = feed_trainings.measure(Path(folder))
         rows += of_trainings
-    print(f"\n{conditions()}, cases of {options.slices} slices, {options.rounds} rounds\n")
+    measured = conditions("nnunetv2", "blosc2", "pyarrow", "numba")
+    print(f"\n{measured}, cases of {options.slices} slices, {options.rounds} rounds\n")
     if rows:
         print(format_rows(merged(rows)))
     if learned:
@@ -86,14 +84,6 @@ def measure_case(case: FeedCase, options: argparse.Namespace) -> list[Row]:
             if name in MEASURES
             for row in MEASURES[name](case, folder=Path(folder), rounds=options.rounds)
         ]
-
-
-def conditions() -> str:
-    """Return date, machine and versions."""
-    today = datetime.datetime.now(tz=datetime.UTC).date()
-    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("nnunetv2", "blosc2", "pyarrow", "numba"))
-    load = os.getloadavg()[0]
-    return f"{today}, {processor()}, {os.cpu_count()} cores, load {load:.1f}, {versions}"
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ import torch
 from bench.command_line import command_line, positive_integer
 from bench.feed_cases import make_case
 from bench.gpu_utilisation import Utilisation
-from bench.machine import processor
+from bench.machine import conditions
 from orchestrator.benchmark.definition import LabelSet, Structure
 from orchestrator.benchmark.presets import PRESETS, find_preset
 from orchestrator.storage.filesystem import open_storage
@@ -226,8 +226,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory(prefix="feed-gpu-") as folder:
         write_cases(Path(folder), slices=options.slices, size=options.size, preset=options.preset)
         table = measure(Path(folder), options)
-    name = torch.cuda.get_device_name() if options.device == "cuda" else processor()
-    print(f"\n{name}, {all_cores} cores, torch {torch.__version__}\n\n{table}")
+    gpu = f"{torch.cuda.get_device_name()}, " if options.device == "cuda" else ""
+    print(f"\n{gpu}{conditions('nnunetv2', 'torch')}\n\n{table}")
 
 
 if __name__ == "__main__":

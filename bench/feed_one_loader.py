@@ -17,6 +17,7 @@ from pathlib import Path
 from bench.command_line import command_line, positive_integer
 from bench.feed_batches import CUBE
 from bench.feed_cases import make_case
+from bench.machine import conditions
 from bench.rows import Row, format_rows
 from orchestrator.training.loader import BatchLoader
 from orchestrator.training.patch_dataset import ArrowDataset
@@ -74,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="one-loader-") as folder:
         row = measure(Path(folder), num_batches=options.batches, rounds=options.rounds)
-    print(format_rows([row]))
+    print(f"\n{conditions('numba')}\n\n{format_rows([row])}")
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from typing import Literal
 import torch
 
 from bench.command_line import command_line, positive_integer
+from bench.machine import conditions
 from bench.miniature_cases import MINIATURE, Miniature
 from bench.rows import Row, format_rows
 
@@ -177,7 +178,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         cases = Miniature.write(Path(folder))
         write_patches(cases)
         rows = measure_side_by_side(cases, rounds=options.rounds)
-    print(f"\nload {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores\n")
+    print(f"\n{conditions('nnunetv2', 'torch')}\n")
     print(format_rows(rows))
 
 

@@ -9,7 +9,6 @@ Then two run side by side (bench/feed_side_by_side.py).
 """
 
 import multiprocessing
-import os
 import resource
 import subprocess
 import sys
@@ -25,6 +24,7 @@ import torch
 
 from bench.command_line import command_line, existing_folder, positive_integer
 from bench.feed_side_by_side import ROUNDS, measure_side_by_side, write_patches
+from bench.machine import conditions
 from bench.miniature_cases import MINIATURE, Miniature
 from bench.rows import Row, format_rows
 from orchestrator.storage.filesystem import open_storage
@@ -156,7 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="trainings-", dir=options.folder) as folder:
         rows, table = measure(Path(folder), num_trainings=options.trainings, rounds=options.rounds)
-    print(f"\nload {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores\n")
+    print(f"\n{conditions('nnunetv2', 'torch')}\n")
     print(format_rows(rows))
     print(f"\n{table}")
 

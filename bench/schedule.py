@@ -5,9 +5,6 @@
 Prints Markdown tables with their goals. The simulator plays the code that decides in a real run.
 """
 
-import datetime
-import os
-import platform
 import random
 import time
 import tracemalloc
@@ -15,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bench.command_line import command_line
+from bench.machine import conditions
 from orchestrator.benchmark.definition import Training
 from orchestrator.benchmark.loading import load_benchmark
 from orchestrator.benchmark.presets import find_preset
@@ -182,8 +180,7 @@ def main() -> None:
     parser = command_line("schedule", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a few numbers of GPUs, and no large run")
     options = parser.parse_args()
-    today = datetime.datetime.now(tz=datetime.UTC).date()
-    print(f"{today}, {os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}\n")
+    print(f"{conditions()}\n")
     makespans((8, 32, 44) if options.quick else NUMBERS_OF_GPUS)
     if not options.quick:
         growth()

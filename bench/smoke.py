@@ -5,9 +5,6 @@
 Prints a Markdown table. The folder must not hold a run yet; without --output a temporary one is used.
 """
 
-import datetime
-import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -17,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.command_line import command_line
+from bench.machine import conditions
 from orchestrator.results.store import ResultsStore
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
@@ -105,11 +103,7 @@ def main() -> None:
         output = options.output or Path(folder) / "run"
         first, again = run_all(output, options.only), run_all(output, options.only)
         store = ResultsStore(open_storage(str(output)))
-        today = datetime.datetime.now(tz=datetime.UTC).date()
-        print(
-            f"\n{today}, {os.cpu_count()} cores, {platform.processor() or platform.machine()}, Python "
-            f"{platform.python_version()}, {len(store.finished())} trainings\n"
-        )
+        print(f"\n{conditions('torch', 'ray')}, {len(store.finished())} trainings\n")
         print("| measure | value |\n|---|---|")
         print(f"| wall time | {first.elapsed_s / 60:.1f} min |")
         print(f"| peak memory | {first.peak_gib:.1f} GiB |")

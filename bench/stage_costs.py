@@ -10,8 +10,6 @@ forward pass costs beside a training iteration is measured for the network of th
 The numbers in `orchestrator/benchmark/costs.py` are from here.
 """
 
-import datetime
-import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -28,7 +26,7 @@ from nnunetv2.inference.export_prediction import convert_predicted_logits_to_seg
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from bench.command_line import command_line
-from bench.machine import processor
+from bench.machine import conditions
 from orchestrator.benchmark.definition import Case, Training
 from orchestrator.benchmark.loading import load_benchmark
 from orchestrator.benchmark.presets import find_preset
@@ -216,8 +214,7 @@ def main() -> None:
     names = ["coronacases_001", "coronacases_002"]
     parser.add_argument("--cases", nargs="+", default=names, help=f"of COVID-19-CT-Seg ({' '.join(names)})")
     options = parser.parse_args()
-    today = datetime.datetime.now(tz=datetime.UTC).date()
-    print(f"{today}, {processor()}, one core, load {os.getloadavg()[0]:.1f}\n")
+    print(f"{conditions('nnunetv2', 'torch')}, of which one is used\n")
     columns = ["step", *(f"{size}, CPU s" for size in TITLES), "million voxels", "s / million voxels"]
     columns += [*(f"{size}, peak GiB" for size in TITLES), "GiB / million voxels of a case"]
     print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")

@@ -8,7 +8,6 @@ of one thread, ours and a peer's in turn, the median of all rounds for each mask
 largest ratio over the masks.
 """
 
-import datetime
 import os
 import statistics
 import subprocess
@@ -17,14 +16,13 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
 from bench.command_line import command_line, existing_folder, positive_integer
-from bench.machine import processor
+from bench.machine import conditions
 from bench.surface_agreement import Agreement, check_areas, peer
 from bench.surface_cases import FAR_PAIRS, Lungs, Mask, Spacing, all_lungs, generated_cases, read_lungs
 from kernels import surface_dice, surface_distances
@@ -205,8 +203,10 @@ def main() -> None:
             print(f"{lungs.name} {lungs.reference.shape}", file=sys.stderr)
         cold_s = [first_result_s(str(Path(folder) / f"cache{number}")) for number in range(2)]
         warm_s = [first_result_s(str(Path(folder) / "cache0")) for _ in range(5)]
+    names = ["numpy", "numba", "surface-distance", *(["monai"] if monai else [])]
     num_masks = len(next(iter(timings.values())))
-    print(f"\n{conditions()}\n{num_masks} {'real' if options.masks else 'generated'} masks, {options.rounds} rounds\n")
+    kind = "real" if options.masks else "generated"
+    print(f"\n{conditions(*names)}\n{num_masks} {kind} masks, {options.rounds} rounds\n")
     print(f"{agreement.text}\n")
     print("| measure | times as fast: least | median | most | ours, median | goal |\n|---|---|---|---|---|---|")
     for (name, goal), values in timings.items():
@@ -224,17 +224,6 @@ def table_row(name: str, timings: list[Timing], goal: str) -> str:
     cells = [format(value, digits) for value in (min(ratios), statistics.median(ratios), max(ratios))]
     ours_ms = statistics.median(timing.ours_ms for timing in timings)
     return f"| {name} | {' | '.join(cells)} | {ours_ms:.1f} ms | {goal} |"
-
-
-def conditions() -> str:
-    """Return date, machine and versions."""
-    today = datetime.datetime.now(tz=datetime.UTC).date()
-    names = ["numpy", "numba", "surface-distance", *(["monai"] if monai else [])]
-    versions = ", ".join(f"{name} {metadata.version(name)}" for name in names)
-    load = os.getloadavg()[0]
-    return (
-        f"{today}, {processor()}, {os.cpu_count()} cores, load {load:.1f}, Python {sys.version.split()[0]}, {versions}"
-    )
 
 
 if __name__ == "__main__":

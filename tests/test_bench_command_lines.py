@@ -2,9 +2,12 @@
 
 import importlib
 import sys
+from importlib import metadata
+from pathlib import Path
 
 import pytest
 
+from bench.machine import conditions, processor
 from orchestrator.storage import run_paths
 
 REFUSED = {
@@ -48,6 +51,17 @@ def test_a_bad_command_line_is_refused_in_one_line(name, arguments, monkeypatch,
     if name == "surface_dice":
         pytest.importorskip("surface_distance", reason="the library that it compares with comes with the extra bench")
     assert REFUSED[name][arguments] in refusal(name, arguments, monkeypatch, capsys)
+
+
+@pytest.mark.parametrize("path", sorted(Path("bench").glob("*.py")), ids=lambda path: path.stem)
+def test_every_benchmark_prints_the_processor_beside_its_figures(path):
+    source = path.read_text()
+    assert "command_line(" not in source or "conditions(" in source or path.stem == "command_line"
+
+
+def test_conditions_name_the_processor_and_versions():
+    assert processor() in conditions("numba")
+    assert f"numba {metadata.version('numba')}" in conditions("numba")
 
 
 def test_the_miniature_run_is_not_measured_in_a_folder_that_holds_a_run(monkeypatch, capsys, tmp_path):
