@@ -3,6 +3,7 @@
 import gzip
 import math
 import struct
+from dataclasses import replace
 
 import nibabel
 import numpy as np
@@ -225,7 +226,7 @@ def test_missing_and_unreadable_predictions_give_rows_that_say_why(tmp_path, lab
         ({"spacing_xyz": (0.7, 0.8, 5.1)}, "spacing"),
         ({"origin": (-120.0, 31.0, 0.0)}, "origin"),
         ({"origin": (-120.0, 30.0, 0.1)}, "origin"),
-        ({"origin": (-120.0, 30.0, 0.002)}, "origin"),
+        ({"origin": (-120.0, 30.0, 0.04)}, "origin"),
         ({"origin": (-120.05, 30.0, 0.0)}, "origin"),
         ({"direction": (-1, 0, 0, 0, -1, 0, 0, 0, 1)}, "direction"),
     ],
@@ -234,6 +235,17 @@ def test_prediction_on_another_grid_is_not_scored(tmp_path, labels, changed, mes
     reference = write(tmp_path / "r.nii.gz", labels)
     prediction = write(tmp_path / "p.nii.gz", labels, **changed)
     assert_missing(score_one(reference, prediction, structures=[LEFT]), message=message)
+
+
+@pytest.mark.parametrize("orientation", ["RAS", "RPI", "SAL", "PIR"])
+def test_a_prediction_whose_axes_run_in_another_order_is_scored_and_says_so(tmp_path, labels, orientation):
+    shifted = np.roll(labels, 1, axis=2)
+    reference, same = write(tmp_path / "r.nii.gz", labels), write(tmp_path / "same.nii.gz", shifted)
+    sitk.WriteImage(sitk.DICOMOrient(sitk.ReadImage(str(same)), orientation), str(tmp_path / "turned.nii.gz"))
+    (expected,) = score_one(reference, same, structures=[LEFT])
+    (found,) = score_one(reference, tmp_path / "turned.nii.gz", structures=[LEFT])
+    assert found == replace(expected, message=f"axes reordered from {orientation} to LPS")
+    assert 0 < found.dsc < 1
 
 
 def test_a_shift_by_a_slice_is_another_grid_however_far_away_the_volume_lies(tmp_path, labels):

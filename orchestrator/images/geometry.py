@@ -1,22 +1,27 @@
-"""Where the voxels of a volume lie in the patient, and whether image and mask agree on it.
+"""Where the voxels of a volume lie in the patient, and the one rule by which two descriptions of it are the same.
 
 Coordinates are those of DICOM and ITK: x grows to the patient's left, y to the back, z to the head (LPS).
 """
 
 from dataclasses import dataclass
+from itertools import product
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
+from numpy.typing import NDArray
 
 from orchestrator.images.problem import SourceError
 
-ORIGIN_TOLERANCE_MM = 0.1
-"""A tenth of a voxel or less in every data set; owners' tools round headers in the fourth digit."""
-SPACING_TOLERANCE_MM = 0.001
-DIRECTION_TOLERANCE = 0.001
-"""Largest difference of a direction cosine."""
-_EXACT = 1e-4
-"""NIfTI keeps 32-bit numbers: a difference below this is no news."""
+TOLERANCE_VOXELS = 0.05
+"""How far two grids may lie apart where they lie nearest, in the shortest edge of a voxel: nothing that is measured
+depends on so little, and every mistake known (half a voxel, a slice, another series) is ten times as large."""
+TOLERANCE_DRIFT = 5e-4
+"""How much farther their corners may lie apart, as a share of the diagonal: old tools write a spacing or a cosine with
+four digits, and that adds up from one end of the volume to the other."""
+_NEWS = 1e-4
+"""Relative difference of single numbers that is worth to be named; NIfTI keeps numbers of 32 bits."""
+_LETTERS = (("L", "R"), ("P", "A"), ("S", "I"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,27 +37,75 @@ class Geometry:
     direction: tuple[float, ...]
     """Direction cosines, 3 x 3 row by row; column i is the direction of axis i."""
 
+    @property
+    def affine(self) -> NDArray[np.float64]:
+        """Map of an index (x, y, z) to a position in mm, shape (3, 4)."""
+        steps = np.reshape(self.direction, (3, 3)) * np.asarray(self.spacing_mm, dtype=float)
+        return np.column_stack([steps, self.origin_mm])
+
+    @property
+    def orientation(self) -> str:
+        """Where each axis runs to, as nibabel and ITK name it: `LPS` to the left, the back and the head."""
+        matrix = np.reshape(self.direction, (3, 3))
+        rows = np.argsort(_nearest_axes(matrix))
+        return "".join(_LETTERS[row][int(matrix[row, axis] < 0)] for axis, row in enumerate(rows))
+
     def to_lps(self) -> "Geometry":
         """Permute and flip the axes to run nearest to left, posterior and superior; no voxel changes its place."""
-        matrix = np.asarray(self.direction).reshape(3, 3)
-        axes = _nearest_axes(matrix)
-        origin = np.asarray(self.origin_mm, dtype=float)
+        return axis_order(self, np.eye(3)).geometry(self)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AxisOrder:
+    """A permutation and flips of the axes of a volume."""
+
+    axes: tuple[int, ...]
+    """Which axis of (x, y, z) becomes the first, the second and the third."""
+    flipped: tuple[bool, ...]
+    """Whether each of these runs backwards then."""
+
+    @property
+    def changes_nothing(self) -> bool:
+        """Whether every axis stays as it is."""
+        return self.axes == (0, 1, 2) and not any(self.flipped)
+
+    def array(self, voxels: NDArray[Any]) -> NDArray[Any]:
+        """Return a view of an array (z, y, x) in this order."""
+        ordered = voxels.transpose([2 - axis for axis in reversed(self.axes)])
+        return ordered[tuple(slice(None, None, -1 if flip else None) for flip in reversed(self.flipped))]
+
+    def geometry(self, geometry: Geometry) -> Geometry:
+        """Return the grid in this order: every voxel keeps its place in the patient."""
+        matrix = np.reshape(geometry.direction, (3, 3))
+        origin = np.asarray(geometry.origin_mm, dtype=float)
         columns = []
-        for row, axis in enumerate(axes):
+        for axis, flip in zip(self.axes, self.flipped, strict=True):
             column = matrix[:, axis]
-            if column[row] < 0:
-                origin = origin + column * self.spacing_mm[axis] * (self.size[axis] - 1)
+            if flip:
+                origin = origin + column * geometry.spacing_mm[axis] * (geometry.size[axis] - 1)
                 column = -column
             columns.append(column)
         return Geometry(
-            size=tuple(self.size[axis] for axis in axes),
-            spacing_mm=tuple(self.spacing_mm[axis] for axis in axes),
+            size=tuple(geometry.size[axis] for axis in self.axes),
+            spacing_mm=tuple(geometry.spacing_mm[axis] for axis in self.axes),
             origin_mm=tuple(float(value) for value in origin),
             direction=tuple(float(value) for value in np.stack(columns, axis=1).ravel()),
         )
 
 
-def _nearest_axes(matrix: np.ndarray) -> tuple[int, int, int]:
+def axis_order(found: Geometry, along: NDArray[np.float64]) -> AxisOrder:
+    """Return the order in which the axes of a grid run nearest to other directions, the columns of a 3 x 3 matrix."""
+    matrix = along.T @ np.reshape(found.direction, (3, 3))
+    axes = _nearest_axes(matrix)
+    return AxisOrder(axes=axes, flipped=tuple(bool(matrix[row, axis] < 0) for row, axis in enumerate(axes)))
+
+
+def order_onto(expected: Geometry, found: Geometry) -> AxisOrder:
+    """Return the order in which the axes of one grid run along those of another."""
+    return axis_order(found, np.reshape(expected.direction, (3, 3)))
+
+
+def _nearest_axes(matrix: NDArray[np.float64]) -> tuple[int, int, int]:
     """Image axis nearest to each patient axis; the clearest match is taken first."""
     remaining = np.abs(matrix).astype(float)
     axes = [0, 0, 0]
@@ -78,6 +131,96 @@ def orient_to_lps(image: sitk.Image) -> sitk.Image:
     return sitk.DICOMOrient(image, "LPS")
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Displacement:
+    """How far the corners of a volume lie apart by two maps of its indices."""
+
+    largest_mm: float
+    """Of the eight corners; NaN if one of the maps is none."""
+    largest_voxels: float
+    """The same in the shortest edge of a voxel."""
+    is_rounding: bool
+    """Whether numbers of four digits explain it."""
+
+
+def displacement(
+    expected: NDArray[np.float64], found: NDArray[np.float64], *, size: tuple[int, ...], more_mm: float = 0.0
+) -> Displacement:
+    """Compare two maps of the indices (x, y, z) of a volume to positions in mm.
+
+    The corners are those of the outermost voxels, not their centres, so that the thickness of a single slice counts.
+    Both maps must agree at one corner at least to TOLERANCE_VOXELS, and at the others to TOLERANCE_DRIFT of the
+    diagonal beside: a shift is never rounding, numbers that add up may be.
+
+    Parameters
+    ----------
+    expected, found
+        Affine maps, shape (3, 4).
+    size
+        Voxels along (x, y, z).
+    more_mm
+        What is allowed in addition, for numbers that are known to be less exact.
+    """
+    corners = np.array([[*corner, 1.0] for corner in product(*((-0.5, extent - 0.5) for extent in size))])
+    apart_mm = np.linalg.norm(corners @ (found - expected).T, axis=1)
+    edge_mm = float(np.linalg.norm(expected[:, :3], axis=0).min())
+    diagonal_mm = float(np.linalg.norm(expected[:, :3] @ np.asarray(size, dtype=float)))
+    nearest_mm, allowed_mm = apart_mm.min(), TOLERANCE_VOXELS * edge_mm
+    return Displacement(
+        largest_mm=float(apart_mm.max()),
+        largest_voxels=float(apart_mm.max() / edge_mm) if edge_mm else float("inf"),
+        # Written so that NaN fails as well.
+        is_rounding=bool(
+            nearest_mm <= allowed_mm and apart_mm.max() <= allowed_mm + TOLERANCE_DRIFT * diagonal_mm + more_mm
+        ),
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GridDifference:
+    """Why two volumes do not lie on one grid."""
+
+    parts: tuple[tuple[str, str, tuple[float, ...], tuple[float, ...]], ...]
+    """Of size, spacing, direction and origin those that differ: name, unit, found and expected."""
+    apart: Displacement | None
+    """None if already the sizes differ."""
+
+    @property
+    def words(self) -> str:
+        """All of it in one line."""
+        named = {"size": "size (x, y, z)", "spacing": "spacing (x, y, z) in mm", "origin": "origin in mm"}
+        parts = [
+            f"{named.get(name, name)} {_tuple(found)}, expected {_tuple(wanted)}"
+            for name, _, found, wanted in self.parts
+        ]
+        return "; ".join([*parts, *([self.distance] if self.apart else [])])
+
+    @property
+    def distance(self) -> str:
+        """How far apart they lie; empty if already the sizes differ."""
+        if self.apart is None:
+            return ""
+        return f"voxels lie up to {self.apart.largest_mm:.3g} mm ({self.apart.largest_voxels:.2g} voxels) apart"
+
+
+def grid_difference(expected: Geometry, found: Geometry) -> GridDifference | None:
+    """Return how two grids differ by more than rounding, None if they do not; axes in another order do differ."""
+    parts = [
+        (name, unit, found_values, expected_values)
+        for name, unit, found_values, expected_values, rounding in (
+            ("size", "voxels", found.size, expected.size, 0.0),
+            ("spacing", "mm", found.spacing_mm, expected.spacing_mm, _NEWS * min(expected.spacing_mm)),
+            ("direction", "cosines", found.direction, expected.direction, _NEWS),
+            ("origin", "mm", found.origin_mm, expected.origin_mm, _NEWS * min(expected.spacing_mm)),
+        )
+        if not _largest_difference(found_values, expected_values) <= rounding
+    ]
+    if found.size != expected.size:
+        return GridDifference(parts=tuple(parts), apart=None)
+    apart = displacement(expected.affine, found.affine, size=expected.size)
+    return None if apart.is_rounding else GridDifference(parts=tuple(parts), apart=apart)
+
+
 def check_same_geometry(image: Geometry, mask: Geometry, *, image_name: str, mask_name: str) -> str | None:
     """Check that a mask lies on the grid of its image, both in LPS orientation.
 
@@ -89,29 +232,24 @@ def check_same_geometry(image: Geometry, mask: Geometry, *, image_name: str, mas
     Raises
     ------
     SourceError
-        If size, spacing, origin or direction differ by more than the tolerances of this module.
+        If it does not, by the rule of this module.
     """
-    for what, unit, found, expected, tolerance in (
-        ("size", "voxels", mask.size, image.size, 0.0),
-        ("spacing", "mm", mask.spacing_mm, image.spacing_mm, SPACING_TOLERANCE_MM),
-        ("direction", "cosines", mask.direction, image.direction, DIRECTION_TOLERANCE),
-        ("origin", "mm", mask.origin_mm, image.origin_mm, ORIGIN_TOLERANCE_MM),
-    ):
-        if not _largest_difference(found, expected) <= tolerance:
-            raise SourceError.of(
-                mask_name,
-                found=f"a mask of {what} {_numbers(found)} {unit} in LPS",
-                expected=f"{what} {_numbers(expected)} {unit} as of its image {image_name}",
-                advice="Download image and mask again; if they stay different, they are not of one scan.",
-            )
-    noise = max(
-        _largest_difference(mask.spacing_mm, image.spacing_mm),
-        _largest_difference(mask.direction, image.direction),
-        _largest_difference(mask.origin_mm, image.origin_mm),
+    difference = grid_difference(image, mask)
+    if difference is not None:
+        found = ", ".join(f"{name} {_numbers(values)} {unit}" for name, unit, values, _ in difference.parts)
+        wanted = ", ".join(f"{name} {_numbers(values)} {unit}" for name, unit, _, values in difference.parts)
+        raise SourceError.of(
+            mask_name,
+            found=f"a mask of {found} in LPS{f', whose {difference.distance}' if difference.apart else ''}",
+            expected=f"{wanted} as of its image {image_name}",
+            advice="Take image and mask of one scan; if they are, write the geometry of the image into the mask.",
+        )
+    apart = displacement(image.affine, mask.affine, size=image.size)
+    if apart.largest_voxels <= _NEWS:
+        return None
+    return (
+        f"{mask_name}: header differs by {apart.largest_mm:.2g} mm, taken as rounding; given the geometry of its image"
     )
-    if noise > _EXACT:
-        return f"{mask_name}: header differs by {noise:.2g}, taken as rounding; given the geometry of its image"
-    return None
 
 
 def _largest_difference(found: tuple[float, ...], expected: tuple[float, ...]) -> float:
@@ -120,3 +258,7 @@ def _largest_difference(found: tuple[float, ...], expected: tuple[float, ...]) -
 
 def _numbers(values: tuple[float, ...]) -> str:
     return " x ".join(f"{value:.6g}" for value in values) if len(values) == 3 else ", ".join(f"{v:.4g}" for v in values)
+
+
+def _tuple(values: tuple[float, ...]) -> str:
+    return f"({', '.join(f'{value:.6g}' for value in values)})"

@@ -11,13 +11,12 @@ from numpy.typing import NDArray
 from orchestrator.errors import DataError, is_out_of_memory
 from orchestrator.images.compressed_damage import SUFFIXES as COMPRESSED_SUFFIXES
 from orchestrator.images.compressed_damage import check_compressed
+from orchestrator.images.geometry import Geometry
 from orchestrator.images.nifti_damage import check_nifti
 from orchestrator.images.nifti_labels import ReadBuffer, read_usual_nifti
 
 # Headers keep floats with few digits, and tools round them differently.
 _RELATIVE_TOLERANCE = 1e-3
-_TOLERANCE_VOXELS = 0.05
-"""The most for an origin, in the shortest edge of a voxel: a shift by a whole one is another grid."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -35,21 +34,11 @@ class MaskFile:
     direction: tuple[float, ...]
     """Direction cosines, row by row."""
 
-    def geometry_difference(self, other: "MaskFile") -> str:
-        """Return in words how the other's geometry differs from this one's; empty if it does not."""
-        differences = []
-        if self.size != other.size:
-            differences.append(f"size (x, y, z) {other.size}, expected {self.size}")
-        if not np.allclose(other.spacing_mm, self.spacing_mm, rtol=_RELATIVE_TOLERANCE, atol=0.0):
-            differences.append(f"spacing (z, y, x) {other.spacing_mm}, expected {self.spacing_mm}")
-        # An origin or cosine near 0 is compared with the size of a voxel and of a unit vector.
-        edge_mm, shift_mm = min(self.spacing_mm), np.abs(np.subtract(other.origin, self.origin))
-        rounding_mm = _RELATIVE_TOLERANCE * (np.abs(self.origin) + edge_mm)
-        if not (shift_mm <= np.minimum(rounding_mm, _TOLERANCE_VOXELS * edge_mm)).all():
-            differences.append(f"origin {other.origin}, expected {self.origin}")
-        if not np.allclose(other.direction, self.direction, rtol=_RELATIVE_TOLERANCE, atol=_RELATIVE_TOLERANCE):
-            differences.append(f"direction {other.direction}, expected {self.direction}")
-        return "; ".join(differences)
+    @property
+    def geometry(self) -> Geometry:
+        """Grid of the header."""
+        z, y, x = self.spacing_mm
+        return Geometry(size=self.size, spacing_mm=(x, y, z), origin_mm=self.origin, direction=self.direction)
 
 
 def read_mask(path: Path, *, buffer: ReadBuffer | None = None) -> MaskFile:

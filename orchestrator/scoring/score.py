@@ -10,6 +10,7 @@ import numpy as np
 
 from kernels import LabelScore, score_masks
 from orchestrator.errors import ConfigError, DataError
+from orchestrator.images.geometry import grid_difference, order_onto
 from orchestrator.images.mask_files import MaskFile, read_mask
 from orchestrator.images.nifti_labels import ReadBuffer
 from orchestrator.results.records import CaseScore, ScoreStatus
@@ -67,7 +68,8 @@ def score_files(
     Parameters
     ----------
     reference : label map that is true
-    predictions : label maps to be scored, on the reference's grid, or why there is none
+    predictions : label maps to be scored, on the reference's grid (the order of their axes may differ), or why there
+        is none
     structures : what to score, with different labels in each map
     metrics : what to calculate, of kernels.METRICS
 
@@ -103,19 +105,25 @@ def _score_prediction(
         guess = read_mask(prediction, buffer=_buffers.prediction)
     except DataError as error:
         return _missing(truth, structures, message=str(error))
-    difference = truth.geometry_difference(guess)
-    if difference:
-        return _missing(truth, structures, message=f"{prediction}: not on the grid of {reference}: {difference}")
+    order = order_onto(truth.geometry, guess.geometry)
+    difference = grid_difference(truth.geometry, order.geometry(guess.geometry))
+    if difference is not None:
+        # Named as the file has them, not as they would be in another order.
+        words = (grid_difference(truth.geometry, guess.geometry) or difference).words
+        return _missing(truth, structures, message=f"{prediction}: not on the grid of {reference}: {words}")
+    reordered = ""
+    if not order.changes_nothing:
+        reordered = f"axes reordered from {guess.geometry.orientation} to {truth.geometry.orientation}"
     scores = score_masks(
         truth.array,
-        guess.array,
+        order.array(guess.array),
         spacing_mm=truth.spacing_mm,
         tolerances_mm={structure.reference_label: structure.tolerance_mm for structure in structures},
         prediction_labels={structure.reference_label: structure.prediction_label for structure in structures},
         metrics=metrics,
     )
     return tuple(
-        _scored(structure, score, spacing_mm=truth.spacing_mm)
+        _scored(structure, score, spacing_mm=truth.spacing_mm, message=reordered)
         for structure, score in zip(structures, scores, strict=True)
     )
 
@@ -128,7 +136,9 @@ def _check_structures(structures: Sequence[ScoredStructure]) -> None:
             raise ConfigError(f"structures {names} have {field}s {labels}; expected one label for each")
 
 
-def _scored(structure: ScoredStructure, score: LabelScore, *, spacing_mm: tuple[float, float, float]) -> CaseScore:
+def _scored(
+    structure: ScoredStructure, score: LabelScore, *, spacing_mm: tuple[float, float, float], message: str
+) -> CaseScore:
     return CaseScore(
         structure=structure.name,
         status=_status(num_reference=score.num_reference_voxels, num_predicted=score.num_predicted_voxels),
@@ -140,6 +150,7 @@ def _scored(structure: ScoredStructure, score: LabelScore, *, spacing_mm: tuple[
         num_predicted_voxels=score.num_predicted_voxels,
         hd95_mm=score.hd95_mm,
         assd_mm=score.assd_mm,
+        message=message,
     )
 
 
