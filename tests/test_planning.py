@@ -275,6 +275,28 @@ def test_a_plan_survives_storage_and_serves_nnunet(fingerprints):
     assert made.plans["continue_training"] is False
 
 
+@pytest.mark.parametrize(
+    "named",
+    [
+        {"nonlin": "subprocess.Popen", "nonlin_kwargs": {"args": "touch ran", "shell": True}},
+        {"conv_op": "os.system"},
+        {"norm_op": ["os.system"]},
+        {"anything": "builtins.exec", "_kw_requires_import": ["anything"]},
+        {"network_class_name": "somewhere.Network"},
+        {"_kw_requires_import": ["missing"]},
+        {"_kw_requires_import": 3},
+    ],
+    ids=str,
+)
+def test_a_plan_that_names_a_program_as_its_network_is_refused(fingerprints, named):
+    record = json.loads(plan_of(fingerprints).to_bytes())
+    architecture = record["plans"]["configurations"]["3d_fullres"]["architecture"]
+    for key, value in named.items():
+        (architecture if key in architecture else architecture["arch_kwargs"])[key] = value
+    with pytest.raises(IntegrityError, match="plan of a training"):
+        Plan.from_bytes(json.dumps(record).encode())
+
+
 def test_planning_prints_nothing_and_leaves_nnunet_as_it_was(fingerprints, capsys):
     from nnunetv2.experiment_planning.experiment_planners import default_experiment_planner as module
     from nnunetv2.paths import nnUNet_raw

@@ -1,23 +1,27 @@
-"""Checkpoints that say themselves whether they are whole: magic bytes, SHA-256, a number, then what torch saves."""
+"""Checkpoints that say themselves whether they are whole: magic bytes, SHA-256, a number, then the state as data."""
 
 import hashlib
 import io
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.errors import IntegrityError, SupersededError, TrainingError
+from orchestrator.errors import IntegrityError, SupersededError, TrainingError, is_out_of_memory
 from orchestrator.storage import run_paths
 from orchestrator.storage.interface import Storage
 
 logger = logging.getLogger(__name__)
 
-MAGIC = b"NNCKPT02"
+MAGIC = b"NNCKPT03"
+_EARLIER = (b"NNCKPT01", b"NNCKPT02")
+"""Held what torch pickles: a program, which runs when it is read."""
 _DIGEST_BYTES = hashlib.sha256().digest_size
 _NUMBER_BYTES = 8
 _FINAL = 0
 """Number in the final checkpoint, which has no order among others."""
+_MAX_NUMBER = 2**32
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,9 +31,10 @@ class _Content:
     number: int
     """Checkpoints of a training are counted from 1, over all attempts."""
     sha256: str
-    """Of the number and what torch saved."""
-    saved: memoryview
-    """What torch saved."""
+    """Of the number and the state."""
+    name: str
+    """Of the file."""
+    state: memoryview
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,7 +107,7 @@ class CheckpointStore:
         newest, damage = self._survey()
         if newest is None and damage is not None:
             raise IntegrityError(f"{damage}; no whole one is left: delete it to train from epoch 0") from damage
-        return None if newest is None else _loaded(newest)
+        return None if newest is None else _loaded(newest, advice="delete it to go on from the one before")
 
     def has_final(self) -> bool:
         """Whether a final checkpoint is there; it may be damaged."""
@@ -111,7 +116,8 @@ class CheckpointStore:
     def load_final(self) -> FinalCheckpoint:
         """Return the final checkpoint; raises StorageError if it is not there and IntegrityError if it is damaged."""
         content = self._read_final()
-        return FinalCheckpoint(state=_loaded(content), sha256=content.sha256)
+        state = _loaded(content, advice="delete it to train again, from epoch 0")
+        return FinalCheckpoint(state=state, sha256=content.sha256)
 
     def final_sha256(self) -> str:
         """Return the digest that `save_final` returned, of a file that is whole; raises as `load_final`."""
@@ -141,6 +147,21 @@ class CheckpointStore:
         return _verified(self._storage.read_bytes(key), name=f"{self._storage.location.rstrip('/')}/{key}")
 
 
+@contextmanager
+def fitting(name: str) -> Iterator[None]:
+    """Context in which a state is taken over; raises IntegrityError if it is not that of a training of this version."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        # What says something of a GPU or of the memory has a class of its own, or words.
+        if (isinstance(error, RuntimeError) and type(error) is not RuntimeError) or is_out_of_memory(error):
+            raise
+        raise IntegrityError(
+            f"{name} does not hold the state of this training ({type(error).__name__}: {error}). Delete it to train "
+            "from the one before or, if there is none, from epoch 0"
+        ) from error
+
+
 def check_origin(found: dict[str, Any], *, expected: dict[str, Any], training_id: str) -> None:
     """Raise TrainingError if a checkpoint belongs to another training under the same name."""
     for key, value in expected.items():
@@ -152,11 +173,11 @@ def check_origin(found: dict[str, Any], *, expected: dict[str, Any], training_id
 
 
 def _encoded(state: dict[str, Any], *, number: int) -> bytes:
-    import torch
+    from orchestrator.training.plain_state import write_state
 
     buffer = io.BytesIO()
     buffer.write(bytes(len(MAGIC) + _DIGEST_BYTES) + number.to_bytes(_NUMBER_BYTES, "big"))
-    torch.save(state, buffer)
+    write_state(state, buffer)
     digest = hashlib.sha256(buffer.getbuffer()[len(MAGIC) + _DIGEST_BYTES :])
     buffer.seek(0)
     buffer.write(MAGIC + digest.digest())
@@ -164,22 +185,29 @@ def _encoded(state: dict[str, Any], *, number: int) -> bytes:
     return buffer.getvalue()
 
 
-def _loaded(content: _Content) -> dict[str, Any]:
-    import torch
+def _loaded(content: _Content, *, advice: str) -> dict[str, Any]:
+    from orchestrator.training.plain_state import read_state
 
-    # Our own file, just verified; optimiser and random states are not plain tensors.
-    state: dict[str, Any] = torch.load(io.BytesIO(content.saved), map_location="cpu", weights_only=False)
-    return state
+    try:
+        return read_state(content.state)
+    except IntegrityError as error:
+        raise IntegrityError(f"{content.name}: {error}; {advice}") from error
 
 
 def _verified(content: bytes, *, name: str) -> _Content:
-    """Take a file apart; raises IntegrityError, with the name of the file, if it is torn or damaged."""
+    """Take a file apart; raises IntegrityError, with the name of the file, if it is torn, damaged or too old."""
+    if content[: len(MAGIC)] in _EARLIER:
+        raise IntegrityError(
+            f"{name}: a checkpoint of format {content[: len(MAGIC)].decode()}, which could run any program when it is "
+            f"read; expected {MAGIC.decode()}. Finish this training with the version of this project that began it"
+        )
     if content[: len(MAGIC)] != MAGIC:
         raise IntegrityError(f"{name}: begins with {content[:8]!r}; expected a checkpoint, which begins with {MAGIC!r}")
     body = memoryview(content)[len(MAGIC) + _DIGEST_BYTES :]
     digest = hashlib.sha256(body)
     if digest.digest() != content[len(MAGIC) : len(MAGIC) + _DIGEST_BYTES]:
         raise IntegrityError(f"{name}: the checksum does not match its {len(body)} bytes: it is torn or damaged")
-    return _Content(
-        number=int.from_bytes(body[:_NUMBER_BYTES], "big"), sha256=digest.hexdigest(), saved=body[_NUMBER_BYTES:]
-    )
+    number = int.from_bytes(body[:_NUMBER_BYTES], "big")
+    if number > _MAX_NUMBER:
+        raise IntegrityError(f"{name}: checkpoint number {number} of a training; expected at most {_MAX_NUMBER}")
+    return _Content(number=number, sha256=digest.hexdigest(), name=name, state=body[_NUMBER_BYTES:])

@@ -35,6 +35,17 @@ NUM_INTENSITY_SAMPLES = int(10e7)
 NUM_INTENSITY_SAMPLES_IN_MINIATURE = 1_000_000
 """The same for presets that shrink the network: drawing 10e7 would take most of the time of a miniature plan."""
 
+_NETWORKS = {
+    f"dynamic_network_architectures.architectures.unet.{name}" for name in ("PlainConvUNet", "ResidualEncoderUNet")
+}
+_PARTS_OF_NETWORKS = {
+    None,
+    "torch.nn.LeakyReLU",
+    *(f"torch.nn.modules.conv.Conv{axes}d" for axes in (2, 3)),
+    *(f"torch.nn.modules.instancenorm.InstanceNorm{axes}d" for axes in (2, 3)),
+}
+"""What nnU-Net's planners name. nnU-Net imports and calls whatever a plan names, which may be any program."""
+
 _planner_lock = threading.Lock()
 
 
@@ -82,7 +93,7 @@ class CaseFingerprint:
                 foreground=np.frombuffer(raw, record["foreground_dtype"]),
             )
             expected = (record["format"], record["foreground_crc32"])
-        except (ValueError, KeyError, TypeError, zlib.error) as error:
+        except (LookupError, RecursionError, ValueError, TypeError, zlib.error) as error:
             raise IntegrityError(f"fingerprint of a case that is not whole ({error})") from error
         if (FINGERPRINT_FORMAT, zlib.crc32(raw)) != expected:
             found = (FINGERPRINT_FORMAT, zlib.crc32(raw))
@@ -108,14 +119,19 @@ class Plan:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Plan":
-        """Read what `to_bytes` wrote; raises IntegrityError if it is not whole."""
+        """Read what `to_bytes` wrote; raises IntegrityError if it is not whole or names a network of others."""
         try:
             record = json.loads(data)
-            return cls(
+            plan = cls(
                 plans=record["plans"], dataset_json=record["dataset_json"], configuration=record["configuration"]
             )
-        except (ValueError, KeyError, TypeError) as error:
-            raise IntegrityError(f"plan of a training that is not whole ({error})") from error
+            for configuration in plan.plans["configurations"].values():
+                # Those of a cascade inherit theirs.
+                if "architecture" in configuration:
+                    _check_network(configuration["architecture"])
+        except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+            raise IntegrityError(f"plan of a training that is not whole ({error!r})") from error
+        return plan
 
     @property
     def sha256(self) -> str:
@@ -138,6 +154,17 @@ class Plan:
     def label_manager(self) -> Any:
         """nnU-Net's LabelManager."""
         return self.plans_manager.get_label_manager(self.dataset_json)
+
+
+def _check_network(architecture: dict[str, Any]) -> None:
+    """Raise IntegrityError if a plan names something else as its network than nnU-Net's planners do."""
+    parts = architecture["arch_kwargs"]
+    named = [architecture["network_class_name"], *(parts[key] for key in architecture["_kw_requires_import"])]
+    if named[0] not in _NETWORKS or not _PARTS_OF_NETWORKS.issuperset(named[1:]):
+        raise IntegrityError(
+            f"plan of a training with a network of {named}; expected those of nnU-Net's planners. Nothing else is "
+            "imported: make the plan again"
+        )
 
 
 def fingerprint_case(image: Path, labels: Path) -> CaseFingerprint:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from orchestrator.benchmark.presets import Preset
 from orchestrator.errors import IntegrityError
+from orchestrator.training.checkpoint import fitting
 from orchestrator.training.nnunet_environment import prints_to_log
 from orchestrator.training.planning import Plan
 from orchestrator.training.preprocessing import preprocess_case
@@ -141,14 +142,16 @@ def load_predictor(state: dict[str, Any], *, plan: Plan, preset: Preset, device:
     Raises
     ------
     IntegrityError
-        If the checkpoint was trained with another plan.
+        If the checkpoint was trained with another plan, or is not that of a network of this plan.
     """
-    if state["origin"]["plan_sha256"] != plan.sha256:
+    with fitting("the final checkpoint"):
+        plan_sha256, weights = state["origin"]["plan_sha256"], state["network_weights"]
+        mirror_axes = tuple(map(int, state["inference_allowed_mirroring_axes"] or ()))
+    if plan_sha256 != plan.sha256:
         raise IntegrityError(
-            f"the checkpoint was trained with plan {state['origin']['plan_sha256']}, not with {plan.sha256}: "
-            "delete it to train again, or give the plan that belongs to it"
+            f"the checkpoint was trained with plan {plan_sha256}, not with {plan.sha256}: delete it to train again, or "
+            "give the plan that belongs to it"
         )
-    mirror_axes = state["inference_allowed_mirroring_axes"]
     plans_manager, configuration, labels = plan.plans_manager, plan.configuration_manager, plan.label_manager
     with prints_to_log():
         network = nnUNetTrainer.build_network_architecture(
@@ -158,6 +161,8 @@ def load_predictor(state: dict[str, Any], *, plan: Plan, preset: Preset, device:
             labels.num_segmentation_heads,
             enable_deep_supervision=False,
         )
+        with fitting("the final checkpoint"):
+            network.load_state_dict(weights)
         predictor = nnUNetPredictor(
             tile_step_size=preset.tile_step_size,
             use_gaussian=True,
@@ -173,9 +178,9 @@ def load_predictor(state: dict[str, Any], *, plan: Plan, preset: Preset, device:
             network.to(device),
             plans_manager,
             configuration,
-            [state["network_weights"]],
+            [weights],
             plan.dataset_json,
-            state["trainer_name"],
+            nnUNetTrainer.__name__,
             mirror_axes,
         )
     network.eval()

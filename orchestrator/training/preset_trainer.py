@@ -23,7 +23,7 @@ from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from orchestrator.benchmark.presets import Preset
 from orchestrator.errors import PreemptedError, TrainingError
 from orchestrator.training.batches import CountedBatches
-from orchestrator.training.checkpoint import CheckpointStore, check_origin
+from orchestrator.training.checkpoint import CheckpointStore, check_origin, fitting
 from orchestrator.training.environment import environment_of
 from orchestrator.training.feeding import batch_settings, check_labels, without_augmentation
 from orchestrator.training.gpu import obstacle_to_compiling
@@ -187,7 +187,8 @@ class PresetTrainer(nnUNetTrainer):  # type: ignore[misc]
         if state is None:
             self._log(f"{self._training_id}: from epoch 0 of {self.num_epochs}")
         else:
-            self._restore(state)
+            with fitting(f"{self._training_id}: its checkpoint"):
+                self._restore(state)
             self._log(
                 f"{self._training_id}: resumed at epoch {self.current_epoch} of {self.num_epochs}, after "
                 f"{len(self._losses)} of its {self.num_iterations_per_epoch} iterations"

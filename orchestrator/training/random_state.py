@@ -25,9 +25,16 @@ def random_state(*, cuda: bool) -> dict[str, Any]:
 
 
 def restore_random_state(state: dict[str, Any], *, cuda: bool) -> None:
-    """Set every generator to a state that `random_state` returned; with `cuda` those of the GPUs, as far as it has."""
+    """Set every generator to a state that `random_state` returned; with `cuda` those of the GPUs, as far as it has.
+
+    Raises what the generators raise for other states, and ValueError for a place outside of numpy's numbers, where
+    numpy itself would go on reading.
+    """
+    name, numbers, position, *gauss = state["numpy"]
+    if not 0 <= position <= len(numbers):
+        raise ValueError(f"the state of numpy's generator is at number {position} of {len(numbers)}")
     random.setstate(state["python"])
-    np.random.set_state(state["numpy"])  # noqa: NPY002 - as above
+    np.random.set_state((name, numbers, position, *gauss))  # noqa: NPY002 - as above
     torch.set_rng_state(state["torch"])
     if cuda:
         for index, gpu_state in enumerate(state["cuda"][: torch.cuda.device_count()]):

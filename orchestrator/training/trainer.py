@@ -8,7 +8,7 @@ import torch
 
 from orchestrator.benchmark.presets import Preset
 from orchestrator.errors import TrainingError
-from orchestrator.training.checkpoint import CheckpointStore, check_origin
+from orchestrator.training.checkpoint import CheckpointStore, check_origin, fitting
 from orchestrator.training.freed_memory import keep_freed_memory
 from orchestrator.training.nnunet_environment import nnunet_environment, prints_to_log
 from orchestrator.training.patch_dataset import register_arrow_dataset
@@ -95,9 +95,11 @@ def train(
     }
     if checkpoint.has_final():
         final = checkpoint.load_final()
-        check_origin(final.state["origin"], expected=origin, training_id=training_id)
+        with fitting(f"{training_id}: its checkpoint"):
+            check_origin(final.state["origin"], expected=origin, training_id=training_id)
+            outcome = TrainOutcome(**final.state["outcome"], checkpoint_sha256=final.sha256)
         log(f"{training_id}: its final checkpoint is there already")
-        return TrainOutcome(**final.state["outcome"], checkpoint_sha256=final.sha256)
+        return outcome
     if not val_cases:
         log("No validation cases: the patch Dice shown below is of training cases and decides nothing.")
     if device == "cpu":
