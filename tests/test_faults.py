@@ -5,10 +5,10 @@ import itertools
 import shutil
 import subprocess
 import sys
-import tempfile
 import uuid
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from types import SimpleNamespace
 
 import botocore.endpoint
@@ -138,10 +138,10 @@ def test_a_file_system_that_is_truly_full_keeps_what_is_whole_and_nothing_else(t
 
 
 def test_an_output_that_cannot_be_written_is_said_in_one_line_before_anything_is_started(tmp_path, monkeypatch, capsys):
-    def refuse(*_, dir=None, **__):  # noqa: A002 - its name
-        raise OSError(errno.EROFS, "Read-only file system", str(dir))
+    def refuse(path, **_):
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
 
-    monkeypatch.setattr(tempfile, "mkstemp", refuse)
+    monkeypatch.setattr(Path, "touch", refuse)
     assert main(["--output", str(tmp_path / "run"), "--only", TRAINING]) == 1
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert line.startswith("error: ")

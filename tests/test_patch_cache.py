@@ -143,7 +143,7 @@ def test_files_of_a_local_folder_are_not_copied(patches, tmp_path):
         assert names(folder) == ["case_0.arrow", "case_1.arrow", "case_2.arrow"]
         assert all(path.is_symlink() for path in folder.iterdir()), "nnU-Net expects files of one kind"
     assert not folder.exists()
-    assert [path.name for path in (tmp_path / "cache").iterdir()] == [".lock"]
+    assert not (tmp_path / "cache").exists()
 
 
 def test_a_remote_file_is_fetched_once_and_compared(patches, tmp_path):
@@ -154,6 +154,31 @@ def test_a_remote_file_is_fetched_once_and_compared(patches, tmp_path):
                 PatchFile.open(folder / name).verify()
             assert len(names(folder)) == 3
     assert sorted(storage.reads()) == sorted(patches[1].records)
+
+
+def test_a_copy_that_has_rotted_is_fetched_again(patches, tmp_path):
+    storage, cache = remote(patches), PatchCache(tmp_path / "cache")
+    (key, record), *_ = patches[1].records.items()
+    one = PatchManifest(records={key: record})
+    with cache.gathered(storage, one):
+        pass
+    copy = tmp_path / "cache" / record.sha256
+    content = bytearray(copy.read_bytes())
+    content[1000] ^= 1
+    copy.write_bytes(bytes(content))
+    with cache.gathered(storage, one) as folder:
+        assert (folder / "case_0.arrow").read_bytes() == patches[0].read_bytes(key)
+    assert storage.reads() == [key, key]
+
+
+def test_a_lock_that_is_a_link_is_not_followed(patches, tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("content")
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / ".lock").symlink_to(victim)
+    with pytest.raises(OSError, match="symbolic"), PatchCache(tmp_path / "cache").gathered(remote(patches), patches[1]):
+        pass
+    assert victim.read_text() == "content"
 
 
 def test_a_damaged_remote_file_is_refused_and_not_kept(patches, tmp_path):
@@ -232,10 +257,11 @@ def test_on_a_small_disk_files_are_evicted_before_it_is_full(patches, tmp_path, 
 def test_what_a_killed_process_left_is_swept(patches, tmp_path):
     cache = PatchCache(tmp_path / "cache")
     left = tmp_path / "cache" / "in-use-dead"
-    left.mkdir()
+    left.mkdir(parents=True)
     (left / "case_0.arrow").write_bytes(b"1")
     (tmp_path / "cache" / "0123.partial").write_bytes(b"1")
-    with cache.gathered(*patches) as folder, cache.gathered(*patches) as other:
+    wanted = remote(patches), patches[1]
+    with cache.gathered(*wanted) as folder, cache.gathered(*wanted) as other:
         assert not left.exists()
         assert not (tmp_path / "cache" / "0123.partial").exists()
         assert names(folder) == names(other)

@@ -335,11 +335,19 @@ def test_an_object_that_only_stands_for_a_folder_is_not_listed(s3_storage):
     assert s3_storage.list_keys() == s3_storage.list_keys("data") == ["data/x"]
 
 
+def test_a_cached_copy_that_has_changed_is_fetched_again(s3_storage):
+    s3_storage.write_bytes("x", b"right")
+    copy = s3_storage.fetch("x")
+    copy.write_bytes(b"wrong")
+    assert s3_storage.fetch("x").read_bytes() == b"right"
+
+
 def test_the_cache_leaves_space_on_a_small_disk(s3_storage, monkeypatch):
     def used():
         return sum(path.stat().st_size for path in s3._cache_folder().rglob("*") if path.is_file())
 
-    disk = used() + cache_room.LEFT_BYTES + 250
+    # A copy takes 100 bytes, and 64 for its digest.
+    disk = used() + cache_room.LEFT_BYTES + 400
     monkeypatch.setattr(cache_room.shutil, "disk_usage", lambda _: SimpleNamespace(free=disk - used()))
     for number, name in enumerate("abc"):
         s3_storage.write_bytes(name, b"." * 100)
@@ -349,7 +357,7 @@ def test_the_cache_leaves_space_on_a_small_disk(s3_storage, monkeypatch):
 
 
 def test_the_cache_stays_below_its_limit_and_keeps_what_was_used_last(s3_storage, monkeypatch):
-    monkeypatch.setattr(s3, "CACHE_LIMIT_BYTES", 250)
+    monkeypatch.setattr(s3, "CACHE_LIMIT_BYTES", 400)  # 164 bytes each, with the digest
     for name in "abc":
         s3_storage.write_bytes(name, b"." * 100)
     a, b = s3_storage.fetch("a"), s3_storage.fetch("b")

@@ -1,7 +1,8 @@
 """Patch files of a training at hand: those of a remote storage are fetched once a machine.
 
-Files lie in the cache under their digest. A training that uses one holds a hard link to it in a folder of its own, so
-a file may be evicted at any moment and stays with whoever has it. Locks are `flock`s: they end with their process.
+The cache is a private folder of this user. Files lie in it under their digest. A training that uses one holds a hard
+link to it in a folder of its own, so a file may be evicted at any moment and stays with whoever has it. Locks are
+`flock`s: they end with their process.
 """
 
 import fcntl
@@ -12,6 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
 
 from orchestrator.errors import IntegrityError
@@ -19,6 +21,7 @@ from orchestrator.patches.manifest import PatchManifest, PatchRecord
 from orchestrator.storage.cache_room import excess_bytes
 from orchestrator.storage.interface import Storage
 from orchestrator.storage.local import LocalStorage
+from orchestrator.storage.private_folder import cache_folder, open_lock
 
 logger = logging.getLogger(__name__)
 
@@ -34,15 +37,17 @@ _NUM_TRIES = 2
 class PatchCache:
     """A folder of this machine, shared by all processes of one user."""
 
-    def __init__(self, folder: Path, *, limit_bytes: int = LIMIT_BYTES) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path | None = None, *, limit_bytes: int = LIMIT_BYTES) -> None:
+        """Prepare; without a folder it is this user's cache, made when something is to be fetched."""
+        self._given = folder
         self._limit_bytes = limit_bytes
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
-    @classmethod
-    def of_this_machine(cls) -> "PatchCache":
-        """Return the cache of this user."""
-        return cls(Path(tempfile.gettempdir()) / f"orchestrator-patches-{os.getuid()}")
+    @cached_property
+    def _folder(self) -> Path:
+        if self._given is None:
+            return cache_folder("patches")
+        self._given.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return self._given
 
     @contextmanager
     def gathered(self, storage: Storage, manifest: PatchManifest) -> Iterator[Path]:
@@ -58,6 +63,22 @@ class PatchCache:
         StorageError
             If one cannot be fetched.
         """
+        if isinstance(storage, LocalStorage):
+            with tempfile.TemporaryDirectory(prefix=_IN_USE_PREFIX) as name:
+                for key, record in manifest.records.items():
+                    path = storage.fetch(key).resolve()
+                    record.check_size(path, name=str(path))
+                    (Path(name) / path.name).symlink_to(path)
+                yield Path(name)
+            return
+        with self._folder_in_use() as folder:
+            for key, record in manifest.records.items():
+                self._link(storage, key, record, folder / Path(key).name)
+            yield folder
+
+    @contextmanager
+    def _folder_in_use(self) -> Iterator[Path]:
+        """Context with a folder beside the cached files, which nobody sweeps as long as this process lives."""
         with ExitStack() as stack:
             # Nobody sweeps between the making of the folder and its lock.
             with _locked(self._folder / _LOCK):
@@ -69,43 +90,25 @@ class PatchCache:
                 # A sweep may take the folder of a process that is just leaving for one that was left behind.
                 stack.callback(lock.unlink, missing_ok=True)
                 stack.enter_context(_locked(lock))
-            for key, record in manifest.records.items():
-                target = folder / Path(key).name
-                if isinstance(storage, LocalStorage):
-                    path = storage.fetch(key).resolve()
-                    record.check_size(path, name=str(path))
-                    target.symlink_to(path)
-                else:
-                    self._link(storage, key, record, target)
             yield folder
 
     def check(self, storage: Storage, key: str, record: PatchRecord) -> None:
         """Compare one file with the size and digest of its record.
 
-        Raises IntegrityError if the file is missing or anything else than was written; a copy of this machine that has
-        rotted is fetched again.
+        Raises IntegrityError if the file is missing or anything else than was written.
         """
         if not storage.exists(key):
             raise IntegrityError(f"{storage.location}/{key}: no such patch file")
-        manifest = PatchManifest(records={key: record})
-        for is_last in (False, True):
-            with self.gathered(storage, manifest) as folder:
-                try:
-                    record.check((folder / Path(key).name).resolve(), name=f"{storage.location}/{key}")
-                except IntegrityError:
-                    if is_last or isinstance(storage, LocalStorage):
-                        raise
-                else:
-                    return
-            (self._folder / record.sha256).unlink(missing_ok=True)
+        with self.gathered(storage, PatchManifest(records={key: record})) as folder:
+            record.check((folder / Path(key).name).resolve(), name=f"{storage.location}/{key}")
 
     def _link(self, storage: Storage, key: str, record: PatchRecord, target: Path) -> None:
         """Give the cached copy of a file, fetched if need be, another name."""
         cached = self._folder / record.sha256
         with _locked(self._folder / f"{record.sha256}{_LOCK}"):
-            # Evicted in the meantime, or of another size because the disk was full: fetched again.
+            # Evicted in the meantime, rotted, or cut short because the disk was full: fetched again.
             with suppress(FileNotFoundError):
-                if cached.stat().st_size == record.num_bytes:
+                if record.matches(cached):
                     os.utime(cached)
                     os.link(cached, target)
                     return
@@ -158,21 +161,28 @@ class PatchCache:
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Hold a lock that one process, or thread, at a time can have."""
-    with path.open("wb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    descriptor = open_lock(path)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
 def _if_free(path: Path) -> Iterator[bool]:
     """Hold a lock unless somebody else does; says whether."""
-    with path.open("wb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
+    descriptor = open_lock(path)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        os.close(descriptor)
 
 
 def _fetch(storage: Storage, key: str, record: PatchRecord) -> bytes:

@@ -48,6 +48,10 @@ class PatchRecord:
         PatchFile.open(path).verify()
         raise IntegrityError(f"{name}: another file than was written, though whole in itself; write the patches again")
 
+    def matches(self, path: Path) -> bool:
+        """Whether a local file is what was written; raises FileNotFoundError if there is none."""
+        return path.stat().st_size == self.num_bytes and _sha256(path) == self.sha256
+
     def check_size(self, path: Path, *, name: str) -> None:
         """Compare the version, then the size: at once, for a file of any size."""
         if self.version != VERSION:

@@ -195,7 +195,7 @@ def _training_patches(place: Workplace, training: Training) -> "TrainingPatches"
         storage=place.storage,
         training_id=training.id,
         cases=(*training.train, *training.val),
-        cache=PatchCache.of_this_machine(),
+        cache=PatchCache(),
         write_again=lambda case: preprocess(place, training, case=case),
     )
 

@@ -17,6 +17,7 @@ from orchestrator.errors import StorageError
 from orchestrator.storage.cache_room import excess_bytes
 from orchestrator.storage.interface import TEMPORARY_PREFIX, Storage
 from orchestrator.storage.local import STALE_AFTER_S, is_full, storage_error
+from orchestrator.storage.private_folder import cache_folder
 
 CACHE_LIMIT_BYTES = 64 * 1024**3
 """Size of the local cache above which the files that were used longest ago are removed."""
@@ -105,7 +106,7 @@ class S3Storage(Storage):
             target = _cache_folder() / name / Path(key).name
             target.parent.mkdir(exist_ok=True)
             with _locked(target.parent):
-                if target.exists():
+                if _is_whole(target):
                     os.utime(target)
                 else:
                     _make_room(head["ContentLength"])
@@ -140,6 +141,7 @@ class S3Storage(Storage):
         try:
             _client().download_file(self._bucket, self._object(key), str(folder / target.name))
             target.parent.mkdir(exist_ok=True)
+            _digest_of(target).write_text(_sha256(folder / target.name), encoding="ascii")
             (folder / target.name).replace(target)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -203,10 +205,25 @@ def _new_client() -> Any:
 
 
 def _cache_folder() -> Path:
-    """Return this user's cache; a folder of another user could not be written."""
-    folder = Path(tempfile.gettempdir()) / f"orchestrator-s3-cache-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    return folder
+    return cache_folder("s3")
+
+
+def _digest_of(target: Path) -> Path:
+    """Return the file with the digest of a copy, written before the copy appears."""
+    return target.with_name(f"{target.name}.sha256")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _is_whole(target: Path) -> bool:
+    """Whether a copy is there and still what was fetched."""
+    try:
+        return _sha256(target) == _digest_of(target).read_text(encoding="ascii")
+    except (FileNotFoundError, UnicodeDecodeError):
+        return False
 
 
 @contextmanager
@@ -222,19 +239,21 @@ def _locked(folder: Path) -> Iterator[None]:
 
 def _make_room(num_bytes: int) -> None:
     """Remove the files that were used longest ago as long as the cache is too large, or its disk too full, for more."""
-    files = []
+    copies = []
     for folder in _cache_folder().iterdir():
         with suppress(FileNotFoundError):  # another process trims too
-            files += [(path.stat().st_mtime, path.stat().st_size, path) for path in folder.iterdir()]
-    cached_bytes = sum(size for _, size, _ in files)
+            if files := [path.stat() for path in folder.iterdir()]:
+                used = max(status.st_mtime for status in files)
+                copies.append((used, sum(status.st_size for status in files), folder))
+    cached_bytes = sum(size for _, size, _ in copies)
     excess = excess_bytes(
         _cache_folder(), num_bytes=num_bytes, cached_bytes=cached_bytes, limit_bytes=CACHE_LIMIT_BYTES
     )
-    newest = max((used for used, _, _ in files), default=0.0)
-    for used, size, path in sorted(files):
+    newest = max((used for used, _, _ in copies), default=0.0)
+    for used, size, folder in sorted(copies):
         if excess <= 0:
             return
-        is_download = path.parent.name.startswith(TEMPORARY_PREFIX) and newest - used < STALE_AFTER_S
+        is_download = folder.name.startswith(TEMPORARY_PREFIX) and newest - used < STALE_AFTER_S
         if not is_download:
-            shutil.rmtree(path.parent, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
             excess -= size
