@@ -268,7 +268,7 @@ def test_what_a_killed_process_left_is_swept(patches, tmp_path):
 
 
 def test_patches_of_another_version_are_refused(patches, tmp_path):
-    record = PatchRecord(num_bytes=1, sha256="0", version=1)
+    record = PatchRecord(num_bytes=1, sha256="0" * 64, version=1)
     manifest = PatchManifest(records={"patches/T1/case_0.arrow": record})
     gathered = PatchCache(tmp_path / "cache").gathered(patches[0], manifest)
     with pytest.raises(IntegrityError, match=r"case_0\.arrow: version 1; expected 2"), gathered:

@@ -17,6 +17,10 @@ LIBRARY_CODECS: tuple[LibraryCodec, ...] = get_args(LibraryCodec)
 PREDICTORS: dict[str, int] = {"lanes-both": BOTH, "lanes-up": UP, "lanes-front": FRONT}
 """The predictor of each codec of ours; those for other numbers than 16-bit are the libraries'."""
 
+_BLOSC2_HEADER_BYTES, _BLOSC2_FILTERS = 32, slice(16, 22)
+_BLOSC2_CODECS = {"lz4": 1, "zstd": 4}
+"""Numbers in the header of a chunk; filter 1 shuffles bytes, filter 0 does nothing."""
+
 LIBRARY_HANDICAP = 0.1
 """Of the bytes of the numbers themselves: a library's codec expands whole chunks, at several times the CPU of ours, and
 must save that much to win."""
@@ -41,11 +45,14 @@ def expand(payload: pa.Buffer, *, codec: LibraryCodec, num_bytes: int) -> Any:
     library, _, name = codec.partition("-")
     try:
         if library == "arrow":
-            expanded = pa.decompress(payload, decompressed_size=num_bytes, codec=name)
+            # Told the size, Arrow returns memory as it finds it where LZ4 gives less.
+            with pa.CompressedInputStream(pa.BufferReader(payload), name) as stream:
+                expanded = stream.read(num_bytes + 1)
         elif library == "blosc2":
             import blosc2
 
-            expanded = blosc2.decompress2(payload.to_pybytes(), nthreads=1)
+            _check_blosc2(packed := payload.to_pybytes(), name=name, num_bytes=num_bytes)
+            expanded = blosc2.decompress2(packed, nthreads=1)
         else:
             expanded = payload
     except (OSError, pa.ArrowException, RuntimeError, ValueError) as error:
@@ -53,6 +60,20 @@ def expand(payload: pa.Buffer, *, codec: LibraryCodec, num_bytes: int) -> Any:
     if memoryview(expanded).nbytes != num_bytes:
         raise IntegrityError(f"expands to {memoryview(expanded).nbytes} bytes; expected {num_bytes}")
     return expanded
+
+
+def _check_blosc2(packed: bytes, *, name: str, num_bytes: int) -> None:
+    """Raise ValueError unless the header of a blosc2 chunk is one of ours.
+
+    blosc2 makes room for as much as a chunk says, and starts Python to look for a plug-in that it names.
+    """
+    header = np.frombuffer(packed, np.uint8, _BLOSC2_HEADER_BYTES)
+    stored_bytes, _, packed_bytes = np.frombuffer(packed, "<i4", 3, 4).tolist()
+    if (stored_bytes, packed_bytes) != (num_bytes, len(packed)):
+        raise ValueError(f"a chunk of {stored_bytes} bytes in {packed_bytes}; expected {num_bytes} in {len(packed)}")
+    filters = header[_BLOSC2_FILTERS]
+    if header[2] >> 5 != _BLOSC2_CODECS[name] or not set(filters.tolist()) <= {0, 1}:
+        raise ValueError(f"a chunk with codec {header[2] >> 5} and filters {filters.tolist()}")
 
 
 def smallest(sizes: Sequence[tuple[Codec, int]], *, num_bytes: int) -> Codec:

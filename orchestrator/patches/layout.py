@@ -81,6 +81,11 @@ class ArrayLayout:
         ranges = (range(0, size, chunk) for size, chunk in zip(self.shape, self.chunk_shape, strict=True))
         return itertools.product(*ranges)
 
+    def places(self) -> NDArray[np.int64]:
+        """First element of every chunk as `starts` gives it, shape (chunks, axes)."""
+        places: NDArray[np.int64] = np.indices(self.grid).reshape(len(self.grid), -1).T * np.array(self.chunk_shape)
+        return places
+
     def extent(self, start: Index) -> Index:
         """Shape of the chunk that begins at `start`."""
         return tuple(
@@ -133,7 +138,7 @@ class Header:
             properties=record["properties"],
             locations=None if record["locations"] is None else tuple(record["locations"]),
             location_dtypes=tuple(record["location_dtypes"]),
-            source_sha256=record["source_sha256"],
+            source_sha256=dict(record["source_sha256"]),
         )
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from orchestrator.patches.reader import PatchFile
 from orchestrator.storage.interface import Storage
 
 _BLOCK_BYTES = 1 << 20
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,6 +24,11 @@ class PatchRecord:
     sha256: str
     version: int
     """Of the format."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for what is no size, digest or version: a cache names files after digests."""
+        if type(self.num_bytes) is not int or not (isinstance(self.sha256, str) and _SHA256.fullmatch(self.sha256)):
+            raise ValueError(f"{self.num_bytes!r} bytes with digest {self.sha256!r}")
 
     @classmethod
     def of_file(cls, path: Path) -> "PatchRecord":
@@ -37,7 +44,7 @@ class PatchRecord:
         """Parse JSON; raises IntegrityError if it is none."""
         try:
             return cls(**json.loads(content))
-        except (TypeError, ValueError) as error:
+        except (RecursionError, TypeError, ValueError) as error:
             raise IntegrityError(f"not a record of patches ({error})") from error
 
     def check(self, path: Path, *, name: str) -> None:
@@ -80,7 +87,7 @@ class PatchManifest:
             parsed = json.loads(content)
             found = (parsed["format"], parsed["version"])
             records = {key: PatchRecord(**record) for key, record in parsed["files"].items()}
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
             raise IntegrityError(f"not a manifest of patches ({error!r})") from error
         if found != (FORMAT, VERSION):
             raise IntegrityError(f"a manifest of {found[0]} version {found[1]}; expected {FORMAT} {VERSION}")

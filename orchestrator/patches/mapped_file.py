@@ -33,7 +33,7 @@ class MappedFile:
             raise IntegrityError("it does not begin and end as an Arrow file")
         # The begin is padded to eight bytes.
         self._stream = pa.ipc.open_stream(self.buffer.slice(8))
-        self.metadata: dict[bytes, bytes] | None = self._stream.schema.metadata
+        self.schema: pa.Schema = self._stream.schema
 
     def next_batch(self) -> pa.RecordBatch:
         """Return the next record batch, as views; raises IntegrityError if there is none."""
@@ -41,6 +41,16 @@ class MappedFile:
             return self._stream.read_next_batch()
         except StopIteration as error:
             raise IntegrityError("a record batch is missing") from error
+
+    def offset(self, buffer: pa.Buffer) -> int:
+        """Return where in the file a buffer begins; raises IntegrityError if it is not a part of the file.
+
+        Arrow expands buffers that a file says are compressed, to any size; ours are not.
+        """
+        first = int(buffer.address - self.buffer.address) if buffer.size else 0
+        if not 0 <= first <= self.buffer.size - buffer.size:
+            raise IntegrityError("a buffer that lies elsewhere than in the file")
+        return first
 
     def read_ahead(self, first: NDArray[np.int64], last: NDArray[np.int64]) -> None:
         """Ask the system to read parts of the file at once; page by page, each would wait for the disk.

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from kernels.lane_unpacking import EVERYWHERE
 from orchestrator.errors import DataError, IntegrityError
-from orchestrator.patches.layout import Header, Index, decode_properties
+from orchestrator.patches.header_checks import check_header
+from orchestrator.patches.layout import COLUMNS, Header, Index, decode_properties
 from orchestrator.patches.mapped_file import MappedFile
 from orchestrator.patches.stored_array import PatchArray, Rows
 
@@ -46,7 +47,10 @@ class PatchFile:
         """
         with _naming(path):
             mapped = MappedFile(path)
-            header = Header.from_metadata(mapped.metadata)
+            header = Header.from_metadata(mapped.schema.metadata)
+            if not mapped.schema.equals(pa.schema(COLUMNS)):
+                raise IntegrityError(f"columns {mapped.schema.names} of other types than its version has")
+            check_header(header)
             chunks = Rows.from_batch(mapped.next_batch(), mapped=mapped, has_voxels=False)
             _check_chunks(header, chunks)
             return cls(path, header=header, chunks=chunks)
@@ -70,13 +74,13 @@ class PatchFile:
         if row is None:
             return np.empty((0, 3), np.uint16)
         rows = self._locations
+        voxels = rows.row_voxels(row)
         if not rows.is_checked[row]:
-            if rows.crc32(row) != rows.checksums[row]:
-                raise IntegrityError(
-                    f"{self.path}: class_locations of label {label} do not have their checksum; write the patches again"
-                )
+            self._check(rows, row, name=f"class_locations of label {label}")
+            if len(voxels) and (voxels.max(axis=0) >= self.shape[1:]).any():
+                raise IntegrityError(f"{self.path}: class_locations of label {label} lie outside of {self.shape}")
             rows.is_checked[row] = True
-        return rows.row_voxels(row)
+        return voxels
 
     def read_into(
         self,
@@ -125,12 +129,16 @@ class PatchFile:
 
     @cached_property
     def properties(self) -> dict[str, Any]:
-        """What was written with the case; arrays are read-only views into the file, but for `class_locations`."""
-        arrays = [
-            np.frombuffer(self._arrays.payload(row), layout.dtype).reshape(layout.shape)
-            for row, layout in enumerate(self._header.property_arrays)
-        ]
-        properties: dict[str, Any] = decode_properties(self._header.properties, arrays)
+        """What was written with the case; arrays are read-only views into the file, but for `class_locations`.
+
+        Raises IntegrityError if they are damaged.
+        """
+        arrays = []
+        for row, layout in enumerate(self._header.property_arrays):
+            self._check(self._arrays, row, name=f"properties/{row}")
+            arrays.append(np.frombuffer(self._arrays.payload(row), layout.dtype).reshape(layout.shape))
+        with _naming(self.path):
+            properties: dict[str, Any] = dict(decode_properties(self._header.properties, arrays))
         if self._header.locations is not None:
             properties["class_locations"] = {
                 label: self._nnunet_locations(label, dtype)
@@ -145,16 +153,18 @@ class PatchFile:
 
     def verify(self) -> None:
         """Compare every chunk with its checksum; raises IntegrityError that names the file and the first bad chunk."""
-        for rows, names, starts in zip((self._chunks, self._arrays, self._locations), *self._expected(), strict=True):
-            stored = rows.names.to_pylist()
-            for row, (name, start) in enumerate(zip(names, starts, strict=True)):
-                found = rows.crc32(row)
-                place = tuple(int(value) for value in rows.starts[row])
-                if (stored[row], place, int(rows.checksums[row])) != (name, start, found):
-                    raise IntegrityError(
-                        f"{self.path}: {name} chunk at (c, z, y, x) = {start}: found {stored[row]} at {place} with "
-                        f"checksum {found:08x}, expected {rows.checksums[row]:08x}; write the patches again"
-                    )
+        for rows in (self._chunks, self._arrays, self._locations):
+            for row in range(len(rows.checksums)):
+                start = tuple(rows.starts[row].tolist())
+                self._check(rows, row, name=f"{rows.names[row]} chunk at (c, z, y, x) = {start}")
+
+    def _check(self, rows: Rows, row: int, *, name: str) -> None:
+        """Compare a row with its checksum."""
+        found, expected = rows.crc32(row), int(rows.checksums[row])
+        if found != expected:
+            raise IntegrityError(
+                f"{self.path}: {name}: checksum {found:08x}, expected {expected:08x}; write the patches again"
+            )
 
     @property
     def _arrays(self) -> Rows:
@@ -177,16 +187,24 @@ class PatchFile:
                 expected = [layout.num_bytes((0,) * len(layout.shape)) for layout in header.property_arrays]
                 if np.diff(arrays.offsets).tolist() != expected:
                     raise IntegrityError("arrays of the properties with other sizes than the header says")
+                names = [f"properties/{row}" for row in range(len(expected))]
+                arrays.check_places(names, np.zeros((len(names), 4), np.int32))
                 num_labels = len(header.locations or ())
-                if not len(locations.checksums) == num_labels == len(header.location_dtypes):
-                    raise IntegrityError(f"{len(locations.checksums)} lists of voxels; expected {num_labels}")
+                if len(header.location_dtypes) != num_labels:
+                    raise IntegrityError(f"{len(header.location_dtypes)} types of {num_labels} lists of voxels")
+                starts = [(row, 0, 0, 0) for row in range(num_labels)]
+                locations.check_places(["class_locations"] * num_labels, np.array(starts, np.int32).reshape(-1, 4))
                 self._read_rest = arrays, locations
             return self._read_rest
 
     @cached_property
     def _label_rows(self) -> dict[Any, int]:
         """Row of the voxels of every label."""
-        return {decode_properties(label, []): row for row, label in enumerate(self._header.locations or ())}
+        with _naming(self.path):
+            rows = {decode_properties(label, []): row for row, label in enumerate(self._header.locations or ())}
+            if len(rows) != len(self._header.locations or ()):
+                raise IntegrityError("a label that has two lists of voxels")
+        return rows
 
     def _nnunet_locations(self, label: Any, dtype: str) -> NDArray[Any] | list[Any]:
         """Voxels of a label as nnU-Net has them: (n, 4), the first column 0."""
@@ -197,16 +215,12 @@ class PatchFile:
         places[:, 1:] = voxels
         return places
 
-    def _expected(self) -> tuple[list[list[str]], list[list[Index]]]:
-        """Names and starts that the rows of each batch must have."""
-        header = self._header
-        num_labels = len(header.locations or ())
-        starts = [[*header.image.starts(), *header.segmentation.starts()]]
-        names = [["image"] * header.image.num_chunks + ["segmentation"] * header.segmentation.num_chunks]
-        names.append([f"properties/{index}" for index in range(len(header.property_arrays))])
-        names.append(["class_locations"] * num_labels)
-        labels: list[Index] = [(index, 0, 0, 0) for index in range(num_labels)]
-        return names, [*starts, [(0, 0, 0, 0)] * len(header.property_arrays), labels]
+
+_BROKEN = (
+    *(IntegrityError, pa.ArrowException, OSError),
+    *(ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError),
+)
+"""What reading raises where something else stands than was written."""
 
 
 @contextmanager
@@ -214,7 +228,7 @@ def _naming(path: Path) -> Iterator[None]:
     """Say of which file something is wrong; what the system says of itself tells nothing about the file."""
     try:
         yield
-    except (IntegrityError, pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+    except _BROKEN as error:
         # Arrow's own have no number.
         if isinstance(error, OSError) and error.errno not in {None, errno.ENOENT, errno.EISDIR}:
             raise
@@ -222,7 +236,7 @@ def _naming(path: Path) -> Iterator[None]:
 
 
 def _check_chunks(header: Header, rows: Rows) -> None:
-    """Raise IntegrityError unless every chunk has a row, and a payload of the right size where that is known."""
+    """Raise IntegrityError unless every chunk has its row, and a payload of the right size where that is known."""
     sizes = np.diff(rows.offsets).tolist()
     if len(sizes) != header.image.num_chunks + header.segmentation.num_chunks:
         raise IntegrityError(
@@ -232,3 +246,7 @@ def _check_chunks(header: Header, rows: Rows) -> None:
         found, sizes = sizes[: layout.num_chunks], sizes[layout.num_chunks :]
         if layout.codec == "none" and found != [layout.num_bytes(start) for start in layout.starts()]:
             raise IntegrityError(f"chunks of the {name} with other sizes than shape {layout.shape} asks for")
+    rows.check_places(
+        ["image"] * header.image.num_chunks + ["segmentation"] * header.segmentation.num_chunks,
+        np.concatenate([header.image.places(), header.segmentation.places()]),
+    )

@@ -2,6 +2,7 @@
 
 import itertools
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import EllipsisType
@@ -53,7 +54,7 @@ class Rows:
         if has_voxels:
             batch.validate(full=True)
         _, offsets_buffer, values = batch.column("payload").buffers()
-        values = values if values is not None else pa.py_buffer(b"")
+        values = values if values is not None else mapped.buffer.slice(0, 0)
         voxels, voxel_offsets = _NO_VOXELS, np.zeros(batch.num_rows + 1, np.int64)
         if has_voxels:
             lists = batch.column("voxels")
@@ -69,9 +70,14 @@ class Rows:
             voxel_offsets=voxel_offsets,
             voxels=voxels,
             mapped=mapped,
-            file_offset=values.address - mapped.buffer.address if values.size else 0,
+            file_offset=mapped.offset(values),
             is_checked=np.zeros(batch.num_rows, bool),
         )
+
+    def check_places(self, names: Sequence[str], starts: NDArray[np.integer]) -> None:
+        """Raise IntegrityError unless every row is of the array, and of the place in it, that the header says."""
+        if not (self.names.equals(pa.array(names, pa.string())) and np.array_equal(self.starts, starts)):
+            raise IntegrityError("its chunks are not those of its header, in their order")
 
     def part(self, first: int, last: int) -> "Rows":
         """Return some of the rows, as views."""
@@ -100,8 +106,10 @@ class Rows:
 
 
 def _offsets(buffer: pa.Buffer, num_rows: int, *, upper: int) -> NDArray[np.int64]:
-    offsets = np.frombuffer(buffer, np.int64, num_rows + 1) if num_rows else np.zeros(1, np.int64)
-    if offsets[0] != 0 or offsets[-1] > upper or (np.diff(offsets) < 0).any():
+    # A copy: whoever can write to the file could change what was checked.
+    offsets = np.frombuffer(buffer, np.int64, num_rows + 1).copy() if num_rows else np.zeros(1, np.int64)
+    offsets.setflags(write=False)
+    if offsets[0] != 0 or offsets[-1] > upper or (offsets[1:] < offsets[:-1]).any():
         raise IntegrityError("the places of the chunks are not in order")
     return offsets
 
