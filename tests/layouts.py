@@ -11,6 +11,7 @@ import tarfile
 import zipfile
 from pathlib import Path
 
+import dicom_phantom
 import numpy as np
 import SimpleITK as sitk
 
@@ -126,8 +127,8 @@ def write_nsclc(folder: Path) -> None:
     study = folder / "NSCLC-Radiomics" / "LUNG1-001" / "09-18-2008-StudyID"
     write_dicom(image_of(ct_voxels()), study / "0.000000-82046", modality="CT", series=1)
     write_dicom(image_of(mask_voxels("lung").astype(np.int16)), study / "300.0-Segmentation", modality="SEG", series=2)
-    (study / "1.000000-RTSTRUCT").mkdir()
-    (study / "1.000000-RTSTRUCT" / "1-1.dcm").write_bytes(b"\0" * 128 + b"DICM" + b"\0" * 64)
+    contours = study / "1.000000-RTSTRUCT"
+    dicom_phantom.foreign(contours, "1-1.dcm", sop_class="1.2.840.10008.5.1.4.1.1.481.3", modality="RTSTRUCT")
     masks = folder / "Thoracic_Cavities" / "LUNG1-001"
     for kind, name in (("lung", "thor_cav_primary_reviewer"), ("infection", "effusion_first_reviewer")):
         mask = sitk.DICOMOrient(image_of(mask_voxels(kind)), "RAS")

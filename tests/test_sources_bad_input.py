@@ -120,6 +120,12 @@ def other_size_of_one_slice(data: Path) -> None:
     shutil.copy(data / "small" / "1-01.dcm", data / SLICES / "1-11.dcm")
 
 
+def other_slice_at_a_position(data: Path) -> None:
+    other = layouts.image_of(layouts.ct_voxels() + 1)
+    layouts.write_dicom(other, data / "other-ct", modality="CT", series=1)
+    shutil.copy(data / "other-ct" / "1-05.dcm", data / SLICES / "1-05b.dcm")
+
+
 def moved_slice(data: Path) -> None:
     change_slice(data, "0020|0032", lambda position: f"20\\{position.partition(chr(92))[2]}")
 
@@ -246,8 +252,10 @@ TABLE = [
      "slices 60.00 mm and 70.00 mm, 10.00 mm apart, next to each other among 11 slices", "one slice every 5.00 mm"),
     ("last slice missing", remove(f"{SLICES}/1-01.dcm"), NSCLC, True, "LUNG1-001_thor_cav_primary_reviewer.nii.gz",
      "a mask of size 20 x 16 x 12 voxels", "size 20 x 16 x 11 voxels"),
-    ("slice twice", lambda data: shutil.copy(data / SLICES / "1-05.dcm", data / SLICES / "1-05b.dcm"), NSCLC, True,
-     "NSCLC-Radiomics/LUNG1-001", "0.00 mm apart", "one slice every 5.00 mm"),
+    ("two slices at one position", other_slice_at_a_position, NSCLC, True, "NSCLC-Radiomics/LUNG1-001",
+     "two slices at", "one slice a position"),
+    ("slice cut short", cut(f"{SLICES}/1-05.dcm", share=0.8), NSCLC, True, f"{SLICES}/1-05.dcm",
+     "a slice cut short", "640 bytes as its header says"),
     ("slice of another size", other_size_of_one_slice, NSCLC, True, "NSCLC-Radiomics/LUNG1-001",
      "slices of different sizes in one series", "slices of one size"),
     ("slice beside the others", moved_slice, NSCLC, True, "NSCLC-Radiomics/LUNG1-001",

@@ -128,12 +128,12 @@ def test_whole_numbers_stored_as_floats_are_labels(data):
     )
 
 
-def test_of_two_ct_series_the_longer_one_is_taken_with_a_note(data):
+def test_of_two_ct_series_the_one_of_the_masks_is_taken_with_a_note(data):
     study = data / "nsclc" / "NSCLC-Radiomics" / "LUNG1-001" / "09-18-2008-StudyID"
     layouts.write_dicom(layouts.image_of(layouts.ct_voxels()[:3] - 50), study / "0-scout", modality="CT", series=3)
     converted = convert(data, "nsclc-lung", "LUNG1-001", "lung")
     np.testing.assert_array_equal(sitk.GetArrayFromImage(converted.image), layouts.ct_voxels())
-    assert "2 CT series; took the one of 12 slices" in converted.notes[0]
+    assert "2 CT series; took one without a name, 12 slices" in converted.notes[0]
 
 
 def test_written_cases_are_read_back_unchanged_and_equal_cases_are_equal_files(data, tmp_path):

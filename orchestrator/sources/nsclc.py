@@ -2,10 +2,12 @@
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
 from orchestrator.images.dicom import DicomVolume
+from orchestrator.images.dicom_elements import looks_like_dicom
 from orchestrator.images.source_file import SourceFile
 from orchestrator.images.volume import Volume
 from orchestrator.sources.labels import LabelRule
@@ -33,10 +35,11 @@ class Nsclc(Layout):
         return set(_PATIENT.findall(str(path))) <= {case_name}
 
     def find_image(self, case_name: str, *, label_set: str) -> Volume:
-        """Find the folders of the patient that hold DICOM files."""
+        """Find the folders of the patient that hold DICOM files, and all masks, which tell one series from another."""
         del label_set
         files = self._files_of(case_name)
-        folders = sorted({file.parent for file in files if file.suffix.lower() == ".dcm" and case_name in file.parts})
+        below = [file for file in files if case_name in file.relative_to(self.folder).parts[:-1]]
+        folders = sorted({file.parent for file in below if _may_be_dicom(file)})
         if not folders:
             raise self.missing(
                 self.folder,
@@ -45,29 +48,58 @@ class Nsclc(Layout):
                 there=(entry.name for entry in self.folder.iterdir()),
             )
         top = next(parent for parent in (folders[0], *folders[0].parents) if parent.name == case_name)
-        return DicomVolume(tuple(folders), name=str(top))
+        masks = [self._masks_of(case_name, label_set=each, files=files) for each in _STRUCTURES]
+        return DicomVolume(
+            tuple(folders), name=str(top), masks=tuple(SourceFile(path=each[0]) for each in masks if each)
+        )
 
     def find_labels(self, case_name: str, *, label_set: str) -> SourceFile:
         """Find the mask; of several reviewers the primary or first one."""
-        prefix = f"{case_name}_{_STRUCTURES[label_set]}_"
         files = self._files_of(case_name)
-        masks = [file for file in files if file.name.startswith(prefix) and file.name.endswith(".nii.gz")]
+        masks = self._masks_of(case_name, label_set=label_set, files=files)
         if not masks:
+            prefix = _prefix(case_name, label_set=label_set)
             raise self.missing(
                 self.folder,
                 case_name=case_name,
                 expected=f"a mask {prefix}*_reviewer.nii.gz or {prefix}*.nii.gz",
                 there=(file.name for file in files if file.name.endswith(".nii.gz")),
             )
-        return SourceFile(path=min(masks, key=lambda file: _preference(file, prefix=prefix)))
+        return SourceFile(path=masks[0])
+
+    @staticmethod
+    def _masks_of(case_name: str, *, label_set: str, files: Sequence[Path]) -> list[Path]:
+        prefix = _prefix(case_name, label_set=label_set)
+        masks = (file for file in files if file.name.startswith(prefix) and file.name.endswith(".nii.gz"))
+        return sorted(masks, key=lambda file: _preference(file, prefix=prefix))
 
     def _files_of(self, case_name: str) -> list[Path]:
         """Every file below the download except those in the folders of other patients (50,000 slices in all)."""
         files = []
+        seen = set()
         for parent, folder_names, file_names in os.walk(self.folder, followlinks=True):
-            folder_names[:] = [name for name in folder_names if name == case_name or not _PATIENT.fullmatch(name)]
+            # A link to a folder above it is a loop.
+            place = Path(parent).resolve()
+            if place in seen:
+                folder_names.clear()
+                continue
+            seen.add(place)
+            folder_names[:] = sorted(name for name in folder_names if name == case_name or not _PATIENT.fullmatch(name))
             files += [Path(parent) / name for name in file_names if not name.startswith("._")]
         return sorted(files)
+
+
+def _prefix(case_name: str, *, label_set: str) -> str:
+    return f"{case_name}_{_STRUCTURES[label_set]}_"
+
+
+def _may_be_dicom(file: Path) -> bool:
+    if file.suffix.lower() == ".dcm":
+        return True
+    try:
+        return file.is_file() and looks_like_dicom(file)
+    except OSError:
+        return False
 
 
 def _preference(file: Path, *, prefix: str) -> tuple[int, str, Path]:

@@ -1,0 +1,276 @@
+"""The few elements of a DICOM file that say what it is and where it lies; read within limits, as of a stranger."""
+
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+from typing import BinaryIO
+
+from orchestrator.images.problem import SourceError
+
+_MAX_READS = 200_000
+"""A CT header has some hundreds of elements; an enhanced CT of thousands of frames stays below."""
+_MAX_BYTES = 1 << 26
+_MAX_FRAGMENTS = 1 << 16
+_UNDEFINED = 0xFFFFFFFF
+_ITEM, _END_OF_ITEMS = 0xFFFEE000, 0xFFFEE0DD
+_LONG_VR = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"))
+_IMPLICIT, _EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
+_DEFLATED, _BIG_ENDIAN = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2"
+_AGAIN = "It is damaged or cut short: download it again."
+
+
+class Tag(IntEnum):
+    """The elements that are read, under the keywords of the standard."""
+
+    MediaStorageSOPClassUID = 0x00020002
+    TransferSyntaxUID = 0x00020010
+    SpecificCharacterSet = 0x00080005
+    ImageType = 0x00080008
+    SOPClassUID = 0x00080016
+    Modality = 0x00080060
+    SeriesDescription = 0x0008103E
+    PatientID = 0x00100020
+    SeriesInstanceUID = 0x0020000E
+    AcquisitionNumber = 0x00200012
+    ImagePositionPatient = 0x00200032
+    ImageOrientationPatient = 0x00200037
+    FrameOfReferenceUID = 0x00200052
+    SamplesPerPixel = 0x00280002
+    PhotometricInterpretation = 0x00280004
+    NumberOfFrames = 0x00280008
+    Rows = 0x00280010
+    Columns = 0x00280011
+    PixelSpacing = 0x00280030
+    BitsAllocated = 0x00280100
+    BitsStored = 0x00280101
+    HighBit = 0x00280102
+    PixelRepresentation = 0x00280103
+    PixelPaddingValue = 0x00280120
+    RescaleIntercept = 0x00281052
+    RescaleSlope = 0x00281053
+    RescaleType = 0x00281054
+    PixelData = 0x7FE00010
+
+
+_PIXELS = (0x7FE00008, 0x7FE00009, Tag.PixelData)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PixelElement:
+    """Where the pixels lie in the file."""
+
+    offset: int
+    """Of the first byte of the value."""
+    num_bytes: int
+    """Of the value, as the element says, or from the first fragment to the end of the last one."""
+    is_compressed: bool
+    """Whether the value is a sequence of fragments."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Elements:
+    """What was read of one DICOM file."""
+
+    file: Path
+    """The file."""
+    transfer_syntax: str
+    """UID of the encoding."""
+    is_little_endian: bool
+    """Order of the bytes of a number."""
+    values: Mapping[int, bytes]
+    """Tag to value as stored."""
+    pixels: PixelElement | None
+    """None if there is no PixelData."""
+
+    def text(self, tag: Tag) -> str:
+        """Return a value as text that can be shown; empty if there is none."""
+        text = self.values.get(tag, b"").decode("latin-1").strip(" \0\t\r\n")
+        return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+    def numbers(self, tag: Tag, *, count: int) -> tuple[float, ...]:
+        """Return a value that is `count` decimal numbers; raises SourceError if it is not."""
+        text = self.text(tag)
+        try:
+            numbers = tuple(float(part) for part in text.split("\\"))
+        except ValueError:
+            numbers = ()
+        if len(numbers) != count or not all(abs(number) < 1e9 for number in numbers):
+            found = f"{tag.name} '{text[:80]}'" if text else f"no {tag.name}"
+            raise self.problem(f"a slice with {found}", f"{count} number{'s'[: count > 1]}")
+        return numbers
+
+    def whole(self, tag: Tag, *, default: int | None = None) -> int:
+        """Return a value that is one unsigned number of 16 bits; raises SourceError if it is not there."""
+        value = self.values.get(tag, b"")
+        if len(value) == 2:
+            return int.from_bytes(value, "little" if self.is_little_endian else "big")
+        if default is not None and not value:
+            return default
+        raise self.problem(f"a slice with {'a damaged' if value else 'no'} {tag.name}", "a whole number")
+
+    def problem(self, found: str, expected: str, *, advice: str = _AGAIN) -> SourceError:
+        """Error about this file."""
+        return SourceError.of(self.file, found=found, expected=expected, advice=advice)
+
+
+def looks_like_dicom(file: Path) -> bool:
+    """Whether a file begins as DICOM does, with or without the preamble; raises OSError if it cannot be opened."""
+    with file.open("rb") as stream:
+        return _start(stream.read(132)) is not None
+
+
+def _start(head: bytes) -> int | None:
+    if head[128:132] == b"DICM":
+        return 132
+    # Without preamble: the first element is of group 2, of the file, or 8, of the study.
+    return 0 if head[:2] in {b"\x02\0", b"\x08\0"} and head[3:4] == b"\0" else None
+
+
+def read_elements(file: Path) -> Elements:
+    """Read the elements of `Tag` and find the pixels; of a file that says to be no image nothing else.
+
+    Raises
+    ------
+    SourceError
+        If it cannot be opened, is no DICOM, is cut short within an element, deflated, or nested or long without end.
+    """
+    try:
+        with file.open("rb") as raw:
+            return _read(file, raw)
+    except SourceError:
+        raise
+    # Whatever a hostile header makes of its parser: OSError, struct.error, KeyError, RecursionError, MemoryError ...
+    except Exception as error:
+        found = str(error) or "elements nested without end"
+        if isinstance(error, RecursionError):
+            found = "sequences nested hundreds deep"
+        raise SourceError.of(
+            file,
+            found=f"a DICOM file whose header cannot be read ({found})",
+            expected="a header of some hundred elements",
+            advice=_AGAIN,
+        ) from error
+
+
+def _read(file: Path, raw: BinaryIO) -> Elements:
+    num_bytes = raw.seek(0, 2)
+    raw.seek(0)
+    start = _start(raw.read(132))
+    if start is None:
+        raise SourceError.of(
+            file, found=f"a file of {num_bytes} bytes that is not DICOM", expected="a DICOM file", advice=_AGAIN
+        )
+    raw.seek(start)
+    stream = _Limited(raw)
+    values = _elements(stream, is_implicit=False, is_little_endian=True, ends=lambda tag: tag >> 16 != 2)
+    head = raw.read(6)
+    raw.seek(-len(head), 1)
+    is_implicit = not head[4:6].isalpha()
+    syntax = values.get(Tag.TransferSyntaxUID, b"").decode("latin-1").strip(" \0")
+    syntax = syntax or (_IMPLICIT if is_implicit else _EXPLICIT)
+    if values.get(Tag.MediaStorageSOPClassUID):
+        values[Tag.SOPClassUID] = values[Tag.MediaStorageSOPClassUID]
+    elements = Elements(
+        file=file, transfer_syntax=syntax, is_little_endian=syntax != _BIG_ENDIAN, values=values, pixels=None
+    )
+    if not is_ct_class(elements.text(Tag.SOPClassUID)) and Tag.SOPClassUID in values:
+        return elements
+    if syntax == _DEFLATED:
+        raise elements.problem(
+            "a deflated DICOM file", "a plain or JPEG-compressed one", advice="Expand it, for example with dcmconv."
+        )
+    little = elements.is_little_endian
+    for _ in range(2):
+        # The character set is passed over: the reader would warn of names of sets that it does not know.
+        values |= _elements(stream, is_implicit=is_implicit, is_little_endian=little, ends=_is_passed_over)
+        tag, length = _next(stream, is_implicit=is_implicit, is_little_endian=little)
+        if tag != Tag.SpecificCharacterSet:
+            break
+        raw.seek(length, 1)
+    if raw.tell() > num_bytes:
+        raise elements.problem(f"a DICOM file cut short within its header, after {num_bytes} bytes", "a whole file")
+    pixels = _pixels(elements, raw, length=length, num_bytes=num_bytes) if tag == Tag.PixelData else None
+    return Elements(file=file, transfer_syntax=syntax, is_little_endian=little, values=values, pixels=pixels)
+
+
+def is_ct_class(uid: str) -> bool:
+    """Whether the UID of a class of objects is that of CT: slices, or enhanced CT of many frames."""
+    return uid.startswith("1.2.840.10008.5.1.4.1.1.2") and uid[25:26] in {"", "."}
+
+
+def _is_passed_over(tag: int) -> bool:
+    return tag == Tag.SpecificCharacterSet or tag in _PIXELS
+
+
+class _Limited:
+    """A file of which only so much is read: pydicom follows sequences of undefined length to their end."""
+
+    def __init__(self, raw: BinaryIO) -> None:
+        self._raw = raw
+        self._num_reads = self._num_bytes = 0
+        self.seek, self.tell = raw.seek, raw.tell
+
+    def read(self, size: int) -> bytes:
+        data = self._raw.read(min(size, _MAX_BYTES))
+        self._num_reads += 1
+        self._num_bytes += len(data)
+        if self._num_reads > _MAX_READS or self._num_bytes > _MAX_BYTES:
+            raise ValueError(f"more than {_MAX_READS} elements or {_MAX_BYTES >> 20} MiB before the pixels")
+        return data
+
+
+def _elements(
+    stream: _Limited, *, is_implicit: bool, is_little_endian: bool, ends: Callable[[int], bool]
+) -> dict[int, bytes]:
+    from pydicom.filereader import data_element_generator
+
+    found = data_element_generator(
+        stream,  # type: ignore[arg-type]
+        is_implicit,
+        is_little_endian,
+        stop_when=lambda tag, _vr, _length: ends(int(tag)),
+        specific_tags=list(Tag),
+    )
+    return {int(element.tag): element.value for element in found if isinstance(element.value, bytes)}
+
+
+def _next(stream: _Limited, *, is_implicit: bool, is_little_endian: bool) -> tuple[int, int]:
+    """Tag and length of the next element, (0, 0) at the end of the file."""
+    order = "<" if is_little_endian else ">"
+    head = stream.read(8)
+    if len(head) < 8:
+        return 0, 0
+    group, number, length = struct.unpack(order + "HHL", head)
+    if not is_implicit:
+        (length,) = (
+            struct.unpack(order + "L", stream.read(4))
+            if head[4:6] in _LONG_VR
+            else struct.unpack(order + "H", head[6:])
+        )
+    return group << 16 | number, length
+
+
+def _pixels(elements: Elements, raw: BinaryIO, *, length: int, num_bytes: int) -> PixelElement:
+    offset = raw.tell()
+    if length != _UNDEFINED:
+        if offset + length > num_bytes:
+            raise elements.problem(
+                f"a slice cut short: {num_bytes - offset} bytes of pixels", f"{length} bytes as its header says"
+            )
+        return PixelElement(offset=offset, num_bytes=length, is_compressed=False)
+    end = offset
+    for _ in range(_MAX_FRAGMENTS):
+        raw.seek(end)
+        head = raw.read(8)
+        group, number, length = struct.unpack("<HHL", head) if len(head) == 8 else (0, 0, 0)
+        tag = group << 16 | number
+        if tag == _END_OF_ITEMS:
+            return PixelElement(offset=offset, num_bytes=end - offset, is_compressed=True)
+        end += 8 + length
+        if tag != _ITEM or end > num_bytes:
+            break
+    raise elements.problem(
+        f"a slice cut short: compressed pixels that do not end within its {num_bytes} bytes", "a whole file"
+    )

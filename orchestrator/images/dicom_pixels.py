@@ -1,0 +1,133 @@
+"""The voxels of a stack of DICOM slices, decoded by GDCM in a process of its own."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.errors import StorageError
+from orchestrator.images.dicom_slice import CtSlice
+from orchestrator.images.problem import SourceError
+
+_DECODER = Path(__file__).with_name("dicom_decoder.py")
+_KILLED_FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_ONE_THREAD = {"ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+_LONGEST_LINE = 1 << 12
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class DecodedVoxels:
+    """The voxels of a series."""
+
+    voxels: NDArray[Any]
+    """Hounsfield units, shape (Z, Y, X), of the type that ITK chooses for the rescale slope and intercept."""
+    sha256: str
+    """Of the digests of the files, in the order of the slices."""
+
+
+def decode(slices: Sequence[CtSlice]) -> DecodedVoxels:
+    """Decode the slices of a stack, in their order.
+
+    Raises
+    ------
+    SourceError
+        If a file cannot be decoded, whether that is an error, a crash, too much memory or a minute without end; it
+        names the file.
+    StorageError
+        If the process cannot be started, or something outside ends it.
+    """
+    with tempfile.TemporaryFile() as log:
+        try:
+            child = subprocess.Popen(
+                # -P: the modules beside the script are none that anything of it imports.
+                [sys.executable, "-P", str(_DECODER)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env={**os.environ, **_ONE_THREAD},
+            )
+        except OSError as error:
+            raise StorageError(f"no process can be started to read DICOM files ({error.strerror})") from error
+        with child:
+            try:
+                return _received(slices, child, log=log)
+            finally:
+                child.kill()
+
+
+def _received(slices: Sequence[CtSlice], child: subprocess.Popen[bytes], *, log: IO[bytes]) -> DecodedVoxels:
+    if child.stdin is None or child.stdout is None:
+        raise StorageError("a process without pipes")
+    try:
+        child.stdin.write(b"".join(os.fsencode(each.file.absolute()) + b"\0" for each in slices))
+        child.stdin.close()
+    except BrokenPipeError:
+        pass  # what it says is told below
+    if child.stdout.readline(_LONGEST_LINE) != b"ready\n":
+        raise StorageError(f"the process that reads DICOM files does not start: {_last_line(log)}")
+    size = slices[0].size
+    volume: NDArray[Any] = np.empty(0)
+    digests = hashlib.sha256()
+    for index, each in enumerate(slices):
+        digests.update(hashlib.sha256(each.file.read_bytes()).digest())
+        plane = _plane(each, child, stream=child.stdout)
+        if index == 0:
+            volume = np.empty((len(slices), size[1], size[0]), dtype=plane.dtype)
+        elif plane.dtype != volume.dtype:
+            # A rescale slope of its own can make fractions of one slice.
+            volume = volume.astype(np.result_type(plane, volume))
+        volume[index] = plane
+    return DecodedVoxels(voxels=volume, sha256=digests.hexdigest())
+
+
+def _plane(slice_: CtSlice, child: subprocess.Popen[bytes], *, stream: IO[bytes]) -> NDArray[Any]:
+    line = stream.readline(_LONGEST_LINE)
+    told = json.loads(line) if line.endswith(b"\n") else {}
+    if "error" in told:
+        raise _undecodable(slice_, f"GDCM says: {told['error']}")
+    if told:
+        columns, rows = slice_.size
+        if tuple(told["shape"]) not in {(rows, columns), (1, rows, columns)}:
+            raise _undecodable(slice_, f"it decodes to {' x '.join(map(str, told['shape']))} voxels")
+        plane = np.empty((rows, columns), dtype=told["dtype"])
+        if _filled(plane, stream):
+            return plane
+    code = child.wait()
+    if -code in _KILLED_FROM_OUTSIDE:
+        raise StorageError(f"the process that read {slice_.file} was ended by signal {-code}: was the memory short?")
+    if -code == signal.SIGXCPU:
+        raise _undecodable(slice_, "GDCM takes more than a minute")
+    raise _undecodable(slice_, f"GDCM crashes, {f'signal {-code}' if code < 0 else f'exit code {code}'}")
+
+
+def _filled(plane: NDArray[Any], stream: IO[bytes]) -> bool:
+    data = stream.read(plane.nbytes)
+    if len(data) != plane.nbytes:
+        return False
+    plane.reshape(-1).view(np.uint8)[:] = np.frombuffer(data, dtype=np.uint8)
+    return True
+
+
+def _undecodable(slice_: CtSlice, found: str) -> SourceError:
+    return SourceError.of(
+        slice_.file,
+        found=f"a slice that cannot be decoded ({found})",
+        expected=f"a slice of {slice_.size[0]} x {slice_.size[1]} voxels",
+        advice="It is damaged: download it again.",
+    )
+
+
+def _last_line(log: IO[bytes]) -> str:
+    log.seek(0)
+    lines = log.read().decode(errors="replace").strip().splitlines()
+    return lines[-1] if lines else "it says nothing"

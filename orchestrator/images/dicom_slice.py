@@ -1,0 +1,192 @@
+"""One slice of a CT series as its header describes it, and what a DICOM file is if it is no such slice."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.images.dicom_elements import Elements, PixelElement, Tag, is_ct_class
+
+_CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
+_TRANSFER_SYNTAXES = frozenset(
+    f"1.2.840.10008.1.2{end}"
+    for end in ("", ".1", ".2", ".5", ".4.50", ".4.51", ".4.57", ".4.70", ".4.80", ".4.81", ".4.90", ".4.91")
+)
+"""Plain, RLE, JPEG, JPEG-LS and JPEG 2000: what GDCM decodes, as the tests show."""
+_NO_SLICES = {"LOCALIZER": "localizer", "SCREEN SAVE": "screen shot", "DOSE": "dose report", "PROT": "protocol page"}
+"""What the image types of scanners say of files of class and modality CT that are no slices."""
+_HOUNSFIELD = ("", "HU", "HU_MOD", "US")
+_LARGEST_SIZE = 8192
+_ROUNDING = 1e-3
+"""Of direction cosines; some tools write them with four digits."""
+_EXPORT = "Export the series again with its original headers."
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CtSlice:
+    """What the header of one slice says."""
+
+    file: Path
+    """The file."""
+    patient: str
+    """Identifier of the patient; empty if there is none."""
+    frame_of_reference: str
+    """UID of the coordinate system; empty if there is none."""
+    acquisition: str
+    """Number of the acquisition; empty if there is none."""
+    size: tuple[int, int]
+    """Columns and rows."""
+    spacing_mm: tuple[float, float]
+    """Distance between columns, and between rows."""
+    origin_mm: tuple[float, float, float]
+    """Position of the first voxel in LPS coordinates."""
+    row: tuple[float, float, float]
+    """Direction in which a row runs, from column to column."""
+    column: tuple[float, float, float]
+    """Direction in which a column runs, from row to row."""
+    rescale: tuple[float, float]
+    """Slope and intercept that make Hounsfield units of stored numbers."""
+    padding_hu: float | None
+    """What stands outside of the field of view, None if it is not marked."""
+    pixels: PixelElement
+    """Where the pixels lie."""
+
+    @property
+    def corners_mm(self) -> NDArray[np.float64]:
+        """Positions of the first voxel and of the last of its row, of its column and of all, shape (4, 3)."""
+        right = np.asarray(self.row) * self.spacing_mm[0] * (self.size[0] - 1)
+        down = np.asarray(self.column) * self.spacing_mm[1] * (self.size[1] - 1)
+        corners: NDArray[np.float64] = np.asarray(self.origin_mm) + np.array([0 * right, right, down, right + down])
+        return corners
+
+
+def other_than_slice(elements: Elements) -> str | None:
+    """Say what a DICOM file is if it is not a slice of CT; None if it is one, sound or not.
+
+    Raises SourceError if it does not say.
+    """
+    from pydicom.uid import UID
+
+    sop_class = elements.text(Tag.SOPClassUID)
+    if not sop_class:
+        raise elements.problem("a DICOM file that does not say what it is", "a SOPClassUID")
+    modality = elements.text(Tag.Modality)
+    if sop_class != _CT_IMAGE:
+        name = UID(sop_class).name
+        return f"{name} (many slices in one file)" if is_ct_class(sop_class) else name
+    if modality not in {"CT", ""}:
+        return f"modality {modality}"
+    image_type = elements.text(Tag.ImageType).upper()
+    for mark, name in _NO_SLICES.items():
+        if any(mark in value for value in image_type.split("\\")[2:]):
+            return name
+    rescale_type = elements.text(Tag.RescaleType).upper()
+    return None if rescale_type in _HOUNSFIELD else f"values in {rescale_type}"
+
+
+def is_derived(elements: Elements) -> bool:
+    """Whether the image type says that the values were computed from those of other slices."""
+    image_type = elements.text(Tag.ImageType).upper().split("\\")
+    return image_type[0] == "DERIVED" or image_type[1:2] == ["SECONDARY"]
+
+
+def ct_slice(elements: Elements) -> CtSlice:
+    """Check the header of a slice; raises SourceError with the name of the file."""
+    size = elements.whole(Tag.Columns), elements.whole(Tag.Rows)
+    if not 2 <= min(size) <= max(size) <= _LARGEST_SIZE:
+        raise elements.problem(f"a slice of {size[0]} x {size[1]} voxels", f"2 to {_LARGEST_SIZE} a side")
+    row, column = _directions(elements)
+    between_rows_mm, between_columns_mm = elements.numbers(Tag.PixelSpacing, count=2)
+    if min(between_rows_mm, between_columns_mm) <= 0:
+        raise elements.problem("a slice with PixelSpacing that is not positive", "2 distances in mm", advice=_EXPORT)
+    x, y, z = elements.numbers(Tag.ImagePositionPatient, count=3)
+    slope, intercept = _rescale(elements)
+    return CtSlice(
+        file=elements.file,
+        patient=elements.text(Tag.PatientID),
+        frame_of_reference=elements.text(Tag.FrameOfReferenceUID),
+        acquisition=elements.text(Tag.AcquisitionNumber),
+        size=size,
+        spacing_mm=(between_columns_mm, between_rows_mm),
+        origin_mm=(x, y, z),
+        row=row,
+        column=column,
+        rescale=(slope, intercept),
+        padding_hu=_padding_hu(elements, slope=slope, intercept=intercept),
+        pixels=_pixels(elements, size=size),
+    )
+
+
+def _directions(elements: Elements) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Directions of rows and columns, made orthogonal within their rounding as ITK does."""
+    cosines = np.reshape(elements.numbers(Tag.ImageOrientationPatient, count=6), (2, 3))
+    if not np.allclose(cosines @ cosines.T, np.eye(2), rtol=0, atol=_ROUNDING):
+        raise elements.problem(
+            f"a slice with ImageOrientationPatient '{elements.text(Tag.ImageOrientationPatient)[:80]}'",
+            "two unit vectors at a right angle",
+            advice=_EXPORT,
+        )
+    normal = np.cross(*cosines)
+    normal /= np.linalg.norm(normal)
+    row = np.cross(cosines[1], normal)
+    row /= np.linalg.norm(row)
+    down = np.cross(normal, row)
+    return (float(row[0]), float(row[1]), float(row[2])), (float(down[0]), float(down[1]), float(down[2]))
+
+
+def _rescale(elements: Elements) -> tuple[float, float]:
+    (slope,) = elements.numbers(Tag.RescaleSlope, count=1)
+    (intercept,) = elements.numbers(Tag.RescaleIntercept, count=1)
+    if slope == 0:
+        raise elements.problem("a slice with RescaleSlope 0", "a slope that makes Hounsfield units", advice=_EXPORT)
+    return slope, intercept
+
+
+def _padding_hu(elements: Elements, *, slope: float, intercept: float) -> float | None:
+    if len(elements.values.get(Tag.PixelPaddingValue, b"")) != 2:
+        return None
+    stored = elements.whole(Tag.PixelPaddingValue)
+    # Many writers give the unsigned value of a signed number, and the other way round.
+    if elements.whole(Tag.PixelRepresentation) and stored >= 1 << 15:
+        stored -= 1 << 16
+    return slope * stored + intercept
+
+
+def _pixels(elements: Elements, *, size: tuple[int, int]) -> PixelElement:
+    from pydicom.uid import UID
+
+    problem, photometric = elements.problem, elements.text(Tag.PhotometricInterpretation)
+    num_samples = elements.whole(Tag.SamplesPerPixel, default=1)
+    # MONOCHROME1, where high values are shown dark, GDCM turns round: air would be metal.
+    if num_samples != 1 or photometric != "MONOCHROME2":
+        raise problem(
+            f"a slice of {num_samples} value{'s'[: num_samples != 1]} a voxel, {photometric or 'of no kind'}",
+            "one value a voxel, MONOCHROME2",
+            advice="It is a picture, not a CT: take the original series.",
+        )
+    if elements.text(Tag.NumberOfFrames) not in {"", "1"}:
+        raise problem(f"{elements.text(Tag.NumberOfFrames)} frames in one file", "a file a slice", advice=_EXPORT)
+    allocated, stored = elements.whole(Tag.BitsAllocated), elements.whole(Tag.BitsStored)
+    high, sign = elements.whole(Tag.HighBit), elements.whole(Tag.PixelRepresentation)
+    if allocated not in {8, 16, 32} or not 0 < stored <= allocated or high != stored - 1 or sign > 1:
+        raise problem(
+            f"numbers of {stored} bits up to bit {high} in {allocated}, representation {sign}",
+            "8, 16 or 32 bits, of which the lower ones are used, representation 0 or 1",
+            advice=_EXPORT,
+        )
+    if elements.transfer_syntax not in _TRANSFER_SYNTAXES:
+        raise problem(
+            f"the encoding {UID(elements.transfer_syntax).name[:80]}",
+            "plain, RLE, JPEG, JPEG-LS or JPEG 2000",
+            advice="Convert the series, for example with dcmconv or gdcmconv.",
+        )
+    if elements.pixels is None:
+        raise problem("a slice without pixels", "PixelData")
+    needed = size[0] * size[1] * allocated // 8
+    if not elements.pixels.is_compressed and elements.pixels.num_bytes < needed:
+        raise problem(
+            f"a slice cut short: {elements.pixels.num_bytes} bytes of pixels",
+            f"{needed} for {size[0]} x {size[1]} voxels",
+        )
+    return elements.pixels
