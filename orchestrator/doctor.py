@@ -3,23 +3,27 @@
 import argparse
 import json
 import sys
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from orchestrator.benchmark.definition import Dataset, Training
 from orchestrator.benchmark.loading import load_benchmark
 from orchestrator.benchmark.matrix import Benchmark
 from orchestrator.benchmark.presets import PRESETS, find_preset
 from orchestrator.configuration import is_folder
-from orchestrator.console import consoles
+from orchestrator.console import consoles, print_whole
 from orchestrator.errors import ConfigError, OrchestratorError
 from orchestrator.images.problem import Problem
 from orchestrator.pipeline.stages import label_sets_by_case
 from orchestrator.progress import counted
 from orchestrator.sources.downloads import CaseRequest, inspect_downloads
+from orchestrator.sources.training_labels import missing_labels
 
 EXIT_CLEAN, EXIT_PROBLEMS, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 
@@ -35,7 +39,11 @@ class Finding:
     num_cases: int
     """Cases that were looked at."""
     problems: tuple[Problem, ...]
-    """Everything that is wrong with them."""
+    """Everything that is wrong with them, so that a run would fail."""
+    warnings: tuple[str, ...]
+    """What a run would take as it is but is hardly right; shown by voxels only."""
+    notes: tuple[str, ...]
+    """What a run would change or tolerate."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -43,7 +51,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m orchestrator.doctor",
         description="Read every image and mask that the chosen trainings need, check them as a run would, and list all "
-        "problems, one a line. Exit code 0: none; 1: problems; 2: the command line is wrong.",
+        "problems, one a line, all warnings and what a run would change or tolerate. Exit code 0: no problem, warnings "
+        "or not; 1: problems; 2: the command line is wrong.",
     )
     add = parser.add_argument
     add("--data", required=True, help="folder with the public downloads")
@@ -61,9 +70,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console, errors = consoles()
     options = build_parser().parse_args(arguments)
     try:
-        requests = requested_cases(options, benchmark=load_benchmark())
+        benchmark = load_benchmark()
         findings = examine(
-            requests, downloads=Path(options.data), thorough=not options.quick, num_threads=max(1, options.threads)
+            requested_trainings(options, benchmark=benchmark),
+            benchmark=benchmark,
+            downloads=Path(options.data),
+            thorough=not options.quick,
+            num_threads=max(1, options.threads),
         )
     except OrchestratorError as error:
         errors.print(f"error: {error}", markup=False, soft_wrap=True)
@@ -71,13 +84,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         errors.print("Interrupted.")
         return EXIT_INTERRUPTED
-    show = show_json if options.json else show_text
-    show(findings, console=console)
+    if options.json:
+        show_json(findings, console=console)
+    else:
+        show_text(findings, is_quick=options.quick, console=console)
     return EXIT_PROBLEMS if any(finding.problems for finding in findings) else EXIT_CLEAN
 
 
-def requested_cases(options: argparse.Namespace, *, benchmark: Benchmark) -> list[CaseRequest]:
-    """Return every case that the trainings of the command line need; raises ConfigError if that is not valid."""
+def requested_trainings(options: argparse.Namespace, *, benchmark: Benchmark) -> tuple[Training, ...]:
+    """Return the trainings of the command line and those whose plans they take over; raises ConfigError."""
     if not is_folder(options.data):
         raise ConfigError(
             f"--data {options.data}: no such folder of this machine; expected the one with the public downloads"
@@ -89,42 +104,75 @@ def requested_cases(options: argparse.Namespace, *, benchmark: Benchmark) -> lis
     if not donors <= {None, *(training.id for training in trainings)}:
         everything = benchmark.trainings(matrix="all", preset=preset)
         trainings = (*trainings, *(training for training in everything if training.id in donors))
-    datasets = {dataset.name: dataset for dataset in benchmark.datasets}
+    return trainings
+
+
+def requested_cases(trainings: Sequence[Training], *, datasets: Sequence[Dataset]) -> list[CaseRequest]:
+    """Return every case that these trainings need."""
+    by_name = {dataset.name: dataset for dataset in datasets}
     return [
-        CaseRequest(dataset=datasets[case.dataset], case_name=case.name, label_sets=label_sets)
+        CaseRequest(dataset=by_name[case.dataset], case_name=case.name, label_sets=label_sets)
         for case, label_sets in sorted(label_sets_by_case(trainings).items())
     ]
 
 
 def examine(
-    requests: Sequence[CaseRequest], *, downloads: Path, thorough: bool, num_threads: int
+    trainings: Sequence[Training], *, benchmark: Benchmark, downloads: Path, thorough: bool, num_threads: int
 ) -> tuple[Finding, ...]:
-    """Inspect the cases, data set by data set, in the order of the requests."""
+    """Inspect the cases of trainings, data set by data set."""
+    requests: defaultdict[Dataset, list[CaseRequest]] = defaultdict(list)
+    for request in requested_cases(trainings, datasets=benchmark.datasets):
+        requests[request.dataset].append(request)
+    seen = {
+        dataset: inspect_downloads(of_it, downloads=downloads, thorough=thorough, num_threads=num_threads)
+        for dataset, of_it in requests.items()
+    }
+    # A training may have cases of several data sets.
+    labels = {key: there for inspection in seen.values() for key, there in inspection.labels_seen.items()}
     findings = []
-    for dataset in dict.fromkeys(request.dataset for request in requests):
-        of_dataset = [request for request in requests if request.dataset == dataset]
-        problems = inspect_downloads(of_dataset, downloads=downloads, thorough=thorough, num_threads=num_threads)
+    for dataset, of_it in seen.items():
+        on_it = [training for training in trainings if training.train[0].dataset == dataset.name]
+        missing = missing_labels(on_it, label_set_of=benchmark.label_set, labels_seen=labels)
         findings.append(
             Finding(
                 dataset=dataset.name,
                 download=str(downloads / dataset.download),
-                num_cases=len(of_dataset),
-                problems=problems,
+                num_cases=len(requests[dataset]),
+                problems=(*of_it.problems, *missing.problems),
+                warnings=(*of_it.warnings, *missing.warnings),
+                notes=of_it.notes,
             )
         )
     return tuple(findings)
 
 
-def show_text(findings: Sequence[Finding], *, console: Console) -> None:
-    """Print the line of each problem once, then a table by data set."""
-    lines = dict.fromkeys(problem.line for finding in findings for problem in finding.problems)
+def show_text(findings: Sequence[Finding], *, is_quick: bool, console: Console) -> None:
+    """Print each problem, warning and note once, then a table by data set."""
+    problems = list(dict.fromkeys(problem.line for finding in findings for problem in finding.problems))
+    warnings = list(dict.fromkeys(warning for finding in findings for warning in finding.warnings))
+    notes = _folded(list(dict.fromkeys(note for finding in findings for note in finding.notes)))
+    lines = [*problems, *(f"warning: {line}" for line in warnings), *(f"note: {line}" for line in notes)]
     for line in lines:
         console.print(line, markup=False, soft_wrap=True)
-    table = Table("data set", "folder", "cases", "problems", box=None, padding=(0, 1), header_style="bold")
+    columns = ("data set", "folder", "cases", "problems", "warnings", "notes")
+    table = Table(*columns, box=None, padding=(0, 1), header_style="bold")
     for finding in findings:
-        table.add_row(finding.dataset, finding.download, str(finding.num_cases), str(len(finding.problems)))
-    console.print(table)
-    console.print(f"{counted(len(lines), 'problem')}" if lines else "No problems.")
+        counts = (finding.num_cases, len(finding.problems), len(finding.warnings), len(finding.notes))
+        # As Text, since brackets in the name of a folder are no markup.
+        table.add_row(finding.dataset, Text(finding.download), *map(str, counts))
+    print_whole(table, console=console)
+    told = [f"{counted(len(problems), 'problem')}" if problems else "No problems"]
+    told += [counted(len(warnings), "warning")] if warnings else []
+    console.print(f"{', '.join(told)}{'. Only headers were read: without --quick every voxel is' * is_quick}.")
+
+
+def _folded(notes: Sequence[str]) -> list[str]:
+    """Return notes with those that say the same of many files as one."""
+    files = defaultdict(list)
+    for note in notes:
+        file, _, words = note.partition(": ")
+        files[words].append(file)
+    return [f"{names[0]}{f' and {len(names) - 1} more' * (len(names) > 1)}: {words}" for words, names in files.items()]
 
 
 def show_json(findings: Sequence[Finding], *, console: Console) -> None:

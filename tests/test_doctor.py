@@ -1,15 +1,18 @@
 """The doctor reads a whole data folder and tells everything that is wrong with it."""
 
 import json
+import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import layouts
+import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from orchestrator import doctor
-from orchestrator.benchmark.definition import Case, Dataset, EvaluationSet, Training
+from orchestrator.benchmark.definition import Case, Dataset, EvaluationSet, LabelSet, Training
 from orchestrator.benchmark.loading import load_benchmark
 from orchestrator.errors import ConfigError
 
@@ -43,6 +46,9 @@ def training_on_everything() -> Training:
 class SmallBenchmark:
     datasets: tuple[Dataset, ...] = tuple(layouts.DATASETS.values())
 
+    def label_set(self, name: str) -> LabelSet:
+        return load_benchmark().label_set(name)
+
     def trainings(self, *, matrix: str, preset: object, only: tuple[str, ...] = ()) -> tuple[Training, ...]:
         if matrix not in {"core", "all"}:
             raise ConfigError(f"--matrix {matrix}: unknown; expected one of core")
@@ -61,9 +67,11 @@ def test_a_whole_folder_is_clean(data, capsys):
     assert doctor.main(["--data", str(data)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == [
-        "data", "covid-19-ct-seg", "mosmed", "msd-lung-tumour", "nsclc-pe", "structseg-gtv", "No",
+        "note:", "data", "covid-19-ct-seg", "mosmed", "msd-lung-tumour", "nsclc-pe", "structseg-gtv", "No",
     ]  # fmt: skip
-    assert lines[1].split()[2:] == ["1", "0"]
+    assert lines[1].split() == ["data", "set", "folder", "cases", "problems", "warnings", "notes"]
+    assert lines[2].split()[2:] == ["1", "0", "0", "1"]
+    assert lines[-1] == "No problems."
 
 
 def test_all_problems_come_at_once_and_the_table_counts_them(data, capsys):
@@ -75,18 +83,19 @@ def test_all_problems_come_at_once_and_the_table_counts_them(data, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert f"{data / MOSMED_MASK.parent}: found no file for case study_0255 among nothing" in lines[0]
     assert "structseg/Lung_GTV/7/label.nii.gz: found unknown label values 9; expected only 0 and 1" in lines[1]
-    counts = {line.split()[0]: line.split()[-1] for line in lines[3:8]}
+    counts = {line.split()[0]: line.split()[3] for line in lines[4:9]}
     assert counts == {
         "covid-19-ct-seg": "0", "mosmed": "1", "msd-lung-tumour": "0", "nsclc-pe": "0", "structseg-gtv": "1",
     }  # fmt: skip
-    assert lines[-1] == "2 problems"
+    assert lines[-1] == "2 problems."
 
 
-def test_quick_reads_headers_only(data):
+def test_quick_reads_headers_only(data, capsys):
     layouts.write_nifti(
         layouts.image_of(layouts.mask_voxels("infection") * 9), data / "structseg" / "Lung_GTV" / "7" / "label.nii.gz"
     )
     assert doctor.main(["--data", str(data), "--quick"]) == 0
+    assert capsys.readouterr().out.endswith("No problems. Only headers were read: without --quick every voxel is.\n")
     assert doctor.main(["--data", str(data)]) == 1
 
 
@@ -103,6 +112,58 @@ def test_json_holds_the_parts_of_each_problem(data, capsys):
             "advice": "Download it again.",
         }
     ]
+
+
+def test_the_table_names_a_folder_with_brackets_whole(data, capsys):
+    folder = data.rename(data.with_name("CT [old] [red]"))
+    assert doctor.main(["--data", str(folder)]) == 0
+    assert f" {folder / 'mosmed'} " in capsys.readouterr().out
+
+
+def test_the_table_is_as_wide_as_its_names_in_a_narrow_window(data, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    doctor.main(["--data", str(data)])
+    assert f" {data / 'covid-19-ct-seg'} " in capsys.readouterr().out
+
+
+def test_masks_without_anything_to_learn_are_a_problem_before_a_run_fails_on_them(data, capsys):
+    nothing = layouts.image_of(np.zeros(layouts.SHAPE, np.uint8))
+    tar, structseg = data / "msd" / "Task06_Lung.tar", data / "structseg" / "Lung_GTV" / "7" / "label.nii.gz"
+    with tarfile.open(tar) as archive:
+        archive.extractall(data / "msd", filter="data")
+    tar.unlink()
+    layouts.write_nifti(nothing, data / "msd" / "Task06_Lung" / "labelsTr" / "lung_001.nii.gz")
+    # One empty mask among others is no more than a note.
+    assert doctor.main(["--data", str(data)]) == 0
+    assert "labelsTr/lung_001.nii.gz: the mask has no foreground" in capsys.readouterr().out
+    layouts.write_nifti(nothing, structseg)
+    effusion = data / "nsclc" / "Thoracic_Cavities" / "LUNG1-001" / "LUNG1-001_effusion_first_reviewer.nii.gz"
+    layouts.write_nifti(sitk.DICOMOrient(nothing, "RAS"), effusion)
+    assert doctor.main(["--data", str(data)]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == (
+        "T3-infection-msd-fold0: found no labelled voxel in the infection masks of any case that is trained on"
+        "; expected at least one, without which nothing can be planned. Check how these masks "
+        "were exported; the notes name them."
+    )
+    assert lines[-1] == "1 problem."
+    # Headers do not show it.
+    assert doctor.main(["--data", str(data), "--quick"]) == 0
+
+
+def test_warnings_are_counted_and_leave_the_exit_code_alone(data, capsys):
+    label = data / "structseg" / "Lung_GTV" / "7" / "label.nii.gz"
+    beside = np.zeros(layouts.SHAPE, np.uint8)
+    beside[3:6, 0, 5:9] = 1
+    layouts.write_nifti(layouts.image_of(beside), label)
+    assert doctor.main(["--data", str(data)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"warning: {label}: 100% of the lesions lie outside of the body"
+    assert lines[-1] == "No problems, 1 warning."
+    assert doctor.main(["--data", str(data), "--json"]) == 0
+    findings = {finding["dataset"]: finding for finding in json.loads(capsys.readouterr().out)}
+    assert findings["structseg-gtv"]["warnings"] == [lines[0].removeprefix("warning: ")]
+    assert findings["covid-19-ct-seg"]["notes"][0].endswith("HU windowed to [-1250, 250] like the radiopaedia cases")
 
 
 @pytest.mark.parametrize(
@@ -122,7 +183,9 @@ def test_a_wrong_command_line_is_exit_code_2(data, capsys, arguments, message):
 def test_cases_that_only_planning_needs_are_checked_too(tmp_path):
     # Of task 2 the smoke preset tests four cases; its patch size comes from the four that fold 0 of task 1 trains on.
     arguments = ["--data", str(tmp_path), "--preset", "smoke", "--only", "T2-lung-structseg"]
-    requests = doctor.requested_cases(doctor.build_parser().parse_args(arguments), benchmark=load_benchmark())
+    benchmark = load_benchmark()
+    trainings = doctor.requested_trainings(doctor.build_parser().parse_args(arguments), benchmark=benchmark)
+    requests = doctor.requested_cases(trainings, datasets=benchmark.datasets)
     names = {request.case_name for request in requests if request.dataset.name == "covid-19-ct-seg"}
     assert {"coronacases_007", "coronacases_008", "radiopaedia_4_85506_1", "radiopaedia_36_86526_0"} < names
     assert len(names) < 20

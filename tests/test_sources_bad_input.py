@@ -298,7 +298,7 @@ def test_bad_input_gives_one_line(data, spoil, request_parts, in_headers, file, 
     spoil(data)
     dataset, case_name, label_set = request_parts
     request = CaseRequest(dataset=layouts.DATASETS[dataset], case_name=case_name, label_sets=(label_set,))
-    problems = inspect_downloads([request], downloads=data, thorough=True)
+    problems = inspect_downloads([request], downloads=data, thorough=True).problems
     # A case that is not there at all lacks its image and its mask.
     whole_case = expected in {"Lung_GTV/7/data.nii.gz", "lung_999.nii.gz"}
     assert len(problems) == (2 if whole_case else 1), [problem.line for problem in problems]
@@ -307,7 +307,7 @@ def test_bad_input_gives_one_line(data, spoil, request_parts, in_headers, file, 
     assert f": found {found}" in line if found[:2] in {"a ", "no", "an"} else found in line
     assert expected in line.split("; expected ")[1]
     assert "\n" not in line
-    quick = inspect_downloads([request], downloads=data, thorough=False)
+    quick = inspect_downloads([request], downloads=data, thorough=False).problems
     assert bool(quick) == in_headers
     if quick:
         assert quick[0].path == problems[0].path
@@ -327,7 +327,8 @@ def requests_of_everything() -> list[CaseRequest]:
 
 @pytest.mark.parametrize("thorough", [False, True])
 def test_whole_downloads_have_no_problem(data, thorough):
-    assert inspect_downloads(requests_of_everything(), downloads=data, thorough=thorough) == ()
+    seen = inspect_downloads(requests_of_everything(), downloads=data, thorough=thorough)
+    assert (seen.problems, seen.warnings) == ((), ())
 
 
 def test_all_problems_are_listed_at_once_and_each_once(data):
@@ -335,7 +336,7 @@ def test_all_problems_are_listed_at_once_and_each_once(data):
     remove("mosmed")(data)
     cut(f"{OAR}/data.nii.gz", share=0.5)(data)
     nifti(f"{OAR}/label.nii.gz", LUNG * 9)(data)
-    problems = inspect_downloads(requests_of_everything(), downloads=data, thorough=True, num_threads=2)
+    problems = inspect_downloads(requests_of_everything(), downloads=data, thorough=True, num_threads=2).problems
     # Both cases of COVID-19-CT-Seg lack the one archive: one line.
     assert [Path(problem.path).relative_to(data).as_posix() for problem in problems] == [
         "covid-19-ct-seg/Lung_Mask",
@@ -352,7 +353,7 @@ def test_a_file_of_several_gzip_streams_is_whole(data):
     path.write_bytes(gzip.compress(content[:4000]) + gzip.compress(content[4000:]))
     request = CaseRequest(dataset=layouts.DATASETS["structseg-gtv"], case_name="train_7", label_sets=("infection",))
     for thorough in (False, True):
-        assert inspect_downloads([request], downloads=data, thorough=thorough) == ()
+        assert inspect_downloads([request], downloads=data, thorough=thorough).problems == ()
 
 
 def test_a_label_set_that_a_download_does_not_have_is_a_mistake_of_the_caller(data):

@@ -1,7 +1,5 @@
 """What is wrong with a file of somebody else, in parts that can be listed."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 from orchestrator.errors import DataError
@@ -38,12 +36,3 @@ class SourceError(DataError):
         error = cls(problem.line)
         error.problem = problem
         return error
-
-
-@contextmanager
-def collecting(problems: list[Problem]) -> Iterator[None]:
-    """Append the problem of a SourceError raised inside to `problems` and go on after the block."""
-    try:
-        yield
-    except SourceError as error:
-        problems.append(error.problem)

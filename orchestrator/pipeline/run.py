@@ -95,7 +95,7 @@ def check_before_start(request: RunRequest) -> tuple[Problem, ...]:
         for case, label_sets in sorted(needed_cases(request).items())
         if not storage.exists(run_paths.case_record(case))
     ]
-    return inspect_downloads(requests, downloads=Path(request.data), thorough=False, num_threads=8)
+    return inspect_downloads(requests, downloads=Path(request.data), thorough=False, num_threads=8).problems
 
 
 def check_space(stages: Iterable[Stage], *, storage: Storage, preset: Preset) -> None:

@@ -3,7 +3,7 @@
 import os
 import tarfile
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -11,8 +11,12 @@ from types import MappingProxyType
 
 from orchestrator.images.problem import SourceError
 from orchestrator.images.source_file import SourceFile
+from orchestrator.sources.reading import reading
 
 ARCHIVE_SUFFIXES = (".zip", ".tar")
+_EXPANDABLE = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA}
+_UNKNOWN_METHODS = {9: "Deflate64", 93: "Zstandard", 95: "xz", 98: "PPMd"}
+_IS_ENCRYPTED = 0x1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,24 +83,58 @@ def open_tree(folder: Path, *, stem: str, origin: str) -> FileTree:
 
 def folder_tree(root: Path) -> FileTree:
     """Index every file below a folder."""
-    names = []
-    for parent, _, file_names in os.walk(root, followlinks=True):
-        names += [(Path(parent) / name).relative_to(root).as_posix() for name in file_names]
-    files = {name: SourceFile(path=root / name) for name in sorted(names) if not _is_of_macos(name)}
+    names = sorted(path.relative_to(root).as_posix() for path in files_below(root))
+    files = {name: SourceFile(path=root / name) for name in names if not _is_of_macos(name)}
     return FileTree(root=root, files=MappingProxyType(files))
+
+
+def files_below(root: Path, *, enter: Callable[[str], bool] = lambda _: True) -> Iterator[Path]:
+    """Yield every file below a folder; links are followed, a folder that is met a second time is not entered again.
+
+    Parameters
+    ----------
+    root
+        The folder.
+    enter
+        Whether a folder of this name is looked into.
+
+    Raises
+    ------
+    SourceError
+        For a folder that cannot be listed.
+    """
+    seen = set()
+    for parent, folder_names, file_names in os.walk(root, followlinks=True, onerror=_not_listed):
+        status = Path(parent).stat()
+        if (status.st_dev, status.st_ino) in seen:
+            folder_names.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folder_names[:] = sorted(filter(enter, folder_names))
+        yield from (Path(parent) / name for name in sorted(file_names))
+
+
+def _not_listed(error: OSError) -> None:
+    raise SourceError.of(
+        error.filename,
+        found=f"a folder that cannot be listed ({error.strerror})",
+        expected="a readable folder",
+        advice="Check its permissions.",
+    ) from error
 
 
 def _archive_tree(archive: Path, *, origin: str) -> FileTree:
     status = archive.stat()
-    try:
-        names = _member_names(archive, status.st_mtime_ns, status.st_size)
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError) as error:
-        raise SourceError.of(
-            archive,
-            found=f"a damaged archive of {status.st_size} bytes ({error})",
-            expected=f"a whole {archive.suffix[1:]} archive",
-            advice=f"Download it again from {origin}.",
-        ) from error
+    with reading(archive):
+        try:
+            names = _member_names(archive, status.st_mtime_ns, status.st_size)
+        except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError) as error:
+            raise SourceError.of(
+                archive,
+                found=f"a damaged archive of {status.st_size} bytes ({error})",
+                expected=f"a whole {archive.suffix[1:]} archive",
+                advice=f"Download it again from {origin}.",
+            ) from error
     files = {name: SourceFile(path=archive, member=name) for name in names if not _is_of_macos(name)}
     return FileTree(root=archive, files=MappingProxyType(files))
 
@@ -106,13 +144,33 @@ def _member_names(archive: Path, _mtime_ns: int, num_bytes: int) -> tuple[str, .
     # An archive is indexed once for all of its cases; time and size in the key notice a replaced file.
     if archive.suffix == ".zip":
         with zipfile.ZipFile(archive) as opened:
-            return tuple(sorted(info.filename for info in opened.infolist() if not info.is_dir()))
+            members = [info for info in opened.infolist() if not info.is_dir() and not _is_of_macos(info.filename)]
+        _check_can_expand(archive, members)
+        return tuple(sorted(info.filename for info in members))
     with tarfile.open(archive, mode="r:") as tar:
         names = tuple(sorted(member.name for member in tar.getmembers() if member.isfile()))
         # tarfile takes an archive that was cut between two members for a whole one: the closing block of zeros tells.
         if tar.offset + tarfile.BLOCKSIZE > num_bytes:
             raise tarfile.ReadError("no mark at its end")
         return names
+
+
+def _check_can_expand(archive: Path, members: Sequence[zipfile.ZipInfo]) -> None:
+    """Raise SourceError if a member is encrypted or compressed in a way that Python's zipfile does not know."""
+    for info in members:
+        if info.flag_bits & _IS_ENCRYPTED:
+            found = f"an archive whose {info.filename} is encrypted with a password"
+        elif info.compress_type not in _EXPANDABLE:
+            method = _UNKNOWN_METHODS.get(info.compress_type, f"method {info.compress_type}")
+            found = f"an archive whose {info.filename} is compressed with {method}"
+        else:
+            continue
+        raise SourceError.of(
+            archive,
+            found=found,
+            expected="an archive that can be read without unpacking it (stored, deflate, bzip2 or lzma, no password)",
+            advice=f"Unpack it into a folder {archive.stem} beside it with a tool that knows this, such as 7-Zip.",
+        )
 
 
 def _is_of_macos(name: str) -> bool:

@@ -38,6 +38,8 @@ class ConvertedImage:
     """What it was made from."""
     notes: tuple[str, ...]
     """What was changed or tolerated on the way, one sentence each."""
+    warnings: tuple[str, ...]
+    """What is taken as it is but hardly right, with numbers, one sentence each."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,6 +52,8 @@ class ConvertedLabels:
     """Which label set it is."""
     labels: sitk.Image
     """Label map, uint8, in the geometry of the image."""
+    labels_present: frozenset[int]
+    """Labels that it holds, background aside."""
     source: SourceStamp
     """What it was made from."""
     notes: tuple[str, ...]
@@ -72,5 +76,5 @@ class ConvertedCase:
     """`image` and each label set to the SHA-256 of the source file (of the slices' digests for a DICOM series)."""
     notes: tuple[str, ...]
     """What was changed or tolerated on the way, one sentence each."""
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[str, ...]
     """What is taken as it is but hardly right, with numbers, one sentence each."""

@@ -12,9 +12,11 @@ from orchestrator.images.problem import SourceError
 from orchestrator.images.source_file import SourceFile
 from orchestrator.images.volume import Volume
 from orchestrator.sources.case import ConvertedCase, ConvertedImage, ConvertedLabels
-from orchestrator.sources.intensity import check_intensities, to_stored_type
+from orchestrator.sources.intensity import to_stored_type
 from orchestrator.sources.labels import map_labels
 from orchestrator.sources.layout import Layout
+from orchestrator.sources.plausibility import far_from_lungs, implausible
+from orchestrator.sources.reading import reading
 from orchestrator.sources.registry import open_layout
 from orchestrator.sources.stamps import FileStamp, SourceStamp, stamp_files
 
@@ -118,18 +120,18 @@ def stamp_labels_now(case: Case, *, dataset: Dataset, label_set: str, downloads:
 def image_from(volume: Volume, *, case: Case, layout: Layout, downloads: Path) -> ConvertedImage:
     """Convert the image of a case that was found."""
     files = stamp_files(volume.paths(), downloads=downloads)
-    loaded = volume.read()
-    oriented = orient_to_lps(loaded.image)
-    voxels = sitk.GetArrayViewFromImage(oriented)
-    check_intensities(voxels, name=volume.name)
-    voxels, note = layout.harmonise(voxels, name=volume.name)
-    image = sitk.GetImageFromArray(to_stored_type(voxels))
+    with reading(volume.name):
+        loaded = volume.read()
+        oriented = orient_to_lps(loaded.image)
+    voxels = layout.to_hounsfield(sitk.GetArrayViewFromImage(oriented), name=volume.name)
+    image = sitk.GetImageFromArray(to_stored_type(voxels.array))
     image.CopyInformation(oriented)
     return ConvertedImage(
         case=case,
         image=image,
         source=SourceStamp(files=files, sha256=loaded.sha256),
-        notes=(*loaded.notes, *([note] if note else [])),
+        notes=(*loaded.notes, *voxels.notes),
+        warnings=voxels.warnings,
     )
 
 
@@ -145,25 +147,36 @@ def labels_from(
 ) -> ConvertedLabels:
     """Convert a mask of a case that was found; without an image it keeps its own geometry."""
     files = stamp_files([mask.path], downloads=downloads)
-    loaded, sha256 = read_nifti(mask)
-    oriented = orient_to_lps(loaded)
+    with reading(mask):
+        loaded, sha256 = read_nifti(mask)
+        oriented = orient_to_lps(loaded)
     note = None
     if image is not None:
         note = check_same_geometry(
             geometry_of(image), geometry_of(oriented), image_name=image_name, mask_name=str(mask)
         )
-    values = sitk.GetArrayViewFromImage(oriented)
-    labels, label_notes = map_labels(values, rule=layout.rule(label_set), name=str(mask))
-    label_map = sitk.GetImageFromArray(labels)
+    rule = layout.rule(label_set)
+    mapped = map_labels(sitk.GetArrayViewFromImage(oriented), rule=rule, name=str(mask))
+    label_map = sitk.GetImageFromArray(mapped.labels)
     label_map.CopyInformation(oriented if image is None else image)
     return ConvertedLabels(
         case=case,
         label_set=label_set,
         labels=label_map,
+        labels_present=mapped.present,
         source=SourceStamp(files=files, sha256=sha256),
-        notes=(*([note] if note else []), *label_notes),
-        warnings=(),
+        notes=(*([note] if note else []), *mapped.notes),
+        warnings=() if image is None else implausible(image, label_map, has_lungs=rule.has_lungs, name=str(mask)),
     )
+
+
+def warnings_between(labels: Sequence[ConvertedLabels]) -> tuple[str, ...]:
+    """Return what is hardly right about the label sets of a case beside each other."""
+    lungs = next((part for part in labels if part.label_set == "lung"), None)
+    lesions = next((part for part in labels if part.label_set == "infection"), None)
+    if lungs is None or lesions is None:
+        return ()
+    return far_from_lungs(lesions.labels, lungs.labels, name=lesions.case.id)
 
 
 def assembled(image: ConvertedImage, labels: Sequence[ConvertedLabels]) -> ConvertedCase:
@@ -174,5 +187,9 @@ def assembled(image: ConvertedImage, labels: Sequence[ConvertedLabels]) -> Conve
         labels={part.label_set: part.labels for part in labels},
         source_sha256={"image": image.source.sha256} | {part.label_set: part.source.sha256 for part in labels},
         notes=(*image.notes, *(note for part in labels for note in part.notes)),
-        warnings=tuple(warning for part in labels for warning in part.warnings),
+        warnings=(
+            *image.warnings,
+            *(warning for part in labels for warning in part.warnings),
+            *warnings_between(labels),
+        ),
     )

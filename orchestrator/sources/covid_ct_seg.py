@@ -9,7 +9,7 @@ import numpy as np
 from orchestrator.images.source_file import SourceFile
 from orchestrator.images.volume import NiftiVolume, Volume
 from orchestrator.sources.archives import FileTree, open_tree, the_only
-from orchestrator.sources.intensity import harmonise_window
+from orchestrator.sources.intensity import HounsfieldUnits, brought_to_window
 from orchestrator.sources.labels import LabelRule
 from orchestrator.sources.layout import Layout
 
@@ -57,9 +57,9 @@ class CovidCtSeg(Layout):
         """Find the mask."""
         return self._find(_MASKS[label_set], case_name=case_name)
 
-    def harmonise(self, voxels: np.ndarray, *, name: str) -> tuple[np.ndarray, str | None]:
+    def to_hounsfield(self, voxels: np.ndarray, *, name: str) -> HounsfieldUnits:
         """Bring both sources to one window in HU."""
-        return harmonise_window(voxels, name=name)
+        return brought_to_window(voxels, name=name)
 
     def _find(self, stem: str, *, case_name: str) -> SourceFile:
         tree: FileTree = open_tree(self.folder, stem=stem, origin=self.origin)

@@ -9,7 +9,7 @@ from orchestrator.sources.convert import (
     stamp_image_now,
     stamp_labels_now,
 )
-from orchestrator.sources.inspect import inspect_downloads
+from orchestrator.sources.inspect import Inspection, inspect_downloads
 from orchestrator.sources.registry import LAYOUTS, may_concern
 from orchestrator.sources.stamps import FileStamp, SourceStamp, changed_files
 
@@ -20,6 +20,7 @@ __all__ = [
     "ConvertedImage",
     "ConvertedLabels",
     "FileStamp",
+    "Inspection",
     "SourceStamp",
     "changed_files",
     "convert_case",

@@ -1,27 +1,53 @@
 """A data folder looked through: everything that is wrong with it, by headers alone or voxel by voxel."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import SimpleITK as sitk
 
+from orchestrator.benchmark.definition import Case
 from orchestrator.images.geometry import Geometry, check_same_geometry
 from orchestrator.images.nifti import read_nifti_geometry
-from orchestrator.images.problem import Problem, collecting
+from orchestrator.images.problem import Problem
 from orchestrator.images.source_file import SourceFile
 from orchestrator.images.volume import Volume
 from orchestrator.sources.case import CaseRequest
-from orchestrator.sources.convert import image_from, labels_from
+from orchestrator.sources.convert import image_from, labels_from, warnings_between
 from orchestrator.sources.layout import Layout
+from orchestrator.sources.reading import collecting
 from orchestrator.sources.registry import open_layout
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Inspection:
+    """What was seen of some cases; nothing is told twice."""
+
+    problems: tuple[Problem, ...]
+    """Everything with which a case is refused."""
+    warnings: tuple[str, ...]
+    """What is taken as it is but hardly right; only voxels show it."""
+    notes: tuple[str, ...]
+    """What a conversion changes or tolerates; only voxels show all of it."""
+    labels_seen: Mapping[tuple[Case, str], frozenset[int]]
+    """Labels in the label map of a case and label set, background aside, of those that were converted."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Seen:
+    """What was seen of one case so far."""
+
+    problems: list[Problem] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    labels: dict[tuple[Case, str], frozenset[int]] = field(default_factory=dict)
 
 
 def inspect_downloads(
     requests: Sequence[CaseRequest], *, downloads: Path, thorough: bool, num_threads: int = 1
-) -> tuple[Problem, ...]:
-    """List everything that is wrong with the requested cases, each problem once.
+) -> Inspection:
+    """List everything that is wrong with the requested cases, and never raise for what is wrong with a file.
 
     Parameters
     ----------
@@ -36,18 +62,23 @@ def inspect_downloads(
         Cases inspected at a time; each holds one volume and its masks in memory if `thorough`.
     """
 
-    def inspect(request: CaseRequest) -> list[Problem]:
-        problems: list[Problem] = []
-        found = _find(request, downloads=downloads, problems=problems)
+    def inspect(request: CaseRequest) -> _Seen:
+        seen = _Seen()
+        found = _find(request, downloads=downloads, seen=seen)
         if found is not None and thorough:
-            _convert(request, found, downloads=downloads, problems=problems)
+            _convert(request, found, downloads=downloads, seen=seen)
         elif found is not None:
-            _compare_headers(found, problems=problems)
-        return problems
+            _compare_headers(found, seen=seen)
+        return seen
 
     with ThreadPoolExecutor(max_workers=num_threads) as executor:
-        found = [problem for problems in executor.map(inspect, requests) for problem in problems]
-    return tuple(dict.fromkeys(found))
+        cases = list(executor.map(inspect, requests))
+    return Inspection(
+        problems=tuple(dict.fromkeys(problem for seen in cases for problem in seen.problems)),
+        warnings=tuple(dict.fromkeys(warning for seen in cases for warning in seen.warnings)),
+        notes=tuple(dict.fromkeys(note for seen in cases for note in seen.notes)),
+        labels_seen={key: labels for seen in cases for key, labels in seen.labels.items()},
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,41 +90,47 @@ class _Found:
     masks: dict[str, SourceFile]
 
 
-def _find(request: CaseRequest, *, downloads: Path, problems: list[Problem]) -> _Found | None:
-    with collecting(problems):
+def _find(request: CaseRequest, *, downloads: Path, seen: _Seen) -> _Found | None:
+    folder = downloads / request.dataset.download
+    with collecting(seen.problems, folder):
         layout = open_layout(request.dataset, downloads=downloads)
         for label_set in request.label_sets:
             layout.rule(label_set)
         volume, masks = None, {}
-        with collecting(problems):
+        with collecting(seen.problems, folder):
             volume = layout.find_image(request.case_name, label_set=request.label_sets[0])
         for label_set in request.label_sets:
-            with collecting(problems):
+            with collecting(seen.problems, folder):
                 masks[label_set] = layout.find_labels(request.case_name, label_set=label_set)
         return _Found(layout=layout, volume=volume, masks=masks)
     return None
 
 
-def _compare_headers(found: _Found, *, problems: list[Problem]) -> None:
+def _compare_headers(found: _Found, *, seen: _Seen) -> None:
     image: Geometry | None = None
     if found.volume is not None:
-        with collecting(problems):
+        with collecting(seen.problems, found.volume.name):
             image = found.volume.read_geometry().to_lps()
     for mask in found.masks.values():
-        with collecting(problems):
+        with collecting(seen.problems, mask):
             geometry = read_nifti_geometry(mask).to_lps()
             if image is not None and found.volume is not None:
-                check_same_geometry(image, geometry, image_name=found.volume.name, mask_name=str(mask))
+                note = check_same_geometry(image, geometry, image_name=found.volume.name, mask_name=str(mask))
+                seen.notes.extend([note] if note else [])
 
 
-def _convert(request: CaseRequest, found: _Found, *, downloads: Path, problems: list[Problem]) -> None:
+def _convert(request: CaseRequest, found: _Found, *, downloads: Path, seen: _Seen) -> None:
     image: sitk.Image | None = None
     if found.volume is not None:
-        with collecting(problems):
-            image = image_from(found.volume, case=request.case, layout=found.layout, downloads=downloads).image
+        with collecting(seen.problems, found.volume.name):
+            converted = image_from(found.volume, case=request.case, layout=found.layout, downloads=downloads)
+            image = converted.image
+            seen.notes.extend(converted.notes)
+            seen.warnings.extend(converted.warnings)
+    parts = []
     for label_set, mask in found.masks.items():
-        with collecting(problems):
-            labels_from(
+        with collecting(seen.problems, mask):
+            labels = labels_from(
                 mask,
                 case=request.case,
                 label_set=label_set,
@@ -102,3 +139,9 @@ def _convert(request: CaseRequest, found: _Found, *, downloads: Path, problems: 
                 layout=found.layout,
                 downloads=downloads,
             )
+            seen.notes.extend(labels.notes)
+            seen.warnings.extend(labels.warnings)
+            seen.labels[request.case, label_set] = labels.labels_present
+            parts.append(labels)
+    if image is not None:
+        seen.warnings.extend(warnings_between(parts))

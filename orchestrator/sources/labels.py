@@ -22,7 +22,19 @@ class LabelRule:
     """Whether labels 1 and 2 are the left and the right lung."""
 
 
-def map_labels(values: np.ndarray, *, rule: LabelRule, name: str) -> tuple[np.ndarray, tuple[str, ...]]:
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class MappedLabels:
+    """A mask in the benchmark's labels."""
+
+    labels: np.ndarray
+    """uint8, shape (Z, Y, X)."""
+    present: frozenset[int]
+    """Labels that it holds, background aside."""
+    notes: tuple[str, ...]
+    """What is told of it. A mask without any foreground gives a note, not an error, unless lungs are asked for."""
+
+
+def map_labels(values: np.ndarray, *, rule: LabelRule, name: str) -> MappedLabels:
     """Turn a mask in LPS orientation into a label map.
 
     Parameters
@@ -34,27 +46,24 @@ def map_labels(values: np.ndarray, *, rule: LabelRule, name: str) -> tuple[np.nd
     name
         File name for the messages.
 
-    Returns
-    -------
-    tuple
-        uint8 label map of the same shape, and notes. A mask without any foreground gives a note, not an error, unless
-        lungs are asked for.
-
     Raises
     ------
     SourceError
         For fractions, unknown values, or lungs whose sides cannot be told.
     """
     whole = _as_whole_numbers(values, rule=rule, name=name)
-    present = np.bincount(whole.ravel(), minlength=256)
-    _check_known(np.flatnonzero(present).tolist(), rule=rule, name=name)
+    # Slice by slice, since bincount takes eight bytes a voxel.
+    there = np.flatnonzero(sum(np.bincount(plane.ravel(), minlength=256) for plane in whole)).tolist()
+    _check_known(there, rule=rule, name=name)
     table = np.zeros(256, dtype=np.uint8)
     for value, label in rule.values.items():
         table[value] = label
-    labels = table[whole]
+    labels, present = table[whole], frozenset(table[there].tolist()) - {0}
     if rule.has_lungs:
-        return _verify_sides(labels, name=name)
-    return labels, () if labels.any() else (f"{name}: the mask has no foreground",)
+        labels, notes = _verify_sides(labels, name=name)
+    else:
+        notes = () if present else (f"{name}: the mask has no foreground",)
+    return MappedLabels(labels=labels, present=present, notes=notes)
 
 
 def _as_whole_numbers(values: np.ndarray, *, rule: LabelRule, name: str) -> np.ndarray:

@@ -12,6 +12,7 @@ from orchestrator.images.problem import SourceError
 from orchestrator.images.source_file import SourceFile
 from orchestrator.images.volume import Volume
 from orchestrator.sources.archives import listing
+from orchestrator.sources.intensity import HounsfieldUnits, taken_as_hounsfield
 from orchestrator.sources.labels import LabelRule
 
 
@@ -48,10 +49,9 @@ class Layout(ABC):
     def find_labels(self, case_name: str, *, label_set: str) -> SourceFile:
         """Find the mask of a case; raises SourceError."""
 
-    def harmonise(self, voxels: np.ndarray, *, name: str) -> tuple[np.ndarray, str | None]:
-        """Bring intensities (Z, Y, X) to the scale of the data set, with a note if that changed them."""
-        del name
-        return voxels, None
+    def to_hounsfield(self, voxels: np.ndarray, *, name: str) -> HounsfieldUnits:
+        """Take intensities (Z, Y, X) that are in HU, or can be brought there as its owners say; raises SourceError."""
+        return taken_as_hounsfield(voxels, name=name)
 
     def rule(self, label_set: str) -> LabelRule:
         """Meaning of the masks' values; raises ConfigError for a label set that this download does not have."""

@@ -1,0 +1,136 @@
+"""Whether a mask can be where it is: lungs are air, lesions lie in the body. What is hardly so gives a warning.
+
+A mask that is mirrored, upside down or of another patient may have the very header of its image. No header tells, but
+the air does: lungs stand out of what is around them as nothing else in a CT.
+"""
+
+from collections.abc import Iterator
+from itertools import product
+from typing import TypeAlias
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+from orchestrator.sources.labels import LEFT_LUNG, RIGHT_LUNG
+
+LUNG_AIR_HU = -200.0
+"""Between ground glass, which is still air for the most part, and what has none."""
+MAX_LUNG_WITHOUT_AIR = 0.3
+"""Up to 0.11 in phantoms with effusions, below 0.05 in healthy lungs. More is possible, with a whole lung consolidated
+or under fluid, and rare enough to be looked at."""
+MIN_GAIN = 0.03
+"""By how much more of a mask must be air after a flip. Of a mask that fits, each flip loses: 0.06 to 0.4 in phantoms,
+with effusions too, since the lungs are not alike and nothing of a body is symmetric from top to bottom."""
+OUTSIDE_AIR_HU = -300.0
+MAX_LESION_OUTSIDE = 0.05
+"""Share of lesions outside of the body: none in phantoms; leaves room for the rounding of a coarse grid."""
+REACH_MM = 20.0
+"""How far from the lungs a lesion may lie: some masks of lungs leave out what is ill of them."""
+MAX_LESION_FAR = 0.5
+_COARSE_MM = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
+"""Grids to look at: the finest one with few enough voxels is taken, so that a look costs less than a second."""
+_MAX_VOXELS = 1_500_000
+_AXES = ("head and feet", "front and back", "left and right")
+
+Steps: TypeAlias = tuple[int, int, int]
+Places: TypeAlias = tuple[NDArray[np.intp], ...]
+
+
+def implausible(image: sitk.Image, labels: sitk.Image, *, has_lungs: bool, name: str) -> tuple[str, ...]:
+    """Return what is hardly right about where a label map lies, one sentence each.
+
+    Parameters
+    ----------
+    image
+        The CT in HU and LPS orientation.
+    labels
+        Label map on its grid.
+    has_lungs
+        Whether labels 1 and 2 are the lungs, and lesions have 3; otherwise lesions have 1.
+    name
+        File name for the messages.
+    """
+    steps = _steps(image)
+    values = sitk.GetArrayViewFromImage(labels)
+    found = list(_of_lungs(image, values, steps=steps)) if has_lungs else []
+    places = _places(values > RIGHT_LUNG if has_lungs else values > 0, steps=steps)
+    if places[0].size:
+        found += _of_lesions(places, image, steps=steps)
+    return tuple(f"{name}: {words}" for words in found)
+
+
+def far_from_lungs(lesions: sitk.Image, lungs: sitk.Image, *, name: str) -> tuple[str, ...]:
+    """Return what is hardly right about lesions of one label map beside the lungs of another on the same grid."""
+    steps = _steps(lungs)
+    places = _places(sitk.GetArrayViewFromImage(lesions) > 0, steps=steps)
+    if not places[0].size:
+        return ()
+    z, y, x = steps
+    are_lungs = sitk.BinaryThreshold(lungs[::x, ::y, ::z], lowerThreshold=LEFT_LUNG, upperThreshold=RIGHT_LUNG)
+    distance_mm = sitk.SignedMaurerDistanceMap(are_lungs, squaredDistance=False, useImageSpacing=True)
+    share = float(np.mean(sitk.GetArrayViewFromImage(distance_mm)[places] > REACH_MM))
+    if share <= MAX_LESION_FAR:
+        return ()
+    return (f"{name}: {share:.0%} of the lesions lie more than {REACH_MM:g} mm from the lungs",)
+
+
+def _steps(image: sitk.Image) -> tuple[int, int, int]:
+    """Return by which steps along (z, y, x) the coarse grid is taken from that of an image."""
+    for coarse_mm in _COARSE_MM:
+        steps = [max(1, round(coarse_mm / spacing_mm)) for spacing_mm in image.GetSpacing()]
+        if np.prod([-(-size // step) for size, step in zip(image.GetSize(), steps, strict=True)]) <= _MAX_VOXELS:
+            break
+    x, y, z = steps
+    return z, y, x
+
+
+def _places(mask: np.ndarray, *, steps: Steps) -> Places:
+    """Return where the voxels of a mask are on the coarse grid: a small lesion has none that the grid meets."""
+    return tuple(index // step for index, step in zip(np.nonzero(mask), steps, strict=True))
+
+
+def _of_lungs(image: sitk.Image, values: np.ndarray, *, steps: Steps) -> Iterator[str]:
+    """Yield what is odd about lungs with what is in them: whatever the one is, the air is theirs."""
+    coarse = tuple(slice(None, None, step) for step in steps)
+    air = sitk.GetArrayViewFromImage(image)[coarse] < LUNG_AIR_HU
+    share = _share_of(air, values[coarse])
+    best, turned = max((_share_of(air, other[coarse]), words) for words, other in _turned(values, image=image))
+    if best > share + MIN_GAIN and best >= 1 - MAX_LUNG_WITHOUT_AIR:
+        yield (
+            f"{share:.0%} of the lungs are air (below {LUNG_AIR_HU:g} HU), and {best:.0%} would be with {turned}"
+            " of the mask exchanged: its voxels were probably turned"
+        )
+    elif share < 1 - MAX_LUNG_WITHOUT_AIR:
+        yield f"{1 - share:.0%} of the lungs are not air (not below {LUNG_AIR_HU:g} HU)"
+
+
+def _turned(values: np.ndarray, *, image: sitk.Image) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield a label map with its axes flipped in each way and, where that fits, its rows as columns; and how."""
+    x_mm, y_mm, _ = image.GetSpacing()
+    has_square_pixels = values.shape[1] == values.shape[2] and np.isclose(x_mm, y_mm)
+    for is_transposed in (False, True) if has_square_pixels else (False,):
+        for flags in product((False, True), repeat=3):
+            axes = tuple(axis for axis, is_flipped in enumerate(flags) if is_flipped)
+            words = [_AXES[axis] for axis in axes] + ["rows and columns"] * is_transposed
+            if words:
+                yield ", ".join(words), np.flip(values.swapaxes(1, 2) if is_transposed else values, axes)
+
+
+def _share_of(air: np.ndarray, values: np.ndarray) -> float:
+    """Return which share of the labelled voxels is air; 1 if none is labelled."""
+    inside = air[values > 0]
+    return float(inside.mean()) if inside.size else 1.0
+
+
+def _of_lesions(places: Places, image: sitk.Image, *, steps: Steps) -> Iterator[str]:
+    z, y, x = steps
+    coarse = image[::x, ::y, ::z]
+    across, down, along = (size - 1 for size in coarse.GetSize())
+    corners = [(i, j, k) for k in range(along + 1) for i in (0, across) for j in (0, down)]
+    # What has no air is no seed, so a body that fills the slices has nothing outside.
+    lowest = float(np.iinfo(np.int16).min)
+    outside = sitk.ConnectedThreshold(coarse, seedList=corners, lower=lowest, upper=OUTSIDE_AIR_HU)
+    share = float(np.mean(sitk.GetArrayViewFromImage(outside)[places]))
+    if share > MAX_LESION_OUTSIDE:
+        yield f"{share:.0%} of the lesions lie outside of the body"

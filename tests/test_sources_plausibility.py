@@ -1,0 +1,103 @@
+"""A mask that cannot be where it is gives a warning with numbers; ill lungs do not."""
+
+import itertools
+
+import chest
+import numpy as np
+import pytest
+
+from orchestrator.sources.plausibility import far_from_lungs, implausible
+
+IMAGE = chest.volume(chest.ct())
+LUNGS = chest.lungs()
+NAMES = ("head and feet", "front and back", "left and right")
+FLIPS = [axes for number in (1, 2, 3) for axes in itertools.combinations(range(3), number)]
+
+
+def of_lungs(values, image=IMAGE):
+    return implausible(image, chest.volume(np.ascontiguousarray(values)), has_lungs=True, name="mask.nii.gz")
+
+
+def of_lesions(values, image=IMAGE):
+    return implausible(image, chest.volume(values.astype(np.uint8)), has_lungs=False, name="mask.nii.gz")
+
+
+def test_lungs_where_they_belong_are_no_news():
+    assert of_lungs(LUNGS) == ()
+
+
+@pytest.mark.parametrize("axes", FLIPS, ids=str)
+def test_lungs_that_were_turned_are_told_with_both_shares_and_how(axes):
+    turned = np.flip(LUNGS, axes)
+    (warning,) = of_lungs(turned)
+    share = np.mean(chest.ct()[turned > 0] < -200)
+    names = ", ".join(NAMES[axis] for axis in axes)
+    assert warning == (
+        f"mask.nii.gz: {share:.0%} of the lungs are air (below -200 HU), and 100% would be with {names} of the mask"
+        " exchanged: its voxels were probably turned"
+    )
+
+
+def test_rows_that_were_taken_for_columns_are_told():
+    (warning,) = of_lungs(LUNGS.swapaxes(1, 2))
+    assert "and 100% would be with rows and columns of the mask exchanged" in warning
+
+
+@pytest.mark.parametrize("axes", FLIPS, ids=str)
+def test_lungs_half_full_of_fluid_are_still_told_which_way_they_lie(axes):
+    voxels = np.where(chest.effusion(), 10, chest.ct()).astype(np.int16)
+    assert of_lungs(LUNGS, chest.volume(voxels)) == ()
+    (warning,) = of_lungs(np.flip(LUNGS, axes), chest.volume(voxels))
+    assert "were probably turned" in warning
+
+
+def test_lungs_of_another_scan_are_told_by_what_is_not_air():
+    elsewhere = np.zeros_like(LUNGS)
+    elsewhere[10:30, 44:54, 16:30], elsewhere[10:30, 44:54, 34:48] = 2, 1
+    (warning,) = of_lungs(elsewhere)
+    share = np.mean(chest.ct()[elsewhere > 0] >= -200)
+    assert share > 0.9
+    assert warning == f"mask.nii.gz: {share:.0%} of the lungs are not air (not below -200 HU)"
+
+
+def test_lesions_within_lungs_of_one_map_are_part_of_them():
+    both = LUNGS.copy()
+    both[chest.ellipsoid((22, 35, 20), (4, 4, 4)) & (LUNGS == 2)] = 3
+    assert of_lungs(both) == ()
+    assert len(of_lungs(np.flip(both, 0))) == 1
+
+
+def test_lesions_outside_of_the_body_are_told_with_their_share():
+    inside = chest.ellipsoid((22, 30, 20), (4, 4, 4))
+    assert of_lesions(inside) == ()
+    # Air within the body is not outside, and the wall of the chest is not either.
+    assert of_lesions(LUNGS == 1) == ()
+    assert of_lesions(chest.ellipsoid((22, 54, 32), (4, 2, 4))) == ()
+    mixed = inside.copy()
+    mixed[10:13, 1:4, 1:4] = True
+    (warning,) = of_lesions(mixed)
+    assert warning == f"mask.nii.gz: {27 / mixed.sum():.0%} of the lesions lie outside of the body"
+
+
+def test_a_body_that_fills_the_slices_has_nothing_outside():
+    cropped = (slice(None), slice(10, 54), slice(8, 56))
+    lesion = chest.ellipsoid((22, 30, 14), (4, 4, 4))[cropped].copy()
+    assert of_lesions(lesion, chest.volume(np.ascontiguousarray(chest.ct()[cropped]))) == ()
+
+
+def test_no_lesion_is_no_news():
+    assert of_lesions(np.zeros(chest.SHAPE)) == ()
+    assert far_from_lungs(chest.volume(np.zeros(chest.SHAPE, np.uint8)), chest.volume(LUNGS), name="case") == ()
+
+
+def test_lesions_far_from_the_lungs_of_another_label_set_are_told():
+    lungs = chest.volume(LUNGS)
+    # Lungs that leave out the lesion: it begins beside them.
+    left_out = chest.volume((LUNGS * ~chest.ellipsoid((22, 35, 20), (4, 4, 4))).astype(np.uint8))
+    near = chest.volume(chest.ellipsoid((22, 35, 20), (4, 4, 4)).astype(np.uint8))
+    assert far_from_lungs(near, lungs, name="case") == far_from_lungs(near, left_out, name="case") == ()
+    far = np.zeros(chest.SHAPE, np.uint8)
+    far[20:24, 53:56, 30:34] = 1
+    assert far_from_lungs(chest.volume(far), lungs, name="case") == (
+        "case: 100% of the lesions lie more than 20 mm from the lungs",
+    )
