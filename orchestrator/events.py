@@ -8,6 +8,7 @@
 | stage_failed | stage, stage_kind, error, final |
 | stage_asked_to_stop | stage, stage_kind |
 | stage_revived | stage, stage_kind |
+| stage_reopened | stage, stage_kind: it was done, and what it had made is lost |
 | machines_missing | machines: how many a growing cluster is asked to add, each time that this changes |
 | training_epoch | training, epoch, num_epochs, train_loss, val_loss, pseudo_dice, elapsed_s, loader_wait_s, host |
 | attempt_started | training, epoch, iteration, elapsed_s, reason, host, pid |
@@ -115,7 +116,7 @@ def read_events(storage: Storage) -> list[dict[str, Any]]:
     Raises IntegrityError for a line that is not an event.
     """
     events = []
-    for key in storage.list_keys(run_paths.EVENTS):
+    for key in run_paths.own_keys(storage, run_paths.EVENTS):
         for number, line in enumerate(storage.read_bytes(key).decode(errors="replace").splitlines(), start=1):
             try:
                 event = json.loads(line, parse_float=_finite, parse_constant=_finite)

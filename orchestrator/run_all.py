@@ -314,7 +314,7 @@ def launch(selection: Selection, options: argparse.Namespace, *, console: Consol
     # Where some trainings failed the others are in the tables.
     storage = open_storage(selection.output)
     folder = open_storage(f"runs/{request.submission_id}")
-    for key in storage.list_keys(run_paths.TABLES):
+    for key in run_paths.own_keys(storage, run_paths.TABLES):
         folder.write_bytes(key, storage.read_bytes(key))
         show(f"{folder.location}/{key}")
     return EXIT_DONE if succeeded else EXIT_FAILED

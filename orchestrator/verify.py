@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     try:
         storage = open_storage(options.output)
-        keys = [key for key in storage.list_keys(run_paths.PATCHES) if key.endswith(".arrow")]
+        keys = run_paths.own_keys(storage, run_paths.PATCHES)
         if not keys:
             message = f"{storage.location}: no patch files; expected the --output of a run that has preprocessed cases"
             errors.print(f"error: {message}", markup=False, soft_wrap=True)

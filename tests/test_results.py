@@ -97,7 +97,7 @@ def test_trainings_are_read_in_order_of_their_ids(store):
 
 
 def test_a_run_without_results_has_no_rows_and_all_columns(tmp_path, store):
-    open_storage(tmp_path).write_bytes(f"{run_paths.EVENTS}/20200420-00000.jsonl", b"")
+    open_storage(tmp_path).write_bytes(f"{run_paths.EVENTS}/20200420T120000.000000-00000.jsonl", b"")
     assert store.finished() == set()
     assert store.read().schema.equals(SCHEMA)
     assert store.query("SELECT count(*) AS num_rows FROM scores").to_pylist() == [{"num_rows": 0}]

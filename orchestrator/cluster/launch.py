@@ -150,7 +150,7 @@ def launch_and_follow(
         raise
     finally:
         _leave(head, stay=stay, show=show)
-    if succeeded and not open_storage(launch.output).list_keys(run_paths.TABLES):
+    if succeeded and not run_paths.own_keys(open_storage(launch.output), run_paths.TABLES):
         raise ClusterError(f"{launch.output}: the driver succeeded and left no tables; expected some below tables/")
     return succeeded
 

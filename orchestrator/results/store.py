@@ -82,8 +82,8 @@ class ResultsStore:
 
     def finished(self) -> set[str]:
         """Return the ids of the trainings whose rows are committed."""
-        keys = self._storage.list_keys(run_paths.RESULTS)
-        return {key.rpartition("/")[2].removesuffix(".parquet") for key in keys if key.endswith(".parquet")}
+        keys = run_paths.own_keys(self._storage, run_paths.RESULTS)
+        return {key.rpartition("/")[2].removesuffix(".parquet") for key in keys}
 
     def read(self) -> pa.Table:
         """Return all rows, ordered by training; none if no training of a run is finished.
@@ -91,7 +91,7 @@ class ResultsStore:
         Raises ConfigError where no run has been started, and IntegrityError for a file that is not ours or is damaged.
         """
         tables = [self._read_one(training_id) for training_id in sorted(self.finished())]
-        if not (tables or self._storage.list_keys(run_paths.EVENTS)):
+        if not (tables or run_paths.own_keys(self._storage, run_paths.EVENTS)):
             raise ConfigError(
                 f"{self._storage.location}: no results, and no run has been started there; expected the --output of one"
             )

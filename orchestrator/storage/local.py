@@ -12,6 +12,8 @@ from pathlib import Path
 from orchestrator.errors import StorageError
 from orchestrator.storage.interface import TEMPORARY_PREFIX, Storage
 
+CLOSED_FOLDERS = {"lost+found", "System Volume Information", "$RECYCLE.BIN"}
+"""What file systems have at the root of a disk for themselves; hidden folders are of others as well."""
 STALE_AFTER_S = 86400.0
 """Age after which an unfinished write belongs to nobody."""
 
@@ -166,6 +168,9 @@ def _flush(path: Path) -> None:
 
 def _refuse_unlisted(error: OSError) -> None:
     """Raise for a folder that is there but cannot be listed; its files would seem to be gone."""
+    name = Path(error.filename).name
+    if name.startswith(".") or name in CLOSED_FOLDERS:
+        return
     if not isinstance(error, FileNotFoundError | NotADirectoryError):
         raise storage_error(Path(error.filename), "list", error) from error
 

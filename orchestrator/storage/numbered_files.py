@@ -40,4 +40,4 @@ def delete_before(storage: Storage, folder: str, *, number: int) -> None:
 
 
 def _numbers(storage: Storage, folder: str) -> dict[str, int]:
-    return {key: int(Path(key).stem) for key in storage.list_keys(folder) if Path(key).stem.isdigit()}
+    return {key: int(Path(key).stem) for key in storage.list_keys(folder) if Path(key).stem.isdecimal()}

@@ -1,6 +1,9 @@
 """Every path of a run, as keys relative to its output location; nothing else builds such a key."""
 
+import re
+
 from orchestrator.benchmark.definition import Case
+from orchestrator.storage.interface import Storage
 
 RUN = "run.json"
 PHANTOM_DOWNLOADS = "downloads"
@@ -12,8 +15,27 @@ RESULTS = "results"
 TABLES = "tables"
 LOGS = "logs"
 PATCHES = "patches"
+OF_STAGES = (PHANTOM_DOWNLOADS, "cases", "fingerprints", "plans", PATCHES, "trainings", "predictions", RESULTS)
+"""Folders with the products of stages."""
 RAY_TRAIN = "ray_train"
 """Ray Train's own notes on trainings; nothing is read from there."""
+
+_ID = r"[A-Za-z0-9][\w-]*"
+_OWN = {
+    EVENTS: re.compile(rf"{EVENTS}/({TRAINING_EVENTS}/{_ID}-)?\d{{8}}T\d{{6}}\.\d{{6}}-\d{{5}}\.jsonl"),
+    RESULTS: re.compile(rf"{RESULTS}/{_ID}\.parquet"),
+    TABLES: re.compile(rf"{TABLES}/{_ID}\.(md|csv|tex)"),
+    PATCHES: re.compile(rf"{PATCHES}/{_ID}/[A-Za-z0-9][\w.-]*\.arrow"),
+}
+
+
+def own_keys(storage: Storage, folder: str) -> list[str]:
+    """Return the files of a folder of a run that are the run's: events, results, tables or patch files, sorted.
+
+    Desktops, synchronisation tools and backups leave others beside them: `._T1-lung-fold0.parquet`, `.DS_Store`,
+    `T1-lung-fold0 (conflicted copy).parquet`.
+    """
+    return [key for key in storage.list_keys(folder) if _OWN[folder].fullmatch(key)]
 
 
 def driver(number: int) -> str:
@@ -21,9 +43,9 @@ def driver(number: int) -> str:
     return f"{DRIVERS}/{number:06d}.json"
 
 
-def phantom_marker(download: str) -> str:
-    """File that is written last into a generated download: it says that the download is whole."""
-    return f"{PHANTOM_DOWNLOADS}/{download}/PHANTOM.json"
+def phantom_listing(download: str) -> str:
+    """JSON list of the files of a generated download, written when they are there: it says that it is whole."""
+    return f"{PHANTOM_DOWNLOADS}/{download}.json"
 
 
 def case_image(case: Case) -> str:
@@ -36,9 +58,14 @@ def case_labels(case: Case, *, label_set: str) -> str:
     return f"cases/{case.id}/{label_set}.nii.gz"
 
 
-def case_record(case: Case) -> str:
-    """JSON record of an ingested case: digests, geometry, origin. Written last: it says that the case is done."""
-    return f"cases/{case.id}/case.json"
+def image_record(case: Case) -> str:
+    """JSON record of the image of a case: digest, geometry, origin. Written last: it says that the image is done."""
+    return f"cases/{case.id}/image.json"
+
+
+def labels_record(case: Case, *, label_set: str) -> str:
+    """JSON record of a label map of a case: digest, origin, warnings. Written last, as that of the image."""
+    return f"cases/{case.id}/{label_set}.json"
 
 
 def fingerprint(case: Case, *, label_set: str) -> str:
