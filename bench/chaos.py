@@ -40,7 +40,7 @@ OF_TRAININGS = ("trainer", "warning")
 """Kinds that only a training can suffer."""
 DEFAULT_TRAININGS = ["T1-infection-fold[01]", "T2-infection-structseg-fold0"]
 """Small ones, of which one takes its plan over from another: many runs have more early stages to be killed in."""
-STAGES = ("download", "ingest", "fingerprint", "plan", "preprocess", "train", "predict", "score")
+STAGES = ("download", "ingest", "labels", "fingerprint", "plan", "preprocess", "train", "predict", "score")
 LONGEST_WAIT_S = 40.0
 """For a stage that is wanted; then a kill happens in whatever stage there is."""
 LONGEST_WAIT_FOR_TRAINING_S = 90.0

@@ -42,7 +42,14 @@ SIZES = ("smoke", "paper")
 """Presets: a miniature and full size."""
 TITLES = ("miniature", "full size")
 NUM_PASSES = 20
-CARRIED_OUT = (StageKind.DOWNLOAD, StageKind.INGEST, StageKind.FINGERPRINT, StageKind.PLAN, StageKind.PREPROCESS)
+CARRIED_OUT = (
+    StageKind.DOWNLOAD,
+    StageKind.INGEST,
+    StageKind.LABELS,
+    StageKind.FINGERPRINT,
+    StageKind.PLAN,
+    StageKind.PREPROCESS,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

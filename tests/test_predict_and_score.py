@@ -1,5 +1,6 @@
 """Claims about what a training has predicted: it is of one checkpoint, and what lacks has a reason."""
 
+import hashlib
 import json
 from dataclasses import replace
 from types import SimpleNamespace
@@ -13,15 +14,17 @@ from orchestrator.benchmark.loading import load_benchmark
 from orchestrator.benchmark.presets import PRESETS
 from orchestrator.errors import DataError, IntegrityError, StorageError
 from orchestrator.pipeline import work
+from orchestrator.pipeline.case_records import CaseRecord, write_case_record
+from orchestrator.pipeline.finished import has_predicted
 from orchestrator.pipeline.prediction_record import (
     PredictionRecord,
-    has_current_predictions,
     read_prediction_record,
     write_prediction_record,
 )
 from orchestrator.pipeline.run import unpredicted_cases
 from orchestrator.pipeline.workplace import Workplace
 from orchestrator.results.store import ResultsStore, from_table
+from orchestrator.sources.downloads import SourceStamp
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.storage.json_files import write_json
@@ -67,7 +70,10 @@ def place(storage):
     for case in {*CASES, *TRAINING.cases}:
         for key in (run_paths.case_image(case), run_paths.case_labels(case, label_set="infection")):
             write_map(storage, key)
-        write_json(storage, run_paths.case_record(case), {"sha256": case.id})
+        source = SourceStamp(files=(), sha256="")
+        keys = (run_paths.image_record(case), run_paths.labels_record(case, label_set="infection"))
+        for key in keys:
+            write_case_record(storage, key, CaseRecord(sha256=f"of {key}", source=source))
     save_model(storage, {"by": "first"})
     return Workplace(
         output=storage.location,
@@ -91,7 +97,7 @@ def write_map(storage, key):
 
 def save_model(storage, state, *, environments=(OLD,)):
     digest = CheckpointStore(storage, training_id=TRAINING.id).save_final(state)
-    record = {"checkpoint_sha256": digest, "elapsed_s": 1.0, "environments": environments}
+    record = {"checkpoint_sha256": digest, "plan_sha256": "plan", "elapsed_s": 1.0, "environments": environments}
     write_json(storage, run_paths.training_record(TRAINING.id), record)
     return digest
 
@@ -170,28 +176,28 @@ def test_what_another_checkpoint_has_predicted_is_predicted_again(storage, place
 
 
 def test_predictions_of_another_checkpoint_are_neither_current_nor_scored(storage, place, predictor):
-    assert not has_current_predictions(storage, TRAINING.id)
+    assert not has_predicted(TRAINING, storage, storage.exists)
     work.predict(place, TRAINING)
-    assert has_current_predictions(storage, TRAINING.id)
+    assert has_predicted(TRAINING, storage, storage.exists)
     retrain(storage)
-    assert not has_current_predictions(storage, TRAINING.id)
+    assert not has_predicted(TRAINING, storage, storage.exists)
     with pytest.raises(IntegrityError, match=r"predictions\.json: predictions of .*; expected those of checkpoint "):
         work.score(place, TRAINING)
     work.predict(place, TRAINING)
-    assert has_current_predictions(storage, TRAINING.id)
+    assert has_predicted(TRAINING, storage, storage.exists)
 
 
 @pytest.mark.parametrize("record", [b"{", b'{"failures": {}}'])
 def test_a_damaged_record_or_one_without_a_checkpoint_is_not_current(storage, place, record):
     storage.write_bytes(run_paths.prediction_record(TRAINING.id), record)
-    assert not has_current_predictions(storage, TRAINING.id)
+    assert not has_predicted(TRAINING, storage, storage.exists)
 
 
 def test_a_training_that_begins_takes_back_that_it_is_done(storage, place, monkeypatch):
     def fail(*_):
         raise StorageError("away")
 
-    monkeypatch.setattr(work, "_training_patches", fail)
+    monkeypatch.setattr(work, "_read_plan", fail)
     with pytest.raises(StorageError, match="away"):
         work.train(place, TRAINING)
     assert not storage.exists(run_paths.training_record(TRAINING.id))
@@ -218,12 +224,13 @@ def test_a_prediction_that_is_damaged_is_no_row_and_predicted_again_once_removed
     storage.delete(key)
     if damage == "cut":
         storage.write_bytes(key, whole[: len(whole) // 2])
-    with pytest.raises(IntegrityError, match=rf"{found}.*, though .*predictions\.json says that all are there"):
+    with pytest.raises(IntegrityError, match=rf"{found}.*, though .*predictions\.json says that it is there"):
         work.score(place, TRAINING)
     assert ResultsStore(storage).finished() == set()
     storage.delete(key)
-    storage.delete(run_paths.prediction_record(TRAINING.id))
+    assert not has_predicted(TRAINING, storage, storage.exists)
     work.predict(place, TRAINING)
+    assert predictor.num_predicted == len(CASES) + 1
     work.score(place, TRAINING)
     assert {row.score.message for row in rows_of(storage)} == {""}
 
@@ -274,4 +281,18 @@ def test_what_is_damaged_is_named_with_what_to_do(place, storage, monkeypatch):
 def test_a_damaged_record_is_as_none(storage, place, record):
     for key in (run_paths.prediction_record(TRAINING.id), run_paths.training_record(TRAINING.id)):
         storage.write_bytes(key, record.encode())
-    assert not has_current_predictions(storage, TRAINING.id)
+    assert not has_predicted(TRAINING, storage, storage.exists)
+
+
+def test_the_digest_of_the_data_is_that_of_the_cases_and_label_sets_of_the_training(storage, place, predictor):
+    """Worked out from the records; that the cases have other label sets too, made before or after, changes nothing."""
+    digests = {}
+    for case in TRAINING.cases:
+        digests[f"{case.id} image"] = f"of {run_paths.image_record(case)}"
+        digests[f"{case.id} infection"] = f"of {run_paths.labels_record(case, label_set='infection')}"
+        other = CaseRecord(sha256="other", source=SourceStamp(files=(), sha256=""))
+        write_case_record(storage, run_paths.labels_record(case, label_set="lung"), other)
+    work.predict(place, TRAINING)
+    work.score(place, TRAINING)
+    expected = hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
+    assert {row.provenance.data_sha256 for row in rows_of(storage)} == {expected}

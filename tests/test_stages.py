@@ -11,7 +11,7 @@ from orchestrator.errors import ConfigError
 from orchestrator.pipeline.finished import finished_stages
 from orchestrator.pipeline.prediction_record import PredictionRecord, write_prediction_record
 from orchestrator.pipeline.run import check_space
-from orchestrator.pipeline.stages import StageKind, build_graph, expected_bytes, label_sets_by_case
+from orchestrator.pipeline.stages import StageKind, build_graph, evaluated_cases, expected_bytes, label_sets_by_case
 from orchestrator.pipeline.ways import needed_stages
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
@@ -54,10 +54,25 @@ def test_core_graph_has_45_of_each_stage_of_a_training(benchmark):
     assert counts[StageKind.PREPROCESS] == 60 + 643 + 5 * (643 + 5 * 4)
 
 
-def test_a_case_is_ingested_once_with_every_label_set_that_is_needed(benchmark):
+def test_a_case_is_ingested_once_and_each_label_set_that_is_needed_on_its_own(benchmark):
     graph = graph_of(benchmark, "T1-*")
-    stage = graph["ingest covid-19-ct-seg/coronacases_001"]
-    assert stage.label_sets == ("infection", "lung", "lung-and-infection")
+    case = "covid-19-ct-seg/coronacases_001"
+    of_case = [stage for stage in graph.values() if stage.case and stage.case.id == case and not stage.training]
+    read = {stage.id: stage.needs for stage in of_case if stage.kind in {StageKind.INGEST, StageKind.LABELS}}
+    assert read == {f"ingest {case}": ()} | {
+        f"labels {case} {name}": (f"ingest {case}",) for name in ("infection", "lung", "lung-and-infection")
+    }
+
+
+def test_a_training_needs_no_label_set_but_its_own(benchmark):
+    graph = graph_of(benchmark, "T1-lung-fold0", "T1-infection-fold0")
+    for subtask in ("lung", "infection"):
+        open_ids, found = [f"score T1-{subtask}-fold0"], set()
+        while open_ids:
+            needs = graph[open_ids.pop()].needs
+            found.update(needs)
+            open_ids += needs
+        assert {graph[one].label_sets for one in found if one.startswith("labels")} == {(subtask,)}
 
 
 def test_task_2_alone_plans_its_donor_but_does_not_train_it(benchmark):
@@ -119,8 +134,9 @@ def test_predictions_of_another_checkpoint_are_not_finished_unless_they_are_scor
     storage = open_storage(str(tmp_path))
     graph = graph_of(benchmark, "T1-lung-fold0")
     write_json(storage, run_paths.training_record("T1-lung-fold0"), {"checkpoint_sha256": "second"})
+    evaluated = [case.id for case in evaluated_cases(graph["train T1-lung-fold0"].training)]
     for checkpoint, expected in (("first", set()), ("second", {"predict T1-lung-fold0"})):
-        record = PredictionRecord(checkpoint_sha256=checkpoint, failures={})
+        record = PredictionRecord(checkpoint_sha256=checkpoint, failures=dict.fromkeys(evaluated, "cut short"))
         write_prediction_record(storage, "T1-lung-fold0", record)
         assert finished_stages(graph, storage) == expected
     storage.delete(run_paths.training_record("T1-lung-fold0"))

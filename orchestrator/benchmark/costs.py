@@ -67,6 +67,8 @@ GENERATE = StepCost(core_s=0.38, gib=0.012)
 """A phantom, with its labels."""
 INGEST = StepCost(core_s=0.069, gib=0.019)
 """Of voxels of the image as it comes, like all but the two that name others."""
+LABELS = StepCost(core_s=0.03, gib=0.019)
+"""One label map, compared with the image."""
 FINGERPRINT = StepCost(core_s=0.033, gib=0.011)
 PREPROCESS = StepCost(core_s=0.46, gib=0.051)
 """Of voxels on the grid of the training."""

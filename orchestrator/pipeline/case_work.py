@@ -5,18 +5,25 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from orchestrator.benchmark.definition import Case
-from orchestrator.errors import DataError
+from orchestrator.errors import DataError, IntegrityError
+from orchestrator.pipeline.case_records import CaseRecord, read_case_record, write_case_record
 from orchestrator.pipeline.workplace import Workplace
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
+from orchestrator.storage.interface import Storage
 from orchestrator.storage.json_files import write_json
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
 
 
 def generate_download(place: Workplace, download: str) -> None:
-    """Write one download of phantoms, in its owner's layout, into the output location."""
+    """Write one download of phantoms, in its owner's layout, into the output location, then the list of its files."""
     from orchestrator.sources.phantom_downloads import write_phantom_download
 
     requests = [(place.datasets[case.dataset], case.name) for case in place.phantom_cases[download]]
@@ -25,39 +32,77 @@ def generate_download(place: Workplace, download: str) -> None:
             download, Path(folder), requests=requests, spacing_mm=place.preset.phantom_spacing_mm, seed=place.seed
         )
         files = [path for path in sorted((Path(folder) / download).rglob("*")) if path.is_file()]
-        marker = run_paths.phantom_marker(download)
         keys = {path: f"{run_paths.PHANTOM_DOWNLOADS}/{path.relative_to(folder).as_posix()}" for path in files}
-        for path, key in sorted(keys.items(), key=lambda item: item[1] == marker):
+        for path, key in keys.items():
             with place.storage.writing(key) as target:
                 shutil.copyfile(path, target)
+    write_json(place.storage, run_paths.phantom_listing(download), {"files": sorted(keys.values())})
 
 
-def ingest(place: Workplace, case: Case, *, label_sets: tuple[str, ...]) -> None:
-    """Convert one case of a download to an image and label maps in one orientation."""
-    from orchestrator.sources.downloads import convert_case, write_case
+def ingest(place: Workplace, case: Case) -> None:
+    """Convert the image of one case of a download."""
+    from orchestrator.sources.downloads import convert_image
 
     dataset = place.datasets[case.dataset]
     with _local_download(place, dataset.download, case=case) as downloads:
-        converted = convert_case(case, dataset=dataset, label_sets=label_sets, downloads=downloads)
-    storage = place.storage
-    keys = {"image": run_paths.case_image(case)} | {
-        name: run_paths.case_labels(case, label_set=name) for name in label_sets
-    }
-    with tempfile.TemporaryDirectory(prefix="case-") as folder:
-        paths = {name: Path(folder) / f"{name}.nii.gz" for name in keys}
-        write_case(converted, image_path=paths["image"], label_paths={name: paths[name] for name in label_sets})
-        digests = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in paths.items()}
-        for name, key in keys.items():
-            with storage.writing(key) as target:
-                shutil.copyfile(paths[name], target)
-    record = {
-        "case": case.id,
-        "sha256": digests,
-        "source_sha256": dict(converted.source_sha256),
-        "spacing_mm": list(converted.image.GetSpacing()[::-1]),
-        "notes": list(converted.notes),
-    }
-    write_json(storage, run_paths.case_record(case), record)
+        # Where a case ships several images, the label sets that it has choose, and not those that a call asks for.
+        found = convert_image(case, dataset=dataset, label_sets=dataset.label_sets, downloads=downloads)
+    record = CaseRecord(
+        sha256="", source=found.source, notes=found.notes, spacing_mm=tuple(found.image.GetSpacing()[::-1])
+    )
+    _keep(place.storage, found.image, key=run_paths.case_image(case), record=record, at=run_paths.image_record(case))
+
+
+def ingest_labels(place: Workplace, case: Case, *, label_set: str) -> None:
+    """Convert one mask of a case of a download to a label map in the geometry of its image."""
+    from orchestrator.sources.downloads import convert_labels
+
+    dataset, storage = place.datasets[case.dataset], place.storage
+    with _local_download(place, dataset.download, case=case) as downloads:
+        image = _read_image(storage, case)
+        found = convert_labels(case, dataset=dataset, label_set=label_set, image=image, downloads=downloads)
+    record = CaseRecord(sha256="", source=found.source, notes=found.notes, warnings=found.warnings)
+    key = run_paths.case_labels(case, label_set=label_set)
+    _keep(storage, found.labels, key=key, record=record, at=run_paths.labels_record(case, label_set=label_set))
+
+
+def _read_image(storage: Storage, case: Case) -> "sitk.Image":
+    """Return the image of a case; raises IntegrityError if it is not what its record tells."""
+    from orchestrator.images.nifti import read_nifti
+    from orchestrator.images.source_file import SourceFile
+
+    key, record_key = run_paths.case_image(case), run_paths.image_record(case)
+    expected = read_case_record(storage, record_key).sha256
+    try:
+        image, found = read_nifti(SourceFile(path=storage.fetch(key)))
+    except DataError as error:
+        raise IntegrityError(f"{error} Remove {storage.location}/{key}: the same command makes it again") from error
+    if found != expected:
+        raise IntegrityError(
+            f"{storage.location}/{key}: SHA-256 {found}; expected {expected}, as {record_key} tells. Remove it: the "
+            "same command makes it again"
+        )
+    return image
+
+
+def _keep(storage: Storage, volume: "sitk.Image", *, key: str, record: CaseRecord, at: str) -> None:
+    """Write a volume and then its record; raises DataError if it is another one than the record of before tells.
+
+    What was lost is made again: it must be what trainings have seen.
+    """
+    from orchestrator.sources.downloads import write_volume
+
+    with storage.writing(key) as target:
+        write_volume(volume, target)
+        record = replace(record, sha256=hashlib.sha256(target.read_bytes()).hexdigest())
+        before = read_case_record(storage, at) if storage.exists(at) else record
+        if before.sha256 != record.sha256:
+            raise DataError(
+                f"{storage.location}/{key}: made again from {', '.join(file.name for file in record.source.files)}, it "
+                f"is another one (SHA-256 {record.sha256}; expected {before.sha256}), since the download or a version "
+                "has changed. Restore what it was made from, or choose another --output"
+            )
+    write_case_record(storage, at, record)
 
 
 def fingerprint(place: Workplace, case: Case, *, label_set: str) -> None:

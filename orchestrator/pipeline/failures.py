@@ -63,6 +63,8 @@ class Retry:
     """Number of the next attempt, from 2."""
     wait_s: float = 0.0
     """Time until it may start."""
+    reopened: tuple[str, ...] = ()
+    """Ids of the stages that were done and are carried out again before it: what they had made is lost."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,7 +1,7 @@
 """Follows a run for people: counts, durations, epochs; passed on to the live view, the events and the metrics."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 
 from orchestrator.events import EventLog
@@ -56,6 +56,7 @@ class RunObserver:
         clock
             Gives monotonic seconds.
         """
+        self._graph = schedule.graph
         self._storage = storage
         self._events = events
         self._view = view
@@ -104,8 +105,9 @@ class RunObserver:
         with going_on_without(f"the whole text of the failure of {stage.id}"):
             self._storage.write_bytes(run_paths.stage_failure(stage.id), _story(error).encode())
         match decision:
-            case Retry(attempt=attempt):
+            case Retry(attempt=attempt, reopened=reopened):
                 self._view.note(f"{stage.id}: {line} (attempt {attempt} follows)")
+                self._reopen(reopened)
             case GiveUp():
                 self._num_failed[stage.kind] += 1
                 self.failures[stage.id] = line
@@ -210,6 +212,13 @@ class RunObserver:
             # The first record that a driver finds may be of an attempt before, on another machine.
             node=latest.node if seen is not None else None,
         )
+
+    def _reopen(self, stage_ids: Sequence[str]) -> None:
+        for stage_id in stage_ids:
+            kind = self._graph[stage_id].kind
+            self._totals[kind] += 1
+            self._view.note(f"{stage_id}: carried out again, since a file that it had made is lost")
+            self._events.append("stage_reopened", stage=stage_id, stage_kind=kind.value)
 
     def _forget(self, stage: Stage) -> None:
         if stage.kind is StageKind.TRAIN and stage.training is not None:

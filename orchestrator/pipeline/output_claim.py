@@ -9,7 +9,7 @@ from orchestrator.storage import run_paths
 from orchestrator.storage.interface import Storage
 from orchestrator.storage.json_files import read_json, write_json
 
-RUN_FORMAT = 1
+RUN_FORMAT = 2
 """Version of the layout of a run's output."""
 _WITHOUT_INFLUENCE = {"preset.expected_s_per_iteration", "trainings"}
 """Fields of the record of a run that change no result."""
@@ -41,6 +41,12 @@ def claim_output(storage: Storage, *, identity: Mapping[str, object], trainings:
     """
     record = json.loads(json.dumps({"format": RUN_FORMAT, **identity}))
     found = _claim_of(storage)
+    if found is not None and found.get("format") != RUN_FORMAT:
+        raise ConfigError(
+            f"{storage.location}/{run_paths.RUN}: files in layout {found.get('format')}; expected {RUN_FORMAT}. "
+            "Another version of this project has written them and can go on with them; otherwise choose another "
+            "--output"
+        )
     if found is not None and (different := _differences(found, record)):
         raise ConfigError(
             f"{storage.location}: holds a run with another {', '.join(different)}; expected the same one or an empty "

@@ -3,7 +3,7 @@
 No Ray, no files and no clock: who calls says what has happened and when, and carries out what is decided.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from orchestrator.cluster.config import SLICE_S
@@ -11,13 +11,13 @@ from orchestrator.pipeline.expectations import Expectations
 from orchestrator.pipeline.failures import FailureCounts, FailureKind, GiveUp, NodeRecords, Retry
 from orchestrator.pipeline.giving_way import GivingWay
 from orchestrator.pipeline.growth import Demand
-from orchestrator.pipeline.levelling import LOOKS_PER_SLICE, Work, look
+from orchestrator.pipeline.levelling import LOOKS_PER_SLICE, look
 from orchestrator.pipeline.outcomes import Outcomes
 from orchestrator.pipeline.processors import Need, Node, Processors, check_fits
 from orchestrator.pipeline.ready_queue import ReadyQueue, Urgency
 from orchestrator.pipeline.stages import Stage, StageKind
 from orchestrator.pipeline.ways import stages_up_to_training, ways_s
-from orchestrator.pipeline.whereabouts import Attempt, found_on
+from orchestrator.pipeline.whereabouts import Attempt, found_on, places, works_of
 
 RESTART_S = 90.0
 """Time from the order to stop until the training that follows fits again: checkpoint, imports, patches, plan."""
@@ -129,7 +129,8 @@ class Schedule:
         """Return the most urgent stage that can start and finds room, marked as running; None if there is none now."""
         self._open_rested(now_s)
         for stage_id in self._ready.due(now_s):
-            self._put(stage_id)
+            if stage_id not in self._running and not self.outcomes.lacks(stage_id):
+                self._put(stage_id)
         for stage_id in self._giving_way.granted():
             if stage_id in self._giving_way.waiting:
                 return self._start(stage_id, node=self._giving_way.use(stage_id), now_s=now_s)
@@ -151,9 +152,18 @@ class Schedule:
             # Somebody may want a faster place that is idle now.
             self._next_look_s = min(self._next_look_s, max(now_s, self._looked_s + self._slice_s / LOOKS_PER_SLICE))
         for ready in self.outcomes.finish(stage_id):
-            self._put(ready)
+            if ready not in self._running:
+                self._put(ready)
 
-    def fail(self, stage_id: str, *, kind: FailureKind, now_s: float, node: str | None = None) -> Retry | GiveUp:
+    def fail(
+        self,
+        stage_id: str,
+        *,
+        kind: FailureKind,
+        now_s: float,
+        node: str | None = None,
+        lost: Sequence[str] = (),
+    ) -> Retry | GiveUp:
         """Take note that a running stage has failed and decide what follows.
 
         Parameters
@@ -166,9 +176,13 @@ class Schedule:
             When.
         node
             Where it really ran, if that is known better than by its start.
+        lost
+            Stages, those before others that need them, whose products it has not found: they are carried out again.
         """
         attempt = self._release(stage_id)
         self._next_look_s = now_s
+        if lost:
+            return self._reopen(lost, for_stage=stage_id)
         where = node or attempt.node
         others = (one.id for one in self.processors.nodes.values() if attempt.need.share_of(one))
         victims = self.records.failed(
@@ -190,9 +204,26 @@ class Schedule:
         if wait_s:
             self._giving_way.drop(stage_id)
             self._ready.delay(stage_id, until_s=now_s + wait_s)
-        else:
+        elif not self.outcomes.lacks(stage_id):
             self._put(stage_id)
         return Retry(attempt=self.attempts[stage_id] + 1, wait_s=wait_s)
+
+    def _reopen(self, lost: Sequence[str], *, for_stage: str) -> Retry | GiveUp:
+        """Let a stage wait until what it has not found is made again; what is lost again and again is given up."""
+        self._giving_way.drop(for_stage)
+        is_hopeless = not (self.outcomes.failed | self.outcomes.blocked).isdisjoint(lost)
+        if is_hopeless or self._failures.failed(for_stage, kind=FailureKind.TRANSIENT) is None:
+            return GiveUp(blocked=tuple(self.outcomes.give_up(for_stage)))
+        reopened = self.outcomes.reopen(lost)
+        self._trainings += [one for one in reopened if self.graph[one].kind is StageKind.TRAIN]
+        for dependent in {one for stage_id in reopened for one in self.outcomes.dependents[stage_id]}:
+            if dependent in self._ready:
+                self._ready.take_out(dependent)
+        # Another stage may have had it made again meanwhile.
+        for stage_id in (*reopened, for_stage):
+            if not self.outcomes.lacks(stage_id):
+                self._put(stage_id)
+        return Retry(attempt=self.attempts[for_stage] + 1, reopened=tuple(reopened))
 
     def take_revived(self) -> list[str]:
         """Return, once, the stages that had failed for good on a node that was found to be broken later."""
@@ -240,7 +271,20 @@ class Schedule:
         for stage_id in self._giving_way.without_hope(now_s=now_s, patience_s=self._slice_s):
             self._drop_hold(stage_id)
         asked: list[str] = []
-        works, place_nodes = self._works(now_s)
+        outcomes = self.outcomes
+        # What is done stays done unless it is lost; what has failed may be revived.
+        self._trainings = [stage_id for stage_id in self._trainings if stage_id not in outcomes.done]
+        place_nodes = places(self.processors, need=self.training_need, predicting=self._nodes_of_predictions())
+        works = works_of(
+            [one for one in self._trainings if one not in outcomes.failed and one not in outcomes.blocked],
+            places=place_nodes,
+            running=self._running,
+            giving_way=self._giving_way,
+            can_start=self._ready.__contains__,
+            is_settled=lambda attempt: now_s - attempt.since_s >= self._slice_s,
+            remaining_s=lambda stage_id: self.remaining_s(stage_id, now_s=now_s),
+            margin=self._expectations.margin,
+        )
         speeds = [self._speed(node_id) for node_id in place_nodes]
         found = look(works, speeds, slice_s=self._slice_s)
         for move in found.moves:
@@ -354,38 +398,3 @@ class Schedule:
 
     def _nodes_of_predictions(self) -> list[str]:
         return [attempt.node for i, attempt in self._running.items() if self.graph[i].kind is StageKind.PREDICT]
-
-    def _works(self, now_s: float) -> tuple[list[Work], list[str]]:
-        """Return the trainings that are not done, and the node of each place on which they can run."""
-        place_nodes: list[str] = []
-        places_of: dict[str, list[int]] = {}
-        predicting = self._nodes_of_predictions()
-        for node_id, node in self.processors.nodes.items():
-            number = self.training_need.num_on(node) - predicting.count(node_id)
-            places_of[node_id] = list(range(len(place_nodes), len(place_nodes) + number))
-            place_nodes.extend([node_id] * number)
-        outcomes = self.outcomes
-        # What is done stays done; what has failed may be revived.
-        self._trainings = [stage_id for stage_id in self._trainings if stage_id not in outcomes.done]
-        works = []
-        for stage_id in self._trainings:
-            if stage_id in outcomes.failed or stage_id in outcomes.blocked:
-                continue
-            attempt, held = self._running.get(stage_id), self._giving_way.node_of(stage_id)
-            is_stopping = stage_id in self._giving_way.stopping
-            is_leaving = attempt is None or (is_stopping and self._giving_way.is_awaited(attempt.node))
-            where = held or (attempt.node if attempt and not is_leaving else None)
-            there = places_of.get(where, []) if where else []
-            is_settled = attempt is None or now_s - attempt.since_s >= self._slice_s
-            remaining_s = self.remaining_s(stage_id, now_s=now_s)
-            works.append(
-                Work(
-                    id=stage_id,
-                    remaining_s=remaining_s,
-                    margin_s=0.0 if attempt else remaining_s * self._expectations.margin(stage_id),
-                    place=there.pop() if there else None,
-                    can_start=stage_id in self._ready and held is None,
-                    can_stop=attempt is not None and is_settled and not is_stopping and held is None,
-                )
-            )
-        return works, place_nodes

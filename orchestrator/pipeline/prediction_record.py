@@ -40,15 +40,3 @@ def read_prediction_record(storage: Storage, training_id: str) -> PredictionReco
     if not isinstance(failures, dict):
         raise IntegrityError(f"{storage.location}/{key}: does not say which cases failed; remove it")
     return PredictionRecord(checkpoint_sha256=found, failures=failures)
-
-
-def has_current_predictions(storage: Storage, training_id: str) -> bool:
-    """Whether all predictions are there, of the checkpoint that the training has left."""
-    keys = (run_paths.prediction_record(training_id), run_paths.training_record(training_id))
-    if not all(map(storage.exists, keys)):
-        return False
-    try:
-        read_prediction_record(storage, training_id)
-    except IntegrityError:
-        return False
-    return True

@@ -19,7 +19,8 @@ from ray.exceptions import RayError, RayTaskError
 
 from orchestrator.cluster.config import ClusterConfig
 from orchestrator.errors import ClusterError, OrchestratorError, StorageError
-from orchestrator.pipeline.failures import GiveUp, Retry
+from orchestrator.pipeline.failures import FailureKind, GiveUp, Retry
+from orchestrator.pipeline.finished import lost_stages
 from orchestrator.pipeline.growth import MayStart, missing_machines
 from orchestrator.pipeline.policy import Schedule, Start
 from orchestrator.pipeline.preemption import REMOTE_MARKER_EVERY_S, ask_to_stop, forget_request
@@ -34,6 +35,9 @@ from orchestrator.pipeline.workplace import Workplace
 from orchestrator.training.stop_request import SIGNALS
 
 T = TypeVar("T")
+
+MAY_LACK_A_FILE = {FailureKind.TRANSIENT, FailureKind.DETERMINISTIC}
+"""Failures after which it is looked whether a file of ours is lost."""
 
 POLL_S = 0.5
 """Longest time between two looks at the running stages."""
@@ -305,7 +309,9 @@ class Executor:
         try:
             node = ray.get(reference)
         except RayError as error:
-            decision = self._schedule.fail(stage.id, kind=classify(error), now_s=now_s, node=node_of(error))
+            kind = classify(error)
+            lost = self._lost(stage) if kind in MAY_LACK_A_FILE else ()
+            decision = self._schedule.fail(stage.id, kind=kind, now_s=now_s, node=node_of(error), lost=lost)
             cause = innermost(error)
             self._listener.stage_failed(
                 stage, error=cause if isinstance(cause, Exception) else error, decision=decision
@@ -315,6 +321,12 @@ class Executor:
         else:
             self._schedule.finish(stage.id, now_s=now_s, node=node)
             self._listener.stage_finished(stage, elapsed_s=now_s - running.started_s)
+
+    def _lost(self, stage: Stage) -> Sequence[str]:
+        """Return the stages whose products a failed stage cannot have found; none where that cannot be seen now."""
+        with suppress(StorageError):
+            return lost_stages(self._schedule.graph, self._place.storage, stage_id=stage.id)
+        return ()
 
     def _look_at_nodes(self) -> None:
         """Tell the schedule which nodes have come and gone; what ran on those ends with an error of Ray."""

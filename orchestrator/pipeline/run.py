@@ -22,7 +22,7 @@ from orchestrator.pipeline.lease import Lease
 from orchestrator.pipeline.output_claim import claim_output
 from orchestrator.pipeline.policy import Schedule
 from orchestrator.pipeline.processors import Need, Node
-from orchestrator.pipeline.stages import Stage, build_graph, expected_bytes, label_sets_by_case
+from orchestrator.pipeline.stages import Stage, StageKind, build_graph, expected_bytes, label_sets_by_case
 from orchestrator.pipeline.training_need import idle_gpus, training_need
 from orchestrator.pipeline.ways import needed_stages
 from orchestrator.pipeline.workplace import Workplace
@@ -32,7 +32,6 @@ from orchestrator.results.aggregate import missing_predictions
 from orchestrator.results.records import ResultRow
 from orchestrator.results.store import ResultsStore, from_table
 from orchestrator.sources.downloads import CaseRequest, inspect_downloads
-from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.storage.interface import Storage
 
@@ -78,22 +77,37 @@ class RunOutcome:
     """Wall time of this call."""
 
 
-def needed_cases(request: RunRequest) -> dict[Case, tuple[str, ...]]:
-    """Return every case that the run reads, with the label sets that it must have."""
-    donors = find_donors(request.benchmark, request.trainings, preset=request.preset)
-    return label_sets_by_case([*request.trainings, *donors.values()])
+def graph_of(request: RunRequest) -> dict[str, Stage]:
+    """Return every stage of a run."""
+    return build_graph(
+        request.trainings,
+        donors=find_donors(request.benchmark, request.trainings, preset=request.preset),
+        datasets={dataset.name: dataset for dataset in request.benchmark.datasets},
+        preset=request.preset,
+        phantoms=request.data is None,
+    )
 
 
 def check_before_start(request: RunRequest) -> tuple[Problem, ...]:
-    """Return what is wrong with the downloads of the cases that a run still has to read, as far as headers show it."""
+    """Return what is wrong with the downloads of what a run still has to read of them, as far as headers show it."""
     storage = open_storage(request.output)
     if request.data is None or "://" in request.data:
         return ()
+    graph = graph_of(request)
+    missing: dict[Case, set[str]] = {}
+    for stage_id in needed_stages(graph, done=finished_stages(graph, storage)):
+        stage = graph[stage_id]
+        if stage.case is not None and stage.kind in {StageKind.INGEST, StageKind.LABELS}:
+            missing.setdefault(stage.case, set()).update(stage.label_sets)
     datasets = {dataset.name: dataset for dataset in request.benchmark.datasets}
     requests = [
-        CaseRequest(dataset=datasets[case.dataset], case_name=case.name, label_sets=label_sets)
-        for case, label_sets in sorted(needed_cases(request).items())
-        if not storage.exists(run_paths.case_record(case))
+        CaseRequest(
+            dataset=datasets[case.dataset],
+            case_name=case.name,
+            # An image alone is looked at beside whatever mask the case has.
+            label_sets=tuple(sorted(label_sets)) or datasets[case.dataset].label_sets[:1],
+        )
+        for case, label_sets in sorted(missing.items())
     ]
     return inspect_downloads(requests, downloads=Path(request.data), thorough=False, num_threads=8).problems
 
@@ -141,13 +155,7 @@ def run(request: RunRequest, *, console: Console) -> RunOutcome:
     """
     started_s = time.monotonic()
     storage = open_storage(request.output)
-    graph = build_graph(
-        request.trainings,
-        donors=find_donors(request.benchmark, request.trainings, preset=request.preset),
-        datasets={dataset.name: dataset for dataset in request.benchmark.datasets},
-        preset=request.preset,
-        phantoms=request.data is None,
-    )
+    graph = graph_of(request)
     note = partial(console.print, markup=False, highlight=False, soft_wrap=True)
     with Lease(storage, note=note) as lease:
         events = EventLog(storage, run_started=datetime.now(UTC), clock=lambda: datetime.now(UTC))

@@ -1,8 +1,10 @@
 """The graph of a run: which stages there are, what each needs and which files say that it is done.
 
-    download -> ingest -> fingerprint -> plan -> preprocess -> train -> predict -> score
+    download -> ingest -> labels -> fingerprint -> plan -> preprocess -> train -> predict -> score
 
-A stage is done when all of its products exist in the output location; nothing else is remembered between two runs.
+A stage is done when all of its products exist in the output location; nothing else is remembered between two runs. It
+needs every stage of which it reads a product, and not only those that come right before: what was lost since is made
+again for it.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,7 +24,9 @@ class StageKind(StrEnum):
     DOWNLOAD = "download"
     """Generate one phantom download (real downloads are already there)."""
     INGEST = "ingest"
-    """Turn one case of a download into an image and its label maps."""
+    """Turn the image of one case of a download into ours."""
+    LABELS = "labels"
+    """Turn one mask of a case into a label map of ours; others of the case may be bad."""
     FINGERPRINT = "fingerprint"
     """Measure one training case as nnU-Net does."""
     PLAN = "plan"
@@ -51,7 +55,7 @@ class Stage:
     kind: StageKind
     """What is done."""
     needs: tuple[str, ...]
-    """Ids of the stages that must be done before."""
+    """Ids of the stages that must be done before: all of which it reads a product."""
     products: tuple[str, ...]
     """Keys that exist when the stage is done."""
     expected_s: float
@@ -78,7 +82,7 @@ _CHECKPOINT_BYTES = 1_000_000_000
 
 @dataclass(kw_only=True, slots=True)
 class _Builder:
-    """Collects stages; a stage that several trainings need is added once."""
+    """Collects stages; a stage that several trainings need is added once, and asked for thousands of times."""
 
     datasets: Mapping[str, Dataset]
     preset: Preset
@@ -103,7 +107,7 @@ class _Builder:
                 id=f"download {name}",
                 kind=StageKind.DOWNLOAD,
                 needs=(),
-                products=(run_paths.phantom_marker(name),),
+                products=(run_paths.phantom_listing(name),),
                 expected_s=sum(costs.GENERATE.seconds(self.voxels(case)) for case in scans.values()),
                 memory_gib=self.memory_gib(costs.GENERATE, scans.values()),
                 download=name,
@@ -111,22 +115,42 @@ class _Builder:
         )
 
     def ingest(self, case: Case) -> str:
+        stage_id = f"ingest {case.id}"
+        if stage_id in self.stages:
+            return stage_id
         download = self.datasets[case.dataset].download
-        label_sets = self.label_sets_of_case[case]
         return self.add(
             Stage(
-                id=f"ingest {case.id}",
+                id=stage_id,
                 kind=StageKind.INGEST,
                 needs=(self.download(download),) if self.phantoms else (),
-                products=(
-                    *(run_paths.case_labels(case, label_set=name) for name in label_sets),
-                    run_paths.case_record(case),
-                ),
+                products=(run_paths.case_image(case), run_paths.image_record(case)),
                 expected_s=costs.INGEST.seconds(self.voxels(case)),
                 memory_gib=self.memory_gib(costs.INGEST, [case]),
                 voxels=self.voxels(case),
                 case=case,
-                label_sets=label_sets,
+                download=download,
+            )
+        )
+
+    def labels(self, case: Case, label_set: str) -> str:
+        stage_id = f"labels {case.id} {label_set}"
+        if stage_id in self.stages:
+            return stage_id
+        download = self.datasets[case.dataset].download
+        return self.add(
+            Stage(
+                id=stage_id,
+                kind=StageKind.LABELS,
+                needs=(self.ingest(case), *((self.download(download),) if self.phantoms else ())),
+                products=(
+                    run_paths.case_labels(case, label_set=label_set),
+                    run_paths.labels_record(case, label_set=label_set),
+                ),
+                expected_s=costs.LABELS.seconds(self.voxels(case)),
+                memory_gib=self.memory_gib(costs.LABELS, [case]),
+                case=case,
+                label_sets=(label_set,),
                 download=download,
             )
         )
@@ -136,7 +160,7 @@ class _Builder:
             Stage(
                 id=f"fingerprint {case.id} {label_set}",
                 kind=StageKind.FINGERPRINT,
-                needs=(self.ingest(case),),
+                needs=(self.ingest(case), self.labels(case, label_set)),
                 products=(run_paths.fingerprint(case, label_set=label_set),),
                 expected_s=costs.FINGERPRINT.seconds(self.voxels(case)),
                 memory_gib=self.memory_gib(costs.FINGERPRINT, [case]),
@@ -170,8 +194,11 @@ class _Builder:
                 Stage(
                     id=f"preprocess {training.id} {case.id}",
                     kind=StageKind.PREPROCESS,
-                    needs=(plan,),
-                    products=(run_paths.patches(training.id, case),),
+                    needs=(self.ingest(case), self.labels(case, training.subtask), plan),
+                    products=(
+                        run_paths.patches(training.id, case),
+                        run_paths.record_of_patches(run_paths.patches(training.id, case)),
+                    ),
                     expected_s=costs.PREPROCESS.seconds(voxels),
                     memory_gib=costs.PREPROCESS.memory_gib(voxels),
                     voxels=voxels,
@@ -192,17 +219,17 @@ class _Builder:
                 training=training,
             )
         )
-        self.evaluation(training, train=train, voxels=voxels)
+        self.evaluation(training, plan=plan, train=train, voxels=voxels)
 
-    def evaluation(self, training: Training, *, train: str, voxels: int) -> None:
+    def evaluation(self, training: Training, *, plan: str, train: str, voxels: int) -> None:
         """Add what is done with the model of a training."""
-        evaluated = sorted({case for evaluation in training.evaluation_sets for case in evaluation.cases})
+        evaluated = evaluated_cases(training)
         predicted = costs.prediction_of_case(voxels, training=training, preset=self.preset)
         predict = self.add(
             Stage(
                 id=f"predict {training.id}",
                 kind=StageKind.PREDICT,
-                needs=(train, *(self.ingest(case) for case in evaluated)),
+                needs=(train, plan, *(self.ingest(case) for case in evaluated)),
                 products=(run_paths.prediction_record(training.id),),
                 expected_s=(predicted.core + predicted.network) * len(evaluated),
                 expected_core_s=predicted.core * len(evaluated),
@@ -213,7 +240,12 @@ class _Builder:
             Stage(
                 id=f"score {training.id}",
                 kind=StageKind.SCORE,
-                needs=(predict,),
+                # Also what it was fitted to: each row has a digest over all cases. The final checkpoint is not read.
+                needs=(
+                    predict,
+                    *(self.ingest(case) for case in training.cases),
+                    *(self.labels(case, label_set) for case, label_set in used_label_sets(training)),
+                ),
                 products=(run_paths.results(training.id),),
                 expected_s=sum(costs.SCORE.seconds(self.voxels(case)) for case in evaluated),
                 memory_gib=self.memory_gib(costs.SCORE, evaluated),
@@ -228,15 +260,24 @@ def expected_bytes(stages: Iterable[Stage], *, preset: Preset) -> int:
     return sum(2 * stage.voxels + (checkpoints if stage.kind is StageKind.TRAIN else 0) for stage in stages)
 
 
+def evaluated_cases(training: Training) -> tuple[Case, ...]:
+    """Return every case on which a training is scored, sorted."""
+    return tuple(sorted({case for evaluation in training.evaluation_sets for case in evaluation.cases}))
+
+
+def used_label_sets(training: Training) -> tuple[tuple[Case, str], ...]:
+    """Return each case of a training with each label set that is needed to fit and to score it."""
+    fitted = {(case, training.subtask) for case in (*training.train, *training.val)}
+    scored = {(case, one.label_set) for one in training.evaluation_sets for case in one.cases}
+    return tuple(sorted(fitted | scored))
+
+
 def label_sets_by_case(trainings: Iterable[Training]) -> dict[Case, tuple[str, ...]]:
     """Return the label sets that each case must have so that these trainings can be fitted and scored."""
     needed: dict[Case, set[str]] = {}
     for training in trainings:
-        for case in (*training.train, *training.val):
-            needed.setdefault(case, set()).add(training.subtask)
-        for evaluation in training.evaluation_sets:
-            for case in evaluation.cases:
-                needed.setdefault(case, set()).add(evaluation.label_set)
+        for case, label_set in used_label_sets(training):
+            needed.setdefault(case, set()).add(label_set)
     return {case: tuple(sorted(names)) for case, names in needed.items()}
 
 

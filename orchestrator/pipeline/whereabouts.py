@@ -1,8 +1,10 @@
 """Where running stages are: where the schedule has put them, until they tell."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from orchestrator.pipeline.giving_way import GivingWay
+from orchestrator.pipeline.levelling import Work
 from orchestrator.pipeline.processors import Need, Processors
 
 
@@ -47,3 +49,66 @@ def found_on(node: str, attempt: Attempt, *, running: Mapping[str, Attempt], pro
             processors.take(node, attempt.need)
             attempt.node = node
     attempt.has_told = True
+
+
+def places(processors: Processors, *, need: Need, predicting: Sequence[str]) -> list[str]:
+    """Return the node of each place on which a training can run; predictions take some, one for each node named."""
+    return [
+        node_id
+        for node_id, node in processors.nodes.items()
+        for _ in range(need.num_on(node) - predicting.count(node_id))
+    ]
+
+
+def works_of(
+    training_ids: Iterable[str],
+    *,
+    places: Sequence[str],
+    running: Mapping[str, Attempt],
+    giving_way: GivingWay,
+    can_start: Callable[[str], bool],
+    is_settled: Callable[[Attempt], bool],
+    remaining_s: Callable[[str], float],
+    margin: Callable[[str], float],
+) -> list[Work]:
+    """Return trainings as the levelling sees them; their places are indices of `places`.
+
+    Parameters
+    ----------
+    training_ids
+        Those that are not done.
+    places
+        The node of each place.
+    running
+        What runs.
+    giving_way
+        Who was asked to stop, and for whom a place is kept.
+    can_start
+        Whether only a place is missing to a training.
+    is_settled
+        Whether an attempt has run long enough to be stopped again.
+    remaining_s, margin
+        What is expected of a training, and by which share it may turn out to be longer.
+    """
+    free_of: dict[str, list[int]] = {}
+    for index, node_id in enumerate(places):
+        free_of.setdefault(node_id, []).append(index)
+    works = []
+    for stage_id in training_ids:
+        attempt, held = running.get(stage_id), giving_way.node_of(stage_id)
+        is_stopping = stage_id in giving_way.stopping
+        is_leaving = attempt is None or (is_stopping and giving_way.is_awaited(attempt.node))
+        where = held or (attempt.node if attempt and not is_leaving else None)
+        there = free_of.get(where, []) if where else []
+        left_s = remaining_s(stage_id)
+        works.append(
+            Work(
+                id=stage_id,
+                remaining_s=left_s,
+                margin_s=0.0 if attempt else left_s * margin(stage_id),
+                place=there.pop() if there else None,
+                can_start=can_start(stage_id) and held is None,
+                can_stop=attempt is not None and is_settled(attempt) and not is_stopping and held is None,
+            )
+        )
+    return works

@@ -18,10 +18,11 @@ from orchestrator.benchmark.definition import Case, EvaluationSet, Training
 from orchestrator.benchmark.matrix import split_sha256
 from orchestrator.errors import DataError, IntegrityError, StorageError
 from orchestrator.pipeline.attempt import AttemptClaim, AttemptEvents, TrainingLog
-from orchestrator.pipeline.case_work import fingerprint, generate_download, ingest
+from orchestrator.pipeline.case_records import digests_of
+from orchestrator.pipeline.case_work import fingerprint, generate_download, ingest, ingest_labels
 from orchestrator.pipeline.latest_epoch import LatestEpoch, write_latest_epoch
 from orchestrator.pipeline.prediction_record import PredictionRecord, read_prediction_record, write_prediction_record
-from orchestrator.pipeline.stages import Stage, StageKind
+from orchestrator.pipeline.stages import Stage, StageKind, evaluated_cases, used_label_sets
 from orchestrator.pipeline.workplace import Workplace
 from orchestrator.results.records import Provenance, ResultRow, ScoreStatus
 from orchestrator.results.store import ResultsStore
@@ -55,7 +56,7 @@ def carry_out(
     node
         Id of this machine in its cluster: a training tells with its epochs where it runs.
     """
-    if stage.kind not in {StageKind.DOWNLOAD, StageKind.INGEST, StageKind.SCORE}:
+    if stage.kind not in {StageKind.DOWNLOAD, StageKind.INGEST, StageKind.LABELS, StageKind.SCORE}:
         from orchestrator.training.threads import limit_threads
 
         limit_threads(place.num_threads if stage.kind.uses_network else 1)
@@ -73,7 +74,9 @@ def _carry_out(place: Workplace, stage: Stage, *, watches: Sequence["Watch"], no
         case StageKind.DOWNLOAD:
             generate_download(place, stage.download)
         case StageKind.INGEST:
-            ingest(place, _case(stage), label_sets=stage.label_sets)
+            ingest(place, _case(stage))
+        case StageKind.LABELS:
+            ingest_labels(place, _case(stage), label_set=stage.label_sets[0])
         case StageKind.FINGERPRINT:
             fingerprint(place, _case(stage), label_set=stage.label_sets[0])
         case StageKind.PLAN:
@@ -158,12 +161,13 @@ def train(place: Workplace, training: Training, *, watches: Sequence["Watch"] = 
                 log.flush()
                 write_latest_epoch(storage, training.id, latest)
 
+        plan = _read_plan(storage, training.id)
         patches = _training_patches(place, training)
         patches.repair(note=log.write)
         with patches.cache.gathered(storage, patches.write_manifest()) as folder:
             try:
                 outcome = fit(
-                    plan=_read_plan(storage, training.id),
+                    plan=plan,
                     preset=place.preset,
                     training_id=training.id,
                     train_cases=[_identifier(case) for case in training.train],
@@ -184,7 +188,7 @@ def train(place: Workplace, training: Training, *, watches: Sequence["Watch"] = 
                 raise StorageError(
                     f"{error}; it is written again, and the training goes on from its checkpoint"
                 ) from error
-    write_json(storage, run_paths.training_record(training.id), asdict(outcome))
+    write_json(storage, run_paths.training_record(training.id), {**asdict(outcome), "plan_sha256": plan.sha256})
 
 
 def _training_patches(place: Workplace, training: Training) -> "TrainingPatches":
@@ -218,7 +222,7 @@ def predict(place: Workplace, training: Training) -> None:
     )
     description = f"checkpoint {final.sha256}"
     errors: dict[str, DataError] = {}
-    cases = sorted({case for evaluation in training.evaluation_sets for case in evaluation.cases})
+    cases = evaluated_cases(training)
     for case in cases:
         key = run_paths.prediction(training.id, case)
         if storage.exists(key) and description_of(storage.fetch(key)) == description:
@@ -316,15 +320,15 @@ def _fetch_prediction(storage: Storage, training: Training, case: Case) -> Path:
 def _not_there(storage: Storage, training: Training, case: Case, *, problem: str) -> IntegrityError:
     key, record = run_paths.prediction(training.id, case), run_paths.prediction_record(training.id)
     return IntegrityError(
-        f"{storage.location}/{key}: {problem}, though {record} says that all are there. Remove both, and the same "
-        "command predicts this case again"
+        f"{storage.location}/{key}: {problem}, though {record} says that it is there. Remove it, and the same command "
+        "predicts this case again"
     )
 
 
 def _provenance(place: Workplace, training: Training, *, checkpoint_sha256: str) -> Provenance:
     """Gather what the rows of a training say about their origin."""
     storage = place.storage
-    digests = [read_json(storage, run_paths.case_record(case))["sha256"] for case in training.cases]
+    digests = digests_of(storage, used_label_sets(training))
     record = read_json(storage, run_paths.training_record(training.id))
     return Provenance(
         preset=place.preset.name,
@@ -332,7 +336,7 @@ def _provenance(place: Workplace, training: Training, *, checkpoint_sha256: str)
         versions=json.dumps(_in_their_order(record.get("environments", ()))),
         data_sha256=_sha256(json.dumps(digests, sort_keys=True).encode()),
         split_sha256=split_sha256(training),
-        plan_sha256=_read_plan(storage, training.id).sha256,
+        plan_sha256=record["plan_sha256"],
         checkpoint_sha256=checkpoint_sha256,
         phantoms=place.data is None,
         is_capped=training.is_capped,

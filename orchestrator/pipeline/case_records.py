@@ -1,0 +1,84 @@
+"""What a run remembers of each image and label map that it has made of a download: digest, origin, what was odd."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from orchestrator.benchmark.definition import Case
+from orchestrator.errors import IntegrityError
+from orchestrator.sources.downloads import FileStamp, SourceStamp
+from orchestrator.storage import run_paths
+from orchestrator.storage.interface import Storage
+from orchestrator.storage.json_files import read_json, write_json
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CaseRecord:
+    """The record of one image or one label map."""
+
+    sha256: str
+    """Digest of our file."""
+    source: SourceStamp
+    """What it was made from."""
+    notes: tuple[str, ...] = ()
+    """What was changed or tolerated on the way, one sentence each."""
+    warnings: tuple[str, ...] = ()
+    """What was taken as it is but hardly right, with numbers, one sentence each."""
+    spacing_mm: tuple[float, ...] = ()
+    """(z, y, x), of an image."""
+
+
+def write_case_record(storage: Storage, key: str, record: CaseRecord) -> None:
+    """Write a record: what it is of is there."""
+    write_json(storage, key, asdict(record))
+
+
+def read_case_record(storage: Storage, key: str) -> CaseRecord:
+    """Return a record; raises IntegrityError if it is damaged."""
+    found = read_json(storage, key)
+    try:
+        return _parsed(found)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise IntegrityError(
+            f"{storage.location}/{key}: not the record of an image or label map ({error!r}). Remove it: the same "
+            "command makes it again"
+        ) from error
+
+
+def _parsed(found: Mapping[str, Any]) -> CaseRecord:
+    source = found["source"]
+    return CaseRecord(
+        sha256=_text(found["sha256"]),
+        source=SourceStamp(
+            files=tuple(
+                FileStamp(name=_text(file["name"]), num_bytes=int(file["num_bytes"]), mtime_ns=int(file["mtime_ns"]))
+                for file in source["files"]
+            ),
+            sha256=_text(source["sha256"]),
+        ),
+        notes=_texts(found["notes"]),
+        warnings=_texts(found["warnings"]),
+        spacing_mm=tuple(map(float, found["spacing_mm"])),
+    )
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value
+
+
+def _texts(values: Iterable[object]) -> tuple[str, ...]:
+    return tuple(map(_text, values))
+
+
+def digests_of(storage: Storage, labels: Iterable[tuple[Case, str]]) -> dict[str, str]:
+    """Return the digests of label maps and of their images, by name of case and part, as the records have them.
+
+    They depend on nothing but these cases and label sets: not on what else a run has made, nor on the order.
+    """
+    keys: dict[str, str] = {}
+    for case, label_set in labels:
+        keys[f"{case.id} image"] = run_paths.image_record(case)
+        keys[f"{case.id} {label_set}"] = run_paths.labels_record(case, label_set=label_set)
+    return {name: read_case_record(storage, key).sha256 for name, key in sorted(keys.items())}
