@@ -8,19 +8,31 @@ import pytest
 import torch
 from ray import exceptions as ray_errors
 from ray.train import WorkerGroupError
+from ray.train.v2._internal.exceptions import (
+    InsufficientClusterResourcesError,
+    WorkerGroupStartupFailedError,
+    WorkerGroupStartupTimeoutError,
+)
+from ray.train.v2.api.exceptions import ControllerError
 
 from orchestrator.errors import GpuError, OrchestratorError, StorageError, TrainingError
 from orchestrator.pipeline.failures import FailureCounts, FailureKind, NodeRecords, kind_of
-from orchestrator.pipeline.ray_failures import classify, innermost, node_of, note_node
+from orchestrator.pipeline.ray_failures import address_of, classify, innermost, node_of, note_node
+from orchestrator.pipeline.ray_nodes import node_at
+
+
+class UnpicklableError(Exception):
+    def __reduce__(self):
+        raise TypeError("cannot pickle")
 
 
 class AskedToStopError(OrchestratorError):
     is_preemption = True
 
 
-def from_task(error: Exception) -> ray_errors.RayTaskError:
+def from_task(error: Exception, *, traceback="Traceback") -> ray_errors.RayTaskError:
     """Return what ``ray.get`` raises of a task that raised this."""
-    return ray_errors.RayTaskError("stage", "Traceback", error, proctitle="p", pid=1, ip="10.0.0.1")
+    return ray_errors.RayTaskError("stage", traceback, error, proctitle="p", pid=1, ip="10.0.0.1")
 
 
 def test_a_preemption_is_tried_without_end_and_without_a_wait():
@@ -66,7 +78,7 @@ class Node:
         return "node" in self.records.resting
 
 
-@pytest.mark.parametrize("kind", set(FailureKind) - {FailureKind.PREEMPTION, FailureKind.GPU})
+@pytest.mark.parametrize("kind", set(FailureKind) - {FailureKind.PREEMPTION, FailureKind.GPU, FailureKind.MACHINE})
 def test_a_node_on_which_different_stages_fail_rests_and_they_are_innocent(kind):
     node = Node()
     assert node.failed("a") == ()
@@ -151,6 +163,16 @@ def test_a_gpu_that_fails_the_same_training_twice_within_an_hour_rests():
     assert node.rests
 
 
+def test_a_machine_that_cannot_start_a_stage_rests_at_once_and_any_number_of_them_do():
+    node = Node()
+    assert node.failed("a", kind=FailureKind.MACHINE) == ("a",)
+    assert node.failed("a", kind=FailureKind.MACHINE, node="second") == ("a",)
+    assert node.records.resting == {"node", "second"}
+    # The last one goes on, and its failures count.
+    node.others = ("node", "second")
+    assert node.failed("a", kind=FailureKind.MACHINE, node="third") == ()
+
+
 def test_each_rest_is_twice_as_long_until_it_has_gone_well_for_an_hour():
     node, now_s, lengths_s = Node(), 0.0, []
     for wait_s in [0.0] * 9 + [3600.0, 3601.0]:
@@ -186,7 +208,42 @@ KINDS = {
     "disk full": (from_task(OSError(errno.ENOSPC, "No space left on device")), FailureKind.TRANSIENT),
     "connection lost": (from_task(ConnectionResetError("peer")), FailureKind.TRANSIENT),
     "no such file": (from_task(FileNotFoundError(errno.ENOENT, "x")), FailureKind.DETERMINISTIC),
-    "object lost": (ray_errors.RuntimeEnvSetupError("pip"), FailureKind.TRANSIENT),
+    "environment not built": (ray_errors.RuntimeEnvSetupError("pip"), FailureKind.MACHINE),
+    "function not imported": (
+        from_task(
+            RuntimeError(
+                "The remote function failed to import on the worker. This may be because needed library dependencies "
+                "are not installed in the worker environment or cannot be found from sys.path []:\n\nTraceback"
+            )
+        ),
+        FailureKind.MACHINE,
+    ),
+    "actor not imported": (
+        ray_errors.ActorDiedError(
+            from_task(
+                RuntimeError("x"), traceback="RuntimeError: The actor with name W failed to import on the worker."
+            )
+        ),
+        FailureKind.MACHINE,
+    ),
+    "arguments not imported": (
+        from_task(ray_errors.RaySystemError("No module named 'orchestrator'", "Traceback")),
+        FailureKind.MACHINE,
+    ),
+    "package not there": (from_task(ModuleNotFoundError("No module named 'torch'")), FailureKind.MACHINE),
+    "library not there": (
+        from_task(OSError("libcudart.so.13: cannot open shared object file: No such file or directory")),
+        FailureKind.MACHINE,
+    ),
+    "no more threads": (from_task(RuntimeError("can't start new thread")), FailureKind.MACHINE),
+    "worker group does not start": (from_task(WorkerGroupStartupFailedError("x")), FailureKind.MACHINE),
+    "worker group starts too slowly": (from_task(WorkerGroupStartupTimeoutError(1)), FailureKind.MACHINE),
+    "cluster too small for a while": (from_task(InsufficientClusterResourcesError("x")), FailureKind.TRANSIENT),
+    "an error that cannot be sent": (from_task(UnpicklableError("x")), FailureKind.DETERMINISTIC),
+    "controller of Ray Train": (
+        from_task(ControllerError(ray_errors.NodeDiedError("gone"))),
+        FailureKind.PREEMPTION,
+    ),
     "storage": (from_task(StorageError("503")), FailureKind.TRANSIENT),
     "bad case": (from_task(TrainingError("NaN")), FailureKind.DETERMINISTIC),
     "bug": (from_task(ZeroDivisionError()), FailureKind.DETERMINISTIC),
@@ -195,6 +252,70 @@ KINDS = {
         FailureKind.TRANSIENT,
     ),
 }
+
+
+CLASSES = {
+    FailureKind.PREEMPTION: {
+        "NodeDiedError",
+        "LocalRayletDiedError",
+        "TaskUnschedulableError",
+        "ActorUnschedulableError",
+        "TaskPlacementGroupRemoved",
+        "ActorPlacementGroupRemoved",
+    },
+    FailureKind.CRASH: {
+        "WorkerCrashedError",
+        "RayActorError",
+        "ActorDiedError",
+        "ActorUnavailableError",
+        "UnserializableException",
+    },
+    FailureKind.MACHINE: {
+        "RuntimeEnvSetupError",
+        "RaySystemError",
+        "StreamingGeneratorReplayInconsistentError",
+        "RayChannelError",
+        "RayChannelTimeoutError",
+        "RayCgraphCapacityExceeded",
+        "RayDirectTransportError",
+        "ObjectStoreFullError",
+        "AuthenticationError",
+    },
+    FailureKind.MEMORY: {"OutOfMemoryError"},
+    FailureKind.DETERMINISTIC: {"RayError", "RayTaskError", "UserCodeException", "CrossLanguageError"},
+    FailureKind.TRANSIENT: {
+        "TaskCancelledError",
+        "OutOfDiskError",
+        "ObjectLostError",
+        "ObjectFetchTimedOutError",
+        "RpcError",
+        "ReferenceCountingAssertionError",
+        "ObjectFreedError",
+        "OwnerDiedError",
+        "ObjectReconstructionFailedError",
+        "GetTimeoutError",
+        "PlasmaObjectNotAvailable",
+        "AsyncioActorExit",
+        "PendingCallsLimitExceeded",
+        "ObjectRefStreamEndOfStreamError",
+        "OufOfBandObjectRefSerializationException",
+        "ActorAlreadyExistsError",
+        "ActorHandleNotFoundError",
+    },
+}
+"""Every error class of Ray 2.60; one that a later version adds is to be put here."""
+
+
+def test_every_class_of_ray_has_a_kind():
+    found = {kind: set() for kind in CLASSES}
+    for name, of_ray in vars(ray_errors).items():
+        if isinstance(of_ray, type) and issubclass(of_ray, ray_errors.RayError):
+            # Of some the text is made of what a cluster tells.
+            played = type(name, (of_ray,), {"__init__": lambda self: None, "__str__": lambda self: ""})
+            error = played() if of_ray is not ray_errors.RayError else of_ray()
+            error._preempted, error.cause = False, None
+            found[classify(error)].add(name)
+    assert found == CLASSES
 
 
 @pytest.mark.parametrize("case", KINDS)
@@ -210,6 +331,17 @@ def test_an_error_says_where_it_was_after_it_was_sent():
     assert node_of(sent) == "n1"
     assert node_of(ray_errors.WorkerCrashedError()) is None
     assert isinstance(innermost(sent), StorageError)
+
+
+def test_a_task_that_failed_before_our_code_is_placed_by_its_address():
+    nodes = [
+        {"NodeID": name, "Alive": alive, "NodeManagerAddress": address}
+        for name, alive, address in (("a", True, "10.0.0.1"), ("b", False, "10.0.0.1"), ("c", True, "10.0.0.2"))
+    ]
+    failed = from_task(RuntimeError("The remote function failed to import on the worker."))
+    assert node_at(address_of(failed), found=nodes) == "a"
+    assert node_at("10.0.0.1", found=[*nodes, {**nodes[0], "NodeID": "d"}]) is None
+    assert node_at(address_of(ray_errors.WorkerCrashedError()), found=nodes) is None
 
 
 def test_an_error_of_ours_says_itself_what_it_is():

@@ -22,6 +22,8 @@ class FailureKind(StrEnum):
     """Memory was short: because of itself, or of what else was there; nobody can tell which."""
     GPU = "gpu"
     """A GPU cannot be used or has failed: its machine is broken."""
+    MACHINE = "machine"
+    """A machine cannot carry out what others can: it starts no process, or does not import what a stage needs."""
     DETERMINISTIC = "deterministic"
     """A bad case or a bug: another attempt would end the same way."""
 
@@ -51,6 +53,8 @@ RETRY_RULES = {
     # Half an hour: as long as a file server may take to come back.
     FailureKind.TRANSIENT: RetryRule(max_attempts=6, first_wait_s=10.0, factor=6.0),
     FailureKind.MEMORY: RetryRule(max_attempts=5, first_wait_s=30.0, factor=2.0),
+    # Four minutes: a machine that has just joined gets its files, one that is overloaded its memory. Elsewhere at once.
+    FailureKind.MACHINE: RetryRule(max_attempts=8, first_wait_s=2.0, factor=2.0, max_wait_s=120.0),
     FailureKind.DETERMINISTIC: RetryRule(max_attempts=1),
 }
 
@@ -114,7 +118,8 @@ class NodeRecords:
     failed on it, one after the other, it gets nothing for a time, and what failed there is tried elsewhere. A success
     wipes out what was before: of a stage without a GPU the failures of such stages, of one with a GPU those of others
     with one. It does not wipe out failures of a GPU, since a machine may have others that work. A stage that has failed
-    on a second node too is at fault itself and says nothing about a node. A preemption never does.
+    on a second node too is at fault itself and says nothing about a node. A preemption never does. An error that is of
+    the machine by its very words lets it rest at once.
     """
 
     def __init__(self) -> None:
@@ -174,6 +179,8 @@ class NodeRecords:
         num_failures = len(victims)
         if kind is FailureKind.GPU:
             num_failures = max(num_failures, self._count_of_gpu(node, now_s))
+        elif kind is FailureKind.MACHINE:
+            num_failures = NUM_VICTIMS
         else:
             self._failed_on[stage_id].add(node)
             if len(self._failed_on[stage_id]) > 1:
@@ -208,6 +215,15 @@ _OF_THE_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EM
 """What a disk or file system says that is full, gone or busy."""
 
 
+_CANNOT_START = ("failed to import on the", "can't start new thread", "cannot open shared object file")
+"""What Ray says where a process lacks a module, and Python and the loader where a process can have no more."""
+
+
+def is_of_machine(error: BaseException) -> bool:
+    """Whether an error is of the machine: what is imported, and how many processes it can have, is the same for all."""
+    return isinstance(error, ImportError) or any(words in str(error) for words in _CANNOT_START)
+
+
 def kind_of(error: BaseException) -> FailureKind:
     """Classify an error that a stage itself has raised."""
     if getattr(error, "is_preemption", False):
@@ -220,4 +236,4 @@ def kind_of(error: BaseException) -> FailureKind:
         return FailureKind.TRANSIENT if error.can_retry else FailureKind.DETERMINISTIC
     if isinstance(error, OSError) and (error.errno in _OF_THE_MACHINE or isinstance(error, ConnectionError)):
         return FailureKind.TRANSIENT
-    return FailureKind.DETERMINISTIC
+    return FailureKind.MACHINE if is_of_machine(error) else FailureKind.DETERMINISTIC

@@ -25,10 +25,10 @@ from orchestrator.pipeline.growth import MayStart, missing_machines
 from orchestrator.pipeline.policy import Schedule, Start
 from orchestrator.pipeline.preemption import REMOTE_MARKER_EVERY_S, ask_to_stop, forget_request
 from orchestrator.pipeline.processors import Node, Resources
-from orchestrator.pipeline.ray_failures import classify, innermost, node_of
+from orchestrator.pipeline.ray_failures import address_of, classify, innermost, node_of
 from orchestrator.pipeline.ray_growth import Scouts
 from orchestrator.pipeline.ray_leftovers import free_reserved_places
-from orchestrator.pipeline.ray_nodes import label_selector, nodes_here, nodes_of
+from orchestrator.pipeline.ray_nodes import label_selector, node_at, nodes_here, nodes_of
 from orchestrator.pipeline.ray_worker import settle_coordinator, submit
 from orchestrator.pipeline.stages import Stage, StageKind
 from orchestrator.pipeline.workplace import Workplace
@@ -311,7 +311,8 @@ class Executor:
         except RayError as error:
             kind = classify(error)
             lost = self._lost(stage) if kind in MAY_LACK_A_FILE else ()
-            decision = self._schedule.fail(stage.id, kind=kind, now_s=now_s, node=node_of(error), lost=lost)
+            where = node_of(error) or node_at(address_of(error), found=ray.nodes())
+            decision = self._schedule.fail(stage.id, kind=kind, now_s=now_s, node=where, lost=lost)
             cause = innermost(error)
             self._listener.stage_failed(
                 stage, error=cause if isinstance(cause, Exception) else error, decision=decision

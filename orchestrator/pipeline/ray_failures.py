@@ -4,21 +4,54 @@ from typing import Final
 
 from ray import exceptions as ray_errors
 from ray.train import WorkerGroupError
+from ray.train.v2._internal.exceptions import (
+    RayTrainError,
+    WorkerGroupStartupFailedError,
+    WorkerGroupStartupTimeoutError,
+)
+from ray.train.v2.api.exceptions import PreemptionError
 
 from orchestrator.errors import is_out_of_memory
-from orchestrator.pipeline.failures import FailureKind, kind_of
+from orchestrator.pipeline.failures import FailureKind, is_of_machine, kind_of
 
 _NODE_NOTE: Final = "on node "
 
-_LOST_PLACES = (
-    ray_errors.NodeDiedError,
-    ray_errors.LocalRayletDiedError,
-    ray_errors.TaskUnschedulableError,
-    ray_errors.ActorUnschedulableError,
-    ray_errors.TaskPlacementGroupRemoved,
-    ray_errors.ActorPlacementGroupRemoved,
+_KINDS: Final[tuple[tuple[tuple[type[BaseException], ...], FailureKind], ...]] = (
+    # The machine is gone, or the one that was asked for.
+    (
+        (
+            ray_errors.NodeDiedError,
+            ray_errors.LocalRayletDiedError,
+            ray_errors.TaskUnschedulableError,
+            ray_errors.ActorUnschedulableError,
+            ray_errors.TaskPlacementGroupRemoved,
+            ray_errors.ActorPlacementGroupRemoved,
+            PreemptionError,
+        ),
+        FailureKind.PREEMPTION,
+    ),
+    # A process ended, or its last words are lost: an error that cannot be read here may be of any kind.
+    (
+        (ray_errors.WorkerCrashedError, ray_errors.RayActorError, ray_errors.UnserializableException),
+        FailureKind.CRASH,
+    ),
+    # The machine could not start a process for the stage, or give it what it was sent.
+    (
+        (
+            ray_errors.RuntimeEnvSetupError,
+            ray_errors.RaySystemError,
+            ray_errors.ObjectStoreFullError,
+            ray_errors.AuthenticationError,
+            WorkerGroupStartupFailedError,
+            WorkerGroupStartupTimeoutError,
+        ),
+        FailureKind.MACHINE,
+    ),
+    ((ray_errors.UserCodeException, ray_errors.CrossLanguageError), FailureKind.DETERMINISTIC),
+    # An object that was lost, an owner that died, a call that was not answered, a full disk.
+    ((ray_errors.RayError, RayTrainError), FailureKind.TRANSIENT),
 )
-"""The machine is gone, or the one that was asked for."""
+"""What each class of Ray says; of several that fit, the first."""
 _NODE_DEATHS = ("node has died", "node is dead", "node was terminated", "node has been marked dead", "raylet died")
 """What Ray says of an actor that went down with its node; it has no class of its own for that."""
 
@@ -36,6 +69,11 @@ def node_of(error: BaseException) -> str | None:
     return None
 
 
+def address_of(error: BaseException) -> str | None:
+    """Return the IP address of the machine where a task has failed before any code of ours could say where."""
+    return str(error.ip) if isinstance(error, ray_errors.RayTaskError) else None
+
+
 def innermost(error: BaseException) -> BaseException:
     """Return what has really happened, out of the envelopes in which Ray sends it."""
     seen: set[int] = set()
@@ -47,8 +85,9 @@ def innermost(error: BaseException) -> BaseException:
         elif isinstance(error, WorkerGroupError):
             inner = next(iter(error.worker_failures.values()), None)
         else:
-            # Ray Train's private envelopes: a worker that stopped answering, a loop that raised.
-            inner = getattr(error, "health_check_failure", None) or getattr(error, "_base_exc", None)
+            # Ray Train's envelopes: a worker that stopped answering, a loop that raised, a controller that failed.
+            names = ("health_check_failure", "_base_exc", "controller_failure")
+            inner = next(filter(None, (getattr(error, name, None) for name in names)), None)
         if not isinstance(inner, BaseException):
             break
         error = inner
@@ -60,14 +99,14 @@ def classify(error: BaseException) -> FailureKind:
     cause = innermost(error)
     if is_out_of_memory(cause):
         return FailureKind.MEMORY
-    if isinstance(cause, _LOST_PLACES) or _is_death_of_a_node(cause):
+    if _is_death_of_a_node(cause):
         return FailureKind.PREEMPTION
-    if isinstance(cause, ray_errors.WorkerCrashedError | ray_errors.RayActorError):
-        return FailureKind.CRASH
-    if isinstance(cause, ray_errors.RayError) and not isinstance(cause, ray_errors.RayTaskError):
-        # An object that was lost, a runtime environment that could not be built, an owner that died.
-        return FailureKind.TRANSIENT
-    return kind_of(cause)
+    if is_of_machine(cause):
+        return FailureKind.MACHINE
+    # Ray sends what it cannot pickle as text in an error of its base class: it is of the stage.
+    if isinstance(cause, ray_errors.RayTaskError) or type(cause) is ray_errors.RayError:
+        return FailureKind.DETERMINISTIC
+    return next((kind for classes, kind in _KINDS if isinstance(cause, classes)), None) or kind_of(cause)
 
 
 def _is_death_of_a_node(error: BaseException) -> bool:

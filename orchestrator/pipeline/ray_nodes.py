@@ -31,6 +31,12 @@ def nodes_here(found: Iterable[Mapping[str, Any]]) -> tuple[Node, ...]:
     )
 
 
+def node_at(address: str | None, *, found: Iterable[Mapping[str, Any]]) -> str | None:
+    """Return the id of the node with an IP address; None if there is none, or several share it."""
+    there = [str(record["NodeID"]) for record in found if record["Alive"] and record["NodeManagerAddress"] == address]
+    return there[0] if len(there) == 1 else None
+
+
 def machines_that_may_start(config: ClusterConfig) -> tuple[MayStart, ...]:
     """Return the machines that an autoscaler may add, under the names of the cluster file."""
     return tuple(
