@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -26,6 +27,9 @@ from orchestrator.pipeline.fleet import SIZES
 from orchestrator.progress import counted, duration_text
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
+
+if TYPE_CHECKING:
+    from orchestrator.pipeline.run import RunRequest
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 NUM_LAST_LINES = 5
@@ -65,7 +69,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--matrix", default="core", help="core (45 trainings), 2d, 80-20, msd-lung or all (110) (default: core)")
     add("--only", action="append", default=[], metavar="PATTERN", help="only trainings like 'T1-*'; may be repeated")
     add("--seed", type=int, default=0, help="seed of phantoms and trainings (default: 0)")
-    add("--dry-run", action="store_true", help="show the trainings and start nothing")
+    add("--dry-run", action="store_true", help="show the trainings, check --data as far as given, start nothing")
     add("--json", action="store_true", help="with --dry-run: print JSON")
     sizes = f"{', '.join(map(str, SIZES[:-1]))} or {SIZES[-1]}"
     add(
@@ -103,6 +107,9 @@ def carry_out(selection: Selection, options: argparse.Namespace, *, console: Con
     """Do what the command line asks for; returns the exit code."""
     if options.dry_run:
         show_trainings(selection, console=console, as_json=options.json)
+        if selection.data:
+            # Beside JSON the lines go where they do no harm.
+            check_data(selection, console=consoles()[1] if options.json else console)
         return EXIT_DONE
     if options.simulate:
         return simulate(selection, options, console=console)
@@ -127,7 +134,7 @@ def select(options: argparse.Namespace) -> Selection:
         open_storage(data)
     elif options.dry_run and data and not is_folder(data):
         raise ConfigError(f"--data {data}: no such folder of this machine; expected the one with the public downloads")
-    if data is None and preset.phantom_spacing_mm is None and not options.simulate:
+    if data is None and preset.phantom_spacing_mm is None and not (options.simulate or options.dry_run):
         raise ConfigError(
             f"--preset {preset.name}: trains on the real downloads; expected --data with their folder. To write "
             "full-size phantoms instead: python -m orchestrator.phantom --output FOLDER"
@@ -163,7 +170,7 @@ def show_trainings(selection: Selection, *, console: Console, as_json: bool) -> 
     """Print the trainings that would be carried out."""
     rows = [_describe(training, selection.preset) for training in selection.trainings]
     if as_json:
-        console.print(json.dumps(rows, indent=1), markup=False, highlight=False, soft_wrap=True)
+        _say(json.dumps(rows, indent=1), console=console)
         return
     columns = ("id", "task", "subtask", "source", "fold", "network", "train", "val", "test", "hours")
     table = Table(*columns, box=None, padding=(0, 1), header_style="bold")
@@ -179,7 +186,7 @@ def show_trainings(selection: Selection, *, console: Console, as_json: bool) -> 
         f"{selection.preset.name}."
     )
     for leak in selection.benchmark.patient_leaks(selection.trainings):
-        console.print(f"note: {leak.line}", markup=False, highlight=False, soft_wrap=True)
+        _say(f"note: {leak.line}", console=console)
 
 
 def simulate(selection: Selection, options: argparse.Namespace, *, console: Console) -> int:
@@ -217,7 +224,7 @@ def simulate(selection: Selection, options: argparse.Namespace, *, console: Cons
     elif limits.are_set:
         lines += ["", "none of these clusters keeps the limits"]
     for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        _say(line, console=console)
     return EXIT_FAILED if limits.are_set and chosen is None else EXIT_DONE
 
 
@@ -226,9 +233,46 @@ def run_here(selection: Selection, options: argparse.Namespace, *, console: Cons
     if selection.cluster.auth_token is not None:
         # Before Ray is imported, which reads its environment then.
         use_token(selection.cluster.auth_token)
-    from orchestrator.pipeline.run import RunRequest, check_before_start, run
+    from orchestrator.pipeline.run import run
 
-    request = RunRequest(
+    check_data(selection, console=console)
+    outcome = run(_request(selection), console=console)
+    for key in outcome.tables:
+        if key.endswith(".md"):
+            _say(f"{selection.output}/{key}", console=console)
+    num_done = f"{outcome.num_done} of {len(selection.trainings)} trainings done"
+    _say(f"{num_done}, {duration_text(outcome.elapsed_s)}.", console=console)
+    for stage_id, line in outcome.failures.items():
+        _say(f"failed: {stage_id}: {line}", console=console)
+        for own_line in _last_lines(selection.output, stage_id):
+            _say(f"    {own_line}", console=console)
+    if outcome.lost_trainings:
+        command = shlex.join(_command_for(options, outcome.lost_trainings))
+        _say(f"To try only these again: {command}", console=console)
+    _show_unpredicted(outcome.unpredicted, console=console)
+    is_whole = outcome.num_done == len(selection.trainings) and not outcome.unpredicted
+    return EXIT_DONE if is_whole else EXIT_FAILED
+
+
+def check_data(selection: Selection, *, console: Console) -> None:
+    """Print what the headers of the data show to be wrong; raises DataError if that is anything."""
+    from orchestrator.pipeline.run import check_before_start
+
+    problems = check_before_start(_request(selection))
+    if not problems:
+        return
+    for problem in problems:
+        _say(problem.line, console=console)
+    raise DataError(
+        f"{counted(len(problems), 'problem')} in {selection.data}; nothing was started. "
+        f"python -m orchestrator.doctor --data {shlex.quote(selection.data or '')} looks deeper"
+    )
+
+
+def _request(selection: Selection) -> "RunRequest":
+    from orchestrator.pipeline.run import RunRequest
+
+    return RunRequest(
         benchmark=selection.benchmark,
         trainings=selection.trainings,
         preset=selection.preset,
@@ -237,46 +281,18 @@ def run_here(selection: Selection, options: argparse.Namespace, *, console: Cons
         output=selection.output,
         cluster=selection.cluster,
     )
-    problems = check_before_start(request)
-    if problems:
-        for problem in problems:
-            console.print(problem.line, markup=False, highlight=False, soft_wrap=True)
-        raise DataError(
-            f"{counted(len(problems), 'problem')} in {selection.data}; nothing was started. "
-            f"python -m orchestrator.doctor --data {selection.data} looks deeper"
-        )
-    outcome = run(request, console=console)
-    for key in outcome.tables:
-        if key.endswith(".md"):
-            console.print(f"{selection.output}/{key}", markup=False, highlight=False, soft_wrap=True)
-    console.print(
-        f"{outcome.num_done} of {len(selection.trainings)} trainings done, {duration_text(outcome.elapsed_s)}.",
-        highlight=False,
-    )
-    for stage_id, line in outcome.failures.items():
-        console.print(f"failed: {stage_id}: {line}", markup=False, highlight=False, soft_wrap=True)
-        for own_line in _last_lines(selection.output, stage_id):
-            console.print(f"    {own_line}", markup=False, highlight=False, soft_wrap=True)
-    if outcome.lost_trainings:
-        command = shlex.join(_command_for(options, outcome.lost_trainings))
-        console.print(f"To try only these again: {command}", markup=False, highlight=False, soft_wrap=True)
-    _show_unpredicted(outcome.unpredicted, console=console)
-    is_whole = outcome.num_done == len(selection.trainings) and not outcome.unpredicted
-    return EXIT_DONE if is_whole else EXIT_FAILED
 
 
 def _show_unpredicted(unpredicted: Mapping[str, str], *, console: Console) -> None:
     """Print which trainings lack scores of cases, and how these cases are predicted again."""
     for training_id, line in unpredicted.items():
-        console.print(f"incomplete: {training_id}: {line}", markup=False, highlight=False, soft_wrap=True)
+        _say(f"incomplete: {training_id}: {line}", console=console)
     if unpredicted:
         results, predictions = run_paths.results("TRAINING"), run_paths.predictions("TRAINING")
-        console.print(
+        _say(
             f"To try these cases again: mend what is named, remove {results} and {predictions}/ of each, and give the "
             "same command.",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
+            console=console,
         )
 
 
@@ -285,7 +301,7 @@ def launch(selection: Selection, options: argparse.Namespace, *, console: Consol
     from orchestrator.cluster.launch import Launch, RayJobs, ShellCommands, launch_and_follow
 
     def show(line: str) -> None:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        _say(line, console=console)
 
     def confirm(description: str) -> bool:
         show(description)
@@ -355,6 +371,11 @@ def _command_for(options: argparse.Namespace, training_ids: Sequence[str]) -> li
         if value != defaults[name] and name != "only":
             command += [_flag(name), *([] if value is True else [str(value)])]
     return command + [part for training_id in training_ids for part in ("--only", training_id)]
+
+
+def _say(line: str, *, console: Console) -> None:
+    """Print a line as it is."""
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _flag(name: str) -> str:

@@ -17,8 +17,8 @@ from orchestrator.storage.filesystem import open_storage
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def test_dry_run_lists_the_45_core_trainings_as_json(capsys, tmp_path):
-    assert main(["--dry-run", "--json", "--preset", "paper", "--data", str(tmp_path)]) == 0
+def test_dry_run_lists_the_45_core_trainings_as_json_and_needs_no_data(capsys):
+    assert main(["--dry-run", "--json", "--preset", "paper"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert len(rows) == 45
     row = next(row for row in rows if row["id"] == "T3-lung-nsclc-fold2")
@@ -43,6 +43,24 @@ def test_dry_run_shows_a_table_and_names_the_trainings_with_a_patient_in_two_set
     notes = [line.split("scans of one patient: ")[1] for line in out.splitlines() if line.startswith("note: ")]
     kept = "The published splits are kept."
     assert notes == [f"the first is trained on and the second tested in T1-lung-fold{fold}. {kept}" for fold in (2, 4)]
+
+
+def test_dry_run_on_data_shows_what_a_run_would_refuse_and_makes_no_output(capsys, tmp_path):
+    (tmp_path / "downloads").mkdir()
+    arguments = ["--only", "T1-lung-fold0", "--data", str(tmp_path / "downloads"), "--output", str(tmp_path / "run")]
+    line = f"{tmp_path}/downloads/covid-19-ct-seg: found no such folder; expected the download covid-19-ct-seg."
+    assert main(["--dry-run", *arguments]) == 2
+    shown = capsys.readouterr()
+    assert "1 training, about " in shown.out
+    assert line in shown.out
+    assert f"error: 1 problem in {tmp_path}/downloads; nothing was started." in shown.err
+    assert main(arguments) == 2
+    assert line in capsys.readouterr().out
+    assert main(["--dry-run", "--json", *arguments]) == 2
+    shown = capsys.readouterr()
+    assert [row["id"] for row in json.loads(shown.out)] == ["T1-lung-fold0"]
+    assert line in shown.err
+    assert not (tmp_path / "run").exists()
 
 
 def test_one_training_is_not_trainings(capsys):
