@@ -9,8 +9,8 @@ from typing import BinaryIO
 
 from orchestrator.images.problem import SourceError
 
-_MAX_READS = 200_000
-"""A CT header has some hundreds of elements; an enhanced CT of thousands of frames stays below."""
+_MAX_READS = 50_000
+"""A header has some hundreds of elements, of two or three reads each; those of private sequences may be thousands."""
 _MAX_BYTES = 1 << 26
 _MAX_FRAGMENTS = 1 << 16
 _UNDEFINED = 0xFFFFFFFF
@@ -18,6 +18,8 @@ _ITEM, _END_OF_ITEMS = 0xFFFEE000, 0xFFFEE0DD
 _LONG_VR = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"))
 _IMPLICIT, _EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
 _DEFLATED, _BIG_ENDIAN = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2"
+CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
+"""Class of a single slice."""
 _AGAIN = "It is damaged or cut short: download it again."
 
 
@@ -141,14 +143,16 @@ def read_elements(file: Path) -> Elements:
             return _read(file, raw)
     except SourceError:
         raise
+    except EOFError as error:
+        raise SourceError.of(
+            file, found="a DICOM file cut short within its header", expected="a whole file", advice=_AGAIN
+        ) from error
     # Whatever a hostile header makes of its parser: OSError, struct.error, KeyError, RecursionError, MemoryError ...
     except Exception as error:
-        found = str(error) or "elements nested without end"
-        if isinstance(error, RecursionError):
-            found = "sequences nested hundreds deep"
+        reason = "sequences nested hundreds deep" if isinstance(error, RecursionError) else str(error)
         raise SourceError.of(
             file,
-            found=f"a DICOM file whose header cannot be read ({found})",
+            found=f"a DICOM file whose header cannot be read ({reason or type(error).__name__})",
             expected="a header of some hundred elements",
             advice=_AGAIN,
         ) from error
@@ -175,7 +179,7 @@ def _read(file: Path, raw: BinaryIO) -> Elements:
     elements = Elements(
         file=file, transfer_syntax=syntax, is_little_endian=syntax != _BIG_ENDIAN, values=values, pixels=None
     )
-    if not is_ct_class(elements.text(Tag.SOPClassUID)) and Tag.SOPClassUID in values:
+    if elements.text(Tag.SOPClassUID) not in {"", CT_IMAGE}:
         return elements
     if syntax == _DEFLATED:
         raise elements.problem(
@@ -190,14 +194,9 @@ def _read(file: Path, raw: BinaryIO) -> Elements:
             break
         raw.seek(length, 1)
     if raw.tell() > num_bytes:
-        raise elements.problem(f"a DICOM file cut short within its header, after {num_bytes} bytes", "a whole file")
+        raise EOFError
     pixels = _pixels(elements, raw, length=length, num_bytes=num_bytes) if tag == Tag.PixelData else None
     return Elements(file=file, transfer_syntax=syntax, is_little_endian=little, values=values, pixels=pixels)
-
-
-def is_ct_class(uid: str) -> bool:
-    """Whether the UID of a class of objects is that of CT: slices, or enhanced CT of many frames."""
-    return uid.startswith("1.2.840.10008.5.1.4.1.1.2") and uid[25:26] in {"", "."}
 
 
 def _is_passed_over(tag: int) -> bool:
@@ -217,13 +216,14 @@ class _Limited:
         self._num_reads += 1
         self._num_bytes += len(data)
         if self._num_reads > _MAX_READS or self._num_bytes > _MAX_BYTES:
-            raise ValueError(f"more than {_MAX_READS} elements or {_MAX_BYTES >> 20} MiB before the pixels")
+            raise ValueError(f"more than {_MAX_READS} reads or {_MAX_BYTES >> 20} MiB before the pixels")
         return data
 
 
 def _elements(
     stream: _Limited, *, is_implicit: bool, is_little_endian: bool, ends: Callable[[int], bool]
 ) -> dict[int, bytes]:
+    from pydicom.dataelem import RawDataElement
     from pydicom.filereader import data_element_generator
 
     found = data_element_generator(
@@ -233,7 +233,13 @@ def _elements(
         stop_when=lambda tag, _vr, _length: ends(int(tag)),
         specific_tags=list(Tag),
     )
-    return {int(element.tag): element.value for element in found if isinstance(element.value, bytes)}
+    values = {}
+    for element in found:
+        if isinstance(element, RawDataElement) and isinstance(element.value, bytes):
+            if len(element.value) < element.length != _UNDEFINED:
+                raise EOFError
+            values[int(element.tag)] = element.value
+    return values
 
 
 def _next(stream: _Limited, *, is_implicit: bool, is_little_endian: bool) -> tuple[int, int]:

@@ -111,7 +111,8 @@ def _sorted_out(paths: Sequence[Path]) -> _Files:
             elif uid := elements.text(Tag.SeriesInstanceUID):
                 files.series[uid].append(elements)
             else:
-                raise elements.problem("a slice with no SeriesInstanceUID", "the UID of its series")
+                missing = "with no" if elements.pixels else "that ends before its"
+                raise elements.problem(f"a slice {missing} SeriesInstanceUID", "the UID of its series")
         except SourceError as error:
             files.unreadable.append(error)
         except OSError as error:

@@ -6,9 +6,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.images.dicom_elements import Elements, PixelElement, Tag, is_ct_class
+from orchestrator.images.dicom_elements import CT_IMAGE, Elements, PixelElement, Tag
 
-_CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
 _TRANSFER_SYNTAXES = frozenset(
     f"1.2.840.10008.1.2{end}"
     for end in ("", ".1", ".2", ".5", ".4.50", ".4.51", ".4.57", ".4.70", ".4.80", ".4.81", ".4.90", ".4.91")
@@ -66,15 +65,14 @@ def other_than_slice(elements: Elements) -> str | None:
 
     Raises SourceError if it does not say.
     """
-    from pydicom.uid import UID
-
     sop_class = elements.text(Tag.SOPClassUID)
     if not sop_class:
         raise elements.problem("a DICOM file that does not say what it is", "a SOPClassUID")
     modality = elements.text(Tag.Modality)
-    if sop_class != _CT_IMAGE:
-        name = UID(sop_class).name
-        return f"{name} (many slices in one file)" if is_ct_class(sop_class) else name
+    if sop_class != CT_IMAGE:
+        name = _name_of(sop_class)
+        # Enhanced CT, and enhanced CT made of single slices.
+        return f"{name} (many slices in one file)" if sop_class.startswith(f"{CT_IMAGE}.") else name
     if modality not in {"CT", ""}:
         return f"modality {modality}"
     image_type = elements.text(Tag.ImageType).upper()
@@ -85,6 +83,13 @@ def other_than_slice(elements: Elements) -> str | None:
     return None if rescale_type in _HOUNSFIELD else f"values in {rescale_type}"
 
 
+def _name_of(uid: str) -> str:
+    from pydicom.config import IGNORE
+    from pydicom.uid import UID
+
+    return UID(uid, validation_mode=IGNORE).name[:80]
+
+
 def is_derived(elements: Elements) -> bool:
     """Whether the image type says that the values were computed from those of other slices."""
     image_type = elements.text(Tag.ImageType).upper().split("\\")
@@ -93,6 +98,8 @@ def is_derived(elements: Elements) -> bool:
 
 def ct_slice(elements: Elements) -> CtSlice:
     """Check the header of a slice; raises SourceError with the name of the file."""
+    if elements.pixels is None:
+        raise elements.problem("a slice that ends before its pixels", "PixelData")
     size = elements.whole(Tag.Columns), elements.whole(Tag.Rows)
     if not 2 <= min(size) <= max(size) <= _LARGEST_SIZE:
         raise elements.problem(f"a slice of {size[0]} x {size[1]} voxels", f"2 to {_LARGEST_SIZE} a side")
@@ -114,7 +121,7 @@ def ct_slice(elements: Elements) -> CtSlice:
         column=column,
         rescale=(slope, intercept),
         padding_hu=_padding_hu(elements, slope=slope, intercept=intercept),
-        pixels=_pixels(elements, size=size),
+        pixels=_checked_pixels(elements, elements.pixels, size=size),
     )
 
 
@@ -153,9 +160,7 @@ def _padding_hu(elements: Elements, *, slope: float, intercept: float) -> float 
     return slope * stored + intercept
 
 
-def _pixels(elements: Elements, *, size: tuple[int, int]) -> PixelElement:
-    from pydicom.uid import UID
-
+def _checked_pixels(elements: Elements, pixels: PixelElement, *, size: tuple[int, int]) -> PixelElement:
     problem, photometric = elements.problem, elements.text(Tag.PhotometricInterpretation)
     num_samples = elements.whole(Tag.SamplesPerPixel, default=1)
     # MONOCHROME1, where high values are shown dark, GDCM turns round: air would be metal.
@@ -177,16 +182,13 @@ def _pixels(elements: Elements, *, size: tuple[int, int]) -> PixelElement:
         )
     if elements.transfer_syntax not in _TRANSFER_SYNTAXES:
         raise problem(
-            f"the encoding {UID(elements.transfer_syntax).name[:80]}",
+            f"the encoding {_name_of(elements.transfer_syntax)}",
             "plain, RLE, JPEG, JPEG-LS or JPEG 2000",
             advice="Convert the series, for example with dcmconv or gdcmconv.",
         )
-    if elements.pixels is None:
-        raise problem("a slice without pixels", "PixelData")
     needed = size[0] * size[1] * allocated // 8
-    if not elements.pixels.is_compressed and elements.pixels.num_bytes < needed:
+    if not pixels.is_compressed and pixels.num_bytes < needed:
         raise problem(
-            f"a slice cut short: {elements.pixels.num_bytes} bytes of pixels",
-            f"{needed} for {size[0]} x {size[1]} voxels",
+            f"a slice cut short: {pixels.num_bytes} bytes of pixels", f"{needed} for {size[0]} x {size[1]} voxels"
         )
-    return elements.pixels
+    return pixels

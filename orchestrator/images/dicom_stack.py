@@ -68,9 +68,9 @@ def stack_of(slices: Sequence[CtSlice], *, name: str) -> Stack:
 
 
 _SAME_IN_ALL: dict[str, Callable[[CtSlice], object]] = {
-    "different patients": lambda each: each.patient,
-    "different coordinate systems": lambda each: each.frame_of_reference,
-    "different sizes": lambda each: each.size,
+    "patient": lambda each: each.patient,
+    "coordinate system": lambda each: each.frame_of_reference,
+    "size": lambda each: each.size,
 }
 
 
@@ -83,8 +83,9 @@ def _check_same(slices: Sequence[CtSlice], *, what: str, value: Callable[[CtSlic
     usual = max(numbers, key=lambda each: numbers[each])
     raise _problem(
         name,
-        f"slices of {what} in one series ({odd.file.name}: {_shown(rare)}; {numbers[usual]} others: {_shown(usual)})",
-        f"slices of {what.removeprefix('different ').replace('sizes', 'one size').replace('patients', 'one patient')}",
+        f"slices of different {what}s in one series"
+        f" ({odd.file.name}: {_shown(rare)}; {numbers[usual]} others: {_shown(usual)})",
+        f"slices of one {what}",
     )
 
 
