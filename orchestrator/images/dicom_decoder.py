@@ -9,7 +9,6 @@ import os
 import resource
 import sys
 
-import numpy as np
 import SimpleITK as sitk
 
 CPU_S_PER_SLICE = 60
@@ -32,22 +31,22 @@ def main() -> None:
         limit_s = int(used.ru_utime + used.ru_stime) + CPU_S_PER_SLICE
         resource.setrlimit(resource.RLIMIT_CPU, (limit_s, resource.RLIM_INFINITY))
         try:
-            voxels = _decoded(file)
+            image = _decoded(file)
         except (RuntimeError, MemoryError, ValueError) as error:
             words = (str(error).strip() or type(error).__name__).splitlines()[-1]
             stream.write(json.dumps({"error": words.removeprefix("ITK ERROR: ").strip()[:300]}).encode() + b"\n")
             return
+        voxels = sitk.GetArrayViewFromImage(image)
         stream.write(json.dumps({"dtype": voxels.dtype.str, "shape": voxels.shape}).encode() + b"\n")
         stream.write(voxels.data)
         stream.flush()
 
 
-def _decoded(file: str) -> np.ndarray:
+def _decoded(file: str) -> sitk.Image:
     reader = sitk.ImageFileReader()
     reader.SetImageIO("GDCMImageIO")
     reader.SetFileName(file)
-    voxels: np.ndarray = sitk.GetArrayFromImage(reader.Execute())
-    return voxels
+    return reader.Execute()
 
 
 if __name__ == "__main__":

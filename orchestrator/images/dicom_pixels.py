@@ -75,47 +75,45 @@ def _received(slices: Sequence[CtSlice], child: subprocess.Popen[bytes], *, log:
         pass  # what it says is told below
     if child.stdout.readline(_LONGEST_LINE) != b"ready\n":
         raise StorageError(f"the process that reads DICOM files does not start: {_last_line(log)}")
-    size = slices[0].size
     volume: NDArray[Any] = np.empty(0)
     digests = hashlib.sha256()
     for index, each in enumerate(slices):
         digests.update(hashlib.sha256(each.file.read_bytes()).digest())
-        plane = _plane(each, child, stream=child.stdout)
+        dtype = _told_dtype(each, child, stream=child.stdout)
+        shape = (len(slices), each.size[1], each.size[0])
         if index == 0:
-            volume = np.empty((len(slices), size[1], size[0]), dtype=plane.dtype)
-        elif plane.dtype != volume.dtype:
+            volume = np.empty(shape, dtype=dtype)
+        elif dtype != volume.dtype:
             # A rescale slope of its own can make fractions of one slice.
-            volume = volume.astype(np.result_type(plane, volume))
+            volume = volume.astype(np.result_type(dtype, volume))
+        plane = volume[index] if dtype == volume.dtype else np.empty(shape[1:], dtype=dtype)
+        if child.stdout.readinto(plane.reshape(-1).view(np.uint8)) < plane.nbytes:  # type: ignore[attr-defined]
+            raise _died(each, child)
         volume[index] = plane
     return DecodedVoxels(voxels=volume, sha256=digests.hexdigest())
 
 
-def _plane(slice_: CtSlice, child: subprocess.Popen[bytes], *, stream: IO[bytes]) -> NDArray[Any]:
+def _told_dtype(slice_: CtSlice, child: subprocess.Popen[bytes], *, stream: IO[bytes]) -> np.dtype[Any]:
     line = stream.readline(_LONGEST_LINE)
-    told = json.loads(line) if line.endswith(b"\n") else {}
+    if not line.endswith(b"\n"):
+        raise _died(slice_, child)
+    told = json.loads(line)
     if "error" in told:
         raise _undecodable(slice_, f"GDCM says: {told['error']}")
-    if told:
-        columns, rows = slice_.size
-        if tuple(told["shape"]) not in {(rows, columns), (1, rows, columns)}:
-            raise _undecodable(slice_, f"it decodes to {' x '.join(map(str, told['shape']))} voxels")
-        plane = np.empty((rows, columns), dtype=told["dtype"])
-        if _filled(plane, stream):
-            return plane
+    columns, rows = slice_.size
+    if tuple(told["shape"]) not in {(rows, columns), (1, rows, columns)}:
+        raise _undecodable(slice_, f"it decodes to {' x '.join(map(str, told['shape']))} voxels")
+    dtype: np.dtype[Any] = np.dtype(told["dtype"])
+    return dtype
+
+
+def _died(slice_: CtSlice, child: subprocess.Popen[bytes]) -> SourceError | StorageError:
     code = child.wait()
     if -code in _KILLED_FROM_OUTSIDE:
-        raise StorageError(f"the process that read {slice_.file} was ended by signal {-code}: was the memory short?")
+        return StorageError(f"the process that read {slice_.file} was ended by signal {-code}: was the memory short?")
     if -code == signal.SIGXCPU:
-        raise _undecodable(slice_, "GDCM takes more than a minute")
-    raise _undecodable(slice_, f"GDCM crashes, {f'signal {-code}' if code < 0 else f'exit code {code}'}")
-
-
-def _filled(plane: NDArray[Any], stream: IO[bytes]) -> bool:
-    data = stream.read(plane.nbytes)
-    if len(data) != plane.nbytes:
-        return False
-    plane.reshape(-1).view(np.uint8)[:] = np.frombuffer(data, dtype=np.uint8)
-    return True
+        return _undecodable(slice_, "GDCM takes more than a minute")
+    return _undecodable(slice_, f"GDCM crashes, {f'signal {-code}' if code < 0 else f'exit code {code}'}")
 
 
 def _undecodable(slice_: CtSlice, found: str) -> SourceError:
