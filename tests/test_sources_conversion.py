@@ -136,6 +136,18 @@ def test_of_two_ct_series_the_one_of_the_masks_is_taken_with_a_note(data):
     assert "2 CT series; took one without a name, 12 slices" in converted.notes[0]
 
 
+def test_slices_without_a_suffix_are_found_and_links_in_a_circle_end(data):
+    nsclc = data / "nsclc" / "NSCLC-Radiomics"
+    slices = nsclc / "LUNG1-001" / "09-18-2008-StudyID" / "0.000000-82046"
+    for path in slices.iterdir():
+        path.rename(path.with_suffix(""))
+    (nsclc / "LUNG1-001" / "again").symlink_to(nsclc)
+    (nsclc / "up").symlink_to(data / "nsclc")
+    (nsclc / "nowhere").symlink_to(data / "nowhere")
+    converted = convert(data, "nsclc-lung", "LUNG1-001", "lung")
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(converted.image), layouts.ct_voxels())
+
+
 def test_written_cases_are_read_back_unchanged_and_equal_cases_are_equal_files(data, tmp_path):
     converted = convert(data, "nsclc-lung", "LUNG1-001", "lung")
     for number in (1, 2):
