@@ -19,8 +19,9 @@ from kernels import METRICS
 from orchestrator.configuration import is_folder
 from orchestrator.console import consoles
 from orchestrator.errors import ConfigError, DataError, OrchestratorError
+from orchestrator.images.label_maps import SUFFIXES
 from orchestrator.results.records import ScoreStatus
-from orchestrator.scoring.folders import SUFFIXES, FolderComparison, FolderScore, metric_value, summarise
+from orchestrator.scoring.folders import FolderComparison, FolderScore, metric_value, summarise
 from orchestrator.scoring.score import ScoredStructure
 from orchestrator.storage.filesystem import open_storage
 

@@ -109,7 +109,7 @@ def test_json_holds_the_parts_of_each_problem(data, capsys):
             "path": str(data / MOSMED_MASK),
             "found": "an empty file",
             "expected": "a NIfTI volume (.nii.gz)",
-            "advice": "Download it again.",
+            "advice": "Write or download it again.",
         }
     ]
 

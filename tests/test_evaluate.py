@@ -99,7 +99,7 @@ def test_what_cannot_be_scored_is_a_row_that_says_why_and_the_exit_code_is_1(fol
     assert {row["status"] for row in by_case.values()} == {"missing"}
     assert {row["dsc"] for row in by_case.values()} == {""}
     assert "no prediction" in by_case["case0.nii.gz"]["message"]
-    assert "not readable" in by_case["case1.nii.gz"]["message"]
+    assert "not a gzip file" in by_case["case1.nii.gz"]["message"]
     assert "spacing" in by_case["case2.nii.gz"]["message"]
     stderr = capsys.readouterr().err
     assert "extra.nii.gz: no reference has this name" in stderr

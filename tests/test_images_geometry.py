@@ -89,7 +89,7 @@ def test_rounding_of_a_header_leaves_a_grid_what_it_is(other):
 )
 def test_a_grid_on_which_a_voxel_lies_elsewhere_is_another_one(other, name, largest_mm):
     difference = grid_difference(CHEST, other)
-    assert [part[0] for part in difference.parts] == [name]
+    assert [part.name for part in difference.parts] == [name]
     assert name in difference.words
     if largest_mm is not None:
         assert difference.apart.largest_mm == pytest.approx(largest_mm)

@@ -214,7 +214,7 @@ def test_the_rows_of_a_case_without_a_prediction_give_the_reason(storage, place,
     assert unpredicted_cases(rows_of(storage), [replace(TRAINING, fold=1)]) == {}
 
 
-@pytest.mark.parametrize(("damage", "found"), [("gone", "missing"), ("cut", "cut short or damaged")])
+@pytest.mark.parametrize(("damage", "found"), [("gone", "missing"), ("cut", "truncated or damaged")])
 def test_a_prediction_that_is_damaged_is_no_row_and_predicted_again_once_removed(
     storage, place, predictor, damage, found
 ):

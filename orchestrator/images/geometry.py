@@ -3,6 +3,8 @@
 Coordinates are those of DICOM and ITK: x grows to the patient's left, y to the back, z to the head (LPS).
 """
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -21,6 +23,8 @@ TOLERANCE_DRIFT = 5e-4
 four digits, and that adds up from one end of the volume to the other."""
 _NEWS = 1e-4
 """Relative difference of single numbers that is worth to be named; NIfTI keeps numbers of 32 bits."""
+_UPRIGHT = 1e-6
+"""Cosine of the angle of two axes that is a right one beyond doubt."""
 _LETTERS = (("L", "R"), ("P", "A"), ("S", "I"))
 
 
@@ -176,12 +180,42 @@ def displacement(
     )
 
 
+def is_same_map(
+    expected: NDArray[np.float64], found: NDArray[np.float64], *, size: tuple[int, ...], more_mm: float = 0.0
+) -> bool:
+    """Whether two maps differ by rounding only, as `displacement` has it; quick for those that are nearly equal."""
+    largest_mm = float((np.abs(found - expected) @ np.array((*size, 1.0))).sum())
+    if largest_mm <= TOLERANCE_VOXELS * math.sqrt(float((expected[:, :3] ** 2).sum(axis=0).min())):
+        return True
+    return displacement(expected, found, size=size, more_mm=more_mm).is_rounding
+
+
+def nearest_upright(cosines: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the axes at right angles to each other that are nearest to others: columns of length 1, finite."""
+    if np.abs(cosines.T @ cosines - np.eye(3)).max() < _UPRIGHT:
+        return cosines
+    left, _, right = np.linalg.svd(cosines)
+    upright: NDArray[np.float64] = left @ right
+    return upright
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DifferentPart:
+    """A part of two grids that differs."""
+
+    name: str
+    """Size, spacing, direction or origin."""
+    unit: str
+    found: tuple[float, ...]
+    expected: tuple[float, ...]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GridDifference:
     """Why two volumes do not lie on one grid."""
 
-    parts: tuple[tuple[str, str, tuple[float, ...], tuple[float, ...]], ...]
-    """Of size, spacing, direction and origin those that differ: name, unit, found and expected."""
+    parts: tuple[DifferentPart, ...]
+    """Which parts differ."""
     apart: Displacement | None
     """None if already the sizes differ."""
 
@@ -190,8 +224,8 @@ class GridDifference:
         """All of it in one line."""
         named = {"size": "size (x, y, z)", "spacing": "spacing (x, y, z) in mm", "origin": "origin in mm"}
         parts = [
-            f"{named.get(name, name)} {_tuple(found)}, expected {_tuple(wanted)}"
-            for name, _, found, wanted in self.parts
+            f"{named.get(part.name, part.name)} {_tuple(part.found)}, expected {_tuple(part.expected)}"
+            for part in self.parts
         ]
         return "; ".join([*parts, *([self.distance] if self.apart else [])])
 
@@ -205,20 +239,22 @@ class GridDifference:
 
 def grid_difference(expected: Geometry, found: Geometry) -> GridDifference | None:
     """Return how two grids differ by more than rounding, None if they do not; axes in another order do differ."""
-    parts = [
-        (name, unit, found_values, expected_values)
+    if found.size == expected.size and is_same_map(expected.affine, found.affine, size=expected.size):
+        return None
+    smallest_mm = _NEWS * min(expected.spacing_mm)
+    parts = tuple(
+        DifferentPart(name=name, unit=unit, found=found_values, expected=expected_values)
         for name, unit, found_values, expected_values, rounding in (
             ("size", "voxels", found.size, expected.size, 0.0),
-            ("spacing", "mm", found.spacing_mm, expected.spacing_mm, _NEWS * min(expected.spacing_mm)),
+            ("spacing", "mm", found.spacing_mm, expected.spacing_mm, smallest_mm),
             ("direction", "cosines", found.direction, expected.direction, _NEWS),
-            ("origin", "mm", found.origin_mm, expected.origin_mm, _NEWS * min(expected.spacing_mm)),
+            ("origin", "mm", found.origin_mm, expected.origin_mm, smallest_mm),
         )
         if not _largest_difference(found_values, expected_values) <= rounding
-    ]
+    )
     if found.size != expected.size:
-        return GridDifference(parts=tuple(parts), apart=None)
-    apart = displacement(expected.affine, found.affine, size=expected.size)
-    return None if apart.is_rounding else GridDifference(parts=tuple(parts), apart=apart)
+        return GridDifference(parts=parts, apart=None)
+    return GridDifference(parts=parts, apart=displacement(expected.affine, found.affine, size=expected.size))
 
 
 def check_same_geometry(image: Geometry, mask: Geometry, *, image_name: str, mask_name: str) -> str | None:
@@ -236,12 +272,12 @@ def check_same_geometry(image: Geometry, mask: Geometry, *, image_name: str, mas
     """
     difference = grid_difference(image, mask)
     if difference is not None:
-        found = ", ".join(f"{name} {_numbers(values)} {unit}" for name, unit, values, _ in difference.parts)
-        wanted = ", ".join(f"{name} {_numbers(values)} {unit}" for name, unit, _, values in difference.parts)
+        found = described((part.name, part.unit, part.found) for part in difference.parts)
+        wanted = described((part.name, part.unit, part.expected) for part in difference.parts)
         raise SourceError.of(
             mask_name,
-            found=f"a mask of {found} in LPS{f', whose {difference.distance}' if difference.apart else ''}",
-            expected=f"{wanted} as of its image {image_name}",
+            found=f"a mask of {found} in LPS",
+            expected=f"{wanted} as of its image {image_name}{f' ({difference.distance})' if difference.apart else ''}",
             advice="Take image and mask of one scan; if they are, write the geometry of the image into the mask.",
         )
     apart = displacement(image.affine, mask.affine, size=image.size)
@@ -252,13 +288,20 @@ def check_same_geometry(image: Geometry, mask: Geometry, *, image_name: str, mas
     )
 
 
+def described(parts: Iterable[tuple[str, str, tuple[float, ...]]]) -> str:
+    """Return parts of a grid (name, unit, values) in words: `spacing 1.5 x 2 x 5 mm, origin 0 x 0 x 30 mm`."""
+    return ", ".join(f"{name} {_numbers(values)} {unit}" for name, unit, values in parts)
+
+
 def _largest_difference(found: tuple[float, ...], expected: tuple[float, ...]) -> float:
     return float(np.abs(np.subtract(found, expected, dtype=float)).max())
 
 
 def _numbers(values: tuple[float, ...]) -> str:
-    return " x ".join(f"{value:.6g}" for value in values) if len(values) == 3 else ", ".join(f"{v:.4g}" for v in values)
+    digits, between = (6, " x ") if len(values) == 3 else (4, ", ")
+    # To add 0 makes 0 of -0.
+    return between.join(f"{value + 0.0:.{digits}g}" for value in values)
 
 
 def _tuple(values: tuple[float, ...]) -> str:
-    return f"({', '.join(f'{value:.6g}' for value in values)})"
+    return f"({', '.join(f'{value + 0.0:.6g}' for value in values)})"

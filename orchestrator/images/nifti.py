@@ -1,71 +1,173 @@
-"""Compressed NIfTI files of downloads: headers cheaply, contents with every check."""
+"""NIfTI files, compressed or not: the header first, then no more than it says."""
 
-import gzip
 import hashlib
-import math
-import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import IO
+from dataclasses import dataclass
+from typing import IO, Any
 
 import numpy as np
 import SimpleITK as sitk
+from numpy.typing import NDArray
 
-from orchestrator.errors import StorageError
-from orchestrator.images.geometry import Geometry, geometry_of
-from orchestrator.images.problem import SourceError
+from orchestrator.images.geometry import Geometry
+from orchestrator.images.nifti_header import NUM_BYTES, NiftiHeader, not_one_volume, parse_header
+from orchestrator.images.problem import Fault, naming
 from orchestrator.images.source_file import SourceFile
+from orchestrator.images.stored_voxels import (
+    PADDING_BYTES,
+    Encoding,
+    ImageHeader,
+    ReadBuffer,
+    check_room,
+    cut_short,
+    expand,
+    largest_stored,
+    read_at_most,
+    too_long,
+)
 
-_CHUNK_BYTES = 1 << 20
-_FLOAT32, _FLOAT64 = 16, 64
+_GZIP = b"\x1f\x8b"
 _HEAD_BYTES = 1 << 16
-"""Holds the header of 348 bytes and the extensions that tools write behind it."""
-_AGAIN = "It is damaged or cut short: download it again."
+"""Compressed: holds the header, whatever gzip and the writer put before it."""
 
 
-class _HashedStream:
-    """Hashes what is read through it."""
+class NiftiFile:
+    """An open file of which the header is read."""
 
-    def __init__(self, stream: IO[bytes]) -> None:
+    def __init__(self, stream: IO[bytes], *, must_be_gzip: bool) -> None:
+        """Read the header; raises Fault."""
         self._stream = stream
-        self._digest = hashlib.sha256()
+        self._head = self._take(_HEAD_BYTES)
+        if not self._head:
+            raise Fault("an empty file", expected="a NIfTI volume (.nii.gz)", advice="Write or download it again.")
+        self._is_gzip = self._head.startswith(_GZIP)
+        if must_be_gzip and not self._is_gzip:
+            raise Fault(
+                f"not a gzip file (it begins with {self._head[:4]!r})",
+                expected="a NIfTI volume (.nii.gz)",
+                advice="Write or download it again.",
+            )
+        self.header: NiftiHeader = parse_header(self._beginning())
+        self._stored = b""
 
-    def read(self, size: int = -1) -> bytes:
-        data = self._stream.read(size)
-        self._digest.update(data)
-        return data
+    def sha256(self) -> str:
+        """Return the digest of the whole compressed file, once its voxels are read."""
+        return hashlib.sha256(self._stored).hexdigest()
 
-    def hexdigest(self) -> str:
-        return self._digest.hexdigest()
+    def read(self, buffer: ReadBuffer) -> NDArray[Any]:
+        """Read the voxels (z, y, x) as they are stored, a view of the buffer; raises Fault.
+
+        Real numbers that are NaN or infinite are a fault as well.
+        """
+        content = self._expanded(buffer) if self._is_gzip else self._plain(buffer)
+        voxels = self.header.voxels(content, first_byte=self.header.first_byte)
+        check_finite(voxels)
+        return voxels
+
+    def check_stated_size(self, last_bytes: bytes) -> bool:
+        """Whether the end of the file says that all is there: gzip ends with its expanded size, modulo 2**32."""
+        stated = int.from_bytes(last_bytes, "little")
+        return 0 <= stated - self.header.num_file_bytes % (1 << 32) <= PADDING_BYTES
+
+    def _take(self, num_bytes: int) -> bytes:
+        try:
+            return read_at_most(self._stream, num_bytes)
+        except (EOFError, zlib.error, zipfile.BadZipFile) as error:  # of the archive that it is in
+            raise _damaged(error) from error
+
+    def _beginning(self) -> bytes:
+        if not self._is_gzip:
+            return self._head
+        content, left = b"", self._head
+        try:
+            # Of several members the first may be shorter than the header.
+            while len(content) < NUM_BYTES and left.startswith(_GZIP):
+                expander = zlib.decompressobj(zlib.MAX_WBITS | 16)
+                content += expander.decompress(left, NUM_BYTES - len(content))
+                left = expander.unused_data
+        except zlib.error as error:
+            raise _damaged(error) from error
+        if len(content) < NUM_BYTES and len(self._head) < _HEAD_BYTES and not expander.eof:
+            raise _damaged(EOFError("it ends within its header"))
+        return content
+
+    def _expanded(self, buffer: ReadBuffer) -> NDArray[np.uint8]:
+        num_bytes = self.header.num_file_bytes
+        limit = largest_stored(num_bytes, encoding=Encoding.GZIP)
+        self._stored = self._head + self._take(max(0, limit - len(self._head)) + 1)
+        if len(self._stored) > limit:
+            raise too_long(num_bytes)
+        return expand(self._stored, encoding=Encoding.GZIP, num_bytes=num_bytes, buffer=buffer, what="NIfTI")
+
+    def _plain(self, buffer: ReadBuffer) -> NDArray[np.uint8]:
+        num_bytes = self.header.num_file_bytes
+        if self._stream.seekable():
+            num_found = self._stream.seek(0, 2)
+            check_room(num_bytes, num_stored=num_found, encoding=Encoding.RAW)
+            if num_found > num_bytes + PADDING_BYTES:
+                raise too_long(num_bytes)
+            self._stream.seek(0)
+            content = buffer.take(num_bytes)
+            if self._stream.readinto(content.data) == num_bytes:  # type: ignore[attr-defined]
+                return content
+        raise cut_short(0, num_bytes=num_bytes)
 
 
-def read_nifti(source: SourceFile) -> tuple[sitk.Image, str]:
-    """Read a `.nii.gz` file wholly.
+def check_finite(voxels: NDArray[Any]) -> None:
+    """Raise Fault if numbers are NaN or infinite."""
+    if voxels.dtype.kind != "f":
+        return
+    # Slice by slice: the whole would take a byte a voxel beside.
+    num_bad = sum(plane.size - int(np.count_nonzero(np.isfinite(plane))) for plane in voxels)
+    if num_bad:
+        raise Fault(
+            f"{num_bad} voxels that are NaN or infinite", expected="finite values", advice="Write or download it again."
+        )
 
-    Returns
-    -------
-    tuple
-        The 3D image as stored, and the SHA-256 of the compressed file.
+
+def scaled(voxels: NDArray[Any], header: ImageHeader) -> NDArray[Any]:
+    """Return values of stored numbers in the byte order of this machine: float32, as ITK gives them, if scaled."""
+    if not header.is_scaled:
+        return voxels.astype(voxels.dtype.newbyteorder("="), copy=False)
+    values = np.empty(voxels.shape, np.float64 if voxels.dtype.itemsize == 8 else np.float32)
+    for stored, plane in zip(voxels, values, strict=True):
+        plane[:] = stored.astype(np.float64) * header.slope + header.intercept
+    return values
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class LoadedNifti:
+    """A file of a download in memory."""
+
+    image: sitk.Image
+    """3D, as stored, in its own orientation."""
+    sha256: str
+    """Of the compressed file."""
+    header: NiftiHeader
+    notes: tuple[str, ...]
+    """What had to be decided, one sentence each."""
+
+
+def read_nifti(source: SourceFile) -> LoadedNifti:
+    """Read a `.nii.gz` file of a download wholly.
 
     Raises
     ------
     SourceError
-        If it is empty, not gzip, cut short, not NIfTI, not a scalar 3D volume, or holds NaN or infinity.
+        If it is empty, not gzip, cut short, not NIfTI, contradicts itself, or holds NaN or infinity.
     """
-    with _unpacked(source, max_bytes=None) as (path, sha256):
-        reader = _read_header(path, source=source)
-        # ITK fills what is missing with zeros and says nothing.
-        num_bytes, num_expected = path.stat().st_size, _expected_bytes(reader)
-        if num_bytes < num_expected:
-            raise _cut_short(source, num_bytes=num_bytes, num_expected=num_expected)
-        _check_finite(path, reader=reader, source=source)
-        try:
-            return reader.Execute(), sha256
-        except RuntimeError as error:
-            raise _not_nifti(source, error) from error
+    with naming(source), source.open() as stream:
+        file = NiftiFile(stream, must_be_gzip=True)
+        check_is_volume(file.header)
+        image = sitk.GetImageFromArray(scaled(file.read(ReadBuffer()), file.header))
+    geometry = file.header.geometry
+    image.SetSpacing(geometry.spacing_mm)
+    image.SetOrigin(geometry.origin_mm)
+    image.SetDirection(geometry.direction)
+    return LoadedNifti(
+        image=image, sha256=file.sha256(), header=file.header, notes=tuple(f"{source}: {n}" for n in file.header.notes)
+    )
 
 
 def read_nifti_geometry(source: SourceFile) -> Geometry:
@@ -76,127 +178,28 @@ def read_nifti_geometry(source: SourceFile) -> Geometry:
     SourceError
         As `read_nifti`, as far as the header and the last bytes of the file tell.
     """
-    with _unpacked(source, max_bytes=_HEAD_BYTES) as (path, _):
-        reader = _read_header(path, source=source)
-    _check_stated_size(source, num_expected=_expected_bytes(reader))
-    return geometry_of(reader)
+    with naming(source), source.open() as stream:
+        file = NiftiFile(stream, must_be_gzip=True)
+        check_is_volume(file.header)
+        # A file inside a zip archive would have to be unpacked up to its end.
+        if source.path.suffix != ".zip":
+            stream.seek(-4, 2)
+            if not file.check_stated_size(stream.read(4)):
+                # Files of several gzip streams state the size of the last one, hence the second look.
+                stream.seek(0)
+                NiftiFile(stream, must_be_gzip=True).read(ReadBuffer())
+    return file.header.geometry
 
 
-def _check_stated_size(source: SourceFile, *, num_expected: int) -> None:
-    # gzip ends with its unpacked size modulo 2**32: four bytes tell a cut file, except one inside a zip archive,
-    # which would have to be unpacked up to there. Files of several gzip streams state the last one only, hence the
-    # second look.
-    if source.path.suffix == ".zip" or num_expected >= 1 << 32:
-        return
-    with source.open() as stream:
-        stream.seek(-4, 2)
-        num_bytes = int.from_bytes(stream.read(4), "little")
-    if num_bytes == num_expected:
-        return
-    with _unpacked(source, max_bytes=None) as (path, _):
-        num_bytes = path.stat().st_size
-    if num_bytes < num_expected:
-        raise _cut_short(source, num_bytes=num_bytes, num_expected=num_expected)
+def check_is_volume(header: NiftiHeader) -> None:
+    """Raise Fault if a file of a download is no volume but a plane or a line."""
+    if header.num_axes != 3 or min(header.geometry.size) < 2:
+        raise not_one_volume(header.geometry.size[: header.num_axes])
 
 
-@contextmanager
-def _unpacked(source: SourceFile, *, max_bytes: int | None) -> Iterator[tuple[Path, str]]:
-    """Temporary `.nii` file with the first bytes (None: all) of the content, and the digest of what was read."""
-    with tempfile.TemporaryDirectory(prefix="case-") as folder:
-        path = Path(folder) / "volume.nii"
-        with source.open() as stream:
-            hashed = _HashedStream(stream)
-            with path.open("wb") as unpacked:
-                for chunk in _chunks(hashed, source=source, max_bytes=max_bytes):
-                    _write(unpacked, chunk)
-        if not path.stat().st_size:
-            raise SourceError.of(
-                source, found="an empty file", expected="a NIfTI volume (.nii.gz)", advice="Download it again."
-            )
-        yield path, hashed.hexdigest()
-
-
-def _chunks(hashed: _HashedStream, *, source: SourceFile, max_bytes: int | None) -> Iterator[bytes]:
-    remaining = max_bytes
-    try:
-        with gzip.GzipFile(fileobj=hashed, mode="rb") as stream:  # type: ignore[call-overload]
-            while chunk := stream.read(_CHUNK_BYTES if remaining is None else min(remaining, _CHUNK_BYTES)):
-                yield chunk
-                if remaining is not None:
-                    remaining -= len(chunk)
-    except gzip.BadGzipFile as error:
-        raise SourceError.of(
-            source, found=f"not a gzip file ({error})", expected="a NIfTI volume (.nii.gz)", advice="Download it again."
-        ) from error
-    except (EOFError, zlib.error, zipfile.BadZipFile) as error:
-        raise SourceError.of(
-            source, found=f"a truncated or damaged file ({error})", expected="a whole gzip stream", advice=_AGAIN
-        ) from error
-
-
-def _write(target: IO[bytes], chunk: bytes) -> None:
-    try:
-        target.write(chunk)
-    except OSError as error:
-        raise StorageError(f"{target.name}: cannot be written ({error}); free space there or set TMPDIR") from error
-
-
-def _read_header(path: Path, *, source: SourceFile) -> sitk.ImageFileReader:
-    reader = sitk.ImageFileReader()
-    reader.SetImageIO("NiftiImageIO")
-    reader.SetFileName(str(path))
-    try:
-        reader.ReadImageInformation()
-    except RuntimeError as error:
-        raise _not_nifti(source, error) from error
-    size = reader.GetSize()
-    if reader.GetDimension() != 3 or reader.GetNumberOfComponents() != 1 or min(size) < 2:
-        raise SourceError.of(
-            source,
-            found=f"a {reader.GetDimension()}D image of size {' x '.join(map(str, size))}"
-            f" with {reader.GetNumberOfComponents()} values a voxel",
-            expected="a 3D volume with one value a voxel and at least 2 voxels along each axis",
-            advice="Check that it is the file of this case.",
-        )
-    return reader
-
-
-def _expected_bytes(reader: sitk.ImageFileReader) -> int:
-    size: tuple[int, ...] = reader.GetSize()
-    return int(float(reader.GetMetaData("vox_offset"))) + math.prod(size) * (int(reader.GetMetaData("bitpix")) // 8)
-
-
-def _check_finite(path: Path, *, reader: sitk.ImageFileReader, source: SourceFile) -> None:
-    # On the bytes of the file: ITK's reader turns NaN and infinity into zeros and says nothing.
-    kind = {_FLOAT32: "f4", _FLOAT64: "f8"}.get(int(reader.GetMetaData("datatype")))
-    if kind is None:
-        return
-    with path.open("rb") as stream:
-        order = "<" if stream.read(4) == (348).to_bytes(4, "little") else ">"
-    offset, num_voxels = int(float(reader.GetMetaData("vox_offset"))), math.prod(reader.GetSize())
-    voxels = np.memmap(path, dtype=order + kind, mode="r", offset=offset, shape=(num_voxels,))
-    num_bad = num_voxels - int(np.isfinite(voxels).sum())
-    if num_bad:
-        raise SourceError.of(
-            source,
-            found=f"{num_bad} voxels that are NaN or infinite",
-            expected="finite values",
-            advice="Download it again.",
-        )
-
-
-def _cut_short(source: SourceFile, *, num_bytes: int, num_expected: int) -> SourceError:
-    return SourceError.of(
-        source, found=f"{num_bytes} bytes of NIfTI", expected=f"{num_expected} bytes by its header", advice=_AGAIN
-    )
-
-
-def _not_nifti(source: SourceFile, error: RuntimeError) -> SourceError:
-    # The last line holds the reason, behind the address of an object and the name of our temporary file.
-    reason = str(error).strip().splitlines()[-1].rpartition("): ")[2].rpartition("volume.nii ")[2]
-    return SourceError.of(
-        source,
-        found=f"a file that cannot be read as NIfTI ({reason})",
-        expected="a NIfTI volume (.nii.gz)",
-        advice="Download it again.",
+def _damaged(error: Exception) -> Fault:
+    return Fault(
+        f"a truncated or damaged file ({error})",
+        expected="a whole gzip stream",
+        advice="It is damaged or cut short: write or download it again.",
     )

@@ -1,5 +1,7 @@
 """What is wrong with a file of somebody else, in parts that can be listed."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from orchestrator.errors import DataError
@@ -36,3 +38,20 @@ class SourceError(DataError):
         error = cls(problem.line)
         error.problem = problem
         return error
+
+
+class Fault(Exception):  # noqa: N818 - becomes a SourceError as soon as the file has a name
+    """What is wrong with a file, said by a reader that does not know its name; `naming` adds it."""
+
+    def __init__(self, found: str, *, expected: str, advice: str) -> None:
+        super().__init__(found)
+        self.found, self.expected, self.advice = found, expected, advice
+
+
+@contextmanager
+def naming(path: object) -> Iterator[None]:
+    """Raise the faults found inside as SourceErrors of a file."""
+    try:
+        yield
+    except Fault as fault:
+        raise SourceError.of(path, found=fault.found, expected=fault.expected, advice=fault.advice) from fault

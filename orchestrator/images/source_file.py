@@ -3,7 +3,7 @@
 import tarfile
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
@@ -31,27 +31,32 @@ class SourceFile:
     @contextmanager
     def open(self) -> Iterator[IO[bytes]]:
         """Open for reading in binary; raises SourceError if it cannot be opened."""
-        try:
-            if self.member is None:
-                with self.path.open("rb") as stream:
-                    yield stream
-            elif self.path.suffix == ".zip":
-                with zipfile.ZipFile(self.path) as archive, archive.open(self.member) as stream:
-                    yield stream
-            else:
-                with tarfile.open(self.path, mode="r:") as tar, _extracted(tar, self.member) as stream:
-                    yield stream
-        except (zipfile.BadZipFile, tarfile.TarError, PermissionError, FileNotFoundError) as error:
-            raise SourceError.of(
-                self,
-                found=f"a file that cannot be opened ({error})",
-                expected="a readable file",
-                advice="Check its permissions or download it again.",
-            ) from error
+        with ExitStack() as opened:
+            try:
+                stream = self._open(opened)
+            except (OSError, zipfile.BadZipFile, tarfile.TarError, KeyError) as error:
+                raise self._problem(str(error), advice="Check its permissions or download it again.") from error
+            except (NotImplementedError, RuntimeError) as error:  # a method of compression, or a password
+                raise self._problem(
+                    str(error), advice="Unpack the archive with another program, into a folder of its name."
+                ) from error
+            yield stream
 
+    def _open(self, opened: ExitStack) -> IO[bytes]:
+        # A pipe or a device would be waited for, or never end.
+        if self.path.exists() and not self.path.is_file():
+            raise OSError("neither a file nor a link to one")
+        if self.member is None:
+            return opened.enter_context(self.path.open("rb"))
+        if self.path.suffix == ".zip":
+            return opened.enter_context(opened.enter_context(zipfile.ZipFile(self.path)).open(self.member))
+        tar = opened.enter_context(tarfile.TarFile(self.path))
+        stream = tar.extractfile(self.member)
+        if stream is None:
+            raise tarfile.TarError(f"{self.member} is not a regular file")
+        return opened.enter_context(stream)
 
-def _extracted(tar: tarfile.TarFile, member: str) -> IO[bytes]:
-    stream = tar.extractfile(member)
-    if stream is None:
-        raise tarfile.TarError(f"{member} is not a regular file")
-    return stream
+    def _problem(self, reason: str, *, advice: str) -> SourceError:
+        return SourceError.of(
+            self, found=f"a file that cannot be opened ({reason})", expected="a readable file", advice=advice
+        )

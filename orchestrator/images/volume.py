@@ -59,5 +59,5 @@ class NiftiVolume(Volume):
 
     def read(self) -> LoadedVolume:
         """Read the file."""
-        image, sha256 = read_nifti(self._source)
-        return LoadedVolume(image=image, sha256=sha256)
+        loaded = read_nifti(self._source)
+        return LoadedVolume(image=loaded.image, sha256=loaded.sha256, notes=loaded.notes)

@@ -6,12 +6,11 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from orchestrator.errors import ConfigError, DataError, StorageError
+from orchestrator.images.label_maps import SUFFIXES
 from orchestrator.results.records import CaseScore, ScoreStatus
 from orchestrator.scoring.score import NoPrediction, ScoredStructure, score_files
 from orchestrator.storage.interface import Storage
 
-SUFFIXES = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".nhdr", ".mnc")
-"""Endings of label maps: SimpleITK reads more formats, but not all of those tell it when a file is cut short."""
 NO_FILE = NoPrediction(reason="there is no prediction for this case")
 
 
@@ -51,8 +50,8 @@ class FolderComparison:
         try:
             paths = [folder.fetch(case) if folder.exists(case) else NO_FILE for folder in self.predictions]
             scored = score_files(self.reference.fetch(case), paths, structures=self.structures, metrics=self.metrics)
-        except (DataError, StorageError, OSError) as error:
-            # What a disk or a network says of one file is no reason to lose the scores of the others.
+        except (DataError, StorageError, OSError, MemoryError) as error:
+            # What a disk, a network or the memory says of one file is no reason to lose the scores of the others.
             unscored = tuple(_unscored(structure, message=str(error)) for structure in self.structures)
             scored = (unscored,) * len(self.predictions)
         return [

@@ -10,9 +10,9 @@ import numpy as np
 
 from kernels import LabelScore, score_masks
 from orchestrator.errors import ConfigError, DataError
-from orchestrator.images.geometry import grid_difference, order_onto
-from orchestrator.images.mask_files import MaskFile, read_mask
-from orchestrator.images.nifti_labels import ReadBuffer
+from orchestrator.images.geometry import AxisOrder, grid_difference, order_onto
+from orchestrator.images.label_maps import LabelMap, OpenLabelMap, open_label_map, read_label_map
+from orchestrator.images.stored_voxels import ReadBuffer
 from orchestrator.results.records import CaseScore, ScoreStatus
 
 
@@ -84,7 +84,7 @@ def score_files(
     ConfigError : if no structure is given or two of them share a label
     """
     _check_structures(structures)
-    truth = read_mask(reference, buffer=_buffers.reference)
+    truth = read_label_map(reference, buffer=_buffers.reference)
     return tuple(
         _score_prediction(truth, reference, prediction, structures=structures, metrics=metrics)
         for prediction in predictions
@@ -92,7 +92,7 @@ def score_files(
 
 
 def _score_prediction(
-    truth: MaskFile,
+    truth: LabelMap,
     reference: Path,
     prediction: Path | NoPrediction,
     *,
@@ -102,18 +102,11 @@ def _score_prediction(
     if isinstance(prediction, NoPrediction):
         return _missing(truth, structures, message=prediction.reason)
     try:
-        guess = read_mask(prediction, buffer=_buffers.prediction)
+        with open_label_map(prediction) as opened:
+            order = _order_onto(truth, opened, reference=reference)
+            guess = opened.read(_buffers.prediction)
     except DataError as error:
         return _missing(truth, structures, message=str(error))
-    order = order_onto(truth.geometry, guess.geometry)
-    difference = grid_difference(truth.geometry, order.geometry(guess.geometry))
-    if difference is not None:
-        # Named as the file has them, not as they would be in another order.
-        words = (grid_difference(truth.geometry, guess.geometry) or difference).words
-        return _missing(truth, structures, message=f"{prediction}: not on the grid of {reference}: {words}")
-    reordered = ""
-    if not order.changes_nothing:
-        reordered = f"axes reordered from {guess.geometry.orientation} to {truth.geometry.orientation}"
     scores = score_masks(
         truth.array,
         order.array(guess.array),
@@ -122,10 +115,26 @@ def _score_prediction(
         prediction_labels={structure.reference_label: structure.prediction_label for structure in structures},
         metrics=metrics,
     )
+    notes = [f"{reference.name}: {note}" for note in truth.notes] + list(guess.notes)
+    if not order.changes_nothing:
+        notes.append(f"axes reordered from {guess.geometry.orientation} to {truth.geometry.orientation}")
     return tuple(
-        _scored(structure, score, spacing_mm=truth.spacing_mm, message=reordered)
+        _scored(structure, score, spacing_mm=truth.spacing_mm, message="; ".join(notes))
         for structure, score in zip(structures, scores, strict=True)
     )
+
+
+def _order_onto(truth: LabelMap, prediction: OpenLabelMap, *, reference: Path) -> AxisOrder:
+    """Return the order that brings a prediction onto the grid of the reference; raises DataError if none does."""
+    found = prediction.header.geometry
+    order = order_onto(truth.geometry, found)
+    difference = grid_difference(truth.geometry, order.geometry(found))
+    if difference is None:
+        return order
+    # Named as the file has them, not as they would be in another order.
+    words = (grid_difference(truth.geometry, found) or difference).words
+    beside = "".join(f" ({note})" for note in prediction.header.notes)
+    raise DataError(f"{prediction.path}: not on the grid of {reference}: {words}{beside}")
 
 
 def _check_structures(structures: Sequence[ScoredStructure]) -> None:
@@ -166,7 +175,7 @@ def _status(*, num_reference: int, num_predicted: int) -> ScoreStatus:
             return ScoreStatus.BOTH_EMPTY
 
 
-def _missing(truth: MaskFile, structures: Sequence[ScoredStructure], *, message: str) -> tuple[CaseScore, ...]:
+def _missing(truth: LabelMap, structures: Sequence[ScoredStructure], *, message: str) -> tuple[CaseScore, ...]:
     return tuple(
         CaseScore(
             structure=structure.name,

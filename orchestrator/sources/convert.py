@@ -148,8 +148,8 @@ def labels_from(
     """Convert a mask of a case that was found; without an image it keeps its own geometry."""
     files = stamp_files([mask.path], downloads=downloads)
     with reading(mask):
-        loaded, sha256 = read_nifti(mask)
-        oriented = orient_to_lps(loaded)
+        loaded = read_nifti(mask)
+        oriented = orient_to_lps(loaded.image)
     note = None
     if image is not None:
         note = check_same_geometry(
@@ -164,8 +164,8 @@ def labels_from(
         label_set=label_set,
         labels=label_map,
         labels_present=mapped.present,
-        source=SourceStamp(files=files, sha256=sha256),
-        notes=(*([note] if note else []), *mapped.notes),
+        source=SourceStamp(files=files, sha256=loaded.sha256),
+        notes=(*loaded.notes, *([note] if note else []), *mapped.notes),
         warnings=() if image is None else implausible(image, label_map, has_lungs=rule.has_lungs, name=str(mask)),
     )
 

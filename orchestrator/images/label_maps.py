@@ -1,0 +1,153 @@
+"""Label maps as files: NIfTI, MetaImage, NRRD and MINC, the header first, and the voxels only of those that fit."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.errors import DataError
+from orchestrator.images.geometry import Geometry
+from orchestrator.images.metaimage import parse_metaimage
+from orchestrator.images.minc import MincFile
+from orchestrator.images.nifti import NiftiFile
+from orchestrator.images.nrrd import parse_nrrd
+from orchestrator.images.problem import Fault, SourceError, naming
+from orchestrator.images.stored_voxels import ImageHeader, ReadBuffer
+from orchestrator.images.text_header import read_voxels
+
+SUFFIXES = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".nhdr", ".mnc")
+"""Endings of label maps."""
+_ROUNDING = 1e-4
+"""Of a whole number that was kept as a real one."""
+_LARGEST_STEP = 0.02
+"""Of stored numbers that are scaled; a label lies at most half a step beside its whole number."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class LabelMap:
+    """A label map in memory."""
+
+    array: NDArray[np.integer]
+    """Shape (Z, Y, X), C order, no value below 0."""
+    geometry: Geometry
+    """Its grid."""
+    num_axes: int
+    """2 for a plane, of which the array has one slice."""
+    notes: tuple[str, ...] = ()
+    """What had to be decided to read it, one sentence each."""
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Distances of voxels, (z, y, x)."""
+        x, y, z = self.geometry.spacing_mm
+        return z, y, x
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class OpenLabelMap:
+    """A label map of which only the header is read."""
+
+    path: Path
+    header: ImageHeader
+    _read: Callable[[ReadBuffer], NDArray[Any]] = field(repr=False)
+
+    def read(self, buffer: ReadBuffer) -> LabelMap:
+        """Read the voxels, which are good until the next file is read into the buffer; raises DataError."""
+        with naming(self.path):
+            labels = as_labels(self._read(buffer), slope=self.header.slope, intercept=self.header.intercept)
+        return LabelMap(
+            array=labels, geometry=self.header.geometry, num_axes=self.header.num_axes, notes=self.header.notes
+        )
+
+
+@contextmanager
+def open_label_map(path: Path) -> Iterator[OpenLabelMap]:
+    """Context with a label map whose header is read.
+
+    Raises
+    ------
+    DataError
+        If the file is missing, no file, unreadable, or its header is damaged or contradicts itself; from `read`, if its
+        voxels are cut short, damaged or no labels.
+    """
+    if not path.is_file():
+        found = "neither a file nor a link to one" if os.path.lexists(path) else "no such file"
+        raise DataError(f"{path}: {found}; expected a label map")
+    if not os.access(path, os.R_OK):
+        raise DataError(f"{path}: may not be read by this user; expected a readable label map")
+    name = path.name.lower()
+    if name.endswith((".nii", ".nii.gz")):
+        with path.open("rb") as stream:
+            with naming(path):
+                file = NiftiFile(stream, must_be_gzip=name.endswith(".gz"))
+            yield OpenLabelMap(path=path, header=file.header, _read=file.read)
+        return
+    with naming(path):
+        if name.endswith(".mnc"):
+            minc = MincFile(path)
+            header, read = minc.header, minc.read
+        elif name.endswith((".mha", ".mhd", ".nrrd", ".nhdr")):
+            header, stored = (parse_metaimage if name.endswith((".mha", ".mhd")) else parse_nrrd)(path)
+
+            def read(buffer: ReadBuffer) -> NDArray[Any]:
+                return read_voxels(stored, header, buffer)
+        else:
+            raise SourceError.of(
+                path, found="a file of another kind", expected=f"one of {', '.join(SUFFIXES)}", advice="Convert it."
+            )
+    yield OpenLabelMap(path=path, header=header, _read=read)
+
+
+def read_label_map(path: Path, *, buffer: ReadBuffer | None = None) -> LabelMap:
+    """Read a label map; parameters and errors as `open_label_map` and its `read`."""
+    with open_label_map(path) as opened:
+        return opened.read(buffer or ReadBuffer())
+
+
+def as_labels(stored: NDArray[Any], *, slope: float = 1.0, intercept: float = 0.0) -> NDArray[np.integer]:
+    """Return stored numbers as labels of an integer type, in C order; what is an integer already stays as it is.
+
+    Real numbers, and scaled ones, are labels if they are whole but for rounding: a label that was scaled to integers of
+    16 bits comes back as 1.0000153.
+
+    Raises
+    ------
+    Fault
+        If a value is below 0 or no whole number.
+    """
+    if stored.dtype.kind in "iu" and (slope, intercept) == (1.0, 0.0):
+        labels = np.ascontiguousarray(stored, dtype=stored.dtype.newbyteorder("="))
+        if labels.dtype.kind == "i" and labels.size and labels.min() < 0:
+            raise _no_labels(labels.min(), labels.max())
+        return labels
+    step = abs(slope) if stored.dtype.kind in "iu" else 0.0
+    tolerance = max(_ROUNDING, 0.51 * step if step <= _LARGEST_STEP else 0.0)
+    lowest, highest = (float(number) * slope + intercept for number in (stored.min(), stored.max()))
+    lowest, highest = min(lowest, highest), max(lowest, highest)
+    # Written so that NaN fails as well.
+    if not (lowest >= -tolerance and highest < 2**53):
+        raise _no_labels(lowest, highest)
+    labels = np.empty(stored.shape, np.min_scalar_type(round(highest)))
+    for plane, target in zip(stored, labels, strict=True):
+        values = plane.astype(np.float64) * slope + intercept
+        whole = np.rint(values)
+        if not (np.abs(values - whole) <= tolerance).all():
+            example = values[np.abs(values - whole) > tolerance].flat[0]
+            raise Fault(
+                f"holds the value {example:g}",
+                expected="integer labels, not probabilities or an image",
+                advice="Resample label maps without interpolation.",
+            )
+        target[:] = whole
+    return labels
+
+
+def _no_labels(lowest: float, highest: float) -> Fault:
+    return Fault(
+        f"values from {lowest} to {highest}", expected="integer labels from 0", advice="Check that it is a label map."
+    )

@@ -1,0 +1,156 @@
+"""NRRD files (.nrrd, .nhdr), by the definition of teem.sourceforge.net/nrrd/format.html."""
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.images.nifti_header import not_one_volume
+from orchestrator.images.problem import Fault
+from orchestrator.images.stored_voxels import Encoding, ImageHeader
+from orchestrator.images.text_header import LARGEST_HEADER, StoredVoxels, volume_header
+
+_TYPES = {
+    **dict.fromkeys(("signed char", "int8", "int8_t"), "i1"),
+    **dict.fromkeys(("uchar", "unsigned char", "uint8", "uint8_t"), "u1"),
+    **dict.fromkeys(("short", "short int", "signed short", "signed short int", "int16", "int16_t"), "i2"),
+    **dict.fromkeys(("ushort", "unsigned short", "unsigned short int", "uint16", "uint16_t"), "u2"),
+    **dict.fromkeys(("int", "signed int", "int32", "int32_t"), "i4"),
+    **dict.fromkeys(("uint", "unsigned int", "uint32", "uint32_t"), "u4"),
+    **dict.fromkeys(
+        ("longlong", "long long", "long long int", "signed long long", "signed long long int", "int64", "int64_t"), "i8"
+    ),
+    **dict.fromkeys(
+        ("ulonglong", "unsigned long long", "unsigned long long int", "uint64", "uint64_t"), "u8"
+    ),
+    "float": "f4", "double": "f8",
+}  # fmt: skip
+_ENCODINGS = {
+    "raw": Encoding.RAW, "gzip": Encoding.GZIP, "gz": Encoding.GZIP, "bzip2": Encoding.BZIP2, "bz2": Encoding.BZIP2,
+    "txt": Encoding.TEXT, "text": Encoding.TEXT, "ascii": Encoding.TEXT,
+}  # fmt: skip
+_TO_LPS = {
+    **dict.fromkeys(("right-anterior-superior", "ras"), (-1.0, -1.0, 1.0)),
+    **dict.fromkeys(("left-anterior-superior", "las"), (1.0, -1.0, 1.0)),
+}
+"""Other spaces, among them those without a name for their axes, are taken for LPS, as ITK does."""
+
+
+def parse_nrrd(path: Path) -> tuple[ImageHeader, StoredVoxels]:
+    """Read the header of a file; raises Fault."""
+    with path.open("rb") as file:
+        content = file.read(LARGEST_HEADER)
+    if not content.startswith(b"NRRD000"):
+        raise _fault("a file without the header of NRRD", expected="one that begins with NRRD0004 or the like")
+    end = re.search(rb"\r?\n\r?\n", content)
+    fields = _fields((content[: end.start()] if end else content).decode("utf-8", "replace"))
+    name = fields.get("data file", "")
+    if name.upper().startswith("LIST") or "%" in name:
+        raise _fault(f"a header whose voxels are in several files ({name[:80]})", expected="one file")
+    if not name and end is None:
+        raise _fault("a header without an end (an empty line)", expected="the voxels behind it")
+    encoding = _ENCODINGS.get(fields.get("encoding", "").lower())
+    if encoding is None:
+        raise _fault(f"encoding {fields.get('encoding')!r}", expected=f"one of {', '.join(_ENCODINGS)}")
+    lines, skipped = (_whole(fields, skip, default="0")[0] for skip in ("line skip", "byte skip"))
+    if lines < 0 or skipped < -1 or (encoding is Encoding.TEXT and skipped):
+        raise _fault(f"line skip {lines} and byte skip {skipped}", expected="at least 0, or -1 for bytes")
+    return _header(fields), StoredVoxels(
+        path=path.parent / name if name else path,
+        encoding=encoding,
+        first_byte=0 if name or end is None else end.end(),
+        num_lines=lines,
+        num_skipped=skipped,
+    )
+
+
+def _fault(found: str, *, expected: str) -> Fault:
+    return Fault(found, expected=expected, advice="Write it again, for example with SimpleITK or pynrrd.")
+
+
+def _fields(text: str) -> dict[str, str]:
+    """Return the fields; lines `key:=value` are the user's own."""
+    fields = {}
+    for line in text.splitlines()[1:]:
+        name, is_field, value = line.partition(":")
+        if is_field and not line.startswith("#") and not value.startswith("="):
+            fields[name.strip().lower()] = value.strip()
+    for name, other in (("data file", "datafile"), ("line skip", "lineskip"), ("byte skip", "byteskip")):
+        if other in fields:
+            fields[name] = fields[other]
+    return fields
+
+
+def _whole(fields: dict[str, str], name: str, *, default: str | None = None) -> list[int]:
+    text = fields.get(name, default)
+    try:
+        return [int(part) for part in (text or "").split()] or [int("")]
+    except ValueError:
+        raise _fault(f"{name}: {text!r}", expected="whole numbers") from None
+
+
+def _header(fields: dict[str, str]) -> ImageHeader:
+    extents = _whole(fields, "sizes")
+    if _whole(fields, "dimension") != [len(extents)] or not 1 <= len(extents) <= 16:
+        raise _fault(f"dimension {fields['dimension']!r} beside sizes {fields['sizes']!r}", expected="a size for each")
+    steps = _steps(fields, num_axes=len(extents))
+    spatial = [axis for axis, step in enumerate(steps) if step is not None]
+    # Axes of one voxel beside those of space are no axes: of components, of time, of layers of a segmentation.
+    kept = [axis for axis, extent in enumerate(extents) if extent != 1 or axis in spatial[:3]]
+    if len(kept) > 3 or not set(kept) <= set(spatial):
+        raise not_one_volume(tuple(extents))
+    to_lps = np.array(_TO_LPS.get(fields.get("space", "").lower(), (1.0, 1.0, 1.0)))
+    origin = _vector(fields.get("space origin", "(0,0,0)"))
+    if origin is None:
+        raise _fault(f"space origin: {fields['space origin']}", expected="three numbers")
+    columns = [step for axis, step in enumerate(steps) if axis in kept and step is not None]
+    return volume_header(
+        extents=[extents[axis] for axis in kept],
+        dtype=_dtype(fields),
+        steps=to_lps[:, None] * np.stack(columns, axis=1) if columns else np.zeros((3, 0)),
+        origin=(to_lps * origin).tolist(),
+        unit=next(iter(re.findall(r'"([^"]*)"', fields.get("space units", ""))), "mm"),
+    )
+
+
+def _steps(fields: dict[str, str], *, num_axes: int) -> list[NDArray[np.float64] | None]:
+    """Return the step along each axis, None for those that are not of space."""
+    if "space directions" in fields:
+        found = re.findall(r"none|\([^)]*\)", fields["space directions"])
+        steps = [None if text == "none" else _vector(text) for text in found]
+        if len(steps) == num_axes and all(
+            step is not None or text == "none" for step, text in zip(steps, found, strict=True)
+        ):
+            return steps
+        raise _fault(f"space directions: {fields['space directions'][:200]}", expected="three numbers or none, an axis")
+    texts = fields.get("spacings", " ".join(["1"] * num_axes)).split()
+    try:
+        spacings = [float(text) for text in texts]
+    except ValueError:
+        spacings = []
+    if len(spacings) != num_axes:
+        raise _fault(f"spacings: {fields['spacings'][:200]}", expected="a number for each axis")
+    # NaN stands where an axis has no spacing.
+    rows, spaced = np.eye(3), [axis for axis, step in enumerate(spacings) if not math.isnan(step)][:3]
+    return [spacings[axis] * rows[spaced.index(axis)] if axis in spaced else None for axis in range(num_axes)]
+
+
+def _vector(text: str) -> NDArray[np.float64] | None:
+    try:
+        numbers = [float(part) for part in text.strip().strip("()").split(",")]
+    except ValueError:
+        return None
+    return np.array([*numbers, 0.0][:3]) if len(numbers) in {2, 3} else None
+
+
+def _dtype(fields: dict[str, str]) -> np.dtype[Any]:
+    name = fields.get("type", "nothing").lower()
+    if name not in _TYPES:
+        raise _fault(f"type {name[:80]!r}", expected="integers of 8 to 64 bits, float or double")
+    endian = fields.get("endian", "little" if _TYPES[name][1] == "1" else "").lower()
+    if endian not in {"little", "big"} and fields.get("encoding", "").lower() not in {"txt", "text", "ascii"}:
+        raise _fault(f"numbers of several bytes in no order (endian {endian!r})", expected="little or big")
+    return np.dtype((">" if endian == "big" else "<") + _TYPES[name])

@@ -1,0 +1,147 @@
+"""What MetaImage and NRRD have in common: a header of lines that says where the voxels are, here or in another file."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.images.geometry import Geometry, is_same_map, nearest_upright
+from orchestrator.images.nifti import check_finite
+from orchestrator.images.nifti_header import not_one_volume, sheared
+from orchestrator.images.problem import Fault
+from orchestrator.images.stored_voxels import (
+    Encoding,
+    ImageHeader,
+    ReadBuffer,
+    check_room,
+    expand,
+    largest_stored,
+    read_at_most,
+    too_long,
+)
+
+LARGEST_HEADER = 1 << 20
+_MM_BY_UNIT = {"nm": 1e-6, "um": 1e-3, "µm": 1e-3, "micron": 1e-3, "microns": 1e-3, "cm": 10.0, "m": 1000.0}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoredVoxels:
+    """What a header says of the bytes of the voxels."""
+
+    path: Path
+    """The file that they are in."""
+    encoding: Encoding
+    first_byte: int
+    """In that file."""
+    num_lines: int = 0
+    """To be skipped behind that."""
+    num_skipped: int = 0
+    """Bytes to be skipped, of what is expanded; -1: whatever is before the last of them."""
+
+
+def read_voxels(stored: StoredVoxels, header: ImageHeader, buffer: ReadBuffer) -> NDArray[Any]:
+    """Read the voxels (z, y, x) of a volume; raises Fault."""
+    if not stored.path.is_file():
+        raise Fault(
+            f"a header whose voxels are in {stored.path.name}, which is no file",
+            expected="one file beside it",
+            advice="Put it there.",
+        )
+    if stored.encoding is Encoding.TEXT:
+        return _read_text(stored, header)
+    ahead = max(0, stored.num_skipped)
+    num_bytes = header.num_bytes + ahead
+    limit = largest_stored(num_bytes, encoding=stored.encoding)
+    num_stored = stored.path.stat().st_size - stored.first_byte
+    check_room(num_bytes, num_stored=max(0, num_stored), encoding=stored.encoding)
+    with stored.path.open("rb") as file:
+        file.seek(stored.first_byte)
+        for _ in range(stored.num_lines):
+            file.readline(LARGEST_HEADER)
+        if stored.num_skipped < 0 and stored.encoding is Encoding.RAW:
+            file.seek(-num_bytes, 2)
+        content = read_at_most(file, limit + 1)
+    if len(content) > limit:
+        raise too_long(num_bytes)
+    expanded = expand(content, encoding=stored.encoding, num_bytes=num_bytes, buffer=buffer)
+    voxels = header.voxels(expanded, first_byte=ahead if stored.num_skipped >= 0 else expanded.size - num_bytes)
+    check_finite(voxels)
+    return voxels
+
+
+def _read_text(stored: StoredVoxels, header: ImageHeader) -> NDArray[Any]:
+    """Read numbers that are written out."""
+    num_voxels = math.prod(header.geometry.size)
+    check_room(num_voxels, num_stored=stored.path.stat().st_size, encoding=stored.encoding)
+    limit = largest_stored(num_voxels, encoding=stored.encoding)
+    with stored.path.open("rb") as file:
+        file.seek(stored.first_byte)
+        content = read_at_most(file, limit + 1)
+    if len(content) > limit:
+        raise too_long(num_voxels)
+    numbers = content.split()
+    if len(numbers) != num_voxels:
+        raise Fault(f"{len(numbers)} numbers", expected=f"{num_voxels} by its header", advice="Write it again.")
+    try:
+        voxels = np.array(numbers).astype(header.dtype.newbyteorder("="))
+    except ValueError as error:
+        raise Fault(f"voxels that are no numbers ({error})", expected="numbers", advice="Write it again.") from error
+    check_finite(voxels)
+    return voxels.reshape(header.geometry.size[::-1])
+
+
+def volume_header(
+    *,
+    extents: Sequence[int],
+    dtype: np.dtype[np.generic],
+    steps: NDArray[np.float64],
+    origin: Sequence[float],
+    unit: str = "mm",
+) -> ImageHeader:
+    """Check what a header says of the grid, and return it.
+
+    Parameters
+    ----------
+    extents
+        Voxels along each axis, 1 to 3 of them, without further axes of one voxel.
+    dtype
+        Of a stored number.
+    steps
+        From a voxel to the next along each axis, in LPS: shape (3, axes), a column an axis.
+    origin
+        Position of the first voxel in LPS.
+    unit
+        Of these lengths.
+    """
+    if len(extents) not in {2, 3} or min(extents) < 1:
+        raise not_one_volume(tuple(extents))
+    scale = _MM_BY_UNIT.get(unit.strip('"').lower(), 1.0)
+    if len(extents) == 2:
+        normal = np.cross(steps[:, 0], steps[:, 1])
+        steps = np.column_stack([steps, normal / (np.linalg.norm(normal) or 1.0)])
+    lengths = np.linalg.norm(steps, axis=0)
+    if not (np.isfinite(steps).all() and np.isfinite(origin).all() and (lengths > 0).all()):
+        raise Fault(
+            f"axes {steps.T.tolist()} from {list(origin)}",
+            expected="finite numbers, and sizes of voxels above 0",
+            advice="Write its header again with the right values.",
+        )
+    size = (*extents, 1)[:3]
+    upright = nearest_upright(steps / lengths) * lengths
+    if not is_same_map(np.column_stack([steps, origin]), np.column_stack([upright, origin]), size=size):
+        raise sheared(steps / lengths)
+    return ImageHeader(
+        geometry=Geometry(
+            size=size,
+            spacing_mm=tuple((scale * lengths).tolist()),
+            origin_mm=tuple((scale * np.asarray(origin, dtype=float)).tolist()),
+            direction=tuple((steps / lengths).ravel().tolist()),
+        ),
+        num_axes=len(extents),
+        dtype=dtype,
+        notes=() if scale == 1.0 else (f"its header measures in {unit}, converted to mm",),
+    )

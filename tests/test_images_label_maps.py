@@ -1,0 +1,262 @@
+"""Claims about label maps in MetaImage, NRRD and MINC, and about what is no file at all."""
+
+import bz2
+import gzip
+import os
+import socket
+import zlib
+
+import h5py
+import nibabel
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from orchestrator.errors import DataError
+from orchestrator.images.label_maps import read_label_map
+
+LABELS = np.random.default_rng(0).integers(0, 300, (5, 6, 7)).astype(np.int16)
+SLANTED = (0.36, 0.48, -0.8, -0.8, 0.6, 0.0, 0.48, 0.64, 0.6)
+
+
+def write(path, *, array=LABELS, compressed=False, direction=SLANTED):
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing((0.7, 0.8, 1.25))
+    image.SetOrigin((-120.5, 30.25, 1e3))
+    image.SetDirection(direction)
+    sitk.WriteImage(image, str(path), useCompression=compressed)
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.mha", "a.mhd", "a.nrrd", "a.nhdr"])
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.int32, np.float32, np.float64])
+def test_voxels_and_grid_are_those_of_simpleitk(tmp_path, name, compressed, dtype):
+    array = (LABELS % 100).astype(dtype)
+    path = write(tmp_path / name, array=array, compressed=compressed)
+    image, found = sitk.ReadImage(str(path)), read_label_map(path)
+    np.testing.assert_array_equal(found.array, sitk.GetArrayFromImage(image))
+    assert found.geometry.size == image.GetSize()
+    assert found.geometry.spacing_mm == pytest.approx(image.GetSpacing())
+    assert found.geometry.origin_mm == pytest.approx(image.GetOrigin())
+    assert found.geometry.direction == pytest.approx(image.GetDirection())
+    assert found.array.dtype.kind in "iu"
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float64])
+@pytest.mark.parametrize("compressed", [False, True])
+def test_voxels_and_grid_of_minc_2_are_those_of_nibabel(tmp_path, compressed, dtype):
+    path = write(tmp_path / "a.mnc", array=(LABELS % 100).astype(dtype), compressed=compressed)
+    image, found = nibabel.load(path), read_label_map(path)
+    np.testing.assert_array_equal(found.array, LABELS % 100)
+    # nibabel's first index is the slowest one, and its x and y point to the other sides.
+    corners = np.array([[0, 0, 0], [6, 0, 0], [0, 5, 0], [0, 0, 4]])
+    ours = corners @ found.geometry.affine[:, :3].T + found.geometry.affine[:, 3]
+    theirs = nibabel.affines.apply_affine(image.affine, corners[:, ::-1]) * (-1, -1, 1)
+    assert ours == pytest.approx(theirs)
+
+
+def nrrd(path, *, data, lines=(), encoding="raw", sizes="7 6 5", dtype="short"):
+    header = ["NRRD0004", "# a comment", f"type: {dtype}", f"dimension: {len(sizes.split())}", f"sizes: {sizes}"]
+    header += ["endian: little", f"encoding: {encoding}", "key:=value: of the user", *lines]
+    path.write_bytes(("\n".join(header) + "\n\n").encode() + data)
+    return path
+
+
+RAW = LABELS.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("encoding", "data", "lines"),
+    [
+        ("raw", RAW, []),
+        ("gzip", gzip.compress(RAW), []),
+        ("gz", gzip.compress(RAW[:100]) + gzip.compress(RAW[100:]), []),
+        ("bzip2", bz2.compress(RAW), []),
+        ("raw", b"first\nsecond\n" + RAW, ["line skip: 2"]),
+        ("gzip", b"first\nsecond\n" + gzip.compress(RAW), ["line skip: 2"]),
+        ("bz2", b"first\n" + bz2.compress(b"123" + RAW), ["lineskip: 1", "byte skip: 3"]),
+        ("raw", b"12345" + RAW, ["byte skip: 5"]),
+        ("raw", b"12345678" * 9 + RAW, ["byte skip: -1"]),
+        ("gzip", gzip.compress(b"12345" + RAW), ["byte skip: 5"]),
+        ("gzip", gzip.compress(b"12345" + RAW), ["byte skip: -1"]),
+        ("raw", RAW + b"\n", []),  # more than the header says: what is said counts from the beginning
+        ("ascii", " ".join(map(str, LABELS.ravel())).encode(), []),
+    ],
+)
+@pytest.mark.parametrize("detached", [False, True])
+def test_what_nrrd_allows_before_its_voxels_is_skipped(tmp_path, encoding, data, lines, detached):
+    if detached:
+        (tmp_path / "a.data").write_bytes(data)
+        path = nrrd(tmp_path / "a.nhdr", data=b"", encoding=encoding, lines=[*lines, "data file: a.data"])
+    else:
+        path = nrrd(tmp_path / "a.nrrd", data=data, encoding=encoding, lines=lines)
+    np.testing.assert_array_equal(read_label_map(path).array, LABELS)
+
+
+def test_numbers_in_the_other_byte_order_are_read(tmp_path):
+    path = nrrd(tmp_path / "a.nrrd", data=LABELS.astype(">i2").tobytes())
+    path.write_bytes(path.read_bytes().replace(b"endian: little", b"endian: big"))
+    np.testing.assert_array_equal(read_label_map(path).array, LABELS)
+    path = write(tmp_path / "a.mha")
+    head, _ = path.read_bytes().split(b"LOCAL\n")
+    head = head.replace(b"ByteOrderMSB = False", b"ByteOrderMSB = True")
+    path.write_bytes(head + b"LOCAL\n" + LABELS.astype(">i2").tobytes())
+    np.testing.assert_array_equal(read_label_map(path).array, LABELS)
+
+
+@pytest.mark.parametrize(
+    ("space", "to_lps"),
+    [("left-posterior-superior", (1, 1, 1)), ("right-anterior-superior", (-1, -1, 1)), ("LAS", (1, -1, 1))],
+)
+def test_the_space_of_nrrd_is_brought_to_lps(tmp_path, space, to_lps):
+    lines = [f"space: {space}", "space directions: (0.5,0,0) (0,0,2) (0,1,0)", "space origin: (10,20,30)"]
+    geometry = read_label_map(nrrd(tmp_path / "a.nrrd", data=RAW, lines=lines)).geometry
+    x, y, z = to_lps
+    assert geometry.spacing_mm == (0.5, 2.0, 1.0)
+    assert geometry.origin_mm == (10.0 * x, 20.0 * y, 30.0 * z)
+    assert geometry.direction == (x, 0, 0, 0, 0, y, 0, z, 0)
+
+
+def test_axes_of_one_voxel_beside_those_of_space_are_none(tmp_path):
+    directions = "space directions: none (0.5,0,0) (0,2,0) (0,0,1)"
+    path = nrrd(tmp_path / "a.nrrd", data=RAW, sizes="1 7 6 5", lines=["space: LPS", directions])
+    np.testing.assert_array_equal(read_label_map(path).array, LABELS)
+    assert read_label_map(path).geometry.spacing_mm == (0.5, 2.0, 1.0)
+    path = nrrd(tmp_path / "b.nrrd", data=RAW + RAW, sizes="2 7 6 5", lines=["space: LPS", directions])
+    with pytest.raises(DataError, match=r"4D image of size 2 x 7 x 6 x 5 .* 4 axes"):
+        read_label_map(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"data": RAW[:-1]}, "419 bytes of the file; expected 420"),
+        ({"data": RAW * 100}, "more than the 420 bytes"),
+        ({"data": gzip.compress(RAW)[:-9], "encoding": "gzip"}, "truncated or damaged"),
+        ({"data": gzip.compress(bytes(1 << 24)), "encoding": "gzip"}, "more than the 420 bytes"),
+        ({"data": bz2.compress(bytes(1 << 24)), "encoding": "bzip2"}, "more than the 420 bytes"),
+        ({"data": gzip.compress(RAW), "encoding": "gzip", "sizes": "100000 100000 100000"}, "compressed in it"),
+        ({"data": RAW, "sizes": "-7 6 5"}, "-7 x 6 x 5"),
+        ({"data": RAW, "sizes": "7 6 x"}, "sizes: '7 6 x'"),
+        ({"data": RAW, "encoding": "lzma"}, "encoding 'lzma'"),
+        ({"data": RAW, "dtype": "block"}, "type 'block'"),
+        ({"data": RAW, "lines": ["line skip: -1"]}, "line skip -1"),
+        ({"data": RAW, "lines": ["spacings: 1 0 1"]}, "sizes of voxels above 0"),
+        ({"data": RAW, "lines": ["spacings: 1 nan 1"]}, "4D|3D image"),
+        ({"data": RAW, "lines": ["space directions: (1,0,0) (0,inf,0) (0,0,1)"]}, "finite numbers"),
+        ({"data": RAW, "lines": ["space directions: (1,0,0) (0.5,1,0) (0,0,1)"]}, "sheared axes, at 63.43"),
+        ({"data": RAW, "lines": ["data file: LIST"]}, "several files"),
+        ({"data": RAW, "lines": ["data file: /dev/zero"]}, "which is no file"),
+    ],
+)  # fmt: skip
+def test_a_nrrd_file_that_cannot_be_right_is_refused_by_name(tmp_path, change, message):
+    with pytest.raises(DataError, match=rf"a\.nrrd: found .*({message})"):
+        read_label_map(nrrd(tmp_path / "a.nrrd", **change))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("NDims = 3", "NDims = -1", "NDims = -1"),
+        ("NDims = 3", "NDims = 1e30", r"NDims = 1e\+30"),
+        ("DimSize = 7 6 5", "DimSize = 7 6 -5", "7 x 6 x -5"),
+        ("DimSize = 7 6 5", "DimSize = 7 6", "dimsize = '7 6'"),
+        ("DimSize = 7 6 5", "DimSize = 100000 100000 100000", "expected 2000000000000000 bytes"),
+        ("DimSize = 7 6 5", "DimSize = 7 6 4", None),  # 84 bytes behind the voxels pass for padding
+        ("ElementType = MET_SHORT", "ElementType = MET_STRING", "ElementType = MET_STRING"),
+        ("ElementSpacing =", "ElementSpacing = nan 1 1\nOld =", "finite numbers"),
+        ("LOCAL", "LIST", "several files"),
+        ("LOCAL", "other.raw", "other.raw, which is no file"),
+        ("CompressedData = False", "CompressedData = True", "truncated or damaged"),
+    ],
+)
+def test_a_metaimage_that_cannot_be_right_is_refused_by_name(tmp_path, old, new, message):
+    path = write(tmp_path / "a.mha")
+    content = path.read_bytes()
+    assert old.encode() in content
+    path.write_bytes(content.replace(old.encode(), new.encode()))
+    if message is None:
+        np.testing.assert_array_equal(read_label_map(path).array, LABELS[:4])
+        return
+    with pytest.raises(DataError, match=rf"a\.mha: found .*{message}"):
+        read_label_map(path)
+
+
+def test_voxels_behind_another_header_or_written_out_are_read(tmp_path):
+    head = write(tmp_path / "a.mha", direction=np.eye(3).ravel().tolist()).read_bytes().split(b"ElementDataFile")[0]
+    (tmp_path / "a.raw").write_bytes(b"another header" + RAW)
+    (tmp_path / "a.mhd").write_bytes(head + b"HeaderSize = -1\nElementDataFile = a.raw\n")
+    np.testing.assert_array_equal(read_label_map(tmp_path / "a.mhd").array, LABELS)
+    (tmp_path / "b.mhd").write_bytes(head + b"HeaderSize = 14\nElementDataFile = a.raw\n")
+    np.testing.assert_array_equal(read_label_map(tmp_path / "b.mhd").array, LABELS)
+    text = head.replace(b"BinaryData = True", b"BinaryData = False") + b"ElementDataFile = LOCAL\n"
+    (tmp_path / "c.mha").write_bytes(text + " ".join(map(str, LABELS.ravel())).encode())
+    np.testing.assert_array_equal(read_label_map(tmp_path / "c.mha").array, LABELS)
+    bomb = head.replace(b"CompressedData = False", b"CompressedData = True") + b"ElementDataFile = LOCAL\n"
+    (tmp_path / "d.mha").write_bytes(bomb + zlib.compress(bytes(1 << 24)))
+    with pytest.raises(DataError, match="more than the 420 bytes"):
+        read_label_map(tmp_path / "d.mha")
+
+
+def test_minc_1_is_read(tmp_path):
+    """nibabel cannot write it: its own smallest file, in which every slice has a scale of its own."""
+    from scipy.io import netcdf_file
+
+    with netcdf_file(tmp_path / "a.mnc", "w") as file:
+        for name, (size, start, step) in {
+            "zspace": (5, 3.0, 2.0),
+            "yspace": (6, 2.0, 0.5),
+            "xspace": (7, 1.0, 0.25),
+        }.items():
+            file.createDimension(name, size)
+            axis = file.createVariable(name, "i", ())
+            axis.start, axis.step, axis.length, axis.spacing = start, step, size, b"regular__"
+        image = file.createVariable("image", "h", ("zspace", "yspace", "xspace"))
+        image.valid_range, image.signtype = np.array([0.0, 1000.0]), b"signed__"
+        image[:] = LABELS
+        for name, value in (("image-min", 0.0), ("image-max", 1000.0)):
+            limit = file.createVariable(name, "d", ("zspace",))
+            limit[:] = value
+    found = read_label_map(tmp_path / "a.mnc")
+    np.testing.assert_array_equal(found.array, LABELS)
+    assert found.geometry.spacing_mm == (0.25, 0.5, 2.0)
+    assert found.geometry.origin_mm == (-1.0, -2.0, 3.0)  # MINC's x and y point to the right and the front
+    assert nibabel.load(tmp_path / "a.mnc").shape == (5, 6, 7)
+
+
+def test_a_minc_file_that_claims_more_than_it_holds_is_refused(tmp_path):
+    path = write(tmp_path / "a.mnc", direction=np.eye(3).ravel().tolist())
+    with h5py.File(path, "r+") as file:
+        folder = file["minc-2.0/image/0"]
+        attributes = dict(folder["image"].attrs)
+        del folder["image"]
+        image = folder.create_dataset("image", (10**5,) * 3, np.int16, chunks=(64, 64, 64))
+        image.attrs.update(attributes)
+    with pytest.raises(DataError, match=r"a\.mnc: found .*bytes are compressed in it"):
+        read_label_map(path)
+    path.write_bytes(b"text" * 99)
+    with pytest.raises(DataError, match=r"a\.mnc: found a file that cannot be read as MINC"):
+        read_label_map(path)
+
+
+@pytest.mark.parametrize("name", ["a.nii.gz", "a.nii", "a.mha", "a.nrrd", "a.mnc"])
+def test_pipes_sockets_devices_folders_and_loops_are_no_label_maps(tmp_path, name):
+    path = tmp_path / name
+
+    def refused():
+        with pytest.raises(DataError, match=rf"{name}: neither a file nor a link to one; expected a label map"):
+            read_label_map(path)
+        path.rmdir() if path.is_dir() else path.unlink()
+
+    os.mkfifo(path)
+    refused()
+    path.symlink_to("/dev/zero")
+    refused()
+    path.symlink_to(path)
+    refused()
+    path.mkdir()
+    refused()
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(os.path.relpath(path))
+        refused()
