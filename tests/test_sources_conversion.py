@@ -7,6 +7,7 @@ import zipfile
 from pathlib import Path
 
 import layouts
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -168,3 +169,16 @@ def test_writing_needs_a_path_for_each_label_set(data, tmp_path):
     converted = convert(data, "mosmed", "study_0255", "infection")
     with pytest.raises(DataError, match=r"paths for label sets \[\]; expected \['infection'\]"):
         write_case(converted, image_path=tmp_path / "image.nii.gz", label_paths={})
+
+
+def test_a_mask_that_a_tool_scaled_keeps_its_labels(data):
+    """As nibabel stores real numbers in a header of integers: 1 comes back as 1.0000153."""
+    path = data / "structseg" / "Thoracic_OAR" / "7" / "label.nii.gz"
+    original = nibabel.load(path)
+    header = nibabel.Nifti1Header()
+    header.set_data_dtype(np.uint16)
+    voxels = np.where(np.asarray(original.dataobj) < 3, original.dataobj, 0).astype(np.float64)
+    nibabel.save(nibabel.Nifti1Image(voxels, original.affine, header), path)
+    assert nibabel.load(path).dataobj.slope < 1e-4
+    converted = convert(data, "structseg-lung", "train_7", "lung")
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(converted.labels["lung"]), layouts.mask_voxels("lung"))

@@ -14,7 +14,7 @@ from orchestrator.errors import DataError
 from orchestrator.images.geometry import Geometry
 from orchestrator.images.metaimage import parse_metaimage
 from orchestrator.images.minc import MincFile
-from orchestrator.images.nifti import NiftiFile
+from orchestrator.images.nifti import NiftiFile, scaled
 from orchestrator.images.nrrd import parse_nrrd
 from orchestrator.images.problem import Fault, SourceError, naming
 from orchestrator.images.stored_voxels import ImageHeader, ReadBuffer
@@ -145,6 +145,14 @@ def as_labels(stored: NDArray[Any], *, slope: float = 1.0, intercept: float = 0.
             )
         target[:] = whole
     return labels
+
+
+def mask_values(stored: NDArray[Any], header: ImageHeader) -> NDArray[Any]:
+    """Return stored numbers as labels, or as the values that they are if they cannot be labels."""
+    try:
+        return as_labels(stored, slope=header.slope, intercept=header.intercept)
+    except Fault:
+        return scaled(stored, header)
 
 
 def _no_labels(lowest: float, highest: float) -> Fault:

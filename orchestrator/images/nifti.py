@@ -3,6 +3,7 @@
 import hashlib
 import zipfile
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -149,8 +150,10 @@ class LoadedNifti:
     """What had to be decided, one sentence each."""
 
 
-def read_nifti(source: SourceFile) -> LoadedNifti:
-    """Read a `.nii.gz` file of a download wholly.
+def read_nifti(
+    source: SourceFile, *, values: Callable[[NDArray[Any], ImageHeader], NDArray[Any]] = scaled
+) -> LoadedNifti:
+    """Read a `.nii.gz` file of a download wholly; `values` makes values of the stored numbers.
 
     Raises
     ------
@@ -160,7 +163,7 @@ def read_nifti(source: SourceFile) -> LoadedNifti:
     with naming(source), source.open() as stream:
         file = NiftiFile(stream, must_be_gzip=True)
         check_is_volume(file.header)
-        image = sitk.GetImageFromArray(scaled(file.read(ReadBuffer()), file.header))
+        image = sitk.GetImageFromArray(values(file.read(ReadBuffer()), file.header))
     geometry = file.header.geometry
     image.SetSpacing(geometry.spacing_mm)
     image.SetOrigin(geometry.origin_mm)

@@ -74,15 +74,15 @@ def _read_image(storage: Storage, case: Case) -> "sitk.Image":
     key, record_key = run_paths.case_image(case), run_paths.image_record(case)
     expected = read_case_record(storage, record_key).sha256
     try:
-        image, found = read_nifti(SourceFile(path=storage.fetch(key)))
+        loaded = read_nifti(SourceFile(path=storage.fetch(key)))
     except DataError as error:
         raise IntegrityError(f"{error} Remove {storage.location}/{key}: the same command makes it again") from error
-    if found != expected:
+    if loaded.sha256 != expected:
         raise IntegrityError(
-            f"{storage.location}/{key}: SHA-256 {found}; expected {expected}, as {record_key} tells. Remove it: the "
-            "same command makes it again"
+            f"{storage.location}/{key}: SHA-256 {loaded.sha256}; expected {expected}, as {record_key} tells. Remove "
+            "it: the same command makes it again"
         )
-    return image
+    return loaded.image
 
 
 def _keep(storage: Storage, volume: "sitk.Image", *, key: str, record: CaseRecord, at: str) -> None:

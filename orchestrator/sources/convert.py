@@ -7,6 +7,7 @@ import SimpleITK as sitk
 
 from orchestrator.benchmark.definition import Case, Dataset
 from orchestrator.images.geometry import check_same_geometry, geometry_of, orient_to_lps
+from orchestrator.images.label_maps import mask_values
 from orchestrator.images.nifti import read_nifti
 from orchestrator.images.problem import SourceError
 from orchestrator.images.source_file import SourceFile
@@ -148,7 +149,7 @@ def labels_from(
     """Convert a mask of a case that was found; without an image it keeps its own geometry."""
     files = stamp_files([mask.path], downloads=downloads)
     with reading(mask):
-        loaded = read_nifti(mask)
+        loaded = read_nifti(mask, values=mask_values)
         oriented = orient_to_lps(loaded.image)
     note = None
     if image is not None:
