@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from orchestrator.pipeline.run import RunRequest
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
-NUM_LAST_LINES = 5
-"""Of the log of a failed training."""
 ROOT = Path(__file__).resolve().parents[1]
 PRICES = ROOT / "clusters" / "prices.yaml"
 PARTNERS = {"json": "dry_run", "deadline": "simulate", "max_cost": "simulate", "prices": "simulate"}
@@ -242,9 +240,10 @@ def run_here(selection: Selection, options: argparse.Namespace, *, console: Cons
             _say(f"{selection.output}/{key}", console=console)
     num_done = f"{outcome.num_done} of {len(selection.trainings)} trainings done"
     _say(f"{num_done}, {duration_text(outcome.elapsed_s)}.", console=console)
-    for stage_id, line in outcome.failures.items():
+    for stage_id, text in outcome.failures.items():
+        line, *log = text.splitlines()
         _say(f"failed: {stage_id}: {line}", console=console)
-        for own_line in _last_lines(selection.output, stage_id):
+        for own_line in log:
             _say(f"    {own_line}", console=console)
     if outcome.lost_trainings:
         command = shlex.join(_command_for(options, outcome.lost_trainings))
@@ -350,16 +349,6 @@ def _describe(training: Training, preset: Preset) -> dict[str, object]:
         "num_test_cases": sum(len(evaluation.cases) for evaluation in tests),
         "expected_hours": round(preset.expected_training_s / 3600, 4),
     }
-
-
-def _last_lines(output: str, stage_id: str) -> list[str]:
-    """Return the end of the log of a failed training; nothing for another stage, whose error is one line."""
-    storage = open_storage(output)
-    kind, _, training_id = stage_id.partition(" ")
-    key = run_paths.log(training_id)
-    if kind != "train" or not storage.exists(key):
-        return []
-    return storage.read_bytes(key).decode(errors="replace").splitlines()[-NUM_LAST_LINES:]
 
 
 def _command_for(options: argparse.Namespace, training_ids: Sequence[str]) -> list[str]:

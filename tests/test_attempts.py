@@ -1,11 +1,12 @@
 """Claims about attempts at one training: the latest may write, whatever was given up for lost may not."""
 
+import pickle
 import threading
 
 import pytest
 
-from orchestrator.errors import SupersededError
-from orchestrator.pipeline.attempt import AttemptClaim, TrainingLog
+from orchestrator.errors import SupersededError, TrainingError
+from orchestrator.pipeline.attempt import AttemptClaim, TrainingLog, end_of_log
 from orchestrator.pipeline.failures import FailureKind, kind_of
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
@@ -89,3 +90,29 @@ def test_the_log_is_that_of_the_later_attempt(storage):
     with pytest.raises(SupersededError):
         be_superseded()
     assert storage.read_bytes(key) == b"the second is done\n"
+
+
+def fail(storage, *lines):
+    """Return, as it comes to another process, the error of an attempt that logs these lines and fails."""
+
+    def attempt():
+        with TrainingLog(storage, run_paths.log(TRAINING)) as log:
+            for line in lines:
+                log.write(line)
+            raise TrainingError("the loss is NaN")
+
+    with pytest.raises(TrainingError) as caught:
+        attempt()
+    return pickle.loads(pickle.dumps(caught.value))
+
+
+def test_an_attempt_that_fails_tells_how_its_own_log_ended(storage):
+    first = end_of_log(fail(storage, *(f"epoch {number}" for number in range(9))))
+    assert len(first) == 5
+    assert first[-1] == "orchestrator.errors.TrainingError: the loss is NaN"
+    second = end_of_log(fail(storage))
+    assert second[0] == "Traceback (most recent call last):"
+    assert not any("epoch" in line for line in second)
+    assert storage.read_bytes(run_paths.log(TRAINING)).decode().count("the loss is NaN\n") == 2
+    # One that has not come to its log has nothing to tell of it.
+    assert end_of_log(TrainingError("no plan")) == ()

@@ -6,8 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from orchestrator.errors import StorageError
+from orchestrator.errors import StorageError, TrainingError
 from orchestrator.events import EventLog, read_events
+from orchestrator.pipeline.attempt import TrainingLog
 from orchestrator.pipeline.failures import GiveUp
 from orchestrator.pipeline.latest_epoch import LatestEpoch, write_latest_epoch
 from orchestrator.pipeline.observer import LOOKING_S, SNAPSHOT_INTERVAL_S, RunObserver
@@ -138,6 +139,19 @@ def test_a_storage_that_takes_nothing_ends_no_run(driver, monkeypatch):
     driver.observer.stage_failed(first, error=ValueError("bad case"), decision=GiveUp(blocked=()))
     driver.observer.stage_finished(second, elapsed_s=1.0)
     assert driver.observer.failures == {"train a": "ValueError: bad case"}
+
+
+def test_a_failure_brings_the_end_of_the_log_of_its_own_attempt(driver):
+    error = TrainingError("the loss is NaN")
+    log = TrainingLog(driver.storage, run_paths.log("a"))
+    log.write("epoch 1")
+    log.__exit__(TrainingError, error, None)
+    driver.observer.stage_failed(driver.stages[0], error=error, decision=GiveUp(blocked=()))
+    assert driver.observer.failures["train a"].splitlines() == [
+        "TrainingError: the loss is NaN",
+        "epoch 1",
+        "orchestrator.errors.TrainingError: the loss is NaN",
+    ]
 
 
 def test_where_reading_is_slow_each_training_is_looked_at_in_turn(driver):

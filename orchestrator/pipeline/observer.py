@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 
 from orchestrator.events import EventLog
+from orchestrator.pipeline.attempt import end_of_log
 from orchestrator.pipeline.estimate import estimate_remaining_s
 from orchestrator.pipeline.failures import GiveUp, Retry
 from orchestrator.pipeline.latest_epoch import LatestEpoch, read_latest_epoch
@@ -77,7 +78,7 @@ class RunObserver:
         self._num_running: Counter[StageKind] = Counter()
         self._num_failed: Counter[StageKind] = Counter()
         self.failures: dict[str, str] = {}
-        """One line for each stage that has failed for good, by its id."""
+        """By id of each stage that has failed for good, a line that says why; below it, how its attempt's log ends."""
 
     def stage_started(self, stage: Stage, *, attempt: int, node: Node, gpus: float) -> None:
         """Take note that a stage was handed to the cluster."""
@@ -110,7 +111,7 @@ class RunObserver:
                 self._reopen(reopened)
             case GiveUp():
                 self._num_failed[stage.kind] += 1
-                self.failures[stage.id] = line
+                self.failures[stage.id] = "\n".join([line, *end_of_log(error)])
                 self._view.note(f"FAILED {stage.id}: {line}")
         self._events.append(
             "stage_failed",

@@ -66,7 +66,7 @@ class RunOutcome:
     num_done: int
     """Trainings of the request whose results are committed."""
     failures: Mapping[str, str]
-    """One line for each stage that failed for good."""
+    """By id of each stage that failed for good, a line that says why; below it, the end of its last attempt's log."""
     lost_trainings: tuple[str, ...]
     """Ids of the trainings of the request that cannot be done because of them."""
     unpredicted: Mapping[str, str]
