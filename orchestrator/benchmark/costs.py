@@ -65,10 +65,10 @@ class StepCost:
 
 GENERATE = StepCost(core_s=0.38, gib=0.012)
 """A phantom, with its labels."""
-INGEST = StepCost(core_s=0.069, gib=0.019)
-"""Of voxels of the image as it comes, like all but the two that name others."""
-LABELS = StepCost(core_s=0.03, gib=0.019)
-"""One label map, compared with the image."""
+INGEST = StepCost(core_s=0.079, gib=0.019)
+"""Of voxels of the image as it comes, like all but the two that name others. Measured on 2026-11-28, beside others."""
+LABELS = StepCost(core_s=0.041, gib=0.007)
+"""One label map, with the image that it is compared with; measured likewise."""
 FINGERPRINT = StepCost(core_s=0.033, gib=0.011)
 PREPROCESS = StepCost(core_s=0.46, gib=0.051)
 """Of voxels on the grid of the training."""

@@ -26,6 +26,8 @@ class CaseRecord:
     """What was taken as it is but hardly right, with numbers, one sentence each."""
     spacing_mm: tuple[float, ...] = ()
     """(z, y, x), of an image."""
+    size: tuple[int, ...] = ()
+    """Voxels along (z, y, x), of an image."""
 
 
 def write_case_record(storage: Storage, key: str, record: CaseRecord) -> None:
@@ -59,6 +61,7 @@ def _parsed(found: Mapping[str, Any]) -> CaseRecord:
         notes=_texts(found["notes"]),
         warnings=_texts(found["warnings"]),
         spacing_mm=tuple(map(float, found["spacing_mm"])),
+        size=tuple(map(int, found["size"])),
     )
 
 

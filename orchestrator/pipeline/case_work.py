@@ -1,6 +1,7 @@
 """What the stages of a case do: download (of phantoms), ingest, fingerprint."""
 
 import hashlib
+import math
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -39,8 +40,8 @@ def generate_download(place: Workplace, download: str) -> None:
     write_json(place.storage, run_paths.phantom_listing(download), {"files": sorted(keys.values())})
 
 
-def ingest(place: Workplace, case: Case) -> None:
-    """Convert the image of one case of a download."""
+def ingest(place: Workplace, case: Case) -> int:
+    """Convert the image of one case of a download; returns its voxels."""
     from orchestrator.sources.downloads import convert_image
 
     dataset = place.datasets[case.dataset]
@@ -48,9 +49,14 @@ def ingest(place: Workplace, case: Case) -> None:
         # Where a case ships several images, the label sets that it has choose, and not those that a call asks for.
         found = convert_image(case, dataset=dataset, label_sets=dataset.label_sets, downloads=downloads)
     record = CaseRecord(
-        sha256="", source=found.source, notes=found.notes, spacing_mm=tuple(found.image.GetSpacing()[::-1])
+        sha256="",
+        source=found.source,
+        notes=found.notes,
+        spacing_mm=tuple(found.image.GetSpacing()[::-1]),
+        size=tuple(found.image.GetSize()[::-1]),
     )
     _keep(place.storage, found.image, key=run_paths.case_image(case), record=record, at=run_paths.image_record(case))
+    return math.prod(record.size)
 
 
 def ingest_labels(place: Workplace, case: Case, *, label_set: str) -> None:

@@ -40,6 +40,7 @@ class Expectations:
         self._fractions: dict[str, float] = {}
         self._elapsed_s: defaultdict[StageKind, float] = defaultdict(float)
         self._expected_s: defaultdict[StageKind, float] = defaultdict(float)
+        self._voxels = self._expected_voxels = 0
         self._version = 0
 
     def remaining_s(self, stage_id: str) -> float:
@@ -47,7 +48,9 @@ class Expectations:
         stage = self._graph[stage_id]
         if stage.kind is not StageKind.TRAIN:
             expected_s = self._expected_s[stage.kind]
-            return stage.expected_s * (self._elapsed_s[stage.kind] / expected_s if expected_s else 1.0)
+            # Of what has not been done yet it is known how large the images are: it takes about as many times longer.
+            size = self._voxels / self._expected_voxels if self._expected_voxels else 1.0
+            return stage.expected_s * (self._elapsed_s[stage.kind] / expected_s if expected_s else size)
         whole_s = self._durations.predict(stage_id).seconds
         return whole_s * (1 - self._fractions.get(stage_id, 0.0)) + min(self._restart_s, 0.01 * whole_s)
 
@@ -86,6 +89,12 @@ class Expectations:
         if node is not None and whole_s:
             self._durations.observe(stage_id, kind=node.kind, seconds=whole_s)
         return self._durations.predict(stage_id).seconds * (1 - fraction)
+
+    def measured(self, stage_id: str, *, voxels: int) -> None:
+        """Learn how large the image is that a stage has made; 0 says nothing."""
+        if voxels:
+            self._voxels += voxels
+            self._expected_voxels += self._graph[stage_id].voxels
 
     def finished(self, stage_id: str, *, elapsed_s: float, attempt: int, node: Node | None) -> None:
         """Learn from a stage that is done; a training that was interrupted has told more by its epochs."""

@@ -80,7 +80,7 @@ class Schedule:
         self.records = NodeRecords()
         self.to_come = tuple(to_come)
         known = [*self.processors.nodes.values(), *self.to_come]
-        self._expectations = Expectations(graph, nodes=known, restart_s=restart_s)
+        self.expectations = Expectations(graph, nodes=known, restart_s=restart_s)
         self.training_need = training_need
         check_fits(training_need, known)
         self._slice_s = slice_s
@@ -142,7 +142,7 @@ class Schedule:
         attempt = self._release(stage_id)
         self._giving_way.drop(stage_id)
         self.records.succeeded(node or attempt.node, stage_id, on_gpu=attempt.need.gpus > 0)
-        self._expectations.finished(
+        self.expectations.finished(
             stage_id,
             elapsed_s=now_s - attempt.since_s,
             attempt=self.attempts[stage_id],
@@ -253,7 +253,7 @@ class Schedule:
             return
         if node:
             found_on(node, attempt, running=self._running, processors=self.processors)
-        remaining_s = self._expectations.progressed(
+        remaining_s = self.expectations.progressed(
             stage_id, fraction=fraction, whole_s=whole_s, node=self._node(attempt.node)
         )
         if remaining_s is not None:
@@ -263,7 +263,7 @@ class Schedule:
 
     def requests_to_stop(self, now_s: float) -> list[str]:
         """Return the running trainings that shall give way to others now; each is named once."""
-        if self._expectations.take_news():
+        if self.expectations.take_news():
             self._put_anew()
             self._next_look_s = min(self._next_look_s, now_s)
         if now_s < self._next_look_s:
@@ -283,7 +283,7 @@ class Schedule:
             can_start=self._ready.__contains__,
             is_settled=lambda attempt: now_s - attempt.since_s >= self._slice_s,
             remaining_s=lambda stage_id: self.remaining_s(stage_id, now_s=now_s),
-            margin=self._expectations.margin,
+            margin=self.expectations.margin,
         )
         speeds = [self._speed(node_id) for node_id in place_nodes]
         found = look(works, speeds, slice_s=self._slice_s)
@@ -325,7 +325,7 @@ class Schedule:
         """Return the predicted seconds, on a GPU of speed 1, until a stage is done."""
         attempt = self._running.get(stage_id)
         if attempt is None:
-            return self._expectations.remaining_s(stage_id)
+            return self.expectations.remaining_s(stage_id)
         speed = self._speed(attempt.node) if self.graph[stage_id].kind is StageKind.TRAIN else 1.0
         return max(0.0, attempt.remaining_s - (now_s - attempt.at_s) * speed)
 
@@ -394,7 +394,7 @@ class Schedule:
 
     def _speed(self, node_id: str) -> float:
         node = self._node(node_id)
-        return self._expectations.speed(node) if node else 1.0
+        return self.expectations.speed(node) if node else 1.0
 
     def _nodes_of_predictions(self) -> list[str]:
         return [attempt.node for i, attempt in self._running.items() if self.graph[i].kind is StageKind.PREDICT]

@@ -29,7 +29,7 @@ from orchestrator.pipeline.ray_failures import address_of, classify, innermost, 
 from orchestrator.pipeline.ray_growth import Scouts
 from orchestrator.pipeline.ray_leftovers import free_reserved_places
 from orchestrator.pipeline.ray_nodes import label_selector, node_at, nodes_here, nodes_of
-from orchestrator.pipeline.ray_worker import settle_coordinator, submit
+from orchestrator.pipeline.ray_worker import Ended, settle_coordinator, submit
 from orchestrator.pipeline.stages import Stage, StageKind
 from orchestrator.pipeline.workplace import Workplace
 from orchestrator.training.stop_request import SIGNALS
@@ -307,7 +307,7 @@ class Executor:
         """Tell the schedule and the listener how a stage has ended."""
         stage, now_s = running.stage, time.monotonic()
         try:
-            node = ray.get(reference)
+            ended: Ended | None = ray.get(reference)
         except RayError as error:
             kind = classify(error)
             lost = self._lost(stage) if kind in MAY_LACK_A_FILE else ()
@@ -320,7 +320,8 @@ class Executor:
             for stage_id in self._schedule.take_revived():
                 self._listener.stage_revived(self._schedule.graph[stage_id])
         else:
-            self._schedule.finish(stage.id, now_s=now_s, node=node)
+            self._schedule.finish(stage.id, now_s=now_s, node=ended.node if ended else None)
+            self._schedule.expectations.measured(stage.id, voxels=ended.voxels if ended else 0)
             self._listener.stage_finished(stage, elapsed_s=now_s - running.started_s)
 
     def _lost(self, stage: Stage) -> Sequence[str]:

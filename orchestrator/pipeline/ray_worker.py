@@ -26,7 +26,7 @@ DRAIN_EVERY_S = 5.0
 def submit(
     stage: Stage, *, place: Any, node_id: str, share: Resources, separate: bool, selector: dict[str, str]
 ) -> Any:
-    """Hand one stage to Ray under its own name; what comes back is the node, where Ray chose it.
+    """Hand one stage to Ray under its own name; what comes back is an `Ended`, where Ray chose the node.
 
     Parameters
     ----------
@@ -66,27 +66,37 @@ def settle_coordinator() -> None:
     get_or_create_autoscaling_coordinator()
 
 
-def _carry_out_here(place: Workplace, stage: Stage, *, share: Resources, watches: Sequence[Watch] = ()) -> str:
-    """Carry out a stage in this process and return the node."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ended:
+    """What a stage tells at its end."""
+
+    node: str
+    """Where it was."""
+    voxels: int
+    """Of the image that an ingest has made; 0 of any other stage."""
+
+
+def _carry_out_here(place: Workplace, stage: Stage, *, share: Resources, watches: Sequence[Watch] = ()) -> Ended:
+    """Carry out a stage in this process."""
     _log_to_process(stage)
     node: str = ray.get_runtime_context().get_node_id()
     try:
-        work.carry_out(place, stage, watches=watches, gpus=share.gpus, node=node)
+        voxels = work.carry_out(place, stage, watches=watches, gpus=share.gpus, node=node)
     except BaseException as error:
         note_node(error, node)
         raise
-    return node
+    return Ended(node=node, voxels=voxels)
 
 
 @ray.remote(max_retries=0)  # type: ignore[untyped-decorator]
-def _carry_out(place: Workplace, stage: Stage, share: Resources) -> str:
+def _carry_out(place: Workplace, stage: Stage, share: Resources) -> Ended:
     return _carry_out_here(place, stage, share=share)
 
 
 # CUDA stays with the GPU that a process has used first, and keeps memory of it: the next stage gets a new process. Ray
 # cares for that by itself only where GPUs are asked for at the decorator.
 @ray.remote(max_retries=0, max_calls=1)  # type: ignore[untyped-decorator]
-def _carry_out_once(place: Workplace, stage: Stage, share: Resources) -> str:
+def _carry_out_once(place: Workplace, stage: Stage, share: Resources) -> Ended:
     return _carry_out_here(place, stage, share=share)
 
 

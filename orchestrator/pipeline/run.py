@@ -1,7 +1,9 @@
 """One run from its request to its tables: what is checked before it begins, what is wired, what is left behind."""
 
+import math
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -14,9 +16,10 @@ from orchestrator.benchmark.matrix import Benchmark, find_donors
 from orchestrator.benchmark.presets import Preset
 from orchestrator.benchmark.published import PublishedScores
 from orchestrator.cluster.config import ClusterConfig
-from orchestrator.errors import ConfigError, GpuError
+from orchestrator.errors import ConfigError, GpuError, IntegrityError, StorageError
 from orchestrator.events import EventLog
 from orchestrator.images.problem import Problem
+from orchestrator.pipeline.case_records import read_case_record
 from orchestrator.pipeline.finished import finished_stages
 from orchestrator.pipeline.lease import Lease
 from orchestrator.pipeline.output_claim import claim_output
@@ -35,6 +38,8 @@ from orchestrator.sources.downloads import CaseRequest, inspect_downloads
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.storage.interface import Storage
 
+NUM_SIZES = 16
+"""Of images, from which the size of all is learned when a run goes on."""
 GPU_LOADER_THREADS = 6
 """Most threads that make batches for one training with a GPU."""
 
@@ -227,6 +232,7 @@ def _execute(
             training_need=need,
             slice_s=request.cluster.slice_s,
         )
+        _tell_sizes(schedule, open_storage(request.output))
         if connection.dashboard:
             view.note(f"Ray dashboard: {connection.dashboard}")
         observer = RunObserver(
@@ -250,6 +256,16 @@ def _execute(
         finally:
             events.flush()
         return observer.failures, frozenset(schedule.outcomes.failed | schedule.outcomes.blocked)
+
+
+def _tell_sizes(schedule: Schedule, storage: Storage) -> None:
+    """Let a schedule know how large some of the images are that earlier calls have made."""
+    images = [stage for stage in schedule.graph.values() if stage.kind is StageKind.INGEST]
+    keys = [(stage.id, stage.products[-1]) for stage in images if stage.id in schedule.outcomes.done]
+    for stage_id, key in keys[:: 1 + len(keys) // NUM_SIZES]:
+        # It is for people alone; who needs the record says what is wrong with it.
+        with suppress(StorageError, IntegrityError):
+            schedule.expectations.measured(stage_id, voxels=math.prod(read_case_record(storage, key).size))
 
 
 def _check_machines(request: RunRequest, need: Need, machines: Iterable[Node], *, note: Callable[[str], None]) -> None:

@@ -1,0 +1,69 @@
+"""How long a run still takes is learned from what its stages have taken and from the size of its images."""
+
+import pytest
+
+from orchestrator.benchmark.loading import load_benchmark
+from orchestrator.benchmark.presets import PRESETS
+from orchestrator.pipeline.case_records import CaseRecord, write_case_record
+from orchestrator.pipeline.estimate import estimate_remaining_s
+from orchestrator.pipeline.policy import Schedule
+from orchestrator.pipeline.processors import Need, Node, Resources
+from orchestrator.pipeline.run import _tell_sizes
+from orchestrator.pipeline.stages import StageKind, build_graph
+from orchestrator.sources.downloads import SourceStamp
+from orchestrator.storage import run_paths
+from orchestrator.storage.filesystem import open_storage
+
+SMOKE = PRESETS["smoke"]
+SMALL = (40, 64, 64)
+"""Voxels of an image where the data set has 512 x 512 x 176 or 41."""
+
+
+@pytest.fixture(scope="module")
+def graph():
+    benchmark = load_benchmark()
+    trainings = benchmark.trainings(only=("T1-infection-fold0",), preset=SMOKE)
+    datasets = {dataset.name: dataset for dataset in benchmark.datasets}
+    return build_graph(trainings, donors={}, datasets=datasets, preset=SMOKE, phantoms=False)
+
+
+def schedule_of(graph, *, done=()):
+    nodes = [Node(id="node", offered=Resources(cpus=2, gpus=0))]
+    return Schedule(graph, done=done, nodes=nodes, training_need=Need(cpus=1))
+
+
+def test_small_images_of_a_data_set_are_not_expected_to_take_as_long_as_large_ones(graph):
+    """The prediction of 6 cases of full size takes a miniature's window a quarter of an hour, of these 2 seconds."""
+    schedule = schedule_of(graph)
+    assert estimate_remaining_s(schedule, now_s=0) > 600
+    start = schedule.start_next(0.0)
+    while start.stage.kind is not StageKind.INGEST:
+        start = schedule.start_next(0.0)
+    schedule.finish(start.stage.id, now_s=0.2)
+    schedule.expectations.measured(start.stage.id, voxels=40 * 64 * 64)
+    assert estimate_remaining_s(schedule, now_s=0.2) == pytest.approx(SMOKE.expected_training_s, abs=10)
+
+
+def test_a_kind_of_stage_that_has_shown_how_long_it_takes_is_known_better_than_by_its_size(graph):
+    expectations = schedule_of(graph).expectations
+    first, second, *_ = (one for one in graph.values() if one.kind is StageKind.INGEST and "coronacases" in one.id)
+    expectations.measured(first.id, voxels=first.voxels // 100)
+    assert expectations.remaining_s(second.id) == pytest.approx(second.expected_s / 100, rel=0.01)
+    expectations.finished(first.id, elapsed_s=first.expected_s / 2, attempt=1, node=None)
+    assert expectations.remaining_s(second.id) == pytest.approx(second.expected_s / 2)
+
+
+def test_a_run_that_goes_on_learns_from_the_images_that_are_there(graph, tmp_path):
+    storage = open_storage(tmp_path)
+    images = [stage for stage in graph.values() if stage.kind is StageKind.INGEST]
+    done = {stage.id for stage in graph.values() if stage.kind not in {StageKind.PREDICT, StageKind.SCORE}}
+    schedule = schedule_of(graph, done=done)
+    before_s = estimate_remaining_s(schedule, now_s=0)
+    # One record is damaged, and one is lost.
+    storage.write_bytes(run_paths.image_record(images[0].case), b"{")
+    for stage in images[2:]:
+        record = CaseRecord(sha256="", source=SourceStamp(files=(), sha256=""), size=SMALL)
+        write_case_record(storage, run_paths.image_record(stage.case), record)
+    _tell_sizes(schedule, storage)
+    # At most 46 million voxels each, and at least 11: a 66th to a 280th.
+    assert before_s / 280 < estimate_remaining_s(schedule, now_s=0) < before_s / 66
