@@ -52,13 +52,33 @@ def test_a_failing_command_is_named_with_its_exit_code() -> None:
         ShellCommands().call(["false"])
 
 
-def test_a_token_that_others_can_read_is_refused(home: Path) -> None:
+def test_a_token_that_others_can_read_is_closed_with_a_line(home: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = environment.ensure_token()
     assert os.environ[environment.AUTH_MODE] == "token"
     assert environment.ensure_token() == path
+    assert not caplog.records
     path.chmod(0o644)
-    with pytest.raises(ConfigError, match="expected mode 600"):
+    path.parent.chmod(0o755)
+    environment.ensure_token()
+    assert [place.stat().st_mode & 0o777 for place in (path, path.parent)] == [0o600, 0o700]
+    assert f"{path}: other users may have read this token" in caplog.text
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")
+def test_a_token_of_another_user_is_refused(home: Path) -> None:
+    path = environment.ensure_token()
+    os.chown(path, 12345, 12345)
+    with pytest.raises(ConfigError, match="belongs to user 12345"):
         environment.ensure_token()
+
+
+def test_a_token_that_others_could_exchange_is_refused(home: Path) -> None:
+    path = environment.ensure_token()
+    (home / "open").mkdir()
+    (home / "open").chmod(0o777)
+    moved = path.rename(home / "open" / "token")
+    with pytest.raises(ConfigError, match="may exchange the token"):
+        environment.use_token(moved)
 
 
 def test_an_empty_or_missing_token_is_refused(home: Path) -> None:

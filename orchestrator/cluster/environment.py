@@ -1,5 +1,6 @@
 """The environment variables through which Ray is told of its authentication token, and the token itself."""
 
+import logging
 import os
 import secrets
 import stat
@@ -7,8 +8,15 @@ from pathlib import Path
 
 from orchestrator.errors import ConfigError
 
+logger = logging.getLogger(__name__)
+
 AUTH_MODE = "RAY_AUTH_MODE"
 AUTH_TOKEN_PATH = "RAY_AUTH_TOKEN_PATH"
+AUTH_TOKEN = "RAY_AUTH_TOKEN"
+"""The token itself; Ray prefers it to a file."""
+TEMPORARY, RAY_TEMPORARY = "TMPDIR", "RAY_TMPDIR"
+COMPILED = "TORCHINDUCTOR_CACHE_DIR"
+"""Where torch keeps what it has compiled."""
 
 HEAD_JOB = {
     # Where a machine is taken away before a training has begun there, the next takes minutes to start; by default Ray
@@ -41,12 +49,12 @@ def ensure_token() -> Path:
     Raises
     ------
     ConfigError
-        If the file is empty, or can be read by other users of this machine.
+        If the file is empty, belongs to somebody else, or others could exchange it.
     """
     path = token_path()
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        _create(path)
+        create_token(path)
     return use_token(path)
 
 
@@ -54,11 +62,51 @@ def use_token(path: Path) -> Path:
     """Like `ensure_token`, for the token of a cluster that exists: a missing file is a ConfigError."""
     path = path.expanduser().absolute()
     read_token(path)
-    if stat.S_IMODE(path.stat().st_mode) & 0o077:
-        raise ConfigError(f"{path}: other users may read this token; expected mode 600. Run: chmod 600 {path}")
+    close_token(path)
     os.environ[AUTH_MODE] = "token"
     os.environ[AUTH_TOKEN_PATH] = str(path)
     return path
+
+
+def close_token(path: Path) -> None:
+    """Let nobody else read a token: Ray itself makes readable ones, where a program without this project starts it.
+
+    Raises
+    ------
+    ConfigError
+        If that cannot be done, or if others could have put the token there.
+    """
+    path = path.resolve()
+    file, folder = path.stat(), path.parent.stat()
+    if file.st_uid not in {0, os.geteuid()}:
+        raise ConfigError(f"{path}: this token belongs to user {file.st_uid}; expected one of this user. Remove it")
+    try:
+        if path.parent.name == ".ray" and folder.st_mode & 0o077:
+            path.parent.chmod(0o700)
+        if file.st_mode & 0o077:
+            path.chmod(0o600)
+            logger.warning(
+                "%s: other users may have read this token until now; where they are not trusted, end the clusters that "
+                "use it and remove it: a new one is made",
+                path,
+            )
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: other users may read this token; expected mode 600. Run: chmod 600 {path}"
+        ) from error
+    if path.parent.stat().st_mode & 0o002 and not folder.st_mode & stat.S_ISVTX:
+        raise ConfigError(f"{path.parent}: other users may exchange the token; expected mode 700. Run: chmod 700 there")
+
+
+def close_usual_token() -> None:
+    """Do the same for the token that Ray takes by default, if there is one."""
+    try:
+        path = token_path()
+        is_there = path.exists()
+    except (OSError, RuntimeError):  # no home folder, or one that cannot be entered
+        return
+    if is_there:
+        close_token(path)
 
 
 def read_token(path: Path) -> str:
@@ -77,10 +125,11 @@ def token_headers() -> dict[str, str]:
     return {"Authorization": f"Bearer {read_token(token_path())}"}
 
 
-def _create(path: Path) -> None:
-    """Write a new token that only this user can read; one of two racing processes wins."""
+def create_token(path: Path) -> Path:
+    """Write a new token that only this user can read, and return its path; one of two racing processes wins."""
     temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    temporary.unlink(missing_ok=True)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(secrets.token_hex(32))
         file.flush()
@@ -91,3 +140,4 @@ def _create(path: Path) -> None:
         pass
     finally:
         temporary.unlink()
+    return path

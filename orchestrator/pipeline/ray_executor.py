@@ -9,7 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -18,6 +18,7 @@ from ray._private import services
 from ray.exceptions import RayError, RayTaskError
 
 from orchestrator.cluster.config import ClusterConfig
+from orchestrator.cluster.environment import close_usual_token
 from orchestrator.errors import ClusterError, OrchestratorError, StorageError
 from orchestrator.pipeline.failures import FailureKind, GiveUp, Retry
 from orchestrator.pipeline.finished import lost_stages
@@ -25,6 +26,7 @@ from orchestrator.pipeline.growth import MayStart, missing_machines
 from orchestrator.pipeline.policy import Schedule, Start
 from orchestrator.pipeline.preemption import REMOTE_MARKER_EVERY_S, ask_to_stop, forget_request
 from orchestrator.pipeline.processors import Node, Resources
+from orchestrator.pipeline.ray_embedded import embedded_ray
 from orchestrator.pipeline.ray_failures import address_of, classify, innermost, node_of
 from orchestrator.pipeline.ray_growth import Scouts
 from orchestrator.pipeline.ray_leftovers import free_reserved_places
@@ -48,8 +50,6 @@ NODES_INTERVAL_S = 10.0
 """Time between two looks at the nodes."""
 HEAD_ANSWERS_WITHIN_S = 20.0
 """Longest wait for the head of a cluster that is to be running: it may have been started a moment ago."""
-OBJECT_STORE_BYTES = 256 * 1024**2
-"""Of an embedded Ray: patches are memory-mapped files, so only small messages pass through it."""
 
 # The Train page of the dashboard lists the trainings.
 _TRAIN_SETTINGS = {"RAY_TRAIN_ENABLE_STATE_TRACKING": "1", "RAY_TRAIN_V2_ENABLED": "1"}
@@ -87,7 +87,7 @@ class Connection:
     nodes: tuple[Node, ...]
     """On which stages can be placed."""
     dashboard: str
-    """Address of its dashboard; empty if there is none."""
+    """Address of its dashboard, and where the token for it is if the run has made one; empty if there is none."""
 
 
 @contextmanager
@@ -101,51 +101,46 @@ def connected(config: ClusterConfig) -> Iterator[Connection]:
     """
     for name, value in _TRAIN_SETTINGS.items():
         os.environ.setdefault(name, value)
-    try:
-        if config.kind == "local":
-            # It would ask whatever cluster this machine had last, and hold up each training while that is silent.
-            os.environ["RAY_TRAIN_ENABLE_STATE_ACTOR_RECONCILIATION"] = "0"
-            context = ray.init(
-                address="local",
-                num_cpus=config.num_cpus,
-                num_gpus=config.num_gpus,
-                object_store_memory=OBJECT_STORE_BYTES,
-                include_dashboard=True,
-                dashboard_host="127.0.0.1",
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
-        else:
-            _check_head(config)
-            context = ray.init(address=config.address, log_to_driver=False, logging_level=logging.ERROR)
-    except ClusterError:
-        raise
-    except Exception as error:  # Ray's own are of any class
-        ray.shutdown()
-        raise ClusterError(f"Ray at {config.address or 'this machine'}: {error}. {_advice(config)}") from error
-    if threading.current_thread() is threading.main_thread():
-        for number in (*SIGNALS, signal.SIGHUP):
-            if signal.getsignal(number) is signal.SIG_IGN:
-                continue  # nohup
-            # As after Ctrl-C: Ray's own handler would end the process with a stack trace.
-            signal.signal(number, signal.default_int_handler)
-    try:
+    with ExitStack() as stack:
+        try:
+            context, token = stack.enter_context(embedded_ray(config) if config.kind == "local" else _existing(config))
+        except OrchestratorError:
+            raise
+        except Exception as error:  # Ray's own are of any class
+            raise ClusterError(f"Ray at {config.address or 'this machine'}: {error}. {_advice(config)}") from error
+        _end_as_after_ctrl_c()
+        dashboard = f"http://{context.dashboard_url}" if context.dashboard_url else ""
         yield Connection(
             nodes=nodes_here(ray.nodes()) if config.kind == "local" else nodes_of(ray.nodes()),
-            dashboard=f"http://{context.dashboard_url}" if context.dashboard_url else "",
+            dashboard=f"{dashboard}, which asks for the token in {token}" if dashboard and token else dashboard,
         )
+
+
+@contextmanager
+def _existing(config: ClusterConfig) -> Iterator[tuple[Any, None]]:
+    """Context with a connection to a cluster that is there."""
+    _check_head(config)
+    close_usual_token()
+    try:
+        yield ray.init(address=config.address, log_to_driver=False, logging_level=logging.ERROR), None
     finally:
         ray.shutdown()
+
+
+def _end_as_after_ctrl_c() -> None:
+    """Let signals end the driver as Ctrl-C does: Ray's own handler would end the process with a stack trace."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for number in (*SIGNALS, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+            signal.signal(number, signal.default_int_handler)
 
 
 def _advice(config: ClusterConfig) -> str:
     """Return what mostly helps where Ray does not start or cannot be reached."""
     if config.kind != "local":
         return f"Correct {config.path}, or start the cluster"
-    return (
-        f"Ray keeps sockets and logs below {tempfile.gettempdir()}, which must have a short path and free space, and a "
-        "token below the home folder, which must be writable: set TMPDIR, for example to /tmp, or HOME"
-    )
+    return f"Ray keeps its sockets and logs in a folder below {tempfile.gettempdir()}: free space there, or set TMPDIR"
 
 
 def _check_head(config: ClusterConfig) -> None:

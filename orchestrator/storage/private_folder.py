@@ -163,6 +163,8 @@ def _short_folder(*, num_below_bytes: int, prefer: str | None) -> Iterator[Path]
             root = own_folder(base)
             if len(os.fsencode(root)) + len(f"/{_LOCKED_PREFIX}") + 6 + num_below_bytes > MAX_SOCKET_BYTES:
                 refusals.append(f"{base}: its path is too long for sockets")
+                with suppress(OSError):
+                    root.rmdir()  # if it is empty
                 continue
             with ExitStack() as stack:
                 folder = stack.enter_context(_locked_folder(root))

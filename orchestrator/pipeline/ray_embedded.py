@@ -1,0 +1,123 @@
+"""A Ray of this run alone, on this machine: in a private folder, on the loopback interface, with a token of its own."""
+
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray._private import ray_constants
+from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
+
+from orchestrator.cluster.config import ClusterConfig
+from orchestrator.cluster.environment import (
+    AUTH_MODE,
+    AUTH_TOKEN,
+    AUTH_TOKEN_PATH,
+    COMPILED,
+    RAY_TEMPORARY,
+    TEMPORARY,
+    close_usual_token,
+    create_token,
+)
+from orchestrator.errors import ConfigError
+from orchestrator.storage.private_folder import CACHES, RunFolder, run_folder
+
+OBJECT_STORE_BYTES = 256 * 1024**2
+"""Patches are memory-mapped files, so only small messages pass through it."""
+RAY_FOLDER = "r"
+"""Of Ray itself, below that of the run: Ray opens it to all users, who cannot get there."""
+LONGEST_SOCKET = f"/{RAY_FOLDER}/session_2026-11-28_21-34-57_033431_4194304/sockets/plasma_store"
+
+
+@contextmanager
+def embedded_ray(config: ClusterConfig) -> Iterator[tuple[Any, Path]]:
+    """Context with a Ray that ends with it: what `ray.init` returns, and the file of its token.
+
+    All of its ports are bound to the loopback interface, where other users of this machine reach them: these need the
+    token. Its sockets, logs and temporary files lie in a folder that only this user can enter, and that is removed.
+    """
+    with suppress(ConfigError):  # this Ray does not need it, and another one may
+        close_usual_token()
+    prefer = os.environ.get(RAY_TEMPORARY)
+    with run_folder(num_below_bytes=len(LONGEST_SOCKET), prefer=prefer) as folder:
+        token = create_token(folder.path / "auth_token")
+        with _environment(_variables(folder, token=token)), _on_loopback():
+            _read_authentication_again()
+            try:
+                yield _start(config, folder=folder), token
+            finally:
+                ray.shutdown()
+    _read_authentication_again()
+
+
+def _start(config: ClusterConfig, *, folder: RunFolder) -> Any:
+    return ray.init(
+        address="local",
+        num_cpus=config.num_cpus,
+        num_gpus=config.num_gpus,
+        object_store_memory=OBJECT_STORE_BYTES,
+        include_dashboard=True,
+        dashboard_host="127.0.0.1",
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        _temp_dir=str(folder.path / RAY_FOLDER),
+    )
+
+
+def _variables(folder: RunFolder, *, token: Path) -> dict[str, str | None]:
+    """Return the environment that Ray's processes inherit; None for what they must not see."""
+    return {
+        AUTH_MODE: "token",
+        AUTH_TOKEN_PATH: str(token),
+        AUTH_TOKEN: None,
+        TEMPORARY: str(folder.temporary),
+        CACHES: str(folder.caches),
+        # By default others can know its name beforehand, and it holds code.
+        COMPILED: os.environ.get(COMPILED, str(folder.temporary / "compiled")),
+        ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0",
+        # It would ask whatever cluster this machine had last, and hold up each training while that is silent.
+        "RAY_TRAIN_ENABLE_STATE_ACTOR_RECONCILIATION": "0",
+    }
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str | None]) -> Iterator[None]:
+    """Context with other environment variables."""
+    before = {name: os.environ.get(name) for name in variables}
+    _set(variables)
+    try:
+        yield
+    finally:
+        _set(before)
+
+
+def _set(variables: Mapping[str, str | None]) -> None:
+    for name, value in variables.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Context in which a Ray that is started binds to the loopback interface alone.
+
+    Ray does so where it is no cluster, by default on macOS and Windows; given 127.0.0.1 as the address of its node it
+    would take that of a network interface instead.
+    """
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+def _read_authentication_again() -> None:
+    """Let the Ray of this process, which may have been imported before, see the token of the environment."""
+    AuthenticationTokenLoader.instance().reset_cache()
+    Config.initialize("")

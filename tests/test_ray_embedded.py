@@ -1,0 +1,154 @@
+"""Claims about the Ray that a run starts on this machine: who reaches it, and what it leaves."""
+
+import json
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.end_to_end
+STRANGER = 12345
+HOLD = """
+import json, os, sys, time
+from pathlib import Path
+import ray, psutil
+from orchestrator.cluster.config import ClusterConfig
+from orchestrator.pipeline.ray_executor import connected
+if __name__ == "__main__":
+    with connected(ClusterConfig(path=Path("local"), kind="local", num_cpus=1, num_gpus=0)) as connection:
+        names = ("TMPDIR", "RAY_AUTH_TOKEN_PATH", "ORCHESTRATOR_CACHES")
+        found = ray.get(ray.remote(lambda: {name: os.environ[name] for name in names}).remote())
+        processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
+        found["listeners"] = sorted(
+            {tuple(socket.laddr) for process in processes for socket in process.net_connections("inet")
+             if socket.status == "LISTEN"}
+        )
+        found["dashboard"] = connection.dashboard
+        print(json.dumps(found), flush=True)
+        sys.stdin.read()
+    print(json.dumps({name: os.environ.get(name) for name in (*names, "RAY_AUTH_MODE")}))
+"""
+LOOK = """
+import glob, json, os, sys, urllib.error, urllib.request
+ports, temporary, token = json.loads(sys.argv[1])
+answers = {}
+def ask(port, path, body=None):
+    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", data=body)
+    request.add_header("Content-Type", "application/json")
+    try:
+        return urllib.request.urlopen(request, timeout=10).status
+    except urllib.error.HTTPError as error:
+        return error.code
+    except Exception:
+        return 0  # no HTTP
+for port in ports:
+    answers[port] = [ask(port, "/api/jobs/", json.dumps({"entrypoint": "true"}).encode()), ask(port, "/api/jobs/")]
+def refused(what):
+    try:
+        what()
+    except PermissionError:
+        return True
+refusals = [refused(lambda: open(token).read()), refused(lambda: os.listdir(temporary)),
+            refused(lambda: os.rename(temporary, temporary + "x"))]
+print(json.dumps([answers, refusals]))
+"""
+
+
+@pytest.fixture
+def short():
+    """Folder with a short path, as all temporary folders of systems have."""
+    with tempfile.TemporaryDirectory(prefix="e-", dir="/tmp") as name:
+        Path(name).chmod(0o1777)
+        yield Path(name)
+
+
+def start(home, **more):
+    home.mkdir(exist_ok=True)
+    names = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    command = [sys.executable, "-c", HOLD]
+    environment = names | {"HOME": str(home), "PYTHONPATH": str(Path(__file__).parents[1])} | more
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+
+
+def found(process):
+    return json.loads(process.stdout.readline())
+
+
+def test_only_this_user_reaches_it_and_nothing_of_it_is_left(short, tmp_path):
+    (tmp_path / "home" / ".ray").mkdir(parents=True)
+    readable = tmp_path / "home" / ".ray" / "auth_token"
+    readable.write_text("0" * 64)
+    readable.chmod(0o644)
+    (short / "ray").mkdir()
+    process = start(tmp_path / "home", TMPDIR=str(short), RAY_AUTH_MODE="disabled")
+    state = found(process)
+
+    assert state["listeners"]
+    assert {address.removeprefix("::ffff:") for address, _ in state["listeners"]} == {"127.0.0.1"}
+    token, folder = Path(state["RAY_AUTH_TOKEN_PATH"]), Path(state["TMPDIR"]).parent
+    assert (token.parent, folder.parent) == (folder, short / f"orchestrator-{os.geteuid()}")
+    assert stat.S_IMODE(token.stat().st_mode) == 0o600
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (folder, folder.parent)] == [0o700, 0o700]
+    assert (state["ORCHESTRATOR_CACHES"], token.read_text() != "0" * 64) == (str(short), True)
+    assert state["dashboard"].endswith(f"asks for the token in {token}")
+    # A launch, or another program, may need that one: it is closed.
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (readable, readable.parent)] == [0o600, 0o700]
+
+    after, _ = process.communicate()
+    assert process.returncode == 0
+    assert '"RAY_AUTH_MODE": "disabled"' in after, "the environment is as before"
+    assert f'"TMPDIR": "{short}"' in after
+    assert sorted(path.name for path in short.iterdir()) == ["ray"]
+    assert not list((short / "ray").iterdir())
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0 or not shutil.which("setpriv") or not Path("/usr/bin/python3").exists(),
+    reason="only root can be another user, with setpriv, and that one needs a Python of the system",
+)
+def test_another_user_neither_enters_its_folder_nor_runs_anything_by_it(short, tmp_path):
+    process = start(tmp_path / "home", TMPDIR=str(short))
+    state = found(process)
+    folder, token = Path(state["TMPDIR"]).parent, state["RAY_AUTH_TOKEN_PATH"]
+    stranger = ["setpriv", f"--reuid={STRANGER}", f"--regid={STRANGER}", "--clear-groups", "/usr/bin/python3", "-c"]
+    argument = json.dumps([[port for _, port in state["listeners"]], str(folder), token])
+    looked = subprocess.run([*stranger, LOOK, argument], capture_output=True, text=True, check=True, cwd="/")
+    process.communicate()
+    answers, refusals = json.loads(looked.stdout)
+    assert refusals == [True, True, True]
+    # 401: the token is missing; 405, 200: the page of metrics can be read; 0: gRPC, which speaks no HTTP/1.
+    posted, asked = map(set, zip(*answers.values(), strict=True))
+    assert posted <= {0, 401, 405}
+    assert 401 in posted
+    assert asked <= {0, 200, 401}
+
+
+def test_what_a_killed_run_has_left_is_removed_by_the_next_one(short, tmp_path):
+    process = start(tmp_path / "home", TMPDIR=str(short))
+    left = Path(found(process)["TMPDIR"])
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert left.exists()
+    again = start(tmp_path / "home", TMPDIR=str(short))
+    found(again)
+    assert not left.exists()
+    again.communicate()
+    assert list(short.iterdir()) == []
+
+
+def test_folders_with_long_paths_do_not_keep_it_from_starting(short, tmp_path):
+    long = short / ("a_long_folder_name_as_schedulers_make_them_" * 2)
+    long.mkdir()
+    process = start(tmp_path / "home", TMPDIR=str(long), RAY_TMPDIR=str(long))
+    temporary = Path(found(process)["TMPDIR"])
+    assert len(str(temporary)) < 60
+    assert temporary.resolve().is_relative_to(long), "large files belong where the user wants them"
+    process.communicate()
+    assert process.returncode == 0
+    assert list(long.iterdir()) == []
