@@ -52,6 +52,7 @@ def ingest(place: Workplace, case: Case) -> int:
         sha256="",
         source=found.source,
         notes=found.notes,
+        warnings=found.warnings,
         spacing_mm=tuple(found.image.GetSpacing()[::-1]),
         size=tuple(found.image.GetSize()[::-1]),
     )

@@ -10,6 +10,7 @@ from orchestrator.images.volume import NiftiVolume, Volume
 from orchestrator.sources.archives import FileTree, open_tree, the_only
 from orchestrator.sources.labels import LabelRule
 from orchestrator.sources.layout import Layout
+from orchestrator.sources.reading import reading
 
 _STEM = "Task06_Lung"
 _LABEL_FOLDERS = {"infection": "labelsTr", "lung": "labelsTr_lung"}
@@ -76,10 +77,11 @@ class Msd(Layout):
         file = the_only(described)
         with file.open() as stream:
             text = stream.read()
-        try:
-            labels = json.loads(text)["labels"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise self._not_described(file, found=f"a file without readable labels ({error!r})") from error
+        with reading(file):
+            try:
+                labels = json.loads(text)["labels"]
+            except (ValueError, KeyError, TypeError) as error:
+                raise self._not_described(file, found=f"a file without readable labels ({error!r})") from error
         if not isinstance(labels, dict) or "1" not in labels:
             raise self._not_described(file, found=f"labels {labels!r}")
 
