@@ -46,10 +46,10 @@ def throwing(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     for module, name in ((convert, "read_nifti"), (inspect, "read_nifti_geometry")):
         read = getattr(module, name)
 
-        def at_the_mask(source, read=read):
+        def at_the_mask(source, read=read, **options):
             if str(source).endswith(MASK):
                 raise error
-            return read(source)
+            return read(source, **options)
 
         monkeypatch.setattr(module, name, at_the_mask)
 
