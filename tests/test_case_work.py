@@ -5,13 +5,17 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import SimpleITK as sitk
 from fault_server import failing_s3
 from layouts import DATASETS, write_downloads
 
+from orchestrator.benchmark.definition import Case
 from orchestrator.errors import DataError
+from orchestrator.images.geometry import geometry_of
 from orchestrator.pipeline import case_work
+from orchestrator.pipeline.case_records import original_grid
 from orchestrator.sources.downloads import LAYOUTS, may_concern
-from orchestrator.storage import s3
+from orchestrator.storage import run_paths, s3
 from orchestrator.storage.filesystem import open_storage
 
 DATA = "s3://downloads/public"
@@ -115,3 +119,19 @@ def test_a_file_concerns_the_case_whose_name_it_bears(key, case_name, other):
     assert download in LAYOUTS
     assert may_concern(key, download=download, case_name=case_name)
     assert not may_concern(key, download=download, case_name=other)
+
+
+def test_the_record_of_an_image_keeps_the_grid_of_its_file(tmp_path):
+    write_downloads(tmp_path / "data")
+    path = tmp_path / "data/mosmed/COVID19_1110/studies/CT-1/study_0255.nii.gz"
+    turned = sitk.DICOMOrient(sitk.ReadImage(str(path)), "RAS")
+    sitk.WriteImage(turned, str(path))
+    case, storage = Case(dataset="mosmed", name="study_0255"), open_storage(tmp_path / "run")
+    place = SimpleNamespace(data=str(tmp_path / "data"), datasets=DATASETS, storage=storage)
+    case_work.ingest(place, case)
+    grid = original_grid(storage, case)
+    assert grid.orientation == "RAS"
+    assert grid.size == turned.GetSize()
+    assert grid.origin_mm == pytest.approx(turned.GetOrigin())
+    assert geometry_of(sitk.ReadImage(str(storage.fetch(run_paths.case_image(case))))).orientation == "LPS"
+    assert original_grid(storage, Case(dataset="mosmed", name="study_0256")) is None

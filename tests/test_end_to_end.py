@@ -47,12 +47,14 @@ def test_every_prediction_is_scored_and_every_row_says_where_it_comes_from(finis
     assert versions["device"]
 
 
-def test_predictions_lie_in_the_geometry_of_their_images(finished):
-    image = sitk.ReadImage(str(finished / "cases/mosmed/study_0255/image.nii.gz"))
+def test_predictions_lie_on_the_grid_of_the_file_of_their_owner(finished):
+    (owned,) = (finished / "downloads/mosmed").rglob("study_0255.nii.gz")
+    image = sitk.ReadImage(str(owned))
     predicted = sitk.ReadImage(str(finished / f"predictions/{ONLY[0]}/mosmed/study_0255.nii.gz"))
     assert predicted.GetSize() == image.GetSize()
     assert predicted.GetSpacing() == pytest.approx(image.GetSpacing())
     assert predicted.GetOrigin() == pytest.approx(image.GetOrigin())
+    assert predicted.GetDirection() == pytest.approx(image.GetDirection())
     assert predicted.GetPixelID() == sitk.sitkUInt8
 
 

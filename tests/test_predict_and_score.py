@@ -13,6 +13,8 @@ import torch
 from orchestrator.benchmark.loading import load_benchmark
 from orchestrator.benchmark.presets import PRESETS
 from orchestrator.errors import DataError, IntegrityError, StorageError
+from orchestrator.images.nifti import read_nifti_geometry
+from orchestrator.images.source_file import SourceFile
 from orchestrator.pipeline import work
 from orchestrator.pipeline.case_records import CaseRecord, write_case_record
 from orchestrator.pipeline.finished import has_predicted
@@ -44,11 +46,12 @@ class Predictor:
         self.errors = []
         self.num_predicted = 0
 
-    def predict(self, image, path, *, description):
+    def predict(self, image, path, *, grid, description):
         if self.errors and (error := self.errors.pop(0)):
             raise error
         self.num_predicted += 1
-        prediction._write_label_map(np.zeros((2, 3, 4), np.uint8), path, geometry_of=image, description=description)
+        geometry = read_nifti_geometry(SourceFile(path=image))
+        prediction._write_label_map(np.zeros((2, 3, 4), np.uint8), path, geometry=geometry, description=description)
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import torch
 from tiny_training import CASES, tiny_plan, tiny_preset, write_all_patches, write_ball
 
 from orchestrator.errors import DataError, IntegrityError
+from orchestrator.images.geometry import geometry_of
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.training.checkpoint import CheckpointStore
 from orchestrator.training.planning import Plan
@@ -54,10 +55,10 @@ def model(request, tmp_path_factory):
     return plan, preset, store.load_final().state, files
 
 
-def predict(model, image, output, *, description="", **changes):
+def predict(model, image, output, *, grid=None, description="", **changes):
     plan, preset, state, _ = model
     predictor = load_predictor(state, plan=plan, preset=replace(preset, **changes), device="cpu")
-    predictor.predict(image, output, description=description)
+    predictor.predict(image, output, grid=grid, description=description)
     return sitk.ReadImage(str(output))
 
 
@@ -90,6 +91,18 @@ def test_a_prediction_has_the_geometry_of_its_image_and_finds_the_ball(model, tm
     reference = sitk.GetArrayFromImage(sitk.ReadImage(str(labels)))
     assert dice(reference == 1, found == 1) > 0.7
     assert capfd.readouterr().out == ""
+
+
+@pytest.mark.parametrize("orientation", ["RAS", "PIR"])
+def test_a_prediction_is_given_back_on_the_grid_of_the_file_that_its_image_was_made_from(model, tmp_path, orientation):
+    image = model[3][3][0]
+    expected = sitk.DICOMOrient(predict(model, image, tmp_path / "lps.nii.gz"), orientation)
+    found = predict(model, image, tmp_path / "out.nii.gz", grid=geometry_of(expected))
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(found), sitk.GetArrayFromImage(expected))
+    assert found.GetOrigin() == expected.GetOrigin()
+    assert found.GetDirection() == expected.GetDirection()
+    with pytest.raises(IntegrityError, match="not on the grid of the file that it was made from"):
+        predict(model, image, tmp_path / "out.nii.gz", grid=replace(geometry_of(expected), origin_mm=(0.0, 0.0, 50.0)))
 
 
 def test_another_spacing_and_zeros_around_the_body_come_back_to_the_image(model, tmp_path):
@@ -154,7 +167,7 @@ def test_a_prediction_keeps_its_description_and_what_is_no_image_has_none(model,
 def test_an_unreadable_image_is_named(model, tmp_path):
     torn = tmp_path / "torn.nii.gz"
     torn.write_bytes(model[3][0][0].read_bytes()[:400])
-    with pytest.raises(DataError, match=r"torn\.nii\.gz: cannot be read"):
+    with pytest.raises(DataError, match=r"torn\.nii\.gz: found a truncated or damaged file"):
         predict(model, torn, tmp_path / "out.nii.gz")
 
 

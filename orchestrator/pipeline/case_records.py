@@ -6,6 +6,7 @@ from typing import Any
 
 from orchestrator.benchmark.definition import Case
 from orchestrator.errors import IntegrityError
+from orchestrator.images.geometry import Geometry
 from orchestrator.sources.downloads import FileStamp, SourceStamp
 from orchestrator.storage import run_paths
 from orchestrator.storage.interface import Storage
@@ -28,6 +29,8 @@ class CaseRecord:
     """(z, y, x), of an image."""
     size: tuple[int, ...] = ()
     """Voxels along (z, y, x), of an image."""
+    original_grid: Geometry | None = None
+    """Of an image: the grid of the file or series that it was made from; records of before have none."""
 
 
 def write_case_record(storage: Storage, key: str, record: CaseRecord) -> None:
@@ -62,7 +65,22 @@ def _parsed(found: Mapping[str, Any]) -> CaseRecord:
         warnings=_texts(found["warnings"]),
         spacing_mm=tuple(map(float, found["spacing_mm"])),
         size=tuple(map(int, found["size"])),
+        original_grid=_grid(found.get("original_grid")),
     )
+
+
+def _grid(found: Mapping[str, Any] | None) -> Geometry | None:
+    if found is None:
+        return None
+    size, *rest = (tuple(map(float, found[name])) for name in ("size", "spacing_mm", "origin_mm", "direction"))
+    spacing_mm, origin_mm, direction = rest
+    return Geometry(size=tuple(map(int, size)), spacing_mm=spacing_mm, origin_mm=origin_mm, direction=direction)
+
+
+def original_grid(storage: Storage, case: Case) -> Geometry | None:
+    """Return the grid of the file or series that the image of a case was made from; None if no record tells."""
+    key = run_paths.image_record(case)
+    return read_case_record(storage, key).original_grid if storage.exists(key) else None
 
 
 def _text(value: object) -> str:

@@ -55,6 +55,7 @@ def ingest(place: Workplace, case: Case) -> int:
         warnings=found.warnings,
         spacing_mm=tuple(found.image.GetSpacing()[::-1]),
         size=tuple(found.image.GetSize()[::-1]),
+        original_grid=found.original_grid,
     )
     _keep(place.storage, found.image, key=run_paths.case_image(case), record=record, at=run_paths.image_record(case))
     return math.prod(record.size)

@@ -18,7 +18,7 @@ from orchestrator.benchmark.definition import Case, EvaluationSet, Training
 from orchestrator.benchmark.matrix import split_sha256
 from orchestrator.errors import DataError, IntegrityError, StorageError
 from orchestrator.pipeline.attempt import AttemptClaim, AttemptEvents, TrainingLog
-from orchestrator.pipeline.case_records import digests_of
+from orchestrator.pipeline.case_records import digests_of, original_grid
 from orchestrator.pipeline.case_work import fingerprint, generate_download, ingest, ingest_labels
 from orchestrator.pipeline.latest_epoch import LatestEpoch, write_latest_epoch
 from orchestrator.pipeline.prediction_record import PredictionRecord, read_prediction_record, write_prediction_record
@@ -234,7 +234,8 @@ def predict(place: Workplace, training: Training) -> None:
             continue
         try:
             with storage.writing(key) as path:
-                predictor.predict(storage.fetch(run_paths.case_image(case)), path, description=description)
+                image, grid = storage.fetch(run_paths.case_image(case)), original_grid(storage, case)
+                predictor.predict(image, path, grid=grid, description=description)
         except DataError as error:
             errors[case.id] = error
             storage.delete(key)  # that of another checkpoint

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import SimpleITK as sitk
 
 from orchestrator.benchmark.definition import Case, Dataset
+from orchestrator.images.geometry import Geometry
 from orchestrator.sources.stamps import SourceStamp
 
 
@@ -34,6 +35,8 @@ class ConvertedImage:
     """Which case it is of."""
     image: sitk.Image
     """CT volume in LPS orientation, int16 (float32 where the source has fractions)."""
+    original_grid: Geometry
+    """Grid of the file or series that it was made from: the same voxels, perhaps in another order."""
     source: SourceStamp
     """What it was made from."""
     notes: tuple[str, ...]

@@ -130,6 +130,7 @@ def image_from(volume: Volume, *, case: Case, layout: Layout, downloads: Path) -
     return ConvertedImage(
         case=case,
         image=image,
+        original_grid=geometry_of(loaded.image),
         source=SourceStamp(files=files, sha256=loaded.sha256),
         notes=(*loaded.notes, *voxels.notes),
         warnings=voxels.warnings,

@@ -16,7 +16,11 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from numpy.typing import NDArray
 
 from orchestrator.benchmark.presets import Preset
-from orchestrator.errors import IntegrityError
+from orchestrator.errors import DataError, IntegrityError
+from orchestrator.images.geometry import Geometry, grid_difference, order_onto
+from orchestrator.images.label_maps import open_label_map
+from orchestrator.images.nifti import read_nifti_geometry
+from orchestrator.images.source_file import SourceFile
 from orchestrator.training.checkpoint import fitting
 from orchestrator.training.nnunet_environment import prints_to_log
 from orchestrator.training.planning import Plan
@@ -33,7 +37,7 @@ class Predictor:
         self._predictor = predictor
         self._plan = plan
 
-    def predict(self, image: Path, output: Path, *, description: str = "") -> None:
+    def predict(self, image: Path, output: Path, *, grid: Geometry | None = None, description: str = "") -> None:
         """Predict one image.
 
         Parameters
@@ -41,7 +45,10 @@ class Predictor:
         image
             NIfTI image.
         output
-            NIfTI file to write: the label map, uint8, in the geometry of the image.
+            NIfTI file to write: the label map, uint8.
+        grid
+            Grid of that file, on which the voxels of the image lie in another order: that of the file which the image
+            was made from, so that any tool lays one over the other. Default: the grid of the image.
         description
             Kept in the header of that file: 79 characters at most.
 
@@ -49,7 +56,12 @@ class Predictor:
         ------
         DataError
             If the image cannot be read.
+        IntegrityError
+            If it does not lie on the grid.
         """
+        of_image = read_nifti_geometry(SourceFile(path=image))
+        order = order_onto(grid or of_image, of_image)
+        _check_grid(order.geometry(of_image), grid=grid or of_image, image=image)
         case = preprocess_case(image, None, self._plan)
         with prints_to_log(), _failing_aloud():
             logits = self._predictor.predict_logits_from_preprocessed_data(torch.from_numpy(case.data))
@@ -62,7 +74,9 @@ class Predictor:
                 # nnU-Net's default is 8 threads, however many cores this process was given.
                 num_threads_torch=torch.get_num_threads(),
             )
-        _write_label_map(labels.astype(np.uint8), output, geometry_of=image, description=description)
+        _write_label_map(
+            order.array(labels.astype(np.uint8)), output, geometry=grid or of_image, description=description
+        )
 
 
 class _Failure:
@@ -103,24 +117,25 @@ def _failing_aloud() -> Iterator[None]:
 
 def description_of(prediction: Path) -> str:
     """Return the description in the header of a label map; empty if it has none or cannot be read."""
-    header = sitk.ImageFileReader()
-    header.SetFileName(str(prediction))
     try:
-        header.ReadImageInformation()
-    except RuntimeError:
+        with open_label_map(prediction) as opened:
+            return opened.header.description
+    except DataError:
         return ""
-    return str(header.GetMetaData(_DESCRIPTION)) if header.HasMetaDataKey(_DESCRIPTION) else ""
 
 
-def _write_label_map(labels: NDArray[np.uint8], output: Path, *, geometry_of: Path, description: str) -> None:
-    """Write labels (z, y, x) with the spacing, origin and direction of an image, of which only the header is read."""
-    header = sitk.ImageFileReader()
-    header.SetFileName(str(geometry_of))
-    header.ReadImageInformation()
+def _check_grid(found: Geometry, *, grid: Geometry, image: Path) -> None:
+    difference = grid_difference(grid, found)
+    if difference is not None:
+        raise IntegrityError(f"{image}: not on the grid of the file that it was made from: {difference.words}")
+
+
+def _write_label_map(labels: NDArray[np.uint8], output: Path, *, geometry: Geometry, description: str) -> None:
+    """Write labels (z, y, x) on a grid."""
     label_map = sitk.GetImageFromArray(labels)
-    label_map.SetSpacing(header.GetSpacing())
-    label_map.SetOrigin(header.GetOrigin())
-    label_map.SetDirection(header.GetDirection())
+    label_map.SetSpacing(geometry.spacing_mm)
+    label_map.SetOrigin(geometry.origin_mm)
+    label_map.SetDirection(geometry.direction)
     label_map.SetMetaData(_DESCRIPTION, description)
     sitk.WriteImage(label_map, str(output), useCompression=True)
 
