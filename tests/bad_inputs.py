@@ -133,6 +133,26 @@ PROBLEMS = [
      ("a 2D image of size 20 x 16", "a 3D volume")),
     ("4D image", by.volume(IMAGE, by.sitk.JoinSeries([layouts.image_of(CT)] * 2)), GROSS, True, IMAGE,
      ("a 4D image of size 20 x 16 x 12 x 2", "a 3D volume")),
+    # Headers that contradict themselves, of image and mask alike, so that comparing the two shows nothing.
+    ("voxel size against both forms", by.header(*BOTH, pixdim=(1, 1, 1)), MOSMED, True, BOTH[0], ("pixdim",), "pixdim"),
+    ("voxel size against sform alone", by.header(*BOTH, pixdim=(1, 1, 1), codes=(0, 1)), MOSMED, True, BOTH[0],
+     ("pixdim",), "pixdim"),
+    ("qform against a mirrored sform", by.header(*BOTH, srow_x=(1.5, 0, 0, -18.5)), MOSMED, True, BOTH[0],
+     ("qform", "sform"), "qform"),
+    ("no voxel size", by.header(*BOTH, pixdim=(0, 0, 0)), MOSMED, True, BOTH[0], ("pixdim",), "pixdim"),
+    ("millimetres called metres", by.header(*BOTH, units=(1,)), MOSMED, True, BOTH[0], ("1500",), "1500"),
+    ("millimetres called microns", by.header(*BOTH, units=(3,)), MOSMED, True, BOTH[0],
+     ("voxels of 0.0015 x 0.002 x 0.005 mm",), "not on the grid"),
+    ("shear", by.header(*BOTH, srow_x=(-1.5, 0.5, 0, 10), codes=(0, 1)), MOSMED, True, BOTH[0], ("shear",), "shear"),
+    ("no number in a form", by.header(*BOTH, srow_x=(np.nan, 0, 0, 10)), MOSMED, True, BOTH[0], ("sform",), "sform"),
+    ("more voxels than a file can hold", by.header(LABEL, dim=(3, 32767, 32767, 32767, 1, 1, 1, 1)), GROSS, True, LABEL,
+     ("bytes",), "not on the grid"),
+    ("no voxels", by.header(LABEL, dim=(3, 20, 0, 12, 1, 1, 1, 1)), GROSS, True, LABEL, ("dim",), "dim"),
+    ("bits against the type", by.header(LABEL, bitpix=(16,)), GROSS, True, LABEL, ("16",), "16"),
+    ("colours", by.header(LABEL, datatype=(128,), bitpix=(24,)), GROSS, True, LABEL, ("128",), "128"),
+    ("voxels that begin nowhere", by.header(LABEL, vox_offset=(np.nan,)), GROSS, True, LABEL, ("nan",), "nan"),
+    ("a stream without end", by.unpacked(LABEL, lambda content: content + bytes(10**6)), GROSS, True, LABEL,
+     ("more than",), "more than"),
     # Grids.
     ("mask of another size", by.nifti(LABEL, INFECTION[:, :, :-1]), GROSS, True, LABEL,
      ("a mask of size 19 x 16 x 12 voxels", "size 20 x 16 x 12 voxels as of its image"), "size"),
@@ -200,6 +220,8 @@ OTHERS = [
      ("left and right lung were exchanged, told by their centroids; swapped",), "scored"),
     ("header of a mask rounded", by.nifti(LABEL, INFECTION, origin=(-10.04, -20.0, 30.0)), GROSS, "note", True,
      ("header differs by 0.04 mm, taken as rounding",), "scored"),
+    ("labels scaled by a tool", by.header(LABEL, scaling=(1.0000153, 0)), GROSS, "nothing", True, (), "scored"),
+    ("no form", by.header(LABEL, IMAGE, codes=(0, 0)), GROSS, "note", False, ("taken as ITK does",), "not on the grid"),
     ("whole numbers as floats", by.nifti(LABEL, INFECTION.astype(np.float64)), GROSS, "nothing", True, (), "scored"),
     ("several gzip streams", by.changed(IMAGE, lambda content: gzip.compress(gzip.decompress(content)[:4000])
      + gzip.compress(gzip.decompress(content)[4000:])), GROSS, "nothing", True, (), None),
@@ -214,17 +236,23 @@ OTHERS = [
     ("a short series beside the CT", by.other_series(CT[:3] - 50), NSCLC, "note", False, ("series",), None),
 ]  # fmt: skip
 
+TWO_LINES = {
+    "part of the challenge missing", "voxel size against both forms", "voxel size against sform alone",
+    "qform against a mirrored sform", "no voxel size", "millimetres called metres", "shear", "no number in a form",
+    "no form",
+}  # fmt: skip
+"""One for the image and one for the mask."""
 BAD_INPUTS = [
     BadInput(
         name=name, spoil=spoil, of=of, outcome="problem", in_headers=in_headers, file=file, words=words,
         evaluate=evaluate[0] if evaluate else None,
-        # A case of which nothing is there lacks its image and its mask.
-        num_lines=2 if name == "part of the challenge missing" else 1,
+        num_lines=2 if name in TWO_LINES else 1,
     )
     for name, spoil, of, in_headers, file, words, *evaluate in PROBLEMS
 ] + [
     BadInput(
-        name=name, spoil=spoil, of=of, outcome=outcome, in_headers=in_headers, words=words, evaluate=evaluate
+        name=name, spoil=spoil, of=of, outcome=outcome, in_headers=in_headers, words=words, evaluate=evaluate,
+        num_lines=2 if name in TWO_LINES else 1,
     )
     for name, spoil, of, outcome, in_headers, words, evaluate in OTHERS
 ]  # fmt: skip

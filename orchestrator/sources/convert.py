@@ -16,7 +16,7 @@ from orchestrator.sources.case import ConvertedCase, ConvertedImage, ConvertedLa
 from orchestrator.sources.intensity import to_stored_type
 from orchestrator.sources.labels import map_labels
 from orchestrator.sources.layout import Layout
-from orchestrator.sources.plausibility import far_from_lungs, implausible
+from orchestrator.sources.plausibility import check_is_of_a_body, far_from_lungs, implausible
 from orchestrator.sources.reading import reading
 from orchestrator.sources.registry import open_layout
 from orchestrator.sources.stamps import FileStamp, SourceStamp, stamp_files
@@ -124,6 +124,7 @@ def image_from(volume: Volume, *, case: Case, layout: Layout, downloads: Path) -
     with reading(volume.name):
         loaded = volume.read()
         oriented = orient_to_lps(loaded.image)
+    check_is_of_a_body(geometry_of(oriented), name=volume.name)
     voxels = layout.to_hounsfield(sitk.GetArrayViewFromImage(oriented), name=volume.name)
     image = sitk.GetImageFromArray(to_stored_type(voxels.array))
     image.CopyInformation(oriented)

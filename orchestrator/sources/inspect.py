@@ -16,6 +16,7 @@ from orchestrator.images.volume import Volume
 from orchestrator.sources.case import CaseRequest
 from orchestrator.sources.convert import image_from, labels_from, warnings_between
 from orchestrator.sources.layout import Layout
+from orchestrator.sources.plausibility import check_is_of_a_body
 from orchestrator.sources.reading import collecting
 from orchestrator.sources.registry import open_layout
 
@@ -110,7 +111,9 @@ def _compare_headers(found: _Found, *, seen: _Seen) -> None:
     image: Geometry | None = None
     if found.volume is not None:
         with collecting(seen.problems, found.volume.name):
-            image = found.volume.read_geometry().to_lps()
+            geometry = found.volume.read_geometry().to_lps()
+            check_is_of_a_body(geometry, name=found.volume.name)
+            image = geometry
     for mask in found.masks.values():
         with collecting(seen.problems, mask):
             geometry = read_nifti_geometry(mask).to_lps()

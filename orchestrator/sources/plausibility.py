@@ -1,7 +1,7 @@
-"""Whether a mask can be where it is: lungs are air, lesions lie in the body. What is hardly so gives a warning.
+"""Whether a CT can be of a body, and a mask where it is: lungs are air, lesions lie in the body.
 
 A mask that is mirrored, upside down or of another patient may have the very header of its image. No header tells, but
-the air does: lungs stand out of what is around them as nothing else in a CT.
+the air does: lungs stand out of what is around them as nothing else in a CT. What is hardly so gives a warning.
 """
 
 from collections.abc import Iterator
@@ -12,8 +12,13 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
+from orchestrator.images.geometry import Geometry
+from orchestrator.images.problem import SourceError
 from orchestrator.sources.labels import LEFT_LUNG, RIGHT_LUNG
 
+VOXEL_MM = (0.1, 20.0)
+"""Edges of voxels: scanners make 0.2 to 10 mm, phantoms for a processor without a GPU up to 9; metres and microns are
+far off."""
 LUNG_AIR_HU = -200.0
 """Between ground glass, which is still air for the most part, and what has none."""
 MAX_LUNG_WITHOUT_AIR = 0.3
@@ -35,6 +40,19 @@ _AXES = ("head and feet", "front and back", "left and right")
 
 Steps: TypeAlias = tuple[int, int, int]
 Places: TypeAlias = tuple[NDArray[np.intp], ...]
+
+
+def check_is_of_a_body(geometry: Geometry, *, name: str) -> None:
+    """Raise SourceError if the voxels of a CT are too small or too large, as with a wrong unit of length."""
+    smallest, largest = VOXEL_MM
+    if all(smallest <= spacing_mm <= largest for spacing_mm in geometry.spacing_mm):
+        return
+    raise SourceError.of(
+        name,
+        found=f"voxels of {' x '.join(f'{spacing_mm:.4g}' for spacing_mm in geometry.spacing_mm)} mm (x, y, z)",
+        expected=f"those of a CT of a chest, with edges of {smallest:g} to {largest:g} mm",
+        advice="Write the right size and unit of length into its header, and into those of its masks.",
+    )
 
 
 def implausible(image: sitk.Image, labels: sitk.Image, *, has_lungs: bool, name: str) -> tuple[str, ...]:
