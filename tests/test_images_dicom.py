@@ -127,10 +127,20 @@ def with_an_overlay(_: int, data: Dataset) -> None:
     data.add_new(0x60003000, "OW", b"\xff" * 10)
 
 
+def with_an_overlay_in_the_upper_bits(_: int, data: Dataset) -> None:
+    stored = np.frombuffer(data.PixelData, "<u2") | np.arange(80, dtype="<u2") % 2 << 12
+    data.PixelData = stored.tobytes()
+    data.add_new(0x60000010, "US", 8)
+    data.add_new(0x60000011, "US", 10)
+    data.add_new(0x60000100, "US", 16)
+    data.add_new(0x60000102, "US", 12)
+
+
 @pytest.mark.parametrize(
     "change",
     [implicit, big_endian, rle, signed, signed_without_upper_bits, rounded_positions,
-     of_several_acquisitions, of_an_unknown_alphabet, with_little_in_the_header, with_an_overlay],
+     of_several_acquisitions, of_an_unknown_alphabet, with_little_in_the_header, with_an_overlay,
+     with_an_overlay_in_the_upper_bits],
 )  # fmt: skip
 def test_encodings_and_habits_of_scanners_change_nothing(tmp_path, change):
     with warnings.catch_warnings():

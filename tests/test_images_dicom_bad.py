@@ -114,7 +114,8 @@ HEADERS: list[tuple[str, phantom.Change, str, str, str]] = [
     ("dark is high", third(PhotometricInterpretation="MONOCHROME1"), "1-04.dcm",
      "a slice of 1 value a voxel, MONOCHROME1",
      "MONOCHROME2"),
-    ("12 bits in 12", third(BitsAllocated=12), "1-04.dcm", "numbers of 12 bits up to bit 11 in 12", "8, 16 or 32 bits"),
+    ("12 bits in 12", third(BitsAllocated=12), "1-04.dcm", "numbers of 12 bits up to bit 11 in 12", "8 or 16 bits"),
+    ("12 bits in 32", every(BitsAllocated=32), "1-01.dcm", "numbers of 12 bits up to bit 11 in 32", "8 or 16 bits"),
     ("upper bits", third(HighBit=15), "1-04.dcm", "numbers of 12 bits up to bit 15 in 16", "the lower ones are used"),
     ("two frames", third(NumberOfFrames="2"), "1-04.dcm", "2 frames in one file", "a file a slice"),
     ("enormous", third(Rows=65535, Columns=65535), "1-04.dcm", "a slice of 65535 x 65535 voxels", "2 to 8192"),
@@ -290,9 +291,22 @@ def test_negative_numbers_taken_for_positive_ones_are_refused(tmp_path):
     files = phantom.write_series(tmp_path, unsigned)
     with pytest.raises(SourceError) as raised:
         volume(tmp_path).read()
-    # The highest is -1 at (8, 1, 9) of a larger phantom; here slice 5 has -900 + 579 = -321 = 65215 - 65536.
+    # The highest is 500 + 79 - 900 = -321 in the topmost slice, which is 65215 without its sign.
     assert raised.value.problem.found == "a value of 65215 HU"
     assert raised.value.problem.path == str(files[5])
+
+
+@pytest.mark.parametrize("sign", [0, 1])
+def test_numbers_of_more_bits_than_the_header_says_are_refused(tmp_path, sign):
+    def overflow(index: int, data: Dataset) -> None:
+        data.PixelRepresentation = sign
+        if index == 2:
+            data.PixelData = np.full(phantom.SHAPE[1:], 4096, "<u2").tobytes()
+
+    files = phantom.write_series(tmp_path, overflow)
+    with pytest.raises(SourceError, match=r"stored numbers from 4096 to 4096; expected .* to 4095") as raised:
+        volume(tmp_path).read()
+    assert raised.value.problem.path == str(files[2])
 
 
 def test_series_of_which_none_is_to_be_preferred_are_refused_with_both(tmp_path):

@@ -46,7 +46,7 @@ class DicomVolume(Volume):
                 stack.slices[int(highest.argmax())].file,
                 found=f"a value of {highest.max():.6g} HU",
                 expected=f"{_HIGHEST_HU} HU or less",
-                advice="Its header takes negative numbers for positive ones: export it again.",
+                advice="Its PixelRepresentation or its rescale intercept is wrong: export it again.",
             )
         notes = (*stack.notes, *self._notes_on_values(stack, decoded.voxels))
         return LoadedVolume(image=image, sha256=decoded.sha256, notes=notes)

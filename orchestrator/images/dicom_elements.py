@@ -53,6 +53,7 @@ class Tag(IntEnum):
     RescaleIntercept = 0x00281052
     RescaleSlope = 0x00281053
     RescaleType = 0x00281054
+    OverlayBitPosition = 0x60000102
     PixelData = 0x7FE00010
 
 

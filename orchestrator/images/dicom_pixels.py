@@ -78,7 +78,9 @@ def _received(slices: Sequence[CtSlice], child: subprocess.Popen[bytes], *, log:
     volume: NDArray[Any] = np.empty(0)
     digests = hashlib.sha256()
     for index, each in enumerate(slices):
-        digests.update(hashlib.sha256(each.file.read_bytes()).digest())
+        content = each.file.read_bytes()
+        digests.update(hashlib.sha256(content).digest())
+        _check_stored(each, content)
         dtype = _told_dtype(each, child, stream=child.stdout)
         shape = (len(slices), each.size[1], each.size[0])
         if index == 0:
@@ -91,6 +93,21 @@ def _received(slices: Sequence[CtSlice], child: subprocess.Popen[bytes], *, log:
             raise _died(each, child)
         volume[index] = plane
     return DecodedVoxels(voxels=volume, sha256=digests.hexdigest())
+
+
+def _check_stored(slice_: CtSlice, content: bytes) -> None:
+    """Refuse numbers of more bits than the header says: GDCM would cut them off without a word."""
+    pixels, stored = slice_.pixels, slice_.stored
+    if pixels.is_compressed or stored.has_overlay:
+        return
+    numbers = np.frombuffer(content, stored.dtype, count=slice_.size[0] * slice_.size[1], offset=pixels.offset)
+    if numbers.min() < stored.lowest or numbers.max() > stored.highest:
+        raise SourceError.of(
+            slice_.file,
+            found=f"a slice with stored numbers from {numbers.min()} to {numbers.max()}",
+            expected=f"{stored.lowest} to {stored.highest}, as many bits as its header says",
+            advice="Its BitsStored or PixelRepresentation is wrong: export it again.",
+        )
 
 
 def _told_dtype(slice_: CtSlice, child: subprocess.Popen[bytes], *, stream: IO[bytes]) -> np.dtype[Any]:

@@ -23,6 +23,20 @@ _EXPORT = "Export the series again with its original headers."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class StoredNumbers:
+    """The numbers that stand for voxels, before they become Hounsfield units."""
+
+    dtype: str
+    """As numpy has it."""
+    lowest: int
+    """The least that the bits in use can say."""
+    highest: int
+    """The most that they can say; of signed numbers, whose upper bits may be left 0, as of unsigned ones."""
+    has_overlay: bool
+    """Whether the bits above belong to something else."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class CtSlice:
     """What the header of one slice says."""
 
@@ -50,6 +64,8 @@ class CtSlice:
     """What stands outside of the field of view, None if it is not marked."""
     pixels: PixelElement
     """Where the pixels lie."""
+    stored: "StoredNumbers"
+    """What numbers they are."""
 
     @property
     def corners_mm(self) -> NDArray[np.float64]:
@@ -121,6 +137,7 @@ def ct_slice(elements: Elements) -> CtSlice:
         column=column,
         rescale=(slope, intercept),
         padding_hu=_padding_hu(elements, slope=slope, intercept=intercept),
+        stored=_stored_numbers(elements),
         pixels=_checked_pixels(elements, elements.pixels, size=size),
     )
 
@@ -172,23 +189,33 @@ def _checked_pixels(elements: Elements, pixels: PixelElement, *, size: tuple[int
         )
     if elements.text(Tag.NumberOfFrames) not in {"", "1"}:
         raise problem(f"{elements.text(Tag.NumberOfFrames)} frames in one file", "a file a slice", advice=_EXPORT)
-    allocated, stored = elements.whole(Tag.BitsAllocated), elements.whole(Tag.BitsStored)
-    high, sign = elements.whole(Tag.HighBit), elements.whole(Tag.PixelRepresentation)
-    if allocated not in {8, 16, 32} or not 0 < stored <= allocated or high != stored - 1 or sign > 1:
-        raise problem(
-            f"numbers of {stored} bits up to bit {high} in {allocated}, representation {sign}",
-            "8, 16 or 32 bits, of which the lower ones are used, representation 0 or 1",
-            advice=_EXPORT,
-        )
     if elements.transfer_syntax not in _TRANSFER_SYNTAXES:
         raise problem(
             f"the encoding {_name_of(elements.transfer_syntax)}",
             "plain, RLE, JPEG, JPEG-LS or JPEG 2000",
             advice="Convert the series, for example with dcmconv or gdcmconv.",
         )
-    needed = size[0] * size[1] * allocated // 8
+    needed = size[0] * size[1] * elements.whole(Tag.BitsAllocated) // 8
     if not pixels.is_compressed and pixels.num_bytes < needed:
         raise problem(
             f"a slice cut short: {pixels.num_bytes} bytes of pixels", f"{needed} for {size[0]} x {size[1]} voxels"
         )
     return pixels
+
+
+def _stored_numbers(elements: Elements) -> StoredNumbers:
+    allocated, stored = elements.whole(Tag.BitsAllocated), elements.whole(Tag.BitsStored)
+    high, sign = elements.whole(Tag.HighBit), elements.whole(Tag.PixelRepresentation)
+    # Of 32 bits that are not all in use GDCM makes zeros, and of 12 it dies.
+    if allocated not in {8, 16} or not 0 < stored <= allocated or high != stored - 1 or sign > 1:
+        raise elements.problem(
+            f"numbers of {stored} bits up to bit {high} in {allocated}, representation {sign}",
+            "8 or 16 bits, of which the lower ones are used, representation 0 or 1",
+            advice=_EXPORT,
+        )
+    return StoredNumbers(
+        dtype=f"{'<' if elements.is_little_endian else '>'}{'i' if sign else 'u'}{allocated // 8}",
+        lowest=-(1 << (stored - 1)) if sign else 0,
+        highest=(1 << stored) - 1,
+        has_overlay=bool(elements.whole(Tag.OverlayBitPosition, default=0)),
+    )

@@ -175,11 +175,14 @@ def _raise_uneven(slices: Sequence[CtSlice], heights: NDArray[np.float64], *, na
     bad = np.flatnonzero(np.abs(gaps - distance_mm) > TOLERANCE_SHARE * distance_mm)
     if bad.size:
         at = int(bad[0])
+        num_steps = gaps[at] / distance_mm
+        is_lost = num_steps > 1 and abs(num_steps - round(num_steps)) <= TOLERANCE_SHARE
         raise _problem(
             name,
             f"slices {heights[at]:.2f} mm and {heights[at + 1]:.2f} mm, {gaps[at]:.2f} mm apart,"
             f" next to each other among {len(slices)} slices ({slices[at].file.name}, {slices[at + 1].file.name})",
             f"one slice every {distance_mm:.2f} mm",
+            advice=_AGAIN if is_lost else _RESAMPLE,
         )
 
 
