@@ -75,7 +75,7 @@ def write_cases(folder: Path, *, slices: list[int], size: int, preset: str) -> N
         foreground=foreground,
     )
     plan = make_plan(
-        [fingerprint], label_set=_SIDES, network="3d_fullres", preset=find_preset(preset), donor=None, name="gpu"
+        [fingerprint], label_set=_SIDES, configuration="3d_fullres", preset=find_preset(preset), donor=None, name="gpu"
     )
     patch = tuple(plan.configuration_manager.patch_size)
     for kind in KINDS:

@@ -68,7 +68,7 @@ class Miniature:
             if name.startswith("train"):
                 fingerprints.append(fingerprint_case(image, labels))
         plan = make_plan(
-            fingerprints, label_set=_LUNGS, network="3d_fullres", preset=MINIATURE, donor=None, name="lungs"
+            fingerprints, label_set=_LUNGS, configuration="3d_fullres", preset=MINIATURE, donor=None, name="lungs"
         )
         (folder / "plan.json").write_bytes(plan.to_bytes())
         return cls(folder=folder, plan=plan)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from bench.command_line import command_line
 from bench.machine import conditions
 from orchestrator.benchmark.definition import Training
-from orchestrator.benchmark.loading import load_benchmark
+from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.presets import find_preset
 from orchestrator.pipeline.levelling import lower_bound_s
 from orchestrator.pipeline.policy import Schedule
@@ -109,12 +109,12 @@ def varied(trainings: Sequence[Training], *, expected_s: float, seed: int) -> di
 
 def makespans(numbers: Sequence[int]) -> None:
     """Print the worst ratio of each kind of run."""
-    benchmark, preset = load_benchmark(), find_preset("paper")
+    study, preset = load_study(), find_preset("paper")
     expected_s = preset.expected_training_s
     print("| trainings | durations | GPUs | worst makespan / bound | at | goal | longest alone: worst | moves |")
     print("|---|---|---|---|---|---|---|---|")
     for matrix in ("core", "all"):
-        trainings = benchmark.trainings(matrix=matrix, preset=preset)
+        trainings = study.trainings(matrix=matrix, preset=preset)
         graph = stages_of(trainings, expected_s=expected_s)
         draws = {"equal": [dict.fromkeys(graph, expected_s)]}
         draws["varied, known"] = [varied(trainings, expected_s=expected_s, seed=seed) for seed in range(3)]

@@ -28,7 +28,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from bench.command_line import command_line
 from bench.machine import conditions
 from orchestrator.benchmark.definition import Case, Training
-from orchestrator.benchmark.loading import load_benchmark
+from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.presets import find_preset
 from orchestrator.pipeline.stages import Stage, StageKind, build_graph
 from orchestrator.pipeline.work import carry_out
@@ -77,7 +77,9 @@ class SmallRun:
     @property
     def labels(self) -> Path:
         """Its label map."""
-        return self.place.storage.fetch(run_paths.case_labels(self.training.train[0], label_set=self.training.subtask))
+        return self.place.storage.fetch(
+            run_paths.case_labels(self.training.train[0], label_set=self.training.label_set)
+        )
 
     @property
     def prediction(self) -> Path:
@@ -97,12 +99,12 @@ class Cost:
 
 def run_of(folder: Path, *, size: str, names: Sequence[str]) -> SmallRun:
     """Return the run of one training with these cases, of which the first is measured."""
-    benchmark, preset = load_benchmark(), find_preset(size)
+    study, preset = load_study(), find_preset(size)
     cases = tuple(Case(dataset="covid-19-ct-seg", name=name) for name in names)
-    training = benchmark.trainings(only=("T1-lung-fold0",), preset=preset)[0]
+    training = study.trainings(only=("T1-lung-fold0",), preset=preset)[0]
     tested = replace(training.evaluation_sets[0], cases=cases[:1])
     training = replace(training, train=cases, val=(), evaluation_sets=(tested,))
-    datasets = {dataset.name: dataset for dataset in benchmark.datasets}
+    datasets = {dataset.name: dataset for dataset in study.datasets}
     graph = build_graph([training], donors={}, datasets=datasets, preset=preset, phantoms=True)
     place = Workplace(
         output=str(folder / size),
@@ -110,7 +112,7 @@ def run_of(folder: Path, *, size: str, names: Sequence[str]) -> SmallRun:
         preset=preset,
         seed=0,
         datasets=datasets,
-        label_sets={label_set.name: label_set for label_set in benchmark.label_sets},
+        label_sets={label_set.name: label_set for label_set in study.label_sets},
         phantom_cases={"covid-19-ct-seg": cases},
         device="cpu",
         num_threads=1,
@@ -138,7 +140,7 @@ def score(run: SmallRun) -> None:
     """Score the labels of a case against themselves: every surface is read and compared."""
     structures = [
         ScoredStructure(name=s.name, reference_label=s.label, prediction_label=s.label, tolerance_mm=s.tolerance_mm)
-        for s in run.place.label_sets[run.training.subtask].structures
+        for s in run.place.label_sets[run.training.label_set].structures
     ]
     score_files(run.labels, [run.labels], structures=structures)
 

@@ -1,11 +1,13 @@
 """YAML read strictly: every key is known and has the right type, or the error says where and what was meant."""
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_args
 
 import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from orchestrator.errors import ConfigError
 
@@ -101,3 +103,59 @@ class Section:
 
 def _kind(value: Any) -> str:
     return "nothing" if value is None else type(value).__name__
+
+
+Understood = TypeVar("Understood", bound=BaseModel)
+
+
+def understood(content: Any, model: type[Understood], *, where: str) -> Understood:
+    """Return the content of a file as a model has it; raises ConfigError with the file, the key and what was expected.
+
+    Parameters
+    ----------
+    content
+        As `load_yaml` returns it.
+    model
+        Strict, and with every key that the file may hold.
+    where
+        The file, for messages.
+    """
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        # An unknown key explains most often what else is wrong, such as a key that is missing.
+        details = error.errors(include_url=False)
+        first = next((detail for detail in details if detail["type"] == "extra_forbidden"), details[0])
+        raise ConfigError(_message(first, model, where=where)) from None
+
+
+def _message(detail: ErrorDetails, model: type[BaseModel], *, where: str) -> str:
+    *parents, key = detail["loc"] or ("",)
+    place = ": ".join([where, *([".".join(map(str, parents))] if parents else [])])
+    match detail["type"]:
+        case "extra_forbidden":
+            known = _keys(model, parents)
+            near = difflib.get_close_matches(str(key), known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(known)}"
+            return f"{place}: unknown key {key!r}; {hint}"
+        case "missing":
+            return f"{place}: key {key!r} is missing"
+        case _:
+            reason = detail["msg"].removeprefix("Input should be ").removeprefix("a valid ")
+            return f"{place}: {key} is {detail['input']!r} ({_kind(detail['input'])}); expected {reason}"
+
+
+def _keys(model: type[BaseModel], parents: Sequence[int | str]) -> list[str]:
+    """Return the keys of the part of a model at a place; keys of mappings, which are free, are passed over."""
+    found: type[BaseModel] = model
+    for key in parents:
+        inner = found.model_fields.get(str(key))
+        found = _model_in(inner.annotation) or found if inner is not None else found
+    return list(found.model_fields)
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """Return the first model in an annotation such as `dict[str, Entry]`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(filter(None, map(_model_in, get_args(annotation))), None)

@@ -13,9 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.benchmark.definition import Dataset, Training
-from orchestrator.benchmark.loading import load_benchmark
-from orchestrator.benchmark.matrix import Benchmark
+from orchestrator.benchmark.loading import DEFAULT_STUDY, load_study
 from orchestrator.benchmark.presets import PRESETS, find_preset
+from orchestrator.benchmark.study import Study
 from orchestrator.configuration import is_folder
 from orchestrator.console import consoles, print_whole
 from orchestrator.errors import ConfigError, OrchestratorError
@@ -56,9 +56,16 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--data", required=True, help="folder with the public downloads")
+    add("--study", type=Path, default=DEFAULT_STUDY, help="what is trained (default: the COVID-19 CT benchmark)")
     add("--preset", default="paper", help=f"whose cases are checked: {', '.join(PRESETS)} (default: paper, all)")
-    add("--matrix", default="core", help="core (45 trainings), 2d, 80-20, msd-lung or all (110) (default: core)")
-    add("--only", action="append", default=[], metavar="PATTERN", help="only trainings like 'T1-*'; may be repeated")
+    add("--matrix", help="which trainings of the study, all for every one (default: its first matrix)")
+    add(
+        "--only",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="only trainings of such a name, or with FACET=PATTERN; may be repeated",
+    )
     add("--quick", action="store_true", help="headers only, as run_all does before it starts")
     add("--threads", type=int, default=2, help="cases checked at a time (default: 2)")
     add("--json", action="store_true", help="print JSON")
@@ -70,10 +77,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console, errors = consoles()
     options = build_parser().parse_args(arguments)
     try:
-        benchmark = load_benchmark()
+        study = load_study(options.study)
         findings = examine(
-            requested_trainings(options, benchmark=benchmark),
-            benchmark=benchmark,
+            requested_trainings(options, study=study),
+            study=study,
             downloads=Path(options.data),
             thorough=not options.quick,
             num_threads=max(1, options.threads),
@@ -91,20 +98,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return EXIT_PROBLEMS if any(finding.problems for finding in findings) else EXIT_CLEAN
 
 
-def requested_trainings(options: argparse.Namespace, *, benchmark: Benchmark) -> tuple[Training, ...]:
+def requested_trainings(options: argparse.Namespace, *, study: Study) -> tuple[Training, ...]:
     """Return the trainings of the command line and those whose plans they take over; raises ConfigError."""
     if not is_folder(options.data):
         raise ConfigError(
             f"--data {options.data}: no such folder of this machine; expected the one with the public downloads"
         )
     preset = find_preset(options.preset)
-    trainings = benchmark.trainings(matrix=options.matrix, only=tuple(options.only), preset=preset)
-    # A run of task 2 or 3 also plans the task-1 trainings whose patch size it takes over.
-    donors = {training.plan_donor for training in trainings}
-    if not donors <= {None, *(training.id for training in trainings)}:
-        everything = benchmark.trainings(matrix="all", preset=preset)
-        trainings = (*trainings, *(training for training in everything if training.id in donors))
-    return trainings
+    trainings = study.trainings(matrix=options.matrix, only=tuple(options.only), preset=preset)
+    # A run also plans the trainings whose patch size others take over.
+    donors = study.donors(trainings, preset=preset)
+    asked_for = {training.id for training in trainings}
+    return (*trainings, *(donor for donor in donors.values() if donor.id not in asked_for))
 
 
 def requested_cases(trainings: Sequence[Training], *, datasets: Sequence[Dataset]) -> list[CaseRequest]:
@@ -117,11 +122,11 @@ def requested_cases(trainings: Sequence[Training], *, datasets: Sequence[Dataset
 
 
 def examine(
-    trainings: Sequence[Training], *, benchmark: Benchmark, downloads: Path, thorough: bool, num_threads: int
+    trainings: Sequence[Training], *, study: Study, downloads: Path, thorough: bool, num_threads: int
 ) -> tuple[Finding, ...]:
     """Inspect the cases of trainings, data set by data set."""
     requests: defaultdict[Dataset, list[CaseRequest]] = defaultdict(list)
-    for request in requested_cases(trainings, datasets=benchmark.datasets):
+    for request in requested_cases(trainings, datasets=study.datasets):
         requests[request.dataset].append(request)
     seen = {
         dataset: inspect_downloads(of_it, downloads=downloads, thorough=thorough, num_threads=num_threads)
@@ -132,11 +137,11 @@ def examine(
     findings = []
     for dataset, of_it in seen.items():
         on_it = [training for training in trainings if training.train[0].dataset == dataset.name]
-        missing = missing_labels(on_it, label_set_of=benchmark.label_set, labels_seen=labels)
+        missing = missing_labels(on_it, label_set_of=study.label_set, labels_seen=labels)
         findings.append(
             Finding(
                 dataset=dataset.name,
-                download=str(downloads / dataset.download),
+                download=str(downloads / dataset.source),
                 num_cases=len(requests[dataset]),
                 problems=(*of_it.problems, *missing.problems),
                 warnings=(*of_it.warnings, *missing.warnings),

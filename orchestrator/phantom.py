@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from orchestrator.benchmark.loading import load_benchmark
+from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.presets import PRESETS, find_preset
 from orchestrator.console import consoles
 from orchestrator.errors import ConfigError, DataError, OrchestratorError
@@ -96,9 +96,9 @@ def write_phantoms(options: argparse.Namespace, *, console: Console) -> int:
 
 def requested_cases(*, matrix: str, preset_name: str) -> list[CaseRequest]:
     """Return every case that the trainings of a matrix use, after the caps of a preset."""
-    benchmark = load_benchmark()
-    datasets = {dataset.name: dataset for dataset in benchmark.datasets}
-    trainings = benchmark.trainings(matrix=matrix, preset=find_preset(preset_name))
+    study = load_study()
+    datasets = {dataset.name: dataset for dataset in study.datasets}
+    trainings = study.trainings(matrix=matrix, preset=find_preset(preset_name))
     cases = sorted({case for training in trainings for case in training.cases})
     return [(datasets[case.dataset], case.name) for case in cases]
 

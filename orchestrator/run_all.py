@@ -15,9 +15,9 @@ from rich.console import Console
 from rich.table import Table
 
 from orchestrator.benchmark.definition import Training
-from orchestrator.benchmark.loading import load_benchmark
-from orchestrator.benchmark.matrix import Benchmark
+from orchestrator.benchmark.loading import DEFAULT_STUDY, load_study
 from orchestrator.benchmark.presets import PRESETS, Preset, find_preset
+from orchestrator.benchmark.study import Study
 from orchestrator.cluster.config import ClusterConfig, load_cluster
 from orchestrator.cluster.environment import LAUNCHED_FROM, use_token
 from orchestrator.configuration import is_folder
@@ -42,7 +42,7 @@ PARTNERS = {"json": "dry_run", "deadline": "simulate", "max_cost": "simulate", "
 class Selection:
     """The command line, understood."""
 
-    benchmark: Benchmark
+    study: Study
     preset: Preset
     trainings: tuple[Training, ...]
     cluster: ClusterConfig
@@ -55,17 +55,25 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m orchestrator.run_all",
-        description="Train, predict, score and tabulate the COVID-19 CT segmentation benchmark. Without --data, CT "
-        "phantoms are generated. The same command again does only what is missing. Exit code 0: all trainings are "
-        "done, with a score for every case; 1: something failed or is missing; 2: bad input; 130: interrupted.",
+        description="Train, predict, score and tabulate a study, by default the COVID-19 CT segmentation benchmark. "
+        "Without --data, CT phantoms are generated. The same command again does only what is missing. Exit code 0: all "
+        "trainings are done, with a score for every case; 1: something failed or is missing; 2: bad input; 130: "
+        "interrupted.",
     )
     add = parser.add_argument
+    add("--study", type=Path, default=DEFAULT_STUDY, help="what is trained (default: the COVID-19 CT benchmark)")
     add("--cluster", type=Path, default=ROOT / "clusters" / "local.yaml", help="where to run (default: this machine)")
     add("--data", help="folder or s3:// prefix with the public downloads (default: generated phantoms)")
     add("--output", help="folder or s3:// prefix for everything that the run writes (default: runs/PRESET)")
     add("--preset", default="smoke", help=f"how much to train: {', '.join(PRESETS)} (default: smoke)")
-    add("--matrix", default="core", help="core (45 trainings), 2d, 80-20, msd-lung or all (110) (default: core)")
-    add("--only", action="append", default=[], metavar="PATTERN", help="only trainings like 'T1-*'; may be repeated")
+    add("--matrix", help="which trainings of the study, all for every one (default: its first matrix)")
+    add(
+        "--only",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="only trainings of such a name, or with FACET=PATTERN; may be repeated",
+    )
     add("--seed", type=int, default=0, help="seed of phantoms and trainings (default: 0)")
     add("--dry-run", action="store_true", help="show the trainings, check --data as far as given, start nothing")
     add("--json", action="store_true", help="with --dry-run: print JSON")
@@ -120,7 +128,7 @@ def select(options: argparse.Namespace) -> Selection:
     """Read the files that the command line names; raises ConfigError if anything does not fit."""
     check_options(options)
     preset = find_preset(options.preset)
-    benchmark = load_benchmark()
+    study = load_study(options.study)
     cluster = load_cluster(options.simulate or options.cluster)
     if cluster.kind == "local" and cluster.num_gpus is None and preset.is_for_cpus:
         # A miniature keeps no GPU busy: starting a process for each of its trainings would take longer than they do.
@@ -138,9 +146,9 @@ def select(options: argparse.Namespace) -> Selection:
             "full-size phantoms instead: python -m orchestrator.phantom --output FOLDER"
         )
     return Selection(
-        benchmark=benchmark,
+        study=study,
         preset=preset,
-        trainings=benchmark.trainings(matrix=options.matrix, only=tuple(options.only), preset=preset),
+        trainings=study.trainings(matrix=options.matrix, only=tuple(options.only), preset=preset),
         cluster=cluster,
         data=str(Path(data).resolve()) if data and "://" not in data else data,
         output=_output(options.output or cluster.output or f"runs/{preset.name}"),
@@ -170,12 +178,13 @@ def show_trainings(selection: Selection, *, console: Console, as_json: bool) -> 
     if as_json:
         _say(json.dumps(rows, indent=1), console=console)
         return
-    columns = ("id", "task", "subtask", "source", "fold", "network", "train", "val", "test", "hours")
-    table = Table(*columns, box=None, padding=(0, 1), header_style="bold")
+    facets = dict.fromkeys(name for training in selection.trainings for name in training.facets)
+    names = ("id", *facets, "fold")
+    table = Table(*names, "train", "val", "test", "hours", box=None, padding=(0, 1), header_style="bold")
     for row in rows:
         hours = f"{row['expected_hours']:.3g}"
         numbers = (row["num_train_cases"], row["num_val_cases"], row["num_test_cases"])
-        table.add_row(*(str(row[name]) for name in columns[:6]), *map(str, numbers), hours)
+        table.add_row(*(str(row.get(name, "")) for name in names), *map(str, numbers), hours)
     print_whole(table, console=console)
     total = len(rows) * selection.preset.expected_training_s / 3600
     unit = "CPU-core" if selection.preset.is_for_cpus else "A100"
@@ -183,7 +192,7 @@ def show_trainings(selection: Selection, *, console: Console, as_json: bool) -> 
         f"{counted(len(rows), 'training')}, about {total:.3g} {unit} hours of training with preset "
         f"{selection.preset.name}."
     )
-    for leak in selection.benchmark.patient_leaks(selection.trainings):
+    for leak in selection.study.patient_leaks(selection.trainings):
         _say(f"note: {leak.line}", console=console)
 
 
@@ -196,7 +205,7 @@ def simulate(selection: Selection, options: argparse.Namespace, *, console: Cons
     prices = load_prices(options.prices or PRICES) if selection.cluster.kind == "aws" else None
     limits = Limits(deadline_hours=options.deadline, max_usd=options.max_cost)
     found = simulate_run(
-        selection.benchmark,
+        selection.study,
         selection.trainings,
         preset=selection.preset,
         phantoms=selection.data is None,
@@ -272,7 +281,7 @@ def _request(selection: Selection) -> "RunRequest":
     from orchestrator.pipeline.run import RunRequest
 
     return RunRequest(
-        benchmark=selection.benchmark,
+        study=selection.study,
         trainings=selection.trainings,
         preset=selection.preset,
         seed=selection.seed,
@@ -313,7 +322,9 @@ def launch(selection: Selection, options: argparse.Namespace, *, console: Consol
         return answer.strip().lower() in {"y", "yes"}
 
     arguments = ["--output", selection.output, "--preset", selection.preset.name]
-    arguments += ["--matrix", options.matrix, "--seed", str(selection.seed)]
+    arguments += ["--seed", str(selection.seed)]
+    arguments += ["--matrix", options.matrix] if options.matrix else []
+    arguments += ["--study", _in_project(options.study)] if options.study != DEFAULT_STUDY else []
     arguments += ["--data", selection.data] if selection.data else []
     arguments += [part for pattern in options.only for part in ("--only", pattern)]
     request = Launch(
@@ -335,15 +346,21 @@ def launch(selection: Selection, options: argparse.Namespace, *, console: Consol
     return EXIT_DONE if succeeded else EXIT_FAILED
 
 
+def _in_project(study: Path) -> str:
+    """Return the path of a study file on a rented machine, to which this project's folder is copied."""
+    path = study.resolve()
+    if not path.is_relative_to(ROOT):
+        raise ConfigError(f"--study {study}: is not copied to rented machines; expected a file below {ROOT}")
+    return path.relative_to(ROOT).as_posix()
+
+
 def _describe(training: Training, preset: Preset) -> dict[str, object]:
     tests = [evaluation for evaluation in training.evaluation_sets if evaluation.name != "val"]
     return {
         "id": training.id,
-        "task": training.task,
-        "subtask": training.subtask,
-        "source": training.source,
+        **training.facets,
         "fold": training.fold,
-        "network": training.network,
+        "configuration": training.model.configuration,
         "num_train_cases": len(training.train),
         "num_val_cases": len(training.val),
         "num_test_cases": sum(len(evaluation.cases) for evaluation in tests),

@@ -50,7 +50,7 @@ def num_fetched(door, key):
 def seen_by(name, *, read=lambda folder: sorted(path.name for path in folder.rglob("*") if path.is_file())):
     dataset = DATASETS[name]
     case = SimpleNamespace(dataset=name, name=dataset.case_names[0])
-    with case_work._local_download(SimpleNamespace(data=DATA), dataset.download, case=case) as folder:
+    with case_work._local_download(SimpleNamespace(data=DATA), dataset.source, case=case) as folder:
         return read(folder)
 
 
@@ -98,9 +98,9 @@ def test_what_is_left_out_is_not_needed_to_convert_a_case(name, tmp_path):
     """Each download of the tests holds one case of most data sets, in the layout of its owner: all of it is needed."""
     write_downloads(tmp_path)
     dataset = DATASETS[name]
-    keys = [path.relative_to(tmp_path).as_posix() for path in (tmp_path / dataset.download).rglob("*.*")]
+    keys = [path.relative_to(tmp_path).as_posix() for path in (tmp_path / dataset.source).rglob("*.*")]
     for case_name in dataset.case_names:
-        assert all(may_concern(key, download=dataset.download, case_name=case_name) for key in keys)
+        assert all(may_concern(key, download=dataset.source, case_name=case_name) for key in keys)
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,8 @@ from bench import network_hosts
 from bench.chaos_cluster import title
 from bench.chaos_events import RunEvents
 from bench.chaos_hosts import host_cluster
-from orchestrator.benchmark.loading import load_benchmark
-from orchestrator.benchmark.presets import PRESETS, CaseCaps
+from orchestrator.benchmark.loading import load_study
+from orchestrator.benchmark.presets import PRESETS
 from orchestrator.cluster.config import load_cluster
 from orchestrator.errors import PreemptedError
 from orchestrator.events import read_events
@@ -43,7 +43,7 @@ CHANGES = {
     "num_val_iterations_per_epoch": 1,
     "checkpoint_every_s": 0.0,
     "max_patch_voxels": 16 * 16 * 16,
-    "caps": CaseCaps(train=2, val=1, test=1, test_mosmed=1),
+    "case_limits": {"train": 2, "val": 1, "test": 1},
 }
 MOMENTS = ("stage_finished preprocess", "checkpoint_saved", "stage_started score")
 """Events at which a driver dies by its own hand, alone: a training outlives it by seconds."""
@@ -51,7 +51,7 @@ DRIVER = """
 import os, signal, sys, threading, time
 from pathlib import Path
 from orchestrator import run_all
-from orchestrator.benchmark.presets import PRESETS, CaseCaps
+from orchestrator.benchmark.presets import PRESETS
 from orchestrator.events import EventLog
 from dataclasses import replace
 
@@ -113,18 +113,18 @@ class Serial:
 
 
 def serial(output):
-    benchmark = load_benchmark()
+    study = load_study()
     preset = replace(PRESETS["smoke"], **CHANGES)
     request = driver.RunRequest(
-        benchmark=benchmark,
-        trainings=benchmark.trainings(only=(TRAINING,), preset=preset),
+        study=study,
+        trainings=study.trainings(only=(TRAINING,), preset=preset),
         preset=preset,
         seed=0,
         data=None,
         output=str(output),
         cluster=load_cluster(ROOT / "clusters" / "local.yaml"),
     )
-    datasets = {dataset.name: dataset for dataset in benchmark.datasets}
+    datasets = {dataset.name: dataset for dataset in study.datasets}
     graph = build_graph(request.trainings, donors={}, datasets=datasets, preset=preset, phantoms=True)
     return Serial(request=request, graph=graph, place=driver._workplace(request, Need(cpus=1)))
 

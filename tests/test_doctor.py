@@ -12,8 +12,8 @@ import pytest
 import SimpleITK as sitk
 
 from orchestrator import doctor
-from orchestrator.benchmark.definition import Case, Dataset, EvaluationSet, LabelSet, Training
-from orchestrator.benchmark.loading import load_benchmark
+from orchestrator.benchmark.definition import Case, Dataset, EvaluationSet, LabelSet, Model, Training
+from orchestrator.benchmark.loading import load_study
 from orchestrator.errors import ConfigError
 
 MOSMED_MASK = Path("mosmed", "COVID19_1110", "masks", "study_0255_mask.nii.gz")
@@ -22,12 +22,13 @@ MOSMED_MASK = Path("mosmed", "COVID19_1110", "masks", "study_0255_mask.nii.gz")
 def training_on_everything() -> Training:
     cases = {name: Case(dataset=name, name=dataset.case_names[0]) for name, dataset in layouts.DATASETS.items()}
     return Training(
-        task=3,
-        subtask="infection",
-        source="msd",
-        split="20-80",
+        group="T3-infection-msd",
         fold=0,
-        network="3d_fullres",
+        num_folds=5,
+        facets={"task": 3},
+        label_set="infection",
+        model=Model(name="3d"),
+        plans_from=None,
         train=(cases["msd-lung-tumour"], cases["structseg-gtv"], cases["nsclc-pe"]),
         val=(),
         evaluation_sets=(
@@ -38,27 +39,30 @@ def training_on_everything() -> Training:
                 name="test-mosmed", label_set="infection", structures=("infection",), cases=(cases["mosmed"],)
             ),
         ),
-        num_published_cases=5,
+        num_uncapped_cases=5,
     )
 
 
 @dataclass(frozen=True)
-class SmallBenchmark:
+class SmallStudy:
     datasets: tuple[Dataset, ...] = tuple(layouts.DATASETS.values())
 
     def label_set(self, name: str) -> LabelSet:
-        return load_benchmark().label_set(name)
+        return load_study().label_set(name)
 
-    def trainings(self, *, matrix: str, preset: object, only: tuple[str, ...] = ()) -> tuple[Training, ...]:
-        if matrix not in {"core", "all"}:
+    def trainings(self, *, matrix: str | None, preset: object, only: tuple[str, ...] = ()) -> tuple[Training, ...]:
+        if matrix not in {None, "core", "all"}:
             raise ConfigError(f"--matrix {matrix}: unknown; expected one of core")
         return (training_on_everything(),)
+
+    def donors(self, trainings: tuple[Training, ...], *, preset: object) -> dict[str, Training]:
+        return {}
 
 
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     layouts.write_downloads(tmp_path)
-    monkeypatch.setattr(doctor, "load_benchmark", SmallBenchmark)
+    monkeypatch.setattr(doctor, "load_study", lambda path: SmallStudy())
     monkeypatch.setenv("COLUMNS", "400")
     return tmp_path
 
@@ -183,9 +187,9 @@ def test_a_wrong_command_line_is_exit_code_2(data, capsys, arguments, message):
 def test_cases_that_only_planning_needs_are_checked_too(tmp_path):
     # Of task 2 the smoke preset tests four cases; its patch size comes from the four that fold 0 of task 1 trains on.
     arguments = ["--data", str(tmp_path), "--preset", "smoke", "--only", "T2-lung-structseg"]
-    benchmark = load_benchmark()
-    trainings = doctor.requested_trainings(doctor.build_parser().parse_args(arguments), benchmark=benchmark)
-    requests = doctor.requested_cases(trainings, datasets=benchmark.datasets)
+    study = load_study()
+    trainings = doctor.requested_trainings(doctor.build_parser().parse_args(arguments), study=study)
+    requests = doctor.requested_cases(trainings, datasets=study.datasets)
     names = {request.case_name for request in requests if request.dataset.name == "covid-19-ct-seg"}
     assert {"coronacases_007", "coronacases_008", "radiopaedia_4_85506_1", "radiopaedia_36_86526_0"} < names
     assert len(names) < 20

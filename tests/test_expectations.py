@@ -2,7 +2,7 @@
 
 import pytest
 
-from orchestrator.benchmark.loading import load_benchmark
+from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.presets import PRESETS
 from orchestrator.pipeline.case_records import CaseRecord, write_case_record
 from orchestrator.pipeline.estimate import estimate_remaining_s
@@ -21,9 +21,9 @@ SMALL = (40, 64, 64)
 
 @pytest.fixture(scope="module")
 def graph():
-    benchmark = load_benchmark()
-    trainings = benchmark.trainings(only=("T1-infection-fold0",), preset=SMOKE)
-    datasets = {dataset.name: dataset for dataset in benchmark.datasets}
+    study = load_study()
+    trainings = study.trainings(only=("T1-infection-fold0",), preset=SMOKE)
+    datasets = {dataset.name: dataset for dataset in study.datasets}
     return build_graph(trainings, donors={}, datasets=datasets, preset=SMOKE, phantoms=False)
 
 

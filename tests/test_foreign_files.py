@@ -12,7 +12,7 @@ from rich.console import Console
 from test_results import row
 
 from orchestrator import status, verify
-from orchestrator.benchmark.loading import load_benchmark
+from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.presets import PRESETS
 from orchestrator.cluster.config import ClusterConfig
 from orchestrator.errors import StorageError
@@ -44,10 +44,10 @@ def left_beside(path: Path) -> list[Path]:
 @pytest.fixture
 def finished(tmp_path):
     """A training with its results, patches, events of a driver and of an attempt, a record of a driver."""
-    benchmark = load_benchmark()
-    trainings = benchmark.trainings(only=("T1-lung-fold0",), preset=PRESETS["smoke"])
+    study = load_study()
+    trainings = study.trainings(only=("T1-lung-fold0",), preset=PRESETS["smoke"])
     request = RunRequest(
-        benchmark=benchmark,
+        study=study,
         trainings=trainings,
         preset=PRESETS["smoke"],
         seed=0,

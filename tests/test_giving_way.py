@@ -18,7 +18,7 @@ DRIVER = """
 import sys
 from dataclasses import replace
 from orchestrator import run_all
-from orchestrator.benchmark.presets import PRESETS, CaseCaps
+from orchestrator.benchmark.presets import PRESETS
 
 PRESETS["tiny"] = replace(
     PRESETS["smoke"],
@@ -28,7 +28,7 @@ PRESETS["tiny"] = replace(
     num_val_iterations_per_epoch=1,
     checkpoint_every_s=600.0,
     max_patch_voxels=16**3,
-    caps=CaseCaps(train=2, val=1, test=1, test_mosmed=1),
+    case_limits={"train": 2, "val": 1, "test": 1},
 )
 sys.exit(run_all.main(sys.argv[1:]))
 """

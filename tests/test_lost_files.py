@@ -3,7 +3,7 @@
 import pytest
 from test_policy import schedule_of, stage, start_all
 
-from orchestrator.benchmark.loading import load_benchmark
+from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.presets import PRESETS
 from orchestrator.pipeline.failures import FailureKind, GiveUp, Retry
 from orchestrator.pipeline.finished import finished_stages, lost_stages
@@ -115,12 +115,12 @@ def test_what_is_lost_again_and_again_is_given_up():
 
 @pytest.fixture(scope="module")
 def graph():
-    benchmark = load_benchmark()
-    donor, training = benchmark.trainings(only=(DONOR, ID), preset=SMOKE)
+    study = load_study()
+    donor, training = study.trainings(only=(DONOR, ID), preset=SMOKE)
     return build_graph(
         [training],
         donors={DONOR: donor},
-        datasets={dataset.name: dataset for dataset in benchmark.datasets},
+        datasets={dataset.name: dataset for dataset in study.datasets},
         preset=SMOKE,
         phantoms=True,
     )

@@ -23,7 +23,7 @@ def only_mosmed(*, matrix: str, preset_name: str) -> list[tuple[Dataset, str]]:
 
 def test_the_core_needs_585_volumes() -> None:
     requests = phantom.requested_cases(matrix="core", preset_name="paper")
-    scans = {(dataset.download, name) for dataset, name in requests}
+    scans = {(dataset.source, name) for dataset, name in requests}
     assert len(scans) == 20 + 50 + 402 + 63 + 50
     assert len(requests) == 585 + 50 + 78  # StructSeg and NSCLC patients that are labelled twice
 

@@ -56,8 +56,8 @@ def fingerprints(cases):
     return [fingerprint_case(image, labels) for image, labels in cases[1]]
 
 
-def plan_of(fingerprints, *, preset=SMOKE, network="3d_fullres", donor=None, name="T1-lung-fold0"):
-    return make_plan(fingerprints, label_set=LUNGS, network=network, preset=preset, donor=donor, name=name)
+def plan_of(fingerprints, *, preset=SMOKE, configuration="3d_fullres", donor=None, name="T1-lung-fold0"):
+    return make_plan(fingerprints, label_set=LUNGS, configuration=configuration, preset=preset, donor=donor, name=name)
 
 
 def test_a_fingerprint_is_that_of_nnunet(cases, fingerprints):
@@ -201,23 +201,25 @@ def test_the_smoke_preset_limits_features_and_patch(fingerprints):
 
 
 def test_the_limit_holds_in_two_dimensions(fingerprints):
-    made = plan_of(fingerprints, preset=replace(SMOKE, max_patch_voxels=32 * 32), network="2d")
+    made = plan_of(fingerprints, preset=replace(SMOKE, max_patch_voxels=32 * 32), configuration="2d")
     configuration = made.plans["configurations"]["2d"]
     assert made.configuration == "2d"
     assert len(configuration["patch_size"]) == 2
     assert np.prod(configuration["patch_size"]) <= 32 * 32
 
 
-@pytest.mark.parametrize(("network", "reference", "batch_size"), [("3d_fullres", 560e6, 2), ("2d", 85e6, 12)])
-def test_a_plan_keeps_to_the_memory_of_its_preset_by_nnunets_own_estimate(fingerprints, network, reference, batch_size):
+@pytest.mark.parametrize(("configuration", "reference", "batch_size"), [("3d_fullres", 560e6, 2), ("2d", 85e6, 12)])
+def test_a_plan_keeps_to_the_memory_of_its_preset_by_nnunets_own_estimate(
+    fingerprints, configuration, reference, batch_size
+):
     """nnU-Net's estimate counts values of feature maps; its reference is what takes 8 GiB with its own batch size."""
     from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 
     large = [replace(one, shape_after_crop=(300, 500, 500), spacing_mm=(1.0, 0.8, 0.8)) for one in fingerprints]
     estimated = {}
     for gib in (2.0, 8.0):
-        plan = plan_of(large, preset=replace(PAPER, gpu_memory_gib=gib, name="x"), network=network)
-        made = plan.plans["configurations"][network]
+        plan = plan_of(large, preset=replace(PAPER, gpu_memory_gib=gib, name="x"), configuration=configuration)
+        made = plan.plans["configurations"][configuration]
         architecture = made["architecture"]
         values = ExperimentPlanner.static_estimate_VRAM_usage(
             tuple(made["patch_size"]),
@@ -252,7 +254,7 @@ def test_a_donor_gives_patch_network_and_batch_size_but_not_intensities(fingerpr
     assert made.plans[name] == alone.plans[name]
     assert made.plans[name] != donor.plans[name]
     with pytest.raises(ConfigError, match="expected 2d"):
-        plan_of(fingerprints, donor=donor, network="2d")
+        plan_of(fingerprints, donor=donor, configuration="2d")
 
 
 def test_cases_without_any_label_are_refused(fingerprints):

@@ -10,7 +10,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from orchestrator.benchmark.loading import load_benchmark
+from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.presets import PRESETS
 from orchestrator.errors import DataError, IntegrityError, StorageError
 from orchestrator.images.nifti import read_nifti_geometry
@@ -33,7 +33,7 @@ from orchestrator.storage.json_files import write_json
 from orchestrator.training import prediction
 from orchestrator.training.checkpoint import CheckpointStore
 
-(TRAINING,) = load_benchmark().trainings(only=("T1-infection-fold0",), preset=PRESETS["smoke"])
+(TRAINING,) = load_study().trainings(only=("T1-infection-fold0",), preset=PRESETS["smoke"])
 CASES = sorted({case for evaluation in TRAINING.evaluation_sets for case in evaluation.cases})
 OLD = {"numpy": "2.2", "device": "cpu"}
 NEW = {"numpy": "2.3", "device": "NVIDIA L4"}
@@ -84,7 +84,7 @@ def place(storage):
         preset=PRESETS["smoke"],
         seed=0,
         datasets={},
-        label_sets={label_set.name: label_set for label_set in load_benchmark().label_sets},
+        label_sets={label_set.name: label_set for label_set in load_study().label_sets},
         phantom_cases={},
         device="cpu",
         num_threads=1,
@@ -272,7 +272,7 @@ def test_what_is_damaged_is_named_with_what_to_do(place, storage, monkeypatch):
     with pytest.raises(IntegrityError, match=rf"{final}: the checksum .*; delete it to train again, from epoch 0"):
         work.predict(place, TRAINING)
     for key, read in (
-        (run_paths.fingerprint(TRAINING.train[0], label_set=TRAINING.subtask), work.plan),
+        (run_paths.fingerprint(TRAINING.train[0], label_set=TRAINING.label_set), work.plan),
         (run_paths.plan(TRAINING.id), lambda place, training: work._read_plan(place.storage, training.id)),
     ):
         storage.write_bytes(key, b"{")

@@ -36,7 +36,7 @@ def model(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     files = [write_ball(folder, index) for index in range(4)]
     preset = PRESETS[request.param]
-    plan = tiny_plan(files, preset=preset, network=request.param)
+    plan = tiny_plan(files, preset=preset, configuration=request.param)
     store = CheckpointStore(open_storage(str(folder / "run")), training_id="T1-infection-fold0")
     train(
         plan=plan,

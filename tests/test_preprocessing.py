@@ -36,7 +36,7 @@ def plan(request, case):
     return make_plan(
         [fingerprint_case(*case)],
         label_set=INFECTION,
-        network=request.param,
+        configuration=request.param,
         preset=PRESETS["smoke"],
         donor=None,
         name="T1-infection-fold0",

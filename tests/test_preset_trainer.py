@@ -17,7 +17,7 @@ PRESET = tiny_preset()
 @pytest.fixture(scope="module")
 def plan(tmp_path_factory):
     folder = tmp_path_factory.mktemp("balls")
-    return tiny_plan([write_ball(folder, index) for index in range(4)], preset=PRESET, network="3d_fullres")
+    return tiny_plan([write_ball(folder, index) for index in range(4)], preset=PRESET, configuration="3d_fullres")
 
 
 def trainer_of(plan, preset, tmp_path, monkeypatch):

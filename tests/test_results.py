@@ -43,12 +43,10 @@ def row(dsc, nsd, *, case="coronacases_001", fold=0, status=ScoreStatus.SCORED, 
     )
     return ResultRow(
         training_id=f"T1-lung-fold{fold}",
-        task=1,
-        subtask="lung",
-        source="covid",
-        split="20-80",
+        group="T1-lung",
         fold=fold,
-        network="3d_fullres",
+        configuration="3d_fullres",
+        facets={"task": 1, "subtask": "lung"},
         evaluation_set="test",
         dataset="covid-19-ct-seg",
         case=case,
@@ -198,14 +196,14 @@ def put_parquet(store, table):
 
 def test_a_parquet_file_of_somebody_else_is_named(store):
     put_parquet(store, pa.table({"dsc": [0.5]}))
-    with pytest.raises(IntegrityError, match=r"fold0\.parquet: results of schema version none; expected 1"):
+    with pytest.raises(IntegrityError, match=r"fold0\.parquet: results of schema version none; expected 2"):
         store.read()
 
 
 def test_a_later_schema_version_is_named(store):
-    table = to_table([row(0.5, 0.5)]).replace_schema_metadata({b"results_schema_version": b"2"})
+    table = to_table([row(0.5, 0.5)]).replace_schema_metadata({b"results_schema_version": b"3"})
     put_parquet(store, table)
-    with pytest.raises(IntegrityError, match="schema version 2; expected 1"):
+    with pytest.raises(IntegrityError, match="schema version 3; expected 2"):
         store.read()
 
 

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 from test_results import row
 
-from orchestrator.benchmark.loading import load_benchmark
+from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.presets import PRESETS
 from orchestrator.cluster.config import ClusterConfig
 from orchestrator.errors import ConfigError
@@ -26,11 +26,11 @@ CLUSTER = ClusterConfig(kind="local", path="local.yaml")
 
 @pytest.fixture
 def request_for(tmp_path):
-    benchmark = load_benchmark()
+    study = load_study()
 
     def request(preset=SMOKE, **changes):
-        trainings = benchmark.trainings(only=("T1-infection-fold0",), preset=preset)
-        known = {"benchmark": benchmark, "trainings": trainings, "preset": preset, "seed": 0, "data": None}
+        trainings = study.trainings(only=("T1-infection-fold0",), preset=preset)
+        known = {"study": study, "trainings": trainings, "preset": preset, "seed": 0, "data": None}
         return RunRequest(**{**known, "output": str(tmp_path), "cluster": CLUSTER, **changes})
 
     return request
@@ -48,8 +48,8 @@ def claim(request):
         ({"data": "/ct"}, "data (phantoms there, /ct asked for)"),
         ({"preset": replace(SMOKE, num_epochs=7)}, "preset.num_epochs (6 there, 7 asked for)"),
         (
-            {"preset": replace(SMOKE, mirror_axes=None, caps=replace(SMOKE.caps, val=3)), "seed": 1},
-            "preset.mirror_axes ([] there, None asked for), preset.caps.val (2 there, 3 asked for), "
+            {"preset": replace(SMOKE, mirror_axes=None, case_limits=SMOKE.case_limits | {"val": 3}), "seed": 1},
+            "preset.mirror_axes ([] there, None asked for), preset.case_limits.val (2 there, 3 asked for), "
             "seed (0 there, 1 asked for)",
         ),
         ({"preset": PRESETS["quick"]}, "preset.name (smoke there, quick asked for)"),
@@ -103,7 +103,7 @@ def test_a_finished_run_tells_at_every_call_which_cases_have_no_score(request_fo
         ("study_0257", ScoreStatus.MISSING, "DataError: another"),
     ):
         one = row(math.nan, math.nan, case=case, status=status, message=message)
-        of = {"training_id": training.id, "subtask": "infection", "evaluation_set": "test-mosmed", "dataset": "mosmed"}
+        of = {"training_id": training.id, "evaluation_set": "test-mosmed", "dataset": "mosmed"}
         rows.append(replace(one, score=replace(one.score, structure="infection"), **of))
     claim(request)
     ResultsStore(open_storage(tmp_path)).commit(training.id, rows)
@@ -118,22 +118,22 @@ def test_a_finished_run_tells_at_every_call_which_cases_have_no_score(request_fo
 def scored(training):
     """Commit one row of a training."""
     one = row(0.5, 0.25, case="coronacases_001")
-    of = {"training_id": training.id, "task": training.task, "subtask": training.subtask, "fold": training.fold}
-    one = replace(one, **of, evaluation_set="test", dataset="covid-19-ct-seg", source=training.source)
+    of = {"training_id": training.id, "group": training.group, "fold": training.fold, "facets": training.facets}
+    one = replace(one, **of, evaluation_set="test", dataset="covid-19-ct-seg")
     return replace(one, score=replace(one.score, structure="infection"))
 
 
 def test_tables_are_of_all_that_is_committed_whatever_a_call_asks_for(request_for, tmp_path):
     """Two trainings of two tables are done, a third was asked for before; the call names the first alone."""
     names = ("T1-infection-fold0", "T1-infection-fold1", "T2-infection-structseg-fold0", "T3-infection-structseg-fold1")
-    everything = request_for(trainings=load_benchmark().trainings(only=names, preset=SMOKE))
+    everything = request_for(trainings=load_study().trainings(only=names, preset=SMOKE))
     claim(everything)
     for training in everything.trainings:
         if training.id in {names[0], names[2]}:
             ResultsStore(open_storage(tmp_path)).commit(training.id, [scored(training)])
     outcome = run(request_for(), console=Console(file=io.StringIO()))
     assert outcome.num_done == 1
-    tables = {path.name: path.read_text() for path in (tmp_path / run_paths.TABLES).glob("*.md")}
+    tables = {path.name: path.read_text(encoding="utf-8") for path in (tmp_path / run_paths.TABLES).glob("*.md")}
     assert sorted(tables) == ["summary.md", "table_IV.md", "table_VI.md", "task_3_infection.md"]
     summary = tables["summary.md"]
     assert "| T2-infection-structseg | COVID-19-CT-Seg | infection | 0 | 1 | 50.0 |" in summary

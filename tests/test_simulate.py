@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bench.schedule import FLEETS, measure, stages_of
-from orchestrator.benchmark.loading import load_benchmark
+from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.presets import find_preset
 from orchestrator.cluster.config import ClusterConfig, load_cluster
 from orchestrator.cluster.prices import load_prices
@@ -42,7 +42,7 @@ def play(hours: list[float], *parts: Machines, **conditions: float) -> Course:
 @pytest.fixture(scope="module")
 def core_graph():
     preset = find_preset("paper")
-    trainings = load_benchmark().trainings(matrix="core", preset=preset)
+    trainings = load_study().trainings(matrix="core", preset=preset)
     return stages_of(trainings, expected_s=preset.expected_training_s)
 
 

@@ -4,8 +4,7 @@ from collections import Counter
 
 import pytest
 
-from orchestrator.benchmark.loading import load_benchmark
-from orchestrator.benchmark.matrix import find_donors
+from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.presets import PRESETS
 from orchestrator.errors import ConfigError
 from orchestrator.pipeline.finished import finished_stages
@@ -21,30 +20,30 @@ PAPER = PRESETS["paper"]
 
 
 @pytest.fixture(scope="module")
-def benchmark():
-    return load_benchmark()
+def study():
+    return load_study()
 
 
-def graph_of(benchmark, *patterns, preset=PAPER, phantoms=False):
-    trainings = benchmark.trainings(only=patterns, preset=preset)
+def graph_of(study, *patterns, preset=PAPER, phantoms=False):
+    trainings = study.trainings(only=patterns, preset=preset)
     return build_graph(
         trainings,
-        donors=find_donors(benchmark, trainings, preset=preset),
-        datasets={dataset.name: dataset for dataset in benchmark.datasets},
+        donors=study.donors(trainings, preset=preset),
+        datasets={dataset.name: dataset for dataset in study.datasets},
         preset=preset,
         phantoms=phantoms,
     )
 
 
-def test_every_stage_comes_after_what_it_needs(benchmark):
+def test_every_stage_comes_after_what_it_needs(study):
     seen = set()
-    for stage in graph_of(benchmark).values():
+    for stage in graph_of(study).values():
         assert seen.issuperset(stage.needs)
         seen.add(stage.id)
 
 
-def test_core_graph_has_45_of_each_stage_of_a_training(benchmark):
-    counts = Counter(stage.kind for stage in graph_of(benchmark, phantoms=True).values())
+def test_core_graph_has_45_of_each_stage_of_a_training(study):
+    counts = Counter(stage.kind for stage in graph_of(study, phantoms=True).values())
     for kind in (StageKind.PLAN, StageKind.TRAIN, StageKind.PREDICT, StageKind.SCORE):
         assert counts[kind] == 45
     assert counts[StageKind.DOWNLOAD] == 5
@@ -54,8 +53,8 @@ def test_core_graph_has_45_of_each_stage_of_a_training(benchmark):
     assert counts[StageKind.PREPROCESS] == 60 + 643 + 5 * (643 + 5 * 4)
 
 
-def test_a_case_is_ingested_once_and_each_label_set_that_is_needed_on_its_own(benchmark):
-    graph = graph_of(benchmark, "T1-*")
+def test_a_case_is_ingested_once_and_each_label_set_that_is_needed_on_its_own(study):
+    graph = graph_of(study, "T1-*")
     case = "covid-19-ct-seg/coronacases_001"
     of_case = [stage for stage in graph.values() if stage.case and stage.case.id == case and not stage.training]
     read = {stage.id: stage.needs for stage in of_case if stage.kind in {StageKind.INGEST, StageKind.LABELS}}
@@ -64,8 +63,8 @@ def test_a_case_is_ingested_once_and_each_label_set_that_is_needed_on_its_own(be
     }
 
 
-def test_a_training_needs_no_label_set_but_its_own(benchmark):
-    graph = graph_of(benchmark, "T1-lung-fold0", "T1-infection-fold0")
+def test_a_training_needs_no_label_set_but_its_own(study):
+    graph = graph_of(study, "T1-lung-fold0", "T1-infection-fold0")
     for subtask in ("lung", "infection"):
         open_ids, found = [f"score T1-{subtask}-fold0"], set()
         while open_ids:
@@ -75,27 +74,27 @@ def test_a_training_needs_no_label_set_but_its_own(benchmark):
         assert {graph[one].label_sets for one in found if one.startswith("labels")} == {(subtask,)}
 
 
-def test_task_2_alone_plans_its_donor_but_does_not_train_it(benchmark):
-    graph = graph_of(benchmark, "T2-lung-structseg")
+def test_task_2_alone_plans_its_donor_but_does_not_train_it(study):
+    graph = graph_of(study, "T2-lung-structseg")
     assert "plan T1-lung-fold0" in graph["plan T2-lung-structseg-fold0"].needs
     assert "train T1-lung-fold0" not in graph
 
 
-def test_no_test_case_is_measured_for_a_plan(benchmark):
-    graph = graph_of(benchmark, "T1-lung-fold0")
+def test_no_test_case_is_measured_for_a_plan(study):
+    graph = graph_of(study, "T1-lung-fold0")
     measured = {stage.case for stage in graph.values() if stage.kind is StageKind.FINGERPRINT}
-    (training,) = benchmark.trainings(only=("T1-lung-fold0",), preset=PAPER)
+    (training,) = study.trainings(only=("T1-lung-fold0",), preset=PAPER)
     assert measured == set(training.train)
 
 
-def test_label_sets_of_mosmed_are_infection_even_for_the_joint_subtask(benchmark):
-    trainings = benchmark.trainings(only=("T1-lung-and-infection",), preset=PAPER)
+def test_label_sets_of_mosmed_are_infection_even_for_the_joint_subtask(study):
+    trainings = study.trainings(only=("T1-lung-and-infection",), preset=PAPER)
     mosmed = {sets for case, sets in label_sets_by_case(trainings).items() if case.dataset == "mosmed"}
     assert mosmed == {("infection",)}
 
 
-def test_a_full_disk_is_seen_before_anything_starts(benchmark, tmp_path, monkeypatch):
-    graph = graph_of(benchmark, "T1-lung-fold0")
+def test_a_full_disk_is_seen_before_anything_starts(study, tmp_path, monkeypatch):
+    graph = graph_of(study, "T1-lung-fold0")
     storage = open_storage(str(tmp_path))
     # 20 cases of 512 x 512 x 176 voxels, 2 bytes each; 4 of them as patches, 2 bytes each; checkpoints of 1 GB.
     expected = 512 * 512 * 176 * (20 * 2 + 4 * 2) + 1_000_000_000
@@ -107,9 +106,9 @@ def test_a_full_disk_is_seen_before_anything_starts(benchmark, tmp_path, monkeyp
         check_space(graph.values(), storage=storage, preset=PAPER)
 
 
-def test_what_nothing_needs_any_more_takes_no_space(benchmark, tmp_path, monkeypatch):
+def test_what_nothing_needs_any_more_takes_no_space(study, tmp_path, monkeypatch):
     """Patches of a training may be removed once its results are there."""
-    graph = graph_of(benchmark, "T1-lung-fold[01]")
+    graph = graph_of(study, "T1-lung-fold[01]")
     done = {"score T1-lung-fold0"}
     needed = [graph[stage_id] for stage_id in needed_stages(graph, done=done)]
     assert not any(stage.training and stage.training.id == "T1-lung-fold0" for stage in needed)
@@ -121,18 +120,18 @@ def test_what_nothing_needs_any_more_takes_no_space(benchmark, tmp_path, monkeyp
     check_space(needed, storage=storage, preset=PAPER)
 
 
-def test_a_stage_is_finished_only_when_all_of_its_products_are_there(benchmark, tmp_path):
+def test_a_stage_is_finished_only_when_all_of_its_products_are_there(study, tmp_path):
     storage = open_storage(str(tmp_path))
-    graph = graph_of(benchmark, "T1-lung-fold0")
+    graph = graph_of(study, "T1-lung-fold0")
     storage.write_bytes(run_paths.final_checkpoint("T1-lung-fold0"), b"weights")
     assert "train T1-lung-fold0" not in finished_stages(graph, storage)
     storage.write_bytes(run_paths.training_record("T1-lung-fold0"), b"{}")
     assert finished_stages(graph, storage) == {"train T1-lung-fold0"}
 
 
-def test_predictions_of_another_checkpoint_are_not_finished_unless_they_are_scored(benchmark, tmp_path):
+def test_predictions_of_another_checkpoint_are_not_finished_unless_they_are_scored(study, tmp_path):
     storage = open_storage(str(tmp_path))
-    graph = graph_of(benchmark, "T1-lung-fold0")
+    graph = graph_of(study, "T1-lung-fold0")
     write_json(storage, run_paths.training_record("T1-lung-fold0"), {"checkpoint_sha256": "second"})
     evaluated = [case.id for case in evaluated_cases(graph["train T1-lung-fold0"].training)]
     for checkpoint, expected in (("first", set()), ("second", {"predict T1-lung-fold0"})):

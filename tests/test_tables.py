@@ -4,20 +4,22 @@ import csv
 import io
 import math
 import re
+from dataclasses import replace
 
 import pytest
 
-from orchestrator.benchmark.definition import Case, EvaluationSet, Training
-from orchestrator.benchmark.loading import load_benchmark
-from orchestrator.benchmark.matrix import PatientLeak
+from orchestrator.benchmark.definition import Case, EvaluationSet, Model, Training
+from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.presets import PRESETS
-from orchestrator.benchmark.published import AVERAGE, Erratum, PublishedScore, PublishedScores
+from orchestrator.benchmark.published import AVERAGE, Erratum, PublishedScore
+from orchestrator.benchmark.study import PatientLeak
+from orchestrator.benchmark.tables import load_tables
 from orchestrator.report import formats
-from orchestrator.report.paper_tables import TABLES
 from orchestrator.report.tables import write_tables
 from orchestrator.results.records import CaseScore, Provenance, ResultRow, ScoreStatus
 from orchestrator.storage.filesystem import open_storage
 
+LAYOUT = load_tables(load_study())
 COVID = "covid-19-ct-seg"
 CASES = tuple(Case(dataset=COVID, name=name) for name in ("coronacases_001", "coronacases_002"))
 FOLD_1 = ("T1-lung", 1, "test", "left_lung")
@@ -41,17 +43,20 @@ class FakePublished:
 
 def training(fold=0, *, task=1, subtask="lung", source="covid", structures=("left_lung",), num_published=None, **more):
     test = EvaluationSet(name="test", label_set=subtask, structures=structures, cases=CASES)
+    split, model = more.pop("split", "20-80"), more.pop("model", "3d")
+    parts = [f"T{task}", subtask, *([source] if task > 1 else []), *([split] if split == "80-20" else [])]
     return Training(
-        task=task,
-        subtask=subtask,
-        source=source,
-        split=more.pop("split", "20-80"),
+        group="-".join([*parts, *([model] if model == "2d" else [])]),
         fold=fold,
-        network=more.pop("network", "3d_fullres"),
+        num_folds=1 if task == 2 else 5,
+        facets={"task": task, "subtask": subtask, "source": source, "split": split, "model": model},
+        label_set=subtask,
+        model=Model(name=model),
+        plans_from=None,
         train=(),
         val=(),
         evaluation_sets=(test,),
-        num_published_cases=len(CASES) if num_published is None else num_published,
+        num_uncapped_cases=len(CASES) if num_published is None else num_published,
     )
 
 
@@ -86,12 +91,10 @@ def rows_of(of, *scores, preset="paper", phantoms=False, is_capped=False):
             rows.append(
                 ResultRow(
                     training_id=of.id,
-                    task=of.task,
-                    subtask=of.subtask,
-                    source=of.source,
-                    split=of.split,
+                    group=of.group,
                     fold=of.fold,
-                    network=of.network,
+                    configuration=of.model.configuration,
+                    facets=of.facets,
                     evaluation_set="test",
                     dataset=case.dataset,
                     case=case.name,
@@ -106,13 +109,13 @@ def rows_of(of, *scores, preset="paper", phantoms=False, is_capped=False):
 def written(tmp_path):
     storage = open_storage(tmp_path)
 
-    def write(trainings, rows, *, failed=(), leaks=(), published=None):
+    def write(trainings, rows, *, failed=(), leaks=(), layout=None):
         keys = write_tables(
             storage,
             rows=rows,
             trainings=trainings,
             failed=failed,
-            published=published or FakePublished(),
+            layout=replace(LAYOUT, published=FakePublished()) if layout is None else layout,
             leaks=leaks,
         )
         assert sorted(keys) == storage.list_keys("tables")
@@ -222,7 +225,7 @@ def test_only_errata_of_the_rows_of_a_run_are_listed(written):
 
 
 def test_each_erratum_begins_with_trainings_that_it_is_about():
-    for erratum in PublishedScores().errata:
+    for erratum in LAYOUT.published.errata:
         groups = {row[0] for row in erratum.rows} or {group for group in erratum.groups if not group.endswith("-2d")}
         assert set(erratum.text.partition(":")[0].replace(",", "").split()) >= groups
 
@@ -339,23 +342,23 @@ def test_a_patient_in_train_and_test_is_said_in_every_table(written):
 
 def test_the_tables_of_a_run_are_those_of_its_trainings(written):
     eighty = training(subtask="infection", split="80-20")
-    files = written([training(task=3), training(subtask="infection", network="2d"), eighty], [])
+    files = written([training(task=3), training(subtask="infection", model="2d"), eighty], [])
     assert {name.split(".")[0] for name in files} == {"summary", "task_3_lung", "table_IV_2d", "task_1_80_20"}
 
 
 @pytest.fixture(scope="module")
 def all_trainings():
-    return load_benchmark().trainings(matrix="all", preset=PRESETS["paper"])
+    return load_study().trainings(matrix="all", preset=PRESETS["paper"])
 
 
 def test_each_of_the_110_trainings_stands_in_one_table(all_trainings):
     assert len(all_trainings) == 110
-    assert [t.id for t in all_trainings if sum(spec.holds(t) for spec in TABLES) != 1] == []
+    assert [t.id for t in all_trainings if sum(spec.holds(t) for spec in LAYOUT.specs) != 1] == []
 
 
 def test_the_whole_benchmark_before_it_is_run(written, all_trainings):
-    files = written(all_trainings, [], published=PublishedScores())
-    assert len(files) == 1 + 3 * len(TABLES)
+    files = written(all_trainings, [], layout=LAYOUT)
+    assert len(files) == 1 + 3 * len(LAYOUT.specs)
     assert len(re.findall(r"^- T.*: pending$", files["summary.md"], re.MULTILINE)) == 110
     # Tables V and VI: 2 sources x 2 sets x 2 structures, and 3 sources x (val, test, MosMed); all were published.
     for name, num_rows in {"table_V.csv": 8, "table_VI.csv": 9}.items():

@@ -40,7 +40,7 @@ def files(tmp_path_factory):
 
 @pytest.fixture(scope="module", params=["3d_fullres"])
 def setting(request, files, tmp_path_factory):
-    plan = tiny_plan(files, preset=PRESET, network=request.param)
+    plan = tiny_plan(files, preset=PRESET, configuration=request.param)
     return plan, write_all_patches(tmp_path_factory.mktemp("preprocessed") / "patches", files, plan)
 
 
@@ -359,7 +359,7 @@ def test_a_gpu_looks_for_its_fastest_convolutions_as_with_nnunets_command(device
 
 @pytest.mark.parametrize("augmentation", ["kernels", "nnunet"])
 def test_a_2d_network_is_trained_with_either_augmentation(files, tmp_path, augmentation):
-    plan = tiny_plan(files, preset=PRESET, network="2d")
+    plan = tiny_plan(files, preset=PRESET, configuration="2d")
     patches = write_all_patches(tmp_path / "patches", files, plan)
     preset = replace(PRESET, num_epochs=1, augmentation=augmentation)
     run = Run(tmp_path / "run", (plan, patches), preset=preset).go()

@@ -55,9 +55,9 @@ def write_ball(folder, index, *, shape=(24, 32, 36)):
     return tuple(paths)
 
 
-def tiny_plan(files, *, preset, network="3d_fullres"):
+def tiny_plan(files, *, preset, configuration="3d_fullres"):
     fingerprints = [fingerprint_case(image, labels) for image, labels in files]
-    return make_plan(fingerprints, label_set=BALL, network=network, preset=preset, donor=None, name="balls")
+    return make_plan(fingerprints, label_set=BALL, configuration=configuration, preset=preset, donor=None, name="balls")
 
 
 def write_all_patches(folder, files, plan):

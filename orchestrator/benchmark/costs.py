@@ -8,22 +8,10 @@ run has stages behind it, their own times correct them. Seconds of a core and me
 import math
 from dataclasses import dataclass
 
-from orchestrator.benchmark.definition import Case, Training
+from orchestrator.benchmark.definition import Dataset, Training
 from orchestrator.benchmark.presets import Preset
 
 _PLANE_VOXELS = 512 * 512
-NUM_SLICES = {
-    "covid-19-ct-seg": 176,
-    "structseg-lung": 95,
-    "structseg-gtv": 95,
-    "nsclc-lung": 120,
-    "nsclc-pe": 120,
-    "msd-lung-tumour": 280,
-    "mosmed": 41,
-}
-"""Of a typical case of each data set, roughly the mean."""
-_OTHER_NUM_SLICES = 120
-"""Of a data set that is not among them."""
 _THORAX_MM3 = 400.0 * 320.0 * 320.0
 """Seen by a phantom of a coarse spacing."""
 _PATCH_VOXELS = 128 * 128 * 128
@@ -88,9 +76,9 @@ class PredictionSeconds:
     """On an A100, or on one core if the preset is meant for those."""
 
 
-def case_voxels(case: Case, *, preset: Preset, phantoms: bool) -> int:
-    """Return the voxels of a case as its data set has them; coarse phantoms have fewer."""
-    voxels = NUM_SLICES.get(case.dataset, _OTHER_NUM_SLICES) * _PLANE_VOXELS
+def case_voxels(dataset: Dataset, *, preset: Preset, phantoms: bool) -> int:
+    """Return the voxels of a typical case of a data set; coarse phantoms have fewer."""
+    voxels = dataset.num_slices * _PLANE_VOXELS
     if phantoms and preset.phantom_spacing_mm is not None:
         voxels = min(voxels, round(_THORAX_MM3 / preset.phantom_spacing_mm**3))
     return voxels
@@ -115,7 +103,7 @@ def prediction_of_case(voxels: float, *, training: Training, preset: Preset) -> 
     """
     along_axis = (voxels / (preset.max_patch_voxels or _PATCH_VOXELS)) ** (1 / 3)
     num_places = max(1.0, (along_axis - 1) / preset.tile_step_size + 1.5) ** 3
-    num_axes = 2 if training.network == "2d" else 3
+    num_axes = 2 if training.model.configuration == "2d" else 3
     mirrored = range(num_axes) if preset.mirror_axes is None else preset.mirror_axes
     num_passes = num_places * (2 ** len(mirrored) if preset.mirror_at_prediction else 1)
     pass_s = preset.expected_s_per_iteration

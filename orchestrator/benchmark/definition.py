@@ -1,15 +1,16 @@
-"""What is trained and tested: the carriers of the benchmark, pure data without any file access.
+"""What is trained and tested: the carriers of a study, pure data without any file access.
 
-A *training* is one model (task x subtask x source x fold x network). A *label set* is one way in which a case is
-labelled; COVID-19-CT-Seg cases have three of them (lung, infection, lung-and-infection).
+A *training* is one model, fitted to the cases of one fold. A *label set* is one way in which a case is labelled; a case
+may have several of them.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 from orchestrator.errors import ConfigError
 
-Network = Literal["3d_fullres", "2d"]
+VALIDATION = "val"
+"""Name of the evaluation set of a training's own validation cases."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -17,7 +18,7 @@ class Structure:
     """One labelled structure of a label set."""
 
     name: str
-    """`left_lung`, `right_lung` or `infection`."""
+    """Unique in its label set."""
     label: int
     """Its value in the label map, at least 1."""
     tolerance_mm: float
@@ -35,7 +36,7 @@ class LabelSet:
     """The structures that one kind of label map holds."""
 
     name: str
-    """`lung`, `infection` or `lung-and-infection`."""
+    """Unique in the study."""
     structures: tuple[Structure, ...]
     """In the order of their labels 1, 2, ..."""
 
@@ -51,85 +52,89 @@ class LabelSet:
 
 @dataclass(frozen=True, kw_only=True, slots=True, order=True)
 class Case:
-    """One CT volume of one data set."""
+    """One volume of one data set."""
 
     dataset: str
-    """Name of the data set, for example `covid-19-ct-seg`."""
+    """Name of the data set."""
     name: str
-    """Name within the data set as in the published splits, for example `coronacases_001`."""
+    """Name within the data set."""
 
     @property
     def id(self) -> str:
-        """`<dataset>/<name>`, unique in the benchmark and usable as a relative path."""
+        """`<dataset>/<name>`, unique in the study and usable as a relative path."""
         return f"{self.dataset}/{self.name}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Dataset:
-    """One labelled data set, as one of the public downloads holds it."""
+    """One labelled data set."""
 
     name: str
-    """`covid-19-ct-seg`, `structseg-lung`, `structseg-gtv`, `nsclc-lung`, `nsclc-pe`, `msd-lung-tumour` or `mosmed`."""
+    """Unique in the study."""
     title: str
-    """As the paper's tables print it."""
-    download: str
-    """The public download it comes from: `covid-19-ct-seg`, `structseg`, `nsclc`, `msd` or `mosmed`."""
+    """As tables print it."""
+    source: str
+    """The layout of files that it is read from; several data sets may share one."""
     label_sets: tuple[str, ...]
     """Names of the label sets that its cases have."""
     case_names: tuple[str, ...]
-    """Every case that the benchmark uses, sorted."""
+    """Every case that the study uses, sorted."""
+    num_slices: int
+    """Of a typical case, roughly: how much work it is before anything is read."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Model:
+    """How a training fits its cases, in nnU-Net's terms; the same for every fold."""
+
+    name: str
+    """Unique in the study; a facet of each of its trainings."""
+    configuration: str = "3d_fullres"
+    """Configuration of nnU-Net: `3d_fullres` or `2d`."""
+    suffix: str = ""
+    """What it adds to the names of its groups of trainings."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluationSet:
     """Cases on which one training is scored."""
 
-    name: Literal["val", "test", "test-mosmed"]
-    """`val` is in the training's own domain, `test` is COVID-19-CT-Seg, `test-mosmed` is MosMed."""
+    name: str
+    """`val` is in the training's own domain; the study names the others."""
     label_set: str
     """Label set of the reference masks."""
     structures: tuple[str, ...]
     """Names of the structures that are scored; both the reference and the training's label set have them."""
     cases: tuple[Case, ...]
-    """In the order of the published split."""
+    """Sorted."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Training:
     """One model to be trained, with every case it sees and every case it is scored on."""
 
-    task: int
-    """1 few-shot learning, 2 domain generalisation, 3 knowledge transfer."""
-    subtask: str
-    """`lung`, `infection` or `lung-and-infection`; also the name of its label set."""
-    source: str
-    """Short name of the source of its training cases: `covid`, `structseg`, `nsclc`, `msd` or `nsclc-pe`."""
-    split: Literal["20-80", "80-20"]
-    """Share of COVID-19-CT-Seg cases for training and testing; only task 1 has `80-20`."""
+    group: str
+    """The trainings that differ in nothing but their fold, for example `T1-lung`."""
     fold: int
     """From 0."""
-    network: Network
-    """Configuration of nnU-Net."""
+    num_folds: int
+    """Of its group."""
+    facets: Mapping[str, str | int]
+    """Values that the study gives it, `model` among them: trainings are selected, grouped and tabulated by them."""
+    label_set: str
+    """Name of the label set that it learns."""
+    model: Model
+    """How it is fitted."""
     train: tuple[Case, ...]
     """Cases the weights are fitted to."""
     val: tuple[Case, ...]
-    """In-domain validation cases; empty in task 1."""
+    """In-domain validation cases; may be empty."""
     evaluation_sets: tuple[EvaluationSet, ...]
     """What the final checkpoint is scored on."""
-    num_published_cases: int
+    plans_from: str | None
+    """Id of the training whose patch size and network this one takes over."""
+    num_uncapped_cases: int
     """Number of train + val + test cases before a preset capped them."""
-
-    @property
-    def group(self) -> str:
-        """The id without its fold, for example `T1-lung`, `T2-infection-nsclc-pe` or `T1-lung-2d`."""
-        parts = [f"T{self.task}", self.subtask]
-        if self.task > 1:
-            parts.append(self.source)
-        if self.split == "80-20":
-            parts.append("80-20")
-        if self.network == "2d":
-            parts.append("2d")
-        return "-".join(parts)
 
     @property
     def id(self) -> str:
@@ -138,21 +143,12 @@ class Training:
 
     @property
     def is_capped(self) -> bool:
-        """Whether a preset left out cases of the published split."""
-        return len(self.train) + len(self.val) + sum(len(s.cases) for s in self.evaluation_sets if s.name != "val") < (
-            self.num_published_cases
-        )
+        """Whether a preset left out cases of the split."""
+        tested = sum(len(found.cases) for found in self.evaluation_sets if found.name != VALIDATION)
+        return len(self.train) + len(self.val) + tested < self.num_uncapped_cases
 
     @property
     def cases(self) -> tuple[Case, ...]:
         """Every case of the training, each once, sorted."""
         evaluated = {case for evaluation in self.evaluation_sets for case in evaluation.cases}
         return tuple(sorted({*self.train, *self.val, *evaluated}))
-
-    @property
-    def plan_donor(self) -> str | None:
-        """Id of the task-1 training whose patch size and network this one takes over; None for task 1 itself."""
-        if self.task == 1:
-            return None
-        suffix = "-2d" if self.network == "2d" else ""
-        return f"T1-{self.subtask}{suffix}-fold{self.fold}"

@@ -1,28 +1,15 @@
 """How much is trained: from a miniature on two CPU cores to the paper's own schedule."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from orchestrator.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class CaseCaps:
-    """Upper limits on the cases of each part of a training; None leaves a part whole."""
-
-    train: int | None = None
-    """Training cases of the source data set (the four COVID-19-CT-Seg cases of a fold are never capped)."""
-    val: int | None = None
-    """In-domain validation cases."""
-    test: int | None = None
-    """COVID-19-CT-Seg test cases."""
-    test_mosmed: int | None = None
-    """MosMed test cases."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Preset:
-    """One size of the benchmark; `paper` changes nothing of nnU-Net's defaults."""
+    """One size of a study; `paper` changes nothing of nnU-Net's defaults."""
 
     name: str
     """Given with `--preset`."""
@@ -60,15 +47,15 @@ class Preset:
     """Share of the patches of a batch that must hold foreground."""
     augmentation: Literal["kernels", "nnunet"] = "kernels"
     """Who augments: our kernels, which draw as nnU-Net does and need less CPU, or nnU-Net's own pipeline."""
-    caps: CaseCaps = CaseCaps()
-    """Cases left out, deterministically."""
+    case_limits: Mapping[str, int] = field(default_factory=dict)
+    """Most cases of each part of a training, `train`, `val` and `test`; others are left out, evenly."""
     phantom_spacing_mm: float | None = None
     """In-plane spacing of generated phantoms; None is full resolution."""
 
     def __post_init__(self) -> None:
-        for field, least in {"num_epochs": 1, "num_iterations_per_epoch": 1, "checkpoint_every_s": 0}.items():
-            if getattr(self, field) < least:
-                raise ConfigError(f"preset {self.name}: {field} is {getattr(self, field)}; expected at least {least}")
+        for name, least in {"num_epochs": 1, "num_iterations_per_epoch": 1, "checkpoint_every_s": 0}.items():
+            if getattr(self, name) < least:
+                raise ConfigError(f"preset {self.name}: {name} is {getattr(self, name)}; expected at least {least}")
 
     @property
     def is_for_cpus(self) -> bool:
@@ -101,7 +88,7 @@ PRESETS = {
             max_num_features=32,
             max_patch_voxels=32 * 32 * 32,
             num_convs_per_stage=1,
-            caps=CaseCaps(train=6, val=2, test=4, test_mosmed=2),
+            case_limits={"train": 6, "val": 2, "test": 4},
             tile_step_size=0.75,
             phantom_spacing_mm=8.0,
         ),
@@ -115,7 +102,7 @@ PRESETS = {
             mirror_axes=(0, 1),
             mirror_at_prediction=False,
             phantom_spacing_mm=2.0,
-            caps=CaseCaps(train=40, val=10),
+            case_limits={"train": 40, "val": 10},
         ),
         Preset(
             name="paper",

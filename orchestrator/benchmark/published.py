@@ -1,10 +1,11 @@
 """The published scores, and which of them are known to be wrong."""
 
 import csv
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
-from orchestrator.benchmark.loading import SPLITS
 from orchestrator.configuration import Section, load_yaml
 from orchestrator.errors import ConfigError
 
@@ -39,17 +40,28 @@ class PublishedScore:
     """The same for the NSD."""
 
 
+class Published(Protocol):
+    """Where published scores come from."""
+
+    @property
+    def errata(self) -> Sequence[Erratum]:
+        """Known errors of the published material."""
+
+    def find(self, *, group: str, fold: int | str, evaluation_set: str, structure: str) -> PublishedScore | None:
+        """Return a published score, or None; `fold` may be `average`."""
+
+
 class PublishedScores:
     """Published scores by group, fold, evaluation set and structure."""
 
-    def __init__(self, folder: Path = SPLITS) -> None:
-        """Read `published_scores.csv` and `errata.yaml`; raises ConfigError if they are not as they should be."""
-        self.errata = _read_errata(folder / "errata.yaml")
+    def __init__(self, *, scores: Path, errata: Path) -> None:
+        """Read both files; raises ConfigError if they are not as they should be."""
+        self.errata = _read_errata(errata)
         touched = {
             (row, value): erratum.id for erratum in self.errata for row in erratum.rows for value in erratum.values
         }
         self._scores: dict[tuple[str, int | str, str, str], PublishedScore] = {}
-        with (folder / "published_scores.csv").open(newline="", encoding="utf-8") as file:
+        with scores.open(newline="", encoding="utf-8") as file:
             # Rows of the detailed tables come first and have more digits than those of the overview.
             for row in sorted(csv.DictReader(file), key=lambda row: row["level"]):
                 fold = AVERAGE if row["fold"] == AVERAGE else int(row["fold"])
@@ -64,7 +76,7 @@ class PublishedScores:
                 )
                 self._scores.setdefault(key, score)
         if unknown := sorted(str(row) for row in {row for row, _ in touched} - set(self._scores)):
-            raise ConfigError(f"{folder / 'errata.yaml'}: no published score {unknown[0]}; expected one that exists")
+            raise ConfigError(f"{errata}: no published score {unknown[0]}; expected one that exists")
 
     def find(self, *, group: str, fold: int | str, evaluation_set: str, structure: str) -> PublishedScore | None:
         """Return a published score, or None if that row was not published; `fold` may be `average`."""

@@ -45,7 +45,7 @@ def ingest(place: Workplace, case: Case) -> int:
     from orchestrator.sources.downloads import convert_image
 
     dataset = place.datasets[case.dataset]
-    with _local_download(place, dataset.download, case=case) as downloads:
+    with _local_download(place, dataset.source, case=case) as downloads:
         # Where a case ships several images, the label sets that it has choose, and not those that a call asks for.
         found = convert_image(case, dataset=dataset, label_sets=dataset.label_sets, downloads=downloads)
     record = CaseRecord(
@@ -66,7 +66,7 @@ def ingest_labels(place: Workplace, case: Case, *, label_set: str) -> None:
     from orchestrator.sources.downloads import convert_labels
 
     dataset, storage = place.datasets[case.dataset], place.storage
-    with _local_download(place, dataset.download, case=case) as downloads:
+    with _local_download(place, dataset.source, case=case) as downloads:
         image = _read_image(storage, case)
         found = convert_labels(case, dataset=dataset, label_set=label_set, image=image, downloads=downloads)
     record = CaseRecord(sha256="", source=found.source, notes=found.notes, warnings=found.warnings)

@@ -12,9 +12,9 @@ from pathlib import Path
 from rich.console import Console
 
 from orchestrator.benchmark.definition import Case, Training
-from orchestrator.benchmark.matrix import Benchmark, find_donors
 from orchestrator.benchmark.presets import Preset
-from orchestrator.benchmark.published import PublishedScores
+from orchestrator.benchmark.study import Study
+from orchestrator.benchmark.tables import load_tables
 from orchestrator.cluster.config import ClusterConfig
 from orchestrator.errors import ConfigError, GpuError, IntegrityError, StorageError
 from orchestrator.events import EventLog
@@ -48,8 +48,8 @@ GPU_LOADER_THREADS = 6
 class RunRequest:
     """What is to be run, and where."""
 
-    benchmark: Benchmark
-    """The benchmark."""
+    study: Study
+    """What may be trained."""
     trainings: tuple[Training, ...]
     """Those to be carried out."""
     preset: Preset
@@ -86,8 +86,8 @@ def graph_of(request: RunRequest) -> dict[str, Stage]:
     """Return every stage of a run."""
     return build_graph(
         request.trainings,
-        donors=find_donors(request.benchmark, request.trainings, preset=request.preset),
-        datasets={dataset.name: dataset for dataset in request.benchmark.datasets},
+        donors=request.study.donors(request.trainings, preset=request.preset),
+        datasets={dataset.name: dataset for dataset in request.study.datasets},
         preset=request.preset,
         phantoms=request.data is None,
     )
@@ -104,7 +104,7 @@ def check_before_start(request: RunRequest) -> tuple[Problem, ...]:
         stage = graph[stage_id]
         if stage.case is not None and stage.kind in {StageKind.INGEST, StageKind.LABELS}:
             missing.setdefault(stage.case, set()).update(stage.label_sets)
-    datasets = {dataset.name: dataset for dataset in request.benchmark.datasets}
+    datasets = {dataset.name: dataset for dataset in request.study.datasets}
     requests = [
         CaseRequest(
             dataset=datasets[case.dataset],
@@ -134,7 +134,7 @@ def _size(num_bytes: int) -> str:
 def identity_of(request: RunRequest) -> dict[str, object]:
     """Return what the results of a run follow from, by name."""
     return {
-        "benchmark_sha256": request.benchmark.sha256,
+        "study_sha256": request.study.sha256,
         "preset": asdict(request.preset),
         "seed": request.seed,
         "data": request.data or "phantoms",
@@ -294,18 +294,18 @@ def _check_torch_here() -> None:
 
 def _workplace(request: RunRequest, need: Need) -> Workplace:
     phantom_cases: dict[str, list[Case]] = {}
-    datasets = {dataset.name: dataset for dataset in request.benchmark.datasets}
+    datasets = {dataset.name: dataset for dataset in request.study.datasets}
     if request.data is None:
         # Every case of the benchmark under this preset: a later run with other trainings finds the same downloads.
-        for case in sorted(label_sets_by_case(request.benchmark.trainings(matrix="all", preset=request.preset))):
-            phantom_cases.setdefault(datasets[case.dataset].download, []).append(case)
+        for case in sorted(label_sets_by_case(request.study.trainings(matrix="all", preset=request.preset))):
+            phantom_cases.setdefault(datasets[case.dataset].source, []).append(case)
     return Workplace(
         output=request.output,
         data=request.data,
         preset=request.preset,
         seed=request.seed,
         datasets=datasets,
-        label_sets={label_set.name: label_set for label_set in request.benchmark.label_sets},
+        label_sets={label_set.name: label_set for label_set in request.study.label_sets},
         phantom_cases={download: tuple(cases) for download, cases in phantom_cases.items()},
         device="cuda" if need.gpus else "cpu",
         num_threads=max(1, int(need.cpus)),
@@ -338,15 +338,13 @@ def write_run_tables(
     """Write the paper's tables from all that is committed, with a line for whatever any call was asked for."""
     shown = {*asked_for, *(row.training_id for row in rows)}
     trainings = [
-        training
-        for training in request.benchmark.trainings(matrix="all", preset=request.preset)
-        if training.id in shown
+        training for training in request.study.trainings(matrix="all", preset=request.preset) if training.id in shown
     ]
     return write_tables(
         storage,
         rows=rows,
         trainings=trainings,
         failed=failed,
-        published=PublishedScores(),
-        leaks=request.benchmark.patient_leaks(trainings),
+        layout=load_tables(request.study),
+        leaks=request.study.patient_leaks(trainings),
     )

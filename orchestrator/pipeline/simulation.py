@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from orchestrator.benchmark.definition import Training
-from orchestrator.benchmark.matrix import Benchmark, find_donors
 from orchestrator.benchmark.presets import Preset
+from orchestrator.benchmark.study import Study
 from orchestrator.cluster.config import SLICE_S, ClusterConfig
 from orchestrator.cluster.prices import Prices
 from orchestrator.errors import ConfigError
@@ -73,7 +73,7 @@ class SimulatedRun:
 
 
 def simulate_run(
-    benchmark: Benchmark,
+    study: Study,
     trainings: Sequence[Training],
     *,
     preset: Preset,
@@ -106,8 +106,8 @@ def simulate_run(
         )
     graph = build_graph(
         trainings,
-        donors=find_donors(benchmark, trainings, preset=preset),
-        datasets={dataset.name: dataset for dataset in benchmark.datasets},
+        donors=study.donors(trainings, preset=preset),
+        datasets={dataset.name: dataset for dataset in study.datasets},
         preset=preset,
         phantoms=phantoms,
     )

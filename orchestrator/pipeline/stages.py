@@ -95,13 +95,13 @@ class _Builder:
         return stage.id
 
     def voxels(self, case: Case) -> int:
-        return costs.case_voxels(case, preset=self.preset, phantoms=self.phantoms)
+        return costs.case_voxels(self.datasets[case.dataset], preset=self.preset, phantoms=self.phantoms)
 
     def memory_gib(self, step: costs.StepCost, cases: Iterable[Case]) -> int:
         return step.memory_gib(max(map(self.voxels, cases)))
 
     def download(self, name: str) -> str:
-        scans = {case.name: case for case in self.label_sets_of_case if self.datasets[case.dataset].download == name}
+        scans = {case.name: case for case in self.label_sets_of_case if self.datasets[case.dataset].source == name}
         return self.add(
             Stage(
                 id=f"download {name}",
@@ -118,7 +118,7 @@ class _Builder:
         stage_id = f"ingest {case.id}"
         if stage_id in self.stages:
             return stage_id
-        download = self.datasets[case.dataset].download
+        download = self.datasets[case.dataset].source
         return self.add(
             Stage(
                 id=stage_id,
@@ -137,7 +137,7 @@ class _Builder:
         stage_id = f"labels {case.id} {label_set}"
         if stage_id in self.stages:
             return stage_id
-        download = self.datasets[case.dataset].download
+        download = self.datasets[case.dataset].source
         return self.add(
             Stage(
                 id=stage_id,
@@ -170,8 +170,8 @@ class _Builder:
         )
 
     def plan(self, training: Training, donors: Mapping[str, Training]) -> str:
-        measured = [self.fingerprint(case, training.subtask) for case in (*training.train, *training.val)]
-        donor = training.plan_donor
+        measured = [self.fingerprint(case, training.label_set) for case in (*training.train, *training.val)]
+        donor = training.plans_from
         return self.add(
             Stage(
                 id=f"plan {training.id}",
@@ -194,7 +194,7 @@ class _Builder:
                 Stage(
                     id=f"preprocess {training.id} {case.id}",
                     kind=StageKind.PREPROCESS,
-                    needs=(self.ingest(case), self.labels(case, training.subtask), plan),
+                    needs=(self.ingest(case), self.labels(case, training.label_set), plan),
                     products=(
                         run_paths.patches(training.id, case),
                         run_paths.record_of_patches(run_paths.patches(training.id, case)),
@@ -204,7 +204,7 @@ class _Builder:
                     voxels=voxels,
                     training=training,
                     case=case,
-                    label_sets=(training.subtask,),
+                    label_sets=(training.label_set,),
                 )
             )
             for case in (*training.train, *training.val)
@@ -267,7 +267,7 @@ def evaluated_cases(training: Training) -> tuple[Case, ...]:
 
 def used_label_sets(training: Training) -> tuple[tuple[Case, str], ...]:
     """Return each case of a training with each label set that is needed to fit and to score it."""
-    fitted = {(case, training.subtask) for case in (*training.train, *training.val)}
+    fitted = {(case, training.label_set) for case in (*training.train, *training.val)}
     scored = {(case, one.label_set) for one in training.evaluation_sets for case in one.cases}
     return tuple(sorted(fitted | scored))
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.benchmark.definition import Case, EvaluationSet, Training
-from orchestrator.benchmark.matrix import split_sha256
+from orchestrator.benchmark.study import split_sha256
 from orchestrator.errors import DataError, IntegrityError, StorageError
 from orchestrator.pipeline.attempt import AttemptClaim, AttemptEvents, TrainingLog
 from orchestrator.pipeline.case_records import digests_of, original_grid
@@ -103,13 +103,13 @@ def plan(place: Workplace, training: Training) -> None:
     storage = place.storage
     measured = []
     for case in (*training.train, *training.val):
-        with _naming(storage, run_paths.fingerprint(case, label_set=training.subtask)) as key:
+        with _naming(storage, run_paths.fingerprint(case, label_set=training.label_set)) as key:
             measured.append(CaseFingerprint.from_bytes(storage.read_bytes(key)))
-    donor = _read_plan(storage, training.plan_donor) if training.plan_donor else None
+    donor = _read_plan(storage, training.plans_from) if training.plans_from else None
     made = make_plan(
         measured,
-        label_set=place.label_sets[training.subtask],
-        network=training.network,
+        label_set=place.label_sets[training.label_set],
+        configuration=training.model.configuration,
         preset=place.preset,
         donor=donor,
         name=training.id,
@@ -126,7 +126,7 @@ def preprocess(place: Workplace, training: Training, *, case: Case) -> None:
     storage = place.storage
     preprocessed = preprocess_case(
         storage.fetch(run_paths.case_image(case)),
-        storage.fetch(run_paths.case_labels(case, label_set=training.subtask)),
+        storage.fetch(run_paths.case_labels(case, label_set=training.label_set)),
         _read_plan(storage, training.id),
     )
     key = run_paths.patches(training.id, case)
@@ -278,7 +278,7 @@ def _score_case(
     from orchestrator.scoring.score import NoPrediction, ScoredStructure, score_files
 
     storage = place.storage
-    references, predicted = place.label_sets[evaluation.label_set], place.label_sets[training.subtask]
+    references, predicted = place.label_sets[evaluation.label_set], place.label_sets[training.label_set]
     structures = [
         ScoredStructure(
             name=name,
@@ -293,6 +293,7 @@ def _score_case(
         storage.fetch(run_paths.case_labels(case, label_set=evaluation.label_set)),
         [_fetch_prediction(storage, training, case) if reason is None else NoPrediction(reason=reason)],
         structures=structures,
+        metrics=("dsc", "nsd", "hd95", "assd"),
     )
     if reason is None and scores[0].status is ScoreStatus.MISSING:
         # It was predicted, so what is wrong with its file says nothing about the model.
@@ -300,12 +301,10 @@ def _score_case(
     return [
         ResultRow(
             training_id=training.id,
-            task=training.task,
-            subtask=training.subtask,
-            source=training.source,
-            split=training.split,
+            group=training.group,
             fold=training.fold,
-            network=training.network,
+            configuration=training.model.configuration,
+            facets=training.facets,
             evaluation_set=evaluation.name,
             dataset=case.dataset,
             case=case.name,

@@ -12,7 +12,6 @@ COLUMNS = (
     "trainings", "evaluated on", "structure", "fold", "cases",
     "DSC", "DSC published", "NSD", "NSD published", "remarks",
 )  # fmt: skip
-_SET_TITLES = {"val": "validation", "test": "COVID-19-CT-Seg", "test-mosmed": "MosMed"}
 
 
 def to_markdown(table: FilledTable, *, heading: str = "#") -> str:
@@ -22,7 +21,7 @@ def to_markdown(table: FilledTable, *, heading: str = "#") -> str:
     lines += [f"| {' | '.join(COLUMNS)} |", f"|{'---|' * len(COLUMNS)}"]
     has_folds = any(row.fold != AVERAGE for row in table.rows)
     for row in table.rows:
-        cells = _cells(row)
+        cells = _cells(row, table=table)
         if has_folds and row.fold == AVERAGE:
             cells = [f"**{cell}**" if cell else "" for cell in cells]
         lines.append(f"| {' | '.join(cells)} |")
@@ -64,13 +63,13 @@ def to_latex(table: FilledTable) -> str:
         if (row.group, row.evaluation_set, row.structure) != block:
             lines.append(r"\midrule")
             block = (row.group, row.evaluation_set, row.structure)
-        lines.append(" & ".join(_escape(cell) for cell in _cells(row)) + r" \\")
+        lines.append(" & ".join(_escape(cell) for cell in _cells(row, table=table)) + r" \\")
     lines += [r"\bottomrule", r"\end{tabular}"]
     lines += [rf"\par\footnotesize {_escape(note)}" for note in table.notes]
     return "\n".join([*lines, r"\end{table}"]) + "\n"
 
 
-def _cells(row: TableRow) -> list[str]:
+def _cells(row: TableRow, *, table: FilledTable) -> list[str]:
     """Return the cells of a row as text."""
     remarks = [row.state] if row.state else []
     if row.summary.num_both_empty:
@@ -83,7 +82,7 @@ def _cells(row: TableRow) -> list[str]:
         published_nsd = _score(row.published.nsd_mean, row.published.nsd_std) + _mark(row.published.nsd_erratum)
     return [
         row.group,
-        _SET_TITLES[row.evaluation_set],
+        table.set_titles.get(row.evaluation_set, row.evaluation_set),
         row.structure.replace("_", " "),
         str(row.fold),
         str(row.summary.num_cases),

@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Sequence
 
 from orchestrator.benchmark.definition import Training
-from orchestrator.benchmark.matrix import PatientLeak
 from orchestrator.benchmark.published import Erratum
+from orchestrator.benchmark.study import PatientLeak
 from orchestrator.report.table_rows import TableRow
 from orchestrator.results.aggregate import missing_predictions
 from orchestrator.results.records import ResultRow

@@ -3,24 +3,12 @@
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from orchestrator.benchmark.definition import Training
-from orchestrator.benchmark.published import AVERAGE, Erratum, PublishedScore
-from orchestrator.report.paper_tables import TableSpec
+from orchestrator.benchmark.published import AVERAGE, Published, PublishedScore
+from orchestrator.benchmark.tables import TableSpec
 from orchestrator.results.aggregate import Summary, summarise
 from orchestrator.results.records import ResultRow
-
-
-class Published(Protocol):
-    """Where published scores come from."""
-
-    @property
-    def errata(self) -> Sequence[Erratum]:
-        """Known errors of the published material."""
-
-    def find(self, *, group: str, fold: int | str, evaluation_set: str, structure: str) -> PublishedScore | None:
-        """Return a published score, or None; `fold` may be `average`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,6 +57,8 @@ class FilledTable:
 
     spec: TableSpec
     rows: tuple[TableRow, ...]
+    set_titles: Mapping[str, str]
+    """Evaluation set to its title."""
     notes: tuple[str, ...]
     """Sentences that must stand with the table."""
 
@@ -101,7 +91,7 @@ def fill_table(spec: TableSpec, trainings: Sequence[Training], *, scores: Scores
         for folds in members.values()
         for evaluation in folds[0].evaluation_sets
         for structure in evaluation.structures
-        for row in _block(spec, folds, evaluation_set=evaluation.name, structure=structure, scores=scores)
+        for row in _block(folds, evaluation_set=evaluation.name, structure=structure, scores=scores)
     )
 
 
@@ -113,9 +103,7 @@ def headline_rows(rows: Sequence[TableRow]) -> tuple[TableRow, ...]:
     )
 
 
-def _block(
-    spec: TableSpec, folds: Sequence[Training], *, evaluation_set: str, structure: str, scores: Scores
-) -> list[TableRow]:
+def _block(folds: Sequence[Training], *, evaluation_set: str, structure: str, scores: Scores) -> list[TableRow]:
     """Return one row a fold, and their average where there are several."""
     block: list[TableRow] = []
     pooled: list[ResultRow] = []
@@ -139,7 +127,7 @@ def _block(
                 fold=training.fold,
                 state=_state(state, num_absent=len(absent), num_cases=len(evaluation.cases)),
                 summary=summarise(rows),
-                published=_find(scores.published, spec, training, evaluation_set=evaluation_set, structure=structure),
+                published=_find(scores.published, training, evaluation_set=evaluation_set, structure=structure),
                 origin=Origin.of(rows),
             )
         )
@@ -151,7 +139,9 @@ def _block(
                 evaluation_set=evaluation_set,
                 structure=structure,
                 fold=AVERAGE,
-                state=_average_state(spec, [scores.state(training.id) for training in folds], num_absent=num_absent),
+                state=_average_state(
+                    folds[0].num_folds, [scores.state(training.id) for training in folds], num_absent=num_absent
+                ),
                 summary=summarise(pooled),
                 published=scores.published.find(
                     group=group, fold=AVERAGE, evaluation_set=evaluation_set, structure=structure
@@ -162,11 +152,9 @@ def _block(
     return block
 
 
-def _find(
-    published: Published, spec: TableSpec, training: Training, *, evaluation_set: str, structure: str
-) -> PublishedScore | None:
+def _find(published: Published, training: Training, *, evaluation_set: str, structure: str) -> PublishedScore | None:
     """Return the published score of a fold; the only fold of a task is also its average."""
-    folds = (training.fold, AVERAGE) if spec.num_folds == 1 else (training.fold,)
+    folds = (training.fold, AVERAGE) if training.num_folds == 1 else (training.fold,)
     found = (
         published.find(group=training.group, fold=fold, evaluation_set=evaluation_set, structure=structure)
         for fold in folds
@@ -180,13 +168,13 @@ def _state(state: str, *, num_absent: int, num_cases: int) -> str:
     return f"{num_absent} of {num_cases} cases have no row" if num_absent else ""
 
 
-def _average_state(spec: TableSpec, states: Sequence[str], *, num_absent: int) -> str:
+def _average_state(num_folds: int, states: Sequence[str], *, num_absent: int) -> str:
     """Return how many folds an average pools if they are not all, what became of the others, and what they lack."""
     counts = Counter(states)
     lacks = [f"{num_absent} cases have no row"] if num_absent else []
-    if counts["done"] == spec.num_folds:
+    if counts["done"] == num_folds:
         return ", ".join(lacks)
     others = [f"{counts[state]} {state}" for state in ("pending", "failed") if counts[state]]
-    if spec.num_folds > len(states):
-        others.append(f"{spec.num_folds - len(states)} not in this run")
-    return f"{counts['done']} of {spec.num_folds} folds: {', '.join([*others, *lacks])}"
+    if num_folds > len(states):
+        others.append(f"{num_folds - len(states)} not in this run")
+    return f"{counts['done']} of {num_folds} folds: {', '.join([*others, *lacks])}"

@@ -1,13 +1,14 @@
-"""Writes the paper's tables and their summary from committed rows."""
+"""Writes the tables of a study and their summary from committed rows."""
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 from orchestrator.benchmark.definition import Training
-from orchestrator.benchmark.matrix import PatientLeak
+from orchestrator.benchmark.study import PatientLeak
+from orchestrator.benchmark.tables import TableLayout
 from orchestrator.report.formats import to_csv, to_latex, to_markdown
 from orchestrator.report.notes import errata_notes, run_notes
-from orchestrator.report.paper_tables import TABLES
-from orchestrator.report.table_rows import FilledTable, Published, Scores, fill_table, headline_rows
+from orchestrator.report.table_rows import FilledTable, Scores, fill_table, headline_rows
 from orchestrator.results.records import ResultRow
 from orchestrator.storage import run_paths
 from orchestrator.storage.interface import Storage
@@ -19,7 +20,7 @@ def write_tables(
     rows: Sequence[ResultRow],
     trainings: Sequence[Training],
     failed: Collection[str],
-    published: Published,
+    layout: TableLayout,
     leaks: Sequence[PatientLeak],
 ) -> tuple[str, ...]:
     """Write every table of a run in Markdown, CSV and LaTeX, and a summary; returns their keys, the summary first.
@@ -34,8 +35,8 @@ def write_tables(
         What the run was asked for: trainings without rows get a line that says so.
     failed
         Ids of the trainings that failed for good.
-    published
-        The published scores.
+    layout
+        The tables of the study.
     leaks
         Patients in train and test.
     """
@@ -43,9 +44,9 @@ def write_tables(
     for row in rows:
         if row.training_id in rows_of:
             rows_of[row.training_id].append(row)
-    scores = Scores(rows_of=rows_of, failed=failed, published=published)
+    scores = Scores(rows_of=rows_of, failed=failed, published=layout.published)
     notes = run_notes([row for some in rows_of.values() for row in some], trainings=trainings, leaks=leaks)
-    tables = fill_tables(trainings, scores=scores, notes=notes)
+    tables = fill_tables(trainings, layout=layout, scores=scores, notes=notes)
     keys = []
     for table in tables:
         for ending, text in (("md", to_markdown(table)), ("csv", to_csv(table)), ("tex", to_latex(table))):
@@ -56,11 +57,18 @@ def write_tables(
     return (summary, *keys)
 
 
-def fill_tables(trainings: Sequence[Training], *, scores: Scores, notes: Sequence[str]) -> tuple[FilledTable, ...]:
+def fill_tables(
+    trainings: Sequence[Training], *, layout: TableLayout, scores: Scores, notes: Sequence[str]
+) -> tuple[FilledTable, ...]:
     """Return every table that has a training, with the notes of the run and of its errata."""
-    filled = ((spec, fill_table(spec, trainings, scores=scores)) for spec in TABLES)
+    filled = ((spec, fill_table(spec, trainings, scores=scores)) for spec in layout.specs)
     return tuple(
-        FilledTable(spec=spec, rows=rows, notes=(*notes, *errata_notes(rows, errata=scores.published.errata)))
+        FilledTable(
+            spec=spec,
+            rows=rows,
+            set_titles=layout.set_titles,
+            notes=(*notes, *errata_notes(rows, errata=scores.published.errata)),
+        )
         for spec, rows in filled
         if rows
     )
@@ -72,7 +80,7 @@ def summary_text(
     """Return the summary page: the average rows of every table, the notes, what lacks, the errata, the files."""
     lines = ["# Results", "", *(f"> {note}\n" for note in notes)]
     for table in tables:
-        averages = FilledTable(spec=table.spec, rows=headline_rows(table.rows), notes=())
+        averages = replace(table, rows=headline_rows(table.rows), notes=())
         lines.append(to_markdown(averages, heading="##"))
     unfinished = [(training.id, scores.state(training.id)) for training in trainings]
     unfinished = [(training_id, state) for training_id, state in unfinished if state != "done"]

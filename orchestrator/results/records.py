@@ -1,6 +1,7 @@
 """What the results store holds: one row a structure of a scored case."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -43,9 +44,9 @@ class CaseScore:
     message: str = ""
     """Reason of a missing score."""
     hd95_mm: float = math.nan
-    """95 % Hausdorff distance; NaN unless asked for, infinite if one mask is empty. Not kept in the results store."""
+    """95 % Hausdorff distance; NaN unless asked for, infinite if one mask is empty."""
     assd_mm: float = math.nan
-    """Average symmetric surface distance; NaN unless asked for, infinite if one mask is empty. Not kept either."""
+    """Average symmetric surface distance; NaN unless asked for, infinite if one mask is empty."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,14 +81,14 @@ class ResultRow:
     """One row of the results store."""
 
     training_id: str
-    task: int
-    subtask: str
-    source: str
-    split: str
+    group: str
+    """Of the training: the trainings that differ in their fold alone."""
     fold: int
-    network: str
+    configuration: str
+    """Of nnU-Net."""
+    facets: Mapping[str, str | int]
+    """Of the training; each is a column."""
     evaluation_set: str
-    """`val`, `test` or `test-mosmed`."""
     dataset: str
     case: str
     score: CaseScore

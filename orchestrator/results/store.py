@@ -15,17 +15,14 @@ from orchestrator.results.records import CaseScore, Provenance, ResultRow
 from orchestrator.storage import run_paths
 from orchestrator.storage.interface import Storage
 
-SCHEMA_VERSION = b"1"
+SCHEMA_VERSION = b"2"
 
 SCHEMA = pa.schema(
     [
         ("training_id", pa.string()),
-        ("task", pa.int8()),
-        ("subtask", pa.string()),
-        ("source", pa.string()),
-        ("split", pa.string()),
-        ("fold", pa.int8()),
-        ("network", pa.string()),
+        ("group", pa.string()),
+        ("fold", pa.int64()),
+        ("configuration", pa.string()),
         ("evaluation_set", pa.string()),
         ("dataset", pa.string()),
         ("case", pa.string()),
@@ -34,6 +31,10 @@ SCHEMA = pa.schema(
         ("status", pa.string()),
         ("dsc", pa.float64()),
         ("nsd", pa.float64()),
+        ("hd95_mm", pa.float64()),
+        ("assd_mm", pa.float64()),
+        ("reference_ml", pa.float64()),
+        ("predicted_ml", pa.float64()),
         ("tolerance_mm", pa.float64()),
         ("spacing_mm", pa.list_(pa.float64(), 3)),
         ("num_reference_voxels", pa.int64()),
@@ -53,11 +54,14 @@ SCHEMA = pa.schema(
     ],
     metadata={b"results_schema_version": SCHEMA_VERSION},
 )
-"""One row a structure of a scored case: the columns of ResultRow, CaseScore and Provenance side by side.
+"""One row a structure of a scored case: the columns of ResultRow, CaseScore and Provenance side by side, the volumes of
+the structure in both masks, and behind them a column for each facet of the training, a text or a whole number.
 
-A score that there is not is null: SQL leaves it out of averages, where one NaN would make all of them NaN.
+A score that there is not is null, and so is a distance to an empty mask: SQL leaves it out of averages, where one NaN
+or infinity would make all of them so.
 """
-_SCORES = ("dsc", "nsd")
+_SCORES = ("dsc", "nsd", "hd95_mm", "assd_mm")
+_FACET_TYPES = (pa.string(), pa.int64())
 
 
 class ResultsStore:
@@ -95,7 +99,8 @@ class ResultsStore:
             raise ConfigError(
                 f"{self._storage.location}: no results, and no run has been started there; expected the --output of one"
             )
-        return pa.concat_tables(tables) if tables else SCHEMA.empty_table()
+        # Not every training has every facet.
+        return pa.concat_tables(tables, promote_options="default") if tables else SCHEMA.empty_table()
 
     def query(self, sql: str) -> pa.Table:
         """Return the answer of DuckDB to a query over the table `scores`, which holds all rows.
@@ -136,8 +141,8 @@ def _check_schema(schema: pa.Schema, *, where: str) -> None:
             f"{where}: results of schema version {version.decode(errors='replace')}; expected "
             f"{SCHEMA_VERSION.decode()}. Read it with the version of this project that wrote it"
         )
-    if not schema.equals(SCHEMA):
-        found = sorted(f"{field.name} {field.type}" for field in schema if field not in list(SCHEMA))
+    if list(schema)[: len(SCHEMA)] != list(SCHEMA) or not all(map(_is_known, schema)):
+        found = sorted(f"{field.name} {field.type}" for field in schema if not _is_known(field))
         expected = sorted(f"{field.name} {field.type}" for field in SCHEMA if field not in list(schema))
         raise IntegrityError(
             f"{where}: columns {found} in place of {expected}; expected those "
@@ -145,26 +150,45 @@ def _check_schema(schema: pa.Schema, *, where: str) -> None:
         )
 
 
+def _is_known(field: pa.Field) -> bool:
+    """Whether a column is one of the store, or may be a facet."""
+    return field in list(SCHEMA) if field.name in SCHEMA.names else field.type in _FACET_TYPES
+
+
 def _without_nan(table: pa.Table) -> pa.Table:
-    """Return a table whose scores are numbers or null."""
+    """Return a table whose scores are finite numbers or null."""
     for name in _SCORES:
         column = table[name]
-        numbers = pc.if_else(pc.is_nan(column), pa.scalar(None, pa.float64()), column)
+        numbers = pc.if_else(pc.is_finite(column), column, pa.scalar(None, pa.float64()))
         table = table.set_column(table.schema.get_field_index(name), SCHEMA.field(name), numbers)
     return table
 
 
 def to_table(rows: Sequence[ResultRow]) -> pa.Table:
-    """Return rows as a table of the store's schema."""
+    """Return rows as a table of the store's schema, with a column for each of their facets."""
+    facets = [
+        pa.field(name, _type_of(name, rows)) for name in dict.fromkeys(name for row in rows for name in row.facets)
+    ]
+    schema = pa.schema([*SCHEMA, *facets], metadata=SCHEMA.metadata)
     records = []
     for row in rows:
-        record = {**asdict(row), **asdict(row.score), **asdict(row.provenance)}
-        records.append({name: record[name] for name in SCHEMA.names})
-    return _without_nan(pa.Table.from_pylist(records, schema=SCHEMA))
+        record = {**row.facets, **asdict(row), **asdict(row.score), **asdict(row.provenance)}
+        voxel_ml = math.prod(row.score.spacing_mm) / 1000
+        record["reference_ml"] = row.score.num_reference_voxels * voxel_ml
+        record["predicted_ml"] = row.score.num_predicted_voxels * voxel_ml
+        records.append({name: record.get(name) for name in schema.names})
+    return _without_nan(pa.Table.from_pylist(records, schema=schema))
+
+
+def _type_of(facet: str, rows: Sequence[ResultRow]) -> pa.DataType:
+    is_text = any(isinstance(row.facets.get(facet), str) for row in rows)
+    return pa.string() if is_text else pa.int64()
 
 
 def from_table(table: pa.Table) -> list[ResultRow]:
     """Return the rows of a table of the store's schema."""
+    facets = table.schema.names[len(SCHEMA) :]
+    of_row = [name for name in ResultRow.__dataclass_fields__ if name in SCHEMA.names]
     rows = []
     for record in table.to_pylist():
         score = {name: record[name] for name in CaseScore.__dataclass_fields__ if name in record}
@@ -172,11 +196,10 @@ def from_table(table: pa.Table) -> list[ResultRow]:
         score |= {name: math.nan for name in _SCORES if score[name] is None}
         rows.append(
             ResultRow(
+                facets={name: record[name] for name in facets if record[name] is not None},
                 score=CaseScore(**score),
                 provenance=Provenance(**{name: record[name] for name in Provenance.__dataclass_fields__}),
-                **{
-                    name: record[name] for name in ResultRow.__dataclass_fields__ if name not in {"score", "provenance"}
-                },
+                **{name: record[name] for name in of_row},
             )
         )
     return rows

@@ -69,7 +69,7 @@ def plan_phantom_download(
     for dataset, name in requests:
         if name not in dataset.case_names:
             raise ConfigError(f"phantom of {dataset.name}/{name}: the data set has no such case")
-        if dataset.download == download:
+        if dataset.source == download:
             datasets.setdefault(name, set()).add(dataset.name)
     scans = tuple(
         Scan(download=download, name=name, datasets=tuple(sorted(users)), has_effusion=name in with_effusion)

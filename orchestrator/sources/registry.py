@@ -24,11 +24,11 @@ def open_layout(dataset: Dataset, *, downloads: Path) -> Layout:
     SourceError
         If its folder is not there.
     """
-    if dataset.download not in LAYOUTS:
+    if dataset.source not in LAYOUTS:
         raise ConfigError(
-            f"data set {dataset.name}: unknown download {dataset.download!r}; expected one of {', '.join(LAYOUTS)}"
+            f"data set {dataset.name}: unknown download {dataset.source!r}; expected one of {', '.join(LAYOUTS)}"
         )
-    return LAYOUTS[dataset.download](downloads)
+    return LAYOUTS[dataset.source](downloads)
 
 
 def may_concern(key: str, *, download: str, case_name: str) -> bool:

@@ -39,7 +39,7 @@ def missing_labels(
     empty: defaultdict[str, list[str]] = defaultdict(list)
     unlearned: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
     for training in trainings:
-        cases, name = (*training.train, *training.val), training.subtask
+        cases, name = (*training.train, *training.val), training.label_set
         if any((case, name) not in labels_seen for case in cases):
             continue
         # Plans are made from training and validation cases, weights from training cases alone.

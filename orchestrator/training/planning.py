@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.benchmark.definition import LabelSet, Network
+from orchestrator.benchmark.definition import LabelSet
 from orchestrator.benchmark.presets import Preset
 from orchestrator.errors import ConfigError, DataError, IntegrityError, is_out_of_memory
 from orchestrator.training.nnunet_environment import prints_to_log
@@ -202,7 +202,7 @@ def make_plan(
     fingerprints: Sequence[CaseFingerprint],
     *,
     label_set: LabelSet,
-    network: Network,
+    configuration: str,
     preset: Preset,
     donor: Plan | None,
     name: str,
@@ -218,7 +218,7 @@ def make_plan(
         All cases of the data set, in the order of their names for the very same rounding as nnU-Net.
     label_set : LabelSet
         Structures that are learned.
-    network : {"3d_fullres", "2d"}
+    configuration : {"3d_fullres", "2d"}
         Configuration that the training uses.
     preset : Preset
         Size of the network and the patch.
@@ -243,15 +243,15 @@ def make_plan(
     fingerprint = _merge(fingerprints, preset=preset, name=name)
     with tempfile.TemporaryDirectory(prefix="plan-") as folder:
         plans = _run_planner(Path(folder), name, fingerprint=fingerprint, dataset_json=dataset_json, preset=preset)
-    if network not in plans["configurations"]:
-        raise DataError(f"{name}: nnU-Net planned {list(plans['configurations'])}; expected {network} among them")
+    if configuration not in plans["configurations"]:
+        raise DataError(f"{name}: nnU-Net planned {list(plans['configurations'])}; expected {configuration} among them")
     if donor is not None:
-        if donor.configuration != network:
-            raise ConfigError(f"{name}: the plan it takes over is for {donor.configuration}; expected {network}")
-        given = donor.plans["configurations"][network]
+        if donor.configuration != configuration:
+            raise ConfigError(f"{name}: the plan it takes over is for {donor.configuration}; expected {configuration}")
+        given = donor.plans["configurations"][configuration]
         for key in ("patch_size", "architecture", "batch_size"):
-            plans["configurations"][network][key] = deepcopy(given[key])
-    return Plan(plans={**plans, "continue_training": False}, dataset_json=dataset_json, configuration=network)
+            plans["configurations"][configuration][key] = deepcopy(given[key])
+    return Plan(plans={**plans, "continue_training": False}, dataset_json=dataset_json, configuration=configuration)
 
 
 def read_with_nnunet(function: Any, *arguments: Any, path: Path) -> Any:

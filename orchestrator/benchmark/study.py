@@ -1,0 +1,283 @@
+"""A study as a whole: its trainings for a preset, chosen by matrix and pattern, and the patients that they mix."""
+
+import difflib
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TypeVar
+
+from orchestrator.benchmark.definition import VALIDATION, Case, Dataset, EvaluationSet, LabelSet, Model, Training
+from orchestrator.benchmark.presets import Preset
+from orchestrator.benchmark.study_file import ALL, FOLD, OTHER_FOLDS
+from orchestrator.errors import ConfigError
+
+ALL_MATRICES = "all"
+TRAIN, TEST = "train", "test"
+"""Parts of a training that presets limit, beside `val`; what limits `test` limits every evaluation set that has no
+limit of its own."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Selector:
+    """Cases of a data set, which may depend on the fold of a training."""
+
+    dataset: str
+    part: str
+    """`fold`, `other-folds`, `all` or the name of a part."""
+
+    @property
+    def depends_on_fold(self) -> bool:
+        """Whether each fold has cases of its own."""
+        return self.part in {FOLD, OTHER_FOLDS}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evaluation:
+    """An evaluation set before its cases are known."""
+
+    name: str
+    cases: Selector
+    label_set: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingGroup:
+    """Trainings that differ in fold and model alone."""
+
+    name: str
+    facets: Mapping[str, str | int]
+    label_set: str
+    matrix_of_model: Mapping[str, str]
+    train: tuple[Selector, ...]
+    val: tuple[Selector, ...]
+    evaluations: tuple[Evaluation, ...]
+    """Without that of its validation cases."""
+    plans_from: str | None
+    """Name of a group."""
+    num_folds: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DatasetCases:
+    """The cases of a data set, and how they are divided."""
+
+    parts: Mapping[str, tuple[str, ...]]
+    folds: tuple[tuple[str, ...], ...] = ()
+
+    @property
+    def everything(self) -> tuple[str, ...]:
+        """Every case, sorted."""
+        return tuple(sorted(name for names in (*self.parts.values(), *self.folds) for name in names))
+
+    def select(self, part: str, *, fold: int) -> tuple[str, ...]:
+        """Return the cases of a part of one fold."""
+        if part == ALL:
+            return self.everything
+        if part == FOLD:
+            return self.folds[fold]
+        if part == OTHER_FOLDS:
+            return tuple(name for number, names in enumerate(self.folds) if number != fold for name in names)
+        return self.parts[part]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PatientLeak:
+    """A patient who is in the training and in the evaluated cases of one training, by two scans."""
+
+    train_case: Case
+    test_case: Case
+    training_ids: tuple[str, ...]
+
+    @property
+    def line(self) -> str:
+        """All of it in one sentence."""
+        return (
+            f"{self.train_case.name} and {self.test_case.name} are scans of one patient: the first is trained on "
+            f"and the second tested in {', '.join(self.training_ids)}. The published splits are kept."
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Study:
+    """Everything that is trained and tested."""
+
+    path: Path
+    """Its file; others that belong to it are beside it."""
+    title: str
+    datasets: tuple[Dataset, ...]
+    label_sets: tuple[LabelSet, ...]
+    models: tuple[Model, ...]
+    groups: tuple[TrainingGroup, ...]
+    cases: Mapping[str, DatasetCases]
+    """By data set."""
+    patients_with_several_scans: tuple[tuple[Case, ...], ...]
+    case_limits: Mapping[str, Mapping[str, int]]
+    """By preset, then by part of a training: where they differ from the preset's own."""
+    sha256: str
+    """Digest of the files that define it."""
+
+    def dataset(self, name: str) -> Dataset:
+        """Return the data set of that name; raises ConfigError if there is none."""
+        return _by_name(self.datasets, name, "data set")
+
+    def label_set(self, name: str) -> LabelSet:
+        """Return the label set of that name; raises ConfigError if there is none."""
+        return _by_name(self.label_sets, name, "label set")
+
+    @property
+    def matrices(self) -> tuple[str, ...]:
+        """Names of its matrices, the default first, and `all`."""
+        names = dict.fromkeys(matrix for group in self.groups for matrix in group.matrix_of_model.values())
+        return (*names, ALL_MATRICES)
+
+    def trainings(self, *, matrix: str | None = None, only: Sequence[str] = (), preset: Preset) -> tuple[Training, ...]:
+        """Return the trainings of a matrix in the order of the study file.
+
+        Parameters
+        ----------
+        matrix
+            One of `matrices`; None is the default, the first.
+        only
+            A training is kept if its id or its group matches one of these shell patterns, or its facet one of the form
+            `facet=pattern`. None keeps all.
+        preset
+            Limits the cases of each part: the names are sorted and evenly spaced ones kept.
+
+        Raises
+        ------
+        ConfigError
+            If the matrix is unknown or a pattern matches nothing.
+        """
+        matrix = self.matrices[0] if matrix is None else matrix
+        if matrix not in self.matrices:
+            raise ConfigError(f"--matrix {matrix}: unknown; expected one of {', '.join(self.matrices)}")
+        models = {model.name: model for model in self.models}
+        found = [
+            self._training(group, model=models[name], fold=fold, preset=preset)
+            for group in self.groups
+            for name, own_matrix in group.matrix_of_model.items()
+            if matrix in {own_matrix, ALL_MATRICES}
+            for fold in range(group.num_folds)
+        ]
+        return _select(found, only=only, matrix=matrix)
+
+    def donors(self, trainings: Sequence[Training], *, preset: Preset) -> dict[str, Training]:
+        """Return by id the trainings whose patch size and network these take over, and those that they take over."""
+        everything = {training.id: training for training in self.trainings(matrix=ALL_MATRICES, preset=preset)}
+        donors: dict[str, Training] = {}
+        wanted = [training.plans_from for training in trainings]
+        while wanted:
+            name = wanted.pop()
+            if name is not None and name not in donors:
+                donors[name] = everything[name]
+                wanted.append(everything[name].plans_from)
+        return donors
+
+    def patient_leaks(self, trainings: Sequence[Training]) -> tuple[PatientLeak, ...]:
+        """Return which of these trainings train on one scan of a patient and test on another."""
+        leaks = []
+        for scans in self.patients_with_several_scans:
+            for trained in scans:
+                for tested in scans:
+                    touched = tuple(t.id for t in trainings if trained != tested and _leaks(t, trained, tested))
+                    if touched:
+                        leaks.append(PatientLeak(train_case=trained, test_case=tested, training_ids=touched))
+        return tuple(leaks)
+
+    def _training(self, group: TrainingGroup, *, model: Model, fold: int, preset: Preset) -> Training:
+        limits = {**preset.case_limits, **self.case_limits.get(preset.name, {})}
+        train, val, evaluations = self._parts(group, fold=fold, limits=limits)
+        whole = self._parts(group, fold=fold, limits={})
+        tested = sum(len(found.cases) for found in whole[2] if found.name != VALIDATION)
+        return Training(
+            group=group.name + model.suffix,
+            fold=fold,
+            num_folds=group.num_folds,
+            facets={**group.facets, "model": model.name},
+            label_set=group.label_set,
+            model=model,
+            train=train,
+            val=val,
+            evaluation_sets=evaluations,
+            plans_from=f"{group.plans_from}{model.suffix}-fold{fold}" if group.plans_from else None,
+            num_uncapped_cases=len(whole[0]) + len(whole[1]) + tested,
+        )
+
+    def _parts(
+        self, group: TrainingGroup, *, fold: int, limits: Mapping[str, int]
+    ) -> tuple[tuple[Case, ...], tuple[Case, ...], tuple[EvaluationSet, ...]]:
+        """Return train and validation cases and the evaluation sets of one fold of a group."""
+
+        def cases(selectors: Sequence[Selector], part: str) -> tuple[Case, ...]:
+            limit = limits.get(part, limits.get(TEST) if part not in {TRAIN, VALIDATION} else None)
+            return tuple(case for one in selectors for case in self._cases(one, fold=fold, limit=limit))
+
+        val = cases(group.val, VALIDATION)
+        sets = [self._evaluation_set(group, name=VALIDATION, label_set=group.label_set, cases=val)] if val else []
+        for evaluation in group.evaluations:
+            tested = cases([evaluation.cases], evaluation.name)
+            sets.append(self._evaluation_set(group, name=evaluation.name, label_set=evaluation.label_set, cases=tested))
+        return cases(group.train, TRAIN), val, tuple(sets)
+
+    def _cases(self, selector: Selector, *, fold: int, limit: int | None) -> tuple[Case, ...]:
+        """Return the cases of a selector, sorted; if there are more than `limit`, evenly spaced ones."""
+        names = _evenly_spaced(sorted(self.cases[selector.dataset].select(selector.part, fold=fold)), limit=limit)
+        return tuple(Case(dataset=selector.dataset, name=name) for name in names)
+
+    def _evaluation_set(
+        self, group: TrainingGroup, *, name: str, label_set: str, cases: tuple[Case, ...]
+    ) -> EvaluationSet:
+        learned = {structure.name for structure in self.label_set(group.label_set).structures}
+        structures = tuple(s.name for s in self.label_set(label_set).structures if s.name in learned)
+        return EvaluationSet(name=name, label_set=label_set, structures=structures, cases=cases)
+
+
+def split_sha256(training: Training) -> str:
+    """Return the digest of the names of a training's cases, part by part."""
+    parts = {TRAIN: training.train, VALIDATION: training.val} | {s.name: s.cases for s in training.evaluation_sets}
+    names = {part: [case.id for case in cases] for part, cases in parts.items()}
+    return hashlib.sha256(json.dumps(names, sort_keys=True).encode()).hexdigest()
+
+
+def _evenly_spaced(ordered: Sequence[str], *, limit: int | None) -> Sequence[str]:
+    if limit is None or limit >= len(ordered):
+        return ordered
+    last = len(ordered) - 1
+    positions = [round(i * last / (limit - 1)) for i in range(limit)] if limit > 1 else [0]
+    return [ordered[position] for position in positions]
+
+
+def _leaks(training: Training, trained: Case, tested: Case) -> bool:
+    in_test = any(tested in evaluation.cases for evaluation in training.evaluation_sets)
+    return trained in training.train and in_test
+
+
+def _select(trainings: Sequence[Training], *, only: Sequence[str], matrix: str) -> tuple[Training, ...]:
+    for pattern in only:
+        if not any(_matches(training, pattern) for training in trainings):
+            names = sorted({training.group for training in trainings} | {training.id for training in trainings})
+            facets = sorted({f"{name}={value}" for training in trainings for name, value in training.facets.items()})
+            near = difflib.get_close_matches(pattern, [*names, *facets], n=3, cutoff=0.4)
+            hint = f"close to it: {', '.join(near)}" if near else f"patterns look like {names[0]!r} or {facets[0]!r}"
+            raise ConfigError(f"--only {pattern}: matches none of the {len(trainings)} trainings of {matrix}; {hint}")
+    return tuple(t for t in trainings if not only or any(_matches(t, pattern) for pattern in only))
+
+
+def _matches(training: Training, pattern: str) -> bool:
+    facet, is_facet, value = pattern.partition("=")
+    if is_facet:
+        return facet in training.facets and fnmatchcase(str(training.facets[facet]), value)
+    return fnmatchcase(training.id, pattern) or fnmatchcase(training.group, pattern)
+
+
+Named = TypeVar("Named", Dataset, LabelSet)
+
+
+def _by_name(items: Sequence[Named], name: str, kind: str) -> Named:
+    for item in items:
+        if item.name == name:
+            return item
+    raise ConfigError(f"{kind} {name!r}: unknown; expected one of {', '.join(item.name for item in items)}")

@@ -1,0 +1,169 @@
+"""What a study file and the files beside it may hold; how it is understood is in study.py."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+FOLD, OTHER_FOLDS, ALL = "fold", "other-folds", "all"
+"""Parts of a data set that need no name: the cases of a training's own fold, those of the others, and every case."""
+
+RESERVED_FACETS = frozenset(
+    {
+        "model",
+        "training_id",
+        "group",
+        "fold",
+        "configuration",
+        "evaluation_set",
+        "dataset",
+        "case",
+        "structure",
+        "status",
+    }
+    | {"dsc", "nsd", "hd95_mm", "assd_mm", "reference_ml", "predicted_ml", "tolerance_mm", "spacing_mm"}
+    | {"num_reference_voxels", "num_predicted_voxels", "message", "preset", "seed", "versions", "data_sha256"}
+    | {"split_sha256", "plan_sha256", "checkpoint_sha256", "phantoms", "is_capped", "train_elapsed_s"}
+)
+"""Names that no facet may have: of the columns of the results, beside which facets stand."""
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
+"""Becomes part of file names."""
+Facets = dict[Name, str | int]
+
+
+class Entry(BaseModel):
+    """Part of a file: no key is unknown, and no value of another type."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class StructureEntry(Entry):
+    """A structure, below its name."""
+
+    label: Annotated[int, Field(ge=1)]
+    """Its value in the label map; 1, 2, ... in the order of the file."""
+    tolerance_mm: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    """Tolerance of the normalised surface Dice (NSD)."""
+
+
+class DatasetEntry(Entry):
+    """A data set, below its name."""
+
+    title: str
+    """As tables print it."""
+    source: Name
+    """The layout of files that it is read from."""
+    label_sets: Annotated[list[Name], Field(min_length=1)]
+    """Names of the label sets that its cases have."""
+    slices: Annotated[int, Field(ge=1)] = 120
+    """Of a typical case, roughly: how much work it is before anything is read."""
+
+
+class ModelEntry(Entry):
+    """How a training fits its cases, below its name."""
+
+    configuration: Literal["3d_fullres", "2d"] = "3d_fullres"
+    """Configuration of nnU-Net."""
+    suffix: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]*$", max_length=100)] = ""
+    """What it adds to the names of its groups of trainings."""
+
+
+class EvaluationEntry(Entry):
+    """Cases to be scored whose masks are of another label set than the training's."""
+
+    cases: str
+    """`DATASET/PART`."""
+    label_set: Name
+    """Of their masks; the structures that both label sets have are scored."""
+
+
+class TrainingEntry(Entry):
+    """Trainings that differ in fold and model alone, below the name of their group."""
+
+    facets: Facets = {}
+    """Values to select, group and tabulate them by."""
+    label_set: Name
+    """What they learn."""
+    models: Annotated[dict[Name, Name], Field(min_length=1)]
+    """Model to the matrix that its trainings belong to; the first matrix of the file is the default."""
+    train: Annotated[list[str], Field(min_length=1)]
+    """Training cases, `DATASET/PART` each."""
+    val: list[str] = []
+    """Validation cases of their own domain."""
+    test: dict[Name, str | EvaluationEntry] = {}
+    """Evaluation set to its cases."""
+    plans_from: Name | None = None
+    """Group whose patch size and network they take over, fold by fold and model by model."""
+
+
+class PresetEntry(Entry):
+    """What is different of a shipped preset in this study."""
+
+    cases: dict[Name, Annotated[int, Field(ge=1)]] = {}
+    """Part of a training (`train`, `val` or an evaluation set) to the most cases of it."""
+
+
+class StudyFile(Entry):
+    """A study file."""
+
+    title: str
+    """In one line."""
+    label_sets: Annotated[dict[Name, dict[Name, StructureEntry]], Field(min_length=1)]
+    """Label set to its structures."""
+    datasets: Annotated[dict[Name, DatasetEntry], Field(min_length=1)]
+    """By name; their cases are in `folds.yaml`."""
+    patients: list[Annotated[list[str], Field(min_length=2)]] = []
+    """Patients with several scans, `DATASET/CASE` each."""
+    models: Annotated[dict[Name, ModelEntry], Field(min_length=1)] = {"3d": ModelEntry()}
+    """By name."""
+    trainings: Annotated[dict[Name, TrainingEntry], Field(min_length=1)]
+    """By group, in the order of the tables."""
+    presets: dict[Name, PresetEntry] = {}
+    """By the name of a shipped preset."""
+
+
+class Folds(Entry):
+    """Cases of a data set that is divided into folds."""
+
+    folds: Annotated[list[Annotated[list[str], Field(min_length=1)]], Field(min_length=2)]
+    """Each case once."""
+
+
+Parts = dict[Name, Annotated[list[str], Field(min_length=1)]]
+"""Cases of a data set by the name of a part; no case is in two of them."""
+
+
+class FoldsFile(BaseModel):
+    """Which cases there are: a file `folds.yaml`, by data set."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    datasets: dict[Name, Folds | Parts | list[str]]
+
+
+class TableEntry(Entry):
+    """A table, below its name."""
+
+    title: str
+    """Above the table."""
+    facets: dict[Name, str | int | list[str | int]]
+    """It holds the trainings whose facets have these values, or one of these."""
+
+
+class PublishedEntry(Entry):
+    """Files with values of a publication."""
+
+    scores: str
+    """CSV file beside this one."""
+    errata: str
+    """YAML file beside this one."""
+
+
+class TablesFile(Entry):
+    """Tables of a study: a file `tables.yaml`."""
+
+    published: PublishedEntry | None = None
+    """Values that stand beside those of a run."""
+    evaluation_sets: dict[Name, str] = {}
+    """Evaluation set to its title."""
+    tables: Annotated[dict[Name, TableEntry], Field(min_length=1)]
+    """By the name of their files."""

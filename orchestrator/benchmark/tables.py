@@ -1,0 +1,72 @@
+"""Which tables a study has, which trainings stand in each, and which published values beside them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from orchestrator.benchmark.definition import VALIDATION, Training
+from orchestrator.benchmark.published import Published, PublishedScores
+from orchestrator.benchmark.study import Study
+from orchestrator.benchmark.study_file import TablesFile
+from orchestrator.configuration import load_yaml, understood
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TableSpec:
+    """One table: its trainings are those with these facets."""
+
+    name: str
+    """Of its files."""
+    title: str
+    facets: Mapping[str, tuple[str | int, ...]] = field(default_factory=dict)
+    """Facet to the values that it may have."""
+
+    def holds(self, training: Training) -> bool:
+        """Whether a training belongs to the table."""
+        return all(training.facets.get(name) in values for name, values in self.facets.items())
+
+
+class NothingPublished:
+    """Stands for the published scores of a study that has none."""
+
+    errata = ()
+
+    def find(self, *, group: str, fold: int | str, evaluation_set: str, structure: str) -> None:
+        """Return None."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TableLayout:
+    """All tables of a study."""
+
+    specs: tuple[TableSpec, ...]
+    """Those without a training in a run are not written."""
+    set_titles: Mapping[str, str] = field(default_factory=lambda: {VALIDATION: "validation"})
+    """Evaluation set to its title; another has its name."""
+    published: Published = field(default_factory=NothingPublished)
+    """What stands beside the scores of a run."""
+
+
+def load_tables(study: Study) -> TableLayout:
+    """Return the tables of a study: what `tables.yaml` beside its file says, or else one table of everything.
+
+    Raises ConfigError if a file has an unknown key or a wrong value.
+    """
+    path = study.path.with_name("tables.yaml")
+    if not path.exists():
+        return TableLayout(specs=(TableSpec(name="results", title=study.title),))
+    content = understood(load_yaml(path), TablesFile, where=str(path))
+    published = content.published
+    return TableLayout(
+        specs=tuple(
+            TableSpec(
+                name=name,
+                title=entry.title,
+                facets={key: tuple(v) if isinstance(v, list) else (v,) for key, v in entry.facets.items()},
+            )
+            for name, entry in content.tables.items()
+        ),
+        set_titles={VALIDATION: "validation"} | content.evaluation_sets,
+        published=PublishedScores(scores=path.with_name(published.scores), errata=path.with_name(published.errata))
+        if published
+        else NothingPublished(),
+    )
