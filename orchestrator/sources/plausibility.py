@@ -19,6 +19,10 @@ from orchestrator.sources.labels import LEFT_LUNG, RIGHT_LUNG
 VOXEL_MM = (0.1, 20.0)
 """Edges of voxels: scanners make 0.2 to 10 mm, phantoms for a processor without a GPU up to 9; metres and microns are
 far off."""
+WIDTH_MM = (25.0, 1000.0)
+"""Of a CT from side to side and from front to back: from no more than a windpipe to more than the bore of a scanner."""
+MAX_LENGTH_MM = 2500.0
+"""From head to feet: more than a table moves."""
 LUNG_AIR_HU = -200.0
 """Between ground glass, which is still air for the most part, and what has none."""
 MAX_LUNG_WITHOUT_AIR = 0.3
@@ -43,16 +47,28 @@ Places: TypeAlias = tuple[NDArray[np.intp], ...]
 
 
 def check_is_of_a_body(geometry: Geometry, *, name: str) -> None:
-    """Raise SourceError if the voxels of a CT are too small or too large, as with a wrong unit of length."""
-    smallest, largest = VOXEL_MM
-    if all(smallest <= spacing_mm <= largest for spacing_mm in geometry.spacing_mm):
+    """Raise SourceError if the voxels of a CT in LPS, or the whole, are too small or too large, as by a wrong unit."""
+    spacing_mm = geometry.spacing_mm
+    x, y, z = extents_mm = tuple(step * size for step, size in zip(spacing_mm, geometry.size, strict=True))
+    # Written so that NaN fails as well.
+    if not all(VOXEL_MM[0] <= step <= VOXEL_MM[1] for step in spacing_mm):
+        found = f"voxels of {_by(spacing_mm)} mm (x, y, z)"
+        expected = f"those of a CT of a chest, with edges of {VOXEL_MM[0]:g} to {VOXEL_MM[1]:g} mm"
+    elif not (all(WIDTH_MM[0] <= width <= WIDTH_MM[1] for width in (x, y)) and z <= MAX_LENGTH_MM):
+        found = f"a volume of {_by(extents_mm)} mm (x, y, z) in voxels of {_by(spacing_mm)} mm"
+        expected = f"a CT of {WIDTH_MM[0]:g} to {WIDTH_MM[1]:g} mm across and of at most {MAX_LENGTH_MM:g} mm along"
+    else:
         return
     raise SourceError.of(
         name,
-        found=f"voxels of {' x '.join(f'{spacing_mm:.4g}' for spacing_mm in geometry.spacing_mm)} mm (x, y, z)",
-        expected=f"those of a CT of a chest, with edges of {smallest:g} to {largest:g} mm",
+        found=found,
+        expected=expected,
         advice="Write the right size and unit of length into its header, and into those of its masks.",
     )
+
+
+def _by(lengths_mm: tuple[float, ...]) -> str:
+    return " x ".join(f"{length_mm:.4g}" for length_mm in lengths_mm)
 
 
 def implausible(image: sitk.Image, labels: sitk.Image, *, has_lungs: bool, name: str) -> tuple[str, ...]:
