@@ -4,6 +4,7 @@ Each class says whether trying again can help, and takes one message string: an 
 arguments does not survive the pickling between Ray processes.
 """
 
+import errno
 from typing import ClassVar
 
 _SHORT_OF_MEMORY = (
@@ -23,6 +24,15 @@ def is_out_of_memory(error: BaseException) -> bool:
     names = {kind.__name__ for kind in type(error).__mro__}
     has_class = not names.isdisjoint({"MemoryError", "OutOfMemoryError"})
     return has_class or any(words in str(error) for words in _SHORT_OF_MEMORY)
+
+
+_OF_A_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.EAGAIN}
+"""What a disk or file system says that is full, gone or busy."""
+
+
+def is_of_a_disk(error: BaseException) -> bool:
+    """Whether a disk, file system or network failed, which says nothing about a file: a later attempt can succeed."""
+    return isinstance(error, OSError) and (error.errno in _OF_A_DISK or isinstance(error, ConnectionError))
 
 
 class OrchestratorError(Exception):

@@ -1,6 +1,8 @@
 """Whatever a reader throws at a file becomes a line with the file, and what says nothing about the file stays apart."""
 
+import builtins
 import errno
+import io
 import shutil
 import struct
 import zipfile
@@ -11,7 +13,7 @@ import pytest
 
 from orchestrator.benchmark.definition import Case
 from orchestrator.errors import ConfigError, DataError, StorageError
-from orchestrator.sources import convert, inspect
+from orchestrator.sources import archives, convert, inspect
 from orchestrator.sources.archives import files_below
 from orchestrator.sources.downloads import CaseRequest, convert_case, inspect_downloads
 
@@ -90,6 +92,39 @@ def test_what_may_be_tried_again_passes_a_conversion_as_it_is(shipped, monkeypat
     with pytest.raises(type(error)) as raised:
         converted(shipped)
     assert raised.value is error
+
+
+@pytest.mark.parametrize(
+    ("name", "case_name", "file"),
+    [
+        ("structseg-gtv", "train_7", MASK),
+        ("covid-19-ct-seg", "coronacases_001", "covid-19-ct-seg/Infection_Mask.zip"),
+        ("msd-lung-tumour", "lung_001", "msd/Task06_Lung.tar"),
+        ("nsclc-pe", "LUNG1-001", "nsclc/NSCLC-Radiomics/LUNG1-001/09-18-2008-StudyID/0.000000-82046/1-05.dcm"),
+    ],
+)
+def test_a_disk_that_fails_is_no_fault_of_the_file(shipped, monkeypatch, name, case_name, file):
+    error = OSError(errno.EIO, "Input/output error")
+    really_open = io.open
+
+    def failing(path, *arguments, **options):
+        if str(path).endswith(file):
+            raise error
+        return really_open(path, *arguments, **options)
+
+    for module in (io, builtins):
+        monkeypatch.setattr(module, "open", failing)
+    archives._member_names.cache_clear()
+    case, dataset = Case(dataset=name, name=case_name), layouts.DATASETS[name]
+    with pytest.raises(OSError, match="Input/output error"):
+        convert_case(case, dataset=dataset, label_sets=("infection",), downloads=shipped)
+    request = CaseRequest(dataset=dataset, case_name=case_name, label_sets=("infection",))
+    for thorough in (False, True):
+        lines = [
+            problem.line for problem in inspect_downloads([request], downloads=shipped, thorough=thorough).problems
+        ]
+        assert lines
+        assert all("Input/output error" in line and "This says nothing about the file" in line for line in lines)
 
 
 def test_a_mistake_of_the_caller_is_no_problem_of_the_data(shipped):

@@ -7,6 +7,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import BinaryIO
 
+from orchestrator.errors import is_of_a_disk
 from orchestrator.images.problem import SourceError
 
 _MAX_READS = 50_000
@@ -150,6 +151,8 @@ def read_elements(file: Path) -> Elements:
         ) from error
     # Whatever a hostile header makes of its parser: OSError, struct.error, KeyError, RecursionError, MemoryError ...
     except Exception as error:
+        if is_of_a_disk(error):
+            raise
         reason = "sequences nested hundreds deep" if isinstance(error, RecursionError) else str(error)
         raise SourceError.of(
             file,

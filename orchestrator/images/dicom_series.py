@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from orchestrator.errors import is_of_a_disk
 from orchestrator.images.dicom_elements import Elements, Tag, looks_like_dicom, read_elements
 from orchestrator.images.dicom_slice import CtSlice, ct_slice, is_derived, other_than_slice
 from orchestrator.images.dicom_stack import Stack, stack_of
@@ -116,6 +117,8 @@ def _sorted_out(paths: Sequence[Path]) -> _Files:
         except SourceError as error:
             files.unreadable.append(error)
         except OSError as error:
+            if is_of_a_disk(error):
+                raise
             files.unreadable.append(
                 SourceError.of(
                     path,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from orchestrator.errors import is_of_a_disk
 from orchestrator.images.problem import SourceError
 
 
@@ -35,6 +36,8 @@ class SourceFile:
             try:
                 stream = self._open(opened)
             except (OSError, zipfile.BadZipFile, tarfile.TarError, KeyError) as error:
+                if is_of_a_disk(error):
+                    raise
                 raise self._problem(str(error), advice="Check its permissions or download it again.") from error
             except (NotImplementedError, RuntimeError) as error:  # a method of compression, or a password
                 raise self._problem(

@@ -1,12 +1,11 @@
 """What a failure means: how often it is tried again, after how long, and which node is to be left alone for a while."""
 
-import errno
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from orchestrator.errors import GpuError, OrchestratorError, is_out_of_memory
+from orchestrator.errors import GpuError, OrchestratorError, is_of_a_disk, is_out_of_memory
 
 
 class FailureKind(StrEnum):
@@ -211,10 +210,6 @@ class NodeRecords:
         self.resting.add(node)
 
 
-_OF_THE_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.EAGAIN}
-"""What a disk or file system says that is full, gone or busy."""
-
-
 _CANNOT_START = ("failed to import on the", "can't start new thread", "cannot open shared object file")
 """What Ray says where a process lacks a module, and Python and the loader where a process can have no more."""
 
@@ -234,6 +229,6 @@ def kind_of(error: BaseException) -> FailureKind:
         return FailureKind.MEMORY
     if isinstance(error, OrchestratorError):
         return FailureKind.TRANSIENT if error.can_retry else FailureKind.DETERMINISTIC
-    if isinstance(error, OSError) and (error.errno in _OF_THE_MACHINE or isinstance(error, ConnectionError)):
+    if is_of_a_disk(error):
         return FailureKind.TRANSIENT
     return FailureKind.MACHINE if is_of_machine(error) else FailureKind.DETERMINISTIC

@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 
+from orchestrator.errors import is_of_a_disk
 from orchestrator.images.problem import SourceError
 from orchestrator.images.source_file import SourceFile
 from orchestrator.sources.reading import reading
@@ -115,6 +116,8 @@ def files_below(root: Path, *, enter: Callable[[str], bool] = lambda _: True) ->
 
 
 def _not_listed(error: OSError) -> None:
+    if is_of_a_disk(error):
+        raise error
     raise SourceError.of(
         error.filename,
         found=f"a folder that cannot be listed ({error.strerror})",
@@ -129,6 +132,8 @@ def _archive_tree(archive: Path, *, origin: str) -> FileTree:
         try:
             names = _member_names(archive, status.st_mtime_ns, status.st_size)
         except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError) as error:
+            if is_of_a_disk(error):
+                raise
             raise SourceError.of(
                 archive,
                 found=f"a damaged archive of {status.st_size} bytes ({error})",

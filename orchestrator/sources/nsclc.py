@@ -1,6 +1,5 @@
 """NSCLC-Radiomics: CT as DICOM series in patient folders; masks of lungs and effusion as NIfTI anywhere below."""
 
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -10,6 +9,7 @@ from orchestrator.images.dicom import DicomVolume
 from orchestrator.images.dicom_elements import looks_like_dicom
 from orchestrator.images.source_file import SourceFile
 from orchestrator.images.volume import Volume
+from orchestrator.sources.archives import files_below
 from orchestrator.sources.labels import LabelRule
 from orchestrator.sources.layout import Layout
 
@@ -75,18 +75,8 @@ class Nsclc(Layout):
 
     def _files_of(self, case_name: str) -> list[Path]:
         """Every file below the download except those in the folders of other patients (50,000 slices in all)."""
-        files = []
-        seen = set()
-        for parent, folder_names, file_names in os.walk(self.folder, followlinks=True):
-            # A link to a folder above it is a loop.
-            place = Path(parent).resolve()
-            if place in seen:
-                folder_names.clear()
-                continue
-            seen.add(place)
-            folder_names[:] = sorted(name for name in folder_names if name == case_name or not _PATIENT.fullmatch(name))
-            files += [Path(parent) / name for name in file_names if not name.startswith("._")]
-        return sorted(files)
+        files = files_below(self.folder, enter=lambda name: name == case_name or not _PATIENT.fullmatch(name))
+        return sorted(file for file in files if not file.name.startswith("._"))
 
 
 def _prefix(case_name: str, *, label_set: str) -> str:

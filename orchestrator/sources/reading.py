@@ -19,7 +19,7 @@ def reading(name: object) -> Iterator[None]:
     """
     try:
         yield
-    except (OrchestratorError, OSError):
+    except (OrchestratorError, OSError, ImportError):
         raise
     except Exception as error:
         if is_out_of_memory(error):
