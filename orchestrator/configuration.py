@@ -1,7 +1,8 @@
 """YAML read strictly: every key is known and has the right type, or the error says where and what was meant."""
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+import reprlib
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -10,6 +11,13 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from orchestrator.errors import ConfigError
+
+MAX_YAML_BYTES = 1024**2
+MAX_YAML_VALUES = 200_000
+"""Of one file, whatever its aliases stand for."""
+
+_shown = reprlib.Repr()
+_shown.maxstring = _shown.maxother = _shown.maxlong = 200
 
 
 def is_folder(location: str) -> bool:
@@ -20,27 +28,75 @@ def is_folder(location: str) -> bool:
         raise ConfigError(f"{location}: cannot be reached ({error.strerror}); expected a readable folder") from error
 
 
-def load_yaml(path: Path) -> Any:
-    """Return the content of a YAML file; raises ConfigError if it is missing, not YAML or has a key twice."""
+def absolute(location: str, *, option: str) -> Path:
+    """Return the path of a folder, links followed; raises ConfigError where they lead in a circle."""
     try:
-        text = path.read_text(encoding="utf-8")
+        path = Path(location).resolve()
+    except (OSError, RuntimeError) as error:
+        raise ConfigError(f"{option} {location}: its links lead in a circle; expected a folder") from error
+    if path.is_symlink():
+        raise ConfigError(f"{option} {location}: its links lead in a circle; expected a folder")
+    return path
+
+
+def load_yaml(path: Path) -> Any:
+    """Return the content of a YAML file; raises ConfigError if it is missing, not YAML, too much or has a key twice."""
+    try:
+        if path.exists() and not path.is_file():
+            raise ConfigError(f"{path}: not a file; expected a YAML file")
+        with path.open("rb") as file:
+            content = file.read(MAX_YAML_BYTES + 1)
+        text = content.decode()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read ({error}); expected a YAML file") from error
+    if len(content) > MAX_YAML_BYTES:
+        raise ConfigError(f"{path}: more than {MAX_YAML_BYTES} bytes; expected a file that people write")
     try:
-        return yaml.load(text, Loader=_UniqueKeyLoader)
+        loader = _StrictLoader(text)
+        try:
+            return loader.get_single_data()
+        finally:
+            loader.dispose()
     except (yaml.YAMLError, ValueError) as error:  # an impossible date is a ValueError
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path}: nested too deep; expected a few levels") from error
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """Refuses a key that stands twice, which YAML would silently overwrite."""
+class _StrictLoader(yaml.SafeLoader):
+    """Refuses a key that stands twice, which YAML would silently overwrite, and a few lines that mean gigabytes."""
+
+    def get_single_node(self) -> yaml.Node | None:
+        node: yaml.Node | None = super().get_single_node()
+        if node is not None and _num_values(node, known={}) > MAX_YAML_VALUES:
+            raise yaml.composer.ComposerError(
+                None, None, f"its aliases stand for more than {MAX_YAML_VALUES} values", node.start_mark
+            )
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
+        seen: set[Hashable] = set()
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, Hashable):
+                continue  # named by the constructor below
+            if key in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", node.start_mark)
+            seen.add(key)
         return super().construct_mapping(node, deep)
+
+
+def _num_values(node: yaml.Node, *, known: dict[int, int]) -> int:
+    """Return how many values a node has with all aliases written out; one that contains itself has too many."""
+    if id(node) not in known:
+        known[id(node)] = MAX_YAML_VALUES
+        parts = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
+        if isinstance(node, yaml.ScalarNode):
+            parts = []
+        known[id(node)] = min(1 + sum(_num_values(part, known=known) for part in parts), MAX_YAML_VALUES + 1)
+    return known[id(node)]
 
 
 class Section:
@@ -77,14 +133,16 @@ class Section:
             return float(value)
         if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
             names = " or ".join(kind.__name__ for kind in types)
-            raise ConfigError(f"{self.where}: {key} is {value!r} ({_kind(value)}); expected {names}")
+            raise ConfigError(f"{self.where}: {key} is {_shown.repr(value)} ({_kind(value)}); expected {names}")
         return value
 
     def choose(self, key: str, choices: tuple[Any, ...], *, default: Any = ...) -> Any:
         """Return a value that must be one of `choices`."""
         value = self.take(key, (str, int), default=default)
         if value not in choices:
-            raise ConfigError(f"{self.where}: {key} is {value!r}; expected one of {', '.join(map(str, choices))}")
+            raise ConfigError(
+                f"{self.where}: {key} is {_shown.repr(value)}; expected one of {', '.join(map(str, choices))}"
+            )
         return value
 
     def sections(self) -> Iterator[tuple[str, "Section"]]:
@@ -98,7 +156,7 @@ class Section:
         for key in self._content:
             near = difflib.get_close_matches(str(key), self._known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(self._known)}"
-            raise ConfigError(f"{self.where}: unknown key {key!r}; {hint}")
+            raise ConfigError(f"{self.where}: unknown key {_shown.repr(key)}; {hint}")
 
 
 def _kind(value: Any) -> str:
@@ -137,12 +195,12 @@ def _message(detail: ErrorDetails, model: type[BaseModel], *, where: str) -> str
             known = _keys(model, parents)
             near = difflib.get_close_matches(str(key), known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(known)}"
-            return f"{place}: unknown key {key!r}; {hint}"
+            return f"{place}: unknown key {_shown.repr(key)}; {hint}"
         case "missing":
             return f"{place}: key {key!r} is missing"
         case _:
             reason = detail["msg"].removeprefix("Input should be ").removeprefix("a valid ")
-            return f"{place}: {key} is {detail['input']!r} ({_kind(detail['input'])}); expected {reason}"
+            return f"{place}: {key} is {_shown.repr(detail['input'])} ({_kind(detail['input'])}); expected {reason}"
 
 
 def _keys(model: type[BaseModel], parents: Sequence[int | str]) -> list[str]:

@@ -1,7 +1,9 @@
 """The consoles of all commands: what cannot be shown any more does not end what is being done."""
 
+import argparse
 import os
 import sys
+from collections.abc import Sequence
 from typing import Any, TextIO, cast
 
 from rich.console import Console
@@ -43,11 +45,44 @@ class _GoingOn:
 
 def consoles() -> tuple[Console, Console]:
     """Return the consoles on the standard output and on that of errors; neither raises for what is wrong with those."""
+    _open_what_is_closed()
     output, errors = (
         Console(file=cast("TextIO", _GoingOn(stream)), highlight=False, emoji=False)
         for stream in (sys.stdout, sys.stderr)
     )
     return output, errors
+
+
+def _open_what_is_closed() -> None:
+    """Let standard streams that are closed (`>&-`, as of some schedulers) lead nowhere.
+
+    The next files that are opened would get their numbers, and with them what is written to the standard output.
+    """
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            os.dup2(nowhere, number)
+            if nowhere != number:
+                os.close(nowhere)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
+
+
+def is_live(console: Console) -> bool:
+    """Whether a console can redraw what it shows; an Emacs shell, or a terminal of the kind `dumb`, cannot."""
+    return console.is_terminal and not console.is_dumb_terminal
+
+
+def parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Return the options of a command line; an empty one, as of a shell variable that is not set, ends the command."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    for before, word in zip(["", *words], words, strict=False):
+        option, is_given, value = word.partition("=") if word.startswith("--") else (before, "=", word)
+        if is_given and not value.strip():
+            parser.exit(2, f"error: {option or 'the command line'}: found an empty value; leave it out or name one\n")
+    return parser.parse_args(words)
 
 
 def print_whole(table: Table, *, console: Console) -> None:

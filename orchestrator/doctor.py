@@ -17,7 +17,7 @@ from orchestrator.benchmark.loading import DEFAULT_STUDY, load_study
 from orchestrator.benchmark.presets import PRESETS, find_preset
 from orchestrator.benchmark.study import Study
 from orchestrator.configuration import is_folder
-from orchestrator.console import consoles, print_whole
+from orchestrator.console import consoles, parse, print_whole
 from orchestrator.errors import ConfigError, OrchestratorError
 from orchestrator.images.problem import Problem
 from orchestrator.pipeline.stages import label_sets_by_case
@@ -75,7 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns 0 if nothing is wrong, 1 if something is, 2 for a wrong command line."""
     console, errors = consoles()
-    options = build_parser().parse_args(arguments)
+    options = parse(build_parser(), arguments)
     try:
         study = load_study(options.study)
         findings = examine(

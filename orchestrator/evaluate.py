@@ -17,7 +17,7 @@ from rich.table import Table
 
 from kernels import METRICS
 from orchestrator.configuration import is_folder
-from orchestrator.console import consoles
+from orchestrator.console import consoles, is_live, parse
 from orchestrator.errors import ConfigError, DataError, OrchestratorError
 from orchestrator.images.label_maps import SUFFIXES
 from orchestrator.results.records import ScoreStatus
@@ -61,7 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns 0 if everything is scored, 1 if not, 2 for bad input, 130 after Ctrl-C."""
     console, errors = consoles()
-    options = build_parser().parse_args(arguments)
+    options = parse(build_parser(), arguments)
     try:
         comparison = understand(options)
         cases = comparison.cases()
@@ -139,7 +139,7 @@ def score_all(
         num_workers = min(options.workers or min(num_cores, 1 + len(cases) // CASES_A_PROCESS), len(cases))
         finished = _score_in_processes(comparison, cases, num_workers=num_workers)
     rows: dict[str, list[FolderScore]] = {}
-    with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
+    with Progress(console=console, disable=not is_live(console), transient=True) as progress:
         bar = progress.add_task("cases", total=len(cases))
         for own_rows in finished:
             rows[own_rows[0].case] = own_rows
@@ -216,10 +216,16 @@ def write_rows(rows: Sequence[FolderScore], *, output: str, metrics: Sequence[st
     types = {"label": pa.int64(), "num_reference_voxels": pa.int64(), "num_predicted_voxels": pa.int64()}
     texts = dict.fromkeys(("prediction", "case", "status", "message"), pa.string())
     schema = pa.schema([(name, {**types, **texts}.get(name, pa.float64())) for name in records[0]])
+    for record in records:
+        # The bytes of a file name that is no UTF-8.
+        record |= {name: str(record[name]).encode(errors="surrogateescape").decode(errors="replace") for name in texts}
     table = pa.Table.from_pylist(records, schema=schema)
     folder, _, name = output.rpartition("/")
-    with open_storage(folder or ("/" if output.startswith("/") else ".")).writing(name) as path:
-        (csv.write_csv if name.endswith(".csv") else parquet.write_table)(table, path)
+    with (
+        open_storage(folder or ("/" if output.startswith("/") else ".")).writing(name) as path,
+        path.open("wb") as file,
+    ):
+        (csv.write_csv if name.endswith(".csv") else parquet.write_table)(table, file)
 
 
 def show_summary(rows: Sequence[FolderScore], *, metrics: Sequence[str], console: Console) -> None:

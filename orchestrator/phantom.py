@@ -10,7 +10,8 @@ from rich.console import Console
 
 from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.presets import PRESETS, find_preset
-from orchestrator.console import consoles
+from orchestrator.configuration import absolute
+from orchestrator.console import consoles, is_live, parse
 from orchestrator.errors import ConfigError, DataError, OrchestratorError
 from orchestrator.sources.phantom_downloads import (
     DOWNLOADS,
@@ -44,7 +45,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns 0 when all is written, 1 when writing failed, 2 for bad input, 130 after Ctrl-C."""
     console, errors = consoles()
-    options = build_parser().parse_args(arguments)
+    options = parse(build_parser(), arguments)
     try:
         num_scans = write_phantoms(options, console=console)
     except (ConfigError, DataError) as error:
@@ -67,6 +68,7 @@ def write_phantoms(options: argparse.Namespace, *, console: Console) -> int:
     # As a path, s3://bucket is s3:/bucket.
     if ":/" in str(options.output) or options.output.is_file():
         raise ConfigError(f"--output {options.output}: expected a folder of this machine")
+    absolute(str(options.output), option="--output")
     preset = find_preset(options.preset or "paper")
     spacing_mm = options.spacing if options.spacing is not None else preset.phantom_spacing_mm
     requests = requested_cases(matrix=options.matrix, preset_name=preset.name)
@@ -77,7 +79,7 @@ def write_phantoms(options: argparse.Namespace, *, console: Console) -> int:
     num_scans = sum(len(plan.scans) for plan in plans.values())
     options.output.mkdir(parents=True, exist_ok=True)
     with console.status("starting") as status:
-        live = console.is_terminal
+        live = is_live(console)
         show, every_s = (status.update, 0.0) if live else (console.print, PLAIN_LINE_EVERY_S)
         on_scan = _progress(num_scans, show=show, every_s=every_s)
         for download, plan in plans.items():

@@ -9,6 +9,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.console import is_live
+
 PLAIN_INTERVAL_S = 10.0
 """Time between two plain lines."""
 
@@ -121,7 +123,7 @@ class LiveView:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
+        self._live = Live(console=console, refresh_per_second=4, transient=True) if is_live(console) else None
         self._last_plain_s = float("-inf")
 
     def __enter__(self) -> "LiveView":

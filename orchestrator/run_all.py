@@ -20,8 +20,8 @@ from orchestrator.benchmark.presets import PRESETS, Preset, find_preset
 from orchestrator.benchmark.study import Study
 from orchestrator.cluster.config import ClusterConfig, load_cluster
 from orchestrator.cluster.environment import LAUNCHED_FROM, use_token
-from orchestrator.configuration import is_folder
-from orchestrator.console import consoles, print_whole
+from orchestrator.configuration import absolute, is_folder
+from orchestrator.console import consoles, parse, print_whole
 from orchestrator.errors import ConfigError, DataError, OrchestratorError
 from orchestrator.pipeline.fleet import SIZES
 from orchestrator.progress import counted, duration_text
@@ -95,7 +95,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code that its help promises."""
     console, errors = consoles()
-    options = build_parser().parse_args(arguments)
+    options = parse(build_parser(), arguments)
     try:
         return carry_out(select(options), options, console=console)
     except (ConfigError, DataError) as error:
@@ -150,7 +150,7 @@ def select(options: argparse.Namespace) -> Selection:
         preset=preset,
         trainings=study.trainings(matrix=options.matrix, only=tuple(options.only), preset=preset),
         cluster=cluster,
-        data=str(Path(data).resolve()) if data and "://" not in data else data,
+        data=str(absolute(data, option="--data")) if data and "://" not in data else data,
         output=_output(options.output or cluster.output or f"runs/{preset.name}"),
         seed=options.seed,
     )
@@ -391,7 +391,7 @@ def _flag(name: str) -> str:
 def _output(location: str) -> str:
     if "://" in location:
         return location
-    path = Path(location).resolve()
+    path = absolute(location, option="--output")
     try:
         there = next(folder for folder in (path, *path.parents) if folder.exists())
     except OSError as error:

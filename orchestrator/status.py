@@ -16,7 +16,7 @@ from rich.table import Table
 
 from orchestrator.cluster.config import load_cluster
 from orchestrator.cluster.prices import load_prices
-from orchestrator.console import consoles, print_whole
+from orchestrator.console import consoles, parse, print_whole
 from orchestrator.errors import OrchestratorError
 from orchestrator.events import finite_or_null
 from orchestrator.pipeline.fleet import fleet_of, gpu_cost_usd
@@ -50,7 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns 0 if everything is done, 1 if not, 2 for no run or a bad file, 130 after Ctrl-C."""
     console, errors = consoles()
-    options = build_parser().parse_args(arguments)
+    options = parse(build_parser(), arguments)
     try:
         storage = open_storage(options.output)
         status = read_status(storage)

@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Iterator, Sequence
 
-from orchestrator.console import consoles
+from orchestrator.console import consoles, parse
 from orchestrator.errors import IntegrityError, OrchestratorError
 from orchestrator.patches.manifest import PatchManifest, PatchRecord
 from orchestrator.storage import run_paths
@@ -29,7 +29,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code that its help promises, 130 after Ctrl-C."""
     console, errors = consoles()
-    options = build_parser().parse_args(arguments)
+    options = parse(build_parser(), arguments)
     try:
         storage = open_storage(options.output)
         keys = run_paths.own_keys(storage, run_paths.PATCHES)

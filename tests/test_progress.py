@@ -45,8 +45,9 @@ def test_plain_line_says_how_far_the_run_is():
     )
 
 
-def test_without_a_terminal_there_is_a_line_now_and_then():
-    console = Console(file=io.StringIO(), force_terminal=False)
+@pytest.mark.parametrize(("force_terminal", "kind"), [(False, "xterm"), (True, "dumb")])
+def test_without_a_terminal_or_on_a_dumb_one_there_is_a_line_now_and_then(force_terminal, kind):
+    console = Console(file=io.StringIO(), force_terminal=force_terminal, _environ={"TERM": kind})
     with LiveView(console) as view:
         view.show(SNAPSHOT)
         view.show(SNAPSHOT)

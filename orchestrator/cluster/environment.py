@@ -26,6 +26,13 @@ HEAD_JOB = {
 """Environment of the driver on the head of a cluster that grows and shrinks."""
 
 
+FOR_WORKERS = {
+    # Of the notebook in which Ray was started: nnU-Net draws its curves without one, and where the package of the
+    # notebook is missing it could not be imported.
+    "MPLBACKEND": "agg",
+}
+"""Environment of what carries out a stage, before anything of nnU-Net is imported."""
+
 LAUNCHED_FROM = "ORCHESTRATOR_LAUNCHED_FROM"
 """Of such a driver: the cluster file by which it was launched, on the machine of whoever did so."""
 

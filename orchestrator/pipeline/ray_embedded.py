@@ -17,6 +17,7 @@ from orchestrator.cluster.environment import (
     AUTH_TOKEN,
     AUTH_TOKEN_PATH,
     COMPILED,
+    FOR_WORKERS,
     RAY_TEMPORARY,
     TEMPORARY,
     close_usual_token,
@@ -70,6 +71,7 @@ def _start(config: ClusterConfig, *, folder: RunFolder) -> Any:
 def _variables(folder: RunFolder, *, token: Path) -> dict[str, str | None]:
     """Return the environment that Ray's processes inherit; None for what they must not see."""
     return {
+        **FOR_WORKERS,
         AUTH_MODE: "token",
         AUTH_TOKEN_PATH: str(token),
         AUTH_TOKEN: None,

@@ -178,7 +178,9 @@ def map_unordered(function: Callable[[str], T], items: Sequence[str], *, name: s
         return function(item)
 
     task = ray.remote(num_cpus=1)(call)
-    waiting = [task.options(name=f"{name} {item}").remote(item) for item in items]
+    # Ray's names are UTF-8, file names need not be.
+    names = [f"{name} {item}".encode(errors="replace").decode() for item in items]
+    waiting = [task.options(name=own).remote(item) for own, item in zip(names, items, strict=True)]
     while waiting:
         (finished, *_), waiting = ray.wait(waiting, num_returns=1)
         try:

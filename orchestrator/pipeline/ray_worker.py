@@ -1,6 +1,7 @@
 """What runs in Ray's own processes: a stage, alone or through Ray Train; part of the one door to Ray."""
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from ray.exceptions import RayError
 from ray.train.backend import Backend, BackendConfig
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from orchestrator.cluster.environment import COMPILED, FOR_WORKERS
 from orchestrator.pipeline import work
 from orchestrator.pipeline.processors import Resources
 from orchestrator.pipeline.ray_failures import note_node
@@ -17,6 +19,7 @@ from orchestrator.pipeline.ray_nodes import only
 from orchestrator.pipeline.stages import Stage, StageKind
 from orchestrator.pipeline.workplace import Workplace
 from orchestrator.storage import run_paths
+from orchestrator.storage.private_folder import cache_folder
 from orchestrator.training.stop_request import Watch, listen_to_signals
 
 DRAIN_EVERY_S = 5.0
@@ -79,6 +82,7 @@ class Ended:
 def _carry_out_here(place: Workplace, stage: Stage, *, share: Resources, watches: Sequence[Watch] = ()) -> Ended:
     """Carry out a stage in this process."""
     _log_to_process(stage)
+    _settle_environment()
     node: str = ray.get_runtime_context().get_node_id()
     try:
         voxels = work.carry_out(place, stage, watches=watches, gpus=share.gpus, node=node)
@@ -91,6 +95,14 @@ def _carry_out_here(place: Workplace, stage: Stage, *, share: Resources, watches
 @ray.remote(max_retries=0)  # type: ignore[untyped-decorator]
 def _carry_out(place: Workplace, stage: Stage, share: Resources) -> Ended:
     return _carry_out_here(place, stage, share=share)
+
+
+def _settle_environment() -> None:
+    """Set what must be set before nnU-Net and torch are imported."""
+    os.environ.update(FOR_WORKERS)
+    if COMPILED not in os.environ:
+        # By default a folder whose name others can know beforehand.
+        os.environ[COMPILED] = str(cache_folder("compiled"))
 
 
 # CUDA stays with the GPU that a process has used first, and keeps memory of it: the next stage gets a new process. Ray

@@ -135,7 +135,7 @@ def _is_there(target: Path, *, request: PhantomRequest) -> bool:
         return False
     try:
         found = json.loads((target / MARKER).read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(
             f"{target}: holds files but no readable {MARKER}, so they are not our phantoms; expected an empty or new "
             "folder. Give another output folder, or move these files away."

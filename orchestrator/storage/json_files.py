@@ -12,7 +12,7 @@ def read_json(storage: Storage, key: str) -> Any:
     """Return what a file holds; raises IntegrityError if that is not JSON."""
     try:
         return json.loads(storage.read_bytes(key))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise IntegrityError(
             f"{storage.location}/{key}: not JSON ({error}); expected what a run has written. Remove it to have it "
             "written again"

@@ -126,10 +126,12 @@ def is_full(error: OSError) -> bool:
     return error.errno in {errno.ENOSPC, errno.EDQUOT}
 
 
-def storage_error(target: object, action: str, error: OSError) -> StorageError:
-    """Return the error of the storage for one of the system, naming `target`."""
+def storage_error(
+    target: object, action: str, error: OSError, *, advice: str = "Free space or choose another --output"
+) -> StorageError:
+    """Return the error of the storage for one of the system, naming `target`; `advice` is for a full disk."""
     if is_full(error):
-        return StorageError(f"{target}: no space left to {action} it. Free space or choose another --output")
+        return StorageError(f"{target}: no space left to {action} it. {advice}")
     return StorageError(f"{target}: cannot {action} it: {error.strerror or error}")
 
 

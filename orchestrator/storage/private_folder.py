@@ -80,6 +80,7 @@ def run_folder(*, num_below_bytes: int, prefer: str | None = None) -> Iterator[R
         If there is no folder in which it could be.
     """
     with ExitStack() as stack:
+        _tell_if_unusable(os.environ.get("TMPDIR"))
         # Asked for first: the run's processes get another one.
         caches = Path(os.environ.get(CACHES) or _temporary_folder())
         path = stack.enter_context(_short_folder(num_below_bytes=num_below_bytes, prefer=prefer))
@@ -245,6 +246,18 @@ def _temporary_folder() -> str:
         return tempfile.gettempdir()
     except FileNotFoundError as error:
         raise StorageError(f"{error.strerror}. Free space in one of them, or set TMPDIR to another folder") from error
+
+
+def where_space_is_short() -> str:
+    """Return what helps where a temporary folder or a cache of this user is full."""
+    return f"Free space in {os.environ.get(CACHES) or _temporary_folder()}, or set TMPDIR to another folder"
+
+
+def _tell_if_unusable(named: str | None) -> None:
+    """Say if the system has chosen another temporary folder than the one that is named."""
+    chosen = _temporary_folder()
+    if named and Path(named).resolve() != Path(chosen).resolve():
+        logger.warning("TMPDIR %s: full, or cannot be written to. %s is used for temporary files", named, chosen)
 
 
 def _told(base: Path, error: OSError) -> str:

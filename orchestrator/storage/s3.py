@@ -17,7 +17,7 @@ from orchestrator.errors import StorageError
 from orchestrator.storage.cache_room import excess_bytes
 from orchestrator.storage.interface import TEMPORARY_PREFIX, Storage
 from orchestrator.storage.local import STALE_AFTER_S, is_full, storage_error
-from orchestrator.storage.private_folder import cache_folder
+from orchestrator.storage.private_folder import cache_folder, where_space_is_short
 
 CACHE_LIMIT_BYTES = 64 * 1024**3
 """Size of the local cache above which the files that were used longest ago are removed."""
@@ -123,7 +123,7 @@ class S3Storage(Storage):
                 yield path
             except OSError as error:
                 if is_full(error):
-                    raise storage_error(path, "write", error) from error
+                    raise storage_error(path, "write", error, advice=where_space_is_short()) from error
                 raise
             with self._errors(key, "write"):
                 _client().upload_file(str(path), self._bucket, target)
@@ -187,7 +187,7 @@ class S3Storage(Storage):
         except (Boto3Error, BotoCoreError) as error:
             raise StorageError(f"{self.location}/{key}: cannot {action} it: {error}") from error
         except OSError as error:
-            raise storage_error(f"{self.location}/{key}", action, error) from error
+            raise storage_error(f"{self.location}/{key}", action, error, advice=where_space_is_short()) from error
 
 
 def _client() -> Any:

@@ -1,0 +1,188 @@
+"""Claims about what other programs and schedulers leave to a command: streams, variables, links, odd files."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from orchestrator import doctor, evaluate, phantom, run_all, status, verify
+from orchestrator.configuration import MAX_YAML_BYTES, load_yaml
+from orchestrator.errors import ConfigError, IntegrityError
+from orchestrator.storage.filesystem import open_storage
+from orchestrator.storage.json_files import read_json
+from orchestrator.thread_numbers import settle_thread_numbers
+
+DRY_RUN = f"exec {sys.executable} -m orchestrator.run_all --dry-run --only T1-lung-fold0"
+COMMANDS = {
+    module.__name__.rpartition(".")[2]: module for module in (run_all, evaluate, status, verify, doctor, phantom)
+}
+
+
+def shell(line, **more):
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])} | more
+    return subprocess.run(["sh", "-c", line], env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", ">&- 2>&- <&-"])
+def test_a_closed_stream_leads_nowhere_and_ends_nothing(closed):
+    ran = shell(f"{DRY_RUN} {closed}")
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ("T1-lung-fold0" in ran.stdout) == (">&-" not in closed.split())
+
+
+def test_what_is_opened_next_does_not_get_the_number_of_a_closed_stream(tmp_path):
+    program = (
+        "import os; from orchestrator.console import consoles; consoles(); "
+        f"file = open({str(tmp_path / 'data')!r}, 'wb'); os.write(1, b'noise'); os.write(2, b'noise')"
+    )
+    ran = shell(f'exec {sys.executable} -c "$PROGRAM" >&- 2>&- <&-', PROGRAM=program)
+    assert ran.returncode == 0
+    assert (tmp_path / "data").read_bytes() == b""
+
+
+@pytest.mark.parametrize(
+    ("value", "left"),
+    [
+        ("4", "4"),
+        ("4,2", "4"),
+        (" 8 ,1", "8"),
+        ("0", None),
+        ("", None),
+        ("auto", None),
+        ("-1", None),
+        ("9" * 5000, None),
+    ],
+)
+def test_numbers_of_threads_are_plain_numbers_or_nothing(value, left):
+    environment = {"OMP_NUM_THREADS": value, "OTHER": "4,2"}
+    settle_thread_numbers(environment)
+    assert (environment.get("OMP_NUM_THREADS"), environment["OTHER"]) == (left, "4,2")
+
+
+def test_libraries_can_be_imported_whatever_the_number_of_threads():
+    ran = shell(f"exec {sys.executable} -c 'import orchestrator, blosc2, numba'", OMP_NUM_THREADS="4,2")
+    assert ran.returncode == 0, ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "option"),
+    [
+        *(("run_all", [option, ""], option) for option in ("--output", "--data", "--only", "--preset", "--cluster")),
+        ("run_all", ["--dry-run", "--output="], "--output"),
+        ("run_all", ["--only", "T1-*", "--only", "  "], "--only"),
+        ("evaluate", ["--reference", "", "--prediction", "p", "--label", "1=1"], "--reference"),
+        ("evaluate", ["--reference", "r", "--prediction", "p", "--label", "1=1", "--output", ""], "--output"),
+        *((command, ["--output", ""], "--output") for command in ("status", "verify", "phantom")),
+        ("doctor", ["--data", ""], "--data"),
+    ],
+)
+def test_an_empty_value_is_refused_with_one_line(command, arguments, option, capsys):
+    with pytest.raises(SystemExit) as caught:
+        COMMANDS[command].main(arguments)
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == f"error: {option}: found an empty value; leave it out or name one\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [
+        *(("run_all", ["--dry-run", option, "loop"]) for option in ("--output", "--data", "--cluster")),
+        ("run_all", ["--simulate", "loop"]),
+        ("evaluate", ["--reference", "loop", "--prediction", "loop", "--label", "1=1"]),
+        *((command, ["--output", "loop"]) for command in ("status", "verify", "phantom")),
+        ("phantom", ["--output", "loop/x"]),
+        ("doctor", ["--data", "loop"]),
+    ],
+)
+def test_links_in_a_circle_are_refused_with_one_line(command, arguments, tmp_path, monkeypatch, capsys):
+    (tmp_path / "loop").symlink_to("loop")
+    monkeypatch.chdir(tmp_path)
+    assert COMMANDS[command].main(arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert "loop" in line
+
+
+@pytest.mark.parametrize("locale", [{"LC_ALL": "C"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}])
+def test_names_beyond_ascii_and_beyond_utf_8_are_scored_in_any_locale(tmp_path, locale):
+    mask = np.zeros((6, 6, 6), dtype=np.uint8)
+    mask[2:4, 2:4, 2:4] = 1
+    sitk.WriteImage(sitk.GetImageFromArray(mask), str(tmp_path / "mask.nii.gz"))
+    content = (tmp_path / "mask.nii.gz").read_bytes()
+    for folder in ("référence", "prédiction"):
+        (tmp_path / folder).mkdir()
+        for name in ("fäll.nii.gz".encode(), "fäll.nii.gz".encode("latin-1")):
+            Path(os.fsdecode(os.fsencode(tmp_path / folder) + b"/" + name)).write_bytes(content)
+    line = f"{sys.executable} -m orchestrator.evaluate --reference référence --prediction prédiction --label 1=1.0"
+    ran = shell(f"cd {tmp_path} && exec {line} --output scores.csv", **locale)
+    assert ran.returncode == 0, ran.stderr
+    assert "2 scored" in ran.stdout
+    rows = (tmp_path / "scores.csv").read_text(encoding="utf-8").splitlines()
+    assert sorted(row.split(",")[1] for row in rows[1:]) == ['"fäll.nii.gz"', '"f\ufffdll.nii.gz"']
+
+
+def bomb():
+    """Nine levels of nine: 400 million values in 300 bytes."""
+    levels = [
+        f"{name}: &{name} [{', '.join([f'*{below}'] * 9)}]" for below, name in zip("abcdefgh", "bcdefghi", strict=True)
+    ]
+    return "\n".join(["a: &a [x, x, x, x, x, x, x, x, x]", *levels])
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (bomb(), "aliases stand for more than"),
+        ("&a [*a]", "aliases stand for more than"),
+        ("&a {x: *a}", "aliases stand for more than"),
+        ("[" * 20000, "nested too deep"),
+        ("\n".join(" " * level + "a:" for level in range(1200)), "nested too deep"),
+        ("#" * (MAX_YAML_BYTES + 1), "more than"),
+        ("a: 1\nb: 2\na: 3\n", "key 'a' stands twice"),
+        ("? [a]\n: 1\n", "unhashable key"),
+        ("a: " + "9" * 5000, "not valid YAML"),
+    ],
+)
+def test_yaml_that_means_too_much_is_refused_by_name(tmp_path, content, words):
+    path = tmp_path / "cluster.yaml"
+    path.write_text(content)
+    with pytest.raises(ConfigError, match=words) as caught:
+        load_yaml(path)
+    assert str(path) in str(caught.value)
+    assert len(str(caught.value)) < 1000
+
+
+def test_yaml_that_is_no_file_is_refused():
+    with pytest.raises(ConfigError, match="not a file"):
+        load_yaml(Path("/dev/zero"))
+
+
+def test_aliases_and_merged_keys_of_ordinary_size_are_read(tmp_path):
+    (tmp_path / "x.yaml").write_text("a: &a {x: 1, y: 2}\nb: {<<: *a, y: 3}\nc: [*a, *a]\n")
+    whole = {"x": 1, "y": 2}
+    assert load_yaml(tmp_path / "x.yaml") == {"a": whole, "b": {"x": 1, "y": 3}, "c": [whole, whole]}
+
+
+def test_the_time_for_many_keys_grows_with_their_number(tmp_path):
+    def cpu_s(number):
+        path = tmp_path / f"{number}.yaml"
+        path.write_text("".join(f"k{index}: 1\n" for index in range(number)))
+        begin_s = time.process_time()
+        assert len(load_yaml(path)) == number
+        return time.process_time() - begin_s
+
+    cpu_s(100)
+    # Ten times as many took a hundred times as long where each was looked for among all.
+    assert cpu_s(20_000) < 30 * cpu_s(2_000)
+
+
+def test_json_that_is_nested_too_deep_is_no_json(tmp_path):
+    storage = open_storage(tmp_path)
+    storage.write_bytes("x.json", b"[" * 100_000)
+    with pytest.raises(IntegrityError, match=r"x\.json: not JSON"):
+        read_json(storage, "x.json")
