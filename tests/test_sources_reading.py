@@ -1,6 +1,5 @@
 """Whatever a reader throws at a file becomes a line with the file, and what says nothing about the file stays apart."""
 
-import builtins
 import errno
 import io
 import shutil
@@ -112,19 +111,19 @@ def test_a_disk_that_fails_is_no_fault_of_the_file(shipped, monkeypatch, name, c
             raise error
         return really_open(path, *arguments, **options)
 
-    for module in (io, builtins):
-        monkeypatch.setattr(module, "open", failing)
+    for name_of_open in ("io.open", "builtins.open", "tarfile.bltn_open"):
+        monkeypatch.setattr(name_of_open, failing)
     archives._member_names.cache_clear()
     case, dataset = Case(dataset=name, name=case_name), layouts.DATASETS[name]
     with pytest.raises(OSError, match="Input/output error"):
         convert_case(case, dataset=dataset, label_sets=("infection",), downloads=shipped)
     request = CaseRequest(dataset=dataset, case_name=case_name, label_sets=("infection",))
     for thorough in (False, True):
-        lines = [
-            problem.line for problem in inspect_downloads([request], downloads=shipped, thorough=thorough).problems
-        ]
-        assert lines
-        assert all("Input/output error" in line and "This says nothing about the file" in line for line in lines)
+        seen = inspect_downloads([request], downloads=shipped, thorough=thorough)
+        assert seen.problems
+        for problem in seen.problems:
+            assert "Input/output error" in problem.found
+            assert "This says nothing about the file" in problem.advice
 
 
 def test_a_mistake_of_the_caller_is_no_problem_of_the_data(shipped):
