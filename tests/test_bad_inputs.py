@@ -11,21 +11,21 @@ import pytest
 from bad_inputs import BAD_INPUTS, MASKS, BadInput
 
 from orchestrator import doctor, evaluate, run_all
-from orchestrator.benchmark.definition import Case, Dataset, EvaluationSet, LabelSet, Training
-from orchestrator.benchmark.loading import load_benchmark
+from orchestrator.benchmark.definition import Case, Dataset, EvaluationSet, LabelSet, Model, Training
+from orchestrator.benchmark.loading import load_study
 from orchestrator.errors import ConfigError, DataError
 from orchestrator.sources.downloads import CaseRequest, convert_case, inspect_downloads
 
 DATASETS = layouts.DATASETS
-LABEL_SETS = {label_set.name: label_set for label_set in load_benchmark().label_sets}
+LABEL_SETS = {label_set.name: label_set for label_set in load_study().label_sets}
 
 
 @dataclass(frozen=True)
 class OneTraining:
-    """A benchmark of one training on one case."""
+    """A study of one training on one case."""
 
     case: Case
-    subtask: str
+    labels: str
     sha256: str = "of a test"
 
     @property
@@ -38,25 +38,29 @@ class OneTraining:
     def trainings(self, **_: object) -> tuple[Training, ...]:
         return (
             Training(
-                task=1,
-                subtask=self.subtask,
-                source="covid",
-                split="20-80",
+                group="one",
                 fold=0,
-                network="3d_fullres",
+                num_folds=1,
+                facets={"model": "3d"},
+                label_set=self.labels,
+                model=Model(name="3d"),
+                plans_from=None,
                 train=(self.case,),
                 val=(),
                 evaluation_sets=(
                     EvaluationSet(
                         name="test",
-                        label_set=self.subtask,
-                        structures=tuple(structure.name for structure in LABEL_SETS[self.subtask].structures),
+                        label_set=self.labels,
+                        structures=tuple(structure.name for structure in LABEL_SETS[self.labels].structures),
                         cases=(self.case,),
                     ),
                 ),
-                num_published_cases=1,
+                num_uncapped_cases=1,
             ),
         )
+
+    def donors(self, _: Sequence[Training], **__: object) -> dict[str, Training]:
+        return {}
 
     def patient_leaks(self, _: Sequence[Training]) -> tuple[()]:
         return ()
@@ -78,9 +82,9 @@ def data(shipped: Path, tmp_path: Path) -> Path:
 def only(monkeypatch: pytest.MonkeyPatch):
     def use(row: BadInput) -> None:
         dataset, case_name, label_set = row.of
-        benchmark = OneTraining(Case(dataset=dataset, name=case_name), label_set)
+        study = OneTraining(Case(dataset=dataset, name=case_name), label_set)
         for module in (doctor, run_all):
-            monkeypatch.setattr(module, "load_benchmark", lambda: benchmark)
+            monkeypatch.setattr(module, "load_study", lambda path: study)
 
     return use
 

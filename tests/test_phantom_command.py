@@ -10,7 +10,8 @@ from orchestrator.benchmark.definition import Dataset
 MOSMED = Dataset(
     name="mosmed",
     title="MosMed",
-    download="mosmed",
+    num_slices=41,
+    source="mosmed",
     label_sets=("infection",),
     case_names=("study_0255", "study_0256"),
 )
