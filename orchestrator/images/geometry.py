@@ -180,6 +180,11 @@ def displacement(
     )
 
 
+def is_length(step_mm: float) -> bool:
+    """Whether a voxel can have this edge, of any modality: NaN, 0 and what only overflows is none."""
+    return 1e-9 < step_mm < 1e9
+
+
 def is_same_map(
     expected: NDArray[np.float64], found: NDArray[np.float64], *, size: tuple[int, ...], more_mm: float = 0.0
 ) -> bool:
@@ -237,6 +242,7 @@ class GridDifference:
         return f"voxels lie up to {self.apart.largest_mm:.3g} mm ({self.apart.largest_voxels:.2g} voxels) apart"
 
 
+@np.errstate(all="ignore")
 def grid_difference(expected: Geometry, found: Geometry) -> GridDifference | None:
     """Return how two grids differ by more than rounding, None if they do not; axes in another order do differ."""
     if found.size == expected.size and is_same_map(expected.affine, found.affine, size=expected.size):

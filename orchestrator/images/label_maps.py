@@ -109,6 +109,7 @@ def read_label_map(path: Path, *, buffer: ReadBuffer | None = None) -> LabelMap:
         return opened.read(buffer or ReadBuffer())
 
 
+@np.errstate(all="ignore")  # what overflows is found to be no label
 def as_labels(stored: NDArray[Any], *, slope: float = 1.0, intercept: float = 0.0) -> NDArray[np.integer]:
     """Return stored numbers as labels of an integer type, in C order; what is an integer already stays as it is.
 

@@ -79,6 +79,7 @@ def _numbers(fields: dict[str, str], name: str, *, num: int, default: str = "") 
     return numbers
 
 
+@np.errstate(all="ignore")  # what overflows is found to be none
 def _header(fields: dict[str, str]) -> ImageHeader:
     (axes,) = _numbers(fields, "ndims", num=1)
     if not 1 <= axes <= 10:

@@ -39,7 +39,8 @@ class MincFile:
 
     def _reading(self, read: Any) -> Any:
         try:
-            return read()
+            with np.errstate(all="ignore"):
+                return read()
         except MemoryError:
             raise
         except Exception as error:  # of netCDF, of HDF5, and whatever a damaged header leads to

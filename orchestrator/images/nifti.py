@@ -128,12 +128,17 @@ def check_finite(voxels: NDArray[Any]) -> None:
 
 
 def scaled(voxels: NDArray[Any], header: ImageHeader) -> NDArray[Any]:
-    """Return values of stored numbers in the byte order of this machine: float32, as ITK gives them, if scaled."""
+    """Return values of stored numbers in the byte order of this machine: float32, as ITK gives them, if scaled.
+
+    Raises Fault if they are too large for that.
+    """
     if not header.is_scaled:
         return voxels.astype(voxels.dtype.newbyteorder("="), copy=False)
     values = np.empty(voxels.shape, np.float64 if voxels.dtype.itemsize == 8 else np.float32)
-    for stored, plane in zip(voxels, values, strict=True):
-        plane[:] = stored.astype(np.float64) * header.slope + header.intercept
+    with np.errstate(over="ignore"):
+        for stored, plane in zip(voxels, values, strict=True):
+            plane[:] = stored.astype(np.float64) * header.slope + header.intercept
+    check_finite(values)
     return values
 
 

@@ -17,6 +17,7 @@ from orchestrator.images.geometry import (
     described,
     displacement,
     grid_difference,
+    is_length,
     is_same_map,
     nearest_upright,
 )
@@ -52,6 +53,7 @@ class NiftiHeader(ImageHeader):
         return self.first_byte + self.num_bytes
 
 
+@np.errstate(all="ignore")  # what overflows is found to be none
 def parse_header(content: bytes) -> NiftiHeader:
     """Read the first NUM_BYTES bytes of a file.
 
@@ -195,8 +197,8 @@ def _pixdim(fields: dict[str, Any], *, num_axes: int) -> tuple[float, float, flo
     lengths = (0.0, 0.0, 0.0) if sform is None else np.linalg.norm(sform[:, :3], axis=0)
     if num_axes == 2:
         # A plane is as thick as the sform says, which tools write of a volume that it was cut from.
-        z = next((float(step) for step in (lengths[2], z) if math.isfinite(step) and step > 0), 1.0)
-    if not all(math.isfinite(step) and step > 0 for step in (x, y, z)):
+        z = next((float(step) for step in (lengths[2], z) if is_length(step)), 1.0)
+    if not all(map(is_length, (x, y, z))):
         beside = "" if sform is None else f" by pixdim and of {_by(lengths)} mm by the sform of its header"
         raise _fault(
             f"voxels of {_by((x, y, z))} mm (x, y, z){beside or ' by pixdim'}", expected="finite sizes above 0"

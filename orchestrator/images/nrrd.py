@@ -92,6 +92,7 @@ def _whole(fields: dict[str, str], name: str, *, default: str | None = None) -> 
         raise _fault(f"{name}: {text!r}", expected="whole numbers") from None
 
 
+@np.errstate(all="ignore")  # what overflows is found to be none
 def _header(fields: dict[str, str]) -> ImageHeader:
     extents = _whole(fields, "sizes")
     if _whole(fields, "dimension") != [len(extents)] or not 1 <= len(extents) <= 16:

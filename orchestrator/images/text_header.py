@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.images.geometry import Geometry, is_same_map, nearest_upright
+from orchestrator.images.geometry import Geometry, is_length, is_same_map, nearest_upright
 from orchestrator.images.nifti import check_finite
 from orchestrator.images.nifti_header import not_one_volume, sheared
 from orchestrator.images.problem import Fault
@@ -94,6 +94,7 @@ def _read_text(stored: StoredVoxels, header: ImageHeader) -> NDArray[Any]:
     return voxels.reshape(header.geometry.size[::-1])
 
 
+@np.errstate(all="ignore")  # what overflows is found to be none
 def volume_header(
     *,
     extents: Sequence[int],
@@ -124,7 +125,7 @@ def volume_header(
         normal = np.cross(steps[:, 0], steps[:, 1])
         steps = np.column_stack([steps, normal / (np.linalg.norm(normal) or 1.0)])
     lengths = np.linalg.norm(steps, axis=0)
-    if not (np.isfinite(steps).all() and np.isfinite(origin).all() and (lengths > 0).all()):
+    if not (np.isfinite(steps).all() and np.isfinite(origin).all() and all(map(is_length, lengths))):
         raise Fault(
             f"axes {steps.T.tolist()} from {list(origin)}",
             expected="finite numbers, and sizes of voxels above 0",
