@@ -5,6 +5,7 @@ import math
 import os
 import signal
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -20,6 +21,7 @@ from orchestrator.configuration import is_folder
 from orchestrator.console import consoles, is_live, parse
 from orchestrator.errors import ConfigError, DataError, OrchestratorError
 from orchestrator.images.label_maps import SUFFIXES
+from orchestrator.progress import counted
 from orchestrator.results.records import ScoreStatus
 from orchestrator.scoring.folders import FolderComparison, FolderScore, metric_value, summarise
 from orchestrator.scoring.score import ScoredStructure
@@ -90,7 +92,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         place = f"{prediction.rstrip('/')}/{case}"
         where = "" if message.startswith(place) else f"{place}: "
         errors.print(f"missing: {where}{message}", markup=False, soft_wrap=True)
+    for note in notes_of(rows):
+        errors.print(f"note: {note}", markup=False, soft_wrap=True)
     return EXIT_MISSING if missing else EXIT_DONE
+
+
+def notes_of(rows: Sequence[FolderScore]) -> list[str]:
+    """Return what was decided to read what is scored, once for each folder, with the number of cases."""
+    noted = {
+        (row.prediction, row.case): row.score.message
+        for row in rows
+        if row.score.message and row.score.status is not ScoreStatus.MISSING
+    }
+    counts = Counter((prediction, message) for (prediction, _), message in noted.items())
+    return [f"{prediction}: {counted(num, 'case')}: {message}" for (prediction, message), num in counts.items()]
 
 
 def understand(options: argparse.Namespace) -> FolderComparison:

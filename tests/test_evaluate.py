@@ -2,6 +2,7 @@
 
 import csv
 import math
+import os
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -10,6 +11,7 @@ import SimpleITK as sitk
 
 from kernels import score_masks
 from orchestrator.evaluate import main
+from orchestrator.images import stored_voxels
 from orchestrator.scoring.folders import summarise
 
 SPACING_ZYX = (2.5, 0.75, 0.5)
@@ -132,6 +134,36 @@ def test_a_file_that_the_system_refuses_to_read_does_not_stop_the_others(folders
     found = rows(folders)
     assert [row["status"] for row in found] == ["scored"] * 2 + ["missing"] * 2 + ["scored"] * 2
     assert "Input/output error" in found[2]["message"]
+
+
+def test_pipes_and_links_in_a_circle_are_rows_that_say_so(folders):
+    for number, folder in enumerate(("first", "reference")):
+        path = folders / folder / f"case{number}.nii.gz"
+        path.unlink()
+        os.mkfifo(path)
+    (folders / "first/around").symlink_to(folders / "first")
+    (folders / "first/case2.nii.gz").unlink()
+    (folders / "first/case2.nii.gz").symlink_to("case2.nii.gz")
+    assert evaluate(folders) == 1
+    assert {row["status"] for row in rows(folders)} == {"missing"}
+    assert [row["case"] for row in rows(folders)[::2]] == ["case0.nii.gz", "case1.nii.gz", "case2.nii.gz"]
+
+
+def test_memory_that_is_short_costs_one_case(folders, monkeypatch):
+    write(folders / "reference/case1.nii.gz", np.zeros((40, 50, 60)))
+    monkeypatch.setattr(stored_voxels, "_available_bytes", lambda: 50_000)
+    assert evaluate(folders) == 1
+    assert [row["status"] for row in rows(folders)[::2]] == ["scored", "missing", "scored"]
+    assert "GiB of voxels" in rows(folders)[2]["message"]
+
+
+def test_what_was_decided_to_read_a_file_is_in_its_row_and_said_once(folders, capsys):
+    for number in range(3):
+        path = folders / f"first/case{number}.nii.gz"
+        sitk.WriteImage(sitk.DICOMOrient(sitk.ReadImage(str(path)), "RAS"), str(path))
+    assert evaluate(folders) == 0
+    assert {row["message"] for row in rows(folders)} == {"axes reordered from RAS to LPS"}
+    assert capsys.readouterr().err == f"note: {folders / 'first'}: 3 cases: axes reordered from RAS to LPS\n"
 
 
 def test_an_unreadable_reference_does_not_stop_the_others(folders):

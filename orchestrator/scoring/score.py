@@ -115,7 +115,7 @@ def _score_prediction(
         prediction_labels={structure.reference_label: structure.prediction_label for structure in structures},
         metrics=metrics,
     )
-    notes = [f"{reference.name}: {note}" for note in truth.notes] + list(guess.notes)
+    notes = [f"of the reference, {note}" for note in truth.notes] + list(guess.notes)
     if not order.changes_nothing:
         notes.append(f"axes reordered from {guess.geometry.orientation} to {truth.geometry.orientation}")
     return tuple(
