@@ -4,6 +4,7 @@ import io
 import math
 from dataclasses import replace
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -168,6 +169,40 @@ def test_a_cut_results_file_is_named(store):
         store._storage.write_bytes(run_paths.results("T1-lung-fold0"), content[:size])
         with pytest.raises(IntegrityError, match=r"results/T1-lung-fold0\.parquet: not a readable Parquet file"):
             store.read()
+
+
+def test_any_changed_byte_of_a_file_is_our_error_or_changes_nothing(store):
+    content = committed_bytes(store)
+    expected = store.read()
+    random = np.random.default_rng(0)
+    num_refused = 0
+    # The names of the columns and the schema of Arrow are in the last third.
+    for position in range(len(content) // 3, len(content), 7):
+        changed = bytearray(content)
+        changed[position] ^= 1 << int(random.integers(8))
+        store._storage.write_bytes(run_paths.results("T1-lung-fold0"), bytes(changed))
+        try:
+            assert store.read().equals(expected), f"byte {position}"
+        except IntegrityError:
+            num_refused += 1
+    assert num_refused > 300
+
+
+def test_a_text_that_is_none_is_named(store):
+    content = committed_bytes(store)
+    at = content.find(b"checkpoint_sha256")
+    store._storage.write_bytes(run_paths.results("T1-lung-fold0"), content[:at] + b"\xff" + content[at + 1 :])
+    with pytest.raises(IntegrityError, match=r"results/T1-lung-fold0\.parquet: .* Delete it to score again"):
+        store.read()
+
+
+@pytest.mark.parametrize("name", ["training_id", "status", "spacing_mm", "tolerance_mm", "checkpoint_sha256"])
+def test_rows_that_lack_anything_but_a_score_are_named(store, name):
+    table = to_table([row(0.5, 0.5), row(0.25, 0.5)])
+    nulls = pa.array([table[name][0].as_py(), None], SCHEMA.field(name).type)
+    put_parquet(store, table.set_column(table.schema.get_field_index(name), SCHEMA.field(name), nulls))
+    with pytest.raises(IntegrityError, match=rf"fold0\.parquet: rows without {name}; expected all of it"):
+        store.read()
 
 
 def test_a_changed_score_is_not_read(store):

@@ -182,7 +182,7 @@ def _read(storage: Storage, number: int) -> DriverRecord | None:
     key = run_paths.driver(number)
     if not storage.exists(key):
         return None
-    record = read_json(storage, key)
+    record = read_json(storage, key, {"pid": int} | dict.fromkeys(("host", "processes", "process_start", "mark"), str))
     try:
         return DriverRecord(**record)
     except TypeError as error:

@@ -75,12 +75,9 @@ def _claim_of(storage: Storage) -> dict[str, object] | None:
             raise ConfigError(f"{where}: there are results, but not this file, so {advice}")
         return None
     try:
-        found = read_json(storage, run_paths.RUN)
-    except IntegrityError:
-        found = None
-    if not isinstance(found, dict):
-        raise ConfigError(f"{where}: not the record of a run, so {advice}")
-    return found
+        return read_json(storage, run_paths.RUN)
+    except IntegrityError as error:
+        raise ConfigError(f"{where}: not the record of a run, so {advice}") from error
 
 
 def _differences(found: Mapping[str, object], wanted: Mapping[str, object]) -> list[str]:

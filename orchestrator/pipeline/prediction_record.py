@@ -27,16 +27,12 @@ def write_prediction_record(storage: Storage, training_id: str, record: Predicti
 def read_prediction_record(storage: Storage, training_id: str) -> PredictionRecord:
     """Return the record; raises IntegrityError if it is damaged or of another checkpoint than the training has left."""
     key = run_paths.prediction_record(training_id)
-    trained, record = read_json(storage, run_paths.training_record(training_id)), read_json(storage, key)
-    if not (isinstance(trained, dict) and isinstance(record, dict)):
-        raise IntegrityError(f"{storage.location}/{key}: not a record, or that of the training is none; remove both")
-    found, expected = (one.get("checkpoint_sha256") for one in (record, trained))
-    if found is None or found != expected:
+    trained = read_json(storage, run_paths.training_record(training_id), {"checkpoint_sha256": str})
+    record = read_json(storage, key, {"checkpoint_sha256": str, "failures": dict})
+    found, expected = (one["checkpoint_sha256"] for one in (record, trained))
+    if found != expected:
         raise IntegrityError(
             f"{storage.location}/{key}: predictions of {found}; expected those of checkpoint {expected}. The same "
             "command predicts again"
         )
-    failures = record.get("failures")
-    if not isinstance(failures, dict):
-        raise IntegrityError(f"{storage.location}/{key}: does not say which cases failed; remove it")
-    return PredictionRecord(checkpoint_sha256=found, failures=failures)
+    return PredictionRecord(checkpoint_sha256=found, failures=record["failures"])

@@ -334,7 +334,7 @@ def _provenance(place: Workplace, training: Training, *, checkpoint_sha256: str)
     """Gather what the rows of a training say about their origin."""
     storage = place.storage
     digests = digests_of(storage, used_label_sets(training))
-    record = read_json(storage, run_paths.training_record(training.id))
+    record = read_json(storage, run_paths.training_record(training.id), {"elapsed_s": (int, float)})
     return Provenance(
         preset=place.preset.name,
         seed=place.seed,

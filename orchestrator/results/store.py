@@ -125,8 +125,15 @@ class ResultsStore:
             # The schema first: what is not ours need not be decoded.
             _check_schema(pq.read_schema(content), where=where)
             table = pq.read_table(content, page_checksum_verification=True)
-        except (pa.ArrowException, OSError) as error:  # a cut or changed page is an OSError to pyarrow
+            table.validate(full=True)
+        # A cut or changed page is an OSError to pyarrow; names and texts that are none are a ValueError.
+        except (pa.ArrowException, OSError, ValueError) as error:
             raise IntegrityError(f"{where}: not a readable Parquet file ({error}). Delete it to score again") from error
+        lacking = [name for name in SCHEMA.names if name not in _SCORES and table[name].null_count]
+        if lacking:
+            raise IntegrityError(
+                f"{where}: rows without {', '.join(lacking)}; expected all of it. Delete it to score again"
+            )
         others = sorted(set(table["training_id"].to_pylist()) - {training_id})
         if others:
             raise IntegrityError(f"{where}: rows of {', '.join(others)}; expected those of {training_id}. Delete it")

@@ -7,16 +7,29 @@ from typing import Any
 from orchestrator.errors import IntegrityError
 from orchestrator.storage.interface import Storage
 
+Fields = Mapping[str, type | tuple[type, ...]]
+"""What a record must have, and of which type."""
 
-def read_json(storage: Storage, key: str) -> Any:
-    """Return what a file holds; raises IntegrityError if that is not JSON."""
+
+def read_json(storage: Storage, key: str, fields: Fields | None = None) -> dict[str, Any]:
+    """Return the record that a file holds; raises IntegrityError if it is not JSON, no object or without its fields."""
     try:
-        return json.loads(storage.read_bytes(key))
-    except (ValueError, RecursionError) as error:
-        raise IntegrityError(
-            f"{storage.location}/{key}: not JSON ({error}); expected what a run has written. Remove it to have it "
-            "written again"
-        ) from error
+        record = json.loads(storage.read_bytes(key))
+    except (RecursionError, ValueError) as error:
+        raise _not_written(storage, key, f"not JSON ({error})") from error
+    if not isinstance(record, dict):
+        raise _not_written(storage, key, f"not a record but a {type(record).__name__}")
+    for name, types in (fields or {}).items():
+        if not isinstance(record.get(name), types):
+            found = f"{name} is {record[name]!r:.80}" if name in record else f"{name} is missing"
+            raise _not_written(storage, key, f"not the record that it should be: {found}")
+    return record
+
+
+def _not_written(storage: Storage, key: str, found: str) -> IntegrityError:
+    return IntegrityError(
+        f"{storage.location}/{key}: {found}; expected what a run has written. Remove it to have it written again"
+    )
 
 
 def write_json(storage: Storage, key: str, record: Mapping[str, Any]) -> None:

@@ -1,0 +1,201 @@
+"""Results, records, events and configuration files to be changed, and what reads them."""
+
+import json
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from bench.fuzz_mutations import Random, mutate_json, mutate_text
+from orchestrator.benchmark.loading import load_benchmark
+from orchestrator.cluster.config import load_cluster
+from orchestrator.cluster.prices import load_prices
+from orchestrator.events import EventLog, read_events
+from orchestrator.patches.manifest import PatchManifest, PatchRecord
+from orchestrator.pipeline.latest_epoch import read_latest_epoch
+from orchestrator.pipeline.lease import DriverRecord, latest_driver
+from orchestrator.pipeline.output_claim import claim_output
+from orchestrator.pipeline.prediction_record import read_prediction_record
+from orchestrator.results.records import CaseScore, Provenance, ResultRow, ScoreStatus
+from orchestrator.results.store import ResultsStore, from_table
+from orchestrator.storage import run_paths
+from orchestrator.storage.filesystem import open_storage
+
+ROOT = Path(__file__).resolve().parents[1]
+_TRAINING = "T1-lung-fold0"
+_CLUSTERS = ("local.yaml", "existing.yaml", "aws.yaml", "prices.yaml")
+_SHA256 = "0123456789abcdef" * 4
+
+
+def results(folder: Path) -> list[bytes]:
+    """Return the rows of a training."""
+    provenance = Provenance(
+        preset="smoke",
+        seed=7,
+        versions='{"nnunetv2": "2.8.1"}',
+        data_sha256=_SHA256,
+        split_sha256=_SHA256,
+        plan_sha256=_SHA256,
+        checkpoint_sha256=_SHA256,
+        phantoms=True,
+        is_capped=True,
+        train_elapsed_s=12.5,
+    )
+    rows = [
+        ResultRow(
+            training_id=_TRAINING,
+            task=1,
+            subtask="lung",
+            source="covid",
+            split="20-80",
+            fold=0,
+            network="3d_fullres",
+            evaluation_set="test",
+            dataset="covid-19-ct-seg",
+            case=f"case_{index}",
+            score=CaseScore(
+                structure="left_lung",
+                status=ScoreStatus.SCORED,
+                dsc=1 / (index + 1),
+                nsd=1 / (index + 3),
+                tolerance_mm=1.0,
+                spacing_mm=(5.0, 0.75, 0.75),
+                num_reference_voxels=index * 1001,
+                num_predicted_voxels=index * 999,
+            ),
+            provenance=provenance,
+        )
+        for index in range(24)
+    ]
+    storage = open_storage(str(folder))
+    ResultsStore(storage).commit(_TRAINING, rows)
+    return [storage.read_bytes(run_paths.results(_TRAINING))]
+
+
+def read_results(content: bytes, folder: Path) -> str:
+    """Read the rows as tables do."""
+    storage = open_storage(str(folder))
+    storage.write_bytes(run_paths.results(_TRAINING), content)
+    return repr(from_table(ResultsStore(storage).read()))
+
+
+def patch_records(_folder: Path) -> list[bytes]:
+    """Return a record of patches and a manifest."""
+    record = PatchRecord(num_bytes=1000, sha256=_SHA256, version=2)
+    return [record.to_bytes(), PatchManifest(records={"patches/T1/a--1.arrow": record}).to_bytes()]
+
+
+def read_patch_record(content: bytes, _folder: Path) -> str:
+    """Parse it as what it looks like."""
+    kind = PatchManifest if b"files" in content else PatchRecord
+    return repr(kind.from_bytes(content))
+
+
+def run_records(_folder: Path) -> list[bytes]:
+    """Return one record that stands for all that a run writes."""
+    driver = dict.fromkeys(("host", "processes", "process_start", "mark"), "x")
+    DriverRecord(**driver, pid=1)
+    record: dict[str, Any] = {
+        "training": {"checkpoint_sha256": _SHA256, "elapsed_s": 3.5, "environments": [{"torch": "2"}]},
+        "predictions": {"checkpoint_sha256": _SHA256, "failures": {"a--1": "DataError: x"}},
+        "driver": {**driver, "pid": 1, "is_released": True},
+        "run": {
+            "format": 1,
+            "benchmark_sha256": "x",
+            "preset": {"name": "smoke", "num_epochs": 2},
+            "seed": 0,
+            "data": "x",
+            "trainings": ["a"],
+        },
+        "progress": {
+            **dict.fromkeys(("epoch", "num_epochs"), 3),
+            **dict.fromkeys(("train_loss", "val_loss", "pseudo_dice", "elapsed_s", "loader_wait_s"), 0.5),
+            "is_typical": True,
+            "host": "x",
+            "node": "",
+        },
+    }
+    return [json.dumps(record).encode()]
+
+
+def read_run_record(content: bytes, folder: Path) -> str:
+    """Read each part where a run keeps it."""
+    storage = open_storage(str(folder))
+    keys = {
+        "training": run_paths.training_record(_TRAINING),
+        "predictions": run_paths.prediction_record(_TRAINING),
+        "driver": run_paths.driver(1),
+        "run": run_paths.RUN,
+        "progress": run_paths.training_progress(_TRAINING),
+    }
+    try:
+        parts = json.loads(content)
+        parts = {name: json.dumps(parts[name]).encode() for name in keys}
+    except (KeyError, RecursionError, TypeError, ValueError):
+        parts = dict.fromkeys(keys, content)
+    for name, key in keys.items():
+        storage.write_bytes(key, parts[name])
+    found = [read_latest_epoch(storage, _TRAINING), latest_driver(storage), read_prediction_record(storage, _TRAINING)]
+    driver = found[1]
+    alive = driver.is_alive if isinstance(driver, DriverRecord) else None
+    identity = {"benchmark_sha256": "x", "preset": {"name": "smoke", "num_epochs": 2}, "seed": 0, "data": "x"}
+    claim_output(storage, identity=identity, trainings=["a"])
+    return repr((found, alive))
+
+
+def events(folder: Path) -> list[bytes]:
+    """Return a segment with an event of each kind that is read."""
+    storage = open_storage(str(folder))
+    log = EventLog(
+        storage, run_started=datetime(2020, 4, 20, tzinfo=UTC), clock=lambda: datetime(2020, 4, 20, tzinfo=UTC)
+    )
+    log.append("run_started", trainings=["a"], slice_s=600.0)
+    log.append("stage_started", stage="train a", stage_kind="train", attempt=1, gpu_kind="A10G", gpus=0.5)
+    log.append("stage_failed", stage="train a", stage_kind="train", error="x", final=False)
+    log.append("stage_finished", stage="train a", stage_kind="train", elapsed_s=3.5)
+    log.append("training_epoch", training="a", epoch=1, num_epochs=2, train_loss=None)
+    log.append("run_finished", trainings_done=1, stages_failed=0, elapsed_s=4.0)
+    return [storage.read_bytes(key) for key in storage.list_keys(run_paths.EVENTS)]
+
+
+def read_event_file(content: bytes, folder: Path) -> str:
+    """Read the history."""
+    storage = open_storage(str(folder))
+    storage.write_bytes(f"{run_paths.EVENTS}/20200420T000000.000000-00000.jsonl", content)
+    return repr(read_events(storage))
+
+
+def mutate_events(content: bytes, random: Random) -> bytes:
+    """Change the tree of one line, or the text."""
+    lines = content.splitlines()
+    if random.random() < 0.5:
+        return mutate_text(content, random)
+    index = int(random.integers(len(lines)))
+    lines[index] = mutate_json(lines[index], random)
+    return b"\n".join(lines) + b"\n"
+
+
+def clusters(_folder: Path) -> list[bytes]:
+    """Return the cluster files of this project and its prices."""
+    return [(ROOT / "clusters" / name).read_bytes() for name in _CLUSTERS]
+
+
+def read_cluster(content: bytes, folder: Path) -> str:
+    """Load it as what it looks like."""
+    path = folder / "file.yaml"
+    path.write_bytes(content)
+    return repr(load_prices(path) if b"usd_per_hour" in content else load_cluster(path))
+
+
+def benchmarks(_folder: Path) -> list[bytes]:
+    """Return the benchmark and its folds."""
+    return [(ROOT / "splits" / name).read_bytes() for name in ("benchmark.yaml", "folds.yaml")]
+
+
+def read_benchmark(content: bytes, folder: Path) -> str:
+    """Load it beside the sound other one."""
+    for name in ("benchmark.yaml", "folds.yaml"):
+        shutil.copy(ROOT / "splits" / name, folder / name)
+    name = "folds.yaml" if b"covid_ct_seg_training_folds" in content else "benchmark.yaml"
+    (folder / name).write_bytes(content)
+    return load_benchmark(folder / "benchmark.yaml").sha256
