@@ -43,7 +43,7 @@ def read_nifti(content: bytes, folder: Path) -> str:
     """Read a volume of a download, its header first."""
     path = folder / "a.nii.gz"
     path.write_bytes(content)
-    volume = NiftiVolume(SourceFile(path))
+    volume = NiftiVolume(SourceFile(path=path))
     volume.read_geometry()
     return _digest(volume.read().image)
 

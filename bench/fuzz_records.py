@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from bench.fuzz_mutations import Random, mutate_json, mutate_text
+from orchestrator.benchmark.definition import Case
 from orchestrator.benchmark.loading import load_benchmark
 from orchestrator.cluster.config import load_cluster
 from orchestrator.cluster.prices import load_prices
 from orchestrator.events import EventLog, read_events
 from orchestrator.patches.manifest import PatchManifest, PatchRecord
+from orchestrator.pipeline.case_records import read_case_record
 from orchestrator.pipeline.latest_epoch import read_latest_epoch
 from orchestrator.pipeline.lease import DriverRecord, latest_driver
-from orchestrator.pipeline.output_claim import claim_output
+from orchestrator.pipeline.output_claim import RUN_FORMAT, claim_output
 from orchestrator.pipeline.prediction_record import read_prediction_record
 from orchestrator.results.records import CaseScore, Provenance, ResultRow, ScoreStatus
 from orchestrator.results.store import ResultsStore, from_table
@@ -24,6 +26,7 @@ from orchestrator.storage.filesystem import open_storage
 ROOT = Path(__file__).resolve().parents[1]
 _TRAINING = "T1-lung-fold0"
 _CLUSTERS = ("local.yaml", "existing.yaml", "aws.yaml", "prices.yaml")
+_CASE = Case(dataset="covid-19-ct-seg", name="a")
 _SHA256 = "0123456789abcdef" * 4
 
 
@@ -100,12 +103,26 @@ def run_records(_folder: Path) -> list[bytes]:
         "predictions": {"checkpoint_sha256": _SHA256, "failures": {"a--1": "DataError: x"}},
         "driver": {**driver, "pid": 1, "is_released": True},
         "run": {
-            "format": 1,
+            "format": RUN_FORMAT,
             "benchmark_sha256": "x",
             "preset": {"name": "smoke", "num_epochs": 2},
             "seed": 0,
             "data": "x",
             "trainings": ["a"],
+        },
+        "image": {
+            "sha256": _SHA256,
+            "source": {"files": [{"name": "a/b.nii.gz", "num_bytes": 5, "mtime_ns": 7}], "sha256": _SHA256},
+            "notes": ["x"],
+            "warnings": [],
+            "spacing_mm": [5.0, 0.8, 0.8],
+            "size": [40, 64, 64],
+            "original_grid": {
+                "size": [64, 64, 40],
+                "spacing_mm": [0.8, 0.8, 5.0],
+                "origin_mm": [0.0, 0.0, 0.0],
+                "direction": [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0],
+            },
         },
         "progress": {
             **dict.fromkeys(("epoch", "num_epochs"), 3),
@@ -127,6 +144,7 @@ def read_run_record(content: bytes, folder: Path) -> str:
         "driver": run_paths.driver(1),
         "run": run_paths.RUN,
         "progress": run_paths.training_progress(_TRAINING),
+        "image": run_paths.image_record(_CASE),
     }
     try:
         parts = json.loads(content)
@@ -136,6 +154,7 @@ def read_run_record(content: bytes, folder: Path) -> str:
     for name, key in keys.items():
         storage.write_bytes(key, parts[name])
     found = [read_latest_epoch(storage, _TRAINING), latest_driver(storage), read_prediction_record(storage, _TRAINING)]
+    found.append(read_case_record(storage, run_paths.image_record(_CASE)))
     driver = found[1]
     alive = driver.is_alive if isinstance(driver, DriverRecord) else None
     identity = {"benchmark_sha256": "x", "preset": {"name": "smoke", "num_epochs": 2}, "seed": 0, "data": "x"}

@@ -43,7 +43,7 @@ def read_case_record(storage: Storage, key: str) -> CaseRecord:
     found = read_json(storage, key)
     try:
         return _parsed(found)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise IntegrityError(
             f"{storage.location}/{key}: not the record of an image or label map ({error!r}). Remove it: the same "
             "command makes it again"

@@ -59,7 +59,7 @@ def _is_whole(stage: Stage, storage: Storage, exists: Callable[[str], bool]) -> 
 
 def _has_generated(download: str, storage: Storage, exists: Callable[[str], bool]) -> bool:
     try:
-        return all(map(exists, read_json(storage, run_paths.phantom_listing(download))["files"]))
+        return all(map(exists, read_json(storage, run_paths.phantom_listing(download), {"files": list})["files"]))
     except (IntegrityError, KeyError, TypeError):
         return False
 
