@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import fuzz_images, fuzz_records, fuzz_states
-from bench.fuzz_mutations import Mutation, mutate_bytes, mutate_json
+from bench.fuzz_mutations import Mutation, mutate_bytes, mutate_json, mutate_text
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,6 +37,8 @@ FORMATS: dict[str, Format] = {
     "patch-records": Format(make=fuzz_records.patch_records, read=fuzz_records.read_patch_record, mutate=mutate_json),
     "run-records": Format(make=fuzz_records.run_records, read=fuzz_records.read_run_record, mutate=mutate_json),
     "events": Format(make=fuzz_records.events, read=fuzz_records.read_event_file, mutate=fuzz_records.mutate_events),
+    "clusters": Format(make=fuzz_records.clusters, read=fuzz_records.read_cluster, mutate=mutate_text),
+    "studies": Format(make=fuzz_records.studies, read=fuzz_records.read_study, mutate=fuzz_records.mutate_study),
     "nifti": Format(make=fuzz_images.niftis, read=fuzz_images.read_nifti, mutate=fuzz_images.mutate_compressed),
     "label-maps": Format(
         make=fuzz_images.label_maps, read=fuzz_images.read_label_map_file, mutate=fuzz_images.mutate_compressed

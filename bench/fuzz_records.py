@@ -8,7 +8,8 @@ from typing import Any
 
 from bench.fuzz_mutations import Random, mutate_json, mutate_text
 from orchestrator.benchmark.definition import Case
-from orchestrator.benchmark.loading import load_benchmark
+from orchestrator.benchmark.loading import load_study
+from orchestrator.benchmark.tables import load_tables
 from orchestrator.cluster.config import load_cluster
 from orchestrator.cluster.prices import load_prices
 from orchestrator.events import EventLog, read_events
@@ -25,6 +26,9 @@ from orchestrator.storage.filesystem import open_storage
 
 ROOT = Path(__file__).resolve().parents[1]
 _TRAINING = "T1-lung-fold0"
+STUDY = ROOT / "splits" / "covid19"
+_STUDY_FILES = ("study.yaml", "folds.yaml", "tables.yaml", "errata.yaml", "published_scores.csv")
+_NAME_BYTES = 24
 _CLUSTERS = ("local.yaml", "existing.yaml", "aws.yaml", "prices.yaml")
 _CASE = Case(dataset="covid-19-ct-seg", name="a")
 _SHA256 = "0123456789abcdef" * 4
@@ -206,15 +210,21 @@ def read_cluster(content: bytes, folder: Path) -> str:
     return repr(load_prices(path) if b"usd_per_hour" in content else load_cluster(path))
 
 
-def benchmarks(_folder: Path) -> list[bytes]:
-    """Return the benchmark and its folds."""
-    return [(ROOT / "splits" / name).read_bytes() for name in ("benchmark.yaml", "folds.yaml")]
+def studies(_folder: Path) -> list[bytes]:
+    """Return the files of the study of this project, each behind its name."""
+    return [name.encode().ljust(_NAME_BYTES) + (STUDY / name).read_bytes() for name in _STUDY_FILES]
 
 
-def read_benchmark(content: bytes, folder: Path) -> str:
-    """Load it beside the sound other one."""
-    for name in ("benchmark.yaml", "folds.yaml"):
-        shutil.copy(ROOT / "splits" / name, folder / name)
-    name = "folds.yaml" if b"covid_ct_seg_training_folds" in content else "benchmark.yaml"
-    (folder / name).write_bytes(content)
-    return load_benchmark(folder / "benchmark.yaml").sha256
+def read_study(content: bytes, folder: Path) -> str:
+    """Load a study of which one file is the changed one."""
+    for name in _STUDY_FILES:
+        shutil.copy(STUDY / name, folder / name)
+    (folder / content[:_NAME_BYTES].decode().strip()).write_bytes(content[_NAME_BYTES:])
+    study = load_study(folder / "study.yaml")
+    tables = load_tables(study)
+    return repr((study.sha256, tables.specs, tables.published.errata))
+
+
+def mutate_study(content: bytes, random: Random) -> bytes:
+    """Change what is behind the name of a file."""
+    return content[:_NAME_BYTES] + mutate_text(content[_NAME_BYTES:], random)

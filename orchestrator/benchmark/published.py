@@ -61,20 +61,26 @@ class PublishedScores:
             (row, value): erratum.id for erratum in self.errata for row in erratum.rows for value in erratum.values
         }
         self._scores: dict[tuple[str, int | str, str, str], PublishedScore] = {}
-        with scores.open(newline="", encoding="utf-8") as file:
-            # Rows of the detailed tables come first and have more digits than those of the overview.
-            for row in sorted(csv.DictReader(file), key=lambda row: row["level"]):
-                fold = AVERAGE if row["fold"] == AVERAGE else int(row["fold"])
-                key = (row["group"], fold, row["evaluation_set"], row["structure"])
-                score = PublishedScore(
-                    dsc_mean=float(row["dsc_mean"]),
-                    dsc_std=float(row["dsc_std"]),
-                    nsd_mean=float(row["nsd_mean"]),
-                    nsd_std=float(row["nsd_std"]),
-                    dsc_erratum=touched.get((key, "dsc"), ""),
-                    nsd_erratum=touched.get((key, "nsd"), ""),
-                )
-                self._scores.setdefault(key, score)
+        try:
+            with scores.open(newline="", encoding="utf-8") as file:
+                # Rows of the detailed tables come first and have more digits than those of the overview.
+                for row in sorted(csv.DictReader(file), key=lambda row: row["level"]):
+                    fold = AVERAGE if row["fold"] == AVERAGE else int(row["fold"])
+                    key = (row["group"], fold, row["evaluation_set"], row["structure"])
+                    score = PublishedScore(
+                        dsc_mean=float(row["dsc_mean"]),
+                        dsc_std=float(row["dsc_std"]),
+                        nsd_mean=float(row["nsd_mean"]),
+                        nsd_std=float(row["nsd_std"]),
+                        dsc_erratum=touched.get((key, "dsc"), ""),
+                        nsd_erratum=touched.get((key, "nsd"), ""),
+                    )
+                    self._scores.setdefault(key, score)
+        except (csv.Error, KeyError, OSError, TypeError, ValueError) as error:
+            raise ConfigError(
+                f"{scores}: not a table of published scores ({error!r}); expected a CSV file with the columns level, "
+                "group, fold, evaluation_set, structure, dsc_mean, dsc_std, nsd_mean and nsd_std, and numbers in them"
+            ) from error
         if unknown := sorted(str(row) for row in {row for row, _ in touched} - set(self._scores)):
             raise ConfigError(f"{errata}: no published score {unknown[0]}; expected one that exists")
 
@@ -88,12 +94,18 @@ class PublishedScores:
 
 def _read_errata(path: Path) -> tuple[Erratum, ...]:
     errata = []
-    for i, item in enumerate(load_yaml(path)):
+    content = load_yaml(path)
+    if not isinstance(content, list):
+        raise ConfigError(f"{path}: found a {type(content).__name__}; expected a list of errata")
+    for i, item in enumerate(content):
         section = Section(item, where=f"{path}: [{i}]")
-        rows = tuple(tuple(row) for row in section.take("rows", list, default=[]))
-        values = tuple(section.take("values", list)) if rows else ()
+        listed = section.take("rows", list, default=[])
+        values = tuple(section.take("values", list)) if listed else ()
         groups = tuple(section.take("groups", list, default=[]))
-        if not set(values) <= {"dsc", "nsd"}:
+        rows = tuple(tuple(row) for row in listed if isinstance(row, list))
+        if len(rows) != len(listed) or not all(isinstance(part, str | int) for row in rows for part in row):
+            raise ConfigError(f"{section.where}: rows are {listed}; expected group, fold, evaluation set and structure")
+        if not all(value in ("dsc", "nsd") for value in values):
             raise ConfigError(f"{section.where}: values are {list(values)}; expected dsc, nsd or both")
         errata.append(
             Erratum(id=section.take("id", str), text=section.take("text", str), rows=rows, values=values, groups=groups)
