@@ -1,26 +1,31 @@
 """Exact segmentation metrics as numba kernels: numpy in, numpy out.
 
-Arrays are (z, y, x), of bool or any integer dtype and any memory order; pairs are always `reference, prediction`.
+Arrays are (z, y, x), or (y, x) where contours in the plane are meant, of bool or any integer dtype and any memory
+order; pairs are always `reference, prediction`.
 What a training needs for its patches is in modules of their own: `patch_geometry`, `spatial_transform`,
 `intensity_transforms`, `lane_packing` and `lane_unpacking`.
 """
 
 from kernels.nearest_surface import ElementDistances
 from kernels.overlap import dice
-from kernels.score_masks import METRICS, LabelScore, score_masks
+from kernels.score_masks import FIELDS, METRICS, LabelScore, score_masks
 from kernels.surface_dice import SurfaceOverlap, surface_dice, surface_overlap
 from kernels.surface_distances import AverageSurfaceDistance, SurfaceDistances, surface_distances
+from kernels.voxel_distances import VoxelSurfaceDistances, voxel_surface_distances
 
 __all__ = [
+    "FIELDS",
     "METRICS",
     "AverageSurfaceDistance",
     "ElementDistances",
     "LabelScore",
     "SurfaceDistances",
     "SurfaceOverlap",
+    "VoxelSurfaceDistances",
     "dice",
     "score_masks",
     "surface_dice",
     "surface_distances",
     "surface_overlap",
+    "voxel_surface_distances",
 ]

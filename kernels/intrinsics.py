@@ -32,6 +32,28 @@ def equal_bits(typing_context: Any, array: Any, start: Any, value: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
+def unequal_bits(typing_context: Any, array: Any, start: Any) -> Any:
+    """Compare 64 elements with those after them: bit b of the result is ``array[start + b] != array[start + b + 1]``.
+
+    The array must have one axis and be C-ordered, and all 65 elements must exist.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array_type = signature.args[0]
+        data = context.make_array(array_type)(context, builder, arguments[0]).data
+        vector = ir.VectorType(context.get_data_type(array_type.dtype), 64)
+        loaded = []
+        for step in range(2):
+            place = builder.add(arguments[1], ir.Constant(ir.IntType(64), step))
+            elements = builder.load(builder.bitcast(builder.gep(data, [place]), vector.as_pointer()))
+            elements.align = array_type.dtype.bitwidth // 8
+            loaded.append(elements)
+        return builder.bitcast(builder.icmp_unsigned("!=", *loaded), ir.IntType(64))
+
+    return types.uint64(array, types.intp), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
 def prefetch(typing_context: Any, array: Any, start: Any) -> Any:
     """Ask for the memory of ``array.flat[start]``, which need not exist; the array must be C-ordered."""
 

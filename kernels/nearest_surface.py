@@ -7,6 +7,7 @@ A distance is the float64 value of sqrt(((dz sz)^2 + (dy sy)^2) + (dx sx)^2) wit
 over all elements of the other surface.
 """
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -16,13 +17,18 @@ from numpy.typing import NDArray
 from kernels.block_search import search_blocks
 from kernels.compiled import compiled, compiled_in_place
 from kernels.intrinsics import lowest_bit
-from kernels.surface_elements import NUM_CODES, codes_of_word, surfel_areas
+from kernels.surface_elements import NUM_CODES, codes_of_word
+from kernels.surfaces import Surface, Surfaces
 
 # Steps outwards that are taken for 64 elements together; after so many in vain the rest are searched in blocks, and
 # sooner beside elements for which none was of use.
 _REACH = (8, 8, 31)
 _IN_VAIN = 16
 _IN_VAIN_BESIDE = 2
+_ADDED_ONE_BY_ONE = 256
+
+DistanceArrays = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]
+"""Distances in mm, areas in mm^2 and counts of elements."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -32,9 +38,9 @@ class ElementDistances:
     distances_mm: NDArray[np.float64]
     """Shape (N,): to the nearest element of the other surface; infinite if it has none."""
     codes: NDArray[np.uint8]
-    """Shape (N,): neighbour codes."""
+    """Shape (N,): neighbour codes, of eight voxels or, in the plane, of four; 0 for voxels that count as such."""
     areas_mm2: NDArray[np.float64]
-    """Shape (N,): area of each single element."""
+    """Shape (N,): area of each single element, its length in mm in the plane, 1 for voxels that count as such."""
     counts: NDArray[np.int64]
     """Shape (N,): how many elements these are."""
 
@@ -44,9 +50,9 @@ class ElementDistances:
         counts = self.counts[order]
         return np.repeat(self.distances_mm[order], counts), np.repeat(self.areas_mm2[order], counts)
 
-    def count_beyond(self, tolerance_mm: float) -> NDArray[np.int64]:
-        """Count the elements farther away than the tolerance by neighbour code, shape (256,)."""
-        counts = np.zeros(NUM_CODES, np.int64)
+    def count_beyond(self, tolerance_mm: float, *, num_codes: int) -> NDArray[np.int64]:
+        """Count the elements farther away than the tolerance by neighbour code, shape (num_codes,)."""
+        counts = np.zeros(num_codes, np.int64)
         is_beyond = self.distances_mm > tolerance_mm
         np.add.at(counts, self.codes[is_beyond], self.counts[is_beyond])
         return counts
@@ -58,33 +64,53 @@ NO_ELEMENTS = ElementDistances(
 """Those of an empty mask."""
 
 
-def element_distances(
-    mask: NDArray[np.uint64],
-    borders: NDArray[np.uint64],
-    targets: NDArray[np.uint64],
-    *,
-    spacing_mm: tuple[float, float, float],
-) -> ElementDistances:
-    """Measure the elements of one surface.
+def mean_distance(*surfaces: ElementDistances) -> float:
+    """Return the mean distance in mm of all elements by what they count; NaN if there are none."""
+    sums = [_sums((elements.distances_mm, elements.areas_mm2, elements.counts)) for elements in surfaces]
+    area, moment = (sum(column) for column in zip(*sums, strict=True))
+    return moment / area if area > 0 else math.nan
 
-    Parameters
-    ----------
-    mask : packed mask that the elements are of, uint64, shape (z + 2, y + 2, words)
-    borders, targets : its elements and those of the other surface, uint64, shape (z + 1, y + 1, words)
-    spacing_mm : (z, y, x)
-    """
-    steps, squares = _steps_outwards(spacing_mm)
+
+@compiled_in_place
+def _sums(arrays: DistanceArrays) -> tuple[float, float]:
+    """Return the area of all elements, and the sum of their distances times areas."""
+    distances, areas, counts = arrays
+    area = moment = 0.0
+    # Sums of sums: a hundred thousand numbers added one after the other lose four digits.
+    for start in range(0, distances.size, _ADDED_ONE_BY_ONE):
+        area_here = moment_here = 0.0
+        for i in range(start, min(start + _ADDED_ONE_BY_ONE, distances.size)):
+            own = areas[i] * counts[i]
+            area_here += own
+            moment_here += distances[i] * own
+        area += area_here
+        moment += moment_here
+    return area, moment
+
+
+def element_distances(surfaces: Surfaces) -> tuple[ElementDistances, ElementDistances]:
+    """Measure the elements of the reference's surface and those of the prediction's, each from the other one."""
+    a, b = surfaces.reference, surfaces.prediction
+    return _measure(a, b.borders, surfaces), _measure(b, a.borders, surfaces)
+
+
+def _measure(surface: Surface, targets: NDArray[np.uint64], surfaces: Surfaces) -> ElementDistances:
+    mask, borders = surface.mask, surface.borders
+    steps, squares = _steps_outwards(surfaces.steps_mm)
     counts, left_over = np.zeros((len(steps), NUM_CODES), np.int64), np.zeros_like(borders)
     patience = np.full(borders.shape[2], _IN_VAIN)
-    _count_near(mask, borders, targets, steps, counts, left_over, patience, np.empty(64, np.uint8))
-    ranks, codes, numbers = _entries(counts)
+    num_steps = _count_near(mask, borders, targets, steps, counts, left_over, patience, np.empty(64, np.uint8))
+    ranks, codes, numbers = _entries(counts[:num_steps])
     square = squares[ranks]
     if left_over.any():
-        far_square, far_codes = search_blocks(mask, left_over, targets, spacing_mm)
+        far_square, far_codes = search_blocks(mask, left_over, targets, surfaces.steps_mm)
         square, codes = np.concatenate([square, far_square]), np.concatenate([codes, far_codes])
         numbers = np.concatenate([numbers, np.ones_like(far_codes, np.int64)])
     return ElementDistances(
-        distances_mm=np.sqrt(square), codes=codes, areas_mm2=surfel_areas(spacing_mm).take(codes), counts=numbers
+        distances_mm=np.sqrt(square),
+        codes=codes % 16 if surfaces.is_flat else codes,
+        areas_mm2=surfaces.sizes.take(codes),
+        counts=numbers,
     )
 
 
@@ -111,12 +137,13 @@ def _count_near(
     left_over: NDArray[np.uint64],
     patience: NDArray[np.int64],
     codes: NDArray[np.uint8],
-) -> None:
+) -> int:
     """Count elements at the first step that leads to a target by neighbour code: `counts`, shape (steps, 256), zeros.
 
     Those that no step leads from are left as bits in `left_over`, zeros. `patience`, a number for a word of a
-    row, and `codes`, shape (64,), are room.
+    row, and `codes`, shape (64,), are room. Returns how many steps were of use, with those before them.
     """
+    num_steps = 0
     size_z, size_y, num_words = borders.shape
     for z in range(size_z):
         for y in range(size_y):
@@ -140,7 +167,9 @@ def _count_near(
                                 hits &= hits - np.uint64(1)
                     k += 1
                 left_over[z, y, w] = left
+                num_steps = max(num_steps, last_hit + 1)
                 patience[w] = _IN_VAIN if left == np.uint64(0) or last_hit > 0 else _IN_VAIN_BESIDE
+    return num_steps
 
 
 # Indices without a sign, since Numba looks for negative ones.

@@ -13,7 +13,7 @@ def dice(reference: NDArray[np.generic], prediction: NDArray[np.generic]) -> flo
 
     Parameters
     ----------
-    reference, prediction : bool or integer arrays of 0 and 1, shape (Z, Y, X)
+    reference, prediction : bool or integer arrays of 0 and 1, shape (Z, Y, X) or (Y, X)
 
     Returns
     -------
@@ -21,7 +21,7 @@ def dice(reference: NDArray[np.generic], prediction: NDArray[np.generic]) -> flo
 
     Raises
     ------
-    ValueError : for shapes that differ, fewer or more than three axes, floats and label maps
+    ValueError : for shapes that differ, axes other than two or three, floats and label maps
     """
     check_pair(reference, prediction)
     pair = pack_masks(reference, prediction)

@@ -8,17 +8,30 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.bitmask import MaskPair, crop_pair, pack_pair
+from kernels.bitmask import MaskPair, crop_pair
+from kernels.label_rows import find_labels
 from kernels.overlap import dice_of_counts
-from kernels.surface_dice import overlap_of_pair
-from kernels.surface_distances import distances_of_pair
+from kernels.surface_dice import overlap_of_distances, overlap_of_surfaces
+from kernels.surface_distances import distances_of_surfaces
+from kernels.surfaces import find_surfaces
 from kernels.validation import check_pair, check_spacing, check_tolerances
+from kernels.voxel_distances import voxel_distances_of_pair
 
-METRICS = ("dsc", "nsd", "hd95", "assd")
-"""Dice, normalised surface Dice, 95 % Hausdorff distance and average symmetric surface distance."""
-
-# Each takes an eighth of the bytes of a map of 8 bits.
-_LABELS_AT_A_TIME = 16
+FIELDS: Mapping[str, str] = MappingProxyType(
+    {
+        "dsc": "dsc",
+        "nsd": "nsd",
+        "hd95": "hd95_mm",
+        "assd": "assd_mm",
+        "hd95-voxel": "hd95_voxel_mm",
+        "hd95-voxel-pooled": "hd95_voxel_pooled_mm",
+        "assd-voxel": "assd_voxel_mm",
+        "masd-voxel": "masd_voxel_mm",
+    }
+)
+"""The field of `LabelScore` for each metric."""
+METRICS = tuple(FIELDS)
+"""What can be calculated."""
 
 # Left lung, right lung, infection.
 _TOLERANCES_MM: Mapping[int, float] = MappingProxyType({1: 1.0, 2: 1.0, 3: 3.0})
@@ -35,9 +48,18 @@ class LabelScore:
     nsd: float
     """Normalised surface Dice at `tolerance_mm`, 0 to 1; 0 if one map lacks the label."""
     hd95_mm: float
-    """95th percentile of the surface distances, the larger of both directions; infinite if one map lacks the label."""
+    """95th percentile of the surface distances by area, the larger of both directions; this and all other distances are
+    infinite if one map lacks the label."""
     assd_mm: float
-    """Average symmetric surface distance; infinite if one map lacks the label."""
+    """Average symmetric surface distance by area."""
+    hd95_voxel_mm: float
+    """95th percentile over the voxels at a surface, the larger of both directions."""
+    hd95_voxel_pooled_mm: float
+    """95th percentile over the voxels at both surfaces together."""
+    assd_voxel_mm: float
+    """Mean distance of the voxels at both surfaces together."""
+    masd_voxel_mm: float
+    """Mean of both directions' mean distances of the voxels at a surface."""
     tolerance_mm: float
     """Tolerance of the NSD."""
     num_reference_voxels: int
@@ -59,8 +81,8 @@ def score_masks(
 
     Parameters
     ----------
-    reference, prediction : bool or integer arrays, shape (Z, Y, X)
-    spacing_mm : distance of the voxels along (z, y, x)
+    reference, prediction : bool or integer arrays, shape (Z, Y, X), or (Y, X) for contours in the plane
+    spacing_mm : distance of the voxels along (z, y, x), or of the pixels along (y, x)
     tolerances_mm : tolerance of the NSD of each label to be scored; labels it does not name are background
     metrics : what to calculate, of METRICS
     prediction_labels : value in the prediction of those labels whose value is another one there
@@ -71,12 +93,16 @@ def score_masks(
 
     Raises
     ------
-    ValueError : for shapes that differ, fewer or more than three axes, floats, a spacing that is not three positive
-        finite numbers, a tolerance that is not a finite number of at least 0, no label or more than 255, labels that
+    ValueError : for shapes that differ, axes other than two or three, floats, a spacing that is not as many positive
+        finite numbers as there are axes, a tolerance that is not a finite number of at least 0, no label, labels that
         are not integers other than 0 or that share a value in the prediction, and unknown metrics
+
+    Notes
+    -----
+    Each map is read once, whatever the number of labels, its integer type and its layout in memory.
     """
     check_pair(reference, prediction)
-    spacing = check_spacing(spacing_mm)
+    spacing = check_spacing(spacing_mm, num_axes=reference.ndim)
     tolerances = check_tolerances(tolerances_mm)
     predicted = [prediction_labels.get(label, label) for label in tolerances]
     if any(int(label) != label or label == 0 for label in predicted) or len(set(predicted)) < len(predicted):
@@ -85,43 +111,69 @@ def score_masks(
         raise ValueError(f"metrics is {metrics!r}; expected a collection of names, such as ('dsc', 'nsd')")  # noqa: TRY004
     if not set(metrics) <= set(METRICS):
         raise ValueError(f"metrics are {list(metrics)}; expected some of {list(METRICS)}")
-    scores: list[LabelScore] = []
-    items = list(tolerances.items())
-    for first in range(0, len(items), _LABELS_AT_A_TIME):
-        part = items[first : first + _LABELS_AT_A_TIME]
-        packed = pack_pair(reference, prediction, [label for label, _ in part], predicted[first : first + len(part)])
-        scores += [
-            _score(crop_pair(*packed, number), int(label), spacing_mm=spacing, tolerance_mm=tolerance, metrics=metrics)
-            for number, (label, tolerance) in enumerate(part)
-        ]
-    return tuple(scores)
+    is_flat = reference.ndim == 2
+    volumes = (reference[None], prediction[None]) if is_flat else (reference, prediction)
+    labels = [int(label) for label in tolerances]
+    found = find_labels(volumes[0], labels), find_labels(volumes[1], [int(label) for label in predicted])
+    return tuple(
+        _score(
+            crop_pair(*found, number, is_flat=is_flat),
+            label,
+            spacing_mm=spacing,
+            tolerance_mm=tolerance,
+            metrics=metrics,
+        )
+        for number, (label, tolerance) in enumerate(zip(labels, tolerances.values(), strict=True))
+    )
 
 
 def _score(
     pair: MaskPair | None,
     label: int,
     *,
-    spacing_mm: tuple[float, float, float],
+    spacing_mm: tuple[float, ...],
     tolerance_mm: float,
     metrics: Collection[str],
 ) -> LabelScore:
     num_reference, num_predicted, num_both = pair.count_voxels() if pair else (0, 0, 0)
-    dsc = nsd = hd95 = assd = math.nan
-    if "dsc" in metrics:
-        dsc = dice_of_counts(num_reference=num_reference, num_predicted=num_predicted, num_both=num_both)
-    if "nsd" in metrics:
-        nsd = overlap_of_pair(pair, spacing_mm=spacing_mm, tolerance_mm=tolerance_mm).surface_dice
-    if pair is not None and ("hd95" in metrics or "assd" in metrics):
-        distances = distances_of_pair(pair, spacing_mm=spacing_mm)
-        hd95 = distances.hausdorff_distance(percentile=95) if "hd95" in metrics else math.nan
-        assd = distances.average_surface_distance().symmetric_mm if "assd" in metrics else math.nan
+    values = dict.fromkeys(METRICS, math.nan)
+    if pair is not None:
+        values["dsc"] = dice_of_counts(num_reference=num_reference, num_predicted=num_predicted, num_both=num_both)
+        if not {"nsd", "hd95", "assd"}.isdisjoint(metrics):
+            values |= _by_area(pair, spacing_mm=spacing_mm, tolerance_mm=tolerance_mm, metrics=metrics)
+        if any("voxel" in metric for metric in metrics):
+            values |= _by_voxel(pair, spacing_mm=spacing_mm)
+    wanted = {FIELDS[metric]: value if metric in metrics else math.nan for metric, value in values.items()}
     return LabelScore(
         label=label,
-        dsc=dsc,
-        nsd=nsd,
-        hd95_mm=hd95,
-        assd_mm=assd,
         tolerance_mm=tolerance_mm,
         num_reference_voxels=num_reference,
         num_predicted_voxels=num_predicted,
+        **wanted,
     )
+
+
+def _by_area(
+    pair: MaskPair, *, spacing_mm: tuple[float, ...], tolerance_mm: float, metrics: Collection[str]
+) -> dict[str, float]:
+    surfaces = find_surfaces(pair, spacing_mm=spacing_mm)
+    if "hd95" not in metrics and "assd" not in metrics:
+        return {"nsd": overlap_of_surfaces(surfaces, spacing_mm=spacing_mm, tolerance_mm=tolerance_mm).surface_dice}
+    found = distances_of_surfaces(surfaces)
+    # Where all distances are known the tolerance needs no search.
+    both = found.reference, found.prediction
+    return {
+        "nsd": overlap_of_distances(both, spacing_mm=spacing_mm, tolerance_mm=tolerance_mm).surface_dice,
+        "hd95": found.hausdorff_distance(percentile=95) if "hd95" in metrics else math.nan,
+        "assd": found.average_surface_distance().symmetric_mm,
+    }
+
+
+def _by_voxel(pair: MaskPair, *, spacing_mm: tuple[float, ...]) -> dict[str, float]:
+    found = voxel_distances_of_pair(pair, spacing_mm=spacing_mm)
+    return {
+        "hd95-voxel": found.hausdorff_distance(percentile=95),
+        "hd95-voxel-pooled": found.pooled_hausdorff_distance(percentile=95),
+        "assd-voxel": found.average_distance(),
+        "masd-voxel": found.mean_average_distance(),
+    }

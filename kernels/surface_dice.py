@@ -12,10 +12,10 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.bitmask import MaskPair
 from kernels.compiled import compiled_in_place
-from kernels.nearest_surface import element_distances
-from kernels.surface_elements import NUM_CODES, count_codes, find_borders, surfel_areas
+from kernels.nearest_surface import NO_ELEMENTS, ElementDistances, element_distances
+from kernels.surface_elements import CODE_OF_ROWS, count_codes, surfel_areas
+from kernels.surfaces import Surfaces, find_surfaces
 from kernels.validation import check_pair, check_spacing, check_tolerance, pack_masks
 
 # Beyond this many rows of the ball the distance of each element is cheaper than the search.
@@ -31,15 +31,15 @@ class SurfaceOverlap:
     """Surface elements of two masks by neighbour code, in total and beyond the tolerance: integers, so exact."""
 
     num_reference: NDArray[np.int64]
-    """Shape (256,): elements of the reference's surface."""
+    """Shape (256,), or (16,) in the plane: elements of the reference's surface."""
     num_reference_beyond: NDArray[np.int64]
-    """Shape (256,): those farther than the tolerance from the prediction's surface."""
+    """Same shape: those farther than the tolerance from the prediction's surface."""
     num_predicted: NDArray[np.int64]
-    """Shape (256,): elements of the prediction's surface."""
+    """Same shape: elements of the prediction's surface."""
     num_predicted_beyond: NDArray[np.int64]
-    """Shape (256,): those farther than the tolerance from the reference's surface."""
-    spacing_mm: tuple[float, float, float]
-    """(z, y, x) spacing, from which the areas follow."""
+    """Same shape: those farther than the tolerance from the reference's surface."""
+    spacing_mm: tuple[float, ...]
+    """(z, y, x) or (y, x) spacing, from which areas or lengths follow."""
     tolerance_mm: float
     """An element exactly this far away is within the tolerance."""
 
@@ -63,8 +63,8 @@ def surface_dice(
 
     Parameters
     ----------
-    reference, prediction : bool or integer arrays of 0 and 1, shape (Z, Y, X)
-    spacing_mm : distance of the voxels along (z, y, x)
+    reference, prediction : bool or integer arrays of 0 and 1, shape (Z, Y, X), or (Y, X) for contours in the plane
+    spacing_mm : distance of the voxels along (z, y, x), or of the pixels along (y, x)
     tolerance_mm : distance up to and including which surfaces agree
 
     Returns
@@ -73,8 +73,8 @@ def surface_dice(
 
     Raises
     ------
-    ValueError : for shapes that differ, fewer or more than three axes, floats, label maps, a spacing that is not three
-        positive finite numbers, and a tolerance that is not a finite number of at least 0
+    ValueError : for shapes that differ, axes other than two or three, floats, label maps, a spacing that is not as many
+        positive finite numbers as there are axes, and a tolerance that is not a finite number of at least 0
 
     Notes
     -----
@@ -93,30 +93,44 @@ def surface_overlap(
 ) -> SurfaceOverlap:
     """Return the exact counts behind `surface_dice`; same parameters and errors."""
     check_pair(reference, prediction)
-    spacing, tolerance = check_spacing(spacing_mm), check_tolerance(tolerance_mm)
-    return overlap_of_pair(pack_masks(reference, prediction), spacing_mm=spacing, tolerance_mm=tolerance)
+    spacing, tolerance = check_spacing(spacing_mm, num_axes=reference.ndim), check_tolerance(tolerance_mm)
+    pair = pack_masks(reference, prediction)
+    surfaces = find_surfaces(pair, spacing_mm=spacing) if pair else None
+    return overlap_of_surfaces(surfaces, spacing_mm=spacing, tolerance_mm=tolerance)
 
 
-def overlap_of_pair(
-    pair: MaskPair | None, *, spacing_mm: tuple[float, float, float], tolerance_mm: float
+def overlap_of_surfaces(
+    surfaces: Surfaces | None, *, spacing_mm: tuple[float, ...], tolerance_mm: float
 ) -> SurfaceOverlap:
-    """Compare the surfaces of two packed masks; None stands for two empty ones."""
-    if pair is None:
-        none = np.zeros(NUM_CODES, np.int64)
-        counts = [none] * 4
-    else:
-        mask_a, mask_b = pair.reference, pair.prediction
-        borders_a, borders_b = find_borders(mask_a), find_borders(mask_b)
-        rows = _tolerance_rows(borders_a.shape, spacing_mm, tolerance_mm)
-        if rows is None:
-            from_a = element_distances(mask_a, borders_a, borders_b, spacing_mm=spacing_mm)
-            from_b = element_distances(mask_b, borders_b, borders_a, spacing_mm=spacing_mm)
-            # Every distance is more than -1.
-            counts = [one.count_beyond(limit_mm) for one in (from_a, from_b) for limit_mm in (-1.0, tolerance_mm)]
-        else:
-            beyond_a = _find_beyond(borders_a, borders_b, rows)
-            beyond_b = _find_beyond(borders_b, borders_a, rows)
-            counts = [*count_codes(mask_a, borders_a, beyond_a), *count_codes(mask_b, borders_b, beyond_b)]
+    """Compare two surfaces; None stands for those of two empty masks."""
+    if surfaces is None:
+        return overlap_of_distances((NO_ELEMENTS, NO_ELEMENTS), spacing_mm=spacing_mm, tolerance_mm=tolerance_mm)
+    a, b = surfaces.reference, surfaces.prediction
+    rows = _tolerance_rows(a.borders.shape, surfaces.steps_mm, tolerance_mm)
+    if rows is None:
+        return overlap_of_distances(element_distances(surfaces), spacing_mm=spacing_mm, tolerance_mm=tolerance_mm)
+    counts = [
+        count_codes(own.mask, own.borders, _find_beyond(own.borders, other.borders, rows))
+        for own, other in ((a, b), (b, a))
+    ]
+    step = CODE_OF_ROWS if surfaces.is_flat else 1
+    return SurfaceOverlap(
+        num_reference=counts[0][0][::step],
+        num_reference_beyond=counts[0][1][::step],
+        num_predicted=counts[1][0][::step],
+        num_predicted_beyond=counts[1][1][::step],
+        spacing_mm=spacing_mm,
+        tolerance_mm=tolerance_mm,
+    )
+
+
+def overlap_of_distances(
+    distances: tuple[ElementDistances, ElementDistances], *, spacing_mm: tuple[float, ...], tolerance_mm: float
+) -> SurfaceOverlap:
+    """Count elements whose distances are known."""
+    num_codes = len(surfel_areas(spacing_mm))
+    # Every distance is more than -1.
+    counts = [one.count_beyond(limit_mm, num_codes=num_codes) for one in distances for limit_mm in (-1.0, tolerance_mm)]
     return SurfaceOverlap(
         num_reference=counts[0],
         num_reference_beyond=counts[1],

@@ -10,20 +10,21 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.bitmask import MaskPair
-from kernels.compiled import compiled, compiled_in_place
-from kernels.nearest_surface import NO_ELEMENTS, ElementDistances, element_distances
-from kernels.surface_elements import find_borders
-from kernels.validation import check_pair, check_spacing, pack_masks
+from kernels.compiled import compiled
+from kernels.nearest_surface import (
+    NO_ELEMENTS,
+    DistanceArrays,
+    ElementDistances,
+    element_distances,
+    mean_distance,
+)
+from kernels.surfaces import Surfaces, find_surfaces
+from kernels.validation import check_pair, check_percentile, check_spacing, pack_masks
 
 # A percentile is looked for among the distances of one of so many bins; shares nearer than this to it may be rounded to
 # either side.
 _NUM_BINS = 1024
 _ROUNDING = 1e-9
-_ADDED_ONE_BY_ONE = 256
-
-# Distances in mm, areas in mm^2 and counts of elements.
-_Arrays = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,18 +51,18 @@ class SurfaceDistances:
     def hausdorff_distance(self, *, percentile: float = 100.0) -> float:
         """Return the larger of both directions' distance in mm within which `percentile` % of the area lies.
 
-        Infinite if a mask is empty. Raises ValueError for a percentile outside 0 to 100.
+        Infinite if a mask is empty, also if both are: what google-deepmind's surface-distance returns. Raises
+        ValueError for a percentile outside 0 to 100.
         """
-        if not 0 <= percentile <= 100:
-            raise ValueError(f"percentile is {percentile!r}; expected a number from 0 to 100")
+        check_percentile(percentile)
         return max(_percentile(self.reference, percentile), _percentile(self.prediction, percentile))
 
     def average_surface_distance(self) -> AverageSurfaceDistance:
         """Return the area-weighted mean distances in mm, each way and of both."""
         return AverageSurfaceDistance(
-            reference_to_prediction_mm=_mean(self.reference),
-            prediction_to_reference_mm=_mean(self.prediction),
-            symmetric_mm=_mean(self.reference, self.prediction),
+            reference_to_prediction_mm=mean_distance(self.reference),
+            prediction_to_reference_mm=mean_distance(self.prediction),
+            symmetric_mm=mean_distance(self.reference, self.prediction),
         )
 
 
@@ -87,7 +88,7 @@ def _percentile(elements: ElementDistances, percentile: float) -> float:
 
 
 @compiled
-def _areas_of_bins(arrays: _Arrays, first: float, bins_a_mm: float) -> NDArray[np.float64]:
+def _areas_of_bins(arrays: DistanceArrays, first: float, bins_a_mm: float) -> NDArray[np.float64]:
     """Return the area of all elements in each bin; the last one holds the largest distance alone."""
     distances, areas, counts = arrays
     sums = np.zeros(_NUM_BINS + 1)
@@ -98,7 +99,7 @@ def _areas_of_bins(arrays: _Arrays, first: float, bins_a_mm: float) -> NDArray[n
 
 @compiled
 def _members_of_bin(
-    arrays: _Arrays, first: float, bins_a_mm: float, chosen: int
+    arrays: DistanceArrays, first: float, bins_a_mm: float, chosen: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the distances of a bin and the areas that have them."""
     distances, areas, counts = arrays
@@ -118,29 +119,6 @@ def _percentile_as_summed(elements: ElementDistances, share: float) -> float:
     return float(distances[min(index, len(distances) - 1)])
 
 
-def _mean(*surfaces: ElementDistances) -> float:
-    sums = [_sums((elements.distances_mm, elements.areas_mm2, elements.counts)) for elements in surfaces]
-    area, moment = (sum(column) for column in zip(*sums, strict=True))
-    return moment / area if area > 0 else math.nan
-
-
-@compiled_in_place
-def _sums(arrays: _Arrays) -> tuple[float, float]:
-    """Return the area of all elements, and the sum of their distances times areas."""
-    distances, areas, counts = arrays
-    area = moment = 0.0
-    # Sums of sums: a hundred thousand numbers added one after the other lose four digits.
-    for start in range(0, distances.size, _ADDED_ONE_BY_ONE):
-        area_here = moment_here = 0.0
-        for i in range(start, min(start + _ADDED_ONE_BY_ONE, distances.size)):
-            own = areas[i] * counts[i]
-            area_here += own
-            moment_here += distances[i] * own
-        area += area_here
-        moment += moment_here
-    return area, moment
-
-
 def surface_distances(
     reference: NDArray[np.generic], prediction: NDArray[np.generic], *, spacing_mm: Sequence[float]
 ) -> SurfaceDistances:
@@ -148,29 +126,25 @@ def surface_distances(
 
     Parameters
     ----------
-    reference, prediction : bool or integer arrays of 0 and 1, shape (Z, Y, X)
-    spacing_mm : distance of the voxels along (z, y, x)
+    reference, prediction : bool or integer arrays of 0 and 1, shape (Z, Y, X), or (Y, X) for contours in the plane
+    spacing_mm : distance of the voxels along (z, y, x), or of the pixels along (y, x)
 
     Returns
     -------
-    SurfaceDistances
+    SurfaceDistances; an empty mask has no distances, and those to it are infinite
 
     Raises
     ------
-    ValueError : for shapes that differ, fewer or more than three axes, floats, label maps, and a spacing that is not
-        three positive finite numbers
+    ValueError : for shapes that differ, axes other than two or three, floats, label maps, and a spacing that is not as
+        many positive finite numbers as there are axes
     """
     check_pair(reference, prediction)
-    spacing = check_spacing(spacing_mm)
-    return distances_of_pair(pack_masks(reference, prediction), spacing_mm=spacing)
+    spacing = check_spacing(spacing_mm, num_axes=reference.ndim)
+    pair = pack_masks(reference, prediction)
+    return distances_of_surfaces(find_surfaces(pair, spacing_mm=spacing) if pair else None)
 
 
-def distances_of_pair(pair: MaskPair | None, *, spacing_mm: tuple[float, float, float]) -> SurfaceDistances:
-    """Return the distances between the surfaces of two packed masks; None stands for two empty ones."""
-    if pair is None:
-        return SurfaceDistances(reference=NO_ELEMENTS, prediction=NO_ELEMENTS)
-    borders_a, borders_b = find_borders(pair.reference), find_borders(pair.prediction)
-    return SurfaceDistances(
-        reference=element_distances(pair.reference, borders_a, borders_b, spacing_mm=spacing_mm),
-        prediction=element_distances(pair.prediction, borders_b, borders_a, spacing_mm=spacing_mm),
-    )
+def distances_of_surfaces(surfaces: Surfaces | None) -> SurfaceDistances:
+    """Return the distances between two surfaces; None stands for those of two empty masks."""
+    from_reference, from_prediction = element_distances(surfaces) if surfaces else (NO_ELEMENTS, NO_ELEMENTS)
+    return SurfaceDistances(reference=from_reference, prediction=from_prediction)

@@ -16,16 +16,39 @@ from kernels.compiled import compiled_in_place
 from kernels.intrinsics import lowest_bit, popcount, spread_bits
 
 NUM_CODES = 256
+CODE_OF_ROWS = 17
+"""In the plane the four voxels at z are those at z-1: the code of eight is so many times that of four."""
 
 
 @lru_cache(maxsize=64)
-def surfel_areas(spacing_mm: tuple[float, float, float]) -> NDArray[np.float64]:
-    """Return the area in mm^2 of the surface element of every neighbour code, shape (256,).
+def surfel_areas(spacing_mm: tuple[float, ...]) -> NDArray[np.float64]:
+    """Return the size of the element of every neighbour code.
+
+    For three axes (z, y, x) that is an area in mm^2, shape (256,); for two, (y, x), the length of the contour between
+    four pixels in mm, shape (16,), for the lowest four bits of the code.
+    """
+    sizes = _contour_lengths(*spacing_mm) if len(spacing_mm) == 2 else _areas(*spacing_mm)
+    sizes.flags.writeable = False
+    return sizes
+
+
+def _contour_lengths(y: float, x: float) -> NDArray[np.float64]:
+    """Return the lengths of the contour through the midpoints of a cell's edges, which cuts corners off."""
+    lengths = np.full(16, np.sqrt(y**2 + x**2) / 2)
+    lengths[[0b0000, 0b1111]] = 0.0
+    lengths[[0b0011, 0b1100]] = x
+    lengths[[0b0101, 0b1010]] = y
+    # Two corners that lie across are cut off one by one.
+    lengths[[0b0110, 0b1001]] *= 2
+    return lengths
+
+
+def _areas(z: float, y: float, x: float) -> NDArray[np.float64]:
+    """Return the areas of a cell's surface.
 
     Every triangle of such a surface has a normal along an axis, along a face diagonal or along a space diagonal of the
     cell, so that seven areas scaled by the spacing make up all of them.
     """
-    z, y, x = spacing_mm
     face_z, face_y, face_x = y * x, z * x, z * y
     parts = np.array(
         [
@@ -39,7 +62,6 @@ def surfel_areas(spacing_mm: tuple[float, float, float]) -> NDArray[np.float64]:
         ]
     )
     areas: NDArray[np.float64] = _area_parts() @ parts
-    areas.flags.writeable = False
     return areas
 
 
@@ -105,11 +127,11 @@ def find_borders(mask: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
     Parameters
     ----------
-    mask : uint64 array, shape (z + 2, y + 2, words), as `crop_pair` returns it
+    mask : uint64 array, shape (z + 2, y + 2, words), or (2, y + 2, words) if flat, as in `MaskPair`
 
     Returns
     -------
-    uint64 array, shape (z + 1, y + 1, words), one bit a dual point
+    uint64 array, shape (z + 1, y + 1, words), or (1, y + 1, words), one bit a dual point
     """
     borders = np.empty((mask.shape[0] - 1, mask.shape[1] - 1, mask.shape[2]), np.uint64)
     num = borders[0].size

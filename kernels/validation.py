@@ -6,18 +6,17 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.bitmask import MaskPair, crop_pair, pack_pair
+from kernels.bitmask import MaskPair, crop_pair
+from kernels.label_rows import find_labels
 
 
 def check_pair(reference: NDArray[np.generic], prediction: NDArray[np.generic]) -> None:
-    """Raise ValueError unless both are three-dimensional integer or bool arrays of one shape."""
+    """Raise ValueError unless both are integer or bool arrays of one shape with two or three axes."""
     for name, array in (("reference", reference), ("prediction", prediction)):
         if not isinstance(array, np.ndarray):
             raise ValueError(f"{name} is a {type(array).__name__}; expected a numpy array")  # noqa: TRY004
-        if array.ndim != 3:
-            raise ValueError(
-                f"{name} has shape {array.shape}; expected three axes (z, y, x), one-slice masks as (1, y, x)"
-            )
+        if array.ndim not in {2, 3}:
+            raise ValueError(f"{name} has shape {array.shape}; expected three axes (z, y, x), or two (y, x)")
         if array.dtype.kind not in "biu":
             raise ValueError(f"{name} has dtype {array.dtype}; expected bool or integers, so convert it first")
     if reference.shape != prediction.shape:
@@ -29,26 +28,27 @@ def pack_masks(reference: NDArray[np.generic], prediction: NDArray[np.generic]) 
 
     Raises ValueError if one holds anything but 0 and 1 (a label map).
     """
-    packed = pack_pair(reference, prediction, (1,), (1,))
-    for name, array, mask in zip(("reference", "prediction"), (reference, prediction), packed, strict=True):
-        if mask.has_others:
+    found = [find_labels(array if array.ndim == 3 else array[None], (1,)) for array in (reference, prediction)]
+    for name, array, runs in zip(("reference", "prediction"), (reference, prediction), found, strict=True):
+        if runs.has_others:
             labels = np.unique(array)
             raise ValueError(
                 f"{name} holds the labels {labels[:10].tolist()}{' ...' if len(labels) > 10 else ''}; "
                 "expected a mask of 0 and 1, so pass `labels == label`"
             )
-    return crop_pair(*packed, 0)
+    return crop_pair(found[0], found[1], 0, is_flat=reference.ndim == 2)
 
 
-def check_spacing(spacing_mm: Sequence[float]) -> tuple[float, float, float]:
-    """Return the (z, y, x) spacing as floats; raise ValueError unless it is three positive finite numbers."""
+def check_spacing(spacing_mm: Sequence[float], *, num_axes: int) -> tuple[float, ...]:
+    """Return the spacing as floats; raise ValueError unless it is one positive finite number for each axis."""
+    numbers = "three positive finite numbers (z, y, x)" if num_axes == 3 else "two positive finite numbers (y, x)"
     try:
         values = tuple(float(value) for value in spacing_mm)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"spacing_mm is {spacing_mm!r}; expected three positive finite numbers (z, y, x)") from error
-    if len(values) != 3 or not all(math.isfinite(value) and value > 0 for value in values):
-        raise ValueError(f"spacing_mm is {spacing_mm!r}; expected three positive finite numbers (z, y, x)")
-    return values[0], values[1], values[2]
+        raise ValueError(f"spacing_mm is {spacing_mm!r}; expected {numbers}") from error
+    if len(values) != num_axes or not all(math.isfinite(value) and value > 0 for value in values):
+        raise ValueError(f"spacing_mm is {spacing_mm!r}; expected {numbers}")
+    return values
 
 
 def check_tolerance(tolerance_mm: float) -> float:
@@ -59,14 +59,20 @@ def check_tolerance(tolerance_mm: float) -> float:
     return value
 
 
+def check_percentile(percentile: float) -> None:
+    """Raise ValueError unless it is a number from 0 to 100."""
+    if not 0 <= percentile <= 100:
+        raise ValueError(f"percentile is {percentile!r}; expected a number from 0 to 100")
+
+
 def check_tolerances(tolerances_mm: Mapping[int, float]) -> dict[int, float]:
     """Return the tolerance of each label; raise ValueError unless they and the labels are what `score_masks` takes."""
     if not isinstance(tolerances_mm, Mapping):
         found = f"tolerances_mm is {tolerances_mm!r}"
         raise ValueError(f"{found}; expected a tolerance for each label, such as {{1: 1.0}}")  # noqa: TRY004
     labels = list(tolerances_mm)
-    if not 1 <= len(labels) <= 255:
-        raise ValueError(f"tolerances_mm has {len(labels)} labels; expected at least one and at most 255")
+    if not labels:
+        raise ValueError("tolerances_mm has no labels; expected at least one")
     if any(int(label) != label or label == 0 for label in labels):
         raise ValueError(f"tolerances_mm has the labels {labels}; expected integers other than 0")
     return {label: check_tolerance(tolerance) for label, tolerance in tolerances_mm.items()}

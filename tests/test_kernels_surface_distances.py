@@ -144,8 +144,3 @@ def test_percentile_outside_0_to_100_is_refused(percentile):
     one = np.ones((2, 2, 2), bool)
     with pytest.raises(ValueError, match="expected a number from 0 to 100"):
         surface_distances(one, one, spacing_mm=(1, 1, 1)).hausdorff_distance(percentile=percentile)
-
-
-def test_two_axes_are_refused():
-    with pytest.raises(ValueError, match=r"\(4, 4\).*three axes"):
-        surface_distances(np.ones((4, 4), bool), np.ones((4, 4), bool), spacing_mm=(1, 1, 1))
