@@ -19,7 +19,7 @@ from orchestrator.benchmark.study import Study
 from orchestrator.configuration import is_folder
 from orchestrator.console import consoles, parse, print_whole
 from orchestrator.errors import ConfigError, OrchestratorError
-from orchestrator.images.problem import Problem
+from orchestrator.images.problem import Problem, printable
 from orchestrator.pipeline.stages import label_sets_by_case
 from orchestrator.progress import counted
 from orchestrator.sources.downloads import CaseRequest, inspect_downloads
@@ -158,7 +158,7 @@ def show_text(findings: Sequence[Finding], *, is_quick: bool, console: Console) 
     notes = _folded(list(dict.fromkeys(note for finding in findings for note in finding.notes)))
     lines = [*problems, *(f"warning: {line}" for line in warnings), *(f"note: {line}" for line in notes)]
     for line in lines:
-        console.print(line, markup=False, soft_wrap=True)
+        console.print(printable(line), markup=False, soft_wrap=True)
     columns = ("data set", "folder", "cases", "problems", "warnings", "notes")
     table = Table(*columns, box=None, padding=(0, 1), header_style="bold")
     for finding in findings:

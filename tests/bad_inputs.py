@@ -93,6 +93,10 @@ PROBLEMS = [
     ("two masks of a case", by.copy(MOSMED_MASK, "mosmed/COVID19_1110/masks/old/study_0255_mask.nii.gz"), MOSMED, True,
      "masks/", ("2 files for it", "expected one")),
     ("a folder in place of a mask", by.folder_instead(LABEL), GROSS, True, GTV, ("no file for case train_7",)),
+    ("a name that turns a terminal red", by.rename(MOSMED_MASK, "a\n\x1b[31m.nii.gz"), MOSMED, True, "mosmed/COVID19",
+     (r"no file for case study_0255 among a\n\x1b[31m.nii.gz; expected",)),
+    ("a name that is no text", by.rename(MOSMED_MASK, "a\udcff.nii.gz"), MOSMED, True, "mosmed/COVID19",
+     (r"no file for case study_0255 among a\udcff.nii.gz; expected",)),
     ("a link into nothing", by.link(LABEL, "nowhere"), GROSS, True, GTV, ("no file for case train_7",)),
     ("a pipe in place of a mask", by.pipe(LABEL), GROSS, True, GTV, ("no file for case train_7",)),
     # Archives.

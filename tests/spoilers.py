@@ -56,6 +56,10 @@ def copy(path: str, to: str) -> Spoil:
     return spoil
 
 
+def rename(path: str, to: str) -> Spoil:
+    return lambda data: (data / path).rename((data / path).with_name(to))
+
+
 def folder_instead(path: str) -> Spoil:
     def spoil(data: Path) -> None:
         (data / path).unlink()

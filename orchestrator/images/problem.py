@@ -7,6 +7,11 @@ from dataclasses import dataclass
 from orchestrator.errors import DataError
 
 
+def printable(text: str) -> str:
+    """Return a text as one line that does nothing to a terminal: names in somebody's archive may hold anything."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Problem:
     """One thing that is wrong with a download."""
@@ -23,7 +28,7 @@ class Problem:
     @property
     def line(self) -> str:
         """All of it in one line."""
-        return f"{self.path}: found {self.found}; expected {self.expected}. {self.advice}"
+        return printable(f"{self.path}: found {self.found}; expected {self.expected}. {self.advice}")
 
 
 class SourceError(DataError):
