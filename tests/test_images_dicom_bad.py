@@ -17,6 +17,7 @@ from pydicom.uid import (
 )
 from test_images_dicom import shifted, signed, volume
 
+from orchestrator.images.dicom import DicomVolume
 from orchestrator.images.problem import SourceError
 
 
@@ -241,6 +242,16 @@ def test_a_file_that_may_not_be_read_is_named(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "open", refused)
     assert "Permission denied" in refusals(tmp_path)[0].problem.found
+
+
+def test_a_folder_that_is_gone_and_a_file_that_shrinks_are_named(tmp_path, monkeypatch):
+    files = phantom.write_series(tmp_path)
+    with pytest.raises(SourceError, match="gone: found what cannot be read"):
+        DicomVolume((tmp_path / "gone",), name=str(tmp_path)).read_geometry()
+    monkeypatch.setattr(Path, "read_bytes", lambda self: b"\0" * 100)
+    with pytest.raises(SourceError, match="a file that was cut while it was read") as raised:
+        volume(tmp_path).read()
+    assert raised.value.problem.path == str(files[0])
 
 
 def test_a_broken_file_in_another_folder_is_left_out_with_a_note(tmp_path):

@@ -6,6 +6,7 @@ ended by a zero byte. For each, standard output gets one line of JSON and, unles
 
 import json
 import os
+import re
 import resource
 import sys
 
@@ -34,7 +35,9 @@ def main() -> None:
             image = _decoded(file)
         except (RuntimeError, MemoryError, ValueError) as error:
             words = (str(error).strip() or type(error).__name__).splitlines()[-1]
-            stream.write(json.dumps({"error": words.removeprefix("ITK ERROR: ").strip()[:300]}).encode() + b"\n")
+            # Of objects of ITK their addresses are named, which are others every time.
+            words = re.sub(r"\s*\(0x[0-9a-f]+\)", "", words.removeprefix("ITK ERROR: "))
+            stream.write(json.dumps({"error": words.strip()[:300]}).encode() + b"\n")
             return
         voxels = sitk.GetArrayViewFromImage(image)
         stream.write(json.dumps({"dtype": voxels.dtype.str, "shape": voxels.shape}).encode() + b"\n")

@@ -7,7 +7,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import BinaryIO
 
-from orchestrator.errors import is_of_a_disk
+from orchestrator.errors import is_of_a_disk, is_out_of_memory
 from orchestrator.images.problem import SourceError
 
 _MAX_READS = 50_000
@@ -72,6 +72,11 @@ class PixelElement:
     is_compressed: bool
     """Whether the value is a sequence of fragments."""
 
+    @property
+    def end(self) -> int:
+        """Offset behind the last byte."""
+        return self.offset + self.num_bytes
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Elements:
@@ -119,6 +124,31 @@ class Elements:
         return SourceError.of(self.file, found=found, expected=expected, advice=advice)
 
 
+def unopened(path: Path, error: OSError) -> SourceError:
+    """Error about a file or folder that the system does not give out; raises `error` if that is the fault of a disk."""
+    if is_of_a_disk(error):
+        raise error
+    return SourceError.of(
+        path,
+        found=f"what cannot be read ({error.strerror or error})",
+        expected="a readable file or folder",
+        advice="Check its permissions and its disk.",
+    )
+
+
+def read_whole(file: Path, *, num_bytes: int) -> bytes:
+    """Read a file whose header said that it has so many bytes at least; raises SourceError if it cannot be."""
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise unopened(file, error) from error
+    if len(content) < num_bytes:
+        raise SourceError.of(
+            file, found="a file that was cut while it was read", expected=f"{num_bytes} bytes", advice=_AGAIN
+        )
+    return content
+
+
 def looks_like_dicom(file: Path) -> bool:
     """Whether a file begins as DICOM does, with or without the preamble; raises OSError if it cannot be opened."""
     with file.open("rb") as stream:
@@ -149,9 +179,9 @@ def read_elements(file: Path) -> Elements:
         raise SourceError.of(
             file, found="a DICOM file cut short within its header", expected="a whole file", advice=_AGAIN
         ) from error
-    # Whatever a hostile header makes of its parser: OSError, struct.error, KeyError, RecursionError, MemoryError ...
+    # Whatever a hostile header makes of its parser: OSError, struct.error, KeyError, RecursionError ...
     except Exception as error:
-        if is_of_a_disk(error):
+        if is_of_a_disk(error) or is_out_of_memory(error):
             raise
         reason = "sequences nested hundreds deep" if isinstance(error, RecursionError) else str(error)
         raise SourceError.of(

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.errors import StorageError
+from orchestrator.images.dicom_elements import read_whole
 from orchestrator.images.dicom_slice import CtSlice
 from orchestrator.images.problem import SourceError
 
@@ -78,7 +79,7 @@ def _received(slices: Sequence[CtSlice], child: subprocess.Popen[bytes], *, log:
     volume: NDArray[Any] = np.empty(0)
     digests = hashlib.sha256()
     for index, each in enumerate(slices):
-        content = each.file.read_bytes()
+        content = read_whole(each.file, num_bytes=each.pixels.end)
         digests.update(hashlib.sha256(content).digest())
         _check_stored(each, content)
         dtype = _told_dtype(each, child, stream=child.stdout)

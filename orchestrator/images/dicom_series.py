@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from orchestrator.errors import is_of_a_disk
-from orchestrator.images.dicom_elements import Elements, Tag, looks_like_dicom, read_elements
+from orchestrator.images.dicom_elements import Elements, Tag, looks_like_dicom, read_elements, unopened
 from orchestrator.images.dicom_slice import CtSlice, ct_slice, is_derived, other_than_slice
 from orchestrator.images.dicom_stack import Stack, stack_of
 from orchestrator.images.geometry import check_same_geometry
@@ -52,13 +51,17 @@ class _Files:
 
 
 def dicom_files(folders: Iterable[Path]) -> tuple[Path, ...]:
-    """Return the files of these folders that are looked at: by name and kind only, hidden ones apart."""
-    return tuple(
-        file
-        for folder in folders
-        for file in sorted(folder.iterdir())
-        if not file.name.startswith(".") and file.is_file()
-    )
+    """Return the files of these folders that are looked at: by name and kind only, hidden ones apart.
+
+    Raises SourceError if a folder cannot be listed.
+    """
+    found: list[Path] = []
+    for folder in folders:
+        try:
+            found += sorted(file for file in folder.iterdir() if not file.name.startswith(".") and file.is_file())
+        except OSError as error:
+            raise unopened(folder, error) from error
+    return tuple(found)
 
 
 def choose_stack(folders: Sequence[Path], *, name: str, masks: Sequence[SourceFile]) -> Stack:
@@ -117,16 +120,7 @@ def _sorted_out(paths: Sequence[Path]) -> _Files:
         except SourceError as error:
             files.unreadable.append(error)
         except OSError as error:
-            if is_of_a_disk(error):
-                raise
-            files.unreadable.append(
-                SourceError.of(
-                    path,
-                    found=f"a file that cannot be opened ({error.strerror})",
-                    expected="a readable file",
-                    advice="Check its permissions.",
-                )
-            )
+            files.unreadable.append(unopened(path, error))
     return files
 
 

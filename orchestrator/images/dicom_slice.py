@@ -13,7 +13,13 @@ _TRANSFER_SYNTAXES = frozenset(
     for end in ("", ".1", ".2", ".5", ".4.50", ".4.51", ".4.57", ".4.70", ".4.80", ".4.81", ".4.90", ".4.91")
 )
 """Plain, RLE, JPEG, JPEG-LS and JPEG 2000: what GDCM decodes, as the tests show."""
-_NO_SLICES = {"LOCALIZER": "localizer", "SCREEN SAVE": "screen shot", "DOSE": "dose report", "PROT": "protocol page"}
+_NO_SLICES = {
+    "LOCALIZER": "localizer",
+    "SCREEN SAVE": "screen shot",
+    "DOSE": "dose report",
+    "DOSE_INFO": "dose report",
+    "PROT": "protocol page",
+}
 """What the image types of scanners say of files of class and modality CT that are no slices."""
 _HOUNSFIELD = ("", "HU", "HU_MOD", "US")
 _LARGEST_SIZE = 8192
@@ -91,10 +97,10 @@ def other_than_slice(elements: Elements) -> str | None:
         return f"{name} (many slices in one file)" if sop_class.startswith(f"{CT_IMAGE}.") else name
     if modality not in {"CT", ""}:
         return f"modality {modality}"
-    image_type = elements.text(Tag.ImageType).upper()
-    for mark, name in _NO_SLICES.items():
-        if any(mark in value for value in image_type.split("\\")[2:]):
-            return name
+    for value in elements.text(Tag.ImageType).upper().split("\\")[2:]:
+        mark = value.strip().removeprefix("CT_SOM5 ").removeprefix("CT_SOM7 ")
+        if mark in _NO_SLICES:
+            return _NO_SLICES[mark]
     rescale_type = elements.text(Tag.RescaleType).upper()
     return None if rescale_type in _HOUNSFIELD else f"values in {rescale_type}"
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from orchestrator.images.dicom_elements import read_whole
 from orchestrator.images.dicom_slice import CtSlice
 from orchestrator.images.geometry import Geometry
 from orchestrator.images.problem import SourceError
@@ -113,9 +114,8 @@ def _without_copies(ordered: Sequence[CtSlice], *, normal: NDArray[np.float64], 
 
 
 def _content(slice_: CtSlice) -> tuple[object, ...]:
-    with slice_.file.open("rb") as stream:
-        stream.seek(slice_.pixels.offset)
-        pixels = hashlib.sha256(stream.read(slice_.pixels.num_bytes)).digest()
+    content = read_whole(slice_.file, num_bytes=slice_.pixels.end)
+    pixels = hashlib.sha256(content[slice_.pixels.offset : slice_.pixels.end]).digest()
     return pixels, slice_.rescale, slice_.spacing_mm, slice_.row, slice_.column
 
 
