@@ -14,6 +14,7 @@ import pytest
 
 pytestmark = pytest.mark.end_to_end
 STRANGER = 12345
+NOTEBOOK = "module://matplotlib_inline.backend_inline"
 HOLD = """
 import json, os, sys, time
 from pathlib import Path
@@ -22,7 +23,7 @@ from orchestrator.cluster.config import ClusterConfig
 from orchestrator.pipeline.ray_executor import connected
 if __name__ == "__main__":
     with connected(ClusterConfig(path=Path("local"), kind="local", num_cpus=1, num_gpus=0)) as connection:
-        names = ("TMPDIR", "RAY_AUTH_TOKEN_PATH", "ORCHESTRATOR_CACHES")
+        names = ("TMPDIR", "RAY_AUTH_TOKEN_PATH", "ORCHESTRATOR_CACHES", "MPLBACKEND")
         found = ray.get(ray.remote(lambda: {name: os.environ[name] for name in names}).remote())
         processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
         found["listeners"] = sorted(
@@ -86,7 +87,7 @@ def test_only_this_user_reaches_it_and_nothing_of_it_is_left(short, tmp_path):
     readable.write_text("0" * 64)
     readable.chmod(0o644)
     (short / "ray").mkdir()
-    process = start(tmp_path / "home", TMPDIR=str(short), RAY_AUTH_MODE="disabled")
+    process = start(tmp_path / "home", TMPDIR=str(short), RAY_AUTH_MODE="disabled", MPLBACKEND=NOTEBOOK)
     state = found(process)
 
     assert state["listeners"]
@@ -100,10 +101,13 @@ def test_only_this_user_reaches_it_and_nothing_of_it_is_left(short, tmp_path):
     # A launch, or another program, may need that one: it is closed.
     assert [stat.S_IMODE(path.stat().st_mode) for path in (readable, readable.parent)] == [0o600, 0o700]
 
+    assert state["MPLBACKEND"] == "agg", "nnU-Net cannot be imported where the package of a notebook is missing"
+
     after, _ = process.communicate()
     assert process.returncode == 0
     assert '"RAY_AUTH_MODE": "disabled"' in after, "the environment is as before"
     assert f'"TMPDIR": "{short}"' in after
+    assert NOTEBOOK in after
     assert sorted(path.name for path in short.iterdir()) == ["ray"]
     assert not list((short / "ray").iterdir())
 

@@ -146,6 +146,7 @@ def bomb():
         ("a: 1\nb: 2\na: 3\n", "key 'a' stands twice"),
         ("? [a]\n: 1\n", "unhashable key"),
         ("a: " + "9" * 5000, "not valid YAML"),
+        ("!!python/object/apply:os.getcwd []", "not valid YAML: could not determine a constructor"),
     ],
 )
 def test_yaml_that_means_too_much_is_refused_by_name(tmp_path, content, words):
