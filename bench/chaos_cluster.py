@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from orchestrator.cluster.environment import AUTH_MODE, AUTH_TOKEN_PATH, create_token
+
 RUN_ALL = ("-m", "orchestrator.run_all")
 NUM_WORKER_NODES = 2
 SPARED = ("IDLE", "Agent", "SynchronizationActor", "AutoscalingCoordinator")
@@ -27,8 +29,6 @@ SETTINGS = {
     # Ray puts what works behind all else that this machine does.
     "RAY_worker_niceness": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
-    # Where this user has a token, some of Ray's processes would ask for it and others not know it.
-    "RAY_AUTH_MODE": "disabled",
 }
 
 
@@ -39,6 +39,11 @@ class Victim:
     name: str
     host: str = ""
     """The only host whose trainings it can have hit; empty where it can have hit any."""
+
+
+def with_a_token(folder: Path) -> dict[str, str]:
+    """Return the environment by which all processes of a cluster ask for the same new token."""
+    return {AUTH_MODE: "token", AUTH_TOKEN_PATH: str(create_token(folder / "auth_token"))}
 
 
 class ChaosCluster(ABC):

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.chaos_cluster import NUM_WORKER_NODES, SETTINGS, ChaosCluster, Victim, kill, title
+from bench.chaos_cluster import NUM_WORKER_NODES, SETTINGS, ChaosCluster, Victim, kill, title, with_a_token
 from bench.network_hosts import Host, Network, wait_until_gone
 from bench.smoke import descendants
 
@@ -248,6 +248,7 @@ def host_cluster(folder: Path) -> Iterator[HostCluster]:
     """Context with a running cluster; nothing of it is left afterwards."""
     # The name is short for the sockets of Ray.
     with tempfile.TemporaryDirectory(prefix="chaos-", dir="/tmp", ignore_cleanup_errors=True) as ray_folder:
+        os.environ.update(with_a_token(Path(ray_folder)))
         cluster = HostCluster(folder, ray_folder=Path(ray_folder))
         try:
             cluster.start()
