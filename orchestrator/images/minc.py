@@ -1,5 +1,6 @@
 """MINC files of both kinds, read by nibabel, with h5py below it for MINC 2."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ class MincFile:
 
     def _reading(self, read: Any) -> Any:
         try:
-            with np.errstate(all="ignore"):
+            with np.errstate(all="ignore"), warnings.catch_warnings(action="ignore"):
                 return read()
         except MemoryError:
             raise
