@@ -251,6 +251,16 @@ def test_a_prediction_whose_axes_run_in_another_order_is_scored_and_says_so(tmp_
     assert 0 < found.dsc < 1
 
 
+@pytest.mark.parametrize("num_axes", [2, 3])
+def test_a_single_slice_is_scored_as_a_volume_with_a_word(tmp_path, labels, num_axes):
+    flat = labels[1] if num_axes == 2 else labels[1:2]
+    for name in ("r.nii.gz", "p.nii.gz"):
+        nibabel.save(nibabel.Nifti1Image(flat.T, np.diag([0.7, 0.8, 5.0, 1.0])), tmp_path / name)
+    (score,) = score_one(tmp_path / "r.nii.gz", tmp_path / "p.nii.gz", structures=[LEFT])
+    assert (score.nsd, score.spacing_mm) == (1.0, pytest.approx((5.0, 0.8, 0.7)))
+    assert score.message == "a single slice, scored as a volume: its faces are surface too"
+
+
 def test_a_shift_by_a_slice_is_another_grid_however_far_away_the_volume_lies(tmp_path, labels):
     far = {"spacing_xyz": (1.0, 1.0, 1.0)}
     reference = write(tmp_path / "r.nii.gz", labels, origin=(0, 0, -1100), **far)

@@ -116,6 +116,8 @@ def _score_prediction(
         metrics=metrics,
     )
     notes = [f"of the reference, {note}" for note in truth.notes] + list(guess.notes)
+    if 1 in truth.array.shape:
+        notes.append("a single slice, scored as a volume: its faces are surface too")
     if not order.changes_nothing:
         notes.append(f"axes reordered from {guess.geometry.orientation} to {truth.geometry.orientation}")
     return tuple(
