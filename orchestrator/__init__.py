@@ -1,5 +1,1 @@
-"""Distributed orchestration of the COVID-19 CT segmentation benchmark: from public downloads to the paper's tables."""
-
-from orchestrator.thread_numbers import settle_thread_numbers
-
-settle_thread_numbers()
+"""Studies of nnU-Net trainings on Ray: what is trained is data, and what is done is not done again."""

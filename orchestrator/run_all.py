@@ -25,6 +25,7 @@ from orchestrator.console import consoles, parse, print_whole
 from orchestrator.errors import ConfigError, DataError, OrchestratorError
 from orchestrator.pipeline.fleet import SIZES
 from orchestrator.progress import counted, duration_text
+from orchestrator.shipped import LOCAL_CLUSTER, PRICES, checkout
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
 
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
     from orchestrator.pipeline.run import RunRequest
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
-ROOT = Path(__file__).resolve().parents[1]
-PRICES = ROOT / "clusters" / "prices.yaml"
 PARTNERS = {"json": "dry_run", "deadline": "simulate", "max_cost": "simulate", "prices": "simulate"}
 """Options that mean nothing without another one."""
 
@@ -62,7 +61,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--study", type=Path, default=DEFAULT_STUDY, help="what is trained (default: the COVID-19 CT benchmark)")
-    add("--cluster", type=Path, default=ROOT / "clusters" / "local.yaml", help="where to run (default: this machine)")
+    add(
+        "--cluster",
+        type=Path,
+        default=LOCAL_CLUSTER,
+        help="where to run (default: this machine)",
+    )
     add("--data", help="folder or s3:// prefix with the public downloads (default: generated phantoms)")
     add("--output", help="folder or s3:// prefix for everything that the run writes (default: runs/PRESET)")
     add("--preset", default="smoke", help=f"how much to train: {', '.join(PRESETS)} (default: smoke)")
@@ -348,10 +352,10 @@ def launch(selection: Selection, options: argparse.Namespace, *, console: Consol
 
 def _in_project(study: Path) -> str:
     """Return the path of a study file on a rented machine, to which this project's folder is copied."""
-    path = study.resolve()
-    if not path.is_relative_to(ROOT):
-        raise ConfigError(f"--study {study}: is not copied to rented machines; expected a file below {ROOT}")
-    return path.relative_to(ROOT).as_posix()
+    path, project = study.resolve(), checkout()
+    if not path.is_relative_to(project / "splits"):
+        raise ConfigError(f"--study {study}: is not copied to rented machines; expected a file below {project}/splits")
+    return path.relative_to(project).as_posix()
 
 
 def _describe(training: Training, preset: Preset) -> dict[str, object]:

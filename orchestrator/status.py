@@ -23,11 +23,11 @@ from orchestrator.pipeline.fleet import fleet_of, gpu_cost_usd
 from orchestrator.pipeline.lease import HEARTBEAT_S, DriverRecord, latest_driver
 from orchestrator.pipeline.run_status import RunStatus, read_status
 from orchestrator.progress import duration_text, usd_text
+from orchestrator.shipped import PRICES
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.storage.interface import Storage
 
-PRICES = Path(__file__).resolve().parents[1] / "clusters" / "prices.yaml"
 EXIT_DONE, EXIT_NOT_DONE, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 NUM_LOOKS = 3
 """At the record of a driver on another machine, each after the time between two signs of life."""
@@ -42,7 +42,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--output", required=True, help="folder or s3:// prefix of the run")
     parser.add_argument("--cluster", type=Path, help="cluster file with rented machines: shows the cost so far")
-    parser.add_argument("--prices", type=Path, default=PRICES, help="with --cluster: what its machines cost")
+    parser.add_argument(
+        "--prices",
+        type=Path,
+        default=PRICES,
+        help="with --cluster: what its machines cost",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser
 

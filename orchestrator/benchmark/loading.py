@@ -29,9 +29,9 @@ from orchestrator.benchmark.study_file import (
 )
 from orchestrator.configuration import load_yaml, understood
 from orchestrator.errors import ConfigError
+from orchestrator.shipped import shipped_file
 
-SPLITS = Path(__file__).resolve().parents[2] / "splits"
-DEFAULT_STUDY = SPLITS / "covid19" / "study.yaml"
+DEFAULT_STUDY = shipped_file("splits", "covid19", "study.yaml")
 
 
 def load_study(path: Path | None = None) -> Study:

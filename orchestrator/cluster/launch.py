@@ -22,6 +22,7 @@ from orchestrator.cluster.jobs import (
 from orchestrator.cluster.launch_files import REMOTE_LAUNCH, REMOTE_PROJECT, LaunchFiles, write_launch_files
 from orchestrator.cluster.node_types import describe
 from orchestrator.errors import ClusterError, ConfigError
+from orchestrator.shipped import checkout
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
 
@@ -29,7 +30,6 @@ __all__ = ["Launch", "RayJobs", "ShellCommands", "check_aws_account", "launch_an
 
 DASHBOARD_PORT = 8265
 """On the head's loopback."""
-PROJECT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -128,7 +128,7 @@ def launch_and_follow(
     ):
         return None
     token = environment.ensure_token()
-    files = write_launch_files(config, token=token, folder=launch.folder, project=PROJECT)
+    files = write_launch_files(config, token=token, folder=launch.folder, project=checkout())
     head = _Head(name=config.ray["cluster_name"], files=files, commands=commands, connect=connect)
     was_there = has_head(config)
     # A driver may be at work on a head that was there, whatever fails on the way to it.

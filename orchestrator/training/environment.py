@@ -4,7 +4,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
-REPORTED_VERSIONS = ("covid-ct-orchestrator", "nnunetv2", "torch", "ray", "numpy", "SimpleITK", "numba")
+REPORTED_VERSIONS = ("nnunet-orchestrator", "nnunetv2", "torch", "ray", "numpy", "SimpleITK", "numba")
 
 
 def environment_of(device: torch.device) -> dict[str, str]:
