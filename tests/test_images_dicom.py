@@ -271,8 +271,10 @@ def test_of_several_series_the_one_on_the_grid_of_the_masks_is_taken_and_named(t
     phantom.write_series(tmp_path / "broken", lambda _, data: delattr(data, "PixelSpacing"), series=3)
     phantom.write_mask(tmp_path / "mask.nii.gz")
     (note,) = check(tmp_path, tmp_path / "mask.nii.gz").notes
-    assert f"3 CT series; took 'Thorax 2', 6 slices ({phantom.ROOT}.2), on whose grid the masks lie" in note
-    assert f"left 'Thorax 1', 6 slices ({phantom.ROOT}.1), 'Thorax 3'" in note
+    assert (
+        f"3 CT series; took 'Thorax 2', 6 slices ({phantom.ROOT}.2: 2-01.dcm ...), on whose grid the masks lie" in note
+    )
+    assert f"left 'Thorax 1', 6 slices ({phantom.ROOT}.1: 1-01.dcm ...), 'Thorax 3'" in note
 
 
 def test_of_two_series_on_the_grid_of_the_masks_the_original_one_is_taken(tmp_path):
@@ -284,3 +286,15 @@ def test_of_two_series_on_the_grid_of_the_masks_the_original_one_is_taken(tmp_pa
     phantom.write_mask(tmp_path / "mask.nii.gz")
     (note,) = check(tmp_path, tmp_path / "mask.nii.gz").notes
     assert "took 'Thorax 2'" in note
+
+
+def test_of_two_stacks_under_one_uid_the_one_on_the_grid_of_the_masks_is_taken(tmp_path):
+    def coronal(_: int, data: Dataset) -> None:
+        data.ImageOrientationPatient = [1, 0, 0, 0, 0, -1]
+        data.ImagePositionPatient = [-10, data.ImagePositionPatient[2], 60]
+
+    phantom.write_series(tmp_path / "axial")
+    phantom.write_series(tmp_path / "coronal", coronal)
+    phantom.write_mask(tmp_path / "mask.nii.gz")
+    (note,) = check(tmp_path, tmp_path / "mask.nii.gz").notes
+    assert "2 CT series; took 'Thorax 1', 6 slices" in note

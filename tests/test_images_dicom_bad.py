@@ -327,7 +327,10 @@ def test_series_of_which_none_is_to_be_preferred_are_refused_with_both(tmp_path)
     quick, thorough = refusals(tmp_path, tmp_path / "mask.nii.gz")
     assert str(quick) == str(thorough)
     assert "2 CT series, 2 of which lie on the grid of the masks" in str(quick)
-    assert f"'Thorax 1', 6 slices ({phantom.ROOT}.1); 'Thorax 2', 6 slices ({phantom.ROOT}.2)" in str(quick)
+    assert (
+        f"'Thorax 1', 6 slices ({phantom.ROOT}.1: 1-01.dcm ...); 'Thorax 2', 6 slices ({phantom.ROOT}.2: 2-01.dcm ...)"
+        in str(quick)
+    )
 
 
 def test_series_of_which_none_has_the_grid_of_the_masks_are_refused_with_the_reasons(tmp_path):

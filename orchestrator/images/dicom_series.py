@@ -38,7 +38,7 @@ class _Candidate:
     @property
     def label(self) -> str:
         named = f"'{self.description}'" if self.description else "one without a name"
-        return f"{named}, {len(self.files)} slices ({self.uid})"
+        return f"{named}, {len(self.files)} slices ({self.uid}: {self.files[0].name} ...)"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -205,7 +205,7 @@ def _chosen(candidates: Sequence[_Candidate], *, name: str, masks: Sequence[Sour
     if len(patients) > 1:
         raise _undecided(candidates, f"CT series of {len(patients)} patients ({', '.join(patients)})", name=name)
     reasons = _misfits(candidates, masks=masks)
-    fitting = [each for each in candidates if not reasons[each.label]]
+    fitting = [each for each, reason in zip(candidates, reasons, strict=True) if not reason]
     if len(fitting) > 1:
         fitting = [each for each in fitting if not each.is_derived] or fitting
     if len(fitting) != 1:
@@ -213,7 +213,10 @@ def _chosen(candidates: Sequence[_Candidate], *, name: str, masks: Sequence[Sour
         raise _undecided(
             candidates,
             f"{len(candidates)} CT series, {which} on the grid of the masks: "
-            + "; ".join(f"{label}{f': {reason}' if reason else ''}" for label, reason in reasons.items()),
+            + "; ".join(
+                f"{each.label}{f': {reason}' if reason else ''}"
+                for each, reason in zip(candidates, reasons, strict=True)
+            ),
             name=name,
         )
     (chosen,) = fitting
@@ -231,7 +234,7 @@ def _chosen(candidates: Sequence[_Candidate], *, name: str, masks: Sequence[Sour
     )
 
 
-def _misfits(candidates: Sequence[_Candidate], *, masks: Sequence[SourceFile]) -> dict[str, str]:
+def _misfits(candidates: Sequence[_Candidate], *, masks: Sequence[SourceFile]) -> list[str]:
     """Why the masks do not lie on the grid of each candidate; empty for those where they do."""
     grids = {}
     for mask in masks:
@@ -239,7 +242,7 @@ def _misfits(candidates: Sequence[_Candidate], *, masks: Sequence[SourceFile]) -
             grids[str(mask)] = read_nifti_geometry(mask).to_lps()
         except SourceError:  # a problem of the mask, told where it is read
             continue
-    reasons = {}
+    reasons = []
     for each in candidates:
         reason = each.error.problem.found if each.error is not None else ""
         if not grids:
@@ -252,7 +255,7 @@ def _misfits(candidates: Sequence[_Candidate], *, masks: Sequence[SourceFile]) -
                     reason = (
                         f"{mask_name} is {error.problem.found}, not of {error.problem.expected.split(' as of ')[0]}"
                     )
-        reasons[each.label] = reason
+        reasons.append(reason)
     return reasons
 
 
