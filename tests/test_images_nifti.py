@@ -1,8 +1,10 @@
 """Claims about NIfTI files: values and grids are those of SimpleITK and nibabel, and no header is believed blindly."""
 
 import gzip
+import os
 import re
 import struct
+import zipfile
 
 import nibabel
 import numpy as np
@@ -306,3 +308,35 @@ def test_the_usual_file_is_expanded_in_one_step(tmp_path, monkeypatch):
     path = write(tmp_path / "a.nii.gz", labels())
     monkeypatch.setattr(gzip, "GzipFile", refuse)
     np.testing.assert_array_equal(read_label_map(path).array, labels())
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+@pytest.mark.parametrize("factor", [0.5, 1000])
+def test_a_member_of_a_zip_that_lies_about_its_size_is_never_read_as_another_one(tmp_path, method, factor):
+    content = write(tmp_path / "a.nii.gz", labels()).read_bytes()
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", compression=method) as archive:
+        archive.writestr("a.nii.gz", content)
+    source = SourceFile(path=tmp_path / "a.zip", member="a.nii.gz")
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(read_nifti(source).image), labels())
+    raw = (tmp_path / "a.zip").read_bytes()
+    size = struct.pack("<I", len(content))
+    lie = struct.pack("<I", int(len(content) * factor))
+    (tmp_path / "a.zip").write_bytes(raw.replace(size, lie))
+    if method == zipfile.ZIP_DEFLATED and factor > 1:
+        # The stream itself says where it ends, and its checksum that it is whole.
+        np.testing.assert_array_equal(sitk.GetArrayFromImage(read_nifti(source).image), labels())
+        return
+    with pytest.raises(DataError, match=r"a\.zip"):
+        read_nifti(source)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "circle"])
+def test_what_is_no_file_is_not_waited_for(tmp_path, kind):
+    path = tmp_path / "a.nii.gz"
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero" if kind == "device" else path)
+    for read in (read_nifti, read_nifti_geometry):
+        with pytest.raises(DataError, match=r"a\.nii\.gz: found a file that cannot be opened"):
+            read(SourceFile(path=path))

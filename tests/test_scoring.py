@@ -251,6 +251,31 @@ def test_a_prediction_whose_axes_run_in_another_order_is_scored_and_says_so(tmp_
     assert 0 < found.dsc < 1
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint32, np.int32, np.float32])
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.mha", "a.nrrd", "a.mnc"])
+@pytest.mark.parametrize("compressed", [False, True])
+def test_scores_depend_neither_on_the_format_nor_on_the_type_of_numbers(tmp_path, labels, name, dtype, compressed):
+    shifted = np.roll(labels, 1, axis=2)
+    expected = score_one(write(tmp_path / "r.nii.gz", labels), write(tmp_path / "p.nii.gz", shifted), structures=[LEFT])
+    for folder, array in (("r", labels), ("p", shifted)):
+        (tmp_path / folder).mkdir()
+        image = sitk.GetImageFromArray(array.astype(dtype))
+        image.SetSpacing((0.7, 0.8, 5.0))
+        sitk.WriteImage(image, str(tmp_path / folder / name), useCompression=compressed)
+    (found,) = score_one(tmp_path / "r" / name, tmp_path / "p" / name, structures=[LEFT])
+    assert (found.dsc, found.nsd) == pytest.approx((expected[0].dsc, expected[0].nsd), rel=1e-6)
+    assert found.message == ""
+
+
+def test_voxels_that_begin_at_an_odd_byte_are_scored(tmp_path, labels):
+    path = write(tmp_path / "a.nii", labels.astype(np.int16))
+    content = bytearray(path.read_bytes())
+    struct.pack_into("<f", content, 108, 353.0)
+    path.write_bytes(content[:352] + b"\0" + content[352:])
+    (score,) = score_one(write(tmp_path / "r.nii.gz", labels), path, structures=[LEFT])
+    assert score.dsc == 1.0
+
+
 @pytest.mark.parametrize("num_axes", [2, 3])
 def test_a_single_slice_is_scored_as_a_volume_with_a_word(tmp_path, labels, num_axes):
     flat = labels[1] if num_axes == 2 else labels[1:2]

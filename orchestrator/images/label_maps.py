@@ -122,7 +122,8 @@ def as_labels(stored: NDArray[Any], *, slope: float = 1.0, intercept: float = 0.
         If a value is below 0 or no whole number.
     """
     if stored.dtype.kind in "iu" and (slope, intercept) == (1.0, 0.0):
-        labels = np.ascontiguousarray(stored, dtype=stored.dtype.newbyteorder("="))
+        # A file may begin its voxels anywhere, and compiled code may not.
+        labels = np.require(stored, dtype=stored.dtype.newbyteorder("="), requirements=["C", "A"])
         if labels.dtype.kind == "i" and labels.size and labels.min() < 0:
             raise _no_labels(labels.min(), labels.max())
         return labels
