@@ -1,5 +1,6 @@
 """The study that comes along gives the published matrix, and a broken one is refused."""
 
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -236,3 +237,24 @@ def test_overview_rows_fill_in_what_the_detailed_tables_lack(published):
     )
     assert score.dsc_mean == 0.162
     assert published.find(group="T9", fold=0, evaluation_set="test", structure="infection") is None
+
+
+def test_the_study_of_the_docs_is_what_they_say(tmp_path: Path):
+    text = (Path(__file__).parents[1] / "docs" / "studies.md").read_text(encoding="utf-8")
+    for name, block in zip(
+        ("study.yaml", "folds.yaml"), re.findall(r"```yaml\n(.*?)```", text, re.DOTALL), strict=True
+    ):
+        (tmp_path / name).write_text(block, encoding="utf-8")
+    study = load_study(tmp_path / "study.yaml")
+    assert study.matrices == ("main", "extra", "all")
+    trainings = study.trainings(preset=SMOKE)
+    assert [training.id for training in trainings] == ["liver-a-fold0", "liver-a-fold1"]
+    assert [case.name for case in trainings[0].val] == ["case_001", "case_003"]  # of three, two are kept
+    assert [s.name for s in trainings[0].evaluation_sets] == ["val", "clinic-b"]
+    assert [t.id for t in study.trainings(only=("source=a",), matrix="extra", preset=PAPER)] == [
+        "liver-a-2d-fold0",
+        "liver-a-2d-fold1",
+    ]
+    (leak, _) = study.patient_leaks(study.trainings(preset=PAPER))
+    assert leak.line.startswith("case_003 and case_017 are scans of one patient")
+    assert [spec.name for spec in load_tables(study).specs] == ["results"]
