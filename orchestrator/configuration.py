@@ -32,9 +32,12 @@ def absolute(location: str, *, option: str) -> Path:
     """Return the path of a folder, links followed; raises ConfigError where they lead in a circle."""
     try:
         path = Path(location).resolve()
-    except (OSError, RuntimeError) as error:
-        raise ConfigError(f"{option} {location}: its links lead in a circle; expected a folder") from error
-    if path.is_symlink():
+        is_circle = path.is_symlink()
+    except RuntimeError:
+        is_circle = True
+    except OSError as error:
+        raise ConfigError(f"{option} {location}: cannot be reached ({error.strerror}); expected a folder") from error
+    if is_circle:
         raise ConfigError(f"{option} {location}: its links lead in a circle; expected a folder")
     return path
 
