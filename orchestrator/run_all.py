@@ -30,7 +30,7 @@ from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
 
 if TYPE_CHECKING:
-    from orchestrator.pipeline.run import RunRequest
+    from orchestrator.pipeline.request import RunRequest
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 PARTNERS = {"json": "dry_run", "deadline": "simulate", "max_cost": "simulate", "prices": "simulate"}
@@ -48,6 +48,7 @@ class Selection:
     data: str | None
     output: str
     seed: int
+    redo_changed: bool
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -77,6 +78,12 @@ def build_parser() -> argparse.ArgumentParser:
         default=[],
         metavar="PATTERN",
         help="only trainings of such a name, or with FACET=PATTERN; may be repeated",
+    )
+    add(
+        "--redo-changed",
+        action="store_true",
+        help="where files of --data have changed since this run has read them, remove all that was made of them and "
+        "make it anew (default: refuse)",
     )
     add("--seed", type=int, default=0, help="seed of phantoms and trainings (default: 0)")
     add("--dry-run", action="store_true", help="show the trainings, check --data as far as given, start nothing")
@@ -118,6 +125,9 @@ def carry_out(selection: Selection, options: argparse.Namespace, *, console: Con
     if options.dry_run:
         show_trainings(selection, console=console, as_json=options.json)
         if selection.data:
+            from orchestrator.pipeline.before_start import check_unchanged
+
+            check_unchanged(_request(selection))
             # Beside JSON the lines go where they do no harm.
             check_data(selection, console=consoles()[1] if options.json else console)
         return EXIT_DONE
@@ -157,6 +167,7 @@ def select(options: argparse.Namespace) -> Selection:
         data=str(absolute(data, option="--data")) if data and "://" not in data else data,
         output=_output(options.output or cluster.output or f"runs/{preset.name}"),
         seed=options.seed,
+        redo_changed=options.redo_changed,
     )
 
 
@@ -268,7 +279,7 @@ def run_here(selection: Selection, options: argparse.Namespace, *, console: Cons
 
 def check_data(selection: Selection, *, console: Console) -> None:
     """Print what the headers of the data show to be wrong; raises DataError if that is anything."""
-    from orchestrator.pipeline.run import check_before_start
+    from orchestrator.pipeline.before_start import check_before_start
 
     problems = check_before_start(_request(selection))
     if not problems:
@@ -282,7 +293,7 @@ def check_data(selection: Selection, *, console: Console) -> None:
 
 
 def _request(selection: Selection) -> "RunRequest":
-    from orchestrator.pipeline.run import RunRequest
+    from orchestrator.pipeline.request import RunRequest
 
     return RunRequest(
         study=selection.study,
@@ -292,6 +303,7 @@ def _request(selection: Selection) -> "RunRequest":
         data=selection.data,
         output=selection.output,
         cluster=selection.cluster,
+        redo_changed=selection.redo_changed,
     )
 
 
@@ -330,6 +342,7 @@ def launch(selection: Selection, options: argparse.Namespace, *, console: Consol
     arguments += ["--matrix", options.matrix] if options.matrix else []
     arguments += ["--study", _in_project(options.study)] if options.study != DEFAULT_STUDY else []
     arguments += ["--data", selection.data] if selection.data else []
+    arguments += ["--redo-changed"] if options.redo_changed else []
     arguments += [part for pattern in options.only for part in ("--only", pattern)]
     request = Launch(
         config=selection.cluster,

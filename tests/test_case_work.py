@@ -14,6 +14,7 @@ from orchestrator.errors import DataError
 from orchestrator.images.geometry import geometry_of
 from orchestrator.pipeline import case_work
 from orchestrator.pipeline.case_records import original_grid
+from orchestrator.pipeline.local_download import local_download
 from orchestrator.sources.downloads import LAYOUTS, may_concern
 from orchestrator.storage import run_paths, s3
 from orchestrator.storage.filesystem import open_storage
@@ -49,9 +50,8 @@ def num_fetched(door, key):
 
 def seen_by(name, *, read=lambda folder: sorted(path.name for path in folder.rglob("*") if path.is_file())):
     dataset = DATASETS[name]
-    case = SimpleNamespace(dataset=name, name=dataset.case_names[0])
-    with case_work._local_download(SimpleNamespace(data=DATA), dataset.source, case=case) as folder:
-        return read(folder)
+    with local_download(DATA, dataset.source, case_name=dataset.case_names[0]) as local:
+        return read(local.folder)
 
 
 def test_a_case_gets_its_own_files_and_what_is_of_all(door):
@@ -127,7 +127,7 @@ def test_the_record_of_an_image_keeps_the_grid_of_its_file(tmp_path):
     turned = sitk.DICOMOrient(sitk.ReadImage(str(path)), "RAS")
     sitk.WriteImage(turned, str(path))
     case, storage = Case(dataset="mosmed", name="study_0255"), open_storage(tmp_path / "run")
-    place = SimpleNamespace(data=str(tmp_path / "data"), datasets=DATASETS, storage=storage)
+    place = SimpleNamespace(downloads=str(tmp_path / "data"), datasets=DATASETS, storage=storage)
     case_work.ingest(place, case)
     grid = original_grid(storage, case)
     assert grid.orientation == "RAS"

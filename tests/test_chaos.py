@@ -26,6 +26,7 @@ from orchestrator.errors import PreemptedError
 from orchestrator.events import read_events
 from orchestrator.pipeline import run as driver
 from orchestrator.pipeline.processors import Need
+from orchestrator.pipeline.request import RunRequest
 from orchestrator.pipeline.stages import StageKind, build_graph
 from orchestrator.pipeline.work import carry_out
 from orchestrator.pipeline.workplace import Workplace
@@ -93,7 +94,7 @@ def mark():
 class Serial:
     """The stages of the training, to be carried out one after the other in this process."""
 
-    request: driver.RunRequest
+    request: RunRequest
     graph: dict
     place: Workplace
 
@@ -115,7 +116,7 @@ class Serial:
 def serial(output):
     study = load_study()
     preset = replace(PRESETS["smoke"], **CHANGES)
-    request = driver.RunRequest(
+    request = RunRequest(
         study=study,
         trainings=study.trainings(only=(TRAINING,), preset=preset),
         preset=preset,

@@ -20,7 +20,8 @@ from orchestrator.events import EventLog, read_events
 from orchestrator.patches.manifest import PatchRecord
 from orchestrator.patches.writer import write_patches
 from orchestrator.pipeline.output_claim import claim_output
-from orchestrator.pipeline.run import RunRequest, identity_of, run
+from orchestrator.pipeline.request import RunRequest, identity_of
+from orchestrator.pipeline.run import run
 from orchestrator.results.store import ResultsStore
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage

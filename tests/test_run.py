@@ -14,7 +14,8 @@ from orchestrator.benchmark.presets import PRESETS
 from orchestrator.cluster.config import ClusterConfig
 from orchestrator.errors import ConfigError
 from orchestrator.pipeline.output_claim import claim_output
-from orchestrator.pipeline.run import RunRequest, identity_of, run
+from orchestrator.pipeline.request import RunRequest, identity_of
+from orchestrator.pipeline.run import run
 from orchestrator.results.records import ScoreStatus
 from orchestrator.results.store import ResultsStore
 from orchestrator.storage import run_paths

@@ -7,9 +7,9 @@ import pytest
 from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.presets import PRESETS
 from orchestrator.errors import ConfigError
+from orchestrator.pipeline.before_start import check_space
 from orchestrator.pipeline.finished import finished_stages
 from orchestrator.pipeline.prediction_record import PredictionRecord, write_prediction_record
-from orchestrator.pipeline.run import check_space
 from orchestrator.pipeline.stages import StageKind, build_graph, evaluated_cases, expected_bytes, label_sets_by_case
 from orchestrator.pipeline.ways import needed_stages
 from orchestrator.storage import run_paths

@@ -1,7 +1,9 @@
 """What a run remembers of each image and label map that it has made of a download: digest, origin, what was odd."""
 
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from orchestrator.benchmark.definition import Case
@@ -11,6 +13,9 @@ from orchestrator.sources.downloads import FileStamp, SourceStamp
 from orchestrator.storage import run_paths
 from orchestrator.storage.interface import Storage
 from orchestrator.storage.json_files import read_json, write_json
+
+NUM_THREADS = 16
+"""That read records at a time: on S3 each takes its time."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,3 +108,12 @@ def digests_of(storage: Storage, labels: Iterable[tuple[Case, str]]) -> dict[str
         keys[f"{case.id} image"] = run_paths.image_record(case)
         keys[f"{case.id} {label_set}"] = run_paths.labels_record(case, label_set=label_set)
     return {name: read_case_record(storage, key).sha256 for name, key in sorted(keys.items())}
+
+
+def warnings_about(storage: Storage, labels: Iterable[tuple[Case, str]]) -> tuple[str, ...]:
+    """Return what was hardly right about label maps, of those that are there, each sentence once."""
+    there = set(run_paths.own_keys(storage, run_paths.CASES))
+    keys = dict.fromkeys(run_paths.labels_record(case, label_set=label_set) for case, label_set in labels)
+    with ThreadPoolExecutor(NUM_THREADS) as executor:
+        records = executor.map(partial(read_case_record, storage), [key for key in keys if key in there])
+    return tuple(dict.fromkeys(warning for record in records for warning in record.warnings))

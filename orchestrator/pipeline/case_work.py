@@ -4,8 +4,6 @@ import hashlib
 import math
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,9 +11,9 @@ from typing import TYPE_CHECKING
 from orchestrator.benchmark.definition import Case
 from orchestrator.errors import DataError, IntegrityError
 from orchestrator.pipeline.case_records import CaseRecord, read_case_record, write_case_record
+from orchestrator.pipeline.local_download import local_download
 from orchestrator.pipeline.workplace import Workplace
 from orchestrator.storage import run_paths
-from orchestrator.storage.filesystem import open_storage
 from orchestrator.storage.interface import Storage
 from orchestrator.storage.json_files import write_json
 
@@ -45,12 +43,12 @@ def ingest(place: Workplace, case: Case) -> int:
     from orchestrator.sources.downloads import convert_image
 
     dataset = place.datasets[case.dataset]
-    with _local_download(place, dataset.source, case=case) as downloads:
+    with local_download(place.downloads, dataset.source, case_name=case.name) as local:
         # Where a case ships several images, the label sets that it has choose, and not those that a call asks for.
-        found = convert_image(case, dataset=dataset, label_sets=dataset.label_sets, downloads=downloads)
+        found = convert_image(case, dataset=dataset, label_sets=dataset.label_sets, downloads=local.folder)
     record = CaseRecord(
         sha256="",
-        source=found.source,
+        source=local.at_home(found.source),
         notes=found.notes,
         warnings=found.warnings,
         spacing_mm=tuple(found.image.GetSpacing()[::-1]),
@@ -66,10 +64,10 @@ def ingest_labels(place: Workplace, case: Case, *, label_set: str) -> None:
     from orchestrator.sources.downloads import convert_labels
 
     dataset, storage = place.datasets[case.dataset], place.storage
-    with _local_download(place, dataset.source, case=case) as downloads:
+    with local_download(place.downloads, dataset.source, case_name=case.name) as local:
         image = _read_image(storage, case)
-        found = convert_labels(case, dataset=dataset, label_set=label_set, image=image, downloads=downloads)
-    record = CaseRecord(sha256="", source=found.source, notes=found.notes, warnings=found.warnings)
+        found = convert_labels(case, dataset=dataset, label_set=label_set, image=image, downloads=local.folder)
+    record = CaseRecord(sha256="", source=local.at_home(found.source), notes=found.notes, warnings=found.warnings)
     key = run_paths.case_labels(case, label_set=label_set)
     _keep(storage, found.labels, key=key, record=record, at=run_paths.labels_record(case, label_set=label_set))
 
@@ -122,30 +120,3 @@ def fingerprint(place: Workplace, case: Case, *, label_set: str) -> None:
         storage.fetch(run_paths.case_image(case)), storage.fetch(run_paths.case_labels(case, label_set=label_set))
     )
     storage.write_bytes(run_paths.fingerprint(case, label_set=label_set), measured.to_bytes())
-
-
-@contextmanager
-def _local_download(place: Workplace, download: str, *, case: Case) -> Iterator[Path]:
-    """Context with a local folder that holds a download; of one on S3, what the case needs.
-
-    The copies of S3's files lie in the cache of this machine and are linked to: they are fetched once for all of its
-    processes, again where they have changed, and nothing but links is left behind by a process that is killed.
-    """
-    location = place.data if place.data is not None else f"{place.output.rstrip('/')}/{run_paths.PHANTOM_DOWNLOADS}"
-    if not location.startswith("s3://"):
-        yield Path(location)
-        return
-    from orchestrator.sources.downloads import may_concern
-
-    storage = open_storage(location)
-    keys = storage.list_keys(download)
-    if not keys:
-        raise DataError(f"{location}/{download}: no files found; expected the download as its owner ships it")
-    with tempfile.TemporaryDirectory(prefix="download-") as folder:
-        for key in keys:
-            target = Path(folder) / key
-            # Also for files that stay away: what is said of a missing file follows from the folders that are there.
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if may_concern(key, download=download, case_name=case.name):
-                target.symlink_to(storage.fetch(key))
-        yield Path(folder)

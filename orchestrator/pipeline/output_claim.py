@@ -61,6 +61,11 @@ def claim_output(storage: Storage, *, identity: Mapping[str, object], trainings:
     return asked_for
 
 
+def trainings_asked_for(storage: Storage) -> tuple[str, ...]:
+    """Return the ids of all trainings that the calls of a run were asked for; none where there is no run."""
+    return _asked_for(_claim_of(storage))
+
+
 def _asked_for(record: Mapping[str, object] | None) -> tuple[str, ...]:
     names = record.get("trainings") if record else None
     return tuple(map(str, names)) if isinstance(names, list) else ()

@@ -4,28 +4,30 @@ import math
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 
 from rich.console import Console
 
 from orchestrator.benchmark.definition import Case, Training
-from orchestrator.benchmark.presets import Preset
-from orchestrator.benchmark.study import Study
 from orchestrator.benchmark.tables import load_tables
-from orchestrator.cluster.config import ClusterConfig
 from orchestrator.errors import ConfigError, GpuError, IntegrityError, StorageError
 from orchestrator.events import EventLog
-from orchestrator.images.problem import Problem
-from orchestrator.pipeline.case_records import read_case_record
+from orchestrator.pipeline.before_start import check_space, settle_changed_data
+from orchestrator.pipeline.case_records import read_case_record, warnings_about
 from orchestrator.pipeline.finished import finished_stages
 from orchestrator.pipeline.lease import Lease
 from orchestrator.pipeline.output_claim import claim_output
 from orchestrator.pipeline.policy import Schedule
 from orchestrator.pipeline.processors import Need, Node
-from orchestrator.pipeline.stages import Stage, StageKind, build_graph, expected_bytes, label_sets_by_case
+from orchestrator.pipeline.request import RunRequest, datasets_of, graph_of, identity_of
+from orchestrator.pipeline.stages import (
+    Stage,
+    StageKind,
+    label_sets_by_case,
+    used_label_sets,
+)
 from orchestrator.pipeline.training_need import idle_gpus, training_need
 from orchestrator.pipeline.ways import needed_stages
 from orchestrator.pipeline.workplace import Workplace
@@ -34,7 +36,6 @@ from orchestrator.report.tables import write_tables
 from orchestrator.results.aggregate import missing_predictions
 from orchestrator.results.records import ResultRow
 from orchestrator.results.store import ResultsStore, from_table
-from orchestrator.sources.downloads import CaseRequest, inspect_downloads
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.storage.interface import Storage
 
@@ -42,26 +43,6 @@ NUM_SIZES = 16
 """Of images, from which the size of all is learned when a run goes on."""
 GPU_LOADER_THREADS = 6
 """Most threads that make batches for one training with a GPU."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RunRequest:
-    """What is to be run, and where."""
-
-    study: Study
-    """What may be trained."""
-    trainings: tuple[Training, ...]
-    """Those to be carried out."""
-    preset: Preset
-    """How much is trained."""
-    seed: int
-    """Of phantoms and trainings."""
-    data: str | None
-    """Location of the downloads; None generates phantoms."""
-    output: str
-    """Location of everything that the run writes."""
-    cluster: ClusterConfig
-    """Where it runs."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,65 +63,6 @@ class RunOutcome:
     """Wall time of this call."""
 
 
-def graph_of(request: RunRequest) -> dict[str, Stage]:
-    """Return every stage of a run."""
-    return build_graph(
-        request.trainings,
-        donors=request.study.donors(request.trainings, preset=request.preset),
-        datasets={dataset.name: dataset for dataset in request.study.datasets},
-        preset=request.preset,
-        phantoms=request.data is None,
-    )
-
-
-def check_before_start(request: RunRequest) -> tuple[Problem, ...]:
-    """Return what is wrong with the downloads of what a run still has to read of them, as far as headers show it."""
-    storage = open_storage(request.output)
-    if request.data is None or "://" in request.data:
-        return ()
-    graph = graph_of(request)
-    missing: dict[Case, set[str]] = {}
-    for stage_id in needed_stages(graph, done=finished_stages(graph, storage)):
-        stage = graph[stage_id]
-        if stage.case is not None and stage.kind in {StageKind.INGEST, StageKind.LABELS}:
-            missing.setdefault(stage.case, set()).update(stage.label_sets)
-    datasets = {dataset.name: dataset for dataset in request.study.datasets}
-    requests = [
-        CaseRequest(
-            dataset=datasets[case.dataset],
-            case_name=case.name,
-            # An image alone is looked at beside whatever mask the case has.
-            label_sets=tuple(sorted(label_sets)) or datasets[case.dataset].label_sets[:1],
-        )
-        for case, label_sets in sorted(missing.items())
-    ]
-    return inspect_downloads(requests, downloads=Path(request.data), thorough=False, num_threads=8).problems
-
-
-def check_space(stages: Iterable[Stage], *, storage: Storage, preset: Preset) -> None:
-    """Raise ConfigError if the output location has less space than these stages will write, roughly."""
-    needed, free = expected_bytes(stages, preset=preset), storage.free_bytes()
-    if free is not None and free < needed:
-        raise ConfigError(
-            f"{storage.location}: {_size(free)} free; expected at least {_size(needed)} for what is to be written. "
-            "Free space, choose another --output, or run a part with --only"
-        )
-
-
-def _size(num_bytes: int) -> str:
-    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.1f} MB"
-
-
-def identity_of(request: RunRequest) -> dict[str, object]:
-    """Return what the results of a run follow from, by name."""
-    return {
-        "study_sha256": request.study.sha256,
-        "preset": asdict(request.preset),
-        "seed": request.seed,
-        "data": request.data or "phantoms",
-    }
-
-
 def run(request: RunRequest, *, console: Console) -> RunOutcome:
     """Carry out what is not done yet and write the tables of everything that is.
 
@@ -155,6 +77,8 @@ def run(request: RunRequest, *, console: Console) -> RunOutcome:
     ------
     ConfigError
         If the output location belongs to another run, another driver is at work there, or the cluster is too small.
+    DataError
+        If files have changed that this run has read, and `redo_changed` is not set.
     ClusterError
         If the cluster cannot be reached, or another driver has taken over.
     """
@@ -164,14 +88,15 @@ def run(request: RunRequest, *, console: Console) -> RunOutcome:
     note = partial(console.print, markup=False, highlight=False, soft_wrap=True)
     with Lease(storage, note=note) as lease:
         events = EventLog(storage, run_started=datetime.now(UTC), clock=lambda: datetime.now(UTC))
-        done = finished_stages(graph, storage)
-        needed = needed_stages(graph, done=done)
-        check_space((graph[stage_id] for stage_id in needed), storage=storage, preset=request.preset)
         asked_for = claim_output(
             storage,
             identity=identity_of(request),
             trainings=[training.id for training in request.trainings],
         )
+        settle_changed_data(request, storage, asked_for=asked_for, note=note)
+        done = finished_stages(graph, storage)
+        needed = needed_stages(graph, done=done)
+        check_space((graph[stage_id] for stage_id in needed), storage=storage, preset=request.preset)
         storage.sweep()
         events.append(
             "run_started",
@@ -294,7 +219,7 @@ def _check_torch_here() -> None:
 
 def _workplace(request: RunRequest, need: Need) -> Workplace:
     phantom_cases: dict[str, list[Case]] = {}
-    datasets = {dataset.name: dataset for dataset in request.study.datasets}
+    datasets = datasets_of(request)
     if request.data is None:
         # Every case of the benchmark under this preset: a later run with other trainings finds the same downloads.
         for case in sorted(label_sets_by_case(request.study.trainings(matrix="all", preset=request.preset))):
@@ -340,6 +265,8 @@ def write_run_tables(
     trainings = [
         training for training in request.study.trainings(matrix="all", preset=request.preset) if training.id in shown
     ]
+    # Phantoms are what they are.
+    labels = [] if request.data is None else [pair for training in trainings for pair in used_label_sets(training)]
     return write_tables(
         storage,
         rows=rows,
@@ -347,4 +274,5 @@ def write_run_tables(
         failed=failed,
         layout=load_tables(request.study),
         leaks=request.study.patient_leaks(trainings),
+        warnings=warnings_about(storage, labels) if labels else (),
     )

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from orchestrator.benchmark.definition import Case, Dataset, LabelSet
 from orchestrator.benchmark.presets import Preset
+from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.storage.interface import Storage
 
@@ -35,6 +36,11 @@ class Workplace:
     """Threads that make batches for one training, or processes if nnU-Net's own pipeline does; 0 for none beside it."""
     cloud: str | None = None
     """Whose machines the nodes are, if they may be taken back after a notice."""
+
+    @property
+    def downloads(self) -> str:
+        """Location of the downloads, generated ones included."""
+        return self.data if self.data is not None else f"{self.output.rstrip('/')}/{run_paths.PHANTOM_DOWNLOADS}"
 
     @property
     def storage(self) -> Storage:

@@ -10,10 +10,16 @@ from orchestrator.results.aggregate import missing_predictions
 from orchestrator.results.records import ResultRow
 
 _PAPER_PRESET = "paper"
+_NUM_WARNINGS = 10
+"""Most warnings about data that stand with a table."""
 
 
 def run_notes(
-    rows: Sequence[ResultRow], *, trainings: Sequence[Training], leaks: Sequence[PatientLeak]
+    rows: Sequence[ResultRow],
+    *,
+    trainings: Sequence[Training],
+    leaks: Sequence[PatientLeak],
+    warnings: Sequence[str] = (),
 ) -> tuple[str, ...]:
     """Return what every table of a run must say about its scores, the gravest first."""
     notes = []
@@ -35,6 +41,11 @@ def run_notes(
         notes.append(
             f"Missing or unusable predictions: {len(missing)}. Their scores are left out of the means and counted "
             "under remarks; the results store says why."
+        )
+    notes += [f"Hardly right, and taken as it is: {warning}" for warning in warnings[:_NUM_WARNINGS]]
+    if len(warnings) > _NUM_WARNINGS:
+        notes.append(
+            f"{len(warnings) - _NUM_WARNINGS} further warnings about label maps are in the records of their cases."
         )
     return (*notes, *(leak.line for leak in leaks))
 

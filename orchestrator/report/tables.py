@@ -22,6 +22,7 @@ def write_tables(
     failed: Collection[str],
     layout: TableLayout,
     leaks: Sequence[PatientLeak],
+    warnings: Sequence[str] = (),
 ) -> tuple[str, ...]:
     """Write every table of a run in Markdown, CSV and LaTeX, and a summary; returns their keys, the summary first.
 
@@ -39,13 +40,16 @@ def write_tables(
         The tables of the study.
     leaks
         Patients in train and test.
+    warnings
+        What is hardly right about the data, one sentence each.
     """
     rows_of: dict[str, list[ResultRow]] = {training.id: [] for training in trainings}
     for row in rows:
         if row.training_id in rows_of:
             rows_of[row.training_id].append(row)
     scores = Scores(rows_of=rows_of, failed=failed, published=layout.published)
-    notes = run_notes([row for some in rows_of.values() for row in some], trainings=trainings, leaks=leaks)
+    used = [row for some in rows_of.values() for row in some]
+    notes = run_notes(used, trainings=trainings, leaks=leaks, warnings=warnings)
     tables = fill_tables(trainings, layout=layout, scores=scores, notes=notes)
     keys = []
     for table in tables:

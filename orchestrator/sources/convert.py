@@ -1,5 +1,6 @@
 """From a data folder to cases: the image of a case and each of its label sets, on their own or together."""
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -116,6 +117,35 @@ def stamp_labels_now(case: Case, *, dataset: Dataset, label_set: str, downloads:
     layout = open_layout(dataset, downloads=downloads)
     layout.rule(label_set)
     return stamp_files([layout.find_labels(case.name, label_set=label_set).path], downloads=downloads)
+
+
+def source_of_image_now(case: Case, *, dataset: Dataset, label_sets: Sequence[str], downloads: Path) -> SourceStamp:
+    """Return what `convert_image` would make an image from now: as `stamp_image_now`, and the content is read.
+
+    What cannot be read is another content than any, with an empty digest.
+    """
+    volume = open_layout(dataset, downloads=downloads).find_image(case.name, label_set=label_sets[0])
+    files = stamp_files(volume.paths(), downloads=downloads)
+    try:
+        with reading(volume.name):
+            sha256 = volume.read().sha256
+    except SourceError:
+        sha256 = ""
+    return SourceStamp(files=files, sha256=sha256)
+
+
+def source_of_labels_now(case: Case, *, dataset: Dataset, label_set: str, downloads: Path) -> SourceStamp:
+    """Return what `convert_labels` would make a label map from now, as `source_of_image_now`."""
+    layout = open_layout(dataset, downloads=downloads)
+    layout.rule(label_set)
+    mask = layout.find_labels(case.name, label_set=label_set)
+    files = stamp_files([mask.path], downloads=downloads)
+    with mask.open() as stream:
+        # What it holds is not looked at: a mask that cannot be read is another one, too.
+        digest = hashlib.sha256()
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return SourceStamp(files=files, sha256=digest.hexdigest())
 
 
 def image_from(volume: Volume, *, case: Case, layout: Layout, downloads: Path) -> ConvertedImage:

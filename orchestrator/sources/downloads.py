@@ -6,6 +6,8 @@ from orchestrator.sources.convert import (
     convert_case,
     convert_image,
     convert_labels,
+    source_of_image_now,
+    source_of_labels_now,
     stamp_image_now,
     stamp_labels_now,
 )
@@ -28,6 +30,8 @@ __all__ = [
     "convert_labels",
     "inspect_downloads",
     "may_concern",
+    "source_of_image_now",
+    "source_of_labels_now",
     "stamp_image_now",
     "stamp_labels_now",
     "write_case",

@@ -41,6 +41,10 @@ class Storage(ABC):
         """Keys of all files below the folder `prefix`, sorted; temporary files are left out."""
 
     @abstractmethod
+    def sizes_and_times(self, prefix: str) -> dict[str, tuple[int, int]]:
+        """Bytes of each file below the folder `prefix`, and when it was written, in nanoseconds, by key."""
+
+    @abstractmethod
     def sweep(self) -> None:
         """Remove unfinished writes that nobody can be at any more."""
 

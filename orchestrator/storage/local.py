@@ -34,6 +34,15 @@ class LocalStorage(Storage):
         paths = (path for path in self._walk(prefix) if not path.name.startswith(TEMPORARY_PREFIX))
         return sorted(path.relative_to(self._root).as_posix() for path in paths)
 
+    def sizes_and_times(self, prefix: str) -> dict[str, tuple[int, int]]:
+        """Bytes of each file below the folder `prefix`, and when it was written."""
+        found = {}
+        for key in self.list_keys(prefix):
+            with _errors(self._path(key), "look at"):
+                status = self._path(key).stat()
+                found[key] = (status.st_size, status.st_mtime_ns)
+        return found
+
     def sweep(self) -> None:
         """Remove unfinished writes older than a day."""
         for path in self._walk(""):

@@ -14,23 +14,26 @@ DRIVERS = "drivers"
 RESULTS = "results"
 TABLES = "tables"
 LOGS = "logs"
+CASES = "cases"
 PATCHES = "patches"
-OF_STAGES = (PHANTOM_DOWNLOADS, "cases", "fingerprints", "plans", PATCHES, "trainings", "predictions", RESULTS)
+OF_STAGES = (PHANTOM_DOWNLOADS, CASES, "fingerprints", "plans", PATCHES, "trainings", "predictions", RESULTS)
 """Folders with the products of stages."""
 RAY_TRAIN = "ray_train"
 """Ray Train's own notes on trainings; nothing is read from there."""
 
+_NAME = r"[A-Za-z0-9][\w.-]*"
 _ID = r"[A-Za-z0-9][\w-]*"
 _OWN = {
     EVENTS: re.compile(rf"{EVENTS}/({TRAINING_EVENTS}/{_ID}-)?\d{{8}}T\d{{6}}\.\d{{6}}-\d{{5}}\.jsonl"),
     RESULTS: re.compile(rf"{RESULTS}/{_ID}\.parquet"),
     TABLES: re.compile(rf"{TABLES}/{_ID}\.(md|csv|tex)"),
+    CASES: re.compile(rf"{CASES}/{_NAME}/{_NAME}/{_NAME}\.json"),
     PATCHES: re.compile(rf"{PATCHES}/{_ID}/[A-Za-z0-9][\w.-]*\.arrow"),
 }
 
 
 def own_keys(storage: Storage, folder: str) -> list[str]:
-    """Return the files of a folder of a run that are the run's: events, results, tables or patch files, sorted.
+    """Return the files of a folder of a run that are the run's: events, results, tables, patch files, records of cases.
 
     Desktops, synchronisation tools and backups leave others beside them: `._T1-lung-fold0.parquet`, `.DS_Store`,
     `T1-lung-fold0 (conflicted copy).parquet`.
@@ -50,22 +53,22 @@ def phantom_listing(download: str) -> str:
 
 def case_image(case: Case) -> str:
     """Image of an ingested case, NIfTI in HU (or in the window of its data set)."""
-    return f"cases/{case.id}/image.nii.gz"
+    return f"{CASES}/{case.id}/image.nii.gz"
 
 
 def case_labels(case: Case, *, label_set: str) -> str:
     """Label map of an ingested case in the geometry of its image, NIfTI uint8."""
-    return f"cases/{case.id}/{label_set}.nii.gz"
+    return f"{CASES}/{case.id}/{label_set}.nii.gz"
 
 
 def image_record(case: Case) -> str:
     """JSON record of the image of a case: digest, geometry, origin. Written last: it says that the image is done."""
-    return f"cases/{case.id}/image.json"
+    return f"{CASES}/{case.id}/image.json"
 
 
 def labels_record(case: Case, *, label_set: str) -> str:
     """JSON record of a label map of a case: digest, origin, warnings. Written last, as that of the image."""
-    return f"cases/{case.id}/{label_set}.json"
+    return f"{CASES}/{case.id}/{label_set}.json"
 
 
 def fingerprint(case: Case, *, label_set: str) -> str:
@@ -81,6 +84,11 @@ def plan(training_id: str) -> str:
 def patches(training_id: str, case: Case) -> str:
     """Arrow patch file of one case, preprocessed with the plan of one training."""
     return f"{PATCHES}/{training_id}/{case.dataset}--{case.name}.arrow"
+
+
+def training(training_id: str) -> str:
+    """Folder of the checkpoints and records of a training."""
+    return f"trainings/{training_id}"
 
 
 def checkpoint_slots(training_id: str) -> tuple[str, str]:

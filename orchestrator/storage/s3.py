@@ -52,13 +52,20 @@ class S3Storage(Storage):
 
     def list_keys(self, prefix: str = "") -> list[str]:
         """Keys of all objects below `prefix`, sorted; those that only stand for a folder are none."""
+        return list(self.sizes_and_times(prefix))
+
+    def sizes_and_times(self, prefix: str) -> dict[str, tuple[int, int]]:
+        """Bytes of each object below `prefix`, and when it was written: to a second, as S3 tells."""
         folder = f"{self._object(prefix.rstrip('/'))}/" if prefix else self._prefix
-        keys: list[str] = []
+        found: dict[str, tuple[int, int]] = {}
         with self._errors(prefix, "list"):
             for page in _client().get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=folder):
-                keys += [item["Key"].removeprefix(self._prefix) for item in page.get("Contents", ())]
-        names = ((key, key.rpartition("/")[2]) for key in keys)
-        return sorted(self.checked(key) for key, name in names if name and not name.startswith(TEMPORARY_PREFIX))
+                for item in page.get("Contents", ()):
+                    key = item["Key"].removeprefix(self._prefix)
+                    found[key] = (item["Size"], round(item["LastModified"].timestamp()) * 10**9)
+        names = {key: key.rpartition("/")[2] for key in found}
+        own = (key for key, name in names.items() if name and not name.startswith(TEMPORARY_PREFIX))
+        return {self.checked(key): found[key] for key in sorted(own)}
 
     def sweep(self) -> None:
         """Nothing: an object that was not written whole does not exist."""
