@@ -1,12 +1,17 @@
-"""Compare every patch file of a run with what was written: size, digest, and the checksum of each chunk."""
+"""Compare the files of a run with what was written, and the downloads with what was read of them."""
 
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
+from rich.console import Console
+
+from orchestrator.benchmark.loading import DEFAULT_STUDY, load_study
 from orchestrator.console import consoles, parse
-from orchestrator.errors import IntegrityError, OrchestratorError
+from orchestrator.errors import ConfigError, IntegrityError, OrchestratorError
 from orchestrator.patches.manifest import PatchManifest, PatchRecord
+from orchestrator.pipeline.changed_data import compare, parts_of
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.storage.interface import Storage
@@ -18,11 +23,14 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m orchestrator.verify",
-        description="Compare every patch file of a run with its record. Exit code 0: all are whole; 1: some are not, "
-        "and each is named; 2: there are none. A damaged file that is removed is made again by the next run.",
+        description="Compare every patch file of a run with its record, and with --data every file of the downloads "
+        "with the digest of what was read of it. Exit code 0: all are whole and unchanged; 1: some are not, and each "
+        "is named; 2: there is nothing to compare. A damaged file that is removed is made again by the next run.",
     )
     parser.add_argument("--output", required=True, help="folder or s3:// prefix of the run")
-    parser.add_argument("--remove", action="store_true", help="remove what is damaged")
+    parser.add_argument("--data", help="folder or s3:// prefix with the downloads: compare them instead of the patches")
+    parser.add_argument("--study", type=Path, default=DEFAULT_STUDY, help="with --data: what the run trains")
+    parser.add_argument("--remove", action="store_true", help="remove patch files that are damaged")
     return parser
 
 
@@ -32,25 +40,52 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(build_parser(), arguments)
     try:
         storage = open_storage(options.output)
-        keys = run_paths.own_keys(storage, run_paths.PATCHES)
-        if not keys:
-            message = f"{storage.location}: no patch files; expected the --output of a run that has preprocessed cases"
-            errors.print(f"error: {message}", markup=False, soft_wrap=True)
-            return EXIT_USAGE
-        num_damaged = 0
-        for key, error in damages(storage, keys):
-            num_damaged += 1
-            console.print(f"damaged: {error}", markup=False, soft_wrap=True)
-            if options.remove:
-                storage.delete(key)
+        if options.data is not None:
+            is_whole = verify_data(storage, data=options.data, study=options.study, console=console)
+        else:
+            is_whole = verify_patches(storage, remove=options.remove, console=console)
     except OrchestratorError as error:
         errors.print(f"error: {error}", markup=False, soft_wrap=True)
         return EXIT_USAGE
     except KeyboardInterrupt:
         errors.print("Interrupted.")
         return EXIT_INTERRUPTED
+    return EXIT_WHOLE if is_whole else EXIT_DAMAGED
+
+
+def verify_patches(storage: Storage, *, remove: bool, console: Console) -> bool:
+    """Say which patch files are not what was written; raises ConfigError if there are none."""
+    keys = run_paths.own_keys(storage, run_paths.PATCHES)
+    if not keys:
+        raise ConfigError(
+            f"{storage.location}: no patch files; expected the --output of a run that has preprocessed cases"
+        )
+    num_damaged = 0
+    for key, error in damages(storage, keys):
+        num_damaged += 1
+        console.print(f"damaged: {error}", markup=False, soft_wrap=True)
+        if remove:
+            storage.delete(key)
     console.print(f"{len(keys) - num_damaged} of {len(keys)} patch files are whole")
-    return EXIT_DAMAGED if num_damaged else EXIT_WHOLE
+    return num_damaged == 0
+
+
+def verify_data(storage: Storage, *, data: str, study: Path, console: Console) -> bool:
+    """Say which files of the downloads are no longer what was read; raises ConfigError if nothing was read."""
+    parts = parts_of(storage)
+    if not parts:
+        raise ConfigError(f"{storage.location}: no cases; expected the --output of a run that has read downloads")
+    datasets = {dataset.name: dataset for dataset in load_study(study).datasets}
+    found = compare(parts, data=data, datasets=datasets, thorough=True)
+    for one in found.changed:
+        files = ", ".join(one.files)
+        line = f"changed: {data}: {files}: {one.part.name} would be made of another content now"
+        console.print(line, markup=False, soft_wrap=True)
+    for part in found.gone:
+        console.print(f"gone: {data}: nothing is found there for {part.name}", markup=False, soft_wrap=True)
+    num_same = len(parts) - len(found.changed) - len(found.gone)
+    console.print(f"{num_same} of {len(parts)} images and label maps are of the downloads as they are", soft_wrap=True)
+    return num_same == len(parts)
 
 
 def damages(storage: Storage, keys: Sequence[str]) -> Iterator[tuple[str, IntegrityError]]:

@@ -4,12 +4,14 @@ import os
 import shutil
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import layouts
 import numpy as np
 import pytest
 from fault_server import failing_s3
 
+from orchestrator import verify
 from orchestrator.benchmark.definition import Case
 from orchestrator.benchmark.presets import PRESETS
 from orchestrator.errors import IntegrityError
@@ -194,6 +196,31 @@ def test_data_on_s3_are_compared_by_size_and_time_there(data, tmp_path, s3_bucke
     assert look(place.storage, remote.location) == ({"mosmed/study_0255 infection": (mask,)}, set())
     remote.delete(mask)
     assert look(place.storage, remote.location) == ({}, set())
+
+
+def test_verify_reads_all_downloads_and_names_what_is_not_what_was_read(storage, data, tmp_path, monkeypatch, capsys):
+    known = SimpleNamespace(datasets=tuple(layouts.DATASETS.values()))
+    monkeypatch.setattr(verify, "load_study", lambda _: known)
+    command = ["--output", storage.location, "--data", str(data)]
+    assert verify.main(command) == 0
+    assert capsys.readouterr().out == "21 of 21 images and label maps are of the downloads as they are\n"
+    # A byte that changes neither size nor time is seen only where all is read.
+    name = "mosmed/COVID19_1110/masks/study_0255_mask.nii.gz"
+    path, time_ns = data / name, (data / name).stat().st_mtime_ns
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(time_ns, time_ns))
+    (data / "structseg" / "Lung_GTV" / "7" / "label.nii.gz").unlink()
+    assert look(storage, data) == ({}, set())
+    assert verify.main(command) == 1
+    assert capsys.readouterr().out.splitlines() == [
+        f"changed: {data}: {name}: mosmed/study_0255 infection would be made of another content now",
+        f"gone: {data}: nothing is found there for structseg-gtv/train_7 infection",
+        "19 of 21 images and label maps are of the downloads as they are",
+    ]
+    assert verify.main(["--output", str(tmp_path / "none"), "--data", str(data)]) == 2
+    assert "no cases; expected the --output of a run that has read downloads" in capsys.readouterr().err
 
 
 def test_a_damaged_record_is_named(storage, data):

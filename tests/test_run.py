@@ -13,11 +13,13 @@ from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.presets import PRESETS
 from orchestrator.cluster.config import ClusterConfig
 from orchestrator.errors import ConfigError
+from orchestrator.pipeline.case_records import CaseRecord, write_case_record
 from orchestrator.pipeline.output_claim import claim_output
 from orchestrator.pipeline.request import RunRequest, identity_of
 from orchestrator.pipeline.run import run
 from orchestrator.results.records import ScoreStatus
 from orchestrator.results.store import ResultsStore
+from orchestrator.sources.downloads import SourceStamp
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
 
@@ -141,3 +143,19 @@ def test_tables_are_of_all_that_is_committed_whatever_a_call_asks_for(request_fo
     assert "| T1-infection | COVID-19-CT-Seg | infection | average | 1 | 50.0 |" in summary
     assert "- T1-infection-fold1: pending\n- T3-infection-structseg-fold1: pending\n" in summary
     assert names[0] not in summary.partition("## Trainings without results")[2]
+
+
+def test_warnings_about_the_data_of_shown_trainings_stand_with_the_tables(request_for, tmp_path):
+    request = request_for(data=str(tmp_path / "downloads"))
+    (training,) = request.trainings
+    storage = open_storage(tmp_path)
+    claim(request)
+    ResultsStore(storage).commit(training.id, [scored(training)])
+    source = SourceStamp(files=(), sha256="")
+    for label_set, warning in (("infection", "90 % of it lies outside of the lungs"), ("lung", "of no training here")):
+        record = CaseRecord(sha256="", source=source, warnings=(warning,))
+        write_case_record(storage, run_paths.labels_record(training.train[0], label_set=label_set), record)
+    run(request, console=Console(file=io.StringIO()))
+    summary = (tmp_path / run_paths.TABLES / "summary.md").read_text()
+    assert "> Hardly right, and taken as it is: 90 % of it lies outside of the lungs\n" in summary
+    assert "of no training here" not in summary

@@ -109,7 +109,7 @@ def rows_of(of, *scores, preset="paper", phantoms=False, is_capped=False):
 def written(tmp_path):
     storage = open_storage(tmp_path)
 
-    def write(trainings, rows, *, failed=(), leaks=(), layout=None):
+    def write(trainings, rows, *, failed=(), leaks=(), layout=None, warnings=()):
         keys = write_tables(
             storage,
             rows=rows,
@@ -117,6 +117,7 @@ def written(tmp_path):
             failed=failed,
             layout=replace(LAYOUT, published=FakePublished()) if layout is None else layout,
             leaks=leaks,
+            warnings=warnings,
         )
         assert sorted(keys) == storage.list_keys("tables")
         return {key.removeprefix("tables/"): storage.read_bytes(key).decode() for key in keys}
@@ -373,3 +374,14 @@ def test_the_whole_benchmark_before_it_is_run(written, all_trainings):
     assert all(found.values())
     assert "> † T1-lung, fold 4, left lung: SD of DSC" in files["table_IV.md"]
     assert " 76.0 † |  |  | 75.8 ± 11.0 |" not in files["table_IV.md"]
+
+
+def test_what_is_hardly_right_about_the_data_stands_with_every_table(written):
+    one = training()
+    warnings = [f"mask {number}: 62 % of the lung mask is no air" for number in range(12)]
+    tables = written([one], rows_of(one, (0.5, 0.5)), warnings=warnings)
+    for name in ("summary.md", "table_IV.md"):
+        assert "> Hardly right, and taken as it is: mask 9: 62 % of the lung mask is no air\n" in tables[name]
+        assert "mask 10" not in tables[name]
+        assert "> 2 further warnings about label maps are in the records of their cases.\n" in tables[name]
+    assert r"62 \% of the lung mask" in tables["table_IV.tex"]

@@ -67,6 +67,8 @@ class Comparison:
     changed: tuple[ChangedPart, ...]
     touched: tuple[tuple[Part, SourceStamp], ...]
     """Parts whose files look different and hold the same, with how they look now."""
+    gone: tuple[Part, ...] = ()
+    """Parts that were looked at closely, of which nothing can be found any more."""
 
 
 def parts_of(storage: Storage) -> list[Part]:
@@ -103,8 +105,8 @@ def compare(parts: Sequence[Part], *, data: str, datasets: Mapping[str, Dataset]
     thorough
         Look closely at all parts.
     """
-    look = _stamps_at(data, {datasets[part.case.dataset].source for part in parts if part.case.dataset in datasets})
     known = [part for part in parts if part.case.dataset in datasets]
+    look = _stamps_at(data, {datasets[part.case.dataset].source for part in known})
     if thorough:
         suspects = known
     else:
@@ -116,7 +118,8 @@ def compare(parts: Sequence[Part], *, data: str, datasets: Mapping[str, Dataset]
         return part, _source_now(part, data=data, dataset=datasets[part.case.dataset])
 
     with ThreadPoolExecutor(NUM_READERS) as executor:
-        found = [(part, now) for part, now in executor.map(examine, suspects) if now is not None]
+        examined = list(executor.map(examine, suspects))
+    found = [(part, now) for part, now in examined if now is not None]
     return Comparison(
         changed=tuple(
             ChangedPart(part=part, files=_what_changed(part.record.source, now))
@@ -128,6 +131,7 @@ def compare(parts: Sequence[Part], *, data: str, datasets: Mapping[str, Dataset]
             for part, now in found
             if now.sha256 == part.record.source.sha256 and now.files != part.record.source.files
         ),
+        gone=tuple(part for part, now in examined if now is None),
     )
 
 
