@@ -18,7 +18,7 @@ def test_the_benchmark_runs_through_its_command_line_with_a_process_for_each_fee
     options = ["--device", "cpu", "--preset", "smoke", "--size", "64", "--slices", "40", "--cores", "1"]
     ended = subprocess.run(
         [sys.executable, "-m", "bench.feed_gpu", *options, "--iterations", "2"],
-        check=False, capture_output=True, text=True, timeout=280,
+        check=False, capture_output=True, text=True, timeout=800,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     rows = [line.strip("| ").split(" | ") for line in ended.stdout.splitlines() if line.startswith("| ")][1:]
@@ -37,7 +37,7 @@ def test_a_training_that_fails_or_hangs_is_a_row_and_not_the_end_of_the_table(tm
 def test_without_a_gpu_the_benchmark_says_what_it_expected(monkeypatch):
     ended = subprocess.run(
         [sys.executable, "-m", "bench.feed_gpu"],
-        check=False, capture_output=True, text=True, timeout=280, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+        check=False, capture_output=True, text=True, timeout=800, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
     )  # fmt: skip
     assert ended.returncode == 1
     assert "no GPU is visible; expected one, or --device cpu" in ended.stderr
@@ -80,7 +80,7 @@ def mean_of(monkeypatch):
         monkeypatch.setattr(gpu_utilisation, "_nvml", lambda: driver)
         utilisation = Utilisation(device, period_s=0.001)
         utilisation.start()
-        waited_until = time.monotonic() + 20
+        waited_until = time.monotonic() + 120
         while driver and driver.answers and device == "cuda" and time.monotonic() < waited_until:
             time.sleep(0.01)
         utilisation.stop()

@@ -76,7 +76,7 @@ PRESETS["tiny"] = replace(PRESETS["smoke"], **changes)
 sys.exit(run_all.main(sys.argv[3:]))
 """
 
-pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture
@@ -218,7 +218,7 @@ def test_a_stage_that_is_asked_to_stop_says_so_and_a_damaged_patch_file_is_made_
     assert_same_weights(output, undisturbed)
 
 
-def wait_for(what, *, cluster, within_s=80.0):
+def wait_for(what, *, cluster, within_s=300.0):
     until_s = time.monotonic() + within_s
     while not (found := what()):
         assert time.monotonic() < until_s, f"not within {within_s} s"
@@ -247,7 +247,7 @@ def test_a_host_that_is_cut_off_does_no_harm_once_its_training_goes_on_elsewhere
         cluster.repair()
         wait_for(lambda: of_kind("checkpoint_saved", host=host.name), cluster=cluster)
         os.kill(trainer, signal.SIGCONT)
-        assert cluster.driver.wait(80) == 0, (tmp_path / "driver.log").read_text()
+        assert cluster.driver.wait(300) == 0, (tmp_path / "driver.log").read_text()
 
     assert tables(output) == tables(undisturbed)
     assert_same_weights(output, undisturbed)

@@ -46,7 +46,7 @@ def test_a_second_submission_to_a_real_head_attaches_and_strangers_are_refused(
             capture_output=True,
             text=True,
             check=False,
-            timeout=120,
+            timeout=600,
         )
         assert "RESULT False True True ['begun', 'ended with a word']" in done.stdout, done.stdout + done.stderr
         token.write_text("0" * 64)
@@ -78,7 +78,7 @@ def a_head() -> Iterator[str]:
             # `ray start --block` stops the processes that it has started when it is asked to end.
             process.send_signal(signal.SIGTERM)
             try:
-                process.wait(timeout=20)
+                process.wait(timeout=240)
             finally:
                 _kill_session(process.pid)
 

@@ -311,7 +311,7 @@ def test_ray_bootstraps_the_aws_section_against_an_emulated_aws(place: Path, mot
     ray = place / "ray.yaml"
     ray.write_text(yaml.safe_dump(yaml.safe_load(text)["ray"]))
     done = subprocess.run(
-        [sys.executable, "-c", BOOTSTRAP, str(ray)], capture_output=True, text=True, check=False, timeout=120
+        [sys.executable, "-c", BOOTSTRAP, str(ray)], capture_output=True, text=True, check=False, timeout=600
     )
     assert "RESULT 8 1 1" in done.stdout, done.stdout + done.stderr
 

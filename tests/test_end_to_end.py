@@ -15,14 +15,14 @@ from orchestrator.results.store import ResultsStore
 from orchestrator.storage.filesystem import open_storage
 
 ONLY = ("T1-infection-fold0", "T2-infection-structseg-fold0")
-pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(1800)]
 
 
 def run_all(output: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "orchestrator.run_all", "--output", str(output), *arguments]
     for pattern in ONLY:
         command += ["--only", pattern]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=800)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=1500)
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def test_the_same_command_again_trains_nothing(finished):
     started_s = time.monotonic()
     second = run_all(finished)
     assert second.returncode == 0
-    assert time.monotonic() - started_s < 30
+    assert time.monotonic() - started_s < 120
     assert "2 of 2 trainings done" in second.stdout
     trained = [
         e for e in read_events(open_storage(str(finished))) if e["kind"] == "stage_started" and "train " in e["stage"]

@@ -10,7 +10,7 @@ from test_giving_way import DRIVER, TRAININGS
 from orchestrator.events import read_events
 from orchestrator.storage.filesystem import open_storage
 
-pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(1800)]
 
 
 def test_machines_come_as_they_are_missing_and_the_run_ends(tmp_path):
@@ -23,7 +23,7 @@ def test_machines_come_as_they_are_missing_and_the_run_ends(tmp_path):
         driver = DRIVER.replace("num_epochs=40", "num_epochs=2")
         command = [sys.executable, "-c", driver, "--preset", "tiny", "--cluster", str(cluster)]
         command += ["--only", TRAININGS[0], "--output", str(tmp_path / "run")]
-        ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=600)
+        ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=1500)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     events = read_events(open_storage(str(tmp_path / "run")))
     # Two downloads are generated at first, one core each; nothing can start before the first machine is there.

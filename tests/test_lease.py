@@ -111,7 +111,7 @@ def test_a_driver_that_was_given_up_for_dead_stops(storage):
     with Lease(storage, heartbeat_s=0.01) as lease:
         lease.check()
         write(storage, 3, ELSEWHERE)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 120
         with pytest.raises(ClusterError, match="another driver has taken over"):  # noqa: PT012
             while time.monotonic() < deadline:
                 lease.check()
@@ -124,7 +124,7 @@ def test_a_driver_that_was_given_up_for_dead_stops(storage):
 def test_signs_of_life_change_the_record(storage):
     with Lease(storage, heartbeat_s=0.01):
         first = storage.read_bytes(run_paths.driver(1))
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 120
         while storage.read_bytes(run_paths.driver(1)) == first:
             assert time.monotonic() < deadline
             time.sleep(0.01)
@@ -139,7 +139,7 @@ def test_of_many_that_come_at_once_after_a_death_one_wins(storage):
         try:
             with Lease(storage):
                 held.append(True)
-                over.wait(10)
+                over.wait(120)
         except ConfigError:
             refused.append(True)
         if len(refused) == 5:

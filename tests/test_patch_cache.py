@@ -205,7 +205,7 @@ def test_two_processes_that_want_the_same_cases_fetch_them_once(patches, tmp_pat
     processes = [context.Process(target=want, args=arguments) for _ in range(2)]
     for process in processes:
         process.start()
-    found = [queue.get(timeout=120) for _ in processes]
+    found = [queue.get(timeout=600) for _ in processes]
     for process in processes:
         process.join(120)
         assert process.exitcode == 0
