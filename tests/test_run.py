@@ -156,6 +156,6 @@ def test_warnings_about_the_data_of_shown_trainings_stand_with_the_tables(reques
         record = CaseRecord(sha256="", source=source, warnings=(warning,))
         write_case_record(storage, run_paths.labels_record(training.train[0], label_set=label_set), record)
     run(request, console=Console(file=io.StringIO()))
-    summary = (tmp_path / run_paths.TABLES / "summary.md").read_text()
+    summary = (tmp_path / run_paths.TABLES / "summary.md").read_text(encoding="utf-8")
     assert "> Hardly right, and taken as it is: 90 % of it lies outside of the lungs\n" in summary
     assert "of no training here" not in summary
