@@ -11,11 +11,10 @@ from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     EnhancedCTImageStorage,
     HTJ2KLossless,
-    JPEG2000Lossless,
     RLELossless,
     SecondaryCaptureImageStorage,
 )
-from test_images_dicom import shifted, signed, volume
+from test_images_dicom import shifted, volume
 
 from orchestrator.images.dicom import DicomVolume
 from orchestrator.images.problem import SourceError
@@ -260,64 +259,6 @@ def test_a_broken_file_in_another_folder_is_left_out_with_a_note(tmp_path):
     (tmp_path / "contours" / "1-1.dcm").write_bytes(b"\0" * 99)
     (note,) = volume(tmp_path).read().notes
     assert "contours/1-1.dcm: found a file of 99 bytes that is not DICOM" in note
-
-
-def nonsense(path: Path) -> None:
-    data = phantom.slice_of(2)
-    data.compress(RLELossless)
-    data.file_meta.TransferSyntaxUID = JPEG2000Lossless
-    phantom.save(data, path)
-
-
-def nested_with_lengths(path: Path) -> None:
-    # pydicom passes over a sequence whose length it knows; GDCM goes down into it, and dies.
-    phantom.insert_element(path, phantom.nested(20_000, has_length=True))
-
-
-def short_jpeg(path: Path) -> None:
-    data = phantom.slice_of(2)
-    data.Rows = data.Columns = 4
-    data.PixelData = data.PixelData[:32]
-    data.compress(RLELossless)
-    data.Rows, data.Columns = 8, 10
-    phantom.save(data, path)
-
-
-@pytest.mark.parametrize("spoil", [nonsense, nested_with_lengths, short_jpeg])
-def test_a_slice_on_which_gdcm_fails_or_dies_is_named(tmp_path, spoil):
-    files = phantom.write_series(tmp_path)
-    spoil(files[2])
-    with pytest.raises(SourceError, match="a slice that cannot be decoded") as raised:
-        volume(tmp_path).read()
-    assert raised.value.problem.path == str(files[2])
-    assert "expected a slice of 10 x 8 voxels" in str(raised.value)
-    assert "\n" not in str(raised.value)
-
-
-def test_negative_numbers_taken_for_positive_ones_are_refused(tmp_path):
-    def unsigned(index: int, data: Dataset) -> None:
-        signed(index, data)
-        data.PixelRepresentation, data.BitsStored, data.HighBit = 0, 16, 15
-
-    files = phantom.write_series(tmp_path, unsigned)
-    with pytest.raises(SourceError) as raised:
-        volume(tmp_path).read()
-    # The highest is 500 + 79 - 900 = -321 in the topmost slice, which is 65215 without its sign.
-    assert raised.value.problem.found == "a value of 65215 HU"
-    assert raised.value.problem.path == str(files[5])
-
-
-@pytest.mark.parametrize("sign", [0, 1])
-def test_numbers_of_more_bits_than_the_header_says_are_refused(tmp_path, sign):
-    def overflow(index: int, data: Dataset) -> None:
-        data.PixelRepresentation = sign
-        if index == 2:
-            data.PixelData = np.full(phantom.SHAPE[1:], 4096, "<u2").tobytes()
-
-    files = phantom.write_series(tmp_path, overflow)
-    with pytest.raises(SourceError, match=r"stored numbers from 4096 to 4096; expected .* to 4095") as raised:
-        volume(tmp_path).read()
-    assert raised.value.problem.path == str(files[2])
 
 
 def test_series_of_which_none_is_to_be_preferred_are_refused_with_both(tmp_path):
