@@ -81,9 +81,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OrchestratorError as error:
         errors.print(f"error: {error}", markup=False, soft_wrap=True)
         return EXIT_MISSING
-    except BrokenProcessPool:
-        errors.print("error: a worker process died, perhaps for want of memory; try fewer --workers", soft_wrap=True)
-        return EXIT_MISSING
     except KeyboardInterrupt:
         errors.print("Interrupted; nothing was written.")
         return EXIT_INTERRUPTED
@@ -169,11 +166,29 @@ def _score_in_processes(
     if num_workers == 1:
         yield from map(comparison.score, cases)
         return
+    left = dict.fromkeys(cases)
+    try:
+        for case, rows in _score_in_pool(comparison, cases, num_workers=num_workers):
+            del left[case]
+            yield rows
+    except BrokenProcessPool:
+        # The system kills one for want of memory, most likely. With a process each, the others are none the worse.
+        for case in left:
+            try:
+                yield from (rows for _, rows in _score_in_pool(comparison, [case], num_workers=1))
+            except BrokenProcessPool:
+                yield comparison.unscored(case, message="the process that scored it died, perhaps for want of memory")
+
+
+def _score_in_pool(
+    comparison: FolderComparison, cases: Sequence[str], *, num_workers: int
+) -> Iterator[tuple[str, list[FolderScore]]]:
     pool = ProcessPoolExecutor(num_workers, mp_context=get_context("spawn"), initializer=_leave_ctrl_c_to_the_parent)
     with pool:
+        futures = {pool.submit(comparison.score, case): case for case in cases}
         try:
-            for future in as_completed([pool.submit(comparison.score, case) for case in cases]):
-                yield future.result()
+            for future in as_completed(futures):
+                yield futures[future], future.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

@@ -3,6 +3,8 @@
 import csv
 import math
 import os
+import signal
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -10,7 +12,7 @@ import pytest
 import SimpleITK as sitk
 
 from kernels import score_masks
-from orchestrator.evaluate import main
+from orchestrator.evaluate import _score_in_processes, main
 from orchestrator.images import stored_voxels
 from orchestrator.scoring.folders import summarise
 
@@ -155,6 +157,24 @@ def test_memory_that_is_short_costs_one_case(folders, monkeypatch):
     assert evaluate(folders) == 1
     assert [row["status"] for row in rows(folders)[::2]] == ["scored", "missing", "scored"]
     assert "GiB of voxels" in rows(folders)[2]["message"]
+
+
+@dataclass(frozen=True)
+class DeadlyComparison:
+    """Kills the process that scores its second case."""
+
+    def score(self, case):
+        if case == "b":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return [case]
+
+    def unscored(self, case, *, message):
+        return [case, message]
+
+
+def test_a_process_that_dies_costs_the_case_that_it_scored():
+    rows = sorted(_score_in_processes(DeadlyComparison(), ["a", "b", "c", "d"], num_workers=2))
+    assert rows == [["a"], ["b", "the process that scored it died, perhaps for want of memory"], ["c"], ["d"]]
 
 
 def test_what_was_decided_to_read_a_file_is_in_its_row_and_said_once(folders, capsys):

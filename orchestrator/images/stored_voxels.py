@@ -29,6 +29,11 @@ _TRAILER_BYTES = 18
 _AGAIN = "It is damaged or cut short: write or download it again."
 
 
+_MEMORY = Path("/proc/meminfo")
+_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+"""Of the container, of both kinds."""
+
+
 class Encoding(StrEnum):
     """How voxels are stored."""
 
@@ -91,19 +96,20 @@ class ReadBuffer:
 
 
 def _available_bytes() -> int | None:
-    """Return the memory that this machine can give without swapping; None where it does not say."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:")), None)
+    """Return the memory that can be had without swapping, within the limit of a container; None if nothing says."""
+    found = []
+    if _MEMORY.is_file():
+        lines = _MEMORY.read_text().splitlines()
+        found += [int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:")]
+    found += [int(text) for path in _LIMITS if path.is_file() and (text := path.read_text().strip()).isdigit()]
+    return min(found, default=None)
 
 
 def check_room(num_bytes: int, *, num_stored: int, encoding: Encoding) -> None:
     """Refuse a header that promises more than a file of this size can hold."""
     largest = {Encoding.RAW: 1, Encoding.BZIP2: math.inf, Encoding.TEXT: 8}.get(encoding, _LARGEST_RATIO)
     if num_bytes > largest * num_stored:
-        if encoding is Encoding.RAW:
+        if encoding in {Encoding.RAW, Encoding.TEXT}:
             raise cut_short(num_stored, num_bytes=num_bytes, what="the file")
         raise Fault(
             f"a file of {num_stored} bytes whose header says that {num_bytes} bytes are compressed in it",

@@ -52,12 +52,19 @@ class FolderComparison:
             scored = score_files(self.reference.fetch(case), paths, structures=self.structures, metrics=self.metrics)
         except (DataError, StorageError, OSError, MemoryError) as error:
             # What a disk, a network or the memory says of one file is no reason to lose the scores of the others.
-            unscored = tuple(_unscored(structure, message=str(error)) for structure in self.structures)
-            scored = (unscored,) * len(self.predictions)
+            return self.unscored(case, message=str(error))
         return [
             FolderScore(prediction=folder.location, case=case, score=score)
             for folder, scores in zip(self.predictions, scored, strict=True)
             for score in scores
+        ]
+
+    def unscored(self, case: str, *, message: str) -> list["FolderScore"]:
+        """Return the rows of a case that cannot be scored, and why."""
+        return [
+            FolderScore(prediction=folder.location, case=case, score=_unscored(structure, message=message))
+            for folder in self.predictions
+            for structure in self.structures
         ]
 
 
