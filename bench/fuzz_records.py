@@ -51,12 +51,10 @@ def results(folder: Path) -> list[bytes]:
     rows = [
         ResultRow(
             training_id=_TRAINING,
-            task=1,
-            subtask="lung",
-            source="covid",
-            split="20-80",
+            group="T1-lung",
             fold=0,
-            network="3d_fullres",
+            configuration="3d_fullres",
+            facets={"task": 1, "subtask": "lung"},
             evaluation_set="test",
             dataset="covid-19-ct-seg",
             case=f"case_{index}",

@@ -181,7 +181,7 @@ def plans(folder: Path) -> list[bytes]:
 
     made = [CaseFingerprint.from_bytes(content) for content in fingerprints(folder)]
     label_set = LabelSet(name="lung", structures=(Structure(name="lung", label=1, tolerance_mm=1.0),))
-    plan = make_plan(made, label_set=label_set, network="2d", preset=PRESETS["smoke"], donor=None, name="tiny")
+    plan = make_plan(made, label_set=label_set, configuration="2d", preset=PRESETS["smoke"], donor=None, name="tiny")
     return [plan.to_bytes()]
 
 

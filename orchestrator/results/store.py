@@ -1,6 +1,8 @@
 """The central results store: one immutable Parquet file a training, created once, queried with DuckDB."""
 
+import hashlib
 import io
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -60,6 +62,8 @@ the structure in both masks, and behind them a column for each facet of the trai
 A score that there is not is null, and so is a distance to an empty mask: SQL leaves it out of averages, where one NaN
 or infinity would make all of them so.
 """
+_DIGEST_KEY = b"rows_sha256"
+"""Of the metadata: Parquet's own checksums are of pages, not of what says which page is which column."""
 _SCORES = ("dsc", "nsd", "hd95_mm", "assd_mm")
 _FACET_TYPES = (pa.string(), pa.int64())
 
@@ -80,8 +84,10 @@ class ResultsStore:
             found = f"rows of {', '.join(others)}" if others else "no rows"
             raise IntegrityError(f"{run_paths.results(training_id)}: {found}; expected every row of {training_id}")
         buffer = io.BytesIO()
+        table = to_table(rows)
+        table = table.replace_schema_metadata({**SCHEMA.metadata, _DIGEST_KEY: _digest(table)})
         # Without checksums of its pages half of all changed bytes in such a file are read as other scores.
-        pq.write_table(to_table(rows), buffer, write_page_checksum=True)
+        pq.write_table(table, buffer, write_page_checksum=True)
         return self._storage.create_exclusive(run_paths.results(training_id), buffer.getvalue())
 
     def finished(self) -> set[str]:
@@ -137,7 +143,14 @@ class ResultsStore:
         others = sorted(set(table["training_id"].to_pylist()) - {training_id})
         if others:
             raise IntegrityError(f"{where}: rows of {', '.join(others)}; expected those of {training_id}. Delete it")
-        return _without_nan(table)
+        if table.schema.metadata.get(_DIGEST_KEY) != _digest(table):
+            raise IntegrityError(f"{where}: rows that do not have their checksum. Delete it to score again")
+        return table.replace_schema_metadata(SCHEMA.metadata)
+
+
+def _digest(table: pa.Table) -> bytes:
+    rows = json.dumps([table.schema.names, table.to_pylist()])
+    return hashlib.sha256(rows.encode()).hexdigest().encode()
 
 
 def _check_schema(schema: pa.Schema, *, where: str) -> None:
