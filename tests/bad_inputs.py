@@ -114,6 +114,8 @@ PROBLEMS = [
      "Infection_Mask.zip", ("is compressed with Deflate64", "Unpack it into a folder Infection_Mask beside it")),
     ("zip with a password", by.marked_zip("covid-19-ct-seg/Infection_Mask.zip", flag=1), CORONA, True,
      "Infection_Mask.zip", ("is encrypted with a password", "Unpack it into a folder Infection_Mask beside it")),
+    ("zip with a file twice", by.zipped_twice("covid-19-ct-seg/Infection_Mask.zip"), CORONA, True, "Infection_Mask.zip",
+     ("an archive with two files Infection_Mask/coronacases_001.nii.gz", "Unpack the right one")),
     ("truncated tar", by.cut("msd/Task06_Lung.tar", share=0.1), TUMOUR, True, "Task06_Lung.tar",
      ("a damaged archive", "a whole tar archive")),
     ("compressed tar", by.changed("msd/Task06_Lung.tar", gzip.compress), TUMOUR, True, "Task06_Lung.tar",

@@ -5,6 +5,7 @@ import os
 import shutil
 import struct
 import tarfile
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -112,6 +113,19 @@ def marked_zip(archive: str, *, method: int | None = None, flag: int = 0) -> Spo
         return bytes(marked)
 
     return changed(archive, mark)
+
+
+def zipped_twice(archive: str) -> Spoil:
+    """Add every file of a zip once more, under the name that it has."""
+
+    def spoil(data: Path) -> None:
+        with zipfile.ZipFile(data / archive) as old:
+            members = [(info.filename, old.read(info)) for info in old.infolist()]
+        with warnings.catch_warnings(action="ignore"), zipfile.ZipFile(data / archive, "w") as new:
+            for name, content in [*members, *members]:
+                new.writestr(name, content)
+
+    return spoil
 
 
 def retar(*, keep: Callable[[str], bool]) -> Spoil:

@@ -6,6 +6,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 
@@ -140,6 +141,14 @@ def _archive_tree(archive: Path, *, origin: str) -> FileTree:
                 expected=f"a whole {archive.suffix[1:]} archive",
                 advice=f"Download it again from {origin}.",
             ) from error
+    doubled = next((name for name, following in pairwise(names) if name == following), None)
+    if doubled is not None:
+        raise SourceError.of(
+            archive,
+            found=f"an archive with two files {doubled}",
+            expected="each name once",
+            advice=f"Unpack the right one into a folder {archive.stem} beside it.",
+        )
     files = {name: SourceFile(path=archive, member=name) for name in names if not _is_of_macos(name)}
     return FileTree(root=archive, files=MappingProxyType(files))
 
