@@ -6,6 +6,7 @@ What a training needs for its patches is in modules of their own: `patch_geometr
 `intensity_transforms`, `lane_packing` and `lane_unpacking`.
 """
 
+from kernels.label_runs import count_labels
 from kernels.nearest_surface import ElementDistances
 from kernels.overlap import dice
 from kernels.score_masks import FIELDS, METRICS, LabelScore, score_masks
@@ -22,6 +23,7 @@ __all__ = [
     "SurfaceDistances",
     "SurfaceOverlap",
     "VoxelSurfaceDistances",
+    "count_labels",
     "dice",
     "score_masks",
     "surface_dice",

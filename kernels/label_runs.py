@@ -135,6 +135,11 @@ def find_runs(array: NDArray[np.generic], labels: Sequence[int]) -> LabelRuns:
     )
 
 
+def count_labels(array: NDArray[np.generic], labels: Sequence[int]) -> list[int]:
+    """Return the numbers of voxels of labels other than 0 in a bool or integer map, shape (Z, Y, X)."""
+    return [int(num) for num in find_runs(array, labels).num_voxels]
+
+
 def _patterns(labels: Sequence[int], dtype: np.dtype[Any]) -> dict[int, int]:
     """Return the number of the label that each pattern of bits in memory stands for.
 

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from kernels import METRICS
+from kernels import FIELDS, METRICS
 from orchestrator.configuration import is_folder
 from orchestrator.console import consoles, is_live, parse
 from orchestrator.errors import ConfigError, DataError, OrchestratorError
@@ -24,11 +24,20 @@ from orchestrator.images.label_maps import SUFFIXES
 from orchestrator.progress import counted
 from orchestrator.results.records import ScoreStatus
 from orchestrator.scoring.folders import FolderComparison, FolderScore, metric_value, summarise
-from orchestrator.scoring.score import ScoredStructure
+from orchestrator.scoring.score import LARGEST_LABEL, ScoredStructure
 from orchestrator.storage.filesystem import open_storage
 
 EXIT_DONE, EXIT_MISSING, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
-UNITS = {"dsc": "DSC", "nsd": "NSD", "hd95": "HD95 (mm)", "assd": "ASSD (mm)"}
+UNITS = {
+    "dsc": "DSC",
+    "nsd": "NSD",
+    "hd95": "HD95 (mm)",
+    "assd": "ASSD (mm)",
+    "hd95-voxel": "HD95, voxels (mm)",
+    "hd95-voxel-pooled": "HD95, voxels pooled (mm)",
+    "assd-voxel": "ASSD, voxels (mm)",
+    "masd-voxel": "MASD, voxels (mm)",
+}
 CASES_A_PROCESS = 16
 """To start a process takes about as long as to score so many."""
 OUTPUT_SUFFIXES = (".csv", ".parquet")
@@ -38,7 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m orchestrator.evaluate",
-        description="Score label maps of labels 0 to 255: files of equal names in two folders and on equal grids "
+        description="Score label maps: files of equal names in two folders and on equal grids "
         f"({', '.join(SUFFIXES)}). Exit code 0: everything is scored; 1: a file is missing, unreadable or on another "
         "grid; 2: the command line is wrong.",
     )
@@ -52,7 +61,18 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="LABEL=MM",
         help="a label and the tolerance of its NSD, such as 1=1.0; may be repeated",
     )
-    add("--metrics", default="dsc,nsd", help=f"of {','.join(METRICS)} (default: dsc,nsd)")
+    add(
+        "--metrics",
+        default="dsc,nsd",
+        help=f"of {','.join(METRICS)} (default: dsc,nsd); the voxel ones are those of MONAI, medpy and panoptica",
+    )
+    add(
+        "--dimension",
+        type=int,
+        choices=(2, 3),
+        default=3,
+        help="2: contours, for files of one slice or two axes; 3: surfaces (default)",
+    )
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--workers", type=int, help="processes (default: up to one a core)")
     where.add_argument("--cluster", type=Path, help="cluster file: score as Ray tasks; the folders must be seen there")
@@ -126,6 +146,7 @@ def understand(options: argparse.Namespace) -> FolderComparison:
         predictions=tuple(open_storage(location) for location in dict.fromkeys(options.prediction)),
         structures=structures,
         metrics=metrics,
+        dimension=options.dimension,
     )
 
 
@@ -135,8 +156,8 @@ def _structure(text: str) -> ScoredStructure:
         number, tolerance_mm = int(label), float(tolerance)
     except ValueError:
         raise ConfigError(f"--label {text}: expected LABEL=TOLERANCE_IN_MM, such as 1=1.0") from None
-    if not (1 <= number <= 255 and math.isfinite(tolerance_mm) and tolerance_mm >= 0):
-        raise ConfigError(f"--label {text}: expected a label of 1 to 255 and a tolerance of at least 0 mm")
+    if not (1 <= number <= LARGEST_LABEL and math.isfinite(tolerance_mm) and tolerance_mm >= 0):
+        raise ConfigError(f"--label {text}: expected a label of 1 to {LARGEST_LABEL} and a tolerance of at least 0 mm")
     return ScoredStructure(name=str(number), reference_label=number, prediction_label=number, tolerance_mm=tolerance_mm)
 
 
@@ -227,14 +248,13 @@ def write_rows(rows: Sequence[FolderScore], *, output: str, metrics: Sequence[st
     def number(value: float) -> float | None:
         return None if math.isnan(value) else value
 
-    names = {"dsc": "dsc", "nsd": "nsd", "hd95": "hd95_mm", "assd": "assd_mm"}
     records = [
         {
             "prediction": row.prediction,
             "case": row.case,
             "label": int(row.score.structure),
             "status": str(row.score.status),
-            **{names[metric]: number(metric_value(row.score, metric)) for metric in metrics},
+            **{FIELDS[metric]: number(metric_value(row.score, metric)) for metric in metrics},
             "tolerance_mm": row.score.tolerance_mm,
             **{f"spacing_{axis}_mm": number(step) for axis, step in zip("zyx", row.score.spacing_mm, strict=True)},
             "num_reference_voxels": row.score.num_reference_voxels,

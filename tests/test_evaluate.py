@@ -226,9 +226,12 @@ def test_summary_is_over_finite_numbers(folders):
     [
         (["--label", "1"], "LABEL=TOLERANCE_IN_MM"),
         (["--label", "x=1"], "--label x=1"),
-        (["--label", "300=1"], "1 to 255"),
+        (["--label", "0=1"], "1 to 9223372036854775807"),
         (["--label", "1=3"], "each label once"),
-        (["--label", "3=-1"], "--label 3=-1: expected a label of 1 to 255 and a tolerance of at least 0 mm"),
+        (
+            ["--label", "3=-1"],
+            "expected a label of 1 to 9223372036854775807 and a tolerance of at least 0 mm",
+        ),
         (["--metrics", "dsc,dice"], "--metrics dsc,dice"),
         (["--workers", "0"], "--workers 0"),
         (["--output", "scores.xlsx"], r".csv or .parquet"),
@@ -260,3 +263,55 @@ def test_a_cluster_gives_the_same_rows(folders, tmp_path):
     (tmp_path / "local.yaml").write_text("kind: local\nnum_cpus: 1\nnum_gpus: 0\n")
     assert evaluate(folders, "--cluster", str(tmp_path / "local.yaml")) == 0
     assert rows(folders) == expected
+
+
+def disc(*, shift, size=64, radius=10):
+    y, x = np.ogrid[:size, :size]
+    return (y - 32) ** 2 + (x - 28 - shift) ** 2 <= radius**2
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_contours_of_one_slice_are_scored_where_they_are_asked_for(tmp_path, axis):
+    spacing = [0.5, 0.5]
+    spacing.insert(axis, 5.0)
+    for folder, shift in (("reference", 0), ("first", 1)):
+        write(tmp_path / folder / "a.nii.gz", np.expand_dims(disc(shift=shift), axis), spacing_zyx=tuple(spacing))
+    metrics = ("--metrics", "nsd,hd95,hd95-voxel")
+    assert evaluate(tmp_path, *metrics, "--dimension", "2", labels=("1=1.0",)) == 0
+    (row,) = rows(tmp_path)
+    # Shifted by a pixel of 0.5 mm, along which the contour is nowhere farther away.
+    assert (row["nsd"], row["hd95_mm"], row["hd95_voxel_mm"]) == ("1", "0.5", "0.5")
+    assert row["message"] == ""
+
+
+def test_one_slice_has_sides_and_says_so_and_a_volume_has_no_contours(tmp_path, capsys):
+    for folder, shift in (("reference", 0), ("first", 1)):
+        write(tmp_path / folder / "a.nii.gz", disc(shift=shift)[None], spacing_zyx=(5.0, 0.5, 0.5))
+    assert evaluate(tmp_path, labels=("1=1.0",)) == 0
+    assert "--dimension 2 scores contours" in rows(tmp_path)[0]["message"]
+    assert "note: " in capsys.readouterr().err
+    assert evaluate(tmp_path, "--metrics", "dsc", labels=("1=1.0",)) == 0
+    assert rows(tmp_path)[0]["message"] == ""
+    for folder in ("reference", "first"):
+        write(tmp_path / folder / "a.nii.gz", np.stack([disc(shift=0)] * 2))
+    assert evaluate(tmp_path, "--dimension", "2", labels=("1=1.0",)) == 1
+    assert "a volume of 64 x 64 x 2 voxels; expected one slice" in rows(tmp_path)[0]["message"]
+
+
+def test_files_of_two_axes_are_scored_as_contours_only(tmp_path):
+    for folder, shift in (("reference", 0), ("first", 1)):
+        write(tmp_path / folder / "a.nii.gz", disc(shift=shift), spacing_zyx=(0.5, 0.5))
+    assert evaluate(tmp_path, labels=("1=1.0",)) == 1
+    assert "two axes, which have contours but no surface; expected --dimension 2" in rows(tmp_path)[0]["message"]
+    assert evaluate(tmp_path, "--dimension", "2", "--metrics", "nsd,hd95", labels=("1=1.0",)) == 0
+    assert (rows(tmp_path)[0]["nsd"], rows(tmp_path)[0]["hd95_mm"]) == ("1", "0.5")
+
+
+def test_instances_beyond_255_are_scored(tmp_path):
+    labels = np.zeros((4, 9, 9), np.uint16)
+    labels[1:3, 2:6, 2:6] = 40_000
+    for folder in ("reference", "first"):
+        (tmp_path / folder).mkdir()
+        sitk.WriteImage(sitk.GetImageFromArray(labels), str(tmp_path / folder / "a.nii.gz"))
+    assert evaluate(tmp_path, labels=("40000=1.0", "256=1.0")) == 0
+    assert [(row["label"], row["status"]) for row in rows(tmp_path)] == [("40000", "scored"), ("256", "both_empty")]

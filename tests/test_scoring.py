@@ -320,7 +320,7 @@ def test_structures_that_share_a_label_or_are_none_are_refused(tmp_path, labels)
 
 
 @pytest.mark.parametrize(
-    "changed", [{"reference_label": 0}, {"prediction_label": 256}, {"tolerance_mm": -1.0}, {"tolerance_mm": math.nan}]
+    "changed", [{"reference_label": 0}, {"prediction_label": 2**63}, {"tolerance_mm": -1.0}, {"tolerance_mm": math.nan}]
 )
 def test_structure_with_a_bad_label_or_tolerance_is_refused(changed):
     good = {"name": "lung", "reference_label": 1, "prediction_label": 1, "tolerance_mm": 1.0}

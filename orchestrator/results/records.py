@@ -46,7 +46,15 @@ class CaseScore:
     hd95_mm: float = math.nan
     """95 % Hausdorff distance; NaN unless asked for, infinite if one mask is empty."""
     assd_mm: float = math.nan
-    """Average symmetric surface distance; NaN unless asked for, infinite if one mask is empty."""
+    """Average symmetric surface distance; as `hd95_mm`, and so are the following."""
+    hd95_voxel_mm: float = math.nan
+    """95 % Hausdorff distance of the voxels at surfaces, the larger of both directions."""
+    hd95_voxel_pooled_mm: float = math.nan
+    """95 % Hausdorff distance of the voxels at surfaces, both directions together."""
+    assd_voxel_mm: float = math.nan
+    """Average symmetric distance of the voxels at surfaces."""
+    masd_voxel_mm: float = math.nan
+    """Mean of both directions' average distances of the voxels at surfaces."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,6 +5,7 @@ import statistics
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
+from kernels import FIELDS
 from orchestrator.errors import ConfigError, DataError, StorageError
 from orchestrator.images.label_maps import SUFFIXES
 from orchestrator.results.records import CaseScore, ScoreStatus
@@ -26,6 +27,8 @@ class FolderComparison:
     """What to score."""
     metrics: tuple[str, ...]
     """What to calculate, of kernels.METRICS."""
+    dimension: int = 3
+    """2 for the contours of slices, 3 for surfaces."""
 
     def cases(self) -> list[str]:
         """Return the names of the reference files; raises ConfigError if there are none."""
@@ -49,7 +52,13 @@ class FolderComparison:
         """Return one row for each prediction folder and structure; what cannot be scored is a row that says why."""
         try:
             paths = [folder.fetch(case) if folder.exists(case) else NO_FILE for folder in self.predictions]
-            scored = score_files(self.reference.fetch(case), paths, structures=self.structures, metrics=self.metrics)
+            scored = score_files(
+                self.reference.fetch(case),
+                paths,
+                structures=self.structures,
+                metrics=self.metrics,
+                dimension=self.dimension,
+            )
         except (DataError, StorageError, OSError, MemoryError) as error:
             # What a disk, a network or the memory says of one file is no reason to lose the scores of the others.
             return self.unscored(case, message=str(error))
@@ -119,7 +128,7 @@ def summarise(rows: Sequence[FolderScore], *, metrics: Sequence[str]) -> list[Fo
 
 def metric_value(score: CaseScore, metric: str) -> float:
     """Return the metric of this name, of kernels.METRICS."""
-    return float({"dsc": score.dsc, "nsd": score.nsd, "hd95": score.hd95_mm, "assd": score.assd_mm}[metric])
+    return float(getattr(score, FIELDS[metric]))
 
 
 def _is_label_map(key: str) -> bool:

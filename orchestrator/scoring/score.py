@@ -7,13 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from kernels import LabelScore, score_masks
+from kernels import FIELDS, LabelScore, count_labels, score_masks
 from orchestrator.errors import ConfigError, DataError
 from orchestrator.images.geometry import AxisOrder, grid_difference, order_onto
 from orchestrator.images.label_maps import LabelMap, OpenLabelMap, open_label_map, read_label_map
 from orchestrator.images.stored_voxels import ReadBuffer
 from orchestrator.results.records import CaseScore, ScoreStatus
+
+LARGEST_LABEL = 2**63 - 1
+"""That a table of scores can hold."""
+_CAPPED = "a single slice, scored as a volume: its faces are surface too (--dimension 2 scores contours)"
+OVERLAPS = ("dsc",)
+"""Metrics that know no surface."""
 
 
 class _Buffers(threading.local):
@@ -34,16 +41,18 @@ class ScoredStructure:
     name: str
     """Name of the structure."""
     reference_label: int
-    """Its value in the reference, 1 to 255."""
+    """Its value in the reference, at least 1."""
     prediction_label: int
-    """Its value in the prediction, 1 to 255."""
+    """Its value in the prediction, at least 1."""
     tolerance_mm: float
     """Tolerance of the NSD."""
 
     def __post_init__(self) -> None:
         for field in ("reference_label", "prediction_label"):
-            if not 1 <= getattr(self, field) <= 255:
-                raise ConfigError(f"structure {self.name}: {field} {getattr(self, field)}; expected 1 to 255")
+            if not 1 <= getattr(self, field) <= LARGEST_LABEL:
+                raise ConfigError(
+                    f"structure {self.name}: {field} {getattr(self, field)}; expected 1 to {LARGEST_LABEL}"
+                )
         if not (math.isfinite(self.tolerance_mm) and self.tolerance_mm >= 0):
             raise ConfigError(f"structure {self.name}: tolerance_mm {self.tolerance_mm}; expected at least 0")
 
@@ -62,6 +71,7 @@ def score_files(
     *,
     structures: Sequence[ScoredStructure],
     metrics: Collection[str] = ("dsc", "nsd"),
+    dimension: int = 3,
 ) -> tuple[tuple[CaseScore, ...], ...]:
     """Score all predictions of one case; the reference is read once.
 
@@ -72,11 +82,13 @@ def score_files(
         is none
     structures : what to score, with different labels in each map
     metrics : what to calculate, of kernels.METRICS
+    dimension : 3 for surfaces, also of a single slice, which then has caps above and below (a note says so); 2 for
+        contours, for files of one slice or of two axes
 
     Returns
     -------
-    One CaseScore a structure, in their order, for each prediction. Where a prediction is missing, unreadable or on
-    another grid, every row has the status MISSING, scores of NaN and the reason as its message.
+    One CaseScore a structure, in their order, for each prediction. Where a prediction is missing, unreadable, on
+    another grid or of another dimension, every row has the status MISSING, scores of NaN and the reason as its message.
 
     Raises
     ------
@@ -85,10 +97,40 @@ def score_files(
     """
     _check_structures(structures)
     truth = read_label_map(reference, buffer=_buffers.reference)
+    plane = _plane(truth, reference, metrics=metrics, dimension=dimension)
     return tuple(
-        _score_prediction(truth, reference, prediction, structures=structures, metrics=metrics)
+        _score_prediction(truth, reference, prediction, structures=structures, metrics=metrics, plane=plane)
         for prediction in predictions
     )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Plane:
+    """Which axes of (z, y, x) are scored: all of them, or those of a slice."""
+
+    axes: tuple[int, ...]
+    note: str = ""
+    """What is said of it."""
+
+    def array(self, labels: NDArray[np.integer]) -> NDArray[np.integer]:
+        """Return a label map without the other axis."""
+        return labels.squeeze(tuple({0, 1, 2} - set(self.axes)))
+
+
+def _plane(truth: LabelMap, path: Path, *, metrics: Collection[str], dimension: int) -> _Plane:
+    """Decide what is scored; raises DataError for a map of another dimension."""
+    size = "{2} x {1} x {0}".format(*truth.array.shape)
+    thin = [axis for axis in range(3) if truth.array.shape[axis] == 1]
+    if dimension == 2:
+        if not thin:
+            raise DataError(f"{path}: a volume of {size} voxels; expected one slice or two axes with --dimension 2")
+        return _Plane(axes=tuple(axis for axis in range(3) if axis != thin[0]))
+    if set(metrics) <= set(OVERLAPS):
+        return _Plane(axes=(0, 1, 2))
+    if truth.num_axes == 2:
+        raise DataError(f"{path}: two axes, which have contours but no surface; expected --dimension 2 to score those")
+    note = _CAPPED if thin else ""
+    return _Plane(axes=(0, 1, 2), note=note)
 
 
 def _score_prediction(
@@ -98,6 +140,7 @@ def _score_prediction(
     *,
     structures: Sequence[ScoredStructure],
     metrics: Collection[str],
+    plane: _Plane,
 ) -> tuple[CaseScore, ...]:
     if isinstance(prediction, NoPrediction):
         return _missing(truth, structures, message=prediction.reason)
@@ -108,16 +151,16 @@ def _score_prediction(
     except DataError as error:
         return _missing(truth, structures, message=str(error))
     scores = score_masks(
-        truth.array,
-        order.array(guess.array),
-        spacing_mm=truth.spacing_mm,
+        plane.array(truth.array),
+        plane.array(order.array(guess.array)),
+        spacing_mm=[truth.spacing_mm[axis] for axis in plane.axes],
         tolerances_mm={structure.reference_label: structure.tolerance_mm for structure in structures},
         prediction_labels={structure.reference_label: structure.prediction_label for structure in structures},
         metrics=metrics,
     )
     notes = [f"of the reference, {note}" for note in truth.notes] + list(guess.notes)
-    if 1 in truth.array.shape:
-        notes.append("a single slice, scored as a volume: its faces are surface too")
+    if plane.note:
+        notes.append(plane.note)
     if not order.changes_nothing:
         notes.append(f"axes reordered from {guess.geometry.orientation} to {truth.geometry.orientation}")
     return tuple(
@@ -159,9 +202,8 @@ def _scored(
         spacing_mm=spacing_mm,
         num_reference_voxels=score.num_reference_voxels,
         num_predicted_voxels=score.num_predicted_voxels,
-        hd95_mm=score.hd95_mm,
-        assd_mm=score.assd_mm,
         message=message,
+        **{field: getattr(score, field) for field in FIELDS.values() if field.endswith("_mm")},
     )
 
 
@@ -178,6 +220,7 @@ def _status(*, num_reference: int, num_predicted: int) -> ScoreStatus:
 
 
 def _missing(truth: LabelMap, structures: Sequence[ScoredStructure], *, message: str) -> tuple[CaseScore, ...]:
+    nums = count_labels(truth.array, [structure.reference_label for structure in structures])
     return tuple(
         CaseScore(
             structure=structure.name,
@@ -186,9 +229,9 @@ def _missing(truth: LabelMap, structures: Sequence[ScoredStructure], *, message:
             nsd=math.nan,
             tolerance_mm=structure.tolerance_mm,
             spacing_mm=truth.spacing_mm,
-            num_reference_voxels=int(np.count_nonzero(truth.array == structure.reference_label)),
+            num_reference_voxels=num,
             num_predicted_voxels=0,
             message=message,
         )
-        for structure in structures
+        for structure, num in zip(structures, nums, strict=True)
     )
