@@ -298,11 +298,11 @@ def test_one_slice_has_sides_and_says_so_and_a_volume_has_no_contours(tmp_path, 
     assert "a volume of 64 x 64 x 2 voxels; expected one slice" in rows(tmp_path)[0]["message"]
 
 
-def test_files_of_two_axes_are_scored_as_contours_only(tmp_path):
+def test_files_of_two_axes_have_contours_too(tmp_path):
     for folder, shift in (("reference", 0), ("first", 1)):
         write(tmp_path / folder / "a.nii.gz", disc(shift=shift), spacing_zyx=(0.5, 0.5))
-    assert evaluate(tmp_path, labels=("1=1.0",)) == 1
-    assert "two axes, which have contours but no surface; expected --dimension 2" in rows(tmp_path)[0]["message"]
+    assert evaluate(tmp_path, labels=("1=1.0",)) == 0
+    assert "--dimension 2 scores contours" in rows(tmp_path)[0]["message"]
     assert evaluate(tmp_path, "--dimension", "2", "--metrics", "nsd,hd95", labels=("1=1.0",)) == 0
     assert (rows(tmp_path)[0]["nsd"], rows(tmp_path)[0]["hd95_mm"]) == ("1", "0.5")
 

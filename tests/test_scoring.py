@@ -283,7 +283,9 @@ def test_a_single_slice_is_scored_as_a_volume_with_a_word(tmp_path, labels, num_
         nibabel.save(nibabel.Nifti1Image(flat.T, np.diag([0.7, 0.8, 5.0, 1.0])), tmp_path / name)
     (score,) = score_one(tmp_path / "r.nii.gz", tmp_path / "p.nii.gz", structures=[LEFT])
     assert (score.nsd, score.spacing_mm) == (1.0, pytest.approx((5.0, 0.8, 0.7)))
-    assert score.message == "a single slice, scored as a volume: its faces are surface too"
+    assert score.message == (
+        "a single slice, scored as a volume: its faces are surface too (--dimension 2 scores contours)"
+    )
 
 
 def test_a_shift_by_a_slice_is_another_grid_however_far_away_the_volume_lies(tmp_path, labels):

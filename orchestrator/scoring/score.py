@@ -125,12 +125,8 @@ def _plane(truth: LabelMap, path: Path, *, metrics: Collection[str], dimension: 
         if not thin:
             raise DataError(f"{path}: a volume of {size} voxels; expected one slice or two axes with --dimension 2")
         return _Plane(axes=tuple(axis for axis in range(3) if axis != thin[0]))
-    if set(metrics) <= set(OVERLAPS):
-        return _Plane(axes=(0, 1, 2))
-    if truth.num_axes == 2:
-        raise DataError(f"{path}: two axes, which have contours but no surface; expected --dimension 2 to score those")
-    note = _CAPPED if thin else ""
-    return _Plane(axes=(0, 1, 2), note=note)
+    has_sides = thin and not set(metrics) <= set(OVERLAPS)
+    return _Plane(axes=(0, 1, 2), note=_CAPPED if has_sides else "")
 
 
 def _score_prediction(
