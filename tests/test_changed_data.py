@@ -1,5 +1,6 @@
 """A file of a download that was replaced is noticed before anything starts; what was made of it is made anew."""
 
+import json
 import os
 import shutil
 import zipfile
@@ -15,11 +16,11 @@ from orchestrator import verify
 from orchestrator.benchmark.definition import Case
 from orchestrator.benchmark.presets import PRESETS
 from orchestrator.errors import IntegrityError
-from orchestrator.pipeline import changed_data
+from orchestrator.pipeline import case_records, changed_data
 from orchestrator.pipeline.case_work import ingest, ingest_labels
 from orchestrator.pipeline.changed_data import compare, parts_of, remember
 from orchestrator.pipeline.workplace import Workplace
-from orchestrator.storage import s3
+from orchestrator.storage import run_paths, s3
 from orchestrator.storage.filesystem import open_storage
 
 
@@ -106,6 +107,33 @@ def test_data_that_nobody_has_touched_are_as_they_were_read(storage, data):
     assert len(parts_of(storage)) == 21
     assert look(storage, data) == ({}, set())
     assert look(storage, data, thorough=True) == ({}, set())
+
+
+def test_a_case_has_one_overview_of_all_that_was_ever_made_of_it(storage):
+    records = {part.label_set or "image": part.record for part in parts_of(storage) if part.case.name == "lung_001"}
+    overview = json.loads(storage.read_bytes("cases/msd-lung-tumour/lung_001/case.json"))
+    assert overview["sha256"] == {name: record.sha256 for name, record in records.items()}
+    assert overview["source_sha256"] == {name: record.source.sha256 for name, record in records.items()}
+    assert sorted(records) == ["image", "infection", "lung"]
+
+
+def test_an_overview_is_written_anew_where_another_record_has_come_meanwhile(storage, monkeypatch):
+    case = Case(dataset="msd-lung-tumour", name="lung_001")
+    key = run_paths.labels_record(case, label_set="lung")
+    late, write = storage.read_bytes(key), case_records.write_json
+    storage.delete(key)
+
+    def write_and_be_overtaken(to, name, record):
+        write(to, name, record)
+        to.write_bytes(key, late)
+
+    monkeypatch.setattr(case_records, "write_json", write_and_be_overtaken)
+    case_records.write_overview(storage, case)
+    assert sorted(json.loads(storage.read_bytes(run_paths.case_overview(case)))["sha256"]) == [
+        "image",
+        "infection",
+        "lung",
+    ]
 
 
 def test_a_file_that_was_copied_anew_is_read_once_and_remembered(storage, data, monkeypatch):

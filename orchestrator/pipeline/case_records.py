@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import PurePosixPath
 from typing import Any
 
 from orchestrator.benchmark.definition import Case
@@ -98,6 +99,24 @@ def _texts(values: Iterable[object]) -> tuple[str, ...]:
     return tuple(map(_text, values))
 
 
+def write_overview(storage: Storage, case: Case) -> None:
+    """Put together for people what the records of a case tell, by part: `image`, and each label set."""
+    folder = PurePosixPath(run_paths.case_overview(case)).parent.as_posix()
+    written: list[str] | None = None
+    # Two parts of a case may be made at once: who writes last has seen the records of both.
+    while (keys := run_paths.own_keys(storage, run_paths.CASES, below=folder)) != written:
+        written = keys
+        records = {PurePosixPath(key).stem: read_case_record(storage, key) for key in keys}
+        overview = {
+            "case": case.id,
+            "sha256": {name: record.sha256 for name, record in records.items()},
+            "source_sha256": {name: record.source.sha256 for name, record in records.items()},
+            "notes": [note for record in records.values() for note in record.notes],
+            "warnings": [warning for record in records.values() for warning in record.warnings],
+        }
+        write_json(storage, run_paths.case_overview(case), overview)
+
+
 def digests_of(storage: Storage, labels: Iterable[tuple[Case, str]]) -> dict[str, str]:
     """Return the digests of label maps and of their images, by name of case and part, as the records have them.
 
@@ -111,9 +130,13 @@ def digests_of(storage: Storage, labels: Iterable[tuple[Case, str]]) -> dict[str
 
 
 def warnings_about(storage: Storage, labels: Iterable[tuple[Case, str]]) -> tuple[str, ...]:
-    """Return what was hardly right about label maps, of those that are there, each sentence once."""
+    """Return what was hardly right about label maps and their images, of those that are there, each sentence once."""
     there = set(run_paths.own_keys(storage, run_paths.CASES))
-    keys = dict.fromkeys(run_paths.labels_record(case, label_set=label_set) for case, label_set in labels)
+    keys = dict.fromkeys(
+        key
+        for case, label_set in labels
+        for key in (run_paths.image_record(case), run_paths.labels_record(case, label_set=label_set))
+    )
     with ThreadPoolExecutor(NUM_THREADS) as executor:
         records = executor.map(partial(read_case_record, storage), [key for key in keys if key in there])
     return tuple(dict.fromkeys(warning for record in records for warning in record.warnings))

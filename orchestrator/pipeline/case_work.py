@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.benchmark.definition import Case
 from orchestrator.errors import DataError, IntegrityError
-from orchestrator.pipeline.case_records import CaseRecord, read_case_record, write_case_record
+from orchestrator.pipeline.case_records import CaseRecord, read_case_record, write_case_record, write_overview
 from orchestrator.pipeline.local_download import local_download
 from orchestrator.pipeline.workplace import Workplace
 from orchestrator.storage import run_paths
@@ -56,6 +56,7 @@ def ingest(place: Workplace, case: Case) -> int:
         original_grid=found.original_grid,
     )
     _keep(place.storage, found.image, key=run_paths.case_image(case), record=record, at=run_paths.image_record(case))
+    write_overview(place.storage, case)
     return math.prod(record.size)
 
 
@@ -70,6 +71,7 @@ def ingest_labels(place: Workplace, case: Case, *, label_set: str) -> None:
     record = CaseRecord(sha256="", source=local.at_home(found.source), notes=found.notes, warnings=found.warnings)
     key = run_paths.case_labels(case, label_set=label_set)
     _keep(storage, found.labels, key=key, record=record, at=run_paths.labels_record(case, label_set=label_set))
+    write_overview(storage, case)
 
 
 def _read_image(storage: Storage, case: Case) -> "sitk.Image":

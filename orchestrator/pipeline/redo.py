@@ -60,6 +60,7 @@ def redo_changed(
     # Where no training of this output uses a part any more, no stage tells of it.
     for one in changed:
         storage.delete(one.part.key)
+        storage.delete(run_paths.case_overview(one.part.case))
     trainings = sum(graph[stage_id].kind is StageKind.SCORE for stage_id in derived)
     files = list(dict.fromkeys(file for one in changed for file in one.files))
     note(f"{_names(files)}: changed; what was made of it is made anew, also for {trainings} trainings")

@@ -27,18 +27,18 @@ _OWN = {
     EVENTS: re.compile(rf"{EVENTS}/({TRAINING_EVENTS}/{_ID}-)?\d{{8}}T\d{{6}}\.\d{{6}}-\d{{5}}\.jsonl"),
     RESULTS: re.compile(rf"{RESULTS}/{_ID}\.parquet"),
     TABLES: re.compile(rf"{TABLES}/{_ID}\.(md|csv|tex)"),
-    CASES: re.compile(rf"{CASES}/{_NAME}/{_NAME}/{_NAME}\.json"),
+    CASES: re.compile(rf"{CASES}/{_NAME}/{_NAME}/(?!case\.json){_NAME}\.json"),
     PATCHES: re.compile(rf"{PATCHES}/{_ID}/[A-Za-z0-9][\w.-]*\.arrow"),
 }
 
 
-def own_keys(storage: Storage, folder: str) -> list[str]:
+def own_keys(storage: Storage, folder: str, *, below: str = "") -> list[str]:
     """Return the files of a folder of a run that are the run's: events, results, tables, patch files, records of cases.
 
     Desktops, synchronisation tools and backups leave others beside them: `._T1-lung-fold0.parquet`, `.DS_Store`,
-    `T1-lung-fold0 (conflicted copy).parquet`.
+    `T1-lung-fold0 (conflicted copy).parquet`. With `below` only those of a folder in it.
     """
-    return [key for key in storage.list_keys(folder) if _OWN[folder].fullmatch(key)]
+    return [key for key in storage.list_keys(below or folder) if _OWN[folder].fullmatch(key)]
 
 
 def driver(number: int) -> str:
@@ -59,6 +59,11 @@ def case_image(case: Case) -> str:
 def case_labels(case: Case, *, label_set: str) -> str:
     """Label map of an ingested case in the geometry of its image, NIfTI uint8."""
     return f"{CASES}/{case.id}/{label_set}.nii.gz"
+
+
+def case_overview(case: Case) -> str:
+    """JSON with the digests, notes and warnings of a case's image and label maps, for people; nothing reads it."""
+    return f"{CASES}/{case.id}/case.json"
 
 
 def image_record(case: Case) -> str:
