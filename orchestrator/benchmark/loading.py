@@ -86,6 +86,10 @@ def load_study(path: Path | None = None) -> Study:
     )
 
 
+load_benchmark = load_study
+"""The name that scripts know from before there were other studies."""
+
+
 def _cases(entry: Folds | Mapping[str, Sequence[str]] | Sequence[str], *, where: str) -> DatasetCases:
     if isinstance(entry, Folds):
         found = DatasetCases(parts={}, folds=tuple(tuple(names) for names in entry.folds))
