@@ -5,6 +5,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -136,6 +137,16 @@ def test_without_any_folder_one_line_says_so(temporary, monkeypatch):
         run_folder(num_below_bytes=RAY_BYTES),
     ):
         pass
+
+
+def test_a_temporary_folder_with_little_space_is_named_and_another_one_used(temporary, common, monkeypatch, caplog):
+    free = {temporary: private_folder.LEAST_FREE_BYTES - 1, common: private_folder.LEAST_FREE_BYTES}
+    monkeypatch.setattr(private_folder.shutil, "disk_usage", lambda folder: SimpleNamespace(free=free[folder]))
+    with run_folder(num_below_bytes=RAY_BYTES) as folder:
+        assert folder.path.parent == usual(common)
+        assert folder.temporary.resolve().is_relative_to(common)
+    assert f"{temporary}: less than 32 MiB free. Another folder is used" in caplog.text
+    assert list(temporary.iterdir()) == list(common.iterdir()) == []
 
 
 def test_a_full_temporary_folder_is_named_and_another_one_used(temporary, common, monkeypatch, caplog):

@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import tempfile
+import textwrap
 import threading
 import time
 from collections import Counter
@@ -48,6 +49,8 @@ WIND_DOWN_S = REMOTE_MARKER_EVERY_S + 45.0
 end the validation of an epoch, to write."""
 NODES_INTERVAL_S = 10.0
 """Time between two looks at the nodes."""
+LONGEST_TOLD = 500
+"""Characters of an error of Ray, which can hold whole logs; where it comes from keeps the rest."""
 HEAD_ANSWERS_WITHIN_S = 20.0
 """Longest wait for the head of a cluster that is to be running: it may have been started a moment ago."""
 
@@ -107,7 +110,8 @@ def connected(config: ClusterConfig) -> Iterator[Connection]:
         except OrchestratorError:
             raise
         except Exception as error:  # Ray's own are of any class
-            raise ClusterError(f"Ray at {config.address or 'this machine'}: {error}. {_advice(config)}") from error
+            told = textwrap.shorten(str(error), LONGEST_TOLD)
+            raise ClusterError(f"Ray at {config.address or 'this machine'}: {told}. {_advice(config)}") from error
         _end_as_after_ctrl_c()
         dashboard = f"http://{context.dashboard_url}" if context.dashboard_url else ""
         yield Connection(

@@ -27,6 +27,9 @@ CACHES = "ORCHESTRATOR_CACHES"
 MAX_SOCKET_BYTES = 107 if sys.platform == "linux" else 103
 """Of the path of a Unix socket."""
 
+LEAST_FREE_BYTES = 32 * 1024**2
+"""For the folder of a run: its logs are small, but with less it would start and then fail."""
+
 _LOCKED_PREFIX = "r-"
 _REMOVAL_S = 5.0
 """For processes that are just ending, and may write for a moment still."""
@@ -86,7 +89,7 @@ def run_folder(*, num_below_bytes: int, prefer: str | None = None) -> Iterator[R
         path = stack.enter_context(_short_folder(num_below_bytes=num_below_bytes, prefer=prefer))
         temporary = path / "t"
         roomy = Path(_temporary_folder()).resolve()
-        if path.is_relative_to(roomy):
+        if path.is_relative_to(roomy) or not _has_room(roomy):
             temporary.mkdir()
         else:
             temporary.symlink_to(stack.enter_context(_locked_folder(own_folder(roomy))), target_is_directory=True)
@@ -161,6 +164,9 @@ def _short_folder(*, num_below_bytes: int, prefer: str | None) -> Iterator[Path]
     refusals = []
     for base in _bases(prefer):
         try:
+            if not _has_room(base):
+                refusals.append(_told(base, OSError(f"less than {LEAST_FREE_BYTES // 1024**2} MiB free")))
+                continue
             root = own_folder(base)
             if len(os.fsencode(root)) + len(f"/{_LOCKED_PREFIX}") + 6 + num_below_bytes > MAX_SOCKET_BYTES:
                 refusals.append(f"{base}: its path is too long for sockets")
@@ -180,6 +186,10 @@ def _short_folder(*, num_below_bytes: int, prefer: str | None) -> Iterator[Path]
             yield folder
         return
     raise _no_folder("the run", refusals)
+
+
+def _has_room(base: Path) -> bool:
+    return shutil.disk_usage(base).free >= LEAST_FREE_BYTES
 
 
 @contextmanager
