@@ -1,1 +1,27 @@
-"""Studies of nnU-Net trainings on Ray: what is trained is data, and what is done is not done again."""
+"""Studies of nnU-Net trainings on Ray: what is trained is data, and what is done is not done again.
+
+The names below are all that a program needs. Each is imported when it is first used: Ray, torch and ITK take seconds.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kernels import score_masks
+    from orchestrator.api import open_results, run
+    from orchestrator.benchmark.loading import load_study
+
+__all__ = ["load_study", "open_results", "run", "score_masks"]
+
+_PLACES = {
+    "load_study": "orchestrator.benchmark.loading",
+    "open_results": "orchestrator.api",
+    "run": "orchestrator.api",
+    "score_masks": "kernels",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_PLACES[name]), name)

@@ -1,4 +1,4 @@
-"""The main job: train, predict, score and tabulate the benchmark with one command."""
+"""The main job: train, predict, score and tabulate a study with one command."""
 
 import argparse
 import json
@@ -7,48 +7,29 @@ import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
+from orchestrator.api import make_request, require_data
 from orchestrator.benchmark.definition import Training
 from orchestrator.benchmark.loading import DEFAULT_STUDY, load_study
-from orchestrator.benchmark.presets import PRESETS, Preset, find_preset
-from orchestrator.benchmark.study import Study
-from orchestrator.cluster.config import ClusterConfig, load_cluster
+from orchestrator.benchmark.presets import PRESETS, Preset
 from orchestrator.cluster.environment import LAUNCHED_FROM, use_token
-from orchestrator.configuration import absolute, is_folder
+from orchestrator.configuration import is_folder
 from orchestrator.console import consoles, parse, print_whole
 from orchestrator.errors import ConfigError, DataError, OrchestratorError
 from orchestrator.pipeline.fleet import SIZES
+from orchestrator.pipeline.request import RunRequest
 from orchestrator.progress import counted, duration_text
 from orchestrator.shipped import LOCAL_CLUSTER, PRICES, checkout
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
 
-if TYPE_CHECKING:
-    from orchestrator.pipeline.request import RunRequest
-
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 PARTNERS = {"json": "dry_run", "deadline": "simulate", "max_cost": "simulate", "prices": "simulate"}
 """Options that mean nothing without another one."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Selection:
-    """The command line, understood."""
-
-    study: Study
-    preset: Preset
-    trainings: tuple[Training, ...]
-    cluster: ClusterConfig
-    data: str | None
-    output: str
-    seed: int
-    redo_changed: bool
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -120,55 +101,47 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_INTERRUPTED
 
 
-def carry_out(selection: Selection, options: argparse.Namespace, *, console: Console) -> int:
+def carry_out(request: RunRequest, options: argparse.Namespace, *, console: Console) -> int:
     """Do what the command line asks for; returns the exit code."""
     if options.dry_run:
-        show_trainings(selection, console=console, as_json=options.json)
-        if selection.data:
+        show_trainings(request, console=console, as_json=options.json)
+        if request.data:
             from orchestrator.pipeline.before_start import check_unchanged
 
-            check_unchanged(_request(selection))
+            check_unchanged(request)
             # Beside JSON the lines go where they do no harm.
-            check_data(selection, console=consoles()[1] if options.json else console)
+            check_data(request, console=consoles()[1] if options.json else console)
         return EXIT_DONE
     if options.simulate:
-        return simulate(selection, options, console=console)
-    if selection.cluster.kind == "aws":
-        return launch(selection, options, console=console)
-    return run_here(selection, options, console=console)
+        return simulate(request, options, console=console)
+    if request.cluster.kind == "aws":
+        return launch_machines(request, options, console=console)
+    return run_here(request, options, console=console)
 
 
-def select(options: argparse.Namespace) -> Selection:
+def select(options: argparse.Namespace) -> RunRequest:
     """Read the files that the command line names; raises ConfigError if anything does not fit."""
     check_options(options)
-    preset = find_preset(options.preset)
-    study = load_study(options.study)
-    cluster = load_cluster(options.simulate or options.cluster)
-    if cluster.kind == "local" and cluster.num_gpus is None and preset.is_for_cpus:
-        # A miniature keeps no GPU busy: starting a process for each of its trainings would take longer than they do.
-        cluster = replace(cluster, num_gpus=0)
-    if (options.yes or options.keep) and (options.simulate or cluster.kind != "aws"):
-        raise ConfigError("--yes and --keep: only with a --cluster whose machines are started for the run (kind aws)")
-    data = options.data or cluster.data
-    if data and "://" in data:
-        open_storage(data)
-    elif options.dry_run and data and not is_folder(data):
-        raise ConfigError(f"--data {data}: no such folder of this machine; expected the one with the public downloads")
-    if data is None and preset.phantom_spacing_mm is None and not (options.simulate or options.dry_run):
-        raise ConfigError(
-            f"--preset {preset.name}: trains on the real downloads; expected --data with their folder. To write "
-            "full-size phantoms instead: python -m orchestrator.phantom --output FOLDER"
-        )
-    return Selection(
-        study=study,
-        preset=preset,
-        trainings=study.trainings(matrix=options.matrix, only=tuple(options.only), preset=preset),
-        cluster=cluster,
-        data=str(absolute(data, option="--data")) if data and "://" not in data else data,
-        output=_output(options.output or cluster.output or f"runs/{preset.name}"),
+    request = make_request(
+        load_study(options.study),
+        matrix=options.matrix,
+        only=options.only,
+        preset=options.preset,
+        cluster=options.simulate or options.cluster,
+        data=options.data,
+        output=options.output,
         seed=options.seed,
         redo_changed=options.redo_changed,
     )
+    if (options.yes or options.keep) and (options.simulate or request.cluster.kind != "aws"):
+        raise ConfigError("--yes and --keep: only with a --cluster whose machines are started for the run (kind aws)")
+    if options.dry_run and request.data and "://" not in request.data and not is_folder(request.data):
+        raise ConfigError(
+            f"--data {request.data}: no such folder of this machine; expected the one with the public downloads"
+        )
+    if not (options.simulate or options.dry_run):
+        require_data(request)
+    return request
 
 
 def check_options(options: argparse.Namespace) -> None:
@@ -179,21 +152,19 @@ def check_options(options: argparse.Namespace) -> None:
             raise ConfigError(f"{_flag(name)}: only with {_flag(partner)}")
     if options.dry_run and options.simulate:
         raise ConfigError("--dry-run and --simulate: expected one of them")
-    if not 0 <= options.seed < 2**63:
-        raise ConfigError(f"--seed {options.seed}: expected a number from 0 to 2^63 - 1")
     for name in ("deadline", "max_cost"):
         limit = getattr(options, name)
         if limit is not None and not (math.isfinite(limit) and limit > 0):
             raise ConfigError(f"{_flag(name)} {limit:g}: expected a number above 0")
 
 
-def show_trainings(selection: Selection, *, console: Console, as_json: bool) -> None:
+def show_trainings(request: RunRequest, *, console: Console, as_json: bool) -> None:
     """Print the trainings that would be carried out."""
-    rows = [_describe(training, selection.preset) for training in selection.trainings]
+    rows = [_describe(training, request.preset) for training in request.trainings]
     if as_json:
         _say(json.dumps(rows, indent=1), console=console)
         return
-    facets = dict.fromkeys(name for training in selection.trainings for name in training.facets)
+    facets = dict.fromkeys(name for training in request.trainings for name in training.facets)
     names = ("id", *facets, "fold")
     table = Table(*names, "train", "val", "test", "hours", box=None, padding=(0, 1), header_style="bold")
     for row in rows:
@@ -201,37 +172,37 @@ def show_trainings(selection: Selection, *, console: Console, as_json: bool) -> 
         numbers = (row["num_train_cases"], row["num_val_cases"], row["num_test_cases"])
         table.add_row(*(str(row.get(name, "")) for name in names), *map(str, numbers), hours)
     print_whole(table, console=console)
-    total = len(rows) * selection.preset.expected_training_s / 3600
-    unit = "CPU-core" if selection.preset.is_for_cpus else "A100"
+    total = len(rows) * request.preset.expected_training_s / 3600
+    unit = "CPU-core" if request.preset.is_for_cpus else "A100"
     console.print(
         f"{counted(len(rows), 'training')}, about {total:.3g} {unit} hours of training with preset "
-        f"{selection.preset.name}."
+        f"{request.preset.name}."
     )
-    for leak in selection.study.patient_leaks(selection.trainings):
+    for leak in request.study.patient_leaks(request.trainings):
         _say(f"note: {leak.line}", console=console)
 
 
-def simulate(selection: Selection, options: argparse.Namespace, *, console: Console) -> int:
+def simulate(request: RunRequest, options: argparse.Namespace, *, console: Console) -> int:
     """Print what would come of the run on the cluster, and of other sizes; returns 1 if none keeps the limits."""
     from orchestrator.cluster.prices import load_prices
     from orchestrator.pipeline.simulation import Limits, best, simulate_run
     from orchestrator.pipeline.simulation_text import compare, describe
 
-    prices = load_prices(options.prices or PRICES) if selection.cluster.kind == "aws" else None
+    prices = load_prices(options.prices or PRICES) if request.cluster.kind == "aws" else None
     limits = Limits(deadline_hours=options.deadline, max_usd=options.max_cost)
     found = simulate_run(
-        selection.study,
-        selection.trainings,
-        preset=selection.preset,
-        phantoms=selection.data is None,
-        cluster=selection.cluster,
+        request.study,
+        request.trainings,
+        preset=request.preset,
+        phantoms=request.data is None,
+        cluster=request.cluster,
         prices=prices,
-        seed=selection.seed,
+        seed=request.seed,
     )
     chosen = best([found.asked_for, *found.others], limits) if limits.are_set else None
     date = prices.date if prices else None
     lines = [
-        f"{counted(len(selection.trainings), 'training')} with preset {selection.preset.name}, simulated: nothing is "
+        f"{counted(len(request.trainings), 'training')} with preset {request.preset.name}, simulated: nothing is "
         "started."
     ]
     lines += describe(found.asked_for, prices_date=date)
@@ -250,19 +221,19 @@ def simulate(selection: Selection, options: argparse.Namespace, *, console: Cons
     return EXIT_FAILED if limits.are_set and chosen is None else EXIT_DONE
 
 
-def run_here(selection: Selection, options: argparse.Namespace, *, console: Console) -> int:
+def run_here(request: RunRequest, options: argparse.Namespace, *, console: Console) -> int:
     """Run on the cluster that this machine can reach, and say what came out."""
-    if selection.cluster.auth_token is not None:
+    if request.cluster.auth_token is not None:
         # Before Ray is imported, which reads its environment then.
-        use_token(selection.cluster.auth_token)
+        use_token(request.cluster.auth_token)
     from orchestrator.pipeline.run import run
 
-    check_data(selection, console=console)
-    outcome = run(_request(selection), console=console)
+    check_data(request, console=console)
+    outcome = run(request, console=console)
     for key in outcome.tables:
         if key.endswith(".md"):
-            _say(f"{selection.output}/{key}", console=console)
-    num_done = f"{outcome.num_done} of {len(selection.trainings)} trainings done"
+            _say(f"{request.output}/{key}", console=console)
+    num_done = f"{outcome.num_done} of {len(request.trainings)} trainings done"
     _say(f"{num_done}, {duration_text(outcome.elapsed_s)}.", console=console)
     for stage_id, text in outcome.failures.items():
         line, *log = text.splitlines()
@@ -273,37 +244,22 @@ def run_here(selection: Selection, options: argparse.Namespace, *, console: Cons
         command = shlex.join(_command_for(options, outcome.lost_trainings))
         _say(f"To try only these again: {command}", console=console)
     _show_unpredicted(outcome.unpredicted, console=console)
-    is_whole = outcome.num_done == len(selection.trainings) and not outcome.unpredicted
+    is_whole = outcome.num_done == len(request.trainings) and not outcome.unpredicted
     return EXIT_DONE if is_whole else EXIT_FAILED
 
 
-def check_data(selection: Selection, *, console: Console) -> None:
+def check_data(request: RunRequest, *, console: Console) -> None:
     """Print what the headers of the data show to be wrong; raises DataError if that is anything."""
     from orchestrator.pipeline.before_start import check_before_start
 
-    problems = check_before_start(_request(selection))
+    problems = check_before_start(request)
     if not problems:
         return
     for problem in problems:
         _say(problem.line, console=console)
     raise DataError(
-        f"{counted(len(problems), 'problem')} in {selection.data}; nothing was started. "
-        f"python -m orchestrator.doctor --data {shlex.quote(selection.data or '')} looks deeper"
-    )
-
-
-def _request(selection: Selection) -> "RunRequest":
-    from orchestrator.pipeline.request import RunRequest
-
-    return RunRequest(
-        study=selection.study,
-        trainings=selection.trainings,
-        preset=selection.preset,
-        seed=selection.seed,
-        data=selection.data,
-        output=selection.output,
-        cluster=selection.cluster,
-        redo_changed=selection.redo_changed,
+        f"{counted(len(problems), 'problem')} in {request.data}; nothing was started. "
+        f"python -m orchestrator.doctor --data {shlex.quote(request.data or '')} looks deeper"
     )
 
 
@@ -320,7 +276,7 @@ def _show_unpredicted(unpredicted: Mapping[str, str], *, console: Console) -> No
         )
 
 
-def launch(selection: Selection, options: argparse.Namespace, *, console: Console) -> int:
+def launch_machines(request: RunRequest, options: argparse.Namespace, *, console: Console) -> int:
     """Start the machines of a cluster file, run there, follow, and fetch the tables."""
     from orchestrator.cluster.launch import Launch, RayJobs, ShellCommands, launch_and_follow
 
@@ -337,26 +293,26 @@ def launch(selection: Selection, options: argparse.Namespace, *, console: Consol
             raise ConfigError("nobody can answer whether to start machines; expected --yes") from None
         return answer.strip().lower() in {"y", "yes"}
 
-    arguments = ["--output", selection.output, "--preset", selection.preset.name]
-    arguments += ["--seed", str(selection.seed)]
+    arguments = ["--output", request.output, "--preset", request.preset.name]
+    arguments += ["--seed", str(request.seed)]
     arguments += ["--matrix", options.matrix] if options.matrix else []
     arguments += ["--study", _in_project(options.study)] if options.study != DEFAULT_STUDY else []
-    arguments += ["--data", selection.data] if selection.data else []
+    arguments += ["--data", request.data] if request.data else []
     arguments += ["--redo-changed"] if options.redo_changed else []
     arguments += [part for pattern in options.only for part in ("--only", pattern)]
-    request = Launch(
-        config=selection.cluster,
+    launch = Launch(
+        config=request.cluster,
         driver_arguments=tuple(arguments),
-        training_hours=len(selection.trainings) * selection.preset.expected_training_s / 3600,
+        training_hours=len(request.trainings) * request.preset.expected_training_s / 3600,
         keep=options.keep,
     )
-    succeeded = launch_and_follow(request, confirm=confirm, show=show, commands=ShellCommands(), connect=RayJobs)
+    succeeded = launch_and_follow(launch, confirm=confirm, show=show, commands=ShellCommands(), connect=RayJobs)
     if succeeded is None:
         show("Nothing was started.")
         return EXIT_FAILED
     # Where some trainings failed the others are in the tables.
-    storage = open_storage(selection.output)
-    folder = open_storage(f"runs/{request.submission_id}")
+    storage = open_storage(request.output)
+    folder = open_storage(f"runs/{launch.submission_id}")
     for key in run_paths.own_keys(storage, run_paths.TABLES):
         folder.write_bytes(key, storage.read_bytes(key))
         show(f"{folder.location}/{key}")
@@ -403,19 +359,6 @@ def _say(line: str, *, console: Console) -> None:
 
 def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
-
-
-def _output(location: str) -> str:
-    if "://" in location:
-        return location
-    path = absolute(location, option="--output")
-    try:
-        there = next(folder for folder in (path, *path.parents) if folder.exists())
-    except OSError as error:
-        raise ConfigError(f"--output {location}: cannot be reached ({error.strerror}); expected a folder") from error
-    if not there.is_dir():
-        raise ConfigError(f"--output {location}: {there} is a file; expected a folder or an s3:// prefix")
-    return str(path)
 
 
 if __name__ == "__main__":

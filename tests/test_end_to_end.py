@@ -1,5 +1,6 @@
 """A few trainings through real Ray and real nnU-Net, from generated downloads to tables."""
 
+import io
 import json
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import SimpleITK as sitk
 
+import orchestrator
 from orchestrator.benchmark.presets import find_preset
 from orchestrator.events import read_events
 from orchestrator.results.store import ResultsStore
@@ -108,3 +110,14 @@ def test_each_training_has_a_log(finished):
     assert "No validation cases" in log
     num_epochs = find_preset("smoke").num_epochs
     assert f"epoch {num_epochs}/{num_epochs}: " in log
+
+
+def test_a_program_finds_the_run_done_and_reads_its_scores(finished):
+    study = orchestrator.load_study().select(*ONLY)
+    told = io.StringIO()
+    outcome = orchestrator.run(study, output=finished, progress=told)
+    assert (outcome.num_done, outcome.failures, outcome.lost_trainings) == (2, {}, ())
+    assert "Ray" not in told.getvalue()
+    scores = orchestrator.open_results(finished).to_pandas()
+    assert set(scores["training_id"]) == set(ONLY)
+    assert scores.groupby("task")["dsc"].mean()[1] > 0.3

@@ -4,7 +4,7 @@ import difflib
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TypeVar
@@ -118,6 +118,12 @@ class Study:
     """By preset, then by part of a training: where they differ from the preset's own."""
     sha256: str
     """Digest of the files that define it."""
+    patterns: tuple[str, ...] = ()
+    """What `trainings` is limited to where it is not told anything else."""
+
+    def select(self, *patterns: str) -> "Study":
+        """Return this study with those trainings alone that match one of the patterns; see `trainings`."""
+        return replace(self, patterns=patterns)
 
     def dataset(self, name: str) -> Dataset:
         """Return the data set of that name; raises ConfigError if there is none."""
@@ -142,7 +148,7 @@ class Study:
             One of `matrices`; None is the default, the first.
         only
             A training is kept if its id or its group matches one of these shell patterns, or its facet one of the form
-            `facet=pattern`. None keeps all.
+            `facet=pattern`. None keeps those of `patterns`, or all.
         preset
             Limits the cases of each part: the names are sorted and evenly spaced ones kept.
 
@@ -162,11 +168,15 @@ class Study:
             if matrix in {own_matrix, ALL_MATRICES}
             for fold in range(group.num_folds)
         ]
-        return _select(found, only=only, matrix=matrix)
+        return _select(found, only=only or self.patterns, matrix=matrix)
+
+    def all_trainings(self, *, preset: Preset) -> tuple[Training, ...]:
+        """Return the trainings of every matrix, whatever was selected."""
+        return self.select().trainings(matrix=ALL_MATRICES, preset=preset)
 
     def donors(self, trainings: Sequence[Training], *, preset: Preset) -> dict[str, Training]:
         """Return by id the trainings whose patch size and network these take over, and those that they take over."""
-        everything = {training.id: training for training in self.trainings(matrix=ALL_MATRICES, preset=preset)}
+        everything = {training.id: training for training in self.all_trainings(preset=preset)}
         donors: dict[str, Training] = {}
         wanted = [training.plans_from for training in trainings]
         while wanted:

@@ -85,5 +85,5 @@ def settle_changed_data(
 def _graph_of_all(request: RunRequest, storage: Storage, *, asked_for: Collection[str]) -> dict[str, Stage]:
     """Return the graph of all trainings that this call or an earlier one was asked for, or has left results of."""
     known = {*asked_for, *ResultsStore(storage).finished()}
-    everything = request.study.trainings(matrix="all", preset=request.preset)
+    everything = request.study.all_trainings(preset=request.preset)
     return graph_of(replace(request, trainings=tuple(one for one in everything if one.id in known)))

@@ -222,7 +222,7 @@ def _workplace(request: RunRequest, need: Need) -> Workplace:
     datasets = datasets_of(request)
     if request.data is None:
         # Every case of the benchmark under this preset: a later run with other trainings finds the same downloads.
-        for case in sorted(label_sets_by_case(request.study.trainings(matrix="all", preset=request.preset))):
+        for case in sorted(label_sets_by_case(request.study.all_trainings(preset=request.preset))):
             phantom_cases.setdefault(datasets[case.dataset].source, []).append(case)
     return Workplace(
         output=request.output,
@@ -262,9 +262,7 @@ def write_run_tables(
 ) -> tuple[str, ...]:
     """Write the paper's tables from all that is committed, with a line for whatever any call was asked for."""
     shown = {*asked_for, *(row.training_id for row in rows)}
-    trainings = [
-        training for training in request.study.trainings(matrix="all", preset=request.preset) if training.id in shown
-    ]
+    trainings = [training for training in request.study.all_trainings(preset=request.preset) if training.id in shown]
     # Phantoms are what they are.
     labels = [] if request.data is None else [pair for training in trainings for pair in used_label_sets(training)]
     return write_tables(

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import duckdb
 import pyarrow as pa
@@ -16,6 +17,9 @@ from orchestrator.errors import ConfigError, IntegrityError
 from orchestrator.results.records import CaseScore, Provenance, ResultRow
 from orchestrator.storage import run_paths
 from orchestrator.storage.interface import Storage
+
+if TYPE_CHECKING:
+    import pandas
 
 SCHEMA_VERSION = b"2"
 
@@ -107,6 +111,10 @@ class ResultsStore:
             )
         # Not every training has every facet.
         return pa.concat_tables(tables, promote_options="default") if tables else SCHEMA.empty_table()
+
+    def to_pandas(self) -> "pandas.DataFrame":
+        """Return all rows as `read` does."""
+        return self.read().to_pandas()
 
     def query(self, sql: str) -> pa.Table:
         """Return the answer of DuckDB to a query over the table `scores`, which holds all rows.
