@@ -3,9 +3,12 @@
 import itertools
 
 import chest
+import layouts
 import numpy as np
 import pytest
 
+from orchestrator.benchmark.definition import Case
+from orchestrator.sources.downloads import CaseRequest, convert_case, inspect_downloads
 from orchestrator.sources.plausibility import far_from_lungs, implausible
 
 IMAGE = chest.volume(chest.ct())
@@ -101,3 +104,21 @@ def test_lesions_far_from_the_lungs_of_another_label_set_are_told():
     assert far_from_lungs(chest.volume(far), lungs, name="case") == (
         "case: 100% of the lesions lie more than 20 mm from the lungs",
     )
+
+
+def test_label_sets_of_a_case_are_laid_beside_each_other_where_both_are_read(tmp_path):
+    far = np.zeros(chest.SHAPE, np.uint8)
+    far[20:24, 53:56, 30:34] = 1
+    root = tmp_path / "msd" / "Task06_Lung"
+    for folder, voxels in (("imagesTr", chest.ct()), ("labelsTr", far), ("labelsTr_lung", LUNGS)):
+        layouts.write_nifti(chest.volume(voxels), root / folder / "lung_001.nii.gz")
+    (root / "dataset.json").write_text('{"labels": {"0": "background", "1": "cancer"}}')
+    dataset = layouts.DATASETS["msd-lung-tumour"]
+    case, line = Case(dataset=dataset.name, name="lung_001"), "lie more than 20 mm from the lungs"
+    where = {"dataset": dataset, "downloads": tmp_path}
+    (warning,) = convert_case(case, label_sets=("infection", "lung"), **where).warnings
+    assert warning == f"msd-lung-tumour/lung_001: 100% of the lesions {line}"
+    request = CaseRequest(dataset=dataset, case_name="lung_001", label_sets=("infection", "lung"))
+    assert inspect_downloads([request], downloads=tmp_path, thorough=True).warnings == (warning,)
+    # A label set alone knows nothing of the other.
+    assert convert_case(case, label_sets=("infection",), **where).warnings == ()
