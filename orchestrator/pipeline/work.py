@@ -297,7 +297,7 @@ def _score_case(
     )
     if reason is None and scores[0].status is ScoreStatus.MISSING:
         # It was predicted, so what is wrong with its file says nothing about the model.
-        raise _not_there(storage, training, case, problem=scores[0].message)
+        raise _not_there(storage, training, case, problem=scores[0].message.rstrip("."))
     return [
         ResultRow(
             training_id=training.id,
