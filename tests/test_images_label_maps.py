@@ -168,6 +168,7 @@ def test_a_nrrd_file_that_cannot_be_right_is_refused_by_name(tmp_path, change, m
         ("ElementSpacing =", "ElementSpacing = nan 1 1\nOld =", "finite numbers"),
         ("LOCAL", "LIST", "several files"),
         ("LOCAL", "other.raw", "other.raw, which is no file"),
+        ("LOCAL", "x" * 5000, "xxx, which is no file"),
         ("CompressedData = False", "CompressedData = True", "truncated or damaged"),
     ],
 )

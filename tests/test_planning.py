@@ -264,6 +264,14 @@ def test_cases_without_any_label_are_refused(fingerprints):
     assert plan_of([fingerprints[0], empty]).plans["configurations"]["3d_fullres"]
 
 
+@pytest.mark.parametrize("dtype", ["|O", "<i8", "9" * 5000, ["<i2"], None])
+def test_a_fingerprint_of_another_type_is_refused(fingerprints, dtype):
+    record = json.loads(fingerprints[0].to_bytes())
+    record["foreground_dtype"] = dtype
+    with pytest.raises(IntegrityError, match="fingerprint of a case that is not whole"):
+        CaseFingerprint.from_bytes(json.dumps(record).encode())
+
+
 def test_a_plan_survives_storage_and_serves_nnunet(fingerprints):
     made = plan_of(fingerprints)
     read = Plan.from_bytes(made.to_bytes())

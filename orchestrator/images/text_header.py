@@ -1,5 +1,6 @@
 """What MetaImage and NRRD have in common: a header of lines that says where the voxels are, here or in another file."""
 
+import errno
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -45,9 +46,15 @@ class StoredVoxels:
 
 def read_voxels(stored: StoredVoxels, header: ImageHeader, buffer: ReadBuffer) -> NDArray[Any]:
     """Read the voxels (z, y, x) of a volume; raises Fault."""
-    if not stored.path.is_file():
+    try:
+        is_there = stored.path.is_file()
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        is_there = False
+    if not is_there:
         raise Fault(
-            f"a header whose voxels are in {stored.path.name}, which is no file",
+            f"a header whose voxels are in {stored.path.name:.80}, which is no file",
             expected="one file beside it",
             advice="Put it there.",
         )

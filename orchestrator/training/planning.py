@@ -30,6 +30,8 @@ from orchestrator.training.nnunet_environment import prints_to_log
 logger = logging.getLogger(__name__)
 
 FINGERPRINT_FORMAT = 1
+_INTENSITIES = {"<i2": "<i2", "<f4": "<f4"}
+"""Types of intensities in a fingerprint: numpy would read other texts as Python."""
 NUM_INTENSITY_SAMPLES = int(10e7)
 """Foreground voxels that nnU-Net draws from all cases of a data set together."""
 NUM_INTENSITY_SAMPLES_IN_MINIATURE = 1_000_000
@@ -90,7 +92,7 @@ class CaseFingerprint:
                 shape_after_crop=tuple(record["shape_after_crop"]),
                 spacing_mm=tuple(record["spacing_mm"]),
                 relative_size_after_cropping=record["relative_size_after_cropping"],
-                foreground=np.frombuffer(raw, record["foreground_dtype"]),
+                foreground=np.frombuffer(raw, _INTENSITIES[record["foreground_dtype"]]),
             )
             expected = (record["format"], record["foreground_crc32"])
         except (LookupError, RecursionError, ValueError, TypeError, zlib.error) as error:
