@@ -16,7 +16,6 @@ from orchestrator.pipeline.request import RunRequest, datasets_of, graph_of
 from orchestrator.pipeline.stages import Stage, StageKind, expected_bytes
 from orchestrator.pipeline.ways import needed_stages
 from orchestrator.results.store import ResultsStore
-from orchestrator.sources.downloads import CaseRequest, inspect_downloads
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.storage.interface import Storage
 
@@ -26,6 +25,8 @@ def check_before_start(request: RunRequest) -> tuple[Problem, ...]:
     storage = open_storage(request.output)
     if request.data is None or "://" in request.data:
         return ()
+    from orchestrator.sources.downloads import CaseRequest, inspect_downloads
+
     graph = graph_of(request)
     missing: dict[Case, set[str]] = {}
     for stage_id in needed_stages(graph, done=finished_stages(graph, storage)):

@@ -5,15 +5,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.benchmark.definition import Case
 from orchestrator.errors import IntegrityError
-from orchestrator.images.geometry import Geometry
-from orchestrator.sources.downloads import FileStamp, SourceStamp
+from orchestrator.sources.stamps import FileStamp, SourceStamp
 from orchestrator.storage import run_paths
 from orchestrator.storage.interface import Storage
 from orchestrator.storage.json_files import read_json, write_json
+
+if TYPE_CHECKING:
+    # ITK takes a while to import, and a finished run does not need it.
+    from orchestrator.images.geometry import Geometry
 
 NUM_THREADS = 16
 """That read records at a time: on S3 each takes its time."""
@@ -35,7 +38,7 @@ class CaseRecord:
     """(z, y, x), of an image."""
     size: tuple[int, ...] = ()
     """Voxels along (z, y, x), of an image."""
-    original_grid: Geometry | None = None
+    original_grid: "Geometry | None" = None
     """Of an image: the grid of the file or series that it was made from; records of before have none."""
 
 
@@ -75,7 +78,9 @@ def _parsed(found: Mapping[str, Any]) -> CaseRecord:
     )
 
 
-def _grid(found: Mapping[str, Any] | None) -> Geometry | None:
+def _grid(found: Mapping[str, Any] | None) -> "Geometry | None":
+    from orchestrator.images.geometry import Geometry
+
     if found is None:
         return None
     size, *rest = (tuple(map(float, found[name])) for name in ("size", "spacing_mm", "origin_mm", "direction"))
@@ -83,7 +88,7 @@ def _grid(found: Mapping[str, Any] | None) -> Geometry | None:
     return Geometry(size=tuple(map(int, size)), spacing_mm=spacing_mm, origin_mm=origin_mm, direction=direction)
 
 
-def original_grid(storage: Storage, case: Case) -> Geometry | None:
+def original_grid(storage: Storage, case: Case) -> "Geometry | None":
     """Return the grid of the file or series that the image of a case was made from; None if no record tells."""
     key = run_paths.image_record(case)
     return read_case_record(storage, key).original_grid if storage.exists(key) else None

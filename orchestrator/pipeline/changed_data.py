@@ -11,15 +11,7 @@ from orchestrator.errors import DataError
 from orchestrator.images.problem import SourceError
 from orchestrator.pipeline.case_records import NUM_THREADS, CaseRecord, read_case_record, write_case_record
 from orchestrator.pipeline.local_download import S3, LocalDownload, local_download, stamped
-from orchestrator.sources.downloads import (
-    FileStamp,
-    SourceStamp,
-    changed_files,
-    source_of_image_now,
-    source_of_labels_now,
-    stamp_image_now,
-    stamp_labels_now,
-)
+from orchestrator.sources.stamps import FileStamp, SourceStamp, changed_files
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.storage.interface import Storage
@@ -180,6 +172,8 @@ def _moved(
     parts: Sequence[Part], *, data: str, datasets: Mapping[str, Dataset], is_clear: Callable[[Part], bool]
 ) -> Iterator[tuple[str, str | None]]:
     """Yield the kinds of parts that would be looked for elsewhere now, as one of each shows."""
+    from orchestrator.sources.downloads import stamp_image_now, stamp_labels_now
+
     first: dict[tuple[str, str | None], Part] = {}
     for part in parts:
         if is_clear(part):
@@ -208,6 +202,9 @@ def _source_now(part: Part, *, data: str, dataset: Dataset) -> SourceStamp | Non
 
 
 def _find(part: Part, *, local: LocalDownload, dataset: Dataset) -> SourceStamp | None:
+    # ITK takes a while to import, and a finished run does not need it.
+    from orchestrator.sources.downloads import source_of_image_now, source_of_labels_now
+
     try:
         if part.label_set is None:
             found = source_of_image_now(

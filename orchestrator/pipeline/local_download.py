@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from orchestrator.errors import DataError
-from orchestrator.sources.downloads import FileStamp, SourceStamp, may_concern
+from orchestrator.sources.stamps import FileStamp, SourceStamp
 from orchestrator.storage.filesystem import open_storage
 
 S3 = "s3://"
@@ -48,6 +48,8 @@ def local_download(location: str, download: str, *, case_name: str) -> Iterator[
     if not location.startswith(S3):
         yield LocalDownload(folder=Path(location))
         return
+    from orchestrator.sources.downloads import may_concern
+
     storage = open_storage(location)
     files = storage.sizes_and_times(download)
     if not files:
