@@ -221,6 +221,18 @@ def test_a_patch_file_that_is_damaged_again_and_again_is_an_error(patches_of_a_r
         patches.repair(note=lambda _: None)
 
 
+def test_a_damaged_patch_file_whose_image_is_lost_too_counts_as_lost(patches_of_a_run):
+    def write_again(case):
+        raise StorageError("no such file")
+
+    patches = replace(patches_of_a_run, write_again=write_again)
+    key = run_paths.patches(TRAINING, patches.cases[0])
+    patches.storage.write_bytes(key, b"nothing")
+    with pytest.raises(StorageError, match="no such file"):
+        patches.repair(note=lambda _: None)
+    assert not patches.storage.exists(run_paths.record_of_patches(key))
+
+
 @pytest.fixture
 def s3_door(tmp_path, monkeypatch):
     with failing_s3() as (door, address):

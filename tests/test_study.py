@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.benchmark.definition import LabelSet
 from orchestrator.benchmark.loading import DEFAULT_STUDY, load_benchmark, load_study
 from orchestrator.benchmark.presets import PRESETS
 from orchestrator.benchmark.study import split_sha256
@@ -262,3 +263,9 @@ def test_the_study_of_the_docs_is_what_they_say(tmp_path: Path):
     (leak, _) = study.patient_leaks(study.trainings(preset=PAPER))
     assert leak.line.startswith("case_003 and case_017 are scans of one patient")
     assert [spec.name for spec in load_tables(study).specs] == ["results"]
+
+
+@pytest.mark.parametrize("name", ["image", "case"])
+def test_a_label_set_is_not_named_as_a_file_beside_its_label_maps(name):
+    with pytest.raises(ConfigError, match=f"label set {name}: a run keeps a file of that name"):
+        LabelSet(name=name, structures=())

@@ -40,6 +40,13 @@ class LabelSet:
     structures: tuple[Structure, ...]
     """In the order of their labels 1, 2, ..."""
 
+    def __post_init__(self) -> None:
+        if self.name in {"image", "case"}:
+            raise ConfigError(
+                f"label set {self.name}: a run keeps a file of that name beside the label maps of a case; expected "
+                "another name"
+            )
+
     def structure(self, name: str) -> Structure:
         """Return the structure of that name; raises ConfigError if this label set has none."""
         for structure in self.structures:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from orchestrator.benchmark.definition import Case
-from orchestrator.errors import IntegrityError
+from orchestrator.errors import IntegrityError, StorageError
 from orchestrator.patches.cache import PatchCache
 from orchestrator.patches.manifest import PatchManifest, PatchRecord
 from orchestrator.storage import run_paths
@@ -28,7 +28,7 @@ class TrainingPatches:
         """Compare every file with its record and its checksums, and write damaged or missing ones again.
 
         Returns how many those were, each told to `note`. Raises IntegrityError if a file is damaged right after it was
-        written.
+        written, and StorageError if what one is made of cannot be read.
         """
         num_repaired = 0
         for case in self.cases:
@@ -36,10 +36,18 @@ class TrainingPatches:
                 self._check(case)
             except IntegrityError as error:
                 note(f"{error}: {case.id} is preprocessed again")
-                self.write_again(case)
+                self._write_again(case)
                 self._check(case)
                 num_repaired += 1
         return num_repaired
+
+    def _write_again(self, case: Case) -> None:
+        try:
+            self.write_again(case)
+        except StorageError:
+            # What it is made of is lost as well: without its record the driver sees which stages to carry out again.
+            self.storage.delete(run_paths.record_of_patches(run_paths.patches(self.training_id, case)))
+            raise
 
     def write_manifest(self) -> PatchManifest:
         """Gather the records of all files, keep them together and return them."""
