@@ -84,6 +84,7 @@ def test_aws_file_offers_the_gpus_of_its_workers_and_lists_what_is_to_be_filled_
         ("kind: local\ngpus_per_training: 2\n", "gpus_per_training is 2.0; expected 1 or a part: a training uses one"),
         ("kind: local\naddress: auto\n", "unknown key 'address'"),
         ("kind: local\nkind: aws\n", "stands twice"),
+        ("kind: aws\nray: {provider: {null: 1}}\n", "key None is no text"),
         ("kind: existing\naddress: 10.0.0.5\n", "address is '10.0.0.5'; expected auto or host:port"),
         ("kind: existing\n", "key 'address' is missing"),
         ("kind: existing\naddress: auto\ncloud: azure\n", "cloud is 'azure'; expected one of aws, none"),
