@@ -1,11 +1,11 @@
 """Compares the surface kernels with google-deepmind's surface-distance and with MONAI: first results, then speed.
 
-    python -m bench.surface_dice [--masks FOLDER] [--num-masks N] [--rounds N] [--cases N]
+    python -m bench.surface_dice [--masks FOLDER] [--num-masks N] [--rounds N] [--cases N] [--labels N]
 
 The peers are installed by `pip install -e '.[bench]'`. FOLDER holds label maps as NIfTI files with the lungs as 1 and
 2; without it lungs of generated patients are used. Speeds are printed only if every result agrees. Times are CPU time
 of one thread, ours and a peer's in turn, the median of all rounds for each mask; the table shows the least, median and
-largest ratio over the masks.
+largest ratio over the masks. Last come the 117 structures of a whole body (bench/whole_body.py).
 """
 
 import os
@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from bench import whole_body
 from bench.command_line import command_line, existing_folder, positive_integer
 from bench.machine import conditions
 from bench.surface_agreement import Agreement, check_areas, peer
@@ -185,6 +186,9 @@ def main() -> None:
     parser.add_argument(
         "--cases", type=positive_integer, default=10_000, help="small generated cases to compare (default: 10000)"
     )
+    parser.add_argument(
+        "--labels", type=positive_integer, default=6, help="whole-body structures that peers are timed on (default: 6)"
+    )
     options = parser.parse_args()
     every_lungs = all_lungs(options.masks, num_masks=options.num_masks)
     if monai:
@@ -215,6 +219,7 @@ def main() -> None:
     print(table_row("HD95 + ASSD, all of these", everything, "50 median, 20 least"))
     print(f"| first result of a new process, compiled before | | | | {statistics.median(warm_s):.2f} s | 1 s |")
     print(f"| first result of a new process, never compiled | | | | {statistics.median(cold_s):.1f} s | |")
+    print(f"\n{whole_body.measure(num_labels=options.labels, rounds=options.rounds)}")
 
 
 def table_row(name: str, timings: list[Timing], goal: str) -> str:

@@ -1,7 +1,7 @@
 """The labels of a map as runs: read once, whatever their number, and in the order in which the map lies in memory.
 
 A run is a part of a row of voxels that have one label. Rows are those of the memory: of a map in Fortran order they go
-along z. Runs of a label are chained, each names the next, so that they need not be sorted.
+along z. They are sorted by label once all are found, so that each label reads its own from one place.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ PREFETCH_BYTES = 4096
 _VOXELS_AT_ONCE = 1 << 20
 _FEWEST_RUNS = 1 << 14
 _RUNS_AT_ONCE = 1 << 12
-# Of a run: the next one of its label or -1, where its row lies along both other axes, and its first and last voxel.
+# Of a run: the number of its label, where its row lies along both other axes, and its first and last voxel.
 _COLUMNS = 5
 
 
@@ -32,9 +32,9 @@ class LabelRuns:
     axes: tuple[int, int, int]
     """Which axes of (z, y, x) the columns of the runs stand for: both that lead to a row, then the one along it."""
     runs: NDArray[np.int32]
-    """Shape (runs, 5): the next run of the label or -1, the place of the row along two axes, first and last voxel."""
-    heads: NDArray[np.int64]
-    """Shape (labels,): first run of each, -1 if there is none."""
+    """Shape (runs, 4), those of a label together: the place of the row along two axes, first and last voxel."""
+    ends: NDArray[np.int64]
+    """Shape (labels + 1,): first run of each label, then the number of runs."""
     boxes: NDArray[np.int64]
     """Shape (labels, 6): first and last z, y and x; the last are -1 if there is none."""
     num_voxels: NDArray[np.int64]
@@ -46,13 +46,13 @@ class LabelRuns:
         """Write a label in a box, first and last z, y and x, into zeros, uint64, shape (z, y, words)."""
         a, b, along = self.axes
         origin = (int(box[0]), int(box[2]), int(box[4]) & ~63)
-        places, head = (origin[a], origin[b], origin[along]), int(self.heads[number])
+        places, own = (origin[a], origin[b], origin[along]), self.runs[self.ends[number] : self.ends[number + 1]]
         if along == 2:
-            _set_bits(self.runs, head, places, cropped.transpose(a, b, 2))
+            _set_bits(own, places, cropped.transpose(a, b, 2))
             return
         sizes = (cropped.shape[0], cropped.shape[1], 64 * cropped.shape[2])
         rows = np.zeros((sizes[a], sizes[b], (sizes[along] + 63) // 64), np.uint64)
-        _set_bits(self.runs, head, places, rows)
+        _set_bits(own, places, rows)
         turn_rows(rows.swapaxes(0, 1) if a == 2 else rows, cropped.swapaxes(0, 1) if along == 0 else cropped)
 
 
@@ -85,8 +85,8 @@ class _Found(NamedTuple):
     """What is filled in."""
 
     runs: NDArray[np.int32]
-    heads: NDArray[np.int64]
-    tails: NDArray[np.int64]
+    num_runs: NDArray[np.int64]
+    """Shape (labels,)."""
     boxes: NDArray[np.int64]
     """Shape (labels, 6), along the axes of the runs."""
     num_voxels: NDArray[np.int64]
@@ -105,8 +105,7 @@ def find_runs(array: NDArray[np.generic], labels: Sequence[int]) -> LabelRuns:
     boxes[:, 0::2], boxes[:, 1::2] = np.iinfo(np.int64).max, -1
     found = _Found(
         runs=np.empty((_FEWEST_RUNS, _COLUMNS), np.int32),
-        heads=np.full(num, -1),
-        tails=np.full(num, -1),
+        num_runs=np.zeros(num, np.int64),
         boxes=boxes,
         num_voxels=np.zeros(num, np.int64),
         has_others=np.zeros(1, np.bool_),
@@ -122,14 +121,17 @@ def find_runs(array: NDArray[np.generic], labels: Sequence[int]) -> LabelRuns:
                 larger[:num_runs] = found.runs[:num_runs]
                 found = found._replace(runs=larger)
             line, first, num_runs, needed = _collect(rows, (line, first), table, found, num_runs, pending)
-    in_order = np.empty_like(boxes)
+    ends = np.concatenate([[0], np.cumsum(found.num_runs)])
+    in_order = np.empty((num_runs, _COLUMNS - 1), np.int32)
+    _sort_by_label(found.runs[:num_runs], ends[:-1].copy(), in_order)
+    in_axes = np.empty_like(boxes)
     for place, axis in enumerate(axes):
-        in_order[:, 2 * axis : 2 * axis + 2] = boxes[:, 2 * place : 2 * place + 2]
+        in_axes[:, 2 * axis : 2 * axis + 2] = boxes[:, 2 * place : 2 * place + 2]
     return LabelRuns(
         axes=axes,
-        runs=found.runs[:num_runs],
-        heads=found.heads,
-        boxes=in_order,
+        runs=in_order,
+        ends=ends,
+        boxes=in_axes,
         num_voxels=found.num_voxels,
         has_others=bool(found.has_others[0]),
     )
@@ -300,7 +302,7 @@ def _ends_of_runs(values: NDArray[np.unsignedinteger], start: int, num: int) -> 
 
 @compiled_in_place
 def _sort_in(rows: _Rows, line: int, pending: NDArray[np.int64], table: _Labels, found: _Found, place: int) -> int:
-    """Chain runs of a line to those of their labels; returns how many there are now."""
+    """Add the runs of a line that are of a label; returns how many there are now."""
     size = rows.sizes[2]
     before = np.uint64(0)
     number = -1
@@ -325,7 +327,7 @@ def _sort_in(rows: _Rows, line: int, pending: NDArray[np.int64], table: _Labels,
 
 @compiled_in_place
 def _add(rows: _Rows, row: int, part: tuple[int, int], number: int, found: _Found, place: int) -> int:
-    """Chain a part of a row to the runs of its label; returns the place after it."""
+    """Write a part of a row as a run; returns the place after it."""
     first, last = part
     a = row // rows.sizes[1]
     b = row - a * rows.sizes[1]
@@ -337,12 +339,8 @@ def _add(rows: _Rows, row: int, part: tuple[int, int], number: int, found: _Foun
         first, last = rows.sizes[2] - 1 - last, rows.sizes[2] - 1 - first
     a += rows.start
     own = found.runs[place]
-    own[0], own[1], own[2], own[3], own[4] = -1, a, b, first, last
-    if found.tails[number] < 0:
-        found.heads[number] = place
-    else:
-        found.runs[found.tails[number], 0] = place
-    found.tails[number] = place
+    own[0], own[1], own[2], own[3], own[4] = number, a, b, first, last
+    found.num_runs[number] += 1
     box = found.boxes[number]
     box[0], box[1] = min(box[0], a), max(box[1], a)
     box[2], box[3] = min(box[2], b), max(box[3], b)
@@ -351,14 +349,23 @@ def _add(rows: _Rows, row: int, part: tuple[int, int], number: int, found: _Foun
 
 
 @compiled_in_place
-def _set_bits(runs: NDArray[np.int32], head: int, origin: tuple[int, int, int], words: NDArray[np.uint64]) -> None:
-    """Set the bits of a chain of runs in words, shape (a, b, words), whose first voxel is at an origin."""
+def _sort_by_label(runs: NDArray[np.int32], places: NDArray[np.int64], in_order: NDArray[np.int32]) -> None:
+    """Copy runs, those of each label from its place on; the places move on."""
+    for i in range(runs.shape[0]):
+        number = runs[i, 0]
+        place = places[number]
+        for column in range(in_order.shape[1]):
+            in_order[place, column] = runs[i, column + 1]
+        places[number] = place + 1
+
+
+@compiled_in_place
+def _set_bits(runs: NDArray[np.int32], origin: tuple[int, int, int], words: NDArray[np.uint64]) -> None:
+    """Set the bits of runs in words, shape (a, b, words), whose first voxel is at an origin."""
     every = ~np.uint64(0)
-    i = head
-    while i >= 0:
-        run = runs[i]
-        row = words[run[1] - origin[0], run[2] - origin[1]]
-        first, last = run[3] - origin[2], run[4] - origin[2]
+    for i in range(runs.shape[0]):
+        row = words[runs[i, 0] - origin[0], runs[i, 1] - origin[1]]
+        first, last = runs[i, 2] - origin[2], runs[i, 3] - origin[2]
         w, stop = first >> 6, last >> 6
         bits = every << np.uint64(first & 63)
         while w < stop:
@@ -366,4 +373,3 @@ def _set_bits(runs: NDArray[np.int32], head: int, origin: tuple[int, int, int], 
             bits = every
             w += 1
         row[w] |= bits & (every >> np.uint64(63 - (last & 63)))
-        i = run[0]
