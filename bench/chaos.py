@@ -174,7 +174,7 @@ class Chaos:
             self.kills.append(kill)
             note_kill(self.notes, kill)
             stages = ", ".join(kill.stages) or "nothing"
-            print(f"{len(self.kills)}: {kill.kind} {kill.victim.name} during {stages}", flush=True)
+            print(f"{len(self.kills)}: {kill.kind} {kill.failed.name} during {stages}", flush=True)
 
     def _sleep(self) -> None:
         """Wait a little, and repair what has become due."""

@@ -13,8 +13,8 @@ from bench.chaos_cluster import Kill
 from bench.chaos_events import Event, RunEvents, seconds
 from orchestrator.errors import SupersededError
 from orchestrator.events import read_events
-from orchestrator.pipeline.attempt import TrainingLog
 from orchestrator.results.store import ResultsStore
+from orchestrator.stages.attempt import TrainingLog
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.training.checkpoint import CheckpointStore
 
@@ -137,7 +137,7 @@ def _loss(attempt: Sequence[Event], *, following: Event, kills: Sequence[Kill], 
         kill.time_s
         for kill in kills
         if max(seconds(first), seconds(last) - LIVES_ON_S.get(kill.kind, 0.0)) <= kill.time_s <= end_s
-        and kill.victim.host in {"", first["host"]}
+        and kill.failed.host in {"", first["host"]}
     ]
     return Loss(
         lost_s=max(0.0, min(times, default=seconds(last)) - seconds(last)),

@@ -90,7 +90,7 @@ class ChaosCluster(ABC):
         """Return the processes of all nodes, each with the name of its host if that is one of several."""
 
     def ways(self) -> Mapping[str, Callable[[random.Random], Victim | None]]:
-        """Return the ways to hurt the cluster by the kind of victim; each returns None if there is none."""
+        """Return the ways to hurt the cluster by the kind of failed; each returns None if there is none."""
         return {
             "worker": self.kill_worker,
             "trainer": self.kill_trainer,
@@ -107,9 +107,9 @@ class ChaosCluster(ABC):
 
     def kill_worker(self, rng: random.Random) -> Victim | None:
         """Kill a process that carries out a stage, or controls a training."""
-        victim = self._signal_worker(rng, signal.SIGKILL, lambda title: not any(name in title for name in SPARED))
+        failed = self._signal_worker(rng, signal.SIGKILL, lambda title: not any(name in title for name in SPARED))
         # What it controlled may have been elsewhere.
-        return victim and Victim(name=victim.name)
+        return failed and Victim(name=failed.name)
 
     def kill_trainer(self, rng: random.Random) -> Victim | None:
         """Kill a process that trains."""
@@ -148,7 +148,7 @@ class Kill:
 
     kind: str
     """One of the kinds of the cluster."""
-    victim: Victim
+    failed: Victim
     stages: tuple[str, ...]
     """Kinds of the stages that were under way."""
     time_s: float
@@ -158,8 +158,8 @@ class Kill:
 def hurt(cluster: ChaosCluster, kind: str, *, stages: tuple[str, ...], rng: random.Random) -> Kill | None:
     """Kill one thing of a kind; None if there was none."""
     time_s = time.time()
-    victim = cluster.ways()[kind](rng)
-    return Kill(kind=kind, victim=victim, stages=stages, time_s=time_s) if victim else None
+    failed = cluster.ways()[kind](rng)
+    return Kill(kind=kind, failed=failed, stages=stages, time_s=time_s) if failed else None
 
 
 def note_kill(path: Path, kill: Kill) -> None:
@@ -174,7 +174,7 @@ def read_kills(path: Path) -> list[Kill]:
         return []
     records = [json.loads(line) for line in path.read_text().splitlines()]
     return [
-        Kill(**record | {"victim": Victim(**record["victim"]), "stages": tuple(record["stages"])}) for record in records
+        Kill(**record | {"failed": Victim(**record["failed"]), "stages": tuple(record["stages"])}) for record in records
     ]
 
 

@@ -107,15 +107,15 @@ class HostCluster(ChaosCluster):
         self._wait_for([self._start_worker(host) for host in bare])
 
     def ways(self) -> Mapping[str, Callable[[random.Random], Victim | None]]:
-        """Return the ways to hurt the cluster by the kind of victim."""
+        """Return the ways to hurt the cluster by the kind of failed."""
         return {**super().ways(), "host": self.kill_host, "cable": self.cut_cable}
 
     def kill_node(self, rng: random.Random) -> Victim | None:
         """Kill Ray's own process of a host; what runs there ends by itself."""
-        victims = [host for host in self.workers if self._runs(host, "raylet/raylet")]
-        if not victims:
+        failed_stages = [host for host in self.workers if self._runs(host, "raylet/raylet")]
+        if not failed_stages:
             return None
-        host = rng.choice(victims)
+        host = rng.choice(failed_stages)
         self._kill_titled(host, "raylet/raylet")
         return Victim(name=f"raylet of {host.name}", host=host.name)
 

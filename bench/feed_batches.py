@@ -31,8 +31,8 @@ from orchestrator.training.augmentation import (
     plan_read,
     read_patch,
 )
-from orchestrator.training.feeding import batch_settings
 from orchestrator.training.loader import BatchLoader, BatchSettings, draw_start
+from orchestrator.training.loader_settings import batch_settings
 from orchestrator.training.patch_dataset import ArrowDataset
 
 NUM_COMPARED = 8

@@ -12,15 +12,15 @@ from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.tables import load_tables
 from orchestrator.cluster.config import load_cluster
 from orchestrator.cluster.prices import load_prices
+from orchestrator.driver.claim import RUN_FORMAT, claim_output
+from orchestrator.driver.lease import DriverRecord, latest_driver
 from orchestrator.events import EventLog, read_events
 from orchestrator.patches.manifest import PatchManifest, PatchRecord
-from orchestrator.pipeline.case_records import read_case_record
-from orchestrator.pipeline.latest_epoch import read_latest_epoch
-from orchestrator.pipeline.lease import DriverRecord, latest_driver
-from orchestrator.pipeline.output_claim import RUN_FORMAT, claim_output
-from orchestrator.pipeline.prediction_record import read_prediction_record
 from orchestrator.results.records import CaseScore, Provenance, ResultRow, ScoreStatus
 from orchestrator.results.store import ResultsStore, from_table
+from orchestrator.stages.case_records import read_case_record
+from orchestrator.stages.latest_epoch import read_latest_epoch
+from orchestrator.stages.prediction_record import read_prediction_record
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
 
@@ -170,7 +170,7 @@ def events(folder: Path) -> list[bytes]:
     log = EventLog(
         storage, run_started=datetime(2020, 4, 20, tzinfo=UTC), clock=lambda: datetime(2020, 4, 20, tzinfo=UTC)
     )
-    log.append("run_started", trainings=["a"], slice_s=600.0)
+    log.append("run_started", trainings=["a"], min_gain_s=600.0)
     log.append("stage_started", stage="train a", stage_kind="train", attempt=1, gpu_kind="A10G", gpus=0.5)
     log.append("stage_failed", stage="train a", stage_kind="train", error="x", final=False)
     log.append("stage_finished", stage="train a", stage_kind="train", elapsed_s=3.5)

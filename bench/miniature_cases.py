@@ -11,9 +11,9 @@ import SimpleITK as sitk
 from kernels import dice
 from orchestrator.benchmark.definition import LabelSet, Structure
 from orchestrator.benchmark.presets import find_preset
-from orchestrator.sources.phantom_anatomy import make_phantom
-from orchestrator.sources.phantom_layouts import to_image
-from orchestrator.sources.phantom_scanner import LOOKS
+from orchestrator.phantoms.anatomy import make_phantom
+from orchestrator.phantoms.layouts import to_image
+from orchestrator.phantoms.scanner import LOOKS
 from orchestrator.training.planning import Plan, fingerprint_case, make_plan
 from orchestrator.training.prediction import load_predictor
 

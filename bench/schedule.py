@@ -16,11 +16,11 @@ from bench.machine import conditions
 from orchestrator.benchmark.definition import Training
 from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.presets import find_preset
-from orchestrator.pipeline.levelling import lower_bound_s
-from orchestrator.pipeline.policy import Schedule
-from orchestrator.pipeline.processors import Need, Node, Resources
-from orchestrator.pipeline.simulator import Conditions, Course, Machines, Simulation
-from orchestrator.pipeline.stages import Stage, StageKind
+from orchestrator.scheduling.rebalancing import lower_bound_s
+from orchestrator.scheduling.resources import Node, ResourceRequest, Resources
+from orchestrator.scheduling.scheduler import Schedule
+from orchestrator.simulation.engine import Conditions, Machines, Simulation, Trace
+from orchestrator.workflow.graph import Stage, StageKind
 
 NUMBERS_OF_GPUS = (1, 2, 3, 4, 6, 8, 11, 16, 23, 24, 32, 40, 44, 48, 64)
 FLEETS: Mapping[str, Sequence[float]] = {
@@ -32,7 +32,7 @@ FLEETS: Mapping[str, Sequence[float]] = {
 GROUP_SPREAD, FOLD_SPREAD = 0.4, 0.03
 """Of the logarithm of the durations of different groups, and of the folds of one group."""
 GOAL = 1.05
-NEED = Need(cpus=8, gpus=1)
+NEED = ResourceRequest(cpus=8, gpus=1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,7 +53,7 @@ def stages_of(trainings: Sequence[Training], *, expected_s: float) -> dict[str, 
         training.id: Stage(
             id=training.id,
             kind=StageKind.TRAIN,
-            needs=(),
+            dependencies=(),
             products=(),
             expected_s=expected_s,
             training=training,
@@ -76,7 +76,7 @@ def fleet(speeds: Sequence[float], number: int) -> tuple[Machines, ...]:
 
 def play(
     graph: Mapping[str, Stage], machines: tuple[Machines, ...], true_s: Mapping[str, float], *, progress_s: float
-) -> Course:
+) -> Trace:
     """Play one run."""
     schedule = Schedule(graph, done=(), nodes=(), to_come=[one.node for one in machines], training_need=NEED)
     return Simulation(
@@ -149,7 +149,11 @@ def growth() -> None:
         for index in range(num_trainings):
             name = f"train {index:05d}"
             graph[name] = Stage(
-                id=name, kind=StageKind.TRAIN, needs=(), products=(), expected_s=30_000 * draw.lognormvariate(0, 0.3)
+                id=name,
+                kind=StageKind.TRAIN,
+                dependencies=(),
+                products=(),
+                expected_s=30_000 * draw.lognormvariate(0, 0.3),
             )
             true_s[name] = graph[name].expected_s * draw.lognormvariate(0, 0.05)
         machines = fleet((1.0, 0.4), num_gpus)
@@ -170,7 +174,9 @@ def growth() -> None:
 
 def _knowing(graph: Mapping[str, Stage], true_s: Mapping[str, float]) -> dict[str, Stage]:
     return {
-        name: Stage(id=name, kind=stage.kind, needs=(), products=(), expected_s=true_s[name], training=stage.training)
+        name: Stage(
+            id=name, kind=stage.kind, dependencies=(), products=(), expected_s=true_s[name], training=stage.training
+        )
         for name, stage in graph.items()
     }
 

@@ -30,13 +30,13 @@ from bench.machine import conditions
 from orchestrator.benchmark.definition import Case, Training
 from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.presets import find_preset
-from orchestrator.pipeline.stages import Stage, StageKind, build_graph
-from orchestrator.pipeline.work import carry_out
-from orchestrator.pipeline.workplace import Workplace
 from orchestrator.scoring.score import ScoredStructure, score_files
+from orchestrator.stages.carry_out import carry_out
+from orchestrator.stages.context import RunContext
 from orchestrator.storage import run_paths
 from orchestrator.training.planning import Plan
 from orchestrator.training.preprocessing import preprocess_case
+from orchestrator.workflow.graph import Stage, StageKind, build_graph
 
 SIZES = ("smoke", "paper")
 """Presets: a miniature and full size."""
@@ -56,7 +56,7 @@ CARRIED_OUT = (
 class SmallRun:
     """A run of one training, as far as its patches."""
 
-    place: Workplace
+    place: RunContext
     training: Training
     stages: tuple[Stage, ...]
 
@@ -106,7 +106,7 @@ def run_of(folder: Path, *, size: str, names: Sequence[str]) -> SmallRun:
     training = replace(training, train=cases, val=(), evaluation_sets=(tested,))
     datasets = {dataset.name: dataset for dataset in study.datasets}
     graph = build_graph([training], donors={}, datasets=datasets, preset=preset, phantoms=True)
-    place = Workplace(
+    place = RunContext(
         output=str(folder / size),
         data=None,
         preset=preset,

@@ -9,8 +9,8 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from orchestrator.sources.phantom_patient import draw_patient, lung_distance
-from orchestrator.sources.phantom_shapes import Grid
+from orchestrator.phantoms.patient import draw_patient, lung_distance
+from orchestrator.phantoms.shapes import Grid
 
 Mask = NDArray[np.bool_]
 Spacing = tuple[float, float, float]

@@ -10,13 +10,13 @@ from orchestrator.benchmark.study import Study
 from orchestrator.cluster.config import load_cluster
 from orchestrator.cluster.environment import use_token
 from orchestrator.configuration import absolute
+from orchestrator.driver.request import RunRequest
 from orchestrator.errors import ConfigError, DataError
-from orchestrator.pipeline.request import RunRequest
 from orchestrator.shipped import LOCAL_CLUSTER
 from orchestrator.storage.filesystem import open_storage
 
 if TYPE_CHECKING:
-    from orchestrator.pipeline.run import RunOutcome
+    from orchestrator.driver.run import RunOutcome
     from orchestrator.results.store import ResultsStore
 
 
@@ -116,8 +116,8 @@ def run(
         use_token(request.cluster.auth_token)
     from rich.console import Console
 
-    from orchestrator.pipeline.before_start import check_before_start
-    from orchestrator.pipeline.run import run as carry_out
+    from orchestrator.driver.before_start import check_before_start
+    from orchestrator.driver.run import run as carry_out
 
     if problems := check_before_start(request):
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""

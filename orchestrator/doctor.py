@@ -20,10 +20,10 @@ from orchestrator.configuration import is_folder
 from orchestrator.console import consoles, parse, print_whole
 from orchestrator.errors import ConfigError, OrchestratorError
 from orchestrator.images.problem import Problem, printable
-from orchestrator.pipeline.stages import label_sets_by_case
 from orchestrator.progress import counted
 from orchestrator.sources.downloads import CaseRequest, inspect_downloads
 from orchestrator.sources.training_labels import missing_labels
+from orchestrator.workflow.graph import label_sets_by_case
 
 EXIT_CLEAN, EXIT_PROBLEMS, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 

@@ -234,7 +234,7 @@ def _score_on_cluster(
     if config.auth_token is not None:
         # Before Ray is imported, which reads its environment then.
         use_token(config.auth_token)
-    from orchestrator.pipeline.ray_executor import connected, map_unordered
+    from orchestrator.ray_backend.executor import connected, map_unordered
 
     with connected(config):
         yield from map_unordered(comparison.score, cases, name="score")

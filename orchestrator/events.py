@@ -2,7 +2,7 @@
 
 | kind | fields |
 |---|---|
-| run_started | trainings, stages_done, slice_s |
+| run_started | trainings, stages_done, min_preemption_gain_s |
 | stage_started | stage, stage_kind, attempt, and where it has a GPU gpu_kind, gpus |
 | stage_finished | stage, stage_kind, elapsed_s |
 | stage_failed | stage, stage_kind, error, final |
@@ -27,7 +27,7 @@ from typing import Any
 
 from orchestrator.errors import IntegrityError
 from orchestrator.storage import run_paths
-from orchestrator.storage.going_on import going_on_without
+from orchestrator.storage.best_effort import best_effort
 from orchestrator.storage.interface import Storage
 
 LINES_PER_SEGMENT = 200
@@ -42,7 +42,7 @@ _READ_FIELDS: Mapping[str, Mapping[str, type | tuple[type, ...]]] = {
 }
 """What the status of a run relies on, and the type of it."""
 _READ_IF_THERE: Mapping[str, type | tuple[type, ...]] = {
-    "slice_s": (int, float),
+    "min_preemption_gain_s": (int, float),
     "gpus": (int, float),
     "gpu_kind": str,
 }
@@ -102,7 +102,7 @@ class EventLog:
         if not self._num_waiting:
             return
         key = f"{run_paths.EVENTS}/{self._name}-{self._segment:05d}.jsonl"
-        with going_on_without(key):
+        with best_effort(key):
             self._storage.write_bytes(key, ("\n".join(self._lines) + "\n").encode())
             self._num_waiting = 0
         if not self._num_waiting and len(self._lines) >= LINES_PER_SEGMENT:

@@ -13,7 +13,7 @@ from orchestrator.benchmark.presets import PRESETS, find_preset
 from orchestrator.configuration import absolute
 from orchestrator.console import consoles, is_live, parse
 from orchestrator.errors import ConfigError, DataError, OrchestratorError
-from orchestrator.sources.phantom_downloads import (
+from orchestrator.phantoms.downloads import (
     DOWNLOADS,
     CaseRequest,
     plan_phantom_download,

@@ -19,11 +19,11 @@ from orchestrator.benchmark.presets import PRESETS, Preset
 from orchestrator.cluster.environment import LAUNCHED_FROM, use_token
 from orchestrator.configuration import is_folder
 from orchestrator.console import consoles, parse, print_whole
+from orchestrator.driver.request import RunRequest
 from orchestrator.errors import ConfigError, DataError, OrchestratorError
-from orchestrator.pipeline.fleet import SIZES
-from orchestrator.pipeline.request import RunRequest
 from orchestrator.progress import counted, duration_text
 from orchestrator.shipped import LOCAL_CLUSTER, PRICES, checkout
+from orchestrator.simulation.fleet import SIZES
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
 
@@ -106,7 +106,7 @@ def carry_out(request: RunRequest, options: argparse.Namespace, *, console: Cons
     if options.dry_run:
         show_trainings(request, console=console, as_json=options.json)
         if request.data:
-            from orchestrator.pipeline.before_start import check_unchanged
+            from orchestrator.driver.before_start import check_unchanged
 
             check_unchanged(request)
             # Beside JSON the lines go where they do no harm.
@@ -185,8 +185,8 @@ def show_trainings(request: RunRequest, *, console: Console, as_json: bool) -> N
 def simulate(request: RunRequest, options: argparse.Namespace, *, console: Console) -> int:
     """Print what would come of the run on the cluster, and of other sizes; returns 1 if none keeps the limits."""
     from orchestrator.cluster.prices import load_prices
-    from orchestrator.pipeline.simulation import Limits, best, simulate_run
-    from orchestrator.pipeline.simulation_text import compare, describe
+    from orchestrator.simulation.forecast import Limits, best, simulate_run
+    from orchestrator.simulation.text import compare, describe
 
     prices = load_prices(options.prices or PRICES) if request.cluster.kind == "aws" else None
     limits = Limits(deadline_hours=options.deadline, max_usd=options.max_cost)
@@ -226,7 +226,7 @@ def run_here(request: RunRequest, options: argparse.Namespace, *, console: Conso
     if request.cluster.auth_token is not None:
         # Before Ray is imported, which reads its environment then.
         use_token(request.cluster.auth_token)
-    from orchestrator.pipeline.run import run
+    from orchestrator.driver.run import run
 
     check_data(request, console=console)
     outcome = run(request, console=console)
@@ -250,7 +250,7 @@ def run_here(request: RunRequest, options: argparse.Namespace, *, console: Conso
 
 def check_data(request: RunRequest, *, console: Console) -> None:
     """Print what the headers of the data show to be wrong; raises DataError if that is anything."""
-    from orchestrator.pipeline.before_start import check_before_start
+    from orchestrator.driver.before_start import check_before_start
 
     problems = check_before_start(request)
     if not problems:

@@ -17,13 +17,13 @@ from rich.table import Table
 from orchestrator.cluster.config import load_cluster
 from orchestrator.cluster.prices import load_prices
 from orchestrator.console import consoles, parse, print_whole
+from orchestrator.driver.lease import HEARTBEAT_S, DriverRecord, latest_driver
+from orchestrator.driver.status import RunStatus, read_status
 from orchestrator.errors import OrchestratorError
 from orchestrator.events import finite_or_null
-from orchestrator.pipeline.fleet import fleet_of, gpu_cost_usd
-from orchestrator.pipeline.lease import HEARTBEAT_S, DriverRecord, latest_driver
-from orchestrator.pipeline.run_status import RunStatus, read_status
 from orchestrator.progress import duration_text, usd_text
 from orchestrator.shipped import PRICES
+from orchestrator.simulation.fleet import fleet_of, gpu_cost_usd
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.storage.interface import Storage

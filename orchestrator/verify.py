@@ -9,9 +9,9 @@ from rich.console import Console
 
 from orchestrator.benchmark.loading import DEFAULT_STUDY, load_study
 from orchestrator.console import consoles, parse
+from orchestrator.driver.changed_data import compare, parts_of
 from orchestrator.errors import ConfigError, IntegrityError, OrchestratorError
 from orchestrator.patches.manifest import PatchManifest, PatchRecord
-from orchestrator.pipeline.changed_data import compare, parts_of
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.storage.interface import Storage

@@ -6,8 +6,8 @@ import threading
 import pytest
 
 from orchestrator.errors import SupersededError, TrainingError
-from orchestrator.pipeline.attempt import AttemptClaim, TrainingLog, end_of_log
-from orchestrator.pipeline.failures import FailureKind, kind_of
+from orchestrator.scheduling.retries import FailureKind, kind_of
+from orchestrator.stages.attempt import AttemptClaim, TrainingLog, end_of_log
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.storage.numbered_files import last_number

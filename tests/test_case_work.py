@@ -12,10 +12,10 @@ from layouts import DATASETS, write_downloads
 from orchestrator.benchmark.definition import Case
 from orchestrator.errors import DataError
 from orchestrator.images.geometry import geometry_of
-from orchestrator.pipeline import case_work
-from orchestrator.pipeline.case_records import original_grid
-from orchestrator.pipeline.local_download import local_download
 from orchestrator.sources.downloads import LAYOUTS, may_concern
+from orchestrator.stages import cases as case_work
+from orchestrator.stages.case_records import original_grid
+from orchestrator.stages.local_download import local_download
 from orchestrator.storage import run_paths, s3
 from orchestrator.storage.filesystem import open_storage
 

@@ -15,11 +15,12 @@ from fault_server import failing_s3
 from orchestrator import verify
 from orchestrator.benchmark.definition import Case
 from orchestrator.benchmark.presets import PRESETS
+from orchestrator.driver import changed_data
+from orchestrator.driver.changed_data import compare, parts_of, remember
 from orchestrator.errors import IntegrityError
-from orchestrator.pipeline import case_records, changed_data
-from orchestrator.pipeline.case_work import ingest, ingest_labels
-from orchestrator.pipeline.changed_data import compare, parts_of, remember
-from orchestrator.pipeline.workplace import Workplace
+from orchestrator.stages import case_records
+from orchestrator.stages.cases import ingest, ingest_labels
+from orchestrator.stages.context import RunContext
 from orchestrator.storage import run_paths, s3
 from orchestrator.storage.filesystem import open_storage
 
@@ -46,7 +47,7 @@ def s3_bucket(tmp_path, monkeypatch):
 
 
 def place_of(data, output):
-    return Workplace(
+    return RunContext(
         output=str(output),
         data=str(data),
         preset=PRESETS["smoke"],

@@ -22,18 +22,18 @@ from bench.chaos_hosts import host_cluster
 from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.presets import PRESETS
 from orchestrator.cluster.config import load_cluster
+from orchestrator.driver import run as driver
+from orchestrator.driver.request import RunRequest
 from orchestrator.errors import PreemptedError
 from orchestrator.events import read_events
-from orchestrator.pipeline import run as driver
-from orchestrator.pipeline.processors import Need
-from orchestrator.pipeline.request import RunRequest
-from orchestrator.pipeline.stages import StageKind, build_graph
-from orchestrator.pipeline.work import carry_out
-from orchestrator.pipeline.workplace import Workplace
 from orchestrator.results.store import ResultsStore, from_table
+from orchestrator.scheduling.resources import ResourceRequest
+from orchestrator.stages.carry_out import carry_out
+from orchestrator.stages.context import RunContext
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.training.checkpoint import CheckpointStore
 from orchestrator.training.stop_request import Watch
+from orchestrator.workflow.graph import StageKind, build_graph
 
 TRAINING = "T1-infection-fold0"
 ROOT = Path(__file__).resolve().parents[1]
@@ -96,7 +96,7 @@ class Serial:
 
     request: RunRequest
     graph: dict
-    place: Workplace
+    place: RunContext
 
     def carry_out(self, kinds, **options):
         before = torch.get_num_threads()
@@ -127,7 +127,7 @@ def serial(output):
     )
     datasets = {dataset.name: dataset for dataset in study.datasets}
     graph = build_graph(request.trainings, donors={}, datasets=datasets, preset=preset, phantoms=True)
-    return Serial(request=request, graph=graph, place=driver._workplace(request, Need(cpus=1)))
+    return Serial(request=request, graph=graph, place=driver._workplace(request, ResourceRequest(cpus=1)))
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,7 @@ def attempt(folder, *, host, begun_s, epoch=0, checkpoints=(), ended_s=None, err
 
 def kill(kind, *, at_s, host=""):
     time_s = START.timestamp() + at_s
-    return Kill(kind=kind, victim=Victim(name="it", host=host), stages=("train",), time_s=time_s)
+    return Kill(kind=kind, failed=Victim(name="it", host=host), stages=("train",), time_s=time_s)
 
 
 def test_a_kill_loses_what_was_done_since_the_last_checkpoint(tmp_path):

@@ -79,7 +79,7 @@ def test_aws_file_offers_the_gpus_of_its_workers_and_lists_what_is_to_be_filled_
             "may_start: gpu: unknown key 'kind'",
         ),
         ("kind: existing\naddress: auto\nmay_start: {a: {number: 2, cpus: 0}}\n", "may_start: a: cpus is 0; expected"),
-        ("kind: local\nslice_s: 0\n", "slice_s is 0.0; expected more than 0"),
+        ("kind: local\nmin_preemption_gain_s: 0\n", "min_preemption_gain_s is 0.0; expected more than 0"),
         ("kind: local\ngpus_per_training: 0\n", "gpus_per_training is 0.0; expected more than 0"),
         ("kind: local\ngpus_per_training: 2\n", "gpus_per_training is 2.0; expected 1 or a part: a training uses one"),
         ("kind: local\naddress: auto\n", "unknown key 'address'"),

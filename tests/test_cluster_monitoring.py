@@ -38,7 +38,7 @@ def test_panels_have_different_ids_and_do_not_overlap() -> None:
 
 
 def test_the_code_that_publishes_metrics_uses_these_names() -> None:
-    paths = sorted((ROOT / "orchestrator" / "pipeline").glob("*.py"))
+    paths = sorted((ROOT / "orchestrator" / "ray_backend").glob("*.py"))
     source = "".join(path.read_text(encoding="utf-8") for path in paths)
     assert set(re.findall(r'"(orchestrator_[a-z_]+)"', source)) == set(METRICS)
 

@@ -12,8 +12,8 @@ from orchestrator.benchmark.definition import Case
 from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.presets import PRESETS
 from orchestrator.cluster.config import ClusterConfig
-from orchestrator.pipeline.simulation import NUM_TOGETHER, compact, simulate_run
-from orchestrator.pipeline.stages import Stage, StageKind
+from orchestrator.simulation.forecast import NUM_TOGETHER, compact, simulate_run
+from orchestrator.workflow.graph import Stage, StageKind
 
 PAPER, SMOKE = PRESETS["paper"], PRESETS["smoke"]
 
@@ -110,21 +110,21 @@ def test_a_compact_graph_is_smaller_and_as_much_work_in_an_order_that_can_be_car
         assert small_s == pytest.approx(whole_s)
     seen = set()
     for stage in small.values():
-        assert seen.issuperset(stage.needs)
+        assert seen.issuperset(stage.dependencies)
         seen.add(stage.id)
 
 
 def test_a_compact_graph_does_so_many_cases_in_one_stage():
     cases = [Case(dataset="d", name=f"{index:02d}") for index in range(NUM_TOGETHER + 1)]
     graph = {
-        case.name: Stage(id=case.name, kind=StageKind.INGEST, needs=(), products=(), expected_s=2.0, case=case)
+        case.name: Stage(id=case.name, kind=StageKind.INGEST, dependencies=(), products=(), expected_s=2.0, case=case)
         for case in cases
     }
-    graph["plan"] = Stage(id="plan", kind=StageKind.PLAN, needs=tuple(graph), products=(), expected_s=1.0)
+    graph["plan"] = Stage(id="plan", kind=StageKind.PLAN, dependencies=tuple(graph), products=(), expected_s=1.0)
     small = compact(graph)
     assert {name: stage.expected_s for name, stage in small.items()} == {
         "00": 2.0 * NUM_TOGETHER,
         "25": 2.0,
         "plan": 1.0,
     }
-    assert small["plan"].needs == ("00", "25")
+    assert small["plan"].dependencies == ("00", "25")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from orchestrator.pipeline.durations import PRIOR_SPREAD, Durations, Expectation
+from orchestrator.scheduling.durations import PRIOR_SPREAD, Durations, Expectation
 
 
 def durations(**speeds: float) -> Durations:

@@ -143,7 +143,7 @@ NOON = '{"time": "2020-04-20T12:00:00", "kind": '
         f'{NOON}"stage_finished", "stage": "train a", "stage_kind": "train", "elapsed_s": null}}'.encode(),
         f'{NOON}"stage_finished", "stage": "train a", "stage_kind": "train", "elapsed_s": 1e400}}'.encode(),
         f'{NOON}"training_epoch", "val_loss": NaN}}'.encode(),
-        f'{NOON}"run_started", "trainings": ["a"], "slice_s": "y"}}'.encode(),
+        f'{NOON}"run_started", "trainings": ["a"], "min_preemption_gain_s": "y"}}'.encode(),
         b"[" * 100_000,
     ],
 )
@@ -155,9 +155,9 @@ def test_a_damaged_line_is_named(storage, clock, line):
         read_events(storage)
 
 
-def test_every_kind_that_the_pipeline_writes_is_documented_and_the_other_way_round():
+def test_every_kind_that_a_run_writes_is_documented_and_the_other_way_round():
     documented = {line.split("|")[1].strip() for line in events.__doc__.splitlines() if line.startswith("| ")}
-    paths = (Path(events.__file__).parent / "pipeline").glob("*.py")
+    paths = (path for room in ("driver", "stages") for path in (Path(events.__file__).parent / room).glob("*.py"))
     sources = [path.read_text(encoding="utf-8") for path in paths]
     written = {kind for source in sources for kind in re.findall(r'events\.append\(\s*"(\w+)"', source)}
     assert written == documented - {"kind"}

@@ -4,15 +4,15 @@ import pytest
 
 from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.presets import PRESETS
-from orchestrator.pipeline.case_records import CaseRecord, write_case_record
-from orchestrator.pipeline.estimate import estimate_remaining_s
-from orchestrator.pipeline.policy import Schedule
-from orchestrator.pipeline.processors import Need, Node, Resources
-from orchestrator.pipeline.run import _tell_sizes
-from orchestrator.pipeline.stages import StageKind, build_graph
+from orchestrator.driver.run import _tell_sizes
+from orchestrator.scheduling.remaining_time import estimate_remaining_s
+from orchestrator.scheduling.resources import Node, ResourceRequest, Resources
+from orchestrator.scheduling.scheduler import Schedule
 from orchestrator.sources.downloads import SourceStamp
+from orchestrator.stages.case_records import CaseRecord, write_case_record
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
+from orchestrator.workflow.graph import StageKind, build_graph
 
 SMOKE = PRESETS["smoke"]
 SMALL = (40, 64, 64)
@@ -29,7 +29,7 @@ def graph():
 
 def schedule_of(graph, *, done=()):
     nodes = [Node(id="node", offered=Resources(cpus=2, gpus=0))]
-    return Schedule(graph, done=done, nodes=nodes, training_need=Need(cpus=1))
+    return Schedule(graph, done=done, nodes=nodes, training_need=ResourceRequest(cpus=1))
 
 
 def test_small_images_of_a_data_set_are_not_expected_to_take_as_long_as_large_ones(graph):

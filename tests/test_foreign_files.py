@@ -15,13 +15,13 @@ from orchestrator import status, verify
 from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.presets import PRESETS
 from orchestrator.cluster.config import ClusterConfig
+from orchestrator.driver.claim import claim_output
+from orchestrator.driver.request import RunRequest, identity_of
+from orchestrator.driver.run import run
 from orchestrator.errors import StorageError
 from orchestrator.events import EventLog, read_events
 from orchestrator.patches.manifest import PatchRecord
 from orchestrator.patches.writer import write_patches
-from orchestrator.pipeline.output_claim import claim_output
-from orchestrator.pipeline.request import RunRequest, identity_of
-from orchestrator.pipeline.run import run
 from orchestrator.results.store import ResultsStore
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from orchestrator.errors import GpuError
-from orchestrator.pipeline import ray_worker
+from orchestrator.ray_backend import tasks as ray_worker
 from orchestrator.training import gpu
 from orchestrator.training.gpu import check_gpu, obstacle_to_compiling, working_gpu
 

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 from growing_cluster import growing_cluster
-from test_giving_way import DRIVER, TRAININGS
+from test_preemption import DRIVER, TRAININGS
 
 from orchestrator.events import read_events
 from orchestrator.storage.filesystem import open_storage

@@ -12,15 +12,15 @@ from dataclasses import asdict, replace
 
 import pytest
 
+from orchestrator.driver.lease import DriverRecord, Lease
 from orchestrator.errors import ClusterError, ConfigError, StorageError
-from orchestrator.pipeline.lease import DriverRecord, Lease
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
 
 ELSEWHERE = replace(DriverRecord.of_this_process(), host="another", processes="another")
 HOLD = """
 import sys, time
-from orchestrator.pipeline.lease import Lease
+from orchestrator.driver.lease import Lease
 from orchestrator.storage.filesystem import open_storage
 with Lease(open_storage(sys.argv[1])):
     print("held", flush=True)

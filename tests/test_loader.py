@@ -14,8 +14,8 @@ from orchestrator.errors import IntegrityError, TrainingError
 from orchestrator.patches.reader import PatchFile
 from orchestrator.patches.writer import write_patches
 from orchestrator.training.augmentation import PatchSettings
-from orchestrator.training.feeding import batch_settings, check_labels, without_augmentation
 from orchestrator.training.loader import BatchLoader, BatchSettings, draw_start
+from orchestrator.training.loader_settings import batch_settings, check_labels, without_augmentation
 from orchestrator.training.patch_dataset import ArrowDataset
 
 CASES = ("a", "b", "c")

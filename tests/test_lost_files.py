@@ -1,19 +1,19 @@
 """A file of a run that was removed is made again where a later stage reads it, found missing before or amid a run."""
 
 import pytest
-from test_policy import schedule_of, stage, start_all
+from test_scheduler import schedule_of, stage, start_all
 
 from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.presets import PRESETS
-from orchestrator.pipeline.failures import FailureKind, GiveUp, Retry
-from orchestrator.pipeline.finished import finished_stages, lost_stages
-from orchestrator.pipeline.policy import Schedule
-from orchestrator.pipeline.prediction_record import PredictionRecord, write_prediction_record
-from orchestrator.pipeline.stages import StageKind, build_graph, evaluated_cases
-from orchestrator.pipeline.ways import needed_stages
+from orchestrator.scheduling.critical_path import needed_stages
+from orchestrator.scheduling.retries import FailureKind, GiveUp, Retry
+from orchestrator.scheduling.scheduler import Schedule
+from orchestrator.stages.finished import finished_stages, lost_stages
+from orchestrator.stages.prediction_record import PredictionRecord, write_prediction_record
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.storage.json_files import write_json
+from orchestrator.workflow.graph import StageKind, build_graph, evaluated_cases
 
 SMOKE = PRESETS["smoke"]
 ID = "T2-infection-structseg-fold0"

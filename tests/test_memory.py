@@ -1,9 +1,9 @@
 """Claims about stages and the memory of the machines on which they are placed."""
 
-from test_policy import ONE_CPU, schedule_on, stage, start_all, starts
+from test_scheduler import ONE_CPU, schedule_on, stage, start_all, starts
 
-from orchestrator.pipeline.processors import Need, Node, Resources
-from orchestrator.pipeline.stages import Stage, StageKind
+from orchestrator.scheduling.resources import Node, ResourceRequest, Resources
+from orchestrator.workflow.graph import Stage, StageKind
 
 
 def cases(*memories_gib: float) -> list[Stage]:
@@ -36,7 +36,7 @@ def test_a_large_stage_goes_where_its_memory_is_and_alone_where_there_is_less():
 
 def test_a_gpu_whose_machine_has_little_memory_is_used_all_the_same():
     """Also beside a machine without GPUs that has more."""
-    need = Need(cpus=2, gpus=1, memory_gib=6)
+    need = ResourceRequest(cpus=2, gpus=1, memory_gib=6)
     nodes = [machine("gpu", gib=5, gpus=2), machine("cpu", gib=30)]
     schedule = schedule_on(nodes, *(stage(f"t{i}") for i in range(2)), need=need)
     assert [start.node for start in starts(schedule)] == ["gpu"]
@@ -52,7 +52,7 @@ def test_machines_whose_memory_is_not_known_take_as_many_stages_as_they_have_cor
 
 def test_small_stages_do_not_keep_a_waiting_training_from_its_memory():
     """Of 8 GiB a training takes 6: while it waits for the GPU, only what leaves it so much may start."""
-    need = Need(cpus=2, gpus=1, memory_gib=6)
+    need = ResourceRequest(cpus=2, gpus=1, memory_gib=6)
     first = stage("first", kind=StageKind.PREPROCESS, expected_s=100, memory_gib=4)
     small = [stage(f"s{i}", kind=StageKind.PREPROCESS, expected_s=99, memory_gib=4) for i in range(3)]
     later = stage("later", "s0", "s1", "s2", expected_s=1)
@@ -66,5 +66,5 @@ def test_small_stages_do_not_keep_a_waiting_training_from_its_memory():
 
 
 def test_memory_limits_how_many_trainings_a_machine_takes():
-    assert Need(cpus=2, gpus=1, memory_gib=6).num_on(machine("node", gib=20, gpus=4)) == 3
-    assert Need(cpus=2, gpus=1, memory_gib=6).num_on(machine("node", gib=5, gpus=4)) == 1
+    assert ResourceRequest(cpus=2, gpus=1, memory_gib=6).num_on(machine("node", gib=20, gpus=4)) == 3
+    assert ResourceRequest(cpus=2, gpus=1, memory_gib=6).num_on(machine("node", gib=5, gpus=4)) == 1

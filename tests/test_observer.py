@@ -6,18 +6,18 @@ from types import SimpleNamespace
 
 import pytest
 
+from orchestrator.driver.observer import LOOKING_S, SNAPSHOT_INTERVAL_S, RunObserver
 from orchestrator.errors import StorageError, TrainingError
 from orchestrator.events import EventLog, read_events
-from orchestrator.pipeline.attempt import TrainingLog
-from orchestrator.pipeline.failures import GiveUp
-from orchestrator.pipeline.latest_epoch import LatestEpoch, write_latest_epoch
-from orchestrator.pipeline.observer import LOOKING_S, SNAPSHOT_INTERVAL_S, RunObserver
-from orchestrator.pipeline.policy import Schedule
-from orchestrator.pipeline.processors import Need, Node, Resources
-from orchestrator.pipeline.stages import Stage, StageKind
+from orchestrator.scheduling.resources import Node, ResourceRequest, Resources
+from orchestrator.scheduling.retries import GiveUp
+from orchestrator.scheduling.scheduler import Schedule
+from orchestrator.stages.attempt import TrainingLog
+from orchestrator.stages.latest_epoch import LatestEpoch, write_latest_epoch
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.training.reports import EpochReport
+from orchestrator.workflow.graph import Stage, StageKind
 
 NODE = Node(id="node", offered=Resources(cpus=4))
 EPOCH = EpochReport(
@@ -32,11 +32,11 @@ EPOCH = EpochReport(
 )
 
 
-def make_stage(kind, name, *, needs=()):
+def make_stage(kind, name, *, dependencies=()):
     return Stage(
         id=f"{kind.value} {name}",
         kind=kind,
-        needs=needs,
+        dependencies=dependencies,
         products=(f"{kind.value} {name}",),
         expected_s=1.0,
         training=SimpleNamespace(id=name, group="T1-lung", fold=0),
@@ -52,13 +52,13 @@ class Driver:
         self.read_s = 0.0
         self.shown = []
         self.stages = [make_stage(StageKind.TRAIN, name) for name in "abcd"]
-        scores = [make_stage(StageKind.SCORE, "a", needs=("train a",)), make_stage(StageKind.SCORE, "earlier")]
+        scores = [make_stage(StageKind.SCORE, "a", dependencies=("train a",)), make_stage(StageKind.SCORE, "earlier")]
         self.schedule = Schedule(
             {stage.id: stage for stage in [*self.stages, *scores]},
             done=("score earlier",),
             nodes=[NODE],
-            training_need=Need(cpus=1),
-            slice_s=600.0,
+            training_need=ResourceRequest(cpus=1),
+            min_gain_s=600.0,
         )
         self.observer = RunObserver(
             self.schedule,

@@ -172,13 +172,13 @@ def test_a_copy_that_has_rotted_is_fetched_again(patches, tmp_path):
 
 
 def test_a_lock_that_is_a_link_is_not_followed(patches, tmp_path):
-    victim = tmp_path / "victim"
-    victim.write_text("content")
+    failed = tmp_path / "failed"
+    failed.write_text("content")
     (tmp_path / "cache").mkdir()
-    (tmp_path / "cache" / ".lock").symlink_to(victim)
+    (tmp_path / "cache" / ".lock").symlink_to(failed)
     with pytest.raises(OSError, match="symbolic"), PatchCache(tmp_path / "cache").gathered(remote(patches), patches[1]):
         pass
-    assert victim.read_text() == "content"
+    assert failed.read_text() == "content"
 
 
 def test_a_damaged_remote_file_is_refused_and_not_kept(patches, tmp_path):

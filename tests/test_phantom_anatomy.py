@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from orchestrator.sources.phantom_anatomy import Phantom, make_phantom
-from orchestrator.sources.phantom_scanner import LOOKS
-from orchestrator.sources.phantom_shapes import Segment, ValueNoise, centred_grid, stable_seed, tubes
+from orchestrator.phantoms.anatomy import Phantom, make_phantom
+from orchestrator.phantoms.scanner import LOOKS
+from orchestrator.phantoms.shapes import Segment, ValueNoise, centred_grid, stable_seed, tubes
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def test_the_same_seed_gives_the_same_voxels_and_another_seed_others(covid: Phan
 
 
 def test_slabs_do_not_change_a_phantom(covid: Phantom, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orchestrator.sources.phantom_anatomy.SLAB_VOXELS", 5 * covid.image[0].size)
+    monkeypatch.setattr("orchestrator.phantoms.anatomy.SLAB_VOXELS", 5 * covid.image[0].size)
     slabs = make_phantom(seed=1, look=LOOKS["coronacases"], lesions=("infection",))
     assert np.abs(slabs.image.astype(int) - covid.image).max() <= 1
     assert np.mean(slabs.infection != covid.infection) < 1e-4
@@ -169,8 +169,8 @@ def test_contrast_agent_brightens_the_heart_of_msd_above_that_of_mosmed() -> Non
 
 
 def test_full_resolution_has_512_pixels_of_well_below_a_millimetre() -> None:
-    from orchestrator.sources.phantom_patient import draw_patient
-    from orchestrator.sources.phantom_scanner import draw_protocol
+    from orchestrator.phantoms.patient import draw_patient
+    from orchestrator.phantoms.scanner import draw_protocol
 
     for name, slice_mm in (("mosmed", 8.0), ("structseg", 5.0), ("nsclc", 3.0)):
         protocol = draw_protocol(0, patient=draw_patient(0), look=LOOKS[name], spacing_mm=None)

@@ -12,7 +12,7 @@ import SimpleITK
 
 from orchestrator.benchmark.definition import Dataset
 from orchestrator.errors import ConfigError, DataError
-from orchestrator.sources.phantom_downloads import DOWNLOADS, plan_phantom_download, write_phantom_download
+from orchestrator.phantoms.downloads import DOWNLOADS, plan_phantom_download, write_phantom_download
 
 SPACING_MM = 9.0
 

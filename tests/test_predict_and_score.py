@@ -12,21 +12,21 @@ import torch
 
 from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.presets import PRESETS
+from orchestrator.driver.run import unpredicted_cases
 from orchestrator.errors import DataError, IntegrityError, StorageError
 from orchestrator.images.nifti import read_nifti_geometry
 from orchestrator.images.source_file import SourceFile
-from orchestrator.pipeline import work
-from orchestrator.pipeline.case_records import CaseRecord, write_case_record
-from orchestrator.pipeline.finished import has_predicted
-from orchestrator.pipeline.prediction_record import (
+from orchestrator.results.store import ResultsStore, from_table
+from orchestrator.sources.downloads import SourceStamp
+from orchestrator.stages import carry_out as work
+from orchestrator.stages.case_records import CaseRecord, write_case_record
+from orchestrator.stages.context import RunContext
+from orchestrator.stages.finished import has_predicted
+from orchestrator.stages.prediction_record import (
     PredictionRecord,
     read_prediction_record,
     write_prediction_record,
 )
-from orchestrator.pipeline.run import unpredicted_cases
-from orchestrator.pipeline.workplace import Workplace
-from orchestrator.results.store import ResultsStore, from_table
-from orchestrator.sources.downloads import SourceStamp
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.storage.json_files import write_json
@@ -78,7 +78,7 @@ def place(storage):
         for key in keys:
             write_case_record(storage, key, CaseRecord(sha256=f"of {key}", source=source))
     save_model(storage, {"by": "first"})
-    return Workplace(
+    return RunContext(
         output=storage.location,
         data=None,
         preset=PRESETS["smoke"],

@@ -20,7 +20,7 @@ import json, os, sys, time
 from pathlib import Path
 import ray, psutil
 from orchestrator.cluster.config import ClusterConfig
-from orchestrator.pipeline.ray_executor import connected
+from orchestrator.ray_backend.executor import connected
 if __name__ == "__main__":
     with connected(ClusterConfig(path=Path("local"), kind="local", num_cpus=1, num_gpus=0)) as connection:
         names = ("TMPDIR", "RAY_AUTH_TOKEN_PATH", "ORCHESTRATOR_CACHES", "MPLBACKEND")

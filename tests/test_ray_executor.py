@@ -15,14 +15,14 @@ from ray.util.placement_group import placement_group
 from orchestrator.cluster.config import ClusterConfig
 from orchestrator.cluster.node_types import Growth
 from orchestrator.errors import ClusterError, DataError
-from orchestrator.pipeline import ray_executor
-from orchestrator.pipeline.processors import Node, Resources
-from orchestrator.pipeline.ray_executor import connected
-from orchestrator.pipeline.ray_failures import innermost
-from orchestrator.pipeline.ray_leftovers import free_reserved_places
-from orchestrator.pipeline.ray_nodes import label_selector, machines_that_may_start, nodes_here, nodes_of
-from orchestrator.pipeline.ray_worker import settle_coordinator, submit
-from orchestrator.pipeline.stages import Stage, StageKind
+from orchestrator.ray_backend import executor as ray_executor
+from orchestrator.ray_backend.errors import innermost
+from orchestrator.ray_backend.executor import connected
+from orchestrator.ray_backend.leftovers import free_reserved_places
+from orchestrator.ray_backend.nodes import label_selector, machines_that_may_start, nodes_here, nodes_of
+from orchestrator.ray_backend.tasks import settle_coordinator, submit
+from orchestrator.scheduling.resources import Node, Resources
+from orchestrator.workflow.graph import Stage, StageKind
 
 
 def record(node_id: str, *, cpus: float, gpus: float = 0, kind: str = "", alive: bool = True) -> dict[str, Any]:
@@ -90,9 +90,9 @@ def test_machines_that_may_come_have_the_speed_and_memory_of_their_gpus():
 
 def test_ray_is_told_the_kind_of_gpu_only_where_there_are_several_and_no_broken_machine():
     one, other = (Node(id=kind, offered=Resources(cpus=8, gpus=1), kind=kind, speed=1.0) for kind in ("A100", "A10G"))
-    assert label_selector(one, nodes=[one], resting=()) == {}
-    assert label_selector(one, nodes=[one, other], resting=()) == {"ray.io/accelerator-type": "A100"}
-    assert label_selector(one, nodes=[one], resting=["n2", "n1"]) == {"ray.io/node-id": "!in(n1,n2)"}
+    assert label_selector(one, nodes=[one], quarantined=()) == {}
+    assert label_selector(one, nodes=[one, other], quarantined=()) == {"ray.io/accelerator-type": "A100"}
+    assert label_selector(one, nodes=[one], quarantined=["n2", "n1"]) == {"ray.io/node-id": "!in(n1,n2)"}
 
 
 def wait_until(condition):
@@ -145,7 +145,7 @@ def look_where_a_training_runs(folder):
     nodes = [cluster.add_node(num_cpus=1).node_id for _ in range(2)]
     with connected(ClusterConfig(path=folder, kind="existing", address=cluster.address)):
         settle_coordinator()
-        stage = Stage(id="train a", kind=StageKind.TRAIN, needs=(), products=(), expected_s=1.0)
+        stage = Stage(id="train a", kind=StageKind.TRAIN, dependencies=(), products=(), expected_s=1.0)
         for node_id in nodes:
             place = ray.put(Place(ray._private.state.actors()))
             reference = submit(stage, place=place, node_id=node_id, share=Resources(cpus=1), separate=True, selector={})

@@ -9,17 +9,17 @@ from rich.console import Console
 from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.presets import PRESETS
 from orchestrator.cluster.config import ClusterConfig
+from orchestrator.driver import before_start, run
+from orchestrator.driver.changed_data import ChangedPart, Comparison, parts_of
+from orchestrator.driver.claim import claim_output
+from orchestrator.driver.request import RunRequest, graph_of, identity_of
 from orchestrator.errors import DataError
-from orchestrator.pipeline import before_start, run
-from orchestrator.pipeline.case_records import CaseRecord, write_case_record
-from orchestrator.pipeline.changed_data import ChangedPart, Comparison, parts_of
-from orchestrator.pipeline.output_claim import claim_output
-from orchestrator.pipeline.request import RunRequest, graph_of, identity_of
-from orchestrator.pipeline.stages import StageKind
 from orchestrator.sources.downloads import SourceStamp
+from orchestrator.stages.case_records import CaseRecord, write_case_record
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.storage.json_files import write_json
+from orchestrator.workflow.graph import StageKind
 
 FIRST, SECOND = "T1-infection-fold0", "T1-infection-fold1"
 LUNG = "T1-lung-fold0"

@@ -12,14 +12,14 @@ from test_results import row
 from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.presets import PRESETS
 from orchestrator.cluster.config import ClusterConfig
+from orchestrator.driver.claim import claim_output
+from orchestrator.driver.request import RunRequest, identity_of
+from orchestrator.driver.run import run
 from orchestrator.errors import ConfigError
-from orchestrator.pipeline.case_records import CaseRecord, write_case_record
-from orchestrator.pipeline.output_claim import claim_output
-from orchestrator.pipeline.request import RunRequest, identity_of
-from orchestrator.pipeline.run import run
 from orchestrator.results.records import ScoreStatus
 from orchestrator.results.store import ResultsStore
 from orchestrator.sources.downloads import SourceStamp
+from orchestrator.stages.case_records import CaseRecord, write_case_record
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from orchestrator.cluster.environment import LAUNCHED_FROM
-from orchestrator.pipeline.run import RunOutcome
+from orchestrator.driver.run import RunOutcome
 from orchestrator.run_all import _command_for, build_parser, main, select
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
@@ -162,7 +162,7 @@ def test_failures_end_with_their_log_and_the_command_that_tries_them_again(capsy
             elapsed_s=1.0,
         )
 
-    monkeypatch.setattr("orchestrator.pipeline.run.run", fail)
+    monkeypatch.setattr("orchestrator.driver.run.run", fail)
     assert main(["--output", str(output), "--only", "T1-lung-fold*", "--seed", "3"]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert lines[1:-1] == [
@@ -186,7 +186,7 @@ def test_a_case_without_a_score_is_told_and_is_exit_code_1(capsys, tmp_path, mon
             elapsed_s=1.0,
         )
 
-    monkeypatch.setattr("orchestrator.pipeline.run.run", lack)
+    monkeypatch.setattr("orchestrator.driver.run.run", lack)
     assert main(["--output", str(tmp_path), "--only", "T1-lung-fold1"]) == 1
     assert capsys.readouterr().out.splitlines() == [
         "1 of 1 trainings done, 1 s.",

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.driver.lease import DriverRecord, Lease
+from orchestrator.driver.status import TrainingUnderWay, forecast, read_status
 from orchestrator.errors import ConfigError
 from orchestrator.events import EventLog
-from orchestrator.pipeline.latest_epoch import LatestEpoch, write_latest_epoch
-from orchestrator.pipeline.lease import DriverRecord, Lease
-from orchestrator.pipeline.run_status import TrainingUnderWay, forecast, read_status
+from orchestrator.stages.latest_epoch import LatestEpoch, write_latest_epoch
 from orchestrator.status import main
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
@@ -234,7 +234,7 @@ def test_long_trainings_end_together_since_they_give_way():
 
 def test_trainings_shorter_than_a_slice_of_the_cluster_wait_for_each_other():
     trainings = {"num_waiting": 3, "training_s": [36_000.0], "after_s": 0.0, "num_slots": 2}
-    assert forecast([], slice_s=36_000.0, **trainings).median_s == pytest.approx(72_000.0)
+    assert forecast([], min_gain_s=36_000.0, **trainings).median_s == pytest.approx(72_000.0)
 
 
 def test_gpu_hours_are_counted_until_the_last_event_of_each_driver_and_priced(run, capsys):

@@ -11,28 +11,28 @@ from orchestrator.benchmark.presets import find_preset
 from orchestrator.cluster.config import ClusterConfig, load_cluster
 from orchestrator.cluster.prices import load_prices
 from orchestrator.errors import ConfigError
-from orchestrator.pipeline.fleet import Fleet, RentedMachines, fleet_of
-from orchestrator.pipeline.policy import Schedule
-from orchestrator.pipeline.processors import Need, Node, Resources
-from orchestrator.pipeline.simulation import Limits, Outlook, best, cost_usd
-from orchestrator.pipeline.simulation_text import utilisation_chart
-from orchestrator.pipeline.simulator import Conditions, Course, Machines, Simulation
-from orchestrator.pipeline.stages import Stage, StageKind
 from orchestrator.progress import usd_text
 from orchestrator.run_all import main
+from orchestrator.scheduling.resources import Node, ResourceRequest, Resources
+from orchestrator.scheduling.scheduler import Schedule
+from orchestrator.simulation.engine import Conditions, Machines, Simulation, Trace
+from orchestrator.simulation.fleet import Fleet, RentedMachines, fleet_of
+from orchestrator.simulation.forecast import Forecast, Limits, best, cost_usd
+from orchestrator.simulation.text import utilisation_chart
+from orchestrator.workflow.graph import Stage, StageKind
 
 ROOT = Path(__file__).resolve().parents[1]
 HOUR_S = 3600.0
-NEED = Need(cpus=1, gpus=1)
+NEED = ResourceRequest(cpus=1, gpus=1)
 
 
 def machines(number: int, **values: float) -> Machines:
     return Machines(node=Node(id="gpu", offered=Resources(cpus=1, gpus=1), kind="x1"), number=number, **values)
 
 
-def play(hours: list[float], *parts: Machines, **conditions: float) -> Course:
+def play(hours: list[float], *parts: Machines, **conditions: float) -> Trace:
     graph = {
-        f"t{i}": Stage(id=f"t{i}", kind=StageKind.TRAIN, needs=(), products=(), expected_s=h * HOUR_S)
+        f"t{i}": Stage(id=f"t{i}", kind=StageKind.TRAIN, dependencies=(), products=(), expected_s=h * HOUR_S)
         for i, h in enumerate(hours)
     }
     schedule = Schedule(graph, done=(), nodes=(), to_come=[part.node for part in parts], training_need=NEED)
@@ -60,7 +60,7 @@ def test_the_course_of_one_training_is_its_start_and_its_time():
 
 def test_a_faster_gpu_shortens_what_the_network_of_a_prediction_does_and_nothing_else():
     """40 s of a core and 60 s of a GPU of speed 1 are 70 s with one of speed 2."""
-    stage = Stage(id="p", kind=StageKind.PREDICT, needs=(), products=(), expected_s=100.0, expected_core_s=40.0)
+    stage = Stage(id="p", kind=StageKind.PREDICT, dependencies=(), products=(), expected_s=100.0, expected_core_s=40.0)
     fast = Machines(node=Node(id="gpu", offered=Resources(cpus=1, gpus=1), speed=2.0), number=1)
     schedule = Schedule({"p": stage}, done=(), nodes=(), to_come=[fast.node], training_need=NEED)
     assert Simulation(schedule=schedule, machines=(fast,), true_s={}).run().makespan_s == 70.0
@@ -84,13 +84,13 @@ def test_the_same_seed_gives_the_same_course():
     assert courses[0].makespan_s != courses[2].makespan_s
 
 
-def growing(hours: list[float], *parts: Machines, cpu_stages: int = 0) -> Course:
+def growing(hours: list[float], *parts: Machines, cpu_stages: int = 0) -> Trace:
     graph = {
-        f"p{i}": Stage(id=f"p{i}", kind=StageKind.PREPROCESS, needs=(), products=(), expected_s=60.0)
+        f"p{i}": Stage(id=f"p{i}", kind=StageKind.PREPROCESS, dependencies=(), products=(), expected_s=60.0)
         for i in range(cpu_stages)
     }
     graph |= {
-        f"t{i}": Stage(id=f"t{i}", kind=StageKind.TRAIN, needs=tuple(graph), products=(), expected_s=h * HOUR_S)
+        f"t{i}": Stage(id=f"t{i}", kind=StageKind.TRAIN, dependencies=tuple(graph), products=(), expected_s=h * HOUR_S)
         for i, h in enumerate(hours)
     }
     schedule = Schedule(graph, done=(), nodes=(), to_come=[part.node for part in parts], training_need=NEED)
@@ -135,10 +135,10 @@ def test_the_chart_shows_what_is_taken():
     assert line.split() == ["gpu", "██▄▄", "75%", "of", "2", "GPUs"]
 
 
-def outlook(*, hours: float, usd: float) -> Outlook:
+def outlook(*, hours: float, usd: float) -> Forecast:
     fleet = Fleet(parts=(), head_usd_per_hour=0.0)
-    course = Course(makespan_s=0, occupations=(), lives=(), num_requests_to_stop=0, num_interruptions=0)
-    return Outlook(
+    course = Trace(makespan_s=0, occupations=(), lives=(), num_requests_to_stop=0, num_interruptions=0)
+    return Forecast(
         fleet=fleet,
         makespan_s=hours * HOUR_S,
         early_s=hours * HOUR_S,

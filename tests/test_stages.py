@@ -6,15 +6,15 @@ import pytest
 
 from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.presets import PRESETS
+from orchestrator.driver.before_start import check_space
 from orchestrator.errors import ConfigError
-from orchestrator.pipeline.before_start import check_space
-from orchestrator.pipeline.finished import finished_stages
-from orchestrator.pipeline.prediction_record import PredictionRecord, write_prediction_record
-from orchestrator.pipeline.stages import StageKind, build_graph, evaluated_cases, expected_bytes, label_sets_by_case
-from orchestrator.pipeline.ways import needed_stages
+from orchestrator.scheduling.critical_path import needed_stages
+from orchestrator.stages.finished import finished_stages
+from orchestrator.stages.prediction_record import PredictionRecord, write_prediction_record
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.storage.json_files import write_json
+from orchestrator.workflow.graph import StageKind, build_graph, evaluated_cases, expected_bytes, label_sets_by_case
 
 PAPER = PRESETS["paper"]
 
@@ -38,7 +38,7 @@ def graph_of(study, *patterns, preset=PAPER, phantoms=False):
 def test_every_stage_comes_after_what_it_needs(study):
     seen = set()
     for stage in graph_of(study).values():
-        assert seen.issuperset(stage.needs)
+        assert seen.issuperset(stage.dependencies)
         seen.add(stage.id)
 
 
@@ -57,7 +57,7 @@ def test_a_case_is_ingested_once_and_each_label_set_that_is_needed_on_its_own(st
     graph = graph_of(study, "T1-*")
     case = "covid-19-ct-seg/coronacases_001"
     of_case = [stage for stage in graph.values() if stage.case and stage.case.id == case and not stage.training]
-    read = {stage.id: stage.needs for stage in of_case if stage.kind in {StageKind.INGEST, StageKind.LABELS}}
+    read = {stage.id: stage.dependencies for stage in of_case if stage.kind in {StageKind.INGEST, StageKind.LABELS}}
     assert read == {f"ingest {case}": ()} | {
         f"labels {case} {name}": (f"ingest {case}",) for name in ("infection", "lung", "lung-and-infection")
     }
@@ -68,7 +68,7 @@ def test_a_training_needs_no_label_set_but_its_own(study):
     for subtask in ("lung", "infection"):
         open_ids, found = [f"score T1-{subtask}-fold0"], set()
         while open_ids:
-            needs = graph[open_ids.pop()].needs
+            needs = graph[open_ids.pop()].dependencies
             found.update(needs)
             open_ids += needs
         assert {graph[one].label_sets for one in found if one.startswith("labels")} == {(subtask,)}
@@ -76,7 +76,7 @@ def test_a_training_needs_no_label_set_but_its_own(study):
 
 def test_task_2_alone_plans_its_donor_but_does_not_train_it(study):
     graph = graph_of(study, "T2-lung-structseg")
-    assert "plan T1-lung-fold0" in graph["plan T2-lung-structseg-fold0"].needs
+    assert "plan T1-lung-fold0" in graph["plan T2-lung-structseg-fold0"].dependencies
     assert "train T1-lung-fold0" not in graph
 
 

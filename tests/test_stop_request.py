@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from orchestrator.errors import PreemptedError, StorageError
-from orchestrator.pipeline.preemption import SpotNotices, ask_to_stop, forget_request, watch_marker
+from orchestrator.stages.preemption import SpotNotices, ask_to_stop, forget_request, watch_marker
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.training.stop_request import StopRequest, Watch
 

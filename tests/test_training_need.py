@@ -9,12 +9,12 @@ import torch
 
 from orchestrator.benchmark.presets import PRESETS
 from orchestrator.cluster.config import ClusterConfig
-from orchestrator.pipeline.policy import Schedule
-from orchestrator.pipeline.processors import Need, Node, Resources
-from orchestrator.pipeline.simulator import Conditions, Machines, Simulation
-from orchestrator.pipeline.stages import Stage, StageKind
-from orchestrator.pipeline.training_need import idle_gpus, training_need
+from orchestrator.scheduling.resources import Node, ResourceRequest, Resources
+from orchestrator.scheduling.scheduler import Schedule
+from orchestrator.scheduling.training_need import idle_gpus, training_need
+from orchestrator.simulation.engine import Conditions, Machines, Simulation
 from orchestrator.training.gpu import keep_to_share
+from orchestrator.workflow.graph import Stage, StageKind
 
 SMALL, FULL = PRESETS["smoke"], PRESETS["paper"]
 
@@ -99,13 +99,13 @@ def test_a_training_takes_a_gpu_and_no_more_cores_than_each_gpu_has():
     nodes = [node(cpus=32, gpus=2), node(cpus=8, gpus=2), node(cpus=64, gpus=0)]
     need = training_need(config(), nodes, preset=FULL)
     assert (need.cpus, need.gpus, need.gpu_memory_gib) == (4, 1, 10)
-    assert training_need(config(), nodes[2:], preset=FULL) == Need(cpus=1, memory_gib=1)
+    assert training_need(config(), nodes[2:], preset=FULL) == ResourceRequest(cpus=1, memory_gib=1)
 
 
 def course(preset, *, number, **values):
     machine = node(cpus=32)
     graph = {
-        name: Stage(id=name, kind=StageKind.TRAIN, needs=(), products=(), expected_s=3600)
+        name: Stage(id=name, kind=StageKind.TRAIN, dependencies=(), products=(), expected_s=3600)
         for name in map(str, range(number))
     }
     need = training_need(config(**values), [machine], preset=preset)

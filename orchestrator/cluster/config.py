@@ -36,7 +36,7 @@ class ClusterConfig:
     """CPUs for each training with a GPU: they feed it. None for what the preset needs; without GPUs it is one CPU."""
     gpus_per_training: float | None = None
     """Part of a GPU for each training; below 1, several share it. None for as many on a GPU as fit and pay."""
-    slice_s: float = SLICE_S
+    min_preemption_gain_s: float = SLICE_S
     """A training gives way only to one that needs this much longer."""
     cloud: Literal["aws"] | None = None
     """Whose machines the nodes are: they ask it whether they are about to be taken away."""
@@ -48,7 +48,7 @@ class ClusterConfig:
     """Ray's own cluster launcher configuration; only for `aws`."""
 
     def __post_init__(self) -> None:
-        for name in ("cpus_per_training", "gpus_per_training", "slice_s"):
+        for name in ("cpus_per_training", "gpus_per_training", "min_preemption_gain_s"):
             number = getattr(self, name)
             if number is not None and not number > 0:
                 raise ConfigError(f"{self.path}: {name} is {number}; expected more than 0")
@@ -79,7 +79,7 @@ def load_cluster(path: Path) -> ClusterConfig:
     values: dict[str, Any] = {
         "cpus_per_training": section.take("cpus_per_training", float, default=None),
         "gpus_per_training": section.take("gpus_per_training", float, default=None),
-        "slice_s": section.take("slice_s", float, default=SLICE_S),
+        "min_preemption_gain_s": section.take("min_preemption_gain_s", float, default=SLICE_S),
     }
     if kind == "existing":
         token = section.take("auth_token", str, default=None)

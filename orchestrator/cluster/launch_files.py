@@ -69,7 +69,7 @@ def _driver_cluster(config: ClusterConfig) -> dict[str, Any]:
         },
         "cpus_per_training": config.cpus_per_training,
         "gpus_per_training": config.gpus_per_training,
-        "slice_s": config.slice_s,
+        "min_preemption_gain_s": config.min_preemption_gain_s,
     }
     return {key: value for key, value in content.items() if value is not None}
 

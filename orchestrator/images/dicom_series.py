@@ -16,7 +16,7 @@ from orchestrator.images.problem import SourceError
 from orchestrator.images.source_file import SourceFile
 
 _FEW = 2
-"""Scouts of a series, at most: from the front and from the side."""
+"""CapacityRequests of a series, at most: from the front and from the side."""
 _PARALLEL = 0.7
 """Cosine between normals of slices of one stack; scouts and reformatted planes stand at right angles to it."""
 _ONE = "Keep the CT to which the masks belong in the folder of the patient, and move the others away."

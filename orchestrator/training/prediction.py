@@ -63,7 +63,7 @@ class Predictor:
         order = order_onto(grid or of_image, of_image)
         _check_grid(order.geometry(of_image), grid=grid or of_image, image=image)
         case = preprocess_case(image, None, self._plan)
-        with prints_to_log(), _failing_aloud():
+        with prints_to_log(), _raising_worker_errors():
             logits = self._predictor.predict_logits_from_preprocessed_data(torch.from_numpy(case.data))
             labels = convert_predicted_logits_to_segmentation_with_correct_shape(
                 logits.cpu(),
@@ -106,7 +106,7 @@ class _Producer(Thread):
 
 
 @contextmanager
-def _failing_aloud() -> Iterator[None]:
+def _raising_worker_errors() -> Iterator[None]:
     """Context in which nnU-Net's loop ends with the error of its thread; it would wait for its next patch for ever."""
     predict_from_raw_data.Thread = _Producer
     try:

@@ -25,9 +25,9 @@ from orchestrator.errors import PreemptedError, TrainingError
 from orchestrator.training.batches import CountedBatches
 from orchestrator.training.checkpoint import CheckpointStore, check_origin, fitting
 from orchestrator.training.environment import environment_of
-from orchestrator.training.feeding import batch_settings, check_labels, without_augmentation
 from orchestrator.training.gpu import obstacle_to_compiling
 from orchestrator.training.loader import BatchLoader
+from orchestrator.training.loader_settings import batch_settings, check_labels, without_augmentation
 from orchestrator.training.patch_dataset import ArrowDataset
 from orchestrator.training.random_state import random_state, restore_random_state
 from orchestrator.training.reports import EpochReport, Milestone, MilestoneKind, TrainingListener, TrainOutcome
@@ -59,7 +59,7 @@ class PresetTrainer(nnUNetTrainer):  # type: ignore[misc]
     # nnU-Net reads the parameters of __init__ back from its own frame, so it cannot have others than nnU-Net's.
     _log: Callable[[str], None] = staticmethod(logger.info)
 
-    def equip(self, *, training_id: str, preset: Preset, data: TrainingData, log: Callable[[str], None]) -> None:
+    def configure(self, *, training_id: str, preset: Preset, data: TrainingData, log: Callable[[str], None]) -> None:
         """Take over the preset and the cases; to be called before anything is built."""
         self._training_id = training_id
         self._preset = preset
@@ -79,7 +79,7 @@ class PresetTrainer(nnUNetTrainer):  # type: ignore[misc]
         self._losses: list[np.float32] = []
         self._loaders: tuple[Any, ...] = ()
 
-    def follow(self, *, checkpoint: CheckpointStore, listener: TrainingListener, clock: Callable[[], float]) -> None:
+    def attach(self, *, checkpoint: CheckpointStore, listener: TrainingListener, clock: Callable[[], float]) -> None:
         """Say where checkpoints go, who is told and may stop it; to be called before `run_training`."""
         self._checkpoint = checkpoint
         self._listener = listener

@@ -116,9 +116,9 @@ def train(
     with nnunet_environment(num_loader_processes=num_loader_processes), prints_to_log():
         plans = Plan.from_bytes(plan.to_bytes()).plans | {"continue_training": False}
         trainer = PresetTrainer(plans, plan.configuration, 0, plan.dataset_json, torch.device(device))
-        trainer.equip(training_id=training_id, preset=preset, data=data, log=log)
+        trainer.configure(training_id=training_id, preset=preset, data=data, log=log)
         listener = TrainingListener(on_epoch=on_epoch, on_milestone=on_milestone, stop_reason=stop_reason)
-        trainer.follow(checkpoint=checkpoint, listener=listener, clock=clock)
+        trainer.attach(checkpoint=checkpoint, listener=listener, clock=clock)
         try:
             trainer.run_training()
         finally:

@@ -1,0 +1,90 @@
+"""What is looked at before a run starts anything: data that it will read and has read, and the room for its files."""
+
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from orchestrator.benchmark.definition import Case
+from orchestrator.benchmark.presets import Preset
+from orchestrator.driver.changed_data import remember
+from orchestrator.driver.claim import trainings_asked_for
+from orchestrator.driver.redo import compare_with_downloads, redo_changed, refuse_changed
+from orchestrator.driver.request import RunRequest, datasets_of, graph_of
+from orchestrator.errors import ConfigError
+from orchestrator.images.problem import Problem
+from orchestrator.results.store import ResultsStore
+from orchestrator.scheduling.critical_path import needed_stages
+from orchestrator.stages.finished import finished_stages
+from orchestrator.storage.filesystem import open_storage
+from orchestrator.storage.interface import Storage
+from orchestrator.workflow.graph import Stage, StageKind, expected_bytes
+
+
+def check_before_start(request: RunRequest) -> tuple[Problem, ...]:
+    """Return what is wrong with the downloads of what a run still has to read of them, as far as headers show it."""
+    storage = open_storage(request.output)
+    if request.data is None or "://" in request.data:
+        return ()
+    from orchestrator.sources.downloads import CaseRequest, inspect_downloads
+
+    graph = graph_of(request)
+    missing: dict[Case, set[str]] = {}
+    for stage_id in needed_stages(graph, done=finished_stages(graph, storage)):
+        stage = graph[stage_id]
+        if stage.case is not None and stage.kind in {StageKind.INGEST, StageKind.LABELS}:
+            missing.setdefault(stage.case, set()).update(stage.label_sets)
+    datasets = datasets_of(request)
+    requests = [
+        CaseRequest(
+            dataset=datasets[case.dataset],
+            case_name=case.name,
+            # An image alone is looked at beside whatever mask the case has.
+            label_sets=tuple(sorted(label_sets)) or datasets[case.dataset].label_sets[:1],
+        )
+        for case, label_sets in sorted(missing.items())
+    ]
+    return inspect_downloads(requests, downloads=Path(request.data), thorough=False, num_threads=8).problems
+
+
+def check_space(stages: Iterable[Stage], *, storage: Storage, preset: Preset) -> None:
+    """Raise ConfigError if the output location has less space than these stages will write, roughly."""
+    needed, free = expected_bytes(stages, preset=preset), storage.free_bytes()
+    if free is not None and free < needed:
+        raise ConfigError(
+            f"{storage.location}: {_size(free)} free; expected at least {_size(needed)} for what is to be written. "
+            "Free space, choose another --output, or run a part with --only"
+        )
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.1f} MB"
+
+
+def check_unchanged(request: RunRequest) -> None:
+    """Raise DataError as `run` would for data that are no longer those that it has read; nothing is written."""
+    storage = open_storage(request.output)
+    comparison = compare_with_downloads(storage, data=request.data, datasets=datasets_of(request))
+    if comparison.changed and request.data is not None and not request.redo_changed:
+        graph = _graph_of_all(request, storage, asked_for=trainings_asked_for(storage))
+        refuse_changed(comparison.changed, graph=graph, storage=storage, data=request.data)
+
+
+def settle_changed_data(
+    request: RunRequest, storage: Storage, *, asked_for: Collection[str], note: Callable[[str], None]
+) -> None:
+    """Refuse, or remove what was made of, data that are no longer those that this run has read."""
+    comparison = compare_with_downloads(storage, data=request.data, datasets=datasets_of(request))
+    remember(storage, comparison)
+    if not comparison.changed or request.data is None:
+        return
+    graph = _graph_of_all(request, storage, asked_for=asked_for)
+    if not request.redo_changed:
+        refuse_changed(comparison.changed, graph=graph, storage=storage, data=request.data)
+    redo_changed(comparison.changed, graph=graph, storage=storage, note=note)
+
+
+def _graph_of_all(request: RunRequest, storage: Storage, *, asked_for: Collection[str]) -> dict[str, Stage]:
+    """Return the graph of all trainings that this call or an earlier one was asked for, or has left results of."""
+    known = {*asked_for, *ResultsStore(storage).finished()}
+    everything = request.study.all_trainings(preset=request.preset)
+    return graph_of(replace(request, trainings=tuple(one for one in everything if one.id in known)))

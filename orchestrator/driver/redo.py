@@ -1,0 +1,84 @@
+"""What follows when a download has changed: nothing is mixed, what was made of the old content is refused or redone."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from orchestrator.benchmark.definition import Dataset
+from orchestrator.driver.changed_data import ChangedPart, Comparison, compare, parts_of
+from orchestrator.errors import DataError
+from orchestrator.storage import run_paths
+from orchestrator.storage.interface import Storage
+from orchestrator.workflow.graph import Stage, StageKind
+
+REDO = "--redo-changed"
+NUM_NAMED = 5
+"""Most files and trainings that a message names."""
+
+
+def compare_with_downloads(storage: Storage, *, data: str | None, datasets: Mapping[str, Dataset]) -> Comparison:
+    """Compare what a run has read with the downloads as they are; phantoms are what the run itself has written."""
+    if data is None:
+        return Comparison(changed=(), touched=())
+    return compare(parts_of(storage), data=data, datasets=datasets)
+
+
+def refuse_changed(changed: Sequence[ChangedPart], *, graph: Mapping[str, Stage], storage: Storage, data: str) -> None:
+    """Raise DataError that names what has changed and what was made of it; nothing if nothing has."""
+    if not changed:
+        return
+    files = list(dict.fromkeys(file for one in changed for file in one.files))
+    of_old = [
+        stage.training.id
+        for stage in map(graph.__getitem__, derived_stages(graph, changed))
+        if stage.training is not None and stage.kind in {StageKind.TRAIN, StageKind.SCORE}
+        if any(map(storage.exists, stage.products))
+    ]
+    of_old = list(dict.fromkeys(of_old))
+    raise DataError(
+        f"{data}: {_names(files)}: changed since this run has read {_names([one.part.name for one in changed])} of it; "
+        f"expected the same content, since results of both would stand in one table. Trained or scored with the old: "
+        f"{_names(of_old)}. Pass {REDO} to remove all that was made of it and make it anew, restore the files, or "
+        "choose another --output"
+    )
+
+
+def redo_changed(
+    changed: Sequence[ChangedPart], *, graph: Mapping[str, Stage], storage: Storage, note: Callable[[str], None]
+) -> None:
+    """Remove everything that was made of what has changed, results first: a run that is killed amid it goes on so."""
+    images = {one.part.case for one in changed if one.part.label_set is None}
+    derived = derived_stages(graph, changed)
+    for stage_id in reversed(derived):
+        stage = graph[stage_id]
+        keys = list(stage.products)
+        if stage.training is not None and stage.kind is StageKind.TRAIN:
+            keys += storage.list_keys(run_paths.training(stage.training.id))
+            keys.append(run_paths.patches_manifest(stage.training.id))
+        elif stage.training is not None and stage.kind is StageKind.PREDICT:
+            keys += [run_paths.prediction(stage.training.id, case) for case in images]
+        for key in keys:
+            storage.delete(key)
+    # Where no training of this output uses a part any more, no stage tells of it.
+    for one in changed:
+        storage.delete(one.part.key)
+        storage.delete(run_paths.case_overview(one.part.case))
+    trainings = sum(graph[stage_id].kind is StageKind.SCORE for stage_id in derived)
+    files = list(dict.fromkeys(file for one in changed for file in one.files))
+    note(f"{_names(files)}: changed; what was made of it is made anew, also for {trainings} trainings")
+
+
+def derived_stages(graph: Mapping[str, Stage], changed: Sequence[ChangedPart]) -> list[str]:
+    """Return, in graph order, the stages that have made changed parts and all that read what these have made."""
+    derived = {one.part.stage_id for one in changed}
+    # Stages stand before those that need them.
+    for stage_id, stage in graph.items():
+        if not derived.isdisjoint(stage.dependencies):
+            derived.add(stage_id)
+    return [stage_id for stage_id in graph if stage_id in derived]
+
+
+def _names(names: Sequence[str]) -> str:
+    """Join names: `a, b and 3 more`; `nothing` for none."""
+    if not names:
+        return "nothing"
+    more = f" and {len(names) - NUM_NAMED} more" if len(names) > NUM_NAMED else ""
+    return ", ".join(names[:NUM_NAMED]) + more

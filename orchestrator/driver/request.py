@@ -1,0 +1,57 @@
+"""What a run is asked for, and what follows from that alone: its identity and its stages."""
+
+from dataclasses import asdict, dataclass
+
+from orchestrator.benchmark.definition import Dataset, Training
+from orchestrator.benchmark.presets import Preset
+from orchestrator.benchmark.study import Study
+from orchestrator.cluster.config import ClusterConfig
+from orchestrator.workflow.graph import Stage, build_graph
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunRequest:
+    """What is to be run, and where."""
+
+    study: Study
+    """What may be trained."""
+    trainings: tuple[Training, ...]
+    """Those to be carried out."""
+    preset: Preset
+    """How much is trained."""
+    seed: int
+    """Of phantoms and trainings."""
+    data: str | None
+    """Location of the downloads; None generates phantoms."""
+    output: str
+    """Location of everything that the run writes."""
+    cluster: ClusterConfig
+    """Where it runs."""
+    redo_changed: bool = False
+    """Whether what was made of data that have changed since is removed and made anew, instead of refused."""
+
+
+def datasets_of(request: RunRequest) -> dict[str, Dataset]:
+    """Return the data sets by name."""
+    return {dataset.name: dataset for dataset in request.study.datasets}
+
+
+def graph_of(request: RunRequest) -> dict[str, Stage]:
+    """Return every stage of a run."""
+    return build_graph(
+        request.trainings,
+        donors=request.study.donors(request.trainings, preset=request.preset),
+        datasets=datasets_of(request),
+        preset=request.preset,
+        phantoms=request.data is None,
+    )
+
+
+def identity_of(request: RunRequest) -> dict[str, object]:
+    """Return what the results of a run follow from, by name."""
+    return {
+        "study_sha256": request.study.sha256,
+        "preset": asdict(request.preset),
+        "seed": request.seed,
+        "data": request.data or "phantoms",
+    }

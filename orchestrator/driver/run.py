@@ -1,0 +1,278 @@
+"""One run from its request to its tables: what is checked before it begins, what is wired, what is left behind."""
+
+import math
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+
+from rich.console import Console
+
+from orchestrator.benchmark.definition import Case, Training
+from orchestrator.benchmark.tables import load_tables
+from orchestrator.driver.before_start import check_space, settle_changed_data
+from orchestrator.driver.claim import claim_output
+from orchestrator.driver.lease import Lease
+from orchestrator.driver.request import RunRequest, datasets_of, graph_of, identity_of
+from orchestrator.errors import ConfigError, GpuError, IntegrityError, StorageError
+from orchestrator.events import EventLog
+from orchestrator.progress import LiveView
+from orchestrator.report.tables import write_tables
+from orchestrator.results.aggregate import missing_predictions
+from orchestrator.results.records import ResultRow
+from orchestrator.results.store import ResultsStore, from_table
+from orchestrator.scheduling.critical_path import needed_stages
+from orchestrator.scheduling.resources import Node, ResourceRequest
+from orchestrator.scheduling.scheduler import Schedule
+from orchestrator.scheduling.training_need import idle_gpus, training_need
+from orchestrator.stages.case_records import read_case_record, warnings_about
+from orchestrator.stages.context import RunContext
+from orchestrator.stages.finished import finished_stages
+from orchestrator.storage.filesystem import open_storage
+from orchestrator.storage.interface import Storage
+from orchestrator.workflow.graph import (
+    Stage,
+    StageKind,
+    label_sets_by_case,
+    used_label_sets,
+)
+
+NUM_SIZES = 16
+"""Of images, from which the size of all is learned when a run goes on."""
+GPU_LOADER_THREADS = 6
+"""Most threads that make batches for one training with a GPU."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunOutcome:
+    """What has become of a run."""
+
+    num_done: int
+    """Trainings of the request whose results are committed."""
+    failures: Mapping[str, str]
+    """By id of each stage that failed for good, a line that says why; below it, the end of its last attempt's log."""
+    lost_trainings: tuple[str, ...]
+    """Ids of the trainings of the request that cannot be done because of them."""
+    unpredicted: Mapping[str, str]
+    """One line for each training of the request that is done, though not for every case."""
+    tables: tuple[str, ...]
+    """Keys of the tables that were written."""
+    elapsed_s: float
+    """Wall time of this call."""
+
+
+def run(request: RunRequest, *, console: Console) -> RunOutcome:
+    """Carry out what is not done yet and write the tables of everything that is.
+
+    Parameters
+    ----------
+    request
+        What is to be run.
+    console
+        Where progress is shown.
+
+    Raises
+    ------
+    ConfigError
+        If the output location belongs to another run, another driver is at work there, or the cluster is too small.
+    DataError
+        If files have changed that this run has read, and `redo_changed` is not set.
+    ClusterError
+        If the cluster cannot be reached, or another driver has taken over.
+    """
+    started_s = time.monotonic()
+    storage = open_storage(request.output)
+    graph = graph_of(request)
+    note = partial(console.print, markup=False, highlight=False, soft_wrap=True)
+    with Lease(storage, note=note) as lease:
+        events = EventLog(storage, run_started=datetime.now(UTC), clock=lambda: datetime.now(UTC))
+        asked_for = claim_output(
+            storage,
+            identity=identity_of(request),
+            trainings=[training.id for training in request.trainings],
+        )
+        settle_changed_data(request, storage, asked_for=asked_for, note=note)
+        done = finished_stages(graph, storage)
+        needed = needed_stages(graph, done=done)
+        check_space((graph[stage_id] for stage_id in needed), storage=storage, preset=request.preset)
+        storage.sweep()
+        events.append(
+            "run_started",
+            trainings=[training.id for training in request.trainings],
+            stages_done=len(done),
+            min_preemption_gain_s=request.cluster.min_preemption_gain_s,
+        )
+        failures: Mapping[str, str] = {}
+        lost: frozenset[str] = frozenset()
+        if any(f"score {training.id}" not in done for training in request.trainings):
+            failures, lost = _execute(request, graph, done=done, lease=lease, events=events, console=console)
+        lost_trainings = tuple(t.id for t in request.trainings if f"score {t.id}" in lost)
+        rows = from_table(ResultsStore(storage).read())
+        num_done = len({row.training_id for row in rows} & {training.id for training in request.trainings})
+        tables = write_run_tables(request, storage, rows=rows, failed=lost_trainings, asked_for=asked_for)
+        elapsed_s = time.monotonic() - started_s
+        events.append(
+            "run_finished", trainings_done=num_done, stages_failed=len(failures), elapsed_s=round(elapsed_s, 3)
+        )
+        events.flush()
+    return RunOutcome(
+        num_done=num_done,
+        failures=failures,
+        lost_trainings=lost_trainings,
+        unpredicted=unpredicted_cases(rows, request.trainings),
+        tables=tables,
+        elapsed_s=elapsed_s,
+    )
+
+
+def _execute(
+    request: RunRequest,
+    graph: Mapping[str, Stage],
+    *,
+    done: set[str],
+    lease: Lease,
+    events: EventLog,
+    console: Console,
+) -> tuple[Mapping[str, str], frozenset[str]]:
+    """Carry out the graph; returns one line for each failed stage, and every stage that cannot be done any more."""
+    # Ray takes a second to import, and a finished run does not need it.
+    from orchestrator.driver.observer import RunObserver
+    from orchestrator.ray_backend import executor as ray_executor
+    from orchestrator.ray_backend.metrics import RayMetrics
+    from orchestrator.ray_backend.nodes import machines_that_may_start
+
+    with LiveView(console) as view, ray_executor.connected(request.cluster) as connection:
+        may_start = machines_that_may_start(request.cluster)
+        to_come = [kind.node for kind in may_start]
+        machines = [*connection.nodes, *to_come]
+        need = training_need(request.cluster, machines, preset=request.preset)
+        _check_machines(request, need, machines, note=view.note)
+        schedule = Schedule(
+            graph,
+            done=done,
+            nodes=connection.nodes,
+            to_come=to_come,
+            training_need=need,
+            min_gain_s=request.cluster.min_preemption_gain_s,
+        )
+        _tell_sizes(schedule, open_storage(request.output))
+        if connection.dashboard:
+            view.note(f"Ray dashboard: {connection.dashboard}")
+        observer = RunObserver(
+            schedule,
+            storage=open_storage(request.output),
+            events=events,
+            view=view,
+            publish=RayMetrics().publish,
+            check_lease=lease.check,
+            clock=time.monotonic,
+        )
+        try:
+            ray_executor.Executor(
+                schedule,
+                place=_workplace(request, need),
+                listener=observer,
+                may_start=may_start,
+                # On a GPU a process must end for its memory to be given back.
+                separate_trainings=request.cluster.kind != "local" or need.gpus > 0,
+            ).execute()
+        finally:
+            events.flush()
+        return observer.failures, frozenset(schedule.outcomes.failed | schedule.outcomes.blocked)
+
+
+def _tell_sizes(schedule: Schedule, storage: Storage) -> None:
+    """Let a schedule know how large some of the images are that earlier calls have made."""
+    images = [stage for stage in schedule.graph.values() if stage.kind is StageKind.INGEST]
+    keys = [(stage.id, stage.products[-1]) for stage in images if stage.id in schedule.outcomes.done]
+    for stage_id, key in keys[:: 1 + len(keys) // NUM_SIZES]:
+        # It is for people alone; who needs the record says what is wrong with it.
+        with suppress(StorageError, IntegrityError):
+            schedule.expectations.measured(stage_id, voxels=math.prod(read_case_record(storage, key).size))
+
+
+def _check_machines(
+    request: RunRequest, need: ResourceRequest, machines: Iterable[Node], *, note: Callable[[str], None]
+) -> None:
+    """Note what will be slow or idle; raises ConfigError if GPUs of this machine are to be used and torch cannot."""
+    if idle := idle_gpus(need, machines):
+        note(idle)
+    if need.gpus and request.cluster.kind == "local":
+        _check_torch_here()
+    if not (need.gpus or request.preset.is_for_cpus):
+        hours = request.preset.expected_training_s / 3600
+        note(
+            f"No GPU: trainings of --preset {request.preset.name} are meant for one, where each takes about "
+            f"{hours:.2g} hours; on CPU cores it is many times that."
+        )
+
+
+def _check_torch_here() -> None:
+    """Raise ConfigError if torch cannot use the GPUs of this machine, before every training fails for that."""
+    from orchestrator.training.gpu import check_torch
+
+    try:
+        check_torch()
+    except GpuError as error:
+        raise ConfigError(str(error)) from None
+
+
+def _workplace(request: RunRequest, need: ResourceRequest) -> RunContext:
+    phantom_cases: dict[str, list[Case]] = {}
+    datasets = datasets_of(request)
+    if request.data is None:
+        # Every case of the benchmark under this preset: a later run with other trainings finds the same downloads.
+        for case in sorted(label_sets_by_case(request.study.all_trainings(preset=request.preset))):
+            phantom_cases.setdefault(datasets[case.dataset].source, []).append(case)
+    return RunContext(
+        output=request.output,
+        data=request.data,
+        preset=request.preset,
+        seed=request.seed,
+        datasets=datasets,
+        label_sets={label_set.name: label_set for label_set in request.study.label_sets},
+        phantom_cases={download: tuple(cases) for download, cases in phantom_cases.items()},
+        device="cuda" if need.gpus else "cpu",
+        num_threads=max(1, int(need.cpus)),
+        # With a single CPU, too, patches are made while the GPU works.
+        num_loader_processes=max(1, min(GPU_LOADER_THREADS, int(need.cpus) - 1)) if need.gpus else 0,
+        cloud=request.cluster.cloud,
+    )
+
+
+def unpredicted_cases(rows: Iterable[ResultRow], trainings: Iterable[Training]) -> dict[str, str]:
+    """Return, for each training without a score for every case, how many lack and why the first does."""
+    reasons = missing_predictions(rows)
+    lines = {}
+    for training in trainings:
+        own = [(key, reason) for key, reason in reasons.items() if key[0] == training.id]
+        if own:
+            (_, evaluation_set, dataset, case), reason = own[0]
+            lines[training.id] = f"{len(own)} without a score, the first {evaluation_set} {dataset}/{case}: {reason}"
+    return lines
+
+
+def write_run_tables(
+    request: RunRequest,
+    storage: Storage,
+    *,
+    rows: Sequence[ResultRow],
+    failed: Collection[str],
+    asked_for: Collection[str],
+) -> tuple[str, ...]:
+    """Write the paper's tables from all that is committed, with a line for whatever any call was asked for."""
+    shown = {*asked_for, *(row.training_id for row in rows)}
+    trainings = [training for training in request.study.all_trainings(preset=request.preset) if training.id in shown]
+    # Phantoms are what they are.
+    labels = [] if request.data is None else [pair for training in trainings for pair in used_label_sets(training)]
+    return write_tables(
+        storage,
+        rows=rows,
+        trainings=trainings,
+        failed=failed,
+        layout=load_tables(request.study),
+        leaks=request.study.patient_leaks(trainings),
+        warnings=warnings_about(storage, labels) if labels else (),
+    )

@@ -1,0 +1,282 @@
+"""What the files of a run say about it: what is done, under way, waiting and failed, and how long it may still take."""
+
+import heapq
+import math
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from orchestrator.cluster.config import SLICE_S
+from orchestrator.errors import ConfigError
+from orchestrator.events import read_events
+from orchestrator.results.store import ResultsStore
+from orchestrator.scheduling.rebalancing import lower_bound_s
+from orchestrator.stages.latest_epoch import read_latest_epoch
+from orchestrator.storage.interface import Storage
+from orchestrator.workflow.graph import StageKind
+
+NUM_DRAWS = 500
+"""Courses of the rest of a run that are drawn for its forecast."""
+WORTH_MOVING_SLICES = 4
+"""Trainings of more slices than that end together, since they give way to each other."""
+_OF_STAGES = {"run_started", "stage_started", "stage_finished", "stage_failed", "run_finished"}
+_OF_A_TRAINING = {StageKind.TRAIN, StageKind.PREDICT, StageKind.SCORE}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingUnderWay:
+    """A training that has begun and is not scored yet."""
+
+    id: str
+    stage: str
+    """train, predict or score."""
+    since: datetime
+    """Start of this stage."""
+    epoch: int
+    """Epochs finished."""
+    num_epochs: int
+    """0 before the first epoch has ended."""
+    pseudo_dice: float
+    """Dice of patches in the latest epoch, NaN before the first."""
+    epoch_elapsed_s: float
+    """Duration of the latest epoch, NaN as long as none has told how long those to come will take."""
+    host: str
+    """Machine of the latest epoch; empty before the first."""
+
+    def remaining_s(self) -> float | None:
+        """Return the seconds until the last epoch ends; None if that is not known."""
+        return None if math.isnan(self.epoch_elapsed_s) else (self.num_epochs - self.epoch) * self.epoch_elapsed_s
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Forecast:
+    """When the last training will be scored, in seconds from now; in one of ten courses each outside of the range."""
+
+    early_s: float
+    median_s: float
+    late_s: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunStatus:
+    """A run at one moment."""
+
+    trainings: tuple[str, ...]
+    """Ids of all that the latest call was asked for."""
+    done: frozenset[str]
+    under_way: tuple[TrainingUnderWay, ...]
+    """What the latest driver has started; it goes on only while that driver lives."""
+    failed: Mapping[str, str]
+    """One line for each stage that failed for good in the latest call."""
+    waiting: tuple[str, ...]
+    """Trainings that have not begun; those that a failure blocks included."""
+    training_s: float
+    """Time spent in finished trainings, predictions and scores of all calls."""
+    gpu_hours: Mapping[str, float]
+    """Hours of GPUs that stages of all calls took until the latest event, by kind of GPU; empty without GPUs."""
+    forecast: Forecast | None
+    """None if there is nothing to go by yet, or nothing to come."""
+
+
+def read_status(storage: Storage) -> RunStatus:
+    """Gather the status of a run from its output location.
+
+    Raises
+    ------
+    ConfigError
+        If no run has been started there.
+    IntegrityError
+        If its events are damaged.
+    """
+    events = read_events(storage)
+    starts = [index for index, event in enumerate(events) if event["kind"] == "run_started"]
+    if not starts:
+        raise ConfigError(f"{storage.location}: no run has been started there; expected the --output of one")
+    latest = events[starts[-1] :]
+    trainings = tuple(latest[0]["trainings"])
+    done = ResultsStore(storage).finished() & set(trainings)
+    under_way = tuple(
+        _under_way(storage, stage, event)
+        for stage, event in _open_stages(latest).items()
+        if _training(stage) not in done
+    )
+    failed = _failed(latest)
+    begun = {training.id for training in under_way} | {_training(stage) for stage in failed}
+    waiting = tuple(training for training in trainings if training not in done | begun)
+    finished = [event for event in events if event["kind"] == "stage_finished"]
+    durations_s = {
+        kind: [event["elapsed_s"] for event in finished if event["stage_kind"] == kind] for kind in _OF_A_TRAINING
+    }
+    tried_again = {event["stage"] for event in events if event["kind"] == "stage_started" and event["attempt"] > 1}
+    return RunStatus(
+        trainings=trainings,
+        done=frozenset(done),
+        under_way=under_way,
+        failed=failed,
+        waiting=waiting,
+        training_s=sum(map(sum, durations_s.values())),
+        gpu_hours=_gpu_hours(events),
+        forecast=forecast(
+            under_way,
+            num_waiting=len(waiting),
+            # The last attempt of an interrupted training says nothing about a whole one.
+            training_s=[
+                event["elapsed_s"]
+                for event in finished
+                if event["stage_kind"] == StageKind.TRAIN and event["stage"] not in tried_again
+            ],
+            after_s=sum(_mean(durations_s[kind]) for kind in (StageKind.PREDICT, StageKind.SCORE)),
+            num_slots=_most_at_once(latest),
+            min_gain_s=latest[0].get("min_preemption_gain_s", SLICE_S),
+        ),
+    )
+
+
+def forecast(
+    under_way: Sequence[TrainingUnderWay],
+    *,
+    num_waiting: int,
+    training_s: Sequence[float],
+    after_s: float,
+    num_slots: int,
+    min_gain_s: float = SLICE_S,
+) -> Forecast | None:
+    """Draw courses of the rest of a run: waiting trainings take as long as those that have shown how long they take.
+
+    Long trainings give way to each other, so they end together; short ones start when a slot becomes free.
+
+    Parameters
+    ----------
+    under_way
+        Trainings that have begun.
+    num_waiting
+        How many have not.
+    training_s
+        Durations of finished trainings; what the epochs of those under way promise is added.
+    after_s
+        Duration of prediction and scores of one training.
+    num_slots
+        Trainings at a time.
+    min_gain_s
+        The cluster's time after which a training may give way.
+    """
+    left_s = [training.remaining_s() for training in under_way if training.stage == StageKind.TRAIN]
+    known_s = [*training_s, *(t.num_epochs * t.epoch_elapsed_s for t in under_way if not math.isnan(t.epoch_elapsed_s))]
+    num_to_predict = len(under_way) + num_waiting
+    if not known_s or not num_to_predict:
+        return None
+    draw = random.Random(0)
+    ends_s = []
+    for _ in range(NUM_DRAWS):
+        begun = [draw.choice(known_s) if left is None else left for left in left_s]
+        waiting = [draw.choice(known_s) for _ in range(num_waiting)]
+        after = [after_s] * num_to_predict
+        ends_s.append(_end_s(begun, waiting, after_s=after, num_slots=num_slots, min_gain_s=min_gain_s))
+    ends_s.sort()
+    return Forecast(
+        early_s=ends_s[NUM_DRAWS // 10], median_s=ends_s[NUM_DRAWS // 2], late_s=ends_s[-1 - NUM_DRAWS // 10]
+    )
+
+
+def _end_s(
+    begun: Sequence[float], waiting: Sequence[float], *, after_s: Sequence[float], num_slots: int, min_gain_s: float
+) -> float:
+    """Return when the last training is scored."""
+    num_slots = max(num_slots, len(begun))
+    if max((*begun, *waiting), default=0.0) > WORTH_MOVING_SLICES * min_gain_s:
+        return lower_bound_s([*begun, *waiting], [1.0] * num_slots) + max(after_s)
+    slots = [0.0] * (num_slots - len(begun)) + sorted(begun)
+    heapq.heapify(slots)
+    for seconds in (*waiting, *after_s):
+        heapq.heapreplace(slots, slots[0] + seconds)
+    return max(slots)
+
+
+def _failed(events: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return the stages that have failed for good, and were not found to be innocent later."""
+    failed: dict[str, str] = {}
+    for event in events:
+        if event["kind"] == "stage_failed" and event["final"]:
+            failed[event["stage"]] = event["error"]
+        elif event["kind"] == "stage_revived":
+            failed.pop(event["stage"], None)
+    return failed
+
+
+def _gpu_hours(events: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Add up what stages took of each kind of GPU; what a killed driver left open ends with its last event."""
+    hours: dict[str, float] = {}
+    open_stages: dict[str, tuple[datetime, str, float]] = {}
+    latest: datetime | None = None
+
+    def close(stages: Sequence[str], end: datetime) -> None:
+        for stage in stages:
+            start, kind, gpus = open_stages.pop(stage)
+            hours[kind] = hours.get(kind, 0.0) + (end - start).total_seconds() / 3600 * gpus
+
+    for event in events:
+        if event["kind"] not in _OF_STAGES:
+            continue
+        now = datetime.fromisoformat(event["time"])
+        if event["kind"] == "run_started":
+            close(list(open_stages), latest or now)
+        elif event["kind"] == "stage_started" and event.get("gpus"):
+            open_stages[event["stage"]] = (now, event["gpu_kind"], event["gpus"])
+        elif event.get("stage") in open_stages and event["kind"] != "stage_started":
+            close([event["stage"]], now)
+        latest = now
+    if latest is not None:
+        close(list(open_stages), latest)
+    return hours
+
+
+def _training(stage_id: str) -> str:
+    return stage_id.partition(" ")[2]
+
+
+def _open_stages(events: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """Return the stages of trainings that have begun and not ended, each with the event that it began with."""
+    opened: dict[str, Mapping[str, Any]] = {}
+    for event in events:
+        match event["kind"], event.get("stage_kind"):
+            case "stage_started", StageKind.TRAIN | StageKind.PREDICT | StageKind.SCORE:
+                opened[event["stage"]] = event
+            case "stage_finished", (StageKind.TRAIN | StageKind.PREDICT) as kind:
+                opened.pop(event["stage"], None)
+                following = StageKind.PREDICT if kind == StageKind.TRAIN else StageKind.SCORE
+                opened[f"{following} {_training(event['stage'])}"] = {**event, "stage_kind": following}
+            case "stage_finished" | "stage_failed", _:
+                opened.pop(event["stage"], None)
+    return opened
+
+
+def _most_at_once(events: Sequence[Mapping[str, Any]]) -> int:
+    running: set[str] = set()
+    most = 1
+    for event in events:
+        if event.get("stage_kind") != StageKind.TRAIN:
+            continue
+        (running.add if event["kind"] == "stage_started" else running.discard)(event["stage"])
+        most = max(most, len(running))
+    return most
+
+
+def _under_way(storage: Storage, stage_id: str, start: Mapping[str, Any]) -> TrainingUnderWay:
+    training_id = _training(stage_id)
+    latest = read_latest_epoch(storage, training_id)
+    return TrainingUnderWay(
+        id=training_id,
+        stage=start["stage_kind"],
+        since=datetime.fromisoformat(start["time"]),
+        epoch=latest.report.epoch + 1 if latest else 0,
+        num_epochs=latest.report.num_epochs if latest else 0,
+        pseudo_dice=latest.report.pseudo_dice if latest else math.nan,
+        epoch_elapsed_s=latest.report.elapsed_s if latest and latest.report.is_typical else math.nan,
+        host=latest.host if latest else "",
+    )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0.0

@@ -1,0 +1,1 @@
+"""The one door to Ray: it carries out what the scheduler decides."""

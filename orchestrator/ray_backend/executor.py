@@ -1,0 +1,379 @@
+"""The one door to Ray: starts the stages that the schedule chooses and brings back what became of them."""
+
+import logging
+import os
+import signal
+import socket
+import tempfile
+import textwrap
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import ray
+from ray._private import services
+from ray.exceptions import RayError, RayTaskError
+
+from orchestrator.cluster.config import ClusterConfig
+from orchestrator.cluster.environment import close_usual_token
+from orchestrator.errors import ClusterError, OrchestratorError, StorageError
+from orchestrator.ray_backend.capacity import CapacityRequests
+from orchestrator.ray_backend.embedded import embedded_ray
+from orchestrator.ray_backend.errors import address_of, classify, innermost, node_of
+from orchestrator.ray_backend.leftovers import free_reserved_places
+from orchestrator.ray_backend.nodes import label_selector, node_at, nodes_here, nodes_of
+from orchestrator.ray_backend.tasks import Ended, settle_coordinator, submit
+from orchestrator.scheduling.autoscaling import MayStart, missing_machines
+from orchestrator.scheduling.resources import Node, Resources
+from orchestrator.scheduling.retries import FailureKind, GiveUp, Retry
+from orchestrator.scheduling.scheduler import Schedule, Start
+from orchestrator.stages.context import RunContext
+from orchestrator.stages.finished import lost_stages
+from orchestrator.stages.preemption import REMOTE_MARKER_EVERY_S, ask_to_stop, forget_request
+from orchestrator.training.stop_request import SIGNALS
+from orchestrator.workflow.graph import Stage, StageKind
+
+T = TypeVar("T")
+
+MAY_LACK_A_FILE = {FailureKind.TRANSIENT, FailureKind.DETERMINISTIC}
+"""Failures after which it is looked whether a file of ours is lost."""
+
+POLL_S = 0.5
+"""Longest time between two looks at the running stages."""
+WIND_DOWN_S = REMOTE_MARKER_EVERY_S + 45.0
+"""Longest time that an interrupted driver gives its trainings for one more checkpoint: to see that they are asked, to
+end the validation of an epoch, to write."""
+NODES_INTERVAL_S = 10.0
+"""Time between two looks at the nodes."""
+LONGEST_TOLD = 500
+"""Characters of an error of Ray, which can hold whole logs; where it comes from keeps the rest."""
+HEAD_ANSWERS_WITHIN_S = 20.0
+"""Longest wait for the head of a cluster that is to be running: it may have been started a moment ago."""
+
+# The Train page of the dashboard lists the trainings.
+_TRAIN_SETTINGS = {"RAY_TRAIN_ENABLE_STATE_TRACKING": "1", "RAY_TRAIN_V2_ENABLED": "1"}
+
+
+class RunListener(Protocol):
+    """Is told what happens in a run."""
+
+    def stage_started(self, stage: Stage, *, attempt: int, node: Node, gpus: float) -> None:
+        """Take note that a stage was handed to the cluster, for this share of the GPUs of a node like this."""
+
+    def stage_finished(self, stage: Stage, *, elapsed_s: float) -> None:
+        """Take note that a stage is done."""
+
+    def stage_failed(self, stage: Stage, *, error: Exception, decision: Retry | GiveUp) -> None:
+        """Take note that a stage has failed and of what follows."""
+
+    def stage_asked_to_stop(self, stage: Stage) -> None:
+        """Take note that a training was asked to give way to another."""
+
+    def machines_missing(self, missing: Mapping[Resources, int]) -> None:
+        """Take note that so many machines of each size are asked for, other numbers than before."""
+
+    def stage_revived(self, stage: Stage) -> None:
+        """Take note that a stage that had failed for good is tried again: its node turned out to be broken."""
+
+    def tick(self, schedule: Schedule) -> None:
+        """Take note that time has passed."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Connection:
+    """A cluster that can be used."""
+
+    nodes: tuple[Node, ...]
+    """On which stages can be placed."""
+    dashboard: str
+    """Address of its dashboard, and where the token for it is if the run has made one; empty if there is none."""
+
+
+@contextmanager
+def connected(config: ClusterConfig) -> Iterator[Connection]:
+    """Connect to the cluster, or start an embedded one, for the length of the context.
+
+    Raises
+    ------
+    ClusterError
+        If the cluster cannot be reached.
+    """
+    for name, value in _TRAIN_SETTINGS.items():
+        os.environ.setdefault(name, value)
+    with ExitStack() as stack:
+        try:
+            context, token = stack.enter_context(embedded_ray(config) if config.kind == "local" else _existing(config))
+        except OrchestratorError:
+            raise
+        except Exception as error:  # Ray's own are of any class
+            told = textwrap.shorten(str(error), LONGEST_TOLD)
+            raise ClusterError(f"Ray at {config.address or 'this machine'}: {told}. {_advice(config)}") from error
+        _end_as_after_ctrl_c()
+        dashboard = f"http://{context.dashboard_url}" if context.dashboard_url else ""
+        yield Connection(
+            nodes=nodes_here(ray.nodes()) if config.kind == "local" else nodes_of(ray.nodes()),
+            dashboard=f"{dashboard}, which asks for the token in {token}" if dashboard and token else dashboard,
+        )
+
+
+@contextmanager
+def _existing(config: ClusterConfig) -> Iterator[tuple[Any, None]]:
+    """Context with a connection to a cluster that is there."""
+    _check_head(config)
+    close_usual_token()
+    try:
+        yield ray.init(address=config.address, log_to_driver=False, logging_level=logging.ERROR), None
+    finally:
+        ray.shutdown()
+
+
+def _end_as_after_ctrl_c() -> None:
+    """Let signals end the driver as Ctrl-C does: Ray's own handler would end the process with a stack trace."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for number in (*SIGNALS, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+            signal.signal(number, signal.default_int_handler)
+
+
+def _advice(config: ClusterConfig) -> str:
+    """Return what mostly helps where Ray does not start or cannot be reached."""
+    if config.kind != "local":
+        return f"Correct {config.path}, or start the cluster"
+    return f"Ray keeps its sockets and logs in a folder below {tempfile.gettempdir()}: free space there, or set TMPDIR"
+
+
+def _check_head(config: ClusterConfig) -> None:
+    """Raise ClusterError if nothing answers where a cluster shall run: Ray itself would try on for minutes."""
+    address = services.canonicalize_bootstrap_address(config.address)
+    if address is None:
+        return
+    until_s = time.monotonic() + HEAD_ANSWERS_WITHIN_S
+    while (refusal := _refusal(address)) is not None:
+        if time.monotonic() > until_s:
+            raise ClusterError(
+                f"Ray at {address} ({config.path}): nothing answers ({refusal}); expected the head of a running "
+                "cluster. Start it with ray start --head, or correct the address"
+            )
+        time.sleep(POLL_S)
+
+
+def _refusal(address: str) -> OSError | None:
+    """Return why nothing answers at HOST:PORT; None if something does."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=HEAD_ANSWERS_WITHIN_S).close()
+    except OSError as error:
+        return error
+    return None
+
+
+def map_unordered(function: Callable[[str], T], items: Sequence[str], *, name: str) -> Iterator[T]:
+    """Call a function for each item as Ray tasks of one CPU and yield what they return, as it comes.
+
+    Raises ClusterError if a task is lost; what the function raises comes as it is.
+    """
+
+    def call(item: str) -> T:
+        return function(item)
+
+    task = ray.remote(num_cpus=1)(call)
+    # Ray's names are UTF-8, file names need not be.
+    names = [f"{name} {item}".encode(errors="replace").decode() for item in items]
+    waiting = [task.options(name=own).remote(item) for own, item in zip(names, items, strict=True)]
+    while waiting:
+        (finished, *_), waiting = ray.wait(waiting, num_returns=1)
+        try:
+            yield ray.get(finished)
+        except RayTaskError as error:
+            raise (error.cause if isinstance(error.cause, OrchestratorError) else error) from error
+        except RayError as error:
+            raise ClusterError(f"a task of the cluster was lost: {error}") from error
+
+
+@dataclass(kw_only=True, slots=True)
+class _Running:
+    stage: Stage
+    started_s: float
+
+
+class Executor:
+    """Carries out a schedule on the connected cluster."""
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        *,
+        place: RunContext,
+        listener: RunListener,
+        may_start: Sequence[MayStart],
+        separate_trainings: bool,
+    ) -> None:
+        """Prepare.
+
+        Parameters
+        ----------
+        schedule
+            Decides; is told of every end.
+        place
+            The run.
+        listener
+            Is told everything.
+        may_start
+            Machines that the cluster's autoscaler may add.
+        separate_trainings
+            Each training gets a Ray Train worker of its own, on any node; otherwise it is fitted in a process that
+            goes on to the next one, which spares a miniature the start of five processes and the imports of nnU-Net.
+        """
+        self._schedule = schedule
+        self._place = place
+        self._shared_place = ray.put(place)
+        self._listener = listener
+        self._may_start = may_start
+        self._capacity_requests = CapacityRequests()
+        self._missing: Counter[Resources] = Counter()
+        self._separate_trainings = separate_trainings
+        if separate_trainings:
+            settle_coordinator()
+        self._running: dict[Any, _Running] = {}
+        self._nodes_seen_s = time.monotonic()
+
+    def execute(self) -> None:
+        """Go on until nothing can be started any more; an interruption lets trainings save one more checkpoint."""
+        try:
+            self._drive()
+        except KeyboardInterrupt:
+            self._wind_down()
+            raise
+
+    def _drive(self) -> None:
+        while not self._schedule.is_over:
+            now_s = time.monotonic()
+            while (start := self._schedule.start_next(now_s)) is not None:
+                self._submit(start)
+            self._ask_to_stop(now_s)
+            self._ask_for_machines()
+            self._wait()
+            self._look_at_nodes()
+            self._listener.tick(self._schedule)
+
+    def _wait(self) -> None:
+        """Wait a little for something to end, and tell what has."""
+        waiting = [*self._running, *self._capacity_requests.references]
+        if not waiting:
+            time.sleep(POLL_S)
+            return
+        finished, _ = ray.wait(waiting, num_returns=1, timeout=POLL_S)
+        for reference in finished:
+            if reference in self._running:
+                self._settle(self._running.pop(reference), reference=reference)
+            else:
+                self._capacity_requests.ended(reference)
+                self._nodes_seen_s = float("-inf")
+
+    def _submit(self, start: Start) -> None:
+        stage = start.stage
+        separate = self._separate_trainings and stage.kind is StageKind.TRAIN
+        node = self._schedule.processors.node(start.node)
+        share = self._schedule.need(stage).share_of(node)
+        assert share is not None, stage.id
+        if stage.kind is StageKind.TRAIN and stage.training is not None:
+            # An old request that cannot be removed costs one more start.
+            with suppress(StorageError):
+                forget_request(self._place.storage, training_id=stage.training.id)
+        self._listener.stage_started(stage, attempt=start.attempt, node=node, gpus=share.gpus)
+        selector = label_selector(
+            node, nodes=self._schedule.processors.nodes.values(), quarantined=self._schedule.records.quarantined
+        )
+        reference = submit(
+            stage, place=self._shared_place, node_id=node.id, share=share, separate=separate, selector=selector
+        )
+        self._running[reference] = _Running(stage=stage, started_s=time.monotonic())
+
+    def _ask_to_stop(self, now_s: float) -> None:
+        for stage_id in self._schedule.requests_to_stop(now_s):
+            stage = self._schedule.graph[stage_id]
+            assert stage.training is not None, stage_id
+            reason = "another training has a longer way to go"
+            # It goes on to its end otherwise, which costs time and nothing else.
+            with suppress(StorageError):
+                ask_to_stop(self._place.storage, training_id=stage.training.id, reason=reason)
+            self._listener.stage_asked_to_stop(stage)
+
+    def _settle(self, running: _Running, *, reference: Any) -> None:
+        """Tell the schedule and the listener how a stage has ended."""
+        stage, now_s = running.stage, time.monotonic()
+        try:
+            ended: Ended | None = ray.get(reference)
+        except RayError as error:
+            kind = classify(error)
+            lost = self._lost(stage) if kind in MAY_LACK_A_FILE else ()
+            where = node_of(error) or node_at(address_of(error), found=ray.nodes())
+            decision = self._schedule.fail(stage.id, kind=kind, now_s=now_s, node=where, lost=lost)
+            cause = innermost(error)
+            self._listener.stage_failed(
+                stage, error=cause if isinstance(cause, Exception) else error, decision=decision
+            )
+            for stage_id in self._schedule.take_revived():
+                self._listener.stage_revived(self._schedule.graph[stage_id])
+        else:
+            self._schedule.finish(stage.id, now_s=now_s, node=ended.node if ended else None)
+            self._schedule.expectations.measured(stage.id, voxels=ended.voxels if ended else 0)
+            self._listener.stage_finished(stage, elapsed_s=now_s - running.started_s)
+
+    def _lost(self, stage: Stage) -> Sequence[str]:
+        """Return the stages whose products a failed stage cannot have found; none where that cannot be seen now."""
+        with suppress(StorageError):
+            return lost_stages(self._schedule.graph, self._place.storage, stage_id=stage.id)
+        return ()
+
+    def _look_at_nodes(self) -> None:
+        """Tell the schedule which nodes have come and gone; what ran on those ends with an error of Ray."""
+        now_s = time.monotonic()
+        if now_s - self._nodes_seen_s < NODES_INTERVAL_S:
+            return
+        self._nodes_seen_s = now_s
+        if self._separate_trainings:
+            free_reserved_places()
+        found = {node.id: node for node in nodes_of(ray.nodes())}
+        processors = self._schedule.processors
+        known = set(processors.nodes) | {node.id for node in processors.closed}
+        for node_id in known - found.keys():
+            self._schedule.remove_node(node_id, now_s=now_s)
+        for node_id in found.keys() - known:
+            self._schedule.add_node(found[node_id], now_s=now_s)
+
+    def _ask_for_machines(self) -> None:
+        """Let the autoscaler know what is missing for what could run now."""
+        if not self._may_start:
+            return
+        processors = self._schedule.processors
+        missing = missing_machines(
+            self._may_start,
+            present=processors.nodes.values(),
+            useless=processors.closed,
+            need=self._schedule.training_need,
+            demand=self._schedule.demand(),
+        )
+        self._capacity_requests.send(missing, quarantined=self._schedule.records.quarantined)
+        if missing != self._missing:
+            self._missing = missing
+            self._listener.machines_missing(missing)
+
+    def _wind_down(self) -> None:
+        """Ask all trainings to stop and wait for them; a second interruption ends the waiting."""
+        trainings = {
+            reference: item.stage.training.id
+            for reference, item in self._running.items()
+            if item.stage.kind is StageKind.TRAIN and item.stage.training is not None
+        }
+        for training_id in trainings.values():
+            # Without it the training goes on from the checkpoint before.
+            with suppress(StorageError):
+                ask_to_stop(self._place.storage, training_id=training_id, reason="the driver was interrupted")
+        if trainings:
+            ray.wait(list(trainings), num_returns=len(trainings), timeout=WIND_DOWN_S)

@@ -1,0 +1,49 @@
+"""The state of a run as metrics of the Ray cluster, for Prometheus and Grafana."""
+
+from collections.abc import Mapping
+
+from ray.util.metrics import Gauge
+
+from orchestrator.progress import Snapshot
+from orchestrator.workflow.graph import StageKind
+
+
+class RayMetrics:
+    """Publishes snapshots as gauges; Ray adds the prefix `ray_` to their names."""
+
+    def __init__(self) -> None:
+        self._trainings = Gauge("orchestrator_trainings", "Trainings by state", tag_keys=("state",))
+        self._eta_s = Gauge("orchestrator_eta_s", "Seconds that the run still needs, estimated")
+        self._stage_seconds = Gauge(
+            "orchestrator_stage_seconds", "Seconds spent in finished stages of each kind", tag_keys=("stage",)
+        )
+        self._of_training = {
+            "epoch": Gauge("orchestrator_epoch", "Epochs finished", tag_keys=("training",)),
+            "train_loss": Gauge("orchestrator_train_loss", "Training loss of the last epoch", tag_keys=("training",)),
+            "pseudo_dice": Gauge("orchestrator_pseudo_dice", "Patch Dice of the last epoch", tag_keys=("training",)),
+            "epoch_elapsed_s": Gauge(
+                "orchestrator_epoch_elapsed_s", "Seconds of the last epoch", tag_keys=("training",)
+            ),
+            "loader_wait_s": Gauge(
+                "orchestrator_loader_wait_s",
+                "Seconds of the last epoch spent waiting for patches",
+                tag_keys=("training",),
+            ),
+        }
+
+    def publish(self, snapshot: Snapshot, stage_seconds: Mapping[StageKind, float]) -> None:
+        """Set every gauge to the state of this moment."""
+        states = {
+            "done": snapshot.num_trainings_done,
+            "failed": snapshot.num_trainings_failed,
+            "running": sum(count.running for count in snapshot.stages if count.kind == StageKind.TRAIN),
+        }
+        states["waiting"] = max(0, snapshot.num_trainings - sum(states.values()))
+        for state, number in states.items():
+            self._trainings.set(number, tags={"state": state})
+        self._eta_s.set(snapshot.eta_s)
+        for kind, seconds in stage_seconds.items():
+            self._stage_seconds.set(seconds, tags={"stage": kind.value})
+        for training in snapshot.running:
+            for field, gauge in self._of_training.items():
+                gauge.set(getattr(training, field), tags={"training": training.id})

@@ -1,0 +1,94 @@
+"""The machines of a Ray cluster as the schedule sees them, and how Ray is told where a stage shall run."""
+
+import math
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from orchestrator.cluster.config import ClusterConfig
+from orchestrator.cluster.gpu_kinds import kind_of_accelerator, memory_of_gpus_here
+from orchestrator.scheduling.autoscaling import MayStart
+from orchestrator.scheduling.resources import Node, Resources
+
+_KIND_LABEL = "ray.io/accelerator-type"
+_NODE_LABEL = "ray.io/node-id"
+_MEMORIES = ("memory", "object_store_memory")
+"""What a node had free when its Ray was started, in bytes; hardly anything passes through the object store."""
+
+
+def nodes_of(found: Iterable[Mapping[str, Any]]) -> tuple[Node, ...]:
+    """Return the nodes on which stages can be placed, of what ``ray.nodes()`` says."""
+    return tuple(_node(record) for record in found if record["Alive"] and record["Resources"].get("CPU", 0) > 0)
+
+
+def nodes_here(found: Iterable[Mapping[str, Any]]) -> tuple[Node, ...]:
+    """Return the nodes of an embedded Ray: Ray's names of GPUs tell little of those that are not made for servers."""
+    return tuple(
+        replace(node, gpu_memory_gib=memory_of_gpus_here())
+        if node.offered.gpus and math.isinf(node.gpu_memory_gib)
+        else node
+        for node in nodes_of(found)
+    )
+
+
+def node_at(address: str | None, *, found: Iterable[Mapping[str, Any]]) -> str | None:
+    """Return the id of the node with an IP address; None if there is none, or several share it."""
+    there = [str(record["NodeID"]) for record in found if record["Alive"] and record["NodeManagerAddress"] == address]
+    return there[0] if len(there) == 1 else None
+
+
+def machines_that_may_start(config: ClusterConfig) -> tuple[MayStart, ...]:
+    """Return the machines that an autoscaler may add, under the names of the cluster file."""
+    return tuple(
+        MayStart(
+            node=_with_kind(growth.name, Resources(cpus=growth.cpus, gpus=growth.gpus), kind_name=growth.gpu),
+            number=growth.number,
+        )
+        for growth in config.may_start
+    )
+
+
+def label_selector(node: Node, *, nodes: Collection[Node], quarantined: Collection[str]) -> dict[str, str]:
+    """Return the labels of the machines on which a training may run; none where all of them will do.
+
+    The kind of GPU was chosen with care, the machine among its equals was not: Ray takes the one that has room.
+    """
+    selector = {}
+    if node.kind and len({other.kind for other in nodes if other.offered.gpus > 0}) > 1:
+        selector[_KIND_LABEL] = node.kind
+    if quarantined:
+        selector |= without(quarantined)
+    return selector
+
+
+def without(quarantined: Collection[str]) -> dict[str, str]:
+    """Return the labels of all machines but some."""
+    return {_NODE_LABEL: f"!in({','.join(sorted(quarantined))})"}
+
+
+def only(node_id: str) -> dict[str, str]:
+    """Return the label of one machine."""
+    return {_NODE_LABEL: node_id}
+
+
+def _node(record: Mapping[str, Any]) -> Node:
+    resources, labels = record["Resources"], record.get("Labels") or {}
+    name = labels.get(_KIND_LABEL) or next(
+        (key.partition(":")[2] for key in resources if key.startswith("accelerator_type:")), ""
+    )
+    offered = Resources(cpus=resources.get("CPU", 0.0), gpus=resources.get("GPU", 0.0))
+    node = _with_kind(record["NodeID"], offered, kind_name=name)
+    if "memory" not in resources:
+        return node
+    return replace(node, memory_gib=sum(resources.get(name, 0.0) for name in _MEMORIES) / 2**30)
+
+
+def _with_kind(node_id: str, offered: Resources, *, kind_name: str) -> Node:
+    kind = kind_of_accelerator(kind_name) if kind_name else None
+    return Node(
+        id=node_id,
+        offered=offered,
+        kind=kind_name,
+        speed=kind.speed if kind else 1.0,
+        gpu_memory_gib=kind.memory_gib if kind else float("inf"),
+    )

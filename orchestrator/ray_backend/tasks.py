@@ -1,0 +1,201 @@
+"""What runs in Ray's own processes: a stage, alone or through Ray Train; part of the one door to Ray."""
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+from ray.train.backend import Backend, BackendConfig
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from orchestrator.cluster.environment import COMPILED, FOR_WORKERS
+from orchestrator.ray_backend.errors import note_node
+from orchestrator.ray_backend.nodes import only
+from orchestrator.scheduling.resources import Resources
+from orchestrator.stages import carry_out as work
+from orchestrator.stages.context import RunContext
+from orchestrator.storage import run_paths
+from orchestrator.storage.private_folder import cache_folder
+from orchestrator.training.stop_request import Watch, listen_to_signals
+from orchestrator.workflow.graph import Stage, StageKind
+
+DRAIN_EVERY_S = 5.0
+"""Time between two looks at whether the node of a training is drained."""
+
+
+def submit(
+    stage: Stage, *, place: Any, node_id: str, share: Resources, separate: bool, selector: dict[str, str]
+) -> Any:
+    """Hand one stage to Ray under its own name; what comes back is an `Ended`, where Ray chose the node.
+
+    Parameters
+    ----------
+    stage, place
+        What is done; a reference to the place.
+    node_id
+        The machine that was chosen: where Ray Train works for a separate training.
+    share
+        What the stage takes.
+    separate
+        A training gets a worker of its own.
+    selector
+        Labels of the machines on which the stage may run.
+    """
+    if separate:
+        # The worker takes the share; the task that waits for it takes no processors. Yet it and Ray Train's actors,
+        # which follow it, take half a GiB: Ray would put those of all trainings beside the driver.
+        chosen = NodeAffinitySchedulingStrategy(node_id, soft=True)
+        options = {"name": stage.id, "num_cpus": 0, "scheduling_strategy": chosen}
+        return _fit.options(**options).remote(place, stage, share, separate, selector)
+    options = {"name": stage.id, "num_cpus": share.cpus, "num_gpus": share.gpus}
+    if selector:
+        options["label_selector"] = selector
+    if stage.kind is StageKind.TRAIN:
+        return _fit.options(**options).remote(place, stage, share, separate, {})
+    return (_carry_out_once if share.gpus else _carry_out).options(**options).remote(place, stage, share)
+
+
+def settle_coordinator() -> None:
+    """Start what Ray Train has once in a cluster beside this process, if it does not run yet.
+
+    All trainings ask it for their processors. It stays where it is asked for first: the machine of the first training,
+    whose loss would keep all others waiting for its answers.
+    """
+    from ray.data._internal.cluster_autoscaler import get_or_create_autoscaling_coordinator
+
+    get_or_create_autoscaling_coordinator()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ended:
+    """What a stage tells at its end."""
+
+    node: str
+    """Where it was."""
+    voxels: int
+    """Of the image that an ingest has made; 0 of any other stage."""
+
+
+def _carry_out_here(place: RunContext, stage: Stage, *, share: Resources, watches: Sequence[Watch] = ()) -> Ended:
+    """Carry out a stage in this process."""
+    _log_to_process(stage)
+    _settle_environment()
+    node: str = ray.get_runtime_context().get_node_id()
+    try:
+        voxels = work.carry_out(place, stage, watches=watches, gpus=share.gpus, node=node)
+    except BaseException as error:
+        note_node(error, node)
+        raise
+    return Ended(node=node, voxels=voxels)
+
+
+@ray.remote(max_retries=0)  # type: ignore[untyped-decorator]
+def _carry_out(place: RunContext, stage: Stage, share: Resources) -> Ended:
+    return _carry_out_here(place, stage, share=share)
+
+
+def _settle_environment() -> None:
+    """Set what must be set before nnU-Net and torch are imported."""
+    os.environ.update(FOR_WORKERS)
+    if COMPILED not in os.environ:
+        # By default a folder whose name others can know beforehand.
+        os.environ[COMPILED] = str(cache_folder("compiled"))
+
+
+# CUDA stays with the GPU that a process has used first, and keeps memory of it: the next stage gets a new process. Ray
+# cares for that by itself only where GPUs are asked for at the decorator.
+@ray.remote(max_retries=0, max_calls=1)  # type: ignore[untyped-decorator]
+def _carry_out_once(place: RunContext, stage: Stage, share: Resources) -> Ended:
+    return _carry_out_here(place, stage, share=share)
+
+
+class _ListeningBackend(Backend):  # type: ignore[misc]
+    """Lets a worker hear signals: its loop runs in a thread, and only the main thread can set a handler."""
+
+    def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:  # noqa: ARG002 - Ray's signature
+        """Set the handlers in the main thread of each worker."""
+        worker_group.execute(listen_to_signals)
+
+
+@dataclass
+class _NoProcessGroup(BackendConfig):  # type: ignore[misc]
+    """Tells Ray Train to leave ``torch.distributed`` alone.
+
+    Ray's torch backend starts a process group even for a single worker: nnU-Net then takes itself for distributed,
+    moves to CUDA and divides the batch.
+    """
+
+    backend: str = "none"
+
+    @property
+    def backend_cls(self) -> type[Backend]:
+        """What is done around the training loop."""
+        return _ListeningBackend
+
+
+@ray.remote(max_retries=0)  # type: ignore[untyped-decorator]
+def _fit(place: RunContext, stage: Stage, share: Resources, separate: bool, selector: dict[str, str]) -> None:
+    """Run one training through Ray Train, in a worker of its own or in this process, and wait for it."""
+    from ray.train import RunConfig, ScalingConfig, WorkerGroupError
+
+    from orchestrator.ray_backend.trainer import LeanTrainer
+
+    _log_to_process(stage)
+    resources = {"CPU": share.cpus} | ({"GPU": share.gpus} if share.gpus else {})
+    trainer = LeanTrainer(
+        _train_worker,
+        train_loop_config={"place": place, "stage": stage, "share": share},
+        torch_config=_NoProcessGroup(),
+        # No workers is Ray Train's local mode: the loop runs where `fit` is called.
+        scaling_config=ScalingConfig(
+            num_workers=1,
+            use_gpu=share.gpus > 0,
+            resources_per_worker=resources,
+            label_selector=_here_if_free(share) or selector or None,
+        )
+        if separate
+        else ScalingConfig(num_workers=0),
+        run_config=RunConfig(name=stage.id.replace(" ", "-"), storage_path=_ray_train_folder(place)),
+    )
+    try:
+        trainer.fit()
+    except WorkerGroupError as error:
+        raise next(iter(error.worker_failures.values()), error) from None
+
+
+def _here_if_free(share: Resources) -> dict[str, str]:
+    """Return the label of this machine if it has room for a worker; elsewhere, two machines could end the training."""
+    node_id = ray.get_runtime_context().get_node_id()
+    free = ray._private.state.available_resources_per_node().get(node_id, {})  # noqa: SLF001 - what Ray's own use
+    is_free = share.fits_in(Resources(cpus=free.get("CPU", 0.0), gpus=free.get("GPU", 0.0)))
+    return only(node_id) if is_free else {}
+
+
+def _train_worker(config: Mapping[str, Any]) -> None:
+    drain = Watch(look=_look_for_drain, every_s=DRAIN_EVERY_S)
+    _carry_out_here(config["place"], config["stage"], share=config["share"], watches=(drain,))
+
+
+def _look_for_drain() -> str:
+    """Return why this process must stop if its node is being drained: by the autoscaler or by `ray drain-node`."""
+    # What Ray Train's own watcher asks; its public answer, `ray.train.get_preemption_info`, exists in workers of
+    # their own only, and not in the process that fits one training after the other.
+    try:
+        draining = ray._private.state.state.get_draining_nodes()  # noqa: SLF001
+    except (RayError, RuntimeError):
+        return ""
+    return "its node is drained" if ray.get_runtime_context().get_node_id() in draining else ""
+
+
+def _ray_train_folder(place: RunContext) -> str:
+    """Where Ray Train keeps the state of its own; ours is in the checkpoints."""
+    return f"{place.output.rstrip('/')}/{run_paths.RAY_TRAIN}"
+
+
+def _log_to_process(stage: Stage) -> None:
+    """Send log lines to the process' own log, which the Ray dashboard shows under the name of the stage."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    logging.getLogger(__name__).info("stage %s", stage.id)

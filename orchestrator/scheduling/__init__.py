@@ -1,0 +1,1 @@
+"""What starts next and where, what is tried again: pure decisions without Ray, clock or files."""

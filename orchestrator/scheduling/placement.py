@@ -1,0 +1,114 @@
+"""Where running stages are: where the schedule has put them, until they tell."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from orchestrator.scheduling.rebalancing import Work
+from orchestrator.scheduling.reservations import Reservations
+from orchestrator.scheduling.resources import Processors, ResourceRequest
+
+
+@dataclass(kw_only=True, slots=True)
+class Attempt:
+    """A stage that runs."""
+
+    node: str
+    need: ResourceRequest
+    remaining_s: float
+    """Of a training, on a GPU of speed 1, at `at_s`."""
+    at_s: float
+    since_s: float
+    has_told: bool = False
+    """Whether it is known to be on this node: of machines of one kind the cluster takes any that has room."""
+
+
+def reconcile_placement(node: str, attempt: Attempt, *, running: Mapping[str, Attempt], processors: Processors) -> None:
+    """Take note that a running stage is on a node; where that is full, who was believed there is where it was.
+
+    Parameters
+    ----------
+    node
+        Where it says that it is; a node that is gone is not believed.
+    attempt
+        Of the stage.
+    running
+        All stages that run.
+    processors
+        On which both are accounted for.
+    """
+    if not processors.has(node):
+        return
+    if node != attempt.node:
+        if not processors.has_room(node, attempt.need):
+            for other in running.values():
+                if other.node == node and other.need == attempt.need and not other.has_told:
+                    other.node, attempt.node = attempt.node, node
+                    break
+        if attempt.node != node:
+            processors.release(attempt.node, attempt.need)
+            processors.take(node, attempt.need)
+            attempt.node = node
+    attempt.has_told = True
+
+
+def places(processors: Processors, *, need: ResourceRequest, predicting: Sequence[str]) -> list[str]:
+    """Return the node of each place on which a training can run; predictions take some, one for each node named."""
+    return [
+        node_id
+        for node_id, node in processors.nodes.items()
+        for _ in range(need.num_on(node) - predicting.count(node_id))
+    ]
+
+
+def works_of(
+    training_ids: Iterable[str],
+    *,
+    places: Sequence[str],
+    running: Mapping[str, Attempt],
+    giving_way: Reservations,
+    can_start: Callable[[str], bool],
+    is_settled: Callable[[Attempt], bool],
+    remaining_s: Callable[[str], float],
+    margin: Callable[[str], float],
+) -> list[Work]:
+    """Return trainings as the levelling sees them; their places are indices of `places`.
+
+    Parameters
+    ----------
+    training_ids
+        Those that are not done.
+    places
+        The node of each place.
+    running
+        What runs.
+    giving_way
+        Who was asked to stop, and for whom a place is kept.
+    can_start
+        Whether only a place is missing to a training.
+    is_settled
+        Whether an attempt has run long enough to be stopped again.
+    remaining_s, margin
+        What is expected of a training, and by which share it may turn out to be longer.
+    """
+    free_of: dict[str, list[int]] = {}
+    for index, node_id in enumerate(places):
+        free_of.setdefault(node_id, []).append(index)
+    works = []
+    for stage_id in training_ids:
+        attempt, held = running.get(stage_id), giving_way.node_of(stage_id)
+        is_stopping = stage_id in giving_way.stopping
+        is_leaving = attempt is None or (is_stopping and giving_way.is_awaited(attempt.node))
+        where = held or (attempt.node if attempt and not is_leaving else None)
+        there = free_of.get(where, []) if where else []
+        left_s = remaining_s(stage_id)
+        works.append(
+            Work(
+                id=stage_id,
+                remaining_s=left_s,
+                margin_s=0.0 if attempt else left_s * margin(stage_id),
+                place=there.pop() if there else None,
+                can_start=can_start(stage_id) and held is None,
+                can_stop=attempt is not None and is_settled(attempt) and not is_stopping and held is None,
+            )
+        )
+    return works

@@ -1,0 +1,27 @@
+"""How long a run still needs."""
+
+from orchestrator.scheduling.rebalancing import lower_bound_s
+from orchestrator.scheduling.scheduler import Schedule
+
+
+def estimate_remaining_s(schedule: Schedule, *, now_s: float) -> float:
+    """Return the seconds that a run still needs if it reaches the least makespan of its predicted durations.
+
+    Infinite as long as no machine is there, or to come, that could train.
+    """
+    places = [
+        node.speed
+        for node in schedule.processors.nodes.values() or schedule.to_come
+        for _ in range(schedule.training_need.num_on(node))
+    ]
+    on_places, other_s = [], 0.0
+    for stage in schedule.remaining():
+        seconds = schedule.remaining_s(stage.id, now_s=now_s)
+        if stage.kind.uses_network:
+            on_places.append(seconds)
+        else:
+            other_s += seconds
+    if on_places and not places:
+        return float("inf")
+    longest_s = lower_bound_s(on_places, places) if places else 0.0
+    return longest_s + other_s / max(1.0, schedule.processors.offered.cpus)

@@ -1,0 +1,92 @@
+"""Trainings that were asked to give way, and the places that are kept for those for which they do."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from orchestrator.scheduling.resources import Processors, ResourceRequest
+
+
+@dataclass(kw_only=True, slots=True)
+class Reservation:
+    """A place that is kept for one stage."""
+
+    node: str
+    since_s: float
+    is_granted: bool = False
+    """Whether the place is free and taken for it."""
+
+
+class Reservations:
+    """Who was asked to stop, and for whom a place is kept on which node."""
+
+    def __init__(self, processors: Processors, *, need: ResourceRequest) -> None:
+        """Begin with nobody.
+
+        Parameters
+        ----------
+        processors
+            Where places are taken and given back.
+        need
+            Of a training.
+        """
+        self._processors = processors
+        self._need = need
+        self._by_stage: dict[str, Reservation] = {}
+        self.stopping: set[str] = set()
+        """Trainings that run and were asked to stop."""
+        self.waiting: set[str] = set()
+        """Trainings that lack nothing but the place that is kept for them."""
+
+    def __contains__(self, stage_id: str) -> bool:
+        return stage_id in self._by_stage
+
+    def __len__(self) -> int:
+        return len(self._by_stage)
+
+    def node_of(self, stage_id: str) -> str | None:
+        """Return the node that is kept for a training, free or not yet."""
+        hold = self._by_stage.get(stage_id)
+        return hold.node if hold else None
+
+    def is_awaited(self, node: str) -> bool:
+        """Whether somebody waits for a place on a node that is not free yet."""
+        return any(hold.node == node and not hold.is_granted for hold in self._by_stage.values())
+
+    def keep(self, stage_id: str, *, node: str, now_s: float) -> None:
+        """Keep a place on a node for a training as soon as it is free."""
+        self._by_stage[stage_id] = Reservation(node=node, since_s=now_s)
+        self.grant(node)
+
+    def grant(self, node: str) -> None:
+        """Take what has become free on a node for those for whom it is kept."""
+        for hold in self._by_stage.values():
+            if hold.node == node and not hold.is_granted and self._processors.has_room(node, self._need):
+                self._processors.take(node, self._need)
+                hold.is_granted = True
+
+    def granted(self) -> Iterator[str]:
+        """Yield the trainings whose place is free."""
+        yield from [stage_id for stage_id, hold in self._by_stage.items() if hold.is_granted]
+
+    def use(self, stage_id: str) -> str:
+        """Return the node of a granted place, which the training takes over."""
+        self.waiting.discard(stage_id)
+        return self._by_stage.pop(stage_id).node
+
+    def drop(self, stage_id: str) -> bool:
+        """Keep nothing for a training any more; returns whether it was waiting for that place."""
+        hold = self._by_stage.pop(stage_id, None)
+        if hold is not None and hold.is_granted:
+            self._processors.release(hold.node, self._need)
+            self.grant(hold.node)
+        was_waiting = stage_id in self.waiting
+        self.waiting.discard(stage_id)
+        return was_waiting
+
+    def without_hope(self, *, now_s: float, patience_s: float) -> Iterable[str]:
+        """Return the trainings whose node is gone, or whose place has not become free for long."""
+        return [
+            stage_id
+            for stage_id, hold in self._by_stage.items()
+            if not self._processors.has(hold.node) or (not hold.is_granted and now_s - hold.since_s > patience_s)
+        ]

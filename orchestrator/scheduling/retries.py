@@ -1,0 +1,234 @@
+"""What a failure means: how often it is tried again, after how long, and which node is to be left alone for a while."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from orchestrator.errors import GpuError, OrchestratorError, is_of_a_disk, is_out_of_memory
+
+
+class FailureKind(StrEnum):
+    """Why a stage has ended without its products."""
+
+    PREEMPTION = "preemption"
+    """It was asked to stop, or its machine was taken away: nothing is wrong with it."""
+    CRASH = "crash"
+    """Its process ended without a word: killed from outside, or by a fault of native code; nobody can tell which."""
+    TRANSIENT = "transient"
+    """Storage, cluster or a disk failed; a later attempt can succeed."""
+    MEMORY = "memory"
+    """Memory was short: because of itself, or of what else was there; nobody can tell which."""
+    GPU = "gpu"
+    """A GPU cannot be used or has failed: its machine is broken."""
+    MACHINE = "machine"
+    """A machine cannot carry out what others can: it starts no process, or does not import what a stage needs."""
+    DETERMINISTIC = "deterministic"
+    """A bad case or a bug: another attempt would end the same way."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RetryRule:
+    """How often a stage is tried, counted since it last made progress, and how long it waits between two attempts."""
+
+    max_attempts: float
+    """The most attempts; infinite where a failure says nothing about the stage."""
+    first_wait_s: float = 0.0
+    """Before the second attempt."""
+    factor: float = 1.0
+    """By which each further wait is longer."""
+    max_wait_s: float = 600.0
+    """The longest wait."""
+
+    def wait_s(self, num_failures: int) -> float:
+        """Return how long to wait after so many failures in a row, from 1."""
+        return min(self.first_wait_s * self.factor ** (num_failures - 1), self.max_wait_s)
+
+
+RETRY_RULES = {
+    FailureKind.PREEMPTION: RetryRule(max_attempts=float("inf")),
+    FailureKind.CRASH: RetryRule(max_attempts=10, first_wait_s=1.0, factor=2.0, max_wait_s=60.0),
+    FailureKind.GPU: RetryRule(max_attempts=20, first_wait_s=1.0, factor=2.0, max_wait_s=60.0),
+    # Half an hour: as long as a file server may take to come back.
+    FailureKind.TRANSIENT: RetryRule(max_attempts=6, first_wait_s=10.0, factor=6.0),
+    FailureKind.MEMORY: RetryRule(max_attempts=5, first_wait_s=30.0, factor=2.0),
+    # Four minutes: a machine that has just joined gets its files, one that is overloaded its memory. Elsewhere at once.
+    FailureKind.MACHINE: RetryRule(max_attempts=8, first_wait_s=2.0, factor=2.0, max_wait_s=120.0),
+    FailureKind.DETERMINISTIC: RetryRule(max_attempts=1),
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Retry:
+    """Try the stage again."""
+
+    attempt: int
+    """Number of the next attempt, from 2."""
+    wait_s: float = 0.0
+    """Time until it may start."""
+    reopened: tuple[str, ...] = ()
+    """Ids of the stages that were done and are carried out again before it: what they had made is lost."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GiveUp:
+    """The stage has failed for good, and with it all that needs it."""
+
+    blocked: tuple[str, ...]
+    """Ids of the stages that can no longer be done."""
+
+
+class FailureCounts:
+    """Failures in a row of each stage, by kind."""
+
+    def __init__(self) -> None:
+        self._in_a_row: dict[str, Counter[FailureKind]] = {}
+
+    def failed(self, stage_id: str, *, kind: FailureKind) -> float | None:
+        """Count a failure; return the seconds until the next attempt, None if there shall be none."""
+        counts = self._in_a_row.setdefault(stage_id, Counter())
+        counts[kind] += 1
+        rule, number = RETRY_RULES[kind], counts[kind]
+        return rule.wait_s(number) if number < rule.max_attempts else None
+
+    def made_progress(self, stage_id: str) -> None:
+        """Begin to count anew: what goes on a little further at each attempt will end."""
+        self._in_a_row.pop(stage_id, None)
+
+
+NUM_FAILED_STAGES = 2
+"""Different stages that must fail on a node, with no success between them, until it rests; or failures of its GPU."""
+FIRST_REST_S = 30.0
+"""How long a node is left alone; each further time is twice as long, unless it went well for `LONGEST_REST_S`."""
+LONGEST_REST_S = 3600.0
+"""The longest time; also for how long a failure of a GPU counts."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Rest:
+    until_s: float
+    length_s: float
+
+
+class NodeRecords:
+    """What has happened on each node; a node on which everything fails rests for a while.
+
+    A node that is broken fails fast, and so would be free for each stage that comes next. When different stages have
+    failed on it, one after the other, it gets nothing for a time, and what failed there is tried elsewhere. A success
+    wipes out what was before: of a stage without a GPU the failures of such stages, of one with a GPU those of others
+    with one. It does not wipe out failures of a GPU, since a machine may have others that work. A stage that has failed
+    on a second node too is at fault itself and says nothing about a node. A preemption never does. An error that is of
+    the machine by its very words lets it rest at once.
+    """
+
+    def __init__(self) -> None:
+        self._failed_stages: defaultdict[tuple[str, bool], set[str]] = defaultdict(set)
+        self._failed_on: defaultdict[str, set[str]] = defaultdict(set)
+        self._gpu_failures_s: defaultdict[str, list[float]] = defaultdict(list)
+        self._latest_rests: dict[str, _Rest] = {}
+        self.quarantined: set[str] = set()
+        """Nodes that shall get nothing now."""
+
+    @property
+    def next_end_s(self) -> float:
+        """When the next rest ends; infinite if no node rests."""
+        return min((self._latest_rests[node].until_s for node in self.quarantined), default=float("inf"))
+
+    def take_rested(self, now_s: float) -> list[str]:
+        """Return, once, the nodes whose rest has ended."""
+        rested = sorted(node for node in self.quarantined if self._latest_rests[node].until_s <= now_s)
+        self.quarantined.difference_update(rested)
+        return rested
+
+    def succeeded(self, node: str, stage_id: str, *, on_gpu: bool) -> None:
+        """Take note that a stage was done, or made progress, on a node."""
+        self._failed_stages.pop((node, on_gpu), None)
+        self._failed_on.pop(stage_id, None)
+
+    def failed(
+        self, node: str, stage_id: str, *, on_gpu: bool, kind: FailureKind, other_nodes: Iterable[str], now_s: float
+    ) -> tuple[str, ...]:
+        """Count a failure.
+
+        Parameters
+        ----------
+        node
+            Where it was.
+        stage_id
+            What failed.
+        on_gpu
+            Whether it used a GPU.
+        kind
+            How.
+        other_nodes
+            Where the stage could go instead; without any the node goes on.
+        now_s
+            When.
+
+        Returns
+        -------
+        tuple of str
+            If the node rests from now on, the stages that have failed there; if it rests already, this one: it was not
+            their fault. Otherwise empty.
+        """
+        if kind is FailureKind.PREEMPTION:
+            return ()
+        failed_stages = self._failed_stages[node, on_gpu]
+        failed_stages.add(stage_id)
+        num_failures = len(failed_stages)
+        if kind is FailureKind.GPU:
+            num_failures = max(num_failures, self._count_of_gpu(node, now_s))
+        elif kind is FailureKind.MACHINE:
+            num_failures = NUM_FAILED_STAGES
+        else:
+            self._failed_on[stage_id].add(node)
+            if len(self._failed_on[stage_id]) > 1:
+                self._is_at_fault(stage_id)
+                return ()
+        if node in self.quarantined:
+            return (stage_id,)  # it had begun before
+        if num_failures < NUM_FAILED_STAGES or not set(other_nodes) - self.quarantined - {node}:
+            return ()
+        self._rest(node, now_s)
+        return tuple(sorted(failed_stages))
+
+    def _count_of_gpu(self, node: str, now_s: float) -> int:
+        """Count one more failure of a GPU; return how many there were lately."""
+        recent = [at_s for at_s in self._gpu_failures_s[node] if now_s - at_s < LONGEST_REST_S]
+        self._gpu_failures_s[node] = [*recent, now_s]
+        return len(recent) + 1
+
+    def _is_at_fault(self, stage_id: str) -> None:
+        for failed_stages in self._failed_stages.values():
+            failed_stages.discard(stage_id)
+
+    def _rest(self, node: str, now_s: float) -> None:
+        before, length_s = self._latest_rests.get(node), FIRST_REST_S
+        if before is not None and now_s - before.until_s <= LONGEST_REST_S:
+            length_s = min(2 * before.length_s, LONGEST_REST_S)
+        self._latest_rests[node] = _Rest(until_s=now_s + length_s, length_s=length_s)
+        self.quarantined.add(node)
+
+
+_CANNOT_START = ("failed to import on the", "can't start new thread", "cannot open shared object file")
+"""What Ray says where a process lacks a module, and Python and the loader where a process can have no more."""
+
+
+def is_of_machine(error: BaseException) -> bool:
+    """Whether an error is of the machine: what is imported, and how many processes it can have, is the same for all."""
+    return isinstance(error, ImportError) or any(words in str(error) for words in _CANNOT_START)
+
+
+def kind_of(error: BaseException) -> FailureKind:
+    """Classify an error that a stage itself has raised."""
+    if getattr(error, "is_preemption", False):
+        return FailureKind.PREEMPTION
+    if isinstance(error, GpuError):
+        return FailureKind.GPU
+    if is_out_of_memory(error):
+        return FailureKind.MEMORY
+    if isinstance(error, OrchestratorError):
+        return FailureKind.TRANSIENT if error.can_retry else FailureKind.DETERMINISTIC
+    if is_of_a_disk(error):
+        return FailureKind.TRANSIENT
+    return FailureKind.MACHINE if is_of_machine(error) else FailureKind.DETERMINISTIC

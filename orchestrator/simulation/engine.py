@@ -1,0 +1,369 @@
+"""Plays the real schedule against an imagined cluster: no Ray, no clock, the same course for the same seed."""
+
+import heapq
+import random
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from orchestrator.scheduling.autoscaling import MayStart, missing_machines
+from orchestrator.scheduling.resources import Node, Resources
+from orchestrator.scheduling.retries import FailureKind
+from orchestrator.scheduling.scheduler import RESTART_S, Schedule, Start
+from orchestrator.workflow.graph import StageKind
+
+ASK_EVERY_S = 10.0
+"""Time between two looks at what machines are missing."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Machines:
+    """A number of equal machines."""
+
+    node: Node
+    """Each of them, under the name of its kind."""
+    number: int
+    start_s: float = 0.0
+    """From the order until stages can run."""
+    interruptions_per_hour: float = 0.0
+    """How often the provider takes one back; it is ordered anew at once."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Conditions:
+    """What the imagined world is like."""
+
+    seed: int = 0
+    """Of interruptions."""
+    start_training_s: float = RESTART_S
+    """From the start of a training, or its going on, until it fits: imports, checkpoint, patches."""
+    stop_s: float = 15.0
+    """From a request to stop until the training has ended."""
+    progress_s: float = 1800.0
+    """Time between two reports of a training."""
+    checkpoint_s: float = 600.0
+    """Work that is done again after an interruption without warning is less than this."""
+    is_warned: bool = True
+    """Whether trainings hear of an interruption in time to save a checkpoint."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Occupation:
+    """A stage on a node."""
+
+    stage: str
+    kind: StageKind
+    node: str
+    machines: str
+    """Name of the node among its `Machines`."""
+    start_s: float
+    end_s: float
+    cpus: float
+    gpus: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NodeLifetime:
+    """The time of one machine, from its order to its end; `kind` is that of its `Machines`."""
+
+    kind: str
+    start_s: float
+    end_s: float
+    num_gpus: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trace:
+    """What has happened."""
+
+    makespan_s: float
+    occupations: tuple[Occupation, ...]
+    lives: tuple[NodeLifetime, ...]
+    num_requests_to_stop: int
+    num_interruptions: int
+
+    @property
+    def gpu_hours(self) -> float:
+        """Hours in which GPUs were taken by stages."""
+        return sum((one.end_s - one.start_s) * one.gpus for one in self.occupations) / 3600
+
+
+@dataclass(kw_only=True, slots=True)
+class _RunningStage:
+    """A stage under way."""
+
+    start: Start
+    start_s: float
+    speed: float
+    share: Resources
+    is_stopping: bool = False
+
+
+@dataclass(kw_only=True, slots=True)
+class _Machine:
+    machines: Machines
+    node: Node
+    start_s: float
+    last_used_s: float
+    is_up: bool = False
+
+
+@dataclass(kw_only=True)
+class Simulation:
+    """One course of a run."""
+
+    schedule: Schedule
+    """Without any nodes but those of `machines`."""
+    machines: tuple[Machines, ...]
+    true_s: Mapping[str, float]
+    """Seconds of each stage on a GPU of speed 1, which the schedule does not know; otherwise what is expected."""
+    conditions: Conditions = field(default_factory=Conditions)
+    idle_s: float = 600.0
+    """After so long without work a machine is given back."""
+    is_growing: bool = False
+    """Whether machines are ordered as they are missing, by the code that asks in a real run; otherwise all at once."""
+
+    def __post_init__(self) -> None:
+        self._random = random.Random(self.conditions.seed)
+        self._events: list[tuple[float, int, str, Any]] = []
+        self._num_events = 0
+        self._now_s = 0.0
+        self._under_way: dict[str, _RunningStage] = {}
+        self._on_node: dict[str, dict[str, None]] = {}
+        self._done_s: dict[str, float] = {}
+        self._up: dict[str, _Machine] = {}
+        self._num_nodes = 0
+        self._num_requests = 0
+        self._num_interruptions = 0
+        self._occupations: list[Occupation] = []
+        self._lives: list[NodeLifetime] = []
+        self._wake_s = float("inf")
+        self._next_ask_s = 0.0
+        self._will_ask = False
+        self._changes_asked_for: tuple[int, ...] = ()
+        self._may_start = tuple(MayStart(node=one.node, number=one.number) for one in self.machines)
+
+    def run(self) -> Trace:
+        """Play until nothing can be started any more."""
+        for machines in self.machines:
+            for _ in range(0 if self.is_growing else machines.number):
+                self._order(machines)
+        self._order_missing()
+        while not self.schedule.is_over:
+            if not self._events:
+                raise RuntimeError("the simulated run waits for something that never comes")
+            self._now_s = self._events[0][0]
+            while self._events and self._events[0][0] == self._now_s:
+                _, _, kind, payload = heapq.heappop(self._events)
+                getattr(self, f"_on_{kind}")(payload)
+            self._decide()
+        for machine in list(self._up.values()):
+            self._end_life(machine, end_s=self._now_s)
+        return Trace(
+            makespan_s=self._now_s,
+            occupations=tuple(self._occupations),
+            lives=tuple(self._lives),
+            num_requests_to_stop=self._num_requests,
+            num_interruptions=self._num_interruptions,
+        )
+
+    def _decide(self) -> None:
+        self._start_all()
+        for stage_id in self.schedule.requests_to_stop(self._now_s):
+            self._num_requests += 1
+            under = self._under_way[stage_id]
+            under.is_stopping = True
+            self._push(self._now_s + self.conditions.stop_s, "stopped", (stage_id, under.start.attempt))
+        # A place that was idle may be kept for a training that moves.
+        self._start_all()
+        wake_s = self.schedule.next_wake_s()
+        if self._now_s < wake_s < float("inf") and wake_s != self._wake_s:
+            self._wake_s = wake_s
+            self._push(wake_s, "wake", None)
+        self._order_missing()
+
+    def _order_missing(self) -> None:
+        changes = (self._num_nodes, len(self._up), len(self._occupations), len(self._under_way))
+        if not self.is_growing or changes == self._changes_asked_for:
+            return
+        if self._now_s < self._next_ask_s:
+            if not self._will_ask:
+                self._will_ask = True
+                self._push(self._next_ask_s, "wake", None)
+            return
+        self._will_ask = False
+        self._next_ask_s, self._changes_asked_for = self._now_s + ASK_EVERY_S, changes
+        processors = self.schedule.processors
+        missing = missing_machines(
+            self._may_start,
+            present=processors.nodes.values(),
+            useless=processors.closed,
+            need=self.schedule.training_need,
+            demand=self.schedule.demand(),
+        )
+        missing -= Counter(machine.node.offered for machine in self._up.values() if not machine.is_up)
+        there = Counter(machine.machines.node.id for machine in self._up.values())
+        for machines in sorted(self.machines, key=lambda one: -one.node.speed):
+            node = machines.node
+            for _ in range(min(missing[node.offered], machines.number - there[node.id])):
+                missing[node.offered] -= 1
+                self._order(machines)
+
+    def _start_all(self) -> None:
+        while (start := self.schedule.start_next(self._now_s)) is not None:
+            self._begin(start)
+
+    def _begin(self, start: Start) -> None:
+        stage, node = start.stage, self.schedule.processors.node(start.node)
+        share = self.schedule.need(stage).share_of(node)
+        assert share is not None
+        is_training = stage.kind is StageKind.TRAIN
+        speed = node.speed * self.schedule.need(stage).pace_with(share) if share.gpus else 1.0
+        under = _RunningStage(start=start, start_s=self._now_s, speed=speed, share=share)
+        self._under_way[stage.id] = under
+        self._on_node.setdefault(start.node, {})[stage.id] = None
+        left_s = (self._whole_s(stage.id) - stage.expected_core_s - self._done_s.get(stage.id, 0.0)) / speed
+        left_s += stage.expected_core_s
+        end_s = self._now_s + left_s + (self.conditions.start_training_s if is_training else 0.0)
+        self._push(end_s, "end", (stage.id, start.attempt))
+        if is_training:
+            self._report_later(under, end_s=end_s)
+
+    def _report_later(self, under: _RunningStage, *, end_s: float) -> None:
+        report_s = self._now_s + self.conditions.progress_s
+        if report_s < end_s:
+            self._push(report_s, "report", (under.start.stage.id, under.start.attempt, end_s))
+
+    def _on_report(self, payload: tuple[str, int, float]) -> None:
+        stage_id, attempt, end_s = payload
+        under = self._found(stage_id, attempt)
+        if under is None:
+            return
+        self._tell_progress(under, done_s=self._fitted_s(under, stage_id))
+        self._report_later(under, end_s=end_s)
+
+    def _on_end(self, payload: tuple[str, int]) -> None:
+        under = self._found(*payload)
+        if under is not None:
+            self._leave(under)
+            self.schedule.finish(payload[0], now_s=self._now_s)
+
+    def _on_stopped(self, payload: tuple[str, int]) -> None:
+        under = self._found(*payload)
+        if under is not None:
+            self._interrupt(under, loses_s=0.0)
+
+    def _on_wake(self, _: None) -> None:
+        """Time has passed: the schedule is asked after every event anyway."""
+
+    def _on_up(self, machine: _Machine) -> None:
+        self.schedule.add_node(machine.node, now_s=self._now_s)
+        machine.is_up = True
+        machine.last_used_s = self._now_s
+        if self.is_growing:
+            self._push(self._now_s + self.idle_s, "idle", machine)
+        rate = machine.machines.interruptions_per_hour
+        if rate:
+            self._push(self._now_s + self._random.expovariate(rate / 3600), "taken", machine)
+
+    def _on_taken(self, machine: _Machine) -> None:
+        if machine.node.id not in self._up:
+            return
+        if self._idle_since(machine) + self.idle_s < self._now_s:
+            # It was given back before, and nothing would have been ordered in its place.
+            self.schedule.remove_node(machine.node.id, now_s=self._now_s)
+            self._end_life(machine, end_s=self._idle_since(machine) + self.idle_s)
+            return
+        self._num_interruptions += 1
+        stage_ids = self.schedule.remove_node(machine.node.id, now_s=self._now_s)
+        for stage_id in stage_ids:
+            under = self._under_way[stage_id]
+            fits_s = max(0.0, self._now_s - under.start_s - self.conditions.start_training_s)
+            loses_s = 0.0 if self.conditions.is_warned else fits_s % self.conditions.checkpoint_s
+            self._interrupt(under, loses_s=loses_s * under.speed)
+        self._end_life(machine, end_s=self._now_s)
+        if not self.is_growing:
+            self._order(machine.machines)
+
+    def _on_idle(self, machine: _Machine) -> None:
+        if machine.node.id not in self._up:
+            return
+        end_s = self._idle_since(machine) + self.idle_s
+        if end_s > self._now_s:
+            self._push(end_s, "idle", machine)
+            return
+        self.schedule.remove_node(machine.node.id, now_s=self._now_s)
+        self._end_life(machine, end_s=self._now_s)
+
+    def _interrupt(self, under: _RunningStage, *, loses_s: float) -> None:
+        stage = under.start.stage
+        if stage.kind is StageKind.TRAIN:
+            before_s = self._done_s.get(stage.id, 0.0)
+            self._done_s[stage.id] = max(before_s, self._fitted_s(under, stage.id) - loses_s)
+            self._tell_progress(under, done_s=self._done_s[stage.id])
+        self._leave(under)
+        self.schedule.fail(stage.id, kind=FailureKind.PREEMPTION, now_s=self._now_s)
+
+    def _tell_progress(self, under: _RunningStage, *, done_s: float) -> None:
+        stage_id = under.start.stage.id
+        whole_s = self._whole_s(stage_id)
+        self.schedule.progress(stage_id, fraction=done_s / whole_s, whole_s=whole_s / under.speed, now_s=self._now_s)
+
+    def _leave(self, under: _RunningStage) -> None:
+        stage, node_id = under.start.stage, under.start.node
+        del self._under_way[stage.id]
+        del self._on_node[node_id][stage.id]
+        machine = self._up.get(node_id)
+        if machine is not None:
+            machine.last_used_s = self._now_s
+        self._occupations.append(
+            Occupation(
+                stage=stage.id,
+                kind=stage.kind,
+                node=node_id,
+                machines=node_id.rpartition("-")[0],
+                start_s=under.start_s,
+                end_s=self._now_s,
+                cpus=under.share.cpus,
+                gpus=under.share.gpus,
+            )
+        )
+
+    def _order(self, machines: Machines) -> None:
+        self._num_nodes += 1
+        node = machines.node
+        named = replace(node, id=f"{node.id}-{self._num_nodes}")
+        machine = _Machine(machines=machines, node=named, start_s=self._now_s, last_used_s=self._now_s)
+        self._up[named.id] = machine
+        self._push(self._now_s + machines.start_s, "up", machine)
+
+    def _idle_since(self, machine: _Machine) -> float:
+        return self._now_s if self._on_node.get(machine.node.id) else machine.last_used_s
+
+    def _end_life(self, machine: _Machine, *, end_s: float) -> None:
+        del self._up[machine.node.id]
+        self._lives.append(
+            NodeLifetime(
+                kind=machine.machines.node.id,
+                start_s=machine.start_s,
+                end_s=min(end_s, self._idle_since(machine) + self.idle_s),
+                num_gpus=machine.node.offered.gpus,
+            )
+        )
+
+    def _found(self, stage_id: str, attempt: int) -> _RunningStage | None:
+        """Return a stage under way; None if that attempt has ended meanwhile."""
+        under = self._under_way.get(stage_id)
+        return under if under is not None and under.start.attempt == attempt else None
+
+    def _fitted_s(self, under: _RunningStage, stage_id: str) -> float:
+        fits_s = max(0.0, self._now_s - under.start_s - self.conditions.start_training_s)
+        return self._done_s.get(stage_id, 0.0) + fits_s * under.speed
+
+    def _whole_s(self, stage_id: str) -> float:
+        return self.true_s.get(stage_id, self.schedule.graph[stage_id].expected_s)
+
+    def _push(self, at_s: float, kind: str, payload: Any) -> None:
+        self._num_events += 1
+        heapq.heappush(self._events, (at_s, self._num_events, kind, payload))

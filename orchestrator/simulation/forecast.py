@@ -1,0 +1,234 @@
+"""What a run would take on an imagined cluster: time, GPU hours, money; and which cluster is the cheapest in time."""
+
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from orchestrator.benchmark.definition import Training
+from orchestrator.benchmark.presets import Preset
+from orchestrator.benchmark.study import Study
+from orchestrator.cluster.config import SLICE_S, ClusterConfig
+from orchestrator.cluster.prices import Prices
+from orchestrator.errors import ConfigError
+from orchestrator.scheduling.resources import ResourceRequest
+from orchestrator.scheduling.scheduler import Schedule
+from orchestrator.scheduling.training_need import training_need
+from orchestrator.simulation.engine import Conditions, Simulation, Trace
+from orchestrator.simulation.fleet import Fleet, alternatives, fleet_of
+from orchestrator.workflow.graph import Stage, StageKind, build_graph
+
+GROUP_SPREAD, FOLD_SPREAD = 0.15, 0.03
+"""Of the logarithm of how trainings differ from what is expected of them, in the imagined world."""
+
+NUM_COURSES, NUM_COURSES_OF_OTHERS = 5, 2
+"""Played for the cluster that was asked for, and for each of the others."""
+NUM_TOGETHER = 25
+"""Cases that the others do in one stage: minutes, beside the hours of a training."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Forecast:
+    """What would come of a run on one cluster; the medians of several courses."""
+
+    fleet: Fleet
+    makespan_s: float
+    early_s: float
+    late_s: float
+    """Shortest and longest course."""
+    gpu_hours: float
+    """In which GPUs are taken."""
+    usd: float | None
+    """None where nothing is paid."""
+    num_interruptions: float
+    num_requests_to_stop: float
+    course: Trace
+    """One of them, for the chart."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """What the user can bear; None for no limit."""
+
+    deadline_hours: float | None = None
+    max_usd: float | None = None
+
+    def allow(self, outlook: Forecast) -> bool:
+        """Whether even the longest course is in time, and the cost within the budget."""
+        in_time = self.deadline_hours is None or outlook.late_s <= self.deadline_hours * 3600
+        return in_time and (self.max_usd is None or (outlook.usd or 0.0) <= self.max_usd)
+
+    @property
+    def are_set(self) -> bool:
+        """Whether there is any."""
+        return self.deadline_hours is not None or self.max_usd is not None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SimulatedRun:
+    """A run on the cluster that was asked for, and on others."""
+
+    asked_for: Forecast
+    others: tuple[Forecast, ...]
+    """Those that no other beats in both time and cost, cheapest first; none where nothing is rented."""
+
+
+def simulate_run(
+    study: Study,
+    trainings: Sequence[Training],
+    *,
+    preset: Preset,
+    phantoms: bool,
+    cluster: ClusterConfig,
+    prices: Prices | None,
+    seed: int,
+) -> SimulatedRun:
+    """Play trainings of a benchmark on the cluster of a file and on other numbers of its machines.
+
+    Parameters
+    ----------
+    benchmark, trainings, preset, phantoms
+        What is run.
+    cluster
+        Where.
+    prices
+        Of machines that are rented.
+    seed
+        Of interruptions and durations.
+
+    Raises
+    ------
+    ConfigError
+        If a machine has no price or is not in the file, a training fits on none, or how long it takes is not known.
+    """
+    if cluster.kind == "existing":
+        raise ConfigError(
+            f"{cluster.path}: the machines of a cluster that runs are not in its file; expected kind aws or local"
+        )
+    graph = build_graph(
+        trainings,
+        donors=study.donors(trainings, preset=preset),
+        datasets={dataset.name: dataset for dataset in study.datasets},
+        preset=preset,
+        phantoms=phantoms,
+    )
+    fleet = fleet_of(cluster, prices=prices)
+    if not (preset.is_for_cpus or any(node.offered.gpus for node in fleet.nodes)):
+        raise ConfigError(
+            f"{cluster.path}: no GPU; expected one, since how long trainings of --preset {preset.name} take is known "
+            "for GPUs alone. Set num_gpus, or choose another file"
+        )
+    need = training_need(cluster, fleet.nodes, preset=preset)
+    seeds = tuple(range(seed, seed + NUM_COURSES))
+    asked_for = outlook(graph, fleet, need=need, seeds=seeds, min_gain_s=cluster.min_preemption_gain_s)
+    if prices is None:
+        return SimulatedRun(asked_for=asked_for, others=())
+    small = compact(graph)
+    others = [
+        outlook(small, other, need=need, seeds=seeds[:NUM_COURSES_OF_OTHERS], min_gain_s=cluster.min_preemption_gain_s)
+        for other in alternatives(fleet, num_trainings=len(trainings))
+    ]
+    return SimulatedRun(asked_for=asked_for, others=_unbeaten(others))
+
+
+def _unbeaten(outlooks: Iterable[Forecast]) -> tuple[Forecast, ...]:
+    found: list[Forecast] = []
+    for one in sorted(outlooks, key=lambda one: (one.usd or 0.0, one.makespan_s)):
+        if not found or one.makespan_s < found[-1].makespan_s:
+            found.append(one)
+    return tuple(found)
+
+
+def outlook(
+    graph: Mapping[str, Stage],
+    fleet: Fleet,
+    *,
+    need: ResourceRequest,
+    seeds: Sequence[int],
+    min_gain_s: float = SLICE_S,
+) -> Forecast:
+    """Play a run on a cluster, once for each seed.
+
+    Raises ConfigError if a training fits on none of its machines.
+    """
+    courses = [_play(graph, fleet, need=need, seed=seed, min_gain_s=min_gain_s) for seed in seeds]
+    by_length = sorted(courses, key=lambda course: course.makespan_s)
+    costs = [cost_usd(course, fleet) for course in courses]
+    return Forecast(
+        fleet=fleet,
+        makespan_s=by_length[len(by_length) // 2].makespan_s,
+        early_s=by_length[0].makespan_s,
+        late_s=by_length[-1].makespan_s,
+        gpu_hours=_median([course.gpu_hours for course in courses]),
+        usd=_median([cost for cost in costs if cost is not None]) if None not in costs else None,
+        num_interruptions=_median([course.num_interruptions for course in courses]),
+        num_requests_to_stop=_median([course.num_requests_to_stop for course in courses]),
+        course=courses[0],
+    )
+
+
+def best(outlooks: Iterable[Forecast], limits: Limits) -> Forecast | None:
+    """Return the cheapest that keeps a deadline, or the fastest within a budget; None if there is none."""
+    allowed = [one for one in outlooks if limits.allow(one)]
+    if limits.deadline_hours is None:
+        return min(allowed, key=lambda one: (one.makespan_s, one.usd or 0.0), default=None)
+    return min(allowed, key=lambda one: (one.usd or 0.0, one.fleet.num_gpus, one.makespan_s), default=None)
+
+
+def cost_usd(course: Trace, fleet: Fleet) -> float | None:
+    """Return what the machines of a course cost, by the hour from their order to their end."""
+    prices = {part.machines.node.id: part.usd_per_hour for part in fleet.parts}
+    if fleet.head_usd_per_hour is None or None in prices.values():
+        return None
+    rented = sum((life.end_s - life.start_s) * (prices[life.kind] or 0.0) for life in course.lives)
+    return (rented + course.makespan_s * fleet.head_usd_per_hour) / 3600
+
+
+def compact(graph: Mapping[str, Stage]) -> dict[str, Stage]:
+    """Return a graph with cases of one data set done together, one after the other: ten times smaller, as much work."""
+    parts: dict[str, list[Stage]] = {}
+    part_of: dict[str, str] = {}
+    latest: dict[tuple[StageKind, str, str], str] = {}
+    for stage in graph.values():
+        key = (stage.kind, stage.training.id if stage.training else "", stage.case.dataset if stage.case else stage.id)
+        first = latest.get(key)
+        if first is None or len(parts[first]) == NUM_TOGETHER:
+            first = latest[key] = stage.id
+        parts.setdefault(first, []).append(stage)
+        part_of[stage.id] = first
+    kinds = list(StageKind)
+    return {
+        first: replace(
+            stages[0],
+            dependencies=tuple(dict.fromkeys(part_of[need] for stage in stages for need in stage.dependencies)),
+            expected_s=sum(stage.expected_s for stage in stages),
+        )
+        # A part may hold what stood after those that need it.
+        for first, stages in sorted(parts.items(), key=lambda item: kinds.index(item[1][0].kind))
+    }
+
+
+def _play(graph: Mapping[str, Stage], fleet: Fleet, *, need: ResourceRequest, seed: int, min_gain_s: float) -> Trace:
+    schedule = Schedule(graph, done=(), nodes=(), to_come=fleet.nodes, training_need=need, min_gain_s=min_gain_s)
+    draw = random.Random(seed)
+    groups = {stage.training.group for stage in graph.values() if stage.training}
+    factors = {group: draw.lognormvariate(0, GROUP_SPREAD) for group in sorted(groups)}
+    true_s = {
+        stage.id: stage.expected_s * factors[stage.training.group] * draw.lognormvariate(0, FOLD_SPREAD)
+        for stage in graph.values()
+        if stage.kind is StageKind.TRAIN and stage.training
+    }
+    longest_s = max(true_s.values(), default=0.0)
+    conditions = Conditions(
+        seed=seed,
+        # A miniature starts in a process that has imported everything.
+        start_training_s=min(Conditions().start_training_s, 0.01 * longest_s),
+        progress_s=max(600.0, longest_s / 50),
+    )
+    machines = tuple(part.machines for part in fleet.parts)
+    return Simulation(
+        schedule=schedule, machines=machines, true_s=true_s, conditions=conditions, is_growing=fleet.is_rented
+    ).run()
+
+
+def _median(values: Sequence[float]) -> float:
+    return sorted(values)[len(values) // 2]

@@ -1,0 +1,124 @@
+"""What the stages of a case do: download (of phantoms), ingest, fingerprint."""
+
+import hashlib
+import math
+import shutil
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orchestrator.benchmark.definition import Case
+from orchestrator.errors import DataError, IntegrityError
+from orchestrator.stages.case_records import CaseRecord, read_case_record, write_case_record, write_overview
+from orchestrator.stages.context import RunContext
+from orchestrator.stages.local_download import local_download
+from orchestrator.storage import run_paths
+from orchestrator.storage.interface import Storage
+from orchestrator.storage.json_files import write_json
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
+
+
+def generate_download(place: RunContext, download: str) -> None:
+    """Write one download of phantoms, in its owner's layout, into the output location, then the list of its files."""
+    from orchestrator.phantoms.downloads import write_phantom_download
+
+    requests = [(place.datasets[case.dataset], case.name) for case in place.phantom_cases[download]]
+    with tempfile.TemporaryDirectory(prefix="phantoms-") as folder:
+        write_phantom_download(
+            download, Path(folder), requests=requests, spacing_mm=place.preset.phantom_spacing_mm, seed=place.seed
+        )
+        files = [path for path in sorted((Path(folder) / download).rglob("*")) if path.is_file()]
+        keys = {path: f"{run_paths.PHANTOM_DOWNLOADS}/{path.relative_to(folder).as_posix()}" for path in files}
+        for path, key in keys.items():
+            with place.storage.writing(key) as target:
+                shutil.copyfile(path, target)
+    write_json(place.storage, run_paths.phantom_listing(download), {"files": sorted(keys.values())})
+
+
+def ingest(place: RunContext, case: Case) -> int:
+    """Convert the image of one case of a download; returns its voxels."""
+    from orchestrator.sources.downloads import convert_image
+
+    dataset = place.datasets[case.dataset]
+    with local_download(place.downloads, dataset.source, case_name=case.name) as local:
+        # Where a case ships several images, the label sets that it has choose, and not those that a call asks for.
+        found = convert_image(case, dataset=dataset, label_sets=dataset.label_sets, downloads=local.folder)
+    record = CaseRecord(
+        sha256="",
+        source=local.at_home(found.source),
+        notes=found.notes,
+        warnings=found.warnings,
+        spacing_mm=tuple(found.image.GetSpacing()[::-1]),
+        size=tuple(found.image.GetSize()[::-1]),
+        original_grid=found.original_grid,
+    )
+    _keep(place.storage, found.image, key=run_paths.case_image(case), record=record, at=run_paths.image_record(case))
+    write_overview(place.storage, case)
+    return math.prod(record.size)
+
+
+def ingest_labels(place: RunContext, case: Case, *, label_set: str) -> None:
+    """Convert one mask of a case of a download to a label map in the geometry of its image."""
+    from orchestrator.sources.downloads import convert_labels
+
+    dataset, storage = place.datasets[case.dataset], place.storage
+    with local_download(place.downloads, dataset.source, case_name=case.name) as local:
+        image = _read_image(storage, case)
+        found = convert_labels(case, dataset=dataset, label_set=label_set, image=image, downloads=local.folder)
+    record = CaseRecord(sha256="", source=local.at_home(found.source), notes=found.notes, warnings=found.warnings)
+    key = run_paths.case_labels(case, label_set=label_set)
+    _keep(storage, found.labels, key=key, record=record, at=run_paths.labels_record(case, label_set=label_set))
+    write_overview(storage, case)
+
+
+def _read_image(storage: Storage, case: Case) -> "sitk.Image":
+    """Return the image of a case; raises IntegrityError if it is not what its record tells."""
+    from orchestrator.images.nifti import read_nifti
+    from orchestrator.images.source_file import SourceFile
+
+    key, record_key = run_paths.case_image(case), run_paths.image_record(case)
+    expected = read_case_record(storage, record_key).sha256
+    try:
+        loaded = read_nifti(SourceFile(path=storage.fetch(key)))
+    except DataError as error:
+        raise IntegrityError(f"{error} Remove {storage.location}/{key}: the same command makes it again") from error
+    if loaded.sha256 != expected:
+        raise IntegrityError(
+            f"{storage.location}/{key}: SHA-256 {loaded.sha256}; expected {expected}, as {record_key} tells. Remove "
+            "it: the same command makes it again"
+        )
+    return loaded.image
+
+
+def _keep(storage: Storage, volume: "sitk.Image", *, key: str, record: CaseRecord, at: str) -> None:
+    """Write a volume and then its record; raises DataError if it is another one than the record of before tells.
+
+    What was lost is made again: it must be what trainings have seen.
+    """
+    from orchestrator.sources.downloads import write_volume
+
+    with storage.writing(key) as target:
+        write_volume(volume, target)
+        record = replace(record, sha256=hashlib.sha256(target.read_bytes()).hexdigest())
+        before = read_case_record(storage, at) if storage.exists(at) else record
+        if before.sha256 != record.sha256:
+            raise DataError(
+                f"{storage.location}/{key}: made again from {', '.join(file.name for file in record.source.files)}, it "
+                f"is another one (SHA-256 {record.sha256}; expected {before.sha256}), since the download or a version "
+                "has changed. Restore what it was made from, or choose another --output"
+            )
+    write_case_record(storage, at, record)
+
+
+def fingerprint(place: RunContext, case: Case, *, label_set: str) -> None:
+    """Measure one case as nnU-Net's planner wants it."""
+    from orchestrator.training.planning import fingerprint_case
+
+    storage = place.storage
+    measured = fingerprint_case(
+        storage.fetch(run_paths.case_image(case)), storage.fetch(run_paths.case_labels(case, label_set=label_set))
+    )
+    storage.write_bytes(run_paths.fingerprint(case, label_set=label_set), measured.to_bytes())

@@ -1,0 +1,48 @@
+"""All that the stages of one run share."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from orchestrator.benchmark.definition import Case, Dataset, LabelSet
+from orchestrator.benchmark.presets import Preset
+from orchestrator.storage import run_paths
+from orchestrator.storage.filesystem import open_storage
+from orchestrator.storage.interface import Storage
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunContext:
+    """Sent to every process that works for a run."""
+
+    output: str
+    """Location of everything that the run writes: a folder or an S3 prefix."""
+    data: str | None
+    """Location of the downloads; None for phantoms, which lie in the output location."""
+    preset: Preset
+    """How much is trained."""
+    seed: int
+    """Of phantoms and trainings."""
+    datasets: Mapping[str, Dataset]
+    """By name."""
+    label_sets: Mapping[str, LabelSet]
+    """By name."""
+    phantom_cases: Mapping[str, tuple[Case, ...]]
+    """Cases of each generated download."""
+    device: str
+    """`cpu` or `cuda`."""
+    num_threads: int
+    """Threads of torch in one process: what the process was given, so that neighbours do not slow each other down."""
+    num_loader_processes: int
+    """Threads that make batches for one training, or processes if nnU-Net's own pipeline does; 0 for none beside it."""
+    cloud: str | None = None
+    """Whose machines the nodes are, if they may be taken back after a notice."""
+
+    @property
+    def downloads(self) -> str:
+        """Location of the downloads, generated ones included."""
+        return self.data if self.data is not None else f"{self.output.rstrip('/')}/{run_paths.PHANTOM_DOWNLOADS}"
+
+    @property
+    def storage(self) -> Storage:
+        """The output location, opened."""
+        return open_storage(self.output)

@@ -1,0 +1,1 @@
+"""Which stages there are and what each needs."""

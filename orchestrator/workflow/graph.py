@@ -1,0 +1,316 @@
+"""The graph of a run: which stages there are, what each needs and which files say that it is done.
+
+    download -> ingest -> labels -> fingerprint -> plan -> preprocess -> train -> predict -> score
+
+A stage is done when all of its products exist in the output location; nothing else is remembered between two runs. It
+needs every stage of which it reads a product, and not only those that come right before: what was lost since is made
+again for it.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from statistics import median_low
+
+from orchestrator.benchmark import costs
+from orchestrator.benchmark.definition import Case, Dataset, Training
+from orchestrator.benchmark.presets import Preset
+from orchestrator.storage import run_paths
+
+
+class StageKind(StrEnum):
+    """A step of the pipeline."""
+
+    DOWNLOAD = "download"
+    """Generate one phantom download (real downloads are already there)."""
+    INGEST = "ingest"
+    """Turn the image of one case of a download into ours."""
+    LABELS = "labels"
+    """Turn one mask of a case into a label map of ours; others of the case may be bad."""
+    FINGERPRINT = "fingerprint"
+    """Measure one training case as nnU-Net does."""
+    PLAN = "plan"
+    """Make the nnU-Net plans of one training."""
+    PREPROCESS = "preprocess"
+    """Preprocess one case for one training into an Arrow patch file."""
+    TRAIN = "train"
+    """Fit one model."""
+    PREDICT = "predict"
+    """Predict every evaluation case of one training."""
+    SCORE = "score"
+    """Score the predictions of one training and commit its rows."""
+
+    @property
+    def uses_network(self) -> bool:
+        """Whether it computes with a network: on a GPU where there is one."""
+        return self in {StageKind.TRAIN, StageKind.PREDICT}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stage:
+    """One step of the pipeline for one case, one training or both."""
+
+    id: str
+    """Unique; also its name in the Ray dashboard."""
+    kind: StageKind
+    """What is done."""
+    dependencies: tuple[str, ...]
+    """Ids of the stages that must be done before: all of which it reads a product."""
+    products: tuple[str, ...]
+    """Keys that exist when the stage is done."""
+    expected_s: float
+    """Rough duration, for ordering, for the first ETA and in the simulator; with a network on a GPU of speed 1."""
+    expected_core_s: float = 0.0
+    """Of a prediction, the part that a faster GPU leaves as it is."""
+    memory_gib: float = 0.0
+    """Memory that it takes at its most, roughly; of one with a network, what a training takes counts."""
+    voxels: int = 0
+    """Of its case, roughly, where it writes one: on the grid of the scanner or of the training."""
+    training: Training | None = None
+    """The training it works for, if it is one training's."""
+    case: Case | None = None
+    """The case it works on, if it is one case's."""
+    label_sets: tuple[str, ...] = ()
+    """Label sets that it reads or writes."""
+    download: str = ""
+    """The download that it generates or reads."""
+
+
+_CHECKPOINT_BYTES = 1_000_000_000
+"""Final, latest and previous checkpoint of nnU-Net's network with its optimiser."""
+
+
+@dataclass(kw_only=True, slots=True)
+class _Builder:
+    """Collects stages; a stage that several trainings need is added once, and asked for thousands of times."""
+
+    datasets: Mapping[str, Dataset]
+    preset: Preset
+    label_sets_of_case: Mapping[Case, tuple[str, ...]]
+    phantoms: bool
+    stages: dict[str, Stage] = field(default_factory=dict)
+
+    def add(self, stage: Stage) -> str:
+        self.stages.setdefault(stage.id, stage)
+        return stage.id
+
+    def voxels(self, case: Case) -> int:
+        return costs.case_voxels(self.datasets[case.dataset], preset=self.preset, phantoms=self.phantoms)
+
+    def memory_gib(self, step: costs.StepCost, cases: Iterable[Case]) -> int:
+        return step.memory_gib(max(map(self.voxels, cases)))
+
+    def download(self, name: str) -> str:
+        scans = {case.name: case for case in self.label_sets_of_case if self.datasets[case.dataset].source == name}
+        return self.add(
+            Stage(
+                id=f"download {name}",
+                kind=StageKind.DOWNLOAD,
+                dependencies=(),
+                products=(run_paths.phantom_listing(name),),
+                expected_s=sum(costs.GENERATE.seconds(self.voxels(case)) for case in scans.values()),
+                memory_gib=self.memory_gib(costs.GENERATE, scans.values()),
+                download=name,
+            )
+        )
+
+    def ingest(self, case: Case) -> str:
+        stage_id = f"ingest {case.id}"
+        if stage_id in self.stages:
+            return stage_id
+        download = self.datasets[case.dataset].source
+        return self.add(
+            Stage(
+                id=stage_id,
+                kind=StageKind.INGEST,
+                dependencies=(self.download(download),) if self.phantoms else (),
+                products=(run_paths.case_image(case), run_paths.image_record(case)),
+                expected_s=costs.INGEST.seconds(self.voxels(case)),
+                memory_gib=self.memory_gib(costs.INGEST, [case]),
+                voxels=self.voxels(case),
+                case=case,
+                download=download,
+            )
+        )
+
+    def labels(self, case: Case, label_set: str) -> str:
+        stage_id = f"labels {case.id} {label_set}"
+        if stage_id in self.stages:
+            return stage_id
+        download = self.datasets[case.dataset].source
+        return self.add(
+            Stage(
+                id=stage_id,
+                kind=StageKind.LABELS,
+                dependencies=(self.ingest(case), *((self.download(download),) if self.phantoms else ())),
+                products=(
+                    run_paths.case_labels(case, label_set=label_set),
+                    run_paths.labels_record(case, label_set=label_set),
+                ),
+                expected_s=costs.LABELS.seconds(self.voxels(case)),
+                memory_gib=self.memory_gib(costs.LABELS, [case]),
+                case=case,
+                label_sets=(label_set,),
+                download=download,
+            )
+        )
+
+    def fingerprint(self, case: Case, label_set: str) -> str:
+        return self.add(
+            Stage(
+                id=f"fingerprint {case.id} {label_set}",
+                kind=StageKind.FINGERPRINT,
+                dependencies=(self.ingest(case), self.labels(case, label_set)),
+                products=(run_paths.fingerprint(case, label_set=label_set),),
+                expected_s=costs.FINGERPRINT.seconds(self.voxels(case)),
+                memory_gib=self.memory_gib(costs.FINGERPRINT, [case]),
+                case=case,
+                label_sets=(label_set,),
+            )
+        )
+
+    def plan(self, training: Training, donors: Mapping[str, Training]) -> str:
+        measured = [self.fingerprint(case, training.label_set) for case in (*training.train, *training.val)]
+        donor = training.plans_from
+        return self.add(
+            Stage(
+                id=f"plan {training.id}",
+                kind=StageKind.PLAN,
+                dependencies=(*measured, *((self.plan(donors[donor], donors),) if donor else ())),
+                products=(run_paths.plan(training.id),),
+                expected_s=costs.plan_s(self.preset),
+                memory_gib=costs.plan_memory_gib(self.preset),
+                training=training,
+            )
+        )
+
+    def training(self, training: Training, donors: Mapping[str, Training]) -> None:
+        """Add what leads to the model of a training, and to its scores."""
+        plan = self.plan(training, donors)
+        # nnU-Net brings all cases of a training to the spacing in the middle: to about the grid of the middle case.
+        voxels = median_low(self.voxels(case) for case in (*training.train, *training.val))
+        preprocessed = [
+            self.add(
+                Stage(
+                    id=f"preprocess {training.id} {case.id}",
+                    kind=StageKind.PREPROCESS,
+                    dependencies=(self.ingest(case), self.labels(case, training.label_set), plan),
+                    products=(
+                        run_paths.patches(training.id, case),
+                        run_paths.record_of_patches(run_paths.patches(training.id, case)),
+                    ),
+                    expected_s=costs.PREPROCESS.seconds(voxels),
+                    memory_gib=costs.PREPROCESS.memory_gib(voxels),
+                    voxels=voxels,
+                    training=training,
+                    case=case,
+                    label_sets=(training.label_set,),
+                )
+            )
+            for case in (*training.train, *training.val)
+        ]
+        train = self.add(
+            Stage(
+                id=f"train {training.id}",
+                kind=StageKind.TRAIN,
+                dependencies=(plan, *preprocessed),
+                products=(run_paths.final_checkpoint(training.id), run_paths.training_record(training.id)),
+                expected_s=self.preset.expected_training_s,
+                training=training,
+            )
+        )
+        self.evaluation(training, plan=plan, train=train, voxels=voxels)
+
+    def evaluation(self, training: Training, *, plan: str, train: str, voxels: int) -> None:
+        """Add what is done with the model of a training."""
+        evaluated = evaluated_cases(training)
+        predicted = costs.prediction_of_case(voxels, training=training, preset=self.preset)
+        predict = self.add(
+            Stage(
+                id=f"predict {training.id}",
+                kind=StageKind.PREDICT,
+                dependencies=(train, plan, *(self.ingest(case) for case in evaluated)),
+                products=(run_paths.prediction_record(training.id),),
+                expected_s=(predicted.core + predicted.network) * len(evaluated),
+                expected_core_s=predicted.core * len(evaluated),
+                training=training,
+            )
+        )
+        self.add(
+            Stage(
+                id=f"score {training.id}",
+                kind=StageKind.SCORE,
+                # Also what it was fitted to: each row has a digest over all cases. The final checkpoint is not read.
+                dependencies=(
+                    predict,
+                    *(self.ingest(case) for case in training.cases),
+                    *(self.labels(case, label_set) for case, label_set in used_label_sets(training)),
+                ),
+                products=(run_paths.results(training.id),),
+                expected_s=sum(costs.SCORE.seconds(self.voxels(case)) for case in evaluated),
+                memory_gib=self.memory_gib(costs.SCORE, evaluated),
+                training=training,
+            )
+        )
+
+
+def expected_bytes(stages: Iterable[Stage], *, preset: Preset) -> int:
+    """Return roughly how much these stages will write: compressed cases, 16-bit patches, checkpoints."""
+    checkpoints = _CHECKPOINT_BYTES if preset.base_num_features is None else _CHECKPOINT_BYTES // 100
+    return sum(2 * stage.voxels + (checkpoints if stage.kind is StageKind.TRAIN else 0) for stage in stages)
+
+
+def evaluated_cases(training: Training) -> tuple[Case, ...]:
+    """Return every case on which a training is scored, sorted."""
+    return tuple(sorted({case for evaluation in training.evaluation_sets for case in evaluation.cases}))
+
+
+def used_label_sets(training: Training) -> tuple[tuple[Case, str], ...]:
+    """Return each case of a training with each label set that is needed to fit and to score it."""
+    fitted = {(case, training.label_set) for case in (*training.train, *training.val)}
+    scored = {(case, one.label_set) for one in training.evaluation_sets for case in one.cases}
+    return tuple(sorted(fitted | scored))
+
+
+def label_sets_by_case(trainings: Iterable[Training]) -> dict[Case, tuple[str, ...]]:
+    """Return the label sets that each case must have so that these trainings can be fitted and scored."""
+    needed: dict[Case, set[str]] = {}
+    for training in trainings:
+        for case, label_set in used_label_sets(training):
+            needed.setdefault(case, set()).add(label_set)
+    return {case: tuple(sorted(names)) for case, names in needed.items()}
+
+
+def build_graph(
+    trainings: Sequence[Training],
+    *,
+    donors: Mapping[str, Training],
+    datasets: Mapping[str, Dataset],
+    preset: Preset,
+    phantoms: bool,
+) -> dict[str, Stage]:
+    """Return every stage of the trainings by id, stages before those that need them.
+
+    Parameters
+    ----------
+    trainings
+        Those to be carried out.
+    donors
+        By id, the task-1 trainings whose patch size and network others take over; they need not be carried out
+        themselves.
+    datasets
+        By name.
+    preset
+        Gives the expected duration of a training.
+    phantoms
+        Whether the downloads are generated by the run itself.
+    """
+    builder = _Builder(
+        datasets=datasets,
+        preset=preset,
+        label_sets_of_case=label_sets_by_case([*trainings, *donors.values()]),
+        phantoms=phantoms,
+    )
+    for training in trainings:
+        builder.training(training, donors)
+    return builder.stages
