@@ -56,18 +56,18 @@ CARRIED_OUT = (
 class SmallRun:
     """A run of one training, as far as its patches."""
 
-    place: RunContext
+    context: RunContext
     training: Training
     stages: tuple[Stage, ...]
 
     @property
     def plan(self) -> Plan:
         """Of the training."""
-        return Plan.from_bytes(self.place.storage.read_bytes(run_paths.plan(self.training.id)))
+        return Plan.from_bytes(self.context.storage.read_bytes(run_paths.plan(self.training.id)))
 
     def image_of(self, case: Case) -> Path:
         """Return an ingested image."""
-        return self.place.storage.fetch(run_paths.case_image(case))
+        return self.context.storage.fetch(run_paths.case_image(case))
 
     @property
     def image(self) -> Path:
@@ -77,14 +77,14 @@ class SmallRun:
     @property
     def labels(self) -> Path:
         """Its label map."""
-        return self.place.storage.fetch(
+        return self.context.storage.fetch(
             run_paths.case_labels(self.training.train[0], label_set=self.training.label_set)
         )
 
     @property
     def prediction(self) -> Path:
         """What is written in place of a prediction."""
-        return Path(self.place.output) / "prediction.nii.gz"
+        return Path(self.context.output) / "prediction.nii.gz"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,7 +106,7 @@ def run_of(folder: Path, *, size: str, names: Sequence[str]) -> SmallRun:
     training = replace(training, train=cases, val=(), evaluation_sets=(tested,))
     datasets = {dataset.name: dataset for dataset in study.datasets}
     graph = build_graph([training], donors={}, datasets=datasets, preset=preset, phantoms=True)
-    place = RunContext(
+    context = RunContext(
         output=str(folder / size),
         data=None,
         preset=preset,
@@ -118,7 +118,7 @@ def run_of(folder: Path, *, size: str, names: Sequence[str]) -> SmallRun:
         num_threads=1,
         num_loader_processes=0,
     )
-    return SmallRun(place=place, training=training, stages=tuple(graph.values()))
+    return SmallRun(context=context, training=training, stages=tuple(graph.values()))
 
 
 def export(run: SmallRun) -> None:
@@ -140,7 +140,7 @@ def score(run: SmallRun) -> None:
     """Score the labels of a case against themselves: every surface is read and compared."""
     structures = [
         ScoredStructure(name=s.name, reference_label=s.label, prediction_label=s.label, tolerance_mm=s.tolerance_mm)
-        for s in run.place.label_sets[run.training.label_set].structures
+        for s in run.context.label_sets[run.training.label_set].structures
     ]
     score_files(run.labels, [run.labels], structures=structures)
 
@@ -152,7 +152,7 @@ BESIDE_STAGES: dict[str, Callable[[SmallRun], object]] = {EXPORT: export, "score
 
 def stages_of(kind: StageKind) -> Callable[[SmallRun], object]:
     """Return what carries out all stages of a kind."""
-    return lambda run: [carry_out(run.place, stage) for stage in run.stages if stage.kind is kind]
+    return lambda run: [carry_out(run.context, stage) for stage in run.stages if stage.kind is kind]
 
 
 def cost(name: str, miniature: SmallRun, full: SmallRun) -> Cost:

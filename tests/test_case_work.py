@@ -127,8 +127,8 @@ def test_the_record_of_an_image_keeps_the_grid_of_its_file(tmp_path):
     turned = sitk.DICOMOrient(sitk.ReadImage(str(path)), "RAS")
     sitk.WriteImage(turned, str(path))
     case, storage = Case(dataset="mosmed", name="study_0255"), open_storage(tmp_path / "run")
-    place = SimpleNamespace(downloads=str(tmp_path / "data"), datasets=DATASETS, storage=storage)
-    case_work.ingest(place, case)
+    context = SimpleNamespace(downloads=str(tmp_path / "data"), datasets=DATASETS, storage=storage)
+    case_work.ingest(context, case)
     grid = original_grid(storage, case)
     assert grid.orientation == "RAS"
     assert grid.size == turned.GetSize()

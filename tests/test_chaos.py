@@ -96,17 +96,17 @@ class Serial:
 
     request: RunRequest
     graph: dict
-    place: RunContext
+    context: RunContext
 
     def carry_out(self, kinds, **options):
         before = torch.get_num_threads()
         for stage in self.graph.values():
             if stage.kind in kinds:
-                carry_out(self.place, stage, **options)
+                carry_out(self.context, stage, **options)
         torch.set_num_threads(before)
 
     def write_tables(self):
-        storage = open_storage(self.place.output)
+        storage = open_storage(self.context.output)
         rows = from_table(ResultsStore(storage).read())
         driver.write_run_tables(
             self.request, storage, rows=rows, failed=(), asked_for=[t.id for t in self.request.trainings]
@@ -127,7 +127,7 @@ def serial(output):
     )
     datasets = {dataset.name: dataset for dataset in study.datasets}
     graph = build_graph(request.trainings, donors={}, datasets=datasets, preset=preset, phantoms=True)
-    return Serial(request=request, graph=graph, place=driver._workplace(request, ResourceRequest(cpus=1)))
+    return Serial(request=request, graph=graph, context=driver._run_context(request, ResourceRequest(cpus=1)))
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +136,7 @@ def undisturbed(tmp_path_factory):
     run = serial(tmp_path_factory.mktemp("undisturbed"))
     run.carry_out(StageKind)
     run.write_tables()
-    return Path(run.place.output)
+    return Path(run.context.output)
 
 
 def weights(output):

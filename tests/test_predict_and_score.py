@@ -68,7 +68,7 @@ def predictor(monkeypatch):
 
 
 @pytest.fixture
-def place(storage):
+def context(storage):
     """A workplace with all cases, in which every second voxel is infected, and a trained model."""
     for case in {*CASES, *TRAINING.cases}:
         for key in (run_paths.case_image(case), run_paths.case_labels(case, label_set="infection")):
@@ -120,14 +120,14 @@ def rows_of(storage):
     return from_table(ResultsStore(storage).read())
 
 
-def test_a_storage_that_fails_amid_predictions_is_no_failed_case(storage, place, predictor):
+def test_a_storage_that_fails_amid_predictions_is_no_failed_case(storage, context, predictor):
     storage.delete(run_paths.case_image(CASES[-1]))
     with pytest.raises(StorageError, match="no such file"):
-        work.predict(place, TRAINING)
+        work.predict(context, TRAINING)
     assert not storage.exists(run_paths.prediction_record(TRAINING.id))
 
     write_map(storage, run_paths.case_image(CASES[-1]))
-    work.predict(place, TRAINING)
+    work.predict(context, TRAINING)
     assert read_prediction_record(storage, TRAINING.id).failures == {}
     assert all(storage.exists(run_paths.prediction(TRAINING.id, case)) for case in CASES)
     assert predictor.num_predicted == len(CASES)
@@ -143,73 +143,73 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_what_is_no_fault_of_an_image_ends_the_stage_with_the_name_of_its_case(fault, storage, place, predictor):
+def test_what_is_no_fault_of_an_image_ends_the_stage_with_the_name_of_its_case(fault, storage, context, predictor):
     predictor.errors = [None, FAULTS[fault]]
     with pytest.raises(type(FAULTS[fault])) as caught:
-        work.predict(place, TRAINING)
+        work.predict(context, TRAINING)
     assert f"while {CASES[1].id} was predicted" in caught.value.__notes__
     assert not storage.exists(run_paths.prediction_record(TRAINING.id))
 
 
-def test_an_image_that_cannot_be_read_leaves_the_other_cases_alone(storage, place, predictor):
+def test_an_image_that_cannot_be_read_leaves_the_other_cases_alone(storage, context, predictor):
     predictor.errors = [None, DataError("image.nii.gz: cut short")]
-    work.predict(place, TRAINING)
+    work.predict(context, TRAINING)
     assert read_prediction_record(storage, TRAINING.id).failures == {CASES[1].id: "DataError: image.nii.gz: cut short"}
     assert predictor.num_predicted == len(CASES) - 1
 
 
-def test_where_no_image_can_be_read_nothing_is_predicted(storage, place, predictor):
+def test_where_no_image_can_be_read_nothing_is_predicted(storage, context, predictor):
     predictor.errors = [DataError("the first"), *(DataError("another") for _ in CASES[1:])]
     with pytest.raises(DataError, match="the first"):
-        work.predict(place, TRAINING)
+        work.predict(context, TRAINING)
     assert not storage.exists(run_paths.prediction_record(TRAINING.id))
 
 
-def test_what_another_checkpoint_has_predicted_is_predicted_again(storage, place, predictor):
+def test_what_another_checkpoint_has_predicted_is_predicted_again(storage, context, predictor):
     predictor.errors = [None, None, RuntimeError("the machine goes down")]
     with pytest.raises(RuntimeError):
-        work.predict(place, TRAINING)
+        work.predict(context, TRAINING)
     second = retrain(storage)
     # One case that the first model has predicted cannot be read any more.
     predictor.errors = [DataError("cut short")]
-    work.predict(place, TRAINING)
+    work.predict(context, TRAINING)
     assert checkpoints(storage) == {f"checkpoint {second}"}
     assert not storage.exists(run_paths.prediction(TRAINING.id, CASES[0]))
     assert predictor.num_predicted == 2 + len(CASES) - 1
 
 
-def test_predictions_of_another_checkpoint_are_neither_current_nor_scored(storage, place, predictor):
+def test_predictions_of_another_checkpoint_are_neither_current_nor_scored(storage, context, predictor):
     assert not has_predicted(TRAINING, storage, storage.exists)
-    work.predict(place, TRAINING)
+    work.predict(context, TRAINING)
     assert has_predicted(TRAINING, storage, storage.exists)
     retrain(storage)
     assert not has_predicted(TRAINING, storage, storage.exists)
     with pytest.raises(IntegrityError, match=r"predictions\.json: predictions of .*; expected those of checkpoint "):
-        work.score(place, TRAINING)
-    work.predict(place, TRAINING)
+        work.score(context, TRAINING)
+    work.predict(context, TRAINING)
     assert has_predicted(TRAINING, storage, storage.exists)
 
 
 @pytest.mark.parametrize("record", [b"{", b'{"failures": {}}'])
-def test_a_damaged_record_or_one_without_a_checkpoint_is_not_current(storage, place, record):
+def test_a_damaged_record_or_one_without_a_checkpoint_is_not_current(storage, context, record):
     storage.write_bytes(run_paths.prediction_record(TRAINING.id), record)
     assert not has_predicted(TRAINING, storage, storage.exists)
 
 
-def test_a_training_that_begins_takes_back_that_it_is_done(storage, place, monkeypatch):
+def test_a_training_that_begins_takes_back_that_it_is_done(storage, context, monkeypatch):
     def fail(*_):
         raise StorageError("away")
 
     monkeypatch.setattr(work, "_read_plan", fail)
     with pytest.raises(StorageError, match="away"):
-        work.train(place, TRAINING)
+        work.train(context, TRAINING)
     assert not storage.exists(run_paths.training_record(TRAINING.id))
 
 
-def test_the_rows_of_a_case_without_a_prediction_give_the_reason(storage, place, predictor):
+def test_the_rows_of_a_case_without_a_prediction_give_the_reason(storage, context, predictor):
     predictor.errors = [None, DataError("image.nii.gz: cut short")]
-    work.predict(place, TRAINING)
-    work.score(place, TRAINING)
+    work.predict(context, TRAINING)
+    work.score(context, TRAINING)
     messages = {f"{row.dataset}/{row.case}": row.score.message for row in rows_of(storage)}
     assert messages == {case.id: "" for case in CASES} | {CASES[1].id: "DataError: image.nii.gz: cut short"}
     line = f"1 without a score, the first test {CASES[1].id}: DataError: image.nii.gz: cut short"
@@ -219,22 +219,22 @@ def test_the_rows_of_a_case_without_a_prediction_give_the_reason(storage, place,
 
 @pytest.mark.parametrize(("damage", "found"), [("gone", "missing"), ("cut", "truncated or damaged")])
 def test_a_prediction_that_is_damaged_is_no_row_and_predicted_again_once_removed(
-    storage, place, predictor, damage, found
+    storage, context, predictor, damage, found
 ):
-    work.predict(place, TRAINING)
+    work.predict(context, TRAINING)
     key = run_paths.prediction(TRAINING.id, CASES[2])
     whole = storage.read_bytes(key)
     storage.delete(key)
     if damage == "cut":
         storage.write_bytes(key, whole[: len(whole) // 2])
     with pytest.raises(IntegrityError, match=rf"{found}.*, though .*predictions\.json says that it is there"):
-        work.score(place, TRAINING)
+        work.score(context, TRAINING)
     assert ResultsStore(storage).finished() == set()
     storage.delete(key)
     assert not has_predicted(TRAINING, storage, storage.exists)
-    work.predict(place, TRAINING)
+    work.predict(context, TRAINING)
     assert predictor.num_predicted == len(CASES) + 1
-    work.score(place, TRAINING)
+    work.score(context, TRAINING)
     assert {row.score.message for row in rows_of(storage)} == {""}
 
 
@@ -248,46 +248,46 @@ def test_a_prediction_that_is_damaged_is_no_row_and_predicted_again_once_removed
     ],
 )
 def test_rows_say_with_what_the_model_was_trained_and_of_which_checkpoint_they_are(
-    storage, place, predictor, environments, versions
+    storage, context, predictor, environments, versions
 ):
     storage.delete(run_paths.final_checkpoint(TRAINING.id))
     digest = save_model(storage, {}, environments=environments)
-    work.predict(place, TRAINING)
-    work.score(place, TRAINING)
+    work.predict(context, TRAINING)
+    work.score(context, TRAINING)
     (provenance,) = {row.provenance for row in rows_of(storage)}
     assert json.loads(provenance.versions) == versions
     assert provenance.checkpoint_sha256 == digest
 
 
-def test_a_record_comes_back_as_it_was(storage, place):
+def test_a_record_comes_back_as_it_was(storage, context):
     digest = CheckpointStore(storage, training_id=TRAINING.id).final_sha256()
     record = PredictionRecord(checkpoint_sha256=digest, failures={"mosmed/study_0255": "DataError: cut short"})
     write_prediction_record(storage, TRAINING.id, record)
     assert read_prediction_record(storage, TRAINING.id) == record
 
 
-def test_what_is_damaged_is_named_with_what_to_do(place, storage, monkeypatch):
+def test_what_is_damaged_is_named_with_what_to_do(context, storage, monkeypatch):
     final = next(key for key in storage.list_keys(f"trainings/{TRAINING.id}") if "final" in key)
     storage.write_bytes(final, storage.read_bytes(final)[:-1])
     with pytest.raises(IntegrityError, match=rf"{final}: the checksum .*; delete it to train again, from epoch 0"):
-        work.predict(place, TRAINING)
+        work.predict(context, TRAINING)
     for key, read in (
         (run_paths.fingerprint(TRAINING.train[0], label_set=TRAINING.label_set), work.plan),
-        (run_paths.plan(TRAINING.id), lambda place, training: work._read_plan(place.storage, training.id)),
+        (run_paths.plan(TRAINING.id), lambda place, training: work._read_plan(context.storage, training.id)),
     ):
         storage.write_bytes(key, b"{")
         with pytest.raises(IntegrityError, match=rf"{key}: .*not whole .*Delete it: the same command makes it again"):
-            read(place, TRAINING)
+            read(context, TRAINING)
 
 
 @pytest.mark.parametrize("record", ["[]", "{}", "{", '{"checkpoint_sha256": null}'])
-def test_a_damaged_record_is_as_none(storage, place, record):
+def test_a_damaged_record_is_as_none(storage, context, record):
     for key in (run_paths.prediction_record(TRAINING.id), run_paths.training_record(TRAINING.id)):
         storage.write_bytes(key, record.encode())
     assert not has_predicted(TRAINING, storage, storage.exists)
 
 
-def test_the_digest_of_the_data_is_that_of_the_cases_and_label_sets_of_the_training(storage, place, predictor):
+def test_the_digest_of_the_data_is_that_of_the_cases_and_label_sets_of_the_training(storage, context, predictor):
     """Worked out from the records; that the cases have other label sets too, made before or after, changes nothing."""
     digests = {}
     for case in TRAINING.cases:
@@ -295,7 +295,7 @@ def test_the_digest_of_the_data_is_that_of_the_cases_and_label_sets_of_the_train
         digests[f"{case.id} infection"] = f"of {run_paths.labels_record(case, label_set='infection')}"
         other = CaseRecord(sha256="other", source=SourceStamp(files=(), sha256=""))
         write_case_record(storage, run_paths.labels_record(case, label_set="lung"), other)
-    work.predict(place, TRAINING)
-    work.score(place, TRAINING)
+    work.predict(context, TRAINING)
+    work.score(context, TRAINING)
     expected = hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
     assert {row.provenance.data_sha256 for row in rows_of(storage)} == {expected}

@@ -128,7 +128,7 @@ def states_of(name):
 
 
 def look_where_a_training_runs(folder):
-    class Place:
+    class Context:
         """Tells where the actors of a training are as soon as it looks at this, and ends it."""
 
         output = str(folder)
@@ -147,8 +147,10 @@ def look_where_a_training_runs(folder):
         settle_coordinator()
         stage = Stage(id="train a", kind=StageKind.TRAIN, dependencies=(), products=(), expected_s=1.0)
         for node_id in nodes:
-            place = ray.put(Place(ray._private.state.actors()))
-            reference = submit(stage, place=place, node_id=node_id, share=Resources(cpus=1), separate=True, selector={})
+            context = ray.put(Context(ray._private.state.actors()))
+            reference = submit(
+                stage, context=context, node_id=node_id, share=Resources(cpus=1), separate=True, selector={}
+            )
             with pytest.raises(RayError) as caught:
                 ray.get(reference)
             found = json.loads(str(innermost(caught.value)))

@@ -172,7 +172,7 @@ def _execute(
         try:
             ray_executor.Executor(
                 schedule,
-                place=_workplace(request, need),
+                context=_run_context(request, need),
                 listener=observer,
                 may_start=may_start,
                 # On a GPU a process must end for its memory to be given back.
@@ -219,7 +219,7 @@ def _check_torch_here() -> None:
         raise ConfigError(str(error)) from None
 
 
-def _workplace(request: RunRequest, need: ResourceRequest) -> RunContext:
+def _run_context(request: RunRequest, need: ResourceRequest) -> RunContext:
     phantom_cases: dict[str, list[Case]] = {}
     datasets = datasets_of(request)
     if request.data is None:

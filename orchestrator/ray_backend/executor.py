@@ -208,7 +208,7 @@ class Executor:
         self,
         schedule: Schedule,
         *,
-        place: RunContext,
+        context: RunContext,
         listener: RunListener,
         may_start: Sequence[MayStart],
         separate_trainings: bool,
@@ -219,7 +219,7 @@ class Executor:
         ----------
         schedule
             Decides; is told of every end.
-        place
+        context
             The run.
         listener
             Is told everything.
@@ -230,8 +230,8 @@ class Executor:
             goes on to the next one, which spares a miniature the start of five processes and the imports of nnU-Net.
         """
         self._schedule = schedule
-        self._place = place
-        self._shared_place = ray.put(place)
+        self._context = context
+        self._shared_place = ray.put(context)
         self._listener = listener
         self._may_start = may_start
         self._capacity_requests = CapacityRequests()
@@ -284,13 +284,13 @@ class Executor:
         if stage.kind is StageKind.TRAIN and stage.training is not None:
             # An old request that cannot be removed costs one more start.
             with suppress(StorageError):
-                forget_request(self._place.storage, training_id=stage.training.id)
+                forget_request(self._context.storage, training_id=stage.training.id)
         self._listener.stage_started(stage, attempt=start.attempt, node=node, gpus=share.gpus)
         selector = label_selector(
             node, nodes=self._schedule.processors.nodes.values(), quarantined=self._schedule.records.quarantined
         )
         reference = submit(
-            stage, place=self._shared_place, node_id=node.id, share=share, separate=separate, selector=selector
+            stage, context=self._shared_place, node_id=node.id, share=share, separate=separate, selector=selector
         )
         self._running[reference] = _Running(stage=stage, started_s=time.monotonic())
 
@@ -301,7 +301,7 @@ class Executor:
             reason = "another training has a longer way to go"
             # It goes on to its end otherwise, which costs time and nothing else.
             with suppress(StorageError):
-                ask_to_stop(self._place.storage, training_id=stage.training.id, reason=reason)
+                ask_to_stop(self._context.storage, training_id=stage.training.id, reason=reason)
             self._listener.stage_asked_to_stop(stage)
 
     def _settle(self, running: _Running, *, reference: Any) -> None:
@@ -328,7 +328,7 @@ class Executor:
     def _lost(self, stage: Stage) -> Sequence[str]:
         """Return the stages whose products a failed stage cannot have found; none where that cannot be seen now."""
         with suppress(StorageError):
-            return lost_stages(self._schedule.graph, self._place.storage, stage_id=stage.id)
+            return lost_stages(self._schedule.graph, self._context.storage, stage_id=stage.id)
         return ()
 
     def _look_at_nodes(self) -> None:
@@ -374,6 +374,6 @@ class Executor:
         for training_id in trainings.values():
             # Without it the training goes on from the checkpoint before.
             with suppress(StorageError):
-                ask_to_stop(self._place.storage, training_id=training_id, reason="the driver was interrupted")
+                ask_to_stop(self._context.storage, training_id=training_id, reason="the driver was interrupted")
         if trainings:
             ray.wait(list(trainings), num_returns=len(trainings), timeout=WIND_DOWN_S)

@@ -27,14 +27,14 @@ DRAIN_EVERY_S = 5.0
 
 
 def submit(
-    stage: Stage, *, place: Any, node_id: str, share: Resources, separate: bool, selector: dict[str, str]
+    stage: Stage, *, context: Any, node_id: str, share: Resources, separate: bool, selector: dict[str, str]
 ) -> Any:
     """Hand one stage to Ray under its own name; what comes back is an `Ended`, where Ray chose the node.
 
     Parameters
     ----------
-    stage, place
-        What is done; a reference to the place.
+    stage, context
+        What is done; a reference to the context.
     node_id
         The machine that was chosen: where Ray Train works for a separate training.
     share
@@ -49,13 +49,13 @@ def submit(
         # which follow it, take half a GiB: Ray would put those of all trainings beside the driver.
         chosen = NodeAffinitySchedulingStrategy(node_id, soft=True)
         options = {"name": stage.id, "num_cpus": 0, "scheduling_strategy": chosen}
-        return _fit.options(**options).remote(place, stage, share, separate, selector)
+        return _fit.options(**options).remote(context, stage, share, separate, selector)
     options = {"name": stage.id, "num_cpus": share.cpus, "num_gpus": share.gpus}
     if selector:
         options["label_selector"] = selector
     if stage.kind is StageKind.TRAIN:
-        return _fit.options(**options).remote(place, stage, share, separate, {})
-    return (_carry_out_once if share.gpus else _carry_out).options(**options).remote(place, stage, share)
+        return _fit.options(**options).remote(context, stage, share, separate, {})
+    return (_carry_out_once if share.gpus else _carry_out).options(**options).remote(context, stage, share)
 
 
 def settle_coordinator() -> None:
@@ -79,13 +79,13 @@ class Ended:
     """Of the image that an ingest has made; 0 of any other stage."""
 
 
-def _carry_out_here(place: RunContext, stage: Stage, *, share: Resources, watches: Sequence[Watch] = ()) -> Ended:
+def _carry_out_here(context: RunContext, stage: Stage, *, share: Resources, watches: Sequence[Watch] = ()) -> Ended:
     """Carry out a stage in this process."""
     _log_to_process(stage)
     _settle_environment()
     node: str = ray.get_runtime_context().get_node_id()
     try:
-        voxels = work.carry_out(place, stage, watches=watches, gpus=share.gpus, node=node)
+        voxels = work.carry_out(context, stage, watches=watches, gpus=share.gpus, node=node)
     except BaseException as error:
         note_node(error, node)
         raise
@@ -93,8 +93,8 @@ def _carry_out_here(place: RunContext, stage: Stage, *, share: Resources, watche
 
 
 @ray.remote(max_retries=0)  # type: ignore[untyped-decorator]
-def _carry_out(place: RunContext, stage: Stage, share: Resources) -> Ended:
-    return _carry_out_here(place, stage, share=share)
+def _carry_out(context: RunContext, stage: Stage, share: Resources) -> Ended:
+    return _carry_out_here(context, stage, share=share)
 
 
 def _settle_environment() -> None:
@@ -108,8 +108,8 @@ def _settle_environment() -> None:
 # CUDA stays with the GPU that a process has used first, and keeps memory of it: the next stage gets a new process. Ray
 # cares for that by itself only where GPUs are asked for at the decorator.
 @ray.remote(max_retries=0, max_calls=1)  # type: ignore[untyped-decorator]
-def _carry_out_once(place: RunContext, stage: Stage, share: Resources) -> Ended:
-    return _carry_out_here(place, stage, share=share)
+def _carry_out_once(context: RunContext, stage: Stage, share: Resources) -> Ended:
+    return _carry_out_here(context, stage, share=share)
 
 
 class _ListeningBackend(Backend):  # type: ignore[misc]
@@ -137,7 +137,7 @@ class _NoProcessGroup(BackendConfig):  # type: ignore[misc]
 
 
 @ray.remote(max_retries=0)  # type: ignore[untyped-decorator]
-def _fit(place: RunContext, stage: Stage, share: Resources, separate: bool, selector: dict[str, str]) -> None:
+def _fit(context: RunContext, stage: Stage, share: Resources, separate: bool, selector: dict[str, str]) -> None:
     """Run one training through Ray Train, in a worker of its own or in this process, and wait for it."""
     from ray.train import RunConfig, ScalingConfig, WorkerGroupError
 
@@ -147,7 +147,7 @@ def _fit(place: RunContext, stage: Stage, share: Resources, separate: bool, sele
     resources = {"CPU": share.cpus} | ({"GPU": share.gpus} if share.gpus else {})
     trainer = LeanTrainer(
         _train_worker,
-        train_loop_config={"place": place, "stage": stage, "share": share},
+        train_loop_config={"context": context, "stage": stage, "share": share},
         torch_config=_NoProcessGroup(),
         # No workers is Ray Train's local mode: the loop runs where `fit` is called.
         scaling_config=ScalingConfig(
@@ -158,7 +158,7 @@ def _fit(place: RunContext, stage: Stage, share: Resources, separate: bool, sele
         )
         if separate
         else ScalingConfig(num_workers=0),
-        run_config=RunConfig(name=stage.id.replace(" ", "-"), storage_path=_ray_train_folder(place)),
+        run_config=RunConfig(name=stage.id.replace(" ", "-"), storage_path=_ray_train_folder(context)),
     )
     try:
         trainer.fit()
@@ -176,7 +176,7 @@ def _here_if_free(share: Resources) -> dict[str, str]:
 
 def _train_worker(config: Mapping[str, Any]) -> None:
     drain = Watch(look=_look_for_drain, every_s=DRAIN_EVERY_S)
-    _carry_out_here(config["place"], config["stage"], share=config["share"], watches=(drain,))
+    _carry_out_here(config["context"], config["stage"], share=config["share"], watches=(drain,))
 
 
 def _look_for_drain() -> str:
@@ -190,9 +190,9 @@ def _look_for_drain() -> str:
     return "its node is drained" if ray.get_runtime_context().get_node_id() in draining else ""
 
 
-def _ray_train_folder(place: RunContext) -> str:
+def _ray_train_folder(context: RunContext) -> str:
     """Where Ray Train keeps the state of its own; ours is in the checkpoints."""
-    return f"{place.output.rstrip('/')}/{run_paths.RAY_TRAIN}"
+    return f"{context.output.rstrip('/')}/{run_paths.RAY_TRAIN}"
 
 
 def _log_to_process(stage: Stage) -> None:

@@ -41,13 +41,13 @@ logger = logging.getLogger(__name__)
 
 
 def carry_out(
-    place: RunContext, stage: Stage, *, watches: Sequence["Watch"] = (), gpus: float = 1.0, node: str = ""
+    context: RunContext, stage: Stage, *, watches: Sequence["Watch"] = (), gpus: float = 1.0, node: str = ""
 ) -> int:
     """Carry out one stage; raises the OrchestratorError or whatever else it failed with.
 
     Parameters
     ----------
-    place, stage
+    context, stage
         What is done.
     watches
         A training looks at them besides its own, to know whether it must stop.
@@ -64,43 +64,43 @@ def carry_out(
     if stage.kind not in {StageKind.DOWNLOAD, StageKind.INGEST, StageKind.LABELS, StageKind.SCORE}:
         from orchestrator.training.threads import limit_threads
 
-        limit_threads(place.num_threads if stage.kind.uses_network else 1)
-    if place.device == "cuda" and stage.kind.uses_network:
+        limit_threads(context.num_threads if stage.kind.uses_network else 1)
+    if context.device == "cuda" and stage.kind.uses_network:
         from orchestrator.training.gpu import working_gpu
 
         with working_gpu(share=gpus):
-            return _carry_out(place, stage, watches=watches, node=node)
-    return _carry_out(place, stage, watches=watches, node=node)
+            return _carry_out(context, stage, watches=watches, node=node)
+    return _carry_out(context, stage, watches=watches, node=node)
 
 
-def _carry_out(place: RunContext, stage: Stage, *, watches: Sequence["Watch"], node: str) -> int:
+def _carry_out(context: RunContext, stage: Stage, *, watches: Sequence["Watch"], node: str) -> int:
     match stage.kind:
         case StageKind.DOWNLOAD:
-            generate_download(place, stage.download)
+            generate_download(context, stage.download)
         case StageKind.INGEST:
-            return ingest(place, _case(stage))
+            return ingest(context, _case(stage))
         case StageKind.LABELS:
-            ingest_labels(place, _case(stage), label_set=stage.label_sets[0])
+            ingest_labels(context, _case(stage), label_set=stage.label_sets[0])
         case StageKind.FINGERPRINT:
-            fingerprint(place, _case(stage), label_set=stage.label_sets[0])
+            fingerprint(context, _case(stage), label_set=stage.label_sets[0])
         case StageKind.PLAN:
-            plan(place, _training(stage))
+            plan(context, _training(stage))
         case StageKind.PREPROCESS:
-            preprocess(place, _training(stage), case=_case(stage))
+            preprocess(context, _training(stage), case=_case(stage))
         case StageKind.TRAIN:
-            train(place, _training(stage), watches=watches, node=node)
+            train(context, _training(stage), watches=watches, node=node)
         case StageKind.PREDICT:
-            predict(place, _training(stage))
+            predict(context, _training(stage))
         case StageKind.SCORE:
-            score(place, _training(stage))
+            score(context, _training(stage))
     return 0
 
 
-def plan(place: RunContext, training: Training) -> None:
+def plan(context: RunContext, training: Training) -> None:
     """Make the nnU-Net plans of one training, with patch size and network of its donor if it has one."""
     from orchestrator.training.planning import CaseFingerprint, make_plan
 
-    storage = place.storage
+    storage = context.storage
     measured = []
     for case in (*training.train, *training.val):
         with _naming(storage, run_paths.fingerprint(case, label_set=training.label_set)) as key:
@@ -108,22 +108,22 @@ def plan(place: RunContext, training: Training) -> None:
     donor = _read_plan(storage, training.plans_from) if training.plans_from else None
     made = make_plan(
         measured,
-        label_set=place.label_sets[training.label_set],
+        label_set=context.label_sets[training.label_set],
         configuration=training.model.configuration,
-        preset=place.preset,
+        preset=context.preset,
         donor=donor,
         name=training.id,
     )
     storage.write_bytes(run_paths.plan(training.id), made.to_bytes())
 
 
-def preprocess(place: RunContext, training: Training, *, case: Case) -> None:
+def preprocess(context: RunContext, training: Training, *, case: Case) -> None:
     """Preprocess one case with the plans of one training and write its Arrow patch file."""
     from orchestrator.patches.manifest import PatchRecord
     from orchestrator.patches.writer import write_patches
     from orchestrator.training.preprocessing import preprocess_case
 
-    storage = place.storage
+    storage = context.storage
     preprocessed = preprocess_case(
         storage.fetch(run_paths.case_image(case)),
         storage.fetch(run_paths.case_labels(case, label_set=training.label_set)),
@@ -135,7 +135,7 @@ def preprocess(place: RunContext, training: Training, *, case: Case) -> None:
         storage.write_bytes(run_paths.record_of_patches(key), PatchRecord.of_file(path).to_bytes())
 
 
-def train(place: RunContext, training: Training, *, watches: Sequence["Watch"] = (), node: str = "") -> None:
+def train(context: RunContext, training: Training, *, watches: Sequence["Watch"] = (), node: str = "") -> None:
     """Fit one model, from its latest checkpoint if there is one, and leave a progress record after every epoch.
 
     Raises PreemptedError, with a checkpoint saved, once a signal, the driver, the cloud or one of `watches` asks, and
@@ -146,12 +146,12 @@ def train(place: RunContext, training: Training, *, watches: Sequence["Watch"] =
     from orchestrator.training.stop_request import StopRequest
     from orchestrator.training.trainer import train as fit
 
-    storage = place.storage
+    storage = context.storage
     claim = AttemptClaim(storage, training_id=training.id)
     # It may be of a final checkpoint that was deleted since, and must not say of the next one that it is done.
     storage.delete(run_paths.training_record(training.id))
     own_watches = [watch_marker(storage, training_id=training.id)]
-    if place.cloud == "aws":
+    if context.cloud == "aws":
         own_watches.append(watch_spot_notices())
     with (
         StopRequest([*own_watches, *watches]) as stop_request,
@@ -167,22 +167,22 @@ def train(place: RunContext, training: Training, *, watches: Sequence["Watch"] =
                 write_latest_epoch(storage, training.id, latest)
 
         plan = _read_plan(storage, training.id)
-        patches = _training_patches(place, training)
+        patches = _training_patches(context, training)
         patches.repair(note=log.write)
         with patches.cache.gathered(storage, patches.write_manifest()) as folder:
             try:
                 outcome = fit(
                     plan=plan,
-                    preset=place.preset,
+                    preset=context.preset,
                     training_id=training.id,
                     train_cases=[_identifier(case) for case in training.train],
                     val_cases=[_identifier(case) for case in training.val],
                     patches=folder,
                     checkpoint=CheckpointStore(storage, training_id=training.id, check=claim.check),
                     log=log.write,
-                    seed=_seed(place.seed, training.id),
-                    device=place.device,
-                    num_loader_processes=place.num_loader_processes,
+                    seed=_seed(context.seed, training.id),
+                    device=context.device,
+                    num_loader_processes=context.num_loader_processes,
                     on_epoch=report,
                     on_milestone=events.add,
                     stop_reason=stop_request.reason,
@@ -196,20 +196,20 @@ def train(place: RunContext, training: Training, *, watches: Sequence["Watch"] =
     write_json(storage, run_paths.training_record(training.id), {**asdict(outcome), "plan_sha256": plan.sha256})
 
 
-def _training_patches(place: RunContext, training: Training) -> "TrainingPatches":
+def _training_patches(context: RunContext, training: Training) -> "TrainingPatches":
     from orchestrator.patches.cache import PatchCache
     from orchestrator.stages.repair import TrainingPatches
 
     return TrainingPatches(
-        storage=place.storage,
+        storage=context.storage,
         training_id=training.id,
         cases=(*training.train, *training.val),
         cache=PatchCache(),
-        write_again=lambda case: preprocess(place, training, case=case),
+        write_again=lambda case: preprocess(context, training, case=case),
     )
 
 
-def predict(place: RunContext, training: Training) -> None:
+def predict(context: RunContext, training: Training) -> None:
     """Predict every evaluation case with the final checkpoint; what it has predicted already is kept.
 
     Each prediction names its checkpoint in its header; one of another checkpoint is predicted again. A case whose
@@ -220,10 +220,10 @@ def predict(place: RunContext, training: Training) -> None:
     from orchestrator.training.checkpoint import CheckpointStore
     from orchestrator.training.prediction import description_of, load_predictor
 
-    storage = place.storage
+    storage = context.storage
     final = CheckpointStore(storage, training_id=training.id).load_final()
     predictor = load_predictor(
-        final.state, plan=_read_plan(storage, training.id), preset=place.preset, device=place.device
+        final.state, plan=_read_plan(storage, training.id), preset=context.preset, device=context.device
     )
     description = f"checkpoint {final.sha256}"
     errors: dict[str, DataError] = {}
@@ -249,24 +249,24 @@ def predict(place: RunContext, training: Training) -> None:
     write_prediction_record(storage, training.id, record)
 
 
-def score(place: RunContext, training: Training) -> None:
+def score(context: RunContext, training: Training) -> None:
     """Score the predictions of one training and commit all of its rows at once."""
-    storage = place.storage
+    storage = context.storage
     predictions = read_prediction_record(storage, training.id)
-    provenance = _provenance(place, training, checkpoint_sha256=predictions.checkpoint_sha256)
+    provenance = _provenance(context, training, checkpoint_sha256=predictions.checkpoint_sha256)
     rows = [
         row
         for evaluation in training.evaluation_sets
         for case in evaluation.cases
         for row in _score_case(
-            place, training, evaluation=evaluation, case=case, failures=predictions.failures, provenance=provenance
+            context, training, evaluation=evaluation, case=case, failures=predictions.failures, provenance=provenance
         )
     ]
     ResultsStore(storage).commit(training.id, rows)
 
 
 def _score_case(
-    place: RunContext,
+    context: RunContext,
     training: Training,
     *,
     evaluation: EvaluationSet,
@@ -277,8 +277,8 @@ def _score_case(
     """Return one row a structure of one prediction."""
     from orchestrator.scoring.score import NoPrediction, ScoredStructure, score_files
 
-    storage = place.storage
-    references, predicted = place.label_sets[evaluation.label_set], place.label_sets[training.label_set]
+    storage = context.storage
+    references, predicted = context.label_sets[evaluation.label_set], context.label_sets[training.label_set]
     structures = [
         ScoredStructure(
             name=name,
@@ -330,20 +330,20 @@ def _not_there(storage: Storage, training: Training, case: Case, *, problem: str
     )
 
 
-def _provenance(place: RunContext, training: Training, *, checkpoint_sha256: str) -> Provenance:
+def _provenance(context: RunContext, training: Training, *, checkpoint_sha256: str) -> Provenance:
     """Gather what the rows of a training say about their origin."""
-    storage = place.storage
+    storage = context.storage
     digests = digests_of(storage, used_label_sets(training))
     record = read_json(storage, run_paths.training_record(training.id), {"elapsed_s": (int, float)})
     return Provenance(
-        preset=place.preset.name,
-        seed=place.seed,
+        preset=context.preset.name,
+        seed=context.seed,
         versions=json.dumps(_in_their_order(record.get("environments", ()))),
         data_sha256=_sha256(json.dumps(digests, sort_keys=True).encode()),
         split_sha256=split_sha256(training),
         plan_sha256=record["plan_sha256"],
         checkpoint_sha256=checkpoint_sha256,
-        phantoms=place.data is None,
+        phantoms=context.data is None,
         is_capped=training.is_capped,
         train_elapsed_s=record["elapsed_s"],
     )

@@ -21,29 +21,29 @@ if TYPE_CHECKING:
     import SimpleITK as sitk
 
 
-def generate_download(place: RunContext, download: str) -> None:
+def generate_download(context: RunContext, download: str) -> None:
     """Write one download of phantoms, in its owner's layout, into the output location, then the list of its files."""
     from orchestrator.phantoms.downloads import write_phantom_download
 
-    requests = [(place.datasets[case.dataset], case.name) for case in place.phantom_cases[download]]
+    requests = [(context.datasets[case.dataset], case.name) for case in context.phantom_cases[download]]
     with tempfile.TemporaryDirectory(prefix="phantoms-") as folder:
         write_phantom_download(
-            download, Path(folder), requests=requests, spacing_mm=place.preset.phantom_spacing_mm, seed=place.seed
+            download, Path(folder), requests=requests, spacing_mm=context.preset.phantom_spacing_mm, seed=context.seed
         )
         files = [path for path in sorted((Path(folder) / download).rglob("*")) if path.is_file()]
         keys = {path: f"{run_paths.PHANTOM_DOWNLOADS}/{path.relative_to(folder).as_posix()}" for path in files}
         for path, key in keys.items():
-            with place.storage.writing(key) as target:
+            with context.storage.writing(key) as target:
                 shutil.copyfile(path, target)
-    write_json(place.storage, run_paths.phantom_listing(download), {"files": sorted(keys.values())})
+    write_json(context.storage, run_paths.phantom_listing(download), {"files": sorted(keys.values())})
 
 
-def ingest(place: RunContext, case: Case) -> int:
+def ingest(context: RunContext, case: Case) -> int:
     """Convert the image of one case of a download; returns its voxels."""
     from orchestrator.sources.downloads import convert_image
 
-    dataset = place.datasets[case.dataset]
-    with local_download(place.downloads, dataset.source, case_name=case.name) as local:
+    dataset = context.datasets[case.dataset]
+    with local_download(context.downloads, dataset.source, case_name=case.name) as local:
         # Where a case ships several images, the label sets that it has choose, and not those that a call asks for.
         found = convert_image(case, dataset=dataset, label_sets=dataset.label_sets, downloads=local.folder)
     record = CaseRecord(
@@ -55,17 +55,17 @@ def ingest(place: RunContext, case: Case) -> int:
         size=tuple(found.image.GetSize()[::-1]),
         original_grid=found.original_grid,
     )
-    _keep(place.storage, found.image, key=run_paths.case_image(case), record=record, at=run_paths.image_record(case))
-    write_overview(place.storage, case)
+    _keep(context.storage, found.image, key=run_paths.case_image(case), record=record, at=run_paths.image_record(case))
+    write_overview(context.storage, case)
     return math.prod(record.size)
 
 
-def ingest_labels(place: RunContext, case: Case, *, label_set: str) -> None:
+def ingest_labels(context: RunContext, case: Case, *, label_set: str) -> None:
     """Convert one mask of a case of a download to a label map in the geometry of its image."""
     from orchestrator.sources.downloads import convert_labels
 
-    dataset, storage = place.datasets[case.dataset], place.storage
-    with local_download(place.downloads, dataset.source, case_name=case.name) as local:
+    dataset, storage = context.datasets[case.dataset], context.storage
+    with local_download(context.downloads, dataset.source, case_name=case.name) as local:
         image = _read_image(storage, case)
         found = convert_labels(case, dataset=dataset, label_set=label_set, image=image, downloads=local.folder)
     record = CaseRecord(sha256="", source=local.at_home(found.source), notes=found.notes, warnings=found.warnings)
@@ -113,11 +113,11 @@ def _keep(storage: Storage, volume: "sitk.Image", *, key: str, record: CaseRecor
     write_case_record(storage, at, record)
 
 
-def fingerprint(place: RunContext, case: Case, *, label_set: str) -> None:
+def fingerprint(context: RunContext, case: Case, *, label_set: str) -> None:
     """Measure one case as nnU-Net's planner wants it."""
     from orchestrator.training.planning import fingerprint_case
 
-    storage = place.storage
+    storage = context.storage
     measured = fingerprint_case(
         storage.fetch(run_paths.case_image(case)), storage.fetch(run_paths.case_labels(case, label_set=label_set))
     )
