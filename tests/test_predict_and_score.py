@@ -18,15 +18,18 @@ from orchestrator.images.nifti import read_nifti_geometry
 from orchestrator.images.source_file import SourceFile
 from orchestrator.results.store import ResultsStore, from_table
 from orchestrator.sources.downloads import SourceStamp
-from orchestrator.stages import carry_out as work
 from orchestrator.stages.case_records import CaseRecord, write_case_record
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.finished import has_predicted
+from orchestrator.stages.plan import plan, read_plan
+from orchestrator.stages.predict import predict
 from orchestrator.stages.prediction_record import (
     PredictionRecord,
     read_prediction_record,
     write_prediction_record,
 )
+from orchestrator.stages.score import score
+from orchestrator.stages.train import train
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.storage.json_files import write_json
@@ -63,7 +66,7 @@ def storage(tmp_path):
 def predictor(monkeypatch):
     played = Predictor()
     monkeypatch.setattr(prediction, "load_predictor", lambda *_, **__: played)
-    monkeypatch.setattr(work, "_read_plan", lambda *_: SimpleNamespace(sha256="plan"))
+    monkeypatch.setattr("orchestrator.stages.predict.read_plan", lambda *_: SimpleNamespace(sha256="plan"))
     return played
 
 
@@ -123,11 +126,11 @@ def rows_of(storage):
 def test_a_storage_that_fails_amid_predictions_is_no_failed_case(storage, context, predictor):
     storage.delete(run_paths.case_image(CASES[-1]))
     with pytest.raises(StorageError, match="no such file"):
-        work.predict(context, TRAINING)
+        predict(context, TRAINING)
     assert not storage.exists(run_paths.prediction_record(TRAINING.id))
 
     write_map(storage, run_paths.case_image(CASES[-1]))
-    work.predict(context, TRAINING)
+    predict(context, TRAINING)
     assert read_prediction_record(storage, TRAINING.id).failures == {}
     assert all(storage.exists(run_paths.prediction(TRAINING.id, case)) for case in CASES)
     assert predictor.num_predicted == len(CASES)
@@ -146,14 +149,14 @@ FAULTS = {
 def test_what_is_no_fault_of_an_image_ends_the_stage_with_the_name_of_its_case(fault, storage, context, predictor):
     predictor.errors = [None, FAULTS[fault]]
     with pytest.raises(type(FAULTS[fault])) as caught:
-        work.predict(context, TRAINING)
+        predict(context, TRAINING)
     assert f"while {CASES[1].id} was predicted" in caught.value.__notes__
     assert not storage.exists(run_paths.prediction_record(TRAINING.id))
 
 
 def test_an_image_that_cannot_be_read_leaves_the_other_cases_alone(storage, context, predictor):
     predictor.errors = [None, DataError("image.nii.gz: cut short")]
-    work.predict(context, TRAINING)
+    predict(context, TRAINING)
     assert read_prediction_record(storage, TRAINING.id).failures == {CASES[1].id: "DataError: image.nii.gz: cut short"}
     assert predictor.num_predicted == len(CASES) - 1
 
@@ -161,18 +164,18 @@ def test_an_image_that_cannot_be_read_leaves_the_other_cases_alone(storage, cont
 def test_where_no_image_can_be_read_nothing_is_predicted(storage, context, predictor):
     predictor.errors = [DataError("the first"), *(DataError("another") for _ in CASES[1:])]
     with pytest.raises(DataError, match="the first"):
-        work.predict(context, TRAINING)
+        predict(context, TRAINING)
     assert not storage.exists(run_paths.prediction_record(TRAINING.id))
 
 
 def test_what_another_checkpoint_has_predicted_is_predicted_again(storage, context, predictor):
     predictor.errors = [None, None, RuntimeError("the machine goes down")]
     with pytest.raises(RuntimeError):
-        work.predict(context, TRAINING)
+        predict(context, TRAINING)
     second = retrain(storage)
     # One case that the first model has predicted cannot be read any more.
     predictor.errors = [DataError("cut short")]
-    work.predict(context, TRAINING)
+    predict(context, TRAINING)
     assert checkpoints(storage) == {f"checkpoint {second}"}
     assert not storage.exists(run_paths.prediction(TRAINING.id, CASES[0]))
     assert predictor.num_predicted == 2 + len(CASES) - 1
@@ -180,13 +183,13 @@ def test_what_another_checkpoint_has_predicted_is_predicted_again(storage, conte
 
 def test_predictions_of_another_checkpoint_are_neither_current_nor_scored(storage, context, predictor):
     assert not has_predicted(TRAINING, storage, storage.exists)
-    work.predict(context, TRAINING)
+    predict(context, TRAINING)
     assert has_predicted(TRAINING, storage, storage.exists)
     retrain(storage)
     assert not has_predicted(TRAINING, storage, storage.exists)
     with pytest.raises(IntegrityError, match=r"predictions\.json: predictions of .*; expected those of checkpoint "):
-        work.score(context, TRAINING)
-    work.predict(context, TRAINING)
+        score(context, TRAINING)
+    predict(context, TRAINING)
     assert has_predicted(TRAINING, storage, storage.exists)
 
 
@@ -200,16 +203,16 @@ def test_a_training_that_begins_takes_back_that_it_is_done(storage, context, mon
     def fail(*_):
         raise StorageError("away")
 
-    monkeypatch.setattr(work, "_read_plan", fail)
+    monkeypatch.setattr("orchestrator.stages.train.read_plan", fail)
     with pytest.raises(StorageError, match="away"):
-        work.train(context, TRAINING)
+        train(context, TRAINING)
     assert not storage.exists(run_paths.training_record(TRAINING.id))
 
 
 def test_the_rows_of_a_case_without_a_prediction_give_the_reason(storage, context, predictor):
     predictor.errors = [None, DataError("image.nii.gz: cut short")]
-    work.predict(context, TRAINING)
-    work.score(context, TRAINING)
+    predict(context, TRAINING)
+    score(context, TRAINING)
     messages = {f"{row.dataset}/{row.case}": row.score.message for row in rows_of(storage)}
     assert messages == {case.id: "" for case in CASES} | {CASES[1].id: "DataError: image.nii.gz: cut short"}
     line = f"1 without a score, the first test {CASES[1].id}: DataError: image.nii.gz: cut short"
@@ -221,20 +224,20 @@ def test_the_rows_of_a_case_without_a_prediction_give_the_reason(storage, contex
 def test_a_prediction_that_is_damaged_is_no_row_and_predicted_again_once_removed(
     storage, context, predictor, damage, found
 ):
-    work.predict(context, TRAINING)
+    predict(context, TRAINING)
     key = run_paths.prediction(TRAINING.id, CASES[2])
     whole = storage.read_bytes(key)
     storage.delete(key)
     if damage == "cut":
         storage.write_bytes(key, whole[: len(whole) // 2])
     with pytest.raises(IntegrityError, match=rf"{found}.*, though .*predictions\.json says that it is there"):
-        work.score(context, TRAINING)
+        score(context, TRAINING)
     assert ResultsStore(storage).finished() == set()
     storage.delete(key)
     assert not has_predicted(TRAINING, storage, storage.exists)
-    work.predict(context, TRAINING)
+    predict(context, TRAINING)
     assert predictor.num_predicted == len(CASES) + 1
-    work.score(context, TRAINING)
+    score(context, TRAINING)
     assert {row.score.message for row in rows_of(storage)} == {""}
 
 
@@ -252,8 +255,8 @@ def test_rows_say_with_what_the_model_was_trained_and_of_which_checkpoint_they_a
 ):
     storage.delete(run_paths.final_checkpoint(TRAINING.id))
     digest = save_model(storage, {}, environments=environments)
-    work.predict(context, TRAINING)
-    work.score(context, TRAINING)
+    predict(context, TRAINING)
+    score(context, TRAINING)
     (provenance,) = {row.provenance for row in rows_of(storage)}
     assert json.loads(provenance.versions) == versions
     assert provenance.checkpoint_sha256 == digest
@@ -270,10 +273,10 @@ def test_what_is_damaged_is_named_with_what_to_do(context, storage, monkeypatch)
     final = next(key for key in storage.list_keys(f"trainings/{TRAINING.id}") if "final" in key)
     storage.write_bytes(final, storage.read_bytes(final)[:-1])
     with pytest.raises(IntegrityError, match=rf"{final}: the checksum .*; delete it to train again, from epoch 0"):
-        work.predict(context, TRAINING)
+        predict(context, TRAINING)
     for key, read in (
-        (run_paths.fingerprint(TRAINING.train[0], label_set=TRAINING.label_set), work.plan),
-        (run_paths.plan(TRAINING.id), lambda place, training: work._read_plan(context.storage, training.id)),
+        (run_paths.fingerprint(TRAINING.train[0], label_set=TRAINING.label_set), plan),
+        (run_paths.plan(TRAINING.id), lambda place, training: read_plan(context.storage, training.id)),
     ):
         storage.write_bytes(key, b"{")
         with pytest.raises(IntegrityError, match=rf"{key}: .*not whole .*Delete it: the same command makes it again"):
@@ -295,7 +298,7 @@ def test_the_digest_of_the_data_is_that_of_the_cases_and_label_sets_of_the_train
         digests[f"{case.id} infection"] = f"of {run_paths.labels_record(case, label_set='infection')}"
         other = CaseRecord(sha256="other", source=SourceStamp(files=(), sha256=""))
         write_case_record(storage, run_paths.labels_record(case, label_set="lung"), other)
-    work.predict(context, TRAINING)
-    work.score(context, TRAINING)
+    predict(context, TRAINING)
+    score(context, TRAINING)
     expected = hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
     assert {row.provenance.data_sha256 for row in rows_of(storage)} == {expected}

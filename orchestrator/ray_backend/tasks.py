@@ -15,7 +15,7 @@ from orchestrator.cluster.environment import COMPILED, FOR_WORKERS
 from orchestrator.ray_backend.errors import note_node
 from orchestrator.ray_backend.nodes import only
 from orchestrator.scheduling.resources import Resources
-from orchestrator.stages import carry_out as work
+from orchestrator.stages.carry_out import carry_out
 from orchestrator.stages.context import RunContext
 from orchestrator.storage import run_paths
 from orchestrator.storage.private_folder import cache_folder
@@ -85,7 +85,7 @@ def _carry_out_here(context: RunContext, stage: Stage, *, share: Resources, watc
     _settle_environment()
     node: str = ray.get_runtime_context().get_node_id()
     try:
-        voxels = work.carry_out(context, stage, watches=watches, gpus=share.gpus, node=node)
+        voxels = carry_out(context, stage, watches=watches, gpus=share.gpus, node=node)
     except BaseException as error:
         note_node(error, node)
         raise

@@ -1,0 +1,54 @@
+"""The stage that makes the nnU-Net plans of a training."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from orchestrator.benchmark.definition import Training
+from orchestrator.errors import IntegrityError
+from orchestrator.stages.context import RunContext
+from orchestrator.storage import run_paths
+from orchestrator.storage.interface import Storage
+
+if TYPE_CHECKING:
+    from orchestrator.training.planning import Plan
+
+
+def plan(context: RunContext, training: Training) -> None:
+    """Make the nnU-Net plans of one training, with patch size and network of its donor if it has one."""
+    from orchestrator.training.planning import CaseFingerprint, make_plan
+
+    storage = context.storage
+    measured = []
+    for case in (*training.train, *training.val):
+        with _naming(storage, run_paths.fingerprint(case, label_set=training.label_set)) as key:
+            measured.append(CaseFingerprint.from_bytes(storage.read_bytes(key)))
+    donor = read_plan(storage, training.plans_from) if training.plans_from else None
+    made = make_plan(
+        measured,
+        label_set=context.label_sets[training.label_set],
+        configuration=training.model.configuration,
+        preset=context.preset,
+        donor=donor,
+        name=training.id,
+    )
+    storage.write_bytes(run_paths.plan(training.id), made.to_bytes())
+
+
+def read_plan(storage: Storage, training_id: str) -> "Plan":
+    """Return the plans of a training; raises IntegrityError with their file and what to do if they are damaged."""
+    from orchestrator.training.planning import Plan
+
+    with _naming(storage, run_paths.plan(training_id)) as key:
+        return Plan.from_bytes(storage.read_bytes(key))
+
+
+@contextmanager
+def _naming(storage: Storage, key: str) -> Iterator[str]:
+    """Context with the key of a file; says of which file an IntegrityError is, and what to do."""
+    try:
+        yield key
+    except IntegrityError as error:
+        raise IntegrityError(
+            f"{storage.location}/{key}: {error}. Delete it: the same command makes it again"
+        ) from error

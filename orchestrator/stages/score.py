@@ -1,0 +1,132 @@
+"""The stage that scores the predictions of a training and commits its rows."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from orchestrator.benchmark.definition import Case, EvaluationSet, Training
+from orchestrator.benchmark.study import split_sha256
+from orchestrator.errors import IntegrityError
+from orchestrator.results.records import Provenance, ResultRow, ScoreStatus
+from orchestrator.results.store import ResultsStore
+from orchestrator.stages.case_records import digests_of
+from orchestrator.stages.context import RunContext
+from orchestrator.stages.prediction_record import read_prediction_record
+from orchestrator.storage import run_paths
+from orchestrator.storage.interface import Storage
+from orchestrator.storage.json_files import read_json
+from orchestrator.workflow.graph import used_label_sets
+
+
+def score(context: RunContext, training: Training) -> None:
+    """Score the predictions of one training and commit all of its rows at once."""
+    storage = context.storage
+    predictions = read_prediction_record(storage, training.id)
+    provenance = _provenance(context, training, checkpoint_sha256=predictions.checkpoint_sha256)
+    rows = [
+        row
+        for evaluation in training.evaluation_sets
+        for case in evaluation.cases
+        for row in _score_case(
+            context, training, evaluation=evaluation, case=case, failures=predictions.failures, provenance=provenance
+        )
+    ]
+    ResultsStore(storage).commit(training.id, rows)
+
+
+def _score_case(
+    context: RunContext,
+    training: Training,
+    *,
+    evaluation: EvaluationSet,
+    case: Case,
+    failures: Mapping[str, str],
+    provenance: Provenance,
+) -> list[ResultRow]:
+    """Return one row a structure of one prediction."""
+    from orchestrator.scoring.score import NoPrediction, ScoredStructure, score_files
+
+    storage = context.storage
+    references, predicted = context.label_sets[evaluation.label_set], context.label_sets[training.label_set]
+    structures = [
+        ScoredStructure(
+            name=name,
+            reference_label=references.structure(name).label,
+            prediction_label=predicted.structure(name).label,
+            tolerance_mm=references.structure(name).tolerance_mm,
+        )
+        for name in evaluation.structures
+    ]
+    reason = failures.get(case.id)
+    (scores,) = score_files(
+        storage.fetch(run_paths.case_labels(case, label_set=evaluation.label_set)),
+        [_fetch_prediction(storage, training, case) if reason is None else NoPrediction(reason=reason)],
+        structures=structures,
+        metrics=("dsc", "nsd", "hd95", "assd"),
+    )
+    if reason is None and scores[0].status is ScoreStatus.MISSING:
+        # It was predicted, so what is wrong with its file says nothing about the model.
+        raise _not_there(storage, training, case, problem=scores[0].message.rstrip("."))
+    return [
+        ResultRow(
+            training_id=training.id,
+            group=training.group,
+            fold=training.fold,
+            configuration=training.model.configuration,
+            facets=training.facets,
+            evaluation_set=evaluation.name,
+            dataset=case.dataset,
+            case=case.name,
+            score=case_score,
+            provenance=provenance,
+        )
+        for case_score in scores
+    ]
+
+
+def _fetch_prediction(storage: Storage, training: Training, case: Case) -> Path:
+    key = run_paths.prediction(training.id, case)
+    if not storage.exists(key):
+        raise _not_there(storage, training, case, problem="missing")
+    return storage.fetch(key)
+
+
+def _not_there(storage: Storage, training: Training, case: Case, *, problem: str) -> IntegrityError:
+    key, record = run_paths.prediction(training.id, case), run_paths.prediction_record(training.id)
+    return IntegrityError(
+        f"{storage.location}/{key}: {problem}, though {record} says that it is there. Remove it, and the same command "
+        "predicts this case again"
+    )
+
+
+def _provenance(context: RunContext, training: Training, *, checkpoint_sha256: str) -> Provenance:
+    """Gather what the rows of a training say about their origin."""
+    storage = context.storage
+    digests = digests_of(storage, used_label_sets(training))
+    record = read_json(storage, run_paths.training_record(training.id), {"elapsed_s": (int, float)})
+    return Provenance(
+        preset=context.preset.name,
+        seed=context.seed,
+        versions=json.dumps(_in_their_order(record.get("environments", ()))),
+        data_sha256=_sha256(json.dumps(digests, sort_keys=True).encode()),
+        split_sha256=split_sha256(training),
+        plan_sha256=record["plan_sha256"],
+        checkpoint_sha256=checkpoint_sha256,
+        phantoms=context.data is None,
+        is_capped=training.is_capped,
+        train_elapsed_s=record["elapsed_s"],
+    )
+
+
+def _in_their_order(environments: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """Return what a training ran with, by name; where an attempt went on with something else, one after the other."""
+    names = dict.fromkeys(name for environment in environments for name in environment)
+    return {
+        name: ", then ".join(dict.fromkeys(environment.get(name, "unknown") for environment in environments))
+        for name in names
+    }
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

@@ -1,0 +1,107 @@
+"""The stage that fits a model."""
+
+import hashlib
+import socket
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from orchestrator.benchmark.definition import Case, Training
+from orchestrator.errors import IntegrityError, StorageError
+from orchestrator.stages.attempt import AttemptClaim, AttemptEvents, TrainingLog
+from orchestrator.stages.context import RunContext
+from orchestrator.stages.latest_epoch import LatestEpoch, write_latest_epoch
+from orchestrator.stages.plan import read_plan
+from orchestrator.stages.preprocess import preprocess
+from orchestrator.storage import run_paths
+from orchestrator.storage.best_effort import best_effort
+from orchestrator.storage.json_files import write_json
+
+if TYPE_CHECKING:
+    from orchestrator.stages.repair import TrainingPatches
+    from orchestrator.training.reports import EpochReport
+    from orchestrator.training.stop_request import Watch
+
+
+def train(context: RunContext, training: Training, *, watches: Sequence["Watch"] = (), node: str = "") -> None:
+    """Fit one model, from its latest checkpoint if there is one, and leave a progress record after every epoch.
+
+    Raises PreemptedError, with a checkpoint saved, once a signal, the driver, the cloud or one of `watches` asks, and
+    SupersededError, with nothing more saved, once another attempt has begun.
+    """
+    from orchestrator.stages.preemption import watch_marker, watch_spot_notices
+    from orchestrator.training.checkpoint import CheckpointStore
+    from orchestrator.training.stop_request import StopRequest
+    from orchestrator.training.trainer import train as fit
+
+    storage = context.storage
+    claim = AttemptClaim(storage, training_id=training.id)
+    # It may be of a final checkpoint that was deleted since, and must not say of the next one that it is done.
+    storage.delete(run_paths.training_record(training.id))
+    own_watches = [watch_marker(storage, training_id=training.id)]
+    if context.cloud == "aws":
+        own_watches.append(watch_spot_notices())
+    with (
+        StopRequest([*own_watches, *watches]) as stop_request,
+        TrainingLog(storage, run_paths.log(training.id)) as log,
+        AttemptEvents(storage, training_id=training.id) as events,
+    ):
+
+        def report(epoch: "EpochReport") -> None:
+            latest = LatestEpoch(report=epoch, host=socket.gethostname(), node=node)
+            with best_effort("progress of an epoch"):
+                claim.check()
+                log.flush()
+                write_latest_epoch(storage, training.id, latest)
+
+        plan = read_plan(storage, training.id)
+        patches = _training_patches(context, training)
+        patches.repair(note=log.write)
+        with patches.cache.gathered(storage, patches.write_manifest()) as folder:
+            try:
+                outcome = fit(
+                    plan=plan,
+                    preset=context.preset,
+                    training_id=training.id,
+                    train_cases=[_identifier(case) for case in training.train],
+                    val_cases=[_identifier(case) for case in training.val],
+                    patches=folder,
+                    checkpoint=CheckpointStore(storage, training_id=training.id, check=claim.check),
+                    log=log.write,
+                    seed=_seed(context.seed, training.id),
+                    device=context.device,
+                    num_loader_processes=context.num_loader_processes,
+                    on_epoch=report,
+                    on_milestone=events.add,
+                    stop_reason=stop_request.reason,
+                )
+            except IntegrityError as error:
+                if not patches.repair(note=log.write):
+                    raise
+                raise StorageError(
+                    f"{error}; it is written again, and the training goes on from its checkpoint"
+                ) from error
+    write_json(storage, run_paths.training_record(training.id), {**asdict(outcome), "plan_sha256": plan.sha256})
+
+
+def _training_patches(context: RunContext, training: Training) -> "TrainingPatches":
+    from orchestrator.patches.cache import PatchCache
+    from orchestrator.stages.repair import TrainingPatches
+
+    return TrainingPatches(
+        storage=context.storage,
+        training_id=training.id,
+        cases=(*training.train, *training.val),
+        cache=PatchCache(),
+        write_again=lambda case: preprocess(context, training, case=case),
+    )
+
+
+def _identifier(case: Case) -> str:
+    """Return the name of a case within one nnU-Net data set."""
+    return f"{case.dataset}--{case.name}"
+
+
+def _seed(run_seed: int, training_id: str) -> int:
+    """Return a seed of 32 bits that differs between trainings and is the same in every run."""
+    return int.from_bytes(hashlib.sha256(f"{run_seed} {training_id}".encode()).digest()[:4], "big")
