@@ -6,12 +6,16 @@ The names below are all that a program needs. Each is imported when it is first 
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.thread_numbers import settle_thread_numbers
+
 if TYPE_CHECKING:
     from kernels import score_masks
     from orchestrator.api import open_results, run
     from orchestrator.benchmark.loading import load_study
 
 __all__ = ["load_study", "open_results", "run", "score_masks"]
+
+settle_thread_numbers()
 
 _PLACES = {
     "load_study": "orchestrator.benchmark.loading",

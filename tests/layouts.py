@@ -16,6 +16,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from orchestrator.benchmark.definition import Dataset
+from orchestrator.phantoms.layouts import keeping_locale
 
 SHAPE = (12, 16, 20)
 SPACING = (1.5, 2.0, 5.0)
@@ -161,7 +162,8 @@ def write_dicom(image: sitk.Image, folder: Path, *, modality: str, series: int) 
         ):
             one.SetMetaData(tag, value)
         writer.SetFileName(str(folder / f"1-{depth - z:02d}.dcm"))
-        writer.Execute(one)
+        with keeping_locale():
+            writer.Execute(one)
 
 
 def write_msd(folder: Path) -> None:

@@ -55,7 +55,7 @@ def test_a_bad_command_line_is_refused_in_one_line(name, arguments, monkeypatch,
 
 @pytest.mark.parametrize("path", sorted(Path("bench").glob("*.py")), ids=lambda path: path.stem)
 def test_every_benchmark_prints_the_processor_beside_its_figures(path):
-    source = path.read_text()
+    source = path.read_text(encoding="utf-8")
     assert "command_line(" not in source or "conditions(" in source or path.stem == "command_line"
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import locale
 import tarfile
 import zipfile
 from pathlib import Path
@@ -13,6 +14,7 @@ import SimpleITK
 from orchestrator.benchmark.definition import Dataset
 from orchestrator.errors import ConfigError, DataError
 from orchestrator.phantoms.downloads import DOWNLOADS, plan_phantom_download, write_phantom_download
+from orchestrator.phantoms.layouts import keeping_locale
 
 SPACING_MM = 9.0
 
@@ -208,3 +210,11 @@ def test_bad_requests_are_refused(tmp_path: Path) -> None:
         plan_phantom_download("mosmed", [(DATASETS[-1], "study_9999")], spacing_mm=6.0, seed=0)
     with pytest.raises(ConfigError, match=r"spacing 0\.01 mm"):
         plan_phantom_download("mosmed", REQUESTS, spacing_mm=0.01, seed=0)
+
+
+def test_what_writes_dicom_leaves_the_locale_as_it_was():
+    """GDCM sets that of C, in which Python reads files and answers of processes as ASCII."""
+    locale.setlocale(locale.LC_ALL, "C.UTF-8")
+    with keeping_locale():
+        locale.setlocale(locale.LC_ALL, "C")
+    assert locale.setlocale(locale.LC_CTYPE) == "C.UTF-8"

@@ -1,7 +1,9 @@
 """One generated scan as the files of its public download, in the layout that the data set's owners ship."""
 
 import hashlib
-from collections.abc import Sequence
+import locale
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -180,7 +182,18 @@ def _write_dicom(image: SimpleITK.Image, folder: Path, *, patient: str, study: s
         plane.SetMetaData("0008|0018", _uid(series, index))
         # The last slice comes first, as on many scanners: the order of names is not the order in space.
         writer.SetFileName(str(folder / f"1-{num_slices - index:03d}.dcm"))
-        writer.Execute(plane)
+        with keeping_locale():
+            writer.Execute(plane)
+
+
+@contextmanager
+def keeping_locale() -> Iterator[None]:
+    """Context after which the locale is what it was: GDCM leaves that of C, in which Python reads ASCII alone."""
+    before = locale.setlocale(locale.LC_ALL)
+    try:
+        yield
+    finally:
+        locale.setlocale(locale.LC_ALL, before)
 
 
 def _slice_tags(image: SimpleITK.Image, *, position: Sequence[float], index: int) -> dict[str, str]:
