@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
 
 from bench.chaos_cluster import NUM_WORKER_NODES, SETTINGS, ChaosCluster, Victim, kill, title, with_a_token
 from bench.network_hosts import Host, Network, wait_until_gone
@@ -247,8 +248,10 @@ class HostCluster(ChaosCluster):
 def host_cluster(folder: Path) -> Iterator[HostCluster]:
     """Context with a running cluster; nothing of it is left afterwards."""
     # The name is short for the sockets of Ray.
-    with tempfile.TemporaryDirectory(prefix="chaos-", dir="/tmp", ignore_cleanup_errors=True) as ray_folder:
-        os.environ.update(with_a_token(Path(ray_folder)))
+    with (
+        tempfile.TemporaryDirectory(prefix="chaos-", dir="/tmp", ignore_cleanup_errors=True) as ray_folder,
+        patch.dict(os.environ, with_a_token(Path(ray_folder))),
+    ):
         cluster = HostCluster(folder, ray_folder=Path(ray_folder))
         try:
             cluster.start()

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import patch
 
 from bench.chaos_cluster import NUM_WORKER_NODES, SETTINGS, ChaosCluster, Victim, kill, with_a_token
 from bench.smoke import descendants
@@ -84,8 +85,10 @@ class NodeCluster(ChaosCluster):
 def node_cluster(folder: Path) -> Iterator[NodeCluster]:
     """Context with a running cluster; nothing of it is left afterwards."""
     # A folder of its own, so that no other Ray of this machine is found or told; its name is short for the sockets.
-    with tempfile.TemporaryDirectory(prefix="chaos-", dir="/tmp", ignore_cleanup_errors=True) as ray_folder:
-        os.environ.update(SETTINGS | with_a_token(Path(ray_folder)) | {"RAY_TMPDIR": ray_folder})
+    with (
+        tempfile.TemporaryDirectory(prefix="chaos-", dir="/tmp", ignore_cleanup_errors=True) as ray_folder,
+        patch.dict(os.environ, SETTINGS | with_a_token(Path(ray_folder)) | {"RAY_TMPDIR": ray_folder}),
+    ):
         logging.getLogger("ray").setLevel(logging.ERROR)
         cluster = NodeCluster(folder)
         cluster.start()
