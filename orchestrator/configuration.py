@@ -2,7 +2,7 @@
 
 import difflib
 import reprlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -164,6 +164,16 @@ class Section:
 
 def _kind(value: Any) -> str:
     return "nothing" if value is None else type(value).__name__
+
+
+def expect_known(names: Iterable[str], known: Iterable[str], *, where: str, what: str) -> None:
+    """Raise ConfigError for a name that is not known."""
+    offered = list(known)
+    for name in names:
+        if name not in offered:
+            near = difflib.get_close_matches(name, offered, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(offered)}"
+            raise ConfigError(f"{where}: unknown {what} {name!r}; {hint}")
 
 
 Understood = TypeVar("Understood", bound=BaseModel)

@@ -141,7 +141,7 @@ def examine(
         findings.append(
             Finding(
                 dataset=dataset.name,
-                download=str(downloads / dataset.source),
+                download=str(downloads / dataset.folder),
                 num_cases=len(requests[dataset]),
                 problems=(*of_it.problems, *missing.problems),
                 warnings=(*of_it.warnings, *missing.warnings),

@@ -26,7 +26,16 @@ RIGHT = (slice(2, 10), slice(4, 12), slice(2, 8))
 LESION = (slice(4, 6), slice(6, 9), slice(3, 6))
 
 DATASETS = {
-    name: Dataset(name=name, title=name, source=download, label_sets=label_sets, case_names=case_names, num_slices=9)
+    name: Dataset(
+        name=name,
+        title=name,
+        source=download,
+        folder=download,
+        channels=("CT",),
+        label_sets=label_sets,
+        case_names=case_names,
+        num_slices=9,
+    )
     for name, download, label_sets, case_names in (
         (
             "covid-19-ct-seg",

@@ -12,6 +12,8 @@ MOSMED = Dataset(
     title="MosMed",
     num_slices=41,
     source="mosmed",
+    folder="mosmed",
+    channels=("CT",),
     label_sets=("infection",),
     case_names=("study_0255", "study_0256"),
 )

@@ -20,7 +20,16 @@ SPACING_MM = 9.0
 
 
 def dataset(name: str, download: str, *case_names: str) -> Dataset:
-    return Dataset(name=name, title=name, source=download, label_sets=(), case_names=case_names, num_slices=9)
+    return Dataset(
+        name=name,
+        title=name,
+        source=download,
+        folder=download,
+        channels=("CT",),
+        label_sets=(),
+        case_names=case_names,
+        num_slices=9,
+    )
 
 
 DATASETS = (

@@ -130,7 +130,7 @@ def test_facets_select_trainings_as_ids_and_groups_do(study):
 
 
 def test_the_training_folds_partition_the_cases_with_two_of_either_source_each(study):
-    folds = study.cases["covid-19-ct-seg"].folds
+    folds = [fold.own for fold in study.cases["covid-19-ct-seg"].folds]
     assert sorted(name for fold in folds for name in fold) == list(study.dataset("covid-19-ct-seg").case_names)
     sources = {tuple(sorted(Counter(name.split("_")[0] for name in fold).items())) for fold in folds}
     assert sources == {(("coronacases", 2), ("radiopaedia", 2))}
@@ -191,7 +191,12 @@ BROKEN = {
     "not yaml": ("study.yaml", "label_sets:", "label_sets: [", "not valid YAML"),
     "case in two folds": ("folds.yaml", "[coronacases_004,", "[coronacases_007,", "coronacases_007 stands twice"),
     "train and val": ("folds.yaml", "lung_003, ", "lung_001, ", "stands twice"),
-    "data set without cases": ("folds.yaml", "mosmed: [", "mosmet: [", "unknown data set in folds.yaml 'mosmed'"),
+    "data set without cases": (
+        "folds.yaml",
+        "mosmed: [",
+        "mosmet: [",
+        "unknown data set 'mosmet'; did you mean 'mosmed'?",
+    ),
 }
 
 

@@ -5,12 +5,14 @@ may have several of them.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from orchestrator.errors import ConfigError
 
 VALIDATION = "val"
 """Name of the evaluation set of a training's own validation cases."""
+NNUNET_RAW = "nnunet-raw"
+"""Name of the layout of files that is nnU-Net's own: a folder `DatasetNNN_Name`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,9 +22,16 @@ class Structure:
     name: str
     """Unique in its label set."""
     label: int
-    """Its value in the label map, at least 1."""
+    """Its value in the label map, at least 1; of a region, what a prediction writes where it ends."""
     tolerance_mm: float
     """Tolerance of the normalised surface Dice (NSD)."""
+    region: tuple[int, ...] = ()
+    """Labels that make up the structure where it is a region of nnU-Net's, which may overlap others; else empty."""
+
+    @property
+    def labels(self) -> tuple[int, ...]:
+        """All labels of the label map that belong to it."""
+        return self.region or (self.label,)
 
     def __post_init__(self) -> None:
         if self.label < 1:
@@ -38,7 +47,21 @@ class LabelSet:
     name: str
     """Unique in the study."""
     structures: tuple[Structure, ...]
-    """In the order of their labels 1, 2, ..."""
+    """In the order of their labels 1, 2, ...; regions in the order in which a prediction writes them, a later one
+    over an earlier one."""
+    ignored_label: int | None = None
+    """Label of voxels that nobody has annotated: they are neither learned nor scored."""
+
+    @property
+    def has_regions(self) -> bool:
+        """Whether a structure is a region."""
+        return any(structure.region for structure in self.structures)
+
+    @property
+    def labels(self) -> tuple[int, ...]:
+        """Every label that its label maps may hold, sorted; without background."""
+        ignored = () if self.ignored_label is None else (self.ignored_label,)
+        return tuple(sorted({label for structure in self.structures for label in structure.labels}.union(ignored)))
 
     def __post_init__(self) -> None:
         if self.name in {"image", "case"}:
@@ -81,13 +104,20 @@ class Dataset:
     title: str
     """As tables print it."""
     source: str
-    """The layout of files that it is read from; several data sets may share one."""
+    """The layout of files that it is read from."""
+    folder: str
+    """Its folder below the data folder; several data sets may share one."""
+    channels: tuple[str, ...]
+    """Names of the images of a case in nnU-Net's terms, which say how each is normalised: `CT`, or any other."""
     label_sets: tuple[str, ...]
     """Names of the label sets that its cases have."""
     case_names: tuple[str, ...]
     """Every case that the study uses, sorted."""
     num_slices: int
     """Of a typical case, roughly: how much work it is before anything is read."""
+    label_values: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
+    """Label set to what the values of its masks become: value to label, 0 for one that is not used. Empty for a layout
+    that knows its own."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,7 +127,11 @@ class Model:
     name: str
     """Unique in the study; a facet of each of its trainings."""
     configuration: str = "3d_fullres"
-    """Configuration of nnU-Net: `3d_fullres` or `2d`."""
+    """Configuration of nnU-Net: `3d_fullres`, `3d_lowres` or `2d`."""
+    planner: str = "ExperimentPlanner"
+    """nnU-Net's class that makes the plans."""
+    trainer: str = "nnUNetTrainer"
+    """nnU-Net's class that trains."""
     suffix: str = ""
     """What it adds to the names of its groups of trainings."""
 

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from orchestrator.benchmark.definition import VALIDATION, Case, Dataset, EvaluationSet, LabelSet, Model, Training
+from orchestrator.benchmark.folds import DatasetCases
 from orchestrator.benchmark.presets import Preset
-from orchestrator.benchmark.study_file import ALL, FOLD, OTHER_FOLDS
+from orchestrator.benchmark.study_file import FOLD, OTHER_FOLDS
 from orchestrator.errors import ConfigError
 
 ALL_MATRICES = "all"
@@ -58,29 +59,6 @@ class TrainingGroup:
     plans_from: str | None
     """Name of a group."""
     num_folds: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DatasetCases:
-    """The cases of a data set, and how they are divided."""
-
-    parts: Mapping[str, tuple[str, ...]]
-    folds: tuple[tuple[str, ...], ...] = ()
-
-    @property
-    def everything(self) -> tuple[str, ...]:
-        """Every case, sorted."""
-        return tuple(sorted(name for names in (*self.parts.values(), *self.folds) for name in names))
-
-    def select(self, part: str, *, fold: int) -> tuple[str, ...]:
-        """Return the cases of a part of one fold."""
-        if part == ALL:
-            return self.everything
-        if part == FOLD:
-            return self.folds[fold]
-        if part == OTHER_FOLDS:
-            return tuple(name for number, names in enumerate(self.folds) if number != fold for name in names)
-        return self.parts[part]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

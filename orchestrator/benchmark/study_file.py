@@ -4,8 +4,11 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-FOLD, OTHER_FOLDS, ALL = "fold", "other-folds", "all"
-"""Parts of a data set that need no name: the cases of a training's own fold, those of the others, and every case."""
+FOLD, OTHER_FOLDS, ALL, REST = "fold", "other-folds", "all", "rest"
+"""Parts of a data set that need no name: the cases of a training's own fold, those that go with it, every case, and
+those that are in no part that has a name."""
+IGNORE = "ignore"
+"""Name in a label set, as in nnU-Net's, of the label of voxels that nobody has annotated."""
 
 RESERVED_FACETS = frozenset(
     {
@@ -29,6 +32,10 @@ RESERVED_FACETS = frozenset(
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
 """Becomes part of file names."""
 Facets = dict[Name, str | int]
+Tolerance = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+"""Of the NSD, in mm."""
+Parts = dict[Name, Annotated[list[str], Field(min_length=1)]]
+"""Cases of a data set by the name of a part; no case is in two of them."""
 
 
 class Entry(BaseModel):
@@ -40,21 +47,55 @@ class Entry(BaseModel):
 class StructureEntry(Entry):
     """A structure, below its name."""
 
-    label: Annotated[int, Field(ge=1)]
-    """Its value in the label map; 1, 2, ... in the order of the file."""
-    tolerance_mm: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    label: Annotated[int, Field(ge=1, le=255)]
+    """Its value in the label map; 1, 2, ... in the order of the file. Of a region: what predictions write there, a
+    later region over an earlier one."""
+    region: list[Annotated[int, Field(ge=1, le=255)]] = []
+    """Labels that make up the structure, where it is a region that overlaps others."""
+    tolerance_mm: Tolerance = 1.0
     """Tolerance of the normalised surface Dice (NSD)."""
+
+
+class FoldRule(Entry):
+    """How the cases of a data set are divided into folds that do not stand in `folds.yaml`."""
+
+    number: Annotated[int, Field(ge=2)] = 5
+    """Folds."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 12345
+    """Of the order in which cases, or patients, are drawn; the default is nnU-Net's."""
+    patients: str | None = None
+    """CSV file beside this one with the columns `case` and `patient`: all cases of a patient are in one fold."""
+
+
+class SplitFile(Entry):
+    """Folds as nnU-Net writes them."""
+
+    file: str
+    """`splits_final.json` beside this file."""
 
 
 class DatasetEntry(Entry):
     """A data set, below its name."""
 
-    title: str
-    """As tables print it."""
-    source: Name
-    """The layout of files that it is read from."""
-    label_sets: Annotated[list[Name], Field(min_length=1)]
-    """Names of the label sets that its cases have."""
+    title: str = ""
+    """As tables print it; its name unless given."""
+    source: Name | None = None
+    """The layout of files of a public download, which is also its folder."""
+    nnunet: Name | None = None
+    """Instead of a source: the folder of a data set in nnU-Net's raw layout, `DatasetNNN_Name`."""
+    label_sets: list[Name] = []
+    """Names of the label sets that its cases have. One in nnU-Net's layout has one of its own name unless given, which
+    is what its `dataset.json` says."""
+    channels: list[str] = []
+    """Images of a case, by what nnU-Net calls them; what `dataset.json` says, or `CT`, unless given."""
+    values: dict[Name, Annotated[int, Field(ge=1, le=255)]] = {}
+    """Structure to its value in the masks, where `dataset.json` has another name for it."""
+    tolerance_mm: Tolerance | dict[Name, Tolerance] = 1.0
+    """Tolerance of all structures of its own label set, or of each."""
+    folds: Literal["nnunet"] | FoldRule | SplitFile | None = None
+    """How its cases are divided, if `folds.yaml` does not say so; `nnunet` is as nnU-Net does it: five at random."""
+    held_out: Parts = {}
+    """Cases that are in no fold, by the name of a part."""
     slices: Annotated[int, Field(ge=1)] = 120
     """Of a typical case, roughly: how much work it is before anything is read."""
 
@@ -62,8 +103,12 @@ class DatasetEntry(Entry):
 class ModelEntry(Entry):
     """How a training fits its cases, below its name."""
 
-    configuration: Literal["3d_fullres", "2d"] = "3d_fullres"
-    """Configuration of nnU-Net."""
+    configuration: Literal["3d_fullres", "3d_lowres", "2d"] = "3d_fullres"
+    """Configuration of nnU-Net. Its cascade needs the predictions of another training and is not offered."""
+    planner: Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")] = "ExperimentPlanner"
+    """Class of nnU-Net that plans, such as `nnUNetPlannerResEncM`."""
+    trainer: Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")] = "nnUNetTrainer"
+    """Class that nnU-Net finds and trains with, such as `nnUNetTrainerDiceCELoss`."""
     suffix: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]*$", max_length=100)] = ""
     """What it adds to the names of its groups of trainings."""
 
@@ -82,10 +127,11 @@ class TrainingEntry(Entry):
 
     facets: Facets = {}
     """Values to select, group and tabulate them by."""
-    label_set: Name
-    """What they learn."""
-    models: Annotated[dict[Name, Name], Field(min_length=1)]
-    """Model to the matrix that its trainings belong to; the first matrix of the file is the default."""
+    label_set: Name | None = None
+    """What they learn; that of their first data set, if it has one only, unless given."""
+    models: dict[Name, Name] = {}
+    """Model to the matrix that its trainings belong to; the first matrix of the file is the default. Every model, in
+    one matrix, unless given."""
     train: Annotated[list[str], Field(min_length=1)]
     """Training cases, `DATASET/PART` each."""
     val: list[str] = []
@@ -108,7 +154,7 @@ class StudyFile(Entry):
 
     title: str
     """In one line."""
-    label_sets: Annotated[dict[Name, dict[Name, StructureEntry]], Field(min_length=1)]
+    label_sets: dict[Name, dict[Name, StructureEntry]] = {}
     """Label set to its structures."""
     datasets: Annotated[dict[Name, DatasetEntry], Field(min_length=1)]
     """By name; their cases are in `folds.yaml`."""
@@ -127,10 +173,6 @@ class Folds(Entry):
 
     folds: Annotated[list[Annotated[list[str], Field(min_length=1)]], Field(min_length=2)]
     """Each case once."""
-
-
-Parts = dict[Name, Annotated[list[str], Field(min_length=1)]]
-"""Cases of a data set by the name of a part; no case is in two of them."""
 
 
 class FoldsFile(BaseModel):

@@ -98,7 +98,7 @@ def compare(parts: Sequence[Part], *, data: str, datasets: Mapping[str, Dataset]
         Look closely at all parts.
     """
     known = [part for part in parts if part.case.dataset in datasets]
-    look = _stamps_at(data, {datasets[part.case.dataset].source for part in known})
+    look = _stamps_at(data, {datasets[part.case.dataset].folder for part in known})
     if thorough:
         suspects = known
     else:
@@ -195,7 +195,7 @@ def _source_now(part: Part, *, data: str, dataset: Dataset) -> SourceStamp | Non
     """Return what a part would be made of now; None if that cannot be found."""
     with ExitStack() as stack:
         try:
-            local = stack.enter_context(local_download(data, dataset.source, case_name=part.case.name))
+            local = stack.enter_context(local_download(data, dataset.folder, case_name=part.case.name))
         except DataError:
             return None
         return _find(part, local=local, dataset=dataset)

@@ -225,7 +225,7 @@ def _run_context(request: RunRequest, need: ResourceRequest) -> RunContext:
     if request.data is None:
         # Every case of the benchmark under this preset: a later run with other trainings finds the same downloads.
         for case in sorted(label_sets_by_case(request.study.all_trainings(preset=request.preset))):
-            phantom_cases.setdefault(datasets[case.dataset].source, []).append(case)
+            phantom_cases.setdefault(datasets[case.dataset].folder, []).append(case)
     return RunContext(
         output=request.output,
         data=request.data,

@@ -92,7 +92,7 @@ class _Found:
 
 
 def _find(request: CaseRequest, *, downloads: Path, seen: _Seen) -> _Found | None:
-    folder = downloads / request.dataset.source
+    folder = downloads / request.dataset.folder
     with collecting(seen.problems, folder):
         layout = open_layout(request.dataset, downloads=downloads)
         for label_set in request.label_sets:

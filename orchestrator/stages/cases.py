@@ -43,7 +43,7 @@ def ingest(context: RunContext, case: Case) -> int:
     from orchestrator.sources.downloads import convert_image
 
     dataset = context.datasets[case.dataset]
-    with local_download(context.downloads, dataset.source, case_name=case.name) as local:
+    with local_download(context.downloads, dataset.folder, case_name=case.name) as local:
         # Where a case ships several images, the label sets that it has choose, and not those that a call asks for.
         found = convert_image(case, dataset=dataset, label_sets=dataset.label_sets, downloads=local.folder)
     record = CaseRecord(
@@ -65,7 +65,7 @@ def ingest_labels(context: RunContext, case: Case, *, label_set: str) -> None:
     from orchestrator.sources.downloads import convert_labels
 
     dataset, storage = context.datasets[case.dataset], context.storage
-    with local_download(context.downloads, dataset.source, case_name=case.name) as local:
+    with local_download(context.downloads, dataset.folder, case_name=case.name) as local:
         image = _read_image(storage, case)
         found = convert_labels(case, dataset=dataset, label_set=label_set, image=image, downloads=local.folder)
     record = CaseRecord(sha256="", source=local.at_home(found.source), notes=found.notes, warnings=found.warnings)

@@ -101,7 +101,7 @@ class _Builder:
         return step.memory_gib(max(map(self.voxels, cases)))
 
     def download(self, name: str) -> str:
-        scans = {case.name: case for case in self.label_sets_of_case if self.datasets[case.dataset].source == name}
+        scans = {case.name: case for case in self.label_sets_of_case if self.datasets[case.dataset].folder == name}
         return self.add(
             Stage(
                 id=f"download {name}",
@@ -118,7 +118,7 @@ class _Builder:
         stage_id = f"ingest {case.id}"
         if stage_id in self.stages:
             return stage_id
-        download = self.datasets[case.dataset].source
+        download = self.datasets[case.dataset].folder
         return self.add(
             Stage(
                 id=stage_id,
@@ -137,7 +137,7 @@ class _Builder:
         stage_id = f"labels {case.id} {label_set}"
         if stage_id in self.stages:
             return stage_id
-        download = self.datasets[case.dataset].source
+        download = self.datasets[case.dataset].folder
         return self.add(
             Stage(
                 id=stage_id,

@@ -1,0 +1,209 @@
+"""A study of data sets in nnU-Net's raw layout: few lines, its labels and cases from dataset.json, its own folds."""
+
+import json
+from pathlib import Path
+
+import pytest
+from nnunetv2.utilities.crossval_split import generate_crossval_split
+
+from orchestrator.benchmark.definition import Case
+from orchestrator.benchmark.loading import load_study
+from orchestrator.benchmark.presets import PRESETS
+from orchestrator.benchmark.raw_dataset import RawDataset
+from orchestrator.errors import ConfigError
+
+PAPER = PRESETS["paper"]
+CASES = tuple(f"case_{number:03}" for number in (1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144))
+STUDY = """title: Tumours
+datasets:
+  tumours: {nnunet: Dataset137_Tumours, folds: nnunet}
+trainings:
+  tumours: {train: [tumours/other-folds], val: [tumours/fold]}
+"""
+
+
+def described(folder: str, **changes: object) -> RawDataset:
+    values: dict[str, object] = {
+        "channels": ("T1", "FLAIR"),
+        "labels": {"edema": (1,), "core": (2,)},
+        "cases": CASES,
+    }
+    return RawDataset(folder=folder, **(values | changes))  # type: ignore[arg-type]
+
+
+def load(folder: Path, text: str = STUDY, *, name: str = "study.yaml", **changes: object):
+    path = folder / name
+    path.write_text(text)
+    return load_study(path, describe=lambda found: described(found, **changes))
+
+
+def test_five_lines_are_five_trainings_on_the_very_folds_of_nnunet(tmp_path: Path):
+    study = load(tmp_path)
+    trainings = study.trainings(preset=PAPER)
+    assert [training.id for training in trainings] == [f"tumours-fold{fold}" for fold in range(5)]
+    for training, split in zip(trainings, generate_crossval_split(sorted(CASES)), strict=True):
+        assert [case.name for case in training.train] == sorted(split["train"])
+        assert [case.name for case in training.val] == sorted(split["val"])
+    assert study.dataset("tumours").channels == ("T1", "FLAIR")
+    assert [(s.name, s.label, s.tolerance_mm) for s in study.label_set("tumours").structures] == [
+        ("edema", 1, 1.0),
+        ("core", 2, 1.0),
+    ]
+
+
+def test_without_data_it_says_that_data_are_needed(tmp_path: Path):
+    (tmp_path / "study.yaml").write_text(STUDY)
+    with pytest.raises(ConfigError, match=r"datasets.tumours: .*dataset.json; expected --data with the folder of"):
+        load_study(tmp_path / "study.yaml")
+
+
+def test_the_digest_follows_what_dataset_json_says(tmp_path: Path):
+    assert load(tmp_path).sha256 != load(tmp_path, cases=CASES[:-1]).sha256
+    assert load(tmp_path).sha256 == load(tmp_path).sha256
+
+
+def test_cases_of_a_patient_are_in_one_fold_and_one_on_both_sides_is_reported(tmp_path: Path):
+    patients = {name: name if index > 5 else f"p{index // 2}" for index, name in enumerate(CASES)}
+    rows = "".join(f"{name},{patient}\n" for name, patient in patients.items())
+    (tmp_path / "patients.csv").write_text("\ufeffcase,patient\n" + rows)
+    grouped = load(tmp_path, STUDY.replace("folds: nnunet", "folds: {number: 3, patients: patients.csv}"))
+    trainings = grouped.trainings(preset=PAPER)
+    assert len(trainings) == 3
+    assert sorted(case.name for training in trainings for case in training.val) == list(CASES)
+    assert grouped.patient_leaks(trainings) == ()
+    mixed = STUDY + f"patients: [[tumours/{CASES[0]}, tumours/{CASES[1]}]]\n"
+    leaks = load(tmp_path, mixed).patient_leaks(load(tmp_path, mixed).trainings(preset=PAPER))
+    assert {leak.train_case.name for leak in leaks} <= {CASES[0], CASES[1]}
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ("case,who\n", "expected case and patient"),
+        (f"case,patient\n{CASES[0]},a\n", f"no patient for case {CASES[1]}"),
+        (f"case,patient\n{CASES[0]},a\n{CASES[0]},b\n", "stands twice"),
+    ],
+)
+def test_a_file_of_patients_that_is_not_whole_is_refused(tmp_path: Path, rows: str, words: str):
+    (tmp_path / "patients.csv").write_text(rows)
+    with pytest.raises(ConfigError, match=words):
+        load(tmp_path, STUDY.replace("folds: nnunet", "folds: {patients: patients.csv}"))
+
+
+def test_splits_final_is_taken_as_nnunet_takes_it_also_if_it_leaves_out_cases(tmp_path: Path):
+    splits = [{"train": list(CASES[:4]), "val": [CASES[5]]}, {"train": list(CASES[3:7]), "val": list(CASES[:2])}]
+    (tmp_path / "splits_final.json").write_text(json.dumps(splits))
+    study = load(tmp_path, STUDY.replace("folds: nnunet", "folds: {file: splits_final.json}"))
+    first, second = study.trainings(preset=PAPER)
+    assert first.train == tuple(Case(dataset="tumours", name=name) for name in CASES[:4])
+    assert [case.name for case in second.val] == list(CASES[:2])
+
+
+@pytest.mark.parametrize(
+    ("splits", "words"),
+    [
+        ([{"train": ["case_001"], "val": ["nobody"]}], "'nobody' is not among"),
+        ([{"train": ["case_001"], "val": ["case_001"]}], "stands twice"),
+        ([{"train": ["case_001"], "val": ["case_002"], "test": ["case_003"]}], "and nothing else"),
+        ([{"train": [], "val": ["case_002"]}], "and nothing else"),
+        ({}, "list of splits"),
+        ([], "list of splits"),
+    ],
+)
+def test_splits_that_nnunet_would_take_silently_are_refused(tmp_path: Path, splits: object, words: str):
+    (tmp_path / "splits_final.json").write_text(json.dumps(splits))
+    with pytest.raises(ConfigError, match=words):
+        load(tmp_path, STUDY.replace("folds: nnunet", "folds: {file: splits_final.json}"))
+
+
+def test_held_out_cases_and_those_of_images_ts_are_in_no_fold(tmp_path: Path):
+    text = STUDY.replace("folds: nnunet", "folds: nnunet, held_out: {external: [case_144]}").replace(
+        "val: [tumours/fold]", "val: [tumours/fold], test: {test: tumours/test, external: tumours/external}"
+    )
+    study = load(tmp_path, text, test_cases=("t1", "t2"))
+    trainings = study.trainings(preset=PAPER)
+    assert {case.name for training in trainings for case in training.val} == set(CASES[:-1])
+    assert [case.name for case in trainings[0].evaluation_sets[1].cases] == ["t1", "t2"]
+    assert [case.name for case in trainings[0].evaluation_sets[2].cases] == ["case_144"]
+    text = text.replace("tumours/other-folds", "tumours/rest").replace("val: [tumours/fold], ", "")
+    rest = load(tmp_path, text, test_cases=("t1", "t2"))
+    assert [case.name for case in rest.trainings(preset=PAPER)[0].train] == list(CASES[:-1])
+
+
+def test_regions_and_an_ignored_label_come_from_dataset_json(tmp_path: Path):
+    labels = {"whole": (1, 2, 3), "core": (2, 3), "enhancing": (3,)}
+    study = load(tmp_path, labels=labels, regions_class_order=(1, 2, 3), ignored_label=4)
+    own = study.label_set("tumours")
+    assert [(s.name, s.label, s.labels) for s in own.structures] == [
+        ("whole", 1, (1, 2, 3)),
+        ("core", 2, (2, 3)),
+        ("enhancing", 3, (3,)),
+    ]
+    assert own.has_regions
+    assert own.ignored_label == 4
+    assert own.labels == (1, 2, 3, 4)
+
+
+def test_one_label_set_for_two_data_sets_whose_values_differ(tmp_path: Path):
+    text = """title: Livers of two hospitals
+label_sets:
+  liver: {liver: {label: 1, tolerance_mm: 2.0}}
+datasets:
+  first: {nnunet: Dataset001_A, label_sets: [liver], values: {liver: 2}}
+  second: {nnunet: Dataset002_B, label_sets: [liver]}
+trainings:
+  a: {train: [first/all], test: {other: second/all}}
+"""
+    labels = {"spleen": (1,), "liver": (3,)}
+    study = load(tmp_path, text, labels=labels)
+    assert study.dataset("first").label_values == {"liver": {1: 0, 3: 0, 2: 1}}
+    assert study.dataset("second").label_values == {"liver": {1: 0, 3: 1}}
+    with pytest.raises(ConfigError, match=r"unknown structure of dataset.json 'liver'; did you mean 'livre'"):
+        load(tmp_path, text, labels={"livre": (1,)})
+    with pytest.raises(ConfigError, match="masks have an ignored label"):
+        load(tmp_path, text, labels=labels, ignored_label=4)
+
+
+def test_data_sets_with_other_images_are_not_mixed(tmp_path: Path):
+    (tmp_path / "study.yaml").write_text("""title: x
+label_sets: {a: {edema: {label: 1}}}
+datasets:
+  a: {nnunet: Dataset001_A, label_sets: [a]}
+  b: {nnunet: Dataset002_B, label_sets: [a]}
+trainings:
+  t: {train: [a/all], test: {b: b/all}, label_set: a}
+""")
+
+    def describe(folder: str) -> RawDataset:
+        return described(folder, channels=("CT",) if folder.endswith("A") else ("T1", "FLAIR"))
+
+    with pytest.raises(ConfigError, match="a has CT; b has T1, FLAIR; expected the same images"):
+        load_study(tmp_path / "study.yaml", describe=describe)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("nnunet: Dataset137_Tumours, folds: nnunet", "folds: nnunet", "either `source` or `nnunet`"),
+        ("Dataset137_Tumours", "Dataset137_Tumours, source: x", "either `source` or `nnunet`"),
+        ("folds: nnunet", "folds: nnunett", "folds"),
+        ("folds: nnunet", "folds: {number: 40}", "11 cases or patients for 40 folds"),
+        ("folds: nnunet", "tolerance_mm: {corr: 2.0}", "unknown structure 'corr'; did you mean 'core'"),
+        ("folds: nnunet", "held_out: {fold: [case_001]}", "always means the same"),
+        ("folds: nnunet", "held_out: {x: [case_999]}", "'case_999' is not among"),
+        ("train: [tumours/other-folds]", "train: [tumours/others]", "is no part"),
+    ],
+)
+def test_a_study_that_does_not_fit_is_refused_with_its_place(tmp_path: Path, old: str, new: str, words: str):
+    with pytest.raises(ConfigError, match=words):
+        load(tmp_path, STUDY.replace(old, new))
+
+
+def test_two_models_are_two_groups_in_one_matrix(tmp_path: Path):
+    models = "models:\n  base: {}\n  resenc: {planner: nnUNetPlannerResEncM, trainer: nnUNetTrainer, suffix: -resenc}\n"
+    trainings = load(tmp_path, STUDY + models).trainings(preset=PAPER)
+    assert len(trainings) == 10
+    assert {training.facets["model"] for training in trainings} == {"base", "resenc"}
+    assert {training.model.planner for training in trainings} == {"ExperimentPlanner", "nnUNetPlannerResEncM"}
+    with pytest.raises(ConfigError, match="3d_cascade"):
+        load(tmp_path, STUDY + "models: {c: {configuration: 3d_cascade_fullres}}\n")
