@@ -33,9 +33,6 @@ FIELDS: Mapping[str, str] = MappingProxyType(
 METRICS = tuple(FIELDS)
 """What can be calculated."""
 
-# Left lung, right lung, infection.
-_TOLERANCES_MM: Mapping[int, float] = MappingProxyType({1: 1.0, 2: 1.0, 3: 3.0})
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LabelScore:
@@ -73,7 +70,7 @@ def score_masks(
     prediction: NDArray[np.generic],
     *,
     spacing_mm: Sequence[float],
-    tolerances_mm: Mapping[int, float] = _TOLERANCES_MM,
+    tolerances_mm: Mapping[int, float],
     metrics: Collection[str] = ("dsc", "nsd"),
     prediction_labels: Mapping[int, int] = MappingProxyType({}),
 ) -> tuple[LabelScore, ...]:

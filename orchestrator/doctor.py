@@ -56,7 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--data", required=True, help="folder with the public downloads")
-    add("--study", type=Path, default=DEFAULT_STUDY, help="what is trained (default: the COVID-19 CT benchmark)")
+    add("--study", type=Path, default=DEFAULT_STUDY, help="what is trained (default: the shipped study)")
     add("--preset", default="paper", help=f"whose cases are checked: {', '.join(PRESETS)} (default: paper, all)")
     add("--matrix", help="which trainings of the study, all for every one (default: its first matrix)")
     add(

@@ -1,4 +1,4 @@
-"""Write phantoms of all volumes of the benchmark, in the layouts of the public downloads."""
+"""Write phantoms of all volumes of the shipped study, in the layouts of the public downloads."""
 
 import argparse
 import os
@@ -29,7 +29,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m orchestrator.phantom",
-        description="Generate thorax CT phantoms for every case of the benchmark, as the five public downloads: "
+        description="Generate CT phantoms for every case of the shipped study, as its public downloads: "
         "by default 585 volumes at full resolution (512 x 512). The same command again writes only what is missing.",
     )
     add = parser.add_argument

@@ -36,13 +36,13 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m orchestrator.run_all",
-        description="Train, predict, score and tabulate a study, by default the COVID-19 CT segmentation benchmark. "
+        description="Train, predict, score and tabulate a study, by default the one that is shipped. "
         "Without --data, CT phantoms are generated. The same command again does only what is missing. Exit code 0: all "
         "trainings are done, with a score for every case; 1: something failed or is missing; 2: bad input; 130: "
         "interrupted.",
     )
     add = parser.add_argument
-    add("--study", type=Path, default=DEFAULT_STUDY, help="what is trained (default: the COVID-19 CT benchmark)")
+    add("--study", type=Path, default=DEFAULT_STUDY, help="what is trained (default: the shipped study)")
     add(
         "--cluster",
         type=Path,

@@ -94,7 +94,7 @@ def test_a_launch_goes_up_submits_follows_and_goes_down(place: Path) -> None:
     assert heads() == []
     assert shown[1:] == ["one", "two", "three"]
     assert head.entrypoint.startswith("bash -c ")
-    assert "--only '\"'\"'T1-*'\"'\"' --cluster ~/covid-ct-launch/cluster.yaml" in head.entrypoint
+    assert "--only '\"'\"'T1-*'\"'\"' --cluster ~/nnunet-launch/cluster.yaml" in head.entrypoint
 
 
 def test_the_files_of_a_launch_hold_the_token_for_this_user_alone(place: Path) -> None:
@@ -105,7 +105,7 @@ def test_the_files_of_a_launch_hold_the_token_for_this_user_alone(place: Path) -
     assert (mounted / "auth_token").read_text() == token.read_text()
     assert [path.stat().st_mode & 0o777 for path in (token, mounted, mounted / "auth_token")] == [0o600, 0o700, 0o600]
     ray = yaml.safe_load((place / launch.folder / "ray.yaml").read_text())
-    assert ray["file_mounts"]["~/covid-ct-launch"] == str(mounted)
+    assert ray["file_mounts"]["~/nnunet-launch"] == str(mounted)
     assert all(Path(local).exists() for local in ray["file_mounts"].values())
     assert not any(".venv" in local for local in ray["file_mounts"].values())
 

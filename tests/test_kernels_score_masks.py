@@ -38,7 +38,7 @@ def label_maps(dtype):
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int16, np.uint64])
 def test_every_label_scores_as_its_mask_alone(dtype):
     reference, prediction = label_maps(dtype)
-    scores = score_masks(reference, prediction, spacing_mm=(2.5, 0.8, 0.8))
+    scores = score_masks(reference, prediction, spacing_mm=(2.5, 0.8, 0.8), tolerances_mm={1: 1.0, 2: 1.0, 3: 3.0})
     assert [(score.label, score.tolerance_mm) for score in scores] == [(1, 1.0), (2, 1.0), (3, 3.0)]
     for score in scores:
         a, b = reference == score.label, prediction == score.label
@@ -102,7 +102,10 @@ def test_threads_score_as_one_after_the_other():
     cases = [label_maps(dtype) for dtype in (np.uint8, np.int16, np.uint64, np.int8)] * 8
 
     def score(case):
-        return score_masks(*case, spacing_mm=(2.5, 0.8, 0.8), metrics=("dsc", "nsd", "hd95", "assd"))
+        metrics = ("dsc", "nsd", "hd95", "assd")
+        return score_masks(
+            *case, spacing_mm=(2.5, 0.8, 0.8), tolerances_mm=dict.fromkeys((1, 2, 3), 1.0), metrics=metrics
+        )
 
     with ThreadPoolExecutor(4) as threads:
         assert list(threads.map(score, cases)) == [score(case) for case in cases]

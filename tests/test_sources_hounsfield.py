@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from orchestrator.errors import DataError
-from orchestrator.sources.intensity import brought_to_window, check_hounsfield, taken_as_hounsfield
+from orchestrator.sources.intensity import check_hounsfield, taken_as_hounsfield
+from orchestrator.sources.layouts.covid_ct_seg import brought_to_window
 
 CT = chest.ct()
 BODY = chest.ellipsoid((20, 32, 32), (1e6, 26, 31))
@@ -73,7 +74,7 @@ def test_a_chest_in_hu_is_taken_without_a_word(voxels):
 @pytest.mark.parametrize(("voxels", "advice"), OTHER.values(), ids=OTHER)
 def test_another_unit_is_refused_with_its_shares_and_likely_cause(voxels, advice):
     with pytest.raises(DataError) as raised:
-        check_hounsfield(voxels, name="ct.nii.gz")
+        check_hounsfield(voxels, name="ct.nii.gz", shows="a chest")
     line = str(raised.value)
     assert line.startswith(f"ct.nii.gz: found intensities from {voxels.min():g} to {voxels.max():g} with ")
     assert "expected Hounsfield units of a chest" in line

@@ -9,20 +9,33 @@ import pytest
 
 from orchestrator.benchmark.definition import Case
 from orchestrator.sources.downloads import CaseRequest, convert_case, inspect_downloads
-from orchestrator.sources.plausibility import far_from_lungs, implausible
+from orchestrator.sources.labels import LabelRule, Pair
+from orchestrator.sources.plausibility import far_from, implausible
 
 IMAGE = chest.volume(chest.ct())
 LUNGS = chest.lungs()
+PAIR = Pair(name="lung", plural="lungs", left=1, right=2, is_air=True)
+LUNG = LabelRule(values={1: 1, 2: 2}, pair=PAIR)
+LESION = LabelRule(values={1: 1}, near="lung")
 NAMES = ("head and feet", "front and back", "left and right")
 FLIPS = [axes for number in (1, 2, 3) for axes in itertools.combinations(range(3), number)]
 
 
 def of_lungs(values, image=IMAGE):
-    return implausible(image, chest.volume(np.ascontiguousarray(values)), has_lungs=True, name="mask.nii.gz")
+    return implausible(
+        image,
+        chest.volume(np.ascontiguousarray(values)),
+        rule=LabelRule(values={1: 1, 2: 2}, pair=PAIR),
+        name="mask.nii.gz",
+    )
 
 
 def of_lesions(values, image=IMAGE):
-    return implausible(image, chest.volume(values.astype(np.uint8)), has_lungs=False, name="mask.nii.gz")
+    return implausible(image, chest.volume(values.astype(np.uint8)), rule=LESION, name="mask.nii.gz")
+
+
+def far_from_lungs(lesions, lungs):
+    return far_from(chest.volume(lesions), lungs, rule=LESION, pair=PAIR, name="case")
 
 
 def test_lungs_where_they_belong_are_no_news():
@@ -90,20 +103,18 @@ def test_a_body_that_fills_the_slices_has_nothing_outside():
 
 def test_no_lesion_is_no_news():
     assert of_lesions(np.zeros(chest.SHAPE)) == ()
-    assert far_from_lungs(chest.volume(np.zeros(chest.SHAPE, np.uint8)), chest.volume(LUNGS), name="case") == ()
+    assert far_from_lungs(np.zeros(chest.SHAPE, np.uint8), chest.volume(LUNGS)) == ()
 
 
 def test_lesions_far_from_the_lungs_of_another_label_set_are_told():
     lungs = chest.volume(LUNGS)
     # Lungs that leave out the lesion: it begins beside them.
     left_out = chest.volume((LUNGS * ~chest.ellipsoid((22, 35, 20), (4, 4, 4))).astype(np.uint8))
-    near = chest.volume(chest.ellipsoid((22, 35, 20), (4, 4, 4)).astype(np.uint8))
-    assert far_from_lungs(near, lungs, name="case") == far_from_lungs(near, left_out, name="case") == ()
+    near = chest.ellipsoid((22, 35, 20), (4, 4, 4)).astype(np.uint8)
+    assert far_from_lungs(near, lungs) == far_from_lungs(near, left_out) == ()
     far = np.zeros(chest.SHAPE, np.uint8)
     far[20:24, 53:56, 30:34] = 1
-    assert far_from_lungs(chest.volume(far), lungs, name="case") == (
-        "case: 100% of the lesions lie more than 20 mm from the lungs",
-    )
+    assert far_from_lungs(far, lungs) == ("case: 100% of the lesions lie more than 20 mm from the lungs",)
 
 
 def test_label_sets_of_a_case_are_laid_beside_each_other_where_both_are_read(tmp_path):

@@ -12,7 +12,7 @@ from orchestrator.benchmark.definition import Dataset, Training
 from orchestrator.benchmark.presets import Preset
 
 _PLANE_VOXELS = 512 * 512
-_THORAX_MM3 = 400.0 * 320.0 * 320.0
+_PHANTOM_MM3 = 400.0 * 320.0 * 320.0
 """Seen by a phantom of a coarse spacing."""
 _PATCH_VOXELS = 128 * 128 * 128
 """Of a patch whose network takes the 8 GiB of memory that nnU-Net plans for."""
@@ -80,7 +80,7 @@ def case_voxels(dataset: Dataset, *, preset: Preset, phantoms: bool) -> int:
     """Return the voxels of a typical case of a data set; coarse phantoms have fewer."""
     voxels = dataset.num_slices * _PLANE_VOXELS
     if phantoms and preset.phantom_spacing_mm is not None:
-        voxels = min(voxels, round(_THORAX_MM3 / preset.phantom_spacing_mm**3))
+        voxels = min(voxels, round(_PHANTOM_MM3 / preset.phantom_spacing_mm**3))
     return voxels
 
 

@@ -155,7 +155,7 @@ class Training:
     """One model to be trained, with every case it sees and every case it is scored on."""
 
     group: str
-    """The trainings that differ in nothing but their fold, for example `T1-lung`."""
+    """The trainings that differ in nothing but their fold, for example `liver-a`."""
     fold: int
     """From 0."""
     num_folds: int
@@ -179,7 +179,7 @@ class Training:
 
     @property
     def id(self) -> str:
-        """Unique and usable as a file name: `T1-lung-fold0`."""
+        """Unique and usable as a file name: `liver-a-fold0`."""
         return f"{self.group}-fold{self.fold}"
 
     @property

@@ -18,7 +18,8 @@ from orchestrator.configuration import expect_known, load_yaml, understood
 from orchestrator.errors import ConfigError
 from orchestrator.shipped import shipped_file
 
-DEFAULT_STUDY = shipped_file("splits", "covid19", "study.yaml")
+DEFAULT_STUDY = shipped_file("splits", shipped_file("splits", "default.txt").read_text(encoding="utf-8").strip())
+"""The study that comes along and is meant where none is named."""
 
 
 def load_study(path: Path | None = None, *, describe: Describe | None = None) -> Study:

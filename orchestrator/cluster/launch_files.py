@@ -12,9 +12,9 @@ import yaml
 
 from orchestrator.cluster.config import ClusterConfig
 
-REMOTE_PROJECT = "~/covid-ct-orchestrator"
+REMOTE_PROJECT = "~/nnunet-orchestrator"
 """The project on every machine; the file's setup commands install it from there."""
-REMOTE_LAUNCH = "~/covid-ct-launch"
+REMOTE_LAUNCH = "~/nnunet-launch"
 """The token and the driver's cluster file on every machine."""
 PROJECT_PARTS = ("pyproject.toml", "README.md", "LICENSE", "orchestrator", "kernels", "splits", "clusters")
 """What a machine needs of the project; Ray hashes each mounted file at every launch."""

@@ -36,7 +36,7 @@ _buffers = _Buffers()
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScoredStructure:
-    """One structure and its value in either map: an infection is 3 beside lungs and 1 alone."""
+    """One structure and its value in either map: a tumour is 2 beside its organ and 1 alone."""
 
     name: str
     """Name of the structure."""

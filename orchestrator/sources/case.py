@@ -29,12 +29,12 @@ class CaseRequest:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ConvertedImage:
-    """The image of a case as the benchmark uses it, in memory."""
+    """The image of a case as trainings use it, in memory."""
 
     case: Case
     """Which case it is of."""
     image: sitk.Image
-    """CT volume in LPS orientation, int16 (float32 where the source has fractions)."""
+    """Volume in LPS orientation, int16 (float32 where the source has fractions)."""
     original_grid: Geometry
     """Grid of the file or series that it was made from: the same voxels, perhaps in another order."""
     source: SourceStamp
@@ -47,7 +47,7 @@ class ConvertedImage:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ConvertedLabels:
-    """One label set of a case as the benchmark uses it, in memory."""
+    """One label set of a case as trainings use it, in memory."""
 
     case: Case
     """Which case it is of."""
@@ -67,12 +67,12 @@ class ConvertedLabels:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ConvertedCase:
-    """One case as the benchmark uses it, in memory."""
+    """One case as trainings use it, in memory."""
 
     case: Case
     """Which case it is."""
     image: sitk.Image
-    """CT volume in LPS orientation, int16 (float32 where the source has fractions)."""
+    """Volume in LPS orientation, int16 (float32 where the source has fractions)."""
     labels: Mapping[str, sitk.Image]
     """Label set to label map, uint8, in the geometry of the image."""
     source_sha256: Mapping[str, str]

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from itertools import permutations
 from pathlib import Path
 
 import SimpleITK as sitk
@@ -17,17 +18,16 @@ from orchestrator.sources.case import ConvertedCase, ConvertedImage, ConvertedLa
 from orchestrator.sources.intensity import to_stored_type
 from orchestrator.sources.labels import map_labels
 from orchestrator.sources.layout import Layout
-from orchestrator.sources.plausibility import check_is_of_a_body, far_from_lungs, implausible
 from orchestrator.sources.reading import reading
 from orchestrator.sources.registry import open_layout
 from orchestrator.sources.stamps import FileStamp, SourceStamp, stamp_files
 
 
 def convert_case(case: Case, *, dataset: Dataset, label_sets: Sequence[str], downloads: Path) -> ConvertedCase:
-    """Turn one case of a public download into the form that the benchmark uses.
+    """Turn one case of a public download into the form that trainings use.
 
     Image and masks are brought to LPS orientation by permuting and flipping axes only, compared in size, spacing,
-    origin and direction, labels are mapped and the sides of the lungs verified.
+    origin and direction, labels are mapped and the sides of paired structures verified.
 
     Parameters
     ----------
@@ -59,11 +59,11 @@ def convert_case(case: Case, *, dataset: Dataset, label_sets: Sequence[str], dow
         )
         for name, mask in masks.items()
     ]  # fmt: skip
-    return assembled(image, labels)
+    return assembled(image, labels, layout=layout)
 
 
 def convert_image(case: Case, *, dataset: Dataset, label_sets: Sequence[str], downloads: Path) -> ConvertedImage:
-    """Turn the image of a case alone into the form that the benchmark uses; parameters and errors as `convert_case`.
+    """Turn the image of a case alone into the form that trainings use; parameters and errors as `convert_case`.
 
     `label_sets` are those that are wanted of the case: where it ships several images, they choose.
     """
@@ -154,8 +154,8 @@ def image_from(volume: Volume, *, case: Case, layout: Layout, downloads: Path) -
     with reading(volume.name):
         loaded = volume.read()
         oriented = orient_to_lps(loaded.image)
-    check_is_of_a_body(geometry_of(oriented), name=volume.name)
-    voxels = layout.to_hounsfield(sitk.GetArrayViewFromImage(oriented), name=volume.name)
+    layout.check_grid(geometry_of(oriented), name=volume.name)
+    voxels = layout.intensities(sitk.GetArrayViewFromImage(oriented), name=volume.name)
     image = sitk.GetImageFromArray(to_stored_type(voxels.array))
     image.CopyInformation(oriented)
     return ConvertedImage(
@@ -188,8 +188,7 @@ def labels_from(
         note = check_same_geometry(
             geometry_of(image), geometry_of(oriented), image_name=image_name, mask_name=str(mask)
         )
-    rule = layout.rule(label_set)
-    mapped = map_labels(sitk.GetArrayViewFromImage(oriented), rule=rule, name=str(mask))
+    mapped = map_labels(sitk.GetArrayViewFromImage(oriented), rule=layout.rule(label_set), name=str(mask))
     label_map = sitk.GetImageFromArray(mapped.labels)
     label_map.CopyInformation(oriented if image is None else image)
     return ConvertedLabels(
@@ -199,20 +198,22 @@ def labels_from(
         labels_present=mapped.present,
         source=SourceStamp(files=files, sha256=loaded.sha256),
         notes=(*loaded.notes, *([note] if note else []), *mapped.notes),
-        warnings=() if image is None else implausible(image, label_map, has_lungs=rule.has_lungs, name=str(mask)),
+        warnings=() if image is None else layout.implausible(image, label_map, label_set=label_set, name=str(mask)),
     )
 
 
-def warnings_between(labels: Sequence[ConvertedLabels]) -> tuple[str, ...]:
+def warnings_between(labels: Sequence[ConvertedLabels], *, layout: Layout) -> tuple[str, ...]:
     """Return what is hardly right about the label sets of a case beside each other."""
-    lungs = next((part for part in labels if part.label_set == "lung"), None)
-    lesions = next((part for part in labels if part.label_set == "infection"), None)
-    if lungs is None or lesions is None:
-        return ()
-    return far_from_lungs(lesions.labels, lungs.labels, name=lesions.case.id)
+    return tuple(
+        warning
+        for part, other in permutations(labels, 2)
+        for warning in layout.implausible_beside(
+            part.labels, other.labels, label_sets=(part.label_set, other.label_set), name=part.case.id
+        )
+    )
 
 
-def assembled(image: ConvertedImage, labels: Sequence[ConvertedLabels]) -> ConvertedCase:
+def assembled(image: ConvertedImage, labels: Sequence[ConvertedLabels], *, layout: Layout) -> ConvertedCase:
     """Return a case made of its parts."""
     return ConvertedCase(
         case=image.case,
@@ -223,6 +224,6 @@ def assembled(image: ConvertedImage, labels: Sequence[ConvertedLabels]) -> Conve
         warnings=(
             *image.warnings,
             *(warning for part in labels for warning in part.warnings),
-            *warnings_between(labels),
+            *warnings_between(labels, layout=layout),
         ),
     )

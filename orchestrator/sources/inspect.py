@@ -16,7 +16,6 @@ from orchestrator.images.volume import Volume
 from orchestrator.sources.case import CaseRequest
 from orchestrator.sources.convert import image_from, labels_from, warnings_between
 from orchestrator.sources.layout import Layout
-from orchestrator.sources.plausibility import check_is_of_a_body
 from orchestrator.sources.reading import collecting
 from orchestrator.sources.registry import open_layout
 
@@ -112,7 +111,7 @@ def _compare_headers(found: _Found, *, seen: _Seen) -> None:
     if found.volume is not None:
         with collecting(seen.problems, found.volume.name):
             geometry = found.volume.read_geometry().to_lps()
-            check_is_of_a_body(geometry, name=found.volume.name)
+            found.layout.check_grid(geometry, name=found.volume.name)
             image = geometry
     for mask in found.masks.values():
         with collecting(seen.problems, mask):
@@ -147,4 +146,4 @@ def _convert(request: CaseRequest, found: _Found, *, downloads: Path, seen: _See
             seen.labels[request.case, label_set] = labels.labels_present
             parts.append(labels)
     if image is not None:
-        seen.warnings.extend(warnings_between(parts))
+        seen.warnings.extend(warnings_between(parts, layout=found.layout))

@@ -1,6 +1,6 @@
-"""Intensities of CT volumes: whether they are in HU, the window of COVID-19-CT-Seg, the type that they are kept in.
+"""Intensities of images: whether those of a CT are in HU, and the type that they are kept in.
 
-All data sets are trained and tested together, and what they share are Hounsfield units (HU): air -1000, water 0.
+Data sets are trained and tested together, and what CT shares are Hounsfield units (HU): air -1000, water 0.
 """
 
 from dataclasses import dataclass
@@ -9,18 +9,14 @@ import numpy as np
 
 from orchestrator.images.problem import SourceError
 
-WINDOW_HU = (-1250.0, 250.0)
-"""Window in which the radiopaedia cases of COVID-19-CT-Seg were published."""
-WINDOW_MAX = 255.0
-"""Value that the upper end of the window was scaled to; the lower end became 0."""
 AIR_HU = -200.0
 """Below this, nothing but the air of a volume in HU can lie: what was scaled to the window has rounding below 0."""
 
-# What a CT of a chest in HU looks like, as shares of its voxels. Those of the smallest value are left out: they are air
+# What a CT in HU looks like, as shares of its voxels. Those of the smallest value are left out: they are air
 # that was cut off at -1024, or padding around a round field of view (-2000, -3024), which any scale can have.
-AIR_AND_LUNGS_HU = (-1100.0, -300.0)
-MIN_AIR_AND_LUNGS = 0.01
-"""A third or more in whole chests; lungs remain where a volume was cropped to the body, or to a part of it."""
+AIR_RANGE_HU = (-1100.0, -300.0)
+MIN_AIR = 0.01
+"""A third or more in whole chests; some remains where a volume was cropped to the body, or to a part of it."""
 SOFT_TISSUE_HU = (-200.0, 300.0)
 MIN_SOFT_TISSUE = 0.03
 """A third or more; a child in the field of view of an adult has a tenth. Without the intercept it is near 1064, with
@@ -35,8 +31,8 @@ _MAX_SAMPLES = 4_000_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class HounsfieldUnits:
-    """Intensities of a volume in HU."""
+class Intensities:
+    """Intensities of a volume as trainings take them; of a CT in HU."""
 
     array: np.ndarray
     """Shape (Z, Y, X)."""
@@ -46,19 +42,19 @@ class HounsfieldUnits:
     """What is hardly right."""
 
 
-def taken_as_hounsfield(voxels: np.ndarray, *, name: str) -> HounsfieldUnits:
-    """Take a volume (Z, Y, X) as it is if it can be a CT of a chest in HU; raises SourceError if not."""
-    check_hounsfield(voxels, name=name)
+def taken_as_hounsfield(voxels: np.ndarray, *, name: str, shows: str = "a body") -> Intensities:
+    """Take a volume (Z, Y, X) as it is if it can be a CT of what it shows in HU; raises SourceError if not."""
+    check_hounsfield(voxels, shows=shows, name=name)
     highest = float(voxels.max())
     at_the_end = float(np.mean(voxels == highest))
     if at_the_end < MIN_CUT_OFF or highest >= _METAL_HU:
-        return HounsfieldUnits(array=voxels)
+        return Intensities(array=voxels)
     warning = f"{name}: {at_the_end:.1%} of its voxels are {highest:g} HU, the largest value: a window has cut them off"
-    return HounsfieldUnits(array=voxels, warnings=(warning,))
+    return Intensities(array=voxels, warnings=(warning,))
 
 
-def check_hounsfield(voxels: np.ndarray, *, name: str) -> None:
-    """Raise SourceError if a volume (Z, Y, X) has one value everywhere or cannot be a CT of a chest in HU."""
+def check_hounsfield(voxels: np.ndarray, *, name: str, shows: str = "a body") -> None:
+    """Raise SourceError if a volume (Z, Y, X) has one value everywhere or cannot be a CT of what it shows in HU."""
     lowest, highest = float(voxels.min()), float(voxels.max())
     if lowest == highest:
         raise SourceError.of(
@@ -69,15 +65,15 @@ def check_hounsfield(voxels: np.ndarray, *, name: str) -> None:
         )
     sample = _sample(voxels)
     sample = sample[sample > lowest]
-    air, tissue = (_share(sample, *window) for window in (AIR_AND_LUNGS_HU, SOFT_TISSUE_HU))
+    air, tissue = (_share(sample, *window) for window in (AIR_RANGE_HU, SOFT_TISSUE_HU))
     dense = _share(sample, SOFT_TISSUE_HU[1], np.inf)
-    if air < MIN_AIR_AND_LUNGS or tissue < MIN_SOFT_TISSUE or dense > MAX_DENSE:
+    if air < MIN_AIR or tissue < MIN_SOFT_TISSUE or dense > MAX_DENSE:
         raise SourceError.of(
             name,
-            found=f"intensities from {lowest:g} to {highest:g} with {air:.1%} in the range of air and lungs"
-            f" ({_range(AIR_AND_LUNGS_HU)}), {tissue:.1%} in that of soft tissue ({_range(SOFT_TISSUE_HU)})"
+            found=f"intensities from {lowest:g} to {highest:g} with {air:.1%} in the range of air"
+            f" ({_range(AIR_RANGE_HU)}), {tissue:.1%} in that of soft tissue ({_range(SOFT_TISSUE_HU)})"
             f" and {dense:.1%} above",
-            expected=f"Hounsfield units of a chest: at least {MIN_AIR_AND_LUNGS:.0%}, at least {MIN_SOFT_TISSUE:.0%}"
+            expected=f"Hounsfield units of {shows}: at least {MIN_AIR:.0%}, at least {MIN_SOFT_TISSUE:.0%}"
             f" and at most {MAX_DENSE:.0%}",
             advice=_likely_cause(sample, lowest=lowest, highest=highest),
         )
@@ -107,51 +103,6 @@ def _likely_cause(sample: np.ndarray, *, lowest: float, highest: float) -> str:
     if lowest > AIR_HU and _share(sample, 800, 1300) >= MIN_SOFT_TISSUE:
         return "The rescale intercept of its DICOM files (about -1024) was left out: export it again in HU."
     return "Export it again with the rescale slope and intercept of its DICOM files, each applied once."
-
-
-def brought_to_window(voxels: np.ndarray, *, name: str) -> HounsfieldUnits:
-    """Bring a COVID-19-CT-Seg volume to Hounsfield units within the window of the radiopaedia cases.
-
-    Half of the cases (coronacases) are published in HU, the others (radiopaedia) were windowed to [-1250, 250] HU and
-    scaled to [0, 255]; the owners recommend doing the same to the former. The same window is applied here, but kept in
-    HU, since the networks of tasks 2 and 3 see other data sets in HU as well; nnU-Net's normalisation makes both
-    scales the same for task 1. HU are recognised by the air.
-
-    Parameters
-    ----------
-    voxels : array, shape (Z, Y, X)
-        Finite intensities.
-    name
-        File name for the messages.
-
-    Returns
-    -------
-    HounsfieldUnits
-        The volume in [-1250, 250] HU, rounded, with a note of what was done.
-
-    Raises
-    ------
-    SourceError
-        If the volume is neither in HU nor in the window.
-    """
-    lowest, highest = float(voxels.min()), float(voxels.max())
-    low, high = WINDOW_HU
-    if lowest < AIR_HU or lowest == highest:
-        check_hounsfield(voxels, name=name)
-        note = f"{name}: HU windowed to [{low:g}, {high:g}] like the radiopaedia cases"
-        return HounsfieldUnits(array=np.rint(np.clip(voxels, low, high)).astype(np.int16), notes=(note,))
-    if highest > WINDOW_MAX or lowest < -0.5:
-        raise SourceError.of(
-            name,
-            found=f"intensities from {lowest:g} to {highest:g}",
-            expected=f"Hounsfield units (air below {AIR_HU:g}) or the window 0 to 255",
-            advice="Another tool has rescaled it: get the file of the owners.",
-        )
-    scaled = np.rint(voxels.astype(np.float32) * ((high - low) / WINDOW_MAX) + low).astype(np.int16)
-    # What is between 0 and 255 may have been another window, or a picture.
-    check_hounsfield(scaled, name=name)
-    note = f"{name}: [0, {WINDOW_MAX:g}] scaled back to the window of [{low:g}, {high:g}] HU that it was made from"
-    return HounsfieldUnits(array=scaled, notes=(note,))
 
 
 def to_stored_type(voxels: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What a download looks like on disk: the questions that each of the five answers in its own file."""
+"""What a download looks like on disk: the questions that each answers in its own file."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
@@ -6,13 +6,15 @@ from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
 import numpy as np
+import SimpleITK as sitk
 
 from orchestrator.errors import ConfigError
+from orchestrator.images.geometry import Geometry
 from orchestrator.images.problem import SourceError
 from orchestrator.images.source_file import SourceFile
 from orchestrator.images.volume import Volume
 from orchestrator.sources.archives import listing
-from orchestrator.sources.intensity import HounsfieldUnits, taken_as_hounsfield
+from orchestrator.sources.intensity import Intensities
 from orchestrator.sources.labels import LabelRule
 
 
@@ -49,9 +51,26 @@ class Layout(ABC):
     def find_labels(self, case_name: str, *, label_set: str) -> SourceFile:
         """Find the mask of a case; raises SourceError."""
 
-    def to_hounsfield(self, voxels: np.ndarray, *, name: str) -> HounsfieldUnits:
-        """Take intensities (Z, Y, X) that are in HU, or can be brought there as its owners say; raises SourceError."""
-        return taken_as_hounsfield(voxels, name=name)
+    def check_grid(self, geometry: Geometry, *, name: str) -> None:
+        """Raise SourceError for an image in LPS whose grid cannot be right."""
+        del geometry, name
+
+    def intensities(self, voxels: np.ndarray, *, name: str) -> Intensities:
+        """Take the intensities (Z, Y, X) of an image; raises SourceError."""
+        del name
+        return Intensities(array=voxels)
+
+    def implausible(self, image: sitk.Image, labels: sitk.Image, *, label_set: str, name: str) -> tuple[str, ...]:
+        """Return what is hardly right about a label map on the grid of its image, one sentence each."""
+        del image, labels, label_set, name
+        return ()
+
+    def implausible_beside(
+        self, labels: sitk.Image, others: sitk.Image, *, label_sets: tuple[str, str], name: str
+    ) -> tuple[str, ...]:
+        """Return what is hardly right about a label map beside that of another label set of the case."""
+        del labels, others, label_sets, name
+        return ()
 
     def rule(self, label_set: str) -> LabelRule:
         """Meaning of the masks' values; raises ConfigError for a label set that this download does not have."""

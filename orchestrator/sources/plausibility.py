@@ -1,7 +1,8 @@
-"""Whether a CT can be of a body, and a mask where it is: lungs are air, lesions lie in the body.
+"""Whether a CT can be of a body, and a mask where it is: some structures are air, the others lie in the body.
 
 A mask that is mirrored, upside down or of another patient may have the very header of its image. No header tells, but
-the air does: lungs stand out of what is around them as nothing else in a CT. What is hardly so gives a warning.
+the air does: what is full of it stands out of what is around as nothing else in a CT. What is hardly so gives a
+warning.
 """
 
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from orchestrator.images.geometry import Geometry
 from orchestrator.images.problem import SourceError
-from orchestrator.sources.labels import LEFT_LUNG, RIGHT_LUNG
+from orchestrator.sources.labels import LabelRule, Pair
 
 VOXEL_MM = (0.1, 20.0)
 """Edges of voxels: scanners make 0.2 to 10 mm, phantoms for a processor without a GPU up to 9; metres and microns are
@@ -23,19 +24,19 @@ WIDTH_MM = (25.0, 1000.0)
 """Of a CT from side to side and from front to back: from no more than a windpipe to more than the bore of a scanner."""
 MAX_LENGTH_MM = 2500.0
 """From head to feet: more than a table moves."""
-LUNG_AIR_HU = -200.0
+AIR_HU = -200.0
 """Between ground glass, which is still air for the most part, and what has none."""
-MAX_LUNG_WITHOUT_AIR = 0.3
-"""Up to 0.11 in phantoms with effusions, below 0.05 in healthy lungs. More is possible, with a whole lung consolidated
-or under fluid, and rare enough to be looked at."""
+MAX_WITHOUT_AIR = 0.3
+"""Up to 0.11 in phantoms with fluid, below 0.05 in what is healthy. More is possible, with one side consolidated or
+under fluid, and rare enough to be looked at."""
 MIN_GAIN = 0.03
 """By how much more of a mask must be air after a flip. Of a mask that fits, each flip loses: 0.06 to 0.4 in phantoms,
-with effusions too, since the lungs are not alike and nothing of a body is symmetric from top to bottom."""
+with fluid too, since left and right are not alike and nothing of a body is symmetric from top to bottom."""
 OUTSIDE_AIR_HU = -300.0
 MAX_LESION_OUTSIDE = 0.05
 """Share of lesions outside of the body: none in phantoms; leaves room for the rounding of a coarse grid."""
 REACH_MM = 20.0
-"""How far from the lungs a lesion may lie: some masks of lungs leave out what is ill of them."""
+"""How far from the organ that it belongs to a lesion may lie: some masks of organs leave out what is ill of them."""
 MAX_LESION_FAR = 0.5
 _COARSE_MM = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 """Grids to look at: the finest one with few enough voxels is taken, so that a look costs less than a second."""
@@ -46,14 +47,14 @@ Steps: TypeAlias = tuple[int, int, int]
 Places: TypeAlias = tuple[NDArray[np.intp], ...]
 
 
-def check_is_of_a_body(geometry: Geometry, *, name: str) -> None:
+def check_is_of_a_body(geometry: Geometry, *, name: str, shows: str = "a body") -> None:
     """Raise SourceError if the voxels of a CT in LPS, or the whole, are too small or too large, as by a wrong unit."""
     spacing_mm = geometry.spacing_mm
     x, y, z = extents_mm = tuple(step * size for step, size in zip(spacing_mm, geometry.size, strict=True))
     # Written so that NaN fails as well.
     if not all(VOXEL_MM[0] <= step <= VOXEL_MM[1] for step in spacing_mm):
         found = f"voxels of {_by(spacing_mm)} mm (x, y, z)"
-        expected = f"those of a CT of a chest, with edges of {VOXEL_MM[0]:g} to {VOXEL_MM[1]:g} mm"
+        expected = f"those of a CT of {shows}, with edges of {VOXEL_MM[0]:g} to {VOXEL_MM[1]:g} mm"
     elif not (all(WIDTH_MM[0] <= width <= WIDTH_MM[1] for width in (x, y)) and z <= MAX_LENGTH_MM):
         found = f"a volume of {_by(extents_mm)} mm (x, y, z) in voxels of {_by(spacing_mm)} mm"
         expected = f"a CT of {WIDTH_MM[0]:g} to {WIDTH_MM[1]:g} mm across and of at most {MAX_LENGTH_MM:g} mm along"
@@ -71,7 +72,7 @@ def _by(lengths_mm: tuple[float, ...]) -> str:
     return " x ".join(f"{length_mm:.4g}" for length_mm in lengths_mm)
 
 
-def implausible(image: sitk.Image, labels: sitk.Image, *, has_lungs: bool, name: str) -> tuple[str, ...]:
+def implausible(image: sitk.Image, labels: sitk.Image, *, rule: LabelRule, name: str) -> tuple[str, ...]:
     """Return what is hardly right about where a label map lies, one sentence each.
 
     Parameters
@@ -80,33 +81,38 @@ def implausible(image: sitk.Image, labels: sitk.Image, *, has_lungs: bool, name:
         The CT in HU and LPS orientation.
     labels
         Label map on its grid.
-    has_lungs
-        Whether labels 1 and 2 are the lungs, and lesions have 3; otherwise lesions have 1.
+    rule
+        Which of its labels belong to a pair, perhaps full of air; all others lie in the body.
     name
         File name for the messages.
     """
     steps = _steps(image)
     values = sitk.GetArrayViewFromImage(labels)
-    found = list(_of_lungs(image, values, steps=steps)) if has_lungs else []
-    places = _places(values > RIGHT_LUNG if has_lungs else values > 0, steps=steps)
+    pair = rule.pair
+    found = list(_of_air(image, values, pair=pair, steps=steps)) if pair and pair.is_air else []
+    others = values > 0
+    if pair is not None:
+        others &= (values != pair.left) & (values != pair.right)
+    places = _places(others, steps=steps)
     if places[0].size:
-        found += _of_lesions(places, image, steps=steps)
+        found += _outside(places, image, what=rule.what, steps=steps)
     return tuple(f"{name}: {words}" for words in found)
 
 
-def far_from_lungs(lesions: sitk.Image, lungs: sitk.Image, *, name: str) -> tuple[str, ...]:
-    """Return what is hardly right about lesions of one label map beside the lungs of another on the same grid."""
-    steps = _steps(lungs)
+def far_from(lesions: sitk.Image, organs: sitk.Image, *, rule: LabelRule, pair: Pair, name: str) -> tuple[str, ...]:
+    """Return what is hardly right about lesions of one label map beside the pair of another on the same grid."""
+    steps = _steps(organs)
     places = _places(sitk.GetArrayViewFromImage(lesions) > 0, steps=steps)
     if not places[0].size:
         return ()
     z, y, x = steps
-    are_lungs = sitk.BinaryThreshold(lungs[::x, ::y, ::z], lowerThreshold=LEFT_LUNG, upperThreshold=RIGHT_LUNG)
-    distance_mm = sitk.SignedMaurerDistanceMap(are_lungs, squaredDistance=False, useImageSpacing=True)
+    coarse = organs[::x, ::y, ::z]
+    of_pair = (coarse == pair.left) | (coarse == pair.right)
+    distance_mm = sitk.SignedMaurerDistanceMap(of_pair, squaredDistance=False, useImageSpacing=True)
     share = float(np.mean(sitk.GetArrayViewFromImage(distance_mm)[places] > REACH_MM))
     if share <= MAX_LESION_FAR:
         return ()
-    return (f"{name}: {share:.0%} of the lesions lie more than {REACH_MM:g} mm from the lungs",)
+    return (f"{name}: {share:.0%} of the {rule.what} lie more than {REACH_MM:g} mm from the {pair.plural}",)
 
 
 def _steps(image: sitk.Image) -> tuple[int, int, int]:
@@ -124,19 +130,19 @@ def _places(mask: np.ndarray, *, steps: Steps) -> Places:
     return tuple(index // step for index, step in zip(np.nonzero(mask), steps, strict=True))
 
 
-def _of_lungs(image: sitk.Image, values: np.ndarray, *, steps: Steps) -> Iterator[str]:
-    """Yield what is odd about lungs with what is in them: whatever the one is, the air is theirs."""
+def _of_air(image: sitk.Image, values: np.ndarray, *, pair: Pair, steps: Steps) -> Iterator[str]:
+    """Yield what is odd about a pair full of air with what is in it: whatever the one is, the air is theirs."""
     coarse = tuple(slice(None, None, step) for step in steps)
-    air = sitk.GetArrayViewFromImage(image)[coarse] < LUNG_AIR_HU
+    air = sitk.GetArrayViewFromImage(image)[coarse] < AIR_HU
     share = _share_of(air, values[coarse])
     best, turned = max((_share_of(air, other[coarse]), words) for words, other in _turned(values, image=image))
-    if best > share + MIN_GAIN and best >= 1 - MAX_LUNG_WITHOUT_AIR:
+    if best > share + MIN_GAIN and best >= 1 - MAX_WITHOUT_AIR:
         yield (
-            f"{share:.0%} of the lungs are air (below {LUNG_AIR_HU:g} HU), and {best:.0%} would be with {turned}"
+            f"{share:.0%} of the {pair.plural} are air (below {AIR_HU:g} HU), and {best:.0%} would be with {turned}"
             " of the mask exchanged: its voxels were probably turned"
         )
-    elif share < 1 - MAX_LUNG_WITHOUT_AIR:
-        yield f"{1 - share:.0%} of the lungs are not air (not below {LUNG_AIR_HU:g} HU)"
+    elif share < 1 - MAX_WITHOUT_AIR:
+        yield f"{1 - share:.0%} of the {pair.plural} are not air (not below {AIR_HU:g} HU)"
 
 
 def _turned(values: np.ndarray, *, image: sitk.Image) -> Iterator[tuple[str, np.ndarray]]:
@@ -157,7 +163,7 @@ def _share_of(air: np.ndarray, values: np.ndarray) -> float:
     return float(inside.mean()) if inside.size else 1.0
 
 
-def _of_lesions(places: Places, image: sitk.Image, *, steps: Steps) -> Iterator[str]:
+def _outside(places: Places, image: sitk.Image, *, what: str, steps: Steps) -> Iterator[str]:
     z, y, x = steps
     coarse = image[::x, ::y, ::z]
     across, down, along = (size - 1 for size in coarse.GetSize())
@@ -167,4 +173,4 @@ def _of_lesions(places: Places, image: sitk.Image, *, steps: Steps) -> Iterator[
     outside = sitk.ConnectedThreshold(coarse, seedList=corners, lower=lowest, upper=OUTSIDE_AIR_HU)
     share = float(np.mean(sitk.GetArrayViewFromImage(outside)[places]))
     if share > MAX_LESION_OUTSIDE:
-        yield f"{share:.0%} of the lesions lie outside of the body"
+        yield f"{share:.0%} of the {what} lie outside of the body"

@@ -1,17 +1,25 @@
-"""The downloads that are known, by name."""
+"""The downloads that are known, by name: every layout that a file in `layouts/` defines."""
 
+import importlib
+import pkgutil
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from orchestrator.benchmark.definition import Dataset
 from orchestrator.errors import ConfigError
-from orchestrator.sources.covid_ct_seg import CovidCtSeg
+from orchestrator.sources import layouts
 from orchestrator.sources.layout import Layout
-from orchestrator.sources.mosmed import Mosmed
-from orchestrator.sources.msd import Msd
-from orchestrator.sources.nsclc import Nsclc
-from orchestrator.sources.structseg import StructSeg
 
-LAYOUTS: dict[str, type[Layout]] = {layout.name: layout for layout in (CovidCtSeg, StructSeg, Nsclc, Msd, Mosmed)}
+
+def _defined_layouts() -> Iterator[type[Layout]]:
+    for file in pkgutil.iter_modules(layouts.__path__):
+        module = importlib.import_module(f"{layouts.__name__}.{file.name}")
+        for found in vars(module).values():
+            if isinstance(found, type) and issubclass(found, Layout) and found.__module__ == module.__name__:
+                yield found
+
+
+LAYOUTS: dict[str, type[Layout]] = {layout.name: layout for layout in _defined_layouts()}
 
 
 def open_layout(dataset: Dataset, *, downloads: Path) -> Layout:

@@ -35,8 +35,8 @@ _OWN = {
 def own_keys(storage: Storage, folder: str, *, below: str = "") -> list[str]:
     """Return the files of a folder of a run that are the run's: events, results, tables, patch files, records of cases.
 
-    Desktops, synchronisation tools and backups leave others beside them: `._T1-lung-fold0.parquet`, `.DS_Store`,
-    `T1-lung-fold0 (conflicted copy).parquet`. With `below` only those of a folder in it.
+    Desktops, synchronisation tools and backups leave others beside them: `._liver-fold0.parquet`, `.DS_Store`,
+    `liver-fold0 (conflicted copy).parquet`. With `below` only those of a folder in it.
     """
     return [key for key in storage.list_keys(below or folder) if _OWN[folder].fullmatch(key)]
 

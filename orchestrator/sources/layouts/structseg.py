@@ -5,21 +5,23 @@ from typing import ClassVar
 
 from orchestrator.images.source_file import SourceFile
 from orchestrator.images.volume import NiftiVolume, Volume
-from orchestrator.sources.labels import LabelRule
-from orchestrator.sources.layout import Layout
+from orchestrator.sources.ct_layout import CtLayout
+from orchestrator.sources.labels import LabelRule, Pair
 
 _PARTS = {"lung": "Thoracic_OAR", "infection": "Lung_GTV"}
+_LUNGS = Pair(name="lung", plural="lungs", left=1, right=2, is_air=True)
 
 
-class StructSeg(Layout):
+class StructSeg(CtLayout):
     """Case `train_7` is folder 7 of `Thoracic_OAR` for lungs and of `Lung_GTV` for the gross target volume."""
 
     name: ClassVar = "structseg"
     origin: ClassVar = "the StructSeg 2019 challenge (registration)"
+    shows: ClassVar = "a chest"
     rules: ClassVar = {
         # 3 spinal cord, 4 oesophagus, 5 heart, 6 trachea
-        "lung": LabelRule(values={1: 1, 2: 2, 3: 0, 4: 0, 5: 0, 6: 0}, has_lungs=True),
-        "infection": LabelRule(values={1: 1}, has_lungs=False),
+        "lung": LabelRule(values={1: 1, 2: 2, 3: 0, 4: 0, 5: 0, 6: 0}, pair=_LUNGS),
+        "infection": LabelRule(values={1: 1}, near="lung"),
     }
 
     @classmethod

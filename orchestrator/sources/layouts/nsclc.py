@@ -10,23 +10,25 @@ from orchestrator.images.dicom_elements import looks_like_dicom
 from orchestrator.images.source_file import SourceFile
 from orchestrator.images.volume import Volume
 from orchestrator.sources.archives import files_below
-from orchestrator.sources.labels import LabelRule
-from orchestrator.sources.layout import Layout
+from orchestrator.sources.ct_layout import CtLayout
+from orchestrator.sources.labels import LabelRule, Pair
 
 _PATIENT = re.compile(r"LUNG1-\d+")
+_LUNGS = Pair(name="lung", plural="lungs", left=1, right=2, is_air=True)
 _STRUCTURES = {"lung": "thor_cav", "infection": "effusion"}
 _REVIEWERS = ("primary", "first", "second", "third")
 """Order of preference among several masks of one case; others follow by name."""
 
 
-class Nsclc(Layout):
+class Nsclc(CtLayout):
     """The folders of the archive, with the masks beside or inside the patient folders."""
 
     name: ClassVar = "nsclc"
     origin: ClassVar = "the TCIA collections NSCLC-Radiomics and PleThora"
+    shows: ClassVar = "a chest"
     rules: ClassVar = {
-        "lung": LabelRule(values={1: 1, 2: 2}, has_lungs=True),
-        "infection": LabelRule(values={1: 1}, has_lungs=False),
+        "lung": LabelRule(values={1: 1, 2: 2}, pair=_LUNGS),
+        "infection": LabelRule(values={1: 1}, near="lung"),
     }
 
     @classmethod

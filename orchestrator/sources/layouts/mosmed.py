@@ -6,16 +6,17 @@ from typing import ClassVar
 from orchestrator.images.source_file import SourceFile
 from orchestrator.images.volume import NiftiVolume, Volume
 from orchestrator.sources.archives import FileTree, folder_tree, the_only
+from orchestrator.sources.ct_layout import CtLayout
 from orchestrator.sources.labels import LabelRule
-from orchestrator.sources.layout import Layout
 
 
-class Mosmed(Layout):
+class Mosmed(CtLayout):
     """`studies/CT-1/study_0255.nii.gz` and `masks/study_0255_mask.nii.gz`, perhaps below a folder COVID19_1110."""
 
     name: ClassVar = "mosmed"
     origin: ClassVar = "mosmed.ai (COVID19_1110)"
-    rules: ClassVar = {"infection": LabelRule(values={1: 1}, has_lungs=False)}
+    shows: ClassVar = "a chest"
+    rules: ClassVar = {"infection": LabelRule(values={1: 1})}
 
     @classmethod
     def may_concern(cls, path: PurePosixPath, *, case_name: str) -> bool:

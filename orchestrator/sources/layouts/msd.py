@@ -8,11 +8,12 @@ from orchestrator.images.problem import SourceError
 from orchestrator.images.source_file import SourceFile
 from orchestrator.images.volume import NiftiVolume, Volume
 from orchestrator.sources.archives import FileTree, open_tree, the_only
-from orchestrator.sources.labels import LabelRule
-from orchestrator.sources.layout import Layout
+from orchestrator.sources.ct_layout import CtLayout
+from orchestrator.sources.labels import LabelRule, Pair
 from orchestrator.sources.reading import reading
 
 _STEM = "Task06_Lung"
+_LUNGS = Pair(name="lung", plural="lungs", left=1, right=2, is_air=True)
 _LABEL_FOLDERS = {"infection": "labelsTr", "lung": "labelsTr_lung"}
 
 _NO_LUNGS = (
@@ -21,14 +22,15 @@ _NO_LUNGS = (
 )
 
 
-class Msd(Layout):
+class Msd(CtLayout):
     """The archive or its unpacked folder; lung masks, annotated later, are in a folder `labelsTr_lung`."""
 
     name: ClassVar = "msd"
     origin: ClassVar = "medicaldecathlon.com (Task06_Lung.tar)"
+    shows: ClassVar = "a chest"
     rules: ClassVar = {
-        "infection": LabelRule(values={1: 1}, has_lungs=False),
-        "lung": LabelRule(values={1: 1, 2: 2}, has_lungs=True),
+        "infection": LabelRule(values={1: 1}, near="lung"),
+        "lung": LabelRule(values={1: 1, 2: 2}, pair=_LUNGS),
     }
 
     @classmethod
