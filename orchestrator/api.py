@@ -14,6 +14,7 @@ from orchestrator.driver.request import RunRequest
 from orchestrator.errors import ConfigError, DataError
 from orchestrator.shipped import LOCAL_CLUSTER
 from orchestrator.storage.filesystem import open_storage
+from orchestrator.training.nnunet_classes import check_models
 
 if TYPE_CHECKING:
     from orchestrator.driver.run import RunOutcome
@@ -39,9 +40,11 @@ def make_request(
         config = replace(config, num_gpus=0)
     if not 0 <= seed < 2**63:
         raise ConfigError(f"seed {seed}: expected a number from 0 to 2^63 - 1")
+    trainings = study.trainings(matrix=matrix, only=only, preset=chosen)
+    check_models(training.model for training in trainings)
     return RunRequest(
         study=study,
-        trainings=study.trainings(matrix=matrix, only=only, preset=chosen),
+        trainings=trainings,
         preset=chosen,
         seed=seed,
         data=_data(str(data) if data else config.data),

@@ -11,6 +11,7 @@ from orchestrator.benchmark.definition import LabelSet, Structure
 from orchestrator.benchmark.presets import PRESETS
 from orchestrator.errors import ConfigError, DataError, IntegrityError
 from orchestrator.training import planning
+from orchestrator.training.nnunet_classes import find_planner
 from orchestrator.training.planning import CaseFingerprint, Plan, fingerprint_case, make_plan
 
 LUNGS = LabelSet(
@@ -56,8 +57,9 @@ def fingerprints(cases):
     return [fingerprint_case(image, labels) for image, labels in cases[1]]
 
 
-def plan_of(fingerprints, *, preset=SMOKE, configuration="3d_fullres", donor=None, name="T1-lung-fold0"):
-    return make_plan(fingerprints, label_set=LUNGS, configuration=configuration, preset=preset, donor=donor, name=name)
+def plan_of(fingerprints, *, configuration="3d_fullres", donor=None, name="T1-lung-fold0", preset=SMOKE, **others):
+    asked_for = {"configuration": configuration, "preset": preset, "donor": donor, "name": name, **others}
+    return make_plan(fingerprints, label_set=LUNGS, **asked_for)
 
 
 def test_a_fingerprint_is_that_of_nnunet(cases, fingerprints):
@@ -132,12 +134,20 @@ def test_unreadable_files_are_named(cases, tmp_path):
         fingerprint_case(image, cases[1][1][1])
 
 
-def test_the_paper_preset_gives_nnunets_own_plans(cases, fingerprints, monkeypatch, tmp_path):
-    from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
+PLANNERS = {
+    "ExperimentPlanner": [2, 2, 2],
+    "nnUNetPlannerResEncM": [1, 3, 4],
+    "nnUNetPlannerResEncXL": [1, 3, 4],
+    "nnUNetPlannerResEncL_noResampling": [1, 3, 4],
+}
+"""Planner to the blocks, or convolutions, of the first stages of its network."""
 
+
+@pytest.mark.parametrize("planner", PLANNERS)
+def test_the_paper_preset_gives_nnunets_own_plans(planner, cases, fingerprints, monkeypatch, tmp_path):
     monkeypatch.setattr(planning, "NUM_INTENSITY_SAMPLES", 300_000)
     folder, paths = cases
-    made = plan_of(fingerprints, preset=PAPER)
+    made = plan_of(fingerprints, preset=PAPER, planner=planner)
 
     (folder / "dataset.json").write_text(json.dumps(made.dataset_json))
     stock_fingerprint = extract_as_nnunet_does(paths, num_samples=300_000)
@@ -147,10 +157,14 @@ def test_the_paper_preset_gives_nnunets_own_plans(cases, fingerprints, monkeypat
     monkeypatch.setenv("nnUNet_raw", str(folder.parent))
     monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path))
     monkeypatch.setenv("nnUNet_n_proc_DA", "1")
-    ExperimentPlanner(folder.name).plan_experiment()
-    stock = json.loads((preprocessed / "nnUNetPlans.json").read_text())
+    stock_planner = find_planner(planner)(folder.name)
+    stock_planner.plan_experiment()
+    stock = json.loads((preprocessed / f"{stock_planner.plans_identifier}.json").read_text())
     assert made.plans == {**stock, "continue_training": False}
-    assert made.plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]["features_per_stage"][0] == 32
+    assert made.plans["experiment_planner_used"] == planner
+    network = made.plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]
+    assert network["features_per_stage"][0] == 32
+    assert network.get("n_blocks_per_stage", network.get("n_conv_per_stage"))[:3] == PLANNERS[planner]
 
 
 def extract_as_nnunet_does(paths, *, num_samples):
@@ -184,9 +198,7 @@ def extract_as_nnunet_does(paths, *, num_samples):
 
 def test_intensity_samples_of_the_paper_preset_are_nnunets():
     assert planning.NUM_INTENSITY_SAMPLES == 10e7
-    assert not planning._is_miniature(PAPER)
-    assert not planning._is_miniature(PRESETS["quick"])
-    assert planning._is_miniature(SMOKE)
+    assert [preset.is_for_cpus for preset in (PAPER, PRESETS["quick"], SMOKE)] == [False, False, True]
 
 
 def test_the_smoke_preset_limits_features_and_patch(fingerprints):
@@ -198,6 +210,38 @@ def test_the_smoke_preset_limits_features_and_patch(fingerprints):
     assert 16 * 32 * 32 / 4 < np.prod(configuration["patch_size"]) <= 16 * 32 * 32
     strides = np.prod(kwargs["strides"], axis=0)
     assert [size % stride for size, stride in zip(configuration["patch_size"], strides, strict=True)] == [0, 0, 0]
+
+
+def test_a_miniature_shrinks_residual_encoders_as_well(fingerprints):
+    preset = replace(SMOKE, max_patch_voxels=16 * 32 * 32)
+    made = plan_of(fingerprints, preset=preset, planner="nnUNetPlannerResEncL").configuration_manager
+    network = made.network_arch_init_kwargs
+    assert made.network_arch_class_name.endswith("ResidualEncoderUNet")
+    assert network["features_per_stage"] == [min(8 * 2**stage, 32) for stage in range(network["n_stages"])]
+    assert set(network["n_blocks_per_stage"]) == set(network["n_conv_per_stage_decoder"]) == {1}
+    assert np.prod(made.patch_size) <= 16 * 32 * 32
+
+
+MISSING_CONFIGURATIONS = {
+    "images of a few patches": ((24, 40, 44), "3d_lowres", "planned 2d, 3d_fullres for these images and not 3d_lowres"),
+    "single slices": ((1, 40, 44), "3d_fullres", "planned 2d for these images and not 3d_fullres"),
+    "a cascade": ((300, 500, 500), "3d_cascade_fullres", "planned 2d, 3d_lowres, 3d_fullres for these images"),
+}
+"""Shape of every image, what is asked for, and what the message says is there."""
+
+
+@pytest.mark.parametrize("case", MISSING_CONFIGURATIONS)
+def test_a_configuration_that_nnunet_does_not_plan_is_named_with_those_that_it_does(case, fingerprints):
+    shape, configuration, message = MISSING_CONFIGURATIONS[case]
+    images = [replace(one, shape_after_crop=shape, spacing_mm=(1.0, 1.0, 1.0)) for one in fingerprints]
+    with pytest.raises(DataError, match=message):
+        plan_of(images, preset=PAPER, configuration=configuration)
+
+
+def test_large_images_have_a_lowres_configuration(fingerprints):
+    images = [replace(one, shape_after_crop=(300, 500, 500), spacing_mm=(1.0, 0.8, 0.8)) for one in fingerprints]
+    made = plan_of(images, preset=PAPER, configuration="3d_lowres")
+    assert min(made.configuration_manager.spacing) > 1.0
 
 
 def test_the_limit_holds_in_two_dimensions(fingerprints):

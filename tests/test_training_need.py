@@ -102,6 +102,17 @@ def test_a_training_takes_a_gpu_and_no_more_cores_than_each_gpu_has():
     assert training_need(config(), nodes[2:], preset=FULL) == ResourceRequest(cpus=1, memory_gib=1)
 
 
+def test_a_planner_that_fills_more_memory_needs_gpus_that_have_it():
+    large, small = node(gib=48), node(gib=24)
+    need = training_need(config(), [large, small], preset=FULL, planned_gib=24)
+    assert (need.gpus, need.gpu_memory_gib) == (1, 26)
+    assert (need.num_on(large), need.num_on(small)) == (1, 0)
+    # A preset that says how much is right whatever the planner.
+    assert training_need(config(), [small], preset=SMALL, planned_gib=24) == training_need(
+        config(), [small], preset=SMALL
+    )
+
+
 def course(preset, *, number, **values):
     machine = node(cpus=32)
     graph = {

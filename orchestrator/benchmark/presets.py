@@ -6,6 +6,9 @@ from typing import Literal
 
 from orchestrator.errors import ConfigError
 
+NNUNET_MEMORY_GIB = 8.0
+"""Of a GPU, that nnU-Net's default planner plans for."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Preset:
@@ -23,8 +26,9 @@ class Preset:
     """Seconds between two checkpoints: the most that a lost machine costs; 0 saves one after every iteration."""
     expected_s_per_iteration: float
     """Rough seconds of a training iteration: on an A100, or on one CPU core if the preset is meant for those."""
-    gpu_memory_gib: float = 8.0
-    """Most memory of a plan by nnU-Net's own estimate, which its planner keeps to; 8 is its default."""
+    gpu_memory_gib: float | None = None
+    """Most memory of a plan by nnU-Net's own estimate, which its planner keeps to; None keeps the planner's own: 8 of
+    the default, 24 of ResEnc L."""
     optimizer: Literal["nnunet", "adamw"] = "nnunet"
     """`nnunet` is SGD with Nesterov momentum 0.99 and polynomial decay."""
     initial_learning_rate: float = 1e-2

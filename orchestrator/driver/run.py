@@ -32,6 +32,7 @@ from orchestrator.stages.context import RunContext
 from orchestrator.stages.finished import finished_stages
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.storage.interface import Storage
+from orchestrator.training.nnunet_classes import planned_memory_gib
 from orchestrator.workflow.graph import (
     Stage,
     StageKind,
@@ -147,7 +148,8 @@ def _execute(
         may_start = machines_that_may_start(request.cluster)
         to_come = [kind.node for kind in may_start]
         machines = [*connection.nodes, *to_come]
-        need = training_need(request.cluster, machines, preset=request.preset)
+        planned_gib = planned_memory_gib(training.model for training in request.trainings)
+        need = training_need(request.cluster, machines, preset=request.preset, planned_gib=planned_gib)
         _check_machines(request, need, machines, note=view.note)
         schedule = Schedule(
             graph,

@@ -4,13 +4,13 @@ import math
 from collections import Counter
 from collections.abc import Iterable
 
-from orchestrator.benchmark.presets import Preset
+from orchestrator.benchmark.presets import NNUNET_MEMORY_GIB, Preset
 from orchestrator.cluster.config import ClusterConfig
 from orchestrator.scheduling.resources import Node, ResourceRequest
 
-FILLING_GIB = 8.0
-"""Memory that nnU-Net plans for by default: patch and batch grow until a network takes it, and such a network keeps a
-GPU busy. A second one beside it would not end earlier than after it."""
+FILLING_GIB = NNUNET_MEMORY_GIB
+"""Patch and batch grow until a network takes this memory, and such a network keeps a GPU busy. A second one beside it
+would not end earlier than after it."""
 LEAST_LOAD = 0.25
 """Of the smallest network: the start of its kernels takes time, too. Not measured on a GPU."""
 FIXED_GIB = 2.0
@@ -26,7 +26,9 @@ BESIDE_GPU_GIB = 6.0
 ready, or logits of a large case on their way to its grid. The part of CUDA was not measured."""
 
 
-def training_need(config: ClusterConfig, nodes: Iterable[Node], *, preset: Preset) -> ResourceRequest:
+def training_need(
+    config: ClusterConfig, nodes: Iterable[Node], *, preset: Preset, planned_gib: float = FILLING_GIB
+) -> ResourceRequest:
     """Return what each training of a run takes: a part of a GPU and what feeds it; one CPU where there is none.
 
     Parameters
@@ -37,11 +39,14 @@ def training_need(config: ClusterConfig, nodes: Iterable[Node], *, preset: Prese
         Machines of the cluster.
     preset
         Bounds the memory that nnU-Net estimates for a plan, and with it what a network has to compute.
+    planned_gib
+        What the planners of the run plan for where the preset sets no bound: the most of any of them.
     """
+    memory_gib = planned_gib if preset.gpu_memory_gib is None else preset.gpu_memory_gib
     with_gpus = [node.offered for node in nodes if node.offered.gpus > 0]
     if not with_gpus:
         return ResourceRequest(cpus=1, memory_gib=ON_CPU_GIB)
-    load = min(1.0, max(LEAST_LOAD, preset.gpu_memory_gib / FILLING_GIB))
+    load = min(1.0, max(LEAST_LOAD, memory_gib / FILLING_GIB))
     gpus = config.gpus_per_training or load
     # Where a machine has few cores its GPUs share them, rather than staying idle.
     there = min(offered.cpus * gpus // offered.gpus for offered in with_gpus)
@@ -49,7 +54,7 @@ def training_need(config: ClusterConfig, nodes: Iterable[Node], *, preset: Prese
         cpus=config.cpus_per_training or min(CPUS * load, max(1.0, there)),
         gpus=gpus,
         gpu_load=load,
-        gpu_memory_gib=preset.gpu_memory_gib + FIXED_GIB,
+        gpu_memory_gib=memory_gib + FIXED_GIB,
         gpus_of_unknown=config.gpus_per_training or 1.0,
         memory_gib=BESIDE_GPU_GIB,
     )

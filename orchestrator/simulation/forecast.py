@@ -15,6 +15,7 @@ from orchestrator.scheduling.scheduler import Schedule
 from orchestrator.scheduling.training_need import training_need
 from orchestrator.simulation.engine import Conditions, Simulation, Trace
 from orchestrator.simulation.fleet import Fleet, alternatives, fleet_of
+from orchestrator.training.nnunet_classes import planned_memory_gib
 from orchestrator.workflow.graph import Stage, StageKind, build_graph
 
 GROUP_SPREAD, FOLD_SPREAD = 0.15, 0.03
@@ -117,7 +118,8 @@ def simulate_run(
             f"{cluster.path}: no GPU; expected one, since how long trainings of --preset {preset.name} take is known "
             "for GPUs alone. Set num_gpus, or choose another file"
         )
-    need = training_need(cluster, fleet.nodes, preset=preset)
+    planned_gib = planned_memory_gib(training.model for training in trainings)
+    need = training_need(cluster, fleet.nodes, preset=preset, planned_gib=planned_gib)
     seeds = tuple(range(seed, seed + NUM_COURSES))
     asked_for = outlook(graph, fleet, need=need, seeds=seeds, min_gain_s=cluster.min_preemption_gain_s)
     if prices is None:

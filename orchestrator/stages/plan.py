@@ -28,6 +28,7 @@ def plan(context: RunContext, training: Training) -> None:
         measured,
         label_set=context.label_sets[training.label_set],
         configuration=training.model.configuration,
+        planner=training.model.planner,
         preset=context.preset,
         donor=donor,
         name=training.id,

@@ -5,15 +5,13 @@ runs in a temporary folder that holds the merged fingerprint only.
 """
 
 import base64
-import contextlib
 import gzip
 import hashlib
 import json
 import logging
 import tempfile
-import threading
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +23,9 @@ from numpy.typing import NDArray
 from orchestrator.benchmark.definition import LabelSet
 from orchestrator.benchmark.presets import Preset
 from orchestrator.errors import ConfigError, DataError, IntegrityError, is_out_of_memory
+from orchestrator.training.nnunet_classes import DEFAULT_PLANNER
 from orchestrator.training.nnunet_environment import prints_to_log
+from orchestrator.training.planners import run_planner
 
 logger = logging.getLogger(__name__)
 
@@ -47,8 +47,6 @@ _PARTS_OF_NETWORKS = {
     *(f"torch.nn.modules.instancenorm.InstanceNorm{axes}d" for axes in (2, 3)),
 }
 """What nnU-Net's planners name. nnU-Net imports and calls whatever a plan names, which may be any program."""
-
-_planner_lock = threading.Lock()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -208,8 +206,9 @@ def make_plan(
     preset: Preset,
     donor: Plan | None,
     name: str,
+    planner: str = DEFAULT_PLANNER,
 ) -> Plan:
-    """Plan one training with nnU-Net's ExperimentPlanner.
+    """Plan one training with nnU-Net's planner of that name.
 
     A preset that sets neither features nor a limit of the patch gives nnU-Net's own plans. With a limit the patch is
     made smaller as nnU-Net itself makes it smaller for too little memory, and fewer intensities are drawn.
@@ -220,7 +219,7 @@ def make_plan(
         All cases of the data set, in the order of their names for the very same rounding as nnU-Net.
     label_set : LabelSet
         Structures that are learned.
-    configuration : {"3d_fullres", "2d"}
+    configuration : {"3d_fullres", "3d_lowres", "2d"}
         Configuration that the training uses.
     preset : Preset
         Size of the network and the patch.
@@ -228,13 +227,16 @@ def make_plan(
         Plan whose patch size, network and batch size replace those of this data set.
     name : str
         Name of the data set in the plans (`Dataset001_<name>`).
+    planner : str
+        Name of nnU-Net's class that plans.
 
     Raises
     ------
     DataError
         If no case has foreground, or the data set has no such configuration.
     ConfigError
-        If the preset's limit of the patch leaves no room for a network, or the donor is of another configuration.
+        If nnU-Net has no such planner, the preset's limit of the patch leaves no room for a network, the planner names
+        another network than nnU-Net's, or the donor is of another configuration.
     """
     dataset_json = {
         "channel_names": {"0": "CT"},
@@ -244,16 +246,37 @@ def make_plan(
     }
     fingerprint = _merge(fingerprints, preset=preset, name=name)
     with tempfile.TemporaryDirectory(prefix="plan-") as folder:
-        plans = _run_planner(Path(folder), name, fingerprint=fingerprint, dataset_json=dataset_json, preset=preset)
-    if configuration not in plans["configurations"]:
-        raise DataError(f"{name}: nnU-Net planned {list(plans['configurations'])}; expected {configuration} among them")
+        plans = run_planner(
+            Path(folder), name, planner=planner, fingerprint=fingerprint, dataset_json=dataset_json, preset=preset
+        )
+    _check_configuration(configuration, plans, name=name)
     if donor is not None:
         if donor.configuration != configuration:
             raise ConfigError(f"{name}: the plan it takes over is for {donor.configuration}; expected {configuration}")
         given = donor.plans["configurations"][configuration]
         for key in ("patch_size", "architecture", "batch_size"):
             plans["configurations"][configuration][key] = deepcopy(given[key])
-    return Plan(plans={**plans, "continue_training": False}, dataset_json=dataset_json, configuration=configuration)
+    made = Plan(plans={**plans, "continue_training": False}, dataset_json=dataset_json, configuration=configuration)
+    try:
+        return Plan.from_bytes(made.to_bytes())
+    except IntegrityError as error:
+        raise ConfigError(f"{name}: planner {planner}: {error}") from error
+
+
+def _check_configuration(wanted: str, plans: dict[str, Any], *, name: str) -> None:
+    """Raise DataError if nnU-Net made no plan for a configuration, with its reason."""
+    there = [key for key, found in plans["configurations"].items() if "architecture" in found]
+    if wanted in there:
+        return
+    reasons = {
+        "3d_lowres": "it makes this one where a patch of 3d_fullres holds less than a quarter of a typical image",
+        "3d_fullres": "it makes this one for images of several slices",
+    }
+    reason = f" ({reasons[wanted]})" if wanted in reasons else ""
+    raise DataError(
+        f"{name}: nnU-Net planned {', '.join(there)} for these images and not {wanted}{reason}; expected a model with "
+        f"configuration: {there[-1]}"
+    )
 
 
 def read_with_nnunet(function: Any, *arguments: Any, path: Path) -> Any:
@@ -272,17 +295,13 @@ def read_with_nnunet(function: Any, *arguments: Any, path: Path) -> Any:
         raise DataError(f"{path}: cannot be read ({reason[0]}); expected a whole NIfTI volume") from error
 
 
-def _is_miniature(preset: Preset) -> bool:
-    return any(value is not None for value in (preset.base_num_features, preset.max_patch_voxels))
-
-
 def _merge(fingerprints: Sequence[CaseFingerprint], *, preset: Preset, name: str) -> dict[str, Any]:
     """Join cases to the fingerprint of a data set, with the intensities that nnU-Net would draw."""
     from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
 
     if not any(case.foreground.size for case in fingerprints):
         raise DataError(f"{name}: none of the {len(fingerprints)} cases has a labelled voxel; check their label maps")
-    total = NUM_INTENSITY_SAMPLES_IN_MINIATURE if _is_miniature(preset) else NUM_INTENSITY_SAMPLES
+    total = NUM_INTENSITY_SAMPLES_IN_MINIATURE if preset.is_for_cpus else NUM_INTENSITY_SAMPLES
     drawn = []
     for case in fingerprints:
         voxels = case.foreground.astype(np.float32)[None, None, None]
@@ -309,77 +328,3 @@ def _merge(fingerprints: Sequence[CaseFingerprint], *, preset: Preset, name: str
             np.median([case.relative_size_after_cropping for case in fingerprints])
         ),
     }
-
-
-def _run_planner(
-    folder: Path, name: str, *, fingerprint: dict[str, Any], dataset_json: dict[str, Any], preset: Preset
-) -> dict[str, Any]:
-    """Lay out what nnU-Net's planner reads, run it, and return its plans as JSON has them."""
-    dataset_name = f"Dataset001_{name}"
-    raw, preprocessed = folder / "raw" / dataset_name, folder / "preprocessed" / dataset_name
-    raw.mkdir(parents=True)
-    preprocessed.mkdir(parents=True)
-    # The reader is named, so the planner opens no image; it only wants the list of them not to be empty.
-    described = {
-        **dataset_json,
-        "overwrite_image_reader_writer": "SimpleITKIO",
-        "dataset": {"case": {"images": ["case_0000.nii.gz"], "label": "case.nii.gz"}},
-    }
-    (raw / "dataset.json").write_text(json.dumps(described))
-    (preprocessed / "dataset_fingerprint.json").write_text(json.dumps(fingerprint))
-    with _planner_lock, _planner_folders(folder), prints_to_log():
-        planner = _new_planner(dataset_name, preset=preset)
-        planner.plan_experiment()
-    plans: dict[str, Any] = json.loads((preprocessed / "nnUNetPlans.json").read_text())
-    return plans
-
-
-@contextlib.contextmanager
-def _planner_folders(folder: Path) -> Iterator[None]:
-    """Point the planner's module to a folder, and keep it from starting `hostname` and changing torch's threads."""
-    import torch
-    from nnunetv2.experiment_planning.experiment_planners import default_experiment_planner as module
-
-    replaced = {
-        "nnUNet_raw": str(folder / "raw"),
-        "nnUNet_preprocessed": str(folder / "preprocessed"),
-        "get_allowed_n_proc_DA": torch.get_num_threads,
-    }
-    kept = {key: getattr(module, key) for key in replaced}
-    try:
-        for key, value in replaced.items():
-            setattr(module, key, value)
-        yield
-    finally:
-        for key, value in kept.items():
-            setattr(module, key, value)
-
-
-def _new_planner(dataset_name: str, *, preset: Preset) -> Any:
-    """nnU-Net's planner with the preset's limits."""
-    from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
-
-    planner = ExperimentPlanner(dataset_name, gpu_memory_target_in_gb=preset.gpu_memory_gib)
-    if preset.base_num_features is not None:
-        planner.UNet_base_num_features = preset.base_num_features
-    if preset.max_num_features is not None:
-        planner.UNet_max_features_2d = planner.UNet_max_features_3d = preset.max_num_features
-    if preset.num_convs_per_stage is not None:
-        for name in ("UNet_blocks_per_stage_encoder", "UNet_blocks_per_stage_decoder"):
-            setattr(planner, name, tuple(preset.num_convs_per_stage for _ in getattr(planner, name)))
-    if preset.max_patch_voxels is not None:
-        planner.static_estimate_VRAM_usage = _limited(planner.static_estimate_VRAM_usage, preset=preset)
-    return planner
-
-
-def _limited(estimate: Any, *, preset: Preset) -> Any:
-    """Estimate of the memory that no GPU has for a patch above the preset's limit: the planner shrinks it further."""
-    limit = preset.max_patch_voxels
-    assert limit is not None
-
-    def estimate_or_refuse(patch_size: Sequence[int], *arguments: Any) -> float:
-        if min(patch_size) < 1:
-            raise ConfigError(f"preset {preset.name}: max_patch_voxels {limit} leaves no patch; expected a larger one")
-        return 1e30 if np.prod(patch_size) > limit else float(estimate(patch_size, *arguments))
-
-    return estimate_or_refuse
