@@ -1,0 +1,121 @@
+"""Numbers of 16 bits (IEEE binary16) in compiled functions, as their bits: numba itself has no arithmetic for them."""
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core.registry import cpu_target
+from numba.extending import intrinsic
+
+from kernels.compiled import compiled
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _float_bits(typing_context: Any, value: Any) -> Any:
+    """Return the bits of a float32."""
+    return types.uint32(types.float32), lambda _context, builder, _signature, arguments: builder.bitcast(
+        arguments[0], ir.IntType(32)
+    )
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _float_of_bits(typing_context: Any, bits: Any) -> Any:
+    """Return the float32 that has these bits."""
+    return types.float32(types.uint32), lambda _context, builder, _signature, arguments: builder.bitcast(
+        arguments[0], ir.FloatType()
+    )
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _widened(typing_context: Any, bits: Any) -> Any:
+    """Return the float32 of the bits of a half, by the processor."""
+    return types.float32(types.uint16), lambda _context, builder, _signature, arguments: builder.fpext(
+        builder.bitcast(arguments[0], ir.HalfType()), ir.FloatType()
+    )
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _narrowed(typing_context: Any, value: Any) -> Any:
+    """Return the bits of the half that is nearest to a float32, by the processor."""
+    return types.uint16(types.float32), lambda _context, builder, _signature, arguments: builder.bitcast(
+        builder.fptrunc(arguments[0], ir.HalfType()), ir.IntType(16)
+    )
+
+
+@compiled
+def widened_by_integers(bits: int) -> float:
+    """Return the float32 of the bits of a half, on any processor."""
+    magnitude = np.uint32(bits & np.uint16(0x7FFF))
+    shifted = np.uint32(magnitude << np.uint32(13))
+    if magnitude >= np.uint32(0x7C00):
+        shifted = np.uint32(shifted | np.uint32(0x7F800000))
+    else:
+        shifted = _float_bits(np.float32(_float_of_bits(shifted) * np.float32(2.0**112)))
+    return _float_of_bits(np.uint32(shifted | np.uint32(np.uint32(bits & np.uint16(0x8000)) << np.uint32(16))))
+
+
+@compiled
+def narrowed_by_integers(value: float) -> int:
+    """Return the bits of the half that is nearest to a float32, of two the even one, on any processor."""
+    bits = _float_bits(value)
+    sign = np.uint32(np.uint32(bits >> np.uint32(16)) & np.uint32(0x8000))
+    magnitude = np.uint32(bits & np.uint32(0x7FFFFFFF))
+    if magnitude > np.uint32(0x7F800000):
+        half = np.uint32(0x7E00)
+    elif magnitude >= np.uint32(0x47800000):
+        half = np.uint32(0x7C00)
+    elif magnitude < np.uint32(0x38800000):
+        # Below the normal halves: the sum with 0.5 is rounded where those end.
+        half = np.uint32(
+            _float_bits(np.float32(_float_of_bits(magnitude) + np.float32(0.5))) - _float_bits(np.float32(0.5))
+        )
+    else:
+        odd = np.uint32(np.uint32(magnitude >> np.uint32(13)) & np.uint32(1))
+        half = np.uint32(np.uint32(magnitude - np.uint32(0x38000000) + np.uint32(0xFFF) + odd) >> np.uint32(13))
+    return np.uint16(sign | half)
+
+
+def _converts_halves() -> bool:
+    """Whether the processor that is compiled for converts halves; elsewhere LLVM calls a function that nobody has."""
+    triple, _, features = cpu_target.target_context.codegen().magic_tuple()[:3]
+    return "+f16c" in features.split(",") or triple.startswith(("aarch64", "arm64"))
+
+
+half_to_float = _widened if _converts_halves() else widened_by_integers
+"""The float32 of the bits of a half."""
+float_to_half = _narrowed if _converts_halves() else narrowed_by_integers
+"""The bits of the half that is nearest to a float32, of two the even one."""
+
+
+@compiled
+def double_to_half(value: float) -> int:
+    """Return the bits of the half that is nearest to a float64, of two the even one: rounded once, not twice."""
+    single = np.float32(value)
+    rest = value - np.float64(single)
+    bits = _float_bits(single)
+    if rest != 0.0 and not bits & np.uint32(1):
+        # Of the two float32 beside the value, the odd one is rounded to the half that is nearest to the value.
+        away = (rest > 0.0) == (single > np.float32(0))
+        if single == np.float32(0):
+            bits = np.uint32(1) if value > 0.0 else np.uint32(0x80000001)
+        else:
+            bits = np.uint32(bits + np.uint32(1)) if away else np.uint32(bits - np.uint32(1))
+    return float_to_half(_float_of_bits(bits))
+
+
+@compiled
+def half_order(bits: int) -> int:
+    """Return an int16 for the bits of a half that is in the order of the halves; all that are no numbers come last."""
+    magnitude = np.int16(bits & np.uint16(0x7FFF))
+    if magnitude > np.int16(0x7C00):
+        return np.int16(0x7FFF)
+    return np.int16(-magnitude) if bits & np.uint16(0x8000) else magnitude
+
+
+@compiled
+def float_of_order(order: int) -> float:
+    """Return the float32 of what `half_order` gave."""
+    if order < 0:
+        return half_to_float(np.uint16(np.uint16(-order) | np.uint16(0x8000)))
+    return half_to_float(np.uint16(order))
