@@ -44,7 +44,7 @@ def _narrowed(typing_context: Any, value: Any) -> Any:
 
 
 @compiled
-def widened_by_integers(bits: int) -> float:
+def widened_by_integers(bits: Any) -> Any:
     """Return the float32 of the bits of a half, on any processor."""
     magnitude = np.uint32(bits & np.uint16(0x7FFF))
     shifted = np.uint32(magnitude << np.uint32(13))
@@ -56,7 +56,7 @@ def widened_by_integers(bits: int) -> float:
 
 
 @compiled
-def narrowed_by_integers(value: float) -> int:
+def narrowed_by_integers(value: Any) -> Any:
     """Return the bits of the half that is nearest to a float32, of two the even one, on any processor."""
     bits = _float_bits(value)
     sign = np.uint32(np.uint32(bits >> np.uint32(16)) & np.uint32(0x8000))
@@ -89,7 +89,7 @@ float_to_half = _narrowed if _converts_halves() else narrowed_by_integers
 
 
 @compiled
-def double_to_half(value: float) -> int:
+def double_to_half(value: Any) -> Any:
     """Return the bits of the half that is nearest to a float64, of two the even one: rounded once, not twice."""
     single = np.float32(value)
     rest = value - np.float64(single)
@@ -105,7 +105,7 @@ def double_to_half(value: float) -> int:
 
 
 @compiled
-def half_order(bits: int) -> int:
+def half_order(bits: Any) -> Any:
     """Return an int16 for the bits of a half that is in the order of the halves; all that are no numbers come last."""
     magnitude = np.int16(bits & np.uint16(0x7FFF))
     if magnitude > np.int16(0x7C00):
@@ -114,7 +114,7 @@ def half_order(bits: int) -> int:
 
 
 @compiled
-def float_of_order(order: int) -> float:
+def float_of_order(order: Any) -> Any:
     """Return the float32 of what `half_order` gave."""
     if order < 0:
         return half_to_float(np.uint16(np.uint16(-order) | np.uint16(0x8000)))

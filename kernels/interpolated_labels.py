@@ -4,194 +4,284 @@ Near most voxels all neighbours have the same label by far, which is then the la
 them. The others are calculated, in runs along x, and only for the classes that can win there.
 """
 
+from typing import Any, NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.compiled import compiled
+from kernels.compiled import compiled_in_place
 from kernels.half_precision import double_to_half, half_order, half_to_float
-from kernels.window_sums import BLOCK, UNSURE
+from kernels.window_sums import BLOCK, LEAST, UNSURE, is_inside
 
 LONGEST_RUN = 64
 """Voxels that are calculated together."""
 
 
-@compiled
-def _join_neighbours(
-    first: NDArray[np.int64],
-    second: NDArray[np.int64],
-    third: NDArray[np.int64],
-    fourth: NDArray[np.int64],
-    joint: NDArray[np.int64],
-) -> None:
-    """Keep what four lines have in common."""
+class SurveyedSlice(NamedTuple):
+    """A finished slice, and what is known of it."""
+
+    sums: NDArray[np.uint16]
+    """Shape (Y, classes + 1, X): halves, as bits."""
+    best: NDArray[np.int64]
+    """Shape (Y, X); of `survey_labels` or `survey_regions`."""
+    largest: NDArray[np.int16]
+    """Shape (Y, blocks, classes); of `survey_labels`."""
+
+
+class LineTaps(NamedTuple):
+    """Indices and weights of the two voxels from which each one along an axis is interpolated."""
+
+    lower: NDArray[np.int64]
+    upper: NDArray[np.int64]
+    lower_weight: NDArray[np.float64]
+    upper_weight: NDArray[np.float64]
+
+
+class Scratch(NamedTuple):
+    """Memory for one slice."""
+
+    joint: NDArray[np.int64]
+    """What four lines have in common at each x."""
+    products: NDArray[np.float64]
+    """Values of four lines, times their weights of z and y."""
+    values: NDArray[np.int16]
+    """Of one class in a run."""
+    best: NDArray[np.int16]
+    """The largest of all classes so far."""
+    labels: NDArray[np.int64]
+    """Whose that is."""
+    seen: NDArray[np.int64]
+    """Number of the run in which a class was calculated last."""
+    most: NDArray[np.int16]
+    """What a class has at most in a run."""
+
+
+def new_scratch(*, size_x: int, num_classes: int) -> Scratch:
+    """Return memory for slices of so many voxels along x."""
+    return Scratch(
+        np.empty(size_x, np.int64),
+        np.empty((4, size_x), np.float64),
+        np.empty(LONGEST_RUN, np.int16),
+        np.empty(LONGEST_RUN, np.int16),
+        np.empty(LONGEST_RUN, np.int64),
+        np.zeros(num_classes + 1, np.int64),
+        np.empty(num_classes, np.int16),
+    )
+
+
+@compiled_in_place
+def _join_neighbours(lower: SurveyedSlice, upper: SurveyedSlice, below: int, above: int, scratch: Scratch) -> None:
+    first, second, third, fourth = lower.best[below], lower.best[above], upper.best[below], upper.best[above]
+    joint = scratch.joint
     for x in range(joint.size):
         is_same = (first[x] == second[x]) & (first[x] == third[x]) & (first[x] == fourth[x])
         joint[x] = first[x] if is_same else UNSURE
 
 
-@compiled
-def _calculate(
-    lines: tuple[NDArray[np.uint16], NDArray[np.uint16], NDArray[np.uint16], NDArray[np.uint16]],
-    weights: tuple[float, float, float, float],
-    lower: NDArray[np.int64],
-    upper: NDArray[np.int64],
-    lower_weight: NDArray[np.float64],
-    upper_weight: NDArray[np.float64],
-    products: NDArray[np.float64],
-    values: NDArray[np.int16],
+@compiled_in_place
+def _multiply(
+    line: NDArray[np.uint16], z_weight: float, y_weight: float, start: int, products: NDArray[np.float64], num: int
 ) -> None:
-    """Interpolate a run of voxels of one class, in scipy's order of products and sums: z, then y, then x.
-
-    `lines` are those at (lower z, lower y), (lower z, upper y), (upper z, lower y), (upper z, upper y), `weights` those
-    of z (lower, upper), then y. `values` are filled in, in the order of `half_order`.
-    """
-    start, end = lower[0], upper[-1] + 1
-    for x in range(start, end):
-        products[0, x - start] = np.float64(half_to_float(lines[0][x])) * weights[0] * weights[2]
-        products[1, x - start] = np.float64(half_to_float(lines[1][x])) * weights[0] * weights[3]
-        products[2, x - start] = np.float64(half_to_float(lines[2][x])) * weights[1] * weights[2]
-        products[3, x - start] = np.float64(half_to_float(lines[3][x])) * weights[1] * weights[3]
-    for k in range(lower.size):
-        left, right = lower[k] - start, upper[k] - start
-        total = products[0, left] * lower_weight[k]
-        total += products[0, right] * upper_weight[k]
-        total += products[1, left] * lower_weight[k]
-        total += products[1, right] * upper_weight[k]
-        total += products[2, left] * lower_weight[k]
-        total += products[2, right] * upper_weight[k]
-        total += products[3, left] * lower_weight[k]
-        total += products[3, right] * upper_weight[k]
-        values[k] = half_order(double_to_half(total))
+    for x in range(num):
+        products[x] = np.float64(half_to_float(line[start + x])) * z_weight * y_weight
 
 
-@compiled
-def _keep_better(number: int, values: NDArray[np.int16], best: NDArray[np.int16], labels: NDArray[np.int64]) -> None:
-    for k in range(values.size):
+@compiled_in_place
+def _add(
+    products: NDArray[np.float64], left: int, right: int, left_weight: float, right_weight: float, total: float
+) -> Any:
+    return (total + products[left] * left_weight) + products[right] * right_weight
+
+
+@compiled_in_place
+def _calculate(
+    lower: SurveyedSlice,
+    upper: SurveyedSlice,
+    number: int,
+    rows: tuple[int, int],
+    weights: tuple[float, float, float, float],
+    taps: LineTaps,
+    run: tuple[int, int],
+    scratch: Scratch,
+) -> None:
+    """Interpolate a run of voxels of one class, in scipy's order of products and sums: z, then y, then x."""
+    (below, above), (first, end), products = rows, run, scratch.products
+    start = taps.lower[first]
+    num = taps.upper[end - 1] + 1 - start
+    _multiply(lower.sums[below, number], weights[0], weights[2], start, products[0], num)
+    _multiply(lower.sums[above, number], weights[0], weights[3], start, products[1], num)
+    _multiply(upper.sums[below, number], weights[1], weights[2], start, products[2], num)
+    _multiply(upper.sums[above, number], weights[1], weights[3], start, products[3], num)
+    for x in range(first, end):
+        left, right = taps.lower[x] - start, taps.upper[x] - start
+        left_weight, right_weight = taps.lower_weight[x], taps.upper_weight[x]
+        total = _add(products[0], left, right, left_weight, right_weight, 0.0)
+        total = _add(products[1], left, right, left_weight, right_weight, total)
+        total = _add(products[2], left, right, left_weight, right_weight, total)
+        total = _add(products[3], left, right, left_weight, right_weight, total)
+        scratch.values[x - first] = half_order(double_to_half(total))
+
+
+@compiled_in_place
+def _keep_better(number: int, num: int, scratch: Scratch) -> None:
+    values, best, labels = scratch.values, scratch.best, scratch.labels
+    for k in range(num):
         if values[k] > best[k] or (values[k] == best[k] and number < labels[k]):
             best[k], labels[k] = values[k], number
 
 
-@compiled
-def interpolate_labels(
-    lower_sums: NDArray[np.uint16],
-    upper_sums: NDArray[np.uint16],
-    lower_best: NDArray[np.int64],
-    upper_best: NDArray[np.int64],
-    lower_largest: NDArray[np.int16],
-    upper_largest: NDArray[np.int16],
-    z_weights: tuple[float, float],
-    y_taps: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]],
-    x_taps: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]],
+@compiled_in_place
+def _bound(
+    lower: SurveyedSlice, upper: SurveyedSlice, rows: tuple[int, int], voxels: tuple[int, int], scratch: Scratch
+) -> None:
+    """Find what each class has at most at these voxels of four lines."""
+    most = scratch.most
+    most[:] = LEAST
+    for block in range(voxels[0] // BLOCK, voxels[1] // BLOCK + 1):
+        for k in range(2):
+            first, second = lower.largest[rows[k], block], upper.largest[rows[k], block]
+            for number in range(most.size):
+                most[number] = max(most[number], first[number], second[number])
+
+
+@compiled_in_place
+def _decide_label(
+    lower: SurveyedSlice,
+    upper: SurveyedSlice,
+    rows: tuple[int, int],
+    weights: tuple[float, float, float, float],
+    taps: LineTaps,
+    run: tuple[int, int],
+    run_number: int,
+    scratch: Scratch,
+) -> None:
+    """Find the class of the largest value of each voxel of a run, and of several the first.
+
+    The classes that are best at a neighbour are calculated first: others whose values at all neighbours are below the
+    largest that was found are not.
+    """
+    (first, end), seen = run, scratch.seen
+    num_classes = seen.size - 1
+    scratch.best[: end - first] = LEAST
+    scratch.labels[: end - first] = num_classes
+    voxels = (taps.lower[first], taps.upper[end - 1])
+    for k in range(4):
+        best = (lower if k < 2 else upper).best[rows[k % 2]]
+        for voxel in range(voxels[0], voxels[1] + 1):
+            number = best[voxel] if best[voxel] >= 0 else -1 - best[voxel]
+            if seen[number] != run_number:
+                seen[number] = run_number
+                _calculate(lower, upper, number, rows, weights, taps, run, scratch)
+                _keep_better(number, end - first, scratch)
+    _bound(lower, upper, rows, voxels, scratch)
+    least = np.int16(0x7FFF)
+    for k in range(end - first):
+        least = min(least, scratch.best[k])
+    for number in range(num_classes):
+        if scratch.most[number] >= least and seen[number] != run_number:
+            _calculate(lower, upper, number, rows, weights, taps, run, scratch)
+            _keep_better(number, end - first, scratch)
+
+
+@compiled_in_place
+def _decide_regions(
+    lower: SurveyedSlice,
+    upper: SurveyedSlice,
+    rows: tuple[int, int],
+    weights: tuple[float, float, float, float],
+    taps: LineTaps,
+    run: tuple[int, int],
     region_labels: NDArray[np.int64],
+    scratch: Scratch,
+) -> None:
+    """Find the label of each voxel of a run: that of the last region that it is in."""
+    first, end = run
+    scratch.labels[: end - first] = 0
+    for region in range(region_labels.size):
+        _calculate(lower, upper, region, rows, weights, taps, run, scratch)
+        for k in range(end - first):
+            if is_inside(scratch.values[k]):
+                scratch.labels[k] = region_labels[region]
+
+
+@compiled_in_place
+def _end_of_run(joint: NDArray[np.int64], taps: LineTaps, start: int, size_x: int) -> int:
+    end = start
+    while end < min(size_x, start + LONGEST_RUN):
+        label = joint[taps.lower[end]]
+        if label >= 0 and label == joint[taps.upper[end]]:
+            break
+        end += 1
+    return end
+
+
+@compiled_in_place
+def interpolate_labels(
+    lower: SurveyedSlice,
+    upper: SurveyedSlice,
+    z_weights: tuple[float, float],
+    y_taps: LineTaps,
+    x_taps: LineTaps,
+    region_labels: NDArray[np.int64],
+    scratch: Scratch,
     output: NDArray[np.uint16],
 ) -> None:
     """Fill in the labels of one slice.
 
     Parameters
     ----------
-    lower_sums, upper_sums : uint16 array, shape (Y, classes + 1, X)
-        Finished slices between which it lies.
-    lower_best, upper_best : int64 array, shape (Y, X)
-        Of `survey_labels` or `survey_regions`.
-    lower_largest, upper_largest : int16 array, shape (Y, blocks, classes)
-        Of `survey_labels`.
+    lower, upper : SurveyedSlice
+        Between which it lies.
     z_weights : tuple of float
         Of the two.
-    y_taps, x_taps : tuples of arrays
-        Indices and weights of the lower and upper voxel of each.
+    y_taps, x_taps : LineTaps
+        Of its lines and columns.
     region_labels : int64 array, shape (regions,)
         The label of each region, later ones over earlier ones; empty where classes exclude each other.
+    scratch : Scratch
+        Of `new_scratch`.
     output : uint16 array, shape (y, x)
         Filled in.
     """
-    num_classes = lower_sums.shape[1] - 1
-    y_lower, y_upper, y_lower_weight, y_upper_weight = y_taps
-    x_lower, x_upper, x_lower_weight, x_upper_weight = x_taps
-    size_x = output.shape[1]
-    joint = np.empty(lower_best.shape[1], np.int64)
-    products = np.empty((4, lower_best.shape[1]), np.float64)
-    values, best = np.empty(LONGEST_RUN, np.int16), np.empty(LONGEST_RUN, np.int16)
-    labels = np.empty(LONGEST_RUN, np.int64)
-    seen = np.zeros(num_classes, np.int64)
-    run = 0
+    size_x, run_number = output.shape[1], 0
+    scratch.seen[:] = 0
     for y in range(output.shape[0]):
-        below, above = y_lower[y], y_upper[y]
-        weights = (z_weights[0], z_weights[1], y_lower_weight[y], y_upper_weight[y])
-        best_lines = (lower_best[below], lower_best[above], upper_best[below], upper_best[above])
-        _join_neighbours(best_lines[0], best_lines[1], best_lines[2], best_lines[3], joint)
-        x = 0
-        while x < size_x:
-            label = joint[x_lower[x]]
-            if label >= 0 and label == joint[x_upper[x]]:
-                output[y, x] = label if region_labels.size == 0 else label_of_regions(label, region_labels)
-                x += 1
+        rows = (y_taps.lower[y], y_taps.upper[y])
+        weights = (z_weights[0], z_weights[1], y_taps.lower_weight[y], y_taps.upper_weight[y])
+        _join_neighbours(lower, upper, rows[0], rows[1], scratch)
+        start = 0
+        while start < size_x:
+            end = _end_of_run(scratch.joint, x_taps, start, size_x)
+            if end == start:
+                output[y, start] = _label_of(scratch.joint[x_taps.lower[start]], region_labels)
+                start += 1
                 continue
-            end = x + 1
-            while end < min(size_x, x + LONGEST_RUN) and (
-                joint[x_lower[end]] < 0 or joint[x_lower[end]] != joint[x_upper[end]]
-            ):
-                end += 1
-            taps = (x_lower[x:end], x_upper[x:end], x_lower_weight[x:end], x_upper_weight[x:end])
-            found = values[: end - x]
+            run = (start, end)
             if region_labels.size:
-                labels[: end - x] = 0
-                for c in range(num_classes):
-                    lines = (
-                        lower_sums[below, c], lower_sums[above, c], upper_sums[below, c], upper_sums[above, c]
-                    )
-                    _calculate(lines, weights, taps[0], taps[1], taps[2], taps[3], products, found)
-                    for k in range(end - x):
-                        if 2 <= found[k] <= 0x7C00:
-                            labels[k] = region_labels[c]
+                _decide_regions(lower, upper, rows, weights, x_taps, run, region_labels, scratch)
             else:
-                run += 1
-                best[: end - x] = -0x8000
-                labels[: end - x] = num_classes
-                first_voxel, last_voxel = taps[0][0], taps[1][-1]
-                first_block, last_block = first_voxel // BLOCK, last_voxel // BLOCK
-                for k in range(4):
-                    for voxel in range(first_voxel, last_voxel + 1):
-                        c = best_lines[k][voxel]
-                        c = c if c >= 0 else -1 - c
-                        if seen[c] != run:
-                            seen[c] = run
-                            lines = (
-                                lower_sums[below, c], lower_sums[above, c], upper_sums[below, c], upper_sums[above, c]
-                            )
-                            _calculate(lines, weights, taps[0], taps[1], taps[2], taps[3], products, found)
-                            _keep_better(c, found, best, labels)
-                least = np.int16(0x7FFF)
-                for k in range(end - x):
-                    least = min(least, best[k])
-                for c in range(num_classes):
-                    most = np.int16(-0x8000)
-                    for block in range(first_block, last_block + 1):
-                        most = max(most, lower_largest[below, block, c], lower_largest[above, block, c])
-                        most = max(most, upper_largest[below, block, c], upper_largest[above, block, c])
-                    if most >= least and seen[c] != run:
-                        lines = (
-                            lower_sums[below, c], lower_sums[above, c], upper_sums[below, c], upper_sums[above, c]
-                        )
-                        _calculate(lines, weights, taps[0], taps[1], taps[2], taps[3], products, found)
-                        _keep_better(c, found, best, labels)
-            for k in range(end - x):
-                output[y, x + k] = labels[k]
-            x = end
+                run_number += 1
+                _decide_label(lower, upper, rows, weights, x_taps, run, run_number, scratch)
+            for x in range(start, end):
+                output[y, x] = scratch.labels[x - start]
+            start = end
 
 
-@compiled
-def label_of_regions(inside: int, region_labels: NDArray[np.int64]) -> int:
-    """Return the label of a voxel that is in the regions whose bits are set: the last one's."""
-    label = np.int64(0)
-    for region in range(region_labels.size):
-        if inside >> region & 1:
-            label = region_labels[region]
-    return label
-
-
-@compiled
-def label_of_slice(best: NDArray[np.int64], region_labels: NDArray[np.int64], output: NDArray[np.uint16]) -> None:
-    """Fill in the labels of a slice on the same grid from what `survey_labels` or `survey_regions` found."""
+@compiled_in_place
+def label_slice(best: NDArray[np.int64], region_labels: NDArray[np.int64], output: NDArray[np.uint16]) -> None:
+    """Fill in the labels of a slice on the same grid, shape (y, x), from the `best` of a survey without leads."""
     for y in range(output.shape[0]):
         for x in range(output.shape[1]):
-            output[y, x] = best[y, x] if region_labels.size == 0 else label_of_regions(best[y, x], region_labels)
+            output[y, x] = _label_of(best[y, x], region_labels)
+
+
+@compiled_in_place
+def _label_of(best: Any, region_labels: NDArray[np.int64]) -> Any:
+    """Return the label of a class or, where there are regions, of the last one whose bit is set."""
+    if region_labels.size == 0:
+        return best
+    label = np.int64(0)
+    for region in range(region_labels.size):
+        if best >> region & 1:
+            label = region_labels[region]
+    return label

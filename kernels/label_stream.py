@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.interpolated_labels import interpolate_labels, label_of_slice
+from kernels.interpolated_labels import LineTaps, SurveyedSlice, interpolate_labels, label_slice, new_scratch
 from kernels.window_sums import (
     BLOCK,
+    SurveyScratch,
     add_window,
     average_slice,
     finish_slice,
@@ -84,7 +85,9 @@ class LabelStream:
         self._output = output
         self._num_slots = grid.patch_shape[0] + 1
         self._sums = np.zeros((num_models, self._num_slots, size_y, num_classes + 1, size_x), np.uint16)
-        self._surveys: dict[int, tuple[NDArray[np.int64], NDArray[np.int16]]] = {}
+        self._surveys: dict[int, SurveyedSlice] = {}
+        self._scratch = new_scratch(size_x=size_x, num_classes=num_classes)
+        self._survey_scratch = SurveyScratch(*(np.empty(size_x, np.int16) for _ in range(3)))
         self._num_begun = 0
         self._num_finished = 0
         self._num_written = 0
@@ -131,41 +134,41 @@ class LabelStream:
         labels = np.empty((size_y, size_x), np.uint16)
         if taps is None:
             _, first_y, first_x = self._grid.offset
-            best, _ = self._survey(z + self._grid.offset[0])
-            label_of_slice(best[first_y : first_y + size_y, first_x : first_x + size_x], self._region_labels, labels)
+            best = self._survey(z + self._grid.offset[0]).best
+            label_slice(best[first_y : first_y + size_y, first_x : first_x + size_x], self._region_labels, labels)
         else:
-            along_z, *in_plane = taps
-            lower, upper = int(along_z.lower[z]), int(along_z.upper[z])
-            (lower_best, lower_largest), (upper_best, upper_largest) = self._survey(lower), self._survey(upper)
+            along_z, along_y, along_x = taps
             interpolate_labels(
-                self._sums[0, lower % self._num_slots],
-                self._sums[0, upper % self._num_slots],
-                lower_best,
-                upper_best,
-                lower_largest,
-                upper_largest,
+                self._survey(int(along_z.lower[z])),
+                self._survey(int(along_z.upper[z])),
                 (float(along_z.lower_weight[z]), float(along_z.upper_weight[z])),
-                *((one.lower, one.upper, one.lower_weight, one.upper_weight) for one in in_plane),
+                _line_taps(along_y),
+                _line_taps(along_x),
                 self._region_labels,
+                self._scratch,
                 labels,
             )
         self._output[z] = labels
 
-    def _survey(self, z: int) -> tuple[NDArray[np.int64], NDArray[np.int16]]:
-        """Return best labels and largest values of a finished slice; of the last two they are kept."""
+    def _survey(self, z: int) -> SurveyedSlice:
+        """Return what is known of a finished slice; that of the last two is kept."""
         if z not in self._surveys:
             for old in [one for one in self._surveys if one < z - 1]:
                 del self._surveys[old]
             sums = self._sums[0, z % self._num_slots]
             size_y, num_rows, size_x = sums.shape
-            best = np.empty((size_y, size_x), np.int64)
-            is_interpolated = self._grid.taps is not None
-            has_regions = self._region_labels.size > 0
+            is_interpolated, has_regions = self._grid.taps is not None, self._region_labels.size > 0
             num_blocks = -(-size_x // BLOCK) if is_interpolated and not has_regions else 0
-            largest = np.empty((size_y, num_blocks, num_rows - 1), np.int16)
+            survey = SurveyedSlice(
+                sums, np.empty((size_y, size_x), np.int64), np.empty((size_y, num_blocks, num_rows - 1), np.int16)
+            )
             if has_regions:
-                survey_regions(sums, best)
+                survey_regions(sums, survey.best)
             else:
-                survey_labels(sums, best, largest, is_interpolated)
-            self._surveys[z] = best, largest
+                survey_labels(sums, survey.best, survey.largest, self._survey_scratch, is_interpolated)
+            self._surveys[z] = survey
         return self._surveys[z]
+
+
+def _line_taps(taps: Taps) -> LineTaps:
+    return LineTaps(taps.lower, taps.upper, taps.lower_weight, taps.upper_weight)

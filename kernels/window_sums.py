@@ -1,9 +1,11 @@
 """Sums of the predictions of overlapping windows, in half precision, rounded after each addition as torch does.
 
-Sums are uint16, the bits of halves, shape (slots, Y, classes + 1, X): a slot holds one slice, and the last row of a line
-the sum of the weights. Lines along x are next to each other for all classes of a voxel, so that what is decided
+Sums are uint16, the bits of halves, shape (slots, Y, classes + 1, X): a slot holds one slice, and the last row of a
+line the sum of the weights. Lines along x are next to each other for all classes of a voxel, so that what is decided
 between classes reads memory in order.
 """
+
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +17,8 @@ BLOCK = 16
 """Voxels along x that share a largest value."""
 UNSURE = -1
 """Stands for the label of a voxel near which it must be calculated."""
+LEAST = -0x8000
+"""Below all halves in the order of `half_order`."""
 
 
 @compiled
@@ -25,9 +29,7 @@ def _add_products(sums: NDArray[np.uint16], values: NDArray[np.float32], weights
 
 
 @compiled
-def _add_rounded_products(
-    sums: NDArray[np.uint16], values: NDArray[np.float32], weights: NDArray[np.float32]
-) -> None:
+def _add_rounded_products(sums: NDArray[np.uint16], values: NDArray[np.float32], weights: NDArray[np.float32]) -> None:
     for x in range(values.size):
         product = half_to_float(float_to_half(values[x] * weights[x]))
         sums[x] = float_to_half(half_to_float(sums[x]) + product)
@@ -91,7 +93,7 @@ def _divide(sums: NDArray[np.uint16], weights: NDArray[np.uint16]) -> int:
 
 @compiled_in_place
 def finish_slice(sums: NDArray[np.uint16]) -> bool:
-    """Divide the sums of a slice, shape (Y, classes + 1, X), by those of the weights; returns whether one is infinite."""
+    """Divide sums of a slice, shape (Y, classes + 1, X), by those of its weights; returns whether any is infinite."""
     num_infinite = 0
     for y in range(sums.shape[0]):
         for c in range(sums.shape[1] - 1):
@@ -129,14 +131,14 @@ def _largest_of_row(
 @compiled
 def _largest_of_blocks(row: NDArray[np.uint16], largest: NDArray[np.int16]) -> None:
     for block in range(largest.size):
-        most = np.int16(-0x8000)
+        most = np.int16(LEAST)
         for x in range(block * BLOCK, min(row.size, (block + 1) * BLOCK)):
             most = max(most, half_order(row[x]))
         largest[block] = most
 
 
 @compiled
-def _is_far(first: int, second: int) -> bool:
+def _is_far(first: Any, second: Any) -> Any:
     """Whether a value is so much above another that no interpolation can round both to the same half.
 
     Halves have 11 bits. Where the leads of the same class at all neighbours are that large, so is the interpolated one.
@@ -145,9 +147,24 @@ def _is_far(first: int, second: int) -> bool:
     return above - below > abs(above) * np.float32(2.0**-9) + np.float32(2.0**-20)
 
 
-@compiled
+class SurveyScratch(NamedTuple):
+    """Memory for one line."""
+
+    first: NDArray[np.int16]
+    """The largest value of each voxel so far."""
+    second: NDArray[np.int16]
+    """The largest but one."""
+    best: NDArray[np.int16]
+    """The class of the largest."""
+
+
+@compiled_in_place
 def survey_labels(
-    sums: NDArray[np.uint16], best: NDArray[np.int64], largest: NDArray[np.int16], keeps_unsure: bool
+    sums: NDArray[np.uint16],
+    best: NDArray[np.int64],
+    largest: NDArray[np.int16],
+    scratch: SurveyScratch,
+    keeps_unsure: bool,
 ) -> None:
     """Find the best class of each voxel of a finished slice.
 
@@ -159,31 +176,38 @@ def survey_labels(
         Filled in: the first class of the largest value, or its -1 - class if it does not lead by far.
     largest : int16 array, shape (Y, blocks, classes)
         Filled in: the largest of each `BLOCK` voxels along x, in the order of `half_order`.
+    scratch : SurveyScratch
+        Arrays of shape (X,).
     keeps_unsure : bool
         Whether leads matter; otherwise `best` has classes only, and `largest` is left.
     """
-    num_classes, size_x = sums.shape[1] - 1, sums.shape[2]
-    first, second, found = np.empty(size_x, np.int16), np.empty(size_x, np.int16), np.empty(size_x, np.int16)
+    num_classes = sums.shape[1] - 1
+    first, second, found = scratch
     for y in range(sums.shape[0]):
-        first[:], second[:], found[:] = -0x8000, -0x8000, 0
-        for c in range(num_classes):
-            _largest_of_row(sums[y, c], c, first, second, found)
+        first[:], second[:], found[:] = LEAST, LEAST, 0
+        for number in range(num_classes):
+            _largest_of_row(sums[y, number], number, first, second, found)
             if keeps_unsure:
-                _largest_of_blocks(sums[y, c], largest[y, :, c])
-        for x in range(size_x):
+                _largest_of_blocks(sums[y, number], largest[y, :, number])
+        for x in range(first.size):
             is_sure = not keeps_unsure or num_classes == 1 or _is_far(first[x], second[x])
             best[y, x] = found[x] if is_sure else -1 - found[x]
 
 
 @compiled_in_place
 def survey_regions(sums: NDArray[np.uint16], best: NDArray[np.int64]) -> None:
-    """Find which regions each voxel of a finished slice is in: bit r of `best`, shape (Y, X), stands for region r.
-
-    A sigmoid in single precision is above 0.5 from the second half above 0 on.
-    """
+    """Find which regions each voxel of a finished slice is in: bit r of `best`, shape (Y, X), stands for region r."""
     for y in range(sums.shape[0]):
         best[y] = 0
         for region in range(sums.shape[1] - 1):
             for x in range(sums.shape[2]):
-                is_inside = half_order(sums[y, region, x]) >= 2 and half_order(sums[y, region, x]) <= 0x7C00
-                best[y, x] |= np.int64(is_inside) << np.int64(region)
+                best[y, x] |= np.int64(is_inside(half_order(sums[y, region, x]))) << np.int64(region)
+
+
+@compiled
+def is_inside(order: Any) -> Any:
+    """Whether a voxel is in a region, by its value in the order of `half_order`.
+
+    A sigmoid in single precision is above 0.5 from the second half above 0 on; what is no number is not.
+    """
+    return 2 <= order <= 0x7C00

@@ -1,6 +1,6 @@
-"""Predicts whole images with nnU-Net's sliding window, one at a time, in this process."""
+"""Predicts whole images as nnU-Net does, one at a time, in this process."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
@@ -13,6 +13,7 @@ from nnunetv2.inference import predict_from_raw_data
 from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from numpy.typing import NDArray
 
 from orchestrator.benchmark.presets import Preset
@@ -24,7 +25,8 @@ from orchestrator.images.source_file import SourceFile
 from orchestrator.training.checkpoint import fitting
 from orchestrator.training.nnunet_environment import prints_to_log
 from orchestrator.training.planning import Plan
-from orchestrator.training.preprocessing import preprocess_case
+from orchestrator.training.prepared_image import PreparedImage, prepare_image, read_images
+from orchestrator.training.window_sweep import can_stream, plan_sweep, stream_labels
 
 _DESCRIPTION = "ITK_FileNotes"
 """What ITK calls the field `descrip` of a NIfTI header."""
@@ -33,9 +35,23 @@ _DESCRIPTION = "ITK_FileNotes"
 class Predictor:
     """A model that is ready to predict."""
 
-    def __init__(self, predictor: nnUNetPredictor, *, plan: Plan) -> None:
+    def __init__(self, predictor: nnUNetPredictor, networks: Sequence[torch.nn.Module], *, plan: Plan) -> None:
+        """Take over what is ready.
+
+        Parameters
+        ----------
+        predictor
+            nnU-Net's.
+        networks
+            One for each fold, whose predictions are averaged.
+        plan
+            Of the model.
+        """
         self._predictor = predictor
+        self._networks = tuple(networks)
         self._plan = plan
+        self.streams = can_stream(predictor)
+        """Whether it predicts slice by slice. What it cannot do so, it leaves to nnU-Net's own export."""
 
     def predict(self, image: Path, output: Path, *, grid: Geometry | None = None, description: str = "") -> None:
         """Predict one image.
@@ -62,21 +78,27 @@ class Predictor:
         of_image = read_nifti_geometry(SourceFile(path=image))
         order = order_onto(grid or of_image, of_image)
         _check_grid(order.geometry(of_image), grid=grid or of_image, image=image)
-        case = preprocess_case(image, None, self._plan)
-        with prints_to_log(), _raising_worker_errors():
-            logits = self._predictor.predict_logits_from_preprocessed_data(torch.from_numpy(case.data))
-            labels = convert_predicted_logits_to_segmentation_with_correct_shape(
+        labels = self.labels(prepare_image(*read_images([image], self._plan), self._plan))
+        _write_label_map(order.array(labels), output, geometry=grid or of_image, description=description)
+
+    def labels(self, image: PreparedImage) -> NDArray[Any]:
+        """Return the label map, uint8 or uint16, in the voxels and the order of axes of the file that was read."""
+        with prints_to_log():
+            if self.streams:
+                plan = plan_sweep(self._predictor, shape=image.data.shape[1:], properties=image.properties)
+                return stream_labels(self._predictor, self._networks, image, plan=plan)
+            with _raising_worker_errors():
+                logits = self._predictor.predict_logits_from_preprocessed_data(torch.from_numpy(image.data))
+            labels: NDArray[Any] = convert_predicted_logits_to_segmentation_with_correct_shape(
                 logits.cpu(),
                 self._predictor.plans_manager,
                 self._predictor.configuration_manager,
                 self._predictor.label_manager,
-                case.properties,
+                image.properties,
                 # nnU-Net's default is 8 threads, however many cores this process was given.
                 num_threads_torch=torch.get_num_threads(),
             )
-        _write_label_map(
-            order.array(labels.astype(np.uint8)), output, geometry=grid or of_image, description=description
-        )
+            return labels
 
 
 class _Failure:
@@ -162,27 +184,53 @@ def load_predictor(state: dict[str, Any], *, plan: Plan, preset: Preset, device:
     with fitting("the final checkpoint"):
         plan_sha256, weights = state["origin"]["plan_sha256"], state["network_weights"]
         mirror_axes = tuple(map(int, state["inference_allowed_mirroring_axes"] or ()))
-    if plan_sha256 != plan.sha256:
-        raise IntegrityError(
-            f"the checkpoint was trained with plan {plan_sha256}, not with {plan.sha256}: delete it to train again, or "
-            "give the plan that belongs to it"
-        )
-    plans_manager, configuration, labels = plan.plans_manager, plan.configuration_manager, plan.label_manager
-    with prints_to_log():
-        network = nnUNetTrainer.build_network_architecture(
-            plans_manager,
-            configuration,
-            len(plan.dataset_json["channel_names"]),
-            labels.num_segmentation_heads,
-            enable_deep_supervision=False,
-        )
-        with fitting("the final checkpoint"):
-            network.load_state_dict(weights)
-        predictor = nnUNetPredictor(
+        if plan_sha256 != plan.sha256:
+            raise IntegrityError(
+                f"the checkpoint was trained with plan {plan_sha256}, not with {plan.sha256}: delete it to train "
+                "again, or give the plan that belongs to it"
+            )
+        return ready_predictor(
+            plan,
+            [weights],
+            mirror_axes=mirror_axes if preset.mirror_at_prediction else (),
             tile_step_size=preset.tile_step_size,
+            device=device,
+        )
+
+
+def ready_predictor(
+    plan: Plan,
+    weights: Sequence[dict[str, torch.Tensor]],
+    *,
+    mirror_axes: Sequence[int],
+    tile_step_size: float,
+    device: str,
+) -> Predictor:
+    """Build the networks of a model.
+
+    Parameters
+    ----------
+    plan
+        Of the model.
+    weights
+        Of each network whose predictions are averaged.
+    mirror_axes
+        Axes of a window along which predictions are mirrored and averaged; none for no mirroring.
+    tile_step_size
+        Step of the sliding window as a share of its size.
+    device
+        `cpu` or `cuda`.
+
+    Raises IntegrityError for weights of other names or shapes than those of the plan's network.
+    """
+    plans_manager, configuration = plan.plans_manager, plan.configuration_manager
+    with prints_to_log():
+        networks = [_network(plan, one).to(device).eval() for one in weights]
+        predictor = nnUNetPredictor(
+            tile_step_size=tile_step_size,
             use_gaussian=True,
             # nnU-Net cannot mirror along no axis at all.
-            use_mirroring=preset.mirror_at_prediction and bool(mirror_axes),
+            use_mirroring=bool(mirror_axes),
             perform_everything_on_device=device != "cpu",
             device=torch.device(device),
             verbose=False,
@@ -190,13 +238,40 @@ def load_predictor(state: dict[str, Any], *, plan: Plan, preset: Preset, device:
             allow_tqdm=False,
         )
         predictor.manual_initialization(
-            network.to(device),
+            networks[0],
             plans_manager,
             configuration,
-            [weights],
+            list(weights),
             plan.dataset_json,
             nnUNetTrainer.__name__,
-            mirror_axes,
+            tuple(mirror_axes),
         )
-    network.eval()
-    return Predictor(predictor, plan=plan)
+    return Predictor(predictor, networks, plan=plan)
+
+
+def _network(plan: Plan, weights: dict[str, torch.Tensor]) -> torch.nn.Module:
+    """Build a network with its weights; what does not fit is found before any memory is taken for it."""
+    plans_manager, configuration = plan.plans_manager, plan.configuration_manager
+
+    def build() -> torch.nn.Module:
+        network: torch.nn.Module = nnUNetTrainer.build_network_architecture(
+            plans_manager,
+            configuration,
+            determine_num_input_channels(plans_manager, configuration, plan.dataset_json),
+            plan.label_manager.num_segmentation_heads,
+            enable_deep_supervision=False,
+        )
+        return network
+
+    with torch.device("meta"):
+        expected = {name: tuple(tensor.shape) for name, tensor in build().state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    if found != expected:
+        name = next(name for name in {**expected, **found} if found.get(name) != expected.get(name))
+        raise IntegrityError(
+            f"weights {name} of shape {found.get(name, 'none')}; expected {expected.get(name, 'none')}, as the network "
+            "of these plans has. The checkpoint is of other plans, or of a trainer with a network of its own"
+        )
+    network = build()
+    network.load_state_dict(weights)
+    return network
