@@ -10,14 +10,15 @@ from orchestrator.thread_numbers import settle_thread_numbers
 
 if TYPE_CHECKING:
     from kernels import score_masks
-    from orchestrator.api import open_results, run
+    from orchestrator.api import evaluate, open_results, run
     from orchestrator.benchmark.loading import load_study
 
-__all__ = ["load_study", "open_results", "run", "score_masks"]
+__all__ = ["evaluate", "load_study", "open_results", "run", "score_masks"]
 
 settle_thread_numbers()
 
 _PLACES = {
+    "evaluate": "orchestrator.api",
     "load_study": "orchestrator.benchmark.loading",
     "open_results": "orchestrator.api",
     "run": "orchestrator.api",

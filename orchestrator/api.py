@@ -1,9 +1,9 @@
 """What a program asks for: the same as the commands do, without a terminal."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Literal, TextIO, TypedDict, Unpack
 
 from orchestrator.benchmark.presets import find_preset
 from orchestrator.benchmark.study import Study
@@ -12,6 +12,7 @@ from orchestrator.cluster.environment import use_token
 from orchestrator.configuration import absolute
 from orchestrator.driver.request import RunRequest
 from orchestrator.errors import ConfigError, DataError
+from orchestrator.progress import NoListener, ProgressLines
 from orchestrator.shipped import LOCAL_CLUSTER
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.training.nnunet_classes import check_models
@@ -19,28 +20,48 @@ from orchestrator.training.nnunet_classes import check_models
 if TYPE_CHECKING:
     from orchestrator.driver.run import RunOutcome
     from orchestrator.results.store import ResultsStore
+    from orchestrator.scoring.folder_scores import FolderScores
+    from orchestrator.scoring.folders import FolderComparison, FolderScore
 
 
-def make_request(
-    study: Study,
-    *,
-    matrix: str | None = None,
-    only: Sequence[str] = (),
-    preset: str = "smoke",
-    cluster: Path | str = LOCAL_CLUSTER,
-    data: str | Path | None = None,
-    output: str | Path | None = None,
-    seed: int = 0,
-    redo_changed: bool = False,
-) -> RunRequest:
-    """Return what `run` carries out, with everything understood and nothing started; parameters and errors as `run`."""
-    chosen, config = find_preset(preset), load_cluster(Path(cluster))
+class RequestOptions(TypedDict, total=False):
+    """What `run` may be given, by name."""
+
+    matrix: str | None
+    """Which trainings of the study; all of its first matrix unless given."""
+    only: str | Sequence[str]
+    """Names of trainings or groups, with `*`, or FACET=PATTERN."""
+    preset: str
+    """How much is trained: `smoke` (unless given), `quick` or `paper`."""
+    cluster: Path | str
+    """Cluster file; unless given, this machine."""
+    data: str | Path | None
+    """Folder or `s3://` prefix with the downloads; None generates phantoms."""
+    output: str | Path | None
+    """Folder or `s3://` prefix of everything that is written; unless given, what the cluster file says or
+    `runs/PRESET`."""
+    seed: int
+    """Of phantoms and trainings; 0 unless given."""
+    redo_changed: bool
+    """Whether what was made of data that have changed since is made anew, instead of refused."""
+
+
+def make_request(study: Study, **options: Unpack[RequestOptions]) -> RunRequest:
+    """Return what `run` carries out, with everything understood and nothing started; options and errors as `run`."""
+    check_options(options, RequestOptions)
+    chosen, config = (
+        find_preset(options.get("preset", "smoke")),
+        load_cluster(Path(options.get("cluster", LOCAL_CLUSTER))),
+    )
+    data, output, seed = options.get("data"), options.get("output"), options.get("seed", 0)
+    only = options.get("only", ())
+    patterns = (only,) if isinstance(only, str) else only
     if config.kind == "local" and config.num_gpus is None and chosen.is_for_cpus:
         # A miniature keeps no GPU busy: starting a process for each of its trainings would take longer than they do.
         config = replace(config, num_gpus=0)
     if not 0 <= seed < 2**63:
         raise ConfigError(f"seed {seed}: expected a number from 0 to 2^63 - 1")
-    trainings = study.trainings(matrix=matrix, only=only, preset=chosen)
+    trainings = study.trainings(matrix=options.get("matrix"), only=patterns, preset=chosen)
     check_models(training.model for training in trainings)
     return RunRequest(
         study=study,
@@ -50,46 +71,21 @@ def make_request(
         data=_data(str(data) if data else config.data),
         output=_output(str(output) if output else config.output or f"runs/{chosen.name}"),
         cluster=config,
-        redo_changed=redo_changed,
+        redo_changed=options.get("redo_changed", False),
     )
 
 
-def run(
-    study: Study,
-    *,
-    matrix: str | None = None,
-    only: Sequence[str] = (),
-    preset: str = "smoke",
-    cluster: Path | str = LOCAL_CLUSTER,
-    data: str | Path | None = None,
-    output: str | Path | None = None,
-    seed: int = 0,
-    redo_changed: bool = False,
-    progress: TextIO | None = None,
-) -> "RunOutcome":
+def run(study: Study, *, progress: TextIO | None = None, **options: Unpack[RequestOptions]) -> "RunOutcome":
     """Train, predict, score and tabulate what is not done yet, as the command `run` does.
 
     Parameters
     ----------
     study
         What is trained, of `load_study`; perhaps a part of it, of its method `select`.
-    matrix, only
-        Which of its trainings; see `Study.trainings`.
-    preset
-        How much: `smoke`, `quick` or `paper`.
-    cluster
-        Cluster file of a kind that starts no machines; unless given, this machine.
-    data
-        Folder or `s3://` prefix with the downloads; None generates phantoms.
-    output
-        Folder or `s3://` prefix of everything that is written; unless given, what the cluster file says or
-        `runs/PRESET`.
-    seed
-        Of phantoms and trainings.
-    redo_changed
-        Whether what was made of data that have changed since is made anew, instead of refused.
     progress
         Where a line now and then tells how far it is.
+    **options
+        Of RequestOptions: which trainings, how much of them, where, on what data.
 
     Raises
     ------
@@ -100,32 +96,22 @@ def run(
     ClusterError
         If the cluster cannot be reached.
     """
-    request = make_request(
-        study,
-        matrix=matrix,
-        only=only,
-        preset=preset,
-        cluster=cluster,
-        data=data,
-        output=output,
-        seed=seed,
-        redo_changed=redo_changed,
-    )
+    request = make_request(study, **options)
     if request.cluster.kind == "aws":
-        raise ConfigError(f"{cluster}: starts machines, which takes an answer; expected the command for it: run_all")
+        raise ConfigError(
+            f"{request.cluster.path}: starts machines, which takes an answer; expected the command for it: run_all"
+        )
     require_data(request)
     if request.cluster.auth_token is not None:
         # Before Ray is imported, which reads its environment then.
         use_token(request.cluster.auth_token)
-    from rich.console import Console
-
     from orchestrator.driver.before_start import check_before_start
     from orchestrator.driver.run import run as carry_out
 
     if problems := check_before_start(request):
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise DataError(f"{problems[0].line}{more}")
-    return carry_out(request, console=Console(file=progress, quiet=progress is None))
+    return carry_out(request, listener=ProgressLines(progress) if progress else NoListener())
 
 
 def open_results(output: str | Path) -> "ResultsStore":
@@ -133,6 +119,104 @@ def open_results(output: str | Path) -> "ResultsStore":
     from orchestrator.results.store import ResultsStore
 
     return ResultsStore(open_storage(str(output)))
+
+
+class EvaluateOptions(TypedDict, total=False):
+    """What `evaluate` may be given besides, by name."""
+
+    dimension: Literal[2, 3]
+    """3 for surfaces, unless given; 2 for the contours of files of one slice or two axes."""
+    workers: int | None
+    """Processes; up to one a core unless given."""
+    cluster: Path | str | None
+    """Cluster file: score as Ray tasks there; the folders must be seen on its machines."""
+    on_case: Callable[[int, int], None]
+    """Called after each case with how many are scored, and of how many."""
+
+
+def evaluate(
+    reference: str | Path,
+    prediction: str | Path | Sequence[str | Path],
+    *,
+    tolerances_mm: Mapping[int, float],
+    metrics: Collection[str] = ("dsc", "nsd"),
+    **options: Unpack[EvaluateOptions],
+) -> "FolderScores":
+    """Score label maps of equal names in two folders, as the command `evaluate` does.
+
+    Parameters
+    ----------
+    reference
+        Folder or `s3://` prefix with the true label maps.
+    prediction
+        One to be scored, or several.
+    tolerances_mm
+        Tolerance of the NSD of each label to be scored.
+    metrics
+        Of `kernels.METRICS`.
+    **options
+        Of EvaluateOptions: in which dimension, and where it is calculated.
+
+    Returns
+    -------
+    FolderScores
+        `to_pandas()` and `to_arrow()` have a row a folder, case and label. What cannot be scored is a row that says
+        why, with the status `missing`.
+
+    Raises
+    ------
+    ConfigError
+        For what does not fit, and folders without label maps.
+    """
+    from orchestrator.scoring.folder_scores import FolderScores, compare_folders
+    from orchestrator.scoring.parallel import score_in_processes
+
+    check_options(options, EvaluateOptions)
+    comparison = compare_folders(
+        reference,
+        [prediction] if isinstance(prediction, str | Path) else prediction,
+        tolerances_mm=tolerances_mm,
+        metrics=metrics,
+        dimension=options.get("dimension", 3),
+    )
+    cases = comparison.cases()
+    cluster = options.get("cluster")
+    if cluster is None:
+        finished = score_in_processes(comparison, cases, num_workers=options.get("workers"))
+    else:
+        finished = _score_on_cluster(comparison, cases, cluster_file=Path(cluster))
+    on_case = options.get("on_case")
+    rows: dict[str, list[FolderScore]] = {}
+    for own_rows in finished:
+        rows[own_rows[0].case] = own_rows
+        if on_case is not None:
+            on_case(len(rows), len(cases))
+    return FolderScores.of(comparison, [row for case in cases for row in rows[case]])
+
+
+def _score_on_cluster(
+    comparison: "FolderComparison", cases: Sequence[str], *, cluster_file: Path
+) -> "Iterator[list[FolderScore]]":
+    config = load_cluster(cluster_file)
+    if config.kind == "aws":
+        raise ConfigError(
+            f"{cluster_file}: this command starts no machines; expected kind local, or existing on a machine of the "
+            "cluster"
+        )
+    if config.auth_token is not None:
+        # Before Ray is imported, which reads its environment then.
+        use_token(config.auth_token)
+    from orchestrator.ray_backend.executor import connected, map_unordered
+
+    with connected(config):
+        yield from map_unordered(comparison.score, cases, name="score")
+
+
+def check_options(given: Mapping[str, object], known: type) -> None:
+    """Raise TypeError for a name that is none of a TypedDict, as Python does for parameters."""
+    names = known.__annotations__
+    if unknown := given.keys() - names.keys():
+        raise TypeError(f"unknown option {min(unknown)!r}; expected some of {', '.join(names)}")
 
 
 def require_data(request: RunRequest) -> None:

@@ -10,9 +10,10 @@ import layouts
 import pytest
 from bad_inputs import BAD_INPUTS, MASKS, BadInput
 
-from orchestrator import doctor, evaluate, run_all
 from orchestrator.benchmark.definition import Case, Dataset, EvaluationSet, LabelSet, Model, Training
 from orchestrator.benchmark.loading import load_study
+from orchestrator.cli import doctor, evaluate, run_options
+from orchestrator.cli import run as run_all
 from orchestrator.errors import ConfigError, DataError
 from orchestrator.sources.downloads import CaseRequest, convert_case, inspect_downloads
 
@@ -83,7 +84,7 @@ def only(monkeypatch: pytest.MonkeyPatch):
     def use(row: BadInput) -> None:
         dataset, case_name, label_set = row.of
         study = OneTraining(Case(dataset=dataset, name=case_name), label_set)
-        for module in (doctor, run_all):
+        for module in (doctor, run_options):
             monkeypatch.setattr(module, "load_study", lambda path: study)
 
     return use

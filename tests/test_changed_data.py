@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from fault_server import failing_s3
 
-from orchestrator import verify
 from orchestrator.benchmark.definition import Case
 from orchestrator.benchmark.presets import PRESETS
+from orchestrator.cli import verify
 from orchestrator.driver import changed_data
 from orchestrator.driver.changed_data import compare, parts_of, remember
 from orchestrator.errors import IntegrityError

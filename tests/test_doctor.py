@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from orchestrator import doctor
 from orchestrator.benchmark.definition import Case, Dataset, EvaluationSet, LabelSet, Model, Training
 from orchestrator.benchmark.loading import load_study
+from orchestrator.cli import doctor
 from orchestrator.errors import ConfigError
 
 MOSMED_MASK = Path("mosmed", "COVID19_1110", "masks", "study_0255_mask.nii.gz")

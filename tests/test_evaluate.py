@@ -11,10 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 import SimpleITK as sitk
 
+import orchestrator
 from kernels import score_masks
-from orchestrator.evaluate import _score_in_processes, main
+from orchestrator.cli.evaluate import main
 from orchestrator.images import stored_voxels
 from orchestrator.scoring.folders import summarise
+from orchestrator.scoring.parallel import score_in_processes
 
 SPACING_ZYX = (2.5, 0.75, 0.5)
 ALL_METRICS = "dsc,nsd,hd95,assd"
@@ -173,7 +175,7 @@ class DeadlyComparison:
 
 
 def test_a_process_that_dies_costs_the_case_that_it_scored():
-    rows = sorted(_score_in_processes(DeadlyComparison(), ["a", "b", "c", "d"], num_workers=2))
+    rows = sorted(score_in_processes(DeadlyComparison(), ["a", "b", "c", "d"], num_workers=2))
     assert rows == [["a"], ["b", "the process that scored it died, perhaps for want of memory"], ["c"], ["d"]]
 
 
@@ -204,12 +206,9 @@ def test_empty_masks_count_as_zero_against_others_and_nowhere_against_each_other
 
 
 def test_summary_is_over_finite_numbers(folders):
-    from orchestrator.evaluate import build_parser, understand
-
     write(folders / "first/case1.nii.gz", np.zeros((8, 15, 18)))
-    arguments = ["--reference", str(folders / "reference"), "--prediction", str(folders / "first"), "--label", "1=1"]
-    comparison = understand(build_parser().parse_args([*arguments, "--metrics", "dsc,hd95"]))
-    scores = [row for case in comparison.cases() for row in comparison.score(case)]
+    where = folders / "reference", folders / "first"
+    scores = orchestrator.evaluate(*where, tolerances_mm={1: 1.0}, metrics=("dsc", "hd95")).rows
     (summary,) = summarise(scores, metrics=("dsc", "hd95"))
     first, second = (row.score.dsc for row in (scores[0], scores[2]))
     assert (summary.metrics["dsc"].num, summary.metrics["hd95"].num) == (3, 2)

@@ -18,13 +18,13 @@ from fault_server import failing_s3
 from tiny_training import CASES, tiny_plan, tiny_preset, write_all_patches, write_ball
 
 from orchestrator.benchmark.definition import Case
+from orchestrator.cli.run import main
 from orchestrator.driver.lease import Lease
 from orchestrator.errors import ConfigError, IntegrityError, StorageError
 from orchestrator.events import EventLog, read_events
 from orchestrator.patches.cache import PatchCache
 from orchestrator.patches.manifest import PatchRecord
 from orchestrator.patches.writer import write_patches
-from orchestrator.run_all import main
 from orchestrator.stages.attempt import AttemptEvents, TrainingLog
 from orchestrator.stages.repair import TrainingPatches
 from orchestrator.storage import local, run_paths, s3

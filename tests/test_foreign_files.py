@@ -1,19 +1,17 @@
 """What desktops, backups and synchronisation tools leave in the folders of a run changes nothing."""
 
 import errno
-import io
 import os
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from patch_cases import make_case
-from rich.console import Console
 from test_results import row
 
-from orchestrator import status, verify
 from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.presets import PRESETS
+from orchestrator.cli import status, verify
 from orchestrator.cluster.config import ClusterConfig
 from orchestrator.driver.claim import claim_output
 from orchestrator.driver.request import RunRequest, identity_of
@@ -22,6 +20,7 @@ from orchestrator.errors import StorageError
 from orchestrator.events import EventLog, read_events
 from orchestrator.patches.manifest import PatchRecord
 from orchestrator.patches.writer import write_patches
+from orchestrator.progress import NoListener
 from orchestrator.results.store import ResultsStore
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
@@ -98,7 +97,7 @@ def test_files_of_others_change_nothing(finished, capsys):
 
 
 def call_again(request):
-    return run(request, console=Console(file=io.StringIO()))
+    return run(request, listener=NoListener())
 
 
 @pytest.mark.parametrize("name", ["lost+found", ".Trashes"])

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.__main__ import COMMANDS, main
+from orchestrator.cli.main import COMMANDS, main
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -97,3 +97,21 @@ def test_an_installed_wheel_trains_a_miniature_and_evaluates_its_predictions(ins
     predictions = tmp_path / "predictions" / "T1-infection-fold0" / "mosmed"
     shown = installed("evaluate", "--reference", str(predictions), "--prediction", str(predictions), "--label", "1=3")
     assert re.search(r"1 +DSC +1\.0000", shown)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_of_each_command_looks_alike(name, capsys):
+    with pytest.raises(SystemExit):
+        main([name, "--help"])
+    out = capsys.readouterr().out
+    assert out.startswith(f"usage: orchestrator {name} [-h]")
+    assert "Exit code 0: " in " ".join(out.split())
+
+
+@pytest.mark.parametrize("module", ["run_all", "status", "evaluate", "verify", "doctor", "phantom"])
+def test_the_documented_modules_are_doors_to_the_commands(module):
+    done = subprocess.run(
+        [sys.executable, "-m", f"orchestrator.{module}", "--help"], check=True, cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.stdout.startswith("usage: orchestrator ")
+    assert len((ROOT / "orchestrator" / f"{module}.py").read_text().splitlines()) <= 30

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from orchestrator.cli.verify import main
 from orchestrator.errors import IntegrityError
 from orchestrator.patches.cache import PatchCache
 from orchestrator.patches.manifest import PatchManifest, PatchRecord
@@ -17,7 +18,6 @@ from orchestrator.patches.writer import write_patches
 from orchestrator.storage import cache_room
 from orchestrator.storage.local import LocalStorage
 from orchestrator.storage.run_paths import record_of_patches
-from orchestrator.verify import main
 
 
 class RemoteStorage:

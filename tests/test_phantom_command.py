@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import phantom
 from orchestrator.benchmark.definition import Dataset
+from orchestrator.cli import phantoms as phantom
 
 MOSMED = Dataset(
     name="mosmed",

@@ -5,7 +5,8 @@ import io
 import pytest
 from rich.console import Console
 
-from orchestrator.progress import LiveView, RunningTraining, Snapshot, StageCount, duration_text, plain_line
+from orchestrator.cli.live_view import LiveView
+from orchestrator.progress import RunningTraining, Snapshot, StageCount, duration_text, plain_line
 
 SNAPSHOT = Snapshot(
     elapsed_s=65.0,

@@ -1,10 +1,8 @@
 """What was made of data that have changed is refused by name, or removed with all that follows from it and no more."""
 
-import io
 from dataclasses import replace
 
 import pytest
-from rich.console import Console
 
 from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.presets import PRESETS
@@ -14,6 +12,7 @@ from orchestrator.driver.changed_data import ChangedPart, Comparison, parts_of
 from orchestrator.driver.claim import claim_output
 from orchestrator.driver.request import RunRequest, graph_of, identity_of
 from orchestrator.errors import DataError
+from orchestrator.progress import NoListener
 from orchestrator.sources.downloads import SourceStamp
 from orchestrator.stages.case_records import CaseRecord, write_case_record
 from orchestrator.storage import run_paths
@@ -87,7 +86,7 @@ def test_changed_data_are_refused_with_files_trainings_and_what_to_do(request_fo
     refusals = [
         lambda: look(request, storage),
         lambda: before_start.check_unchanged(request),
-        lambda: run.run(request, console=Console(file=io.StringIO())),
+        lambda: run.run(request, listener=NoListener()),
     ]
     for refused in refusals:
         with pytest.raises(DataError) as caught:

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from orchestrator.cli.run import main
+from orchestrator.cli.run_options import build_parser, command_for, select
 from orchestrator.cluster.environment import LAUNCHED_FROM
 from orchestrator.driver.run import RunOutcome
-from orchestrator.run_all import _command_for, build_parser, main, select
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
 
@@ -152,7 +153,7 @@ def test_failures_end_with_their_log_and_the_command_that_tries_them_again(capsy
     # What is there may be the log of an earlier attempt: the failure brings its own.
     open_storage(output).write_bytes(run_paths.log("T1-lung-fold1"), b"of another attempt")
 
-    def fail(request, *, console):
+    def fail(request, *, listener):
         return RunOutcome(
             num_done=4,
             failures={"train T1-lung-fold1": "MemoryError: no memory\nline 1\nline 2", "ingest x/y": "DataError: x"},
@@ -176,7 +177,7 @@ def test_failures_end_with_their_log_and_the_command_that_tries_them_again(capsy
 
 
 def test_a_case_without_a_score_is_told_and_is_exit_code_1(capsys, tmp_path, monkeypatch):
-    def lack(request, *, console):
+    def lack(request, *, listener):
         return RunOutcome(
             num_done=1,
             failures={},
@@ -226,10 +227,10 @@ def test_an_output_that_takes_nothing_more_ends_nothing(line):
 
 
 def test_a_driver_that_was_launched_names_the_cluster_file_of_who_launched_it(monkeypatch):
-    options = build_parser().parse_args(["--cluster", "/home/ubuntu/covid-ct-launch/cluster.yaml", "--preset", "quick"])
-    assert "/home/ubuntu/covid-ct-launch/cluster.yaml" in _command_for(options, ["T1-lung-fold0"])
+    options = build_parser().parse_args(["--cluster", "/home/ubuntu/nnunet-launch/cluster.yaml", "--preset", "quick"])
+    assert "/home/ubuntu/nnunet-launch/cluster.yaml" in command_for(options, ["T1-lung-fold0"])
     monkeypatch.setenv(LAUNCHED_FROM, "my_aws.yaml")
-    command = _command_for(options, ["T1-lung-fold0"])
+    command = command_for(options, ["T1-lung-fold0"])
     assert command[command.index("--cluster") + 1] == "my_aws.yaml"
 
 

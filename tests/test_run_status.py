@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.cli.status import main
 from orchestrator.driver.lease import DriverRecord, Lease
 from orchestrator.driver.status import TrainingUnderWay, forecast, read_status
 from orchestrator.errors import ConfigError
 from orchestrator.events import EventLog
 from orchestrator.stages.latest_epoch import LatestEpoch, write_latest_epoch
-from orchestrator.status import main
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.training.reports import EpochReport
@@ -181,7 +181,7 @@ def test_ctrl_c_ends_the_command_with_one_line(run, capsys, monkeypatch):
         raise KeyboardInterrupt
 
     run.begin("a")
-    monkeypatch.setattr("orchestrator.status.read_status", interrupt)
+    monkeypatch.setattr("orchestrator.cli.status.read_status", interrupt)
     assert main(["--output", run.storage.location]) == 130
     assert capsys.readouterr().err == "Interrupted.\n"
 

@@ -8,17 +8,17 @@ import pytest
 from bench.schedule import FLEETS, measure, stages_of
 from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.presets import find_preset
+from orchestrator.cli.forecast_text import utilisation_chart
+from orchestrator.cli.run import main
+from orchestrator.cli.text import usd_text
 from orchestrator.cluster.config import ClusterConfig, load_cluster
 from orchestrator.cluster.prices import load_prices
 from orchestrator.errors import ConfigError
-from orchestrator.progress import usd_text
-from orchestrator.run_all import main
 from orchestrator.scheduling.resources import Node, ResourceRequest, Resources
 from orchestrator.scheduling.scheduler import Schedule
 from orchestrator.simulation.engine import Conditions, Machines, Simulation, Trace
 from orchestrator.simulation.fleet import Fleet, RentedMachines, fleet_of
 from orchestrator.simulation.forecast import Forecast, Limits, best, cost_usd
-from orchestrator.simulation.text import utilisation_chart
 from orchestrator.workflow.graph import Stage, StageKind
 
 ROOT = Path(__file__).resolve().parents[1]

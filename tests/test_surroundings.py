@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from orchestrator import doctor, evaluate, phantom, run_all, status, verify
+from orchestrator.cli import doctor, evaluate, phantoms, run, status, verify
 from orchestrator.configuration import MAX_YAML_BYTES, load_yaml
 from orchestrator.errors import ConfigError, IntegrityError
 from orchestrator.storage.filesystem import open_storage
@@ -18,9 +18,7 @@ from orchestrator.storage.json_files import read_json
 from orchestrator.thread_numbers import settle_thread_numbers
 
 DRY_RUN = f"exec {sys.executable} -m orchestrator.run_all --dry-run --only T1-lung-fold0"
-COMMANDS = {
-    module.__name__.rpartition(".")[2]: module for module in (run_all, evaluate, status, verify, doctor, phantom)
-}
+COMMANDS = {module.__name__.rpartition(".")[2]: module for module in (run, evaluate, status, verify, doctor, phantoms)}
 
 
 def shell(line, **more):
@@ -39,7 +37,7 @@ def test_a_closed_stream_leads_nowhere_and_ends_nothing(closed):
 
 def test_what_is_opened_next_does_not_get_the_number_of_a_closed_stream(tmp_path):
     program = (
-        "import os; from orchestrator.console import consoles; consoles(); "
+        "import os; from orchestrator.cli.console import consoles; consoles(); "
         f"file = open({str(tmp_path / 'data')!r}, 'wb'); os.write(1, b'noise'); os.write(2, b'noise')"
     )
     ran = shell(f'exec {sys.executable} -c "$PROGRAM" >&- 2>&- <&-', PROGRAM=program)
@@ -74,12 +72,12 @@ def test_libraries_can_be_imported_whatever_the_number_of_threads():
 @pytest.mark.parametrize(
     ("command", "arguments", "option"),
     [
-        *(("run_all", [option, ""], option) for option in ("--output", "--data", "--only", "--preset", "--cluster")),
-        ("run_all", ["--dry-run", "--output="], "--output"),
-        ("run_all", ["--only", "T1-*", "--only", "  "], "--only"),
+        *(("run", [option, ""], option) for option in ("--output", "--data", "--only", "--preset", "--cluster")),
+        ("run", ["--dry-run", "--output="], "--output"),
+        ("run", ["--only", "T1-*", "--only", "  "], "--only"),
         ("evaluate", ["--reference", "", "--prediction", "p", "--label", "1=1"], "--reference"),
         ("evaluate", ["--reference", "r", "--prediction", "p", "--label", "1=1", "--output", ""], "--output"),
-        *((command, ["--output", ""], "--output") for command in ("status", "verify", "phantom")),
+        *((command, ["--output", ""], "--output") for command in ("status", "verify", "phantoms")),
         ("doctor", ["--data", ""], "--data"),
     ],
 )
@@ -93,11 +91,11 @@ def test_an_empty_value_is_refused_with_one_line(command, arguments, option, cap
 @pytest.mark.parametrize(
     ("command", "arguments"),
     [
-        *(("run_all", ["--dry-run", option, "loop"]) for option in ("--output", "--data", "--cluster")),
-        ("run_all", ["--simulate", "loop"]),
+        *(("run", ["--dry-run", option, "loop"]) for option in ("--output", "--data", "--cluster")),
+        ("run", ["--simulate", "loop"]),
         ("evaluate", ["--reference", "loop", "--prediction", "loop", "--label", "1=1"]),
-        *((command, ["--output", "loop"]) for command in ("status", "verify", "phantom")),
-        ("phantom", ["--output", "loop/x"]),
+        *((command, ["--output", "loop"]) for command in ("status", "verify", "phantoms")),
+        ("phantoms", ["--output", "loop/x"]),
         ("doctor", ["--data", "loop"]),
     ],
 )

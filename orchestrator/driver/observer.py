@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 
 from orchestrator.events import EventLog
-from orchestrator.progress import LiveView, RunningTraining, Snapshot, StageCount
+from orchestrator.progress import ProgressListener, RunningTraining, Snapshot, StageCount
 from orchestrator.scheduling.remaining_time import estimate_remaining_s
 from orchestrator.scheduling.resources import Node, Resources
 from orchestrator.scheduling.retries import GiveUp, Retry
@@ -33,7 +33,7 @@ class RunObserver:
         *,
         storage: Storage,
         events: EventLog,
-        view: LiveView,
+        view: ProgressListener,
         publish: Callable[[Snapshot, Mapping[StageKind, float]], None],
         check_lease: Callable[[], None],
         clock: Callable[[], float],

@@ -6,9 +6,6 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
-
-from rich.console import Console
 
 from orchestrator.benchmark.definition import Case, Training
 from orchestrator.benchmark.tables import load_tables
@@ -18,7 +15,7 @@ from orchestrator.driver.lease import Lease
 from orchestrator.driver.request import RunRequest, datasets_of, graph_of, identity_of
 from orchestrator.errors import ConfigError, GpuError, IntegrityError, StorageError
 from orchestrator.events import EventLog
-from orchestrator.progress import LiveView
+from orchestrator.progress import ProgressListener
 from orchestrator.report.tables import write_tables
 from orchestrator.results.aggregate import missing_predictions
 from orchestrator.results.records import ResultRow
@@ -64,15 +61,15 @@ class RunOutcome:
     """Wall time of this call."""
 
 
-def run(request: RunRequest, *, console: Console) -> RunOutcome:
+def run(request: RunRequest, *, listener: ProgressListener) -> RunOutcome:
     """Carry out what is not done yet and write the tables of everything that is.
 
     Parameters
     ----------
     request
         What is to be run.
-    console
-        Where progress is shown.
+    listener
+        Is told how far it is.
 
     Raises
     ------
@@ -86,15 +83,14 @@ def run(request: RunRequest, *, console: Console) -> RunOutcome:
     started_s = time.monotonic()
     storage = open_storage(request.output)
     graph = graph_of(request)
-    note = partial(console.print, markup=False, highlight=False, soft_wrap=True)
-    with Lease(storage, note=note) as lease:
+    with Lease(storage, note=listener.note) as lease:
         events = EventLog(storage, run_started=datetime.now(UTC), clock=lambda: datetime.now(UTC))
         asked_for = claim_output(
             storage,
             identity=identity_of(request),
             trainings=[training.id for training in request.trainings],
         )
-        settle_changed_data(request, storage, asked_for=asked_for, note=note)
+        settle_changed_data(request, storage, asked_for=asked_for, note=listener.note)
         done = finished_stages(graph, storage)
         needed = needed_stages(graph, done=done)
         check_space((graph[stage_id] for stage_id in needed), storage=storage, preset=request.preset)
@@ -108,7 +104,7 @@ def run(request: RunRequest, *, console: Console) -> RunOutcome:
         failures: Mapping[str, str] = {}
         lost: frozenset[str] = frozenset()
         if any(f"score {training.id}" not in done for training in request.trainings):
-            failures, lost = _execute(request, graph, done=done, lease=lease, events=events, console=console)
+            failures, lost = _execute(request, graph, done=done, lease=lease, events=events, listener=listener)
         lost_trainings = tuple(t.id for t in request.trainings if f"score {t.id}" in lost)
         rows = from_table(ResultsStore(storage).read())
         num_done = len({row.training_id for row in rows} & {training.id for training in request.trainings})
@@ -135,7 +131,7 @@ def _execute(
     done: set[str],
     lease: Lease,
     events: EventLog,
-    console: Console,
+    listener: ProgressListener,
 ) -> tuple[Mapping[str, str], frozenset[str]]:
     """Carry out the graph; returns one line for each failed stage, and every stage that cannot be done any more."""
     # Ray takes a second to import, and a finished run does not need it.
@@ -144,13 +140,13 @@ def _execute(
     from orchestrator.ray_backend.metrics import RayMetrics
     from orchestrator.ray_backend.nodes import machines_that_may_start
 
-    with LiveView(console) as view, ray_executor.connected(request.cluster) as connection:
+    with ray_executor.connected(request.cluster) as connection:
         may_start = machines_that_may_start(request.cluster)
         to_come = [kind.node for kind in may_start]
         machines = [*connection.nodes, *to_come]
         planned_gib = planned_memory_gib(training.model for training in request.trainings)
         need = training_need(request.cluster, machines, preset=request.preset, planned_gib=planned_gib)
-        _check_machines(request, need, machines, note=view.note)
+        _check_machines(request, need, machines, note=listener.note)
         schedule = Schedule(
             graph,
             done=done,
@@ -161,12 +157,12 @@ def _execute(
         )
         _tell_sizes(schedule, open_storage(request.output))
         if connection.dashboard:
-            view.note(f"Ray dashboard: {connection.dashboard}")
+            listener.note(f"Ray dashboard: {connection.dashboard}")
         observer = RunObserver(
             schedule,
             storage=open_storage(request.output),
             events=events,
-            view=view,
+            view=listener,
             publish=RayMetrics().publish,
             check_lease=lease.check,
             clock=time.monotonic,

@@ -3,7 +3,8 @@
 import datetime
 from collections.abc import Sequence
 
-from orchestrator.progress import duration_text, usd_text
+from orchestrator.cli.text import usd_text
+from orchestrator.progress import duration_text
 from orchestrator.simulation.engine import Trace
 from orchestrator.simulation.fleet import Fleet
 from orchestrator.simulation.forecast import Forecast

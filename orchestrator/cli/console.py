@@ -1,14 +1,18 @@
-"""The consoles of all commands: what cannot be shown any more does not end what is being done."""
+"""What all commands share: how they read their options, show something, and end."""
 
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TextIO, cast
 
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
+
+from orchestrator.errors import ConfigError, DataError, OrchestratorError
+
+EXIT_DONE, EXIT_NOT_DONE, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 
 class _GoingOn:
@@ -75,6 +79,11 @@ def is_live(console: Console) -> bool:
     return console.is_terminal and not console.is_dumb_terminal
 
 
+def command_parser(name: str, description: str) -> argparse.ArgumentParser:
+    """Return the parser of a command, whose help looks like that of the others."""
+    return argparse.ArgumentParser(prog=f"orchestrator {name}", description=description)
+
+
 def parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
     """Return the options of a command line; an empty one, as of a shell variable that is not set, ends the command."""
     words = list(sys.argv[1:] if arguments is None else arguments)
@@ -83,6 +92,33 @@ def parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> a
         if is_given and not value.strip():
             parser.exit(2, f"error: {option or 'the command line'}: found an empty value; leave it out or name one\n")
     return parser.parse_args(words)
+
+
+def exit_code_of(
+    work: Callable[[], int],
+    *,
+    errors: Console,
+    bad_input: tuple[type[Exception], ...] = (ConfigError, DataError),
+    failed: tuple[type[Exception], ...] = (OrchestratorError,),
+    interrupted: str = "Interrupted.",
+) -> int:
+    """Do the work of a command; returns its exit code, with one line for an error of ours or Ctrl-C."""
+    try:
+        return work()
+    except bad_input as error:
+        say(f"error: {error}", console=errors)
+        return EXIT_USAGE
+    except failed as error:
+        say(f"error: {error}", console=errors)
+        return EXIT_NOT_DONE
+    except KeyboardInterrupt:
+        say(interrupted, console=errors)
+        return EXIT_INTERRUPTED
+
+
+def say(line: str, *, console: Console) -> None:
+    """Print a line as it is, however long."""
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def print_whole(table: Table, *, console: Console) -> None:

@@ -1,0 +1,1 @@
+"""Every command, a file each: the only room that prints."""

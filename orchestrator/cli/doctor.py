@@ -1,0 +1,192 @@
+"""Check a data folder: read everything that the chosen trainings need and list all of its problems at once."""
+
+import argparse
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.benchmark.definition import Dataset, Training
+from orchestrator.benchmark.loading import DEFAULT_STUDY, load_study
+from orchestrator.benchmark.presets import PRESETS, find_preset
+from orchestrator.benchmark.study import Study
+from orchestrator.cli.console import (
+    EXIT_DONE,
+    EXIT_NOT_DONE,
+    command_parser,
+    consoles,
+    exit_code_of,
+    parse,
+    print_whole,
+    say,
+)
+from orchestrator.cli.text import counted
+from orchestrator.configuration import is_folder
+from orchestrator.errors import ConfigError, OrchestratorError
+from orchestrator.images.problem import Problem, printable
+from orchestrator.sources.downloads import CaseRequest, inspect_downloads
+from orchestrator.sources.training_labels import missing_labels
+from orchestrator.workflow.graph import label_sets_by_case
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """What was found in one data set."""
+
+    dataset: str
+    """Name of the data set."""
+    download: str
+    """Folder of its download."""
+    num_cases: int
+    """Cases that were looked at."""
+    problems: tuple[Problem, ...]
+    """Everything that is wrong with them, so that a run would fail."""
+    warnings: tuple[str, ...]
+    """What a run would take as it is but is hardly right; shown by voxels only."""
+    notes: tuple[str, ...]
+    """What a run would change or tolerate."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = command_parser(
+        "doctor",
+        "Read every image and mask that the chosen trainings need, check them as a run would, and list all "
+        "problems, one a line, all warnings and what a run would change or tolerate. Exit code 0: no problem, warnings "
+        "or not; 1: problems; 2: the command line is wrong.",
+    )
+    add = parser.add_argument
+    add("--data", required=True, help="folder with the public downloads")
+    add("--study", type=Path, default=DEFAULT_STUDY, help="what is trained (default: the shipped study)")
+    add("--preset", default="paper", help=f"whose cases are checked: {', '.join(PRESETS)} (default: paper, all)")
+    add("--matrix", help="which trainings of the study, all for every one (default: its first matrix)")
+    add(
+        "--only",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="only trainings of such a name, or with FACET=PATTERN; may be repeated",
+    )
+    add("--quick", action="store_true", help="headers only, as run_all does before it starts")
+    add("--threads", type=int, default=2, help="cases checked at a time (default: 2)")
+    add("--json", action="store_true", help="print JSON")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns 0 if nothing is wrong, 1 if something is, 2 for a wrong command line."""
+    console, errors = consoles()
+    options = parse(build_parser(), arguments)
+    return exit_code_of(partial(diagnose, options, console=console), errors=errors, bad_input=(OrchestratorError,))
+
+
+def diagnose(options: argparse.Namespace, *, console: Console) -> int:
+    """Look through the data that the command line names, and print what was found."""
+    study = load_study(options.study)
+    findings = examine(
+        requested_trainings(options, study=study),
+        study=study,
+        downloads=Path(options.data),
+        thorough=not options.quick,
+        num_threads=max(1, options.threads),
+    )
+    if options.json:
+        show_json(findings, console=console)
+    else:
+        show_text(findings, is_quick=options.quick, console=console)
+    return EXIT_NOT_DONE if any(finding.problems for finding in findings) else EXIT_DONE
+
+
+def requested_trainings(options: argparse.Namespace, *, study: Study) -> tuple[Training, ...]:
+    """Return the trainings of the command line and those whose plans they take over; raises ConfigError."""
+    if not is_folder(options.data):
+        raise ConfigError(
+            f"--data {options.data}: no such folder of this machine; expected the one with the public downloads"
+        )
+    preset = find_preset(options.preset)
+    trainings = study.trainings(matrix=options.matrix, only=tuple(options.only), preset=preset)
+    # A run also plans the trainings whose patch size others take over.
+    donors = study.donors(trainings, preset=preset)
+    asked_for = {training.id for training in trainings}
+    return (*trainings, *(donor for donor in donors.values() if donor.id not in asked_for))
+
+
+def requested_cases(trainings: Sequence[Training], *, datasets: Sequence[Dataset]) -> list[CaseRequest]:
+    """Return every case that these trainings need."""
+    by_name = {dataset.name: dataset for dataset in datasets}
+    return [
+        CaseRequest(dataset=by_name[case.dataset], case_name=case.name, label_sets=label_sets)
+        for case, label_sets in sorted(label_sets_by_case(trainings).items())
+    ]
+
+
+def examine(
+    trainings: Sequence[Training], *, study: Study, downloads: Path, thorough: bool, num_threads: int
+) -> tuple[Finding, ...]:
+    """Inspect the cases of trainings, data set by data set."""
+    requests: defaultdict[str, list[CaseRequest]] = defaultdict(list)
+    for request in requested_cases(trainings, datasets=study.datasets):
+        requests[request.dataset.name].append(request)
+    seen = {
+        name: inspect_downloads(of_it, downloads=downloads, thorough=thorough, num_threads=num_threads)
+        for name, of_it in requests.items()
+    }
+    by_name = {dataset.name: dataset for dataset in study.datasets}
+    # A training may have cases of several data sets.
+    labels = {key: there for inspection in seen.values() for key, there in inspection.labels_seen.items()}
+    findings = []
+    for name, of_it in seen.items():
+        dataset = by_name[name]
+        on_it = [training for training in trainings if training.train[0].dataset == name]
+        missing = missing_labels(on_it, label_set_of=study.label_set, labels_seen=labels)
+        findings.append(
+            Finding(
+                dataset=name,
+                download=str(downloads / dataset.folder),
+                num_cases=len(requests[name]),
+                problems=(*of_it.problems, *missing.problems),
+                warnings=(*of_it.warnings, *missing.warnings),
+                notes=of_it.notes,
+            )
+        )
+    return tuple(findings)
+
+
+def show_text(findings: Sequence[Finding], *, is_quick: bool, console: Console) -> None:
+    """Print each problem, warning and note once, then a table by data set."""
+    problems = list(dict.fromkeys(problem.line for finding in findings for problem in finding.problems))
+    warnings = list(dict.fromkeys(warning for finding in findings for warning in finding.warnings))
+    notes = _folded(list(dict.fromkeys(note for finding in findings for note in finding.notes)))
+    lines = [*problems, *(f"warning: {line}" for line in warnings), *(f"note: {line}" for line in notes)]
+    for line in lines:
+        say(printable(line), console=console)
+    columns = ("data set", "folder", "cases", "problems", "warnings", "notes")
+    table = Table(*columns, box=None, padding=(0, 1), header_style="bold")
+    for finding in findings:
+        counts = (finding.num_cases, len(finding.problems), len(finding.warnings), len(finding.notes))
+        # As Text, since brackets in the name of a folder are no markup.
+        table.add_row(finding.dataset, Text(finding.download), *map(str, counts))
+    print_whole(table, console=console)
+    told = [f"{counted(len(problems), 'problem')}" if problems else "No problems"]
+    told += [counted(len(warnings), "warning")] if warnings else []
+    console.print(f"{', '.join(told)}{'. Only headers were read: without --quick every voxel is' * is_quick}.")
+
+
+def _folded(notes: Sequence[str]) -> list[str]:
+    """Return notes with those that say the same of many files as one."""
+    files = defaultdict(list)
+    for note in notes:
+        file, _, words = note.partition(": ")
+        files[words].append(file)
+    return [f"{names[0]}{f' and {len(names) - 1} more' * (len(names) > 1)}: {words}" for words, names in files.items()]
+
+
+def show_json(findings: Sequence[Finding], *, console: Console) -> None:
+    """Print all findings as one JSON list."""
+    say(json.dumps([asdict(finding) for finding in findings], indent=1), console=console)

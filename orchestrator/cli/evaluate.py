@@ -1,0 +1,201 @@
+"""Score folders of label maps against a folder of references, without any training."""
+
+import argparse
+import math
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from kernels import METRICS
+from orchestrator.api import evaluate
+from orchestrator.cli.console import (
+    EXIT_DONE,
+    EXIT_NOT_DONE,
+    command_parser,
+    consoles,
+    exit_code_of,
+    is_live,
+    parse,
+    say,
+)
+from orchestrator.cli.text import counted
+from orchestrator.errors import ConfigError
+from orchestrator.images.label_maps import SUFFIXES
+from orchestrator.results.records import ScoreStatus
+from orchestrator.scoring.folder_scores import FolderScores
+from orchestrator.scoring.folders import FolderScore, summarise
+from orchestrator.scoring.score import LARGEST_LABEL
+from orchestrator.storage.filesystem import open_storage
+
+UNITS = {
+    "dsc": "DSC",
+    "nsd": "NSD",
+    "hd95": "HD95 (mm)",
+    "assd": "ASSD (mm)",
+    "hd95-voxel": "HD95, voxels (mm)",
+    "hd95-voxel-pooled": "HD95, voxels pooled (mm)",
+    "assd-voxel": "ASSD, voxels (mm)",
+    "masd-voxel": "MASD, voxels (mm)",
+}
+OUTPUT_SUFFIXES = (".csv", ".parquet")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = command_parser(
+        "evaluate",
+        "Score label maps: files of equal names in two folders and on equal grids "
+        f"({', '.join(SUFFIXES)}). Exit code 0: everything is scored; 1: a file is missing, unreadable or on another "
+        "grid; 2: the command line is wrong.",
+    )
+    add = parser.add_argument
+    add("--reference", required=True, help="folder or s3:// prefix with the true label maps")
+    add("--prediction", required=True, action="append", help="folder or s3:// prefix to be scored; may be repeated")
+    add(
+        "--label",
+        required=True,
+        action="append",
+        metavar="LABEL=MM",
+        help="a label and the tolerance of its NSD, such as 1=1.0; may be repeated",
+    )
+    add(
+        "--metrics",
+        default="dsc,nsd",
+        help=f"of {','.join(METRICS)} (default: dsc,nsd); the voxel ones are those of MONAI, medpy and panoptica",
+    )
+    add(
+        "--dimension",
+        type=int,
+        choices=(2, 3),
+        default=3,
+        help="2: contours, for files of one slice or two axes; 3: surfaces (default)",
+    )
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--workers", type=int, help="processes (default: up to one a core)")
+    where.add_argument("--cluster", type=Path, help="cluster file: score as Ray tasks; the folders must be seen there")
+    add("--output", help="file for the rows of all cases, .csv or .parquet (default: only the summary is shown)")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns 0 if everything is scored, 1 if not, 2 for bad input, 130 after Ctrl-C."""
+    console, errors = consoles()
+    options = parse(build_parser(), arguments)
+    return exit_code_of(
+        partial(score_folders, options, console=console, errors=errors),
+        errors=errors,
+        interrupted="Interrupted; nothing was written.",
+    )
+
+
+def score_folders(options: argparse.Namespace, *, console: Console, errors: Console) -> int:
+    """Score what the command line names, and show a summary."""
+    if options.output and not options.output.endswith(OUTPUT_SUFFIXES):
+        raise ConfigError(f"--output {options.output}: expected a file that ends with {' or '.join(OUTPUT_SUFFIXES)}")
+    scores = score_all(options, errors=errors)
+    for location in scores.without_reference:
+        say(f"note: {location}: no reference has this name; not scored", console=errors)
+    # First what cannot fail: the file may not be writable.
+    show_summary(scores.rows, metrics=scores.metrics, console=console)
+    if options.output:
+        write_rows(scores, output=options.output)
+        say(f"rows: {options.output}", console=console)
+    rows = scores.rows
+    missing = {(row.prediction, row.case): row.score.message for row in rows if row.score.status is ScoreStatus.MISSING}
+    for (prediction, case), message in missing.items():
+        place = f"{prediction.rstrip('/')}/{case}"
+        where = "" if message.startswith(place) else f"{place}: "
+        say(f"missing: {where}{message}", console=errors)
+    for note in notes_of(rows):
+        say(f"note: {note}", console=errors)
+    return EXIT_NOT_DONE if missing else EXIT_DONE
+
+
+def score_all(options: argparse.Namespace, *, errors: Console) -> FolderScores:
+    """Score all cases; a progress bar is shown on a terminal."""
+    with Progress(console=errors, disable=not is_live(errors), transient=True) as progress:
+        bar = progress.add_task("cases", total=None)
+        return evaluate(
+            options.reference,
+            options.prediction,
+            tolerances_mm=tolerances_of(options.label),
+            metrics=[name.strip() for name in options.metrics.split(",")],
+            dimension=options.dimension,
+            workers=options.workers,
+            cluster=options.cluster,
+            on_case=lambda done, total: progress.update(bar, completed=done, total=total),
+        )
+
+
+def notes_of(rows: Sequence[FolderScore]) -> list[str]:
+    """Return what was decided to read what is scored, once for each folder, with the number of cases."""
+    noted = {
+        (row.prediction, row.case): row.score.message
+        for row in rows
+        if row.score.message and row.score.status is not ScoreStatus.MISSING
+    }
+    counts = Counter((prediction, message) for (prediction, _), message in noted.items())
+    return [f"{prediction}: {counted(num, 'case')}: {message}" for (prediction, message), num in counts.items()]
+
+
+def tolerances_of(texts: Sequence[str]) -> dict[int, float]:
+    """Return the tolerance of each label; raises ConfigError for a text that is not LABEL=MM."""
+    tolerances = dict(map(_tolerance, texts))
+    if len(tolerances) < len(texts):
+        raise ConfigError(f"--label {' '.join(texts)}: expected each label once")
+    return tolerances
+
+
+def _tolerance(text: str) -> tuple[int, float]:
+    label, _, tolerance = text.partition("=")
+    try:
+        number, tolerance_mm = int(label), float(tolerance)
+    except ValueError:
+        raise ConfigError(f"--label {text}: expected LABEL=TOLERANCE_IN_MM, such as 1=1.0") from None
+    if not (1 <= number <= LARGEST_LABEL and math.isfinite(tolerance_mm) and tolerance_mm >= 0):
+        raise ConfigError(f"--label {text}: expected a label of 1 to {LARGEST_LABEL} and a tolerance of at least 0 mm")
+    return number, tolerance_mm
+
+
+def write_rows(scores: FolderScores, *, output: str) -> None:
+    """Write one row for each folder, case and label, whole or not at all."""
+    from pyarrow import csv, parquet
+
+    table = scores.to_arrow()
+    folder, _, name = output.rpartition("/")
+    with (
+        open_storage(folder or ("/" if output.startswith("/") else ".")).writing(name) as path,
+        path.open("wb") as file,
+    ):
+        (csv.write_csv if name.endswith(".csv") else parquet.write_table)(table, file)
+
+
+def show_summary(rows: Sequence[FolderScore], *, metrics: Sequence[str], console: Console) -> None:
+    """Print mean, SD and median for each folder, label and metric, and how many cases lack what."""
+    summaries = summarise(rows, metrics=metrics)
+    for prediction in dict.fromkeys(summary.prediction for summary in summaries):
+        console.print(prediction, markup=False, style="bold", soft_wrap=True)
+        table = Table("label", "metric", "mean", "SD", "median", "cases", box=None, padding=(0, 2))
+        counts = []
+        for summary in (summary for summary in summaries if summary.prediction == prediction):
+            for name, found in summary.metrics.items():
+                digits = ".4f" if name in {"dsc", "nsd"} else ".2f"
+                values = (found.mean, found.sd, found.median)
+                cells = ["-" if math.isnan(value) else format(value, digits) for value in values]
+                table.add_row(summary.structure, UNITS[name], *cells, str(found.num))
+            by_status = [f"{num} {status.replace('_', ' ')}" for status, num in summary.num_by_status.items() if num]
+            counts.append(f"label {summary.structure}: {', '.join(by_status)}")
+        console.print(table)
+        for line in counts:
+            say(line, console=console)
+    console.print(
+        "Over the cases where a number is finite. An empty mask against one that is not counts as 0 in DSC and NSD and "
+        "has no distances; two empty ones and missing files count nowhere. SD: of the sample.",
+        style="dim",
+        soft_wrap=True,
+    )

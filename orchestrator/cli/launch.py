@@ -1,0 +1,77 @@
+"""A run on machines that are started for it: asked for, followed, and its tables fetched."""
+
+import argparse
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console
+
+from orchestrator.benchmark.loading import DEFAULT_STUDY
+from orchestrator.cli.console import EXIT_DONE, EXIT_NOT_DONE, say
+from orchestrator.cli.run_options import words_of
+from orchestrator.driver.request import RunRequest
+from orchestrator.errors import ConfigError
+from orchestrator.shipped import checkout
+from orchestrator.storage import run_paths
+from orchestrator.storage.filesystem import open_storage
+
+
+def launch_machines(request: RunRequest, options: argparse.Namespace, *, console: Console) -> int:
+    """Start the machines of a cluster file, run there, follow, and fetch the tables."""
+    from orchestrator.cluster.launch import Launch, RayJobs, ShellCommands, launch_and_follow
+
+    show = partial(say, console=console)
+
+    study = _in_project(options.study) if options.study != DEFAULT_STUDY else None
+    driver_options = {
+        "output": request.output,
+        "preset": request.preset.name,
+        "seed": request.seed,
+        "matrix": options.matrix,
+        "study": study,
+        "data": request.data,
+        "redo_changed": options.redo_changed,
+        "only": options.only,
+    }
+    launch = Launch(
+        config=request.cluster,
+        driver_arguments=tuple(words_of(driver_options)),
+        training_hours=len(request.trainings) * request.preset.expected_training_s / 3600,
+        keep=options.keep,
+    )
+    succeeded = launch_and_follow(
+        launch,
+        confirm=partial(_confirm, console=console, is_sure=options.yes),
+        show=show,
+        commands=ShellCommands(),
+        connect=RayJobs,
+    )
+    if succeeded is None:
+        show("Nothing was started.")
+        return EXIT_NOT_DONE
+    # Where some trainings failed the others are in the tables.
+    storage = open_storage(request.output)
+    folder = open_storage(f"runs/{launch.submission_id}")
+    for key in run_paths.own_keys(storage, run_paths.TABLES):
+        folder.write_bytes(key, storage.read_bytes(key))
+        show(f"{folder.location}/{key}")
+    return EXIT_DONE if succeeded else EXIT_NOT_DONE
+
+
+def _in_project(study: Path) -> str:
+    """Return the path of a study file on a rented machine, to which this project's folder is copied."""
+    path, project = study.resolve(), checkout()
+    if not path.is_relative_to(project / "splits"):
+        raise ConfigError(f"--study {study}: is not copied to rented machines; expected a file below {project}/splits")
+    return path.relative_to(project).as_posix()
+
+
+def _confirm(description: str, *, console: Console, is_sure: bool) -> bool:
+    say(description, console=console)
+    if is_sure:
+        return True
+    try:
+        answer = console.input("Start it? [y/N] ")
+    except EOFError:
+        raise ConfigError("nobody can answer whether to start machines; expected --yes") from None
+    return answer.strip().lower() in {"y", "yes"}

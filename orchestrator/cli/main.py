@@ -1,0 +1,53 @@
+"""One command for everything: `orchestrator run` and so on, each a module of this room."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+
+EXIT_DONE, EXIT_USAGE = 0, 2
+COMMANDS = {
+    "run": "train, predict, score and tabulate a study; simulate it; show what it would do",
+    "status": "show how far a run is",
+    "evaluate": "score folders of label maps, without any training",
+    "verify": "compare every file of a run with what was written",
+    "doctor": "check a data folder and list all of its problems",
+    "phantoms": "write phantoms in the layouts of the public downloads",
+}
+"""Name, which is that of its module, and what it does."""
+PROGRAM = "orchestrator"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command that the first word names; returns its exit code, 2 for one that does not exist."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["--version"]:
+        sys.stdout.write(f"{PROGRAM} {version('nnunet-orchestrator')}\n")
+        return EXIT_DONE
+    if not words or words[0] in {"-h", "--help"}:
+        sys.stdout.write(_help())
+        return EXIT_DONE
+    if words[0] not in COMMANDS:
+        sys.stderr.write(f"error: {words[0]}: no such command; expected one of {', '.join(COMMANDS)}\n")
+        return EXIT_USAGE
+    # Only the module that is needed: all of them take seconds to import.
+    module = importlib.import_module(f"orchestrator.cli.{words[0]}")
+    exit_code: int = module.main(words[1:])
+    return exit_code
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {what}" for name, what in COMMANDS.items()]
+    return "\n".join(
+        [
+            f"usage: {PROGRAM} COMMAND [OPTIONS]",
+            "",
+            "Studies of nnU-Net trainings on Ray, from data sets to tables.",
+            "",
+            *lines,
+            "",
+            f"`{PROGRAM} COMMAND --help` tells the options of each; {PROGRAM} --version the version.",
+            "",
+        ]
+    )

@@ -1,0 +1,124 @@
+"""Write phantoms of all volumes of the shipped study, in the layouts of the public downloads."""
+
+import argparse
+import os
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console
+
+from orchestrator.benchmark.loading import load_study
+from orchestrator.benchmark.presets import PRESETS, find_preset
+from orchestrator.cli.console import EXIT_DONE, command_parser, consoles, exit_code_of, is_live, parse, say
+from orchestrator.configuration import absolute
+from orchestrator.errors import ConfigError, OrchestratorError
+from orchestrator.phantoms.downloads import (
+    DOWNLOADS,
+    CaseRequest,
+    plan_phantom_download,
+    write_phantom_download,
+)
+
+PLAIN_LINE_EVERY_S = 30.0
+"""Without a terminal, a line appears at most this often."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = command_parser(
+        "phantoms",
+        "Generate CT phantoms for every case of the shipped study, as its public downloads: "
+        "by default 585 volumes at full resolution (512 x 512). The same command again writes only what is missing. "
+        "Exit code 0: all is written; 1: writing failed; 2: bad input; 130: interrupted.",
+    )
+    add = parser.add_argument
+    add("--output", type=Path, required=True, help="folder for the five downloads")
+    add("--spacing", type=float, metavar="MM", help="in-plane spacing (default: the preset's, else full resolution)")
+    add("--seed", type=int, default=0, help="the same seed gives the same phantoms (default: 0)")
+    add("--matrix", default="core", help="trainings whose cases are written, as of run_all (default: core)")
+    add("--preset", help=f"only the cases that this preset keeps, at its spacing: {', '.join(PRESETS)}")
+    add("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns 0 when all is written, 1 when writing failed, 2 for bad input, 130 after Ctrl-C."""
+    console, errors = consoles()
+    options = parse(build_parser(), arguments)
+    return exit_code_of(
+        partial(write_all, options, console=console),
+        errors=errors,
+        failed=(OrchestratorError, OSError),
+        interrupted="Interrupted. Finished volumes are kept: the same command goes on from here.",
+    )
+
+
+def write_all(options: argparse.Namespace, *, console: Console) -> int:
+    """Write what the command line asks for, and say how much that was."""
+    num_scans = write_phantoms(options, console=console)
+    say(f"{num_scans} volumes in {options.output}", console=console)
+    return EXIT_DONE
+
+
+def write_phantoms(options: argparse.Namespace, *, console: Console) -> int:
+    """Write all downloads and return the number of volumes."""
+    if options.workers < 1:
+        raise ConfigError(f"--workers {options.workers}: expected at least 1")
+    # As a path, s3://bucket is s3:/bucket.
+    if ":/" in str(options.output) or options.output.is_file():
+        raise ConfigError(f"--output {options.output}: expected a folder of this machine")
+    absolute(str(options.output), option="--output")
+    preset = find_preset(options.preset or "paper")
+    spacing_mm = options.spacing if options.spacing is not None else preset.phantom_spacing_mm
+    requests = requested_cases(matrix=options.matrix, preset_name=preset.name)
+    plans = {
+        download: plan_phantom_download(download, requests, spacing_mm=spacing_mm, seed=options.seed)
+        for download in DOWNLOADS
+    }
+    num_scans = sum(len(plan.scans) for plan in plans.values())
+    options.output.mkdir(parents=True, exist_ok=True)
+    with console.status("starting") as status:
+        live = is_live(console)
+        show, every_s = (status.update, 0.0) if live else (console.print, PLAIN_LINE_EVERY_S)
+        on_scan = _progress(num_scans, show=show, every_s=every_s)
+        for download, plan in plans.items():
+            if plan.scans:
+                write_phantom_download(
+                    download,
+                    options.output,
+                    requests=requests,
+                    spacing_mm=spacing_mm,
+                    seed=options.seed,
+                    num_workers=min(options.workers, len(plan.scans)),
+                    on_scan=on_scan,
+                )
+    return num_scans
+
+
+def requested_cases(*, matrix: str, preset_name: str) -> list[CaseRequest]:
+    """Return every case that the trainings of a matrix use, after the caps of a preset."""
+    study = load_study()
+    datasets = {dataset.name: dataset for dataset in study.datasets}
+    trainings = study.trainings(matrix=matrix, preset=find_preset(preset_name))
+    cases = sorted({case for training in trainings for case in training.cases})
+    return [(datasets[case.dataset], case.name) for case in cases]
+
+
+def _progress(num_scans: int, *, show: Callable[[str], None], every_s: float) -> Callable[[str], None]:
+    """Return a callback that counts volumes and shows a line with the time left, not too often."""
+    begin = last = time.monotonic()
+    done = 0
+
+    def on_scan(name: str) -> None:
+        nonlocal done, last
+        done += 1
+        now = time.monotonic()
+        if done < num_scans and now - last < every_s:
+            return
+        last = now
+        left_s = (now - begin) / done * (num_scans - done)
+        show(f"{done}/{num_scans} volumes, {name} written, about {left_s / 60:.0f} min left")
+
+    return on_scan

@@ -1,0 +1,112 @@
+"""The main job: train, predict, score and tabulate a study with one command."""
+
+import argparse
+import shlex
+from collections.abc import Mapping, Sequence
+
+from rich.console import Console
+
+from orchestrator.cli.console import EXIT_DONE, EXIT_NOT_DONE, consoles, exit_code_of, parse, say
+from orchestrator.cli.live_view import LiveView
+from orchestrator.cli.run_options import build_parser, command_for, select
+from orchestrator.cli.text import counted
+from orchestrator.cli.trainings import show_trainings
+from orchestrator.cluster.environment import use_token
+from orchestrator.driver.request import RunRequest
+from orchestrator.errors import DataError
+from orchestrator.progress import duration_text
+from orchestrator.storage import run_paths
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code that its help promises."""
+    console, errors = consoles()
+    options = parse(build_parser(), arguments)
+    return exit_code_of(
+        lambda: carry_out(select(options), options, console=console, errors=errors),
+        errors=errors,
+        interrupted="Interrupted. What is done is kept: the same command goes on from here.",
+    )
+
+
+def carry_out(request: RunRequest, options: argparse.Namespace, *, console: Console, errors: Console) -> int:
+    """Do what the command line asks for; returns the exit code."""
+    if options.dry_run:
+        # Beside JSON the lines of problems go where they do no harm.
+        return show_what_would_run(request, console=console, problems=errors if options.json else None)
+    if options.simulate:
+        from orchestrator.cli.simulate import simulate
+
+        return simulate(request, options, console=console)
+    if request.cluster.kind == "aws":
+        from orchestrator.cli.launch import launch_machines
+
+        return launch_machines(request, options, console=console)
+    return run_here(request, options, console=console)
+
+
+def show_what_would_run(request: RunRequest, *, console: Console, problems: Console | None) -> int:
+    """Print the trainings, as JSON where problems of the data are printed elsewhere, and check the data."""
+    show_trainings(request, console=console, as_json=problems is not None)
+    if request.data:
+        from orchestrator.driver.before_start import check_unchanged
+
+        check_unchanged(request)
+        check_data(request, console=problems or console)
+    return EXIT_DONE
+
+
+def run_here(request: RunRequest, options: argparse.Namespace, *, console: Console) -> int:
+    """Run on the cluster that this machine can reach, and say what came out."""
+    if request.cluster.auth_token is not None:
+        # Before Ray is imported, which reads its environment then.
+        use_token(request.cluster.auth_token)
+    from orchestrator.driver.run import run
+
+    check_data(request, console=console)
+    with LiveView(console) as view:
+        outcome = run(request, listener=view)
+    for key in outcome.tables:
+        if key.endswith(".md"):
+            say(f"{request.output}/{key}", console=console)
+    num_done = f"{outcome.num_done} of {len(request.trainings)} trainings done"
+    say(f"{num_done}, {duration_text(outcome.elapsed_s)}.", console=console)
+    for stage_id, text in outcome.failures.items():
+        line, *log = text.splitlines()
+        say(f"failed: {stage_id}: {line}", console=console)
+        for own_line in log:
+            say(f"    {own_line}", console=console)
+    if outcome.lost_trainings:
+        command = shlex.join(command_for(options, outcome.lost_trainings))
+        say(f"To try only these again: {command}", console=console)
+    _show_unpredicted(outcome.unpredicted, console=console)
+    is_whole = outcome.num_done == len(request.trainings) and not outcome.unpredicted
+    return EXIT_DONE if is_whole else EXIT_NOT_DONE
+
+
+def check_data(request: RunRequest, *, console: Console) -> None:
+    """Print what the headers of the data show to be wrong; raises DataError if that is anything."""
+    from orchestrator.driver.before_start import check_before_start
+
+    problems = check_before_start(request)
+    if not problems:
+        return
+    for problem in problems:
+        say(problem.line, console=console)
+    raise DataError(
+        f"{counted(len(problems), 'problem')} in {request.data}; nothing was started. "
+        f"python -m orchestrator.doctor --data {shlex.quote(request.data or '')} looks deeper"
+    )
+
+
+def _show_unpredicted(unpredicted: Mapping[str, str], *, console: Console) -> None:
+    """Print which trainings lack scores of cases, and how these cases are predicted again."""
+    for training_id, line in unpredicted.items():
+        say(f"incomplete: {training_id}: {line}", console=console)
+    if unpredicted:
+        results, predictions = run_paths.results("TRAINING"), run_paths.predictions("TRAINING")
+        say(
+            f"To try these cases again: mend what is named, remove {results} and {predictions}/ of each, and give the "
+            "same command.",
+            console=console,
+        )

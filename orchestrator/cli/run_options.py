@@ -1,0 +1,137 @@
+"""The options of the command `run`: what is asked for, which of them belong together, how they are given again."""
+
+import argparse
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from orchestrator.api import RequestOptions, make_request, require_data
+from orchestrator.benchmark.loading import DEFAULT_STUDY, load_study
+from orchestrator.benchmark.presets import PRESETS
+from orchestrator.cli.console import command_parser
+from orchestrator.cluster.environment import LAUNCHED_FROM
+from orchestrator.configuration import is_folder
+from orchestrator.driver.request import RunRequest
+from orchestrator.errors import ConfigError
+from orchestrator.shipped import LOCAL_CLUSTER
+from orchestrator.simulation.fleet import SIZES
+
+PARTNERS = {"json": "dry_run", "deadline": "simulate", "max_cost": "simulate", "prices": "simulate"}
+"""Options that mean nothing without another one."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = command_parser(
+        "run",
+        "Train, predict, score and tabulate a study, by default the one that is shipped. "
+        "Without --data, CT phantoms are generated. The same command again does only what is missing. Exit code 0: all "
+        "trainings are done, with a score for every case; 1: something failed or is missing; 2: bad input; 130: "
+        "interrupted.",
+    )
+    _add_request(parser)
+    add = parser.add_argument
+    add("--dry-run", action="store_true", help="show the trainings, check --data as far as given, start nothing")
+    add("--json", action="store_true", help="with --dry-run: print JSON")
+    sizes = f"{', '.join(map(str, SIZES[:-1]))} or {SIZES[-1]}"
+    add(
+        "--simulate",
+        type=Path,
+        metavar="FILE",
+        help=f"play the run on this cluster file instead: time, cost; and with {sizes} of its GPU machines",
+    )
+    add("--deadline", type=float, metavar="HOURS", help="with --simulate: choose the cheapest of these that is in time")
+    add("--max-cost", type=float, metavar="USD", help="with --simulate: choose the fastest of these within this budget")
+    add("--prices", type=Path, help="with --simulate: what machines cost (default: clusters/prices.yaml)")
+    add("--yes", action="store_true", help="with rented machines: start them without asking")
+    add("--keep", action="store_true", help="with rented machines: leave them running afterwards")
+    return parser
+
+
+def _add_request(parser: argparse.ArgumentParser) -> None:
+    """Add the options that make a request, named as the API names them."""
+    add = parser.add_argument
+    add("--study", type=Path, default=DEFAULT_STUDY, help="what is trained (default: the shipped study)")
+    add(
+        "--cluster",
+        type=Path,
+        default=LOCAL_CLUSTER,
+        help="where to run (default: this machine)",
+    )
+    add("--data", help="folder or s3:// prefix with the public downloads (default: generated phantoms)")
+    add("--output", help="folder or s3:// prefix for everything that the run writes (default: runs/PRESET)")
+    add("--preset", default="smoke", help=f"how much to train: {', '.join(PRESETS)} (default: smoke)")
+    add("--matrix", help="which trainings of the study, all for every one (default: its first matrix)")
+    add(
+        "--only",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="only trainings of such a name, or with FACET=PATTERN; may be repeated",
+    )
+    add(
+        "--redo-changed",
+        action="store_true",
+        help="where files of --data have changed since this run has read them, remove all that was made of them and "
+        "make it anew (default: refuse)",
+    )
+    add("--seed", type=int, default=0, help="seed of phantoms and trainings (default: 0)")
+
+
+def select(options: argparse.Namespace) -> RunRequest:
+    """Read the files that the command line names; raises ConfigError if anything does not fit."""
+    check_options(options)
+    given = {name: getattr(options, name) for name in RequestOptions.__annotations__}
+    given["cluster"] = options.simulate or options.cluster
+    request = make_request(load_study(options.study), **given)
+    if (options.yes or options.keep) and (options.simulate or request.cluster.kind != "aws"):
+        raise ConfigError("--yes and --keep: only with a --cluster whose machines are started for the run (kind aws)")
+    if options.dry_run and request.data and "://" not in request.data and not is_folder(request.data):
+        raise ConfigError(
+            f"--data {request.data}: no such folder of this machine; expected the one with the public downloads"
+        )
+    if not (options.simulate or options.dry_run):
+        require_data(request)
+    return request
+
+
+def check_options(options: argparse.Namespace) -> None:
+    """Raise ConfigError for an option that would be ignored without another, and for a limit that none can keep."""
+    for name, partner in PARTNERS.items():
+        value = getattr(options, name)
+        if value is not None and value is not False and not getattr(options, partner):
+            raise ConfigError(f"{flag(name)}: only with {flag(partner)}")
+    if options.dry_run and options.simulate:
+        raise ConfigError("--dry-run and --simulate: expected one of them")
+    for name in ("deadline", "max_cost"):
+        limit = getattr(options, name)
+        if limit is not None and not (math.isfinite(limit) and limit > 0):
+            raise ConfigError(f"{flag(name)} {limit:g}: expected a number above 0")
+
+
+def words_of(options: Mapping[str, object]) -> list[str]:
+    """Return options as the words of a command line; what is not set is left out."""
+    words: list[str] = []
+    for name, value in options.items():
+        if value is True:
+            words.append(flag(name))
+        elif isinstance(value, Sequence) and not isinstance(value, str):
+            words += [word for one in value for word in (flag(name), str(one))]
+        elif value is not None and value is not False:
+            words += [flag(name), str(value)]
+    return words
+
+
+def command_for(options: argparse.Namespace, training_ids: Sequence[str]) -> list[str]:
+    """Return the same command for some trainings alone."""
+    defaults = vars(build_parser().parse_args([]))
+    launched_from = {"cluster": os.environ[LAUNCHED_FROM]} if LAUNCHED_FROM in os.environ else {}
+    given = {name: value for name, value in (vars(options) | launched_from).items() if value != defaults[name]}
+    given.pop("only", None)
+    return ["python", "-m", "orchestrator.run_all", *words_of(given | {"only": training_ids})]
+
+
+def flag(name: str) -> str:
+    """Return how an option is written on a command line."""
+    return f"--{name.replace('_', '-')}"

@@ -1,0 +1,172 @@
+"""Say how far a run is, from another terminal or machine: everything is read from its output location."""
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from orchestrator.cli.console import (
+    EXIT_DONE,
+    EXIT_NOT_DONE,
+    command_parser,
+    consoles,
+    exit_code_of,
+    parse,
+    print_whole,
+    say,
+)
+from orchestrator.cli.text import usd_text
+from orchestrator.cluster.config import load_cluster
+from orchestrator.cluster.prices import load_prices
+from orchestrator.driver.lease import HEARTBEAT_S, DriverRecord, latest_driver
+from orchestrator.driver.status import RunStatus, read_status
+from orchestrator.errors import OrchestratorError
+from orchestrator.events import finite_or_null
+from orchestrator.progress import duration_text
+from orchestrator.shipped import PRICES
+from orchestrator.simulation.fleet import fleet_of, gpu_cost_usd
+from orchestrator.storage import run_paths
+from orchestrator.storage.filesystem import open_storage
+from orchestrator.storage.interface import Storage
+
+NUM_LOOKS = 3
+"""At the record of a driver on another machine, each after the time between two signs of life."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = command_parser(
+        "status",
+        "Show how far a run is. Exit code 0: all trainings of its latest call are done; 1: not yet; 2: "
+        "there is no run.",
+    )
+    parser.add_argument("--output", required=True, help="folder or s3:// prefix of the run")
+    parser.add_argument("--cluster", type=Path, help="cluster file with rented machines: shows the cost so far")
+    parser.add_argument(
+        "--prices",
+        type=Path,
+        default=PRICES,
+        help="with --cluster: what its machines cost",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns 0 if everything is done, 1 if not, 2 for no run or a bad file, 130 after Ctrl-C."""
+    console, errors = consoles()
+    options = parse(build_parser(), arguments)
+    work = partial(show_status, options, console=console, errors=errors)
+    return exit_code_of(work, errors=errors, bad_input=(OrchestratorError,))
+
+
+def show_status(options: argparse.Namespace, *, console: Console, errors: Console) -> int:
+    """Read how far the run is, and print that."""
+    storage = open_storage(options.output)
+    status = read_status(storage)
+    cost = describe_cost(status, cluster=options.cluster, prices=options.prices)
+    driver = find_driver(storage, note=partial(say, console=errors))
+    if options.json:
+        record = {**asdict(status), "done": sorted(status.done), "driver": driver.text, "cost": cost}
+        say(json.dumps(finite_or_null(record), indent=1, default=str), console=console)
+    else:
+        show(status, driver=driver, cost=cost, storage=storage, console=console)
+    return EXIT_DONE if status.done >= set(status.trainings) else EXIT_NOT_DONE
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Driver:
+    """The latest driver of a run."""
+
+    is_at_work: bool
+    text: str
+    """What it does, and where."""
+
+
+def find_driver(storage: Storage, *, note: Callable[[str], None]) -> Driver:
+    """Look whether the latest driver is at work; `note` is told if one on another machine is watched for that."""
+    driver = latest_driver(storage)
+    if driver is None:
+        return Driver(is_at_work=False, text="there has been no driver")
+    where = f"process {driver.pid} on {driver.host}"
+    if driver.is_released:
+        return Driver(is_at_work=False, text=f"the latest driver has ended ({where})")
+    alive = driver.is_alive
+    if alive is None:
+        note(f"waiting up to {NUM_LOOKS * HEARTBEAT_S:.0f} s for a sign of life of the driver ({where})")
+        alive = _changes(storage, driver)
+    if alive:
+        return Driver(is_at_work=True, text=f"the driver is at work ({where})")
+    text = f"the latest driver is dead ({where}); the command that started the run goes on from what is done"
+    return Driver(is_at_work=False, text=text)
+
+
+def _changes(storage: Storage, driver: DriverRecord) -> bool:
+    for _ in range(NUM_LOOKS):
+        time.sleep(HEARTBEAT_S)
+        latest = latest_driver(storage)
+        if latest is not None and latest.mark != driver.mark:
+            return True
+    return False
+
+
+def describe_cost(status: RunStatus, *, cluster: Path | None, prices: Path) -> str:
+    """Say how many GPU hours the run has taken, and what they cost where a cluster file has prices; empty without."""
+    config = load_cluster(cluster) if cluster else None
+    if not status.gpu_hours:
+        return ""
+    text = f"GPU hours so far: {sum(status.gpu_hours.values()):.1f}"
+    if config is None or config.kind != "aws":
+        return text
+    listed = load_prices(prices)
+    cost = gpu_cost_usd(status.gpu_hours, fleet_of(config, prices=listed))
+    if cost is None:
+        return f"{text}; {config.path} has no machine with these GPUs"
+    low, high = map(usd_text, cost)
+    amount = low if low == high else f"{low} to {high}"
+    return f"{text}, {amount} USD with the prices of {listed.date}, without machines that waited or have no GPU"
+
+
+def show(status: RunStatus, *, driver: Driver, cost: str, storage: Storage, console: Console) -> None:
+    """Print the status for people."""
+    begun = "under way" if driver.is_at_work else "interrupted"
+    console.print(
+        f"{len(status.done)} of {len(status.trainings)} trainings done, {len(status.under_way)} {begun}, "
+        f"{len(status.waiting)} waiting, {len(status.failed)} stages failed; {duration_text(status.training_s)} of "
+        "training, prediction and scoring",
+        style="bold",
+        soft_wrap=True,
+    )
+    say(driver.text, console=console)
+    if cost:
+        say(cost, console=console)
+    if status.under_way:
+        table = Table("training", "stage", "epoch", "Dice", "s/epoch", "since", "where", box=None, padding=(0, 1))
+        now = datetime.now(UTC)
+        for training in status.under_way:
+            table.add_row(
+                training.id,
+                training.stage,
+                f"{training.epoch}/{training.num_epochs}" if training.num_epochs else "-",
+                "-" if math.isnan(training.pseudo_dice) else f"{training.pseudo_dice:.3f}",
+                "-" if math.isnan(training.epoch_elapsed_s) else f"{training.epoch_elapsed_s:.1f}",
+                duration_text((now - training.since).total_seconds()),
+                training.host or "-",
+            )
+        print_whole(table, console=console)
+    if status.forecast and driver.is_at_work:
+        early, median, late = (
+            duration_text(value)
+            for value in (status.forecast.early_s, status.forecast.median_s, status.forecast.late_s)
+        )
+        say(f"to go: about {median}, in 8 of 10 cases {early} to {late}", console=console)
+    for stage, line in status.failed.items():
+        say(f"failed: {stage}: {line} ({storage.location}/{run_paths.stage_failure(stage)})", console=console)

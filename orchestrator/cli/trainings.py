@@ -1,0 +1,50 @@
+"""Which trainings a run would carry out, without starting any."""
+
+import json
+
+from rich.console import Console
+from rich.table import Table
+
+from orchestrator.benchmark.definition import VALIDATION, Training
+from orchestrator.benchmark.presets import Preset
+from orchestrator.cli.console import print_whole, say
+from orchestrator.cli.text import counted
+from orchestrator.driver.request import RunRequest
+
+
+def show_trainings(request: RunRequest, *, console: Console, as_json: bool) -> None:
+    """Print the trainings that would be carried out."""
+    rows = [_describe(training, request.preset) for training in request.trainings]
+    if as_json:
+        say(json.dumps(rows, indent=1), console=console)
+        return
+    facets = dict.fromkeys(name for training in request.trainings for name in training.facets)
+    names = ("id", *facets, "fold")
+    table = Table(*names, "train", "val", "test", "hours", box=None, padding=(0, 1), header_style="bold")
+    for row in rows:
+        hours = f"{row['expected_hours']:.3g}"
+        numbers = (row["num_train_cases"], row["num_val_cases"], row["num_test_cases"])
+        table.add_row(*(str(row.get(name, "")) for name in names), *map(str, numbers), hours)
+    print_whole(table, console=console)
+    total = len(rows) * request.preset.expected_training_s / 3600
+    unit = "CPU-core" if request.preset.is_for_cpus else "A100"
+    console.print(
+        f"{counted(len(rows), 'training')}, about {total:.3g} {unit} hours of training with preset "
+        f"{request.preset.name}."
+    )
+    for leak in request.study.patient_leaks(request.trainings):
+        say(f"note: {leak.line}", console=console)
+
+
+def _describe(training: Training, preset: Preset) -> dict[str, object]:
+    tests = [evaluation for evaluation in training.evaluation_sets if evaluation.name != VALIDATION]
+    return {
+        "id": training.id,
+        **training.facets,
+        "fold": training.fold,
+        "configuration": training.model.configuration,
+        "num_train_cases": len(training.train),
+        "num_val_cases": len(training.val),
+        "num_test_cases": sum(len(evaluation.cases) for evaluation in tests),
+        "expected_hours": round(preset.expected_training_s / 3600, 4),
+    }

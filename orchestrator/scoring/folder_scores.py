@@ -1,0 +1,111 @@
+"""Folders of label maps to compare, and the scores of all of their cases as a table."""
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kernels import FIELDS, METRICS
+from orchestrator.configuration import is_folder
+from orchestrator.errors import ConfigError
+from orchestrator.scoring.folders import FolderComparison, FolderScore, metric_value
+from orchestrator.scoring.score import ScoredStructure
+from orchestrator.storage.filesystem import open_storage
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+
+def compare_folders(
+    reference: str | Path,
+    predictions: Sequence[str | Path],
+    *,
+    tolerances_mm: Mapping[int, float],
+    metrics: Collection[str],
+    dimension: int,
+) -> FolderComparison:
+    """Return what is to be scored; raises ConfigError for anything that does not fit."""
+    names = tuple(dict.fromkeys([metrics] if isinstance(metrics, str) else metrics))
+    if not names or not set(names) <= set(METRICS):
+        raise ConfigError(f"--metrics {','.join(names)}: expected some of {','.join(METRICS)}")
+    if dimension not in {2, 3}:
+        raise ConfigError(f"--dimension {dimension}: expected 2 or 3")
+    locations = list(dict.fromkeys(map(str, predictions)))
+    if not locations:
+        raise ConfigError("--prediction: found no folder; expected at least one")
+    for location in (str(reference), *locations):
+        if "://" not in location and not is_folder(location):
+            raise ConfigError(f"{location}: no such folder; expected one with label maps")
+    if not tolerances_mm:
+        raise ConfigError("--label: found no label; expected at least one with the tolerance of its NSD")
+    return FolderComparison(
+        reference=open_storage(str(reference)),
+        predictions=tuple(map(open_storage, locations)),
+        structures=tuple(
+            ScoredStructure(name=str(label), reference_label=label, prediction_label=label, tolerance_mm=tolerance_mm)
+            for label, tolerance_mm in tolerances_mm.items()
+        ),
+        metrics=names,
+        dimension=dimension,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FolderScores:
+    """All scores of folders against a folder of references."""
+
+    rows: tuple[FolderScore, ...]
+    """One a folder, case and label, folder by folder."""
+    metrics: tuple[str, ...]
+    """What was calculated, of kernels.METRICS."""
+    without_reference: tuple[str, ...]
+    """Locations of label maps that no reference has the name of: they are not scored."""
+
+    @classmethod
+    def of(cls, comparison: FolderComparison, rows: Sequence[FolderScore]) -> "FolderScores":
+        """Return the scores of a comparison, its rows in the order of its folders."""
+        return cls(
+            rows=tuple(row for folder in comparison.predictions for row in rows if row.prediction == folder.location),
+            metrics=comparison.metrics,
+            without_reference=tuple(comparison.without_reference({row.case for row in rows})),
+        )
+
+    def to_arrow(self) -> "pa.Table":
+        """Return one row for each folder, case and label; empty where there is no number."""
+        import pyarrow as pa
+
+        records = [self._record(row) for row in self.rows]
+        types = {"label": pa.int64(), "num_reference_voxels": pa.int64(), "num_predicted_voxels": pa.int64()}
+        texts = dict.fromkeys(("prediction", "case", "status", "message"), pa.string())
+        schema = pa.schema([(name, {**types, **texts}.get(name, pa.float64())) for name in records[0]])
+        for record in records:
+            # The bytes of a file name that is no UTF-8.
+            record |= {
+                name: str(record[name]).encode(errors="surrogateescape").decode(errors="replace") for name in texts
+            }
+        return pa.Table.from_pylist(records, schema=schema)
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """Return the rows of `to_arrow` as a data frame."""
+        return self.to_arrow().to_pandas()
+
+    def _record(self, row: FolderScore) -> dict[str, object]:
+        score = row.score
+        return {
+            "prediction": row.prediction,
+            "case": row.case,
+            "label": int(score.structure),
+            "status": str(score.status),
+            **{FIELDS[metric]: _number(metric_value(score, metric)) for metric in self.metrics},
+            "tolerance_mm": score.tolerance_mm,
+            **{f"spacing_{axis}_mm": _number(step) for axis, step in zip("zyx", score.spacing_mm, strict=True)},
+            "num_reference_voxels": score.num_reference_voxels,
+            "num_predicted_voxels": score.num_predicted_voxels,
+            "message": score.message,
+        }
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else value
