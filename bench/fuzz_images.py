@@ -8,7 +8,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from bench.fuzz_mutations import Random, mutate_bytes, mutate_text
-from orchestrator.images.dicom import DicomVolume
+from orchestrator.images.dicom.volume import DicomVolume
 from orchestrator.images.source_file import SourceFile
 from orchestrator.images.volume import NiftiVolume
 

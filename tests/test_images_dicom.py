@@ -12,7 +12,7 @@ from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian, JPEGLSLossless, RLELossless
 
-from orchestrator.images.dicom import DicomVolume
+from orchestrator.images.dicom.volume import DicomVolume
 from orchestrator.images.source_file import SourceFile
 from orchestrator.images.volume import LoadedVolume
 

@@ -16,7 +16,7 @@ from pydicom.uid import (
 )
 from test_images_dicom import shifted, volume
 
-from orchestrator.images.dicom import DicomVolume
+from orchestrator.images.dicom.volume import DicomVolume
 from orchestrator.images.problem import SourceError
 
 

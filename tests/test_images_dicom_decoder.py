@@ -10,7 +10,7 @@ from pydicom.uid import JPEG2000Lossless, RLELossless
 from test_images_dicom import signed, volume
 
 from orchestrator.errors import StorageError
-from orchestrator.images import dicom_pixels
+from orchestrator.images.dicom import pixels as dicom_pixels
 from orchestrator.images.problem import SourceError
 
 

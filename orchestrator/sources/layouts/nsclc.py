@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
-from orchestrator.images.dicom import DicomVolume
-from orchestrator.images.dicom_elements import looks_like_dicom
+from orchestrator.images.dicom.elements import looks_like_dicom
+from orchestrator.images.dicom.volume import DicomVolume
 from orchestrator.images.source_file import SourceFile
 from orchestrator.images.volume import Volume
 from orchestrator.sources.archives import files_below

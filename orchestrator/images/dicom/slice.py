@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.images.dicom_elements import CT_IMAGE, Elements, PixelElement, Tag
+from orchestrator.images.dicom.elements import CT_IMAGE, Elements, PixelElement, Tag
 
 _TRANSFER_SYNTAXES = frozenset(
     f"1.2.840.10008.1.2{end}"

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from orchestrator.images.dicom_pixels import decode
-from orchestrator.images.dicom_series import choose_stack, dicom_files
-from orchestrator.images.dicom_stack import Stack
+from orchestrator.images.dicom.pixels import decode
+from orchestrator.images.dicom.series import choose_stack, dicom_files
+from orchestrator.images.dicom.stack import Stack
 from orchestrator.images.geometry import Geometry
 from orchestrator.images.problem import SourceError
 from orchestrator.images.source_file import SourceFile

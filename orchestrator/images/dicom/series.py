@@ -7,16 +7,16 @@ from pathlib import Path
 
 import numpy as np
 
-from orchestrator.images.dicom_elements import Elements, Tag, looks_like_dicom, read_elements, unopened
-from orchestrator.images.dicom_slice import CtSlice, ct_slice, is_derived, other_than_slice
-from orchestrator.images.dicom_stack import Stack, stack_of
+from orchestrator.images.dicom.elements import Elements, Tag, looks_like_dicom, read_elements, unopened
+from orchestrator.images.dicom.slice import CtSlice, ct_slice, is_derived, other_than_slice
+from orchestrator.images.dicom.stack import Stack, stack_of
 from orchestrator.images.geometry import check_same_geometry
 from orchestrator.images.nifti import read_nifti_geometry
 from orchestrator.images.problem import SourceError
 from orchestrator.images.source_file import SourceFile
 
 _FEW = 2
-"""CapacityRequests of a series, at most: from the front and from the side."""
+"""Scout images of a series, at most: from the front and from the side."""
 _PARALLEL = 0.7
 """Cosine between normals of slices of one stack; scouts and reformatted planes stand at right angles to it."""
 _ONE = "Keep the CT to which the masks belong in the folder of the patient, and move the others away."

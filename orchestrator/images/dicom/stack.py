@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.images.dicom_elements import read_whole
-from orchestrator.images.dicom_slice import CtSlice
+from orchestrator.images.dicom.elements import read_whole
+from orchestrator.images.dicom.slice import CtSlice
 from orchestrator.images.geometry import Geometry
 from orchestrator.images.problem import SourceError
 

@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.errors import StorageError
-from orchestrator.images.dicom_elements import read_whole
-from orchestrator.images.dicom_slice import CtSlice
+from orchestrator.images.dicom.elements import read_whole
+from orchestrator.images.dicom.slice import CtSlice
 from orchestrator.images.problem import SourceError
 
-_DECODER = Path(__file__).with_name("dicom_decoder.py")
+_DECODER = Path(__file__).with_name("decoder.py")
 _KILLED_FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _ONE_THREAD = {"ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 _LONGEST_LINE = 1 << 12
