@@ -7,7 +7,16 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny_training import CASES, tiny_plan, tiny_preset, write_all_patches, write_ball
+from tiny_training import (
+    CASES,
+    Killed,
+    Run,
+    assert_same_weights,
+    tiny_plan,
+    tiny_preset,
+    write_all_patches,
+    write_ball,
+)
 
 from orchestrator.errors import IntegrityError, PreemptedError, TrainingError
 from orchestrator.storage import run_paths
@@ -15,13 +24,8 @@ from orchestrator.storage.filesystem import open_storage
 from orchestrator.training import preset_trainer
 from orchestrator.training import trainer as trainer_module
 from orchestrator.training.checkpoint import CheckpointStore
-from orchestrator.training.trainer import train
 
 PRESET = tiny_preset()
-
-
-class Killed(BaseException):
-    """What a lost machine looks like from inside."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -44,60 +48,10 @@ def setting(request, files, tmp_path_factory):
     return plan, write_all_patches(tmp_path_factory.mktemp("preprocessed") / "patches", files, plan)
 
 
-class Run:
-    """One training into a folder, with what it told."""
-
-    def __init__(self, folder, setting, *, kill_after=None, **changes):
-        self.plan, patches = setting
-        self.lines, self.reports = [], []
-        self.storage = open_storage(str(folder))
-        self.store = CheckpointStore(self.storage, training_id="T1-infection-fold0")
-
-        def on_epoch(report):
-            self.reports.append(report)
-            if kill_after == len(self.reports):
-                raise Killed
-
-        self.arguments = {
-            "plan": self.plan,
-            "preset": PRESET,
-            "training_id": "T1-infection-fold0",
-            "train_cases": CASES[:3],
-            "val_cases": CASES[3:],
-            "patches": patches,
-            "checkpoint": self.store,
-            "log": self.lines.append,
-            "seed": 5,
-            "device": "cpu",
-            "num_loader_processes": 0,
-            "on_epoch": on_epoch,
-            **changes,
-        }
-        self.outcome = None
-
-    def go(self):
-        self.outcome = train(**self.arguments)
-        return self
-
-    @property
-    def text(self):
-        return "\n".join(self.lines)
-
-    @property
-    def weights(self):
-        return self.store.load_final().state["network_weights"]
-
-
 @pytest.fixture(scope="module")
 def whole(setting, tmp_path_factory):
     """A training of three epochs without an interruption."""
     return Run(tmp_path_factory.mktemp("whole"), setting).go()
-
-
-def assert_same_weights(found, expected):
-    assert found.keys() == expected.keys()
-    for name, weights in expected.items():
-        assert torch.equal(found[name], weights), name
 
 
 def test_every_epoch_is_reported_and_the_loss_falls(whole):
@@ -350,7 +304,7 @@ def test_a_gpu_looks_for_its_fastest_convolutions_as_with_nnunets_command(device
     def begin(*_):
         raise Killed
 
-    monkeypatch.setattr(trainer_module, "PresetTrainer", begin)
+    monkeypatch.setattr(trainer_module, "preset_trainer", lambda _: begin)
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
     with pytest.raises(Killed):
         Run(tmp_path, setting, device=device).go()

@@ -4,12 +4,16 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
+import torch
 
 from orchestrator.benchmark.definition import LabelSet, Structure
 from orchestrator.benchmark.presets import Preset
 from orchestrator.patches.writer import write_patches
+from orchestrator.storage.filesystem import open_storage
+from orchestrator.training.checkpoint import CheckpointStore
 from orchestrator.training.planning import fingerprint_case, make_plan
 from orchestrator.training.preprocessing import preprocess_case
+from orchestrator.training.trainer import train
 
 BALL = LabelSet(name="infection", structures=(Structure(name="infection", label=1, tolerance_mm=3.0),))
 CASES = ("balls--case_0", "balls--case_1", "balls--case_2", "balls--case_3")
@@ -55,9 +59,17 @@ def write_ball(folder, index, *, shape=(24, 32, 36)):
     return tuple(paths)
 
 
-def tiny_plan(files, *, preset, configuration="3d_fullres"):
+def tiny_plan(files, *, preset, configuration="3d_fullres", label_set=BALL, **others):
     fingerprints = [fingerprint_case(image, labels) for image, labels in files]
-    return make_plan(fingerprints, label_set=BALL, configuration=configuration, preset=preset, donor=None, name="balls")
+    return make_plan(
+        fingerprints,
+        label_set=label_set,
+        configuration=configuration,
+        preset=preset,
+        donor=None,
+        name="balls",
+        **others,
+    )
 
 
 def write_all_patches(folder, files, plan):
@@ -66,3 +78,57 @@ def write_all_patches(folder, files, plan):
         case = preprocess_case(image, labels, plan)
         write_patches(folder / f"{name}.arrow", data=case.data, seg=case.seg, properties=case.properties)
     return folder
+
+
+class Killed(BaseException):
+    """What a lost machine looks like from inside."""
+
+
+class Run:
+    """One training into a folder, with what it told."""
+
+    def __init__(self, folder, setting, *, kill_after=None, **changes):
+        self.plan, patches = setting
+        self.lines, self.reports = [], []
+        self.storage = open_storage(str(folder))
+        self.store = CheckpointStore(self.storage, training_id="T1-infection-fold0")
+
+        def on_epoch(report):
+            self.reports.append(report)
+            if kill_after == len(self.reports):
+                raise Killed
+
+        self.arguments = {
+            "plan": self.plan,
+            "preset": tiny_preset(),
+            "training_id": "T1-infection-fold0",
+            "train_cases": CASES[:3],
+            "val_cases": CASES[3:],
+            "patches": patches,
+            "checkpoint": self.store,
+            "log": self.lines.append,
+            "seed": 5,
+            "device": "cpu",
+            "num_loader_processes": 0,
+            "on_epoch": on_epoch,
+            **changes,
+        }
+        self.outcome = None
+
+    def go(self):
+        self.outcome = train(**self.arguments)
+        return self
+
+    @property
+    def text(self):
+        return "\n".join(self.lines)
+
+    @property
+    def weights(self):
+        return self.store.load_final().state["network_weights"]
+
+
+def assert_same_weights(found, expected):
+    assert found.keys() == expected.keys()
+    for name, weights in expected.items():
+        assert torch.equal(found[name], weights), name

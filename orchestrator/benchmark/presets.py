@@ -8,6 +8,12 @@ from orchestrator.errors import ConfigError
 
 NNUNET_MEMORY_GIB = 8.0
 """Of a GPU, that nnU-Net's default planner plans for."""
+NNUNETS_OWN = {
+    "gpu_memory_gib": NNUNET_MEMORY_GIB,
+    "initial_learning_rate": 1e-2,
+    "oversample_foreground": 0.33,
+}
+"""What fields of a preset that are None keep, where planner and trainer are nnU-Net's default."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,9 +36,9 @@ class Preset:
     """Most memory of a plan by nnU-Net's own estimate, which its planner keeps to; None keeps the planner's own: 8 of
     the default, 24 of ResEnc L."""
     optimizer: Literal["nnunet", "adamw"] = "nnunet"
-    """`nnunet` is SGD with Nesterov momentum 0.99 and polynomial decay."""
-    initial_learning_rate: float = 1e-2
-    """At the first iteration."""
+    """`nnunet` is the trainer's own: SGD with Nesterov momentum 0.99 and polynomial decay of nnU-Net's."""
+    initial_learning_rate: float | None = None
+    """At the first iteration; None keeps the trainer's own, 0.01 of nnU-Net's."""
     mirror_axes: tuple[int, ...] | None = None
     """Axes of (z, y, x) that augmentation mirrors; None keeps nnU-Net's choice (all)."""
     mirror_at_prediction: bool = True
@@ -47,8 +53,8 @@ class Preset:
     """Convolutions of each stage; None keeps nnU-Net's 2."""
     max_patch_voxels: int | None = None
     """Upper limit of voxels of a patch; None keeps nnU-Net's choice."""
-    oversample_foreground: float = 0.33
-    """Share of the patches of a batch that must hold foreground."""
+    oversample_foreground: float | None = None
+    """Share of the patches of a batch that must hold foreground; None keeps the trainer's own, 0.33 of nnU-Net's."""
     augmentation: Literal["kernels", "nnunet"] = "kernels"
     """Who augments: our kernels, which draw as nnU-Net does and need less CPU, or nnU-Net's own pipeline."""
     case_limits: Mapping[str, int] = field(default_factory=dict)

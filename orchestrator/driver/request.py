@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 
 from orchestrator.benchmark.definition import Dataset, Training
-from orchestrator.benchmark.presets import NNUNET_MEMORY_GIB, Preset
+from orchestrator.benchmark.presets import NNUNETS_OWN, Preset
 from orchestrator.benchmark.study import Study
 from orchestrator.cluster.config import ClusterConfig
 from orchestrator.workflow.graph import Stage, build_graph
@@ -51,8 +51,10 @@ def identity_of(request: RunRequest) -> dict[str, object]:
     """Return what the results of a run follow from, by name."""
     return {
         "study_sha256": request.study.sha256,
-        # Runs of before planners had a memory of their own say that of nnU-Net's default here.
-        "preset": asdict(request.preset) | {"gpu_memory_gib": request.preset.gpu_memory_gib or NNUNET_MEMORY_GIB},
+        # Runs of before planners and trainers had names say nnU-Net's own values where these have theirs.
+        "preset": {
+            key: NNUNETS_OWN.get(key) if value is None else value for key, value in asdict(request.preset).items()
+        },
         "seed": request.seed,
         "data": request.data or "phantoms",
     }

@@ -71,6 +71,7 @@ def train(context: RunContext, training: Training, *, watches: Sequence["Watch"]
                     seed=_seed(context.seed, training.id),
                     device=context.device,
                     num_loader_processes=context.num_loader_processes,
+                    trainer_name=training.model.trainer,
                     on_epoch=report,
                     on_milestone=events.add,
                     stop_reason=stop_request.reason,

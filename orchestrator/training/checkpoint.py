@@ -164,7 +164,9 @@ def fitting(name: str) -> Iterator[None]:
 
 def check_origin(found: dict[str, Any], *, expected: dict[str, Any], training_id: str) -> None:
     """Raise TrainingError if a checkpoint belongs to another training under the same name."""
-    for key, value in expected.items():
+    by_default = dict.fromkeys(("trainer", "planner"), "nnU-Net's default")  # where an origin leaves them out
+    found = by_default | found
+    for key, value in (by_default | expected).items():
         if found[key] != value:
             raise TrainingError(
                 f"{training_id}: its checkpoint has {key} {found[key]}; expected {value}. Choose another output or "

@@ -12,6 +12,7 @@ from orchestrator.training.loader import BatchSettings
 def batch_settings(
     configuration: Any,
     *,
+    batch_size: int,
     rotation_rad: tuple[float, float],
     in_plane: bool,
     initial_shape: Sequence[int],
@@ -26,6 +27,8 @@ def batch_settings(
     ----------
     configuration
         nnU-Net's configuration manager.
+    batch_size
+        Patches of a batch.
     rotation_rad, in_plane, initial_shape, mirror_axes
         As its trainer derives them from the shape of a patch; axes and shape are (y, x) for a 2d network.
     deep_supervision_scales
@@ -46,7 +49,7 @@ def batch_settings(
             mirror_axes=tuple(axis + is_2d for axis in mirror_axes or ()),
             masked_channels=tuple(index for index, masks in enumerate(configuration.use_mask_for_norm) if masks),
         ),
-        batch_size=configuration.batch_size,
+        batch_size=batch_size,
         oversample_foreground=oversample_foreground,
         draws_foreground=draws_foreground,
         target_shapes=tuple(

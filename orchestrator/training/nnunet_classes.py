@@ -8,6 +8,7 @@ class is imported; whether there is such a class is known without any import.
 import ast
 import importlib
 import importlib.util
+import inspect
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -83,6 +84,30 @@ def find_trainer(name: str) -> Any:
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
     return nnUNetTrainer if name == DEFAULT_TRAINER else _find(name, _trainers(), kind="trainer", parent=nnUNetTrainer)
+
+
+def network_for_prediction(
+    trainer_name: str, plans_manager: Any, *, configuration: str, dataset_json: Mapping[str, Any]
+) -> Any:
+    """Return the network that a trainer builds, with random weights and a single output, as nnU-Net's predictor does.
+
+    Raises ConfigError if nnU-Net does not find the trainer.
+    """
+    from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+
+    manager = plans_manager.get_configuration(configuration)
+    build = find_trainer(trainer_name).build_network_architecture
+    if "plans_manager" in inspect.signature(build).parameters:
+        given: tuple[Any, ...] = (plans_manager, manager)
+    else:
+        given = (
+            manager.network_arch_class_name,
+            manager.network_arch_init_kwargs,
+            manager.network_arch_init_kwargs_req_import,
+        )
+    num_channels = determine_num_input_channels(plans_manager, manager, dataset_json)
+    num_heads = plans_manager.get_label_manager(dataset_json).num_segmentation_heads
+    return build(*given, num_channels, num_heads, enable_deep_supervision=False)
 
 
 def _find(name: str, definitions: Mapping[str, _Definition], *, kind: str, parent: type) -> type:

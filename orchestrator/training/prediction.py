@@ -1,7 +1,7 @@
 """Predicts whole images as nnU-Net does, one at a time, in this process."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -12,8 +12,6 @@ import torch
 from nnunetv2.inference import predict_from_raw_data
 from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from numpy.typing import NDArray
 
 from orchestrator.benchmark.presets import Preset
@@ -23,6 +21,7 @@ from orchestrator.images.label_maps import open_label_map
 from orchestrator.images.nifti import read_nifti_geometry
 from orchestrator.images.source_file import SourceFile
 from orchestrator.training.checkpoint import fitting
+from orchestrator.training.nnunet_classes import DEFAULT_TRAINER, network_for_prediction
 from orchestrator.training.nnunet_environment import prints_to_log
 from orchestrator.training.planning import Plan
 from orchestrator.training.prepared_image import PreparedImage, prepare_image, read_images
@@ -180,6 +179,8 @@ def load_predictor(state: dict[str, Any], *, plan: Plan, preset: Preset, device:
     ------
     IntegrityError
         If the checkpoint was trained with another plan, or is not that of a network of this plan.
+    ConfigError
+        If nnU-Net does not find the trainer that built the network.
     """
     with fitting("the final checkpoint"):
         plan_sha256, weights = state["origin"]["plan_sha256"], state["network_weights"]
@@ -195,6 +196,7 @@ def load_predictor(state: dict[str, Any], *, plan: Plan, preset: Preset, device:
             mirror_axes=mirror_axes if preset.mirror_at_prediction else (),
             tile_step_size=preset.tile_step_size,
             device=device,
+            trainer_name=str(state["trainer_name"]),
         )
 
 
@@ -205,6 +207,7 @@ def ready_predictor(
     mirror_axes: Sequence[int],
     tile_step_size: float,
     device: str,
+    trainer_name: str = DEFAULT_TRAINER,
 ) -> Predictor:
     """Build the networks of a model.
 
@@ -220,12 +223,14 @@ def ready_predictor(
         Step of the sliding window as a share of its size.
     device
         `cpu` or `cuda`.
+    trainer_name
+        Of the class that builds the network.
 
     Raises IntegrityError for weights of other names or shapes than those of the plan's network.
     """
     plans_manager, configuration = plan.plans_manager, plan.configuration_manager
     with prints_to_log():
-        networks = [_network(plan, one).to(device).eval() for one in weights]
+        networks = [_network(plan, one, trainer_name=trainer_name).to(device).eval() for one in weights]
         predictor = nnUNetPredictor(
             tile_step_size=tile_step_size,
             use_gaussian=True,
@@ -243,27 +248,23 @@ def ready_predictor(
             configuration,
             list(weights),
             plan.dataset_json,
-            nnUNetTrainer.__name__,
+            trainer_name,
             tuple(mirror_axes),
         )
     return Predictor(predictor, networks, plan=plan)
 
 
-def _network(plan: Plan, weights: dict[str, torch.Tensor]) -> torch.nn.Module:
-    """Build a network with its weights; what does not fit is found before any memory is taken for it."""
-    plans_manager, configuration = plan.plans_manager, plan.configuration_manager
+def _network(plan: Plan, weights: dict[str, torch.Tensor], *, trainer_name: str) -> torch.nn.Module:
+    """Build a network with its weights; what does not fit one of nnU-Net's is found before any memory is taken."""
 
     def build() -> torch.nn.Module:
-        network: torch.nn.Module = nnUNetTrainer.build_network_architecture(
-            plans_manager,
-            configuration,
-            determine_num_input_channels(plans_manager, configuration, plan.dataset_json),
-            plan.label_manager.num_segmentation_heads,
-            enable_deep_supervision=False,
+        network: torch.nn.Module = network_for_prediction(
+            trainer_name, plan.plans_manager, configuration=plan.configuration, dataset_json=plan.dataset_json
         )
         return network
 
-    with torch.device("meta"):
+    # Networks of others may ask for values while they are built.
+    with torch.device("meta") if trainer_name == DEFAULT_TRAINER else nullcontext():
         expected = {name: tuple(tensor.shape) for name, tensor in build().state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     if found != expected:

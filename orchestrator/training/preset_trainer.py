@@ -10,6 +10,7 @@ import logging
 import time
 import warnings
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,6 @@ import numpy as np
 import torch
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
 from orchestrator.benchmark.presets import Preset
 from orchestrator.errors import PreemptedError, TrainingError
@@ -27,14 +27,17 @@ from orchestrator.training.checkpoint import CheckpointStore, check_origin, fitt
 from orchestrator.training.environment import environment_of
 from orchestrator.training.gpu import obstacle_to_compiling
 from orchestrator.training.loader import BatchLoader
-from orchestrator.training.loader_settings import batch_settings, check_labels, without_augmentation
 from orchestrator.training.patch_dataset import ArrowDataset
 from orchestrator.training.random_state import random_state, restore_random_state
 from orchestrator.training.reports import EpochReport, Milestone, MilestoneKind, TrainingListener, TrainOutcome
+from orchestrator.training.trainer_loaders import our_loaders, reason_for_nnunets_pipeline
+from orchestrator.training.trainer_overrides import load_as_nnunet, overridden
 
 logger = logging.getLogger(__name__)
 
 ADAMW_WEIGHT_DECAY = 1e-2
+_LENGTH = {"num_epochs": 1000, "num_iterations_per_epoch": 250, "num_val_iterations_per_epoch": 50}
+"""Of a training, by nnU-Net's own trainer."""
 COMPILED_FROM_ITERATIONS = 5000
 """Length of a training from which it pays to compile its network, which takes a minute or two."""
 
@@ -54,8 +57,10 @@ class TrainingData:
 
 
 class PresetTrainer(nnUNetTrainer):  # type: ignore[misc]
-    """nnU-Net's trainer for one preset."""
+    """nnU-Net's trainer for one preset; `named_trainers.py` puts it before any other trainer class."""
 
+    named: type = nnUNetTrainer
+    """The class that trains but for what a preset changes."""
     # nnU-Net reads the parameters of __init__ back from its own frame, so it cannot have others than nnU-Net's.
     _log: Callable[[str], None] = staticmethod(logger.info)
 
@@ -65,11 +70,8 @@ class PresetTrainer(nnUNetTrainer):  # type: ignore[misc]
         self._preset = preset
         self._data = data
         self._log = log
-        self.num_epochs = preset.num_epochs
-        self.num_iterations_per_epoch = preset.num_iterations_per_epoch
-        self.num_val_iterations_per_epoch = preset.num_val_iterations_per_epoch
-        self.initial_lr = preset.initial_learning_rate
-        self.oversample_foreground_percent = preset.oversample_foreground
+        self._plans = deepcopy(self.plans_manager.plans)  # as they were given: trainers may change them
+        self._take_over(preset)
         self.preprocessed_dataset_folder = str(data.patches)
         self.outcome: TrainOutcome | None = None
         self._elapsed_s = 0.0
@@ -78,6 +80,20 @@ class PresetTrainer(nnUNetTrainer):  # type: ignore[misc]
         self._environments: tuple[dict[str, str], ...] = (environment_of(self.device),)
         self._losses: list[np.float32] = []
         self._loaders: tuple[Any, ...] = ()
+
+    def _take_over(self, preset: Preset) -> None:
+        """Set what the preset sets, and say what of the trainer's own it takes the place of."""
+        for name, nnunets in _LENGTH.items():
+            own, wanted = getattr(self, name), getattr(preset, name)
+            if own not in {nnunets, wanted}:
+                self._log(f"{name} of {self.named.__name__} is {own}; preset {preset.name} makes it {wanted}")
+            setattr(self, name, wanted)
+        if preset.initial_learning_rate is not None:
+            self.initial_lr = preset.initial_learning_rate
+        if preset.oversample_foreground is not None:
+            self.oversample_foreground_percent = preset.oversample_foreground
+        if preset.optimizer == "adamw" and overridden(self.named, ["configure_optimizers"]):
+            self._log(f"preset {preset.name} trains with AdamW, and not with the optimiser of {self.named.__name__}")
 
     def attach(self, *, checkpoint: CheckpointStore, listener: TrainingListener, clock: Callable[[], float]) -> None:
         """Say where checkpoints go, who is told and may stop it; to be called before `run_training`."""
@@ -117,23 +133,29 @@ class PresetTrainer(nnUNetTrainer):  # type: ignore[misc]
             self._log(f"the network is not compiled, and therefore slower: {obstacle}")
         return not obstacle
 
-    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
-        """Return nnU-Net's optimiser, or AdamW where a preset is too short for SGD with momentum 0.99."""
+    def configure_optimizers(self, *stage: Any, **named_stage: Any) -> tuple[torch.optim.Optimizer, Any]:
+        """Return the trainer's optimiser, or AdamW where a preset is too short for SGD with momentum 0.99.
+
+        Trainers of several stages ask for that of each.
+        """
         if self._preset.optimizer == "nnunet":
-            optimizer, scheduler = super().configure_optimizers()
+            optimizer, scheduler = super().configure_optimizers(*stage, **named_stage)
             return optimizer, scheduler
+        if self.optimizer is not None:
+            return self.optimizer, self.lr_scheduler
         adamw = torch.optim.AdamW(self.network.parameters(), self.initial_lr, weight_decay=ADAMW_WEIGHT_DECAY)
         return adamw, PolyLRScheduler(adamw, self.initial_lr, self.num_epochs)
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> Any:  # noqa: N802 - nnU-Net's name
-        """Return nnU-Net's choice, with the preset's mirror axes."""
+        """Return the trainer's choice, with those of its mirror axes alone that the preset has."""
         rotation, dummy_2d, initial_patch_size, mirror_axes = (
             super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
         )
         if self._preset.mirror_axes is not None:
             # A preset names axes of (z, y, x); the 2d network sees (y, x).
             shift = 3 - len(self.configuration_manager.patch_size)
-            mirror_axes = tuple(axis - shift for axis in self._preset.mirror_axes if axis >= shift)
+            wanted = {axis - shift for axis in self._preset.mirror_axes if axis >= shift}
+            mirror_axes = tuple(axis for axis in mirror_axes or () if axis in wanted)
             self.inference_allowed_mirroring_axes = mirror_axes
         return rotation, dummy_2d, initial_patch_size, mirror_axes
 
@@ -143,37 +165,16 @@ class PresetTrainer(nnUNetTrainer):  # type: ignore[misc]
         return ArrowDataset(folder, list(self._data.train)), ArrowDataset(folder, list(self._data.monitoring))
 
     def get_dataloaders(self) -> tuple[Any, Any]:
-        """Return our loaders, or nnU-Net's own where the preset asks for them."""
-        if self._preset.augmentation == "nnunet":
+        """Return our loaders, or nnU-Net's own where the preset asks for them or the trainer changes what they do."""
+        is_asked_for = self._preset.augmentation == "nnunet"
+        reason = "the preset" if is_asked_for else reason_for_nnunets_pipeline(self, named=self.named)
+        if reason:
+            self._log(f"batches are made by nnU-Net's own pipeline: {reason}")
             loaders: tuple[Any, Any] = super().get_dataloaders()
             return loaders
-        check_labels(self.label_manager, is_cascaded=self.is_cascaded)
-        rotation, in_plane, initial_shape, mirror_axes = (
-            self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
-        )
-        settings = batch_settings(
-            self.configuration_manager,
-            rotation_rad=rotation,
-            in_plane=in_plane,
-            initial_shape=initial_shape,
-            mirror_axes=mirror_axes,
-            deep_supervision_scales=self._get_deep_supervision_scales(),
-            oversample_foreground=self.oversample_foreground_percent,
-            draws_foreground=self.probabilistic_oversampling,
-        )
-        num_threads = get_allowed_n_proc_DA()
-        common = {"seed": self._data.origin["seed"], "pinned": self.device.type == "cuda"}
-        folder, data = self._data.patches, self._data
-        return (
-            BatchLoader(folder, data.train, settings=settings, stream=0, num_threads=num_threads, **common),
-            BatchLoader(
-                folder,
-                data.monitoring,
-                settings=without_augmentation(settings),
-                stream=1,
-                num_threads=min(1, num_threads),
-                **common,
-            ),
+        data = self._data
+        return our_loaders(
+            self, patches=data.patches, train=data.train, monitoring=data.monitoring, seed=data.origin["seed"]
         )
 
     def on_train_start(self) -> None:
@@ -329,9 +330,9 @@ class PresetTrainer(nnUNetTrainer):  # type: ignore[misc]
         return {
             "network_weights": self._network().state_dict(),
             "inference_allowed_mirroring_axes": self.inference_allowed_mirroring_axes,
-            "trainer_name": nnUNetTrainer.__name__,
+            "trainer_name": self.named.__name__,
             "configuration": self.configuration_name,
-            "plans": self.plans_manager.plans,
+            "plans": self._plans,
             "dataset_json": self.dataset_json,
             "origin": self._data.origin,
         }
@@ -342,26 +343,39 @@ class PresetTrainer(nnUNetTrainer):  # type: ignore[misc]
         logging_of_whole_epochs = {
             name: values[: self.current_epoch] for name, values in self.logger.get_checkpoint().items()
         }
-        return self._weights() | {
-            "optimizer_state": self.optimizer.state_dict(),
-            "grad_scaler_state": self.grad_scaler.state_dict() if self.grad_scaler is not None else None,
-            "logging": logging_of_whole_epochs,
-            "current_epoch": self.current_epoch,
-            "losses_of_epoch": list(self._losses),
-            "num_batches_taken": {"train": self.dataloader_train.position, "val": self.dataloader_val.position},
-            "elapsed_s": self._elapsed_s,
-            "environments": self._environments,
-            "epoch_elapsed_s": self._clock() - self._epoch_started_s if self._losses else 0.0,
-            "epoch_waited_s": self.dataloader_train.waited_s,
-            "random_state": random_state(cuda=self.device.type == "cuda"),
-        }
+        return (
+            self._weights()
+            | {
+                "optimizer_state": self.optimizer.state_dict(),
+                "grad_scaler_state": self.grad_scaler.state_dict() if self.grad_scaler is not None else None,
+                "logging": logging_of_whole_epochs,
+                "current_epoch": self.current_epoch,
+                "losses_of_epoch": list(self._losses),
+                "num_batches_taken": {"train": self.dataloader_train.position, "val": self.dataloader_val.position},
+                "elapsed_s": self._elapsed_s,
+                "environments": self._environments,
+                "epoch_elapsed_s": self._clock() - self._epoch_started_s if self._losses else 0.0,
+                "epoch_waited_s": self.dataloader_train.waited_s,
+                "random_state": random_state(cuda=self.device.type == "cuda"),
+            }
+            | self._scheduler_state()
+        )
+
+    def _scheduler_state(self) -> dict[str, Any]:
+        """Return what a schedule of the trainer's own remembers; nnU-Net's, and those of stages, follow the epoch."""
+        follows = type(self.lr_scheduler) is PolyLRScheduler or overridden(self.named, ["load_checkpoint"])
+        return {} if follows else {"lr_scheduler_state": self.lr_scheduler.state_dict()}
 
     def _restore(self, state: dict[str, Any]) -> None:
         check_origin(state["origin"], expected=self._data.origin, training_id=self._training_id)
+        if overridden(self.named, ["load_checkpoint"]):
+            load_as_nnunet(self, state)
         self._network().load_state_dict(state["network_weights"])
         self.optimizer.load_state_dict(state["optimizer_state"])
         if self.grad_scaler is not None and state["grad_scaler_state"] is not None:
             self.grad_scaler.load_state_dict(state["grad_scaler_state"])
+        if "lr_scheduler_state" in state:
+            self.lr_scheduler.load_state_dict(state["lr_scheduler_state"])
         self.logger.load_checkpoint(state["logging"])
         self.current_epoch = state["current_epoch"]
         self._losses = list(state["losses_of_epoch"])

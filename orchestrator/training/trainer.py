@@ -10,10 +10,12 @@ from orchestrator.benchmark.presets import Preset
 from orchestrator.errors import TrainingError
 from orchestrator.training.checkpoint import CheckpointStore, check_origin, fitting
 from orchestrator.training.freed_memory import keep_freed_memory
+from orchestrator.training.named_trainers import preset_trainer
+from orchestrator.training.nnunet_classes import DEFAULT_PLANNER, DEFAULT_TRAINER
 from orchestrator.training.nnunet_environment import nnunet_environment, prints_to_log
 from orchestrator.training.patch_dataset import register_arrow_dataset
 from orchestrator.training.planning import Plan
-from orchestrator.training.preset_trainer import PresetTrainer, TrainingData
+from orchestrator.training.preset_trainer import TrainingData
 from orchestrator.training.random_state import seed_everything
 from orchestrator.training.reports import EpochReport, Milestone, TrainingListener, TrainOutcome
 
@@ -31,6 +33,7 @@ def train(
     seed: int,
     device: str,
     num_loader_processes: int,
+    trainer_name: str = DEFAULT_TRAINER,
     on_epoch: Callable[[EpochReport], None],
     on_milestone: Callable[[Milestone], None] = lambda _: None,
     stop_reason: Callable[[], str] = lambda: "",
@@ -64,6 +67,8 @@ def train(
     num_loader_processes
         Threads that make batches, or processes if nnU-Net's own pipeline is chosen; with 0 of these, or any number of
         threads, a CPU training is the same, bit for bit, every time.
+    trainer_name
+        Class of nnU-Net's, or one that it finds, that trains.
     on_epoch
         Called after every epoch.
     on_milestone
@@ -77,6 +82,8 @@ def train(
     ------
     PreemptedError
         If the training was asked to stop; a checkpoint of that moment is saved.
+    ConfigError
+        If there is no such trainer, or it has its own way of what is done otherwise here.
     TrainingError
         If there are no training cases, the loss is no longer a number, or the checkpoint is of another plan, seed,
         length or other cases.
@@ -92,6 +99,7 @@ def train(
         "num_iterations_per_epoch": preset.num_iterations_per_epoch,
         "augmentation": preset.augmentation,
         "train_cases": list(train_cases),
+        **_origin_of_model(trainer_name, plan=plan),
     }
     if checkpoint.has_final():
         final = checkpoint.load_final()
@@ -108,6 +116,7 @@ def train(
         # As nnU-Net's command does, though not its trainer: all patches have one shape, so that the fastest way to
         # convolve them is worth being looked for.
         torch.backends.cudnn.benchmark = True
+    trainer_class = preset_trainer(trainer_name)
     seed_everything(seed)
     register_arrow_dataset()
     data = TrainingData(
@@ -115,7 +124,7 @@ def train(
     )
     with nnunet_environment(num_loader_processes=num_loader_processes), prints_to_log():
         plans = Plan.from_bytes(plan.to_bytes()).plans | {"continue_training": False}
-        trainer = PresetTrainer(plans, plan.configuration, 0, plan.dataset_json, torch.device(device))
+        trainer = trainer_class(plans, plan.configuration, 0, plan.dataset_json, torch.device(device))
         trainer.configure(training_id=training_id, preset=preset, data=data, log=log)
         listener = TrainingListener(on_epoch=on_epoch, on_milestone=on_milestone, stop_reason=stop_reason)
         trainer.attach(checkpoint=checkpoint, listener=listener, clock=clock)
@@ -126,3 +135,12 @@ def train(
     if trainer.outcome is None:
         raise TrainingError(f"{training_id}: nnU-Net's loop ended without a final checkpoint")
     return trainer.outcome
+
+
+def _origin_of_model(trainer_name: str, *, plan: Plan) -> dict[str, str]:
+    """Return the names of trainer and planner where they are not nnU-Net's default, as all were once."""
+    named = {
+        "trainer": (trainer_name, DEFAULT_TRAINER),
+        "planner": (plan.plans.get("experiment_planner_used", DEFAULT_PLANNER), DEFAULT_PLANNER),
+    }
+    return {key: name for key, (name, default) in named.items() if name != default}

@@ -1,0 +1,31 @@
+"""What a trainer class has of its own beside nnU-Net's, and how one that loads checkpoints in its own way is fed."""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+
+def overridden(trainer: type, names: Sequence[str]) -> list[str]:
+    """Return which methods of nnU-Net's trainer a trainer class has its own of, or has beside them."""
+    return [name for name in names if getattr(trainer, name, None) is not getattr(nnUNetTrainer, name, None)]
+
+
+def load_as_nnunet(trainer: Any, state: Mapping[str, Any]) -> None:
+    """Let a trainer with a `load_checkpoint` of its own, as those of several stages have, read a file of nnU-Net's.
+
+    The network, the optimiser and the log are to be restored afterwards, as those of any other.
+    """
+    wanted = ("network_weights", "optimizer_state", "grad_scaler_state", "current_epoch")
+    checkpoint = {key: state[key] for key in wanted}
+    checkpoint |= {"logging": trainer.logger.get_checkpoint(), "_best_ema": None, "init_args": {}}
+    checkpoint["inference_allowed_mirroring_axes"] = trainer.inference_allowed_mirroring_axes
+    init_arguments = trainer.my_init_kwargs
+    with tempfile.TemporaryDirectory(prefix="checkpoint-") as folder:
+        path = Path(folder) / "checkpoint_latest.pth"
+        torch.save(checkpoint, path)
+        trainer.load_checkpoint(str(path))
+    trainer.my_init_kwargs = init_arguments
