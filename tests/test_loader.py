@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 import torch
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from scipy.stats import binomtest, ks_2samp
 
-from orchestrator.errors import IntegrityError, TrainingError
+from orchestrator.errors import IntegrityError
 from orchestrator.patches.reader import PatchFile
 from orchestrator.patches.writer import write_patches
 from orchestrator.training.augmentation import PatchSettings
 from orchestrator.training.loader import BatchLoader, BatchSettings, draw_start
-from orchestrator.training.loader_settings import batch_settings, check_labels, without_augmentation
+from orchestrator.training.loader_settings import batch_settings, without_augmentation
 from orchestrator.training.patch_dataset import ArrowDataset
 
 CASES = ("a", "b", "c")
@@ -212,6 +213,8 @@ def test_settings_follow_from_the_plans(is_2d):
     configuration.patch_size = configuration.patch_size[is_2d:]
     made = batch_settings(
         configuration,
+        LabelManager({"background": 0, "lung": 1}, None),
+        batch_size=2,
         rotation_rad=(-1.0, 1.0),
         in_plane=not is_2d,
         initial_shape=(28, 301, 240)[is_2d:],
@@ -227,9 +230,4 @@ def test_settings_follow_from_the_plans(is_2d):
     assert made.patches.mirror_axes == ((1, 2) if is_2d else (0, 1, 2))
     assert made.patches.masked_channels == (1,)
     assert made.target_shapes == ((slices, 256, 192), (slices, 128, 96))
-
-
-def test_what_only_nnunets_loader_can_do_is_refused_with_the_way_out():
-    labels = SimpleNamespace(has_regions=True, has_ignore_label=False)
-    with pytest.raises(TrainingError, match=r"regions.*augmentation to nnunet"):
-        check_labels(labels, is_cascaded=False)
+    assert (made.regions, made.annotated) == ((), None)

@@ -50,6 +50,11 @@ class BatchSettings:
     """Whether the target of a batch is a list of these."""
     augment: bool
     """Whether patches are augmented."""
+    regions: tuple[tuple[int, ...], ...] = ()
+    """Labels of each channel of the target, where regions are learned; else the target has the labels themselves."""
+    annotated: tuple[int, ...] | None = None
+    """By what patch files name the voxels that somebody has annotated, where there are others: no patch is placed at
+    these. None places patches anywhere."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,6 +76,8 @@ class _Batch:
     targets: tuple[torch.Tensor, ...]
     images: NDArray[np.float32]
     labels: tuple[NDArray[np.int16], ...]
+    regions: tuple[NDArray[np.bool_], ...]
+    """Views of the targets, if these are regions."""
 
 
 class _Scratch(threading.local):
@@ -144,6 +151,7 @@ class BatchLoader:
         self._scratch = _Scratch()
         self._executor: ThreadPoolExecutor | None = None
         self._ahead: deque[tuple[Future[tuple[Sample, ...]], _Batch]] = deque()
+        self._is_in_region = _membership(settings.regions)
         self._given: deque[_Batch] = deque()
         self._free: list[_Batch] = []
 
@@ -190,7 +198,13 @@ class BatchLoader:
                 on_foreground = bool(generator.random() < settings.oversample_foreground)
             else:
                 on_foreground = number >= first_oversampled
-            start = draw_start(case, settings.patches, on_foreground=on_foreground, generator=generator)
+            start = draw_start(
+                case,
+                settings.patches,
+                on_foreground=on_foreground,
+                annotated=settings.annotated,
+                generator=generator,
+            )
             augmentation = None
             if settings.augment:
                 augmentation = draw_augmentation(settings.patches, num_channels=case.shape[0], generator=generator)
@@ -263,6 +277,8 @@ class BatchLoader:
         write_labels(segmentation, whole, axes=axes)
         for labels in batch.labels[0 if whole is not full else 1 :]:
             shrink_labels(whole, labels[number])
+        for regions, labels in zip(batch.regions, batch.labels, strict=False):
+            np.take(self._is_in_region, labels[number], axis=1, out=regions[number], mode="clip")
 
     def _open(self, identifier: str) -> PatchFile:
         # Two threads may open a file at the same time; either mapping will do.
@@ -283,34 +299,53 @@ class BatchLoader:
             return torch.empty((size, channels, *shape[flat:]), dtype=dtype, pin_memory=self._pinned)
 
         data = tensor(num_channels, settings.patches.patch_shape, torch.float32)
-        targets = tuple(tensor(1, shape, torch.int16) for shape in settings.target_shapes)
+        shapes, num_regions = settings.target_shapes, len(settings.regions)
+        labels = tuple(tensor(1, shape, torch.int16) for shape in shapes)
+        regions = tuple(tensor(num_regions, shape, torch.bool) for shape in shapes if num_regions)
         return _Batch(
             data=data,
-            targets=targets,
+            targets=regions or labels,
             images=data.numpy().reshape(size, num_channels, *settings.patches.patch_shape),
-            labels=tuple(
-                target.numpy().reshape(size, *shape)
-                for target, shape in zip(targets, settings.target_shapes, strict=True)
+            labels=tuple(one.numpy().reshape(size, *shape) for one, shape in zip(labels, shapes, strict=True)),
+            regions=tuple(
+                one.numpy().reshape(size, num_regions, *shape) for one, shape in zip(regions, shapes, strict=False)
             ),
         )
 
 
+def _membership(regions: Sequence[Sequence[int]]) -> NDArray[np.bool_]:
+    """Return which labels each region has, shape (regions, highest label + 1)."""
+    highest = max((label for region in regions for label in region), default=0)
+    found = np.zeros((len(regions), highest + 2), np.bool_)  # whatever is higher is in none
+    for number, region in enumerate(regions):
+        found[number, list(region)] = True
+    return found
+
+
 def draw_start(
-    case: PatchFile, settings: PatchSettings, *, on_foreground: bool, generator: np.random.Generator
+    case: PatchFile,
+    settings: PatchSettings,
+    *,
+    on_foreground: bool,
+    annotated: tuple[int, ...] | None = None,
+    generator: np.random.Generator,
 ) -> Shape:
     """Draw the first voxel of an initial patch as nnU-Net's `get_bbox` does.
 
-    On foreground, a label of the case is drawn, then one of its voxels, which becomes the middle. A case without any
-    label, and every other sample, is placed anywhere, half of what the initial patch has more than the patch beyond the
-    border.
+    On foreground, a label or region of the case is drawn, then one of its voxels, which becomes the middle. A case
+    without any label, and every other sample, is placed anywhere, half of what the initial patch has more than the
+    patch beyond the border; or in the same way on a voxel of those that are `annotated`, where some are not.
     """
     lowest, highest = [], []
     for size, initial, patch in zip(case.shape[1:], settings.initial_shape, settings.patch_shape, strict=True):
         padding = max(initial - patch, initial - size)
         lowest.append(-padding // 2)
         highest.append(size + padding // 2 + padding % 2 - initial)
-    if on_foreground and case.labels:
-        label = case.labels[int(generator.integers(len(case.labels)))]
+    eligible = [label for label in case.labels if (label != annotated) == on_foreground] or [
+        label for label in case.labels if label == annotated
+    ]
+    if eligible:
+        label = eligible[int(generator.integers(len(eligible)))]
         places = case.class_locations(label)
         voxel = places[int(generator.integers(len(places)))].tolist()
         z, y, x = (

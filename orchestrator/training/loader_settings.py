@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from orchestrator.errors import TrainingError
 from orchestrator.training.augmentation import PatchSettings, Shape
 from orchestrator.training.loader import BatchSettings
 
 
 def batch_settings(
     configuration: Any,
+    labels: Any,
     *,
     batch_size: int,
     rotation_rad: tuple[float, float],
@@ -27,6 +27,8 @@ def batch_settings(
     ----------
     configuration
         nnU-Net's configuration manager.
+    labels
+        nnU-Net's label manager.
     batch_size
         Patches of a batch.
     rotation_rad, in_plane, initial_shape, mirror_axes
@@ -57,6 +59,9 @@ def batch_settings(
         ),
         deep_supervision=deep_supervision_scales is not None,
         augment=True,
+        regions=_regions(labels),
+        # As nnU-Net's preprocessing names them.
+        annotated=tuple(int(label) for label in (-1, *labels.all_labels)) if labels.has_ignore_label else None,
     )
 
 
@@ -66,15 +71,12 @@ def without_augmentation(settings: BatchSettings) -> BatchSettings:
     return replace(settings, patches=patches, augment=False)
 
 
-def check_labels(label_manager: Any, *, is_cascaded: bool) -> None:
-    """Raise TrainingError for what only nnU-Net's own loader can do: regions, an ignored label, cascades."""
-    for present, name in (
-        (label_manager.has_regions, "regions"),
-        (label_manager.has_ignore_label, "an ignored label"),
-        (is_cascaded, "a cascade"),
-    ):
-        if present:
-            raise TrainingError(f"plans with {name}; expected labels only, so set the preset's augmentation to nnunet")
+def _regions(labels: Any) -> tuple[tuple[int, ...], ...]:
+    """Return the labels of each channel of a target: the regions, then what is ignored; none if labels are learned."""
+    if not labels.has_regions:
+        return ()
+    regions = [*labels.foreground_regions, *([labels.ignore_label] if labels.has_ignore_label else [])]
+    return tuple(tuple(map(int, region)) if isinstance(region, tuple | list) else (int(region),) for region in regions)
 
 
 def _three_axes(shape: Sequence[int]) -> Shape:

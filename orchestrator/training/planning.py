@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from orchestrator.benchmark.definition import LabelSet
 from orchestrator.benchmark.presets import Preset
+from orchestrator.benchmark.study_file import IGNORE
 from orchestrator.errors import ConfigError, DataError, IntegrityError, is_out_of_memory
 from orchestrator.training.nnunet_classes import DEFAULT_PLANNER
 from orchestrator.training.nnunet_environment import prints_to_log
@@ -240,7 +241,7 @@ def make_plan(
     """
     dataset_json = {
         "channel_names": {"0": "CT"},
-        "labels": {"background": 0, **{structure.name: structure.label for structure in label_set.structures}},
+        **_labels(label_set),
         "numTraining": len(fingerprints),
         "file_ending": ".nii.gz",
     }
@@ -261,6 +262,17 @@ def make_plan(
         return Plan.from_bytes(made.to_bytes())
     except IntegrityError as error:
         raise ConfigError(f"{name}: planner {planner}: {error}") from error
+
+
+def _labels(label_set: LabelSet) -> dict[str, Any]:
+    """Return what `dataset.json` says of a label set: each label, or region with what is written for it."""
+    structures = label_set.structures
+    # nnU-Net learns regions if one of them has several labels.
+    has_regions = any(len(structure.labels) > 1 for structure in structures)
+    labels = {one.name: list(one.labels) if len(one.labels) > 1 else one.labels[0] for one in structures}
+    ignored = {} if label_set.ignored_label is None else {IGNORE: label_set.ignored_label}
+    order = {"regions_class_order": [structure.label for structure in structures]} if has_regions else {}
+    return {"labels": {"background": 0, **labels, **ignored}, **order}
 
 
 def _check_configuration(wanted: str, plans: dict[str, Any], *, name: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
 from orchestrator.training.loader import BatchLoader
-from orchestrator.training.loader_settings import batch_settings, check_labels, without_augmentation
+from orchestrator.training.loader_settings import batch_settings, without_augmentation
 from orchestrator.training.trainer_overrides import overridden
 
 _PIPELINE = ("get_dataloaders", "get_training_transforms", "get_validation_transforms")
@@ -16,7 +16,6 @@ _PIPELINE = ("get_dataloaders", "get_training_transforms", "get_validation_trans
 
 def reason_for_nnunets_pipeline(trainer: Any, *, named: type) -> str:
     """Return why the batches of a training are not those of our loaders; empty if they are."""
-    check_labels(trainer.label_manager, is_cascaded=trainer.is_cascaded)
     if own := overridden(named, _PIPELINE):
         return f"{named.__name__} has its own {', '.join(own)}"
     rotation = trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()[0]
@@ -46,6 +45,7 @@ def our_loaders(
     )
     settings = batch_settings(
         trainer.configuration_manager,
+        trainer.label_manager,
         batch_size=trainer.batch_size,
         rotation_rad=rotation,
         in_plane=in_plane,
