@@ -32,7 +32,7 @@ from orchestrator.scoring.folders import FolderScore, summarise
 from orchestrator.scoring.score import LARGEST_LABEL
 from orchestrator.storage.filesystem import open_storage
 
-UNITS = {
+TITLES = {
     "dsc": "DSC",
     "nsd": "NSD",
     "hd95": "HD95 (mm)",
@@ -187,7 +187,7 @@ def show_summary(rows: Sequence[FolderScore], *, metrics: Sequence[str], console
                 digits = ".4f" if name in {"dsc", "nsd"} else ".2f"
                 values = (found.mean, found.sd, found.median)
                 cells = ["-" if math.isnan(value) else format(value, digits) for value in values]
-                table.add_row(summary.structure, UNITS[name], *cells, str(found.num))
+                table.add_row(summary.structure, TITLES[name], *cells, str(found.num))
             by_status = [f"{num} {status.replace('_', ' ')}" for status, num in summary.num_by_status.items() if num]
             counts.append(f"label {summary.structure}: {', '.join(by_status)}")
         console.print(table)

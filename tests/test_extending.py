@@ -1,0 +1,145 @@
+"""What docs/extending.md names is all that an addition takes."""
+
+import re
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import SimpleITK
+
+from kernels import FIELDS, LabelScore
+from orchestrator.benchmark.loading import DEFAULT_STUDY, load_study
+from orchestrator.benchmark.presets import PRESETS
+from orchestrator.benchmark.tables import load_tables
+from orchestrator.cli import main
+from orchestrator.cli.evaluate import TITLES
+from orchestrator.cli.run import main as run
+from orchestrator.report.tables import write_tables
+from orchestrator.results.records import CaseScore
+from orchestrator.storage.filesystem import open_storage
+
+ROOT = Path(__file__).parents[1]
+GUIDE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+IMPORTS = """
+from pathlib import PurePosixPath
+from typing import ClassVar
+from orchestrator.images.source_file import SourceFile
+from orchestrator.images.volume import NiftiVolume, Volume
+from orchestrator.sources.ct_layout import CtLayout
+from orchestrator.sources.labels import LabelRule, Pair
+"""
+CONVERT = """
+import sys
+from pathlib import Path
+from orchestrator.sources import layouts
+layouts.__path__.append(sys.argv[1])
+from orchestrator.benchmark.definition import Case
+from orchestrator.benchmark.loading import load_study
+from orchestrator.sources.downloads import convert_case
+(dataset,) = load_study(Path(sys.argv[1], "study.yaml")).datasets
+case = Case(dataset="ours", name="a")
+converted = convert_case(case, dataset=dataset, label_sets=("kidney",), downloads=Path(sys.argv[1]))
+print(*converted.notes, *converted.warnings, sep="\\n")
+"""
+STUDY = """
+title: Kidneys
+label_sets: {kidney: {left: {label: 1, tolerance_mm: 1.0}, right: {label: 2, tolerance_mm: 1.0}}}
+datasets: {ours: {title: Ours, source: clinic, label_sets: [kidney]}}
+models: {3d: {configuration: 3d_fullres}}
+trainings:
+  kidney:
+    facets: {organ: kidney, clinic: a}
+    label_set: kidney
+    models: {3d: main}
+    train: [ours/other-folds]
+    test: {test: ours/fold}
+"""
+
+
+def write_volume(path, voxels):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = SimpleITK.GetImageFromArray(voxels)
+    image.SetSpacing((4.0, 4.0, 5.0))
+    SimpleITK.WriteImage(image, str(path))
+
+
+def write_study(folder):
+    (folder / "study.yaml").write_text(STUDY)
+    (folder / "folds.yaml").write_text("ours: {folds: [[a, b], [c, d]]}\n")
+    return folder / "study.yaml"
+
+
+def test_the_layout_of_the_guide_is_found_and_its_pair_is_told_apart(tmp_path):
+    (source,) = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)
+    (tmp_path / "clinic_layout.py").write_text(IMPORTS + source)
+    write_study(tmp_path)
+    random = np.random.default_rng(0)
+    scan = random.normal(-1000, 5, (40, 64, 64)).astype(np.int16)
+    scan[:, 10:54, 10:54] = random.normal(40, 15, (40, 44, 44))
+    kidneys = np.zeros(scan.shape, np.uint8)
+    # In LPS x grows to the patient's left: 1, the left one, is on the wrong side.
+    kidneys[10:30, 30:40, 14:22], kidneys[10:30, 30:40, 42:50] = 1, 2
+    write_volume(tmp_path / "clinic" / "scans" / "a.nii.gz", scan)
+    write_volume(tmp_path / "clinic" / "masks" / "a.nii.gz", kidneys)
+    command = [sys.executable, "-c", CONVERT, str(tmp_path)]
+    shown = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True)
+    assert shown.stderr == ""
+    assert shown.stdout.strip() == (
+        f"{tmp_path}/clinic/masks/a.nii.gz: left and right kidney were exchanged, told by their centroids; swapped"
+    )
+
+
+def test_a_study_is_two_files_of_yaml(tmp_path, capsys):
+    assert run(["--study", str(write_study(tmp_path)), "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert [line.split()[0] for line in out.splitlines()[1:3]] == ["kidney-fold0", "kidney-fold1"]
+
+
+def test_a_table_is_the_lines_of_the_guide(tmp_path):
+    study = load_study(write_study(tmp_path))
+    (lines,) = re.findall(r"```yaml\n(tables:.*?)```", GUIDE, re.DOTALL)
+    (tmp_path / "tables.yaml").write_text(lines)
+    storage = open_storage(tmp_path / "run")
+    written = write_tables(
+        storage,
+        rows=[],
+        trainings=study.trainings(preset=PRESETS["smoke"]),
+        failed=["kidney-fold0"],
+        layout=load_tables(study),
+        leaks=(),
+        warnings=(),
+    )
+    assert "tables/kidneys_by_clinic.md" in written
+    assert "Kidneys by clinic" in storage.read_bytes("tables/kidneys_by_clinic.md").decode()
+
+
+def test_the_default_study_is_named_by_one_file():
+    assert ROOT / "splits" / (ROOT / "splits" / "default.txt").read_text().strip() == DEFAULT_STUDY
+
+
+def test_each_metric_stands_where_the_guide_says():
+    definitions = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
+    assert set(FIELDS) == set(TITLES)
+    for name, field in FIELDS.items():
+        assert field in {one.name for one in fields(LabelScore)}
+        assert field in {one.name for one in fields(CaseScore)}
+        assert name in definitions or name.upper() in definitions
+
+
+def test_each_command_is_a_file_and_a_line():
+    for name in main.COMMANDS:
+        assert (ROOT / "orchestrator" / "cli" / f"{name}.py").is_file()
+
+
+def test_the_files_that_the_guide_names_are_there():
+    named = re.findall(r"`((?:orchestrator|kernels|docs|splits|tests)/[\w/.]*)`", GUIDE)
+    written = {path for path in named if "NAME" not in path}
+    assert len(written) > 5
+    assert [path for path in sorted(written) if not (ROOT / path).exists()] == []
+
+
+def test_the_glossary_is_short():
+    words = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").split("## Words\n")[1].split("\n## ")[0]
+    assert 15 <= len([line for line in words.splitlines() if line.startswith("| ")]) - 1 <= 25
