@@ -10,8 +10,8 @@ from bench.fuzz_mutations import Random, mutate_json, mutate_text
 from orchestrator.benchmark.definition import Case
 from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.tables import load_tables
-from orchestrator.cluster.config import load_cluster
 from orchestrator.cluster.prices import load_prices
+from orchestrator.cluster.registry import load_cluster
 from orchestrator.driver.claim import RUN_FORMAT, claim_output
 from orchestrator.driver.lease import DriverRecord, latest_driver
 from orchestrator.events import EventLog, read_events

@@ -16,10 +16,12 @@ from bench.machine import conditions
 from orchestrator.benchmark.definition import Training
 from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.presets import find_preset
+from orchestrator.cluster.gpu_kinds import GpuKind
+from orchestrator.cluster.node_pool import NodePool
 from orchestrator.scheduling.rebalancing import lower_bound_s
-from orchestrator.scheduling.resources import Node, ResourceRequest, Resources
+from orchestrator.scheduling.resources import ResourceRequest, node_of
 from orchestrator.scheduling.scheduler import Schedule
-from orchestrator.simulation.engine import Conditions, Machines, Simulation, Trace
+from orchestrator.simulation.engine import Conditions, Simulation, Trace
 from orchestrator.workflow.graph import Stage, StageKind
 
 NUMBERS_OF_GPUS = (1, 2, 3, 4, 6, 8, 11, 16, 23, 24, 32, 40, 44, 48, 64)
@@ -44,7 +46,7 @@ class Measured:
     is_longest_alone: bool
     """Whether the bound is the longest training alone, which no schedule can change."""
     num_moves: int
-    """Requests to give way."""
+    """Preemptions."""
 
 
 def stages_of(trainings: Sequence[Training], *, expected_s: float) -> dict[str, Stage]:
@@ -62,35 +64,36 @@ def stages_of(trainings: Sequence[Training], *, expected_s: float) -> dict[str, 
     }
 
 
-def fleet(speeds: Sequence[float], number: int) -> tuple[Machines, ...]:
+def fleet(speeds: Sequence[float], number: int) -> tuple[NodePool, ...]:
     """Return so many machines with a GPU each, of these speeds in turn."""
     found = [speeds[index % len(speeds)] for index in range(number)]
     return tuple(
-        Machines(
-            node=Node(id=f"x{speed:g}", offered=Resources(cpus=8, gpus=1), kind=f"x{speed:g}", speed=speed),
-            number=found.count(speed),
+        NodePool(
+            name=f"x{speed:g}",
+            cpus=8,
+            gpus=1,
+            gpu=GpuKind(name=f"x{speed:g}", speed=speed, memory_gib=float("inf")),
+            max_nodes=found.count(speed),
         )
         for speed in sorted(set(found))
     )
 
 
 def play(
-    graph: Mapping[str, Stage], machines: tuple[Machines, ...], true_s: Mapping[str, float], *, progress_s: float
+    graph: Mapping[str, Stage], pools: tuple[NodePool, ...], true_s: Mapping[str, float], *, progress_s: float
 ) -> Trace:
     """Play one run."""
-    schedule = Schedule(graph, done=(), nodes=(), to_come=[one.node for one in machines], training_need=NEED)
-    return Simulation(
-        schedule=schedule, machines=machines, true_s=true_s, conditions=Conditions(progress_s=progress_s)
-    ).run()
+    schedule = Schedule(graph, done=(), nodes=(), to_come=[node_of(pool) for pool in pools], training_need=NEED)
+    return Simulation(schedule=schedule, pools=pools, true_s=true_s, conditions=Conditions(progress_s=progress_s)).run()
 
 
 def measure(
     graph: Mapping[str, Stage], true_s: Mapping[str, float], *, speeds: Sequence[float], number: int
 ) -> Measured:
     """Play one run and compare it with its bound."""
-    machines = fleet(speeds, number)
-    course = play(graph, machines, true_s, progress_s=600.0)
-    all_speeds = [one.node.speed for one in machines for _ in range(one.number)]
+    pools = fleet(speeds, number)
+    course = play(graph, pools, true_s, progress_s=600.0)
+    all_speeds = [pool.gpu.speed for pool in pools for _ in range(pool.max_nodes)]
     bound_s = lower_bound_s(list(true_s.values()), all_speeds)
     longest_s = max(true_s.values()) / max(all_speeds)
     return Measured(

@@ -1,14 +1,12 @@
 """What a program asks for: the same as the commands do, without a terminal."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TextIO, TypedDict, Unpack
 
 from orchestrator.benchmark.presets import find_preset
 from orchestrator.benchmark.study import Study
-from orchestrator.cluster.config import load_cluster
-from orchestrator.cluster.environment import use_token
+from orchestrator.cluster.registry import load_cluster
 from orchestrator.configuration import absolute
 from orchestrator.driver.request import RunRequest
 from orchestrator.errors import ConfigError, DataError
@@ -56,9 +54,8 @@ def make_request(study: Study, **options: Unpack[RequestOptions]) -> RunRequest:
     data, output, seed = options.get("data"), options.get("output"), options.get("seed", 0)
     only = options.get("only", ())
     patterns = (only,) if isinstance(only, str) else only
-    if config.kind == "local" and config.num_gpus is None and chosen.is_for_cpus:
-        # A miniature keeps no GPU busy: starting a process for each of its trainings would take longer than they do.
-        config = replace(config, num_gpus=0)
+    if chosen.is_for_cpus:
+        config = config.for_miniatures()
     if not 0 <= seed < 2**63:
         raise ConfigError(f"seed {seed}: expected a number from 0 to 2^63 - 1")
     trainings = study.trainings(matrix=options.get("matrix"), only=patterns, preset=chosen)
@@ -97,14 +94,12 @@ def run(study: Study, *, progress: TextIO | None = None, **options: Unpack[Reque
         If the cluster cannot be reached.
     """
     request = make_request(study, **options)
-    if request.cluster.kind == "aws":
+    if request.cluster.is_elsewhere:
         raise ConfigError(
             f"{request.cluster.path}: starts machines, which takes an answer; expected the command for it: run_all"
         )
     require_data(request)
-    if request.cluster.auth_token is not None:
-        # Before Ray is imported, which reads its environment then.
-        use_token(request.cluster.auth_token)
+    request.cluster.authenticate()
     from orchestrator.driver.before_start import check_before_start
     from orchestrator.driver.run import run as carry_out
 
@@ -198,14 +193,7 @@ def _score_on_cluster(
     comparison: "FolderComparison", cases: Sequence[str], *, cluster_file: Path
 ) -> "Iterator[list[FolderScore]]":
     config = load_cluster(cluster_file)
-    if config.kind == "aws":
-        raise ConfigError(
-            f"{cluster_file}: this command starts no machines; expected kind local, or existing on a machine of the "
-            "cluster"
-        )
-    if config.auth_token is not None:
-        # Before Ray is imported, which reads its environment then.
-        use_token(config.auth_token)
+    config.authenticate()
     from orchestrator.ray_backend.executor import connected, map_unordered
 
     with connected(config):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
 from orchestrator.errors import ConfigError
@@ -18,6 +18,12 @@ MAX_YAML_VALUES = 200_000
 
 _shown = reprlib.Repr()
 _shown.maxstring = _shown.maxother = _shown.maxlong = 200
+
+
+class Entry(BaseModel):
+    """A file or a part of one: no key is unknown, and no value of another type."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True)
 
 
 def is_folder(location: str) -> bool:
@@ -179,7 +185,7 @@ def expect_known(names: Iterable[str], known: Iterable[str], *, where: str, what
 Understood = TypeVar("Understood", bound=BaseModel)
 
 
-def understood(content: Any, model: type[Understood], *, where: str) -> Understood:
+def understood(content: Any, model: type[Understood], *, where: str, context: object = None) -> Understood:
     """Return the content of a file as a model has it; raises ConfigError with the file, the key and what was expected.
 
     Parameters
@@ -190,9 +196,11 @@ def understood(content: Any, model: type[Understood], *, where: str) -> Understo
         Strict, and with every key that the file may hold.
     where
         The file, for messages.
+    context
+        Given to the validators of the model.
     """
     try:
-        return model.model_validate(content)
+        return model.model_validate(content, context=context)
     except ValidationError as error:
         # An unknown key explains most often what else is wrong, such as a key that is missing.
         details = error.errors(include_url=False)
@@ -212,8 +220,23 @@ def _message(detail: ErrorDetails, model: type[BaseModel], *, where: str) -> str
         case "missing":
             return f"{place}: key {key!r} is missing"
         case _:
-            reason = detail["msg"].removeprefix("Input should be ").removeprefix("a valid ")
-            return f"{place}: {key} is {_shown.repr(detail['input'])} ({_kind(detail['input'])}); expected {reason}"
+            found = f"{_shown.repr(detail['input'])} ({_kind(detail['input'])})"
+            return f"{place}: {key} is {found}; expected {_expected(detail)}"
+
+
+def _expected(detail: ErrorDetails) -> str:
+    context = detail.get("ctx", {})
+    match detail["type"]:
+        case "value_error":  # of a validator of ours, which says what it expects
+            return str(context["error"])
+        case "greater_than_equal":
+            return f"at least {context['ge']:g}"
+        case "greater_than":
+            return f"more than {context['gt']:g}"
+        case "less_than_equal":
+            return f"at most {context['le']:g}"
+        case _:
+            return detail["msg"].removeprefix("Input should be ").removeprefix("a valid ")
 
 
 def _keys(model: type[BaseModel], parents: Sequence[int | str]) -> list[str]:

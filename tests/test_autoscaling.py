@@ -2,7 +2,9 @@
 
 import pytest
 
-from orchestrator.scheduling.autoscaling import Demand, MayStart, missing_machines
+from orchestrator.cluster.gpu_kinds import GpuKind
+from orchestrator.cluster.node_pool import NodePool
+from orchestrator.scheduling.autoscaling import Demand, missing_machines
 from orchestrator.scheduling.resources import Node, ResourceRequest, Resources
 from orchestrator.scheduling.retries import FailureKind
 from orchestrator.scheduling.scheduler import Schedule
@@ -16,18 +18,23 @@ def machine(offered, *, name="x", speed=1.0):
     return Node(id=name, offered=offered, speed=speed, kind=f"x{speed}" if offered.gpus else "")
 
 
-KINDS = (
-    MayStart(node=machine(CPU), number=2),
-    MayStart(node=machine(GPU, speed=0.4), number=4),
-    MayStart(node=machine(BIG, speed=0.8), number=1),
-    MayStart(node=machine(GPU, speed=0.8), number=6),
+def pool(offered, *, number, speed=1.0):
+    gpu = GpuKind(name=f"x{speed}" if offered.gpus else "", speed=speed, memory_gib=float("inf"))
+    return NodePool(name="x", max_nodes=number, cpus=offered.cpus, gpus=offered.gpus, gpu=gpu)
+
+
+POOLS = (
+    pool(CPU, number=2),
+    pool(GPU, speed=0.4, number=4),
+    pool(BIG, speed=0.8, number=1),
+    pool(GPU, speed=0.8, number=6),
 )
 # Four CPUs for each of four GPUs: a training needs seven, so two find room on the big machine.
 
 
-def missing(*, places=0, cpus=0, present=(), useless=(), kinds=KINDS, need=NEED):
+def missing(*, places=0, cpus=0, present=(), useless=(), pools=POOLS, need=NEED):
     demand = Demand(num_places=places, num_cpus=cpus)
-    return missing_machines(kinds, present=present, useless=useless, need=need, demand=demand)
+    return missing_machines(pools, present=present, useless=useless, need=need, demand=demand)
 
 
 @pytest.mark.parametrize(
@@ -58,20 +65,20 @@ def test_a_resting_machine_is_of_no_use_and_still_one_of_those_that_there_can_be
 def test_small_stages_ask_for_machines_without_gpus_only_where_there_can_be_any():
     assert missing(cpus=1) == {CPU: 1}
     assert missing(cpus=500) == {CPU: 2}
-    assert missing(cpus=500, kinds=KINDS[1:2]) == {GPU: 4}
-    assert missing(cpus=500, kinds=KINDS[1:2], present=[machine(CPU)]) == {}
+    assert missing(cpus=500, pools=POOLS[1:2]) == {GPU: 4}
+    assert missing(cpus=500, pools=POOLS[1:2], present=[machine(CPU)]) == {}
 
 
 def test_small_stages_use_the_cpus_that_trainings_leave_over():
     # Each GPU machine has one CPU besides the seven of its training.
     assert missing(cpus=2, present=[machine(GPU), machine(GPU)], places=2) == {}
     assert missing(cpus=3, present=[machine(GPU), machine(GPU)], places=2) == {CPU: 1}
-    assert missing(cpus=10, places=3, kinds=KINDS[1:2]) == {GPU: 4}
+    assert missing(cpus=10, places=3, pools=POOLS[1:2]) == {GPU: 4}
 
 
 def test_without_gpus_trainings_are_cpus():
-    assert missing(places=20, cpus=5, need=ResourceRequest(cpus=1), kinds=KINDS[:1]) == {CPU: 2}
-    assert missing(places=20, cpus=5, need=ResourceRequest(cpus=1), kinds=KINDS[:1], present=[machine(CPU)]) == {CPU: 1}
+    assert missing(places=20, cpus=5, need=ResourceRequest(cpus=1), pools=POOLS[:1]) == {CPU: 2}
+    assert missing(places=20, cpus=5, need=ResourceRequest(cpus=1), pools=POOLS[:1], present=[machine(CPU)]) == {CPU: 1}
 
 
 def test_a_schedule_without_any_machine_asks_for_them_and_leaves_one_alone_that_fails_everything():
@@ -95,7 +102,7 @@ def test_a_schedule_without_any_machine_asks_for_them_and_leaves_one_alone_that_
     closed = schedule.processors.closed
     assert [node.id for node in closed] == ["broken"]
     asked = missing_machines(
-        [MayStart(node=machine(GPU), number=3)],
+        [pool(GPU, number=3)],
         present=schedule.processors.nodes.values(),
         useless=closed,
         need=NEED,

@@ -21,7 +21,7 @@ from bench.chaos_events import RunEvents
 from bench.chaos_hosts import host_cluster
 from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.presets import PRESETS
-from orchestrator.cluster.config import load_cluster
+from orchestrator.cluster.registry import load_cluster
 from orchestrator.driver import run as driver
 from orchestrator.driver.request import RunRequest
 from orchestrator.errors import PreemptedError

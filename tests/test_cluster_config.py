@@ -8,9 +8,9 @@ import pytest
 import yaml
 
 from orchestrator.cluster.aws_checks import check_aws, placeholders
-from orchestrator.cluster.config import load_cluster
+from orchestrator.cluster.aws_pools import describe, head_pool, most_processors, most_workers, worker_pools
 from orchestrator.cluster.gpu_kinds import GPU_KINDS, kind_of_accelerator, kind_of_instance
-from orchestrator.cluster.node_types import describe, growth_of_aws, most_processors, node_types
+from orchestrator.cluster.registry import load_cluster
 from orchestrator.errors import ConfigError
 
 CLUSTERS = Path(__file__).parents[1] / "clusters"
@@ -36,20 +36,20 @@ def test_local_file_leaves_the_size_to_the_machine() -> None:
 
 def test_existing_file_connects_to_the_cluster_of_this_machine() -> None:
     config = load_cluster(CLUSTERS / "existing.yaml")
-    assert (config.kind, config.address, config.auth_token, config.cloud) == ("existing", "auto", None, None)
+    assert (config.kind, config.address, config.auth_token, config.provider) == ("existing", "auto", None, None)
 
 
 def test_an_existing_cluster_says_whose_machines_it_is_made_of(tmp_path: Path) -> None:
     path = tmp_path / "cluster.yaml"
     path.write_text("kind: existing\naddress: auto\ncloud: aws\n")
-    assert load_cluster(path).cloud == "aws"
+    assert load_cluster(path).provider == "aws"
 
 
 def test_aws_file_offers_the_gpus_of_its_workers_and_lists_what_is_to_be_filled_in() -> None:
     config = load_cluster(CLUSTERS / "aws.yaml")
     # 6 L40S and 4 A10G on spot, 2 L40S on demand; 12 x 8 CPUs there and 2 x 16 on CPU workers; none on the head.
     assert most_processors(config.ray) == (128, 12)
-    assert {machines.name: (machines.number, machines.gpu) for machines in config.may_start} == {
+    assert {pool.name: (pool.max_nodes, pool.gpu.name) for pool in config.pools()} == {
         "gpu_spot_l40s": (6, "L40S"),
         "gpu_spot_a10g": (4, "A10G"),
         "gpu_on_demand": (2, "L40S"),
@@ -71,23 +71,29 @@ def test_aws_file_offers_the_gpus_of_its_workers_and_lists_what_is_to_be_filled_
         ("kind: local\nnum_cpu: 2\n", "unknown key 'num_cpu'; did you mean 'num_cpus'"),
         ("kind: locl\n", "kind is 'locl'; expected one of local, existing, aws"),
         ("num_cpus: 2\n", "key 'kind' is missing; expected one of local, existing, aws"),
-        ("kind: local\nnum_cpus: two\n", "num_cpus is 'two' (str); expected int"),
-        ("kind: local\nnum_gpus: true\n", "num_gpus is True (bool); expected int"),
-        ("kind: local\nnum_cpus: 0\n", "num_cpus is 0; expected at least 1"),
+        ("kind: local\nnum_cpus: two\n", "num_cpus is 'two' (str); expected integer"),
+        ("kind: local\nnum_gpus: true\n", "num_gpus is True (bool); expected integer"),
+        ("kind: local\nnum_cpus: 0\n", "num_cpus is 0 (int); expected at least 1"),
         (
             "kind: existing\naddress: auto\nmay_start: {gpu: {number: 2, cpus: 8, gpus: 1, kind: L40S}}\n",
-            "may_start: gpu: unknown key 'kind'",
+            "may_start.gpu: unknown key 'kind'",
         ),
-        ("kind: existing\naddress: auto\nmay_start: {a: {number: 2, cpus: 0}}\n", "may_start: a: cpus is 0; expected"),
-        ("kind: local\nmin_preemption_gain_s: 0\n", "min_preemption_gain_s is 0.0; expected more than 0"),
-        ("kind: local\ngpus_per_training: 0\n", "gpus_per_training is 0.0; expected more than 0"),
-        ("kind: local\ngpus_per_training: 2\n", "gpus_per_training is 2.0; expected 1 or a part: a training uses one"),
+        (
+            "kind: existing\naddress: auto\nmay_start: {a: {number: 2, cpus: 0}}\n",
+            "may_start.a: cpus is 0 (int); expected at least 1",
+        ),
+        ("kind: local\nmin_preemption_gain_s: 0\n", "min_preemption_gain_s is 0 (int); expected more than 0"),
+        ("kind: local\ngpus_per_training: 0\n", "gpus_per_training is 0 (int); expected more than 0"),
+        (
+            "kind: local\ngpus_per_training: 2\n",
+            "gpus_per_training is 2 (int); expected 1 or a part: a training uses one",
+        ),
         ("kind: local\naddress: auto\n", "unknown key 'address'"),
         ("kind: local\nkind: aws\n", "stands twice"),
         ("kind: aws\nray: {provider: {null: 1}}\n", "key None is no text"),
-        ("kind: existing\naddress: 10.0.0.5\n", "address is '10.0.0.5'; expected auto or host:port"),
+        ("kind: existing\naddress: 10.0.0.5\n", "address is '10.0.0.5' (str); expected auto or host:port"),
         ("kind: existing\n", "key 'address' is missing"),
-        ("kind: existing\naddress: auto\ncloud: azure\n", "cloud is 'azure'; expected one of aws, none"),
+        ("kind: existing\naddress: auto\ncloud: azure\n", "cloud is 'azure' (str); expected 'aws' or 'none'"),
         ("kind: aws\nray: {cluster_name: a}\n", "key 'provider' is missing"),
         ("kind: aws\noutput: runs/x\nray: {}\n", "output is 'runs/x'; expected s3://bucket/prefix"),
         ("kind: aws\nrey: {}\n", "unknown key 'rey'; did you mean 'ray'"),
@@ -178,15 +184,15 @@ def test_the_memory_of_a_p4de_is_twice_that_of_a_p4d_and_goes_with_the_name_of_i
     assert kind_of_instance("p4d.24xlarge") == GPU_KINDS["A100"]
     changed = copy.deepcopy(aws)
     changed["ray"]["available_node_types"]["gpu_on_demand"]["node_config"]["InstanceType"] = "p4de.24xlarge"
-    (name,) = (machines.gpu for machines in growth_of_aws(changed["ray"]) if machines.name == "gpu_on_demand")
-    kind = kind_of_accelerator(name)
-    assert (kind, kind and kind.memory_gib) == (kind_of_instance("p4de.24xlarge"), 80)
+    (kind,) = (pool.gpu for pool in most_workers(changed["ray"]) if pool.name == "gpu_on_demand")
+    assert kind_of_accelerator(kind.name) == kind
+    assert (kind, kind.memory_gib) == (kind_of_instance("p4de.24xlarge"), 80)
 
 
 def test_the_head_is_one_machine_on_demand(aws: dict[str, Any]) -> None:
-    head, *workers = node_types(aws["ray"])
-    assert (head.is_head, head.is_spot, head.max_nodes) == (True, False, 1)
-    assert [kind.name for kind in workers if not kind.is_spot] == ["gpu_on_demand"]
+    head = head_pool(aws["ray"])
+    assert (head.market, head.min_nodes, head.max_nodes) == ("on demand", 1, 1)
+    assert [pool.name for pool in worker_pools(aws["ray"]) if pool.market != "spot"] == ["gpu_on_demand"]
 
 
 def test_the_description_divides_the_hours_by_the_trainings_at_a_time(aws: dict[str, Any]) -> None:

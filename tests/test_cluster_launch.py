@@ -15,9 +15,11 @@ from fake_head import FakeCommands, FakeJobs, heads, start_head
 from moto.server import ThreadedMotoServer
 
 from orchestrator.cluster import environment, jobs
-from orchestrator.cluster.config import load_cluster
+from orchestrator.cluster.config import Driver
 from orchestrator.cluster.launch import Launch, check_aws_account, has_head, launch_and_follow
+from orchestrator.cluster.registry import load_cluster
 from orchestrator.errors import ClusterError, ConfigError, StorageError
+from orchestrator.scheduling.resources import node_of
 from orchestrator.storage.filesystem import open_storage
 
 AWS = Path(__file__).parents[1] / "clusters" / "aws.yaml"
@@ -64,7 +66,7 @@ def filled_in(folder: Path) -> Path:
 
 def a_launch(path: Path, *, keep: bool = False, output: str = OUTPUT) -> Launch:
     arguments = ("--output", output, "--preset", "paper", "--only", "T1-*")
-    return Launch(config=load_cluster(path), driver_arguments=arguments, training_hours=420.0, keep=keep)
+    return Launch(config=load_cluster(path), driver=Driver(arguments=arguments, training_hours=420.0, keep=keep))
 
 
 def go(
@@ -114,9 +116,9 @@ def test_the_driver_on_the_head_gets_a_cluster_that_exists_and_may_grow(place: P
     launch = a_launch(filled_in(place))
     go(launch, commands=FakeCommands(), head=FakeJobs())
     config = load_cluster(place / launch.folder / "mounted" / "cluster.yaml")
-    assert config.cloud == "aws"
-    assert (config.kind, config.address) == ("existing", "auto")
-    assert config.may_start == launch.config.may_start != ()
+    assert (config.kind, config.address, config.provider) == ("existing", "auto", "aws")
+    # All that a schedule knows of a machine.
+    assert [node_of(pool) for pool in config.pools()] == [node_of(pool) for pool in launch.config.pools()] != []
     assert config.cpus_per_training == 7
 
 
@@ -319,4 +321,4 @@ def test_ray_bootstraps_the_aws_section_against_an_emulated_aws(place: Path, mot
 def test_a_launch_is_a_plain_value(place: Path) -> None:
     launch: Any = a_launch(filled_in(place))
     with pytest.raises(dataclasses.FrozenInstanceError):
-        launch.keep = True
+        launch.driver.keep = True

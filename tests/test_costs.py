@@ -1,7 +1,6 @@
 """What is expected of stages follows from the voxels of their cases, and of predictions from the window of nnU-Net."""
 
 from collections import Counter
-from pathlib import Path
 
 import pytest
 from test_stages import graph_of
@@ -11,7 +10,7 @@ from orchestrator.benchmark.costs import EXPORT, START_S, StepCost, case_voxels,
 from orchestrator.benchmark.definition import Case
 from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.presets import PRESETS
-from orchestrator.cluster.config import ClusterConfig
+from orchestrator.cluster.kinds.local import LocalCluster
 from orchestrator.simulation.forecast import NUM_TOGETHER, compact, simulate_run
 from orchestrator.workflow.graph import Stage, StageKind
 
@@ -94,7 +93,7 @@ def test_the_miniature_is_simulated_to_take_minutes_on_two_cores(study):
         study.trainings(preset=SMOKE),
         preset=SMOKE,
         phantoms=True,
-        cluster=ClusterConfig(path=Path("two-cores.yaml"), kind="local", num_cpus=2, num_gpus=0),
+        cluster=LocalCluster(num_cpus=2, num_gpus=0),
         prices=None,
         seed=0,
     )

@@ -12,7 +12,7 @@ from test_results import row
 from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.presets import PRESETS
 from orchestrator.cli import status, verify
-from orchestrator.cluster.config import ClusterConfig
+from orchestrator.cluster.kinds.local import LocalCluster
 from orchestrator.driver.claim import claim_output
 from orchestrator.driver.request import RunRequest, identity_of
 from orchestrator.driver.run import run
@@ -53,7 +53,7 @@ def finished(tmp_path):
         seed=0,
         data=None,
         output=str(tmp_path / "run"),
-        cluster=ClusterConfig(kind="local", path="local.yaml"),
+        cluster=LocalCluster(),
     )
     storage = open_storage(request.output)
     claim_output(storage, identity=identity_of(request), trainings=["T1-lung-fold0"])

@@ -1,4 +1,4 @@
-"""A training gives way to another on a real Ray, and nothing of what comes out is different."""
+"""A training is preempted for another on a real Ray, and nothing of what comes out is different."""
 
 import shutil
 import subprocess
@@ -50,12 +50,12 @@ def run(folder, *, min_gain_s):
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """One run in which trainings may give way after seconds, and one from the same patches in which none does."""
+    """One run in which trainings may be preempted after seconds, and one from the same patches in which none does."""
     gave_way, undisturbed = (tmp_path_factory.mktemp(name) for name in ("gave_way", "undisturbed"))
-    assert "asked to give way" in run(gave_way, min_gain_s=3)
+    assert "preempted for a training" in run(gave_way, min_gain_s=3)
     made = shutil.ignore_patterns(*MADE_BY_TRAININGS)
     shutil.copytree(gave_way / "run", undisturbed / "run", ignore=made)
-    assert "asked to give way" not in run(undisturbed, min_gain_s=600)
+    assert "preempted for a training" not in run(undisturbed, min_gain_s=600)
     return gave_way / "run", undisturbed / "run"
 
 

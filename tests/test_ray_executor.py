@@ -3,7 +3,6 @@
 import json
 import multiprocessing
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,26 +11,23 @@ from ray.cluster_utils import Cluster
 from ray.exceptions import RayError
 from ray.util.placement_group import placement_group
 
-from orchestrator.cluster.config import ClusterConfig
-from orchestrator.cluster.node_types import Growth
+from orchestrator.cluster.kinds.existing import ExistingCluster
+from orchestrator.cluster.kinds.local import LocalCluster
+from orchestrator.cluster.registry import load_cluster
 from orchestrator.errors import ClusterError, DataError
 from orchestrator.ray_backend import executor as ray_executor
 from orchestrator.ray_backend.errors import innermost
 from orchestrator.ray_backend.executor import connected
 from orchestrator.ray_backend.leftovers import free_reserved_places
-from orchestrator.ray_backend.nodes import label_selector, machines_that_may_start, nodes_here, nodes_of
+from orchestrator.ray_backend.nodes import label_selector, nodes_here, nodes_of
 from orchestrator.ray_backend.tasks import settle_coordinator, submit
-from orchestrator.scheduling.resources import Node, Resources
+from orchestrator.scheduling.resources import Node, Resources, node_of
 from orchestrator.workflow.graph import Stage, StageKind
 
 
 def record(node_id: str, *, cpus: float, gpus: float = 0, kind: str = "", alive: bool = True) -> dict[str, Any]:
     labels = {"ray.io/node-id": node_id} | ({"ray.io/accelerator-type": kind} if kind else {})
     return {"NodeID": node_id, "Alive": alive, "Resources": {"CPU": cpus, "GPU": gpus}, "Labels": labels}
-
-
-def config(**values: Any) -> ClusterConfig:
-    return ClusterConfig(path=Path("x"), kind="existing", **values)
 
 
 def test_living_machines_with_processors_are_nodes_with_the_speed_of_their_gpus():
@@ -69,7 +65,7 @@ def test_where_ray_does_not_start_what_mostly_helps_is_said(tmp_path, monkeypatc
     monkeypatch.setattr(ray_executor.ray, "init", fail)
     with (
         pytest.raises(ClusterError, match=r"no space left on device\. .* set TMPDIR"),
-        connected(ClusterConfig(path=tmp_path, kind="local", num_cpus=1, num_gpus=0)),
+        connected(LocalCluster(num_cpus=1, num_gpus=0)),
     ):
         pass
 
@@ -81,11 +77,11 @@ def test_a_node_has_the_memory_that_was_free_when_its_ray_was_started():
 
 
 def test_machines_that_may_come_have_the_speed_and_memory_of_their_gpus():
-    gpu = Growth(name="gpu", number=6, cpus=8, gpus=1, gpu="L40S")
-    found, plain = machines_that_may_start(config(may_start=(gpu, Growth(name="cpu", number=2, cpus=16))))
-    assert (found.node.id, found.number, found.node.gpu_memory_gib) == ("gpu", 6, 48)
-    assert found.node.speed == 0.8
-    assert (plain.node.offered, plain.number) == (Resources(cpus=16), 2)
+    entries = {"gpu": {"number": 6, "cpus": 8, "gpus": 1, "gpu": "L40S"}, "cpu": {"number": 2, "cpus": 16}}
+    found, plain = ExistingCluster(address="auto", may_start=entries).pools()
+    node = node_of(found)
+    assert (node.id, found.max_nodes, node.gpu_memory_gib, node.speed) == ("gpu", 6, 48, 0.8)
+    assert (node_of(plain).offered, plain.max_nodes) == (Resources(cpus=16), 2)
 
 
 def test_ray_is_told_the_kind_of_gpu_only_where_there_are_several_and_no_broken_machine():
@@ -112,7 +108,7 @@ def reserve_and_give_back(folder):
         def has_place(self):
             return self.group.wait(240)
 
-    with connected(ClusterConfig(path=folder, kind="local", num_cpus=1, num_gpus=0)):
+    with connected(LocalCluster(num_cpus=1, num_gpus=0)):
         controller = ray.remote(num_cpus=0)(Controller).remote()
         assert ray.get(controller.has_place.remote())
         assert free_reserved_places() == 0
@@ -143,7 +139,7 @@ def look_where_a_training_runs(folder):
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     nodes = [cluster.add_node(num_cpus=1).node_id for _ in range(2)]
-    with connected(ClusterConfig(path=folder, kind="existing", address=cluster.address)):
+    with connected(ExistingCluster(address=cluster.address)):
         settle_coordinator()
         stage = Stage(id="train a", kind=StageKind.TRAIN, dependencies=(), products=(), expected_s=1.0)
         for node_id in nodes:
@@ -165,7 +161,9 @@ def look_where_a_training_runs(folder):
 
 def test_a_head_that_does_not_answer_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(ray_executor, "HEAD_ANSWERS_WITHIN_S", 0.1)
-    config = ClusterConfig(path=tmp_path / "cluster.yaml", kind="existing", address="127.0.0.1:1")
+    path = tmp_path / "cluster.yaml"
+    path.write_text("kind: existing\naddress: 127.0.0.1:1\n")
+    config = load_cluster(path)
     with (
         pytest.raises(ClusterError, match=r"cluster\.yaml\): nothing answers .*expected the head of a running cluster"),
         connected(config),

@@ -6,7 +6,7 @@ import pytest
 
 from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.presets import PRESETS
-from orchestrator.cluster.config import ClusterConfig
+from orchestrator.cluster.kinds.local import LocalCluster
 from orchestrator.driver import before_start, run
 from orchestrator.driver.changed_data import ChangedPart, Comparison, parts_of
 from orchestrator.driver.claim import claim_output
@@ -37,7 +37,7 @@ def request_for_first(tmp_path):
         seed=0,
         data=str(tmp_path / "downloads"),
         output=str(tmp_path / "run"),
-        cluster=ClusterConfig(kind="local", path="local.yaml"),
+        cluster=LocalCluster(),
     )
     storage = open_storage(request.output)
     claim_output(storage, identity=identity_of(request), trainings=[t.id for t in request.trainings])

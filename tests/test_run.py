@@ -9,7 +9,7 @@ from test_results import row
 
 from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.presets import PRESETS
-from orchestrator.cluster.config import ClusterConfig
+from orchestrator.cluster.kinds.local import LocalCluster
 from orchestrator.driver.claim import claim_output
 from orchestrator.driver.request import RunRequest, identity_of
 from orchestrator.driver.run import run
@@ -23,7 +23,7 @@ from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
 
 SMOKE = PRESETS["smoke"]
-CLUSTER = ClusterConfig(kind="local", path="local.yaml")
+CLUSTER = LocalCluster()
 
 
 @pytest.fixture

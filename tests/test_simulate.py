@@ -11,13 +11,16 @@ from orchestrator.benchmark.presets import find_preset
 from orchestrator.cli.forecast_text import utilisation_chart
 from orchestrator.cli.run import main
 from orchestrator.cli.text import usd_text
-from orchestrator.cluster.config import ClusterConfig, load_cluster
+from orchestrator.cluster.gpu_kinds import GpuKind
+from orchestrator.cluster.kinds.local import LocalCluster
+from orchestrator.cluster.node_pool import NodePool
 from orchestrator.cluster.prices import load_prices
+from orchestrator.cluster.registry import load_cluster
 from orchestrator.errors import ConfigError
-from orchestrator.scheduling.resources import Node, ResourceRequest, Resources
+from orchestrator.scheduling.resources import ResourceRequest, Resources, node_of
 from orchestrator.scheduling.scheduler import Schedule
-from orchestrator.simulation.engine import Conditions, Machines, Simulation, Trace
-from orchestrator.simulation.fleet import Fleet, RentedMachines, fleet_of
+from orchestrator.simulation.engine import Conditions, Simulation, Trace
+from orchestrator.simulation.fleet import Fleet, fleet_of
 from orchestrator.simulation.forecast import Forecast, Limits, best, cost_usd
 from orchestrator.workflow.graph import Stage, StageKind
 
@@ -26,17 +29,18 @@ HOUR_S = 3600.0
 NEED = ResourceRequest(cpus=1, gpus=1)
 
 
-def machines(number: int, **values: float) -> Machines:
-    return Machines(node=Node(id="gpu", offered=Resources(cpus=1, gpus=1), kind="x1"), number=number, **values)
+def machines(number: int, *, speed: float = 1.0, **values: float) -> NodePool:
+    gpu = GpuKind(name=f"x{speed}", speed=speed, memory_gib=float("inf"))
+    return NodePool(name="gpu", cpus=1, gpus=1, gpu=gpu, max_nodes=number, **values)
 
 
-def play(hours: list[float], *parts: Machines, **conditions: float) -> Trace:
+def play(hours: list[float], *pools: NodePool, **conditions: float) -> Trace:
     graph = {
         f"t{i}": Stage(id=f"t{i}", kind=StageKind.TRAIN, dependencies=(), products=(), expected_s=h * HOUR_S)
         for i, h in enumerate(hours)
     }
-    schedule = Schedule(graph, done=(), nodes=(), to_come=[part.node for part in parts], training_need=NEED)
-    return Simulation(schedule=schedule, machines=parts, true_s={}, conditions=Conditions(**conditions)).run()
+    schedule = Schedule(graph, done=(), nodes=(), to_come=[node_of(pool) for pool in pools], training_need=NEED)
+    return Simulation(schedule=schedule, pools=pools, true_s={}, conditions=Conditions(**conditions)).run()
 
 
 @pytest.fixture(scope="module")
@@ -61,9 +65,9 @@ def test_the_course_of_one_training_is_its_start_and_its_time():
 def test_a_faster_gpu_shortens_what_the_network_of_a_prediction_does_and_nothing_else():
     """40 s of a core and 60 s of a GPU of speed 1 are 70 s with one of speed 2."""
     stage = Stage(id="p", kind=StageKind.PREDICT, dependencies=(), products=(), expected_s=100.0, expected_core_s=40.0)
-    fast = Machines(node=Node(id="gpu", offered=Resources(cpus=1, gpus=1), speed=2.0), number=1)
-    schedule = Schedule({"p": stage}, done=(), nodes=(), to_come=[fast.node], training_need=NEED)
-    assert Simulation(schedule=schedule, machines=(fast,), true_s={}).run().makespan_s == 70.0
+    fast = machines(1, speed=2.0)
+    schedule = Schedule({"p": stage}, done=(), nodes=(), to_come=[node_of(fast)], training_need=NEED)
+    assert Simulation(schedule=schedule, pools=(fast,), true_s={}).run().makespan_s == 70.0
 
 
 def test_interruptions_cost_restarts_and_without_warning_the_work_since_a_checkpoint():
@@ -84,7 +88,7 @@ def test_the_same_seed_gives_the_same_course():
     assert courses[0].makespan_s != courses[2].makespan_s
 
 
-def growing(hours: list[float], *parts: Machines, cpu_stages: int = 0) -> Trace:
+def growing(hours: list[float], *pools: NodePool, cpu_stages: int = 0) -> Trace:
     graph = {
         f"p{i}": Stage(id=f"p{i}", kind=StageKind.PREPROCESS, dependencies=(), products=(), expected_s=60.0)
         for i in range(cpu_stages)
@@ -93,17 +97,17 @@ def growing(hours: list[float], *parts: Machines, cpu_stages: int = 0) -> Trace:
         f"t{i}": Stage(id=f"t{i}", kind=StageKind.TRAIN, dependencies=tuple(graph), products=(), expected_s=h * HOUR_S)
         for i, h in enumerate(hours)
     }
-    schedule = Schedule(graph, done=(), nodes=(), to_come=[part.node for part in parts], training_need=NEED)
+    schedule = Schedule(graph, done=(), nodes=(), to_come=[node_of(pool) for pool in pools], training_need=NEED)
     conditions = Conditions(start_training_s=0)
-    return Simulation(schedule=schedule, machines=parts, true_s={}, conditions=conditions, is_growing=True).run()
+    return Simulation(schedule=schedule, pools=pools, true_s={}, conditions=conditions, is_growing=True).run()
 
 
 def test_a_growing_cluster_has_the_machines_that_something_waits_for_and_no_other():
     """Two trainings: two of five GPU machines. They come 300 s after the patches, whose machine takes 300 s as well."""
-    cpu = Machines(node=Node(id="cpu", offered=Resources(cpus=4)), number=3, start_s=300)
+    cpu = NodePool(name="cpu", cpus=4, max_nodes=3, start_s=300)
     course = growing([1.0, 2.0], machines(5, start_s=300), cpu, cpu_stages=4)
     assert course.makespan_s == pytest.approx(300 + 60 + 300 + 2 * HOUR_S, abs=20)
-    assert sorted(life.kind for life in course.lives) == ["cpu", "gpu", "gpu"]
+    assert sorted(life.pool for life in course.lives) == ["cpu", "gpu", "gpu"]
 
 
 def test_a_machine_that_is_idle_for_ten_minutes_is_given_back_and_asked_for_again():
@@ -122,21 +126,21 @@ def test_a_machine_that_is_taken_from_a_growing_cluster_is_asked_for_anew():
 
 def test_machines_are_paid_from_their_order_until_they_are_idle_and_the_head_to_the_end():
     """One of two machines has work for 2 h; the other is given back after ten idle minutes."""
-    part = RentedMachines(machines=machines(2), usd_per_hour=6.0)
-    course = play([2.0], part.machines, start_training_s=0)
-    cost = cost_usd(course, Fleet(parts=(part,), head_usd_per_hour=1.0))
+    pool = machines(2, usd_per_hour=6.0)
+    course = play([2.0], pool, start_training_s=0)
+    cost = cost_usd(course, Fleet(pools=(pool,), head_usd_per_hour=1.0))
     assert cost == pytest.approx(2 * 6.0 + 6.0 / 6 + 2 * 1.0)
 
 
 def test_the_chart_shows_what_is_taken():
-    part = RentedMachines(machines=machines(2), usd_per_hour=None)
-    fleet = Fleet(parts=(part,), head_usd_per_hour=None)
-    _, line = utilisation_chart(play([2.0, 1.0], part.machines, start_training_s=0), fleet, width=4)
+    pool = machines(2)
+    fleet = Fleet(pools=(pool,), head_usd_per_hour=None)
+    _, line = utilisation_chart(play([2.0, 1.0], pool, start_training_s=0), fleet, width=4)
     assert line.split() == ["gpu", "██▄▄", "75%", "of", "2", "GPUs"]
 
 
 def outlook(*, hours: float, usd: float) -> Forecast:
-    fleet = Fleet(parts=(), head_usd_per_hour=0.0)
+    fleet = Fleet(pools=(), head_usd_per_hour=0.0)
     course = Trace(makespan_s=0, occupations=(), lives=(), num_requests_to_stop=0, num_interruptions=0)
     return Forecast(
         fleet=fleet,
@@ -163,7 +167,7 @@ def test_the_choice_is_the_cheapest_in_time_or_the_fastest_in_budget():
 def test_a_cluster_file_without_numbers_is_this_machine():
     fleet = fleet_of(load_cluster(ROOT / "clusters/local.yaml"), prices=None)
     assert fleet.title == "1 this machine"
-    given = ClusterConfig(path=Path("x"), kind="local", num_cpus=3, num_gpus=2)
+    given = LocalCluster(num_cpus=3, num_gpus=2)
     assert fleet_of(given, prices=None).nodes[0].offered == Resources(cpus=3, gpus=2)
 
 
@@ -175,7 +179,7 @@ BAD_PRICES = {
     ),
     "a text": (
         "date: 2026-01-01\nstart_minutes: 5\nusd_per_hour: {g5.2xlarge: {on_demand: cheap}}\n",
-        "expected float",
+        "expected number",
     ),
     "below zero": ("date: 2026-01-01\nstart_minutes: 5\nusd_per_hour: {a: {on_demand: -1}}\n", "expected at least 0"),
 }

@@ -1,18 +1,19 @@
 """How many trainings share a GPU: none where one fills it, and never more than memory and cores allow."""
 
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from orchestrator.benchmark.presets import PRESETS
-from orchestrator.cluster.config import ClusterConfig
-from orchestrator.scheduling.resources import Node, ResourceRequest, Resources
+from orchestrator.cluster.gpu_kinds import GpuKind
+from orchestrator.cluster.kinds.existing import ExistingCluster
+from orchestrator.cluster.node_pool import NodePool
+from orchestrator.scheduling.resources import Node, ResourceRequest, Resources, node_of
 from orchestrator.scheduling.scheduler import Schedule
 from orchestrator.scheduling.training_need import idle_gpus, training_need
-from orchestrator.simulation.engine import Conditions, Machines, Simulation
+from orchestrator.simulation.engine import Conditions, Simulation
 from orchestrator.training.gpu import keep_to_share
 from orchestrator.workflow.graph import Stage, StageKind
 
@@ -20,7 +21,7 @@ SMALL, FULL = PRESETS["smoke"], PRESETS["paper"]
 
 
 def config(**values):
-    return ClusterConfig(path=Path("x"), kind="existing", **values)
+    return ExistingCluster(address="auto", **values)
 
 
 def node(*, cpus=16, gpus=1, gib=80.0, name="gpu"):
@@ -114,15 +115,15 @@ def test_a_planner_that_fills_more_memory_needs_gpus_that_have_it():
 
 
 def course(preset, *, number, **values):
-    machine = node(cpus=32)
+    pool = NodePool(name="gpu", max_nodes=1, cpus=32, gpus=1, gpu=GpuKind(name="", speed=1.0, memory_gib=80.0))
+    machine = node_of(pool)
     graph = {
         name: Stage(id=name, kind=StageKind.TRAIN, dependencies=(), products=(), expected_s=3600)
         for name in map(str, range(number))
     }
     need = training_need(config(**values), [machine], preset=preset)
     schedule = Schedule(graph, done=(), nodes=(), to_come=[machine], training_need=need)
-    machines = (Machines(node=machine, number=1),)
-    return Simulation(schedule=schedule, machines=machines, true_s={}, conditions=Conditions(start_training_s=0)).run()
+    return Simulation(schedule=schedule, pools=(pool,), true_s={}, conditions=Conditions(start_training_s=0)).run()
 
 
 def test_the_simulator_plays_sharing_and_what_it_costs():

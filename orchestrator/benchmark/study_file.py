@@ -41,7 +41,7 @@ Parts = dict[Name, Annotated[list[str], Field(min_length=1)]]
 class Entry(BaseModel):
     """Part of a file: no key is unknown, and no value of another type."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True)
 
 
 class StructureEntry(Entry):
@@ -178,7 +178,7 @@ class Folds(Entry):
 class FoldsFile(BaseModel):
     """Which cases there are: a file `folds.yaml`, by data set."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True)
     datasets: dict[Name, Folds | Parts | list[str]]
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from orchestrator.cli.text import usd_text
 from orchestrator.progress import duration_text
+from orchestrator.scheduling.resources import node_of
 from orchestrator.simulation.engine import Trace
 from orchestrator.simulation.fleet import Fleet
 from orchestrator.simulation.forecast import Forecast
@@ -28,7 +29,7 @@ def describe(outlook: Forecast, *, prices_date: datetime.date | None) -> list[st
         )
     lines.append(
         f"spot interruptions: {outlook.num_interruptions:.0f}; "
-        f"trainings that give way to longer ones: {outlook.num_requests_to_stop:.0f}"
+        f"trainings that are preempted for longer ones: {outlook.num_requests_to_stop:.0f}"
     )
     return [*lines, "", *utilisation_chart(outlook.course, outlook.fleet)]
 
@@ -36,19 +37,19 @@ def describe(outlook: Forecast, *, prices_date: datetime.date | None) -> list[st
 def utilisation_chart(course: Trace, fleet: Fleet, *, width: int = CHART_WIDTH) -> list[str]:
     """Return one line a kind of machine: how many of its GPUs (or CPUs, where it has none) are taken over time."""
     lines = [f"taken over time, one column is {duration_text(course.makespan_s / width)}"]
-    for part in fleet.parts:
-        name, offered = part.machines.node.id, part.machines.node.offered
+    for pool in fleet.pools:
+        name, offered = pool.name, node_of(pool).offered
         by_gpu = offered.gpus > 0
         column_s = course.makespan_s / width
         taken = [0.0] * width
         for one in course.occupations:
             amount = one.gpus if by_gpu else one.cpus
-            if one.machines != name or not amount:
+            if one.pool != name or not amount:
                 continue
             for column in range(int(one.start_s / column_s), min(width - 1, int(one.end_s / column_s)) + 1):
                 overlap_s = min(one.end_s, (column + 1) * column_s) - max(one.start_s, column * column_s)
                 taken[column] += amount * max(0.0, overlap_s)
-        most = part.machines.number * (offered.gpus if by_gpu else offered.cpus)
+        most = pool.max_nodes * (offered.gpus if by_gpu else offered.cpus)
         shares = [seconds / (most * column_s) for seconds in taken]
         unit = "GPUs" if by_gpu else "CPUs"
         lines.append(f"{name:>16} {''.join(map(_block, shares))} {sum(shares) / width:4.0%} of {most:g} {unit}")

@@ -9,6 +9,7 @@ from rich.console import Console
 from orchestrator.benchmark.loading import DEFAULT_STUDY
 from orchestrator.cli.console import EXIT_DONE, EXIT_NOT_DONE, say
 from orchestrator.cli.run_options import words_of
+from orchestrator.cluster.config import Driver
 from orchestrator.driver.request import RunRequest
 from orchestrator.errors import ConfigError
 from orchestrator.shipped import checkout
@@ -18,8 +19,6 @@ from orchestrator.storage.filesystem import open_storage
 
 def launch_machines(request: RunRequest, options: argparse.Namespace, *, console: Console) -> int:
     """Start the machines of a cluster file, run there, follow, and fetch the tables."""
-    from orchestrator.cluster.launch import Launch, RayJobs, ShellCommands, launch_and_follow
-
     show = partial(say, console=console)
 
     study = _in_project(options.study) if options.study != DEFAULT_STUDY else None
@@ -33,29 +32,23 @@ def launch_machines(request: RunRequest, options: argparse.Namespace, *, console
         "redo_changed": options.redo_changed,
         "only": options.only,
     }
-    launch = Launch(
-        config=request.cluster,
-        driver_arguments=tuple(words_of(driver_options)),
+    driver = Driver(
+        arguments=tuple(words_of(driver_options)),
         training_hours=len(request.trainings) * request.preset.expected_training_s / 3600,
         keep=options.keep,
     )
-    succeeded = launch_and_follow(
-        launch,
-        confirm=partial(_confirm, console=console, is_sure=options.yes),
-        show=show,
-        commands=ShellCommands(),
-        connect=RayJobs,
-    )
-    if succeeded is None:
+    confirm = partial(_confirm, console=console, is_sure=options.yes)
+    outcome = request.cluster.launch(driver, confirm=confirm, show=show)
+    if outcome is None:
         show("Nothing was started.")
         return EXIT_NOT_DONE
     # Where some trainings failed the others are in the tables.
     storage = open_storage(request.output)
-    folder = open_storage(f"runs/{launch.submission_id}")
+    folder = open_storage(str(outcome.folder))
     for key in run_paths.own_keys(storage, run_paths.TABLES):
         folder.write_bytes(key, storage.read_bytes(key))
         show(f"{folder.location}/{key}")
-    return EXIT_DONE if succeeded else EXIT_NOT_DONE
+    return EXIT_DONE if outcome.succeeded else EXIT_NOT_DONE
 
 
 def _in_project(study: Path) -> str:

@@ -11,7 +11,6 @@ from orchestrator.cli.live_view import LiveView
 from orchestrator.cli.run_options import build_parser, command_for, select
 from orchestrator.cli.text import counted
 from orchestrator.cli.trainings import show_trainings
-from orchestrator.cluster.environment import use_token
 from orchestrator.driver.request import RunRequest
 from orchestrator.errors import DataError
 from orchestrator.progress import duration_text
@@ -38,7 +37,7 @@ def carry_out(request: RunRequest, options: argparse.Namespace, *, console: Cons
         from orchestrator.cli.simulate import simulate
 
         return simulate(request, options, console=console)
-    if request.cluster.kind == "aws":
+    if request.cluster.is_elsewhere:
         from orchestrator.cli.launch import launch_machines
 
         return launch_machines(request, options, console=console)
@@ -58,9 +57,7 @@ def show_what_would_run(request: RunRequest, *, console: Console, problems: Cons
 
 def run_here(request: RunRequest, options: argparse.Namespace, *, console: Console) -> int:
     """Run on the cluster that this machine can reach, and say what came out."""
-    if request.cluster.auth_token is not None:
-        # Before Ray is imported, which reads its environment then.
-        use_token(request.cluster.auth_token)
+    request.cluster.authenticate()
     from orchestrator.driver.run import run
 
     check_data(request, console=console)

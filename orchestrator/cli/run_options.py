@@ -85,7 +85,7 @@ def select(options: argparse.Namespace) -> RunRequest:
     given = {name: getattr(options, name) for name in RequestOptions.__annotations__}
     given["cluster"] = options.simulate or options.cluster
     request = make_request(load_study(options.study), **given)
-    if (options.yes or options.keep) and (options.simulate or request.cluster.kind != "aws"):
+    if (options.yes or options.keep) and (options.simulate or not request.cluster.is_rented):
         raise ConfigError("--yes and --keep: only with a --cluster whose machines are started for the run (kind aws)")
     if options.dry_run and request.data and "://" not in request.data and not is_folder(request.data):
         raise ConfigError(

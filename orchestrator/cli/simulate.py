@@ -15,7 +15,7 @@ from orchestrator.simulation.forecast import Limits, best, simulate_run
 
 def simulate(request: RunRequest, options: argparse.Namespace, *, console: Console) -> int:
     """Print what would come of the run on the cluster, and of other sizes; returns 1 if none keeps the limits."""
-    prices = load_prices(options.prices or PRICES) if request.cluster.kind == "aws" else None
+    prices = load_prices(options.prices or PRICES) if request.cluster.is_rented else None
     limits = Limits(deadline_hours=options.deadline, max_usd=options.max_cost)
     found = simulate_run(
         request.study,

@@ -24,8 +24,8 @@ from orchestrator.cli.console import (
     say,
 )
 from orchestrator.cli.text import usd_text
-from orchestrator.cluster.config import load_cluster
 from orchestrator.cluster.prices import load_prices
+from orchestrator.cluster.registry import load_cluster
 from orchestrator.driver.lease import HEARTBEAT_S, DriverRecord, latest_driver
 from orchestrator.driver.status import RunStatus, read_status
 from orchestrator.errors import OrchestratorError
@@ -124,7 +124,7 @@ def describe_cost(status: RunStatus, *, cluster: Path | None, prices: Path) -> s
     if not status.gpu_hours:
         return ""
     text = f"GPU hours so far: {sum(status.gpu_hours.values()):.1f}"
-    if config is None or config.kind != "aws":
+    if config is None or not config.is_rented:
         return text
     listed = load_prices(prices)
     cost = gpu_cost_usd(status.gpu_hours, fleet_of(config, prices=listed))

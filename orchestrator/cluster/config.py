@@ -1,125 +1,165 @@
-"""Where a run takes place: one YAML file, read strictly."""
+"""Where a run takes place: what every cluster file may hold, and what every kind of cluster answers."""
 
-import re
-from dataclasses import dataclass, field
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar
 
-from orchestrator.cluster.node_types import Growth, growth_of_aws, growth_of_section
-from orchestrator.configuration import Section, load_yaml
+from pydantic import AfterValidator, ConfigDict, Field, PrivateAttr
+
+from orchestrator.cluster.node_pool import NodePool
+from orchestrator.cluster.prices import Prices
+from orchestrator.configuration import Entry
 from orchestrator.errors import ConfigError
 
-Kind = Literal["local", "existing", "aws"]
-SLICE_S = 600.0
-"""A training gives way only to one that needs this much longer: long against what a restart costs."""
+MIN_PREEMPTION_GAIN_S = 600.0
+"""A training is preempted only for one that needs this much longer: long against what a restart costs."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ClusterConfig:
-    """One cluster file."""
+class EmbeddedRay:
+    """A Ray that is started on this machine for the run alone, and ends with it."""
 
-    path: Path
-    """The file it was read from."""
-    kind: Kind
-    """`local` starts Ray for the run, `existing` connects to it, `aws` starts machines."""
-    address: str | None = None
-    """Of an existing cluster: `auto` or `host:port`."""
-    auth_token: Path | None = None
-    """File with the token of an existing cluster; None for what the environment says."""
     num_cpus: int | None = None
-    """CPUs of an embedded Ray, None for all of this machine."""
+    """None for all of this machine."""
     num_gpus: int | None = None
-    """Likewise for GPUs."""
-    may_start: tuple[Growth, ...] = ()
-    """Machines that an autoscaler may start for other clusters."""
-    cpus_per_training: float | None = None
+    """Likewise."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunningRay:
+    """A Ray cluster that runs."""
+
+    address: str
+    """`auto` or `host:port`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Driver:
+    """The driver of a run, for kinds of clusters on which it runs elsewhere."""
+
+    arguments: tuple[str, ...]
+    """Of `orchestrator.run_all`, `--output` among them, in a fixed order; `--cluster` is the kind's affair."""
+    training_hours: float
+    """Hours of all trainings, one after the other on one GPU."""
+    keep: bool
+    """Leave machines running that were started for it."""
+
+    @property
+    def output(self) -> str | None:
+        """Where it writes."""
+        following = zip(self.arguments, self.arguments[1:], strict=False)
+        return next((value for name, value in following if name == "--output"), None)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LaunchOutcome:
+    """What has become of a driver that ran elsewhere."""
+
+    succeeded: bool
+    folder: Path
+    """Of this machine, for its tables."""
+
+
+def _part_of_a_gpu(gpus: float) -> float:
+    if gpus > 1:
+        raise ValueError("1 or a part: a training uses one GPU")
+    return gpus
+
+
+class ClusterConfig(Entry):
+    """A cluster file. Each kind has a class of its own, with its further keys and its answers."""
+
+    model_config = ConfigDict(json_schema_extra=lambda schema: schema.setdefault("required", []).insert(0, "kind"))
+
+    kind: str
+    """Which kind of cluster it is."""
+    cpus_per_training: Annotated[float, Field(gt=0)] | None = None
     """CPUs for each training with a GPU: they feed it. None for what the preset needs; without GPUs it is one CPU."""
-    gpus_per_training: float | None = None
+    gpus_per_training: Annotated[float, Field(gt=0), AfterValidator(_part_of_a_gpu)] | None = None
     """Part of a GPU for each training; below 1, several share it. None for as many on a GPU as fit and pay."""
-    min_preemption_gain_s: float = SLICE_S
-    """A training gives way only to one that needs this much longer."""
-    cloud: Literal["aws"] | None = None
-    """Whose machines the nodes are: they ask it whether they are about to be taken away."""
+    min_preemption_gain_s: Annotated[float, Field(gt=0)] = MIN_PREEMPTION_GAIN_S
+    """A training is preempted only for one that needs this much longer."""
     output: str | None = None
-    """Where everything is written, unless the command line says otherwise; S3 for `aws`."""
+    """Where everything is written, unless the command line says otherwise."""
     data: str | None = None
-    """Where the downloads are, unless the command line says otherwise; S3 for `aws`."""
-    ray: dict[str, Any] = field(default_factory=dict)
-    """Ray's own cluster launcher configuration; only for `aws`."""
+    """Where the downloads are, unless the command line says otherwise."""
 
-    def __post_init__(self) -> None:
-        for name in ("cpus_per_training", "gpus_per_training", "min_preemption_gain_s"):
-            number = getattr(self, name)
-            if number is not None and not number > 0:
-                raise ConfigError(f"{self.path}: {name} is {number}; expected more than 0")
-        gpus = self.gpus_per_training
-        if gpus is not None and gpus > 1:
-            raise ConfigError(
-                f"{self.path}: gpus_per_training is {gpus}; expected 1 or a part: a training uses one GPU"
-            )
-        for name in ("num_cpus", "num_gpus"):
-            number = getattr(self, name)
-            if number is not None and number < (1 if name == "num_cpus" else 0):
-                raise ConfigError(f"{self.path}: {name} is {number}; expected at least {int(name == 'num_cpus')}")
+    is_rented: ClassVar[bool] = False
+    """Whether its machines cost money: they have prices, and are started only after an answer."""
+    is_elsewhere: ClassVar[bool] = False
+    """Whether the driver runs on a machine that `launch` starts, instead of on this one."""
+    _path: Path = PrivateAttr(default=Path("cluster file"))
 
+    @property
+    def path(self) -> Path:
+        """The file it was read from."""
+        return self._path
 
-def load_cluster(path: Path) -> ClusterConfig:
-    """Read a cluster file.
+    def model_post_init(self, context: Any, /) -> None:
+        """Take note of the file, and check what goes beyond single keys."""
+        if isinstance(context, Path):
+            self._path = context
 
-    Raises
-    ------
-    ConfigError
-        If the file is missing, has an unknown key or a wrong value, or its `ray` section is not what Ray accepts.
-    """
-    content = load_yaml(path)
-    section = Section(content, where=str(path))
-    if "kind" not in content:
-        raise ConfigError(f"{path}: key 'kind' is missing; expected one of local, existing, aws")
-    kind: Kind = section.choose("kind", ("local", "existing", "aws"))
-    values: dict[str, Any] = {
-        "cpus_per_training": section.take("cpus_per_training", float, default=None),
-        "gpus_per_training": section.take("gpus_per_training", float, default=None),
-        "min_preemption_gain_s": section.take("min_preemption_gain_s", float, default=SLICE_S),
-    }
-    if kind == "existing":
-        token = section.take("auth_token", str, default=None)
-        values |= {"address": _address(section), "auth_token": token and Path(token).expanduser()}
-        cloud = section.choose("cloud", ("aws", "none"), default="none")
-        values["cloud"] = None if cloud == "none" else cloud
-        growth = section.take("may_start", dict, default={})
-        values["may_start"] = growth_of_section(Section(growth, where=f"{path}: may_start"))
-    if kind == "local":
-        values["num_cpus"] = section.take("num_cpus", int, default=None)
-        values["num_gpus"] = section.take("num_gpus", int, default=None)
-    if kind != "local":
-        values["output"] = section.take("output", str, default=None)
-        values["data"] = section.take("data", str, default=None)
-    if kind == "aws":
-        values |= _aws(section, output=values["output"], data=values["data"])
-    section.finish()
-    return ClusterConfig(path=path, kind=kind, **values)
+    def check(self) -> None:
+        """Raise ConfigError for what the keys together cannot mean."""
 
+    @property
+    def provider(self) -> str | None:
+        """Whose machines the nodes are, if they may be taken back after a notice: the nodes ask it."""
+        return None
 
-def _aws(section: Section, *, output: str | None, data: str | None) -> dict[str, Any]:
-    from orchestrator.cluster.aws_checks import check_aws
+    def for_miniatures(self) -> "ClusterConfig":
+        """Return the cluster as it is used for trainings that keep no GPU busy."""
+        return self
 
-    ray = section.take("ray", dict)
-    # A misspelled key of our own is the likelier mistake: it is named first.
-    section.finish()
-    for key, location in {"output": output, "data": data}.items():
-        if location is not None and not location.startswith("s3://"):
-            raise ConfigError(
-                f"{section.where}: {key} is {location!r}; expected s3://bucket/prefix, which every machine reaches"
-            )
-    check_aws(ray, where=f"{section.where}: ray")
-    growth = growth_of_aws(ray)
-    if not any(machines.gpus for machines in growth):
-        raise ConfigError(f"{section.where}: ray: no worker with a GPU may start; expected GPU and max_workers above 0")
-    return {"ray": ray, "may_start": growth}
+    @abstractmethod
+    def pools(self) -> tuple[NodePool, ...]:
+        """Return the machines that may be started while a run is under way."""
 
+    def imagined(self, prices: Prices | None) -> tuple[NodePool, ...]:
+        """Return all machines of the cluster at its largest, for the simulator; raises ConfigError if none knows."""
+        del prices
+        return self.pools()
 
-def _address(section: Section) -> str:
-    address: str = section.take("address", str)
-    if address != "auto" and not re.fullmatch(r"[\w.-]+:\d{1,5}", address):
-        raise ConfigError(f"{section.where}: address is {address!r}; expected auto or host:port, like 10.0.0.5:6379")
-    return address
+    def head_usd_per_hour(self, prices: Prices | None) -> float | None:
+        """Return what the machine of the driver costs; None where nothing is paid."""
+        del prices
+        return None
+
+    def authenticate(self) -> None:
+        """Settle the token of this process, before Ray is imported, which reads its environment then."""
+
+    def reach(self) -> AbstractContextManager[EmbeddedRay | RunningRay]:
+        """Context in which the Ray of the run can be used from this machine; raises ConfigError if there is no way."""
+        raise ConfigError(
+            f"{self.path}: this command starts no machines; expected kind local, or existing on a machine of the "
+            "cluster"
+        )
+
+    def launch(
+        self, driver: Driver, *, confirm: Callable[[str], bool], show: Callable[[str], None]
+    ) -> LaunchOutcome | None:
+        """Run the driver on machines that are started for it, and follow it.
+
+        Parameters
+        ----------
+        driver
+            What is to be run.
+        confirm
+            Is shown what would be started and says whether to go on.
+        show
+            Takes lines for people.
+
+        Returns
+        -------
+        LaunchOutcome or None
+            None if the answer was not to go on.
+        """
+        raise NotImplementedError(f"kind {self.kind}: the driver runs on this machine")
+
+    def content(self) -> Mapping[str, Any]:
+        """Return what a file of this cluster holds."""
+        return {"kind": self.kind, **self.model_dump(mode="json", exclude_defaults=True, exclude_none=True)}

@@ -58,6 +58,11 @@ def kind_of_accelerator(name: str) -> GpuKind | None:
     return replace(kind, name=name, memory_gib=float(memory[1])) if kind and memory else kind
 
 
+def kind_named(name: str) -> GpuKind:
+    """Return a kind by Ray's name; one that is not known counts as an A100 of unknown memory."""
+    return kind_of_accelerator(name) or GpuKind(name=name, speed=1.0, memory_gib=float("inf"))
+
+
 def memory_of_gpus_here() -> float:
     """Return the memory of the smallest GPU of this machine, in GiB, as NVIDIA's tool says; infinite if it does not."""
     command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]

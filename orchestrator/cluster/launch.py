@@ -1,15 +1,17 @@
 """A run on machines that are started for it: up, tunnel, submit, follow, down."""
 
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 from orchestrator.cluster import environment
 from orchestrator.cluster.aws_checks import placeholders
+from orchestrator.cluster.aws_pools import describe
 from orchestrator.cluster.commands import Commands, ShellCommands, free_port, ray_command
-from orchestrator.cluster.config import ClusterConfig
+from orchestrator.cluster.config import Driver
 from orchestrator.cluster.jobs import (
     Jobs,
     RayJobs,
@@ -20,7 +22,6 @@ from orchestrator.cluster.jobs import (
     submit_or_attach,
 )
 from orchestrator.cluster.launch_files import REMOTE_LAUNCH, REMOTE_PROJECT, LaunchFiles, write_launch_files
-from orchestrator.cluster.node_types import describe
 from orchestrator.errors import ClusterError, ConfigError
 from orchestrator.shipped import checkout
 from orchestrator.storage import run_paths
@@ -32,23 +33,37 @@ DASHBOARD_PORT = 8265
 """On the head's loopback."""
 
 
+class RayLauncherFile(Protocol):
+    """What is needed of a cluster file whose machines Ray's cluster launcher starts."""
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+
+    @property
+    def ray(self) -> Mapping[str, Any]:
+        """Its section in the launcher's words."""
+
+    @property
+    def gpus_per_training(self) -> float | None:
+        """Part of a GPU for each training."""
+
+    def driver_content(self, *, auth_token: str) -> Mapping[str, Any]:
+        """Return the cluster file of the driver on the head, which finds the token there."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Launch:
     """What is to be run on machines that are started for it."""
 
-    config: ClusterConfig
-    """An `aws` cluster file."""
-    driver_arguments: tuple[str, ...]
-    """Of `orchestrator.run_all` on the head, `--output` among them, in a fixed order; `--cluster` is overridden."""
-    training_hours: float
-    """Hours of all trainings, one after the other on one GPU."""
-    keep: bool
-    """Leave the machines running."""
+    config: RayLauncherFile
+    """With every placeholder replaced."""
+    driver: Driver
 
     @property
     def submission_id(self) -> str:
         """The same for the same run, so that a second call finds the first one's job."""
-        return submission_id(self.driver_arguments)
+        return submission_id(self.driver.arguments)
 
     @property
     def folder(self) -> Path:
@@ -58,15 +73,15 @@ class Launch:
     @property
     def output(self) -> str:
         """Where the driver writes; raises ConfigError if no argument says so."""
-        for name, value in zip(self.driver_arguments, self.driver_arguments[1:], strict=False):
-            if name == "--output":
-                return value
-        raise ConfigError(f"{self.config.path}: the driver has no --output; expected s3://bucket/prefix")
+        location = self.driver.output
+        if location is None:
+            raise ConfigError(f"{self.config.path}: the driver has no --output; expected s3://bucket/prefix")
+        return location
 
     @property
     def submission(self) -> Submission:
         """The driver as a Ray job on the head."""
-        arguments = shlex.join(self.driver_arguments)
+        arguments = shlex.join(self.driver.arguments)
         script = (
             f"cd {REMOTE_PROJECT} && exec ~/venv/bin/python -m orchestrator.run_all {arguments} "
             f"--cluster {REMOTE_LAUNCH}/cluster.yaml"
@@ -124,15 +139,23 @@ def launch_and_follow(
     (check_account or check_aws_account)(launch)
     config = launch.config
     if not confirm(
-        describe(config.ray, training_hours=launch.training_hours, gpus_per_training=config.gpus_per_training or 1.0)
+        describe(
+            config.ray, training_hours=launch.driver.training_hours, gpus_per_training=config.gpus_per_training or 1.0
+        )
     ):
         return None
     token = environment.ensure_token()
-    files = write_launch_files(config, token=token, folder=launch.folder, project=checkout())
+    files = write_launch_files(
+        config.ray,
+        driver=config.driver_content(auth_token=f"{REMOTE_LAUNCH}/auth_token"),
+        token=token,
+        folder=launch.folder,
+        project=checkout(),
+    )
     head = _Head(name=config.ray["cluster_name"], files=files, commands=commands, connect=connect)
     was_there = has_head(config)
     # A driver may be at work on a head that was there, whatever fails on the way to it.
-    stay = launch.keep or was_there
+    stay = launch.driver.keep or was_there
     try:
         if not (was_there and head.works_for(launch.submission_id)):
             # Without this option Ray ends all that runs on a head that is there; it starts on a new one all the same.
@@ -144,7 +167,7 @@ def launch_and_follow(
             state = "was running already: attached" if attached else "started"
             show(f"driver {launch.submission_id} {state}; {address}")
             succeeded = follow(jobs, launch.submission_id, show=show)
-        stay = launch.keep
+        stay = launch.driver.keep
     except KeyboardInterrupt:
         stay = True
         raise
@@ -171,7 +194,7 @@ def check_aws_account(launch: Launch) -> None:
     open_storage(launch.output).list_keys(run_paths.TABLES)
 
 
-def has_head(config: ClusterConfig) -> bool:
+def has_head(config: RayLauncherFile) -> bool:
     """Whether the head of a cluster on AWS is there or starting; raises ClusterError if AWS does not say."""
     import boto3
     from botocore.exceptions import BotoCoreError, ClientError
@@ -193,7 +216,7 @@ def has_head(config: ClusterConfig) -> bool:
 def _check_ready(launch: Launch) -> None:
     if not launch.output.startswith("s3://"):
         raise ConfigError(f"--output {launch.output}: every machine must reach it; expected s3://bucket/prefix")
-    left = placeholders({"driver arguments": launch.driver_arguments, "ray": launch.config.ray})
+    left = placeholders({"driver arguments": launch.driver.arguments, "ray": launch.config.ray})
     if left:
         fields = "; ".join(
             f"{word} ({places[0]}{f' and {len(places) - 1} more' if len(places) > 1 else ''})"

@@ -4,13 +4,12 @@ import copy
 import json
 import os
 import shutil
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
-
-from orchestrator.cluster.config import ClusterConfig
 
 REMOTE_PROJECT = "~/nnunet-orchestrator"
 """The project on every machine; the file's setup commands install it from there."""
@@ -30,13 +29,17 @@ class LaunchFiles:
     """Folder that becomes REMOTE_LAUNCH."""
 
 
-def write_launch_files(config: ClusterConfig, *, token: Path, folder: Path, project: Path) -> LaunchFiles:
+def write_launch_files(
+    ray: Mapping[str, Any], *, driver: Mapping[str, Any], token: Path, folder: Path, project: Path
+) -> LaunchFiles:
     """Write the files of a launch.
 
     Parameters
     ----------
-    config
-        Of kind `aws`, with every placeholder replaced.
+    ray
+        For Ray's cluster launcher, with every placeholder replaced.
+    driver
+        Cluster file of the driver on the head.
     token
         File with the authentication token.
     folder
@@ -48,33 +51,16 @@ def write_launch_files(config: ClusterConfig, *, token: Path, folder: Path, proj
     # Made readable for this user alone before the token is in it.
     files.mounted.mkdir(parents=True, exist_ok=True, mode=0o700)
     shutil.copyfile(token, _private(files.mounted / "auth_token"))
-    _write(files.mounted / "cluster.yaml", _driver_cluster(config))
-    ray = copy.deepcopy(config.ray)
+    _write(files.mounted / "cluster.yaml", driver)
+    content = copy.deepcopy(dict(ray))
     mounts = {f"{REMOTE_PROJECT}/{part}": str(project / part) for part in PROJECT_PARTS if (project / part).exists()}
-    ray["file_mounts"] = {**ray.get("file_mounts", {}), **mounts, REMOTE_LAUNCH: str(files.mounted.absolute())}
-    _write(files.cluster_file, ray)
+    own = {**mounts, REMOTE_LAUNCH: str(files.mounted.absolute())}
+    content["file_mounts"] = {**content.get("file_mounts", {}), **own}
+    _write(files.cluster_file, content)
     return files
 
 
-def _driver_cluster(config: ClusterConfig) -> dict[str, Any]:
-    """Return the cluster file of the driver: to it, the machines around it are a cluster that exists and grows."""
-    content = {
-        "kind": "existing",
-        "address": "auto",
-        "auth_token": f"{REMOTE_LAUNCH}/auth_token",
-        "cloud": "aws",
-        "may_start": {
-            machines.name: {name: value for name, value in asdict(machines).items() if name != "name"}
-            for machines in config.may_start
-        },
-        "cpus_per_training": config.cpus_per_training,
-        "gpus_per_training": config.gpus_per_training,
-        "min_preemption_gain_s": config.min_preemption_gain_s,
-    }
-    return {key: value for key, value in content.items() if value is not None}
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
+def _write(path: Path, content: Mapping[str, Any]) -> None:
     temporary = path.with_name(f".tmp-{path.name}")
     # Through JSON: shared parts are written out instead of as YAML references.
     with temporary.open("w", encoding="utf-8") as file:

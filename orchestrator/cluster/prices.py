@@ -1,87 +1,63 @@
 """What machines cost: one dated YAML file of the user's, read strictly."""
 
 import datetime
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
-from orchestrator.configuration import Section, load_yaml
+from pydantic import Field, PrivateAttr
+
+from orchestrator.configuration import Entry, load_yaml, understood
 from orchestrator.errors import ConfigError
 
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MachinePrice:
-    """One type of machine, in USD an hour."""
 
-    on_demand_usd: float
-    spot_usd: float | None = None
-    """None where it is not to be had on the spot market."""
-    interruptions_per_hour: float = 0.0
+class MachinePrice(Entry):
+    """What one type of machine costs, in USD an hour."""
+
+    on_demand: Amount
+    """Its usual price."""
+    spot: Amount | None = None
+    """On the spot market; none where it is not to be had there."""
+    interruptions_per_hour: Amount = 0.0
     """How often a spot machine is taken back."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Prices:
+class Prices(Entry):
     """A price list."""
 
-    path: Path
-    """The file it was read from."""
     date: datetime.date
-    """When they were looked up."""
-    start_minutes: float
+    """When the prices were looked up."""
+    start_minutes: Amount = 5.0
     """From the order of a machine until it works."""
-    machines: Mapping[str, MachinePrice]
-    """By instance type."""
+    usd_per_hour: dict[str, MachinePrice] = Field(default={})
+    """By type of machine, for example `g6e.2xlarge`."""
+    _path: Path = PrivateAttr(default=Path("price list"))
 
-    def usd_per_hour(self, instance_type: str, *, is_spot: bool) -> float:
-        """Return a price; raises ConfigError if the list has none."""
-        price = self._of(instance_type)
+    def model_post_init(self, context: object, /) -> None:
+        """Take note of the file, for messages."""
+        if isinstance(context, Path):
+            self._path = context
+
+    def price(self, machine: str, *, is_spot: bool) -> float:
+        """Return USD an hour; raises ConfigError if the list has no such price."""
+        price = self._of(machine)
         if not is_spot:
-            return price.on_demand_usd
-        if price.spot_usd is None:
-            raise ConfigError(f"{self.path}: {instance_type} has no spot price; expected 'spot' beside 'on_demand'")
-        return price.spot_usd
+            return price.on_demand
+        if price.spot is None:
+            raise ConfigError(f"{self._path}: {machine} has no spot price; expected 'spot' beside 'on_demand'")
+        return price.spot
 
-    def interruptions_per_hour(self, instance_type: str, *, is_spot: bool) -> float:
+    def interruptions_per_hour(self, machine: str, *, is_spot: bool) -> float:
         """Return how often a machine is taken back."""
-        return self._of(instance_type).interruptions_per_hour if is_spot else 0.0
+        return self._of(machine).interruptions_per_hour if is_spot else 0.0
 
-    def _of(self, instance_type: str) -> MachinePrice:
-        if instance_type not in self.machines:
-            raise ConfigError(
-                f"{self.path}: no price of {instance_type}; expected one of each machine of the cluster file"
-            )
-        return self.machines[instance_type]
+    def _of(self, machine: str) -> MachinePrice:
+        if machine not in self.usd_per_hour:
+            raise ConfigError(f"{self._path}: no price of {machine}; expected one of each machine of the cluster file")
+        return self.usd_per_hour[machine]
 
 
 def load_prices(path: Path) -> Prices:
-    """Read a price list.
-
-    Raises
-    ------
-    ConfigError
-        If the file is missing, has an unknown key or a wrong value.
-    """
-    section = Section(load_yaml(path), where=str(path))
-    start_minutes = section.take("start_minutes", float, default=5.0)
-    listed = Section(section.take("usd_per_hour", dict, default={}), where=f"{path}: usd_per_hour")
-    date = section.take("date", datetime.date)
-    section.finish()
-    machines = {name: _machine(entry) for name, entry in listed.sections()}
-    if not start_minutes >= 0:
-        raise ConfigError(f"{path}: start_minutes is {start_minutes:g}; expected at least 0")
-    return Prices(path=path, date=date, start_minutes=start_minutes, machines=machines)
-
-
-def _machine(section: Section) -> MachinePrice:
-    values: dict[str, Any] = {
-        "on_demand_usd": section.take("on_demand", float),
-        "spot_usd": section.take("spot", float, default=None),
-        "interruptions_per_hour": section.take("interruptions_per_hour", float, default=0.0),
-    }
-    section.finish()
-    for name, value in values.items():
-        if value is not None and not value >= 0:
-            raise ConfigError(f"{section.where}: {name} is {value:g}; expected at least 0")
-    return MachinePrice(**values)
+    """Read a price list; raises ConfigError if it is missing, has an unknown key or a wrong value."""
+    return understood(load_yaml(path), Prices, where=str(path), context=path)

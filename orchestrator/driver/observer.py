@@ -122,8 +122,8 @@ class RunObserver:
         )
 
     def stage_asked_to_stop(self, stage: Stage) -> None:
-        """Take note that a training was asked to give way to another."""
-        self._view.note(f"{stage.id}: asked to give way to a training with a longer way to go")
+        """Take note that a training was asked to stop for another."""
+        self._view.note(f"{stage.id}: preempted for a training with a longer way to go")
         self._events.append("stage_asked_to_stop", stage=stage.id, stage_kind=stage.kind.value)
 
     def machines_missing(self, missing: Mapping[Resources, int]) -> None:

@@ -21,7 +21,7 @@ from orchestrator.results.aggregate import missing_predictions
 from orchestrator.results.records import ResultRow
 from orchestrator.results.store import ResultsStore, from_table
 from orchestrator.scheduling.critical_path import needed_stages
-from orchestrator.scheduling.resources import Node, ResourceRequest
+from orchestrator.scheduling.resources import Node, ResourceRequest, node_of
 from orchestrator.scheduling.scheduler import Schedule
 from orchestrator.scheduling.training_need import idle_gpus, training_need
 from orchestrator.stages.case_records import read_case_record, warnings_about
@@ -138,15 +138,16 @@ def _execute(
     from orchestrator.driver.observer import RunObserver
     from orchestrator.ray_backend import executor as ray_executor
     from orchestrator.ray_backend.metrics import RayMetrics
-    from orchestrator.ray_backend.nodes import machines_that_may_start
 
     with ray_executor.connected(request.cluster) as connection:
-        may_start = machines_that_may_start(request.cluster)
-        to_come = [kind.node for kind in may_start]
+        pools = request.cluster.pools()
+        to_come = [node_of(pool) for pool in pools]
         machines = [*connection.nodes, *to_come]
         planned_gib = planned_memory_gib(training.model for training in request.trainings)
         need = training_need(request.cluster, machines, preset=request.preset, planned_gib=planned_gib)
         _check_machines(request, need, machines, note=listener.note)
+        if need.gpus and connection.is_embedded:
+            _check_torch_here()
         schedule = Schedule(
             graph,
             done=done,
@@ -172,9 +173,9 @@ def _execute(
                 schedule,
                 context=_run_context(request, need),
                 listener=observer,
-                may_start=may_start,
+                pools=pools,
                 # On a GPU a process must end for its memory to be given back.
-                separate_trainings=request.cluster.kind != "local" or need.gpus > 0,
+                separate_trainings=not connection.is_embedded or need.gpus > 0,
             ).execute()
         finally:
             events.flush()
@@ -194,11 +195,9 @@ def _tell_sizes(schedule: Schedule, storage: Storage) -> None:
 def _check_machines(
     request: RunRequest, need: ResourceRequest, machines: Iterable[Node], *, note: Callable[[str], None]
 ) -> None:
-    """Note what will be slow or idle; raises ConfigError if GPUs of this machine are to be used and torch cannot."""
+    """Note what will be slow or idle."""
     if idle := idle_gpus(need, machines):
         note(idle)
-    if need.gpus and request.cluster.kind == "local":
-        _check_torch_here()
     if not (need.gpus or request.preset.is_for_cpus):
         hours = request.preset.expected_training_s / 3600
         note(
@@ -236,7 +235,7 @@ def _run_context(request: RunRequest, need: ResourceRequest) -> RunContext:
         num_threads=max(1, int(need.cpus)),
         # With a single CPU, too, patches are made while the GPU works.
         num_loader_processes=max(1, min(GPU_LOADER_THREADS, int(need.cpus) - 1)) if need.gpus else 0,
-        cloud=request.cluster.cloud,
+        cloud=request.cluster.provider,
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from orchestrator.cluster.config import SLICE_S
+from orchestrator.cluster.config import MIN_PREEMPTION_GAIN_S
 from orchestrator.errors import ConfigError
 from orchestrator.events import read_events
 from orchestrator.results.store import ResultsStore
@@ -19,8 +19,8 @@ from orchestrator.workflow.graph import StageKind
 
 NUM_DRAWS = 500
 """Courses of the rest of a run that are drawn for its forecast."""
-WORTH_MOVING_SLICES = 4
-"""Trainings of more slices than that end together, since they give way to each other."""
+WORTH_MOVING_GAINS = 4
+"""Trainings longer than so many least gains end together, since they are preempted for each other."""
 _OF_STAGES = {"run_started", "stage_started", "stage_finished", "stage_failed", "run_finished"}
 _OF_A_TRAINING = {StageKind.TRAIN, StageKind.PREDICT, StageKind.SCORE}
 
@@ -129,7 +129,7 @@ def read_status(storage: Storage) -> RunStatus:
             ],
             after_s=sum(_mean(durations_s[kind]) for kind in (StageKind.PREDICT, StageKind.SCORE)),
             num_slots=_most_at_once(latest),
-            min_gain_s=latest[0].get("min_preemption_gain_s", SLICE_S),
+            min_gain_s=latest[0].get("min_preemption_gain_s", MIN_PREEMPTION_GAIN_S),
         ),
     )
 
@@ -141,11 +141,11 @@ def forecast(
     training_s: Sequence[float],
     after_s: float,
     num_slots: int,
-    min_gain_s: float = SLICE_S,
+    min_gain_s: float = MIN_PREEMPTION_GAIN_S,
 ) -> Forecast | None:
     """Draw courses of the rest of a run: waiting trainings take as long as those that have shown how long they take.
 
-    Long trainings give way to each other, so they end together; short ones start when a slot becomes free.
+    Long trainings are preempted for each other, so they end together; short ones start when a slot becomes free.
 
     Parameters
     ----------
@@ -160,7 +160,7 @@ def forecast(
     num_slots
         Trainings at a time.
     min_gain_s
-        The cluster's time after which a training may give way.
+        The cluster's time after which a training may be preempted.
     """
     left_s = [training.remaining_s() for training in under_way if training.stage == StageKind.TRAIN]
     known_s = [*training_s, *(t.num_epochs * t.epoch_elapsed_s for t in under_way if not math.isnan(t.epoch_elapsed_s))]
@@ -185,7 +185,7 @@ def _end_s(
 ) -> float:
     """Return when the last training is scored."""
     num_slots = max(num_slots, len(begun))
-    if max((*begun, *waiting), default=0.0) > WORTH_MOVING_SLICES * min_gain_s:
+    if max((*begun, *waiting), default=0.0) > WORTH_MOVING_GAINS * min_gain_s:
         return lower_bound_s([*begun, *waiting], [1.0] * num_slots) + max(after_s)
     slots = [0.0] * (num_slots - len(begun)) + sorted(begun)
     heapq.heapify(slots)

@@ -11,7 +11,7 @@ import ray
 from ray._private import ray_constants
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
-from orchestrator.cluster.config import ClusterConfig
+from orchestrator.cluster.config import EmbeddedRay
 from orchestrator.cluster.environment import (
     AUTH_MODE,
     AUTH_TOKEN,
@@ -34,7 +34,7 @@ LONGEST_SOCKET = f"/{RAY_FOLDER}/session_2026-11-28_21-34-57_033431_4194304/sock
 
 
 @contextmanager
-def embedded_ray(config: ClusterConfig) -> Iterator[tuple[Any, Path]]:
+def embedded_ray(asked: EmbeddedRay) -> Iterator[tuple[Any, Path]]:
     """Context with a Ray that ends with it: what `ray.init` returns, and the file of its token.
 
     All of its ports are bound to the loopback interface, where other users of this machine reach them: these need the
@@ -48,17 +48,17 @@ def embedded_ray(config: ClusterConfig) -> Iterator[tuple[Any, Path]]:
         with _environment(_variables(folder, token=token)), _on_loopback():
             _read_authentication_again()
             try:
-                yield _start(config, folder=folder), token
+                yield _start(asked, folder=folder), token
             finally:
                 ray.shutdown()
     _read_authentication_again()
 
 
-def _start(config: ClusterConfig, *, folder: RunFolder) -> Any:
+def _start(asked: EmbeddedRay, *, folder: RunFolder) -> Any:
     return ray.init(
         address="local",
-        num_cpus=config.num_cpus,
-        num_gpus=config.num_gpus,
+        num_cpus=asked.num_cpus,
+        num_gpus=asked.num_gpus,
         object_store_memory=OBJECT_STORE_BYTES,
         include_dashboard=True,
         dashboard_host="127.0.0.1",

@@ -18,8 +18,9 @@ import ray
 from ray._private import services
 from ray.exceptions import RayError, RayTaskError
 
-from orchestrator.cluster.config import ClusterConfig
+from orchestrator.cluster.config import ClusterConfig, EmbeddedRay, RunningRay
 from orchestrator.cluster.environment import close_usual_token
+from orchestrator.cluster.node_pool import NodePool
 from orchestrator.errors import ClusterError, OrchestratorError, StorageError
 from orchestrator.ray_backend.capacity import CapacityRequests
 from orchestrator.ray_backend.embedded import embedded_ray
@@ -27,7 +28,7 @@ from orchestrator.ray_backend.errors import address_of, classify, innermost, nod
 from orchestrator.ray_backend.leftovers import free_reserved_places
 from orchestrator.ray_backend.nodes import label_selector, node_at, nodes_here, nodes_of
 from orchestrator.ray_backend.tasks import Ended, settle_coordinator, submit
-from orchestrator.scheduling.autoscaling import MayStart, missing_machines
+from orchestrator.scheduling.autoscaling import missing_machines
 from orchestrator.scheduling.resources import Node, Resources
 from orchestrator.scheduling.retries import FailureKind, GiveUp, Retry
 from orchestrator.scheduling.scheduler import Schedule, Start
@@ -71,7 +72,7 @@ class RunListener(Protocol):
         """Take note that a stage has failed and of what follows."""
 
     def stage_asked_to_stop(self, stage: Stage) -> None:
-        """Take note that a training was asked to give way to another."""
+        """Take note that a training was asked to stop for another."""
 
     def machines_missing(self, missing: Mapping[Resources, int]) -> None:
         """Take note that so many machines of each size are asked for, other numbers than before."""
@@ -91,6 +92,8 @@ class Connection:
     """On which stages can be placed."""
     dashboard: str
     """Address of its dashboard, and where the token for it is if the run has made one; empty if there is none."""
+    is_embedded: bool
+    """Whether it is this machine alone, and for this run."""
 
 
 @contextmanager
@@ -105,28 +108,33 @@ def connected(config: ClusterConfig) -> Iterator[Connection]:
     for name, value in _TRAIN_SETTINGS.items():
         os.environ.setdefault(name, value)
     with ExitStack() as stack:
+        access = stack.enter_context(config.reach())
+        is_embedded = isinstance(access, EmbeddedRay)
         try:
-            context, token = stack.enter_context(embedded_ray(config) if config.kind == "local" else _existing(config))
+            context, token = stack.enter_context(
+                embedded_ray(access) if isinstance(access, EmbeddedRay) else _running(access, where=str(config.path))
+            )
         except OrchestratorError:
             raise
         except Exception as error:  # Ray's own are of any class
             told = textwrap.shorten(str(error), LONGEST_TOLD)
-            raise ClusterError(f"Ray at {config.address or 'this machine'}: {told}. {_advice(config)}") from error
+            raise ClusterError(f"Ray at {_place(access)}: {told}. {_advice(access, config)}") from error
         _end_as_after_ctrl_c()
         dashboard = f"http://{context.dashboard_url}" if context.dashboard_url else ""
         yield Connection(
-            nodes=nodes_here(ray.nodes()) if config.kind == "local" else nodes_of(ray.nodes()),
+            nodes=nodes_here(ray.nodes()) if is_embedded else nodes_of(ray.nodes()),
             dashboard=f"{dashboard}, which asks for the token in {token}" if dashboard and token else dashboard,
+            is_embedded=is_embedded,
         )
 
 
 @contextmanager
-def _existing(config: ClusterConfig) -> Iterator[tuple[Any, None]]:
+def _running(access: RunningRay, *, where: str) -> Iterator[tuple[Any, None]]:
     """Context with a connection to a cluster that is there."""
-    _check_head(config)
+    _check_head(access, where=where)
     close_usual_token()
     try:
-        yield ray.init(address=config.address, log_to_driver=False, logging_level=logging.ERROR), None
+        yield ray.init(address=access.address, log_to_driver=False, logging_level=logging.ERROR), None
     finally:
         ray.shutdown()
 
@@ -140,23 +148,27 @@ def _end_as_after_ctrl_c() -> None:
             signal.signal(number, signal.default_int_handler)
 
 
-def _advice(config: ClusterConfig) -> str:
+def _place(access: EmbeddedRay | RunningRay) -> str:
+    return access.address if isinstance(access, RunningRay) else "this machine"
+
+
+def _advice(access: EmbeddedRay | RunningRay, config: ClusterConfig) -> str:
     """Return what mostly helps where Ray does not start or cannot be reached."""
-    if config.kind != "local":
+    if isinstance(access, RunningRay):
         return f"Correct {config.path}, or start the cluster"
     return f"Ray keeps its sockets and logs in a folder below {tempfile.gettempdir()}: free space there, or set TMPDIR"
 
 
-def _check_head(config: ClusterConfig) -> None:
+def _check_head(access: RunningRay, *, where: str) -> None:
     """Raise ClusterError if nothing answers where a cluster shall run: Ray itself would try on for minutes."""
-    address = services.canonicalize_bootstrap_address(config.address)
+    address = services.canonicalize_bootstrap_address(access.address)
     if address is None:
         return
     until_s = time.monotonic() + HEAD_ANSWERS_WITHIN_S
     while (refusal := _refusal(address)) is not None:
         if time.monotonic() > until_s:
             raise ClusterError(
-                f"Ray at {address} ({config.path}): nothing answers ({refusal}); expected the head of a running "
+                f"Ray at {address} ({where}): nothing answers ({refusal}); expected the head of a running "
                 "cluster. Start it with ray start --head, or correct the address"
             )
         time.sleep(POLL_S)
@@ -210,7 +222,7 @@ class Executor:
         *,
         context: RunContext,
         listener: RunListener,
-        may_start: Sequence[MayStart],
+        pools: Sequence[NodePool],
         separate_trainings: bool,
     ) -> None:
         """Prepare.
@@ -223,7 +235,7 @@ class Executor:
             The run.
         listener
             Is told everything.
-        may_start
+        pools
             Machines that the cluster's autoscaler may add.
         separate_trainings
             Each training gets a Ray Train worker of its own, on any node; otherwise it is fitted in a process that
@@ -233,7 +245,7 @@ class Executor:
         self._context = context
         self._shared_place = ray.put(context)
         self._listener = listener
-        self._may_start = may_start
+        self._pools = pools
         self._capacity_requests = CapacityRequests()
         self._missing: Counter[Resources] = Counter()
         self._separate_trainings = separate_trainings
@@ -298,7 +310,7 @@ class Executor:
         for stage_id in self._schedule.requests_to_stop(now_s):
             stage = self._schedule.graph[stage_id]
             assert stage.training is not None, stage_id
-            reason = "another training has a longer way to go"
+            reason = "preempted for a training with a longer way to go"
             # It goes on to its end otherwise, which costs time and nothing else.
             with suppress(StorageError):
                 ask_to_stop(self._context.storage, training_id=stage.training.id, reason=reason)
@@ -349,11 +361,11 @@ class Executor:
 
     def _ask_for_machines(self) -> None:
         """Let the autoscaler know what is missing for what could run now."""
-        if not self._may_start:
+        if not self._pools:
             return
         processors = self._schedule.processors
         missing = missing_machines(
-            self._may_start,
+            self._pools,
             present=processors.nodes.values(),
             useless=processors.closed,
             need=self._schedule.training_need,

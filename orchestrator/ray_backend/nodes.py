@@ -5,9 +5,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from orchestrator.cluster.config import ClusterConfig
-from orchestrator.cluster.gpu_kinds import kind_of_accelerator, memory_of_gpus_here
-from orchestrator.scheduling.autoscaling import MayStart
+from orchestrator.cluster.gpu_kinds import kind_named, memory_of_gpus_here
+from orchestrator.cluster.node_pool import NO_GPU
 from orchestrator.scheduling.resources import Node, Resources
 
 _KIND_LABEL = "ray.io/accelerator-type"
@@ -35,17 +34,6 @@ def node_at(address: str | None, *, found: Iterable[Mapping[str, Any]]) -> str |
     """Return the id of the node with an IP address; None if there is none, or several share it."""
     there = [str(record["NodeID"]) for record in found if record["Alive"] and record["NodeManagerAddress"] == address]
     return there[0] if len(there) == 1 else None
-
-
-def machines_that_may_start(config: ClusterConfig) -> tuple[MayStart, ...]:
-    """Return the machines that an autoscaler may add, under the names of the cluster file."""
-    return tuple(
-        MayStart(
-            node=_with_kind(growth.name, Resources(cpus=growth.cpus, gpus=growth.gpus), kind_name=growth.gpu),
-            number=growth.number,
-        )
-        for growth in config.may_start
-    )
 
 
 def label_selector(node: Node, *, nodes: Collection[Node], quarantined: Collection[str]) -> dict[str, str]:
@@ -77,18 +65,13 @@ def _node(record: Mapping[str, Any]) -> Node:
         (key.partition(":")[2] for key in resources if key.startswith("accelerator_type:")), ""
     )
     offered = Resources(cpus=resources.get("CPU", 0.0), gpus=resources.get("GPU", 0.0))
-    node = _with_kind(record["NodeID"], offered, kind_name=name)
-    if "memory" not in resources:
-        return node
-    return replace(node, memory_gib=sum(resources.get(name, 0.0) for name in _MEMORIES) / 2**30)
-
-
-def _with_kind(node_id: str, offered: Resources, *, kind_name: str) -> Node:
-    kind = kind_of_accelerator(kind_name) if kind_name else None
+    kind = kind_named(name) if name else NO_GPU
+    memory = sum(resources.get(key, 0.0) for key in _MEMORIES) / 2**30 if "memory" in resources else float("inf")
     return Node(
-        id=node_id,
+        id=record["NodeID"],
         offered=offered,
-        kind=kind_name,
-        speed=kind.speed if kind else 1.0,
-        gpu_memory_gib=kind.memory_gib if kind else float("inf"),
+        kind=name,
+        speed=kind.speed,
+        gpu_memory_gib=kind.memory_gib,
+        memory_gib=memory,
     )

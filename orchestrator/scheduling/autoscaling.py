@@ -9,17 +9,8 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
-from orchestrator.scheduling.resources import Node, ResourceRequest, Resources
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MayStart:
-    """Equal machines that may be started."""
-
-    node: Node
-    """Each of them, under the name of its kind."""
-    number: int
-    """The most at a time."""
+from orchestrator.cluster.node_pool import NodePool
+from orchestrator.scheduling.resources import Node, ResourceRequest, Resources, node_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,7 +24,7 @@ class Demand:
 
 
 def missing_machines(
-    kinds: Sequence[MayStart],
+    pools: Sequence[NodePool],
     *,
     present: Collection[Node],
     useless: Collection[Node] = (),
@@ -44,7 +35,7 @@ def missing_machines(
 
     Parameters
     ----------
-    kinds
+    pools
         What may be started.
     present
         Machines that are there.
@@ -60,32 +51,34 @@ def missing_machines(
     num_cpus = float(demand.num_cpus)
     if need.gpus:
         num_places = demand.num_places - sum(need.num_on(node) for node in present)
-        for kind, left in _left(kinds, num_there):
-            each = need.num_on(kind.node)
+        for pool, left in _left(pools, num_there):
+            node = node_of(pool)
+            each = need.num_on(node)
             number = min(left, math.ceil(num_places / each)) if each and num_places > 0 else 0
-            missing[kind.node.offered] += number
+            missing[node.offered] += number
             num_places -= number * each
     else:
         num_cpus += demand.num_places * need.cpus
     num_cpus -= sum(_spare_cpus(node.offered, need=need) for node in present)
     num_cpus -= sum(number * _spare_cpus(size, need=need) for size, number in missing.items())
-    without_gpus = [kind for kind in kinds if not kind.node.offered.gpus]
+    without_gpus = [pool for pool in pools if not pool.gpus]
     if not without_gpus and any(not node.offered.gpus for node in present):
         return +missing
-    for kind, left in _left(without_gpus or kinds, num_there + missing):
-        number = max(0, min(left, math.ceil(num_cpus / kind.node.offered.cpus)))
-        missing[kind.node.offered] += number
-        num_cpus -= number * kind.node.offered.cpus
+    for pool, left in _left(without_gpus or pools, num_there + missing):
+        number = max(0, min(left, math.ceil(num_cpus / pool.cpus)))
+        missing[node_of(pool).offered] += number
+        num_cpus -= number * pool.cpus
     return +missing
 
 
-def _left(kinds: Sequence[MayStart], num_there: Counter[Resources]) -> Iterator[tuple[MayStart, int]]:
-    """Yield the kinds, the fastest first, and how many of each can be added; of one size the fastest are there."""
+def _left(pools: Sequence[NodePool], num_there: Counter[Resources]) -> Iterator[tuple[NodePool, int]]:
+    """Yield the pools, the fastest first, and how many of each can be added; of one size the fastest are there."""
     num_there = num_there.copy()
-    for kind in sorted(kinds, key=lambda kind: -kind.node.speed):
-        there = min(kind.number, num_there[kind.node.offered])
-        num_there[kind.node.offered] -= there
-        yield kind, kind.number - there
+    for pool in sorted(pools, key=lambda pool: -pool.gpu.speed):
+        offered = node_of(pool).offered
+        there = min(pool.max_nodes, num_there[offered])
+        num_there[offered] -= there
+        yield pool, pool.max_nodes - there
 
 
 def _spare_cpus(offered: Resources, *, need: ResourceRequest) -> float:

@@ -65,7 +65,7 @@ def works_of(
     *,
     places: Sequence[str],
     running: Mapping[str, Attempt],
-    giving_way: Reservations,
+    reservations: Reservations,
     can_start: Callable[[str], bool],
     is_settled: Callable[[Attempt], bool],
     remaining_s: Callable[[str], float],
@@ -81,7 +81,7 @@ def works_of(
         The node of each place.
     running
         What runs.
-    giving_way
+    reservations
         Who was asked to stop, and for whom a place is kept.
     can_start
         Whether only a place is missing to a training.
@@ -95,9 +95,9 @@ def works_of(
         free_of.setdefault(node_id, []).append(index)
     works = []
     for stage_id in training_ids:
-        attempt, held = running.get(stage_id), giving_way.node_of(stage_id)
-        is_stopping = stage_id in giving_way.stopping
-        is_leaving = attempt is None or (is_stopping and giving_way.is_awaited(attempt.node))
+        attempt, held = running.get(stage_id), reservations.node_of(stage_id)
+        is_stopping = stage_id in reservations.stopping
+        is_leaving = attempt is None or (is_stopping and reservations.is_awaited(attempt.node))
         where = held or (attempt.node if attempt and not is_leaving else None)
         there = free_of.get(where, []) if where else []
         left_s = remaining_s(stage_id)

@@ -1,4 +1,4 @@
-"""When a running training must give way so that the last one ends early: numbers in, moves out.
+"""When a running training must be preempted so that the last one ends early: numbers in, moves out.
 
 Trainings can be divided at their checkpoints, so the least makespan is the bound of McNaughton, and of Horvath, Lam
 and Sethi for machines of different speeds (J. ACM 24, 1977): for no k can the k longest trainings be done faster than
@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-LOOKS_PER_SLICE = 8
-"""Most looks within a slice, and how far ahead each sees: the coarser, the earlier trainings move."""
+LOOKS_PER_GAIN = 8
+"""Most looks within the least gain, and how far ahead each sees: the coarser, the earlier trainings move."""
 Floats = npt.NDArray[np.float64]
 
 
@@ -33,12 +33,12 @@ class Work:
     can_start: bool = True
     """Whether only a place is missing."""
     can_stop: bool = True
-    """Whether it may be asked to give way; without a place that says nothing."""
+    """Whether it is preemptible; ignored while queued."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Move:
-    """Put a training on a place; who is there gives way."""
+    """Put a training on a place; who is there is preempted."""
 
     training: str
     place: int
@@ -83,7 +83,7 @@ def rebalance(works: Sequence[Work], speeds: Sequence[float], *, min_gain_s: flo
     speeds
         Of each place.
     min_gain_s
-        A training gives way only to one that needs this much longer.
+        A training is preempted only for one that needs this much longer.
     """
     if not works or not speeds:
         return Rebalance(moves=(), next_look_s=float("inf"))
@@ -102,7 +102,7 @@ def rebalance(works: Sequence[Work], speeds: Sequence[float], *, min_gain_s: flo
         # A second of the makespan is not worth a move.
         return np.flatnonzero(np.cumsum(then) / fastest > bound_s - after_s + 1.0)
 
-    look_s = min_gain_s / LOOKS_PER_SLICE
+    look_s = min_gain_s / LOOKS_PER_GAIN
     upgrades = _upgrades(works, remaining, speed_of, min_gain_s=min_gain_s)
     if upgrades:
         return Rebalance(moves=upgrades, next_look_s=look_s)
@@ -170,7 +170,7 @@ def _moves(
     chosen_places = {works[i].place for i in chosen}
 
     def cost(place: int) -> float:
-        """Return the remaining time of who would give way; infinite where nobody can."""
+        """Return the remaining time of who would be preempted; infinite where nobody can."""
         if place not in occupant:
             return 0.0
         return float(remaining[occupant[place]]) if works[occupant[place]].can_stop else float("inf")

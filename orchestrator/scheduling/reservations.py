@@ -1,4 +1,4 @@
-"""Trainings that were asked to give way, and the places that are kept for those for which they do."""
+"""Trainings that are preempted, and the places that are kept for those for which they are."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass

@@ -5,6 +5,7 @@ import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from orchestrator.cluster.node_pool import NodePool
 from orchestrator.errors import ConfigError
 
 _ROUNDING = 1e-9
@@ -47,6 +48,17 @@ class Node:
     """Of each GPU; infinite where it is not known."""
     memory_gib: float = float("inf")
     """Of its processors, for all that runs there; infinite where it is not known."""
+
+
+def node_of(pool: NodePool) -> Node:
+    """Return what one machine of a pool is to the schedule, under the name of the pool."""
+    return Node(
+        id=pool.name,
+        offered=Resources(cpus=pool.cpus, gpus=pool.gpus),
+        kind=pool.gpu.name,
+        speed=pool.gpu.speed,
+        gpu_memory_gib=pool.gpu.memory_gib,
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,4 +1,4 @@
-"""What to start next and where, when to try again, when to give up, who gives way: decisions only.
+"""What to start next and where, when to try again, when to give up, who is preempted: decisions only.
 
 No Ray, no files and no clock: who calls says what has happened and when, and carries out what is decided.
 """
@@ -6,14 +6,14 @@ No Ray, no files and no clock: who calls says what has happened and when, and ca
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from orchestrator.cluster.config import SLICE_S
+from orchestrator.cluster.config import MIN_PREEMPTION_GAIN_S
 from orchestrator.scheduling.autoscaling import Demand
 from orchestrator.scheduling.critical_path import critical_path_s, stages_up_to_training
 from orchestrator.scheduling.expectations import Expectations
 from orchestrator.scheduling.outcomes import Outcomes
 from orchestrator.scheduling.placement import Attempt, places, reconcile_placement, works_of
 from orchestrator.scheduling.queue import ReadyQueue, Urgency
-from orchestrator.scheduling.rebalancing import LOOKS_PER_SLICE, rebalance
+from orchestrator.scheduling.rebalancing import LOOKS_PER_GAIN, rebalance
 from orchestrator.scheduling.reservations import Reservations
 from orchestrator.scheduling.resources import Node, Processors, ResourceRequest, check_fits
 from orchestrator.scheduling.retries import FailureCounts, FailureKind, GiveUp, NodeRecords, Retry
@@ -40,7 +40,7 @@ class Schedule:
     The length of the way is the predicted duration of the stage and of the longest chain that waits for it, so long
     trainings start first, on the fastest GPUs, and what feeds them goes before what does not. Before all of them goes
     what no training waits for: predictions, scores and their cases. Trainings come last where they share CPUs with
-    what feeds others: only to a training whose patches are there can another give way.
+    what feeds others: only for a training whose patches are there can another be preempted.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Schedule:
         nodes: Iterable[Node],
         training_need: ResourceRequest,
         to_come: Iterable[Node] = (),
-        min_gain_s: float = SLICE_S,
+        min_gain_s: float = MIN_PREEMPTION_GAIN_S,
         restart_s: float = RESTART_S,
     ) -> None:
         """Begin with the stages of `done`; every other stage on which nothing depends will be carried out.
@@ -69,9 +69,9 @@ class Schedule:
         to_come
             Of each kind of machine that may join later one; `nodes` may be empty then.
         min_gain_s
-            How much longer than a running training a waiting one must need so that the former gives way.
+            How much longer than a running training a waiting one must need so that the former is preempted.
         restart_s
-            What giving way costs.
+            What a preemption costs.
         """
         self.graph = graph
         self.processors = Processors(nodes)
@@ -150,7 +150,7 @@ class Schedule:
         )
         if self._ready.first(self.training_need) is None:
             # Somebody may want a faster place that is idle now.
-            self._next_look_s = min(self._next_look_s, max(now_s, self._looked_s + self._min_gain_s / LOOKS_PER_SLICE))
+            self._next_look_s = min(self._next_look_s, max(now_s, self._looked_s + self._min_gain_s / LOOKS_PER_GAIN))
         for ready in self.outcomes.finish(stage_id):
             if ready not in self._running:
                 self._put(ready)
@@ -262,7 +262,7 @@ class Schedule:
             attempt.remaining_s, attempt.at_s = remaining_s, now_s
 
     def requests_to_stop(self, now_s: float) -> list[str]:
-        """Return the running trainings that shall give way to others now; each is named once."""
+        """Return the running trainings that shall be preempted for others now; each is named once."""
         if self.expectations.take_news():
             self._put_anew()
             self._next_look_s = min(self._next_look_s, now_s)
@@ -279,7 +279,7 @@ class Schedule:
             [one for one in self._trainings if one not in outcomes.failed and one not in outcomes.blocked],
             places=place_nodes,
             running=self._running,
-            giving_way=self._reservations,
+            reservations=self._reservations,
             can_start=self._ready.__contains__,
             is_settled=lambda attempt: now_s - attempt.since_s >= self._min_gain_s,
             remaining_s=lambda stage_id: self.remaining_s(stage_id, now_s=now_s),
@@ -345,8 +345,8 @@ class Schedule:
 
     def _place(self, need: ResourceRequest) -> str | None:
         first, training = self._ready.first(need), self._ready.first(self.training_need)
-        gives_way = need != self.training_need and training is not None and first in self._up_to_training
-        return self.processors.place(need, keep_for=self.training_need if gives_way else None)
+        keeps_places = need != self.training_need and training is not None and first in self._up_to_training
+        return self.processors.place(need, keep_for=self.training_need if keeps_places else None)
 
     def _put(self, stage_id: str) -> None:
         if stage_id in self._reservations:

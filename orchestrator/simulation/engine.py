@@ -7,27 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from orchestrator.scheduling.autoscaling import MayStart, missing_machines
-from orchestrator.scheduling.resources import Node, Resources
+from orchestrator.cluster.node_pool import NodePool
+from orchestrator.scheduling.autoscaling import missing_machines
+from orchestrator.scheduling.resources import Node, Resources, node_of
 from orchestrator.scheduling.retries import FailureKind
 from orchestrator.scheduling.scheduler import RESTART_S, Schedule, Start
 from orchestrator.workflow.graph import StageKind
 
 ASK_EVERY_S = 10.0
 """Time between two looks at what machines are missing."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Machines:
-    """A number of equal machines."""
-
-    node: Node
-    """Each of them, under the name of its kind."""
-    number: int
-    start_s: float = 0.0
-    """From the order until stages can run."""
-    interruptions_per_hour: float = 0.0
-    """How often the provider takes one back; it is ordered anew at once."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,8 +43,8 @@ class Occupation:
     stage: str
     kind: StageKind
     node: str
-    machines: str
-    """Name of the node among its `Machines`."""
+    pool: str
+    """Name of the pool of the node."""
     start_s: float
     end_s: float
     cpus: float
@@ -65,9 +53,10 @@ class Occupation:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NodeLifetime:
-    """The time of one machine, from its order to its end; `kind` is that of its `Machines`."""
+    """The time of one machine, from its order to its end."""
 
-    kind: str
+    pool: str
+    """Name of its pool."""
     start_s: float
     end_s: float
     num_gpus: float
@@ -102,7 +91,7 @@ class _RunningStage:
 
 @dataclass(kw_only=True, slots=True)
 class _Machine:
-    machines: Machines
+    pool: NodePool
     node: Node
     start_s: float
     last_used_s: float
@@ -114,8 +103,8 @@ class Simulation:
     """One course of a run."""
 
     schedule: Schedule
-    """Without any nodes but those of `machines`."""
-    machines: tuple[Machines, ...]
+    """Without any nodes but those of `pools`."""
+    pools: tuple[NodePool, ...]
     true_s: Mapping[str, float]
     """Seconds of each stage on a GPU of speed 1, which the schedule does not know; otherwise what is expected."""
     conditions: Conditions = field(default_factory=Conditions)
@@ -142,13 +131,12 @@ class Simulation:
         self._next_ask_s = 0.0
         self._will_ask = False
         self._changes_asked_for: tuple[int, ...] = ()
-        self._may_start = tuple(MayStart(node=one.node, number=one.number) for one in self.machines)
 
     def run(self) -> Trace:
         """Play until nothing can be started any more."""
-        for machines in self.machines:
-            for _ in range(0 if self.is_growing else machines.number):
-                self._order(machines)
+        for pool in self.pools:
+            for _ in range(0 if self.is_growing else pool.max_nodes):
+                self._order(pool)
         self._order_missing()
         while not self.schedule.is_over:
             if not self._events:
@@ -196,19 +184,19 @@ class Simulation:
         self._next_ask_s, self._changes_asked_for = self._now_s + ASK_EVERY_S, changes
         processors = self.schedule.processors
         missing = missing_machines(
-            self._may_start,
+            self.pools,
             present=processors.nodes.values(),
             useless=processors.closed,
             need=self.schedule.training_need,
             demand=self.schedule.demand(),
         )
         missing -= Counter(machine.node.offered for machine in self._up.values() if not machine.is_up)
-        there = Counter(machine.machines.node.id for machine in self._up.values())
-        for machines in sorted(self.machines, key=lambda one: -one.node.speed):
-            node = machines.node
-            for _ in range(min(missing[node.offered], machines.number - there[node.id])):
-                missing[node.offered] -= 1
-                self._order(machines)
+        there = Counter(machine.pool.name for machine in self._up.values())
+        for pool in sorted(self.pools, key=lambda pool: -pool.gpu.speed):
+            offered = node_of(pool).offered
+            for _ in range(min(missing[offered], pool.max_nodes - there[pool.name])):
+                missing[offered] -= 1
+                self._order(pool)
 
     def _start_all(self) -> None:
         while (start := self.schedule.start_next(self._now_s)) is not None:
@@ -263,7 +251,7 @@ class Simulation:
         machine.last_used_s = self._now_s
         if self.is_growing:
             self._push(self._now_s + self.idle_s, "idle", machine)
-        rate = machine.machines.interruptions_per_hour
+        rate = machine.pool.interruptions_per_hour
         if rate:
             self._push(self._now_s + self._random.expovariate(rate / 3600), "taken", machine)
 
@@ -284,7 +272,7 @@ class Simulation:
             self._interrupt(under, loses_s=loses_s * under.speed)
         self._end_life(machine, end_s=self._now_s)
         if not self.is_growing:
-            self._order(machine.machines)
+            self._order(machine.pool)
 
     def _on_idle(self, machine: _Machine) -> None:
         if machine.node.id not in self._up:
@@ -322,7 +310,7 @@ class Simulation:
                 stage=stage.id,
                 kind=stage.kind,
                 node=node_id,
-                machines=node_id.rpartition("-")[0],
+                pool=node_id.rpartition("-")[0],
                 start_s=under.start_s,
                 end_s=self._now_s,
                 cpus=under.share.cpus,
@@ -330,13 +318,12 @@ class Simulation:
             )
         )
 
-    def _order(self, machines: Machines) -> None:
+    def _order(self, pool: NodePool) -> None:
         self._num_nodes += 1
-        node = machines.node
-        named = replace(node, id=f"{node.id}-{self._num_nodes}")
-        machine = _Machine(machines=machines, node=named, start_s=self._now_s, last_used_s=self._now_s)
+        named = replace(node_of(pool), id=f"{pool.name}-{self._num_nodes}")
+        machine = _Machine(pool=pool, node=named, start_s=self._now_s, last_used_s=self._now_s)
         self._up[named.id] = machine
-        self._push(self._now_s + machines.start_s, "up", machine)
+        self._push(self._now_s + pool.start_s, "up", machine)
 
     def _idle_since(self, machine: _Machine) -> float:
         return self._now_s if self._on_node.get(machine.node.id) else machine.last_used_s
@@ -345,7 +332,7 @@ class Simulation:
         del self._up[machine.node.id]
         self._lives.append(
             NodeLifetime(
-                kind=machine.machines.node.id,
+                pool=machine.pool.name,
                 start_s=machine.start_s,
                 end_s=min(end_s, self._idle_since(machine) + self.idle_s),
                 num_gpus=machine.node.offered.gpus,

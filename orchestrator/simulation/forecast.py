@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from orchestrator.benchmark.definition import Training
 from orchestrator.benchmark.presets import Preset
 from orchestrator.benchmark.study import Study
-from orchestrator.cluster.config import SLICE_S, ClusterConfig
+from orchestrator.cluster.config import MIN_PREEMPTION_GAIN_S, ClusterConfig
 from orchestrator.cluster.prices import Prices
 from orchestrator.errors import ConfigError
 from orchestrator.scheduling.resources import ResourceRequest
@@ -101,10 +101,7 @@ def simulate_run(
     ConfigError
         If a machine has no price or is not in the file, a training fits on none, or how long it takes is not known.
     """
-    if cluster.kind == "existing":
-        raise ConfigError(
-            f"{cluster.path}: the machines of a cluster that runs are not in its file; expected kind aws or local"
-        )
+    fleet = fleet_of(cluster, prices=prices)
     graph = build_graph(
         trainings,
         donors=study.donors(trainings, preset=preset),
@@ -112,7 +109,6 @@ def simulate_run(
         preset=preset,
         phantoms=phantoms,
     )
-    fleet = fleet_of(cluster, prices=prices)
     if not (preset.is_for_cpus or any(node.offered.gpus for node in fleet.nodes)):
         raise ConfigError(
             f"{cluster.path}: no GPU; expected one, since how long trainings of --preset {preset.name} take is known "
@@ -146,7 +142,7 @@ def outlook(
     *,
     need: ResourceRequest,
     seeds: Sequence[int],
-    min_gain_s: float = SLICE_S,
+    min_gain_s: float = MIN_PREEMPTION_GAIN_S,
 ) -> Forecast:
     """Play a run on a cluster, once for each seed.
 
@@ -178,10 +174,10 @@ def best(outlooks: Iterable[Forecast], limits: Limits) -> Forecast | None:
 
 def cost_usd(course: Trace, fleet: Fleet) -> float | None:
     """Return what the machines of a course cost, by the hour from their order to their end."""
-    prices = {part.machines.node.id: part.usd_per_hour for part in fleet.parts}
+    prices = {pool.name: pool.usd_per_hour for pool in fleet.pools}
     if fleet.head_usd_per_hour is None or None in prices.values():
         return None
-    rented = sum((life.end_s - life.start_s) * (prices[life.kind] or 0.0) for life in course.lives)
+    rented = sum((life.end_s - life.start_s) * (prices[life.pool] or 0.0) for life in course.lives)
     return (rented + course.makespan_s * fleet.head_usd_per_hour) / 3600
 
 
@@ -226,9 +222,8 @@ def _play(graph: Mapping[str, Stage], fleet: Fleet, *, need: ResourceRequest, se
         start_training_s=min(Conditions().start_training_s, 0.01 * longest_s),
         progress_s=max(600.0, longest_s / 50),
     )
-    machines = tuple(part.machines for part in fleet.parts)
     return Simulation(
-        schedule=schedule, machines=machines, true_s=true_s, conditions=conditions, is_growing=fleet.is_rented
+        schedule=schedule, pools=fleet.pools, true_s=true_s, conditions=conditions, is_growing=fleet.is_rented
     ).run()
 
 

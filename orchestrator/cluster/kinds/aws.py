@@ -1,0 +1,83 @@
+"""`kind: aws`: machines on AWS that are started for the run by Ray's cluster launcher, and end with it."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Literal
+
+from orchestrator.cluster.aws_checks import check_aws
+from orchestrator.cluster.aws_pools import head_pool, most_workers, priced
+from orchestrator.cluster.config import ClusterConfig, Driver, LaunchOutcome
+from orchestrator.cluster.node_pool import NO_GPU, NodePool
+from orchestrator.cluster.prices import Prices
+from orchestrator.errors import ConfigError
+
+
+class AwsCluster(ClusterConfig):
+    """Machines on AWS; everything is on S3."""
+
+    kind: Literal["aws"] = "aws"
+    ray: dict[str, Any]
+    """In the words of Ray's cluster launcher."""
+
+    is_rented: ClassVar[bool] = True
+    is_elsewhere: ClassVar[bool] = True
+
+    def check(self) -> None:
+        """Raise ConfigError if a machine would not reach the files, or Ray or EC2 would not understand the file."""
+        for key, location in {"output": self.output, "data": self.data}.items():
+            if location is not None and not location.startswith("s3://"):
+                raise ConfigError(
+                    f"{self.path}: {key} is {location!r}; expected s3://bucket/prefix, which every machine reaches"
+                )
+        check_aws(self.ray, where=f"{self.path}: ray")
+        if not any(pool.gpus for pool in self.pools()):
+            raise ConfigError(f"{self.path}: ray: no worker with a GPU may start; expected GPU and max_workers above 0")
+
+    def pools(self) -> tuple[NodePool, ...]:
+        """Return the workers that Ray's autoscaler may start."""
+        return most_workers(self.ray)
+
+    def imagined(self, prices: Prices | None) -> tuple[NodePool, ...]:
+        """Return the workers with their prices."""
+        for pool in self.pools():
+            if pool.gpus and pool.gpu == NO_GPU:
+                raise ConfigError(f"{self.path}: the GPUs of {pool.machine} are not known to the simulator")
+        return tuple(priced(pool, self._known(prices)) for pool in self.pools())
+
+    def head_usd_per_hour(self, prices: Prices | None) -> float | None:
+        """Return what the head costs."""
+        return priced(head_pool(self.ray), self._known(prices)).usd_per_hour
+
+    def _known(self, prices: Prices | None) -> Prices:
+        if prices is None:
+            raise ConfigError(f"{self.path}: its machines are rented; expected a price list. Pass --prices FILE")
+        return prices
+
+    def launch(
+        self, driver: Driver, *, confirm: Callable[[str], bool], show: Callable[[str], None]
+    ) -> LaunchOutcome | None:
+        """Bring the machines up, run the driver on the head, follow it, bring the machines down."""
+        # It is not needed to read a file.
+        from orchestrator.cluster.launch import Launch, RayJobs, ShellCommands, launch_and_follow
+
+        launch = Launch(config=self, driver=driver)
+        succeeded = launch_and_follow(launch, confirm=confirm, show=show, commands=ShellCommands(), connect=RayJobs)
+        return None if succeeded is None else LaunchOutcome(succeeded=succeeded, folder=launch.folder.parent)
+
+    def driver_content(self, *, auth_token: str) -> Mapping[str, Any]:
+        """Return the cluster file of the driver: to it, the machines around it are a cluster that exists and grows."""
+        from orchestrator.cluster.kinds.existing import ExistingCluster, MachinesEntry
+
+        return ExistingCluster(
+            address="auto",
+            auth_token=auth_token,
+            cloud="aws",
+            may_start={
+                pool.name: MachinesEntry(
+                    number=pool.max_nodes, cpus=round(pool.cpus), gpus=round(pool.gpus), gpu=pool.gpu.name
+                )
+                for pool in self.pools()
+            },
+            cpus_per_training=self.cpus_per_training,
+            gpus_per_training=self.gpus_per_training,
+            min_preemption_gain_s=self.min_preemption_gain_s,
+        ).content()

@@ -1,0 +1,85 @@
+"""`kind: existing`: a Ray cluster that runs, of which this machine is one."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from orchestrator.cluster.config import ClusterConfig, EmbeddedRay, RunningRay
+from orchestrator.cluster.environment import use_token
+from orchestrator.cluster.gpu_kinds import kind_named
+from orchestrator.cluster.node_pool import NO_GPU, NodePool
+from orchestrator.cluster.prices import Prices
+from orchestrator.configuration import Entry
+from orchestrator.errors import ConfigError
+
+
+def _address(address: str) -> str:
+    if address != "auto" and not re.fullmatch(r"[\w.-]+:\d{1,5}", address):
+        raise ValueError("auto or host:port, like 10.0.0.5:6379")
+    return address
+
+
+class MachinesEntry(Entry):
+    """Equal machines that an autoscaler may add, below their name."""
+
+    number: Annotated[int, Field(ge=0)]
+    """The most of them at a time."""
+    cpus: Annotated[int, Field(ge=1)]
+    """Of each, as the autoscaler knows them."""
+    gpus: Annotated[int, Field(ge=0)] = 0
+    """Likewise."""
+    gpu: str = ""
+    """Kind of the GPUs by Ray's name; empty if it is not known."""
+
+
+class ExistingCluster(ClusterConfig):
+    """A cluster that somebody else has started."""
+
+    kind: Literal["existing"] = "existing"
+    address: Annotated[str, AfterValidator(_address)]
+    """`auto` for the cluster that this machine belongs to, or HOST:PORT of its head."""
+    auth_token: str | None = None
+    """File with its token; unless given, what the environment says."""
+    cloud: Literal["aws", "none"] = "none"
+    """Whose machines the nodes are: trainings ask them whether they are about to be taken away."""
+    may_start: dict[str, MachinesEntry] = Field(default={})
+    """Machines that an autoscaler may add."""
+
+    @property
+    def provider(self) -> str | None:
+        """Whose machines the nodes are."""
+        return None if self.cloud == "none" else self.cloud
+
+    def pools(self) -> tuple[NodePool, ...]:
+        """Return the machines that an autoscaler may add."""
+        return tuple(
+            NodePool(
+                name=name,
+                max_nodes=entry.number,
+                cpus=entry.cpus,
+                gpus=entry.gpus,
+                gpu=kind_named(entry.gpu) if entry.gpu else NO_GPU,
+            )
+            for name, entry in self.may_start.items()
+        )
+
+    def imagined(self, prices: Prices | None) -> tuple[NodePool, ...]:
+        """Raise ConfigError: what runs there, nobody has written down."""
+        del prices
+        raise ConfigError(
+            f"{self.path}: the machines of a cluster that runs are not in its file; expected kind aws or local"
+        )
+
+    def authenticate(self) -> None:
+        """Use the token of the file, if it names one."""
+        if self.auth_token is not None:
+            use_token(Path(self.auth_token))
+
+    @contextmanager
+    def reach(self) -> Iterator[EmbeddedRay | RunningRay]:
+        """Context in which it is reached at its address."""
+        yield RunningRay(address=self.address)

@@ -1,0 +1,41 @@
+"""Equal machines: what a cluster file offers, the schedule asks for and the simulator plays."""
+
+from dataclasses import dataclass
+
+from orchestrator.cluster.gpu_kinds import GpuKind
+from orchestrator.errors import ConfigError
+
+NO_GPU = GpuKind(name="", speed=1.0, memory_gib=float("inf"))
+"""Of machines without one; their cores have speed 1."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NodePool:
+    """Equal machines of which there can be several."""
+
+    name: str
+    max_nodes: int
+    """The most of them at a time."""
+    cpus: float
+    """Of each, for stages."""
+    gpus: float = 0.0
+    """Likewise."""
+    gpu: GpuKind = NO_GPU
+    """Kind of the GPUs."""
+    min_nodes: int = 0
+    """So many are there all the time."""
+    market: str = ""
+    """How they come, for people: `spot`, `on demand`, the name of a queue; empty for machines that are there."""
+    machine: str = ""
+    """What the provider calls such a machine, for example `g6e.2xlarge`."""
+    usd_per_hour: float | None = None
+    """What each costs; None where nothing is paid."""
+    start_s: float = 0.0
+    """From the order of one until stages can run there."""
+    interruptions_per_hour: float = 0.0
+    """How often the provider takes one back."""
+
+    def __post_init__(self) -> None:
+        for field, least in {"max_nodes": 0, "cpus": 0, "gpus": 0, "min_nodes": 0}.items():
+            if getattr(self, field) < least:
+                raise ConfigError(f"{self.name}: {field} is {getattr(self, field)}; expected at least {least}")
