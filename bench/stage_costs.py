@@ -30,7 +30,8 @@ from bench.machine import conditions
 from orchestrator.benchmark.definition import Case, Training
 from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.presets import find_preset
-from orchestrator.scoring.score import ScoredStructure, score_files
+from orchestrator.scoring.score import score_files
+from orchestrator.scoring.structures import ScoredStructure
 from orchestrator.stages.carry_out import carry_out
 from orchestrator.stages.context import RunContext
 from orchestrator.storage import run_paths
@@ -139,7 +140,9 @@ def export(run: SmallRun) -> None:
 def score(run: SmallRun) -> None:
     """Score the labels of a case against themselves: every surface is read and compared."""
     structures = [
-        ScoredStructure(name=s.name, reference_label=s.label, prediction_label=s.label, tolerance_mm=s.tolerance_mm)
+        ScoredStructure(
+            name=s.name, reference_labels=(s.label,), prediction_labels=(s.label,), tolerance_mm=s.tolerance_mm
+        )
         for s in run.context.label_sets[run.training.label_set].structures
     ]
     score_files(run.labels, [run.labels], structures=structures)

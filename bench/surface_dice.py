@@ -27,7 +27,8 @@ from bench.machine import conditions
 from bench.surface_agreement import Agreement, check_areas, peer
 from bench.surface_cases import FAR_PAIRS, Lungs, Mask, Spacing, all_lungs, generated_cases, read_lungs
 from kernels import surface_dice, surface_distances
-from orchestrator.scoring.score import ScoredStructure, score_files
+from orchestrator.scoring.score import score_files
+from orchestrator.scoring.structures import ScoredStructure
 
 try:
     import monai.metrics
@@ -113,7 +114,9 @@ def races(lungs: Lungs, folder: Path) -> Iterator[Race]:
         image.SetSpacing(spacing_mm[::-1])
         sitk.WriteImage(image, str(path), useCompression=True)
     structures = [
-        ScoredStructure(name=str(label), reference_label=label, prediction_label=label, tolerance_mm=TOLERANCE_MM)
+        ScoredStructure(
+            name=str(label), reference_labels=(label,), prediction_labels=(label,), tolerance_mm=TOLERANCE_MM
+        )
         for label in (1, 2)
     ]
     yield Race(

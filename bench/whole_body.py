@@ -34,7 +34,8 @@ from bench.machine import conditions
 from bench.surface_cases import as_predicted
 from bench.whole_body_cases import NUM_LABELS, SPACING_MM, whole_body
 from kernels import FIELDS, METRICS, LabelScore, score_masks
-from orchestrator.scoring.score import ScoredStructure, score_files
+from orchestrator.scoring.score import score_files
+from orchestrator.scoring.structures import ScoredStructure
 
 FOUR = ("dsc", "nsd", "hd95", "assd")
 TOLERANCE_MM = 1.0
@@ -188,7 +189,9 @@ def measure_peers(reference: NDArray[Any], prediction: NDArray[Any], *, num_labe
 def score_in_this_process(folder: Path, *, rounds: int) -> dict[str, float]:
     """Return CPU seconds of the first round and of the median of the others, and the peak memory in MiB."""
     structures = [
-        ScoredStructure(name=str(label), reference_label=label, prediction_label=label, tolerance_mm=TOLERANCE_MM)
+        ScoredStructure(
+            name=str(label), reference_labels=(label,), prediction_labels=(label,), tolerance_mm=TOLERANCE_MM
+        )
         for label in range(1, NUM_LABELS + 1)
     ]
     times = []

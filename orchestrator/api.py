@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from orchestrator.results.store import ResultsStore
     from orchestrator.scoring.folder_scores import FolderScores
     from orchestrator.scoring.folders import FolderComparison, FolderScore
+    from orchestrator.scoring.structures import Tolerances
 
 
 class RequestOptions(TypedDict, total=False):
@@ -121,6 +122,8 @@ class EvaluateOptions(TypedDict, total=False):
 
     dimension: Literal[2, 3]
     """3 for surfaces, unless given; 2 for the contours of files of one slice or two axes."""
+    ignored_label: int | None
+    """Value in the references of voxels that nobody has annotated: they count nowhere."""
     workers: int | None
     """Processes; up to one a core unless given."""
     cluster: Path | str | None
@@ -133,7 +136,7 @@ def evaluate(
     reference: str | Path,
     prediction: str | Path | Sequence[str | Path],
     *,
-    tolerances_mm: Mapping[int, float],
+    tolerances_mm: "Tolerances",
     metrics: Collection[str] = ("dsc", "nsd"),
     **options: Unpack[EvaluateOptions],
 ) -> "FolderScores":
@@ -146,7 +149,7 @@ def evaluate(
     prediction
         One to be scored, or several.
     tolerances_mm
-        Tolerance of the NSD of each label to be scored.
+        Tolerance of the NSD of each label to be scored, or of each union of labels.
     metrics
         Of `kernels.METRICS`.
     **options
@@ -173,6 +176,7 @@ def evaluate(
         tolerances_mm=tolerances_mm,
         metrics=metrics,
         dimension=options.get("dimension", 3),
+        ignored_label=options.get("ignored_label"),
     )
     cases = comparison.cases()
     cluster = options.get("cluster")

@@ -48,7 +48,7 @@ def test_one_pattern_needs_no_list():
 def test_an_option_that_is_none_is_a_type_error():
     with pytest.raises(TypeError, match="unknown option 'presett'; expected some of matrix, only, preset, cluster"):
         orchestrator.run(orchestrator.load_study(), presett="smoke")
-    with pytest.raises(TypeError, match="unknown option 'worker'; expected some of dimension, workers"):
+    with pytest.raises(TypeError, match="unknown option 'worker'; expected some of dimension, ignored_label"):
         orchestrator.evaluate("a", "b", tolerances_mm={1: 1.0}, worker=2)
 
 

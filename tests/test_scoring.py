@@ -14,10 +14,11 @@ from orchestrator.errors import ConfigError, DataError
 from orchestrator.images import stored_voxels
 from orchestrator.images.label_maps import read_label_map
 from orchestrator.results.records import ScoreStatus
-from orchestrator.scoring.score import NoPrediction, ScoredStructure, score_files
+from orchestrator.scoring.score import NoPrediction, score_files
+from orchestrator.scoring.structures import ScoredStructure
 
-LEFT = ScoredStructure(name="left_lung", reference_label=1, prediction_label=1, tolerance_mm=1.0)
-INFECTION = ScoredStructure(name="infection", reference_label=3, prediction_label=1, tolerance_mm=3.0)
+LEFT = ScoredStructure(name="left_lung", reference_labels=(1,), prediction_labels=(1,), tolerance_mm=1.0)
+INFECTION = ScoredStructure(name="infection", reference_labels=(3,), prediction_labels=(1,), tolerance_mm=3.0)
 
 
 def write(path, array, *, spacing_xyz=(0.7, 0.8, 5.0), origin=(-120.0, 30.0, 0.0), direction=None):
@@ -179,7 +180,7 @@ def test_equal_structures_score_1_although_their_labels_differ_between_the_maps(
 
 
 def test_spacing_of_the_file_decides_whether_a_shift_is_within_the_tolerance(tmp_path, labels):
-    near, far = LEFT, ScoredStructure(name="far", reference_label=1, prediction_label=1, tolerance_mm=5.0)
+    near, far = LEFT, ScoredStructure(name="far", reference_labels=(1,), prediction_labels=(1,), tolerance_mm=5.0)
     shifted = np.roll(labels, 1, axis=0)  # one slice, 5 mm
     reference, prediction = write(tmp_path / "r.nii.gz", labels), write(tmp_path / "p.nii.gz", shifted)
     assert score_one(reference, prediction, structures=[near])[0].nsd < 1.0
@@ -214,7 +215,7 @@ def assert_missing(scores, *, message):
 
 def test_missing_and_unreadable_predictions_give_rows_that_say_why(tmp_path, labels):
     reference = write(tmp_path / "r.nii.gz", labels)
-    other = ScoredStructure(name="infection", reference_label=3, prediction_label=3, tolerance_mm=3.0)
+    other = ScoredStructure(name="infection", reference_labels=(3,), prediction_labels=(3,), tolerance_mm=3.0)
     scores = score_one(reference, NoPrediction(reason="its image is cut short"), structures=[LEFT, other])
     assert_missing(scores, message="its image is cut short")
     assert [score.num_reference_voxels for score in scores] == [18, 12]
@@ -313,18 +314,25 @@ def test_unreadable_reference_is_an_error(tmp_path, labels):
         score_one(tmp_path / "r.nii.gz", prediction, structures=[LEFT])
 
 
-def test_structures_that_share_a_label_or_are_none_are_refused(tmp_path, labels):
+def test_structures_of_one_name_or_none_are_refused(tmp_path, labels):
     reference = write(tmp_path / "r.nii.gz", labels)
-    with pytest.raises(ConfigError, match=r"prediction_labels \[1, 1\]"):
-        score_one(reference, reference, structures=[LEFT, INFECTION])
-    with pytest.raises(ConfigError, match="expected one label for each"):
+    with pytest.raises(ConfigError, match=r"structures \['left_lung', 'left_lung'\]"):
+        score_one(reference, reference, structures=[LEFT, LEFT])
+    with pytest.raises(ConfigError, match="expected one or more with a name of its own each"):
         score_one(reference, reference, structures=[])
 
 
 @pytest.mark.parametrize(
-    "changed", [{"reference_label": 0}, {"prediction_label": 2**63}, {"tolerance_mm": -1.0}, {"tolerance_mm": math.nan}]
+    "changed",
+    [
+        {"reference_labels": (0,)},
+        {"prediction_labels": (1, 2**63)},
+        {"reference_labels": ()},
+        {"tolerance_mm": -1.0},
+        {"tolerance_mm": math.nan},
+    ],
 )
 def test_structure_with_a_bad_label_or_tolerance_is_refused(changed):
-    good = {"name": "lung", "reference_label": 1, "prediction_label": 1, "tolerance_mm": 1.0}
+    good = {"name": "lung", "reference_labels": (1,), "prediction_labels": (1,), "tolerance_mm": 1.0}
     with pytest.raises(ConfigError, match="structure lung"):
         ScoredStructure(**(good | changed))

@@ -29,7 +29,7 @@ from orchestrator.images.label_maps import SUFFIXES
 from orchestrator.results.records import ScoreStatus
 from orchestrator.scoring.folder_scores import FolderScores
 from orchestrator.scoring.folders import FolderScore, summarise
-from orchestrator.scoring.score import LARGEST_LABEL
+from orchestrator.scoring.structures import LARGEST_LABEL, Region
 from orchestrator.storage.filesystem import open_storage
 
 TITLES = {
@@ -61,7 +61,12 @@ def build_parser() -> argparse.ArgumentParser:
         required=True,
         action="append",
         metavar="LABEL=MM",
-        help="a label and the tolerance of its NSD, such as 1=1.0; may be repeated",
+        help="a label and the tolerance of its NSD, such as 1=1.0, or the union of several, 1+2=1.0; may be repeated",
+    )
+    add(
+        "--ignored-label",
+        type=int,
+        help="value in the references of voxels that nobody has annotated",
     )
     add(
         "--metrics",
@@ -126,6 +131,7 @@ def score_all(options: argparse.Namespace, *, errors: Console) -> FolderScores:
             tolerances_mm=tolerances_of(options.label),
             metrics=[name.strip() for name in options.metrics.split(",")],
             dimension=options.dimension,
+            ignored_label=options.ignored_label,
             workers=options.workers,
             cluster=options.cluster,
             on_case=lambda done, total: progress.update(bar, completed=done, total=total),
@@ -143,23 +149,23 @@ def notes_of(rows: Sequence[FolderScore]) -> list[str]:
     return [f"{prediction}: {counted(num, 'case')}: {message}" for (prediction, message), num in counts.items()]
 
 
-def tolerances_of(texts: Sequence[str]) -> dict[int, float]:
-    """Return the tolerance of each label; raises ConfigError for a text that is not LABEL=MM."""
+def tolerances_of(texts: Sequence[str]) -> dict[Region, float]:
+    """Return the tolerance of each label or union of labels; raises ConfigError for a text that is not LABEL=MM."""
     tolerances = dict(map(_tolerance, texts))
     if len(tolerances) < len(texts):
         raise ConfigError(f"--label {' '.join(texts)}: expected each label once")
     return tolerances
 
 
-def _tolerance(text: str) -> tuple[int, float]:
+def _tolerance(text: str) -> tuple[Region, float]:
     label, _, tolerance = text.partition("=")
     try:
-        number, tolerance_mm = int(label), float(tolerance)
+        numbers, tolerance_mm = tuple(sorted(set(map(int, label.split("+"))))), float(tolerance)
     except ValueError:
-        raise ConfigError(f"--label {text}: expected LABEL=TOLERANCE_IN_MM, such as 1=1.0") from None
-    if not (1 <= number <= LARGEST_LABEL and math.isfinite(tolerance_mm) and tolerance_mm >= 0):
+        raise ConfigError(f"--label {text}: expected LABEL=TOLERANCE_IN_MM, such as 1=1.0 or 1+2=1.0") from None
+    if not (numbers[0] >= 1 and numbers[-1] <= LARGEST_LABEL and math.isfinite(tolerance_mm) and tolerance_mm >= 0):
         raise ConfigError(f"--label {text}: expected a label of 1 to {LARGEST_LABEL} and a tolerance of at least 0 mm")
-    return number, tolerance_mm
+    return numbers, tolerance_mm
 
 
 def write_rows(scores: FolderScores, *, output: str) -> None:

@@ -1,7 +1,7 @@
 """Folders of label maps to compare, and the scores of all of their cases as a table."""
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +10,7 @@ from kernels import FIELDS, METRICS
 from orchestrator.configuration import is_folder
 from orchestrator.errors import ConfigError
 from orchestrator.scoring.folders import FolderComparison, FolderScore, metric_value
-from orchestrator.scoring.score import ScoredStructure
+from orchestrator.scoring.structures import Region, ScoredStructure, Tolerances, region_name
 from orchestrator.storage.filesystem import open_storage
 
 if TYPE_CHECKING:
@@ -22,9 +22,10 @@ def compare_folders(
     reference: str | Path,
     predictions: Sequence[str | Path],
     *,
-    tolerances_mm: Mapping[int, float],
+    tolerances_mm: Tolerances,
     metrics: Collection[str],
     dimension: int,
+    ignored_label: int | None = None,
 ) -> FolderComparison:
     """Return what is to be scored; raises ConfigError for anything that does not fit."""
     names = tuple(dict.fromkeys([metrics] if isinstance(metrics, str) else metrics))
@@ -44,12 +45,20 @@ def compare_folders(
         reference=open_storage(str(reference)),
         predictions=tuple(map(open_storage, locations)),
         structures=tuple(
-            ScoredStructure(name=str(label), reference_label=label, prediction_label=label, tolerance_mm=tolerance_mm)
-            for label, tolerance_mm in tolerances_mm.items()
+            ScoredStructure(
+                name=region_name(labels), reference_labels=labels, prediction_labels=labels, tolerance_mm=tolerance_mm
+            )
+            for labels, tolerance_mm in _regions(tolerances_mm)
         ),
         metrics=names,
         dimension=dimension,
+        ignored_label=ignored_label,
     )
+
+
+def _regions(tolerances_mm: Tolerances) -> list[tuple[Region, float]]:
+    """Return the labels of each structure with its tolerance."""
+    return [((key,) if isinstance(key, int) else tuple(key), value) for key, value in tolerances_mm.items()]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,11 +82,18 @@ class FolderScores:
         )
 
     def to_arrow(self) -> "pa.Table":
-        """Return one row for each folder, case and label; empty where there is no number."""
+        """Return one row for each folder, case and label; empty where there is no number.
+
+        A label is a number, but a text such as `1+2` where regions are among what is scored.
+        """
         import pyarrow as pa
 
         records = [self._record(row) for row in self.rows]
-        types = {"label": pa.int64(), "num_reference_voxels": pa.int64(), "num_predicted_voxels": pa.int64()}
+        types = {
+            "label": pa.string() if self._has_regions else pa.int64(),
+            "num_reference_voxels": pa.int64(),
+            "num_predicted_voxels": pa.int64(),
+        }
         texts = dict.fromkeys(("prediction", "case", "status", "message"), pa.string())
         schema = pa.schema([(name, {**types, **texts}.get(name, pa.float64())) for name in records[0]])
         for record in records:
@@ -91,12 +107,16 @@ class FolderScores:
         """Return the rows of `to_arrow` as a data frame."""
         return self.to_arrow().to_pandas()
 
+    @property
+    def _has_regions(self) -> bool:
+        return not all(row.score.structure.isdecimal() for row in self.rows)
+
     def _record(self, row: FolderScore) -> dict[str, object]:
         score = row.score
         return {
             "prediction": row.prediction,
             "case": row.case,
-            "label": int(score.structure),
+            "label": score.structure if self._has_regions else int(score.structure),
             "status": str(score.status),
             **{FIELDS[metric]: _number(metric_value(score, metric)) for metric in self.metrics},
             "tolerance_mm": score.tolerance_mm,

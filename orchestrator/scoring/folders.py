@@ -9,7 +9,8 @@ from kernels import FIELDS
 from orchestrator.errors import ConfigError, DataError, StorageError
 from orchestrator.images.label_maps import SUFFIXES
 from orchestrator.results.records import CaseScore, ScoreStatus
-from orchestrator.scoring.score import NoPrediction, ScoredStructure, score_files
+from orchestrator.scoring.score import NoPrediction, score_files
+from orchestrator.scoring.structures import ScoredStructure
 from orchestrator.storage.interface import Storage
 
 NO_FILE = NoPrediction(reason="there is no prediction for this case")
@@ -29,6 +30,8 @@ class FolderComparison:
     """What to calculate, of kernels.METRICS."""
     dimension: int = 3
     """2 for the contours of slices, 3 for surfaces."""
+    ignored_label: int | None = None
+    """Value in a reference of voxels that nobody has annotated, which count nowhere."""
 
     def cases(self) -> list[str]:
         """Return the names of the reference files; raises ConfigError if there are none."""
@@ -58,6 +61,7 @@ class FolderComparison:
                 structures=self.structures,
                 metrics=self.metrics,
                 dimension=self.dimension,
+                ignored_label=self.ignored_label,
             )
         except (DataError, StorageError, OSError, MemoryError) as error:
             # What a disk, a network or the memory says of one file is no reason to lose the scores of the others.

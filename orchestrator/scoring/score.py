@@ -9,15 +9,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels import FIELDS, LabelScore, count_labels, score_masks
+from kernels import FIELDS, LabelScore, count_labels
 from orchestrator.errors import ConfigError, DataError
 from orchestrator.images.geometry import AxisOrder, grid_difference, order_onto
 from orchestrator.images.label_maps import LabelMap, OpenLabelMap, open_label_map, read_label_map
 from orchestrator.images.stored_voxels import ReadBuffer
 from orchestrator.results.records import CaseScore, ScoreStatus
+from orchestrator.scoring.structures import ScoredStructure, score_structures
 
-LARGEST_LABEL = 2**63 - 1
-"""That a table of scores can hold."""
 _CAPPED = "a single slice, scored as a volume: its faces are surface too (--dimension 2 scores contours)"
 OVERLAPS = ("dsc",)
 """Metrics that know no surface."""
@@ -35,29 +34,6 @@ _buffers = _Buffers()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ScoredStructure:
-    """One structure and its value in either map: a tumour is 2 beside its organ and 1 alone."""
-
-    name: str
-    """Name of the structure."""
-    reference_label: int
-    """Its value in the reference, at least 1."""
-    prediction_label: int
-    """Its value in the prediction, at least 1."""
-    tolerance_mm: float
-    """Tolerance of the NSD."""
-
-    def __post_init__(self) -> None:
-        for field in ("reference_label", "prediction_label"):
-            if not 1 <= getattr(self, field) <= LARGEST_LABEL:
-                raise ConfigError(
-                    f"structure {self.name}: {field} {getattr(self, field)}; expected 1 to {LARGEST_LABEL}"
-                )
-        if not (math.isfinite(self.tolerance_mm) and self.tolerance_mm >= 0):
-            raise ConfigError(f"structure {self.name}: tolerance_mm {self.tolerance_mm}; expected at least 0")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class NoPrediction:
     """Stands where the file of a prediction would be."""
 
@@ -71,7 +47,8 @@ def score_files(
     *,
     structures: Sequence[ScoredStructure],
     metrics: Collection[str] = ("dsc", "nsd"),
-    dimension: int = 3,
+    dimension: int | None = 3,
+    ignored_label: int | None = None,
 ) -> tuple[tuple[CaseScore, ...], ...]:
     """Score all predictions of one case; the reference is read once.
 
@@ -80,10 +57,12 @@ def score_files(
     reference : label map that is true
     predictions : label maps to be scored, on the reference's grid (the order of their axes may differ), or why there
         is none
-    structures : what to score, with different labels in each map
+    structures : what to score; those of several labels are the union of these, and structures may overlap
     metrics : what to calculate, of kernels.METRICS
     dimension : 3 for surfaces, also of a single slice, which then has caps above and below (a note says so); 2 for
-        contours, for files of one slice or of two axes
+        contours, for files of one slice or of two axes; None for what the reference is
+    ignored_label : value in the reference of voxels that nobody has annotated: no structure has a voxel there, neither
+        in the reference nor in the prediction
 
     Returns
     -------
@@ -93,13 +72,20 @@ def score_files(
     Raises
     ------
     DataError : if the reference is missing, unreadable or not a label map
-    ConfigError : if no structure is given or two of them share a label
+    ConfigError : if no structure is given, two of them have one name, or one has the ignored label
     """
-    _check_structures(structures)
+    names = [structure.name for structure in structures]
+    if not names or len(set(names)) < len(names):
+        raise ConfigError(f"structures {names}; expected one or more with a name of its own each")
+    if any(ignored_label in structure.reference_labels for structure in structures):
+        raise ConfigError(f"label {ignored_label} is ignored and scored; expected it to be one of the two")
     truth = read_label_map(reference, buffer=_buffers.reference)
     plane = _plane(truth, reference, metrics=metrics, dimension=dimension)
+    ignored = None if ignored_label is None else truth.array == ignored_label
     return tuple(
-        _score_prediction(truth, reference, prediction, structures=structures, metrics=metrics, plane=plane)
+        _score_prediction(
+            truth, reference, prediction, structures=structures, metrics=metrics, plane=plane, ignored=ignored
+        )
         for prediction in predictions
     )
 
@@ -117,11 +103,11 @@ class _Plane:
         return labels.squeeze(tuple({0, 1, 2} - set(self.axes)))
 
 
-def _plane(truth: LabelMap, path: Path, *, metrics: Collection[str], dimension: int) -> _Plane:
+def _plane(truth: LabelMap, path: Path, *, metrics: Collection[str], dimension: int | None) -> _Plane:
     """Decide what is scored; raises DataError for a map of another dimension."""
     size = "{2} x {1} x {0}".format(*truth.array.shape)
     thin = [axis for axis in range(3) if truth.array.shape[axis] == 1]
-    if dimension == 2:
+    if dimension == 2 or (dimension is None and thin):
         if not thin:
             raise DataError(f"{path}: a volume of {size} voxels; expected one slice or two axes with --dimension 2")
         return _Plane(axes=tuple(axis for axis in range(3) if axis != thin[0]))
@@ -137,6 +123,7 @@ def _score_prediction(
     structures: Sequence[ScoredStructure],
     metrics: Collection[str],
     plane: _Plane,
+    ignored: NDArray[np.bool_] | None,
 ) -> tuple[CaseScore, ...]:
     if isinstance(prediction, NoPrediction):
         return _missing(truth, structures, message=prediction.reason)
@@ -146,12 +133,14 @@ def _score_prediction(
             guess = opened.read(_buffers.prediction)
     except DataError as error:
         return _missing(truth, structures, message=str(error))
-    scores = score_masks(
+    predicted = order.array(guess.array)
+    if ignored is not None:
+        predicted = np.where(ignored, predicted.dtype.type(0), predicted)
+    scores = score_structures(
         plane.array(truth.array),
-        plane.array(order.array(guess.array)),
+        plane.array(predicted),
+        structures=structures,
         spacing_mm=[truth.spacing_mm[axis] for axis in plane.axes],
-        tolerances_mm={structure.reference_label: structure.tolerance_mm for structure in structures},
-        prediction_labels={structure.reference_label: structure.prediction_label for structure in structures},
         metrics=metrics,
     )
     notes = [f"of the reference, {note}" for note in truth.notes] + list(guess.notes)
@@ -176,14 +165,6 @@ def _order_onto(truth: LabelMap, prediction: OpenLabelMap, *, reference: Path) -
     words = (grid_difference(truth.geometry, found) or difference).words
     beside = "".join(f" ({note})" for note in prediction.header.notes)
     raise DataError(f"{prediction.path}: not on the grid of {reference}: {words}{beside}")
-
-
-def _check_structures(structures: Sequence[ScoredStructure]) -> None:
-    for field in ("reference_label", "prediction_label"):
-        labels = [getattr(structure, field) for structure in structures]
-        if not labels or len(set(labels)) < len(labels):
-            names = [structure.name for structure in structures]
-            raise ConfigError(f"structures {names} have {field}s {labels}; expected one label for each")
 
 
 def _scored(
@@ -216,7 +197,9 @@ def _status(*, num_reference: int, num_predicted: int) -> ScoreStatus:
 
 
 def _missing(truth: LabelMap, structures: Sequence[ScoredStructure], *, message: str) -> tuple[CaseScore, ...]:
-    nums = count_labels(truth.array, [structure.reference_label for structure in structures])
+    labels = sorted({label for structure in structures for label in structure.reference_labels})
+    num_by_label = dict(zip(labels, count_labels(truth.array, labels), strict=True))
+    nums = [sum(num_by_label[label] for label in set(structure.reference_labels)) for structure in structures]
     return tuple(
         CaseScore(
             structure=structure.name,
@@ -225,7 +208,7 @@ def _missing(truth: LabelMap, structures: Sequence[ScoredStructure], *, message:
             nsd=math.nan,
             tolerance_mm=structure.tolerance_mm,
             spacing_mm=truth.spacing_mm,
-            num_reference_voxels=num,
+            num_reference_voxels=int(num),
             num_predicted_voxels=0,
             message=message,
         )

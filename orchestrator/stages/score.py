@@ -45,15 +45,16 @@ def _score_case(
     provenance: Provenance,
 ) -> list[ResultRow]:
     """Return one row a structure of one prediction."""
-    from orchestrator.scoring.score import NoPrediction, ScoredStructure, score_files
+    from orchestrator.scoring.score import NoPrediction, score_files
+    from orchestrator.scoring.structures import ScoredStructure
 
     storage = context.storage
     references, predicted = context.label_sets[evaluation.label_set], context.label_sets[training.label_set]
     structures = [
         ScoredStructure(
             name=name,
-            reference_label=references.structure(name).label,
-            prediction_label=predicted.structure(name).label,
+            reference_labels=references.structure(name).labels,
+            prediction_labels=predicted.structure(name).labels,
             tolerance_mm=references.structure(name).tolerance_mm,
         )
         for name in evaluation.structures
@@ -64,6 +65,8 @@ def _score_case(
         [_fetch_prediction(storage, training, case) if reason is None else NoPrediction(reason=reason)],
         structures=structures,
         metrics=("dsc", "nsd", "hd95", "assd"),
+        dimension=None,
+        ignored_label=references.ignored_label,
     )
     if reason is None and scores[0].status is ScoreStatus.MISSING:
         # It was predicted, so what is wrong with its file says nothing about the model.
