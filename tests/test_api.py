@@ -118,7 +118,7 @@ def test_folders_are_scored_to_a_table(tmp_path):
         ({"prediction": "nowhere"}, "nowhere: no such folder"),
         ({"prediction": ()}, "found no folder"),
         ({"tolerances_mm": {}}, "found no label"),
-        ({"tolerances_mm": {0: 1.0}}, "reference_label 0; expected 1 to"),
+        ({"tolerances_mm": {0: 1.0}}, "reference_labels 0; expected 1 to"),
         ({"tolerances_mm": {1: -1.0}}, "tolerance_mm -1.0; expected at least 0"),
         ({"metrics": "dice"}, "--metrics dice: expected some of dsc"),
         ({"dimension": 4}, "--dimension 4: expected 2 or 3"),
