@@ -23,7 +23,7 @@ from bench.feed_cases import FeedCase
 from bench.rows import Row
 from bench.stock_augmentation import augment_with_stock
 from orchestrator.patches.reader import PatchFile
-from orchestrator.training.augmentation import (
+from orchestrator.training.feed.augmentation import (
     Shape,
     change_intensities,
     draw_augmentation,
@@ -31,9 +31,9 @@ from orchestrator.training.augmentation import (
     plan_read,
     read_patch,
 )
-from orchestrator.training.loader import BatchLoader, BatchSettings, draw_start
-from orchestrator.training.loader_settings import batch_settings
-from orchestrator.training.patch_dataset import ArrowDataset
+from orchestrator.training.feed.loader import BatchLoader, BatchSettings, draw_start
+from orchestrator.training.feed.loader_settings import batch_settings
+from orchestrator.training.feed.patch_dataset import ArrowDataset
 
 NUM_COMPARED = 8
 BATCHES_A_ROUND = 24

@@ -34,7 +34,7 @@ from orchestrator.benchmark.definition import LabelSet, Structure
 from orchestrator.benchmark.presets import PRESETS, find_preset
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.training.checkpoint import CheckpointStore
-from orchestrator.training.planning import CaseFingerprint, Plan, make_plan
+from orchestrator.training.nnunet.planning import CaseFingerprint, Plan, make_plan
 
 KINDS = ("stock", "ours")
 NUM_EPOCHS = 4
@@ -65,7 +65,7 @@ def write_cases(folder: Path, *, slices: list[int], size: int, preset: str) -> N
     """Write cases into both stores, and the plan."""
     from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnUNetDatasetBlosc2
 
-    from orchestrator.training.patch_dataset import ArrowDataset
+    from orchestrator.training.feed.patch_dataset import ArrowDataset
 
     foreground = np.random.default_rng(0).normal(-700, 150, 100_000).astype(np.float32)
     fingerprint = CaseFingerprint(
@@ -103,7 +103,8 @@ def train_epochs(folder: Path, *, kind: str, preset: str, num_workers: int, iter
     """Train in this process and measure."""
     from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 
-    from orchestrator.training import preset_trainer, trainer
+    from orchestrator.training import trainer
+    from orchestrator.training.nnunet import preset_trainer
 
     if kind == "stock":
         preset_trainer.ArrowDataset = nnUNetDatasetBlosc2  # type: ignore[misc]

@@ -19,8 +19,8 @@ from bench.feed_batches import CUBE
 from bench.feed_cases import make_case
 from bench.machine import conditions
 from bench.rows import Row, format_rows
-from orchestrator.training.loader import BatchLoader
-from orchestrator.training.patch_dataset import ArrowDataset
+from orchestrator.training.feed.loader import BatchLoader
+from orchestrator.training.feed.patch_dataset import ArrowDataset
 
 CASE = "case"
 NUM_WARM = 6

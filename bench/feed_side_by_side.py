@@ -157,8 +157,8 @@ def _train_when_told(folder: Path, core: int, feed: Feed, connection: Connection
 
 def write_patches(cases: Miniature) -> None:
     """Write the training cases to our store, below the folder of the cases."""
-    from orchestrator.training.patch_dataset import ArrowDataset
-    from orchestrator.training.preprocessing import preprocess_case
+    from orchestrator.training.feed.patch_dataset import ArrowDataset
+    from orchestrator.training.nnunet.preprocessing import preprocess_case
 
     patches = cases.folder / "patches"
     patches.mkdir()

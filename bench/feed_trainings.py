@@ -56,8 +56,8 @@ def measured() -> Iterator[Spent]:
 def train_ours(folder: Path, seed: int, output: Path) -> None:
     """Preprocess and train with our store and loader, as the pipeline does; leave the weights."""
     from orchestrator.training.checkpoint import CheckpointStore
-    from orchestrator.training.patch_dataset import ArrowDataset
-    from orchestrator.training.preprocessing import preprocess_case
+    from orchestrator.training.feed.patch_dataset import ArrowDataset
+    from orchestrator.training.nnunet.preprocessing import preprocess_case
     from orchestrator.training.trainer import train
 
     cases = Miniature.open(folder)

@@ -177,7 +177,7 @@ def mutate_sealed_checkpoint(content: bytes, random: Random) -> bytes:
 
 def plans(folder: Path) -> list[bytes]:
     """Return nnU-Net's plan of a tiny data set."""
-    from orchestrator.training.planning import CaseFingerprint, make_plan
+    from orchestrator.training.nnunet.planning import CaseFingerprint, make_plan
 
     made = [CaseFingerprint.from_bytes(content) for content in fingerprints(folder)]
     label_set = LabelSet(name="lung", structures=(Structure(name="lung", label=1, tolerance_mm=1.0),))
@@ -187,14 +187,14 @@ def plans(folder: Path) -> list[bytes]:
 
 def read_plan(content: bytes, _folder: Path) -> str:
     """Parse it."""
-    from orchestrator.training.planning import Plan
+    from orchestrator.training.nnunet.planning import Plan
 
     return repr(Plan.from_bytes(content))
 
 
 def fingerprints(_folder: Path) -> Sequence[bytes]:
     """Return the fingerprints of two cases."""
-    from orchestrator.training.planning import CaseFingerprint
+    from orchestrator.training.nnunet.planning import CaseFingerprint
 
     random = np.random.default_rng(0)
     return [
@@ -210,7 +210,7 @@ def fingerprints(_folder: Path) -> Sequence[bytes]:
 
 def read_fingerprint(content: bytes, _folder: Path) -> str:
     """Parse it."""
-    from orchestrator.training.planning import CaseFingerprint
+    from orchestrator.training.nnunet.planning import CaseFingerprint
 
     read = CaseFingerprint.from_bytes(content)
     return repr((read, read.foreground.tobytes()))

@@ -14,8 +14,8 @@ from orchestrator.benchmark.presets import find_preset
 from orchestrator.phantoms.anatomy import make_phantom
 from orchestrator.phantoms.layouts import to_image
 from orchestrator.phantoms.scanner import LOOKS
-from orchestrator.training.planning import Plan, fingerprint_case, make_plan
-from orchestrator.training.prediction import load_predictor
+from orchestrator.training.nnunet.planning import Plan, fingerprint_case, make_plan
+from orchestrator.training.nnunet.prediction import load_predictor
 
 MINIATURE = find_preset("smoke")
 LABELS = (1, 2)

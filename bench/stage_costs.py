@@ -35,8 +35,8 @@ from orchestrator.scoring.structures import ScoredStructure
 from orchestrator.stages.carry_out import carry_out
 from orchestrator.stages.context import RunContext
 from orchestrator.storage import run_paths
-from orchestrator.training.planning import Plan
-from orchestrator.training.preprocessing import preprocess_case
+from orchestrator.training.nnunet.planning import Plan
+from orchestrator.training.nnunet.preprocessing import preprocess_case
 from orchestrator.workflow.graph import Stage, StageKind, build_graph
 
 SIZES = ("smoke", "paper")

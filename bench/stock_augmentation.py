@@ -10,8 +10,8 @@ from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
 from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from numpy.typing import NDArray
 
-from kernels.intensity_transforms import add_noise
-from orchestrator.training.augmentation import Augmentation, PatchSettings
+from kernels.augmentation.intensity_transforms import add_noise
+from orchestrator.training.feed.augmentation import Augmentation, PatchSettings
 
 
 def augment_with_stock(

@@ -9,7 +9,7 @@ import numpy as np
 
 from bench.surface_cases import SPACINGS_MM, Mask, Spacing
 from kernels import surface_distances, surface_overlap
-from kernels.surface_elements import surfel_areas
+from kernels.metrics.surface_elements import surfel_areas
 
 try:
     import surface_distance as peer

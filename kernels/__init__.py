@@ -6,13 +6,13 @@ What a training needs for its patches is in modules of their own: `patch_geometr
 `intensity_transforms`, `lane_packing` and `lane_unpacking`.
 """
 
-from kernels.label_runs import count_labels
-from kernels.nearest_surface import ElementDistances
-from kernels.overlap import dice
-from kernels.score_masks import FIELDS, METRICS, LabelScore, score_masks
-from kernels.surface_dice import SurfaceOverlap, surface_dice, surface_overlap
-from kernels.surface_distances import AverageSurfaceDistance, SurfaceDistances, surface_distances
-from kernels.voxel_distances import VoxelSurfaceDistances, voxel_surface_distances
+from kernels.masks.label_runs import count_labels
+from kernels.metrics.nearest_surface import ElementDistances
+from kernels.metrics.overlap import dice
+from kernels.metrics.score_masks import FIELDS, METRICS, LabelScore, score_masks
+from kernels.metrics.surface_dice import SurfaceOverlap, surface_dice, surface_overlap
+from kernels.metrics.surface_distances import AverageSurfaceDistance, SurfaceDistances, surface_distances
+from kernels.metrics.voxel_distances import VoxelSurfaceDistances, voxel_surface_distances
 
 __all__ = [
     "FIELDS",

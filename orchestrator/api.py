@@ -13,7 +13,7 @@ from orchestrator.errors import ConfigError, DataError
 from orchestrator.progress import NoListener, ProgressLines
 from orchestrator.shipped import LOCAL_CLUSTER
 from orchestrator.storage.filesystem import open_storage
-from orchestrator.training.nnunet_classes import check_models
+from orchestrator.training.nnunet.classes import check_models
 
 if TYPE_CHECKING:
     from orchestrator.driver.run import RunOutcome

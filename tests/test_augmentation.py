@@ -9,10 +9,10 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from scipy.stats import binomtest, ks_2samp
 
 from bench.stock_augmentation import augment_with_stock
-from kernels.intensity_transforms import write_labels
-from kernels.lane_unpacking import EVERYWHERE
-from kernels.patch_geometry import rotation_matrix
-from orchestrator.training.augmentation import (
+from kernels.augmentation.intensity_transforms import write_labels
+from kernels.augmentation.patch_geometry import rotation_matrix
+from kernels.packing.lane_unpacking import EVERYWHERE
+from orchestrator.training.feed.augmentation import (
     Elastic,
     PatchSettings,
     change_intensities,

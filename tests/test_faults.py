@@ -30,7 +30,7 @@ from orchestrator.stages.repair import TrainingPatches
 from orchestrator.storage import local, run_paths, s3
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.training.checkpoint import CheckpointStore
-from orchestrator.training.preprocessing import preprocess_case
+from orchestrator.training.nnunet.preprocessing import preprocess_case
 from orchestrator.training.trainer import train
 
 TRAINING = "T1-infection-fold0"

@@ -4,7 +4,7 @@ import numba
 import numpy as np
 import pytest
 
-from kernels.half_precision import (
+from kernels.windows.half_precision import (
     double_to_half,
     float_of_order,
     float_to_half,

@@ -9,7 +9,7 @@ from batchgeneratorsv2.transforms.noise.gaussian_blur import blur_dimension
 from batchgeneratorsv2.transforms.spatial.low_resolution import SimulateLowResolutionTransform
 from batchgeneratorsv2.transforms.utils.deep_supervision_downsampling import DownsampleSegForDSTransform
 
-from kernels.intensity_transforms import (
+from kernels.augmentation.intensity_transforms import (
     add_noise,
     blur,
     change_contrast,

@@ -12,8 +12,8 @@ from nnunetv2.preprocessing.resampling.default_resampling import (
 )
 from scipy import ndimage
 
-from kernels.label_stream import LabelStream, StreamGrid
-from kernels.zoom_taps import linear_taps, nearest_taps
+from kernels.windows.label_stream import LabelStream, StreamGrid
+from kernels.windows.zoom_taps import linear_taps, nearest_taps
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from kernels.lane_packing import BOTH, FRONT, UP, max_chunk_bytes, pack_chunk
-from kernels.lane_unpacking import EVERYWHERE, UNCHECKED, WHOLE, read_box
+from kernels.packing.lane_packing import BOTH, FRONT, UP, max_chunk_bytes, pack_chunk
+from kernels.packing.lane_unpacking import EVERYWHERE, UNCHECKED, WHOLE, read_box
 
 SHAPE = (11, 37, 50)
 """Units of 16, and the last ones clipped along every axis: 3 x 4 of them."""

@@ -9,7 +9,7 @@ from scipy import ndimage
 from surface_reference import distances_of_all_pairs
 
 from kernels import METRICS, dice, score_masks, surface_dice, surface_distances, surface_overlap
-from kernels.surface_elements import surfel_areas
+from kernels.metrics.surface_elements import surfel_areas
 
 
 def pixels(*at, shape=(128, 128)):

@@ -6,8 +6,8 @@ import torch
 from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from scipy import ndimage
 
-from kernels.patch_geometry import box_needed, elastic_offsets, rotation_matrix, slabs_needed
-from kernels.spatial_transform import sample_patch
+from kernels.augmentation.patch_geometry import box_needed, elastic_offsets, rotation_matrix, slabs_needed
+from kernels.augmentation.spatial_transform import sample_patch
 
 INITIAL, PATCH = (26, 33, 38), (16, 20, 24)
 

@@ -8,7 +8,7 @@ import pytest
 from surface_reference import SPACINGS_MM, beyond_counts, generated_cases, possible_areas
 
 from kernels import surface_dice, surface_overlap
-from kernels.surface_elements import surfel_areas
+from kernels.metrics.surface_elements import surfel_areas
 
 
 def cube(shape, *, at, size):
@@ -121,7 +121,7 @@ def test_search_and_distances_count_the_same_elements(monkeypatch):
     cases = list(generated_cases(60))
     searched = [found_counts(*case)[1] for case in cases]
     # The package's attribute of this name is the function.
-    monkeypatch.setattr(sys.modules["kernels.surface_dice"], "_MAX_ROWS", 0)
+    monkeypatch.setattr(sys.modules["kernels.metrics.surface_dice"], "_MAX_ROWS", 0)
     np.testing.assert_array_equal([found_counts(*case)[1] for case in cases], searched)
 
 

@@ -7,7 +7,7 @@ import pytest
 from surface_reference import code_map, distances_of_all_pairs, generated_cases, is_border, transformed_distances
 
 from kernels import ElementDistances, SurfaceDistances, surface_distances
-from kernels.surface_elements import surfel_areas
+from kernels.metrics.surface_elements import surfel_areas
 
 
 def voxel(shape, at):

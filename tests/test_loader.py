@@ -14,10 +14,10 @@ from scipy.stats import binomtest, ks_2samp
 from orchestrator.errors import IntegrityError
 from orchestrator.patches.reader import PatchFile
 from orchestrator.patches.writer import write_patches
-from orchestrator.training.augmentation import PatchSettings
-from orchestrator.training.loader import BatchLoader, BatchSettings, draw_start
-from orchestrator.training.loader_settings import batch_settings, without_augmentation
-from orchestrator.training.patch_dataset import ArrowDataset
+from orchestrator.training.feed.augmentation import PatchSettings
+from orchestrator.training.feed.loader import BatchLoader, BatchSettings, draw_start
+from orchestrator.training.feed.loader_settings import batch_settings, without_augmentation
+from orchestrator.training.feed.patch_dataset import ArrowDataset
 
 CASES = ("a", "b", "c")
 PATCHES = PatchSettings(

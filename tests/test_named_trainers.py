@@ -8,9 +8,9 @@ import torch
 from tiny_training import CASES, Killed, Run, assert_same_weights, tiny_plan, tiny_preset, write_all_patches, write_ball
 
 from orchestrator.errors import ConfigError, TrainingError
-from orchestrator.training.named_trainers import preset_trainer
-from orchestrator.training.prediction import load_predictor
-from orchestrator.training.preset_trainer import PresetTrainer
+from orchestrator.training.nnunet.named_trainers import preset_trainer
+from orchestrator.training.nnunet.prediction import load_predictor
+from orchestrator.training.nnunet.preset_trainer import PresetTrainer
 
 PRESET = tiny_preset(
     num_epochs=2, num_iterations_per_epoch=2, optimizer="nnunet", initial_learning_rate=None, mirror_axes=None
@@ -191,7 +191,7 @@ def test_a_trainer_with_its_own_way_of_what_is_ours_is_refused(name, message, se
 
 def test_every_other_bundled_trainer_is_taken():
     """But for those that only measure, and those whose packages are not installed."""
-    from orchestrator.training import nnunet_classes
+    from orchestrator.training.nnunet import classes as nnunet_classes
 
     refused = set()
     for name, definition in nnunet_classes._bundled_trainers().items():

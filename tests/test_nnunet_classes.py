@@ -8,8 +8,8 @@ import pytest
 
 from orchestrator.benchmark.definition import Model
 from orchestrator.errors import ConfigError
-from orchestrator.training import nnunet_classes
-from orchestrator.training.nnunet_classes import check_models, find_planner, find_trainer, planned_memory_gib
+from orchestrator.training.nnunet import classes as nnunet_classes
+from orchestrator.training.nnunet.classes import check_models, find_planner, find_trainer, planned_memory_gib
 
 OWN = """
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -62,7 +62,7 @@ def test_an_unknown_class_is_refused_with_near_names_before_anything_is_imported
 def test_names_are_checked_without_torch_or_nnunet():
     program = (
         "import sys; from orchestrator.benchmark.definition import Model\n"
-        "from orchestrator.training.nnunet_classes import check_models\n"
+        "from orchestrator.training.nnunet.classes import check_models\n"
         "check_models([Model(name='m', planner='nnUNetPlannerResEncXL', trainer='nnUNetTrainerDA5')])\n"
         "assert not {'torch', 'nnunetv2', 'numpy'} & set(sys.modules)\n"
     )

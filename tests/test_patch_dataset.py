@@ -13,7 +13,7 @@ from orchestrator.errors import IntegrityError
 def both_stores(tmp_path):
     from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetNumpy
 
-    from orchestrator.training.patch_dataset import ArrowDataset
+    from orchestrator.training.feed.patch_dataset import ArrowDataset
 
     for index, shape in enumerate([(1, 24, 40, 40), (1, 9, 90, 33), (1, 40, 20, 70)]):
         data, seg, properties = make_case(shape, seed=index)
@@ -97,7 +97,7 @@ def test_a_missing_case_is_named(both_stores):
 def test_nnunet_finds_the_registered_dataset_by_the_file_ending(both_stores, monkeypatch):
     from nnunetv2.training.dataloading import nnunet_dataset
 
-    from orchestrator.training.patch_dataset import ArrowDataset, register_arrow_dataset
+    from orchestrator.training.feed.patch_dataset import ArrowDataset, register_arrow_dataset
 
     monkeypatch.setattr(nnunet_dataset, "file_ending_dataset_mapping", dict(nnunet_dataset.file_ending_dataset_mapping))
     register_arrow_dataset()

@@ -11,8 +11,8 @@ import pytest
 from patch_cases import make_case
 
 from bench.fuzz_seals import sealed_patches
-from kernels.lane_packing import BOTH, max_chunk_bytes, pack_chunk
-from kernels.lane_unpacking import EVERYWHERE, WHOLE, read_box
+from kernels.packing.lane_packing import BOTH, max_chunk_bytes, pack_chunk
+from kernels.packing.lane_unpacking import EVERYWHERE, WHOLE, read_box
 from orchestrator.errors import IntegrityError
 from orchestrator.patches.reader import PatchFile
 from orchestrator.patches.writer import write_patches

@@ -10,9 +10,9 @@ import SimpleITK as sitk
 from orchestrator.benchmark.definition import LabelSet, Structure
 from orchestrator.benchmark.presets import PRESETS
 from orchestrator.errors import ConfigError, DataError, IntegrityError
-from orchestrator.training import planning
-from orchestrator.training.nnunet_classes import find_planner
-from orchestrator.training.planning import CaseFingerprint, Plan, fingerprint_case, make_plan
+from orchestrator.training.nnunet import planning
+from orchestrator.training.nnunet.classes import find_planner
+from orchestrator.training.nnunet.planning import CaseFingerprint, Plan, fingerprint_case, make_plan
 
 LUNGS = LabelSet(
     name="lung",

@@ -33,8 +33,8 @@ from orchestrator.stages.train import train
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.storage.json_files import write_json
-from orchestrator.training import prediction
 from orchestrator.training.checkpoint import CheckpointStore
+from orchestrator.training.nnunet import prediction
 
 (TRAINING,) = load_study().trainings(only=("T1-infection-fold0",), preset=PRESETS["smoke"])
 CASES = sorted({case for evaluation in TRAINING.evaluation_sets for case in evaluation.cases})

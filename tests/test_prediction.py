@@ -12,8 +12,8 @@ from orchestrator.errors import DataError, IntegrityError
 from orchestrator.images.geometry import geometry_of
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.training.checkpoint import CheckpointStore
-from orchestrator.training.planning import Plan
-from orchestrator.training.prediction import description_of, load_predictor
+from orchestrator.training.nnunet.planning import Plan
+from orchestrator.training.nnunet.prediction import description_of, load_predictor
 from orchestrator.training.trainer import train
 
 PRESETS = {

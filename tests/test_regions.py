@@ -14,12 +14,12 @@ from tiny_training import Killed, Run, assert_same_weights, tiny_plan, tiny_pres
 
 from orchestrator.benchmark.definition import LabelSet, Structure
 from orchestrator.patches.reader import PatchFile
-from orchestrator.training.augmentation import PatchSettings
-from orchestrator.training.loader import BatchLoader, BatchSettings, draw_start
-from orchestrator.training.loader_settings import batch_settings
-from orchestrator.training.patch_dataset import ArrowDataset
-from orchestrator.training.planning import _labels
-from orchestrator.training.prediction import load_predictor
+from orchestrator.training.feed.augmentation import PatchSettings
+from orchestrator.training.feed.loader import BatchLoader, BatchSettings, draw_start
+from orchestrator.training.feed.loader_settings import batch_settings
+from orchestrator.training.feed.patch_dataset import ArrowDataset
+from orchestrator.training.nnunet.planning import _labels
+from orchestrator.training.nnunet.prediction import load_predictor
 
 WHOLE = Structure(name="whole", label=1, tolerance_mm=3.0, region=(1, 2))
 CORE = Structure(name="core", label=2, tolerance_mm=3.0, region=(2,))

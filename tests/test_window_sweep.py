@@ -10,9 +10,9 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from stock_models import REGIONS, labels_of, small_plans, write_image, write_model
 
 from orchestrator.errors import TrainingError
-from orchestrator.training import prediction
-from orchestrator.training.model_folder import load_model_folder
-from orchestrator.training.prepared_image import prepare_image, read_images
+from orchestrator.training.nnunet import prediction
+from orchestrator.training.nnunet.model_folder import load_model_folder
+from orchestrator.training.nnunet.prepared_image import prepare_image, read_images
 
 
 @pytest.fixture(autouse=True)

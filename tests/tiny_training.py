@@ -11,8 +11,8 @@ from orchestrator.benchmark.presets import Preset
 from orchestrator.patches.writer import write_patches
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.training.checkpoint import CheckpointStore
-from orchestrator.training.planning import fingerprint_case, make_plan
-from orchestrator.training.preprocessing import preprocess_case
+from orchestrator.training.nnunet.planning import fingerprint_case, make_plan
+from orchestrator.training.nnunet.preprocessing import preprocess_case
 from orchestrator.training.trainer import train
 
 BALL = LabelSet(name="infection", structures=(Structure(name="infection", label=1, tolerance_mm=3.0),))

@@ -29,7 +29,7 @@ from orchestrator.stages.context import RunContext
 from orchestrator.stages.finished import finished_stages
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.storage.interface import Storage
-from orchestrator.training.nnunet_classes import planned_memory_gib
+from orchestrator.training.nnunet.classes import planned_memory_gib
 from orchestrator.workflow.graph import (
     Stage,
     StageKind,

@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import pyarrow as pa
 
-from kernels.lane_packing import BOTH, FRONT, UP
+from kernels.packing.lane_packing import BOTH, FRONT, UP
 from orchestrator.errors import IntegrityError
 
 LaneCodec = Literal["lanes-both", "lanes-up", "lanes-front"]

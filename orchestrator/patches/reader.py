@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from kernels.lane_unpacking import EVERYWHERE
+from kernels.packing.lane_unpacking import EVERYWHERE
 from orchestrator.errors import DataError, IntegrityError
 from orchestrator.patches.header_checks import check_header
 from orchestrator.patches.layout import COLUMNS, Header, Index, decode_properties

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from kernels.lane_unpacking import EVERYWHERE, UNCHECKED, WHOLE, fill_outside, read_box
+from kernels.packing.lane_unpacking import EVERYWHERE, UNCHECKED, WHOLE, fill_outside, read_box
 from orchestrator.errors import IntegrityError
 from orchestrator.patches.codecs import PREDICTORS, expand
 from orchestrator.patches.layout import ArrayLayout, Index

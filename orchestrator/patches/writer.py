@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from kernels.lane_packing import max_chunk_bytes, pack_chunk
+from kernels.packing.lane_packing import max_chunk_bytes, pack_chunk
 from orchestrator.errors import DataError
 from orchestrator.patches.codecs import LIBRARY_CODECS, PREDICTORS, Codec, compress, smallest
 from orchestrator.patches.layout import CHUNK_SHAPE, COLUMNS, VOXEL, ArrayLayout, Header, Index, encode_properties

@@ -15,7 +15,7 @@ from orchestrator.scheduling.scheduler import Schedule
 from orchestrator.scheduling.training_need import training_need
 from orchestrator.simulation.engine import Conditions, Simulation, Trace
 from orchestrator.simulation.fleet import Fleet, alternatives, fleet_of
-from orchestrator.training.nnunet_classes import planned_memory_gib
+from orchestrator.training.nnunet.classes import planned_memory_gib
 from orchestrator.workflow.graph import Stage, StageKind, build_graph
 
 GROUP_SPREAD, FOLD_SPREAD = 0.15, 0.03

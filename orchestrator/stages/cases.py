@@ -115,7 +115,7 @@ def _keep(storage: Storage, volume: "sitk.Image", *, key: str, record: CaseRecor
 
 def fingerprint(context: RunContext, case: Case, *, label_set: str) -> None:
     """Measure one case as nnU-Net's planner wants it."""
-    from orchestrator.training.planning import fingerprint_case
+    from orchestrator.training.nnunet.planning import fingerprint_case
 
     storage = context.storage
     measured = fingerprint_case(

@@ -11,12 +11,12 @@ from orchestrator.storage import run_paths
 from orchestrator.storage.interface import Storage
 
 if TYPE_CHECKING:
-    from orchestrator.training.planning import Plan
+    from orchestrator.training.nnunet.planning import Plan
 
 
 def plan(context: RunContext, training: Training) -> None:
     """Make the nnU-Net plans of one training, with patch size and network of its donor if it has one."""
-    from orchestrator.training.planning import CaseFingerprint, make_plan
+    from orchestrator.training.nnunet.planning import CaseFingerprint, make_plan
 
     storage = context.storage
     measured = []
@@ -38,7 +38,7 @@ def plan(context: RunContext, training: Training) -> None:
 
 def read_plan(storage: Storage, training_id: str) -> "Plan":
     """Return the plans of a training; raises IntegrityError with their file and what to do if they are damaged."""
-    from orchestrator.training.planning import Plan
+    from orchestrator.training.nnunet.planning import Plan
 
     with _naming(storage, run_paths.plan(training_id)) as key:
         return Plan.from_bytes(storage.read_bytes(key))

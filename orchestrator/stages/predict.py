@@ -19,7 +19,7 @@ def predict(context: RunContext, training: Training) -> None:
     nothing about a case and ends the stage; what is predicted is kept for the next attempt.
     """
     from orchestrator.training.checkpoint import CheckpointStore
-    from orchestrator.training.prediction import description_of, load_predictor
+    from orchestrator.training.nnunet.prediction import description_of, load_predictor
 
     storage = context.storage
     final = CheckpointStore(storage, training_id=training.id).load_final()

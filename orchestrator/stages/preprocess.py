@@ -10,7 +10,7 @@ def preprocess(context: RunContext, training: Training, *, case: Case) -> None:
     """Preprocess one case with the plans of one training and write its Arrow patch file."""
     from orchestrator.patches.manifest import PatchRecord
     from orchestrator.patches.writer import write_patches
-    from orchestrator.training.preprocessing import preprocess_case
+    from orchestrator.training.nnunet.preprocessing import preprocess_case
 
     storage = context.storage
     preprocessed = preprocess_case(

@@ -9,13 +9,13 @@ import torch
 from orchestrator.benchmark.presets import Preset
 from orchestrator.errors import TrainingError
 from orchestrator.training.checkpoint import CheckpointStore, check_origin, fitting
+from orchestrator.training.feed.patch_dataset import register_arrow_dataset
 from orchestrator.training.freed_memory import keep_freed_memory
-from orchestrator.training.named_trainers import preset_trainer
-from orchestrator.training.nnunet_classes import DEFAULT_PLANNER, DEFAULT_TRAINER
-from orchestrator.training.nnunet_environment import nnunet_environment, prints_to_log
-from orchestrator.training.patch_dataset import register_arrow_dataset
-from orchestrator.training.planning import Plan
-from orchestrator.training.preset_trainer import TrainingData
+from orchestrator.training.nnunet.classes import DEFAULT_PLANNER, DEFAULT_TRAINER
+from orchestrator.training.nnunet.environment import nnunet_environment, prints_to_log
+from orchestrator.training.nnunet.named_trainers import preset_trainer
+from orchestrator.training.nnunet.planning import Plan
+from orchestrator.training.nnunet.preset_trainer import TrainingData
 from orchestrator.training.random_state import seed_everything
 from orchestrator.training.reports import EpochReport, Milestone, TrainingListener, TrainOutcome
 

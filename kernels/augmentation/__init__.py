@@ -1,0 +1,1 @@
+"""What is done to a patch before a network sees it."""

@@ -1,0 +1,1 @@
+"""Instructions that numba does not write by itself."""

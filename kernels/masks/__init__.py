@@ -1,0 +1,1 @@
+"""Label maps read once, whatever their type and layout: a row of bits a label."""

@@ -1,0 +1,1 @@
+"""Overlap, surfaces and distances of masks."""

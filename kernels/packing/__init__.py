@@ -1,0 +1,1 @@
+"""Arrays of 16-bit numbers as packed bits, from which boxes are read."""

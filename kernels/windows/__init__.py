@@ -1,0 +1,1 @@
+"""Label maps from the overlapping windows of a prediction, slice by slice."""

@@ -1,0 +1,1 @@
+"""From patch files to the batches of a network."""

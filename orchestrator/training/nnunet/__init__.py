@@ -1,0 +1,1 @@
+"""What plans, trains and predicts with nnU-Net's own classes."""

@@ -1,0 +1,159 @@
+"""Trained models in nnU-Net's own layout: plans, description of the data set, a checkpoint for each fold."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from orchestrator.errors import ConfigError, DataError, IntegrityError
+from orchestrator.training.nnunet.foreign_weights import load_weights
+from orchestrator.training.nnunet.planning import Plan
+
+CHECKPOINT = "checkpoint_final.pth"
+_MOST_JSON_BYTES = 64 * 2**20
+_NEEDED = ("network_weights", "init_args", "trainer_name")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class NetworkModel:
+    """What a trained nnU-Net predicts with."""
+
+    plan: Plan
+    """Plans, description of the data set, configuration."""
+    folds: tuple[str, ...]
+    """Names of the networks whose predictions are averaged."""
+    weights: tuple[dict[str, torch.Tensor], ...]
+    """Of each of them."""
+    mirror_axes: tuple[int, ...]
+    """Axes of a window along which predictions may be mirrored."""
+    trainer: str
+    """Name of nnU-Net's class that has trained it."""
+    sha256: str
+    """Digest of the files that it was read from."""
+
+
+def find_model_folder(location: Path) -> Path:
+    """Return the folder of a trained model: this one, or the only one below it.
+
+    Raises ConfigError that lists them if there are several, or says what is missing.
+    """
+    if (location / "plans.json").is_file():
+        return location
+    found = sorted(path.parent for path in (*location.glob("*/plans.json"), *location.glob("*/*/plans.json")))
+    if not found:
+        raise ConfigError(
+            f"{location}: no plans.json; expected a trained model of nnU-Net, a folder such as "
+            f"nnUNetTrainer__nnUNetPlans__3d_fullres with plans.json, dataset.json and fold_0/{CHECKPOINT}"
+        )
+    if len(found) > 1:
+        names = ", ".join(str(path.relative_to(location)) for path in found)
+        raise ConfigError(f"{location}: {len(found)} trained models, {names}; expected one of them")
+    return found[0]
+
+
+def load_model_folder(folder: Path, *, folds: Sequence[str] = (), checkpoint: str = CHECKPOINT) -> NetworkModel:
+    """Read a trained model.
+
+    Parameters
+    ----------
+    folder
+        With `plans.json`, `dataset.json` and `fold_<fold>/<checkpoint>`.
+    folds
+        Which of them; all that there are unless given, and `all` only if it is the only one.
+    checkpoint
+        Name of the files of weights.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such fold, or the model needs another one first.
+    DataError
+        If a file cannot be read, or would have to be executed for that.
+    """
+    chosen = _folds(folder, folds, checkpoint=checkpoint)
+    digest = hashlib.sha256()
+    plans, dataset_json = (_read_json(folder / name, digest) for name in ("plans.json", "dataset.json"))
+    states = [_state(folder / f"fold_{fold}" / checkpoint) for fold in chosen]
+    for fold in chosen:
+        with (folder / f"fold_{fold}" / checkpoint).open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    (configuration, *others) = dict.fromkeys(str(state["init_args"]["configuration"]) for state in states)
+    if others:
+        raise DataError(f"{folder}: folds of {configuration} and {', '.join(others)}; expected one configuration")
+    first = states[0]
+    try:
+        plan = Plan.from_bytes(Plan(plans=plans, dataset_json=dataset_json, configuration=configuration).to_bytes())
+        check_configuration(plan)
+        mirror_axes = tuple(map(int, first.get("inference_allowed_mirroring_axes") or ()))
+    except (IntegrityError, LookupError, TypeError, ValueError, RuntimeError, AssertionError) as error:
+        raise DataError(f"{folder}: {error}") from error
+    return NetworkModel(
+        plan=plan,
+        folds=tuple(chosen),
+        weights=tuple(state["network_weights"] for state in states),
+        mirror_axes=mirror_axes,
+        trainer=str(first["trainer_name"]),
+        sha256=digest.hexdigest(),
+    )
+
+
+def check_configuration(plan: Plan) -> None:
+    """Raise ConfigError for a model that cannot predict by itself, and for one whose plans name what does not exist."""
+    configuration = plan.configuration_manager
+    if configuration.previous_stage_name is not None:
+        raise ConfigError(
+            f"{plan.configuration} refines the predictions of {configuration.previous_stage_name}, a cascade, which is "
+            "not offered; expected a model of 2d, 3d_lowres or 3d_fullres"
+        )
+    parts = {
+        "preprocessor_name": configuration.preprocessor_class,
+        "image_reader_writer": plan.plans_manager.image_reader_writer_class,
+        "label_manager": plan.label_manager,
+    }
+    for name, found in parts.items():
+        if found is None:
+            value = plan.plans.get(name, configuration.configuration.get(name))
+            raise DataError(f"plans.json: {name} is {value}; expected what nnU-Net has. Install what it is part of")
+
+
+def _folds(folder: Path, folds: Sequence[str], *, checkpoint: str) -> list[str]:
+    there = sorted(path.parent.name.removeprefix("fold_") for path in folder.glob(f"fold_*/{checkpoint}"))
+    if not folds:
+        numbered = [fold for fold in there if fold != "all"]
+        folds = numbered or there
+    if missing := [fold for fold in folds if fold not in there]:
+        raise ConfigError(
+            f"{folder}: no fold {', '.join(missing)} with {checkpoint}; there is {', '.join(there) or 'none'}"
+        )
+    if not folds:
+        raise ConfigError(f"{folder}: no fold_*/{checkpoint}; expected at least one")
+    return list(folds)
+
+
+def _read_json(path: Path, digest: Any) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > _MOST_JSON_BYTES:
+            raise DataError(f"{path}: {path.stat().st_size} bytes; expected at most {_MOST_JSON_BYTES}")
+        content = path.read_bytes()
+        digest.update(hashlib.sha256(content).digest())
+        read = json.loads(content)
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path}: cannot be read ({error}); expected JSON of nnU-Net") from error
+    if not isinstance(read, dict):
+        raise DataError(f"{path}: holds a {type(read).__name__}; expected an object")
+    return read
+
+
+def _state(path: Path) -> dict[str, Any]:
+    state = load_weights(path)
+    if missing := [key for key in _NEEDED if key not in state]:
+        raise DataError(f"{path}: without {', '.join(missing)}; expected a checkpoint of nnU-Net 2")
+    weights, arguments = state["network_weights"], state["init_args"]
+    is_whole = isinstance(weights, dict) and all(isinstance(value, torch.Tensor) for value in weights.values())
+    if not is_whole or not isinstance(arguments, dict) or "configuration" not in arguments:
+        raise DataError(f"{path}: not laid out as nnU-Net does; expected tensors by name and the configuration")
+    return state

@@ -1,0 +1,342 @@
+"""Fingerprints of cases and the plans that nnU-Net makes of them.
+
+Nothing here needs nnU-Net's folders or environment variables: fingerprints come one case at a time, and its planner
+runs in a temporary folder that holds the merged fingerprint only.
+"""
+
+import base64
+import gzip
+import hashlib
+import json
+import logging
+import tempfile
+import zlib
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.benchmark.definition import LabelSet
+from orchestrator.benchmark.presets import Preset
+from orchestrator.benchmark.study_file import IGNORE
+from orchestrator.errors import ConfigError, DataError, IntegrityError, is_out_of_memory
+from orchestrator.training.nnunet.classes import DEFAULT_PLANNER
+from orchestrator.training.nnunet.environment import prints_to_log
+from orchestrator.training.nnunet.planners import run_planner
+
+logger = logging.getLogger(__name__)
+
+FINGERPRINT_FORMAT = 1
+_INTENSITIES = {"<i2": "<i2", "<f4": "<f4"}
+"""Types of intensities in a fingerprint: numpy would read other texts as Python."""
+NUM_INTENSITY_SAMPLES = int(10e7)
+"""Foreground voxels that nnU-Net draws from all cases of a data set together."""
+NUM_INTENSITY_SAMPLES_IN_MINIATURE = 1_000_000
+"""The same for presets that shrink the network: drawing 10e7 would take most of the time of a miniature plan."""
+
+_NETWORKS = {
+    f"dynamic_network_architectures.architectures.unet.{name}" for name in ("PlainConvUNet", "ResidualEncoderUNet")
+}
+_PARTS_OF_NETWORKS = {
+    None,
+    "torch.nn.LeakyReLU",
+    *(f"torch.nn.modules.conv.Conv{axes}d" for axes in (2, 3)),
+    *(f"torch.nn.modules.instancenorm.InstanceNorm{axes}d" for axes in (2, 3)),
+}
+"""What nnU-Net's planners name. nnU-Net imports and calls whatever a plan names, which may be any program."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class CaseFingerprint:
+    """What nnU-Net's planner must know of one case.
+
+    nnU-Net draws 10e7 / (number of cases) foreground voxels of each case. That number differs between the trainings a
+    case belongs to, so all of the foreground is kept, in order: any of these samples can be drawn from it exactly.
+    """
+
+    shape_after_crop: tuple[int, int, int]
+    """Voxels (z, y, x) of the box of non-zero voxels."""
+    spacing_mm: tuple[float, float, float]
+    """(z, y, x)."""
+    relative_size_after_cropping: float
+    """Share of the voxels that the box holds."""
+    foreground: NDArray[Any]
+    """Intensities where the label is above 0, in C order: int16 where that is exact, else float32."""
+
+    def to_bytes(self) -> bytes:
+        """JSON with the intensities compressed; the same fingerprint gives the same bytes."""
+        raw = self.foreground.astype(self.foreground.dtype.newbyteorder("<"), copy=False).tobytes()
+        record = {
+            "format": FINGERPRINT_FORMAT,
+            "shape_after_crop": self.shape_after_crop,
+            "spacing_mm": self.spacing_mm,
+            "relative_size_after_cropping": self.relative_size_after_cropping,
+            "foreground_dtype": self.foreground.dtype.newbyteorder("<").str,
+            "foreground_crc32": zlib.crc32(raw),
+            "foreground_zlib": base64.b64encode(zlib.compress(raw, 3)).decode(),
+        }
+        return json.dumps(record).encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "CaseFingerprint":
+        """Read what `to_bytes` wrote; raises IntegrityError if it is not whole."""
+        try:
+            record = json.loads(data)
+            raw = zlib.decompress(base64.b64decode(record["foreground_zlib"]))
+            made = cls(
+                shape_after_crop=tuple(record["shape_after_crop"]),
+                spacing_mm=tuple(record["spacing_mm"]),
+                relative_size_after_cropping=record["relative_size_after_cropping"],
+                foreground=np.frombuffer(raw, _INTENSITIES[record["foreground_dtype"]]),
+            )
+            expected = (record["format"], record["foreground_crc32"])
+        except (LookupError, RecursionError, ValueError, TypeError, zlib.error) as error:
+            raise IntegrityError(f"fingerprint of a case that is not whole ({error})") from error
+        if (FINGERPRINT_FORMAT, zlib.crc32(raw)) != expected:
+            found = (FINGERPRINT_FORMAT, zlib.crc32(raw))
+            raise IntegrityError(f"fingerprint of a case with format and checksum {expected}; expected {found}")
+        return made
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """nnU-Net's plans of one training with the configuration that it uses."""
+
+    plans: dict[str, Any]
+    """As nnU-Net writes them, and `continue_training`, which its trainer expects."""
+    dataset_json: dict[str, Any]
+    """nnU-Net's description of the data set."""
+    configuration: str
+    """`3d_fullres` or `2d`."""
+
+    def to_bytes(self) -> bytes:
+        """JSON of all three."""
+        record = {"configuration": self.configuration, "dataset_json": self.dataset_json, "plans": self.plans}
+        return json.dumps(record, indent=1).encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "Plan":
+        """Read what `to_bytes` wrote; raises IntegrityError if it is not whole or names a network of others."""
+        try:
+            record = json.loads(data)
+            plan = cls(
+                plans=record["plans"], dataset_json=record["dataset_json"], configuration=record["configuration"]
+            )
+            for configuration in plan.plans["configurations"].values():
+                # Those of a cascade inherit theirs.
+                if "architecture" in configuration:
+                    _check_network(configuration["architecture"])
+        except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+            raise IntegrityError(f"plan of a training that is not whole ({error!r})") from error
+        return plan
+
+    @property
+    def sha256(self) -> str:
+        """Digest that names this plan in checkpoints and results."""
+        return hashlib.sha256(self.to_bytes()).hexdigest()
+
+    @property
+    def plans_manager(self) -> Any:
+        """A new nnU-Net PlansManager; changes to it do not reach this plan."""
+        from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+        return PlansManager(deepcopy(self.plans))
+
+    @property
+    def configuration_manager(self) -> Any:
+        """nnU-Net's ConfigurationManager of the configuration."""
+        return self.plans_manager.get_configuration(self.configuration)
+
+    @property
+    def label_manager(self) -> Any:
+        """nnU-Net's LabelManager."""
+        return self.plans_manager.get_label_manager(self.dataset_json)
+
+
+def _check_network(architecture: dict[str, Any]) -> None:
+    """Raise IntegrityError if a plan names something else as its network than nnU-Net's planners do."""
+    parts = architecture["arch_kwargs"]
+    named = [architecture["network_class_name"], *(parts[key] for key in architecture["_kw_requires_import"])]
+    if named[0] not in _NETWORKS or not _PARTS_OF_NETWORKS.issuperset(named[1:]):
+        raise IntegrityError(
+            f"plan of a training with a network of {named}; expected those of nnU-Net's planners. Nothing else is "
+            "imported: make the plan again"
+        )
+
+
+def fingerprint_case(image: Path, labels: Path) -> CaseFingerprint:
+    """Measure one case as nnU-Net's `DatasetFingerprintExtractor.analyze_case` does.
+
+    Raises DataError if a file cannot be read, if the two differ in shape, or if the image is zero everywhere.
+    """
+    from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+    from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
+
+    reader = SimpleITKIO()
+    with prints_to_log():
+        voxels, properties = read_with_nnunet(reader.read_images, [str(image)], path=image)
+        label_map, _ = read_with_nnunet(reader.read_seg, str(labels), path=labels)
+    if voxels.shape != label_map.shape:
+        raise DataError(f"{labels}: shape {label_map.shape[1:]}; expected {voxels.shape[1:]} as in {image}")
+    if not voxels.any():
+        raise DataError(f"{image}: every voxel is 0; expected intensities of a CT")
+    num_voxels = np.prod(voxels.shape[1:])
+    cropped, cropped_labels, _ = crop_to_nonzero(voxels, label_map)
+    foreground = cropped[0][cropped_labels[0] > 0]
+    as_int16 = foreground.astype(np.int16) if foreground.size and np.abs(foreground).max() < 2**15 else None
+    exact = as_int16 is not None and np.array_equal(as_int16, foreground)
+    z, y, x = (int(size) for size in cropped.shape[1:])
+    spacing_z, spacing_y, spacing_x = (float(value) for value in properties["spacing"])
+    return CaseFingerprint(
+        shape_after_crop=(z, y, x),
+        spacing_mm=(spacing_z, spacing_y, spacing_x),
+        relative_size_after_cropping=float(np.prod(cropped.shape[1:]) / num_voxels),
+        foreground=as_int16 if exact and as_int16 is not None else foreground,
+    )
+
+
+def make_plan(
+    fingerprints: Sequence[CaseFingerprint],
+    *,
+    label_set: LabelSet,
+    configuration: str,
+    preset: Preset,
+    donor: Plan | None,
+    name: str,
+    planner: str = DEFAULT_PLANNER,
+) -> Plan:
+    """Plan one training with nnU-Net's planner of that name.
+
+    A preset that sets neither features nor a limit of the patch gives nnU-Net's own plans. With a limit the patch is
+    made smaller as nnU-Net itself makes it smaller for too little memory, and fewer intensities are drawn.
+
+    Parameters
+    ----------
+    fingerprints : sequence of CaseFingerprint
+        All cases of the data set, in the order of their names for the very same rounding as nnU-Net.
+    label_set : LabelSet
+        Structures that are learned.
+    configuration : {"3d_fullres", "3d_lowres", "2d"}
+        Configuration that the training uses.
+    preset : Preset
+        Size of the network and the patch.
+    donor : Plan or None
+        Plan whose patch size, network and batch size replace those of this data set.
+    name : str
+        Name of the data set in the plans (`Dataset001_<name>`).
+    planner : str
+        Name of nnU-Net's class that plans.
+
+    Raises
+    ------
+    DataError
+        If no case has foreground, or the data set has no such configuration.
+    ConfigError
+        If nnU-Net has no such planner, the preset's limit of the patch leaves no room for a network, the planner names
+        another network than nnU-Net's, or the donor is of another configuration.
+    """
+    dataset_json = {
+        "channel_names": {"0": "CT"},
+        **_labels(label_set),
+        "numTraining": len(fingerprints),
+        "file_ending": ".nii.gz",
+    }
+    fingerprint = _merge(fingerprints, preset=preset, name=name)
+    with tempfile.TemporaryDirectory(prefix="plan-") as folder:
+        plans = run_planner(
+            Path(folder), name, planner=planner, fingerprint=fingerprint, dataset_json=dataset_json, preset=preset
+        )
+    _check_configuration(configuration, plans, name=name)
+    if donor is not None:
+        if donor.configuration != configuration:
+            raise ConfigError(f"{name}: the plan it takes over is for {donor.configuration}; expected {configuration}")
+        given = donor.plans["configurations"][configuration]
+        for key in ("patch_size", "architecture", "batch_size"):
+            plans["configurations"][configuration][key] = deepcopy(given[key])
+    made = Plan(plans={**plans, "continue_training": False}, dataset_json=dataset_json, configuration=configuration)
+    try:
+        return Plan.from_bytes(made.to_bytes())
+    except IntegrityError as error:
+        raise ConfigError(f"{name}: planner {planner}: {error}") from error
+
+
+def _labels(label_set: LabelSet) -> dict[str, Any]:
+    """Return what `dataset.json` says of a label set: each label, or region with what is written for it."""
+    structures = label_set.structures
+    # nnU-Net learns regions if one of them has several labels.
+    has_regions = any(len(structure.labels) > 1 for structure in structures)
+    labels = {one.name: list(one.labels) if len(one.labels) > 1 else one.labels[0] for one in structures}
+    ignored = {} if label_set.ignored_label is None else {IGNORE: label_set.ignored_label}
+    order = {"regions_class_order": [structure.label for structure in structures]} if has_regions else {}
+    return {"labels": {"background": 0, **labels, **ignored}, **order}
+
+
+def _check_configuration(wanted: str, plans: dict[str, Any], *, name: str) -> None:
+    """Raise DataError if nnU-Net made no plan for a configuration, with its reason."""
+    there = [key for key, found in plans["configurations"].items() if "architecture" in found]
+    if wanted in there:
+        return
+    reasons = {
+        "3d_lowres": "it makes this one where a patch of 3d_fullres holds less than a quarter of a typical image",
+        "3d_fullres": "it makes this one for images of several slices",
+    }
+    reason = f" ({reasons[wanted]})" if wanted in reasons else ""
+    raise DataError(
+        f"{name}: nnU-Net planned {', '.join(there)} for these images and not {wanted}{reason}; expected a model with "
+        f"configuration: {there[-1]}"
+    )
+
+
+def read_with_nnunet(function: Any, *arguments: Any, path: Path) -> Any:
+    """Call one of nnU-Net's readers; raises DataError that names the file if it is missing, cut short or unreadable."""
+    try:
+        if path.suffix == ".gz":
+            # ITK fills what a cut file lacks with zeros and says nothing; to read to the end compares the checksum.
+            with gzip.open(path) as stream:
+                while stream.read(1 << 20):
+                    pass
+        return function(*arguments)
+    except (RuntimeError, OSError, EOFError, zlib.error) as error:
+        if is_out_of_memory(error):
+            raise  # says nothing about the file
+        reason = str(error).strip().splitlines()[-1:] or ["no reason given"]
+        raise DataError(f"{path}: cannot be read ({reason[0]}); expected a whole NIfTI volume") from error
+
+
+def _merge(fingerprints: Sequence[CaseFingerprint], *, preset: Preset, name: str) -> dict[str, Any]:
+    """Join cases to the fingerprint of a data set, with the intensities that nnU-Net would draw."""
+    from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
+
+    if not any(case.foreground.size for case in fingerprints):
+        raise DataError(f"{name}: none of the {len(fingerprints)} cases has a labelled voxel; check their label maps")
+    total = NUM_INTENSITY_SAMPLES_IN_MINIATURE if preset.is_for_cpus else NUM_INTENSITY_SAMPLES
+    drawn = []
+    for case in fingerprints:
+        voxels = case.foreground.astype(np.float32)[None, None, None]
+        samples, _ = DatasetFingerprintExtractor.collect_foreground_intensities(
+            np.ones_like(voxels), voxels, num_samples=total // len(fingerprints)
+        )
+        drawn.append(samples[0])
+    intensities = np.concatenate(drawn)
+    low, median, high = np.percentile(intensities, np.array((0.5, 50.0, 99.5)))
+    statistics = {
+        "mean": np.mean(intensities),
+        "median": median,
+        "std": np.std(intensities),
+        "min": np.min(intensities),
+        "max": np.max(intensities),
+        "percentile_99_5": high,
+        "percentile_00_5": low,
+    }
+    return {
+        "spacings": [list(case.spacing_mm) for case in fingerprints],
+        "shapes_after_crop": [list(case.shape_after_crop) for case in fingerprints],
+        "foreground_intensity_properties_per_channel": {"0": {key: float(v) for key, v in statistics.items()}},
+        "median_relative_size_after_cropping": float(
+            np.median([case.relative_size_after_cropping for case in fingerprints])
+        ),
+    }

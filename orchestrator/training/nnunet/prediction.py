@@ -1,0 +1,278 @@
+"""Predicts whole images as nnU-Net does, one at a time, in this process."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+from nnunetv2.inference import predict_from_raw_data
+from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from numpy.typing import NDArray
+
+from orchestrator.benchmark.presets import Preset
+from orchestrator.errors import DataError, IntegrityError
+from orchestrator.images.geometry import Geometry, grid_difference, order_onto
+from orchestrator.images.label_maps import open_label_map
+from orchestrator.images.nifti import read_nifti_geometry
+from orchestrator.images.source_file import SourceFile
+from orchestrator.training.checkpoint import fitting
+from orchestrator.training.nnunet.classes import DEFAULT_TRAINER, network_for_prediction
+from orchestrator.training.nnunet.environment import prints_to_log
+from orchestrator.training.nnunet.planning import Plan
+from orchestrator.training.nnunet.prepared_image import PreparedImage, prepare_image, read_images
+from orchestrator.training.nnunet.window_sweep import can_stream, plan_sweep, stream_labels
+
+_DESCRIPTION = "ITK_FileNotes"
+"""What ITK calls the field `descrip` of a NIfTI header."""
+
+
+class Predictor:
+    """A model that is ready to predict."""
+
+    def __init__(self, predictor: nnUNetPredictor, networks: Sequence[torch.nn.Module], *, plan: Plan) -> None:
+        """Take over what is ready.
+
+        Parameters
+        ----------
+        predictor
+            nnU-Net's.
+        networks
+            One for each fold, whose predictions are averaged.
+        plan
+            Of the model.
+        """
+        self._predictor = predictor
+        self._networks = tuple(networks)
+        self._plan = plan
+        self.streams = can_stream(predictor)
+        """Whether it predicts slice by slice. What it cannot do so, it leaves to nnU-Net's own export."""
+
+    def predict(self, image: Path, output: Path, *, grid: Geometry | None = None, description: str = "") -> None:
+        """Predict one image.
+
+        Parameters
+        ----------
+        image
+            NIfTI image.
+        output
+            NIfTI file to write: the label map, uint8.
+        grid
+            Grid of that file, on which the voxels of the image lie in another order: that of the file which the image
+            was made from, so that any tool lays one over the other. Default: the grid of the image.
+        description
+            Kept in the header of that file: 79 characters at most.
+
+        Raises
+        ------
+        DataError
+            If the image cannot be read.
+        IntegrityError
+            If it does not lie on the grid.
+        """
+        of_image = read_nifti_geometry(SourceFile(path=image))
+        order = order_onto(grid or of_image, of_image)
+        _check_grid(order.geometry(of_image), grid=grid or of_image, image=image)
+        labels = self.labels(prepare_image(*read_images([image], self._plan), self._plan))
+        _write_label_map(order.array(labels), output, geometry=grid or of_image, description=description)
+
+    def labels(self, image: PreparedImage) -> NDArray[Any]:
+        """Return the label map, uint8 or uint16, in the voxels and the order of axes of the file that was read."""
+        with prints_to_log():
+            if self.streams:
+                plan = plan_sweep(self._predictor, shape=image.data.shape[1:], properties=image.properties)
+                return stream_labels(self._predictor, self._networks, image, plan=plan)
+            with _raising_worker_errors():
+                logits = self._predictor.predict_logits_from_preprocessed_data(torch.from_numpy(image.data))
+            labels: NDArray[Any] = convert_predicted_logits_to_segmentation_with_correct_shape(
+                logits.cpu(),
+                self._predictor.plans_manager,
+                self._predictor.configuration_manager,
+                self._predictor.label_manager,
+                image.properties,
+                # nnU-Net's default is 8 threads, however many cores this process was given.
+                num_threads_torch=torch.get_num_threads(),
+            )
+            return labels
+
+
+class _Failure:
+    """Stands for a patch that could not be brought to the device: looked at, it raises the reason."""
+
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
+
+    def __eq__(self, other: object) -> bool:
+        raise self._error
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class _Producer(Thread):
+    """nnU-Net's thread that brings patches to the device, the last of whose arguments is the queue that they go to."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        *_, self._queue = kwargs["args"]
+
+    def run(self) -> None:
+        try:
+            super().run()
+        except BaseException as error:
+            self._queue.put(_Failure(error))
+
+
+@contextmanager
+def _raising_worker_errors() -> Iterator[None]:
+    """Context in which nnU-Net's loop ends with the error of its thread; it would wait for its next patch for ever."""
+    predict_from_raw_data.Thread = _Producer
+    try:
+        yield
+    finally:
+        predict_from_raw_data.Thread = Thread
+
+
+def description_of(prediction: Path) -> str:
+    """Return the description in the header of a label map; empty if it has none or cannot be read."""
+    try:
+        with open_label_map(prediction) as opened:
+            return opened.header.description
+    except DataError:
+        return ""
+
+
+def _check_grid(found: Geometry, *, grid: Geometry, image: Path) -> None:
+    difference = grid_difference(grid, found)
+    if difference is not None:
+        raise IntegrityError(f"{image}: not on the grid of the file that it was made from: {difference.words}")
+
+
+def _write_label_map(labels: NDArray[np.uint8], output: Path, *, geometry: Geometry, description: str) -> None:
+    """Write labels (z, y, x) on a grid."""
+    label_map = sitk.GetImageFromArray(labels)
+    label_map.SetSpacing(geometry.spacing_mm)
+    label_map.SetOrigin(geometry.origin_mm)
+    label_map.SetDirection(geometry.direction)
+    label_map.SetMetaData(_DESCRIPTION, description)
+    sitk.WriteImage(label_map, str(output), useCompression=True)
+
+
+def load_predictor(state: dict[str, Any], *, plan: Plan, preset: Preset, device: str) -> Predictor:
+    """Build a predictor from a final checkpoint.
+
+    Parameters
+    ----------
+    state
+        Content of the checkpoint.
+    plan
+        nnU-Net plans of the training.
+    preset
+        Gives the step of the sliding window and whether predictions are averaged over mirrored images.
+    device
+        `cpu` or `cuda`.
+
+    Raises
+    ------
+    IntegrityError
+        If the checkpoint was trained with another plan, or is not that of a network of this plan.
+    ConfigError
+        If nnU-Net does not find the trainer that built the network.
+    """
+    with fitting("the final checkpoint"):
+        plan_sha256, weights = state["origin"]["plan_sha256"], state["network_weights"]
+        mirror_axes = tuple(map(int, state["inference_allowed_mirroring_axes"] or ()))
+        if plan_sha256 != plan.sha256:
+            raise IntegrityError(
+                f"the checkpoint was trained with plan {plan_sha256}, not with {plan.sha256}: delete it to train "
+                "again, or give the plan that belongs to it"
+            )
+        return ready_predictor(
+            plan,
+            [weights],
+            mirror_axes=mirror_axes if preset.mirror_at_prediction else (),
+            tile_step_size=preset.tile_step_size,
+            device=device,
+            trainer_name=str(state["trainer_name"]),
+        )
+
+
+def ready_predictor(
+    plan: Plan,
+    weights: Sequence[dict[str, torch.Tensor]],
+    *,
+    mirror_axes: Sequence[int],
+    tile_step_size: float,
+    device: str,
+    trainer_name: str = DEFAULT_TRAINER,
+) -> Predictor:
+    """Build the networks of a model.
+
+    Parameters
+    ----------
+    plan
+        Of the model.
+    weights
+        Of each network whose predictions are averaged.
+    mirror_axes
+        Axes of a window along which predictions are mirrored and averaged; none for no mirroring.
+    tile_step_size
+        Step of the sliding window as a share of its size.
+    device
+        `cpu` or `cuda`.
+    trainer_name
+        Of the class that builds the network.
+
+    Raises IntegrityError for weights of other names or shapes than those of the plan's network.
+    """
+    plans_manager, configuration = plan.plans_manager, plan.configuration_manager
+    with prints_to_log():
+        networks = [_network(plan, one, trainer_name=trainer_name).to(device).eval() for one in weights]
+        predictor = nnUNetPredictor(
+            tile_step_size=tile_step_size,
+            use_gaussian=True,
+            # nnU-Net cannot mirror along no axis at all.
+            use_mirroring=bool(mirror_axes),
+            perform_everything_on_device=device != "cpu",
+            device=torch.device(device),
+            verbose=False,
+            verbose_preprocessing=False,
+            allow_tqdm=False,
+        )
+        predictor.manual_initialization(
+            networks[0],
+            plans_manager,
+            configuration,
+            list(weights),
+            plan.dataset_json,
+            trainer_name,
+            tuple(mirror_axes),
+        )
+    return Predictor(predictor, networks, plan=plan)
+
+
+def _network(plan: Plan, weights: dict[str, torch.Tensor], *, trainer_name: str) -> torch.nn.Module:
+    """Build a network with its weights; what does not fit one of nnU-Net's is found before any memory is taken."""
+
+    def build() -> torch.nn.Module:
+        network: torch.nn.Module = network_for_prediction(
+            trainer_name, plan.plans_manager, configuration=plan.configuration, dataset_json=plan.dataset_json
+        )
+        return network
+
+    # Networks of others may ask for values while they are built.
+    with torch.device("meta") if trainer_name == DEFAULT_TRAINER else nullcontext():
+        expected = {name: tuple(tensor.shape) for name, tensor in build().state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    if found != expected:
+        name = next(name for name in {**expected, **found} if found.get(name) != expected.get(name))
+        raise IntegrityError(
+            f"weights {name} of shape {found.get(name, 'none')}; expected {expected.get(name, 'none')}, as the network "
+            "of these plans has. The checkpoint is of other plans, or of a trainer with a network of its own"
+        )
+    network = build()
+    network.load_state_dict(weights)
+    return network

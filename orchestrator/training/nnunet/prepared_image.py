@@ -1,0 +1,106 @@
+"""An image as a network wants it: cropped, normalised and resampled by nnU-Net's own parts, and nothing beside it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.errors import DataError
+from orchestrator.training.nnunet.environment import prints_to_log
+from orchestrator.training.nnunet.planning import Plan, read_with_nnunet
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class PreparedImage:
+    """What a network predicts from."""
+
+    data: NDArray[np.float32]
+    """Normalised intensities, shape (channels, Z, Y, X), in the plan's spacing and order of axes."""
+    properties: dict[str, Any]
+    """nnU-Net's: the geometry before it was prepared."""
+
+
+def read_images(images: Sequence[Path], plan: Plan) -> tuple[NDArray[np.float32], dict[str, Any]]:
+    """Read the files of one image, one for each channel, with the reader that the plans name.
+
+    Returns the intensities, shape (channels, Z, Y, X), and nnU-Net's properties. Raises DataError if a file cannot be
+    read, if they are no image together, or if the channels are not those of the model.
+    """
+    names = plan.dataset_json.get("channel_names", plan.dataset_json.get("modality", {}))
+    reader = plan.plans_manager.image_reader_writer_class()
+    with prints_to_log():
+        for image in images[1:]:
+            read_with_nnunet(lambda: None, path=image)
+        voxels, properties = read_with_nnunet(reader.read_images, [str(image) for image in images], path=images[0])
+    if len(voxels) != len(names):
+        raise DataError(
+            f"{images[0]}: {len(voxels)} channels in {len(images)} files; expected {len(names)}: "
+            f"{', '.join(map(str, names.values()))}"
+        )
+    if not voxels.size:
+        raise DataError(f"{images[0]}: an image without voxels; expected at least one")
+    return voxels, properties
+
+
+def prepare_image(voxels: NDArray[np.float32], properties: dict[str, Any], plan: Plan) -> PreparedImage:
+    """Crop, normalise and resample an image as nnU-Net's DefaultPreprocessor does; another one is run as it is.
+
+    What only labels need, and nnU-Net calculates all the same, is left out: no holes in the body are filled, and its
+    mask is not resampled.
+
+    Parameters
+    ----------
+    voxels : float32 array, shape (channels, Z, Y, X)
+        As `read_images` gives them; may be overwritten.
+    properties
+        Of the same; what nnU-Net's export needs is added to a copy.
+    plan
+        Of the model.
+    """
+    from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+
+    manager, configuration = plan.plans_manager, plan.configuration_manager
+    properties = dict(properties)
+    with prints_to_log():
+        preprocessor = configuration.preprocessor_class(verbose=False)
+        if type(preprocessor) is DefaultPreprocessor:
+            data = _prepare(voxels, properties, plan, preprocessor=preprocessor)
+        else:
+            data, _, properties = preprocessor.run_case_npy(
+                voxels, None, properties, manager, configuration, plan.dataset_json
+            )
+    return PreparedImage(data=np.asarray(data, np.float32), properties=properties)
+
+
+def _prepare(
+    voxels: NDArray[np.float32], properties: dict[str, Any], plan: Plan, *, preprocessor: Any
+) -> NDArray[np.float32]:
+    from acvl_utils.cropping_and_padding.bounding_boxes import bounding_box_to_slice, get_bbox_from_mask
+    from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
+    from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
+
+    manager, configuration = plan.plans_manager, plan.configuration_manager
+    data = voxels.astype(np.float32, copy=False).transpose([0, *(axis + 1 for axis in manager.transpose_forward)])
+    spacing = [properties["spacing"][axis] for axis in manager.transpose_forward]
+    properties["shape_before_cropping"] = data.shape[1:]
+    if any(configuration.use_mask_for_norm):
+        data, mask, box = crop_to_nonzero(data)
+    else:
+        # To fill holes changes no bounding box.
+        box = get_bbox_from_mask((data != 0).any(axis=0))
+        data = data[(slice(None), *bounding_box_to_slice(box))]
+        mask = np.broadcast_to(np.int8(0), (1, *data.shape[1:]))
+    properties["bbox_used_for_cropping"] = box
+    properties["shape_after_cropping_and_before_resampling"] = data.shape[1:]
+    target = list(configuration.spacing)
+    if len(target) < len(spacing):
+        target = [spacing[0], *target]
+    new_shape = compute_new_shape(data.shape[1:], spacing, target)
+    data = preprocessor._normalize(  # noqa: SLF001 - nnU-Net offers it in no other way
+        data, mask, configuration, manager.foreground_intensity_properties_per_channel
+    )
+    resampled: NDArray[np.float32] = configuration.resampling_fn_data(data, new_shape, spacing, target)
+    return resampled

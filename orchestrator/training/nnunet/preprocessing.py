@@ -1,0 +1,64 @@
+"""Preprocessing of one case with nnU-Net's DefaultPreprocessor, in this process."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.errors import DataError
+from orchestrator.training.nnunet.environment import prints_to_log
+from orchestrator.training.nnunet.planning import Plan, read_with_nnunet
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class PreprocessedCase:
+    """What a network is trained on and predicts from."""
+
+    data: NDArray[np.float32]
+    """Normalised intensities, shape (1, Z, Y, X), in the plan's spacing and order of axes."""
+    seg: NDArray[Any]
+    """Labels of the same voxels, int8 or int16; -1 where the image is zero around the body. Zeros without labels."""
+    properties: dict[str, Any]
+    """nnU-Net's: geometry before preprocessing and, with labels, `class_locations` {label: int16 array (n, 4)}."""
+
+
+def preprocess_case(image: Path, labels: Path | None, plan: Plan) -> PreprocessedCase:
+    """Crop, normalise and resample one case as nnU-Net does.
+
+    Parameters
+    ----------
+    image : Path
+        NIfTI volume.
+    labels : Path or None
+        Label map in the geometry of the image; None for a case that is only predicted.
+    plan : Plan
+        Of the training that will use the case.
+
+    Raises
+    ------
+    DataError
+        If a file cannot be read or the two differ in shape.
+    """
+    from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+
+    manager = plan.plans_manager
+    reader = manager.image_reader_writer_class()
+    with prints_to_log():
+        voxels, properties = read_with_nnunet(reader.read_images, [str(image)], path=image)
+        label_map = None
+        if labels is not None:
+            label_map, _ = read_with_nnunet(reader.read_seg, str(labels), path=labels)
+            if label_map.shape != voxels.shape:
+                raise DataError(f"{labels}: shape {label_map.shape[1:]}; expected {voxels.shape[1:]} as in {image}")
+        data, seg, properties = DefaultPreprocessor(verbose=False).run_case_npy(
+            voxels, label_map, properties, manager, manager.get_configuration(plan.configuration), plan.dataset_json
+        )
+    if "class_locations" in properties:
+        # nnU-Net draws at least 10000 voxels a label as int64: more bytes than a small case has itself.
+        properties["class_locations"] = {
+            label: np.asarray(places, np.int16).reshape(-1, 4) if max(data.shape) < 2**15 else places
+            for label, places in properties["class_locations"].items()
+        }
+    return PreprocessedCase(data=data.astype(np.float32, copy=False), seg=seg, properties=properties)

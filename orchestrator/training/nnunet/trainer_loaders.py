@@ -1,0 +1,70 @@
+"""Which loaders make the batches of a training: ours, or nnU-Net's own where a trainer changes what ours stand for."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
+
+from orchestrator.training.feed.loader import BatchLoader
+from orchestrator.training.feed.loader_settings import batch_settings, without_augmentation
+from orchestrator.training.nnunet.trainer_overrides import overridden
+
+_PIPELINE = ("get_dataloaders", "get_training_transforms", "get_validation_transforms")
+"""Methods of nnU-Net's trainer whose work our loaders do."""
+
+
+def reason_for_nnunets_pipeline(trainer: Any, *, named: type) -> str:
+    """Return why the batches of a training are not those of our loaders; empty if they are."""
+    if own := overridden(named, _PIPELINE):
+        return f"{named.__name__} has its own {', '.join(own)}"
+    rotation = trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()[0]
+    if not (isinstance(rotation, tuple) and all(isinstance(angle, int | float) for angle in rotation)):
+        return f"{named.__name__} draws its angles in its own way"
+    return ""
+
+
+def our_loaders(
+    trainer: Any, *, patches: Path, train: Sequence[str], monitoring: Sequence[str], seed: int
+) -> tuple[BatchLoader, BatchLoader]:
+    """Return the loaders of training and monitoring batches.
+
+    Parameters
+    ----------
+    trainer
+        nnU-Net's, initialised.
+    patches
+        Folder of `<identifier>.arrow`.
+    train, monitoring
+        Identifiers of the cases of each.
+    seed
+        Of what is drawn.
+    """
+    rotation, in_plane, initial_shape, mirror_axes = (
+        trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+    )
+    settings = batch_settings(
+        trainer.configuration_manager,
+        trainer.label_manager,
+        batch_size=trainer.batch_size,
+        rotation_rad=rotation,
+        in_plane=in_plane,
+        initial_shape=initial_shape,
+        mirror_axes=mirror_axes,
+        deep_supervision_scales=trainer._get_deep_supervision_scales(),  # noqa: SLF001 - trainers override it
+        oversample_foreground=trainer.oversample_foreground_percent,
+        draws_foreground=trainer.probabilistic_oversampling,
+    )
+    num_threads = get_allowed_n_proc_DA()
+    common: dict[str, Any] = {"seed": seed, "pinned": trainer.device.type == "cuda"}
+    return (
+        BatchLoader(patches, train, settings=settings, stream=0, num_threads=num_threads, **common),
+        BatchLoader(
+            patches,
+            monitoring,
+            settings=without_augmentation(settings),
+            stream=1,
+            num_threads=min(1, num_threads),
+            **common,
+        ),
+    )

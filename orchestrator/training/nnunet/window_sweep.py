@@ -1,0 +1,248 @@
+"""Prediction of one image in a bounded amount of memory, with the labels of nnU-Net's own prediction and export.
+
+The windows go over the image as nnU-Net's do, in the same order, with the same arithmetic
+(`kernels/windows/label_stream.py`); only that what no window touches any more becomes labels at once, instead of when
+everything is predicted.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import product
+from typing import Any
+
+import numpy as np
+import torch
+from acvl_utils.cropping_and_padding.padding import pad_nd_image
+from nnunetv2.configuration import default_num_processes
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.inference.sliding_window_prediction import compute_gaussian, compute_steps_for_sliding_window
+from nnunetv2.preprocessing.resampling.default_resampling import determine_do_sep_z_and_axis
+from nnunetv2.utilities.helpers import softmax_helper_dim0
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
+from numpy.typing import NDArray
+from skimage.transform import resize
+
+from kernels.windows.label_stream import MOST_REGIONS, LabelStream, StreamGrid
+from kernels.windows.zoom_taps import Taps, linear_taps, nearest_taps
+from orchestrator.errors import TrainingError
+from orchestrator.training.nnunet.prepared_image import PreparedImage
+
+_RESAMPLING = "resample_data_or_seg_to_shape"
+_RESAMPLING_ARGUMENTS = {"is_seg": False, "order": 1, "order_z": 0}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Window:
+    """Where a window begins, in voxels of the padded image."""
+
+    start: tuple[int, int, int]
+    is_first_of_slices: bool
+    """Whether no window before it began at the same first axis."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class SweepPlan:
+    """All that is known of a prediction before it starts."""
+
+    grid: StreamGrid
+    windows: tuple[Window, ...]
+    padding: tuple[slice, slice, slice]
+    """Where the image lies in what is padded to the size of a window."""
+    num_classes: int
+    num_models: int
+    region_labels: tuple[int, ...]
+
+    @property
+    def num_sum_bytes(self) -> int:
+        """Bytes of the sums of predictions that are held at a time."""
+        return self.grid.num_sum_bytes(num_classes=self.num_classes, num_models=self.num_models)
+
+
+def can_stream(predictor: nnUNetPredictor) -> bool:
+    """Whether labels can be made in this way: for nnU-Net's usual resampling of predictions and rule of labels."""
+    configuration, labels = predictor.configuration_manager.configuration, predictor.label_manager
+    arguments = dict(configuration["resampling_fn_probabilities_kwargs"])
+    for further in ("force_separate_z", "separate_z_anisotropy_threshold"):
+        arguments.pop(further, None)
+    return (
+        configuration["resampling_fn_probabilities"] == _RESAMPLING
+        and arguments == _RESAMPLING_ARGUMENTS
+        and type(labels) is LabelManager
+        and labels.inference_nonlin in {torch.sigmoid, softmax_helper_dim0}
+        and (not labels.has_regions or len(labels.foreground_regions) <= MOST_REGIONS)
+        and _zooms_as_expected()
+    )
+
+
+def plan_sweep(predictor: nnUNetPredictor, *, shape: Sequence[int], properties: dict[str, Any]) -> SweepPlan:
+    """Return what a prediction of a prepared image of this shape (Z, Y, X) takes; nothing is calculated."""
+    patch = tuple(predictor.configuration_manager.patch_size)
+    labels = predictor.label_manager
+    padded = (*shape[: 3 - len(patch)], *np.maximum(shape[3 - len(patch) :], patch))
+    before = [(full - size) // 2 for full, size in zip(padded, shape, strict=True)]
+    steps = compute_steps_for_sliding_window(padded[3 - len(patch) :], patch, predictor.tile_step_size)
+    if len(patch) == 2:
+        steps = [list(range(padded[0])), *steps]
+        patch = (1, *patch)
+    windows = tuple(
+        Window(start=(int(z), int(y), int(x)), is_first_of_slices=(y, x) == (steps[1][0], steps[2][0]))
+        for z, y, x in product(*steps)
+    )
+    output_shape = tuple(map(int, properties["shape_after_cropping_and_before_resampling"]))
+    grid = StreamGrid(
+        shape=_three(padded),
+        patch_shape=_three(patch),
+        taps=_taps(predictor, shape=_three(shape), output_shape=_three(output_shape), before=before, given=properties),
+        offset=_three(before),
+        output_shape=_three(output_shape),
+    )
+    return SweepPlan(
+        grid=grid,
+        windows=windows,
+        padding=tuple(slice(at, at + size) for at, size in zip(before, shape, strict=True)),  # type: ignore[arg-type]
+        num_classes=labels.num_segmentation_heads,
+        num_models=len(predictor.list_of_parameters),
+        region_labels=tuple(labels.regions_class_order) if labels.has_regions else (),
+    )
+
+
+def _three(values: Sequence[Any]) -> tuple[int, int, int]:
+    first, second, third = map(int, values)
+    return first, second, third
+
+
+def _taps(
+    predictor: nnUNetPredictor,
+    *,
+    shape: tuple[int, int, int],
+    output_shape: tuple[int, int, int],
+    before: Sequence[int],
+    given: dict[str, Any],
+) -> tuple[Taps, Taps, Taps] | None:
+    """Return what each label is interpolated from, as nnU-Net's export chooses it; None on the same grid."""
+    if shape == output_shape:
+        return None
+    configuration = predictor.configuration_manager
+    spacing = [given["spacing"][axis] for axis in predictor.plans_manager.transpose_forward]
+    current = list(configuration.spacing)
+    if len(current) < len(output_shape):
+        current = [spacing[0], *current]
+    arguments = configuration.configuration["resampling_fn_probabilities_kwargs"]
+    separation = {key: value for key, value in arguments.items() if key == "separate_z_anisotropy_threshold"}
+    is_separate, axis = determine_do_sep_z_and_axis(
+        arguments.get("force_separate_z", False), current, spacing, **separation
+    )
+    first, second, third = (
+        (nearest_taps if is_separate and number == axis else linear_taps)(num_in, num_out).shifted(offset)
+        for number, (num_in, num_out, offset) in enumerate(zip(shape, output_shape, before, strict=True))
+    )
+    return first, second, third
+
+
+def stream_labels(
+    predictor: nnUNetPredictor,
+    networks: Sequence[torch.nn.Module],
+    image: PreparedImage,
+    *,
+    plan: SweepPlan,
+    on_window: Callable[[int], None] = lambda _: None,
+) -> NDArray[Any]:
+    """Return the label map, uint8 or uint16, in the voxels and the order of axes of the file that was read.
+
+    Parameters
+    ----------
+    predictor
+        nnU-Net's, which gives windows, mirroring and rules.
+    networks
+        One for each fold, ready to predict.
+    image
+        What is predicted.
+    plan
+        Of `plan_sweep`.
+    on_window
+        Called with the number of windows that are done after each.
+
+    Raises
+    ------
+    TrainingError
+        If a network gives numbers that no half can hold, as nnU-Net then does.
+    """
+    labels, box = predictor.label_manager, image.properties["bbox_used_for_cropping"]
+    dtype = np.uint8 if len(labels.foreground_labels) < 255 else np.uint16
+    whole = np.zeros(image.properties["shape_before_cropping"], dtype)
+    inside = whole[tuple(slice(start, end) for start, end in box)]
+    weights = compute_gaussian(
+        tuple(predictor.configuration_manager.patch_size),
+        sigma_scale=1.0 / 8,
+        value_scaling_factor=10,
+        device=torch.device("cpu"),
+    )
+    stream = LabelStream(
+        plan.grid,
+        num_classes=plan.num_classes,
+        num_models=plan.num_models,
+        weights=weights.float().numpy().reshape(plan.grid.patch_shape),
+        region_labels=plan.region_labels,
+        output=inside,
+    )
+    num_done = 0
+    for model, window, prediction in _predictions(predictor, networks, image, plan=plan):
+        if window.is_first_of_slices and model == 0:
+            stream.begin(window.start[0])
+        stream.add(
+            prediction.float().numpy(), model=model, start=window.start, is_half=prediction.dtype == torch.float16
+        )
+        if model == plan.num_models - 1:
+            num_done += 1
+            on_window(num_done)
+    stream.end()
+    if not stream.is_finite:
+        raise TrainingError(
+            "the network's predictions add up to infinity in half precision, and nnU-Net stops there as well; expected "
+            "logits of less than about 6000. Train it again, or look at the intensities of the image"
+        )
+    return whole.transpose(predictor.plans_manager.transpose_backward)
+
+
+@torch.inference_mode()  # type: ignore[untyped-decorator]
+def _predictions(
+    predictor: nnUNetPredictor, networks: Sequence[torch.nn.Module], image: PreparedImage, *, plan: SweepPlan
+) -> Iterator[tuple[int, Window, torch.Tensor]]:
+    """Yield what each network says of each window, shape (classes, z, y, x), in nnU-Net's order of windows."""
+    patch = predictor.configuration_manager.patch_size
+    data, _ = pad_nd_image(torch.from_numpy(image.data), patch, "constant", {"value": 0}, True, None)
+    device = predictor.device
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(min(default_num_processes, num_threads))
+    try:
+        for window in plan.windows:
+            z, y, x = (
+                slice(start, start + size) for start, size in zip(window.start, plan.grid.patch_shape, strict=True)
+            )
+            part = (slice(None), window.start[0] if len(patch) == 2 else z, y, x)
+            given = torch.clone(data[part][None], memory_format=torch.contiguous_format).to(device)
+            for model, network in enumerate(networks):
+                predictor.network = network
+                with torch.autocast(device.type, enabled=device.type == "cuda"):
+                    predicted = predictor._internal_maybe_mirror_and_predict(given)[0]  # noqa: SLF001
+                yield model, window, predicted.cpu().contiguous().view(plan.num_classes, *plan.grid.patch_shape)
+    finally:
+        torch.set_num_threads(num_threads)
+
+
+@cache
+def _zooms_as_expected() -> bool:
+    """Whether scipy interpolates to the same bits as the kernels: on some processors it may join products and sums."""
+    values = np.random.default_rng(0).standard_normal((5, 7, 9))
+    z, y, x = (linear_taps(num_in, num_out) for num_in, num_out in zip(values.shape, (9, 11, 17), strict=True))
+    total = np.zeros((9, 11, 17))
+    for along_z, along_y, along_x in product(("lower", "upper"), repeat=3):
+        index = np.ix_(getattr(z, along_z), getattr(y, along_y), getattr(x, along_x))
+        weights = (getattr(taps, f"{name}_weight") for taps, name in ((z, along_z), (y, along_y), (x, along_x)))
+        weight_z, weight_y, weight_x = weights
+        total += values[index] * weight_z[:, None, None] * weight_y[:, None] * weight_x
+    expected = resize(  # type: ignore[no-untyped-call]
+        values, total.shape, 1, mode="edge", anti_aliasing=False
+    )
+    return bool(np.array_equal(total, expected))
