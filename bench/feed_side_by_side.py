@@ -163,7 +163,8 @@ def write_patches(cases: Miniature) -> None:
     patches = cases.folder / "patches"
     patches.mkdir()
     for name in cases.train:
-        case = preprocess_case(*cases.paths(name), cases.plan)
+        image, labels = cases.paths(name)
+        case = preprocess_case([image], labels, cases.plan)
         ArrowDataset.save_case(case.data, case.seg, case.properties, str(patches / name))
 
 

@@ -65,7 +65,8 @@ def train_ours(folder: Path, seed: int, output: Path) -> None:
         patches = Path(work) / "patches"
         patches.mkdir()
         for name in cases.train:
-            case = preprocess_case(*cases.paths(name), cases.plan)
+            image, labels = cases.paths(name)
+            case = preprocess_case([image], labels, cases.plan)
             ArrowDataset.save_case(case.data, case.seg, case.properties, str(patches / name))
         checkpoint = CheckpointStore(open_storage(work), training_id=f"seed{seed}")
         train(

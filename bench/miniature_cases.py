@@ -66,7 +66,7 @@ class Miniature:
             for path, array in ((image, phantom.image), (labels, phantom.lungs)):
                 sitk.WriteImage(to_image(array, phantom=phantom, scan_name=name), str(path))
             if name.startswith("train"):
-                fingerprints.append(fingerprint_case(image, labels))
+                fingerprints.append(fingerprint_case([image], labels))
         plan = make_plan(
             fingerprints, label_set=_LUNGS, configuration="3d_fullres", preset=MINIATURE, donor=None, name="lungs"
         )
@@ -85,7 +85,7 @@ class Miniature:
         scores = []
         for name in self.test:
             image, labels = self.paths(name)
-            predictor.predict(image, work / f"{name}.nii.gz")
+            predictor.predict([image], work / f"{name}.nii.gz")
             reference, prediction = (
                 sitk.GetArrayFromImage(sitk.ReadImage(str(path))) for path in (labels, work / f"{name}.nii.gz")
             )

@@ -125,7 +125,7 @@ def run_of(folder: Path, *, size: str, names: Sequence[str]) -> SmallRun:
 def export(run: SmallRun) -> None:
     """Do what a prediction does beside its network: preprocess the image, bring logits to its grid, write labels."""
     plan = run.plan
-    case = preprocess_case(run.image, None, plan)
+    case = preprocess_case([run.image], None, plan)
     labels = convert_predicted_logits_to_segmentation_with_correct_shape(
         torch.zeros((plan.label_manager.num_segmentation_heads, *case.data.shape[1:]), dtype=torch.half),
         plan.plans_manager,

@@ -10,8 +10,7 @@ from orchestrator.thread_numbers import settle_thread_numbers
 
 if TYPE_CHECKING:
     from kernels import score_masks
-    from orchestrator.api import evaluate, open_results, run
-    from orchestrator.benchmark.loading import load_study
+    from orchestrator.api import evaluate, load_study, open_results, run
 
 __all__ = ["evaluate", "load_study", "open_results", "run", "score_masks"]
 
@@ -19,7 +18,7 @@ settle_thread_numbers()
 
 _PLACES = {
     "evaluate": "orchestrator.api",
-    "load_study": "orchestrator.benchmark.loading",
+    "load_study": "orchestrator.api",
     "open_results": "orchestrator.api",
     "run": "orchestrator.api",
     "score_masks": "kernels",

@@ -4,6 +4,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TextIO, TypedDict, Unpack
 
+from orchestrator.benchmark import loading
+from orchestrator.benchmark.definition import NNUNET_RAW
 from orchestrator.benchmark.presets import find_preset
 from orchestrator.benchmark.study import Study
 from orchestrator.cluster.registry import load_cluster
@@ -12,6 +14,7 @@ from orchestrator.driver.request import RunRequest
 from orchestrator.errors import ConfigError, DataError
 from orchestrator.progress import NoListener, ProgressLines
 from orchestrator.shipped import LOCAL_CLUSTER
+from orchestrator.sources.raw_survey import Describer, raw_folder_of_environment
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.training.nnunet.classes import check_models
 
@@ -35,7 +38,8 @@ class RequestOptions(TypedDict, total=False):
     cluster: Path | str
     """Cluster file; unless given, this machine."""
     data: str | Path | None
-    """Folder or `s3://` prefix with the downloads; None generates phantoms."""
+    """Folder or `s3://` prefix with the data sets. Unless given, what the cluster file says, or for data sets in
+    nnU-Net's layout the environment variable nnUNet_raw; else phantoms are generated."""
     output: str | Path | None
     """Folder or `s3://` prefix of everything that is written; unless given, what the cluster file says or
     `runs/PRESET`."""
@@ -43,6 +47,28 @@ class RequestOptions(TypedDict, total=False):
     """Of phantoms and trainings; 0 unless given."""
     redo_changed: bool
     """Whether what was made of data that have changed since is made anew, instead of refused."""
+
+
+def load_study(path: Path | str | None = None, *, data: str | Path | None = None) -> Study:
+    """Return the study that a file defines, the shipped one unless given.
+
+    Parameters
+    ----------
+    path
+        The study file.
+    data
+        Folder or `s3://` prefix with data sets in nnU-Net's layout, which are asked for their labels, channels and
+        cases; unless given, that of the environment variable nnUNet_raw.
+
+    Raises
+    ------
+    ConfigError
+        If a file is missing, has an unknown key or a wrong value, or names something that is not there.
+    DataError
+        If a data set is not there, or not whole.
+    """
+    location = _data(str(data)) if data else raw_folder_of_environment()
+    return loading.load_study(Path(path) if path else None, describe=Describer(location) if location else None)
 
 
 def make_request(study: Study, **options: Unpack[RequestOptions]) -> RunRequest:
@@ -66,7 +92,7 @@ def make_request(study: Study, **options: Unpack[RequestOptions]) -> RunRequest:
         trainings=trainings,
         preset=chosen,
         seed=seed,
-        data=_data(str(data) if data else config.data),
+        data=_data(str(data) if data else config.data or _own_raw_folder(study)),
         output=_output(str(output) if output else config.output or f"runs/{chosen.name}"),
         cluster=config,
         redo_changed=options.get("redo_changed", False),
@@ -218,6 +244,11 @@ def require_data(request: RunRequest) -> None:
             f"--preset {request.preset.name}: trains on the real downloads; expected --data with their folder. To "
             "write full-size phantoms instead: python -m orchestrator.phantom --output FOLDER"
         )
+
+
+def _own_raw_folder(study: Study) -> str | None:
+    """Return the folder of nnU-Net's data sets that the environment names, if a study has such data sets."""
+    return raw_folder_of_environment() if any(one.source == NNUNET_RAW for one in study.datasets) else None
 
 
 def _data(location: str | None) -> str | None:

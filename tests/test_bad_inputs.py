@@ -85,7 +85,7 @@ def only(monkeypatch: pytest.MonkeyPatch):
         dataset, case_name, label_set = row.of
         study = OneTraining(Case(dataset=dataset, name=case_name), label_set)
         for module in (doctor, run_options):
-            monkeypatch.setattr(module, "load_study", lambda path: study)
+            monkeypatch.setattr(module, "load_study", lambda path, **_: study)
 
     return use
 

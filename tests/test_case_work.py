@@ -12,7 +12,7 @@ from layouts import DATASETS, write_downloads
 from orchestrator.benchmark.definition import Case
 from orchestrator.errors import DataError
 from orchestrator.images.geometry import geometry_of
-from orchestrator.sources.downloads import LAYOUTS, may_concern
+from orchestrator.sources.downloads import LAYOUTS, concerned_files
 from orchestrator.stages import cases as case_work
 from orchestrator.stages.case_records import original_grid
 from orchestrator.stages.local_download import local_download
@@ -99,8 +99,9 @@ def test_what_is_left_out_is_not_needed_to_convert_a_case(name, tmp_path):
     write_downloads(tmp_path)
     dataset = DATASETS[name]
     keys = [path.relative_to(tmp_path).as_posix() for path in (tmp_path / dataset.source).rglob("*.*")]
+    storage = open_storage(tmp_path)
     for case_name in dataset.case_names:
-        assert all(may_concern(key, download=dataset.source, case_name=case_name) for key in keys)
+        assert concerned_files(keys, storage=storage, download=dataset.source, case_name=case_name) == keys
 
 
 @pytest.mark.parametrize(
@@ -117,8 +118,9 @@ def test_what_is_left_out_is_not_needed_to_convert_a_case(name, tmp_path):
 def test_a_file_concerns_the_case_whose_name_it_bears(key, case_name, other):
     download = Path(key).parts[0]
     assert download in LAYOUTS
-    assert may_concern(key, download=download, case_name=case_name)
-    assert not may_concern(key, download=download, case_name=other)
+    storage = open_storage("/nowhere")
+    assert concerned_files([key], storage=storage, download=download, case_name=case_name) == [key]
+    assert concerned_files([key], storage=storage, download=download, case_name=other) == []
 
 
 def test_the_record_of_an_image_keeps_the_grid_of_its_file(tmp_path):

@@ -229,7 +229,7 @@ def test_data_on_s3_are_compared_by_size_and_time_there(data, tmp_path, s3_bucke
 
 def test_verify_reads_all_downloads_and_names_what_is_not_what_was_read(storage, data, tmp_path, monkeypatch, capsys):
     known = SimpleNamespace(datasets=tuple(layouts.DATASETS.values()))
-    monkeypatch.setattr(verify, "load_study", lambda _: known)
+    monkeypatch.setattr(verify, "load_study", lambda *_, **__: known)
     command = ["--output", storage.location, "--data", str(data)]
     assert verify.main(command) == 0
     assert capsys.readouterr().out == "21 of 21 images and label maps are of the downloads as they are\n"

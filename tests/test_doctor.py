@@ -62,7 +62,7 @@ class SmallStudy:
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     layouts.write_downloads(tmp_path)
-    monkeypatch.setattr(doctor, "load_study", lambda path: SmallStudy())
+    monkeypatch.setattr(doctor, "load_study", lambda path, **_: SmallStudy())
     monkeypatch.setenv("COLUMNS", "400")
     return tmp_path
 

@@ -172,7 +172,7 @@ def patches_of_a_run(files, setting, tmp_path):
 
     def write_again(case):
         image, labels = files[cases.index(case)]
-        made = preprocess_case(image, labels, plan)
+        made = preprocess_case([image], labels, plan)
         with storage.writing(run_paths.patches(TRAINING, case)) as path:
             write_patches(path, data=made.data, seg=made.seg, properties=made.properties)
             storage.write_bytes(

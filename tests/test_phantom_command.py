@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.benchmark.definition import Dataset
+from orchestrator.benchmark.loading import load_study
+from orchestrator.benchmark.study import Study
 from orchestrator.cli import phantoms as phantom
 
 MOSMED = Dataset(
@@ -19,13 +21,13 @@ MOSMED = Dataset(
 )
 
 
-def only_mosmed(*, matrix: str, preset_name: str) -> list[tuple[Dataset, str]]:
-    assert (matrix, preset_name) == ("core", "paper")
+def only_mosmed(study: Study, *, matrix: str | None, preset_name: str) -> list[tuple[Dataset, str]]:
+    assert (matrix, preset_name) == (None, "paper")
     return [(MOSMED, name) for name in MOSMED.case_names]
 
 
 def test_the_core_needs_585_volumes() -> None:
-    requests = phantom.requested_cases(matrix="core", preset_name="paper")
+    requests = phantom.requested_cases(load_study(), matrix="core", preset_name="paper")
     scans = {(dataset.source, name) for dataset, name in requests}
     assert len(scans) == 20 + 50 + 402 + 63 + 50
     assert len(requests) == 585 + 50 + 78  # StructSeg and NSCLC patients that are labelled twice

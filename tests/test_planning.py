@@ -54,7 +54,7 @@ def cases(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def fingerprints(cases):
-    return [fingerprint_case(image, labels) for image, labels in cases[1]]
+    return [fingerprint_case([image], labels) for image, labels in cases[1]]
 
 
 def plan_of(fingerprints, *, configuration="3d_fullres", donor=None, name="T1-lung-fold0", preset=SMOKE, **others):
@@ -73,7 +73,7 @@ def test_a_fingerprint_is_that_of_nnunet(cases, fingerprints):
         assert found.shape_after_crop == tuple(shape)
         assert list(found.spacing_mm) == list(spacing)
         assert found.relative_size_after_cropping == relative
-        voxels = found.foreground.astype(np.float32)[None, None, None]
+        voxels = found.foreground.astype(np.float32)[:, None, None]
         drawn, _ = DatasetFingerprintExtractor.collect_foreground_intensities(
             np.ones_like(voxels), voxels, num_samples=5000
         )
@@ -102,7 +102,7 @@ def test_fractions_of_hu_are_kept():
         shape_after_crop=(2, 2, 2),
         spacing_mm=(1.0, 1.0, 1.0),
         relative_size_after_cropping=1.0,
-        foreground=np.array([0.1, -3.7], np.float32),
+        foreground=np.array([[0.1, -3.7]], np.float32),
     )
     read = CaseFingerprint.from_bytes(made.to_bytes())
     assert read.foreground.dtype == np.float32
@@ -129,9 +129,9 @@ def test_unreadable_files_are_named(cases, tmp_path):
     torn = tmp_path / "torn.nii.gz"
     torn.write_bytes(image.read_bytes()[:500])
     with pytest.raises(DataError, match=r"torn\.nii\.gz"):
-        fingerprint_case(torn, labels)
+        fingerprint_case([torn], labels)
     with pytest.raises(DataError, match=r"case_1\.nii\.gz: shape \(26, 40, 40\); expected \(24, 40, 44\)"):
-        fingerprint_case(image, cases[1][1][1])
+        fingerprint_case([image], cases[1][1][1])
 
 
 PLANNERS = {
@@ -302,7 +302,7 @@ def test_a_donor_gives_patch_network_and_batch_size_but_not_intensities(fingerpr
 
 
 def test_cases_without_any_label_are_refused(fingerprints):
-    empty = replace(fingerprints[0], foreground=np.zeros(0, np.float32))
+    empty = replace(fingerprints[0], foreground=np.zeros((1, 0), np.float32))
     with pytest.raises(DataError, match="none of the 2 cases"):
         plan_of([empty, empty])
     assert plan_of([fingerprints[0], empty]).plans["configurations"]["3d_fullres"]

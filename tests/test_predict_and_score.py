@@ -49,11 +49,11 @@ class Predictor:
         self.errors = []
         self.num_predicted = 0
 
-    def predict(self, image, path, *, grid, description):
+    def predict(self, images, path, *, grid, description):
         if self.errors and (error := self.errors.pop(0)):
             raise error
         self.num_predicted += 1
-        geometry = read_nifti_geometry(SourceFile(path=image))
+        geometry = read_nifti_geometry(SourceFile(path=images[0]))
         prediction._write_label_map(np.zeros((2, 3, 4), np.uint8), path, geometry=geometry, description=description)
 
 
@@ -86,7 +86,7 @@ def context(storage):
         data=None,
         preset=PRESETS["smoke"],
         seed=0,
-        datasets={},
+        datasets={dataset.name: dataset for dataset in load_study().datasets},
         label_sets={label_set.name: label_set for label_set in load_study().label_sets},
         phantom_cases={},
         device="cpu",

@@ -58,7 +58,7 @@ def model(request, tmp_path_factory):
 def predict(model, image, output, *, grid=None, description="", **changes):
     plan, preset, state, _ = model
     predictor = load_predictor(state, plan=plan, preset=replace(preset, **changes), device="cpu")
-    predictor.predict(image, output, grid=grid, description=description)
+    predictor.predict([image], output, grid=grid, description=description)
     return sitk.ReadImage(str(output))
 
 

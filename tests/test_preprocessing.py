@@ -34,7 +34,7 @@ def case(tmp_path_factory):
 @pytest.fixture(scope="module", params=["3d_fullres", "2d"])
 def plan(request, case):
     return make_plan(
-        [fingerprint_case(*case)],
+        [fingerprint_case([case[0]], case[1])],
         label_set=INFECTION,
         configuration=request.param,
         preset=PRESETS["smoke"],
@@ -50,7 +50,7 @@ def test_a_case_is_preprocessed_as_nnunet_does(case, plan):
     expected, expected_seg, expected_properties = DefaultPreprocessor(verbose=False).run_case(
         [str(image)], str(labels), plan.plans_manager, plan.configuration_manager, plan.dataset_json
     )
-    found = preprocess_case(image, labels, plan)
+    found = preprocess_case([image], labels, plan)
     assert found.data.dtype == np.float32
     assert found.seg.dtype == expected_seg.dtype == np.int8
     np.testing.assert_array_equal(found.data, expected)
@@ -62,7 +62,7 @@ def test_a_case_is_preprocessed_as_nnunet_does(case, plan):
 
 
 def test_zeros_around_the_body_are_cut_off(case, plan):
-    found = preprocess_case(*case, plan)
+    found = preprocess_case([case[0]], case[1], plan)
     # Four of the 40 rows are zero; the plan's spacing is that of the only case.
     assert found.data.shape == found.seg.shape == (1, 24, 36, 44)
     assert found.properties["bbox_used_for_cropping"] == [[0, 24], [4, 40], [0, 44]]
@@ -70,8 +70,8 @@ def test_zeros_around_the_body_are_cut_off(case, plan):
 
 
 def test_a_case_without_labels_has_no_locations(case, plan):
-    with_labels = preprocess_case(*case, plan)
-    found = preprocess_case(case[0], None, plan)
+    with_labels = preprocess_case([case[0]], case[1], plan)
+    found = preprocess_case([case[0]], None, plan)
     np.testing.assert_array_equal(found.data, with_labels.data)
     assert "class_locations" not in found.properties
     assert found.seg.max() == 0
@@ -80,12 +80,12 @@ def test_a_case_without_labels_has_no_locations(case, plan):
 def test_a_label_without_voxels_has_an_empty_list_of_places(case, plan, tmp_path):
     empty = sitk.ReadImage(str(case[1])) * 0
     sitk.WriteImage(empty, str(tmp_path / "empty.nii.gz"))
-    found = preprocess_case(case[0], tmp_path / "empty.nii.gz", plan)
+    found = preprocess_case([case[0]], tmp_path / "empty.nii.gz", plan)
     assert found.properties["class_locations"][1].shape == (0, 4)
 
 
 def test_a_preprocessed_case_survives_the_patch_store(case, plan, tmp_path):
-    made = preprocess_case(*case, plan)
+    made = preprocess_case([case[0]], case[1], plan)
     write_patches(tmp_path / "case.arrow", data=made.data, seg=made.seg, properties=made.properties)
     read = PatchFile.open(tmp_path / "case.arrow")
     read.verify()
@@ -101,14 +101,14 @@ def test_bad_files_are_named(case, plan, tmp_path):
     small = sitk.ReadImage(str(case[1]))[:, :, :5]
     sitk.WriteImage(small, str(tmp_path / "small.nii.gz"))
     with pytest.raises(DataError, match=r"small\.nii\.gz: shape \(5, 40, 44\); expected \(24, 40, 44\)"):
-        preprocess_case(case[0], tmp_path / "small.nii.gz", plan)
+        preprocess_case([case[0]], tmp_path / "small.nii.gz", plan)
     (tmp_path / "torn.nii.gz").write_bytes(case[0].read_bytes()[:300])
     with pytest.raises(DataError, match=r"torn\.nii\.gz: cannot be read"):
-        preprocess_case(tmp_path / "torn.nii.gz", None, plan)
+        preprocess_case([tmp_path / "torn.nii.gz"], None, plan)
 
 
 def test_preprocessing_prints_nothing(case, plan, capsys):
-    preprocess_case(*case, plan)
+    preprocess_case([case[0]], case[1], plan)
     assert capsys.readouterr().out == ""
 
 
@@ -120,4 +120,4 @@ def test_memory_that_is_short_says_nothing_about_a_file(case, error):
         raise error
 
     with pytest.raises(type(error), match="allocate memory"):
-        read_with_nnunet(fail, path=case[0])
+        read_with_nnunet(fail, paths=[case[0]])

@@ -188,7 +188,7 @@ def test_a_training_learns_them_is_resumed_exactly_and_predicts_label_maps(setti
     assert_same_weights(resumed.weights, run.weights)
     image, labels = files[3]
     predictor = load_predictor(run.store.load_final().state, plan=plan, preset=PRESET, device="cpu")
-    predictor.predict(image, tmp_path / "prediction.nii.gz")
+    predictor.predict([image], tmp_path / "prediction.nii.gz")
     predicted, reference = (
         sitk.GetArrayFromImage(sitk.ReadImage(str(path))) for path in (tmp_path / "prediction.nii.gz", labels)
     )

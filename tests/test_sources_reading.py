@@ -12,7 +12,7 @@ import pytest
 
 from orchestrator.benchmark.definition import Case
 from orchestrator.errors import ConfigError, DataError, StorageError
-from orchestrator.sources import archives, convert, inspect
+from orchestrator.sources import archives, layout
 from orchestrator.sources.archives import files_below
 from orchestrator.sources.downloads import CaseRequest, convert_case, inspect_downloads
 
@@ -44,15 +44,15 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def throwing(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     """Let both readers throw this at one mask."""
-    for module, name in ((convert, "read_nifti"), (inspect, "read_nifti_geometry")):
-        read = getattr(module, name)
+    for name in ("read_nifti", "read_nifti_geometry"):
+        read = getattr(layout, name)
 
         def at_the_mask(source, read=read, **options):
             if str(source).endswith(MASK):
                 raise error
             return read(source, **options)
 
-        monkeypatch.setattr(module, name, at_the_mask)
+        monkeypatch.setattr(layout, name, at_the_mask)
 
 
 def requests() -> list[CaseRequest]:

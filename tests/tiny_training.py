@@ -60,7 +60,7 @@ def write_ball(folder, index, *, shape=(24, 32, 36)):
 
 
 def tiny_plan(files, *, preset, configuration="3d_fullres", label_set=BALL, **others):
-    fingerprints = [fingerprint_case(image, labels) for image, labels in files]
+    fingerprints = [fingerprint_case([image], labels) for image, labels in files]
     return make_plan(
         fingerprints,
         label_set=label_set,
@@ -75,7 +75,7 @@ def tiny_plan(files, *, preset, configuration="3d_fullres", label_set=BALL, **ot
 def write_all_patches(folder, files, plan):
     folder.mkdir()
     for name, (image, labels) in zip(CASES, files, strict=True):
-        case = preprocess_case(image, labels, plan)
+        case = preprocess_case([image], labels, plan)
         write_patches(folder / f"{name}.arrow", data=case.data, seg=case.seg, properties=case.properties)
     return folder
 

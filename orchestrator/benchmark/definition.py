@@ -4,6 +4,7 @@ A *training* is one model, fitted to the cases of one fold. A *label set* is one
 may have several of them.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -13,6 +14,8 @@ VALIDATION = "val"
 """Name of the evaluation set of a training's own validation cases."""
 NNUNET_RAW = "nnunet-raw"
 """Name of the layout of files that is nnU-Net's own: a folder `DatasetNNN_Name`."""
+_OF_A_CASE = re.compile(r"(image(-\d+)?|case)", re.IGNORECASE)
+"""Names of files that a run keeps beside the label maps of a case."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,7 +67,7 @@ class LabelSet:
         return tuple(sorted({label for structure in self.structures for label in structure.labels}.union(ignored)))
 
     def __post_init__(self) -> None:
-        if self.name in {"image", "case"}:
+        if _OF_A_CASE.fullmatch(self.name):
             raise ConfigError(
                 f"label set {self.name}: a run keeps a file of that name beside the label maps of a case; expected "
                 "another name"

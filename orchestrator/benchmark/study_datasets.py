@@ -72,7 +72,7 @@ class DatasetReader:
             name=name,
             title=entry.title or name,
             source=entry.source or NNUNET_RAW,
-            folder=entry.nnunet or entry.source or "",
+            folder=(raw.folder if raw else entry.nnunet) or entry.source or "",
             channels=tuple(entry.channels) or (raw.channels if raw else _CT),
             label_sets=tuple(label_sets),
             case_names=cases.everything,

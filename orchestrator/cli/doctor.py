@@ -4,7 +4,7 @@ import argparse
 import json
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -31,6 +31,7 @@ from orchestrator.configuration import is_folder
 from orchestrator.errors import ConfigError, OrchestratorError
 from orchestrator.images.problem import Problem, printable
 from orchestrator.sources.downloads import CaseRequest, inspect_downloads
+from orchestrator.sources.raw_survey import Describer
 from orchestrator.sources.training_labels import missing_labels
 from orchestrator.workflow.graph import label_sets_by_case
 
@@ -62,7 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
         "or not; 1: problems; 2: the command line is wrong.",
     )
     add = parser.add_argument
-    add("--data", required=True, help="folder with the public downloads")
+    add("--data", required=True, help="folder with the data sets")
     add("--study", type=Path, default=DEFAULT_STUDY, help="what is trained (default: the shipped study)")
     add("--preset", default="paper", help=f"whose cases are checked: {', '.join(PRESETS)} (default: paper, all)")
     add("--matrix", help="which trainings of the study, all for every one (default: its first matrix)")
@@ -88,7 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def diagnose(options: argparse.Namespace, *, console: Console) -> int:
     """Look through the data that the command line names, and print what was found."""
-    study = load_study(options.study)
+    describer = Describer(options.data, is_strict=False)
+    study = load_study(options.study, describe=describer)
     findings = examine(
         requested_trainings(options, study=study),
         study=study,
@@ -96,6 +98,7 @@ def diagnose(options: argparse.Namespace, *, console: Console) -> int:
         thorough=not options.quick,
         num_threads=max(1, options.threads),
     )
+    findings = tuple(with_survey(finding, describer=describer) for finding in findings)
     if options.json:
         show_json(findings, console=console)
     else:
@@ -106,9 +109,7 @@ def diagnose(options: argparse.Namespace, *, console: Console) -> int:
 def requested_trainings(options: argparse.Namespace, *, study: Study) -> tuple[Training, ...]:
     """Return the trainings of the command line and those whose plans they take over; raises ConfigError."""
     if not is_folder(options.data):
-        raise ConfigError(
-            f"--data {options.data}: no such folder of this machine; expected the one with the public downloads"
-        )
+        raise ConfigError(f"--data {options.data}: no such folder of this machine; expected the one with the data sets")
     preset = find_preset(options.preset)
     trainings = study.trainings(matrix=options.matrix, only=tuple(options.only), preset=preset)
     # A run also plans the trainings whose patch size others take over.
@@ -156,6 +157,15 @@ def examine(
             )
         )
     return tuple(findings)
+
+
+def with_survey(finding: Finding, *, describer: Describer) -> Finding:
+    """Return a finding with what the names of the files of a raw data set have shown beside it."""
+    folder = Path(finding.download).name
+    seen = [survey.cases for survey in describer.surveys.values() if survey.folder == folder]
+    problems = [problem for cases in seen for problem in cases.problems]
+    notes = [note for cases in seen for note in cases.notes]
+    return replace(finding, problems=(*problems, *finding.problems), notes=(*notes, *finding.notes))
 
 
 def show_text(findings: Sequence[Finding], *, is_quick: bool, console: Console) -> None:

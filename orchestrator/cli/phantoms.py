@@ -9,8 +9,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from orchestrator.benchmark.loading import load_study
+from orchestrator.benchmark.definition import NNUNET_RAW
+from orchestrator.benchmark.loading import DEFAULT_STUDY, load_study
 from orchestrator.benchmark.presets import PRESETS, find_preset
+from orchestrator.benchmark.study import Study
 from orchestrator.cli.console import EXIT_DONE, command_parser, consoles, exit_code_of, is_live, parse, say
 from orchestrator.configuration import absolute
 from orchestrator.errors import ConfigError, OrchestratorError
@@ -20,6 +22,7 @@ from orchestrator.phantoms.downloads import (
     plan_phantom_download,
     write_phantom_download,
 )
+from orchestrator.phantoms.raw_datasets import write_raw_phantoms
 
 PLAIN_LINE_EVERY_S = 30.0
 """Without a terminal, a line appears at most this often."""
@@ -34,10 +37,11 @@ def build_parser() -> argparse.ArgumentParser:
         "Exit code 0: all is written; 1: writing failed; 2: bad input; 130: interrupted.",
     )
     add = parser.add_argument
-    add("--output", type=Path, required=True, help="folder for the five downloads")
+    add("--output", type=Path, required=True, help="folder for the downloads")
+    add("--study", type=Path, default=DEFAULT_STUDY, help="whose cases are written (default: the shipped study)")
     add("--spacing", type=float, metavar="MM", help="in-plane spacing (default: the preset's, else full resolution)")
     add("--seed", type=int, default=0, help="the same seed gives the same phantoms (default: 0)")
-    add("--matrix", default="core", help="trainings whose cases are written, as of run_all (default: core)")
+    add("--matrix", help="trainings whose cases are written, as of run_all (default: the first of the study)")
     add("--preset", help=f"only the cases that this preset keeps, at its spacing: {', '.join(PRESETS)}")
     add("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)")
     return parser
@@ -72,17 +76,28 @@ def write_phantoms(options: argparse.Namespace, *, console: Console) -> int:
     absolute(str(options.output), option="--output")
     preset = find_preset(options.preset or "paper")
     spacing_mm = options.spacing if options.spacing is not None else preset.phantom_spacing_mm
-    requests = requested_cases(matrix=options.matrix, preset_name=preset.name)
+    study = load_study(options.study)
+    requests = requested_cases(study, matrix=options.matrix, preset_name=preset.name)
+    raw = raw_requests(requests)
     plans = {
         download: plan_phantom_download(download, requests, spacing_mm=spacing_mm, seed=options.seed)
         for download in DOWNLOADS
     }
-    num_scans = sum(len(plan.scans) for plan in plans.values())
+    num_scans = sum(len(plan.scans) for plan in plans.values()) + sum(map(len, raw.values()))
     options.output.mkdir(parents=True, exist_ok=True)
     with console.status("starting") as status:
         live = is_live(console)
         show, every_s = (status.update, 0.0) if live else (console.print, PLAIN_LINE_EVERY_S)
         on_scan = _progress(num_scans, show=show, every_s=every_s)
+        for folder, of_it in raw.items():
+            write_raw_phantoms(
+                options.output / folder,
+                requests=of_it,
+                label_sets={label_set.name: label_set for label_set in study.label_sets},
+                spacing_mm=spacing_mm,
+                seed=options.seed,
+                on_case=on_scan,
+            )
         for download, plan in plans.items():
             if plan.scans:
                 write_phantom_download(
@@ -97,9 +112,17 @@ def write_phantoms(options: argparse.Namespace, *, console: Console) -> int:
     return num_scans
 
 
-def requested_cases(*, matrix: str, preset_name: str) -> list[CaseRequest]:
+def raw_requests(requests: Sequence[CaseRequest]) -> dict[str, list[CaseRequest]]:
+    """Return the cases of data sets in nnU-Net's layout by folder."""
+    found: dict[str, list[CaseRequest]] = {}
+    for dataset, name in requests:
+        if dataset.source == NNUNET_RAW:
+            found.setdefault(dataset.folder, []).append((dataset, name))
+    return found
+
+
+def requested_cases(study: Study, *, matrix: str | None, preset_name: str) -> list[CaseRequest]:
     """Return every case that the trainings of a matrix use, after the caps of a preset."""
-    study = load_study()
     datasets = {dataset.name: dataset for dataset in study.datasets}
     trainings = study.trainings(matrix=matrix, preset=find_preset(preset_name))
     cases = sorted({case for training in trainings for case in training.cases})

@@ -14,6 +14,7 @@ from orchestrator.cli.trainings import show_trainings
 from orchestrator.driver.request import RunRequest
 from orchestrator.errors import DataError
 from orchestrator.progress import duration_text
+from orchestrator.sources.raw_survey import RAW_VARIABLE, raw_folder_of_environment
 from orchestrator.storage import run_paths
 
 
@@ -60,6 +61,8 @@ def run_here(request: RunRequest, options: argparse.Namespace, *, console: Conso
     request.cluster.authenticate()
     from orchestrator.driver.run import run
 
+    if not options.data and request.data is not None and request.data == raw_folder_of_environment():
+        say(f"data sets: {request.data}, as the environment variable {RAW_VARIABLE} says", console=console)
     check_data(request, console=console)
     with LiveView(console) as view:
         outcome = run(request, listener=view)

@@ -6,11 +6,12 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from orchestrator.api import RequestOptions, make_request, require_data
-from orchestrator.benchmark.loading import DEFAULT_STUDY, load_study
+from orchestrator.api import RequestOptions, load_study, make_request, require_data
+from orchestrator.benchmark.loading import DEFAULT_STUDY
 from orchestrator.benchmark.presets import PRESETS
 from orchestrator.cli.console import command_parser
 from orchestrator.cluster.environment import LAUNCHED_FROM
+from orchestrator.cluster.registry import load_cluster
 from orchestrator.configuration import is_folder
 from orchestrator.driver.request import RunRequest
 from orchestrator.errors import ConfigError
@@ -59,7 +60,7 @@ def _add_request(parser: argparse.ArgumentParser) -> None:
         default=LOCAL_CLUSTER,
         help="where to run (default: this machine)",
     )
-    add("--data", help="folder or s3:// prefix with the public downloads (default: generated phantoms)")
+    add("--data", help="folder or s3:// prefix with the data sets (default: nnUNet_raw or generated phantoms)")
     add("--output", help="folder or s3:// prefix for everything that the run writes (default: runs/PRESET)")
     add("--preset", default="smoke", help=f"how much to train: {', '.join(PRESETS)} (default: smoke)")
     add("--matrix", help="which trainings of the study, all for every one (default: its first matrix)")
@@ -84,13 +85,12 @@ def select(options: argparse.Namespace) -> RunRequest:
     check_options(options)
     given = {name: getattr(options, name) for name in RequestOptions.__annotations__}
     given["cluster"] = options.simulate or options.cluster
-    request = make_request(load_study(options.study), **given)
+    data = options.data or load_cluster(Path(given["cluster"])).data
+    request = make_request(load_study(options.study, data=data), **given)
     if (options.yes or options.keep) and (options.simulate or not request.cluster.is_rented):
         raise ConfigError("--yes and --keep: only with a --cluster whose machines are started for the run (kind aws)")
     if options.dry_run and request.data and "://" not in request.data and not is_folder(request.data):
-        raise ConfigError(
-            f"--data {request.data}: no such folder of this machine; expected the one with the public downloads"
-        )
+        raise ConfigError(f"--data {request.data}: no such folder of this machine; expected the one with the data sets")
     if not (options.simulate or options.dry_run):
         require_data(request)
     return request

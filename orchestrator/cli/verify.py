@@ -7,7 +7,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from orchestrator.benchmark.loading import DEFAULT_STUDY, load_study
+from orchestrator.api import load_study
+from orchestrator.benchmark.loading import DEFAULT_STUDY
 from orchestrator.cli.console import (
     EXIT_DONE,
     EXIT_NOT_DONE,
@@ -79,7 +80,7 @@ def verify_data(storage: Storage, *, data: str, study: Path, console: Console) -
     parts = parts_of(storage)
     if not parts:
         raise ConfigError(f"{storage.location}: no cases; expected the --output of a run that has read downloads")
-    datasets = {dataset.name: dataset for dataset in load_study(study).datasets}
+    datasets = {dataset.name: dataset for dataset in load_study(study, data=data).datasets}
     found = compare(parts, data=data, datasets=datasets, thorough=True)
     for one in found.changed:
         files = ", ".join(one.files)

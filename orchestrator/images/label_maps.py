@@ -54,20 +54,26 @@ class OpenLabelMap:
 
     path: Path
     header: ImageHeader
+    files: tuple[Path, ...]
+    """All that it is read from: the voxels of some headers are in another file."""
     _read: Callable[[ReadBuffer], NDArray[Any]] = field(repr=False)
 
     def read(self, buffer: ReadBuffer) -> LabelMap:
         """Read the voxels, which are good until the next file is read into the buffer; raises DataError."""
         with naming(self.path):
-            labels = as_labels(self._read(buffer), slope=self.header.slope, intercept=self.header.intercept)
+            labels = as_labels(self.stored(buffer), slope=self.header.slope, intercept=self.header.intercept)
         return LabelMap(
             array=labels, geometry=self.header.geometry, num_axes=self.header.num_axes, notes=self.header.notes
         )
 
+    def stored(self, buffer: ReadBuffer) -> NDArray[Any]:
+        """Read the numbers (z, y, x) as they are stored, as `read`, but raises Fault."""
+        return self._read(buffer)
+
 
 @contextmanager
-def open_label_map(path: Path) -> Iterator[OpenLabelMap]:
-    """Context with a label map whose header is read.
+def open_label_map(path: Path, *, what: str = "a label map") -> Iterator[OpenLabelMap]:
+    """Context with a label map whose header is read, or another volume that messages call `what`.
 
     Raises
     ------
@@ -77,22 +83,24 @@ def open_label_map(path: Path) -> Iterator[OpenLabelMap]:
     """
     if not path.is_file():
         found = "neither a file nor a link to one" if os.path.lexists(path) else "no such file"
-        raise DataError(f"{path}: {found}; expected a label map")
+        raise DataError(f"{path}: {found}; expected {what}")
     if not os.access(path, os.R_OK):
-        raise DataError(f"{path}: may not be read by this user; expected a readable label map")
+        raise DataError(f"{path}: may not be read by this user; expected {what} that is readable")
     name = path.name.lower()
     if name.endswith((".nii", ".nii.gz")):
         with path.open("rb") as stream:
             with naming(path):
                 file = NiftiFile(stream, must_be_gzip=name.endswith(".gz"))
-            yield OpenLabelMap(path=path, header=file.header, _read=file.read)
+            yield OpenLabelMap(path=path, header=file.header, files=(path,), _read=file.read)
         return
+    files: tuple[Path, ...] = (path,)
     with naming(path):
         if name.endswith(".mnc"):
             minc = MincFile(path)
             header, read = minc.header, minc.read
         elif name.endswith((".mha", ".mhd", ".nrrd", ".nhdr")):
             header, stored = (parse_metaimage if name.endswith((".mha", ".mhd")) else parse_nrrd)(path)
+            files = tuple(dict.fromkeys((path, stored.path)))
 
             def read(buffer: ReadBuffer) -> NDArray[Any]:
                 return read_voxels(stored, header, buffer)
@@ -100,7 +108,7 @@ def open_label_map(path: Path) -> Iterator[OpenLabelMap]:
             raise SourceError.of(
                 path, found="a file of another kind", expected=f"one of {', '.join(SUFFIXES)}", advice="Convert it."
             )
-    yield OpenLabelMap(path=path, header=header, _read=read)
+    yield OpenLabelMap(path=path, header=header, files=files, _read=read)
 
 
 def read_label_map(path: Path, *, buffer: ReadBuffer | None = None) -> LabelMap:

@@ -156,18 +156,23 @@ class LoadedNifti:
 
 
 def read_nifti(
-    source: SourceFile, *, values: Callable[[NDArray[Any], ImageHeader], NDArray[Any]] = scaled
+    source: SourceFile,
+    *,
+    values: Callable[[NDArray[Any], ImageHeader], NDArray[Any]] = scaled,
+    is_volume: bool = True,
 ) -> LoadedNifti:
-    """Read a `.nii.gz` file of a download wholly; `values` makes values of the stored numbers.
+    """Read a `.nii.gz` file wholly; `values` makes values of the stored numbers.
 
     Raises
     ------
     SourceError
-        If it is empty, not gzip, cut short, not NIfTI, contradicts itself, or holds NaN or infinity.
+        If it is empty, not gzip, cut short, not NIfTI, contradicts itself, or holds NaN or infinity; with `is_volume`
+        also if it is a plane.
     """
     with naming(source), source.open() as stream:
         file = NiftiFile(stream, must_be_gzip=True)
-        check_is_volume(file.header)
+        if is_volume:
+            check_is_volume(file.header)
         image = sitk.GetImageFromArray(values(file.read(ReadBuffer()), file.header))
     geometry = file.header.geometry
     image.SetSpacing(geometry.spacing_mm)
@@ -178,7 +183,7 @@ def read_nifti(
     )
 
 
-def read_nifti_geometry(source: SourceFile) -> Geometry:
+def read_nifti_geometry(source: SourceFile, *, is_volume: bool = True) -> Geometry:
     """Read only the header of a `.nii.gz` file, and whether the file is cut short where that is cheap to see.
 
     Raises
@@ -188,7 +193,8 @@ def read_nifti_geometry(source: SourceFile) -> Geometry:
     """
     with naming(source), source.open() as stream:
         file = NiftiFile(stream, must_be_gzip=True)
-        check_is_volume(file.header)
+        if is_volume:
+            check_is_volume(file.header)
         # A file inside a zip archive would have to be unpacked up to its end.
         if source.path.suffix != ".zip":
             stream.seek(-4, 2)

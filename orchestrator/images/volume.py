@@ -21,6 +21,8 @@ class LoadedVolume:
     """Digest of its source."""
     notes: tuple[str, ...] = ()
     """What was decided when reading it."""
+    further: tuple[sitk.Image, ...] = ()
+    """Its other channels, on the same grid."""
 
 
 class Volume(ABC):

@@ -5,7 +5,7 @@ import multiprocessing
 import shutil
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import closing
 from dataclasses import dataclass
@@ -62,8 +62,7 @@ def plan_phantom_download(
     """
     if download not in DOWNLOADS:
         raise ConfigError(f"phantom download {download!r}: unknown; expected one of {', '.join(DOWNLOADS)}")
-    if spacing_mm is not None and not 0.3 <= spacing_mm <= 20:
-        raise ConfigError(f"phantom spacing {spacing_mm} mm: expected 0.3 to 20, or none for full resolution")
+    check_spacing(spacing_mm)
     with_effusion = {name for dataset, _ in requests if dataset.name == "nsclc-pe" for name in dataset.case_names}
     datasets: dict[str, set[str]] = {}
     for dataset, name in requests:
@@ -76,6 +75,12 @@ def plan_phantom_download(
         for name, users in sorted(datasets.items())
     )
     return PhantomRequest(download=download, seed=seed, spacing_mm=spacing_mm, scans=scans)
+
+
+def check_spacing(spacing_mm: float | None) -> None:
+    """Raise ConfigError for a spacing that no phantom has."""
+    if spacing_mm is not None and not 0.3 <= spacing_mm <= 20:
+        raise ConfigError(f"phantom spacing {spacing_mm} mm: expected 0.3 to 20, or none for full resolution")
 
 
 def write_phantom_download(
@@ -109,7 +114,7 @@ def write_phantom_download(
     """
     request = plan_phantom_download(download, requests, spacing_mm=spacing_mm, seed=seed)
     target = folder / download
-    if _is_there(target, request=request):
+    if is_there(target, wanted=request.marker):
         for scan in request.scans:
             _report(on_scan, scan.name)
         return
@@ -129,8 +134,8 @@ def _report(on_scan: Callable[[str], None] | None, name: str) -> None:
         on_scan(name)
 
 
-def _is_there(target: Path, *, request: PhantomRequest) -> bool:
-    """Whether a finished phantom download holds all of the request; raises DataError for files of someone else."""
+def is_there(target: Path, *, wanted: Mapping[str, Any]) -> bool:
+    """Whether phantoms with this marker, or with more cases, are there; raises DataError for files of someone else."""
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return False
     try:
@@ -140,7 +145,6 @@ def _is_there(target: Path, *, request: PhantomRequest) -> bool:
             f"{target}: holds files but no readable {MARKER}, so they are not our phantoms; expected an empty or new "
             "folder. Give another output folder, or move these files away."
         ) from error
-    wanted = request.marker
     same = all(found.get(key) == wanted[key] for key in ("format", "download", "seed", "spacing_mm"))
     return same and all(set(wanted[key]) <= set(found.get(key, ())) for key in ("cases", "effusions"))
 

@@ -34,7 +34,7 @@ class ConvertedImage:
     case: Case
     """Which case it is of."""
     image: sitk.Image
-    """Volume in LPS orientation, int16 (float32 where the source has fractions)."""
+    """Its first channel, int16 (float32 where the source has fractions); of a public download in LPS orientation."""
     original_grid: Geometry
     """Grid of the file or series that it was made from: the same voxels, perhaps in another order."""
     source: SourceStamp
@@ -43,6 +43,8 @@ class ConvertedImage:
     """What was changed or tolerated on the way, one sentence each."""
     warnings: tuple[str, ...]
     """What is taken as it is but hardly right, with numbers, one sentence each."""
+    further: tuple[sitk.Image, ...] = ()
+    """Its other channels, on the same grid."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,6 +1,5 @@
 """From a data folder to cases: the image of a case and each of its label sets, on their own or together."""
 
-import hashlib
 from collections.abc import Sequence
 from itertools import permutations
 from pathlib import Path
@@ -8,9 +7,8 @@ from pathlib import Path
 import SimpleITK as sitk
 
 from orchestrator.benchmark.definition import Case, Dataset
-from orchestrator.images.geometry import check_same_geometry, geometry_of, orient_to_lps
-from orchestrator.images.label_maps import mask_values
-from orchestrator.images.nifti import read_nifti
+from orchestrator.images.geometry import check_same_geometry, geometry_of
+from orchestrator.images.image_file import digest_of
 from orchestrator.images.problem import SourceError
 from orchestrator.images.source_file import SourceFile
 from orchestrator.images.volume import Volume
@@ -116,7 +114,8 @@ def stamp_labels_now(case: Case, *, dataset: Dataset, label_set: str, downloads:
     """Return how the file looks now that `convert_labels` would read, as `stamp_image_now`."""
     layout = open_layout(dataset, downloads=downloads)
     layout.rule(label_set)
-    return stamp_files([layout.find_labels(case.name, label_set=label_set).path], downloads=downloads)
+    mask = layout.find_labels(case.name, label_set=label_set)
+    return stamp_files(layout.label_files(mask), downloads=downloads)
 
 
 def source_of_image_now(case: Case, *, dataset: Dataset, label_sets: Sequence[str], downloads: Path) -> SourceStamp:
@@ -139,13 +138,11 @@ def source_of_labels_now(case: Case, *, dataset: Dataset, label_set: str, downlo
     layout = open_layout(dataset, downloads=downloads)
     layout.rule(label_set)
     mask = layout.find_labels(case.name, label_set=label_set)
-    files = stamp_files([mask.path], downloads=downloads)
-    with mask.open() as stream:
-        # What it holds is not looked at: a mask that cannot be read is another one, too.
-        digest = hashlib.sha256()
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return SourceStamp(files=files, sha256=digest.hexdigest())
+    read_from = layout.label_files(mask)
+    files = stamp_files(read_from, downloads=downloads)
+    # What it holds is not looked at: a mask that cannot be read is another one, too.
+    further = [SourceFile(path=path) for path in read_from if path != mask.path]
+    return SourceStamp(files=files, sha256=digest_of([mask, *further]))
 
 
 def image_from(volume: Volume, *, case: Case, layout: Layout, downloads: Path) -> ConvertedImage:
@@ -153,18 +150,24 @@ def image_from(volume: Volume, *, case: Case, layout: Layout, downloads: Path) -
     files = stamp_files(volume.paths(), downloads=downloads)
     with reading(volume.name):
         loaded = volume.read()
-        oriented = orient_to_lps(loaded.image)
-    layout.check_grid(geometry_of(oriented), name=volume.name)
-    voxels = layout.intensities(sitk.GetArrayViewFromImage(oriented), name=volume.name)
-    image = sitk.GetImageFromArray(to_stored_type(voxels.array))
-    image.CopyInformation(oriented)
+        oriented = [layout.oriented(image) for image in (loaded.image, *loaded.further)]
+    layout.check_grid(geometry_of(oriented[0]), name=volume.name)
+    images, notes = [], [*loaded.notes]
+    warnings: list[str] = []
+    for channel, stored in enumerate(oriented):
+        voxels = layout.intensities(sitk.GetArrayViewFromImage(stored), channel=channel, name=volume.name)
+        images.append(sitk.GetImageFromArray(to_stored_type(voxels.array)))
+        images[-1].CopyInformation(stored)
+        notes += voxels.notes
+        warnings += voxels.warnings
     return ConvertedImage(
         case=case,
-        image=image,
+        image=images[0],
+        further=tuple(images[1:]),
         original_grid=geometry_of(loaded.image),
         source=SourceStamp(files=files, sha256=loaded.sha256),
-        notes=(*loaded.notes, *voxels.notes),
-        warnings=voxels.warnings,
+        notes=tuple(notes),
+        warnings=tuple(warnings),
     )
 
 
@@ -179,10 +182,10 @@ def labels_from(
     downloads: Path,
 ) -> ConvertedLabels:
     """Convert a mask of a case that was found; without an image it keeps its own geometry."""
-    files = stamp_files([mask.path], downloads=downloads)
     with reading(mask):
-        loaded = read_nifti(mask, values=mask_values)
-        oriented = orient_to_lps(loaded.image)
+        files = stamp_files(layout.label_files(mask), downloads=downloads)
+        loaded = layout.read_labels(mask)
+        oriented = layout.oriented(loaded.image)
     note = None
     if image is not None:
         note = check_same_geometry(

@@ -21,8 +21,9 @@ class CtLayout(Layout):
         """Raise SourceError for what is too small or too large for a patient, as by a wrong unit."""
         check_is_of_a_body(geometry, shows=self.shows, name=name)
 
-    def intensities(self, voxels: np.ndarray, *, name: str) -> Intensities:
+    def intensities(self, voxels: np.ndarray, *, channel: int, name: str) -> Intensities:
         """Take what is in HU, or can be brought there as its owners say; raises SourceError."""
+        del channel
         return taken_as_hounsfield(voxels, shows=self.shows, name=name)
 
     def implausible(self, image: sitk.Image, labels: sitk.Image, *, label_set: str, name: str) -> tuple[str, ...]:

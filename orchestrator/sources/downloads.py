@@ -12,7 +12,7 @@ from orchestrator.sources.convert import (
     stamp_labels_now,
 )
 from orchestrator.sources.inspect import Inspection, inspect_downloads
-from orchestrator.sources.registry import LAYOUTS, may_concern
+from orchestrator.sources.registry import LAYOUTS, concerned_files
 from orchestrator.sources.stamps import FileStamp, SourceStamp, changed_files
 
 __all__ = [
@@ -25,11 +25,11 @@ __all__ = [
     "Inspection",
     "SourceStamp",
     "changed_files",
+    "concerned_files",
     "convert_case",
     "convert_image",
     "convert_labels",
     "inspect_downloads",
-    "may_concern",
     "source_of_image_now",
     "source_of_labels_now",
     "stamp_image_now",

@@ -9,7 +9,6 @@ import SimpleITK as sitk
 
 from orchestrator.benchmark.definition import Case
 from orchestrator.images.geometry import Geometry, check_same_geometry
-from orchestrator.images.nifti import read_nifti_geometry
 from orchestrator.images.problem import Problem
 from orchestrator.images.source_file import SourceFile
 from orchestrator.images.volume import Volume
@@ -110,12 +109,12 @@ def _compare_headers(found: _Found, *, seen: _Seen) -> None:
     image: Geometry | None = None
     if found.volume is not None:
         with collecting(seen.problems, found.volume.name):
-            geometry = found.volume.read_geometry().to_lps()
+            geometry = found.layout.oriented_grid(found.volume.read_geometry())
             found.layout.check_grid(geometry, name=found.volume.name)
             image = geometry
     for mask in found.masks.values():
         with collecting(seen.problems, mask):
-            geometry = read_nifti_geometry(mask).to_lps()
+            geometry = found.layout.oriented_grid(found.layout.read_labels_grid(mask))
             if image is not None and found.volume is not None:
                 note = check_same_geometry(image, geometry, image_name=found.volume.name, mask_name=str(mask))
                 seen.notes.extend([note] if note else [])

@@ -9,10 +9,12 @@ import numpy as np
 import SimpleITK as sitk
 
 from orchestrator.errors import ConfigError
-from orchestrator.images.geometry import Geometry
+from orchestrator.images.geometry import Geometry, orient_to_lps
+from orchestrator.images.label_maps import mask_values
+from orchestrator.images.nifti import read_nifti, read_nifti_geometry
 from orchestrator.images.problem import SourceError
 from orchestrator.images.source_file import SourceFile
-from orchestrator.images.volume import Volume
+from orchestrator.images.volume import LoadedVolume, Volume
 from orchestrator.sources.archives import listing
 from orchestrator.sources.intensity import Intensities
 from orchestrator.sources.labels import LabelRule
@@ -55,9 +57,9 @@ class Layout(ABC):
         """Raise SourceError for an image in LPS whose grid cannot be right."""
         del geometry, name
 
-    def intensities(self, voxels: np.ndarray, *, name: str) -> Intensities:
-        """Take the intensities (Z, Y, X) of an image; raises SourceError."""
-        del name
+    def intensities(self, voxels: np.ndarray, *, channel: int, name: str) -> Intensities:
+        """Take the intensities (Z, Y, X) of a channel of an image; raises SourceError."""
+        del channel, name
         return Intensities(array=voxels)
 
     def implausible(self, image: sitk.Image, labels: sitk.Image, *, label_set: str, name: str) -> tuple[str, ...]:
@@ -71,6 +73,27 @@ class Layout(ABC):
         """Return what is hardly right about a label map beside that of another label set of the case."""
         del labels, others, label_sets, name
         return ()
+
+    def oriented(self, image: sitk.Image) -> sitk.Image:
+        """Return an image or mask with its axes in the order in which it is trained on; nothing is interpolated."""
+        return orient_to_lps(image)
+
+    def oriented_grid(self, grid: Geometry) -> Geometry:
+        """Return a grid with its axes as `oriented` has them."""
+        return grid.to_lps()
+
+    def read_labels(self, mask: SourceFile) -> LoadedVolume:
+        """Read a mask that was found, as it is stored; raises SourceError."""
+        loaded = read_nifti(mask, values=mask_values)
+        return LoadedVolume(image=loaded.image, sha256=loaded.sha256, notes=loaded.notes)
+
+    def read_labels_grid(self, mask: SourceFile) -> Geometry:
+        """Read the header of a mask that was found; raises SourceError."""
+        return read_nifti_geometry(mask)
+
+    def label_files(self, mask: SourceFile) -> tuple[Path, ...]:
+        """Return all files that a mask is read from, archives as one file."""
+        return (mask.path,)
 
     def rule(self, label_set: str) -> LabelRule:
         """Meaning of the masks' values; raises ConfigError for a label set that this download does not have."""

@@ -2,13 +2,16 @@
 
 import importlib
 import pkgutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
-from orchestrator.benchmark.definition import Dataset
+from orchestrator.benchmark.definition import NNUNET_RAW, Dataset
 from orchestrator.errors import ConfigError
 from orchestrator.sources import layouts
 from orchestrator.sources.layout import Layout
+from orchestrator.sources.nnunet_raw import NnunetRaw
+from orchestrator.sources.raw_survey import concerned_keys
+from orchestrator.storage.interface import Storage
 
 
 def _defined_layouts() -> Iterator[type[Layout]]:
@@ -32,6 +35,8 @@ def open_layout(dataset: Dataset, *, downloads: Path) -> Layout:
     SourceError
         If its folder is not there.
     """
+    if dataset.source == NNUNET_RAW:
+        return NnunetRaw(dataset, downloads=downloads)
     if dataset.source not in LAYOUTS:
         raise ConfigError(
             f"data set {dataset.name}: unknown download {dataset.source!r}; expected one of {', '.join(LAYOUTS)}"
@@ -39,6 +44,8 @@ def open_layout(dataset: Dataset, *, downloads: Path) -> Layout:
     return LAYOUTS[dataset.source](downloads)
 
 
-def may_concern(key: str, *, download: str, case_name: str) -> bool:
-    """Whether a file of a download, by its name below the data folder, can be needed to convert a case."""
-    return download not in LAYOUTS or LAYOUTS[download].may_concern(PurePosixPath(key), case_name=case_name)
+def concerned_files(keys: Sequence[str], *, storage: Storage, download: str, case_name: str) -> list[str]:
+    """Return which files of a download, by their names below the data folder, can be needed to convert a case."""
+    if download not in LAYOUTS:
+        return concerned_keys(keys, storage=storage, folder=download, case_name=case_name)
+    return [key for key in keys if LAYOUTS[download].may_concern(PurePosixPath(key), case_name=case_name)]

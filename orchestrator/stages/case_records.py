@@ -1,6 +1,6 @@
 """What a run remembers of each image and label map that it has made of a download: digest, origin, what was odd."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -27,7 +27,7 @@ class CaseRecord:
     """The record of one image or one label map."""
 
     sha256: str
-    """Digest of our file."""
+    """Digest of our file, of an image that of its first channel."""
     source: SourceStamp
     """What it was made from."""
     notes: tuple[str, ...] = ()
@@ -40,6 +40,8 @@ class CaseRecord:
     """Voxels along (z, y, x), of an image."""
     original_grid: "Geometry | None" = None
     """Of an image: the grid of the file or series that it was made from; records of before have none."""
+    further_sha256: tuple[str, ...] = ()
+    """Of an image with several channels: digests of the others."""
 
 
 def write_case_record(storage: Storage, key: str, record: CaseRecord) -> None:
@@ -75,6 +77,7 @@ def _parsed(found: Mapping[str, Any]) -> CaseRecord:
         spacing_mm=tuple(map(float, found["spacing_mm"])),
         size=tuple(map(int, found["size"])),
         original_grid=_grid(found.get("original_grid")),
+        further_sha256=_texts(found.get("further_sha256", ())),
     )
 
 
@@ -114,7 +117,7 @@ def write_overview(storage: Storage, case: Case) -> None:
         records = {PurePosixPath(key).stem: read_case_record(storage, key) for key in keys}
         overview = {
             "case": case.id,
-            "sha256": {name: record.sha256 for name, record in records.items()},
+            "sha256": {part: digest for name, record in records.items() for part, digest in _digests(name, record)},
             "source_sha256": {name: record.source.sha256 for name, record in records.items()},
             "notes": [note for record in records.values() for note in record.notes],
             "warnings": [warning for record in records.values() for warning in record.warnings],
@@ -131,7 +134,17 @@ def digests_of(storage: Storage, labels: Iterable[tuple[Case, str]]) -> dict[str
     for case, label_set in labels:
         keys[f"{case.id} image"] = run_paths.image_record(case)
         keys[f"{case.id} {label_set}"] = run_paths.labels_record(case, label_set=label_set)
-    return {name: read_case_record(storage, key).sha256 for name, key in sorted(keys.items())}
+    return {
+        part: digest
+        for name, key in sorted(keys.items())
+        for part, digest in _digests(name, read_case_record(storage, key))
+    }
+
+
+def _digests(name: str, record: CaseRecord) -> Iterator[tuple[str, str]]:
+    """Yield the digests of a record, those of further channels with their numbers behind the name."""
+    yield name, record.sha256
+    yield from ((f"{name}-{number}", digest) for number, digest in enumerate(record.further_sha256, start=1))
 
 
 def warnings_about(storage: Storage, labels: Iterable[tuple[Case, str]]) -> tuple[str, ...]:

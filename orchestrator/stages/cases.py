@@ -4,11 +4,13 @@ import hashlib
 import math
 import shutil
 import tempfile
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.benchmark.definition import Case
+from orchestrator.benchmark.definition import NNUNET_RAW, Case
 from orchestrator.errors import DataError, IntegrityError
 from orchestrator.stages.case_records import CaseRecord, read_case_record, write_case_record, write_overview
 from orchestrator.stages.context import RunContext
@@ -24,12 +26,16 @@ if TYPE_CHECKING:
 def generate_download(context: RunContext, download: str) -> None:
     """Write one download of phantoms, in its owner's layout, into the output location, then the list of its files."""
     from orchestrator.phantoms.downloads import write_phantom_download
+    from orchestrator.phantoms.raw_datasets import write_raw_phantoms
 
+    spacing_mm, seed = context.preset.phantom_spacing_mm, context.seed
     requests = [(context.datasets[case.dataset], case.name) for case in context.phantom_cases[download]]
     with tempfile.TemporaryDirectory(prefix="phantoms-") as folder:
-        write_phantom_download(
-            download, Path(folder), requests=requests, spacing_mm=context.preset.phantom_spacing_mm, seed=context.seed
-        )
+        if requests[0][0].source == NNUNET_RAW:
+            target, label_sets = Path(folder) / download, context.label_sets
+            write_raw_phantoms(target, requests=requests, label_sets=label_sets, spacing_mm=spacing_mm, seed=seed)
+        else:
+            write_phantom_download(download, Path(folder), requests=requests, spacing_mm=spacing_mm, seed=seed)
         files = [path for path in sorted((Path(folder) / download).rglob("*")) if path.is_file()]
         keys = {path: f"{run_paths.PHANTOM_DOWNLOADS}/{path.relative_to(folder).as_posix()}" for path in files}
         for path, key in keys.items():
@@ -39,7 +45,7 @@ def generate_download(context: RunContext, download: str) -> None:
 
 
 def ingest(context: RunContext, case: Case) -> int:
-    """Convert the image of one case of a download; returns its voxels."""
+    """Convert the image of one case of a download, all of its channels; returns its voxels."""
     from orchestrator.sources.downloads import convert_image
 
     dataset = context.datasets[case.dataset]
@@ -55,9 +61,18 @@ def ingest(context: RunContext, case: Case) -> int:
         size=tuple(found.image.GetSize()[::-1]),
         original_grid=found.original_grid,
     )
-    _keep(context.storage, found.image, key=run_paths.case_image(case), record=record, at=run_paths.image_record(case))
+    channels = (found.image, *found.further)
+    keys = run_paths.case_images(case, num_channels=len(channels))
+    volumes = dict(zip(keys, channels, strict=True))
+    _keep(context.storage, volumes, record=record, at=run_paths.image_record(case))
     write_overview(context.storage, case)
-    return math.prod(record.size)
+    return math.prod(record.size) * len(channels)
+
+
+def fetch_images(context: RunContext, case: Case) -> list[Path]:
+    """Return a local path of every channel of the image of a case."""
+    keys = run_paths.case_images(case, num_channels=len(context.datasets[case.dataset].channels))
+    return list(map(context.storage.fetch, keys))
 
 
 def ingest_labels(context: RunContext, case: Case, *, label_set: str) -> None:
@@ -70,19 +85,19 @@ def ingest_labels(context: RunContext, case: Case, *, label_set: str) -> None:
         found = convert_labels(case, dataset=dataset, label_set=label_set, image=image, downloads=local.folder)
     record = CaseRecord(sha256="", source=local.at_home(found.source), notes=found.notes, warnings=found.warnings)
     key = run_paths.case_labels(case, label_set=label_set)
-    _keep(storage, found.labels, key=key, record=record, at=run_paths.labels_record(case, label_set=label_set))
+    _keep(storage, {key: found.labels}, record=record, at=run_paths.labels_record(case, label_set=label_set))
     write_overview(storage, case)
 
 
 def _read_image(storage: Storage, case: Case) -> "sitk.Image":
-    """Return the image of a case; raises IntegrityError if it is not what its record tells."""
+    """Return the first channel of the image of a case; raises IntegrityError if it is not what its record tells."""
     from orchestrator.images.nifti import read_nifti
     from orchestrator.images.source_file import SourceFile
 
     key, record_key = run_paths.case_image(case), run_paths.image_record(case)
     expected = read_case_record(storage, record_key).sha256
     try:
-        loaded = read_nifti(SourceFile(path=storage.fetch(key)))
+        loaded = read_nifti(SourceFile(path=storage.fetch(key)), is_volume=False)
     except DataError as error:
         raise IntegrityError(f"{error} Remove {storage.location}/{key}: the same command makes it again") from error
     if loaded.sha256 != expected:
@@ -93,23 +108,30 @@ def _read_image(storage: Storage, case: Case) -> "sitk.Image":
     return loaded.image
 
 
-def _keep(storage: Storage, volume: "sitk.Image", *, key: str, record: CaseRecord, at: str) -> None:
-    """Write a volume and then its record; raises DataError if it is another one than the record of before tells.
+def _keep(storage: Storage, volumes: Mapping[str, "sitk.Image"], *, record: CaseRecord, at: str) -> None:
+    """Write volumes and then their record; raises DataError if they are others than the record of before tells.
 
     What was lost is made again: it must be what trainings have seen.
     """
     from orchestrator.sources.downloads import write_volume
 
-    with storage.writing(key) as target:
-        write_volume(volume, target)
-        record = replace(record, sha256=hashlib.sha256(target.read_bytes()).hexdigest())
+    digests = {}
+    with ExitStack() as unfinished:
+        for key, volume in volumes.items():
+            target = unfinished.enter_context(storage.writing(key))
+            write_volume(volume, target)
+            digests[key] = hashlib.sha256(target.read_bytes()).hexdigest()
+        first, *further = digests.values()
+        record = replace(record, sha256=first, further_sha256=tuple(further))
         before = read_case_record(storage, at) if storage.exists(at) else record
-        if before.sha256 != record.sha256:
-            raise DataError(
-                f"{storage.location}/{key}: made again from {', '.join(file.name for file in record.source.files)}, it "
-                f"is another one (SHA-256 {record.sha256}; expected {before.sha256}), since the download or a version "
-                "has changed. Restore what it was made from, or choose another --output"
-            )
+        for (key, digest), expected in zip(digests.items(), (before.sha256, *before.further_sha256), strict=False):
+            if digest != expected:
+                made_from = ", ".join(file.name for file in record.source.files)
+                raise DataError(
+                    f"{storage.location}/{key}: made again from {made_from}, it is another one (SHA-256 {digest}; "
+                    f"expected {expected}), since the download or a version has changed. Restore what it was made "
+                    "from, or choose another --output"
+                )
     write_case_record(storage, at, record)
 
 
@@ -119,6 +141,6 @@ def fingerprint(context: RunContext, case: Case, *, label_set: str) -> None:
 
     storage = context.storage
     measured = fingerprint_case(
-        storage.fetch(run_paths.case_image(case)), storage.fetch(run_paths.case_labels(case, label_set=label_set))
+        fetch_images(context, case), storage.fetch(run_paths.case_labels(case, label_set=label_set))
     )
     storage.write_bytes(run_paths.fingerprint(case, label_set=label_set), measured.to_bytes())

@@ -48,17 +48,18 @@ def local_download(location: str, download: str, *, case_name: str) -> Iterator[
     if not location.startswith(S3):
         yield LocalDownload(folder=Path(location))
         return
-    from orchestrator.sources.downloads import may_concern
+    from orchestrator.sources.downloads import concerned_files
 
     storage = open_storage(location)
     files = storage.sizes_and_times(download)
     if not files:
         raise DataError(f"{location}/{download}: no files found; expected the download as its owner ships it")
+    concerned = set(concerned_files(list(files), storage=storage, download=download, case_name=case_name))
     with tempfile.TemporaryDirectory(prefix="download-") as folder:
         for key in files:
             target = Path(folder) / key
             # Also for files that stay away: what is said of a missing file follows from the folders that are there.
             target.parent.mkdir(parents=True, exist_ok=True)
-            if may_concern(key, download=download, case_name=case_name):
+            if key in concerned:
                 target.symlink_to(storage.fetch(key))
         yield LocalDownload(folder=Path(folder), remote=files)

@@ -32,6 +32,7 @@ def plan(context: RunContext, training: Training) -> None:
         preset=context.preset,
         donor=donor,
         name=training.id,
+        channels=context.datasets[training.train[0].dataset].channels,
     )
     storage.write_bytes(run_paths.plan(training.id), made.to_bytes())
 

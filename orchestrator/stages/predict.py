@@ -3,6 +3,7 @@
 from orchestrator.benchmark.definition import Training
 from orchestrator.errors import DataError
 from orchestrator.stages.case_records import original_grid
+from orchestrator.stages.cases import fetch_images
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.plan import read_plan
 from orchestrator.stages.prediction_record import PredictionRecord, write_prediction_record
@@ -35,8 +36,8 @@ def predict(context: RunContext, training: Training) -> None:
             continue
         try:
             with storage.writing(key) as path:
-                image, grid = storage.fetch(run_paths.case_image(case)), original_grid(storage, case)
-                predictor.predict(image, path, grid=grid, description=description)
+                images, grid = fetch_images(context, case), original_grid(storage, case)
+                predictor.predict(images, path, grid=grid, description=description)
         except DataError as error:
             errors[case.id] = error
             storage.delete(key)  # that of another checkpoint

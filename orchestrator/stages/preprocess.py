@@ -1,6 +1,7 @@
 """The stage that writes the patch file of one case for one training."""
 
 from orchestrator.benchmark.definition import Case, Training
+from orchestrator.stages.cases import fetch_images
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.plan import read_plan
 from orchestrator.storage import run_paths
@@ -14,7 +15,7 @@ def preprocess(context: RunContext, training: Training, *, case: Case) -> None:
 
     storage = context.storage
     preprocessed = preprocess_case(
-        storage.fetch(run_paths.case_image(case)),
+        fetch_images(context, case),
         storage.fetch(run_paths.case_labels(case, label_set=training.label_set)),
         read_plan(storage, training.id),
     )

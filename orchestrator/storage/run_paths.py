@@ -51,9 +51,14 @@ def phantom_listing(download: str) -> str:
     return f"{PHANTOM_DOWNLOADS}/{download}.json"
 
 
-def case_image(case: Case) -> str:
-    """Image of an ingested case, NIfTI in HU (or in the window of its data set)."""
-    return f"{CASES}/{case.id}/image.nii.gz"
+def case_image(case: Case, *, channel: int = 0) -> str:
+    """One channel of the image of an ingested case, NIfTI; of a CT of a download in HU, or in its data set's window."""
+    return f"{CASES}/{case.id}/image{f'-{channel}' if channel else ''}.nii.gz"
+
+
+def case_images(case: Case, *, num_channels: int) -> tuple[str, ...]:
+    """Every channel of the image of an ingested case."""
+    return tuple(case_image(case, channel=channel) for channel in range(num_channels))
 
 
 def case_labels(case: Case, *, label_set: str) -> str:
@@ -67,7 +72,7 @@ def case_overview(case: Case) -> str:
 
 
 def image_record(case: Case) -> str:
-    """JSON record of the image of a case: digest, geometry, origin. Written last: it says that the image is done."""
+    """JSON record of the image of a case, all channels: digests, geometry, origin. Written last: the image is done."""
     return f"{CASES}/{case.id}/image.json"
 
 

@@ -97,8 +97,12 @@ class _Builder:
     def voxels(self, case: Case) -> int:
         return costs.case_voxels(self.datasets[case.dataset], preset=self.preset, phantoms=self.phantoms)
 
+    def image_voxels(self, case: Case) -> int:
+        """Return the voxels of all channels."""
+        return self.voxels(case) * len(self.datasets[case.dataset].channels)
+
     def memory_gib(self, step: costs.StepCost, cases: Iterable[Case]) -> int:
-        return step.memory_gib(max(map(self.voxels, cases)))
+        return step.memory_gib(max(map(self.image_voxels, cases)))
 
     def download(self, name: str) -> str:
         scans = {case.name: case for case in self.label_sets_of_case if self.datasets[case.dataset].folder == name}
@@ -108,7 +112,7 @@ class _Builder:
                 kind=StageKind.DOWNLOAD,
                 dependencies=(),
                 products=(run_paths.phantom_listing(name),),
-                expected_s=sum(costs.GENERATE.seconds(self.voxels(case)) for case in scans.values()),
+                expected_s=sum(costs.GENERATE.seconds(self.image_voxels(case)) for case in scans.values()),
                 memory_gib=self.memory_gib(costs.GENERATE, scans.values()),
                 download=name,
             )
@@ -124,10 +128,13 @@ class _Builder:
                 id=stage_id,
                 kind=StageKind.INGEST,
                 dependencies=(self.download(download),) if self.phantoms else (),
-                products=(run_paths.case_image(case), run_paths.image_record(case)),
-                expected_s=costs.INGEST.seconds(self.voxels(case)),
+                products=(
+                    *run_paths.case_images(case, num_channels=len(self.datasets[case.dataset].channels)),
+                    run_paths.image_record(case),
+                ),
+                expected_s=costs.INGEST.seconds(self.image_voxels(case)),
                 memory_gib=self.memory_gib(costs.INGEST, [case]),
-                voxels=self.voxels(case),
+                voxels=self.image_voxels(case),
                 case=case,
                 download=download,
             )
@@ -162,7 +169,7 @@ class _Builder:
                 kind=StageKind.FINGERPRINT,
                 dependencies=(self.ingest(case), self.labels(case, label_set)),
                 products=(run_paths.fingerprint(case, label_set=label_set),),
-                expected_s=costs.FINGERPRINT.seconds(self.voxels(case)),
+                expected_s=costs.FINGERPRINT.seconds(self.image_voxels(case)),
                 memory_gib=self.memory_gib(costs.FINGERPRINT, [case]),
                 case=case,
                 label_sets=(label_set,),
@@ -189,6 +196,7 @@ class _Builder:
         plan = self.plan(training, donors)
         # nnU-Net brings all cases of a training to the spacing in the middle: to about the grid of the middle case.
         voxels = median_low(self.voxels(case) for case in (*training.train, *training.val))
+        num_channels = len(self.datasets[training.train[0].dataset].channels)
         preprocessed = [
             self.add(
                 Stage(
@@ -199,9 +207,9 @@ class _Builder:
                         run_paths.patches(training.id, case),
                         run_paths.record_of_patches(run_paths.patches(training.id, case)),
                     ),
-                    expected_s=costs.PREPROCESS.seconds(voxels),
-                    memory_gib=costs.PREPROCESS.memory_gib(voxels),
-                    voxels=voxels,
+                    expected_s=costs.PREPROCESS.seconds(voxels * num_channels),
+                    memory_gib=costs.PREPROCESS.memory_gib(voxels * num_channels),
+                    voxels=voxels * num_channels,
                     training=training,
                     case=case,
                     label_sets=(training.label_set,),

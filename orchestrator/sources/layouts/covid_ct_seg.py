@@ -64,8 +64,9 @@ class CovidCtSeg(CtLayout):
         """Find the mask."""
         return self._find(_MASKS[label_set], case_name=case_name)
 
-    def intensities(self, voxels: np.ndarray, *, name: str) -> Intensities:
+    def intensities(self, voxels: np.ndarray, *, channel: int, name: str) -> Intensities:
         """Bring both sources to one window in HU."""
+        del channel
         return brought_to_window(voxels, shows=self.shows, name=name)
 
     def _find(self, stem: str, *, case_name: str) -> SourceFile:

@@ -65,7 +65,8 @@ class CaseFingerprint:
     relative_size_after_cropping: float
     """Share of the voxels that the box holds."""
     foreground: NDArray[Any]
-    """Intensities where the label is above 0, in C order: int16 where that is exact, else float32."""
+    """Intensities where the label is above 0, shape (channels, voxels), in C order: int16 where that is exact, else
+    float32."""
 
     def to_bytes(self) -> bytes:
         """JSON with the intensities compressed; the same fingerprint gives the same bytes."""
@@ -79,6 +80,8 @@ class CaseFingerprint:
             "foreground_crc32": zlib.crc32(raw),
             "foreground_zlib": base64.b64encode(zlib.compress(raw, 3)).decode(),
         }
+        if len(self.foreground) > 1:
+            record["num_channels"] = len(self.foreground)
         return json.dumps(record).encode()
 
     @classmethod
@@ -91,7 +94,9 @@ class CaseFingerprint:
                 shape_after_crop=tuple(record["shape_after_crop"]),
                 spacing_mm=tuple(record["spacing_mm"]),
                 relative_size_after_cropping=record["relative_size_after_cropping"],
-                foreground=np.frombuffer(raw, _INTENSITIES[record["foreground_dtype"]]),
+                foreground=np.frombuffer(raw, _INTENSITIES[record["foreground_dtype"]]).reshape(
+                    record.get("num_channels", 1), -1
+                ),
             )
             expected = (record["format"], record["foreground_crc32"])
         except (LookupError, RecursionError, ValueError, TypeError, zlib.error) as error:
@@ -168,25 +173,25 @@ def _check_network(architecture: dict[str, Any]) -> None:
         )
 
 
-def fingerprint_case(image: Path, labels: Path) -> CaseFingerprint:
-    """Measure one case as nnU-Net's `DatasetFingerprintExtractor.analyze_case` does.
+def fingerprint_case(images: Sequence[Path], labels: Path) -> CaseFingerprint:
+    """Measure one case, a file for each channel, as nnU-Net's `DatasetFingerprintExtractor.analyze_case` does.
 
-    Raises DataError if a file cannot be read, if the two differ in shape, or if the image is zero everywhere.
+    Raises DataError if a file cannot be read, if shapes differ, or if all channels are zero everywhere.
     """
     from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
     from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
 
     reader = SimpleITKIO()
     with prints_to_log():
-        voxels, properties = read_with_nnunet(reader.read_images, [str(image)], path=image)
-        label_map, _ = read_with_nnunet(reader.read_seg, str(labels), path=labels)
-    if voxels.shape != label_map.shape:
-        raise DataError(f"{labels}: shape {label_map.shape[1:]}; expected {voxels.shape[1:]} as in {image}")
+        voxels, properties = read_with_nnunet(reader.read_images, list(map(str, images)), paths=images)
+        label_map, _ = read_with_nnunet(reader.read_seg, str(labels), paths=[labels])
+    if voxels.shape[1:] != label_map.shape[1:]:
+        raise DataError(f"{labels}: shape {label_map.shape[1:]}; expected {voxels.shape[1:]} as in {images[0]}")
     if not voxels.any():
-        raise DataError(f"{image}: every voxel is 0; expected intensities of a CT")
+        raise DataError(f"{images[0]}: every voxel is 0; expected intensities")
     num_voxels = np.prod(voxels.shape[1:])
     cropped, cropped_labels, _ = crop_to_nonzero(voxels, label_map)
-    foreground = cropped[0][cropped_labels[0] > 0]
+    foreground = cropped[:, cropped_labels[0] > 0]
     as_int16 = foreground.astype(np.int16) if foreground.size and np.abs(foreground).max() < 2**15 else None
     exact = as_int16 is not None and np.array_equal(as_int16, foreground)
     z, y, x = (int(size) for size in cropped.shape[1:])
@@ -208,6 +213,7 @@ def make_plan(
     donor: Plan | None,
     name: str,
     planner: str = DEFAULT_PLANNER,
+    channels: Sequence[str] = ("CT",),
 ) -> Plan:
     """Plan one training with nnU-Net's planner of that name.
 
@@ -230,6 +236,8 @@ def make_plan(
         Name of the data set in the plans (`Dataset001_<name>`).
     planner : str
         Name of nnU-Net's class that plans.
+    channels : sequence of str
+        Names of the images of a case in nnU-Net's terms, from which follows how each is normalised.
 
     Raises
     ------
@@ -240,7 +248,7 @@ def make_plan(
         another network than nnU-Net's, or the donor is of another configuration.
     """
     dataset_json = {
-        "channel_names": {"0": "CT"},
+        "channel_names": {str(index): channel for index, channel in enumerate(channels)},
         **_labels(label_set),
         "numTraining": len(fingerprints),
         "file_ending": ".nii.gz",
@@ -291,20 +299,26 @@ def _check_configuration(wanted: str, plans: dict[str, Any], *, name: str) -> No
     )
 
 
-def read_with_nnunet(function: Any, *arguments: Any, path: Path) -> Any:
+def read_with_nnunet(function: Any, *arguments: Any, paths: Sequence[Path]) -> Any:
     """Call one of nnU-Net's readers; raises DataError that names the file if it is missing, cut short or unreadable."""
+    path = paths[0]
     try:
-        if path.suffix == ".gz":
-            # ITK fills what a cut file lacks with zeros and says nothing; to read to the end compares the checksum.
-            with gzip.open(path) as stream:
-                while stream.read(1 << 20):
-                    pass
+        for path in paths:
+            _read_to_the_end(path)
         return function(*arguments)
     except (RuntimeError, OSError, EOFError, zlib.error) as error:
         if is_out_of_memory(error):
             raise  # says nothing about the file
         reason = str(error).strip().splitlines()[-1:] or ["no reason given"]
         raise DataError(f"{path}: cannot be read ({reason[0]}); expected a whole NIfTI volume") from error
+
+
+def _read_to_the_end(path: Path) -> None:
+    """Compare the checksum of a compressed file: ITK fills what a cut one lacks with zeros and says nothing."""
+    if path.suffix == ".gz":
+        with gzip.open(path) as stream:
+            while stream.read(1 << 20):
+                pass
 
 
 def _merge(fingerprints: Sequence[CaseFingerprint], *, preset: Preset, name: str) -> dict[str, Any]:
@@ -316,27 +330,33 @@ def _merge(fingerprints: Sequence[CaseFingerprint], *, preset: Preset, name: str
     total = NUM_INTENSITY_SAMPLES_IN_MINIATURE if preset.is_for_cpus else NUM_INTENSITY_SAMPLES
     drawn = []
     for case in fingerprints:
-        voxels = case.foreground.astype(np.float32)[None, None, None]
+        voxels = case.foreground.astype(np.float32)[:, None, None]
         samples, _ = DatasetFingerprintExtractor.collect_foreground_intensities(
-            np.ones_like(voxels), voxels, num_samples=total // len(fingerprints)
+            np.ones_like(voxels[:1]), voxels, num_samples=total // len(fingerprints)
         )
-        drawn.append(samples[0])
-    intensities = np.concatenate(drawn)
-    low, median, high = np.percentile(intensities, np.array((0.5, 50.0, 99.5)))
-    statistics = {
-        "mean": np.mean(intensities),
-        "median": median,
-        "std": np.std(intensities),
-        "min": np.min(intensities),
-        "max": np.max(intensities),
-        "percentile_99_5": high,
-        "percentile_00_5": low,
+        drawn.append(samples)
+    by_channel = {
+        str(channel): _statistics(np.concatenate(parts)) for channel, parts in enumerate(zip(*drawn, strict=True))
     }
     return {
         "spacings": [list(case.spacing_mm) for case in fingerprints],
         "shapes_after_crop": [list(case.shape_after_crop) for case in fingerprints],
-        "foreground_intensity_properties_per_channel": {"0": {key: float(v) for key, v in statistics.items()}},
+        "foreground_intensity_properties_per_channel": by_channel,
         "median_relative_size_after_cropping": float(
             np.median([case.relative_size_after_cropping for case in fingerprints])
         ),
+    }
+
+
+def _statistics(intensities: NDArray[np.float32]) -> dict[str, float]:
+    """Return what nnU-Net keeps of the intensities that it has drawn of one channel."""
+    low, median, high = np.percentile(intensities, np.array((0.5, 50.0, 99.5)))
+    return {
+        "mean": float(np.mean(intensities)),
+        "median": float(median),
+        "std": float(np.std(intensities)),
+        "min": float(np.min(intensities)),
+        "max": float(np.max(intensities)),
+        "percentile_99_5": float(high),
+        "percentile_00_5": float(low),
     }

@@ -52,32 +52,34 @@ class Predictor:
         self.streams = can_stream(predictor)
         """Whether it predicts slice by slice. What it cannot do so, it leaves to nnU-Net's own export."""
 
-    def predict(self, image: Path, output: Path, *, grid: Geometry | None = None, description: str = "") -> None:
-        """Predict one image.
+    def predict(
+        self, images: Sequence[Path], output: Path, *, grid: Geometry | None = None, description: str = ""
+    ) -> None:
+        """Predict one case.
 
         Parameters
         ----------
-        image
-            NIfTI image.
+        images
+            NIfTI images, one for each channel, on one grid.
         output
             NIfTI file to write: the label map, uint8.
         grid
-            Grid of that file, on which the voxels of the image lie in another order: that of the file which the image
-            was made from, so that any tool lays one over the other. Default: the grid of the image.
+            Grid of that file, on which the voxels of the images lie in another order: that of the file which they
+            were made from, so that any tool lays one over the other. Default: the grid of the first image.
         description
             Kept in the header of that file: 79 characters at most.
 
         Raises
         ------
         DataError
-            If the image cannot be read.
+            If an image cannot be read.
         IntegrityError
-            If it does not lie on the grid.
+            If they do not lie on the grid.
         """
-        of_image = read_nifti_geometry(SourceFile(path=image))
+        of_image = read_nifti_geometry(SourceFile(path=images[0]), is_volume=False)
         order = order_onto(grid or of_image, of_image)
-        _check_grid(order.geometry(of_image), grid=grid or of_image, image=image)
-        labels = self.labels(prepare_image(*read_images([image], self._plan), self._plan))
+        _check_grid(order.geometry(of_image), grid=grid or of_image, image=images[0])
+        labels = self.labels(prepare_image(*read_images(images, self._plan), self._plan))
         _write_label_map(order.array(labels), output, geometry=grid or of_image, description=description)
 
     def labels(self, image: PreparedImage) -> NDArray[Any]:

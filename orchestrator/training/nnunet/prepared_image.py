@@ -32,9 +32,7 @@ def read_images(images: Sequence[Path], plan: Plan) -> tuple[NDArray[np.float32]
     names = plan.dataset_json.get("channel_names", plan.dataset_json.get("modality", {}))
     reader = plan.plans_manager.image_reader_writer_class()
     with prints_to_log():
-        for image in images[1:]:
-            read_with_nnunet(lambda: None, path=image)
-        voxels, properties = read_with_nnunet(reader.read_images, [str(image) for image in images], path=images[0])
+        voxels, properties = read_with_nnunet(reader.read_images, list(map(str, images)), paths=images)
     if len(voxels) != len(names):
         raise DataError(
             f"{images[0]}: {len(voxels)} channels in {len(images)} files; expected {len(names)}: "
