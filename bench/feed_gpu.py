@@ -105,41 +105,42 @@ def train_epochs(folder: Path, *, kind: str, preset: str, num_workers: int, iter
 
     from orchestrator.training import trainer
     from orchestrator.training.nnunet import preset_trainer
+    from orchestrator.training.reports import EpochReport
 
     if kind == "stock":
         preset_trainer.ArrowDataset = nnUNetDatasetBlosc2  # type: ignore[misc]
-    reports: list[trainer.EpochReport] = []
+    reports: list[EpochReport] = []
     utilisation = Utilisation(device)
 
-    def on_epoch(report: trainer.EpochReport) -> None:
+    def on_epoch(report: EpochReport) -> None:
         reports.append(report)
         if len(reports) == 1:
             utilisation.start()
         if len(reports) == NUM_EPOCHS:
             utilisation.stop()
 
+    settings = trainer.TrainingSettings(
+        plan=Plan.from_bytes((folder / "plan.json").read_bytes()),
+        preset=replace(
+            find_preset(preset),
+            num_epochs=NUM_EPOCHS,
+            num_iterations_per_epoch=iterations,
+            num_val_iterations_per_epoch=1,
+            checkpoint_every_s=float("inf"),
+            augmentation="nnunet" if kind == "stock" else "kernels",
+        ),
+        training_id=kind,
+        train_cases=tuple(sorted(path.stem for path in (folder / "ours").glob("*.arrow"))),
+        val_cases=(),
+        patches=folder / kind,
+        seed=1,
+        device=device,
+        num_loader_processes=num_workers,
+    )
     with tempfile.TemporaryDirectory(prefix="gpu-") as work:
-        trainer.train(
-            plan=Plan.from_bytes((folder / "plan.json").read_bytes()),
-            preset=replace(
-                find_preset(preset),
-                num_epochs=NUM_EPOCHS,
-                num_iterations_per_epoch=iterations,
-                num_val_iterations_per_epoch=1,
-                checkpoint_every_s=float("inf"),
-                augmentation="nnunet" if kind == "stock" else "kernels",
-            ),
-            training_id=kind,
-            train_cases=sorted(path.stem for path in (folder / "ours").glob("*.arrow")),
-            val_cases=(),
-            patches=folder / kind,
-            checkpoint=CheckpointStore(open_storage(work), training_id=kind),
-            log=lambda _: None,
-            seed=1,
-            device=device,
-            num_loader_processes=num_workers,
-            on_epoch=on_epoch,
-        )
+        store = CheckpointStore(open_storage(work), training_id=kind)
+        listener = trainer.TrainingListener(on_epoch=on_epoch)
+        trainer.train(settings, checkpoint=store, log=lambda _: None, listener=listener)
     later = reports[1:]
     return Epochs(
         seconds=statistics.median(one.elapsed_s for one in later) * ITERATIONS_OF_AN_EPOCH / iterations,

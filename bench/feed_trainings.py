@@ -58,7 +58,8 @@ def train_ours(folder: Path, seed: int, output: Path) -> None:
     from orchestrator.training.checkpoint import CheckpointStore
     from orchestrator.training.feed.patch_dataset import ArrowDataset
     from orchestrator.training.nnunet.preprocessing import preprocess_case
-    from orchestrator.training.trainer import train
+    from orchestrator.training.reports import TrainingListener
+    from orchestrator.training.trainer import TrainingSettings, train
 
     cases = Miniature.open(folder)
     with tempfile.TemporaryDirectory(prefix="ours-") as work:
@@ -69,20 +70,19 @@ def train_ours(folder: Path, seed: int, output: Path) -> None:
             case = preprocess_case([image], labels, cases.plan)
             ArrowDataset.save_case(case.data, case.seg, case.properties, str(patches / name))
         checkpoint = CheckpointStore(open_storage(work), training_id=f"seed{seed}")
-        train(
+        settings = TrainingSettings(
             plan=cases.plan,
             preset=MINIATURE,
             training_id=f"seed{seed}",
-            train_cases=cases.train,
+            train_cases=tuple(cases.train),
             val_cases=(),
             patches=patches,
-            checkpoint=checkpoint,
-            log=lambda _: None,
             seed=seed,
             device="cpu",
             num_loader_processes=0,
-            on_epoch=lambda _: None,
         )
+        listener = TrainingListener(on_epoch=lambda _: None)
+        train(settings, checkpoint=checkpoint, log=lambda _: None, listener=listener)
         torch.save(checkpoint.load_final().state["network_weights"], output)
 
 

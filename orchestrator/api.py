@@ -193,7 +193,6 @@ def evaluate(
         For what does not fit, and folders without label maps.
     """
     from orchestrator.scoring.folder_scores import FolderScores, compare_folders
-    from orchestrator.scoring.parallel import score_in_processes
 
     check_options(options, EvaluateOptions)
     comparison = compare_folders(
@@ -205,18 +204,25 @@ def evaluate(
         ignored_label=options.get("ignored_label"),
     )
     cases = comparison.cases()
-    cluster = options.get("cluster")
-    if cluster is None:
-        finished = score_in_processes(comparison, cases, num_workers=options.get("workers"))
-    else:
-        finished = _score_on_cluster(comparison, cases, cluster_file=Path(cluster))
     on_case = options.get("on_case")
     rows: dict[str, list[FolderScore]] = {}
-    for own_rows in finished:
+    for own_rows in _scored(comparison, cases, options):
         rows[own_rows[0].case] = own_rows
         if on_case is not None:
             on_case(len(rows), len(cases))
     return FolderScores.of(comparison, [row for case in cases for row in rows[case]])
+
+
+def _scored(
+    comparison: "FolderComparison", cases: Sequence[str], options: EvaluateOptions
+) -> "Iterator[list[FolderScore]]":
+    """Return the rows of each case as they come."""
+    from orchestrator.scoring.parallel import score_in_processes
+
+    cluster = options.get("cluster")
+    if cluster is None:
+        return score_in_processes(comparison, cases, num_workers=options.get("workers"))
+    return _score_on_cluster(comparison, cases, cluster_file=Path(cluster))
 
 
 def _score_on_cluster(

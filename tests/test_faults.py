@@ -15,7 +15,7 @@ import botocore.endpoint
 import pytest
 import torch
 from fault_server import failing_s3
-from tiny_training import CASES, tiny_plan, tiny_preset, write_all_patches, write_ball
+from tiny_training import CASES, tiny_plan, tiny_preset, train_tiny, write_all_patches, write_ball
 
 from orchestrator.benchmark.definition import Case
 from orchestrator.cli.run import main
@@ -31,7 +31,6 @@ from orchestrator.storage import local, run_paths, s3
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.training.checkpoint import CheckpointStore
 from orchestrator.training.nnunet.preprocessing import preprocess_case
-from orchestrator.training.trainer import train
 
 TRAINING = "T1-infection-fold0"
 
@@ -60,7 +59,7 @@ def fit(storage, setting):
     plan, patches = setting
     store = CheckpointStore(storage, training_id=TRAINING)
     with TrainingLog(storage, run_paths.log(TRAINING)) as log, AttemptEvents(storage, training_id=TRAINING) as events:
-        train(
+        train_tiny(
             plan=plan,
             preset=tiny_preset(),
             training_id=TRAINING,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from tiny_training import CASES, tiny_plan, tiny_preset, write_all_patches, write_ball
+from tiny_training import CASES, tiny_plan, tiny_preset, train_tiny, write_all_patches, write_ball
 
 from orchestrator.errors import DataError, IntegrityError
 from orchestrator.images.geometry import geometry_of
@@ -14,7 +14,6 @@ from orchestrator.storage.filesystem import open_storage
 from orchestrator.training.checkpoint import CheckpointStore
 from orchestrator.training.nnunet.planning import Plan
 from orchestrator.training.nnunet.prediction import description_of, load_predictor
-from orchestrator.training.trainer import train
 
 PRESETS = {
     "3d_fullres": tiny_preset(num_epochs=2, num_iterations_per_epoch=20),
@@ -38,7 +37,7 @@ def model(request, tmp_path_factory):
     preset = PRESETS[request.param]
     plan = tiny_plan(files, preset=preset, configuration=request.param)
     store = CheckpointStore(open_storage(str(folder / "run")), training_id="T1-infection-fold0")
-    train(
+    train_tiny(
         plan=plan,
         preset=preset,
         training_id="T1-infection-fold0",

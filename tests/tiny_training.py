@@ -1,5 +1,6 @@
 """A data set of bright ellipsoids and a preset of seconds, for tests that train."""
 
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ from orchestrator.storage.filesystem import open_storage
 from orchestrator.training.checkpoint import CheckpointStore
 from orchestrator.training.nnunet.planning import fingerprint_case, make_plan
 from orchestrator.training.nnunet.preprocessing import preprocess_case
-from orchestrator.training.trainer import train
+from orchestrator.training.reports import TrainingListener
+from orchestrator.training.trainer import TrainingSettings, train
 
 BALL = LabelSet(name="infection", structures=(Structure(name="infection", label=1, tolerance_mm=3.0),))
 CASES = ("balls--case_0", "balls--case_1", "balls--case_2", "balls--case_3")
@@ -80,6 +82,15 @@ def write_all_patches(folder, files, plan):
     return folder
 
 
+def train_tiny(**arguments):
+    """Train with what is given of the settings, the listener and all else."""
+    taken = {}
+    for kind in (TrainingSettings, TrainingListener):
+        names = [field.name for field in fields(kind) if field.name in arguments]
+        taken[kind] = kind(**{name: arguments.pop(name) for name in names})
+    return train(taken[TrainingSettings], listener=taken[TrainingListener], **arguments)
+
+
 class Killed(BaseException):
     """What a lost machine looks like from inside."""
 
@@ -116,7 +127,7 @@ class Run:
         self.outcome = None
 
     def go(self):
-        self.outcome = train(**self.arguments)
+        self.outcome = train_tiny(**self.arguments)
         return self
 
     @property

@@ -1,16 +1,24 @@
 """What would come of a run, and of other sizes of its cluster: played, not started."""
 
 import argparse
+import datetime
+from collections.abc import Sequence
 
 from rich.console import Console
 
 from orchestrator.cli.console import EXIT_DONE, EXIT_NOT_DONE, say
-from orchestrator.cli.forecast_text import compare, describe
-from orchestrator.cli.text import counted
+from orchestrator.cli.text import counted, usd_text
 from orchestrator.cluster.prices import load_prices
 from orchestrator.driver.request import RunRequest
+from orchestrator.progress import duration_text
+from orchestrator.scheduling.resources import node_of
 from orchestrator.shipped import PRICES
-from orchestrator.simulation.forecast import Limits, best, simulate_run
+from orchestrator.simulation.engine import Trace
+from orchestrator.simulation.fleet import Fleet
+from orchestrator.simulation.forecast import Forecast, Limits, best, simulate_run
+
+CHART_WIDTH = 60
+_BLOCKS = " ▁▂▃▄▅▆▇█"
 
 
 def simulate(request: RunRequest, options: argparse.Namespace, *, console: Console) -> int:
@@ -46,3 +54,62 @@ def simulate(request: RunRequest, options: argparse.Namespace, *, console: Conso
     for line in lines:
         say(line, console=console)
     return EXIT_NOT_DONE if limits.are_set and chosen is None else EXIT_DONE
+
+
+def describe(outlook: Forecast, *, prices_date: datetime.date | None) -> list[str]:
+    """Return what would come of a run, with the chart of its machines."""
+    early, late = duration_text(outlook.early_s), duration_text(outlook.late_s)
+    lines = [
+        f"cluster: {outlook.fleet.title}",
+        f"time: about {duration_text(outlook.makespan_s)}, in the simulated courses {early} to {late}",
+    ]
+    if outlook.fleet.num_gpus:
+        lines.append(f"GPU hours: {outlook.gpu_hours:.1f}")
+    if outlook.usd is not None:
+        lines.append(
+            f"cost: about {usd_text(outlook.usd)} USD with the prices of {prices_date}, which are yours to check"
+        )
+    lines.append(
+        f"spot interruptions: {outlook.num_interruptions:.0f}; "
+        f"trainings that are preempted for longer ones: {outlook.num_requests_to_stop:.0f}"
+    )
+    return [*lines, "", *utilisation_chart(outlook.course, outlook.fleet)]
+
+
+def utilisation_chart(course: Trace, fleet: Fleet, *, width: int = CHART_WIDTH) -> list[str]:
+    """Return one line a kind of machine: how many of its GPUs (or CPUs, where it has none) are taken over time."""
+    lines = [f"taken over time, one column is {duration_text(course.makespan_s / width)}"]
+    for pool in fleet.pools:
+        name, offered = pool.name, node_of(pool).offered
+        by_gpu = offered.gpus > 0
+        column_s = course.makespan_s / width
+        taken = [0.0] * width
+        for one in course.occupations:
+            amount = one.gpus if by_gpu else one.cpus
+            if one.pool != name or not amount:
+                continue
+            for column in range(int(one.start_s / column_s), min(width - 1, int(one.end_s / column_s)) + 1):
+                overlap_s = min(one.end_s, (column + 1) * column_s) - max(one.start_s, column * column_s)
+                taken[column] += amount * max(0.0, overlap_s)
+        most = pool.max_nodes * (offered.gpus if by_gpu else offered.cpus)
+        shares = [seconds / (most * column_s) for seconds in taken]
+        unit = "GPUs" if by_gpu else "CPUs"
+        lines.append(f"{name:>16} {''.join(map(_block, shares))} {sum(shares) / width:4.0%} of {most:g} {unit}")
+    return lines
+
+
+def compare(outlooks: Sequence[Forecast], *, chosen: Forecast | None) -> list[str]:
+    """Return a table of clusters, one line each."""
+    width = max(len(one.fleet.title) for one in outlooks)
+    lines = [f"{'':2}{'cluster':<{width}}{'GPUs':>5}{'hours':>8}{'longest':>9}{'USD':>8}"]
+    for one in outlooks:
+        usd = "-" if one.usd is None else usd_text(one.usd)
+        lines.append(
+            f"{'* ' if one is chosen else '  '}{one.fleet.title:<{width}}{one.fleet.num_gpus:>5}"
+            f"{one.makespan_s / 3600:>8.1f}{one.late_s / 3600:>9.1f}{usd:>8}"
+        )
+    return lines
+
+
+def _block(share: float) -> str:
+    return _BLOCKS[min(len(_BLOCKS) - 1, max(0, round(share * (len(_BLOCKS) - 1))))]

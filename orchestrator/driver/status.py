@@ -109,7 +109,6 @@ def read_status(storage: Storage) -> RunStatus:
     durations_s = {
         kind: [event["elapsed_s"] for event in finished if event["stage_kind"] == kind] for kind in _OF_A_TRAINING
     }
-    tried_again = {event["stage"] for event in events if event["kind"] == "stage_started" and event["attempt"] > 1}
     return RunStatus(
         trainings=trainings,
         done=frozenset(done),
@@ -121,17 +120,24 @@ def read_status(storage: Storage) -> RunStatus:
         forecast=forecast(
             under_way,
             num_waiting=len(waiting),
-            # The last attempt of an interrupted training says nothing about a whole one.
-            training_s=[
-                event["elapsed_s"]
-                for event in finished
-                if event["stage_kind"] == StageKind.TRAIN and event["stage"] not in tried_again
-            ],
+            training_s=_whole_trainings_s(events),
             after_s=sum(_mean(durations_s[kind]) for kind in (StageKind.PREDICT, StageKind.SCORE)),
             num_slots=_most_at_once(latest),
             min_gain_s=latest[0].get("min_preemption_gain_s", MIN_PREEMPTION_GAIN_S),
         ),
     )
+
+
+def _whole_trainings_s(events: Sequence[Mapping[str, Any]]) -> list[float]:
+    """Return how long trainings took that were never interrupted: the last attempt says nothing about a whole one."""
+    tried_again = {event["stage"] for event in events if event["kind"] == "stage_started" and event["attempt"] > 1}
+    return [
+        event["elapsed_s"]
+        for event in events
+        if event["kind"] == "stage_finished"
+        and event["stage_kind"] == StageKind.TRAIN
+        and event["stage"] not in tried_again
+    ]
 
 
 def forecast(

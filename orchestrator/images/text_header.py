@@ -102,6 +102,18 @@ def _read_text(stored: StoredVoxels, header: ImageHeader) -> NDArray[Any]:
 
 
 @np.errstate(all="ignore")  # what overflows is found to be none
+def _lengths(steps: NDArray[np.float64], origin: Sequence[float]) -> NDArray[np.float64]:
+    """Return the sizes of voxels along each axis; raises Fault for what is no number or no size."""
+    lengths: NDArray[np.float64] = np.linalg.norm(steps, axis=0)
+    if not (np.isfinite(steps).all() and np.isfinite(origin).all() and all(map(is_length, lengths))):
+        raise Fault(
+            f"axes {steps.T.tolist()} from {list(origin)}",
+            expected="finite numbers, and sizes of voxels above 0",
+            advice="Write its header again with the right values.",
+        )
+    return lengths
+
+
 def volume_header(
     *,
     extents: Sequence[int],
@@ -131,13 +143,7 @@ def volume_header(
     if len(extents) == 2:
         normal = np.cross(steps[:, 0], steps[:, 1])
         steps = np.column_stack([steps, normal / (np.linalg.norm(normal) or 1.0)])
-    lengths = np.linalg.norm(steps, axis=0)
-    if not (np.isfinite(steps).all() and np.isfinite(origin).all() and all(map(is_length, lengths))):
-        raise Fault(
-            f"axes {steps.T.tolist()} from {list(origin)}",
-            expected="finite numbers, and sizes of voxels above 0",
-            advice="Write its header again with the right values.",
-        )
+    lengths = _lengths(steps, origin)
     size = (*extents, 1)[:3]
     upright = nearest_upright(steps / lengths) * lengths
     if not is_same_map(np.column_stack([steps, origin]), np.column_stack([upright, origin]), size=size):

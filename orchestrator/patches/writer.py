@@ -80,20 +80,14 @@ def write_patches(
     """
     if data.ndim != 4 or seg.ndim != 4 or data.shape[1:] != seg.shape[1:] or 0 in (data.size, seg.size):
         raise DataError(f"{path}: image {data.shape}, segmentation {seg.shape}; expected (c, z, y, x) of equal voxels")
-    arrays: list[NDArray[Any]] = []
-    others = {key: None if key == "class_locations" else value for key, value in properties.items()}
-    encoded = encode_properties(others, arrays)
-    arrays = [_little_endian(array) for array in arrays]
     data, seg = _little_endian(data), _little_endian(seg)
     locations = properties.get("class_locations")
     voxels = [_voxels(path, label, places, shape=data.shape) for label, places in (locations or {}).items()]
+    encoded, arrays = _encoded(properties)
     header = Header(
         image=_chosen(data, _image_layout(data, precision), codec),
         segmentation=_chosen(seg, _segmentation_layout(seg), codec),
-        property_arrays=tuple(
-            ArrayLayout(shape=array.shape, dtype=array.dtype.str, chunk_shape=tuple(max(n, 1) for n in array.shape))
-            for array in arrays
-        ),
+        property_arrays=tuple(map(_whole, arrays)),
         properties=encoded,
         locations=None if locations is None else tuple(encode_properties(label, []) for label in locations),
         location_dtypes=tuple(
@@ -105,6 +99,19 @@ def write_patches(
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
         for column in (_chunks(header, data, seg), _property_arrays(arrays), _class_locations(voxels)):
             writer.write_batch(_batch(schema, column))
+
+
+def _encoded(properties: Mapping[str, Any]) -> tuple[str, list[NDArray[Any]]]:
+    """Return properties as JSON, without the voxels of classes, and the arrays that it refers to."""
+    arrays: list[NDArray[Any]] = []
+    others = {key: None if key == "class_locations" else value for key, value in properties.items()}
+    encoded = encode_properties(others, arrays)
+    return encoded, [_little_endian(array) for array in arrays]
+
+
+def _whole(array: NDArray[Any]) -> ArrayLayout:
+    """Return the layout of an array that is one chunk."""
+    return ArrayLayout(shape=array.shape, dtype=array.dtype.str, chunk_shape=tuple(max(n, 1) for n in array.shape))
 
 
 def _chunks(header: Header, data: NDArray[Any], seg: NDArray[Any]) -> _Column:

@@ -4,6 +4,8 @@ import hashlib
 import socket
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.benchmark.definition import Case, Training
@@ -15,12 +17,15 @@ from orchestrator.stages.plan import read_plan
 from orchestrator.stages.preprocess import preprocess
 from orchestrator.storage import run_paths
 from orchestrator.storage.best_effort import best_effort
+from orchestrator.storage.interface import Storage
 from orchestrator.storage.json_files import write_json
 
 if TYPE_CHECKING:
     from orchestrator.stages.repair import TrainingPatches
+    from orchestrator.training.nnunet.planning import Plan
     from orchestrator.training.reports import EpochReport
     from orchestrator.training.stop_request import Watch
+    from orchestrator.training.trainer import TrainingSettings
 
 
 def train(context: RunContext, training: Training, *, watches: Sequence["Watch"] = (), node: str = "") -> None:
@@ -31,6 +36,7 @@ def train(context: RunContext, training: Training, *, watches: Sequence["Watch"]
     """
     from orchestrator.stages.preemption import watch_marker, watch_spot_notices
     from orchestrator.training.checkpoint import CheckpointStore
+    from orchestrator.training.reports import TrainingListener
     from orchestrator.training.stop_request import StopRequest
     from orchestrator.training.trainer import train as fit
 
@@ -46,35 +52,21 @@ def train(context: RunContext, training: Training, *, watches: Sequence["Watch"]
         TrainingLog(storage, run_paths.log(training.id)) as log,
         AttemptEvents(storage, training_id=training.id) as events,
     ):
-
-        def report(epoch: "EpochReport") -> None:
-            latest = LatestEpoch(report=epoch, host=socket.gethostname(), node=node)
-            with best_effort("progress of an epoch"):
-                claim.check()
-                log.flush()
-                write_latest_epoch(storage, training.id, latest)
-
+        listener = TrainingListener(
+            on_epoch=partial(_report, storage, training.id, claim=claim, log=log, node=node),
+            on_milestone=events.add,
+            stop_reason=stop_request.reason,
+        )
         plan = read_plan(storage, training.id)
         patches = _training_patches(context, training)
         patches.repair(note=log.write)
         with patches.cache.gathered(storage, patches.write_manifest()) as folder:
             try:
                 outcome = fit(
-                    plan=plan,
-                    preset=context.preset,
-                    training_id=training.id,
-                    train_cases=[_identifier(case) for case in training.train],
-                    val_cases=[_identifier(case) for case in training.val],
-                    patches=folder,
+                    _settings(context, training, plan=plan, patches=folder),
                     checkpoint=CheckpointStore(storage, training_id=training.id, check=claim.check),
                     log=log.write,
-                    seed=_seed(context.seed, training.id),
-                    device=context.device,
-                    num_loader_processes=context.num_loader_processes,
-                    trainer_name=training.model.trainer,
-                    on_epoch=report,
-                    on_milestone=events.add,
-                    stop_reason=stop_request.reason,
+                    listener=listener,
                 )
             except IntegrityError as error:
                 if not patches.repair(note=log.write):
@@ -83,6 +75,33 @@ def train(context: RunContext, training: Training, *, watches: Sequence["Watch"]
                     f"{error}; it is written again, and the training goes on from its checkpoint"
                 ) from error
     write_json(storage, run_paths.training_record(training.id), {**asdict(outcome), "plan_sha256": plan.sha256})
+
+
+def _report(
+    storage: Storage, training_id: str, epoch: "EpochReport", *, claim: AttemptClaim, log: TrainingLog, node: str
+) -> None:
+    """Leave a progress record of an epoch."""
+    with best_effort("progress of an epoch"):
+        claim.check()
+        log.flush()
+        write_latest_epoch(storage, training_id, LatestEpoch(report=epoch, host=socket.gethostname(), node=node))
+
+
+def _settings(context: RunContext, training: Training, *, plan: "Plan", patches: Path) -> "TrainingSettings":
+    from orchestrator.training.trainer import TrainingSettings
+
+    return TrainingSettings(
+        training_id=training.id,
+        plan=plan,
+        preset=context.preset,
+        train_cases=tuple(map(_identifier, training.train)),
+        val_cases=tuple(map(_identifier, training.val)),
+        patches=patches,
+        seed=_seed(context.seed, training.id),
+        device=context.device,
+        num_loader_processes=context.num_loader_processes,
+        trainer_name=training.model.trainer,
+    )
 
 
 def _training_patches(context: RunContext, training: Training) -> "TrainingPatches":

@@ -48,9 +48,9 @@ class TrainingListener:
 
     on_epoch: Callable[[EpochReport], None]
     """Called after every epoch."""
-    on_milestone: Callable[[Milestone], None]
+    on_milestone: Callable[[Milestone], None] = lambda _: None
     """Called when the training begins or goes on, and after every checkpoint on the way."""
-    stop_reason: Callable[[], str]
+    stop_reason: Callable[[], str] = lambda: ""
     """Asked before every iteration; not empty where the training must stop."""
 
 
