@@ -18,9 +18,9 @@ from orchestrator.events import EventLog, read_events
 from orchestrator.patches.manifest import PatchManifest, PatchRecord
 from orchestrator.results.records import CaseScore, Provenance, ResultRow, ScoreStatus
 from orchestrator.results.store import ResultsStore, from_table
-from orchestrator.stages.case_records import read_case_record
-from orchestrator.stages.latest_epoch import read_latest_epoch
-from orchestrator.stages.prediction_record import read_prediction_record
+from orchestrator.stages.records.cases import read_case_record
+from orchestrator.stages.records.latest_epoch import read_latest_epoch
+from orchestrator.stages.records.predictions import read_prediction_record
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
 

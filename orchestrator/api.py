@@ -14,7 +14,7 @@ from orchestrator.driver.request import RunRequest
 from orchestrator.errors import ConfigError, DataError
 from orchestrator.progress import NoListener, ProgressLines
 from orchestrator.shipped import LOCAL_CLUSTER
-from orchestrator.sources.raw_survey import Describer, raw_folder_of_environment
+from orchestrator.sources.nnunet_raw.survey import Describer, raw_folder_of_environment
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.training.nnunet.classes import check_models
 

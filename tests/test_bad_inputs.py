@@ -12,8 +12,9 @@ from bad_inputs import BAD_INPUTS, MASKS, BadInput
 
 from orchestrator.benchmark.definition import Case, Dataset, EvaluationSet, LabelSet, Model, Training
 from orchestrator.benchmark.loading import load_study
-from orchestrator.cli import doctor, evaluate, run_options
+from orchestrator.cli import doctor, evaluate
 from orchestrator.cli import run as run_all
+from orchestrator.cli.run import options as run_options
 from orchestrator.errors import ConfigError, DataError
 from orchestrator.sources.downloads import CaseRequest, convert_case, inspect_downloads
 

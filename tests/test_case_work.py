@@ -14,8 +14,8 @@ from orchestrator.errors import DataError
 from orchestrator.images.geometry import geometry_of
 from orchestrator.sources.downloads import LAYOUTS, concerned_files
 from orchestrator.stages import cases as case_work
-from orchestrator.stages.case_records import original_grid
 from orchestrator.stages.local_download import local_download
+from orchestrator.stages.records.cases import original_grid
 from orchestrator.storage import run_paths, s3
 from orchestrator.storage.filesystem import open_storage
 

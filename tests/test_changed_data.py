@@ -18,9 +18,9 @@ from orchestrator.cli import verify
 from orchestrator.driver import changed_data
 from orchestrator.driver.changed_data import compare, parts_of, remember
 from orchestrator.errors import IntegrityError
-from orchestrator.stages import case_records
 from orchestrator.stages.cases import ingest, ingest_labels
 from orchestrator.stages.context import RunContext
+from orchestrator.stages.records import cases as case_records
 from orchestrator.storage import run_paths, s3
 from orchestrator.storage.filesystem import open_storage
 

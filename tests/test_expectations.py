@@ -9,7 +9,7 @@ from orchestrator.scheduling.remaining_time import estimate_remaining_s
 from orchestrator.scheduling.resources import Node, ResourceRequest, Resources
 from orchestrator.scheduling.scheduler import Schedule
 from orchestrator.sources.downloads import SourceStamp
-from orchestrator.stages.case_records import CaseRecord, write_case_record
+from orchestrator.stages.records.cases import CaseRecord, write_case_record
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.workflow.graph import StageKind, build_graph

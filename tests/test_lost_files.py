@@ -9,7 +9,7 @@ from orchestrator.scheduling.critical_path import needed_stages
 from orchestrator.scheduling.retries import FailureKind, GiveUp, Retry
 from orchestrator.scheduling.scheduler import Schedule
 from orchestrator.stages.finished import finished_stages, lost_stages
-from orchestrator.stages.prediction_record import PredictionRecord, write_prediction_record
+from orchestrator.stages.records.predictions import PredictionRecord, write_prediction_record
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.storage.json_files import write_json

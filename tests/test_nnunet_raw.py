@@ -22,8 +22,8 @@ from orchestrator.sources.downloads import (
     source_of_labels_now,
     stamp_image_now,
 )
-from orchestrator.sources.raw_description import parse_description
-from orchestrator.sources.raw_survey import Describer, raw_folder_of_environment, survey
+from orchestrator.sources.nnunet_raw.description import parse_description
+from orchestrator.sources.nnunet_raw.survey import Describer, raw_folder_of_environment, survey
 
 FOLDER = "Dataset137_Things"
 

@@ -13,7 +13,7 @@ from orchestrator.scheduling.resources import Node, ResourceRequest, Resources
 from orchestrator.scheduling.retries import GiveUp
 from orchestrator.scheduling.scheduler import Schedule
 from orchestrator.stages.attempt import TrainingLog
-from orchestrator.stages.latest_epoch import LatestEpoch, write_latest_epoch
+from orchestrator.stages.records.latest_epoch import LatestEpoch, write_latest_epoch
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.training.reports import EpochReport

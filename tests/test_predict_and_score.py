@@ -18,12 +18,12 @@ from orchestrator.images.nifti import read_nifti_geometry
 from orchestrator.images.source_file import SourceFile
 from orchestrator.results.store import ResultsStore, from_table
 from orchestrator.sources.downloads import SourceStamp
-from orchestrator.stages.case_records import CaseRecord, write_case_record
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.finished import has_predicted
 from orchestrator.stages.plan import plan, read_plan
 from orchestrator.stages.predict import predict
-from orchestrator.stages.prediction_record import (
+from orchestrator.stages.records.cases import CaseRecord, write_case_record
+from orchestrator.stages.records.predictions import (
     PredictionRecord,
     read_prediction_record,
     write_prediction_record,

@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from orchestrator.cli.live_view import LiveView
+from orchestrator.cli.run.live_view import LiveView
 from orchestrator.progress import RunningTraining, Snapshot, StageCount, duration_text, plain_line
 
 SNAPSHOT = Snapshot(

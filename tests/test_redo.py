@@ -14,7 +14,7 @@ from orchestrator.driver.request import RunRequest, graph_of, identity_of
 from orchestrator.errors import DataError
 from orchestrator.progress import NoListener
 from orchestrator.sources.downloads import SourceStamp
-from orchestrator.stages.case_records import CaseRecord, write_case_record
+from orchestrator.stages.records.cases import CaseRecord, write_case_record
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.storage.json_files import write_json

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from orchestrator.cli.run import main
-from orchestrator.cli.run_options import build_parser, command_for, select
+from orchestrator.cli.run.options import build_parser, command_for, select
 from orchestrator.cluster.environment import LAUNCHED_FROM
 from orchestrator.driver.run import RunOutcome
 from orchestrator.storage import run_paths

@@ -13,7 +13,7 @@ from orchestrator.driver.lease import DriverRecord, Lease
 from orchestrator.driver.status import TrainingUnderWay, forecast, read_status
 from orchestrator.errors import ConfigError
 from orchestrator.events import EventLog
-from orchestrator.stages.latest_epoch import LatestEpoch, write_latest_epoch
+from orchestrator.stages.records.latest_epoch import LatestEpoch, write_latest_epoch
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.training.reports import EpochReport

@@ -9,7 +9,7 @@ from bench.schedule import FLEETS, measure, stages_of
 from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.presets import find_preset
 from orchestrator.cli.run import main
-from orchestrator.cli.simulate import utilisation_chart
+from orchestrator.cli.run.simulate import utilisation_chart
 from orchestrator.cli.text import usd_text
 from orchestrator.cluster.gpu_kinds import GpuKind
 from orchestrator.cluster.kinds.local import LocalCluster

@@ -10,7 +10,7 @@ from orchestrator.driver.before_start import check_space
 from orchestrator.errors import ConfigError
 from orchestrator.scheduling.critical_path import needed_stages
 from orchestrator.stages.finished import finished_stages
-from orchestrator.stages.prediction_record import PredictionRecord, write_prediction_record
+from orchestrator.stages.records.predictions import PredictionRecord, write_prediction_record
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.storage.json_files import write_json

@@ -31,7 +31,7 @@ from orchestrator.configuration import is_folder
 from orchestrator.errors import ConfigError, OrchestratorError
 from orchestrator.images.problem import Problem, printable
 from orchestrator.sources.downloads import CaseRequest, inspect_downloads
-from orchestrator.sources.raw_survey import Describer
+from orchestrator.sources.nnunet_raw.survey import Describer
 from orchestrator.sources.training_labels import missing_labels
 from orchestrator.workflow.graph import label_sets_by_case
 

@@ -10,8 +10,8 @@ from orchestrator.benchmark.definition import Case, Dataset
 from orchestrator.errors import DataError
 from orchestrator.images.problem import SourceError
 from orchestrator.sources.stamps import FileStamp, SourceStamp, changed_files
-from orchestrator.stages.case_records import NUM_THREADS, CaseRecord, read_case_record, write_case_record
 from orchestrator.stages.local_download import S3, LocalDownload, local_download, stamped
+from orchestrator.stages.records.cases import NUM_THREADS, CaseRecord, read_case_record, write_case_record
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.storage.interface import Storage

@@ -11,7 +11,7 @@ from orchestrator.scheduling.resources import Node, Resources
 from orchestrator.scheduling.retries import GiveUp, Retry
 from orchestrator.scheduling.scheduler import Schedule
 from orchestrator.stages.attempt import end_of_log
-from orchestrator.stages.latest_epoch import LatestEpoch, read_latest_epoch
+from orchestrator.stages.records.latest_epoch import LatestEpoch, read_latest_epoch
 from orchestrator.storage import run_paths
 from orchestrator.storage.best_effort import best_effort
 from orchestrator.storage.interface import Storage

@@ -24,9 +24,9 @@ from orchestrator.scheduling.critical_path import needed_stages
 from orchestrator.scheduling.resources import Node, ResourceRequest, node_of
 from orchestrator.scheduling.scheduler import Schedule
 from orchestrator.scheduling.training_need import idle_gpus, training_need
-from orchestrator.stages.case_records import read_case_record, warnings_about
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.finished import finished_stages
+from orchestrator.stages.records.cases import read_case_record, warnings_about
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.storage.interface import Storage
 from orchestrator.training.nnunet.classes import planned_memory_gib

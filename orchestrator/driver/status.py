@@ -13,7 +13,7 @@ from orchestrator.errors import ConfigError
 from orchestrator.events import read_events
 from orchestrator.results.store import ResultsStore
 from orchestrator.scheduling.rebalancing import lower_bound_s
-from orchestrator.stages.latest_epoch import read_latest_epoch
+from orchestrator.stages.records.latest_epoch import read_latest_epoch
 from orchestrator.storage.interface import Storage
 from orchestrator.workflow.graph import StageKind
 

@@ -9,8 +9,8 @@ from orchestrator.benchmark.definition import NNUNET_RAW, Dataset
 from orchestrator.errors import ConfigError
 from orchestrator.sources import layouts
 from orchestrator.sources.layout import Layout
-from orchestrator.sources.nnunet_raw import NnunetRaw
-from orchestrator.sources.raw_survey import concerned_keys
+from orchestrator.sources.nnunet_raw.layout import NnunetRaw
+from orchestrator.sources.nnunet_raw.survey import concerned_keys
 from orchestrator.storage.interface import Storage
 
 

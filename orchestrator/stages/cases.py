@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from orchestrator.benchmark.definition import NNUNET_RAW, Case
 from orchestrator.errors import DataError, IntegrityError
-from orchestrator.stages.case_records import CaseRecord, read_case_record, write_case_record, write_overview
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.local_download import local_download
+from orchestrator.stages.records.cases import CaseRecord, read_case_record, write_case_record, write_overview
 from orchestrator.storage import run_paths
 from orchestrator.storage.interface import Storage
 from orchestrator.storage.json_files import write_json

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 from orchestrator.benchmark.definition import Training
 from orchestrator.errors import IntegrityError
-from orchestrator.stages.prediction_record import read_prediction_record
+from orchestrator.stages.records.predictions import read_prediction_record
 from orchestrator.storage import run_paths
 from orchestrator.storage.interface import Storage
 from orchestrator.storage.json_files import read_json

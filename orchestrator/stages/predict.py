@@ -2,11 +2,11 @@
 
 from orchestrator.benchmark.definition import Training
 from orchestrator.errors import DataError
-from orchestrator.stages.case_records import original_grid
 from orchestrator.stages.cases import fetch_images
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.plan import read_plan
-from orchestrator.stages.prediction_record import PredictionRecord, write_prediction_record
+from orchestrator.stages.records.cases import original_grid
+from orchestrator.stages.records.predictions import PredictionRecord, write_prediction_record
 from orchestrator.storage import run_paths
 from orchestrator.workflow.graph import evaluated_cases
 

@@ -10,9 +10,9 @@ from orchestrator.benchmark.study import split_sha256
 from orchestrator.errors import IntegrityError
 from orchestrator.results.records import Provenance, ResultRow, ScoreStatus
 from orchestrator.results.store import ResultsStore
-from orchestrator.stages.case_records import digests_of
 from orchestrator.stages.context import RunContext
-from orchestrator.stages.prediction_record import read_prediction_record
+from orchestrator.stages.records.cases import digests_of
+from orchestrator.stages.records.predictions import read_prediction_record
 from orchestrator.storage import run_paths
 from orchestrator.storage.interface import Storage
 from orchestrator.storage.json_files import read_json

@@ -12,9 +12,9 @@ from orchestrator.benchmark.definition import Case, Training
 from orchestrator.errors import IntegrityError, StorageError
 from orchestrator.stages.attempt import AttemptClaim, AttemptEvents, TrainingLog
 from orchestrator.stages.context import RunContext
-from orchestrator.stages.latest_epoch import LatestEpoch, write_latest_epoch
 from orchestrator.stages.plan import read_plan
 from orchestrator.stages.preprocess import preprocess
+from orchestrator.stages.records.latest_epoch import LatestEpoch, write_latest_epoch
 from orchestrator.storage import run_paths
 from orchestrator.storage.best_effort import best_effort
 from orchestrator.storage.interface import Storage

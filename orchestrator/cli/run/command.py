@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from rich.console import Console
 
 from orchestrator.cli.console import EXIT_DONE, EXIT_NOT_DONE, consoles, exit_code_of, parse, say
-from orchestrator.cli.live_view import LiveView
-from orchestrator.cli.run_options import build_parser, command_for, select
+from orchestrator.cli.run.live_view import LiveView
+from orchestrator.cli.run.options import build_parser, command_for, select
+from orchestrator.cli.run.trainings import show_trainings
 from orchestrator.cli.text import counted
-from orchestrator.cli.trainings import show_trainings
 from orchestrator.driver.request import RunRequest
 from orchestrator.errors import DataError
 from orchestrator.progress import duration_text
-from orchestrator.sources.raw_survey import RAW_VARIABLE, raw_folder_of_environment
+from orchestrator.sources.nnunet_raw.survey import RAW_VARIABLE, raw_folder_of_environment
 from orchestrator.storage import run_paths
 
 
@@ -35,11 +35,11 @@ def carry_out(request: RunRequest, options: argparse.Namespace, *, console: Cons
         # Beside JSON the lines of problems go where they do no harm.
         return show_what_would_run(request, console=console, problems=errors if options.json else None)
     if options.simulate:
-        from orchestrator.cli.simulate import simulate
+        from orchestrator.cli.run.simulate import simulate
 
         return simulate(request, options, console=console)
     if request.cluster.is_elsewhere:
-        from orchestrator.cli.launch import launch_machines
+        from orchestrator.cli.run.launch import launch_machines
 
         return launch_machines(request, options, console=console)
     return run_here(request, options, console=console)

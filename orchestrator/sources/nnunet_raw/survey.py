@@ -8,8 +8,8 @@ from pathlib import Path
 from orchestrator.benchmark.raw_dataset import RawDataset
 from orchestrator.images.problem import SourceError
 from orchestrator.sources.archives import listing
-from orchestrator.sources.raw_description import MAX_BYTES, Description, parse_description
-from orchestrator.sources.raw_files import TESTING, TRAINING, RawCases, find_cases, folder_of
+from orchestrator.sources.nnunet_raw.description import MAX_BYTES, Description, parse_description
+from orchestrator.sources.nnunet_raw.files import TESTING, TRAINING, RawCases, find_cases, folder_of
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.storage.interface import Storage
 

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from orchestrator.benchmark.loading import DEFAULT_STUDY
 from orchestrator.cli.console import EXIT_DONE, EXIT_NOT_DONE, say
-from orchestrator.cli.run_options import words_of
+from orchestrator.cli.run.options import words_of
 from orchestrator.cluster.config import Driver
 from orchestrator.driver.request import RunRequest
 from orchestrator.errors import ConfigError

@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 
 from orchestrator.images.problem import Problem
 from orchestrator.sources.archives import listing
-from orchestrator.sources.raw_description import CASE_NAME, Description
+from orchestrator.sources.nnunet_raw.description import CASE_NAME, Description
 
 TRAINING, TESTING = ("imagesTr", "labelsTr"), ("imagesTs", "labelsTs")
 """Folders of images and label maps."""

@@ -24,8 +24,8 @@ from orchestrator.sources.archives import listing
 from orchestrator.sources.intensity import Intensities
 from orchestrator.sources.labels import LabelRule
 from orchestrator.sources.layout import Layout
-from orchestrator.sources.raw_files import TESTING, TRAINING
-from orchestrator.sources.raw_survey import DESCRIPTION, find_folder, read_description
+from orchestrator.sources.nnunet_raw.files import TESTING, TRAINING
+from orchestrator.sources.nnunet_raw.survey import DESCRIPTION, find_folder, read_description
 from orchestrator.storage.filesystem import open_storage
 
 _RAS = np.diag([-1.0, -1.0, 1.0])

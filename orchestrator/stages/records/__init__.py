@@ -1,0 +1,1 @@
+"""What stages leave beside their files: digests, notes, how far a training is."""
