@@ -15,7 +15,6 @@ from bench.command_line import command_line
 from bench.machine import conditions
 from orchestrator.benchmark.definition import Training
 from orchestrator.benchmark.loading import load_study
-from orchestrator.benchmark.presets import find_preset
 from orchestrator.cluster.gpu_kinds import GpuKind
 from orchestrator.cluster.node_pool import NodePool
 from orchestrator.scheduling.rebalancing import lower_bound_s
@@ -112,7 +111,8 @@ def varied(trainings: Sequence[Training], *, expected_s: float, seed: int) -> di
 
 def makespans(numbers: Sequence[int]) -> None:
     """Print the worst ratio of each kind of run."""
-    study, preset = load_study(), find_preset("paper")
+    study = load_study()
+    preset = study.preset("paper")
     expected_s = preset.expected_training_s
     print("| trainings | durations | GPUs | worst makespan / bound | at | goal | longest alone: worst | moves |")
     print("|---|---|---|---|---|---|---|---|")

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Literal, TextIO, TypedDict, Unpack
 
 from orchestrator.benchmark import loading
 from orchestrator.benchmark.definition import NNUNET_RAW
-from orchestrator.benchmark.presets import find_preset
 from orchestrator.benchmark.study import Study
 from orchestrator.cluster.registry import load_cluster
 from orchestrator.configuration import absolute
@@ -34,7 +33,7 @@ class RequestOptions(TypedDict, total=False):
     only: str | Sequence[str]
     """Names of trainings or groups, with `*`, or FACET=PATTERN."""
     preset: str
-    """How much is trained: `smoke` (unless given), `quick` or `paper`."""
+    """How much is trained: `smoke` (unless given), `quick`, `paper` or one of the study's own."""
     cluster: Path | str
     """Cluster file; unless given, this machine."""
     data: str | Path | None
@@ -75,7 +74,7 @@ def make_request(study: Study, **options: Unpack[RequestOptions]) -> RunRequest:
     """Return what `run` carries out, with everything understood and nothing started; options and errors as `run`."""
     check_options(options, RequestOptions)
     chosen, config = (
-        find_preset(options.get("preset", "smoke")),
+        study.preset(options.get("preset", "smoke")),
         load_cluster(Path(options.get("cluster", LOCAL_CLUSTER))),
     )
     data, output, seed = options.get("data"), options.get("output"), options.get("seed", 0)

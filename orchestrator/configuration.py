@@ -202,10 +202,15 @@ def understood(content: Any, model: type[Understood], *, where: str, context: ob
     try:
         return model.model_validate(content, context=context)
     except ValidationError as error:
-        # An unknown key explains most often what else is wrong, such as a key that is missing.
-        details = error.errors(include_url=False)
-        first = next((detail for detail in details if detail["type"] == "extra_forbidden"), details[0])
-        raise ConfigError(_message(first, model, where=where)) from None
+        raise refusal(error, model, where=where) from None
+
+
+def refusal(error: ValidationError, model: type[BaseModel], *, where: str) -> ConfigError:
+    """Return what is wrong with the content of a file in one line of ours."""
+    # An unknown key explains most often what else is wrong, such as a key that is missing.
+    details = error.errors(include_url=False)
+    first = next((detail for detail in details if detail["type"] == "extra_forbidden"), details[0])
+    return ConfigError(_message(first, model, where=where))
 
 
 def _message(detail: ErrorDetails, model: type[BaseModel], *, where: str) -> str:

@@ -13,6 +13,7 @@ import SimpleITK as sitk
 
 from orchestrator.benchmark.definition import Case, Dataset, EvaluationSet, LabelSet, Model, Training
 from orchestrator.benchmark.loading import load_study
+from orchestrator.benchmark.presets import Preset
 from orchestrator.cli import doctor
 from orchestrator.errors import ConfigError
 
@@ -46,6 +47,9 @@ def training_on_everything() -> Training:
 @dataclass(frozen=True)
 class SmallStudy:
     datasets: tuple[Dataset, ...] = tuple(layouts.DATASETS.values())
+
+    def preset(self, name: str) -> Preset:
+        return load_study().preset(name)
 
     def label_set(self, name: str) -> LabelSet:
         return load_study().label_set(name)

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from orchestrator.benchmark.definition import Case, Dataset, LabelSet, Model
 from orchestrator.benchmark.folds import DatasetCases
-from orchestrator.benchmark.presets import PRESETS
+from orchestrator.benchmark.presets import CASES, LIKE, PRESETS, Preset, read_presets
 from orchestrator.benchmark.raw_dataset import Describe
 from orchestrator.benchmark.study import Study
 from orchestrator.benchmark.study_datasets import DatasetReader, label_set_of
-from orchestrator.benchmark.study_file import FoldsFile, StudyFile
+from orchestrator.benchmark.study_file import CaseLimits, FoldsFile, StudyFile
 from orchestrator.benchmark.training_groups import TrainingReader
 from orchestrator.configuration import expect_known, load_yaml, understood
 from orchestrator.errors import ConfigError
@@ -45,7 +45,7 @@ def load_study(path: Path | None = None, *, describe: Describe | None = None) ->
     listed = understood({"datasets": load_yaml(folds_path)}, FoldsFile, where=str(folds_path)) if has_folds else None
     expect_known(listed.datasets if listed else (), content.datasets, where=str(folds_path), what="data set")
     label_sets = {name: label_set_of(name, entries, where=str(path)) for name, entries in content.label_sets.items()}
-    expect_known(content.presets, PRESETS, where=f"{path}: presets", what="preset")
+    presets, case_limits = _presets(content, where=f"{path}: presets")
     reader = DatasetReader(content, listed=listed, label_sets=label_sets, describe=describe, path=path)
     read = {name: reader.read(name) for name in content.datasets}
     datasets = {name: one.dataset for name, one in read.items()}
@@ -67,13 +67,24 @@ def load_study(path: Path | None = None, *, describe: Describe | None = None) ->
         groups=trainings.groups(),
         cases=cases,
         patients_with_several_scans=_patients(content.patients, cases=cases, where=f"{path}: patients"),
-        case_limits={name: entry.cases for name, entry in content.presets.items()},
+        presets=presets,
+        case_limits=case_limits,
         sha256=hashlib.sha256(b"".join(files) + (_json(described) if described else b"")).hexdigest(),
     )
 
 
 load_benchmark = load_study
 """The name that scripts know from before there were other studies."""
+
+
+def _presets(content: StudyFile, *, where: str) -> tuple[dict[str, Preset], dict[str, dict[str, int]]]:
+    """Return all presets of a study, and the limits of cases that it sets itself, by preset."""
+    own = read_presets(content.presets, known=PRESETS, where=where)
+    limits: dict[str, dict[str, int]] = {}
+    for name, entry in content.presets.items():
+        said = understood({CASES: entry.get(CASES, {})}, CaseLimits, where=f"{where}.{name}")
+        limits[name] = {**limits.get(entry.get(LIKE, name), {}), **said.cases}
+    return {**PRESETS, **own}, limits
 
 
 def _facts(dataset: Dataset, own: LabelSet | None) -> object:

@@ -1,10 +1,19 @@
 """How much is trained: from a miniature on two CPU cores to the paper's own schedule."""
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Annotated, Any, ClassVar, Literal
 
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+from orchestrator.configuration import Entry, expect_known, load_yaml, refusal, understood
 from orchestrator.errors import ConfigError
+from orchestrator.shipped import shipped_file
+
+Count = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 NNUNET_MEMORY_GIB = 8.0
 """Of a GPU, that nnU-Net's default planner plans for."""
@@ -20,46 +29,48 @@ NNUNETS_OWN = {
 class Preset:
     """One size of a study; `paper` changes nothing of nnU-Net's defaults."""
 
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
+
     name: str
     """Given with `--preset`."""
-    num_epochs: int
+    num_epochs: Count
     """Epochs of each training."""
-    num_iterations_per_epoch: int
+    num_iterations_per_epoch: Count
     """Training iterations in an epoch."""
-    num_val_iterations_per_epoch: int
+    num_val_iterations_per_epoch: Count
     """Validation iterations in an epoch (monitoring only: the final checkpoint is evaluated)."""
-    checkpoint_every_s: float
+    checkpoint_every_s: Seconds
     """Seconds between two checkpoints: the most that a lost machine costs; 0 saves one after every iteration."""
-    expected_s_per_iteration: float
+    expected_s_per_iteration: Seconds
     """Rough seconds of a training iteration: on an A100, or on one CPU core if the preset is meant for those."""
-    gpu_memory_gib: float | None = None
+    gpu_memory_gib: Positive | None = None
     """Most memory of a plan by nnU-Net's own estimate, which its planner keeps to; None keeps the planner's own: 8 of
     the default, 24 of ResEnc L."""
     optimizer: Literal["nnunet", "adamw"] = "nnunet"
     """`nnunet` is the trainer's own: SGD with Nesterov momentum 0.99 and polynomial decay of nnU-Net's."""
-    initial_learning_rate: float | None = None
+    initial_learning_rate: Positive | None = None
     """At the first iteration; None keeps the trainer's own, 0.01 of nnU-Net's."""
-    mirror_axes: tuple[int, ...] | None = None
+    mirror_axes: tuple[Annotated[int, Field(ge=0, le=2)], ...] | None = None
     """Axes of (z, y, x) that augmentation mirrors; None keeps nnU-Net's choice (all)."""
     mirror_at_prediction: bool = True
     """Average predictions over mirrored inputs."""
-    tile_step_size: float = 0.5
+    tile_step_size: Annotated[float, Field(gt=0, le=1)] = 0.5
     """Step of the sliding window as a share of the patch."""
-    base_num_features: int | None = None
+    base_num_features: Count | None = None
     """Feature maps of the first stage; None keeps nnU-Net's 32."""
-    max_num_features: int | None = None
+    max_num_features: Count | None = None
     """Most feature maps of a stage; None keeps nnU-Net's limits."""
-    num_convs_per_stage: int | None = None
+    num_convs_per_stage: Count | None = None
     """Convolutions of each stage; None keeps nnU-Net's 2."""
-    max_patch_voxels: int | None = None
+    max_patch_voxels: Count | None = None
     """Upper limit of voxels of a patch; None keeps nnU-Net's choice."""
-    oversample_foreground: float | None = None
+    oversample_foreground: Annotated[float, Field(ge=0, le=1)] | None = None
     """Share of the patches of a batch that must hold foreground; None keeps the trainer's own, 0.33 of nnU-Net's."""
     augmentation: Literal["kernels", "nnunet"] = "kernels"
     """Who augments: our kernels, which draw as nnU-Net does and need less CPU, or nnU-Net's own pipeline."""
-    case_limits: Mapping[str, int] = field(default_factory=dict)
+    case_limits: Mapping[str, Count] = field(default_factory=dict)
     """Most cases of each part of a training, `train`, `val` and `test`; others are left out, evenly."""
-    phantom_spacing_mm: float | None = None
+    phantom_spacing_mm: Positive | None = None
     """In-plane spacing of generated phantoms; None is full resolution."""
 
     def __post_init__(self) -> None:
@@ -78,57 +89,85 @@ class Preset:
         return self.num_epochs * self.num_iterations_per_epoch * self.expected_s_per_iteration
 
 
-PRESETS = {
-    preset.name: preset
-    for preset in (
-        Preset(
-            name="smoke",
-            num_epochs=6,
-            num_iterations_per_epoch=28,
-            num_val_iterations_per_epoch=2,
-            expected_s_per_iteration=0.05,
-            checkpoint_every_s=2.0,
-            gpu_memory_gib=1.0,
-            optimizer="adamw",
-            initial_learning_rate=5e-3,
-            # Left and right differ only by position: mirroring x hides that for longer than this preset trains.
-            mirror_axes=(),
-            mirror_at_prediction=False,
-            base_num_features=8,
-            max_num_features=32,
-            max_patch_voxels=32 * 32 * 32,
-            num_convs_per_stage=1,
-            case_limits={"train": 6, "val": 2, "test": 4},
-            tile_step_size=0.75,
-            phantom_spacing_mm=8.0,
-        ),
-        Preset(
-            name="quick",
-            num_epochs=50,
-            num_iterations_per_epoch=100,
-            num_val_iterations_per_epoch=10,
-            expected_s_per_iteration=0.13,
-            checkpoint_every_s=120.0,
-            mirror_axes=(0, 1),
-            mirror_at_prediction=False,
-            phantom_spacing_mm=2.0,
-            case_limits={"train": 40, "val": 10},
-        ),
-        Preset(
-            name="paper",
-            num_epochs=1000,
-            num_iterations_per_epoch=250,
-            num_val_iterations_per_epoch=50,
-            # 9 hours for 1000 x 250 iterations.
-            expected_s_per_iteration=0.13,
-            checkpoint_every_s=600.0,
-        ),
-    )
-}
+LIKE, CASES = "like", "cases"
+"""Keys of a preset in a file that are no fields of it: another one to begin with, and the most cases of each part."""
+_FIELDS = tuple(one.name for one in fields(Preset) if one.name not in {"name", "case_limits"})
+_preset: TypeAdapter[Preset] = TypeAdapter(Preset)
 
 
-def find_preset(name: str) -> Preset:
+class _SaidOfPreset:
+    """Tells JSON schemas what a preset in a file may say; `read_presets` reads it."""
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, _schema: Any, _handler: Any) -> dict[str, Any]:
+        known = _preset.json_schema()["properties"]
+        like = {"type": "string", "description": "Preset that it is like, but for what it says itself."}
+        said = {LIKE: like, **{name: known[name] for name in _FIELDS}, CASES: known["case_limits"]}
+        return {"type": "object", "additionalProperties": False, "properties": said}
+
+
+PresetEntry = Annotated[dict[str, Any], _SaidOfPreset]
+"""A preset in a file."""
+
+
+class PresetsFile(Entry):
+    """The file of the presets that come along."""
+
+    presets: dict[str, PresetEntry]
+    """By name."""
+
+
+def read_presets(
+    entries: Mapping[str, Mapping[str, Any]], *, known: Mapping[str, Preset], where: str
+) -> dict[str, Preset]:
+    """Return the presets of a file, strictly read; what they say of cases is left to the caller.
+
+    Parameters
+    ----------
+    entries
+        Name to what is said. An entry has the name of a known preset, which it changes, or is `like` one that is known
+        or stands before it, or says all that has no default.
+    known
+        Other presets, by name.
+    where
+        File and place, for messages.
+
+    Raises
+    ------
+    ConfigError
+        For an unknown key or preset, with the nearest name, and for values that do not fit.
+    """
+    made: dict[str, Preset] = {}
+    for name, entry in entries.items():
+        place = f"{where}.{name}"
+        expect_known(entry, [LIKE, CASES, *_FIELDS], where=place, what="key")
+        offered = {**known, **made}
+        like = entry.get(LIKE, name if name in known else None)
+        if like is not None:
+            expect_known([str(like)], offered, where=place, what="preset")
+        values = asdict(offered[str(like)]) if like is not None else {}
+        said = {key: value for key, value in entry.items() if key in _FIELDS}
+        try:
+            # As JSON, which is strict with numbers and takes a list for a tuple.
+            made[name] = _preset.validate_json(json.dumps({**values, **said, "name": name}, default=str))
+        except ValidationError as error:
+            raise refusal(error, PresetsFile, where=place) from None
+    return made
+
+
+def _shipped_presets() -> dict[str, Preset]:
+    path = shipped_file("splits", "presets.yaml")
+    entries = understood({"presets": load_yaml(path)}, PresetsFile, where=str(path)).presets
+    made = read_presets(entries, known={}, where=str(path))
+    return {name: replace(preset, case_limits=entries[name].get(CASES, {})) for name, preset in made.items()}
+
+
+PRESETS = _shipped_presets()
+"""Those that come along, by name."""
+
+
+def find_preset(name: str, presets: Mapping[str, Preset] = PRESETS) -> Preset:
     """Return the preset of that name; raises ConfigError with the names that exist."""
-    if name not in PRESETS:
-        raise ConfigError(f"--preset {name}: unknown; expected one of {', '.join(PRESETS)}")
-    return PRESETS[name]
+    if name not in presets:
+        raise ConfigError(f"--preset {name}: unknown; expected one of {', '.join(presets)}")
+    return presets[name]

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from orchestrator.benchmark.definition import VALIDATION, Case, Dataset, EvaluationSet, LabelSet, Model, Training
 from orchestrator.benchmark.folds import DatasetCases
-from orchestrator.benchmark.presets import Preset
+from orchestrator.benchmark.presets import Preset, find_preset
 from orchestrator.benchmark.study_file import FOLD, OTHER_FOLDS
 from orchestrator.errors import ConfigError
 
@@ -92,6 +92,8 @@ class Study:
     cases: Mapping[str, DatasetCases]
     """By data set."""
     patients_with_several_scans: tuple[tuple[Case, ...], ...]
+    presets: Mapping[str, Preset]
+    """By name: those that come along, and its own."""
     case_limits: Mapping[str, Mapping[str, int]]
     """By preset, then by part of a training: where they differ from the preset's own."""
     sha256: str
@@ -110,6 +112,10 @@ class Study:
     def label_set(self, name: str) -> LabelSet:
         """Return the label set of that name; raises ConfigError if there is none."""
         return _by_name(self.label_sets, name, "label set")
+
+    def preset(self, name: str) -> Preset:
+        """Return the preset of that name; raises ConfigError with the names that exist."""
+        return find_preset(name, self.presets)
 
     @property
     def matrices(self) -> tuple[str, ...]:

@@ -4,6 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from orchestrator.benchmark.presets import PresetEntry
+
 FOLD, OTHER_FOLDS, ALL, REST = "fold", "other-folds", "all", "rest"
 """Parts of a data set that need no name: the cases of a training's own fold, those that go with it, every case, and
 those that are in no part that has a name."""
@@ -142,10 +144,10 @@ class TrainingEntry(Entry):
     """Group whose patch size and network they take over, fold by fold and model by model."""
 
 
-class PresetEntry(Entry):
-    """What is different of a shipped preset in this study."""
+class CaseLimits(Entry):
+    """What a preset says of cases."""
 
-    cases: dict[Name, Annotated[int, Field(ge=1)]] = {}
+    cases: dict[Name, Annotated[int, Field(ge=1)]]
     """Part of a training (`train`, `val` or an evaluation set) to the most cases of it."""
 
 
@@ -165,7 +167,7 @@ class StudyFile(Entry):
     trainings: Annotated[dict[Name, TrainingEntry], Field(min_length=1)]
     """By group, in the order of the tables."""
     presets: dict[Name, PresetEntry] = {}
-    """By the name of a shipped preset."""
+    """What is different here of a preset that comes along, or one of its own, by its name."""
 
 
 class Folds(Entry):

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from orchestrator.benchmark.definition import Dataset, Training
 from orchestrator.benchmark.loading import DEFAULT_STUDY, load_study
-from orchestrator.benchmark.presets import PRESETS, find_preset
+from orchestrator.benchmark.presets import PRESETS
 from orchestrator.benchmark.study import Study
 from orchestrator.cli.console import (
     EXIT_DONE,
@@ -110,7 +110,7 @@ def requested_trainings(options: argparse.Namespace, *, study: Study) -> tuple[T
     """Return the trainings of the command line and those whose plans they take over; raises ConfigError."""
     if not is_folder(options.data):
         raise ConfigError(f"--data {options.data}: no such folder of this machine; expected the one with the data sets")
-    preset = find_preset(options.preset)
+    preset = study.preset(options.preset)
     trainings = study.trainings(matrix=options.matrix, only=tuple(options.only), preset=preset)
     # A run also plans the trainings whose patch size others take over.
     donors = study.donors(trainings, preset=preset)

@@ -124,7 +124,7 @@ def raw_requests(requests: Sequence[CaseRequest]) -> dict[str, list[CaseRequest]
 def requested_cases(study: Study, *, matrix: str | None, preset_name: str) -> list[CaseRequest]:
     """Return every case that the trainings of a matrix use, after the caps of a preset."""
     datasets = {dataset.name: dataset for dataset in study.datasets}
-    trainings = study.trainings(matrix=matrix, preset=find_preset(preset_name))
+    trainings = study.trainings(matrix=matrix, preset=study.preset(preset_name))
     cases = sorted({case for training in trainings for case in training.cases})
     return [(datasets[case.dataset], case.name) for case in cases]
 

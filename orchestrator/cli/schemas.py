@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter
 
+from orchestrator.benchmark.presets import PresetsFile
 from orchestrator.benchmark.study_file import FoldsFile, StudyFile, TablesFile
 from orchestrator.cli.console import EXIT_DONE, consoles, parse, say
 from orchestrator.cluster.prices import Prices
@@ -25,6 +26,7 @@ def schemas() -> Iterator[tuple[str, str]]:
     kinds: Any = Annotated[reduce(or_, KINDS.values()), Field(discriminator="kind")]
     files: dict[str, tuple[Any, str]] = {
         "study": (StudyFile, "What is trained: study.yaml"),
+        "presets": (PresetsFile.model_fields["presets"].annotation, "How much is trained: presets.yaml"),
         "folds": (FoldsFile.model_fields["datasets"].annotation, "Cases of each data set: folds.yaml"),
         "tables": (TablesFile, "Tables of a study: tables.yaml"),
         "cluster": (kinds, "Where a run takes place: a file in clusters/"),
@@ -39,7 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m orchestrator.schemas",
-        description="Write the JSON schemas of study, folds, tables, cluster and price files.",
+        description="Write the JSON schemas of study, presets, folds, tables, cluster and price files.",
     )
     parser.add_argument("--output", default=str(FOLDER), help=f"folder for them (default: {FOLDER})")
     return parser

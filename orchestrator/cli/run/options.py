@@ -62,7 +62,11 @@ def _add_request(parser: argparse.ArgumentParser) -> None:
     )
     add("--data", help="folder or s3:// prefix with the data sets (default: nnUNet_raw or generated phantoms)")
     add("--output", help="folder or s3:// prefix for everything that the run writes (default: runs/PRESET)")
-    add("--preset", default="smoke", help=f"how much to train: {', '.join(PRESETS)} (default: smoke)")
+    add(
+        "--preset",
+        default="smoke",
+        help=f"how much: {', '.join(PRESETS)} or one of the study's (default: smoke)",
+    )
     add("--matrix", help="which trainings of the study, all for every one (default: its first matrix)")
     add(
         "--only",
