@@ -29,7 +29,6 @@ from bench.command_line import command_line
 from bench.machine import conditions
 from orchestrator.benchmark.definition import Case, Training
 from orchestrator.benchmark.loading import load_study
-from orchestrator.benchmark.presets import find_preset
 from orchestrator.scoring.score import score_files
 from orchestrator.scoring.structures import ScoredStructure
 from orchestrator.stages.carry_out import carry_out
@@ -100,7 +99,8 @@ class Cost:
 
 def run_of(folder: Path, *, size: str, names: Sequence[str]) -> SmallRun:
     """Return the run of one training with these cases, of which the first is measured."""
-    study, preset = load_study(), find_preset(size)
+    study = load_study()
+    preset = study.preset(size)
     cases = tuple(Case(dataset="covid-19-ct-seg", name=name) for name in names)
     training = study.trainings(only=("T1-lung-fold0",), preset=preset)[0]
     tested = replace(training.evaluation_sets[0], cases=cases[:1])

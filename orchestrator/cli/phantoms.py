@@ -11,7 +11,7 @@ from rich.console import Console
 
 from orchestrator.benchmark.definition import NNUNET_RAW
 from orchestrator.benchmark.loading import DEFAULT_STUDY, load_study
-from orchestrator.benchmark.presets import PRESETS, find_preset
+from orchestrator.benchmark.presets import PRESETS
 from orchestrator.benchmark.study import Study
 from orchestrator.cli.console import EXIT_DONE, command_parser, consoles, exit_code_of, is_live, parse, say
 from orchestrator.configuration import absolute
@@ -74,9 +74,9 @@ def write_phantoms(options: argparse.Namespace, *, console: Console) -> int:
     if ":/" in str(options.output) or options.output.is_file():
         raise ConfigError(f"--output {options.output}: expected a folder of this machine")
     absolute(str(options.output), option="--output")
-    preset = find_preset(options.preset or "paper")
-    spacing_mm = options.spacing if options.spacing is not None else preset.phantom_spacing_mm
     study = load_study(options.study)
+    preset = study.preset(options.preset or "paper")
+    spacing_mm = options.spacing if options.spacing is not None else preset.phantom_spacing_mm
     requests = requested_cases(study, matrix=options.matrix, preset_name=preset.name)
     raw = raw_requests(requests)
     plans = {
