@@ -8,6 +8,7 @@ from importlib.metadata import version
 EXIT_DONE, EXIT_USAGE = 0, 2
 COMMANDS = {
     "run": "train, predict, score and tabulate a study; simulate it; show what it would do",
+    "study": "write a study file for data sets in nnU-Net's raw layout, or check one against its data",
     "status": "show how far a run is",
     "evaluate": "score folders of label maps, without any training",
     "verify": "compare every file of a run with what was written",

@@ -1,0 +1,133 @@
+"""Write a study file for data sets in nnU-Net's raw layout, or check one against its data."""
+
+import argparse
+import shlex
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console
+
+from orchestrator.benchmark.draft import MODELS, draft_study, models_named
+from orchestrator.benchmark.loading import load_study
+from orchestrator.benchmark.presets import find_preset
+from orchestrator.benchmark.study import ALL_MATRICES, Study
+from orchestrator.cli.console import EXIT_DONE, EXIT_NOT_DONE, command_parser, consoles, exit_code_of, parse, say
+from orchestrator.cli.doctor import examine, show_text, with_survey
+from orchestrator.cli.text import counted
+from orchestrator.configuration import is_folder
+from orchestrator.errors import ConfigError, OrchestratorError
+from orchestrator.images.problem import Problem, printable
+from orchestrator.sources.nnunet_raw.survey import (
+    RAW_VARIABLE,
+    Describer,
+    Survey,
+    described,
+    raw_folder_of_environment,
+    survey,
+)
+from orchestrator.storage.filesystem import open_storage
+from orchestrator.training.nnunet.classes import check_models
+
+FILE = "study.yaml"
+_FLAT_ENDINGS = (".png", ".bmp", ".tif")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = command_parser(
+        "study",
+        "Write a study file for data sets in nnU-Net's raw layout: their labels, channels and cases are those of "
+        "dataset.json, the folds are nnU-Net's own. Or, with --check, compare a study file with its data: what is "
+        "missing, which labels and channels do not fit, which patients are on both sides of a split. Exit code 0: "
+        "written, or no problem; 1: problems; 2: bad input; 130: interrupted.",
+    )
+    add = parser.add_argument
+    add("what", nargs="+", help="data sets (Dataset137, or the whole name of the folder), or a study file with --check")
+    add("--data", help=f"folder or s3:// prefix with the data sets (default: the environment variable {RAW_VARIABLE})")
+    add("--output", type=Path, help=f"folder for {FILE} (default: the name of the first data set)")
+    add(
+        "--model",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help=f"{', '.join(MODELS)} or a trainer of nnU-Net's; may be repeated (default: 3d, or 2d for pictures)",
+    )
+    add("--check", action="store_true", help="check a study file instead of writing one")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code that its help promises."""
+    console, errors = consoles()
+    options = parse(build_parser(), arguments)
+    work = check if options.check else write
+    return exit_code_of(partial(work, options, console=console), errors=errors, bad_input=(OrchestratorError,))
+
+
+def write(options: argparse.Namespace, *, console: Console) -> int:
+    """Write a study file."""
+    location = options.data or raw_folder_of_environment()
+    if location is None:
+        raise ConfigError(f"nothing says where the data sets are; expected --data, or {RAW_VARIABLE} to be set")
+    if files := [word for word in options.what if word.endswith((".yaml", ".yml"))]:
+        raise ConfigError(f"{files[0]}: a study file; expected --check, or the names of data sets")
+    surveys = [survey(location, folder) for folder in options.what]
+    problems = [problem for seen in surveys for problem in seen.cases.problems]
+    _show(problems, [note for seen in surveys for note in seen.cases.notes], console=console)
+    models = models_named(options.model or _usual_models(surveys))
+    text = draft_study([described(seen) for seen in surveys], models=models)
+    folder = options.output or Path(surveys[0].folder)
+    path = folder / FILE
+    if path.exists() and path.read_text(encoding="utf-8") != text:
+        raise ConfigError(f"{path}: there already, and it says something else; expected another --output")
+    open_storage(str(folder)).write_bytes(FILE, text.encode())
+    say(text.rstrip(), console=console)
+    where = f" --data {shlex.quote(options.data)}" if options.data else ""
+    say(f"\nwritten to {path}. What would be trained:", console=console)
+    say(f"  orchestrator run --study {shlex.quote(str(path))}{where} --dry-run", console=console)
+    return EXIT_NOT_DONE if problems else EXIT_DONE
+
+
+def _usual_models(surveys: Sequence[Survey]) -> list[str]:
+    return ["2d"] if all(seen.description.file_ending in _FLAT_ENDINGS for seen in surveys) else ["3d"]
+
+
+def check(options: argparse.Namespace, *, console: Console) -> int:
+    """Compare a study file with its data."""
+    if len(options.what) > 1 or options.model or options.output:
+        raise ConfigError("--check: expected one study file, and at most --data beside it")
+    location = options.data or raw_folder_of_environment()
+    describer = Describer(location, is_strict=False) if location else None
+    study = load_study(Path(options.what[0]), describe=describer)
+    check_models(study.models)
+    preset = find_preset("paper")
+    trainings = study.trainings(matrix=ALL_MATRICES, preset=preset)
+    has_problems = False
+    if location is not None and is_folder(location):
+        findings = examine(trainings, study=study, downloads=Path(location), thorough=False, num_threads=2)
+        findings = tuple(with_survey(finding, describer=describer) for finding in findings) if describer else findings
+        has_problems = any(finding.problems for finding in findings)
+        show_text(findings, is_quick=False, console=console)
+        say("Only headers were read; the command doctor reads every voxel.", console=console)
+    elif describer is not None:
+        cases = [seen.cases for seen in describer.surveys.values()]
+        problems = [problem for found in cases for problem in found.problems]
+        has_problems = bool(problems)
+        _show(problems, [note for found in cases for note in found.notes], console=console)
+    leaks = study.patient_leaks(trainings)
+    for leak in leaks:
+        say(f"note: {leak.line}", console=console)
+    say(_summary(study, num_trainings=len(trainings), has_data=location is not None), console=console)
+    return EXIT_NOT_DONE if has_problems else EXIT_DONE
+
+
+def _summary(study: Study, *, num_trainings: int, has_data: bool) -> str:
+    numbers = {"training": num_trainings, "data set": len(study.datasets), "model": len(study.models)}
+    told = ", ".join(counted(number, noun) for noun, number in numbers.items())
+    return f"{study.path}: {told}{'' if has_data else '; without --data, no file of theirs was looked at'}."
+
+
+def _show(problems: Sequence[Problem], notes: Sequence[str], *, console: Console) -> None:
+    for line in [*(problem.line for problem in problems), *(f"note: {note}" for note in notes)]:
+        say(printable(line), console=console)

@@ -1,0 +1,112 @@
+"""The command that writes a study file for data sets in nnU-Net's raw layout, and checks one against its data."""
+
+import json
+from pathlib import Path
+
+import pytest
+from raw_datasets import write_dataset
+
+from orchestrator.benchmark.loading import load_study
+from orchestrator.benchmark.presets import find_preset
+from orchestrator.cli import study
+from orchestrator.sources.nnunet_raw.survey import Describer
+
+SIX = tuple(f"case_{number}" for number in range(6))
+
+
+@pytest.fixture
+def data(tmp_path, monkeypatch):
+    monkeypatch.delenv("nnUNet_raw", raising=False)
+    write_dataset(tmp_path / "raw", names=SIX, shape=(4, 24, 20))
+    return tmp_path / "raw"
+
+
+def written(data: Path, *words: str) -> Path:
+    output = data.parent / "study"
+    assert study.main([*words, "--data", str(data), "--output", str(output)]) == 0
+    return output / "study.yaml"
+
+
+def test_the_file_of_a_data_set_has_at_most_ten_lines_and_says_folds_and_tolerances(data, capsys):
+    path = written(data, "Dataset137", "--model", "3d", "--model", "resenc-m")
+    text = path.read_text()
+    assert len(text.splitlines()) <= 10
+    assert "folds: nnunet, tolerance_mm: {small: 1.0, large: 1.0}" in text
+    assert f"orchestrator run --study {path} --data {data} --dry-run" in capsys.readouterr().out
+    trainings = load_study(path, describe=Describer(str(data))).trainings(preset=find_preset("paper"))
+    assert len(trainings) == 10
+    assert {training.model.planner for training in trainings} == {"ExperimentPlanner", "nnUNetPlannerResEncM"}
+
+
+def test_held_out_cases_few_cases_many_structures_and_odd_names_are_written_so_that_they_can_be_read(data):
+    labels = {"background": 0, **{f"part {number}": number for number in range(1, 9)}}
+    names, tested = ("a", "b", "c"), ("t",)
+    write_dataset(data, folder="Dataset002_My MR", names=names, test_names=tested, labels=labels, shape=(4, 24, 20))
+    path = written(data, "137", "Dataset002_My MR", "--model", "nnUNetTrainerDiceCELoss")
+    found = load_study(path, describe=Describer(str(data)))
+    trainings = [one for one in found.trainings(preset=find_preset("paper")) if one.group.startswith("my-mr")]
+    assert [training.id for training in trainings] == [f"my-mr-DiceCELoss-fold{fold}" for fold in range(3)]
+    assert [case.name for case in trainings[0].evaluation_sets[1].cases] == ["t"]
+    assert len(found.label_set("my-mr").structures) == 8
+
+
+def test_pictures_are_for_a_network_of_two_dimensions(tmp_path):
+    data = tmp_path / "raw"
+    write_dataset(data, channels=("grey",), ending=".png", shape=(24, 20), names=SIX)
+    assert "2d: {configuration: 2d" in written(data, "Dataset137").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["Dataset138"], "no such folder beside Dataset137_Things"),
+        (["Task137_Things"], "nnUNetv2_convert_old_nnUNet_dataset"),
+        (["Dataset137", "--model", "resenk"], "--model resenk: unknown; expected one of 3d, 2d"),
+        (["study.yaml"], "a study file; expected --check"),
+        (["a.yaml", "b.yaml", "--check"], "expected one study file"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(data, capsys, words, expected):
+    assert study.main([*words, "--data", str(data)]) == 2
+    assert expected in capsys.readouterr().err
+
+
+def test_without_a_folder_it_asks_for_one_and_takes_that_of_nnunet(data, capsys, monkeypatch):
+    assert study.main(["Dataset137"]) == 2
+    assert "expected --data, or nnUNet_raw to be set" in capsys.readouterr().err
+    monkeypatch.setenv("nnUNet_raw", str(data))
+    assert study.main(["Dataset137", "--output", str(data.parent / "s")]) == 0
+
+
+def test_another_study_file_is_not_overwritten(data, capsys):
+    path = written(data, "Dataset137")
+    path.write_text(path.read_text() + "# mine\n")
+    assert study.main(["Dataset137", "--data", str(data), "--output", str(path.parent)]) == 2
+    assert "there already" in capsys.readouterr().err
+
+
+def test_a_check_finds_what_is_missing_and_patients_on_both_sides(data, capsys):
+    path = written(data, "Dataset137")
+    assert study.main([str(path), "--check", "--data", str(data)]) == 0
+    (data / "Dataset137_Things" / "imagesTr" / "case_2_0001.nii.gz").unlink()
+    path.write_text(path.read_text() + "patients: [[things/case_0, things/case_1]]\n")
+    assert study.main([str(path), "--check", "--data", str(data)]) == 1
+    out = capsys.readouterr().out
+    assert "case_2_0001.nii.gz: found no such file" in out
+    assert "note: case_0 and case_1 are scans of one patient" in out
+
+
+def test_a_check_finds_labels_and_channels_that_are_not_those_of_the_data(data, capsys):
+    path = data.parent / "own.yaml"
+    path.write_text(
+        "title: own\nlabel_sets: {things: {small: {label: 1}, lrage: {label: 2}}}\n"
+        "datasets: {things: {nnunet: Dataset137, label_sets: [things], folds: nnunet}}\n"
+        "trainings: {things: {train: [things/other-folds], val: [things/fold]}}\n"
+    )
+    assert study.main([str(path), "--check", "--data", str(data)]) == 2
+    assert "unknown structure of dataset.json 'lrage'; did you mean 'large'" in capsys.readouterr().err
+    path.write_text(path.read_text().replace("lrage", "large").replace("folds:", "channels: [CT], folds:"))
+    described = data / "Dataset137_Things" / "dataset.json"
+    assert len(json.loads(described.read_text())["channel_names"]) == 2
+    assert study.main([str(path), "--check", "--data", str(data)]) == 1
+    assert "found 2 channels; expected 1 as the study has: CT" in capsys.readouterr().out
