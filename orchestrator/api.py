@@ -229,9 +229,10 @@ def _score_on_cluster(
 ) -> "Iterator[list[FolderScore]]":
     config = load_cluster(cluster_file)
     config.authenticate()
-    from orchestrator.ray_backend.executor import connected, map_unordered
+    from orchestrator.ray_backend.connect import connected
+    from orchestrator.ray_backend.executor import map_unordered
 
-    with connected(config):
+    with connected(config, run=None):
         yield from map_unordered(comparison.score, cases, name="score")
 
 

@@ -49,7 +49,7 @@ def test_aws_file_offers_the_gpus_of_its_workers_and_lists_what_is_to_be_filled_
     config = load_cluster(CLUSTERS / "aws.yaml")
     # 6 L40S and 4 A10G on spot, 2 L40S on demand; 12 x 8 CPUs there and 2 x 16 on CPU workers; none on the head.
     assert most_processors(config.ray) == (128, 12)
-    assert {pool.name: (pool.max_nodes, pool.gpu.name) for pool in config.pools()} == {
+    assert {pool.name: (pool.max_nodes, pool.gpu.name) for pool in config.node_pools()} == {
         "gpu_spot_l40s": (6, "L40S"),
         "gpu_spot_a10g": (4, "A10G"),
         "gpu_on_demand": (2, "L40S"),
@@ -69,8 +69,8 @@ def test_aws_file_offers_the_gpus_of_its_workers_and_lists_what_is_to_be_filled_
     ("content", "message"),
     [
         ("kind: local\nnum_cpu: 2\n", "unknown key 'num_cpu'; did you mean 'num_cpus'"),
-        ("kind: locl\n", "kind is 'locl'; expected one of local, existing, aws"),
-        ("num_cpus: 2\n", "key 'kind' is missing; expected one of local, existing, aws"),
+        ("kind: locl\n", "kind is 'locl'; expected one of local, existing, slurm, aws"),
+        ("num_cpus: 2\n", "key 'kind' is missing; expected one of local, existing, slurm, aws"),
         ("kind: local\nnum_cpus: two\n", "num_cpus is 'two' (str); expected integer"),
         ("kind: local\nnum_gpus: true\n", "num_gpus is True (bool); expected integer"),
         ("kind: local\nnum_cpus: 0\n", "num_cpus is 0 (int); expected at least 1"),

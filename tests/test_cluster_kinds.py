@@ -24,11 +24,11 @@ class LabCluster(ClusterConfig):
     kind: Literal["lab"] = "lab"
     desks: int
 
-    def pools(self):
+    def node_pools(self):
         return (NodePool(name="desk", max_nodes=self.desks, cpus=16, gpus=1),)
 
     @contextmanager
-    def reach(self):
+    def reach(self, run):
         yield RunningRay(address="127.0.0.1:1")
 
 
@@ -57,7 +57,7 @@ def test_a_kind_of_one_class_is_read_requested_shown_and_simulated(lab, capsys):
     [
         ("kind: lab\ndesk: 4\n", "unknown key 'desk'; did you mean 'desks'?"),
         ("kind: lab\n", "key 'desks' is missing"),
-        ("kind: lba\n", "kind is 'lba'; expected one of local, existing, aws, lab"),
+        ("kind: lba\n", "kind is 'lba'; expected one of local, existing, slurm, aws, lab"),
     ],
 )
 def test_its_mistakes_are_told_like_all_others(lab, capsys, text, message):

@@ -15,8 +15,8 @@ from fake_head import FakeCommands, FakeJobs, heads, start_head
 from moto.server import ThreadedMotoServer
 
 from orchestrator.cluster import environment, jobs
-from orchestrator.cluster.config import Driver
-from orchestrator.cluster.launch import Launch, check_aws_account, has_head, launch_and_follow
+from orchestrator.cluster.config import Driver, RunName
+from orchestrator.cluster.launch import Launch, bring_down, check_aws_account, has_head, launch_and_follow
 from orchestrator.cluster.registry import load_cluster
 from orchestrator.errors import ClusterError, ConfigError, StorageError
 from orchestrator.scheduling.resources import node_of
@@ -66,7 +66,9 @@ def filled_in(folder: Path) -> Path:
 
 def a_launch(path: Path, *, keep: bool = False, output: str = OUTPUT) -> Launch:
     arguments = ("--output", output, "--preset", "paper", "--only", "T1-*")
-    return Launch(config=load_cluster(path), driver=Driver(arguments=arguments, training_hours=420.0, keep=keep))
+    run = RunName(output=output, study="x")
+    driver = Driver(run=run, arguments=arguments, training_hours=420.0, keep=keep)
+    return Launch(config=load_cluster(path), driver=driver)
 
 
 def go(
@@ -118,7 +120,9 @@ def test_the_driver_on_the_head_gets_a_cluster_that_exists_and_may_grow(place: P
     config = load_cluster(place / launch.folder / "mounted" / "cluster.yaml")
     assert (config.kind, config.address, config.provider) == ("existing", "auto", "aws")
     # All that a schedule knows of a machine.
-    assert [node_of(pool) for pool in config.pools()] == [node_of(pool) for pool in launch.config.pools()] != []
+    assert (
+        [node_of(pool) for pool in config.node_pools()] == [node_of(pool) for pool in launch.config.node_pools()] != []
+    )
     assert config.cpus_per_training == 7
 
 
@@ -244,6 +248,14 @@ def test_a_head_that_is_lost_keeps_its_machines(place: Path) -> None:
     with pytest.raises(jobs.DriverLostError, match="the same command attaches again"):
         go(a_launch(filled_in(place)), commands=commands, head=FakeJobs(breaks=jobs.MAX_LOST + 1))
     assert "down" not in commands.log
+
+
+def test_a_cluster_is_brought_down_by_its_file_alone(place: Path) -> None:
+    commands = FakeCommands()
+    start_head()
+    bring_down(load_cluster(filled_in(place)), commands=commands)
+    assert (commands.log, commands.options["down"], heads()) == (["down"], ("-y",), [])
+    assert yaml.safe_load((place / "runs" / "down-nnunet" / "ray.yaml").read_text())["cluster_name"] == "nnunet"
 
 
 def test_nothing_starts_without_agreement(place: Path) -> None:

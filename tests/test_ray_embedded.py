@@ -20,9 +20,9 @@ import json, os, sys, time
 from pathlib import Path
 import ray, psutil
 from orchestrator.cluster.kinds.local import LocalCluster
-from orchestrator.ray_backend.executor import connected
+from orchestrator.ray_backend.connect import connected
 if __name__ == "__main__":
-    with connected(LocalCluster(num_cpus=1, num_gpus=0)) as connection:
+    with connected(LocalCluster(num_cpus=1, num_gpus=0), run=None) as connection:
         names = ("TMPDIR", "RAY_AUTH_TOKEN_PATH", "ORCHESTRATOR_CACHES", "MPLBACKEND")
         found = ray.get(ray.remote(lambda: {name: os.environ[name] for name in names}).remote())
         processes = [psutil.Process(), *psutil.Process().children(recursive=True)]

@@ -15,9 +15,9 @@ from orchestrator.cluster.kinds.existing import ExistingCluster
 from orchestrator.cluster.kinds.local import LocalCluster
 from orchestrator.cluster.registry import load_cluster
 from orchestrator.errors import ClusterError, DataError
-from orchestrator.ray_backend import executor as ray_executor
+from orchestrator.ray_backend import connect
+from orchestrator.ray_backend.connect import connected
 from orchestrator.ray_backend.errors import innermost
-from orchestrator.ray_backend.executor import connected
 from orchestrator.ray_backend.leftovers import free_reserved_places
 from orchestrator.ray_backend.nodes import label_selector, nodes_here, nodes_of
 from orchestrator.ray_backend.tasks import settle_coordinator, submit
@@ -62,10 +62,10 @@ def test_where_ray_does_not_start_what_mostly_helps_is_said(tmp_path, monkeypatc
     def fail(**_):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(ray_executor.ray, "init", fail)
+    monkeypatch.setattr(connect.ray, "init", fail)
     with (
         pytest.raises(ClusterError, match=r"no space left on device\. .* set TMPDIR"),
-        connected(LocalCluster(num_cpus=1, num_gpus=0)),
+        connected(LocalCluster(num_cpus=1, num_gpus=0), run=None),
     ):
         pass
 
@@ -78,7 +78,7 @@ def test_a_node_has_the_memory_that_was_free_when_its_ray_was_started():
 
 def test_machines_that_may_come_have_the_speed_and_memory_of_their_gpus():
     entries = {"gpu": {"number": 6, "cpus": 8, "gpus": 1, "gpu": "L40S"}, "cpu": {"number": 2, "cpus": 16}}
-    found, plain = ExistingCluster(address="auto", may_start=entries).pools()
+    found, plain = ExistingCluster(address="auto", may_start=entries).node_pools()
     node = node_of(found)
     assert (node.id, found.max_nodes, node.gpu_memory_gib, node.speed) == ("gpu", 6, 48, 0.8)
     assert (node_of(plain).offered, plain.max_nodes) == (Resources(cpus=16), 2)
@@ -108,7 +108,7 @@ def reserve_and_give_back(folder):
         def has_place(self):
             return self.group.wait(240)
 
-    with connected(LocalCluster(num_cpus=1, num_gpus=0)):
+    with connected(LocalCluster(num_cpus=1, num_gpus=0), run=None):
         controller = ray.remote(num_cpus=0)(Controller).remote()
         assert ray.get(controller.has_place.remote())
         assert free_reserved_places() == 0
@@ -139,7 +139,7 @@ def look_where_a_training_runs(folder):
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     nodes = [cluster.add_node(num_cpus=1).node_id for _ in range(2)]
-    with connected(ExistingCluster(address=cluster.address)):
+    with connected(ExistingCluster(address=cluster.address), run=None):
         settle_coordinator()
         stage = Stage(id="train a", kind=StageKind.TRAIN, dependencies=(), products=(), expected_s=1.0)
         for node_id in nodes:
@@ -160,13 +160,13 @@ def look_where_a_training_runs(folder):
 
 
 def test_a_head_that_does_not_answer_is_told(tmp_path, monkeypatch):
-    monkeypatch.setattr(ray_executor, "HEAD_ANSWERS_WITHIN_S", 0.1)
+    monkeypatch.setattr(connect, "HEAD_ANSWERS_WITHIN_S", 0.1)
     path = tmp_path / "cluster.yaml"
     path.write_text("kind: existing\naddress: 127.0.0.1:1\n")
     config = load_cluster(path)
     with (
         pytest.raises(ClusterError, match=r"cluster\.yaml\): nothing answers .*expected the head of a running cluster"),
-        connected(config),
+        connected(config, run=None),
     ):
         pass
 

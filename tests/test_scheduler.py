@@ -116,14 +116,14 @@ def test_cpu_stages_run_beside_trainings_that_wait_for_a_gpu():
 
 def test_a_stage_that_is_done_is_not_started_and_counts_as_done_for_others():
     schedule = schedule_of(stage("a"), stage("b", "a"), done={"a"})
-    assert schedule.num_needed == 1
+    assert len(schedule.outcomes.needed) == 1
     assert start_all(schedule) == ["b"]
 
 
 def test_nothing_is_repeated_for_a_result_that_is_there():
     """The patches of a finished training may have been deleted: nobody needs them any more."""
     schedule = schedule_of(stage("patches"), stage("result", "patches"), done={"result"})
-    assert schedule.num_needed == 0
+    assert len(schedule.outcomes.needed) == 0
     assert start_all(schedule) == []
     assert schedule.is_over
 

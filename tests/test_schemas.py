@@ -31,6 +31,7 @@ def test_the_written_schemas_are_those_of_the_code(tmp_path):
         ("folds", "splits/*/folds.yaml"),
         ("tables", "splits/*/tables.yaml"),
         ("cluster", "clusters/[!p]*.yaml"),
+        ("batch", "clusters/batch/*.yaml"),
         ("prices", "clusters/prices.yaml"),
     ],
 )

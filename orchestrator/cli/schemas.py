@@ -13,6 +13,7 @@ from pydantic import Field, TypeAdapter
 from orchestrator.benchmark.presets import PresetsFile
 from orchestrator.benchmark.study_file import FoldsFile, StudyFile, TablesFile
 from orchestrator.cli.console import EXIT_DONE, consoles, parse, say
+from orchestrator.cluster.batch_system import BatchSystem
 from orchestrator.cluster.prices import Prices
 from orchestrator.cluster.registry import KINDS
 from orchestrator.storage.filesystem import open_storage
@@ -30,6 +31,7 @@ def schemas() -> Iterator[tuple[str, str]]:
         "folds": (FoldsFile.model_fields["datasets"].annotation, "Cases of each data set: folds.yaml"),
         "tables": (TablesFile, "Tables of a study: tables.yaml"),
         "cluster": (kinds, "Where a run takes place: a file in clusters/"),
+        "batch": (BatchSystem, "How jobs are submitted, listed and cancelled: a file in clusters/batch/"),
         "prices": (Prices, "What machines cost: prices.yaml"),
     }
     for name, (content, title) in files.items():
@@ -41,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m orchestrator.schemas",
-        description="Write the JSON schemas of study, presets, folds, tables, cluster and price files.",
+        description="Write the JSON schemas of study, presets, folds, tables, cluster, batch and price files.",
     )
     parser.add_argument("--output", default=str(FOLDER), help=f"folder for them (default: {FOLDER})")
     return parser

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Protocol
 
 from pydantic import AfterValidator, ConfigDict, Field, PrivateAttr
 
@@ -28,18 +28,44 @@ class EmbeddedRay:
     """Likewise."""
 
 
+class Machines(Protocol):
+    """Starts machines that join a Ray, where Ray's autoscaler does not."""
+
+    def ask(self, missing: Mapping[tuple[float, float], int], *, present: Mapping[tuple[float, float], int]) -> None:
+        """Say how many machines of each size, CPUs and GPUs, are missing beside those that are there.
+
+        Raises ClusterError if none will ever come.
+        """
+
+    def waiting(self) -> Mapping[str, int]:
+        """Return how many were asked for and wait, by what people are told of them."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunningRay:
     """A Ray cluster that runs."""
 
     address: str
     """`auto` or `host:port`."""
+    machines: Machines | None = None
+    """Who starts more machines; None for Ray's autoscaler, if there is one."""
+    idle_s: float = float("inf")
+    """After so long without work a machine is given back; Ray's autoscaler sees to its own."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunName:
+    """Which run it is, for what people see of it elsewhere; of two with one output only one can be at work."""
+
+    output: str
+    study: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Driver:
     """The driver of a run, for kinds of clusters on which it runs elsewhere."""
 
+    run: RunName
     arguments: tuple[str, ...]
     """Of `orchestrator.run_all`, `--output` among them, in a fixed order; `--cluster` is the kind's affair."""
     training_hours: float
@@ -59,8 +85,8 @@ class LaunchOutcome:
     """What has become of a driver that ran elsewhere."""
 
     succeeded: bool
-    folder: Path
-    """Of this machine, for its tables."""
+    folder: Path | None
+    """Of this machine, for a copy of its tables; None where the output is seen from here."""
 
 
 def _part_of_a_gpu(gpus: float) -> float:
@@ -89,8 +115,6 @@ class ClusterConfig(Entry):
 
     is_rented: ClassVar[bool] = False
     """Whether its machines cost money: they have prices, and are started only after an answer."""
-    is_elsewhere: ClassVar[bool] = False
-    """Whether the driver runs on a machine that `launch` starts, instead of on this one."""
     _path: Path = PrivateAttr(default=Path("cluster file"))
 
     @property
@@ -107,6 +131,11 @@ class ClusterConfig(Entry):
         """Raise ConfigError for what the keys together cannot mean."""
 
     @property
+    def is_elsewhere(self) -> bool:
+        """Whether the driver runs on a machine that `launch` starts, instead of on this one."""
+        return False
+
+    @property
     def provider(self) -> str | None:
         """Whose machines the nodes are, if they may be taken back after a notice: the nodes ask it."""
         return None
@@ -116,13 +145,13 @@ class ClusterConfig(Entry):
         return self
 
     @abstractmethod
-    def pools(self) -> tuple[NodePool, ...]:
+    def node_pools(self) -> tuple[NodePool, ...]:
         """Return the machines that may be started while a run is under way."""
 
     def imagined(self, prices: Prices | None) -> tuple[NodePool, ...]:
         """Return all machines of the cluster at its largest, for the simulator; raises ConfigError if none knows."""
         del prices
-        return self.pools()
+        return self.node_pools()
 
     def head_usd_per_hour(self, prices: Prices | None) -> float | None:
         """Return what the machine of the driver costs; None where nothing is paid."""
@@ -132,8 +161,20 @@ class ClusterConfig(Entry):
     def authenticate(self) -> None:
         """Settle the token of this process, before Ray is imported, which reads its environment then."""
 
-    def reach(self) -> AbstractContextManager[EmbeddedRay | RunningRay]:
-        """Context in which the Ray of the run can be used from this machine; raises ConfigError if there is no way."""
+    def reach(self, run: RunName | None) -> AbstractContextManager[EmbeddedRay | RunningRay]:
+        """Context in which Ray can be used from this machine.
+
+        Parameters
+        ----------
+        run
+            For which machines may be started; None for other work, on machines that are there.
+
+        Raises
+        ------
+        ConfigError
+            If there is no way.
+        """
+        del run
         raise ConfigError(
             f"{self.path}: this command starts no machines; expected kind local, or existing on a machine of the "
             "cluster"
@@ -159,6 +200,15 @@ class ClusterConfig(Entry):
             None if the answer was not to go on.
         """
         raise NotImplementedError(f"kind {self.kind}: the driver runs on this machine")
+
+    def study_argument(self, study: Path) -> str:
+        """Return what a driver elsewhere finds a study file by; raises ConfigError if it cannot find it."""
+        return str(study.resolve())
+
+    def bring_down(self, run: RunName, *, show: Callable[[str], None]) -> None:
+        """End what a run has left of the machines that were started for it; raises ConfigError if it starts none."""
+        del run, show
+        raise ConfigError(f"{self.path}: --down: no machines are started for a run; expected a kind that does")
 
     def content(self) -> Mapping[str, Any]:
         """Return what a file of this cluster holds."""

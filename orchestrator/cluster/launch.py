@@ -21,7 +21,7 @@ from orchestrator.cluster.jobs import (
     submission_id,
     submit_or_attach,
 )
-from orchestrator.cluster.launch_files import REMOTE_LAUNCH, REMOTE_PROJECT, LaunchFiles, write_launch_files
+from orchestrator.cluster.launch_files import REMOTE_LAUNCH, REMOTE_PROJECT, LaunchFiles, write_launch_files, write_yaml
 from orchestrator.errors import ClusterError, ConfigError
 from orchestrator.shipped import checkout
 from orchestrator.storage import run_paths
@@ -211,6 +211,14 @@ def has_head(config: RayLauncherFile) -> bool:
     except (BotoCoreError, ClientError) as error:
         raise ClusterError(f"{config.path}: AWS does not say whether the cluster has a head: {error}") from error
     return bool(found["Reservations"])
+
+
+def bring_down(config: RayLauncherFile, *, commands: Commands) -> None:
+    """End the machines of a cluster, whoever has started them; raises ClusterError if the command fails."""
+    folder = Path("runs") / f"down-{config.ray['cluster_name']}"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_yaml(folder / "ray.yaml", config.ray)
+    commands.call(ray_command("down", "-y", str(folder / "ray.yaml")))
 
 
 def _check_ready(launch: Launch) -> None:

@@ -51,16 +51,17 @@ def write_launch_files(
     # Made readable for this user alone before the token is in it.
     files.mounted.mkdir(parents=True, exist_ok=True, mode=0o700)
     shutil.copyfile(token, _private(files.mounted / "auth_token"))
-    _write(files.mounted / "cluster.yaml", driver)
+    write_yaml(files.mounted / "cluster.yaml", driver)
     content = copy.deepcopy(dict(ray))
     mounts = {f"{REMOTE_PROJECT}/{part}": str(project / part) for part in PROJECT_PARTS if (project / part).exists()}
     own = {**mounts, REMOTE_LAUNCH: str(files.mounted.absolute())}
     content["file_mounts"] = {**content.get("file_mounts", {}), **own}
-    _write(files.cluster_file, content)
+    write_yaml(files.cluster_file, content)
     return files
 
 
-def _write(path: Path, content: Mapping[str, Any]) -> None:
+def write_yaml(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a file, whole or not at all."""
     temporary = path.with_name(f".tmp-{path.name}")
     # Through JSON: shared parts are written out instead of as YAML references.
     with temporary.open("w", encoding="utf-8") as file:

@@ -7,11 +7,12 @@ from orchestrator.cluster.config import ClusterConfig
 from orchestrator.cluster.kinds.aws import AwsCluster
 from orchestrator.cluster.kinds.existing import ExistingCluster
 from orchestrator.cluster.kinds.local import LocalCluster
+from orchestrator.cluster.kinds.slurm import SlurmCluster
 from orchestrator.configuration import load_yaml, understood
 from orchestrator.errors import ConfigError
 
 KINDS: dict[str, type[ClusterConfig]] = {
-    kind.model_fields["kind"].default: kind for kind in (LocalCluster, ExistingCluster, AwsCluster)
+    kind.model_fields["kind"].default: kind for kind in (LocalCluster, ExistingCluster, SlurmCluster, AwsCluster)
 }
 
 

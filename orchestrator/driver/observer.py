@@ -136,6 +136,13 @@ class RunObserver:
             self._view.note(f"machines to come: {', '.join(sizes)}")
         self._events.append("machines_missing", machines=sum(missing.values()))
 
+    def machines_waiting(self, waiting: Mapping[str, int]) -> None:
+        """Take note that so many machines wait in a queue, by pool and reason."""
+        if waiting:
+            lines = ", ".join(f"{number} x {what}" for what, number in sorted(waiting.items()))
+            self._view.note(f"machines in the queue: {lines}")
+        self._events.append("machines_waiting", waiting=dict(waiting))
+
     def stage_revived(self, stage: Stage) -> None:
         """Take note that a stage that had failed for good is tried again: its node turned out to be broken."""
         self._num_failed[stage.kind] -= 1

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from orchestrator.benchmark.definition import Dataset, Training
 from orchestrator.benchmark.presets import NNUNETS_OWN, Preset
 from orchestrator.benchmark.study import Study
-from orchestrator.cluster.config import ClusterConfig
+from orchestrator.cluster.config import ClusterConfig, RunName
 from orchestrator.workflow.graph import Stage, build_graph
 
 
@@ -45,6 +45,11 @@ def graph_of(request: RunRequest) -> dict[str, Stage]:
         preset=request.preset,
         phantoms=request.data is None,
     )
+
+
+def name_of(request: RunRequest) -> RunName:
+    """Return what people elsewhere know a run by."""
+    return RunName(output=request.output, study=request.study.title)
 
 
 def identity_of(request: RunRequest) -> dict[str, object]:

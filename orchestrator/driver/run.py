@@ -12,7 +12,7 @@ from orchestrator.benchmark.tables import load_tables
 from orchestrator.driver.before_start import check_space, settle_changed_data
 from orchestrator.driver.claim import claim_output
 from orchestrator.driver.lease import Lease
-from orchestrator.driver.request import RunRequest, datasets_of, graph_of, identity_of
+from orchestrator.driver.request import RunRequest, datasets_of, graph_of, identity_of, name_of
 from orchestrator.errors import ConfigError, GpuError, IntegrityError, StorageError
 from orchestrator.events import EventLog
 from orchestrator.progress import ProgressListener
@@ -136,11 +136,11 @@ def _execute(
     """Carry out the graph; returns one line for each failed stage, and every stage that cannot be done any more."""
     # Ray takes a second to import, and a finished run does not need it.
     from orchestrator.driver.observer import RunObserver
-    from orchestrator.ray_backend import executor as ray_executor
+    from orchestrator.ray_backend import connect, executor
     from orchestrator.ray_backend.metrics import RayMetrics
 
-    with ray_executor.connected(request.cluster) as connection:
-        pools = request.cluster.pools()
+    with connect.connected(request.cluster, run=name_of(request)) as connection:
+        pools = request.cluster.node_pools()
         to_come = [node_of(pool) for pool in pools]
         machines = [*connection.nodes, *to_come]
         planned_gib = planned_memory_gib(training.model for training in request.trainings)
@@ -169,11 +169,13 @@ def _execute(
             clock=time.monotonic,
         )
         try:
-            ray_executor.Executor(
+            executor.Executor(
                 schedule,
                 context=_run_context(request, need),
                 listener=observer,
                 pools=pools,
+                machines=connection.machines,
+                idle_s=connection.idle_s,
                 # On a GPU a process must end for its memory to be given back.
                 separate_trainings=not connection.is_embedded or need.gpus > 0,
             ).execute()

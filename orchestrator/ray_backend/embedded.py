@@ -46,12 +46,12 @@ def embedded_ray(asked: EmbeddedRay) -> Iterator[tuple[Any, Path]]:
     with run_folder(num_below_bytes=len(LONGEST_SOCKET), prefer=prefer) as folder:
         token = create_token(folder.path / "auth_token")
         with _environment(_variables(folder, token=token)), _on_loopback():
-            _read_authentication_again()
+            read_authentication_again()
             try:
                 yield _start(asked, folder=folder), token
             finally:
                 ray.shutdown()
-    _read_authentication_again()
+    read_authentication_again()
 
 
 def _start(asked: EmbeddedRay, *, folder: RunFolder) -> Any:
@@ -119,7 +119,7 @@ def _on_loopback() -> Iterator[None]:
         ray_constants.ENABLE_RAY_CLUSTER = before
 
 
-def _read_authentication_again() -> None:
+def read_authentication_again() -> None:
     """Let the Ray of this process, which may have been imported before, see the token of the environment."""
     AuthenticationTokenLoader.instance().reset_cache()
     Config.initialize("")

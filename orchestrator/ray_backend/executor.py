@@ -1,32 +1,23 @@
 """The one door to Ray: starts the stages that the schedule chooses and brings back what became of them."""
 
-import logging
-import os
-import signal
-import socket
-import tempfile
-import textwrap
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import ray
-from ray._private import services
 from ray.exceptions import RayError, RayTaskError
 
-from orchestrator.cluster.config import ClusterConfig, EmbeddedRay, RunningRay
-from orchestrator.cluster.environment import close_usual_token
+from orchestrator.cluster.config import Machines
 from orchestrator.cluster.node_pool import NodePool
 from orchestrator.errors import ClusterError, OrchestratorError, StorageError
 from orchestrator.ray_backend.capacity import CapacityRequests
-from orchestrator.ray_backend.embedded import embedded_ray
+from orchestrator.ray_backend.draining import drain_idle, draining_nodes
 from orchestrator.ray_backend.errors import address_of, classify, innermost, node_of
 from orchestrator.ray_backend.leftovers import free_reserved_places
-from orchestrator.ray_backend.nodes import label_selector, node_at, nodes_here, nodes_of
+from orchestrator.ray_backend.nodes import label_selector, node_at, nodes_of
 from orchestrator.ray_backend.tasks import Ended, settle_coordinator, submit
 from orchestrator.scheduling.autoscaling import missing_machines
 from orchestrator.scheduling.resources import Node, Resources
@@ -35,7 +26,6 @@ from orchestrator.scheduling.scheduler import Schedule, Start
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.finished import lost_stages
 from orchestrator.stages.preemption import REMOTE_MARKER_EVERY_S, ask_to_stop, forget_request
-from orchestrator.training.stop_request import SIGNALS
 from orchestrator.workflow.graph import Stage, StageKind
 
 T = TypeVar("T")
@@ -50,13 +40,6 @@ WIND_DOWN_S = REMOTE_MARKER_EVERY_S + 45.0
 end the validation of an epoch, to write."""
 NODES_INTERVAL_S = 10.0
 """Time between two looks at the nodes."""
-LONGEST_TOLD = 500
-"""Characters of an error of Ray, which can hold whole logs; where it comes from keeps the rest."""
-HEAD_ANSWERS_WITHIN_S = 20.0
-"""Longest wait for the head of a cluster that is to be running: it may have been started a moment ago."""
-
-# The Train page of the dashboard lists the trainings.
-_TRAIN_SETTINGS = {"RAY_TRAIN_ENABLE_STATE_TRACKING": "1", "RAY_TRAIN_V2_ENABLED": "1"}
 
 
 class RunListener(Protocol):
@@ -77,111 +60,14 @@ class RunListener(Protocol):
     def machines_missing(self, missing: Mapping[Resources, int]) -> None:
         """Take note that so many machines of each size are asked for, other numbers than before."""
 
+    def machines_waiting(self, waiting: Mapping[str, int]) -> None:
+        """Take note that so many machines wait in a queue, by pool and reason; other numbers than before."""
+
     def stage_revived(self, stage: Stage) -> None:
         """Take note that a stage that had failed for good is tried again: its node turned out to be broken."""
 
     def tick(self, schedule: Schedule) -> None:
         """Take note that time has passed."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Connection:
-    """A cluster that can be used."""
-
-    nodes: tuple[Node, ...]
-    """On which stages can be placed."""
-    dashboard: str
-    """Address of its dashboard, and where the token for it is if the run has made one; empty if there is none."""
-    is_embedded: bool
-    """Whether it is this machine alone, and for this run."""
-
-
-@contextmanager
-def connected(config: ClusterConfig) -> Iterator[Connection]:
-    """Connect to the cluster, or start an embedded one, for the length of the context.
-
-    Raises
-    ------
-    ClusterError
-        If the cluster cannot be reached.
-    """
-    for name, value in _TRAIN_SETTINGS.items():
-        os.environ.setdefault(name, value)
-    with ExitStack() as stack:
-        access = stack.enter_context(config.reach())
-        is_embedded = isinstance(access, EmbeddedRay)
-        try:
-            context, token = stack.enter_context(
-                embedded_ray(access) if isinstance(access, EmbeddedRay) else _running(access, where=str(config.path))
-            )
-        except OrchestratorError:
-            raise
-        except Exception as error:  # Ray's own are of any class
-            told = textwrap.shorten(str(error), LONGEST_TOLD)
-            raise ClusterError(f"Ray at {_place(access)}: {told}. {_advice(access, config)}") from error
-        _end_as_after_ctrl_c()
-        dashboard = f"http://{context.dashboard_url}" if context.dashboard_url else ""
-        yield Connection(
-            nodes=nodes_here(ray.nodes()) if is_embedded else nodes_of(ray.nodes()),
-            dashboard=f"{dashboard}, which asks for the token in {token}" if dashboard and token else dashboard,
-            is_embedded=is_embedded,
-        )
-
-
-@contextmanager
-def _running(access: RunningRay, *, where: str) -> Iterator[tuple[Any, None]]:
-    """Context with a connection to a cluster that is there."""
-    _check_head(access, where=where)
-    close_usual_token()
-    try:
-        yield ray.init(address=access.address, log_to_driver=False, logging_level=logging.ERROR), None
-    finally:
-        ray.shutdown()
-
-
-def _end_as_after_ctrl_c() -> None:
-    """Let signals end the driver as Ctrl-C does: Ray's own handler would end the process with a stack trace."""
-    if threading.current_thread() is not threading.main_thread():
-        return
-    for number in (*SIGNALS, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
-            signal.signal(number, signal.default_int_handler)
-
-
-def _place(access: EmbeddedRay | RunningRay) -> str:
-    return access.address if isinstance(access, RunningRay) else "this machine"
-
-
-def _advice(access: EmbeddedRay | RunningRay, config: ClusterConfig) -> str:
-    """Return what mostly helps where Ray does not start or cannot be reached."""
-    if isinstance(access, RunningRay):
-        return f"Correct {config.path}, or start the cluster"
-    return f"Ray keeps its sockets and logs in a folder below {tempfile.gettempdir()}: free space there, or set TMPDIR"
-
-
-def _check_head(access: RunningRay, *, where: str) -> None:
-    """Raise ClusterError if nothing answers where a cluster shall run: Ray itself would try on for minutes."""
-    address = services.canonicalize_bootstrap_address(access.address)
-    if address is None:
-        return
-    until_s = time.monotonic() + HEAD_ANSWERS_WITHIN_S
-    while (refusal := _refusal(address)) is not None:
-        if time.monotonic() > until_s:
-            raise ClusterError(
-                f"Ray at {address} ({where}): nothing answers ({refusal}); expected the head of a running "
-                "cluster. Start it with ray start --head, or correct the address"
-            )
-        time.sleep(POLL_S)
-
-
-def _refusal(address: str) -> OSError | None:
-    """Return why nothing answers at HOST:PORT; None if something does."""
-    host, _, port = address.rpartition(":")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=HEAD_ANSWERS_WITHIN_S).close()
-    except OSError as error:
-        return error
-    return None
 
 
 def map_unordered(function: Callable[[str], T], items: Sequence[str], *, name: str) -> Iterator[T]:
@@ -223,6 +109,8 @@ class Executor:
         context: RunContext,
         listener: RunListener,
         pools: Sequence[NodePool],
+        machines: Machines | None = None,
+        idle_s: float = float("inf"),
         separate_trainings: bool,
     ) -> None:
         """Prepare.
@@ -236,7 +124,11 @@ class Executor:
         listener
             Is told everything.
         pools
-            Machines that the cluster's autoscaler may add.
+            Machines that may be added.
+        machines
+            Who adds them; None for Ray's autoscaler.
+        idle_s
+            After so long without work a machine is given back.
         separate_trainings
             Each training gets a Ray Train worker of its own, on any node; otherwise it is fitted in a process that
             goes on to the next one, which spares a miniature the start of five processes and the imports of nnU-Net.
@@ -247,6 +139,10 @@ class Executor:
         self._listener = listener
         self._pools = pools
         self._capacity_requests = CapacityRequests()
+        self._machines = machines
+        self._idle_s = idle_s
+        self._idle_since_s: dict[str, float] = {}
+        self._told_waiting: Mapping[str, int] = {}
         self._missing: Counter[Resources] = Counter()
         self._separate_trainings = separate_trainings
         if separate_trainings:
@@ -358,6 +254,9 @@ class Executor:
             self._schedule.remove_node(node_id, now_s=now_s)
         for node_id in found.keys() - known:
             self._schedule.add_node(found[node_id], now_s=now_s)
+        for node_id in draining_nodes() & set(processors.nodes):
+            self._schedule.drain_node(node_id, now_s=now_s)
+        self._give_back_idle(now_s)
 
     def _ask_for_machines(self) -> None:
         """Let the autoscaler know what is missing for what could run now."""
@@ -371,10 +270,33 @@ class Executor:
             need=self._schedule.training_need,
             demand=self._schedule.demand(),
         )
-        self._capacity_requests.send(missing, quarantined=self._schedule.records.quarantined)
+        if self._machines is None:
+            self._capacity_requests.send(missing, quarantined=self._schedule.records.quarantined)
+        else:
+            self._ask(self._machines, missing)
         if missing != self._missing:
             self._missing = missing
             self._listener.machines_missing(missing)
+
+    def _ask(self, machines: Machines, missing: Mapping[Resources, int]) -> None:
+        processors = self._schedule.processors
+        there = Counter(node.offered for node in (*processors.nodes.values(), *processors.closed))
+        machines.ask(
+            {(size.cpus, size.gpus): number for size, number in missing.items()},
+            present={(size.cpus, size.gpus): number for size, number in there.items()},
+        )
+        waiting = machines.waiting()
+        if waiting != self._told_waiting:
+            self._told_waiting = waiting
+            self._listener.machines_waiting(waiting)
+
+    def _give_back_idle(self, now_s: float) -> None:
+        """Let machines go on which nothing has run for a while; Ray refuses where something does after all."""
+        idle = self._schedule.processors.idle
+        self._idle_since_s = {node_id: self._idle_since_s.get(node_id, now_s) for node_id in idle}
+        for node_id, since_s in self._idle_since_s.items():
+            if now_s - since_s > self._idle_s:
+                drain_idle(node_id)
 
     def _wind_down(self) -> None:
         """Ask all trainings to stop and wait for them; a second interruption ends the waiting."""

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
 from ray.train.backend import Backend, BackendConfig
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.cluster.environment import COMPILED, FOR_WORKERS
+from orchestrator.ray_backend.draining import draining_nodes
 from orchestrator.ray_backend.errors import note_node
 from orchestrator.ray_backend.nodes import only
 from orchestrator.scheduling.resources import Resources
@@ -181,13 +181,7 @@ def _train_worker(config: Mapping[str, Any]) -> None:
 
 def _look_for_drain() -> str:
     """Return why this process must stop if its node is being drained: by the autoscaler or by `ray drain-node`."""
-    # What Ray Train's own watcher asks; its public answer, `ray.train.get_preemption_info`, exists in workers of
-    # their own only, and not in the process that fits one training after the other.
-    try:
-        draining = ray._private.state.state.get_draining_nodes()  # noqa: SLF001
-    except (RayError, RuntimeError):
-        return ""
-    return "its node is drained" if ray.get_runtime_context().get_node_id() in draining else ""
+    return "its node is drained" if ray.get_runtime_context().get_node_id() in draining_nodes() else ""
 
 
 def _ray_train_folder(context: RunContext) -> str:

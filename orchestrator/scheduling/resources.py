@@ -153,6 +153,11 @@ class Processors:
         return tuple(self._states[node_id].node for node_id in sorted(self._closed))
 
     @property
+    def idle(self) -> tuple[str, ...]:
+        """Ids of the nodes that may be used and of which nothing is taken."""
+        return tuple(node_id for node_id in self.nodes if not self._states[node_id].num_taken)
+
+    @property
     def offered(self) -> Resources:
         """All processors of the nodes that may be used."""
         return _total(node.offered for node in self.nodes.values())

@@ -106,11 +106,6 @@ class Schedule:
         """Whether nothing runs and nothing can be started any more."""
         return not self._running and not self._ready and not self._reservations
 
-    @property
-    def num_needed(self) -> int:
-        """Number of stages that had to be carried out when the run began."""
-        return len(self.outcomes.needed)
-
     def need(self, stage: Stage) -> ResourceRequest:
         """Return what a stage takes while it runs."""
         return self.training_need if stage.kind.uses_network else ResourceRequest(cpus=1, memory_gib=stage.memory_gib)
@@ -270,8 +265,7 @@ class Schedule:
             return []
         for stage_id in self._reservations.without_hope(now_s=now_s, patience_s=self._min_gain_s):
             self._drop_hold(stage_id)
-        asked: list[str] = []
-        outcomes = self.outcomes
+        asked, outcomes = list[str](), self.outcomes
         # What is done stays done unless it is lost; what has failed may be revived.
         self._trainings = [stage_id for stage_id in self._trainings if stage_id not in outcomes.done]
         place_nodes = places(self.processors, need=self.training_need, predicting=self._nodes_of_predictions())
@@ -315,6 +309,12 @@ class Schedule:
         self._drop_holds_of_lost_nodes(now_s)
         self._next_look_s = now_s
         return [stage_id for stage_id, attempt in self._running.items() if attempt.node == node_id]
+
+    def drain_node(self, node_id: str, *, now_s: float) -> None:
+        """Start nothing more on a node that is about to leave; what runs there goes on."""
+        self.processors.close(node_id)
+        self._drop_holds_of_lost_nodes(now_s)
+        self._next_look_s = now_s
 
     def remaining(self) -> list[Stage]:
         """Stages that are neither done nor failed nor blocked, those that run included."""

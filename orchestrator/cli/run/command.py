@@ -11,7 +11,7 @@ from orchestrator.cli.run.live_view import LiveView
 from orchestrator.cli.run.options import build_parser, command_for, select
 from orchestrator.cli.run.trainings import show_trainings
 from orchestrator.cli.text import counted
-from orchestrator.driver.request import RunRequest
+from orchestrator.driver.request import RunRequest, name_of
 from orchestrator.errors import DataError
 from orchestrator.progress import duration_text
 from orchestrator.sources.nnunet_raw.survey import RAW_VARIABLE, raw_folder_of_environment
@@ -34,6 +34,9 @@ def carry_out(request: RunRequest, options: argparse.Namespace, *, console: Cons
     if options.dry_run:
         # Beside JSON the lines of problems go where they do no harm.
         return show_what_would_run(request, console=console, problems=errors if options.json else None)
+    if options.down:
+        request.cluster.bring_down(name_of(request), show=lambda line: say(line, console=console))
+        return EXIT_DONE
     if options.simulate:
         from orchestrator.cli.run.simulate import simulate
 

@@ -2,7 +2,6 @@
 
 import argparse
 from functools import partial
-from pathlib import Path
 
 from rich.console import Console
 
@@ -10,9 +9,8 @@ from orchestrator.benchmark.loading import DEFAULT_STUDY
 from orchestrator.cli.console import EXIT_DONE, EXIT_NOT_DONE, say
 from orchestrator.cli.run.options import words_of
 from orchestrator.cluster.config import Driver
-from orchestrator.driver.request import RunRequest
+from orchestrator.driver.request import RunRequest, name_of
 from orchestrator.errors import ConfigError
-from orchestrator.shipped import checkout
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
 
@@ -21,7 +19,7 @@ def launch_machines(request: RunRequest, options: argparse.Namespace, *, console
     """Start the machines of a cluster file, run there, follow, and fetch the tables."""
     show = partial(say, console=console)
 
-    study = _in_project(options.study) if options.study != DEFAULT_STUDY else None
+    study = request.cluster.study_argument(options.study) if options.study != DEFAULT_STUDY else None
     driver_options = {
         "output": request.output,
         "preset": request.preset.name,
@@ -33,6 +31,7 @@ def launch_machines(request: RunRequest, options: argparse.Namespace, *, console
         "only": options.only,
     }
     driver = Driver(
+        run=name_of(request),
         arguments=tuple(words_of(driver_options)),
         training_hours=len(request.trainings) * request.preset.expected_training_s / 3600,
         keep=options.keep,
@@ -43,20 +42,13 @@ def launch_machines(request: RunRequest, options: argparse.Namespace, *, console
         show("Nothing was started.")
         return EXIT_NOT_DONE
     # Where some trainings failed the others are in the tables.
-    storage = open_storage(request.output)
-    folder = open_storage(str(outcome.folder))
-    for key in run_paths.own_keys(storage, run_paths.TABLES):
-        folder.write_bytes(key, storage.read_bytes(key))
-        show(f"{folder.location}/{key}")
+    if outcome.folder is not None:
+        storage = open_storage(request.output)
+        folder = open_storage(str(outcome.folder))
+        for key in run_paths.own_keys(storage, run_paths.TABLES):
+            folder.write_bytes(key, storage.read_bytes(key))
+            show(f"{folder.location}/{key}")
     return EXIT_DONE if outcome.succeeded else EXIT_NOT_DONE
-
-
-def _in_project(study: Path) -> str:
-    """Return the path of a study file on a rented machine, to which this project's folder is copied."""
-    path, project = study.resolve(), checkout()
-    if not path.is_relative_to(project / "splits"):
-        raise ConfigError(f"--study {study}: is not copied to rented machines; expected a file below {project}/splits")
-    return path.relative_to(project).as_posix()
 
 
 def _confirm(description: str, *, console: Console, is_sure: bool) -> bool:

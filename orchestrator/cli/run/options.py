@@ -47,6 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--prices", type=Path, help="with --simulate: what machines cost (default: clusters/prices.yaml)")
     add("--yes", action="store_true", help="with rented machines: start them without asking")
     add("--keep", action="store_true", help="with rented machines: leave them running afterwards")
+    add("--down", action="store_true", help="end the machines that were started for this run, and run nothing")
     return parser
 
 
@@ -95,7 +96,7 @@ def select(options: argparse.Namespace) -> RunRequest:
         raise ConfigError("--yes and --keep: only with a --cluster whose machines are started for the run (kind aws)")
     if options.dry_run and request.data and "://" not in request.data and not is_folder(request.data):
         raise ConfigError(f"--data {request.data}: no such folder of this machine; expected the one with the data sets")
-    if not (options.simulate or options.dry_run):
+    if not (options.simulate or options.dry_run or options.down):
         require_data(request)
     return request
 

@@ -1,14 +1,16 @@
 """`kind: aws`: machines on AWS that are started for the run by Ray's cluster launcher, and end with it."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from orchestrator.cluster.aws_checks import check_aws
 from orchestrator.cluster.aws_pools import head_pool, most_workers, priced
-from orchestrator.cluster.config import ClusterConfig, Driver, LaunchOutcome
+from orchestrator.cluster.config import ClusterConfig, Driver, LaunchOutcome, RunName
 from orchestrator.cluster.node_pool import NO_GPU, NodePool
 from orchestrator.cluster.prices import Prices
 from orchestrator.errors import ConfigError
+from orchestrator.shipped import checkout
 
 
 class AwsCluster(ClusterConfig):
@@ -19,7 +21,11 @@ class AwsCluster(ClusterConfig):
     """In the words of Ray's cluster launcher."""
 
     is_rented: ClassVar[bool] = True
-    is_elsewhere: ClassVar[bool] = True
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether the driver runs elsewhere: on the head."""
+        return True
 
     def check(self) -> None:
         """Raise ConfigError if a machine would not reach the files, or Ray or EC2 would not understand the file."""
@@ -29,19 +35,19 @@ class AwsCluster(ClusterConfig):
                     f"{self.path}: {key} is {location!r}; expected s3://bucket/prefix, which every machine reaches"
                 )
         check_aws(self.ray, where=f"{self.path}: ray")
-        if not any(pool.gpus for pool in self.pools()):
+        if not any(pool.gpus for pool in self.node_pools()):
             raise ConfigError(f"{self.path}: ray: no worker with a GPU may start; expected GPU and max_workers above 0")
 
-    def pools(self) -> tuple[NodePool, ...]:
+    def node_pools(self) -> tuple[NodePool, ...]:
         """Return the workers that Ray's autoscaler may start."""
         return most_workers(self.ray)
 
     def imagined(self, prices: Prices | None) -> tuple[NodePool, ...]:
         """Return the workers with their prices."""
-        for pool in self.pools():
+        for pool in self.node_pools():
             if pool.gpus and pool.gpu == NO_GPU:
                 raise ConfigError(f"{self.path}: the GPUs of {pool.machine} are not known to the simulator")
-        return tuple(priced(pool, self._known(prices)) for pool in self.pools())
+        return tuple(priced(pool, self._known(prices)) for pool in self.node_pools())
 
     def head_usd_per_hour(self, prices: Prices | None) -> float | None:
         """Return what the head costs."""
@@ -63,6 +69,23 @@ class AwsCluster(ClusterConfig):
         succeeded = launch_and_follow(launch, confirm=confirm, show=show, commands=ShellCommands(), connect=RayJobs)
         return None if succeeded is None else LaunchOutcome(succeeded=succeeded, folder=launch.folder.parent)
 
+    def bring_down(self, run: RunName, *, show: Callable[[str], None]) -> None:
+        """End the machines of the cluster of this file."""
+        from orchestrator.cluster.launch import ShellCommands, bring_down
+
+        del run
+        bring_down(self, commands=ShellCommands())
+        show(f"cluster {self.ray['cluster_name']}: brought down")
+
+    def study_argument(self, study: Path) -> str:
+        """Return the path of a study file on a rented machine, to which this project's folder is copied."""
+        path, project = study.resolve(), checkout()
+        if not path.is_relative_to(project / "splits"):
+            raise ConfigError(
+                f"--study {study}: is not copied to rented machines; expected a file below {project}/splits"
+            )
+        return path.relative_to(project).as_posix()
+
     def driver_content(self, *, auth_token: str) -> Mapping[str, Any]:
         """Return the cluster file of the driver: to it, the machines around it are a cluster that exists and grows."""
         from orchestrator.cluster.kinds.existing import ExistingCluster, MachinesEntry
@@ -75,7 +98,7 @@ class AwsCluster(ClusterConfig):
                 pool.name: MachinesEntry(
                     number=pool.max_nodes, cpus=round(pool.cpus), gpus=round(pool.gpus), gpu=pool.gpu.name
                 )
-                for pool in self.pools()
+                for pool in self.node_pools()
             },
             cpus_per_training=self.cpus_per_training,
             gpus_per_training=self.gpus_per_training,

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from orchestrator.cluster.config import ClusterConfig, EmbeddedRay, RunningRay
+from orchestrator.cluster.config import ClusterConfig, EmbeddedRay, RunName, RunningRay
 from orchestrator.cluster.environment import use_token
 from orchestrator.cluster.gpu_kinds import kind_named
 from orchestrator.cluster.node_pool import NO_GPU, NodePool
@@ -54,7 +54,7 @@ class ExistingCluster(ClusterConfig):
         """Whose machines the nodes are."""
         return None if self.cloud == "none" else self.cloud
 
-    def pools(self) -> tuple[NodePool, ...]:
+    def node_pools(self) -> tuple[NodePool, ...]:
         """Return the machines that an autoscaler may add."""
         return tuple(
             NodePool(
@@ -80,6 +80,7 @@ class ExistingCluster(ClusterConfig):
             use_token(Path(self.auth_token))
 
     @contextmanager
-    def reach(self) -> Iterator[EmbeddedRay | RunningRay]:
+    def reach(self, run: RunName | None) -> Iterator[EmbeddedRay | RunningRay]:
         """Context in which it is reached at its address."""
+        del run
         yield RunningRay(address=self.address)

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from orchestrator.cluster.config import ClusterConfig, EmbeddedRay, RunningRay
+from orchestrator.cluster.config import ClusterConfig, EmbeddedRay, RunName, RunningRay
 from orchestrator.cluster.node_pool import NodePool
 from orchestrator.cluster.prices import Prices
 
@@ -26,7 +26,7 @@ class LocalCluster(ClusterConfig):
         """Return it without GPUs: to start a process for each of such trainings would take longer than they do."""
         return self if self.num_gpus is not None else self.model_copy(update={"num_gpus": 0})
 
-    def pools(self) -> tuple[NodePool, ...]:
+    def node_pools(self) -> tuple[NodePool, ...]:
         """Return nothing: no machine is started."""
         return ()
 
@@ -40,6 +40,7 @@ class LocalCluster(ClusterConfig):
         return (NodePool(name="this machine", min_nodes=1, max_nodes=1, cpus=num_cpus, gpus=num_gpus),)
 
     @contextmanager
-    def reach(self) -> Iterator[EmbeddedRay | RunningRay]:
+    def reach(self, run: RunName | None) -> Iterator[EmbeddedRay | RunningRay]:
         """Context in which it is reached: what is asked for starts and ends it."""
+        del run
         yield EmbeddedRay(num_cpus=self.num_cpus, num_gpus=self.num_gpus)

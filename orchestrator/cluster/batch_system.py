@@ -1,0 +1,193 @@
+"""A batch system: three commands and how their answers are read, which are data (`clusters/batch/`)."""
+
+import getpass
+import os
+import re
+import shlex
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from orchestrator.cluster.environment import AUTH_TOKEN
+from orchestrator.configuration import Entry, load_yaml, understood
+from orchestrator.errors import ClusterError, ConfigError
+from orchestrator.shipped import shipped_file
+
+COMMAND_LIMIT_S = 60.0
+"""Longest wait for an answer: a controller that is busy takes its time."""
+Command = Annotated[list[str], Field(min_length=1)]
+
+
+def _with_groups(*names: str) -> AfterValidator:
+    def check(pattern: str) -> str:
+        try:
+            groups = re.compile(pattern, re.MULTILINE).groupindex
+        except re.error as error:
+            raise ValueError(f"a regular expression ({error})") from None
+        if missing := [name for name in names if name not in groups]:
+            raise ValueError(f"a group (?P<{missing[0]}>...)")
+        return pattern
+
+    return AfterValidator(check)
+
+
+class SubmitEntry(Entry):
+    """How a job is submitted."""
+
+    command: Command
+    """`{script}` stands for the path of its script."""
+    script_from: Literal["argument", "stdin"] = "argument"
+    """Where the command takes the script from."""
+    answer: Annotated[str, _with_groups("id")]
+    """Regular expression with a group `id`."""
+
+
+class QueryEntry(Entry):
+    """How jobs are listed."""
+
+    command: Command
+    """`{user}` stands for the name of this user."""
+    job: Annotated[str, _with_groups("id", "state", "reason", "name")]
+    """Regular expression of one job, with groups `id`, `name`, `state` and `reason`."""
+    none: str = "(?!)"
+    """Regular expression of what it says, perhaps as an error, where there is no job."""
+    waiting: list[str]
+    """States of jobs that have not begun."""
+    running: list[str]
+    """States of jobs that have."""
+
+
+class CancelEntry(Entry):
+    """How a job is ended."""
+
+    command: Command
+    """`{id}` stands for the job."""
+
+
+class ScriptEntry(Entry):
+    """What stands in a script."""
+
+    directive: str
+    """Begins each line for the batch system."""
+    options: dict[str, str]
+    """Name of a value to the option that tells it, with `{value}` in its place."""
+    everywhere: list[str] = Field(default=[])
+    """Starts a command once on each machine of an allocation; `{nodes}` and `{cpus}` stand for numbers."""
+
+
+class BatchSystem(Entry):
+    """A file in `clusters/batch/`."""
+
+    submit: SubmitEntry
+    query: QueryEntry
+    cancel: CancelEntry
+    script: ScriptEntry
+
+    def script_text(
+        self, values: Mapping[str, object], *, setup: Sequence[str], commands: Sequence[str], where: str
+    ) -> str:
+        """Return a script.
+
+        Parameters
+        ----------
+        values
+            Of the options, by name; what is None is left out.
+        setup, commands
+            Lines of shell.
+        where
+            The pool, for messages.
+
+        Raises
+        ------
+        ConfigError
+            If a value is given that this batch system has no option for.
+        """
+        lines = ["#!/bin/bash"]
+        for name, value in values.items():
+            if value is None:
+                continue
+            if name in self.script.options:
+                lines.append(f"{self.script.directive} {self.script.options[name].format(value=value)}")
+            elif name not in {"comment", "warning_s", "nodes"}:
+                raise ConfigError(f"{where}: {name} is {value!r}; this batch system has no option for it")
+        return "\n".join([*lines, *setup, *commands, ""])
+
+    def submit_line(self, script: Path) -> str:
+        """Return the line of shell that submits a job."""
+        line = shlex.join(part.format(script=script) for part in self.submit.command)
+        return f"{line} < {shlex.quote(str(script))}" if self.submit.script_from == "stdin" else line
+
+    def submit_job(self, script: Path) -> str:
+        """Submit a job; returns its id."""
+        command = [part.format(script=script) for part in self.submit.command]
+        text = script.read_text(encoding="utf-8") if self.submit.script_from == "stdin" else None
+        answer = _answer(command, text=text)
+        found = re.search(self.submit.answer, answer, re.MULTILINE)
+        if found is None:
+            raise ClusterError(f"{' '.join(command)}: answered {answer!r:.200}; expected {self.submit.answer}")
+        return found["id"]
+
+    def jobs(self, prefix: str) -> "tuple[Job, ...]":
+        """Return the jobs of this user that wait or run and whose names begin like this."""
+        command = [part.format(user=getpass.getuser()) for part in self.query.command]
+        found = self.understand(_answer(command, none=self.query.none))
+        return tuple(job for job in found if job.name.startswith(prefix))
+
+    def understand(self, answer: str) -> "list[Job]":
+        """Return the jobs of a list that wait or run."""
+        return [
+            Job(
+                id=found["id"].strip(),
+                name=found["name"].strip(),
+                reason=(found["reason"] or "").strip() if found["state"].strip() in self.query.waiting else "",
+                is_waiting=found["state"].strip() in self.query.waiting,
+            )
+            for found in re.finditer(self.query.job, answer, re.MULTILINE)
+            if found["state"].strip() in {*self.query.waiting, *self.query.running}
+        ]
+
+    def cancel_job(self, job_id: str) -> None:
+        """End a job."""
+        _answer([part.format(id=job_id) for part in self.cancel.command])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """A job that waits or runs."""
+
+    id: str
+    name: str
+    reason: str
+    """Why it waits; empty for one that runs."""
+    is_waiting: bool
+
+
+def load_batch_system(name: str, *, beside: Path) -> BatchSystem:
+    """Read the file of a batch system: by the name of one that comes along, or by its path from the file `beside`."""
+    path = shipped_file("clusters", "batch", f"{name}.yaml")
+    if name.endswith((".yaml", ".yml")):
+        path = beside.parent / Path(name).expanduser()
+    elif not path.is_file():
+        names = sorted(found.stem for found in path.parent.glob("*.yaml"))
+        raise ConfigError(f"{beside}: batch_system is {name!r}; expected one of {', '.join(names)}, or a YAML file")
+    return understood(load_yaml(path), BatchSystem, where=str(path))
+
+
+def _answer(command: Sequence[str], *, text: str | None = None, none: str = "(?!)") -> str:
+    # Jobs inherit the environment of whoever submits them; the token is in a file.
+    environment = {name: value for name, value in os.environ.items() if name != AUTH_TOKEN}
+    try:
+        done = subprocess.run(
+            command, input=text, capture_output=True, text=True, check=False, timeout=COMMAND_LIMIT_S, env=environment
+        )
+    except FileNotFoundError as error:
+        raise ClusterError(f"{command[0]}: not found; expected on this machine, as on every login node") from error
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ClusterError(f"{' '.join(command)}: {error}") from error
+    if done.returncode and not re.search(none, done.stdout + done.stderr):
+        raise ClusterError(f"{' '.join(command)}: exit code {done.returncode}: {done.stderr.strip()[-500:]}")
+    return done.stdout

@@ -1,0 +1,316 @@
+"""`kind: slurm`: machines that a batch system gives, Slurm or another one whose commands are written down.
+
+Three forms: workers that are jobs of their own, one allocation for the whole run, and the allocation around the driver.
+"""
+
+import hashlib
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from orchestrator.cluster.batch_driver import driver_lines, follow_job
+from orchestrator.cluster.batch_system import BatchSystem, load_batch_system
+from orchestrator.cluster.batch_workers import BatchWorkers, cancel_all
+from orchestrator.cluster.config import ClusterConfig, Driver, EmbeddedRay, LaunchOutcome, RunName, RunningRay
+from orchestrator.cluster.environment import ensure_token
+from orchestrator.cluster.gpu_kinds import kind_named
+from orchestrator.cluster.launch_files import write_yaml
+from orchestrator.cluster.node_pool import NO_GPU, NodePool
+from orchestrator.cluster.ray_head import AGENT, private_folder, serving_head
+from orchestrator.cluster.step_workers import StepWorkers
+from orchestrator.configuration import Entry
+from orchestrator.errors import ConfigError
+
+Word = Annotated[str, Field(pattern=r"^[\w.,:/+=@%*()\[\]-]+$", max_length=200)]
+"""Stands in a line of a script."""
+Line = Annotated[str, Field(pattern=r"^[^\n\r]*$", max_length=2000)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=40)]
+
+MAX_ARRAY = 32
+"""Most machines that are asked for with one array job."""
+
+
+class JobEntry(Entry):
+    """What is asked of the batch system for a job."""
+
+    time_limit_minutes: Annotated[int, Field(ge=1)]
+    """After it the batch system ends the job; much less than a training takes is fine."""
+    partition: Word | None = None
+    """Partition or queue."""
+    account: Word | None = None
+    """Who pays."""
+    qos: Word | None = None
+    """Quality of service."""
+    cpus: Annotated[int, Field(ge=1)] = 1
+    """CPU cores."""
+    memory_gib: Annotated[float, Field(gt=0)] | None = None
+    """Memory; unless given, what the site gives."""
+    options: list[Line] = Field(default=[])
+    """Further options of the submit command, such as --exclusive."""
+    setup: list[Line] = Field(default=[])
+    """Lines of shell before anything else in a job: modules, a container."""
+
+    def values(self, **more: object) -> dict[str, object]:
+        """Return what the batch system is told, by the names of its file."""
+        return {
+            **more,
+            "partition": self.partition,
+            "account": self.account,
+            "qos": self.qos,
+            "cpus": self.cpus,
+            "memory_mib": round(self.memory_gib * 1024) if self.memory_gib else None,
+            "time_limit_minutes": self.time_limit_minutes,
+        }
+
+
+class PoolEntry(JobEntry):
+    """Equal machines or parts of machines, below their name."""
+
+    number: Annotated[int, Field(ge=1)]
+    """The most of them at a time; with one allocation, so many."""
+    gpus: Annotated[int, Field(ge=0)] = 0
+    """GPUs of each."""
+    gpu: str = ""
+    """Kind of the GPUs by Ray's name, such as A100; empty if it is not known."""
+    gres: Word | None = None
+    """How the GPUs are asked for where their number does not say enough, such as gpu:a100:1."""
+    array: bool = False
+    """Whether several that are missing at once are asked for as one array job."""
+    drain_s: Annotated[float, Field(ge=5)] = 120.0
+    """Time before the limit, or after a warning, in which trainings save their place."""
+    scratch: Line | None = None
+    """Folder of each machine for temporary files and patches, such as $SLURM_TMPDIR."""
+
+
+class SlurmCluster(ClusterConfig):
+    """Machines that Slurm gives."""
+
+    kind: Literal["slurm"] = "slurm"
+    form: Literal["workers", "allocation", "within"] = "workers"
+    """`workers`: each machine is a job of its own, asked for when trainings wait; `allocation`: one job holds all
+    machines and the driver; `within`: the driver runs in such a job already."""
+    pools: Annotated[dict[Name, PoolEntry], Field(min_length=1)]
+    """Machines by name; one pool where they come together."""
+    head: JobEntry | None = None
+    """With workers: a job for the driver; unless given, it runs where the command is given."""
+    batch_system: str = "slurm"
+    """Name of a file in clusters/batch/, or a file of that kind."""
+    folder: str = "~/.orchestrator"
+    """Folder that all machines see, for scripts, logs and the token of runs."""
+    setup: list[Line] = Field(default=[])
+    """Lines of shell before anything else in every job: modules, an environment."""
+    python: str | None = None
+    """Python of the jobs; unless given, that of the command."""
+    address: Word | None = None
+    """Address of the driver's machine for the others; unless given, that of its usual way to them."""
+    look_every_s: Annotated[float, Field(ge=1)] = 15.0
+    """Time between two looks at the queue."""
+    idle_s: Annotated[float, Field(ge=1)] = 45.0
+    """After so long without work a worker is given back."""
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether the driver runs in a job that is submitted for it."""
+        return self.form == "allocation" or (self.form == "workers" and self.head is not None)
+
+    def check(self) -> None:
+        """Raise ConfigError for what the forms cannot do, and for what the batch system has no option for."""
+        system = self._system()
+        if self.form != "workers" and (len(self.pools) > 1 or self.head):
+            raise ConfigError(
+                f"{self.path}: form {self.form}: expected one pool and no head: all machines come together"
+            )
+        if self.form != "workers" and not system.script.everywhere:
+            raise ConfigError(f"{self.path}: form {self.form}: {self.batch_system} says nothing of script.everywhere")
+        for name, pool in self.pools.items():
+            if pool.time_limit_minutes * 60 < 2 * pool.drain_s:
+                raise ConfigError(
+                    f"{self.path}: pools.{name}: drain_s is {pool.drain_s:g}, time_limit_minutes "
+                    f"{pool.time_limit_minutes}; expected a limit of at least twice as long"
+                )
+            if pool.array and "array" not in system.script.options:
+                raise ConfigError(f"{self.path}: pools.{name}: array: {self.batch_system} has no option for it")
+            self._worker_script(name, "check-", where=Path("check"), comment="", number=None)
+
+    def node_pools(self) -> tuple[NodePool, ...]:
+        """Return the machines that the batch system may give."""
+        return tuple(
+            NodePool(
+                name=name,
+                max_nodes=pool.number,
+                cpus=pool.cpus,
+                gpus=pool.gpus,
+                gpu=kind_named(pool.gpu) if pool.gpu else NO_GPU,
+                market=pool.partition or "queue",
+            )
+            for name, pool in self.pools.items()
+        )
+
+    def authenticate(self) -> None:
+        """Use this user's token, which the machines of the run get as a file."""
+        ensure_token()
+
+    def reach(self, run: RunName | None) -> AbstractContextManager[EmbeddedRay | RunningRay]:
+        """Context with a head on this machine, and with machines that join it."""
+        if run is None:
+            return super().reach(run)
+        return self._reach(run)
+
+    @contextmanager
+    def _reach(self, run: RunName) -> Iterator[EmbeddedRay | RunningRay]:
+        folder = private_folder(self._folder(run))
+        with serving_head(folder, address=self.address) as address:
+            machines = self._within(folder) if self.form == "within" else self._workers(run, folder)
+            try:
+                yield RunningRay(address=address, machines=machines, idle_s=self.idle_s)
+            finally:
+                machines.close()
+
+    def _within(self, folder: Path) -> StepWorkers:
+        ((name, pool),) = self.pools.items()
+        start = [
+            part.format(nodes=pool.number, cpus=pool.cpus, gpus=pool.gpus) for part in self._system().script.everywhere
+        ]
+        return StepWorkers([*start, "bash", "-c", self._agent(name, where=folder)], log=folder / "workers.log")
+
+    def _workers(self, run: RunName, folder: Path) -> BatchWorkers:
+        prefix, comment = _prefix(run), _comment(run)
+        scripts, arrays = {}, {}
+        for name, pool in self.pools.items():
+            scripts[name] = folder / f"worker-{name}.sh"
+            self._write(scripts[name], self._worker_script(name, prefix, where=folder, comment=comment, number=None))
+            for number in range(2, min(pool.number, MAX_ARRAY) + 1 if pool.array else 2):
+                arrays[name] = private_folder(folder / f"arrays-{name}")
+                text = self._worker_script(name, prefix, where=folder, comment=comment, number=number)
+                self._write(arrays[name] / f"{number}.sh", text)
+        return BatchWorkers(
+            self._system(),
+            pools=self.node_pools(),
+            scripts=scripts,
+            arrays=arrays,
+            prefix=prefix,
+            look_every_s=self.look_every_s,
+        )
+
+    def launch(
+        self, driver: Driver, *, confirm: Callable[[str], bool], show: Callable[[str], None]
+    ) -> LaunchOutcome | None:
+        """Submit the driver as a job, unless there is one, and follow it."""
+        del confirm  # nothing is paid for
+        run = driver.run
+        folder, prefix, system = private_folder(self._folder(run)), _prefix(run), self._system()
+        ensure_token()
+        if not (jobs := system.jobs(f"{prefix}driver")):
+            write_yaml(folder / "driver.yaml", self._driver_content())
+            self._write(folder / "driver.sh", self._driver_script(driver, folder))
+            (folder / "exit-code").unlink(missing_ok=True)
+            (folder / "driver.log").unlink(missing_ok=True)
+            show(f"job {system.submit_job(folder / 'driver.sh')}: submitted as {prefix}driver")
+        else:
+            show(f"job {jobs[0].id}: there already, attached")
+        show(f"Ctrl-C ends only the watching. To end the run: the same command with --down. Log: {folder}/driver.log")
+        exit_code = follow_job(
+            lambda: system.jobs(f"{prefix}driver"), folder=folder, show=show, look_every_s=self.look_every_s
+        )
+        return LaunchOutcome(succeeded=exit_code == 0, folder=None)
+
+    def bring_down(self, run: RunName, *, show: Callable[[str], None]) -> None:
+        """Cancel all jobs of a run."""
+        show(f"{cancel_all(self._system(), _prefix(run))} jobs cancelled")
+
+    def study_argument(self, study: Path) -> str:
+        """Return the path of a study, which all machines see."""
+        return str(study.resolve())
+
+    def _system(self) -> BatchSystem:
+        return load_batch_system(self.batch_system, beside=self.path)
+
+    def _folder(self, run: RunName) -> Path:
+        return Path(self.folder).expanduser().absolute() / _prefix(run).rstrip("-")
+
+    def _python(self) -> str:
+        return shlex.quote(self.python or sys.executable)
+
+    def _agent(self, name: str, *, where: Path) -> str:
+        """Return the line that makes a machine a worker."""
+        pool = self.pools[name]
+        memory = f" --memory-gib {pool.memory_gib:g}" if pool.memory_gib else ""
+        return (
+            f"exec {self._python()} -m {AGENT} worker --folder {shlex.quote(str(where))} --num-cpus {pool.cpus} "
+            f"--num-gpus {pool.gpus}{memory} --limit-s {pool.time_limit_minutes * 60} --spent-s $SECONDS "
+            f"--drain-s {pool.drain_s:g}"
+        )
+
+    def _worker_script(self, name: str, prefix: str, *, where: Path, comment: str, number: int | None) -> str:
+        pool = self.pools[name]
+        values = pool.values(
+            name=f"{prefix}{name}",
+            comment=comment,
+            log=where / f"worker-{name}",
+            gpus=(pool.gpus or None) if pool.gres is None else None,
+            gres=pool.gres,
+            warning_s=round(pool.drain_s),
+            array=number,
+        )
+        commands = [*_scratch(pool), self._agent(name, where=where)]
+        return self._script(values, pool, commands=commands, where=f"{self.path}: pools.{name}")
+
+    def _driver_script(self, driver: Driver, folder: Path) -> str:
+        if self.form == "allocation":
+            ((_, pool),) = self.pools.items()
+            entry: JobEntry = pool
+            more = {"nodes": pool.number, "gpus": (pool.gpus or None) if pool.gres is None else None, "gres": pool.gres}
+            warning_s = round(pool.drain_s)
+        else:
+            assert self.head is not None
+            entry, more, warning_s = self.head, {}, 120
+        name, comment = f"{_prefix(driver.run)}driver", _comment(driver.run)
+        values = entry.values(name=name, comment=comment, log=folder / "job", warning_s=warning_s, **more)
+        arguments = shlex.join([*driver.arguments, "--cluster", str(folder / "driver.yaml")])
+        log = shlex.quote(str(folder / "driver.log"))
+        lines = driver_lines(
+            f"{self._python()} -m orchestrator.run_all {arguments} >> {log} 2>&1",
+            submit_again=self._system().submit_line(folder / "driver.sh"),
+            folder=folder,
+        )
+        return self._script(values, entry, commands=lines, where=f"{self.path}: head")
+
+    def _script(self, values: Mapping[str, object], entry: JobEntry, *, commands: Sequence[str], where: str) -> str:
+        system = self._system()
+        text = system.script_text(values, setup=[*self.setup, *entry.setup], commands=commands, where=where)
+        first, rest = text.split("\n", 1)
+        return "\n".join([first, *(f"{system.script.directive} {option}" for option in entry.options), rest])
+
+    def _driver_content(self) -> Mapping[str, Any]:
+        """Return the cluster file of a driver in its job."""
+        batch_system = self.batch_system
+        if batch_system.endswith((".yaml", ".yml")):
+            batch_system = str((self.path.parent / Path(batch_system).expanduser()).absolute())
+        inner = {"head": None, "form": "within" if self.form == "allocation" else "workers"}
+        return self.model_copy(update={**inner, "batch_system": batch_system}).content()
+
+    @staticmethod
+    def _write(path: Path, text: str) -> None:
+        path.write_text(text, encoding="utf-8")
+
+
+def _prefix(run: RunName) -> str:
+    """Return what the names of all jobs of a run begin with."""
+    return f"orchestrator-{hashlib.sha256(run.output.encode()).hexdigest()[:8]}-"
+
+
+def _comment(run: RunName) -> str:
+    """Return what run and study it is, in characters that a shell leaves alone."""
+    text = f"{run.study}: {run.output}"
+    return "".join(letter if letter.isalnum() or letter in " ./:_-," else "_" for letter in text)[:200]
+
+
+def _scratch(pool: PoolEntry) -> list[str]:
+    if pool.scratch is None:
+        return []
+    return [f'export TMPDIR="{pool.scratch}"', 'export ORCHESTRATOR_CACHES="$TMPDIR"']

@@ -1,0 +1,50 @@
+"""Machines of a run that come together: a command starts one worker on each machine of the allocation around us."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from orchestrator.cluster.batch_workers import Size
+from orchestrator.errors import ClusterError
+
+END_S = 30.0
+
+
+class StepWorkers:
+    """They are there as long as this; no more can be asked for."""
+
+    def __init__(self, command: Sequence[str], *, log: Path) -> None:
+        """Start them; raises ClusterError if the command cannot be started."""
+        self._log = log
+        self._was_there = False
+        try:
+            with log.open("wb") as file:
+                self._process = subprocess.Popen(
+                    command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+                )
+        except OSError as error:
+            raise ClusterError(f"{' '.join(command)}: could not be started ({error})") from error
+
+    def ask(self, missing: Mapping[Size, int], *, present: Mapping[Size, int]) -> None:
+        """Raise ClusterError if machines are missing and none is left."""
+        self._was_there = self._was_there or any(present.values())
+        if self._process.poll() is not None and not any(present.values()) and any(missing.values()):
+            told = self._log.read_text(errors="replace").strip().splitlines()[-3:]
+            when = "have ended" if self._was_there else "did not start"
+            raise ClusterError(f"the machines of the allocation {when}: {' / '.join(told)}")
+
+    def waiting(self) -> Mapping[str, int]:
+        """Return nothing: all are asked for at once."""
+        return {}
+
+    def close(self) -> None:
+        """End them."""
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, number)
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout=END_S)
+                return

@@ -1,0 +1,222 @@
+"""One machine of a run's Ray from its start to its end, below a batch system: part of the one door to Ray.
+
+The head serves as long as the driver holds its standard input open. A worker joins the head, is drained before its time
+is up or when it is warned, and ends by itself once it is drained or the head is gone.
+"""
+
+import argparse
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from orchestrator.cluster.commands import free_port, ray_command
+from orchestrator.cluster.environment import AUTH_TOKEN, FOR_WORKERS, RAY_TEMPORARY, TEMPORARY, use_token
+from orchestrator.cluster.ray_head import HEAD_FILE, TOKEN_FILE
+from orchestrator.ray_backend.embedded import (
+    LONGEST_SOCKET,
+    OBJECT_STORE_BYTES,
+    RAY_FOLDER,
+    read_authentication_again,
+)
+from orchestrator.storage.filesystem import open_storage
+from orchestrator.storage.json_files import write_json
+from orchestrator.storage.private_folder import CACHES, run_folder
+
+LOOK_EVERY_S = 2.0
+HEAD_WITHIN_S = 60.0
+"""Longest wait of a worker for a head: the files of a shared folder may be seen late."""
+HEAD_LOST_S = 20.0
+"""Time without an answer after which the head is gone."""
+END_S = 5.0
+"""Time that Ray's processes have to end before they are killed."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(prog="python -m orchestrator.ray_backend.node_agent", description=__doc__)
+    add = parser.add_argument
+    add("role", choices=("head", "worker"))
+    add("--folder", type=Path, required=True, help="folder of the run")
+    add("--address", help="of this machine, for the others; unless given, what Ray finds")
+    add("--num-cpus", type=int, default=0, help="for stages")
+    add("--num-gpus", type=int, default=0, help="likewise")
+    add("--memory-gib", type=float, help="for stages; unless given, that of the machine")
+    add("--limit-s", type=float, default=float("inf"), help="time from the start of the job until its end")
+    add("--spent-s", type=float, default=0.0, help="part of it that has passed")
+    add("--drain-s", type=float, default=120.0, help="time before the end, or after a warning, to save what runs")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Be a machine until there is no reason to be one any more; returns 0, or 1 if Ray has failed."""
+    options = build_parser().parse_args(arguments)
+    warned = threading.Event()
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, lambda *_: warned.set())
+    os.environ.pop(AUTH_TOKEN, None)
+    use_token(options.folder / TOKEN_FILE)
+    read_authentication_again()
+    return _head(options, warned) if options.role == "head" else _worker(options, warned)
+
+
+def _head(options: argparse.Namespace, warned: threading.Event) -> int:
+    address, port = options.address or "127.0.0.1", free_port()
+    threading.Thread(target=_wait_for_end_of_input, args=(warned,), daemon=True).start()
+    command = ["--head", f"--port={port}", f"--node-ip-address={address}", "--num-cpus=0", "--num-gpus=0"]
+    command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={free_port()}"]
+    command += [f"--ray-client-server-port={free_port()}"]
+    with _ray(command) as process:
+        write_json(open_storage(str(options.folder)), HEAD_FILE, {"address": f"{address}:{port}", "pid": os.getpid()})
+        while process.poll() is None and not warned.wait(LOOK_EVERY_S):
+            pass
+        return 0 if warned.is_set() else 1
+
+
+def _wait_for_end_of_input(warned: threading.Event) -> None:
+    with suppress(OSError):
+        while os.read(sys.stdin.fileno(), 4096):
+            pass
+    warned.set()
+
+
+def _worker(options: argparse.Namespace, warned: threading.Event) -> int:
+    until_s = time.monotonic() + options.limit_s - options.spent_s
+    head = _find_head(options.folder, warned)
+    if head is None:
+        _say("the head of the run is gone: nothing to do")
+        return 0
+    mark = f"machine-{secrets.token_hex(8)}"
+    command = [f"--address={head}", f"--num-cpus={options.num_cpus}", f"--num-gpus={options.num_gpus}"]
+    command += [f"--node-ip-address={options.address}"] if options.address else []
+    command += [f"--resources={json.dumps({mark: 1})}"]
+    if options.memory_gib:
+        command.append(f"--memory={max(1, int(options.memory_gib * 2**30) - OBJECT_STORE_BYTES)}")
+    with _ray(command) as process:
+        return _Membership(head, mark=mark, drain_s=options.drain_s, until_s=until_s, warned=warned).last(process)
+
+
+def _find_head(folder: Path, warned: threading.Event) -> str | None:
+    """Return the address of the head; None if none answers."""
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]
+
+    until_s = time.monotonic() + HEAD_WITHIN_S
+    while time.monotonic() < until_s and not warned.is_set():
+        with suppress(OSError, ValueError, KeyError):
+            address = str(json.loads((folder / HEAD_FILE).read_text())["address"])
+            with suppress(Exception):  # Ray's own are of any class
+                GcsClient(address=address).get_all_node_info(timeout=5)
+                return address
+        warned.wait(LOOK_EVERY_S)
+    return None
+
+
+class _Membership:
+    """A machine of a cluster, which it leaves in time."""
+
+    def __init__(self, head: str, *, mark: str, drain_s: float, until_s: float, warned: threading.Event) -> None:
+        from ray._raylet import GcsClient  # type: ignore[attr-defined]
+
+        self._client = GcsClient(address=head)
+        self._mark = mark
+        self._drain_s = drain_s
+        self._until_s = until_s
+        self._warned = warned
+        self._heard_s = time.monotonic()
+        self._drained = False
+
+    def last(self, process: "subprocess.Popen[bytes]") -> int:
+        """Stay until there is no reason to; returns the exit code."""
+        has_joined = False
+        while process.poll() is None:
+            now_s = time.monotonic()
+            node = self._node()
+            has_joined = has_joined or node is not None
+            if node is not None and node[1]:
+                _say("Ray has left the cluster")
+                return 0
+            if now_s - self._heard_s > HEAD_LOST_S:
+                _say("the head does not answer any more")
+                return 0
+            if now_s > self._until_s:
+                _say("the time is up")
+                return 0
+            must_go = self._warned.is_set() or now_s > self._until_s - self._drain_s
+            if node is not None and must_go and not self._drained:
+                self._drain(node[0])
+            if self._warned.is_set():
+                time.sleep(LOOK_EVERY_S)
+            else:
+                self._warned.wait(LOOK_EVERY_S)
+        return 0 if has_joined else 1
+
+    def _node(self) -> tuple[str, bool] | None:
+        """Return the id of this machine and whether it is dead; None if the head does not know it or is silent."""
+        try:
+            found = self._client.get_all_node_info(timeout=5)
+        except Exception:
+            return None
+        self._heard_s = time.monotonic()
+        for node_id, node in found.items():
+            if self._mark in node.resources_total:
+                return node_id.hex(), node.state != 0
+        return None
+
+    def _drain(self, node_id: str) -> None:
+        from ray.core.generated import autoscaler_pb2
+
+        left_s = min(self._drain_s, self._until_s - time.monotonic())
+        self._until_s = time.monotonic() + left_s
+        reason = "its job was warned" if self._warned.is_set() else "the time limit of its job is near"
+        _say(f"drained: {reason}; {left_s:.0f} s are left")
+        preemption = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+        with suppress(Exception):  # Ray's own are of any class; it is tried again
+            self._drained, _ = self._client.drain_node(node_id, preemption, reason, int((time.time() + left_s) * 1000))
+
+
+@contextmanager
+def _ray(arguments: Sequence[str]) -> "Iterator[subprocess.Popen[bytes]]":
+    """Context with a Ray of this machine, in a folder that only this user can enter."""
+    with run_folder(num_below_bytes=len(LONGEST_SOCKET), prefer=os.environ.get(RAY_TEMPORARY)) as folder:
+        command = [*ray_command("start", "--block", "--disable-usage-stats"), *arguments]
+        command += [f"--temp-dir={folder.path / RAY_FOLDER}", f"--object-store-memory={OBJECT_STORE_BYTES}"]
+        # Several of one machine do without a range of ports, and without each other's.
+        command += ["--min-worker-port=0", "--max-worker-port=0", f"--dashboard-agent-listen-port={free_port()}"]
+        variables: Mapping[str, Any] = {
+            **FOR_WORKERS,
+            TEMPORARY: str(folder.temporary),
+            CACHES: str(folder.caches),
+        }
+        environment = os.environ | variables
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environment, start_new_session=True)
+        try:
+            yield process
+        finally:
+            _end(process)
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """End Ray's processes of this machine, which are all in one session."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=END_S)
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"{time.strftime('%H:%M:%S')} {line}\n")
+    sys.stderr.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

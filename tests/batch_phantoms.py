@@ -1,0 +1,81 @@
+"""A batch system that is played: three commands on the path, which start the scripts as processes of this machine."""
+
+import os
+import signal
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+COMMANDS = {
+    "sbatch": """
+number = len(list(JOBS.glob("*.sh"))) + 1
+text = Path(sys.argv[-1]).read_text()
+(JOBS / f"{number}.sh").write_text(text)
+def option(name, default=""):
+    return next((word.partition("=")[2].strip('"') for line in text.splitlines() if line.startswith("#SBATCH")
+                 for word in line.split()[1:] if word.startswith(f"--{name}=")), default)
+if option("partition") == "nowhere":
+    sys.exit("sbatch: error: invalid partition specified: nowhere")
+(JOBS / f"{number}.name").write_text(option("job-name"))
+log = option("output").replace("%j", str(number))
+if (JOBS / "full").exists():
+    (JOBS / f"{number}.waits").write_text(log)
+else:
+    start(number, log)
+print(number)
+""",
+    "squeue": """
+for path in sorted(JOBS.glob("*.name"), key=lambda path: int(path.stem)):
+    number = int(path.stem)
+    if (JOBS / f"{number}.waits").exists():
+        print(f"{number}|PENDING|Resources|{path.read_text()}")
+    elif is_running(number):
+        print(f"{number}|RUNNING|None|{path.read_text()}")
+""",
+    "scancel": """
+number = int(sys.argv[1])
+(JOBS / f"{number}.waits").unlink(missing_ok=True)
+(JOBS / f"{number}.cancelled").touch()
+if is_running(number):
+    os.kill(int((JOBS / f"{number}.pid").read_text()), signal.SIGTERM)
+""",
+}
+
+COMMON = """#!{python}
+import os, signal, subprocess, sys
+from pathlib import Path
+JOBS = Path({jobs!r})
+
+def start(number, log):
+    with open(log, "ab") as file:
+        job = subprocess.Popen(["bash", str(JOBS / f"{{number}}.sh")], stdin=subprocess.DEVNULL, stdout=file,
+                               stderr=subprocess.STDOUT, start_new_session=True)
+    (JOBS / f"{{number}}.pid").write_text(str(job.pid))
+
+def is_running(number):
+    try:
+        pid = int((JOBS / f"{{number}}.pid").read_text())
+        return Path(f"/proc/{{pid}}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+"""
+
+
+def played_slurm(folder: Path, monkeypatch) -> Path:
+    """Put the commands on the path; returns the folder of their jobs. A file `full` in it keeps new ones waiting."""
+    jobs, programs = folder / "jobs", folder / "bin"
+    jobs.mkdir()
+    programs.mkdir()
+    for name, text in COMMANDS.items():
+        path = programs / name
+        path.write_text(COMMON.format(python=sys.executable, jobs=str(jobs)) + text)
+        path.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    return jobs
+
+
+def end_jobs(jobs: Path) -> None:
+    """End what still runs."""
+    for path in jobs.glob("*.pid"):
+        with suppress(ProcessLookupError, ValueError):
+            os.killpg(int(path.read_text()), signal.SIGKILL)

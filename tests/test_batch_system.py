@@ -1,0 +1,216 @@
+"""What is told to batch systems, and what is made of their answers."""
+
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from batch_phantoms import end_jobs, played_slurm
+
+from orchestrator.cluster.batch_system import Job, load_batch_system
+from orchestrator.cluster.batch_workers import BatchWorkers, Orders, decide
+from orchestrator.cluster.gpu_kinds import kind_named
+from orchestrator.cluster.node_pool import NodePool
+from orchestrator.errors import ClusterError, ConfigError
+
+BESIDE = Path("cluster.yaml")
+SLURM = """\
+12_1|PENDING|Priority|orchestrator-ab-gpu
+12_2|RUNNING|None|orchestrator-ab-gpu
+13|COMPLETING|None|orchestrator-ab-gpu
+14|PENDING|ReqNodeNotAvail, UnavailableNodes:n[1-4]|orchestrator-ab-cpu
+"""
+LSF = """\
+215|RUN|-|orchestrator-ab-gpu
+216|PEND|Job slot limit reached: 2 hosts;|orchestrator-ab-gpu
+217|EXIT|-|orchestrator-ab-cpu
+"""
+PBS = """\
+Job Id: 1234.pbs01
+    Job_Name = orchestrator-ab-gpu
+    Job_Owner = me@login
+    resources_used.cput = 00:00:02
+    job_state = R
+    queue = workq
+    comment = Job run at Mon Nov 23 at 10:00 on (node1:ncpus=8)
+
+Job Id: 1235.pbs01
+    Job_Name = orchestrator-ab-gpu
+    Job_Owner = me@login
+    job_state = Q
+    queue = workq
+    comment = Not Running: Insufficient amount of resource: ngpus
+    etime = Mon Nov 23 10:00:00 2026
+
+Job Id: 1236.pbs01
+    Job_Name = orchestrator-ab-cpu
+    job_state = Q
+    queue = workq
+
+Job Id: 1237.pbs01
+    Job_Name = orchestrator-ab-cpu
+    job_state = F
+"""
+
+
+def job(job_id, name="gpu", *, waits=None):
+    return Job(id=job_id, name=f"orchestrator-ab-{name}", reason=waits or "", is_waiting=waits is not None)
+
+
+@pytest.mark.parametrize(
+    ("system", "answer", "jobs"),
+    [
+        (
+            "slurm",
+            SLURM,
+            [
+                job("12_1", waits="Priority"),
+                job("12_2"),
+                job("14", "cpu", waits="ReqNodeNotAvail, UnavailableNodes:n[1-4]"),
+            ],
+        ),
+        ("lsf", LSF, [job("215"), job("216", waits="Job slot limit reached: 2 hosts;")]),
+        (
+            "pbs",
+            PBS,
+            [
+                job("1234.pbs01"),
+                job("1235.pbs01", waits="Not Running: Insufficient amount of resource: ngpus"),
+                job("1236.pbs01", "cpu", waits=""),
+            ],
+        ),
+    ],
+)
+def test_the_jobs_of_a_list_are_those_that_wait_and_run_with_the_reasons(system, answer, jobs):
+    assert load_batch_system(system, beside=BESIDE).understand(answer) == jobs
+
+
+@pytest.mark.parametrize(
+    ("system", "lines"),
+    [
+        (
+            "slurm",
+            ["#SBATCH --job-name=a", "#SBATCH --gpus-per-node=1", "#SBATCH --mem=2048M", "#SBATCH --time=90"],
+        ),
+        ("lsf", ['#BSUB -J "a"', '#BSUB -gpu "num=1"', '#BSUB -M 2048MB -R "rusage[mem=2048MB]"', "#BSUB -W 90"]),
+    ],
+)
+def test_a_script_says_what_is_asked_for_in_the_words_of_its_system(system, lines):
+    values = {"name": "a", "gpus": 1, "memory_mib": 2048, "time_limit_minutes": 90, "account": None}
+    text = load_batch_system(system, beside=BESIDE).script_text(
+        values, setup=["module load cuda"], commands=["exec work"], where="x"
+    )
+    assert text.splitlines() == ["#!/bin/bash", *lines, "module load cuda", "exec work"]
+
+
+def test_a_value_without_an_option_is_refused_instead_of_forgotten():
+    with pytest.raises(ConfigError, match=r"x: qos is 'high'; this batch system has no option for it"):
+        load_batch_system("pbs", beside=BESIDE).script_text({"qos": "high"}, setup=[], commands=[], where="x")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("(?P<id", "answer is '(?P<id' (str); expected a regular expression"),
+        ("(.*)", "answer is '(.*)' (str); expected a group (?P<id>...)"),
+    ],
+)
+def test_a_pattern_that_says_too_little_is_refused_when_it_is_read(tmp_path, text, message):
+    path = tmp_path / "own.yaml"
+    own = load_batch_system("slurm", beside=BESIDE).model_dump()
+    own["submit"]["answer"] = text
+    path.write_text(yaml.safe_dump(own))
+    with pytest.raises(ConfigError) as caught:
+        load_batch_system("own.yaml", beside=tmp_path / "cluster.yaml")
+    assert message in str(caught.value)
+
+
+def pool(name, number, *, gpu="A100", cpus=8):
+    return NodePool(name=name, max_nodes=number, cpus=cpus, gpus=1, gpu=kind_named(gpu))
+
+
+POOLS = (pool("slow", 4, gpu="T4"), pool("fast", 2), pool("big", 1, cpus=16))
+
+
+def jobs_of(name, *, waiting=0, running=0):
+    waits = [job(f"{name}-w{i}", name, waits="Priority") for i in range(waiting)]
+    return [*(job(f"{name}-r{i}", name) for i in range(running)), *waits]
+
+
+@pytest.mark.parametrize(
+    ("missing", "jobs", "present", "submit", "cancel"),
+    [
+        ({}, {}, {}, {}, ()),
+        ({(8, 1): 3}, {}, {}, {"fast": 2, "slow": 1}, ()),
+        ({(8, 1): 99, (16, 1): 2}, {}, {}, {"fast": 2, "slow": 4, "big": 1}, ()),
+        # Two are there already, one waits and one has not joined yet: of three that are missing one is to be asked for.
+        ({(8, 1): 3}, {"fast": (0, 2), "slow": (1, 1)}, {(8, 1): 2}, {"slow": 1}, ()),
+        # One is missing, three wait: the two that have waited for the least are cancelled, of the slowest first.
+        ({(8, 1): 1}, {"fast": (1, 0), "slow": (2, 0)}, {}, {}, ("slow-w0", "slow-w1")),
+        ({}, {"fast": (0, 2)}, {(8, 1): 1}, {}, ()),
+    ],
+)
+def test_the_queue_holds_what_is_missing_and_no_more(missing, jobs, present, submit, cancel):
+    found = {name: jobs_of(name, waiting=waiting, running=running) for name, (waiting, running) in jobs.items()}
+    assert decide(POOLS, found, missing=missing, present=present) == Orders(submit=submit, cancel=cancel)
+
+
+def start(folder, *, partition="gpu"):
+    system = load_batch_system("slurm", beside=BESIDE)
+    script = folder / "worker.sh"
+    values = {"name": "run-gpu", "log": folder / "log", "partition": partition}
+    script.write_text(system.script_text(values, setup=[], commands=["exec sleep 600"], where="x"))
+    return BatchWorkers(
+        system, pools=[pool("gpu", 3)], scripts={"gpu": script}, arrays={}, prefix="run-", look_every_s=0.1
+    )
+
+
+def wait_until(condition):
+    until_s = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < until_s
+        time.sleep(0.05)
+
+
+def test_jobs_wait_with_their_reason_and_end_with_the_run(tmp_path, monkeypatch):
+    jobs = played_slurm(tmp_path, monkeypatch)
+    (jobs / "full").touch()
+    workers = start(tmp_path)
+    try:
+        workers.ask({(8, 1): 2}, present={})
+        wait_until(lambda: workers.waiting() == {"gpu: Resources": 2})
+        workers.ask({(8, 1): 1}, present={})
+        wait_until(lambda: workers.waiting() == {"gpu: Resources": 1})
+        (jobs / "full").unlink()
+        (jobs / "1.waits").unlink()
+        workers.ask({(8, 1): 2}, present={})
+        # The first has gone: two are missing again.
+        wait_until((jobs / "4.pid").exists)
+        wait_until(lambda: workers.waiting() == {})
+    finally:
+        workers.close()
+        end_jobs(jobs)
+    assert sorted(path.name for path in jobs.glob("*.cancelled")) == ["2.cancelled", "3.cancelled", "4.cancelled"]
+
+
+def test_a_queue_that_takes_nothing_is_told_once_nothing_else_will_come(tmp_path, monkeypatch):
+    played_slurm(tmp_path, monkeypatch)
+    workers = start(tmp_path, partition="nowhere")
+    refusals = []
+
+    def is_told():
+        try:
+            workers.ask({(8, 1): 1}, present={})
+        except ClusterError as error:
+            refusals.append(str(error))
+        return refusals
+
+    wait_until(is_told)
+    workers.close()
+    assert "invalid partition specified: nowhere" in refusals[0]
+
+
+def test_a_command_that_is_not_there_is_told(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ClusterError, match="squeue: not found; expected on this machine, as on every login node"):
+        load_batch_system("slurm", beside=BESIDE).jobs("x")
