@@ -255,7 +255,7 @@ def test_a_cluster_is_brought_down_by_its_file_alone(place: Path) -> None:
     start_head()
     bring_down(load_cluster(filled_in(place)), commands=commands)
     assert (commands.log, commands.options["down"], heads()) == (["down"], ("-y",), [])
-    assert yaml.safe_load((place / "runs" / "down-nnunet" / "ray.yaml").read_text())["cluster_name"] == "nnunet"
+    assert yaml.safe_load((place / "runs" / "down-covid-ct" / "ray.yaml").read_text())["cluster_name"] == "covid-ct"
 
 
 def test_nothing_starts_without_agreement(place: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 from batch_phantoms import end_jobs, played_slurm
+from test_preemption import DRIVER
 
 from orchestrator.cluster import batch_driver
 from orchestrator.cluster.config import RunName
@@ -82,20 +83,6 @@ def test_no_script_and_no_name_of_a_job_holds_a_secret_or_what_a_shell_would_run
     workers._asked.set()
 
 
-# A preset of seconds; the driver is the command itself.
-DRIVER = """
-import sys
-from dataclasses import replace
-from orchestrator import run_all
-from orchestrator.benchmark.presets import PRESETS
-PRESETS["tiny"] = replace(
-    PRESETS["smoke"], name="tiny", num_epochs=EPOCHS, iterations_per_epoch=4,
-    case_limits={"train": 2, "val": 1, "test": 1},
-)
-sys.exit(run_all.main(sys.argv[1:]))
-"""
-
-
 @pytest.fixture
 def jobs(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -107,7 +94,7 @@ def jobs(tmp_path, monkeypatch):
 
 
 def command(cluster, output, *more, epochs=2):
-    driver = DRIVER.replace("EPOCHS", str(epochs))
+    driver = DRIVER.replace("num_epochs=80", f"num_epochs={epochs}")
     arguments = ["--preset", "tiny", "--cluster", str(cluster), "--only", "T1-lung-fold0", "--output", str(output)]
     return [sys.executable, "-c", driver, *arguments, *more]
 
@@ -123,7 +110,7 @@ def test_workers_are_jobs_that_come_when_they_are_missing_and_leave_with_the_run
     cluster = write(tmp_path)
     ran = subprocess.run(command(cluster, tmp_path / "run"), capture_output=True, text=True, check=False, timeout=800)
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert running(jobs) == []
+    wait_until(lambda: running(jobs) == [], limit_s=60)
     assert {path.read_text() for path in jobs.glob("*.name")} == {next(jobs.glob("*.name")).read_text()}
     events = read_events(open_storage(str(tmp_path / "run")))
     assert next(event["machines"] for event in events if event["kind"] == "machines_missing") >= 1

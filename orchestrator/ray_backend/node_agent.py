@@ -144,7 +144,7 @@ class _Membership:
             if node is not None and node[1]:
                 _say("Ray has left the cluster")
                 return 0
-            if now_s - self._heard_s > HEAD_LOST_S:
+            if now_s - self._heard_s > (LOOK_EVERY_S if self._warned.is_set() else HEAD_LOST_S):
                 _say("the head does not answer any more")
                 return 0
             if now_s > self._until_s:
