@@ -19,6 +19,8 @@ from orchestrator.shipped import shipped_file
 
 COMMAND_LIMIT_S = 60.0
 """Longest wait for an answer: a controller that is busy takes its time."""
+NO_REASON = {"None", "-", "--"}
+"""What some say of a job that they have not looked at yet."""
 Command = Annotated[list[str], Field(min_length=1)]
 
 
@@ -139,16 +141,14 @@ class BatchSystem(Entry):
 
     def understand(self, answer: str) -> "list[Job]":
         """Return the jobs of a list that wait or run."""
-        return [
-            Job(
-                id=found["id"].strip(),
-                name=found["name"].strip(),
-                reason=(found["reason"] or "").strip() if found["state"].strip() in self.query.waiting else "",
-                is_waiting=found["state"].strip() in self.query.waiting,
-            )
-            for found in re.finditer(self.query.job, answer, re.MULTILINE)
-            if found["state"].strip() in {*self.query.waiting, *self.query.running}
-        ]
+        jobs = []
+        for found in re.finditer(self.query.job, answer, re.MULTILINE):
+            job_id, name, state, reason = ((found[key] or "").strip() for key in ("id", "name", "state", "reason"))
+            is_waiting = state in self.query.waiting
+            if is_waiting or state in self.query.running:
+                told = reason if is_waiting and reason not in NO_REASON else ""
+                jobs.append(Job(id=job_id, name=name, reason=told, is_waiting=is_waiting))
+        return jobs
 
     def cancel_job(self, job_id: str) -> None:
         """End a job."""
