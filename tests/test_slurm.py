@@ -23,7 +23,7 @@ POOL = {"number": 2, "cpus": 1, "time_limit_minutes": 60}
 
 
 def write(folder, **values):
-    content = {"kind": "slurm", "folder": str(folder / "shared"), "address": "127.0.0.1", "look_every_s": 1}
+    content = {"kind": "slurm", "folder": str(folder / "shared"), "look_every_s": 1}
     content |= {"idle_s": 5, "pools": {"cores": POOL}} | values
     path = folder / "slurm.yaml"
     path.write_text(yaml.safe_dump(content))
@@ -52,6 +52,7 @@ def with_pool(**values):
         (with_pool(setup=["a\nb"]), "pools.cores.setup: 0 is 'a\\nb' (str)"),
         (with_pool(time_limit_minutes=3), "pools.cores: drain_s is 120, time_limit_minutes 3; expected a limit of at"),
         ({"form": "allocation", "pools": {"a": POOL, "b": POOL}}, "form allocation: expected one pool and no head"),
+        ({"head": {"time_limit_minutes": 60}, "address": "login1"}, "address: of a driver that is a job itself"),
         ({"form": "elastic"}, "form is 'elastic' (str); expected 'workers', 'allocation' or 'within'"),
         ({"batch_system": "slrum"}, "batch_system is 'slrum'; expected one of lsf, pbs, slurm, or a YAML file"),
         ({"batch_system": "own.yaml"}, "own.yaml: cannot be read"),

@@ -40,7 +40,7 @@ def write(folder, name, **values):
 
 def on_slurm(folder, name, *, pool, **values):
     pools = {"cores": {"number": 2, "cpus": 1, "drain_s": 25} | pool}
-    base = {"kind": "slurm", "folder": str(folder / "shared"), "address": "127.0.0.1", "look_every_s": 2, "idle_s": 10}
+    base = {"kind": "slurm", "folder": str(folder / "shared"), "look_every_s": 2, "idle_s": 10}
     return write(folder, name, **base, pools=pools, **values)
 
 

@@ -127,6 +127,8 @@ class SlurmCluster(ClusterConfig):
             )
         if self.form != "workers" and not system.script.everywhere:
             raise ConfigError(f"{self.path}: form {self.form}: {self.batch_system} says nothing of script.everywhere")
+        if self.is_elsewhere and self.address:
+            raise ConfigError(f"{self.path}: address: of a driver that is a job itself it is not known beforehand")
         for name, pool in self.pools.items():
             if pool.time_limit_minutes * 60 < 2 * pool.drain_s:
                 raise ConfigError(
