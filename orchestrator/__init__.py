@@ -10,9 +10,9 @@ from orchestrator.thread_numbers import settle_thread_numbers
 
 if TYPE_CHECKING:
     from kernels import score_masks
-    from orchestrator.api import evaluate, load_study, open_results, run
+    from orchestrator.api import evaluate, load_study, open_results, run, write_report
 
-__all__ = ["evaluate", "load_study", "open_results", "run", "score_masks"]
+__all__ = ["evaluate", "load_study", "open_results", "run", "score_masks", "write_report"]
 
 settle_thread_numbers()
 
@@ -22,6 +22,7 @@ _PLACES = {
     "open_results": "orchestrator.api",
     "run": "orchestrator.api",
     "score_masks": "kernels",
+    "write_report": "orchestrator.api",
 }
 
 

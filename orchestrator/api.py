@@ -142,6 +142,36 @@ def open_results(output: str | Path) -> "ResultsStore":
     return ResultsStore(open_storage(str(output)))
 
 
+def write_report(output: str | Path, *, study: str | Path | None = None) -> str:
+    """Write the report of a run as it stands, also while it goes on; returns where its page is.
+
+    Parameters
+    ----------
+    output
+        Folder or `s3://` prefix of the run.
+    study
+        File of the study that it trains, the shipped one unless given.
+
+    Raises
+    ------
+    ConfigError
+        If there is no run, or it is one of another study.
+    """
+    from orchestrator.driver.claim import run_of
+    from orchestrator.driver.shown import report_now
+
+    storage = open_storage(str(output))
+    record = run_of(storage)
+    data = None if record.data == "phantoms" else record.data
+    loaded = load_study(study, data=data)
+    if record.study_sha256 != loaded.sha256:
+        raise ConfigError(
+            f"{storage.location}: the run of another study than {loaded.path} is now; expected --study with its own"
+        )
+    request = make_request(loaded, preset=record.preset, seed=record.seed, data=data, output=str(output))
+    return f"{storage.location}/{report_now(request, storage)}"
+
+
 class EvaluateOptions(TypedDict, total=False):
     """What `evaluate` may be given besides, by name."""
 

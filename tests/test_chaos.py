@@ -24,9 +24,10 @@ from orchestrator.benchmark.presets import PRESETS
 from orchestrator.cluster.registry import load_cluster
 from orchestrator.driver import run as driver
 from orchestrator.driver.request import RunRequest
+from orchestrator.driver.shown import Shown, write_run_tables
 from orchestrator.errors import PreemptedError
 from orchestrator.events import read_events
-from orchestrator.results.store import ResultsStore, from_table
+from orchestrator.results.store import ResultsStore
 from orchestrator.scheduling.resources import ResourceRequest
 from orchestrator.stages.carry_out import carry_out
 from orchestrator.stages.context import RunContext
@@ -107,10 +108,9 @@ class Serial:
 
     def write_tables(self):
         storage = open_storage(self.context.output)
-        rows = from_table(ResultsStore(storage).read())
-        driver.write_run_tables(
-            self.request, storage, rows=rows, failed=(), asked_for=[t.id for t in self.request.trainings]
-        )
+        asked_for = [training.id for training in self.request.trainings]
+        shown = Shown.of(self.request, storage, table=ResultsStore(storage).read(), asked_for=asked_for)
+        write_run_tables(shown, storage, failed=())
 
 
 def serial(output):

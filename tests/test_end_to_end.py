@@ -82,7 +82,7 @@ def test_task_2_takes_patch_size_and_network_from_task_1(finished):
 
 def test_tables_say_that_they_are_of_phantoms_and_capped(finished):
     text = (finished / "tables/table_VI.md").read_text(encoding="utf-8")
-    assert "generated CT phantoms" in text
+    assert "generated phantoms" in text
     assert "Capped" in text
     assert "T2-infection-structseg" in text
 

@@ -296,7 +296,7 @@ def test_phantoms_and_caps_are_the_headline_of_every_file(written):
     files = written([fold], rows)
     for name in ("summary.md", "table_IV.md"):
         quotes = [line for line in files[name].splitlines() if line.startswith("> ")]
-        assert quotes[0].startswith("> Computed on generated CT phantoms with preset smoke:")
+        assert quotes[0].startswith("> Computed on generated phantoms with preset smoke:")
         assert quotes[0].endswith("They are not comparable with the published values.")
         assert quotes[1] == "> Capped: the preset uses a part of the cases of each published split."
     assert "not comparable with the published values" in files["table_IV.tex"]

@@ -193,6 +193,19 @@ class TableEntry(Entry):
     """It holds the trainings whose facets have these values, or one of these."""
 
 
+class ComparisonEntry(Entry):
+    """A question that a study asks: whether the trainings of one kind are better than those of another."""
+
+    title: str
+    """The question in a few words."""
+    baseline: Annotated[Facets, Field(min_length=1)]
+    """Facets of the trainings that others are compared with."""
+    against: Annotated[Facets, Field(min_length=1)]
+    """Facets of those others."""
+    same: list[Name] = []
+    """Facets that must be equal in both; all that neither of them names, unless given."""
+
+
 class PublishedEntry(Entry):
     """Files with values of a publication."""
 
@@ -211,3 +224,5 @@ class TablesFile(Entry):
     """Evaluation set to its title."""
     tables: Annotated[dict[Name, TableEntry], Field(min_length=1)]
     """By the name of their files."""
+    comparisons: dict[Name, ComparisonEntry] = {}
+    """What is compared; each model with the first one of the study, unless given."""

@@ -1,7 +1,7 @@
 """Which tables a study has, which trainings stand in each, and which published values beside them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from orchestrator.benchmark.definition import VALIDATION, Training
 from orchestrator.benchmark.published import Published, PublishedScores
@@ -25,6 +25,28 @@ class TableSpec:
         return all(training.facets.get(name) in values for name, values in self.facets.items())
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ComparisonSpec:
+    """Two kinds of trainings that are compared; the tests of one such question are one family."""
+
+    name: str
+    title: str
+    baseline: Mapping[str, str | int]
+    """Facets of the trainings that others are compared with."""
+    against: Mapping[str, str | int]
+    """Facets of those others."""
+    same: tuple[str, ...] = ()
+    """Facets that must be equal in both; if empty, all that neither of them names."""
+
+    def key(self, training: Training) -> tuple[object, ...]:
+        """Return what two trainings must have in common to be compared."""
+        names = self.same or tuple(sorted(set(training.facets) - set(self.baseline) - set(self.against)))
+        # Models of one group differ in nothing else.
+        of_models = not self.same and set(self.baseline) == set(self.against) == {"model"}
+        group = training.group.removesuffix(training.model.suffix) if of_models else None
+        return (group, *(training.facets.get(name) for name in names))
+
+
 class NothingPublished:
     """Stands for the published scores of a study that has none."""
 
@@ -44,6 +66,8 @@ class TableLayout:
     """Evaluation set to its title; another has its name."""
     published: Published = field(default_factory=NothingPublished)
     """What stands beside the scores of a run."""
+    comparisons: tuple[ComparisonSpec, ...] = ()
+    """What the study asks."""
 
 
 def load_tables(study: Study) -> TableLayout:
@@ -53,7 +77,8 @@ def load_tables(study: Study) -> TableLayout:
     """
     path = study.path.with_name("tables.yaml")
     if not path.exists():
-        return TableLayout(specs=(TableSpec(name="results", title=study.title),))
+        layout = TableLayout(specs=(TableSpec(name="results", title=study.title),))
+        return replace(layout, comparisons=_of_models(study))
     content = understood(load_yaml(path), TablesFile, where=str(path))
     published = content.published
     return TableLayout(
@@ -69,4 +94,23 @@ def load_tables(study: Study) -> TableLayout:
         published=PublishedScores(scores=path.with_name(published.scores), errata=path.with_name(published.errata))
         if published
         else NothingPublished(),
+        comparisons=tuple(
+            ComparisonSpec(name=name, **{**entry.model_dump(), "same": tuple(entry.same)})
+            for name, entry in content.comparisons.items()
+        )
+        or _of_models(study),
+    )
+
+
+def _of_models(study: Study) -> tuple[ComparisonSpec, ...]:
+    """Return the comparisons of each model with the first one of a study."""
+    first, *others = study.models
+    return tuple(
+        ComparisonSpec(
+            name=f"{other.name}-against-{first.name}",
+            title=f"{other.name} against {first.name}",
+            baseline={"model": first.name},
+            against={"model": other.name},
+        )
+        for other in others
     )

@@ -9,6 +9,7 @@ EXIT_DONE, EXIT_USAGE = 0, 2
 COMMANDS = {
     "run": "train, predict, score and tabulate a study; simulate it; show what it would do",
     "study": "write a study file for data sets in nnU-Net's raw layout, or check one against its data",
+    "report": "write a page with scores, comparisons and figures of a run",
     "status": "show how far a run is",
     "evaluate": "score folders of label maps, without any training",
     "verify": "compare every file of a run with what was written",

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from orchestrator.errors import ConfigError, IntegrityError
 from orchestrator.results.store import ResultsStore
@@ -59,6 +60,28 @@ def claim_output(storage: Storage, *, identity: Mapping[str, object], trainings:
     elif asked_for != before:
         write_json(storage, run_paths.RUN, {**found, "trainings": asked_for})
     return asked_for
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunRecord:
+    """What a run says of itself."""
+
+    study_sha256: str
+    preset: str
+    """Name."""
+    seed: int
+    data: str
+    """Location of the downloads, or `phantoms`."""
+
+
+def run_of(storage: Storage) -> RunRecord:
+    """Return what the run of a location says of itself; raises ConfigError if there is none that does."""
+    found = _claim_of(storage) or {}
+    preset, study, seed, data = (found.get(key) for key in ("preset", "study_sha256", "seed", "data"))
+    name = preset.get("name") if isinstance(preset, dict) else None
+    if not (isinstance(name, str) and isinstance(study, str) and isinstance(seed, int) and isinstance(data, str)):
+        raise ConfigError(f"{storage.location}: no run has been started there; expected the --output of one")
+    return RunRecord(study_sha256=study, preset=name, seed=seed, data=data)
 
 
 def trainings_asked_for(storage: Storage) -> tuple[str, ...]:

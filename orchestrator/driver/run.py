@@ -2,21 +2,20 @@
 
 import math
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from orchestrator.benchmark.definition import Case, Training
-from orchestrator.benchmark.tables import load_tables
 from orchestrator.driver.before_start import check_space, settle_changed_data
 from orchestrator.driver.claim import claim_output
 from orchestrator.driver.lease import Lease
 from orchestrator.driver.request import RunRequest, datasets_of, graph_of, identity_of, name_of
+from orchestrator.driver.shown import Shown, write_run_report, write_run_tables
 from orchestrator.errors import ConfigError, GpuError, IntegrityError, StorageError
 from orchestrator.events import EventLog
 from orchestrator.progress import ProgressListener
-from orchestrator.report.tables import write_tables
 from orchestrator.results.aggregate import missing_predictions
 from orchestrator.results.records import ResultRow
 from orchestrator.results.store import ResultsStore, from_table
@@ -26,7 +25,9 @@ from orchestrator.scheduling.scheduler import Schedule
 from orchestrator.scheduling.training_need import idle_gpus, training_need
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.finished import finished_stages
-from orchestrator.stages.records.cases import read_case_record, warnings_about
+from orchestrator.stages.records.cases import read_case_record
+from orchestrator.storage import run_paths
+from orchestrator.storage.best_effort import best_effort
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.storage.interface import Storage
 from orchestrator.training.nnunet.classes import planned_memory_gib
@@ -34,7 +35,6 @@ from orchestrator.workflow.graph import (
     Stage,
     StageKind,
     label_sets_by_case,
-    used_label_sets,
 )
 
 NUM_SIZES = 16
@@ -106,9 +106,14 @@ def run(request: RunRequest, *, listener: ProgressListener) -> RunOutcome:
         if any(f"score {training.id}" not in done for training in request.trainings):
             failures, lost = _execute(request, graph, done=done, lease=lease, events=events, listener=listener)
         lost_trainings = tuple(t.id for t in request.trainings if f"score {t.id}" in lost)
-        rows = from_table(ResultsStore(storage).read())
+        table = ResultsStore(storage).read()
+        rows = from_table(table)
         num_done = len({row.training_id for row in rows} & {training.id for training in request.trainings})
-        tables = write_run_tables(request, storage, rows=rows, failed=lost_trainings, asked_for=asked_for)
+        shown = Shown.of(request, storage, table=table, asked_for=asked_for)
+        tables = write_run_tables(shown, storage, failed=lost_trainings)
+        if needed or not storage.exists(run_paths.REPORT_PAGE):
+            with best_effort("the report"):
+                write_run_report(shown, storage, failed=failures)
         elapsed_s = time.monotonic() - started_s
         events.append(
             "run_finished", trainings_done=num_done, stages_failed=len(failures), elapsed_s=round(elapsed_s, 3)
@@ -251,27 +256,3 @@ def unpredicted_cases(rows: Iterable[ResultRow], trainings: Iterable[Training]) 
             (_, evaluation_set, dataset, case), reason = own[0]
             lines[training.id] = f"{len(own)} without a score, the first {evaluation_set} {dataset}/{case}: {reason}"
     return lines
-
-
-def write_run_tables(
-    request: RunRequest,
-    storage: Storage,
-    *,
-    rows: Sequence[ResultRow],
-    failed: Collection[str],
-    asked_for: Collection[str],
-) -> tuple[str, ...]:
-    """Write the paper's tables from all that is committed, with a line for whatever any call was asked for."""
-    shown = {*asked_for, *(row.training_id for row in rows)}
-    trainings = [training for training in request.study.all_trainings(preset=request.preset) if training.id in shown]
-    # Phantoms are what they are.
-    labels = [] if request.data is None else [pair for training in trainings for pair in used_label_sets(training)]
-    return write_tables(
-        storage,
-        rows=rows,
-        trainings=trainings,
-        failed=failed,
-        layout=load_tables(request.study),
-        leaks=request.study.patient_leaks(trainings),
-        warnings=warnings_about(storage, labels) if labels else (),
-    )

@@ -26,7 +26,7 @@ def run_notes(
     presets = sorted({row.provenance.preset for row in rows})
     if any(row.provenance.phantoms for row in rows):
         notes.append(
-            f"Computed on generated CT phantoms with preset {', '.join(presets)}: the scores show that the pipeline "
+            f"Computed on generated phantoms with preset {', '.join(presets)}: the scores show that the pipeline "
             "works and say nothing about patients. They are not comparable with the published values."
         )
     elif set(presets) - {_PAPER_PRESET}:

@@ -1,0 +1,98 @@
+"""What a run shows of its results: tables and a report of all that is committed, and of what is asked for."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from orchestrator.benchmark.definition import Training
+from orchestrator.benchmark.study import Study
+from orchestrator.benchmark.tables import TableLayout, load_tables
+from orchestrator.driver.claim import trainings_asked_for
+from orchestrator.driver.request import RunRequest
+from orchestrator.driver.status import read_status
+from orchestrator.events import read_events
+from orchestrator.report.tables import write_tables
+from orchestrator.results.store import ResultsStore, from_table
+from orchestrator.stages.records.cases import warnings_about
+from orchestrator.storage import run_paths
+from orchestrator.storage.interface import Storage
+from orchestrator.workflow.graph import used_label_sets
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shown:
+    """What tables and report are made from."""
+
+    study: Study
+    trainings: tuple[Training, ...]
+    """Whatever any call was asked for, or has scores."""
+    table: "pa.Table"
+    """All committed rows."""
+    layout: TableLayout
+    warnings: tuple[str, ...]
+    """What is hardly right about the data."""
+
+    @staticmethod
+    def of(request: RunRequest, storage: Storage, *, table: "pa.Table", asked_for: Collection[str]) -> "Shown":
+        """Gather it for a run."""
+        shown = {*asked_for, *table["training_id"].to_pylist()}
+        everything = request.study.all_trainings(preset=request.preset)
+        trainings = tuple(training for training in everything if training.id in shown)
+        # Phantoms are what they are.
+        labels = [] if request.data is None else [pair for one in trainings for pair in used_label_sets(one)]
+        return Shown(
+            study=request.study,
+            trainings=trainings,
+            table=table,
+            layout=load_tables(request.study),
+            warnings=tuple(warnings_about(storage, labels)) if labels else (),
+        )
+
+
+def write_run_tables(shown: Shown, storage: Storage, *, failed: Collection[str]) -> tuple[str, ...]:
+    """Write the tables of a study; returns their keys. `failed` are the ids of trainings that cannot be done."""
+    return write_tables(
+        storage,
+        rows=from_table(shown.table),
+        trainings=shown.trainings,
+        failed=failed,
+        layout=shown.layout,
+        leaks=shown.study.patient_leaks(shown.trainings),
+        warnings=shown.warnings,
+    )
+
+
+def write_run_report(shown: Shown, storage: Storage, *, failed: Mapping[str, str]) -> str:
+    """Write the report of a run; returns the key of its page. `failed` are stages with the text of their failure."""
+    from orchestrator.report.write import write_report
+
+    return write_report(
+        storage,
+        table=shown.table,
+        study=shown.study,
+        trainings=shown.trainings,
+        layout=shown.layout,
+        failures=failed,
+        events=read_events(storage),
+        warnings=shown.warnings,
+    )
+
+
+def report_now(request: RunRequest, storage: Storage) -> str:
+    """Write the report of a run as it stands, also while it goes on; returns the key of its page.
+
+    Raises ConfigError where no run has been started.
+    """
+    failed = {stage: _text(storage, stage, line=line) for stage, line in read_status(storage).failed.items()}
+    asked_for: Sequence[str] = trainings_asked_for(storage)
+    shown = Shown.of(request, storage, table=ResultsStore(storage).read(), asked_for=asked_for)
+    return write_run_report(shown, storage, failed=failed)
+
+
+def _text(storage: Storage, stage: str, *, line: str) -> str:
+    """Return what a stage that failed left behind."""
+    key = run_paths.stage_failure(stage)
+    return storage.read_bytes(key).decode(errors="replace") if storage.exists(key) else line

@@ -1,0 +1,144 @@
+"""The questions of a study answered: whether the trainings of one kind are better than those of another."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from orchestrator.benchmark.definition import Training
+from orchestrator.benchmark.tables import ComparisonSpec
+from orchestrator.statistics.comparison import PairedComparison, compare_paired, corrected_by_holm
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+METRICS = ("dsc", "nsd")
+"""What is compared: both lie between 0 and 1, and are defined where a mask is empty."""
+ALPHA = 0.05
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Difference:
+    """One test of a family: a group of trainings against another, in one structure and metric."""
+
+    baseline: str
+    """Group."""
+    against: str
+    """Group."""
+    evaluation_set: str
+    structure: str
+    metric: str
+    baseline_mean: float
+    """Over the cases that both have a score of."""
+    against_mean: float
+    num_unpaired: int
+    """Cases that only one of them has a score of: they are left out."""
+    result: PairedComparison
+
+    @property
+    def verdict(self) -> str:
+        """`higher` or `lower` if both the corrected test and the interval say so, `not shown` otherwise."""
+        found, interval = self.result, self.result.difference
+        is_shown = found.p_corrected < ALPHA and interval.has_interval and not interval.low <= 0 <= interval.high
+        if not is_shown:
+            return "not shown"
+        return "higher" if interval.mean > 0 else "lower"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """A family of tests."""
+
+    spec: ComparisonSpec
+    differences: tuple[Difference, ...]
+
+    @property
+    def num_tests(self) -> int:
+        """Tests that the correction is over."""
+        return sum(not math.isnan(one.result.p) for one in self.differences)
+
+    @property
+    def sentence(self) -> str:
+        """The answer in short, with what it rests on."""
+        if not self.differences:
+            return "Nothing to compare yet: no case has scores of both."
+        verdicts = [one.verdict for one in self.differences]
+        clusters = [one.result.difference.num_clusters for one in self.differences]
+        patients = f"{min(clusters)} to {max(clusters)}" if min(clusters) < max(clusters) else f"{clusters[0]}"
+        if not self.num_tests:
+            return f"Too few patients for a test (n = {patients})."
+        return (
+            f"Of {len(verdicts)} differences (structure, evaluation set, DSC or NSD), {verdicts.count('higher')} are "
+            f"shown to be higher, {verdicts.count('lower')} lower; {verdicts.count('not shown')} are not shown. "
+            f"n = {patients} patients, Wilcoxon signed rank, Holm over {self.num_tests} tests at {ALPHA}, and a 95 % "
+            "interval without 0."
+        )
+
+
+def answer(spec: ComparisonSpec, rows: "pd.DataFrame", *, trainings: Sequence[Training], seed: int = 0) -> Answer:
+    """Return the answer to a question of a study.
+
+    Groups are compared whose facets fit and that the question wants to be equal in others. A case is paired with itself
+    in the same evaluation set and, where both have as many, in the same fold.
+
+    Parameters
+    ----------
+    spec
+        The question.
+    rows
+        Of `scores_frame`.
+    trainings
+        Those of the run.
+    seed
+        Of the bootstrap.
+    """
+    first = {training.group: training for training in reversed(trainings)}
+    differences = [
+        difference
+        for group, training in first.items()
+        if _fits(training, spec.against)
+        for other, baseline in first.items()
+        if _fits(baseline, spec.baseline) and spec.key(baseline) == spec.key(training) and other != group
+        for difference in _differences(rows, baseline=baseline, against=training, seed=seed)
+    ]
+    results = corrected_by_holm([one.result for one in differences])
+    whole = zip(differences, results, strict=True)
+    return Answer(spec=spec, differences=tuple(replace(one, result=result) for one, result in whole))
+
+
+def _fits(training: Training, facets: Mapping[str, str | int]) -> bool:
+    return all(training.facets.get(name) == value for name, value in facets.items())
+
+
+def _differences(rows: "pd.DataFrame", *, baseline: Training, against: Training, seed: int) -> list[Difference]:
+    keys = ["evaluation_set", "structure", "dataset", "case", "patient"]
+    keys += ["fold"] if baseline.num_folds == against.num_folds else []
+    of_baseline, of_against = (_scores(rows, group=one.group, keys=keys) for one in (baseline, against))
+    joined = of_baseline.add_suffix("_baseline").join(of_against.add_suffix("_against"), how="outer").reset_index()
+    found = []
+    for (evaluation_set, structure), part in joined.groupby(["evaluation_set", "structure"], sort=False):
+        for metric in METRICS:
+            one, other = part[f"{metric}_baseline"], part[f"{metric}_against"]
+            both = one.notna() & other.notna()
+            if not both.any():
+                continue
+            result = compare_paired((other - one)[both].tolist(), part["patient"][both].tolist(), seed=seed)
+            found.append(
+                Difference(
+                    baseline=baseline.group,
+                    against=against.group,
+                    evaluation_set=str(evaluation_set),
+                    structure=str(structure),
+                    metric=metric,
+                    baseline_mean=float(one[both].mean()),
+                    against_mean=float(other[both].mean()),
+                    num_unpaired=int((one.notna() ^ other.notna()).sum()),
+                    result=result,
+                )
+            )
+    return found
+
+
+def _scores(rows: "pd.DataFrame", *, group: str, keys: list[str]) -> "pd.DataFrame":
+    """Return the scores of a group by what they are paired by; those of several folds of one case are averaged."""
+    return rows[rows["group"] == group].groupby(keys, sort=False)[list(METRICS)].mean()

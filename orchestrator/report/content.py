@@ -1,0 +1,205 @@
+"""Everything that a report says, from committed scores and the events of a run."""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.benchmark.definition import Training
+from orchestrator.benchmark.published import AVERAGE, PublishedScore
+from orchestrator.benchmark.study import Study
+from orchestrator.benchmark.tables import TableLayout
+from orchestrator.report import figures
+from orchestrator.report.answers import answer
+from orchestrator.report.overview import OverviewRow, overview
+from orchestrator.report.page import BesidePublished, Failure, Figure, Origin, Page
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FILES = (
+    ("scores.csv", "every score: one line a structure of a case, columns as in data_dictionary.md"),
+    ("scores.parquet", "the same"),
+    ("data_dictionary.md", "what each column is"),
+    ("summary.json", "the tables of this page as numbers"),
+    ("methods.md", "the paragraph on methods"),
+)
+"""Beside the page."""
+
+
+def make_page(
+    rows: "pd.DataFrame",
+    *,
+    location: str,
+    study: Study,
+    trainings: Sequence[Training],
+    layout: TableLayout,
+    failures: Mapping[str, str],
+    events: Sequence[Mapping[str, Any]],
+    notes: Sequence[str],
+) -> Page:
+    """Return everything that a report says."""
+    found = overview(rows)
+    answers = [answer(spec, rows, trainings=trainings) for spec in layout.comparisons]
+    published = _beside_published(found, layout=layout)
+    origins = _origins(rows)
+    done = len(origins)
+    return Page(
+        title=study.title,
+        state=_state(done, len(trainings), num_failures=len(failures)),
+        notes=tuple(notes),
+        location=location,
+        set_titles=layout.set_titles,
+        # A question about trainings that this run does not have is none.
+        answers=tuple(one for one in answers if one.differences),
+        rows=found,
+        published=published,
+        errata=_errata(found, layout=layout),
+        figures=(*_figures_of_scores(rows, layout=layout), *_figures_of_events(events)),
+        failures=tuple(Failure(name=name, text=text) for name, text in failures.items()),
+        methods=methods(rows, study=study),
+        origins=origins,
+        files=FILES,
+    )
+
+
+def _state(done: int, asked_for: int, *, num_failures: int) -> str:
+    if done == asked_for:
+        return f"Whole: all {done} trainings have scores."
+    failed = f"; {num_failures} stages failed" if num_failures else ""
+    return f"Not whole: {done} of {asked_for} trainings have scores{failed}. What is shown is of these."
+
+
+def methods(rows: "pd.DataFrame", *, study: Study) -> str:
+    """Return the paragraph on methods, ready to be pasted."""
+    if rows.empty:
+        return "No training has scores yet."
+    each = rows.drop_duplicates("training_id")
+    versions: dict[str, set[str]] = {}
+    for text in each["versions"]:
+        for name, version in json.loads(text).items():
+            versions.setdefault(name, set()).add(version)
+    devices = versions.pop("device", {"unknown devices"})
+    software = ", ".join(f"{name} {' and '.join(sorted(found))}" for name, found in versions.items())
+    tolerances = rows.groupby("structure", sort=False)["tolerance_mm"].first()
+    phantoms = " The data are generated phantoms." if bool(each["phantoms"].any()) else ""
+    return (
+        f"{len(each)} models of the study “{study.title}” were trained with nnU-Net ({software}) on "
+        f"{' and '.join(sorted(devices))}, preset "
+        f"{', '.join(sorted(set(each['preset'])))}, seed {', '.join(map(str, sorted(set(each['seed']))))}, in "
+        f"{each['train_elapsed_s'].sum() / 3600:.2f} hours of training in all; final checkpoints were evaluated."
+        f"{phantoms} Dice similarity coefficient (DSC), normalised surface Dice (NSD) at "
+        f"{', '.join(f'{mm:g} mm ({name})' for name, mm in tolerances.items())}, 95 % Hausdorff distance (HD95) and "
+        "average symmetric surface distance (ASSD) were calculated for each case and structure. Means have 95 % "
+        "intervals by the studentised bootstrap over patients; differences were tested with Wilcoxon's signed rank "
+        "test over patients and corrected by Holm's method within each question."
+    )
+
+
+def _beside_published(found: Sequence[OverviewRow], *, layout: TableLayout) -> tuple[BesidePublished, ...]:
+    known = [(row, _published(layout, row)) for row in found]
+    return tuple(
+        BesidePublished(
+            group=row.group,
+            evaluation_set=row.evaluation_set,
+            structure=row.structure,
+            metric=metric,
+            ours=getattr(row, metric),
+            mean=getattr(score, f"{metric}_mean"),
+            std=getattr(score, f"{metric}_std"),
+            erratum=getattr(score, f"{metric}_erratum"),
+        )
+        for row, score in known
+        if score is not None
+        for metric in ("dsc", "nsd")
+    )
+
+
+def _published(layout: TableLayout, row: OverviewRow) -> PublishedScore | None:
+    """Return the published average of a row, or the value of its only fold."""
+    found = (
+        layout.published.find(group=row.group, fold=fold, evaluation_set=row.evaluation_set, structure=row.structure)
+        for fold in (AVERAGE, *((0,) if len(row.trainings) == 1 else ()))
+    )
+    return next(filter(None, found), None)
+
+
+def _errata(found: Sequence[OverviewRow], *, layout: TableLayout) -> tuple[str, ...]:
+    known = [(row, _published(layout, row)) for row in found]
+    touched = {getattr(one, f"{metric}_erratum") for _, one in known if one for metric in ("dsc", "nsd")}
+    groups = {row.group for row in found}
+    return tuple(
+        f"† {erratum.text}" if erratum.id in touched else erratum.text
+        for erratum in layout.published.errata
+        if erratum.id in touched or groups.intersection(erratum.groups)
+    )
+
+
+def _origins(rows: "pd.DataFrame") -> tuple[Origin, ...]:
+    return tuple(
+        Origin(
+            training_id=row["training_id"],
+            preset=row["preset"],
+            seed=row["seed"],
+            hours=row["train_elapsed_s"] / 3600,
+            versions=", ".join(f"{name} {version}" for name, version in json.loads(row["versions"]).items()),
+            digests=(row["data_sha256"], row["split_sha256"], row["plan_sha256"], row["checkpoint_sha256"]),
+        )
+        for row in rows.drop_duplicates("training_id").to_dict("records")
+    )
+
+
+def _figures_of_scores(rows: "pd.DataFrame", *, layout: TableLayout) -> list[Figure]:
+    if rows["dsc"].notna().sum() == 0:
+        return []
+    shown = []
+    for (evaluation_set, structure), part in rows.groupby(["evaluation_set", "structure"], sort=False):
+        title = layout.set_titles.get(evaluation_set, evaluation_set)
+        caption = f"{structure}, evaluated on {title}: each case of all folds, median and quartiles."
+        shown.append(Figure(svg=figures.scores_by_group(part), caption=caption))
+    shown.append(Figure(svg=figures.overlap_and_surface(rows), caption="NSD against DSC: each case and structure."))
+    caption = "DSC against the volume of the structure in the reference: each case and structure."
+    shown.append(Figure(svg=figures.score_by_size(rows), caption=caption))
+    return shown
+
+
+def _figures_of_events(events: Sequence[Mapping[str, Any]]) -> list[Figure]:
+    import pandas as pd
+
+    shown = []
+    epochs = [event for event in events if event["kind"] == "training_epoch"]
+    if epochs:
+        frame = pd.DataFrame(epochs).drop_duplicates(["training", "epoch"], keep="last")
+        shown.append(
+            Figure(
+                svg=figures.learning_curves(frame),
+                caption="Learning curves, one line a training. The Dice of patches is a monitor and no result.",
+            )
+        )
+    spans = training_spans(events)
+    if spans:
+        hours = sum(end - start for _, start, end, _ in spans)
+        caption = f"When the trainings ran, one colour a machine: {hours:.2f} hours in all."
+        shown.append(Figure(svg=figures.timeline(spans), caption=caption))
+    return shown
+
+
+def training_spans(events: Sequence[Mapping[str, Any]]) -> list[tuple[str, float, float, str]]:
+    """Return id, start and end in hours since the run began, and machine of each attempt at a training that ended."""
+    hosts = {event["training"]: str(event.get("host", "")) for event in events if event["kind"] == "training_epoch"}
+    began: datetime | None = None
+    open_since: dict[str, float] = {}
+    spans = []
+    for event in sorted(events, key=lambda one: str(one["time"])):
+        now = datetime.fromisoformat(str(event["time"]))
+        began = began or now
+        hours = (now - began).total_seconds() / 3600
+        if event.get("stage_kind") != "train":
+            continue
+        stage = str(event["stage"])
+        if event["kind"] == "stage_started":
+            open_since[stage] = hours
+        elif event["kind"] in {"stage_finished", "stage_failed"} and stage in open_since:
+            training = stage.removeprefix("train ")
+            spans.append((training, open_since.pop(stage), hours, hosts.get(training, "")))
+    return spans

@@ -1,0 +1,158 @@
+"""Figures as SVG that can stand within a page: text stays text, and equal data are equal bytes."""
+
+import io
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from orchestrator.report.answers import Answer
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#999999")
+"""Of Okabe and Ito: told apart by readers who do not see red or green."""
+_WIDTH_IN = 8.0
+_SETTINGS: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "report",
+    "font.size": 8.0,
+    "font.family": "sans-serif",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
+_MOST_POINTS = 4000
+"""Of one figure that are drawn as shapes; of more the page would grow, and they are drawn as one picture."""
+
+
+def scores_by_group(rows: "pd.DataFrame") -> str:
+    """Return DSC and NSD of each case by group, for one structure and evaluation set: points, median and quartiles."""
+    groups = list(dict.fromkeys(rows["group"]))
+    with _figure(height_in=0.9 + 0.26 * len(groups), columns=2) as (figure, axes):
+        random = np.random.default_rng(0)
+        for axis, metric in zip(axes, ("dsc", "nsd"), strict=True):
+            values = [rows.loc[rows["group"] == group, metric].dropna().to_numpy() for group in groups]
+            for place, found in enumerate(values):
+                heights = place + random.uniform(-0.28, 0.28, found.size)
+                axis.scatter(found, heights, s=7, alpha=0.45, color=COLOURS[0], linewidths=0,
+                             rasterized=len(rows) > _MOST_POINTS)  # fmt: skip
+                if found.size:
+                    low, median, high = np.quantile(found, [0.25, 0.5, 0.75])
+                    axis.plot([low, high], [place, place], color="black", linewidth=2.4, solid_capstyle="butt")
+                    axis.plot([median], [place], marker="|", color="black", markersize=11, markeredgewidth=2)
+            axis.set_xlim(-0.02, 1.02)
+            axis.set_xlabel(metric.upper())
+            axis.set_yticks(range(len(groups)), groups if metric == "dsc" else [""] * len(groups))
+            axis.set_ylim(len(groups) - 0.4, -0.6)
+        return _svg(figure)
+
+
+def forest(answer: Answer) -> str:
+    """Return the differences of an answer with their intervals."""
+    shown = answer.differences
+    with _figure(height_in=0.9 + 0.24 * len(shown)) as (figure, (axis,)):
+        for place, one in enumerate(shown):
+            found = one.result.difference
+            colour = COLOURS[0] if one.metric == "dsc" else COLOURS[1]
+            if found.has_interval:
+                axis.plot([found.low, found.high], [place, place], color=colour, linewidth=1.6)
+            is_shown = one.verdict != "not shown"
+            axis.plot([found.mean], [place], "o", color=colour, markersize=5, fillstyle="full" if is_shown else "none")
+        labels = [f"{one.against}: {one.structure}, {one.evaluation_set}, {one.metric.upper()}" for one in shown]
+        axis.set_yticks(range(len(shown)), labels)
+        axis.set_ylim(len(shown) - 0.4, -0.6)
+        axis.axvline(0, color="#888888", linewidth=0.8)
+        axis.set_xlabel("difference with its 95 % interval (filled: shown)")
+        return _svg(figure)
+
+
+def overlap_and_surface(rows: "pd.DataFrame") -> str:
+    """Return NSD against DSC of every case, by structure."""
+    with _figure(height_in=4.2, width_in=5.2) as (figure, (axis,)):
+        for colour, (structure, part) in zip(_colours(), rows.groupby("structure", sort=False), strict=False):
+            axis.scatter(part["dsc"], part["nsd"], s=7, alpha=0.45, color=colour, linewidths=0, label=str(structure),
+                         rasterized=len(rows) > _MOST_POINTS)  # fmt: skip
+        axis.set_xlabel("DSC")
+        axis.set_ylabel("NSD")
+        axis.legend(frameon=False, markerscale=2)
+        return _svg(figure)
+
+
+def score_by_size(rows: "pd.DataFrame") -> str:
+    """Return DSC against the volume of the structure in the reference, by structure."""
+    there = rows[(rows["reference_ml"] > 0) & rows["dsc"].notna()]
+    with _figure(height_in=4.2, width_in=5.2) as (figure, (axis,)):
+        for colour, (structure, part) in zip(_colours(), there.groupby("structure", sort=False), strict=False):
+            axis.scatter(part["reference_ml"], part["dsc"], s=7, alpha=0.45, color=colour, linewidths=0,
+                         label=str(structure), rasterized=len(rows) > _MOST_POINTS)  # fmt: skip
+        axis.set_xscale("log")
+        axis.set_xlabel("volume in the reference (ml)")
+        axis.set_ylabel("DSC")
+        axis.legend(frameon=False, markerscale=2)
+        return _svg(figure)
+
+
+def learning_curves(epochs: "pd.DataFrame") -> str:
+    """Return loss of training and validation and the Dice of patches, by epoch; one line a training.
+
+    `epochs` has columns training, epoch, train_loss, val_loss, pseudo_dice.
+    """
+    titles = {"train_loss": "training loss", "val_loss": "validation loss", "pseudo_dice": "Dice of patches"}
+    with _figure(height_in=2.7, columns=3) as (figure, axes):
+        for axis, (column, title) in zip(axes, titles.items(), strict=True):
+            for _, part in epochs.groupby("training", sort=True):
+                axis.plot(part["epoch"] + 1, part[column].astype(float), linewidth=0.8, alpha=0.6, color=COLOURS[0])
+            axis.set_title(title, fontsize=9)
+            axis.set_xlabel("epoch")
+        return _svg(figure)
+
+
+def timeline(spans: Sequence[tuple[str, float, float, str]]) -> str:
+    """Return when trainings ran: spans of id, start and end in hours, and machine, in as few lanes as fit."""
+    machines = list(dict.fromkeys(machine for *_, machine in spans))
+    ends: list[float] = []
+    lanes = []
+    for _, start, end, _ in sorted(spans, key=lambda span: span[1]):
+        free = next((lane for lane, until in enumerate(ends) if until <= start), len(ends))
+        ends[free:] = [end, *ends[free + 1 :]] if free < len(ends) else [end]
+        lanes.append(free)
+    with _figure(height_in=0.9 + 0.22 * len(ends)) as (figure, (axis,)):
+        for lane, (_, start, end, machine) in zip(lanes, sorted(spans, key=lambda span: span[1]), strict=True):
+            colour = COLOURS[machines.index(machine) % len(COLOURS)]
+            axis.barh(lane, end - start, left=start, height=0.8, color=colour, edgecolor="white", linewidth=0.4)
+        axis.set_yticks([])
+        axis.set_ylabel("trainings at a time")
+        axis.set_xlabel("hours since the run began")
+        return _svg(figure)
+
+
+def _colours() -> Iterator[str]:
+    while True:
+        yield from COLOURS
+
+
+@contextmanager
+def _figure(
+    *, height_in: float, width_in: float = _WIDTH_IN, columns: int = 1
+) -> Iterator[tuple["Figure", "Sequence[Axes]"]]:
+    """Context with a new figure and its axes; the settings of the process are as before afterwards."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context(_SETTINGS):
+        figure = Figure(figsize=(width_in, height_in), layout="constrained")
+        yield figure, list(np.atleast_1d(figure.subplots(1, columns)))
+
+
+def _svg(figure: "Figure") -> str:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
+    text = buffer.getvalue()
+    # What a page needs of it: no XML declaration, and a size that follows the page.
+    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text[text.index("<svg") :], count=1)
+    return re.sub(r'(<svg[^>]*?) width="([^"]*)"', r'\1 width="100%" style="max-width: \2"', text, count=1)

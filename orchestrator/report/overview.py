@@ -1,0 +1,86 @@
+"""The main table of a report: each group of trainings on each evaluation set, every number with how sure it is."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from orchestrator.statistics.intervals import MeanWithInterval, mean_with_interval
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Quartiles:
+    """Median and quartiles of the finite values of some cases."""
+
+    low: float
+    median: float
+    high: float
+    num_finite: int
+    num_infinite: int
+    """Cases in which one of both masks is empty, so that there is no distance."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OverviewRow:
+    """A structure in an evaluation set, over all folds of a group of trainings."""
+
+    group: str
+    evaluation_set: str
+    structure: str
+    trainings: tuple[str, ...]
+    """Ids of those that have scores."""
+    num_cases: int
+    num_both_empty: int
+    """Neither mask holds the structure: no score, and not in the means."""
+    num_missing: int
+    """No usable prediction: not in the means."""
+    dsc: MeanWithInterval
+    nsd: MeanWithInterval
+    hd95_mm: Quartiles
+    assd_mm: Quartiles
+    volume_error: Quartiles
+    """Predicted less reference volume, as a share of the reference."""
+    tolerance_mm: float
+    """Of the NSD."""
+
+
+def overview(rows: "pd.DataFrame", *, seed: int = 0) -> tuple[OverviewRow, ...]:
+    """Return a row for each group, evaluation set and structure of `scores_frame`, in its order."""
+    parts = rows.groupby(["group", "evaluation_set", "structure"], sort=False)
+    return tuple(_row(*map(str, key), part=part, seed=seed) for key, part in parts)
+
+
+def _row(group: str, evaluation_set: str, structure: str, *, part: "pd.DataFrame", seed: int) -> OverviewRow:
+    def mean(metric: str) -> MeanWithInterval:
+        there = part[part[metric].notna()]
+        return mean_with_interval(there[metric].tolist(), there["patient"].tolist(), seed=seed, limits=(0.0, 1.0))
+
+    return OverviewRow(
+        group=group,
+        evaluation_set=evaluation_set,
+        structure=structure,
+        trainings=tuple(sorted(set(part["training_id"]))),
+        num_cases=len(part),
+        num_both_empty=int((part["status"] == "both_empty").sum()),
+        num_missing=int((part["status"] == "missing").sum()),
+        dsc=mean("dsc"),
+        nsd=mean("nsd"),
+        hd95_mm=_quartiles(part, "hd95_mm"),
+        assd_mm=_quartiles(part, "assd_mm"),
+        volume_error=_quartiles(part, "volume_error"),
+        tolerance_mm=float(part["tolerance_mm"].iloc[0]),
+    )
+
+
+def _quartiles(part: "pd.DataFrame", metric: str) -> Quartiles:
+    finite = part[metric].dropna()
+    low, median, high = (float(finite.quantile(share)) for share in (0.25, 0.5, 0.75))
+    is_one_empty = part["status"].isin(["reference_empty", "prediction_empty"])
+    return Quartiles(
+        low=low,
+        median=median,
+        high=high,
+        num_finite=len(finite),
+        num_infinite=int((is_one_empty & part[metric].isna()).sum()),
+    )

@@ -1,0 +1,35 @@
+"""Committed rows as a table that is grouped and compared: one line a structure of a case."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from orchestrator.benchmark.definition import Case, Training
+from orchestrator.benchmark.study import Study
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def scores_frame(table: "pd.DataFrame", *, study: Study, trainings: Sequence[Training]) -> "pd.DataFrame":
+    """Return the rows of some trainings with what statistics need beside them.
+
+    Added are `patient` (the case, or the first case of a patient with several), `volume_error` (predicted less
+    reference volume as a share of the reference) and `order` (place of the training's group in the study).
+    """
+    places = {training.group: place for place, training in reversed(list(enumerate(trainings)))}
+    rows = table[table["training_id"].isin([training.id for training in trainings])].copy()
+    patients = patient_of_case(study)
+    cases = [Case(dataset=dataset, name=name) for dataset, name in zip(rows["dataset"], rows["case"], strict=True)]
+    rows["patient"] = [patients.get(case, case.id) for case in cases]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        error = (rows["predicted_ml"] - rows["reference_ml"]) / rows["reference_ml"]
+    rows["volume_error"] = error.where((rows["reference_ml"] > 0) & (rows["status"] != "missing"))
+    rows["order"] = rows["group"].map(places)
+    return rows.sort_values(["order", "evaluation_set", "structure", "fold", "dataset", "case"], kind="stable")
+
+
+def patient_of_case(study: Study) -> Mapping[Case, str]:
+    """Return a name for the patient of each case whose patient has several."""
+    return {scan: scans[0].id for scans in study.patients_with_several_scans for scan in scans}

@@ -1,0 +1,207 @@
+"""The page says what the rows say: for a whole run, a partial one, one case, nothing but missing predictions."""
+
+import html
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import wilcoxon
+
+from bench.report_scores import all_drawn_rows
+from orchestrator.benchmark.loading import load_study
+from orchestrator.benchmark.presets import PRESETS
+from orchestrator.benchmark.tables import ComparisonSpec, TableLayout, TableSpec, load_tables
+from orchestrator.report.answers import answer
+from orchestrator.report.content import make_page, training_spans
+from orchestrator.report.data_dictionary import COLUMNS
+from orchestrator.report.page import to_html
+from orchestrator.report.scores_frame import scores_frame
+from orchestrator.report.write import write_report
+from orchestrator.results.records import ScoreStatus
+from orchestrator.results.store import SCHEMA, to_table
+from orchestrator.storage.filesystem import open_storage
+
+STUDY = load_study()
+TRAININGS = STUDY.trainings(matrix="all", only=("T1-infection*",), preset=PRESETS["paper"])
+LAYOUT = load_tables(STUDY)
+MODELS = ComparisonSpec(name="models", title="2d or 3d?", baseline={"model": "3d"}, against={"model": "2d"})
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return all_drawn_rows(TRAININGS, study=STUDY)
+
+
+def report(folder: Path, rows, **options):
+    values = {"failures": {}, "layout": LAYOUT, "trainings": TRAININGS, "study": STUDY} | options
+    table = to_table([row for some in rows.values() for row in some]) if rows else SCHEMA.empty_table()
+    key = write_report(open_storage(str(folder)), table=table, **values)
+    return (folder / key).read_text()
+
+
+def text_of(page: str) -> str:
+    return html.unescape(re.sub(r"\s+", " ", re.sub(r"<(style|svg).*?</\1>|<[^>]+>", " ", page, flags=re.DOTALL)))
+
+
+def test_the_page_needs_nothing_else_and_equal_rows_are_equal_bytes(tmp_path: Path, rows):
+    page = report(tmp_path / "a", rows)
+    assert "<script" not in page
+    assert not re.search(r"(src|href)\s*=\s*[\"'](?!#|data:)", page)
+    assert not re.search(r"url\((?!#)|@import", page)
+    assert page == report(tmp_path / "b", rows).replace(str(tmp_path / "b"), str(tmp_path / "a"))
+    assert "Whole: all 15 trainings have scores." in text_of(page)
+
+
+def test_means_of_the_page_are_those_of_the_rows(tmp_path: Path, rows):
+    report(tmp_path, rows)
+    scores = pd.read_csv(tmp_path / "report" / "scores.csv")
+    summary = json.loads((tmp_path / "report" / "summary.json").read_text())
+    for row in summary["scores"]:
+        own = scores[
+            (scores["group"] == row["group"])
+            & (scores["evaluation_set"] == row["evaluation_set"])
+            & (scores["structure"] == row["structure"])
+        ]
+        assert row["dsc"]["mean"] == pytest.approx(own["dsc"].mean())
+        assert row["nsd"]["mean"] == pytest.approx(own["nsd"].mean())
+        assert row["hd95_mm"]["median"] == pytest.approx(own["hd95_mm"].median())
+        assert row["num_missing"] == (own["status"] == "missing").sum()
+        assert row["dsc"]["low"] <= row["dsc"]["mean"] <= row["dsc"]["high"]
+    assert len(summary["scores"]) == scores.groupby(["group", "evaluation_set", "structure"]).ngroups
+
+
+def test_an_answer_is_the_test_of_paired_cases_by_patient(rows):
+    frame = scores_frame(to_table([r for some in rows.values() for r in some]).to_pandas(), study=STUDY,
+                         trainings=TRAININGS)  # fmt: skip
+    found = answer(MODELS, frame, trainings=TRAININGS)
+    one = next(d for d in found.differences if (d.evaluation_set, d.metric) == ("test", "dsc"))
+    wide = frame[frame["evaluation_set"] == "test"].pivot_table(
+        index=["fold", "case", "patient"], columns="group", values="dsc"
+    )
+    differences = (wide["T1-infection-2d"] - wide["T1-infection"]).dropna()
+    assert one.result.difference.mean == pytest.approx(differences.mean())
+    assert one.result.p == pytest.approx(wilcoxon(differences.groupby("patient").mean(), zero_method="pratt").pvalue)
+    # The patient with two scans is one.
+    assert one.result.difference.num_clusters == 19
+    assert {d.against for d in found.differences} == {"T1-infection-2d"}
+    assert found.num_tests == len(found.differences) == 4
+
+
+def test_a_clear_difference_is_shown_and_none_is_not_called_equal(rows):
+    changed = {
+        name: [replace(r, score=replace(r.score, dsc=r.score.dsc / 2)) if r.group.endswith("2d") else r for r in some]
+        for name, some in rows.items()
+    }
+    frame = scores_frame(to_table([r for some in changed.values() for r in some]).to_pandas(), study=STUDY,
+                         trainings=TRAININGS)  # fmt: skip
+    found = answer(MODELS, frame, trainings=TRAININGS)
+    verdicts = {(d.evaluation_set, d.metric): d.verdict for d in found.differences}
+    assert verdicts["test", "dsc"] == verdicts["test-mosmed", "dsc"] == "lower"
+    assert "2 lower" in found.sentence
+    assert "Holm over 4 tests" in found.sentence
+
+
+def test_groups_that_differ_in_more_than_the_question_are_not_compared(rows):
+    frame = scores_frame(to_table([r for some in rows.values() for r in some]).to_pandas(), study=STUDY,
+                         trainings=TRAININGS)  # fmt: skip
+    other = ComparisonSpec(name="x", title="x", baseline={"model": "3d"}, against={"model": "2d"}, same=("split",))
+    assert {d.baseline for d in answer(other, frame, trainings=TRAININGS).differences} == {"T1-infection"}
+    none = replace(MODELS, against={"model": "4d"})
+    assert answer(none, frame, trainings=TRAININGS).sentence.startswith("Nothing to compare")
+
+
+def test_a_run_without_scores_says_so(tmp_path: Path):
+    text = text_of(report(tmp_path, {}, failures={"train T1-infection-fold0": "TrainingError: no\nlast line"}))
+    assert "Not whole: 0 of 15 trainings have scores; 1 stages failed" in text
+    assert "No training has scores yet." in text
+    assert "last line" in text
+
+
+def test_a_partial_run_shows_what_is_there(tmp_path: Path, rows):
+    some = dict(list(rows.items())[:1])
+    text = text_of(report(tmp_path, some))
+    assert "Not whole: 1 of 15 trainings have scores" in text
+
+
+def test_one_case_has_a_mean_and_no_interval(tmp_path: Path, rows):
+    name, some = next(iter(rows.items()))
+    one = next(row for row in some if row.score.status is ScoreStatus.SCORED)
+    page = report(tmp_path, {name: [one]})
+    assert f">{100 * one.score.dsc:.1f}</td>" in page
+    assert "fewer than 6, so without an interval" in page
+
+
+def test_nothing_but_missing_predictions_is_a_page_that_says_so(tmp_path: Path, rows):
+    nan = float("nan")
+    missing = {
+        name: [replace(r, score=replace(r.score, status=ScoreStatus.MISSING, dsc=nan, nsd=nan, hd95_mm=nan,
+                                        assd_mm=nan)) for r in some]
+        for name, some in rows.items()
+    }  # fmt: skip
+    text = text_of(report(tmp_path, missing))
+    assert re.search(r"T1-infection COVID-19-CT-Seg infection 80 none none none none none 80 missing", text)
+    assert "Missing or unusable predictions: " in text
+
+
+def test_texts_of_strangers_are_texts(tmp_path: Path, rows):
+    study = replace(STUDY, title="<script>alert(1)</script> & more")
+    page = report(tmp_path, rows, study=study, failures={"<b>x</b>": "<img src=x>"})
+    assert "<script>alert" not in page
+    assert "<img" not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; more" in page
+
+
+def test_published_values_stand_beside_ours_with_their_errata(tmp_path: Path, rows):
+    report(tmp_path, rows)
+    published = json.loads((tmp_path / "report" / "summary.json").read_text())["published"]
+    found = next(p for p in published if (p["group"], p["evaluation_set"], p["metric"])
+                 == ("T1-infection", "test", "dsc"))  # fmt: skip
+    known = LAYOUT.published.find(group="T1-infection", fold="average", evaluation_set="test", structure="infection")
+    assert (found["mean"], found["std"]) == (known.dsc_mean, known.dsc_std)
+
+
+def test_every_column_is_in_the_data_dictionary(tmp_path: Path, rows):
+    report(tmp_path, rows)
+    assert set(SCHEMA.names) <= set(COLUMNS)
+    text = (tmp_path / "report" / "data_dictionary.md").read_text()
+    for column in pd.read_csv(tmp_path / "report" / "scores.csv").columns:
+        assert f"| {column} | " in text
+
+
+def test_trainings_are_drawn_when_they_ran():
+    def event(minute: int, kind: str, **fields: object) -> dict[str, object]:
+        return {"time": f"2026-01-01T00:{minute:02}:00+00:00", "kind": kind, **fields}
+
+    events = [
+        event(0, "run_started"),
+        event(6, "stage_started", stage="train a", stage_kind="train"),
+        event(12, "training_epoch", training="a", host="node1"),
+        event(18, "stage_failed", stage="train a", stage_kind="train"),
+        event(18, "stage_started", stage="train a", stage_kind="train"),
+        event(30, "stage_finished", stage="train a", stage_kind="train"),
+        event(30, "stage_started", stage="train b", stage_kind="train"),
+    ]
+    assert training_spans(events) == [
+        ("a", pytest.approx(0.1), pytest.approx(0.3), "node1"),
+        ("a", pytest.approx(0.3), pytest.approx(0.5), "node1"),
+    ]
+
+
+def test_figures_of_a_run_are_on_its_page(rows):
+    frame = scores_frame(to_table([r for some in rows.values() for r in some]).to_pandas(), study=STUDY,
+                         trainings=TRAININGS)  # fmt: skip
+    epochs = [
+        {"time": f"2026-01-01T0{e}:00:00+00:00", "kind": "training_epoch", "training": "a", "epoch": e, "host": "n",
+         "train_loss": -0.1 * e, "val_loss": None, "pseudo_dice": 0.1 * e}
+        for e in range(3)
+    ]  # fmt: skip
+    layout = TableLayout(specs=(TableSpec(name="x", title="x"),))
+    page = make_page(frame, location="x", study=STUDY, trainings=TRAININGS, layout=layout, failures={}, events=epochs,
+                     notes=())  # fmt: skip
+    assert len(page.figures) == len(set(zip(frame["evaluation_set"], frame["structure"], strict=True))) + 3
+    assert to_html(page).count("<figure>") == len(page.figures)
+    assert np.isfinite([len(figure.svg) for figure in page.figures]).all()
