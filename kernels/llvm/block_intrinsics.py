@@ -3,12 +3,14 @@
 Numba would make loops of them whose last, incomplete vector is done one by one, which is most of a list of ten.
 """
 
-from typing import Any
+from collections.abc import Sequence
 
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
+
+from kernels.llvm.terms import Builder, Context, Signature, Type, Typed, TypingContext, Value
 
 LANES = 8
 """Elements of a vector."""
@@ -22,22 +24,22 @@ _ZEROS = ir.Constant(_VECTOR, [0.0] * LANES)
 _NO_NAN = ("nnan", "nsz")
 
 
-def _splat(builder: Any, value: Any) -> Any:
+def _splat(builder: Builder, value: Value) -> Value:
     undefined = ir.Constant(_VECTOR, ir.Undefined)
     one = builder.insert_element(undefined, value, ir.Constant(ir.IntType(32), 0))
     lanes = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
     return builder.shuffle_vector(one, undefined, lanes)
 
 
-def _lesser(builder: Any, a: Any, b: Any) -> Any:
+def _lesser(builder: Builder, a: Value, b: Value) -> Value:
     return builder.select(builder.fcmp_ordered("<", a, b, flags=_NO_NAN), a, b, flags=_NO_NAN)
 
 
-def _greater(builder: Any, a: Any, b: Any) -> Any:
+def _greater(builder: Builder, a: Value, b: Value) -> Value:
     return builder.select(builder.fcmp_ordered(">", a, b, flags=_NO_NAN), a, b, flags=_NO_NAN)
 
 
-def _gap(builder: Any, first: Any, last: Any, x: Any) -> Any:
+def _gap(builder: Builder, first: Value, last: Value, x: Value) -> Value:
     """Return how far the interval from first to last lies from x, 0 if it holds x."""
     if first is last:
         return builder.fsub(first, x)  # its sign does not matter: it will be squared
@@ -45,7 +47,7 @@ def _gap(builder: Any, first: Any, last: Any, x: Any) -> Any:
     return _greater(builder, outside, _ZEROS)
 
 
-def _load(context: Any, builder: Any, array_type: Any, array: Any, row: int, column: Any) -> Any:
+def _load(context: Context, builder: Builder, array_type: Type, array: Value, row: int, column: Value) -> Value:
     """Load eight elements of a row of a C-ordered array, shape (rows, columns)."""
     view = context.make_array(array_type)(context, builder, array)
     start = builder.mul(builder.extract_value(view.shape, 1), ir.Constant(_I64, row))
@@ -55,11 +57,11 @@ def _load(context: Any, builder: Any, array_type: Any, array: Any, row: int, col
     return loaded
 
 
-def _undefeated(rows: tuple[int, ...], name: str) -> Any:
+def _undefeated(rows: tuple[int, ...], name: str) -> Value:
     """Return the function for parts whose first and last z, y and x are these rows of their array."""
 
-    def undefeated(typing_context: Any, parts: Any, start: Any, duel: Any) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def undefeated(typing_context: TypingContext, parts: Type, start: Type, duel: Type) -> Typed:
+        def generate(context: Context, builder: Builder, signature: Signature, arguments: Sequence[Value]) -> Value:
             parts, start, duel = arguments
             total = _ZEROS
             for axis in range(3):
@@ -92,15 +94,15 @@ undefeated_runs = _undefeated((0, 0, 1, 1, 2, 3), "undefeated_runs")
 
 @intrinsic  # type: ignore[untyped-decorator]
 def least_squares(
-    typing_context: Any, runs: Any, count: Any, point: Any, spacing_mm: Any, squares: Any, place: Any
-) -> Any:
+    typing_context: TypingContext, runs: Type, count: Type, point: Type, spacing_mm: Type, squares: Type, place: Type
+) -> Typed:
     """Measure the least squared distance of a point (z, y, x), and of the three after it along x, to any run.
 
     `runs` are float64, shape (4, runs), z, y, first and last x, of which the first `count`, a multiple of eight, take
     part. The results are written to `squares` from `place` on.
     """
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def generate(context: Context, builder: Builder, signature: Signature, arguments: Sequence[Value]) -> Value:
         runs, count, point, spacing_mm, squares, place = arguments
         z, y, x = (builder.extract_value(point, axis) for axis in range(3))
         step_z, step_y, step_x = (_splat(builder, builder.extract_value(spacing_mm, axis)) for axis in range(3))

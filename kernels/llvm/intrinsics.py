@@ -1,22 +1,24 @@
 """Instructions on words of 64 bits that numba does not offer itself, in LLVM's terms and so for any processor."""
 
-from typing import Any
+from collections.abc import Sequence
 
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from kernels.llvm.terms import Builder, Context, Signature, Type, Typed, TypingContext, Value
+
 
 @intrinsic  # type: ignore[untyped-decorator]
-def equal_bits(typing_context: Any, array: Any, start: Any, value: Any) -> Any:
+def equal_bits(typing_context: TypingContext, array: Type, start: Type, value: Type) -> Typed:
     """Compare 64 elements with a value: bit b of the result is ``array.flat[start + b] == value``.
 
     The array must be C-ordered, the value of its type, and all 64 elements must exist. LLVM turns the comparison into
     vector instructions: 32 or 64 bytes at a time with AVX2 or AVX-512.
     """
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def generate(context: Context, builder: Builder, signature: Signature, arguments: Sequence[Value]) -> Value:
         array_type = signature.args[0]
         data = context.make_array(array_type)(context, builder, arguments[0]).data
         element = context.get_data_type(array_type.dtype)
@@ -32,13 +34,13 @@ def equal_bits(typing_context: Any, array: Any, start: Any, value: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def unequal_bits(typing_context: Any, array: Any, start: Any) -> Any:
+def unequal_bits(typing_context: TypingContext, array: Type, start: Type) -> Typed:
     """Compare 64 elements with those after them: bit b of the result is ``array[start + b] != array[start + b + 1]``.
 
     The array must have one axis and be C-ordered, and all 65 elements must exist.
     """
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def generate(context: Context, builder: Builder, signature: Signature, arguments: Sequence[Value]) -> Value:
         array_type = signature.args[0]
         data = context.make_array(array_type)(context, builder, arguments[0]).data
         vector = ir.VectorType(context.get_data_type(array_type.dtype), 64)
@@ -54,10 +56,10 @@ def unequal_bits(typing_context: Any, array: Any, start: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def prefetch(typing_context: Any, array: Any, start: Any) -> Any:
+def prefetch(typing_context: TypingContext, array: Type, start: Type) -> Typed:
     """Ask for the memory of ``array.flat[start]``, which need not exist; the array must be C-ordered."""
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def generate(context: Context, builder: Builder, signature: Signature, arguments: Sequence[Value]) -> Value:
         data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
         number, address = ir.IntType(32), ir.PointerType(ir.IntType(8))
         kind = ir.FunctionType(ir.VoidType(), [address, number, number, number])
@@ -72,13 +74,13 @@ def prefetch(typing_context: Any, array: Any, start: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def spread_bits(typing_context: Any, codes: Any, planes: Any) -> Any:
+def spread_bits(typing_context: TypingContext, codes: Type, planes: Type) -> Typed:
     """Turn eight words into 64 bytes: bit 7 - k of ``codes[b]`` is bit b of ``planes[k]``.
 
     `codes` is a C-ordered uint8 array of at least 64 elements, `planes` a tuple of eight uint64.
     """
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def generate(context: Context, builder: Builder, signature: Signature, arguments: Sequence[Value]) -> Value:
         data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
         vector, bits = ir.VectorType(ir.IntType(8), 64), ir.VectorType(ir.IntType(1), 64)
         none = ir.Constant(vector, [0] * 64)
@@ -93,13 +95,13 @@ def spread_bits(typing_context: Any, codes: Any, planes: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def popcount(typing_context: Any, word: Any) -> Any:
+def popcount(typing_context: TypingContext, word: Type) -> Typed:
     """Return the number of set bits of a uint64."""
     return types.int64(types.uint64), lambda _context, builder, _signature, arguments: builder.ctpop(arguments[0])
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def lowest_bit(typing_context: Any, word: Any) -> Any:
+def lowest_bit(typing_context: TypingContext, word: Type) -> Typed:
     """Return the position of the lowest set bit of a uint64, 64 if there is none."""
     no = ir.Constant(ir.IntType(1), 0)
     return types.int64(types.uint64), lambda _context, builder, _signature, arguments: builder.cttz(arguments[0], no)

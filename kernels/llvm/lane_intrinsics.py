@@ -4,13 +4,14 @@ A *row* is 16 neighbouring values. Array arguments are C-ordered, indices count 
 a uint16 array) and are not checked.
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
+
+from kernels.llvm.terms import Builder, Context, LlvmType, Signature, Type, Typed, TypingContext, Value
 
 LANES = 16
 """Values in a row: one register of 256 bits, which every processor of the last decade has."""
@@ -21,34 +22,36 @@ _WIDE = ir.VectorType(ir.IntType(32), LANES)
 _FLOATS = ir.VectorType(ir.FloatType(), LANES)
 
 
-def _pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any, vector: Any) -> Any:
+def _pointer(
+    context: Context, builder: Builder, array_type: Type, array: Value, index: Value, vector: LlvmType
+) -> Value:
     """Return the address of the vector that begins at an element."""
     data = context.make_array(array_type)(context, builder, array).data
     return builder.bitcast(builder.gep(data, [index]), vector.as_pointer())
 
 
-def _load(builder: Any, pointer: Any, bytes_per_element: int) -> Any:
+def _load(builder: Builder, pointer: Value, bytes_per_element: int) -> Value:
     row = builder.load(pointer)
     row.align = bytes_per_element
     return row
 
 
-def _splat(builder: Any, value: Any, vector: Any) -> Any:
+def _splat(builder: Builder, value: Value, vector: LlvmType) -> Value:
     """Return a vector with the same value in every lane."""
     undefined = ir.Constant(vector, ir.Undefined)
     one = builder.insert_element(undefined, value, ir.Constant(ir.IntType(32), 0))
     return builder.shuffle_vector(one, undefined, ir.Constant(_WIDE, [0] * LANES))
 
 
-def _narrow(builder: Any, value: Any) -> Any:
+def _narrow(builder: Builder, value: Value) -> Value:
     return _splat(builder, builder.trunc(value, _I16), _ROW)
 
 
-def _constant(value: int) -> Any:
+def _constant(value: int) -> Value:
     return ir.Constant(_ROW, [value] * LANES)
 
 
-def _predict(builder: Any, above: Any, before: Any, corner: Any) -> Any:
+def _predict(builder: Builder, above: Value, before: Value, corner: Value) -> Value:
     """Return the mean of two neighbours plus a quarter of how both differ from the corner between them.
 
     Of the predictors without a division or a chain along the row this one leaves the fewest bits of CT noise that is
@@ -62,23 +65,23 @@ def _predict(builder: Any, above: Any, before: Any, corner: Any) -> Any:
     return builder.add(mean, builder.ashr(slope, _constant(2)))
 
 
-def _function(builder: Any, name: str, result: Any, arguments: list[Any]) -> Any:
+def _function(builder: Builder, name: str, result: LlvmType, arguments: list[LlvmType]) -> Value:
     """Return an intrinsic function of LLVM."""
     return cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, arguments), name)
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def load_word(typing_context: Any, array: Any, at: Any) -> Any:
+def load_word(typing_context: TypingContext, array: Type, at: Type) -> Typed:
     """Return the eight bytes from `at` on, little endian."""
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def generate(context: Context, builder: Builder, signature: Signature, arguments: Sequence[Value]) -> Value:
         array, at = arguments
         return _load(builder, _pointer(context, builder, signature.args[0], array, at, ir.IntType(64)), 1)
 
     return types.uint64(array, types.intp), generate
 
 
-def _restored(context: Any, builder: Any, element: Any, loaded: Any, offset: Any, step: Any) -> Any:
+def _restored(context: Context, builder: Builder, element: Type, loaded: Value, offset: Value, step: Value) -> Value:
     """Return a row of stored numbers as elements of a type."""
     if not isinstance(element, types.Float):
         return builder.add(loaded, _narrow(builder, offset))
@@ -86,7 +89,7 @@ def _restored(context: Any, builder: Any, element: Any, loaded: Any, offset: Any
     return builder.fmul(builder.sitofp(wide, _FLOATS), _splat(builder, step, _FLOATS))
 
 
-def _unpacking(predict: Callable[..., Any], name: str) -> Any:
+def _unpacking(predict: Callable[[Builder, Value, Value, Value], Value], name: str) -> Callable[..., Value]:
     """Return the function that decodes the rows of one plane of a unit, and restores those from `skipped` on.
 
     `predict` takes the builder, the row above, the row before and the one between. The row above stays in a register:
@@ -94,10 +97,11 @@ def _unpacking(predict: Callable[..., Any], name: str) -> Any:
     """
 
     def unpack(
-        typing_context: Any, payload: Any, words: Any, position: Any, widths: Any, count: Any, values: Any, row: Any,
-        first: Any, before: Any, skipped: Any, offset: Any, step: Any, target: Any, at: Any, stride: Any,
-    ) -> Any:  # fmt: skip
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        typing_context: TypingContext, payload: Type, words: Type, position: Type, widths: Type, count: Type,
+        values: Type, row: Type, first: Type, before: Type, skipped: Type, offset: Type, step: Type, target: Type,
+        at: Type, stride: Type,
+    ) -> Typed:  # fmt: skip
+        def generate(context: Context, builder: Builder, signature: Signature, arguments: Sequence[Value]) -> Value:
             payload, words, position, widths, count, values, row, first, before = arguments[:9]
             skipped, offset, step, target, target_at, stride = arguments[9:]
             payload_type, values_type, target_type = signature.args[0], signature.args[5], signature.args[12]
@@ -105,7 +109,7 @@ def _unpacking(predict: Callable[..., Any], name: str) -> Any:
             target_row = ir.VectorType(context.get_data_type(element), LANES)
             i64 = ir.IntType(64)
 
-            def row_at(index: Any) -> Any:
+            def row_at(index: Value) -> Value:
                 return _pointer(context, builder, values_type, values, _start(builder, index), _ROW)
 
             above, corner, residual = (cgutils.alloca_once(builder, _ROW) for _ in range(3))
@@ -154,7 +158,8 @@ def _unpacking(predict: Callable[..., Any], name: str) -> Any:
         return signature, generate
 
     unpack.__name__ = unpack.__qualname__ = name
-    return intrinsic(unpack)
+    decoding: Callable[..., Value] = intrinsic(unpack)
+    return decoding
 
 
 unpack_from_above = _unpacking(lambda _builder, above, _before, _corner: above, "unpack_from_above")
@@ -162,23 +167,23 @@ unpack_from_before = _unpacking(lambda _builder, _above, before, _corner: before
 unpack_from_both = _unpacking(_predict, "unpack_from_both")
 
 
-def _start(builder: Any, row: Any) -> Any:
+def _start(builder: Builder, row: Value) -> Value:
     return builder.mul(row, ir.Constant(row.type, LANES))
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def residual_row(typing_context: Any, values: Any, row: Any, neighbours: Any, codes: Any) -> Any:
+def residual_row(typing_context: TypingContext, values: Type, row: Type, neighbours: Type, codes: Type) -> Typed:
     """Write how a row differs from its prediction to the 16 elements of `codes`; return what tells the bits needed.
 
     Differences are taken modulo 2^16 as signed numbers. Returned are the bits that any lane uses beside its sign, plus
     2^16 if any is not 0.
     """
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def generate(context: Context, builder: Builder, signature: Signature, arguments: Sequence[Value]) -> Value:
         values, row, neighbours, codes = arguments
         values_type, codes_type = signature.args[0], signature.args[3]
 
-        def load(at: Any) -> Any:
+        def load(at: Value) -> Value:
             return _load(builder, _pointer(context, builder, values_type, values, _start(builder, at), _ROW), 2)
 
         predicted = _predict(builder, *(load(builder.extract_value(neighbours, k)) for k in range(3)))
@@ -196,13 +201,13 @@ def residual_row(typing_context: Any, values: Any, row: Any, neighbours: Any, co
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def pack_row(typing_context: Any, codes: Any, width: Any, words: Any, at: Any, shift: Any) -> Any:
+def pack_row(typing_context: TypingContext, codes: Type, width: Type, words: Type, at: Type, shift: Type) -> Typed:
     """Append the lowest `width` bits, 1 to 16, of the 16 codes to the words at byte `at`, from bit `shift` on.
 
     The row of words after it is overwritten.
     """
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def generate(context: Context, builder: Builder, signature: Signature, arguments: Sequence[Value]) -> Value:
         codes, width, words, at, shift = arguments
         zero = ir.Constant(ir.IntType(64), 0)
         code = _load(builder, _pointer(context, builder, signature.args[0], codes, zero, _ROW), 2)
@@ -221,10 +226,12 @@ def pack_row(typing_context: Any, codes: Any, width: Any, words: Any, at: Any, s
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def quantise_row(typing_context: Any, source: Any, at: Any, factor: Any, offset: Any, values: Any, row: Any) -> Any:
+def quantise_row(
+    typing_context: TypingContext, source: Type, at: Type, factor: Type, offset: Type, values: Type, row: Type
+) -> Typed:
     """Write 16 elements of `source`, times `factor`, rounded, less `offset`, to a row of `values`."""
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def generate(context: Context, builder: Builder, signature: Signature, arguments: Sequence[Value]) -> Value:
         source, at, factor, offset, values, row = arguments
         element = signature.args[0].dtype
         vector = ir.VectorType(context.get_data_type(element), LANES)
@@ -247,21 +254,28 @@ def quantise_row(typing_context: Any, source: Any, at: Any, factor: Any, offset:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def repeat_row(
-    typing_context: Any, values: Any, row: Any, offset: Any, step: Any, target: Any, at: Any, count: Any
-) -> Any:
+    typing_context: TypingContext,
+    values: Type,
+    row: Type,
+    offset: Type,
+    step: Type,
+    target: Type,
+    at: Type,
+    count: Type,
+) -> Typed:
     """Write a row of `values`, 16 times the same, to `count` elements of `target`, at least 16.
 
     They are restored: plus `offset`, and times `step` if they become floats.
     """
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def generate(context: Context, builder: Builder, signature: Signature, arguments: Sequence[Value]) -> Value:
         values, row, offset, step, target, at, count = arguments
         element = signature.args[4].dtype
         loaded = _load(builder, _pointer(context, builder, signature.args[0], values, _start(builder, row), _ROW), 2)
         restored = _restored(context, builder, element, loaded, offset, step)
         vector = ir.VectorType(context.get_data_type(element), LANES)
 
-        def store(index: Any) -> None:
+        def store(index: Value) -> None:
             pointer = _pointer(context, builder, signature.args[4], target, builder.add(at, index), vector)
             builder.store(restored, pointer, align=element.bitwidth // 8)
 
@@ -277,11 +291,19 @@ def repeat_row(
 
 @intrinsic  # type: ignore[untyped-decorator]
 def restore_lanes(
-    typing_context: Any, values: Any, row: Any, offset: Any, step: Any, target: Any, at: Any, lower: Any, upper: Any
-) -> Any:
+    typing_context: TypingContext,
+    values: Type,
+    row: Type,
+    offset: Type,
+    step: Type,
+    target: Type,
+    at: Type,
+    lower: Type,
+    upper: Type,
+) -> Typed:
     """Write the lanes from `lower` to before `upper` of a row, restored; the other elements are left as they are."""
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def generate(context: Context, builder: Builder, signature: Signature, arguments: Sequence[Value]) -> Value:
         values, row, offset, step, target, at, lower, upper = arguments
         element = signature.args[4].dtype
         loaded = _load(builder, _pointer(context, builder, signature.args[0], values, _start(builder, row), _ROW), 2)

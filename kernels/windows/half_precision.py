@@ -1,7 +1,5 @@
 """Numbers of 16 bits (IEEE binary16) in compiled functions, as their bits: numba itself has no arithmetic for them."""
 
-from typing import Any
-
 import numpy as np
 from llvmlite import ir
 from numba import types
@@ -9,10 +7,11 @@ from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
 from kernels.compiled import compiled
+from kernels.llvm.terms import Type, Typed, TypingContext
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def _float_bits(typing_context: Any, value: Any) -> Any:
+def _float_bits(typing_context: TypingContext, value: Type) -> Typed:
     """Return the bits of a float32."""
     return types.uint32(types.float32), lambda _context, builder, _signature, arguments: builder.bitcast(
         arguments[0], ir.IntType(32)
@@ -20,7 +19,7 @@ def _float_bits(typing_context: Any, value: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def _float_of_bits(typing_context: Any, bits: Any) -> Any:
+def _float_of_bits(typing_context: TypingContext, bits: Type) -> Typed:
     """Return the float32 that has these bits."""
     return types.float32(types.uint32), lambda _context, builder, _signature, arguments: builder.bitcast(
         arguments[0], ir.FloatType()
@@ -28,7 +27,7 @@ def _float_of_bits(typing_context: Any, bits: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def _widened(typing_context: Any, bits: Any) -> Any:
+def _widened(typing_context: TypingContext, bits: Type) -> Typed:
     """Return the float32 of the bits of a half, by the processor."""
     return types.float32(types.uint16), lambda _context, builder, _signature, arguments: builder.fpext(
         builder.bitcast(arguments[0], ir.HalfType()), ir.FloatType()
@@ -36,7 +35,7 @@ def _widened(typing_context: Any, bits: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def _narrowed(typing_context: Any, value: Any) -> Any:
+def _narrowed(typing_context: TypingContext, value: Type) -> Typed:
     """Return the bits of the half that is nearest to a float32, by the processor."""
     return types.uint16(types.float32), lambda _context, builder, _signature, arguments: builder.bitcast(
         builder.fptrunc(arguments[0], ir.HalfType()), ir.IntType(16)
@@ -44,7 +43,7 @@ def _narrowed(typing_context: Any, value: Any) -> Any:
 
 
 @compiled
-def widened_by_integers(bits: Any) -> Any:
+def widened_by_integers(bits: np.uint16) -> np.float32:
     """Return the float32 of the bits of a half, on any processor."""
     magnitude = np.uint32(bits & np.uint16(0x7FFF))
     shifted = np.uint32(magnitude << np.uint32(13))
@@ -52,11 +51,13 @@ def widened_by_integers(bits: Any) -> Any:
         shifted = np.uint32(shifted | np.uint32(0x7F800000))
     else:
         shifted = _float_bits(np.float32(_float_of_bits(shifted) * np.float32(2.0**112)))
-    return _float_of_bits(np.uint32(shifted | np.uint32(np.uint32(bits & np.uint16(0x8000)) << np.uint32(16))))
+    signed = np.uint32(shifted | np.uint32(np.uint32(bits & np.uint16(0x8000)) << np.uint32(16)))
+    single: np.float32 = _float_of_bits(signed)
+    return single
 
 
 @compiled
-def narrowed_by_integers(value: Any) -> Any:
+def narrowed_by_integers(value: np.float32) -> np.uint16:
     """Return the bits of the half that is nearest to a float32, of two the even one, on any processor."""
     bits = _float_bits(value)
     sign = np.uint32(np.uint32(bits >> np.uint32(16)) & np.uint32(0x8000))
@@ -89,7 +90,7 @@ float_to_half = _narrowed if _converts_halves() else narrowed_by_integers
 
 
 @compiled
-def double_to_half(value: Any) -> Any:
+def double_to_half(value: np.float64) -> np.uint16:
     """Return the bits of the half that is nearest to a float64, of two the even one: rounded once, not twice."""
     single = np.float32(value)
     rest = value - np.float64(single)
@@ -105,7 +106,7 @@ def double_to_half(value: Any) -> Any:
 
 
 @compiled
-def half_order(bits: Any) -> Any:
+def half_order(bits: np.uint16) -> np.int16:
     """Return an int16 for the bits of a half that is in the order of the halves; all that are no numbers come last."""
     magnitude = np.int16(bits & np.uint16(0x7FFF))
     if magnitude > np.int16(0x7C00):
@@ -114,7 +115,7 @@ def half_order(bits: Any) -> Any:
 
 
 @compiled
-def float_of_order(order: Any) -> Any:
+def float_of_order(order: np.int16) -> np.float32:
     """Return the float32 of what `half_order` gave."""
     if order < 0:
         return half_to_float(np.uint16(np.uint16(-order) | np.uint16(0x8000)))
