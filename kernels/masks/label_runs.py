@@ -6,7 +6,7 @@ along z. They are sorted by label once all are found, so that each label reads i
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -142,14 +142,14 @@ def count_labels(array: NDArray[np.generic], labels: Sequence[int]) -> list[int]
     return [int(num) for num in find_runs(array, labels).num_voxels]
 
 
-def _patterns(labels: Sequence[int], dtype: np.dtype[Any]) -> dict[int, int]:
+def _patterns(labels: Sequence[int], dtype: np.dtype[np.generic]) -> dict[int, int]:
     """Return the number of the label that each pattern of bits in memory stands for.
 
     Patterns are read as the machine reads an integer without a sign. What the type cannot hold occurs nowhere.
     """
     if dtype.kind == "b":
         return {pattern: number for number, label in enumerate(labels) if label == 1 for pattern in range(1, 256)}
-    limits = np.iinfo(dtype)
+    limits = np.iinfo(dtype.str)
     return {
         int(np.array(label, dtype).view(f"u{dtype.itemsize}")): number
         for number, label in enumerate(labels)

@@ -7,13 +7,15 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from orchestrator.images.problem import SourceError
+
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 TOLERANCE_VOXELS = 0.05
 """How far two grids may lie apart where they lie nearest, in the shortest edge of a voxel: nothing that is measured
@@ -73,7 +75,7 @@ class AxisOrder:
         """Whether every axis stays as it is."""
         return self.axes == (0, 1, 2) and not any(self.flipped)
 
-    def array(self, voxels: NDArray[Any]) -> NDArray[Any]:
+    def array(self, voxels: NDArray[Scalar]) -> NDArray[Scalar]:
         """Return a view of an array (z, y, x) in this order."""
         ordered = voxels.transpose([2 - axis for axis in reversed(self.axes)])
         return ordered[tuple(slice(None, None, -1 if flip else None) for flip in reversed(self.flipped))]

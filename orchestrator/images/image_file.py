@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -21,7 +20,7 @@ from orchestrator.images.stored_voxels import ImageHeader, ReadBuffer
 _FLAT_SPACING = 999.0
 """Thickness of a file of two axes for nnU-Net, in its larger spacing."""
 
-Values = Callable[[NDArray[Any], ImageHeader], NDArray[Any]]
+Values = Callable[[NDArray[np.generic], ImageHeader], NDArray[np.generic]]
 """Makes values of stored numbers."""
 
 
@@ -123,7 +122,7 @@ def _plain_header(geometry: Geometry) -> ImageHeader:
     return ImageHeader(geometry=geometry, num_axes=3, dtype=np.dtype("f4"))
 
 
-def _image(voxels: NDArray[Any], geometry: Geometry) -> sitk.Image:
+def _image(voxels: NDArray[np.generic], geometry: Geometry) -> sitk.Image:
     image = sitk.GetImageFromArray(voxels)
     image.SetSpacing(geometry.spacing_mm)
     image.SetOrigin(geometry.origin_mm)

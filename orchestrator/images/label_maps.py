@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,7 +55,7 @@ class OpenLabelMap:
     header: ImageHeader
     files: tuple[Path, ...]
     """All that it is read from: the voxels of some headers are in another file."""
-    _read: Callable[[ReadBuffer], NDArray[Any]] = field(repr=False)
+    _read: Callable[[ReadBuffer], NDArray[np.generic]] = field(repr=False)
 
     def read(self, buffer: ReadBuffer) -> LabelMap:
         """Read the voxels, which are good until the next file is read into the buffer; raises DataError."""
@@ -66,7 +65,7 @@ class OpenLabelMap:
             array=labels, geometry=self.header.geometry, num_axes=self.header.num_axes, notes=self.header.notes
         )
 
-    def stored(self, buffer: ReadBuffer) -> NDArray[Any]:
+    def stored(self, buffer: ReadBuffer) -> NDArray[np.generic]:
         """Read the numbers (z, y, x) as they are stored, as `read`, but raises Fault."""
         return self._read(buffer)
 
@@ -102,7 +101,7 @@ def open_label_map(path: Path, *, what: str = "a label map") -> Iterator[OpenLab
             header, stored = (parse_metaimage if name.endswith((".mha", ".mhd")) else parse_nrrd)(path)
             files = tuple(dict.fromkeys((path, stored.path)))
 
-            def read(buffer: ReadBuffer) -> NDArray[Any]:
+            def read(buffer: ReadBuffer) -> NDArray[np.generic]:
                 return read_voxels(stored, header, buffer)
         else:
             raise SourceError.of(
@@ -118,7 +117,7 @@ def read_label_map(path: Path, *, buffer: ReadBuffer | None = None) -> LabelMap:
 
 
 @np.errstate(all="ignore")  # what overflows is found to be no label
-def as_labels(stored: NDArray[Any], *, slope: float = 1.0, intercept: float = 0.0) -> NDArray[np.integer]:
+def as_labels(stored: NDArray[np.generic], *, slope: float = 1.0, intercept: float = 0.0) -> NDArray[np.integer]:
     """Return stored numbers as labels of an integer type, in C order; what is an integer already stays as it is.
 
     Real numbers, and scaled ones, are labels if they are whole but for rounding: a label that was scaled to integers of
@@ -157,7 +156,7 @@ def as_labels(stored: NDArray[Any], *, slope: float = 1.0, intercept: float = 0.
     return labels
 
 
-def mask_values(stored: NDArray[Any], header: ImageHeader) -> NDArray[Any]:
+def mask_values(stored: NDArray[np.generic], header: ImageHeader) -> NDArray[np.generic]:
     """Return stored numbers as labels, or as the values that they are if they cannot be labels."""
     try:
         return as_labels(stored, slope=header.slope, intercept=header.intercept)

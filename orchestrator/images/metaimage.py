@@ -2,7 +2,6 @@
 
 import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -109,7 +108,7 @@ def _header(fields: dict[str, str]) -> ImageHeader:
     )
 
 
-def _dtype(fields: dict[str, str]) -> np.dtype[Any]:
+def _dtype(fields: dict[str, str]) -> np.dtype[np.generic]:
     name = fields.get("elementtype", "nothing").upper()
     if name not in _TYPES:
         raise _fault(f"ElementType = {name[:80]}", expected=f"one of {', '.join(_TYPES)}")

@@ -32,10 +32,10 @@ class MincFile:
             extents=extents[::-1], dtype=_VALUES, steps=affine[:, 2::-1], origin=affine[:, 3].tolist()
         )
 
-    def read(self, buffer: ReadBuffer) -> NDArray[Any]:
+    def read(self, buffer: ReadBuffer) -> NDArray[np.generic]:
         """Read the values (z, y, x)."""
         buffer.take(self.header.num_bytes)  # asks whether there is so much memory
-        values: NDArray[Any] = self._reading(lambda: np.asarray(self._image.dataobj, dtype=_VALUES))
+        values: NDArray[np.generic] = self._reading(lambda: np.asarray(self._image.dataobj, dtype=_VALUES))
         return values
 
     def _reading(self, read: Any) -> Any:

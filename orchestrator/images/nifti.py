@@ -5,7 +5,7 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 import SimpleITK as sitk
@@ -56,7 +56,7 @@ class NiftiFile:
         """Return the digest of the whole compressed file, once its voxels are read."""
         return hashlib.sha256(self._stored).hexdigest()
 
-    def read(self, buffer: ReadBuffer) -> NDArray[Any]:
+    def read(self, buffer: ReadBuffer) -> NDArray[np.generic]:
         """Read the voxels (z, y, x) as they are stored, a view of the buffer; raises Fault.
 
         Real numbers that are NaN or infinite are a fault as well.
@@ -115,7 +115,7 @@ class NiftiFile:
         raise cut_short(0, num_bytes=num_bytes)
 
 
-def check_finite(voxels: NDArray[Any]) -> None:
+def check_finite(voxels: NDArray[np.generic]) -> None:
     """Raise Fault if numbers are NaN or infinite."""
     if voxels.dtype.kind != "f":
         return
@@ -127,7 +127,7 @@ def check_finite(voxels: NDArray[Any]) -> None:
         )
 
 
-def scaled(voxels: NDArray[Any], header: ImageHeader) -> NDArray[Any]:
+def scaled(voxels: NDArray[np.generic], header: ImageHeader) -> NDArray[np.generic]:
     """Return values of stored numbers in the byte order of this machine: float32, as ITK gives them, if scaled.
 
     Raises Fault if they are too large for that.
@@ -158,7 +158,7 @@ class LoadedNifti:
 def read_nifti(
     source: SourceFile,
     *,
-    values: Callable[[NDArray[Any], ImageHeader], NDArray[Any]] = scaled,
+    values: Callable[[NDArray[np.generic], ImageHeader], NDArray[np.generic]] = scaled,
     is_volume: bool = True,
 ) -> LoadedNifti:
     """Read a `.nii.gz` file wholly; `values` makes values of the stored numbers.

@@ -3,7 +3,6 @@
 import math
 import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -147,7 +146,7 @@ def _vector(text: str) -> NDArray[np.float64] | None:
     return np.array([*numbers, 0.0][:3]) if len(numbers) in {2, 3} else None
 
 
-def _dtype(fields: dict[str, str]) -> np.dtype[Any]:
+def _dtype(fields: dict[str, str]) -> np.dtype[np.generic]:
     name = fields.get("type", "nothing").lower()
     if name not in _TYPES:
         raise _fault(f"type {name[:80]!r}", expected="integers of 8 to 64 bits, float or double")

@@ -5,7 +5,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tifffile
@@ -33,9 +32,9 @@ class OpenPicture:
     geometry: Geometry
     num_channels: int
     notes: tuple[str, ...]
-    _read: Callable[[], NDArray[Any]]
+    _read: Callable[[], NDArray[np.generic]]
 
-    def read(self) -> NDArray[Any]:
+    def read(self) -> NDArray[np.generic]:
         """Read the voxels, shape (channels, z, y, x); raises Fault."""
         try:
             voxels = self._read()
@@ -82,14 +81,14 @@ def open_picture(path: Path, *, spacing_files: tuple[Path, ...] = (), must_be_st
     return _picture((height, width), num_channels, read=lambda: _read_with_pillow(path))
 
 
-def _read_with_pillow(path: Path) -> NDArray[Any]:
+def _read_with_pillow(path: Path) -> NDArray[np.generic]:
     import imageio.v3
 
     voxels = np.asarray(imageio.v3.imread(path, plugin="pillow"))
     return voxels[None] if voxels.ndim == 2 else np.moveaxis(voxels, -1, 0)
 
 
-def _picture(size: tuple[int, int], num_channels: int, *, read: Callable[[], NDArray[Any]]) -> OpenPicture:
+def _picture(size: tuple[int, int], num_channels: int, *, read: Callable[[], NDArray[np.generic]]) -> OpenPicture:
     height, width = size
     return OpenPicture(
         geometry=_grid((width, height, 1), PICTURE_SPACING), num_channels=num_channels, notes=(), _read=read
@@ -132,7 +131,7 @@ def _open_tiff(path: Path, *, spacing_files: tuple[Path, ...], must_be_stack: bo
     )
 
 
-def _channels_first(voxels: NDArray[Any], *, is_last: bool) -> NDArray[Any]:
+def _channels_first(voxels: NDArray[np.generic], *, is_last: bool) -> NDArray[np.generic]:
     if voxels.ndim == 2:
         return voxels[None]
     return np.moveaxis(voxels, -1, 0) if is_last else voxels

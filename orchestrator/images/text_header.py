@@ -5,7 +5,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,7 +43,7 @@ class StoredVoxels:
     """Bytes to be skipped, of what is expanded; -1: whatever is before the last of them."""
 
 
-def read_voxels(stored: StoredVoxels, header: ImageHeader, buffer: ReadBuffer) -> NDArray[Any]:
+def read_voxels(stored: StoredVoxels, header: ImageHeader, buffer: ReadBuffer) -> NDArray[np.generic]:
     """Read the voxels (z, y, x) of a volume; raises Fault."""
     try:
         is_there = stored.path.is_file()
@@ -80,7 +79,7 @@ def read_voxels(stored: StoredVoxels, header: ImageHeader, buffer: ReadBuffer) -
     return voxels
 
 
-def _read_text(stored: StoredVoxels, header: ImageHeader) -> NDArray[Any]:
+def _read_text(stored: StoredVoxels, header: ImageHeader) -> NDArray[np.generic]:
     """Read numbers that are written out."""
     num_voxels = math.prod(header.geometry.size)
     check_room(num_voxels, num_stored=stored.path.stat().st_size, encoding=stored.encoding)

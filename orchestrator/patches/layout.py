@@ -146,7 +146,7 @@ def _array_layout(record: Mapping[str, Any]) -> ArrayLayout:
     return ArrayLayout(**{**record, "shape": tuple(record["shape"]), "chunk_shape": tuple(record["chunk_shape"])})
 
 
-def encode_properties(value: Any, arrays: list[NDArray[Any]]) -> Any:
+def encode_properties(value: Any, arrays: list[NDArray[np.generic]]) -> Any:
     """Express nested properties as JSON; arrays are appended to `arrays` and replaced by their index.
 
     Tuples, dictionaries with keys of any plain type and arrays come back as they were; numpy scalars as Python's.
@@ -170,7 +170,7 @@ def encode_properties(value: Any, arrays: list[NDArray[Any]]) -> Any:
     raise DataError(f"a property of type {type(value).__name__}; expected numbers, text, arrays, lists, tuples, dicts")
 
 
-def decode_properties(value: Any, arrays: list[NDArray[Any]]) -> Any:
+def decode_properties(value: Any, arrays: list[NDArray[np.generic]]) -> Any:
     """Return the properties that `encode_properties` expressed as JSON."""
     match value:
         case list():

@@ -206,7 +206,7 @@ class PatchFile:
                 raise IntegrityError("a label that has two lists of voxels")
         return rows
 
-    def _nnunet_locations(self, label: Any, dtype: str) -> NDArray[Any] | list[Any]:
+    def _nnunet_locations(self, label: Any, dtype: str) -> NDArray[np.generic] | list[Any]:
         """Voxels of a label as nnU-Net has them: (n, 4), the first column 0."""
         if not dtype:
             return []

@@ -131,7 +131,7 @@ class PatchArray:
         self._chunks_of_channel = layout.num_chunks // layout.shape[0]
         self._predictor = PREDICTORS.get(layout.codec, -1)
         self.shape = layout.shape
-        self.dtype: np.dtype[Any] = np.dtype(layout.dtype)
+        self.dtype: np.dtype[np.generic] = np.dtype(layout.dtype)
         self.ndim = len(layout.shape)
 
     @property
@@ -139,7 +139,7 @@ class PatchArray:
         """How much a number may differ from what was written."""
         return self._layout.max_error
 
-    def __getitem__(self, key: Key | tuple[Key, ...]) -> NDArray[Any]:
+    def __getitem__(self, key: Key | tuple[Key, ...]) -> NDArray[np.generic]:
         start, stop, dropped = self._box(key if isinstance(key, tuple) else (key,))
         box = self.read_box(start=start, stop=stop)
         return box.reshape([size for axis, size in enumerate(box.shape) if axis not in dropped]) if dropped else box
@@ -147,11 +147,11 @@ class PatchArray:
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[np.generic]:
         whole = self[...]
         return whole if dtype is None else whole.astype(dtype, copy=False)
 
-    def read_box(self, *, start: Index, stop: Index) -> NDArray[Any]:
+    def read_box(self, *, start: Index, stop: Index) -> NDArray[np.generic]:
         """Read the half-open box from `start` to `stop` (c, z, y, x), which must lie inside of the array.
 
         Raises IntegrityError if a chunk is damaged.
@@ -166,7 +166,13 @@ class PatchArray:
         return box.astype(self.dtype, copy=False)
 
     def read_channel_into(
-        self, target: NDArray[Any], *, channel: int, start: Index, padding: int, slabs: NDArray[np.float64] = EVERYWHERE
+        self,
+        target: NDArray[np.generic],
+        *,
+        channel: int,
+        start: Index,
+        padding: int,
+        slabs: NDArray[np.float64] = EVERYWHERE,
     ) -> None:
         """Fill `target` (z, y, x), C-ordered, with the box of one channel that begins at voxel `start`.
 
@@ -185,7 +191,7 @@ class PatchArray:
             raise self.damage(found, "cannot be unpacked")
 
     def _unpack(
-        self, target: NDArray[Any], channel: int, start: Index, padding: int, slabs: NDArray[np.float64]
+        self, target: NDArray[np.generic], channel: int, start: Index, padding: int, slabs: NDArray[np.float64]
     ) -> int:
         """Fill a box from chunks of ours."""
         rows = self._rows
@@ -205,7 +211,7 @@ class PatchArray:
             target,
         )
 
-    def _read_expanded(self, target: NDArray[Any], *, channel: int, start: Index, padding: int) -> None:
+    def _read_expanded(self, target: NDArray[np.generic], *, channel: int, start: Index, padding: int) -> None:
         """Fill a box from chunks that a library's codec expands."""
         lower, upper = fill_outside(target, start, self.shape[1:], padding).tolist()
         chunks = self._chunks(channel, lower, upper)
@@ -239,7 +245,9 @@ class PatchArray:
                 raise self.damage(row, "does not have its checksum")
             self._rows.is_checked[row] = True
 
-    def _place(self, target: NDArray[Any], row: int, *, start: Index, lower: list[int], upper: list[int]) -> None:
+    def _place(
+        self, target: NDArray[np.generic], row: int, *, start: Index, lower: list[int], upper: list[int]
+    ) -> None:
         """Expand a chunk with its library's codec and copy what lies in the box."""
         layout = self._layout
         first = next(itertools.islice(layout.starts(), row, None))

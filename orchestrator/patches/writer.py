@@ -42,8 +42,8 @@ class _Column:
 def write_patches(
     path: Path,
     *,
-    data: NDArray[Any],
-    seg: NDArray[Any],
+    data: NDArray[np.generic],
+    seg: NDArray[np.generic],
     properties: Mapping[str, Any],
     source_sha256: Mapping[str, str] | None = None,
     precision: Precision = "quantised",
@@ -101,20 +101,20 @@ def write_patches(
             writer.write_batch(_batch(schema, column))
 
 
-def _encoded(properties: Mapping[str, Any]) -> tuple[str, list[NDArray[Any]]]:
+def _encoded(properties: Mapping[str, Any]) -> tuple[str, list[NDArray[np.generic]]]:
     """Return properties as JSON, without the voxels of classes, and the arrays that it refers to."""
-    arrays: list[NDArray[Any]] = []
+    arrays: list[NDArray[np.generic]] = []
     others = {key: None if key == "class_locations" else value for key, value in properties.items()}
     encoded = encode_properties(others, arrays)
     return encoded, [_little_endian(array) for array in arrays]
 
 
-def _whole(array: NDArray[Any]) -> ArrayLayout:
+def _whole(array: NDArray[np.generic]) -> ArrayLayout:
     """Return the layout of an array that is one chunk."""
     return ArrayLayout(shape=array.shape, dtype=array.dtype.str, chunk_shape=tuple(max(n, 1) for n in array.shape))
 
 
-def _chunks(header: Header, data: NDArray[Any], seg: NDArray[Any]) -> _Column:
+def _chunks(header: Header, data: NDArray[np.generic], seg: NDArray[np.generic]) -> _Column:
     image_starts, seg_starts = list(header.image.starts()), list(header.segmentation.starts())
     return _Column(
         names=["image"] * len(image_starts) + ["segmentation"] * len(seg_starts),
@@ -125,7 +125,7 @@ def _chunks(header: Header, data: NDArray[Any], seg: NDArray[Any]) -> _Column:
     )
 
 
-def _property_arrays(arrays: list[NDArray[Any]]) -> _Column:
+def _property_arrays(arrays: list[NDArray[np.generic]]) -> _Column:
     return _Column(
         names=[f"properties/{index}" for index in range(len(arrays))],
         starts=[(0, 0, 0, 0)] * len(arrays),
@@ -142,7 +142,7 @@ def _class_locations(voxels: list[NDArray[np.uint16]]) -> _Column:
     )
 
 
-def _little_endian(array: NDArray[Any]) -> NDArray[Any]:
+def _little_endian(array: NDArray[np.generic]) -> NDArray[np.generic]:
     if array.dtype.kind not in "biuf":
         raise DataError(f"an array of {array.dtype}; expected integers or floating-point numbers")
     return array.astype(array.dtype.newbyteorder("<"), order="C", copy=False)
@@ -161,7 +161,7 @@ def _voxels(path: Path, label: Any, places: Any, *, shape: Index) -> NDArray[np.
     return found[:, 1:].astype(np.uint16)
 
 
-def _image_layout(data: NDArray[Any], precision: Precision) -> ArrayLayout:
+def _image_layout(data: NDArray[np.generic], precision: Precision) -> ArrayLayout:
     """Return the layout with quantisation if it is wanted and possible."""
     layout = ArrayLayout(shape=data.shape, dtype=data.dtype.str, chunk_shape=CHUNK_SHAPE)
     if precision == "lossless" or data.dtype != np.float32:
@@ -175,14 +175,14 @@ def _image_layout(data: NDArray[Any], precision: Precision) -> ArrayLayout:
     return replace(layout, stored_dtype="<u2", offset=round(lower), step=STEP, max_error=STEP / 2)
 
 
-def _segmentation_layout(seg: NDArray[Any]) -> ArrayLayout:
+def _segmentation_layout(seg: NDArray[np.generic]) -> ArrayLayout:
     layout = ArrayLayout(shape=seg.shape, dtype=seg.dtype.str, chunk_shape=CHUNK_SHAPE)
     if seg.dtype not in (np.int8, np.int16):
         return layout
     return replace(layout, stored_dtype="<u2", offset=int(seg.min()))
 
 
-def _chosen(array: NDArray[Any], layout: ArrayLayout, codec: Codec | None) -> ArrayLayout:
+def _chosen(array: NDArray[np.generic], layout: ArrayLayout, codec: Codec | None) -> ArrayLayout:
     """Return the layout with the codec asked for, or the smallest on a sample of the chunks."""
     candidates: list[Codec] = [*(PREDICTORS if layout.stored_dtype else ()), *LIBRARY_CODECS]
     if codec is not None:

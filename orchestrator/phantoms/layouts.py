@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -90,7 +89,7 @@ def write_scan(scan: Scan, folder: Path, *, spacing_mm: float | None, seed: int)
             _write_mosmed(scan, folder, phantom=phantom)
 
 
-def to_image(array: npt.NDArray[Any], *, phantom: Phantom, scan_name: str) -> SimpleITK.Image:
+def to_image(array: npt.NDArray[np.generic], *, phantom: Phantom, scan_name: str) -> SimpleITK.Image:
     """Return an image in LPS with the geometry of the scan; its origin is off the middle, as a table position is."""
     voxels = array.astype(np.uint8) if array.dtype == np.bool_ else array
     image = SimpleITK.GetImageFromArray(voxels)
@@ -102,7 +101,9 @@ def to_image(array: npt.NDArray[Any], *, phantom: Phantom, scan_name: str) -> Si
     return image
 
 
-def _save(path: Path, array: npt.NDArray[Any], *, phantom: Phantom, scan: Scan, orientation: str = "LPS") -> None:
+def _save(
+    path: Path, array: npt.NDArray[np.generic], *, phantom: Phantom, scan: Scan, orientation: str = "LPS"
+) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     image = to_image(array, phantom=phantom, scan_name=scan.name)
     if orientation != "LPS":
@@ -112,7 +113,7 @@ def _save(path: Path, array: npt.NDArray[Any], *, phantom: Phantom, scan: Scan, 
 
 def _write_covid(scan: Scan, folder: Path, *, phantom: Phantom) -> None:
     joint = np.where(phantom.infection, 3, phantom.lungs).astype(np.uint8)
-    arrays: tuple[npt.NDArray[Any], ...] = (phantom.image, phantom.lungs, phantom.infection, joint)
+    arrays: tuple[npt.NDArray[np.generic], ...] = (phantom.image, phantom.lungs, phantom.infection, joint)
     for archive, array in zip(COVID_ARCHIVES, arrays, strict=True):
         _save(folder / archive / f"{scan.name}.nii.gz", array, phantom=phantom, scan=scan)
 
@@ -142,7 +143,7 @@ def _write_nsclc(scan: Scan, folder: Path, *, phantom: Phantom) -> None:
 
 
 def _write_msd(scan: Scan, folder: Path, *, phantom: Phantom) -> None:
-    parts: tuple[tuple[str, npt.NDArray[Any]], ...] = (
+    parts: tuple[tuple[str, npt.NDArray[np.generic]], ...] = (
         ("imagesTr", phantom.image),
         ("labelsTr", phantom.tumour),
         ("labelsTr_lung", phantom.lungs),

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,7 @@ _LONGEST_LINE = 1 << 12
 class DecodedVoxels:
     """The voxels of a series."""
 
-    voxels: NDArray[Any]
+    voxels: NDArray[np.generic]
     """Hounsfield units, shape (Z, Y, X), of the type that ITK chooses for the rescale slope and intercept."""
     sha256: str
     """Of the digests of the files, in the order of the slices."""
@@ -76,7 +76,7 @@ def _received(slices: Sequence[CtSlice], child: subprocess.Popen[bytes], *, log:
         pass  # what it says is told below
     if child.stdout.readline(_LONGEST_LINE) != b"ready\n":
         raise StorageError(f"the process that reads DICOM files does not start: {_last_line(log)}")
-    volume: NDArray[Any] = np.empty(0)
+    volume: NDArray[np.generic] = np.empty(0)
     digests = hashlib.sha256()
     for index, each in enumerate(slices):
         content = read_whole(each.file, num_bytes=each.pixels.end)
@@ -111,7 +111,7 @@ def _check_stored(slice_: CtSlice, content: bytes) -> None:
         )
 
 
-def _told_dtype(slice_: CtSlice, child: subprocess.Popen[bytes], *, stream: IO[bytes]) -> np.dtype[Any]:
+def _told_dtype(slice_: CtSlice, child: subprocess.Popen[bytes], *, stream: IO[bytes]) -> np.dtype[np.generic]:
     line = stream.readline(_LONGEST_LINE)
     if not line.endswith(b"\n"):
         raise _died(slice_, child)
@@ -121,7 +121,7 @@ def _told_dtype(slice_: CtSlice, child: subprocess.Popen[bytes], *, stream: IO[b
     columns, rows = slice_.size
     if tuple(told["shape"]) not in {(rows, columns), (1, rows, columns)}:
         raise _undecodable(slice_, f"it decodes to {' x '.join(map(str, told['shape']))} voxels")
-    dtype: np.dtype[Any] = np.dtype(told["dtype"])
+    dtype: np.dtype[np.generic] = np.dtype(told["dtype"])
     return dtype
 
 

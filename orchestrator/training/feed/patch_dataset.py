@@ -36,10 +36,10 @@ class LoaderArray:
     def __len__(self) -> int:
         return len(self._stored)
 
-    def __getitem__(self, key: Any) -> NDArray[Any]:
+    def __getitem__(self, key: Any) -> NDArray[np.generic]:
         return self._stored[key]
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[np.generic]:
         return self._stored.__array__(dtype, copy)
 
 
@@ -70,7 +70,7 @@ class ArrowDataset(nnUNetBaseDataset):  # type: ignore[misc]  # nnU-Net has no t
 
     @staticmethod
     def save_case(
-        data: NDArray[Any], seg: NDArray[Any], properties: dict[str, Any], output_filename_truncated: str
+        data: NDArray[np.generic], seg: NDArray[np.generic], properties: dict[str, Any], output_filename_truncated: str
     ) -> None:
         """Write `<output_filename_truncated>.arrow`, whole or not at all."""
         target = Path(f"{output_filename_truncated}.{FILE_ENDING}")

@@ -64,7 +64,7 @@ class CaseFingerprint:
     """(z, y, x)."""
     relative_size_after_cropping: float
     """Share of the voxels that the box holds."""
-    foreground: NDArray[Any]
+    foreground: NDArray[np.generic]
     """Intensities where the label is above 0, shape (channels, voxels), in C order: int16 where that is exact, else
     float32."""
 

@@ -20,7 +20,7 @@ class PreprocessedCase:
 
     data: NDArray[np.float32]
     """Normalised intensities, shape (channels, Z, Y, X), in the plan's spacing and order of axes."""
-    seg: NDArray[Any]
+    seg: NDArray[np.generic]
     """Labels of the same voxels, int8 or int16; -1 where the image is zero around the body. Zeros without labels."""
     properties: dict[str, Any]
     """nnU-Net's: geometry before preprocessing and, with labels, `class_locations` {label: int16 array (n, 4)}."""
