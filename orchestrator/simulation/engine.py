@@ -5,7 +5,6 @@ import random
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from orchestrator.cluster.node_pool import NodePool
 from orchestrator.scheduling.autoscaling import missing_machines
@@ -115,7 +114,7 @@ class Simulation:
 
     def __post_init__(self) -> None:
         self._random = random.Random(self.conditions.seed)
-        self._events: list[tuple[float, int, str, Any]] = []
+        self._events: list[tuple[float, int, str, object]] = []
         self._num_events = 0
         self._now_s = 0.0
         self._under_way: dict[str, _RunningStage] = {}
@@ -351,6 +350,6 @@ class Simulation:
     def _whole_s(self, stage_id: str) -> float:
         return self.true_s.get(stage_id, self.schedule.graph[stage_id].expected_s)
 
-    def _push(self, at_s: float, kind: str, payload: Any) -> None:
+    def _push(self, at_s: float, kind: str, payload: object) -> None:
         self._num_events += 1
         heapq.heappush(self._events, (at_s, self._num_events, kind, payload))

@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -54,7 +53,7 @@ class TrainingSettings:
             raise TrainingError(f"{self.training_id}: no training cases; expected at least one")
 
     @property
-    def origin(self) -> dict[str, Any]:
+    def origin(self) -> dict[str, object]:
         """What a checkpoint must have in common with a training that goes on from it."""
         return {
             "plan_sha256": self.plan.sha256,

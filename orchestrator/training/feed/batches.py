@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterator
-from typing import Any
 
 from orchestrator.training.feed.loader import BatchLoader
 
@@ -10,7 +9,7 @@ from orchestrator.training.feed.loader import BatchLoader
 class CountedBatches:
     """Takes batches from a loader one after the other, and adds up how long each took to come."""
 
-    def __init__(self, loader: Iterator[dict[str, Any]]) -> None:
+    def __init__(self, loader: Iterator[dict[str, object]]) -> None:
         self._loader = loader
         self._position = 0
         self.waited_s = 0.0
@@ -34,7 +33,7 @@ class CountedBatches:
     def __iter__(self) -> "CountedBatches":
         return self
 
-    def __next__(self) -> dict[str, Any]:
+    def __next__(self) -> dict[str, object]:
         started_s = time.perf_counter()
         batch = next(self._loader)
         self.waited_s += time.perf_counter() - started_s

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -165,13 +164,13 @@ class BatchLoader:
         self._drop_ahead()
         self._position = index
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
+    def __iter__(self) -> Iterator[dict[str, object]]:
         return self
 
-    def __next__(self) -> dict[str, Any]:
+    def __next__(self) -> dict[str, object]:
         return self.next_batch()
 
-    def next_batch(self) -> dict[str, Any]:
+    def next_batch(self) -> dict[str, object]:
         """Return the next batch; raises IntegrityError if a patch file is missing or damaged."""
         if len(self._given) == _BATCHES_IN_USE:
             self._free.append(self._given.popleft())
