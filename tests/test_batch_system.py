@@ -7,8 +7,8 @@ import pytest
 import yaml
 from batch_phantoms import end_jobs, played_slurm
 
-from orchestrator.cluster.batch_system import Job, load_batch_system
-from orchestrator.cluster.batch_workers import BatchWorkers, Orders, decide
+from orchestrator.cluster.batch.system import Job, load_batch_system
+from orchestrator.cluster.batch.workers import BatchWorkers, Orders, decide
 from orchestrator.cluster.gpu_kinds import kind_named
 from orchestrator.cluster.node_pool import NodePool
 from orchestrator.errors import ClusterError, ConfigError

@@ -1,6 +1,7 @@
 """A kind of cluster is one class: nothing else has to know of it."""
 
 import subprocess
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -16,6 +17,16 @@ from orchestrator.evaluate import main as evaluate
 from orchestrator.run_all import main
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+IMPORTS = """
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Literal
+from pydantic import Field
+from orchestrator.cluster.config import ClusterConfig, EmbeddedRay, RunName, RunningRay
+from orchestrator.cluster.node_pool import NodePool
+"""
 
 
 class LabCluster(ClusterConfig):
@@ -57,7 +68,7 @@ def test_a_kind_of_one_class_is_read_requested_shown_and_simulated(lab, capsys):
     [
         ("kind: lab\ndesk: 4\n", "unknown key 'desk'; did you mean 'desks'?"),
         ("kind: lab\n", "key 'desks' is missing"),
-        ("kind: lba\n", "kind is 'lba'; expected one of local, existing, slurm, aws, lab"),
+        ("kind: lba\n", "kind is 'lba'; expected one of aws, existing, local, slurm, lab"),
     ],
 )
 def test_its_mistakes_are_told_like_all_others(lab, capsys, text, message):
@@ -89,3 +100,15 @@ def test_nothing_outside_of_the_kinds_asks_which_kind_it_is():
         check=False,
     )
     assert found.stdout == ""
+
+
+def test_the_class_of_the_guide_in_a_file_of_its_own_is_found_by_the_command(tmp_path):
+    guide = (ROOT / "docs" / "extending.md").read_text()
+    code = next(part for part in guide.split("```python\n") if part.startswith("class LabCluster")).split("```")[0]
+    (tmp_path / "lab.py").write_text(f"{IMPORTS}\n{code}")
+    (tmp_path / "lab.yaml").write_text("kind: lab\ndesks: 3\n")
+    words = ["--preset", "paper", "--only", "T1-lung", "--simulate", str(tmp_path / "lab.yaml")]
+    start = f"from orchestrator.cluster import kinds; kinds.__path__.append({str(tmp_path)!r})\n"
+    start += f"from orchestrator.run_all import main; raise SystemExit(main({words!r}))"
+    ran = subprocess.run([sys.executable, "-c", start], capture_output=True, text=True, check=False)
+    assert "cluster: 3 desk\n" in ran.stdout, ran.stderr

@@ -73,7 +73,7 @@ def write_study(folder):
 
 
 def test_the_layout_of_the_guide_is_found_and_its_pair_is_told_apart(tmp_path):
-    (source,) = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)
+    source = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)[0]
     (tmp_path / "clinic_layout.py").write_text(IMPORTS + source)
     write_study(tmp_path)
     random = np.random.default_rng(0)

@@ -10,7 +10,7 @@ import yaml
 from batch_phantoms import end_jobs, played_slurm
 from test_preemption import DRIVER
 
-from orchestrator.cluster import batch_driver
+from orchestrator.cluster.batch import driver as batch_driver
 from orchestrator.cluster.config import RunName
 from orchestrator.cluster.registry import load_cluster
 from orchestrator.errors import ConfigError

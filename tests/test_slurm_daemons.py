@@ -32,16 +32,15 @@ def home(tmp_path, monkeypatch):
         yield tmp_path
 
 
-def write(folder, name, **values):
-    path = folder / f"{name}.yaml"
-    path.write_text(yaml.safe_dump(values))
+def write(path, content):
+    path.write_text(yaml.safe_dump(content))
     return path
 
 
 def on_slurm(folder, name, *, pool, **values):
     pools = {"cores": {"number": 2, "cpus": 1, "drain_s": 25} | pool}
     base = {"kind": "slurm", "folder": str(folder / "shared"), "look_every_s": 2, "idle_s": 10}
-    return write(folder, name, **base, pools=pools, **values)
+    return write(folder / f"{name}.yaml", {**base, "pools": pools, **values})
 
 
 def start(folder, output, words):
@@ -89,7 +88,7 @@ def test_trainings_outlive_the_time_limits_of_their_jobs_and_one_that_is_cancell
     events = read_events(open_storage(str(home / "elastic")))
     assert any(event["kind"] == "attempt_ended" and event["is_preemption"] for event in events)
     assert not [event for event in events if event["kind"] == "stage_failed" and event["final"]]
-    local = write(home, "local", kind="local", num_cpus=2, num_gpus=0)
+    local = write(home / "local.yaml", {"kind": "local", "num_cpus": 2, "num_gpus": 0})
     ended(run(home, local, output="local"), log=home / "local.log")
     assert scores(home, "elastic") == scores(home, "local")
 

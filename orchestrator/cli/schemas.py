@@ -13,7 +13,7 @@ from pydantic import Field, TypeAdapter
 from orchestrator.benchmark.presets import PresetsFile
 from orchestrator.benchmark.study_file import FoldsFile, StudyFile, TablesFile
 from orchestrator.cli.console import EXIT_DONE, consoles, parse, say
-from orchestrator.cluster.batch_system import BatchSystem
+from orchestrator.cluster.batch.system import BatchSystem
 from orchestrator.cluster.prices import Prices
 from orchestrator.cluster.registry import KINDS
 from orchestrator.storage.filesystem import open_storage

@@ -1,19 +1,25 @@
-"""The kinds of clusters that are known, by name; reads a cluster file strictly."""
+"""The kinds of clusters: all that files in `kinds/` define, by name. Reads a cluster file strictly."""
 
-from collections.abc import Mapping
+import importlib
+import pkgutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from orchestrator.cluster import kinds
 from orchestrator.cluster.config import ClusterConfig
-from orchestrator.cluster.kinds.aws import AwsCluster
-from orchestrator.cluster.kinds.existing import ExistingCluster
-from orchestrator.cluster.kinds.local import LocalCluster
-from orchestrator.cluster.kinds.slurm import SlurmCluster
 from orchestrator.configuration import load_yaml, understood
 from orchestrator.errors import ConfigError
 
-KINDS: dict[str, type[ClusterConfig]] = {
-    kind.model_fields["kind"].default: kind for kind in (LocalCluster, ExistingCluster, SlurmCluster, AwsCluster)
-}
+
+def _defined_kinds() -> Iterator[type[ClusterConfig]]:
+    for file in pkgutil.iter_modules(kinds.__path__):
+        module = importlib.import_module(f"{kinds.__name__}.{file.name}")
+        for found in vars(module).values():
+            if isinstance(found, type) and issubclass(found, ClusterConfig) and found.__module__ == module.__name__:
+                yield found
+
+
+KINDS: dict[str, type[ClusterConfig]] = {kind.model_fields["kind"].default: kind for kind in _defined_kinds()}
 
 
 def load_cluster(path: Path) -> ClusterConfig:

@@ -13,16 +13,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from orchestrator.cluster.batch_driver import driver_lines, follow_job
-from orchestrator.cluster.batch_system import BatchSystem, load_batch_system
-from orchestrator.cluster.batch_workers import BatchWorkers, cancel_all
+from orchestrator.cluster.batch.driver import driver_lines, follow_job
+from orchestrator.cluster.batch.steps import StepWorkers
+from orchestrator.cluster.batch.system import BatchSystem, load_batch_system
+from orchestrator.cluster.batch.workers import BatchWorkers, cancel_all
 from orchestrator.cluster.config import ClusterConfig, Driver, EmbeddedRay, LaunchOutcome, RunName, RunningRay
 from orchestrator.cluster.environment import ensure_token
 from orchestrator.cluster.gpu_kinds import kind_named
 from orchestrator.cluster.launch_files import write_yaml
 from orchestrator.cluster.node_pool import NO_GPU, NodePool
 from orchestrator.cluster.ray_head import AGENT, private_folder, serving_head
-from orchestrator.cluster.step_workers import StepWorkers
 from orchestrator.configuration import Entry
 from orchestrator.errors import ConfigError
 

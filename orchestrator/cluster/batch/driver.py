@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from orchestrator.cluster.batch_system import Job
+from orchestrator.cluster.batch.system import Job
 from orchestrator.errors import ClusterError
 
 INTERRUPTED = 130

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.cluster.batch_system import BatchSystem, Job
+from orchestrator.cluster.batch.system import BatchSystem, Job
 from orchestrator.cluster.node_pool import NodePool
 from orchestrator.errors import ClusterError
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from orchestrator.cluster.batch_workers import Size
+from orchestrator.cluster.batch.workers import Size
 from orchestrator.errors import ClusterError
 
 END_S = 30.0
