@@ -28,7 +28,7 @@ class EmbeddedRay:
     """Likewise."""
 
 
-class Machines(Protocol):
+class Provisioner(Protocol):
     """Starts machines that join a Ray, where Ray's autoscaler does not."""
 
     def ask(self, missing: Mapping[tuple[float, float], int], *, present: Mapping[tuple[float, float], int]) -> None:
@@ -47,7 +47,7 @@ class RunningRay:
 
     address: str
     """`auto` or `host:port`."""
-    machines: Machines | None = None
+    provisioner: Provisioner | None = None
     """Who starts more machines; None for Ray's autoscaler, if there is one."""
     idle_s: float = float("inf")
     """After so long without work a machine is given back; Ray's autoscaler sees to its own."""

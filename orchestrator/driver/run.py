@@ -179,7 +179,7 @@ def _execute(
                 context=_run_context(request, need),
                 listener=observer,
                 pools=pools,
-                machines=connection.machines,
+                provisioner=connection.provisioner,
                 idle_s=connection.idle_s,
                 # On a GPU a process must end for its memory to be given back.
                 separate_trainings=not connection.is_embedded or need.gpus > 0,

@@ -16,7 +16,7 @@ from typing import Any
 import ray
 from ray._private import services
 
-from orchestrator.cluster.config import ClusterConfig, EmbeddedRay, Machines, RunName, RunningRay
+from orchestrator.cluster.config import ClusterConfig, EmbeddedRay, Provisioner, RunName, RunningRay
 from orchestrator.cluster.environment import close_usual_token
 from orchestrator.errors import ClusterError, OrchestratorError
 from orchestrator.ray_backend.embedded import embedded_ray
@@ -44,7 +44,7 @@ class Connection:
     """Address of its dashboard, and where the token for it is if the run has made one; empty if there is none."""
     is_embedded: bool
     """Whether it is this machine alone, and for this run."""
-    machines: Machines | None
+    provisioner: Provisioner | None
     """Who starts more machines; None for Ray's autoscaler, if there is one."""
     idle_s: float
     """After so long without work a machine is given back."""
@@ -86,7 +86,7 @@ def connected(config: ClusterConfig, *, run: RunName | None) -> Iterator[Connect
             nodes=nodes_here(ray.nodes()) if is_embedded else nodes_of(ray.nodes()),
             dashboard=f"{dashboard}, which asks for the token in {token}" if dashboard and token else dashboard,
             is_embedded=is_embedded,
-            machines=access.machines if isinstance(access, RunningRay) else None,
+            provisioner=access.provisioner if isinstance(access, RunningRay) else None,
             idle_s=access.idle_s if isinstance(access, RunningRay) else float("inf"),
         )
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from orchestrator.cluster.config import Machines
+from orchestrator.cluster.config import Provisioner
 from orchestrator.cluster.node_pool import NodePool
 from orchestrator.errors import ClusterError, OrchestratorError, StorageError
 from orchestrator.ray_backend.capacity import CapacityRequests
@@ -109,7 +109,7 @@ class Executor:
         context: RunContext,
         listener: RunListener,
         pools: Sequence[NodePool],
-        machines: Machines | None = None,
+        provisioner: Provisioner | None = None,
         idle_s: float = float("inf"),
         separate_trainings: bool,
     ) -> None:
@@ -125,7 +125,7 @@ class Executor:
             Is told everything.
         pools
             Machines that may be added.
-        machines
+        provisioner
             Who adds them; None for Ray's autoscaler.
         idle_s
             After so long without work a machine is given back.
@@ -139,7 +139,7 @@ class Executor:
         self._listener = listener
         self._pools = pools
         self._capacity_requests = CapacityRequests()
-        self._machines = machines
+        self._provisioner = provisioner
         self._idle_s = idle_s
         self._idle_since_s: dict[str, float] = {}
         self._told_waiting: Mapping[str, int] = {}
@@ -270,22 +270,22 @@ class Executor:
             need=self._schedule.training_need,
             demand=self._schedule.demand(),
         )
-        if self._machines is None:
+        if self._provisioner is None:
             self._capacity_requests.send(missing, quarantined=self._schedule.records.quarantined)
         else:
-            self._ask(self._machines, missing)
+            self._ask(self._provisioner, missing)
         if missing != self._missing:
             self._missing = missing
             self._listener.machines_missing(missing)
 
-    def _ask(self, machines: Machines, missing: Mapping[Resources, int]) -> None:
+    def _ask(self, provisioner: Provisioner, missing: Mapping[Resources, int]) -> None:
         processors = self._schedule.processors
         there = Counter(node.offered for node in (*processors.nodes.values(), *processors.closed))
-        machines.ask(
+        provisioner.ask(
             {(size.cpus, size.gpus): number for size, number in missing.items()},
             present={(size.cpus, size.gpus): number for size, number in there.items()},
         )
-        waiting = machines.waiting()
+        waiting = provisioner.waiting()
         if waiting != self._told_waiting:
             self._told_waiting = waiting
             self._listener.machines_waiting(waiting)

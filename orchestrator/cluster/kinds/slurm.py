@@ -169,7 +169,7 @@ class SlurmCluster(ClusterConfig):
         with serving_head(folder, address=self.address) as address:
             machines = self._within(folder) if self.form == "within" else self._workers(run, folder)
             try:
-                yield RunningRay(address=address, machines=machines, idle_s=self.idle_s)
+                yield RunningRay(address=address, provisioner=machines, idle_s=self.idle_s)
             finally:
                 machines.close()
 
