@@ -3,6 +3,7 @@
 import io
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -55,6 +56,14 @@ def test_an_option_that_is_none_is_a_type_error():
 def test_a_pattern_that_matches_nothing_is_refused_when_it_is_used():
     with pytest.raises(ConfigError, match="matches none of the 45 trainings"):
         make_request(orchestrator.load_study().select("T9-*"))
+
+
+@pytest.mark.parametrize(("kind", "name"), [("trainer", "nnUNetTrainerAdm"), ("planner", "nnUNetPlannerResencM")])
+def test_a_model_that_nnunet_does_not_have_is_refused_before_anything_starts(kind, name):
+    study = orchestrator.load_study()
+    models = tuple(replace(model, **{kind: name}) for model in study.models)
+    with pytest.raises(ConfigError, match=f"unknown {kind} '{name}'; did you mean"):
+        make_request(replace(study, models=models))
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,13 @@ def claim(request):
     return claim_output(open_storage(request.output), identity=identity_of(request), trainings=ids)
 
 
+def test_a_run_of_before_planners_and_trainers_had_names_is_the_same_run(request_for):
+    """Its record says nnU-Net's own values where a preset now leaves them to the planner and the trainer."""
+    preset = identity_of(request_for(preset=PRESETS["paper"]))["preset"]
+    own = ("gpu_memory_gib", "initial_learning_rate", "oversample_foreground", "mirror_axes")
+    assert [preset[name] for name in own] == [8.0, 1e-2, 0.33, None]
+
+
 @pytest.mark.parametrize(
     ("changes", "difference"),
     [

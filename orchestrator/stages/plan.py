@@ -18,6 +18,7 @@ def plan(context: RunContext, training: Training) -> None:
     """Make the nnU-Net plans of one training, with patch size and network of its donor if it has one."""
     from orchestrator.training.nnunet.planning import CaseFingerprint, make_plan
 
+    _check_trainer(training.model.trainer)
     storage = context.storage
     measured = []
     for case in (*training.train, *training.val):
@@ -35,6 +36,16 @@ def plan(context: RunContext, training: Training) -> None:
         channels=context.datasets[training.train[0].dataset].channels,
     )
     storage.write_bytes(run_paths.plan(training.id), made.to_bytes())
+
+
+def _check_trainer(name: str) -> None:
+    """Raise ConfigError for a trainer that cannot train here, before anything is preprocessed for it."""
+    from orchestrator.training.nnunet.classes import DEFAULT_TRAINER
+
+    if name != DEFAULT_TRAINER:
+        from orchestrator.training.nnunet.named_trainers import preset_trainer
+
+        preset_trainer(name)
 
 
 def read_plan(storage: Storage, training_id: str) -> "Plan":
