@@ -42,6 +42,14 @@ def _narrowed(typing_context: TypingContext, value: Type) -> Typed:
     )
 
 
+@intrinsic  # type: ignore[untyped-decorator]
+def quotient(typing_context: Any, dividend: Any, divisor: Any) -> Any:
+    """Divide float32 by float32. Numba's own division looks for zeros, and is then done one by one."""
+    return types.float32(types.float32, types.float32), lambda _context, builder, _signature, arguments: builder.fdiv(
+        *arguments
+    )
+
+
 @compiled
 def widened_by_integers(bits: np.uint16) -> np.float32:
     """Return the float32 of the bits of a half, on any processor."""

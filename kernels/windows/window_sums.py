@@ -11,31 +11,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernels.compiled import compiled, compiled_in_place
-from kernels.windows.half_precision import float_of_order, float_to_half, half_order, half_to_float
+from kernels.windows.half_precision import float_of_order, float_to_half, half_order, half_to_float, quotient
 
 BLOCK = 16
 """Voxels along x that share a largest value."""
+CLASSES_AT_A_TIME = 8
+"""Whose predictions are read side by side: those of all would come from too many places of the memory."""
 UNSURE = -1
 """Stands for the label of a voxel near which it must be calculated."""
 LEAST = -0x8000
 """Below all halves in the order of `half_order`."""
 
 
-@compiled
+@compiled_in_place
 def _add_products(sums: NDArray[np.uint16], values: NDArray[np.float32], weights: NDArray[np.float32]) -> None:
     for x in range(values.size):
         product = values[x] * weights[x]
         sums[x] = float_to_half(half_to_float(sums[x]) + product)
 
 
-@compiled
+@compiled_in_place
 def _add_rounded_products(sums: NDArray[np.uint16], values: NDArray[np.float32], weights: NDArray[np.float32]) -> None:
     for x in range(values.size):
         product = half_to_float(float_to_half(values[x] * weights[x]))
         sums[x] = float_to_half(half_to_float(sums[x]) + product)
 
 
-@compiled
+@compiled_in_place
 def _add_weights(sums: NDArray[np.uint16], weights: NDArray[np.float32]) -> None:
     for x in range(weights.size):
         sums[x] = float_to_half(half_to_float(sums[x]) + weights[x])
@@ -64,40 +66,39 @@ def add_window(
     rounds_products : bool
         Whether products are rounded before they are added, as where the network itself gives halves.
     """
-    num_slots = sums.shape[0]
-    num_classes, size_z, size_y, size_x = prediction.shape
+    num_slots, num_classes, size_z, size_y = sums.shape[0], *prediction.shape[:3]
     first_z, first_y, first_x = start
     for z in range(size_z):
         slot = (first_z + z) % num_slots
+        for first_class in range(0, num_classes, CLASSES_AT_A_TIME):
+            for y in range(size_y):
+                for number in range(first_class, min(num_classes, first_class + CLASSES_AT_A_TIME)):
+                    line = sums[slot, first_y + y, number][first_x:]
+                    if rounds_products:
+                        _add_rounded_products(line, prediction[number, z, y], weights[z, y])
+                    else:
+                        _add_products(line, prediction[number, z, y], weights[z, y])
         for y in range(size_y):
-            lines = sums[slot, first_y + y, :, first_x : first_x + size_x]
-            row = weights[z, y]
-            for c in range(num_classes):
-                if rounds_products:
-                    _add_rounded_products(lines[c], prediction[c, z, y], row)
-                else:
-                    _add_products(lines[c], prediction[c, z, y], row)
-            _add_weights(lines[num_classes], row)
-
-
-@compiled
-def _divide(sums: NDArray[np.uint16], weights: NDArray[np.uint16]) -> int:
-    largest = 0
-    for x in range(sums.size):
-        quotient = float_to_half(half_to_float(sums[x]) / half_to_float(weights[x]))
-        sums[x] = quotient
-        if quotient & np.uint16(0x7FFF) == np.uint16(0x7C00):
-            largest = 1
-    return largest
+            _add_weights(sums[slot, first_y + y, num_classes][first_x:], weights[z, y])
 
 
 @compiled_in_place
-def finish_slice(sums: NDArray[np.uint16]) -> bool:
+def _divide(sums: NDArray[np.uint16], weights: NDArray[np.uint16]) -> Any:
+    num_infinite = np.uint16(0)
+    for x in range(sums.size):
+        average = float_to_half(quotient(half_to_float(sums[x]), half_to_float(weights[x])))
+        sums[x] = average
+        num_infinite |= np.uint16(average & np.uint16(0x7FFF) == np.uint16(0x7C00))
+    return num_infinite
+
+
+@compiled_in_place
+def finish_slice(sums: NDArray[np.uint16]) -> Any:
     """Divide sums of a slice, shape (Y, classes + 1, X), by those of its weights; returns whether any is infinite."""
-    num_infinite = 0
+    num_infinite = np.uint16(0)
     for y in range(sums.shape[0]):
         for c in range(sums.shape[1] - 1):
-            num_infinite += _divide(sums[y, c], sums[y, -1])
+            num_infinite |= _divide(sums[y, c], sums[y, -1])
     return num_infinite > 0
 
 
@@ -109,11 +110,11 @@ def average_slice(sums: NDArray[np.uint16], others: NDArray[np.uint16], num_mode
             for x in range(sums.shape[2]):
                 total = float_to_half(half_to_float(sums[y, c, x]) + half_to_float(others[y, c, x]))
                 if num_models:
-                    total = float_to_half(half_to_float(total) / np.float32(num_models))
+                    total = float_to_half(quotient(half_to_float(total), np.float32(num_models)))
                 sums[y, c, x] = total
 
 
-@compiled
+@compiled_in_place
 def _largest_of_row(
     row: NDArray[np.uint16],
     number: int,
@@ -128,7 +129,7 @@ def _largest_of_row(
         first[x] = max(first[x], order)
 
 
-@compiled
+@compiled_in_place
 def _largest_of_blocks(row: NDArray[np.uint16], largest: NDArray[np.int16]) -> None:
     for block in range(largest.size):
         most = np.int16(LEAST)
