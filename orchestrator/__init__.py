@@ -11,8 +11,9 @@ from orchestrator.thread_numbers import settle_thread_numbers
 if TYPE_CHECKING:
     from kernels import score_masks
     from orchestrator.api import evaluate, load_study, open_results, run, write_report
+    from orchestrator.inference.predict import predict
 
-__all__ = ["evaluate", "load_study", "open_results", "run", "score_masks", "write_report"]
+__all__ = ["evaluate", "load_study", "open_results", "predict", "run", "score_masks", "write_report"]
 
 settle_thread_numbers()
 
@@ -20,6 +21,7 @@ _PLACES = {
     "evaluate": "orchestrator.api",
     "load_study": "orchestrator.api",
     "open_results": "orchestrator.api",
+    "predict": "orchestrator.inference.predict",
     "run": "orchestrator.api",
     "score_masks": "kernels",
     "write_report": "orchestrator.api",

@@ -11,6 +11,7 @@ COMMANDS = {
     "study": "write a study file for data sets in nnU-Net's raw layout, or check one against its data",
     "report": "write a page with scores, comparisons and figures of a run",
     "status": "show how far a run is",
+    "predict": "predict images with a trained model, also of others",
     "evaluate": "score folders of label maps, without any training",
     "verify": "compare every file of a run with what was written",
     "doctor": "check a data folder and list all of its problems",

@@ -34,6 +34,13 @@ def keep_to_share(share: float) -> None:
     torch.cuda.set_per_process_memory_fraction(max(0.0, share - CONTEXT_BYTES / total_bytes), 0)
 
 
+def has_gpu() -> bool:
+    """Whether torch finds a GPU that it can use."""
+    import torch
+
+    return bool(torch.cuda.is_available())
+
+
 def check_torch() -> None:
     """Raise GpuError if torch finds no GPU that it can use; a GPU that it finds is not touched."""
     import torch

@@ -69,6 +69,11 @@ def _planned_memory_gib(planner: str) -> float:
     return NNUNET_MEMORY_GIB
 
 
+def is_known_trainer(name: str) -> bool:
+    """Whether nnU-Net finds a trainer of that name; nothing is imported."""
+    return name == DEFAULT_TRAINER or name in _trainers()
+
+
 def find_planner(name: str) -> type:
     """Return a planner class; raises ConfigError with near names if nnU-Net has none of that name."""
     from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from orchestrator.errors import ConfigError, DataError, IntegrityError
+from orchestrator.training.nnunet.classes import DEFAULT_TRAINER, is_known_trainer
 from orchestrator.training.nnunet.foreign_weights import load_weights
 from orchestrator.training.nnunet.planning import Plan
 
@@ -31,9 +32,11 @@ class NetworkModel:
     mirror_axes: tuple[int, ...]
     """Axes of a window along which predictions may be mirrored."""
     trainer: str
-    """Name of nnU-Net's class that has trained it."""
+    """Name of nnU-Net's class that has trained it, and builds its network."""
     sha256: str
     """Digest of the files that it was read from."""
+    notes: tuple[str, ...] = ()
+    """What was taken for granted."""
 
 
 def find_model_folder(location: Path) -> Path:
@@ -91,14 +94,30 @@ def load_model_folder(folder: Path, *, folds: Sequence[str] = (), checkpoint: st
         mirror_axes = tuple(map(int, first.get("inference_allowed_mirroring_axes") or ()))
     except (IntegrityError, LookupError, TypeError, ValueError, RuntimeError, AssertionError) as error:
         raise DataError(f"{folder}: {error}") from error
+    trainer = str(first["trainer_name"])
+    is_known = is_known_trainer(trainer)
+    note = (
+        f"{folder}: trained by {trainer}, which is not installed: its network is taken for the one that the plans "
+        "describe, as its weights fit there"
+    )
     return NetworkModel(
         plan=plan,
         folds=tuple(chosen),
         weights=tuple(state["network_weights"] for state in states),
         mirror_axes=mirror_axes,
-        trainer=str(first["trainer_name"]),
+        trainer=trainer if is_known else DEFAULT_TRAINER,
         sha256=digest.hexdigest(),
+        notes=() if is_known else (note,),
     )
+
+
+def labels_of_structures(plan: Plan) -> dict[str, tuple[int, ...]]:
+    """Return the labels of each structure of a model; those of a region are several."""
+    named = plan.dataset_json["labels"].items()
+    labels = {
+        name: tuple(map(int, value)) if isinstance(value, list | tuple) else (int(value),) for name, value in named
+    }
+    return {name: values for name, values in labels.items() if name != "ignore" and set(values) != {0}}
 
 
 def check_configuration(plan: Plan) -> None:

@@ -1,7 +1,10 @@
 """Predicts whole images as nnU-Net does, one at a time, in this process."""
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -12,6 +15,7 @@ import torch
 from nnunetv2.inference import predict_from_raw_data
 from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
 from numpy.typing import NDArray
 
 from orchestrator.benchmark.presets import Preset
@@ -24,6 +28,7 @@ from orchestrator.training.checkpoint import fitting
 from orchestrator.training.nnunet.classes import DEFAULT_TRAINER, network_for_prediction
 from orchestrator.training.nnunet.environment import prints_to_log
 from orchestrator.training.nnunet.planning import Plan
+from orchestrator.training.nnunet.prediction_memory import activation_bytes, most_bytes, own_bytes, read_header
 from orchestrator.training.nnunet.prepared_image import PreparedImage, prepare_image, read_images
 from orchestrator.training.nnunet.window_sweep import can_stream, plan_sweep, stream_labels
 
@@ -81,6 +86,75 @@ class Predictor:
         _check_grid(order.geometry(of_image), grid=grid or of_image, image=images[0])
         labels = self.labels(prepare_image(*read_images(images, self._plan), self._plan))
         _write_label_map(order.array(labels), output, geometry=grid or of_image, description=description)
+
+    def predict_files(self, images: Sequence[Path], output: Path) -> tuple[dict[int, int], float]:
+        """Predict one image as nnU-Net's own command does, with the reader and the writer that the plans name.
+
+        Parameters
+        ----------
+        images
+            A file for each channel.
+        output
+            File to write, which must end as the model's do.
+
+        Returns
+        -------
+        dict
+            Label to its number of voxels, without background and labels that are nowhere.
+        float
+            Volume of a voxel in mm3; NaN for an image of two axes.
+
+        Raises
+        ------
+        DataError
+            If the image cannot be read, or is not one for this model.
+        """
+        voxels, properties = read_images(images, self._plan)
+        image = prepare_image(voxels, properties, self._plan)
+        del voxels
+        labels = self.labels(image)
+        with prints_to_log():
+            self._plan.plans_manager.image_reader_writer_class().write_seg(labels, str(output), image.properties)
+        numbers = np.bincount(labels.reshape(-1))
+        spacing = image.properties["spacing"]
+        is_flat = len(image.properties.get("sitk_stuff", {}).get("spacing", spacing)) < 3
+        voxel_mm3 = math.nan if is_flat else math.prod(map(float, spacing))
+        return {int(label): int(numbers[label]) for label in np.flatnonzero(numbers) if label}, voxel_mm3
+
+    def expected_bytes(self, images: Sequence[Path]) -> int | None:
+        """Return what this process will have in memory at most while it predicts an image, by the header of its file.
+
+        That is an upper bound: zeros around the body, which are cut off, are not known before the image is read. None
+        where the header cannot be read.
+        """
+        header = read_header(images[0])
+        if header is None:
+            return None
+        configuration, transpose = self._predictor.configuration_manager, self._plan.plans_manager.transpose_forward
+        shape = [header.shape[axis] for axis in transpose]
+        spacing = [header.spacing_mm[axis] for axis in transpose]
+        target = [*spacing[: 3 - len(configuration.spacing)], *configuration.spacing]
+        new_shape = [int(size) for size in compute_new_shape(shape, spacing, target)]
+        properties = {"spacing": header.spacing_mm, "shape_after_cropping_and_before_resampling": shape}
+        plan = plan_sweep(self._predictor, shape=new_shape, properties=properties)
+        return own_bytes() + most_bytes(
+            replace(header, shape=(shape[0], shape[1], shape[2])),
+            plan,
+            num_channels=self._num_channels,
+            activations=self._activation_bytes,
+            mirrors=self._predictor.use_mirroring,
+            streams=self.streams,
+        )
+
+    @cached_property
+    def _activation_bytes(self) -> int:
+        is_on_host = self._predictor.device.type == "cpu"
+        name = self._predictor.trainer_name
+        return activation_bytes(self._plan, trainer_name=name, num_channels=self._num_channels) if is_on_host else 0
+
+    @cached_property
+    def _num_channels(self) -> int:
+        return len(self._plan.dataset_json.get("channel_names", self._plan.dataset_json.get("modality", {})))
 
     def labels(self, image: PreparedImage) -> NDArray[Any]:
         """Return the label map, uint8 or uint16, in the voxels and the order of axes of the file that was read."""

@@ -1,0 +1,86 @@
+"""Predict images with a trained model: of this project, or any nnU-Net."""
+
+import argparse
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from orchestrator.cli.console import (
+    EXIT_DONE,
+    EXIT_NOT_DONE,
+    command_parser,
+    consoles,
+    exit_code_of,
+    is_live,
+    parse,
+    say,
+)
+from orchestrator.cli.text import counted
+from orchestrator.inference.predict import predict
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = command_parser(
+        "predict",
+        "Predict images with a trained nnU-Net, slice by slice: the labels are those of nnU-Net's own prediction. What "
+        "is predicted already is kept. Exit code 0: everything is predicted; 1: a case failed, which its row says; 2: "
+        "the command line, the model or the images are wrong.",
+    )
+    add = parser.add_argument
+    add("input", type=Path, help="image, or folder of images: nnU-Net's names (case_0000.nii.gz, ...) or any")
+    add("--model", required=True, help="folder of a trained model in nnU-Net's layout, a zip of one, or a run")
+    add("--training", help="which training, where the model is a run of several")
+    add("--fold", action="append", default=[], help="fold of a folder or zip; may be repeated (default: all there are)")
+    add("--output", required=True, help="folder of the label maps, of a JSON for each, and of predictions.csv")
+    add("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
+    add("--step", type=float, help="step of the window as a share of it (default: the model's; nnU-Net's is 0.5)")
+    mirroring = parser.add_mutually_exclusive_group()
+    mirroring.add_argument("--mirror", action="store_true", default=None, help="average over mirrored images")
+    mirroring.add_argument(
+        "--no-mirror", dest="mirror", action="store_false", help="do not (default: as the model did)"
+    )
+    add("--max-memory", type=float, metavar="GIB", help="leave out cases that would take more (default: none)")
+    add("--cluster", type=Path, help="cluster file: predict as Ray tasks; model and folders must be seen there")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns 0 if everything is predicted, 1 if not, 2 for bad input, 130 after Ctrl-C."""
+    console, errors = consoles()
+    options = parse(build_parser(), arguments)
+    return exit_code_of(
+        partial(_predict, options, console=console, errors=errors),
+        errors=errors,
+        interrupted="Interrupted; the same command goes on.",
+    )
+
+
+def _predict(options: argparse.Namespace, *, console: Console, errors: Console) -> int:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=errors, disable=not is_live(errors), transient=True) as progress:
+        bar = progress.add_task("cases", total=None)
+        rows = predict(
+            options.model,
+            options.input,
+            output=options.output,
+            training=options.training,
+            folds=options.fold,
+            device=options.device,
+            tile_step_size=options.step,
+            mirrors=options.mirror,
+            max_memory_gib=options.max_memory,
+            cluster=options.cluster,
+            note=lambda line: say(line, console=errors),
+            on_case=lambda done, total: progress.update(bar, completed=done, total=total),
+        )
+    failed = [row for row in rows if row.status == "failed"]
+    for row in failed:
+        say(f"failed: {row.case}: {row.message}", console=errors)
+    num_kept = sum(row.status == "kept" for row in rows)
+    kept = f", {num_kept} of them before" if num_kept else ""
+    say(f"{counted(len(rows) - len(failed), 'case')} predicted{kept}: {options.output}", console=console)
+    return EXIT_NOT_DONE if failed else EXIT_DONE

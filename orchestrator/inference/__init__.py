@@ -1,0 +1,1 @@
+"""Trained models beyond their run: predictions of any images, models handed out and taken in."""

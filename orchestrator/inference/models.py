@@ -1,0 +1,141 @@
+"""Where a trained model is: a folder in nnU-Net's layout, a zip of one, or a training of a run."""
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.errors import ConfigError, DataError, IntegrityError
+from orchestrator.inference.unpacking import unpacked
+from orchestrator.stages.plan import read_plan
+from orchestrator.storage import run_paths
+from orchestrator.storage.filesystem import open_storage
+from orchestrator.storage.interface import Storage
+from orchestrator.storage.json_files import read_json
+
+if TYPE_CHECKING:
+    from orchestrator.training.nnunet.model_folder import NetworkModel
+
+SETTINGS = "model.json"
+"""Beside the plans of a model of this project: how it predicts. nnU-Net does not read it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelSource:
+    """A model as it was asked for."""
+
+    location: str
+    """Folder, zip, or the output location of a run."""
+    training: str | None = None
+    """Which training of a run."""
+    folds: tuple[str, ...] = ()
+    """Which folds of a folder or zip; all unless given."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WindowSettings:
+    """How a model predicts where nothing else is asked for: as it did in its run, or as nnU-Net does."""
+
+    tile_step_size: float = 0.5
+    """Step of the sliding window as a share of its size."""
+    mirrors: bool = True
+    """Whether predictions are averaged over mirrored images."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class OpenModel:
+    """A model that was read."""
+
+    name: str
+    model: "NetworkModel"
+    settings: WindowSettings
+
+
+@contextmanager
+def opened(source: ModelSource) -> Iterator[OpenModel]:
+    """Context with a model; its files stay where they are until the end.
+
+    Raises ConfigError for a location that is none, DataError for files that cannot be read without running them.
+    """
+    if is_run(source.location):
+        yield _of_run(source)
+        return
+    from orchestrator.training.nnunet.model_folder import find_model_folder, load_model_folder
+
+    path = Path(source.location)
+    if source.training is not None:
+        raise ConfigError(f"{path}: no run; expected one with the training {source.training}, or no training")
+    with ExitStack() as stack:
+        if path.is_file():
+            folder = find_model_folder(stack.enter_context(unpacked(path)))
+        elif path.is_dir():
+            folder = find_model_folder(path)
+        else:
+            raise ConfigError(f"{path}: no such file or folder; expected a model: a folder of nnU-Net's, a zip, a run")
+        model = load_model_folder(folder, folds=source.folds)
+        yield OpenModel(name=path.stem if path.is_file() else folder.name, model=model, settings=_settings(folder))
+
+
+def is_run(location: str) -> bool:
+    """Whether a location is that of a run."""
+    return open_storage(location).exists(run_paths.RUN)
+
+
+def _of_run(source: ModelSource) -> OpenModel:
+    from orchestrator.training.checkpoint import CheckpointStore, fitting
+    from orchestrator.training.nnunet.model_folder import NetworkModel, check_configuration
+
+    storage = open_storage(source.location)
+    record = read_json(storage, run_paths.RUN, {"preset": dict, "trainings": list})
+    there = [training for training in record["trainings"] if storage.exists(run_paths.training_record(training))]
+    if source.training is None and len(there) != 1:
+        raise ConfigError(f"{storage.location}: {len(there)} finished trainings; expected one of {', '.join(there)}")
+    training = source.training or there[0]
+    if training not in there:
+        raise ConfigError(f"{storage.location}: no finished training {training}; expected one of {', '.join(there)}")
+    if source.folds:
+        raise ConfigError(f"{training}: a training is one fold; expected no folds")
+    plan, final = read_plan(storage, training), CheckpointStore(storage, training_id=training).load_final()
+    check_configuration(plan)
+    with fitting(f"{training}: its final checkpoint"):
+        model = NetworkModel(
+            plan=plan,
+            folds=(training,),
+            weights=(final.state["network_weights"],),
+            mirror_axes=tuple(map(int, final.state["inference_allowed_mirroring_axes"] or ())),
+            trainer=str(final.state["trainer_name"]),
+            sha256=final.sha256,
+        )
+    return OpenModel(name=training, model=model, settings=settings_of_run(storage))
+
+
+def settings_of_run(storage: Storage) -> WindowSettings:
+    """Return how the models of a run predict."""
+    preset = read_json(storage, run_paths.RUN, {"preset": dict})["preset"]
+    try:
+        step, mirrors = float(preset["tile_step_size"]), preset["mirror_at_prediction"] is True
+    except (LookupError, TypeError, ValueError) as error:
+        raise IntegrityError(f"{storage.location}/{run_paths.RUN}: its preset does not say how it predicts") from error
+    return WindowSettings(tile_step_size=step, mirrors=mirrors)
+
+
+def _settings(folder: Path) -> WindowSettings:
+    """Return how a model of this project predicts; nnU-Net's own defaults for any other."""
+    path = folder / SETTINGS
+    if not path.is_file():
+        return WindowSettings()
+    try:
+        found: dict[str, Any] = json.loads(path.read_bytes())["prediction"]
+        settings = WindowSettings(tile_step_size=float(found["tile_step_size"]), mirrors=found["mirrors"] is True)
+    except (OSError, LookupError, TypeError, ValueError, RecursionError) as error:
+        raise DataError(f"{path}: cannot be read ({error!r}); expected what `export` has written") from error
+    check_step(settings.tile_step_size, where=str(path))
+    return settings
+
+
+def check_step(tile_step_size: float, *, where: str) -> None:
+    """Raise ConfigError unless a step is a share of a window."""
+    if not 0 < tile_step_size <= 1:
+        raise ConfigError(f"{where}: a step of {tile_step_size}; expected a share of the window, above 0, at most 1")

@@ -1,0 +1,110 @@
+"""Zips of trained models taken apart: only what a model is made of, nowhere else, and no more than was said."""
+
+import re
+import shutil
+import stat
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+from orchestrator.errors import DataError, is_of_a_disk
+
+MOST_MEMBERS = 10_000
+MOST_JSON_BYTES = 64 * 2**20
+MOST_WEIGHTS_BYTES = 16 * 2**30
+_PART = re.compile(r"[A-Za-z0-9][\w. -]{0,120}")
+_OF_A_MODEL = re.compile(r"(plans|dataset|model)\.json|model_card\.md|fold_(\d{1,3}|all)/checkpoint_\w{1,20}\.pth")
+_METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA}
+_UNIX = 3
+
+
+@contextmanager
+def unpacked(archive: Path) -> Iterator[Path]:
+    """Context with a temporary folder that holds the models of a zip; raises DataError as `unpack` does."""
+    with tempfile.TemporaryDirectory(prefix="model-") as folder:
+        unpack(archive, Path(folder))
+        yield Path(folder)
+
+
+def unpack(archive: Path, folder: Path) -> list[str]:
+    """Write plans, description and weights of each model of a zip into a folder, and nothing else that is in it.
+
+    Parameters
+    ----------
+    archive
+        As nnU-Net's `export_model_to_zip` or this project's `export` makes it.
+    folder
+        Is there already.
+
+    Returns
+    -------
+    list of str
+        Names of what was left out.
+
+    Raises
+    ------
+    DataError
+        For what is no zip, a name that leads elsewhere, a link, two files of one name, a password, or more bytes than a
+        model has; nothing outside of the folder was written then.
+    """
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            members = [member for member in opened.infolist() if not member.is_dir()]
+            _check(archive, members)
+            needed = [member for member in members if _is_needed(member.filename)]
+            if not any(PurePosixPath(member.filename).name == "plans.json" for member in needed):
+                raise DataError(f"{archive}: no plans.json in it; expected a zip of a trained model of nnU-Net")
+            for member in needed:
+                _write(opened, member, folder / member.filename)
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError, ValueError) as error:
+        if is_of_a_disk(error):
+            raise
+        raise DataError(f"{archive}: cannot be unpacked ({error}); expected a whole zip of a trained model") from error
+    return sorted({member.filename for member in members} - {member.filename for member in needed})
+
+
+def _check(archive: Path, members: list[zipfile.ZipInfo]) -> None:
+    if len(members) > MOST_MEMBERS:
+        raise DataError(f"{archive}: {len(members)} files; expected at most {MOST_MEMBERS}")
+    seen: set[str] = set()
+    for member in members:
+        name = member.filename
+        kind = stat.S_IFMT(member.external_attr >> 16) if member.create_system == _UNIX else 0
+        if any(_PART.fullmatch(part) is None for part in name.split("/")):
+            found = "a name that leads elsewhere, or no plain one"
+        elif kind not in {0, stat.S_IFREG}:
+            found = "a link or device"
+        elif name.lower() in seen:
+            found = "a second file of that name"
+        elif member.flag_bits & 0x1:
+            found = "encrypted"
+        elif member.compress_type not in _METHODS:
+            found = f"compressed with method {member.compress_type}"
+        elif _is_needed(name) and member.file_size > _most_bytes(name):
+            found = f"{member.file_size} bytes"
+        else:
+            seen.add(name.lower())
+            continue
+        raise DataError(
+            f"{archive}: {name[:120]!r} is {found}; expected plain files of a trained model. Nothing is taken"
+        )
+
+
+def _is_needed(name: str) -> bool:
+    """Whether a file is one of a model: in a folder, or in one of a data set."""
+    parts = PurePosixPath(name).parts
+    return any(len(parts) > depth and _OF_A_MODEL.fullmatch("/".join(parts[depth:])) is not None for depth in range(3))
+
+
+def _most_bytes(name: str) -> int:
+    return MOST_WEIGHTS_BYTES if name.endswith(".pth") else MOST_JSON_BYTES
+
+
+def _write(opened: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path) -> None:
+    """Write a file; zipfile gives no more bytes than the directory of the zip says, and compares the checksum."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with opened.open(member) as source, target.open("xb") as sink:
+        shutil.copyfileobj(source, sink, 1 << 20)

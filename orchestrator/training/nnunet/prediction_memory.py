@@ -1,0 +1,167 @@
+"""What a prediction will take of the memory of a process, known before it starts."""
+
+import math
+import resource
+import sys
+import weakref
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import SimpleITK as sitk
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from orchestrator.training.nnunet.classes import network_for_prediction
+from orchestrator.training.nnunet.planning import Plan
+from orchestrator.training.nnunet.window_sweep import SweepPlan
+
+_HALF, _FLOAT32, _FLOAT64 = 2, 4, 8
+_MARGIN = 1.05
+_BESIDE_BYTES = 80 * 2**20
+"""Of compiled kernels, threads and what allocators keep."""
+_SPLINE_MARGIN = 24
+"""Voxels that scipy adds to each axis before it interpolates cubically."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageHeader:
+    """What is known of an image before its voxels are read."""
+
+    shape: tuple[int, int, int]
+    """(z, y, x)."""
+    spacing_mm: tuple[float, float, float]
+    """(z, y, x)."""
+    voxel_bytes: int
+
+
+def read_header(image: Path) -> ImageHeader | None:
+    """Return the header of an image; None if it cannot be read, which reading the image will tell."""
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(image))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError:
+        return None
+    size, spacing = reader.GetSize(), reader.GetSpacing()
+    if len(size) not in {2, 3}:
+        return None
+    if len(size) == 2:
+        size, spacing = (*size, 1), (*spacing, 999 * max(spacing))
+    words = sitk.GetPixelIDValueAsString(reader.GetPixelID())
+    digits = "".join(character for character in words if character.isdigit())
+    return ImageHeader(
+        shape=(size[2], size[1], size[0]),
+        spacing_mm=(spacing[2], spacing[1], spacing[0]),
+        voxel_bytes=int(digits or 64) // 8,
+    )
+
+
+def image_bytes(header: ImageHeader, *, num_channels: int) -> int:
+    """Return the bytes that reading takes: ITK's image, its array, and all channels as nnU-Net stacks them."""
+    num_voxels = math.prod(header.shape)
+    return num_voxels * (header.voxel_bytes * (num_channels + 1) + _FLOAT32 * num_channels)
+
+
+def preparing_bytes(header: ImageHeader, new_shape: Sequence[int], *, num_channels: int) -> int:
+    """Return the bytes that normalising and resampling take."""
+    num_voxels, num_new = math.prod(header.shape), math.prod(new_shape)
+    held = num_channels * _FLOAT32 * num_voxels
+    if tuple(new_shape) == header.shape:
+        return held + 2 * num_voxels
+    padded = math.prod(size + _SPLINE_MARGIN for size in header.shape)
+    cubic = _FLOAT64 * (num_channels * num_voxels + 2 * padded + num_new)
+    return held + cubic + num_channels * _FLOAT32 * num_new
+
+
+def own_bytes() -> int:
+    """Return the bytes that this process has in memory now; the most that it had so far where that is not told."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except (OSError, ValueError, IndexError):
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return pages * resource.getpagesize()
+
+
+class _LiveTensors(TorchDispatchMode):  # type: ignore[misc]
+    """Counts the bytes of the tensors that are alive at a time, views of one memory once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_bytes = 0
+        self.most_bytes = 0
+        self._num_views: Counter[int] = Counter()
+
+    def __torch_dispatch__(self, function: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = function(*args, **(kwargs or {}))
+        results = [
+            one for one in (made if isinstance(made, tuple | list) else (made,)) if isinstance(one, torch.Tensor)
+        ]
+        for tensor in results:
+            memory = tensor.untyped_storage()
+            place, num_bytes = memory._cdata, memory.nbytes()  # noqa: SLF001 - storages of no device have no address
+            self.num_bytes += 0 if self._num_views[place] else num_bytes
+            self._num_views[place] += 1
+            weakref.finalize(tensor, self._freed, place, num_bytes)
+        # On a CPU, oneDNN convolves copies in an order of its own.
+        is_convolution = "convolution" in str(function)
+        copies = [*results, args[0]] if is_convolution else []
+        self.most_bytes = max(self.most_bytes, self.num_bytes + sum(one.numel() * one.element_size() for one in copies))
+        return made
+
+    def _freed(self, place: int, num_bytes: int) -> None:
+        self._num_views[place] -= 1
+        self.num_bytes -= 0 if self._num_views[place] else num_bytes
+
+
+def activation_bytes(plan: Plan, *, trainer_name: str, num_channels: int) -> int:
+    """Return the bytes of what a network holds at a time for one window: its forward pass without any numbers."""
+    with torch.device("meta"):
+        network = network_for_prediction(
+            trainer_name, plan.plans_manager, configuration=plan.configuration, dataset_json=plan.dataset_json
+        ).eval()
+        window = torch.empty((1, num_channels, *plan.configuration_manager.patch_size))
+    live = _LiveTensors()
+    with torch.no_grad(), live:
+        network(window)
+    return live.most_bytes
+
+
+def most_bytes(
+    header: ImageHeader, plan: SweepPlan, *, num_channels: int, activations: int, mirrors: bool, streams: bool
+) -> int:
+    """Return the bytes that a prediction takes beside what the process has already.
+
+    Parameters
+    ----------
+    header
+        Of the image, in the order of axes of the plans.
+    plan
+        Of its windows.
+    num_channels
+        Of the image.
+    activations
+        Bytes that the network holds for a window; 0 on a GPU.
+    mirrors
+        Whether predictions are averaged over mirrored images.
+    streams
+        Whether labels are made slice by slice.
+    """
+    num_voxels, num_new = math.prod(header.shape), math.prod(plan.grid.shape)
+    new_shape = [part.stop - part.start for part in plan.padding]
+    is_same = plan.grid.taps is None
+    image = num_channels * _FLOAT32 * num_new * (1 if is_same or tuple(new_shape) == plan.grid.shape else 2)
+    held = image + num_voxels * (1 if plan.num_classes <= 255 else 2)
+    if streams:
+        sums = plan.num_sum_bytes
+    else:
+        # All classes: added up as halves, resampled one by one in double precision, and once more as halves.
+        sums = plan.num_classes * (_HALF + _FLOAT64) * num_new + plan.num_classes * _HALF * num_voxels
+    window = plan.num_classes * math.prod(plan.grid.patch_shape) * _FLOAT32
+    sweep = held + sums + activations + window * (3 if mirrors else 1)
+    reading = image_bytes(header, num_channels=num_channels)
+    preparing = preparing_bytes(header, new_shape, num_channels=num_channels)
+    return round(max(reading, preparing, sweep) * _MARGIN) + _BESIDE_BYTES
