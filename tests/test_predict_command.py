@@ -198,3 +198,10 @@ def test_weights_that_are_more_than_weights_are_refused(model, images, tmp_path,
     with pytest.raises(DataError) as raised:
         orchestrator.predict(model, images, output=tmp_path / "out")
     assert words in str(raised.value)
+
+
+def test_cases_are_predicted_as_tasks_of_a_cluster(model, images, tmp_path):
+    cluster = ROOT / "clusters" / "local.yaml"
+    rows = orchestrator.predict(model, images, output=tmp_path / "out", device="cpu", cluster=cluster)
+    expected = orchestrator.predict(model, images, output=tmp_path / "expected", device="cpu")
+    assert rows == expected

@@ -43,7 +43,7 @@ def _narrowed(typing_context: TypingContext, value: Type) -> Typed:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def quotient(typing_context: Any, dividend: Any, divisor: Any) -> Any:
+def quotient(typing_context: TypingContext, dividend: Type, divisor: Type) -> Typed:
     """Divide float32 by float32. Numba's own division looks for zeros, and is then done one by one."""
     return types.float32(types.float32, types.float32), lambda _context, builder, _signature, arguments: builder.fdiv(
         *arguments

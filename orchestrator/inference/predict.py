@@ -98,7 +98,8 @@ def _on_cluster(work: FolderPrediction, *, cluster_file: Path) -> Iterator[CaseP
     """Predict each case as a Ray task, and yield what has become of it as it comes."""
     config = load_cluster(cluster_file)
     config.authenticate()
-    from orchestrator.ray_backend.executor import connected, map_unordered
+    from orchestrator.ray_backend.connect import connected
+    from orchestrator.ray_backend.executor import map_unordered
 
-    with connected(config):
+    with connected(config, run=None):
         yield from map_unordered(work.predict, work.names(), name="predict")
