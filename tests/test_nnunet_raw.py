@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import imageio.v3
@@ -13,6 +14,7 @@ from raw_datasets import NAMES, dataset_of, write, write_dataset
 
 from orchestrator.benchmark.definition import Case
 from orchestrator.errors import DataError
+from orchestrator.images.image_file import ImageFile
 from orchestrator.sources.case import CaseRequest
 from orchestrator.sources.downloads import (
     convert_image,
@@ -162,6 +164,7 @@ DESCRIPTIONS: dict[str, tuple[object, str]] = {
     "an ending without a dot": ({"file_ending": "nii.gz"}, "expected one of .nii.gz"),
     "no ending": ({"file_ending": None}, "no key 'file_ending'"),
     "a reader of others": ({"overwrite_image_reader_writer": "MyIO"}, "Readers of others are not run"),
+    "a reader that is no name": ({"overwrite_image_reader_writer": {}}, "Readers of others are not run"),
     "files outside": ({"dataset": {"a": {"images": ["../x.nii.gz"], "label": "y"}}}, "inside of the folder"),
     "files elsewhere": ({"dataset": {"a": {"images": ["/etc/passwd"], "label": "y"}}}, "inside of the folder"),
     "files by variables": ({"dataset": {"a": {"images": ["$HOME/x"], "label": "y"}}}, "inside of the folder"),
@@ -338,6 +341,21 @@ def test_a_stack_without_its_spacing_is_noted_and_a_bad_one_refused(tmp_path):
     found = convert_image(case, dataset=dataset, label_sets=["things"], downloads=data)
     assert found.image.GetSpacing() == (1.0, 1.0, 1.0)
     assert found.notes[0].endswith("no b-2.json with its spacing, taken as 1 mm as nnU-Net does")
+
+
+@pytest.mark.parametrize("name", ["a.tiff", "a.png"])
+def test_a_picture_that_is_cut_or_changed_anywhere_is_a_fault_of_the_file_and_nothing_else(tmp_path, name):
+    path, random = tmp_path / name, np.random.default_rng(0)
+    shape = (5, 9, 11) if name == "a.tiff" else (9, 11)
+    write(path, random.integers(0, 255, shape).astype(np.uint8))
+    whole = path.read_bytes()
+    for number in range(0, len(whole), 3):
+        path.write_bytes(whole[:number] + bytes([255 - whole[number]]) + whole[number + 1 :])
+        with suppress(DataError, MemoryError):
+            ImageFile(path=path).read()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=rf"{name}: found a file that cannot be read"):
+        ImageFile(path=path).read()
 
 
 @pytest.mark.parametrize(("value", "found"), [("", None), ('"/data/raw"', "/data/raw"), (" /data/raw ", "/data/raw")])

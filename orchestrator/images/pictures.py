@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
+from orchestrator.errors import is_of_a_disk, is_out_of_memory
 from orchestrator.images.geometry import Geometry
 from orchestrator.images.nifti import check_finite
 from orchestrator.images.problem import Fault
@@ -36,14 +38,17 @@ class OpenPicture:
 
     def read(self) -> NDArray[np.generic]:
         """Read the voxels, shape (channels, z, y, x); raises Fault."""
-        try:
+        with _libraries():
             voxels = self._read()
-        except (OSError, ValueError, SyntaxError, EOFError, KeyError) as error:
-            raise _unreadable(error) from error
         voxels = voxels.astype(np.uint8) if voxels.dtype == bool else voxels
-        if voxels.dtype.kind not in "iuf":
-            raise Fault(f"numbers of type {voxels.dtype}", expected="real numbers", advice=_AGAIN)
-        voxels = voxels.reshape(self.num_channels, *self.geometry.size[::-1])
+        shape = (self.num_channels, *self.geometry.size[::-1])
+        if voxels.dtype.kind not in "iuf" or voxels.size != math.prod(shape):
+            raise Fault(
+                f"{voxels.size} numbers of type {voxels.dtype}",
+                expected=f"{math.prod(shape)} real numbers, as its header says",
+                advice=_AGAIN,
+            )
+        voxels = voxels.reshape(shape)
         for channel in voxels:
             check_finite(channel)
         return voxels
@@ -68,13 +73,10 @@ def open_picture(path: Path, *, spacing_files: tuple[Path, ...] = (), must_be_st
     """
     if path.suffix in {".tif", ".tiff"}:
         return _open_tiff(path, spacing_files=spacing_files, must_be_stack=must_be_stack)
-    try:
-        with Image.open(path) as picture:
-            width, height = picture.size
-            mode = picture.palette.mode if picture.mode == "P" and picture.palette else picture.mode
-            num_channels = 1 if picture.mode == "I;16" else len(picture.getbands() if picture.mode != "P" else mode)
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise _unreadable(error) from error
+    with _libraries(), Image.open(path) as picture:
+        width, height = picture.size
+        mode = picture.palette.mode if picture.mode == "P" and picture.palette else picture.mode
+        num_channels = 1 if picture.mode == "I;16" else len(picture.getbands() if picture.mode != "P" else mode)
     ReadBuffer().take(16 * width * height)  # asks whether there is so much
     if num_channels not in {1, *_COLOURS}:
         raise _other_values(num_channels)
@@ -101,11 +103,8 @@ def _grid(size: tuple[int, ...], spacing: tuple[float, ...]) -> Geometry:
 
 
 def _open_tiff(path: Path, *, spacing_files: tuple[Path, ...], must_be_stack: bool | None) -> OpenPicture:
-    try:
-        with tifffile.TiffFile(path) as file:
-            shape, item_bytes = tuple(map(int, file.series[0].shape)), file.series[0].dtype.itemsize
-    except (OSError, ValueError, LookupError, AttributeError, TypeError, tifffile.TiffFileError) as error:
-        raise _unreadable(error) from error
+    with _libraries(), tifffile.TiffFile(path) as file:
+        shape, item_bytes = tuple(map(int, file.series[0].shape)), file.series[0].dtype.itemsize
     if not shape or min(shape) < 1:
         raise _other_axes(shape)
     ReadBuffer().take(math.prod(shape) * item_bytes)
@@ -164,6 +163,17 @@ def _no_spacing(path: Path, *, found: str) -> Fault:
         expected='{"spacing": [z, y, x]} with three numbers above 0',
         advice="Mend that file, or remove it for 1 mm.",
     )
+
+
+@contextmanager
+def _libraries() -> Iterator[None]:
+    """Raise Fault for whatever a library throws at an odd file, unless it says nothing about the file."""
+    try:
+        yield
+    except Exception as error:
+        if is_out_of_memory(error) or (isinstance(error, OSError) and is_of_a_disk(error)):
+            raise
+        raise _unreadable(error) from error
 
 
 def _unreadable(error: Exception) -> Fault:

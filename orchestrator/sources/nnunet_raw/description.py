@@ -178,9 +178,9 @@ class _Parser:
 
     def _reader(self) -> str:
         found = self._content.get("overwrite_image_reader_writer")
-        if found in {None, "None", ""}:
+        if found in (None, "None", ""):
             return ""
-        if found not in {*_PLAIN_READERS, *_TURNING_READERS}:
+        if found not in (*_PLAIN_READERS, *_TURNING_READERS):
             raise self._wrong(
                 "overwrite_image_reader_writer",
                 expected=f"one of {', '.join((*_PLAIN_READERS, *_TURNING_READERS))}",
