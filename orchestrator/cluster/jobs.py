@@ -205,9 +205,7 @@ def follow(
         num_seen = lines.num_shown
         try:
             asyncio.run(_tail(jobs, job_id, lines=lines))
-            job = jobs.find(job_id)
-            if job is None:
-                raise ClusterError(f"driver {job_id}: the cluster does not know it any more; was its head restarted?")
+            job = _known(jobs, job_id)
             if job.has_ended:
                 lines.finish()
                 return job.status == "SUCCEEDED"
@@ -219,6 +217,14 @@ def follow(
                     f"driver {job_id}: its head does not answer any more ({error}); the same command attaches again"
                 ) from error
         sleep(RECONNECT_S if num_lost else 1.0)
+
+
+def _known(jobs: Jobs, job_id: str) -> JobState:
+    """Return a job; raises ClusterError if the cluster does not know it any more."""
+    job = jobs.find(job_id)
+    if job is None:
+        raise ClusterError(f"driver {job_id}: the cluster does not know it any more; was its head restarted?")
+    return job
 
 
 async def _tail(jobs: Jobs, job_id: str, *, lines: "_Lines") -> None:

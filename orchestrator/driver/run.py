@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -85,22 +85,13 @@ def run(request: RunRequest, *, listener: ProgressListener) -> RunOutcome:
     graph = graph_of(request)
     with Lease(storage, note=listener.note) as lease:
         events = EventLog(storage, run_started=datetime.now(UTC), clock=lambda: datetime.now(UTC))
-        asked_for = claim_output(
-            storage,
-            identity=identity_of(request),
-            trainings=[training.id for training in request.trainings],
-        )
+        asked_for = claim_output(storage, identity=identity_of(request), trainings=[t.id for t in request.trainings])
         settle_changed_data(request, storage, asked_for=asked_for, note=listener.note)
         done = finished_stages(graph, storage)
         needed = needed_stages(graph, done=done)
         check_space((graph[stage_id] for stage_id in needed), storage=storage, preset=request.preset)
         storage.sweep()
-        events.append(
-            "run_started",
-            trainings=[training.id for training in request.trainings],
-            stages_done=len(done),
-            min_preemption_gain_s=request.cluster.min_preemption_gain_s,
-        )
+        _tell_start(request, events, num_done=len(done))
         failures: Mapping[str, str] = {}
         lost: frozenset[str] = frozenset()
         if any(f"score {training.id}" not in done for training in request.trainings):
@@ -115,9 +106,8 @@ def run(request: RunRequest, *, listener: ProgressListener) -> RunOutcome:
             with best_effort("the report"):
                 write_run_report(shown, storage, failed=failures)
         elapsed_s = time.monotonic() - started_s
-        events.append(
-            "run_finished", trainings_done=num_done, stages_failed=len(failures), elapsed_s=round(elapsed_s, 3)
-        )
+        told = {"trainings_done": num_done, "stages_failed": len(failures), "elapsed_s": round(elapsed_s, 3)}
+        events.append("run_finished", **told)
         events.flush()
     return RunOutcome(
         num_done=num_done,
@@ -126,6 +116,15 @@ def run(request: RunRequest, *, listener: ProgressListener) -> RunOutcome:
         unpredicted=unpredicted_cases(rows, request.trainings),
         tables=tables,
         elapsed_s=elapsed_s,
+    )
+
+
+def _tell_start(request: RunRequest, events: EventLog, *, num_done: int) -> None:
+    events.append(
+        "run_started",
+        trainings=[training.id for training in request.trainings],
+        stages_done=num_done,
+        min_preemption_gain_s=request.cluster.min_preemption_gain_s,
     )
 
 
@@ -146,22 +145,10 @@ def _execute(
 
     with connect.connected(request.cluster, run=name_of(request)) as connection:
         pools = request.cluster.node_pools()
-        to_come = [node_of(pool) for pool in pools]
-        machines = [*connection.nodes, *to_come]
-        planned_gib = planned_memory_gib(training.model for training in request.trainings)
-        need = training_need(request.cluster, machines, preset=request.preset, planned_gib=planned_gib)
-        _check_machines(request, need, machines, note=listener.note)
+        schedule = _schedule(request, graph, done=done, nodes=connection.nodes, note=listener.note)
+        need = schedule.training_need
         if need.gpus and connection.is_embedded:
             _check_torch_here()
-        schedule = Schedule(
-            graph,
-            done=done,
-            nodes=connection.nodes,
-            to_come=to_come,
-            training_need=need,
-            min_gain_s=request.cluster.min_preemption_gain_s,
-        )
-        _tell_sizes(schedule, open_storage(request.output))
         if connection.dashboard:
             listener.note(f"Ray dashboard: {connection.dashboard}")
         observer = RunObserver(
@@ -187,6 +174,32 @@ def _execute(
         finally:
             events.flush()
         return observer.failures, frozenset(schedule.outcomes.failed | schedule.outcomes.blocked)
+
+
+def _schedule(
+    request: RunRequest,
+    graph: Mapping[str, Stage],
+    *,
+    done: set[str],
+    nodes: Sequence[Node],
+    note: Callable[[str], None],
+) -> Schedule:
+    """Return the schedule of a run on these nodes, and those that may come."""
+    to_come = [node_of(pool) for pool in request.cluster.node_pools()]
+    machines = [*nodes, *to_come]
+    planned_gib = planned_memory_gib(training.model for training in request.trainings)
+    need = training_need(request.cluster, machines, preset=request.preset, planned_gib=planned_gib)
+    _check_machines(request, need, machines, note=note)
+    schedule = Schedule(
+        graph,
+        done=done,
+        nodes=nodes,
+        to_come=to_come,
+        training_need=need,
+        min_gain_s=request.cluster.min_preemption_gain_s,
+    )
+    _tell_sizes(schedule, open_storage(request.output))
+    return schedule
 
 
 def _tell_sizes(schedule: Schedule, storage: Storage) -> None:

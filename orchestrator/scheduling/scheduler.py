@@ -52,7 +52,6 @@ class Schedule:
         training_need: ResourceRequest,
         to_come: Iterable[Node] = (),
         min_gain_s: float = MIN_PREEMPTION_GAIN_S,
-        restart_s: float = RESTART_S,
     ) -> None:
         """Begin with the stages of `done`; every other stage on which nothing depends will be carried out.
 
@@ -70,8 +69,6 @@ class Schedule:
             Of each kind of machine that may join later one; `nodes` may be empty then.
         min_gain_s
             How much longer than a running training a waiting one must need so that the former is preempted.
-        restart_s
-            What a preemption costs.
         """
         self.graph = graph
         self.processors = Processors(nodes)
@@ -80,7 +77,7 @@ class Schedule:
         self.records = NodeRecords()
         self.to_come = tuple(to_come)
         known = [*self.processors.nodes.values(), *self.to_come]
-        self.expectations = Expectations(graph, nodes=known, restart_s=restart_s)
+        self.expectations = Expectations(graph, nodes=known, restart_s=RESTART_S)
         self.training_need = training_need
         check_fits(training_need, known)
         self._min_gain_s = min_gain_s
@@ -165,10 +162,8 @@ class Schedule:
         ----------
         stage_id
             Which one.
-        kind
-            Why.
-        now_s
-            When.
+        kind, now_s
+            Why, and when.
         node
             Where it really ran, if that is known better than by its start.
         lost

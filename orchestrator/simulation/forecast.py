@@ -73,6 +73,15 @@ class SimulatedRun:
     """Those that no other beats in both time and cost, cheapest first; none where nothing is rented."""
 
 
+def _check_known(preset: Preset, fleet: Fleet, *, cluster: ClusterConfig) -> None:
+    """Raise ConfigError if nobody knows how long trainings take on these machines."""
+    if not (preset.is_for_cpus or any(node.offered.gpus for node in fleet.nodes)):
+        raise ConfigError(
+            f"{cluster.path}: no GPU; expected one, since how long trainings of --preset {preset.name} take is known "
+            "for GPUs alone. Set num_gpus, or choose another file"
+        )
+
+
 def simulate_run(
     study: Study,
     trainings: Sequence[Training],
@@ -83,11 +92,11 @@ def simulate_run(
     prices: Prices | None,
     seed: int,
 ) -> SimulatedRun:
-    """Play trainings of a benchmark on the cluster of a file and on other numbers of its machines.
+    """Play trainings of a study on the cluster of a file and on other numbers of its machines.
 
     Parameters
     ----------
-    benchmark, trainings, preset, phantoms
+    study, trainings, preset, phantoms
         What is run.
     cluster
         Where.
@@ -109,11 +118,7 @@ def simulate_run(
         preset=preset,
         phantoms=phantoms,
     )
-    if not (preset.is_for_cpus or any(node.offered.gpus for node in fleet.nodes)):
-        raise ConfigError(
-            f"{cluster.path}: no GPU; expected one, since how long trainings of --preset {preset.name} take is known "
-            "for GPUs alone. Set num_gpus, or choose another file"
-        )
+    _check_known(preset, fleet, cluster=cluster)
     planned_gib = planned_memory_gib(training.model for training in trainings)
     need = training_need(cluster, fleet.nodes, preset=preset, planned_gib=planned_gib)
     seeds = tuple(range(seed, seed + NUM_COURSES))

@@ -4,8 +4,9 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from orchestrator.benchmark.definition import Case, EvaluationSet, Training
+from orchestrator.benchmark.definition import Case, EvaluationSet, LabelSet, Training
 from orchestrator.benchmark.study import split_sha256
 from orchestrator.errors import IntegrityError
 from orchestrator.results.records import Provenance, ResultRow, ScoreStatus
@@ -17,6 +18,9 @@ from orchestrator.storage import run_paths
 from orchestrator.storage.interface import Storage
 from orchestrator.storage.json_files import read_json
 from orchestrator.workflow.graph import used_label_sets
+
+if TYPE_CHECKING:
+    from orchestrator.scoring.structures import ScoredStructure
 
 
 def score(context: RunContext, training: Training) -> None:
@@ -46,24 +50,14 @@ def _score_case(
 ) -> list[ResultRow]:
     """Return one row a structure of one prediction."""
     from orchestrator.scoring.score import NoPrediction, score_files
-    from orchestrator.scoring.structures import ScoredStructure
 
     storage = context.storage
     references, predicted = context.label_sets[evaluation.label_set], context.label_sets[training.label_set]
-    structures = [
-        ScoredStructure(
-            name=name,
-            reference_labels=references.structure(name).labels,
-            prediction_labels=predicted.structure(name).labels,
-            tolerance_mm=references.structure(name).tolerance_mm,
-        )
-        for name in evaluation.structures
-    ]
     reason = failures.get(case.id)
     (scores,) = score_files(
         storage.fetch(run_paths.case_labels(case, label_set=evaluation.label_set)),
         [_fetch_prediction(storage, training, case) if reason is None else NoPrediction(reason=reason)],
-        structures=structures,
+        structures=_structures(evaluation, references=references, predicted=predicted),
         metrics=("dsc", "nsd", "hd95", "assd"),
         dimension=None,
         ignored_label=references.ignored_label,
@@ -85,6 +79,20 @@ def _score_case(
             provenance=provenance,
         )
         for case_score in scores
+    ]
+
+
+def _structures(evaluation: EvaluationSet, *, references: LabelSet, predicted: LabelSet) -> "list[ScoredStructure]":
+    from orchestrator.scoring.structures import ScoredStructure
+
+    return [
+        ScoredStructure(
+            name=name,
+            reference_labels=references.structure(name).labels,
+            prediction_labels=predicted.structure(name).labels,
+            tolerance_mm=references.structure(name).tolerance_mm,
+        )
+        for name in evaluation.structures
     ]
 
 
