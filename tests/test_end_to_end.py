@@ -87,6 +87,24 @@ def test_tables_say_that_they_are_of_phantoms_and_capped(finished):
     assert "T2-infection-structseg" in text
 
 
+def test_the_report_shows_scores_and_the_worst_median_and_best_case(finished):
+    page = (finished / "report/index.html").read_text(encoding="utf-8")
+    assert "Whole: all 2 trainings have scores." in page
+    assert page.count("<img ") == 3
+    assert all(f"infection, {name} DSC: " in page for name in ("worst", "median", "best"))
+    assert "Learning curves" in page
+    assert "<script" not in page
+
+
+def test_the_report_is_written_anew_on_demand(finished):
+    (finished / "report/index.html").unlink()
+    location = orchestrator.write_report(finished)
+    assert location == f"{finished}/report/index.html"
+    assert (finished / "report/index.html").exists()
+    with pytest.raises(orchestrator.errors.ConfigError, match="no run has been started"):
+        orchestrator.write_report(finished / "tables")
+
+
 def test_the_same_command_again_trains_nothing(finished):
     started_s = time.monotonic()
     second = run_all(finished)

@@ -151,7 +151,7 @@ def test_texts_of_strangers_are_texts(tmp_path: Path, rows):
     study = replace(STUDY, title="<script>alert(1)</script> & more")
     page = report(tmp_path, rows, study=study, failures={"<b>x</b>": "<img src=x>"})
     assert "<script>alert" not in page
-    assert "<img" not in page
+    assert "<img src=x" not in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; more" in page
 
 

@@ -13,6 +13,7 @@ from orchestrator.report import figures
 from orchestrator.report.answers import answer
 from orchestrator.report.overview import OverviewRow, overview
 from orchestrator.report.page import BesidePublished, Failure, Figure, Origin, Page
+from orchestrator.report.pictures import Picture
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,6 +38,7 @@ def make_page(
     failures: Mapping[str, str],
     events: Sequence[Mapping[str, Any]],
     notes: Sequence[str],
+    shown: Sequence[Picture] = (),
 ) -> Page:
     """Return everything that a report says."""
     found = overview(rows)
@@ -56,6 +58,7 @@ def make_page(
         published=published,
         errata=_errata(found, layout=layout),
         figures=(*_figures_of_scores(rows, layout=layout), *_figures_of_events(events)),
+        pictures=tuple(shown),
         failures=tuple(Failure(name=name, text=text) for name, text in failures.items()),
         methods=methods(rows, study=study),
         origins=origins,

@@ -33,7 +33,7 @@ _MOST_POINTS = 4000
 def scores_by_group(rows: "pd.DataFrame") -> str:
     """Return DSC and NSD of each case by group, for one structure and evaluation set: points, median and quartiles."""
     groups = list(dict.fromkeys(rows["group"]))
-    with _figure(height_in=0.9 + 0.26 * len(groups), columns=2) as (figure, axes):
+    with new_figure(height_in=0.9 + 0.26 * len(groups), columns=2) as (figure, axes):
         random = np.random.default_rng(0)
         for axis, metric in zip(axes, ("dsc", "nsd"), strict=True):
             values = [rows.loc[rows["group"] == group, metric].dropna().to_numpy() for group in groups]
@@ -55,7 +55,7 @@ def scores_by_group(rows: "pd.DataFrame") -> str:
 def forest(answer: Answer) -> str:
     """Return the differences of an answer with their intervals."""
     shown = answer.differences
-    with _figure(height_in=0.9 + 0.24 * len(shown)) as (figure, (axis,)):
+    with new_figure(height_in=0.9 + 0.24 * len(shown)) as (figure, (axis,)):
         for place, one in enumerate(shown):
             found = one.result.difference
             colour = COLOURS[0] if one.metric == "dsc" else COLOURS[1]
@@ -73,7 +73,7 @@ def forest(answer: Answer) -> str:
 
 def overlap_and_surface(rows: "pd.DataFrame") -> str:
     """Return NSD against DSC of every case, by structure."""
-    with _figure(height_in=4.2, width_in=5.2) as (figure, (axis,)):
+    with new_figure(height_in=4.2, width_in=5.2) as (figure, (axis,)):
         for colour, (structure, part) in zip(_colours(), rows.groupby("structure", sort=False), strict=False):
             axis.scatter(part["dsc"], part["nsd"], s=7, alpha=0.45, color=colour, linewidths=0, label=str(structure),
                          rasterized=len(rows) > _MOST_POINTS)  # fmt: skip
@@ -86,7 +86,7 @@ def overlap_and_surface(rows: "pd.DataFrame") -> str:
 def score_by_size(rows: "pd.DataFrame") -> str:
     """Return DSC against the volume of the structure in the reference, by structure."""
     there = rows[(rows["reference_ml"] > 0) & rows["dsc"].notna()]
-    with _figure(height_in=4.2, width_in=5.2) as (figure, (axis,)):
+    with new_figure(height_in=4.2, width_in=5.2) as (figure, (axis,)):
         for colour, (structure, part) in zip(_colours(), there.groupby("structure", sort=False), strict=False):
             axis.scatter(part["reference_ml"], part["dsc"], s=7, alpha=0.45, color=colour, linewidths=0,
                          label=str(structure), rasterized=len(rows) > _MOST_POINTS)  # fmt: skip
@@ -103,7 +103,7 @@ def learning_curves(epochs: "pd.DataFrame") -> str:
     `epochs` has columns training, epoch, train_loss, val_loss, pseudo_dice.
     """
     titles = {"train_loss": "training loss", "val_loss": "validation loss", "pseudo_dice": "Dice of patches"}
-    with _figure(height_in=2.7, columns=3) as (figure, axes):
+    with new_figure(height_in=2.7, columns=3) as (figure, axes):
         for axis, (column, title) in zip(axes, titles.items(), strict=True):
             for _, part in epochs.groupby("training", sort=True):
                 axis.plot(part["epoch"] + 1, part[column].astype(float), linewidth=0.8, alpha=0.6, color=COLOURS[0])
@@ -121,7 +121,7 @@ def timeline(spans: Sequence[tuple[str, float, float, str]]) -> str:
         free = next((lane for lane, until in enumerate(ends) if until <= start), len(ends))
         ends[free:] = [end, *ends[free + 1 :]] if free < len(ends) else [end]
         lanes.append(free)
-    with _figure(height_in=0.9 + 0.22 * len(ends)) as (figure, (axis,)):
+    with new_figure(height_in=0.9 + 0.22 * len(ends)) as (figure, (axis,)):
         for lane, (_, start, end, machine) in zip(lanes, sorted(spans, key=lambda span: span[1]), strict=True):
             colour = COLOURS[machines.index(machine) % len(COLOURS)]
             axis.barh(lane, end - start, left=start, height=0.8, color=colour, edgecolor="white", linewidth=0.4)
@@ -137,7 +137,7 @@ def _colours() -> Iterator[str]:
 
 
 @contextmanager
-def _figure(
+def new_figure(
     *, height_in: float, width_in: float = _WIDTH_IN, columns: int = 1
 ) -> Iterator[tuple["Figure", "Sequence[Axes]"]]:
     """Context with a new figure and its axes; the settings of the process are as before afterwards."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from orchestrator.report import figures
 from orchestrator.report.answers import Answer
 from orchestrator.report.overview import OverviewRow, Quartiles
+from orchestrator.report.pictures import Picture
 from orchestrator.statistics.intervals import FEWEST_CLUSTERS, NUM_RESAMPLES, MeanWithInterval
 
 _TEMPLATES = Path(__file__).with_name("templates")
@@ -86,6 +87,7 @@ class Page:
     published: tuple[BesidePublished, ...]
     errata: tuple[str, ...]
     figures: tuple[Figure, ...]
+    pictures: tuple[Picture, ...]
     failures: tuple[Failure, ...]
     methods: str
     origins: tuple[Origin, ...]

@@ -19,6 +19,7 @@ from orchestrator.report.content import make_page
 from orchestrator.report.data_dictionary import data_dictionary
 from orchestrator.report.notes import run_notes
 from orchestrator.report.page import Page, to_html
+from orchestrator.report.pictures import pictures
 from orchestrator.report.scores_frame import scores_frame
 from orchestrator.results.store import from_table
 from orchestrator.storage import run_paths
@@ -65,6 +66,7 @@ def write_report(
         events=events, notes=run_notes(
             from_table(of_trainings), trainings=trainings, leaks=study.patient_leaks(trainings), warnings=warnings
         ),
+        shown=list(pictures(rows, study=study, trainings=trainings, storage=storage)),
     )  # fmt: skip
     contents = {
         "scores.csv": rows.drop(columns=["order"]).to_csv(index=False).encode(),

@@ -1,0 +1,128 @@
+"""The worst, a median and the best case of each structure: slices in three planes with both contours.
+
+Which cases these are is a rule and no choice: of all scored cases of a structure, sorted by DSC, the first, the middle
+and the last. Slices go through the middle of what is labelled in either map.
+"""
+
+import base64
+import io
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+from orchestrator.benchmark.definition import Case, Training
+from orchestrator.benchmark.study import Study
+from orchestrator.errors import OrchestratorError
+from orchestrator.images.geometry import order_onto
+from orchestrator.images.label_maps import open_label_map, read_label_map
+from orchestrator.images.nifti import read_nifti
+from orchestrator.images.source_file import SourceFile
+from orchestrator.images.stored_voxels import ReadBuffer
+from orchestrator.report.figures import COLOURS, new_figure
+from orchestrator.storage import run_paths
+from orchestrator.storage.interface import Storage
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+logger = logging.getLogger(__name__)
+
+MOST_STRUCTURES = 8
+"""Of which there are pictures: whole-body label maps have a hundred."""
+_BAR_MM = 50.0
+_PERCENTILES = (0.5, 99.5)
+"""Of the intensities of the slices that are black and white."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Picture:
+    """One case."""
+
+    png_base64: str
+    caption: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Volumes:
+    """A case on the grid of its image, arrays (z, y, x)."""
+
+    image: NDArray[Any]
+    reference: NDArray[np.bool_]
+    prediction: NDArray[np.bool_]
+    spacing_mm: tuple[float, float, float]
+
+
+def pictures(
+    rows: "pd.DataFrame", *, study: Study, trainings: Sequence[Training], storage: Storage
+) -> Iterator[Picture]:
+    """Yield pictures of the chosen cases; those whose files are not there any more are left out."""
+    by_id = {training.id: training for training in trainings}
+    scored = rows[(rows["status"] == "scored") & rows["dsc"].notna()]
+    structures = list(dict.fromkeys(scored["structure"]))[:MOST_STRUCTURES]
+    for structure in structures:
+        own = scored[scored["structure"] == structure].sort_values(["dsc", "training_id", "dataset", "case"])
+        chosen = {0: "worst", len(own) // 2: "median", len(own) - 1: "best"}
+        for place, name in chosen.items():
+            row = own.iloc[place].to_dict()
+            try:
+                volumes = _volumes(row, study=study, training=by_id[row["training_id"]], storage=storage)
+            except (OrchestratorError, OSError) as error:
+                logger.info("no picture of %s of %s: %s", row["case"], row["training_id"], error)
+                continue
+            yield _picture(volumes, name=name, row=row)
+
+
+def _volumes(row: Mapping[str, Any], *, study: Study, training: Training, storage: Storage) -> _Volumes:
+    case = Case(dataset=row["dataset"], name=row["case"])
+    (evaluation,) = (found for found in training.evaluation_sets if found.name == row["evaluation_set"])
+    image = read_nifti(SourceFile(path=storage.fetch(run_paths.case_image(case))), is_volume=False).image
+    truth = read_label_map(storage.fetch(run_paths.case_labels(case, label_set=evaluation.label_set)))
+    prediction_path: Path = storage.fetch(run_paths.prediction(training.id, case))
+    with open_label_map(prediction_path) as opened:
+        order = order_onto(truth.geometry, opened.header.geometry)
+        guess = order.array(opened.read(ReadBuffer()).array)
+
+    label_sets = [study.label_set(name) for name in (evaluation.label_set, training.label_set)]
+    of_reference, of_prediction = (found.structure(row["structure"]).labels for found in label_sets)
+    return _Volumes(
+        image=sitk.GetArrayFromImage(image).reshape(truth.array.shape),
+        reference=np.isin(truth.array, of_reference),
+        prediction=np.isin(guess, of_prediction),
+        spacing_mm=truth.spacing_mm,
+    )
+
+
+def _picture(volumes: _Volumes, *, name: str, row: Mapping[str, Any]) -> Picture:
+    places = [int(np.median(found)) for found in np.nonzero(volumes.reference | volumes.prediction)]
+    planes = [axis for axis in (0, 1, 2) if min(np.delete(volumes.image.shape, axis)) > 1]
+    slices = [np.take(volumes.image, places[axis], axis) for axis in planes]
+    low, high = np.percentile(np.concatenate([one.ravel() for one in slices]), _PERCENTILES)
+    with new_figure(height_in=2.6, columns=len(planes)) as (figure, axes):
+        for axis, shown, image in zip(axes, planes, slices, strict=True):
+            down_mm, right_mm = np.delete(volumes.spacing_mm, shown)
+            # Slices of z grow towards the head in LPS.
+            origin: Literal["upper", "lower"] = "upper" if shown == 0 else "lower"
+            axis.imshow(image, cmap="gray", vmin=low, vmax=high + 1e-6, aspect=down_mm / right_mm, origin=origin)
+            for mask, colour in ((volumes.reference, COLOURS[2]), (volumes.prediction, COLOURS[1])):
+                plane = np.take(mask, places[shown], shown)
+                if plane.any() and min(plane.shape) > 1:
+                    axis.contour(plane, levels=[0.5], colors=[colour], linewidths=0.9)
+            bar = _BAR_MM / right_mm
+            if bar < image.shape[1]:
+                bottom = image.shape[0] * (0.95 if origin == "upper" else 0.05)
+                axis.plot([2, 2 + bar], [bottom, bottom], color="white", linewidth=2)
+            axis.set_axis_off()
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
+    caption = (
+        f"{row['structure']}, {name} DSC: {row['training_id']}, {row['dataset']}/{row['case']}, DSC {row['dsc']:.3f}, "
+        f"NSD {row['nsd']:.3f} at {row['tolerance_mm']:g} mm. Reference green, prediction orange; black is {low:.4g}, "
+        f"white {high:.4g}; bar {_BAR_MM:g} mm."
+    )
+    return Picture(png_base64=base64.b64encode(buffer.getvalue()).decode(), caption=caption)
