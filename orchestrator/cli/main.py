@@ -11,6 +11,8 @@ COMMANDS = {
     "study": "write a study file for data sets in nnU-Net's raw layout, or check one against its data",
     "report": "write a page with scores, comparisons and figures of a run",
     "status": "show how far a run is",
+    "export": "hand out the models of a run, as zips that nnU-Net installs",
+    "import": "take zips of models of others in, without running anything in them",
     "predict": "predict images with a trained model, also of others",
     "evaluate": "score folders of label maps, without any training",
     "verify": "compare every file of a run with what was written",
@@ -18,6 +20,8 @@ COMMANDS = {
     "phantoms": "write phantoms in the layouts of the public downloads",
 }
 """Name, which is that of its module, and what it does."""
+_MODULES = {"import": "import_models"}
+"""Of commands whose name is a word of Python's."""
 PROGRAM = "orchestrator"
 
 
@@ -34,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"error: {words[0]}: no such command; expected one of {', '.join(COMMANDS)}\n")
         return EXIT_USAGE
     # Only the module that is needed: all of them take seconds to import.
-    module = importlib.import_module(f"orchestrator.cli.{words[0]}")
+    module = importlib.import_module(f"orchestrator.cli.{_MODULES.get(words[0], words[0])}")
     exit_code: int = module.main(words[1:])
     return exit_code
 

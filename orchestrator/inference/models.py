@@ -88,8 +88,7 @@ def _of_run(source: ModelSource) -> OpenModel:
     from orchestrator.training.nnunet.model_folder import NetworkModel, check_configuration
 
     storage = open_storage(source.location)
-    record = read_json(storage, run_paths.RUN, {"preset": dict, "trainings": list})
-    there = [training for training in record["trainings"] if storage.exists(run_paths.training_record(training))]
+    there = finished_trainings(storage)
     if source.training is None and len(there) != 1:
         raise ConfigError(f"{storage.location}: {len(there)} finished trainings; expected one of {', '.join(there)}")
     training = source.training or there[0]
@@ -107,8 +106,17 @@ def _of_run(source: ModelSource) -> OpenModel:
             mirror_axes=tuple(map(int, final.state["inference_allowed_mirroring_axes"] or ())),
             trainer=str(final.state["trainer_name"]),
             sha256=final.sha256,
+            train_cases=tuple(map(str, final.state["origin"]["train_cases"])),
         )
     return OpenModel(name=training, model=model, settings=settings_of_run(storage))
+
+
+def finished_trainings(storage: Storage) -> list[str]:
+    """Return the trainings of a run whose models are ready; raises ConfigError for what is no run."""
+    if not storage.exists(run_paths.RUN):
+        raise ConfigError(f"{storage.location}: no {run_paths.RUN}; expected the output location of a run")
+    trainings = read_json(storage, run_paths.RUN, {"trainings": list})["trainings"]
+    return [training for training in trainings if storage.exists(run_paths.training_record(training))]
 
 
 def settings_of_run(storage: Storage) -> WindowSettings:

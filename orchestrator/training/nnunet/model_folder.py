@@ -35,6 +35,8 @@ class NetworkModel:
     """Name of nnU-Net's class that has trained it, and builds its network."""
     sha256: str
     """Digest of the files that it was read from."""
+    train_cases: tuple[str, ...] = ()
+    """Identifiers of the cases that it was trained on, where they are known."""
     notes: tuple[str, ...] = ()
     """What was taken for granted."""
 

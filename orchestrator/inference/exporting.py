@@ -1,0 +1,152 @@
+"""Trained models of a run as zips that nnU-Net installs and runs, each with a card, and an index of all."""
+
+import hashlib
+import io
+import json
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from orchestrator.errors import ConfigError
+from orchestrator.inference.model_card import CardFacts, model_card
+from orchestrator.inference.models import SETTINGS, ModelSource, OpenModel, finished_trainings, opened
+from orchestrator.results.store import ResultsStore, from_table
+from orchestrator.storage import run_paths
+from orchestrator.storage.filesystem import open_storage
+from orchestrator.storage.interface import Storage
+from orchestrator.storage.json_files import read_json, write_json
+
+INDEX = "index.json"
+CARD = "model_card.md"
+FIRST_NUMBER = 700
+"""Of the data sets under which nnU-Net installs the models; it has numbers up to 999."""
+_LAST_NUMBER = 999
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+"""The first time that a zip knows: the same on every machine."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExportedModel:
+    """A zip."""
+
+    file: str
+    training: str
+    dataset: str
+    """`DatasetNNN_Name` under which nnU-Net installs it."""
+    sha256: str
+    num_bytes: int
+
+
+def export_models(
+    run: str,
+    output: str,
+    *,
+    trainings: Sequence[str] = (),
+    first_number: int = FIRST_NUMBER,
+    on_model: Callable[[ExportedModel], None] = lambda _: None,
+) -> list[ExportedModel]:
+    """Write a zip for each training, and an index with their digests; the same models give the same bytes.
+
+    Folds are models of their own: their plans follow from their own training cases, and nnU-Net holds one plan a model.
+
+    Parameters
+    ----------
+    run
+        Output location of a run.
+    output
+        Folder of the zips.
+    trainings
+        Which; all that are finished unless given.
+    first_number
+        Number of the first data set; each training of the run has its own, whichever are exported.
+    on_model
+        Called after each.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such training, or no number left.
+    """
+    source, target = open_storage(run), open_storage(output)
+    there, numbered = finished_trainings(source), read_json(source, run_paths.RUN, {"trainings": list})["trainings"]
+    if missing := [training for training in trainings if training not in there]:
+        raise ConfigError(f"{run}: no finished training {', '.join(missing)}; expected some of {', '.join(there)}")
+    if not there:
+        raise ConfigError(f"{run}: no finished training; expected at least one")
+    if not 1 <= first_number <= _LAST_NUMBER - len(numbered) + 1:
+        raise ConfigError(
+            f"numbers from {first_number}: expected room for {len(numbered)} data sets up to {_LAST_NUMBER}"
+        )
+    made = []
+    for training in trainings or there:
+        dataset = f"Dataset{first_number + numbered.index(training):03d}_{training.replace('-', '_')}"
+        content = _zip(source, training, dataset=dataset)
+        target.write_bytes(f"{training}.zip", content)
+        made.append(
+            ExportedModel(
+                file=f"{training}.zip",
+                training=training,
+                dataset=dataset,
+                sha256=hashlib.sha256(content).hexdigest(),
+                num_bytes=len(content),
+            )
+        )
+        on_model(made[-1])
+    _write_index(target, made)
+    return made
+
+
+def _write_index(target: Storage, made: Sequence[ExportedModel]) -> None:
+    """List the models of this call, and those of calls before whose files are there."""
+    models = read_json(target, INDEX, {"models": dict})["models"] if target.exists(INDEX) else {}
+    models = {file: entry for file, entry in models.items() if target.exists(file)}
+    models |= {
+        one.file: {"training": one.training, "dataset": one.dataset, "sha256": one.sha256, "bytes": one.num_bytes}
+        for one in made
+    }
+    write_json(target, INDEX, {"models": dict(sorted(models.items()))})
+
+
+def _zip(source: Storage, training: str, *, dataset: str) -> bytes:
+    from orchestrator.training.nnunet.model_files import PLANS, model_files
+
+    with opened(ModelSource(location=source.location, training=training)) as found:
+        files = model_files(found.model, dataset=dataset, mirrors=found.settings.mirrors)
+        files[SETTINGS] = _settings(found)
+        files[CARD] = model_card(found, _facts(source, found, dataset=dataset)).encode()
+        folder = f"{dataset}/{found.model.trainer}__{PLANS}__{found.model.plan.configuration}"
+    return _packed({f"{folder}/{name}": content for name, content in files.items()})
+
+
+def _settings(found: OpenModel) -> bytes:
+    prediction = {"tile_step_size": found.settings.tile_step_size, "mirrors": found.settings.mirrors}
+    record = {"name": found.name, "checkpoint_sha256": found.model.sha256, "prediction": prediction}
+    return (json.dumps(record, indent=1) + "\n").encode()
+
+
+def _facts(source: Storage, found: OpenModel, *, dataset: str) -> CardFacts:
+    record = read_json(source, run_paths.RUN, {"preset": dict, "seed": int})
+    store = ResultsStore(source)
+    table = store.read() if found.name in store.finished() else None
+    rows = [] if table is None else [row for row in from_table(table) if row.training_id == found.name]
+    num_cases = Counter(case.partition("--")[0] for case in found.model.train_cases)
+    return CardFacts(
+        dataset=dataset,
+        num_train_cases=dict(num_cases),
+        preset=str(record["preset"].get("name", "")),
+        seed=record["seed"],
+        phantoms=record.get("data") == "phantoms",
+        rows=rows,
+    )
+
+
+def _packed(files: Mapping[str, bytes]) -> bytes:
+    """Return a zip, stored as it is: what compresses differs between machines, and weights hardly get smaller."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as target:
+        for name in sorted(files):
+            member = zipfile.ZipInfo(name, _EPOCH)
+            member.create_system, member.external_attr = 3, 0o644 << 16
+            target.writestr(member, files[name])
+    return buffer.getvalue()

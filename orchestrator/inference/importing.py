@@ -1,0 +1,86 @@
+"""Models of others taken in: unpacked, looked at, and only then put where they are used from."""
+
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.errors import ConfigError, DataError, OrchestratorError
+from orchestrator.inference.unpacking import unpack
+from orchestrator.storage.interface import TEMPORARY_PREFIX
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImportedModel:
+    """A model that can be predicted with."""
+
+    folder: Path
+    configuration: str
+    folds: tuple[str, ...]
+    left_out: tuple[str, ...]
+    """Files of the zip that are none of a model."""
+    notes: tuple[str, ...]
+    """What was taken for granted."""
+
+
+def import_models(archive: Path, output: Path) -> list[ImportedModel]:
+    """Take the models of a zip in, all or none: each is read, and its network built, before it is put in its place.
+
+    Parameters
+    ----------
+    archive
+        As nnU-Net's `nnUNetv2_export_model_to_zip` or `export` makes it.
+    output
+        Folder of models; each goes to `<data set>/<trainer>__<plans>__<configuration>` below.
+
+    Raises
+    ------
+    ConfigError
+        If there is another model of that name already, or one is a cascade.
+    DataError
+        For a zip or a model that is not what it should be; nothing was put anywhere then.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f"{TEMPORARY_PREFIX}import-", dir=output) as temporary:
+        left_out = unpack(archive, Path(temporary))
+        folders = sorted(path.parent for path in Path(temporary).rglob("plans.json"))
+        found = []
+        for folder in folders:
+            parts = folder.relative_to(temporary).parts or (archive.stem,)
+            target = output.joinpath(*parts)
+            if target.exists():
+                raise ConfigError(f"{target}: there already; expected no model of that name. Remove it first")
+            found.append((_checked(archive, folder, target=target, left_out=left_out), folder, target))
+        for _, folder, target in found:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(folder, target)
+            Path(temporary).mkdir(exist_ok=True)  # where the zip has its files at the top
+    return [model for model, _, _ in found]
+
+
+def _checked(archive: Path, folder: Path, *, target: Path, left_out: list[str]) -> ImportedModel:
+    from orchestrator.training.nnunet.model_folder import load_model_folder
+    from orchestrator.training.nnunet.prediction import ready_predictor
+
+    try:
+        model = load_model_folder(folder)
+        ready_predictor(
+            model.plan, model.weights, mirror_axes=(), tile_step_size=0.5, device="cpu", trainer_name=model.trainer
+        )
+    except ConfigError as error:
+        raise ConfigError(_named(archive, folder, error)) from error
+    except OrchestratorError as error:
+        raise DataError(_named(archive, folder, error)) from error
+    return ImportedModel(
+        folder=target,
+        configuration=model.plan.configuration,
+        folds=model.folds,
+        left_out=tuple(left_out),
+        notes=tuple(note.replace(str(folder), str(target)) for note in model.notes),
+    )
+
+
+def _named(archive: Path, folder: Path, error: OrchestratorError) -> str:
+    """Return what is wrong, of the zip instead of a temporary folder."""
+    words = str(error).replace(f"{folder}/", "").replace(str(folder), "the model")
+    return f"{archive}: {words}"

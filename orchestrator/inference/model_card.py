@@ -1,0 +1,133 @@
+"""What goes with a model that is handed out: what it is, what it was trained on, how well it does, how to use it."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from orchestrator.inference.models import OpenModel
+from orchestrator.results.records import ResultRow
+from orchestrator.statistics.intervals import mean_with_interval
+
+_LIMITS = """\
+For research. It is no medical device, and no decision about a patient may rest on it. It has seen images like those
+named above: other scanners, contrast, ages, parts of the body or diseases may give wrong labels without any warning.
+Compare its labels with your own on your own images before you use them.
+"""
+_DEFINITIONS = """\
+DSC is the Dice similarity coefficient. NSD is the normalised surface Dice: the share of both surfaces that lies within
+the tolerance of the other one. SD is that of the sample. The interval is a studentised bootstrap of the mean over the
+cases, with 95 % coverage; there is none for fewer than six. A case where neither mask holds the structure counts
+nowhere, one where a single mask does counts as 0.
+"""
+_CITATION = """\
+Isensee F. et al., nnU-Net: a self-configuring method for deep learning-based biomedical image segmentation, Nature
+Methods 18, 203-211 (2021). And the owners of the data: see the terms of each data set.
+"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CardFacts:
+    """What a card says beside what the model itself tells."""
+
+    dataset: str
+    """`DatasetNNN_Name` under which nnU-Net installs it."""
+    num_train_cases: dict[str, int]
+    """By data set."""
+    preset: str
+    seed: int
+    phantoms: bool
+    rows: Sequence[ResultRow]
+    """Of its training, perhaps none."""
+
+
+def model_card(found: OpenModel, facts: CardFacts) -> str:
+    """Return the card as Markdown; it names no case, no person and no place on a machine."""
+    plan, settings = found.model.plan, found.settings
+    structures = ", ".join(f"{name} ({label})" for name, label in plan.dataset_json["labels"].items())
+    channels = ", ".join(map(str, plan.dataset_json["channel_names"].values()))
+    spacing = " x ".join(f"{step:g}" for step in plan.plans["configurations"][plan.configuration]["spacing"])
+    trained = ", ".join(f"{name}: {num}" for name, num in sorted(facts.num_train_cases.items()))
+    lines = [
+        f"# {found.name}",
+        "",
+        f"An nnU-Net of the configuration {plan.configuration}, trained by {found.model.trainer}.",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| structures (labels) | {structures} |",
+        f"| channels | {channels} |",
+        f"| training cases | {trained}{' (generated phantoms, no patients)' if facts.phantoms else ''} |",
+        f"| spacing of the network (mm) | {spacing} |",
+        f"| preset, seed | {facts.preset}, {facts.seed} |",
+        *_provenance(facts.rows),
+        "",
+        "## Scores",
+        "",
+        *_scores(facts.rows),
+        "",
+        _DEFINITIONS,
+        "## Use",
+        "",
+        _LIMITS,
+        "```",
+        f"nnUNetv2_install_pretrained_model_from_zip {found.name}.zip",
+        f"nnUNetv2_predict -d {facts.dataset} -c {plan.configuration} -f 0 -i IMAGES -o LABELS{_flags(found)}",
+        f"orchestrator predict IMAGES --model {found.name}.zip --output LABELS",
+        "```",
+        "",
+        f"The scores are of predictions with a step of {settings.tile_step_size:g} of the window, "
+        f"{'averaged over mirrored images' if settings.mirrors else 'without mirroring'}.",
+        "",
+        "## Licences and citation",
+        "",
+        "The weights are made from the data above; the terms of their owners apply to what may be done with them.",
+        _CITATION,
+    ]
+    return "\n".join(lines)
+
+
+def _flags(found: OpenModel) -> str:
+    trainer, step = found.model.trainer, found.settings.tile_step_size
+    trained_by = "" if trainer == "nnUNetTrainer" else f" -tr {trainer}"
+    return trained_by + ("" if step == 0.5 else f" -step_size {step:g}")
+
+
+def _provenance(rows: Sequence[ResultRow]) -> list[str]:
+    if not rows:
+        return []
+    found = rows[0].provenance
+    return [
+        f"| hours of training | {found.train_elapsed_s / 3600:.2f} |",
+        f"| versions | `{found.versions}` |",
+        f"| cases left out of the split by the preset | {'yes' if found.is_capped else 'no'} |",
+        f"| SHA-256 of the data | {found.data_sha256} |",
+        f"| SHA-256 of the split | {found.split_sha256} |",
+        f"| SHA-256 of the plans | {found.plan_sha256} |",
+        f"| SHA-256 of the checkpoint | {found.checkpoint_sha256} |",
+    ]
+
+
+def _scores(rows: Sequence[ResultRow]) -> list[str]:
+    if not rows:
+        return ["None: the run has not scored it."]
+    groups = dict.fromkeys((row.evaluation_set, row.score.structure, row.score.tolerance_mm) for row in rows)
+    lines = [
+        "| set | structure | DSC: n, mean, SD, interval | tolerance (mm) | NSD: n, mean, SD, interval |",
+        "|---|---|---|---|---|",
+    ]
+    for name, structure, tolerance_mm in groups:
+        own = [row for row in rows if (row.evaluation_set, row.score.structure) == (name, structure)]
+        dsc, nsd = (_statistics((getattr(row.score, metric), row.case) for row in own) for metric in ("dsc", "nsd"))
+        lines.append(f"| {name} | {structure} | {dsc} | {tolerance_mm:g} | {nsd} |")
+    return lines
+
+
+def _statistics(values: Iterable[tuple[float, str]]) -> str:
+    finite = [(value, case) for value, case in values if math.isfinite(value)]
+    if not finite:
+        return "0"
+    numbers = [value for value, _ in finite]
+    found = mean_with_interval(numbers, [case for _, case in finite], limits=(0.0, 1.0))
+    spread = math.sqrt(sum((value - found.mean) ** 2 for value in numbers) / (len(numbers) - 1)) if numbers[1:] else 0.0
+    interval = f", {found.low:.3f} to {found.high:.3f}" if found.has_interval else ""
+    return f"{len(numbers)}, {found.mean:.3f}, {spread:.3f}{interval}"
