@@ -18,6 +18,7 @@ from bench.report_scores import all_drawn_rows
 from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.presets import find_preset
 from orchestrator.benchmark.tables import load_tables
+from orchestrator.report.reported import Reported
 from orchestrator.report.write import write_report
 from orchestrator.results.store import ResultsStore
 from orchestrator.storage.filesystem import open_storage
@@ -38,9 +39,8 @@ def main() -> int:
         started_s = time.perf_counter()
         table = ResultsStore(storage).read()
         read_s = time.perf_counter() - started_s
-        key = write_report(
-            storage, table=table, study=study, trainings=trainings, layout=load_tables(study), failures={}
-        )
+        reported = Reported(study=study, trainings=trainings, table=table, layout=load_tables(study))
+        key = write_report(storage, reported=reported, failures={})
         elapsed_s = time.perf_counter() - started_s
         size_mb = (folder / key).stat().st_size / 1e6
         peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

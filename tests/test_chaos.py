@@ -24,7 +24,7 @@ from orchestrator.benchmark.presets import PRESETS
 from orchestrator.cluster.registry import load_cluster
 from orchestrator.driver import run as driver
 from orchestrator.driver.request import RunRequest
-from orchestrator.driver.shown import Shown, write_run_tables
+from orchestrator.driver.shown import shown_of, write_run_tables
 from orchestrator.errors import PreemptedError
 from orchestrator.events import read_events
 from orchestrator.results.store import ResultsStore
@@ -109,7 +109,7 @@ class Serial:
     def write_tables(self):
         storage = open_storage(self.context.output)
         asked_for = [training.id for training in self.request.trainings]
-        shown = Shown.of(self.request, storage, table=ResultsStore(storage).read(), asked_for=asked_for)
+        shown = shown_of(self.request, storage, table=ResultsStore(storage).read(), asked_for=asked_for)
         write_run_tables(shown, storage, failed=())
 
 

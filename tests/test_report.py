@@ -5,6 +5,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,7 @@ from orchestrator.report.answers import answer
 from orchestrator.report.content import make_page, training_spans
 from orchestrator.report.data_dictionary import COLUMNS
 from orchestrator.report.page import to_html
+from orchestrator.report.reported import Reported
 from orchestrator.report.scores_frame import scores_frame
 from orchestrator.report.write import write_report
 from orchestrator.results.records import ScoreStatus
@@ -36,10 +38,13 @@ def rows():
     return all_drawn_rows(TRAININGS, study=STUDY)
 
 
-def report(folder: Path, rows, **options):
-    values = {"failures": {}, "layout": LAYOUT, "trainings": TRAININGS, "study": STUDY} | options
+def reported(rows, *, study=STUDY, layout=LAYOUT) -> Reported:
     table = to_table([row for some in rows.values() for row in some]) if rows else SCHEMA.empty_table()
-    key = write_report(open_storage(str(folder)), table=table, **values)
+    return Reported(study=study, trainings=TRAININGS, table=table, layout=layout)
+
+
+def report(folder: Path, rows, *, failures=MappingProxyType({}), study=STUDY) -> str:
+    key = write_report(open_storage(str(folder)), reported=reported(rows, study=study), failures=failures)
     return (folder / key).read_text()
 
 
@@ -75,8 +80,7 @@ def test_means_of_the_page_are_those_of_the_rows(tmp_path: Path, rows):
 
 
 def test_an_answer_is_the_test_of_paired_cases_by_patient(rows):
-    frame = scores_frame(to_table([r for some in rows.values() for r in some]).to_pandas(), study=STUDY,
-                         trainings=TRAININGS)  # fmt: skip
+    frame = scores_frame(reported(rows))
     found = answer(MODELS, frame, trainings=TRAININGS)
     one = next(d for d in found.differences if (d.evaluation_set, d.metric) == ("test", "dsc"))
     wide = frame[frame["evaluation_set"] == "test"].pivot_table(
@@ -96,8 +100,7 @@ def test_a_clear_difference_is_shown_and_none_is_not_called_equal(rows):
         name: [replace(r, score=replace(r.score, dsc=r.score.dsc / 2)) if r.group.endswith("2d") else r for r in some]
         for name, some in rows.items()
     }
-    frame = scores_frame(to_table([r for some in changed.values() for r in some]).to_pandas(), study=STUDY,
-                         trainings=TRAININGS)  # fmt: skip
+    frame = scores_frame(reported(changed))
     found = answer(MODELS, frame, trainings=TRAININGS)
     verdicts = {(d.evaluation_set, d.metric): d.verdict for d in found.differences}
     assert verdicts["test", "dsc"] == verdicts["test-mosmed", "dsc"] == "lower"
@@ -106,8 +109,7 @@ def test_a_clear_difference_is_shown_and_none_is_not_called_equal(rows):
 
 
 def test_groups_that_differ_in_more_than_the_question_are_not_compared(rows):
-    frame = scores_frame(to_table([r for some in rows.values() for r in some]).to_pandas(), study=STUDY,
-                         trainings=TRAININGS)  # fmt: skip
+    frame = scores_frame(reported(rows))
     other = ComparisonSpec(name="x", title="x", baseline={"model": "3d"}, against={"model": "2d"}, same=("split",))
     assert {d.baseline for d in answer(other, frame, trainings=TRAININGS).differences} == {"T1-infection"}
     none = replace(MODELS, against={"model": "4d"})
@@ -192,16 +194,15 @@ def test_trainings_are_drawn_when_they_ran():
 
 
 def test_figures_of_a_run_are_on_its_page(rows):
-    frame = scores_frame(to_table([r for some in rows.values() for r in some]).to_pandas(), study=STUDY,
-                         trainings=TRAININGS)  # fmt: skip
+    frame = scores_frame(reported(rows))
     epochs = [
         {"time": f"2026-01-01T0{e}:00:00+00:00", "kind": "training_epoch", "training": "a", "epoch": e, "host": "n",
          "train_loss": -0.1 * e, "val_loss": None, "pseudo_dice": 0.1 * e}
         for e in range(3)
     ]  # fmt: skip
     layout = TableLayout(specs=(TableSpec(name="x", title="x"),))
-    page = make_page(frame, location="x", study=STUDY, trainings=TRAININGS, layout=layout, failures={}, events=epochs,
-                     notes=())  # fmt: skip
+    about = reported(rows, layout=layout)
+    page = make_page(about, frame, location="x", failures={}, events=epochs)
     assert len(page.figures) == len(set(zip(frame["evaluation_set"], frame["structure"], strict=True))) + 3
     assert to_html(page).count("<figure>") == len(page.figures)
     assert np.isfinite([len(figure.svg) for figure in page.figures]).all()

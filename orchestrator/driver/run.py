@@ -12,7 +12,7 @@ from orchestrator.driver.before_start import check_space, settle_changed_data
 from orchestrator.driver.claim import claim_output
 from orchestrator.driver.lease import Lease
 from orchestrator.driver.request import RunRequest, datasets_of, graph_of, identity_of, name_of
-from orchestrator.driver.shown import Shown, write_run_report, write_run_tables
+from orchestrator.driver.shown import shown_of, write_run_report, write_run_tables
 from orchestrator.errors import ConfigError, GpuError, IntegrityError, StorageError
 from orchestrator.events import EventLog
 from orchestrator.progress import ProgressListener
@@ -100,7 +100,7 @@ def run(request: RunRequest, *, listener: ProgressListener) -> RunOutcome:
         table = ResultsStore(storage).read()
         rows = from_table(table)
         num_done = len({row.training_id for row in rows} & {training.id for training in request.trainings})
-        shown = Shown.of(request, storage, table=table, asked_for=asked_for)
+        shown = shown_of(request, storage, table=table, asked_for=asked_for)
         tables = write_run_tables(shown, storage, failed=lost_trainings)
         if needed or not storage.exists(run_paths.REPORT_PAGE):
             with best_effort("the report"):

@@ -1,16 +1,14 @@
 """What a run shows of its results: tables and a report of all that is committed, and of what is asked for."""
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
-from orchestrator.benchmark.definition import Training
-from orchestrator.benchmark.study import Study
-from orchestrator.benchmark.tables import TableLayout, load_tables
+from orchestrator.benchmark.tables import load_tables
 from orchestrator.driver.claim import trainings_asked_for
 from orchestrator.driver.request import RunRequest
 from orchestrator.driver.status import read_status
 from orchestrator.events import read_events
+from orchestrator.report.reported import Reported
 from orchestrator.report.tables import write_tables
 from orchestrator.results.store import ResultsStore, from_table
 from orchestrator.stages.records.cases import warnings_about
@@ -22,37 +20,23 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Shown:
-    """What tables and report are made from."""
-
-    study: Study
-    trainings: tuple[Training, ...]
-    """Whatever any call was asked for, or has scores."""
-    table: "pa.Table"
-    """All committed rows."""
-    layout: TableLayout
-    warnings: tuple[str, ...]
-    """What is hardly right about the data."""
-
-    @staticmethod
-    def of(request: RunRequest, storage: Storage, *, table: "pa.Table", asked_for: Collection[str]) -> "Shown":
-        """Gather it for a run."""
-        shown = {*asked_for, *table["training_id"].to_pylist()}
-        everything = request.study.all_trainings(preset=request.preset)
-        trainings = tuple(training for training in everything if training.id in shown)
-        # Phantoms are what they are.
-        labels = [] if request.data is None else [pair for one in trainings for pair in used_label_sets(one)]
-        return Shown(
-            study=request.study,
-            trainings=trainings,
-            table=table,
-            layout=load_tables(request.study),
-            warnings=tuple(warnings_about(storage, labels)) if labels else (),
-        )
+def shown_of(request: RunRequest, storage: Storage, *, table: "pa.Table", asked_for: Collection[str]) -> Reported:
+    """Return what tables and report of a run are about."""
+    shown = {*asked_for, *table["training_id"].to_pylist()}
+    everything = request.study.all_trainings(preset=request.preset)
+    trainings = tuple(training for training in everything if training.id in shown)
+    # Phantoms are what they are.
+    labels = [] if request.data is None else [pair for one in trainings for pair in used_label_sets(one)]
+    return Reported(
+        study=request.study,
+        trainings=trainings,
+        table=table,
+        layout=load_tables(request.study),
+        warnings=tuple(warnings_about(storage, labels)) if labels else (),
+    )
 
 
-def write_run_tables(shown: Shown, storage: Storage, *, failed: Collection[str]) -> tuple[str, ...]:
+def write_run_tables(shown: Reported, storage: Storage, *, failed: Collection[str]) -> tuple[str, ...]:
     """Write the tables of a study; returns their keys. `failed` are the ids of trainings that cannot be done."""
     return write_tables(
         storage,
@@ -65,20 +49,12 @@ def write_run_tables(shown: Shown, storage: Storage, *, failed: Collection[str])
     )
 
 
-def write_run_report(shown: Shown, storage: Storage, *, failed: Mapping[str, str]) -> str:
+def write_run_report(shown: Reported, storage: Storage, *, failed: Mapping[str, str]) -> str:
     """Write the report of a run; returns the key of its page. `failed` are stages with the text of their failure."""
+    # matplotlib takes a second to import.
     from orchestrator.report.write import write_report
 
-    return write_report(
-        storage,
-        table=shown.table,
-        study=shown.study,
-        trainings=shown.trainings,
-        layout=shown.layout,
-        failures=failed,
-        events=read_events(storage),
-        warnings=shown.warnings,
-    )
+    return write_report(storage, reported=shown, failures=failed, events=read_events(storage))
 
 
 def report_now(request: RunRequest, storage: Storage) -> str:
@@ -87,8 +63,7 @@ def report_now(request: RunRequest, storage: Storage) -> str:
     Raises ConfigError where no run has been started.
     """
     failed = {stage: _text(storage, stage, line=line) for stage, line in read_status(storage).failed.items()}
-    asked_for: Sequence[str] = trainings_asked_for(storage)
-    shown = Shown.of(request, storage, table=ResultsStore(storage).read(), asked_for=asked_for)
+    shown = shown_of(request, storage, table=ResultsStore(storage).read(), asked_for=trainings_asked_for(storage))
     return write_run_report(shown, storage, failed=failed)
 
 

@@ -5,15 +5,16 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.benchmark.definition import Training
 from orchestrator.benchmark.published import AVERAGE, PublishedScore
 from orchestrator.benchmark.study import Study
 from orchestrator.benchmark.tables import TableLayout
 from orchestrator.report import figures
 from orchestrator.report.answers import answer
+from orchestrator.report.notes import run_notes
 from orchestrator.report.overview import OverviewRow, overview
 from orchestrator.report.page import BesidePublished, Failure, Figure, Origin, Page
-from orchestrator.report.pictures import Picture
+from orchestrator.report.reported import Reported
+from orchestrator.results.store import from_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,18 +30,15 @@ FILES = (
 
 
 def make_page(
+    reported: Reported,
     rows: "pd.DataFrame",
     *,
     location: str,
-    study: Study,
-    trainings: Sequence[Training],
-    layout: TableLayout,
     failures: Mapping[str, str],
     events: Sequence[Mapping[str, Any]],
-    notes: Sequence[str],
-    shown: Sequence[Picture] = (),
 ) -> Page:
-    """Return everything that a report says."""
+    """Return everything that a report says, from the rows of `scores_frame`; without pictures of cases."""
+    study, trainings, layout = reported.study, reported.trainings, reported.layout
     found = overview(rows)
     answers = [answer(spec, rows, trainings=trainings) for spec in layout.comparisons]
     published = _beside_published(found, layout=layout)
@@ -49,7 +47,12 @@ def make_page(
     return Page(
         title=study.title,
         state=_state(done, len(trainings), num_failures=len(failures)),
-        notes=tuple(notes),
+        notes=run_notes(
+            from_table(reported.of_trainings),
+            trainings=trainings,
+            leaks=study.patient_leaks(trainings),
+            warnings=reported.warnings,
+        ),
         location=location,
         set_titles=layout.set_titles,
         # A question about trainings that this run does not have is none.
@@ -58,7 +61,6 @@ def make_page(
         published=published,
         errata=_errata(found, layout=layout),
         figures=(*_figures_of_scores(rows, layout=layout), *_figures_of_events(events)),
-        pictures=tuple(shown),
         failures=tuple(Failure(name=name, text=text) for name, text in failures.items()),
         methods=methods(rows, study=study),
         origins=origins,

@@ -87,11 +87,11 @@ class Page:
     published: tuple[BesidePublished, ...]
     errata: tuple[str, ...]
     figures: tuple[Figure, ...]
-    pictures: tuple[Picture, ...]
     failures: tuple[Failure, ...]
     methods: str
     origins: tuple[Origin, ...]
     files: tuple[tuple[str, str], ...]
+    pictures: tuple[Picture, ...] = ()
     num_resamples: int = NUM_RESAMPLES
     fewest_clusters: int = FEWEST_CLUSTERS
 

@@ -7,7 +7,7 @@ and the last. Slices go through the middle of what is labelled in either map.
 import base64
 import io
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -25,6 +25,7 @@ from orchestrator.images.nifti import read_nifti
 from orchestrator.images.source_file import SourceFile
 from orchestrator.images.stored_voxels import ReadBuffer
 from orchestrator.report.figures import COLOURS, new_figure
+from orchestrator.report.reported import Reported
 from orchestrator.storage import run_paths
 from orchestrator.storage.interface import Storage
 
@@ -58,11 +59,9 @@ class _Volumes:
     spacing_mm: tuple[float, float, float]
 
 
-def pictures(
-    rows: "pd.DataFrame", *, study: Study, trainings: Sequence[Training], storage: Storage
-) -> Iterator[Picture]:
+def pictures(rows: "pd.DataFrame", *, reported: Reported, storage: Storage) -> Iterator[Picture]:
     """Yield pictures of the chosen cases; those whose files are not there any more are left out."""
-    by_id = {training.id: training for training in trainings}
+    by_id = {training.id: training for training in reported.trainings}
     scored = rows[(rows["status"] == "scored") & rows["dsc"].notna()]
     structures = list(dict.fromkeys(scored["structure"]))[:MOST_STRUCTURES]
     for structure in structures:
@@ -71,7 +70,7 @@ def pictures(
         for place, name in chosen.items():
             row = own.iloc[place].to_dict()
             try:
-                volumes = _volumes(row, study=study, training=by_id[row["training_id"]], storage=storage)
+                volumes = _volumes(row, study=reported.study, training=by_id[row["training_id"]], storage=storage)
             except (OrchestratorError, OSError) as error:
                 logger.info("no picture of %s of %s: %s", row["case"], row["training_id"], error)
                 continue

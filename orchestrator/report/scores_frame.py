@@ -1,26 +1,27 @@
 """Committed rows as a table that is grouped and compared: one line a structure of a case."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from orchestrator.benchmark.definition import Case, Training
+from orchestrator.benchmark.definition import Case
 from orchestrator.benchmark.study import Study
+from orchestrator.report.reported import Reported
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-def scores_frame(table: "pd.DataFrame", *, study: Study, trainings: Sequence[Training]) -> "pd.DataFrame":
-    """Return the rows of some trainings with what statistics need beside them.
+def scores_frame(reported: Reported) -> "pd.DataFrame":
+    """Return the rows of the trainings of a report with what statistics need beside them.
 
     Added are `patient` (the case, or the first case of a patient with several), `volume_error` (predicted less
     reference volume as a share of the reference) and `order` (place of the training's group in the study).
     """
-    places = {training.group: place for place, training in reversed(list(enumerate(trainings)))}
-    rows = table[table["training_id"].isin([training.id for training in trainings])].copy()
-    patients = patient_of_case(study)
+    places = {training.group: place for place, training in reversed(list(enumerate(reported.trainings)))}
+    rows = reported.of_trainings.to_pandas()
+    patients = patient_of_case(reported.study)
     cases = [Case(dataset=dataset, name=name) for dataset, name in zip(rows["dataset"], rows["case"], strict=True)]
     rows["patient"] = [patients.get(case, case.id) for case in cases]
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -3,25 +3,20 @@
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from orchestrator.benchmark.definition import Training
-from orchestrator.benchmark.study import Study
-from orchestrator.benchmark.tables import TableLayout
 from orchestrator.events import finite_or_null
 from orchestrator.report.answers import Answer
 from orchestrator.report.content import make_page
 from orchestrator.report.data_dictionary import data_dictionary
-from orchestrator.report.notes import run_notes
 from orchestrator.report.page import Page, to_html
 from orchestrator.report.pictures import pictures
+from orchestrator.report.reported import Reported
 from orchestrator.report.scores_frame import scores_frame
-from orchestrator.results.store import from_table
 from orchestrator.storage import run_paths
 from orchestrator.storage.interface import Storage
 
@@ -29,13 +24,9 @@ from orchestrator.storage.interface import Storage
 def write_report(
     storage: Storage,
     *,
-    table: pa.Table,
-    study: Study,
-    trainings: Sequence[Training],
-    layout: TableLayout,
+    reported: Reported,
     failures: Mapping[str, str],
     events: Sequence[Mapping[str, Any]] = (),
-    warnings: Sequence[str] = (),
 ) -> str:
     """Write the files of a report and then its page; returns the key of that.
 
@@ -43,35 +34,20 @@ def write_report(
     ----------
     storage
         Output location of the run.
-    table
-        Committed rows, as the results store has them.
-    study
-        What was asked.
-    trainings
-        Those that the run was asked for.
-    layout
-        Titles, published values and comparisons of the study.
+    reported
+        What it is about.
     failures
         Stage that failed for good to its text.
     events
         Of the run, for the figures of how it went.
-    warnings
-        What is hardly right about the data.
     """
-    ids = {training.id for training in trainings}
-    of_trainings = table.filter(pc.is_in(table["training_id"], pa.array(sorted(ids), pa.string())))
-    rows = scores_frame(table.to_pandas(), study=study, trainings=trainings)
-    page = make_page(
-        rows, location=storage.location, study=study, trainings=trainings, layout=layout, failures=failures,
-        events=events, notes=run_notes(
-            from_table(of_trainings), trainings=trainings, leaks=study.patient_leaks(trainings), warnings=warnings
-        ),
-        shown=list(pictures(rows, study=study, trainings=trainings, storage=storage)),
-    )  # fmt: skip
+    rows = scores_frame(reported)
+    page = make_page(reported, rows, location=storage.location, failures=failures, events=events)
+    page = replace(page, pictures=tuple(pictures(rows, reported=reported, storage=storage)))
     contents = {
         "scores.csv": rows.drop(columns=["order"]).to_csv(index=False).encode(),
-        "scores.parquet": _parquet(of_trainings),
-        "data_dictionary.md": data_dictionary(table.schema.names).encode(),
+        "scores.parquet": _parquet(reported.of_trainings),
+        "data_dictionary.md": data_dictionary(reported.table.schema.names).encode(),
         "summary.json": _summary(page).encode(),
         "methods.md": f"{page.methods}\n".encode(),
     }

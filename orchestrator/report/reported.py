@@ -1,0 +1,31 @@
+"""What a report is about."""
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from orchestrator.benchmark.definition import Training
+from orchestrator.benchmark.study import Study
+from orchestrator.benchmark.tables import TableLayout
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reported:
+    """The scores of a run, and what they are scores of."""
+
+    study: Study
+    trainings: tuple[Training, ...]
+    """Whatever any call of the run was asked for, or has scores."""
+    table: pa.Table
+    """All committed rows."""
+    layout: TableLayout
+    """Tables, titles, published values and questions of the study."""
+    warnings: tuple[str, ...] = ()
+    """What is hardly right about the data."""
+
+    @property
+    def of_trainings(self) -> pa.Table:
+        """Return the rows of these trainings."""
+        ids = pa.array([training.id for training in self.trainings], pa.string())
+        return self.table.filter(pc.is_in(self.table["training_id"], ids))
