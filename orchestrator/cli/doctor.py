@@ -31,7 +31,7 @@ from orchestrator.configuration import is_folder
 from orchestrator.errors import ConfigError, OrchestratorError
 from orchestrator.images.problem import Problem, printable
 from orchestrator.sources.downloads import CaseRequest, inspect_downloads
-from orchestrator.sources.nnunet_raw.survey import Describer
+from orchestrator.sources.nnunet_raw.survey import RAW_VARIABLE, Describer, raw_folder_of_environment
 from orchestrator.sources.training_labels import missing_labels
 from orchestrator.workflow.graph import label_sets_by_case
 
@@ -63,7 +63,10 @@ def build_parser() -> argparse.ArgumentParser:
         "or not; 1: problems; 2: the command line is wrong.",
     )
     add = parser.add_argument
-    add("--data", required=True, help="folder with the data sets")
+    own = raw_folder_of_environment()
+    add(
+        "--data", required=own is None, default=own, help=f"folder with the data sets (default: {RAW_VARIABLE}, if set)"
+    )
     add("--study", type=Path, default=DEFAULT_STUDY, help="what is trained (default: the shipped study)")
     add("--preset", default="paper", help=f"whose cases are checked: {', '.join(PRESETS)} (default: paper, all)")
     add("--matrix", help="which trainings of the study, all for every one (default: its first matrix)")

@@ -14,7 +14,7 @@ from orchestrator.cli.text import counted
 from orchestrator.driver.request import RunRequest, name_of
 from orchestrator.errors import DataError
 from orchestrator.progress import duration_text
-from orchestrator.sources.nnunet_raw.survey import RAW_VARIABLE, raw_folder_of_environment
+from orchestrator.sources.nnunet_raw.survey import RAW_VARIABLE
 from orchestrator.storage import run_paths
 
 
@@ -31,6 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def carry_out(request: RunRequest, options: argparse.Namespace, *, console: Console, errors: Console) -> int:
     """Do what the command line asks for; returns the exit code."""
+    if request.data and not options.data and not request.cluster.data:
+        line = f"data sets: {request.data}, as the environment variable {RAW_VARIABLE} says"
+        say(line, console=errors if options.json else console)
     if options.dry_run:
         # Beside JSON the lines of problems go where they do no harm.
         return show_what_would_run(request, console=console, problems=errors if options.json else None)
@@ -64,8 +67,6 @@ def run_here(request: RunRequest, options: argparse.Namespace, *, console: Conso
     request.cluster.authenticate()
     from orchestrator.driver.run import run
 
-    if not options.data and request.data is not None and request.data == raw_folder_of_environment():
-        say(f"data sets: {request.data}, as the environment variable {RAW_VARIABLE} says", console=console)
     check_data(request, console=console)
     with LiveView(console) as view:
         outcome = run(request, listener=view)

@@ -18,7 +18,10 @@ from orchestrator.storage.filesystem import open_storage
 def launch_machines(request: RunRequest, options: argparse.Namespace, *, console: Console) -> int:
     """Start the machines of a cluster file, run there, follow, and fetch the tables."""
     show = partial(say, console=console)
-
+    if request.cluster.is_rented and request.data is not None and "://" not in request.data:
+        raise ConfigError(
+            f"--data {request.data}: machines that are started for the run cannot reach it; expected s3://bucket/prefix"
+        )
     study = request.cluster.study_argument(options.study) if options.study != DEFAULT_STUDY else None
     driver_options = {
         "output": request.output,
