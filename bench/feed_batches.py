@@ -32,7 +32,7 @@ from orchestrator.training.feed.augmentation import (
     read_patch,
 )
 from orchestrator.training.feed.loader import BatchLoader, BatchSettings, draw_start
-from orchestrator.training.feed.loader_settings import batch_settings
+from orchestrator.training.feed.loader_settings import TrainerChoices, batch_settings
 from orchestrator.training.feed.patch_dataset import ArrowDataset
 
 NUM_COMPARED = 8
@@ -76,8 +76,8 @@ class PatchPlan:
     @property
     def settings(self) -> BatchSettings:
         """Of our loader."""
-        return batch_settings(
-            SimpleNamespace(patch_size=self.patch, batch_size=self.batch_size, use_mask_for_norm=[False]),
+        chosen = TrainerChoices(
+            batch_size=self.batch_size,
             rotation_rad=self.rotation_rad,
             in_plane=self.in_plane,
             initial_shape=self.initial_shape,
@@ -86,6 +86,8 @@ class PatchPlan:
             oversample_foreground=0.33,
             draws_foreground=False,
         )
+        labels = SimpleNamespace(has_regions=False, has_ignore_label=False)
+        return batch_settings(SimpleNamespace(patch_size=self.patch, use_mask_for_norm=[False]), labels, chosen)
 
 
 CUBE = PatchPlan(

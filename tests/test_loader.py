@@ -11,12 +11,13 @@ from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from scipy.stats import binomtest, ks_2samp
 
+from bench.feed_batches import CUBE, SLAB
 from orchestrator.errors import IntegrityError
 from orchestrator.patches.reader import PatchFile
 from orchestrator.patches.writer import write_patches
 from orchestrator.training.feed.augmentation import PatchSettings
 from orchestrator.training.feed.loader import BatchLoader, BatchSettings, draw_start
-from orchestrator.training.feed.loader_settings import batch_settings, without_augmentation
+from orchestrator.training.feed.loader_settings import TrainerChoices, batch_settings, without_augmentation
 from orchestrator.training.feed.patch_dataset import ArrowDataset
 
 CASES = ("a", "b", "c")
@@ -214,14 +215,16 @@ def test_settings_follow_from_the_plans(is_2d):
     made = batch_settings(
         configuration,
         LabelManager({"background": 0, "lung": 1}, None),
-        batch_size=2,
-        rotation_rad=(-1.0, 1.0),
-        in_plane=not is_2d,
-        initial_shape=(28, 301, 240)[is_2d:],
-        mirror_axes=(0, 1, 2)[: 3 - is_2d],
-        deep_supervision_scales=[[1, 1, 1][is_2d:], [1, 0.5, 0.5][is_2d:]],
-        oversample_foreground=0.33,
-        draws_foreground=False,
+        TrainerChoices(
+            batch_size=2,
+            rotation_rad=(-1.0, 1.0),
+            in_plane=not is_2d,
+            initial_shape=(28, 301, 240)[is_2d:],
+            mirror_axes=(0, 1, 2)[: 3 - is_2d],
+            deep_supervision_scales=[[1, 1, 1][is_2d:], [1, 0.5, 0.5][is_2d:]],
+            oversample_foreground=0.33,
+            draws_foreground=False,
+        ),
     )
     slices = 1 if is_2d else 28
     assert made.patches.patch_shape == (slices, 256, 192)
@@ -230,4 +233,11 @@ def test_settings_follow_from_the_plans(is_2d):
     assert made.patches.mirror_axes == ((1, 2) if is_2d else (0, 1, 2))
     assert made.patches.masked_channels == (1,)
     assert made.target_shapes == ((slices, 256, 192), (slices, 128, 96))
+    assert (made.regions, made.annotated) == ((), None)
+
+
+@pytest.mark.parametrize("plan", [CUBE, SLAB], ids=lambda plan: plan.title)
+def test_the_bench_feeds_patches_as_its_plans_say(plan):
+    made = plan.settings
+    assert (made.patches.patch_shape, made.batch_size) == (tuple(plan.patch), plan.batch_size)
     assert (made.regions, made.annotated) == ((), None)

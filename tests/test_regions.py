@@ -16,7 +16,7 @@ from orchestrator.benchmark.definition import LabelSet, Structure
 from orchestrator.patches.reader import PatchFile
 from orchestrator.training.feed.augmentation import PatchSettings
 from orchestrator.training.feed.loader import BatchLoader, BatchSettings, draw_start
-from orchestrator.training.feed.loader_settings import batch_settings
+from orchestrator.training.feed.loader_settings import TrainerChoices, batch_settings
 from orchestrator.training.feed.patch_dataset import ArrowDataset
 from orchestrator.training.nnunet.planning import _labels
 from orchestrator.training.nnunet.prediction import load_predictor
@@ -110,14 +110,16 @@ def settings_of(plan, *, augment, mirror_axes=()):
     made = batch_settings(
         manager,
         plan.label_manager,
-        batch_size=manager.batch_size,
-        rotation_rad=(-0.5, 0.5),
-        in_plane=False,
-        initial_shape=manager.patch_size,
-        mirror_axes=mirror_axes,
-        deep_supervision_scales=[[1.0, 1.0, 1.0], [0.5, 0.5, 0.5]],
-        oversample_foreground=0.33,
-        draws_foreground=False,
+        TrainerChoices(
+            batch_size=manager.batch_size,
+            rotation_rad=(-0.5, 0.5),
+            in_plane=False,
+            initial_shape=manager.patch_size,
+            mirror_axes=mirror_axes,
+            deep_supervision_scales=[[1.0, 1.0, 1.0], [0.5, 0.5, 0.5]],
+            oversample_foreground=0.33,
+            draws_foreground=False,
+        ),
     )
     return replace(made, augment=augment)
 

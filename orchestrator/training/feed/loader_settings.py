@@ -1,26 +1,36 @@
 """From nnU-Net's plans to the settings of our loaders."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from orchestrator.training.feed.augmentation import PatchSettings, Shape
 from orchestrator.training.feed.loader import BatchSettings
 
 
-def batch_settings(
-    configuration: Any,
-    labels: Any,
-    *,
-    batch_size: int,
-    rotation_rad: tuple[float, float],
-    in_plane: bool,
-    initial_shape: Sequence[int],
-    mirror_axes: Sequence[int],
-    deep_supervision_scales: Sequence[Sequence[float]] | None,
-    oversample_foreground: float,
-    draws_foreground: bool,
-) -> BatchSettings:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainerChoices:
+    """What nnU-Net's trainer has chosen for its batches; axes and shape are (y, x) for a 2d network."""
+
+    batch_size: int
+    """Patches of a batch."""
+    rotation_rad: tuple[float, float]
+    """Least and largest angle."""
+    in_plane: bool
+    """Whether it rotates within slices alone."""
+    initial_shape: Sequence[int]
+    """Of a patch before it is rotated and scaled."""
+    mirror_axes: Sequence[int] | None
+    """Along which it mirrors."""
+    deep_supervision_scales: Sequence[Sequence[float]] | None
+    """Size of each output of the network as a share of the patch, one number an axis; None for a single output."""
+    oversample_foreground: float
+    """As in `BatchSettings`."""
+    draws_foreground: bool
+    """As in `BatchSettings`."""
+
+
+def batch_settings(configuration: Any, labels: Any, chosen: TrainerChoices) -> BatchSettings:
     """Return how the batches of a training are put together.
 
     Parameters
@@ -29,35 +39,29 @@ def batch_settings(
         nnU-Net's configuration manager.
     labels
         nnU-Net's label manager.
-    batch_size
-        Patches of a batch.
-    rotation_rad, in_plane, initial_shape, mirror_axes
-        As its trainer derives them from the shape of a patch; axes and shape are (y, x) for a 2d network.
-    deep_supervision_scales
-        Size of each output of the network as a share of the patch, one number an axis; None for a single output.
-    oversample_foreground, draws_foreground
-        As in `BatchSettings`.
+    chosen
+        By its trainer.
     """
     patch = tuple(int(size) for size in configuration.patch_size)
     is_2d = len(patch) == 2
-    scales = deep_supervision_scales or [[1.0] * len(patch)]
+    scales = chosen.deep_supervision_scales or [[1.0] * len(patch)]
     return BatchSettings(
         patches=PatchSettings(
             patch_shape=_three_axes(patch),
-            initial_shape=_three_axes([int(size) for size in initial_shape]),
+            initial_shape=_three_axes([int(size) for size in chosen.initial_shape]),
             is_2d=is_2d,
-            in_plane=in_plane or is_2d,
-            rotation_rad=rotation_rad,
-            mirror_axes=tuple(axis + is_2d for axis in mirror_axes or ()),
+            in_plane=chosen.in_plane or is_2d,
+            rotation_rad=chosen.rotation_rad,
+            mirror_axes=tuple(axis + is_2d for axis in chosen.mirror_axes or ()),
             masked_channels=tuple(index for index, masks in enumerate(configuration.use_mask_for_norm) if masks),
         ),
-        batch_size=batch_size,
-        oversample_foreground=oversample_foreground,
-        draws_foreground=draws_foreground,
+        batch_size=chosen.batch_size,
+        oversample_foreground=chosen.oversample_foreground,
+        draws_foreground=chosen.draws_foreground,
         target_shapes=tuple(
             _three_axes([round(size * share) for size, share in zip(patch, scale, strict=True)]) for scale in scales
         ),
-        deep_supervision=deep_supervision_scales is not None,
+        deep_supervision=chosen.deep_supervision_scales is not None,
         augment=True,
         regions=_regions(labels),
         # As nnU-Net's preprocessing names them.

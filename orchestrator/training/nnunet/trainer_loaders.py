@@ -7,7 +7,7 @@ from typing import Any
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
 from orchestrator.training.feed.loader import BatchLoader
-from orchestrator.training.feed.loader_settings import batch_settings, without_augmentation
+from orchestrator.training.feed.loader_settings import TrainerChoices, batch_settings, without_augmentation
 from orchestrator.training.nnunet.trainer_overrides import overridden
 
 _PIPELINE = ("get_dataloaders", "get_training_transforms", "get_validation_transforms")
@@ -46,14 +46,16 @@ def our_loaders(
     settings = batch_settings(
         trainer.configuration_manager,
         trainer.label_manager,
-        batch_size=trainer.batch_size,
-        rotation_rad=rotation,
-        in_plane=in_plane,
-        initial_shape=initial_shape,
-        mirror_axes=mirror_axes,
-        deep_supervision_scales=trainer._get_deep_supervision_scales(),  # noqa: SLF001 - trainers override it
-        oversample_foreground=trainer.oversample_foreground_percent,
-        draws_foreground=trainer.probabilistic_oversampling,
+        TrainerChoices(
+            batch_size=trainer.batch_size,
+            rotation_rad=rotation,
+            in_plane=in_plane,
+            initial_shape=initial_shape,
+            mirror_axes=mirror_axes,
+            deep_supervision_scales=trainer._get_deep_supervision_scales(),  # noqa: SLF001 - trainers override it
+            oversample_foreground=trainer.oversample_foreground_percent,
+            draws_foreground=trainer.probabilistic_oversampling,
+        ),
     )
     num_threads = get_allowed_n_proc_DA()
     common: dict[str, Any] = {"seed": seed, "pinned": trainer.device.type == "cuda"}
