@@ -13,6 +13,7 @@ import SimpleITK as sitk
 from raw_datasets import NAMES, dataset_of, write, write_dataset
 
 from orchestrator.benchmark.definition import Case
+from orchestrator.benchmark.loading import load_study
 from orchestrator.errors import DataError
 from orchestrator.images.image_file import ImageFile
 from orchestrator.sources.case import CaseRequest
@@ -297,6 +298,26 @@ def test_files_that_are_cut_short_or_none_are_named(data, thorough):
     assert len(lines) == 2
     assert any("b-2_0001.nii.gz" in line for line in lines)
     assert any("case_001.nii.gz: found not a gzip file" in line for line in lines)
+
+
+def test_a_folder_may_be_given_from_where_one_is(data, monkeypatch):
+    (data / "below").mkdir()
+    monkeypatch.chdir(data / "below")
+    assert Describer("..")(FOLDER).cases == tuple(sorted(NAMES))
+    assert problems_of(Path(".."), thorough=True) == []
+
+
+def test_how_much_work_a_case_is_follows_from_its_files_and_is_no_part_of_the_study(data):
+    text = f"title: x\ndatasets: {{t: {{nnunet: {FOLDER}}}}}\ntrainings: {{t: {{train: [t/all]}}}}\n"
+    (data / "study.yaml").write_text(text)
+    before = load_study(data / "study.yaml", describe=Describer(str(data)))
+    assert before.dataset("t").num_slices == 1
+    for path in (data / FOLDER).glob("imagesTr/*"):
+        path.write_bytes(path.read_bytes() + bytes(3 * 512 * 512))
+    after = load_study(data / "study.yaml", describe=Describer(str(data)))
+    assert (after.dataset("t").num_slices, after.sha256) == (4, before.sha256)
+    (data / "study.yaml").write_text(text.replace(FOLDER, f"{FOLDER}, slices: 77"))
+    assert load_study(data / "study.yaml", describe=Describer(str(data))).dataset("t").num_slices == 77
 
 
 def test_a_header_whose_voxels_lie_outside_of_the_data_is_refused(tmp_path):

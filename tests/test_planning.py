@@ -95,6 +95,11 @@ def test_a_fingerprint_survives_storage(fingerprints):
     assert (read.shape_after_crop, read.spacing_mm) == (fingerprints[1].shape_after_crop, fingerprints[1].spacing_mm)
     np.testing.assert_array_equal(read.foreground, fingerprints[1].foreground)
     assert json.loads(stored)["format"] == 1
+    # What a run of one channel has written before is read, and written, as it was.
+    assert "num_channels" not in json.loads(stored)
+    both = replace(fingerprints[1], foreground=np.vstack([fingerprints[1].foreground, fingerprints[1].foreground + 1]))
+    again = CaseFingerprint.from_bytes(both.to_bytes())
+    np.testing.assert_array_equal(again.foreground, both.foreground)
 
 
 def test_fractions_of_hu_are_kept():

@@ -88,8 +88,8 @@ def _presets(content: StudyFile, *, where: str) -> tuple[dict[str, Preset], dict
 
 
 def _facts(dataset: Dataset, own: LabelSet | None) -> object:
-    """Return what a data set has said of itself: a study with other answers is another one."""
-    return [asdict(replace(dataset, title="")), asdict(own) if own else None]
+    """Return what a data set has said of itself: a study with other answers is another one, larger files are none."""
+    return [asdict(replace(dataset, title="", num_slices=0)), asdict(own) if own else None]
 
 
 def _json(value: object) -> bytes:

@@ -22,6 +22,8 @@ class RawDataset:
     """Those of `imagesTr` with a label map, sorted."""
     test_cases: tuple[str, ...] = field(default=())
     """Those of `imagesTs` with a label map in `labelsTs`, sorted."""
+    num_slices: int = 0
+    """Of a typical case, roughly, as 512 x 512 voxels each; 0 if nothing tells."""
 
 
 Describe = Callable[[str], RawDataset]

@@ -76,7 +76,9 @@ class DatasetReader:
             channels=tuple(entry.channels) or (raw.channels if raw else _CT),
             label_sets=tuple(label_sets),
             case_names=cases.everything,
-            num_slices=entry.slices,
+            num_slices=raw.num_slices
+            if raw and raw.num_slices and "slices" not in entry.model_fields_set
+            else entry.slices,
             label_values={
                 one.name: _label_values(one, raw, entry=entry, where=where)
                 for one in label_sets.values()
@@ -130,6 +132,12 @@ class DatasetReader:
         if cases.folds:
             raise ConfigError(f"{where}: folds stand in folds.yaml as well; expected one of the two")
         return divided(cases, entry.folds, folder=self._path.parent, where=f"{where}.folds")
+
+
+def _num_slices(entry: DatasetEntry, raw: RawDataset | None) -> int:
+    """Return what the study says, or what the files of the data set show."""
+    is_said = "slices" in entry.model_fields_set
+    return raw.num_slices if raw and raw.num_slices and not is_said else entry.slices
 
 
 def _own_label_set(name: str, raw: RawDataset, *, entry: DatasetEntry, where: str) -> LabelSet:

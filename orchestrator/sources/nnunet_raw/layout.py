@@ -246,7 +246,7 @@ def _on_grid(image: sitk.Image, geometry: Geometry) -> sitk.Image:
 def _inside(files: Sequence[Path], *, root: Path) -> tuple[Path, ...]:
     """Return files that are read; raises SourceError if a header names one outside of the data folder."""
     for path in files:
-        if ".." in path.parts or not path.is_relative_to(root):
+        if not path.is_relative_to(root) or ".." in path.relative_to(root).parts:
             raise SourceError.of(
                 files[0],
                 found=f"a header whose voxels are in {path}",

@@ -3,7 +3,9 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from statistics import median
 
 from orchestrator.benchmark.raw_dataset import RawDataset
 from orchestrator.images.problem import SourceError
@@ -14,6 +16,8 @@ from orchestrator.storage.filesystem import open_storage
 from orchestrator.storage.interface import Storage
 
 DESCRIPTION = "dataset.json"
+_PLANE_VOXELS = 512 * 512
+"""Of the slices in which the size of a typical case is counted."""
 RAW_VARIABLE = "nnUNet_raw"
 """Environment variable in which users of nnU-Net keep the folder of their data sets."""
 
@@ -32,6 +36,8 @@ class Survey:
     """Its name below the data folder."""
     description: Description
     cases: RawCases
+    typical_bytes: int
+    """Of the file of one channel; 0 if there is none."""
 
 
 def survey(location: str, folder: str) -> Survey:
@@ -52,11 +58,13 @@ def survey(location: str, folder: str) -> Survey:
     storage = open_storage(location)
     name = find_folder(storage, folder)
     description = read_description(storage, name)
-    names = [key.removeprefix(f"{name}/") for key in storage.list_keys(name)]
+    sizes = {key.removeprefix(f"{name}/"): size for key, (size, _) in storage.sizes_and_times(name).items()}
+    images = [size for key, size in sizes.items() if key.endswith(description.file_ending) and "images" in key]
     return Survey(
         folder=name,
         description=description,
-        cases=find_cases(description, names, folder=f"{location.rstrip('/')}/{name}"),
+        cases=find_cases(description, sizes, folder=f"{location.rstrip('/')}/{name}"),
+        typical_bytes=round(median(images)) if images else 0,
     )
 
 
@@ -91,6 +99,8 @@ def described(seen: Survey) -> RawDataset:
         ignored_label=seen.description.ignored_label,
         cases=seen.cases.training,
         test_cases=seen.cases.testing,
+        # A voxel of a compressed image takes about a byte.
+        num_slices=-(-seen.typical_bytes // _PLANE_VOXELS),
     )
 
 
@@ -101,8 +111,7 @@ def find_folder(storage: Storage, wanted: str) -> str:
     if "://" in storage.location:
         there = sorted({key.split("/")[0] for key in storage.list_keys() if "/" in key})
     else:
-        root = Path(storage.location)
-        there = sorted(path.name for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+        there = _folders_of(Path(storage.location))
     found = folder_of(wanted, there)
     if len(found) == 1 and storage.exists(f"{found[0]}/{DESCRIPTION}"):
         return found[0]
@@ -112,6 +121,18 @@ def find_folder(storage: Storage, wanted: str) -> str:
         expected=f"the folder DatasetNNN_Name of a data set, with its {DESCRIPTION}",
         advice=_advice(storage, wanted),
     )
+
+
+def _folders_of(root: Path) -> list[str]:
+    try:
+        return sorted(path.name for path in root.iterdir() if path.is_dir())
+    except OSError as error:
+        raise SourceError.of(
+            root,
+            found=f"a folder that cannot be listed ({error.strerror})",
+            expected="the folder with the data sets",
+            advice="Pass the folder nnUNet_raw as --data.",
+        ) from error
 
 
 def _what_is_there(found: Sequence[str], *, there: Sequence[str]) -> str:
@@ -134,9 +155,25 @@ def _advice(storage: Storage, wanted: str) -> str:
 def read_description(storage: Storage, folder: str) -> Description:
     """Return what the `dataset.json` of a folder says; raises SourceError."""
     key = f"{folder}/{DESCRIPTION}"
-    with storage.fetch(key).open("rb") as stream:
-        content = stream.read(MAX_BYTES + 1)
-    return parse_description(content, name=f"{storage.location.rstrip('/')}/{key}")
+    path, name = storage.fetch(key), f"{storage.location.rstrip('/')}/{key}"
+    try:
+        status = path.stat()
+        return _parsed(path, (status.st_mtime_ns, status.st_size), name=name)
+    except OSError as error:
+        raise SourceError.of(
+            name,
+            found=f"a file that cannot be read ({error.strerror})",
+            expected="nnU-Net's dataset.json",
+            advice="Check its permissions.",
+        ) from error
+
+
+@lru_cache(maxsize=8)
+def _parsed(path: Path, stamp: tuple[int, int], *, name: str) -> Description:
+    """Read a description once, as long as its file looks the same: one that lists cases may be large."""
+    del stamp
+    with path.open("rb") as stream:
+        return parse_description(stream.read(MAX_BYTES + 1), name=name)
 
 
 def concerned_keys(keys: Sequence[str], *, storage: Storage, folder: str, case_name: str) -> list[str]:
