@@ -8,9 +8,9 @@ import torch
 from tiny_training import CASES, Killed, Run, assert_same_weights, tiny_plan, tiny_preset, write_all_patches, write_ball
 
 from orchestrator.errors import ConfigError, TrainingError
+from orchestrator.training.nnunet import classes as nnunet_classes
 from orchestrator.training.nnunet.named_trainers import preset_trainer
 from orchestrator.training.nnunet.prediction import load_predictor
-from orchestrator.training.nnunet.preset_trainer import PresetTrainer
 
 PRESET = tiny_preset(
     num_epochs=2, num_iterations_per_epoch=2, optimizer="nnunet", initial_learning_rate=None, mirror_axes=None
@@ -189,18 +189,28 @@ def test_a_trainer_with_its_own_way_of_what_is_ours_is_refused(name, message, se
         Run(tmp_path, setting, trainer_name=name).go()
 
 
-def test_every_other_bundled_trainer_is_taken():
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of torch about its own schedules, which nnU-Net asks for epochs
+def test_every_other_bundled_trainer_trains_and_is_resumed_exactly(setting, tmp_path):
     """But for those that only measure, and those whose packages are not installed."""
-    from orchestrator.training.nnunet import classes as nnunet_classes
-
-    refused = set()
-    for name, definition in nnunet_classes._bundled_trainers().items():
-        if definition.tree is not None and ".primus." not in definition.module:
-            try:
-                assert issubclass(preset_trainer(name), PresetTrainer)
-            except ConfigError:
-                refused.add(name)
+    bundled = nnunet_classes._bundled_trainers()
+    names = [name for name, found in bundled.items() if found.tree is not None and ".primus." not in found.module]
+    refused, failures = set(), {}
+    for name in names:
+        changes = {"preset": PRESET, "trainer_name": name}
+        try:
+            whole = Run(tmp_path / name / "whole", setting, **changes).go()
+        except ConfigError:
+            refused.add(name)
+            continue
+        except RuntimeError as error:
+            failures[name] = str(error)
+            continue
+        with pytest.raises(Killed):
+            Run(tmp_path / name / "killed", setting, kill_after=1, **changes).go()
+        assert_same_weights(Run(tmp_path / name / "killed", setting, **changes).go().weights, whole.weights)
     assert refused == {"nnUNetTrainerBenchmark_5epochs", "nnUNetTrainerBenchmark_5epochs_noDataLoading"}
+    assert all("Adan" in name and "to be installed" in message for name, message in failures.items())
+    assert len(names) > 40
 
 
 def test_a_checkpoint_of_another_trainer_is_refused(setting, tmp_path):
