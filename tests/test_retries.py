@@ -344,6 +344,14 @@ def test_a_task_that_failed_before_our_code_is_placed_by_its_address():
     assert node_at(address_of(ray_errors.WorkerCrashedError()), found=nodes) is None
 
 
+def test_an_error_of_rays_own_in_a_task_has_no_address_and_ends_no_driver():
+    """A machine that leaves while the workers of a training are placed."""
+    cause = ray_errors.ActorUnschedulableError("the node does not exist any more")
+    raised = ray_errors.RayTaskError("fit", "trace", cause, ip="10.0.0.1").as_instanceof_cause()
+    assert address_of(raised) is None
+    assert classify(raised) is FailureKind.PREEMPTION
+
+
 def test_an_error_of_ours_says_itself_what_it_is():
     assert kind_of(AskedToStopError("x")) is FailureKind.PREEMPTION
     assert kind_of(StorageError("x")) is FailureKind.TRANSIENT

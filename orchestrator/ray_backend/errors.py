@@ -71,7 +71,9 @@ def node_of(error: BaseException) -> str | None:
 
 def address_of(error: BaseException) -> str | None:
     """Return the IP address of the machine where a task has failed before any code of ours could say where."""
-    return str(error.ip) if isinstance(error, ray_errors.RayTaskError) else None
+    # Where the cause is an error of Ray's own, what comes is of both classes and has forgotten the address.
+    address = getattr(error, "ip", None) if isinstance(error, ray_errors.RayTaskError) else None
+    return str(address) if address else None
 
 
 def innermost(error: BaseException) -> BaseException:
