@@ -68,7 +68,7 @@ def test_a_kind_of_one_class_is_read_requested_shown_and_simulated(lab, capsys):
     [
         ("kind: lab\ndesk: 4\n", "unknown key 'desk'; did you mean 'desks'?"),
         ("kind: lab\n", "key 'desks' is missing"),
-        ("kind: lba\n", "kind is 'lba'; expected one of aws, existing, local, slurm, lab"),
+        ("kind: lba\n", "kind is 'lba'; expected one of aws, existing, local, slurm, ssh, lab"),
     ],
 )
 def test_its_mistakes_are_told_like_all_others(lab, capsys, text, message):

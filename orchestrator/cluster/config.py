@@ -1,5 +1,6 @@
 """Where a run takes place: what every cluster file may hold, and what every kind of cluster answers."""
 
+import hashlib
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -59,6 +60,13 @@ class RunName:
 
     output: str
     study: str
+    data: str | None = None
+    """Where the downloads are."""
+
+    @property
+    def short(self) -> str:
+        """The same for the same output: begins names of jobs, and names a folder."""
+        return f"orchestrator-{hashlib.sha256(self.output.encode()).hexdigest()[:8]}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -140,7 +140,7 @@ class RunObserver:
         """Take note that so many machines wait in a queue, by pool and reason."""
         if waiting:
             lines = ", ".join(f"{number} x {what}" for what, number in sorted(waiting.items()))
-            self._view.note(f"machines in the queue: {lines}")
+            self._view.note(f"machines that wait: {lines}")
         self._events.append("machines_waiting", waiting=dict(waiting))
 
     def stage_revived(self, stage: Stage) -> None:

@@ -49,7 +49,7 @@ def graph_of(request: RunRequest) -> dict[str, Stage]:
 
 def name_of(request: RunRequest) -> RunName:
     """Return what people elsewhere know a run by."""
-    return RunName(output=request.output, study=request.study.title)
+    return RunName(output=request.output, study=request.study.title, data=request.data)
 
 
 def identity_of(request: RunRequest) -> dict[str, object]:

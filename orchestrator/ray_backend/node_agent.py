@@ -46,6 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("role", choices=("head", "worker"))
     add("--folder", type=Path, required=True, help="folder of the run")
+    add("--while-input", action="store_true", help="end with the standard input, as a head does")
     add("--address", help="of this machine, for the others; unless given, what Ray finds")
     add("--num-cpus", type=int, default=0, help="for stages")
     add("--num-gpus", type=int, default=0, help="likewise")
@@ -64,6 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, lambda *_: warned.set())
     os.environ.pop(AUTH_TOKEN, None)
+    if options.while_input or options.role == "head":
+        threading.Thread(target=_wait_for_end_of_input, args=(warned,), daemon=True).start()
     use_token(options.folder / TOKEN_FILE)
     read_authentication_again()
     return _head(options, warned) if options.role == "head" else _worker(options, warned)
@@ -71,7 +74,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _head(options: argparse.Namespace, warned: threading.Event) -> int:
     address, port = options.address or "127.0.0.1", free_port()
-    threading.Thread(target=_wait_for_end_of_input, args=(warned,), daemon=True).start()
     command = ["--head", f"--port={port}", f"--node-ip-address={address}", "--num-cpus=0", "--num-gpus=0"]
     command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={free_port()}"]
     command += [f"--ray-client-server-port={free_port()}"]

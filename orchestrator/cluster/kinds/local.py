@@ -3,12 +3,12 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from orchestrator.cluster.config import ClusterConfig, EmbeddedRay, RunName, RunningRay
+from orchestrator.cluster.hosts.facts import num_gpus_here
 from orchestrator.cluster.node_pool import NodePool
 from orchestrator.cluster.prices import Prices
 
@@ -33,9 +33,7 @@ class LocalCluster(ClusterConfig):
     def imagined(self, prices: Prices | None) -> tuple[NodePool, ...]:
         """Return this machine."""
         del prices
-        # The driver's character devices are there without any library of NVIDIA.
-        found = len([path for path in Path("/dev").glob("nvidia[0-9]*") if path.name[6:].isdigit()])
-        num_gpus = self.num_gpus if self.num_gpus is not None else found
+        num_gpus = self.num_gpus if self.num_gpus is not None else num_gpus_here()
         num_cpus = self.num_cpus if self.num_cpus is not None else os.cpu_count() or 1
         return (NodePool(name="this machine", min_nodes=1, max_nodes=1, cpus=num_cpus, gpus=num_gpus),)
 

@@ -3,7 +3,6 @@
 Three forms: workers that are jobs of their own, one allocation for the whole run, and the allocation around the driver.
 """
 
-import hashlib
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -233,7 +232,7 @@ class SlurmCluster(ClusterConfig):
         return load_batch_system(self.batch_system, beside=self.path)
 
     def _folder(self, run: RunName) -> Path:
-        return Path(self.folder).expanduser().absolute() / _prefix(run).rstrip("-")
+        return Path(self.folder).expanduser().absolute() / run.short
 
     def _python(self) -> str:
         return shlex.quote(self.python or sys.executable)
@@ -303,7 +302,7 @@ class SlurmCluster(ClusterConfig):
 
 def _prefix(run: RunName) -> str:
     """Return what the names of all jobs of a run begin with."""
-    return f"orchestrator-{hashlib.sha256(run.output.encode()).hexdigest()[:8]}-"
+    return f"{run.short}-"
 
 
 def _comment(run: RunName) -> str:
