@@ -13,9 +13,9 @@ import pytest
 import SimpleITK as sitk
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-from stock_models import labels_of, small_plans, write_image, write_model
 
 import orchestrator
+from bench.stock_models import labels_of, small_plans, write_image, write_model
 from orchestrator.cli.export import main as export
 from orchestrator.cli.import_models import main as take_in
 from orchestrator.errors import ConfigError, DataError

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from stock_models import REGIONS, labels_of, small_plans, write_image, write_model
 from test_window_sweep import stock_labels
 
 import orchestrator
+from bench.stock_models import REGIONS, labels_of, small_plans, write_image, write_model
 from orchestrator.cli.predict import main
 from orchestrator.errors import ConfigError, DataError
 

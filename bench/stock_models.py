@@ -1,6 +1,9 @@
-"""Small models in nnU-Net's own layout, written by torch as nnU-Net does, and images for them."""
+"""Small models in nnU-Net's own layout, written by torch as nnU-Net does, and images for them; tests use them too."""
 
 import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -20,28 +23,29 @@ DEFAULT_RESAMPLING = {
 
 def small_plans(
     *,
-    patch=(8, 16, 16),
-    spacing=(2.0, 1.5, 1.5),
-    channels=("CT",),
-    transpose=(0, 1, 2),
-    configuration="3d_fullres",
-    masks=False,
-    reader="SimpleITKIO",
-    **changes,
-):
-    """Plans as nnU-Net's planner lays them out, with a network of a few features."""
+    patch: Sequence[int] = (8, 16, 16),
+    spacing: Sequence[float] = (2.0, 1.5, 1.5),
+    channels: Sequence[str] = ("CT",),
+    transpose: Sequence[int] = (0, 1, 2),
+    configuration: str = "3d_fullres",
+    masks: bool = False,
+    reader: str = "SimpleITKIO",
+    features: Sequence[int] = (4, 6),
+    **changes: Any,
+) -> dict[str, Any]:
+    """Return plans as nnU-Net's planner lays them out, with a network of a few features."""
     axes = len(patch)
     backward = [transpose.index(axis) for axis in range(3)]
     architecture = {
         "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
         "arch_kwargs": {
-            "n_stages": 2,
-            "features_per_stage": [4, 6],
+            "n_stages": len(features),
+            "features_per_stage": list(features),
             "conv_op": f"torch.nn.modules.conv.Conv{axes}d",
-            "kernel_sizes": [[3] * axes] * 2,
-            "strides": [[1] * axes, [2] * axes],
-            "n_conv_per_stage": [1, 1],
-            "n_conv_per_stage_decoder": [1],
+            "kernel_sizes": [[3] * axes] * len(features),
+            "strides": [[1] * axes, *[[2] * axes] * (len(features) - 1)],
+            "n_conv_per_stage": [1] * len(features),
+            "n_conv_per_stage_decoder": [1] * (len(features) - 1),
             "conv_bias": True,
             "norm_op": f"torch.nn.modules.instancenorm.InstanceNorm{axes}d",
             "norm_op_kwargs": {"eps": 1e-5, "affine": True},
@@ -83,7 +87,8 @@ def small_plans(
     }
 
 
-def labels_of(num_classes):
+def labels_of(num_classes: int) -> dict[str, int]:
+    """Return so many classes, background included, as dataset.json names them."""
     return {"background": 0, **{f"structure {label}": label for label in range(1, num_classes)}}
 
 
@@ -92,8 +97,17 @@ REGIONS = {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "enhancing": [3]
 
 
 def write_model(
-    folder, plans, *, labels, folds=("0",), order=None, ending=".nii.gz", mirror_axes=(0, 1, 2), gain=4.0, **changes
-):
+    folder: Path,
+    plans: dict[str, Any],
+    *,
+    labels: Mapping[str, Any],
+    folds: Sequence[str] = ("0",),
+    order: Sequence[int] | None = None,
+    ending: str = ".nii.gz",
+    mirror_axes: Sequence[int] | None = (0, 1, 2),
+    gain: float = 4.0,
+    **changes: Any,
+) -> Path:
     """Write a trained model whose networks have random weights; returns its folder."""
     (configuration,) = plans["configurations"]
     described = {
@@ -143,7 +157,15 @@ def write_model(
     return model
 
 
-def write_image(path, *, shape, spacing_xyz=(1.0, 1.1, 2.5), seed=0, border=0, num_channels=1):
+def write_image(
+    path: Path,
+    *,
+    shape: Sequence[int],
+    spacing_xyz: Sequence[float] = (1.0, 1.1, 2.5),
+    seed: int = 0,
+    border: int = 0,
+    num_channels: int = 1,
+) -> list[Path]:
     """Write blobs in noise, perhaps with zeros around them, one file a channel; returns the files."""
     random = np.random.default_rng(seed)
     files = []

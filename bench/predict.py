@@ -1,0 +1,209 @@
+"""Prediction of one image, slice by slice, beside nnU-Net's own: CPU seconds, memory and labels.
+
+    python -m bench.predict [--classes N ...] [--shape Z Y X] [--patch Z Y X] [--mirror] [--rounds N] [--network unet]
+
+An image of smooth blobs at 0.7 mm, 1.5 mm apart, predicted on a grid of 1.4 mm. Each arm runs in a process of its own
+with one thread, by turns; of several rounds the median is shown. Shown are CPU seconds from the file to the label map
+in memory, and of nnU-Net's export alone (resampling of the logits and argmax; of ours everything beside the network and
+the sums of windows); memory is the largest of the process, less what it had when the model was ready. "said" is what
+our process says to take at most before it starts, on the same scale. Labels are compared voxel by voxel.
+
+By default the network is a stand-in that costs next to nothing and draws bands of intensity, with edges as sharp as
+those of organs; `--network unet` is a small PlainConvUNet with random weights, whose logits are nearly ties everywhere.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.command_line import command_line, positive_integer
+from bench.machine import conditions
+from bench.stock_models import labels_of, small_plans, write_image, write_model
+
+ARMS = ("nnU-Net", "ours")
+SPACING_XYZ = (0.7, 0.7, 1.5)
+NETWORK_SPACING = (1.5, 1.4, 1.4)
+
+
+def main() -> int:
+    """Measure, and print a table; returns 1 if a label differs."""
+    options = _parse()
+    if options.arm:
+        print(json.dumps(_measure(options)))
+        return 0
+    print(conditions("nnunetv2", "torch", "numba"))
+    size = " x ".join(map(str, options.shape))
+    print(f"{size} voxels, window {' x '.join(map(str, options.patch))}, {options.rounds} rounds")
+    print("| classes | arm | CPU s | export, CPU s | GiB | said, GiB | labels that differ |")
+    print("|---|---|---|---|---|---|---|")
+    num_different = 0
+    with tempfile.TemporaryDirectory(prefix="bench-predict-") as temporary:
+        folder = Path(temporary)
+        (image,) = write_image(folder / "case", shape=options.shape, spacing_xyz=SPACING_XYZ)
+        for num_classes in options.classes:
+            plans = small_plans(patch=options.patch, spacing=NETWORK_SPACING, features=(8, 16, 32))
+            write_model(folder / f"of-{num_classes}", plans, labels=labels_of(num_classes))
+            num_different += _compare(options, folder, image, num_classes=num_classes)
+    return 1 if num_different else 0
+
+
+def _parse() -> argparse.Namespace:
+    parser = command_line("predict", description=__doc__)
+    add = parser.add_argument
+    add("--classes", type=positive_integer, nargs="+", default=[3, 25, 118])
+    add("--shape", type=positive_integer, nargs=3, default=[60, 512, 512])
+    add("--patch", type=positive_integer, nargs=3, default=[32, 128, 128])
+    add("--mirror", action="store_true", help="average over mirrored images")
+    add("--rounds", type=positive_integer, default=1)
+    add("--network", choices=("bands", "unet"), default="bands")
+    add("--only", choices=ARMS, help="one arm alone, for sizes at which the other has no room")
+    add("--arm", choices=ARMS, help=argparse.SUPPRESS)
+    add("--model", type=Path, help=argparse.SUPPRESS)
+    add("--image", type=Path, help=argparse.SUPPRESS)
+    add("--labels", type=Path, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def _compare(options: argparse.Namespace, folder: Path, image: Path, *, num_classes: int) -> int:
+    """Run the arms by turns, print their rows, and return how many labels differ."""
+    arms = [options.only] if options.only else ARMS
+    measured: dict[str, list[dict[str, Any]]] = {arm: [] for arm in arms}
+    for _ in range(options.rounds):
+        for arm in arms:
+            measured[arm].append(_in_a_process(options, folder, image, arm=arm, num_classes=num_classes))
+    labels = [np.load(folder / f"{arm}.npy") for arm in arms]
+    num_different = int(np.count_nonzero(labels[0] != labels[-1]))
+    for arm, rows in measured.items():
+        cpu_s, export_s, gib, said = (
+            statistics.median(row[key] for row in rows) for key in ("cpu_s", "export_s", "gib", "said_gib")
+        )
+        told = f"{said:.2f}" if said else "-"
+        print(f"| {num_classes} | {arm} | {cpu_s:.1f} | {export_s:.2f} | {gib:.2f} | {told} | {num_different} |")
+    return num_different
+
+
+def _in_a_process(
+    options: argparse.Namespace, folder: Path, image: Path, *, arm: str, num_classes: int
+) -> dict[str, Any]:
+    (model,) = (folder / f"of-{num_classes}").glob("*/*")
+    command = [sys.executable, "-m", "bench.predict", "--arm", arm, "--model", str(model), "--image", str(image)]
+    command += ["--labels", str(folder / f"{arm}.npy"), "--network", options.network, "--classes", str(num_classes)]
+    command += ["--patch", *map(str, options.patch), *(["--mirror"] if options.mirror else [])]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def _measure(options: argparse.Namespace) -> dict[str, float]:
+    """Predict in this process with one arm, and return what it took."""
+    import torch
+
+    torch.set_num_threads(1)
+    arm = _Ours(options) if options.arm == "ours" else _Stock(options)
+    with tempfile.TemporaryDirectory() as folder:
+        # Compiled kernels are loaded, and torch's threads started, once a process.
+        (small,) = write_image(Path(folder) / "small", shape=(12, 40, 40), spacing_xyz=SPACING_XYZ)
+        arm.predict(small)
+    arm.export_s = 0.0
+    before = _resident_bytes()
+    start_s = time.process_time()
+    labels = arm.predict(options.image)
+    cpu_s = time.process_time() - start_s
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    np.save(options.labels, labels)
+    said = max(0, arm.said_bytes - before) / 2**30
+    return {"cpu_s": cpu_s, "export_s": arm.export_s, "gib": (most - before) / 2**30, "said_gib": said}
+
+
+def _resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * resource.getpagesize()
+
+
+def _bands(num_classes: int) -> Any:
+    """Return a network of one layer: class k is the best where the intensity is nearest to the k-th of even steps."""
+    import torch
+
+    network = torch.nn.Conv3d(1, num_classes, 1)
+    centres = torch.linspace(-1.5, 1.5, num_classes)
+    with torch.no_grad():
+        network.weight.copy_((40 * centres).reshape(-1, 1, 1, 1, 1))
+        network.bias.copy_(-20 * centres**2)
+    return network.eval()
+
+
+class _Stock:
+    """nnU-Net's predictor."""
+
+    said_bytes = 0
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        import torch
+        from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+        self.export_s = 0.0
+        self._predictor = nnUNetPredictor(0.5, True, options.mirror, False, torch.device("cpu"), allow_tqdm=False)
+        self._predictor.initialize_from_trained_model_folder(str(options.model), (0,))
+        if options.network == "bands":
+            self._predictor.network = _bands(options.classes[0])
+            self._predictor.list_of_parameters = [self._predictor.network.state_dict()]
+
+    def predict(self, image: Path) -> Any:
+        import torch
+        from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
+
+        one = self._predictor
+        preprocessor = one.configuration_manager.preprocessor_class(verbose=False)
+        data, _, properties = preprocessor.run_case(
+            [str(image)], None, one.plans_manager, one.configuration_manager, one.dataset_json
+        )
+        logits = one.predict_logits_from_preprocessed_data(torch.from_numpy(data)).cpu()
+        start_s = time.process_time()
+        labels = convert_predicted_logits_to_segmentation_with_correct_shape(
+            logits, one.plans_manager, one.configuration_manager, one.label_manager, properties, num_threads_torch=1
+        )
+        self.export_s = time.process_time() - start_s
+        return labels
+
+
+class _Ours:
+    """Slice by slice."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        from kernels.windows.label_stream import LabelStream
+        from orchestrator.training.nnunet.model_folder import load_model_folder
+        from orchestrator.training.nnunet.prediction import ready_predictor
+
+        model = load_model_folder(options.model)
+        self._plan = model.plan
+        axes = model.mirror_axes if options.mirror else ()
+        self._predictor = ready_predictor(model.plan, model.weights, mirror_axes=axes, tile_step_size=0.5, device="cpu")
+        self.said_bytes = self._predictor.expected_bytes([options.image]) or 0
+        if options.network == "bands":
+            self._predictor._networks = (_bands(options.classes[0]),)  # noqa: SLF001
+        self.export_s = 0.0
+        finish = LabelStream._finish  # noqa: SLF001
+
+        def timed(stream: LabelStream, end: int) -> None:
+            start_s = time.process_time()
+            finish(stream, end)
+            self.export_s += time.process_time() - start_s
+
+        LabelStream._finish = timed  # type: ignore[method-assign]  # noqa: SLF001
+
+    def predict(self, image: Path) -> Any:
+        from orchestrator.training.nnunet.prepared_image import prepare_image, read_images
+
+        return self._predictor.labels(prepare_image(*read_images([image], self._plan), self._plan))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
