@@ -38,7 +38,7 @@ JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
 NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={node_1} CPUs=1 RealMemory=4000 State=UNKNOWN
 NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={node_2} CPUs=1 RealMemory=4000 State=UNKNOWN
-PartitionName=short Nodes=n1,n2 Default=YES MaxTime=2 State=UP
+PartitionName=short Nodes=n1,n2 Default=YES MaxTime=3 State=UP
 PartitionName=long Nodes=n1,n2 MaxTime=60 State=UP
 """
 

@@ -210,6 +210,13 @@ def test_a_queue_that_takes_nothing_is_told_once_nothing_else_will_come(tmp_path
     assert "invalid partition specified: nowhere" in refusals[0]
 
 
+def test_a_run_ends_although_its_batch_system_does_not_answer(tmp_path, monkeypatch):
+    played_slurm(tmp_path, monkeypatch)
+    workers = start(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    workers.close()
+
+
 def test_a_command_that_is_not_there_is_told(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ClusterError, match="squeue: not found; expected on this machine, as on every login node"):

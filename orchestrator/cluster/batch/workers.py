@@ -140,7 +140,11 @@ class BatchWorkers:
         self._ended.set()
         self._asked.set()
         self._thread.join()
-        cancel_all(self._system, self._prefix)
+        try:
+            cancel_all(self._system, self._prefix)
+        except ClusterError as error:
+            # They end by themselves, since their head does.
+            logger.warning("%s", error)
 
     def _keep_up(self) -> None:
         self._asked.wait()
