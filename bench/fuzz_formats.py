@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench import fuzz_images, fuzz_records, fuzz_states
+from bench import fuzz_images, fuzz_raw, fuzz_records, fuzz_states
 from bench.fuzz_mutations import Mutation, mutate_bytes, mutate_json, mutate_text
 
 
@@ -43,5 +43,7 @@ FORMATS: dict[str, Format] = {
     "label-maps": Format(
         make=fuzz_images.label_maps, read=fuzz_images.read_label_map_file, mutate=fuzz_images.mutate_compressed
     ),
+    "descriptions": Format(make=fuzz_raw.descriptions, read=fuzz_raw.read_description, mutate=mutate_json),
+    "pictures": Format(make=fuzz_raw.pictures, read=fuzz_raw.read_picture, mutate=fuzz_raw.mutate_behind_ending),
     "dicom": Format(make=fuzz_images.dicoms, read=fuzz_images.read_dicom),
 }
