@@ -16,7 +16,7 @@ from orchestrator.errors import is_of_a_disk, is_out_of_memory
 from orchestrator.images.geometry import Geometry
 from orchestrator.images.nifti import check_finite
 from orchestrator.images.problem import Fault
-from orchestrator.images.stored_voxels import ReadBuffer
+from orchestrator.images.stored_voxels import Encoding, ReadBuffer, check_room
 
 PICTURE_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")
 PICTURE_SPACING = (1.0, 1.0, 999.0)
@@ -24,6 +24,8 @@ PICTURE_SPACING = (1.0, 1.0, 999.0)
 _MAX_JSON_BYTES = 1 << 16
 _COLOURS = (3, 4)
 """Values of a pixel: RGB, and RGB with an alpha channel."""
+_ENCODINGS = {1: Encoding.RAW, **dict.fromkeys((5, 8, 32773, 32946), Encoding.ZLIB)}
+"""Of TIFF, by its number, as far as they make nothing smaller than DEFLATE can."""
 _AGAIN = "Write it again as PNG or TIFF."
 
 
@@ -77,10 +79,17 @@ def open_picture(path: Path, *, spacing_files: tuple[Path, ...] = (), must_be_st
         width, height = picture.size
         mode = picture.palette.mode if picture.mode == "P" and picture.palette else picture.mode
         num_channels = 1 if picture.mode == "I;16" else len(picture.getbands() if picture.mode != "P" else mode)
-    ReadBuffer().take(16 * width * height)  # asks whether there is so much
+    _check_size(path, width * height, encoding=Encoding.ZLIB)
     if num_channels not in {1, *_COLOURS}:
         raise _other_values(num_channels)
     return _picture((height, width), num_channels, read=lambda: _read_with_pillow(path))
+
+
+def _check_size(path: Path, num_bytes: int, *, encoding: Encoding | None) -> None:
+    """Raise Fault for a header that promises more than its file can hold, MemoryError for more than there is."""
+    if encoding is not None:
+        check_room(num_bytes, num_stored=path.stat().st_size, encoding=encoding)
+    ReadBuffer().take(num_bytes)
 
 
 def _read_with_pillow(path: Path) -> NDArray[np.generic]:
@@ -105,9 +114,10 @@ def _grid(size: tuple[int, ...], spacing: tuple[float, ...]) -> Geometry:
 def _open_tiff(path: Path, *, spacing_files: tuple[Path, ...], must_be_stack: bool | None) -> OpenPicture:
     with _libraries(), tifffile.TiffFile(path) as file:
         shape, item_bytes = tuple(map(int, file.series[0].shape)), file.series[0].dtype.itemsize
+        encoding = _ENCODINGS.get(int(file.pages[0].compression))
     if not shape or min(shape) < 1:
         raise _other_axes(shape)
-    ReadBuffer().take(math.prod(shape) * item_bytes)
+    _check_size(path, math.prod(shape) * item_bytes, encoding=encoding)
     is_picture = len(shape) == 2 or (len(shape) == 3 and (shape[-1] in _COLOURS or shape[-3] in _COLOURS))
     if path.suffix == ".tif" and is_picture and not must_be_stack:
         # As nnU-Net does, which takes a stack of three or four slices for colours.
