@@ -314,3 +314,29 @@ def test_instances_beyond_255_are_scored(tmp_path):
         sitk.WriteImage(sitk.GetImageFromArray(labels), str(tmp_path / folder / "a.nii.gz"))
     assert evaluate(tmp_path, labels=("40000=1.0", "256=1.0")) == 0
     assert [(row["label"], row["status"]) for row in rows(tmp_path)] == [("40000", "scored"), ("256", "both_empty")]
+
+
+def test_several_folders_are_ranked(folders, capsys):
+    write(folders / "third/case0.nii.gz", random_map(0))
+    board = folders / "ranks.csv"
+    assert evaluate(folders, "--leaderboard", str(board), predictions=("first", "second", "third")) == 1
+    shown = capsys.readouterr().out
+    board_shown = shown[shown.index("ranked") :]
+    assert board_shown.index("/second") < board_shown.index("/first")
+    with board.open() as file:
+        ranks = list(csv.DictReader(file))
+    assert len(ranks) == 3 * 2 * 2
+    by_folder = {
+        row["prediction"].rpartition("/")[2]: row for row in ranks if (row["structure"], row["metric"]) == ("1", "nsd")
+    }
+    # The second folder holds the references themselves; the third one of them, and its two others count as the worst.
+    assert [by_folder[name]["rank_of_mean"] for name in ("second", "first", "third")] == ["1", "3", "2"]
+    assert by_folder["second"]["rank_of_ranks"] == "1"
+    assert float(by_folder["third"]["mean"]) == 1.0
+    assert float(by_folder["second"]["share_first"]) > 0.6
+
+
+def test_one_folder_is_not_ranked(folders, capsys):
+    assert evaluate(folders, "--leaderboard", str(folders / "ranks.csv")) == 2
+    assert "expected several to rank" in capsys.readouterr().err
+    assert evaluate(folders, "--leaderboard", str(folders / "ranks.txt"), predictions=("first", "second")) == 2

@@ -4,10 +4,12 @@ import argparse
 import math
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
@@ -21,6 +23,7 @@ from orchestrator.cli.console import (
     exit_code_of,
     is_live,
     parse,
+    print_whole,
     say,
 )
 from orchestrator.cli.text import counted
@@ -83,6 +86,7 @@ def build_parser() -> argparse.ArgumentParser:
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--workers", type=int, help="processes (default: up to one a core)")
     where.add_argument("--cluster", type=Path, help="cluster file: score as Ray tasks; the folders must be seen there")
+    add("--leaderboard", help="with several --prediction: .csv file for their ranks in each label and metric")
     add("--output", help="file for the rows of all cases, .csv or .parquet (default: only the summary is shown)")
     return parser
 
@@ -102,11 +106,17 @@ def score_folders(options: argparse.Namespace, *, console: Console, errors: Cons
     """Score what the command line names, and show a summary."""
     if options.output and not options.output.endswith(OUTPUT_SUFFIXES):
         raise ConfigError(f"--output {options.output}: expected a file that ends with {' or '.join(OUTPUT_SUFFIXES)}")
+    if options.leaderboard and not options.leaderboard.endswith(".csv"):
+        raise ConfigError(f"--leaderboard {options.leaderboard}: expected a file that ends with .csv")
+    if options.leaderboard and len(set(options.prediction)) < 2:
+        raise ConfigError("--leaderboard: found one --prediction; expected several to rank")
     scores = score_all(options, errors=errors)
     for location in scores.without_reference:
         say(f"note: {location}: no reference has this name; not scored", console=errors)
     # First what cannot fail: the file may not be writable.
     show_summary(scores.rows, metrics=scores.metrics, console=console)
+    if len(set(options.prediction)) > 1:
+        show_leaderboard(scores, output=options.leaderboard, console=console)
     if options.output:
         write_rows(scores, output=options.output)
         say(f"rows: {options.output}", console=console)
@@ -173,12 +183,37 @@ def write_rows(scores: FolderScores, *, output: str) -> None:
     from pyarrow import csv, parquet
 
     table = scores.to_arrow()
+    with writing(output) as path, path.open("wb") as file:
+        (csv.write_csv if output.endswith(".csv") else parquet.write_table)(table, file)
+
+
+def writing(output: str) -> AbstractContextManager[Path]:
+    """Return the context in which a file is written, whole or not at all, wherever it lies."""
     folder, _, name = output.rpartition("/")
-    with (
-        open_storage(folder or ("/" if output.startswith("/") else ".")).writing(name) as path,
-        path.open("wb") as file,
-    ):
-        (csv.write_csv if name.endswith(".csv") else parquet.write_table)(table, file)
+    return open_storage(folder or ("/" if output.startswith("/") else ".")).writing(name)
+
+
+def show_leaderboard(scores: FolderScores, *, output: str | None, console: Console) -> None:
+    """Print the ranks of folders over all labels and metrics, and write those in each."""
+    from orchestrator.scoring.leaderboard import places, standings, to_csv
+
+    found = places(scores)
+    table = Table("ranked", "mean rank", "mean rank by case", "first in", "missing cases", box=None, padding=(0, 2))
+    num = len({(place.structure, place.metric) for place in found})
+    for one in standings(scores, found):
+        ranks = (f"{one.rank_of_mean:.2f}", f"{one.rank_of_ranks:.2f}")
+        table.add_row(escape(one.prediction), *ranks, f"{one.num_first} of {num}", str(one.num_missing))
+    print_whole(table, console=console)
+    console.print(
+        "Ranks of the means, and of the mean ranks of each case, over all labels and metrics; 1 is the best. A missing "
+        "case or distance is worse than any other; two empty masks are the best.",
+        style="dim",
+        soft_wrap=True,
+    )
+    if output:
+        with writing(output) as path:
+            path.write_text(to_csv(found), encoding="utf-8")
+        say(f"ranks: {output}", console=console)
 
 
 def show_summary(rows: Sequence[FolderScore], *, metrics: Sequence[str], console: Console) -> None:
