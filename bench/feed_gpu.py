@@ -104,7 +104,7 @@ def train_epochs(folder: Path, *, kind: str, preset: str, num_workers: int, iter
     from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 
     from orchestrator.training import trainer
-    from orchestrator.training.nnunet import preset_trainer
+    from orchestrator.training.nnunet.trainers import preset_trainer
     from orchestrator.training.reports import EpochReport
 
     if kind == "stock":

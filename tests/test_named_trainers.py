@@ -9,8 +9,8 @@ from tiny_training import CASES, Killed, Run, assert_same_weights, tiny_plan, ti
 
 from orchestrator.errors import ConfigError, TrainingError
 from orchestrator.training.nnunet import classes as nnunet_classes
-from orchestrator.training.nnunet.named_trainers import preset_trainer
 from orchestrator.training.nnunet.prediction import load_predictor
+from orchestrator.training.nnunet.trainers.named_trainers import preset_trainer
 
 PRESET = tiny_preset(
     num_epochs=2, num_iterations_per_epoch=2, optimizer="nnunet", initial_learning_rate=None, mirror_axes=None

@@ -8,8 +8,8 @@ import torch
 from tiny_training import tiny_plan, tiny_preset, write_ball
 from torch._inductor import config as compiler
 
-from orchestrator.training.nnunet import preset_trainer
-from orchestrator.training.nnunet.preset_trainer import PresetTrainer
+from orchestrator.training.nnunet.trainers import preset_trainer
+from orchestrator.training.nnunet.trainers.preset_trainer import PresetTrainer
 
 PRESET = tiny_preset()
 

@@ -23,7 +23,7 @@ from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.training import trainer as trainer_module
 from orchestrator.training.checkpoint import CheckpointStore
-from orchestrator.training.nnunet import preset_trainer
+from orchestrator.training.nnunet.trainers import preset_trainer
 
 PRESET = tiny_preset()
 

@@ -43,7 +43,7 @@ def _check_trainer(name: str) -> None:
     from orchestrator.training.nnunet.classes import DEFAULT_TRAINER
 
     if name != DEFAULT_TRAINER:
-        from orchestrator.training.nnunet.named_trainers import preset_trainer
+        from orchestrator.training.nnunet.trainers.named_trainers import preset_trainer
 
         preset_trainer(name)
 

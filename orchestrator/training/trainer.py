@@ -14,9 +14,9 @@ from orchestrator.training.feed.patch_dataset import register_arrow_dataset
 from orchestrator.training.freed_memory import keep_freed_memory
 from orchestrator.training.nnunet.classes import DEFAULT_PLANNER, DEFAULT_TRAINER
 from orchestrator.training.nnunet.environment import nnunet_environment, prints_to_log
-from orchestrator.training.nnunet.named_trainers import preset_trainer
 from orchestrator.training.nnunet.planning import Plan
-from orchestrator.training.nnunet.preset_trainer import TrainingData
+from orchestrator.training.nnunet.trainers.named_trainers import preset_trainer
+from orchestrator.training.nnunet.trainers.preset_trainer import TrainingData
 from orchestrator.training.random_state import seed_everything
 from orchestrator.training.reports import TrainingListener, TrainOutcome
 

@@ -4,8 +4,8 @@ from typing import Any
 
 from orchestrator.errors import ConfigError
 from orchestrator.training.nnunet.classes import find_trainer
-from orchestrator.training.nnunet.preset_trainer import PresetTrainer
-from orchestrator.training.nnunet.trainer_overrides import overridden
+from orchestrator.training.nnunet.trainers.preset_trainer import PresetTrainer
+from orchestrator.training.nnunet.trainers.trainer_overrides import overridden
 
 _TOGETHER = {
     *("initialize", "_do_i_compile", "configure_optimizers", "on_validation_epoch_end", "get_dataloaders"),

@@ -8,7 +8,7 @@ from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
 from orchestrator.training.feed.loader import BatchLoader
 from orchestrator.training.feed.loader_settings import TrainerChoices, batch_settings, without_augmentation
-from orchestrator.training.nnunet.trainer_overrides import overridden
+from orchestrator.training.nnunet.trainers.trainer_overrides import overridden
 
 _PIPELINE = ("get_dataloaders", "get_training_transforms", "get_validation_transforms")
 """Methods of nnU-Net's trainer whose work our loaders do."""

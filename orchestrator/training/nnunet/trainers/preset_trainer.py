@@ -28,8 +28,8 @@ from orchestrator.training.feed.batches import CountedBatches
 from orchestrator.training.feed.loader import BatchLoader
 from orchestrator.training.feed.patch_dataset import ArrowDataset
 from orchestrator.training.gpu import obstacle_to_compiling
-from orchestrator.training.nnunet.trainer_loaders import our_loaders, reason_for_nnunets_pipeline
-from orchestrator.training.nnunet.trainer_overrides import load_as_nnunet, overridden
+from orchestrator.training.nnunet.trainers.trainer_loaders import our_loaders, reason_for_nnunets_pipeline
+from orchestrator.training.nnunet.trainers.trainer_overrides import load_as_nnunet, overridden
 from orchestrator.training.random_state import random_state, restore_random_state
 from orchestrator.training.reports import EpochReport, Milestone, MilestoneKind, TrainingListener, TrainOutcome
 
