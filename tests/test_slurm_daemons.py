@@ -49,7 +49,7 @@ def start(folder, output, words):
 
 
 def run(folder, cluster, *, output):
-    driver = DRIVER.replace("num_epochs=80", "num_epochs=300")
+    driver = DRIVER.replace("num_epochs=80", "num_epochs=150")
     words = ["-c", driver, "--preset", "tiny", "--cluster", str(cluster)]
     return start(folder, output, [*words, *(word for training in TRAININGS for word in ("--only", training))])
 
