@@ -19,8 +19,8 @@ from orchestrator.training.nnunet.planning import Plan
 from orchestrator.training.nnunet.window_sweep import SweepPlan
 
 _HALF, _FLOAT32, _FLOAT64 = 2, 4, 8
-_MARGIN = 1.05
-_BESIDE_BYTES = 80 * 2**20
+_MARGIN = 1.1
+_BESIDE_BYTES = 128 * 2**20
 """Of compiled kernels, threads and what allocators keep."""
 _SPLINE_MARGIN = 24
 """Voxels that scipy adds to each axis before it interpolates cubically."""
@@ -72,8 +72,7 @@ def preparing_bytes(header: ImageHeader, new_shape: Sequence[int], *, num_channe
     if tuple(new_shape) == header.shape:
         return held + 2 * num_voxels
     padded = math.prod(size + _SPLINE_MARGIN for size in header.shape)
-    cubic = _FLOAT64 * (num_channels * num_voxels + 2 * padded + num_new)
-    return held + cubic + num_channels * _FLOAT32 * num_new
+    return held + _FLOAT64 * padded + num_channels * _FLOAT32 * num_new
 
 
 def own_bytes() -> int:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from orchestrator.errors import DataError
 from orchestrator.training.nnunet.environment import prints_to_log
 from orchestrator.training.nnunet.planning import Plan, read_with_nnunet
+from orchestrator.training.nnunet.resampled_image import resample_image
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -100,5 +101,4 @@ def _prepare(
     data = preprocessor._normalize(  # noqa: SLF001 - nnU-Net offers it in no other way
         data, mask, configuration, manager.foreground_intensity_properties_per_channel
     )
-    resampled: NDArray[np.float32] = configuration.resampling_fn_data(data, new_shape, spacing, target)
-    return resampled
+    return resample_image(data, new_shape, spacing, target, configuration)
