@@ -160,6 +160,7 @@ def test_failures_end_with_their_log_and_the_command_that_tries_them_again(capsy
             lost_trainings=("T1-lung-fold1",),
             unpredicted={},
             tables=(),
+            report="",
             elapsed_s=1.0,
         )
 
@@ -184,6 +185,7 @@ def test_a_case_without_a_score_is_told_and_is_exit_code_1(capsys, tmp_path, mon
             lost_trainings=(),
             unpredicted={"T1-lung-fold1": "1 without a score, the first test a/b: DataError: [cut short]"},
             tables=(),
+            report="",
             elapsed_s=1.0,
         )
 

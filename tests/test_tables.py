@@ -298,7 +298,7 @@ def test_phantoms_and_caps_are_the_headline_of_every_file(written):
         quotes = [line for line in files[name].splitlines() if line.startswith("> ")]
         assert quotes[0].startswith("> Computed on generated phantoms with preset smoke:")
         assert quotes[0].endswith("They are not comparable with the published values.")
-        assert quotes[1] == "> Capped: the preset uses a part of the cases of each published split."
+        assert quotes[1] == "> Capped: the preset uses a part of the cases of each split."
     assert "not comparable with the published values" in files["table_IV.tex"]
     lines = list(csv.DictReader(io.StringIO(files["table_IV.csv"])))
     assert [(line["preset"], line["phantoms"], line["capped"]) for line in lines] == [("smoke", "yes", "yes")]
@@ -320,7 +320,7 @@ def test_a_row_of_a_csv_says_what_its_scores_come_from(written):
 def test_a_short_preset_on_real_data_is_said(written):
     fold = training()
     rows = rows_of(fold, (0.5, 0.5), (0.5, 0.5), preset="quick")
-    assert "> Trained with preset quick, not with the published schedule" in written([fold], rows)["summary.md"]
+    assert "> Trained with preset quick, not with nnU-Net's own schedule" in written([fold], rows)["summary.md"]
 
 
 def test_the_paper_preset_on_whole_splits_needs_no_note(written):

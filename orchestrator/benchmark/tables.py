@@ -69,6 +69,11 @@ class TableLayout:
     comparisons: tuple[ComparisonSpec, ...] = ()
     """What the study asks."""
 
+    @property
+    def has_published(self) -> bool:
+        """Whether there are published values."""
+        return not isinstance(self.published, NothingPublished)
+
 
 def load_tables(study: Study) -> TableLayout:
     """Return the tables of a study: what `tables.yaml` beside its file says, or else one table of everything.

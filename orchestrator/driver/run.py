@@ -1,5 +1,6 @@
 """One run from its request to its tables: what is checked before it begins, what is wired, what is left behind."""
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,6 +17,7 @@ from orchestrator.driver.shown import shown_of, write_run_report, write_run_tabl
 from orchestrator.errors import ConfigError, GpuError, IntegrityError, StorageError
 from orchestrator.events import EventLog
 from orchestrator.progress import ProgressListener
+from orchestrator.report.reported import Reported
 from orchestrator.results.aggregate import missing_predictions
 from orchestrator.results.records import ResultRow
 from orchestrator.results.store import ResultsStore, from_table
@@ -27,7 +29,6 @@ from orchestrator.stages.context import RunContext
 from orchestrator.stages.finished import finished_stages
 from orchestrator.stages.records.cases import read_case_record
 from orchestrator.storage import run_paths
-from orchestrator.storage.best_effort import best_effort
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.storage.interface import Storage
 from orchestrator.training.nnunet.classes import planned_memory_gib
@@ -36,6 +37,8 @@ from orchestrator.workflow.graph import (
     StageKind,
     label_sets_by_case,
 )
+
+logger = logging.getLogger(__name__)
 
 NUM_SIZES = 16
 """Of images, from which the size of all is learned when a run goes on."""
@@ -57,6 +60,8 @@ class RunOutcome:
     """One line for each training of the request that is done, though not for every case."""
     tables: tuple[str, ...]
     """Keys of the tables that were written."""
+    report: str
+    """Key of the page of the report; empty if it could not be written."""
     elapsed_s: float
     """Wall time of this call."""
 
@@ -103,8 +108,7 @@ def run(request: RunRequest, *, listener: ProgressListener) -> RunOutcome:
         shown = shown_of(request, storage, table=table, asked_for=asked_for)
         tables = write_run_tables(shown, storage, failed=lost_trainings)
         if needed or not storage.exists(run_paths.REPORT_PAGE):
-            with best_effort("the report"):
-                write_run_report(shown, storage, failed=failures)
+            _write_report(shown, storage, failed=failures, note=listener.note)
         elapsed_s = time.monotonic() - started_s
         told = {"trainings_done": num_done, "stages_failed": len(failures), "elapsed_s": round(elapsed_s, 3)}
         events.append("run_finished", **told)
@@ -115,8 +119,18 @@ def run(request: RunRequest, *, listener: ProgressListener) -> RunOutcome:
         lost_trainings=lost_trainings,
         unpredicted=unpredicted_cases(rows, request.trainings),
         tables=tables,
+        report=run_paths.REPORT_PAGE if storage.exists(run_paths.REPORT_PAGE) else "",
         elapsed_s=elapsed_s,
     )
+
+
+def _write_report(shown: Reported, storage: Storage, *, failed: Mapping[str, str], note: Callable[[str], None]) -> None:
+    """Write the report; what fails there says nothing about the results, which are committed."""
+    try:
+        write_run_report(shown, storage, failed=failed)
+    except Exception as error:
+        logger.exception("the report is not written")
+        note(f"the report is not written ({type(error).__name__}: {error}); `orchestrator report` tries it again")
 
 
 def _tell_start(request: RunRequest, events: EventLog, *, num_done: int) -> None:

@@ -52,6 +52,7 @@ def make_page(
             trainings=trainings,
             leaks=study.patient_leaks(trainings),
             warnings=reported.warnings,
+            has_published=layout.has_published,
         ),
         location=location,
         set_titles=layout.set_titles,

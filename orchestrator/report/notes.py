@@ -20,22 +20,27 @@ def run_notes(
     trainings: Sequence[Training],
     leaks: Sequence[PatientLeak],
     warnings: Sequence[str] = (),
+    has_published: bool,
 ) -> tuple[str, ...]:
-    """Return what every table of a run must say about its scores, the gravest first."""
+    """Return what every table of a run must say about its scores, the gravest first.
+
+    With `has_published` values of a publication stand beside them.
+    """
     notes = []
+    not_comparable = " They are not comparable with the published values." if has_published else ""
     presets = sorted({row.provenance.preset for row in rows})
     if any(row.provenance.phantoms for row in rows):
         notes.append(
             f"Computed on generated phantoms with preset {', '.join(presets)}: the scores show that the pipeline "
-            "works and say nothing about patients. They are not comparable with the published values."
+            f"works and say nothing about patients.{not_comparable}"
         )
     elif set(presets) - {_PAPER_PRESET}:
         notes.append(
-            f"Trained with preset {', '.join(presets)}, not with the published schedule (preset {_PAPER_PRESET}): "
-            "the scores are not comparable with the published values."
+            f"Trained with preset {', '.join(presets)}, not with nnU-Net's own schedule (preset {_PAPER_PRESET})."
+            f"{not_comparable}"
         )
     if any(training.is_capped for training in trainings) or any(row.provenance.is_capped for row in rows):
-        notes.append("Capped: the preset uses a part of the cases of each published split.")
+        notes.append("Capped: the preset uses a part of the cases of each split.")
     missing = missing_predictions(rows)
     if missing:
         notes.append(

@@ -49,7 +49,8 @@ def write_tables(
             rows_of[row.training_id].append(row)
     scores = Scores(rows_of=rows_of, failed=failed, published=layout.published)
     used = [row for some in rows_of.values() for row in some]
-    notes = run_notes(used, trainings=trainings, leaks=leaks, warnings=warnings)
+    has_published = layout.has_published
+    notes = run_notes(used, trainings=trainings, leaks=leaks, warnings=warnings, has_published=has_published)
     tables = fill_tables(trainings, layout=layout, scores=scores, notes=notes)
     keys = []
     for table in tables:

@@ -73,6 +73,8 @@ def run_here(request: RunRequest, options: argparse.Namespace, *, console: Conso
     for key in outcome.tables:
         if key.endswith(".md"):
             say(f"{request.output}/{key}", console=console)
+    if outcome.report:
+        say(f"{request.output}/{outcome.report}", console=console)
     num_done = f"{outcome.num_done} of {len(request.trainings)} trainings done"
     say(f"{num_done}, {duration_text(outcome.elapsed_s)}.", console=console)
     for stage_id, text in outcome.failures.items():
