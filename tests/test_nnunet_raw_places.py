@@ -22,6 +22,7 @@ from orchestrator.stages.cases import fingerprint, generate_download, ingest, in
 from orchestrator.stages.context import RunContext
 from orchestrator.storage import run_paths, s3
 from orchestrator.storage.filesystem import open_storage
+from orchestrator.training.nnunet.planning import Plan
 
 FOLDER = "Dataset137_Things"
 THINGS = LabelSet(
@@ -124,6 +125,28 @@ def test_a_case_of_one_slice_goes_through_all_of_its_stages(tmp_path):
     fingerprint(context, case, label_set="things")
     record = json.loads(context.storage.read_bytes(run_paths.fingerprint(case, label_set="things")))
     assert record["spacing_mm"] == [999.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("ending", "named", "reader"),
+    [(".nii.gz", None, "SimpleITKIO"), (".png", None, "NaturalImage2DIO"), (".mha", "NibabelIO", "NibabelIO")],
+)
+def test_a_model_that_is_handed_out_reads_the_files_of_its_data_set(tmp_path, ending, named, reader):
+    flat = {"shape": (40, 36)} if ending == ".png" else {}
+    options = {"overwrite_image_reader_writer": named} if named else {}
+    write_dataset(tmp_path, channels=("CT",), ending=ending, **flat, **options)
+    found = Describer(str(tmp_path))(FOLDER)
+    assert (found.file_ending, found.reader) == (ending, reader)
+    plain = Plan(
+        plans={"image_reader_writer": "SimpleITKIO", "configurations": {}},
+        dataset_json={"file_ending": ".nii.gz"},
+        configuration="2d",
+    )
+    plan = plain.for_files(file_ending=found.file_ending, reader=found.reader)
+    assert (plan == plain) is (ending == ".nii.gz")
+    # The run itself goes on to read its own NIfTI.
+    assert plan.plans["image_reader_writer"] == "SimpleITKIO"
+    assert plan.handed_out() == ({"image_reader_writer": reader, "configurations": {}}, {"file_ending": ending})
 
 
 def test_phantoms_of_the_second_study_have_its_channels_regions_and_cases(tmp_path):

@@ -121,6 +121,10 @@ class Dataset:
     label_values: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
     """Label set to what the values of its masks become: value to label, 0 for one that is not used. Empty for a layout
     that knows its own."""
+    file_ending: str = ".nii.gz"
+    """Of its files, in nnU-Net's terms: what a model that is handed out expects."""
+    reader: str = "SimpleITKIO"
+    """nnU-Net's class that reads these."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -24,6 +24,10 @@ class RawDataset:
     """Those of `imagesTs` with a label map in `labelsTs`, sorted."""
     num_slices: int = 0
     """Of a typical case, roughly, as 512 x 512 voxels each; 0 if nothing tells."""
+    file_ending: str = ".nii.gz"
+    """Of images and label maps."""
+    reader: str = "SimpleITKIO"
+    """nnU-Net's class that reads them."""
 
 
 Describe = Callable[[str], RawDataset]

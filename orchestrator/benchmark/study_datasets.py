@@ -76,9 +76,9 @@ class DatasetReader:
             channels=tuple(entry.channels) or (raw.channels if raw else _CT),
             label_sets=tuple(label_sets),
             case_names=cases.everything,
-            num_slices=raw.num_slices
-            if raw and raw.num_slices and "slices" not in entry.model_fields_set
-            else entry.slices,
+            num_slices=_num_slices(entry, raw),
+            file_ending=raw.file_ending if raw else ".nii.gz",
+            reader=raw.reader if raw else "SimpleITKIO",
             label_values={
                 one.name: _label_values(one, raw, entry=entry, where=where)
                 for one in label_sets.values()

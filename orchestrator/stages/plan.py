@@ -19,7 +19,7 @@ def plan(context: RunContext, training: Training) -> None:
     from orchestrator.training.nnunet.planning import CaseFingerprint, make_plan
 
     _check_trainer(training.model.trainer)
-    storage = context.storage
+    storage, dataset = context.storage, context.datasets[training.train[0].dataset]
     measured = []
     for case in (*training.train, *training.val):
         with _naming(storage, run_paths.fingerprint(case, label_set=training.label_set)) as key:
@@ -33,8 +33,9 @@ def plan(context: RunContext, training: Training) -> None:
         preset=context.preset,
         donor=donor,
         name=training.id,
-        channels=context.datasets[training.train[0].dataset].channels,
+        channels=dataset.channels,
     )
+    made = made.for_files(file_ending=dataset.file_ending, reader=dataset.reader)
     storage.write_bytes(run_paths.plan(training.id), made.to_bytes())
 
 

@@ -18,6 +18,11 @@ BACKGROUND, IGNORE = "background", "ignore"
 ENDINGS = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".nhdr", ".png", ".bmp", ".tif", ".tiff")
 """Of files that can be read."""
 _STACK_READER, _PICTURE_READER = "Tiff3DIO", "NaturalImage2DIO"
+_READER_OF_ENDING = {
+    **dict.fromkeys((".png", ".bmp", ".tif"), _PICTURE_READER),
+    ".tiff": _STACK_READER,
+    ".nii": "NibabelIO",
+}
 _PLAIN_READERS = ("SimpleITKIO", "NibabelIO", _PICTURE_READER, _STACK_READER)
 _TURNING_READERS = ("SimpleITKIOWithReorient", "NibabelIOWithReorient")
 """They bring the axes to right, anterior, superior."""
@@ -53,6 +58,11 @@ class Description:
     def must_be_stack(self) -> bool | None:
         """Whether its reader takes a TIFF for a stack, or for a picture; None if that shows in the file."""
         return {_STACK_READER: True, _PICTURE_READER: False}.get(self.reader)
+
+    @property
+    def nnunet_reader(self) -> str:
+        """Name of the class with which nnU-Net reads these files, also where none is named."""
+        return self.reader or _READER_OF_ENDING.get(self.file_ending, "SimpleITKIO")
 
     @property
     def is_turned(self) -> bool:

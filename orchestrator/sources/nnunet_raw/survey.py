@@ -101,6 +101,8 @@ def described(seen: Survey) -> RawDataset:
         test_cases=seen.cases.testing,
         # A voxel of a compressed image takes about a byte.
         num_slices=-(-seen.typical_bytes // _PLANE_VOXELS),
+        file_ending=seen.description.file_ending,
+        reader=seen.description.nnunet_reader,
     )
 
 

@@ -22,14 +22,15 @@ def model_files(model: NetworkModel, *, dataset: str, mirrors: bool) -> dict[str
     mirrors
         Whether nnU-Net may mirror when it predicts, as it does by default along the axes of the training.
     """
-    plans = {**model.plan.plans, "dataset_name": dataset, "plans_name": PLANS}
-    files = {"plans.json": _json(plans), "dataset.json": _json(model.plan.dataset_json)}
+    plans, described = model.plan.handed_out()
+    plans = {**plans, "dataset_name": dataset, "plans_name": PLANS}
+    files = {"plans.json": _json(plans), "dataset.json": _json(described)}
     for fold, weights in enumerate(model.weights):
         arguments = {
             "plans": plans,
             "configuration": model.plan.configuration,
             "fold": fold,
-            "dataset_json": model.plan.dataset_json,
+            "dataset_json": described,
         }
         state = {
             "network_weights": {name: tensor.detach().cpu().clone().contiguous() for name, tensor in weights.items()},

@@ -13,7 +13,7 @@ import tempfile
 import zlib
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 FINGERPRINT_FORMAT = 1
 _INTENSITIES = {"<i2": "<i2", "<f4": "<f4"}
 """Types of intensities in a fingerprint: numpy would read other texts as Python."""
+HANDED_OUT = "handed_out"
+"""Key beside those of nnU-Net in the description of a data set whose files are others than the NIfTI of a run."""
 NUM_INTENSITY_SAMPLES = int(10e7)
 """Foreground voxels that nnU-Net draws from all cases of a data set together."""
 NUM_INTENSITY_SAMPLES_IN_MINIATURE = 1_000_000
@@ -138,6 +140,21 @@ class Plan:
         except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
             raise IntegrityError(f"plan of a training that is not whole ({error!r})") from error
         return plan
+
+    def for_files(self, *, file_ending: str, reader: str) -> "Plan":
+        """Return this plan with what a model that is handed out shall say of the files of its data set."""
+        said = {"file_ending": file_ending, "reader": reader}
+        if said == {"file_ending": self.dataset_json["file_ending"], "reader": self.plans["image_reader_writer"]}:
+            return self
+        return replace(self, dataset_json={**self.dataset_json, HANDED_OUT: said})
+
+    def handed_out(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return plans and description of a model that is handed out: it reads files as they are in its data set."""
+        described = {key: value for key, value in self.dataset_json.items() if key != HANDED_OUT}
+        said = self.dataset_json.get(HANDED_OUT)
+        if not said:
+            return self.plans, described
+        return {**self.plans, "image_reader_writer": said["reader"]}, described | {"file_ending": said["file_ending"]}
 
     @property
     def sha256(self) -> str:
