@@ -12,6 +12,7 @@ from bad_inputs import BAD_INPUTS, MASKS, BadInput
 
 from orchestrator.benchmark.definition import Case, Dataset, EvaluationSet, LabelSet, Model, Training
 from orchestrator.benchmark.loading import load_study
+from orchestrator.benchmark.presets import Preset, find_preset
 from orchestrator.cli import doctor, evaluate
 from orchestrator.cli import run as run_all
 from orchestrator.cli.run import options as run_options
@@ -36,6 +37,9 @@ class OneTraining:
 
     def label_set(self, name: str) -> LabelSet:
         return LABEL_SETS[name]
+
+    def preset(self, name: str) -> Preset:
+        return find_preset(name)
 
     def trainings(self, **_: object) -> tuple[Training, ...]:
         return (
