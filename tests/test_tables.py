@@ -282,7 +282,7 @@ def test_a_half_is_rounded_up_as_in_the_paper(share, text):
 def test_one_scored_case_has_no_deviation(written):
     fold = training()
     rows = rows_of(fold, (0.5, 0.25), ScoreStatus.BOTH_EMPTY)
-    assert "| 2 | 50.0 |  | 25.0 |  | 1 both empty |" in written([fold], rows)["table_IV.md"]
+    assert "| 2 | 50.0 | 25.0 | 1 both empty |" in written([fold], rows)["table_IV.md"]
 
 
 def test_rows_of_trainings_that_were_not_asked_for_are_left_out(written):

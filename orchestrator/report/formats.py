@@ -12,13 +12,16 @@ COLUMNS = (
     "trainings", "evaluated on", "structure", "fold", "cases",
     "DSC", "DSC published", "NSD", "NSD published", "remarks",
 )  # fmt: skip
+_OF_PUBLISHED = frozenset({"DSC published", "NSD published"})
+"""Columns of tables beside which anything is published."""
 
 
 def to_markdown(table: FilledTable, *, heading: str = "#") -> str:
     """Return the table for reading; scores are percentages, mean ± sample SD over cases."""
     lines = [f"{heading} {table.spec.title}", "", *[f"> {note}\n" for note in table.notes]]
     lines += ["DSC and NSD in percent, mean ± sample SD over cases (averages pool all folds).", ""]
-    lines += [f"| {' | '.join(COLUMNS)} |", f"|{'---|' * len(COLUMNS)}"]
+    columns = _columns(table)
+    lines += [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
     has_folds = any(row.fold != AVERAGE for row in table.rows)
     for row in table.rows:
         cells = _cells(row, table=table)
@@ -54,9 +57,9 @@ def to_latex(table: FilledTable) -> str:
         "% needs \\usepackage{booktabs}",
         r"\begin{table}",
         rf"\caption{{{_escape(table.spec.title)}. Percent, mean $\pm$ sample SD over cases.}}",
-        rf"\begin{{tabular}}{{{'l' * len(COLUMNS)}}}",
+        rf"\begin{{tabular}}{{{'l' * len(_columns(table))}}}",
         r"\toprule",
-        " & ".join(COLUMNS) + r" \\",
+        " & ".join(_columns(table)) + r" \\",
     ]
     block = None
     for row in table.rows:
@@ -67,6 +70,12 @@ def to_latex(table: FilledTable) -> str:
     lines += [r"\bottomrule", r"\end{tabular}"]
     lines += [rf"\par\footnotesize {_escape(note)}" for note in table.notes]
     return "\n".join([*lines, r"\end{table}"]) + "\n"
+
+
+def _columns(table: FilledTable) -> list[str]:
+    """Return the titles of the columns; those of published values only where a row has any."""
+    has_published = any(row.published for row in table.rows)
+    return [name for name in COLUMNS if has_published or name not in _OF_PUBLISHED]
 
 
 def _cells(row: TableRow, *, table: FilledTable) -> list[str]:
@@ -80,7 +89,7 @@ def _cells(row: TableRow, *, table: FilledTable) -> list[str]:
     if row.published:
         published_dsc = _score(row.published.dsc_mean, row.published.dsc_std) + _mark(row.published.dsc_erratum)
         published_nsd = _score(row.published.nsd_mean, row.published.nsd_std) + _mark(row.published.nsd_erratum)
-    return [
+    cells = (
         row.group,
         table.set_titles.get(row.evaluation_set, row.evaluation_set),
         row.structure.replace("_", " "),
@@ -91,7 +100,9 @@ def _cells(row: TableRow, *, table: FilledTable) -> list[str]:
         _score(row.summary.nsd_mean, row.summary.nsd_std),
         published_nsd,
         ", ".join(remarks),
-    ]
+    )
+    shown = _columns(table)
+    return [cell for name, cell in zip(COLUMNS, cells, strict=True) if name in shown]
 
 
 def _score(mean: float, std: float) -> str:
