@@ -101,6 +101,7 @@ def summary_text(
         links = ", ".join(f"[{ending}]({table.spec.name}.{ending})" for ending in ("md", "csv", "tex"))
         lines.append(f"| {table.spec.title} | {links} |")
     lines += [
+        "| the same with intervals, comparisons and figures | [report](../report/index.html) |",
         f"| scores of each case, one file a training | `{run_paths.RESULTS}/*.parquet` |",
         f"| what happened, one JSON object a line | `{run_paths.EVENTS}/*.jsonl` |",
         f"| logs of the trainings | `{run_paths.LOGS}/*.log` |",
