@@ -72,7 +72,7 @@ def write_cases(folder: Path, *, slices: list[int], size: int, preset: str) -> N
         shape_after_crop=(max(slices), size, size),
         spacing_mm=(1.0, 0.8, 0.8),
         relative_size_after_cropping=1.0,
-        foreground=foreground,
+        foreground=foreground[None],
     )
     plan = make_plan(
         [fingerprint], label_set=_SIDES, configuration="3d_fullres", preset=find_preset(preset), donor=None, name="gpu"

@@ -121,7 +121,7 @@ def _train_when_told(folder: Path, core: int, feed: Feed, connection: Connection
     """Train on one core without end, an epoch whenever something comes."""
     from orchestrator.training import trainer as module
     from orchestrator.training.checkpoint import CheckpointStore
-    from orchestrator.training.reports import EpochReport
+    from orchestrator.training.reports import EpochReport, TrainingListener
 
     torch.set_num_threads(1)
     # Libraries have begun threads already, and those that follow are held to the core of the one that starts them.
@@ -139,20 +139,20 @@ def _train_when_told(folder: Path, core: int, feed: Feed, connection: Connection
     with tempfile.TemporaryDirectory(prefix="side-") as work:
         from orchestrator.storage.filesystem import open_storage
 
-        module.train(
+        settings = module.TrainingSettings(
             plan=cases.plan,
             preset=replace(MINIATURE, num_epochs=10_000, checkpoint_every_s=float("inf"), augmentation=feed),
             training_id="side",
-            train_cases=cases.train,
+            train_cases=tuple(cases.train),
             val_cases=(),
             patches=folder / "patches",
-            checkpoint=CheckpointStore(open_storage(work), training_id="side"),
-            log=lambda _: None,
             seed=1,
             device="cpu",
             num_loader_processes=0,
-            on_epoch=on_epoch,
         )
+        checkpoint = CheckpointStore(open_storage(work), training_id="side")
+        listener = TrainingListener(on_epoch=on_epoch)
+        module.train(settings, checkpoint=checkpoint, log=lambda _: None, listener=listener)
 
 
 def write_patches(cases: Miniature) -> None:

@@ -202,7 +202,7 @@ def fingerprints(_folder: Path) -> Sequence[bytes]:
             shape_after_crop=(40, 64, 64),
             spacing_mm=(5.0, 0.8, 0.8),
             relative_size_after_cropping=0.9,
-            foreground=random.integers(-900, 100, 500 + index).astype(np.int16),
+            foreground=random.integers(-900, 100, (1, 500 + index)).astype(np.int16),
         ).to_bytes()
         for index in range(2)
     ]

@@ -167,7 +167,9 @@ def growth() -> None:
         play(graph, machines, true_s, progress_s=3600.0)
         peak = tracemalloc.get_traced_memory()[1] / 2**20
         tracemalloc.stop()
-        bound_s = lower_bound_s(list(true_s.values()), [m.node.speed for m in machines for _ in range(m.number)])
+        bound_s = lower_bound_s(
+            list(true_s.values()), [pool.gpu.speed for pool in machines for _ in range(pool.max_nodes)]
+        )
         goal = f"10 {'met' if cpu_s < 10 else 'MISSED'}" if num_trainings == 10_000 else "-"
         print(
             f"| {num_trainings} | {num_gpus} | {cpu_s:.2f} | {goal} | {peak:.0f} | {course.makespan_s / bound_s:.3f} |",
