@@ -105,10 +105,10 @@ def train_epochs(folder: Path, *, kind: str, preset: str, num_workers: int, iter
 
     from orchestrator.training import trainer
     from orchestrator.training.nnunet.trainers import preset_trainer
-    from orchestrator.training.reports import EpochReport
+    from orchestrator.training.reports import EpochReport, TrainingListener
 
     if kind == "stock":
-        preset_trainer.ArrowDataset = nnUNetDatasetBlosc2  # type: ignore[misc]
+        setattr(preset_trainer, "ArrowDataset", nnUNetDatasetBlosc2)  # noqa: B010 - not to be read as a new name
     reports: list[EpochReport] = []
     utilisation = Utilisation(device)
 
@@ -139,7 +139,7 @@ def train_epochs(folder: Path, *, kind: str, preset: str, num_workers: int, iter
     )
     with tempfile.TemporaryDirectory(prefix="gpu-") as work:
         store = CheckpointStore(open_storage(work), training_id=kind)
-        listener = trainer.TrainingListener(on_epoch=on_epoch)
+        listener = TrainingListener(on_epoch=on_epoch)
         trainer.train(settings, checkpoint=store, log=lambda _: None, listener=listener)
     later = reports[1:]
     return Epochs(

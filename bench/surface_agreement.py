@@ -17,6 +17,8 @@ try:
 except ImportError:
     raise SystemExit("surface_distance is not installed; expected it from: pip install -e '.[bench]'") from None
 
+__all__ = ["Agreement", "check_areas", "codes_as_areas", "peer"]
+
 
 @contextmanager
 def codes_as_areas() -> Iterator[None]:
