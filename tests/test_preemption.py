@@ -74,7 +74,7 @@ def test_a_training_saves_its_place_and_the_one_that_waited_takes_it(folders):
     ended = next(index for index, event in enumerate(own) if event["kind"] == "attempt_ended")
     assert own[ended]["is_preemption"]
     saved = own[ended - 1]
-    assert (saved["kind"], saved["reason"]) == ("checkpoint_saved", "another training has a longer way to go")
+    assert (saved["kind"], saved["reason"]) == ("checkpoint_saved", "preempted for a training with a longer way to go")
     went_on = next(event for event in own[ended:] if event["kind"] == "attempt_started")
     assert (went_on["epoch"], went_on["iteration"]) == (saved["epoch"], saved["iteration"])
 
