@@ -10,7 +10,7 @@ from orchestrator.benchmark.study import Study
 from orchestrator.benchmark.tables import TableLayout
 from orchestrator.report import figures
 from orchestrator.report.answers import answer
-from orchestrator.report.notes import run_notes
+from orchestrator.report.notes import errata_notes, run_notes
 from orchestrator.report.overview import OverviewRow, overview
 from orchestrator.report.page import BesidePublished, Failure, Figure, Origin, Page
 from orchestrator.report.reported import Reported
@@ -60,7 +60,13 @@ def make_page(
         answers=tuple(one for one in answers if one.differences),
         rows=found,
         published=published,
-        errata=_errata(found, layout=layout),
+        errata=tuple(
+            errata_notes(
+                (_published(layout, row) for row in found),
+                groups={row.group for row in found},
+                errata=layout.published.errata,
+            )
+        ),
         figures=(*_figures_of_scores(rows, layout=layout), *_figures_of_events(events)),
         failures=tuple(Failure(name=name, text=text) for name, text in failures.items()),
         methods=methods(rows, study=study),
@@ -128,17 +134,6 @@ def _published(layout: TableLayout, row: OverviewRow) -> PublishedScore | None:
         for fold in (AVERAGE, *((0,) if len(row.trainings) == 1 else ()))
     )
     return next(filter(None, found), None)
-
-
-def _errata(found: Sequence[OverviewRow], *, layout: TableLayout) -> tuple[str, ...]:
-    known = [(row, _published(layout, row)) for row in found]
-    touched = {getattr(one, f"{metric}_erratum") for _, one in known if one for metric in ("dsc", "nsd")}
-    groups = {row.group for row in found}
-    return tuple(
-        f"† {erratum.text}" if erratum.id in touched else erratum.text
-        for erratum in layout.published.errata
-        if erratum.id in touched or groups.intersection(erratum.groups)
-    )
 
 
 def _origins(rows: "pd.DataFrame") -> tuple[Origin, ...]:

@@ -1,9 +1,9 @@
 """What must be said beside the scores of a run."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from orchestrator.benchmark.definition import Training
-from orchestrator.benchmark.published import Erratum
+from orchestrator.benchmark.published import Erratum, PublishedScore
 from orchestrator.benchmark.study import PatientLeak
 from orchestrator.report.table_rows import TableRow
 from orchestrator.results.aggregate import missing_predictions
@@ -55,13 +55,18 @@ def run_notes(
     return (*notes, *(leak.line for leak in leaks))
 
 
-def errata_notes(rows: Sequence[TableRow], *, errata: Sequence[Erratum]) -> Iterator[str]:
-    """Return a line for each erratum of these rows, with the mark of the values that it touches."""
-    published = [row.published for row in rows if row.published is not None]
-    touched = {score.dsc_erratum for score in published} | {score.nsd_erratum for score in published}
-    groups = {row.group for row in rows}
+def errata_notes(
+    scores: Iterable[PublishedScore | None], *, groups: Collection[str], errata: Sequence[Erratum]
+) -> Iterator[str]:
+    """Return a line for each erratum of published scores or groups that are shown, with the mark of what it touches."""
+    touched = {id_ for score in scores if score is not None for id_ in (score.dsc_erratum, score.nsd_erratum)}
     for erratum in errata:
         if erratum.id in touched:
             yield f"† {erratum.text}"
-        elif groups.intersection(erratum.groups):
+        elif set(groups).intersection(erratum.groups):
             yield erratum.text
+
+
+def errata_of_rows(rows: Sequence[TableRow], *, errata: Sequence[Erratum]) -> Iterator[str]:
+    """Return the lines of `errata_notes` for the rows of a table."""
+    return errata_notes((row.published for row in rows), groups={row.group for row in rows}, errata=errata)

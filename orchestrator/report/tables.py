@@ -7,7 +7,7 @@ from orchestrator.benchmark.definition import Training
 from orchestrator.benchmark.study import PatientLeak
 from orchestrator.benchmark.tables import TableLayout
 from orchestrator.report.formats import to_csv, to_latex, to_markdown
-from orchestrator.report.notes import errata_notes, run_notes
+from orchestrator.report.notes import errata_of_rows, run_notes
 from orchestrator.report.table_rows import FilledTable, Scores, fill_table, headline_rows
 from orchestrator.results.records import ResultRow
 from orchestrator.storage import run_paths
@@ -72,7 +72,7 @@ def fill_tables(
             spec=spec,
             rows=rows,
             set_titles=layout.set_titles,
-            notes=(*notes, *errata_notes(rows, errata=scores.published.errata)),
+            notes=(*notes, *errata_of_rows(rows, errata=scores.published.errata)),
         )
         for spec, rows in filled
         if rows
@@ -92,7 +92,7 @@ def summary_text(
     if unfinished:
         lines += ["## Trainings without results", ""]
         lines += [f"- {training_id}: {state}" for training_id, state in unfinished] + [""]
-    errata = [*errata_notes([row for table in tables for row in table.rows], errata=scores.published.errata)]
+    errata = [*errata_of_rows([row for table in tables for row in table.rows], errata=scores.published.errata)]
     if errata:
         lines += ["## Known errors of the published material", "", "A published value that one touches has its †.", ""]
         lines += [*(f"- {line}" for line in errata), ""]
