@@ -206,8 +206,14 @@ class ClusterConfig(Entry):
         -------
         LaunchOutcome or None
             None if the answer was not to go on.
+
+        Raises
+        ------
+        ConfigError
+            If the driver of this kind runs on this machine.
         """
-        raise NotImplementedError(f"kind {self.kind}: the driver runs on this machine")
+        del driver, confirm, show
+        raise ConfigError(f"{self.path}: kind {self.kind} starts no driver elsewhere; expected one that does")
 
     def study_argument(self, study: Path) -> str:
         """Return what a driver elsewhere finds a study file by; raises ConfigError if it cannot find it."""
