@@ -31,6 +31,7 @@ from orchestrator.training.feed.augmentation import (
     plan_read,
     read_patch,
 )
+from orchestrator.training.feed.case_folders import PatchFolder
 from orchestrator.training.feed.loader import BatchLoader, BatchSettings, draw_start
 from orchestrator.training.feed.loader_settings import TrainerChoices, batch_settings
 from orchestrator.training.feed.patch_dataset import ArrowDataset
@@ -153,7 +154,9 @@ def prepare(case: FeedCase, folder: Path, plan: PatchPlan) -> Contest:
         oversample_foreground_percent=plan.settings.oversample_foreground,
         transforms=transforms,
     )
-    ours = BatchLoader(folder, names, settings=plan.settings, seed=1, stream=0, num_threads=0, pinned=False)
+    ours = BatchLoader(
+        PatchFolder(folder), names, settings=plan.settings, seed=1, stream=0, num_threads=0, pinned=False
+    )
     return Contest(folder=folder, names=tuple(names), plan=plan, stock=stock, ours=ours)
 
 

@@ -16,6 +16,7 @@ from orchestrator.errors import IntegrityError
 from orchestrator.patches.reader import PatchFile
 from orchestrator.patches.writer import write_patches
 from orchestrator.training.feed.augmentation import PatchSettings
+from orchestrator.training.feed.case_folders import PatchFolder
 from orchestrator.training.feed.loader import BatchLoader, BatchSettings, draw_start
 from orchestrator.training.feed.loader_settings import TrainerChoices, batch_settings, without_augmentation
 from orchestrator.training.feed.patch_dataset import ArrowDataset
@@ -60,7 +61,7 @@ def folder(tmp_path_factory):
 
 def loader(folder, *, num_threads=0, seed=5, stream=0, settings=SETTINGS):
     return BatchLoader(
-        folder, CASES, settings=settings, seed=seed, stream=stream, num_threads=num_threads, pinned=False
+        PatchFolder(folder), CASES, settings=settings, seed=seed, stream=stream, num_threads=num_threads, pinned=False
     )
 
 

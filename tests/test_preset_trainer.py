@@ -8,7 +8,7 @@ import torch
 from tiny_training import tiny_plan, tiny_preset, write_ball
 from torch._inductor import config as compiler
 
-from orchestrator.training.nnunet.trainers import preset_trainer
+from orchestrator.training.nnunet.trainers import exact_trainer
 from orchestrator.training.nnunet.trainers.preset_trainer import PresetTrainer
 
 PRESET = tiny_preset()
@@ -66,7 +66,7 @@ def test_a_network_is_compiled_where_it_pays_and_the_machine_can(case, plan, tmp
     trainer._log, trainer.device = lines.append, torch.device("cuda")
     trainer.num_epochs, trainer.num_iterations_per_epoch = 1, num_iterations
     monkeypatch.delenv("nnUNet_compile", raising=False)
-    monkeypatch.setattr(preset_trainer, "obstacle_to_compiling", lambda: obstacle)
+    monkeypatch.setattr(exact_trainer, "obstacle_to_compiling", lambda: obstacle)
     with compiler.patch(compile_threads=16):
         assert trainer._do_i_compile() == compiles
         assert not compiles or compiler.compile_threads == 1

@@ -15,6 +15,7 @@ from tiny_training import Killed, Run, assert_same_weights, tiny_plan, tiny_pres
 from orchestrator.benchmark.definition import LabelSet, Structure
 from orchestrator.patches.reader import PatchFile
 from orchestrator.training.feed.augmentation import PatchSettings
+from orchestrator.training.feed.case_folders import PatchFolder
 from orchestrator.training.feed.loader import BatchLoader, BatchSettings, draw_start
 from orchestrator.training.feed.loader_settings import TrainerChoices, batch_settings
 from orchestrator.training.feed.patch_dataset import ArrowDataset
@@ -136,7 +137,9 @@ def test_targets_are_those_of_nnunets_transforms(setting):
         ignore_label=labels.ignore_label,
     )
     assert isinstance(stock, ComposeTransforms)
-    made = BatchLoader(patches, ["balls--case_2"], settings=settings, seed=3, stream=0, num_threads=0, pinned=False)
+    made = BatchLoader(
+        PatchFolder(patches), ["balls--case_2"], settings=settings, seed=3, stream=0, num_threads=0, pinned=False
+    )
     case = PatchFile.open(patches / "balls--case_2.arrow")
     for index in range(6):
         batch = made.next_batch()
@@ -221,7 +224,9 @@ def test_regions_in_two_dimensions_are_targets_of_two_axes(setting):
         deep_supervision=True, augment=True, regions=((1, 2), (2,)),
     )  # fmt: skip
     assert flat.label_manager.num_segmentation_heads == 2
-    made = BatchLoader(patches, ["balls--case_2"], settings=settings, seed=3, stream=0, num_threads=0, pinned=False)
+    made = BatchLoader(
+        PatchFolder(patches), ["balls--case_2"], settings=settings, seed=3, stream=0, num_threads=0, pinned=False
+    )
     targets = [made.next_batch()["target"][0].clone() for _ in range(20)]
     assert {tuple(target.shape) for target in targets} == {(2, 2, 16, 16)}
     whole, core = torch.cat(targets).unbind(1)

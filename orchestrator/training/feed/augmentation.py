@@ -23,7 +23,7 @@ from kernels.augmentation.intensity_transforms import (
 from kernels.augmentation.patch_geometry import box_needed, elastic_offsets, rotation_matrix, slabs_needed
 from kernels.augmentation.spatial_transform import sample_patch
 from kernels.packing.lane_unpacking import EVERYWHERE
-from orchestrator.patches.reader import PatchFile
+from orchestrator.training.feed.case_folders import StoredCase
 
 Shape = tuple[int, int, int]
 Triple = tuple[float, float, float]
@@ -199,7 +199,7 @@ def plan_read(augmentation: Augmentation | None, *, settings: PatchSettings, sta
 
 
 def read_patch(
-    case: PatchFile,
+    case: StoredCase,
     augmentation: Augmentation | None,
     *,
     settings: PatchSettings,

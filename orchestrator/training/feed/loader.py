@@ -10,14 +10,12 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from kernels.augmentation.intensity_transforms import shrink_labels, write_labels
-from orchestrator.patches.reader import PatchFile
 from orchestrator.training.feed.augmentation import (
     Augmentation,
     PatchSettings,
@@ -27,10 +25,12 @@ from orchestrator.training.feed.augmentation import (
     finish_image,
     read_patch,
 )
-from orchestrator.training.feed.patch_dataset import FILE_ENDING
+from orchestrator.training.feed.case_folders import CaseFolder, StoredCase
 
 # A batch that was given out is filled again only after the next one was given out as well.
 _BATCHES_IN_USE = 2
+MOST_OPEN = 256
+"""Cases that a loader holds open: each takes a file descriptor, of which a process has 1024 by default."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,7 +113,7 @@ class BatchLoader:
 
     def __init__(
         self,
-        folder: Path,
+        folder: CaseFolder,
         cases: Sequence[str],
         *,
         settings: BatchSettings,
@@ -127,7 +127,7 @@ class BatchLoader:
         Parameters
         ----------
         folder
-            Of `<identifier>.arrow`.
+            Where the cases are.
         cases
             Identifiers; every sample draws one of them.
         settings
@@ -146,7 +146,8 @@ class BatchLoader:
         self._num_threads = num_threads
         self._pinned = pinned
         self._position = 0
-        self._opened: dict[str, PatchFile] = {}
+        self._opened: dict[str, StoredCase] = {}
+        self._lock = threading.Lock()
         self._scratch = _Scratch()
         self._executor: ThreadPoolExecutor | None = None
         self._ahead: deque[tuple[Future[tuple[Sample, ...]], _Batch]] = deque()
@@ -279,12 +280,18 @@ class BatchLoader:
         for regions, labels in zip(batch.regions, batch.labels, strict=False):
             np.take(self._is_in_region, labels[number], axis=1, out=regions[number], mode="clip")
 
-    def _open(self, identifier: str) -> PatchFile:
-        # Two threads may open a file at the same time; either mapping will do.
-        opened = self._opened.get(identifier)
-        if opened is None:
-            opened = PatchFile.open(self._folder / f"{identifier}.{FILE_ENDING}")
+    def _open(self, identifier: str) -> StoredCase:
+        with self._lock:
+            opened = self._opened.pop(identifier, None)
+            if opened is not None:
+                self._opened[identifier] = opened  # as the last one: the first is closed when there are too many
+                return opened
+        # Two threads may open a case at the same time; either will do.
+        opened = self._folder.open(identifier)
+        with self._lock:
             self._opened[identifier] = opened
+            if len(self._opened) > MOST_OPEN:
+                del self._opened[next(iter(self._opened))]
         return opened
 
     def _take_batch(self) -> _Batch:
@@ -322,7 +329,7 @@ def _membership(regions: Sequence[Sequence[int]]) -> NDArray[np.bool_]:
 
 
 def draw_start(
-    case: PatchFile,
+    case: StoredCase,
     settings: PatchSettings,
     *,
     on_foreground: bool,
@@ -340,8 +347,10 @@ def draw_start(
         padding = max(initial - patch, initial - size)
         lowest.append(-padding // 2)
         highest.append(size + padding // 2 + padding % 2 - initial)
-    eligible = [label for label in case.labels if (label != annotated) == on_foreground] or [
-        label for label in case.labels if label == annotated
+    # Labels are not asked for where none is needed: of cases that nnU-Net has stored they are read at some length.
+    labels = case.labels if on_foreground or annotated is not None else ()
+    eligible = [label for label in labels if (label != annotated) == on_foreground] or [
+        label for label in labels if label == annotated
     ]
     if eligible:
         label = eligible[int(generator.integers(len(eligible)))]

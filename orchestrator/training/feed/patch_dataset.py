@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from orchestrator.patches.reader import PatchFile
 from orchestrator.patches.stored_array import PatchArray
 from orchestrator.patches.writer import write_patches
-
-FILE_ENDING = "arrow"
+from orchestrator.training.feed.case_folders import FILE_ENDING
 
 
 class LoaderArray:

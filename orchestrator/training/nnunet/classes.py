@@ -150,7 +150,9 @@ def _expect_known(name: str, definitions: Mapping[str, _Definition], *, kind: st
 
 @cache
 def _planners() -> Mapping[str, _Definition]:
-    return dict(_definitions(_package() / _PLANNERS, prefix=f"nnunetv2.{_PLANNERS.replace('/', '.')}", folder=None))
+    return dict(
+        _definitions(nnunet_package() / _PLANNERS, prefix=f"nnunetv2.{_PLANNERS.replace('/', '.')}", folder=None)
+    )
 
 
 def _trainers() -> Mapping[str, _Definition]:
@@ -165,10 +167,12 @@ def _trainers() -> Mapping[str, _Definition]:
 
 @cache
 def _bundled_trainers() -> Mapping[str, _Definition]:
-    return dict(_definitions(_package() / _TRAINERS, prefix=f"nnunetv2.{_TRAINERS.replace('/', '.')}", folder=None))
+    return dict(
+        _definitions(nnunet_package() / _TRAINERS, prefix=f"nnunetv2.{_TRAINERS.replace('/', '.')}", folder=None)
+    )
 
 
-def _package() -> Path:
+def nnunet_package() -> Path:
     """Return the folder of nnU-Net's package, without an import of it."""
     spec = importlib.util.find_spec("nnunetv2")
     if spec is None or not spec.submodule_search_locations:

@@ -60,16 +60,16 @@ _STAND_INS += [
 ]
 
 
-def load_weights(path: Path) -> dict[str, Any]:
+def load_weights(path: Path, *, mapped: bool = True) -> dict[str, Any]:
     """Return what torch has saved in a file, tensors as they are and numpy's numbers as Python's.
 
-    Raises DataError, which names what it needs, for a file that is more than tensors, numbers, texts and containers of
-    these, or that is none of torch's.
+    Tensors that are mapped are read from the file when they are used. Raises DataError, which names what it needs, for
+    a file that is more than tensors, numbers, texts and containers of these, or that is none of torch's.
     """
     try:
         with torch.serialization.safe_globals(_STAND_INS):
-            # Optimiser and history are mapped, and never read.
-            state = torch.load(path, map_location="cpu", weights_only=True, mmap=_can_be_mapped(path))
+            # Optimiser and history that are mapped are never read.
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and _can_be_mapped(path))
     except Exception as error:
         if is_out_of_memory(error) or is_of_a_disk(error):
             raise

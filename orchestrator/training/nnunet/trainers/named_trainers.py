@@ -1,11 +1,15 @@
-"""Trainers by name, with a preset's length, our checkpoints and our patch files."""
+"""Trainers by name, with what one of our classes does otherwise."""
 
-from typing import Any
+from collections.abc import Collection
+from typing import Any, TypeVar
 
 from orchestrator.errors import ConfigError
 from orchestrator.training.nnunet.classes import find_trainer
+from orchestrator.training.nnunet.trainers.exact_trainer import ExactTrainer
 from orchestrator.training.nnunet.trainers.preset_trainer import PresetTrainer
 from orchestrator.training.nnunet.trainers.trainer_overrides import overridden
+
+Ours = TypeVar("Ours", bound=ExactTrainer)
 
 _TOGETHER = {
     *("initialize", "_do_i_compile", "configure_optimizers", "on_validation_epoch_end", "get_dataloaders"),
@@ -22,16 +26,47 @@ def preset_trainer(name: str) -> type[PresetTrainer]:
     Raises ConfigError if nnU-Net finds none, or if it has its own way of what is done otherwise here: checkpoints, the
     split, the loop over epochs and what happens at their ends.
     """
+    return before_trainer(PresetTrainer, name, called=name, together=_TOGETHER, never_called=_NEVER_CALLED)
+
+
+def before_trainer(
+    ours: type[Ours], name: str, *, called: str, together: Collection[str], never_called: Collection[str] = ()
+) -> type[Ours]:
+    """Return one of our classes put before a trainer class that nnU-Net finds.
+
+    Parameters
+    ----------
+    ours
+        Whose methods stand before those of the trainer.
+    name
+        Of the trainer.
+    called
+        Name of the class that is returned.
+    together
+        Methods of ours that go on to those of the trainer, or stand for them without any loss.
+    never_called
+        Further methods of nnU-Net's trainer that have no use.
+
+    Raises
+    ------
+    ConfigError
+        If nnU-Net finds no such trainer, or it has its own way of what ours does otherwise.
+    """
     named = find_trainer(name)
-    if named is PresetTrainer.named:
-        return PresetTrainer
-    ours = {method for method, value in vars(PresetTrainer).items() if callable(value) and not method.startswith("__")}
-    if own := overridden(named, sorted(ours - _TOGETHER | _NEVER_CALLED)):
+    if named is ours.named and called in {name, ours.__name__}:
+        return ours
+    methods = {
+        method
+        for kind in (ours, ExactTrainer)
+        for method, value in vars(kind).items()
+        if callable(value) and not method.startswith("__")
+    }
+    if own := overridden(named, sorted(methods - {*together} | {*never_called})):
         raise ConfigError(
             f"trainer {name}: has its own {', '.join(own)}, which would never be called: checkpoints, the split and "
             "the loop over epochs are this project's. Expected a trainer that changes loss, network, optimiser, "
             "augmentation or a step"
         )
-    made: Any = type(name, (PresetTrainer, named), {"named": named, "__module__": __name__})
-    trainer: type[PresetTrainer] = made
+    made: Any = type(called, (ours, named), {"named": named, "__module__": __name__})
+    trainer: type[Ours] = made
     return trainer

@@ -1,14 +1,11 @@
 """One training: nnU-Net's trainer with a preset's length, our checkpoints and our patch files.
 
-Network, loss, mixed precision and the loop of an epoch are nnU-Net's. What differs: the split is given, batches come
-from our own loader with nnU-Net's oversampling and augmentation, checkpoints are atomic, hold the random state and are
-saved by time, also amid an epoch, nothing is validated on whole cases and no best checkpoint is kept, since the final
-one is evaluated.
+Network, loss, mixed precision and the loop of an epoch are nnU-Net's. What differs beside what `exact_trainer.py` says:
+the split is given, checkpoints are atomic and saved by time, nothing is validated on whole cases and no best checkpoint
+is kept, since the final one is evaluated.
 """
 
-import logging
 import time
-import warnings
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
@@ -18,28 +15,19 @@ from typing import Any
 import numpy as np
 import torch
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from orchestrator.benchmark.presets import Preset
-from orchestrator.errors import PreemptedError, TrainingError
+from orchestrator.errors import TrainingError
 from orchestrator.training.checkpoint import CheckpointStore, check_origin, fitting
-from orchestrator.training.environment import environment_of
-from orchestrator.training.feed.batches import CountedBatches
-from orchestrator.training.feed.loader import BatchLoader
+from orchestrator.training.feed.case_folders import PatchFolder
 from orchestrator.training.feed.patch_dataset import ArrowDataset
-from orchestrator.training.gpu import obstacle_to_compiling
-from orchestrator.training.nnunet.trainers.trainer_loaders import our_loaders, reason_for_nnunets_pipeline
-from orchestrator.training.nnunet.trainers.trainer_overrides import load_as_nnunet, overridden
-from orchestrator.training.random_state import random_state, restore_random_state
+from orchestrator.training.nnunet.trainers.exact_trainer import ExactTrainer, FedCases
+from orchestrator.training.nnunet.trainers.trainer_overrides import overridden
 from orchestrator.training.reports import EpochReport, Milestone, MilestoneKind, TrainingListener, TrainOutcome
-
-logger = logging.getLogger(__name__)
 
 ADAMW_WEIGHT_DECAY = 1e-2
 _LENGTH = {"num_epochs": 1000, "num_iterations_per_epoch": 250, "num_val_iterations_per_epoch": 50}
 """Of a training, by nnU-Net's own trainer."""
-COMPILED_FROM_ITERATIONS = 5000
-"""Length of a training from which it pays to compile its network, which takes a minute or two."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,13 +44,8 @@ class TrainingData:
     """What a checkpoint must have in common with a training that goes on from it."""
 
 
-class PresetTrainer(nnUNetTrainer):  # type: ignore[misc]
+class PresetTrainer(ExactTrainer):
     """nnU-Net's trainer for one preset; `named_trainers.py` puts it before any other trainer class."""
-
-    named: type = nnUNetTrainer
-    """The class that trains but for what a preset changes."""
-    # nnU-Net reads the parameters of __init__ back from its own frame, so it cannot have others than nnU-Net's.
-    _log: Callable[[str], None] = staticmethod(logger.info)
 
     def configure(self, *, training_id: str, preset: Preset, data: TrainingData, log: Callable[[str], None]) -> None:
         """Take over the preset and the cases; to be called before anything is built."""
@@ -73,13 +56,9 @@ class PresetTrainer(nnUNetTrainer):  # type: ignore[misc]
         self._plans = deepcopy(self.plans_manager.plans)  # as they were given: trainers may change them
         self._take_over(preset)
         self.preprocessed_dataset_folder = str(data.patches)
+        self.checkpoint_every_s = preset.checkpoint_every_s
         self.outcome: TrainOutcome | None = None
-        self._elapsed_s = 0.0
-        self._epoch_elapsed_s = 0.0
-        self._is_warm = False
-        self._environments: tuple[dict[str, str], ...] = (environment_of(self.device),)
-        self._losses: list[np.float32] = []
-        self._loaders: tuple[Any, ...] = ()
+        self._begin()
 
     def _take_over(self, preset: Preset) -> None:
         """Set what the preset sets, and say what of the trainer's own it takes the place of."""
@@ -112,27 +91,6 @@ class PresetTrainer(nnUNetTrainer):  # type: ignore[misc]
         if text:
             self._log(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ ', time.gmtime()) if add_timestamp else ''}{text}")
 
-    def initialize(self) -> None:
-        """Build what nnU-Net builds; on a CPU, convolutions are a third faster with the channels last."""
-        super().initialize()
-        if self.device.type == "cpu" and len(self.configuration_manager.patch_size) == 3:
-            self.network.to(memory_format=torch.channels_last_3d)
-
-    def _do_i_compile(self) -> bool:
-        """Whether the network is compiled: where nnU-Net would, if that pays and this machine has what it takes."""
-        pays = self.num_epochs * self.num_iterations_per_epoch >= COMPILED_FROM_ITERATIONS
-        if not (super()._do_i_compile() and pays):
-            return False
-        from torch._inductor import config as compiler
-
-        # Else each training would start a process a core of the machine to compile its network. The variable of the
-        # environment for this is read when torch is imported, which has long happened.
-        compiler.compile_threads = 1
-        obstacle = obstacle_to_compiling()
-        if obstacle:
-            self._log(f"the network is not compiled, and therefore slower: {obstacle}")
-        return not obstacle
-
     def configure_optimizers(self, *stage: Any, **named_stage: Any) -> tuple[torch.optim.Optimizer, Any]:
         """Return the trainer's optimiser, or AdamW where a preset is too short for SGD with momentum 0.99.
 
@@ -164,24 +122,19 @@ class PresetTrainer(nnUNetTrainer):  # type: ignore[misc]
         folder = self.preprocessed_dataset_folder
         return ArrowDataset(folder, list(self._data.train)), ArrowDataset(folder, list(self._data.monitoring))
 
-    def get_dataloaders(self) -> tuple[Any, Any]:
-        """Return our loaders, or nnU-Net's own where the preset asks for them or the trainer changes what they do."""
-        is_asked_for = self._preset.augmentation == "nnunet"
-        reason = "the preset" if is_asked_for else reason_for_nnunets_pipeline(self, named=self.named)
-        if reason:
-            self._log(f"batches are made by nnU-Net's own pipeline: {reason}")
-            loaders: tuple[Any, Any] = super().get_dataloaders()
-            return loaders
+    def _fed(self) -> FedCases:
         data = self._data
-        return our_loaders(
-            self, patches=data.patches, train=data.train, monitoring=data.monitoring, seed=data.origin["seed"]
+        return FedCases(
+            folder=PatchFolder(data.patches), train=data.train, monitoring=data.monitoring, seed=data.origin["seed"]
         )
+
+    def _reason_for_nnunets_pipeline(self) -> str:
+        return "the preset" if self._preset.augmentation == "nnunet" else super()._reason_for_nnunets_pipeline()
 
     def on_train_start(self) -> None:
         """Build everything, then go back to the latest checkpoint and its random state."""
         self.initialize()
-        self._loaders = self.get_dataloaders()
-        self.dataloader_train, self.dataloader_val = map(CountedBatches, self._loaders)
+        self._count_batches(self.get_dataloaders())
         self.set_deep_supervision_enabled(self.enable_deep_supervision)
         started_s = self._clock()
         state = self._checkpoint.load_latest()
@@ -189,6 +142,7 @@ class PresetTrainer(nnUNetTrainer):  # type: ignore[misc]
             self._log(f"{self._training_id}: from epoch 0 of {self.num_epochs}")
         else:
             with fitting(f"{self._training_id}: its checkpoint"):
+                check_origin(state["origin"], expected=self._data.origin, training_id=self._training_id)
                 self._restore(state)
             self._log(
                 f"{self._training_id}: resumed at epoch {self.current_epoch} of {self.num_epochs}, after "
@@ -196,45 +150,6 @@ class PresetTrainer(nnUNetTrainer):  # type: ignore[misc]
             )
         self._tell("attempt_started", elapsed_s=self._clock() - started_s if state else 0.0)
         self._saved_s = self._clock()
-
-    def run_training(self) -> None:
-        """Train from where the latest checkpoint is, also amid an epoch, to the end."""
-        self.on_train_start()
-        while self.current_epoch < self.num_epochs:
-            # What an epoch has taken before it was interrupted counts; the time until it went on does not.
-            self._epoch_started_s = self._clock() - self._epoch_elapsed_s
-            self.on_epoch_start()
-            self._train_epoch()
-            with torch.no_grad():
-                self.on_validation_epoch_start()
-                batches = range(self.num_val_iterations_per_epoch)
-                self.on_validation_epoch_end([self.validation_step(next(self.dataloader_val)) for _ in batches])
-            self.on_epoch_end()
-        self.on_train_end()
-
-    def _train_epoch(self) -> None:
-        """Do the training iterations of an epoch that are not done yet."""
-        self.on_train_epoch_start()
-        while len(self._losses) < self.num_iterations_per_epoch:
-            self._stop_where_asked()
-            self._losses.append(np.float32(self.train_step(next(self.dataloader_train))["loss"]))
-            self._save_where_due()
-        self.on_train_epoch_end([{"loss": np.asarray(loss)} for loss in self._losses_that_count()])
-
-    def _losses_that_count(self) -> list[np.float32]:
-        """Return the losses of an epoch; of one that overflows in mixed precision no weight has changed."""
-        finite = [loss for loss in self._losses if np.isfinite(loss)]
-        num_overflows = len(self._losses) - len(finite)
-        if self.grad_scaler is None or not finite or not num_overflows:
-            return self._losses
-        self._log(f"{num_overflows} of {len(self._losses)} iterations overflowed in mixed precision: no weight changed")
-        return finite
-
-    def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:
-        """Aggregate as nnU-Net does; a structure that is in no patch has no Dice, which is nothing to warn about."""
-        with np.errstate(invalid="ignore", divide="ignore"), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Mean of empty slice", RuntimeWarning)
-            super().on_validation_epoch_end(val_outputs)
 
     def on_epoch_end(self) -> None:
         """Report the epoch and save a checkpoint where one is due."""
@@ -248,11 +163,7 @@ class PresetTrainer(nnUNetTrainer):  # type: ignore[misc]
             f"{report.val_loss:.4f}, patch Dice {report.pseudo_dice:.4f}, {report.elapsed_s:.1f} s "
             f"({report.loader_wait_s:.1f} s waiting for patches)"
         )
-        self._elapsed_s += report.elapsed_s
-        self.current_epoch += 1
-        self._epoch_elapsed_s = self.dataloader_train.waited_s = 0.0
-        self._is_warm = True
-        self._losses = []
+        self._end_epoch()
         if self.current_epoch < self.num_epochs:
             self._save_where_due()
         self._listener.on_epoch(report)
@@ -271,14 +182,6 @@ class PresetTrainer(nnUNetTrainer):  # type: ignore[misc]
         digest = self._checkpoint.save_final(self._weights() | {"outcome": outcome})
         self.outcome = TrainOutcome(**outcome, checkpoint_sha256=digest)
 
-    def stop_loaders(self) -> None:
-        """End the threads or processes that augment, if there are any; also after an error."""
-        for loader in self._loaders:
-            if isinstance(loader, BatchLoader):
-                loader.close()
-            elif hasattr(loader, "_finish"):
-                loader._finish()  # noqa: SLF001 - batchgenerators has no public way to end its processes
-
     def _report(self, *, last: bool = False) -> EpochReport:
         values = {
             name: float(self.logger.get_value(name, step=-1)) for name in ("train_losses", "val_losses", "mean_fg_dice")
@@ -294,24 +197,12 @@ class PresetTrainer(nnUNetTrainer):  # type: ignore[misc]
             is_typical=self._is_warm,
         )
 
-    def _stop_where_asked(self) -> None:
-        """Save a checkpoint and raise PreemptedError if the training was asked to stop."""
-        reason = self._listener.stop_reason()
-        if reason:
-            self._save(reason=reason)
-            raise PreemptedError(
-                f"{self._training_id}: stopped at epoch {self.current_epoch}, after {len(self._losses)} of its "
-                f"{self.num_iterations_per_epoch} iterations, since {reason}; the next attempt goes on from there"
-            )
-
-    def _save_where_due(self) -> None:
-        """Save a checkpoint if the latest is older than the preset allows."""
-        if self._clock() - self._saved_s >= self._preset.checkpoint_every_s:
-            self._save()
+    def _stop_reason(self) -> str:
+        return self._listener.stop_reason()
 
     def _save(self, *, reason: str = "") -> None:
         started_s = self._clock()
-        self._checkpoint.save_latest(self._state())
+        self._checkpoint.save_latest(self._weights() | self._progress())
         self._saved_s = self._clock()
         self._tell("checkpoint_saved", elapsed_s=self._saved_s - started_s, reason=reason)
 
@@ -320,10 +211,6 @@ class PresetTrainer(nnUNetTrainer):  # type: ignore[misc]
         self._listener.on_milestone(
             Milestone(kind=kind, epoch=self.current_epoch, iteration=iteration, elapsed_s=elapsed_s, reason=reason)
         )
-
-    def _network(self) -> torch.nn.Module:
-        network: torch.nn.Module = getattr(self.network, "_orig_mod", self.network)
-        return network
 
     def _weights(self) -> dict[str, Any]:
         """Return what prediction needs."""
@@ -336,55 +223,3 @@ class PresetTrainer(nnUNetTrainer):  # type: ignore[misc]
             "dataset_json": self.dataset_json,
             "origin": self._data.origin,
         }
-
-    def _state(self) -> dict[str, Any]:
-        """Return everything that decides how the training goes on."""
-        # Amid an epoch, nnU-Net has begun to log it: it will log it again.
-        logging_of_whole_epochs = {
-            name: values[: self.current_epoch] for name, values in self.logger.get_checkpoint().items()
-        }
-        return (
-            self._weights()
-            | {
-                "optimizer_state": self.optimizer.state_dict(),
-                "grad_scaler_state": self.grad_scaler.state_dict() if self.grad_scaler is not None else None,
-                "logging": logging_of_whole_epochs,
-                "current_epoch": self.current_epoch,
-                "losses_of_epoch": list(self._losses),
-                "num_batches_taken": {"train": self.dataloader_train.position, "val": self.dataloader_val.position},
-                "elapsed_s": self._elapsed_s,
-                "environments": self._environments,
-                "epoch_elapsed_s": self._clock() - self._epoch_started_s if self._losses else 0.0,
-                "epoch_waited_s": self.dataloader_train.waited_s,
-                "random_state": random_state(cuda=self.device.type == "cuda"),
-            }
-            | self._scheduler_state()
-        )
-
-    def _scheduler_state(self) -> dict[str, Any]:
-        """Return what a schedule of the trainer's own remembers; nnU-Net's, and those of stages, follow the epoch."""
-        follows = type(self.lr_scheduler) is PolyLRScheduler or overridden(self.named, ["load_checkpoint"])
-        return {} if follows else {"lr_scheduler_state": self.lr_scheduler.state_dict()}
-
-    def _restore(self, state: dict[str, Any]) -> None:
-        check_origin(state["origin"], expected=self._data.origin, training_id=self._training_id)
-        if overridden(self.named, ["load_checkpoint"]):
-            load_as_nnunet(self, state)
-        self._network().load_state_dict(state["network_weights"])
-        self.optimizer.load_state_dict(state["optimizer_state"])
-        if self.grad_scaler is not None and state["grad_scaler_state"] is not None:
-            self.grad_scaler.load_state_dict(state["grad_scaler_state"])
-        if "lr_scheduler_state" in state:
-            self.lr_scheduler.load_state_dict(state["lr_scheduler_state"])
-        self.logger.load_checkpoint(state["logging"])
-        self.current_epoch = state["current_epoch"]
-        self._losses = list(state["losses_of_epoch"])
-        self.dataloader_train.position = state["num_batches_taken"]["train"]
-        self.dataloader_val.position = state["num_batches_taken"]["val"]
-        self._elapsed_s = state["elapsed_s"]
-        # A checkpoint of before this was kept does not say with what it was made.
-        before = state.get("environments", ({},))
-        self._environments = (*before, *(own for own in self._environments if own not in before))
-        self._epoch_elapsed_s = state["epoch_elapsed_s"]
-        self.dataloader_train.waited_s = state["epoch_waited_s"]
-        restore_random_state(state["random_state"], cuda=self.device.type == "cuda")

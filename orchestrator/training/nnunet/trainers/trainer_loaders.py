@@ -1,11 +1,11 @@
 """Which loaders make the batches of a training: ours, or nnU-Net's own where a trainer changes what ours stand for."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
+from orchestrator.training.feed.case_folders import CaseFolder
 from orchestrator.training.feed.loader import BatchLoader
 from orchestrator.training.feed.loader_settings import TrainerChoices, batch_settings, without_augmentation
 from orchestrator.training.nnunet.trainers.trainer_overrides import overridden
@@ -25,7 +25,7 @@ def reason_for_nnunets_pipeline(trainer: Any, *, named: type) -> str:
 
 
 def our_loaders(
-    trainer: Any, *, patches: Path, train: Sequence[str], monitoring: Sequence[str], seed: int
+    trainer: Any, *, folder: CaseFolder, train: Sequence[str], monitoring: Sequence[str], seed: int
 ) -> tuple[BatchLoader, BatchLoader]:
     """Return the loaders of training and monitoring batches.
 
@@ -33,8 +33,8 @@ def our_loaders(
     ----------
     trainer
         nnU-Net's, initialised.
-    patches
-        Folder of `<identifier>.arrow`.
+    folder
+        Where the cases are.
     train, monitoring
         Identifiers of the cases of each.
     seed
@@ -60,9 +60,9 @@ def our_loaders(
     num_threads = get_allowed_n_proc_DA()
     common: dict[str, Any] = {"seed": seed, "pinned": trainer.device.type == "cuda"}
     return (
-        BatchLoader(patches, train, settings=settings, stream=0, num_threads=num_threads, **common),
+        BatchLoader(folder, train, settings=settings, stream=0, num_threads=num_threads, **common),
         BatchLoader(
-            patches,
+            folder,
             monitoring,
             settings=without_augmentation(settings),
             stream=1,
