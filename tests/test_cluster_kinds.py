@@ -68,7 +68,7 @@ def test_a_kind_of_one_class_is_read_requested_shown_and_simulated(lab, capsys):
     [
         ("kind: lab\ndesk: 4\n", "unknown key 'desk'; did you mean 'desks'?"),
         ("kind: lab\n", "key 'desks' is missing"),
-        ("kind: lba\n", "kind is 'lba'; expected one of aws, existing, local, slurm, ssh, lab"),
+        ("kind: lba\n", "kind is 'lba'; expected one of aws, existing, kubernetes, local, slurm, ssh, lab"),
     ],
 )
 def test_its_mistakes_are_told_like_all_others(lab, capsys, text, message):
@@ -79,7 +79,7 @@ def test_its_mistakes_are_told_like_all_others(lab, capsys, text, message):
 
 def test_what_starts_no_machines_refuses_questions_about_them(lab, capsys):
     assert main(["--cluster", str(lab), "--yes"]) == 2
-    assert "--yes and --keep: only with a --cluster whose machines are" in capsys.readouterr().err
+    assert "--yes: only with a --cluster whose machines are rented" in capsys.readouterr().err
 
 
 def test_a_command_that_starts_no_machines_says_so(tmp_path, capsys):

@@ -75,11 +75,11 @@ def describe(ray: Mapping[str, Any], *, training_hours: float, gpus_per_training
             f"  {pool.name}: {number} x {pool.machine} ({pool.market}), "
             f"each {pool.cpus:g} CPUs and {pool.gpus:g} GPUs for stages"
         )
-    gpus = most_processors(ray)[1]
-    slots = int(gpus / gpus_per_training)
-    makespan = f"{training_hours / slots:.3g} hours at the least" if slots else "no GPU: it would not end"
+    cpus, gpus = most_processors(ray)
+    slots, unit = (int(gpus / gpus_per_training), "A100") if gpus else (cpus, "CPU core")
+    makespan = f"{training_hours / slots:.3g} hours at the least"
     lines.append(
-        f"{training_hours:.3g} A100 hours of training on at most {slots} at a time: {makespan}. "
+        f"{training_hours:.3g} {unit} hours of training on at most {slots} at a time: {makespan}. "
         "Other GPUs, preprocessing and the start of machines add to this; the provider bills by machine and hour."
     )
     return "\n".join(lines)

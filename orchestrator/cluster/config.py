@@ -80,6 +80,8 @@ class Driver:
     """Hours of all trainings, one after the other on one GPU."""
     keep: bool
     """Leave machines running that were started for it."""
+    needs_gpus: bool = True
+    """Whether its trainings would take days without."""
 
     @property
     def output(self) -> str | None:
@@ -123,6 +125,8 @@ class ClusterConfig(Entry):
 
     is_rented: ClassVar[bool] = False
     """Whether its machines cost money: they have prices, and are started only after an answer."""
+    can_keep: ClassVar[bool] = False
+    """Whether machines that were started for a run can stay when it has ended."""
     _path: Path = PrivateAttr(default=Path("cluster file"))
 
     @property
@@ -144,6 +148,16 @@ class ClusterConfig(Entry):
         return False
 
     @property
+    def is_growing(self) -> bool:
+        """Whether machines come as something waits for them, and are given back."""
+        return False
+
+    @property
+    def gives_back_after_s(self) -> float:
+        """After so long without work a machine is given back, where it is."""
+        return 600.0
+
+    @property
     def provider(self) -> str | None:
         """Whose machines the nodes are, if they may be taken back after a notice: the nodes ask it."""
         return None
@@ -160,6 +174,10 @@ class ClusterConfig(Entry):
         """Return all machines of the cluster at its largest, for the simulator; raises ConfigError if none knows."""
         del prices
         return self.node_pools()
+
+    def imagined_otherwise(self) -> Mapping[str, tuple[NodePool, ...]]:
+        """Return the same machines in other forms, by a name for people, for the simulator to compare with."""
+        return {}
 
     def head_usd_per_hour(self, prices: Prices | None) -> float | None:
         """Return what the machine of the driver costs; None where nothing is paid."""
@@ -214,6 +232,11 @@ class ClusterConfig(Entry):
         """
         del driver, confirm, show
         raise ConfigError(f"{self.path}: kind {self.kind} starts no driver elsewhere; expected one that does")
+
+    def render(self, driver: Driver) -> str:
+        """Return what would be submitted, as text for people and tools; raises ConfigError if there is no such text."""
+        del driver
+        raise ConfigError(f"{self.path}: --render: nothing is submitted as a text; expected kind kubernetes")
 
     def study_argument(self, study: Path) -> str:
         """Return what a driver elsewhere finds a study file by; raises ConfigError if it cannot find it."""

@@ -3,6 +3,9 @@
 import re
 import subprocess
 from dataclasses import dataclass, replace
+from typing import Annotated
+
+from pydantic import AfterValidator
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,6 +64,24 @@ def kind_of_accelerator(name: str) -> GpuKind | None:
 def kind_named(name: str) -> GpuKind:
     """Return a kind by Ray's name; one that is not known counts as an A100 of unknown memory."""
     return kind_of_accelerator(name) or GpuKind(name=name, speed=1.0, memory_gib=float("inf"))
+
+
+def _spelled_as_ray_does(name: str) -> str:
+    kind = kind_of_accelerator(name)
+    if kind is not None and "-" in name and kind.name != name.removeprefix("NVIDIA_"):
+        raise ValueError(f"Ray's name of it, which ends with the memory, as in {kind.name}-80G")
+    near = next((known for known in GPU_KINDS if not kind and _letters(known) == _letters(name)), None)
+    if near is not None:
+        raise ValueError(f"Ray's name of it; did you mean {near!r}?")
+    return name
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[^a-z0-9]|nvidia", "", name.casefold())
+
+
+GpuName = Annotated[str, AfterValidator(_spelled_as_ray_does)]
+"""Kind of GPUs in a cluster file: by Ray's name, or one that is not known here, but not by a known one misspelled."""
 
 
 def memory_of_gpus_here() -> float:

@@ -199,7 +199,7 @@ def follow(
     """
     import aiohttp
 
-    lines = _Lines(show=show)
+    lines = LogLines(show=show)
     num_lost = 0
     while True:
         num_seen = lines.num_shown
@@ -227,13 +227,13 @@ def _known(jobs: Jobs, job_id: str) -> JobState:
     return job
 
 
-async def _tail(jobs: Jobs, job_id: str, *, lines: "_Lines") -> None:
+async def _tail(jobs: Jobs, job_id: str, *, lines: "LogLines") -> None:
     lines.rewind()
     async for text in jobs.tail(job_id):
         lines.add(text)
 
 
-class _Lines:
+class LogLines:
     """Cuts the log into lines; after a new connection, which begins at the log's start, skips what was shown."""
 
     def __init__(self, *, show: Callable[[str], None]) -> None:

@@ -10,6 +10,16 @@ NO_GPU = GpuKind(name="", speed=1.0, memory_gib=float("inf"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Waiting:
+    """How long a machine waits in a queue: a log-normal distribution, by two of its quantiles."""
+
+    median_s: float
+    """Half of them wait for less."""
+    ninetieth_s: float
+    """Nine of ten wait for less."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class NodePool:
     """Equal machines of which there can be several."""
 
@@ -34,6 +44,13 @@ class NodePool:
     """From the order of one until stages can run there."""
     interruptions_per_hour: float = 0.0
     """How often the provider takes one back."""
+
+    waiting: Waiting | None = None
+    """In a queue, before that; None where there is none."""
+    lasts_s: float = float("inf")
+    """After so long each ends; what runs there saves its place before."""
+    come_together: bool = False
+    """Whether all of them come at once, and end at once."""
 
     def __post_init__(self) -> None:
         for field, least in {"max_nodes": 0, "cpus": 0, "gpus": 0, "min_nodes": 0}.items():

@@ -1,6 +1,9 @@
 """Machines that leave a cluster: part of the one door to Ray."""
 
 import logging
+import time
+from contextlib import suppress
+from typing import Any
 
 import ray
 from ray.core.generated import autoscaler_pb2
@@ -30,3 +33,24 @@ def drain_idle(node_id: str) -> bool:
         logger.info("node %s: %s", node_id, error)
         return False
     return bool(accepted)
+
+
+def announce_end(client: Any, node_id: str, *, reason: str, within_s: float) -> bool:
+    """Tell a cluster that one of its machines ends soon; returns whether it has taken note.
+
+    Parameters
+    ----------
+    client
+        Ray's `GcsClient` of the head.
+    node_id
+        Of the machine, as a hexadecimal number.
+    reason
+        For people.
+    within_s
+        Until then what runs there can save its place.
+    """
+    preemption = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+    with suppress(Exception):  # Ray's own are of any class
+        accepted, _ = client.drain_node(node_id, preemption, reason, int((time.time() + within_s) * 1000))
+        return bool(accepted)
+    return False

@@ -174,15 +174,13 @@ class _Membership:
         return None
 
     def _drain(self, node_id: str) -> None:
-        from ray.core.generated import autoscaler_pb2
+        from orchestrator.ray_backend.draining import announce_end
 
         left_s = min(self._drain_s, self._until_s - time.monotonic())
         self._until_s = time.monotonic() + left_s
         reason = "its job was warned" if self._warned.is_set() else "the time limit of its job is near"
         _say(f"drained: {reason}; {left_s:.0f} s are left")
-        preemption = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
-        with suppress(Exception):  # Ray's own are of any class; it is tried again
-            self._drained, _ = self._client.drain_node(node_id, preemption, reason, int((time.time() + left_s) * 1000))
+        self._drained = announce_end(self._client, node_id, reason=reason, within_s=left_s)  # or it is tried again
 
 
 @contextmanager

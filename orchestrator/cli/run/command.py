@@ -33,12 +33,17 @@ def carry_out(request: RunRequest, options: argparse.Namespace, *, console: Cons
     """Do what the command line asks for; returns the exit code."""
     if request.data and not options.data and not request.cluster.data:
         line = f"data sets: {request.data}, as the environment variable {RAW_VARIABLE} says"
-        say(line, console=errors if options.json else console)
+        say(line, console=errors if options.json or options.render else console)
     if options.dry_run:
         # Beside JSON the lines of problems go where they do no harm.
         return show_what_would_run(request, console=console, problems=errors if options.json else None)
     if options.down:
         request.cluster.bring_down(name_of(request), show=lambda line: say(line, console=console))
+        return EXIT_DONE
+    if options.render:
+        from orchestrator.cli.run.launch import driver_of
+
+        console.out(request.cluster.render(driver_of(request, options)), end="", highlight=False)
         return EXIT_DONE
     if options.simulate:
         from orchestrator.cli.run.simulate import simulate

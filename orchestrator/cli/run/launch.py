@@ -22,23 +22,7 @@ def launch_machines(request: RunRequest, options: argparse.Namespace, *, console
         raise ConfigError(
             f"--data {request.data}: machines that are started for the run cannot reach it; expected s3://bucket/prefix"
         )
-    study = request.cluster.study_argument(options.study) if options.study != DEFAULT_STUDY else None
-    driver_options = {
-        "output": request.output,
-        "preset": request.preset.name,
-        "seed": request.seed,
-        "matrix": options.matrix,
-        "study": study,
-        "data": request.data,
-        "redo_changed": options.redo_changed,
-        "only": options.only,
-    }
-    driver = Driver(
-        run=name_of(request),
-        arguments=tuple(words_of(driver_options)),
-        training_hours=len(request.trainings) * request.preset.expected_training_s / 3600,
-        keep=options.keep,
-    )
+    driver = driver_of(request, options)
     confirm = partial(_confirm, console=console, is_sure=options.yes)
     outcome = request.cluster.launch(driver, confirm=confirm, show=show)
     if outcome is None:
@@ -52,6 +36,28 @@ def launch_machines(request: RunRequest, options: argparse.Namespace, *, console
             folder.write_bytes(key, storage.read_bytes(key))
             show(f"{folder.location}/{key}")
     return EXIT_DONE if outcome.succeeded else EXIT_NOT_DONE
+
+
+def driver_of(request: RunRequest, options: argparse.Namespace) -> Driver:
+    """Return the driver of a run that is carried out elsewhere."""
+    study = request.cluster.study_argument(options.study) if options.study != DEFAULT_STUDY else None
+    driver_options = {
+        "output": request.output,
+        "preset": request.preset.name,
+        "seed": request.seed,
+        "matrix": options.matrix,
+        "study": study,
+        "data": request.data,
+        "redo_changed": options.redo_changed,
+        "only": options.only,
+    }
+    return Driver(
+        run=name_of(request),
+        arguments=tuple(words_of(driver_options)),
+        training_hours=len(request.trainings) * request.preset.expected_training_s / 3600,
+        keep=options.keep,
+        needs_gpus=not request.preset.is_for_cpus,
+    )
 
 
 def _confirm(description: str, *, console: Console, is_sure: bool) -> bool:

@@ -20,6 +20,8 @@ from orchestrator.simulation.fleet import SIZES
 
 PARTNERS = {"json": "dry_run", "deadline": "simulate", "max_cost": "simulate", "prices": "simulate"}
 """Options that mean nothing without another one."""
+ALONE = ("dry_run", "render", "down", "simulate")
+"""Options each of which says what is done instead of a run."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -46,7 +48,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--max-cost", type=float, metavar="USD", help="with --simulate: choose the fastest of these within this budget")
     add("--prices", type=Path, help="with --simulate: what machines cost (default: clusters/prices.yaml)")
     add("--yes", action="store_true", help="with rented machines: start them without asking")
-    add("--keep", action="store_true", help="with rented machines: leave them running afterwards")
+    add("--keep", action="store_true", help="leave machines running that were started for this run")
+    add("--render", action="store_true", help="print the manifest that would be submitted, start nothing")
     add("--down", action="store_true", help="end the machines that were started for this run, and run nothing")
     return parser
 
@@ -92,13 +95,23 @@ def select(options: argparse.Namespace) -> RunRequest:
     given["cluster"] = options.simulate or options.cluster
     data = options.data or load_cluster(Path(given["cluster"])).data
     request = make_request(load_study(options.study, data=data), **given)
-    if (options.yes or options.keep) and (options.simulate or not request.cluster.is_rented):
-        raise ConfigError("--yes and --keep: only with a --cluster whose machines are started for the run (kind aws)")
+    _check_machines(request, options)
     if options.dry_run and request.data and "://" not in request.data and not is_folder(request.data):
         raise ConfigError(f"--data {request.data}: no such folder of this machine; expected the one with the data sets")
     if not (options.simulate or options.dry_run or options.down):
         require_data(request)
     return request
+
+
+def _check_machines(request: RunRequest, options: argparse.Namespace) -> None:
+    """Raise ConfigError for a question about machines that the cluster does not start, or would not leave running."""
+    cluster = request.cluster
+    if options.yes and (options.simulate or not cluster.is_rented):
+        raise ConfigError(f"--yes: only with a --cluster whose machines are rented; {cluster.path} rents none")
+    if options.keep and (options.simulate or not cluster.can_keep):
+        raise ConfigError(
+            f"--keep: only with a --cluster whose machines can outlast a run; those of {cluster.path} end with it"
+        )
 
 
 def check_options(options: argparse.Namespace) -> None:
@@ -107,8 +120,9 @@ def check_options(options: argparse.Namespace) -> None:
         value = getattr(options, name)
         if value is not None and value is not False and not getattr(options, partner):
             raise ConfigError(f"{flag(name)}: only with {flag(partner)}")
-    if options.dry_run and options.simulate:
-        raise ConfigError("--dry-run and --simulate: expected one of them")
+    chosen = [flag(name) for name in ALONE if getattr(options, name)]
+    if len(chosen) > 1:
+        raise ConfigError(f"{' and '.join(chosen)}: expected one of them")
     for name in ("deadline", "max_cost"):
         limit = getattr(options, name)
         if limit is not None and not (math.isfinite(limit) and limit > 0):

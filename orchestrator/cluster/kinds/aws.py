@@ -21,11 +21,22 @@ class AwsCluster(ClusterConfig):
     """In the words of Ray's cluster launcher."""
 
     is_rented: ClassVar[bool] = True
+    can_keep: ClassVar[bool] = True
 
     @property
     def is_elsewhere(self) -> bool:
         """Whether the driver runs elsewhere: on the head."""
         return True
+
+    @property
+    def is_growing(self) -> bool:
+        """Whether workers come as something waits for them."""
+        return True
+
+    @property
+    def gives_back_after_s(self) -> float:
+        """Return what the file says of idle workers."""
+        return 60.0 * float(self.ray.get("idle_timeout_minutes", 5))
 
     def check(self) -> None:
         """Raise ConfigError if a machine would not reach the files, or Ray or EC2 would not understand the file."""
@@ -35,8 +46,8 @@ class AwsCluster(ClusterConfig):
                     f"{self.path}: {key} is {location!r}; expected s3://bucket/prefix, which every machine reaches"
                 )
         check_aws(self.ray, where=f"{self.path}: ray")
-        if not any(pool.gpus for pool in self.node_pools()):
-            raise ConfigError(f"{self.path}: ray: no worker with a GPU may start; expected GPU and max_workers above 0")
+        if not self.node_pools():
+            raise ConfigError(f"{self.path}: ray: no worker may start; expected one with CPU and max_workers above 0")
 
     def node_pools(self) -> tuple[NodePool, ...]:
         """Return the workers that Ray's autoscaler may start."""
@@ -62,6 +73,11 @@ class AwsCluster(ClusterConfig):
         self, driver: Driver, *, confirm: Callable[[str], bool], show: Callable[[str], None]
     ) -> LaunchOutcome | None:
         """Bring the machines up, run the driver on the head, follow it, bring the machines down."""
+        if driver.needs_gpus and not any(pool.gpus for pool in self.node_pools()):
+            raise ConfigError(
+                f"{self.path}: ray: no worker with a GPU may start; expected GPU and max_workers above 0, or --preset "
+                "smoke, whose trainings are for CPU cores"
+            )
         # It is not needed to read a file.
         from orchestrator.cluster.launch import Launch, RayJobs, ShellCommands, launch_and_follow
 

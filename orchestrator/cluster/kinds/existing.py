@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field
 
 from orchestrator.cluster.config import ClusterConfig, EmbeddedRay, RunName, RunningRay
 from orchestrator.cluster.environment import use_token
-from orchestrator.cluster.gpu_kinds import kind_named
+from orchestrator.cluster.gpu_kinds import GpuName, kind_named
 from orchestrator.cluster.node_pool import NO_GPU, NodePool
 from orchestrator.cluster.prices import Prices
 from orchestrator.configuration import Entry
@@ -32,7 +32,7 @@ class MachinesEntry(Entry):
     """Of each, as the autoscaler knows them."""
     gpus: Annotated[int, Field(ge=0)] = 0
     """Likewise."""
-    gpu: str = ""
+    gpu: GpuName = ""
     """Kind of the GPUs by Ray's name; empty if it is not known."""
 
 

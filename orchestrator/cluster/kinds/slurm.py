@@ -3,10 +3,12 @@
 Three forms: workers that are jobs of their own, one allocation for the whole run, and the allocation around the driver.
 """
 
+import math
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,9 +20,10 @@ from orchestrator.cluster.batch.system import BatchSystem, load_batch_system
 from orchestrator.cluster.batch.workers import BatchWorkers, cancel_all
 from orchestrator.cluster.config import ClusterConfig, Driver, EmbeddedRay, LaunchOutcome, RunName, RunningRay
 from orchestrator.cluster.environment import ensure_token
-from orchestrator.cluster.gpu_kinds import kind_named
+from orchestrator.cluster.gpu_kinds import GpuName, kind_named
 from orchestrator.cluster.launch_files import write_yaml
-from orchestrator.cluster.node_pool import NO_GPU, NodePool
+from orchestrator.cluster.node_pool import NO_GPU, NodePool, Waiting
+from orchestrator.cluster.prices import Prices
 from orchestrator.cluster.ray_head import AGENT, private_folder, serving_head
 from orchestrator.configuration import Entry
 from orchestrator.errors import ConfigError
@@ -32,6 +35,10 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=
 
 MAX_ARRAY = 32
 """Most machines that are asked for with one array job."""
+START_S = 60.0
+"""Until Ray has come up in a job and a training goes on there; a job that is shorter does nothing but start."""
+HEAD_WARNING_S = 120
+"""Before its time limit, the driver's job is warned."""
 
 
 class JobEntry(Entry):
@@ -67,6 +74,15 @@ class JobEntry(Entry):
         }
 
 
+class WaitingEntry(Entry):
+    """How long a job of a pool waits in the queue, for the simulator."""
+
+    median_minutes: Annotated[float, Field(gt=0)]
+    """Half of such jobs wait for less."""
+    ninetieth_minutes: Annotated[float, Field(gt=0)]
+    """Nine of ten wait for less."""
+
+
 class PoolEntry(JobEntry):
     """Equal machines or parts of machines, below their name."""
 
@@ -74,7 +90,7 @@ class PoolEntry(JobEntry):
     """The most of them at a time; with one allocation, so many."""
     gpus: Annotated[int, Field(ge=0)] = 0
     """GPUs of each."""
-    gpu: str = ""
+    gpu: GpuName = ""
     """Kind of the GPUs by Ray's name, such as A100; empty if it is not known."""
     gres: Word | None = None
     """How the GPUs are asked for where their number does not say enough, such as gpu:a100:1."""
@@ -84,6 +100,8 @@ class PoolEntry(JobEntry):
     """Time before the limit, or after a warning, in which trainings save their place."""
     scratch: Line | None = None
     """Folder of each machine for temporary files and patches, such as $SLURM_TMPDIR."""
+    waiting: WaitingEntry | None = None
+    """What is known of the queue; the simulator plays it."""
 
 
 class SlurmCluster(ClusterConfig):
@@ -117,6 +135,16 @@ class SlurmCluster(ClusterConfig):
         """Whether the driver runs in a job that is submitted for it."""
         return self.form == "allocation" or (self.form == "workers" and self.head is not None)
 
+    @property
+    def is_growing(self) -> bool:
+        """Whether each machine comes for itself, when something waits for it."""
+        return self.form == "workers"
+
+    @property
+    def gives_back_after_s(self) -> float:
+        """Return what the file says of idle workers."""
+        return self.idle_s
+
     def check(self) -> None:
         """Raise ConfigError for what the forms cannot do, and for what the batch system has no option for."""
         system = self._system()
@@ -128,11 +156,23 @@ class SlurmCluster(ClusterConfig):
             raise ConfigError(f"{self.path}: form {self.form}: {self.batch_system} says nothing of script.everywhere")
         if self.is_elsewhere and self.address:
             raise ConfigError(f"{self.path}: address: of a driver that is a job itself it is not known beforehand")
+        if self.head and self.head.time_limit_minutes * 60 < HEAD_WARNING_S + START_S:
+            raise ConfigError(
+                f"{self.path}: head: time_limit_minutes is {self.head.time_limit_minutes}; expected at least "
+                f"{math.ceil((HEAD_WARNING_S + START_S) / 60)}: before its limit a driver saves what it has done"
+            )
         for name, pool in self.pools.items():
-            if pool.time_limit_minutes * 60 < 2 * pool.drain_s:
+            least_s = max(2 * pool.drain_s, pool.drain_s + START_S)
+            if pool.time_limit_minutes * 60 < least_s:
                 raise ConfigError(
                     f"{self.path}: pools.{name}: drain_s is {pool.drain_s:g}, time_limit_minutes "
-                    f"{pool.time_limit_minutes}; expected a limit of at least twice as long"
+                    f"{pool.time_limit_minutes}; expected a limit of at least twice as long, and drain_s and the "
+                    f"{START_S:g} s of a start: {math.ceil(least_s / 60)}"
+                )
+            if pool.waiting and pool.waiting.ninetieth_minutes < pool.waiting.median_minutes:
+                raise ConfigError(
+                    f"{self.path}: pools.{name}.waiting: ninetieth_minutes is {pool.waiting.ninetieth_minutes:g}; "
+                    f"expected at least median_minutes, which is {pool.waiting.median_minutes:g}"
                 )
             if pool.array and "array" not in system.script.options:
                 raise ConfigError(f"{self.path}: pools.{name}: array: {self.batch_system} has no option for it")
@@ -151,6 +191,27 @@ class SlurmCluster(ClusterConfig):
             )
             for name, pool in self.pools.items()
         )
+
+    def imagined(self, prices: Prices | None) -> tuple[NodePool, ...]:
+        """Return the machines with what is known of their queue and their time limits."""
+        del prices
+        return tuple(
+            replace(
+                pool,
+                waiting=_waiting(entry),
+                start_s=START_S,
+                lasts_s=entry.time_limit_minutes * 60 - entry.drain_s - START_S,
+                come_together=self.form != "workers",
+            )
+            for pool, entry in zip(self.node_pools(), self.pools.values(), strict=True)
+        )
+
+    def imagined_otherwise(self) -> Mapping[str, tuple[NodePool, ...]]:
+        """Return the largest pool as one allocation, or an allocation as single jobs."""
+        most = max(self.imagined(None), key=lambda pool: (pool.gpus * pool.max_nodes, pool.cpus * pool.max_nodes))
+        if self.form == "workers":
+            return {f"one allocation of {most.max_nodes} {most.name}": (replace(most, come_together=True),)}
+        return {f"single jobs, {most.max_nodes} {most.name} at the most": (replace(most, come_together=False),)}
 
     def authenticate(self) -> None:
         """Use this user's token, which the machines of the run get as a file."""
@@ -269,7 +330,7 @@ class SlurmCluster(ClusterConfig):
             warning_s = round(pool.drain_s)
         else:
             assert self.head is not None
-            entry, more, warning_s = self.head, {}, 120
+            entry, more, warning_s = self.head, {}, HEAD_WARNING_S
         name, comment = f"{_prefix(driver.run)}driver", _comment(driver.run)
         values = entry.values(name=name, comment=comment, log=folder / "job", warning_s=warning_s, **more)
         arguments = shlex.join([*driver.arguments, "--cluster", str(folder / "driver.yaml")])
@@ -309,6 +370,12 @@ def _comment(run: RunName) -> str:
     """Return what run and study it is, in characters that a shell leaves alone."""
     text = f"{run.study}: {run.output}"
     return "".join(letter if letter.isalnum() or letter in " ./:_-," else "_" for letter in text)[:200]
+
+
+def _waiting(pool: PoolEntry) -> Waiting | None:
+    if pool.waiting is None:
+        return None
+    return Waiting(median_s=pool.waiting.median_minutes * 60, ninetieth_s=pool.waiting.ninetieth_minutes * 60)
 
 
 def _scratch(pool: PoolEntry) -> list[str]:

@@ -11,7 +11,7 @@ from pydantic import Field, PrivateAttr
 
 from orchestrator.cluster.config import ClusterConfig, EmbeddedRay, RunName, RunningRay
 from orchestrator.cluster.environment import ensure_token
-from orchestrator.cluster.gpu_kinds import kind_named
+from orchestrator.cluster.gpu_kinds import GpuName, kind_named
 from orchestrator.cluster.hosts.check import Question, Reached, ask, ask_all, marked, refuse_others
 from orchestrator.cluster.hosts.facts import HostFacts
 from orchestrator.cluster.hosts.workers import HostWorkers
@@ -32,7 +32,7 @@ class HostEntry(Entry):
     """CPU cores for stages; unless given, all that it has."""
     gpus: Annotated[int, Field(ge=0)] | None = None
     """Likewise for GPUs."""
-    gpu: str = ""
+    gpu: GpuName = ""
     """Kind of the GPUs by Ray's name, such as A100; empty if it is not known."""
     memory_gib: Annotated[float, Field(gt=0)] | None = None
     """Memory for stages; unless given, what is free."""

@@ -1,0 +1,144 @@
+"""A RayJob from its submission to its end: why it waits, what its driver says, what has come of it."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.cluster.jobs import MAX_LOST, RECONNECT_S, DriverLostError, LogLines
+from orchestrator.cluster.kubernetes.kubectl import RAY_JOB, Kubectl
+from orchestrator.errors import ClusterError
+
+LOOK_EVERY_S = 5.0
+SHOWN = 200
+"""Characters of a reason, which can name every node of a cluster."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JobState:
+    """What the operator says of a RayJob."""
+
+    job: str
+    """PENDING, RUNNING, SUCCEEDED, FAILED, STOPPED, or empty before there is a driver."""
+    deployment: str
+    """Initializing, Running, Complete, Failed, ValidationFailed and others, or empty."""
+    cluster: str
+    """Name of its RayCluster; empty before there is one."""
+    told: str
+    """Why it is so, if the operator says."""
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing of it runs any more."""
+        return self.deployment in {"Complete", "Failed", "ValidationFailed"}
+
+    @property
+    def has_log(self) -> bool:
+        """Whether a driver has begun, which writes one."""
+        return self.deployment == "Running" or (self.has_ended and self.job != "")
+
+
+def job_state(kubectl: Kubectl, name: str) -> JobState | None:
+    """Return what is said of the RayJob of a run; None if there is none."""
+    found = kubectl.get(RAY_JOB, name)
+    if found is None:
+        return None
+    status = found.get("status") or {}
+    told = (status.get("reason"), status.get("message"))
+    return JobState(
+        job=status.get("jobStatus", ""),
+        deployment=status.get("jobDeploymentStatus", ""),
+        cluster=status.get("rayClusterName", ""),
+        told=": ".join(" ".join(str(part).split()) for part in told if part),
+    )
+
+
+def why_pods_wait(pods: Sequence[Mapping[str, Any]]) -> Mapping[str, int]:
+    """Return how many pods wait, by their group and the reason that Kubernetes gives."""
+    reasons: Counter[str] = Counter()
+    for pod in pods:
+        status = pod.get("status") or {}
+        if status.get("phase") != "Pending":
+            continue
+        group = ((pod.get("metadata") or {}).get("labels") or {}).get("ray.io/group", "pod")
+        reasons[f"{group}: {_reason(status)}"] += 1
+    return dict(reasons)
+
+
+def _reason(status: Mapping[str, Any]) -> str:
+    for condition in status.get("conditions") or ():
+        if condition.get("type") == "PodScheduled" and condition.get("status") != "True":
+            return " ".join(str(condition.get("message") or condition.get("reason") or "waiting").split())[:SHOWN]
+    for container in [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]:
+        waiting = (container.get("state") or {}).get("waiting")
+        if waiting:
+            told = (waiting.get("reason"), waiting.get("message"))
+            return " ".join(": ".join(str(part) for part in told if part).split())[:SHOWN]
+    return "starting"
+
+
+def follow_ray_job(
+    kubectl: Kubectl,
+    name: str,
+    *,
+    show: Callable[[str], None],
+    sleep: Callable[[float], None] = time.sleep,
+) -> JobState:
+    """Show why a run waits, then the log of its driver line by line, until it has ended; returns its last state.
+
+    Raises
+    ------
+    ClusterError
+        If it is deleted meanwhile, or the operator refuses it.
+    DriverLostError
+        If the cluster does not answer for five minutes.
+    """
+    lines, waits, num_lost = LogLines(show=show), _Waits(show=show), 0
+    while True:
+        try:
+            state = _follow_on(kubectl, name, lines=lines, waits=waits)
+        except ClusterError as error:
+            num_lost += 1
+            if num_lost > MAX_LOST:
+                raise DriverLostError(f"RayJob {name}: {error}; the same command attaches again") from error
+            sleep(RECONNECT_S)
+            continue
+        num_lost = 0
+        if state is None:
+            raise ClusterError(f"RayJob {name}: it was deleted; the same command goes on from what is done")
+        if state.deployment == "ValidationFailed":
+            raise ClusterError(f"RayJob {name}: KubeRay refuses it: {state.told}")
+        if state.has_ended:
+            lines.finish()
+            return state
+        sleep(LOOK_EVERY_S)
+
+
+def _follow_on(kubectl: Kubectl, name: str, *, lines: LogLines, waits: "_Waits") -> JobState | None:
+    """Show the log of a driver as far as it can be followed, or why there is none; returns the state afterwards."""
+    state = job_state(kubectl, name)
+    if state is None or not state.has_log:
+        if state is not None and not state.has_ended:
+            waits.tell(kubectl, state)
+        return state
+    lines.rewind()
+    kubectl.stream(["logs", "--follow", f"job/{name}"], take=lines.add)
+    return job_state(kubectl, name)
+
+
+class _Waits:
+    """Says why a run has not begun, each time that this changes."""
+
+    def __init__(self, *, show: Callable[[str], None]) -> None:
+        self._show = show
+        self._told = ""
+
+    def tell(self, kubectl: Kubectl, state: JobState) -> None:
+        """Look at the pods."""
+        pods = kubectl.pods(f"ray.io/cluster={state.cluster}") if state.cluster else ()
+        reasons = "; ".join(f"{number} x {reason}" for reason, number in why_pods_wait(pods).items())
+        line = f"waiting: {reasons or state.told or 'for KubeRay'}"
+        if line != self._told:
+            self._show(line)
+        self._told = line

@@ -1,0 +1,80 @@
+"""A run on Kubernetes: what it needs is looked for, its manifest applied, its driver followed, its tables fetched."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.cluster.kubernetes.follow import follow_ray_job, job_state
+from orchestrator.cluster.kubernetes.kubectl import Kubectl
+from orchestrator.cluster.kubernetes.tables import fetch_tables
+from orchestrator.errors import ClusterError, ConfigError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Launched:
+    """A run that is to be there."""
+
+    name: str
+    """Of its objects."""
+    manifest: str
+    claims: tuple[str, ...]
+    """PersistentVolumeClaims that must be there."""
+    secrets: tuple[str, ...]
+    """Likewise Secrets."""
+    output: str | None
+    """Where the driver writes, in its pod; None where this machine sees it as well."""
+    keep: bool
+    """Whether the pods stay after the end."""
+    where: str
+    """The cluster file."""
+
+    @property
+    def folder(self) -> Path:
+        """Of this machine, for a copy of the tables."""
+        return Path("runs") / self.name
+
+
+def launch_and_follow(launched: Launched, kubectl: Kubectl, *, show: Callable[[str], None]) -> bool:
+    """Start a run, or attach to it, and follow it to its end; returns whether its driver has succeeded.
+
+    Raises
+    ------
+    ConfigError
+        If a claim or a Secret is missing, or there is no KubeRay: nothing was started then.
+    ClusterError
+        If the run is deleted or refused.
+    """
+    name = launched.name
+    state = job_state(kubectl, name)
+    if state is not None and not state.has_ended:
+        show(f"RayJob {name}: there already, attached")
+    else:
+        _check_objects(launched, kubectl)
+        if state is not None:
+            kubectl.delete(name)
+        kubectl.apply(launched.manifest)
+        show(f"RayJob {name}: applied")
+    show("Ctrl-C ends only the watching. To end the run: the same command with --down.")
+    ended = follow_ray_job(kubectl, name, show=show)
+    succeeded = ended.job == "SUCCEEDED"
+    if not succeeded:
+        show(f"RayJob {name}: {ended.deployment}, {ended.told or 'its log says why'}")
+    if launched.output is not None and ended.cluster:
+        try:
+            fetch_tables(kubectl, ended.cluster, output=launched.output, folder=launched.folder, show=show)
+        except ClusterError as error:
+            # The run is what it is; its tables are on the volume.
+            show(str(error))
+    if launched.keep:
+        show("The pods go on running. To end them: the same command with --down.")
+    else:
+        kubectl.delete(name)
+    return succeeded
+
+
+def _check_objects(launched: Launched, kubectl: Kubectl) -> None:
+    """Raise ConfigError for what pods would wait for without an end."""
+    for kind, names in {"persistentvolumeclaim": launched.claims, "secret": launched.secrets}.items():
+        for name in names:
+            if not kubectl.exists(kind, name):
+                raise ConfigError(f"{launched.where}: {kind} {name}: is not in the namespace; nothing was started")
