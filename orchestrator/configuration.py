@@ -1,6 +1,7 @@
 """YAML read strictly: every key is known and has the right type, or the error says where and what was meant."""
 
 import difflib
+import re
 import reprlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -240,6 +241,10 @@ def _expected(detail: ErrorDetails) -> str:
             return f"more than {context['gt']:g}"
         case "less_than_equal":
             return f"at most {context['le']:g}"
+        case "literal_error":
+            expected: str = context["expected"]
+            near = difflib.get_close_matches(str(detail["input"]), re.findall(r"'([^']*)'", expected), n=1)
+            return expected + (f"; did you mean {near[0]!r}?" if near else "")
         case _:
             return detail["msg"].removeprefix("Input should be ").removeprefix("a valid ")
 

@@ -69,8 +69,8 @@ def test_aws_file_offers_the_gpus_of_its_workers_and_lists_what_is_to_be_filled_
     ("content", "message"),
     [
         ("kind: local\nnum_cpu: 2\n", "unknown key 'num_cpu'; did you mean 'num_cpus'"),
-        ("kind: locl\n", "kind is 'locl'; expected one of aws, existing, local, slurm, ssh"),
-        ("num_cpus: 2\n", "key 'kind' is missing; expected one of aws, existing, local, slurm, ssh"),
+        ("kind: locl\n", "kind is 'locl'; expected one of aws, existing, kubernetes, local, slurm, ssh"),
+        ("num_cpus: 2\n", "key 'kind' is missing; expected one of aws, existing, kubernetes, local, slurm, ssh"),
         ("kind: local\nnum_cpus: two\n", "num_cpus is 'two' (str); expected integer"),
         ("kind: local\nnum_gpus: true\n", "num_gpus is True (bool); expected integer"),
         ("kind: local\nnum_cpus: 0\n", "num_cpus is 0 (int); expected at least 1"),

@@ -54,11 +54,18 @@ def check_aws(ray: Mapping[str, Any], *, where: str) -> None:
         raise ConfigError(f"{where}: provider: region is {provider.get('region')!r}; expected a region, like us-east-1")
     head = ray["head_node_type"]
     if head not in ray["available_node_types"]:
-        raise ConfigError(
-            f"{where}: head_node_type is {head!r}; expected one of {', '.join(ray['available_node_types'])}"
-        )
+        known = ray["available_node_types"]
+        near = difflib.get_close_matches(head, known, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ConfigError(f"{where}: head_node_type is {head!r}; expected one of {', '.join(known)}{hint}")
     for name, node_type in ray["available_node_types"].items():
         _check_node(node_type, is_head=name == head, where=f"{where}: available_node_types: {name}")
+    idle_minutes = ray.get("idle_timeout_minutes", 1)
+    if idle_minutes < 1:
+        raise ConfigError(
+            f"{where}: idle_timeout_minutes is {idle_minutes}; expected at least 1: a worker would be given back "
+            "before something runs there"
+        )
     _check_start_commands(ray, where=where)
 
 

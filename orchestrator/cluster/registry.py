@@ -1,5 +1,6 @@
 """The kinds of clusters: all that files in `kinds/` define, by name. Reads a cluster file strictly."""
 
+import difflib
 import importlib
 import pkgutil
 from collections.abc import Iterator, Mapping
@@ -38,7 +39,9 @@ def load_cluster(path: Path) -> ClusterConfig:
         raise ConfigError(f"{path}: key 'kind' is missing; expected one of {', '.join(KINDS)}")
     kind = content["kind"]
     if not isinstance(kind, str) or kind not in KINDS:
-        raise ConfigError(f"{path}: kind is {kind!r:.200}; expected one of {', '.join(KINDS)}")
+        near = difflib.get_close_matches(str(kind), KINDS, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ConfigError(f"{path}: kind is {kind!r:.200}; expected one of {', '.join(KINDS)}{hint}")
     config = understood(content, KINDS[kind], where=str(path), context=path)
     config.check()
     return config
