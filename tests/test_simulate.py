@@ -4,6 +4,7 @@ import datetime
 from pathlib import Path
 
 import pytest
+import yaml
 
 from bench.schedule import FLEETS, measure, stages_of
 from orchestrator.benchmark.loading import load_study
@@ -13,7 +14,7 @@ from orchestrator.cli.run.simulate import utilisation_chart
 from orchestrator.cli.text import usd_text
 from orchestrator.cluster.gpu_kinds import GpuKind
 from orchestrator.cluster.kinds.local import LocalCluster
-from orchestrator.cluster.node_pool import NodePool
+from orchestrator.cluster.node_pool import NodePool, Waiting
 from orchestrator.cluster.prices import load_prices
 from orchestrator.cluster.registry import load_cluster
 from orchestrator.errors import ConfigError
@@ -22,6 +23,7 @@ from orchestrator.scheduling.scheduler import Schedule
 from orchestrator.simulation.engine import Conditions, Simulation, Trace
 from orchestrator.simulation.fleet import Fleet, fleet_of
 from orchestrator.simulation.forecast import Forecast, Limits, best, cost_usd
+from orchestrator.simulation.queue import Queue
 from orchestrator.workflow.graph import Stage, StageKind
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -124,6 +126,77 @@ def test_a_machine_that_is_taken_from_a_growing_cluster_is_asked_for_anew():
     assert len(course.lives) == course.num_interruptions + 1
 
 
+def queued(pool: NodePool, hours: list[float], *, seed: int = 0, growing: bool = True) -> Trace:
+    graph = {
+        f"t{i}": Stage(id=f"t{i}", kind=StageKind.TRAIN, dependencies=(), products=(), expected_s=h * HOUR_S)
+        for i, h in enumerate(hours)
+    }
+    schedule = Schedule(graph, done=(), nodes=(), to_come=[node_of(pool)], training_need=NEED)
+    conditions = Conditions(start_training_s=0, seed=seed)
+    return Simulation(
+        schedule=schedule, pools=(pool,), true_s={}, conditions=conditions, is_growing=growing, idle_s=60
+    ).run()
+
+
+def test_a_queue_without_spread_delays_by_its_median_and_nothing_is_held_meanwhile():
+    course = queued(machines(1, waiting=Waiting(median_s=1800, ninetieth_s=1800)), [2.0])
+    assert course.makespan_s == pytest.approx(1800 + 2 * HOUR_S)
+    assert course.held_gpu_hours == pytest.approx(2.0)
+
+
+def test_half_of_the_waits_are_below_the_median_and_nine_of_ten_below_the_ninetieth():
+    pool = machines(1, waiting=Waiting(median_s=600, ninetieth_s=6000))
+    queue = Queue(1)
+    waits = sorted(queue.one_s(pool) for _ in range(4000))
+    assert waits[2000] == pytest.approx(600, rel=0.1)
+    assert waits[3600] == pytest.approx(6000, rel=0.15)
+
+
+def test_a_time_limit_ends_a_machine_whose_training_goes_on_in_the_next_one():
+    """Five hours in pieces of two: three jobs, two more waits of half an hour, no work lost."""
+    pool = machines(1, waiting=Waiting(median_s=1800, ninetieth_s=1800), lasts_s=2 * HOUR_S)
+    course = queued(pool, [5.0])
+    assert course.makespan_s == pytest.approx(3 * 1800 + 5 * HOUR_S, abs=30)
+    assert (len(course.lives), course.num_interruptions) == (3, 0)
+    assert course.gpu_hours == pytest.approx(5.0)
+
+
+def test_machines_of_an_allocation_wait_for_the_last_one_and_are_held_to_the_end():
+    pool = machines(2, waiting=Waiting(median_s=1800, ninetieth_s=1800), come_together=True)
+    course = queued(pool, [3.0, 1.0], growing=False)
+    assert course.makespan_s == pytest.approx(1800 + 3 * HOUR_S)
+    assert course.held_gpu_hours == pytest.approx(2 * 3.0)
+    assert queued(machines(2, waiting=pool.waiting), [3.0, 1.0]).held_gpu_hours == pytest.approx(3 + 1 + 1 / 60)
+
+
+def test_single_jobs_begin_in_the_gaps_before_an_allocation_does():
+    waiting = Waiting(median_s=HOUR_S, ninetieth_s=10 * HOUR_S)
+    for seed in range(5):
+        together = queued(machines(8, waiting=waiting, come_together=True), [1.0] * 8, seed=seed, growing=False)
+        single = queued(machines(8, waiting=waiting), [1.0] * 8, seed=seed)
+        assert single.makespan_s <= together.makespan_s
+        assert single.occupations[0].start_s < min(one.start_s for one in together.occupations)
+
+
+def test_a_slurm_file_is_simulated_in_both_forms(tmp_path, capsys):
+    pool = {"number": 4, "cpus": 8, "gpus": 1, "gpu": "A100", "time_limit_minutes": 240}
+    content = {"kind": "slurm", "pools": {"gpu": pool | {"waiting": {"median_minutes": 30, "ninetieth_minutes": 300}}}}
+    path = tmp_path / "slurm.yaml"
+    for form, other in (("workers", "the same as one allocation of 4 gpu:"), ("allocation", "the same as single jobs")):
+        path.write_text(yaml.safe_dump(content | {"form": form}))
+        assert main(["--preset", "paper", "--only", "T1-lung-fold*", "--simulate", str(path)]) == 0
+        printed = capsys.readouterr().out
+        assert other in printed
+        assert printed.count("GPU hours: ") == 2
+
+
+def test_a_time_limit_in_which_no_training_gets_on_is_refused(tmp_path):
+    path = tmp_path / "slurm.yaml"
+    pool = {"number": 1, "cpus": 8, "gpus": 1, "time_limit_minutes": 5}
+    path.write_text(yaml.safe_dump({"kind": "slurm", "pools": {"gpu": pool}}))
+    assert main(["--preset", "paper", "--only", "T1-lung-fold0", "--simulate", str(path)]) == 2
+
+
 def test_machines_are_paid_from_their_order_until_they_are_idle_and_the_head_to_the_end():
     """One of two machines has work for 2 h; the other is given back after ten idle minutes."""
     pool = machines(2, usd_per_hour=6.0)
@@ -148,6 +221,7 @@ def outlook(*, hours: float, usd: float) -> Forecast:
         early_s=hours * HOUR_S,
         late_s=hours * HOUR_S,
         gpu_hours=0,
+        held_gpu_hours=0,
         usd=usd,
         num_interruptions=0,
         num_requests_to_stop=0,

@@ -11,6 +11,7 @@ from orchestrator.scheduling.autoscaling import missing_machines
 from orchestrator.scheduling.resources import Node, Resources, node_of
 from orchestrator.scheduling.retries import FailureKind
 from orchestrator.scheduling.scheduler import RESTART_S, Schedule, Start
+from orchestrator.simulation.queue import Queue
 from orchestrator.workflow.graph import StageKind
 
 ASK_EVERY_S = 10.0
@@ -52,7 +53,7 @@ class Occupation:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NodeLifetime:
-    """The time of one machine, from its order to its end."""
+    """The time of one machine, from its order, or from the end of its queue, to its end."""
 
     pool: str
     """Name of its pool."""
@@ -75,6 +76,11 @@ class Trace:
     def gpu_hours(self) -> float:
         """Hours in which GPUs were taken by stages."""
         return sum((one.end_s - one.start_s) * one.gpus for one in self.occupations) / 3600
+
+    @property
+    def held_gpu_hours(self) -> float:
+        """Hours in which machines held GPUs, those in which they waited or were idle included."""
+        return sum((life.end_s - life.start_s) * life.num_gpus for life in self.lives) / 3600
 
 
 @dataclass(kw_only=True, slots=True)
@@ -114,6 +120,7 @@ class Simulation:
 
     def __post_init__(self) -> None:
         self._random = random.Random(self.conditions.seed)
+        self._queue = Queue(self.conditions.seed)
         self._events: list[tuple[float, int, str, object]] = []
         self._num_events = 0
         self._now_s = 0.0
@@ -134,8 +141,8 @@ class Simulation:
     def run(self) -> Trace:
         """Play until nothing can be started any more."""
         for pool in self.pools:
-            for _ in range(0 if self.is_growing else pool.max_nodes):
-                self._order(pool)
+            if not self.is_growing:
+                self._order_all(pool)
         self._order_missing()
         while not self.schedule.is_over:
             if not self._events:
@@ -146,7 +153,7 @@ class Simulation:
                 getattr(self, f"_on_{kind}")(payload)
             self._decide()
         for machine in list(self._up.values()):
-            self._end_life(machine, end_s=self._now_s)
+            self._end_life(machine, end_s=max(self._now_s, machine.start_s))
         return Trace(
             makespan_s=self._now_s,
             occupations=tuple(self._occupations),
@@ -250,6 +257,8 @@ class Simulation:
         machine.last_used_s = self._now_s
         if self.is_growing:
             self._push(self._now_s + self.idle_s, "idle", machine)
+        if machine.pool.lasts_s < float("inf"):
+            self._push(self._now_s + machine.pool.lasts_s, "limit", machine)
         rate = machine.pool.interruptions_per_hour
         if rate:
             self._push(self._now_s + self._random.expovariate(rate / 3600), "taken", machine)
@@ -263,15 +272,29 @@ class Simulation:
             self._end_life(machine, end_s=self._idle_since(machine) + self.idle_s)
             return
         self._num_interruptions += 1
-        stage_ids = self.schedule.remove_node(machine.node.id, now_s=self._now_s)
-        for stage_id in stage_ids:
-            under = self._under_way[stage_id]
-            fits_s = max(0.0, self._now_s - under.start_s - self.conditions.start_training_s)
-            loses_s = 0.0 if self.conditions.is_warned else fits_s % self.conditions.checkpoint_s
-            self._interrupt(under, loses_s=loses_s * under.speed)
-        self._end_life(machine, end_s=self._now_s)
+        self._take_away(machine, is_warned=self.conditions.is_warned)
         if not self.is_growing:
             self._order(machine.pool)
+
+    def _on_limit(self, machine: _Machine) -> None:
+        if machine.node.id not in self._up:
+            return
+        pool = machine.pool
+        self._take_away(machine, is_warned=True)
+        if self.is_growing:
+            return
+        if not pool.come_together:
+            self._order(pool)
+        elif all(other.pool is not pool for other in self._up.values()):
+            self._order_all(pool)
+
+    def _take_away(self, machine: _Machine, *, is_warned: bool) -> None:
+        for stage_id in self.schedule.remove_node(machine.node.id, now_s=self._now_s):
+            under = self._under_way[stage_id]
+            fits_s = max(0.0, self._now_s - under.start_s - self.conditions.start_training_s)
+            loses_s = 0.0 if is_warned else fits_s % self.conditions.checkpoint_s
+            self._interrupt(under, loses_s=loses_s * under.speed)
+        self._end_life(machine, end_s=self._now_s)
 
     def _on_idle(self, machine: _Machine) -> None:
         if machine.node.id not in self._up:
@@ -317,23 +340,32 @@ class Simulation:
             )
         )
 
-    def _order(self, pool: NodePool) -> None:
+    def _order_all(self, pool: NodePool) -> None:
+        wait_s = self._queue.all_s(pool) if pool.come_together else None
+        for _ in range(pool.max_nodes):
+            self._order(pool, wait_s=wait_s)
+
+    def _order(self, pool: NodePool, *, wait_s: float | None = None) -> None:
         self._num_nodes += 1
         named = replace(node_of(pool), id=f"{pool.name}-{self._num_nodes}")
-        machine = _Machine(pool=pool, node=named, start_s=self._now_s, last_used_s=self._now_s)
+        # Nothing is paid for, or held, as long as a job waits in a queue.
+        start_s = self._now_s + (self._queue.one_s(pool) if wait_s is None else wait_s)
+        machine = _Machine(pool=pool, node=named, start_s=start_s, last_used_s=start_s)
         self._up[named.id] = machine
-        self._push(self._now_s + pool.start_s, "up", machine)
+        self._push(start_s + pool.start_s, "up", machine)
 
     def _idle_since(self, machine: _Machine) -> float:
         return self._now_s if self._on_node.get(machine.node.id) else machine.last_used_s
 
     def _end_life(self, machine: _Machine, *, end_s: float) -> None:
         del self._up[machine.node.id]
+        # Of an allocation no machine is given back before the others.
+        idle_end_s = float("inf") if machine.pool.come_together else self._idle_since(machine) + self.idle_s
         self._lives.append(
             NodeLifetime(
                 pool=machine.pool.name,
                 start_s=machine.start_s,
-                end_s=min(end_s, self._idle_since(machine) + self.idle_s),
+                end_s=min(end_s, idle_end_s),
                 num_gpus=machine.node.offered.gpus,
             )
         )

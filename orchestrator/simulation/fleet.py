@@ -20,16 +20,15 @@ class Fleet:
     """Its machines, at their most."""
     head_usd_per_hour: float | None
     """Of the machine on which the driver runs, as long as the run takes; None where nothing is paid."""
+    is_growing: bool = False
+    """Whether machines come as something waits for them, and are given back; otherwise all are there all the time."""
+    idle_s: float = 600.0
+    """After so long without work they are given back."""
 
     @property
     def title(self) -> str:
         """Its machines in a few words."""
         return " + ".join(f"{pool.max_nodes} {pool.name}" for pool in self.pools)
-
-    @property
-    def is_rented(self) -> bool:
-        """Whether machines are started for the run."""
-        return self.head_usd_per_hour is not None
 
     @property
     def num_gpus(self) -> int:
@@ -57,7 +56,12 @@ def fleet_of(config: ClusterConfig, *, prices: Prices | None) -> Fleet:
     ConfigError
         If its machines are not known, or one has no price.
     """
-    return Fleet(pools=config.imagined(prices), head_usd_per_hour=config.head_usd_per_hour(prices))
+    return Fleet(
+        pools=config.imagined(prices),
+        head_usd_per_hour=config.head_usd_per_hour(prices),
+        is_growing=config.is_growing,
+        idle_s=config.gives_back_after_s,
+    )
 
 
 def alternatives(fleet: Fleet, *, num_trainings: int) -> Iterator[Fleet]:

@@ -11,7 +11,7 @@ from orchestrator.cluster.config import MIN_PREEMPTION_GAIN_S, ClusterConfig
 from orchestrator.cluster.prices import Prices
 from orchestrator.errors import ConfigError
 from orchestrator.scheduling.resources import ResourceRequest
-from orchestrator.scheduling.scheduler import Schedule
+from orchestrator.scheduling.scheduler import RESTART_S, Schedule
 from orchestrator.scheduling.training_need import training_need
 from orchestrator.simulation.engine import Conditions, Simulation, Trace
 from orchestrator.simulation.fleet import Fleet, alternatives, fleet_of
@@ -38,6 +38,8 @@ class Forecast:
     """Shortest and longest course."""
     gpu_hours: float
     """In which GPUs are taken."""
+    held_gpu_hours: float
+    """In which machines hold GPUs."""
     usd: float | None
     """None where nothing is paid."""
     num_interruptions: float
@@ -71,6 +73,8 @@ class SimulatedRun:
     asked_for: Forecast
     others: tuple[Forecast, ...]
     """Those that no other beats in both time and cost, cheapest first; none where nothing is rented."""
+    other_forms: Mapping[str, Forecast]
+    """The same machines asked for in another way, by a name for people."""
 
 
 def _check_known(preset: Preset, fleet: Fleet, *, cluster: ClusterConfig) -> None:
@@ -80,6 +84,18 @@ def _check_known(preset: Preset, fleet: Fleet, *, cluster: ClusterConfig) -> Non
             f"{cluster.path}: no GPU; expected one, since how long trainings of --preset {preset.name} take is known "
             "for GPUs alone. Set num_gpus, or choose another file"
         )
+
+
+def _check_limits(graph: Mapping[str, Stage], fleet: Fleet, *, cluster: ClusterConfig) -> None:
+    """Raise ConfigError if something would be begun again and again, since no machine lasts as long as it takes."""
+    longest_s = max((pool.lasts_s for pool in fleet.pools), default=float("inf"))
+    for stage in graph.values():
+        least_s = 2 * RESTART_S if stage.kind is StageKind.TRAIN else stage.expected_s
+        if min(least_s, stage.expected_s) > longest_s:
+            raise ConfigError(
+                f"{cluster.path}: {stage.id} takes about {least_s:.0f} s at a time, and no machine lasts longer than "
+                f"{longest_s:.0f} s; expected longer time limits"
+            )
 
 
 def simulate_run(
@@ -119,18 +135,29 @@ def simulate_run(
         phantoms=phantoms,
     )
     _check_known(preset, fleet, cluster=cluster)
+    _check_limits(graph, fleet, cluster=cluster)
     planned_gib = planned_memory_gib(training.model for training in trainings)
     need = training_need(cluster, fleet.nodes, preset=preset, planned_gib=planned_gib)
     seeds = tuple(range(seed, seed + NUM_COURSES))
     asked_for = outlook(graph, fleet, need=need, seeds=seeds, min_gain_s=cluster.min_preemption_gain_s)
     if prices is None:
-        return SimulatedRun(asked_for=asked_for, others=())
+        forms = {
+            name: outlook(
+                graph,
+                Fleet(pools=pools, head_usd_per_hour=None, is_growing=not pools[0].come_together, idle_s=fleet.idle_s),
+                need=need,
+                seeds=seeds,
+                min_gain_s=cluster.min_preemption_gain_s,
+            )
+            for name, pools in cluster.imagined_otherwise().items()
+        }
+        return SimulatedRun(asked_for=asked_for, others=(), other_forms=forms)
     small = compact(graph)
     others = [
         outlook(small, other, need=need, seeds=seeds[:NUM_COURSES_OF_OTHERS], min_gain_s=cluster.min_preemption_gain_s)
         for other in alternatives(fleet, num_trainings=len(trainings))
     ]
-    return SimulatedRun(asked_for=asked_for, others=_unbeaten(others))
+    return SimulatedRun(asked_for=asked_for, others=_unbeaten(others), other_forms={})
 
 
 def _unbeaten(outlooks: Iterable[Forecast]) -> tuple[Forecast, ...]:
@@ -162,6 +189,7 @@ def outlook(
         early_s=by_length[0].makespan_s,
         late_s=by_length[-1].makespan_s,
         gpu_hours=_median([course.gpu_hours for course in courses]),
+        held_gpu_hours=_median([course.held_gpu_hours for course in courses]),
         usd=_median([cost for cost in costs if cost is not None]) if None not in costs else None,
         num_interruptions=_median([course.num_interruptions for course in courses]),
         num_requests_to_stop=_median([course.num_requests_to_stop for course in courses]),
@@ -228,7 +256,12 @@ def _play(graph: Mapping[str, Stage], fleet: Fleet, *, need: ResourceRequest, se
         progress_s=max(600.0, longest_s / 50),
     )
     return Simulation(
-        schedule=schedule, pools=fleet.pools, true_s=true_s, conditions=conditions, is_growing=fleet.is_rented
+        schedule=schedule,
+        pools=fleet.pools,
+        true_s=true_s,
+        conditions=conditions,
+        is_growing=fleet.is_growing,
+        idle_s=fleet.idle_s,
     ).run()
 
 

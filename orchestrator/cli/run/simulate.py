@@ -41,6 +41,8 @@ def simulate(request: RunRequest, options: argparse.Namespace, *, console: Conso
         "started."
     ]
     lines += describe(found.asked_for, prices_date=date)
+    for name, form in found.other_forms.items():
+        lines += ["", f"the same as {name}:", *describe(form, prices_date=date)]
     if found.others:
         lines += [
             "",
@@ -64,7 +66,7 @@ def describe(outlook: Forecast, *, prices_date: datetime.date | None) -> list[st
         f"time: about {duration_text(outlook.makespan_s)}, in the simulated courses {early} to {late}",
     ]
     if outlook.fleet.num_gpus:
-        lines.append(f"GPU hours: {outlook.gpu_hours:.1f}")
+        lines.append(f"GPU hours: {outlook.gpu_hours:.1f}, while machines hold {outlook.held_gpu_hours:.1f}")
     if outlook.usd is not None:
         lines.append(
             f"cost: about {usd_text(outlook.usd)} USD with the prices of {prices_date}, which are yours to check"
