@@ -17,6 +17,7 @@ from orchestrator.results.store import ResultsStore
 from orchestrator.stages.attempt import TrainingLog
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.training.checkpoint import CheckpointStore
+from orchestrator.workflow.keys import StageKey, StageKind
 
 FULL_SIZE_PARAMETERS = 31_000_000
 """Of nnU-Net's 3d_fullres network; its optimiser holds as many again."""
@@ -118,10 +119,11 @@ def lost_work(output: Path, kills: Sequence[Kill]) -> Iterator[Loss]:
         trainings.setdefault(event["training"], {}).setdefault(event["attempt"], []).append(event)
     for name, attempts in trainings.items():
         # What ended before it had found its place has lost nothing.
+        failed = failed_s.get(StageKey(kind=StageKind.TRAIN, training=name).text, ())
         begun = [events for events in attempts.values() if events[0]["kind"] == "attempt_started"]
         for attempt, following in pairwise(begun):
             if not _ended_by_itself(attempt):
-                yield _loss(attempt, following=following[0], kills=kills, failed_s=failed_s.get(f"train {name}", ()))
+                yield _loss(attempt, following=following[0], kills=kills, failed_s=failed)
 
 
 def _loss(attempt: Sequence[Event], *, following: Event, kills: Sequence[Kill], failed_s: Iterable[float]) -> Loss:
@@ -159,9 +161,9 @@ def overhead(undisturbed: Path) -> Overhead:
         if event["kind"] == "attempt_started":
             within[event["training"]] -= seconds(event)
     stages = {
-        e["stage"].removeprefix("train "): e["elapsed_s"]
+        key.training: e["elapsed_s"]
         for e in events
-        if e["kind"] == "stage_finished" and e["stage_kind"] == "train"
+        if e["kind"] == "stage_finished" and (key := StageKey.parse(e["stage"])) and key.kind is StageKind.TRAIN
     }
     around_s = [stages[name] - within[name] for name in stages]
     epochs_s = [e["elapsed_s"] for e in events if e["kind"] == "training_epoch"]

@@ -9,7 +9,7 @@ import random
 import time
 import tracemalloc
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bench.command_line import command_line
 from bench.machine import conditions
@@ -21,7 +21,8 @@ from orchestrator.scheduling.rebalancing import lower_bound_s
 from orchestrator.scheduling.resources import ResourceRequest, node_of
 from orchestrator.scheduling.scheduler import Schedule
 from orchestrator.simulation.engine import Conditions, Simulation, Trace
-from orchestrator.workflow.graph import Stage, StageKind
+from orchestrator.workflow.graph import Graph, Stage
+from orchestrator.workflow.keys import StageKey, StageKind
 
 NUMBERS_OF_GPUS = (1, 2, 3, 4, 6, 8, 11, 16, 23, 24, 32, 40, 44, 48, 64)
 FLEETS: Mapping[str, Sequence[float]] = {
@@ -48,18 +49,12 @@ class Measured:
     """Preemptions."""
 
 
-def stages_of(trainings: Sequence[Training], *, expected_s: float) -> dict[str, Stage]:
+def stages_of(trainings: Sequence[Training], *, expected_s: float) -> dict[StageKey, Stage]:
     """Return the trainings as a graph without anything before or after them."""
+    keys = {StageKey(kind=StageKind.TRAIN, training=training.id): training for training in trainings}
     return {
-        training.id: Stage(
-            id=training.id,
-            kind=StageKind.TRAIN,
-            dependencies=(),
-            products=(),
-            expected_s=expected_s,
-            training=training,
-        )
-        for training in trainings
+        key: Stage(key=key, dependencies=(), products=(), expected_s=expected_s, training=training)
+        for key, training in keys.items()
     }
 
 
@@ -78,17 +73,13 @@ def fleet(speeds: Sequence[float], number: int) -> tuple[NodePool, ...]:
     )
 
 
-def play(
-    graph: Mapping[str, Stage], pools: tuple[NodePool, ...], true_s: Mapping[str, float], *, progress_s: float
-) -> Trace:
+def play(graph: Graph, pools: tuple[NodePool, ...], true_s: Mapping[StageKey, float], *, progress_s: float) -> Trace:
     """Play one run."""
     schedule = Schedule(graph, done=(), nodes=(), to_come=[node_of(pool) for pool in pools], training_need=NEED)
     return Simulation(schedule=schedule, pools=pools, true_s=true_s, conditions=Conditions(progress_s=progress_s)).run()
 
 
-def measure(
-    graph: Mapping[str, Stage], true_s: Mapping[str, float], *, speeds: Sequence[float], number: int
-) -> Measured:
+def measure(graph: Graph, true_s: Mapping[StageKey, float], *, speeds: Sequence[float], number: int) -> Measured:
     """Play one run and compare it with its bound."""
     pools = fleet(speeds, number)
     course = play(graph, pools, true_s, progress_s=600.0)
@@ -102,11 +93,16 @@ def measure(
     )
 
 
-def varied(trainings: Sequence[Training], *, expected_s: float, seed: int) -> dict[str, float]:
+def varied(trainings: Sequence[Training], *, expected_s: float, seed: int) -> dict[StageKey, float]:
     """Draw durations: much between groups, little between folds."""
     draw = random.Random(seed)
     factors = {group: draw.lognormvariate(0, GROUP_SPREAD) for group in sorted({t.group for t in trainings})}
-    return {t.id: expected_s * factors[t.group] * draw.lognormvariate(0, FOLD_SPREAD) for t in trainings}
+    return {
+        StageKey(kind=StageKind.TRAIN, training=t.id): expected_s
+        * factors[t.group]
+        * draw.lognormvariate(0, FOLD_SPREAD)
+        for t in trainings
+    }
 
 
 def makespans(numbers: Sequence[int]) -> None:
@@ -150,15 +146,10 @@ def growth() -> None:
         draw = random.Random(0)
         graph, true_s = {}, {}
         for index in range(num_trainings):
-            name = f"train {index:05d}"
-            graph[name] = Stage(
-                id=name,
-                kind=StageKind.TRAIN,
-                dependencies=(),
-                products=(),
-                expected_s=30_000 * draw.lognormvariate(0, 0.3),
-            )
-            true_s[name] = graph[name].expected_s * draw.lognormvariate(0, 0.05)
+            key = StageKey(kind=StageKind.TRAIN, training=f"{index:05d}")
+            expected_s = 30_000 * draw.lognormvariate(0, 0.3)
+            graph[key] = Stage(key=key, dependencies=(), products=(), expected_s=expected_s)
+            true_s[key] = graph[key].expected_s * draw.lognormvariate(0, 0.05)
         machines = fleet((1.0, 0.4), num_gpus)
         started_s = time.process_time()
         course = play(graph, machines, true_s, progress_s=3600.0)
@@ -177,13 +168,8 @@ def growth() -> None:
         )
 
 
-def _knowing(graph: Mapping[str, Stage], true_s: Mapping[str, float]) -> dict[str, Stage]:
-    return {
-        name: Stage(
-            id=name, kind=stage.kind, dependencies=(), products=(), expected_s=true_s[name], training=stage.training
-        )
-        for name, stage in graph.items()
-    }
+def _knowing(graph: Graph, true_s: Mapping[StageKey, float]) -> dict[StageKey, Stage]:
+    return {key: replace(stage, expected_s=true_s[key]) for key, stage in graph.items()}
 
 
 def main() -> None:

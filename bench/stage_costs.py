@@ -36,7 +36,8 @@ from orchestrator.stages.context import RunContext
 from orchestrator.storage import run_paths
 from orchestrator.training.nnunet.planning import Plan
 from orchestrator.training.nnunet.preprocessing import preprocess_case
-from orchestrator.workflow.graph import Stage, StageKind, build_graph
+from orchestrator.workflow.graph import Stage, build_graph
+from orchestrator.workflow.keys import StageKind
 
 SIZES = ("smoke", "paper")
 """Presets: a miniature and full size."""

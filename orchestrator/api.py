@@ -128,11 +128,13 @@ def run(study: Study, *, progress: TextIO | None = None, **options: Unpack[Reque
     request.cluster.authenticate()
     from orchestrator.driver.before_start import check_before_start
     from orchestrator.driver.run import run as carry_out
+    from orchestrator.ray_backend.on_demand import connect_to_ray
 
     if problems := check_before_start(request):
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise DataError(f"{problems[0].line}{more}")
-    return carry_out(request, listener=ProgressLines(progress) if progress else NoListener())
+    listener = ProgressLines(progress) if progress else NoListener()
+    return carry_out(request, connect=connect_to_ray, listener=listener)
 
 
 def open_results(output: str | Path) -> "ResultsStore":

@@ -1,13 +1,12 @@
 """Claims about attempts at one training: the latest may write, whatever was given up for lost may not."""
 
-import pickle
 import threading
 
 import pytest
 
 from orchestrator.errors import SupersededError, TrainingError
-from orchestrator.scheduling.retries import FailureKind, kind_of
-from orchestrator.stages.attempt import AttemptClaim, TrainingLog, end_of_log
+from orchestrator.scheduling.ended import Failed, FailureKind, kind_of
+from orchestrator.stages.attempt import AttemptClaim, TrainingLog
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.storage.numbered_files import last_number
@@ -92,8 +91,8 @@ def test_the_log_is_that_of_the_later_attempt(storage):
     assert storage.read_bytes(key) == b"the second is done\n"
 
 
-def fail(storage, *lines):
-    """Return, as it comes to another process, the error of an attempt that logs these lines and fails."""
+def failed_attempt(storage, *lines):
+    """Return how an attempt has failed that logs these lines, as the driver hears of it."""
 
     def attempt():
         with TrainingLog(storage, run_paths.log(TRAINING)) as log:
@@ -103,16 +102,16 @@ def fail(storage, *lines):
 
     with pytest.raises(TrainingError) as caught:
         attempt()
-    return pickle.loads(pickle.dumps(caught.value))
+    return Failed.of(caught.value, kind=kind_of(caught.value), has_log=True)
 
 
 def test_an_attempt_that_fails_tells_how_its_own_log_ended(storage):
-    first = end_of_log(fail(storage, *(f"epoch {number}" for number in range(9))))
-    assert len(first) == 5
-    assert first[-1] == "orchestrator.errors.TrainingError: the loss is NaN"
-    second = end_of_log(fail(storage))
-    assert second[0] == "Traceback (most recent call last):"
-    assert not any("epoch" in line for line in second)
-    assert storage.read_bytes(run_paths.log(TRAINING)).decode().count("the loss is NaN\n") == 2
-    # One that has not come to its log has nothing to tell of it.
-    assert end_of_log(TrainingError("no plan")) == ()
+    for number in range(2):
+        failed = failed_attempt(storage, f"epoch {number}")
+        log = storage.read_bytes(run_paths.log(TRAINING)).decode()
+        assert log.splitlines()[-3:] == list(failed.last_lines[-3:])
+        assert failed.last_lines[-1] == "orchestrator.errors.TrainingError: the loss is NaN"
+        assert (failed.line, failed.kind) == ("TrainingError: the loss is NaN", FailureKind.DETERMINISTIC)
+    assert log.count("the loss is NaN\n") == 2
+    # What keeps no log has nothing to tell of it.
+    assert Failed.of(TrainingError("no plan"), kind=FailureKind.DETERMINISTIC).last_lines == ()

@@ -1,14 +1,16 @@
 """How many machines a growing cluster is asked to add, with the sums done by hand."""
 
 import pytest
+from named_stages import Name
 
 from orchestrator.cluster.gpu_kinds import GpuKind
 from orchestrator.cluster.node_pool import NodePool
 from orchestrator.scheduling.autoscaling import Demand, missing_machines
+from orchestrator.scheduling.ended import FailureKind
 from orchestrator.scheduling.resources import Node, ResourceRequest, Resources
-from orchestrator.scheduling.retries import FailureKind
 from orchestrator.scheduling.scheduler import Schedule
-from orchestrator.workflow.graph import Stage, StageKind
+from orchestrator.workflow.graph import Stage
+from orchestrator.workflow.keys import StageKind
 
 NEED = ResourceRequest(cpus=7, gpus=1)
 BIG, GPU, CPU = Resources(cpus=16, gpus=4), Resources(cpus=8, gpus=1), Resources(cpus=16)
@@ -84,7 +86,7 @@ def test_without_gpus_trainings_are_cpus():
 def test_a_schedule_without_any_machine_asks_for_them_and_leaves_one_alone_that_fails_everything():
     """Nothing is there at first. Of two machines that come one is broken: what failed there goes to the other."""
     graph = {
-        name: Stage(id=name, kind=StageKind.TRAIN, dependencies=(), products=(), expected_s=9 - index)
+        name: Stage(key=Name(name, StageKind.TRAIN), dependencies=(), products=(), expected_s=9 - index)
         for index, name in enumerate("abc")
     }
     schedule = Schedule(graph, done=(), nodes=(), to_come=[machine(GPU)], training_need=NEED)

@@ -34,7 +34,8 @@ from orchestrator.stages.context import RunContext
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.training.checkpoint import CheckpointStore
 from orchestrator.training.stop_request import Watch
-from orchestrator.workflow.graph import StageKind, build_graph
+from orchestrator.workflow.graph import build_graph
+from orchestrator.workflow.keys import StageKind
 
 TRAINING = "T1-infection-fold0"
 ROOT = Path(__file__).resolve().parents[1]

@@ -12,7 +12,8 @@ from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.presets import PRESETS
 from orchestrator.cluster.kinds.local import LocalCluster
 from orchestrator.simulation.forecast import NUM_TOGETHER, compact, simulate_run
-from orchestrator.workflow.graph import Stage, StageKind
+from orchestrator.workflow.graph import Stage
+from orchestrator.workflow.keys import StageKey, StageKind
 
 PAPER, SMOKE = PRESETS["paper"], PRESETS["smoke"]
 
@@ -71,10 +72,10 @@ def test_a_miniature_is_predicted_without_mirrors_by_larger_steps_on_a_core(stud
 def test_cases_are_preprocessed_to_the_grid_in_the_middle_of_their_training(study):
     """Four cases of 176 slices and 50 of 95: all get 95."""
     graph = graph_of(study, "T3-lung-structseg-fold0")
-    training = graph["train T3-lung-structseg-fold0"].training
+    training = graph[StageKey.parse("train T3-lung-structseg-fold0")].training
     covid = next(case for case in training.train if case.dataset == "covid-19-ct-seg")
-    assert graph[f"preprocess {training.id} {covid.id}"].voxels == 95 * 512 * 512
-    assert graph[f"ingest {covid.id}"].voxels == 176 * 512 * 512
+    assert graph[StageKey.parse(f"preprocess {training.id} {covid.id}")].voxels == 95 * 512 * 512
+    assert graph[StageKey.parse(f"ingest {covid.id}")].voxels == 176 * 512 * 512
 
 
 def test_what_prepares_and_predicts_the_paper_takes_hours_and_not_minutes(study):
@@ -110,20 +111,19 @@ def test_a_compact_graph_is_smaller_and_as_much_work_in_an_order_that_can_be_car
     seen = set()
     for stage in small.values():
         assert seen.issuperset(stage.dependencies)
-        seen.add(stage.id)
+        seen.add(stage.key)
 
 
 def test_a_compact_graph_does_so_many_cases_in_one_stage():
     cases = [Case(dataset="d", name=f"{index:02d}") for index in range(NUM_TOGETHER + 1)]
-    graph = {
-        case.name: Stage(id=case.name, kind=StageKind.INGEST, dependencies=(), products=(), expected_s=2.0, case=case)
-        for case in cases
-    }
-    graph["plan"] = Stage(id="plan", kind=StageKind.PLAN, dependencies=tuple(graph), products=(), expected_s=1.0)
+    keys = [StageKey(kind=StageKind.INGEST, case=case) for case in cases]
+    graph = {key: Stage(key=key, dependencies=(), products=(), expected_s=2.0) for key in keys}
+    plan = StageKey(kind=StageKind.PLAN, training="a")
+    graph[plan] = Stage(key=plan, dependencies=tuple(graph), products=(), expected_s=1.0)
     small = compact(graph)
-    assert {name: stage.expected_s for name, stage in small.items()} == {
-        "00": 2.0 * NUM_TOGETHER,
-        "25": 2.0,
-        "plan": 1.0,
+    assert {key.text: stage.expected_s for key, stage in small.items()} == {
+        "ingest d/00": 2.0 * NUM_TOGETHER,
+        "ingest d/25": 2.0,
+        "plan a": 1.0,
     }
-    assert small["plan"].dependencies == ("00", "25")
+    assert small[plan].dependencies == (keys[0], keys[NUM_TOGETHER])

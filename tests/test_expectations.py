@@ -12,7 +12,8 @@ from orchestrator.sources.downloads import SourceStamp
 from orchestrator.stages.records.cases import CaseRecord, write_case_record
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
-from orchestrator.workflow.graph import StageKind, build_graph
+from orchestrator.workflow.graph import build_graph
+from orchestrator.workflow.keys import StageKind
 
 SMOKE = PRESETS["smoke"]
 SMALL = (40, 64, 64)
@@ -39,24 +40,26 @@ def test_small_images_of_a_data_set_are_not_expected_to_take_as_long_as_large_on
     start = schedule.start_next(0.0)
     while start.stage.kind is not StageKind.INGEST:
         start = schedule.start_next(0.0)
-    schedule.finish(start.stage.id, now_s=0.2)
-    schedule.expectations.measured(start.stage.id, voxels=40 * 64 * 64)
+    schedule.finish(start.stage.key, now_s=0.2)
+    schedule.expectations.measured(start.stage.key, voxels=40 * 64 * 64)
     assert estimate_remaining_s(schedule, now_s=0.2) == pytest.approx(SMOKE.expected_training_s, abs=10)
 
 
 def test_a_kind_of_stage_that_has_shown_how_long_it_takes_is_known_better_than_by_its_size(graph):
     expectations = schedule_of(graph).expectations
-    first, second, *_ = (one for one in graph.values() if one.kind is StageKind.INGEST and "coronacases" in one.id)
-    expectations.measured(first.id, voxels=first.voxels // 100)
-    assert expectations.remaining_s(second.id) == pytest.approx(second.expected_s / 100, rel=0.01)
-    expectations.finished(first.id, elapsed_s=first.expected_s / 2, attempt=1, node=None)
-    assert expectations.remaining_s(second.id) == pytest.approx(second.expected_s / 2)
+    first, second, *_ = (
+        one for one in graph.values() if one.kind is StageKind.INGEST and "coronacases" in one.key.text
+    )
+    expectations.measured(first.key, voxels=first.voxels // 100)
+    assert expectations.remaining_s(second.key) == pytest.approx(second.expected_s / 100, rel=0.01)
+    expectations.finished(first.key, elapsed_s=first.expected_s / 2, attempt=1, node=None)
+    assert expectations.remaining_s(second.key) == pytest.approx(second.expected_s / 2)
 
 
 def test_a_run_that_goes_on_learns_from_the_images_that_are_there(graph, tmp_path):
     storage = open_storage(tmp_path)
     images = [stage for stage in graph.values() if stage.kind is StageKind.INGEST]
-    done = {stage.id for stage in graph.values() if stage.kind not in {StageKind.PREDICT, StageKind.SCORE}}
+    done = {stage.key for stage in graph.values() if stage.kind not in {StageKind.PREDICT, StageKind.SCORE}}
     schedule = schedule_of(graph, done=done)
     before_s = estimate_remaining_s(schedule, now_s=0)
     # One record is damaged, and one is lost.

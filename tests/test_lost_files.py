@@ -6,14 +6,16 @@ from test_scheduler import schedule_of, stage, start_all
 from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.presets import PRESETS
 from orchestrator.scheduling.critical_path import needed_stages
-from orchestrator.scheduling.retries import FailureKind, GiveUp, Retry
+from orchestrator.scheduling.ended import FailureKind
+from orchestrator.scheduling.retries import GiveUp, Retry
 from orchestrator.scheduling.scheduler import Schedule
 from orchestrator.stages.finished import finished_stages, lost_stages
 from orchestrator.stages.records.predictions import PredictionRecord, write_prediction_record
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.storage.json_files import write_json
-from orchestrator.workflow.graph import StageKind, build_graph, evaluated_cases
+from orchestrator.workflow.graph import build_graph, evaluated_cases
+from orchestrator.workflow.keys import StageKey, StageKind
 
 SMOKE = PRESETS["smoke"]
 ID = "T2-infection-structseg-fold0"
@@ -137,7 +139,7 @@ def trained(tmp_path, graph):
             archive = f"downloads/{one.download}/archive.zip"
             storage.write_bytes(archive, b"")
             write_json(storage, run_paths.phantom_listing(one.download), {"files": [archive]})
-    training = graph[f"train {ID}"].training
+    training = graph[StageKey.parse(f"train {ID}")].training
     write_json(storage, run_paths.training_record(ID), {"checkpoint_sha256": "of the model"})
     cases = evaluated_cases(training)
     for case in cases[1:]:
@@ -149,11 +151,11 @@ def trained(tmp_path, graph):
 
 
 def needed(graph, storage):
-    return needed_stages(graph, done=finished_stages(graph, storage))
+    return [*map(str, needed_stages(graph, done=finished_stages(graph, storage)))]
 
 
 def case_of(graph, part):
-    training = graph[f"train {ID}"].training
+    training = graph[StageKey.parse(f"train {ID}")].training
     return {"train": training.train[0], "val": training.val[0], "test": training.evaluation_sets[-1].cases[-1]}[part]
 
 
@@ -164,16 +166,16 @@ def test_a_score_has_images_and_label_maps_of_its_cases_made_again(trained, grap
     for key in (run_paths.image_record(case), run_paths.case_image(case)):
         trained.delete(key)
         assert needed(graph, trained) == [f"ingest {case.id}", f"score {ID}"]
-        assert lost_stages(graph, trained, stage_id=f"score {ID}") == [f"ingest {case.id}"]
+        assert lost_stages(graph, trained, key=StageKey.parse(f"score {ID}")) == [StageKey.parse(f"ingest {case.id}")]
     trained.delete(run_paths.labels_record(case, label_set="infection"))
     assert needed(graph, trained) == [f"ingest {case.id}", f"labels {case.id} infection", f"score {ID}"]
     # A phantom of which nothing is left is generated again, too.
-    trained.delete(f"downloads/{graph[f'ingest {case.id}'].download}/archive.zip")
-    assert needed(graph, trained)[0] == f"download {graph[f'ingest {case.id}'].download}"
+    trained.delete(f"downloads/{graph[StageKey.parse(f'ingest {case.id}')].download}/archive.zip")
+    assert needed(graph, trained)[0] == f"download {graph[StageKey.parse(f'ingest {case.id}')].download}"
 
 
 def test_a_score_has_a_lost_prediction_made_again_and_with_it_a_lost_plan(trained, graph):
-    training = graph[f"train {ID}"].training
+    training = graph[StageKey.parse(f"train {ID}")].training
     trained.delete(run_paths.plan(ID))
     assert needed(graph, trained) == [f"score {ID}"]  # it does not read the plan
     trained.delete(run_paths.prediction(ID, evaluated_cases(training)[-1]))

@@ -3,7 +3,8 @@
 from test_scheduler import ONE_CPU, schedule_on, stage, start_all, starts
 
 from orchestrator.scheduling.resources import Node, ResourceRequest, Resources
-from orchestrator.workflow.graph import Stage, StageKind
+from orchestrator.workflow.graph import Stage
+from orchestrator.workflow.keys import StageKind
 
 
 def cases(*memories_gib: float) -> list[Stage]:
@@ -30,7 +31,7 @@ def test_a_small_stage_runs_where_a_large_one_has_no_room():
 def test_a_large_stage_goes_where_its_memory_is_and_alone_where_there_is_less():
     nodes = [machine("small", gib=4), machine("large", gib=16), machine("middle", gib=8)]
     schedule = schedule_on(nodes, *cases(12, 12, 12, 1, 2), need=ONE_CPU)
-    found = {start.stage.id: start.node for start in starts(schedule)}
+    found = {start.stage.key: start.node for start in starts(schedule)}
     assert found == {"s0": "large", "s1": "middle", "s2": "small", "s3": "large", "s4": "large"}
 
 

@@ -1,25 +1,28 @@
-"""Claims about what the driver sees of trainings under way."""
+"""Claims about what a run tells of itself: to people, to its events, and to whoever decides."""
 
 from dataclasses import replace
 from datetime import UTC, datetime
 from types import SimpleNamespace
 
 import pytest
+from fake_backend import NODE, FakeBackend
 
-from orchestrator.driver.observer import LOOKING_S, SNAPSHOT_INTERVAL_S, RunObserver
-from orchestrator.errors import StorageError, TrainingError
+from orchestrator.driver.event_recorder import EventRecorder
+from orchestrator.driver.loop import PROGRESS_EVERY_S, RunLoop
+from orchestrator.driver.observer import RunObserver
+from orchestrator.driver.progress_feed import LOOKING_S
+from orchestrator.errors import ClusterError, StorageError
 from orchestrator.events import EventLog, read_events
-from orchestrator.scheduling.resources import Node, ResourceRequest, Resources
-from orchestrator.scheduling.retries import GiveUp
+from orchestrator.scheduling.ended import Done, Failed, FailureKind
+from orchestrator.scheduling.resources import ResourceRequest
 from orchestrator.scheduling.scheduler import Schedule
-from orchestrator.stages.attempt import TrainingLog
 from orchestrator.stages.records.latest_epoch import LatestEpoch, write_latest_epoch
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.training.reports import EpochReport
-from orchestrator.workflow.graph import Stage, StageKind
+from orchestrator.workflow.graph import Stage
+from orchestrator.workflow.keys import StageKey, StageKind
 
-NODE = Node(id="node", offered=Resources(cpus=4))
 EPOCH = EpochReport(
     epoch=0,
     num_epochs=10,
@@ -30,12 +33,12 @@ EPOCH = EpochReport(
     loader_wait_s=0.1,
     is_typical=True,
 )
+A, B, C, D = (StageKey(kind=StageKind.TRAIN, training=name) for name in "abcd")
 
 
 def make_stage(kind, name, *, dependencies=()):
     return Stage(
-        id=f"{kind.value} {name}",
-        kind=kind,
+        key=StageKey(kind=kind, training=name),
         dependencies=dependencies,
         products=(f"{kind.value} {name}",),
         expected_s=1.0,
@@ -43,48 +46,51 @@ def make_stage(kind, name, *, dependencies=()):
     )
 
 
+def failed_with(error, kind=FailureKind.DETERMINISTIC):
+    return Failed.of(error, kind=kind)
+
+
 class Driver:
     """A driver with four trainings under way whose clock goes on when a record is read; one was done before."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, *, listens=True):
         self.storage = open_storage(folder)
+        self.read_bytes = self.storage.read_bytes
+        self.storage.read_bytes = self.read_slowly
         self.now_s = 0.0
         self.read_s = 0.0
         self.shown = []
-        self.stages = [make_stage(StageKind.TRAIN, name) for name in "abcd"]
-        scores = [make_stage(StageKind.SCORE, "a", dependencies=("train a",)), make_stage(StageKind.SCORE, "earlier")]
+        scores = [make_stage(StageKind.SCORE, "a", dependencies=(A,)), make_stage(StageKind.SCORE, "earlier")]
         self.schedule = Schedule(
-            {stage.id: stage for stage in [*self.stages, *scores]},
-            done=("score earlier",),
+            {stage.key: stage for stage in [*(make_stage(StageKind.TRAIN, name) for name in "abcd"), *scores]},
+            done=(scores[1].key,),
             nodes=[NODE],
             training_need=ResourceRequest(cpus=1),
             min_gain_s=600.0,
         )
-        self.observer = RunObserver(
+        events = EventLog(self.storage, run_started=datetime(2026, 1, 1, tzinfo=UTC), clock=lambda: datetime.now(UTC))
+        view = SimpleNamespace(show=self.shown.append, note=lambda _: None)
+        clock = lambda: self.now_s  # noqa: E731
+        observer = RunObserver(self.schedule, view=view, publish=lambda snapshot, seconds: None, clock=clock)
+        self.backend = FakeBackend()
+        self.is_lost = False
+        self.loop = RunLoop(
             self.schedule,
-            storage=self,
-            events=EventLog(
-                self.storage, run_started=datetime(2026, 1, 1, tzinfo=UTC), clock=lambda: datetime.now(UTC)
-            ),
-            view=SimpleNamespace(show=self.shown.append, note=lambda _: None),
-            publish=lambda snapshot, seconds: None,
-            check_lease=lambda: None,
-            clock=lambda: self.now_s,
+            backend=self.backend,
+            storage=self.storage,
+            listeners=[EventRecorder(self.storage, events=events), observer] if listens else [],
+            check_lease=self.check_lease,
+            clock=clock,
         )
-        for stage in self.stages:
-            self.schedule.start_next(0.0)
-            self.observer.stage_started(stage, attempt=1, node=NODE, gpus=0.0)
+        self.loop.step()
 
-    @property
-    def location(self):
-        return self.storage.location
-
-    def read_bytes(self, key):
+    def read_slowly(self, key):
         self.now_s += self.read_s
-        return self.storage.read_bytes(key)
+        return self.read_bytes(key)
 
-    def write_bytes(self, key, data):
-        self.storage.write_bytes(key, data)
+    def check_lease(self):
+        if self.is_lost:
+            raise ClusterError("another driver has taken over")
 
     def write_epoch(self, training, **changes):
         latest = LatestEpoch(report=replace(EPOCH, **changes), host="host7", node="node")
@@ -92,9 +98,13 @@ class Driver:
 
     def tick(self):
         """Return the finished epochs of each training that is shown."""
-        self.now_s += SNAPSHOT_INTERVAL_S
-        self.observer.tick(self.schedule)
-        return {one.id: one.epoch for one in self.shown[-1].running}
+        self.now_s += PROGRESS_EVERY_S
+        self.loop.step()
+        return {one.id: one.epoch for one in self.shown[-1].running} if self.shown else {}
+
+    def end(self, key, ended):
+        self.backend.ends[key] = ended
+        return self.tick()
 
 
 @pytest.fixture
@@ -107,18 +117,17 @@ def test_an_epoch_is_shown_as_long_as_its_training_runs_and_is_one_event(driver)
     assert [driver.tick(), driver.tick()] == [{"b": 4}, {"b": 4}]
     (event,) = [event for event in read_events(driver.storage) if event["kind"] == "training_epoch"]
     assert (event["training"], event["epoch"], event["host"], event["loader_wait_s"]) == ("b", 3, "host7", 0.1)
-    driver.observer.stage_finished(driver.stages[1], elapsed_s=20.0)
-    assert driver.tick() == {}
+    assert driver.end(B, Done()) == {}
 
 
 def test_the_first_epoch_of_an_attempt_tells_nothing_of_those_to_come(driver):
     """The network is compiled in it: 60 s for the first of ten, 2 s for the second, where each training takes 1 s."""
     driver.write_epoch("b", elapsed_s=60.0, is_typical=False)
     driver.tick()
-    assert driver.schedule.remaining_s("train b", now_s=driver.now_s) == pytest.approx(0.9, rel=0.1)
+    assert driver.schedule.remaining_s(B, now_s=driver.now_s) == pytest.approx(0.9, rel=0.1)
     driver.write_epoch("b", epoch=1)
     driver.tick()
-    assert driver.schedule.remaining_s("train b", now_s=driver.now_s) == pytest.approx(16.0, rel=0.1)
+    assert driver.schedule.remaining_s(B, now_s=driver.now_s) == pytest.approx(16.0, rel=0.1)
 
 
 @pytest.mark.parametrize("record", [b"{", b"[]", b"{}", b"\xff", b'{"epoch": "3"}'])
@@ -135,23 +144,10 @@ def test_a_storage_that_takes_nothing_ends_no_run(driver, monkeypatch):
         raise StorageError("no space left")
 
     monkeypatch.setattr(driver.storage, "write_bytes", refuse)
-    first, second = driver.stages[:2]
-    driver.observer.stage_failed(first, error=ValueError("bad case"), decision=GiveUp(blocked=()))
-    driver.observer.stage_finished(second, elapsed_s=1.0)
-    assert driver.observer.failures == {"train a": "ValueError: bad case"}
-
-
-def test_a_failure_brings_the_end_of_the_log_of_its_own_attempt(driver):
-    error = TrainingError("the loss is NaN")
-    log = TrainingLog(driver.storage, run_paths.log("a"))
-    log.write("epoch 1")
-    log.__exit__(TrainingError, error, None)
-    driver.observer.stage_failed(driver.stages[0], error=error, decision=GiveUp(blocked=()))
-    assert driver.observer.failures["train a"].splitlines() == [
-        "TrainingError: the loss is NaN",
-        "epoch 1",
-        "orchestrator.errors.TrainingError: the loss is NaN",
-    ]
+    driver.end(A, failed_with(ValueError("bad case")))
+    driver.end(B, Done())
+    ((key, failed),) = driver.loop.failures.items()
+    assert (key, failed.line) == (A, "ValueError: bad case")
 
 
 def test_where_reading_is_slow_each_training_is_looked_at_in_turn(driver):
@@ -168,7 +164,7 @@ def test_the_text_of_a_failure_has_its_notes_and_its_cause(driver):
     error = RuntimeError("size mismatch")
     error.__cause__ = ValueError("3 axes")
     error.add_note("while mosmed/study_0255 was predicted")
-    driver.observer.stage_failed(driver.stages[0], error=error, decision=GiveUp(blocked=()))
+    driver.end(A, failed_with(error))
     assert driver.storage.read_bytes(run_paths.stage_failure("train a")).decode().splitlines() == [
         "RuntimeError: size mismatch",
         "while mosmed/study_0255 was predicted",
@@ -181,3 +177,32 @@ def test_trainings_of_an_earlier_call_count_as_done_and_their_stages_not(driver)
     shown = driver.shown[-1]
     assert (shown.num_trainings_done, shown.num_trainings) == (1, 2)
     assert {count.kind: (count.done, count.total) for count in shown.stages} == {"train": (0, 4), "score": (0, 1)}
+
+
+def decisions(folder, *, listens):
+    """Return what a run starts, what it expects and what has failed, with progress, a retry and a failure amid it."""
+    driver = Driver(folder, listens=listens)
+    driver.write_epoch("b", epoch=0)
+    driver.tick()
+    driver.write_epoch("b", epoch=4, elapsed_s=500.0)
+    driver.end(A, failed_with(StorageError("503"), FailureKind.PREEMPTION))
+    driver.end(C, failed_with(ValueError("bad case")))
+    driver.end(A, Done(node="node"))
+    expected_s = driver.schedule.remaining_s(D, now_s=driver.now_s)
+    return driver.backend.started, expected_s, {key.text for key in driver.loop.failures}
+
+
+def test_a_run_decides_the_same_when_nobody_listens(tmp_path):
+    started, expected_s, failures = decisions(tmp_path / "heard", listens=True)
+    assert decisions(tmp_path / "unheard", listens=False) == (started, expected_s, failures)
+    assert ("train a", 2, "node") in started
+    assert started[-1] == ("score a", 1, "node")
+    # What b tells of its epochs, 5000 s instead of 1 s, is believed of its equals as well.
+    assert (expected_s > 1000, failures) == (True, {"train c"})
+
+
+def test_a_driver_that_was_given_up_for_dead_stops_although_nobody_listens(tmp_path):
+    driver = Driver(tmp_path, listens=False)
+    driver.is_lost = True
+    with pytest.raises(ClusterError, match="taken over"):
+        driver.tick()

@@ -17,12 +17,14 @@ from orchestrator.cluster.registry import load_cluster
 from orchestrator.errors import ClusterError, DataError
 from orchestrator.ray_backend import connect
 from orchestrator.ray_backend.connect import connected
-from orchestrator.ray_backend.errors import innermost
+from orchestrator.ray_backend.errors import failure_of
 from orchestrator.ray_backend.leftovers import free_reserved_places
 from orchestrator.ray_backend.nodes import label_selector, nodes_here, nodes_of
 from orchestrator.ray_backend.tasks import settle_coordinator, submit
+from orchestrator.scheduling.ended import FailureKind
 from orchestrator.scheduling.resources import Node, Resources, node_of
-from orchestrator.workflow.graph import Stage, StageKind
+from orchestrator.workflow.graph import Stage
+from orchestrator.workflow.keys import StageKey, StageKind
 
 
 def record(node_id: str, *, cpus: float, gpus: float = 0, kind: str = "", alive: bool = True) -> dict[str, Any]:
@@ -141,7 +143,7 @@ def look_where_a_training_runs(folder):
     nodes = [cluster.add_node(num_cpus=1).node_id for _ in range(2)]
     with connected(ExistingCluster(address=cluster.address), run=None):
         settle_coordinator()
-        stage = Stage(id="train a", kind=StageKind.TRAIN, dependencies=(), products=(), expected_s=1.0)
+        stage = Stage(key=StageKey(kind=StageKind.TRAIN, training="a"), dependencies=(), products=(), expected_s=1.0)
         for node_id in nodes:
             context = ray.put(Context(ray._private.state.actors()))
             reference = submit(
@@ -149,7 +151,9 @@ def look_where_a_training_runs(folder):
             )
             with pytest.raises(RayError) as caught:
                 ray.get(reference)
-            found = json.loads(str(innermost(caught.value)))
+            failed = failure_of(caught.value)
+            assert (failed.kind, failed.node) == (FailureKind.DETERMINISTIC, node_id)
+            found = json.loads(failed.line.partition(": ")[2])
             of_training = {"TrainController", "SynchronizationActor", "RayTrainWorker"}
             # Of which there is one in the cluster, always on the head.
             assert found.keys() - {"TrainStateActor"} == of_training

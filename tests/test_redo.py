@@ -18,7 +18,7 @@ from orchestrator.stages.records.cases import CaseRecord, write_case_record
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.storage.json_files import write_json
-from orchestrator.workflow.graph import StageKind
+from orchestrator.workflow.keys import StageKind
 
 FIRST, SECOND = "T1-infection-fold0", "T1-infection-fold1"
 LUNG = "T1-lung-fold0"
@@ -78,6 +78,10 @@ def look(request, storage):
     return notes, before - set(storage.list_keys())
 
 
+def no_cluster(config, name):
+    raise AssertionError("nothing may be started")
+
+
 def test_changed_data_are_refused_with_files_trainings_and_what_to_do(request_for_first, monkeypatch):
     request, storage = request_for_first
     case = trained_on(request, FIRST)
@@ -86,7 +90,7 @@ def test_changed_data_are_refused_with_files_trainings_and_what_to_do(request_fo
     refusals = [
         lambda: look(request, storage),
         lambda: before_start.check_unchanged(request),
-        lambda: run.run(request, listener=NoListener()),
+        lambda: run.run(request, connect=no_cluster, listener=NoListener()),
     ]
     for refused in refusals:
         with pytest.raises(DataError) as caught:

@@ -16,9 +16,11 @@ from ray.train.v2._internal.exceptions import (
 from ray.train.v2.api.exceptions import ControllerError
 
 from orchestrator.errors import GpuError, OrchestratorError, StorageError, TrainingError
-from orchestrator.ray_backend.errors import address_of, classify, innermost, node_of, note_node
+from orchestrator.ray_backend import errors
+from orchestrator.ray_backend.errors import FailedStageError, address_of, classify, failure_of
 from orchestrator.ray_backend.nodes import node_at
-from orchestrator.scheduling.retries import FailureCounts, FailureKind, NodeRecords, kind_of
+from orchestrator.scheduling.ended import Failed, FailureKind, kind_of
+from orchestrator.scheduling.retries import FailureCounts, NodeRecords
 
 
 class UnpicklableError(Exception):
@@ -324,13 +326,14 @@ def test_errors_of_ray_are_told_apart(case):
     assert classify(error) is kind
 
 
-def test_an_error_says_where_it_was_after_it_was_sent():
-    error = StorageError("503")
-    note_node(error, "n1")
-    sent = from_task(WorkerGroupError("failed", {0: pickle.loads(pickle.dumps(error))}))
-    assert node_of(sent) == "n1"
-    assert node_of(ray_errors.WorkerCrashedError()) is None
-    assert isinstance(innermost(sent), StorageError)
+def test_how_a_stage_has_failed_comes_out_of_its_process_as_it_was(monkeypatch):
+    monkeypatch.setattr(errors.ray, "nodes", list)
+    failed = Failed.of(StorageError("503"), kind=FailureKind.TRANSIENT, node="n1")
+    sent = pickle.loads(pickle.dumps(FailedStageError(failed)))
+    assert failure_of(from_task(WorkerGroupError("failed", {0: sent}))) == failed
+    assert "StorageError: 503" in str(sent)
+    crashed = failure_of(ray_errors.WorkerCrashedError())
+    assert (crashed.kind, crashed.node) == (FailureKind.CRASH, "")
 
 
 def test_a_task_that_failed_before_our_code_is_placed_by_its_address():

@@ -1,14 +1,17 @@
 """The schedule starts the longest way first, keeps within its resources and knows what a failure costs."""
 
 import pytest
+from named_stages import Name
 
 from orchestrator.errors import ConfigError
+from orchestrator.scheduling.ended import FailureKind
 from orchestrator.scheduling.rebalancing import lower_bound_s
 from orchestrator.scheduling.remaining_time import estimate_remaining_s
 from orchestrator.scheduling.resources import Node, ResourceRequest, Resources
-from orchestrator.scheduling.retries import FailureKind, GiveUp, Retry
+from orchestrator.scheduling.retries import GiveUp, Retry
 from orchestrator.scheduling.scheduler import Schedule, Start
-from orchestrator.workflow.graph import Stage, StageKind
+from orchestrator.workflow.graph import Stage
+from orchestrator.workflow.keys import StageKind
 
 ONE_CPU = ResourceRequest(cpus=1)
 ONE_GPU = ResourceRequest(cpus=2, gpus=1)
@@ -19,7 +22,7 @@ def stage(
 ) -> Stage:
     products = (f"{stage_id}.out",)
     return Stage(
-        id=stage_id, kind=kind, dependencies=needs, products=products, expected_s=expected_s, memory_gib=memory_gib
+        key=Name(stage_id, kind), dependencies=needs, products=products, expected_s=expected_s, memory_gib=memory_gib
     )
 
 
@@ -31,11 +34,11 @@ def schedule_of(*stages: Stage, cpus: float = 1, done: set[str] = frozenset(), g
 def schedule_on(
     nodes: list[Node], *stages: Stage, done: set[str] = frozenset(), need: ResourceRequest = ONE_GPU
 ) -> Schedule:
-    return Schedule({s.id: s for s in stages}, done=done, nodes=nodes, training_need=need, min_gain_s=600.0)
+    return Schedule({s.key: s for s in stages}, done=done, nodes=nodes, training_need=need, min_gain_s=600.0)
 
 
 def start_all(schedule: Schedule, *, now_s: float = 0.0) -> list[str]:
-    return [start.stage.id for start in starts(schedule, now_s=now_s)]
+    return [start.stage.key for start in starts(schedule, now_s=now_s)]
 
 
 def starts(schedule: Schedule, *, now_s: float = 0.0) -> list[Start]:
@@ -194,7 +197,7 @@ def test_what_a_stage_took_corrects_what_is_expected_of_its_kind_in_proportion()
 
 def test_the_longest_training_gets_the_fastest_gpu():
     schedule = schedule_on(gpu_nodes(0.5, 2.0, 1.0), *(stage(f"t{i}", expected_s=10 - i) for i in range(3)))
-    assert {start.stage.id: start.node for start in starts(schedule)} == {"t0": "n1", "t1": "n2", "t2": "n0"}
+    assert {start.stage.key: start.node for start in starts(schedule)} == {"t0": "n1", "t1": "n2", "t2": "n0"}
 
 
 def test_small_trainings_share_a_gpu_as_far_as_its_memory_goes():
@@ -226,12 +229,12 @@ def test_what_failed_on_a_broken_node_is_tried_elsewhere():
     assert [start.node for start in starts(schedule)] == ["n0", "n1"]
     assert schedule.fail("a", kind=FailureKind.DETERMINISTIC, now_s=1) == GiveUp(blocked=())
     (start,) = starts(schedule, now_s=1)
-    assert (start.stage.id, start.node) == ("c", "n0")
+    assert (start.stage.key, start.node) == ("c", "n0")
     assert schedule.fail("c", kind=FailureKind.DETERMINISTIC, now_s=2) == Retry(attempt=2)
     assert schedule.take_revived() == ["a"]
     assert starts(schedule, now_s=2) == []
     schedule.finish("b", now_s=9)
-    assert [(start.stage.id, start.node) for start in starts(schedule, now_s=9)] == [("a", "n1")]
+    assert [(start.stage.key, start.node) for start in starts(schedule, now_s=9)] == [("a", "n1")]
     assert schedule.outcomes.failed == set()
 
 
@@ -242,7 +245,7 @@ def test_a_node_that_breaks_later_costs_no_training_and_is_tried_again():
     while not schedule.is_over:
         for start in starts(schedule, now_s=now_s):
             fails = start.node == "n0" and broken_s[0] <= now_s < broken_s[1]
-            ends_s[start.stage.id] = (now_s + (1 if fails else 50 if now_s < 100 else 400), fails)
+            ends_s[start.stage.key] = (now_s + (1 if fails else 50 if now_s < 100 else 400), fails)
         schedule.requests_to_stop(now_s)
         stage_id = min(ends_s, key=lambda name: ends_s[name][0], default=None)
         wake_s = schedule.next_wake_s()
@@ -268,13 +271,13 @@ def test_a_node_whose_gpu_does_not_work_gets_no_third_training():
     (start,) = starts(schedule)
     assert start.node == "n0"
     schedule.finish("prepare", now_s=1)
-    assert [(start.stage.id, start.node) for start in starts(schedule, now_s=1)] == [("t0", "n0"), ("t1", "n1")]
+    assert [(start.stage.key, start.node) for start in starts(schedule, now_s=1)] == [("t0", "n0"), ("t1", "n1")]
     assert schedule.fail("t0", kind=FailureKind.GPU, now_s=2) == Retry(attempt=2, wait_s=1.0)
-    assert [(start.stage.id, start.node) for start in starts(schedule, now_s=2)] == [("t2", "n0")]
+    assert [(start.stage.key, start.node) for start in starts(schedule, now_s=2)] == [("t2", "n0")]
     assert schedule.fail("t2", kind=FailureKind.GPU, now_s=3) == Retry(attempt=2, wait_s=1.0)
     assert starts(schedule, now_s=4) == []
     schedule.finish("t1", now_s=9)
-    assert [(start.stage.id, start.node) for start in starts(schedule, now_s=9)] == [("t0", "n1")]
+    assert [(start.stage.key, start.node) for start in starts(schedule, now_s=9)] == [("t0", "n1")]
 
 
 def test_a_running_training_gives_way_when_a_waiting_one_must_start():
@@ -291,7 +294,7 @@ def test_a_running_training_gives_way_when_a_waiting_one_must_start():
     node = schedule.node_of(asked)
     assert schedule.fail(asked, kind=FailureKind.PREEMPTION, now_s=4520) == Retry(attempt=2)
     (start,) = starts(schedule, now_s=4520)
-    assert (start.stage.id, start.node) == ("t2", node)
+    assert (start.stage.key, start.node) == ("t2", node)
     (other,) = {"t0", "t1"} - {asked}
     schedule.finish(other, now_s=9000)
     assert start_all(schedule, now_s=9000) == [asked]
@@ -351,7 +354,7 @@ def test_a_miniature_never_gives_way():
 
 def test_a_long_training_moves_to_a_fast_gpu_that_becomes_idle():
     schedule = schedule_on(gpu_nodes(2.0, 0.5), stage("short", expected_s=2000), stage("long", expected_s=1900))
-    assert {start.stage.id: start.node for start in starts(schedule)} == {"short": "n0", "long": "n1"}
+    assert {start.stage.key: start.node for start in starts(schedule)} == {"short": "n0", "long": "n1"}
     schedule.progress("long", fraction=0.25, whole_s=3800, now_s=1000)
     schedule.finish("short", now_s=1000)
     assert schedule.requests_to_stop(1000) == ["long"]
@@ -372,7 +375,7 @@ def test_a_lost_node_gives_its_trainings_back():
 def test_a_training_that_runs_on_another_machine_of_its_kind_says_so_before_that_machine_is_lost():
     """The cluster has put `a` on n1 and `b` on n0. When n0 is lost, `b` is lost, and no place becomes free on n1."""
     schedule = schedule_on(gpu_nodes(1.0, 1.0), *(stage(name, expected_s=9) for name in "abc"))
-    assert {start.stage.id: start.node for start in starts(schedule)} == {"a": "n0", "b": "n1"}
+    assert {start.stage.key: start.node for start in starts(schedule)} == {"a": "n0", "b": "n1"}
     for name, node in (("a", "n1"), ("b", "n0")):
         schedule.progress(name, fraction=0.1, whole_s=9, now_s=1, node=node)
         assert start_all(schedule, now_s=1) == []

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from named_stages import Name
 
 from bench.schedule import FLEETS, measure, stages_of
 from orchestrator.benchmark.loading import load_study
@@ -24,7 +25,8 @@ from orchestrator.simulation.engine import Conditions, Simulation, Trace
 from orchestrator.simulation.fleet import Fleet, fleet_of
 from orchestrator.simulation.forecast import Forecast, Limits, best, cost_usd
 from orchestrator.simulation.queue import Queue
-from orchestrator.workflow.graph import Stage, StageKind
+from orchestrator.workflow.graph import Stage
+from orchestrator.workflow.keys import StageKind
 
 ROOT = Path(__file__).resolve().parents[1]
 HOUR_S = 3600.0
@@ -38,7 +40,7 @@ def machines(number: int, *, speed: float = 1.0, **values: float) -> NodePool:
 
 def play(hours: list[float], *pools: NodePool, **conditions: float) -> Trace:
     graph = {
-        f"t{i}": Stage(id=f"t{i}", kind=StageKind.TRAIN, dependencies=(), products=(), expected_s=h * HOUR_S)
+        f"t{i}": Stage(key=Name(f"t{i}", StageKind.TRAIN), dependencies=(), products=(), expected_s=h * HOUR_S)
         for i, h in enumerate(hours)
     }
     schedule = Schedule(graph, done=(), nodes=(), to_come=[node_of(pool) for pool in pools], training_need=NEED)
@@ -66,7 +68,9 @@ def test_the_course_of_one_training_is_its_start_and_its_time():
 
 def test_a_faster_gpu_shortens_what_the_network_of_a_prediction_does_and_nothing_else():
     """40 s of a core and 60 s of a GPU of speed 1 are 70 s with one of speed 2."""
-    stage = Stage(id="p", kind=StageKind.PREDICT, dependencies=(), products=(), expected_s=100.0, expected_core_s=40.0)
+    stage = Stage(
+        key=Name("p", StageKind.PREDICT), dependencies=(), products=(), expected_s=100.0, expected_core_s=40.0
+    )
     fast = machines(1, speed=2.0)
     schedule = Schedule({"p": stage}, done=(), nodes=(), to_come=[node_of(fast)], training_need=NEED)
     assert Simulation(schedule=schedule, pools=(fast,), true_s={}).run().makespan_s == 70.0
@@ -92,11 +96,13 @@ def test_the_same_seed_gives_the_same_course():
 
 def growing(hours: list[float], *pools: NodePool, cpu_stages: int = 0) -> Trace:
     graph = {
-        f"p{i}": Stage(id=f"p{i}", kind=StageKind.PREPROCESS, dependencies=(), products=(), expected_s=60.0)
+        f"p{i}": Stage(key=Name(f"p{i}", StageKind.PREPROCESS), dependencies=(), products=(), expected_s=60.0)
         for i in range(cpu_stages)
     }
     graph |= {
-        f"t{i}": Stage(id=f"t{i}", kind=StageKind.TRAIN, dependencies=tuple(graph), products=(), expected_s=h * HOUR_S)
+        f"t{i}": Stage(
+            key=Name(f"t{i}", StageKind.TRAIN), dependencies=tuple(graph), products=(), expected_s=h * HOUR_S
+        )
         for i, h in enumerate(hours)
     }
     schedule = Schedule(graph, done=(), nodes=(), to_come=[node_of(pool) for pool in pools], training_need=NEED)

@@ -14,7 +14,8 @@ from orchestrator.stages.records.predictions import PredictionRecord, write_pred
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.storage.json_files import write_json
-from orchestrator.workflow.graph import StageKind, build_graph, evaluated_cases, expected_bytes, label_sets_by_case
+from orchestrator.workflow.graph import build_graph, evaluated_cases, expected_bytes, label_sets_by_case
+from orchestrator.workflow.keys import StageKey, StageKind
 
 PAPER = PRESETS["paper"]
 
@@ -39,7 +40,7 @@ def test_every_stage_comes_after_what_it_needs(study):
     seen = set()
     for stage in graph_of(study).values():
         assert seen.issuperset(stage.dependencies)
-        seen.add(stage.id)
+        seen.add(stage.key)
 
 
 def test_core_graph_has_45_of_each_stage_of_a_training(study):
@@ -57,27 +58,31 @@ def test_a_case_is_ingested_once_and_each_label_set_that_is_needed_on_its_own(st
     graph = graph_of(study, "T1-*")
     case = "covid-19-ct-seg/coronacases_001"
     of_case = [stage for stage in graph.values() if stage.case and stage.case.id == case and not stage.training]
-    read = {stage.id: stage.dependencies for stage in of_case if stage.kind in {StageKind.INGEST, StageKind.LABELS}}
-    assert read == {f"ingest {case}": ()} | {
-        f"labels {case} {name}": (f"ingest {case}",) for name in ("infection", "lung", "lung-and-infection")
+    read = {
+        stage.key.text: [*map(str, stage.dependencies)]
+        for stage in of_case
+        if stage.kind in {StageKind.INGEST, StageKind.LABELS}
+    }
+    assert read == {f"ingest {case}": []} | {
+        f"labels {case} {name}": [f"ingest {case}"] for name in ("infection", "lung", "lung-and-infection")
     }
 
 
 def test_a_training_needs_no_label_set_but_its_own(study):
     graph = graph_of(study, "T1-lung-fold0", "T1-infection-fold0")
     for subtask in ("lung", "infection"):
-        open_ids, found = [f"score T1-{subtask}-fold0"], set()
-        while open_ids:
-            needs = graph[open_ids.pop()].dependencies
+        open_keys, found = [StageKey.parse(f"score T1-{subtask}-fold0")], set()
+        while open_keys:
+            needs = graph[open_keys.pop()].dependencies
             found.update(needs)
-            open_ids += needs
-        assert {graph[one].label_sets for one in found if one.startswith("labels")} == {(subtask,)}
+            open_keys += needs
+        assert {graph[one].label_sets for one in found if one.kind is StageKind.LABELS} == {(subtask,)}
 
 
 def test_task_2_alone_plans_its_donor_but_does_not_train_it(study):
     graph = graph_of(study, "T2-lung-structseg")
-    assert "plan T1-lung-fold0" in graph["plan T2-lung-structseg-fold0"].dependencies
-    assert "train T1-lung-fold0" not in graph
+    assert StageKey.parse("plan T1-lung-fold0") in graph[StageKey.parse("plan T2-lung-structseg-fold0")].dependencies
+    assert StageKey.parse("train T1-lung-fold0") not in graph
 
 
 def test_no_test_case_is_measured_for_a_plan(study):
@@ -109,8 +114,8 @@ def test_a_full_disk_is_seen_before_anything_starts(study, tmp_path, monkeypatch
 def test_what_nothing_needs_any_more_takes_no_space(study, tmp_path, monkeypatch):
     """Patches of a training may be removed once its results are there."""
     graph = graph_of(study, "T1-lung-fold[01]")
-    done = {"score T1-lung-fold0"}
-    needed = [graph[stage_id] for stage_id in needed_stages(graph, done=done)]
+    done = {StageKey.parse("score T1-lung-fold0")}
+    needed = [graph[key] for key in needed_stages(graph, done=done)]
     assert not any(stage.training and stage.training.id == "T1-lung-fold0" for stage in needed)
     free = expected_bytes(needed, preset=PAPER)
     assert free < 0.8 * expected_bytes(graph.values(), preset=PAPER)
@@ -124,21 +129,21 @@ def test_a_stage_is_finished_only_when_all_of_its_products_are_there(study, tmp_
     storage = open_storage(str(tmp_path))
     graph = graph_of(study, "T1-lung-fold0")
     storage.write_bytes(run_paths.final_checkpoint("T1-lung-fold0"), b"weights")
-    assert "train T1-lung-fold0" not in finished_stages(graph, storage)
+    assert StageKey.parse("train T1-lung-fold0") not in finished_stages(graph, storage)
     storage.write_bytes(run_paths.training_record("T1-lung-fold0"), b"{}")
-    assert finished_stages(graph, storage) == {"train T1-lung-fold0"}
+    assert {*map(str, finished_stages(graph, storage))} == {"train T1-lung-fold0"}
 
 
 def test_predictions_of_another_checkpoint_are_not_finished_unless_they_are_scored(study, tmp_path):
     storage = open_storage(str(tmp_path))
     graph = graph_of(study, "T1-lung-fold0")
     write_json(storage, run_paths.training_record("T1-lung-fold0"), {"checkpoint_sha256": "second"})
-    evaluated = [case.id for case in evaluated_cases(graph["train T1-lung-fold0"].training)]
+    evaluated = [case.id for case in evaluated_cases(graph[StageKey.parse("train T1-lung-fold0")].training)]
     for checkpoint, expected in (("first", set()), ("second", {"predict T1-lung-fold0"})):
         record = PredictionRecord(checkpoint_sha256=checkpoint, failures=dict.fromkeys(evaluated, "cut short"))
         write_prediction_record(storage, "T1-lung-fold0", record)
-        assert finished_stages(graph, storage) == expected
+        assert {*map(str, finished_stages(graph, storage))} == expected
     storage.delete(run_paths.training_record("T1-lung-fold0"))
     assert finished_stages(graph, storage) == set()
     storage.write_bytes(run_paths.results("T1-lung-fold0"), b"rows")
-    assert finished_stages(graph, storage) == {"predict T1-lung-fold0", "score T1-lung-fold0"}
+    assert {*map(str, finished_stages(graph, storage))} == {"predict T1-lung-fold0", "score T1-lung-fold0"}

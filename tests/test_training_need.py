@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from named_stages import Name
 
 from orchestrator.benchmark.presets import PRESETS
 from orchestrator.cluster.gpu_kinds import GpuKind
@@ -15,7 +16,8 @@ from orchestrator.scheduling.scheduler import Schedule
 from orchestrator.scheduling.training_need import idle_gpus, training_need
 from orchestrator.simulation.engine import Conditions, Simulation
 from orchestrator.training.gpu import keep_to_share
-from orchestrator.workflow.graph import Stage, StageKind
+from orchestrator.workflow.graph import Stage
+from orchestrator.workflow.keys import StageKind
 
 SMALL, FULL = PRESETS["smoke"], PRESETS["paper"]
 
@@ -118,7 +120,7 @@ def course(preset, *, number, **values):
     pool = NodePool(name="gpu", max_nodes=1, cpus=32, gpus=1, gpu=GpuKind(name="", speed=1.0, memory_gib=80.0))
     machine = node_of(pool)
     graph = {
-        name: Stage(id=name, kind=StageKind.TRAIN, dependencies=(), products=(), expected_s=3600)
+        name: Stage(key=Name(name, StageKind.TRAIN), dependencies=(), products=(), expected_s=3600)
         for name in map(str, range(number))
     }
     need = training_need(config(**values), [machine], preset=preset)

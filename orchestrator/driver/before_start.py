@@ -17,7 +17,8 @@ from orchestrator.scheduling.critical_path import needed_stages
 from orchestrator.stages.finished import finished_stages
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.storage.interface import Storage
-from orchestrator.workflow.graph import Stage, StageKind, expected_bytes
+from orchestrator.workflow.graph import Stage, expected_bytes
+from orchestrator.workflow.keys import StageKey, StageKind
 
 
 def check_before_start(request: RunRequest) -> tuple[Problem, ...]:
@@ -29,8 +30,8 @@ def check_before_start(request: RunRequest) -> tuple[Problem, ...]:
 
     graph = graph_of(request)
     missing: dict[Case, set[str]] = {}
-    for stage_id in needed_stages(graph, done=finished_stages(graph, storage)):
-        stage = graph[stage_id]
+    for key in needed_stages(graph, done=finished_stages(graph, storage)):
+        stage = graph[key]
         if stage.case is not None and stage.kind in {StageKind.INGEST, StageKind.LABELS}:
             missing.setdefault(stage.case, set()).update(stage.label_sets)
     datasets = datasets_of(request)
@@ -83,7 +84,7 @@ def settle_changed_data(
     redo_changed(comparison.changed, graph=graph, storage=storage, note=note)
 
 
-def _graph_of_all(request: RunRequest, storage: Storage, *, asked_for: Collection[str]) -> dict[str, Stage]:
+def _graph_of_all(request: RunRequest, storage: Storage, *, asked_for: Collection[str]) -> dict[StageKey, Stage]:
     """Return the graph of all trainings that this call or an earlier one was asked for, or has left results of."""
     known = {*asked_for, *ResultsStore(storage).finished()}
     everything = request.study.all_trainings(preset=request.preset)

@@ -15,6 +15,7 @@ from orchestrator.stages.records.cases import NUM_THREADS, CaseRecord, read_case
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.storage.interface import Storage
+from orchestrator.workflow.keys import StageKey, StageKind
 
 NUM_READERS = 4
 """That read cases at a time, of which some may be large."""
@@ -38,9 +39,11 @@ class Part:
         return f"{self.case.id} {self.label_set or _IMAGE}"
 
     @property
-    def stage_id(self) -> str:
-        """Of the stage that has made it."""
-        return f"labels {self.case.id} {self.label_set}" if self.label_set else f"ingest {self.case.id}"
+    def stage(self) -> StageKey:
+        """The stage that has made it."""
+        if self.label_set:
+            return StageKey(kind=StageKind.LABELS, case=self.case, label_set=self.label_set)
+        return StageKey(kind=StageKind.INGEST, case=self.case)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,7 +7,8 @@ from orchestrator.driver.changed_data import ChangedPart, Comparison, compare, p
 from orchestrator.errors import DataError
 from orchestrator.storage import run_paths
 from orchestrator.storage.interface import Storage
-from orchestrator.workflow.graph import Stage, StageKind
+from orchestrator.workflow.graph import Graph
+from orchestrator.workflow.keys import StageKey, StageKind
 
 REDO = "--redo-changed"
 NUM_NAMED = 5
@@ -21,7 +22,7 @@ def compare_with_downloads(storage: Storage, *, data: str | None, datasets: Mapp
     return compare(parts_of(storage), data=data, datasets=datasets)
 
 
-def refuse_changed(changed: Sequence[ChangedPart], *, graph: Mapping[str, Stage], storage: Storage, data: str) -> None:
+def refuse_changed(changed: Sequence[ChangedPart], *, graph: Graph, storage: Storage, data: str) -> None:
     """Raise DataError that names what has changed and what was made of it; nothing if nothing has."""
     if not changed:
         return
@@ -42,13 +43,12 @@ def refuse_changed(changed: Sequence[ChangedPart], *, graph: Mapping[str, Stage]
 
 
 def redo_changed(
-    changed: Sequence[ChangedPart], *, graph: Mapping[str, Stage], storage: Storage, note: Callable[[str], None]
+    changed: Sequence[ChangedPart], *, graph: Graph, storage: Storage, note: Callable[[str], None]
 ) -> None:
     """Remove everything that was made of what has changed, results first: a run that is killed amid it goes on so."""
     images = {one.part.case for one in changed if one.part.label_set is None}
     derived = derived_stages(graph, changed)
-    for stage_id in reversed(derived):
-        stage = graph[stage_id]
+    for stage in map(graph.__getitem__, reversed(derived)):
         keys = list(stage.products)
         if stage.training is not None and stage.kind is StageKind.TRAIN:
             keys += storage.list_keys(run_paths.training(stage.training.id))
@@ -61,19 +61,19 @@ def redo_changed(
     for one in changed:
         storage.delete(one.part.key)
         storage.delete(run_paths.case_overview(one.part.case))
-    trainings = sum(graph[stage_id].kind is StageKind.SCORE for stage_id in derived)
+    trainings = sum(graph[key].kind is StageKind.SCORE for key in derived)
     files = list(dict.fromkeys(file for one in changed for file in one.files))
     note(f"{_names(files)}: changed; what was made of it is made anew, also for {trainings} trainings")
 
 
-def derived_stages(graph: Mapping[str, Stage], changed: Sequence[ChangedPart]) -> list[str]:
+def derived_stages(graph: Graph, changed: Sequence[ChangedPart]) -> list[StageKey]:
     """Return, in graph order, the stages that have made changed parts and all that read what these have made."""
-    derived = {one.part.stage_id for one in changed}
+    derived = {one.part.stage for one in changed}
     # Stages stand before those that need them.
-    for stage_id, stage in graph.items():
+    for key, stage in graph.items():
         if not derived.isdisjoint(stage.dependencies):
-            derived.add(stage_id)
-    return [stage_id for stage_id in graph if stage_id in derived]
+            derived.add(key)
+    return [key for key in graph if key in derived]
 
 
 def _names(names: Sequence[str]) -> str:

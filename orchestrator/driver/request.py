@@ -7,6 +7,7 @@ from orchestrator.benchmark.presets import NNUNETS_OWN, Preset
 from orchestrator.benchmark.study import Study
 from orchestrator.cluster.config import ClusterConfig, RunName
 from orchestrator.workflow.graph import Stage, build_graph
+from orchestrator.workflow.keys import StageKey
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,7 +37,7 @@ def datasets_of(request: RunRequest) -> dict[str, Dataset]:
     return {dataset.name: dataset for dataset in request.study.datasets}
 
 
-def graph_of(request: RunRequest) -> dict[str, Stage]:
+def graph_of(request: RunRequest) -> dict[StageKey, Stage]:
     """Return every stage of a run."""
     return build_graph(
         request.trainings,

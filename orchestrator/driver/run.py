@@ -9,9 +9,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from orchestrator.benchmark.definition import Case, Training
+from orchestrator.driver.backend import Backend, Connect
 from orchestrator.driver.before_start import check_space, settle_changed_data
 from orchestrator.driver.claim import claim_output
+from orchestrator.driver.event_recorder import EventRecorder
 from orchestrator.driver.lease import Lease
+from orchestrator.driver.loop import RunLoop
+from orchestrator.driver.observer import RunObserver
 from orchestrator.driver.request import RunRequest, datasets_of, graph_of, identity_of, name_of
 from orchestrator.driver.shown import shown_of, write_run_report, write_run_tables
 from orchestrator.errors import ConfigError, GpuError, IntegrityError, StorageError
@@ -22,6 +26,7 @@ from orchestrator.results.aggregate import missing_predictions
 from orchestrator.results.records import ResultRow
 from orchestrator.results.store import ResultsStore, from_table
 from orchestrator.scheduling.critical_path import needed_stages
+from orchestrator.scheduling.ended import Failed
 from orchestrator.scheduling.resources import Node, ResourceRequest, node_of
 from orchestrator.scheduling.scheduler import Schedule
 from orchestrator.scheduling.training_need import idle_gpus, training_need
@@ -32,11 +37,8 @@ from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.storage.interface import Storage
 from orchestrator.training.nnunet.classes import planned_memory_gib
-from orchestrator.workflow.graph import (
-    Stage,
-    StageKind,
-    label_sets_by_case,
-)
+from orchestrator.workflow.graph import Graph, label_sets_by_case
+from orchestrator.workflow.keys import StageKey, StageKind
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +55,7 @@ class RunOutcome:
     num_done: int
     """Trainings of the request whose results are committed."""
     failures: Mapping[str, str]
-    """By id of each stage that failed for good, a line that says why; below it, the end of its last attempt's log."""
+    """By text of each stage that failed for good, a line that says why; below it, the end of its last attempt's log."""
     lost_trainings: tuple[str, ...]
     """Ids of the trainings of the request that cannot be done because of them."""
     unpredicted: Mapping[str, str]
@@ -66,13 +68,15 @@ class RunOutcome:
     """Wall time of this call."""
 
 
-def run(request: RunRequest, *, listener: ProgressListener) -> RunOutcome:
+def run(request: RunRequest, *, connect: Connect, listener: ProgressListener) -> RunOutcome:
     """Carry out what is not done yet and write the tables of everything that is.
 
     Parameters
     ----------
     request
         What is to be run.
+    connect
+        Gives the cluster.
     listener
         Is told how far it is.
 
@@ -87,41 +91,123 @@ def run(request: RunRequest, *, listener: ProgressListener) -> RunOutcome:
     """
     started_s = time.monotonic()
     storage = open_storage(request.output)
-    graph = graph_of(request)
     with Lease(storage, note=listener.note) as lease:
         events = EventLog(storage, run_started=datetime.now(UTC), clock=lambda: datetime.now(UTC))
+        return _Call(
+            request=request,
+            storage=storage,
+            lease=lease,
+            events=events,
+            connect=connect,
+            listener=listener,
+            started_s=started_s,
+        ).carry_out()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Executed:
+    """What has become of the stages that a call has carried out."""
+
+    failures: Mapping[StageKey, Failed]
+    """Of those that failed for good."""
+    lost: frozenset[StageKey]
+    """Those that cannot be done any more."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Call:
+    """A call of a run, and what it uses."""
+
+    request: RunRequest
+    storage: Storage
+    lease: Lease
+    events: EventLog
+    connect: Connect
+    listener: ProgressListener
+    started_s: float
+
+    def carry_out(self) -> RunOutcome:
+        """Carry out what is not done, and show what is."""
+        request, storage, graph = self.request, self.storage, graph_of(self.request)
         asked_for = claim_output(storage, identity=identity_of(request), trainings=[t.id for t in request.trainings])
-        settle_changed_data(request, storage, asked_for=asked_for, note=listener.note)
+        settle_changed_data(request, storage, asked_for=asked_for, note=self.listener.note)
         done = finished_stages(graph, storage)
         needed = needed_stages(graph, done=done)
-        check_space((graph[stage_id] for stage_id in needed), storage=storage, preset=request.preset)
+        check_space((graph[key] for key in needed), storage=storage, preset=request.preset)
         storage.sweep()
-        _tell_start(request, events, num_done=len(done))
-        failures: Mapping[str, str] = {}
-        lost: frozenset[str] = frozenset()
-        if any(f"score {training.id}" not in done for training in request.trainings):
-            failures, lost = _execute(request, graph, done=done, lease=lease, events=events, listener=listener)
-        lost_trainings = tuple(t.id for t in request.trainings if f"score {t.id}" in lost)
+        self._tell_start(num_done=len(done))
+        executed = _Executed(failures={}, lost=frozenset())
+        if not done.issuperset(map(_score_of, request.trainings)):
+            executed = self._execute(graph, done=done)
+        return self._show(executed, asked_for=asked_for, has_news=bool(needed))
+
+    def _execute(self, graph: Graph, *, done: set[StageKey]) -> _Executed:
+        """Carry out the graph."""
+        request = self.request
+        with self.connect(request.cluster, name_of(request)) as backend:
+            schedule = _schedule(request, graph, done=done, backend=backend, note=self.listener.note)
+            need = schedule.training_need
+            if need.gpus and backend.is_embedded:
+                _check_torch_here()
+            if backend.dashboard:
+                self.listener.note(f"Ray dashboard: {backend.dashboard}")
+            # On a GPU a process must end for its memory to be given back.
+            separate = not backend.is_embedded or need.gpus > 0
+            backend.begin(_run_context(request, need), separate_trainings=separate)
+            observer = RunObserver(schedule, view=self.listener, publish=backend.publish, clock=time.monotonic)
+            loop = RunLoop(
+                schedule,
+                backend=backend,
+                storage=self.storage,
+                listeners=[EventRecorder(self.storage, events=self.events), observer],
+                check_lease=self.lease.check,
+                clock=time.monotonic,
+            )
+            try:
+                loop.execute()
+            finally:
+                self.events.flush()
+            outcomes = schedule.outcomes
+            return _Executed(failures=loop.failures, lost=frozenset(outcomes.failed | outcomes.blocked))
+
+    def _show(self, executed: _Executed, *, asked_for: Sequence[str], has_news: bool) -> RunOutcome:
+        """Write tables and report of everything that is committed."""
+        storage, trainings = self.storage, self.request.trainings
+        failures = {key.text: "\n".join([it.line, *it.last_lines]) for key, it in executed.failures.items()}
+        lost = tuple(training.id for training in trainings if _score_of(training) in executed.lost)
         table = ResultsStore(storage).read()
         rows = from_table(table)
-        num_done = len({row.training_id for row in rows} & {training.id for training in request.trainings})
-        shown = shown_of(request, storage, table=table, asked_for=asked_for)
-        tables = write_run_tables(shown, storage, failed=lost_trainings)
-        if needed or not storage.exists(run_paths.REPORT_PAGE):
-            _write_report(shown, storage, failed=failures, note=listener.note)
-        elapsed_s = time.monotonic() - started_s
+        num_done = len({row.training_id for row in rows} & {training.id for training in trainings})
+        shown = shown_of(self.request, storage, table=table, asked_for=asked_for)
+        tables = write_run_tables(shown, storage, failed=lost)
+        if has_news or not storage.exists(run_paths.REPORT_PAGE):
+            _write_report(shown, storage, failed=failures, note=self.listener.note)
+        elapsed_s = time.monotonic() - self.started_s
         told = {"trainings_done": num_done, "stages_failed": len(failures), "elapsed_s": round(elapsed_s, 3)}
-        events.append("run_finished", **told)
-        events.flush()
-    return RunOutcome(
-        num_done=num_done,
-        failures=failures,
-        lost_trainings=lost_trainings,
-        unpredicted=unpredicted_cases(rows, request.trainings),
-        tables=tables,
-        report=run_paths.REPORT_PAGE if storage.exists(run_paths.REPORT_PAGE) else "",
-        elapsed_s=elapsed_s,
-    )
+        self.events.append("run_finished", **told)
+        self.events.flush()
+        return RunOutcome(
+            num_done=num_done,
+            failures=failures,
+            lost_trainings=lost,
+            unpredicted=unpredicted_cases(rows, trainings),
+            tables=tables,
+            report=run_paths.REPORT_PAGE if storage.exists(run_paths.REPORT_PAGE) else "",
+            elapsed_s=elapsed_s,
+        )
+
+    def _tell_start(self, *, num_done: int) -> None:
+        self.events.append(
+            "run_started",
+            trainings=[training.id for training in self.request.trainings],
+            stages_done=num_done,
+            min_preemption_gain_s=self.request.cluster.min_preemption_gain_s,
+        )
+
+
+def _score_of(training: Training) -> StageKey:
+    """Return the stage with which a training ends."""
+    return StageKey(kind=StageKind.SCORE, training=training.id)
 
 
 def _write_report(shown: Reported, storage: Storage, *, failed: Mapping[str, str], note: Callable[[str], None]) -> None:
@@ -133,81 +219,24 @@ def _write_report(shown: Reported, storage: Storage, *, failed: Mapping[str, str
         note(f"the report is not written ({type(error).__name__}: {error}); `orchestrator report` tries it again")
 
 
-def _tell_start(request: RunRequest, events: EventLog, *, num_done: int) -> None:
-    events.append(
-        "run_started",
-        trainings=[training.id for training in request.trainings],
-        stages_done=num_done,
-        min_preemption_gain_s=request.cluster.min_preemption_gain_s,
-    )
-
-
-def _execute(
-    request: RunRequest,
-    graph: Mapping[str, Stage],
-    *,
-    done: set[str],
-    lease: Lease,
-    events: EventLog,
-    listener: ProgressListener,
-) -> tuple[Mapping[str, str], frozenset[str]]:
-    """Carry out the graph; returns one line for each failed stage, and every stage that cannot be done any more."""
-    # Ray takes a second to import, and a finished run does not need it.
-    from orchestrator.driver.observer import RunObserver
-    from orchestrator.ray_backend import connect, executor
-    from orchestrator.ray_backend.metrics import RayMetrics
-
-    with connect.connected(request.cluster, run=name_of(request)) as connection:
-        pools = request.cluster.node_pools()
-        schedule = _schedule(request, graph, done=done, nodes=connection.nodes, note=listener.note)
-        need = schedule.training_need
-        if need.gpus and connection.is_embedded:
-            _check_torch_here()
-        if connection.dashboard:
-            listener.note(f"Ray dashboard: {connection.dashboard}")
-        observer = RunObserver(
-            schedule,
-            storage=open_storage(request.output),
-            events=events,
-            view=listener,
-            publish=RayMetrics().publish,
-            check_lease=lease.check,
-            clock=time.monotonic,
-        )
-        try:
-            executor.Executor(
-                schedule,
-                context=_run_context(request, need),
-                listener=observer,
-                pools=pools,
-                provisioner=connection.provisioner,
-                idle_s=connection.idle_s,
-                # On a GPU a process must end for its memory to be given back.
-                separate_trainings=not connection.is_embedded or need.gpus > 0,
-            ).execute()
-        finally:
-            events.flush()
-        return observer.failures, frozenset(schedule.outcomes.failed | schedule.outcomes.blocked)
-
-
 def _schedule(
     request: RunRequest,
-    graph: Mapping[str, Stage],
+    graph: Graph,
     *,
-    done: set[str],
-    nodes: Sequence[Node],
+    done: set[StageKey],
+    backend: Backend,
     note: Callable[[str], None],
 ) -> Schedule:
-    """Return the schedule of a run on these nodes, and those that may come."""
-    to_come = [node_of(pool) for pool in request.cluster.node_pools()]
-    machines = [*nodes, *to_come]
+    """Return the schedule of a run on the nodes of a cluster, and those that may come."""
+    to_come = [node_of(pool) for pool in backend.pools]
+    machines = [*backend.nodes, *to_come]
     planned_gib = planned_memory_gib(training.model for training in request.trainings)
     need = training_need(request.cluster, machines, preset=request.preset, planned_gib=planned_gib)
     _check_machines(request, need, machines, note=note)
     schedule = Schedule(
         graph,
         done=done,
-        nodes=nodes,
+        nodes=backend.nodes,
         to_come=to_come,
         training_need=need,
         min_gain_s=request.cluster.min_preemption_gain_s,
@@ -219,11 +248,12 @@ def _schedule(
 def _tell_sizes(schedule: Schedule, storage: Storage) -> None:
     """Let a schedule know how large some of the images are that earlier calls have made."""
     images = [stage for stage in schedule.graph.values() if stage.kind is StageKind.INGEST]
-    keys = [(stage.id, stage.products[-1]) for stage in images if stage.id in schedule.outcomes.done]
-    for stage_id, key in keys[:: 1 + len(keys) // NUM_SIZES]:
+    known = [stage for stage in images if stage.key in schedule.outcomes.done]
+    for stage in known[:: 1 + len(known) // NUM_SIZES]:
         # It is for people alone; who needs the record says what is wrong with it.
         with suppress(StorageError, IntegrityError):
-            schedule.expectations.measured(stage_id, voxels=math.prod(read_case_record(storage, key).size))
+            voxels = math.prod(read_case_record(storage, stage.products[-1]).size)
+            schedule.expectations.measured(stage.key, voxels=voxels)
 
 
 def _check_machines(

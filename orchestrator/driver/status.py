@@ -3,8 +3,8 @@
 import heapq
 import math
 import random
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -15,7 +15,7 @@ from orchestrator.results.store import ResultsStore
 from orchestrator.scheduling.rebalancing import lower_bound_s
 from orchestrator.stages.records.latest_epoch import read_latest_epoch
 from orchestrator.storage.interface import Storage
-from orchestrator.workflow.graph import StageKind
+from orchestrator.workflow.keys import StageKey, StageKind
 
 NUM_DRAWS = 500
 """Courses of the rest of a run that are drawn for its forecast."""
@@ -23,6 +23,7 @@ WORTH_MOVING_GAINS = 4
 """Trainings longer than so many least gains end together, since they are preempted for each other."""
 _OF_STAGES = {"run_started", "stage_started", "stage_finished", "stage_failed", "run_finished"}
 _OF_A_TRAINING = {StageKind.TRAIN, StageKind.PREDICT, StageKind.SCORE}
+_FOLLOWING = {StageKind.TRAIN: StageKind.PREDICT, StageKind.PREDICT: StageKind.SCORE}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,12 +99,10 @@ def read_status(storage: Storage) -> RunStatus:
     trainings = tuple(latest[0]["trainings"])
     done = ResultsStore(storage).finished() & set(trainings)
     under_way = tuple(
-        _under_way(storage, stage, event)
-        for stage, event in _open_stages(latest).items()
-        if _training(stage) not in done
+        _under_way(storage, key, since=since) for key, since in _open_stages(latest).items() if key.training not in done
     )
     failed = _failed(latest)
-    begun = {training.id for training in under_way} | {_training(stage) for stage in failed}
+    begun = {training.id for training in under_way} | _begun_before_failing(failed)
     waiting = tuple(training for training in trainings if training not in done | begun)
     finished = [event for event in events if event["kind"] == "stage_finished"]
     durations_s = {
@@ -211,6 +210,11 @@ def _failed(events: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     return failed
 
 
+def _begun_before_failing(failed: Iterable[str]) -> set[str]:
+    """Return the trainings that have failed themselves; one that only waits for a case that failed has not begun."""
+    return {key.training for key in map(StageKey.parse, failed) if key is not None and key.case is None}
+
+
 def _gpu_hours(events: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Add up what stages took of each kind of GPU; what a killed driver left open ends with its last event."""
     hours: dict[str, float] = {}
@@ -238,23 +242,20 @@ def _gpu_hours(events: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return hours
 
 
-def _training(stage_id: str) -> str:
-    return stage_id.partition(" ")[2]
-
-
-def _open_stages(events: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    """Return the stages of trainings that have begun and not ended, each with the event that it began with."""
-    opened: dict[str, Mapping[str, Any]] = {}
+def _open_stages(events: Sequence[Mapping[str, Any]]) -> dict[StageKey, datetime]:
+    """Return the stages of trainings that have begun and not ended, and when each has begun."""
+    opened: dict[StageKey, datetime] = {}
     for event in events:
-        match event["kind"], event.get("stage_kind"):
-            case "stage_started", StageKind.TRAIN | StageKind.PREDICT | StageKind.SCORE:
-                opened[event["stage"]] = event
-            case "stage_finished", (StageKind.TRAIN | StageKind.PREDICT) as kind:
-                opened.pop(event["stage"], None)
-                following = StageKind.PREDICT if kind == StageKind.TRAIN else StageKind.SCORE
-                opened[f"{following} {_training(event['stage'])}"] = {**event, "stage_kind": following}
-            case "stage_finished" | "stage_failed", _:
-                opened.pop(event["stage"], None)
+        key = StageKey.parse(event["stage"]) if event["kind"] in _OF_STAGES and "stage" in event else None
+        if key is None or key.kind not in _OF_A_TRAINING:
+            continue
+        now = datetime.fromisoformat(event["time"])
+        if event["kind"] == "stage_started":
+            opened[key] = now
+            continue
+        opened.pop(key, None)
+        if event["kind"] == "stage_finished" and key.kind in _FOLLOWING:
+            opened[replace(key, kind=_FOLLOWING[key.kind])] = now
     return opened
 
 
@@ -269,13 +270,12 @@ def _most_at_once(events: Sequence[Mapping[str, Any]]) -> int:
     return most
 
 
-def _under_way(storage: Storage, stage_id: str, start: Mapping[str, Any]) -> TrainingUnderWay:
-    training_id = _training(stage_id)
-    latest = read_latest_epoch(storage, training_id)
+def _under_way(storage: Storage, key: StageKey, *, since: datetime) -> TrainingUnderWay:
+    latest = read_latest_epoch(storage, key.training)
     return TrainingUnderWay(
-        id=training_id,
-        stage=start["stage_kind"],
-        since=datetime.fromisoformat(start["time"]),
+        id=key.training,
+        stage=key.kind.value,
+        since=since,
         epoch=latest.report.epoch + 1 if latest else 0,
         num_epochs=latest.report.num_epochs if latest else 0,
         pseudo_dice=latest.report.pseudo_dice if latest else math.nan,

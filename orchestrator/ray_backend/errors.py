@@ -2,6 +2,7 @@
 
 from typing import Final
 
+import ray
 from ray import exceptions as ray_errors
 from ray.train import WorkerGroupError
 from ray.train.v2._internal.exceptions import (
@@ -12,9 +13,8 @@ from ray.train.v2._internal.exceptions import (
 from ray.train.v2.api.exceptions import PreemptionError
 
 from orchestrator.errors import is_out_of_memory
-from orchestrator.scheduling.retries import FailureKind, is_of_machine, kind_of
-
-_NODE_NOTE: Final = "on node "
+from orchestrator.ray_backend.nodes import node_at
+from orchestrator.scheduling.ended import Failed, FailureKind, is_of_machine, kind_of
 
 _KINDS: Final[tuple[tuple[tuple[type[BaseException], ...], FailureKind], ...]] = (
     # The machine is gone, or the one that was asked for.
@@ -56,17 +56,24 @@ _NODE_DEATHS = ("node has died", "node is dead", "node was terminated", "node ha
 """What Ray says of an actor that went down with its node; it has no class of its own for that."""
 
 
-def note_node(error: BaseException, node_id: str) -> None:
-    """Write the node on an error before it leaves the node: what Ray makes of it does not say where it was."""
-    error.add_note(f"{_NODE_NOTE}{node_id}")
+class FailedStageError(Exception):
+    """Brings what a stage has failed with out of its process: Ray shows a task as failed only if it raises."""
+
+    def __init__(self, failed: Failed) -> None:
+        super().__init__(failed)
+        self.failed = failed
+
+    def __str__(self) -> str:
+        return self.failed.text
 
 
-def node_of(error: BaseException) -> str | None:
-    """Return the node that was written on an error."""
-    for note in getattr(innermost(error), "__notes__", ()):
-        if note.startswith(_NODE_NOTE):
-            return str(note.removeprefix(_NODE_NOTE))
-    return None
+def failure_of(error: Exception) -> Failed:
+    """Return how a stage has failed whose task ended with an error, as ``ray.get`` raises it."""
+    cause = innermost(error)
+    if isinstance(cause, FailedStageError):
+        return cause.failed
+    told = cause if isinstance(cause, Exception) else error
+    return Failed.of(told, kind=classify(error), node=node_at(address_of(error), found=ray.nodes()) or "")
 
 
 def address_of(error: BaseException) -> str | None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from ray.util.metrics import Gauge
 
 from orchestrator.progress import Snapshot
-from orchestrator.workflow.graph import StageKind
+from orchestrator.workflow.keys import StageKind
 
 
 class RayMetrics:

@@ -12,15 +12,17 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.cluster.environment import COMPILED, FOR_WORKERS
 from orchestrator.ray_backend.draining import draining_nodes
-from orchestrator.ray_backend.errors import note_node
+from orchestrator.ray_backend.errors import FailedStageError, classify
 from orchestrator.ray_backend.nodes import only
+from orchestrator.scheduling.ended import Done, Failed
 from orchestrator.scheduling.resources import Resources
 from orchestrator.stages.carry_out import carry_out
 from orchestrator.stages.context import RunContext
 from orchestrator.storage import run_paths
 from orchestrator.storage.private_folder import cache_folder
 from orchestrator.training.stop_request import Watch, listen_to_signals
-from orchestrator.workflow.graph import Stage, StageKind
+from orchestrator.workflow.graph import Stage
+from orchestrator.workflow.keys import StageKind
 
 DRAIN_EVERY_S = 5.0
 """Time between two looks at whether the node of a training is drained."""
@@ -29,7 +31,7 @@ DRAIN_EVERY_S = 5.0
 def submit(
     stage: Stage, *, context: Any, node_id: str, share: Resources, separate: bool, selector: dict[str, str]
 ) -> Any:
-    """Hand one stage to Ray under its own name; what comes back is an `Ended`, where Ray chose the node.
+    """Hand one stage to Ray under its own name; what comes back is `Done`, where Ray chose the node.
 
     Parameters
     ----------
@@ -48,9 +50,9 @@ def submit(
         # The worker takes the share; the task that waits for it takes no processors. Yet it and Ray Train's actors,
         # which follow it, take half a GiB: Ray would put those of all trainings beside the driver.
         chosen = NodeAffinitySchedulingStrategy(node_id, soft=True)
-        options = {"name": stage.id, "num_cpus": 0, "scheduling_strategy": chosen}
+        options = {"name": stage.key.text, "num_cpus": 0, "scheduling_strategy": chosen}
         return _fit.options(**options).remote(context, stage, share, separate, selector)
-    options = {"name": stage.id, "num_cpus": share.cpus, "num_gpus": share.gpus}
+    options = {"name": stage.key.text, "num_cpus": share.cpus, "num_gpus": share.gpus}
     if selector:
         options["label_selector"] = selector
     if stage.kind is StageKind.TRAIN:
@@ -69,31 +71,21 @@ def settle_coordinator() -> None:
     get_or_create_autoscaling_coordinator()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Ended:
-    """What a stage tells at its end."""
-
-    node: str
-    """Where it was."""
-    voxels: int
-    """Of the image that an ingest has made; 0 of any other stage."""
-
-
-def _carry_out_here(context: RunContext, stage: Stage, *, share: Resources, watches: Sequence[Watch] = ()) -> Ended:
+def _carry_out_here(context: RunContext, stage: Stage, *, share: Resources, watches: Sequence[Watch] = ()) -> Done:
     """Carry out a stage in this process."""
     _log_to_process(stage)
     _settle_environment()
     node: str = ray.get_runtime_context().get_node_id()
     try:
         voxels = carry_out(context, stage, watches=watches, gpus=share.gpus, node=node)
-    except BaseException as error:
-        note_node(error, node)
-        raise
-    return Ended(node=node, voxels=voxels)
+    except Exception as error:
+        has_log = stage.kind is StageKind.TRAIN
+        raise FailedStageError(Failed.of(error, kind=classify(error), node=node, has_log=has_log)) from error
+    return Done(node=node, voxels=voxels)
 
 
 @ray.remote(max_retries=0)  # type: ignore[untyped-decorator]
-def _carry_out(context: RunContext, stage: Stage, share: Resources) -> Ended:
+def _carry_out(context: RunContext, stage: Stage, share: Resources) -> Done:
     return _carry_out_here(context, stage, share=share)
 
 
@@ -108,7 +100,7 @@ def _settle_environment() -> None:
 # CUDA stays with the GPU that a process has used first, and keeps memory of it: the next stage gets a new process. Ray
 # cares for that by itself only where GPUs are asked for at the decorator.
 @ray.remote(max_retries=0, max_calls=1)  # type: ignore[untyped-decorator]
-def _carry_out_once(context: RunContext, stage: Stage, share: Resources) -> Ended:
+def _carry_out_once(context: RunContext, stage: Stage, share: Resources) -> Done:
     return _carry_out_here(context, stage, share=share)
 
 
@@ -158,7 +150,7 @@ def _fit(context: RunContext, stage: Stage, share: Resources, separate: bool, se
         )
         if separate
         else ScalingConfig(num_workers=0),
-        run_config=RunConfig(name=stage.id.replace(" ", "-"), storage_path=_ray_train_folder(context)),
+        run_config=RunConfig(name=stage.key.text.replace(" ", "-"), storage_path=_ray_train_folder(context)),
     )
     try:
         trainer.fit()
@@ -192,4 +184,4 @@ def _ray_train_folder(context: RunContext) -> str:
 def _log_to_process(stage: Stage) -> None:
     """Send log lines to the process' own log, which the Ray dashboard shows under the name of the stage."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    logging.getLogger(__name__).info("stage %s", stage.id)
+    logging.getLogger(__name__).info("stage %s", stage.key)

@@ -15,6 +15,7 @@ from orchestrator.report.overview import OverviewRow, overview
 from orchestrator.report.page import BesidePublished, Failure, Figure, Origin, Page
 from orchestrator.report.reported import Reported
 from orchestrator.results.store import from_table
+from orchestrator.workflow.keys import StageKey, StageKind
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -189,18 +190,17 @@ def training_spans(events: Sequence[Mapping[str, Any]]) -> list[tuple[str, float
     """Return id, start and end in hours since the run began, and machine of each attempt at a training that ended."""
     hosts = {event["training"]: str(event.get("host", "")) for event in events if event["kind"] == "training_epoch"}
     began: datetime | None = None
-    open_since: dict[str, float] = {}
+    open_since: dict[StageKey, float] = {}
     spans = []
     for event in sorted(events, key=lambda one: str(one["time"])):
         now = datetime.fromisoformat(str(event["time"]))
         began = began or now
         hours = (now - began).total_seconds() / 3600
-        if event.get("stage_kind") != "train":
+        key = StageKey.parse(str(event["stage"])) if event.get("stage_kind") == StageKind.TRAIN else None
+        if key is None:
             continue
-        stage = str(event["stage"])
         if event["kind"] == "stage_started":
-            open_since[stage] = hours
-        elif event["kind"] in {"stage_finished", "stage_failed"} and stage in open_since:
-            training = stage.removeprefix("train ")
-            spans.append((training, open_since.pop(stage), hours, hosts.get(training, "")))
+            open_since[key] = hours
+        elif event["kind"] in {"stage_finished", "stage_failed"} and key in open_since:
+            spans.append((key.training, open_since.pop(key), hours, hosts.get(key.training, "")))
     return spans

@@ -10,6 +10,8 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from orchestrator.workflow.keys import StageKey
+
 PRIOR_WEIGHT = 0.3
 """How many observations a belief counts as much as."""
 FOLD_WEIGHT = 0.02
@@ -53,7 +55,7 @@ class _Observation:
 class Durations:
     """Predictions that get better while a run goes on."""
 
-    def __init__(self, expected: Mapping[str, Expectation], *, speeds: Mapping[str, float]) -> None:
+    def __init__(self, expected: Mapping[StageKey, Expectation], *, speeds: Mapping[str, float]) -> None:
         """Begin with what is believed.
 
         Parameters
@@ -65,7 +67,7 @@ class Durations:
         """
         self._expected = dict(expected)
         self._log_speeds = {kind: math.log(speed) for kind, speed in speeds.items()}
-        self._seen: dict[str, _Observation] = {}
+        self._seen: dict[StageKey, _Observation] = {}
         self._group_logs: dict[str, float] = {}
         self._group_spreads: dict[str, float] = {}
         self._kind_logs: dict[str, float] = {}
@@ -75,7 +77,7 @@ class Durations:
         self.version = 0
         """Changes with every observation."""
 
-    def observe(self, training: str, *, kind: str, seconds: float) -> None:
+    def observe(self, training: StageKey, *, kind: str, seconds: float) -> None:
         """Take note of the time of a whole training, measured or extrapolated from its epochs.
 
         Parameters
@@ -94,11 +96,11 @@ class Durations:
         self._seen[training] = _Observation(kind=kind, log_ratio=ratio)
         self.version += 1
 
-    def is_seen(self, training: str) -> bool:
+    def is_seen(self, training: StageKey) -> bool:
         """Whether a training has shown how long it takes."""
         return training in self._seen
 
-    def predict(self, training: str) -> Prediction:
+    def predict(self, training: StageKey) -> Prediction:
         """Return what is to be expected of a training now."""
         self._fit()
         expected = self._expected[training]

@@ -1,96 +1,97 @@
 """What has become of the stages of a graph: done, failed, blocked by a failed one; and which lack nothing any more."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from orchestrator.scheduling.critical_path import needed_stages
-from orchestrator.workflow.graph import Stage
+from orchestrator.workflow.graph import Graph
+from orchestrator.workflow.keys import StageKey
 
 
 class Outcomes:
     """The part of the state of a run that only grows, but for what is revived or reopened."""
 
-    def __init__(self, graph: Mapping[str, Stage], *, done: Iterable[str]) -> None:
+    def __init__(self, graph: Graph, *, done: Iterable[StageKey]) -> None:
         """Begin with the stages whose products exist."""
         self._graph = graph
         self.done = set(done)
-        self.failed: set[str] = set()
+        self.failed: set[StageKey] = set()
         """Given up."""
-        self.blocked: set[str] = set()
+        self.blocked: set[StageKey] = set()
         """Those that wait, directly or not, for one that was given up."""
         self.needed = needed_stages(graph, done=self.done)
         """The stages that led to a missing result when the run began, in graph order, then those that were reopened."""
-        self.dependents: dict[str, list[str]] = {stage_id: [] for stage_id in graph}
+        self.dependents: dict[StageKey, list[StageKey]] = {key: [] for key in graph}
         """Needed stages that wait for each stage."""
-        self._num_open_needs: dict[str, int] = {}
-        for stage_id in self.needed:
-            for need in graph[stage_id].dependencies:
-                self.dependents[need].append(stage_id)
-            self._num_open_needs[stage_id] = sum(need not in self.done for need in graph[stage_id].dependencies)
+        self._num_open_needs: dict[StageKey, int] = {}
+        for key in self.needed:
+            for need in graph[key].dependencies:
+                self.dependents[need].append(key)
+            self._num_open_needs[key] = sum(need not in self.done for need in graph[key].dependencies)
 
     @property
-    def over(self) -> set[str]:
+    def over(self) -> set[StageKey]:
         """Stages that will not be carried out any more."""
         return self.done | self.failed | self.blocked
 
-    def without_needs(self) -> list[str]:
+    def without_needs(self) -> list[StageKey]:
         """Return the needed stages for which nothing is missing."""
-        return [stage_id for stage_id, number in self._num_open_needs.items() if number == 0]
+        return [key for key, number in self._num_open_needs.items() if number == 0]
 
-    def finish(self, stage_id: str) -> list[str]:
+    def finish(self, key: StageKey) -> list[StageKey]:
         """Take note that a stage is done; returns those that lack nothing because of it."""
-        self.done.add(stage_id)
-        if stage_id in self.blocked:
+        self.done.add(key)
+        if key in self.blocked:
             self._block_anew()  # it had begun before what it reads was lost
-        waiting = [dependent for dependent in self.dependents[stage_id] if dependent not in self.done]
+        waiting = [dependent for dependent in self.dependents[key] if dependent not in self.done]
         for dependent in waiting:
             self._num_open_needs[dependent] -= 1
         return [dependent for dependent in waiting if self._num_open_needs[dependent] == 0]
 
-    def lacks(self, stage_id: str) -> bool:
+    def lacks(self, key: StageKey) -> bool:
         """Whether a needed stage waits for others."""
-        return self._num_open_needs[stage_id] > 0
+        return self._num_open_needs[key] > 0
 
-    def reopen(self, stage_ids: Iterable[str]) -> list[str]:
+    def reopen(self, keys: Iterable[StageKey]) -> list[StageKey]:
         """Let stages count as not done, since what they have made is lost; returns those that were done."""
-        reopened = [stage_id for stage_id in stage_ids if stage_id in self.done]
+        reopened = [key for key in keys if key in self.done]
         self.done.difference_update(reopened)
-        for stage_id in reopened:
-            if stage_id not in self._num_open_needs:
-                self.needed.append(stage_id)
-                for need in self._graph[stage_id].dependencies:
-                    self.dependents[need].append(stage_id)
-            self._num_open_needs[stage_id] = 0
-        for stage_id in reopened:
-            self._num_open_needs[stage_id] = sum(need not in self.done for need in self._graph[stage_id].dependencies)
-            for dependent in self.dependents[stage_id]:
+        for key in reopened:
+            if key not in self._num_open_needs:
+                self.needed.append(key)
+                for need in self._graph[key].dependencies:
+                    self.dependents[need].append(key)
+            self._num_open_needs[key] = 0
+        for key in reopened:
+            self._num_open_needs[key] = sum(need not in self.done for need in self._graph[key].dependencies)
+            for dependent in self.dependents[key]:
                 if dependent not in self.done and dependent not in reopened:
                     self._num_open_needs[dependent] += 1
         return reopened
 
-    def give_up(self, stage_id: str) -> list[str]:
+    def give_up(self, key: StageKey) -> list[StageKey]:
         """Take note that a stage has failed for good; returns those that are newly blocked."""
-        self.failed.add(stage_id)
-        return self._block_after(stage_id)
+        self.failed.add(key)
+        return self._block_after(key)
 
-    def revive(self, stage_ids: Iterable[str]) -> list[str]:
+    def revive(self, keys: Iterable[StageKey]) -> list[StageKey]:
         """Let stages count as not failed; returns those that were."""
-        revived = [stage_id for stage_id in stage_ids if stage_id in self.failed]
+        revived = [key for key in keys if key in self.failed]
         self.failed.difference_update(revived)
         self._block_anew()
         return revived
 
     def _block_anew(self) -> None:
         self.blocked.clear()
-        for stage_id in self.failed:
-            self._block_after(stage_id)
+        for key in self.failed:
+            self._block_after(key)
 
-    def _block_after(self, stage_id: str) -> list[str]:
+    def _block_after(self, key: StageKey) -> list[StageKey]:
         newly_blocked = []
-        open_ids = [stage_id]
-        while open_ids:
-            for dependent in self.dependents[open_ids.pop()]:
+        open_keys = [key]
+        while open_keys:
+            for dependent in self.dependents[open_keys.pop()]:
                 if dependent not in self.blocked and dependent not in self.done:
                     self.blocked.add(dependent)
                     newly_blocked.append(dependent)
-                    open_ids.append(dependent)
+                    open_keys.append(dependent)
         return newly_blocked

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from orchestrator.scheduling.rebalancing import Work
 from orchestrator.scheduling.reservations import Reservations
 from orchestrator.scheduling.resources import Processors, ResourceRequest
+from orchestrator.workflow.keys import StageKey
 
 
 @dataclass(kw_only=True, slots=True)
@@ -22,7 +23,9 @@ class Attempt:
     """Whether it is known to be on this node: of machines of one kind the cluster takes any that has room."""
 
 
-def reconcile_placement(node: str, attempt: Attempt, *, running: Mapping[str, Attempt], processors: Processors) -> None:
+def reconcile_placement(
+    node: str, attempt: Attempt, *, running: Mapping[StageKey, Attempt], processors: Processors
+) -> None:
     """Take note that a running stage is on a node; where that is full, who was believed there is where it was.
 
     Parameters
@@ -61,15 +64,15 @@ def places(processors: Processors, *, need: ResourceRequest, predicting: Sequenc
 
 
 def works_of(
-    training_ids: Iterable[str],
+    training_ids: Iterable[StageKey],
     *,
     places: Sequence[str],
-    running: Mapping[str, Attempt],
+    running: Mapping[StageKey, Attempt],
     reservations: Reservations,
-    can_start: Callable[[str], bool],
+    can_start: Callable[[StageKey], bool],
     is_settled: Callable[[Attempt], bool],
-    remaining_s: Callable[[str], float],
-    margin: Callable[[str], float],
+    remaining_s: Callable[[StageKey], float],
+    margin: Callable[[StageKey], float],
 ) -> list[Work]:
     """Return trainings as the levelling sees them; their places are indices of `places`.
 
@@ -94,20 +97,20 @@ def works_of(
     for index, node_id in enumerate(places):
         free_of.setdefault(node_id, []).append(index)
     works = []
-    for stage_id in training_ids:
-        attempt, held = running.get(stage_id), reservations.node_of(stage_id)
-        is_stopping = stage_id in reservations.stopping
+    for key in training_ids:
+        attempt, held = running.get(key), reservations.node_of(key)
+        is_stopping = key in reservations.stopping
         is_leaving = attempt is None or (is_stopping and reservations.is_awaited(attempt.node))
         where = held or (attempt.node if attempt and not is_leaving else None)
         there = free_of.get(where, []) if where else []
-        left_s = remaining_s(stage_id)
+        left_s = remaining_s(key)
         works.append(
             Work(
-                id=stage_id,
+                id=key,
                 remaining_s=left_s,
-                margin_s=0.0 if attempt else left_s * margin(stage_id),
+                margin_s=0.0 if attempt else left_s * margin(key),
                 place=there.pop() if there else None,
-                can_start=can_start(stage_id) and held is None,
+                can_start=can_start(key) and held is None,
                 can_stop=attempt is not None and is_settled(attempt) and not is_stopping and held is None,
             )
         )

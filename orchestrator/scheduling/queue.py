@@ -4,8 +4,9 @@ import heapq
 from collections.abc import Callable, Iterator
 
 from orchestrator.scheduling.resources import ResourceRequest
+from orchestrator.workflow.keys import StageKey
 
-Urgency = tuple[int, float, int, str]
+Urgency = tuple[int, float, int, StageKey]
 """Compared as it is: the smallest goes first."""
 
 
@@ -17,12 +18,12 @@ class ReadyQueue:
 
     def __init__(self) -> None:
         self._heaps: dict[ResourceRequest, list[tuple[Urgency, int]]] = {}
-        self._valid: dict[str, int] = {}
-        self._delayed: list[tuple[float, str]] = []
+        self._valid: dict[StageKey, int] = {}
+        self._delayed: list[tuple[float, StageKey]] = []
         self._num_put = 0
 
-    def __contains__(self, stage_id: str) -> bool:
-        return stage_id in self._valid
+    def __contains__(self, key: StageKey) -> bool:
+        return key in self._valid
 
     def __len__(self) -> int:
         return len(self._valid) + len(self._delayed)
@@ -33,15 +34,15 @@ class ReadyQueue:
         self._valid[urgency[-1]] = self._num_put
         heapq.heappush(self._heaps.setdefault(need, []), (urgency, self._num_put))
 
-    def take_out(self, stage_id: str) -> None:
+    def take_out(self, key: StageKey) -> None:
         """Remove a stage that is in."""
-        del self._valid[stage_id]
+        del self._valid[key]
 
-    def delay(self, stage_id: str, *, until_s: float) -> None:
+    def delay(self, key: StageKey, *, until_s: float) -> None:
         """Keep a stage until a moment; `due` gives it back."""
-        heapq.heappush(self._delayed, (until_s, stage_id))
+        heapq.heappush(self._delayed, (until_s, key))
 
-    def due(self, now_s: float) -> Iterator[str]:
+    def due(self, now_s: float) -> Iterator[StageKey]:
         """Yield the stages whose wait is over."""
         while self._delayed and self._delayed[0][0] <= now_s:
             yield heapq.heappop(self._delayed)[1]
@@ -51,14 +52,14 @@ class ReadyQueue:
         """When the first wait is over; infinite without any."""
         return self._delayed[0][0] if self._delayed else float("inf")
 
-    def first(self, need: ResourceRequest) -> str | None:
+    def first(self, need: ResourceRequest) -> StageKey | None:
         """Return the most urgent stage with this need."""
         heap = self._heaps.get(need, [])
         while heap and self._valid.get(heap[0][0][-1]) != heap[0][1]:
             heapq.heappop(heap)
         return heap[0][0][-1] if heap else None
 
-    def take_first(self, place: Callable[[ResourceRequest], str | None]) -> tuple[str, str] | None:
+    def take_first(self, place: Callable[[ResourceRequest], str | None]) -> tuple[StageKey, str] | None:
         """Take out the most urgent stage that finds room; return it with its node.
 
         Parameters
@@ -70,11 +71,11 @@ class ReadyQueue:
         for need in sorted(needs, key=lambda need: self._heaps[need][0]):
             node_id = place(need)
             if node_id is not None:
-                stage_id = heapq.heappop(self._heaps[need])[0][-1]
-                self.take_out(stage_id)
-                return stage_id, node_id
+                key = heapq.heappop(self._heaps[need])[0][-1]
+                self.take_out(key)
+                return key, node_id
         return None
 
-    def ids(self) -> Iterator[str]:
+    def ids(self) -> Iterator[StageKey]:
         """Yield every stage that could start now."""
         yield from self._valid

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from orchestrator.workflow.keys import StageKey
+
 LOOKS_PER_GAIN = 8
 """Most looks within the least gain, and how far ahead each sees: the coarser, the earlier trainings move."""
 Floats = npt.NDArray[np.float64]
@@ -23,7 +25,7 @@ Floats = npt.NDArray[np.float64]
 class Work:
     """A training that is not done."""
 
-    id: str
+    id: StageKey
     remaining_s: float
     """On a GPU of speed 1."""
     margin_s: float = 0.0
@@ -40,9 +42,9 @@ class Work:
 class Move:
     """Put a training on a place; who is there is preempted."""
 
-    training: str
+    training: StageKey
     place: int
-    displaced: str | None
+    displaced: StageKey | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from orchestrator.scheduling.resources import Processors, ResourceRequest
+from orchestrator.workflow.keys import StageKey
 
 
 @dataclass(kw_only=True, slots=True)
@@ -31,30 +32,30 @@ class Reservations:
         """
         self._processors = processors
         self._need = need
-        self._by_stage: dict[str, Reservation] = {}
-        self.stopping: set[str] = set()
+        self._by_stage: dict[StageKey, Reservation] = {}
+        self.stopping: set[StageKey] = set()
         """Trainings that run and were asked to stop."""
-        self.waiting: set[str] = set()
+        self.waiting: set[StageKey] = set()
         """Trainings that lack nothing but the place that is kept for them."""
 
-    def __contains__(self, stage_id: str) -> bool:
-        return stage_id in self._by_stage
+    def __contains__(self, key: StageKey) -> bool:
+        return key in self._by_stage
 
     def __len__(self) -> int:
         return len(self._by_stage)
 
-    def node_of(self, stage_id: str) -> str | None:
+    def node_of(self, key: StageKey) -> str | None:
         """Return the node that is kept for a training, free or not yet."""
-        hold = self._by_stage.get(stage_id)
+        hold = self._by_stage.get(key)
         return hold.node if hold else None
 
     def is_awaited(self, node: str) -> bool:
         """Whether somebody waits for a place on a node that is not free yet."""
         return any(hold.node == node and not hold.is_granted for hold in self._by_stage.values())
 
-    def keep(self, stage_id: str, *, node: str, now_s: float) -> None:
+    def keep(self, key: StageKey, *, node: str, now_s: float) -> None:
         """Keep a place on a node for a training as soon as it is free."""
-        self._by_stage[stage_id] = Reservation(node=node, since_s=now_s)
+        self._by_stage[key] = Reservation(node=node, since_s=now_s)
         self.grant(node)
 
     def grant(self, node: str) -> None:
@@ -64,29 +65,29 @@ class Reservations:
                 self._processors.take(node, self._need)
                 hold.is_granted = True
 
-    def granted(self) -> Iterator[str]:
+    def granted(self) -> Iterator[StageKey]:
         """Yield the trainings whose place is free."""
-        yield from [stage_id for stage_id, hold in self._by_stage.items() if hold.is_granted]
+        yield from [key for key, hold in self._by_stage.items() if hold.is_granted]
 
-    def use(self, stage_id: str) -> str:
+    def use(self, key: StageKey) -> str:
         """Return the node of a granted place, which the training takes over."""
-        self.waiting.discard(stage_id)
-        return self._by_stage.pop(stage_id).node
+        self.waiting.discard(key)
+        return self._by_stage.pop(key).node
 
-    def drop(self, stage_id: str) -> bool:
+    def drop(self, key: StageKey) -> bool:
         """Keep nothing for a training any more; returns whether it was waiting for that place."""
-        hold = self._by_stage.pop(stage_id, None)
+        hold = self._by_stage.pop(key, None)
         if hold is not None and hold.is_granted:
             self._processors.release(hold.node, self._need)
             self.grant(hold.node)
-        was_waiting = stage_id in self.waiting
-        self.waiting.discard(stage_id)
+        was_waiting = key in self.waiting
+        self.waiting.discard(key)
         return was_waiting
 
-    def without_hope(self, *, now_s: float, patience_s: float) -> Iterable[str]:
+    def without_hope(self, *, now_s: float, patience_s: float) -> Iterable[StageKey]:
         """Return the trainings whose node is gone, or whose place has not become free for long."""
         return [
-            stage_id
-            for stage_id, hold in self._by_stage.items()
+            key
+            for key, hold in self._by_stage.items()
             if not self._processors.has(hold.node) or (not hold.is_granted and now_s - hold.since_s > patience_s)
         ]

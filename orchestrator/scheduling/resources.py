@@ -50,6 +50,15 @@ class Node:
     """Of its processors, for all that runs there; infinite where it is not known."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NodesSeen:
+    """The machines of a cluster at one moment."""
+
+    present: tuple[Node, ...]
+    draining: frozenset[str]
+    """Ids of those that are about to leave."""
+
+
 def node_of(pool: NodePool) -> Node:
     """Return what one machine of a pool is to the schedule, under the name of the pool."""
     return Node(

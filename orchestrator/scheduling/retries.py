@@ -3,28 +3,9 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from enum import StrEnum
 
-from orchestrator.errors import GpuError, OrchestratorError, is_of_a_disk, is_out_of_memory
-
-
-class FailureKind(StrEnum):
-    """Why a stage has ended without its products."""
-
-    PREEMPTION = "preemption"
-    """It was asked to stop, or its machine was taken away: nothing is wrong with it."""
-    CRASH = "crash"
-    """Its process ended without a word: killed from outside, or by a fault of native code; nobody can tell which."""
-    TRANSIENT = "transient"
-    """Storage, cluster or a disk failed; a later attempt can succeed."""
-    MEMORY = "memory"
-    """Memory was short: because of itself, or of what else was there; nobody can tell which."""
-    GPU = "gpu"
-    """A GPU cannot be used or has failed: its machine is broken."""
-    MACHINE = "machine"
-    """A machine cannot carry out what others can: it starts no process, or does not import what a stage needs."""
-    DETERMINISTIC = "deterministic"
-    """A bad case or a bug: another attempt would end the same way."""
+from orchestrator.scheduling.ended import FailureKind
+from orchestrator.workflow.keys import StageKey
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,34 +47,34 @@ class Retry:
     """Number of the next attempt, from 2."""
     wait_s: float = 0.0
     """Time until it may start."""
-    reopened: tuple[str, ...] = ()
-    """Ids of the stages that were done and are carried out again before it: what they had made is lost."""
+    reopened: tuple[StageKey, ...] = ()
+    """Stages that were done and are carried out again before it: what they had made is lost."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GiveUp:
     """The stage has failed for good, and with it all that needs it."""
 
-    blocked: tuple[str, ...]
-    """Ids of the stages that can no longer be done."""
+    blocked: tuple[StageKey, ...]
+    """Stages that can no longer be done."""
 
 
 class FailureCounts:
     """Failures in a row of each stage, by kind."""
 
     def __init__(self) -> None:
-        self._in_a_row: dict[str, Counter[FailureKind]] = {}
+        self._in_a_row: dict[StageKey, Counter[FailureKind]] = {}
 
-    def failed(self, stage_id: str, *, kind: FailureKind) -> float | None:
+    def failed(self, key: StageKey, *, kind: FailureKind) -> float | None:
         """Count a failure; return the seconds until the next attempt, None if there shall be none."""
-        counts = self._in_a_row.setdefault(stage_id, Counter())
+        counts = self._in_a_row.setdefault(key, Counter())
         counts[kind] += 1
         rule, number = RETRY_RULES[kind], counts[kind]
         return rule.wait_s(number) if number < rule.max_attempts else None
 
-    def made_progress(self, stage_id: str) -> None:
+    def made_progress(self, key: StageKey) -> None:
         """Begin to count anew: what goes on a little further at each attempt will end."""
-        self._in_a_row.pop(stage_id, None)
+        self._in_a_row.pop(key, None)
 
 
 NUM_FAILED_STAGES = 2
@@ -122,8 +103,8 @@ class NodeRecords:
     """
 
     def __init__(self) -> None:
-        self._failed_stages: defaultdict[tuple[str, bool], set[str]] = defaultdict(set)
-        self._failed_on: defaultdict[str, set[str]] = defaultdict(set)
+        self._failed_stages: defaultdict[tuple[str, bool], set[StageKey]] = defaultdict(set)
+        self._failed_on: defaultdict[StageKey, set[str]] = defaultdict(set)
         self._gpu_failures_s: defaultdict[str, list[float]] = defaultdict(list)
         self._latest_rests: dict[str, _Rest] = {}
         self.quarantined: set[str] = set()
@@ -140,21 +121,21 @@ class NodeRecords:
         self.quarantined.difference_update(rested)
         return rested
 
-    def succeeded(self, node: str, stage_id: str, *, on_gpu: bool) -> None:
+    def succeeded(self, node: str, key: StageKey, *, on_gpu: bool) -> None:
         """Take note that a stage was done, or made progress, on a node."""
         self._failed_stages.pop((node, on_gpu), None)
-        self._failed_on.pop(stage_id, None)
+        self._failed_on.pop(key, None)
 
     def failed(
-        self, node: str, stage_id: str, *, on_gpu: bool, kind: FailureKind, other_nodes: Iterable[str], now_s: float
-    ) -> tuple[str, ...]:
+        self, node: str, key: StageKey, *, on_gpu: bool, kind: FailureKind, other_nodes: Iterable[str], now_s: float
+    ) -> tuple[StageKey, ...]:
         """Count a failure.
 
         Parameters
         ----------
         node
             Where it was.
-        stage_id
+        key
             What failed.
         on_gpu
             Whether it used a GPU.
@@ -167,26 +148,26 @@ class NodeRecords:
 
         Returns
         -------
-        tuple of str
+        tuple of StageKey
             If the node rests from now on, the stages that have failed there; if it rests already, this one: it was not
             their fault. Otherwise empty.
         """
         if kind is FailureKind.PREEMPTION:
             return ()
         failed_stages = self._failed_stages[node, on_gpu]
-        failed_stages.add(stage_id)
+        failed_stages.add(key)
         num_failures = len(failed_stages)
         if kind is FailureKind.GPU:
             num_failures = max(num_failures, self._count_of_gpu(node, now_s))
         elif kind is FailureKind.MACHINE:
             num_failures = NUM_FAILED_STAGES
         else:
-            self._failed_on[stage_id].add(node)
-            if len(self._failed_on[stage_id]) > 1:
-                self._is_at_fault(stage_id)
+            self._failed_on[key].add(node)
+            if len(self._failed_on[key]) > 1:
+                self._is_at_fault(key)
                 return ()
         if node in self.quarantined:
-            return (stage_id,)  # it had begun before
+            return (key,)  # it had begun before
         if num_failures < NUM_FAILED_STAGES or not set(other_nodes) - self.quarantined - {node}:
             return ()
         self._rest(node, now_s)
@@ -198,9 +179,9 @@ class NodeRecords:
         self._gpu_failures_s[node] = [*recent, now_s]
         return len(recent) + 1
 
-    def _is_at_fault(self, stage_id: str) -> None:
+    def _is_at_fault(self, key: StageKey) -> None:
         for failed_stages in self._failed_stages.values():
-            failed_stages.discard(stage_id)
+            failed_stages.discard(key)
 
     def _rest(self, node: str, now_s: float) -> None:
         before, length_s = self._latest_rests.get(node), FIRST_REST_S
@@ -208,27 +189,3 @@ class NodeRecords:
             length_s = min(2 * before.length_s, LONGEST_REST_S)
         self._latest_rests[node] = _Rest(until_s=now_s + length_s, length_s=length_s)
         self.quarantined.add(node)
-
-
-_CANNOT_START = ("failed to import on the", "can't start new thread", "cannot open shared object file")
-"""What Ray says where a process lacks a module, and Python and the loader where a process can have no more."""
-
-
-def is_of_machine(error: BaseException) -> bool:
-    """Whether an error is of the machine: what is imported, and how many processes it can have, is the same for all."""
-    return isinstance(error, ImportError) or any(words in str(error) for words in _CANNOT_START)
-
-
-def kind_of(error: BaseException) -> FailureKind:
-    """Classify an error that a stage itself has raised."""
-    if getattr(error, "is_preemption", False):
-        return FailureKind.PREEMPTION
-    if isinstance(error, GpuError):
-        return FailureKind.GPU
-    if is_out_of_memory(error):
-        return FailureKind.MEMORY
-    if isinstance(error, OrchestratorError):
-        return FailureKind.TRANSIENT if error.can_retry else FailureKind.DETERMINISTIC
-    if is_of_a_disk(error):
-        return FailureKind.TRANSIENT
-    return FailureKind.MACHINE if is_of_machine(error) else FailureKind.DETERMINISTIC

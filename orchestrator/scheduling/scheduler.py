@@ -3,21 +3,23 @@
 No Ray, no files and no clock: who calls says what has happened and when, and carries out what is decided.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from orchestrator.cluster.config import MIN_PREEMPTION_GAIN_S
 from orchestrator.scheduling.autoscaling import Demand
 from orchestrator.scheduling.critical_path import critical_path_s, stages_up_to_training
+from orchestrator.scheduling.ended import FailureKind
 from orchestrator.scheduling.expectations import Expectations
 from orchestrator.scheduling.outcomes import Outcomes
 from orchestrator.scheduling.placement import Attempt, places, reconcile_placement, works_of
 from orchestrator.scheduling.queue import ReadyQueue, Urgency
 from orchestrator.scheduling.rebalancing import LOOKS_PER_GAIN, rebalance
 from orchestrator.scheduling.reservations import Reservations
-from orchestrator.scheduling.resources import Node, Processors, ResourceRequest, check_fits
-from orchestrator.scheduling.retries import FailureCounts, FailureKind, GiveUp, NodeRecords, Retry
-from orchestrator.workflow.graph import Stage, StageKind
+from orchestrator.scheduling.resources import Node, Processors, ResourceRequest, Resources, check_fits
+from orchestrator.scheduling.retries import FailureCounts, GiveUp, NodeRecords, Retry
+from orchestrator.workflow.graph import Graph, Stage
+from orchestrator.workflow.keys import StageKey, StageKind
 
 RESTART_S = 90.0
 """Time from the order to stop until the training that follows fits again: checkpoint, imports, patches, plan."""
@@ -32,6 +34,8 @@ class Start:
     """Id of the node."""
     attempt: int
     """Number of the attempt, from 1."""
+    share: Resources
+    """What it takes of that node."""
 
 
 class Schedule:
@@ -45,9 +49,9 @@ class Schedule:
 
     def __init__(
         self,
-        graph: Mapping[str, Stage],
+        graph: Graph,
         *,
-        done: Iterable[str],
+        done: Iterable[StageKey],
         nodes: Iterable[Node],
         training_need: ResourceRequest,
         to_come: Iterable[Node] = (),
@@ -58,9 +62,9 @@ class Schedule:
         Parameters
         ----------
         graph
-            Stages by id.
+            Stages by key.
         done
-            Ids of the stages whose products exist.
+            Stages whose products exist.
         nodes
             What the cluster offers.
         training_need
@@ -73,7 +77,7 @@ class Schedule:
         self.graph = graph
         self.processors = Processors(nodes)
         self.outcomes = Outcomes(graph, done=done)
-        self.attempts: dict[str, int] = {}
+        self.attempts: dict[StageKey, int] = {}
         self.records = NodeRecords()
         self.to_come = tuple(to_come)
         known = [*self.processors.nodes.values(), *self.to_come]
@@ -81,21 +85,21 @@ class Schedule:
         self.training_need = training_need
         check_fits(training_need, known)
         self._min_gain_s = min_gain_s
-        self._running: dict[str, Attempt] = {}
+        self._running: dict[StageKey, Attempt] = {}
         self._failures = FailureCounts()
-        self._revived: list[str] = []
+        self._revived: list[StageKey] = []
         self._reservations = Reservations(self.processors, need=training_need)
         self._looked_s = self._next_look_s = 0.0
         self._critical_path_s = critical_path_s(graph, dependents=self.outcomes.dependents)
         self._up_to_training = stages_up_to_training(graph)
-        self._trainings = [stage_id for stage_id in self.outcomes.needed if graph[stage_id].kind is StageKind.TRAIN]
+        self._trainings = [key for key in self.outcomes.needed if graph[key].kind is StageKind.TRAIN]
         self._ready = ReadyQueue()
-        for stage_id in self.outcomes.without_needs():
-            self._put(stage_id)
+        for key in self.outcomes.without_needs():
+            self._put(key)
 
     @property
-    def running(self) -> frozenset[str]:
-        """Ids of the stages that run."""
+    def running(self) -> frozenset[StageKey]:
+        """Stages that run."""
         return frozenset(self._running)
 
     @property
@@ -109,58 +113,58 @@ class Schedule:
 
     def demand(self) -> Demand:
         """Return what runs, and what could run if there were room."""
-        stage_ids = [*self._running, *self._ready.ids(), *self._reservations.waiting]
-        num_places = sum(self.graph[stage_id].kind.uses_network for stage_id in stage_ids)
-        return Demand(num_places=num_places, num_cpus=len(stage_ids) - num_places)
+        keys = [*self._running, *self._ready.ids(), *self._reservations.waiting]
+        num_places = sum(self.graph[key].kind.uses_network for key in keys)
+        return Demand(num_places=num_places, num_cpus=len(keys) - num_places)
 
-    def node_of(self, stage_id: str) -> str:
+    def node_of(self, key: StageKey) -> str:
         """Return the node of a running stage."""
-        return self._running[stage_id].node
+        return self._running[key].node
 
     def start_next(self, now_s: float) -> Start | None:
         """Return the most urgent stage that can start and finds room, marked as running; None if there is none now."""
         self._open_rested(now_s)
-        for stage_id in self._ready.due(now_s):
-            if stage_id not in self._running and not self.outcomes.lacks(stage_id):
-                self._put(stage_id)
-        for stage_id in self._reservations.granted():
-            if stage_id in self._reservations.waiting:
-                return self._start(stage_id, node=self._reservations.use(stage_id), now_s=now_s)
+        for key in self._ready.due(now_s):
+            if key not in self._running and not self.outcomes.lacks(key):
+                self._put(key)
+        for key in self._reservations.granted():
+            if key in self._reservations.waiting:
+                return self._start(key, node=self._reservations.use(key), now_s=now_s)
         found = self._ready.take_first(self._place)
         return self._start(found[0], node=found[1], now_s=now_s) if found else None
 
-    def finish(self, stage_id: str, *, now_s: float, node: str | None = None) -> None:
+    def finish(self, key: StageKey, *, now_s: float, node: str | None = None) -> None:
         """Take note that a running stage is done, and where it really ran if that is known better than by its start."""
-        attempt = self._release(stage_id)
-        self._reservations.drop(stage_id)
-        self.records.succeeded(node or attempt.node, stage_id, on_gpu=attempt.need.gpus > 0)
+        attempt = self._release(key)
+        self._reservations.drop(key)
+        self.records.succeeded(node or attempt.node, key, on_gpu=attempt.need.gpus > 0)
         self.expectations.finished(
-            stage_id,
+            key,
             elapsed_s=now_s - attempt.since_s,
-            attempt=self.attempts[stage_id],
+            attempt=self.attempts[key],
             node=self._node(attempt.node),
         )
         if self._ready.first(self.training_need) is None:
             # Somebody may want a faster place that is idle now.
             self._next_look_s = min(self._next_look_s, max(now_s, self._looked_s + self._min_gain_s / LOOKS_PER_GAIN))
-        for ready in self.outcomes.finish(stage_id):
+        for ready in self.outcomes.finish(key):
             if ready not in self._running:
                 self._put(ready)
 
     def fail(
         self,
-        stage_id: str,
+        key: StageKey,
         *,
         kind: FailureKind,
         now_s: float,
         node: str | None = None,
-        lost: Sequence[str] = (),
+        lost: Sequence[StageKey] = (),
     ) -> Retry | GiveUp:
         """Take note that a running stage has failed and decide what follows.
 
         Parameters
         ----------
-        stage_id
+        key
             Which one.
         kind, now_s
             Why, and when.
@@ -169,36 +173,36 @@ class Schedule:
         lost
             Stages, those before others that need them, whose products it has not found: they are carried out again.
         """
-        attempt = self._release(stage_id)
+        attempt = self._release(key)
         self._next_look_s = now_s
         if lost:
-            return self._reopen(lost, for_stage=stage_id)
+            return self._reopen(lost, for_stage=key)
         where = node or attempt.node
         others = (one.id for one in self.processors.nodes.values() if attempt.need.share_of(one))
         failed_stages = self.records.failed(
-            where, stage_id, on_gpu=attempt.need.gpus > 0, kind=kind, other_nodes=others, now_s=now_s
+            where, key, on_gpu=attempt.need.gpus > 0, kind=kind, other_nodes=others, now_s=now_s
         )
         if failed_stages:
             self.processors.close(where)
             self._drop_holds_of_lost_nodes(now_s)
-            revived = self.outcomes.revive(failed for failed in failed_stages if failed != stage_id)
+            revived = self.outcomes.revive(failed for failed in failed_stages if failed != key)
             self._revived += revived
             for failed in revived:
                 self._put(failed)
         # Where every GPU is broken the attempts must end.
-        is_excused = stage_id in failed_stages and kind is not FailureKind.GPU
-        wait_s = 0.0 if is_excused else self._failures.failed(stage_id, kind=kind)
+        is_excused = key in failed_stages and kind is not FailureKind.GPU
+        wait_s = 0.0 if is_excused else self._failures.failed(key, kind=kind)
         if wait_s is None:
-            self._reservations.drop(stage_id)
-            return GiveUp(blocked=tuple(self.outcomes.give_up(stage_id)))
+            self._reservations.drop(key)
+            return GiveUp(blocked=tuple(self.outcomes.give_up(key)))
         if wait_s:
-            self._reservations.drop(stage_id)
-            self._ready.delay(stage_id, until_s=now_s + wait_s)
-        elif not self.outcomes.lacks(stage_id):
-            self._put(stage_id)
-        return Retry(attempt=self.attempts[stage_id] + 1, wait_s=wait_s)
+            self._reservations.drop(key)
+            self._ready.delay(key, until_s=now_s + wait_s)
+        elif not self.outcomes.lacks(key):
+            self._put(key)
+        return Retry(attempt=self.attempts[key] + 1, wait_s=wait_s)
 
-    def _reopen(self, lost: Sequence[str], *, for_stage: str) -> Retry | GiveUp:
+    def _reopen(self, lost: Sequence[StageKey], *, for_stage: StageKey) -> Retry | GiveUp:
         """Let a stage wait until what it has not found is made again; what is lost again and again is given up."""
         self._reservations.drop(for_stage)
         is_hopeless = not (self.outcomes.failed | self.outcomes.blocked).isdisjoint(lost)
@@ -206,28 +210,28 @@ class Schedule:
             return GiveUp(blocked=tuple(self.outcomes.give_up(for_stage)))
         reopened = self.outcomes.reopen(lost)
         self._trainings += [one for one in reopened if self.graph[one].kind is StageKind.TRAIN]
-        for dependent in {one for stage_id in reopened for one in self.outcomes.dependents[stage_id]}:
+        for dependent in {one for key in reopened for one in self.outcomes.dependents[key]}:
             if dependent in self._ready:
                 self._ready.take_out(dependent)
         # Another stage may have had it made again meanwhile.
-        for stage_id in (*reopened, for_stage):
-            if not self.outcomes.lacks(stage_id):
-                self._put(stage_id)
+        for key in (*reopened, for_stage):
+            if not self.outcomes.lacks(key):
+                self._put(key)
         return Retry(attempt=self.attempts[for_stage] + 1, reopened=tuple(reopened))
 
-    def take_revived(self) -> list[str]:
+    def take_revived(self) -> list[StageKey]:
         """Return, once, the stages that had failed for good on a node that was found to be broken later."""
         revived, self._revived = self._revived, []
         return revived
 
     def progress(
-        self, stage_id: str, *, fraction: float, whole_s: float | None, now_s: float, node: str | None = None
+        self, key: StageKey, *, fraction: float, whole_s: float | None, now_s: float, node: str | None = None
     ) -> None:
         """Take note how far a running training is.
 
         Parameters
         ----------
-        stage_id
+        key
             Which one.
         fraction
             Share that is done and would survive a stop.
@@ -238,31 +242,31 @@ class Schedule:
         node
             Where it really runs, if that is known: of machines of one kind the cluster takes any.
         """
-        attempt = self._running.get(stage_id)
+        attempt = self._running.get(key)
         if attempt is None:
             return
         if node:
             reconcile_placement(node, attempt, running=self._running, processors=self.processors)
         remaining_s = self.expectations.progressed(
-            stage_id, fraction=fraction, whole_s=whole_s, node=self._node(attempt.node)
+            key, fraction=fraction, whole_s=whole_s, node=self._node(attempt.node)
         )
         if remaining_s is not None:
-            self._failures.made_progress(stage_id)
-            self.records.succeeded(attempt.node, stage_id, on_gpu=attempt.need.gpus > 0)
+            self._failures.made_progress(key)
+            self.records.succeeded(attempt.node, key, on_gpu=attempt.need.gpus > 0)
             attempt.remaining_s, attempt.at_s = remaining_s, now_s
 
-    def requests_to_stop(self, now_s: float) -> list[str]:
+    def requests_to_stop(self, now_s: float) -> list[StageKey]:
         """Return the running trainings that shall be preempted for others now; each is named once."""
         if self.expectations.take_news():
             self._put_anew()
             self._next_look_s = min(self._next_look_s, now_s)
         if now_s < self._next_look_s:
             return []
-        for stage_id in self._reservations.without_hope(now_s=now_s, patience_s=self._min_gain_s):
-            self._drop_hold(stage_id)
-        asked, outcomes = list[str](), self.outcomes
+        for key in self._reservations.without_hope(now_s=now_s, patience_s=self._min_gain_s):
+            self._drop_hold(key)
+        asked, outcomes = list[StageKey](), self.outcomes
         # What is done stays done unless it is lost; what has failed may be revived.
-        self._trainings = [stage_id for stage_id in self._trainings if stage_id not in outcomes.done]
+        self._trainings = [key for key in self._trainings if key not in outcomes.done]
         place_nodes = places(self.processors, need=self.training_need, predicting=self._nodes_of_predictions())
         works = works_of(
             [one for one in self._trainings if one not in outcomes.failed and one not in outcomes.blocked],
@@ -271,7 +275,7 @@ class Schedule:
             reservations=self._reservations,
             can_start=self._ready.__contains__,
             is_settled=lambda attempt: now_s - attempt.since_s >= self._min_gain_s,
-            remaining_s=lambda stage_id: self.remaining_s(stage_id, now_s=now_s),
+            remaining_s=lambda key: self.remaining_s(key, now_s=now_s),
             margin=self.expectations.margin,
         )
         speeds = [self._speed(node_id) for node_id in place_nodes]
@@ -298,12 +302,12 @@ class Schedule:
         self.processors.add(node)
         self._next_look_s = now_s
 
-    def remove_node(self, node_id: str, *, now_s: float) -> list[str]:
+    def remove_node(self, node_id: str, *, now_s: float) -> list[StageKey]:
         """Forget a node that is gone; returns the stages that ran there, which must be failed as preempted."""
         self.processors.remove(node_id)
         self._drop_holds_of_lost_nodes(now_s)
         self._next_look_s = now_s
-        return [stage_id for stage_id, attempt in self._running.items() if attempt.node == node_id]
+        return [key for key, attempt in self._running.items() if attempt.node == node_id]
 
     def drain_node(self, node_id: str, *, now_s: float) -> None:
         """Start nothing more on a node that is about to leave; what runs there goes on."""
@@ -314,14 +318,14 @@ class Schedule:
     def remaining(self) -> list[Stage]:
         """Stages that are neither done nor failed nor blocked, those that run included."""
         over = self.outcomes.over
-        return [self.graph[stage_id] for stage_id in self.outcomes.needed if stage_id not in over]
+        return [self.graph[key] for key in self.outcomes.needed if key not in over]
 
-    def remaining_s(self, stage_id: str, *, now_s: float) -> float:
+    def remaining_s(self, key: StageKey, *, now_s: float) -> float:
         """Return the predicted seconds, on a GPU of speed 1, until a stage is done."""
-        attempt = self._running.get(stage_id)
+        attempt = self._running.get(key)
         if attempt is None:
-            return self.expectations.remaining_s(stage_id)
-        speed = self._speed(attempt.node) if self.graph[stage_id].kind is StageKind.TRAIN else 1.0
+            return self.expectations.remaining_s(key)
+        speed = self._speed(attempt.node) if self.graph[key].kind is StageKind.TRAIN else 1.0
         return max(0.0, attempt.remaining_s - (now_s - attempt.at_s) * speed)
 
     def _open_rested(self, now_s: float) -> None:
@@ -329,60 +333,60 @@ class Schedule:
             if self.processors.reopen(node_id):
                 self._next_look_s = now_s
 
-    def _start(self, stage_id: str, *, node: str, now_s: float) -> Start:
-        remaining_s = self.remaining_s(stage_id, now_s=now_s)
-        stage = self.graph[stage_id]
-        self._running[stage_id] = Attempt(
-            node=node, need=self.need(stage), remaining_s=remaining_s, at_s=now_s, since_s=now_s
-        )
-        self.attempts[stage_id] = self.attempts.get(stage_id, 0) + 1
-        return Start(stage=stage, node=node, attempt=self.attempts[stage_id])
+    def _start(self, key: StageKey, *, node: str, now_s: float) -> Start:
+        remaining_s = self.remaining_s(key, now_s=now_s)
+        stage, need = self.graph[key], self.need(self.graph[key])
+        share = need.share_of(self.processors.node(node))
+        assert share is not None, key
+        self._running[key] = Attempt(node=node, need=need, remaining_s=remaining_s, at_s=now_s, since_s=now_s)
+        self.attempts[key] = self.attempts.get(key, 0) + 1
+        return Start(stage=stage, node=node, attempt=self.attempts[key], share=share)
 
     def _place(self, need: ResourceRequest) -> str | None:
         first, training = self._ready.first(need), self._ready.first(self.training_need)
         keeps_places = need != self.training_need and training is not None and first in self._up_to_training
         return self.processors.place(need, keep_for=self.training_need if keeps_places else None)
 
-    def _put(self, stage_id: str) -> None:
-        if stage_id in self._reservations:
-            self._reservations.waiting.add(stage_id)
+    def _put(self, key: StageKey) -> None:
+        if key in self._reservations:
+            self._reservations.waiting.add(key)
             return
-        self._ready.put(self.need(self.graph[stage_id]), self._urgency(stage_id))
+        self._ready.put(self.need(self.graph[key]), self._urgency(key))
 
     def _drop_holds_of_lost_nodes(self, now_s: float) -> None:
-        for stage_id in self._reservations.without_hope(now_s=now_s, patience_s=float("inf")):
-            self._drop_hold(stage_id)
+        for key in self._reservations.without_hope(now_s=now_s, patience_s=float("inf")):
+            self._drop_hold(key)
 
-    def _drop_hold(self, stage_id: str) -> None:
-        if self._reservations.drop(stage_id):
-            self._put(stage_id)
+    def _drop_hold(self, key: StageKey) -> None:
+        if self._reservations.drop(key):
+            self._put(key)
 
-    def _urgency(self, stage_id: str) -> Urgency:
+    def _urgency(self, key: StageKey) -> Urgency:
         # What no training waits for, predictions above all, goes first: a trained model is short of its result by
         # minutes, and what is committed early cannot be lost any more. What feeds trainings must be done anyway.
-        way_s = self._critical_path_s[stage_id]
-        if self.graph[stage_id].kind is StageKind.TRAIN:
-            way_s += self.remaining_s(stage_id, now_s=0.0) - self.graph[stage_id].expected_s
+        way_s = self._critical_path_s[key]
+        if self.graph[key].kind is StageKind.TRAIN:
+            way_s += self.remaining_s(key, now_s=0.0) - self.graph[key].expected_s
         # Of equal ones, the first fold of every group goes before second folds: it tells how long those will take.
-        training = self.graph[stage_id].training
-        return (self._rank(stage_id), -way_s, training.fold if training else 0, stage_id)
+        training = self.graph[key].training
+        return (self._rank(key), -way_s, training.fold if training else 0, key)
 
-    def _rank(self, stage_id: str) -> int:
-        if stage_id not in self._up_to_training:
+    def _rank(self, key: StageKey) -> int:
+        if key not in self._up_to_training:
             return 0
-        return 2 if self.graph[stage_id].kind is StageKind.TRAIN else 1
+        return 2 if self.graph[key].kind is StageKind.TRAIN else 1
 
-    def _release(self, stage_id: str) -> Attempt:
-        attempt = self._running.pop(stage_id)
-        self._reservations.stopping.discard(stage_id)
+    def _release(self, key: StageKey) -> Attempt:
+        attempt = self._running.pop(key)
+        self._reservations.stopping.discard(key)
         self.processors.release(attempt.node, attempt.need)
         self._reservations.grant(attempt.node)
         return attempt
 
     def _put_anew(self) -> None:
-        for stage_id in list(self._ready.ids()):
-            if self.graph[stage_id].kind is StageKind.TRAIN:
-                self._put(stage_id)
+        for key in list(self._ready.ids()):
+            if self.graph[key].kind is StageKind.TRAIN:
+                self._put(key)
 
     def _node(self, node_id: str) -> Node | None:
         return self.processors.node(node_id) if self.processors.has(node_id) else None

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, replace
 
 from orchestrator.cluster.node_pool import NodePool
 from orchestrator.scheduling.autoscaling import missing_machines
+from orchestrator.scheduling.ended import FailureKind
 from orchestrator.scheduling.resources import Node, Resources, node_of
-from orchestrator.scheduling.retries import FailureKind
 from orchestrator.scheduling.scheduler import RESTART_S, Schedule, Start
 from orchestrator.simulation.queue import Queue
-from orchestrator.workflow.graph import StageKind
+from orchestrator.workflow.keys import StageKey, StageKind
 
 ASK_EVERY_S = 10.0
 """Time between two looks at what machines are missing."""
@@ -40,7 +40,7 @@ class Conditions:
 class Occupation:
     """A stage on a node."""
 
-    stage: str
+    stage: StageKey
     kind: StageKind
     node: str
     pool: str
@@ -110,7 +110,7 @@ class Simulation:
     schedule: Schedule
     """Without any nodes but those of `pools`."""
     pools: tuple[NodePool, ...]
-    true_s: Mapping[str, float]
+    true_s: Mapping[StageKey, float]
     """Seconds of each stage on a GPU of speed 1, which the schedule does not know; otherwise what is expected."""
     conditions: Conditions = field(default_factory=Conditions)
     idle_s: float = 600.0
@@ -124,9 +124,9 @@ class Simulation:
         self._events: list[tuple[float, int, str, object]] = []
         self._num_events = 0
         self._now_s = 0.0
-        self._under_way: dict[str, _RunningStage] = {}
-        self._on_node: dict[str, dict[str, None]] = {}
-        self._done_s: dict[str, float] = {}
+        self._under_way: dict[StageKey, _RunningStage] = {}
+        self._on_node: dict[str, dict[StageKey, None]] = {}
+        self._done_s: dict[StageKey, float] = {}
         self._up: dict[str, _Machine] = {}
         self._num_nodes = 0
         self._num_requests = 0
@@ -164,11 +164,11 @@ class Simulation:
 
     def _decide(self) -> None:
         self._start_all()
-        for stage_id in self.schedule.requests_to_stop(self._now_s):
+        for key in self.schedule.requests_to_stop(self._now_s):
             self._num_requests += 1
-            under = self._under_way[stage_id]
+            under = self._under_way[key]
             under.is_stopping = True
-            self._push(self._now_s + self.conditions.stop_s, "stopped", (stage_id, under.start.attempt))
+            self._push(self._now_s + self.conditions.stop_s, "stopped", (key, under.start.attempt))
         # A place that was idle may be kept for a training that moves.
         self._start_all()
         wake_s = self.schedule.next_wake_s()
@@ -209,41 +209,39 @@ class Simulation:
             self._begin(start)
 
     def _begin(self, start: Start) -> None:
-        stage, node = start.stage, self.schedule.processors.node(start.node)
-        share = self.schedule.need(stage).share_of(node)
-        assert share is not None
+        stage, share, node = start.stage, start.share, self.schedule.processors.node(start.node)
         is_training = stage.kind is StageKind.TRAIN
         speed = node.speed * self.schedule.need(stage).pace_with(share) if share.gpus else 1.0
         under = _RunningStage(start=start, start_s=self._now_s, speed=speed, share=share)
-        self._under_way[stage.id] = under
-        self._on_node.setdefault(start.node, {})[stage.id] = None
-        left_s = (self._whole_s(stage.id) - stage.expected_core_s - self._done_s.get(stage.id, 0.0)) / speed
+        self._under_way[stage.key] = under
+        self._on_node.setdefault(start.node, {})[stage.key] = None
+        left_s = (self._whole_s(stage.key) - stage.expected_core_s - self._done_s.get(stage.key, 0.0)) / speed
         left_s += stage.expected_core_s
         end_s = self._now_s + left_s + (self.conditions.start_training_s if is_training else 0.0)
-        self._push(end_s, "end", (stage.id, start.attempt))
+        self._push(end_s, "end", (stage.key, start.attempt))
         if is_training:
             self._report_later(under, end_s=end_s)
 
     def _report_later(self, under: _RunningStage, *, end_s: float) -> None:
         report_s = self._now_s + self.conditions.progress_s
         if report_s < end_s:
-            self._push(report_s, "report", (under.start.stage.id, under.start.attempt, end_s))
+            self._push(report_s, "report", (under.start.stage.key, under.start.attempt, end_s))
 
-    def _on_report(self, payload: tuple[str, int, float]) -> None:
-        stage_id, attempt, end_s = payload
-        under = self._found(stage_id, attempt)
+    def _on_report(self, payload: tuple[StageKey, int, float]) -> None:
+        key, attempt, end_s = payload
+        under = self._found(key, attempt)
         if under is None:
             return
-        self._tell_progress(under, done_s=self._fitted_s(under, stage_id))
+        self._tell_progress(under, done_s=self._fitted_s(under, key))
         self._report_later(under, end_s=end_s)
 
-    def _on_end(self, payload: tuple[str, int]) -> None:
+    def _on_end(self, payload: tuple[StageKey, int]) -> None:
         under = self._found(*payload)
         if under is not None:
             self._leave(under)
             self.schedule.finish(payload[0], now_s=self._now_s)
 
-    def _on_stopped(self, payload: tuple[str, int]) -> None:
+    def _on_stopped(self, payload: tuple[StageKey, int]) -> None:
         under = self._found(*payload)
         if under is not None:
             self._interrupt(under, loses_s=0.0)
@@ -309,27 +307,27 @@ class Simulation:
     def _interrupt(self, under: _RunningStage, *, loses_s: float) -> None:
         stage = under.start.stage
         if stage.kind is StageKind.TRAIN:
-            before_s = self._done_s.get(stage.id, 0.0)
-            self._done_s[stage.id] = max(before_s, self._fitted_s(under, stage.id) - loses_s)
-            self._tell_progress(under, done_s=self._done_s[stage.id])
+            before_s = self._done_s.get(stage.key, 0.0)
+            self._done_s[stage.key] = max(before_s, self._fitted_s(under, stage.key) - loses_s)
+            self._tell_progress(under, done_s=self._done_s[stage.key])
         self._leave(under)
-        self.schedule.fail(stage.id, kind=FailureKind.PREEMPTION, now_s=self._now_s)
+        self.schedule.fail(stage.key, kind=FailureKind.PREEMPTION, now_s=self._now_s)
 
     def _tell_progress(self, under: _RunningStage, *, done_s: float) -> None:
-        stage_id = under.start.stage.id
-        whole_s = self._whole_s(stage_id)
-        self.schedule.progress(stage_id, fraction=done_s / whole_s, whole_s=whole_s / under.speed, now_s=self._now_s)
+        key = under.start.stage.key
+        whole_s = self._whole_s(key)
+        self.schedule.progress(key, fraction=done_s / whole_s, whole_s=whole_s / under.speed, now_s=self._now_s)
 
     def _leave(self, under: _RunningStage) -> None:
         stage, node_id = under.start.stage, under.start.node
-        del self._under_way[stage.id]
-        del self._on_node[node_id][stage.id]
+        del self._under_way[stage.key]
+        del self._on_node[node_id][stage.key]
         machine = self._up.get(node_id)
         if machine is not None:
             machine.last_used_s = self._now_s
         self._occupations.append(
             Occupation(
-                stage=stage.id,
+                stage=stage.key,
                 kind=stage.kind,
                 node=node_id,
                 pool=node_id.rpartition("-")[0],
@@ -370,17 +368,17 @@ class Simulation:
             )
         )
 
-    def _found(self, stage_id: str, attempt: int) -> _RunningStage | None:
+    def _found(self, key: StageKey, attempt: int) -> _RunningStage | None:
         """Return a stage under way; None if that attempt has ended meanwhile."""
-        under = self._under_way.get(stage_id)
+        under = self._under_way.get(key)
         return under if under is not None and under.start.attempt == attempt else None
 
-    def _fitted_s(self, under: _RunningStage, stage_id: str) -> float:
+    def _fitted_s(self, under: _RunningStage, key: StageKey) -> float:
         fits_s = max(0.0, self._now_s - under.start_s - self.conditions.start_training_s)
-        return self._done_s.get(stage_id, 0.0) + fits_s * under.speed
+        return self._done_s.get(key, 0.0) + fits_s * under.speed
 
-    def _whole_s(self, stage_id: str) -> float:
-        return self.true_s.get(stage_id, self.schedule.graph[stage_id].expected_s)
+    def _whole_s(self, key: StageKey) -> float:
+        return self.true_s.get(key, self.schedule.graph[key].expected_s)
 
     def _push(self, at_s: float, kind: str, payload: object) -> None:
         self._num_events += 1

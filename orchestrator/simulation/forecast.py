@@ -1,7 +1,7 @@
 """What a run would take on an imagined cluster: time, GPU hours, money; and which cluster is the cheapest in time."""
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from orchestrator.benchmark.definition import Training
@@ -16,7 +16,8 @@ from orchestrator.scheduling.training_need import training_need
 from orchestrator.simulation.engine import Conditions, Simulation, Trace
 from orchestrator.simulation.fleet import Fleet, alternatives, fleet_of
 from orchestrator.training.nnunet.classes import planned_memory_gib
-from orchestrator.workflow.graph import Stage, StageKind, build_graph
+from orchestrator.workflow.graph import Graph, Stage, build_graph
+from orchestrator.workflow.keys import StageKey, StageKind
 
 GROUP_SPREAD, FOLD_SPREAD = 0.15, 0.03
 """Of the logarithm of how trainings differ from what is expected of them, in the imagined world."""
@@ -169,7 +170,7 @@ def _unbeaten(outlooks: Iterable[Forecast]) -> tuple[Forecast, ...]:
 
 
 def outlook(
-    graph: Mapping[str, Stage],
+    graph: Graph,
     fleet: Fleet,
     *,
     need: ResourceRequest,
@@ -214,18 +215,22 @@ def cost_usd(course: Trace, fleet: Fleet) -> float | None:
     return (rented + course.makespan_s * fleet.head_usd_per_hour) / 3600
 
 
-def compact(graph: Mapping[str, Stage]) -> dict[str, Stage]:
+def compact(graph: Graph) -> dict[StageKey, Stage]:
     """Return a graph with cases of one data set done together, one after the other: ten times smaller, as much work."""
-    parts: dict[str, list[Stage]] = {}
-    part_of: dict[str, str] = {}
-    latest: dict[tuple[StageKind, str, str], str] = {}
+    parts: dict[StageKey, list[Stage]] = {}
+    part_of: dict[StageKey, StageKey] = {}
+    latest: dict[tuple[StageKind, str, str], StageKey] = {}
     for stage in graph.values():
-        key = (stage.kind, stage.training.id if stage.training else "", stage.case.dataset if stage.case else stage.id)
+        key = (
+            stage.kind,
+            stage.training.id if stage.training else "",
+            stage.case.dataset if stage.case else stage.key.text,
+        )
         first = latest.get(key)
         if first is None or len(parts[first]) == NUM_TOGETHER:
-            first = latest[key] = stage.id
+            first = latest[key] = stage.key
         parts.setdefault(first, []).append(stage)
-        part_of[stage.id] = first
+        part_of[stage.key] = first
     kinds = list(StageKind)
     return {
         first: replace(
@@ -238,13 +243,13 @@ def compact(graph: Mapping[str, Stage]) -> dict[str, Stage]:
     }
 
 
-def _play(graph: Mapping[str, Stage], fleet: Fleet, *, need: ResourceRequest, seed: int, min_gain_s: float) -> Trace:
+def _play(graph: Graph, fleet: Fleet, *, need: ResourceRequest, seed: int, min_gain_s: float) -> Trace:
     schedule = Schedule(graph, done=(), nodes=(), to_come=fleet.nodes, training_need=need, min_gain_s=min_gain_s)
     draw = random.Random(seed)
     groups = {stage.training.group for stage in graph.values() if stage.training}
     factors = {group: draw.lognormvariate(0, GROUP_SPREAD) for group in sorted(groups)}
     true_s = {
-        stage.id: stage.expected_s * factors[stage.training.group] * draw.lognormvariate(0, FOLD_SPREAD)
+        stage.key: stage.expected_s * factors[stage.training.group] * draw.lognormvariate(0, FOLD_SPREAD)
         for stage in graph.values()
         if stage.kind is StageKind.TRAIN and stage.training
     }

@@ -51,19 +51,6 @@ class AttemptClaim:
             )
 
 
-_END_OF_LOG = "its log ended with\n"
-NUM_LAST_LINES = 5
-"""Of its log that a failed attempt tells."""
-
-
-def end_of_log(error: BaseException) -> tuple[str, ...]:
-    """Return the last lines that an attempt has logged which ended with this error; none if it had not come to that."""
-    for note in getattr(error, "__notes__", ()):
-        if note.startswith(_END_OF_LOG):
-            return tuple(note.removeprefix(_END_OF_LOG).splitlines())
-    return ()
-
-
 class TrainingLog:
     """Text log of one training: written to the storage when flushed; a second attempt appends to the first."""
 
@@ -71,7 +58,6 @@ class TrainingLog:
         self._storage = storage
         self._key = key
         self._text = storage.read_bytes(key).decode(errors="replace") if storage.exists(key) else ""
-        self._num_before = len(self._text)
 
     def __enter__(self) -> "TrainingLog":
         return self
@@ -81,8 +67,6 @@ class TrainingLog:
             return  # the log is that of the later attempt now
         if error is not None:
             self.write("".join(traceback.format_exception(error)))
-            own_lines = self._text[self._num_before :].splitlines()
-            error.add_note(_END_OF_LOG + "\n".join(own_lines[-NUM_LAST_LINES:]))
         self.flush()
 
     def write(self, line: str) -> None:

@@ -15,7 +15,8 @@ from orchestrator.stages.predict import predict
 from orchestrator.stages.preprocess import preprocess
 from orchestrator.stages.score import score
 from orchestrator.stages.train import train
-from orchestrator.workflow.graph import Stage, StageKind
+from orchestrator.workflow.graph import Stage
+from orchestrator.workflow.keys import StageKind
 
 if TYPE_CHECKING:
     from orchestrator.training.stop_request import Watch
@@ -78,10 +79,10 @@ def _carry_out(context: RunContext, stage: Stage, *, watches: Sequence["Watch"],
 
 
 def _case(stage: Stage) -> Case:
-    assert stage.case is not None, stage.id
+    assert stage.case is not None, stage.key
     return stage.case
 
 
 def _training(stage: Stage) -> Training:
-    assert stage.training is not None, stage.id
+    assert stage.training is not None, stage.key
     return stage.training

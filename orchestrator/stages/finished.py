@@ -1,6 +1,6 @@
 """Which stages of a graph are done, as the files of an output location tell."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from orchestrator.benchmark.definition import Training
 from orchestrator.errors import IntegrityError
@@ -8,11 +8,12 @@ from orchestrator.stages.records.predictions import read_prediction_record
 from orchestrator.storage import run_paths
 from orchestrator.storage.interface import Storage
 from orchestrator.storage.json_files import read_json
-from orchestrator.workflow.graph import Stage, StageKind, evaluated_cases
+from orchestrator.workflow.graph import Graph, Stage, evaluated_cases
+from orchestrator.workflow.keys import StageKey, StageKind
 
 
-def finished_stages(graph: Mapping[str, Stage], storage: Storage) -> set[str]:
-    """Return the ids of the stages whose products exist.
+def finished_stages(graph: Graph, storage: Storage) -> set[StageKey]:
+    """Return the stages whose products exist.
 
     Where a training is not scored yet, predictions of another checkpoint are none, and neither are those of which one
     is lost.
@@ -24,7 +25,7 @@ def finished_stages(graph: Mapping[str, Stage], storage: Storage) -> set[str]:
         if stage.kind is StageKind.SCORE and stage.training is not None and existing.issuperset(stage.products)
     }
     return {
-        stage.id
+        stage.key
         for stage in graph.values()
         if existing.issuperset(stage.products)
         and (
@@ -34,17 +35,17 @@ def finished_stages(graph: Mapping[str, Stage], storage: Storage) -> set[str]:
     }
 
 
-def lost_stages(graph: Mapping[str, Stage], storage: Storage, *, stage_id: str) -> list[str]:
+def lost_stages(graph: Graph, storage: Storage, *, key: StageKey) -> list[StageKey]:
     """Return, in graph order, the stages that must be carried out again before one of them finds all that it reads."""
-    lost: set[str] = set()
-    open_ids = [stage_id]
-    while open_ids:
-        for need in graph[open_ids.pop()].dependencies:
+    lost: set[StageKey] = set()
+    open_keys = [key]
+    while open_keys:
+        for need in graph[open_keys.pop()].dependencies:
             products = graph[need].products
             is_there = all(map(storage.exists, products)) and _is_whole(graph[need], storage, storage.exists)
             if need not in lost and not is_there:
                 lost.add(need)
-                open_ids.append(need)
+                open_keys.append(need)
     return [one for one in graph if one in lost]
 
 

@@ -9,53 +9,23 @@ again for it.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 from statistics import median_low
 
 from orchestrator.benchmark import costs
 from orchestrator.benchmark.definition import Case, Dataset, Training
 from orchestrator.benchmark.presets import Preset
 from orchestrator.storage import run_paths
-
-
-class StageKind(StrEnum):
-    """A step of the pipeline."""
-
-    DOWNLOAD = "download"
-    """Generate one phantom download (real downloads are already there)."""
-    INGEST = "ingest"
-    """Turn the image of one case of a download into ours."""
-    LABELS = "labels"
-    """Turn one mask of a case into a label map of ours; others of the case may be bad."""
-    FINGERPRINT = "fingerprint"
-    """Measure one training case as nnU-Net does."""
-    PLAN = "plan"
-    """Make the nnU-Net plans of one training."""
-    PREPROCESS = "preprocess"
-    """Preprocess one case for one training into an Arrow patch file."""
-    TRAIN = "train"
-    """Fit one model."""
-    PREDICT = "predict"
-    """Predict every evaluation case of one training."""
-    SCORE = "score"
-    """Score the predictions of one training and commit its rows."""
-
-    @property
-    def uses_network(self) -> bool:
-        """Whether it computes with a network: on a GPU where there is one."""
-        return self in {StageKind.TRAIN, StageKind.PREDICT}
+from orchestrator.workflow.keys import StageKey, StageKind
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stage:
     """One step of the pipeline for one case, one training or both."""
 
-    id: str
-    """Unique; also its name in the Ray dashboard."""
-    kind: StageKind
-    """What is done."""
-    dependencies: tuple[str, ...]
-    """Ids of the stages that must be done before: all of which it reads a product."""
+    key: StageKey
+    """Which one; its text is its name in the Ray dashboard."""
+    dependencies: tuple[StageKey, ...]
+    """Stages that must be done before: all of which it reads a product."""
     products: tuple[str, ...]
     """Keys that exist when the stage is done."""
     expected_s: float
@@ -68,14 +38,24 @@ class Stage:
     """Of its case, roughly, where it writes one: on the grid of the scanner or of the training."""
     training: Training | None = None
     """The training it works for, if it is one training's."""
-    case: Case | None = None
-    """The case it works on, if it is one case's."""
     label_sets: tuple[str, ...] = ()
     """Label sets that it reads or writes."""
     download: str = ""
     """The download that it generates or reads."""
 
+    @property
+    def kind(self) -> StageKind:
+        """What is done."""
+        return self.key.kind
 
+    @property
+    def case(self) -> Case | None:
+        """The case it works on, if it is one case's."""
+        return self.key.case
+
+
+Graph = Mapping[StageKey, Stage]
+"""Stages, those before others that need them."""
 _CHECKPOINT_BYTES = 1_000_000_000
 """Final, latest and previous checkpoint of nnU-Net's network with its optimiser."""
 
@@ -88,11 +68,11 @@ class _Builder:
     preset: Preset
     label_sets_of_case: Mapping[Case, tuple[str, ...]]
     phantoms: bool
-    stages: dict[str, Stage] = field(default_factory=dict)
+    stages: dict[StageKey, Stage] = field(default_factory=dict)
 
-    def add(self, stage: Stage) -> str:
-        self.stages.setdefault(stage.id, stage)
-        return stage.id
+    def add(self, stage: Stage) -> StageKey:
+        self.stages.setdefault(stage.key, stage)
+        return stage.key
 
     def voxels(self, case: Case) -> int:
         return costs.case_voxels(self.datasets[case.dataset], preset=self.preset, phantoms=self.phantoms)
@@ -104,12 +84,11 @@ class _Builder:
     def memory_gib(self, step: costs.StepCost, cases: Iterable[Case]) -> int:
         return step.memory_gib(max(map(self.image_voxels, cases)))
 
-    def download(self, name: str) -> str:
+    def download(self, name: str) -> StageKey:
         scans = {case.name: case for case in self.label_sets_of_case if self.datasets[case.dataset].folder == name}
         return self.add(
             Stage(
-                id=f"download {name}",
-                kind=StageKind.DOWNLOAD,
+                key=StageKey(kind=StageKind.DOWNLOAD, download=name),
                 dependencies=(),
                 products=(run_paths.phantom_listing(name),),
                 expected_s=sum(costs.GENERATE.seconds(self.image_voxels(case)) for case in scans.values()),
@@ -118,15 +97,14 @@ class _Builder:
             )
         )
 
-    def ingest(self, case: Case) -> str:
-        stage_id = f"ingest {case.id}"
-        if stage_id in self.stages:
-            return stage_id
+    def ingest(self, case: Case) -> StageKey:
+        key = StageKey(kind=StageKind.INGEST, case=case)
+        if key in self.stages:
+            return key
         download = self.datasets[case.dataset].folder
         return self.add(
             Stage(
-                id=stage_id,
-                kind=StageKind.INGEST,
+                key=key,
                 dependencies=(self.download(download),) if self.phantoms else (),
                 products=(
                     *run_paths.case_images(case, num_channels=len(self.datasets[case.dataset].channels)),
@@ -135,20 +113,18 @@ class _Builder:
                 expected_s=costs.INGEST.seconds(self.image_voxels(case)),
                 memory_gib=self.memory_gib(costs.INGEST, [case]),
                 voxels=self.image_voxels(case),
-                case=case,
                 download=download,
             )
         )
 
-    def labels(self, case: Case, label_set: str) -> str:
-        stage_id = f"labels {case.id} {label_set}"
-        if stage_id in self.stages:
-            return stage_id
+    def labels(self, case: Case, label_set: str) -> StageKey:
+        key = StageKey(kind=StageKind.LABELS, case=case, label_set=label_set)
+        if key in self.stages:
+            return key
         download = self.datasets[case.dataset].folder
         return self.add(
             Stage(
-                id=stage_id,
-                kind=StageKind.LABELS,
+                key=key,
                 dependencies=(self.ingest(case), *((self.download(download),) if self.phantoms else ())),
                 products=(
                     run_paths.case_labels(case, label_set=label_set),
@@ -156,33 +132,29 @@ class _Builder:
                 ),
                 expected_s=costs.LABELS.seconds(self.voxels(case)),
                 memory_gib=self.memory_gib(costs.LABELS, [case]),
-                case=case,
                 label_sets=(label_set,),
                 download=download,
             )
         )
 
-    def fingerprint(self, case: Case, label_set: str) -> str:
+    def fingerprint(self, case: Case, label_set: str) -> StageKey:
         return self.add(
             Stage(
-                id=f"fingerprint {case.id} {label_set}",
-                kind=StageKind.FINGERPRINT,
+                key=StageKey(kind=StageKind.FINGERPRINT, case=case, label_set=label_set),
                 dependencies=(self.ingest(case), self.labels(case, label_set)),
                 products=(run_paths.fingerprint(case, label_set=label_set),),
                 expected_s=costs.FINGERPRINT.seconds(self.image_voxels(case)),
                 memory_gib=self.memory_gib(costs.FINGERPRINT, [case]),
-                case=case,
                 label_sets=(label_set,),
             )
         )
 
-    def plan(self, training: Training, donors: Mapping[str, Training]) -> str:
+    def plan(self, training: Training, donors: Mapping[str, Training]) -> StageKey:
         measured = [self.fingerprint(case, training.label_set) for case in (*training.train, *training.val)]
         donor = training.plans_from
         return self.add(
             Stage(
-                id=f"plan {training.id}",
-                kind=StageKind.PLAN,
+                key=StageKey(kind=StageKind.PLAN, training=training.id),
                 dependencies=(*measured, *((self.plan(donors[donor], donors),) if donor else ())),
                 products=(run_paths.plan(training.id),),
                 expected_s=costs.plan_s(self.preset),
@@ -200,8 +172,7 @@ class _Builder:
         preprocessed = [
             self.add(
                 Stage(
-                    id=f"preprocess {training.id} {case.id}",
-                    kind=StageKind.PREPROCESS,
+                    key=StageKey(kind=StageKind.PREPROCESS, training=training.id, case=case),
                     dependencies=(self.ingest(case), self.labels(case, training.label_set), plan),
                     products=(
                         run_paths.patches(training.id, case),
@@ -211,7 +182,6 @@ class _Builder:
                     memory_gib=costs.PREPROCESS.memory_gib(voxels * num_channels),
                     voxels=voxels * num_channels,
                     training=training,
-                    case=case,
                     label_sets=(training.label_set,),
                 )
             )
@@ -219,8 +189,7 @@ class _Builder:
         ]
         train = self.add(
             Stage(
-                id=f"train {training.id}",
-                kind=StageKind.TRAIN,
+                key=StageKey(kind=StageKind.TRAIN, training=training.id),
                 dependencies=(plan, *preprocessed),
                 products=(run_paths.final_checkpoint(training.id), run_paths.training_record(training.id)),
                 expected_s=self.preset.expected_training_s,
@@ -229,14 +198,13 @@ class _Builder:
         )
         self.evaluation(training, plan=plan, train=train, voxels=voxels)
 
-    def evaluation(self, training: Training, *, plan: str, train: str, voxels: int) -> None:
+    def evaluation(self, training: Training, *, plan: StageKey, train: StageKey, voxels: int) -> None:
         """Add what is done with the model of a training."""
         evaluated = evaluated_cases(training)
         predicted = costs.prediction_of_case(voxels, training=training, preset=self.preset)
         predict = self.add(
             Stage(
-                id=f"predict {training.id}",
-                kind=StageKind.PREDICT,
+                key=StageKey(kind=StageKind.PREDICT, training=training.id),
                 dependencies=(train, plan, *(self.ingest(case) for case in evaluated)),
                 products=(run_paths.prediction_record(training.id),),
                 expected_s=(predicted.core + predicted.network) * len(evaluated),
@@ -246,8 +214,7 @@ class _Builder:
         )
         self.add(
             Stage(
-                id=f"score {training.id}",
-                kind=StageKind.SCORE,
+                key=StageKey(kind=StageKind.SCORE, training=training.id),
                 # Also what it was fitted to: each row has a digest over all cases. The final checkpoint is not read.
                 dependencies=(
                     predict,
@@ -296,8 +263,8 @@ def build_graph(
     datasets: Mapping[str, Dataset],
     preset: Preset,
     phantoms: bool,
-) -> dict[str, Stage]:
-    """Return every stage of the trainings by id, stages before those that need them.
+) -> dict[StageKey, Stage]:
+    """Return every stage of the trainings by its key, stages before those that need them.
 
     Parameters
     ----------

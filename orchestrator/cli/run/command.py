@@ -71,10 +71,11 @@ def run_here(request: RunRequest, options: argparse.Namespace, *, console: Conso
     """Run on the cluster that this machine can reach, and say what came out."""
     request.cluster.authenticate()
     from orchestrator.driver.run import run
+    from orchestrator.ray_backend.on_demand import connect_to_ray
 
     check_data(request, console=console)
     with LiveView(console) as view:
-        outcome = run(request, listener=view)
+        outcome = run(request, connect=connect_to_ray, listener=view)
     for key in outcome.tables:
         if key.endswith(".md"):
             say(f"{request.output}/{key}", console=console)

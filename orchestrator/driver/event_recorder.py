@@ -1,0 +1,67 @@
+"""Writes what happens in a run to its output location: events, and the whole text of each failure."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+
+from orchestrator.driver.happenings import (
+    EpochEnded,
+    Happening,
+    MachinesMissing,
+    MachinesWaiting,
+    StageAskedToStop,
+    StageFailed,
+    StageFinished,
+    StageRevived,
+    StageStarted,
+)
+from orchestrator.events import EventLog
+from orchestrator.scheduling.retries import GiveUp, Retry
+from orchestrator.storage import run_paths
+from orchestrator.storage.best_effort import best_effort
+from orchestrator.storage.interface import Storage
+from orchestrator.workflow.keys import StageKey
+
+
+class EventRecorder:
+    """A listener of a run."""
+
+    def __init__(self, storage: Storage, *, events: EventLog) -> None:
+        """Write to the output location and to the log of its events."""
+        self._storage = storage
+        self._events = events
+
+    def __call__(self, happening: Happening) -> None:
+        """Write what has happened."""
+        match happening:
+            case StageStarted(stage=stage, attempt=attempt, node=node, gpus=gpus):
+                on_gpu = {"gpu_kind": node.kind, "gpus": gpus} if gpus else {}
+                self._events.append("stage_started", **_of(stage.key), attempt=attempt, **on_gpu)
+            case StageFinished(stage=stage, elapsed_s=elapsed_s):
+                self._events.append("stage_finished", **_of(stage.key), elapsed_s=round(elapsed_s, 3))
+            case StageFailed():
+                self._write_failure(happening)
+            case StageAskedToStop(stage=stage):
+                self._events.append("stage_asked_to_stop", **_of(stage.key))
+            case StageRevived(stage=stage):
+                self._events.append("stage_revived", **_of(stage.key))
+            case MachinesMissing(missing=missing):
+                self._events.append("machines_missing", machines=sum(missing.values()))
+            case MachinesWaiting(waiting=waiting):
+                self._events.append("machines_waiting", waiting=dict(waiting))
+            case EpochEnded(stage=stage, latest=latest, is_new=True):
+                told = {**asdict(latest.report), "host": latest.host}
+                self._events.append("training_epoch", training=stage.key.training, **told)
+
+    def _write_failure(self, happening: StageFailed) -> None:
+        key, failed, decision = happening.stage.key, happening.failed, happening.decision
+        with best_effort(f"the whole text of the failure of {key}"):
+            self._storage.write_bytes(run_paths.stage_failure(key.text), failed.text.encode())
+        if isinstance(decision, Retry):
+            for reopened in decision.reopened:
+                self._events.append("stage_reopened", **_of(reopened))
+        self._events.append("stage_failed", **_of(key), error=failed.line, final=isinstance(decision, GiveUp))
+
+
+def _of(key: StageKey) -> Mapping[str, str]:
+    """Return what every event of a stage says of it."""
+    return {"stage": key.text, "stage_kind": key.kind.value}

@@ -1,0 +1,104 @@
+"""What happens in a run, as values; who is told of it changes nothing."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from orchestrator.scheduling.ended import Failed
+from orchestrator.scheduling.resources import Node, Resources
+from orchestrator.scheduling.retries import GiveUp, Retry
+from orchestrator.scheduling.scheduler import Schedule
+from orchestrator.stages.records.latest_epoch import LatestEpoch
+from orchestrator.workflow.graph import Stage
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageStarted:
+    """A stage was handed to the cluster."""
+
+    stage: Stage
+    attempt: int
+    node: Node
+    """One like that where it runs."""
+    gpus: float
+    """Its share of the GPUs of that node."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageFinished:
+    """A stage is done."""
+
+    stage: Stage
+    elapsed_s: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageFailed:
+    """A stage has failed."""
+
+    stage: Stage
+    failed: Failed
+    decision: Retry | GiveUp
+    """What follows."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageAskedToStop:
+    """A training was asked to stop for another."""
+
+    stage: Stage
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageRevived:
+    """A stage that had failed for good is tried again: its node turned out to be broken."""
+
+    stage: Stage
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MachinesMissing:
+    """Other machines are asked for than before."""
+
+    missing: Mapping[Resources, int]
+    """How many of each size."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MachinesWaiting:
+    """Other machines than before wait in a queue."""
+
+    waiting: Mapping[str, int]
+    """How many, by pool and reason."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EpochEnded:
+    """What a training under way has told last."""
+
+    stage: Stage
+    latest: LatestEpoch
+    is_new: bool
+    """Whether it tells that for the first time."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TimePassed:
+    """A moment in which nothing else happens."""
+
+    schedule: Schedule
+    """To be looked at."""
+
+
+Happening = (
+    StageStarted
+    | StageFinished
+    | StageFailed
+    | StageAskedToStop
+    | StageRevived
+    | MachinesMissing
+    | MachinesWaiting
+    | EpochEnded
+    | TimePassed
+)
+RunListener = Callable[[Happening], None]
+"""Is told what happens in a run, and only listens."""
