@@ -234,6 +234,11 @@ def evaluate(
         dimension=options.get("dimension", 3),
         ignored_label=options.get("ignored_label"),
     )
+    return FolderScores.of(comparison, _rows_in_order(comparison, options))
+
+
+def _rows_in_order(comparison: "FolderComparison", options: EvaluateOptions) -> "list[FolderScore]":
+    """Return the rows of all cases, in the order of the cases."""
     cases = comparison.cases()
     on_case = options.get("on_case")
     rows: dict[str, list[FolderScore]] = {}
@@ -241,7 +246,7 @@ def evaluate(
         rows[own_rows[0].case] = own_rows
         if on_case is not None:
             on_case(len(rows), len(cases))
-    return FolderScores.of(comparison, [row for case in cases for row in rows[case]])
+    return [row for case in cases for row in rows[case]]
 
 
 def _scored(

@@ -45,7 +45,7 @@ REQUESTS = [(source, name) for source in DATASETS for name in source.case_names]
 
 
 def write(download: str, folder: Path, *, seed: int = 0) -> None:
-    write_phantom_download(download, folder, requests=REQUESTS, spacing_mm=SPACING_MM, seed=seed)
+    write_phantom_download(plan_phantom_download(download, REQUESTS, spacing_mm=SPACING_MM, seed=seed), folder)
 
 
 @pytest.fixture(scope="module")
@@ -193,9 +193,9 @@ def test_an_interrupted_download_goes_on_with_the_scan_that_is_missing(tmp_path:
     def interrupt(name: str) -> None:
         raise KeyboardInterrupt(name)
 
-    arguments = {"requests": REQUESTS, "spacing_mm": SPACING_MM, "seed": 0}
+    request = plan_phantom_download("structseg", REQUESTS, spacing_mm=SPACING_MM, seed=0)
     with pytest.raises(KeyboardInterrupt, match="train_1"):
-        write_phantom_download("structseg", tmp_path, on_scan=interrupt, **arguments)
+        write_phantom_download(request, tmp_path, on_scan=interrupt)
     assert not (tmp_path / "structseg").exists()
     first = next(tmp_path.rglob("Thoracic_OAR/1/data.nii.gz")).stat().st_mtime_ns
     write("structseg", tmp_path)

@@ -68,22 +68,15 @@ def write_all(options: argparse.Namespace, *, console: Console) -> int:
 
 def write_phantoms(options: argparse.Namespace, *, console: Console) -> int:
     """Write all downloads and return the number of volumes."""
-    if options.workers < 1:
-        raise ConfigError(f"--workers {options.workers}: expected at least 1")
-    # As a path, s3://bucket is s3:/bucket.
-    if ":/" in str(options.output) or options.output.is_file():
-        raise ConfigError(f"--output {options.output}: expected a folder of this machine")
-    absolute(str(options.output), option="--output")
+    _check(options)
     study = load_study(options.study)
     preset = study.preset(options.preset or "paper")
     spacing_mm = options.spacing if options.spacing is not None else preset.phantom_spacing_mm
     requests = requested_cases(study, matrix=options.matrix, preset_name=preset.name)
     raw = raw_requests(requests)
-    plans = {
-        download: plan_phantom_download(download, requests, spacing_mm=spacing_mm, seed=options.seed)
-        for download in DOWNLOADS
-    }
-    num_scans = sum(len(plan.scans) for plan in plans.values()) + sum(map(len, raw.values()))
+    planned = (plan_phantom_download(one, requests, spacing_mm=spacing_mm, seed=options.seed) for one in DOWNLOADS)
+    plans = [plan for plan in planned if plan.scans]
+    num_scans = sum(len(plan.scans) for plan in plans) + sum(map(len, raw.values()))
     options.output.mkdir(parents=True, exist_ok=True)
     with console.status("starting") as status:
         live = is_live(console)
@@ -98,18 +91,19 @@ def write_phantoms(options: argparse.Namespace, *, console: Console) -> int:
                 seed=options.seed,
                 on_case=on_scan,
             )
-        for download, plan in plans.items():
-            if plan.scans:
-                write_phantom_download(
-                    download,
-                    options.output,
-                    requests=requests,
-                    spacing_mm=spacing_mm,
-                    seed=options.seed,
-                    num_workers=min(options.workers, len(plan.scans)),
-                    on_scan=on_scan,
-                )
+        for plan in plans:
+            num_workers = min(options.workers, len(plan.scans))
+            write_phantom_download(plan, options.output, num_workers=num_workers, on_scan=on_scan)
     return num_scans
+
+
+def _check(options: argparse.Namespace) -> None:
+    if options.workers < 1:
+        raise ConfigError(f"--workers {options.workers}: expected at least 1")
+    # As a path, s3://bucket is s3:/bucket.
+    if ":/" in str(options.output) or options.output.is_file():
+        raise ConfigError(f"--output {options.output}: expected a folder of this machine")
+    absolute(str(options.output), option="--output")
 
 
 def raw_requests(requests: Sequence[CaseRequest]) -> dict[str, list[CaseRequest]]:

@@ -100,7 +100,6 @@ def launch_and_follow(
     show: Callable[[str], None],
     commands: Commands,
     connect: Callable[[str], Jobs],
-    check_account: Callable[[Launch], None] | None = None,
 ) -> bool | None:
     """Start the machines, run the driver on the head, show what it prints, bring the machines down.
 
@@ -120,8 +119,6 @@ def launch_and_follow(
         Runs `ray up`, `ray dashboard` and `ray down`.
     connect
         Gives the jobs behind a local address.
-    check_account
-        Raises if AWS does not know us; None for `check_aws_account`.
 
     Returns
     -------
@@ -136,30 +133,42 @@ def launch_and_follow(
         If a command fails, the head cannot be reached or works for another driver.
     """
     _check_ready(launch)
-    (check_account or check_aws_account)(launch)
-    config = launch.config
-    if not confirm(
-        describe(
-            config.ray, training_hours=launch.driver.training_hours, gpus_per_training=config.gpus_per_training or 1.0
-        )
-    ):
+    check_aws_account(launch)
+    if not confirm(_described(launch)):
         return None
+    head = _Head(name=launch.config.ray["cluster_name"], files=_write_files(launch), commands=commands, connect=connect)
+    succeeded = _drive(head, launch, show=show)
+    if succeeded and not run_paths.own_keys(open_storage(launch.output), run_paths.TABLES):
+        raise ClusterError(f"{launch.output}: the driver succeeded and left no tables; expected some below tables/")
+    return succeeded
+
+
+def _described(launch: Launch) -> str:
+    """Return what would be started, and for how long."""
+    share = launch.config.gpus_per_training or 1.0
+    return describe(launch.config.ray, training_hours=launch.driver.training_hours, gpus_per_training=share)
+
+
+def _write_files(launch: Launch) -> LaunchFiles:
     token = environment.ensure_token()
-    files = write_launch_files(
-        config.ray,
-        driver=config.driver_content(auth_token=f"{REMOTE_LAUNCH}/auth_token"),
+    return write_launch_files(
+        launch.config.ray,
+        driver=launch.config.driver_content(auth_token=f"{REMOTE_LAUNCH}/auth_token"),
         token=token,
         folder=launch.folder,
         project=checkout(),
     )
-    head = _Head(name=config.ray["cluster_name"], files=files, commands=commands, connect=connect)
-    was_there = has_head(config)
+
+
+def _drive(head: "_Head", launch: Launch, *, show: Callable[[str], None]) -> bool:
+    """Bring the machines up, follow the driver and leave; returns whether it has succeeded."""
+    was_there = has_head(launch.config)
     # A driver may be at work on a head that was there, whatever fails on the way to it.
     stay = launch.driver.keep or was_there
     try:
         if not (was_there and head.works_for(launch.submission_id)):
             # Without this option Ray ends all that runs on a head that is there; it starts on a new one all the same.
-            commands.call(head.command("up", "-y", "--no-config-cache", "--no-restart"))
+            head.commands.call(head.command("up", "-y", "--no-config-cache", "--no-restart"))
         with head.jobs() as (jobs, address):
             attached = submit_or_attach(jobs, launch.submission)
             # From here on a driver is at work, whatever becomes of who watches it.
@@ -173,8 +182,6 @@ def launch_and_follow(
         raise
     finally:
         _leave(head, stay=stay, show=show)
-    if succeeded and not run_paths.own_keys(open_storage(launch.output), run_paths.TABLES):
-        raise ClusterError(f"{launch.output}: the driver succeeded and left no tables; expected some below tables/")
     return succeeded
 
 

@@ -84,12 +84,9 @@ def check_spacing(spacing_mm: float | None) -> None:
 
 
 def write_phantom_download(
-    download: str,
+    request: PhantomRequest,
     folder: Path,
     *,
-    requests: Sequence[CaseRequest],
-    spacing_mm: float | None,
-    seed: int,
     num_workers: int = 1,
     on_scan: Callable[[str], None] | None = None,
 ) -> None:
@@ -99,34 +96,34 @@ def write_phantom_download(
 
     Parameters
     ----------
-    download : `covid-19-ct-seg`, `structseg`, `nsclc`, `msd` or `mosmed`.
-    requests : the data sets and case names to generate; those of other downloads are left out.
-    spacing_mm : in-plane spacing of small phantoms; None is full resolution.
+    request : what `plan_phantom_download` has returned.
     num_workers : processes; 1 stays in this one.
     on_scan : called with the name of each finished scan.
 
     Raises
     ------
-    ConfigError
-        For an unknown download, case or spacing.
     DataError
         If `folder/<download>` holds files that are not phantoms: nothing of them is touched.
     """
-    request = plan_phantom_download(download, requests, spacing_mm=spacing_mm, seed=seed)
-    target = folder / download
+    target = folder / request.download
     if is_there(target, wanted=request.marker):
         for scan in request.scans:
             _report(on_scan, scan.name)
         return
-    staging = folder / f".{download}.partial"
+    staging = folder / f".{request.download}.partial"
     _prepare(staging, request=request)
     for name in _write_scans(staging, request=request, num_workers=num_workers):
         _report(on_scan, name)
     _pack(staging, request=request)
     (staging / MARKER).write_text(json.dumps(request.marker, indent=1) + "\n")
+    replace_folder(target, staging)
+
+
+def replace_folder(target: Path, new: Path) -> None:
+    """Put a folder in the place of another, if there is one."""
     if target.exists():
         shutil.rmtree(target)
-    staging.rename(target)
+    new.rename(target)
 
 
 def _report(on_scan: Callable[[str], None] | None, name: str) -> None:

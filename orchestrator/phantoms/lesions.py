@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from orchestrator.phantoms.patient import Patient, lung_ellipse, lung_points
+from orchestrator.phantoms.patient import LungRegion, Patient, lung_ellipse, lung_points
 from orchestrator.phantoms.shapes import (
     BoolArray,
     FloatArray,
@@ -25,6 +25,8 @@ from orchestrator.phantoms.shapes import (
 LesionKind = Literal["infection", "tumour", "effusion"]
 EFFUSION_HU = 12.0
 """Density of pleural fluid."""
+INFECTED = LungRegion(angle=(-0.3, 1.9), radius=(0.72, 0.93), height=(0.12, 0.75))
+WITH_TUMOURS = LungRegion(radius=(0.1, 0.85), height=(0.2, 0.85))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,9 +65,7 @@ def draw_infection(seed: int, patient: Patient) -> tuple[Blob, ...]:
     first_side = int(rng.choice((-1, 1)))
     for index in range(int(rng.integers(5, 12))):
         side = first_side if index % 2 == 0 or rng.random() < 0.2 else -first_side
-        center = lung_points(
-            rng, patient, num=1, side=side, angle=(-0.3, 1.9), radius=(0.72, 0.93), height=(0.12, 0.75)
-        )[0]
+        center = lung_points(rng, patient, num=1, side=side, region=INFECTED)[0]
         radii = load * rng.uniform((14, 16, 10), (34, 36, 21))
         blobs.append(
             Blob(
@@ -85,7 +85,7 @@ def draw_tumours(seed: int, patient: Patient) -> tuple[Blob, ...]:
     blobs = []
     for index in range(1 + int(rng.random() < 0.15)):
         side = int(rng.choice((-1, 1)))
-        center = lung_points(rng, patient, num=1, side=side, radius=(0.1, 0.85), height=(0.2, 0.85))[0]
+        center = lung_points(rng, patient, num=1, side=side, region=WITH_TUMOURS)[0]
         size = rng.uniform(10, 25) if index == 0 else rng.uniform(5, 10)
         blobs.append(
             Blob(

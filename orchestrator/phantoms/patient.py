@@ -158,30 +158,31 @@ def lung_distance(grid: Grid, patient: Patient) -> FloatArray:
     return distance
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LungRegion:
+    """A part of a lung."""
+
+    angle: tuple[float, float] = (-np.pi, np.pi)
+    """Range in rad about the middle of the lung; 0 is lateral, pi/2 the back."""
+    radius: tuple[float, float] = (0.15, 0.93)
+    """Range as share of the lung's hull."""
+    height: tuple[float, float] = (0.08, 0.95)
+    """Range as share of its height."""
+
+
 def lung_points(
-    rng: np.random.Generator,
-    patient: Patient,
-    *,
-    num: int,
-    side: int,
-    angle: tuple[float, float] = (-np.pi, np.pi),
-    radius: tuple[float, float] = (0.15, 0.93),
-    height: tuple[float, float] = (0.08, 0.95),
+    rng: np.random.Generator, patient: Patient, *, num: int, side: int, region: LungRegion
 ) -> npt.NDArray[np.float64]:
     """Draw points in a lung, at least 4 mm below its surface, shape (num, 3) as (z, y, x) in mm.
 
-    Parameters
-    ----------
-    side : 1 for left, -1 for right.
-    angle : range in rad about the middle of the lung; 0 is lateral, pi/2 the back.
-    radius, height : ranges as shares of the lung's hull and of its height.
+    `side` is 1 for left, -1 for right.
     """
     found = np.empty((0, 3))
     while len(found) < num:
         tries = 8 * num + 16
-        at_height = rng.uniform(*height, tries)
-        at_angle = rng.uniform(*angle, tries)
-        width = taper(at_height.astype(np.float32), top=1.0) * rng.uniform(*radius, tries)
+        at_height = rng.uniform(*region.height, tries)
+        at_angle = rng.uniform(*region.angle, tries)
+        width = taper(at_height.astype(np.float32), top=1.0) * rng.uniform(*region.radius, tries)
         x = 0.5 * patient.cavity_x + 0.46 * patient.cavity_x * width * np.cos(at_angle)
         y = 0.93 * patient.cavity_y * width * np.sin(at_angle)
         points = np.stack([patient.base_z + at_height * patient.lung_height, y, side * x], axis=1)
@@ -208,7 +209,7 @@ def vessel_tree(patient: Patient) -> list[Segment]:
     segments: list[Segment] = []
     for side in (1, -1):
         root = np.array([patient.carina[0] - 18, 0.1 * patient.cavity_y, patient.shift_x + side * 30])
-        tips = lung_points(rng, patient, num=NUM_VESSEL_TIPS, side=side)
+        tips = lung_points(rng, patient, num=NUM_VESSEL_TIPS, side=side, region=LungRegion())
         segments += _grow(root, tips[np.argsort(np.linalg.norm(tips - root, axis=1))])
     return segments
 

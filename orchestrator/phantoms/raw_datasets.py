@@ -15,7 +15,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from orchestrator.benchmark.definition import Dataset, LabelSet
-from orchestrator.phantoms.downloads import FORMAT, MARKER, CaseRequest, check_spacing, is_there
+from orchestrator.phantoms.downloads import FORMAT, MARKER, CaseRequest, check_spacing, is_there, replace_folder
 from orchestrator.phantoms.shapes import stable_seed
 
 VIEW_MM = (180.0, 240.0, 240.0)
@@ -73,14 +73,7 @@ def write_raw_phantoms(
         If the folder holds files that are not phantoms: nothing of them is touched.
     """
     check_spacing(spacing_mm)
-    marker = {
-        "format": FORMAT,
-        "download": folder.name,
-        "seed": seed,
-        "spacing_mm": spacing_mm,
-        "cases": sorted(f"{dataset.name}/{name}" for dataset, name in requests),
-        "effusions": [],
-    }
+    marker = _marker(folder.name, requests, spacing_mm=spacing_mm, seed=seed)
     if is_there(folder, wanted=marker):
         for _, name in requests:
             on_case(name)
@@ -95,9 +88,21 @@ def write_raw_phantoms(
     described = _described(first, label_sets[first.label_sets[0]], num_cases=len({name for _, name in requests}))
     (staging / "dataset.json").write_text(json.dumps(described, indent=1) + "\n")
     (staging / MARKER).write_text(json.dumps(marker, indent=1) + "\n")
-    if folder.exists():
-        shutil.rmtree(folder)
-    staging.rename(folder)
+    replace_folder(folder, staging)
+
+
+def _marker(
+    download: str, requests: Sequence[CaseRequest], *, spacing_mm: float | None, seed: int
+) -> Mapping[str, object]:
+    """Return what says which phantoms a folder holds."""
+    return {
+        "format": FORMAT,
+        "download": download,
+        "seed": seed,
+        "spacing_mm": spacing_mm,
+        "cases": sorted(f"{dataset.name}/{name}" for dataset, name in requests),
+        "effusions": [],
+    }
 
 
 def _described(dataset: Dataset, label_set: LabelSet, *, num_cases: int) -> dict[str, object]:

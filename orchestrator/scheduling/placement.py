@@ -63,55 +63,44 @@ def places(processors: Processors, *, need: ResourceRequest, predicting: Sequenc
     ]
 
 
-def works_of(
-    training_ids: Iterable[StageKey],
-    *,
-    places: Sequence[str],
-    running: Mapping[StageKey, Attempt],
-    reservations: Reservations,
-    can_start: Callable[[StageKey], bool],
-    is_settled: Callable[[Attempt], bool],
-    remaining_s: Callable[[StageKey], float],
-    margin: Callable[[StageKey], float],
-) -> list[Work]:
-    """Return trainings as the levelling sees them; their places are indices of `places`.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Situation:
+    """What is looked at before somebody is preempted."""
 
-    Parameters
-    ----------
-    training_ids
-        Those that are not done.
-    places
-        The node of each place.
-    running
-        What runs.
-    reservations
-        Who was asked to stop, and for whom a place is kept.
-    can_start
-        Whether only a place is missing to a training.
-    is_settled
-        Whether an attempt has run long enough to be stopped again.
-    remaining_s, margin
-        What is expected of a training, and by which share it may turn out to be longer.
-    """
-    free_of: dict[str, list[int]] = {}
-    for index, node_id in enumerate(places):
-        free_of.setdefault(node_id, []).append(index)
-    works = []
-    for key in training_ids:
-        attempt, held = running.get(key), reservations.node_of(key)
-        is_stopping = key in reservations.stopping
-        is_leaving = attempt is None or (is_stopping and reservations.is_awaited(attempt.node))
+    places: Sequence[str]
+    """The node of each place on which a training can run."""
+    running: Mapping[StageKey, Attempt]
+    reservations: Reservations
+    """Who was asked to stop, and for whom a place is kept."""
+    can_start: Callable[[StageKey], bool]
+    """Whether only a place is missing to a training."""
+    is_settled: Callable[[Attempt], bool]
+    """Whether an attempt has run long enough to be stopped again."""
+    remaining_s: Callable[[StageKey], float]
+    """What is expected of a training."""
+    margin: Callable[[StageKey], float]
+    """By which share it may turn out to be longer."""
+
+    def works(self, keys: Iterable[StageKey]) -> list[Work]:
+        """Return trainings that are not done as rebalancing sees them; their places are indices of `places`."""
+        free_of: dict[str, list[int]] = {}
+        for index, node_id in enumerate(self.places):
+            free_of.setdefault(node_id, []).append(index)
+        return [self._work(key, free_of) for key in keys]
+
+    def _work(self, key: StageKey, free_of: Mapping[str, list[int]]) -> Work:
+        """Return one training; its place is taken from those that are free."""
+        attempt, held = self.running.get(key), self.reservations.node_of(key)
+        is_stopping = key in self.reservations.stopping
+        is_leaving = attempt is None or (is_stopping and self.reservations.is_awaited(attempt.node))
         where = held or (attempt.node if attempt and not is_leaving else None)
         there = free_of.get(where, []) if where else []
-        left_s = remaining_s(key)
-        works.append(
-            Work(
-                id=key,
-                remaining_s=left_s,
-                margin_s=0.0 if attempt else left_s * margin(key),
-                place=there.pop() if there else None,
-                can_start=can_start(key) and held is None,
-                can_stop=attempt is not None and is_settled(attempt) and not is_stopping and held is None,
-            )
+        left_s = self.remaining_s(key)
+        return Work(
+            id=key,
+            remaining_s=left_s,
+            margin_s=0.0 if attempt else left_s * self.margin(key),
+            place=there.pop() if there else None,
+            can_start=self.can_start(key) and held is None,
+            can_stop=attempt is not None and self.is_settled(attempt) and not is_stopping and held is None,
         )
-    return works

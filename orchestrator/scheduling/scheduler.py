@@ -12,7 +12,7 @@ from orchestrator.scheduling.critical_path import critical_path_s, stages_up_to_
 from orchestrator.scheduling.ended import FailureKind
 from orchestrator.scheduling.expectations import Expectations
 from orchestrator.scheduling.outcomes import Outcomes
-from orchestrator.scheduling.placement import Attempt, places, reconcile_placement, works_of
+from orchestrator.scheduling.placement import Attempt, Situation, places, reconcile_placement
 from orchestrator.scheduling.queue import ReadyQueue, Urgency
 from orchestrator.scheduling.rebalancing import LOOKS_PER_GAIN, rebalance
 from orchestrator.scheduling.reservations import Reservations
@@ -268,8 +268,7 @@ class Schedule:
         # What is done stays done unless it is lost; what has failed may be revived.
         self._trainings = [key for key in self._trainings if key not in outcomes.done]
         place_nodes = places(self.processors, need=self.training_need, predicting=self._nodes_of_predictions())
-        works = works_of(
-            [one for one in self._trainings if one not in outcomes.failed and one not in outcomes.blocked],
+        situation = Situation(
             places=place_nodes,
             running=self._running,
             reservations=self._reservations,
@@ -278,6 +277,8 @@ class Schedule:
             remaining_s=lambda key: self.remaining_s(key, now_s=now_s),
             margin=self.expectations.margin,
         )
+        open_keys = [key for key in self._trainings if key not in outcomes.failed and key not in outcomes.blocked]
+        works = situation.works(open_keys)
         speeds = [self._speed(node_id) for node_id in place_nodes]
         found = rebalance(works, speeds, min_gain_s=self._min_gain_s)
         for move in found.moves:

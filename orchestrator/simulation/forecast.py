@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 
 from orchestrator.benchmark.definition import Training
 from orchestrator.benchmark.presets import Preset
-from orchestrator.benchmark.study import Study
 from orchestrator.cluster.config import MIN_PREEMPTION_GAIN_S, ClusterConfig
 from orchestrator.cluster.prices import Prices
 from orchestrator.errors import ConfigError
@@ -16,7 +15,7 @@ from orchestrator.scheduling.training_need import training_need
 from orchestrator.simulation.engine import Conditions, Simulation, Trace
 from orchestrator.simulation.fleet import Fleet, alternatives, fleet_of
 from orchestrator.training.nnunet.classes import planned_memory_gib
-from orchestrator.workflow.graph import Graph, Stage, build_graph
+from orchestrator.workflow.graph import Graph, Stage
 from orchestrator.workflow.keys import StageKey, StageKind
 
 GROUP_SPREAD, FOLD_SPREAD = 0.15, 0.03
@@ -100,20 +99,19 @@ def _check_limits(graph: Mapping[str, Stage], fleet: Fleet, *, cluster: ClusterC
 
 
 def simulate_run(
-    study: Study,
-    trainings: Sequence[Training],
+    graph: Graph,
     *,
+    trainings: Sequence[Training],
     preset: Preset,
-    phantoms: bool,
     cluster: ClusterConfig,
     prices: Prices | None,
     seed: int,
 ) -> SimulatedRun:
-    """Play trainings of a study on the cluster of a file and on other numbers of its machines.
+    """Play a run on the cluster of a file and on other numbers of its machines.
 
     Parameters
     ----------
-    study, trainings, preset, phantoms
+    graph, trainings, preset
         What is run.
     cluster
         Where.
@@ -128,13 +126,6 @@ def simulate_run(
         If a machine has no price or is not in the file, a training fits on none, or how long it takes is not known.
     """
     fleet = fleet_of(cluster, prices=prices)
-    graph = build_graph(
-        trainings,
-        donors=study.donors(trainings, preset=preset),
-        datasets={dataset.name: dataset for dataset in study.datasets},
-        preset=preset,
-        phantoms=phantoms,
-    )
     _check_known(preset, fleet, cluster=cluster)
     _check_limits(graph, fleet, cluster=cluster)
     planned_gib = planned_memory_gib(training.model for training in trainings)

@@ -1,5 +1,6 @@
 """From a data folder to cases: the image of a case and each of its label sets, on their own or together."""
 
+from dataclasses import dataclass
 from collections.abc import Sequence
 from itertools import permutations
 from pathlib import Path
@@ -50,13 +51,11 @@ def convert_case(case: Case, *, dataset: Dataset, label_sets: Sequence[str], dow
     # What is missing is told before anything large is read.
     masks = {label_set: layout.find_labels(case.name, label_set=label_set) for label_set in label_sets}
     image = image_from(volume, case=case, layout=layout, downloads=downloads)
+    beside = Beside(image=image.image, name=volume.name)
     labels = [
-        labels_from(
-            mask, case=case, label_set=name, image=image.image, image_name=volume.name, layout=layout,
-            downloads=downloads,
-        )
+        labels_from(mask, case=case, label_set=name, beside=beside, layout=layout, downloads=downloads)
         for name, mask in masks.items()
-    ]  # fmt: skip
+    ]
     return assembled(image, labels, layout=layout)
 
 
@@ -84,8 +83,7 @@ def convert_labels(
         mask,
         case=case,
         label_set=label_set,
-        image=image,
-        image_name=_name_of_image(case, label_set=label_set, layout=layout),
+        beside=Beside(image=image, name=_name_of_image(case, label_set=label_set, layout=layout)),
         layout=layout,
         downloads=downloads,
     )
@@ -171,29 +169,36 @@ def image_from(volume: Volume, *, case: Case, layout: Layout, downloads: Path) -
     )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Beside:
+    """The image beside which a mask lies."""
+
+    image: sitk.Image
+    name: str
+    """For messages."""
+
+
 def labels_from(
     mask: SourceFile,
     *,
     case: Case,
     label_set: str,
-    image: sitk.Image | None,
-    image_name: str,
+    beside: Beside | None,
     layout: Layout,
     downloads: Path,
 ) -> ConvertedLabels:
-    """Convert a mask of a case that was found; without an image it keeps its own geometry."""
+    """Convert a mask of a case that was found; without an image beside it, it keeps its own geometry."""
     with reading(mask):
         files = stamp_files(layout.label_files(mask), downloads=downloads)
         loaded = layout.read_labels(mask)
         oriented = layout.oriented(loaded.image)
     note = None
-    if image is not None:
-        note = check_same_geometry(
-            geometry_of(image), geometry_of(oriented), image_name=image_name, mask_name=str(mask)
-        )
+    if beside is not None:
+        image_geometry = geometry_of(beside.image)
+        note = check_same_geometry(image_geometry, geometry_of(oriented), image_name=beside.name, mask_name=str(mask))
     mapped = map_labels(sitk.GetArrayViewFromImage(oriented), rule=layout.rule(label_set), name=str(mask))
     label_map = sitk.GetImageFromArray(mapped.labels)
-    label_map.CopyInformation(oriented if image is None else image)
+    label_map.CopyInformation(oriented if beside is None else beside.image)
     return ConvertedLabels(
         case=case,
         label_set=label_set,
@@ -201,7 +206,9 @@ def labels_from(
         labels_present=mapped.present,
         source=SourceStamp(files=files, sha256=loaded.sha256),
         notes=(*loaded.notes, *([note] if note else []), *mapped.notes),
-        warnings=() if image is None else layout.implausible(image, label_map, label_set=label_set, name=str(mask)),
+        warnings=()
+        if beside is None
+        else layout.implausible(beside.image, label_map, label_set=label_set, name=str(mask)),
     )
 
 

@@ -5,15 +5,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import SimpleITK as sitk
-
 from orchestrator.benchmark.definition import Case
 from orchestrator.images.geometry import Geometry, check_same_geometry
 from orchestrator.images.problem import Problem
 from orchestrator.images.source_file import SourceFile
 from orchestrator.images.volume import Volume
 from orchestrator.sources.case import CaseRequest
-from orchestrator.sources.convert import image_from, labels_from, warnings_between
+from orchestrator.sources.convert import Beside, image_from, labels_from, warnings_between
 from orchestrator.sources.layout import Layout
 from orchestrator.sources.reading import collecting
 from orchestrator.sources.registry import open_layout
@@ -121,11 +119,11 @@ def _compare_headers(found: _Found, *, seen: _Seen) -> None:
 
 
 def _convert(request: CaseRequest, found: _Found, *, downloads: Path, seen: _Seen) -> None:
-    image: sitk.Image | None = None
+    beside: Beside | None = None
     if found.volume is not None:
         with collecting(seen.problems, found.volume.name):
             converted = image_from(found.volume, case=request.case, layout=found.layout, downloads=downloads)
-            image = converted.image
+            beside = Beside(image=converted.image, name=found.volume.name)
             seen.notes.extend(converted.notes)
             seen.warnings.extend(converted.warnings)
     parts = []
@@ -135,8 +133,7 @@ def _convert(request: CaseRequest, found: _Found, *, downloads: Path, seen: _See
                 mask,
                 case=request.case,
                 label_set=label_set,
-                image=image,
-                image_name=found.volume.name if found.volume else "",
+                beside=beside,
                 layout=found.layout,
                 downloads=downloads,
             )
@@ -144,5 +141,5 @@ def _convert(request: CaseRequest, found: _Found, *, downloads: Path, seen: _See
             seen.warnings.extend(labels.warnings)
             seen.labels[request.case, label_set] = labels.labels_present
             parts.append(labels)
-    if image is not None:
+    if beside is not None:
         seen.warnings.extend(warnings_between(parts, layout=found.layout))

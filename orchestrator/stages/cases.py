@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 def generate_download(context: RunContext, download: str) -> None:
     """Write one download of phantoms, in its owner's layout, into the output location, then the list of its files."""
-    from orchestrator.phantoms.downloads import write_phantom_download
+    from orchestrator.phantoms.downloads import plan_phantom_download, write_phantom_download
     from orchestrator.phantoms.raw_datasets import write_raw_phantoms
 
     spacing_mm, seed = context.preset.phantom_spacing_mm, context.seed
@@ -35,7 +35,8 @@ def generate_download(context: RunContext, download: str) -> None:
             target, label_sets = Path(folder) / download, context.label_sets
             write_raw_phantoms(target, requests=requests, label_sets=label_sets, spacing_mm=spacing_mm, seed=seed)
         else:
-            write_phantom_download(download, Path(folder), requests=requests, spacing_mm=spacing_mm, seed=seed)
+            request = plan_phantom_download(download, requests, spacing_mm=spacing_mm, seed=seed)
+            write_phantom_download(request, Path(folder))
         files = [path for path in sorted((Path(folder) / download).rglob("*")) if path.is_file()]
         keys = {path: f"{run_paths.PHANTOM_DOWNLOADS}/{path.relative_to(folder).as_posix()}" for path in files}
         for path, key in keys.items():

@@ -65,6 +65,16 @@ class TrainingSettings:
             **_origin_of_model(self.trainer_name, plan=self.plan),
         }
 
+    @property
+    def data(self) -> TrainingData:
+        """What it is fitted to."""
+        return TrainingData(
+            patches=self.patches,
+            train=self.train_cases,
+            monitoring=self.val_cases or self.train_cases,
+            origin=self.origin,
+        )
+
 
 def train(
     settings: TrainingSettings,
@@ -107,17 +117,11 @@ def train(
         log("No validation cases: the patch Dice shown below is of training cases and decides nothing.")
     trainer_class = preset_trainer(settings.trainer_name)
     _settle_process(settings)
-    plan = settings.plan
     with nnunet_environment(num_loader_processes=settings.num_loader_processes), prints_to_log():
-        plans = Plan.from_bytes(plan.to_bytes()).plans | {"continue_training": False}
+        plan = Plan.from_bytes(settings.plan.to_bytes())
+        plans = plan.plans | {"continue_training": False}
         trainer = trainer_class(plans, plan.configuration, 0, plan.dataset_json, torch.device(settings.device))
-        data = TrainingData(
-            patches=settings.patches,
-            train=settings.train_cases,
-            monitoring=settings.val_cases or settings.train_cases,
-            origin=settings.origin,
-        )
-        trainer.configure(training_id=settings.training_id, preset=settings.preset, data=data, log=log)
+        trainer.configure(training_id=settings.training_id, preset=settings.preset, data=settings.data, log=log)
         trainer.attach(checkpoint=checkpoint, listener=listener, clock=clock)
         try:
             trainer.run_training()

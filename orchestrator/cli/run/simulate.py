@@ -9,7 +9,7 @@ from rich.console import Console
 from orchestrator.cli.console import EXIT_DONE, EXIT_NOT_DONE, say
 from orchestrator.cli.text import counted, usd_text
 from orchestrator.cluster.prices import load_prices
-from orchestrator.driver.request import RunRequest
+from orchestrator.driver.request import RunRequest, graph_of
 from orchestrator.progress import duration_text
 from orchestrator.scheduling.resources import node_of
 from orchestrator.shipped import PRICES
@@ -26,10 +26,9 @@ def simulate(request: RunRequest, options: argparse.Namespace, *, console: Conso
     prices = load_prices(options.prices or PRICES) if request.cluster.is_rented else None
     limits = Limits(deadline_hours=options.deadline, max_usd=options.max_cost)
     found = simulate_run(
-        request.study,
-        request.trainings,
+        graph_of(request),
+        trainings=request.trainings,
         preset=request.preset,
-        phantoms=request.data is None,
         cluster=request.cluster,
         prices=prices,
         seed=request.seed,
