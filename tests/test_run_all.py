@@ -155,7 +155,7 @@ def test_failures_end_with_their_log_and_the_command_that_tries_them_again(capsy
     # What is there may be the log of an earlier attempt: the failure brings its own.
     open_storage(output).write_bytes(run_paths.log("T1-lung-fold1"), b"of another attempt")
 
-    def fail(request, *, listener):
+    def fail(request, *, connect, listener):
         return RunOutcome(
             num_done=4,
             failures={"train T1-lung-fold1": "MemoryError: no memory\nline 1\nline 2", "ingest x/y": "DataError: x"},
@@ -180,7 +180,7 @@ def test_failures_end_with_their_log_and_the_command_that_tries_them_again(capsy
 
 
 def test_a_case_without_a_score_is_told_and_is_exit_code_1(capsys, tmp_path, monkeypatch):
-    def lack(request, *, listener):
+    def lack(request, *, connect, listener):
         return RunOutcome(
             num_done=1,
             failures={},

@@ -16,7 +16,7 @@ def estimate_remaining_s(schedule: Schedule, *, now_s: float) -> float:
     ]
     on_places, other_s = [], 0.0
     for stage in schedule.remaining():
-        seconds = schedule.remaining_s(stage.id, now_s=now_s)
+        seconds = schedule.remaining_s(stage.key, now_s=now_s)
         if stage.kind.uses_network:
             on_places.append(seconds)
         else:

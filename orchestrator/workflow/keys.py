@@ -64,7 +64,7 @@ class StageKey:
     case: Case | None = None
     label_set: str = ""
     text: str = field(init=False, repr=False)
-    """Of events and files, and for people: `preprocess T1-fold0 liver/case_3`."""
+    """Of events and files, and for people: `preprocess kidney-fold0 clinic/case_3`."""
 
     def __post_init__(self) -> None:
         parts = {"download": self.download, "training": self.training, "label_set": self.label_set}
