@@ -1,7 +1,7 @@
 """From a data folder to cases: the image of a case and each of its label sets, on their own or together."""
 
-from dataclasses import dataclass
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path
 
