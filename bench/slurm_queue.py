@@ -15,6 +15,7 @@ from orchestrator.benchmark.loading import load_study
 from orchestrator.cluster.registry import load_cluster
 from orchestrator.progress import duration_text
 from orchestrator.simulation.forecast import Forecast, simulate_run
+from orchestrator.workflow.graph import graph_of_study
 
 WAITS_MINUTES = ((5, 30), (30, 300), (240, 1440))
 LIMITS_HOURS = (4, 24)
@@ -30,7 +31,8 @@ def forecasts(folder: Path, *, wait: tuple[int, int], limit_hours: int, machines
     study, cluster = load_study(), load_cluster(path)
     preset = study.preset("paper")
     trainings = study.trainings(preset=preset)
-    found = simulate_run(study, trainings, preset=preset, phantoms=False, cluster=cluster, prices=None, seed=0)
+    graph = graph_of_study(study, trainings, preset=preset, phantoms=False)
+    found = simulate_run(graph, trainings=trainings, preset=preset, cluster=cluster, prices=None, seed=0)
     (together,) = found.other_forms.values()
     return found.asked_for, together
 

@@ -134,7 +134,7 @@ def test_a_machine_that_is_taken_from_a_growing_cluster_is_asked_for_anew():
 
 def queued(pool: NodePool, hours: list[float], *, seed: int = 0, growing: bool = True) -> Trace:
     graph = {
-        f"t{i}": Stage(id=f"t{i}", kind=StageKind.TRAIN, dependencies=(), products=(), expected_s=h * HOUR_S)
+        f"t{i}": Stage(key=Name(f"t{i}", StageKind.TRAIN), dependencies=(), products=(), expected_s=h * HOUR_S)
         for i, h in enumerate(hours)
     }
     schedule = Schedule(graph, done=(), nodes=(), to_come=[node_of(pool)], training_need=NEED)

@@ -17,8 +17,8 @@ from orchestrator.scheduling.critical_path import needed_stages
 from orchestrator.stages.finished import finished_stages
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.storage.interface import Storage
-from orchestrator.workflow.graph import Stage, expected_bytes
-from orchestrator.workflow.keys import StageKey, StageKind
+from orchestrator.workflow.graph import Graph, Stage, expected_bytes
+from orchestrator.workflow.keys import StageKind
 
 
 def check_before_start(request: RunRequest) -> tuple[Problem, ...]:
@@ -84,7 +84,7 @@ def settle_changed_data(
     redo_changed(comparison.changed, graph=graph, storage=storage, note=note)
 
 
-def _graph_of_all(request: RunRequest, storage: Storage, *, asked_for: Collection[str]) -> dict[StageKey, Stage]:
+def _graph_of_all(request: RunRequest, storage: Storage, *, asked_for: Collection[str]) -> Graph:
     """Return the graph of all trainings that this call or an earlier one was asked for, or has left results of."""
     known = {*asked_for, *ResultsStore(storage).finished()}
     everything = request.study.all_trainings(preset=request.preset)

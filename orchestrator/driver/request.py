@@ -6,8 +6,7 @@ from orchestrator.benchmark.definition import Dataset, Training
 from orchestrator.benchmark.presets import NNUNETS_OWN, Preset
 from orchestrator.benchmark.study import Study
 from orchestrator.cluster.config import ClusterConfig, RunName
-from orchestrator.workflow.graph import Stage, build_graph
-from orchestrator.workflow.keys import StageKey
+from orchestrator.workflow.graph import Graph, graph_of_study
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,15 +36,9 @@ def datasets_of(request: RunRequest) -> dict[str, Dataset]:
     return {dataset.name: dataset for dataset in request.study.datasets}
 
 
-def graph_of(request: RunRequest) -> dict[StageKey, Stage]:
+def graph_of(request: RunRequest) -> Graph:
     """Return every stage of a run."""
-    return build_graph(
-        request.trainings,
-        donors=request.study.donors(request.trainings, preset=request.preset),
-        datasets=datasets_of(request),
-        preset=request.preset,
-        phantoms=request.data is None,
-    )
+    return graph_of_study(request.study, request.trainings, preset=request.preset, phantoms=request.data is None)
 
 
 def name_of(request: RunRequest) -> RunName:

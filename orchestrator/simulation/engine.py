@@ -287,8 +287,8 @@ class Simulation:
             self._order_all(pool)
 
     def _take_away(self, machine: _Machine, *, is_warned: bool) -> None:
-        for stage_id in self.schedule.remove_node(machine.node.id, now_s=self._now_s):
-            under = self._under_way[stage_id]
+        for key in self.schedule.remove_node(machine.node.id, now_s=self._now_s):
+            under = self._under_way[key]
             fits_s = max(0.0, self._now_s - under.start_s - self.conditions.start_training_s)
             loses_s = 0.0 if is_warned else fits_s % self.conditions.checkpoint_s
             self._interrupt(under, loses_s=loses_s * under.speed)

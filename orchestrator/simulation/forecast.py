@@ -1,7 +1,7 @@
 """What a run would take on an imagined cluster: time, GPU hours, money; and which cluster is the cheapest in time."""
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from orchestrator.benchmark.definition import Training
@@ -86,14 +86,14 @@ def _check_known(preset: Preset, fleet: Fleet, *, cluster: ClusterConfig) -> Non
         )
 
 
-def _check_limits(graph: Mapping[str, Stage], fleet: Fleet, *, cluster: ClusterConfig) -> None:
+def _check_limits(graph: Graph, fleet: Fleet, *, cluster: ClusterConfig) -> None:
     """Raise ConfigError if something would be begun again and again, since no machine lasts as long as it takes."""
     longest_s = max((pool.lasts_s for pool in fleet.pools), default=float("inf"))
     for stage in graph.values():
         least_s = 2 * RESTART_S if stage.kind is StageKind.TRAIN else stage.expected_s
         if min(least_s, stage.expected_s) > longest_s:
             raise ConfigError(
-                f"{cluster.path}: {stage.id} takes about {least_s:.0f} s at a time, and no machine lasts longer than "
+                f"{cluster.path}: {stage.key} takes about {least_s:.0f} s at a time, and no machine lasts longer than "
                 f"{longest_s:.0f} s; expected longer time limits"
             )
 

@@ -14,6 +14,7 @@ from statistics import median_low
 from orchestrator.benchmark import costs
 from orchestrator.benchmark.definition import Case, Dataset, Training
 from orchestrator.benchmark.presets import Preset
+from orchestrator.benchmark.study import Study
 from orchestrator.storage import run_paths
 from orchestrator.workflow.keys import StageKey, StageKind
 
@@ -289,3 +290,14 @@ def build_graph(
     for training in trainings:
         builder.training(training, donors)
     return builder.stages
+
+
+def graph_of_study(study: Study, trainings: Sequence[Training], *, preset: Preset, phantoms: bool) -> Graph:
+    """Return every stage of trainings of a study; parameters as `build_graph`."""
+    return build_graph(
+        trainings,
+        donors=study.donors(trainings, preset=preset),
+        datasets={dataset.name: dataset for dataset in study.datasets},
+        preset=preset,
+        phantoms=phantoms,
+    )
