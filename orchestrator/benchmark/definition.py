@@ -141,6 +141,10 @@ class Model:
     """nnU-Net's class that trains."""
     suffix: str = ""
     """What it adds to the names of its groups of trainings."""
+    changes: tuple[tuple[str, object], ...] = ()
+    """Fields of the preset that it has otherwise, as `Preset.changed_by` takes them."""
+    note: str = ""
+    """What tables say of it: that it was tuned, say, on what, and with how many trials."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -118,7 +118,7 @@ def divided(
         path = folder / rule.patients
         content = _read(path)
         patients = _patients(path, cases.everything)
-    folds = _folds(_drawn(cases.rest, patients, rule=rule, where=where))
+    folds = _folds(drawn(cases.rest, patients, rule=rule, where=where))
     return _with_folds(cases, folds, patients=_several(cases.everything, patients)), content
 
 
@@ -126,16 +126,35 @@ def _with_folds(cases: DatasetCases, folds: tuple[Fold, ...], *, patients: tuple
     return DatasetCases(everything=cases.everything, parts=cases.parts, folds=folds, patients=patients)
 
 
-def _drawn(names: Sequence[str], patients: Mapping[str, str], *, rule: FoldRule, where: str) -> list[list[str]]:
-    """Divide the patients, who are the cases unless a file says otherwise, as nnU-Net divides cases."""
+def drawn(names: Sequence[str], patients: Mapping[str, str], *, rule: FoldRule, where: str) -> list[list[str]]:
+    """Divide patients as nnU-Net divides cases; returns the cases of each fold.
+
+    Parameters
+    ----------
+    names
+        Cases, sorted.
+    patients
+        Of each case: the case itself where nothing else is known.
+    rule
+        Number of folds, and seed.
+    where
+        For messages.
+
+    Raises
+    ------
+    ConfigError
+        If there are fewer patients than folds.
+    """
     # The very call of nnU-Net's generate_crossval_split, over sorted names.
     from sklearn.model_selection import KFold
 
-    drawn = sorted({patients[name] for name in names})
-    if len(drawn) < rule.number:
-        raise ConfigError(f"{where}: {len(drawn)} cases or patients for {rule.number} folds; expected at least as many")
-    parts = KFold(n_splits=rule.number, shuffle=True, random_state=rule.seed).split(drawn)
-    chosen = [{drawn[index] for index in own} for _, own in parts]
+    everyone = sorted({patients[name] for name in names})
+    if len(everyone) < rule.number:
+        raise ConfigError(
+            f"{where}: {len(everyone)} cases or patients for {rule.number} folds; expected at least as many"
+        )
+    parts = KFold(n_splits=rule.number, shuffle=True, random_state=rule.seed).split(everyone)
+    chosen = [{everyone[index] for index in own} for _, own in parts]
     return [[name for name in names if patients[name] in own] for own in chosen]
 
 

@@ -12,7 +12,7 @@ from orchestrator.benchmark.presets import CASES, LIKE, PRESETS, Preset, read_pr
 from orchestrator.benchmark.raw_dataset import Describe
 from orchestrator.benchmark.study import Study
 from orchestrator.benchmark.study_datasets import DatasetReader, label_set_of
-from orchestrator.benchmark.study_file import CaseLimits, FoldsFile, StudyFile
+from orchestrator.benchmark.study_file import CaseLimits, FoldsFile, ModelEntry, StudyFile
 from orchestrator.benchmark.training_groups import TrainingReader
 from orchestrator.configuration import expect_known, load_yaml, understood
 from orchestrator.errors import ConfigError
@@ -63,7 +63,9 @@ def load_study(path: Path | None = None, *, describe: Describe | None = None) ->
         title=content.title,
         label_sets=tuple(label_sets.values()),
         datasets=tuple(datasets.values()),
-        models=tuple(Model(name=name, **entry.model_dump()) for name, entry in content.models.items()),
+        models=tuple(
+            _model(name, entry, where=f"{path}: models.{name}.preset") for name, entry in content.models.items()
+        ),
         groups=trainings.groups(),
         cases=cases,
         patients_with_several_scans=_patients(content.patients, cases=cases, where=f"{path}: patients"),
@@ -85,6 +87,16 @@ def _presets(content: StudyFile, *, where: str) -> tuple[dict[str, Preset], dict
         said = understood({CASES: entry.get(CASES, {})}, CaseLimits, where=f"{where}.{name}")
         limits[name] = {**limits.get(entry.get(LIKE, name), {}), **said.cases}
     return {**PRESETS, **own}, limits
+
+
+def _model(name: str, entry: ModelEntry, *, where: str) -> Model:
+    said = entry.model_dump()
+    changes = tuple(
+        (field, tuple(value) if isinstance(value, list) else value) for field, value in said.pop("preset").items()
+    )
+    # Whether they fit does not depend on the preset.
+    next(iter(PRESETS.values())).changed_by(changes, where=where)
+    return Model(name=name, changes=changes, **said)
 
 
 def _facts(dataset: Dataset, own: LabelSet | None) -> object:

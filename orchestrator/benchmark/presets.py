@@ -15,6 +15,9 @@ Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
+Changes = tuple[tuple[str, object], ...]
+"""Fields of a preset with other values than it has, hashable where these are."""
+
 NNUNET_MEMORY_GIB = 8.0
 """Of a GPU, that nnU-Net's default planner plans for."""
 NNUNETS_OWN = {
@@ -64,6 +67,8 @@ class Preset:
     """Convolutions of each stage; None keeps nnU-Net's 2."""
     max_patch_voxels: Count | None = None
     """Upper limit of voxels of a patch; None keeps nnU-Net's choice."""
+    batch_size: Count | None = None
+    """Patches of a batch; None keeps the planner's choice."""
     oversample_foreground: Annotated[float, Field(ge=0, le=1)] | None = None
     """Share of the patches of a batch that must hold foreground; None keeps the trainer's own, 0.33 of nnU-Net's."""
     augmentation: Literal["kernels", "nnunet"] = "kernels"
@@ -88,10 +93,33 @@ class Preset:
         """Rough seconds of one training."""
         return self.num_epochs * self.num_iterations_per_epoch * self.expected_s_per_iteration
 
+    def changed_by(self, changes: Changes, *, where: str = "model") -> "Preset":
+        """Return what a model makes of this preset; raises ConfigError, beginning with `where`, for what does not fit.
+
+        Parameters
+        ----------
+        changes
+            Fields of MODEL_FIELDS with their values.
+        where
+            Who changes them.
+        """
+        if not changes:
+            return self
+        expect_known([name for name, _ in changes], MODEL_FIELDS, where=where, what="field of a preset")
+        try:
+            # As JSON, which is strict with numbers and takes a list for a tuple.
+            return _preset.validate_json(json.dumps({**asdict(self), **dict(changes)}, default=str))
+        except ValidationError as error:
+            raise refusal(error, PresetsFile, where=where) from None
+
 
 LIKE, CASES = "like", "cases"
 """Keys of a preset in a file that are no fields of it: another one to begin with, and the most cases of each part."""
 _FIELDS = tuple(one.name for one in fields(Preset) if one.name not in {"name", "case_limits"})
+_OF_THE_RUN = {"checkpoint_every_s", "expected_s_per_iteration", "phantom_spacing_mm"}
+_OF_PREDICTION = {"mirror_at_prediction", "tile_step_size"}
+MODEL_FIELDS = tuple(name for name in _FIELDS if name not in _OF_THE_RUN | _OF_PREDICTION)
+"""Fields of a preset that a model may have otherwise: how it is planned and fitted, and not how a run goes about it."""
 _preset: TypeAdapter[Preset] = TypeAdapter(Preset)
 
 
@@ -106,6 +134,21 @@ class _SaidOfPreset:
         return {"type": "object", "additionalProperties": False, "properties": said}
 
 
+class _SaidOfModel:
+    """Tells JSON schemas which fields of a preset a model may change; `Preset.changed_by` reads them."""
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, _schema: Any, _handler: Any) -> dict[str, Any]:
+        known = _preset.json_schema()["properties"]
+        return {
+            "type": "object",
+            "additionalProperties": False,
+            "properties": {name: known[name] for name in MODEL_FIELDS},
+        }
+
+
+ModelChanges = Annotated[dict[str, Any], _SaidOfModel]
+"""What a model of a file changes of any preset."""
 PresetEntry = Annotated[dict[str, Any], _SaidOfPreset]
 """A preset in a file."""
 

@@ -100,6 +100,8 @@ class Study:
     """Digest of the files that define it."""
     patterns: tuple[str, ...] = ()
     """What `trainings` is limited to where it is not told anything else."""
+    is_search: bool = False
+    """Whether its trainings are trials, one of which is to be chosen."""
 
     def select(self, *patterns: str) -> "Study":
         """Return this study with those trainings alone that match one of the patterns; see `trainings`."""

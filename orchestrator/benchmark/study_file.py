@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from orchestrator.benchmark.presets import PresetEntry
+from orchestrator.benchmark.presets import ModelChanges, PresetEntry
 
 FOLD, OTHER_FOLDS, ALL, REST = "fold", "other-folds", "all", "rest"
 """Parts of a data set that need no name: the cases of a training's own fold, those that go with it, every case, and
@@ -113,6 +113,10 @@ class ModelEntry(Entry):
     """Class that nnU-Net finds and trains with, such as `nnUNetTrainerDiceCELoss`."""
     suffix: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]*$", max_length=100)] = ""
     """What it adds to the names of its groups of trainings."""
+    preset: ModelChanges = {}
+    """Fields of any preset that it has otherwise, such as `initial_learning_rate`."""
+    note: Annotated[str, Field(max_length=1000)] = ""
+    """What tables say of it: that it was tuned, on what, and with how many trials."""
 
 
 class EvaluationEntry(Entry):

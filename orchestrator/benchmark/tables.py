@@ -83,7 +83,8 @@ def load_tables(study: Study) -> TableLayout:
     path = study.path.with_name("tables.yaml")
     if not path.exists():
         layout = TableLayout(specs=(TableSpec(name="results", title=study.title),))
-        return replace(layout, comparisons=_of_models(study))
+        # The best of many trials on the cases on which it was chosen is better than it is: nothing is asked of those.
+        return layout if study.is_search else replace(layout, comparisons=_of_models(study))
     content = understood(load_yaml(path), TablesFile, where=str(path))
     published = content.published
     return TableLayout(

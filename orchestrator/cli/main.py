@@ -9,6 +9,7 @@ EXIT_DONE, EXIT_USAGE = 0, 2
 COMMANDS = {
     "run": "train, predict, score and tabulate a study; simulate it; show what it would do",
     "study": "write a study file for data sets in nnU-Net's raw layout, or check one against its data",
+    "sweep": "search for better settings of a model, on the training cases of one training",
     "report": "write a page with scores, comparisons and figures of a run",
     "status": "show how far a run is",
     "export": "hand out the models of a run, as zips that nnU-Net installs",

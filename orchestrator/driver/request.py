@@ -6,6 +6,7 @@ from orchestrator.benchmark.definition import Dataset, Training
 from orchestrator.benchmark.presets import NNUNETS_OWN, Preset
 from orchestrator.benchmark.study import Study
 from orchestrator.cluster.config import ClusterConfig, RunName
+from orchestrator.search.early_stopping import EarlyStopping
 from orchestrator.workflow.graph import Graph, graph_of_study
 
 
@@ -27,6 +28,8 @@ class RunRequest:
     """Location of everything that the run writes."""
     cluster: ClusterConfig
     """Where it runs."""
+    early_stopping: EarlyStopping | None = None
+    """How trainings are ended that are worse than others, if they are trials of a search."""
     redo_changed: bool = False
     """Whether what was made of data that have changed since is removed and made anew, instead of refused."""
 
@@ -52,7 +55,10 @@ def identity_of(request: RunRequest) -> dict[str, object]:
         "study_sha256": request.study.sha256,
         # Runs of before planners and trainers had names say nnU-Net's own values where these have theirs.
         "preset": {
-            key: NNUNETS_OWN.get(key) if value is None else value for key, value in asdict(request.preset).items()
+            key: NNUNETS_OWN.get(key) if value is None else value
+            for key, value in asdict(request.preset).items()
+            # Runs of before there was a size of batches say nothing of it.
+            if not (key == "batch_size" and value is None)
         },
         "seed": request.seed,
         "data": request.data or "phantoms",

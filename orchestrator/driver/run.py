@@ -300,6 +300,7 @@ def _run_context(request: RunRequest, need: ResourceRequest) -> RunContext:
         # With a single CPU, too, patches are made while the GPU works.
         num_loader_processes=max(1, min(GPU_LOADER_THREADS, int(need.cpus) - 1)) if need.gpus else 0,
         cloud=request.cluster.provider,
+        early_stopping=request.early_stopping,
     )
 
 

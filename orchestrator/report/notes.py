@@ -52,6 +52,8 @@ def run_notes(
         notes.append(
             f"{len(warnings) - _NUM_WARNINGS} further warnings about label maps are in the records of their cases."
         )
+    models = {training.model.name: training.model.note for training in trainings if training.model.note}
+    notes += [f"{name}: {note}" for name, note in models.items()]
     return (*notes, *(leak.line for leak in leaks))
 
 

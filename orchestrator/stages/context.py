@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from orchestrator.benchmark.definition import Case, Dataset, LabelSet
+from orchestrator.benchmark.definition import Case, Dataset, LabelSet, Training
 from orchestrator.benchmark.presets import Preset
+from orchestrator.search.early_stopping import EarlyStopping
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.storage.interface import Storage
@@ -36,11 +37,17 @@ class RunContext:
     """Threads that make batches for one training, or processes if nnU-Net's own pipeline does; 0 for none beside it."""
     cloud: str | None = None
     """Whose machines the nodes are, if they may be taken back after a notice."""
+    early_stopping: EarlyStopping | None = None
+    """How trainings are ended that are worse than others, if they are trials of a search."""
 
     @property
     def downloads(self) -> str:
         """Location of the downloads, generated ones included."""
         return self.data if self.data is not None else f"{self.output.rstrip('/')}/{run_paths.PHANTOM_DOWNLOADS}"
+
+    def preset_of(self, training: Training) -> Preset:
+        """Return how much is trained, with what the model of a training has otherwise."""
+        return self.preset.changed_by(training.model.changes, where=training.id)
 
     @property
     def storage(self) -> Storage:

@@ -30,7 +30,7 @@ def plan(context: RunContext, training: Training) -> None:
         label_set=context.label_sets[training.label_set],
         configuration=training.model.configuration,
         planner=training.model.planner,
-        preset=context.preset,
+        preset=context.preset_of(training),
         donor=donor,
         name=training.id,
         channels=dataset.channels,

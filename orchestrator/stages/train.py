@@ -56,6 +56,7 @@ def train(context: RunContext, training: Training, *, watches: Sequence["Watch"]
             on_epoch=partial(_report, storage, training.id, claim=claim, log=log, node=node),
             on_milestone=events.add,
             stop_reason=stop_request.reason,
+            is_enough=partial(_is_enough, context, training.id, log=log),
         )
         plan = read_plan(storage, training.id)
         patches = _training_patches(context, training)
@@ -87,13 +88,23 @@ def _report(
         write_latest_epoch(storage, training_id, LatestEpoch(report=epoch, host=socket.gethostname(), node=node))
 
 
+def _is_enough(context: RunContext, training_id: str, num_epochs: int, patch_dice: float, *, log: TrainingLog) -> bool:
+    """Whether a trial of a search ends here, since others do better."""
+    if context.early_stopping is None:
+        return False
+    is_enough = context.early_stopping.ends(context.storage, training_id, epoch=num_epochs, value=patch_dice)
+    if is_enough:
+        log.write(f"{training_id}: ends after {num_epochs} epochs, since other trials do better")
+    return is_enough
+
+
 def _settings(context: RunContext, training: Training, *, plan: "Plan", patches: Path) -> "TrainingSettings":
     from orchestrator.training.trainer import TrainingSettings
 
     return TrainingSettings(
         training_id=training.id,
         plan=plan,
-        preset=context.preset,
+        preset=context.preset_of(training),
         train_cases=tuple(map(_identifier, training.train)),
         val_cases=tuple(map(_identifier, training.val)),
         patches=patches,

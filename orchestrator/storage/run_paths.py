@@ -18,6 +18,12 @@ REPORT = "report"
 REPORT_PAGE = f"{REPORT}/index.html"
 """Its page; the files that it names are beside it."""
 LOGS = "logs"
+MILESTONES = "milestones"
+"""Folder of what trials of a search were like on their way."""
+TRIALS = "trials"
+"""Folder of the settings of trials, in the order in which they were chosen."""
+SWEEP = "sweep.json"
+"""What a search is about, and what it has found."""
 CASES = "cases"
 PATCHES = "patches"
 OF_STAGES = (PHANTOM_DOWNLOADS, CASES, "fingerprints", "plans", PATCHES, "trainings", "predictions", RESULTS)
@@ -32,6 +38,8 @@ _OWN = {
     RESULTS: re.compile(rf"{RESULTS}/{_ID}\.parquet"),
     TABLES: re.compile(rf"{TABLES}/{_ID}\.(md|csv|tex)"),
     CASES: re.compile(rf"{CASES}/{_NAME}/{_NAME}/(?!case\.json){_NAME}\.json"),
+    MILESTONES: re.compile(rf"{MILESTONES}/\d{{6}}/\d{{5}}\.json"),
+    TRIALS: re.compile(rf"{TRIALS}/\d{{5}}\.json"),
     PATCHES: re.compile(rf"{PATCHES}/{_ID}/[A-Za-z0-9][\w.-]*\.arrow"),
 }
 
@@ -168,6 +176,26 @@ def prediction_record(training_id: str) -> str:
 def results(training_id: str) -> str:
     """Parquet file with all scores of a training; its existence says that the training is done."""
     return f"{RESULTS}/{training_id}.parquet"
+
+
+def sweep(name: str) -> str:
+    """Folder of a search within that of a run; it has the layout of a run."""
+    return f"sweeps/{name}"
+
+
+def trials(first: int) -> str:
+    """JSON record of trials that were chosen together, by the number of the first; it is written once."""
+    return f"{TRIALS}/{first:05d}.json"
+
+
+def milestone(epoch: int) -> str:
+    """Folder of the trials that have come so far."""
+    return f"{MILESTONES}/{epoch:06d}"
+
+
+def arrival(epoch: int, *, number: int) -> str:
+    """JSON record of a trial at a milestone, in the order in which trials came; it is written once."""
+    return f"{milestone(epoch)}/{number:05d}.json"
 
 
 def stage_failure(stage_id: str) -> str:

@@ -52,6 +52,8 @@ class TrainingListener:
     """Called when the training begins or goes on, and after every checkpoint on the way."""
     stop_reason: Callable[[], str] = lambda: ""
     """Asked before every iteration; not empty where the training must stop."""
+    is_enough: Callable[[int, float], bool] = lambda _epochs, _dice: False
+    """Asked between epochs, with how many are over and their patch Dice of late; true where the training ends there."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,11 +61,14 @@ class TrainOutcome:
     """What is known after a training."""
 
     num_epochs: int
+    """That were trained: of a trial that ended early, fewer than it was to have."""
     train_loss: float
     val_loss: float
     pseudo_dice: float
     elapsed_s: float
     """Of all epochs that led to the final checkpoint, over all attempts."""
     checkpoint_sha256: str
+    ended_early: bool = False
+    """Whether it was a trial of a search that others beat."""
     environments: tuple[Mapping[str, str], ...] = ()
     """What the attempts that led to the final checkpoint ran with, each different one once, in their order."""

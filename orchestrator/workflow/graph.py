@@ -193,7 +193,7 @@ class _Builder:
                 key=StageKey(kind=StageKind.TRAIN, training=training.id),
                 dependencies=(plan, *preprocessed),
                 products=(run_paths.final_checkpoint(training.id), run_paths.training_record(training.id)),
-                expected_s=self.preset.expected_training_s,
+                expected_s=self.preset.changed_by(training.model.changes).expected_training_s,
                 training=training,
             )
         )

@@ -246,7 +246,7 @@ def make_plan(
     configuration : {"3d_fullres", "3d_lowres", "2d"}
         Configuration that the training uses.
     preset : Preset
-        Size of the network and the patch.
+        Size of the network, the patch and the batch.
     donor : Plan or None
         Plan whose patch size, network and batch size replace those of this data set.
     name : str
@@ -282,6 +282,8 @@ def make_plan(
         given = donor.plans["configurations"][configuration]
         for key in ("patch_size", "architecture", "batch_size"):
             plans["configurations"][configuration][key] = deepcopy(given[key])
+    if preset.batch_size is not None:
+        plans["configurations"][configuration]["batch_size"] = preset.batch_size
     made = Plan(plans={**plans, "continue_training": False}, dataset_json=dataset_json, configuration=configuration)
     try:
         return Plan.from_bytes(made.to_bytes())

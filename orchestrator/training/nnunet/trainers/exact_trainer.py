@@ -82,6 +82,10 @@ class ExactTrainer(nnUNetTrainer):  # type: ignore[misc]
     def _stop_reason(self) -> str:
         """Why the training must stop; empty as long as it need not."""
 
+    def _is_enough(self) -> bool:
+        """Whether the training ends with the epochs that are over."""
+        return False
+
     def _reason_for_nnunets_pipeline(self) -> str:
         """Why batches are not made by our loaders; empty if they are."""
         return reason_for_nnunets_pipeline(self, named=self.named)
@@ -125,7 +129,7 @@ class ExactTrainer(nnUNetTrainer):  # type: ignore[misc]
     def run_training(self) -> None:
         """Train from where the latest place is, also amid an epoch, to the end."""
         self.on_train_start()
-        while self.current_epoch < self.num_epochs:
+        while self.current_epoch < self.num_epochs and not self._is_enough():
             # What an epoch has taken before it was interrupted counts; the time until it went on does not.
             self._epoch_started_s = self._clock() - self._epoch_elapsed_s
             self.on_epoch_start()

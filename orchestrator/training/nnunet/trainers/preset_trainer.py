@@ -151,6 +151,16 @@ class PresetTrainer(ExactTrainer):
         self._tell("attempt_started", elapsed_s=self._clock() - started_s if state else 0.0)
         self._saved_s = self._clock()
 
+    def _is_enough(self) -> bool:
+        """Whether the training ends with the epochs that are over: a trial of a search that others beat.
+
+        The patch Dice of single epochs is of few patches; that of the last third of them counts.
+        """
+        if not self.current_epoch:
+            return False
+        dice = np.nan_to_num(self.logger.get_checkpoint()["mean_fg_dice"][: self.current_epoch])
+        return self._listener.is_enough(self.current_epoch, float(np.mean(dice[-max(1, len(dice) // 3) :])))
+
     def on_epoch_end(self) -> None:
         """Report the epoch and save a checkpoint where one is due."""
         self.logger.log("epoch_end_timestamps", time.time(), self.current_epoch)
@@ -172,11 +182,12 @@ class PresetTrainer(ExactTrainer):
         """Save the final checkpoint."""
         report = self._report(last=True)
         outcome: dict[str, Any] = {
-            "num_epochs": self.num_epochs,
+            "num_epochs": self.current_epoch,
             "train_loss": report.train_loss,
             "val_loss": report.val_loss,
             "pseudo_dice": report.pseudo_dice,
             "elapsed_s": self._elapsed_s,
+            "ended_early": self.current_epoch < self.num_epochs,
             "environments": self._environments,
         }
         digest = self._checkpoint.save_final(self._weights() | {"outcome": outcome})

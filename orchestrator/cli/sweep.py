@@ -1,0 +1,195 @@
+"""Search for settings with which a model does better, on the training cases of one training."""
+
+import argparse
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console
+
+from orchestrator.api import load_study, make_request, require_data
+from orchestrator.benchmark.loading import DEFAULT_STUDY
+from orchestrator.cli.console import EXIT_DONE, EXIT_NOT_DONE, command_parser, consoles, exit_code_of, parse, say
+from orchestrator.cli.run.live_view import LiveView
+from orchestrator.cluster.registry import load_cluster
+from orchestrator.driver.request import RunRequest
+from orchestrator.errors import ConfigError
+from orchestrator.search.early_stopping import EarlyStopping
+from orchestrator.search.samplers import SAMPLERS
+from orchestrator.search.space import load_space
+from orchestrator.shipped import LOCAL_CLUSTER
+from orchestrator.storage.filesystem import open_storage
+from orchestrator.sweeps.inner_study import settings_text
+from orchestrator.sweeps.sweep import SweepRequest, first_trials, sweep
+from orchestrator.sweeps.written import read_sweep
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = command_parser(
+        "sweep",
+        "Search for settings of a model: each trial is trained and scored within the training cases of one training, "
+        "so that nothing is chosen on cases that are tested. The same command again goes on; with more --trials there "
+        "are more. Exit code 0: done; 1: a trial failed, or none has trained to its end; 2: bad input.",
+    )
+    _add_request(parser)
+    _add_search(parser)
+    return parser
+
+
+def _add_request(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--study", type=Path, default=DEFAULT_STUDY, help="whose training it is (default: the shipped study)")
+    add("--only", required=True, metavar="TRAINING", help="the training on whose training cases is searched")
+    add("--matrix", help="as for `run`")
+    add("--cluster", type=Path, default=LOCAL_CLUSTER, help="where to run (default: this machine)")
+    add("--data", help="folder or s3:// prefix with the data sets (default: nnUNet_raw or generated phantoms)")
+    add("--output", help="that of the run to which the sweep belongs (default: runs/PRESET); it is below sweeps/NAME")
+    add("--preset", default="smoke", help="how much each trial is trained (default: smoke)")
+    add("--seed", type=int, default=0, help="of draws, phantoms and trainings (default: 0)")
+
+
+def _add_search(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--space", type=Path, required=True, help="YAML file: settings, and the values that they may have")
+    add("--name", help="of the sweep (default: that of the space file)")
+    add("--trials", type=int, default=16, help="how many (default: 16)")
+    add("--sampler", choices=list(SAMPLERS), default="random", help="who chooses trials (default: random)")
+    add(
+        "--at-once",
+        type=int,
+        metavar="N",
+        help="most trials that are chosen together (default: all, or 4 if it matters)",
+    )
+    add("--stopping", choices=["asha", "none"], default="asha", help="end trials that others beat (default: asha)")
+    add("--first-epochs", type=int, metavar="N", help="until a trial may end (default: a ninth of all)")
+    add("--reduction", type=int, default=3, metavar="N", help="with asha: one in N goes on (default: 3)")
+    add("--metric", choices=["dsc", "nsd"], default="dsc", help="by which trials are told apart (default: dsc)")
+    add("--folds", type=int, default=1, help="of the training cases, on which each trial is trained (default: 1)")
+    add("--max-hours", type=float, metavar="H", help="of training, of all trials: begin none that would exceed them")
+    add("--warm-start", action="append", default=[], metavar="NAME", help="let the sampler know the trials of a sweep")
+    add("--simulate", action="store_true", help="say what it would take if no trial ended early; start nothing")
+    add("--apply", metavar="MODEL", help="add the best trial to the study file as a model of that name; start nothing")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code that its help promises."""
+    console, errors = consoles()
+    options = parse(build_parser(), arguments)
+    return exit_code_of(
+        lambda: carry_out(options, console=console),
+        errors=errors,
+        interrupted="Interrupted. What is done is kept: the same command goes on from here.",
+    )
+
+
+def carry_out(options: argparse.Namespace, *, console: Console) -> int:
+    """Do what the command line asks for; returns the exit code."""
+    request = _request(options)
+    if options.apply:
+        return _apply(request, options, console=console)
+    if options.simulate:
+        return _simulate(request, console=console)
+    if request.run.cluster.is_elsewhere:
+        raise ConfigError(
+            f"{request.run.cluster.path}: starts machines; expected a cluster that this machine is part of (kind local "
+            "or existing)"
+        )
+    require_data(request.run)
+    request.run.cluster.authenticate()
+    with LiveView(console) as view:
+        outcome = sweep(request, listener=view)
+    for key in outcome.tables:
+        say(f"{request.output}/{key}", console=console)
+    for line in outcome.failures:
+        say(f"failed: {line}", console=console)
+    if outcome.stopped_for_hours:
+        say(
+            f"{len(outcome.results)} of {request.num_trials} trials: no more, for the sake of --max-hours",
+            console=console,
+        )
+    if outcome.best is None:
+        say("No trial has trained to its end.", console=console)
+        return EXIT_NOT_DONE
+    num_early = sum(not one.is_whole and one.score is not None for one in outcome.results)
+    say(
+        f"{len(outcome.results)} trials, {num_early} of them ended early. The best, with {request.metric.upper()} "
+        f"{outcome.best.score:.3f}: {settings_text(outcome.best.trial.settings)}",
+        console=console,
+    )
+    say(
+        "To train and score it as a model of the study: the same command with --apply MODEL, then `run`.",
+        console=console,
+    )
+    return EXIT_NOT_DONE if outcome.failures else EXIT_DONE
+
+
+def _request(options: argparse.Namespace) -> SweepRequest:
+    for name in ("trials", "at_once", "first_epochs", "folds"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise ConfigError(f"--{name.replace('_', '-')} {value}: expected at least 1")
+    if options.reduction < 2:
+        raise ConfigError(f"--reduction {options.reduction}: expected at least 2")
+    if options.max_hours is not None and not options.max_hours > 0:
+        raise ConfigError(f"--max-hours {options.max_hours:g}: expected a number above 0")
+    run = _run_request(options)
+    num_epochs = run.preset.num_epochs
+    stopping = EarlyStopping(
+        first_epochs=options.first_epochs or max(1, num_epochs // 9),
+        reduction=options.reduction,
+        num_epochs=num_epochs,
+    )
+    return SweepRequest(
+        run=run,
+        name=options.name or options.space.stem,
+        space=load_space(options.space),
+        sampler=options.sampler,
+        num_trials=options.trials,
+        num_at_once=options.at_once,
+        stopping=stopping if options.stopping == "asha" else None,
+        metric=options.metric,
+        num_folds=options.folds,
+        max_hours=options.max_hours,
+        warm_start=tuple(options.warm_start),
+    )
+
+
+def _run_request(options: argparse.Namespace) -> RunRequest:
+    data = options.data or load_cluster(options.cluster).data
+    request = make_request(
+        load_study(options.study, data=data),
+        matrix=options.matrix,
+        only=[options.only],
+        preset=options.preset,
+        cluster=options.cluster,
+        data=options.data,
+        output=options.output,
+        seed=options.seed,
+    )
+    if len(request.trainings) != 1:
+        names = ", ".join(training.id for training in request.trainings[:3])
+        raise ConfigError(
+            f"--only {options.only}: {len(request.trainings)} trainings ({names} ...); expected the name of one, on "
+            "whose training cases is searched"
+        )
+    return request
+
+
+def _simulate(request: SweepRequest, *, console: Console) -> int:
+    from orchestrator.cli.run.simulate import simulate
+
+    forecast = argparse.Namespace(prices=None, deadline=None, max_cost=None)
+    return simulate(request.request_for(first_trials(request)), forecast, console=console)
+
+
+def _apply(request: SweepRequest, options: argparse.Namespace, *, console: Console) -> int:
+    from orchestrator.sweeps.apply import apply_best
+
+    record = read_sweep(open_storage(request.output))
+    apply_best(options.study, request.training, record, name=options.apply)
+    study = partial(load_study, options.study, data=options.data)()
+    new = next(model for model in study.models if model.name == options.apply)
+    say(f"{options.study}: model {new.name}, {settings_text(record.best)}", console=console)
+    say(f"To train it: orchestrator run --study {options.study} --only 'model={new.name}'", console=console)
+    return EXIT_DONE

@@ -1,0 +1,87 @@
+"""Ends trials that others beat, by Ray Tune's rule of asynchronous successive halving (Li et al. 2020).
+
+Nobody decides for all: a trial that reaches a milestone writes down how good it is and looks at what those have written
+who were there before. The files are in the order in which trials came, and what was decided is what they say; a trial
+that comes to a milestone again, after it was interrupted, finds its own decision there.
+"""
+
+import json
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+from orchestrator.storage import run_paths
+from orchestrator.storage.interface import Storage
+from orchestrator.storage.json_files import read_json
+
+_METRIC, _TIME = "value", "epoch"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EarlyStopping:
+    """Ray Tune's ASHA: at each milestone a trial goes on if it is among the best 1 / reduction of those that came."""
+
+    first_epochs: int
+    """Epochs until the first milestone."""
+    reduction: int
+    """How many times as many epochs lead to the next milestone."""
+    num_epochs: int
+    """Of a whole training; no milestone."""
+
+    @property
+    def milestones(self) -> tuple[int, ...]:
+        """Epochs after which a trial may end."""
+        found, epochs = [], self.first_epochs
+        while epochs < self.num_epochs:
+            found.append(epochs)
+            epochs *= self.reduction
+        return tuple(found)
+
+    def ends(self, storage: Storage, trial: str, *, epoch: int, value: float) -> bool:
+        """Whether a trial ends after so many epochs; what is decided at a milestone is written down.
+
+        Parameters
+        ----------
+        storage
+            Output location of the sweep.
+        trial
+            Id of the training.
+        epoch
+            Epochs that are over.
+        value
+            How good the trial is; larger is better.
+        """
+        if epoch not in self.milestones:
+            return False
+        while True:
+            records = [
+                read_json(storage, key, {"trial": str, _METRIC: (int, float), "ends": bool})
+                for key in run_paths.own_keys(storage, run_paths.MILESTONES, below=run_paths.milestone(epoch))
+            ]
+            for record in records:
+                if record["trial"] == trial:
+                    return bool(record["ends"])
+            ends = self._beaten(epoch, [float(record[_METRIC]) for record in records], value)
+            # Another trial may have come in the meantime: then this one looks again.
+            record = json.dumps({"trial": trial, _METRIC: value, "ends": ends}, indent=1)
+            if storage.create_exclusive(run_paths.arrival(epoch, number=len(records)), record.encode()):
+                return ends
+
+    def _beaten(self, epoch: int, before: list[float], value: float) -> bool:
+        """Whether Ray Tune stops a trial that comes to a milestone after others."""
+        from ray.tune.schedulers import ASHAScheduler
+
+        scheduler = ASHAScheduler(
+            time_attr=_TIME,
+            metric=_METRIC,
+            mode="max",
+            max_t=self.num_epochs,
+            grace_period=self.first_epochs,
+            reduction_factor=self.reduction,
+        )
+        action = ""
+        for number, one in enumerate([*before, value]):
+            # All that the rule asks a trial for.
+            trial = SimpleNamespace(trial_id=str(number))
+            scheduler.on_trial_add(None, trial)
+            action = scheduler.on_trial_result(None, trial, {_TIME: epoch, _METRIC: one})
+        return bool(action == ASHAScheduler.STOP)

@@ -1,0 +1,136 @@
+"""Which trials a sweep tries next, by Ray Tune's samplers.
+
+A sampler keeps nothing: it is told what is known of earlier trials and says what to try then. A sweep that goes on
+after it was interrupted, or that begins with what another one has found, needs nothing else.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice, product
+from typing import Protocol
+
+import numpy as np
+
+from orchestrator.errors import ConfigError
+from orchestrator.search.space import Settings, Space
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trial:
+    """One choice of settings."""
+
+    number: int
+    """From 0."""
+    settings: Settings
+
+    @property
+    def name(self) -> str:
+        """Also that of its group of trainings: `trial007`."""
+        return f"trial{self.number:03}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KnownTrial:
+    """What is known of a trial."""
+
+    settings: Settings
+    score: float | None
+    """Larger is better; None of one that failed."""
+    is_earlier: bool = False
+    """Whether it is of another sweep."""
+
+
+class Sampler(Protocol):
+    """Chooses settings."""
+
+    learns: bool
+    """Whether what it chooses depends on results."""
+
+    def __call__(self, space: Space, known: Sequence[KnownTrial], *, num_trials: int, seed: int) -> list[Settings]:
+        """Return the settings of the next trials, perhaps fewer than `num_trials` if there are no more.
+
+        Parameters
+        ----------
+        space
+            What is varied.
+        known
+            Every trial of the sweep so far, in order, and those of others.
+        num_trials
+            How many are wanted.
+        seed
+            Of the draws.
+        """
+
+
+class RandomSampler:
+    """Draws each setting by itself."""
+
+    learns = False
+
+    def __call__(self, space: Space, known: Sequence[KnownTrial], *, num_trials: int, seed: int) -> list[Settings]:
+        """Return settings that depend on the seed and on how many were drawn before."""
+        num_before = _num_own(known)
+        domains = space.domains()
+        # Tune's domains draw from the older kind of generator only.
+        random = np.random.RandomState(seed)
+        drawn = [
+            space.settings_of({name: domain.sample(random_state=random) for name, domain in domains.items()})
+            for _ in range(num_before + num_trials)
+        ]
+        return drawn[num_before:]
+
+
+class GridSampler:
+    """Takes every combination of values, the last setting changing fastest."""
+
+    learns = False
+
+    def __call__(self, space: Space, known: Sequence[KnownTrial], *, num_trials: int, seed: int) -> list[Settings]:
+        """Return the next combinations."""
+        del seed
+        num_before = _num_own(known)
+        for name, entry in space.settings.items():
+            if entry.kind not in {"grid", "choice"}:
+                raise ConfigError(
+                    f"{space.path}: {name}: {entry.kind} has no end; expected `grid` or `choice` for --sampler grid"
+                )
+        columns = [[(name, value) for value in space.values_of(name)] for name in space.settings]
+        return list(islice(product(*columns), num_before, num_before + num_trials))
+
+
+class OptunaSampler:
+    """Optuna's tree-structured Parzen estimator, as Ray Tune offers it: draws where scores were good."""
+
+    learns = True
+
+    def __call__(self, space: Space, known: Sequence[KnownTrial], *, num_trials: int, seed: int) -> list[Settings]:
+        """Return settings to try at once after those that are known; a failed trial teaches nothing."""
+        try:
+            import optuna
+        except ImportError as error:
+            raise ConfigError(
+                "--sampler optuna: Optuna is not installed; expected pip install 'nnunet-orchestrator[sweep]'"
+            ) from error
+        from ray.tune.search.optuna import OptunaSearch
+
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        told = [one for one in known if one.score is not None and space.holds(one.settings)]
+        search = OptunaSearch(
+            space=space.domains(),
+            metric="score",
+            mode="max",
+            points_to_evaluate=[space.drawn_as(one.settings) for one in told] or None,
+            evaluated_rewards=[one.score for one in told] or None,
+            # Each time from another seed: the first draws of one are those of a sampler that knows nothing.
+            seed=(seed + _num_own(known)) % 2**32,
+        )
+        drawn = [search.suggest(str(number)) for number in range(num_trials)]
+        return [space.settings_of(one) for one in drawn if one is not None]
+
+
+def _num_own(known: Sequence[KnownTrial]) -> int:
+    return sum(not one.is_earlier for one in known)
+
+
+SAMPLERS: dict[str, Sampler] = {"random": RandomSampler(), "grid": GridSampler(), "optuna": OptunaSampler()}
+"""By name."""

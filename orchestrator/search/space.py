@@ -1,0 +1,167 @@
+"""What a sweep varies: a YAML file with a range or a list of values for fields of a model or a preset."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field, model_validator
+
+from orchestrator.benchmark.presets import MODEL_FIELDS
+from orchestrator.configuration import Entry, expect_known, load_yaml, understood
+from orchestrator.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ray.tune.search.sample import Domain
+
+OF_A_MODEL = ("configuration", "planner", "trainer")
+"""What can be varied beside the fields of a preset: nnU-Net's classes and its configuration."""
+Value = bool | int | float | str | list[int]
+"""Of a setting, as YAML has it."""
+Settings = tuple[tuple[str, object], ...]
+"""Of a trial: name and value of each; lists are tuples."""
+_Range = Annotated[list[float], Field(min_length=2, max_length=2)]
+_IntRange = Annotated[list[int], Field(min_length=2, max_length=2)]
+
+
+class RangeEntry(Entry):
+    """The values of a setting: exactly one of the keys, which have the names that Ray Tune gives them."""
+
+    choice: Annotated[list[Value], Field(min_length=1)] | None = None
+    """One of these, drawn at random."""
+    grid: Annotated[list[Value], Field(min_length=1)] | None = None
+    """Each of these in turn."""
+    uniform: _Range | None = None
+    """Any number from the first to the second."""
+    loguniform: _Range | None = None
+    """The same, of which the logarithm is drawn: for what may differ by powers of ten."""
+    randint: _IntRange | None = None
+    """A whole number from the first to the second, both included."""
+    lograndint: _IntRange | None = None
+    """The same, of which the logarithm is drawn."""
+
+    @model_validator(mode="after")
+    def _is_one(self) -> "RangeEntry":
+        said = self.model_dump(exclude_none=True)
+        if len(said) != 1:
+            known = ", ".join(type(self).model_fields)
+            raise ValueError(f"one of {known}; found {', '.join(said) or 'none'}")
+        ((kind, values),) = said.items()
+        if kind not in {"choice", "grid"} and not values[0] < values[1]:
+            raise ValueError(f"two rising numbers for {kind}; found {values}")
+        if kind.startswith("log") and not values[0] > 0:
+            raise ValueError(f"numbers above 0 for {kind}; found {values}")
+        return self
+
+    @property
+    def kind(self) -> str:
+        """The key that is given."""
+        return next(iter(self.model_dump(exclude_none=True)))
+
+    @property
+    def values(self) -> tuple[Value, ...]:
+        """What is given for it."""
+        return tuple(self.model_dump(exclude_none=True)[self.kind])
+
+
+class SpaceFile(Entry):
+    """A space file."""
+
+    settings: Annotated[dict[str, RangeEntry], Field(min_length=1)]
+    """By name."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Space:
+    """What a sweep varies."""
+
+    path: Path
+    settings: Mapping[str, RangeEntry]
+    """By name, of a field of a preset or of a model."""
+
+    @property
+    def is_grid(self) -> bool:
+        """Whether a setting takes each of its values in turn."""
+        return any(entry.kind == "grid" for entry in self.settings.values())
+
+    def domains(self) -> "dict[str, Domain]":
+        """Return the settings as Ray Tune draws them; lists in place of numbers become positions in `values`.
+
+        Raises ConfigError for a grid, which is not drawn.
+        """
+        from ray import tune
+
+        made: dict[str, Domain] = {}
+        for name, entry in self.settings.items():
+            match entry.kind:
+                case "choice":
+                    # Samplers compare values, which lists cannot be.
+                    made[name] = tune.choice(list(range(len(entry.values))))
+                case "uniform" | "loguniform":
+                    made[name] = getattr(tune, entry.kind)(*entry.values)
+                case "randint" | "lograndint":
+                    low, high = entry.values
+                    made[name] = getattr(tune, entry.kind)(low, int(str(high)) + 1)
+                case "grid":
+                    raise ConfigError(
+                        f"{self.path}: {name}: a grid takes its values in turn; expected `choice` for a sampler that "
+                        "draws"
+                    )
+        return made
+
+    def values_of(self, name: str) -> tuple[object, ...]:
+        """Return the values of a choice or a grid; lists are tuples."""
+        return tuple(tuple(value) if isinstance(value, list) else value for value in self.settings[name].values)
+
+    def settings_of(self, drawn: Mapping[str, float]) -> Settings:
+        """Return what a sampler has drawn as values of the settings."""
+        found: list[tuple[str, object]] = []
+        for name, entry in self.settings.items():
+            value = drawn[name]
+            if entry.kind == "choice":
+                found.append((name, self.values_of(name)[int(value)]))
+            elif "int" in entry.kind:
+                found.append((name, int(value)))
+            else:
+                low, high = self._bounds(name)
+                # More digits than any result depends on only make tables hard to read.
+                found.append((name, min(high, max(low, float(f"{value:.4g}")))))
+        return tuple(found)
+
+    def holds(self, settings: Settings) -> bool:
+        """Whether settings, perhaps of another sweep, are a point of this space."""
+        given = dict(settings)
+        return set(given) == set(self.settings) and all(self._has(name, value) for name, value in given.items())
+
+    def drawn_as(self, settings: Settings) -> dict[str, float]:
+        """Return settings as `settings_of` takes them."""
+        found: dict[str, float] = {}
+        for name, value in settings:
+            is_choice = self.settings[name].kind == "choice"
+            found[name] = self.values_of(name).index(value) if is_choice else value  # type: ignore[assignment]
+        return found
+
+    def _has(self, name: str, value: object) -> bool:
+        if self.settings[name].kind in {"choice", "grid"}:
+            return value in self.values_of(name)
+        low, high = self._bounds(name)
+        return isinstance(value, int | float) and low <= value <= high
+
+    def _bounds(self, name: str) -> tuple[float, float]:
+        low, high = (float(str(value)) for value in self.settings[name].values)
+        return low, high
+
+
+def load_space(path: Path) -> Space:
+    """Return what a file says is varied.
+
+    Raises
+    ------
+    ConfigError
+        If the file is missing, or names a setting that there is not, with the nearest name, or values that are none.
+    """
+    content = load_yaml(path)
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: found {type(content).__name__}; expected settings with their ranges")
+    expect_known(map(str, content), [*OF_A_MODEL, *MODEL_FIELDS], where=str(path), what="setting")
+    return Space(path=path, settings=understood({"settings": content}, SpaceFile, where=str(path)).settings)

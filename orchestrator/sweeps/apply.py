@@ -1,0 +1,125 @@
+"""Makes the best trial of a sweep a model of its study, by adding it to the study file and changing nothing else."""
+
+import os
+import tempfile
+from pathlib import Path
+
+import yaml
+
+from orchestrator.benchmark.definition import Training
+from orchestrator.configuration import load_yaml
+from orchestrator.errors import ConfigError
+from orchestrator.search.space import OF_A_MODEL
+from orchestrator.shipped import shipped_file
+from orchestrator.sweeps.written import SweepRecord
+
+DEFAULT_MODEL = "3d"
+"""Name of the model of a study whose file names none."""
+
+
+def apply_best(path: Path, training: Training, record: SweepRecord, *, name: str) -> None:
+    """Add the best trial of a sweep to a study file as a model, and to the trainings of the group that was searched on.
+
+    Parameters
+    ----------
+    path
+        The study file. Comments, order and everything else in it stay.
+    training
+        The training on whose cases the sweep searched.
+    record
+        What the sweep has found.
+    name
+        Of the new model; it is also what it adds to the names of its trainings.
+
+    Raises
+    ------
+    ConfigError
+        If the file is one that comes along with an installed package, or has a model of that name.
+    """
+    if path.resolve().is_relative_to(shipped_file("splits").resolve().parent / "shipped"):
+        raise ConfigError(f"{path}: is part of the installed package; expected --study with a copy of its folder")
+    content = load_yaml(path)
+    if name in (content.get("models") or {}):
+        raise ConfigError(f"{path}: has a model {name} already; expected another name after --apply")
+    entry = _flow(_entry(content, training, record, name=name))
+    text = path.read_text(encoding="utf-8")
+    if "models" in content:
+        text = _with_entry(text, ("models",), name, entry)
+    else:
+        start = _node(text, ()).value[[key.value for key, _ in _node(text, ()).value].index("trainings")][0].start_mark
+        text = f"{text[: start.index]}models:\n  {DEFAULT_MODEL}: {{}}\n  {name}: {entry}\n\n{text[start.index :]}"
+    group = training.group.removesuffix(training.model.suffix)
+    if own := (content["trainings"][group] or {}).get("models"):
+        text = _with_entry(text, ("trainings", group, "models"), name, _flow(own[training.model.name]))
+    _replace(path, text)
+
+
+def _entry(content: dict[str, object], training: Training, record: SweepRecord, *, name: str) -> dict[str, object]:
+    """Return the new model as a file has it: that of the training, with the settings of the trial."""
+    models = content.get("models") or {}
+    base = models.get(training.model.name) if isinstance(models, dict) else None
+    entry = dict(base) if isinstance(base, dict) else {}
+    best = {key: list(value) if isinstance(value, tuple) else value for key, value in record.best}
+    entry |= {key: value for key, value in best.items() if key in OF_A_MODEL}
+    preset = {**dict(entry.get("preset") or {}), **{k: v for k, v in best.items() if k not in OF_A_MODEL}}
+    if preset:
+        entry["preset"] = preset
+    entry["suffix"] = f"-{name}"
+    entry["note"] = (
+        f"the best of {record.num_trials} trials on the training cases of {record.training}; other folds may test "
+        "cases on which it was chosen"
+    )
+    return entry
+
+
+def _flow(value: object) -> str:
+    """Return a value in one line of YAML."""
+    lines = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=10**9)
+    return lines.removesuffix("\n").removesuffix("\n...").strip()
+
+
+def _with_entry(text: str, place: tuple[str, ...], key: str, value: str) -> str:
+    """Return YAML with one more entry at the end of a mapping, as the mapping is written."""
+    node = _node(text, place)
+    if node.flow_style:
+        end = node.end_mark.index - 1
+        before = text[:end].rstrip()
+        return f"{before}{', ' if node.value else ''}{key}: {value}{text[end:]}"
+    # A mapping ends where the next thing begins; comments before that are left to it.
+    last = node.value[-1][1]
+    while isinstance(last, yaml.CollectionNode) and not last.flow_style and last.value:
+        last = last.value[-1][1] if isinstance(last, yaml.MappingNode) else last.value[-1]
+    indent = " " * node.value[0][0].start_mark.column
+    end = last.end_mark.index
+    end = len(text[:end].rstrip()) if text[:end].endswith("\n") else _end_of_line(text, end)
+    return f"{text[:end]}\n{indent}{key}: {value}{text[end:]}"
+
+
+def _end_of_line(text: str, index: int) -> int:
+    """Return where a line ends; a comment behind a value belongs to it."""
+    end = text.find("\n", index)
+    return len(text) if end < 0 else end
+
+
+def _node(text: str, place: tuple[str, ...]) -> yaml.MappingNode:
+    node = yaml.compose(text, Loader=yaml.SafeLoader)
+    for key in place:
+        node = next(value for name, value in node.value if name.value == key)
+    if not isinstance(node, yaml.MappingNode):
+        raise ConfigError(f"{'.'.join(place)}: {node.value!r}; expected a mapping")
+    return node
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file beside the old one, then in its place, if it is still YAML."""
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, suffix=".yaml", delete=False) as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    new = Path(file.name)
+    try:
+        load_yaml(new)
+        new.chmod(path.stat().st_mode)
+        new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)
