@@ -62,8 +62,8 @@ class EarlyStopping:
                     return bool(record["ends"])
             ends = self._beaten(epoch, [float(record[_METRIC]) for record in records], value)
             # Another trial may have come in the meantime: then this one looks again.
-            record = json.dumps({"trial": trial, _METRIC: value, "ends": ends}, indent=1)
-            if storage.create_exclusive(run_paths.arrival(epoch, number=len(records)), record.encode()):
+            own = json.dumps({"trial": trial, _METRIC: value, "ends": ends}, indent=1)
+            if storage.create_exclusive(run_paths.arrival(epoch, number=len(records)), own.encode()):
                 return ends
 
     def _beaten(self, epoch: int, before: list[float], value: float) -> bool:

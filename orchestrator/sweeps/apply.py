@@ -102,11 +102,13 @@ def _end_of_line(text: str, index: int) -> int:
 
 
 def _node(text: str, place: tuple[str, ...]) -> yaml.MappingNode:
+    """Return the mapping at a place of YAML that was understood before."""
     node = yaml.compose(text, Loader=yaml.SafeLoader)
     for key in place:
-        node = next(value for name, value in node.value if name.value == key)
+        if isinstance(node, yaml.MappingNode):
+            node = next(value for name, value in node.value if name.value == key)
     if not isinstance(node, yaml.MappingNode):
-        raise ConfigError(f"{'.'.join(place)}: {node.value!r}; expected a mapping")
+        raise ConfigError(f"{'.'.join(place)}: expected a mapping")
     return node
 
 
