@@ -97,8 +97,10 @@ def carry_out(options: argparse.Namespace, *, console: Console) -> int:
         )
     require_data(request.run)
     request.run.cluster.authenticate()
+    from orchestrator.ray_backend.on_demand import connect_to_ray
+
     with LiveView(console) as view:
-        outcome = sweep(request, listener=view)
+        outcome = sweep(request, connect=connect_to_ray, listener=view)
     for key in outcome.tables:
         say(f"{request.output}/{key}", console=console)
     for line in outcome.failures:

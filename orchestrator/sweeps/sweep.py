@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from orchestrator.benchmark.definition import Training
+from orchestrator.driver.backend import Connect
 from orchestrator.driver.request import RunRequest
 from orchestrator.driver.run import RunOutcome, run
 from orchestrator.errors import ConfigError, IntegrityError
@@ -106,7 +107,7 @@ def first_trials(request: SweepRequest) -> list[Trial]:
     return _numbered(drawn, first=0)
 
 
-def sweep(request: SweepRequest, *, listener: ProgressListener) -> SweepOutcome:
+def sweep(request: SweepRequest, *, connect: Connect, listener: ProgressListener) -> SweepOutcome:
     """Carry out what is not done yet of a sweep.
 
     Which trials there are is written down before they begin, so that the same call goes on wherever it was interrupted.
@@ -131,7 +132,7 @@ def sweep(request: SweepRequest, *, listener: ProgressListener) -> SweepOutcome:
             if not num_more or not _choose(request, storage, results, num_trials=num_more):
                 break
             trials = _trials(storage)
-        outcome = run(request.request_for(trials), listener=listener)
+        outcome = run(request.request_for(trials), connect=connect, listener=listener)
     best = best_of(results)
     failures = outcome.failures if outcome else {}
     tables = write_sweep(storage, results, best=best, about=_about(request))
