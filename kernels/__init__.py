@@ -10,7 +10,7 @@ from kernels.masks.label_runs import count_labels
 from kernels.metrics.nearest_surface import ElementDistances
 from kernels.metrics.overlap import dice
 from kernels.metrics.score_masks import FIELDS, METRICS, LabelScore, score_masks
-from kernels.metrics.surface_dice import SurfaceOverlap, surface_dice, surface_overlap
+from kernels.metrics.surface_dice import SurfaceOverlap, surface_dice, surface_overlap, surface_overlaps
 from kernels.metrics.surface_distances import AverageSurfaceDistance, SurfaceDistances, surface_distances
 from kernels.metrics.voxel_distances import VoxelSurfaceDistances, voxel_surface_distances
 
@@ -29,5 +29,6 @@ __all__ = [
     "surface_dice",
     "surface_distances",
     "surface_overlap",
+    "surface_overlaps",
     "voxel_surface_distances",
 ]

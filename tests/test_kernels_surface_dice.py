@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from surface_reference import SPACINGS_MM, beyond_counts, generated_cases, possible_areas
 
-from kernels import surface_dice, surface_overlap
+from kernels import surface_dice, surface_overlap, surface_overlaps
 from kernels.metrics.surface_elements import surfel_areas
 
 
@@ -171,3 +171,33 @@ def test_bad_input_is_refused_with_what_was_found(changed, message):
     reference, prediction = arguments.pop("reference"), arguments.pop("prediction")
     with pytest.raises(ValueError, match=message):
         surface_dice(reference, prediction, **arguments)
+
+
+@pytest.mark.parametrize("is_flat", [False, True])
+def test_overlaps_of_label_maps_are_those_of_their_labels_one_by_one(is_flat):
+    random = np.random.default_rng(3)
+    shape = (40, 50) if is_flat else (9, 20, 70)
+    blocks = [random.integers(-1, 4, [-(-size // 3) for size in shape]) for _ in range(2)]
+    reference, prediction = (np.kron(one, np.ones((3,) * len(shape), int)) for one in blocks)
+    spacing_mm = (0.8, 0.7) if is_flat else (2.0, 0.8, 0.7)
+    tolerances_mm = {3: 1.0, 1: 2.5, 9: 1.0}
+    found = surface_overlaps(reference, prediction, spacing_mm=spacing_mm, tolerances_mm=tolerances_mm)
+    assert list(found) == [3, 1, 9]
+    for label, tolerance_mm in tolerances_mm.items():
+        one = surface_overlap(reference == label, prediction == label, spacing_mm=spacing_mm, tolerance_mm=tolerance_mm)
+        for field in ("num_reference", "num_reference_beyond", "num_predicted", "num_predicted_beyond"):
+            np.testing.assert_array_equal(getattr(found[label], field), getattr(one, field))
+    assert math.isnan(found[9].surface_dice)
+
+
+def test_the_surface_dice_of_pooled_surfaces_is_weighted_by_their_areas():
+    # Of three equal surfaces, two agree and one is missed.
+    mask, nothing = cube((6, 6, 6), at=(1, 1, 1), size=(4, 4, 1)), np.zeros((6, 6, 6), bool)
+    spacing_mm, tolerance_mm = (1.0, 1.0, 1.0), 0.5
+    agreed, missed = (
+        surface_overlap(mask, other, spacing_mm=spacing_mm, tolerance_mm=tolerance_mm) for other in (mask, nothing)
+    )
+    assert (agreed.surface_dice, missed.surface_dice) == (1.0, 0.0)
+    assert (agreed + missed).surface_dice == pytest.approx(2 / 3)
+    with pytest.raises(ValueError, match="expected the same"):
+        agreed + surface_overlap(mask, mask, spacing_mm=spacing_mm, tolerance_mm=1.0)

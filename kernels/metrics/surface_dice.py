@@ -5,7 +5,7 @@ radiotherapy" (2018), as google-deepmind/surface-distance computes it.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernels.compiled import compiled_in_place
-from kernels.masks.validation import check_pair, check_spacing, check_tolerance, pack_masks
+from kernels.masks.bitmask import crop_pair
+from kernels.masks.label_rows import find_labels
+from kernels.masks.validation import check_pair, check_spacing, check_tolerance, check_tolerances, pack_masks
 from kernels.metrics.nearest_surface import NO_ELEMENTS, ElementDistances, element_distances
 from kernels.metrics.surface_elements import CODE_OF_ROWS, count_codes, surfel_areas
 from kernels.metrics.surfaces import Surfaces, find_surfaces
@@ -50,6 +52,22 @@ class SurfaceOverlap:
         total = areas @ (self.num_reference + self.num_predicted)
         beyond = areas @ (self.num_reference_beyond + self.num_predicted_beyond)
         return float((total - beyond) / total) if total > 0 else math.nan
+
+    def __add__(self, other: "SurfaceOverlap") -> "SurfaceOverlap":
+        """Return the counts of both, as of one pair of masks; raises ValueError for another spacing or tolerance."""
+        if (self.spacing_mm, self.tolerance_mm) != (other.spacing_mm, other.tolerance_mm):
+            raise ValueError(
+                f"spacing {self.spacing_mm} and tolerance {self.tolerance_mm}, then {other.spacing_mm} and "
+                f"{other.tolerance_mm}; expected the same"
+            )
+        return SurfaceOverlap(
+            num_reference=self.num_reference + other.num_reference,
+            num_reference_beyond=self.num_reference_beyond + other.num_reference_beyond,
+            num_predicted=self.num_predicted + other.num_predicted,
+            num_predicted_beyond=self.num_predicted_beyond + other.num_predicted_beyond,
+            spacing_mm=self.spacing_mm,
+            tolerance_mm=self.tolerance_mm,
+        )
 
 
 def surface_dice(
@@ -97,6 +115,38 @@ def surface_overlap(
     pair = pack_masks(reference, prediction)
     surfaces = find_surfaces(pair, spacing_mm=spacing) if pair else None
     return overlap_of_surfaces(surfaces, spacing_mm=spacing, tolerance_mm=tolerance)
+
+
+def surface_overlaps(
+    reference: NDArray[np.generic],
+    prediction: NDArray[np.generic],
+    *,
+    spacing_mm: Sequence[float],
+    tolerances_mm: Mapping[int, float],
+) -> dict[int, SurfaceOverlap]:
+    """Return the counts of `surface_overlap` for labels of two label maps, each of which is read once.
+
+    Parameters
+    ----------
+    reference, prediction : bool or integer arrays, shape (Z, Y, X), or (Y, X) for contours in the plane
+    spacing_mm : distance of the voxels along (z, y, x), or of the pixels along (y, x)
+    tolerances_mm : tolerance of each label to be scored
+
+    Raises
+    ------
+    ValueError : as `score_masks`
+    """
+    check_pair(reference, prediction)
+    spacing, tolerances = check_spacing(spacing_mm, num_axes=reference.ndim), check_tolerances(tolerances_mm)
+    is_flat = reference.ndim == 2
+    labels = [int(label) for label in tolerances]
+    found = [find_labels(array[None] if is_flat else array, labels) for array in (reference, prediction)]
+    overlaps = {}
+    for number, (label, tolerance) in enumerate(zip(labels, tolerances.values(), strict=True)):
+        pair = crop_pair(found[0], found[1], number, is_flat=is_flat)
+        surfaces = find_surfaces(pair, spacing_mm=spacing) if pair else None
+        overlaps[label] = overlap_of_surfaces(surfaces, spacing_mm=spacing, tolerance_mm=tolerance)
+    return overlaps
 
 
 def overlap_of_surfaces(

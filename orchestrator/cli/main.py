@@ -18,11 +18,17 @@ COMMANDS = {
     "evaluate": "score folders of label maps, without any training",
     "verify": "compare every file of a run with what was written",
     "doctor": "check a data folder and list all of its problems",
+    "install-trainer": "let nnUNetv2_train find our trainer, without any study",
+    "convert-preprocessed": "write what nnU-Net has preprocessed as patch files, or back",
     "phantoms": "write phantoms in the layouts of the public downloads",
 }
 """Name, which is that of its module, and what it does."""
-_MODULES = {"import": "import_models"}
-"""Of commands whose name is a word of Python's."""
+_MODULES = {
+    "import": "import_models",
+    "install-trainer": "nnunet.install_trainer",
+    "convert-preprocessed": "nnunet.convert_preprocessed",
+}
+"""Of commands whose name is none of a module."""
 PROGRAM = "orchestrator"
 
 

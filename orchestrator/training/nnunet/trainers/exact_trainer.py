@@ -234,15 +234,19 @@ class ExactTrainer(nnUNetTrainer):  # type: ignore[misc]
 
     def _restore(self, state: dict[str, Any]) -> None:
         """Go back to where a state with weights was taken; the loaders must be there."""
+        self._restore_weights(state)
+        self._restore_place(state)
+
+    def _restore_weights(self, state: dict[str, Any]) -> None:
+        """Take over what nnU-Net itself restores."""
         if overridden(self.named, ["load_checkpoint"]):
-            load_as_nnunet(self, state)
+            load_as_nnunet(self, state, named=self.named)
         self._network().load_state_dict(state["network_weights"])
         self.optimizer.load_state_dict(state["optimizer_state"])
         if self.grad_scaler is not None and state["grad_scaler_state"] is not None:
             self.grad_scaler.load_state_dict(state["grad_scaler_state"])
         self.logger.load_checkpoint(state["logging"])
         self.current_epoch = state["current_epoch"]
-        self._restore_place(state)
 
     def _restore_place(self, state: dict[str, Any]) -> None:
         """Go on where `_place` was taken."""

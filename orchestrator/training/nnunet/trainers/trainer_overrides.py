@@ -14,8 +14,8 @@ def overridden(trainer: type, names: Sequence[str]) -> list[str]:
     return [name for name in names if getattr(trainer, name, None) is not getattr(nnUNetTrainer, name, None)]
 
 
-def load_as_nnunet(trainer: Any, state: Mapping[str, Any]) -> None:
-    """Let a trainer with a `load_checkpoint` of its own, as those of several stages have, read a file of nnU-Net's.
+def load_as_nnunet(trainer: Any, state: Mapping[str, Any], *, named: Any) -> None:
+    """Let a trainer class with its own `load_checkpoint`, as those of several stages have, read a file of nnU-Net's.
 
     The network, the optimiser and the log are to be restored afterwards, as those of any other.
     """
@@ -27,5 +27,5 @@ def load_as_nnunet(trainer: Any, state: Mapping[str, Any]) -> None:
     with tempfile.TemporaryDirectory(prefix="checkpoint-") as folder:
         path = Path(folder) / "checkpoint_latest.pth"
         torch.save(checkpoint, path)
-        trainer.load_checkpoint(str(path))
+        named.load_checkpoint(trainer, str(path))
     trainer.my_init_kwargs = init_arguments

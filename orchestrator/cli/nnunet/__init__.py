@@ -1,0 +1,1 @@
+"""Commands for whoever trains with `nnUNetv2_train`."""

@@ -1,0 +1,272 @@
+"""From nnU-Net's preprocessed files to patch files, and back: each case is compared before it gets its name."""
+
+import pickle
+import secrets
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from nnunetv2.paths import nnUNet_preprocessed
+from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, infer_dataset_class, nnUNetDatasetBlosc2
+from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from numpy.typing import NDArray
+
+from orchestrator.configuration import expect_known
+from orchestrator.errors import ConfigError, IntegrityError
+from orchestrator.patches.reader import PatchFile
+from orchestrator.patches.writer import Precision, write_patches
+from orchestrator.storage.local import LocalStorage
+from orchestrator.training.dropin.prepared import (
+    PATCHES,
+    SOURCES,
+    is_of_sources,
+    own_identifiers,
+    sha256_of,
+    source_files,
+)
+from orchestrator.training.feed.case_folders import FILE_ENDING
+from orchestrator.training.feed.nnunet_folder import read_properties
+from orchestrator.training.feed.patch_dataset import ArrowDataset
+from orchestrator.training.nnunet.environment import prints_to_log
+
+Target = Literal["patches", "blosc2"]
+_UNIT_SD = {"ZScoreNormalization", "CTNormalization"}
+"""After which intensities are counted in standard deviations, so that 2^-10 is nothing; after others it may be much."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Conversion:
+    """The cases of one configuration."""
+
+    configuration: str
+    folder: Path
+    """Of nnU-Net's files; that of patch files lies in it."""
+    precision: Precision
+    """Of patch files."""
+    patch_shape: tuple[int, ...]
+    """Of the configuration, by which nnU-Net cuts its files into blocks."""
+    target: Target
+    """What is written."""
+
+    @property
+    def cases(self) -> tuple[str, ...]:
+        """Identifiers of what there is to convert, sorted."""
+        if self.target == "patches":
+            return tuple(sorted(own_identifiers(self.folder)))
+        return tuple(ArrowDataset.get_identifiers(str(self.folder / PATCHES)))
+
+    def convert(self, identifier: str) -> bool:
+        """Write one case; returns False if it was there already.
+
+        Raises
+        ------
+        IntegrityError
+            If a file is not whole, or what was written is not what was read.
+        DataError
+            If a case has what patch files cannot hold.
+        """
+        return self._to_patches(identifier) if self.target == "patches" else self._to_blosc2(identifier)
+
+    def _to_patches(self, identifier: str) -> bool:
+        name, folder = f"{identifier}.{FILE_ENDING}", self.folder / PATCHES
+        sources = source_files(self.folder, identifier)
+        if (folder / name).is_file() and is_of_sources(folder / name, sources):
+            return False
+        data, seg, properties = _read(self.folder, identifier)
+        digests = {path.name: sha256_of(path) for path in sources}
+        with LocalStorage(str(folder)).writing(name) as path:
+            write_patches(
+                path, data=data, seg=seg, properties=properties, source_sha256=digests, precision=self.precision
+            )
+            written = PatchFile.open(path)
+            _compare(
+                f"{folder / name}",
+                (data, seg, properties),
+                (np.asarray(written.image), np.asarray(written.segmentation), written.properties),
+                tolerance=written.image.max_error,
+            )
+        return True
+
+    def _to_blosc2(self, identifier: str) -> bool:
+        if len(source_files(self.folder, identifier)) == len(SOURCES):
+            return False
+        case = PatchFile.open(self.folder / PATCHES / f"{identifier}.{FILE_ENDING}")
+        data, seg, properties = np.asarray(case.image), np.asarray(case.segmentation), dict(case.properties)
+        with _unfinished(self.folder) as folder:
+            blocks, chunks = comp_blosc2_params(data.shape, self.patch_shape, data.itemsize)
+            blocks_seg, chunks_seg = comp_blosc2_params(seg.shape, self.patch_shape, seg.itemsize)
+            nnUNetDatasetBlosc2.save_case(
+                data,
+                seg,
+                properties,
+                str(folder / identifier),
+                chunks=chunks,
+                blocks=blocks,
+                chunks_seg=chunks_seg,
+                blocks_seg=blocks_seg,
+            )
+            _compare(f"{self.folder / identifier}", (data, seg, properties), _read(folder, identifier), tolerance=0.0)
+            # The last one is that by which nnU-Net finds cases.
+            for ending in reversed(SOURCES):
+                (folder / f"{identifier}{ending}").replace(self.folder / f"{identifier}{ending}")
+        return True
+
+
+def find_conversions(
+    dataset: str, *, configurations: Sequence[str], plans_name: str, target: Target, lossless: bool
+) -> list[Conversion]:
+    """Return what there is to convert of a data set; of all its configurations if none is named.
+
+    Raises
+    ------
+    ConfigError
+        If nnU-Net's variables are not set, or there is no such data set, plan or configuration.
+    """
+    base = _dataset_folder(dataset)
+    path = base / f"{plans_name}.json"
+    if not path.is_file():
+        there = ", ".join(sorted(found.stem for found in base.glob("*lans*.json"))) or "none"
+        raise ConfigError(f"{path}: no such plans; there are {there}. Name others with -p")
+    plans = PlansManager(str(path))
+    expect_known(configurations, plans.available_configurations, where=str(path), what="configuration")
+    found: list[Conversion] = []
+    for name in configurations or plans.available_configurations:
+        manager = plans.get_configuration(name)
+        is_exact = lossless or not _UNIT_SD.issuperset(manager.normalization_schemes)
+        conversion = Conversion(
+            configuration=name,
+            folder=base / manager.data_identifier,
+            precision="lossless" if is_exact else "quantised",
+            patch_shape=tuple(map(int, manager.patch_size)),
+            target=target,
+        )
+        # Configurations may share a folder, as the two last ones of a cascade do.
+        if conversion.cases and conversion.folder not in {other.folder for other in found}:
+            found.append(conversion)
+        elif configurations and not conversion.cases:
+            raise ConfigError(f"{conversion.folder}: no cases to convert; expected those of nnUNetv2_preprocess")
+    if not found:
+        raise ConfigError(f"{base}: no cases to convert; expected those of nnUNetv2_preprocess")
+    return found
+
+
+def convert_all(
+    conversions: Sequence[Conversion], *, num_threads: int, on_case: Callable[[int, int], None]
+) -> Mapping[str, int]:
+    """Convert every case that is not converted yet; returns how many were, by configuration.
+
+    Parameters
+    ----------
+    conversions
+        What there is to do.
+    num_threads
+        Cases at a time.
+    on_case
+        Called with the number of cases that are done and that of all.
+    """
+    total, num_done = sum(len(conversion.cases) for conversion in conversions), 0
+    written = {conversion.configuration: 0 for conversion in conversions}
+    with ThreadPoolExecutor(num_threads, thread_name_prefix="convert") as executor:
+        futures = {
+            executor.submit(conversion.convert, case): conversion.configuration
+            for conversion in conversions
+            for case in conversion.cases
+        }
+        try:
+            for future in as_completed(futures):
+                written[futures[future]] += future.result()
+                num_done += 1
+                on_case(num_done, total)
+        except BaseException:
+            executor.shutdown(cancel_futures=True)
+            raise
+    return written
+
+
+def _dataset_folder(dataset: str) -> Path:
+    if not nnUNet_preprocessed.is_set():
+        raise ConfigError("nnUNet_preprocessed is not set; expected the folder of preprocessed data sets")
+    try:
+        with prints_to_log():
+            name = maybe_convert_to_dataset_name(int(dataset) if dataset.isdecimal() else dataset)
+    except (RuntimeError, ValueError) as error:
+        raise ConfigError(f"{dataset}: {' '.join(str(error).split())}") from error
+    folder: Path = Path(nnUNet_preprocessed) / str(name)
+    if not folder.is_dir():
+        raise ConfigError(f"{folder}: no such folder; expected a data set of nnUNetv2_plan_and_preprocess")
+    return folder
+
+
+def _read(folder: Path, identifier: str) -> tuple[NDArray[np.generic], NDArray[np.generic], dict[str, Any]]:
+    """Return image, segmentation and properties of a case that nnU-Net has preprocessed."""
+    kind = infer_dataset_class(str(folder))
+    path = folder / f"{identifier}.pkl"
+    properties = read_properties(path)
+    try:
+        data, seg, *_ = kind(str(folder), [identifier]).load_case(identifier)
+        return np.asarray(data[:]), np.asarray(seg[:]), properties
+    except (FileNotFoundError, KeyError, RuntimeError, ValueError) as error:
+        raise IntegrityError(f"{folder / identifier}: cannot be read ({error}). Preprocess it again") from error
+    except pickle.UnpicklingError as error:
+        raise IntegrityError(f"{path}: cannot be read ({error}). Preprocess it again") from error
+
+
+def _compare(
+    name: str,
+    given: tuple[NDArray[Any], NDArray[Any], Mapping[str, Any]],
+    found: tuple[NDArray[Any], NDArray[Any], Mapping[str, Any]],
+    *,
+    tolerance: float,
+) -> None:
+    """Raise IntegrityError unless what is read back is what was to be written."""
+    is_same = {
+        "image": given[0].dtype == found[0].dtype
+        and given[0].shape == found[0].shape
+        and _within(given[0], found[0], tolerance),
+        "segmentation": given[1].dtype == found[1].dtype and np.array_equal(given[1], found[1]),
+        "properties": _is_equal(given[2], found[2]),
+    }
+    wrong = [what for what, same in is_same.items() if not same]
+    if wrong:
+        raise IntegrityError(f"{name}: another {' and '.join(wrong)} than was to be written; nothing was left")
+
+
+def _within(given: NDArray[Any], found: NDArray[Any], tolerance: float) -> bool:
+    """Whether numbers differ by no more than a tolerance; slice by slice, which needs little memory."""
+    if not tolerance:
+        return bool(np.array_equal(given, found, equal_nan=given.dtype.kind == "f"))
+    return all(
+        np.abs(one - other).max(initial=0) <= tolerance
+        for channel, other_channel in zip(given, found, strict=True)
+        for one, other in zip(channel, other_channel, strict=True)
+    )
+
+
+def _is_equal(given: Any, found: Any) -> bool:
+    """Whether properties are the same, numbers of numpy's being Python's."""
+    match given:
+        case Mapping():
+            return given.keys() == found.keys() and all(_is_equal(value, found[key]) for key, value in given.items())
+        case np.ndarray():
+            return np.array_equal(given, found)
+        case list() | tuple():
+            is_alike = isinstance(found, list | tuple) and len(given) == len(found)
+            return is_alike and all(_is_equal(one, other) for one, other in zip(given, found, strict=True))
+    return bool(given == found or (given != given and found != found))  # noqa: PLR0124 - NaN
+
+
+@contextmanager
+def _unfinished(folder: Path) -> Iterator[Path]:
+    """Context with a new folder within another, whose files nnU-Net does not see; removed at the end."""
+    made = folder / f".unfinished-{secrets.token_hex(8)}"
+    made.mkdir()
+    try:
+        yield made
+    finally:
+        shutil.rmtree(made, ignore_errors=True)

@@ -1,0 +1,93 @@
+"""Which files a training reads: patch files where all cases have been converted, else nnU-Net's own."""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
+
+from orchestrator.errors import ConfigError
+from orchestrator.patches.reader import PatchFile
+from orchestrator.training.feed.case_folders import FILE_ENDING, CaseFolder, PatchFolder
+from orchestrator.training.feed.nnunet_folder import NnunetFolder
+from orchestrator.training.feed.patch_dataset import ArrowDataset, register_arrow_dataset
+
+PATCHES = FILE_ENDING
+"""Folder of patch files within that of nnU-Net's files: nnU-Net looks at files alone, and removes both together."""
+SOURCES = (".b2nd", "_seg.b2nd", ".pkl")
+"""Of a case, what follows its identifier in the names of nnU-Net's files."""
+_CONVERT = "orchestrator convert-preprocessed"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prepared:
+    """Preprocessed cases of one configuration."""
+
+    folder: Path
+    """Of files that a data set class of nnU-Net's reads."""
+    kind: str
+    """What is in it, in words."""
+
+    @classmethod
+    def of(cls, stock: Path) -> "Prepared":
+        """Choose for a folder that nnU-Net has preprocessed; raises ConfigError if it holds nothing to read."""
+        register_arrow_dataset()
+        converted = set(ArrowDataset.get_identifiers(str(stock / PATCHES)))
+        own = set(own_identifiers(stock))
+        if not (converted or own):
+            raise ConfigError(f"{stock}: no preprocessed cases; expected those of nnUNetv2_preprocess")
+        if not converted >= own:
+            return cls(folder=stock, kind="nnU-Net's own files")
+        _refuse_stale(stock, converted)
+        return cls(folder=stock / PATCHES, kind="patch files")
+
+    def cases(self) -> CaseFolder:
+        """Return the cases for a loader."""
+        if self.kind == "patch files":
+            return PatchFolder(self.folder)
+        return NnunetFolder(infer_dataset_class(str(self.folder))(str(self.folder)))
+
+    @property
+    def text(self) -> str:
+        """For the log."""
+        return f"Batches from {self.kind} in {self.folder}"
+
+
+def own_identifiers(stock: Path) -> Iterable[str]:
+    """Return the cases that nnU-Net finds in a folder; none if there are none, or it is not there."""
+    if not stock.is_dir() or not any(path.is_file() and path.suffix != ".pkl" for path in stock.iterdir()):
+        return ()
+    found: Iterable[str] = infer_dataset_class(str(stock)).get_identifiers(str(stock))
+    return found
+
+
+def source_files(stock: Path, identifier: str) -> list[Path]:
+    """Return nnU-Net's files of a case that are there."""
+    return [path for ending in SOURCES if (path := stock / f"{identifier}{ending}").is_file()]
+
+
+def sha256_of(path: Path) -> str:
+    """Return the digest of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_of_sources(patches: Path, sources: Iterable[Path]) -> bool:
+    """Whether a patch file was made of these files, as they are now: only those that look newer are read."""
+    written_ns = patches.stat().st_mtime_ns
+    newer = [path for path in sources if path.stat().st_mtime_ns > written_ns]
+    if not newer:
+        return True
+    digests: dict[str, Any] = PatchFile.open(patches).source_sha256
+    return all(digests.get(path.name) == sha256_of(path) for path in newer)
+
+
+def _refuse_stale(stock: Path, converted: Iterable[str]) -> None:
+    for identifier in sorted(converted):
+        path = stock / PATCHES / f"{identifier}.{FILE_ENDING}"
+        if not is_of_sources(path, source_files(stock, identifier)):
+            raise ConfigError(
+                f"{path}: made of other files than {stock} holds now; run {_CONVERT} again, or remove {path.parent}"
+            )

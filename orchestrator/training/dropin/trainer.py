@@ -1,0 +1,330 @@
+"""The trainer that nnUNetv2_train finds: nnU-Net's folders and files, our feed, places and scores.
+
+Split, plans, network, loss, log, names of files and the validation at the end are nnU-Net's. Checkpoints are nnU-Net's
+too, and name the trainer whose network they hold, so that nnU-Net predicts with them where nothing of ours is
+installed; beside what nnU-Net reads they hold the place from which a training goes on bit for bit.
+"""
+
+import hashlib
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from orchestrator.errors import ConfigError, PreemptedError
+from orchestrator.training.checkpoint import fitting
+from orchestrator.training.dropin.checkpoint_file import PLACE, read_checkpoint, write_checkpoint
+from orchestrator.training.dropin.options import DropinOptions
+from orchestrator.training.dropin.prepared import Prepared
+from orchestrator.training.dropin.trainer_file import TRAINER
+from orchestrator.training.dropin.volumes import Volumes
+from orchestrator.training.freed_memory import keep_freed_memory
+from orchestrator.training.nnunet.trainers.exact_trainer import ExactTrainer, FedCases
+from orchestrator.training.nnunet.trainers.learning_curve import CurveSettings, LearningCurve, write_curve
+from orchestrator.training.nnunet.trainers.named_trainers import before_trainer
+from orchestrator.training.nnunet.trainers.structures import PatchSurfaces, Structures
+from orchestrator.training.random_state import seed_everything
+from orchestrator.training.stop_request import StopRequest
+
+LATEST, BEST, BEST_NSD = "checkpoint_latest.pth", "checkpoint_best.pth", "checkpoint_best_nsd.pth"
+CURVE = "validation_curve.csv"
+PLOT_EVERY_S = 60.0
+"""Time between two plots, each of which takes most of a second."""
+_TOGETHER = {
+    *("initialize", "_do_i_compile", "get_dataloaders", "on_validation_epoch_end", "validation_step"),
+    *("on_train_start", "on_validation_epoch_start", "load_checkpoint"),
+}
+_GPU = torch.device("cuda")
+
+
+def dropin_trainer(name: str) -> type["nnUNetTrainerOrchestrator"]:
+    """Return the class of a name that begins with that of our trainer.
+
+    What follows is that of a trainer of nnU-Net's: before `nnUNetTrainer_250epochs`, ours is
+    `nnUNetTrainerOrchestrator_250epochs`. Raises ConfigError for one that nnU-Net does not have, or that has its own
+    way of what ours does otherwise.
+    """
+    stock = nnUNetTrainer.__name__ + name.removeprefix(TRAINER)
+    return before_trainer(nnUNetTrainerOrchestrator, stock, called=name, together=_TOGETHER)
+
+
+class nnUNetTrainerOrchestrator(ExactTrainer):  # noqa: N801 - nnU-Net's names
+    """nnU-Net's trainer on its own folders: what `-tr` names."""
+
+    goes_on = "nnUNetv2_train with --c goes on from there"
+    # Of nnU-Net's trainer, which has no types.
+    preprocessed_dataset_folder: str
+    loss: Any
+    _best_ema: float | None
+
+    def __init__(
+        self,
+        plans: dict[str, Any],
+        configuration: str,
+        fold: int,
+        dataset_json: dict[str, Any],
+        device: torch.device = _GPU,
+    ) -> None:
+        """Refuse what cannot be done; raises ConfigError."""
+        _check(plans, configuration)
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self._options = DropinOptions.of()
+        self.checkpoint_every_s = self._options.checkpoint_every_s
+        self._training_id = f"{self.plans_manager.dataset_name} {configuration} fold {fold}"
+        self._log = self.print_to_log_file
+        self._stop = StopRequest()
+        self._seed = _seed_of(self) if self._options.seed is None else self._options.seed
+        self._restored: dict[str, Any] = {}
+        self._cases: FedCases | None = None
+        self._curve: LearningCurve | None = None
+        self._saved_s = self._plotted_s = -np.inf
+        self._begin()
+
+    def initialize(self) -> None:
+        """Build what nnU-Net builds, from the seed."""
+        seed_everything(self._seed)
+        self._prepared = Prepared.of(Path(self.preprocessed_dataset_folder))
+        # Where its validation and its search for cases look as well.
+        self.preprocessed_dataset_folder = str(self._prepared.folder)
+        super().initialize()
+        self.print_to_log_file(f"{self._prepared.text}; seed {self._seed}")
+
+    def _fed(self) -> FedCases:
+        if self._cases is None:
+            train, monitoring = self.do_split()
+            self._cases = FedCases(
+                folder=self._prepared.cases(),
+                train=tuple(sorted(train)),
+                monitoring=tuple(sorted(monitoring)),
+                seed=self._seed,
+            )
+        return self._cases
+
+    def on_train_start(self) -> None:
+        """Build everything, as nnU-Net does, then go to the place of the checkpoint that was loaded, if one was."""
+        if self.device.type == "cpu":
+            keep_freed_memory()
+        super().on_train_start()
+        self._count_batches((self.dataloader_train, self.dataloader_val))
+        structures = Structures.of(self, tolerance_mm=self._options.tolerance_mm)
+        self.print_to_log_file(f"NSD at {structures.tolerance_mm:g} mm")
+        self._surfaces = PatchSurfaces(structures)
+        self._patch_nsd: list[float] = []
+        self._curve = self._new_curve(structures)
+        if self._restored:
+            self._go_on()
+        self._saved_s = self._clock()
+
+    def _go_on(self) -> None:
+        """Take the place of the checkpoint over."""
+        place = self._restored.get(PLACE)
+        if place is None:
+            self.print_to_log_file("The checkpoint is of another trainer: it goes on, but not bit for bit")
+            return
+        for what, value in self._origin().items():
+            if place["origin"].get(what) != value:
+                self.print_to_log_file(f"Other {what} than before: it goes on, but not as it would have")
+        self._restore_place(place)
+        if self._curve is not None and place["curve"]:
+            self._curve.state = place["curve"]
+        self.print_to_log_file(
+            f"{self._training_id}: goes on at epoch {self.current_epoch}, after {len(self._losses)} of its "
+            f"{self.num_iterations_per_epoch} iterations"
+        )
+
+    def _origin(self) -> dict[str, Any]:
+        """Return what must be as it was for a training to go on as it would have."""
+        fed = self._fed()
+        return {
+            "patches": self._prepared.kind,
+            "number of iterations": self.num_iterations_per_epoch,
+            "training cases": list(fed.train),
+            "validation cases": list(fed.monitoring),
+        }
+
+    def run_training(self) -> None:
+        """Train to the end, or until SIGTERM or SIGUSR1 asks to stop: then the place is saved first."""
+        try:
+            with self._stop:
+                super().run_training()
+        except PreemptedError as error:
+            # A line, where nnU-Net's command would show where in the code it was.
+            raise SystemExit(str(error)) from error
+        finally:
+            self.stop_loaders()
+            if hasattr(self, "_surfaces"):
+                self._surfaces.close()
+
+    def _stop_reason(self) -> str:
+        return self._stop.reason()
+
+    def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Do what nnU-Net does, and compare the surfaces of what its loss was given."""
+        loss = self.loss
+
+        def watched(output: Any, target: Any) -> Any:
+            self._surfaces.add(_finest(output), _finest(target))
+            return loss(output, target)
+
+        self.loss = watched
+        try:
+            step: dict[str, Any] = super().validation_step(batch)
+        finally:
+            self.loss = loss
+        return step
+
+    def on_validation_epoch_start(self) -> None:
+        """Do what nnU-Net does, and look at the clock."""
+        super().on_validation_epoch_start()
+        self._validation_started_s = self._clock()
+
+    def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:
+        """Aggregate as nnU-Net does."""
+        num_patches = max(1, len(val_outputs) * self.batch_size)
+        self._patch_s = (self._clock() - self._validation_started_s) / num_patches
+        super().on_validation_epoch_end(val_outputs)
+        self._patch_nsd = self._surfaces.take_scores()
+        for further in self.logger.loggers:
+            for number, value in enumerate(self._patch_nsd, 1):
+                further.log(f"nsd_per_class_or_region/class_{number}", value, self.current_epoch)
+
+    def on_epoch_end(self) -> None:
+        """Log the epoch in nnU-Net's words, and save what is due."""
+        self.logger.log("epoch_end_timestamps", time.time(), self.current_epoch)
+        self._epoch_elapsed_s = self._clock() - self._epoch_started_s
+        self._log_epoch()
+        is_best = self._best_ema is None or self.logger.get_value("ema_fg_dice", step=-1) > self._best_ema
+        if is_best:
+            self._best_ema = self.logger.get_value("ema_fg_dice", step=-1)
+            self.print_to_log_file(f"Yayy! New best EMA pseudo Dice: {np.round(self._best_ema, decimals=4)}")
+        self._end_epoch()
+        self._look()
+        if is_best:
+            self._write(BEST)
+        if self.current_epoch < self.num_epochs:
+            if self.current_epoch % self.save_every == 0:
+                self._save()
+            else:
+                self._save_where_due()
+        if self._clock() - self._plotted_s >= PLOT_EVERY_S or self.current_epoch == self.num_epochs:
+            self.logger.plot_progress_png(self.output_folder)
+            self._plotted_s = self._clock()
+
+    def _log_epoch(self) -> None:
+        values = {name: self.logger.get_value(name, step=-1) for name in ("train_losses", "val_losses")}
+        dice = self.logger.get_value("dice_per_class_or_region", step=-1)
+        self.print_to_log_file("train_loss", np.round(values["train_losses"], decimals=4))
+        self.print_to_log_file("val_loss", np.round(values["val_losses"], decimals=4))
+        self.print_to_log_file("Pseudo dice", [float(np.round(one, decimals=4)) for one in dice])
+        self.print_to_log_file("Pseudo NSD", [float(np.round(one, decimals=4)) for one in self._patch_nsd])
+        self.print_to_log_file(
+            f"Epoch time: {self._epoch_elapsed_s:.2f} s ({self.dataloader_train.waited_s:.2f} s waiting for patches)"
+        )
+
+    def _new_curve(self, structures: Structures) -> LearningCurve | None:
+        every = self._options.curve_every
+        if every is None:
+            return None
+        self._volumes = volumes = Volumes(self, structures, identifiers=self._fed().monitoring)
+        names = ["+".join(map(str, labels)) for labels in structures.labels]
+        return LearningCurve(
+            CurveSettings(every=every, share=self._options.curve_share),
+            cases=volumes.in_order,
+            structures=names,
+            score=volumes.score,
+            clock=self._clock,
+        )
+
+    def _look(self) -> None:
+        """Score whole validation cases where that is due and there is time for it."""
+        if self._curve is None or not self._curve.is_due(self.current_epoch):
+            return
+        look = self._curve.look(
+            self.current_epoch, elapsed_s=self._elapsed_s, expected_case_s=self._volumes.expected_s(self._patch_s)
+        )
+        if look is None:
+            self.print_to_log_file(
+                f"Whole cases: not looked at; that would take more than {self._options.curve_share:.0%}"
+            )
+            return
+        write_curve(Path(self.output_folder), CURVE, look.rows)
+        self.print_to_log_file(
+            f"Whole cases: DSC {look.mean_dsc:.4f}, NSD {look.mean_nsd:.4f} of {len({row.case for row in look.rows})} "
+            f"validation cases, {look.elapsed_s:.1f} s"
+        )
+        if self._curve.is_best(look):
+            self.print_to_log_file(f"New best NSD: {BEST_NSD}")
+            self._write(BEST_NSD)
+
+    def save_checkpoint(self, filename: str) -> None:
+        """Write a checkpoint as nnU-Net does at the end of an epoch, before it counts it."""
+        self._write(Path(filename).name, num_epochs=self.current_epoch + 1)
+
+    def _save(self, *, reason: str = "") -> None:  # noqa: ARG002 - which PreemptedError says
+        self._write(LATEST)
+        self._saved_s = self._clock()
+
+    def _write(self, name: str, *, num_epochs: int | None = None) -> None:
+        if self.disable_checkpointing:
+            self.print_to_log_file("No checkpoint written, checkpointing is disabled")
+            return
+        state = {
+            "network_weights": self._network().state_dict(),
+            **self._of_nnunet(num_epochs=self.current_epoch if num_epochs is None else num_epochs),
+            "_best_ema": self._best_ema,
+            "init_args": self.my_init_kwargs,
+            # The class that builds this network: nnU-Net looks for it when it predicts.
+            "trainer_name": self.named.__name__,
+            "inference_allowed_mirroring_axes": self.inference_allowed_mirroring_axes,
+            PLACE: self._place() | {"origin": self._origin(), "seed": self._seed, "curve": self._curve_state()},
+        }
+        write_checkpoint(Path(self.output_folder) / name, state)
+
+    def _curve_state(self) -> dict[str, Any]:
+        return {} if self._curve is None else self._curve.state
+
+    def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
+        """Load weights, optimiser and log as nnU-Net does; `on_train_start` goes to the place."""
+        given = filename_or_checkpoint
+        state = read_checkpoint(Path(given)) if isinstance(given, str) else given
+        # What it draws follows from the seed that it began with.
+        self._seed = state.get(PLACE, {}).get("seed", self._seed)
+        if not self.was_initialized:
+            self.initialize()
+        self._restored = state
+        with fitting(f"{self._training_id}: its checkpoint"):
+            self._restore_weights(state)
+            self._best_ema = state["_best_ema"]
+            self.inference_allowed_mirroring_axes = state["inference_allowed_mirroring_axes"]
+
+
+def _check(plans: dict[str, Any], configuration: str) -> None:
+    """Raise ConfigError for what needs nnU-Net's own trainer."""
+    previous = PlansManager(plans).get_configuration(configuration).previous_stage_name
+    own = f"expected -tr {nnUNetTrainer.__name__} for it"
+    if previous is not None:
+        raise ConfigError(
+            f"{configuration} is the second stage of a cascade, after {previous}, which {TRAINER} does not train; {own}"
+        )
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        raise ConfigError(
+            f"-num_gpus {torch.distributed.get_world_size()}: {TRAINER} trains on one GPU, and several trainings side "
+            f"by side use several; {own}"
+        )
+
+
+def _seed_of(trainer: nnUNetTrainer) -> int:
+    """Return a seed that follows from what is trained, wherever it lies."""
+    plans = trainer.plans_manager
+    name = f"{plans.dataset_name}/{plans.plans_name}/{trainer.configuration_name}/{trainer.fold}"
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
+
+
+def _finest(values: Any) -> torch.Tensor:
+    """Return what has the full resolution."""
+    finest: torch.Tensor = values[0] if isinstance(values, list | tuple) else values
+    return finest

@@ -1,0 +1,187 @@
+"""Scores of whole validation cases while a training runs, for a share of its time that is said beforehand."""
+
+import csv
+import math
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from orchestrator.storage.local import LocalStorage
+from orchestrator.training.nnunet.trainers.structures import Scores
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CurveSettings:
+    """How often, and at what cost."""
+
+    every: int
+    """Epochs between two looks."""
+    share: float
+    """Most of the time of the training, looks left out, that all looks together may have taken."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CurveRow:
+    """One structure of one case after an epoch."""
+
+    epoch: int
+    """Number of epochs that were done."""
+    case: str
+    structure: str
+    dsc: float
+    """NaN where neither the case nor the prediction has the structure."""
+    nsd: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Look:
+    """What was found after an epoch."""
+
+    rows: tuple[CurveRow, ...]
+    elapsed_s: float
+
+    @property
+    def mean_dsc(self) -> float:
+        """Over cases and structures where it is a number."""
+        return _mean(row.dsc for row in self.rows)
+
+    @property
+    def mean_nsd(self) -> float:
+        """Over cases and structures where it is a number."""
+        return _mean(row.nsd for row in self.rows)
+
+
+class LearningCurve:
+    """Decides when to look and at which cases.
+
+    The first look takes as many cases as the time allows that the training has taken until then, and all later ones
+    take the same, so that they can be compared. One that would take more than the share allows is left out.
+    """
+
+    def __init__(
+        self,
+        settings: CurveSettings,
+        *,
+        cases: Sequence[str],
+        structures: Sequence[str],
+        score: Callable[[str], Scores],
+        clock: Callable[[], float],
+    ) -> None:
+        """Prepare.
+
+        Parameters
+        ----------
+        settings
+            How often, and at what cost.
+        cases
+            Validation cases, those to be looked at first first.
+        structures
+            Names of what is scored.
+        score
+            Predicts a case and returns the scores of its structures.
+        clock
+            Gives monotonic seconds.
+        """
+        self._settings = settings
+        self._cases = tuple(cases)
+        self._structures = tuple(structures)
+        self._score = score
+        self._clock = clock
+        self._chosen: tuple[str, ...] = ()
+        self._spent_s = 0.0
+        self._cost_s = 0.0
+        """Of the latest look."""
+        self._best_nsd = -math.inf
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {
+            "chosen": list(self._chosen),
+            "spent_s": self._spent_s,
+            "cost_s": self._cost_s,
+            "best_nsd": self._best_nsd,
+        }
+
+    @state.setter
+    def state(self, state: dict[str, Any]) -> None:
+        self._chosen = tuple(case for case in state["chosen"] if case in self._cases)
+        self._spent_s, self._cost_s = state["spent_s"], state["cost_s"]
+        self._best_nsd = state["best_nsd"]
+
+    def is_due(self, num_epochs: int) -> bool:
+        """Whether there is to be a look after so many epochs."""
+        return bool(self._cases) and num_epochs % self._settings.every == 0
+
+    def look(self, num_epochs: int, *, elapsed_s: float, expected_case_s: float) -> Look | None:
+        """Look at the cases; None if that would take more than the share allows.
+
+        Parameters
+        ----------
+        num_epochs
+            Epochs that are done.
+        elapsed_s
+            That these have taken, looks left out.
+        expected_case_s
+            That a case is expected to take, as long as none was looked at.
+        """
+        left_s = self._settings.share * elapsed_s - self._spent_s
+        if (self._cost_s if self._chosen else expected_case_s) > left_s:
+            return None
+        started_s = self._clock()
+        rows: list[CurveRow] = []
+        for case in self._chosen or self._cases:
+            scores = self._score(case)
+            rows += [
+                CurveRow(epoch=num_epochs, case=case, structure=structure, dsc=dsc, nsd=nsd)
+                for structure, (dsc, nsd) in zip(self._structures, scores, strict=True)
+            ]
+            taken_s = self._clock() - started_s
+            num_cases = len(rows) // len(self._structures)
+            if not self._chosen and taken_s * (num_cases + 1) / num_cases > left_s:
+                break
+        self._chosen = tuple(dict.fromkeys(row.case for row in rows))
+        self._cost_s = self._clock() - started_s
+        self._spent_s += self._cost_s
+        return Look(rows=tuple(rows), elapsed_s=self._cost_s)
+
+    def is_best(self, look: Look) -> bool:
+        """Whether no look before had a higher mean NSD; to be asked once a look."""
+        if math.isnan(look.mean_nsd) or look.mean_nsd <= self._best_nsd:
+            return False
+        self._best_nsd = look.mean_nsd
+        return True
+
+
+def write_curve(folder: Path, name: str, rows: Sequence[CurveRow]) -> None:
+    """Write rows to a CSV file, after those of earlier epochs that are there; whole or not at all."""
+    first = min(row.epoch for row in rows)
+    kept = [row for row in read_curve(folder / name) if row.epoch < first]
+    with LocalStorage(str(folder)).writing(name) as path, path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [field.name for field in fields(CurveRow)])
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in (*kept, *rows))
+
+
+def read_curve(path: Path) -> list[CurveRow]:
+    """Return the rows of a CSV file of `write_curve`; none if there is no such file."""
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return [
+            CurveRow(
+                epoch=int(row["epoch"]),
+                case=row["case"],
+                structure=row["structure"],
+                dsc=float(row["dsc"]),
+                nsd=float(row["nsd"]),
+            )
+            for row in csv.DictReader(file)
+        ]
+
+
+def _mean(values: Iterator[float]) -> float:
+    numbers = [value for value in values if not math.isnan(value)]
+    return statistics.fmean(numbers) if numbers else math.nan
