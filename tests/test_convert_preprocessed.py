@@ -9,9 +9,9 @@ import pytest
 import torch
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.training.logging.nnunet_logger import LocalLogger
-from stock_folders import CASES, KINDS, made_trainer, write_stock_folder
-from tiny_training import assert_same_weights
+from tiny_training import assert_same_weights, let_nnunet_find
 
+from bench.stock_folders import CASES, KINDS, made_trainer, write_stock_folder
 from orchestrator.cli.main import main
 from orchestrator.errors import ConfigError, IntegrityError
 from orchestrator.patches.reader import PatchFile
@@ -39,7 +39,7 @@ def copied(originals, tmp_path, monkeypatch):
         folder = originals[kind]
         made = type(folder)(root=tmp_path / "data", plan=folder.plan)
         shutil.copytree(folder.root, made.root)
-        made.set_environment(monkeypatch, tmp_path / "results")
+        let_nnunet_find(made, tmp_path / "results", monkeypatch)
         return made
 
     return copy
@@ -219,7 +219,7 @@ def test_a_training_from_patch_files_goes_the_same_way_and_says_from_what(copied
     folder = copied("two channels")
     weights = []
     for name in ("own", "patches"):
-        folder.set_environment(monkeypatch, tmp_path / name)
+        let_nnunet_find(folder, tmp_path / name, monkeypatch)
         trainer = made_trainer(nnUNetTrainerOrchestrator, folder, num_epochs=1)
         trainer.run_training()
         weights.append(trainer.network.state_dict())

@@ -14,9 +14,9 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.training.logging.nnunet_logger import LocalLogger
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from stock_folders import CASES, KINDS, SPLIT, made_trainer, write_stock_folder
-from tiny_training import assert_same_weights
+from tiny_training import assert_same_weights, let_nnunet_find
 
+from bench.stock_folders import CASES, KINDS, SPLIT, made_trainer, write_stock_folder
 from kernels import score_masks
 from orchestrator.errors import ConfigError, IntegrityError
 from orchestrator.training.dropin.checkpoint_file import read_checkpoint
@@ -73,7 +73,7 @@ class Asked(nnUNetTrainerOrchestrator):
 
 def trained(folder, results, monkeypatch, *, kind=nnUNetTrainerOrchestrator, continues="", **changes):
     """Train as nnUNetv2_train does, from the checkpoint of that name if there is one."""
-    folder.set_environment(monkeypatch, results)
+    let_nnunet_find(folder, results, monkeypatch)
     trainer = made_trainer(kind, folder, continues=bool(continues), **changes)
     if continues:
         trainer.load_checkpoint(str(Path(trainer.output_folder) / continues))
@@ -204,7 +204,7 @@ def test_a_trainer_whose_optimiser_comes_in_stages_goes_on_bit_for_bit(folders, 
 
 def test_what_it_cannot_train_is_refused_in_a_line(folders, tmp_path, monkeypatch):
     folder = folders("CT")
-    folder.set_environment(monkeypatch, tmp_path)
+    let_nnunet_find(folder, tmp_path, monkeypatch)
     cascade = json.loads(json.dumps(folder.plan.plans))
     cascade["configurations"]["3d_cascade_fullres"] = {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"}
     given = ({**cascade, "continue_training": False}, "3d_cascade_fullres", 0, folder.plan.dataset_json)
@@ -221,7 +221,7 @@ def test_what_it_cannot_train_is_refused_in_a_line(folders, tmp_path, monkeypatc
 
 def test_a_variable_that_is_no_number_is_refused(folders, tmp_path, monkeypatch):
     folder = folders("CT")
-    folder.set_environment(monkeypatch, tmp_path)
+    let_nnunet_find(folder, tmp_path, monkeypatch)
     for name, value, expected in (
         ("ORCHESTRATOR_SEED", "x", "'x'; expected a whole number of at least 0 and at most 4.29497e+09"),
         ("ORCHESTRATOR_CURVE_EVERY", "0", "'0'; expected a whole number of at least 1"),
@@ -261,7 +261,7 @@ def test_other_data_or_another_split_than_before_is_said(folders, tmp_path, monk
 def test_a_checkpoint_of_nnunets_own_trainer_goes_on(folders, tmp_path, monkeypatch):
     folder = folders("CT")
     monkeypatch.setenv("nnUNet_n_proc_DA", "0")
-    folder.set_environment(monkeypatch, tmp_path)
+    let_nnunet_find(folder, tmp_path, monkeypatch)
     monkeypatch.setenv("nnUNet_n_proc_DA", "0")
     stock = made_trainer(nnUNetTrainer, folder, num_epochs=1)
     stock.run_training()

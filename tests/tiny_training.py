@@ -143,3 +143,10 @@ def assert_same_weights(found, expected):
     assert found.keys() == expected.keys()
     for name, weights in expected.items():
         assert torch.equal(found[name], weights), name
+
+
+def let_nnunet_find(folder, results, monkeypatch):
+    """Set nnU-Net's variables for a data set of `bench.stock_folders`."""
+    for name, place in (("raw", folder.root), ("preprocessed", folder.root / "preprocessed"), ("results", results)):
+        monkeypatch.setenv(f"nnUNet_{name}", str(place))
+    monkeypatch.setenv("nnUNet_n_proc_DA", "1")

@@ -87,11 +87,14 @@ class nnUNetTrainerOrchestrator(ExactTrainer):  # noqa: N801 - nnU-Net's names
     def initialize(self) -> None:
         """Build what nnU-Net builds, from the seed."""
         seed_everything(self._seed)
-        self._prepared = Prepared.of(Path(self.preprocessed_dataset_folder))
-        # Where its validation and its search for cases look as well.
-        self.preprocessed_dataset_folder = str(self._prepared.folder)
+        self._choose_files()
         super().initialize()
         self.print_to_log_file(f"{self._prepared.text}; seed {self._seed}")
+
+    def _choose_files(self) -> None:
+        self._prepared = Prepared.of(Path(self.preprocessed_dataset_folder))
+        # Where nnU-Net's validation and search for cases look as well.
+        self.preprocessed_dataset_folder = str(self._prepared.folder)
 
     def _fed(self) -> FedCases:
         if self._cases is None:

@@ -1,17 +1,18 @@
-"""Data sets as nnU-Net has preprocessed them, and nnU-Net's trainers on them, for tests that train without a study."""
+"""Small data sets as nnU-Net has preprocessed them, and its trainers on them, for tests and for `bench.stock_dice`."""
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
 import torch
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
-from tiny_training import tiny_preset
 
 from orchestrator.benchmark.definition import LabelSet, Structure
+from orchestrator.benchmark.presets import find_preset
 from orchestrator.training.nnunet.planning import Plan, fingerprint_case, make_plan
 
 CASES = ("case_0", "case_1", "case_2", "case_3", "case_4")
@@ -28,9 +29,13 @@ class Kind:
     """One kind of data set."""
 
     channels: tuple[str, ...] = ("CT",)
+    """Names of the images of a case, as nnU-Net has them."""
     configuration: str = "3d_fullres"
+    """The one that is preprocessed."""
     structures: tuple[Structure, ...] = (RIM, CORE)
+    """What is learned."""
     ignored: int | None = None
+    """Label of voxels that nobody has annotated."""
 
 
 KINDS = {
@@ -49,20 +54,18 @@ class StockFolder:
     """Where nnU-Net looks for a data set, and its plan."""
 
     root: Path
+    """Above the folders that nnU-Net's variables name."""
     plan: Plan
 
     @property
     def base(self) -> Path:
+        """Folder of the data set."""
         return self.root / "preprocessed" / self.plan.plans["dataset_name"]
 
     @property
     def cases(self) -> Path:
+        """Folder of the preprocessed cases."""
         return self.base / self.plan.configuration_manager.data_identifier
-
-    def set_environment(self, monkeypatch, results: Path) -> None:
-        for name, folder in (("raw", self.root), ("preprocessed", self.root / "preprocessed"), ("results", results)):
-            monkeypatch.setenv(f"nnUNet_{name}", str(folder))
-        monkeypatch.setenv("nnUNet_n_proc_DA", "1")
 
 
 def write_stock_folder(root: Path, kind: Kind) -> StockFolder:
@@ -75,7 +78,13 @@ def write_stock_folder(root: Path, kind: Kind) -> StockFolder:
         [fingerprint_case(images, labels) for images, labels in files],
         label_set=label_set,
         configuration=kind.configuration,
-        preset=tiny_preset(),
+        preset=replace(
+            find_preset("smoke"),
+            base_num_features=4,
+            max_num_features=8,
+            max_patch_voxels=16**3,
+            num_convs_per_stage=None,
+        ),
         donor=None,
         name="balls",
         channels=kind.channels,
@@ -127,7 +136,9 @@ def _write(path: Path, array: np.ndarray) -> None:
     sitk.WriteImage(volume, str(path))
 
 
-def made_trainer(kind: type, folder: StockFolder, *, continues: bool = False, fold: int | str = 0, **changes):
+def made_trainer(
+    kind: type, folder: StockFolder, *, continues: bool = False, fold: int | str = 0, **changes: Any
+) -> Any:
     """Return a trainer as nnUNetv2_train makes it, in miniature."""
     plans = Plan.from_bytes(folder.plan.to_bytes()).plans | {"continue_training": continues}
     trainer = kind(plans, folder.plan.configuration, fold, folder.plan.dataset_json, torch.device("cpu"))
