@@ -196,12 +196,14 @@ class _Ours:
         from kernels.windows.label_stream import LabelStream
         from orchestrator.training.nnunet.model_folder import load_model_folder
         from orchestrator.training.nnunet.prediction import ready_predictor
+        from orchestrator.training.nnunet.prediction_memory import own_bytes, read_header
 
         model = load_model_folder(options.model)
         self._plan = model.plan
         axes = model.mirror_axes if options.mirror else ()
         self._predictor = ready_predictor(model.plan, model.weights, mirror_axes=axes, tile_step_size=0.5, device="cpu")
-        self.said_bytes = self._predictor.expected_bytes([options.image]) or 0
+        header = read_header(options.image)
+        self.said_bytes = 0 if header is None else own_bytes() + self._predictor.expected_bytes(header)
         if options.network == "bands":
             self._predictor._networks = (_bands(options.classes[0]),)  # noqa: SLF001
         self.export_s = 0.0

@@ -79,17 +79,19 @@ def _join_neighbours(lower: SurveyedSlice, upper: SurveyedSlice, below: int, abo
 
 
 @compiled_in_place
-def _multiply(
+def multiply_line(
     line: NDArray[np.uint16], z_weight: float, y_weight: float, start: int, products: NDArray[np.float64], num: int
 ) -> None:
+    """Fill in values of a line times weights, in this order, in double precision."""
     for x in range(num):
         products[x] = np.float64(half_to_float(line[start + x])) * z_weight * y_weight
 
 
 @compiled_in_place
-def _add(
+def add_taps(
     products: NDArray[np.float64], left: int, right: int, left_weight: float, right_weight: float, total: float
 ) -> Any:
+    """Add two products of a line times their weights to a total, one after the other."""
     return (total + products[left] * left_weight) + products[right] * right_weight
 
 
@@ -108,17 +110,17 @@ def _calculate(
     (below, above), (first, end), products = rows, run, scratch.products
     start = taps.lower[first]
     num = taps.upper[end - 1] + 1 - start
-    _multiply(lower.sums[below, number], weights[0], weights[2], start, products[0], num)
-    _multiply(lower.sums[above, number], weights[0], weights[3], start, products[1], num)
-    _multiply(upper.sums[below, number], weights[1], weights[2], start, products[2], num)
-    _multiply(upper.sums[above, number], weights[1], weights[3], start, products[3], num)
+    multiply_line(lower.sums[below, number], weights[0], weights[2], start, products[0], num)
+    multiply_line(lower.sums[above, number], weights[0], weights[3], start, products[1], num)
+    multiply_line(upper.sums[below, number], weights[1], weights[2], start, products[2], num)
+    multiply_line(upper.sums[above, number], weights[1], weights[3], start, products[3], num)
     for x in range(first, end):
         left, right = taps.lower[x] - start, taps.upper[x] - start
         left_weight, right_weight = taps.lower_weight[x], taps.upper_weight[x]
-        total = _add(products[0], left, right, left_weight, right_weight, 0.0)
-        total = _add(products[1], left, right, left_weight, right_weight, total)
-        total = _add(products[2], left, right, left_weight, right_weight, total)
-        total = _add(products[3], left, right, left_weight, right_weight, total)
+        total = add_taps(products[0], left, right, left_weight, right_weight, 0.0)
+        total = add_taps(products[1], left, right, left_weight, right_weight, total)
+        total = add_taps(products[2], left, right, left_weight, right_weight, total)
+        total = add_taps(products[3], left, right, left_weight, right_weight, total)
         scratch.values[x - first] = half_order(double_to_half(total))
 
 

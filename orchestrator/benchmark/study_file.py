@@ -219,6 +219,34 @@ class PublishedEntry(Entry):
     """YAML file beside this one."""
 
 
+Code = Annotated[list[Annotated[str, Field(min_length=1, max_length=64)]], Field(min_length=3, max_length=3)]
+"""Scheme, value and meaning of a concept in DICOM: `[SCT, "39607008", Lung]`."""
+
+
+class SegmentEntry(Entry):
+    """How a structure is called in DICOM Segmentation, below its name."""
+
+    category: Code = ["SCT", "123037004", "Anatomical Structure"]
+    """Kind of thing."""
+    type: Code
+    """The thing itself."""
+    region: Code | None = None
+    """Where in the body it lies, if its type does not say it."""
+
+
+class DerivedEntry(Entry):
+    """A share that is calculated of each prediction, in percent, below its name."""
+
+    title: str
+    """In tables."""
+    part: Annotated[list[str], Field(min_length=1)]
+    """Structures whose share it is."""
+    whole: Annotated[list[str], Field(min_length=1)]
+    """In the union of these and the part."""
+    rather_than: list[str] = []
+    """Voxels of the part count only where they lie nearer to the whole than to these structures, as for one side."""
+
+
 class TablesFile(Entry):
     """Tables of a study: a file `tables.yaml`."""
 
@@ -230,3 +258,7 @@ class TablesFile(Entry):
     """By the name of their files."""
     comparisons: dict[Name, ComparisonEntry] = {}
     """What is compared; each model with the first one of the study, unless given."""
+    segments: dict[str, SegmentEntry] = {}
+    """Structure to its codes, for predictions as DICOM Segmentation."""
+    derived: dict[Name, DerivedEntry] = {}
+    """What is calculated of each prediction besides volumes."""

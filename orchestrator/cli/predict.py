@@ -31,8 +31,14 @@ def build_parser() -> argparse.ArgumentParser:
         "the command line, the model or the images are wrong.",
     )
     add = parser.add_argument
-    add("input", type=Path, help="image, or folder of images: nnU-Net's names (case_0000.nii.gz, ...) or any")
-    add("--model", required=True, help="folder of a trained model in nnU-Net's layout, a zip of one, or a run")
+    add("input", type=Path, help="image, DICOM series, folder of these, or CSV with the columns case and image")
+    add(
+        "--model",
+        action="append",
+        required=True,
+        help="folder of a trained model in nnU-Net's layout, a zip of one, or a run; a YAML file of several; may be "
+        "repeated, for the mean of their probabilities",
+    )
     add("--training", help="which training, where the model is a run of several")
     add("--fold", action="append", default=[], help="fold of a folder or zip; may be repeated (default: all there are)")
     add("--output", required=True, help="folder of the label maps, of a JSON for each, and of predictions.csv")
@@ -44,6 +50,11 @@ def build_parser() -> argparse.ArgumentParser:
         "--no-mirror", dest="mirror", action="store_false", help="do not (default: as the model did)"
     )
     add("--max-memory", type=float, metavar="GIB", help="leave out cases that would take more (default: none)")
+    add("--structure", action="append", default=[], help="keep this one; may be repeated (default: all)")
+    add("--save-probabilities", action="store_true", help="write .npz and .pkl beside, as nnU-Net does")
+    add("--overlays", action="store_true", help="draw pictures of the label maps: three planes, a mosaic of slices")
+    add("--dicom-seg", action="store_true", help="write label maps of DICOM series as DICOM Segmentation, too")
+    add("--study", type=Path, help="study file whose tables.yaml has codes of structures and derived values")
     add("--cluster", type=Path, help="cluster file: predict as Ray tasks; model and folders must be seen there")
     return parser
 
@@ -73,13 +84,19 @@ def _predict(options: argparse.Namespace, *, console: Console, errors: Console) 
             tile_step_size=options.step,
             mirrors=options.mirror,
             max_memory_gib=options.max_memory,
+            structures=options.structure,
+            save_probabilities=options.save_probabilities,
+            overlays=options.overlays,
+            dicom_seg=options.dicom_seg,
+            study=options.study,
             cluster=options.cluster,
             note=lambda line: say(line, console=errors),
             on_case=lambda done, total: progress.update(bar, completed=done, total=total),
         )
     failed = [row for row in rows if row.status == "failed"]
-    for row in failed:
-        say(f"failed: {row.case}: {row.message}", console=errors)
+    for row in rows:
+        if row.message:
+            say(f"{'failed: ' if row.status == 'failed' else ''}{row.case}: {row.message}", console=errors)
     num_kept = sum(row.status == "kept" for row in rows)
     kept = f", {num_kept} of them before" if num_kept else ""
     say(f"{counted(len(rows) - len(failed), 'case')} predicted{kept}: {options.output}", console=console)

@@ -1,37 +1,50 @@
-"""Which images there are to predict: nnU-Net's names with a number for each channel, or any files."""
+"""Which images there are to predict: nnU-Net's names with a number for each channel, any files, DICOM, or a table."""
 
+import csv
+import io
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.errors import ConfigError
+from orchestrator.images.dicom.elements import looks_like_dicom
 
 _CHANNEL = re.compile(r"(.+)_(\d{4})")
+_TABLE_ENDING = ".csv"
+_MOST_TABLE_BYTES = 16 * 2**20
+_TAKEN = frozenset({"predict", "predictions"})
+"""Names of what a folder of predictions has beside those of cases."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InputCase:
-    """One image, a file for each channel."""
+    """One image."""
 
     name: str
     files: tuple[Path, ...]
-    """In the order of the channels."""
+    """A file for each channel, in their order; or the one folder of a DICOM series."""
+
+    @property
+    def is_dicom(self) -> bool:
+        """Whether it is a DICOM series."""
+        return self.files[0].is_dir()
 
 
 def find_cases(source: Path, *, endings: Sequence[str], num_channels: int) -> tuple[InputCase, ...]:
     """Return the images of a file or folder, sorted by name.
 
     Files `<case>_0000<ending>`, `<case>_0001<ending>` are the channels of a case, as in nnU-Net. A model of one channel
-    takes any other file for a case by itself.
+    takes any other file for a case by itself, and a DICOM series, wherever it lies below a folder of its case.
 
     Parameters
     ----------
     source
-        A file, or a folder that is not searched further down.
+        A file, a folder that is not searched further down unless it holds DICOM alone, or a CSV file with the columns
+        `case` and `image` (`image_0000`, `image_0001`, ... of several channels), whose paths begin where it lies.
     endings
-        Of the files that the model reads, `.nii.gz` and so on.
+        Of the files that are read, `.nii.gz` and so on.
     num_channels
         Of the model.
 
@@ -40,12 +53,60 @@ def find_cases(source: Path, *, endings: Sequence[str], num_channels: int) -> tu
     ConfigError
         If there are none, if two have one name, or a channel is missing.
     """
+    try:
+        return _find_cases(source, endings=endings, num_channels=num_channels)
+    except OSError as error:
+        raise ConfigError(f"{source}: cannot be read ({error}); expected images to predict") from error
+
+
+def _find_cases(source: Path, *, endings: Sequence[str], num_channels: int) -> tuple[InputCase, ...]:
+    if source.name.lower().endswith(_TABLE_ENDING) and source.is_file():
+        return _named_well(_of_table(source, endings=endings, num_channels=num_channels), source)
     if source.is_file():
         files = [source, *_siblings(source, endings=endings, num_channels=num_channels)]
     elif source.is_dir():
         files = sorted(path for path in source.iterdir() if path.is_file() and not path.name.startswith("."))
     else:
         raise ConfigError(f"{source}: no such file or folder; expected images to predict")
+    found = _of_files(files, endings=endings, num_channels=num_channels)
+    if not found and source.is_dir():
+        found = _dicom_cases(source, num_channels=num_channels)
+    if not found:
+        if source.is_file() and looks_like_dicom(source):
+            raise ConfigError(f"{source}: a single DICOM file; expected the folder of its series")
+        raise ConfigError(f"{source}: no image; expected files that end with {', '.join(endings)}, or DICOM series")
+    return _named_well(found, source)
+
+
+def dicom_folders(folder: Path) -> tuple[Path, ...]:
+    """Return the folders with files of a DICOM case: its own, and all below it."""
+    below = sorted(path for path in folder.rglob("*") if path.is_dir() and not path.name.startswith("."))
+    return (folder, *below)
+
+
+def _dicom_cases(source: Path, *, num_channels: int) -> list[InputCase]:
+    """Return a folder whose own files are DICOM as one case, else each folder in it with DICOM files below."""
+    if _holds_dicom(path for path in source.iterdir()):
+        folders = [source.resolve()]
+    else:
+        folders = [path for path in sorted(source.iterdir()) if path.is_dir() and not path.name.startswith(".")]
+        folders = [path for path in folders if _holds_dicom(path.rglob("*"))]
+    if folders and num_channels > 1:
+        raise ConfigError(
+            f"{source}: a DICOM series is an image of one channel; expected {num_channels}, as the model has. Convert "
+            "them to files <case>_0000.nii.gz, <case>_0001.nii.gz and so on"
+        )
+    return [InputCase(name=path.name, files=(path,)) for path in folders]
+
+
+def _holds_dicom(paths: Iterable[Path]) -> bool:
+    return any(
+        path.is_file() and not path.name.startswith(".") and (path.suffix.lower() == ".dcm" or looks_like_dicom(path))
+        for path in paths
+    )
+
+
+def _of_files(files: Sequence[Path], *, endings: Sequence[str], num_channels: int) -> list[InputCase]:
     by_case: dict[str, dict[int, Path]] = defaultdict(dict)
     for path in files:
         stem = _stem(path, endings)
@@ -56,11 +117,53 @@ def find_cases(source: Path, *, endings: Sequence[str], num_channels: int) -> tu
         if channel in by_case[name]:
             raise ConfigError(f"{path} and {by_case[name][channel].name}: two images of one name; expected one")
         by_case[name][channel] = path
-    if not by_case:
-        raise ConfigError(
-            f"{source}: no image; expected files that end with {', '.join(endings)}, which the model reads"
-        )
-    return tuple(_case(name, by_case[name], num_channels=num_channels) for name in sorted(by_case))
+    return [_case(name, by_case[name], num_channels=num_channels) for name in sorted(by_case)]
+
+
+def _of_table(table: Path, *, endings: Sequence[str], num_channels: int) -> list[InputCase]:
+    """Return the cases of a CSV file."""
+    if table.stat().st_size > _MOST_TABLE_BYTES:
+        raise ConfigError(f"{table}: {table.stat().st_size} bytes; expected a table of cases")
+    try:
+        rows = list(csv.DictReader(io.StringIO(table.read_text(encoding="utf-8-sig")), strict=True))
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ConfigError(f"{table}: cannot be read ({error}); expected CSV in UTF-8") from error
+    columns = ["image"] if num_channels == 1 else [f"image_{number:04d}" for number in range(num_channels)]
+    there = list(rows[0]) if rows else []
+    if missing := [name for name in ("case", *columns) if name not in there]:
+        found = ", ".join(map(str, there)) or "no row"
+        raise ConfigError(f"{table}: without the column {', '.join(missing)} (found {found}); expected a row a case")
+    cases = []
+    for number, row in enumerate(rows, start=2):
+        name, paths = (row["case"] or "").strip(), [(row[column] or "").strip() for column in columns]
+        if not name or not all(paths):
+            raise ConfigError(f"{table}, row {number}: an empty cell; expected {', '.join(('case', *columns))}")
+        files = tuple(table.parent / path for path in paths)
+        for file in files:
+            is_series = file.is_dir() and num_channels == 1
+            if not is_series and not (file.is_file() and _stem(file, endings)):
+                raise ConfigError(
+                    f"{table}, row {number}: {file} is no image that is there; expected a file that ends with "
+                    f"{', '.join(endings)}, or the folder of a DICOM series for a model of one channel"
+                )
+        cases.append(InputCase(name=name, files=files))
+    return sorted(cases, key=lambda case: case.name)
+
+
+def _named_well(cases: Sequence[InputCase], source: Path) -> tuple[InputCase, ...]:
+    """Return the cases; raises ConfigError where files of one could be those of another, or lie elsewhere."""
+    seen: set[str] = set()
+    for case in cases:
+        if case.name in seen:
+            raise ConfigError(f"{source}: two cases {case.name}; expected one of a name")
+        if case.name in _TAKEN or case.name.startswith(".") or not _is_plain(case.name):
+            raise ConfigError(f"{source}: a case {case.name!r}, which cannot name files; expected another name")
+        seen.add(case.name)
+    return tuple(cases)
+
+
+def _is_plain(name: str) -> bool:
+    return name.isprintable() and not set(name) & set('/\\:*?"<>|') and len(name.encode()) <= 200
 
 
 def _siblings(source: Path, *, endings: Sequence[str], num_channels: int) -> list[Path]:

@@ -3,10 +3,11 @@
 import hashlib
 import io
 import json
+import re
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from orchestrator.errors import ConfigError
 from orchestrator.inference.model_card import CardFacts, model_card
@@ -22,6 +23,7 @@ CARD = "model_card.md"
 FIRST_NUMBER = 700
 """Of the data sets under which nnU-Net installs the models; it has numbers up to 999."""
 _LAST_NUMBER = 999
+_OF_A_FOLD = re.compile(r"([A-Za-z0-9][\w.-]*)-fold\d+")
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 """The first time that a zip knows: the same on every machine."""
 
@@ -49,6 +51,7 @@ def export_models(
     """Write a zip for each training, and an index with their digests; the same models give the same bytes.
 
     Folds are models of their own: their plans follow from their own training cases, and nnU-Net holds one plan a model.
+    A file `<group>.yaml` names them together, for `predict`.
 
     Parameters
     ----------
@@ -94,6 +97,7 @@ def export_models(
         )
         on_model(made[-1])
     _write_index(target, made)
+    _write_ensembles(target)
     return made
 
 
@@ -108,6 +112,23 @@ def _write_index(target: Storage, made: Sequence[ExportedModel]) -> None:
     write_json(target, INDEX, {"models": dict(sorted(models.items()))})
 
 
+def _write_ensembles(target: Storage) -> None:
+    """Name the folds of each group together, which nnU-Net cannot hold in one model as their plans differ."""
+    groups: dict[str, list[str]] = {}
+    for file, entry in read_json(target, INDEX, {"models": dict})["models"].items():
+        if match := _OF_A_FOLD.fullmatch(entry["training"]):
+            groups.setdefault(match[1], []).append(file)
+    for group, files in groups.items():
+        if len(files) > 1:
+            named = "".join(f"  - {{model: {file}}}\n" for file in sorted(files, key=_fold))
+            text = f"# The folds of {group}: orchestrator predict IMAGES --model {group}.yaml --output LABELS\n"
+            target.write_bytes(f"{group}.yaml", f"{text}models:\n{named}".encode())
+
+
+def _fold(file: str) -> int:
+    return int(file.removesuffix(".zip").rpartition("fold")[2])
+
+
 def _zip(source: Storage, training: str, *, dataset: str) -> bytes:
     from orchestrator.training.nnunet.model_files import PLANS, model_files
 
@@ -120,7 +141,7 @@ def _zip(source: Storage, training: str, *, dataset: str) -> bytes:
 
 
 def _settings(found: OpenModel) -> bytes:
-    prediction = {"tile_step_size": found.settings.tile_step_size, "mirrors": found.settings.mirrors}
+    prediction = asdict(found.settings)
     record = {"name": found.name, "checkpoint_sha256": found.model.sha256, "prediction": prediction}
     return (json.dumps(record, indent=1) + "\n").encode()
 

@@ -3,52 +3,31 @@
 import csv
 import io
 import math
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
+
+import SimpleITK as sitk
 
 from orchestrator.errors import ConfigError, DataError, OrchestratorError, StorageError, is_of_a_disk, is_out_of_memory
+from orchestrator.images.geometry import Geometry, geometry_of, order_onto
 from orchestrator.inference.cases import InputCase, find_cases
-from orchestrator.inference.models import ModelSource, OpenModel, WindowSettings, check_step, opened
+from orchestrator.inference.ensembles import load_models, opened_together
+from orchestrator.inference.input_image import ModelFiles, ReadableImage, header_of, readable_image
+from orchestrator.inference.models import ModelSource, OpenModel
+from orchestrator.inference.options import PredictOptions
+from orchestrator.inference.plausibility import doubts, doubts_of_direction
+from orchestrator.inference.products.extras import Predicted, add_extras, check_extras
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.storage.interface import Storage
 from orchestrator.storage.json_files import read_json, write_json
 
-if TYPE_CHECKING:
-    from orchestrator.training.nnunet.prediction import Predictor
-
 RECORD = "predict.json"
 """In the output folder: which model has predicted what lies there, and how."""
 TABLE = "predictions.csv"
-_ITK_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd", ".gipl")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PredictOptions:
-    """How it is predicted."""
-
-    device: Literal["cpu", "cuda"] = "cpu"
-    tile_step_size: float | None = None
-    """Step of the sliding window; that of the model unless given."""
-    mirrors: bool | None = None
-    """Whether predictions are averaged over mirrored images; as the model did unless given."""
-    max_memory_gib: float | None = None
-    """Cases that would take more fail, and say so."""
-    num_threads: int | None = None
-    """That torch computes with; unless given, what it finds."""
-
-    def __post_init__(self) -> None:
-        if self.tile_step_size is not None:
-            check_step(self.tile_step_size, where="step")
-
-    def settings(self, of_model: WindowSettings) -> WindowSettings:
-        """Return what is asked for, and what the model does where nothing is."""
-        return WindowSettings(
-            tile_step_size=self.tile_step_size or of_model.tile_step_size,
-            mirrors=of_model.mirrors if self.mirrors is None else self.mirrors,
-        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,23 +37,26 @@ class CasePrediction:
     case: str
     status: Literal["predicted", "kept", "failed"]
     message: str = ""
-    """Why it failed."""
+    """Why it failed, or what is worth to be known of it."""
     volumes_ml: dict[str, float] = field(default_factory=dict)
     """By name of a structure; of regions, those of the labels that make them up."""
+    derived_percent: dict[str, float | None] = field(default_factory=dict)
+    """By name of a value that the study defines; None where nothing is there to have a share in."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FolderPrediction:
-    """Cases, a model, and where its label maps go; can be sent to other processes."""
+    """Cases, models, and where their label maps go; can be sent to other processes."""
 
-    source: ModelSource
+    sources: tuple[ModelSource, ...]
     options: PredictOptions
     output: str
     cases: tuple[InputCase, ...]
-    ending: str
-    """Of the label maps."""
+    files: ModelFiles
+    model: str
+    """Name of the models."""
     notes: tuple[str, ...] = ()
-    """What was taken for granted of the model."""
+    """What was taken for granted of the models."""
 
     def names(self) -> list[str]:
         """Return the names of the cases."""
@@ -83,12 +65,8 @@ class FolderPrediction:
     def announcement(self) -> str:
         """Return what the largest case takes, in a line; empty where that is not known before it is read."""
         storage = open_storage(self.output)
-        left = [case for case in self.cases if not is_done(storage, case.name, ending=self.ending)]
-        if not left:
-            return ""
-        predictor, _ = _loaded(self.source, self.options)
-        expected = [(predictor.expected_bytes(case.files), case.name) for case in left]
-        known = [(num_bytes, name) for num_bytes, name in expected if num_bytes is not None]
+        left = [case for case in self.cases if not self.is_done(storage, case.name)]
+        known = [(num_bytes, case.name) for case in left if (num_bytes := self._expected_bytes(case)) is not None]
         if not known:
             return ""
         num_bytes, name = max(known)
@@ -96,132 +74,209 @@ class FolderPrediction:
             f"{len(left)} of {len(self.cases)} cases to predict; at most {num_bytes / 2**30:.2f} GiB of memory ({name})"
         )
 
+    def is_done(self, storage: Storage, name: str) -> bool:
+        """Whether a case is predicted: its label map is written last."""
+        return all(storage.exists(key) for key in self._keys(name))
+
     def predict(self, name: str) -> CasePrediction:
         """Predict a case unless that is done; whatever is wrong with it is said, and only a disk that fails raises."""
         storage = open_storage(self.output)
         (case,) = (case for case in self.cases if case.name == name)
-        if is_done(storage, name, ending=self.ending):
-            return self.row(storage, name, status="kept")
+        was_done = self.is_done(storage, name)
         try:
-            self._predict(storage, case)
+            if not was_done:
+                self._predict(storage, case)
+            self._add_extras(storage, case)
         except StorageError:
             raise
         except Exception as error:
             if is_of_a_disk(error):
                 raise StorageError(f"{case.files[0]}: {error}; the same command goes on") from error
             return CasePrediction(case=name, status="failed", message=_words(error))
-        return self.row(storage, name, status="predicted")
+        return self._row(storage, name, status="kept" if was_done else "predicted")
 
-    def row(self, storage: Storage, name: str, *, status: Literal["predicted", "kept"]) -> CasePrediction:
+    def _add_extras(self, storage: Storage, case: InputCase) -> None:
+        if not (self.options.study or self.options.overlays or self.options.dicom_seg):
+            return
+        structures = load_models(self.sources, self.options).structures
+        kept = self.options.structures or tuple(structures)
+        predicted = Predicted(
+            case=case,
+            files=self.files,
+            structures={name: labels for name, labels in structures.items() if name in kept},
+            model=self.model,
+        )
+        add_extras(storage, predicted, self.options)
+
+    def _keys(self, name: str) -> list[str]:
+        further = [f"{name}.npz", f"{name}.pkl"] if self.options.save_probabilities else []
+        return [f"{name}{self.files.ending}", f"{name}.json", *further]
+
+    def _row(self, storage: Storage, name: str, *, status: Literal["predicted", "kept"]) -> CasePrediction:
         """Return what the record of a case that is done says."""
         record = read_json(storage, f"{name}.json", {"volumes_ml": dict})
-        return CasePrediction(case=name, status=status, volumes_ml=record["volumes_ml"])
+        return CasePrediction(
+            case=name,
+            status=status,
+            message="; ".join(map(str, record.get("notes", []))),
+            volumes_ml=record["volumes_ml"],
+            derived_percent=record.get("derived_percent", {}),
+        )
+
+    def _expected_bytes(self, case: InputCase) -> int | None:
+        header = header_of(case, self.files)
+        return None if header is None else load_models(self.sources, self.options).ensemble.expected_bytes(header)
 
     def _predict(self, storage: Storage, case: InputCase) -> None:
-        predictor, structures = _loaded(self.source, self.options)
-        limit = self.options.max_memory_gib
-        if limit is not None and (expected := predictor.expected_bytes(case.files) or 0) > limit * 2**30:
+        models, limit = load_models(self.sources, self.options), self.options.max_memory_gib
+        if limit is not None and (expected := self._expected_bytes(case) or 0) > limit * 2**30:
             raise DataError(
                 f"would take {expected / 2**30:.2f} GiB of memory; expected at most {limit:g} GiB, as asked for"
             )
-        with storage.writing(f"{case.name}{self.ending}") as path:
-            num_voxels, voxel_mm3 = predictor.predict_files(case.files, path)
+        with ExitStack() as written:
+            # Left in the other order: the label map has its name last.
+            path = written.enter_context(storage.writing(f"{case.name}{self.files.ending}"))
+            saved = None
+            if self.options.save_probabilities:
+                archive, properties = (
+                    written.enter_context(storage.writing(f"{case.name}{ending}")) for ending in (".npz", ".pkl")
+                )
+                saved = archive, properties
+            with readable_image(case, self.files) as image, _written_onto(image, path) as target:
+                found = models.ensemble.predict(
+                    image.files, target, probabilities=saved, structures=self._kept_labels()
+                )
+                notes = [*image.notes, *doubts(found, models.trained)]
+                if image.grid is not None:
+                    notes += doubts_of_direction(image.grid.direction)
             volumes = {
-                name: round(sum(num_voxels.get(label, 0) for label in labels) * voxel_mm3 / 1000, 6)
-                for name, labels in structures.items()
+                name: round(sum(found.num_voxels.get(label, 0) for label in labels) * found.voxel_mm3 / 1000, 6)
+                for name, labels in models.structures.items()
+                if not self.options.structures or name in self.options.structures
             }
-            # First, so that a case whose label map is there has it.
-            write_json(
-                storage,
-                f"{case.name}.json",
-                {
-                    "case": case.name,
-                    "files": [file.name for file in case.files],
-                    "volumes_ml": {} if math.isnan(voxel_mm3) else volumes,
-                },
-            )
+            record = {
+                "case": case.name,
+                "files": [file.name for file in case.files],
+                "volumes_ml": {} if math.isnan(found.voxel_mm3) else volumes,
+            }
+            write_json(storage, f"{case.name}.json", record | ({"notes": notes} if notes else {}))
+
+    def _kept_labels(self) -> set[int] | None:
+        if not self.options.structures:
+            return None
+        structures = load_models(self.sources, self.options).structures
+        return {label for name in self.options.structures for label in structures[name]}
 
 
-def plan_folder(source: ModelSource, images: Path, output: str, *, options: PredictOptions) -> FolderPrediction:
-    """Read the model, find the cases, and mark the output as theirs.
+def plan_folder(
+    sources: tuple[ModelSource, ...], images: Path, output: str, *, options: PredictOptions
+) -> FolderPrediction:
+    """Read the models, find the cases, and mark the output as theirs.
 
     Raises
     ------
     ConfigError
-        For a model or images that are not there, and an output with predictions of another model or other settings.
+        For a model or images that are not there, models that cannot be averaged, a structure that they do not have,
+        and an output with predictions of another model or other settings.
     DataError
         For a model that cannot be read without running it.
     """
-    with opened(source) as found:
-        plan = found.model.plan
+    with opened_together(sources) as models:
+        plan, settings = models[0].model.plan, models[0].settings
+        files = ModelFiles.of(
+            plan.plans_manager.image_reader_writer_class,
+            ending=str(plan.dataset_json.get("file_ending", ".nii.gz")),
+            orientation=settings.orientation,
+        )
         channels = plan.dataset_json.get("channel_names") or plan.dataset_json.get("modality") or {}
-        cases = find_cases(images, endings=_endings(found), num_channels=len(channels))
+        cases = find_cases(images, endings=files.endings, num_channels=len(channels))
+        _check_structures(models[0], options)
+        check_extras(options, cases)
+        _claim(output, _identity(models, options))
+        notes = tuple(note for found in models for note in found.model.notes)
+        name = " + ".join(found.name for found in models)
+    return FolderPrediction(
+        sources=sources, options=options, output=output, cases=cases, files=files, model=name, notes=notes
+    )
+
+
+def _identity(models: Sequence[OpenModel], options: PredictOptions) -> dict[str, object]:
+    """Return what label maps depend on; values are lists where there are several models."""
+    described: list[dict[str, object]] = []
+    for found in models:
         settings = options.settings(found.settings)
-        identity: dict[str, Any] = {
-            "model": found.name,
-            "model_sha256": found.model.sha256,
-            "folds": list(found.model.folds),
-            "tile_step_size": settings.tile_step_size,
-            "mirrors": settings.mirrors and bool(found.model.mirror_axes),
-        }
-        notes = found.model.notes
-        ending = str(plan.dataset_json.get("file_ending", ".nii.gz"))
+        described.append(
+            {
+                "model": found.name,
+                "model_sha256": found.model.sha256,
+                "folds": list(found.model.folds),
+                "tile_step_size": settings.tile_step_size,
+                "mirrors": settings.mirrors and bool(found.model.mirror_axes),
+            }
+        )
+    first = described[0]
+    together = first if len(described) == 1 else {key: [one[key] for one in described] for key in first}
+    asked: dict[str, object] = {"structures": list(options.structures), "probabilities": options.save_probabilities}
+    return together | {key: value for key, value in asked.items() if value}
+
+
+def _check_structures(found: OpenModel, options: PredictOptions) -> None:
+    from orchestrator.training.nnunet.model_folder import labels_of_structures
+
+    there = labels_of_structures(found.model.plan)
+    if missing := [name for name in options.structures if name not in there]:
+        raise ConfigError(f"{found.name}: no structure {', '.join(missing)}; expected some of {', '.join(there)}")
+
+
+def _claim(output: str, identity: dict[str, object]) -> None:
     storage = open_storage(output)
-    if storage.exists(RECORD):
-        before = read_json(storage, RECORD)
-        if other := [key for key, value in identity.items() if key != "model" and before.get(key) != value]:
-            raise ConfigError(
-                f"{output}: has predictions with another {', '.join(other)} (of {before.get('model')}); expected those "
-                f"of {found.name}. Choose another output"
-            )
-    else:
+    if not storage.exists(RECORD):
         write_json(storage, RECORD, identity)
-    return FolderPrediction(source=source, options=options, output=output, cases=cases, ending=ending, notes=notes)
-
-
-def is_done(storage: Storage, name: str, *, ending: str) -> bool:
-    """Whether a case is predicted: its label map is written last."""
-    return storage.exists(f"{name}{ending}") and storage.exists(f"{name}.json")
+        return
+    before = read_json(storage, RECORD)
+    names = dict.fromkeys([*identity, *before])
+    if other := [name for name in names if name != "model" and before.get(name) != identity.get(name)]:
+        raise ConfigError(
+            f"{output}: has predictions with another {', '.join(other)} (of {before.get('model')}); expected those "
+            f"of {identity['model']}. Choose another output"
+        )
 
 
 def write_table(output: str, rows: Sequence[CasePrediction]) -> None:
-    """Write a row a case: whether it is predicted, the volume of each structure, why not."""
+    """Write a row a case: whether it is predicted, the volume of each structure, why not or what is to be known."""
     names = list(dict.fromkeys(name for row in rows for name in row.volumes_ml))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["case", "status", *(f"{name} (ml)" for name in names), "message"])
+    shares = list(dict.fromkeys(name for row in rows for name in row.derived_percent))
+    columns = [*(f"{name} (ml)" for name in names), *(f"{name} (%)" for name in shares)]
+    writer.writerow(["case", "status", *columns, "message"])
     for row in sorted(rows, key=lambda row: row.case):
         status = "failed" if row.status == "failed" else "predicted"
-        writer.writerow([row.case, status, *(row.volumes_ml.get(name, "") for name in names), row.message])
+        values = [*map(row.volumes_ml.get, names), *map(row.derived_percent.get, shares)]
+        writer.writerow([row.case, status, *("" if value is None else value for value in values), row.message])
     open_storage(output).write_bytes(TABLE, text.getvalue().encode())
 
 
-def _endings(found: OpenModel) -> tuple[str, ...]:
-    reader = found.model.plan.plans_manager.image_reader_writer_class
-    endings = tuple(reader.supported_file_endings)
-    return tuple(dict.fromkeys([*_ITK_ENDINGS, *endings])) if reader.__name__ == "SimpleITKIO" else endings
+@contextmanager
+def _written_onto(image: ReadableImage, path: Path) -> Iterator[Path]:
+    """Context with a file for nnU-Net's writer; at the end the label map lies on the grid of the input."""
+    if image.grid is None:
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="labels-") as folder:
+        written = Path(folder) / "labels.nii"
+        yield written
+        _lay_onto(image.grid, written, path)
 
 
-@lru_cache(maxsize=1)
-def _loaded(source: ModelSource, options: PredictOptions) -> tuple["Predictor", dict[str, tuple[int, ...]]]:
-    """Return the model that this process predicts with, and the labels of its structures."""
-    from orchestrator.training.nnunet.model_folder import labels_of_structures
-    from orchestrator.training.nnunet.prediction import ready_predictor
-    from orchestrator.training.threads import limit_threads
-
-    if options.num_threads is not None:
-        limit_threads(options.num_threads)
-    with opened(source) as found:
-        settings, model = options.settings(found.settings), found.model
-        predictor = ready_predictor(
-            model.plan,
-            model.weights,
-            mirror_axes=model.mirror_axes if settings.mirrors else (),
-            tile_step_size=settings.tile_step_size,
-            device=options.device,
-            trainer_name=model.trainer,
-        )
-        return predictor, labels_of_structures(model.plan)
+def _lay_onto(grid: Geometry, written: Path, path: Path) -> None:
+    found = sitk.ReadImage(str(written))
+    voxels = order_onto(grid, geometry_of(found)).array(sitk.GetArrayViewFromImage(found))
+    label_map = sitk.GetImageFromArray(voxels)
+    label_map.SetSpacing(grid.spacing_mm)
+    label_map.SetOrigin(grid.origin_mm)
+    label_map.SetDirection(grid.direction)
+    sitk.WriteImage(label_map, str(path), useCompression=True)
 
 
 def _words(error: Exception) -> str:

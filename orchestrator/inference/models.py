@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 SETTINGS = "model.json"
 """Beside the plans of a model of this project: how it predicts. nnU-Net does not read it."""
+_ORIENTATIONS = {None: None, "LPS": "LPS"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,6 +43,8 @@ class WindowSettings:
     """Step of the sliding window as a share of its size."""
     mirrors: bool = True
     """Whether predictions are averaged over mirrored images."""
+    orientation: str | None = None
+    """Order of axes to which images are brought first, `LPS`; None if axes are taken as a file has them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -108,7 +111,8 @@ def _of_run(source: ModelSource) -> OpenModel:
             sha256=final.sha256,
             train_cases=tuple(map(str, final.state["origin"]["train_cases"])),
         )
-    return OpenModel(name=training, model=model, settings=settings_of_run(storage))
+    settings = replace(settings_of_run(storage), orientation=plan.orientation)
+    return OpenModel(name=training, model=model, settings=settings)
 
 
 def finished_trainings(storage: Storage) -> list[str]:
@@ -136,8 +140,12 @@ def _settings(folder: Path) -> WindowSettings:
         return WindowSettings()
     try:
         found: dict[str, Any] = json.loads(path.read_bytes())["prediction"]
-        settings = WindowSettings(tile_step_size=float(found["tile_step_size"]), mirrors=found["mirrors"] is True)
-    except (OSError, LookupError, TypeError, ValueError, RecursionError) as error:
+        settings = WindowSettings(
+            tile_step_size=float(found["tile_step_size"]),
+            mirrors=found["mirrors"] is True,
+            orientation=_ORIENTATIONS[found.get("orientation")],
+        )
+    except (OSError, LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise DataError(f"{path}: cannot be read ({error!r}); expected what `export` has written") from error
     check_step(settings.tile_step_size, where=str(path))
     return settings

@@ -2,56 +2,73 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypedDict, Unpack
 
+from orchestrator.benchmark.loading import load_study
 from orchestrator.cluster.registry import load_cluster
-from orchestrator.inference.folder import CasePrediction, FolderPrediction, PredictOptions, plan_folder, write_table
-from orchestrator.inference.models import ModelSource
+from orchestrator.inference.ensembles import model_sources
+from orchestrator.inference.folder import CasePrediction, FolderPrediction, plan_folder, write_table
+from orchestrator.inference.models import ModelSource, is_run
+from orchestrator.inference.options import PredictOptions
+from orchestrator.storage import run_paths
+from orchestrator.storage.filesystem import open_storage
+from orchestrator.storage.json_files import read_json
+
+
+class PredictRequest(TypedDict, total=False):
+    """What `predict` may be given besides, by name."""
+
+    training: str | None
+    """Which one, where the model is a run of several."""
+    folds: Sequence[str | int]
+    """Which of a folder or zip; all unless given."""
+    device: Literal["cpu", "cuda"] | None
+    """The GPU, where there is one, unless given."""
+    tile_step_size: float | None
+    """Step of the sliding window as a share of it; that of the model unless given."""
+    mirrors: bool | None
+    """Whether predictions are averaged over mirrored images; as the model did unless given."""
+    max_memory_gib: float | None
+    """Cases that would take more fail, and say so."""
+    structures: Sequence[str]
+    """Those that the label maps keep; all unless given."""
+    save_probabilities: bool
+    """Whether probabilities are written beside, as nnU-Net does."""
+    study: Path | str | None
+    """Study file beside which `tables.yaml` has codes of structures and derived values; that of a run of the study that
+    comes along unless given."""
+    overlays: bool
+    """Whether pictures of the label maps are drawn: three planes, and a mosaic of slices."""
+    dicom_seg: bool
+    """Whether label maps of DICOM series are written as DICOM Segmentation, too."""
+    cluster: Path | str | None
+    """Cluster file: predict as Ray tasks there; model and folders must be seen on its machines."""
+    note: Callable[[str], None]
+    """Called with lines on the model, and on what it will take, before it starts."""
+    on_case: Callable[[int, int], None]
+    """Called after each case with how many are done, and of how many."""
 
 
 def predict(
-    model: str | Path,
+    model: str | Path | Sequence[str | Path],
     images: str | Path,
     *,
     output: str | Path,
-    training: str | None = None,
-    folds: Sequence[str | int] = (),
-    device: Literal["cpu", "cuda"] | None = None,
-    tile_step_size: float | None = None,
-    mirrors: bool | None = None,
-    max_memory_gib: float | None = None,
-    cluster: Path | str | None = None,
-    note: Callable[[str], None] = lambda _: None,
-    on_case: Callable[[int, int], None] = lambda _done, _total: None,
+    **options: Unpack[PredictRequest],
 ) -> list[CasePrediction]:
     """Predict images with a trained model, as the command `predict` does; what is done already is kept.
 
     Parameters
     ----------
     model
-        Folder of a trained model in nnU-Net's layout, a zip of one, or the output location of a run.
+        Folder of a trained model in nnU-Net's layout, a zip of one, or the output location of a run; a YAML file of
+        several, or a list of these, whose probabilities are averaged.
     images
-        An image, or a folder of images.
+        An image, a DICOM series, a folder of these, or a CSV file with the columns `case` and `image`.
     output
         Folder of the label maps, of a JSON for each, and of `predictions.csv`.
-    training
-        Which one, where the model is a run of several.
-    folds
-        Which of a folder or zip; all unless given.
-    device
-        The GPU, where there is one, unless given.
-    tile_step_size
-        Step of the sliding window as a share of it; that of the model unless given.
-    mirrors
-        Whether predictions are averaged over mirrored images; as the model did unless given.
-    max_memory_gib
-        Cases that would take more fail, and say so.
-    cluster
-        Cluster file: predict as Ray tasks there; model and folders must be seen on its machines.
-    note
-        Called with lines on the model, and on what it will take, before it starts.
-    on_case
-        Called after each case with how many are done, and of how many.
+    **options
+        Of PredictRequest: which folds, how it is predicted, what is written beside, where it is calculated.
 
     Returns
     -------
@@ -67,25 +84,55 @@ def predict(
     StorageError
         For a disk that fails.
     """
-    chosen = PredictOptions(
-        device=device or _device(),
-        tile_step_size=tile_step_size,
-        mirrors=mirrors,
-        max_memory_gib=max_memory_gib,
-        num_threads=None if cluster is None else 1,
+    if unknown := options.keys() - PredictRequest.__annotations__.keys():
+        raise TypeError(
+            f"unknown option {min(unknown)!r}; expected some of {', '.join(PredictRequest.__annotations__)}"
+        )
+    locations = [model] if isinstance(model, str | Path) else list(model)
+    sources = model_sources(
+        list(map(str, locations)),
+        training=options.get("training"),
+        folds=tuple(map(str, options.get("folds", ()))),
     )
-    source = ModelSource(location=str(model), training=training, folds=tuple(map(str, folds)))
-    work = plan_folder(source, Path(images), str(output), options=chosen)
-    for line in filter(None, (*work.notes, work.announcement())):
-        note(line)
+    work = plan_folder(sources, Path(images), str(output), options=_chosen(options, sources))
+    note, on_case = options.get("note"), options.get("on_case")
+    if note is not None:
+        for line in filter(None, (*work.notes, work.announcement())):
+            note(line)
+    cluster = options.get("cluster")
     rows = []
-    finished = map(work.predict, work.names()) if cluster is None else _on_cluster(work, cluster_file=Path(cluster))
-    for row in finished:
+    for row in map(work.predict, work.names()) if cluster is None else _on_cluster(work, cluster_file=Path(cluster)):
         rows.append(row)
-        on_case(len(rows), len(work.cases))
+        if on_case is not None:
+            on_case(len(rows), len(work.cases))
     rows.sort(key=lambda row: row.case)
     write_table(str(output), rows)
     return rows
+
+
+def _chosen(options: PredictRequest, sources: Sequence[ModelSource]) -> PredictOptions:
+    study = options.get("study") or _study_of_runs(sources)
+    return PredictOptions(
+        device=options.get("device") or _device(),
+        tile_step_size=options.get("tile_step_size"),
+        mirrors=options.get("mirrors"),
+        max_memory_gib=options.get("max_memory_gib"),
+        num_threads=None if options.get("cluster") is None else 1,
+        structures=tuple(options.get("structures", ())),
+        save_probabilities=options.get("save_probabilities", False),
+        study=None if study is None else str(study),
+        overlays=options.get("overlays", False),
+        dicom_seg=options.get("dicom_seg", False),
+    )
+
+
+def _study_of_runs(sources: Sequence[ModelSource]) -> Path | None:
+    """Return the study that comes along if all models are of its runs."""
+    if not all(is_run(source.location) for source in sources):
+        return None
+    shipped = load_study()
+    said = [read_json(open_storage(source.location), run_paths.RUN).get("study_sha256") for source in sources]
+    return shipped.path if set(said) == {shipped.sha256} else None
 
 
 def _device() -> Literal["cpu", "cuda"]:

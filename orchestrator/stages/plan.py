@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from orchestrator.benchmark.definition import Training
+from orchestrator.benchmark.definition import NNUNET_RAW, Training
 from orchestrator.errors import IntegrityError
 from orchestrator.stages.context import RunContext
 from orchestrator.storage import run_paths
@@ -35,7 +35,9 @@ def plan(context: RunContext, training: Training) -> None:
         name=training.id,
         channels=dataset.channels,
     )
-    made = made.for_files(file_ending=dataset.file_ending, reader=dataset.reader)
+    # Cases of public downloads are brought to one order of axes, those of nnU-Net's raw layout are left as they are.
+    orientation = None if dataset.source == NNUNET_RAW else "LPS"
+    made = made.for_files(file_ending=dataset.file_ending, reader=dataset.reader, orientation=orientation)
     storage.write_bytes(run_paths.plan(training.id), made.to_bytes())
 
 

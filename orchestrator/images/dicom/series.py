@@ -20,6 +20,7 @@ _FEW = 2
 _PARALLEL = 0.7
 """Cosine between normals of slices of one stack; scouts and reformatted planes stand at right angles to it."""
 _ONE = "Keep the CT to which the masks belong in the folder of the patient, and move the others away."
+_ALONE = "Put the files of the one that is meant into a folder of their own."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,12 +65,12 @@ def dicom_files(folders: Iterable[Path]) -> tuple[Path, ...]:
     return tuple(found)
 
 
-def choose_stack(folders: Sequence[Path], *, name: str, masks: Sequence[SourceFile]) -> Stack:
+def choose_stack(folders: Sequence[Path], *, name: str, masks: Sequence[SourceFile] | None) -> Stack:
     """Find the CT series of a patient and check it, by the headers alone.
 
     What says to be no CT slice is passed over: other modalities, structure sets, doses, reports, scouts, screen shots.
-    Of several series that one is taken on whose grid the masks lie; of several such ones the only one that was not
-    derived from others.
+    Of several series that one is taken on whose grid the masks lie, where masks belong to it at all, else the only one
+    that is whole; of several such ones the only one that was not derived from others.
 
     Parameters
     ----------
@@ -78,7 +79,7 @@ def choose_stack(folders: Sequence[Path], *, name: str, masks: Sequence[SourceFi
     name
         The patient's folder, for messages.
     masks
-        All masks of the patient; read only if there is a choice.
+        All masks of the patient, read only if there is a choice; None where a series is chosen for itself.
 
     Raises
     ------
@@ -198,30 +199,32 @@ def _parallel(slices: Sequence[CtSlice]) -> list[list[CtSlice]]:
     return groups
 
 
-def _chosen(candidates: Sequence[_Candidate], *, name: str, masks: Sequence[SourceFile]) -> _Candidate:
+def _chosen(candidates: Sequence[_Candidate], *, name: str, masks: Sequence[SourceFile] | None) -> _Candidate:
     if len(candidates) == 1:
         return candidates[0]
     patients = sorted(frozenset().union(*(each.patients for each in candidates)))
     if len(patients) > 1:
-        raise _undecided(candidates, f"CT series of {len(patients)} patients ({', '.join(patients)})", name=name)
+        found = f"CT series of {len(patients)} patients ({', '.join(patients)})"
+        raise _undecided(candidates, found, name=name, has_masks=masks is not None)
     reasons = _misfits(candidates, masks=masks)
     fitting = [each for each, reason in zip(candidates, reasons, strict=True) if not reason]
     if len(fitting) > 1:
         fitting = [each for each in fitting if not each.is_derived] or fitting
     if len(fitting) != 1:
-        which = f"{len(fitting)} of which lie" if fitting else "none of which lies"
-        raise _undecided(
-            candidates,
-            f"{len(candidates)} CT series, {which} on the grid of the masks: "
-            + "; ".join(
-                f"{each.label}{f': {reason}' if reason else ''}"
-                for each, reason in zip(candidates, reasons, strict=True)
-            ),
-            name=name,
+        if masks is None:
+            which = f"{len(fitting) or 'none'} of which are whole and not derived from others"
+        else:
+            which = f"{len(fitting)} of which lie" if fitting else "none of which lies"
+            which += " on the grid of the masks"
+        described = (
+            f"{each.label}{f': {reason}' if reason else ''}" for each, reason in zip(candidates, reasons, strict=True)
         )
+        found = f"{len(candidates)} CT series, {which}: {'; '.join(described)}"
+        raise _undecided(candidates, found, name=name, has_masks=masks is not None)
     (chosen,) = fitting
     left = ", ".join(each.label for each in candidates if each is not chosen)
-    note = f"{name}: {len(candidates)} CT series; took {chosen.label}, on whose grid the masks lie, and left {left}"
+    why = "the only one that is whole and not derived from others" if masks is None else "on whose grid the masks lie"
+    note = f"{name}: {len(candidates)} CT series; took {chosen.label}, {why}, and left {left}"
     return _Candidate(
         uid=chosen.uid,
         description=chosen.description,
@@ -234,8 +237,10 @@ def _chosen(candidates: Sequence[_Candidate], *, name: str, masks: Sequence[Sour
     )
 
 
-def _misfits(candidates: Sequence[_Candidate], *, masks: Sequence[SourceFile]) -> list[str]:
-    """Why the masks do not lie on the grid of each candidate; empty for those where they do."""
+def _misfits(candidates: Sequence[_Candidate], *, masks: Sequence[SourceFile] | None) -> list[str]:
+    """Why the masks do not lie on the grid of each candidate; empty for those where they do, or that need no masks."""
+    if masks is None:
+        return ["" if each.error is None else each.error.problem.found for each in candidates]
     grids = {}
     for mask in masks:
         try:
@@ -259,10 +264,11 @@ def _misfits(candidates: Sequence[_Candidate], *, masks: Sequence[SourceFile]) -
     return reasons
 
 
-def _undecided(candidates: Sequence[_Candidate], found: str, *, name: str) -> SourceError:
+def _undecided(candidates: Sequence[_Candidate], found: str, *, name: str, has_masks: bool) -> SourceError:
     broken = [each.error for each in candidates if each.error is not None]
     where = broken[0].problem.path if len(broken) == 1 and Path(broken[0].problem.path).is_file() else name
-    return SourceError.of(where, found=found, expected="one CT series on the grid of the masks", advice=_ONE)
+    wanted = "on the grid of the masks" if has_masks else "that is whole and not derived from others"
+    return SourceError.of(where, found=found, expected=f"one CT series {wanted}", advice=_ONE if has_masks else _ALONE)
 
 
 def _no_series(files: _Files, *, name: str, num_folders: int) -> SourceError:

@@ -17,9 +17,12 @@ _HIGHEST_HU = 32767
 
 
 class DicomVolume(Volume):
-    """The CT series below the folders of one patient; of several the one on whose grid the masks lie."""
+    """The CT series below the folders of one patient; of several the one on whose grid the masks lie.
 
-    def __init__(self, folders: tuple[Path, ...], *, name: str, masks: tuple[SourceFile, ...] = ()) -> None:
+    Where there are no masks to be had (None), of several the only one that is whole and not derived from others.
+    """
+
+    def __init__(self, folders: tuple[Path, ...], *, name: str, masks: tuple[SourceFile, ...] | None = ()) -> None:
         self.name = name
         self._folders = folders
         self._masks = masks
@@ -30,11 +33,11 @@ class DicomVolume(Volume):
 
     def read_geometry(self) -> Geometry:
         """Read the header of every file, and decide by them what `read` reads."""
-        return self._stack().geometry
+        return self.stack().geometry
 
     def read(self) -> LoadedVolume:
         """Read the series; the digest covers the digests of its files in the order of their positions."""
-        stack = self._stack()
+        stack = self.stack()
         decoded = decode(stack.slices)
         image = sitk.GetImageFromArray(decoded.voxels)
         image.SetSpacing(stack.geometry.spacing_mm)
@@ -51,7 +54,8 @@ class DicomVolume(Volume):
         notes = (*stack.notes, *self._notes_on_values(stack, decoded.voxels))
         return LoadedVolume(image=image, sha256=decoded.sha256, notes=notes)
 
-    def _stack(self) -> Stack:
+    def stack(self) -> Stack:
+        """Read the header of every file, and return the slices that `read` reads; raises SourceError."""
         return choose_stack(self._folders, name=self.name, masks=self._masks)
 
     def _notes_on_values(self, stack: Stack, voxels: np.ndarray) -> list[str]:

@@ -141,12 +141,23 @@ class Plan:
             raise IntegrityError(f"plan of a training that is not whole ({error!r})") from error
         return plan
 
-    def for_files(self, *, file_ending: str, reader: str) -> "Plan":
-        """Return this plan with what a model that is handed out shall say of the files of its data set."""
+    def for_files(self, *, file_ending: str, reader: str, orientation: str | None = None) -> "Plan":
+        """Return this plan with what a model that is handed out shall say of the files of its data set.
+
+        `orientation` is the order of axes to which its images were brought before all else; None if they were not.
+        """
+        usual = {"file_ending": self.dataset_json["file_ending"], "reader": self.plans["image_reader_writer"]}
         said = {"file_ending": file_ending, "reader": reader}
-        if said == {"file_ending": self.dataset_json["file_ending"], "reader": self.plans["image_reader_writer"]}:
-            return self
-        return replace(self, dataset_json={**self.dataset_json, HANDED_OUT: said})
+        if orientation is not None:
+            said["orientation"] = orientation
+        return self if said == usual else replace(self, dataset_json={**self.dataset_json, HANDED_OUT: said})
+
+    @property
+    def orientation(self) -> str | None:
+        """The order of axes that its images had, as `LPS`; None if that of their files."""
+        said = self.dataset_json.get(HANDED_OUT) or {}
+        found = said.get("orientation")
+        return None if found is None else str(found)
 
     def handed_out(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return plans and description of a model that is handed out: it reads files as they are in its data set."""

@@ -1,19 +1,15 @@
 """Predicts whole images as nnU-Net does, one at a time, in this process."""
 
-import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Generator, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
 import torch
-from nnunetv2.inference import predict_from_raw_data
-from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
 from numpy.typing import NDArray
@@ -28,9 +24,10 @@ from orchestrator.training.checkpoint import fitting
 from orchestrator.training.nnunet.classes import DEFAULT_TRAINER, network_for_prediction
 from orchestrator.training.nnunet.environment import prints_to_log
 from orchestrator.training.nnunet.planning import Plan
-from orchestrator.training.nnunet.prediction_memory import activation_bytes, most_bytes, own_bytes, read_header
+from orchestrator.training.nnunet.prediction_memory import ImageHeader, activation_bytes, most_bytes
 from orchestrator.training.nnunet.prepared_image import PreparedImage, prepare_image, read_images
-from orchestrator.training.nnunet.window_sweep import can_stream, plan_sweep, stream_labels
+from orchestrator.training.nnunet.stock_export import stock_labels, stock_values
+from orchestrator.training.nnunet.window_sweep import can_stream, plan_sweep, stream_labels, stream_values
 
 _DESCRIPTION = "ITK_FileNotes"
 """What ITK calls the field `descrip` of a NIfTI header."""
@@ -53,7 +50,8 @@ class Predictor:
         """
         self._predictor = predictor
         self._networks = tuple(networks)
-        self._plan = plan
+        self.plan = plan
+        """Plans of the model."""
         self.streams = can_stream(predictor)
         """Whether it predicts slice by slice. What it cannot do so, it leaves to nnU-Net's own export."""
 
@@ -84,60 +82,34 @@ class Predictor:
         of_image = read_nifti_geometry(SourceFile(path=images[0]), is_volume=False)
         order = order_onto(grid or of_image, of_image)
         _check_grid(order.geometry(of_image), grid=grid or of_image, image=images[0])
-        labels = self.labels(prepare_image(*read_images(images, self._plan), self._plan))
+        labels = self.labels(prepare_image(*read_images(images, self.plan), self.plan))
         _write_label_map(order.array(labels), output, geometry=grid or of_image, description=description)
 
-    def predict_files(self, images: Sequence[Path], output: Path) -> tuple[dict[int, int], float]:
-        """Predict one image as nnU-Net's own command does, with the reader and the writer that the plans name.
+    def prepared(self, images: Sequence[Path]) -> PreparedImage:
+        """Read an image, a file for each channel, with the reader that the plans name, and prepare it.
 
-        Parameters
-        ----------
-        images
-            A file for each channel.
-        output
-            File to write, which must end as the model's do.
-
-        Returns
-        -------
-        dict
-            Label to its number of voxels, without background and labels that are nowhere.
-        float
-            Volume of a voxel in mm3; NaN for an image of two axes.
-
-        Raises
-        ------
-        DataError
-            If the image cannot be read, or is not one for this model.
+        Raises DataError if it cannot be read, or is not one for this model.
         """
-        voxels, properties = read_images(images, self._plan)
-        image = prepare_image(voxels, properties, self._plan)
-        del voxels
-        labels = self.labels(image)
+        return prepare_image(*read_images(images, self.plan), self.plan)
+
+    def write(self, labels: NDArray[Any], output: Path, *, image: PreparedImage) -> None:
+        """Write the label map of an image with the writer that the plans name, in the geometry of its file."""
         with prints_to_log():
-            self._plan.plans_manager.image_reader_writer_class().write_seg(labels, str(output), image.properties)
-        numbers = np.bincount(labels.reshape(-1))
-        spacing = image.properties["spacing"]
-        is_flat = len(image.properties.get("sitk_stuff", {}).get("spacing", spacing)) < 3
-        voxel_mm3 = math.nan if is_flat else math.prod(map(float, spacing))
-        return {int(label): int(numbers[label]) for label in np.flatnonzero(numbers) if label}, voxel_mm3
+            self.plan.plans_manager.image_reader_writer_class().write_seg(labels, str(output), image.properties)
 
-    def expected_bytes(self, images: Sequence[Path]) -> int | None:
-        """Return what this process will have in memory at most while it predicts an image, by the header of its file.
+    def expected_bytes(self, header: ImageHeader) -> int:
+        """Return what a prediction takes at most beside what this process has in memory, by the header of an image.
 
-        That is an upper bound: zeros around the body, which are cut off, are not known before the image is read. None
-        where the header cannot be read.
+        That is an upper bound: zeros around the body, which are cut off, are not known before the image is read.
         """
-        header = read_header(images[0])
-        if header is None:
-            return None
-        configuration, transpose = self._predictor.configuration_manager, self._plan.plans_manager.transpose_forward
+        configuration, transpose = self._predictor.configuration_manager, self.plan.plans_manager.transpose_forward
         shape = [header.shape[axis] for axis in transpose]
         spacing = [header.spacing_mm[axis] for axis in transpose]
         target = [*spacing[: 3 - len(configuration.spacing)], *configuration.spacing]
         new_shape = [int(size) for size in compute_new_shape(shape, spacing, target)]
         properties = {"spacing": header.spacing_mm, "shape_after_cropping_and_before_resampling": shape}
         plan = plan_sweep(self._predictor, shape=new_shape, properties=properties)
-        return own_bytes() + most_bytes(
+        return most_bytes(
             replace(header, shape=(shape[0], shape[1], shape[2])),
             plan,
             num_channels=self._num_channels,
@@ -150,11 +122,11 @@ class Predictor:
     def _activation_bytes(self) -> int:
         is_on_host = self._predictor.device.type == "cpu"
         name = self._predictor.trainer_name
-        return activation_bytes(self._plan, trainer_name=name, num_channels=self._num_channels) if is_on_host else 0
+        return activation_bytes(self.plan, trainer_name=name, num_channels=self._num_channels) if is_on_host else 0
 
     @cached_property
     def _num_channels(self) -> int:
-        return len(self._plan.dataset_json.get("channel_names", self._plan.dataset_json.get("modality", {})))
+        return len(self.plan.dataset_json.get("channel_names", self.plan.dataset_json.get("modality", {})))
 
     def labels(self, image: PreparedImage) -> NDArray[Any]:
         """Return the label map, uint8 or uint16, in the voxels and the order of axes of the file that was read."""
@@ -162,54 +134,17 @@ class Predictor:
             if self.streams:
                 plan = plan_sweep(self._predictor, shape=image.data.shape[1:], properties=image.properties)
                 return stream_labels(self._predictor, self._networks, image, plan=plan)
-            with _raising_worker_errors():
-                logits = self._predictor.predict_logits_from_preprocessed_data(torch.from_numpy(image.data))
-            labels: NDArray[Any] = convert_predicted_logits_to_segmentation_with_correct_shape(
-                logits.cpu(),
-                self._predictor.plans_manager,
-                self._predictor.configuration_manager,
-                self._predictor.label_manager,
-                image.properties,
-                # nnU-Net's default is 8 threads, however many cores this process was given.
-                num_threads_torch=torch.get_num_threads(),
-            )
-            return labels
+            return stock_labels(self._predictor, image)
 
+    def value_slices(self, image: PreparedImage) -> Generator[NDArray[np.float16], None, None]:
+        """Yield logits on the grid of the file, of each slice within the crop along the plan's first axis.
 
-class _Failure:
-    """Stands for a patch that could not be brought to the device: looked at, it raises the reason."""
-
-    def __init__(self, error: BaseException) -> None:
-        self._error = error
-
-    def __eq__(self, other: object) -> bool:
-        raise self._error
-
-    __hash__ = None  # type: ignore[assignment]
-
-
-class _Producer(Thread):
-    """nnU-Net's thread that brings patches to the device, the last of whose arguments is the queue that they go to."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        *_, self._queue = kwargs["args"]
-
-    def run(self) -> None:
-        try:
-            super().run()
-        except BaseException as error:
-            self._queue.put(_Failure(error))
-
-
-@contextmanager
-def _raising_worker_errors() -> Iterator[None]:
-    """Context in which nnU-Net's loop ends with the error of its thread; it would wait for its next patch for ever."""
-    predict_from_raw_data.Thread = _Producer
-    try:
-        yield
-    finally:
-        predict_from_raw_data.Thread = Thread
+        Shape (classes, Y, X). Folds of the model are averaged, as nnU-Net averages them.
+        """
+        if not self.streams:
+            return stock_values(self._predictor, image)
+        plan = plan_sweep(self._predictor, shape=image.data.shape[1:], properties=image.properties)
+        return stream_values(self._predictor, self._networks, image, plan=plan)
 
 
 def description_of(prediction: Path) -> str:

@@ -1,5 +1,6 @@
 """An image as a network wants it: cropped, normalised and resampled by nnU-Net's own parts, and nothing beside it."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,9 @@ from orchestrator.training.nnunet.environment import prints_to_log
 from orchestrator.training.nnunet.planning import Plan, read_with_nnunet
 from orchestrator.training.nnunet.resampled_image import resample_image
 
+_SAMPLED = 200_000
+"""Voxels of an image whose intensities are kept, roughly."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class PreparedImage:
@@ -22,6 +26,9 @@ class PreparedImage:
     """Normalised intensities, shape (channels, Z, Y, X), in the plan's spacing and order of axes."""
     properties: dict[str, Any]
     """nnU-Net's: the geometry before it was prepared."""
+    sample: NDArray[np.float32]
+    """Some of the intensities as they were read, shape (channels, z, y, x): every `sample_step`-th of each axis."""
+    sample_step: int
 
 
 def read_images(images: Sequence[Path], plan: Plan) -> tuple[NDArray[np.float32], dict[str, Any]]:
@@ -63,6 +70,8 @@ def prepare_image(voxels: NDArray[np.float32], properties: dict[str, Any], plan:
 
     manager, configuration = plan.plans_manager, plan.configuration_manager
     properties = dict(properties)
+    step = max(1, math.ceil((math.prod(voxels.shape[1:]) / _SAMPLED) ** (1 / 3)))
+    sample = voxels[:, ::step, ::step, ::step].astype(np.float32)
     with prints_to_log():
         preprocessor = configuration.preprocessor_class(verbose=False)
         if type(preprocessor) is DefaultPreprocessor:
@@ -71,7 +80,7 @@ def prepare_image(voxels: NDArray[np.float32], properties: dict[str, Any], plan:
             data, _, properties = preprocessor.run_case_npy(
                 voxels, None, properties, manager, configuration, plan.dataset_json
             )
-    return PreparedImage(data=np.asarray(data, np.float32), properties=properties)
+    return PreparedImage(data=np.asarray(data, np.float32), properties=properties, sample=sample, sample_step=step)
 
 
 def _prepare(

@@ -5,7 +5,7 @@ The windows go over the image as nnU-Net's do, in the same order, with the same 
 everything is predicted.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
@@ -23,7 +23,8 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from numpy.typing import NDArray
 from skimage.transform import resize
 
-from kernels.windows.label_stream import MOST_REGIONS, LabelStream, StreamGrid
+from kernels.windows.label_stream import MOST_REGIONS, LabelStream, StreamGrid, WindowStream
+from kernels.windows.value_stream import ValueStream
 from kernels.windows.zoom_taps import Taps, linear_taps, nearest_taps
 from orchestrator.errors import TrainingError
 from orchestrator.training.nnunet.prepared_image import PreparedImage
@@ -172,17 +173,11 @@ def stream_labels(
     dtype = np.uint8 if len(labels.foreground_labels) < 255 else np.uint16
     whole = np.zeros(image.properties["shape_before_cropping"], dtype)
     inside = whole[tuple(slice(start, end) for start, end in box)]
-    weights = compute_gaussian(
-        tuple(predictor.configuration_manager.patch_size),
-        sigma_scale=1.0 / 8,
-        value_scaling_factor=10,
-        device=torch.device("cpu"),
-    )
     stream = LabelStream(
         plan.grid,
         num_classes=plan.num_classes,
         num_models=plan.num_models,
-        weights=weights.float().numpy().reshape(plan.grid.patch_shape),
+        weights=_window_weights(predictor, plan),
         region_labels=plan.region_labels,
         output=inside,
     )
@@ -190,19 +185,59 @@ def stream_labels(
     for model, window, prediction in _predictions(predictor, networks, image, plan=plan):
         if window.is_first_of_slices and model == 0:
             stream.begin(window.start[0])
-        stream.add(
-            prediction.float().numpy(), model=model, start=window.start, is_half=prediction.dtype == torch.float16
-        )
+        _add(stream, prediction, model=model, window=window)
         if model == plan.num_models - 1:
             num_done += 1
             on_window(num_done)
     stream.end()
+    _check_finite(stream)
+    return whole.transpose(predictor.plans_manager.transpose_backward)
+
+
+def stream_values(
+    predictor: nnUNetPredictor, networks: Sequence[torch.nn.Module], image: PreparedImage, *, plan: SweepPlan
+) -> Generator[NDArray[np.float16], None, None]:
+    """Yield what the networks say of each slice within the crop of an image, in the plan's order of axes.
+
+    Shape (classes, Y, X): logits on the grid of the file that was read, as nnU-Net resamples and rounds them; what
+    becomes of them `stream_labels` decides. Parameters and errors as there.
+    """
+    stream = ValueStream(
+        plan.grid,
+        num_classes=plan.num_classes,
+        num_models=plan.num_models,
+        weights=_window_weights(predictor, plan),
+    )
+    for model, window, prediction in _predictions(predictor, networks, image, plan=plan):
+        if window.is_first_of_slices and model == 0:
+            yield from stream.begin(window.start[0])
+        _add(stream, prediction, model=model, window=window)
+    yield from stream.end()
+    _check_finite(stream)
+
+
+def _window_weights(predictor: nnUNetPredictor, plan: SweepPlan) -> NDArray[np.float32]:
+    """Return the weights of the voxels of a window, shape (z, y, x)."""
+    weights = compute_gaussian(
+        tuple(predictor.configuration_manager.patch_size),
+        sigma_scale=1.0 / 8,
+        value_scaling_factor=10,
+        device=torch.device("cpu"),
+    )
+    reshaped: NDArray[np.float32] = weights.float().numpy().reshape(plan.grid.patch_shape)
+    return reshaped
+
+
+def _add(stream: WindowStream, prediction: torch.Tensor, *, model: int, window: Window) -> None:
+    stream.add(prediction.float().numpy(), model=model, start=window.start, is_half=prediction.dtype == torch.float16)
+
+
+def _check_finite(stream: WindowStream) -> None:
     if not stream.is_finite:
         raise TrainingError(
             "the network's predictions add up to infinity in half precision, and nnU-Net stops there as well; expected "
             "logits of less than about 6000. Train it again, or look at the intensities of the image"
         )
-    return whole.transpose(predictor.plans_manager.transpose_backward)
 
 
 @torch.inference_mode()  # type: ignore[untyped-decorator]

@@ -1,0 +1,152 @@
+"""Models that predict together: named one by one or in a file, checked to mean the same, and loaded."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+
+from orchestrator.configuration import Entry, load_yaml, understood
+from orchestrator.errors import ConfigError
+from orchestrator.inference.models import ModelSource, OpenModel, opened
+from orchestrator.inference.options import PredictOptions
+from orchestrator.inference.plausibility import TrainedOn
+
+if TYPE_CHECKING:
+    from orchestrator.training.nnunet.averaged_prediction import ModelEnsemble
+
+_ENDINGS = (".yaml", ".yml")
+
+
+class MemberEntry(Entry):
+    """One of several models that predict together."""
+
+    model: Annotated[str, Field(min_length=1)]
+    """Folder, zip or run; a path begins where this file lies."""
+    training: str | None = None
+    """Which training of a run."""
+    folds: list[str | int] = Field(default_factory=list)
+    """Which folds of a folder or zip; all unless given."""
+
+
+class EnsembleFile(Entry):
+    """Models whose probabilities are averaged: a file that `export` writes, or one of one's own."""
+
+    models: Annotated[list[MemberEntry], Field(min_length=1)]
+    """In the order in which they are added up."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class LoadedModels:
+    """What a process predicts with."""
+
+    ensemble: "ModelEnsemble"
+    structures: Mapping[str, tuple[int, ...]]
+    """Labels by the name of a structure."""
+    trained: TrainedOn
+    """What the first of them was trained on."""
+
+
+def model_sources(
+    locations: Sequence[str], *, training: str | None = None, folds: Sequence[str] = ()
+) -> tuple[ModelSource, ...]:
+    """Return the models that are named: folders, zips, runs, and files that name several.
+
+    Raises ConfigError for a file that is none, and for a training or folds that could be of any of several models.
+    """
+    found: list[ModelSource] = []
+    for location in locations:
+        if location.lower().endswith(_ENDINGS) and not Path(location).is_dir():
+            found += _of_file(Path(location))
+        else:
+            found.append(ModelSource(location=location, training=training, folds=tuple(folds)))
+    if not found:
+        raise ConfigError("no model; expected at least one")
+    if len(found) > 1 and (training is not None or folds):
+        raise ConfigError(
+            f"{len(found)} models, and {'a training' if training else 'folds'} of one of them; expected a file of "
+            "models that says it of each: models: [{model: ..., folds: [0, 1]}, ...]"
+        )
+    return tuple(found)
+
+
+def _of_file(path: Path) -> list[ModelSource]:
+    content = understood(load_yaml(path), EnsembleFile, where=str(path))
+    return [
+        ModelSource(
+            location=entry.model if "://" in entry.model else str(path.parent / entry.model),
+            training=entry.training,
+            folds=tuple(map(str, entry.folds)),
+        )
+        for entry in content.models
+    ]
+
+
+@contextmanager
+def opened_together(sources: Sequence[ModelSource]) -> Iterator[list[OpenModel]]:
+    """Context with models that can be averaged; their files stay where they are until the end.
+
+    Raises
+    ------
+    ConfigError
+        For a location that is no model, and for models that learned other structures or look at other images.
+    DataError
+        For files that cannot be read without running them.
+    """
+    with ExitStack() as stack:
+        models = [stack.enter_context(opened(source)) for source in sources]
+        first = _meaning(models[0])
+        for other in models[1:]:
+            for what, value in _meaning(other).items():
+                if value != first[what]:
+                    raise ConfigError(
+                        f"{other.name}: {what} {value}; expected {first[what]}, as of {models[0].name}, to be averaged "
+                        "with it"
+                    )
+        yield models
+
+
+def _meaning(found: OpenModel) -> dict[str, object]:
+    """Return what must be equal in models that are averaged."""
+    described = found.model.plan.dataset_json
+    order, labels = described.get("regions_class_order"), described.get("labels", {})
+    return {
+        # The order of regions is that of the channels of the network.
+        "labels": labels if order is None else list(labels.items()),
+        "regions_class_order": None if order is None else list(order),
+        "channels": list((described.get("channel_names") or described.get("modality") or {}).values()),
+        "order of axes": found.settings.orientation or "as in the file",
+    }
+
+
+@lru_cache(maxsize=1)
+def load_models(sources: tuple[ModelSource, ...], options: PredictOptions) -> LoadedModels:
+    """Return the models that this process predicts with."""
+    from orchestrator.training.nnunet.averaged_prediction import ModelEnsemble
+    from orchestrator.training.nnunet.model_folder import labels_of_structures
+    from orchestrator.training.nnunet.prediction import ready_predictor
+    from orchestrator.training.threads import limit_threads
+
+    if options.num_threads is not None:
+        limit_threads(options.num_threads)
+    with opened_together(sources) as models:
+        predictors = []
+        for found in models:
+            settings, model = options.settings(found.settings), found.model
+            predictors.append(
+                ready_predictor(
+                    model.plan,
+                    model.weights,
+                    mirror_axes=model.mirror_axes if settings.mirrors else (),
+                    tile_step_size=settings.tile_step_size,
+                    device=options.device,
+                    trainer_name=model.trainer,
+                )
+            )
+        plan = models[0].model.plan
+        return LoadedModels(
+            ensemble=ModelEnsemble(predictors), structures=labels_of_structures(plan), trained=TrainedOn.of(plan)
+        )

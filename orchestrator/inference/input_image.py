@@ -1,0 +1,147 @@
+"""The image of a case as a model wants it, whatever file it comes in.
+
+What the model's own reader of nnU-Net reads is left to it, file by file. Everything else that this project reads (DICOM
+series, MINC, NRRD with a header of its own) goes through its own readers, and so does every image of a model whose
+cases were brought to one order of axes before it was trained: such a model would take left for right in an image that
+is stored in another order.
+"""
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import SimpleITK as sitk
+
+from orchestrator.errors import DataError, OrchestratorError
+from orchestrator.images.dicom.volume import DicomVolume
+from orchestrator.images.geometry import Geometry, geometry_of, grid_difference, orient_to_lps
+from orchestrator.images.image_file import ImageFile
+from orchestrator.images.label_maps import SUFFIXES
+from orchestrator.inference.cases import InputCase, dicom_folders
+
+if TYPE_CHECKING:
+    from orchestrator.training.nnunet.prediction_memory import ImageHeader
+
+LPS = "LPS"
+"""Order of axes to the left, the back and the head: that of the cases of a run, but for nnU-Net's own raw data sets."""
+_NIFTI = ".nii.gz"
+_ITK_ENDINGS = (_NIFTI, ".nii", ".nrrd", ".mha", ".mhd", ".gipl")
+_VOXEL_BYTES = 2
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelFiles:
+    """Which files a model's own reader reads, and in which order of axes its images lie."""
+
+    own_endings: tuple[str, ...]
+    ending: str
+    """Of the label maps that it writes."""
+    orientation: str | None = None
+    """`LPS`, or None where axes are taken as a file has them."""
+
+    @classmethod
+    def of(cls, reader: type, *, ending: str, orientation: str | None) -> "ModelFiles":
+        """Return those of a class of nnU-Net that reads and writes."""
+        endings = tuple(map(str, getattr(reader, "supported_file_endings", ())))
+        if any(base.__name__ == "SimpleITKIO" for base in reader.__mro__):
+            endings = tuple(dict.fromkeys([*_ITK_ENDINGS, *endings]))
+        return cls(own_endings=endings, ending=ending, orientation=orientation)
+
+    @property
+    def endings(self) -> tuple[str, ...]:
+        """Of all files that can be predicted; longer ones first, where one ends like another."""
+        further = SUFFIXES if _NIFTI in self.own_endings else ()
+        own = self.own_endings if self.orientation is None else ()
+        return tuple(sorted(dict.fromkeys([*own, *further]), key=len, reverse=True))
+
+    def reads(self, case: InputCase) -> bool:
+        """Whether the model's own reader takes the files of a case as they are."""
+        return (
+            self.orientation is None
+            and not case.is_dicom
+            and all(file.name.lower().endswith(self.own_endings) for file in case.files)
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReadableImage:
+    """Files that nnU-Net's reader reads."""
+
+    files: tuple[Path, ...]
+    grid: Geometry | None = None
+    """Where the label map belongs; None if that of the files, which nnU-Net's own writer keeps."""
+    notes: tuple[str, ...] = ()
+    """What was decided when the image was read."""
+
+
+@contextmanager
+def readable_image(case: InputCase, model: ModelFiles) -> Iterator[ReadableImage]:
+    """Context with the image of a case as files that the model's reader reads; they may be temporary ones.
+
+    Raises
+    ------
+    DataError
+        If the image cannot be read, is none, or its channels do not lie on one grid.
+    """
+    if model.reads(case):
+        yield ReadableImage(files=case.files)
+        return
+    if case.is_dicom and _NIFTI not in model.own_endings:
+        raise DataError(
+            f"{case.files[0]}: a DICOM series; expected a file that ends with {', '.join(model.own_endings)}, which "
+            "the model was trained on"
+        )
+    with tempfile.TemporaryDirectory(prefix="image-") as folder:
+        grid: Geometry | None = None
+        files: list[Path] = []
+        notes: list[str] = []
+        for channel, source in enumerate(case.files):
+            image, said = _read(source)
+            found = geometry_of(image)
+            grid = grid or found
+            if difference := grid_difference(grid, found):
+                raise DataError(f"{source}: not on the grid of {case.files[0].name}: {difference.words}")
+            notes += said
+            files.append(Path(folder) / f"image_{channel:04d}.nii")
+            sitk.WriteImage(orient_to_lps(image) if model.orientation == LPS else image, str(files[-1]))
+            del image
+        yield ReadableImage(files=tuple(files), grid=grid, notes=tuple(notes))
+
+
+def dicom_volume(case: InputCase) -> DicomVolume:
+    """Return the series of a case, chosen by the same rule as that of a training case without masks."""
+    (folder,) = case.files
+    return DicomVolume(dicom_folders(folder), name=str(folder), masks=None)
+
+
+def header_of(case: InputCase, model: ModelFiles) -> "ImageHeader | None":
+    """Return what is known of an image before it is read; None if it cannot be, which reading it will tell."""
+    from orchestrator.training.nnunet.prediction_memory import ImageHeader, read_header
+
+    if model.reads(case):
+        return read_header(case.files[0])
+    try:
+        if case.is_dicom:
+            geometry = dicom_volume(case).read_geometry()
+        else:
+            geometry = ImageFile(path=case.files[0]).header().geometry
+    except (OrchestratorError, OSError):
+        return None
+    if model.orientation == LPS:
+        geometry = geometry.to_lps()
+    x, y, z = geometry.size
+    x_mm, y_mm, z_mm = geometry.spacing_mm
+    return ImageHeader(shape=(z, y, x), spacing_mm=(z_mm, y_mm, x_mm), voxel_bytes=_VOXEL_BYTES)
+
+
+def _read(source: Path) -> tuple[sitk.Image, Sequence[str]]:
+    if source.is_dir():
+        volume = DicomVolume(dicom_folders(source), name=str(source), masks=None).read()
+        return volume.image, volume.notes
+    loaded = ImageFile(path=source).read()
+    if len(loaded.channels) != 1:
+        raise DataError(f"{source}: {len(loaded.channels)} values a voxel; expected an image of one")
+    return loaded.channels[0], loaded.notes

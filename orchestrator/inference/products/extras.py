@@ -1,0 +1,112 @@
+"""What is made of a finished label map: values that a study defines, pictures, DICOM Segmentation."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+
+import SimpleITK as sitk
+
+from orchestrator.benchmark.predicted import PredictedTables, load_predicted
+from orchestrator.errors import ConfigError
+from orchestrator.inference.cases import InputCase
+from orchestrator.inference.input_image import ModelFiles, dicom_volume, readable_image
+from orchestrator.inference.options import PredictOptions
+from orchestrator.inference.products.derived import derived_values
+from orchestrator.inference.products.dicom_seg import UNKNOWN, Segment, require_highdicom, write_dicom_seg
+from orchestrator.inference.products.overlays import overlay_pngs
+from orchestrator.storage.interface import Storage
+from orchestrator.storage.json_files import read_json, write_json
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Predicted:
+    """A case that is predicted."""
+
+    case: InputCase
+    files: ModelFiles
+    structures: Mapping[str, tuple[int, ...]]
+    """Labels by the name of a structure, of those that the label map keeps."""
+    model: str
+    """Name of the model."""
+
+    @property
+    def labels_key(self) -> str:
+        """Of its label map."""
+        return f"{self.case.name}{self.files.ending}"
+
+
+def check_extras(options: PredictOptions, cases: tuple[InputCase, ...]) -> None:
+    """Raise ConfigError for what is asked for and cannot be made."""
+    if options.study is not None:
+        study_tables(options.study)
+    if not options.dicom_seg:
+        return
+    require_highdicom()
+    if others := [case.name for case in cases if not case.is_dicom]:
+        raise ConfigError(
+            f"case {others[0]}: no DICOM series, whose slices a DICOM Segmentation names; expected DICOM cases alone "
+            "with --dicom-seg"
+        )
+
+
+@lru_cache(maxsize=4)
+def study_tables(study: str) -> PredictedTables:
+    """Return what a study says of predictions; raises ConfigError as `load_predicted`."""
+    return load_predicted(Path(study))
+
+
+def add_extras(storage: Storage, predicted: Predicted, options: PredictOptions) -> None:
+    """Make what was asked for and is not there yet; a label map that is there is not predicted again.
+
+    Raises DataError for a label map without anything of which there cannot be a DICOM Segmentation.
+    """
+    name = predicted.case.name
+    if options.study is not None:
+        _add_derived(storage, predicted, study_tables(options.study))
+    pictures = [f"overlays/{name}.png", f"overlays/{name}_mosaic.png"]
+    if options.overlays and not all(map(storage.exists, pictures)):
+        with readable_image(predicted.case, predicted.files) as image:
+            voxels = sitk.ReadImage(str(image.files[0]))
+        labels = sitk.ReadImage(str(storage.fetch(predicted.labels_key)))
+        if voxels.GetDimension() == 3 and voxels.GetNumberOfComponentsPerPixel() == 1:
+            for key, content in zip(pictures, overlay_pngs(voxels, labels), strict=True):
+                storage.write_bytes(key, content)
+    key = f"dicom_seg/{name}.dcm"
+    if options.dicom_seg and not storage.exists(key):
+        codes = {} if options.study is None else study_tables(options.study).codes
+        segments = [
+            Segment(name=structure, labels=labels, codes=codes.get(structure, UNKNOWN))
+            for structure, labels in predicted.structures.items()
+        ]
+        with storage.writing(key) as path:
+            write_dicom_seg(
+                storage.fetch(predicted.labels_key),
+                path,
+                stack=dicom_volume(predicted.case).stack(),
+                segments=segments,
+                model=predicted.model,
+                version=version("nnunet-orchestrator"),
+            )
+
+
+def _add_derived(storage: Storage, predicted: Predicted, tables: PredictedTables) -> None:
+    key = f"{predicted.case.name}.json"
+    record = read_json(storage, key)
+    wanted = [one for one in tables.derived if all(name in predicted.structures for name in one.structures)]
+    before = record.get("derived_percent")
+    if not wanted or (isinstance(before, dict) and all(one.name in before for one in wanted)):
+        return
+    labels = sitk.ReadImage(str(storage.fetch(predicted.labels_key)))
+    if labels.GetDimension() != 3:
+        return
+    found = derived_values(
+        sitk.GetArrayViewFromImage(labels),
+        spacing_mm=labels.GetSpacing()[::-1],
+        structures=predicted.structures,
+        wanted=wanted,
+    )
+    values = {name: None if math.isnan(value) else value for name, value in found.items()}
+    write_json(storage, key, record | {"derived_percent": values})

@@ -1,0 +1,240 @@
+"""Probabilities of one or several models, averaged as nnU-Net's `ensemble_folders` does, a slice at a time.
+
+Of each model the softmax (sigmoid for regions) of its own logits on the grid of the image is taken in single precision,
+they are added in the order of the models, divided by their number, and the largest wins. nnU-Net writes the
+probabilities of each model to a disk for that; here the models go over the image together, so that only what their
+windows touch, and one slice of all classes, is held.
+"""
+
+import math
+import pickle
+import zipfile
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from orchestrator.errors import DataError
+from orchestrator.training.nnunet.environment import prints_to_log
+from orchestrator.training.nnunet.prediction import Predictor
+from orchestrator.training.nnunet.prediction_memory import ImageHeader, own_bytes
+from orchestrator.training.nnunet.prepared_image import PreparedImage
+
+_WHOLE_VECTORS = 64
+"""Numbers that fill up any vectors that torch calculates with."""
+Slices = Iterator[NDArray[np.float32]]
+"""Of all classes, shape (classes, Y, X)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Member:
+    """A model, and the image as it wants it."""
+
+    predictor: Predictor
+    image: PreparedImage
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the whole image, in the model's order of axes."""
+        return tuple(map(int, self.image.properties["shape_before_cropping"]))
+
+    @property
+    def axes(self) -> tuple[int, ...]:
+        """Which axis of the file comes first, second and third."""
+        return tuple(map(int, self.predictor.plan.plans_manager.transpose_forward))
+
+    def probabilities(self) -> Slices:
+        """Yield the probabilities of each slice of the whole image along the model's first axis."""
+        labels = self.predictor.plan.label_manager
+        (first, end), *inner = self.image.properties["bbox_used_for_cropping"]
+        box = tuple(slice(start, stop) for start, stop in inner)
+        # Where there are regions, nothing is outside of the crop; else it is background for sure.
+        outside = np.zeros((labels.num_segmentation_heads, 1, 1), np.float32)
+        outside[0] = not labels.has_regions
+        with closing(self.predictor.value_slices(self.image)) as values:
+            for z in range(self.shape[0]):
+                whole = np.empty((len(outside), *self.shape[1:]), np.float32)
+                whole[:] = outside
+                if first <= z < end:
+                    whole[(slice(None), *box)] = _activated(next(values), labels, number=z - first, of=end - first)
+                yield whole
+            # What is looked at when all is done may still be wrong.
+            next(values, None)
+
+
+def _activated(values: NDArray[np.float16], labels: Any, *, number: int, of: int) -> NDArray[np.float32]:
+    """Return the softmax, or sigmoid of regions, of a slice, as torch calculates it of all slices at once.
+
+    Torch's vectors and what is left over of them at the end of an array differ in the last bit. So each slice is filled
+    up to whole vectors, and the last one begins and ends at the place within them that it has in the whole volume.
+    """
+    num_classes, num_voxels = len(values), values[0].size
+    flat = torch.from_numpy(values.reshape(num_classes, -1)).float()
+    # Classes exclude each other: all of a voxel are calculated together. Regions are rows of one long array.
+    groups = [flat[row : row + 1] for row in range(num_classes)] if labels.has_regions else [flat]
+    activated = np.empty(flat.shape, np.float32)
+    for row, group in enumerate(groups):
+        is_end = number == of - 1 and row == len(groups) - 1
+        before = (num_voxels * (row * of + number)) % _WHOLE_VECTORS
+        after = 0 if is_end else -(before + num_voxels) % _WHOLE_VECTORS
+        filled = torch.nn.functional.pad(group, (before, after))
+        found = labels.apply_inference_nonlin(filled)[:, before : before + num_voxels]
+        activated[row : row + len(group)] = found.numpy()
+    return activated.reshape(values.shape)
+
+
+def averaged_labels(
+    members: Sequence[Member], *, probabilities: NDArray[np.float32] | None = None
+) -> NDArray[np.uint8 | np.uint16]:
+    """Return the label map of the averaged probabilities, in the voxels and the order of axes of the file.
+
+    Parameters
+    ----------
+    members
+        Whose labels mean the same.
+    probabilities : float32 array, shape (classes, Z, Y, X), optional
+        Filled in, in the order of axes of the file.
+    """
+    first = members[0]
+    labels, backward = first.predictor.plan.label_manager, np.argsort(first.axes)
+    whole = np.zeros(first.shape, np.uint8 if len(labels.foreground_labels) < 255 else np.uint16)
+    kept = None if probabilities is None else probabilities.transpose(0, *(axis + 1 for axis in first.axes))
+    with TemporaryDirectory(prefix="probabilities-") as folder:
+        streams = [
+            member.probabilities() if member.axes == first.axes else _turned(member, first.axes, Path(folder) / f"{n}")
+            for n, member in enumerate(members)
+        ]
+        for z, slices in enumerate(zip(*streams, strict=True)):
+            mean, *others = slices
+            for other in others:
+                mean += other
+            mean /= np.float32(len(members))
+            whole[z] = labels.convert_probabilities_to_segmentation(mean)
+            if kept is not None:
+                kept[:, z] = mean
+    return whole.transpose(backward)
+
+
+def _turned(member: Member, axes: Sequence[int], file: Path) -> Slices:
+    """Yield the slices of a model along another axis than its own first one: they go through a file."""
+    num_classes = member.predictor.plan.label_manager.num_segmentation_heads
+    held: Any = np.lib.format.open_memmap(file, "w+", np.float32, (member.shape[0], num_classes, *member.shape[1:]))
+    for z, values in enumerate(member.probabilities()):
+        held[z] = values
+    # (first, classes, second, third) to (classes, first, second, third), then to the axes that are wanted.
+    turned = held.transpose(1, 0, 2, 3).transpose(0, *(member.axes.index(axis) + 1 for axis in axes))
+    for z in range(turned.shape[1]):
+        yield np.array(turned[:, z])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class PredictedImage:
+    """What a prediction has shown of an image."""
+
+    num_voxels: dict[int, int]
+    """By label, without background and labels that are nowhere."""
+    voxel_mm3: float
+    """Volume of a voxel; NaN for an image of two axes."""
+    shape: tuple[int, ...]
+    """Voxels (z, y, x) as nnU-Net's reader has them."""
+    spacing_mm: tuple[float, ...]
+    """Of the same axes."""
+    intensities: NDArray[np.float32]
+    """A sample of all voxels, shape (channels, voxels)."""
+    foreground: NDArray[np.float32]
+    """Those of the sample that have any label, shape (channels, voxels)."""
+
+
+class ModelEnsemble:
+    """One model or several that predict together."""
+
+    def __init__(self, predictors: Sequence[Predictor]) -> None:
+        """Take over models whose labels mean the same; files are read and written as the first one does."""
+        self._predictors = tuple(predictors)
+
+    def expected_bytes(self, header: ImageHeader) -> int:
+        """Return what this process will have in memory at most while it predicts an image, by its header."""
+        one_slice = 0
+        if len(self._predictors) > 1:
+            num_classes = self._predictors[0].plan.label_manager.num_segmentation_heads
+            one_slice = 4 * num_classes * math.prod(sorted(header.shape)[1:]) * (len(self._predictors) + 2)
+        return own_bytes() + one_slice + sum(one.expected_bytes(header) for one in self._predictors)
+
+    def predict(
+        self,
+        images: Sequence[Path],
+        output: Path,
+        *,
+        probabilities: tuple[Path, Path] | None = None,
+        structures: Collection[int] | None = None,
+    ) -> PredictedImage:
+        """Predict one image as nnU-Net's own command does, with the reader and the writer that the plans name.
+
+        Parameters
+        ----------
+        images
+            A file for each channel.
+        output
+            File to write, which must end as the model's do.
+        probabilities
+            `.npz` and `.pkl` to write as nnU-Net's `--save_probabilities` does, if given. The label map is then that of
+            these probabilities, in which rounding may have made equals of the two largest.
+        structures
+            Labels that are kept; the others become background. All unless given.
+
+        Raises
+        ------
+        DataError
+            If the image cannot be read, or is not one for these models.
+        """
+        first, *others = self._predictors
+        image = first.prepared(images)
+        if not others and probabilities is None:
+            labels = first.labels(image)
+        else:
+            members = [Member(predictor=one, image=one.prepared(images)) for one in others]
+            labels = _averaged([Member(predictor=first, image=image), *members], probabilities=probabilities)
+        if structures is not None:
+            labels[~np.isin(labels, list(structures))] = 0
+        first.write(labels, output, image=image)
+        numbers = np.bincount(labels.reshape(-1))
+        spacing = tuple(map(float, image.properties["spacing"]))
+        is_flat = len(image.properties.get("sitk_stuff", {}).get("spacing", spacing)) < 3
+        step = image.sample_step
+        is_labelled = labels[::step, ::step, ::step] > 0
+        return PredictedImage(
+            num_voxels={int(label): int(numbers[label]) for label in np.flatnonzero(numbers) if label},
+            voxel_mm3=math.nan if is_flat else math.prod(spacing),
+            shape=labels.shape,
+            spacing_mm=spacing,
+            intensities=image.sample.reshape(len(image.sample), -1),
+            foreground=image.sample[:, is_labelled],
+        )
+
+
+def _averaged(members: Sequence[Member], *, probabilities: tuple[Path, Path] | None) -> NDArray[Any]:
+    shapes = {tuple(np.take(member.shape, np.argsort(member.axes))) for member in members}
+    if len(shapes) > 1:
+        raise DataError(f"models read images of {' and '.join(map(str, shapes))}; expected readers that read alike")
+    if probabilities is None:
+        with prints_to_log():
+            return averaged_labels(members)
+    num_classes = members[0].predictor.plan.label_manager.num_segmentation_heads
+    with TemporaryDirectory(prefix="probabilities-") as folder, prints_to_log():
+        file = Path(folder) / "probabilities.npy"
+        held = np.lib.format.open_memmap(file, "w+", np.float32, (num_classes, *map(int, shapes.pop())))
+        labels = averaged_labels(members, probabilities=held)
+        held.flush()
+        del held
+        archive, properties = probabilities
+        with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as target:
+            target.write(file, file.name)
+    with properties.open("wb") as pickled:
+        pickle.dump(members[0].image.properties, pickled)
+    return labels

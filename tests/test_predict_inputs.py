@@ -1,0 +1,202 @@
+"""Claims about what `predict` takes for an image: DICOM in any way that it is written, tables, all formats."""
+
+import json
+
+import dicom_phantom as phantom
+import dicom_ways as ways
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+import orchestrator
+from bench.stock_models import labels_of, small_plans, write_image, write_model
+from orchestrator.errors import ConfigError
+from orchestrator.inference.models import SETTINGS
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("inputs")
+
+
+@pytest.fixture(scope="module")
+def image(folder):
+    return ways.scan(folder)
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    """A model of images whose axes were brought to LPS, as those of a run are."""
+    path = write_model(folder, small_plans(), labels=labels_of(4))
+    settings = {"tile_step_size": 0.5, "mirrors": False, "orientation": "LPS"}
+    (path / SETTINGS).write_text(json.dumps({"prediction": settings}))
+    return path
+
+
+@pytest.fixture(scope="module")
+def expected(folder, image, model):
+    """Labels of the image as a NIfTI in LPS."""
+    sitk.WriteImage(image, str(folder / "plain.nii.gz"))
+    orchestrator.predict(model, folder / "plain.nii.gz", output=folder / "plain", device="cpu")
+    labels = sitk.ReadImage(str(folder / "plain" / "plain.nii.gz"))
+    assert len(np.unique(sitk.GetArrayViewFromImage(labels))) > 2
+    return labels
+
+
+def predicted(model, case, tmp_path):
+    (row,) = orchestrator.predict(model, case, output=tmp_path / "out", device="cpu")
+    assert row.status == "predicted", row.message
+    return row, sitk.ReadImage(str(tmp_path / "out" / f"{row.case}.nii.gz"))
+
+
+def check(found, expected):
+    """Whether two label maps are the same in the patient."""
+    turned = sitk.DICOMOrient(found, "LPS")
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(turned), sitk.GetArrayFromImage(expected))
+    for what in ("GetOrigin", "GetSpacing", "GetDirection"):
+        np.testing.assert_allclose(getattr(turned, what)(), getattr(expected, what)(), atol=1e-5)
+
+
+@pytest.mark.parametrize("way", ways.TURNED)
+def test_a_series_gives_the_same_segmentation_however_it_is_turned(image, model, expected, tmp_path, way):
+    turned = sitk.DICOMOrient(image, ways.TURNED[way])
+    ways.write_dicom(turned, tmp_path / "patient")
+    row, found = predicted(model, tmp_path / "patient", tmp_path)
+    assert row.case == "patient"
+    check(found, expected)
+    # In the voxel order of the series: slices from the first to the last along their normal.
+    assert found.GetSize() == turned.GetSize()
+    np.testing.assert_allclose(found.GetDirection(), turned.GetDirection(), atol=1e-6)
+
+
+@pytest.mark.parametrize("way", ways.ENCODED)
+def test_a_series_gives_the_same_segmentation_however_it_is_encoded(image, model, expected, tmp_path, way):
+    ways.write_dicom(image, tmp_path / "patient", ways.ENCODED[way])
+    check(predicted(model, tmp_path / "patient", tmp_path)[1], expected)
+
+
+def test_an_oblique_series_has_its_labels_where_it_lies(image, model, expected, tmp_path):
+    turned = ways.oblique(image)
+    ways.write_dicom(turned, tmp_path / "patient")
+    _, found = predicted(model, tmp_path / "patient", tmp_path)
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(found), sitk.GetArrayFromImage(expected))
+    np.testing.assert_allclose(found.GetDirection(), turned.GetDirection(), atol=1e-6)
+
+
+def test_what_lies_beside_a_series_is_passed_over_and_a_derived_one_is_said(image, model, expected, tmp_path):
+    ways.write_dicom(image, tmp_path / "patient" / "study" / "ct")
+    ways.localiser(tmp_path / "patient" / "study" / "ct")
+    ways.write_dicom(sitk.DICOMOrient(image, "PIR"), tmp_path / "patient" / "study" / "mpr", ways.derived, series=2)
+    row, found = predicted(model, tmp_path / "patient", tmp_path)
+    check(found, expected)
+    assert "2 CT series; took 'Thorax 1'" in row.message
+    record = json.loads((tmp_path / "out" / "study.json").read_text())
+    assert row.message == "; ".join(record["notes"])
+
+
+@pytest.mark.parametrize(
+    ("write", "words"),
+    [
+        (lambda image, folder: ways.write_dicom(image, folder, ways.tilted), "a tilted gantry"),
+        (
+            lambda image, folder: [ways.write_dicom(image, folder, series=number) for number in (1, 2)],
+            "2 CT series, 2 of which are whole and not derived from others",
+        ),
+        (
+            lambda image, folder: phantom.foreign(
+                folder, "a.dcm", sop_class="1.2.840.10008.5.1.4.1.1.4", modality="MR"
+            ),
+            "no CT series among 1 folders with DICOM files (1 of MR Image Storage)",
+        ),
+        (
+            lambda image, folder: [
+                ways.write_dicom(image, folder),
+                *(file.unlink() for file in sorted(folder.iterdir())[3:4]),
+            ],
+            "next to each other among 11 slices",
+        ),
+    ],
+    ids=["tilted", "two series", "MR", "a slice is lost"],
+)
+def test_a_series_that_cannot_be_is_refused_by_name(image, model, tmp_path, write, words):
+    write(image, tmp_path / "patient")
+    (row,) = orchestrator.predict(model, tmp_path / "patient", output=tmp_path / "out", device="cpu")
+    assert row.status == "failed"
+    assert words in row.message
+    assert not (tmp_path / "out" / "patient.nii.gz").exists()
+
+
+def test_folders_of_patients_are_cases_and_one_slice_is_none(image, model, expected, tmp_path):
+    for name in ("a", "b"):
+        ways.write_dicom(image, tmp_path / "all" / name / "deep" / "series")
+    rows = orchestrator.predict(model, tmp_path / "all", output=tmp_path / "out", device="cpu")
+    assert [(row.case, row.status) for row in rows] == [("a", "predicted"), ("b", "predicted")]
+    file = next((tmp_path / "all").rglob("*.dcm"))
+    with pytest.raises(ConfigError, match="a single DICOM file; expected the folder of its series"):
+        orchestrator.predict(model, file, output=tmp_path / "other")
+
+
+def test_a_model_of_files_takes_a_series_as_it_is_stored(image, folder, tmp_path):
+    """Axes are not turned for a model that nothing is known of."""
+    model = write_model(tmp_path, small_plans(), labels=labels_of(4))
+    turned = sitk.DICOMOrient(image, "RPI")
+    ways.write_dicom(turned, tmp_path / "patient")
+    sitk.WriteImage(turned, str(tmp_path / "turned.nii.gz"))
+    _, found = predicted(model, tmp_path / "patient", tmp_path)
+    orchestrator.predict(model, tmp_path / "turned.nii.gz", output=tmp_path / "nifti", device="cpu")
+    same = sitk.ReadImage(str(tmp_path / "nifti" / "turned.nii.gz"))
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(found), sitk.GetArrayFromImage(same))
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".nhdr"])
+def test_every_format_in_any_order_of_axes_gives_the_same_segmentation(image, model, expected, tmp_path, ending):
+    turned = sitk.DICOMOrient(image, "PIR" if ending == ".nrrd" else "RAS")
+    sitk.WriteImage(turned, str(tmp_path / f"scan{ending}"))
+    _, found = predicted(model, tmp_path / f"scan{ending}", tmp_path)
+    check(found, expected)
+    assert found.GetSize() == turned.GetSize()
+
+
+@pytest.mark.parametrize("reader", ["NibabelIO", "NibabelIOWithReorient", "SimpleITKIOWithReorient"])
+def test_readers_that_know_nifti_alone_are_given_other_files_too(image, tmp_path, reader):
+    model = write_model(tmp_path, small_plans(reader=reader), labels=labels_of(4))
+    turned = sitk.DICOMOrient(image, "RPI")
+    ways.write_dicom(turned, tmp_path / "patient")
+    sitk.WriteImage(turned, str(tmp_path / "turned.nii.gz"))
+    _, found = predicted(model, tmp_path / "patient", tmp_path)
+    orchestrator.predict(model, tmp_path / "turned.nii.gz", output=tmp_path / "nifti", device="cpu")
+    same = sitk.ReadImage(str(tmp_path / "nifti" / "turned.nii.gz"))
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(found), sitk.GetArrayFromImage(same))
+    np.testing.assert_allclose(found.GetDirection(), turned.GetDirection(), atol=1e-6)
+
+
+def test_a_table_names_the_cases(image, model, expected, tmp_path):
+    ways.write_dicom(image, tmp_path / "series")
+    sitk.WriteImage(image, str(tmp_path / "x.nii.gz"))
+    (tmp_path / "cases.csv").write_text("age,case,image\n61,first,x.nii.gz\n62,second,series\n")
+    rows = orchestrator.predict(model, tmp_path / "cases.csv", output=tmp_path / "out", device="cpu")
+    assert [(row.case, row.status) for row in rows] == [("first", "predicted"), ("second", "predicted")]
+    for row in rows:
+        check(sitk.ReadImage(str(tmp_path / "out" / f"{row.case}.nii.gz")), expected)
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ("case,file\na,x.nii.gz\n", "without the column image (found case, file)"),
+        ("", "without the column case, image (found no row)"),
+        ("case,image\na,missing.nii.gz\n", "row 2: "),
+        ("case,image\na,\n", "row 2: an empty cell"),
+        ("case,image\na,x.nii.gz\na,x.nii.gz\n", "two cases a; expected one of a name"),
+        ("case,image\n../a,x.nii.gz\n", "a case '../a', which cannot name files"),
+        ("case,image\npredict,x.nii.gz\n", "a case 'predict', which cannot name files"),
+        ('case,image\n"a,x.nii.gz\n', "cannot be read (unexpected end of data)"),
+    ],
+)
+def test_a_table_that_does_not_fit_is_refused(model, tmp_path, table, words):
+    write_image(tmp_path / "x", shape=(4, 5, 6))[0].rename(tmp_path / "x.nii.gz")
+    (tmp_path / "cases.csv").write_text(table)
+    with pytest.raises(ConfigError) as raised:
+        orchestrator.predict(model, tmp_path / "cases.csv", output=tmp_path / "out")
+    assert words in str(raised.value)
+    assert not (tmp_path / "out").exists()
