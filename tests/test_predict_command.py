@@ -101,24 +101,31 @@ def test_a_case_that_would_take_too_much_memory_is_left_out(model, images, tmp_p
     assert "would take" in rows[0].message
 
 
-def test_a_killed_prediction_goes_on_and_leaves_the_same_files(model, images, tmp_path):
-    for number in range(3, 8):
-        write_image(images / f"case_{number}", shape=(9, 40, 38), seed=number)
-    for name in ("killed", "whole"):
-        command = [sys.executable, "-m", "orchestrator", "predict", str(images), "--model", str(model)]
-        command += ["--output", str(tmp_path / name), "--step", "0.3"]
-        for kill_at in (1, 3) if name == "killed" else ():
-            process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
-            while process.poll() is None and len(list((tmp_path / name).glob("*.nii.gz"))) < kill_at:
-                time.sleep(0.01)
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-        subprocess.run(command, cwd=ROOT, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
-    killed, whole = (
-        {path.name: path.read_bytes() for path in (tmp_path / name).iterdir() if not path.name.startswith(".tmp-")}
-        for name in ("killed", "whole")
+def test_twenty_scans_killed_three_times_give_the_same_files_and_none_is_predicted_twice(model, images, tmp_path):
+    for number in range(3, 20):
+        write_image(images / f"case_{number}", shape=(9, 20 + number, 18), seed=number)
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    command = [sys.executable, "-m", "orchestrator", "predict", str(images), "--model", str(model), "--no-mirror"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    seen: dict[str, int] = {}
+    for kill_at in (3, 9, 15):
+        process = subprocess.Popen([*command, "--output", str(killed)], cwd=ROOT, env=environment)
+        while process.poll() is None and len(list(killed.glob("case_*.nii.gz"))) < kill_at:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert kill_at <= len(list(killed.glob("case_*.nii.gz"))) < 20
+        seen |= {path.name: seen.get(path.name, path.stat().st_ino) for path in killed.glob("case_*.nii.gz")}
+        assert seen == {path.name: path.stat().st_ino for path in killed.glob("case_*.nii.gz")}
+    for folder in (killed, whole):
+        subprocess.run([*command, "--output", str(folder)], cwd=ROOT, check=True, env=environment)
+    assert seen.items() <= {path.name: path.stat().st_ino for path in killed.glob("case_*.nii.gz")}.items()
+    left, right = (
+        {path.name: path.read_bytes() for path in folder.iterdir() if not path.name.startswith(".tmp-")}
+        for folder in (killed, whole)
     )
-    assert killed == whole
+    assert left == right
+    assert sum(name.endswith(".nii.gz") for name in left) == 20
 
 
 def test_channels_of_a_case_belong_together(images, tmp_path):

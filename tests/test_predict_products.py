@@ -2,7 +2,9 @@
 
 import io
 import json
+import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import dicom_ways as ways
@@ -54,6 +56,21 @@ def test_a_segmentation_read_back_has_the_voxels_of_the_label_map(predicted):
         assert (x, y) == (0, 0)
         read[z][mask > 0] = frame.SegmentIdentificationSequence[0].ReferencedSegmentNumber
     np.testing.assert_array_equal(read, labels)
+
+
+def test_other_programs_find_a_segmentation_valid_and_read_the_same_voxels(predicted, tmp_path):
+    folder = predicted[0]
+    segmentation = str(folder / "out" / "dicom_seg" / "patient.dcm")
+    check, read = (str(Path(sys.executable).with_name(name)) for name in ("dciodvfy", "segimage2itkimage"))
+    if not (Path(check).exists() and Path(read).exists()):
+        pytest.skip("dicom3tools and dcmqi are not installed")
+    found = subprocess.run([check, segmentation], capture_output=True, text=True, check=False)
+    assert "Error" not in found.stderr + found.stdout
+    command = [read, "--inputDICOM", segmentation, "--outputDirectory", str(tmp_path), "--mergeSegments"]
+    subprocess.run(command, capture_output=True, check=True)
+    labels, other = (sitk.ReadImage(str(path)) for path in (folder / "out" / "patient.nii.gz", tmp_path / "1.nrrd"))
+    other = sitk.Resample(other, labels, sitk.Transform(), sitk.sitkNearestNeighbor, 0)
+    np.testing.assert_array_equal(*map(sitk.GetArrayFromImage, (labels, other)))
 
 
 def test_a_segmentation_names_its_slices_its_codes_and_its_model(predicted):

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from orchestrator.cli.console import (
     EXIT_DONE,
     EXIT_NOT_DONE,
+    EXIT_USAGE,
     command_parser,
     consoles,
     exit_code_of,
@@ -28,7 +29,7 @@ def build_parser() -> argparse.ArgumentParser:
         "predict",
         "Predict images with a trained nnU-Net, slice by slice: the labels are those of nnU-Net's own prediction. What "
         "is predicted already is kept. Exit code 0: everything is predicted; 1: a case failed, which its row says; 2: "
-        "the command line, the model or the images are wrong.",
+        "the command line, the model or all images are wrong.",
     )
     add = parser.add_argument
     add("input", type=Path, help="image, DICOM series, folder of these, or CSV with the columns case and image")
@@ -97,6 +98,8 @@ def _predict(options: argparse.Namespace, *, console: Console, errors: Console) 
     for row in rows:
         if row.message:
             say(f"{'failed: ' if row.status == 'failed' else ''}{row.case}: {row.message}", console=errors)
+    if failed and all(row.is_bad_input for row in rows):
+        return EXIT_USAGE
     num_kept = sum(row.status == "kept" for row in rows)
     kept = f", {num_kept} of them before" if num_kept else ""
     say(f"{counted(len(rows) - len(failed), 'case')} predicted{kept}: {options.output}", console=console)

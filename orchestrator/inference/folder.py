@@ -42,6 +42,8 @@ class CasePrediction:
     """By name of a structure; of regions, those of the labels that make them up."""
     derived_percent: dict[str, float | None] = field(default_factory=dict)
     """By name of a value that the study defines; None where nothing is there to have a share in."""
+    is_bad_input: bool = False
+    """Whether it failed since its image is not what it should be, and would fail again."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,7 +94,8 @@ class FolderPrediction:
         except Exception as error:
             if is_of_a_disk(error):
                 raise StorageError(f"{case.files[0]}: {error}; the same command goes on") from error
-            return CasePrediction(case=name, status="failed", message=_words(error))
+            is_bad_input = isinstance(error, DataError)
+            return CasePrediction(case=name, status="failed", message=_words(error), is_bad_input=is_bad_input)
         return self._row(storage, name, status="kept" if was_done else "predicted")
 
     def _add_extras(self, storage: Storage, case: InputCase) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.errors import ConfigError, DataError, OrchestratorError
-from orchestrator.inference.unpacking import unpack
+from orchestrator.inference.unpacking import named, unpack
 from orchestrator.storage.interface import TEMPORARY_PREFIX
 
 
@@ -68,9 +68,9 @@ def _checked(archive: Path, folder: Path, *, target: Path, left_out: list[str]) 
             model.plan, model.weights, mirror_axes=(), tile_step_size=0.5, device="cpu", trainer_name=model.trainer
         )
     except ConfigError as error:
-        raise ConfigError(_named(archive, folder, error)) from error
+        raise ConfigError(named(archive, folder, error)) from error
     except OrchestratorError as error:
-        raise DataError(_named(archive, folder, error)) from error
+        raise DataError(named(archive, folder, error)) from error
     return ImportedModel(
         folder=target,
         configuration=model.plan.configuration,
@@ -78,9 +78,3 @@ def _checked(archive: Path, folder: Path, *, target: Path, left_out: list[str]) 
         left_out=tuple(left_out),
         notes=tuple(note.replace(str(folder), str(target)) for note in model.notes),
     )
-
-
-def _named(archive: Path, folder: Path, error: OrchestratorError) -> str:
-    """Return what is wrong, of the zip instead of a temporary folder."""
-    words = str(error).replace(f"{folder}/", "").replace(str(folder), "the model")
-    return f"{archive}: {words}"

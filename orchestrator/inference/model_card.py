@@ -75,6 +75,7 @@ def model_card(found: OpenModel, facts: CardFacts) -> str:
         f"orchestrator predict IMAGES --model {found.name}.zip --output LABELS",
         "```",
         "",
+        *_orientation(found),
         f"The scores are of predictions with a step of {settings.tile_step_size:g} of the window, "
         f"{'averaged over mirrored images' if settings.mirrors else 'without mirroring'}.",
         "",
@@ -84,6 +85,17 @@ def model_card(found: OpenModel, facts: CardFacts) -> str:
         _CITATION,
     ]
     return "\n".join(lines)
+
+
+def _orientation(found: OpenModel) -> list[str]:
+    if found.settings.orientation is None:
+        return []
+    return [
+        "Its training images had axes to the left, the back and the head (LPS). `orchestrator predict` turns any image",
+        "so, and the label map back; `nnUNetv2_predict` takes axes as a file has them: give it images with these axes,",
+        "or it mistakes left for right.",
+        "",
+    ]
 
 
 def _flags(found: OpenModel) -> str:

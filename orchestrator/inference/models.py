@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import ConfigError, DataError, IntegrityError
-from orchestrator.inference.unpacking import unpacked
+from orchestrator.inference.unpacking import named, unpacked
 from orchestrator.stages.plan import read_plan
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
@@ -70,15 +70,20 @@ def opened(source: ModelSource) -> Iterator[OpenModel]:
     path = Path(source.location)
     if source.training is not None:
         raise ConfigError(f"{path}: no run; expected one with the training {source.training}, or no training")
+    if not path.exists():
+        raise ConfigError(f"{path}: no such file or folder; expected a model: a folder of nnU-Net's, a zip, a run")
     with ExitStack() as stack:
-        if path.is_file():
-            folder = find_model_folder(stack.enter_context(unpacked(path)))
-        elif path.is_dir():
-            folder = find_model_folder(path)
-        else:
-            raise ConfigError(f"{path}: no such file or folder; expected a model: a folder of nnU-Net's, a zip, a run")
-        model = load_model_folder(folder, folds=source.folds)
-        yield OpenModel(name=path.stem if path.is_file() else folder.name, model=model, settings=_settings(folder))
+        top = stack.enter_context(unpacked(path)) if path.is_file() else path
+        folder = top
+        try:
+            folder = find_model_folder(top)
+            model = load_model_folder(folder, folds=source.folds)
+            settings = _settings(folder)
+        except (ConfigError, DataError) as error:
+            if path.is_dir():
+                raise
+            raise type(error)(named(path, folder, error)) from error
+        yield OpenModel(name=path.stem if path.is_file() else folder.name, model=model, settings=settings)
 
 
 def is_run(location: str) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
-from orchestrator.errors import DataError, is_of_a_disk
+from orchestrator.errors import DataError, OrchestratorError, is_of_a_disk
 
 MOST_MEMBERS = 10_000
 MOST_JSON_BYTES = 64 * 2**20
@@ -64,6 +64,12 @@ def unpack(archive: Path, folder: Path) -> list[str]:
             raise
         raise DataError(f"{archive}: cannot be unpacked ({error}); expected a whole zip of a trained model") from error
     return sorted({member.filename for member in members} - {member.filename for member in needed})
+
+
+def named(archive: Path, folder: Path, error: OrchestratorError) -> str:
+    """Return what is wrong with a model that was unpacked, of the zip instead of a temporary folder."""
+    words = str(error).replace(f"{folder}/", "").replace(str(folder), "the model")
+    return f"{archive}: {words}"
 
 
 def _check(archive: Path, members: list[zipfile.ZipInfo]) -> None:
