@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from orchestrator.configuration import Entry, load_yaml, understood
-from orchestrator.errors import ConfigError
+from orchestrator.errors import ConfigError, DataError, IntegrityError
 from orchestrator.inference.models import ModelSource, OpenModel, opened
 from orchestrator.inference.options import PredictOptions
 from orchestrator.inference.plausibility import TrainedOn
 
 if TYPE_CHECKING:
     from orchestrator.training.nnunet.averaged_prediction import ModelEnsemble
+    from orchestrator.training.nnunet.prediction import Predictor
 
 _ENDINGS = (".yaml", ".yml")
 
@@ -127,26 +128,33 @@ def load_models(sources: tuple[ModelSource, ...], options: PredictOptions) -> Lo
     """Return the models that this process predicts with."""
     from orchestrator.training.nnunet.averaged_prediction import ModelEnsemble
     from orchestrator.training.nnunet.model_folder import labels_of_structures
-    from orchestrator.training.nnunet.prediction import ready_predictor
     from orchestrator.training.threads import limit_threads
 
     if options.num_threads is not None:
         limit_threads(options.num_threads)
     with opened_together(sources) as models:
-        predictors = []
-        for found in models:
-            settings, model = options.settings(found.settings), found.model
-            predictors.append(
-                ready_predictor(
-                    model.plan,
-                    model.weights,
-                    mirror_axes=model.mirror_axes if settings.mirrors else (),
-                    tile_step_size=settings.tile_step_size,
-                    device=options.device,
-                    trainer_name=model.trainer,
-                )
-            )
+        predictors = [
+            _ready(found, options, location=source.location) for found, source in zip(models, sources, strict=True)
+        ]
         plan = models[0].model.plan
         return LoadedModels(
             ensemble=ModelEnsemble(predictors), structures=labels_of_structures(plan), trained=TrainedOn.of(plan)
         )
+
+
+def _ready(found: OpenModel, options: PredictOptions, *, location: str) -> "Predictor":
+    """Return a model that is ready to predict; raises DataError if its weights are not those of its plans."""
+    from orchestrator.training.nnunet.prediction import ready_predictor
+
+    settings, model = options.settings(found.settings), found.model
+    try:
+        return ready_predictor(
+            model.plan,
+            model.weights,
+            mirror_axes=model.mirror_axes if settings.mirrors else (),
+            tile_step_size=settings.tile_step_size,
+            device=options.device,
+            trainer_name=model.trainer,
+        )
+    except IntegrityError as error:
+        raise DataError(f"{location}: {error}") from error

@@ -4,7 +4,7 @@ import csv
 import io
 import math
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,8 +57,14 @@ class FolderPrediction:
     files: ModelFiles
     model: str
     """Name of the models."""
+    identity: Mapping[str, object]
+    """What the label maps depend on."""
     notes: tuple[str, ...] = ()
     """What was taken for granted of the models."""
+
+    def claim(self) -> None:
+        """Mark the output as theirs; raises ConfigError where another model or other settings have predicted."""
+        _claim(self.output, self.identity)
 
     def names(self) -> list[str]:
         """Return the names of the cases."""
@@ -174,13 +180,13 @@ class FolderPrediction:
 def plan_folder(
     sources: tuple[ModelSource, ...], images: Path, output: str, *, options: PredictOptions
 ) -> FolderPrediction:
-    """Read the models, find the cases, and mark the output as theirs.
+    """Read the models and find the cases; nothing is written.
 
     Raises
     ------
     ConfigError
-        For a model or images that are not there, models that cannot be averaged, a structure that they do not have,
-        and an output with predictions of another model or other settings.
+        For a model or images that are not there, models that cannot be averaged, and a structure that they do not
+        have.
     DataError
         For a model that cannot be read without running it.
     """
@@ -195,11 +201,18 @@ def plan_folder(
         cases = find_cases(images, endings=files.endings, num_channels=len(channels))
         _check_structures(models[0], options)
         check_extras(options, cases)
-        _claim(output, _identity(models, options))
+        identity = _identity(models, options)
         notes = tuple(note for found in models for note in found.model.notes)
         name = " + ".join(found.name for found in models)
     return FolderPrediction(
-        sources=sources, options=options, output=output, cases=cases, files=files, model=name, notes=notes
+        sources=sources,
+        options=options,
+        output=output,
+        cases=cases,
+        files=files,
+        model=name,
+        identity=identity,
+        notes=notes,
     )
 
 
@@ -231,7 +244,7 @@ def _check_structures(found: OpenModel, options: PredictOptions) -> None:
         raise ConfigError(f"{found.name}: no structure {', '.join(missing)}; expected some of {', '.join(there)}")
 
 
-def _claim(output: str, identity: dict[str, object]) -> None:
+def _claim(output: str, identity: Mapping[str, object]) -> None:
     storage = open_storage(output)
     if not storage.exists(RECORD):
         write_json(storage, RECORD, identity)

@@ -87,6 +87,7 @@ def readable_image(case: InputCase, model: ModelFiles) -> Iterator[ReadableImage
         If the image cannot be read, is none, or its channels do not lie on one grid.
     """
     if model.reads(case):
+        _look_at(case.files)
         yield ReadableImage(files=case.files)
         return
     if case.is_dicom and _NIFTI not in model.own_endings:
@@ -121,9 +122,10 @@ def header_of(case: InputCase, model: ModelFiles) -> "ImageHeader | None":
     """Return what is known of an image before it is read; None if it cannot be, which reading it will tell."""
     from orchestrator.training.nnunet.prediction_memory import ImageHeader, read_header
 
-    if model.reads(case):
-        return read_header(case.files[0])
     try:
+        if model.reads(case):
+            _look_at(case.files)
+            return read_header(case.files[0])
         if case.is_dicom:
             geometry = dicom_volume(case).read_geometry()
         else:
@@ -135,6 +137,13 @@ def header_of(case: InputCase, model: ModelFiles) -> "ImageHeader | None":
     x, y, z = geometry.size
     x_mm, y_mm, z_mm = geometry.spacing_mm
     return ImageHeader(shape=(z, y, x), spacing_mm=(z_mm, y_mm, x_mm), voxel_bytes=_VOXEL_BYTES)
+
+
+def _look_at(files: Sequence[Path]) -> None:
+    """Raise DataError for a file whose header is damaged, or promises more than there is: ITK fills up with zeros."""
+    for file in files:
+        if file.name.lower().endswith(SUFFIXES):
+            ImageFile(path=file).header()
 
 
 def _read(source: Path) -> tuple[sitk.Image, Sequence[str]]:

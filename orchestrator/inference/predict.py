@@ -96,8 +96,10 @@ def predict(
     )
     work = plan_folder(sources, Path(images), str(output), options=_chosen(options, sources))
     note, on_case = options.get("note"), options.get("on_case")
+    said = work.announcement()
+    work.claim()
     if note is not None:
-        for line in filter(None, (*work.notes, work.announcement())):
+        for line in filter(None, (*work.notes, said)):
             note(line)
     cluster = options.get("cluster")
     rows = []
