@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP_ARGS ?=
 ARGS ?=
 
-.PHONY: run test lint chaos clean
+.PHONY: run test test-clusters lint chaos clean
 
 run: $(VENV)/.installed
 	$(BIN)/python -m orchestrator.run_all $(ARGS)
@@ -19,6 +19,13 @@ test: lint
 #   make chaos ARGS="--hosts namespaces --matrix"
 chaos: $(VENV)/.installed
 	$(BIN)/python -m bench.chaos $(ARGS)
+
+# As root: what takes daemons, hosts in network namespaces and other users, half an hour and more. With Debian's
+# slurmctld slurmd slurm-client openssh-server rsync iproute2 util-linux; what is missing is skipped and named.
+test-clusters: $(VENV)/.installed
+	@test "$$(id -u)" = 0 || { echo "test-clusters: expected root: slurmd, sshd and network namespaces take it"; exit 2; }
+	$(BIN)/python -m pytest -rs tests/test_slurm_daemons.py tests/test_slurm.py tests/test_ssh.py \
+	  tests/test_aws_end_to_end.py tests/test_kubernetes.py tests/test_cluster_mistakes.py tests/test_growing_cluster.py $(ARGS)
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
