@@ -65,7 +65,7 @@ def _confirm(description: str, *, console: Console, is_sure: bool) -> bool:
     if is_sure:
         return True
     try:
-        answer = console.input("Start it? [y/N] ")
+        answer = console.input("Start it? [y/N] ", markup=False)
     except EOFError:
         raise ConfigError("nobody can answer whether to start machines; expected --yes") from None
     return answer.strip().lower() in {"y", "yes"}
