@@ -11,6 +11,7 @@
 | stage_reopened | stage, stage_kind: it was done, and what it had made is lost |
 | machines_missing | machines: how many a growing cluster is asked to add, each time that this changes |
 | machines_waiting | waiting: how many machines wait in a queue, by pool and reason, each time that this changes |
+| machines_seen | machines: what those that are there do, to how many of each size, each time that this changes |
 | training_epoch | training, epoch, num_epochs, train_loss, val_loss, pseudo_dice, elapsed_s, loader_wait_s, host |
 | attempt_started | training, epoch, iteration, elapsed_s, reason, host, pid |
 | checkpoint_saved | the same; elapsed_s is what the saving took, reason why the training was asked to stop |
@@ -40,6 +41,9 @@ _READ_FIELDS: Mapping[str, Mapping[str, type | tuple[type, ...]]] = {
     "stage_finished": {"stage": str, "stage_kind": str, "elapsed_s": (int, float)},
     "stage_failed": {"stage": str, "stage_kind": str, "error": str, "final": bool},
     "stage_revived": {"stage": str},
+    "machines_missing": {"machines": int},
+    "machines_waiting": {"waiting": dict},
+    "machines_seen": {"machines": dict},
 }
 """What the status of a run relies on, and the type of it."""
 _READ_IF_THERE: Mapping[str, type | tuple[type, ...]] = {

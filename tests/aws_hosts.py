@@ -229,7 +229,9 @@ def filled_in(aws: PlayedAws) -> Path:
     text = (ROOT / "clusters" / "aws.yaml").read_text()
     for word, value in names.items():
         text = text.replace(f"FILL-IN-{word}", value)
-    text = text.replace("ulimit -n 65536;", "ulimit -n 65536; export PYTHONPATH=$HOME/nnunet-orchestrator;")
+    # What boto3 finds in its files pyarrow, with which Ray Train writes, takes from the environment alone.
+    exported = f"PYTHONPATH=$HOME/nnunet-orchestrator AWS_ENDPOINT_URL={ENDPOINT} AWS_REGION={REGION}"
+    text = text.replace("ulimit -n 65536;", f"ulimit -n 65536; export {exported};")
     text = text.replace(
         "--object-manager-port=8076", "--object-manager-port=8076 --memory=3221225472 --object-store-memory=104857600"
     )

@@ -4,6 +4,7 @@ import argparse
 import json
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -24,13 +25,16 @@ from orchestrator.cli.console import (
     say,
 )
 from orchestrator.cli.text import usd_text
+from orchestrator.cluster.config import OrderedMachine, RunName
 from orchestrator.cluster.prices import load_prices
 from orchestrator.cluster.registry import load_cluster
+from orchestrator.configuration import absolute
 from orchestrator.driver.lease import HEARTBEAT_S, DriverRecord, latest_driver
 from orchestrator.driver.status import RunStatus, read_status
-from orchestrator.errors import OrchestratorError
+from orchestrator.errors import ClusterError, OrchestratorError
 from orchestrator.events import finite_or_null
 from orchestrator.progress import duration_text
+from orchestrator.scheduling.resources import MachineState
 from orchestrator.shipped import PRICES
 from orchestrator.simulation.fleet import fleet_of, gpu_cost_usd
 from orchestrator.storage import run_paths
@@ -49,7 +53,11 @@ def build_parser() -> argparse.ArgumentParser:
         "there is no run.",
     )
     parser.add_argument("--output", required=True, help="folder or s3:// prefix of the run")
-    parser.add_argument("--cluster", type=Path, help="cluster file with rented machines: shows the cost so far")
+    parser.add_argument(
+        "--cluster",
+        type=Path,
+        help="cluster file of the run: shows the machines ordered for it, and what rented ones cost",
+    )
     parser.add_argument(
         "--prices",
         type=Path,
@@ -74,11 +82,15 @@ def show_status(options: argparse.Namespace, *, console: Console, errors: Consol
     status = read_status(storage)
     cost = describe_cost(status, cluster=options.cluster, prices=options.prices)
     driver = find_driver(storage, note=partial(say, console=errors))
+    ordered = ordered_for(options.output, cluster=options.cluster, note=partial(say, console=errors))
     if options.json:
         record = {**asdict(status), "done": sorted(status.done), "driver": driver.text, "cost": cost}
+        record["machines_ordered"] = [asdict(machine) for machine in ordered]
         say(json.dumps(finite_or_null(record), indent=1, default=str), console=console)
     else:
         show(status, driver=driver, cost=cost, storage=storage, console=console)
+        for line in machine_lines(status, ordered, is_at_work=driver.is_at_work):
+            say(line, console=console)
     return EXIT_DONE if status.done >= set(status.trainings) else EXIT_NOT_DONE
 
 
@@ -133,6 +145,43 @@ def describe_cost(status: RunStatus, *, cluster: Path | None, prices: Path) -> s
     low, high = map(usd_text, cost)
     amount = low if low == high else f"{low} to {high}"
     return f"{text}, {amount} USD with the prices of {listed.date}, without machines that waited or have no GPU"
+
+
+def ordered_for(output: str, *, cluster: Path | None, note: Callable[[str], None]) -> Sequence[OrderedMachine]:
+    """Return the machines that whoever gives them has for a run; `note` is told if nobody says."""
+    if cluster is None:
+        return ()
+    where = output if "://" in output else str(absolute(output, option="--output"))
+    try:
+        return load_cluster(cluster).ordered_machines(RunName(output=where, study=""))
+    except ClusterError as error:
+        note(f"machines ordered: {error}")
+        return ()
+
+
+def machine_lines(status: RunStatus, ordered: Sequence[OrderedMachine], *, is_at_work: bool) -> list[str]:
+    """Return what the machines of a run do, those that are still to come and why they are not there."""
+    lines = []
+    if ordered:
+        numbers = Counter((one.pool, one.state, one.reason) for one in ordered)
+        lines += [
+            f"machines ordered: {number} x {pool}: {state}{f' ({reason})' if reason else ''}"
+            for (pool, state, reason), number in sorted(numbers.items())
+        ]
+    if not is_at_work:
+        return lines
+    lines += [
+        f"machines {state}: {', '.join(f'{number} x {size}' for size, number in sizes.items())}"
+        for state, sizes in status.machines.items()
+    ]
+    if status.machines_missing:
+        waiting = ", ".join(f"{number} x {what}" for what, number in status.machines_waiting.items())
+        lines.append(f"machines asked for: {status.machines_missing}{f'; in the queue: {waiting}' if waiting else ''}")
+    usable = {MachineState.BUSY, MachineState.IDLE}.intersection(status.machines)
+    if not usable and (status.waiting or status.under_way):
+        to_come = "those asked for are not there yet" if status.machines_missing else "none is asked for"
+        lines.append(f"nothing starts: there is no machine that may be used, and {to_come}")
+    return lines
 
 
 def show(status: RunStatus, *, driver: Driver, cost: str, storage: Storage, console: Console) -> None:

@@ -2,7 +2,7 @@
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +67,18 @@ class RunName:
     def short(self) -> str:
         """The same for the same output: begins names of jobs, and names a folder."""
         return f"orchestrator-{hashlib.sha256(self.output.encode()).hexdigest()[:8]}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OrderedMachine:
+    """A machine that was ordered for a run, as whoever gives it tells."""
+
+    pool: str
+    """Name of its pool; `head` for that of the driver."""
+    state: str
+    """`asked for`, `starting` or `there`."""
+    reason: str = ""
+    """Why it is not there yet, if that is told."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -246,6 +258,11 @@ class ClusterConfig(Entry):
         """End what a run has left of the machines that were started for it; raises ConfigError if it starts none."""
         del run, show
         raise ConfigError(f"{self.path}: --down: no machines are started for a run; expected a kind that does")
+
+    def ordered_machines(self, run: RunName) -> Sequence[OrderedMachine]:
+        """Return the machines that were ordered for a run; none where none are. Raises ClusterError if nobody tells."""
+        del run
+        return ()
 
     def content(self) -> Mapping[str, Any]:
         """Return what a file of this cluster holds."""

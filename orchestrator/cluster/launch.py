@@ -1,7 +1,7 @@
 """A run on machines that are started for it: up, tunnel, submit, follow, down."""
 
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ from orchestrator.cluster import environment
 from orchestrator.cluster.aws_checks import placeholders
 from orchestrator.cluster.aws_pools import describe
 from orchestrator.cluster.commands import Commands, ShellCommands, free_port, ray_command
-from orchestrator.cluster.config import Driver
+from orchestrator.cluster.config import Driver, OrderedMachine
 from orchestrator.cluster.jobs import (
     Jobs,
     RayJobs,
@@ -31,6 +31,8 @@ __all__ = ["Launch", "RayJobs", "ShellCommands", "check_aws_account", "launch_an
 
 DASHBOARD_PORT = 8265
 """On the head's loopback."""
+HEAD = "head"
+"""Of a cluster, in its tags."""
 
 
 class RayLauncherFile(Protocol):
@@ -203,6 +205,11 @@ def check_aws_account(launch: Launch) -> None:
 
 def has_head(config: RayLauncherFile) -> bool:
     """Whether the head of a cluster on AWS is there or starting; raises ClusterError if AWS does not say."""
+    return any(machine.pool == HEAD for machine in started_machines(config))
+
+
+def started_machines(config: RayLauncherFile) -> Sequence[OrderedMachine]:
+    """Return the machines of a cluster on AWS; raises ClusterError if AWS does not say."""
     import boto3
     from botocore.exceptions import BotoCoreError, ClientError
 
@@ -210,14 +217,22 @@ def has_head(config: RayLauncherFile) -> bool:
     wanted = {
         "instance-state-name": ["pending", "running"],
         "tag:ray-cluster-name": [config.ray["cluster_name"]],
-        "tag:ray-node-type": ["head"],
     }
     filters = [{"Name": name, "Values": values} for name, values in wanted.items()]
     try:
-        found = boto3.client("ec2", region_name=config.ray["provider"]["region"]).describe_instances(Filters=filters)
+        ec2 = boto3.client("ec2", region_name=config.ray["provider"]["region"])
+        pages = list(ec2.get_paginator("describe_instances").paginate(Filters=filters))
     except (BotoCoreError, ClientError) as error:
-        raise ClusterError(f"{config.path}: AWS does not say whether the cluster has a head: {error}") from error
-    return bool(found["Reservations"])
+        raise ClusterError(f"{config.path}: AWS does not say which machines the cluster has: {error}") from error
+    found = [machine for page in pages for group in page["Reservations"] for machine in group["Instances"]]
+    return tuple(_machine({tag["Key"]: tag["Value"] for tag in machine.get("Tags", ())}) for machine in found)
+
+
+def _machine(tags: Mapping[str, str]) -> OrderedMachine:
+    status = tags.get("ray-node-status", "")
+    is_there = status == "up-to-date"
+    pool = HEAD if tags.get("ray-node-type") == HEAD else tags.get("ray-user-node-type", "")
+    return OrderedMachine(pool=pool, state="there" if is_there else "starting", reason="" if is_there else status)
 
 
 def bring_down(config: RayLauncherFile, *, commands: Commands) -> None:

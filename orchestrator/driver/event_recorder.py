@@ -7,6 +7,7 @@ from orchestrator.driver.happenings import (
     EpochEnded,
     Happening,
     MachinesMissing,
+    MachinesSeen,
     MachinesWaiting,
     StageAskedToStop,
     StageFailed,
@@ -15,6 +16,7 @@ from orchestrator.driver.happenings import (
     StageStarted,
 )
 from orchestrator.events import EventLog
+from orchestrator.scheduling.resources import Resources
 from orchestrator.scheduling.retries import GiveUp, Retry
 from orchestrator.storage import run_paths
 from orchestrator.storage.best_effort import best_effort
@@ -48,6 +50,9 @@ class EventRecorder:
                 self._events.append("machines_missing", machines=sum(missing.values()))
             case MachinesWaiting(waiting=waiting):
                 self._events.append("machines_waiting", waiting=dict(waiting))
+            case MachinesSeen(machines=machines):
+                sizes = {state.value: _by_size(found) for state, found in machines.items()}
+                self._events.append("machines_seen", machines=sizes)
             case EpochEnded(stage=stage, latest=latest, is_new=True):
                 told = {**asdict(latest.report), "host": latest.host}
                 self._events.append("training_epoch", training=stage.key.training, **told)
@@ -60,6 +65,10 @@ class EventRecorder:
             for reopened in decision.reopened:
                 self._events.append("stage_reopened", **_of(reopened))
         self._events.append("stage_failed", **_of(key), error=failed.line, final=isinstance(decision, GiveUp))
+
+
+def _by_size(machines: Mapping[Resources, int]) -> Mapping[str, int]:
+    return {size.text: number for size, number in machines.items()}
 
 
 def _of(key: StageKey) -> Mapping[str, str]:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from orchestrator.scheduling.ended import Failed
-from orchestrator.scheduling.resources import Node, Resources
+from orchestrator.scheduling.resources import MachineState, Node, Resources
 from orchestrator.scheduling.retries import GiveUp, Retry
 from orchestrator.scheduling.scheduler import Schedule
 from orchestrator.stages.records.latest_epoch import LatestEpoch
@@ -72,6 +72,14 @@ class MachinesWaiting:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class MachinesSeen:
+    """Other machines than before are there, or they do something else."""
+
+    machines: Mapping[MachineState, Mapping[Resources, int]]
+    """How many of each size do what."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class EpochEnded:
     """What a training under way has told last."""
 
@@ -97,6 +105,7 @@ Happening = (
     | StageRevived
     | MachinesMissing
     | MachinesWaiting
+    | MachinesSeen
     | EpochEnded
     | TimePassed
 )

@@ -9,6 +9,7 @@ from orchestrator.driver.happenings import (
     EpochEnded,
     Happening,
     MachinesMissing,
+    MachinesSeen,
     MachinesWaiting,
     RunListener,
     StageAskedToStop,
@@ -22,7 +23,7 @@ from orchestrator.driver.progress_feed import ProgressFeed
 from orchestrator.errors import StorageError
 from orchestrator.scheduling.autoscaling import missing_machines
 from orchestrator.scheduling.ended import Done, Ended, Failed, FailureKind
-from orchestrator.scheduling.resources import Resources
+from orchestrator.scheduling.resources import MachineState, Resources
 from orchestrator.scheduling.retries import GiveUp
 from orchestrator.scheduling.scheduler import Schedule, Start
 from orchestrator.stages.finished import lost_stages
@@ -82,6 +83,7 @@ class RunLoop:
         self._read_s = float("-inf")
         self._missing: Counter[Resources] = Counter()
         self._told_waiting: Mapping[str, int] = {}
+        self._told_machines: Mapping[MachineState, Mapping[Resources, int]] = {}
         self._idle_since_s: dict[str, float] = {}
         self.failures: dict[StageKey, Failed] = {}
         """Stages that have failed for good."""
@@ -188,7 +190,17 @@ class RunLoop:
             self._schedule.add_node(found[node_id], now_s=now_s)
         for node_id in seen.draining & set(processors.nodes):
             self._schedule.drain_node(node_id, now_s=now_s)
+        self._tell_machines()
         self._give_back_idle(now_s)
+
+    def _tell_machines(self) -> None:
+        """Tell what the machines do, if that has changed."""
+        processors, found = self._schedule.processors, dict[MachineState, Counter[Resources]]()
+        for node_id, state in processors.states(quarantined=self._schedule.records.quarantined).items():
+            found.setdefault(state, Counter())[processors.node(node_id).offered] += 1
+        if found != self._told_machines:
+            self._told_machines = found
+            self._tell(MachinesSeen(machines=found))
 
     def _give_back_idle(self, now_s: float) -> None:
         """Let machines go on which nothing has run for a while."""

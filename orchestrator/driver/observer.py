@@ -17,7 +17,6 @@ from orchestrator.driver.happenings import (
 )
 from orchestrator.progress import ProgressListener, RunningTraining, Snapshot, StageCount
 from orchestrator.scheduling.remaining_time import estimate_remaining_s
-from orchestrator.scheduling.resources import Resources
 from orchestrator.scheduling.retries import GiveUp, Retry
 from orchestrator.scheduling.scheduler import Schedule
 from orchestrator.stages.records.latest_epoch import LatestEpoch
@@ -93,7 +92,7 @@ class RunObserver:
     def _note_machines(self, happening: Happening) -> None:
         match happening:
             case MachinesMissing(missing=missing) if missing:
-                sizes = [f"{number} with {_size(size)}" for size, number in missing.items()]
+                sizes = [f"{number} with {size.text}" for size, number in missing.items()]
                 self._view.note(f"machines to come: {', '.join(sizes)}")
             case MachinesWaiting(waiting=waiting) if waiting:
                 lines = ", ".join(f"{number} x {what}" for what, number in sorted(waiting.items()))
@@ -160,7 +159,3 @@ def _running_training(stage: Stage, latest: LatestEpoch) -> RunningTraining:
         epoch_elapsed_s=report.elapsed_s,
         loader_wait_s=report.loader_wait_s,
     )
-
-
-def _size(size: Resources) -> str:
-    return f"{size.cpus:g} CPUs" + (f" and {size.gpus:g} GPUs" if size.gpus else "")

@@ -77,6 +77,12 @@ class RunStatus:
     """Time spent in finished trainings, predictions and scores of all calls."""
     gpu_hours: Mapping[str, float]
     """Hours of GPUs that stages of all calls took until the latest event, by kind of GPU; empty without GPUs."""
+    machines: Mapping[str, Mapping[str, int]]
+    """What those of the latest call do, to how many of each size; as the latest driver saw them."""
+    machines_missing: int
+    """How many it has asked for beside them."""
+    machines_waiting: Mapping[str, int]
+    """How many of these wait in a queue, by pool and reason."""
     forecast: Forecast | None
     """None if there is nothing to go by yet, or nothing to come."""
 
@@ -116,6 +122,9 @@ def read_status(storage: Storage) -> RunStatus:
         waiting=waiting,
         training_s=sum(map(sum, durations_s.values())),
         gpu_hours=_gpu_hours(events),
+        machines=_latest(latest, "machines_seen", "machines") or {},
+        machines_missing=_latest(latest, "machines_missing", "machines") or 0,
+        machines_waiting=_latest(latest, "machines_waiting", "waiting") or {},
         forecast=forecast(
             under_way,
             num_waiting=len(waiting),
@@ -240,6 +249,11 @@ def _gpu_hours(events: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     if latest is not None:
         close(list(open_stages), latest)
     return hours
+
+
+def _latest(events: Sequence[Mapping[str, Any]], kind: str, field: str) -> Any:
+    """Return what the last event of a kind says; None where there is none."""
+    return next((event[field] for event in reversed(events) if event["kind"] == kind), None)
 
 
 def _open_stages(events: Sequence[Mapping[str, Any]]) -> dict[StageKey, datetime]:

@@ -4,6 +4,7 @@ import heapq
 import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from orchestrator.cluster.node_pool import NodePool
 from orchestrator.errors import ConfigError
@@ -27,6 +28,11 @@ class Resources:
     def __sub__(self, other: "Resources") -> "Resources":
         return Resources(cpus=self.cpus - other.cpus, gpus=self.gpus - other.gpus)
 
+    @property
+    def text(self) -> str:
+        """How people are told of them."""
+        return f"{self.cpus:g} CPUs" + (f" and {self.gpus:g} GPUs" if self.gpus else "")
+
     def fits_in(self, free: "Resources") -> bool:
         """Whether `free` holds at least this much."""
         return self.cpus <= free.cpus + _ROUNDING and self.gpus <= free.gpus + _ROUNDING
@@ -48,6 +54,17 @@ class Node:
     """Of each GPU; infinite where it is not known."""
     memory_gib: float = float("inf")
     """Of its processors, for all that runs there; infinite where it is not known."""
+
+
+class MachineState(StrEnum):
+    """What a machine of a cluster does."""
+
+    BUSY = "busy"
+    IDLE = "idle"
+    DRAINED = "drained"
+    """It is about to leave: what runs there may end, nothing more is started."""
+    QUARANTINED = "quarantined"
+    """Everything has failed there: it gets nothing for a while."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -165,6 +182,17 @@ class Processors:
     def idle(self) -> tuple[str, ...]:
         """Ids of the nodes that may be used and of which nothing is taken."""
         return tuple(node_id for node_id in self.nodes if not self._states[node_id].num_taken)
+
+    def states(self, *, quarantined: Collection[str]) -> Mapping[str, MachineState]:
+        """Return what every node that is there does, by id."""
+        idle = set(self.idle)
+        states = {}
+        for node_id in self._states:
+            if node_id in self._closed:
+                states[node_id] = MachineState.QUARANTINED if node_id in quarantined else MachineState.DRAINED
+            else:
+                states[node_id] = MachineState.IDLE if node_id in idle else MachineState.BUSY
+        return states
 
     @property
     def offered(self) -> Resources:

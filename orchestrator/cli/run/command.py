@@ -34,26 +34,47 @@ def carry_out(request: RunRequest, options: argparse.Namespace, *, console: Cons
     if request.data and not options.data and not request.cluster.data:
         line = f"data sets: {request.data}, as the environment variable {RAW_VARIABLE} says"
         say(line, console=errors if options.json or options.render else console)
-    if options.dry_run:
-        # Beside JSON the lines of problems go where they do no harm.
-        return show_what_would_run(request, console=console, problems=errors if options.json else None)
-    if options.down:
-        request.cluster.bring_down(name_of(request), show=lambda line: say(line, console=console))
-        return EXIT_DONE
-    if options.render:
-        from orchestrator.cli.run.launch import driver_of
-
-        console.out(request.cluster.render(driver_of(request, options)), end="", highlight=False)
-        return EXIT_DONE
-    if options.simulate:
-        from orchestrator.cli.run.simulate import simulate
-
-        return simulate(request, options, console=console)
+    for name, show in INSTEAD.items():
+        if getattr(options, name):
+            return show(request, options, console, errors)
     if request.cluster.is_elsewhere:
         from orchestrator.cli.run.launch import launch_machines
 
         return launch_machines(request, options, console=console)
     return run_here(request, options, console=console)
+
+
+def _dry_run(request: RunRequest, options: argparse.Namespace, console: Console, errors: Console) -> int:
+    # Beside JSON the lines of problems go where they do no harm.
+    return show_what_would_run(request, console=console, problems=errors if options.json else None)
+
+
+def _down(request: RunRequest, _options: argparse.Namespace, console: Console, _errors: Console) -> int:
+    request.cluster.bring_down(name_of(request), show=lambda line: say(line, console=console))
+    return EXIT_DONE
+
+
+def _status(request: RunRequest, _options: argparse.Namespace, _console: Console, _errors: Console) -> int:
+    from orchestrator.cli.status import main as show_status
+
+    return show_status(["--output", request.output, "--cluster", str(request.cluster.path)])
+
+
+def _render(request: RunRequest, options: argparse.Namespace, console: Console, _errors: Console) -> int:
+    from orchestrator.cli.run.launch import driver_of
+
+    console.out(request.cluster.render(driver_of(request, options)), end="", highlight=False)
+    return EXIT_DONE
+
+
+def _simulate(request: RunRequest, options: argparse.Namespace, console: Console, _errors: Console) -> int:
+    from orchestrator.cli.run.simulate import simulate
+
+    return simulate(request, options, console=console)
+
+
+INSTEAD = {"dry_run": _dry_run, "render": _render, "status": _status, "down": _down, "simulate": _simulate}
+"""What is done instead of a run, by the option that asks for it."""
 
 
 def show_what_would_run(request: RunRequest, *, console: Console, problems: Console | None) -> int:

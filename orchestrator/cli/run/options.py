@@ -20,7 +20,7 @@ from orchestrator.simulation.fleet import SIZES
 
 PARTNERS = {"json": "dry_run", "deadline": "simulate", "max_cost": "simulate", "prices": "simulate"}
 """Options that mean nothing without another one."""
-ALONE = ("dry_run", "render", "down", "simulate")
+ALONE = ("dry_run", "render", "status", "down", "simulate")
 """Options each of which says what is done instead of a run."""
 
 
@@ -50,6 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--yes", action="store_true", help="with rented machines: start them without asking")
     add("--keep", action="store_true", help="leave machines running that were started for this run")
     add("--render", action="store_true", help="print the manifest that would be submitted, start nothing")
+    add("--status", action="store_true", help="show how far this run is and its machines, as orchestrator.status does")
     add("--down", action="store_true", help="end the machines that were started for this run, and run nothing")
     return parser
 
@@ -98,7 +99,7 @@ def select(options: argparse.Namespace) -> RunRequest:
     _check_machines(request, options)
     if options.dry_run and request.data and "://" not in request.data and not is_folder(request.data):
         raise ConfigError(f"--data {request.data}: no such folder of this machine; expected the one with the data sets")
-    if not (options.simulate or options.dry_run or options.down):
+    if not any(getattr(options, name) for name in ALONE):
         require_data(request)
     return request
 

@@ -1,12 +1,12 @@
 """`kind: aws`: machines on AWS that are started for the run by Ray's cluster launcher, and end with it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from orchestrator.cluster.aws_checks import check_aws
 from orchestrator.cluster.aws_pools import head_pool, most_workers, priced
-from orchestrator.cluster.config import ClusterConfig, Driver, LaunchOutcome, RunName
+from orchestrator.cluster.config import ClusterConfig, Driver, LaunchOutcome, OrderedMachine, RunName
 from orchestrator.cluster.node_pool import NO_GPU, NodePool
 from orchestrator.cluster.prices import Prices
 from orchestrator.errors import ConfigError
@@ -92,6 +92,13 @@ class AwsCluster(ClusterConfig):
         del run
         bring_down(self, commands=ShellCommands())
         show(f"cluster {self.ray['cluster_name']}: brought down")
+
+    def ordered_machines(self, run: RunName) -> Sequence[OrderedMachine]:
+        """Return the machines of the cluster of this file, as their tags tell."""
+        from orchestrator.cluster.launch import started_machines
+
+        del run
+        return started_machines(self)
 
     def study_argument(self, study: Path) -> str:
         """Return the path of a study file on a rented machine, to which this project's folder is copied."""

@@ -3,7 +3,7 @@
 import json
 import re
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Annotated, ClassVar, Literal
 
@@ -11,10 +11,11 @@ import yaml
 from pydantic import Field
 
 from orchestrator.cluster import environment
-from orchestrator.cluster.config import ClusterConfig, Driver, LaunchOutcome, RunName
+from orchestrator.cluster.config import ClusterConfig, Driver, LaunchOutcome, OrderedMachine, RunName
 from orchestrator.cluster.gpu_kinds import kind_named
 from orchestrator.cluster.kubernetes import manifest
-from orchestrator.cluster.kubernetes.entries import HeadEntry, PoolEntry, VolumeEntry
+from orchestrator.cluster.kubernetes.entries import HeadEntry, VolumeEntry, WorkerGroupEntry
+from orchestrator.cluster.kubernetes.follow import run_pods
 from orchestrator.cluster.kubernetes.kubectl import Kubectl
 from orchestrator.cluster.kubernetes.launch import Launched, launch_and_follow
 from orchestrator.cluster.kubernetes.names import GroupNames, Image, Named, Namespace
@@ -34,7 +35,7 @@ class KubernetesCluster(ClusterConfig):
     kind: Literal["kubernetes"] = "kubernetes"
     image: Image
     """Of all pods that name no other; clusters/kubernetes/Dockerfile makes one."""
-    pools: Annotated[dict[str, PoolEntry], GroupNames, Field(min_length=1)]
+    pools: Annotated[dict[str, WorkerGroupEntry], GroupNames, Field(min_length=1)]
     """Worker groups by name."""
     head: HeadEntry = Field(default=HeadEntry())
     """The pod of the driver."""
@@ -154,6 +155,10 @@ class KubernetesCluster(ClusterConfig):
     def bring_down(self, run: RunName, *, show: Callable[[str], None]) -> None:
         """Delete what a run has left."""
         show(self._kubectl().delete(run.short) or f"{run.short}: nothing is left")
+
+    def ordered_machines(self, run: RunName) -> Sequence[OrderedMachine]:
+        """Return the pods of a run, with what Kubernetes says of those that wait."""
+        return run_pods(self._kubectl(), run.short)
 
     def _kubectl(self) -> Kubectl:
         return Kubectl(context=self.context, namespace=self.namespace)

@@ -68,7 +68,7 @@ class HeadEntry(PodEntry):
     """Memory."""
 
 
-class PoolEntry(PodEntry):
+class WorkerGroupEntry(PodEntry):
     """Equal pods that come when something waits for them, below their name."""
 
     number: Annotated[int, Field(ge=1, le=1000)]

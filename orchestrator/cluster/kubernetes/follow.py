@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from orchestrator.cluster.config import OrderedMachine
 from orchestrator.cluster.jobs import MAX_LOST, RECONNECT_S, DriverLostError, LogLines
 from orchestrator.cluster.kubernetes.kubectl import RAY_JOB, Kubectl
 from orchestrator.errors import ClusterError
@@ -64,6 +65,24 @@ def why_pods_wait(pods: Sequence[Mapping[str, Any]]) -> Mapping[str, int]:
         group = ((pod.get("metadata") or {}).get("labels") or {}).get("ray.io/group", "pod")
         reasons[f"{group}: {_reason(status)}"] += 1
     return dict(reasons)
+
+
+def run_pods(kubectl: Kubectl, name: str) -> Sequence[OrderedMachine]:
+    """Return the pods of the cluster of a RayJob; none where there is no such job."""
+    state = job_state(kubectl, name)
+    found = []
+    for pod in kubectl.pods(f"ray.io/cluster={state.cluster}") if state and state.cluster else ():
+        labels, status = (pod.get("metadata") or {}).get("labels") or {}, pod.get("status") or {}
+        is_waiting = status.get("phase") == "Pending"
+        is_head = labels.get("ray.io/node-type") == "head"
+        found.append(
+            OrderedMachine(
+                pool="head" if is_head else labels.get("ray.io/group", ""),
+                state="starting" if is_waiting else "there",
+                reason=_reason(status) if is_waiting else "",
+            )
+        )
+    return tuple(found)
 
 
 def _reason(status: Mapping[str, Any]) -> str:

@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
-from orchestrator.cluster.kubernetes.entries import HeadEntry, PodEntry, PoolEntry, Spot, TolerationEntry, VolumeEntry
+from orchestrator.cluster.kubernetes.entries import (
+    HeadEntry,
+    PodEntry,
+    Spot,
+    TolerationEntry,
+    VolumeEntry,
+    WorkerGroupEntry,
+)
 
 DRIVER_FOLDER = "/etc/orchestrator"
 """Where the head finds the files of the ConfigMap."""
@@ -171,7 +178,7 @@ def head_group(name: str, *, pods: Pods, entry: HeadEntry, variables: Mapping[st
     return {"rayStartParams": parameters, "template": pods.template(container, entry, volumes=volumes)}
 
 
-def worker_group(name: str, *, pods: Pods, entry: PoolEntry, variables: Mapping[str, str]) -> dict[str, Any]:
+def worker_group(name: str, *, pods: Pods, entry: WorkerGroupEntry, variables: Mapping[str, str]) -> dict[str, Any]:
     """Return the pods of a pool."""
     volumes, mounts = pods.mounts()
     own: dict[str, Any] = {}
@@ -209,7 +216,7 @@ def worker_group(name: str, *, pods: Pods, entry: PoolEntry, variables: Mapping[
     }
 
 
-def _on_spot(entry: PoolEntry) -> PoolEntry:
+def _on_spot(entry: WorkerGroupEntry) -> WorkerGroupEntry:
     """Return a pool with the labels and taints of its market."""
     if entry.spot is None:
         return entry
