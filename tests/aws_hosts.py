@@ -79,6 +79,7 @@ class PlayedAws:
                 environment=os.environ | {"MOTO_IAM_LOAD_MANAGED_POLICIES": "true"},
                 output=log,
             )
+        self._daemons: dict[str, subprocess.Popen[bytes]] = {}
         self._problems: list[BaseException] = []
         self._keeper = threading.Thread(target=self._keep_up, daemon=True)
         self._keeper.start()
@@ -87,8 +88,9 @@ class PlayedAws:
         """End every host."""
         self._ended.set()
         self._keeper.join()
-        for host in [*self.hosts.values(), self.laptop]:
-            host.kill()
+        for machine_id in list(self.hosts):
+            self._end(machine_id)
+        self.laptop.kill()
         self._moto.wait()
         self._network.close()
 
@@ -161,17 +163,24 @@ class PlayedAws:
 
     def _follow(self, found: Mapping[str, Mapping[str, object]]) -> None:
         for machine_id in set(self.hosts) - set(found):
-            self.hosts.pop(machine_id).kill()
-        for machine_id, machine in found.items():
-            if machine_id not in self.hosts:
-                self._authorize()
-                number = int(str(machine["PrivateIpAddress"]).rpartition(".")[2])
-                host = self._host(machine_id, number)
-                with (self.base / f"sshd-{machine_id}.log").open("wb") as log:
-                    sshd = [shutil.which("sshd") or "/usr/sbin/sshd", "-D", "-e", "-f", str(self.base / "sshd_config")]
-                    host.start(sshd, environment={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}, output=log)
-                self.hosts[machine_id] = host
-                self.ever.append(machine_id)
+            self._end(machine_id)
+        for machine_id in set(found) - set(self.hosts):
+            self._begin(machine_id, found[machine_id])
+
+    def _begin(self, machine_id: str, machine: Mapping[str, object]) -> None:
+        self._authorize()
+        number = int(str(machine["PrivateIpAddress"]).rpartition(".")[2])
+        host = self._host(machine_id, number)
+        with (self.base / f"sshd-{machine_id}.log").open("wb") as log:
+            sshd = [shutil.which("sshd") or "/usr/sbin/sshd", "-D", "-e", "-f", str(self.base / "sshd_config")]
+            started = host.start(sshd, environment={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}, output=log)
+        self._daemons[machine_id] = started
+        self.hosts[machine_id] = host
+        self.ever.append(machine_id)
+
+    def _end(self, machine_id: str) -> None:
+        self.hosts.pop(machine_id).kill()
+        self._daemons.pop(machine_id).wait()
 
     def _authorize(self) -> None:
         """Let in who holds the key pair that Ray has made."""
@@ -266,6 +275,17 @@ def _prepare() -> dict[str, str]:
         "head-instance-profile": "head",
         "worker-instance-profile": "worker",
     }
+
+
+def start_machine(name: str) -> str:
+    """Start a machine in the subnet, as Ray would; returns its id."""
+    ec2 = _client("ec2")
+    subnet = ec2.describe_subnets(Filters=[{"Name": "cidr-block", "Values": [f"{SUBNET}.0/24"]}])["Subnets"][0]
+    tags = [{"ResourceType": "instance", "Tags": [{"Key": "Name", "Value": name}]}]
+    image, where = ec2.describe_images()["Images"][0]["ImageId"], subnet["SubnetId"]
+    made = ec2.run_instances(ImageId=image, MinCount=1, MaxCount=1, SubnetId=where, TagSpecifications=tags)
+    machine_id: str = made["Instances"][0]["InstanceId"]
+    return machine_id
 
 
 def keys_of(aws: PlayedAws, prefix: str) -> list[str]:

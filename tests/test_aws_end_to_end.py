@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from aws_hosts import filled_in, keys_of, played_aws, why_not
+from aws_hosts import filled_in, keys_of, played_aws, start_machine, why_not
 
 pytestmark = [
     pytest.mark.end_to_end,
@@ -54,6 +54,24 @@ def workers(aws):
     return [machine for machine in aws.machines() if machine.get("InstanceLifecycle") == "spot"]
 
 
+def test_machines_are_hosts_as_long_as_aws_gives_them(aws):
+    """What the other test relies on."""
+    filled_in(aws)
+    machine_id = aws.asked(lambda: start_machine("x"))
+    until_s = time.monotonic() + 120
+    while machine_id not in aws.hosts:
+        assert time.monotonic() < until_s
+        time.sleep(0.5)
+    reach = ["bash", "-c", "exec 3<>/dev/tcp/10.77.0.4/22; head -c 7 <&3"]
+    said = subprocess.run(aws.laptop.inside(reach), capture_output=True, text=True, check=False, timeout=60)
+    assert said.stdout == "SSH-2.0", said.stderr
+    aws.terminate(machine_id)
+    while machine_id in aws.hosts:
+        assert time.monotonic() < until_s
+        time.sleep(0.5)
+    assert aws.machines() == []
+
+
 def test_one_command_from_the_question_to_the_tables_with_a_spot_worker_taken_away(aws):
     filled_in(aws)
     log = aws.base / "run.log"
@@ -62,6 +80,14 @@ def test_one_command_from_the_question_to_the_tables_with_a_spot_worker_taken_aw
         wait_until(lambda: keys_of(aws, f"{OUTPUT}/trainings/"), process, log=log)
         first = workers(aws)[0]
         assert first["InstanceType"] == "m7i.4xlarge"
+        told = subprocess.run(
+            aws.laptop.inside(command(aws, "--status")),
+            capture_output=True,
+            text=True,
+            check=False,
+            env=dict(aws.environment()),
+        )
+        assert "machines ordered: 1 x head: there\n" in told.stdout, told.stdout + told.stderr
         aws.terminate(str(first["InstanceId"]))
         assert process.wait(timeout=1800) == 0, log.read_text()
     finally:

@@ -285,6 +285,17 @@ def test_an_output_on_this_machine_is_refused(place: Path) -> None:
         go(a_launch(filled_in(place), output="runs/x"), commands=FakeCommands(), head=FakeJobs())
 
 
+def test_trainings_for_gpus_are_not_launched_on_machines_without(place: Path) -> None:
+    path = filled_in(place)
+    content = yaml.safe_load(path.read_text())
+    kinds = content["ray"]["available_node_types"]
+    content["ray"]["available_node_types"] = {"head": kinds["head"], "cpu_spot": kinds["cpu_spot"]}
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    driver = dataclasses.replace(a_launch(path).driver, needs_gpus=True)
+    with pytest.raises(ConfigError, match="no worker with a GPU may start; expected GPU and max_workers above 0, or"):
+        load_cluster(path).launch(driver, confirm=lambda _: True, show=print)
+
+
 def test_missing_credentials_are_told_before_anything_starts(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
