@@ -1,12 +1,17 @@
 """Prediction of one image, slice by slice, beside nnU-Net's own: CPU seconds, memory and labels.
 
     python -m bench.predict [--classes N ...] [--shape Z Y X] [--patch Z Y X] [--mirror] [--rounds N] [--network unet]
+                            [--scan organs] [--only ours --limit-gib 4]
 
 An image of smooth bodies at 0.7 mm, slices 1.5 mm apart, predicted on a grid of 1.4 mm. Each arm runs in a process of
 its own with one thread, by turns; of several rounds the median is shown. Shown are CPU seconds from the file to the
 label map in memory, and of nnU-Net's export alone (resampling of the logits and argmax; of ours everything beside the
 network and the sums of windows); memory is the largest of the process, less what it had when the model was ready.
 "said" is what our process says to take at most before it starts, on the same scale. Labels are compared voxel by voxel.
+
+`--scan organs` has compact bodies of several centimetres, each of its own class, in background: the label maps of
+whole-body models are like that. `--limit-gib` gives each process so much memory and no more, by a control group where
+one can be made.
 
 By default the network is a stand-in that costs next to nothing and draws bands of intensity, with edges as sharp as
 those of organs; `--network unet` is a small PlainConvUNet with random weights, whose logits are nearly ties everywhere.
@@ -16,7 +21,6 @@ import argparse
 import json
 import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -27,9 +31,11 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
+from scipy.spatial import cKDTree
 
 from bench.command_line import command_line, positive_integer
 from bench.machine import conditions
+from bench.memory_limit import run_within
 from bench.stock_models import labels_of, small_plans, write_image, write_model
 
 ARMS = ("nnU-Net", "ours")
@@ -51,24 +57,50 @@ def main() -> int:
     num_different = 0
     with tempfile.TemporaryDirectory(prefix="bench-predict-") as temporary:
         folder = Path(temporary)
-        image = _write_scan(folder / "case_0000.nii.gz", shape=options.shape)
         for num_classes in options.classes:
+            image = _write_scan(folder / "case_0000.nii.gz", options, num_classes=num_classes)
             plans = small_plans(patch=options.patch, spacing=NETWORK_SPACING, features=(8, 16, 32))
             write_model(folder / f"of-{num_classes}", plans, labels=labels_of(num_classes))
             num_different += _compare(options, folder, image, num_classes=num_classes)
     return 1 if num_different else 0
 
 
-def _write_scan(path: Path, *, shape: Sequence[int]) -> Path:
-    """Write an image of smooth bodies of about 60 mm; returns its path."""
+def _write_scan(path: Path, options: argparse.Namespace, *, num_classes: int) -> Path:
+    """Write an image; returns its path."""
+    make = _organs if options.scan == "organs" else _bodies
+    image = sitk.GetImageFromArray(make(options.shape, num_classes=num_classes))
+    image.SetSpacing(SPACING_XYZ)
+    sitk.WriteImage(image, str(path), useCompression=True, compressionLevel=1)
+    return path
+
+
+def _bodies(shape: Sequence[int], *, num_classes: int) -> Any:
+    """Return smooth bodies of about 60 mm."""
+    del num_classes
     coarse = [2 + int(size * step / 60) for size, step in zip(shape, SPACING_XYZ[::-1], strict=True)]
     field = np.random.default_rng(0).standard_normal(coarse).astype(np.float32)
     factors = [size / num for size, num in zip(shape, coarse, strict=True)]
     voxels = ndimage.zoom(field, factors, order=1, mode="nearest", grid_mode=True)
-    image = sitk.GetImageFromArray((voxels * 300 - 200).astype(np.int16))
-    image.SetSpacing(SPACING_XYZ)
-    sitk.WriteImage(image, str(path), useCompression=True, compressionLevel=1)
-    return path
+    return (voxels * 300 - 200).astype(np.int16)
+
+
+def _organs(shape: Sequence[int], *, num_classes: int) -> Any:
+    """Return the intensities at which `_bands` finds classes that are compact: voxels belong to the nearest centre.
+
+    A third of the centres are organs, the others background.
+    """
+    extent_mm = [size * step for size, step in zip(shape, SPACING_XYZ[::-1], strict=True)]
+    random = np.random.default_rng(0)
+    centres = random.uniform(0, extent_mm, (3 * num_classes, 3))
+    classes = np.concatenate([np.arange(num_classes), np.zeros(2 * num_classes, int)])
+    z, y, x = (np.arange(0, size, 2) * step for size, step in zip(shape, SPACING_XYZ[::-1], strict=True))
+    found = np.stack(
+        [cKDTree(centres).query(np.stack(np.meshgrid(at, y, x, indexing="ij"), axis=-1).reshape(-1, 3))[1] for at in z]
+    )
+    labels = classes[found].reshape(len(z), len(y), len(x))
+    index = np.ix_(*(np.arange(size) // 2 for size in shape))
+    levels = np.linspace(-1.5, 1.5, num_classes) * 300 - 200
+    return levels[labels].round().astype(np.int16)[index]
 
 
 def _parse() -> argparse.Namespace:
@@ -79,6 +111,8 @@ def _parse() -> argparse.Namespace:
     add("--patch", type=positive_integer, nargs=3, default=[32, 128, 128])
     add("--mirror", action="store_true", help="average over mirrored images")
     add("--rounds", type=positive_integer, default=1)
+    add("--scan", choices=("bodies", "organs"), default="bodies")
+    add("--limit-gib", type=float, help="memory of each process")
     add("--network", choices=("bands", "unet"), default="bands")
     add("--only", choices=ARMS, help="one arm alone, for sizes at which the other has no room")
     add("--arm", choices=ARMS, help=argparse.SUPPRESS)
@@ -113,8 +147,11 @@ def _in_a_process(
     command = [sys.executable, "-m", "bench.predict", "--arm", arm, "--model", str(model), "--image", str(image)]
     command += ["--labels", str(folder / f"{arm}.npy"), "--network", options.network, "--classes", str(num_classes)]
     command += ["--patch", *map(str, options.patch), *(["--mirror"] if options.mirror else [])]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    limit = None if options.limit_gib is None else round(options.limit_gib * 2**30)
+    said, how = run_within(command, limit_bytes=limit)
+    found: dict[str, Any] = json.loads(said.splitlines()[-1])
+    if limit is not None:
+        print(f"{arm}, {num_classes} classes: done within {options.limit_gib:g} GiB ({how})", file=sys.stderr)
     return found
 
 

@@ -27,6 +27,7 @@ from orchestrator.storage.filesystem import open_storage
 from orchestrator.storage.json_files import write_json
 from orchestrator.training.checkpoint import CheckpointStore
 from orchestrator.training.nnunet.model_folder import load_model_folder
+from orchestrator.training.nnunet.planning import Plan
 
 PATIENT = "meier-hans-1956"
 TRAININGS = ("T1-lung-fold0", "T1-lung-fold1")
@@ -140,6 +141,50 @@ def test_the_same_models_give_the_same_bytes_without_names_of_cases_and_places(r
         assert PATIENT.encode() not in content
         assert str(tmp_path).encode() not in content
         assert b"/home/me" not in content
+
+
+def test_folds_whose_plans_differ_are_named_together_and_predict_together(run, tmp_path):
+    assert export([str(run)]) == 0
+    text = (run / "models" / "T1-lung.yaml").read_text()
+    assert text.endswith("models:\n  - {model: T1-lung-fold0.zip}\n  - {model: T1-lung-fold1.zip}\n")
+    images = write_image(tmp_path / "case", shape=(12, 26, 27))
+    found = []
+    zips = [run / "models" / f"{training}.zip" for training in TRAININGS]
+    for name, models in (("file", run / "models" / "T1-lung.yaml"), ("list", zips)):
+        (row,) = orchestrator.predict(models, images[0], output=tmp_path / name, device="cpu")
+        assert row.status == "predicted", row.message
+        found.append((tmp_path / name / "case.nii.gz").read_bytes())
+    assert found[0] == found[1]
+    assert export([str(run), "--training", TRAININGS[0], "--output", str(tmp_path / "one")]) == 0
+    assert not list((tmp_path / "one").glob("*.yaml"))
+
+
+def test_a_model_of_turned_images_says_so_and_turns_others(run, tmp_path):
+    storage = open_storage(run)
+    plan = Plan.from_bytes(storage.read_bytes(run_paths.plan(TRAININGS[0])))
+    turned = plan.for_files(file_ending=".nii.gz", reader="SimpleITKIO", orientation="LPS")
+    assert (plan.orientation, turned.orientation) == (None, "LPS")
+    assert turned.handed_out() == (plan.plans, plan.dataset_json)
+    storage.write_bytes(run_paths.plan(TRAININGS[0]), turned.to_bytes())
+    assert export([str(run), "--training", TRAININGS[0], "--output", str(tmp_path / "out")]) == 0
+    archive = tmp_path / "out" / f"{TRAININGS[0]}.zip"
+    with zipfile.ZipFile(archive) as opened:
+        texts = {
+            name.rpartition("/")[2]: opened.read(name).decode() for name in opened.namelist() if ".pth" not in name
+        }
+    assert json.loads(texts["model.json"])["prediction"]["orientation"] == "LPS"
+    assert "left for right" in texts["model_card.md"]
+    (path,) = write_image(tmp_path / "case", shape=(12, 26, 27))
+    image = sitk.DICOMOrient(sitk.ReadImage(str(path)), "LPS")
+    found = []
+    for orientation in ("LPS", "RAS"):
+        sitk.WriteImage(sitk.DICOMOrient(image, orientation), str(tmp_path / f"{orientation}.nii.gz"))
+        output = tmp_path / f"of-{orientation}"
+        orchestrator.predict(archive, tmp_path / f"{orientation}.nii.gz", output=output, device="cpu")
+        labels = sitk.ReadImage(str(output / f"{orientation}.nii.gz"))
+        found.append(sitk.GetArrayFromImage(sitk.DICOMOrient(labels, "LPS")))
+    np.testing.assert_array_equal(*found)
+    assert len(np.unique(found[0])) > 1
 
 
 def test_the_card_has_scores_with_their_spread_and_digests(run, tmp_path):
