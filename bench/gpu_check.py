@@ -72,7 +72,8 @@ class Check:
             return {"error": f"not ended after {max(0.1, left_s):.0f} s"}
         if child.returncode:
             return {"error": f"failed with exit code {child.returncode}"}
-        found: dict[str, Any] = json.loads(said.splitlines()[-1])
+        # JSON has no word for what is no number.
+        found: dict[str, Any] = json.loads(said.splitlines()[-1], parse_constant=lambda _: None)
         return found
 
     def is_over(self) -> bool:

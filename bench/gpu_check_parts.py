@@ -33,20 +33,17 @@ def predict_with(arm: str, folder: Path, *, shape: Sequence[int], device: str) -
     """Predict a CT of smooth bodies with one arm; its labels are kept in a file."""
     from orchestrator.training.nnunet.model_folder import load_model_folder
     from orchestrator.training.nnunet.prediction import ready_predictor
-    from orchestrator.training.nnunet.prepared_image import prepare_image
 
     (path,) = (folder / "model").glob("*/*")
     model = load_model_folder(path)
     predictor = ready_predictor(model.plan, model.weights, mirror_axes=(), tile_step_size=0.5, device=device)
+    # Kernels are compiled or loaded, and convolutions chosen, at the first call.
+    _labels(arm, predictor, _scan([size // 4 for size in shape]))
     image = _scan(shape)
-    properties: dict[str, Any] = {"spacing": _SPACING}
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     start_s = time.monotonic()
-    if arm == "ours":
-        labels = predictor.labels(prepare_image(image, properties, model.plan))
-    else:
-        labels = _stock(predictor, image, properties)
+    labels = _labels(arm, predictor, image)
     elapsed_s = time.monotonic() - start_s
     np.save(folder / f"{arm}.npy", labels)
     return {
@@ -54,6 +51,15 @@ def predict_with(arm: str, folder: Path, *, shape: Sequence[int], device: str) -
         "gpu_gib": round(torch.cuda.max_memory_allocated() / 2**30, 3) if device == "cuda" else None,
         "host_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 3),
     }
+
+
+def _labels(arm: str, predictor: Any, image: np.ndarray) -> np.ndarray:
+    from orchestrator.training.nnunet.prepared_image import prepare_image
+
+    properties: dict[str, Any] = {"spacing": _SPACING}
+    if arm == "ours":
+        return predictor.labels(prepare_image(image, properties, predictor.plan))
+    return _stock(predictor, image, properties)
 
 
 def _stock(predictor: Any, image: np.ndarray, properties: dict[str, Any]) -> np.ndarray:
