@@ -29,7 +29,7 @@ _TRAINING = "T1-lung-fold0"
 STUDY = ROOT / "splits" / "covid19"
 _STUDY_FILES = ("study.yaml", "folds.yaml", "tables.yaml", "errata.yaml", "published_scores.csv")
 _NAME_BYTES = 24
-_CLUSTERS = ("local.yaml", "existing.yaml", "aws.yaml", "prices.yaml")
+_CLUSTERS = ("local.yaml", "existing.yaml", "ssh.yaml", "slurm.yaml", "kubernetes.yaml", "aws.yaml", "prices.yaml")
 _CASE = Case(dataset="covid-19-ct-seg", name="a")
 _SHA256 = "0123456789abcdef" * 4
 

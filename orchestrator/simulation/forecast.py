@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from orchestrator.benchmark.definition import Training
 from orchestrator.benchmark.presets import Preset
@@ -131,22 +132,17 @@ def simulate_run(
     planned_gib = planned_memory_gib(training.model for training in trainings)
     need = training_need(cluster, fleet.nodes, preset=preset, planned_gib=planned_gib)
     seeds = tuple(range(seed, seed + NUM_COURSES))
-    asked_for = outlook(graph, fleet, need=need, seeds=seeds, min_gain_s=cluster.min_preemption_gain_s)
+    play = partial(outlook, need=need, min_gain_s=cluster.min_preemption_gain_s)
+    asked_for = play(graph, fleet, seeds=seeds)
     if prices is None:
         forms = {
-            name: outlook(
-                graph,
-                Fleet(pools=pools, head_usd_per_hour=None, is_growing=not pools[0].come_together, idle_s=fleet.idle_s),
-                need=need,
-                seeds=seeds,
-                min_gain_s=cluster.min_preemption_gain_s,
-            )
+            name: play(graph, replace(fleet, pools=pools, is_growing=not pools[0].come_together), seeds=seeds)
             for name, pools in cluster.imagined_otherwise().items()
         }
         return SimulatedRun(asked_for=asked_for, others=(), other_forms=forms)
     small = compact(graph)
     others = [
-        outlook(small, other, need=need, seeds=seeds[:NUM_COURSES_OF_OTHERS], min_gain_s=cluster.min_preemption_gain_s)
+        play(small, other, seeds=seeds[:NUM_COURSES_OF_OTHERS])
         for other in alternatives(fleet, num_trainings=len(trainings))
     ]
     return SimulatedRun(asked_for=asked_for, others=_unbeaten(others), other_forms={})
