@@ -59,17 +59,24 @@ def launch_and_follow(launched: Launched, kubectl: Kubectl, *, show: Callable[[s
     succeeded = ended.job == "SUCCEEDED"
     if not succeeded:
         show(f"RayJob {name}: {ended.deployment}, {ended.told or 'its log says why'}")
-    if launched.output is not None and ended.cluster:
-        try:
-            fetch_tables(kubectl, ended.cluster, output=launched.output, folder=launched.folder, show=show)
-        except ClusterError as error:
-            # The run is what it is; its tables are on the volume.
-            show(str(error))
+    _leave(launched, kubectl, cluster=ended.cluster, show=show)
+    return succeeded
+
+
+def _leave(launched: Launched, kubectl: Kubectl, *, cluster: str, show: Callable[[str], None]) -> None:
+    """Fetch the tables and delete the run; what fails there changes nothing of what has come of it."""
+    try:
+        if launched.output is not None and cluster:
+            fetch_tables(kubectl, cluster, output=launched.output, folder=launched.folder, show=show)
+    except ClusterError as error:
+        show(str(error))
     if launched.keep:
         show("The pods go on running. To end them: the same command with --down.")
-    else:
-        kubectl.delete(name)
-    return succeeded
+        return
+    try:
+        kubectl.delete(launched.name)
+    except ClusterError as error:
+        show(f"{error}. The pods end by themselves in ten minutes; to end them now: the same command with --down.")
 
 
 def _check_objects(launched: Launched, kubectl: Kubectl) -> None:
