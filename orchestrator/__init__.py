@@ -10,10 +10,10 @@ from orchestrator.thread_numbers import settle_thread_numbers
 
 if TYPE_CHECKING:
     from kernels import score_masks
-    from orchestrator.api import evaluate, load_study, open_results, run, write_report
+    from orchestrator.api import evaluate, load_study, open_results, run, submit, write_report
     from orchestrator.inference.predict import predict
 
-__all__ = ["evaluate", "load_study", "open_results", "predict", "run", "score_masks", "write_report"]
+__all__ = ["evaluate", "load_study", "open_results", "predict", "run", "score_masks", "submit", "write_report"]
 
 settle_thread_numbers()
 
@@ -24,6 +24,7 @@ _PLACES = {
     "predict": "orchestrator.inference.predict",
     "run": "orchestrator.api",
     "score_masks": "kernels",
+    "submit": "orchestrator.api",
     "write_report": "orchestrator.api",
 }
 

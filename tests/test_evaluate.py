@@ -170,6 +170,9 @@ class DeadlyComparison:
             os.kill(os.getpid(), signal.SIGKILL)
         return [case]
 
+    def of_each(self):
+        return [self]
+
     def unscored(self, case, *, message):
         return [case, message]
 
@@ -327,7 +330,7 @@ def test_several_folders_are_ranked(folders, capsys):
         ranks = list(csv.DictReader(file))
     assert len(ranks) == 3 * 2 * 2
     by_folder = {
-        row["prediction"].rpartition("/")[2]: row for row in ranks if (row["structure"], row["metric"]) == ("1", "nsd")
+        row["method"].rpartition("/")[2]: row for row in ranks if (row["structure"], row["metric"]) == ("1", "nsd")
     }
     # The second folder holds the references themselves; the third one of them, and its two others count as the worst.
     assert [by_folder[name]["rank_of_mean"] for name in ("second", "first", "third")] == ["1", "3", "2"]

@@ -17,7 +17,7 @@ from orchestrator.benchmark.tables import load_tables
 from orchestrator.cli import main
 from orchestrator.cli.evaluate import TITLES
 from orchestrator.cli.run import main as run
-from orchestrator.report.tables import write_tables
+from orchestrator.report.study_tables.tables import write_tables
 from orchestrator.results.records import CaseScore
 from orchestrator.storage.filesystem import open_storage
 

@@ -14,8 +14,8 @@ from orchestrator.benchmark.presets import PRESETS
 from orchestrator.benchmark.published import AVERAGE, Erratum, PublishedScore
 from orchestrator.benchmark.study import PatientLeak
 from orchestrator.benchmark.tables import load_tables
-from orchestrator.report import formats
-from orchestrator.report.tables import write_tables
+from orchestrator.report.study_tables import formats
+from orchestrator.report.study_tables.tables import write_tables
 from orchestrator.results.records import CaseScore, Provenance, ResultRow, ScoreStatus
 from orchestrator.storage.filesystem import open_storage
 

@@ -32,6 +32,7 @@ from orchestrator.images.label_maps import SUFFIXES
 from orchestrator.results.records import ScoreStatus
 from orchestrator.scoring.folder_scores import FolderScores
 from orchestrator.scoring.folders import FolderScore, summarise
+from orchestrator.scoring.leaderboard import Leaderboard
 from orchestrator.scoring.structures import LARGEST_LABEL, Region
 from orchestrator.storage.filesystem import open_storage
 
@@ -45,6 +46,7 @@ TITLES = {
     "assd-voxel": "ASSD, voxels (mm)",
     "masd-voxel": "MASD, voxels (mm)",
 }
+MOST_LABELS_AT_ONCE = 65535
 OUTPUT_SUFFIXES = (".csv", ".parquet")
 
 
@@ -64,7 +66,8 @@ def build_parser() -> argparse.ArgumentParser:
         required=True,
         action="append",
         metavar="LABEL=MM",
-        help="a label and the tolerance of its NSD, such as 1=1.0, or the union of several, 1+2=1.0; may be repeated",
+        help="a label and the tolerance of its NSD in mm, such as 1=1.0; 1+2=1.0 is the union of two, 1-15=1.0 each of "
+        "fifteen; may be repeated",
     )
     add(
         "--ignored-label",
@@ -161,21 +164,31 @@ def notes_of(rows: Sequence[FolderScore]) -> list[str]:
 
 def tolerances_of(texts: Sequence[str]) -> dict[Region, float]:
     """Return the tolerance of each label or union of labels; raises ConfigError for a text that is not LABEL=MM."""
-    tolerances = dict(map(_tolerance, texts))
-    if len(tolerances) < len(texts):
+    found = [pair for text in texts for pair in _tolerances(text)]
+    tolerances = dict(found)
+    if len(tolerances) < len(found):
         raise ConfigError(f"--label {' '.join(texts)}: expected each label once")
     return tolerances
 
 
-def _tolerance(text: str) -> tuple[Region, float]:
+def _tolerances(text: str) -> list[tuple[Region, float]]:
+    """Return the labels of a text such as `1=1.0`, `1+2=1.0` or `1-15=1.0`, each with its tolerance."""
     label, _, tolerance = text.partition("=")
+    first, is_range, last = label.partition("-")
     try:
-        numbers, tolerance_mm = tuple(sorted(set(map(int, label.split("+"))))), float(tolerance)
+        tolerance_mm = float(tolerance)
+        numbers = sorted({int(first), int(last)} if is_range else set(map(int, label.split("+"))))
     except ValueError:
-        raise ConfigError(f"--label {text}: expected LABEL=TOLERANCE_IN_MM, such as 1=1.0 or 1+2=1.0") from None
+        raise ConfigError(
+            f"--label {text}: expected LABEL=TOLERANCE_IN_MM, such as 1=1.0, 1+2=1.0 or 1-15=1.0"
+        ) from None
     if not (numbers[0] >= 1 and numbers[-1] <= LARGEST_LABEL and math.isfinite(tolerance_mm) and tolerance_mm >= 0):
         raise ConfigError(f"--label {text}: expected a label of 1 to {LARGEST_LABEL} and a tolerance of at least 0 mm")
-    return numbers, tolerance_mm
+    if not is_range:
+        return [(tuple(numbers), tolerance_mm)]
+    if numbers[-1] - numbers[0] >= MOST_LABELS_AT_ONCE or int(first) > int(last):
+        raise ConfigError(f"--label {text}: expected a range of up to {MOST_LABELS_AT_ONCE} labels, the first below")
+    return [((number,), tolerance_mm) for number in range(numbers[0], numbers[-1] + 1)]
 
 
 def write_rows(scores: FolderScores, *, output: str) -> None:
@@ -195,25 +208,38 @@ def writing(output: str) -> AbstractContextManager[Path]:
 
 def show_leaderboard(scores: FolderScores, *, output: str | None, console: Console) -> None:
     """Print the ranks of folders over all labels and metrics, and write those in each."""
-    from orchestrator.scoring.leaderboard import places, standings, to_csv
+    from orchestrator.scoring.leaderboard import leaderboard, to_csv
 
-    found = places(scores)
-    table = Table("ranked", "mean rank", "mean rank by case", "first in", "missing cases", box=None, padding=(0, 2))
-    num = len({(place.structure, place.metric) for place in found})
-    for one in standings(scores, found):
-        ranks = (f"{one.rank_of_mean:.2f}", f"{one.rank_of_ranks:.2f}")
-        table.add_row(escape(one.prediction), *ranks, f"{one.num_first} of {num}", str(one.num_missing))
+    rows = scores.to_pandas().rename(columns={"prediction": "method", "label": "structure"})
+    found = leaderboard(rows.astype({"structure": str}), metrics=scores.metrics)
+    print_standings(found, console=console)
+    if output:
+        with writing(output) as path:
+            path.write_text(to_csv({"": found.places}), encoding="utf-8")
+        say(f"ranks: {output}", console=console)
+
+
+def print_standings(found: Leaderboard, *, console: Console) -> None:
+    """Print where methods stand over all structures and metrics."""
+    titles = ("rank", "95 % of resamples", "ranked", "mean rank", "mean rank by case", "first in", "missing cases")
+    table = Table(*titles, box=None, padding=(0, 2))
+    for one in found.standings:
+        table.add_row(
+            str(one.rank),
+            f"{one.rank_low} to {one.rank_high}",
+            escape(one.method),
+            f"{one.rank_of_mean:.2f}",
+            f"{one.rank_of_ranks:.2f}",
+            f"{one.num_first} of {found.num_lists}",
+            str(one.num_missing),
+        )
     print_whole(table, console=console)
     console.print(
-        "Ranks of the means, and of the mean ranks of each case, over all labels and metrics; 1 is the best. A missing "
-        "case or distance is worse than any other; two empty masks are the best.",
+        f"Ranks of the means, and of the mean ranks of each case, over all labels and metrics, of {found.num_cases} "
+        "cases; 1 is the best. A missing case or distance is worse than any other; two empty masks are the best.",
         style="dim",
         soft_wrap=True,
     )
-    if output:
-        with writing(output) as path:
-            path.write_text(to_csv(found), encoding="utf-8")
-        say(f"ranks: {output}", console=console)
 
 
 def show_summary(rows: Sequence[FolderScore], *, metrics: Sequence[str], console: Console) -> None:

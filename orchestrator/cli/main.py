@@ -16,6 +16,7 @@ COMMANDS = {
     "import": "take zips of models of others in, without running anything in them",
     "predict": "predict images with a trained model, also of others",
     "evaluate": "score folders of label maps, without any training",
+    "submit": "score and rank label maps of other methods, beside those of a run or by themselves",
     "verify": "compare every file of a run with what was written",
     "doctor": "check a data folder and list all of its problems",
     "install-trainer": "let nnUNetv2_train find our trainer, without any study",

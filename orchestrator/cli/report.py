@@ -7,9 +7,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from orchestrator.api import write_report
+from orchestrator.api import request_of_run, write_report
 from orchestrator.benchmark.loading import DEFAULT_STUDY
 from orchestrator.cli.console import EXIT_DONE, command_parser, consoles, exit_code_of, parse, say
+from orchestrator.errors import ConfigError
+from orchestrator.storage.filesystem import open_storage
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -22,6 +24,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--output", required=True, help="folder or s3:// prefix of the run")
     parser.add_argument("--study", type=Path, default=DEFAULT_STUDY, help="what it trains (default: the shipped study)")
+    parser.add_argument(
+        "--live",
+        action="store_true",
+        help="write nothing, but show the page at an address of this machine, with how far the run is, until Ctrl-C; "
+        "it is read again every ten seconds",
+    )
+    parser.add_argument("--port", type=int, default=0, help="with --live: where (default: a free port)")
     return parser
 
 
@@ -33,6 +42,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def report(options: argparse.Namespace, *, console: Console) -> int:
-    """Write the report that the command line asks for."""
+    """Write the report that the command line asks for, or show it."""
+    if options.live:
+        return show_live(options, console=console)
     say(write_report(options.output, study=options.study), console=console)
+    return EXIT_DONE
+
+
+def show_live(options: argparse.Namespace, *, console: Console) -> int:
+    """Show the report of a run that goes on, until Ctrl-C."""
+    from orchestrator.driver.live import LiveReport
+    from orchestrator.report.live.server import LiveServer
+
+    if not 0 <= options.port < 2**16:
+        raise ConfigError(f"--port {options.port}: expected a number from 0 to 65535")
+    storage = open_storage(options.output)
+    found = LiveReport(request_of_run(storage, study=options.study), storage)
+    # What is wrong with the run is said here, and not in a browser.
+    found.page()
+    try:
+        server = LiveServer(found.page, port=options.port)
+    except OSError as error:
+        raise ConfigError(f"--port {options.port}: cannot be used ({error.strerror}); expected a free one") from error
+    with server:
+        say(
+            f"{server.address}\nThe address is a secret: whoever of this machine has it sees the page.", console=console
+        )
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            say("Ended; the run goes on.", console=console)
     return EXIT_DONE

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 from orchestrator.benchmark.tables import load_tables
 from orchestrator.driver.claim import trainings_asked_for
 from orchestrator.driver.request import RunRequest
-from orchestrator.driver.status import read_status
+from orchestrator.driver.status import RunStatus, read_status
 from orchestrator.events import read_events
 from orchestrator.report.reported import Reported
-from orchestrator.report.tables import write_tables
+from orchestrator.report.study_tables.tables import write_tables
 from orchestrator.results.store import ResultsStore, from_table
 from orchestrator.stages.records.cases import warnings_about
 from orchestrator.storage import run_paths
@@ -62,9 +62,14 @@ def report_now(request: RunRequest, storage: Storage) -> str:
 
     Raises ConfigError where no run has been started.
     """
-    failed = {stage: _text(storage, stage, line=line) for stage, line in read_status(storage).failed.items()}
+    failed = failures_of(storage, read_status(storage))
     shown = shown_of(request, storage, table=ResultsStore(storage).read(), asked_for=trainings_asked_for(storage))
     return write_run_report(shown, storage, failed=failed)
+
+
+def failures_of(storage: Storage, status: RunStatus) -> dict[str, str]:
+    """Return what the stages that failed for good left behind."""
+    return {stage: _text(storage, stage, line=line) for stage, line in status.failed.items()}
 
 
 def _text(storage: Storage, stage: str, *, line: str) -> str:

@@ -99,8 +99,32 @@ def answer(spec: ComparisonSpec, rows: "pd.DataFrame", *, trainings: Sequence[Tr
         if _fits(training, spec.against)
         for other, baseline in first.items()
         if _fits(baseline, spec.baseline) and spec.key(baseline) == spec.key(training) and other != group
-        for difference in _differences(rows, baseline=baseline, against=training, seed=seed)
+        for difference in _differences(
+            rows,
+            baseline=other,
+            against=group,
+            by_fold=baseline.num_folds == training.num_folds,
+            seed=seed,
+        )
     ]
+    return _corrected(spec, differences)
+
+
+def answer_for_submission(method: str, rows: "pd.DataFrame", *, groups: Sequence[str], seed: int = 0) -> Answer:
+    """Return whether a submission is better than what was trained: a case with itself, its folds averaged.
+
+    `rows` are those of `scores_frame` and of the submissions, `groups` the trained ones.
+    """
+    spec = ComparisonSpec(name=f"submitted-{method}", title=f"{method} against the trainings", baseline={}, against={})
+    differences = [
+        difference
+        for group in groups
+        for difference in _differences(rows, baseline=group, against=method, by_fold=False, seed=seed)
+    ]
+    return _corrected(spec, differences)
+
+
+def _corrected(spec: ComparisonSpec, differences: Sequence[Difference]) -> Answer:
     results = corrected_by_holm([one.result for one in differences])
     whole = zip(differences, results, strict=True)
     return Answer(spec=spec, differences=tuple(replace(one, result=result) for one, result in whole))
@@ -110,10 +134,9 @@ def _fits(training: Training, facets: Mapping[str, str | int]) -> bool:
     return all(training.facets.get(name) == value for name, value in facets.items())
 
 
-def _differences(rows: "pd.DataFrame", *, baseline: Training, against: Training, seed: int) -> list[Difference]:
-    keys = ["evaluation_set", "structure", "dataset", "case", "patient"]
-    keys += ["fold"] if baseline.num_folds == against.num_folds else []
-    of_baseline, of_against = (_scores(rows, group=one.group, keys=keys) for one in (baseline, against))
+def _differences(rows: "pd.DataFrame", *, baseline: str, against: str, by_fold: bool, seed: int) -> list[Difference]:
+    keys = ["evaluation_set", "structure", "dataset", "case", "patient", *(["fold"] if by_fold else [])]
+    of_baseline, of_against = (_scores(rows, group=group, keys=keys) for group in (baseline, against))
     joined = of_baseline.add_suffix("_baseline").join(of_against.add_suffix("_against"), how="outer").reset_index()
     found = []
     for (evaluation_set, structure), part in joined.groupby(["evaluation_set", "structure"], sort=False):
@@ -125,8 +148,8 @@ def _differences(rows: "pd.DataFrame", *, baseline: Training, against: Training,
             result = compare_paired((other - one)[both].tolist(), part["patient"][both].tolist(), seed=seed)
             found.append(
                 Difference(
-                    baseline=baseline.group,
-                    against=against.group,
+                    baseline=baseline,
+                    against=against,
                     evaluation_set=str(evaluation_set),
                     structure=str(structure),
                     metric=metric,

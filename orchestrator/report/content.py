@@ -9,12 +9,14 @@ from orchestrator.benchmark.published import AVERAGE, PublishedScore
 from orchestrator.benchmark.study import Study
 from orchestrator.benchmark.tables import TableLayout
 from orchestrator.report import figures
-from orchestrator.report.answers import answer
+from orchestrator.report.answers import answer, answer_for_submission
 from orchestrator.report.notes import errata_notes, run_notes
 from orchestrator.report.overview import OverviewRow, overview
 from orchestrator.report.page import BesidePublished, Failure, Figure, Origin, Page
+from orchestrator.report.ranks import ranked_by_structure
 from orchestrator.report.reported import Reported
 from orchestrator.results.store import from_table
+from orchestrator.statistics.ranking import MOST_TESTED
 from orchestrator.workflow.keys import StageKey, StageKind
 
 if TYPE_CHECKING:
@@ -28,6 +30,11 @@ FILES = (
     ("methods.md", "the paragraph on methods"),
 )
 """Beside the page."""
+RANK_FILES = (
+    ("leaderboard.csv", "places over all metrics, one line a group of trainings or submission"),
+    ("ranks.csv", "ranks in each structure and metric, by three rules"),
+)
+"""Where there are several to rank."""
 
 
 def make_page(
@@ -37,23 +44,37 @@ def make_page(
     location: str,
     failures: Mapping[str, str],
     events: Sequence[Mapping[str, Any]],
+    submitted: "pd.DataFrame | None" = None,
 ) -> Page:
-    """Return everything that a report says, from the rows of `scores_frame`; without pictures of cases."""
+    """Return everything that a report says, from the rows of `scores_frame`; without pictures of cases.
+
+    `submitted` are the rows of submissions, of `submitted_frame`.
+    """
+    import pandas as pd
+
     study, trainings, layout = reported.study, reported.trainings, reported.layout
-    found = overview(rows)
+    methods_submitted = [] if submitted is None else list(dict.fromkeys(submitted["group"]))
+    everything = rows if submitted is None else pd.concat([rows, submitted], ignore_index=True)
+    found = overview(everything)
     answers = [answer(spec, rows, trainings=trainings) for spec in layout.comparisons]
+    groups = list(dict.fromkeys(rows["group"]))
+    answers += [answer_for_submission(method, everything, groups=groups) for method in methods_submitted[:MOST_TESTED]]
     published = _beside_published(found, layout=layout)
     origins = _origins(rows)
+    rankings = ranked_by_structure(everything, set_titles=layout.set_titles)
     done = len(origins)
     return Page(
         title=study.title,
         state=_state(done, len(trainings), num_failures=len(failures)),
-        notes=run_notes(
-            from_table(reported.of_trainings),
-            trainings=trainings,
-            leaks=study.patient_leaks(trainings),
-            warnings=reported.warnings,
-            has_published=layout.has_published,
+        notes=(
+            *_notes_of_submissions(methods_submitted),
+            *run_notes(
+                from_table(reported.of_trainings),
+                trainings=trainings,
+                leaks=study.patient_leaks(trainings),
+                warnings=reported.warnings,
+                has_published=layout.has_published,
+            ),
         ),
         location=location,
         set_titles=layout.set_titles,
@@ -68,11 +89,21 @@ def make_page(
                 errata=layout.published.errata,
             )
         ),
-        figures=(*_figures_of_scores(rows, layout=layout), *_figures_of_events(events)),
+        figures=(*figures_of_scores(everything, set_titles=layout.set_titles), *_figures_of_events(events)),
         failures=tuple(Failure(name=name, text=text) for name, text in failures.items()),
         methods=methods(rows, study=study),
         origins=origins,
-        files=FILES,
+        files=(*FILES, *(RANK_FILES if rankings else ())),
+        rankings=rankings,
+    )
+
+
+def _notes_of_submissions(methods: Sequence[str]) -> tuple[str, ...]:
+    if not methods:
+        return ()
+    return (
+        f"Submitted and not trained here: {', '.join(methods)}. Their label maps are scored as they are; whether "
+        "cases that they are tested on were among what they were trained on is not known.",
     )
 
 
@@ -151,12 +182,13 @@ def _origins(rows: "pd.DataFrame") -> tuple[Origin, ...]:
     )
 
 
-def _figures_of_scores(rows: "pd.DataFrame", *, layout: TableLayout) -> list[Figure]:
+def figures_of_scores(rows: "pd.DataFrame", *, set_titles: Mapping[str, str]) -> list[Figure]:
+    """Return the figures of `scores_frame`."""
     if rows["dsc"].notna().sum() == 0:
         return []
     shown = []
     for (evaluation_set, structure), part in rows.groupby(["evaluation_set", "structure"], sort=False):
-        title = layout.set_titles.get(evaluation_set, evaluation_set)
+        title = set_titles.get(evaluation_set, evaluation_set)
         caption = f"{structure}, evaluated on {title}: each case of all folds, median and quartiles."
         shown.append(Figure(svg=figures.scores_by_group(part), caption=caption))
     shown.append(Figure(svg=figures.overlap_and_surface(rows), caption="NSD against DSC: each case and structure."))

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from orchestrator.benchmark.definition import Training
 from orchestrator.benchmark.published import Erratum, PublishedScore
 from orchestrator.benchmark.study import PatientLeak
-from orchestrator.report.table_rows import TableRow
+from orchestrator.report.study_tables.table_rows import TableRow
 from orchestrator.results.aggregate import missing_predictions
 from orchestrator.results.records import ResultRow
 

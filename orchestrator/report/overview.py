@@ -1,7 +1,10 @@
 """The main table of a report: each group of trainings on each evaluation set, every number with how sure it is."""
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from orchestrator.statistics.intervals import MeanWithInterval, mean_with_interval
 
@@ -74,8 +77,8 @@ def _row(group: str, evaluation_set: str, structure: str, *, part: "pd.DataFrame
 
 
 def _quartiles(part: "pd.DataFrame", metric: str) -> Quartiles:
-    finite = part[metric].dropna()
-    low, median, high = (float(finite.quantile(share)) for share in (0.25, 0.5, 0.75))
+    finite = part[metric].dropna().to_numpy(float)
+    low, median, high = map(float, np.quantile(finite, [0.25, 0.5, 0.75])) if finite.size else (math.nan,) * 3
     is_one_empty = part["status"].isin(["reference_empty", "prediction_empty"])
     return Quartiles(
         low=low,

@@ -1,18 +1,22 @@
 """The report as one HTML page that needs nothing else: no server, no request, no script."""
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.report import figures
 from orchestrator.report.answers import Answer
-from orchestrator.report.overview import OverviewRow, Quartiles
+from orchestrator.report.live.state import LiveState
+from orchestrator.report.numbers import basis, counts, left_out, number, p_value, percent, quartiles, share
+from orchestrator.report.overview import OverviewRow
 from orchestrator.report.pictures import Picture
+from orchestrator.report.ranks import Ranked
+from orchestrator.statistics import ranking
 from orchestrator.statistics.intervals import FEWEST_CLUSTERS, NUM_RESAMPLES, MeanWithInterval
 
 _TEMPLATES = Path(__file__).with_name("templates")
-_NONE = "none"
+_MOST_SHOWN = 200
+"""Lines of the table of scores that are shown at once."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,8 +96,19 @@ class Page:
     origins: tuple[Origin, ...]
     files: tuple[tuple[str, str], ...]
     pictures: tuple[Picture, ...] = ()
+    rankings: tuple[Ranked, ...] = ()
+    live: LiveState | None = None
+    """How far the run is, if it goes on and the page is read again and again."""
+    what: str = "trainings"
+    """What has the scores."""
     num_resamples: int = NUM_RESAMPLES
     fewest_clusters: int = FEWEST_CLUSTERS
+    num_rank_resamples: int = ranking.NUM_RESAMPLES
+
+    @property
+    def is_long(self) -> bool:
+        """Whether the table of scores is better shown when it is asked for."""
+        return len(self.rows) > _MOST_SHOWN
 
     def set_title(self, name: str) -> str:
         """Return the title of an evaluation set."""
@@ -122,55 +137,3 @@ def to_html(page: Page) -> str:
     }
     environment.filters["svg"] = Markup
     return environment.get_template("report.html.j2").render(page=page)
-
-
-def percent(value: MeanWithInterval, *, signed: bool = False) -> str:
-    """Return a mean with its interval in per cent: `93.1 (91.9 to 94.0)`."""
-    if math.isnan(value.mean):
-        return _NONE
-    sign = "+" if signed else ""
-    mean = f"{100 * value.mean:{sign}.1f}"
-    return f"{mean} ({100 * value.low:{sign}.1f} to {100 * value.high:{sign}.1f})" if value.has_interval else mean
-
-
-def share(value: float) -> str:
-    """Return a number between 0 and 1 in per cent."""
-    return _NONE if math.isnan(value) else f"{100 * value:.1f}"
-
-
-def number(value: float) -> str:
-    """Return a number with two digits."""
-    return _NONE if math.isnan(value) else f"{value:+.2f}"
-
-
-def p_value(value: float) -> str:
-    """Return a p with three digits."""
-    if math.isnan(value):
-        return _NONE
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def quartiles(value: Quartiles, scale: float = 1.0) -> str:
-    """Return median and quartiles: `2.1 (1.4 to 5.0)`."""
-    if not value.num_finite:
-        return _NONE
-    low, median, high = (scale * part for part in (value.low, value.median, value.high))
-    return f"{median:.1f} ({low:.1f} to {high:.1f})"
-
-
-def counts(value: Quartiles) -> str:
-    """Return of how many cases a median is."""
-    empty = f"; there is none where one mask is empty: n = {value.num_infinite}" if value.num_infinite else ""
-    return f"median and quartiles, n = {value.num_finite}{empty}"
-
-
-def basis(row: OverviewRow, value: MeanWithInterval) -> str:
-    """Return what a mean rests on."""
-    few = "" if value.has_interval or not value.num_cases else f"; fewer than {FEWEST_CLUSTERS}, so without an interval"
-    return f"n = {value.num_cases}, patients: {value.num_clusters}{few}; {', '.join(row.trainings)}"
-
-
-def left_out(row: OverviewRow) -> str:
-    """Return which cases are in no mean."""
-    parts: Sequence[tuple[int, str]] = ((row.num_both_empty, "both empty"), (row.num_missing, "missing"))
-    return ", ".join(f"{num} {what}" for num, what in parts if num)

@@ -24,11 +24,17 @@ def scores_frame(reported: Reported) -> "pd.DataFrame":
     patients = patient_of_case(reported.study)
     cases = [Case(dataset=dataset, name=name) for dataset, name in zip(rows["dataset"], rows["case"], strict=True)]
     rows["patient"] = [patients.get(case, case.id) for case in cases]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        error = (rows["predicted_ml"] - rows["reference_ml"]) / rows["reference_ml"]
-    rows["volume_error"] = error.where((rows["reference_ml"] > 0) & (rows["status"] != "missing"))
+    rows["volume_error"] = volume_error(rows)
     rows["order"] = rows["group"].map(places)
     return rows.sort_values(["order", "evaluation_set", "structure", "fold", "dataset", "case"], kind="stable")
+
+
+def volume_error(rows: "pd.DataFrame") -> "pd.Series[float]":
+    """Return predicted less reference volume as a share of the reference; NaN where there is none."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        error = (rows["predicted_ml"] - rows["reference_ml"]) / rows["reference_ml"]
+    found: pd.Series[float] = error.where((rows["reference_ml"] > 0) & (rows["status"] != "missing"))
+    return found
 
 
 def patient_of_case(study: Study) -> Mapping[Case, str]:

@@ -3,8 +3,8 @@
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,10 +15,46 @@ from orchestrator.report.content import make_page
 from orchestrator.report.data_dictionary import data_dictionary
 from orchestrator.report.page import Page, to_html
 from orchestrator.report.pictures import pictures
+from orchestrator.report.ranks import rank_files
 from orchestrator.report.reported import Reported
-from orchestrator.report.scores_frame import scores_frame
+from orchestrator.report.scores_frame import patient_of_case, scores_frame
+from orchestrator.report.submissions.frame import submitted_frame
+from orchestrator.scoring.submitted import submitted_rows
 from orchestrator.storage import run_paths
 from orchestrator.storage.interface import Storage
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class WholePage:
+    """A page and the scores that it is of."""
+
+    page: Page
+    rows: "pd.DataFrame"
+    """Of the trainings."""
+    submitted: "pd.DataFrame | None"
+    """Of label maps that others have made, if there are any."""
+
+
+def page_of(
+    storage: Storage,
+    *,
+    reported: Reported,
+    failures: Mapping[str, str],
+    events: Sequence[Mapping[str, Any]] = (),
+) -> WholePage:
+    """Return the page of a report; parameters as those of `write_report`."""
+    rows = scores_frame(reported)
+    of_others = submitted_rows(storage, study=reported.study, trainings=reported.trainings)
+    submitted = None
+    if of_others is not None:
+        num_groups = len({training.group for training in reported.trainings})
+        submitted = submitted_frame(of_others, patients=patient_of_case(reported.study), first_order=num_groups)
+    page = make_page(reported, rows, location=storage.location, failures=failures, events=events, submitted=submitted)
+    page = replace(page, pictures=tuple(pictures(rows, reported=reported, storage=storage)))
+    return WholePage(page=page, rows=rows, submitted=submitted)
 
 
 def write_report(
@@ -41,16 +77,18 @@ def write_report(
     events
         Of the run, for the figures of how it went.
     """
-    rows = scores_frame(reported)
-    page = make_page(reported, rows, location=storage.location, failures=failures, events=events)
-    page = replace(page, pictures=tuple(pictures(rows, reported=reported, storage=storage)))
+    found = page_of(storage, reported=reported, failures=failures, events=events)
+    page = found.page
     contents = {
-        "scores.csv": rows.drop(columns=["order"]).to_csv(index=False).encode(),
+        "scores.csv": found.rows.drop(columns=["order"]).to_csv(index=False).encode(),
         "scores.parquet": _parquet(reported.of_trainings),
         "data_dictionary.md": data_dictionary(reported.table.schema.names).encode(),
         "summary.json": _summary(page).encode(),
         "methods.md": f"{page.methods}\n".encode(),
+        **rank_files(page.rankings),
     }
+    if found.submitted is not None:
+        contents["submitted_scores.csv"] = found.submitted.drop(columns=["order"]).to_csv(index=False).encode()
     for name, content in contents.items():
         storage.write_bytes(f"{run_paths.REPORT}/{name}", content)
     storage.write_bytes(run_paths.REPORT_PAGE, to_html(page).encode())
@@ -72,6 +110,7 @@ def _summary(page: Page) -> str:
         "scores": [asdict(row) for row in page.rows],
         "answers": [_answer(one) for one in page.answers],
         "published": [asdict(one) for one in page.published],
+        "ranks": [{"title": one.title, **asdict(one.board)} for one in page.rankings],
     }
     return json.dumps(finite_or_null(content), indent=1) + "\n"
 

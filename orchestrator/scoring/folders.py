@@ -2,8 +2,9 @@
 
 import math
 import statistics
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from kernels import FIELDS
 from orchestrator.errors import ConfigError, DataError, StorageError
@@ -28,15 +29,21 @@ class FolderComparison:
     """What to score."""
     metrics: tuple[str, ...]
     """What to calculate, of kernels.METRICS."""
-    dimension: int = 3
-    """2 for the contours of slices, 3 for surfaces."""
+    dimension: int | None = 3
+    """2 for the contours of slices, 3 for surfaces, None for what a reference is."""
     ignored_label: int | None = None
     """Value in a reference of voxels that nobody has annotated, which count nowhere."""
+    reference_key: str = "{}"
+    """Key of a reference, with the name of its case at {}."""
+    suffixes: tuple[str, ...] = ("",)
+    """Endings that predictions of a case may have beside its name; none where that has one."""
+    may_be_flat: bool = False
+    """Whether a prediction may also bear only the last part of the name of its case."""
 
     def cases(self) -> list[str]:
         """Return the names of the reference files; raises ConfigError if there are none."""
         keys = self.reference.list_keys()
-        cases = [key for key in keys if _is_label_map(key)]
+        cases = [key for key in keys if is_label_map(key)]
         if not cases:
             found = f"{len(keys)} files, for example {keys[0]}" if keys else "no files"
             raise ConfigError(f"{self.reference.location}: {found}; expected label maps ({', '.join(SUFFIXES)})")
@@ -48,16 +55,15 @@ class FolderComparison:
             f"{folder.location}/{key}"
             for folder in self.predictions
             for key in folder.list_keys()
-            if _is_label_map(key) and key not in cases
+            if is_label_map(key) and key not in cases
         ]
 
     def score(self, case: str) -> list["FolderScore"]:
         """Return one row for each prediction folder and structure; what cannot be scored is a row that says why."""
         try:
-            paths = [folder.fetch(case) if folder.exists(case) else NO_FILE for folder in self.predictions]
             scored = score_files(
-                self.reference.fetch(case),
-                paths,
+                self.reference.fetch(self.reference_key.format(case)),
+                [self.prediction(folder, case) for folder in self.predictions],
                 structures=self.structures,
                 metrics=self.metrics,
                 dimension=self.dimension,
@@ -71,6 +77,24 @@ class FolderComparison:
             for folder, scores in zip(self.predictions, scored, strict=True)
             for score in scores
         ]
+
+    def prediction_keys(self, case: str) -> list[str]:
+        """Return the names that the prediction of a case may have; the first that is there counts."""
+        names = dict.fromkeys([case, case.rpartition("/")[2]] if self.may_be_flat else [case])
+        return [f"{name}{suffix}" for name in names for suffix in self.suffixes]
+
+    def prediction(self, folder: Storage, case: str) -> Path | NoPrediction:
+        """Return the file of a case in a folder of predictions, or why there is none."""
+        try:
+            keys = self.prediction_keys(case)
+            return next((folder.fetch(key) for key in keys if folder.exists(key)), NO_FILE)
+        except (DataError, StorageError, OSError) as error:
+            return NoPrediction(reason=str(error))
+
+    def of_each(self) -> Iterator["FolderComparison"]:
+        """Yield the comparison of each folder by itself."""
+        for folder in self.predictions:
+            yield replace(self, predictions=(folder,))
 
     def unscored(self, case: str, *, message: str) -> list["FolderScore"]:
         """Return the rows of a case that cannot be scored, and why."""
@@ -135,7 +159,7 @@ def metric_value(score: CaseScore, metric: str) -> float:
     return float(getattr(score, FIELDS[metric]))
 
 
-def _is_label_map(key: str) -> bool:
+def is_label_map(key: str) -> bool:
     """Whether the name of a file is that of a label map, and not hidden as what macOS and tools leave beside them."""
     is_hidden = any(part.startswith(".") for part in key.split("/"))
     return key.lower().endswith(SUFFIXES) and not is_hidden

@@ -1,18 +1,21 @@
-"""Folders of label maps ranked: for each structure and metric by three rules, and over all of these."""
+"""Methods ranked: for each structure and metric by three rules, and over all of these."""
 
 import csv
 import io
 import math
 import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kernels import FIELDS
 from orchestrator.results.records import ScoreStatus
-from orchestrator.scoring.folder_scores import FolderScores
-from orchestrator.scoring.folders import FolderScore, metric_value
-from orchestrator.statistics.ranking import Ranking, rank_methods
+from orchestrator.statistics.ranking import ScoresToRank, rank_intervals, rank_methods
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 OVERLAPS = ("dsc", "nsd")
 """Metrics of which more is better."""
@@ -20,9 +23,9 @@ OVERLAPS = ("dsc", "nsd")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Place:
-    """Where a folder stands in one structure and metric."""
+    """Where a method stands in one structure and metric."""
 
-    prediction: str
+    method: str
     structure: str
     metric: str
     mean: float
@@ -40,10 +43,17 @@ class Place:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Standing:
-    """Where a folder stands over all structures and metrics: the means of its ranks."""
+    """Where a method stands over all structures and metrics."""
 
-    prediction: str
+    rank: int
+    """By the mean of its ranks of means; those that are equal share the best."""
+    rank_low: int
+    """In 95 of 100 resamples of the cases its rank is from this"""
+    rank_high: int
+    """to this one."""
+    method: str
     rank_of_mean: float
+    """Mean of its ranks."""
     rank_of_ranks: float
     num_first: int
     """Structures and metrics in which its mean is first."""
@@ -51,72 +61,132 @@ class Standing:
     """Cases without a usable prediction."""
 
 
-def places(scores: FolderScores) -> tuple[Place, ...]:
-    """Return the places of all folders, structure by structure and metric by metric."""
-    folders = list(dict.fromkeys(row.prediction for row in scores.rows))
-    structures = list(dict.fromkeys(row.score.structure for row in scores.rows))
-    rows = {(row.prediction, row.score.structure, row.case): row for row in scores.rows}
-    cases = list(dict.fromkeys(row.case for row in scores.rows))
-    found = []
-    for structure in structures:
-        for metric in scores.metrics:
-            of_cases = [[rows[folder, structure, case] for folder in folders] for case in cases]
-            values = np.array([[_ranked_value(row, metric=metric) for row in row_of] for row_of in of_cases])
-            ranking = rank_methods(values, larger_is_better=metric in OVERLAPS)
-            finite = [[metric_value(row.score, metric) for row in column] for column in zip(*of_cases, strict=True)]
-            found += [
-                _place(folder, structure, metric, ranking=ranking, index=index, values=finite[index])
-                for index, folder in enumerate(folders)
-            ]
-    return tuple(found)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Leaderboard:
+    """Some methods that were scored on the same cases."""
+
+    places: tuple[Place, ...]
+    """Structure by structure and metric by metric."""
+    standings: tuple[Standing, ...]
+    """The best first."""
+    num_cases: int
+    """Or patients, where several cases are of one."""
+
+    @property
+    def num_lists(self) -> int:
+        """Structures and metrics."""
+        return len({(place.structure, place.metric) for place in self.places})
 
 
-def standings(scores: FolderScores, found: Sequence[Place]) -> tuple[Standing, ...]:
-    """Return the folders over all, the best by the mean of its ranks first."""
-    by_folder: dict[str, list[Place]] = {}
-    for place in found:
-        by_folder.setdefault(place.prediction, []).append(place)
-    missing = {(row.prediction, row.case) for row in scores.rows if row.score.status is ScoreStatus.MISSING}
-    standing = [
-        Standing(
-            prediction=folder,
-            rank_of_mean=statistics.fmean(place.rank_of_mean for place in own),
-            rank_of_ranks=statistics.fmean(place.rank_of_ranks for place in own),
-            num_first=sum(place.rank_of_mean == 1 for place in own),
-            num_missing=sum(prediction == folder for prediction, _ in missing),
-        )
-        for folder, own in by_folder.items()
+def leaderboard(rows: "pd.DataFrame", *, metrics: Sequence[str], seed: int = 0) -> Leaderboard:
+    """Rank methods.
+
+    Parameters
+    ----------
+    rows
+        With columns method, structure, case, status and the fields of the metrics. What has the same method, structure
+        and case is averaged; with a missing prediction among it, it is missing. Methods are ranked on the cases that
+        all of them have a row of, be it that of a missing prediction.
+    metrics
+        Of kernels.METRICS.
+    seed
+        Of the resamples of the cases.
+    """
+    methods = list(dict.fromkeys(rows["method"]))
+    tables = [
+        (structure, metric, _to_rank(part, metric=metric, methods=methods))
+        for structure, part in rows.groupby("structure", sort=False)
+        for metric in metrics
     ]
-    return tuple(sorted(standing, key=lambda one: (one.rank_of_mean, one.rank_of_ranks, one.prediction)))
+    # Where methods have been asked for different structures of a case, each list has cases of its own.
+    shared = sorted(set.intersection(*(set(table.index) for *_, table in tables))) if tables else []
+    lists = [
+        (structure, metric, ScoresToRank(values=table.loc[shared].to_numpy(), larger_is_better=metric in OVERLAPS))
+        for structure, metric, table in tables
+    ]
+    means = rows.groupby(["structure", "method"], sort=False)[[FIELDS[metric] for metric in metrics]].agg(_mean)
+    places = [
+        place
+        for structure, metric, to_rank in lists
+        for place in _places(to_rank, methods=methods, structure=str(structure), metric=metric, means=means, seed=seed)
+    ]
+    return Leaderboard(
+        places=tuple(places),
+        standings=_standings(places, rows=rows, lists=[to_rank for *_, to_rank in lists], seed=seed),
+        num_cases=len(shared),
+    )
 
 
-def to_csv(found: Sequence[Place]) -> str:
-    """Return places as CSV, one a line."""
+def to_csv(found: Mapping[str, Sequence[Place] | Sequence[Standing]]) -> str:
+    """Return places or standings as CSV, one a line; several lists of them have their names in the first column."""
     buffer = io.StringIO()
-    names = list(Place.__dataclass_fields__)
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(names)
-    writer.writerows([getattr(place, name) for name in names] for place in found)
+    names = [field.name for field in fields(next(one for each in found.values() for one in each))]
+    has_lists = list(found) != [""]
+    writer.writerow([*(["evaluated_on"] if has_lists else []), *names])
+    for title, each in found.items():
+        writer.writerows([*([title] if has_lists else []), *(getattr(one, name) for name in names)] for one in each)
     return buffer.getvalue().encode(errors="replace").decode()
 
 
-def _ranked_value(row: FolderScore, *, metric: str) -> float:
-    """Return a number to rank: NaN where there is no usable one, the best there is where both masks are empty."""
-    if row.score.status is ScoreStatus.BOTH_EMPTY:
-        return 1.0 if metric in OVERLAPS else 0.0
-    value = metric_value(row.score, metric)
-    return value if math.isfinite(value) else math.nan
+def _to_rank(rows: "pd.DataFrame", *, metric: str, methods: Sequence[str]) -> "pd.DataFrame":
+    """Return a table of cases and methods: NaN where there is no usable number, the best if both masks are empty."""
+    values = rows[FIELDS[metric]].where(np.isfinite(rows[FIELDS[metric]].astype(float)))
+    best = 1.0 if metric in OVERLAPS else 0.0
+    values = values.mask(rows["status"] == ScoreStatus.BOTH_EMPTY, best)
+    groups = values.groupby([rows["case"], rows["method"]])
+    means = groups.mean().mask(groups.count() < groups.size())
+    is_there = groups.size().unstack("method").reindex(columns=methods).notna().all(axis=1)
+    table: pd.DataFrame = means.unstack("method").reindex(columns=methods)
+    return table[is_there.reindex(table.index)]
 
 
-def _place(folder: str, structure: str, metric: str, *, ranking: Ranking, index: int, values: Sequence[float]) -> Place:
-    finite = [value for value in values if math.isfinite(value)]
-    return Place(
-        prediction=folder,
-        structure=structure,
-        metric=metric,
-        mean=statistics.fmean(finite) if finite else math.nan,
-        rank_of_mean=ranking.mean_then_rank[index],
-        rank_of_ranks=ranking.rank_then_mean[index],
-        rank_by_tests=ranking.test_based[index] if ranking.test_based else None,
-        share_first=ranking.share_first[index],
-    )
+def _mean(values: "pd.Series[float]") -> float:
+    finite = values[np.isfinite(values.astype(float))]
+    return float(finite.mean()) if len(finite) else math.nan
+
+
+def _places(
+    to_rank: ScoresToRank, *, methods: Sequence[str], structure: str, metric: str, means: "pd.DataFrame", seed: int
+) -> list[Place]:
+    ranking = rank_methods(to_rank.values, larger_is_better=to_rank.larger_is_better, seed=seed)
+    return [
+        Place(
+            method=method,
+            structure=structure,
+            metric=metric,
+            mean=float(means.loc[(structure, method), FIELDS[metric]]),
+            rank_of_mean=ranking.mean_then_rank[index],
+            rank_of_ranks=ranking.rank_then_mean[index],
+            rank_by_tests=ranking.test_based[index] if ranking.test_based else None,
+            share_first=ranking.share_first[index],
+        )
+        for index, method in enumerate(methods)
+    ]
+
+
+def _standings(
+    found: Sequence[Place], *, rows: "pd.DataFrame", lists: Sequence[ScoresToRank], seed: int
+) -> tuple[Standing, ...]:
+    by_method: dict[str, list[Place]] = {}
+    for place in found:
+        by_method.setdefault(place.method, []).append(place)
+    intervals = dict(zip(by_method, rank_intervals(lists, seed=seed) if lists else (), strict=True))
+    missing = rows[rows["status"] == ScoreStatus.MISSING].drop_duplicates(["method", "case"])["method"].value_counts()
+    of_mean = {
+        method: round(statistics.fmean(place.rank_of_mean for place in own), 9) for method, own in by_method.items()
+    }
+    standing = [
+        Standing(
+            rank=1 + sum(other < of_mean[method] for other in of_mean.values()),
+            rank_low=intervals[method][0],
+            rank_high=intervals[method][1],
+            method=method,
+            rank_of_mean=of_mean[method],
+            rank_of_ranks=statistics.fmean(place.rank_of_ranks for place in own),
+            num_first=sum(place.rank_of_mean == 1 for place in own),
+            num_missing=int(missing.get(method, 0)),
+        )
+        for method, own in by_method.items()
+    ]
+    return tuple(sorted(standing, key=lambda one: (one.rank_of_mean, one.rank_of_ranks, one.method)))

@@ -131,7 +131,8 @@ def _score_prediction(
         with open_label_map(prediction) as opened:
             order = _order_onto(truth, opened, reference=reference)
             guess = opened.read(_buffers.prediction)
-    except DataError as error:
+    except (DataError, OSError, MemoryError) as error:
+        # What a disk or the memory says of one file is no reason to lose the scores of the others.
         return _missing(truth, structures, message=str(error))
     predicted = order.array(guess.array)
     if ignored is not None:

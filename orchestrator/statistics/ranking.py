@@ -14,6 +14,8 @@ NUM_RESAMPLES = 1000
 ALPHA = 0.05
 MOST_TESTED = 20
 """Methods that are tested with each other: of a hundred, there would be 9,900 tests for each structure."""
+_CONFIDENCE = 0.95
+_FEWEST_APPROXIMATED = 50
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,70 +30,135 @@ class Ranking:
     """Share of resamples of the cases in which each is first by its mean."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class ScoresToRank:
+    """Scores of some methods on the same cases."""
+
+    values: NDArray[np.float64]
+    """Shape (cases, methods): one row for each case, or the means of each patient; NaN is a case without a usable
+    prediction, which is worse than any score."""
+    larger_is_better: bool = True
+    """False for distances."""
+
+    @property
+    def oriented(self) -> NDArray[np.float64]:
+        """Return the scores so that more is better, what is missing below all of them."""
+        signed = self.values if self.larger_is_better else -self.values
+        return np.where(np.isnan(signed), -np.inf, signed)
+
+    @property
+    def filled(self) -> NDArray[np.float64]:
+        """Return the same, but what is missing as the worst that anybody has: a mean can be taken of it."""
+        oriented = self.oriented
+        worst = np.min(oriented, where=np.isfinite(oriented), initial=np.inf)
+        return np.where(np.isfinite(oriented), oriented, worst if np.isfinite(worst) else 0.0)
+
+
 def rank_methods(scores: NDArray[np.float64], *, larger_is_better: bool = True, seed: int = 0) -> Ranking:
     """Rank methods.
 
     Parameters
     ----------
     scores : float array, shape (cases, methods)
-        One row for each case, or the means of each patient; NaN is a case without a usable prediction, which is worse
-        than any score.
+        As those of `ScoresToRank`.
     larger_is_better
         False for distances.
     seed
         Of the resamples.
     """
-    oriented = np.where(np.isnan(scores), -np.inf, scores if larger_is_better else -scores)
-    worst = np.min(oriented, where=np.isfinite(oriented), initial=np.inf)
-    # In a mean, what is missing counts as the worst that anybody has.
-    filled = np.where(np.isfinite(oriented), oriented, worst if np.isfinite(worst) else 0.0)
+    given = ScoresToRank(values=scores, larger_is_better=larger_is_better)
+    oriented, filled = given.oriented, given.filled
     num = len(filled)
     firsts = np.zeros(filled.shape[1])
     if num:
-        drawn = np.random.default_rng(seed).multinomial(num, [1 / num] * num, size=NUM_RESAMPLES) @ filled
-        is_first = drawn >= drawn.max(axis=1, keepdims=True) - 1e-12 * num
+        is_first = _ranks(_resampled_sums(filled, seed=seed)) == 1
         firsts = (is_first / is_first.sum(axis=1, keepdims=True)).mean(axis=0)
     return Ranking(
-        mean_then_rank=_whole(_ranks(filled.mean(axis=0))),
-        rank_then_mean=_whole(_ranks(-np.array([_average_ranks(row) for row in oriented]).mean(axis=0))),
+        mean_then_rank=_whole(_ranks(_mean(filled))),
+        rank_then_mean=_whole(_ranks(-_mean(_ranks(oriented)))),
         test_based=_whole(_ranks(_num_beaten(oriented))) if num and len(firsts) <= MOST_TESTED else (),
         share_first=tuple(map(float, firsts)),
     )
 
 
+def rank_intervals(several: Sequence[ScoresToRank], *, seed: int = 0) -> tuple[tuple[int, int], ...]:
+    """Return between which ranks each method is in 95 of 100 resamples of the cases.
+
+    A method's rank is that of the mean of its ranks in each of the given structures or metrics, all of the same cases.
+    """
+    (num,) = {len(one.values) for one in several}
+    if not num:
+        last: int = several[0].values.shape[1]
+        return ((1, last),) * last
+    of_each: list[NDArray[np.int64]] = [_ranks(_resampled_sums(one.filled, seed=seed)) for one in several]
+    ranks = _ranks(-np.mean(of_each, axis=0))
+    tail = (1 - _CONFIDENCE) / 2
+    low, high = np.quantile(ranks, [tail, 1 - tail], axis=0, method="inverted_cdf")
+    return tuple((int(a), int(b)) for a, b in zip(low.tolist(), high.tolist(), strict=True))
+
+
+def _resampled_sums(filled: NDArray[np.float64], *, seed: int) -> NDArray[np.float64]:
+    """Return the sums over resamples of the cases, shape (resamples, methods); as close as numbers round, they tie."""
+    num = len(filled)
+    drawn = np.random.default_rng(seed).multinomial(num, [1 / num] * num, size=NUM_RESAMPLES)
+    return np.round(drawn @ filled, 9)
+
+
+def _mean(values: NDArray[np.float64] | NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the mean over cases, rounded so that equal ones are equal in whatever order they are summed."""
+    return np.round(values.mean(axis=0), 12) if len(values) else np.zeros(values.shape[1])
+
+
 def _ranks(values: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Return ranks from 1 for the largest."""
-    ranks: NDArray[np.int64] = 1 + (values[None, :] > values[:, None]).sum(axis=1)
-    return ranks
-
-
-def _average_ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return ranks from 1 for the largest, along the last axis; equal ones share the best."""
     from scipy.stats import rankdata
 
-    ranks: NDArray[np.float64] = rankdata(-values, method="min")
+    ranks: NDArray[np.int64] = rankdata(-values, method="min", axis=-1).astype(np.int64)
     return ranks
 
 
 def _num_beaten(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return how many others each method is better than by a one-sided Wilcoxon test with Holm's correction."""
-    from scipy.stats import wilcoxon
-    from statsmodels.stats.multitest import multipletests
-
     num = scores.shape[1]
-    pairs: list[tuple[int, int]] = [(a, b) for a in range(num) for b in range(num) if a != b]
-    values = []
-    for a, b in pairs:
-        with np.errstate(invalid="ignore"):
-            # Two missing predictions are equal; against one, any score is better.
-            differences = np.nan_to_num(scores[:, a] - scores[:, b], nan=0.0, posinf=1e6, neginf=-1e6)
-        is_tested = np.count_nonzero(differences) > 0
-        values.append(float(wilcoxon(differences, alternative="greater").pvalue) if is_tested else 1.0)
+    pairs = [(a, b) for a in range(num) for b in range(num) if a != b]
     beaten = np.zeros(num)
     if pairs:
-        is_better, *_ = multipletests(values, alpha=ALPHA, method="holm")
-        for (a, _), better in zip(pairs, is_better, strict=True):
-            beaten[a] += bool(better)
+        first, second = np.transpose(pairs)
+        with np.errstate(invalid="ignore"):
+            differences = scores[:, first] - scores[:, second]
+        # Two missing predictions are equal; against one, any score is better.
+        values = _p_of_larger(np.nan_to_num(differences, nan=0.0, posinf=1e6, neginf=-1e6))
+        np.add.at(beaten, first[_holm(values) <= ALPHA], 1)
     return beaten
+
+
+def _p_of_larger(differences: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return p of each column that its differences are above 0, as R's wilcox.test does by default.
+
+    It is exact for fewer than 50 cases without ties and zeros, else of the normal approximation with its correction for
+    continuity; zeros are left out.
+    """
+    from scipy.stats import wilcoxon
+
+    sizes = np.sort(np.abs(np.round(differences, 12)), axis=0)
+    has_ties = (np.diff(sizes, axis=0) == 0).any(axis=0) | (sizes == 0).any(axis=0)
+    is_exact = ~has_ties & (len(differences) < _FEWEST_APPROXIMATED)
+    values = np.ones(differences.shape[1])
+    is_any = (sizes != 0).any(axis=0)
+    for chosen, method in ((is_exact, "exact"), (~is_exact & is_any, "asymptotic")):
+        if chosen.any():
+            of_method = np.round(differences[:, chosen], 12)
+            found = wilcoxon(of_method, alternative="greater", axis=0, method=method, correction=True)
+            values[chosen] = found.pvalue
+    return values
+
+
+def _holm(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return p corrected by Holm's method: statsmodels' function collects all garbage of the process at each call."""
+    order = np.argsort(values, kind="stable")
+    corrected = np.empty_like(values)
+    corrected[order] = np.minimum(1.0, np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1)))
+    return corrected
 
 
 def _whole(ranks: Sequence[int] | NDArray[np.int64]) -> tuple[int, ...]:

@@ -17,6 +17,8 @@ REPORT = "report"
 """Folder of what a run says of its results."""
 REPORT_PAGE = f"{REPORT}/index.html"
 """Its page; the files that it names are beside it."""
+SUBMISSIONS = "submissions"
+"""Scores of label maps that others have made."""
 LOGS = "logs"
 MILESTONES = "milestones"
 """Folder of what trials of a search were like on their way."""
@@ -75,7 +77,12 @@ def case_images(case: Case, *, num_channels: int) -> tuple[str, ...]:
 
 def case_labels(case: Case, *, label_set: str) -> str:
     """Label map of an ingested case in the geometry of its image, NIfTI uint8."""
-    return f"{CASES}/{case.id}/{label_set}.nii.gz"
+    return labels_of_cases(label_set=label_set).format(case.id)
+
+
+def labels_of_cases(*, label_set: str) -> str:
+    """Pattern of the label maps of all cases, with the id of one at {}."""
+    return f"{CASES}/{{}}/{label_set}.nii.gz"
 
 
 def case_overview(case: Case) -> str:
@@ -196,6 +203,16 @@ def milestone(epoch: int) -> str:
 def arrival(epoch: int, *, number: int) -> str:
     """JSON record of a trial at a milestone, in the order in which trials came; it is written once."""
     return f"{milestone(epoch)}/{number:05d}.json"
+
+
+def submissions_record(label_set: str) -> str:
+    """JSON with the submissions whose label maps are of a label set: names and folders."""
+    return f"{SUBMISSIONS}/{label_set}/methods.json"
+
+
+def submitted_scores(label_set: str, *, references: str) -> str:
+    """Folder with a Parquet file a case: scores of submissions of a label set against references of another one."""
+    return f"{SUBMISSIONS}/{label_set}/{references}"
 
 
 def stage_failure(stage_id: str) -> str:

@@ -6,7 +6,8 @@ import math
 from decimal import ROUND_HALF_UP, Decimal
 
 from orchestrator.benchmark.published import AVERAGE
-from orchestrator.report.table_rows import FilledTable, TableRow
+from orchestrator.report.escaping import escaped
+from orchestrator.report.study_tables.table_rows import FilledTable, TableRow
 
 COLUMNS = (
     "trainings", "evaluated on", "structure", "fold", "cases",
@@ -56,7 +57,7 @@ def to_latex(table: FilledTable) -> str:
     lines = [
         "% needs \\usepackage{booktabs}",
         r"\begin{table}",
-        rf"\caption{{{_escape(table.spec.title)}. Percent, mean $\pm$ sample SD over cases.}}",
+        rf"\caption{{{escaped(table.spec.title)}. Percent, mean $\pm$ sample SD over cases.}}",
         rf"\begin{{tabular}}{{{'l' * len(_columns(table))}}}",
         r"\toprule",
         " & ".join(_columns(table)) + r" \\",
@@ -66,9 +67,9 @@ def to_latex(table: FilledTable) -> str:
         if (row.group, row.evaluation_set, row.structure) != block:
             lines.append(r"\midrule")
             block = (row.group, row.evaluation_set, row.structure)
-        lines.append(" & ".join(_escape(cell) for cell in _cells(row, table=table)) + r" \\")
+        lines.append(" & ".join(escaped(cell) for cell in _cells(row, table=table)) + r" \\")
     lines += [r"\bottomrule", r"\end{tabular}"]
-    lines += [rf"\par\footnotesize {_escape(note)}" for note in table.notes]
+    lines += [rf"\par\footnotesize {escaped(note)}" for note in table.notes]
     return "\n".join([*lines, r"\end{table}"]) + "\n"
 
 
@@ -133,13 +134,3 @@ def _mark(erratum: str) -> str:
 
 def _number(value: float) -> str:
     return "" if math.isnan(value) else repr(value)
-
-
-_LATEX = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "†": r"$\dagger$",
-}  # fmt: skip
-
-
-def _escape(text: str) -> str:
-    return "".join(_LATEX.get(character, character) for character in text)

@@ -6,9 +6,9 @@ from dataclasses import replace
 from orchestrator.benchmark.definition import Training
 from orchestrator.benchmark.study import PatientLeak
 from orchestrator.benchmark.tables import TableLayout
-from orchestrator.report.formats import to_csv, to_latex, to_markdown
 from orchestrator.report.notes import errata_of_rows, run_notes
-from orchestrator.report.table_rows import FilledTable, Scores, fill_table, headline_rows
+from orchestrator.report.study_tables.formats import to_csv, to_latex, to_markdown
+from orchestrator.report.study_tables.table_rows import FilledTable, Scores, fill_table, headline_rows
 from orchestrator.results.records import ResultRow
 from orchestrator.storage import run_paths
 from orchestrator.storage.interface import Storage

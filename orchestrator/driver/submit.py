@@ -1,0 +1,120 @@
+"""Submissions scored: beside the trainings of a run, or against references alone."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.driver.claim import trainings_asked_for
+from orchestrator.driver.request import RunRequest
+from orchestrator.driver.shown import report_now
+from orchestrator.errors import ConfigError
+from orchestrator.report.submissions.write import ScoredSubmissions, write_submissions_report
+from orchestrator.scoring.folders import FolderComparison
+from orchestrator.scoring.kept_scores import KeptScores, Unusable
+from orchestrator.scoring.leaderboard import Leaderboard
+from orchestrator.scoring.submissions import Submission, what_lacks
+from orchestrator.scoring.submitted import check_label_set, record_submissions, references_of
+from orchestrator.storage import run_paths
+from orchestrator.storage.interface import Storage
+
+ScoreAll = Callable[[KeptScores, Sequence[str]], Iterator[Sequence[Unusable]]]
+"""Scores cases, in whatever order and wherever, and yields what has no scores."""
+OnCase = Callable[[int, int], None]
+"""Called with how many cases are scored, and of how many."""
+_ALONE = "labels"
+"""In place of a label set where there is no study."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Submitted:
+    """What became of submissions."""
+
+    page: str
+    """Where the report is."""
+    unusable: tuple[Unusable, ...]
+    """Label maps without scores, and why."""
+    notes: Mapping[str, tuple[str, ...]]
+    """Submission to what its folder lacks or has too many."""
+    board: Leaderboard | None
+    """Who is where; beside a run the report has it."""
+
+
+def submit_alone(
+    submissions: Sequence[Submission],
+    comparison: FolderComparison,
+    *,
+    output: Storage,
+    score_all: ScoreAll,
+    on_case: OnCase,
+) -> Submitted:
+    """Score submissions against references, and write the report; what is scored already is taken from the output."""
+    cases = comparison.cases()
+    notes = _notes(submissions, comparison=comparison, cases=cases)
+    record_submissions(output, submissions, label_set=_ALONE)
+    scores = KeptScores(
+        comparison=comparison,
+        methods=tuple(one.name for one in submissions),
+        parts=output,
+        folder=run_paths.submitted_scores(_ALONE, references="reference"),
+    )
+    unusable = _scored(scores, cases, score_all=score_all, on_case=on_case)
+    found = ScoredSubmissions(
+        title=f"Submissions to {Path(comparison.reference.location).name}",
+        rows=scores.rows(cases),
+        metrics=comparison.metrics,
+        unusable=unusable,
+        notes=notes,
+        reference=comparison.reference.location,
+    )
+    board = write_submissions_report(output, found)
+    page = f"{output.location}/{run_paths.REPORT_PAGE}"
+    return Submitted(page=page, unusable=tuple(unusable), notes=notes, board=board)
+
+
+def submit_to_run(
+    submissions: Sequence[Submission],
+    request: RunRequest,
+    *,
+    output: Storage,
+    label_set: str | None,
+    score_all: ScoreAll,
+    on_case: OnCase,
+) -> Submitted:
+    """Score submissions on all that the trainings of a run are tested on, and write its report."""
+    asked_for = set(trainings_asked_for(output))
+    everything = request.study.all_trainings(preset=request.preset)
+    trainings = tuple(training for training in everything if training.id in asked_for)
+    chosen = check_label_set(label_set, trainings=trainings)
+    all_references = list(
+        references_of(output, study=request.study, trainings=trainings, submissions=submissions, label_set=chosen)
+    )
+    if not any(found.cases for found in all_references):
+        raise ConfigError(
+            f"{output.location}: no label map of a case that is tested on in structures of {chosen}; expected a run "
+            "that has read its data"
+        )
+    record_submissions(output, submissions, label_set=chosen)
+    unusable: list[Unusable] = []
+    notes: dict[str, tuple[str, ...]] = {}
+    for found in all_references:
+        comparison = found.scores.comparison
+        for name, lines in _notes(submissions, comparison=comparison, cases=found.cases).items():
+            notes[name] = tuple(dict.fromkeys((*notes.get(name, ()), *lines)))
+        unusable += _scored(found.scores, found.cases, score_all=score_all, on_case=on_case)
+    page = f"{output.location}/{report_now(request, output)}"
+    return Submitted(page=page, unusable=tuple(unusable), notes=notes, board=None)
+
+
+def _scored(scores: KeptScores, cases: Sequence[str], *, score_all: ScoreAll, on_case: OnCase) -> list[Unusable]:
+    unusable: list[Unusable] = []
+    for number, found in enumerate(score_all(scores, cases), start=1):
+        unusable += found
+        on_case(number, len(cases))
+    return sorted(unusable, key=lambda one: (one.method, one.case))
+
+
+def _notes(
+    submissions: Sequence[Submission], *, comparison: FolderComparison, cases: Sequence[str]
+) -> dict[str, tuple[str, ...]]:
+    found = {one.name: tuple(what_lacks(one, comparison=comparison, cases=cases)) for one in submissions}
+    return {name: lines for name, lines in found.items() if lines}

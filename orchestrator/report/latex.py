@@ -1,0 +1,108 @@
+"""Tables of a report for a paper: booktabs, each a float of its own."""
+
+from collections.abc import Iterable, Sequence
+
+from orchestrator.report.answers import Answer
+from orchestrator.report.escaping import escaped
+from orchestrator.report.numbers import number, p_value, percent, quartiles, share
+from orchestrator.report.page import BesidePublished, Page
+from orchestrator.report.ranks import Ranked
+
+HEADER = r"""% Tables of a report. In a document: \usepackage[T1]{fontenc} \usepackage{booktabs} \input{tables}
+% Names in other scripts than Latin need LuaLaTeX or XeLaTeX.
+"""
+
+
+def latex_tables(page: Page) -> str:
+    """Return the tables of a page: scores, comparisons, ranks, and what is published."""
+    tables = [HEADER]
+    if page.rows:
+        tables.append(_scores(page))
+    tables += [_answer(one, page=page) for one in page.answers if one.differences]
+    tables += [_ranks(one, what=page.what) for one in page.rankings]
+    if page.published:
+        tables.append(_published(page.published, page=page))
+    return "\n".join(tables)
+
+
+def _scores(page: Page) -> str:
+    rows = [
+        [row.group, page.set_title(row.evaluation_set), row.structure, str(row.num_cases), percent(row.dsc),
+         percent(row.nsd), quartiles(row.hd95_mm), quartiles(row.assd_mm)]
+        for row in page.rows
+    ]  # fmt: skip
+    return _table(
+        "Mean DSC and NSD in per cent with 95 % intervals (studentised bootstrap over patients); median HD95 and ASSD "
+        "in mm with quartiles, of cases in which neither mask is empty.",
+        columns=(page.what, "evaluated on", "structure", "cases", "DSC", "NSD", "HD95", "ASSD"),
+        rows=rows,
+        label="scores",
+    )
+
+
+def _answer(found: Answer, *, page: Page) -> str:
+    rows = [
+        [one.baseline, one.against, page.set_title(one.evaluation_set), one.structure, one.metric.upper(),
+         share(one.baseline_mean), share(one.against_mean), percent(one.result.difference, signed=True),
+         str(one.result.difference.num_clusters), number(one.result.effect), p_value(one.result.p_corrected)]
+        for one in found.differences
+    ]  # fmt: skip
+    return _table(
+        f"{found.spec.title} Means in per cent; difference second minus first in points with its 95 % interval; n "
+        f"patients; matched-pairs rank-biserial correlation; p of Wilcoxon's signed rank test, corrected by Holm over "
+        f"{found.num_tests} tests.",
+        columns=("first", "second", "evaluated on", "structure", "metric", "first", "second", "difference", "n",
+                 "effect", "p (Holm)"),
+        rows=rows,
+        label=found.spec.name,
+    )  # fmt: skip
+
+
+def _ranks(found: Ranked, *, what: str) -> str:
+    rows = [
+        [str(one.rank), f"{one.rank_low} to {one.rank_high}", one.method, f"{one.rank_of_mean:.2f}",
+         f"{one.rank_of_ranks:.2f}", str(one.num_missing)]
+        for one in found.board.standings
+    ]  # fmt: skip
+    return _table(
+        f"{found.title}. Rank of the mean rank over structures and metrics, and its range in 95 % of resamples of "
+        f"{found.board.num_cases} patients.",
+        columns=("rank", "95 %", what, "mean rank", "mean rank by case", "missing"),
+        rows=rows,
+        label="ranks-" + "".join(character if character.isalnum() else "-" for character in found.title),
+    )
+
+
+def _published(found: Sequence[BesidePublished], *, page: Page) -> str:
+    rows = [
+        [one.group, page.set_title(one.evaluation_set), one.structure, one.metric.upper(), percent(one.ours),
+         f"{share(one.mean)} ± {share(one.std)}{' †' if one.erratum else ''}",
+         f"{100 * (one.ours.mean - one.mean):+.1f}",
+         "yes" if one.is_within else "no"]
+        for one in found
+    ]  # fmt: skip
+    return _table(
+        "Ours (mean with 95 % interval) and published (mean ± SD over cases), in per cent; the difference in points; "
+        "whether our mean lies within one published SD of the published mean. † A known error touches this value.",
+        columns=("trainings", "evaluated on", "structure", "metric", "ours", "published", "difference", "within"),
+        rows=rows,
+        label="published",
+    )
+
+
+def _table(caption: str, *, columns: Sequence[str], rows: Iterable[Sequence[str]], label: str) -> str:
+    lines = [
+        r"\begin{table}",
+        r"\centering\scriptsize\setlength{\tabcolsep}{3pt}",
+        rf"\caption{{{escaped(caption)}}}",
+        rf"\label{{tab:{''.join(c if c.isascii() and c.isalnum() else '-' for c in label)}}}",
+        rf"\begin{{tabular}}{{{'l' * len(columns)}}}",
+        r"\toprule",
+        " & ".join(map(escaped, columns)) + r" \\",
+        r"\midrule",
+        *(" & ".join(map(escaped, row)) + r" \\" for row in rows),
+        r"\bottomrule",
+        r"\end{tabular}",
+        r"\end{table}",
+    ]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,61 @@
+"""Numbers of a report as texts."""
+
+import math
+from collections.abc import Sequence
+
+from orchestrator.report.overview import OverviewRow, Quartiles
+from orchestrator.statistics.intervals import FEWEST_CLUSTERS, MeanWithInterval
+
+_NONE = "none"
+
+
+def percent(value: MeanWithInterval, *, signed: bool = False) -> str:
+    """Return a mean with its interval in per cent: `93.1 (91.9 to 94.0)`."""
+    if math.isnan(value.mean):
+        return _NONE
+    sign = "+" if signed else ""
+    mean = f"{100 * value.mean:{sign}.1f}"
+    return f"{mean} ({100 * value.low:{sign}.1f} to {100 * value.high:{sign}.1f})" if value.has_interval else mean
+
+
+def share(value: float) -> str:
+    """Return a number between 0 and 1 in per cent."""
+    return _NONE if math.isnan(value) else f"{100 * value:.1f}"
+
+
+def number(value: float) -> str:
+    """Return a number with two digits."""
+    return _NONE if math.isnan(value) else f"{value:+.2f}"
+
+
+def p_value(value: float) -> str:
+    """Return a p with three digits."""
+    if math.isnan(value):
+        return _NONE
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def quartiles(value: Quartiles, scale: float = 1.0) -> str:
+    """Return median and quartiles: `2.1 (1.4 to 5.0)`."""
+    if not value.num_finite:
+        return _NONE
+    low, median, high = (scale * part for part in (value.low, value.median, value.high))
+    return f"{median:.1f} ({low:.1f} to {high:.1f})"
+
+
+def counts(value: Quartiles) -> str:
+    """Return of how many cases a median is."""
+    empty = f"; there is none where one mask is empty: n = {value.num_infinite}" if value.num_infinite else ""
+    return f"median and quartiles, n = {value.num_finite}{empty}"
+
+
+def basis(row: OverviewRow, value: MeanWithInterval) -> str:
+    """Return what a mean rests on."""
+    few = "" if value.has_interval or not value.num_cases else f"; fewer than {FEWEST_CLUSTERS}, so without an interval"
+    return f"n = {value.num_cases}, patients: {value.num_clusters}{few}; {', '.join(row.trainings)}"
+
+
+def left_out(row: OverviewRow) -> str:
+    """Return which cases are in no mean."""
+    parts: Sequence[tuple[int, str]] = ((row.num_both_empty, "both empty"), (row.num_missing, "missing"))
+    return ", ".join(f"{num} {what}" for num, what in parts if num)

@@ -1,0 +1,1 @@
+"""Submissions in reports: label maps that others have made."""

@@ -1,0 +1,108 @@
+"""Submissions: label maps of other methods, each a folder with a name, and whether they are complete."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.configuration import is_folder
+from orchestrator.errors import ConfigError, DataError, StorageError
+from orchestrator.images.label_maps import SUFFIXES
+from orchestrator.scoring.folders import FolderComparison, is_label_map
+from orchestrator.storage.filesystem import open_storage
+from orchestrator.storage.interface import Storage
+
+_MOST_NAMED = 3
+"""Files of a kind that a line names."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Submission:
+    """The label maps of one method."""
+
+    name: str
+    folder: Storage
+
+
+def submissions_of(texts: Sequence[str]) -> tuple[Submission, ...]:
+    """Return what a command line names: METHOD=FOLDER, or a folder in which every folder is a method.
+
+    Raises ConfigError for a folder that is not there, one without folders, and two methods of one name.
+    """
+    found = [submission for text in texts for submission in _submissions(text)]
+    by_name: dict[str, Submission] = {}
+    for one in found:
+        other = by_name.setdefault(one.name, one)
+        if other is not one:
+            raise ConfigError(
+                f"{one.name}: found twice, {other.folder.location} and {one.folder.location}; expected names of their "
+                "own. Give one with METHOD=FOLDER"
+            )
+    if not found:
+        raise ConfigError("found no submission; expected METHOD=FOLDER, or a folder in which every folder is a method")
+    return tuple(found)
+
+
+def _submissions(text: str) -> Iterator[Submission]:
+    name, is_named, location = text.partition("=")
+    if is_named and not is_folder(text) and not name.count("/"):
+        if not name.strip() or not location:
+            raise ConfigError(f"{text}: expected METHOD=FOLDER")
+        if "://" not in location and not is_folder(location):
+            raise ConfigError(f"{location}: no such folder; expected one with the label maps of {name}")
+        yield Submission(name=name.strip(), folder=_storage(location))
+        return
+    names = _folders_in(text)
+    if not names:
+        raise ConfigError(f"{text}: found no folder in it; expected one for each method, or METHOD=FOLDER")
+    for one in names:
+        yield Submission(
+            # A name that is no UTF-8 is shown as far as it is.
+            name=one.encode(errors="surrogateescape").decode(errors="replace"),
+            folder=_storage(f"{text.rstrip('/')}/{one}"),
+        )
+
+
+def _storage(location: str) -> Storage:
+    # It is named in a record, which may be read from another folder.
+    return open_storage(location if "://" in location else str(Path(location).absolute()))
+
+
+def _folders_in(location: str) -> list[str]:
+    if "://" in location:
+        keys = open_storage(location).list_keys()
+        names = {key.partition("/")[0] for key in keys if "/" in key}
+    elif is_folder(location):
+        names = {path.name for path in Path(location).iterdir() if path.is_dir()}
+    else:
+        raise ConfigError(f"{location}: no such folder; expected METHOD=FOLDER, or a folder with one for each method")
+    # What macOS and tools leave behind.
+    return sorted(name for name in names if not name.startswith((".", "__MACOSX")))
+
+
+def what_lacks(submission: Submission, *, comparison: FolderComparison, cases: Sequence[str]) -> Iterator[str]:
+    """Yield a sentence on cases that a submission lacks, and one on label maps that are of no case."""
+    try:
+        keys = {key for key in submission.folder.list_keys() if is_label_map(key)}
+    except (DataError, StorageError, OSError) as error:
+        yield f"cannot be listed: {error}"
+        return
+    used = {case: keys.intersection(comparison.prediction_keys(case)) for case in cases}
+    lacking = [case for case, found in used.items() if not found]
+    others = sorted(keys.difference(*used.values()))
+    if lacking:
+        hint = f"; found {others[0]}: name the folder that holds the label maps" if _is_deeper(others, lacking) else ""
+        yield f"{len(lacking)} of {len(cases)} cases have no label map ({_some(lacking)}){hint}"
+    if others:
+        yield f"{len(others)} label maps have the name of no case ({_some(others)}); expected one of a reference"
+    if not keys:
+        yield f"no label map in {submission.folder.location}; expected {', '.join(SUFFIXES)}"
+
+
+def _is_deeper(others: Sequence[str], lacking: Sequence[str]) -> bool:
+    """Whether the files that lack are in a folder of the folder."""
+    return bool({key.rpartition("/")[2] for key in others if "/" in key}.intersection(lacking))
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+    return ", ".join(names[:_MOST_NAMED]) + more
