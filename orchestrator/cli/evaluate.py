@@ -226,7 +226,7 @@ def print_standings(found: Leaderboard, *, console: Console) -> None:
     for one in found.standings:
         table.add_row(
             str(one.rank),
-            f"{one.rank_low} to {one.rank_high}",
+            "-" if one.rank_low is None else f"{one.rank_low} to {one.rank_high}",
             escape(one.method),
             f"{one.rank_of_mean:.2f}",
             f"{one.rank_of_ranks:.2f}",

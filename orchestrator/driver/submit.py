@@ -49,7 +49,6 @@ def submit_alone(
 ) -> Submitted:
     """Score submissions against references, and write the report; what is scored already is taken from the output."""
     cases = comparison.cases()
-    notes = _notes(submissions, comparison=comparison, cases=cases)
     record_submissions(output, submissions, label_set=_ALONE)
     scores = KeptScores(
         comparison=comparison,
@@ -57,6 +56,7 @@ def submit_alone(
         parts=output,
         folder=run_paths.submitted_scores(_ALONE, references="reference"),
     )
+    notes = _notes(submissions, all_scores=[(scores, cases)])
     unusable = _scored(scores, cases, score_all=score_all, on_case=on_case)
     found = ScoredSubmissions(
         title=f"Submissions to {Path(comparison.reference.location).name}",
@@ -94,15 +94,14 @@ def submit_to_run(
             "that has read its data"
         )
     record_submissions(output, submissions, label_set=chosen)
-    unusable: list[Unusable] = []
-    notes: dict[str, tuple[str, ...]] = {}
-    for found in all_references:
-        comparison = found.scores.comparison
-        for name, lines in _notes(submissions, comparison=comparison, cases=found.cases).items():
-            notes[name] = tuple(dict.fromkeys((*notes.get(name, ()), *lines)))
-        unusable += _scored(found.scores, found.cases, score_all=score_all, on_case=on_case)
+    notes = _notes(submissions, all_scores=[(found.scores, found.cases) for found in all_references])
+    unusable = {
+        (one.method, one.case): one
+        for found in all_references
+        for one in _scored(found.scores, found.cases, score_all=score_all, on_case=on_case)
+    }
     page = f"{output.location}/{report_now(request, output)}"
-    return Submitted(page=page, unusable=tuple(unusable), notes=notes, board=None)
+    return Submitted(page=page, unusable=tuple(unusable.values()), notes=notes, board=None)
 
 
 def _scored(scores: KeptScores, cases: Sequence[str], *, score_all: ScoreAll, on_case: OnCase) -> list[Unusable]:
@@ -114,7 +113,9 @@ def _scored(scores: KeptScores, cases: Sequence[str], *, score_all: ScoreAll, on
 
 
 def _notes(
-    submissions: Sequence[Submission], *, comparison: FolderComparison, cases: Sequence[str]
+    submissions: Sequence[Submission], *, all_scores: Sequence[tuple[KeptScores, Sequence[str]]]
 ) -> dict[str, tuple[str, ...]]:
-    found = {one.name: tuple(what_lacks(one, comparison=comparison, cases=cases)) for one in submissions}
+    """Return what is to be said of each folder, where there is anything."""
+    keys_of_cases = {case: scores.comparison.prediction_keys(case) for scores, cases in all_scores for case in cases}
+    found = {one.name: tuple(what_lacks(one, keys_of_cases=keys_of_cases)) for one in submissions}
     return {name: lines for name, lines in found.items() if lines}

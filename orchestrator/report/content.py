@@ -28,6 +28,8 @@ FILES = (
     ("data_dictionary.md", "what each column is"),
     ("summary.json", "the tables of this page as numbers"),
     ("methods.md", "the paragraph on methods"),
+    ("report.md", "this page without its figures"),
+    ("tables.tex", "the tables of this page for LaTeX, with booktabs"),
 )
 """Beside the page."""
 RANK_FILES = (

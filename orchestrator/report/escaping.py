@@ -15,7 +15,11 @@ def escaped(text: str) -> str:
     return "".join(_LATEX.get(character, character) for character in text)
 
 
+def in_line(text: object) -> str:
+    """Return a text as one line of Markdown, in which nothing is markup of HTML."""
+    return " ".join(str(text).replace("&", "&amp;").replace("<", "&lt;").split())
+
+
 def in_cell(text: object) -> str:
     """Return a text for a cell of a Markdown table."""
-    plain = str(text).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
-    return " ".join(plain.split())
+    return in_line(text).replace("\\", "\\\\").replace("|", "\\|")

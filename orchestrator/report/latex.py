@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from orchestrator.report.answers import Answer
 from orchestrator.report.escaping import escaped
-from orchestrator.report.numbers import number, p_value, percent, quartiles, share
+from orchestrator.report.numbers import number, p_value, percent, quartiles, rank_range, share
 from orchestrator.report.page import BesidePublished, Page
 from orchestrator.report.ranks import Ranked
 
@@ -60,7 +60,7 @@ def _answer(found: Answer, *, page: Page) -> str:
 
 def _ranks(found: Ranked, *, what: str) -> str:
     rows = [
-        [str(one.rank), f"{one.rank_low} to {one.rank_high}", one.method, f"{one.rank_of_mean:.2f}",
+        [str(one.rank), rank_range(one), one.method, f"{one.rank_of_mean:.2f}",
          f"{one.rank_of_ranks:.2f}", str(one.num_missing)]
         for one in found.board.standings
     ]  # fmt: skip

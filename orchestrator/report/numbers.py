@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 from orchestrator.report.overview import OverviewRow, Quartiles
+from orchestrator.scoring.leaderboard import Standing
 from orchestrator.statistics.intervals import FEWEST_CLUSTERS, MeanWithInterval
 
 _NONE = "none"
@@ -59,3 +60,10 @@ def left_out(row: OverviewRow) -> str:
     """Return which cases are in no mean."""
     parts: Sequence[tuple[int, str]] = ((row.num_both_empty, "both empty"), (row.num_missing, "missing"))
     return ", ".join(f"{num} {what}" for num, what in parts if num)
+
+
+def rank_range(standing: Standing) -> str:
+    """Return between which ranks a method lies when patients are drawn anew."""
+    if standing.rank_low is None:
+        return f"too few patients ({FEWEST_CLUSTERS} needed)"
+    return f"{standing.rank_low} to {standing.rank_high}"

@@ -1,13 +1,15 @@
 """The report as one HTML page that needs nothing else: no server, no request, no script."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.report import figures
 from orchestrator.report.answers import Answer
+from orchestrator.report.escaping import in_cell, in_line
 from orchestrator.report.live.state import LiveState
-from orchestrator.report.numbers import basis, counts, left_out, number, p_value, percent, quartiles, share
+from orchestrator.report.numbers import basis, counts, left_out, number, p_value, percent, quartiles, rank_range, share
 from orchestrator.report.overview import OverviewRow
 from orchestrator.report.pictures import Picture
 from orchestrator.report.ranks import Ranked
@@ -117,11 +119,21 @@ class Page:
 
 def to_html(page: Page) -> str:
     """Return a page as HTML; every text in it is escaped."""
+    return _rendered("report.html.j2", page, has_markup=True)
+
+
+def to_markdown(page: Page) -> str:
+    """Return what a page says as Markdown, without its figures."""
+    text = _rendered("report.md.j2", page, has_markup=False)
+    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+
+
+def _rendered(template: str, page: Page, *, has_markup: bool) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
     environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        loader=FileSystemLoader(_TEMPLATES), autoescape=has_markup, undefined=StrictUndefined, trim_blocks=True
     )
     environment.filters |= {
         "percent": percent,
@@ -132,8 +144,11 @@ def to_html(page: Page) -> str:
         "left_out": left_out,
         "number": number,
         "p_value": p_value,
+        "rank_range": rank_range,
+        "cell": in_cell,
+        "line": in_line,
         # Of matplotlib, which escapes the texts in it.
         "forest": lambda answer: Markup(figures.forest(answer)),
+        "svg": Markup,
     }
-    environment.filters["svg"] = Markup
-    return environment.get_template("report.html.j2").render(page=page)
+    return environment.get_template(template).render(page=page)

@@ -5,12 +5,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from orchestrator.scoring.leaderboard import Leaderboard, leaderboard, to_csv
+from orchestrator.statistics.intervals import FEWEST_CLUSTERS
 
 if TYPE_CHECKING:
     import pandas as pd
-
-FEWEST_CASES = 2
-"""Patients from which there is a ranking."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,6 +22,8 @@ class Ranked:
 def ranked_by_structure(rows: "pd.DataFrame", *, set_titles: Mapping[str, str]) -> tuple[Ranked, ...]:
     """Rank all groups that were tested in the same structure and evaluation set, on the patients that all share.
 
+    There is none of fewer than FEWEST_CLUSTERS patients: how sure it is could not be said.
+
     `rows` are those of `scores_frame`, perhaps with those of submissions.
     """
     found = []
@@ -31,7 +31,7 @@ def ranked_by_structure(rows: "pd.DataFrame", *, set_titles: Mapping[str, str]) 
         if part["group"].nunique() > 1:
             title = f"{structure}, {set_titles.get(str(evaluation_set), str(evaluation_set))}"
             found.append(Ranked(title=title, board=ranked(part, metrics=("dsc", "nsd"))))
-    return tuple(one for one in found if one.board.num_cases >= FEWEST_CASES)
+    return tuple(one for one in found if one.board.num_cases >= FEWEST_CLUSTERS)
 
 
 def ranked(rows: "pd.DataFrame", *, metrics: Sequence[str]) -> Leaderboard:

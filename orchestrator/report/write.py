@@ -13,7 +13,8 @@ from orchestrator.events import finite_or_null
 from orchestrator.report.answers import Answer
 from orchestrator.report.content import make_page
 from orchestrator.report.data_dictionary import data_dictionary
-from orchestrator.report.page import Page, to_html
+from orchestrator.report.latex import latex_tables
+from orchestrator.report.page import Page, to_html, to_markdown
 from orchestrator.report.pictures import pictures
 from orchestrator.report.ranks import rank_files
 from orchestrator.report.reported import Reported
@@ -85,6 +86,8 @@ def write_report(
         "data_dictionary.md": data_dictionary(reported.table.schema.names).encode(),
         "summary.json": _summary(page).encode(),
         "methods.md": f"{page.methods}\n".encode(),
+        "report.md": to_markdown(page).encode(),
+        "tables.tex": latex_tables(page).encode(),
         **rank_files(page.rankings),
     }
     if found.submitted is not None:

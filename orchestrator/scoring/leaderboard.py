@@ -12,6 +12,7 @@ import numpy as np
 
 from kernels import FIELDS
 from orchestrator.results.records import ScoreStatus
+from orchestrator.statistics.intervals import FEWEST_CLUSTERS
 from orchestrator.statistics.ranking import ScoresToRank, rank_intervals, rank_methods
 
 if TYPE_CHECKING:
@@ -47,9 +48,9 @@ class Standing:
 
     rank: int
     """By the mean of its ranks of means; those that are equal share the best."""
-    rank_low: int
-    """In 95 of 100 resamples of the cases its rank is from this"""
-    rank_high: int
+    rank_low: int | None
+    """In 95 of 100 resamples of the cases its rank is from this; None for too few cases to draw from"""
+    rank_high: int | None
     """to this one."""
     method: str
     rank_of_mean: float
@@ -171,7 +172,9 @@ def _standings(
     by_method: dict[str, list[Place]] = {}
     for place in found:
         by_method.setdefault(place.method, []).append(place)
-    intervals = dict(zip(by_method, rank_intervals(lists, seed=seed) if lists else (), strict=True))
+    has_range = bool(lists) and len(lists[0].values) >= FEWEST_CLUSTERS
+    ranges = rank_intervals(lists, seed=seed) if has_range else ((None, None),) * len(by_method)
+    intervals = dict(zip(by_method, ranges, strict=True))
     missing = rows[rows["status"] == ScoreStatus.MISSING].drop_duplicates(["method", "case"])["method"].value_counts()
     of_mean = {
         method: round(statistics.fmean(place.rank_of_mean for place in own), 9) for method, own in by_method.items()

@@ -1,13 +1,13 @@
 """Submissions: label maps of other methods, each a folder with a name, and whether they are complete."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.configuration import is_folder
 from orchestrator.errors import ConfigError, DataError, StorageError
 from orchestrator.images.label_maps import SUFFIXES
-from orchestrator.scoring.folders import FolderComparison, is_label_map
+from orchestrator.scoring.folders import is_label_map
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.storage.interface import Storage
 
@@ -79,19 +79,21 @@ def _folders_in(location: str) -> list[str]:
     return sorted(name for name in names if not name.startswith((".", "__MACOSX")))
 
 
-def what_lacks(submission: Submission, *, comparison: FolderComparison, cases: Sequence[str]) -> Iterator[str]:
-    """Yield a sentence on cases that a submission lacks, and one on label maps that are of no case."""
+def what_lacks(submission: Submission, *, keys_of_cases: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """Yield a sentence on cases that a submission lacks, and one on label maps that are of no case.
+
+    `keys_of_cases` are the names that the label map of each case may have.
+    """
     try:
         keys = {key for key in submission.folder.list_keys() if is_label_map(key)}
     except (DataError, StorageError, OSError) as error:
         yield f"cannot be listed: {error}"
         return
-    used = {case: keys.intersection(comparison.prediction_keys(case)) for case in cases}
-    lacking = [case for case, found in used.items() if not found]
-    others = sorted(keys.difference(*used.values()))
+    lacking = [case for case, names in keys_of_cases.items() if keys.isdisjoint(names)]
+    others = sorted(keys.difference(*keys_of_cases.values()))
     if lacking:
         hint = f"; found {others[0]}: name the folder that holds the label maps" if _is_deeper(others, lacking) else ""
-        yield f"{len(lacking)} of {len(cases)} cases have no label map ({_some(lacking)}){hint}"
+        yield f"{len(lacking)} of {len(keys_of_cases)} cases have no label map ({_some(lacking)}){hint}"
     if others:
         yield f"{len(others)} label maps have the name of no case ({_some(others)}); expected one of a reference"
     if not keys:

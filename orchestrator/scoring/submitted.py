@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from orchestrator.benchmark.definition import LabelSet, Training
+from orchestrator.benchmark.definition import VALIDATION, EvaluationSet, LabelSet, Training
 from orchestrator.benchmark.study import Study
 from orchestrator.errors import ConfigError
 from orchestrator.images.label_maps import SUFFIXES
@@ -33,9 +33,15 @@ class References:
     """Cases whose label map is not there yet."""
 
 
+def evaluated(trainings: Sequence[Training]) -> tuple[EvaluationSet, ...]:
+    """Return what submissions are scored on: the test sets of all trainings, or where there are none what validates."""
+    sets = [found for training in trainings for found in training.evaluation_sets]
+    return tuple([found for found in sets if found.name != VALIDATION] or sets)
+
+
 def evaluated_label_sets(trainings: Sequence[Training]) -> tuple[str, ...]:
-    """Return the label sets that trainings are scored in, in the order in which they first occur."""
-    return tuple(dict.fromkeys(found.label_set for training in trainings for found in training.evaluation_sets))
+    """Return the label sets that submissions are scored in, in the order in which they first occur."""
+    return tuple(dict.fromkeys(found.label_set for found in evaluated(trainings)))
 
 
 def record_submissions(storage: Storage, submissions: Sequence[Submission], *, label_set: str) -> None:
@@ -61,7 +67,7 @@ def references_of(
     submissions: Sequence[Submission],
     label_set: str,
 ) -> Iterator[References]:
-    """Yield what submissions are scored on: all cases that a training is tested on in structures that they have.
+    """Yield what submissions are scored on, in structures that they have.
 
     Parameters
     ----------
@@ -85,13 +91,7 @@ def references_of(
         structures = _shared(study.label_set(name), predicted=predicted, trainings=trainings)
         if not structures:
             continue
-        tested = {
-            case
-            for training in trainings
-            for found in training.evaluation_sets
-            if found.label_set == name
-            for case in found.cases
-        }
+        tested = {case for found in evaluated(trainings) if found.label_set == name for case in found.cases}
         there = [case for case in sorted(tested) if storage.exists(run_paths.case_labels(case, label_set=name))]
         comparison = FolderComparison(
             reference=storage,
@@ -121,8 +121,7 @@ def _shared(references: LabelSet, *, predicted: LabelSet, trainings: Sequence[Tr
     """Return the structures of references that trainings are scored in and that a submission has as well."""
     scored = dict.fromkeys(
         structure
-        for training in trainings
-        for found in training.evaluation_sets
+        for found in evaluated(trainings)
         if found.label_set == references.name
         for structure in found.structures
     )
@@ -163,11 +162,10 @@ def _by_evaluation_set(rows: pa.Table, *, references: str, trainings: Sequence[T
     import pyarrow.compute as pc
 
     wanted: dict[tuple[str, str], set[str]] = {}
-    for training in trainings:
-        for found in training.evaluation_sets:
-            if found.label_set == references:
-                for structure in found.structures:
-                    wanted.setdefault((found.name, structure), set()).update(case.id for case in found.cases)
+    for found in evaluated(trainings):
+        if found.label_set == references:
+            for structure in found.structures:
+                wanted.setdefault((found.name, structure), set()).update(case.id for case in found.cases)
     for (evaluation_set, structure), cases in wanted.items():
         of_set = pc.and_(pc.equal(rows["structure"], structure), pc.is_in(rows["case"], pa.array(sorted(cases))))
         part = rows.filter(of_set)

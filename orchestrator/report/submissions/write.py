@@ -12,8 +12,9 @@ from pyarrow import csv, parquet
 from kernels import METRICS
 from orchestrator.events import finite_or_null
 from orchestrator.report.content import RANK_FILES, figures_of_scores
+from orchestrator.report.latex import latex_tables
 from orchestrator.report.overview import OverviewRow, overview
-from orchestrator.report.page import Failure, Figure, Page, to_html
+from orchestrator.report.page import Failure, Figure, Page, to_html, to_markdown
 from orchestrator.report.ranks import Ranked, rank_files, ranked
 from orchestrator.report.submissions.frame import EVERYTHING, submitted_frame
 from orchestrator.scoring.kept_scores import Unusable
@@ -35,6 +36,8 @@ FILES = (
     ("scores.csv", "every score: one line a structure of a case of a submission"),
     ("scores.parquet", "the same"),
     ("summary.json", "the tables of this page as numbers"),
+    ("report.md", "this page without its figures"),
+    ("tables.tex", "the tables of this page for LaTeX, with booktabs"),
 )
 
 
@@ -86,6 +89,8 @@ def write_submissions_report(storage: Storage, found: ScoredSubmissions) -> Lead
         "scores.csv": _written(csv.write_csv, found.rows),
         "scores.parquet": _written(parquet.write_table, found.rows),
         "summary.json": _summary(page).encode(),
+        "report.md": to_markdown(page).encode(),
+        "tables.tex": latex_tables(page).encode(),
         **rank_files([Ranked(title="", board=board)]),
     }
     for name, content in contents.items():

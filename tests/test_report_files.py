@@ -1,0 +1,72 @@
+"""What stands beside the page: Markdown, and LaTeX that compiles."""
+
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bench.report_scores import all_drawn_rows
+from orchestrator.benchmark.loading import load_study
+from orchestrator.benchmark.presets import PRESETS
+from orchestrator.benchmark.tables import load_tables
+from orchestrator.report.content import make_page
+from orchestrator.report.escaping import escaped, in_cell
+from orchestrator.report.latex import latex_tables
+from orchestrator.report.page import Page, to_markdown
+from orchestrator.report.reported import Reported
+from orchestrator.report.scores_frame import scores_frame
+from orchestrator.results.store import to_table
+
+STUDY = replace(load_study(), title='100% of [all] <b>cases</b> & $more_than_$ {one} | #1 ~ ^ \\ "x"')
+TRAININGS = STUDY.trainings(matrix="all", only=("T1-infection*",), preset=PRESETS["paper"])
+
+
+@pytest.fixture(scope="module")
+def page() -> Page:
+    rows = [row for some in all_drawn_rows(TRAININGS, study=STUDY).values() for row in some]
+    reported = Reported(study=STUDY, trainings=TRAININGS, table=to_table(rows), layout=load_tables(STUDY))
+    return make_page(reported, scores_frame(reported), location="x", failures={"train <x>": "a|b\nc"}, events=[])
+
+
+def test_tables_of_markdown_have_as_many_cells_in_each_line(page: Page):
+    text = to_markdown(page)
+    tables = re.findall(r"(?:^\|.*\|$\n?)+", text, flags=re.MULTILINE)
+    assert len(tables) >= 4
+    for table in tables:
+        lines = table.strip().splitlines()
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines}) == 1
+        assert set(lines[1]) == set("|-")
+    assert "<b>" not in text
+    assert in_cell("a|b <c>\nd") == r"a\|b &lt;c> d"
+    # A heading, a list and a table begin after an empty line.
+    assert not re.search(r"[^\n]\n(#|\| \w+ .*\n\|--)", text)
+
+
+def test_tables_of_latex_are_whole(page: Page):
+    text = latex_tables(replace(page, rankings=page.rankings))
+    assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") >= 3
+    for columns, body in re.findall(r"\\begin\{tabular\}\{(l+)\}(.*?)\\end\{tabular\}", text, flags=re.DOTALL):
+        rows = [line for line in body.splitlines() if line.endswith(r"\\")]
+        assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {len(columns) - 1}
+    # Nothing that LaTeX takes for markup is left of a title.
+    assert escaped(STUDY.title) == (
+        r"100\% of {[}all{]} $<$b$>$cases$<$/b$>$ \& \$more\_than\_\$ \{one\} \textbar{} \#1 \textasciitilde{} "
+        r"\textasciicircum{} \textbackslash{} \textquotedbl{}x\textquotedbl{}"
+    )
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="there is no LaTeX on this machine")
+def test_tables_of_latex_compile(tmp_path: Path, page: Page):
+    (tmp_path / "tables.tex").write_text(latex_tables(page), encoding="utf-8")
+    title = escaped(STUDY.title)
+    (tmp_path / "paper.tex").write_text(
+        "\\documentclass{article}\\usepackage[T1]{fontenc}\\usepackage{textcomp}\\usepackage{booktabs}"
+        f"\\begin{{document}}{title}\\input{{tables}}\\end{{document}}\n"
+    )
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "-no-shell-escape", "paper.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert (tmp_path / "paper.pdf").stat().st_size > 10_000
