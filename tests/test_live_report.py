@@ -52,6 +52,7 @@ def test_who_has_the_address_gets_the_page():
         assert answer.headers["Content-Security-Policy"].startswith("default-src 'none'")
         assert answer.headers["Referrer-Policy"] == "no-referrer"
         assert answer.headers["Cache-Control"] == "no-store"
+        assert answer.headers["Refresh"] == "10"
         assert ask(server, f"/{server.token}/", host=f"LOCALHOST:{server.port}")[0].status == 200
         answer, body = ask(server, f"/{server.token}/", method="HEAD")
         assert (answer.status, answer.headers["Content-Length"], body) == (200, "11", b"")
