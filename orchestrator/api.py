@@ -20,11 +20,11 @@ from orchestrator.storage.filesystem import open_storage
 from orchestrator.training.nnunet.classes import check_models
 
 if TYPE_CHECKING:
+    from orchestrator.driver.results.submit import Submitted
     from orchestrator.driver.run import RunOutcome
-    from orchestrator.driver.submit import Submitted
     from orchestrator.results.store import ResultsStore
     from orchestrator.scoring.folder_scores import FolderScores
-    from orchestrator.scoring.folders import FolderScore
+    from orchestrator.scoring.folders import FolderComparison, FolderScore
     from orchestrator.scoring.parallel import Scorer
     from orchestrator.scoring.structures import Tolerances
     from orchestrator.storage.interface import Storage
@@ -166,7 +166,7 @@ def write_report(output: str | Path, *, study: str | Path | None = None) -> str:
     ConfigError
         If there is no run, or it is one of another study.
     """
-    from orchestrator.driver.shown import report_now
+    from orchestrator.driver.results.shown import report_now
 
     storage = open_storage(str(output))
     return f"{storage.location}/{report_now(request_of_run(storage, study=study), storage)}"
@@ -304,7 +304,7 @@ def submit(submissions: Sequence[str], *, output: str | Path, **options: Unpack[
     ConfigError
         For what does not fit, and folders that are not there. What is wrong with a submission is in what is returned.
     """
-    from orchestrator.driver.submit import submit_alone, submit_to_run
+    from orchestrator.driver.results.submit import submit_alone, submit_to_run
     from orchestrator.scoring.folder_scores import compare_folders
     from orchestrator.scoring.submissions import submissions_of
 

@@ -24,7 +24,7 @@ from orchestrator.benchmark.presets import PRESETS
 from orchestrator.cluster.registry import load_cluster
 from orchestrator.driver import run as driver
 from orchestrator.driver.request import RunRequest
-from orchestrator.driver.shown import shown_of, write_run_tables
+from orchestrator.driver.results.shown import shown_of, write_run_tables
 from orchestrator.errors import PreemptedError
 from orchestrator.events import read_events
 from orchestrator.results.store import ResultsStore

@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.presets import PRESETS
-from orchestrator.driver.live import LiveReport, live_state
+from orchestrator.driver.results.live import LiveReport, live_state
 from orchestrator.driver.status import Forecast, RunStatus, TrainingUnderWay
 from orchestrator.errors import IntegrityError
 from orchestrator.report.live.server import LiveServer

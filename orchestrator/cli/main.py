@@ -25,6 +25,8 @@ COMMANDS = {
 }
 """Name, which is that of its module, and what it does."""
 _MODULES = {
+    "report": "results.report",
+    "submit": "results.submit",
     "import": "import_models",
     "install-trainer": "nnunet.install_trainer",
     "convert-preprocessed": "nnunet.convert_preprocessed",

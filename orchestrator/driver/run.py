@@ -17,7 +17,7 @@ from orchestrator.driver.lease import Lease
 from orchestrator.driver.loop import RunLoop
 from orchestrator.driver.observer import RunObserver
 from orchestrator.driver.request import RunRequest, datasets_of, graph_of, identity_of, name_of
-from orchestrator.driver.shown import shown_of, write_run_report, write_run_tables
+from orchestrator.driver.results.shown import shown_of, write_run_report, write_run_tables
 from orchestrator.errors import ConfigError, GpuError, IntegrityError, StorageError
 from orchestrator.events import EventLog
 from orchestrator.progress import ProgressListener

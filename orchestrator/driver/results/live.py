@@ -13,7 +13,7 @@ from orchestrator.benchmark.definition import Training
 from orchestrator.driver.claim import trainings_asked_for
 from orchestrator.driver.lease import latest_driver
 from orchestrator.driver.request import RunRequest
-from orchestrator.driver.shown import failures_of, shown_of
+from orchestrator.driver.results.shown import failures_of, shown_of
 from orchestrator.driver.status import RunStatus, TrainingUnderWay, read_status
 from orchestrator.errors import OrchestratorError
 from orchestrator.events import read_events
@@ -21,6 +21,7 @@ from orchestrator.progress import duration_text
 from orchestrator.report.live.state import Cell, CellState, Line, LiveState, Machine
 from orchestrator.results.store import ResultsStore
 from orchestrator.storage.interface import Storage
+from orchestrator.workflow.keys import StageKey, StageKind
 
 if TYPE_CHECKING:
     from orchestrator.report.page import Page
@@ -36,7 +37,8 @@ def live_state(status: RunStatus, *, trainings: tuple[Training, ...], driver: st
     """Return what a page shows of how far a run is."""
     asked_for = [training for training in trainings if training.id in set(status.trainings)]
     under_way = {one.id: one for one in status.under_way}
-    failed = {stage.partition(" ")[2]: line for stage, line in status.failed.items()}
+    keys = {stage: StageKey.parse(stage) for stage in status.failed}
+    failed = {key.training: status.failed[stage] for stage, key in keys.items() if key is not None and key.training}
     by_group: dict[str, dict[int, Cell]] = {}
     for training in asked_for:
         cell = _cell(training.id, status=status, under_way=under_way, failed=failed)
@@ -72,7 +74,7 @@ def _cell(
     one = under_way.get(training_id)
     if one is None:
         return Cell(state=CellState.WAITING, text="waiting", title=training_id)
-    if one.stage != "train":
+    if one.stage != StageKind.TRAIN:
         return Cell(state=CellState.UNDER_WAY, text=one.stage, title=training_id)
     left = one.remaining_s()
     remaining = "" if left is None else f"; {duration_text(left)} of training left"

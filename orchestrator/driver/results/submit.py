@@ -6,7 +6,7 @@ from pathlib import Path
 
 from orchestrator.driver.claim import trainings_asked_for
 from orchestrator.driver.request import RunRequest
-from orchestrator.driver.shown import report_now
+from orchestrator.driver.results.shown import report_now
 from orchestrator.errors import ConfigError
 from orchestrator.report.submissions.write import ScoredSubmissions, write_submissions_report
 from orchestrator.scoring.folders import FolderComparison

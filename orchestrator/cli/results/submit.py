@@ -21,7 +21,7 @@ from orchestrator.cli.console import (
     say,
 )
 from orchestrator.cli.evaluate import print_standings, tolerances_of
-from orchestrator.driver.submit import Submitted
+from orchestrator.driver.results.submit import Submitted
 from orchestrator.errors import ConfigError
 
 _MOST_LINES = 50

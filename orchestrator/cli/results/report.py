@@ -51,7 +51,7 @@ def report(options: argparse.Namespace, *, console: Console) -> int:
 
 def show_live(options: argparse.Namespace, *, console: Console) -> int:
     """Show the report of a run that goes on, until Ctrl-C."""
-    from orchestrator.driver.live import REFRESH_S, LiveReport
+    from orchestrator.driver.results.live import REFRESH_S, LiveReport
     from orchestrator.report.live.server import LiveServer
 
     if not 0 <= options.port < 2**16:

@@ -1,0 +1,1 @@
+"""Commands about the scores of runs and of label maps."""

@@ -1,0 +1,1 @@
+"""What is shown of the results of a run: tables, report, submissions beside it."""
