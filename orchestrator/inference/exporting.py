@@ -73,10 +73,7 @@ def export_models(
     """
     source, target = open_storage(run), open_storage(output)
     there, numbered = finished_trainings(source), read_json(source, run_paths.RUN, {"trainings": list})["trainings"]
-    if missing := [training for training in trainings if training not in there]:
-        raise ConfigError(f"{run}: no finished training {', '.join(missing)}; expected some of {', '.join(there)}")
-    if not there:
-        raise ConfigError(f"{run}: no finished training; expected at least one")
+    _check_choice(run, trainings, there=there)
     if not 1 <= first_number <= _LAST_NUMBER - len(numbered) + 1:
         raise ConfigError(
             f"numbers from {first_number}: expected room for {len(numbered)} data sets up to {_LAST_NUMBER}"
@@ -99,6 +96,13 @@ def export_models(
     _write_index(target, made)
     _write_ensembles(target)
     return made
+
+
+def _check_choice(run: str, trainings: Sequence[str], *, there: Sequence[str]) -> None:
+    if missing := [training for training in trainings if training not in there]:
+        raise ConfigError(f"{run}: no finished training {', '.join(missing)}; expected some of {', '.join(there)}")
+    if not there:
+        raise ConfigError(f"{run}: no finished training; expected at least one")
 
 
 def _write_index(target: Storage, made: Sequence[ExportedModel]) -> None:

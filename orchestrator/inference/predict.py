@@ -88,28 +88,33 @@ def predict(
         raise TypeError(
             f"unknown option {min(unknown)!r}; expected some of {', '.join(PredictRequest.__annotations__)}"
         )
-    locations = [model] if isinstance(model, str | Path) else list(model)
-    sources = model_sources(
-        list(map(str, locations)),
-        training=options.get("training"),
-        folds=tuple(map(str, options.get("folds", ()))),
-    )
-    work = plan_folder(sources, Path(images), str(output), options=_chosen(options, sources))
-    note, on_case = options.get("note"), options.get("on_case")
-    said = work.announcement()
-    work.claim()
-    if note is not None:
-        for line in filter(None, (*work.notes, said)):
-            note(line)
-    cluster = options.get("cluster")
+    work = _planned([model] if isinstance(model, str | Path) else model, Path(images), str(output), options)
     rows = []
-    for row in map(work.predict, work.names()) if cluster is None else _on_cluster(work, cluster_file=Path(cluster)):
+    for row in _finished(work, options.get("cluster")):
         rows.append(row)
-        if on_case is not None:
+        if on_case := options.get("on_case"):
             on_case(len(rows), len(work.cases))
     rows.sort(key=lambda row: row.case)
     write_table(str(output), rows)
     return rows
+
+
+def _planned(models: Sequence[str | Path], images: Path, output: str, options: PredictRequest) -> FolderPrediction:
+    """Read the models, say what predicting takes, and mark the output as theirs."""
+    folds = tuple(map(str, options.get("folds", ())))
+    sources = model_sources(list(map(str, models)), training=options.get("training"), folds=folds)
+    work = plan_folder(sources, images, output, options=_chosen(options, sources))
+    said = work.announcement()
+    work.claim()
+    if note := options.get("note"):
+        for line in filter(None, (*work.notes, said)):
+            note(line)
+    return work
+
+
+def _finished(work: FolderPrediction, cluster: Path | str | None) -> Iterator[CasePrediction]:
+    """Yield what has become of each case, as it comes."""
+    return map(work.predict, work.names()) if cluster is None else _on_cluster(work, cluster_file=Path(cluster))
 
 
 def _chosen(options: PredictRequest, sources: Sequence[ModelSource]) -> PredictOptions:

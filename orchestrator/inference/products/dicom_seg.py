@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import SimpleITK as sitk
+from numpy.typing import NDArray
 
 from orchestrator.benchmark.predicted import Code, SegmentCodes
 from orchestrator.errors import ConfigError, DataError
@@ -92,18 +93,15 @@ def write_dicom_seg(
     DataError
         If the label map is not on the grid of the series, or no structure is there at all.
     """
-    highdicom = require_highdicom()
-    image = sitk.ReadImage(str(labels))
-    if difference := grid_difference(stack.geometry, geometry_of(image)):
-        raise DataError(f"{labels}: not on the grid of its series: {difference.words}")
-    voxels = sitk.GetArrayFromImage(image)
+    voxels = _labels_of(labels, stack)
     masks = np.stack([np.isin(voxels, segment.labels) for segment in segments], axis=-1)
     if not masks.any():
         raise DataError(f"{labels}: no structure was found, and a segmentation without any cannot be written")
+    highdicom = require_highdicom()
     sources = [_source(each.file, thickness_mm=stack.geometry.spacing_mm[2]) for each in stack.slices]
     series = _uid(sources[0].SeriesInstanceUID, model)
     with _quiet():
-        written = highdicom.seg.Segmentation(
+        highdicom.seg.Segmentation(
             source_images=sources,
             pixel_array=masks.astype(np.uint8),
             segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
@@ -119,8 +117,16 @@ def write_dicom_seg(
             device_serial_number="0",
             content_label="SEGMENTATION",
             omit_empty_frames=True,
-        )
-        written.save_as(output)
+        ).save_as(output)
+
+
+def _labels_of(labels: Path, stack: Stack) -> NDArray[np.integer]:
+    """Return a label map, which must lie on the grid of its series."""
+    image = sitk.ReadImage(str(labels))
+    if difference := grid_difference(stack.geometry, geometry_of(image)):
+        raise DataError(f"{labels}: not on the grid of its series: {difference.words}")
+    voxels: NDArray[np.integer] = sitk.GetArrayFromImage(image)
+    return voxels
 
 
 def _source(file: Path, *, thickness_mm: float) -> "Dataset":
