@@ -29,6 +29,11 @@ REFUSED = {
     "feed_one_loader": {("--batches", "0"): "--batches: 0: expected a whole number"},
     "feed_side_by_side": {("--rounds", "0"): "--rounds: 0: expected a whole number"},
     "feed_trainings": {("--trainings", "0"): "--trainings: 0: expected a whole number"},
+    "stock_trainer": {
+        ("--only", "nix"): "--only: invalid choice: 'nix'",
+        ("--seeds", "0"): "--seeds: 0: expected a whole number",
+        ("--folder", "/nix"): "--folder: /nix: no such folder",
+    },
     "feed_gpu": {
         ("--preset", "nix", "--device", "cpu"): "--preset: invalid choice: 'nix'",
         ("--cores", "0"): "--cores: 0: expected a whole number",

@@ -335,6 +335,8 @@ def test_looking_at_whole_cases_changes_no_weight(folders, tmp_path, monkeypatch
 
 
 def test_all_cases_are_trained_on_with_fold_all(folders, tmp_path, monkeypatch):
+    monkeypatch.setenv("ORCHESTRATOR_CURVE_EVERY", "1")
     trainer = trained(folders("CT"), tmp_path, monkeypatch, fold="all", num_epochs=1)
+    assert "none is looked at, since those of validation are trained on" in log_of(trainer)
     assert trainer._fed().train == CASES
     assert Path(trainer.output_folder).name == "fold_all"

@@ -16,7 +16,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = command_parser(
         "install-trainer",
         f"Write a small file into the installed nnU-Net by which nnUNetv2_train finds -tr {TRAINER}. nnU-Net is not "
-        "changed otherwise, and a file that is there already is left as it is.",
+        "changed otherwise, and a file that is there already is left as it is. Exit code 0: it is as asked; 2: nnU-Net "
+        "is not found, or its folder cannot be written to.",
     )
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--remove", action="store_true", help="remove the file again")

@@ -229,10 +229,13 @@ class nnUNetTrainerOrchestrator(ExactTrainer):  # noqa: N801 - nnU-Net's names
         )
 
     def _new_curve(self, structures: Structures) -> LearningCurve | None:
-        every = self._options.curve_every
+        every, fed = self._options.curve_every, self._fed()
         if every is None:
             return None
-        self._volumes = volumes = Volumes(self, structures, identifiers=self._fed().monitoring)
+        if not set(fed.monitoring).isdisjoint(fed.train):
+            self.print_to_log_file("Whole cases: none is looked at, since those of validation are trained on as well")
+            return None
+        self._volumes = volumes = Volumes(self, structures, identifiers=fed.monitoring)
         names = ["+".join(map(str, labels)) for labels in structures.labels]
         return LearningCurve(
             CurveSettings(every=every, share=self._options.curve_share),
