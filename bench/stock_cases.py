@@ -13,8 +13,8 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from bench.feed_cases import make_case
 from orchestrator.training.dropin.converting import Conversion, convert_all
-from orchestrator.training.dropin.prepared import PATCHES
 from orchestrator.training.dropin.trainer import nnUNetTrainerOrchestrator
+from orchestrator.training.nnunet.environment import prints_to_log
 
 PATCH, BATCH_SIZE = (128, 128, 128), 2
 CASES = ("case_0", "case_1", "case_2")
@@ -124,17 +124,14 @@ class StockCases:
 def stock_loaders(cases: StockCases, *, num_workers: int) -> tuple[Any, Any]:
     """Return the loaders of nnU-Net's trainer."""
     cases.set_environment(num_workers=num_workers)
-    loaders: tuple[Any, Any] = cases.trainer(nnUNetTrainer).get_dataloaders()
+    with prints_to_log():
+        loaders: tuple[Any, Any] = cases.trainer(nnUNetTrainer).get_dataloaders()
     return loaders
 
 
 def our_loaders_of(cases: StockCases, *, num_workers: int) -> tuple[Any, Any]:
     """Return the loaders of our trainer: from patch files, if there are any."""
     cases.set_environment(num_workers=num_workers)
-    loaders: tuple[Any, Any] = cases.trainer(nnUNetTrainerOrchestrator).get_dataloaders()
+    with prints_to_log():
+        loaders: tuple[Any, Any] = cases.trainer(nnUNetTrainerOrchestrator).get_dataloaders()
     return loaders
-
-
-def has_patches(cases: StockCases) -> bool:
-    """Whether patch files were written."""
-    return (cases.folder / PATCHES).is_dir()

@@ -87,8 +87,8 @@ def measure_batches(cases: StockCases, *, rounds: int) -> list[Row]:
     cases.convert(lossless=False)
     patches, _ = our_loaders_of(cases, num_workers=0)
     _check_alike(next(stock), next(patches))
-    shutil.rmtree(cases.folder / PATCHES)
     spent = _interleaved({"stock": lambda: next(stock), "own": own.next_batch, "patches": patches.next_batch}, rounds)
+    shutil.rmtree(cases.folder / PATCHES)
     num = rounds * BATCHES_A_ROUND
     return [
         Row(

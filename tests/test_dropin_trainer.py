@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,14 @@ from bench.stock_folders import CASES, KINDS, SPLIT, made_trainer, write_stock_f
 from kernels import score_masks
 from orchestrator.errors import ConfigError, IntegrityError
 from orchestrator.training.dropin.checkpoint_file import read_checkpoint
-from orchestrator.training.dropin.trainer import BEST, BEST_NSD, LATEST, dropin_trainer, nnUNetTrainerOrchestrator
+from orchestrator.training.dropin.trainer import (
+    BEST,
+    BEST_NSD,
+    LATEST,
+    WRITTEN_FOR,
+    dropin_trainer,
+    nnUNetTrainerOrchestrator,
+)
 from orchestrator.training.nnunet.trainers.learning_curve import read_curve
 
 FINAL = "checkpoint_final.pth"
@@ -184,6 +192,18 @@ def test_a_name_behind_ours_is_that_of_a_trainer_of_nnunets(folders, tmp_path, m
         dropin_trainer("nnUNetTrainerOrchestratorBenchmark_5epochs")
 
 
+class OwnNetwork(nnUNetTrainerOrchestrator):
+    @staticmethod
+    def build_network_architecture(*given, **named):
+        return nnUNetTrainer.build_network_architecture(*given, **named)
+
+
+def test_a_checkpoint_names_the_class_that_builds_its_network(folders, tmp_path, monkeypatch):
+    for kind, name in ((Asked, "nnUNetTrainer"), (OwnNetwork, "OwnNetwork")):
+        let_nnunet_find(folders("CT"), tmp_path, monkeypatch)
+        assert made_trainer(kind, folders("CT"))._builder_of_network == name
+
+
 def test_a_trainer_with_transforms_of_its_own_keeps_them(folders, tmp_path, monkeypatch):
     folder = folders("CT")
     monkeypatch.setenv("nnUNet_n_proc_DA", "0")
@@ -340,3 +360,11 @@ def test_all_cases_are_trained_on_with_fold_all(folders, tmp_path, monkeypatch):
     assert "none is looked at, since those of validation are trained on" in log_of(trainer)
     assert trainer._fed().train == CASES
     assert Path(trainer.output_folder).name == "fold_all"
+
+
+def test_another_version_of_nnunet_is_said(folders, tmp_path, monkeypatch):
+    assert version("nnunetv2") == WRITTEN_FOR
+    monkeypatch.setattr("orchestrator.training.dropin.trainer.version", lambda _: "2.9")
+    let_nnunet_find(folders("CT"), tmp_path, monkeypatch)
+    trainer = made_trainer(nnUNetTrainerOrchestrator, folders("CT"))
+    assert "is written for nnU-Net 2.8.1, and this is 2.9" in log_of(trainer)

@@ -7,6 +7,7 @@ installed; beside what nnU-Net reads they hold the place from which a training g
 
 import hashlib
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ from orchestrator.training.stop_request import StopRequest
 
 LATEST, BEST, BEST_NSD = "checkpoint_latest.pth", "checkpoint_best.pth", "checkpoint_best_nsd.pth"
 CURVE = "validation_curve.csv"
+WRITTEN_FOR = "2.8.1"
+"""Version of nnU-Net."""
 PLOT_EVERY_S = 60.0
 """Time between two plots, each of which takes most of a second."""
 _TOGETHER = {
@@ -78,11 +81,16 @@ class nnUNetTrainerOrchestrator(ExactTrainer):  # noqa: N801 - nnU-Net's names
         self._log = self.print_to_log_file
         self._stop = StopRequest()
         self._seed = _seed_of(self) if self._options.seed is None else self._options.seed
-        self._restored: dict[str, Any] = {}
+        self._was_loaded = False
+        self._place_to_go: dict[str, Any] | None = None
         self._cases: FedCases | None = None
         self._curve: LearningCurve | None = None
         self._saved_s = self._plotted_s = -np.inf
         self._begin()
+        if (found := version("nnunetv2")) != WRITTEN_FOR:
+            self.print_to_log_file(
+                f"{TRAINER} is written for nnU-Net {WRITTEN_FOR}, and this is {found}: it may not do"
+            )
 
     def initialize(self) -> None:
         """Build what nnU-Net builds, from the seed."""
@@ -118,13 +126,13 @@ class nnUNetTrainerOrchestrator(ExactTrainer):  # noqa: N801 - nnU-Net's names
         self._surfaces = PatchSurfaces(structures)
         self._patch_nsd: list[float] = []
         self._curve = self._new_curve(structures)
-        if self._restored:
+        if self._was_loaded:
             self._go_on()
         self._saved_s = self._clock()
 
     def _go_on(self) -> None:
         """Take the place of the checkpoint over."""
-        place = self._restored.get(PLACE)
+        place = self._place_to_go
         if place is None:
             self.print_to_log_file("The checkpoint is of another trainer: it goes on, but not bit for bit")
             return
@@ -283,12 +291,17 @@ class nnUNetTrainerOrchestrator(ExactTrainer):  # noqa: N801 - nnU-Net's names
             **self._of_nnunet(num_epochs=self.current_epoch if num_epochs is None else num_epochs),
             "_best_ema": self._best_ema,
             "init_args": self.my_init_kwargs,
-            # The class that builds this network: nnU-Net looks for it when it predicts.
-            "trainer_name": self.named.__name__,
+            "trainer_name": self._builder_of_network,
             "inference_allowed_mirroring_axes": self.inference_allowed_mirroring_axes,
             PLACE: self._place() | {"origin": self._origin(), "seed": self._seed, "curve": self._curve_state()},
         }
         write_checkpoint(Path(self.output_folder) / name, state)
+
+    @property
+    def _builder_of_network(self) -> str:
+        """Name of the class that nnU-Net looks for when it predicts: ours, only if one below it builds another."""
+        own, nnunets = (getattr(kind, "build_network_architecture", None) for kind in (type(self), self.named))
+        return (self.named if own is nnunets else type(self)).__name__
 
     def _curve_state(self) -> dict[str, Any]:
         return {} if self._curve is None else self._curve.state
@@ -298,10 +311,10 @@ class nnUNetTrainerOrchestrator(ExactTrainer):  # noqa: N801 - nnU-Net's names
         given = filename_or_checkpoint
         state = read_checkpoint(Path(given)) if isinstance(given, str) else given
         # What it draws follows from the seed that it began with.
-        self._seed = state.get(PLACE, {}).get("seed", self._seed)
+        self._place_to_go, self._was_loaded = state.get(PLACE), True
+        self._seed = self._place_to_go["seed"] if self._place_to_go else self._seed
         if not self.was_initialized:
             self.initialize()
-        self._restored = state
         with fitting(f"{self._training_id}: its checkpoint"):
             self._restore_weights(state)
             self._best_ema = state["_best_ema"]
