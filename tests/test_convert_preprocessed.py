@@ -9,7 +9,7 @@ import pytest
 import torch
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.training.logging.nnunet_logger import LocalLogger
-from tiny_training import assert_same_weights, let_nnunet_find
+from tiny_training import assert_same_weights, let_nnunet_find, tiny_preset
 
 from bench.stock_folders import CASES, KINDS, made_trainer, write_stock_folder
 from orchestrator.cli.main import main
@@ -17,7 +17,7 @@ from orchestrator.errors import ConfigError, IntegrityError
 from orchestrator.patches.reader import PatchFile
 from orchestrator.training.dropin import converting
 from orchestrator.training.dropin.trainer import nnUNetTrainerOrchestrator
-from orchestrator.training.nnunet.trainers.trainer_loaders import our_loaders
+from orchestrator.training.nnunet.trainers.preset_trainer import PresetTrainer, TrainingData
 
 ENDINGS = (".b2nd", "_seg.b2nd", ".pkl")
 
@@ -179,9 +179,7 @@ def test_a_damaged_case_is_named(copied, capsys):
     assert "case_1.pkl: not whole" in capsys.readouterr().err
 
 
-def batches(trainer, num=6):
-    fed = trainer._fed()
-    loaders = our_loaders(trainer, folder=fed.folder, train=fed.train, monitoring=fed.monitoring, seed=fed.seed)
+def batches(loaders, num=6):
     found = []
     for loader in loaders:
         for _ in range(num):
@@ -190,6 +188,32 @@ def batches(trainer, num=6):
             found.append((batch["data"].clone(), [target.clone() for target in targets], batch["keys"]))
         loader.close()
     return found
+
+
+def assert_same_batches(found, expected):
+    for one, other in zip(found, expected, strict=True):
+        assert one[2] == other[2]
+        assert torch.equal(one[0], other[0])
+        assert all(torch.equal(target, same) for target, same in zip(one[1], other[1], strict=True))
+
+
+def test_every_batch_is_that_which_a_study_would_draw(copied):
+    folder = copied("two channels")
+    trainer = made_trainer(nnUNetTrainerOrchestrator, folder)
+    trainer.initialize()
+    found, fed = batches(trainer.get_dataloaders()), trainer._fed()
+    assert convert("3d_fullres", "--lossless") == 0
+    study = made_trainer(PresetTrainer, folder)
+    study.configure(
+        training_id="x",
+        preset=tiny_preset(optimizer="nnunet", initial_learning_rate=None, mirror_axes=None),
+        data=TrainingData(
+            patches=folder.cases / "arrow", train=fed.train, monitoring=fed.monitoring, origin={"seed": fed.seed}
+        ),
+        log=lambda _: None,
+    )
+    study.initialize()
+    assert_same_batches(found, batches(study.get_dataloaders()))
 
 
 @pytest.mark.parametrize("kind", ["CT", "two channels", "regions, ignore label", "two channels, 2d"])
@@ -203,15 +227,13 @@ def test_every_batch_from_nnunets_files_is_that_from_patch_files(kind, copied):
             assert convert(configuration, *options) == 0
         trainer = made_trainer(nnUNetTrainerOrchestrator, folder)
         trainer.initialize()
-        found.append(batches(trainer))
+        found.append(batches(trainer.get_dataloaders()))
     own, exact, rounded = found
-    for one, other, third in zip(own, exact, rounded, strict=True):
-        assert one[2] == other[2] == third[2]
-        assert torch.equal(one[0], other[0])
-        assert (one[0] - third[0]).abs().mean() < 2.0**-9
-        for target, same, alike in zip(one[1], other[1], third[1], strict=True):
-            assert torch.equal(target, same)
-            assert torch.equal(target, alike)
+    assert_same_batches(own, exact)
+    for one, alike in zip(own, rounded, strict=True):
+        assert one[2] == alike[2]
+        assert (one[0] - alike[0]).abs().mean() < 2.0**-9
+        assert all(torch.equal(target, same) for target, same in zip(one[1], alike[1], strict=True))
 
 
 def test_a_training_from_patch_files_goes_the_same_way_and_says_from_what(copied, monkeypatch, tmp_path):
