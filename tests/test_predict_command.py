@@ -137,6 +137,18 @@ def test_channels_of_a_case_belong_together(images, tmp_path):
     assert (row.case, row.status) == ("both", "predicted")
 
 
+def test_numbers_of_scans_are_not_taken_for_channels(model, images, tmp_path):
+    folder = tmp_path / "numbered"
+    folder.mkdir()
+    for name in ("study_0255", "study_0304"):
+        (folder / f"{name}.nii.gz").write_bytes((images / "case_0_0000.nii.gz").read_bytes())
+    rows = orchestrator.predict(model, folder, output=tmp_path / "out", device="cpu")
+    assert [(row.case, row.status) for row in rows] == [("study_0255", "predicted"), ("study_0304", "predicted")]
+    (folder / "study_0000.nii.gz").write_bytes((images / "case_0_0000.nii.gz").read_bytes())
+    with pytest.raises(ConfigError, match=r"case study: .*expected 1 channels"):
+        orchestrator.predict(model, folder, output=tmp_path / "other")
+
+
 @pytest.mark.parametrize("ending", [".nrrd", ".mha", ".nii"])
 def test_other_files_that_itk_reads_are_cases_by_themselves(model, images, tmp_path, ending):
     folder = tmp_path / "others"

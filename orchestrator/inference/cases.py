@@ -108,12 +108,13 @@ def _holds_dicom(paths: Iterable[Path]) -> bool:
 
 def _of_files(files: Sequence[Path], *, endings: Sequence[str], num_channels: int) -> list[InputCase]:
     by_case: dict[str, dict[int, Path]] = defaultdict(dict)
-    for path in files:
-        stem = _stem(path, endings)
-        if stem is None:
-            continue
+    stems = {path: stem for path in files if (stem := _stem(path, endings)) is not None}
+    there = set(stems.values())
+    for path, stem in stems.items():
         match = _CHANNEL.fullmatch(stem)
-        name, channel = (match[1], int(match[2])) if match else (stem, 0)
+        # Numbers of scans look like those of channels: `study_0255`, with a model of one channel.
+        is_channel = match is not None and (num_channels > 1 or f"{match[1]}_0000" in there)
+        name, channel = (match[1], int(match[2])) if match and is_channel else (stem, 0)
         if channel in by_case[name]:
             raise ConfigError(f"{path} and {by_case[name][channel].name}: two images of one name; expected one")
         by_case[name][channel] = path
