@@ -85,14 +85,15 @@ def _bodies(shape: Sequence[int], *, num_classes: int) -> Any:
 
 
 def _organs(shape: Sequence[int], *, num_classes: int) -> Any:
-    """Return the intensities at which `_bands` finds classes that are compact: voxels belong to the nearest centre.
+    """Return the intensities at which `_bands` finds compact classes: voxels belong to the nearest of some centres.
 
-    A third of the centres are organs, the others background.
+    These stand about 40 mm apart; a third of them are organs, the others background.
     """
     extent_mm = [size * step for size, step in zip(shape, SPACING_XYZ[::-1], strict=True)]
     random = np.random.default_rng(0)
-    centres = random.uniform(0, extent_mm, (3 * num_classes, 3))
-    classes = np.concatenate([np.arange(num_classes), np.zeros(2 * num_classes, int)])
+    num_centres = max(9, int(np.prod(extent_mm) / 40**3))
+    centres = random.uniform(0, extent_mm, (num_centres, 3))
+    classes = np.where(np.arange(num_centres) % 3 == 0, random.integers(0, num_classes, num_centres), 0)
     z, y, x = (np.arange(0, size, 2) * step for size, step in zip(shape, SPACING_XYZ[::-1], strict=True))
     found = np.stack(
         [cKDTree(centres).query(np.stack(np.meshgrid(at, y, x, indexing="ij"), axis=-1).reshape(-1, 3))[1] for at in z]
