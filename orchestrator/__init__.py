@@ -10,10 +10,20 @@ from orchestrator.thread_numbers import settle_thread_numbers
 
 if TYPE_CHECKING:
     from kernels import score_masks
-    from orchestrator.api import evaluate, load_study, open_results, run, submit, write_report
+    from orchestrator.api import evaluate, load_study, open_results, plan_comparison, run, submit, write_report
     from orchestrator.inference.predict import predict
 
-__all__ = ["evaluate", "load_study", "open_results", "predict", "run", "score_masks", "submit", "write_report"]
+__all__ = [
+    "evaluate",
+    "load_study",
+    "open_results",
+    "plan_comparison",
+    "predict",
+    "run",
+    "score_masks",
+    "submit",
+    "write_report",
+]
 
 settle_thread_numbers()
 
@@ -21,6 +31,7 @@ _PLACES = {
     "evaluate": "orchestrator.api",
     "load_study": "orchestrator.api",
     "open_results": "orchestrator.api",
+    "plan_comparison": "orchestrator.api",
     "predict": "orchestrator.inference.predict",
     "run": "orchestrator.api",
     "score_masks": "kernels",

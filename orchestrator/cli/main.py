@@ -11,6 +11,7 @@ COMMANDS = {
     "study": "write a study file for data sets in nnU-Net's raw layout, or check one against its data",
     "sweep": "search for better settings of a model, on the training cases of one training",
     "report": "write a page with scores, comparisons and figures of a run",
+    "plan-comparison": "say how many patients and trainings would answer the questions of a study",
     "status": "show how far a run is",
     "export": "hand out the models of a run, as zips that nnU-Net installs",
     "import": "take zips of models of others in, without running anything in them",
@@ -30,6 +31,7 @@ _MODULES = {
     "import": "import_models",
     "install-trainer": "nnunet.install_trainer",
     "convert-preprocessed": "nnunet.convert_preprocessed",
+    "plan-comparison": "results.plan_comparison",
 }
 """Of commands whose name is none of a module."""
 PROGRAM = "orchestrator"

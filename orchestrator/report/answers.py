@@ -92,18 +92,14 @@ def answer(spec: ComparisonSpec, rows: "pd.DataFrame", *, trainings: Sequence[Tr
     seed
         Of the bootstrap.
     """
-    first = {training.group: training for training in reversed(trainings)}
     differences = [
         difference
-        for group, training in first.items()
-        if _fits(training, spec.against)
-        for other, baseline in first.items()
-        if _fits(baseline, spec.baseline) and spec.key(baseline) == spec.key(training) and other != group
+        for baseline, against in compared_groups(spec, trainings)
         for difference in _differences(
             rows,
-            baseline=other,
-            against=group,
-            by_fold=baseline.num_folds == training.num_folds,
+            baseline=baseline.group,
+            against=against.group,
+            by_fold=baseline.num_folds == against.num_folds,
             seed=seed,
         )
     ]
@@ -130,14 +126,26 @@ def _corrected(spec: ComparisonSpec, differences: Sequence[Difference]) -> Answe
     return Answer(spec=spec, differences=tuple(replace(one, result=result) for one, result in whole))
 
 
+def compared_groups(spec: ComparisonSpec, trainings: Sequence[Training]) -> list[tuple[Training, Training]]:
+    """Return the groups that a question compares, the baseline first, each by the first of its trainings."""
+    first = {training.group: training for training in reversed(trainings)}
+    return [
+        (baseline, against)
+        for against in first.values()
+        if _fits(against, spec.against)
+        for baseline in first.values()
+        if _fits(baseline, spec.baseline)
+        and spec.key(baseline) == spec.key(against)
+        and baseline.group != against.group
+    ]
+
+
 def _fits(training: Training, facets: Mapping[str, str | int]) -> bool:
     return all(training.facets.get(name) == value for name, value in facets.items())
 
 
 def _differences(rows: "pd.DataFrame", *, baseline: str, against: str, by_fold: bool, seed: int) -> list[Difference]:
-    keys = ["evaluation_set", "structure", "dataset", "case", "patient", *(["fold"] if by_fold else [])]
-    of_baseline, of_against = (_scores(rows, group=group, keys=keys) for group in (baseline, against))
-    joined = of_baseline.add_suffix("_baseline").join(of_against.add_suffix("_against"), how="outer").reset_index()
+    joined = paired_scores(rows, baseline=baseline, against=against, by_fold=by_fold)
     found = []
     for (evaluation_set, structure), part in joined.groupby(["evaluation_set", "structure"], sort=False):
         for metric in METRICS:
@@ -160,6 +168,16 @@ def _differences(rows: "pd.DataFrame", *, baseline: str, against: str, by_fold: 
                 )
             )
     return found
+
+
+def paired_scores(rows: "pd.DataFrame", *, baseline: str, against: str, by_fold: bool) -> "pd.DataFrame":
+    """Return the scores of two groups side by side, `dsc_baseline` and so on, NaN where only one of them has a case.
+
+    A row is an evaluation set, structure and case, and with `by_fold` a fold.
+    """
+    keys = ["evaluation_set", "structure", "dataset", "case", "patient", *(["fold"] if by_fold else [])]
+    of_baseline, of_against = (_scores(rows, group=group, keys=keys) for group in (baseline, against))
+    return of_baseline.add_suffix("_baseline").join(of_against.add_suffix("_against"), how="outer").reset_index()
 
 
 def _scores(rows: "pd.DataFrame", *, group: str, keys: list[str]) -> "pd.DataFrame":

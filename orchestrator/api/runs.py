@@ -1,10 +1,8 @@
-"""What a program asks for: the same as the commands do, without a terminal."""
+"""Runs: from a study to what is done, and to its results."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TextIO, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, TextIO, TypedDict, TypeVar, Unpack
 
 from orchestrator.benchmark import loading
 from orchestrator.benchmark.definition import NNUNET_RAW
@@ -20,13 +18,9 @@ from orchestrator.storage.filesystem import open_storage
 from orchestrator.training.nnunet.classes import check_models
 
 if TYPE_CHECKING:
-    from orchestrator.driver.results.submit import Submitted
+    from orchestrator.driver.results.planned import PlannedComparison
     from orchestrator.driver.run import RunOutcome
     from orchestrator.results.store import ResultsStore
-    from orchestrator.scoring.folder_scores import FolderScores
-    from orchestrator.scoring.folders import FolderComparison, FolderScore
-    from orchestrator.scoring.parallel import Scorer
-    from orchestrator.scoring.structures import Tolerances
     from orchestrator.storage.interface import Storage
 
 T = TypeVar("T")
@@ -99,7 +93,7 @@ def make_request(study: Study, **options: Unpack[RequestOptions]) -> RunRequest:
         preset=chosen,
         seed=seed,
         data=_data(str(data) if data else config.data or _own_raw_folder(study)),
-        output=_output(str(output) if output else config.output or f"runs/{chosen.name}"),
+        output=output_location(str(output) if output else config.output or f"runs/{chosen.name}"),
         cluster=config,
         redo_changed=options.get("redo_changed", False),
     )
@@ -172,6 +166,35 @@ def write_report(output: str | Path, *, study: str | Path | None = None) -> str:
     return f"{storage.location}/{report_now(request_of_run(storage, study=study), storage)}"
 
 
+def plan_comparison(
+    outputs: Sequence[str | Path], *, study: str | Path | None = None
+) -> "tuple[PlannedComparison, ...]":
+    """Return what the differences that a study asks for vary by, for `orchestrator.statistics.planning`.
+
+    Parameters
+    ----------
+    outputs
+        Folder or `s3://` prefix of a run, or of several with other seeds.
+    study
+        File of the study that they train, the shipped one unless given.
+
+    Raises
+    ------
+    ConfigError
+        If there is no run, or it is one of another study.
+    """
+    from orchestrator.driver.claim import trainings_asked_for
+    from orchestrator.driver.results.planned import planned_comparisons
+    from orchestrator.driver.results.shown import shown_of
+    from orchestrator.results.store import ResultsStore
+
+    runs = []
+    for storage in (open_storage(str(output)) for output in outputs):
+        request, table = request_of_run(storage, study=study), ResultsStore(storage).read()
+        runs.append(shown_of(request, storage, table=table, asked_for=trainings_asked_for(storage)))
+    return planned_comparisons(runs)
+
+
 def request_of_run(storage: "Storage", *, study: str | Path | None) -> RunRequest:
     """Return what a run was asked for; raises ConfigError if there is none, or it is one of another study."""
     from orchestrator.driver.claim import run_of
@@ -184,176 +207,6 @@ def request_of_run(storage: "Storage", *, study: str | Path | None) -> RunReques
             f"{storage.location}: the run of another study than {loaded.path} is now; expected --study with its own"
         )
     return make_request(loaded, preset=record.preset, seed=record.seed, data=data, output=storage.location)
-
-
-class EvaluateOptions(TypedDict, total=False):
-    """What `evaluate` may be given besides, by name."""
-
-    dimension: Literal[2, 3]
-    """3 for surfaces, unless given; 2 for the contours of files of one slice or two axes."""
-    ignored_label: int | None
-    """Value in the references of voxels that nobody has annotated: they count nowhere."""
-    workers: int | None
-    """Processes; up to one a core unless given."""
-    cluster: Path | str | None
-    """Cluster file: score as Ray tasks there; the folders must be seen on its machines."""
-    on_case: Callable[[int, int], None]
-    """Called after each case with how many are scored, and of how many."""
-
-
-def evaluate(
-    reference: str | Path,
-    prediction: str | Path | Sequence[str | Path],
-    *,
-    tolerances_mm: "Tolerances",
-    metrics: Collection[str] = ("dsc", "nsd"),
-    **options: Unpack[EvaluateOptions],
-) -> "FolderScores":
-    """Score label maps of equal names in two folders, as the command `evaluate` does.
-
-    Parameters
-    ----------
-    reference
-        Folder or `s3://` prefix with the true label maps.
-    prediction
-        One to be scored, or several.
-    tolerances_mm
-        Tolerance of the NSD of each label to be scored, or of each union of labels.
-    metrics
-        Of `kernels.METRICS`.
-    **options
-        Of EvaluateOptions: in which dimension, and where it is calculated.
-
-    Returns
-    -------
-    FolderScores
-        `to_pandas()` and `to_arrow()` have a row a folder, case and label. What cannot be scored is a row that says
-        why, with the status `missing`.
-
-    Raises
-    ------
-    ConfigError
-        For what does not fit, and folders without label maps.
-    """
-    from orchestrator.scoring.folder_scores import FolderScores, compare_folders
-
-    check_options(options, EvaluateOptions)
-    comparison = compare_folders(
-        reference,
-        [prediction] if isinstance(prediction, str | Path) else prediction,
-        tolerances_mm=tolerances_mm,
-        metrics=metrics,
-        dimension=options.get("dimension", 3),
-        ignored_label=options.get("ignored_label"),
-    )
-    return FolderScores.of(comparison, _rows_in_order(comparison, options))
-
-
-def _rows_in_order(comparison: "FolderComparison", options: EvaluateOptions) -> "list[FolderScore]":
-    """Return the rows of all cases, in the order of the cases."""
-    cases = comparison.cases()
-    on_case = options.get("on_case")
-    rows: dict[str, list[FolderScore]] = {}
-    for own_rows in _scored(comparison, cases, workers=options.get("workers"), cluster=options.get("cluster")):
-        rows[own_rows[0].case] = list(own_rows)
-        if on_case is not None:
-            on_case(len(rows), len(cases))
-    return [row for case in cases for row in rows[case]]
-
-
-class SubmitOptions(TypedDict, total=False):
-    """What `submit` may be given besides, by name."""
-
-    reference: str | Path | None
-    """Folder or `s3://` prefix with the true label maps; unless given, `output` is a run, and has them."""
-    tolerances_mm: "Tolerances"
-    """With `reference`: tolerance of the NSD of each label to be scored, or of each union of labels."""
-    metrics: Collection[str]
-    """With `reference`: of `kernels.METRICS`; DSC, NSD, HD95 and ASSD unless given."""
-    dimension: Literal[2, 3]
-    """With `reference`: as that of `evaluate`."""
-    ignored_label: int | None
-    """With `reference`: as that of `evaluate`."""
-    study: str | Path | None
-    """Beside a run: file of the study that it trains, the shipped one unless given."""
-    label_set: str | None
-    """Beside a run: what the values of the label maps mean; the only one that is scored unless given."""
-    workers: int | None
-    """Processes; up to one a core unless given."""
-    cluster: Path | str | None
-    """Cluster file: score as Ray tasks there; the folders and the output must be seen on its machines."""
-    on_case: Callable[[int, int], None]
-    """Called after each case with how many are scored, and of how many."""
-
-
-def submit(submissions: Sequence[str], *, output: str | Path, **options: Unpack[SubmitOptions]) -> "Submitted":
-    """Score and rank label maps of other methods, beside the trainings of a run or by themselves.
-
-    Parameters
-    ----------
-    submissions
-        `METHOD=FOLDER` each, or a folder in which every folder is a method. They take the place of those of the call
-        before; what was scored of the same files then is not scored again.
-    output
-        Folder or `s3://` prefix of the run; with `reference`, of what is written.
-    **options
-        Of SubmitOptions.
-
-    Raises
-    ------
-    ConfigError
-        For what does not fit, and folders that are not there. What is wrong with a submission is in what is returned.
-    """
-    from orchestrator.driver.results.submit import submit_alone, submit_to_run
-    from orchestrator.scoring.folder_scores import compare_folders
-    from orchestrator.scoring.submissions import submissions_of
-
-    check_options(options, SubmitOptions)
-    found = submissions_of([submissions] if isinstance(submissions, str) else submissions)
-    reference, storage = options.get("reference"), open_storage(_output(str(output)))
-    score_all = partial(_scored, workers=options.get("workers"), cluster=options.get("cluster"))
-    on_case = options.get("on_case", lambda *_: None)
-    if reference is None:
-        request = request_of_run(storage, study=options.get("study"))
-        return submit_to_run(
-            found,
-            request,
-            output=storage,
-            label_set=options.get("label_set"),
-            score_all=score_all,
-            on_case=on_case,
-        )
-    comparison = compare_folders(
-        reference,
-        [one.folder.location for one in found],
-        tolerances_mm=options.get("tolerances_mm", {}),
-        metrics=options.get("metrics", ("dsc", "nsd", "hd95", "assd")),
-        dimension=options.get("dimension", 3),
-        ignored_label=options.get("ignored_label"),
-    )
-    comparison = replace(comparison, predictions=tuple(one.folder for one in found))
-    return submit_alone(found, comparison, output=storage, score_all=score_all, on_case=on_case)
-
-
-def _scored(
-    scorer: "Scorer[T]", cases: Sequence[str], *, workers: int | None, cluster: Path | str | None
-) -> "Iterator[Sequence[T]]":
-    """Return what is found of each case as it comes."""
-    from orchestrator.scoring.parallel import score_in_processes
-
-    if cluster is None:
-        return score_in_processes(scorer, cases, num_workers=workers)
-    return _score_on_cluster(scorer, cases, cluster_file=Path(cluster))
-
-
-def _score_on_cluster(scorer: "Scorer[T]", cases: Sequence[str], *, cluster_file: Path) -> "Iterator[Sequence[T]]":
-    config = load_cluster(cluster_file)
-    config.authenticate()
-    from orchestrator.ray_backend.connect import connected
-    from orchestrator.ray_backend.executor import map_unordered
-
-    with connected(config, run=None):
-        yield from map_unordered(scorer.score, cases, name="score")
 
 
 def check_options(given: Mapping[str, object], known: type) -> None:
@@ -385,7 +238,8 @@ def _data(location: str | None) -> str | None:
     return str(absolute(location, option="--data"))
 
 
-def _output(location: str) -> str:
+def output_location(location: str) -> str:
+    """Return the location of a run; raises ConfigError if it can be none."""
     if "://" in location:
         return location
     path = absolute(location, option="--output")

@@ -1,0 +1,186 @@
+"""What differences of two methods vary by, and how large a comparison must be."""
+
+import math
+import warnings
+
+import numpy as np
+import pytest
+from statsmodels.regression.mixed_linear_model import MixedLM, VCSpec
+from statsmodels.stats.power import TTestPower
+
+from bench.report_scores import drawn_rows
+from orchestrator.api import load_study, make_request, plan_comparison
+from orchestrator.cli.results.plan_comparison import main
+from orchestrator.driver.claim import claim_output
+from orchestrator.driver.request import identity_of
+from orchestrator.results.store import ResultsStore
+from orchestrator.statistics.planning import (
+    Design,
+    VarianceComponents,
+    false_positives,
+    fewest_patients,
+    power_of,
+    smallest_difference,
+    variance_components,
+)
+from orchestrator.storage.filesystem import open_storage
+
+
+def _drawn(random, *, num_patients, num_trainings, sds, folds=False):
+    """Return differences, patients and trainings; with folds each patient is tested in one training."""
+    patient_sd, training_sd, residual_sd = sds
+    of_patient, of_training = random.normal(0, patient_sd, num_patients), random.normal(0, training_sd, num_trainings)
+    pairs = [(p, t) for p in range(num_patients) for t in range(num_trainings) if not folds or p % num_trainings == t]
+    values = [0.02 + of_patient[p] + of_training[t] + random.normal(0, residual_sd) for p, t in pairs]
+    return values, [p for p, _ in pairs], [t for _, t in pairs]
+
+
+def test_components_of_four_patients_in_two_trainings_by_hand():
+    # Patients 1, 2, 3, 4 and a training that adds 2, and nothing else: a balanced table without a rest.
+    found = variance_components([1, 2, 3, 4, 3, 4, 5, 6], [0, 1, 2, 3] * 2, [0] * 4 + [1] * 4)
+    assert found.difference == pytest.approx(3.5)
+    assert found.patient_sd**2 == pytest.approx(5 / 3)  # variance of 1, 2, 3, 4
+    assert found.training_sd**2 == pytest.approx(2.0)  # variance of 0 and 2
+    assert found.residual_sd == pytest.approx(0.0, abs=1e-7)
+    assert (found.num_patients, found.num_trainings, found.share_tested) == (4, 2, 1.0)
+
+
+def test_components_of_balanced_data_are_those_of_restricted_likelihood():
+    random = np.random.default_rng(1)
+    values, patients, trainings = _drawn(random, num_patients=30, num_trainings=6, sds=(0.03, 0.02, 0.02))
+    found = variance_components(values, patients, trainings)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its search ends where it begins to round
+        fitted = _fitted(values, patients, trainings)
+    assert found.patient_sd**2 == pytest.approx(fitted.vcomp[0], rel=0.01)
+    assert found.training_sd**2 == pytest.approx(fitted.vcomp[1], rel=0.01)
+    assert found.residual_sd**2 == pytest.approx(fitted.scale, rel=0.01)
+
+
+def _fitted(values, patients, trainings):
+    return MixedLM(
+        np.array(values),
+        np.ones((len(values), 1)),
+        groups=np.zeros(len(values)),
+        exog_vc=VCSpec(
+            ["patient", "training"],
+            [[[str(p) for p in range(30)]], [[str(t) for t in range(6)]]],
+            [[np.eye(30)[patients]], [np.eye(6)[trainings]]],
+        ),
+    ).fit(reml=True)
+
+
+@pytest.mark.parametrize("folds", [False, True])
+def test_components_are_right_on_average(folds):
+    random = np.random.default_rng(2)
+    sds = (0.03, 0.02, 0.015)
+    drawn = [
+        variance_components(*_drawn(random, num_patients=40, num_trainings=5, sds=sds, folds=folds)) for _ in range(400)
+    ]
+    patient, training, rest = (
+        np.mean([getattr(one, name) ** 2 for one in drawn]) for name in ("patient_sd", "training_sd", "residual_sd")
+    )
+    # In cross-validation a patient is scored once: what is left cannot be told from the patient.
+    expected = (0.03**2 + 0.015**2, 0.02**2, 0.0) if folds else (0.03**2, 0.02**2, 0.015**2)
+    assert (patient, training, rest) == pytest.approx(expected, rel=0.1, abs=1e-9)
+    assert drawn[0].share_tested == pytest.approx(0.2 if folds else 1.0)
+
+
+def test_one_training_says_nothing_of_others():
+    found = variance_components([0.1, 0.2, 0.4], ["a", "b", "c"], [0, 0, 0])
+    assert math.isnan(found.training_sd)
+    assert math.isnan(power_of(Design(num_patients=9, num_trainings=1), found, difference=0.1))
+    assert math.isnan(false_positives(Design(num_patients=9, num_trainings=1), found))
+    with pytest.raises(ValueError, match="1 patients"):
+        variance_components([0.1, 0.2], ["a", "a"], [0, 1])
+
+
+def _components(patient_sd=0.03, training_sd=0.0, residual_sd=0.0, share=1.0):
+    return VarianceComponents(
+        difference=0.0,
+        patient_sd=patient_sd,
+        training_sd=training_sd,
+        residual_sd=residual_sd,
+        num_patients=20,
+        num_trainings=5,
+        share_tested=share,
+    )
+
+
+def test_power_without_differences_of_trainings_is_that_of_a_paired_t_test():
+    for num, difference in [(10, 0.02), (30, 0.01), (80, 0.01)]:
+        found = power_of(Design(num_patients=num, num_trainings=5), _components(), difference=difference)
+        assert found == pytest.approx(TTestPower().power(difference / 0.03, nobs=num, alpha=0.05), abs=1e-6)
+    needed = fewest_patients(_components(), num_trainings=5, difference=0.01)
+    assert needed == math.ceil(TTestPower().solve_power(0.01 / 0.03, power=0.8, alpha=0.05))
+
+
+def test_no_number_of_patients_makes_up_for_few_trainings():
+    noisy = _components(training_sd=0.02)
+    assert fewest_patients(noisy, num_trainings=5, difference=0.01) is None
+    enough = fewest_patients(noisy, num_trainings=60, difference=0.01)
+    assert enough is not None
+    design = Design(num_patients=enough, num_trainings=60)
+    assert power_of(design, noisy, difference=0.01) >= 0.8
+    assert smallest_difference(design, noisy) == pytest.approx(0.01, rel=0.02)
+
+
+def test_power_and_false_positives_are_those_of_simulated_comparisons():
+    random = np.random.default_rng(3)
+    sds = (0.03, 0.02, 0.01)
+    components = _components(*sds)
+    design = Design(num_patients=20, num_trainings=5)
+    means, errors = [], []
+    for _ in range(4000):
+        values, patients, _ = _drawn(random, num_patients=20, num_trainings=5, sds=sds)
+        by_patient = np.bincount(patients, values) / 5
+        means.append(by_patient.mean() - 0.02)
+        errors.append(by_patient.std(ddof=1) / math.sqrt(20))
+    variance = 0.03**2 / 20 + 0.02**2 / 5 + 0.01**2 / 100
+    assert np.var(means) == pytest.approx(variance, rel=0.06)
+    claimed = np.mean(np.abs(means) > 1.96 * np.array(errors))
+    assert false_positives(design, components) == pytest.approx(claimed, abs=0.03)
+    assert false_positives(design, _components()) == pytest.approx(0.05, abs=1e-9)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Return two runs of one study with other seeds, with drawn scores: trainings differ by an SD of 0.03."""
+    locations = []
+    for seed in (0, 1):
+        location = tmp_path_factory.mktemp("runs") / f"seed{seed}"
+        request = make_request(load_study(), preset="paper", seed=seed, output=location, only=["T[13]-infection*"])
+        storage, store = open_storage(str(location)), ResultsStore(open_storage(str(location)))
+        ids = [training.id for training in request.trainings]
+        claim_output(storage, identity=identity_of(request), trainings=ids)
+        for training in request.trainings:
+            store.commit(training.id, drawn_rows(training, study=request.study, seed=seed))
+        locations.append(location)
+    return locations
+
+
+def test_runs_of_several_seeds_are_more_trainings(runs):
+    one, both = plan_comparison(runs[:1]), plan_comparison(runs)
+    assert [plan.components.num_trainings for plan in one] == [5] * len(one)
+    assert [plan.components.num_trainings for plan in both] == [10] * len(both)
+    assert {plan.num_tests for plan in one} == {len(one)}
+    assert all(16 < plan.hours_a_pair < 24 for plan in one)
+    # Each training has a skill of SD 0.03, and a pair two of them.
+    found = [plan.components.training_sd for plan in both if plan.metric == "dsc"]
+    assert np.mean(found) == pytest.approx(0.03 * math.sqrt(2), rel=0.5)
+
+
+def test_the_command_prints_what_is_known_and_what_would_be_enough(runs, capsys):
+    words = [word for run in runs for word in ("--output", str(run))]
+    assert main([*words, "--smallest", "0.05", "--usd-per-hour", "2", "--metric", "nsd"]) == 0
+    shown = capsys.readouterr().out
+    assert "T3-infection-structseg against T1-infection, infection, test-mosmed" in shown
+    assert "10 pairs of trainings" in shown
+    assert "would call equal methods different in" in shown
+    assert "USD" in shown
+    assert "DSC" not in shown
+    assert main([*words, "--smallest", "2"]) == 2
+    assert "--smallest 2: expected a number above 0 and below 1" in capsys.readouterr().err
+    assert main([*words, "--structure", "liver"]) == 2
+    assert "expected scores of both sides" in capsys.readouterr().err
+    assert main(["--output", str(runs[0] / "nothing")]) == 2
