@@ -13,11 +13,11 @@ from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.presets import PRESETS
 from orchestrator.benchmark.tables import load_tables
 from orchestrator.report.content import make_page
-from orchestrator.report.escaping import escaped, in_cell
-from orchestrator.report.latex import latex_tables
 from orchestrator.report.page import Page, to_markdown
 from orchestrator.report.reported import Reported
 from orchestrator.report.scores_frame import scores_frame
+from orchestrator.report.texts.escaping import escaped, in_cell
+from orchestrator.report.texts.latex import latex_tables
 from orchestrator.results.store import to_table
 
 STUDY = replace(load_study(), title='100% of [all] <b>cases</b> & $more_than_$ {one} | #1 ~ ^ \\ "x"')

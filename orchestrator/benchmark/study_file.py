@@ -210,6 +210,28 @@ class ComparisonEntry(Entry):
     """Facets that must be equal in both; all that neither of them names, unless given."""
 
 
+class CaseGroupsEntry(Entry):
+    """Kinds of cases whose scores are shown by themselves."""
+
+    title: str
+    """Above their scores."""
+    cases: Annotated[dict[str, Annotated[list[str], Field(min_length=1)]], Field(min_length=1)]
+    """Kind to its cases: `DATASET/CASE`, with `*`."""
+
+
+class GapEntry(Entry):
+    """A difference between two evaluation sets, of the same trainings on other patients."""
+
+    title: str
+    """The question in a few words."""
+    baseline: Name
+    """Evaluation set."""
+    against: Name
+    """Evaluation set: differences are of this one less that one."""
+    facets: Facets = {}
+    """Of the trainings; all that are evaluated on both, unless given."""
+
+
 class PublishedEntry(Entry):
     """Files with values of a publication."""
 
@@ -258,6 +280,12 @@ class TablesFile(Entry):
     """By the name of their files."""
     comparisons: dict[Name, ComparisonEntry] = {}
     """What is compared; each model with the first one of the study, unless given."""
+    gaps: dict[Name, GapEntry] = {}
+    """Differences between evaluation sets."""
+    case_groups: dict[Name, CaseGroupsEntry] = {}
+    """Kinds of cases whose scores are shown by themselves."""
+    references: str = ""
+    """BibTeX file beside this one: what whoever uses the results cites as well."""
     segments: dict[str, SegmentEntry] = {}
     """Structure to its codes, for predictions as DICOM Segmentation."""
     derived: dict[Name, DerivedEntry] = {}

@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from orchestrator.benchmark.definition import VALIDATION, Training
 from orchestrator.benchmark.published import Published, PublishedScores
 from orchestrator.benchmark.study import Study
 from orchestrator.benchmark.study_file import TablesFile
 from orchestrator.configuration import load_yaml, understood
+from orchestrator.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,6 +49,28 @@ class ComparisonSpec:
         return (group, *(training.facets.get(name) for name in names))
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CaseGroups:
+    """Kinds of cases whose scores are shown by themselves."""
+
+    title: str
+    cases: Mapping[str, tuple[str, ...]]
+    """Kind to its cases: `DATASET/CASE`, with `*`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GapSpec:
+    """A difference between two evaluation sets, of the same trainings on other patients."""
+
+    title: str
+    baseline: str
+    """Evaluation set."""
+    against: str
+    """Evaluation set."""
+    facets: Mapping[str, str | int] = field(default_factory=dict)
+    """Of the trainings."""
+
+
 class NothingPublished:
     """Stands for the published scores of a study that has none."""
 
@@ -68,6 +92,10 @@ class TableLayout:
     """What stands beside the scores of a run."""
     comparisons: tuple[ComparisonSpec, ...] = ()
     """What the study asks."""
+    gaps: tuple[GapSpec, ...] = ()
+    case_groups: tuple[CaseGroups, ...] = ()
+    references: str = ""
+    """BibTeX of the study's own."""
 
     @property
     def has_published(self) -> bool:
@@ -105,7 +133,20 @@ def load_tables(study: Study) -> TableLayout:
             for name, entry in content.comparisons.items()
         )
         or _of_models(study),
+        gaps=tuple(GapSpec(**entry.model_dump()) for entry in content.gaps.values()),
+        case_groups=tuple(
+            CaseGroups(title=entry.title, cases={kind: tuple(cases) for kind, cases in entry.cases.items()})
+            for entry in content.case_groups.values()
+        ),
+        references=_text(path.with_name(content.references)) if content.references else "",
     )
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error}); expected a text file that tables.yaml names") from error
 
 
 def _of_models(study: Study) -> tuple[ComparisonSpec, ...]:

@@ -13,6 +13,7 @@ from orchestrator.report.answers import answer, answer_for_submission
 from orchestrator.report.notes import errata_notes, run_notes
 from orchestrator.report.overview import OverviewRow, overview
 from orchestrator.report.page import BesidePublished, Failure, Figure, Origin, Page
+from orchestrator.report.parts import gaps_of, parts_of
 from orchestrator.report.ranks import ranked_by_structure
 from orchestrator.report.reported import Reported
 from orchestrator.results.store import from_table
@@ -28,6 +29,7 @@ FILES = (
     ("data_dictionary.md", "what each column is"),
     ("summary.json", "the tables of this page as numbers"),
     ("methods.md", "the paragraph on methods"),
+    ("references.bib", "what to cite, BibTeX"),
     ("report.md", "this page without its figures"),
     ("tables.tex", "the tables of this page for LaTeX, with booktabs"),
 )
@@ -97,6 +99,8 @@ def make_page(
         origins=origins,
         files=(*FILES, *(RANK_FILES if rankings else ())),
         rankings=rankings,
+        parts=parts_of(rows, layout=layout, leaks=study.patient_leaks(trainings)),
+        gaps=gaps_of(rows, layout=layout, trainings=trainings),
     )
 
 

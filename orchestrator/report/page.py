@@ -7,12 +7,23 @@ from pathlib import Path
 
 from orchestrator.report import figures
 from orchestrator.report.answers import Answer
-from orchestrator.report.escaping import in_cell, in_line
 from orchestrator.report.live.state import LiveState
-from orchestrator.report.numbers import basis, counts, left_out, number, p_value, percent, quartiles, rank_range, share
 from orchestrator.report.overview import OverviewRow
+from orchestrator.report.parts import Gaps, Parts
 from orchestrator.report.pictures import Picture
 from orchestrator.report.ranks import Ranked
+from orchestrator.report.texts.escaping import in_cell, in_line
+from orchestrator.report.texts.numbers import (
+    basis,
+    counts,
+    left_out,
+    number,
+    p_value,
+    percent,
+    quartiles,
+    rank_range,
+    share,
+)
 from orchestrator.statistics import ranking
 from orchestrator.statistics.intervals import FEWEST_CLUSTERS, NUM_RESAMPLES, MeanWithInterval
 
@@ -99,6 +110,8 @@ class Page:
     files: tuple[tuple[str, str], ...]
     pictures: tuple[Picture, ...] = ()
     rankings: tuple[Ranked, ...] = ()
+    parts: tuple[Parts, ...] = ()
+    gaps: tuple[Gaps, ...] = ()
     live: LiveState | None = None
     """How far the run is, if it goes on and the page is read again and again."""
     what: str = "trainings"

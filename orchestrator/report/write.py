@@ -4,22 +4,24 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from orchestrator.benchmark.tables import TableLayout
 from orchestrator.events import finite_or_null
 from orchestrator.report.answers import Answer
 from orchestrator.report.content import make_page
 from orchestrator.report.data_dictionary import data_dictionary
-from orchestrator.report.latex import latex_tables
 from orchestrator.report.page import Page, to_html, to_markdown
 from orchestrator.report.pictures import pictures
 from orchestrator.report.ranks import rank_files
 from orchestrator.report.reported import Reported
 from orchestrator.report.scores_frame import patient_of_case, scores_frame
 from orchestrator.report.submissions.frame import submitted_frame
+from orchestrator.report.texts.latex import latex_tables
 from orchestrator.scoring.submitted import submitted_rows
 from orchestrator.storage import run_paths
 from orchestrator.storage.interface import Storage
@@ -86,6 +88,7 @@ def write_report(
         "data_dictionary.md": data_dictionary(reported.table.schema.names).encode(),
         "summary.json": _summary(page).encode(),
         "methods.md": f"{page.methods}\n".encode(),
+        "references.bib": bibliography(reported.layout).encode(),
         "report.md": to_markdown(page).encode(),
         "tables.tex": latex_tables(page).encode(),
         **rank_files(page.rankings),
@@ -96,6 +99,12 @@ def write_report(
         storage.write_bytes(f"{run_paths.REPORT}/{name}", content)
     storage.write_bytes(run_paths.REPORT_PAGE, to_html(page).encode())
     return run_paths.REPORT_PAGE
+
+
+def bibliography(layout: TableLayout) -> str:
+    """Return what whoever uses a report cites: methods, and what the study names."""
+    of_methods = Path(__file__).with_name("templates").joinpath("references.bib").read_text(encoding="utf-8")
+    return "\n".join(filter(None, (of_methods, layout.references)))
 
 
 def _parquet(table: pa.Table) -> bytes:
@@ -113,6 +122,8 @@ def _summary(page: Page) -> str:
         "scores": [asdict(row) for row in page.rows],
         "answers": [_answer(one) for one in page.answers],
         "published": [asdict(one) for one in page.published],
+        "parts": [asdict(one) for one in page.parts],
+        "gaps": [asdict(one) for one in page.gaps],
         "ranks": [{"title": one.title, **asdict(one.board)} for one in page.rankings],
     }
     return json.dumps(finite_or_null(content), indent=1) + "\n"

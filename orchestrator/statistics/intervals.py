@@ -63,14 +63,56 @@ def mean_with_interval(
     numbers = np.asarray(values, float)
     if not numbers.size:
         return MeanWithInterval(mean=math.nan, low=math.nan, high=math.nan, num_cases=0, num_clusters=0)
-    codes = _codes(clusters)
-    sums, sizes = np.bincount(codes, weights=numbers).astype(float), np.bincount(codes).astype(float)
+    sums, sizes = _sums_and_sizes(values, clusters)
     mean = float(sums.sum() / sizes.sum())
     low = high = math.nan
     if sums.size >= FEWEST_CLUSTERS:
         low, high = _studentised(sums, sizes, seed=seed)
         low, high = max(low, limits[0]), min(high, limits[1])
     return MeanWithInterval(mean=mean, low=low, high=high, num_cases=numbers.size, num_clusters=sums.size)
+
+
+def difference_of_means(
+    first: tuple[Sequence[float], Sequence[Hashable]],
+    second: tuple[Sequence[float], Sequence[Hashable]],
+    *,
+    seed: int = 0,
+) -> MeanWithInterval:
+    """Return the mean of second values less that of first ones, of other patients, with its 95 % interval.
+
+    As `mean_with_interval`, with the patients of either side drawn by themselves. Each side is its values and their
+    clusters; cases and clusters are counted over both. There is no interval if one side has too few patients.
+    """
+    sides = [_sums_and_sizes(*side) for side in (first, second)]
+    num_cases, num_clusters = sum(len(side[0]) for side in (first, second)), sum(sums.size for sums, _ in sides)
+    if not all(sums.size for sums, _ in sides):
+        return MeanWithInterval(
+            mean=math.nan, low=math.nan, high=math.nan, num_cases=num_cases, num_clusters=num_clusters
+        )
+    means = [float(sums.sum() / sizes.sum()) for sums, sizes in sides]
+    difference, low, high = means[1] - means[0], math.nan, math.nan
+    if all(sums.size >= FEWEST_CLUSTERS for sums, _ in sides):
+        random = np.random.default_rng(seed)
+        errors = [float(_mean_and_error(sums[None], sizes[None])[1][0]) for sums, sizes in sides]
+        (of_first, first_errors), (of_second, second_errors) = (_resampled(*side, random=random) for side in sides)
+        low, high = _limits(
+            difference,
+            math.hypot(*errors),
+            means=of_second - of_first,
+            errors=np.hypot(first_errors, second_errors),
+        )
+    return MeanWithInterval(mean=difference, low=low, high=high, num_cases=num_cases, num_clusters=num_clusters)
+
+
+def _sums_and_sizes(
+    values: Sequence[float], clusters: Sequence[Hashable]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the sum of the values of each cluster, and how many these are."""
+    if not len(values):
+        return np.empty(0), np.empty(0)
+    codes = _codes(clusters)
+    sums = np.bincount(codes, weights=np.asarray(values, float))
+    return sums.astype(float), np.bincount(codes).astype(float)
 
 
 def cluster_means(values: Sequence[float], clusters: Sequence[Hashable]) -> NDArray[np.float64]:
@@ -86,19 +128,32 @@ def _codes(clusters: Sequence[Hashable]) -> NDArray[np.int64]:
 
 
 def _studentised(sums: NDArray[np.float64], sizes: NDArray[np.float64], *, seed: int) -> tuple[float, float]:
-    num = sums.size
     mean, error = (float(part[0]) for part in _mean_and_error(sums[None], sizes[None]))
-    if error == 0:
-        return mean, mean
-    random = np.random.default_rng(seed)
-    distances = []
+    means, errors = _resampled(sums, sizes, random=np.random.default_rng(seed))
+    return _limits(mean, error, means=means, errors=errors)
+
+
+def _resampled(
+    sums: NDArray[np.float64], sizes: NDArray[np.float64], *, random: np.random.Generator
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return mean and standard error of each resample."""
+    num, found = sums.size, []
     at_once = max(1, min(NUM_RESAMPLES, _MOST_NUMBERS // num))
     for first in range(0, NUM_RESAMPLES, at_once):
         drawn = random.integers(num, size=(min(at_once, NUM_RESAMPLES - first), num))
-        means, errors = _mean_and_error(sums[drawn], sizes[drawn])
-        with np.errstate(divide="ignore", invalid="ignore"):
-            distances.append((means - mean) / errors)
-    found = np.concatenate(distances)
+        found.append(_mean_and_error(sums[drawn], sizes[drawn]))
+    means, errors = zip(*found, strict=True)
+    return np.concatenate(means), np.concatenate(errors)
+
+
+def _limits(
+    mean: float, error: float, *, means: NDArray[np.float64], errors: NDArray[np.float64]
+) -> tuple[float, float]:
+    """Return the interval of a mean from those of resamples."""
+    if error == 0:
+        return mean, mean
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found = (means - mean) / errors
     # A resample of equal values has no error: it is as far away as the farthest of which that can be told.
     finite = found[np.isfinite(found)]
     found = np.nan_to_num(found, nan=0.0, posinf=finite.max(initial=0.0), neginf=finite.min(initial=0.0))

@@ -6,8 +6,8 @@ import math
 from decimal import ROUND_HALF_UP, Decimal
 
 from orchestrator.benchmark.published import AVERAGE
-from orchestrator.report.escaping import escaped
 from orchestrator.report.study_tables.table_rows import FilledTable, TableRow
+from orchestrator.report.texts.escaping import escaped
 
 COLUMNS = (
     "trainings", "evaluated on", "structure", "fold", "cases",

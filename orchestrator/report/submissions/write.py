@@ -12,11 +12,11 @@ from pyarrow import csv, parquet
 from kernels import METRICS
 from orchestrator.events import finite_or_null
 from orchestrator.report.content import RANK_FILES, figures_of_scores
-from orchestrator.report.latex import latex_tables
 from orchestrator.report.overview import OverviewRow, overview
 from orchestrator.report.page import Failure, Figure, Page, to_html, to_markdown
 from orchestrator.report.ranks import Ranked, rank_files, ranked
 from orchestrator.report.submissions.frame import EVERYTHING, submitted_frame
+from orchestrator.report.texts.latex import latex_tables
 from orchestrator.scoring.kept_scores import Unusable
 from orchestrator.scoring.leaderboard import Leaderboard
 from orchestrator.storage import run_paths

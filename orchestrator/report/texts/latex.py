@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Sequence
 
 from orchestrator.report.answers import Answer
-from orchestrator.report.escaping import escaped
-from orchestrator.report.numbers import number, p_value, percent, quartiles, rank_range, share
 from orchestrator.report.page import BesidePublished, Page
 from orchestrator.report.ranks import Ranked
+from orchestrator.report.texts.escaping import escaped
+from orchestrator.report.texts.numbers import number, p_value, percent, quartiles, rank_range, share
 
 HEADER = r"""% Tables of a report. In a document: \usepackage[T1]{fontenc} \usepackage{booktabs} \input{tables}
 % Names in other scripts than Latin need LuaLaTeX or XeLaTeX.
