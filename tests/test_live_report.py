@@ -103,6 +103,9 @@ def status(**changes) -> RunStatus:
         "waiting": (),
         "training_s": 0.0,
         "gpu_hours": {},
+        "machines": {},
+        "machines_missing": 0,
+        "machines_waiting": {},
         "forecast": Forecast(early_s=3600, median_s=4000, late_s=7200),
     }  # fmt: skip
     return RunStatus(**(values | changes))
