@@ -154,9 +154,7 @@ def prepare(case: FeedCase, folder: Path, plan: PatchPlan) -> Contest:
         oversample_foreground_percent=plan.settings.oversample_foreground,
         transforms=transforms,
     )
-    ours = BatchLoader(
-        PatchFolder(folder), names, settings=plan.settings, seed=1, stream=0, num_threads=0, pinned=False
-    )
+    ours = BatchLoader(PatchFolder(folder), names, settings=plan.settings, seeds=(1, 0), num_threads=0, pinned=False)
     return Contest(folder=folder, names=tuple(names), plan=plan, stock=stock, ours=ours)
 
 
@@ -207,9 +205,7 @@ def compare_with_stock(contest: Contest) -> Differences:
         image, labels = augment_with_stock(*stored, drawn, settings=settings)
         image_of_unrounded, _ = augment_with_stock(unrounded, stored[1], drawn, settings=settings)
         patch = np.empty((1, *settings.patch_shape), np.float32), np.empty(settings.patch_shape, np.int16)
-        read_patch(
-            case, drawn, settings=settings, start=start, image=patch[0], segmentation=patch[1], take_memory=_memory
-        )
+        read_patch(case, drawn, settings=settings, start=start, patch=(patch[0], patch[1]), take_memory=_memory)
         change_intensities(patch[0], drawn, settings=settings)
         finish_image(*patch, drawn, settings=settings)
         our_labels = np.flip(np.maximum(patch[1], 0), drawn.mirror_axes)

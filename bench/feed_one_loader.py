@@ -32,7 +32,7 @@ def cpu_of_a_batch_s(folder: Path, seeds: Sequence[int], num_batches: int) -> fl
     """Return the CPU time that this process takes for a batch, with a loader of one thread for every seed."""
     settings = CUBE.settings
     loaders = [
-        BatchLoader(PatchFolder(folder), [CASE], settings=settings, seed=seed, stream=0, num_threads=1, pinned=False)
+        BatchLoader(PatchFolder(folder), [CASE], settings=settings, seeds=(seed, 0), num_threads=1, pinned=False)
         for seed in seeds
     ]
     began_s = 0.0

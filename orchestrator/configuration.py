@@ -49,6 +49,13 @@ def absolute(location: str, *, option: str) -> Path:
     return path
 
 
+def check_options(given: Mapping[str, object], known: type) -> None:
+    """Raise TypeError for a name that is none of a TypedDict, as Python does for parameters."""
+    names = known.__annotations__
+    if unknown := given.keys() - names.keys():
+        raise TypeError(f"unknown option {min(unknown)!r}; expected some of {', '.join(names)}")
+
+
 def load_yaml(path: Path) -> Any:
     """Return the content of a YAML file; raises ConfigError if it is missing, not YAML, too much or has a key twice."""
     try:
@@ -112,14 +119,14 @@ def _num_values(node: yaml.Node, *, known: dict[int, int]) -> int:
 class Section:
     """One mapping of a configuration file: keys are taken one by one, and none may be left over."""
 
-    def __init__(self, content: Any, *, where: str) -> None:
+    def __init__(self, content: object, *, where: str) -> None:
         if not isinstance(content, Mapping):
             raise ConfigError(f"{where}: found {_kind(content)}; expected a mapping of keys to values")
         self.where = where
         self._content = dict(content)
         self._known: list[str] = []
 
-    def take(self, key: str, expected: type | tuple[type, ...], *, default: Any = ...) -> Any:
+    def take(self, key: str, expected: type | tuple[type, ...], *, default: object = ...) -> Any:
         """Return a value and mark its key as known.
 
         Parameters
@@ -146,7 +153,7 @@ class Section:
             raise ConfigError(f"{self.where}: {key} is {_shown.repr(value)} ({_kind(value)}); expected {names}")
         return value
 
-    def choose(self, key: str, choices: tuple[Any, ...], *, default: Any = ...) -> Any:
+    def choose(self, key: str, choices: tuple[object, ...], *, default: object = ...) -> Any:
         """Return a value that must be one of `choices`."""
         value = self.take(key, (str, int), default=default)
         if value not in choices:
@@ -169,7 +176,7 @@ class Section:
             raise ConfigError(f"{self.where}: unknown key {_shown.repr(key)}; {hint}")
 
 
-def _kind(value: Any) -> str:
+def _kind(value: object) -> str:
     return "nothing" if value is None else type(value).__name__
 
 
@@ -186,7 +193,7 @@ def expect_known(names: Iterable[str], known: Iterable[str], *, where: str, what
 Understood = TypeVar("Understood", bound=BaseModel)
 
 
-def understood(content: Any, model: type[Understood], *, where: str, context: object = None) -> Understood:
+def understood(content: object, model: type[Understood], *, where: str, context: object = None) -> Understood:
     """Return the content of a file as a model has it; raises ConfigError with the file, the key and what was expected.
 
     Parameters
@@ -258,7 +265,7 @@ def _keys(model: type[BaseModel], parents: Sequence[int | str]) -> list[str]:
     return list(found.model_fields)
 
 
-def _model_in(annotation: Any) -> type[BaseModel] | None:
+def _model_in(annotation: object) -> type[BaseModel] | None:
     """Return the first model in an annotation such as `dict[str, Entry]`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation

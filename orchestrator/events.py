@@ -25,12 +25,12 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Any
 
 from orchestrator.errors import IntegrityError
 from orchestrator.storage import run_paths
 from orchestrator.storage.best_effort import best_effort
 from orchestrator.storage.interface import Storage
+from orchestrator.storage.json_values import JsonObject
 
 LINES_PER_SEGMENT = 200
 """Events of one file: S3 knows no appending, so the latest file is written anew until it holds so many."""
@@ -89,7 +89,7 @@ class EventLog:
         self._lines: list[str] = []
         self._num_waiting = 0
 
-    def append(self, kind: str, **fields: Any) -> None:
+    def append(self, kind: str, **fields: object) -> None:
         """Add one event."""
         now = self._clock()
         event = {"time": now.isoformat(), "kind": kind, **fields}
@@ -115,7 +115,7 @@ class EventLog:
             self._lines = []
 
 
-def read_events(storage: Storage) -> list[dict[str, Any]]:
+def read_events(storage: Storage) -> list[JsonObject]:
     """Return all events of an output location, driver by driver in the order in which they were written.
 
     Raises IntegrityError for a line that is not an event.
@@ -133,7 +133,7 @@ def read_events(storage: Storage) -> list[dict[str, Any]]:
     return events
 
 
-def _is_event(event: Any) -> bool:
+def _is_event(event: object) -> bool:
     """Whether something has what every event has, and what is read of its kind."""
     if not isinstance(event, dict) or not isinstance(event.get("kind"), str):
         return False
@@ -161,7 +161,7 @@ def _not_an_event(storage: Storage, key: str, *, number: int) -> IntegrityError:
     )
 
 
-def finite_or_null(value: Any) -> Any:
+def finite_or_null(value: object) -> object:
     """Return a value for JSON: NaN and infinities become None, at any depth."""
     match value:
         case float():

@@ -76,8 +76,7 @@ def patch_of(case, augmentation, settings, start):
         augmentation,
         settings=settings,
         start=start,
-        image=image,
-        segmentation=segmentation,
+        patch=(image, segmentation),
         take_memory=memory,
     )
     change_intensities(image, augmentation, settings=settings)

@@ -17,7 +17,7 @@ from orchestrator.benchmark.tables import load_tables
 from orchestrator.cli import main
 from orchestrator.cli.evaluate import TITLES
 from orchestrator.cli.run import main as run
-from orchestrator.report.study_tables.tables import write_tables
+from orchestrator.report.study_tables.tables import Doubts, write_tables
 from orchestrator.results.records import CaseScore
 from orchestrator.storage.filesystem import open_storage
 
@@ -109,8 +109,7 @@ def test_a_table_is_the_lines_of_the_guide(tmp_path):
         trainings=study.trainings(preset=PRESETS["smoke"]),
         failed=["kidney-fold0"],
         layout=load_tables(study),
-        leaks=(),
-        warnings=(),
+        doubts=Doubts(),
     )
     assert "tables/kidneys_by_clinic.md" in written
     assert "Kidneys by clinic" in storage.read_bytes("tables/kidneys_by_clinic.md").decode()

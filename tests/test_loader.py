@@ -61,7 +61,7 @@ def folder(tmp_path_factory):
 
 def loader(folder, *, num_threads=0, seed=5, stream=0, settings=SETTINGS):
     return BatchLoader(
-        PatchFolder(folder), CASES, settings=settings, seed=seed, stream=stream, num_threads=num_threads, pinned=False
+        PatchFolder(folder), CASES, settings=settings, seeds=(seed, stream), num_threads=num_threads, pinned=False
     )
 
 

@@ -9,7 +9,8 @@ from orchestrator.benchmark.presets import PRESETS
 from orchestrator.errors import DataError
 from orchestrator.patches.reader import PatchFile
 from orchestrator.patches.writer import write_patches
-from orchestrator.training.nnunet.planning import fingerprint_case, make_plan, read_with_nnunet
+from orchestrator.training.nnunet.environment import read_with_nnunet
+from orchestrator.training.nnunet.planning import fingerprint_case, make_plan
 from orchestrator.training.nnunet.preprocessing import preprocess_case
 
 INFECTION = LabelSet(name="infection", structures=(Structure(name="infection", label=1, tolerance_mm=3.0),))

@@ -138,7 +138,7 @@ def test_targets_are_those_of_nnunets_transforms(setting):
     )
     assert isinstance(stock, ComposeTransforms)
     made = BatchLoader(
-        PatchFolder(patches), ["balls--case_2"], settings=settings, seed=3, stream=0, num_threads=0, pinned=False
+        PatchFolder(patches), ["balls--case_2"], settings=settings, seeds=(3, 0), num_threads=0, pinned=False
     )
     case = PatchFile.open(patches / "balls--case_2.arrow")
     for index in range(6):
@@ -225,7 +225,7 @@ def test_regions_in_two_dimensions_are_targets_of_two_axes(setting):
     )  # fmt: skip
     assert flat.label_manager.num_segmentation_heads == 2
     made = BatchLoader(
-        PatchFolder(patches), ["balls--case_2"], settings=settings, seed=3, stream=0, num_threads=0, pinned=False
+        PatchFolder(patches), ["balls--case_2"], settings=settings, seeds=(3, 0), num_threads=0, pinned=False
     )
     targets = [made.next_batch()["target"][0].clone() for _ in range(20)]
     assert {tuple(target.shape) for target in targets} == {(2, 2, 16, 16)}

@@ -15,7 +15,7 @@ from orchestrator.benchmark.published import AVERAGE, Erratum, PublishedScore
 from orchestrator.benchmark.study import PatientLeak
 from orchestrator.benchmark.tables import load_tables
 from orchestrator.report.study_tables import formats
-from orchestrator.report.study_tables.tables import write_tables
+from orchestrator.report.study_tables.tables import Doubts, write_tables
 from orchestrator.results.records import CaseScore, Provenance, ResultRow, ScoreStatus
 from orchestrator.storage.filesystem import open_storage
 
@@ -116,8 +116,7 @@ def written(tmp_path):
             trainings=trainings,
             failed=failed,
             layout=replace(LAYOUT, published=FakePublished()) if layout is None else layout,
-            leaks=leaks,
-            warnings=warnings,
+            doubts=Doubts(leaks=leaks, warnings=warnings),
         )
         assert sorted(keys) == storage.list_keys("tables")
         return {key.removeprefix("tables/"): storage.read_bytes(key).decode() for key in keys}

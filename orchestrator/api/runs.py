@@ -1,6 +1,6 @@
 """Runs: from a study to what is done, and to its results."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO, TypedDict, TypeVar, Unpack
 
@@ -8,7 +8,7 @@ from orchestrator.benchmark import loading
 from orchestrator.benchmark.definition import NNUNET_RAW
 from orchestrator.benchmark.study import Study
 from orchestrator.cluster.registry import load_cluster
-from orchestrator.configuration import absolute
+from orchestrator.configuration import absolute, check_options
 from orchestrator.driver.request import RunRequest
 from orchestrator.errors import ConfigError, DataError
 from orchestrator.progress import NoListener, ProgressLines
@@ -207,13 +207,6 @@ def request_of_run(storage: "Storage", *, study: str | Path | None) -> RunReques
             f"{storage.location}: the run of another study than {loaded.path} is now; expected --study with its own"
         )
     return make_request(loaded, preset=record.preset, seed=record.seed, data=data, output=storage.location)
-
-
-def check_options(given: Mapping[str, object], known: type) -> None:
-    """Raise TypeError for a name that is none of a TypedDict, as Python does for parameters."""
-    names = known.__annotations__
-    if unknown := given.keys() - names.keys():
-        raise TypeError(f"unknown option {min(unknown)!r}; expected some of {', '.join(names)}")
 
 
 def require_data(request: RunRequest) -> None:

@@ -6,8 +6,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypedDict, TypeVar, Unpack
 
-from orchestrator.api.runs import check_options, output_location, request_of_run
+from orchestrator.api.runs import output_location, request_of_run
 from orchestrator.cluster.registry import load_cluster
+from orchestrator.configuration import check_options
 from orchestrator.storage.filesystem import open_storage
 
 if TYPE_CHECKING:

@@ -3,10 +3,9 @@
 import csv
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from orchestrator.benchmark.study_file import ALL, FOLD, OTHER_FOLDS, REST, FoldRule, Folds, SplitFile
 from orchestrator.errors import ConfigError
@@ -181,7 +180,7 @@ def _several(names: Sequence[str], patients: Mapping[str, str]) -> tuple[tuple[s
     return tuple(tuple(several) for _, several in sorted(scans.items()) if len(several) > 1)
 
 
-def _split(entry: Any, names: Sequence[str], *, where: str) -> Fold:
+def _split(entry: object, names: Sequence[str], *, where: str) -> Fold:
     """Return one entry of nnU-Net's file."""
     wanted = {"train", "val"}
     if not isinstance(entry, dict) or set(entry) != wanted or not all(_is_names(entry[key]) for key in wanted):
@@ -192,11 +191,11 @@ def _split(entry: Any, names: Sequence[str], *, where: str) -> Fold:
     return Fold(own=tuple(entry["val"]), others=tuple(entry["train"]))
 
 
-def _is_names(value: Any) -> bool:
+def _is_names(value: object) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(name, str) for name in value)
 
 
-def _json(path: Path) -> list[Any]:
+def _json(path: Path) -> list[object]:
     try:
         content = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
@@ -222,7 +221,7 @@ def _folds(folds: Sequence[Sequence[str]]) -> tuple[Fold, ...]:
     )
 
 
-def _sorted(lists: Any) -> tuple[str, ...]:
+def _sorted(lists: Iterable[Iterable[str]]) -> tuple[str, ...]:
     return tuple(sorted({name for names in lists for name in names}))
 
 

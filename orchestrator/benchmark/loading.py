@@ -30,16 +30,15 @@ def load_study(path: Path | None = None, *, describe: Describe | None = None) ->
     path
         The study file; None for the one that comes with the project.
     describe
-        Looks up what data sets in nnU-Net's layout say of themselves, where the files leave it to them.
+        Looks up what data sets in nnU-Net's layout say of themselves.
 
     Raises
     ------
     ConfigError
         If a file is missing, has an unknown key or a wrong value, or names something that is not there.
     """
-    path = DEFAULT_STUDY if path is None else path
-    folds_path = path.with_name("folds.yaml")
-    content = understood(load_yaml(path), StudyFile, where=str(path))
+    path = path or DEFAULT_STUDY
+    folds_path, content = path.with_name("folds.yaml"), understood(load_yaml(path), StudyFile, where=str(path))
     # A study may need no list of cases, but a study file that is alone may also have lost its own.
     has_folds = folds_path.exists() or any(entry.source and not entry.nnunet for entry in content.datasets.values())
     listed = understood({"datasets": load_yaml(folds_path)}, FoldsFile, where=str(folds_path)) if has_folds else None

@@ -3,13 +3,14 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from orchestrator.configuration import Entry, expect_known, load_yaml, refusal, understood
 from orchestrator.errors import ConfigError
 from orchestrator.shipped import shipped_file
+from orchestrator.storage.json_values import JsonMapping, JsonObject
 
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -127,7 +128,7 @@ class _SaidOfPreset:
     """Tells JSON schemas what a preset in a file may say; `read_presets` reads it."""
 
     @classmethod
-    def __get_pydantic_json_schema__(cls, _schema: Any, _handler: Any) -> dict[str, Any]:
+    def __get_pydantic_json_schema__(cls, _schema: object, _handler: object) -> JsonObject:
         known = _preset.json_schema()["properties"]
         like = {"type": "string", "description": "Preset that it is like, but for what it says itself."}
         said = {LIKE: like, **{name: known[name] for name in _FIELDS}, CASES: known["case_limits"]}
@@ -138,7 +139,7 @@ class _SaidOfModel:
     """Tells JSON schemas which fields of a preset a model may change; `Preset.changed_by` reads them."""
 
     @classmethod
-    def __get_pydantic_json_schema__(cls, _schema: Any, _handler: Any) -> dict[str, Any]:
+    def __get_pydantic_json_schema__(cls, _schema: object, _handler: object) -> JsonObject:
         known = _preset.json_schema()["properties"]
         return {
             "type": "object",
@@ -147,9 +148,9 @@ class _SaidOfModel:
         }
 
 
-ModelChanges = Annotated[dict[str, Any], _SaidOfModel]
+ModelChanges = Annotated[JsonObject, _SaidOfModel]
 """What a model of a file changes of any preset."""
-PresetEntry = Annotated[dict[str, Any], _SaidOfPreset]
+PresetEntry = Annotated[JsonObject, _SaidOfPreset]
 """A preset in a file."""
 
 
@@ -160,9 +161,7 @@ class PresetsFile(Entry):
     """By name."""
 
 
-def read_presets(
-    entries: Mapping[str, Mapping[str, Any]], *, known: Mapping[str, Preset], where: str
-) -> dict[str, Preset]:
+def read_presets(entries: Mapping[str, JsonMapping], *, known: Mapping[str, Preset], where: str) -> dict[str, Preset]:
     """Return the presets of a file, strictly read; what they say of cases is left to the caller.
 
     Parameters

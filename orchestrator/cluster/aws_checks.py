@@ -11,9 +11,13 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from orchestrator.errors import ConfigError
+from orchestrator.storage.json_values import JsonMapping, JsonObject
+
+if TYPE_CHECKING:
+    from botocore.model import Shape
 
 PLACEHOLDER = "FILL-IN"
 """Values that hold this word must be replaced before a launch."""
@@ -32,7 +36,7 @@ _PROVIDER_KEYS = ("type", "region", "availability_zone", "use_internal_ips", "ca
 _NODE_REQUIRED = ("InstanceType", "ImageId", "SubnetIds", "SecurityGroupIds", "IamInstanceProfile")
 
 
-def check_aws(ray: Mapping[str, Any], *, where: str) -> None:
+def check_aws(ray: JsonMapping, *, where: str) -> None:
     """Raise ConfigError if Ray or EC2 would not understand this section, or if it is less safe than we want.
 
     Parameters
@@ -69,7 +73,7 @@ def check_aws(ray: Mapping[str, Any], *, where: str) -> None:
     _check_start_commands(ray, where=where)
 
 
-def placeholders(content: Any) -> dict[str, tuple[str, ...]]:
+def placeholders(content: object) -> dict[str, tuple[str, ...]]:
     """Return every value that still holds FILL-IN, with the fields where it stands."""
     found: dict[str, list[str]] = {}
     for field, value in _leaves(content, field=""):
@@ -78,7 +82,7 @@ def placeholders(content: Any) -> dict[str, tuple[str, ...]]:
     return {word: tuple(fields) for word, fields in found.items()}
 
 
-def _leaves(content: Any, *, field: str) -> Iterator[tuple[str, str]]:
+def _leaves(content: object, *, field: str) -> Iterator[tuple[str, str]]:
     if isinstance(content, str):
         yield field, content
     elif isinstance(content, Mapping):
@@ -89,7 +93,7 @@ def _leaves(content: Any, *, field: str) -> Iterator[tuple[str, str]]:
             yield from _leaves(value, field=field)
 
 
-def _check_schema(ray: Mapping[str, Any], *, where: str) -> None:
+def _check_schema(ray: JsonMapping, *, where: str) -> None:
     """Validate against the schema that comes with the installed Ray, with our wording of its complaints."""
     import jsonschema
 
@@ -108,7 +112,7 @@ def _check_schema(ray: Mapping[str, Any], *, where: str) -> None:
     raise ConfigError(f"{place}: {error.message}")
 
 
-def _check_node(node_type: Mapping[str, Any], *, is_head: bool, where: str) -> None:
+def _check_node(node_type: JsonMapping, *, is_head: bool, where: str) -> None:
     config = node_type["node_config"]
     where_config = f"{where}: node_config"
     for key in _NODE_REQUIRED:
@@ -134,7 +138,7 @@ def _check_node(node_type: Mapping[str, Any], *, is_head: bool, where: str) -> N
         raise ConfigError(f"{where}: min_workers {smallest}, max_workers {largest}; expected 0 <= min <= max")
 
 
-def _check_head(node_type: Mapping[str, Any], *, where: str) -> None:
+def _check_head(node_type: JsonMapping, *, where: str) -> None:
     if "InstanceMarketOptions" in node_type["node_config"]:
         raise ConfigError(
             f"{where}: node_config: the head is on the spot market; its loss ends the run. Remove InstanceMarketOptions"
@@ -145,7 +149,7 @@ def _check_head(node_type: Mapping[str, Any], *, where: str) -> None:
         )
 
 
-def _check_ec2(config: Mapping[str, Any], *, where: str) -> None:
+def _check_ec2(config: JsonMapping, *, where: str) -> None:
     """Check the arguments of EC2's RunInstances, names and types, without asking AWS."""
     from botocore.validate import ParamValidator
 
@@ -156,7 +160,7 @@ def _check_ec2(config: Mapping[str, Any], *, where: str) -> None:
         raise ConfigError(f"{where}: {report.generate_report().splitlines()[0]}")
 
 
-def _refuse_unknown_members(content: Any, *, shape: Any, where: str) -> None:
+def _refuse_unknown_members(content: object, *, shape: "Shape", where: str) -> None:
     if shape.type_name == "structure" and isinstance(content, Mapping):
         _refuse_unknown(content, known=tuple(shape.members), where=where)
         for key, value in content.items():
@@ -166,7 +170,7 @@ def _refuse_unknown_members(content: Any, *, shape: Any, where: str) -> None:
             _refuse_unknown_members(value, shape=shape.member, where=where)
 
 
-def _check_start_commands(ray: Mapping[str, Any], *, where: str) -> None:
+def _check_start_commands(ray: JsonMapping, *, where: str) -> None:
     """Hold that no Ray process starts without the token and that the dashboard stays on the head's loopback."""
     for key in ("head_start_ray_commands", "worker_start_ray_commands"):
         starts = [command for command in ray[key] if "ray start" in command]
@@ -186,7 +190,7 @@ def _check_start_commands(ray: Mapping[str, Any], *, where: str) -> None:
             )
 
 
-def _refuse_unknown(content: Mapping[str, Any], *, known: Collection[str], where: str) -> None:
+def _refuse_unknown(content: JsonMapping, *, known: Collection[str], where: str) -> None:
     for key in content:
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=1)
@@ -195,16 +199,16 @@ def _refuse_unknown(content: Mapping[str, Any], *, known: Collection[str], where
 
 
 @cache
-def _ray_schema() -> dict[str, Any]:
+def _ray_schema() -> JsonObject:
     spec = find_spec("ray")
     if spec is None or spec.origin is None:
         raise ConfigError("Ray is not installed; expected the version that pyproject.toml names")
-    schema: dict[str, Any] = json.loads((Path(spec.origin).parent / "autoscaler" / "ray-schema.json").read_bytes())
+    schema: JsonObject = json.loads((Path(spec.origin).parent / "autoscaler" / "ray-schema.json").read_bytes())
     return schema
 
 
 @cache
-def _run_instances_shape() -> Any:
+def _run_instances_shape() -> "Shape":
     from botocore.loaders import Loader
     from botocore.model import ServiceModel
 

@@ -1,27 +1,26 @@
 """The machines of a checked `ray` section of a cluster file for AWS, as node pools."""
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from orchestrator.cluster.gpu_kinds import kind_of_instance
 from orchestrator.cluster.node_pool import NO_GPU, NodePool
 from orchestrator.cluster.prices import Prices
+from orchestrator.storage.json_values import JsonMapping
 
 SPOT, ON_DEMAND = "spot", "on demand"
 
 
-def head_pool(ray: Mapping[str, Any]) -> NodePool:
+def head_pool(ray: JsonMapping) -> NodePool:
     """Return the machine on which the driver runs."""
     return replace(_pool(ray, ray["head_node_type"]), min_nodes=1, max_nodes=1)
 
 
-def worker_pools(ray: Mapping[str, Any]) -> tuple[NodePool, ...]:
+def worker_pools(ray: JsonMapping) -> tuple[NodePool, ...]:
     """Return the machines that Ray's autoscaler may start, as many of each as their own limit allows."""
     return tuple(_pool(ray, name) for name in ray["available_node_types"] if name != ray["head_node_type"])
 
 
-def most_workers(ray: Mapping[str, Any]) -> tuple[NodePool, ...]:
+def most_workers(ray: JsonMapping) -> tuple[NodePool, ...]:
     """Return the workers when as many GPU machines run as possible.
 
     The global `max_workers` is spent on machines with the most GPUs first, since those set the pace of a run.
@@ -36,7 +35,7 @@ def most_workers(ray: Mapping[str, Any]) -> tuple[NodePool, ...]:
     return tuple(found)
 
 
-def most_processors(ray: Mapping[str, Any]) -> tuple[int, int]:
+def most_processors(ray: JsonMapping) -> tuple[int, int]:
     """Return the CPUs and GPUs of the cluster when as many GPU machines run as its limits allow."""
     found = [head_pool(ray), *most_workers(ray)]
     return (
@@ -56,7 +55,7 @@ def priced(pool: NodePool, prices: Prices) -> NodePool:
     )
 
 
-def describe(ray: Mapping[str, Any], *, training_hours: float, gpus_per_training: float = 1.0) -> str:
+def describe(ray: JsonMapping, *, training_hours: float, gpus_per_training: float = 1.0) -> str:
     """Return the machines and the expected length of a run as lines for people.
 
     Parameters
@@ -85,7 +84,7 @@ def describe(ray: Mapping[str, Any], *, training_hours: float, gpus_per_training
     return "\n".join(lines)
 
 
-def _pool(ray: Mapping[str, Any], name: str) -> NodePool:
+def _pool(ray: JsonMapping, name: str) -> NodePool:
     content = ray["available_node_types"][name]
     machine, num_gpus = content["node_config"]["InstanceType"], content["resources"].get("GPU", 0)
     return NodePool(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Protocol
+from typing import Annotated, ClassVar, Protocol
 
 from pydantic import AfterValidator, ConfigDict, Field, PrivateAttr
 
@@ -14,6 +14,7 @@ from orchestrator.cluster.node_pool import NodePool
 from orchestrator.cluster.prices import Prices
 from orchestrator.configuration import Entry
 from orchestrator.errors import ConfigError
+from orchestrator.storage.json_values import JsonMapping
 
 MIN_PREEMPTION_GAIN_S = 600.0
 """A training is preempted only for one that needs this much longer: long against what a restart costs."""
@@ -146,7 +147,7 @@ class ClusterConfig(Entry):
         """The file it was read from."""
         return self._path
 
-    def model_post_init(self, context: Any, /) -> None:
+    def model_post_init(self, context: object, /) -> None:
         """Take note of the file, and check what goes beyond single keys."""
         if isinstance(context, Path):
             self._path = context
@@ -264,6 +265,6 @@ class ClusterConfig(Entry):
         del run
         return ()
 
-    def content(self) -> Mapping[str, Any]:
+    def content(self) -> JsonMapping:
         """Return what a file of this cluster holds."""
         return {"kind": self.kind, **self.model_dump(mode="json", exclude_defaults=True, exclude_none=True)}

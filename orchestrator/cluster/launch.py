@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from orchestrator.cluster import environment
 from orchestrator.cluster.aws_checks import placeholders
@@ -26,6 +26,7 @@ from orchestrator.errors import ClusterError, ConfigError
 from orchestrator.shipped import checkout
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
+from orchestrator.storage.json_values import JsonMapping
 
 __all__ = ["Launch", "RayJobs", "ShellCommands", "check_aws_account", "launch_and_follow"]
 
@@ -43,14 +44,14 @@ class RayLauncherFile(Protocol):
         """The file."""
 
     @property
-    def ray(self) -> Mapping[str, Any]:
+    def ray(self) -> JsonMapping:
         """Its section in the launcher's words."""
 
     @property
     def gpus_per_training(self) -> float | None:
         """Part of a GPU for each training."""
 
-    def driver_content(self, *, auth_token: str) -> Mapping[str, Any]:
+    def driver_content(self, *, auth_token: str) -> JsonMapping:
         """Return the cluster file of the driver on the head, which finds the token there."""
 
 
@@ -284,10 +285,8 @@ class _Head:
             with self.jobs() as (jobs, _):
                 running = jobs.running()
         except ClusterError as error:
-            look, restart = (
-                shlex.join(self.command(*words))
-                for words in (("attach",), ("up", "-y", "--no-config-cache", "--restart-only"))
-            )
+            look = shlex.join(self.command("attach"))
+            restart = shlex.join(self.command("up", "-y", "--no-config-cache", "--restart-only"))
             raise ClusterError(
                 f"cluster {self.name}: there is a head, but its dashboard cannot be used: {error}. It was left as it "
                 f"is. To look at it: {look}. If its Ray has died, start it anew: {restart}"

@@ -4,12 +4,12 @@ import copy
 import json
 import os
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
+
+from orchestrator.storage.json_values import JsonMapping
 
 REMOTE_PROJECT = "~/nnunet-orchestrator"
 """The project on every machine; the file's setup commands install it from there."""
@@ -30,7 +30,7 @@ class LaunchFiles:
 
 
 def write_launch_files(
-    ray: Mapping[str, Any], *, driver: Mapping[str, Any], token: Path, folder: Path, project: Path
+    ray: JsonMapping, *, driver: JsonMapping, token: Path, folder: Path, project: Path
 ) -> LaunchFiles:
     """Write the files of a launch.
 
@@ -60,7 +60,7 @@ def write_launch_files(
     return files
 
 
-def write_yaml(path: Path, content: Mapping[str, Any]) -> None:
+def write_yaml(path: Path, content: JsonMapping) -> None:
     """Write a file, whole or not at all."""
     temporary = path.with_name(f".tmp-{path.name}")
     # Through JSON: shared parts are written out instead of as YAML references.

@@ -101,31 +101,31 @@ def compare(parts: Sequence[Part], *, data: str, datasets: Mapping[str, Dataset]
         Look closely at all parts.
     """
     known = [part for part in parts if part.case.dataset in datasets]
-    look = _stamps_at(data, {datasets[part.case.dataset].folder for part in known})
-    if thorough:
-        suspects = known
-    else:
-        differ = {part.name for part in known if look(part.record.source.files) != part.record.source.files}
-        moved = set(_moved(known, data=data, datasets=datasets, is_clear=lambda part: part.name not in differ))
-        suspects = [part for part in known if part.name in differ or _kind(part) in moved]
+    suspects = known if thorough else _suspects(known, data=data, datasets=datasets)
 
     def examine(part: Part) -> tuple[Part, SourceStamp | None]:
         return part, _source_now(part, data=data, dataset=datasets[part.case.dataset])
 
     with ThreadPoolExecutor(NUM_READERS) as executor:
         examined = list(executor.map(examine, suspects))
+    return _compared(examined)
+
+
+def _suspects(parts: Sequence[Part], *, data: str, datasets: Mapping[str, Dataset]) -> list[Part]:
+    """Return the parts that must be looked at closely."""
+    look = _stamps_at(data, {datasets[part.case.dataset].folder for part in parts})
+    differ = {part.name for part in parts if look(part.record.source.files) != part.record.source.files}
+    moved = set(_moved(parts, data=data, datasets=datasets, is_clear=lambda part: part.name not in differ))
+    return [part for part in parts if part.name in differ or _kind(part) in moved]
+
+
+def _compared(examined: Sequence[tuple[Part, SourceStamp | None]]) -> Comparison:
     found = [(part, now) for part, now in examined if now is not None]
+    changed = [(part, now) for part, now in found if now.sha256 != part.record.source.sha256]
+    same = [(part, now) for part, now in found if now.sha256 == part.record.source.sha256]
     return Comparison(
-        changed=tuple(
-            ChangedPart(part=part, files=_what_changed(part.record.source, now))
-            for part, now in found
-            if now.sha256 != part.record.source.sha256
-        ),
-        touched=tuple(
-            (part, now)
-            for part, now in found
-            if now.sha256 == part.record.source.sha256 and now.files != part.record.source.files
-        ),
+        changed=tuple(ChangedPart(part=part, files=_what_changed(part.record.source, now)) for part, now in changed),
+        touched=tuple((part, now) for part, now in same if now.files != part.record.source.files),
         gone=tuple(part for part, now in examined if now is None),
     )
 

@@ -46,6 +46,11 @@ class EventRecorder:
                 self._events.append("stage_asked_to_stop", **_of(stage.key))
             case StageRevived(stage=stage):
                 self._events.append("stage_revived", **_of(stage.key))
+            case _:
+                self._write_other(happening)
+
+    def _write_other(self, happening: Happening) -> None:
+        match happening:
             case MachinesMissing(missing=missing):
                 self._events.append("machines_missing", machines=sum(missing.values()))
             case MachinesWaiting(waiting=waiting):

@@ -29,6 +29,7 @@ from orchestrator.scheduling.scheduler import Schedule, Start
 from orchestrator.stages.finished import lost_stages
 from orchestrator.stages.preemption import REMOTE_MARKER_EVERY_S, ask_to_stop, forget_request
 from orchestrator.storage.interface import Storage
+from orchestrator.workflow.graph import Stage
 from orchestrator.workflow.keys import StageKey, StageKind
 
 MAY_LACK_A_FILE = {FailureKind.TRANSIENT, FailureKind.DETERMINISTIC}
@@ -147,16 +148,19 @@ class RunLoop:
                 self._schedule.finish(key, now_s=now_s, node=node or None)
                 self._schedule.expectations.measured(key, voxels=voxels)
                 self._tell(StageFinished(stage=stage, elapsed_s=elapsed_s))
-            case Failed() as failed:
-                lost = self._lost(key) if failed.kind in MAY_LACK_A_FILE else ()
-                where = failed.node or None
-                decision = self._schedule.fail(key, kind=failed.kind, now_s=now_s, node=where, lost=lost)
-                if isinstance(decision, GiveUp):
-                    self.failures[key] = failed
-                self._tell(StageFailed(stage=stage, failed=failed, decision=decision))
-                for revived in self._schedule.take_revived():
-                    self.failures.pop(revived, None)
-                    self._tell(StageRevived(stage=self._schedule.graph[revived]))
+            case Failed():
+                self._settle_failure(stage, ended, now_s=now_s)
+
+    def _settle_failure(self, stage: Stage, failed: Failed, *, now_s: float) -> None:
+        lost = self._lost(stage.key) if failed.kind in MAY_LACK_A_FILE else ()
+        node = failed.node or None
+        decision = self._schedule.fail(stage.key, kind=failed.kind, now_s=now_s, node=node, lost=lost)
+        if isinstance(decision, GiveUp):
+            self.failures[stage.key] = failed
+        self._tell(StageFailed(stage=stage, failed=failed, decision=decision))
+        for revived in self._schedule.take_revived():
+            self.failures.pop(revived, None)
+            self._tell(StageRevived(stage=self._schedule.graph[revived]))
 
     def _lost(self, key: StageKey) -> Sequence[StageKey]:
         """Return the stages whose products a failed stage cannot have found; none where that cannot be seen now."""
@@ -214,14 +218,7 @@ class RunLoop:
         """Let whoever starts machines know what is missing for what could run now."""
         if not self._backend.pools:
             return
-        processors = self._schedule.processors
-        missing = missing_machines(
-            self._backend.pools,
-            present=processors.nodes.values(),
-            useless=processors.closed,
-            need=self._schedule.training_need,
-            demand=self._schedule.demand(),
-        )
+        missing, processors = self._missing_machines(), self._schedule.processors
         there = (*processors.nodes.values(), *processors.closed)
         self._backend.ask_for(missing, there=there, quarantined=self._schedule.records.quarantined)
         waiting = self._backend.waiting()
@@ -231,6 +228,16 @@ class RunLoop:
         if missing != self._missing:
             self._missing = missing
             self._tell(MachinesMissing(missing=missing))
+
+    def _missing_machines(self) -> Counter[Resources]:
+        processors = self._schedule.processors
+        return missing_machines(
+            self._backend.pools,
+            present=processors.nodes.values(),
+            useless=processors.closed,
+            need=self._schedule.training_need,
+            demand=self._schedule.demand(),
+        )
 
     def _wind_down(self) -> None:
         """Ask all trainings to stop and wait for them; a second interruption ends the waiting."""

@@ -130,21 +130,20 @@ class RunObserver:
         return Snapshot(
             elapsed_s=self._clock() - self._started_s,
             eta_s=estimate_remaining_s(schedule, now_s=self._clock()),
-            stages=tuple(
-                StageCount(
-                    kind=kind.value,
-                    total=self._totals[kind],
-                    done=self._num_done[kind],
-                    running=self._num_running[kind],
-                    failed=self._num_failed[kind],
-                )
-                for kind in StageKind
-                if self._totals[kind]
-            ),
+            stages=tuple(self._count(kind) for kind in StageKind if self._totals[kind]),
             num_trainings=len(self._results),
             num_trainings_done=len(self._results & schedule.outcomes.done),
             num_trainings_failed=len(self._results & (schedule.outcomes.failed | schedule.outcomes.blocked)),
             running=tuple(self._running[name] for name in sorted(self._running)),
+        )
+
+    def _count(self, kind: StageKind) -> StageCount:
+        return StageCount(
+            kind=kind.value,
+            total=self._totals[kind],
+            done=self._num_done[kind],
+            running=self._num_running[kind],
+            failed=self._num_failed[kind],
         )
 
 

@@ -15,6 +15,7 @@ from orchestrator.results.store import ResultsStore
 from orchestrator.scheduling.rebalancing import lower_bound_s
 from orchestrator.stages.records.latest_epoch import read_latest_epoch
 from orchestrator.storage.interface import Storage
+from orchestrator.storage.json_values import JsonMapping
 from orchestrator.workflow.keys import StageKey, StageKind
 
 NUM_DRAWS = 500
@@ -111,7 +112,7 @@ def read_status(storage: Storage) -> RunStatus:
     begun = {training.id for training in under_way} | _begun_before_failing(failed)
     waiting = tuple(training for training in trainings if training not in done | begun)
     finished = [event for event in events if event["kind"] == "stage_finished"]
-    durations_s = {
+    finished_s = {
         kind: [event["elapsed_s"] for event in finished if event["stage_kind"] == kind] for kind in _OF_A_TRAINING
     }
     return RunStatus(
@@ -120,7 +121,7 @@ def read_status(storage: Storage) -> RunStatus:
         under_way=under_way,
         failed=failed,
         waiting=waiting,
-        training_s=sum(map(sum, durations_s.values())),
+        training_s=sum(map(sum, finished_s.values())),
         gpu_hours=_gpu_hours(events),
         machines=_latest(latest, "machines_seen", "machines") or {},
         machines_missing=_latest(latest, "machines_missing", "machines") or 0,
@@ -129,14 +130,14 @@ def read_status(storage: Storage) -> RunStatus:
             under_way,
             num_waiting=len(waiting),
             training_s=_whole_trainings_s(events),
-            after_s=sum(_mean(durations_s[kind]) for kind in (StageKind.PREDICT, StageKind.SCORE)),
+            after_s=sum(_mean(finished_s[kind]) for kind in (StageKind.PREDICT, StageKind.SCORE)),
             num_slots=_most_at_once(latest),
             min_gain_s=latest[0].get("min_preemption_gain_s", MIN_PREEMPTION_GAIN_S),
         ),
     )
 
 
-def _whole_trainings_s(events: Sequence[Mapping[str, Any]]) -> list[float]:
+def _whole_trainings_s(events: Sequence[JsonMapping]) -> list[float]:
     """Return how long trainings took that were never interrupted: the last attempt says nothing about a whole one."""
     tried_again = {event["stage"] for event in events if event["kind"] == "stage_started" and event["attempt"] > 1}
     return [
@@ -208,7 +209,7 @@ def _end_s(
     return max(slots)
 
 
-def _failed(events: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+def _failed(events: Sequence[JsonMapping]) -> dict[str, str]:
     """Return the stages that have failed for good, and were not found to be innocent later."""
     failed: dict[str, str] = {}
     for event in events:
@@ -224,7 +225,7 @@ def _begun_before_failing(failed: Iterable[str]) -> set[str]:
     return {key.training for key in map(StageKey.parse, failed) if key is not None and key.case is None}
 
 
-def _gpu_hours(events: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+def _gpu_hours(events: Sequence[JsonMapping]) -> dict[str, float]:
     """Add up what stages took of each kind of GPU; what a killed driver left open ends with its last event."""
     hours: dict[str, float] = {}
     open_stages: dict[str, tuple[datetime, str, float]] = {}
@@ -251,12 +252,12 @@ def _gpu_hours(events: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return hours
 
 
-def _latest(events: Sequence[Mapping[str, Any]], kind: str, field: str) -> Any:
+def _latest(events: Sequence[JsonMapping], kind: str, field: str) -> Any:
     """Return what the last event of a kind says; None where there is none."""
     return next((event[field] for event in reversed(events) if event["kind"] == kind), None)
 
 
-def _open_stages(events: Sequence[Mapping[str, Any]]) -> dict[StageKey, datetime]:
+def _open_stages(events: Sequence[JsonMapping]) -> dict[StageKey, datetime]:
     """Return the stages of trainings that have begun and not ended, and when each has begun."""
     opened: dict[StageKey, datetime] = {}
     for event in events:
@@ -273,7 +274,7 @@ def _open_stages(events: Sequence[Mapping[str, Any]]) -> dict[StageKey, datetime
     return opened
 
 
-def _most_at_once(events: Sequence[Mapping[str, Any]]) -> int:
+def _most_at_once(events: Sequence[JsonMapping]) -> int:
     running: set[str] = set()
     most = 1
     for event in events:

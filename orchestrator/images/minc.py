@@ -1,8 +1,9 @@
 """MINC files of both kinds, read by nibabel, with h5py below it for MINC 2."""
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,8 @@ from orchestrator.images.text_header import volume_header
 
 _VALUES = np.dtype(np.float64)
 """What nibabel makes of the numbers, which MINC scales slice by slice."""
+
+Read = TypeVar("Read")
 
 
 class MincFile:
@@ -38,7 +41,7 @@ class MincFile:
         values: NDArray[np.generic] = self._reading(lambda: np.asarray(self._image.dataobj, dtype=_VALUES))
         return values
 
-    def _reading(self, read: Any) -> Any:
+    def _reading(self, read: Callable[[], Read]) -> Read:
         try:
             with np.errstate(all="ignore"), warnings.catch_warnings(action="ignore"):
                 return read()

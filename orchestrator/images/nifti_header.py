@@ -6,6 +6,7 @@ differently between them, so all that are given must be the same map, by the rul
 
 import math
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,6 +52,10 @@ class NiftiHeader(ImageHeader):
     def num_file_bytes(self) -> int:
         """Of header, extensions and voxels."""
         return self.first_byte + self.num_bytes
+
+
+_Fields = dict[str, Any]
+"""Of a header, by name: numbers and tuples of them."""
 
 
 @np.errstate(all="ignore")  # what overflows is found to be none
@@ -99,7 +104,7 @@ def _fault(found: str, *, expected: str, advice: str = "Write its header again w
     return Fault(found, expected=expected, advice=advice)
 
 
-def _fields(content: bytes) -> dict[str, Any]:
+def _fields(content: bytes) -> _Fields:
     """Return the fields that are used, in the byte order in which the first one is the size of a header."""
     for order in "<>":
         size = struct.unpack_from(f"{order}i", content)[0] if len(content) >= 4 else 0
@@ -129,8 +134,8 @@ _NIFTI_2 = {
 """Of each field its numbers, `r` for real ones, and where they begin; at the end the least that voxels can begin at."""
 
 
-def _fields_of(content: bytes, *, order: str, real: str, layout: dict[str, Any]) -> dict[str, Any]:
-    fields: dict[str, Any] = {"order": order, "shortest": layout["shortest"]}
+def _fields_of(content: bytes, *, order: str, real: str, layout: _Fields) -> _Fields:
+    fields: _Fields = {"order": order, "shortest": layout["shortest"]}
     for name, place in layout.items():
         if name != "shortest":
             numbers = struct.unpack_from(order + place[0].replace("r", real), content, place[1])
@@ -138,7 +143,7 @@ def _fields_of(content: bytes, *, order: str, real: str, layout: dict[str, Any])
     return fields
 
 
-def _size(fields: dict[str, Any]) -> tuple[int, tuple[int, int, int]]:
+def _size(fields: _Fields) -> tuple[int, tuple[int, int, int]]:
     """Return the number of axes and the voxels along x, y and z."""
     num_axes, *extents = fields["dim"]
     if not 1 <= num_axes <= 7 or min(extents[:num_axes]) < 1:
@@ -160,7 +165,7 @@ def not_one_volume(extents: tuple[int, ...], *, num_values: int = 1) -> Fault:
     )
 
 
-def _dtype(fields: dict[str, Any]) -> np.dtype[np.generic]:
+def _dtype(fields: _Fields) -> np.dtype[np.generic]:
     code, bits = fields["datatype"], fields["bitpix"]
     if code not in _NUMBERS:
         raise _fault(
@@ -174,14 +179,14 @@ def _dtype(fields: dict[str, Any]) -> np.dtype[np.generic]:
     return dtype
 
 
-def _first_byte(fields: dict[str, Any]) -> int:
+def _first_byte(fields: _Fields) -> int:
     offset = fields["vox_offset"]
     if not (math.isfinite(offset) and offset == int(offset) and offset >= fields["shortest"]):
         raise _fault(f"voxels that begin at byte {offset:g} (vox_offset)", expected=f"at least {fields['shortest']}")
     return int(offset)
 
 
-def _scaling(fields: dict[str, Any]) -> tuple[float, float]:
+def _scaling(fields: _Fields) -> tuple[float, float]:
     slope, intercept = fields["slope"], fields["intercept"]
     # A slope of 0 means none, and NaN is what nibabel writes for it.
     if slope == 0 or math.isnan(slope):
@@ -191,7 +196,7 @@ def _scaling(fields: dict[str, Any]) -> tuple[float, float]:
     return slope, intercept
 
 
-def _pixdim(fields: dict[str, Any], *, num_axes: int) -> tuple[float, float, float]:
+def _pixdim(fields: _Fields, *, num_axes: int) -> tuple[float, float, float]:
     x, y, z = fields["pixdim"][1:4]
     sform = _sform(fields)
     lengths = (0.0, 0.0, 0.0) if sform is None else np.linalg.norm(sform[:, :3], axis=0)
@@ -206,13 +211,13 @@ def _pixdim(fields: dict[str, Any], *, num_axes: int) -> tuple[float, float, flo
     return x, y, z
 
 
-def _sform(fields: dict[str, Any]) -> NDArray[np.float64] | None:
+def _sform(fields: _Fields) -> NDArray[np.float64] | None:
     """Return the sform, shape (3, 4), if it is in use."""
     return np.reshape(fields["sform"], (3, 4)).astype(float) if fields["sform_code"] > 0 else None
 
 
 def _geometry(
-    fields: dict[str, Any], *, size: tuple[int, int, int], pixdim: tuple[float, float, float], scale: float
+    fields: _Fields, *, size: tuple[int, int, int], pixdim: tuple[float, float, float], scale: float
 ) -> tuple[Geometry, bool]:
     """Return the grid, and whether the header says where it lies and how it is turned."""
     found: dict[str, Geometry] = {}
@@ -278,7 +283,7 @@ def sheared(cosines: NDArray[np.float64]) -> Fault:
 
 
 def _from_quaternion(
-    fields: dict[str, Any], *, size: tuple[int, int, int], pixdim: tuple[float, float, float]
+    fields: _Fields, *, size: tuple[int, int, int], pixdim: tuple[float, float, float]
 ) -> tuple[Geometry, float]:
     """Return the grid, and how far 32 bits let its axes turn, in radians."""
     quaternion, offset, qfac = np.array(fields["quaternion"]), fields["offset"], fields["pixdim"][0]
@@ -326,5 +331,5 @@ def _check_forms(by_sform: Geometry, by_qform: Geometry, *, rounding_mm: float) 
     )
 
 
-def _by(values: Any) -> str:
+def _by(values: Iterable[object]) -> str:
     return " x ".join(f"{value:g}" for value in values)

@@ -83,19 +83,21 @@ def export_models(
         dataset = f"Dataset{first_number + numbered.index(training):03d}_{training.replace('-', '_')}"
         content = _zip(source, training, dataset=dataset)
         target.write_bytes(f"{training}.zip", content)
-        made.append(
-            ExportedModel(
-                file=f"{training}.zip",
-                training=training,
-                dataset=dataset,
-                sha256=hashlib.sha256(content).hexdigest(),
-                num_bytes=len(content),
-            )
-        )
+        made.append(_exported(training, content, dataset=dataset))
         on_model(made[-1])
     _write_index(target, made)
     _write_ensembles(target)
     return made
+
+
+def _exported(training: str, content: bytes, *, dataset: str) -> ExportedModel:
+    return ExportedModel(
+        file=f"{training}.zip",
+        training=training,
+        dataset=dataset,
+        sha256=hashlib.sha256(content).hexdigest(),
+        num_bytes=len(content),
+    )
 
 
 def _check_choice(run: str, trainings: Sequence[str], *, there: Sequence[str]) -> None:

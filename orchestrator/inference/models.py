@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from orchestrator.errors import ConfigError, DataError, IntegrityError
 from orchestrator.inference.unpacking import named, unpacked
@@ -14,6 +14,7 @@ from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.storage.interface import Storage
 from orchestrator.storage.json_files import read_json
+from orchestrator.storage.json_values import JsonObject
 
 if TYPE_CHECKING:
     from orchestrator.training.nnunet.model_folder import NetworkModel
@@ -144,7 +145,7 @@ def _settings(folder: Path) -> WindowSettings:
     if not path.is_file():
         return WindowSettings()
     try:
-        found: dict[str, Any] = json.loads(path.read_bytes())["prediction"]
+        found: JsonObject = json.loads(path.read_bytes())["prediction"]
         settings = WindowSettings(
             tile_step_size=float(found["tile_step_size"]),
             mirrors=found["mirrors"] is True,

@@ -1,12 +1,14 @@
 """Whether an image looks like those that a model was trained on, by what its plans tell: warnings with numbers."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+from orchestrator.storage.json_values import JsonMapping
 
 if TYPE_CHECKING:
     from orchestrator.training.nnunet.averaged_prediction import PredictedImage
@@ -30,7 +32,7 @@ class TrainedOn:
     """Median, (z, y, x) of a file."""
     extent_mm: tuple[float, ...]
     """Median, of the same axes."""
-    intensities: tuple[Mapping[str, Any], ...]
+    intensities: tuple[JsonMapping, ...]
     """nnU-Net's statistics of the labelled voxels of each channel."""
     is_calibrated: tuple[bool, ...]
     """Of each channel: whether its numbers mean the same in all images, as in CT."""

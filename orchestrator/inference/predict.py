@@ -6,6 +6,7 @@ from typing import Literal, TypedDict, Unpack
 
 from orchestrator.benchmark.loading import load_study
 from orchestrator.cluster.registry import load_cluster
+from orchestrator.configuration import check_options
 from orchestrator.inference.ensembles import model_sources
 from orchestrator.inference.folder import CasePrediction, FolderPrediction, plan_folder, write_table
 from orchestrator.inference.models import ModelSource, is_run
@@ -79,15 +80,10 @@ def predict(
     ------
     ConfigError
         For what does not fit, a model or images that are not there, an output with predictions of another model.
-    DataError
-        For a model that cannot be read without running it.
-    StorageError
-        For a disk that fails.
+    DataError, StorageError
+        For a model that cannot be read without running it; for a disk that fails.
     """
-    if unknown := options.keys() - PredictRequest.__annotations__.keys():
-        raise TypeError(
-            f"unknown option {min(unknown)!r}; expected some of {', '.join(PredictRequest.__annotations__)}"
-        )
+    check_options(options, PredictRequest)
     work = _planned([model] if isinstance(model, str | Path) else model, Path(images), str(output), options)
     rows = []
     for row in _finished(work, options.get("cluster")):

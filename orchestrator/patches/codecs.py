@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from kernels.packing.lane_packing import BOTH, FRONT, UP
 from orchestrator.errors import IntegrityError
+from orchestrator.storage.json_values import JsonObject
 
 LaneCodec = Literal["lanes-both", "lanes-up", "lanes-front"]
 LibraryCodec = Literal["none", "arrow-lz4", "arrow-zstd", "blosc2-lz4", "blosc2-zstd"]
@@ -42,24 +43,27 @@ def compress(raw: bytes, *, codec: LibraryCodec, itemsize: int) -> bytes:
 
 def expand(payload: pa.Buffer, *, codec: LibraryCodec, num_bytes: int) -> Any:
     """Return a buffer with the numbers of one chunk; raises IntegrityError (without a name) if they do not come out."""
-    library, _, name = codec.partition("-")
     try:
-        if library == "arrow":
-            # Told the size, Arrow returns memory as it finds it where LZ4 gives less.
-            with pa.CompressedInputStream(pa.BufferReader(payload), name) as stream:
-                expanded = stream.read(num_bytes + 1)
-        elif library == "blosc2":
-            import blosc2
-
-            _check_blosc2(packed := payload.to_pybytes(), name=name, num_bytes=num_bytes)
-            expanded = blosc2.decompress2(packed, nthreads=1)
-        else:
-            expanded = payload
+        expanded = _expanded(payload, codec=codec, num_bytes=num_bytes)
     except (OSError, pa.ArrowException, RuntimeError, ValueError) as error:
         raise IntegrityError(f"cannot be expanded ({error})") from error
     if memoryview(expanded).nbytes != num_bytes:
         raise IntegrityError(f"expands to {memoryview(expanded).nbytes} bytes; expected {num_bytes}")
     return expanded
+
+
+def _expanded(payload: pa.Buffer, *, codec: LibraryCodec, num_bytes: int) -> Any:
+    library, _, name = codec.partition("-")
+    if library == "arrow":
+        # Told the size, Arrow returns memory as it finds it where LZ4 gives less.
+        with pa.CompressedInputStream(pa.BufferReader(payload), name) as stream:
+            return stream.read(num_bytes + 1)
+    if library == "blosc2":
+        import blosc2
+
+        _check_blosc2(packed := payload.to_pybytes(), name=name, num_bytes=num_bytes)
+        return blosc2.decompress2(packed, nthreads=1)
+    return payload
 
 
 def _check_blosc2(packed: bytes, *, name: str, num_bytes: int) -> None:
@@ -94,7 +98,7 @@ def smallest(sizes: Sequence[tuple[Codec, int]], *, num_bytes: int) -> Codec:
     return min(sizes, key=cost)[0]
 
 
-def _blosc2_parameters(name: str, itemsize: int) -> dict[str, Any]:
+def _blosc2_parameters(name: str, itemsize: int) -> JsonObject:
     import blosc2
 
     codec = {"lz4": blosc2.Codec.LZ4, "zstd": blosc2.Codec.ZSTD}[name]

@@ -5,7 +5,7 @@ than the room that kernels have, numbers would land in foreign memory.
 """
 
 import math
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 
@@ -65,5 +65,5 @@ def _check_numbers(name: str, layout: ArrayLayout) -> None:
         )
 
 
-def _is_whole(value: Any) -> bool:
+def _is_whole(value: object) -> bool:
     return type(value) is int

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from orchestrator.errors import DataError, IntegrityError
 from orchestrator.patches.codecs import Codec
+from orchestrator.storage.json_values import JsonMapping
 
 FORMAT = "orchestrator-patches"
 VERSION = 2
@@ -97,6 +98,10 @@ class ArrayLayout:
         return math.prod(self.extent(start)) * np.dtype(self.stored_dtype or self.dtype).itemsize
 
 
+Properties = dict[str, Any]
+"""What nnU-Net keeps of a preprocessed case beside its voxels, by name."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Header:
     """What the schema's metadata says."""
@@ -105,9 +110,9 @@ class Header:
     segmentation: ArrayLayout
     property_arrays: tuple[ArrayLayout, ...]
     """One chunk each."""
-    properties: Any
+    properties: object
     """As `encode_properties` gives it, with None for `class_locations`."""
-    locations: tuple[Any, ...] | None
+    locations: tuple[object, ...] | None
     """Labels of `class_locations` in their order, encoded; None if the properties have none."""
     location_dtypes: tuple[str, ...]
     """Numpy's names of the types that the voxels of each label had; empty for an empty list."""
@@ -142,11 +147,11 @@ class Header:
         )
 
 
-def _array_layout(record: Mapping[str, Any]) -> ArrayLayout:
+def _array_layout(record: JsonMapping) -> ArrayLayout:
     return ArrayLayout(**{**record, "shape": tuple(record["shape"]), "chunk_shape": tuple(record["chunk_shape"])})
 
 
-def encode_properties(value: Any, arrays: list[NDArray[np.generic]]) -> Any:
+def encode_properties(value: object, arrays: list[NDArray[np.generic]]) -> object:
     """Express nested properties as JSON; arrays are appended to `arrays` and replaced by their index.
 
     Tuples, dictionaries with keys of any plain type and arrays come back as they were; numpy scalars as Python's.
@@ -170,7 +175,7 @@ def encode_properties(value: Any, arrays: list[NDArray[np.generic]]) -> Any:
     raise DataError(f"a property of type {type(value).__name__}; expected numbers, text, arrays, lists, tuples, dicts")
 
 
-def decode_properties(value: Any, arrays: list[NDArray[np.generic]]) -> Any:
+def decode_properties(value: object, arrays: list[NDArray[np.generic]]) -> Any:
     """Return the properties that `encode_properties` expressed as JSON."""
     match value:
         case list():

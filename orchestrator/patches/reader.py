@@ -2,11 +2,10 @@
 
 import errno
 import threading
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from kernels.packing.lane_unpacking import EVERYWHERE
 from orchestrator.errors import DataError, IntegrityError
 from orchestrator.patches.header_checks import check_header
-from orchestrator.patches.layout import COLUMNS, Header, Index, decode_properties
+from orchestrator.patches.layout import COLUMNS, Header, Index, Properties, decode_properties
 from orchestrator.patches.mapped_file import MappedFile
 from orchestrator.patches.stored_array import PatchArray, Rows
 
@@ -61,11 +60,11 @@ class PatchFile:
         return self.image.shape
 
     @cached_property
-    def labels(self) -> tuple[Any, ...]:
+    def labels(self) -> tuple[Hashable, ...]:
         """Labels (or regions) that have any voxel to draw from, in nnU-Net's order."""
         return tuple(label for label, row in self._label_rows.items() if len(self._locations.row_voxels(row)))
 
-    def class_locations(self, label: Any) -> NDArray[np.uint16]:
+    def class_locations(self, label: Hashable) -> NDArray[np.uint16]:
         """Voxels of a label (or region) that nnU-Net may draw from, (z, y, x), shape (n, 3): a view without a copy.
 
         Empty for a label that is not there. Raises IntegrityError if the list is damaged.
@@ -128,7 +127,7 @@ class PatchFile:
         self.segmentation.read_channel_into(segmentation, channel=0, start=start, padding=-1, slabs=slabs)
 
     @cached_property
-    def properties(self) -> dict[str, Any]:
+    def properties(self) -> Properties:
         """What was written with the case; arrays are read-only views into the file, but for `class_locations`.
 
         Raises IntegrityError if they are damaged.
@@ -138,7 +137,7 @@ class PatchFile:
             self._check(self._arrays, row, name=f"properties/{row}")
             arrays.append(np.frombuffer(self._arrays.payload(row), layout.dtype).reshape(layout.shape))
         with _naming(self.path):
-            properties: dict[str, Any] = dict(decode_properties(self._header.properties, arrays))
+            properties: Properties = dict(decode_properties(self._header.properties, arrays))
         if self._header.locations is not None:
             properties["class_locations"] = {
                 label: self._nnunet_locations(label, dtype)
@@ -198,7 +197,7 @@ class PatchFile:
             return self._read_rest
 
     @cached_property
-    def _label_rows(self) -> dict[Any, int]:
+    def _label_rows(self) -> dict[Hashable, int]:
         """Row of the voxels of every label."""
         with _naming(self.path):
             rows = {decode_properties(label, []): row for row, label in enumerate(self._header.locations or ())}
@@ -206,7 +205,7 @@ class PatchFile:
                 raise IntegrityError("a label that has two lists of voxels")
         return rows
 
-    def _nnunet_locations(self, label: Any, dtype: str) -> NDArray[np.generic] | list[Any]:
+    def _nnunet_locations(self, label: Hashable, dtype: str) -> NDArray[np.generic] | list[object]:
         """Voxels of a label as nnU-Net has them: (n, 4), the first column 0."""
         if not dtype:
             return []

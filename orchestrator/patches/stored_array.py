@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import EllipsisType
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from kernels.packing.lane_unpacking import EVERYWHERE, UNCHECKED, WHOLE, fill_outside, read_box
 from orchestrator.errors import IntegrityError
@@ -147,7 +146,7 @@ class PatchArray:
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[np.generic]:
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[np.generic]:
         whole = self[...]
         return whole if dtype is None else whole.astype(dtype, copy=False)
 

@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, Unpack
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +15,16 @@ from numpy.typing import NDArray
 from kernels.packing.lane_packing import max_chunk_bytes, pack_chunk
 from orchestrator.errors import DataError
 from orchestrator.patches.codecs import LIBRARY_CODECS, PREDICTORS, Codec, compress, smallest
-from orchestrator.patches.layout import CHUNK_SHAPE, COLUMNS, VOXEL, ArrayLayout, Header, Index, encode_properties
+from orchestrator.patches.layout import (
+    CHUNK_SHAPE,
+    COLUMNS,
+    VOXEL,
+    ArrayLayout,
+    Header,
+    Index,
+    Properties,
+    encode_properties,
+)
 
 STEP = 2.0**-9
 """Of quantised intensities; a power of two, so that scaling is exact and the error is half a step at most."""
@@ -24,8 +33,6 @@ NUM_TRIAL_CHUNKS = 6
 """On which codecs are compared, at most."""
 GOLDEN_RATIO = 0.618034
 """Multiples of it, without the whole part, are spread evenly, and not along one axis of a grid."""
-
-Precision = Literal["quantised", "lossless"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -39,24 +46,35 @@ class _Column:
     """One array (n, 3) a row; none if there are no rows with voxels."""
 
 
+Precision = Literal["quantised", "lossless"]
+
+
+class WriteOptions(TypedDict, total=False):
+    """How `write_patches` writes, by name."""
+
+    source_sha256: Mapping[str, str]
+    """Digests of what the case was made from, by name."""
+    precision: Precision
+    """Unless given, quantised: float32 intensities are multiples of 2^-9, at most 2^-10 from what was given. An image
+    with other numbers, or more than 65536 steps from its least to its largest, is kept without loss in any case."""
+    codec: Codec | None
+    """Of image and segmentation; the smallest on trial for each unless given."""
+
+
 def write_patches(
     path: Path,
     *,
     data: NDArray[np.generic],
     seg: NDArray[np.generic],
-    properties: Mapping[str, Any],
-    source_sha256: Mapping[str, str] | None = None,
-    precision: Precision = "quantised",
-    codec: Codec | None = None,
+    properties: Properties,
+    **options: Unpack[WriteOptions],
 ) -> None:
     """Write one preprocessed case as a patch file.
 
-    The file is written in place: give a temporary path and rename it, or use `Storage.writing`.
+    The file at `path` is written in place: give a temporary path and rename it, or use `Storage.writing`.
 
     Parameters
     ----------
-    path : Path
-        File to write.
     data : array, shape (C, Z, Y, X)
         Image.
     seg : integer array, shape (C', Z, Y, X)
@@ -64,13 +82,8 @@ def write_patches(
     properties : mapping
         Plain types, nested lists, tuples and dicts, and arrays. Of `class_locations`, {label: array (n, 4)} as nnU-Net
         makes it, the voxels are kept as lists of 16-bit numbers.
-    source_sha256 : mapping, optional
-        Digests of what the case was made from, by name.
-    precision : {"quantised", "lossless"}
-        Quantised float32 intensities are multiples of 2^-9, at most 2^-10 from what was given; an image with other
-        numbers, or with more than 65536 steps from its least to its largest, is kept without loss in any case.
-    codec : str, optional
-        Of image and segmentation; by default the smallest on trial for each.
+    **options
+        Of WriteOptions: precision, codec, and what the file says of its origin.
 
     Raises
     ------
@@ -84,16 +97,15 @@ def write_patches(
     locations = properties.get("class_locations")
     voxels = [_voxels(path, label, places, shape=data.shape) for label, places in (locations or {}).items()]
     encoded, arrays = _encoded(properties)
+    codec = options.get("codec")
     header = Header(
-        image=_chosen(data, _image_layout(data, precision), codec),
+        image=_chosen(data, _image_layout(data, options.get("precision", "quantised")), codec),
         segmentation=_chosen(seg, _segmentation_layout(seg), codec),
         property_arrays=tuple(map(_whole, arrays)),
         properties=encoded,
         locations=None if locations is None else tuple(encode_properties(label, []) for label in locations),
-        location_dtypes=tuple(
-            places.dtype.str if isinstance(places, np.ndarray) else "" for places in (locations or {}).values()
-        ),
-        source_sha256=dict(source_sha256 or {}),
+        location_dtypes=tuple(map(_dtype_name, (locations or {}).values())),
+        source_sha256=dict(options.get("source_sha256", {})),
     )
     schema = pa.schema(COLUMNS, metadata=header.to_metadata())
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
@@ -101,7 +113,12 @@ def write_patches(
             writer.write_batch(_batch(schema, column))
 
 
-def _encoded(properties: Mapping[str, Any]) -> tuple[str, list[NDArray[np.generic]]]:
+def _dtype_name(places: object) -> str:
+    """Return numpy's name of the type of the voxels of a label; empty for an empty list."""
+    return places.dtype.str if isinstance(places, np.ndarray) else ""
+
+
+def _encoded(properties: Properties) -> tuple[object, list[NDArray[np.generic]]]:
     """Return properties as JSON, without the voxels of classes, and the arrays that it refers to."""
     arrays: list[NDArray[np.generic]] = []
     others = {key: None if key == "class_locations" else value for key, value in properties.items()}
@@ -148,7 +165,7 @@ def _little_endian(array: NDArray[np.generic]) -> NDArray[np.generic]:
     return array.astype(array.dtype.newbyteorder("<"), order="C", copy=False)
 
 
-def _voxels(path: Path, label: Any, places: Any, *, shape: Index) -> NDArray[np.uint16]:
+def _voxels(path: Path, label: object, places: object, *, shape: Index) -> NDArray[np.uint16]:
     """Return the voxels (z, y, x) of one label of `class_locations`."""
     found = np.asarray(places)
     if not found.size:
@@ -231,11 +248,14 @@ def _batch(schema: pa.Schema, column: _Column) -> pa.RecordBatch:
     payload_column = pa.LargeBinaryArray.from_buffers(
         pa.large_binary(), num_rows, [None, pa.py_buffer(np.array(offsets, np.int64)), pa.py_buffer(values.getbuffer())]
     )
-    flat = pa.array(np.concatenate([*voxels, np.empty((0, 3), np.uint16)]).reshape(-1))
-    voxel_offsets = np.cumsum([0, *(len(places) for places in voxels)], dtype=np.int64)
-    voxel_column = pa.LargeListArray.from_arrays(
-        pa.array(voxel_offsets), pa.FixedSizeListArray.from_arrays(flat, type=VOXEL), type=schema.field("voxels").type
-    )
+    voxel_column = _voxel_column(voxels, type_=schema.field("voxels").type)
     axes = np.array(column.starts, np.int32).reshape(-1, 4).T
     columns = [pa.array(column.names, pa.string()), *(pa.array(axis) for axis in axes)]
     return pa.record_batch([*columns, pa.array(checksums, pa.uint32()), payload_column, voxel_column], schema=schema)
+
+
+def _voxel_column(voxels: Sequence[NDArray[np.uint16]], *, type_: pa.DataType) -> pa.Array:
+    flat = pa.array(np.concatenate([*voxels, np.empty((0, 3), np.uint16)]).reshape(-1))
+    offsets = np.cumsum([0, *(len(places) for places in voxels)], dtype=np.int64)
+    places = pa.FixedSizeListArray.from_arrays(flat, type=VOXEL)
+    return pa.LargeListArray.from_arrays(pa.array(offsets), places, type=type_)

@@ -5,16 +5,16 @@ import multiprocessing
 import shutil
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from orchestrator.benchmark.definition import Dataset
 from orchestrator.errors import ConfigError, DataError
 from orchestrator.phantoms.layouts import COVID_ARCHIVES, MSD_FOLDER, Scan, write_scan
+from orchestrator.storage.json_values import JsonMapping, JsonObject
 
 DOWNLOADS = ("covid-19-ct-seg", "structseg", "nsclc", "msd", "mosmed")
 MARKER = "PHANTOM.json"
@@ -40,7 +40,7 @@ class PhantomRequest:
     """Sorted by name."""
 
     @property
-    def marker(self) -> dict[str, Any]:
+    def marker(self) -> JsonObject:
         """Content of the marker file."""
         return {
             "format": FORMAT,
@@ -84,11 +84,7 @@ def check_spacing(spacing_mm: float | None) -> None:
 
 
 def write_phantom_download(
-    request: PhantomRequest,
-    folder: Path,
-    *,
-    num_workers: int = 1,
-    on_scan: Callable[[str], None] | None = None,
+    request: PhantomRequest, folder: Path, *, num_workers: int = 1, on_scan: Callable[[str], None] | None = None
 ) -> None:
     """Write phantoms as one public download, to `folder/<download>`; nothing is done if they are already there.
 
@@ -131,7 +127,7 @@ def _report(on_scan: Callable[[str], None] | None, name: str) -> None:
         on_scan(name)
 
 
-def is_there(target: Path, *, wanted: Mapping[str, Any]) -> bool:
+def is_there(target: Path, *, wanted: JsonMapping) -> bool:
     """Whether phantoms with this marker, or with more cases, are there; raises DataError for files of someone else."""
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return False

@@ -76,17 +76,8 @@ def write_scan(scan: Scan, folder: Path, *, spacing_mm: float | None, seed: int)
         lesions=scan_lesions(scan),
         spacing_mm=spacing_mm,
     )
-    match scan.download:
-        case "covid-19-ct-seg":
-            _write_covid(scan, folder, phantom=phantom)
-        case "structseg":
-            _write_structseg(scan, folder, phantom=phantom)
-        case "nsclc":
-            _write_nsclc(scan, folder, phantom=phantom)
-        case "msd":
-            _write_msd(scan, folder, phantom=phantom)
-        case _:
-            _write_mosmed(scan, folder, phantom=phantom)
+    writers = {"covid-19-ct-seg": _write_covid, "structseg": _write_structseg, "nsclc": _write_nsclc, "msd": _write_msd}
+    writers.get(scan.download, _write_mosmed)(scan, folder, phantom=phantom)
 
 
 def to_image(array: npt.NDArray[np.generic], *, phantom: Phantom, scan_name: str) -> SimpleITK.Image:

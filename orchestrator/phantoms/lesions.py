@@ -60,8 +60,7 @@ class Effusion:
 def draw_infection(seed: int, patient: Patient) -> tuple[Blob, ...]:
     """Return the patches of one patient: a few to many, mostly at the back and bottom, on both sides."""
     rng = np.random.default_rng(stable_seed(seed, "infection"))
-    blobs = []
-    load = rng.uniform(0.75, 1.2)
+    blobs, load = [], rng.uniform(0.75, 1.2)
     first_side = int(rng.choice((-1, 1)))
     for index in range(int(rng.integers(5, 12))):
         side = first_side if index % 2 == 0 or rng.random() < 0.2 else -first_side

@@ -134,11 +134,8 @@ def draw_protocol(seed: int, *, patient: Patient, look: ScannerLook, spacing_mm:
     """
     rng = np.random.default_rng(stable_seed(seed, "protocol"))
     width = 2 * patient.body_x * rng.uniform(*look.field_of_view)
-    in_plane, between, slice_mm = (
-        rng.uniform(*look.coarse_in_plane),
-        rng.uniform(*look.coarse_slice),
-        rng.uniform(*look.slice_mm),
-    )
+    in_plane, between = rng.uniform(*look.coarse_in_plane), rng.uniform(*look.coarse_slice)
+    slice_mm = rng.uniform(*look.slice_mm)
     below, above = rng.uniform(0.9, 1.1, 2) * look.reach_mm
     contrast = float(rng.uniform(*look.contrast_hu))
     if spacing_mm is None:

@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping
-from typing import Any
 
 import ray
 
@@ -18,14 +17,14 @@ class CapacityRequests:
     """
 
     def __init__(self) -> None:
-        self._waiting: defaultdict[Resources, list[Any]] = defaultdict(list)
+        self._waiting: defaultdict[Resources, list[ray.ObjectRef[None]]] = defaultdict(list)
 
     @property
-    def references(self) -> list[Any]:
+    def references(self) -> list["ray.ObjectRef[None]"]:
         """Of all that wait."""
         return [reference for waiting in self._waiting.values() for reference in waiting]
 
-    def ended(self, reference: Any) -> None:
+    def ended(self, reference: "ray.ObjectRef[None]") -> None:
         """Take note that one has found its machine."""
         for waiting in self._waiting.values():
             if reference in waiting:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import ray
 from ray._private import services
@@ -23,6 +23,10 @@ from orchestrator.ray_backend.embedded import embedded_ray
 from orchestrator.ray_backend.nodes import nodes_here, nodes_of
 from orchestrator.scheduling.resources import Node
 from orchestrator.training.stop_request import SIGNALS
+
+if TYPE_CHECKING:
+    from ray._private.worker import BaseContext
+
 
 LONGEST_TOLD = 500
 """Characters of an error of Ray, which can hold whole logs; where it comes from keeps the rest."""
@@ -92,7 +96,7 @@ def connected(config: ClusterConfig, *, run: RunName | None) -> Iterator[Connect
 
 
 @contextmanager
-def _running(access: RunningRay, *, where: str) -> Iterator[tuple[Any, None]]:
+def _running(access: RunningRay, *, where: str) -> Iterator[tuple["BaseContext", None]]:
     """Context with a connection to a cluster that is there."""
     _check_head(access, where=where)
     close_usual_token()

@@ -3,11 +3,15 @@
 import logging
 import time
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING
 
 import ray
 from ray.core.generated import autoscaler_pb2
 from ray.exceptions import RayError
+
+if TYPE_CHECKING:
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]
+
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +39,7 @@ def drain_idle(node_id: str) -> bool:
     return bool(accepted)
 
 
-def announce_end(client: Any, node_id: str, *, reason: str, within_s: float) -> bool:
+def announce_end(client: "GcsClient", node_id: str, *, reason: str, within_s: float) -> bool:
     """Tell a cluster that one of its machines ends soon; returns whether it has taken note.
 
     Parameters

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import ray
 from ray._private import ray_constants
@@ -26,6 +26,10 @@ from orchestrator.cluster.environment import (
 from orchestrator.errors import ConfigError
 from orchestrator.storage.private_folder import CACHES, RunFolder, run_folder
 
+if TYPE_CHECKING:
+    from ray._private.worker import BaseContext
+
+
 OBJECT_STORE_BYTES = 256 * 1024**2
 """Patches are memory-mapped files, so only small messages pass through it."""
 RAY_FOLDER = "r"
@@ -34,7 +38,7 @@ LONGEST_SOCKET = f"/{RAY_FOLDER}/session_2026-11-28_21-34-57_033431_4194304/sock
 
 
 @contextmanager
-def embedded_ray(asked: EmbeddedRay) -> Iterator[tuple[Any, Path]]:
+def embedded_ray(asked: EmbeddedRay) -> Iterator[tuple["BaseContext", Path]]:
     """Context with a Ray that ends with it: what `ray.init` returns, and the file of its token.
 
     All of its ports are bound to the loopback interface, where other users of this machine reach them: these need the
@@ -54,7 +58,7 @@ def embedded_ray(asked: EmbeddedRay) -> Iterator[tuple[Any, Path]]:
     read_authentication_again()
 
 
-def _start(asked: EmbeddedRay, *, folder: RunFolder) -> Any:
+def _start(asked: EmbeddedRay, *, folder: RunFolder) -> "BaseContext":
     return ray.init(
         address="local",
         num_cpus=asked.num_cpus,

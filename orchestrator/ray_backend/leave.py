@@ -10,7 +10,10 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]
 
 LOOK_EVERY_S = 1.0
 ADDRESS = "RAY_ADDRESS"
@@ -33,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def leave(
-    client: Any,
+    client: "GcsClient",
     *,
     address: str,
     within_s: float,
@@ -66,7 +69,7 @@ def leave(
         sleep(LOOK_EVERY_S)
 
 
-def _node(client: Any, address: str) -> str | None:
+def _node(client: "GcsClient", address: str) -> str | None:
     """Return the id of a machine of the cluster; empty if there is none any more, None if the head is silent."""
     try:
         found = client.get_all_node_info(timeout=5)

@@ -7,6 +7,15 @@ from ray.util.metrics import Gauge
 from orchestrator.progress import Snapshot
 from orchestrator.workflow.keys import StageKind
 
+_OF_TRAINING = {
+    "epoch": ("orchestrator_epoch", "Epochs finished"),
+    "train_loss": ("orchestrator_train_loss", "Training loss of the last epoch"),
+    "pseudo_dice": ("orchestrator_pseudo_dice", "Patch Dice of the last epoch"),
+    "epoch_elapsed_s": ("orchestrator_epoch_elapsed_s", "Seconds of the last epoch"),
+    "loader_wait_s": ("orchestrator_loader_wait_s", "Seconds of the last epoch spent waiting for patches"),
+}
+"""What is shown of each training under way: its name as a metric, and what it is."""
+
 
 class RayMetrics:
     """Publishes snapshots as gauges; Ray adds the prefix `ray_` to their names."""
@@ -18,17 +27,7 @@ class RayMetrics:
             "orchestrator_stage_seconds", "Seconds spent in finished stages of each kind", tag_keys=("stage",)
         )
         self._of_training = {
-            "epoch": Gauge("orchestrator_epoch", "Epochs finished", tag_keys=("training",)),
-            "train_loss": Gauge("orchestrator_train_loss", "Training loss of the last epoch", tag_keys=("training",)),
-            "pseudo_dice": Gauge("orchestrator_pseudo_dice", "Patch Dice of the last epoch", tag_keys=("training",)),
-            "epoch_elapsed_s": Gauge(
-                "orchestrator_epoch_elapsed_s", "Seconds of the last epoch", tag_keys=("training",)
-            ),
-            "loader_wait_s": Gauge(
-                "orchestrator_loader_wait_s",
-                "Seconds of the last epoch spent waiting for patches",
-                tag_keys=("training",),
-            ),
+            field: Gauge(name, text, tag_keys=("training",)) for field, (name, text) in _OF_TRAINING.items()
         }
 
     def publish(self, snapshot: Snapshot, stage_seconds: Mapping[StageKind, float]) -> None:

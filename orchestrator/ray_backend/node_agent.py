@@ -13,10 +13,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from orchestrator.cluster.commands import free_port, ray_command
 from orchestrator.cluster.environment import AUTH_TOKEN, FOR_WORKERS, RAY_TEMPORARY, TEMPORARY, use_token
@@ -29,6 +28,7 @@ from orchestrator.ray_backend.embedded import (
 )
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.storage.json_files import write_json
+from orchestrator.storage.json_values import JsonMapping
 from orchestrator.storage.private_folder import CACHES, run_folder
 
 LOOK_EVERY_S = 2.0
@@ -191,7 +191,7 @@ def _ray(arguments: Sequence[str]) -> "Iterator[subprocess.Popen[bytes]]":
         command += [f"--temp-dir={folder.path / RAY_FOLDER}", f"--object-store-memory={OBJECT_STORE_BYTES}"]
         # Several of one machine do without a range of ports, and without each other's.
         command += ["--min-worker-port=0", "--max-worker-port=0", f"--dashboard-agent-listen-port={free_port()}"]
-        variables: Mapping[str, Any] = {
+        variables: JsonMapping = {
             **FOR_WORKERS,
             TEMPORARY: str(folder.temporary),
             CACHES: str(folder.caches),

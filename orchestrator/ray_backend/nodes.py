@@ -1,13 +1,13 @@
 """The machines of a Ray cluster as the schedule sees them, and how Ray is told where a stage shall run."""
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import replace
-from typing import Any
 
 from orchestrator.cluster.gpu_kinds import kind_named, memory_of_gpus_here
 from orchestrator.cluster.node_pool import NO_GPU
 from orchestrator.scheduling.resources import Node, Resources
+from orchestrator.storage.json_values import JsonMapping
 
 _KIND_LABEL = "ray.io/accelerator-type"
 _NODE_LABEL = "ray.io/node-id"
@@ -15,12 +15,12 @@ _MEMORIES = ("memory", "object_store_memory")
 """What a node had free when its Ray was started, in bytes; hardly anything passes through the object store."""
 
 
-def nodes_of(found: Iterable[Mapping[str, Any]]) -> tuple[Node, ...]:
+def nodes_of(found: Iterable[JsonMapping]) -> tuple[Node, ...]:
     """Return the nodes on which stages can be placed, of what ``ray.nodes()`` says."""
     return tuple(_node(record) for record in found if record["Alive"] and record["Resources"].get("CPU", 0) > 0)
 
 
-def nodes_here(found: Iterable[Mapping[str, Any]]) -> tuple[Node, ...]:
+def nodes_here(found: Iterable[JsonMapping]) -> tuple[Node, ...]:
     """Return the nodes of an embedded Ray: Ray's names of GPUs tell little of those that are not made for servers."""
     return tuple(
         replace(node, gpu_memory_gib=memory_of_gpus_here())
@@ -30,7 +30,7 @@ def nodes_here(found: Iterable[Mapping[str, Any]]) -> tuple[Node, ...]:
     )
 
 
-def node_at(address: str | None, *, found: Iterable[Mapping[str, Any]]) -> str | None:
+def node_at(address: str | None, *, found: Iterable[JsonMapping]) -> str | None:
     """Return the id of the node with an IP address; None if there is none, or several share it."""
     there = [str(record["NodeID"]) for record in found if record["Alive"] and record["NodeManagerAddress"] == address]
     return there[0] if len(there) == 1 else None
@@ -59,7 +59,7 @@ def only(node_id: str) -> dict[str, str]:
     return {_NODE_LABEL: node_id}
 
 
-def _node(record: Mapping[str, Any]) -> Node:
+def _node(record: JsonMapping) -> Node:
     resources, labels = record["Resources"], record.get("Labels") or {}
     name = labels.get(_KIND_LABEL) or next(
         (key.partition(":")[2] for key in resources if key.startswith("accelerator_type:")), ""

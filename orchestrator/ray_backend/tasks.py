@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from orchestrator.scheduling.resources import Resources
 from orchestrator.stages.carry_out import carry_out
 from orchestrator.stages.context import RunContext
 from orchestrator.storage import run_paths
+from orchestrator.storage.json_values import JsonMapping
 from orchestrator.storage.private_folder import cache_folder
 from orchestrator.training.stop_request import Watch, listen_to_signals
 from orchestrator.workflow.graph import Stage
@@ -29,8 +30,14 @@ DRAIN_EVERY_S = 5.0
 
 
 def submit(
-    stage: Stage, *, context: Any, node_id: str, share: Resources, separate: bool, selector: dict[str, str]
-) -> Any:
+    stage: Stage,
+    *,
+    context: "ray.ObjectRef[RunContext]",
+    node_id: str,
+    share: Resources,
+    separate: bool,
+    selector: dict[str, str],
+) -> "ray.ObjectRef[Done]":
     """Hand one stage to Ray under its own name; what comes back is `Done`, where Ray chose the node.
 
     Parameters
@@ -166,7 +173,7 @@ def _here_if_free(share: Resources) -> dict[str, str]:
     return only(node_id) if is_free else {}
 
 
-def _train_worker(config: Mapping[str, Any]) -> None:
+def _train_worker(config: JsonMapping) -> None:
     drain = Watch(look=_look_for_drain, every_s=DRAIN_EVERY_S)
     _carry_out_here(config["context"], config["stage"], share=config["share"], watches=(drain,))
 

@@ -23,7 +23,7 @@ class LeanTrainer(TorchTrainer):  # type: ignore[misc]
         os.environ.update(_SETTINGS)
         return super().fit()
 
-    def _register_sigint_handler(self, controller: Any) -> None:
+    def _register_sigint_handler(self, controller: object) -> None:
         """Set none: it would keep the controller alive after the training, and Ctrl-C reaches trainings otherwise."""
 
     def _create_default_callbacks(self) -> list[object]:

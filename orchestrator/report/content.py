@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from orchestrator.benchmark.published import AVERAGE, PublishedScore
 from orchestrator.benchmark.study import Study
@@ -18,6 +18,7 @@ from orchestrator.report.ranks import ranked_by_structure
 from orchestrator.report.reported import Reported
 from orchestrator.results.store import from_table
 from orchestrator.statistics.ranking import MOST_TESTED
+from orchestrator.storage.json_values import JsonMapping
 from orchestrator.workflow.keys import StageKey, StageKind
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def make_page(
     *,
     location: str,
     failures: Mapping[str, str],
-    events: Sequence[Mapping[str, Any]],
+    events: Sequence[JsonMapping],
     submitted: "pd.DataFrame | None" = None,
 ) -> Page:
     """Return everything that a report says, from the rows of `scores_frame`; without pictures of cases.
@@ -72,13 +73,7 @@ def make_page(
         state=_state(done, len(trainings), num_failures=len(failures)),
         notes=(
             *_notes_of_submissions(methods_submitted),
-            *run_notes(
-                from_table(reported.of_trainings),
-                trainings=trainings,
-                leaks=study.patient_leaks(trainings),
-                warnings=reported.warnings,
-                has_published=layout.has_published,
-            ),
+            *_notes_of_run(reported),
         ),
         location=location,
         set_titles=layout.set_titles,
@@ -86,13 +81,7 @@ def make_page(
         answers=tuple(one for one in answers if one.differences),
         rows=found,
         published=published,
-        errata=tuple(
-            errata_notes(
-                (_published(layout, row) for row in found),
-                groups={row.group for row in found},
-                errata=layout.published.errata,
-            )
-        ),
+        errata=_errata(found, layout=layout),
         figures=(*figures_of_scores(everything, set_titles=layout.set_titles), *_figures_of_events(events)),
         failures=tuple(Failure(name=name, text=text) for name, text in failures.items()),
         methods=methods(rows, study=study),
@@ -101,6 +90,21 @@ def make_page(
         rankings=rankings,
         parts=parts_of(rows, layout=layout, leaks=study.patient_leaks(trainings)),
         gaps=gaps_of(rows, layout=layout, trainings=trainings),
+    )
+
+
+def _errata(found: Sequence[OverviewRow], *, layout: TableLayout) -> tuple[str, ...]:
+    values = (_published(layout, row) for row in found)
+    return tuple(errata_notes(values, groups={row.group for row in found}, errata=layout.published.errata))
+
+
+def _notes_of_run(reported: Reported) -> Sequence[str]:
+    return run_notes(
+        from_table(reported.of_trainings),
+        trainings=reported.trainings,
+        leaks=reported.study.patient_leaks(reported.trainings),
+        warnings=reported.warnings,
+        has_published=reported.layout.has_published,
     )
 
 
@@ -203,7 +207,7 @@ def figures_of_scores(rows: "pd.DataFrame", *, set_titles: Mapping[str, str]) ->
     return shown
 
 
-def _figures_of_events(events: Sequence[Mapping[str, Any]]) -> list[Figure]:
+def _figures_of_events(events: Sequence[JsonMapping]) -> list[Figure]:
     import pandas as pd
 
     shown = []
@@ -224,7 +228,7 @@ def _figures_of_events(events: Sequence[Mapping[str, Any]]) -> list[Figure]:
     return shown
 
 
-def training_spans(events: Sequence[Mapping[str, Any]]) -> list[tuple[str, float, float, str]]:
+def training_spans(events: Sequence[JsonMapping]) -> list[tuple[str, float, float, str]]:
     """Return id, start and end in hours since the run began, and machine of each attempt at a training that ended."""
     hosts = {event["training"]: str(event.get("host", "")) for event in events if event["kind"] == "training_epoch"}
     began: datetime | None = None

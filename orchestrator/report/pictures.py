@@ -7,10 +7,10 @@ and the last. Slices go through the middle of what is labelled in either map.
 import base64
 import io
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import SimpleITK as sitk
@@ -28,6 +28,7 @@ from orchestrator.report.figures import COLOURS, new_figure
 from orchestrator.report.reported import Reported
 from orchestrator.storage import run_paths
 from orchestrator.storage.interface import Storage
+from orchestrator.storage.json_values import JsonMapping
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,7 +54,7 @@ class Picture:
 class _Volumes:
     """A case on the grid of its image, arrays (z, y, x)."""
 
-    image: NDArray[Any]
+    image: NDArray[np.generic]
     reference: NDArray[np.bool_]
     prediction: NDArray[np.bool_]
     spacing_mm: tuple[float, float, float]
@@ -77,7 +78,7 @@ def pictures(rows: "pd.DataFrame", *, reported: Reported, storage: Storage) -> I
             yield _picture(volumes, name=name, row=row)
 
 
-def _volumes(row: Mapping[str, Any], *, study: Study, training: Training, storage: Storage) -> _Volumes:
+def _volumes(row: JsonMapping, *, study: Study, training: Training, storage: Storage) -> _Volumes:
     case = Case(dataset=row["dataset"], name=row["case"])
     (evaluation,) = (found for found in training.evaluation_sets if found.name == row["evaluation_set"])
     image = read_nifti(SourceFile(path=storage.fetch(run_paths.case_image(case))), is_volume=False).image
@@ -97,7 +98,7 @@ def _volumes(row: Mapping[str, Any], *, study: Study, training: Training, storag
     )
 
 
-def _picture(volumes: _Volumes, *, name: str, row: Mapping[str, Any]) -> Picture:
+def _picture(volumes: _Volumes, *, name: str, row: JsonMapping) -> Picture:
     places = [int(np.median(found)) for found in np.nonzero(volumes.reference | volumes.prediction)]
     planes = [axis for axis in (0, 1, 2) if min(np.delete(volumes.image.shape, axis)) > 1]
     slices = [np.take(volumes.image, places[axis], axis) for axis in planes]

@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,6 +25,7 @@ from orchestrator.report.texts.latex import latex_tables
 from orchestrator.scoring.submitted import submitted_rows
 from orchestrator.storage import run_paths
 from orchestrator.storage.interface import Storage
+from orchestrator.storage.json_values import JsonMapping, JsonObject
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,7 +47,7 @@ def page_of(
     *,
     reported: Reported,
     failures: Mapping[str, str],
-    events: Sequence[Mapping[str, Any]] = (),
+    events: Sequence[JsonMapping] = (),
 ) -> WholePage:
     """Return the page of a report; parameters as those of `write_report`."""
     rows = scores_frame(reported)
@@ -65,7 +66,7 @@ def write_report(
     *,
     reported: Reported,
     failures: Mapping[str, str],
-    events: Sequence[Mapping[str, Any]] = (),
+    events: Sequence[JsonMapping] = (),
 ) -> str:
     """Write the files of a report and then its page; returns the key of that.
 
@@ -129,7 +130,7 @@ def _summary(page: Page) -> str:
     return json.dumps(finite_or_null(content), indent=1) + "\n"
 
 
-def _answer(found: Answer) -> dict[str, Any]:
+def _answer(found: Answer) -> JsonObject:
     return {
         "question": found.spec.title,
         "sentence": found.sentence,

@@ -325,10 +325,9 @@ class Processors:
         num_taken = round((state.node.offered.gpus - state.free.gpus) / kept.gpus)
         num_free = int((state.free.gpus + _ROUNDING) / kept.gpus)
         num_places = min(num_free, max(0, keep_for.num_on(state.node) - num_taken))
-        return (
-            state.free.cpus - share.cpus + _ROUNDING >= num_places * kept.cpus
-            and state.free_gib - memory_gib + _ROUNDING >= num_places * keep_for.memory_of(state.node)
-        )
+        left_cpus, left_gib = state.free.cpus - share.cpus, state.free_gib - memory_gib
+        has_cpus = left_cpus + _ROUNDING >= num_places * kept.cpus
+        return has_cpus and left_gib + _ROUNDING >= num_places * keep_for.memory_of(state.node)
 
 
 def check_fits(need: ResourceRequest, nodes: Collection[Node]) -> None:

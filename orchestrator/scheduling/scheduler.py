@@ -138,12 +138,8 @@ class Schedule:
         attempt = self._release(key)
         self._reservations.drop(key)
         self.records.succeeded(node or attempt.node, key, on_gpu=attempt.need.gpus > 0)
-        self.expectations.finished(
-            key,
-            elapsed_s=now_s - attempt.since_s,
-            attempt=self.attempts[key],
-            node=self._node(attempt.node),
-        )
+        node_there, elapsed_s = self._node(attempt.node), now_s - attempt.since_s
+        self.expectations.finished(key, elapsed_s=elapsed_s, attempt=self.attempts[key], node=node_there)
         if self._ready.first(self.training_need) is None:
             # Somebody may want a faster place that is idle now.
             self._next_look_s = min(self._next_look_s, max(now_s, self._looked_s + self._min_gain_s / LOOKS_PER_GAIN))
@@ -152,13 +148,7 @@ class Schedule:
                 self._put(ready)
 
     def fail(
-        self,
-        key: StageKey,
-        *,
-        kind: FailureKind,
-        now_s: float,
-        node: str | None = None,
-        lost: Sequence[StageKey] = (),
+        self, key: StageKey, *, kind: FailureKind, now_s: float, node: str | None = None, lost: Sequence[StageKey] = ()
     ) -> Retry | GiveUp:
         """Take note that a running stage has failed and decide what follows.
 
@@ -183,12 +173,7 @@ class Schedule:
             where, key, on_gpu=attempt.need.gpus > 0, kind=kind, other_nodes=others, now_s=now_s
         )
         if failed_stages:
-            self.processors.close(where)
-            self._drop_holds_of_lost_nodes(now_s)
-            revived = self.outcomes.revive(failed for failed in failed_stages if failed != key)
-            self._revived += revived
-            for failed in revived:
-                self._put(failed)
+            self._quarantine(where, innocent=[failed for failed in failed_stages if failed != key], now_s=now_s)
         # Where every GPU is broken the attempts must end.
         is_excused = key in failed_stages and kind is not FailureKind.GPU
         wait_s = 0.0 if is_excused else self._failures.failed(key, kind=kind)
@@ -201,6 +186,15 @@ class Schedule:
         elif not self.outcomes.lacks(key):
             self._put(key)
         return Retry(attempt=self.attempts[key] + 1, wait_s=wait_s)
+
+    def _quarantine(self, node_id: str, *, innocent: Iterable[StageKey], now_s: float) -> None:
+        """Let a node rest, and what had failed for good there be tried again."""
+        self.processors.close(node_id)
+        self._drop_holds_of_lost_nodes(now_s)
+        revived = self.outcomes.revive(innocent)
+        self._revived += revived
+        for key in revived:
+            self._put(key)
 
     def _reopen(self, lost: Sequence[StageKey], *, for_stage: StageKey) -> Retry | GiveUp:
         """Let a stage wait until what it has not found is made again; what is lost again and again is given up."""
@@ -267,25 +261,15 @@ class Schedule:
         asked, outcomes = list[StageKey](), self.outcomes
         # What is done stays done unless it is lost; what has failed may be revived.
         self._trainings = [key for key in self._trainings if key not in outcomes.done]
-        place_nodes = places(self.processors, need=self.training_need, predicting=self._nodes_of_predictions())
-        situation = Situation(
-            places=place_nodes,
-            running=self._running,
-            reservations=self._reservations,
-            can_start=self._ready.__contains__,
-            is_settled=lambda attempt: now_s - attempt.since_s >= self._min_gain_s,
-            remaining_s=lambda key: self.remaining_s(key, now_s=now_s),
-            margin=self.expectations.margin,
-        )
+        situation = self._situation(now_s)
         open_keys = [key for key in self._trainings if key not in outcomes.failed and key not in outcomes.blocked]
-        works = situation.works(open_keys)
-        speeds = [self._speed(node_id) for node_id in place_nodes]
-        found = rebalance(works, speeds, min_gain_s=self._min_gain_s)
+        speeds = [self._speed(node_id) for node_id in situation.places]
+        found = rebalance(situation.works(open_keys), speeds, min_gain_s=self._min_gain_s)
         for move in found.moves:
             leaving = [one for one in (move.displaced, move.training) if one is not None and one in self._running]
             self._reservations.stopping.update(leaving)
             asked += leaving
-            self._reservations.keep(move.training, node=place_nodes[move.place], now_s=now_s)
+            self._reservations.keep(move.training, node=situation.places[move.place], now_s=now_s)
             if move.training in self._ready:
                 self._ready.take_out(move.training)
                 self._reservations.waiting.add(move.training)
@@ -293,6 +277,17 @@ class Schedule:
         wait_s = min(found.next_look_s, self._min_gain_s) if is_passing else found.next_look_s
         self._looked_s, self._next_look_s = now_s, now_s + wait_s
         return asked
+
+    def _situation(self, now_s: float) -> Situation:
+        return Situation(
+            places=places(self.processors, need=self.training_need, predicting=self._nodes_of_predictions()),
+            running=self._running,
+            reservations=self._reservations,
+            can_start=self._ready.__contains__,
+            is_settled=lambda attempt: now_s - attempt.since_s >= self._min_gain_s,
+            remaining_s=lambda key: self.remaining_s(key, now_s=now_s),
+            margin=self.expectations.margin,
+        )
 
     def next_wake_s(self) -> float:
         """Return when something may be decided although nothing has happened."""

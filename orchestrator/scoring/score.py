@@ -80,13 +80,14 @@ def score_files(
     if any(ignored_label in structure.reference_labels for structure in structures):
         raise ConfigError(f"label {ignored_label} is ignored and scored; expected it to be one of the two")
     truth = read_label_map(reference, buffer=_buffers.reference)
-    plane = _plane(truth, reference, metrics=metrics, dimension=dimension)
-    ignored = None if ignored_label is None else truth.array == ignored_label
+    known = _Truth(
+        labels=truth,
+        path=reference,
+        plane=_plane(truth, reference, metrics=metrics, dimension=dimension),
+        ignored=None if ignored_label is None else truth.array == ignored_label,
+    )
     return tuple(
-        _score_prediction(
-            truth, reference, prediction, structures=structures, metrics=metrics, plane=plane, ignored=ignored
-        )
-        for prediction in predictions
+        _score_prediction(known, prediction, structures=structures, metrics=metrics) for prediction in predictions
     )
 
 
@@ -115,28 +116,34 @@ def _plane(truth: LabelMap, path: Path, *, metrics: Collection[str], dimension: 
     return _Plane(axes=(0, 1, 2), note=_CAPPED if has_sides else "")
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Truth:
+    """What predictions of a case are compared with."""
+
+    labels: LabelMap
+    path: Path
+    plane: _Plane
+    """What of it is scored."""
+    ignored: NDArray[np.bool_] | None
+    """Voxels that count nowhere; None for none."""
+
+
 def _score_prediction(
-    truth: LabelMap,
-    reference: Path,
-    prediction: Path | NoPrediction,
-    *,
-    structures: Sequence[ScoredStructure],
-    metrics: Collection[str],
-    plane: _Plane,
-    ignored: NDArray[np.bool_] | None,
+    known: _Truth, prediction: Path | NoPrediction, *, structures: Sequence[ScoredStructure], metrics: Collection[str]
 ) -> tuple[CaseScore, ...]:
+    truth, plane = known.labels, known.plane
     if isinstance(prediction, NoPrediction):
         return _missing(truth, structures, message=prediction.reason)
     try:
         with open_label_map(prediction) as opened:
-            order = _order_onto(truth, opened, reference=reference)
+            order = _order_onto(truth, opened, reference=known.path)
             guess = opened.read(_buffers.prediction)
     except (DataError, OSError, MemoryError) as error:
         # What a disk or the memory says of one file is no reason to lose the scores of the others.
         return _missing(truth, structures, message=str(error))
     predicted = order.array(guess.array)
-    if ignored is not None:
-        predicted = np.where(ignored, predicted.dtype.type(0), predicted)
+    if known.ignored is not None:
+        predicted = np.where(known.ignored, predicted.dtype.type(0), predicted)
     scores = score_structures(
         plane.array(truth.array),
         plane.array(predicted),

@@ -71,14 +71,11 @@ def references_of(
 
     Parameters
     ----------
-    storage
-        Output location of the run.
-    study, trainings
-        What it trains.
-    submissions
-        Folders with `<data set>/<case>.nii.gz`, or `<case>.nii.gz` where no two data sets have a case of that name.
-    label_set
-        What the values in their label maps mean.
+    storage, study, trainings
+        Output location of the run, and what it trains.
+    submissions, label_set
+        Folders with `<data set>/<case>.nii.gz`, or `<case>.nii.gz` where no two data sets have a case of that name, and
+        what the values in their label maps mean.
 
     Raises
     ------
@@ -104,17 +101,14 @@ def references_of(
             suffixes=SUFFIXES,
             may_be_flat=len({case.name for case in tested}) == len(tested),
         )
-        yield References(
-            label_set=name,
-            scores=KeptScores(
-                comparison=comparison,
-                methods=tuple(one.name for one in submissions),
-                parts=storage,
-                folder=run_paths.submitted_scores(label_set, references=name),
-            ),
-            cases=tuple(case.id for case in there),
-            num_absent=len(tested) - len(there),
+        scores = KeptScores(
+            comparison=comparison,
+            methods=tuple(one.name for one in submissions),
+            parts=storage,
+            folder=run_paths.submitted_scores(label_set, references=name),
         )
+        cases, num_absent = tuple(case.id for case in there), len(tested) - len(there)
+        yield References(label_set=name, scores=scores, cases=cases, num_absent=num_absent)
 
 
 def _shared(references: LabelSet, *, predicted: LabelSet, trainings: Sequence[Training]) -> tuple[ScoredStructure, ...]:

@@ -93,6 +93,19 @@ class _RunningStage:
     share: Resources
     is_stopping: bool = False
 
+    def occupation(self, *, until_s: float) -> Occupation:
+        """Return what it has taken, and for how long."""
+        return Occupation(
+            stage=self.start.stage.key,
+            kind=self.start.stage.kind,
+            node=self.start.node,
+            pool=self.start.node.rpartition("-")[0],
+            start_s=self.start_s,
+            end_s=until_s,
+            cpus=self.share.cpus,
+            gpus=self.share.gpus,
+        )
+
 
 @dataclass(kw_only=True, slots=True)
 class _Machine:
@@ -129,8 +142,7 @@ class Simulation:
         self._done_s: dict[StageKey, float] = {}
         self._up: dict[str, _Machine] = {}
         self._num_nodes = 0
-        self._num_requests = 0
-        self._num_interruptions = 0
+        self._num_requests = self._num_interruptions = 0
         self._occupations: list[Occupation] = []
         self._lives: list[NodeLifetime] = []
         self._wake_s = float("inf")
@@ -325,18 +337,7 @@ class Simulation:
         machine = self._up.get(node_id)
         if machine is not None:
             machine.last_used_s = self._now_s
-        self._occupations.append(
-            Occupation(
-                stage=stage.key,
-                kind=stage.kind,
-                node=node_id,
-                pool=node_id.rpartition("-")[0],
-                start_s=under.start_s,
-                end_s=self._now_s,
-                cpus=under.share.cpus,
-                gpus=under.share.gpus,
-            )
-        )
+        self._occupations.append(under.occupation(until_s=self._now_s))
 
     def _order_all(self, pool: NodePool) -> None:
         wait_s = self._queue.all_s(pool) if pool.come_together else None

@@ -8,6 +8,7 @@ from functools import partial
 from orchestrator.benchmark.definition import Training
 from orchestrator.benchmark.presets import Preset
 from orchestrator.cluster.config import MIN_PREEMPTION_GAIN_S, ClusterConfig
+from orchestrator.cluster.node_pool import NodePool
 from orchestrator.cluster.prices import Prices
 from orchestrator.errors import ConfigError
 from orchestrator.scheduling.resources import ResourceRequest
@@ -146,6 +147,11 @@ def simulate_run(
         for other in alternatives(fleet, num_trainings=len(trainings))
     ]
     return SimulatedRun(asked_for=asked_for, others=_unbeaten(others), other_forms={})
+
+
+def _otherwise(pools: tuple[NodePool, ...], fleet: Fleet) -> Fleet:
+    """Return the same machines asked for in another way."""
+    return Fleet(pools=pools, head_usd_per_hour=None, is_growing=not pools[0].come_together, idle_s=fleet.idle_s)
 
 
 def _unbeaten(outlooks: Iterable[Forecast]) -> tuple[Forecast, ...]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from orchestrator.benchmark.definition import Case, EvaluationSet, LabelSet, Training
 from orchestrator.benchmark.study import split_sha256
 from orchestrator.errors import IntegrityError
-from orchestrator.results.records import Provenance, ResultRow, ScoreStatus
+from orchestrator.results.records import CaseScore, Provenance, ResultRow, ScoreStatus
 from orchestrator.results.store import ResultsStore
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.records.cases import digests_of
@@ -65,21 +65,25 @@ def _score_case(
     if reason is None and scores[0].status is ScoreStatus.MISSING:
         # It was predicted, so what is wrong with its file says nothing about the model.
         raise _not_there(storage, training, case, problem=scores[0].message.rstrip("."))
-    return [
-        ResultRow(
-            training_id=training.id,
-            group=training.group,
-            fold=training.fold,
-            configuration=training.model.configuration,
-            facets=training.facets,
-            evaluation_set=evaluation.name,
-            dataset=case.dataset,
-            case=case.name,
-            score=case_score,
-            provenance=provenance,
-        )
-        for case_score in scores
-    ]
+    told = {"evaluation_set": evaluation.name, "dataset": case.dataset, "case": case.name}
+    return [_row(training, score=score, provenance=provenance, **told) for score in scores]
+
+
+def _row(
+    training: Training, *, evaluation_set: str, dataset: str, case: str, score: CaseScore, provenance: Provenance
+) -> ResultRow:
+    return ResultRow(
+        training_id=training.id,
+        group=training.group,
+        fold=training.fold,
+        configuration=training.model.configuration,
+        facets=training.facets,
+        evaluation_set=evaluation_set,
+        dataset=dataset,
+        case=case,
+        score=score,
+        provenance=provenance,
+    )
 
 
 def _structures(evaluation: EvaluationSet, *, references: LabelSet, predicted: LabelSet) -> "list[ScoredStructure]":

@@ -34,7 +34,6 @@ def train(context: RunContext, training: Training, *, watches: Sequence["Watch"]
     Raises PreemptedError, with a checkpoint saved, once a signal, the driver, the cloud or one of `watches` asks, and
     SupersededError, with nothing more saved, once another attempt has begun.
     """
-    from orchestrator.stages.preemption import watch_marker, watch_spot_notices
     from orchestrator.training.checkpoint import CheckpointStore
     from orchestrator.training.reports import TrainingListener
     from orchestrator.training.stop_request import StopRequest
@@ -44,11 +43,8 @@ def train(context: RunContext, training: Training, *, watches: Sequence["Watch"]
     claim = AttemptClaim(storage, training_id=training.id)
     # It may be of a final checkpoint that was deleted since, and must not say of the next one that it is done.
     storage.delete(run_paths.training_record(training.id))
-    own_watches = [watch_marker(storage, training_id=training.id)]
-    if context.cloud == "aws":
-        own_watches.append(watch_spot_notices())
     with (
-        StopRequest([*own_watches, *watches]) as stop_request,
+        StopRequest([*_own_watches(context, training), *watches]) as stop_request,
         TrainingLog(storage, run_paths.log(training.id)) as log,
         AttemptEvents(storage, training_id=training.id) as events,
     ):
@@ -76,6 +72,14 @@ def train(context: RunContext, training: Training, *, watches: Sequence["Watch"]
                     f"{error}; it is written again, and the training goes on from its checkpoint"
                 ) from error
     write_json(storage, run_paths.training_record(training.id), {**asdict(outcome), "plan_sha256": plan.sha256})
+
+
+def _own_watches(context: RunContext, training: Training) -> "list[Watch]":
+    """Return what a training looks at on any machine to know whether it must stop."""
+    from orchestrator.stages.preemption import watch_marker, watch_spot_notices
+
+    watches = [watch_marker(context.storage, training_id=training.id)]
+    return [*watches, watch_spot_notices()] if context.cloud == "aws" else watches
 
 
 def _report(

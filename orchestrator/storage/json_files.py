@@ -2,16 +2,16 @@
 
 import json
 from collections.abc import Mapping
-from typing import Any
 
 from orchestrator.errors import IntegrityError
 from orchestrator.storage.interface import Storage
+from orchestrator.storage.json_values import JsonMapping, JsonObject
 
 Fields = Mapping[str, type | tuple[type, ...]]
 """What a record must have, and of which type."""
 
 
-def read_json(storage: Storage, key: str, fields: Fields | None = None) -> dict[str, Any]:
+def read_json(storage: Storage, key: str, fields: Fields | None = None) -> JsonObject:
     """Return the record that a file holds; raises IntegrityError if it is not JSON, no object or without its fields."""
     try:
         record = json.loads(storage.read_bytes(key))
@@ -32,6 +32,6 @@ def _not_written(storage: Storage, key: str, found: str) -> IntegrityError:
     )
 
 
-def write_json(storage: Storage, key: str, record: Mapping[str, Any]) -> None:
+def write_json(storage: Storage, key: str, record: JsonMapping) -> None:
     """Write a file, whole or not at all."""
     storage.write_bytes(key, json.dumps(record, indent=1).encode())

@@ -16,6 +16,7 @@ from typing import Any
 from orchestrator.errors import StorageError
 from orchestrator.storage.cache_room import excess_bytes
 from orchestrator.storage.interface import TEMPORARY_PREFIX, Storage
+from orchestrator.storage.json_values import JsonObject
 from orchestrator.storage.local import STALE_AFTER_S, is_full, storage_error
 from orchestrator.storage.private_folder import cache_folder, where_space_is_short
 
@@ -168,11 +169,11 @@ class S3Storage(Storage):
             raise
         return 200
 
-    def _head(self, key: str) -> dict[str, Any] | None:
+    def _head(self, key: str) -> JsonObject | None:
         from botocore.exceptions import ClientError
 
         try:
-            head: dict[str, Any] = _client().head_object(Bucket=self._bucket, Key=self._object(key))
+            head: JsonObject = _client().head_object(Bucket=self._bucket, Key=self._object(key))
         except ClientError as error:
             if error.response["ResponseMetadata"]["HTTPStatusCode"] == 404:
                 return None

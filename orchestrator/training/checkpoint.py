@@ -6,11 +6,11 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from orchestrator.errors import IntegrityError, SupersededError, TrainingError, is_out_of_memory
 from orchestrator.storage import run_paths
 from orchestrator.storage.interface import Storage
+from orchestrator.training.plain_state import State
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class _Content:
 class FinalCheckpoint:
     """What is evaluated."""
 
-    state: dict[str, Any]
+    state: State
     sha256: str
     """Digest that names it in predictions and results."""
 
@@ -72,7 +72,7 @@ class CheckpointStore:
         self._number: int | None = None
         """Of the newest whole checkpoint; None as long as nothing was read or saved."""
 
-    def save_latest(self, state: dict[str, Any]) -> None:
+    def save_latest(self, state: State) -> None:
         """Save the state on the way; the newest whole checkpoint before it is kept."""
         if self._number is None:
             self._survey()
@@ -83,7 +83,7 @@ class CheckpointStore:
             path.write_bytes(content)
         self._number = number
 
-    def save_final(self, state: dict[str, Any]) -> str:
+    def save_final(self, state: State) -> str:
         """Save what is evaluated and return its SHA-256; the checkpoints on the way there are removed.
 
         It is never replaced: raises SupersededError if there is one, since predictions may have been made with that.
@@ -99,7 +99,7 @@ class CheckpointStore:
             self._storage.delete(slot)
         return content[len(MAGIC) : len(MAGIC) + _DIGEST_BYTES].hex()
 
-    def load_latest(self) -> dict[str, Any] | None:
+    def load_latest(self) -> State | None:
         """Return the newest state that is whole, or None if none was ever saved.
 
         A damaged one is logged and passed over; raises IntegrityError if all that there are are damaged.
@@ -162,7 +162,7 @@ def fitting(name: str) -> Iterator[None]:
         ) from error
 
 
-def check_origin(found: dict[str, Any], *, expected: dict[str, Any], training_id: str) -> None:
+def check_origin(found: State, *, expected: State, training_id: str) -> None:
     """Raise TrainingError if a checkpoint belongs to another training under the same name."""
     by_default = dict.fromkeys(("trainer", "planner"), "nnU-Net's default")  # where an origin leaves them out
     found = by_default | found
@@ -174,7 +174,7 @@ def check_origin(found: dict[str, Any], *, expected: dict[str, Any], training_id
             )
 
 
-def _encoded(state: dict[str, Any], *, number: int) -> bytes:
+def _encoded(state: State, *, number: int) -> bytes:
     from orchestrator.training.plain_state import write_state
 
     buffer = io.BytesIO()
@@ -187,7 +187,7 @@ def _encoded(state: dict[str, Any], *, number: int) -> bytes:
     return buffer.getvalue()
 
 
-def _loaded(content: _Content, *, advice: str) -> dict[str, Any]:
+def _loaded(content: _Content, *, advice: str) -> State:
     from orchestrator.training.plain_state import read_state
 
     try:

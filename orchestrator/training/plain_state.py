@@ -49,15 +49,18 @@ _LENGTH_BYTES = 8
 _ALIGNMENT = 8
 """Of the tensors, as safetensors itself aligns them."""
 
+State = dict[str, Any]
+"""What a checkpoint holds, by name: plain values, containers of them, tensors."""
+
 
 class _Tensors:
     """The tensors of a state by name, each in the memory once."""
 
     def __init__(self) -> None:
         self.by_name: dict[str, torch.Tensor] = {}
-        self._names: dict[tuple[Any, ...], str] = {}
+        self._names: dict[tuple[object, ...], str] = {}
 
-    def add(self, tensor: torch.Tensor, place: str) -> dict[str, Any]:
+    def add(self, tensor: torch.Tensor, place: str) -> State:
         """Return what stands for a tensor in the tree."""
         if tensor.dtype not in _DTYPES or tensor.layout != torch.strided:
             raise TrainingError(f"{place}: a tensor of {tensor.dtype}, {tensor.layout}, which checkpoints do not hold")
@@ -75,7 +78,7 @@ class _Tensors:
         return {"tensor": name, "axes": axes} if axes else {"tensor": name}
 
 
-def write_state(state: Mapping[str, Any], sink: io.BytesIO) -> None:
+def write_state(state: State, sink: io.BytesIO) -> None:
     """Append a state to `sink`: the length of the tree in 8 bytes, the tree, the tensors.
 
     Raises TrainingError for a value that is neither a tensor or array nor of a plain type.
@@ -86,7 +89,7 @@ def write_state(state: Mapping[str, Any], sink: io.BytesIO) -> None:
     _write_tensors(tensors.by_name, sink)
 
 
-def read_state(content: memoryview) -> dict[str, Any]:
+def read_state(content: memoryview) -> State:
     """Return the state that `write_state` wrote; raises IntegrityError (without a name) if it is none."""
     end = _LENGTH_BYTES + int.from_bytes(content[:_LENGTH_BYTES], "big")
     try:
@@ -99,7 +102,7 @@ def read_state(content: memoryview) -> dict[str, Any]:
     return state
 
 
-def _encoded(value: Any, place: str, tensors: _Tensors) -> Any:
+def _encoded(value: object, place: str, tensors: _Tensors) -> object:
     """Return a value as JSON knows it."""
     match value:
         case torch.Tensor():
@@ -115,7 +118,9 @@ def _encoded(value: Any, place: str, tensors: _Tensors) -> Any:
     raise TrainingError(f"{place}: a {type(value).__name__}; expected a tensor, an array or a plain type in a state")
 
 
-def _encoded_parts(value: dict[Any, Any] | list[Any] | tuple[Any, ...], place: str, tensors: _Tensors) -> Any:
+def _encoded_parts(
+    value: dict[object, object] | list[object] | tuple[object, ...], place: str, tensors: _Tensors
+) -> object:
     if isinstance(value, dict):
         pairs = [(_encoded(key, place, tensors), f"{place}/{key}".lstrip("/"), one) for key, one in value.items()]
         return {"dict": [[key, _encoded(one, name, tensors)] for key, name, one in pairs]}
@@ -123,11 +128,11 @@ def _encoded_parts(value: dict[Any, Any] | list[Any] | tuple[Any, ...], place: s
     return {"tuple": items} if isinstance(value, tuple) else items
 
 
-def _decoded(value: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
+def _decoded(value: Any, tensors: Mapping[str, torch.Tensor]) -> object:
     """Return the value that `_encoded` expressed."""
     match value:
         case list():
-            decoded: Any = [_decoded(item, tensors) for item in value]
+            decoded: object = [_decoded(item, tensors) for item in value]
         case {"tuple": [*items]}:
             decoded = tuple(_decoded(item, tensors) for item in items)
         case {"dict": [*pairs]}:

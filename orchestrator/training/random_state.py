@@ -1,10 +1,11 @@
 """The three random generators that nnU-Net draws from, all of them global."""
 
 import random
-from typing import Any
 
 import numpy as np
 import torch
+
+from orchestrator.training.plain_state import State
 
 
 def seed_everything(seed: int) -> None:
@@ -14,7 +15,7 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def random_state(*, cuda: bool) -> dict[str, Any]:
+def random_state(*, cuda: bool) -> State:
     """Return the state of every generator, with those of all GPUs if `cuda`."""
     return {
         "python": random.getstate(),
@@ -24,7 +25,7 @@ def random_state(*, cuda: bool) -> dict[str, Any]:
     }
 
 
-def restore_random_state(state: dict[str, Any], *, cuda: bool) -> None:
+def restore_random_state(state: State, *, cuda: bool) -> None:
     """Set every generator to a state that `random_state` returned; with `cuda` those of the GPUs, as far as it has.
 
     Raises what the generators raise for other states, and ValueError for a place outside of numpy's numbers, where

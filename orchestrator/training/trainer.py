@@ -16,7 +16,7 @@ from orchestrator.training.nnunet.classes import DEFAULT_PLANNER, DEFAULT_TRAINE
 from orchestrator.training.nnunet.environment import nnunet_environment, prints_to_log
 from orchestrator.training.nnunet.planning import Plan
 from orchestrator.training.nnunet.trainers.named_trainers import preset_trainer
-from orchestrator.training.nnunet.trainers.preset_trainer import TrainingData
+from orchestrator.training.nnunet.trainers.preset_trainer import PresetTrainer, TrainingData
 from orchestrator.training.random_state import seed_everything
 from orchestrator.training.reports import TrainingListener, TrainOutcome
 
@@ -92,17 +92,15 @@ def train(
         What is fitted.
     checkpoint
         Where checkpoints are kept.
-    log
-        Called with each line of the log.
-    listener
-        Is told of epochs and milestones, and may stop the training.
+    log, listener
+        Called with each line of the log; is told of epochs and milestones, and may stop the training.
     clock
         Gives monotonic seconds, so that a clock that is set anew changes neither checkpoints nor durations.
 
     Raises
     ------
     PreemptedError
-        If the training was asked to stop; a checkpoint of that moment is saved.
+        If it was asked to stop; a checkpoint of that moment is saved.
     ConfigError
         If there is no such trainer, or it has its own way of what is done otherwise here.
     TrainingError
@@ -114,22 +112,28 @@ def train(
         log(f"{settings.training_id}: its final checkpoint is there already")
         return _finished(settings, checkpoint)
     if not settings.val_cases:
-        log("No validation cases: the patch Dice shown below is of training cases and decides nothing.")
-    trainer_class = preset_trainer(settings.trainer_name)
+        log("No validation cases: the patch Dice below is of training cases and decides nothing.")
     _settle_process(settings)
     with nnunet_environment(num_loader_processes=settings.num_loader_processes), prints_to_log():
-        plan = Plan.from_bytes(settings.plan.to_bytes())
-        plans = plan.plans | {"continue_training": False}
-        trainer = trainer_class(plans, plan.configuration, 0, plan.dataset_json, torch.device(settings.device))
+        trainer = _new_trainer(settings)
         trainer.configure(training_id=settings.training_id, preset=settings.preset, data=settings.data, log=log)
         trainer.attach(checkpoint=checkpoint, listener=listener, clock=clock)
         try:
             trainer.run_training()
         finally:
             trainer.stop_loaders()
-    if trainer.outcome is None:
+    if (outcome := trainer.outcome) is None:
         raise TrainingError(f"{settings.training_id}: nnU-Net's loop ended without a final checkpoint")
-    return trainer.outcome
+    return outcome
+
+
+def _new_trainer(settings: TrainingSettings) -> PresetTrainer:
+    plan = Plan.from_bytes(settings.plan.to_bytes())
+    plans = plan.plans | {"continue_training": False}
+    made: PresetTrainer = preset_trainer(settings.trainer_name)(
+        plans, plan.configuration, 0, plan.dataset_json, torch.device(settings.device)
+    )
+    return made
 
 
 def _finished(settings: TrainingSettings, checkpoint: CheckpointStore) -> TrainOutcome:

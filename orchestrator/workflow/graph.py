@@ -98,15 +98,18 @@ class _Builder:
             )
         )
 
+    def generated(self, case: Case) -> tuple[StageKey, ...]:
+        """Add what generates the download of a case, if the run does that itself."""
+        return (self.download(self.datasets[case.dataset].folder),) if self.phantoms else ()
+
     def ingest(self, case: Case) -> StageKey:
         key = StageKey(kind=StageKind.INGEST, case=case)
         if key in self.stages:
             return key
-        download = self.datasets[case.dataset].folder
         return self.add(
             Stage(
                 key=key,
-                dependencies=(self.download(download),) if self.phantoms else (),
+                dependencies=self.generated(case),
                 products=(
                     *run_paths.case_images(case, num_channels=len(self.datasets[case.dataset].channels)),
                     run_paths.image_record(case),
@@ -114,7 +117,7 @@ class _Builder:
                 expected_s=costs.INGEST.seconds(self.image_voxels(case)),
                 memory_gib=self.memory_gib(costs.INGEST, [case]),
                 voxels=self.image_voxels(case),
-                download=download,
+                download=self.datasets[case.dataset].folder,
             )
         )
 
@@ -122,11 +125,10 @@ class _Builder:
         key = StageKey(kind=StageKind.LABELS, case=case, label_set=label_set)
         if key in self.stages:
             return key
-        download = self.datasets[case.dataset].folder
         return self.add(
             Stage(
                 key=key,
-                dependencies=(self.ingest(case), *((self.download(download),) if self.phantoms else ())),
+                dependencies=(self.ingest(case), *self.generated(case)),
                 products=(
                     run_paths.case_labels(case, label_set=label_set),
                     run_paths.labels_record(case, label_set=label_set),
@@ -134,7 +136,7 @@ class _Builder:
                 expected_s=costs.LABELS.seconds(self.voxels(case)),
                 memory_gib=self.memory_gib(costs.LABELS, [case]),
                 label_sets=(label_set,),
-                download=download,
+                download=self.datasets[case.dataset].folder,
             )
         )
 

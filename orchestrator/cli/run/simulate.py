@@ -13,7 +13,7 @@ from orchestrator.driver.request import RunRequest, graph_of
 from orchestrator.progress import duration_text
 from orchestrator.scheduling.resources import node_of
 from orchestrator.shipped import PRICES
-from orchestrator.simulation.engine import Trace
+from orchestrator.simulation.engine import Occupation, Trace
 from orchestrator.simulation.fleet import Fleet
 from orchestrator.simulation.forecast import Forecast, Limits, best, simulate_run
 
@@ -82,16 +82,11 @@ def utilisation_chart(course: Trace, fleet: Fleet, *, width: int = CHART_WIDTH) 
     lines = [f"taken over time, one column is {duration_text(course.makespan_s / width)}"]
     for pool in fleet.pools:
         name, offered = pool.name, node_of(pool).offered
-        by_gpu = offered.gpus > 0
-        column_s = course.makespan_s / width
+        by_gpu, column_s = offered.gpus > 0, course.makespan_s / width
         taken = [0.0] * width
         for one in course.occupations:
-            amount = one.gpus if by_gpu else one.cpus
-            if one.pool != name or not amount:
-                continue
-            for column in range(int(one.start_s / column_s), min(width - 1, int(one.end_s / column_s)) + 1):
-                overlap_s = min(one.end_s, (column + 1) * column_s) - max(one.start_s, column * column_s)
-                taken[column] += amount * max(0.0, overlap_s)
+            if one.pool == name:
+                _take(taken, one, amount=one.gpus if by_gpu else one.cpus, column_s=column_s)
         most = pool.max_nodes * (offered.gpus if by_gpu else offered.cpus)
         shares = [seconds / (most * column_s) for seconds in taken]
         unit = "GPUs" if by_gpu else "CPUs"
@@ -110,6 +105,15 @@ def compare(outlooks: Sequence[Forecast], *, chosen: Forecast | None) -> list[st
             f"{one.makespan_s / 3600:>8.1f}{one.late_s / 3600:>9.1f}{usd:>8}"
         )
     return lines
+
+
+def _take(taken: list[float], one: Occupation, *, amount: float, column_s: float) -> None:
+    """Add the seconds of a stage, times what it takes, to the columns of a chart."""
+    if not amount:
+        return
+    for column in range(int(one.start_s / column_s), min(len(taken) - 1, int(one.end_s / column_s)) + 1):
+        overlap_s = min(one.end_s, (column + 1) * column_s) - max(one.start_s, column * column_s)
+        taken[column] += amount * max(0.0, overlap_s)
 
 
 def _block(share: float) -> str:

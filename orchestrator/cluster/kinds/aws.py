@@ -1,8 +1,8 @@
 """`kind: aws`: machines on AWS that are started for the run by Ray's cluster launcher, and end with it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from orchestrator.cluster.aws_checks import check_aws
 from orchestrator.cluster.aws_pools import head_pool, most_workers, priced
@@ -11,13 +11,14 @@ from orchestrator.cluster.node_pool import NO_GPU, NodePool
 from orchestrator.cluster.prices import Prices
 from orchestrator.errors import ConfigError
 from orchestrator.shipped import checkout
+from orchestrator.storage.json_values import JsonMapping, JsonObject
 
 
 class AwsCluster(ClusterConfig):
     """Machines on AWS; everything is on S3."""
 
     kind: Literal["aws"] = "aws"
-    ray: dict[str, Any]
+    ray: JsonObject
     """In the words of Ray's cluster launcher."""
 
     is_rented: ClassVar[bool] = True
@@ -109,7 +110,7 @@ class AwsCluster(ClusterConfig):
             )
         return path.relative_to(project).as_posix()
 
-    def driver_content(self, *, auth_token: str) -> Mapping[str, Any]:
+    def driver_content(self, *, auth_token: str) -> JsonMapping:
         """Return the cluster file of the driver: to it, the machines around it are a cluster that exists and grows."""
         from orchestrator.cluster.kinds.existing import ExistingCluster, MachinesEntry
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -35,6 +35,7 @@ from orchestrator.cluster.node_pool import NO_GPU, NodePool, Waiting
 from orchestrator.cluster.prices import Prices
 from orchestrator.cluster.ray_head import AGENT, private_folder, serving_head
 from orchestrator.errors import ConfigError
+from orchestrator.storage.json_values import JsonMapping
 
 MAX_ARRAY = 32
 """Most machines that are asked for with one array job."""
@@ -298,7 +299,7 @@ class SlurmCluster(ClusterConfig):
         first, rest = text.split("\n", 1)
         return "\n".join([first, *(f"{system.script.directive} {option}" for option in entry.options), rest])
 
-    def _driver_content(self) -> Mapping[str, Any]:
+    def _driver_content(self) -> JsonMapping:
         """Return the cluster file of a driver in its job."""
         batch_system = self.batch_system
         if batch_system.endswith((".yaml", ".yml")):

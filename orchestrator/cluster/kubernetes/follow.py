@@ -4,12 +4,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from orchestrator.cluster.config import OrderedMachine
 from orchestrator.cluster.jobs import MAX_LOST, RECONNECT_S, DriverLostError, LogLines
 from orchestrator.cluster.kubernetes.kubectl import RAY_JOB, Kubectl
 from orchestrator.errors import ClusterError
+from orchestrator.storage.json_values import JsonMapping
 
 LOOK_EVERY_S = 5.0
 SHOWN = 200
@@ -55,7 +55,7 @@ def job_state(kubectl: Kubectl, name: str) -> JobState | None:
     )
 
 
-def why_pods_wait(pods: Sequence[Mapping[str, Any]]) -> Mapping[str, int]:
+def why_pods_wait(pods: Sequence[JsonMapping]) -> Mapping[str, int]:
     """Return how many pods wait, by their group and the reason that Kubernetes gives."""
     reasons: Counter[str] = Counter()
     for pod in pods:
@@ -85,7 +85,7 @@ def run_pods(kubectl: Kubectl, name: str) -> Sequence[OrderedMachine]:
     return tuple(found)
 
 
-def _reason(status: Mapping[str, Any]) -> str:
+def _reason(status: JsonMapping) -> str:
     for condition in status.get("conditions") or ():
         if condition.get("type") == "PodScheduled" and condition.get("status") != "True":
             return " ".join(str(condition.get("message") or condition.get("reason") or "waiting").split())[:SHOWN]

@@ -3,12 +3,12 @@
 import json
 import os
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from orchestrator.cluster.environment import AUTH_TOKEN
 from orchestrator.errors import ClusterError, ConfigError
+from orchestrator.storage.json_values import JsonMapping
 
 ANSWER_WITHIN_S = 60.0
 RAY_JOB = "rayjobs.ray.io"
@@ -36,10 +36,10 @@ class Kubectl:
         """Create or change what a manifest describes; raises ConfigError if KubeRay is not installed."""
         self._answer("apply", "-f", "-", text=text)
 
-    def get(self, kind: str, name: str) -> Mapping[str, Any] | None:
+    def get(self, kind: str, name: str) -> JsonMapping | None:
         """Return an object; None if there is none of that name."""
         try:
-            found: Mapping[str, Any] = json.loads(self._answer("get", kind, name, "-o", "json"))
+            found: JsonMapping = json.loads(self._answer("get", kind, name, "-o", "json"))
         except ClusterError as error:
             if NOT_FOUND in str(error):
                 return None
@@ -59,11 +59,11 @@ class Kubectl:
                 raise
         return True
 
-    def pods(self, labels: str) -> Sequence[Mapping[str, Any]]:
+    def pods(self, labels: str) -> Sequence[JsonMapping]:
         """Return the pods with some labels."""
         answer = self._answer("get", "pods", "-l", labels, "-o", "json")
         try:
-            items: list[Mapping[str, Any]] = json.loads(answer)["items"]
+            items: list[JsonMapping] = json.loads(answer)["items"]
         except (ValueError, KeyError, TypeError) as error:
             raise ClusterError(f"kubectl get pods -l {labels}: no list of pods ({error!r})") from error
         return items

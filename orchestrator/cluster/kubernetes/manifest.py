@@ -6,7 +6,6 @@ Fields and rules are those of KubeRay 1.7 (`ray.io/v1`).
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any
 
 from orchestrator.cluster.kubernetes.entries import (
     HeadEntry,
@@ -16,6 +15,7 @@ from orchestrator.cluster.kubernetes.entries import (
     VolumeEntry,
     WorkerGroupEntry,
 )
+from orchestrator.storage.json_values import JsonMapping, JsonObject
 
 DRIVER_FOLDER = "/etc/orchestrator"
 """Where the head finds the files of the ConfigMap."""
@@ -53,9 +53,9 @@ class Pods:
     environment: Mapping[str, str]
     s3_secret: str | None
 
-    def template(self, container: Mapping[str, Any], entry: PodEntry, **more: object) -> dict[str, Any]:
+    def template(self, container: JsonMapping, entry: PodEntry, **more: object) -> JsonObject:
         """Return the template of a pod with one container."""
-        spec: dict[str, Any] = {
+        spec: JsonObject = {
             "containers": [{**container, "securityContext": _confined()}],
             "securityContext": {
                 "runAsNonRoot": True,
@@ -77,9 +77,9 @@ class Pods:
             spec["tolerations"] = [toleration.content() for toleration in entry.tolerations]
         return {"spec": {**spec, **{key: value for key, value in more.items() if value}}}
 
-    def variables(self, more: Mapping[str, str]) -> list[dict[str, Any]]:
+    def variables(self, more: Mapping[str, str]) -> list[JsonObject]:
         """Return the environment of a container; what is secret is named, not written."""
-        found: list[dict[str, Any]] = [
+        found: list[JsonObject] = [
             {"name": name, "value": value} for name, value in {**self.environment, **more}.items()
         ]
         if self.s3_secret:
@@ -88,7 +88,7 @@ class Pods:
                 found.append({"name": key, "valueFrom": {"secretKeyRef": reference}})
         return found
 
-    def mounts(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    def mounts(self) -> tuple[list[JsonObject], list[JsonObject]]:
         """Return the volumes of a pod, and where its container sees them."""
         volumes = [
             {"name": name, "persistentVolumeClaim": {"claimName": volume.claim}}
@@ -97,12 +97,12 @@ class Pods:
         return volumes, [{"name": name, "mountPath": volume.at} for name, volume in self.volumes.items()]
 
 
-def config_map(name: str, *, files: Mapping[str, str]) -> dict[str, Any]:
+def config_map(name: str, *, files: Mapping[str, str]) -> JsonObject:
     """Return the ConfigMap with the files of a driver."""
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": _metadata(name), "data": dict(files)}
 
 
-def ray_job(name: str, *, cluster: Mapping[str, Any], annotations: Mapping[str, str], keep: bool) -> dict[str, Any]:
+def ray_job(name: str, *, cluster: JsonMapping, annotations: Mapping[str, str], keep: bool) -> JsonObject:
     """Return the RayJob of a run.
 
     Parameters
@@ -142,8 +142,8 @@ def ray_job(name: str, *, cluster: Mapping[str, Any], annotations: Mapping[str, 
 
 
 def ray_cluster(
-    *, head: Mapping[str, Any], groups: Sequence[Mapping[str, Any]], token_secret: str | None, idle_s: int
-) -> dict[str, Any]:
+    *, head: JsonMapping, groups: Sequence[JsonMapping], token_secret: str | None, idle_s: int
+) -> JsonObject:
     """Return the cluster of a RayJob: its head, its worker groups, who may use it and how it grows."""
     secret = {"secretName": token_secret} if token_secret else {}
     return {
@@ -162,7 +162,7 @@ def ray_cluster(
     }
 
 
-def head_group(name: str, *, pods: Pods, entry: HeadEntry, variables: Mapping[str, str]) -> dict[str, Any]:
+def head_group(name: str, *, pods: Pods, entry: HeadEntry, variables: Mapping[str, str]) -> JsonObject:
     """Return the head, which offers nothing to stages."""
     volumes, mounts = pods.mounts()
     volumes.append({"name": "driver", "configMap": {"name": name}})
@@ -178,10 +178,10 @@ def head_group(name: str, *, pods: Pods, entry: HeadEntry, variables: Mapping[st
     return {"rayStartParams": parameters, "template": pods.template(container, entry, volumes=volumes)}
 
 
-def worker_group(name: str, *, pods: Pods, entry: WorkerGroupEntry, variables: Mapping[str, str]) -> dict[str, Any]:
+def worker_group(name: str, *, pods: Pods, entry: WorkerGroupEntry, variables: Mapping[str, str]) -> JsonObject:
     """Return the pods of a pool."""
     volumes, mounts = pods.mounts()
-    own: dict[str, Any] = {}
+    own: JsonObject = {}
     if entry.scratch_gib:
         volumes.append({"name": "scratch", "emptyDir": {"sizeLimit": _mebibytes(entry.scratch_gib)}})
         mounts.append({"name": "scratch", "mountPath": SCRATCH})
@@ -226,11 +226,11 @@ def _on_spot(entry: WorkerGroupEntry) -> WorkerGroupEntry:
     return entry.model_copy(update={"node_selector": selector, "tolerations": [*entry.tolerations, *taint]})
 
 
-def _metadata(name: str) -> dict[str, Any]:
+def _metadata(name: str) -> JsonObject:
     return {"name": name, "labels": {"app.kubernetes.io/name": "orchestrator", "app.kubernetes.io/instance": name}}
 
 
-def _confined() -> dict[str, Any]:
+def _confined() -> JsonObject:
     return {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 
 
@@ -242,5 +242,5 @@ def _mebibytes(gib: float) -> str:
     return f"{round(gib * 1024)}Mi"
 
 
-def _resources(amounts: Mapping[str, str]) -> dict[str, Any]:
+def _resources(amounts: Mapping[str, str]) -> JsonObject:
     return {"limits": dict(amounts), "requests": dict(amounts)}

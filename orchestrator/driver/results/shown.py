@@ -9,7 +9,7 @@ from orchestrator.driver.request import RunRequest
 from orchestrator.driver.status import RunStatus, read_status
 from orchestrator.events import read_events
 from orchestrator.report.reported import Reported
-from orchestrator.report.study_tables.tables import write_tables
+from orchestrator.report.study_tables.tables import Doubts, write_tables
 from orchestrator.results.store import ResultsStore, from_table
 from orchestrator.stages.records.cases import warnings_about
 from orchestrator.storage import run_paths
@@ -44,8 +44,7 @@ def write_run_tables(shown: Reported, storage: Storage, *, failed: Collection[st
         trainings=shown.trainings,
         failed=failed,
         layout=shown.layout,
-        leaks=shown.study.patient_leaks(shown.trainings),
-        warnings=shown.warnings,
+        doubts=Doubts(leaks=shown.study.patient_leaks(shown.trainings), warnings=shown.warnings),
     )
 
 

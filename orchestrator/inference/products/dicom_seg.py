@@ -73,18 +73,14 @@ def write_dicom_seg(
 
     Parameters
     ----------
-    labels
-        The label map, in the voxel order of the series.
-    output
-        `.dcm` to write.
+    labels, output
+        The label map, in the voxel order of the series, and the `.dcm` to write.
     stack
         The slices that it was predicted from.
     segments
         Its structures.
-    model
-        Name of the model, kept as that of the algorithm.
-    version
-        Of this software.
+    model, version
+        Name of the model, kept as that of the algorithm; version of this software.
 
     Raises
     ------

@@ -1,7 +1,7 @@
 """Writes the tables of a study and their summary from committed rows."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from orchestrator.benchmark.definition import Training
 from orchestrator.benchmark.study import PatientLeak
@@ -14,6 +14,16 @@ from orchestrator.storage import run_paths
 from orchestrator.storage.interface import Storage
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Doubts:
+    """What speaks against the data of a run."""
+
+    leaks: Sequence[PatientLeak] = ()
+    """Patients in train and test."""
+    warnings: Sequence[str] = ()
+    """What is hardly right about the data, one sentence each."""
+
+
 def write_tables(
     storage: Storage,
     *,
@@ -21,8 +31,7 @@ def write_tables(
     trainings: Sequence[Training],
     failed: Collection[str],
     layout: TableLayout,
-    leaks: Sequence[PatientLeak],
-    warnings: Sequence[str] = (),
+    doubts: Doubts,
 ) -> tuple[str, ...]:
     """Write every table of a run in Markdown, CSV and LaTeX, and a summary; returns their keys, the summary first.
 
@@ -38,10 +47,8 @@ def write_tables(
         Ids of the trainings that failed for good.
     layout
         The tables of the study.
-    leaks
-        Patients in train and test.
-    warnings
-        What is hardly right about the data, one sentence each.
+    doubts
+        What speaks against the data.
     """
     rows_of: dict[str, list[ResultRow]] = {training.id: [] for training in trainings}
     for row in rows:
@@ -50,7 +57,9 @@ def write_tables(
     scores = Scores(rows_of=rows_of, failed=failed, published=layout.published)
     used = [row for some in rows_of.values() for row in some]
     has_published = layout.has_published
-    notes = run_notes(used, trainings=trainings, leaks=leaks, warnings=warnings, has_published=has_published)
+    notes = run_notes(
+        used, trainings=trainings, leaks=doubts.leaks, warnings=doubts.warnings, has_published=has_published
+    )
     tables = fill_tables(trainings, layout=layout, scores=scores, notes=notes)
     keys = []
     for table in tables:

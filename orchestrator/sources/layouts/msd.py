@@ -77,9 +77,8 @@ class Msd(CtLayout):
                 advice=f"Get the whole of it from {self.origin}.",
             )
         file = the_only(described)
-        with file.open() as stream:
+        with file.open() as stream, reading(file):
             text = stream.read()
-        with reading(file):
             try:
                 labels = json.loads(text)["labels"]
             except (ValueError, KeyError, TypeError) as error:

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
 
 from orchestrator.images.problem import SourceError, printable
+from orchestrator.storage.json_values import JsonMapping, JsonObject
 
 MAX_BYTES = 16 * 1024**2
 _MAX_CHANNELS = 100
@@ -75,8 +75,8 @@ def parse_description(content: bytes, *, name: str) -> Description:
     return _Parser(name, _loaded(content, name=name)).description()
 
 
-def _loaded(content: bytes, *, name: str) -> dict[str, Any]:
-    def pairs(found: list[tuple[str, Any]]) -> dict[str, Any]:
+def _loaded(content: bytes, *, name: str) -> JsonObject:
+    def pairs(found: list[tuple[str, object]]) -> JsonObject:
         if len(loaded := dict(found)) < len(found):
             repeated = Counter(key for key, _ in found).most_common(1)[0][0]
             raise ValueError(f"key {repeated!r} stands twice")
@@ -103,7 +103,7 @@ def _fault(name: str, *, found: str, expected: str, advice: str = "") -> SourceE
 class _Parser:
     """Understands the keys one by one."""
 
-    def __init__(self, name: str, content: Mapping[str, Any]) -> None:
+    def __init__(self, name: str, content: JsonMapping) -> None:
         self._name = name
         self._content = content
 
@@ -125,7 +125,7 @@ class _Parser:
             listed=self._listed(),
         )
 
-    def _wrong(self, key: str, *, expected: str, advice: str = "", value: Any = None) -> SourceError:
+    def _wrong(self, key: str, *, expected: str, advice: str = "", value: object = None) -> SourceError:
         value = self._content.get(key) if value is None else value
         found = f"{key} = {json.dumps(value, default=str)[:120]}" if key in self._content else f"no key {key!r}"
         return _fault(self._name, found=found, expected=expected, advice=advice)
@@ -217,10 +217,11 @@ class _Parser:
             listed[name] = ListedCase(images=tuple(map(self._inside, images)), label=self._inside(label))
         return listed
 
-    def _inside(self, path: Any) -> str:
+    def _inside(self, path: object) -> str:
         """Return a path below the folder of the data set."""
-        parts = PurePosixPath(path).parts if isinstance(path, str) else ()
-        is_plain = parts and not set(path) & set("\\$\0") and path.isprintable()
+        text = path if isinstance(path, str) else ""
+        parts = PurePosixPath(text).parts
+        is_plain = parts and not set(text) & set("\\$\0") and text.isprintable()
         if not is_plain or ".." in parts or parts[0].startswith(("/", "~")) or ":" in parts[0]:
             raise self._wrong(
                 "dataset",
@@ -231,9 +232,9 @@ class _Parser:
         return PurePosixPath(*parts).as_posix()
 
 
-def _is_name(value: Any) -> bool:
+def _is_name(value: object) -> bool:
     return isinstance(value, str) and 1 <= len(value.strip()) <= 100 and value.isprintable()
 
 
-def _is_label(value: Any) -> bool:
+def _is_label(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 255

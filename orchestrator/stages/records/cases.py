@@ -1,11 +1,11 @@
 """What a run remembers of each image and label map that it has made of a download: digest, origin, what was odd."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from orchestrator.benchmark.definition import Case
 from orchestrator.errors import IntegrityError
@@ -13,6 +13,7 @@ from orchestrator.sources.stamps import FileStamp, SourceStamp
 from orchestrator.storage import run_paths
 from orchestrator.storage.interface import Storage
 from orchestrator.storage.json_files import read_json, write_json
+from orchestrator.storage.json_values import JsonMapping
 
 if TYPE_CHECKING:
     # ITK takes a while to import, and a finished run does not need it.
@@ -61,7 +62,7 @@ def read_case_record(storage: Storage, key: str) -> CaseRecord:
         ) from error
 
 
-def _parsed(found: Mapping[str, Any]) -> CaseRecord:
+def _parsed(found: JsonMapping) -> CaseRecord:
     source = found["source"]
     return CaseRecord(
         sha256=_text(found["sha256"]),
@@ -81,7 +82,7 @@ def _parsed(found: Mapping[str, Any]) -> CaseRecord:
     )
 
 
-def _grid(found: Mapping[str, Any] | None) -> "Geometry | None":
+def _grid(found: JsonMapping | None) -> "Geometry | None":
     from orchestrator.images.geometry import Geometry
 
     if found is None:

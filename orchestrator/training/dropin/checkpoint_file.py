@@ -1,7 +1,6 @@
 """Checkpoints as nnU-Net reads them, written whole or not at all, and read without running anything in them."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -9,18 +8,19 @@ import torch
 from orchestrator.errors import DataError, IntegrityError
 from orchestrator.storage.local import LocalStorage
 from orchestrator.training.nnunet.foreign_weights import load_weights
+from orchestrator.training.plain_state import State
 
 PLACE = "orchestrator_place"
 """Key of what nnU-Net does not know: where exactly the training goes on."""
 
 
-def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
+def write_checkpoint(path: Path, state: State) -> None:
     """Write a checkpoint; one of that name that is there is replaced when the new one is whole on the disk."""
     with LocalStorage(str(path.parent)).writing(path.name) as temporary:
         torch.save(_plain(state), temporary)
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
+def read_checkpoint(path: Path) -> State:
     """Return a checkpoint, its tensors in the memory of the CPU.
 
     Raises IntegrityError if it is not whole, or would have to be run.
@@ -31,7 +31,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise IntegrityError(f"{error}; remove it to go on from another one, or from epoch 0") from error
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """Return a value with Python's numbers for those of numpy, and lists for its arrays."""
     match value:
         case np.generic():

@@ -21,6 +21,7 @@ from orchestrator.configuration import expect_known
 from orchestrator.errors import ConfigError, IntegrityError
 from orchestrator.patches.reader import PatchFile
 from orchestrator.patches.writer import Precision, write_patches
+from orchestrator.storage.json_values import JsonMapping, JsonObject
 from orchestrator.storage.local import LocalStorage
 from orchestrator.training.dropin.prepared import (
     PATCHES,
@@ -203,7 +204,7 @@ def _dataset_folder(dataset: str) -> Path:
     return folder
 
 
-def _read(folder: Path, identifier: str) -> tuple[NDArray[np.generic], NDArray[np.generic], dict[str, Any]]:
+def _read(folder: Path, identifier: str) -> tuple[NDArray[np.generic], NDArray[np.generic], JsonObject]:
     """Return image, segmentation and properties of a case that nnU-Net has preprocessed."""
     kind = infer_dataset_class(str(folder))
     path = folder / f"{identifier}.pkl"
@@ -219,8 +220,8 @@ def _read(folder: Path, identifier: str) -> tuple[NDArray[np.generic], NDArray[n
 
 def _compare(
     name: str,
-    given: tuple[NDArray[Any], NDArray[Any], Mapping[str, Any]],
-    found: tuple[NDArray[Any], NDArray[Any], Mapping[str, Any]],
+    given: tuple[NDArray[np.generic], NDArray[np.generic], JsonMapping],
+    found: tuple[NDArray[np.generic], NDArray[np.generic], JsonMapping],
     *,
     tolerance: float,
 ) -> None:
@@ -237,7 +238,7 @@ def _compare(
         raise IntegrityError(f"{name}: another {' and '.join(wrong)} than was to be written; nothing was left")
 
 
-def _within(given: NDArray[Any], found: NDArray[Any], tolerance: float) -> bool:
+def _within(given: NDArray[np.generic], found: NDArray[np.generic], tolerance: float) -> bool:
     """Whether numbers differ by no more than a tolerance; slice by slice, which needs little memory."""
     if not tolerance:
         return bool(np.array_equal(given, found, equal_nan=given.dtype.kind == "f"))
@@ -248,7 +249,7 @@ def _within(given: NDArray[Any], found: NDArray[Any], tolerance: float) -> bool:
     )
 
 
-def _is_equal(given: Any, found: Any) -> bool:
+def _is_equal(given: object, found: Any) -> bool:
     """Whether properties are the same, numbers of numpy's being Python's."""
     match given:
         case Mapping():

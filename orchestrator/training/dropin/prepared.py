@@ -4,12 +4,12 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 
 from orchestrator.errors import ConfigError
 from orchestrator.patches.reader import PatchFile
+from orchestrator.storage.json_values import JsonObject
 from orchestrator.training.feed.case_folders import FILE_ENDING, CaseFolder, PatchFolder
 from orchestrator.training.feed.nnunet_folder import NnunetFolder
 from orchestrator.training.feed.patch_dataset import ArrowDataset, register_arrow_dataset
@@ -80,7 +80,7 @@ def is_of_sources(patches: Path, sources: Iterable[Path]) -> bool:
     newer = [path for path in sources if path.stat().st_mtime_ns > written_ns]
     if not newer:
         return True
-    digests: dict[str, Any] = PatchFile.open(patches).source_sha256
+    digests: JsonObject = PatchFile.open(patches).source_sha256
     return all(digests.get(path.name) == sha256_of(path) for path in newer)
 
 

@@ -9,7 +9,6 @@ import hashlib
 import time
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from orchestrator.errors import ConfigError, PreemptedError
+from orchestrator.storage.json_values import JsonObject
 from orchestrator.training.checkpoint import fitting
 from orchestrator.training.dropin.checkpoint_file import PLACE, read_checkpoint, write_checkpoint
 from orchestrator.training.dropin.options import DropinOptions
@@ -61,15 +61,15 @@ class nnUNetTrainerOrchestrator(ExactTrainer):  # noqa: N801 - nnU-Net's names
     goes_on = "nnUNetv2_train with --c goes on from there"
     # Of nnU-Net's trainer, which has no types.
     preprocessed_dataset_folder: str
-    loss: Any
+    loss: torch.nn.Module
     _best_ema: float | None
 
     def __init__(
         self,
-        plans: dict[str, Any],
+        plans: JsonObject,
         configuration: str,
         fold: int,
-        dataset_json: dict[str, Any],
+        dataset_json: JsonObject,
         device: torch.device = _GPU,
     ) -> None:
         """Refuse what cannot be done; raises ConfigError."""
@@ -82,7 +82,7 @@ class nnUNetTrainerOrchestrator(ExactTrainer):  # noqa: N801 - nnU-Net's names
         self._stop = StopRequest()
         self._seed = _seed_of(self) if self._options.seed is None else self._options.seed
         self._was_loaded = False
-        self._place_to_go: dict[str, Any] | None = None
+        self._place_to_go: JsonObject | None = None
         self._cases: FedCases | None = None
         self._curve: LearningCurve | None = None
         self._saved_s = self._plotted_s = -np.inf
@@ -147,7 +147,7 @@ class nnUNetTrainerOrchestrator(ExactTrainer):  # noqa: N801 - nnU-Net's names
             f"{self.num_iterations_per_epoch} iterations"
         )
 
-    def _origin(self) -> dict[str, Any]:
+    def _origin(self) -> JsonObject:
         """Return what must be as it was for a training to go on as it would have."""
         fed = self._fed()
         return {
@@ -173,17 +173,17 @@ class nnUNetTrainerOrchestrator(ExactTrainer):  # noqa: N801 - nnU-Net's names
     def _stop_reason(self) -> str:
         return self._stop.reason()
 
-    def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+    def validation_step(self, batch: JsonObject) -> JsonObject:
         """Do what nnU-Net does, and compare the surfaces of what its loss was given."""
         loss = self.loss
 
-        def watched(output: Any, target: Any) -> Any:
+        def watched(output: object, target: object) -> object:
             self._surfaces.add(_finest(output), _finest(target))
             return loss(output, target)
 
         self.loss = watched
         try:
-            step: dict[str, Any] = super().validation_step(batch)
+            step: JsonObject = super().validation_step(batch)
         finally:
             self.loss = loss
         return step
@@ -193,7 +193,7 @@ class nnUNetTrainerOrchestrator(ExactTrainer):  # noqa: N801 - nnU-Net's names
         super().on_validation_epoch_start()
         self._validation_started_s = self._clock()
 
-    def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:
+    def on_validation_epoch_end(self, val_outputs: list[JsonObject]) -> None:
         """Aggregate as nnU-Net does."""
         num_patches = max(1, len(val_outputs) * self.batch_size)
         self._patch_s = (self._clock() - self._validation_started_s) / num_patches
@@ -303,10 +303,10 @@ class nnUNetTrainerOrchestrator(ExactTrainer):  # noqa: N801 - nnU-Net's names
         own, nnunets = (getattr(kind, "build_network_architecture", None) for kind in (type(self), self.named))
         return (self.named if own is nnunets else type(self)).__name__
 
-    def _curve_state(self) -> dict[str, Any]:
+    def _curve_state(self) -> JsonObject:
         return {} if self._curve is None else self._curve.state
 
-    def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
+    def load_checkpoint(self, filename_or_checkpoint: JsonObject | str) -> None:
         """Load weights, optimiser and log as nnU-Net does; `on_train_start` goes to the place."""
         given = filename_or_checkpoint
         state = read_checkpoint(Path(given)) if isinstance(given, str) else given
@@ -321,7 +321,7 @@ class nnUNetTrainerOrchestrator(ExactTrainer):  # noqa: N801 - nnU-Net's names
             self.inference_allowed_mirroring_axes = state["inference_allowed_mirroring_axes"]
 
 
-def _check(plans: dict[str, Any], configuration: str) -> None:
+def _check(plans: JsonObject, configuration: str) -> None:
     """Raise ConfigError for what needs nnU-Net's own trainer."""
     previous = PlansManager(plans).get_configuration(configuration).previous_stage_name
     own = f"expected -tr {nnUNetTrainer.__name__} for it"
@@ -343,7 +343,7 @@ def _seed_of(trainer: nnUNetTrainer) -> int:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
 
 
-def _finest(values: Any) -> torch.Tensor:
+def _finest(values: object) -> torch.Tensor:
     """Return what has the full resolution."""
     finest: torch.Tensor = values[0] if isinstance(values, list | tuple) else values
     return finest

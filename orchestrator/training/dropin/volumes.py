@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,6 +12,9 @@ from nnunetv2.inference.sliding_window_prediction import compute_steps_for_slidi
 
 from orchestrator.training.nnunet.environment import prints_to_log
 from orchestrator.training.nnunet.trainers.structures import Scores, Structures, score_case
+
+if TYPE_CHECKING:
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 MOST_BYTES = 4 * 2**30
 """Of what the network says of a case: those that need more are not looked at."""
@@ -22,7 +25,7 @@ STEP = 0.5
 class Volumes:
     """Validation cases of a trainer of nnU-Net's."""
 
-    def __init__(self, trainer: Any, structures: Structures, *, identifiers: Sequence[str]) -> None:
+    def __init__(self, trainer: "nnUNetTrainer", structures: Structures, *, identifiers: Sequence[str]) -> None:
         self._trainer = trainer
         self._structures = structures
         folder = trainer.preprocessed_dataset_folder

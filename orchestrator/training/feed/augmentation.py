@@ -204,8 +204,7 @@ def read_patch(
     *,
     settings: PatchSettings,
     start: Shape,
-    image: NDArray[np.float32],
-    segmentation: NDArray[np.int16],
+    patch: tuple[NDArray[np.float32], NDArray[np.int16]],
     take_memory: TakeMemory,
 ) -> None:
     """Read what a patch needs and bring it into place: rotated, scaled and deformed as drawn.
@@ -220,13 +219,12 @@ def read_patch(
         Of the training.
     start
         First voxel (z, y, x) of the initial patch; it may lie outside of the case.
-    image
-        Shape (C, Z, Y, X) of the patch; overwritten.
-    segmentation
-        Shape (Z, Y, X); overwritten.
+    patch
+        Image, shape (C, Z, Y, X), and segmentation, shape (Z, Y, X); both are overwritten.
     take_memory
         For a box to sample from.
     """
+    image, segmentation = patch
     plan = plan_read(augmentation, settings=settings, start=start)
     if plan.matrix is None:
         case.read_into(image, segmentation, start=plan.start)

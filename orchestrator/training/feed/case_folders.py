@@ -1,8 +1,9 @@
 """Where a loader finds its cases, and what it asks of them."""
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +23,9 @@ class StoredCase(Protocol):
     def shape(self) -> Index: ...  # noqa: D102
 
     @property
-    def labels(self) -> tuple[Any, ...]: ...  # noqa: D102
+    def labels(self) -> tuple[Hashable, ...]: ...  # noqa: D102
 
-    def class_locations(self, label: Any) -> NDArray[np.integer]: ...  # noqa: D102
+    def class_locations(self, label: Hashable) -> NDArray[np.integer]: ...  # noqa: D102
 
     def read_into(  # noqa: D102
         self,

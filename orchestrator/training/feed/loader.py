@@ -117,8 +117,7 @@ class BatchLoader:
         cases: Sequence[str],
         *,
         settings: BatchSettings,
-        seed: int,
-        stream: int,
+        seeds: tuple[int, int],
         num_threads: int,
         pinned: bool,
     ) -> None:
@@ -132,8 +131,8 @@ class BatchLoader:
             Identifiers; every sample draws one of them.
         settings
             How batches are put together.
-        seed, stream
-            Loaders that differ in either give independent batches.
+        seeds
+            Of the training and of this loader of it: loaders that differ in either give independent batches.
         num_threads
             Threads that work ahead; with 0 a batch is made when it is asked for.
         pinned
@@ -142,7 +141,7 @@ class BatchLoader:
         self._folder = folder
         self._cases = tuple(cases)
         self._settings = settings
-        self._key = (seed, stream)
+        self._key = seeds
         self._num_threads = num_threads
         self._pinned = pinned
         self._position = 0
@@ -259,8 +258,7 @@ class BatchLoader:
                 augmentation,
                 settings=settings,
                 start=sample.start,
-                image=image,
-                segmentation=segmentation,
+                patch=(image, segmentation),
                 take_memory=self._scratch.box,
             )
             if augmentation is not None:

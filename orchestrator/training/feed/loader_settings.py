@@ -2,10 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 from orchestrator.training.feed.augmentation import PatchSettings, Shape
 from orchestrator.training.feed.loader import BatchSettings
+
+if TYPE_CHECKING:
+    from nnunetv2.utilities.label_handling.label_handling import LabelManager
+    from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,7 +34,9 @@ class TrainerChoices:
     """As in `BatchSettings`."""
 
 
-def batch_settings(configuration: Any, labels: Any, chosen: TrainerChoices) -> BatchSettings:
+def batch_settings(
+    configuration: "ConfigurationManager", labels: "LabelManager", chosen: TrainerChoices
+) -> BatchSettings:
     """Return how the batches of a training are put together.
 
     Parameters
@@ -75,7 +81,7 @@ def without_augmentation(settings: BatchSettings) -> BatchSettings:
     return replace(settings, patches=patches, augment=False)
 
 
-def _regions(labels: Any) -> tuple[tuple[int, ...], ...]:
+def _regions(labels: "LabelManager") -> tuple[tuple[int, ...], ...]:
     """Return the labels of each channel of a target: the regions, then what is ignored; none if labels are learned."""
     if not labels.has_regions:
         return ()

@@ -2,7 +2,7 @@
 
 import io
 import pickle
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from kernels.packing.lane_unpacking import EVERYWHERE
 from orchestrator.errors import DataError, IntegrityError
-from orchestrator.patches.layout import Index
+from orchestrator.patches.layout import Index, Properties
 from orchestrator.training.feed.blosc2_array import Blosc2Array
 
 _PLAIN = {
@@ -49,9 +49,7 @@ class _Slices:
 class NnunetCase:
     """One preprocessed case; threads may share it."""
 
-    def __init__(
-        self, name: str, image: _BoxReader, segmentation: _BoxReader, properties: dict[str, Any] | Path
-    ) -> None:
+    def __init__(self, name: str, image: _BoxReader, segmentation: _BoxReader, properties: Properties | Path) -> None:
         """Take over what was opened; properties that are a path are read when they are asked for."""
         self._name = name
         self._image = image
@@ -69,16 +67,16 @@ class NnunetCase:
         return self._image.shape
 
     @cached_property
-    def labels(self) -> tuple[Any, ...]:
+    def labels(self) -> tuple[Hashable, ...]:
         """Labels (or regions) that have any voxel to draw from, in nnU-Net's order."""
         return tuple(label for label, voxels in self._locations.items() if len(voxels))
 
-    def class_locations(self, label: Any) -> NDArray[np.integer]:
+    def class_locations(self, label: Hashable) -> NDArray[np.integer]:
         """Voxels of a label (or region) that nnU-Net may draw from, (z, y, x), shape (n, 3)."""
         return self._locations.get(label, np.empty((0, 3), np.uint16))
 
     @cached_property
-    def _locations(self) -> dict[Any, NDArray[np.integer]]:
+    def _locations(self) -> dict[Hashable, NDArray[np.integer]]:
         """Voxels by label: 6 bytes each, where nnU-Net has 32."""
         properties = self._properties
         if isinstance(properties, Path):
@@ -87,7 +85,7 @@ class NnunetCase:
         if not isinstance(found, dict):
             raise IntegrityError(f"{self._name}: no class_locations in its properties. Preprocess it again")
         is_small = max(self.shape) <= 2**16
-        located: dict[Any, NDArray[np.integer]] = {
+        located: dict[Hashable, NDArray[np.integer]] = {
             label: _voxels(places).astype(np.uint16) if is_small else _voxels(places) for label, places in found.items()
         }
         for label, voxels in located.items():
@@ -121,7 +119,7 @@ class NnunetCase:
                 stored.read_into(target, at=at, lower=(channel, *lower), upper=(channel + 1, *upper))
 
 
-def _voxels(places: Any) -> NDArray[np.integer]:
+def _voxels(places: object) -> NDArray[np.integer]:
     """Return the voxels (z, y, x) of (n, 4) places, the first column of which is 0."""
     found: NDArray[np.integer] = np.asarray(places)
     return found[:, 1:] if found.size else np.empty((0, 3), np.uint16)
@@ -158,7 +156,7 @@ class _PlainUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"{module}.{name}")
 
 
-def read_properties(path: Path) -> dict[str, Any]:
+def read_properties(path: Path) -> Properties:
     """Return the properties that nnU-Net has pickled beside a case, without running anything in them.
 
     Raises

@@ -1,15 +1,15 @@
 """Patch files as a data set of nnU-Net's loaders."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from nnunetv2.training.dataloading import nnunet_dataset
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
+from orchestrator.patches.layout import Properties
 from orchestrator.patches.reader import PatchFile
-from orchestrator.patches.stored_array import PatchArray
+from orchestrator.patches.stored_array import Key, PatchArray
 from orchestrator.patches.writer import write_patches
 from orchestrator.training.feed.case_folders import FILE_ENDING
 
@@ -35,10 +35,10 @@ class LoaderArray:
     def __len__(self) -> int:
         return len(self._stored)
 
-    def __getitem__(self, key: Any) -> NDArray[np.generic]:
+    def __getitem__(self, key: Key | tuple[Key, ...]) -> NDArray[np.generic]:
         return self._stored[key]
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[np.generic]:
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[np.generic]:
         return self._stored.__array__(dtype, copy)
 
 
@@ -54,10 +54,10 @@ class ArrowDataset(nnUNetBaseDataset):  # type: ignore[misc]  # nnU-Net has no t
         super().__init__(str(folder), identifiers, folder_with_segs_from_previous_stage)
         self._opened: dict[str, PatchFile] = {}
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> Properties:
         return {**self.__dict__, "_opened": {}}
 
-    def load_case(self, identifier: str) -> tuple[LoaderArray, LoaderArray, None, dict[str, Any]]:
+    def load_case(self, identifier: str) -> tuple[LoaderArray, LoaderArray, None, Properties]:
         """Return image, segmentation, no earlier segmentation, and properties.
 
         Raises IntegrityError if the file is missing or not whole.
@@ -69,7 +69,7 @@ class ArrowDataset(nnUNetBaseDataset):  # type: ignore[misc]  # nnU-Net has no t
 
     @staticmethod
     def save_case(
-        data: NDArray[np.generic], seg: NDArray[np.generic], properties: dict[str, Any], output_filename_truncated: str
+        data: NDArray[np.generic], seg: NDArray[np.generic], properties: Properties, output_filename_truncated: str
     ) -> None:
         """Write `<output_filename_truncated>.arrow`, whole or not at all."""
         target = Path(f"{output_filename_truncated}.{FILE_ENDING}")

@@ -14,7 +14,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -25,6 +25,9 @@ from orchestrator.training.nnunet.environment import prints_to_log
 from orchestrator.training.nnunet.prediction import Predictor
 from orchestrator.training.nnunet.prediction_memory import ImageHeader, own_bytes
 from orchestrator.training.nnunet.prepared_image import PreparedImage
+
+if TYPE_CHECKING:
+    from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 _WHOLE_VECTORS = 64
 """Numbers that fill up any vectors that torch calculates with."""
@@ -68,7 +71,7 @@ class Member:
             next(values, None)
 
 
-def _activated(values: NDArray[np.float16], labels: Any, *, number: int, of: int) -> NDArray[np.float32]:
+def _activated(values: NDArray[np.float16], labels: "LabelManager", *, number: int, of: int) -> NDArray[np.float32]:
     """Return the softmax, or sigmoid of regions, of a slice, as torch calculates it of all slices at once.
 
     Torch's vectors and what is left over of them at the end of an array differ in the last bit. So each slice is filled
@@ -124,7 +127,9 @@ def averaged_labels(
 def _turned(member: Member, axes: Sequence[int], file: Path) -> Slices:
     """Yield the slices of a model along another axis than its own first one: they go through a file."""
     num_classes = member.predictor.plan.label_manager.num_segmentation_heads
-    held: Any = np.lib.format.open_memmap(file, "w+", np.float32, (member.shape[0], num_classes, *member.shape[1:]))
+    held: NDArray[np.float32] = np.lib.format.open_memmap(
+        file, "w+", np.float32, (member.shape[0], num_classes, *member.shape[1:])
+    )
     for z, values in enumerate(member.probabilities()):
         held[z] = values
     # (first, classes, second, third) to (classes, first, second, third), then to the axes that are wanted.

@@ -14,12 +14,17 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.benchmark.definition import Model
 from orchestrator.benchmark.presets import NNUNET_MEMORY_GIB
 from orchestrator.configuration import expect_known
 from orchestrator.errors import ConfigError
+from orchestrator.storage.json_values import JsonMapping
+
+if TYPE_CHECKING:
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 DEFAULT_PLANNER, DEFAULT_TRAINER = "ExperimentPlanner", "nnUNetTrainer"
 OWN_TRAINERS = "nnUNet_extTrainer"
@@ -84,7 +89,7 @@ def find_planner(name: str) -> type:
     return _find(name, _planners(), kind="planner", parent=ExperimentPlanner)
 
 
-def find_trainer(name: str) -> Any:
+def find_trainer(name: str) -> "type[nnUNetTrainer]":
     """Return a trainer class; raises ConfigError with near names if nnU-Net finds none of that name."""
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
@@ -92,7 +97,7 @@ def find_trainer(name: str) -> Any:
 
 
 def network_for_prediction(
-    trainer_name: str, plans_manager: Any, *, configuration: str, dataset_json: Mapping[str, Any]
+    trainer_name: str, plans_manager: "PlansManager", *, configuration: str, dataset_json: JsonMapping
 ) -> Any:
     """Return the network that a trainer builds, with random weights and a single output, as nnU-Net's predictor does.
 
@@ -103,7 +108,7 @@ def network_for_prediction(
     manager = plans_manager.get_configuration(configuration)
     build = find_trainer(trainer_name).build_network_architecture
     if "plans_manager" in inspect.signature(build).parameters:
-        given: tuple[Any, ...] = (plans_manager, manager)
+        given: tuple[object, ...] = (plans_manager, manager)
     else:
         given = (
             manager.network_arch_class_name,

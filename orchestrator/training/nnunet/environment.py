@@ -1,13 +1,20 @@
 """What nnU-Net expects around it: folders named by environment variables, and a standard output to talk to."""
 
 import contextlib
+import gzip
 import io
 import logging
 import os
 import tempfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
+
+from orchestrator.errors import DataError, is_out_of_memory
+
+Read = TypeVar("Read")
 
 logger = logging.getLogger(__name__)
 
@@ -47,3 +54,25 @@ def prints_to_log() -> Iterator[None]:
     finally:
         for line in captured.getvalue().splitlines():
             logger.debug("nnU-Net: %s", line)
+
+
+def read_with_nnunet(function: Callable[..., Read], *arguments: object, paths: Sequence[Path]) -> Read:
+    """Call one of nnU-Net's readers; raises DataError that names the file if it is missing, cut short or unreadable."""
+    path = paths[0]
+    try:
+        for path in paths:
+            _read_to_the_end(path)
+        return function(*arguments)
+    except (RuntimeError, OSError, EOFError, zlib.error) as error:
+        if is_out_of_memory(error):
+            raise  # says nothing about the file
+        reason = str(error).strip().splitlines()[-1:] or ["no reason given"]
+        raise DataError(f"{path}: cannot be read ({reason[0]}); expected a whole NIfTI volume") from error
+
+
+def _read_to_the_end(path: Path) -> None:
+    """Compare the checksum of a compressed file: ITK fills what a cut one lacks with zeros and says nothing."""
+    if path.suffix == ".gz":
+        with gzip.open(path) as stream:
+            while stream.read(1 << 20):
+                pass

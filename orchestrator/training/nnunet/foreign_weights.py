@@ -8,12 +8,12 @@ names is refused by that name, and never imported.
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from orchestrator.errors import DataError, is_of_a_disk, is_out_of_memory
+from orchestrator.training.plain_state import State
 
 _MOST_NESTED = 20
 _NUMBERS = {
@@ -60,7 +60,7 @@ _STAND_INS += [
 ]
 
 
-def load_weights(path: Path, *, mapped: bool = True) -> dict[str, Any]:
+def load_weights(path: Path, *, mapped: bool = True) -> State:
     """Return what torch has saved in a file, tensors as they are and numpy's numbers as Python's.
 
     Tensors that are mapped are read from the file when they are used. Raises DataError, which names what it needs, for

@@ -2,11 +2,10 @@
 
 import io
 import json
-from collections.abc import Mapping
-from typing import Any
 
 import torch
 
+from orchestrator.storage.json_values import JsonMapping
 from orchestrator.training.nnunet.model_folder import CHECKPOINT, NetworkModel
 
 
@@ -49,5 +48,5 @@ PLANS = "nnUNetPlans"
 """Name of plans that nnU-Net's commands expect unless they are told otherwise."""
 
 
-def _json(content: Mapping[str, Any]) -> bytes:
+def _json(content: JsonMapping) -> bytes:
     return (json.dumps(content, indent=1) + "\n").encode()

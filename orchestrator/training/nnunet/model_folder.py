@@ -5,11 +5,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from orchestrator.errors import ConfigError, DataError, IntegrityError
+from orchestrator.storage.json_values import JsonObject
 from orchestrator.training.nnunet.classes import DEFAULT_TRAINER, is_known_trainer
 from orchestrator.training.nnunet.foreign_weights import load_weights
 from orchestrator.training.nnunet.planning import Plan
@@ -98,10 +98,6 @@ def load_model_folder(folder: Path, *, folds: Sequence[str] = (), checkpoint: st
         raise DataError(f"{folder}: {error}") from error
     trainer = str(first["trainer_name"])
     is_known = is_known_trainer(trainer)
-    note = (
-        f"{folder}: trained by {trainer}, which is not installed: its network is taken for the one that the plans "
-        "describe, as its weights fit there"
-    )
     return NetworkModel(
         plan=plan,
         folds=tuple(chosen),
@@ -109,7 +105,7 @@ def load_model_folder(folder: Path, *, folds: Sequence[str] = (), checkpoint: st
         mirror_axes=mirror_axes,
         trainer=trainer if is_known else DEFAULT_TRAINER,
         sha256=digest.hexdigest(),
-        notes=() if is_known else (note,),
+        notes=() if is_known else (_note_on(trainer, folder),),
     )
 
 
@@ -141,6 +137,13 @@ def check_configuration(plan: Plan) -> None:
             raise DataError(f"plans.json: {name} is {value}; expected what nnU-Net has. Install what it is part of")
 
 
+def _note_on(trainer: str, folder: Path) -> str:
+    return (
+        f"{folder}: trained by {trainer}, which is not installed: its network is taken for the one that the plans "
+        "describe, as its weights fit there"
+    )
+
+
 def _folds(folder: Path, folds: Sequence[str], *, checkpoint: str) -> list[str]:
     there = sorted(path.parent.name.removeprefix("fold_") for path in folder.glob(f"fold_*/{checkpoint}"))
     if not folds:
@@ -155,7 +158,7 @@ def _folds(folder: Path, folds: Sequence[str], *, checkpoint: str) -> list[str]:
     return list(folds)
 
 
-def _read_json(path: Path, digest: Any) -> dict[str, Any]:
+def _read_json(path: Path, digest: "hashlib._Hash") -> JsonObject:
     try:
         if path.stat().st_size > _MOST_JSON_BYTES:
             raise DataError(f"{path}: {path.stat().st_size} bytes; expected at most {_MOST_JSON_BYTES}")
@@ -169,7 +172,7 @@ def _read_json(path: Path, digest: Any) -> dict[str, Any]:
     return read
 
 
-def _state(path: Path) -> dict[str, Any]:
+def _state(path: Path) -> JsonObject:
     state = load_weights(path)
     if missing := [key for key in _NEEDED if key not in state]:
         raise DataError(f"{path}: without {', '.join(missing)}; expected a checkpoint of nnU-Net 2")

@@ -4,23 +4,27 @@ import contextlib
 import json
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from orchestrator.benchmark.presets import Preset
 from orchestrator.errors import ConfigError
+from orchestrator.storage.json_values import JsonObject
 from orchestrator.training.nnunet.classes import find_planner
 from orchestrator.training.nnunet.environment import prints_to_log
+
+if TYPE_CHECKING:
+    from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 
 _planner_lock = threading.Lock()
 
 
 def run_planner(
-    folder: Path, name: str, *, planner: str, fingerprint: dict[str, Any], dataset_json: dict[str, Any], preset: Preset
-) -> dict[str, Any]:
+    folder: Path, name: str, *, planner: str, fingerprint: JsonObject, dataset_json: JsonObject, preset: Preset
+) -> JsonObject:
     """Lay out what a planner of nnU-Net's reads, run it, and return its plans as JSON has them.
 
     Raises ConfigError if nnU-Net has no planner of that name.
@@ -41,7 +45,7 @@ def run_planner(
     with _planner_lock, _planner_folders(planner_class, folder), prints_to_log():
         made = _new_planner(planner_class, dataset_name, preset=preset)
         made.plan_experiment()
-    plans: dict[str, Any] = json.loads((preprocessed / f"{made.plans_identifier}.json").read_text())
+    plans: JsonObject = json.loads((preprocessed / f"{made.plans_identifier}.json").read_text())
     return plans
 
 
@@ -66,9 +70,9 @@ def _planner_folders(planner: type, folder: Path) -> Iterator[None]:
             setattr(module, key, value)
 
 
-def _new_planner(planner_class: type, dataset_name: str, *, preset: Preset) -> Any:
+def _new_planner(planner_class: type, dataset_name: str, *, preset: Preset) -> "ExperimentPlanner":
     """Make a planner of nnU-Net's with the preset's limits."""
-    planner: Any = planner_class(dataset_name)
+    planner: ExperimentPlanner = planner_class(dataset_name)
     if preset.gpu_memory_gib is not None:
         # Given to the constructor, planners that mean a kind of GPU warn of another memory.
         planner.UNet_vram_target_GB = preset.gpu_memory_gib
@@ -84,12 +88,12 @@ def _new_planner(planner_class: type, dataset_name: str, *, preset: Preset) -> A
     return planner
 
 
-def _limited(estimate: Any, *, preset: Preset) -> Any:
+def _limited(estimate: Callable[..., float], *, preset: Preset) -> Callable[..., float]:
     """Estimate of the memory that no GPU has for a patch above the preset's limit: the planner shrinks it further."""
     limit = preset.max_patch_voxels
     assert limit is not None
 
-    def estimate_or_refuse(patch_size: Sequence[int], *arguments: Any) -> float:
+    def estimate_or_refuse(patch_size: Sequence[int], *arguments: object) -> float:
         if min(patch_size) < 1:
             raise ConfigError(f"preset {preset.name}: max_patch_voxels {limit} leaves no patch; expected a larger one")
         return 1e30 if np.prod(patch_size) > limit else float(estimate(patch_size, *arguments))

@@ -5,7 +5,6 @@ runs in a temporary folder that holds the merged fingerprint only.
 """
 
 import base64
-import gzip
 import hashlib
 import json
 import logging
@@ -15,7 +14,7 @@ from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, NotRequired, TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,10 +22,16 @@ from numpy.typing import NDArray
 from orchestrator.benchmark.definition import LabelSet
 from orchestrator.benchmark.presets import Preset
 from orchestrator.benchmark.study_file import IGNORE
-from orchestrator.errors import ConfigError, DataError, IntegrityError, is_out_of_memory
+from orchestrator.errors import ConfigError, DataError, IntegrityError
+from orchestrator.storage.json_values import JsonObject
 from orchestrator.training.nnunet.classes import DEFAULT_PLANNER
-from orchestrator.training.nnunet.environment import prints_to_log
+from orchestrator.training.nnunet.environment import prints_to_log, read_with_nnunet
 from orchestrator.training.nnunet.planners import run_planner
+
+if TYPE_CHECKING:
+    from nnunetv2.utilities.label_handling.label_handling import LabelManager
+    from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+
 
 logger = logging.getLogger(__name__)
 
@@ -113,9 +118,9 @@ class CaseFingerprint:
 class Plan:
     """nnU-Net's plans of one training with the configuration that it uses."""
 
-    plans: dict[str, Any]
+    plans: JsonObject
     """As nnU-Net writes them, and `continue_training`, which its trainer expects."""
-    dataset_json: dict[str, Any]
+    dataset_json: JsonObject
     """nnU-Net's description of the data set."""
     configuration: str
     """`3d_fullres` or `2d`."""
@@ -141,6 +146,12 @@ class Plan:
             raise IntegrityError(f"plan of a training that is not whole ({error!r})") from error
         return plan
 
+    @property
+    def channel_names(self) -> JsonObject:
+        """Of each channel, by its number."""
+        earlier: JsonObject = self.dataset_json.get("modality") or {}
+        return self.dataset_json.get("channel_names") or earlier
+
     def for_files(self, *, file_ending: str, reader: str, orientation: str | None = None) -> "Plan":
         """Return this plan with what a model that is handed out shall say of the files of its data set.
 
@@ -159,7 +170,7 @@ class Plan:
         found = said.get("orientation")
         return None if found is None else str(found)
 
-    def handed_out(self) -> tuple[dict[str, Any], dict[str, Any]]:
+    def handed_out(self) -> tuple[JsonObject, JsonObject]:
         """Return plans and description of a model that is handed out: it reads files as they are in its data set."""
         described = {key: value for key, value in self.dataset_json.items() if key != HANDED_OUT}
         said = self.dataset_json.get(HANDED_OUT)
@@ -173,24 +184,24 @@ class Plan:
         return hashlib.sha256(self.to_bytes()).hexdigest()
 
     @property
-    def plans_manager(self) -> Any:
+    def plans_manager(self) -> "PlansManager":
         """A new nnU-Net PlansManager; changes to it do not reach this plan."""
         from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
         return PlansManager(deepcopy(self.plans))
 
     @property
-    def configuration_manager(self) -> Any:
+    def configuration_manager(self) -> "ConfigurationManager":
         """nnU-Net's ConfigurationManager of the configuration."""
         return self.plans_manager.get_configuration(self.configuration)
 
     @property
-    def label_manager(self) -> Any:
+    def label_manager(self) -> "LabelManager":
         """nnU-Net's LabelManager."""
         return self.plans_manager.get_label_manager(self.dataset_json)
 
 
-def _check_network(architecture: dict[str, Any]) -> None:
+def _check_network(architecture: JsonObject) -> None:
     """Raise IntegrityError if a plan names something else as its network than nnU-Net's planners do."""
     parts = architecture["arch_kwargs"]
     named = [architecture["network_class_name"], *(parts[key] for key in architecture["_kw_requires_import"])]
@@ -232,16 +243,27 @@ def fingerprint_case(images: Sequence[Path], labels: Path) -> CaseFingerprint:
     )
 
 
+class PlanSubject(TypedDict):
+    """What is planned."""
+
+    name: str
+    """Of the data set in the plans (`Dataset001_<name>`)."""
+    label_set: LabelSet
+    """Structures that are learned."""
+    configuration: str
+    """`3d_fullres`, `3d_lowres` or `2d`: the one that the training uses."""
+    planner: NotRequired[str]
+    """Name of nnU-Net's class that plans; its default unless given."""
+    channels: NotRequired[Sequence[str]]
+    """Names of the images of a case in nnU-Net's terms, which say how each is normalised; one CT unless given."""
+
+
 def make_plan(
     fingerprints: Sequence[CaseFingerprint],
     *,
-    label_set: LabelSet,
-    configuration: str,
     preset: Preset,
     donor: Plan | None,
-    name: str,
-    planner: str = DEFAULT_PLANNER,
-    channels: Sequence[str] = ("CT",),
+    **subject: Unpack[PlanSubject],
 ) -> Plan:
     """Plan one training with nnU-Net's planner of that name.
 
@@ -252,20 +274,12 @@ def make_plan(
     ----------
     fingerprints : sequence of CaseFingerprint
         All cases of the data set, in the order of their names for the very same rounding as nnU-Net.
-    label_set : LabelSet
-        Structures that are learned.
-    configuration : {"3d_fullres", "3d_lowres", "2d"}
-        Configuration that the training uses.
     preset : Preset
         Size of the network, the patch and the batch.
     donor : Plan or None
         Plan whose patch size, network and batch size replace those of this data set.
-    name : str
-        Name of the data set in the plans (`Dataset001_<name>`).
-    planner : str
-        Name of nnU-Net's class that plans.
-    channels : sequence of str
-        Names of the images of a case in nnU-Net's terms, from which follows how each is normalised.
+    **subject
+        Of PlanSubject: what is planned.
 
     Raises
     ------
@@ -275,12 +289,9 @@ def make_plan(
         If nnU-Net has no such planner, the preset's limit of the patch leaves no room for a network, the planner names
         another network than nnU-Net's, or the donor is of another configuration.
     """
-    dataset_json = {
-        "channel_names": {str(index): channel for index, channel in enumerate(channels)},
-        **_labels(label_set),
-        "numTraining": len(fingerprints),
-        "file_ending": ".nii.gz",
-    }
+    name, configuration = subject["name"], subject["configuration"]
+    planner = subject.get("planner", DEFAULT_PLANNER)
+    dataset_json = _description(subject, num_cases=len(fingerprints))
     fingerprint = _merge(fingerprints, preset=preset, name=name)
     with tempfile.TemporaryDirectory(prefix="plan-") as folder:
         plans = run_planner(
@@ -288,11 +299,7 @@ def make_plan(
         )
     _check_configuration(configuration, plans, name=name)
     if donor is not None:
-        if donor.configuration != configuration:
-            raise ConfigError(f"{name}: the plan it takes over is for {donor.configuration}; expected {configuration}")
-        given = donor.plans["configurations"][configuration]
-        for key in ("patch_size", "architecture", "batch_size"):
-            plans["configurations"][configuration][key] = deepcopy(given[key])
+        _take_over(plans, donor, configuration=configuration, name=name)
     if preset.batch_size is not None:
         plans["configurations"][configuration]["batch_size"] = preset.batch_size
     made = Plan(plans={**plans, "continue_training": False}, dataset_json=dataset_json, configuration=configuration)
@@ -302,7 +309,26 @@ def make_plan(
         raise ConfigError(f"{name}: planner {planner}: {error}") from error
 
 
-def _labels(label_set: LabelSet) -> dict[str, Any]:
+def _description(subject: PlanSubject, *, num_cases: int) -> JsonObject:
+    """Return the `dataset.json`."""
+    return {
+        "channel_names": {str(index): channel for index, channel in enumerate(subject.get("channels", ("CT",)))},
+        **_labels(subject["label_set"]),
+        "numTraining": num_cases,
+        "file_ending": ".nii.gz",
+    }
+
+
+def _take_over(plans: JsonObject, donor: Plan, *, configuration: str, name: str) -> None:
+    """Put patch size, network and batch size of another plan in the place of those of this data set."""
+    if donor.configuration != configuration:
+        raise ConfigError(f"{name}: the plan it takes over is for {donor.configuration}; expected {configuration}")
+    given = donor.plans["configurations"][configuration]
+    for key in ("patch_size", "architecture", "batch_size"):
+        plans["configurations"][configuration][key] = deepcopy(given[key])
+
+
+def _labels(label_set: LabelSet) -> JsonObject:
     """Return what `dataset.json` says of a label set: each label, or region with what is written for it."""
     structures = label_set.structures
     # nnU-Net learns regions if one of them has several labels.
@@ -313,7 +339,7 @@ def _labels(label_set: LabelSet) -> dict[str, Any]:
     return {"labels": {"background": 0, **labels, **ignored}, **order}
 
 
-def _check_configuration(wanted: str, plans: dict[str, Any], *, name: str) -> None:
+def _check_configuration(wanted: str, plans: JsonObject, *, name: str) -> None:
     """Raise DataError if nnU-Net made no plan for a configuration, with its reason."""
     there = [key for key, found in plans["configurations"].items() if "architecture" in found]
     if wanted in there:
@@ -329,29 +355,7 @@ def _check_configuration(wanted: str, plans: dict[str, Any], *, name: str) -> No
     )
 
 
-def read_with_nnunet(function: Any, *arguments: Any, paths: Sequence[Path]) -> Any:
-    """Call one of nnU-Net's readers; raises DataError that names the file if it is missing, cut short or unreadable."""
-    path = paths[0]
-    try:
-        for path in paths:
-            _read_to_the_end(path)
-        return function(*arguments)
-    except (RuntimeError, OSError, EOFError, zlib.error) as error:
-        if is_out_of_memory(error):
-            raise  # says nothing about the file
-        reason = str(error).strip().splitlines()[-1:] or ["no reason given"]
-        raise DataError(f"{path}: cannot be read ({reason[0]}); expected a whole NIfTI volume") from error
-
-
-def _read_to_the_end(path: Path) -> None:
-    """Compare the checksum of a compressed file: ITK fills what a cut one lacks with zeros and says nothing."""
-    if path.suffix == ".gz":
-        with gzip.open(path) as stream:
-            while stream.read(1 << 20):
-                pass
-
-
-def _merge(fingerprints: Sequence[CaseFingerprint], *, preset: Preset, name: str) -> dict[str, Any]:
+def _merge(fingerprints: Sequence[CaseFingerprint], *, preset: Preset, name: str) -> JsonObject:
     """Join cases to the fingerprint of a data set, with the intensities that nnU-Net would draw."""
     from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
 

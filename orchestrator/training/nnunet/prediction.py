@@ -20,6 +20,7 @@ from orchestrator.images.geometry import Geometry, grid_difference, order_onto
 from orchestrator.images.label_maps import open_label_map
 from orchestrator.images.nifti import read_nifti_geometry
 from orchestrator.images.source_file import SourceFile
+from orchestrator.storage.json_values import JsonObject
 from orchestrator.training.checkpoint import fitting
 from orchestrator.training.nnunet.classes import DEFAULT_TRAINER, network_for_prediction
 from orchestrator.training.nnunet.environment import prints_to_log
@@ -126,7 +127,7 @@ class Predictor:
 
     @cached_property
     def _num_channels(self) -> int:
-        return len(self.plan.dataset_json.get("channel_names", self.plan.dataset_json.get("modality", {})))
+        return len(self.plan.channel_names)
 
     def labels(self, image: PreparedImage) -> NDArray[Any]:
         """Return the label map, uint8 or uint16, in the voxels and the order of axes of the file that was read."""
@@ -172,7 +173,7 @@ def _write_label_map(labels: NDArray[np.uint8], output: Path, *, geometry: Geome
     sitk.WriteImage(label_map, str(output), useCompression=True)
 
 
-def load_predictor(state: dict[str, Any], *, plan: Plan, preset: Preset, device: str) -> Predictor:
+def load_predictor(state: JsonObject, *, plan: Plan, preset: Preset, device: str) -> Predictor:
     """Build a predictor from a final checkpoint.
 
     Parameters
@@ -239,7 +240,7 @@ def ready_predictor(
 
     Raises IntegrityError for weights of other names or shapes than those of the plan's network.
     """
-    plans_manager, configuration = plan.plans_manager, plan.configuration_manager
+    managers = plan.plans_manager, plan.configuration_manager
     with prints_to_log():
         networks = [_network(plan, one, trainer_name=trainer_name).to(device).eval() for one in weights]
         predictor = nnUNetPredictor(
@@ -253,15 +254,8 @@ def ready_predictor(
             verbose_preprocessing=False,
             allow_tqdm=False,
         )
-        predictor.manual_initialization(
-            networks[0],
-            plans_manager,
-            configuration,
-            list(weights),
-            plan.dataset_json,
-            trainer_name,
-            tuple(mirror_axes),
-        )
+        rest = (list(weights), plan.dataset_json, trainer_name, tuple(mirror_axes))
+        predictor.manual_initialization(networks[0], *managers, *rest)
     return Predictor(predictor, networks, plan=plan)
 
 

@@ -5,15 +5,15 @@ import resource
 import sys
 import weakref
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import SimpleITK as sitk
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from orchestrator.storage.json_values import JsonObject
 from orchestrator.training.nnunet.classes import network_for_prediction
 from orchestrator.training.nnunet.planning import Plan
 from orchestrator.training.nnunet.window_sweep import SweepPlan
@@ -40,8 +40,8 @@ class ImageHeader:
 def read_header(image: Path) -> ImageHeader | None:
     """Return the header of an image; None if it cannot be read, which reading the image will tell."""
     reader = sitk.ImageFileReader()
-    reader.SetFileName(str(image))
     try:
+        reader.SetFileName(str(image))
         reader.ReadImageInformation()
     except RuntimeError:
         return None
@@ -94,7 +94,13 @@ class _LiveTensors(TorchDispatchMode):  # type: ignore[misc]
         self.most_bytes = 0
         self._num_views: Counter[int] = Counter()
 
-    def __torch_dispatch__(self, function: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self,
+        function: Callable[..., object],
+        _types: object,
+        args: tuple[object, ...] = (),
+        kwargs: JsonObject | None = None,
+    ) -> object:
         made = function(*args, **(kwargs or {}))
         results = [
             one for one in (made if isinstance(made, tuple | list) else (made,)) if isinstance(one, torch.Tensor)

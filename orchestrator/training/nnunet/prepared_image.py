@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.errors import DataError
-from orchestrator.training.nnunet.environment import prints_to_log
-from orchestrator.training.nnunet.planning import Plan, read_with_nnunet
+from orchestrator.patches.layout import Properties
+from orchestrator.training.nnunet.environment import prints_to_log, read_with_nnunet
+from orchestrator.training.nnunet.planning import Plan
 from orchestrator.training.nnunet.resampled_image import resample_image
 
 _SAMPLED = 200_000
@@ -24,20 +25,20 @@ class PreparedImage:
 
     data: NDArray[np.float32]
     """Normalised intensities, shape (channels, Z, Y, X), in the plan's spacing and order of axes."""
-    properties: dict[str, Any]
+    properties: Properties
     """nnU-Net's: the geometry before it was prepared."""
     sample: NDArray[np.float32]
     """Some of the intensities as they were read, shape (channels, z, y, x): every `sample_step`-th of each axis."""
     sample_step: int
 
 
-def read_images(images: Sequence[Path], plan: Plan) -> tuple[NDArray[np.float32], dict[str, Any]]:
+def read_images(images: Sequence[Path], plan: Plan) -> tuple[NDArray[np.float32], Properties]:
     """Read the files of one image, one for each channel, with the reader that the plans name.
 
     Returns the intensities, shape (channels, Z, Y, X), and nnU-Net's properties. Raises DataError if a file cannot be
     read, if they are no image together, or if the channels are not those of the model.
     """
-    names = plan.dataset_json.get("channel_names", plan.dataset_json.get("modality", {}))
+    names = plan.channel_names
     reader = plan.plans_manager.image_reader_writer_class()
     with prints_to_log():
         voxels, properties = read_with_nnunet(reader.read_images, list(map(str, images)), paths=images)
@@ -51,7 +52,7 @@ def read_images(images: Sequence[Path], plan: Plan) -> tuple[NDArray[np.float32]
     return voxels, properties
 
 
-def prepare_image(voxels: NDArray[np.float32], properties: dict[str, Any], plan: Plan) -> PreparedImage:
+def prepare_image(voxels: NDArray[np.float32], properties: Properties, plan: Plan) -> PreparedImage:
     """Crop, normalise and resample an image as nnU-Net's DefaultPreprocessor does; another one is run as it is.
 
     What only labels need, and nnU-Net calculates all the same, is left out: no holes in the body are filled, and its
@@ -84,7 +85,7 @@ def prepare_image(voxels: NDArray[np.float32], properties: dict[str, Any], plan:
 
 
 def _prepare(
-    voxels: NDArray[np.float32], properties: dict[str, Any], plan: Plan, *, preprocessor: Any
+    voxels: NDArray[np.float32], properties: Properties, plan: Plan, *, preprocessor: Any
 ) -> NDArray[np.float32]:
     from acvl_utils.cropping_and_padding.bounding_boxes import bounding_box_to_slice, get_bbox_from_mask
     from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero

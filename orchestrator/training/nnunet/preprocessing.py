@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.errors import DataError
-from orchestrator.training.nnunet.environment import prints_to_log
-from orchestrator.training.nnunet.planning import Plan, read_with_nnunet
+from orchestrator.patches.layout import Properties
+from orchestrator.training.nnunet.environment import prints_to_log, read_with_nnunet
+from orchestrator.training.nnunet.planning import Plan
 from orchestrator.training.nnunet.prepared_image import read_images
 
 
@@ -22,7 +22,7 @@ class PreprocessedCase:
     """Normalised intensities, shape (channels, Z, Y, X), in the plan's spacing and order of axes."""
     seg: NDArray[np.generic]
     """Labels of the same voxels, int8 or int16; -1 where the image is zero around the body. Zeros without labels."""
-    properties: dict[str, Any]
+    properties: Properties
     """nnU-Net's: geometry before preprocessing and, with labels, `class_locations` {label: int16 array (n, 4)}."""
 
 

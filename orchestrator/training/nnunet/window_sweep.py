@@ -27,6 +27,7 @@ from kernels.windows.label_stream import MOST_REGIONS, LabelStream, StreamGrid, 
 from kernels.windows.value_stream import ValueStream
 from kernels.windows.zoom_taps import Taps, linear_taps, nearest_taps
 from orchestrator.errors import TrainingError
+from orchestrator.patches.layout import Properties
 from orchestrator.training.nnunet.prepared_image import PreparedImage
 
 _RESAMPLING = "resample_data_or_seg_to_shape"
@@ -76,7 +77,7 @@ def can_stream(predictor: nnUNetPredictor) -> bool:
     )
 
 
-def plan_sweep(predictor: nnUNetPredictor, *, shape: Sequence[int], properties: dict[str, Any]) -> SweepPlan:
+def plan_sweep(predictor: nnUNetPredictor, *, shape: Sequence[int], properties: Properties) -> SweepPlan:
     """Return what a prediction of a prepared image of this shape (Z, Y, X) takes; nothing is calculated."""
     patch = tuple(predictor.configuration_manager.patch_size)
     labels = predictor.label_manager
@@ -108,7 +109,7 @@ def plan_sweep(predictor: nnUNetPredictor, *, shape: Sequence[int], properties: 
     )
 
 
-def _three(values: Sequence[Any]) -> tuple[int, int, int]:
+def _three(values: Sequence[int]) -> tuple[int, int, int]:
     first, second, third = map(int, values)
     return first, second, third
 
@@ -119,7 +120,7 @@ def _taps(
     shape: tuple[int, int, int],
     output_shape: tuple[int, int, int],
     before: Sequence[int],
-    given: dict[str, Any],
+    given: Properties,
 ) -> tuple[Taps, Taps, Taps] | None:
     """Return what each label is interpolated from, as nnU-Net's export chooses it; None on the same grid."""
     if shape == output_shape:
@@ -157,10 +158,8 @@ def stream_labels(
         nnU-Net's, which gives windows, mirroring and rules.
     networks
         One for each fold, ready to predict.
-    image
-        What is predicted.
-    plan
-        Of `plan_sweep`.
+    image, plan
+        What is predicted, and the plan of `plan_sweep` for it.
     on_window
         Called with the number of windows that are done after each.
 
@@ -171,7 +170,7 @@ def stream_labels(
     """
     labels, box = predictor.label_manager, image.properties["bbox_used_for_cropping"]
     dtype = np.uint8 if len(labels.foreground_labels) < 255 else np.uint16
-    whole = np.zeros(image.properties["shape_before_cropping"], dtype)
+    whole: NDArray[Any] = np.zeros(image.properties["shape_before_cropping"], dtype)
     inside = whole[tuple(slice(start, end) for start, end in box)]
     stream = LabelStream(
         plan.grid,

@@ -19,6 +19,7 @@ from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from orchestrator.errors import PreemptedError
+from orchestrator.storage.json_values import JsonObject
 from orchestrator.training.environment import environment_of
 from orchestrator.training.feed.batches import CountedBatches
 from orchestrator.training.feed.case_folders import CaseFolder
@@ -26,12 +27,16 @@ from orchestrator.training.feed.loader import BatchLoader
 from orchestrator.training.gpu import obstacle_to_compiling
 from orchestrator.training.nnunet.trainers.trainer_loaders import our_loaders, reason_for_nnunets_pipeline
 from orchestrator.training.nnunet.trainers.trainer_overrides import load_as_nnunet, overridden
+from orchestrator.training.plain_state import State
 from orchestrator.training.random_state import random_state, restore_random_state
 
 logger = logging.getLogger(__name__)
 
 COMPILED_FROM_ITERATIONS = 5000
 """Length of a training from which it pays to compile its network, which takes a minute or two."""
+
+_Loaders = tuple[Any, Any]
+"""For training and for monitoring: ours, or nnU-Net's."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,17 +116,17 @@ class ExactTrainer(nnUNetTrainer):  # type: ignore[misc]
             self._log(f"the network is not compiled, and therefore slower: {obstacle}")
         return not obstacle
 
-    def get_dataloaders(self) -> tuple[Any, Any]:
+    def get_dataloaders(self) -> _Loaders:
         """Return our loaders, or nnU-Net's own where they are asked for or the trainer changes what ours do."""
         reason = self._reason_for_nnunets_pipeline()
         if reason:
             self._log(f"batches are made by nnU-Net's own pipeline: {reason}")
-            loaders: tuple[Any, Any] = super().get_dataloaders()
+            loaders: _Loaders = super().get_dataloaders()
             return loaders
         fed = self._fed()
         return our_loaders(self, folder=fed.folder, train=fed.train, monitoring=fed.monitoring, seed=fed.seed)
 
-    def _count_batches(self, loaders: tuple[Any, Any]) -> None:
+    def _count_batches(self, loaders: _Loaders) -> None:
         """Take batches from these loaders from now on."""
         self._loaders = loaders
         self.dataloader_train, self.dataloader_val = map(CountedBatches, loaders)
@@ -159,7 +164,7 @@ class ExactTrainer(nnUNetTrainer):  # type: ignore[misc]
         self._log(f"{num_overflows} of {len(self._losses)} iterations overflowed in mixed precision: no weight changed")
         return finite
 
-    def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:
+    def on_validation_epoch_end(self, val_outputs: list[State]) -> None:
         """Aggregate as nnU-Net does; a structure that is in no patch has no Dice, which is nothing to warn about."""
         with np.errstate(invalid="ignore", divide="ignore"), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Mean of empty slice", RuntimeWarning)
@@ -200,11 +205,11 @@ class ExactTrainer(nnUNetTrainer):  # type: ignore[misc]
         network: torch.nn.Module = getattr(self.network, "_orig_mod", self.network)
         return network
 
-    def _progress(self) -> dict[str, Any]:
+    def _progress(self) -> State:
         """Return what, beside the weights, decides how the training goes on."""
         return self._of_nnunet(num_epochs=self.current_epoch) | self._place()
 
-    def _of_nnunet(self, *, num_epochs: int) -> dict[str, Any]:
+    def _of_nnunet(self, *, num_epochs: int) -> State:
         """Return what nnU-Net itself restores, under its own names, after so many whole epochs."""
         # Amid an epoch, nnU-Net has begun to log it: it will log it again.
         logging_of_whole_epochs = {name: values[:num_epochs] for name, values in self.logger.get_checkpoint().items()}
@@ -215,7 +220,7 @@ class ExactTrainer(nnUNetTrainer):  # type: ignore[misc]
             "current_epoch": num_epochs,
         }
 
-    def _place(self) -> dict[str, Any]:
+    def _place(self) -> State:
         """Return the rest."""
         return {
             "losses_of_epoch": list(self._losses),
@@ -227,17 +232,17 @@ class ExactTrainer(nnUNetTrainer):  # type: ignore[misc]
             "random_state": random_state(cuda=self.device.type == "cuda"),
         } | self._scheduler_state()
 
-    def _scheduler_state(self) -> dict[str, Any]:
+    def _scheduler_state(self) -> State:
         """Return what a schedule of the trainer's own remembers; nnU-Net's, and those of stages, follow the epoch."""
         follows = type(self.lr_scheduler) is PolyLRScheduler or overridden(self.named, ["load_checkpoint"])
         return {} if follows else {"lr_scheduler_state": self.lr_scheduler.state_dict()}
 
-    def _restore(self, state: dict[str, Any]) -> None:
+    def _restore(self, state: State) -> None:
         """Go back to where a state with weights was taken; the loaders must be there."""
         self._restore_weights(state)
         self._restore_place(state)
 
-    def _restore_weights(self, state: dict[str, Any]) -> None:
+    def _restore_weights(self, state: JsonObject) -> None:
         """Take over what nnU-Net itself restores."""
         if overridden(self.named, ["load_checkpoint"]):
             load_as_nnunet(self, state, named=self.named)
@@ -248,7 +253,7 @@ class ExactTrainer(nnUNetTrainer):  # type: ignore[misc]
         self.logger.load_checkpoint(state["logging"])
         self.current_epoch = state["current_epoch"]
 
-    def _restore_place(self, state: dict[str, Any]) -> None:
+    def _restore_place(self, state: State) -> None:
         """Go on where `_place` was taken."""
         if "lr_scheduler_state" in state:
             self.lr_scheduler.load_state_dict(state["lr_scheduler_state"])

@@ -6,8 +6,8 @@ import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
 
+from orchestrator.storage.json_values import JsonObject
 from orchestrator.storage.local import LocalStorage
 from orchestrator.training.nnunet.trainers.structures import Scores
 
@@ -96,7 +96,7 @@ class LearningCurve:
         self._best_nsd = -math.inf
 
     @property
-    def state(self) -> dict[str, Any]:
+    def state(self) -> JsonObject:
         """What a checkpoint keeps."""
         return {
             "chosen": list(self._chosen),
@@ -106,7 +106,7 @@ class LearningCurve:
         }
 
     @state.setter
-    def state(self, state: dict[str, Any]) -> None:
+    def state(self, state: JsonObject) -> None:
         self._chosen = tuple(case for case in state["chosen"] if case in self._cases)
         self._spent_s, self._cost_s = state["spent_s"], state["cost_s"]
         self._best_nsd = state["best_nsd"]

@@ -23,6 +23,7 @@ from orchestrator.training.feed.case_folders import PatchFolder
 from orchestrator.training.feed.patch_dataset import ArrowDataset
 from orchestrator.training.nnunet.trainers.exact_trainer import ExactTrainer, FedCases
 from orchestrator.training.nnunet.trainers.trainer_overrides import overridden
+from orchestrator.training.plain_state import State
 from orchestrator.training.reports import EpochReport, Milestone, MilestoneKind, TrainingListener, TrainOutcome
 
 ADAMW_WEIGHT_DECAY = 1e-2
@@ -40,7 +41,7 @@ class TrainingData:
     """Identifiers of the training cases."""
     monitoring: tuple[str, ...]
     """Identifiers of the cases whose patch Dice is shown."""
-    origin: dict[str, Any]
+    origin: State
     """What a checkpoint must have in common with a training that goes on from it."""
 
 
@@ -82,7 +83,7 @@ class PresetTrainer(ExactTrainer):
 
     def print_to_log_file(
         self,
-        *args: Any,
+        *args: object,
         also_print_to_console: bool = True,  # noqa: ARG002 - nnU-Net's signature
         add_timestamp: bool = True,
     ) -> None:
@@ -91,7 +92,7 @@ class PresetTrainer(ExactTrainer):
         if text:
             self._log(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ ', time.gmtime()) if add_timestamp else ''}{text}")
 
-    def configure_optimizers(self, *stage: Any, **named_stage: Any) -> tuple[torch.optim.Optimizer, Any]:
+    def configure_optimizers(self, *stage: object, **named_stage: object) -> tuple[torch.optim.Optimizer, Any]:
         """Return the trainer's optimiser, or AdamW where a preset is too short for SGD with momentum 0.99.
 
         Trainers of several stages ask for that of each.
@@ -181,7 +182,7 @@ class PresetTrainer(ExactTrainer):
     def on_train_end(self) -> None:
         """Save the final checkpoint."""
         report = self._report(last=True)
-        outcome: dict[str, Any] = {
+        outcome: State = {
             "num_epochs": self.current_epoch,
             "train_loss": report.train_loss,
             "val_loss": report.val_loss,
@@ -223,7 +224,7 @@ class PresetTrainer(ExactTrainer):
             Milestone(kind=kind, epoch=self.current_epoch, iteration=iteration, elapsed_s=elapsed_s, reason=reason)
         )
 
-    def _weights(self) -> dict[str, Any]:
+    def _weights(self) -> State:
         """Return what prediction needs."""
         return {
             "network_weights": self._network().state_dict(),

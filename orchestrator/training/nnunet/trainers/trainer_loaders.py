@@ -1,7 +1,7 @@
 """Which loaders make the batches of a training: ours, or nnU-Net's own where a trainer changes what ours stand for."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
@@ -10,11 +10,14 @@ from orchestrator.training.feed.loader import BatchLoader
 from orchestrator.training.feed.loader_settings import TrainerChoices, batch_settings, without_augmentation
 from orchestrator.training.nnunet.trainers.trainer_overrides import overridden
 
+if TYPE_CHECKING:
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
 _PIPELINE = ("get_dataloaders", "get_training_transforms", "get_validation_transforms")
 """Methods of nnU-Net's trainer whose work our loaders do."""
 
 
-def reason_for_nnunets_pipeline(trainer: Any, *, named: type) -> str:
+def reason_for_nnunets_pipeline(trainer: "nnUNetTrainer", *, named: type) -> str:
     """Return why the batches of a training are not those of our loaders; empty if they are."""
     if own := overridden(named, _PIPELINE):
         return f"{named.__name__} has its own {', '.join(own)}"
@@ -25,7 +28,7 @@ def reason_for_nnunets_pipeline(trainer: Any, *, named: type) -> str:
 
 
 def our_loaders(
-    trainer: Any, *, folder: CaseFolder, train: Sequence[str], monitoring: Sequence[str], seed: int
+    trainer: "nnUNetTrainer", *, folder: CaseFolder, train: Sequence[str], monitoring: Sequence[str], seed: int
 ) -> tuple[BatchLoader, BatchLoader]:
     """Return the loaders of training and monitoring batches.
 
@@ -57,16 +60,9 @@ def our_loaders(
             draws_foreground=trainer.probabilistic_oversampling,
         ),
     )
-    num_threads = get_allowed_n_proc_DA()
-    common: dict[str, Any] = {"seed": seed, "pinned": trainer.device.type == "cuda"}
+    num_threads, pinned = get_allowed_n_proc_DA(), trainer.device.type == "cuda"
+    plain, at_most_one = without_augmentation(settings), min(1, num_threads)
     return (
-        BatchLoader(folder, train, settings=settings, stream=0, num_threads=num_threads, **common),
-        BatchLoader(
-            folder,
-            monitoring,
-            settings=without_augmentation(settings),
-            stream=1,
-            num_threads=min(1, num_threads),
-            **common,
-        ),
+        BatchLoader(folder, train, settings=settings, seeds=(seed, 0), num_threads=num_threads, pinned=pinned),
+        BatchLoader(folder, monitoring, settings=plain, seeds=(seed, 1), num_threads=at_most_one, pinned=pinned),
     )

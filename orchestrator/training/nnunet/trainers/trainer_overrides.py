@@ -1,12 +1,17 @@
 """What a trainer class has of its own beside nnU-Net's, and how one that loads checkpoints in its own way is fed."""
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from orchestrator.training.plain_state import State
+
+if TYPE_CHECKING:
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 
 def overridden(trainer: type, names: Sequence[str]) -> list[str]:
@@ -14,7 +19,7 @@ def overridden(trainer: type, names: Sequence[str]) -> list[str]:
     return [name for name in names if getattr(trainer, name, None) is not getattr(nnUNetTrainer, name, None)]
 
 
-def load_as_nnunet(trainer: Any, state: Mapping[str, Any], *, named: Any) -> None:
+def load_as_nnunet(trainer: "nnUNetTrainer", state: State, *, named: "type[nnUNetTrainer]") -> None:
     """Let a trainer class with its own `load_checkpoint`, as those of several stages have, read a file of nnU-Net's.
 
     The network, the optimiser and the log are to be restored afterwards, as those of any other.
