@@ -32,6 +32,8 @@ __all__ = ["Launch", "RayJobs", "ShellCommands", "check_aws_account", "launch_an
 
 DASHBOARD_PORT = 8265
 """On the head's loopback."""
+WORDS_OF_START = {True: "was running already: attached", False: "started"}
+"""By whether the driver was there."""
 HEAD = "head"
 """Of a cluster, in its tags."""
 
@@ -176,8 +178,7 @@ def _drive(head: "_Head", launch: Launch, *, show: Callable[[str], None]) -> boo
             attached = submit_or_attach(jobs, launch.submission)
             # From here on a driver is at work, whatever becomes of who watches it.
             stay = True
-            state = "was running already: attached" if attached else "started"
-            show(f"driver {launch.submission_id} {state}; {address}")
+            show(f"driver {launch.submission_id} {WORDS_OF_START[attached]}; {address}")
             succeeded = follow(jobs, launch.submission_id, show=show)
         stay = launch.driver.keep
     except KeyboardInterrupt:

@@ -107,8 +107,8 @@ def _marker(
 
 def _described(dataset: Dataset, label_set: LabelSet, *, num_cases: int) -> dict[str, object]:
     """Return a `dataset.json` of nnU-Net's."""
-    value_of = {label: value for value, label in dataset.label_values[label_set.name].items() if label}
     labels: dict[str, object] = {"background": 0}
+    value_of = {label: value for value, label in dataset.label_values[label_set.name].items() if label}
     for structure in label_set.structures:
         values = [value_of.get(label, label) for label in structure.labels]
         labels[structure.name] = values if structure.region else values[0]

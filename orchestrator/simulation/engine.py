@@ -141,8 +141,7 @@ class Simulation:
         self._on_node: dict[str, dict[StageKey, None]] = {}
         self._done_s: dict[StageKey, float] = {}
         self._up: dict[str, _Machine] = {}
-        self._num_nodes = 0
-        self._num_requests = self._num_interruptions = 0
+        self._num_nodes = self._num_requests = self._num_interruptions = 0
         self._occupations: list[Occupation] = []
         self._lives: list[NodeLifetime] = []
         self._wake_s = float("inf")
