@@ -8,7 +8,7 @@ from orchestrator.configuration import load_yaml, understood
 from orchestrator.errors import ConfigError
 
 Code = tuple[str, str, str]
-"""Scheme, value and meaning, as `("SCT", "39607008", "Lung")`."""
+"""Scheme, value and meaning, as `("SCT", "10200004", "Liver")`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
