@@ -12,6 +12,7 @@ COMMANDS = {
     "sweep": "search for better settings of a model, on the training cases of one training",
     "report": "write a page with scores, comparisons and figures of a run",
     "plan-comparison": "say how many patients and trainings would answer the questions of a study",
+    "bundle": "seal the scores, tables and report of a run in one zip, or check such a zip",
     "status": "show how far a run is",
     "export": "hand out the models of a run, as zips that nnU-Net installs",
     "import": "take zips of models of others in, without running anything in them",
@@ -28,6 +29,7 @@ COMMANDS = {
 _MODULES = {
     "report": "results.report",
     "submit": "results.submit",
+    "bundle": "results.bundle",
     "import": "import_models",
     "install-trainer": "nnunet.install_trainer",
     "convert-preprocessed": "nnunet.convert_preprocessed",

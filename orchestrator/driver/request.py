@@ -53,13 +53,18 @@ def identity_of(request: RunRequest) -> dict[str, object]:
     """Return what the results of a run follow from, by name."""
     return {
         "study_sha256": request.study.sha256,
-        # Runs of before planners and trainers had names say nnU-Net's own values where these have theirs.
-        "preset": {
-            key: NNUNETS_OWN.get(key) if value is None else value
-            for key, value in asdict(request.preset).items()
-            # Runs of before there was a size of batches say nothing of it.
-            if not (key == "batch_size" and value is None)
-        },
+        "preset": preset_record(request.preset),
         "seed": request.seed,
         "data": request.data or "phantoms",
+    }
+
+
+def preset_record(preset: Preset) -> dict[str, object]:
+    """Return a preset as the record of a run has it."""
+    return {
+        # Runs of before planners and trainers had names say nnU-Net's own values where these have theirs.
+        key: NNUNETS_OWN.get(key) if value is None else value
+        for key, value in asdict(preset).items()
+        # Runs of before there was a size of batches say nothing of it.
+        if not (key == "batch_size" and value is None)
     }

@@ -143,7 +143,7 @@ def _zip(source: Storage, training: str, *, dataset: str) -> bytes:
         files[SETTINGS] = _settings(found)
         files[CARD] = model_card(found, _facts(source, found, dataset=dataset)).encode()
         folder = f"{dataset}/{found.model.trainer}__{PLANS}__{found.model.plan.configuration}"
-    return _packed({f"{folder}/{name}": content for name, content in files.items()})
+    return packed({f"{folder}/{name}": content for name, content in files.items()})
 
 
 def _settings(found: OpenModel) -> bytes:
@@ -168,7 +168,7 @@ def _facts(source: Storage, found: OpenModel, *, dataset: str) -> CardFacts:
     )
 
 
-def _packed(files: Mapping[str, bytes]) -> bytes:
+def packed(files: Mapping[str, bytes]) -> bytes:
     """Return a zip, stored as it is: what compresses differs between machines, and weights hardly get smaller."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as target:

@@ -6,7 +6,7 @@ import stat
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
@@ -50,19 +50,12 @@ def unpack(archive: Path, folder: Path) -> list[str]:
         For what is no zip, a name that leads elsewhere, a link, two files of one name, a password, or more bytes than a
         model has; nothing outside of the folder was written then.
     """
-    try:
-        with zipfile.ZipFile(archive) as opened:
-            members = [member for member in opened.infolist() if not member.is_dir()]
-            _check(archive, members)
-            needed = [member for member in members if _is_needed(member.filename)]
-            if not any(PurePosixPath(member.filename).name == "plans.json" for member in needed):
-                raise DataError(f"{archive}: no plans.json in it; expected a zip of a trained model of nnU-Net")
-            for member in needed:
-                _write(opened, member, folder / member.filename)
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError, ValueError) as error:
-        if is_of_a_disk(error):
-            raise
-        raise DataError(f"{archive}: cannot be unpacked ({error}); expected a whole zip of a trained model") from error
+    with opened_zip(archive, what="a trained model", most_bytes=_most_bytes) as (opened, members):
+        needed = [member for member in members if _is_needed(member.filename)]
+        if not any(PurePosixPath(member.filename).name == "plans.json" for member in needed):
+            raise DataError(f"{archive}: no plans.json in it; expected a zip of a trained model of nnU-Net")
+        for member in needed:
+            _write(opened, member, folder / member.filename)
     return sorted({member.filename for member in members} - {member.filename for member in needed})
 
 
@@ -72,7 +65,41 @@ def named(archive: Path, folder: Path, error: OrchestratorError) -> str:
     return f"{archive}: {words}"
 
 
-def _check(archive: Path, members: list[zipfile.ZipInfo]) -> None:
+@contextmanager
+def opened_zip(
+    archive: Path, *, what: str, most_bytes: Callable[[str], int | None]
+) -> Iterator[tuple[zipfile.ZipFile, list[zipfile.ZipInfo]]]:
+    """Context with a zip of strangers and the files in it, which have plain names and are no links.
+
+    Parameters
+    ----------
+    archive
+        The zip.
+    what
+        What it should be, for errors.
+    most_bytes
+        Returns how large a file of that name may be; None for one that is not read.
+
+    Raises
+    ------
+    DataError
+        For what is no zip, a name that leads elsewhere, a link, two files of one name, a password, or more bytes than
+        there may be; also where reading fails within the context.
+    """
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            members = [member for member in opened.infolist() if not member.is_dir()]
+            _check(archive, members, what=what, most_bytes=most_bytes)
+            yield opened, members
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError, ValueError) as error:
+        if is_of_a_disk(error):
+            raise
+        raise DataError(f"{archive}: cannot be unpacked ({error}); expected a whole zip of {what}") from error
+
+
+def _check(
+    archive: Path, members: list[zipfile.ZipInfo], *, what: str, most_bytes: Callable[[str], int | None]
+) -> None:
     if len(members) > MOST_MEMBERS:
         raise DataError(f"{archive}: {len(members)} files; expected at most {MOST_MEMBERS}")
     seen: set[str] = set()
@@ -89,14 +116,12 @@ def _check(archive: Path, members: list[zipfile.ZipInfo]) -> None:
             found = "encrypted"
         elif member.compress_type not in _METHODS:
             found = f"compressed with method {member.compress_type}"
-        elif _is_needed(name) and member.file_size > _most_bytes(name):
+        elif (most := most_bytes(name)) is not None and member.file_size > most:
             found = f"{member.file_size} bytes"
         else:
             seen.add(name.lower())
             continue
-        raise DataError(
-            f"{archive}: {name[:120]!r} is {found}; expected plain files of a trained model. Nothing is taken"
-        )
+        raise DataError(f"{archive}: {name[:120]!r} is {found}; expected plain files of {what}. Nothing is taken")
 
 
 def _is_needed(name: str) -> bool:
@@ -105,7 +130,9 @@ def _is_needed(name: str) -> bool:
     return any(len(parts) > depth and _OF_A_MODEL.fullmatch("/".join(parts[depth:])) is not None for depth in range(3))
 
 
-def _most_bytes(name: str) -> int:
+def _most_bytes(name: str) -> int | None:
+    if not _is_needed(name):
+        return None
     return MOST_WEIGHTS_BYTES if name.endswith(".pth") else MOST_JSON_BYTES
 
 

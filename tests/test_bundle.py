@@ -1,0 +1,183 @@
+"""A bundle is the same bytes for the same run, tells nothing of a machine, and is checked without the run."""
+
+import csv
+import json
+import zipfile
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from bench.bundle_changes import repacked
+from bench.bundle_run import sealed, sealed_run
+from orchestrator.bundle.archive import read_archive
+from orchestrator.bundle.differences import differences
+from orchestrator.bundle.redaction import redacted
+from orchestrator.bundle.seal import check_bundle, write_bundle
+from orchestrator.cli.results.bundle import main
+from orchestrator.errors import ConfigError, DataError
+from orchestrator.storage.filesystem import open_storage
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory) -> Path:
+    return sealed(tmp_path_factory.mktemp("a place"))[0]
+
+
+@pytest.fixture(scope="module")
+def files(bundle) -> dict[str, bytes]:
+    return dict(read_archive(bundle).files)
+
+
+def test_equal_runs_are_equal_bytes_and_whole(bundle, tmp_path: Path):
+    elsewhere, made = sealed(tmp_path / "elsewhere")
+    assert elsewhere.read_bytes() == bundle.read_bytes()
+    found = check_bundle(bundle)
+    assert (found.problems, found.notes) == ((), ())
+    assert found.sha256 == made.sha256 == sha256(bundle.read_bytes()).hexdigest()
+    assert found.num_files == made.num_files == len(zipfile.ZipFile(bundle).namelist())
+
+
+def test_nothing_in_it_tells_of_machines_places_or_people(bundle, files):
+    raw = bundle.read_bytes()
+    for telling in (b"secret", b"10.1.2.3", str(bundle.parent).encode(), b"a place", str(Path.home()).encode() + b"/"):
+        assert raw.count(telling) == 0
+    assert "…/predictions/x.nii.gz: no NIfTI file, seen by … at (machine)" in files["report/scores.csv"].decode()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("/home/ann/ct/case_1.nii.gz: short", "case_1.nii.gz: short"),
+        ("in /home/ann, of clinic/case_1", "in …, of clinic/case_1"),
+        ("s3://key:word@bucket/run/a.json (404)", "a.json (404)"),
+        ("https://host:99/x?token=abc", "…"),
+        (r"C:\Users\ann\case.nii.gz and \\server\share\b.nii", "case.nii.gz and b.nii"),
+        ("~/ct/a.mha", "a.mha"),
+        ("'/data/x y.nii'", "'… y.nii'"),
+        ("worker 10.0.0.7:6379 and ip-10-0-0-7 died", "worker (machine) and (machine) died"),
+        ("AKIAABCDEFGHIJKLMNOP", "(key)"),
+        ("NSD 0.93 at 1 mm, 3/4 of 12 cases, 2026-11-29", "NSD 0.93 at 1 mm, 3/4 of 12 cases, 2026-11-29"),
+    ],
+)
+def test_paths_addresses_machines_and_keys_are_taken_out_of_texts(text, expected):
+    assert redacted(text) == expected
+
+
+def test_a_study_file_with_a_path_of_this_machine_is_refused(tmp_path: Path):
+    study = tmp_path / "study" / "study.yaml"
+    request = sealed_run(tmp_path)
+    study.write_text(f"{study.read_text()}# made from {request.output}/x\n")
+    with pytest.raises(ConfigError, match=r"study/study\.yaml: holds the path"):
+        write_bundle(request, open_storage(request.output), target=tmp_path / "x.zip")
+
+
+def test_the_manifest_is_what_sha256sum_reads_and_the_crate_describes_each_file(files):
+    lines = files["manifest-sha256.txt"].decode().splitlines()
+    listed = {name: digest for digest, name in (line.split("  ") for line in lines)}
+    assert listed == {
+        name: sha256(content).hexdigest() for name, content in files.items() if name != "manifest-sha256.txt"
+    }
+    graph = {entity["@id"]: entity for entity in json.loads(files["ro-crate-metadata.json"])["@graph"]}
+    assert {part["@id"] for part in graph["./"]["hasPart"]} == {*listed} - {"ro-crate-metadata.json"}
+    assert graph["ro-crate-metadata.json"]["about"] == {"@id": "./"}
+    assert graph["./"]["datePublished"] == "2026-11-04"
+    assert graph["results/lesion-fold0.parquet"]["sha256"] == listed["results/lesion-fold0.parquet"]
+    assert graph["#training-lesion-fold0"]["result"] == {"@id": "results/lesion-fold0.parquet"}
+    assert {part["@id"] for part in graph["./"]["mentions"]} == {name for name in graph if name.startswith("#training")}
+
+
+def test_splits_and_origins_stand_in_it(files):
+    splits = json.loads(files["splits.json"])
+    assert splits["lesion-fold1"]["val"] == [f"clinic/case_{number:02d}" for number in (1, 4, 7, 10)]
+    origins = json.loads(files["trainings.json"])
+    assert origins["lesion-fold1"]["versions"]["nnunetv2"] == "2.8.1"
+    assert origins["lesion-fold1"]["split_sha256"] == splits["lesion-fold1"]["sha256"]
+    scores = list(csv.DictReader(files["report/scores.csv"].decode().splitlines()))
+    assert len(scores) == 2 * 12
+
+
+def test_a_changed_cell_is_named_with_its_line_also_where_all_digests_are_made_anew(bundle, files, tmp_path: Path):
+    changed = dict(files)
+    table = changed["tables/results.md"].decode().splitlines()
+    place = next(i for i, line in enumerate(table) if line.startswith("| lesion |"))
+    cells = table[place].split(" | ")
+    cells[5] = "99.9 ± 0.1"
+    changed["tables/results.md"] = ("\n".join([*table[:place], " | ".join(cells), *table[place + 1 :]]) + "\n").encode()
+    problems = check_bundle(repacked(changed, tmp_path / "x.zip", with_digests=True)).problems
+    (found,) = [one for one in problems if one.startswith("tables/results.md")]
+    assert f"line {place + 1}, cell 7" in found
+    assert "found '99.9 ± 0.1'" in found
+
+
+def test_the_last_digits_of_other_versions_of_numpy_are_no_change_of_a_table():
+    assert differences("a.csv", b"x,0.1234567890123\n", b"x,0.1234567890124\n") == []
+    assert differences("a.json", b' "m": 0.5000000000001,\n', b' "m": 0.5000000000002,\n') == []
+    assert differences("a.csv", b"x,0.12345\n", b"x,0.12346\n") == [
+        "a.csv: line 1, cell 2 (x,0.12346...): found '0.12345', calculated '0.12346'"
+    ]
+    (line,) = differences("a.csv", b"a\nc\n", b"a\nb\nc\n")
+    assert line == "a.csv: line 2: missing; calculated 'b'"
+
+
+def test_figures_of_another_version_of_matplotlib_are_not_compared():
+    found, expected = b"<p>1</p><svg a>\nx</svg><p>2</p>", b"<p>1</p><svg b>\ny</svg><p>2</p>"
+    assert differences("index.html", found, expected, with_figures=False) == []
+    assert len(differences("index.html", found, expected)) == 2
+
+
+def _link(path: Path) -> None:
+    member = zipfile.ZipInfo("run.json")
+    member.create_system, member.external_attr = 3, 0o120777 << 16
+    with zipfile.ZipFile(path, "w") as target:
+        target.writestr(member, "/etc/passwd")
+
+
+def _outside(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as target:
+        target.writestr("../run.json", "{}")
+
+
+def _twice(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as target:
+        target.writestr("run.json", "{}")
+        target.writestr("RUN.json", "{}")
+
+
+@pytest.mark.parametrize("write", [_link, _outside, _twice, lambda path: path.write_bytes(b"PK"), lambda path: None])
+def test_links_names_that_lead_elsewhere_and_no_zips_are_refused_in_a_line(write, tmp_path: Path, capsys):
+    write(tmp_path / "x.zip")
+    with pytest.raises(DataError, match=r"x\.zip"):
+        check_bundle(tmp_path / "x.zip")
+    assert main(["--verify", str(tmp_path / "x.zip")]) == 2
+    assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_a_file_that_grows_when_it_is_unpacked_is_not_unpacked(files, tmp_path: Path):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w", compression=zipfile.ZIP_DEFLATED) as target:
+        for name, content in files.items():
+            target.writestr(name, content)
+        target.writestr("study/zeros", b"0" * 10_000_000)
+    assert "study/zeros: not stored as a bundle stores its files" in check_bundle(tmp_path / "x.zip").problems
+
+
+def test_the_command_seals_and_checks(tmp_path: Path, capsys, monkeypatch):
+    request = sealed_run(tmp_path)
+    monkeypatch.setattr("orchestrator.cli.results.bundle.request_of_run", lambda storage, study: request)
+    target, license_url = str(tmp_path / "new" / "x.zip"), "https://creativecommons.org/licenses/by/4.0/"
+    assert main(["--output", request.output, "--license", license_url, target]) == 0
+    seal = capsys.readouterr().out.split("SHA-256 ")[1].strip()
+    assert main(["--verify", target, "--sha256", seal]) == 0
+    assert "whole; 29 files" in capsys.readouterr().out
+    assert main(["--verify", target, "--sha256", "0" * 64]) == 1
+    assert "not the one that was published" in capsys.readouterr().out
+    assert main(["--output", request.output, "--license", "mine", target]) == 2
+    assert main(["--output", str(tmp_path / "nothing"), target]) == 2
+
+
+def test_a_run_without_scores_is_no_bundle(tmp_path: Path):
+    request = sealed_run(tmp_path)
+    for path in (tmp_path / "run" / "results").iterdir():
+        path.unlink()
+    with pytest.raises(ConfigError, match="no training has scores yet"):
+        write_bundle(request, open_storage(request.output), target=tmp_path / "x.zip")
