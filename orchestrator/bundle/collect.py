@@ -1,6 +1,7 @@
 """What goes into a bundle of a run: its rows, its study, what happened; nothing of machines and places."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from hashlib import sha256
 
@@ -50,16 +51,9 @@ def inputs_of(request: RunRequest, storage: Storage, *, license_url: str = "") -
     table = ResultsStore(storage).read()
     if not table.num_rows:
         raise ConfigError(f"{storage.location}: no training has scores yet; expected at least one")
-    target = MemoryStorage("bundle")
-    rows_of: dict[str, list[ResultRow]] = {}
-    for row in from_table(table):
-        message = redacted(row.score.message, locations=locations)
-        rows_of.setdefault(row.training_id, []).append(replace(row, score=replace(row.score, message=message)))
-    for training_id, rows in rows_of.items():
-        ResultsStore(target).commit(training_id, rows)
     asked_for = trainings_asked_for(storage)
     failures = failures_of(storage, read_status(storage))
-    files = {**study_files(request), **target.files}
+    files = {**study_files(request), **_results(from_table(table), locations=locations)}
     if events := _events(storage, locations=locations):
         files[names.EVENTS] = events
     facts = RunFacts(
@@ -82,6 +76,18 @@ def inputs_of(request: RunRequest, storage: Storage, *, license_url: str = "") -
     for name, content in files.items():
         check_tells_nothing(name, content, locations=locations)
     return dict(sorted(files.items()))
+
+
+def _results(rows: Sequence[ResultRow], *, locations: tuple[str, ...]) -> dict[str, bytes]:
+    """Return the files of the results store, whose messages say nothing of a machine."""
+    target = MemoryStorage("bundle")
+    rows_of: dict[str, list[ResultRow]] = {}
+    for row in rows:
+        message = redacted(row.score.message, locations=locations)
+        rows_of.setdefault(row.training_id, []).append(replace(row, score=replace(row.score, message=message)))
+    for training_id, own_rows in rows_of.items():
+        ResultsStore(target).commit(training_id, own_rows)
+    return target.files
 
 
 def _events(storage: Storage, *, locations: tuple[str, ...]) -> bytes:
