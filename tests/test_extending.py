@@ -1,5 +1,6 @@
 """What docs/extending.md names is all that an addition takes."""
 
+import csv
 import re
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK
 
-from kernels import FIELDS, LabelScore
+from kernels import FIELDS, OWN_FIELDS, LabelScore
 from orchestrator.benchmark.loading import DEFAULT_STUDY, load_study
 from orchestrator.benchmark.presets import PRESETS
 from orchestrator.benchmark.tables import load_tables
@@ -122,10 +123,43 @@ def test_the_default_study_is_named_by_one_file():
 def test_each_metric_stands_where_the_guide_says():
     definitions = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
     assert set(FIELDS) == set(TITLES)
-    for name, field in FIELDS.items():
+    for name, field in OWN_FIELDS.items():
         assert field in {one.name for one in fields(LabelScore)}
         assert field in {one.name for one in fields(CaseScore)}
         assert name in definitions or name.upper() in definitions
+
+
+METRIC = """
+from kernels.masks.bitmask import MaskPair
+from kernels.metrics.metric import Metric
+"""
+EVALUATE = """
+import sys
+from types import ModuleType
+more = sys.modules["kernels.metrics.more"] = ModuleType("kernels.metrics.more")
+more.__path__ = [sys.argv[1]]
+from orchestrator.cli import evaluate
+sys.exit(evaluate.main(sys.argv[2:]))
+"""
+
+
+def test_the_metric_of_the_guide_is_asked_for_by_its_name(tmp_path):
+    """One cube of 4 x 4 x 4 voxels against 4 x 4 x 2: 1 - (64 - 32) / 96."""
+    (source,) = [text for text in re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL) if "METRIC" in text]
+    (tmp_path / "metrics").mkdir()
+    (tmp_path / "metrics" / "volume_similarity.py").write_text(METRIC + source)
+    for name, depth in (("reference", 4), ("prediction", 2)):
+        mask = np.zeros((8, 8, 8), np.uint8)
+        mask[2:6, 2:6, 2 : 2 + depth] = 1
+        write_volume(tmp_path / name / "a.nii.gz", mask)
+    command = [sys.executable, "-c", EVALUATE, str(tmp_path / "metrics"), "--label", "1=1.0", "--workers", "1"]
+    command += ["--metrics", "dsc,volume-similarity", "--output", str(tmp_path / "scores.csv")]
+    command += ["--reference", str(tmp_path / "reference"), "--prediction", str(tmp_path / "prediction")]
+    shown = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True)
+    assert shown.returncode == 0, shown.stderr
+    assert "volume similarity" in shown.stdout
+    (found,) = csv.DictReader((tmp_path / "scores.csv").read_text().splitlines())
+    assert [round(float(found[name]), 9) for name in ("dsc", "volume_similarity")] == [round(2 / 3, 9)] * 2
 
 
 def test_each_command_is_a_file_and_a_line():

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 import numpy as np
@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 from kernels.masks.bitmask import MaskPair, crop_pair
 from kernels.masks.label_rows import find_labels
 from kernels.masks.validation import check_pair, check_spacing, check_tolerances
+from kernels.metrics.metric import Metric, further_metrics
 from kernels.metrics.overlap import dice_of_counts
 from kernels.metrics.surface_dice import overlap_of_distances, overlap_of_surfaces
 from kernels.metrics.surface_distances import distances_of_surfaces
 from kernels.metrics.surfaces import find_surfaces
 from kernels.metrics.voxel_distances import voxel_distances_of_pair
 
-FIELDS: Mapping[str, str] = MappingProxyType(
+OWN_FIELDS: Mapping[str, str] = MappingProxyType(
     {
         "dsc": "dsc",
         "nsd": "nsd",
@@ -29,7 +30,11 @@ FIELDS: Mapping[str, str] = MappingProxyType(
         "masd-voxel": "masd_voxel_mm",
     }
 )
-"""The field of `LabelScore` for each metric."""
+"""The field of `LabelScore` for each metric that it has one of its own for."""
+FURTHER: Mapping[str, Metric] = MappingProxyType({metric.name: metric for metric in further_metrics()})
+"""Those of files of their own, by name."""
+FIELDS = MappingProxyType({**OWN_FIELDS, **{name: metric.field for name, metric in FURTHER.items()}})
+"""Where each metric is found: a field of `LabelScore`, or a name in its `further`."""
 METRICS = tuple(FIELDS)
 """What can be calculated."""
 
@@ -63,6 +68,8 @@ class LabelScore:
     """Voxels of the label in the reference."""
     num_predicted_voxels: int
     """Voxels of the label in the prediction."""
+    further: Mapping[str, float] = field(default_factory=dict, hash=False)
+    """Of the other metrics that were asked for, by field."""
 
 
 def score_masks(
@@ -133,21 +140,27 @@ def _score(
     metrics: Collection[str],
 ) -> LabelScore:
     num_reference, num_predicted, num_both = pair.count_voxels() if pair else (0, 0, 0)
-    values = dict.fromkeys(METRICS, math.nan)
+    values = dict.fromkeys(OWN_FIELDS, math.nan)
     if pair is not None:
         values["dsc"] = dice_of_counts(num_reference=num_reference, num_predicted=num_predicted, num_both=num_both)
         if not {"nsd", "hd95", "assd"}.isdisjoint(metrics):
             values |= _by_area(pair, spacing_mm=spacing_mm, tolerance_mm=tolerance_mm, metrics=metrics)
         if any("voxel" in metric for metric in metrics):
             values |= _by_voxel(pair, spacing_mm=spacing_mm)
-    wanted = {FIELDS[metric]: value if metric in metrics else math.nan for metric, value in values.items()}
+    wanted = {OWN_FIELDS[metric]: value if metric in metrics else math.nan for metric, value in values.items()}
     return LabelScore(
         label=label,
         tolerance_mm=tolerance_mm,
         num_reference_voxels=num_reference,
         num_predicted_voxels=num_predicted,
+        further=_further(pair, spacing_mm=spacing_mm, metrics=metrics),
         **wanted,
     )
+
+
+def _further(pair: MaskPair | None, *, spacing_mm: tuple[float, ...], metrics: Collection[str]) -> dict[str, float]:
+    asked = [metric for name, metric in FURTHER.items() if name in metrics]
+    return {one.field: one.calculate(pair, spacing_mm) if pair is not None else math.nan for one in asked}
 
 
 def _by_area(

@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
-from kernels import METRICS
+from kernels import FURTHER, METRICS
 from orchestrator.api import evaluate
 from orchestrator.cli.console import (
     EXIT_DONE,
@@ -45,6 +45,7 @@ TITLES = {
     "hd95-voxel-pooled": "HD95, voxels pooled (mm)",
     "assd-voxel": "ASSD, voxels (mm)",
     "masd-voxel": "MASD, voxels (mm)",
+    **{name: metric.title for name, metric in FURTHER.items()},
 }
 MOST_LABELS_AT_ONCE = 65535
 OUTPUT_SUFFIXES = (".csv", ".parquet")

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 
@@ -55,6 +55,8 @@ class CaseScore:
     """Average symmetric distance of the voxels at surfaces."""
     masd_voxel_mm: float = math.nan
     """Mean of both directions' average distances of the voxels at surfaces."""
+    further: Mapping[str, float] = field(default_factory=dict, hash=False)
+    """Of metrics that files of their own define, by field, if they were asked for."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from kernels import FIELDS
+from kernels import FIELDS, FURTHER
 from orchestrator.errors import ConfigError, DataError, StorageError
 from orchestrator.images.label_maps import SUFFIXES
 from orchestrator.results.records import CaseScore, ScoreStatus
@@ -156,6 +156,8 @@ def summarise(rows: Sequence[FolderScore], *, metrics: Sequence[str]) -> list[Fo
 
 def metric_value(score: CaseScore, metric: str) -> float:
     """Return the metric of this name, of kernels.METRICS."""
+    if metric in FURTHER:
+        return score.further.get(FIELDS[metric], math.nan)
     return float(getattr(score, FIELDS[metric]))
 
 

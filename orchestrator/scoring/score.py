@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels import FIELDS, LabelScore, count_labels
+from kernels import OWN_FIELDS, LabelScore, count_labels
 from orchestrator.errors import ConfigError, DataError
 from orchestrator.images.geometry import AxisOrder, grid_difference, order_onto
 from orchestrator.images.label_maps import LabelMap, OpenLabelMap, open_label_map, read_label_map
@@ -188,7 +188,8 @@ def _scored(
         num_reference_voxels=score.num_reference_voxels,
         num_predicted_voxels=score.num_predicted_voxels,
         message=message,
-        **{field: getattr(score, field) for field in FIELDS.values() if field.endswith("_mm")},
+        further=score.further,
+        **{field: getattr(score, field) for field in OWN_FIELDS.values() if field.endswith("_mm")},
     )
 
 
