@@ -36,15 +36,19 @@ def scores_by_group(rows: "pd.DataFrame") -> str:
     with new_figure(height_in=0.9 + 0.26 * len(groups), columns=2) as (figure, axes):
         random = np.random.default_rng(0)
         for axis, metric in zip(axes, ("dsc", "nsd"), strict=True):
-            values = [rows.loc[rows["group"] == group, metric].dropna().to_numpy() for group in groups]
-            for place, found in enumerate(values):
-                heights = place + random.uniform(-0.28, 0.28, found.size)
-                axis.scatter(found, heights, s=7, alpha=0.45, color=COLOURS[0], linewidths=0,
-                             rasterized=len(rows) > _MOST_POINTS)  # fmt: skip
-                if found.size:
-                    low, median, high = np.quantile(found, [0.25, 0.5, 0.75])
-                    axis.plot([low, high], [place, place], color="black", linewidth=2.4, solid_capstyle="butt")
-                    axis.plot([median], [place], marker="|", color="black", markersize=11, markeredgewidth=2)
+            scored = rows[rows[metric].notna()]
+            by_group = dict(iter(scored.groupby("group", sort=False)[metric]))
+            values = [by_group[group].to_numpy() if group in by_group else np.empty(0) for group in groups]
+            heights = [place + random.uniform(-0.28, 0.28, found.size) for place, found in enumerate(values)]
+            # One of each for all groups: matplotlib takes its time for each thing that it draws.
+            axis.scatter(np.concatenate(values), np.concatenate(heights), s=7, alpha=0.45, color=COLOURS[0],
+                         linewidths=0, rasterized=len(rows) > _MOST_POINTS)  # fmt: skip
+            places = [place for place, found in enumerate(values) if found.size]
+            quartiles = [np.quantile(found, [0.25, 0.5, 0.75]) for found in values if found.size]
+            if quartiles:
+                low, median, high = np.transpose(quartiles)
+                axis.hlines(places, low, high, color="black", linewidth=2.4)
+                axis.plot(median, places, "|", color="black", markersize=11, markeredgewidth=2)
             axis.set_xlim(-0.02, 1.02)
             axis.set_xlabel(metric.upper())
             axis.set_yticks(range(len(groups)), groups if metric == "dsc" else [""] * len(groups))

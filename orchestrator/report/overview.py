@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from orchestrator.statistics.intervals import MeanWithInterval, mean_with_interval
 
@@ -55,9 +56,13 @@ def overview(rows: "pd.DataFrame", *, seed: int = 0) -> tuple[OverviewRow, ...]:
 
 
 def _row(group: str, evaluation_set: str, structure: str, *, part: "pd.DataFrame", seed: int) -> OverviewRow:
+    patients, status = part["patient"].to_numpy(), part["status"].to_numpy()
+    one_empty = np.isin(status, ["reference_empty", "prediction_empty"])
+
     def mean(metric: str) -> MeanWithInterval:
-        there = part[part[metric].notna()]
-        return mean_with_interval(there[metric].tolist(), there["patient"].tolist(), seed=seed, limits=(0.0, 1.0))
+        values = part[metric].to_numpy(float)
+        there = ~np.isnan(values)
+        return mean_with_interval(values[there].tolist(), patients[there].tolist(), seed=seed, limits=(0.0, 1.0))
 
     return OverviewRow(
         group=group,
@@ -65,25 +70,25 @@ def _row(group: str, evaluation_set: str, structure: str, *, part: "pd.DataFrame
         structure=structure,
         trainings=tuple(sorted(set(part["training_id"]))),
         num_cases=len(part),
-        num_both_empty=int((part["status"] == "both_empty").sum()),
-        num_missing=int((part["status"] == "missing").sum()),
+        num_both_empty=int((status == "both_empty").sum()),
+        num_missing=int((status == "missing").sum()),
         dsc=mean("dsc"),
         nsd=mean("nsd"),
-        hd95_mm=_quartiles(part, "hd95_mm"),
-        assd_mm=_quartiles(part, "assd_mm"),
-        volume_error=_quartiles(part, "volume_error"),
+        hd95_mm=_quartiles(part["hd95_mm"], one_empty=one_empty),
+        assd_mm=_quartiles(part["assd_mm"], one_empty=one_empty),
+        volume_error=_quartiles(part["volume_error"], one_empty=one_empty),
         tolerance_mm=float(part["tolerance_mm"].iloc[0]),
     )
 
 
-def _quartiles(part: "pd.DataFrame", metric: str) -> Quartiles:
-    finite = part[metric].dropna().to_numpy(float)
+def _quartiles(column: "pd.Series[float]", *, one_empty: NDArray[np.bool_]) -> Quartiles:
+    values = column.to_numpy(float)
+    finite = values[~np.isnan(values)]
     low, median, high = map(float, np.quantile(finite, [0.25, 0.5, 0.75])) if finite.size else (math.nan,) * 3
-    is_one_empty = part["status"].isin(["reference_empty", "prediction_empty"])
     return Quartiles(
         low=low,
         median=median,
         high=high,
         num_finite=len(finite),
-        num_infinite=int((is_one_empty & part[metric].isna()).sum()),
+        num_infinite=int((one_empty & np.isnan(values)).sum()),
     )
