@@ -67,7 +67,8 @@ def change_file(files: Files, target: Path, random: np.random.Generator) -> str:
         case 0:
             del changed[name]
         case 1:
-            changed[f"{name.rpartition('/')[0] or 'more'}/another.txt"] = b"new\n"
+            name = f"{name.rpartition('/')[0] or 'more'}/another.txt"
+            changed[name] = b"new\n"
         case 2:
             changed[f"{name}.old"] = changed.pop(name)
         case 3:
