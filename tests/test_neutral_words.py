@@ -5,7 +5,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 WORDS = re.compile(
-    r"covid|corona|mosmed|structseg|nsclc|radiopaedia|decathlon|\bmsd\b|lung|infection|effusion|\bT[123]-|[28]0-[28]0",
+    r"covid|corona(?!l\b)|mosmed|structseg|nsclc|radiopaedia|decathlon|\bmsd\b|lung|infection|effusion|\bT[123]-|[28]0-[28]0",
     re.IGNORECASE,
 )
 THEIR_OWN = ("orchestrator/sources/layouts/", "orchestrator/phantoms/")

@@ -242,7 +242,7 @@ class PublishedEntry(Entry):
 
 
 Code = Annotated[list[Annotated[str, Field(min_length=1, max_length=64)]], Field(min_length=3, max_length=3)]
-"""Scheme, value and meaning of a concept in DICOM: `[SCT, "39607008", Lung]`."""
+"""Scheme, value and meaning of a concept in DICOM: `[SCT, "10200004", Liver]`."""
 
 
 class SegmentEntry(Entry):

@@ -10,7 +10,7 @@ from scipy import ndimage
 from orchestrator.benchmark.predicted import DerivedValue
 
 _COARSE_MM = 3.0
-"""Distances are told on a grid of about this: which of two lungs is nearer needs no more."""
+"""Distances are told on a grid of about this: which of two organs is nearer needs no more."""
 
 
 def derived_values(
