@@ -15,6 +15,7 @@ from orchestrator.driver.request import RunRequest, identity_of
 from orchestrator.driver.run import run
 from orchestrator.errors import ConfigError
 from orchestrator.progress import NoListener
+from orchestrator.ray_backend.on_demand import connect_to_ray
 from orchestrator.results.records import ScoreStatus
 from orchestrator.results.store import ResultsStore
 from orchestrator.sources.downloads import SourceStamp
@@ -140,7 +141,7 @@ def test_tables_are_of_all_that_is_committed_whatever_a_call_asks_for(request_fo
     for training in everything.trainings:
         if training.id in {names[0], names[2]}:
             ResultsStore(open_storage(tmp_path)).commit(training.id, [scored(training)])
-    outcome = run(request_for(), listener=NoListener())
+    outcome = run(request_for(), connect=connect_to_ray, listener=NoListener())
     assert outcome.num_done == 1
     tables = {path.name: path.read_text(encoding="utf-8") for path in (tmp_path / run_paths.TABLES).glob("*.md")}
     assert sorted(tables) == ["summary.md", "table_IV.md", "table_VI.md", "task_3_infection.md"]
@@ -161,7 +162,7 @@ def test_warnings_about_the_data_of_shown_trainings_stand_with_the_tables(reques
     for label_set, warning in (("infection", "90 % of it lies outside of the lungs"), ("lung", "of no training here")):
         record = CaseRecord(sha256="", source=source, warnings=(warning,))
         write_case_record(storage, run_paths.labels_record(training.train[0], label_set=label_set), record)
-    run(request, listener=NoListener())
+    run(request, connect=connect_to_ray, listener=NoListener())
     summary = (tmp_path / run_paths.TABLES / "summary.md").read_text(encoding="utf-8")
     assert "> Hardly right, and taken as it is: 90 % of it lies outside of the lungs\n" in summary
     assert "of no training here" not in summary
