@@ -21,6 +21,7 @@ from orchestrator.events import EventLog, read_events
 from orchestrator.patches.manifest import PatchRecord
 from orchestrator.patches.writer import write_patches
 from orchestrator.progress import NoListener
+from orchestrator.ray_backend.on_demand import connect_to_ray
 from orchestrator.results.store import ResultsStore
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
@@ -97,7 +98,7 @@ def test_files_of_others_change_nothing(finished, capsys):
 
 
 def call_again(request):
-    return run(request, listener=NoListener())
+    return run(request, connect=connect_to_ray, listener=NoListener())
 
 
 @pytest.mark.parametrize("name", ["lost+found", ".Trashes"])

@@ -118,7 +118,7 @@ def test_a_finished_run_tells_at_every_call_which_cases_have_no_score(request_fo
     claim(request)
     ResultsStore(open_storage(tmp_path)).commit(training.id, rows)
     for _ in range(2):
-        outcome = run(request, listener=NoListener())
+        outcome = run(request, connect=connect_to_ray, listener=NoListener())
         assert outcome.num_done == 1
         assert outcome.unpredicted == {
             training.id: "2 without a score, the first test-mosmed mosmed/study_0256: DataError: cut short"
