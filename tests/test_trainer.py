@@ -261,7 +261,7 @@ def test_a_checkpoint_of_something_else_is_refused(setting, tmp_path, changes, m
 
 def test_without_validation_cases_the_log_says_what_the_dice_is_of(setting, tmp_path):
     run = Run(tmp_path, setting, val_cases=(), preset=replace(PRESET, num_epochs=1)).go()
-    assert "No validation cases: the patch Dice shown below is of training cases" in run.text
+    assert "No validation cases: the patch Dice below is of training cases" in run.text
     assert len(run.reports) == 1
 
 

@@ -12,7 +12,7 @@ from itertools import chain
 from orchestrator.bundle import names
 from orchestrator.bundle.facts import RunFacts
 from orchestrator.storage import run_paths
-from orchestrator.workflow.keys import StageKind
+from orchestrator.workflow.keys import StageKey, StageKind
 
 _SPECIFICATION = "https://w3id.org/ro/crate/1.1"
 _PROFILE = "https://w3id.org/ro/wfrun/process/0.5"
@@ -40,7 +40,9 @@ def crate_metadata(
     events = [json.loads(line) for line in packed.get(names.EVENTS, b"").decode().splitlines()]
     ends = {str(event.get("stage")): str(event["time"]) for event in events if event["kind"] == "stage_finished"}
     actions = [
-        _action(training_id, origin, files=packed, ended=ends.get(f"{StageKind.TRAIN} {training_id}"))
+        _action(
+            training_id, origin, files=packed, ended=ends.get(StageKey(kind=StageKind.TRAIN, training=training_id).text)
+        )
         for training_id, origin in trainings.items()
     ]
     graph = chain(
