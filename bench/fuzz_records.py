@@ -27,7 +27,7 @@ from orchestrator.storage.filesystem import open_storage
 ROOT = Path(__file__).resolve().parents[1]
 _TRAINING = "T1-lung-fold0"
 STUDY = ROOT / "splits" / "covid19"
-_STUDY_FILES = ("study.yaml", "folds.yaml", "tables.yaml", "errata.yaml", "published_scores.csv")
+_STUDY_FILES = tuple(sorted(path.name for path in STUDY.iterdir()))
 _NAME_BYTES = 24
 _CLUSTERS = ("local.yaml", "existing.yaml", "ssh.yaml", "slurm.yaml", "kubernetes.yaml", "aws.yaml", "prices.yaml")
 _CASE = Case(dataset="covid-19-ct-seg", name="a")
