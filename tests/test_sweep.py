@@ -85,6 +85,13 @@ def test_both_ends_of_a_range_of_whole_numbers_are_drawn(tmp_path):
     assert {dict(one)["batch_size"] for one in drawn} == {1, 2, 3}
 
 
+def test_numbers_are_understood_as_people_write_them(tmp_path):
+    (tmp_path / "s.yaml").write_text("initial_learning_rate: {loguniform: [1e-4, 1E-1]}\nbatch_size: {choice: [2, 4]}")
+    assert load_space(tmp_path / "s.yaml").settings["initial_learning_rate"].values == (0.0001, 0.1)
+    (tmp_path / "s.yaml").write_text("initial_learning_rate: {choice: [1e-06, 0.01]}")
+    assert load_space(tmp_path / "s.yaml").settings["initial_learning_rate"].values == (0.000001, 0.01)
+
+
 def test_a_grid_takes_every_combination_once_and_then_no_more(tmp_path):
     (tmp_path / "s.yaml").write_text("optimizer: {grid: [nnunet, adamw]}\nbatch_size: {choice: [1, 2, 3]}")
     space, grid = load_space(tmp_path / "s.yaml"), SAMPLERS["grid"]

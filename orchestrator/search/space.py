@@ -1,5 +1,6 @@
 """What a sweep varies: a YAML file with a range or a list of values for fields of a model or a preset."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ OF_A_MODEL = ("configuration", "planner", "trainer")
 """What can be varied beside the fields of a preset: nnU-Net's classes and its configuration."""
 Value = bool | int | float | str | list[int]
 """Of a setting, as YAML has it."""
+_EXPONENT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
 Settings = tuple[tuple[str, object], ...]
 """Of a trial: name and value of each; lists are tuples."""
 _Range = Annotated[list[float], Field(min_length=2, max_length=2)]
@@ -39,6 +41,16 @@ class RangeEntry(Entry):
     """A whole number from the first to the second, both included."""
     lograndint: _IntRange | None = None
     """The same, of which the logarithm is drawn."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_numbers(cls, content: object) -> object:
+        """Take `1e-4` for a number, as people mean it: YAML 1.1 wants a point and a sign there."""
+        if not isinstance(content, dict):
+            return content
+        return {
+            key: [*map(_as_number, values)] if isinstance(values, list) else values for key, values in content.items()
+        }
 
     @model_validator(mode="after")
     def _is_one(self) -> "RangeEntry":
@@ -150,6 +162,10 @@ class Space:
     def _bounds(self, name: str) -> tuple[float, float]:
         low, high = (float(str(value)) for value in self.settings[name].values)
         return low, high
+
+
+def _as_number(value: object) -> object:
+    return float(value) if isinstance(value, str) and _EXPONENT.fullmatch(value) else value
 
 
 def load_space(path: Path) -> Space:
