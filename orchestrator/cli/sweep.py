@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -190,7 +189,7 @@ def _apply(request: SweepRequest, options: argparse.Namespace, *, console: Conso
 
     record = read_sweep(open_storage(request.output))
     apply_best(options.study, request.training, record, name=options.apply)
-    study = partial(load_study, options.study, data=options.data)()
+    study = load_study(options.study, data=options.data)
     new = next(model for model in study.models if model.name == options.apply)
     say(f"{options.study}: model {new.name}, {settings_text(record.best)}", console=console)
     say(f"To train it: orchestrator run --study {options.study} --only 'model={new.name}'", console=console)

@@ -91,11 +91,6 @@ class Space:
     settings: Mapping[str, RangeEntry]
     """By name, of a field of a preset or of a model."""
 
-    @property
-    def is_grid(self) -> bool:
-        """Whether a setting takes each of its values in turn."""
-        return any(entry.kind == "grid" for entry in self.settings.values())
-
     def domains(self) -> "dict[str, Domain]":
         """Return the settings as Ray Tune draws them; lists in place of numbers become positions in `values`.
 

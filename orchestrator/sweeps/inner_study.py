@@ -58,7 +58,7 @@ def inner_study(study: Study, training: Training, *, trials: Sequence[Trial], nu
         datasets=tuple(
             replace(one, case_names=cases[one.name].everything) for one in study.datasets if one.name in cases
         ),
-        models=tuple(trial_model(training.model, trial) for trial in trials),
+        models=tuple(_trial_model(training.model, trial) for trial in trials),
         groups=tuple(_group(training, trial, datasets=list(cases), num_folds=num_folds) for trial in trials),
         cases=cases,
         case_limits={},
@@ -68,11 +68,11 @@ def inner_study(study: Study, training: Training, *, trials: Sequence[Trial], nu
     )
 
 
-def trial_model(base: Model, trial: Trial, *, name: str = "") -> Model:
+def _trial_model(base: Model, trial: Trial) -> Model:
     """Return the model of a trial: that of the training, with what the trial sets."""
     own = {field: str(value) for field, value in trial.settings if field in OF_A_MODEL}
     changed = dict(base.changes) | {field: value for field, value in trial.settings if field not in OF_A_MODEL}
-    return replace(base, **own, name=name or trial.name, suffix="", changes=tuple(changed.items()))
+    return replace(base, **own, name=trial.name, suffix="", changes=tuple(changed.items()))
 
 
 def _group(training: Training, trial: Trial, *, datasets: Sequence[str], num_folds: int) -> TrainingGroup:

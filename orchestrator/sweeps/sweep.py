@@ -104,7 +104,7 @@ class SweepOutcome:
 def first_trials(request: SweepRequest) -> list[Trial]:
     """Return trials as they would be chosen if nothing were known, for a forecast."""
     drawn = SAMPLERS[request.sampler](request.space, (), num_trials=request.num_trials, seed=request.run.seed)
-    return _numbered(drawn, first=0)
+    return _numbered(drawn)
 
 
 def sweep(request: SweepRequest, *, connect: Connect, listener: ProgressListener) -> SweepOutcome:
@@ -193,15 +193,15 @@ def _trials(storage: Storage) -> list[Trial]:
         if record["first"] != len(settings) or not all(isinstance(one, dict) for one in record["trials"]):
             raise IntegrityError(f"{storage.location}/{key}: not the trials that were begun; expected what was written")
         settings += [_as_settings(one) for one in record["trials"]]
-    return _numbered(settings, first=0)
+    return _numbered(settings)
 
 
 def _as_settings(record: dict[str, object]) -> Settings:
     return tuple((name, tuple(value) if isinstance(value, list) else value) for name, value in record.items())
 
 
-def _numbered(settings: Sequence[Settings], *, first: int) -> list[Trial]:
-    return [Trial(number=first + number, settings=one) for number, one in enumerate(settings)]
+def _numbered(settings: Sequence[Settings]) -> list[Trial]:
+    return [Trial(number=number, settings=one) for number, one in enumerate(settings)]
 
 
 def _about(request: SweepRequest) -> dict[str, object]:
