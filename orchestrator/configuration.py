@@ -3,7 +3,7 @@
 import difflib
 import re
 import reprlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -114,66 +114,6 @@ def _num_values(node: yaml.Node, *, known: dict[int, int]) -> int:
             parts = []
         known[id(node)] = min(1 + sum(_num_values(part, known=known) for part in parts), MAX_YAML_VALUES + 1)
     return known[id(node)]
-
-
-class Section:
-    """One mapping of a configuration file: keys are taken one by one, and none may be left over."""
-
-    def __init__(self, content: object, *, where: str) -> None:
-        if not isinstance(content, Mapping):
-            raise ConfigError(f"{where}: found {_kind(content)}; expected a mapping of keys to values")
-        self.where = where
-        self._content = dict(content)
-        self._known: list[str] = []
-
-    def take(self, key: str, expected: type | tuple[type, ...], *, default: object = ...) -> Any:
-        """Return a value and mark its key as known.
-
-        Parameters
-        ----------
-        key
-            Its key.
-        expected
-            Type or types of the value; an int is accepted where a float is expected, a bool never is a number.
-        default
-            Returned where the key is missing; without one that is an error.
-        """
-        self._known.append(key)
-        if key not in self._content:
-            if default is ...:
-                self.finish()
-                raise ConfigError(f"{self.where}: key {key!r} is missing")
-            return default
-        value = self._content.pop(key)
-        types = expected if isinstance(expected, tuple) else (expected,)
-        if float in types and isinstance(value, int) and not isinstance(value, bool):
-            return float(value)
-        if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
-            names = " or ".join(kind.__name__ for kind in types)
-            raise ConfigError(f"{self.where}: {key} is {_shown.repr(value)} ({_kind(value)}); expected {names}")
-        return value
-
-    def choose(self, key: str, choices: tuple[object, ...], *, default: object = ...) -> Any:
-        """Return a value that must be one of `choices`."""
-        value = self.take(key, (str, int), default=default)
-        if value not in choices:
-            raise ConfigError(
-                f"{self.where}: {key} is {_shown.repr(value)}; expected one of {', '.join(map(str, choices))}"
-            )
-        return value
-
-    def sections(self) -> Iterator[tuple[str, "Section"]]:
-        """Yield every remaining key with its mapping."""
-        while self._content:
-            key = next(iter(self._content))
-            yield key, Section(self._content.pop(key), where=f"{self.where}: {key}")
-
-    def finish(self) -> None:
-        """Raise ConfigError if a key is left over."""
-        for key in self._content:
-            near = difflib.get_close_matches(str(key), self._known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(self._known)}"
-            raise ConfigError(f"{self.where}: unknown key {_shown.repr(key)}; {hint}")
 
 
 def _kind(value: object) -> str:

@@ -23,6 +23,10 @@ SCORES, ERRATA = "published_scores.csv", "errata.yaml"
         (ERRATA, lambda _: b"- {id: x, text: y, rows: [3], values: [dsc]}"),
         (ERRATA, lambda _: b"- {id: x, text: y, rows: [[a, {b: 1}, c, d]], values: [dsc]}"),
         (ERRATA, lambda _: b"- {id: x, text: y, rows: [[a, 0, c, d]], values: [[dsc]]}"),
+        (ERRATA, lambda _: b"- {id: x, text: y, rows: [[a, 0, c, d]]}"),
+        (ERRATA, lambda _: b"- {id: x, text: y, values: [dsc]}"),
+        (ERRATA, lambda _: b"- {id: x, text: y, rows: [[a, 0, c]], values: [dsc]}"),
+        (ERRATA, lambda _: b"- {id: x, text: y, row: []}"),
     ],
 )
 def test_published_files_that_are_none_are_named(tmp_path, name, change):

@@ -4,9 +4,11 @@ import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Annotated, Literal, Protocol
 
-from orchestrator.configuration import Section, load_yaml
+from pydantic import Field, model_validator
+
+from orchestrator.configuration import Entry, load_yaml, understood
 from orchestrator.errors import ConfigError
 
 AVERAGE = "average"
@@ -24,6 +26,28 @@ class Erratum:
     """Which values of these rows it touches: `dsc`, `nsd` or both."""
     groups: tuple[str, ...]
     """Of the trainings that it concerns without touching a published row."""
+
+
+class ErratumEntry(Entry):
+    """An erratum, in its file."""
+
+    id: str
+    text: str
+    rows: list[Annotated[list[str | int], Field(min_length=4, max_length=4)]] = Field(default_factory=list)
+    values: list[Literal["dsc", "nsd"]] = Field(default_factory=list)
+    groups: list[str] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _says_which_values(self) -> "ErratumEntry":
+        if bool(self.rows) != bool(self.values):
+            raise ValueError("rows and values (dsc, nsd or both) together, or neither")
+        return self
+
+
+class ErrataFile(Entry):
+    """A file of errata."""
+
+    errata: list[ErratumEntry]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,22 +117,14 @@ class PublishedScores:
 
 
 def _read_errata(path: Path) -> tuple[Erratum, ...]:
-    errata = []
-    content = load_yaml(path)
-    if not isinstance(content, list):
-        raise ConfigError(f"{path}: found a {type(content).__name__}; expected a list of errata")
-    for i, item in enumerate(content):
-        section = Section(item, where=f"{path}: [{i}]")
-        listed = section.take("rows", list, default=[])
-        values = tuple(section.take("values", list)) if listed else ()
-        groups = tuple(section.take("groups", list, default=[]))
-        rows = tuple(tuple(row) for row in listed if isinstance(row, list))
-        if len(rows) != len(listed) or not all(isinstance(part, str | int) for row in rows for part in row):
-            raise ConfigError(f"{section.where}: rows are {listed}; expected group, fold, evaluation set and structure")
-        if not all(value in ("dsc", "nsd") for value in values):
-            raise ConfigError(f"{section.where}: values are {list(values)}; expected dsc, nsd or both")
-        errata.append(
-            Erratum(id=section.take("id", str), text=section.take("text", str), rows=rows, values=values, groups=groups)
+    listed = understood({"errata": load_yaml(path)}, ErrataFile, where=str(path)).errata
+    return tuple(
+        Erratum(
+            id=entry.id,
+            text=entry.text,
+            rows=tuple((str(group), fold, str(name), str(structure)) for group, fold, name, structure in entry.rows),
+            values=tuple(entry.values),
+            groups=tuple(entry.groups),
         )
-        section.finish()
-    return tuple(errata)
+        for entry in listed
+    )
