@@ -95,7 +95,7 @@ def test_an_installed_wheel_trains_a_miniature_and_evaluates_its_predictions(ins
     shown = installed("run", "--only", "T1-infection-fold0", "--output", str(tmp_path))
     assert "1 of 1 trainings done" in shown
     assert f"{tmp_path}/report/index.html" in shown
-    assert "Whole: all 1 trainings have scores." in (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
+    assert "Whole: the one training has scores." in (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
     predictions = tmp_path / "predictions" / "T1-infection-fold0" / "mosmed"
     shown = installed("evaluate", "--reference", str(predictions), "--prediction", str(predictions), "--label", "1=3")
     assert re.search(r"1 +DSC +1\.0000", shown)

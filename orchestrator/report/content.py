@@ -119,7 +119,7 @@ def _notes_of_submissions(methods: Sequence[str]) -> tuple[str, ...]:
 
 def _state(done: int, asked_for: int, *, num_failures: int) -> str:
     if done == asked_for:
-        return f"Whole: all {done} trainings have scores."
+        return f"Whole: all {done} trainings have scores." if done != 1 else "Whole: the one training has scores."
     failed = f"; {num_failures} stages failed" if num_failures else ""
     return f"Not whole: {done} of {asked_for} trainings have scores{failed}. What is shown is of these."
 
