@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TextIO, TypedDict, TypeVar, Unpack
 from orchestrator.benchmark import loading
 from orchestrator.benchmark.definition import NNUNET_RAW
 from orchestrator.benchmark.study import Study
+from orchestrator.benchmark.trainings.ensembles import fitted_trainings
 from orchestrator.cluster.registry import load_cluster
 from orchestrator.configuration import absolute, check_options
 from orchestrator.driver.request import RunRequest
@@ -86,7 +87,7 @@ def make_request(study: Study, **options: Unpack[RequestOptions]) -> RunRequest:
     if not 0 <= seed < 2**63:
         raise ConfigError(f"seed {seed}: expected a number from 0 to 2^63 - 1")
     trainings = study.trainings(matrix=options.get("matrix"), only=patterns, preset=chosen)
-    check_models(training.model for training in trainings)
+    check_models(training.model for training in fitted_trainings(trainings))
     return RunRequest(
         study=study,
         trainings=trainings,

@@ -7,11 +7,16 @@ may have several of them.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from orchestrator.errors import ConfigError
 
 VALIDATION = "val"
 """Name of the evaluation set of a training's own validation cases."""
+PAIR: Literal["pair"] = "pair"
+"""How nnU-Net chooses an ensemble: the best of all models and of all pairs of them, by their validation cases."""
+Choice = int | Literal["pair"]
+"""How an ensemble is chosen by validation cases: so many of the best models, or `pair`."""
 NNUNET_RAW = "nnunet-raw"
 """Name of the layout of files that is nnU-Net's own: a folder `DatasetNNN_Name`."""
 _OF_A_CASE = re.compile(r"(image(-\d+)?|case)", re.IGNORECASE)
@@ -187,6 +192,19 @@ class Training:
     """Id of the training whose patch size and network this one takes over."""
     num_uncapped_cases: int
     """Number of train + val + test cases before a preset capped them."""
+    members: tuple["Training", ...] = ()
+    """Of an ensemble, which is not trained: those whose probabilities are averaged, in this order. What they were
+    trained on is what it was trained on."""
+    choose: Choice | None = None
+    """How some of the members are chosen; all are taken unless given."""
+
+    @property
+    def candidates(self) -> dict[str, tuple["Training", ...]]:
+        """The members by their group: what is chosen of, with all folds that each has."""
+        found: dict[str, tuple[Training, ...]] = {}
+        for member in self.members:
+            found[member.group] = (*found.get(member.group, ()), member)
+        return found
 
     @property
     def id(self) -> str:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from orchestrator.configuration import expect_known, load_yaml, understood
 from orchestrator.errors import ConfigError
 from orchestrator.shipped import shipped_file
 
+_ENSEMBLES = re.compile(rb"ensembles\s*:")
 DEFAULT_STUDY = shipped_file("splits", shipped_file("splits", "default.txt").read_text(encoding="utf-8").strip())
 """The study that comes along and is meant where none is named."""
 
@@ -51,11 +53,8 @@ def load_study(path: Path | None = None, *, describe: Describe | None = None) ->
     cases = {name: one.cases for name, one in read.items()}
     label_sets |= {one.own_label_set.name: one.own_label_set for one in read.values() if one.own_label_set}
     trainings = TrainingReader(content, datasets=datasets, cases=cases, label_sets=label_sets, where=str(path))
-    files = [
-        path.read_bytes(),
-        folds_path.read_bytes() if has_folds else b"",
-        *(one.read_file for one in read.values()),
-    ]
+    files = [_without_ensembles(path.read_bytes()), folds_path.read_bytes() if has_folds else b""]
+    files += [one.read_file for one in read.values()]
     described = {name: _facts(one.dataset, one.own_label_set) for name, one in read.items() if one.is_described}
     return Study(
         path=path,
@@ -66,6 +65,7 @@ def load_study(path: Path | None = None, *, describe: Describe | None = None) ->
             _model(name, entry, where=f"{path}: models.{name}.preset") for name, entry in content.models.items()
         ),
         groups=trainings.groups(),
+        ensembles=trainings.ensembles(),
         cases=cases,
         patients_with_several_scans=_patients(content.patients, cases=cases, where=f"{path}: patients"),
         presets=presets,
@@ -101,6 +101,24 @@ def _model(name: str, entry: ModelEntry, *, where: str) -> Model:
 def _facts(dataset: Dataset, own: LabelSet | None) -> object:
     """Return what a data set has said of itself: a study with other answers is another one, larger files are none."""
     return [asdict(replace(dataset, title="", num_slices=0)), asdict(own) if own else None]
+
+
+def _without_ensembles(content: bytes) -> bytes:
+    """Return a study file without its ensembles: whoever adds one need not train again what it is made of."""
+    lines = content.splitlines(keepends=True)
+    first = next((number for number, line in enumerate(lines) if _ENSEMBLES.match(line)), None)
+    if first is None:
+        return content
+    # Blank lines and comments belong to what follows them.
+    end = first + 1
+    for number, line in enumerate(lines[end:], start=end):
+        if line[:1] not in b" \t#\r\n":
+            break
+        if line[:1] in b" \t" and not line.lstrip().startswith(b"#") and line.strip():
+            end = number + 1
+    while first and (not lines[first - 1].strip() or lines[first - 1].startswith(b"#")):
+        first -= 1
+    return b"".join([*lines[:first], *lines[end:]])
 
 
 def _json(value: object) -> bytes:

@@ -1,11 +1,10 @@
 """A study as a whole: its trainings for a preset, chosen by matrix and pattern, and the patients that they mix."""
 
-import difflib
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,6 +12,8 @@ from orchestrator.benchmark.definition import VALIDATION, Case, Dataset, Evaluat
 from orchestrator.benchmark.folds import DatasetCases
 from orchestrator.benchmark.presets import Preset, find_preset
 from orchestrator.benchmark.study_file import FOLD, OTHER_FOLDS
+from orchestrator.benchmark.trainings.ensembles import Ensemble, ensemble_trainings
+from orchestrator.benchmark.trainings.selection import select
 from orchestrator.errors import ConfigError
 
 ALL_MATRICES = "all"
@@ -102,6 +103,8 @@ class Study:
     """What `trainings` is limited to where it is not told anything else."""
     is_search: bool = False
     """Whether its trainings are trials, one of which is to be chosen."""
+    ensembles: tuple[Ensemble, ...] = ()
+    """Trainings that predict together."""
 
     def select(self, *patterns: str) -> "Study":
         """Return this study with those trainings alone that match one of the patterns; see `trainings`."""
@@ -126,7 +129,7 @@ class Study:
         return (*names, ALL_MATRICES)
 
     def trainings(self, *, matrix: str | None = None, only: Sequence[str] = (), preset: Preset) -> tuple[Training, ...]:
-        """Return the trainings of a matrix in the order of the study file.
+        """Return the trainings of a matrix in the order of the study file, then the ensembles of these.
 
         Parameters
         ----------
@@ -146,25 +149,59 @@ class Study:
         matrix = self.matrices[0] if matrix is None else matrix
         if matrix not in self.matrices:
             raise ConfigError(f"--matrix {matrix}: unknown; expected one of {', '.join(self.matrices)}")
+        found = self._fitted(matrix, preset=preset)
+        if self.ensembles:
+            found += self._ensembles(preset, among={training.id for training in found})
+        return select(found, only=only or self.patterns, asked="--only", of=matrix)
+
+    def _fitted(self, matrix: str, *, preset: Preset) -> list[Training]:
         models = {model.name: model for model in self.models}
-        found = [
+        return [
             self._training(group, model=models[name], fold=fold, preset=preset)
             for group in self.groups
             for name, own_matrix in group.matrix_of_model.items()
             if matrix in {own_matrix, ALL_MATRICES}
             for fold in range(group.num_folds)
         ]
-        return _select(found, only=only or self.patterns, matrix=matrix)
+
+    def _ensembles(self, preset: Preset, *, among: Collection[str]) -> list[Training]:
+        """Return the ensembles all of whose members are among some trainings."""
+        everything = self._fitted(ALL_MATRICES, preset=preset)
+        found = [
+            one
+            for spec in self.ensembles
+            for one in ensemble_trainings(spec, everything, where=f"{self.path}: ensembles.{spec.name}")
+        ]
+        ids = Counter(training.id for training in (*everything, *found))
+        if repeated := [name for name, number in ids.items() if number > 1]:
+            raise ConfigError(
+                f"{self.path}: ensembles: {repeated[0]} would be two; expected names that make others, or an entry for "
+                "each"
+            )
+        return [one for one in found if all(member.id in among for member in one.members)]
+
+    @property
+    def names_of_models(self) -> tuple[str, ...]:
+        """Names of the models, then of what stands for those of ensembles."""
+        names = dict.fromkeys(model.name for model in self.models)
+        if self.ensembles:
+            # Names are the same with every preset.
+            everything = self.all_trainings(preset=next(iter(self.presets.values())))
+            names |= dict.fromkeys(one.model.name for one in everything if one.members)
+        return tuple(names)
 
     def all_trainings(self, *, preset: Preset) -> tuple[Training, ...]:
         """Return the trainings of every matrix, whatever was selected."""
         return self.select().trainings(matrix=ALL_MATRICES, preset=preset)
 
     def donors(self, trainings: Sequence[Training], *, preset: Preset) -> dict[str, Training]:
-        """Return by id the trainings whose patch size and network these take over, and those that they take over."""
+        """Return by id the trainings whose patch size and network these take over, and those that they take over.
+
+        What the members of ensembles take over is among them.
+        """
         everything = {training.id: training for training in self.all_trainings(preset=preset)}
         donors: dict[str, Training] = {}
-        wanted = [training.plans_from for training in trainings]
+        wanted = [one.plans_from for training in trainings for one in (training, *training.members)]
         while wanted:
             name = wanted.pop()
             if name is not None and name not in donors:
@@ -249,24 +286,6 @@ def _evenly_spaced(ordered: Sequence[str], *, limit: int | None) -> Sequence[str
 def _leaks(training: Training, trained: Case, tested: Case) -> bool:
     in_test = any(tested in evaluation.cases for evaluation in training.evaluation_sets)
     return trained in training.train and in_test
-
-
-def _select(trainings: Sequence[Training], *, only: Sequence[str], matrix: str) -> tuple[Training, ...]:
-    for pattern in only:
-        if not any(_matches(training, pattern) for training in trainings):
-            names = sorted({training.group for training in trainings} | {training.id for training in trainings})
-            facets = sorted({f"{name}={value}" for training in trainings for name, value in training.facets.items()})
-            near = difflib.get_close_matches(pattern, [*names, *facets], n=3, cutoff=0.4)
-            hint = f"close to it: {', '.join(near)}" if near else f"patterns look like {names[0]!r} or {facets[0]!r}"
-            raise ConfigError(f"--only {pattern}: matches none of the {len(trainings)} trainings of {matrix}; {hint}")
-    return tuple(t for t in trainings if not only or any(_matches(t, pattern) for pattern in only))
-
-
-def _matches(training: Training, pattern: str) -> bool:
-    facet, is_facet, value = pattern.partition("=")
-    if is_facet:
-        return facet in training.facets and fnmatchcase(str(training.facets[facet]), value)
-    return fnmatchcase(training.id, pattern) or fnmatchcase(training.group, pattern)
 
 
 Named = TypeVar("Named", Dataset, LabelSet)

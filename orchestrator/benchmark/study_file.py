@@ -119,6 +119,21 @@ class ModelEntry(Entry):
     """What tables say of it: that it was tuned, on what, and with how many trials."""
 
 
+class EnsembleEntry(Entry):
+    """Trainings that predict together, below the name that stands for their model."""
+
+    members: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
+    """Which trainings: patterns of their names or groups, or FACET=PATTERN, as for `--only`."""
+    over: Annotated[list[Name], Field(min_length=1)] = ["model"]
+    """What the members of one ensemble differ in: `model`, `fold`, `group`, facets. Trainings that differ in something
+    else make ensembles of their own."""
+    choose: Annotated[int, Field(ge=1)] | Literal["pair"] | None = None
+    """The best so many groups of the members by the DSC of their validation cases, or `pair`, as nnU-Net does it: the
+    best of all groups and of all pairs of them. All unless given."""
+    facets: Facets = {}
+    """Values to select and tabulate it by, beside those that its members have in common."""
+
+
 class EvaluationEntry(Entry):
     """Cases to be scored whose masks are of another label set than the training's."""
 
@@ -170,6 +185,8 @@ class StudyFile(Entry):
     """By name."""
     trainings: Annotated[dict[Name, TrainingEntry], Field(min_length=1)]
     """By group, in the order of the tables."""
+    ensembles: dict[Name, EnsembleEntry] = {}
+    """Trainings whose probabilities are averaged, by name."""
     presets: dict[Name, PresetEntry] = {}
     """What is different here of a preset that comes along, or one of its own, by its name."""
 

@@ -151,13 +151,13 @@ def _text(path: Path) -> str:
 
 def _of_models(study: Study) -> tuple[ComparisonSpec, ...]:
     """Return the comparisons of each model with the first one of a study."""
-    first, *others = study.models
+    first, *others = study.names_of_models
     return tuple(
         ComparisonSpec(
-            name=f"{other.name}-against-{first.name}",
-            title=f"{other.name} against {first.name}",
-            baseline={"model": first.name},
-            against={"model": other.name},
+            name=f"{other}-against-{first}",
+            title=f"{other} against {first}",
+            baseline={"model": first},
+            against={"model": other},
         )
         for other in others
     )

@@ -7,6 +7,7 @@ from orchestrator.benchmark.definition import Dataset, LabelSet
 from orchestrator.benchmark.folds import DatasetCases
 from orchestrator.benchmark.study import ALL_MATRICES, Evaluation, Selector, TrainingGroup
 from orchestrator.benchmark.study_file import RESERVED_FACETS, StudyFile, TrainingEntry
+from orchestrator.benchmark.trainings.ensembles import Ensemble
 from orchestrator.configuration import expect_known
 from orchestrator.errors import ConfigError
 
@@ -39,8 +40,27 @@ class TrainingReader:
             if group.plans_from is not None:
                 self._check_donor(group, groups, where=f"{self._where}.{name}.plans_from")
         _check_ids(groups.values(), models=self._file.models, where=self._where)
-        _check_facets(groups.values(), where=self._where)
+        _check_facets([*groups.values(), *self.ensembles()], where=self._where)
         return tuple(groups.values())
+
+    def ensembles(self) -> tuple[Ensemble, ...]:
+        """Return the ensembles; which trainings they mean is seen when there are cases."""
+        found = []
+        for name, entry in self._file.ensembles.items():
+            where = f"{self._where.removesuffix('trainings')}ensembles.{name}"
+            if name in self._file.models:
+                raise ConfigError(f"{where}: is a model, too; expected another name")
+            _check_names_of_facets(entry.facets, where=where)
+            found.append(
+                Ensemble(
+                    name=name,
+                    members=tuple(entry.members),
+                    over=tuple(entry.over),
+                    choose=entry.choose,
+                    facets=entry.facets,
+                )
+            )
+        return tuple(found)
 
     def _group(self, name: str, entry: TrainingEntry) -> TrainingGroup:
         where = f"{self._where}.{name}"
@@ -50,8 +70,7 @@ class TrainingReader:
         expect_known(models, self._file.models, where=f"{where}.models", what="model")
         if ALL_MATRICES in models.values():
             raise ConfigError(f"{where}.models: {ALL_MATRICES!r} is no name for a matrix; it means all of them")
-        if reserved := sorted(RESERVED_FACETS & set(entry.facets)):
-            raise ConfigError(f"{where}.facets: {reserved[0]!r} is a column of every study; expected another name")
+        _check_names_of_facets(entry.facets, where=where)
         train = self._selectors(entry.train, label_set=label_set, where=f"{where}.train")
         val = self._selectors(entry.val, label_set=label_set, where=f"{where}.val")
         evaluations = tuple(
@@ -142,7 +161,12 @@ def _check_ids(groups: Iterable[TrainingGroup], *, models: Mapping[str, object],
         raise ConfigError(f"{where}: {repeated[0]} would be two groups; give their models different suffixes")
 
 
-def _check_facets(groups: Iterable[TrainingGroup], *, where: str) -> None:
+def _check_names_of_facets(facets: Iterable[str], *, where: str) -> None:
+    if reserved := sorted(RESERVED_FACETS.intersection(facets)):
+        raise ConfigError(f"{where}.facets: {reserved[0]!r} is a column of every study; expected another name")
+
+
+def _check_facets(groups: Iterable[TrainingGroup | Ensemble], *, where: str) -> None:
     """Raise ConfigError if a facet is a number here and a text there: its column in the results has one type."""
     kinds: dict[str, type] = {}
     for group in groups:

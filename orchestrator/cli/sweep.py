@@ -174,6 +174,8 @@ def _run_request(options: argparse.Namespace) -> RunRequest:
             f"--only {options.only}: {len(request.trainings)} trainings ({names} ...); expected the name of one, on "
             "whose training cases is searched"
         )
+    if request.trainings[0].members:
+        raise ConfigError(f"--only {options.only}: is an ensemble, which is not trained; expected one of its members")
     return request
 
 

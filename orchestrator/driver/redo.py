@@ -53,6 +53,8 @@ def redo_changed(
         if stage.training is not None and stage.kind is StageKind.TRAIN:
             keys += storage.list_keys(run_paths.training(stage.training.id))
             keys.append(run_paths.patches_manifest(stage.training.id))
+        elif stage.training is not None and stage.kind is StageKind.VALIDATE:
+            keys += storage.list_keys(run_paths.validations(stage.training.id))
         elif stage.training is not None and stage.kind is StageKind.PREDICT:
             keys += [run_paths.prediction(stage.training.id, case) for case in images]
         for key in keys:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from orchestrator.benchmark.definition import Case, Training
+from orchestrator.benchmark.trainings.ensembles import fitted_trainings
 from orchestrator.driver.backend import Backend, Connect
 from orchestrator.driver.before_start import check_space, settle_changed_data
 from orchestrator.driver.claim import claim_output
@@ -200,6 +201,7 @@ class _Call:
         self.events.append(
             "run_started",
             trainings=[training.id for training in self.request.trainings],
+            ensembles=[training.id for training in self.request.trainings if training.members],
             stages_done=num_done,
             min_preemption_gain_s=self.request.cluster.min_preemption_gain_s,
         )
@@ -230,7 +232,7 @@ def _schedule(
     """Return the schedule of a run on the nodes of a cluster, and those that may come."""
     to_come = [node_of(pool) for pool in backend.pools]
     machines = [*backend.nodes, *to_come]
-    planned_gib = planned_memory_gib(training.model for training in request.trainings)
+    planned_gib = planned_memory_gib(training.model for training in fitted_trainings(request.trainings))
     need = training_need(request.cluster, machines, preset=request.preset, planned_gib=planned_gib)
     _check_machines(request, need, machines, note=note)
     schedule = Schedule(

@@ -23,8 +23,13 @@ NUM_DRAWS = 500
 WORTH_MOVING_GAINS = 4
 """Trainings longer than so many least gains end together, since they are preempted for each other."""
 _OF_STAGES = {"run_started", "stage_started", "stage_finished", "stage_failed", "run_finished"}
-_OF_A_TRAINING = {StageKind.TRAIN, StageKind.PREDICT, StageKind.SCORE}
-_FOLLOWING = {StageKind.TRAIN: StageKind.PREDICT, StageKind.PREDICT: StageKind.SCORE}
+_OF_A_TRAINING = {StageKind.TRAIN, StageKind.VALIDATE, StageKind.ENSEMBLE, StageKind.PREDICT, StageKind.SCORE}
+_FOLLOWING = {
+    StageKind.TRAIN: StageKind.PREDICT,
+    StageKind.VALIDATE: StageKind.ENSEMBLE,
+    StageKind.ENSEMBLE: StageKind.PREDICT,
+    StageKind.PREDICT: StageKind.SCORE,
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,7 +38,7 @@ class TrainingUnderWay:
 
     id: str
     stage: str
-    """train, predict or score."""
+    """train, predict or score; of an ensemble also validate or ensemble."""
     since: datetime
     """Start of this stage."""
     epoch: int
@@ -128,7 +133,7 @@ def read_status(storage: Storage) -> RunStatus:
         machines_waiting=_latest(latest, "machines_waiting", "waiting") or {},
         forecast=forecast(
             under_way,
-            num_waiting=len(waiting),
+            num_waiting=len(set(waiting) - set(latest[0].get("ensembles", ()))),
             training_s=_whole_trainings_s(events),
             after_s=sum(_mean(finished_s[kind]) for kind in (StageKind.PREDICT, StageKind.SCORE)),
             num_slots=_most_at_once(latest),

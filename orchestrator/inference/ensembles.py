@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,12 +11,13 @@ from pydantic import Field
 
 from orchestrator.configuration import Entry, load_yaml, understood
 from orchestrator.errors import ConfigError, DataError, IntegrityError
-from orchestrator.inference.models import ModelSource, OpenModel, opened
+from orchestrator.inference.models import ModelSource, OpenModel, is_run, members_of, opened
 from orchestrator.inference.options import PredictOptions
 from orchestrator.inference.plausibility import TrainedOn
+from orchestrator.storage.filesystem import open_storage
 
 if TYPE_CHECKING:
-    from orchestrator.training.nnunet.averaged_prediction import ModelEnsemble
+    from orchestrator.training.nnunet.ensembles.averaged_prediction import ModelEnsemble
     from orchestrator.training.nnunet.prediction import Predictor
 
 _ENDINGS = (".yaml", ".yml")
@@ -71,7 +72,15 @@ def model_sources(
             f"{len(found)} models, and {'a training' if training else 'folds'} of one of them; expected a file of "
             "models that says it of each: models: [{model: ..., folds: [0, 1]}, ...]"
         )
-    return tuple(found)
+    return tuple(one for source in found for one in _members(source))
+
+
+def _members(source: ModelSource) -> list[ModelSource]:
+    """Return a model, or the members of an ensemble of a run."""
+    if source.training is None or not is_run(source.location):
+        return [source]
+    members = members_of(open_storage(source.location), source.training)
+    return [replace(source, training=member) for member in members] or [source]
 
 
 def _of_file(path: Path) -> list[ModelSource]:
@@ -126,7 +135,7 @@ def _meaning(found: OpenModel) -> dict[str, object]:
 @lru_cache(maxsize=1)
 def load_models(sources: tuple[ModelSource, ...], options: PredictOptions) -> LoadedModels:
     """Return the models that this process predicts with."""
-    from orchestrator.training.nnunet.averaged_prediction import ModelEnsemble
+    from orchestrator.training.nnunet.ensembles.averaged_prediction import ModelEnsemble
     from orchestrator.training.nnunet.model_folder import labels_of_structures
     from orchestrator.training.threads import limit_threads
 

@@ -11,7 +11,15 @@ from dataclasses import asdict, dataclass
 
 from orchestrator.errors import ConfigError
 from orchestrator.inference.model_card import CardFacts, model_card
-from orchestrator.inference.models import SETTINGS, ModelSource, OpenModel, finished_trainings, opened
+from orchestrator.inference.models import (
+    SETTINGS,
+    ModelSource,
+    OpenModel,
+    finished_trainings,
+    members_of,
+    names_in_run,
+    opened,
+)
 from orchestrator.results.store import ResultsStore, from_table
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
@@ -51,7 +59,7 @@ def export_models(
     """Write a zip for each training, and an index with their digests; the same models give the same bytes.
 
     Folds are models of their own: their plans follow from their own training cases, and nnU-Net holds one plan a model.
-    A file `<group>.yaml` names them together, for `predict`.
+    A file `<group>.yaml` names them together, for `predict`, and `<ensemble>.yaml` the members of an ensemble.
 
     Parameters
     ----------
@@ -72,7 +80,7 @@ def export_models(
         If there is no such training, or no number left.
     """
     source, target = open_storage(run), open_storage(output)
-    there, numbered = finished_trainings(source), read_json(source, run_paths.RUN, {"trainings": list})["trainings"]
+    there, numbered = finished_trainings(source), names_in_run(source)
     _check_choice(run, trainings, there=there)
     if not 1 <= first_number <= _LAST_NUMBER - len(numbered) + 1:
         raise ConfigError(
@@ -87,6 +95,8 @@ def export_models(
         on_model(made[-1])
     _write_index(target, made)
     _write_ensembles(target)
+    for name in numbered:
+        _write_members(target, name, members_of(source, name))
     return made
 
 
@@ -129,6 +139,15 @@ def _write_ensembles(target: Storage) -> None:
             named = "".join(f"  - {{model: {file}}}\n" for file in sorted(files, key=_fold))
             text = f"# The folds of {group}: orchestrator predict IMAGES --model {group}.yaml --output LABELS\n"
             target.write_bytes(f"{group}.yaml", f"{text}models:\n{named}".encode())
+
+
+def _write_members(target: Storage, ensemble: str, members: Sequence[str]) -> None:
+    """Name the members of an ensemble of the study together, if all of them are there."""
+    files = [f"{member}.zip" for member in members]
+    if files and all(map(target.exists, files)):
+        named = "".join(f"  - {{model: {file}}}\n" for file in files)
+        text = f"# {ensemble}: orchestrator predict IMAGES --model {ensemble}.yaml --output LABELS\n"
+        target.write_bytes(f"{ensemble}.yaml", f"{text}models:\n{named}".encode())
 
 
 def _fold(file: str) -> int:

@@ -125,8 +125,19 @@ def finished_trainings(storage: Storage) -> list[str]:
     """Return the trainings of a run whose models are ready; raises ConfigError for what is no run."""
     if not storage.exists(run_paths.RUN):
         raise ConfigError(f"{storage.location}: no {run_paths.RUN}; expected the output location of a run")
-    trainings = read_json(storage, run_paths.RUN, {"trainings": list})["trainings"]
-    return [training for training in trainings if storage.exists(run_paths.training_record(training))]
+    return [name for name in names_in_run(storage) if storage.exists(run_paths.training_record(name))]
+
+
+def names_in_run(storage: Storage) -> list[str]:
+    """Return what a run was asked for, trainings and ensembles, then members of these that nobody has asked for."""
+    names = list(map(str, read_json(storage, run_paths.RUN, {"trainings": list})["trainings"]))
+    return list(dict.fromkeys([*names, *(member for name in names for member in members_of(storage, name))]))
+
+
+def members_of(storage: Storage, ensemble: str) -> list[str]:
+    """Return the trainings that an ensemble of a run averages; none if it is no ensemble."""
+    key = run_paths.ensemble_record(ensemble)
+    return list(map(str, read_json(storage, key, {"members": list})["members"])) if storage.exists(key) else []
 
 
 def settings_of_run(storage: Storage) -> WindowSettings:

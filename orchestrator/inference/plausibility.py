@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from orchestrator.storage.json_values import JsonMapping
 
 if TYPE_CHECKING:
-    from orchestrator.training.nnunet.averaged_prediction import PredictedImage
+    from orchestrator.training.nnunet.ensembles.averaged_prediction import PredictedImage
     from orchestrator.training.nnunet.planning import Plan
 
 _MOST_SPACING = 3.0

@@ -1,7 +1,7 @@
 """Everything that a report says, from committed scores and the events of a run."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -84,7 +84,7 @@ def make_page(
         errata=_errata(found, layout=layout),
         figures=(*figures_of_scores(everything, set_titles=layout.set_titles), *_figures_of_events(events)),
         failures=tuple(Failure(name=name, text=text) for name, text in failures.items()),
-        methods=methods(rows, study=study),
+        methods=methods(rows, study=study, ensembles={one.id for one in trainings if one.members}),
         origins=origins,
         files=(*FILES, *(RANK_FILES if rankings else ())),
         rankings=rankings,
@@ -124,11 +124,16 @@ def _state(done: int, asked_for: int, *, num_failures: int) -> str:
     return f"Not whole: {done} of {asked_for} trainings have scores{failed}. What is shown is of these."
 
 
-def methods(rows: "pd.DataFrame", *, study: Study) -> str:
-    """Return the paragraph on methods, ready to be pasted."""
+def methods(rows: "pd.DataFrame", *, study: Study, ensembles: Collection[str] = ()) -> str:
+    """Return the paragraph on methods, ready to be pasted; `ensembles` are the ids of those."""
     if rows.empty:
         return "No training has scores yet."
-    each = rows.drop_duplicates("training_id")
+    everything = rows.drop_duplicates("training_id")
+    is_ensemble = everything["training_id"].isin(ensembles)
+    # What an ensemble says of its origin is what its members say.
+    each = everything[~is_ensemble] if not is_ensemble.all() else everything
+    num_ensembles = int(is_ensemble.sum())
+    averaged = f" {num_ensembles} ensembles average the probabilities of such models." if num_ensembles else ""
     versions: dict[str, set[str]] = {}
     for text in each["versions"]:
         for name, version in json.loads(text).items():
@@ -142,7 +147,7 @@ def methods(rows: "pd.DataFrame", *, study: Study) -> str:
         f"{' and '.join(sorted(devices))}, preset "
         f"{', '.join(sorted(set(each['preset'])))}, seed {', '.join(map(str, sorted(set(each['seed']))))}, in "
         f"{each['train_elapsed_s'].sum() / 3600:.2f} hours of training in all; final checkpoints were evaluated."
-        f"{phantoms} Dice similarity coefficient (DSC), normalised surface Dice (NSD) at "
+        f"{averaged}{phantoms} Dice similarity coefficient (DSC), normalised surface Dice (NSD) at "
         f"{', '.join(f'{mm:g} mm ({name})' for name, mm in tolerances.items())}, 95 % Hausdorff distance (HD95) and "
         "average symmetric surface distance (ASSD) were calculated for each case and structure. Means have 95 % "
         "intervals by the studentised bootstrap over patients; differences were tested with Wilcoxon's signed rank "

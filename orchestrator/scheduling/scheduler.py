@@ -392,4 +392,8 @@ class Schedule:
         return self.expectations.speed(node) if node else 1.0
 
     def _nodes_of_predictions(self) -> list[str]:
-        return [attempt.node for i, attempt in self._running.items() if self.graph[i].kind is StageKind.PREDICT]
+        return [
+            attempt.node
+            for i, attempt in self._running.items()
+            if self.graph[i].kind in {StageKind.VALIDATE, StageKind.PREDICT}
+        ]

@@ -4,12 +4,13 @@ Each leaves its products in the output location, every one written atomically, a
 stage may therefore be killed at any moment and carried out again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from orchestrator.benchmark.definition import Case, Training
 from orchestrator.stages.cases import fingerprint, generate_download, ingest, ingest_labels
 from orchestrator.stages.context import RunContext
+from orchestrator.stages.ensemble import settle, validate
 from orchestrator.stages.plan import plan
 from orchestrator.stages.predict import predict
 from orchestrator.stages.preprocess import preprocess
@@ -20,6 +21,17 @@ from orchestrator.workflow.keys import StageKind
 
 if TYPE_CHECKING:
     from orchestrator.training.stop_request import Watch
+
+
+_OF_MODELS: Mapping[StageKind, Callable[[RunContext, Training], None]] = {
+    StageKind.PLAN: plan,
+    StageKind.VALIDATE: validate,
+    StageKind.ENSEMBLE: settle,
+    StageKind.PREDICT: predict,
+    StageKind.SCORE: score,
+}
+"""What is done for a training, or an ensemble, as a whole."""
+_WITHOUT_TORCH = {StageKind.DOWNLOAD, StageKind.INGEST, StageKind.LABELS, StageKind.ENSEMBLE, StageKind.SCORE}
 
 
 def carry_out(
@@ -43,7 +55,7 @@ def carry_out(
     int
         Voxels of the image that an ingest has made; 0 of any other stage.
     """
-    if stage.kind not in {StageKind.DOWNLOAD, StageKind.INGEST, StageKind.LABELS, StageKind.SCORE}:
+    if stage.kind not in _WITHOUT_TORCH:
         from orchestrator.training.threads import limit_threads
 
         limit_threads(context.num_threads if stage.kind.uses_network else 1)
@@ -65,16 +77,12 @@ def _carry_out(context: RunContext, stage: Stage, *, watches: Sequence["Watch"],
             ingest_labels(context, _case(stage), label_set=stage.label_sets[0])
         case StageKind.FINGERPRINT:
             fingerprint(context, _case(stage), label_set=stage.label_sets[0])
-        case StageKind.PLAN:
-            plan(context, _training(stage))
         case StageKind.PREPROCESS:
             preprocess(context, _training(stage), case=_case(stage))
         case StageKind.TRAIN:
             train(context, _training(stage), watches=watches, node=node)
-        case StageKind.PREDICT:
-            predict(context, _training(stage))
-        case StageKind.SCORE:
-            score(context, _training(stage))
+        case kind:
+            _OF_MODELS[kind](context, _training(stage))
     return 0
 
 

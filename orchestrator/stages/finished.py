@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from orchestrator.benchmark.definition import Training
 from orchestrator.errors import IntegrityError
+from orchestrator.stages.records.ensembles import is_declared, is_of_models, model_record
 from orchestrator.stages.records.predictions import read_prediction_record
 from orchestrator.storage import run_paths
 from orchestrator.storage.interface import Storage
@@ -11,12 +12,16 @@ from orchestrator.storage.json_files import read_json
 from orchestrator.workflow.graph import Graph, Stage, evaluated_cases
 from orchestrator.workflow.keys import StageKey, StageKind
 
+_OF_ENSEMBLES = {StageKind.VALIDATE, StageKind.ENSEMBLE}
+_OF_MODELS = {StageKind.ENSEMBLE, StageKind.PREDICT, StageKind.SCORE}
+"""What is to be done again where an ensemble is of other models."""
+
 
 def finished_stages(graph: Graph, storage: Storage) -> set[StageKey]:
     """Return the stages whose products exist.
 
     Where a training is not scored yet, predictions of another checkpoint are none, and neither are those of which one
-    is lost.
+    is lost. Predictions and scores of an ensemble are none if the study says something else of it by now.
     """
     existing = {key for folder in run_paths.OF_STAGES for key in storage.list_keys(folder)}
     scored = {
@@ -24,15 +29,29 @@ def finished_stages(graph: Graph, storage: Storage) -> set[StageKey]:
         for stage in graph.values()
         if stage.kind is StageKind.SCORE and stage.training is not None and existing.issuperset(stage.products)
     }
+    other = {
+        stage.training.id
+        for stage in graph.values()
+        if stage.kind is StageKind.ENSEMBLE and stage.training is not None and existing.issuperset(stage.products)
+        if not _is_settled(stage.training, storage, is_scored=stage.training.id in scored)
+    }
+    scored -= other
     return {
         stage.key
         for stage in graph.values()
         if existing.issuperset(stage.products)
+        and not (stage.kind in _OF_MODELS and stage.training is not None and stage.training.id in other)
         and (
             (stage.training is not None and stage.training.id in scored)
             or _is_whole(stage, storage, existing.__contains__)
         )
     }
+
+
+def _is_settled(ensemble: Training, storage: Storage, *, is_scored: bool) -> bool:
+    """Whether an ensemble is of what the study says, and of the models that there are."""
+    key = run_paths.ensemble_record(ensemble.id)
+    return is_declared(storage, ensemble, key=key) and (is_scored or is_of_models(storage, key=key))
 
 
 def lost_stages(graph: Graph, storage: Storage, *, key: StageKey) -> list[StageKey]:
@@ -53,6 +72,9 @@ def _is_whole(stage: Stage, storage: Storage, exists: Callable[[str], bool]) -> 
     """Whether a stage whose products exist has also left the files of which these tell."""
     if stage.kind is StageKind.DOWNLOAD:
         return _has_generated(stage.download, storage, exists)
+    if stage.kind in _OF_ENSEMBLES and stage.training is not None:
+        (key,) = stage.products
+        return is_declared(storage, stage.training, key=key) and is_of_models(storage, key=key)
     if stage.kind is StageKind.PREDICT and stage.training is not None:
         return has_predicted(stage.training, storage, exists)
     return True
@@ -67,10 +89,10 @@ def _has_generated(download: str, storage: Storage, exists: Callable[[str], bool
 
 def has_predicted(training: Training, storage: Storage, exists: Callable[[str], bool]) -> bool:
     """Whether all predictions are there, of the checkpoint that a training has left."""
-    if not all(map(exists, (run_paths.prediction_record(training.id), run_paths.training_record(training.id)))):
+    if not all(map(exists, (run_paths.prediction_record(training.id), model_record(training)))):
         return False
     try:
-        failures = read_prediction_record(storage, training.id).failures
+        failures = read_prediction_record(storage, training.id, model=model_record(training)).failures
     except IntegrityError:
         return False
     cases = (case for case in evaluated_cases(training) if case.id not in failures)

@@ -13,6 +13,7 @@ from orchestrator.results.records import CaseScore, Provenance, ResultRow, Score
 from orchestrator.results.store import ResultsStore
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.records.cases import digests_of
+from orchestrator.stages.records.ensembles import model_record
 from orchestrator.stages.records.predictions import read_prediction_record
 from orchestrator.storage import run_paths
 from orchestrator.storage.interface import Storage
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 def score(context: RunContext, training: Training) -> None:
     """Score the predictions of one training and commit all of its rows at once."""
     storage = context.storage
-    predictions = read_prediction_record(storage, training.id)
+    predictions = read_prediction_record(storage, training.id, model=model_record(training))
     provenance = _provenance(context, training, checkpoint_sha256=predictions.checkpoint_sha256)
     rows = [
         row
@@ -119,7 +120,7 @@ def _provenance(context: RunContext, training: Training, *, checkpoint_sha256: s
     """Gather what the rows of a training say about their origin."""
     storage = context.storage
     digests = digests_of(storage, used_label_sets(training))
-    record = read_json(storage, run_paths.training_record(training.id), {"elapsed_s": (int, float)})
+    record = read_json(storage, model_record(training), {"elapsed_s": (int, float)})
     return Provenance(
         preset=context.preset.name,
         seed=context.seed,

@@ -160,6 +160,26 @@ def stop_request(training_id: str) -> str:
     return f"trainings/{training_id}/stop_request.txt"
 
 
+def ensemble_record(training_id: str) -> str:
+    """JSON record of an ensemble: its members, how they were chosen, digests. It stands for that of a training."""
+    return f"trainings/{training_id}/ensemble.json"
+
+
+def validations(training_id: str) -> str:
+    """Folder with the scores of validation cases by all that an ensemble may become."""
+    return f"trainings/{training_id}/validation"
+
+
+def validation(training_id: str, case: Case) -> str:
+    """JSON with those of one case."""
+    return f"{validations(training_id)}/{case.id}.json"
+
+
+def validation_record(training_id: str) -> str:
+    """JSON with the mean scores of all that an ensemble may become. Written last."""
+    return f"trainings/{training_id}/validation.json"
+
+
 def training_record(training_id: str) -> str:
     """JSON record of a finished training: epochs, losses, time, versions, digest of the checkpoint. Written last."""
     return f"trainings/{training_id}/training.json"

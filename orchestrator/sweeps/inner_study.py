@@ -60,6 +60,7 @@ def inner_study(study: Study, training: Training, *, trials: Sequence[Trial], nu
         ),
         models=tuple(_trial_model(training.model, trial) for trial in trials),
         groups=tuple(_group(training, trial, datasets=list(cases), num_folds=num_folds) for trial in trials),
+        ensembles=(),
         cases=cases,
         case_limits={},
         sha256=sha256,

@@ -2,6 +2,10 @@
 
     download -> ingest -> labels -> fingerprint -> plan -> preprocess -> train -> predict -> score
 
+An ensemble has members that are trained, perhaps a choice among them, and is then predicted and scored as one training:
+
+    train -> validate -> ensemble -> predict -> score
+
 A stage is done when all of its products exist in the output location; nothing else is remembered between two runs. It
 needs every stage of which it reads a product, and not only those that come right before: what was lost since is made
 again for it.
@@ -12,9 +16,10 @@ from dataclasses import dataclass, field
 from statistics import median_low
 
 from orchestrator.benchmark import costs
-from orchestrator.benchmark.definition import Case, Dataset, Training
+from orchestrator.benchmark.definition import PAIR, Case, Dataset, Training
 from orchestrator.benchmark.presets import Preset
 from orchestrator.benchmark.study import Study
+from orchestrator.benchmark.trainings.ensembles import common_validation
 from orchestrator.storage import run_paths
 from orchestrator.workflow.keys import StageKey, StageKind
 
@@ -59,6 +64,17 @@ Graph = Mapping[StageKey, Stage]
 """Stages, those before others that need them."""
 _CHECKPOINT_BYTES = 1_000_000_000
 """Final, latest and previous checkpoint of nnU-Net's network with its optimiser."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Fitted:
+    """A training, and the stages that make its model."""
+
+    training: Training
+    plan: StageKey
+    train: StageKey
+    voxels: int
+    """Of a typical case on its grid."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -166,8 +182,13 @@ class _Builder:
             )
         )
 
-    def training(self, training: Training, donors: Mapping[str, Training]) -> None:
-        """Add what leads to the model of a training, and to its scores."""
+    def training(self, training: Training, donors: Mapping[str, Training]) -> StageKey:
+        """Add what leads to the model of a training, and to its scores; returns the stage that scores."""
+        fitted = self.fitted(training, donors)
+        return self.evaluation(training, [fitted], needs=(fitted.train, fitted.plan))
+
+    def fitted(self, training: Training, donors: Mapping[str, Training]) -> "_Fitted":
+        """Add what leads to the model of a training."""
         plan = self.plan(training, donors)
         # nnU-Net brings all cases of a training to the spacing in the middle: to about the grid of the middle case.
         voxels = median_low(self.voxels(case) for case in (*training.train, *training.val))
@@ -199,23 +220,68 @@ class _Builder:
                 training=training,
             )
         )
-        self.evaluation(training, plan=plan, train=train, voxels=voxels)
+        return _Fitted(training=training, plan=plan, train=train, voxels=voxels)
 
-    def evaluation(self, training: Training, *, plan: StageKey, train: StageKey, voxels: int) -> None:
-        """Add what is done with the model of a training."""
+    def ensemble(self, ensemble: Training, donors: Mapping[str, Training]) -> None:
+        """Add what leads to the models of an ensemble, to the choice of some of them, and to its scores."""
+        members = [self.fitted(member, donors) for member in ensemble.members]
+        models = tuple(key for one in members for key in (one.train, one.plan))
+        chosen_by: tuple[StageKey, ...] = ()
+        if ensemble.choose == PAIR:
+            chosen_by = (self.validation(ensemble, members, needs=models),)
+        elif ensemble.choose is not None:
+            chosen_by = tuple(self.evaluation(one.training, [one], needs=(one.train, one.plan)) for one in members)
+        settled = self.add(
+            Stage(
+                key=StageKey(kind=StageKind.ENSEMBLE, training=ensemble.id),
+                dependencies=(*models, *chosen_by),
+                products=(run_paths.ensemble_record(ensemble.id),),
+                expected_s=costs.START_S,
+                training=ensemble,
+            )
+        )
+        self.evaluation(ensemble, members, needs=(settled, *models))
+
+    def validation(self, ensemble: Training, members: Sequence["_Fitted"], *, needs: tuple[StageKey, ...]) -> StageKey:
+        """Add what compares all pairs of the models of an ensemble."""
+        cases = validated_cases(ensemble)
+        core_s, network_s = self.prediction_s(members)
+        num_folds = len(members) // len(ensemble.candidates)
+        return self.add(
+            Stage(
+                key=StageKey(kind=StageKind.VALIDATE, training=ensemble.id),
+                dependencies=(
+                    *needs,
+                    *(key for case in cases for key in (self.ingest(case), self.labels(case, ensemble.label_set))),
+                ),
+                products=(run_paths.validation_record(ensemble.id),),
+                expected_s=(core_s + network_s) * len(cases) / num_folds,
+                expected_core_s=core_s * len(cases) / num_folds,
+                training=ensemble,
+                label_sets=(ensemble.label_set,),
+            )
+        )
+
+    def prediction_s(self, members: Sequence["_Fitted"]) -> tuple[float, float]:
+        """Return the seconds that a core and a network take for a case with all of these models."""
+        predicted = [costs.prediction_of_case(one.voxels, training=one.training, preset=self.preset) for one in members]
+        return sum(one.core for one in predicted), sum(one.network for one in predicted)
+
+    def evaluation(self, training: Training, models: Sequence["_Fitted"], *, needs: tuple[StageKey, ...]) -> StageKey:
+        """Add what is done with the model of a training, or with those of an ensemble."""
         evaluated = evaluated_cases(training)
-        predicted = costs.prediction_of_case(voxels, training=training, preset=self.preset)
+        core_s, network_s = self.prediction_s(models)
         predict = self.add(
             Stage(
                 key=StageKey(kind=StageKind.PREDICT, training=training.id),
-                dependencies=(train, plan, *(self.ingest(case) for case in evaluated)),
+                dependencies=(*needs, *(self.ingest(case) for case in evaluated)),
                 products=(run_paths.prediction_record(training.id),),
-                expected_s=(predicted.core + predicted.network) * len(evaluated),
-                expected_core_s=predicted.core * len(evaluated),
+                expected_s=(core_s + network_s) * len(evaluated),
+                expected_core_s=core_s * len(evaluated),
                 training=training,
             )
         )
-        self.add(
+        return self.add(
             Stage(
                 key=StageKey(kind=StageKind.SCORE, training=training.id),
                 # Also what it was fitted to: each row has a digest over all cases. The final checkpoint is not read.
@@ -243,6 +309,12 @@ def evaluated_cases(training: Training) -> tuple[Case, ...]:
     return tuple(sorted({case for evaluation in training.evaluation_sets for case in evaluation.cases}))
 
 
+def validated_cases(ensemble: Training) -> tuple[Case, ...]:
+    """Return the validation cases by which the members of an ensemble are chosen, sorted."""
+    folds = zip(*ensemble.candidates.values(), strict=True)
+    return tuple(sorted({case for members in folds for case in common_validation(members)}))
+
+
 def used_label_sets(training: Training) -> tuple[tuple[Case, str], ...]:
     """Return each case of a training with each label set that is needed to fit and to score it."""
     fitted = {(case, training.label_set) for case in (*training.train, *training.val)}
@@ -253,7 +325,7 @@ def used_label_sets(training: Training) -> tuple[tuple[Case, str], ...]:
 def label_sets_by_case(trainings: Iterable[Training]) -> dict[Case, tuple[str, ...]]:
     """Return the label sets that each case must have so that these trainings can be fitted and scored."""
     needed: dict[Case, set[str]] = {}
-    for training in trainings:
+    for training in (one for named in trainings for one in (named, *named.members)):
         for case, label_set in used_label_sets(training):
             needed.setdefault(case, set()).add(label_set)
     return {case: tuple(sorted(names)) for case, names in needed.items()}
@@ -290,7 +362,10 @@ def build_graph(
         phantoms=phantoms,
     )
     for training in trainings:
-        builder.training(training, donors)
+        if training.members:
+            builder.ensemble(training, donors)
+        else:
+            builder.training(training, donors)
     return builder.stages
 
 

@@ -27,15 +27,19 @@ class StageKind(StrEnum):
     """Preprocess one case for one training into an Arrow patch file."""
     TRAIN = "train"
     """Fit one model."""
+    VALIDATE = "validate"
+    """Predict the validation cases of an ensemble of which members are still to be chosen."""
+    ENSEMBLE = "ensemble"
+    """Say of which models an ensemble is."""
     PREDICT = "predict"
-    """Predict every evaluation case of one training."""
+    """Predict every evaluation case of one training, or of one ensemble."""
     SCORE = "score"
     """Score the predictions of one training and commit its rows."""
 
     @property
     def uses_network(self) -> bool:
         """Whether it computes with a network: on a GPU where there is one."""
-        return self in {StageKind.TRAIN, StageKind.PREDICT}
+        return self in {StageKind.TRAIN, StageKind.VALIDATE, StageKind.PREDICT}
 
 
 _PARTS: Mapping[StageKind, tuple[str, ...]] = {
@@ -46,6 +50,8 @@ _PARTS: Mapping[StageKind, tuple[str, ...]] = {
     StageKind.PLAN: ("training",),
     StageKind.PREPROCESS: ("training", "case"),
     StageKind.TRAIN: ("training",),
+    StageKind.VALIDATE: ("training",),
+    StageKind.ENSEMBLE: ("training",),
     StageKind.PREDICT: ("training",),
     StageKind.SCORE: ("training",),
 }

@@ -7,6 +7,7 @@ from rich.table import Table
 
 from orchestrator.benchmark.definition import VALIDATION, Training
 from orchestrator.benchmark.presets import Preset
+from orchestrator.benchmark.trainings.ensembles import fitted_trainings
 from orchestrator.cli.console import print_whole, say
 from orchestrator.cli.text import counted
 from orchestrator.driver.request import RunRequest
@@ -26,7 +27,8 @@ def show_trainings(request: RunRequest, *, console: Console, as_json: bool) -> N
         numbers = (row["num_train_cases"], row["num_val_cases"], row["num_test_cases"])
         table.add_row(*(str(row.get(name, "")) for name in names), *map(str, numbers), hours)
     print_whole(table, console=console)
-    total = len(rows) * request.preset.expected_training_s / 3600
+    fitted = fitted_trainings(request.trainings)
+    total = len(fitted) * request.preset.expected_training_s / 3600
     unit = "CPU-core" if request.preset.is_for_cpus else "A100"
     console.print(
         f"{counted(len(rows), 'training')}, about {total:.3g} {unit} hours of training with preset "
@@ -46,5 +48,6 @@ def _describe(training: Training, preset: Preset) -> dict[str, object]:
         "num_train_cases": len(training.train),
         "num_val_cases": len(training.val),
         "num_test_cases": sum(len(evaluation.cases) for evaluation in tests),
-        "expected_hours": round(preset.expected_training_s / 3600, 4),
+        "expected_hours": 0.0 if training.members else round(preset.expected_training_s / 3600, 4),
+        **({"members": [member.id for member in training.members]} if training.members else {}),
     }

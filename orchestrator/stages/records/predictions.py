@@ -24,10 +24,13 @@ def write_prediction_record(storage: Storage, training_id: str, record: Predicti
     write_json(storage, run_paths.prediction_record(training_id), asdict(record))
 
 
-def read_prediction_record(storage: Storage, training_id: str) -> PredictionRecord:
-    """Return the record; raises IntegrityError if it is damaged or of another checkpoint than the training has left."""
+def read_prediction_record(storage: Storage, training_id: str, *, model: str = "") -> PredictionRecord:
+    """Return the record; raises IntegrityError if it is damaged or of another checkpoint than the training has left.
+
+    `model` is the key of the record of what predicts, if that is not of a training.
+    """
     key = run_paths.prediction_record(training_id)
-    trained = read_json(storage, run_paths.training_record(training_id), {"checkpoint_sha256": str})
+    trained = read_json(storage, model or run_paths.training_record(training_id), {"checkpoint_sha256": str})
     record = read_json(storage, key, {"checkpoint_sha256": str, "failures": dict})
     found, expected = (one["checkpoint_sha256"] for one in (record, trained))
     if found != expected:

@@ -1,6 +1,6 @@
 """Predicts whole images as nnU-Net does, one at a time, in this process."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import cached_property
@@ -80,11 +80,8 @@ class Predictor:
         IntegrityError
             If they do not lie on the grid.
         """
-        of_image = read_nifti_geometry(SourceFile(path=images[0]), is_volume=False)
-        order = order_onto(grid or of_image, of_image)
-        _check_grid(order.geometry(of_image), grid=grid or of_image, image=images[0])
-        labels = self.labels(prepare_image(*read_images(images, self.plan), self.plan))
-        _write_label_map(order.array(labels), output, geometry=grid or of_image, description=description)
+        write = label_writer(images[0], output, grid=grid, description=description)
+        write(self.labels(self.prepared(images)))
 
     def prepared(self, images: Sequence[Path]) -> PreparedImage:
         """Read an image, a file for each channel, with the reader that the plans name, and prepare it.
@@ -146,6 +143,17 @@ class Predictor:
             return stock_values(self._predictor, image)
         plan = plan_sweep(self._predictor, shape=image.data.shape[1:], properties=image.properties)
         return stream_values(self._predictor, self._networks, image, plan=plan)
+
+
+def label_writer(
+    image: Path, output: Path, *, grid: Geometry | None, description: str
+) -> Callable[[NDArray[Any]], None]:
+    """Return what writes the label map of an image on a grid; arguments and errors as `Predictor.predict`."""
+    of_image = read_nifti_geometry(SourceFile(path=image), is_volume=False)
+    target = grid or of_image
+    order = order_onto(target, of_image)
+    _check_grid(order.geometry(of_image), grid=target, image=image)
+    return lambda labels: _write_label_map(order.array(labels), output, geometry=target, description=description)
 
 
 def description_of(prediction: Path) -> str:

@@ -10,7 +10,7 @@ import math
 import pickle
 import zipfile
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,8 +21,9 @@ import torch
 from numpy.typing import NDArray
 
 from orchestrator.errors import DataError
+from orchestrator.images.geometry import Geometry
 from orchestrator.training.nnunet.environment import prints_to_log
-from orchestrator.training.nnunet.prediction import Predictor
+from orchestrator.training.nnunet.prediction import Predictor, label_writer
 from orchestrator.training.nnunet.prediction_memory import ImageHeader, own_bytes
 from orchestrator.training.nnunet.prepared_image import PreparedImage
 
@@ -108,20 +109,34 @@ def averaged_labels(
     labels, backward = first.predictor.plan.label_manager, np.argsort(first.axes)
     whole = np.zeros(first.shape, np.uint8 if len(labels.foreground_labels) < 255 else np.uint16)
     kept = None if probabilities is None else probabilities.transpose(0, *(axis + 1 for axis in first.axes))
-    with TemporaryDirectory(prefix="probabilities-") as folder:
-        streams = [
-            member.probabilities() if member.axes == first.axes else _turned(member, first.axes, Path(folder) / f"{n}")
-            for n, member in enumerate(members)
-        ]
-        for z, slices in enumerate(zip(*streams, strict=True)):
-            mean, *others = slices
-            for other in others:
-                mean += other
-            mean /= np.float32(len(members))
+    with together(members) as slices:
+        for z, of_slice in enumerate(slices):
+            mean = mean_of(of_slice)
             whole[z] = labels.convert_probabilities_to_segmentation(mean)
             if kept is not None:
                 kept[:, z] = mean
     return whole.transpose(backward)
+
+
+@contextmanager
+def together(members: Sequence[Member]) -> Iterator[Iterator[tuple[NDArray[np.float32], ...]]]:
+    """Context with the probabilities of all models, a slice along the first axis of the first one at a time."""
+    axes = members[0].axes
+    with TemporaryDirectory(prefix="probabilities-") as folder:
+        streams = [
+            member.probabilities() if member.axes == axes else _turned(member, axes, Path(folder) / f"{n}")
+            for n, member in enumerate(members)
+        ]
+        yield zip(*streams, strict=True)
+
+
+def mean_of(slices: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Return the mean of probabilities, added up in their order."""
+    mean = slices[0].copy()
+    for other in slices[1:]:
+        mean += other
+    mean /= np.float32(len(slices))
+    return mean
 
 
 def _turned(member: Member, axes: Sequence[int], file: Path) -> Slices:
@@ -162,6 +177,17 @@ class ModelEnsemble:
     def __init__(self, predictors: Sequence[Predictor]) -> None:
         """Take over models whose labels mean the same; files are read and written as the first one does."""
         self._predictors = tuple(predictors)
+
+    def predict_onto(
+        self, images: Sequence[Path], output: Path, *, grid: Geometry | None = None, description: str = ""
+    ) -> None:
+        """Predict one case of a run; arguments and errors as those of a single model: `Predictor.predict`."""
+        write = label_writer(images[0], output, grid=grid, description=description)
+        first, *others = self._predictors
+        if others:
+            write(_averaged([Member(predictor=one, image=one.prepared(images)) for one in self._predictors]))
+        else:
+            write(first.labels(first.prepared(images)))
 
     def expected_bytes(self, header: ImageHeader) -> int:
         """Return what this process will have in memory at most while it predicts an image, by its header."""
@@ -223,7 +249,7 @@ class ModelEnsemble:
         )
 
 
-def _averaged(members: Sequence[Member], *, probabilities: tuple[Path, Path] | None) -> NDArray[Any]:
+def _averaged(members: Sequence[Member], *, probabilities: tuple[Path, Path] | None = None) -> NDArray[Any]:
     shapes = {tuple(np.take(member.shape, np.argsort(member.axes))) for member in members}
     if len(shapes) > 1:
         raise DataError(f"models read images of {' and '.join(map(str, shapes))}; expected readers that read alike")

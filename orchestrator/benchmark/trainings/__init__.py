@@ -1,0 +1,1 @@
+"""Which trainings of a study are meant: by patterns, and together."""

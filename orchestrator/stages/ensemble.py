@@ -1,0 +1,190 @@
+"""The stages that settle of which models an ensemble is: all that the study names, or the best by validation cases.
+
+Choices see nothing but the validation cases that all candidates have in common.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from itertools import combinations
+
+from orchestrator.benchmark.definition import PAIR, VALIDATION, Case, Training
+from orchestrator.benchmark.trainings.ensembles import common_validation
+from orchestrator.errors import IntegrityError
+from orchestrator.results.records import ScoreStatus
+from orchestrator.results.store import ResultsStore
+from orchestrator.stages.cases import fetch_images
+from orchestrator.stages.context import RunContext
+from orchestrator.stages.predict import loaded_model
+from orchestrator.stages.records.ensembles import (
+    Candidate,
+    EnsembleRecord,
+    checkpoints_sha256,
+    declaration_sha256,
+    sha256_of,
+    write_ensemble_record,
+)
+from orchestrator.storage import run_paths
+from orchestrator.storage.interface import Storage
+from orchestrator.storage.json_files import read_json, write_json
+
+Scores = list[list[float | None]]
+"""DSC of one case: of each candidate, of each structure; None where there is neither of both masks."""
+
+
+def validate(context: RunContext, ensemble: Training) -> None:
+    """Compare all models of an ensemble and all pairs of them on their validation cases, as nnU-Net does.
+
+    All models go over a case together, and what each pair makes of it is counted slice by slice. Cases that are done
+    are kept as long as the models are the same.
+    """
+    candidates = [*((group,) for group in ensemble.candidates), *combinations(ensemble.candidates, 2)]
+    scores: list[Scores] = []
+    for fold in zip(*ensemble.candidates.values(), strict=True):
+        scores += _scores_of_fold(context, ensemble, fold=fold, candidates=candidates)
+    found = [
+        Candidate(groups=candidate, dsc=_mean_of_structures([case[number] for case in scores]))
+        for number, candidate in enumerate(candidates)
+    ]
+    members = [member.id for member in ensemble.members]
+    record = {
+        "declaration_sha256": declaration_sha256(ensemble),
+        "members": members,
+        "checkpoint_sha256": checkpoints_sha256(context.storage, members),
+        "num_cases": len(scores),
+        "candidates": [asdict(one) for one in found],
+    }
+    write_json(context.storage, run_paths.validation_record(ensemble.id), record)
+
+
+def _scores_of_fold(
+    context: RunContext, ensemble: Training, *, fold: Sequence[Training], candidates: Sequence[tuple[str, ...]]
+) -> list[Scores]:
+    """Return the scores of the validation cases of one fold."""
+    from orchestrator.training.nnunet.ensembles.compared_prediction import ComparedModels
+
+    storage, of_models = context.storage, checkpoints_sha256(context.storage, [member.id for member in fold])
+    label_set = context.label_sets[ensemble.label_set]
+    place = {member.group: number for number, member in enumerate(fold)}
+    models: ComparedModels | None = None
+    found = []
+    for case in common_validation(fold):
+        key = run_paths.validation(ensemble.id, case)
+        scores = _kept(storage, key, of_models=of_models, num_candidates=len(candidates))
+        if scores is None:
+            models = models or ComparedModels(
+                [loaded_model(context, member).predictor for member in fold],
+                combinations=[[place[group] for group in candidate] for candidate in candidates],
+                structures=[structure.labels for structure in label_set.structures],
+                ignored_label=label_set.ignored_label,
+            )
+            try:
+                reference = storage.fetch(run_paths.case_labels(case, label_set=label_set.name))
+                dice = models.dice(fetch_images(context, case), reference)
+            except Exception as error:
+                error.add_note(f"while {case.id} was predicted")
+                raise
+            scores = [[None if math.isnan(value) else value for value in row] for row in dice.tolist()]
+            write_json(storage, key, {"models": of_models, "dsc": scores})
+        found.append(scores)
+    return found
+
+
+def _kept(storage: Storage, key: str, *, of_models: str, num_candidates: int) -> Scores | None:
+    """Return the scores of a case if they are of these models."""
+    if not storage.exists(key):
+        return None
+    try:
+        record = read_json(storage, key, {"models": str, "dsc": list})
+    except IntegrityError:
+        return None
+    is_same = record["models"] == of_models and len(record["dsc"]) == num_candidates
+    return record["dsc"] if is_same else None
+
+
+def settle(context: RunContext, ensemble: Training) -> None:
+    """Write down of which models an ensemble is; what another choice has predicted and scored is removed."""
+    storage = context.storage
+    candidates, chosen = _choice(storage, ensemble)
+    members = [member for member in ensemble.members if member.group in chosen]
+    records = [
+        read_json(
+            storage,
+            run_paths.training_record(member.id),
+            {"checkpoint_sha256": str, "plan_sha256": str, "elapsed_s": (int, float)},
+        )
+        for member in members
+    ]
+    record = EnsembleRecord(
+        members=tuple(member.id for member in members),
+        declaration_sha256=declaration_sha256(ensemble),
+        checkpoint_sha256=sha256_of([one["checkpoint_sha256"] for one in records]),
+        plan_sha256=sha256_of([one["plan_sha256"] for one in records]),
+        elapsed_s=sum(one["elapsed_s"] for one in records),
+        environments=tuple(environment for one in records for environment in one.get("environments", ())),
+        candidates=tuple(candidates),
+    )
+    _remove_others(storage, ensemble, checkpoint_sha256=record.checkpoint_sha256)
+    write_ensemble_record(storage, ensemble.id, record)
+
+
+def _remove_others(storage: Storage, ensemble: Training, *, checkpoint_sha256: str) -> None:
+    """Remove predictions and scores of other models; a call that is killed amid it goes on so."""
+    key = run_paths.prediction_record(ensemble.id)
+    try:
+        before = read_json(storage, key).get("checkpoint_sha256") if storage.exists(key) else None
+    except IntegrityError:
+        before = None
+    if before != checkpoint_sha256:
+        storage.delete(run_paths.results(ensemble.id))
+        storage.delete(key)
+
+
+def _choice(storage: Storage, ensemble: Training) -> tuple[list[Candidate], set[str]]:
+    """Return what the members were chosen of, if they were, and the groups of those that were."""
+    groups = tuple(ensemble.candidates)
+    if ensemble.choose is None:
+        return [], set(groups)
+    if ensemble.choose == PAIR:
+        record = read_json(storage, run_paths.validation_record(ensemble.id), {"candidates": list})
+        found = [Candidate(groups=tuple(one["groups"]), dsc=one["dsc"]) for one in record["candidates"]]
+        return found, set(_ranked(found)[0].groups)
+    found = [Candidate(groups=(group,), dsc=dsc) for group, dsc in _validation_scores(storage, ensemble).items()]
+    return found, {one.groups[0] for one in _ranked(found)[: ensemble.choose]}
+
+
+def _ranked(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Return candidates, the best first; of equal ones the first, which has fewer models, as nnU-Net takes it."""
+    return sorted(candidates, key=lambda one: -math.inf if one.dsc is None else one.dsc, reverse=True)
+
+
+def _validation_scores(storage: Storage, ensemble: Training) -> Mapping[str, float | None]:
+    """Return the score of each group of members, from what is committed of their validation cases."""
+    groups = {member.id: member.group for member in ensemble.members}
+    cases = {
+        member.id: set(common_validation(fold))
+        for fold in zip(*ensemble.candidates.values(), strict=True)
+        for member in fold
+    }
+    found: dict[str, dict[tuple[Case, str], float | None]] = {group: {} for group in ensemble.candidates}
+    columns = ["training_id", "evaluation_set", "dataset", "case", "structure", "status", "dsc"]
+    for row in ResultsStore(storage).read().select(columns).to_pylist():
+        case = Case(dataset=row["dataset"], name=row["case"])
+        if row["evaluation_set"] == VALIDATION and case in cases.get(row["training_id"], ()):
+            is_nothing = row["status"] == ScoreStatus.BOTH_EMPTY
+            found[groups[row["training_id"]]][case, row["structure"]] = None if is_nothing else row["dsc"] or 0.0
+    return {group: _mean_by_structure(scores) for group, scores in found.items()}
+
+
+def _mean_by_structure(scores: Mapping[tuple[Case, str], float | None]) -> float | None:
+    structures = list(dict.fromkeys(structure for _, structure in scores))
+    return _mean(_mean(dsc for (_, name), dsc in scores.items() if name == structure) for structure in structures)
+
+
+def _mean_of_structures(cases: Sequence[Sequence[float | None]]) -> float | None:
+    return _mean(map(_mean, zip(*cases, strict=True)))
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return math.fsum(known) / len(known) if known else None

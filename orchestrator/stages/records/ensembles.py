@@ -1,0 +1,106 @@
+"""The records of an ensemble: what its members were chosen by, and of which models it is."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+from orchestrator.benchmark.definition import Training
+from orchestrator.errors import IntegrityError
+from orchestrator.storage import run_paths
+from orchestrator.storage.interface import Storage
+from orchestrator.storage.json_files import read_json, write_json
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Candidate:
+    """What an ensemble could be."""
+
+    groups: tuple[str, ...]
+    """Of its members."""
+    dsc: float | None
+    """Mean over structures of the means over all validation cases; None if no case has a structure."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EnsembleRecord:
+    """What an ensemble is: its record stands for that of a training."""
+
+    members: tuple[str, ...]
+    """Trainings whose probabilities are averaged, in this order."""
+    declaration_sha256: str
+    """Digest of what the study says of it."""
+    checkpoint_sha256: str
+    """Digest over the final checkpoints of the members."""
+    plan_sha256: str
+    """Digest over their plans."""
+    elapsed_s: float
+    """Time that training them took."""
+    environments: tuple[Mapping[str, str], ...]
+    """What they were trained with."""
+    candidates: tuple[Candidate, ...] = ()
+    """What the members were chosen of."""
+
+
+def model_record(training: Training) -> str:
+    """Return the key of the record that says what a training, or an ensemble, predicts with."""
+    return run_paths.ensemble_record(training.id) if training.members else run_paths.training_record(training.id)
+
+
+def declaration_sha256(ensemble: Training) -> str:
+    """Return the digest of what the study says of an ensemble."""
+    said = [[member.id for member in ensemble.members], ensemble.choose]
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+
+
+def is_declared(storage: Storage, ensemble: Training, *, key: str) -> bool:
+    """Whether a record of an ensemble is of what the study says of it now."""
+    return _said(storage, key).get("declaration_sha256") == declaration_sha256(ensemble)
+
+
+def is_of_models(storage: Storage, *, key: str) -> bool:
+    """Whether a record of an ensemble is of the models that there are now."""
+    record = _said(storage, key)
+    members = record.get("members")
+    if not isinstance(members, list) or not all(storage.exists(run_paths.training_record(str(m))) for m in members):
+        return False
+    return record.get("checkpoint_sha256") == checkpoints_sha256(storage, [str(member) for member in members])
+
+
+def checkpoints_sha256(storage: Storage, members: Sequence[str]) -> str:
+    """Return the digest over the final checkpoints of trainings, in their order."""
+    records = [read_json(storage, run_paths.training_record(one), {"checkpoint_sha256": str}) for one in members]
+    return sha256_of([record["checkpoint_sha256"] for record in records])
+
+
+def sha256_of(digests: Sequence[str]) -> str:
+    """Return the digest of digests."""
+    return hashlib.sha256(" ".join(digests).encode()).hexdigest()
+
+
+def write_ensemble_record(storage: Storage, ensemble_id: str, record: EnsembleRecord) -> None:
+    """Write the record: what the ensemble is, is settled."""
+    write_json(storage, run_paths.ensemble_record(ensemble_id), asdict(record))
+
+
+def read_members(storage: Storage, ensemble: Training) -> tuple[tuple[Training, ...], str]:
+    """Return the members that an ensemble has, and the digest of their checkpoints.
+
+    Raises IntegrityError if the record names what is no member.
+    """
+    key = run_paths.ensemble_record(ensemble.id)
+    record = read_json(storage, key, {"members": list, "checkpoint_sha256": str})
+    known = {member.id: member for member in ensemble.members}
+    if not record["members"] or not all(name in known for name in record["members"]):
+        raise IntegrityError(
+            f"{storage.location}/{key}: members {record['members']}; expected some of {', '.join(known)}. Delete it: "
+            "the same command makes it again"
+        )
+    return tuple(known[name] for name in record["members"]), record["checkpoint_sha256"]
+
+
+def _said(storage: Storage, key: str) -> Mapping[str, object]:
+    try:
+        return read_json(storage, key)
+    except IntegrityError:
+        return {}
