@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, TextIO, TypedDict, TypeVar, Unpack
 
 from orchestrator.benchmark import loading
 from orchestrator.benchmark.definition import NNUNET_RAW
-from orchestrator.benchmark.study import Study
+from orchestrator.benchmark.study import ALL_MATRICES, Study
 from orchestrator.benchmark.trainings.ensembles import fitted_trainings
 from orchestrator.cluster.registry import load_cluster
 from orchestrator.configuration import absolute, check_options
@@ -203,11 +203,27 @@ def request_of_run(storage: "Storage", *, study: str | Path | None) -> RunReques
     record = run_of(storage)
     data = None if record.data == "phantoms" else record.data
     loaded = load_study(study, data=data)
-    if record.study_sha256 != loaded.sha256:
+    found = _run_or_sweep(storage, loaded, preset=record.preset, seed=record.seed, data=data, output=storage.location)
+    if record.study_sha256 != found.study.sha256:
         raise ConfigError(
             f"{storage.location}: the run of another study than {loaded.path} is now; expected --study with its own"
         )
-    return make_request(loaded, preset=record.preset, seed=record.seed, data=data, output=storage.location)
+    return found
+
+
+def _run_or_sweep(storage: "Storage", study: Study, **options: Unpack[RequestOptions]) -> RunRequest:
+    """Return the run of everything in a study, or that of the trials of a search on the cases of one training."""
+    from orchestrator.results.trials import read_search
+
+    search = read_search(storage)
+    whole = make_request(study, **options)
+    everything = {one.id for one in study.all_trainings(preset=whole.preset)}
+    if search is None or search.training not in everything:
+        return whole
+    from orchestrator.sweeps.as_run import run_of_sweep
+
+    of_training: RequestOptions = {**options, "matrix": ALL_MATRICES, "only": search.training}
+    return run_of_sweep(storage, search, make_request(study, **of_training))
 
 
 def require_data(request: RunRequest) -> None:

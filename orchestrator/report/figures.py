@@ -53,7 +53,7 @@ def scores_by_group(rows: "pd.DataFrame") -> str:
             axis.set_xlabel(metric.upper())
             axis.set_yticks(range(len(groups)), groups if metric == "dsc" else [""] * len(groups))
             axis.set_ylim(len(groups) - 0.4, -0.6)
-        return _svg(figure)
+        return svg_of(figure)
 
 
 def forest(answer: Answer) -> str:
@@ -72,7 +72,7 @@ def forest(answer: Answer) -> str:
         axis.set_ylim(len(shown) - 0.4, -0.6)
         axis.axvline(0, color="#888888", linewidth=0.8)
         axis.set_xlabel("difference with its 95 % interval (filled: shown)")
-        return _svg(figure)
+        return svg_of(figure)
 
 
 def overlap_and_surface(rows: "pd.DataFrame") -> str:
@@ -84,7 +84,7 @@ def overlap_and_surface(rows: "pd.DataFrame") -> str:
         axis.set_xlabel("DSC")
         axis.set_ylabel("NSD")
         axis.legend(frameon=False, markerscale=2)
-        return _svg(figure)
+        return svg_of(figure)
 
 
 def score_by_size(rows: "pd.DataFrame") -> str:
@@ -98,7 +98,7 @@ def score_by_size(rows: "pd.DataFrame") -> str:
         axis.set_xlabel("volume in the reference (ml)")
         axis.set_ylabel("DSC")
         axis.legend(frameon=False, markerscale=2)
-        return _svg(figure)
+        return svg_of(figure)
 
 
 def learning_curves(epochs: "pd.DataFrame") -> str:
@@ -113,7 +113,7 @@ def learning_curves(epochs: "pd.DataFrame") -> str:
                 axis.plot(part["epoch"] + 1, part[column].astype(float), linewidth=0.8, alpha=0.6, color=COLOURS[0])
             axis.set_title(title, fontsize=9)
             axis.set_xlabel("epoch")
-        return _svg(figure)
+        return svg_of(figure)
 
 
 def timeline(spans: Sequence[tuple[str, float, float, str]]) -> str:
@@ -132,7 +132,7 @@ def timeline(spans: Sequence[tuple[str, float, float, str]]) -> str:
         axis.set_yticks([])
         axis.set_ylabel("trainings at a time")
         axis.set_xlabel("hours since the run began")
-        return _svg(figure)
+        return svg_of(figure)
 
 
 def _colours() -> Iterator[str]:
@@ -153,7 +153,8 @@ def new_figure(
         yield figure, list(np.atleast_1d(figure.subplots(1, columns)))
 
 
-def _svg(figure: "Figure") -> str:
+def svg_of(figure: "Figure") -> str:
+    """Return a figure as SVG that can stand within a page."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
     text = buffer.getvalue()

@@ -12,6 +12,7 @@ from orchestrator.report.overview import OverviewRow
 from orchestrator.report.parts import Gaps, Parts
 from orchestrator.report.pictures import Picture
 from orchestrator.report.ranks import Ranked
+from orchestrator.report.search import SearchSection
 from orchestrator.report.texts.escaping import in_cell, in_line
 from orchestrator.report.texts.numbers import (
     basis,
@@ -112,6 +113,8 @@ class Page:
     rankings: tuple[Ranked, ...] = ()
     parts: tuple[Parts, ...] = ()
     gaps: tuple[Gaps, ...] = ()
+    search: SearchSection | None = None
+    """Of trials, if the trainings are some."""
     live: LiveState | None = None
     """How far the run is, if it goes on and the page is read again and again."""
     what: str = "trainings"

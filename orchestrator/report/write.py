@@ -20,8 +20,10 @@ from orchestrator.report.pictures import pictures
 from orchestrator.report.ranks import rank_files
 from orchestrator.report.reported import Reported
 from orchestrator.report.scores_frame import patient_of_case, scores_frame
+from orchestrator.report.search import search_section
 from orchestrator.report.submissions.frame import submitted_frame
 from orchestrator.report.texts.latex import latex_tables
+from orchestrator.results.trials import read_search
 from orchestrator.scoring.submitted import submitted_rows
 from orchestrator.storage import run_paths
 from orchestrator.storage.interface import Storage
@@ -57,7 +59,12 @@ def page_of(
         num_groups = len({training.group for training in reported.trainings})
         submitted = submitted_frame(of_others, patients=patient_of_case(reported.study), first_order=num_groups)
     page = make_page(reported, rows, location=storage.location, failures=failures, events=events, submitted=submitted)
-    page = replace(page, pictures=tuple(pictures(rows, reported=reported, storage=storage)))
+    search = read_search(storage) if reported.study.is_search else None
+    page = replace(
+        page,
+        pictures=tuple(pictures(rows, reported=reported, storage=storage)),
+        search=search_section(search) if search else None,
+    )
     return WholePage(page=page, rows=rows, submitted=submitted)
 
 

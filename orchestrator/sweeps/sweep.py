@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from orchestrator.benchmark.definition import Training
+from orchestrator.benchmark.study import Study
 from orchestrator.driver.backend import Connect
 from orchestrator.driver.request import RunRequest
+from orchestrator.driver.results.shown import report_now
 from orchestrator.driver.run import RunOutcome, run
 from orchestrator.errors import ConfigError, IntegrityError
 from orchestrator.progress import ProgressListener
@@ -65,24 +67,14 @@ class SweepRequest:
     def sha256(self) -> str:
         """Digest of what the results of each of its trials follow from."""
         milestones = self.stopping.milestones if self.stopping else ()
-        said = [self.run.study.sha256, self.training.id, self.num_folds, milestones]
-        return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+        return sweep_sha256(self.run.study, self.training, num_folds=self.num_folds, milestones=milestones)
 
     def request_for(self, trials: Sequence[Trial]) -> RunRequest:
         """Return the run of these trials; raises ConfigError if a setting does not fit."""
         study = inner_study(self.run.study, self.training, trials=trials, num_folds=self.num_folds, sha256=self.sha256)
         for model in study.models:
             self.run.preset.changed_by(model.changes, where=f"{self.space.path}: {model.name}")
-        # The cases of the training are those that the preset has left.
-        preset = replace(self.run.preset, case_limits={})
-        return replace(
-            self.run,
-            study=study,
-            trainings=study.trainings(preset=preset),
-            preset=preset,
-            output=self.output,
-            early_stopping=self.stopping,
-        )
+        return replace(run_of_trials(self.run, study, output=self.output), early_stopping=self.stopping)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,6 +91,19 @@ class SweepOutcome:
     """Whether fewer trials were begun than asked for, since the hours would not have lasted."""
     tables: tuple[str, ...]
     """Keys of the tables of trials, below the location of the sweep."""
+
+
+def sweep_sha256(study: Study, training: Training, *, num_folds: int, milestones: Sequence[int]) -> str:
+    """Return the digest of what the results of each trial of a sweep follow from."""
+    said = [study.sha256, training.id, num_folds, list(milestones)]
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+
+
+def run_of_trials(run: RunRequest, study: Study, *, output: str) -> RunRequest:
+    """Return the run of the study of a sweep, where `run` is that of the training on whose cases it searches."""
+    # The cases of the training are those that the preset has left.
+    preset = replace(run.preset, case_limits={})
+    return replace(run, study=study, trainings=study.trainings(preset=preset), preset=preset, output=output)
 
 
 def first_trials(request: SweepRequest) -> list[Trial]:
@@ -122,20 +127,25 @@ def sweep(request: SweepRequest, *, connect: Connect, listener: ProgressListener
     storage = open_storage(request.output)
     outcome: RunOutcome | None = None
     stopped_for_hours = False
+    tables: tuple[str, ...] = ()
     while True:
-        trials = _trials(storage)
+        trials = trials_of(storage)
         results = results_of_trials(storage, trials, num_folds=request.num_folds, metric=request.metric)
+        best = best_of(results)
+        if trials:
+            tables = write_sweep(storage, results, best=best, about=_about(request))
         # What was begun before goes first, also what failed; then there are more.
         if outcome is not None or not trials:
             num_more = _num_more(request, results)
             stopped_for_hours = num_more == 0 and len(trials) < request.num_trials
             if not num_more or not _choose(request, storage, results, num_trials=num_more):
                 break
-            trials = _trials(storage)
+            trials = trials_of(storage)
         outcome = run(request.request_for(trials), connect=connect, listener=listener)
-    best = best_of(results)
+    # What the last call has written of itself does not know yet what has become of its trials.
+    if outcome is not None:
+        report_now(request.request_for(trials), storage)
     failures = outcome.failures if outcome else {}
-    tables = write_sweep(storage, results, best=best, about=_about(request))
     return SweepOutcome(
         results=tuple(results),
         best=best,
@@ -177,7 +187,7 @@ def _earlier(request: SweepRequest) -> list[KnownTrial]:
     found: list[KnownTrial] = []
     for name in request.warm_start:
         storage = open_storage(f"{request.run.output.rstrip('/')}/{run_paths.sweep(name)}")
-        trials = _trials(storage)
+        trials = trials_of(storage)
         if not trials:
             raise ConfigError(f"--warm-start {name}: no sweep in {storage.location}; expected the name of one")
         results = results_of_trials(storage, trials, num_folds=None, metric=request.metric)
@@ -185,7 +195,7 @@ def _earlier(request: SweepRequest) -> list[KnownTrial]:
     return found
 
 
-def _trials(storage: Storage) -> list[Trial]:
+def trials_of(storage: Storage) -> list[Trial]:
     """Return every trial that was begun; raises IntegrityError if a record of them is not what was written."""
     settings: list[Settings] = []
     for key in run_paths.own_keys(storage, run_paths.TRIALS):

@@ -2,14 +2,16 @@
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from orchestrator.errors import ConfigError
+from orchestrator.results.trials import TrialRecord, write_search
 from orchestrator.search.space import Settings
 from orchestrator.storage import run_paths
 from orchestrator.storage.interface import Storage
-from orchestrator.storage.json_files import read_json, write_json
+from orchestrator.storage.json_files import read_json
+from orchestrator.storage.json_values import JsonMapping
 from orchestrator.sweeps.trial_results import TrialResult
 
 TABLE = f"{run_paths.TABLES}/trials"
@@ -27,7 +29,7 @@ class SweepRecord:
 
 
 def write_sweep(
-    storage: Storage, results: Sequence[TrialResult], *, best: TrialResult | None, about: Mapping[str, object]
+    storage: Storage, results: Sequence[TrialResult], *, best: TrialResult | None, about: JsonMapping
 ) -> tuple[str, ...]:
     """Write the trials of a sweep as Markdown and CSV and its record; returns the keys of the tables."""
     names = [name for name, _ in results[0].trial.settings] if results else []
@@ -48,10 +50,21 @@ def write_sweep(
     ]
     storage.write_bytes(f"{TABLE}.csv", text.getvalue().encode())
     storage.write_bytes(f"{TABLE}.md", ("\n".join(lines) + "\n").encode())
-    settings = dict(best.trial.settings) if best else None
-    found = {"trial": best.trial.number if best else None, "settings": settings}
-    write_json(storage, run_paths.SWEEP, {**about, "num_trials": len(results), "best": found})
+    records = tuple(map(_record, results))
+    write_search(storage, records, best=records[best.trial.number] if best else None, about=about)
     return (f"{TABLE}.md", f"{TABLE}.csv")
+
+
+def _record(result: TrialResult) -> TrialRecord:
+    return TrialRecord(
+        number=result.trial.number,
+        settings=dict(result.trial.settings),
+        dsc=result.dsc,
+        nsd=result.nsd,
+        num_epochs=result.num_epochs,
+        is_whole=result.is_whole,
+        hours=result.hours,
+    )
 
 
 def read_sweep(storage: Storage) -> SweepRecord:
@@ -72,7 +85,7 @@ def _ranked(results: Sequence[TrialResult]) -> list[TrialResult]:
 
 
 def _row(result: TrialResult, *, is_best: bool) -> list[str]:
-    remark = "best" if is_best else "" if result.is_whole else "ended early" if result.dsc is not None else "failed"
+    remark = "best" if is_best else "" if result.is_whole else "ended early" if result.dsc is not None else "no score"
     scores = ["-" if value is None else f"{value:.4f}" for value in (result.dsc, result.nsd)]
     settings = [str(value) for _, value in result.trial.settings]
     numbers = [str(result.num_cases), str(result.num_epochs), f"{result.hours:.3g}"]

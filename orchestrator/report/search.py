@@ -1,0 +1,110 @@
+"""What a report says of a search: how far it has come, at which cost, and which settings it depended on."""
+
+from dataclasses import dataclass
+
+from orchestrator.report.search_figures import best_so_far, parallel_coordinates
+from orchestrator.results.trials import SearchRecord, TrialRecord
+from orchestrator.statistics.importance import Importance, importances
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShownTrial:
+    """A line of the table of trials."""
+
+    name: str
+    settings: tuple[str, ...]
+    score: float | None
+    num_epochs: int
+    hours: float
+    remark: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SearchSection:
+    """A search as a page shows it."""
+
+    sentence: str
+    metric: str
+    settings: tuple[str, ...]
+    """Names."""
+    trials: tuple[ShownTrial, ...]
+    """The best first."""
+    importances: tuple[Importance, ...]
+    """Empty if there are too few trials."""
+    num_scored: int
+    best_so_far: str
+    """SVG."""
+    parallel_coordinates: str
+    """SVG."""
+
+
+def search_section(search: SearchRecord) -> SearchSection | None:
+    """Return what is to be said of a search; None as long as no trial has a score."""
+    scored = [trial for trial in search.trials if search.score(trial) is not None]
+    if not scored:
+        return None
+    names = tuple(scored[0].settings)
+    return SearchSection(
+        sentence=_sentence(search),
+        metric=search.metric.upper(),
+        settings=names,
+        trials=tuple(_shown(search, trial) for trial in sorted(search.trials, key=lambda one: _order(search, one))),
+        importances=importances(
+            {name: [trial.settings[name] for trial in scored] for name in names},
+            [search.score(trial) or 0.0 for trial in scored],
+        ),
+        num_scored=len(scored),
+        best_so_far=best_so_far(search),
+        parallel_coordinates=parallel_coordinates(search),
+    )
+
+
+def _sentence(search: SearchRecord) -> str:
+    num_early = sum(not trial.is_whole and search.score(trial) is not None for trial in search.trials)
+    num_failed = sum(search.score(trial) is None for trial in search.trials)
+    hours = sum(trial.hours for trial in search.trials)
+    epochs = sum(trial.num_epochs for trial in search.trials) * search.num_folds
+    failed = f", {num_failed} without a score" if num_failed else ""
+    return (
+        f"{len(search.trials)} trials on the training cases of {search.training}, chosen by the sampler "
+        f"{search.sampler}: {epochs} epochs and {hours:.3g} hours of training. {num_early} ended early{failed}."
+        f"{_about_best(search)}"
+    )
+
+
+def _about_best(search: SearchRecord) -> str:
+    if search.best is None:
+        return ""
+    best = search.trials[search.best]
+    settings = ", ".join(f"{name} {_text(value)}" for name, value in best.settings.items())
+    return (
+        f" The best of those that trained to their end, {_name(best)}, has {search.metric.upper()} "
+        f"{search.score(best):.3f}: {settings}. It is the luckiest of many, and too good: what its settings are worth "
+        "shows where cases are scored on which nothing was chosen."
+    )
+
+
+def _order(search: SearchRecord, trial: TrialRecord) -> tuple[bool, bool, float, int]:
+    score = search.score(trial)
+    return (score is None, not trial.is_whole, -(score or 0.0), trial.number)
+
+
+def _shown(search: SearchRecord, trial: TrialRecord) -> ShownTrial:
+    score = search.score(trial)
+    ended = "" if trial.is_whole else "ended early" if score is not None else "no score"
+    return ShownTrial(
+        name=_name(trial),
+        settings=tuple(map(_text, trial.settings.values())),
+        score=score,
+        num_epochs=trial.num_epochs,
+        hours=trial.hours,
+        remark="best" if trial.number == search.best else ended,
+    )
+
+
+def _name(trial: TrialRecord) -> str:
+    return f"trial{trial.number:03}"
+
+
+def _text(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,95 @@
+"""The trials of a search as it has written them down: settings, scores, cost."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+from orchestrator.errors import IntegrityError
+from orchestrator.storage import run_paths
+from orchestrator.storage.interface import Storage
+from orchestrator.storage.json_files import read_json, write_json
+from orchestrator.storage.json_values import JsonMapping
+
+_FIELDS = {"training": str, "metric": str, "sampler": str, "num_folds": int, "milestones": list}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrialRecord:
+    """One trial, as far as it is known."""
+
+    number: int
+    """From 0, in the order in which they were chosen."""
+    settings: Mapping[str, object]
+    dsc: float | None
+    """Mean over cases that were left out; None if it is not scored."""
+    nsd: float | None
+    num_epochs: int
+    is_whole: bool
+    """Whether it has trained all epochs that it was to."""
+    hours: float
+    """Of training, of all its folds."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SearchRecord:
+    """A search."""
+
+    training: str
+    """Id of the training on whose cases it searches."""
+    metric: str
+    """`dsc` or `nsd`, by which trials are told apart."""
+    sampler: str
+    num_folds: int
+    """Of these cases, on which each trial is trained and scored."""
+    milestones: tuple[int, ...]
+    """Epochs after which a trial may end early."""
+    trials: tuple[TrialRecord, ...]
+    best: int | None
+    """Number of the best trial; None if none has trained to its end."""
+
+    def score(self, trial: TrialRecord) -> float | None:
+        """Return what a trial is told apart by."""
+        return trial.nsd if self.metric == "nsd" else trial.dsc
+
+
+def write_search(
+    storage: Storage, trials: tuple[TrialRecord, ...], *, best: TrialRecord | None, about: JsonMapping
+) -> None:
+    """Write the record of a search; `about` are the other fields of SearchRecord, and more for people."""
+    found = {"trial": best.number if best else None, "settings": best.settings if best else None}
+    record = {**about, "num_trials": len(trials), "best": found, "trials": [asdict(one) for one in trials]}
+    write_json(storage, run_paths.SWEEP, record)
+
+
+def read_search(storage: Storage) -> SearchRecord | None:
+    """Return the record of a search; None if there is none, or one of before its trials were in it.
+
+    Raises IntegrityError if it is damaged.
+    """
+    if not storage.exists(run_paths.SWEEP):
+        return None
+    said = read_json(storage, run_paths.SWEEP, _FIELDS)
+    if "trials" not in said:
+        return None
+    try:
+        trials = tuple(TrialRecord(**one) for one in said["trials"])
+        _check(trials)
+        best = None if said["best"]["trial"] is None else trials[said["best"]["trial"]].number
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise IntegrityError(
+            f"{storage.location}/{run_paths.SWEEP}: not the record of a search ({error!r}); expected what a sweep has "
+            "written. The same sweep writes it again"
+        ) from error
+    told = {name: said[name] for name in ("training", "metric", "sampler", "num_folds")}
+    return SearchRecord(**told, milestones=tuple(said["milestones"]), trials=trials, best=best)
+
+
+def _check(trials: tuple[TrialRecord, ...]) -> None:
+    names = [set(trial.settings) for trial in trials]
+    if any(one != names[0] for one in names):
+        raise ValueError("trials with different settings")
+    for number, trial in enumerate(trials):
+        scores = [one for one in (trial.dsc, trial.nsd) if one is not None]
+        if not all(type(one) in {int, float} for one in (*scores, trial.hours)):
+            raise TypeError(f"trial {number} with a score or hours that are no numbers")
+        if type(trial.number) is not int or type(trial.num_epochs) is not int or trial.number != number:
+            raise TypeError(f"trial {number} with another number, or epochs that are none")
