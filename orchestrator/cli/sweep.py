@@ -1,7 +1,8 @@
 """Search for settings with which a model does better, on the training cases of one training."""
 
 import argparse
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -10,13 +11,14 @@ from orchestrator.api import load_study, make_request, require_data
 from orchestrator.benchmark.loading import DEFAULT_STUDY
 from orchestrator.cli.console import EXIT_DONE, EXIT_NOT_DONE, command_parser, consoles, exit_code_of, parse, say
 from orchestrator.cli.run.live_view import LiveView
+from orchestrator.cluster.prices import load_prices
 from orchestrator.cluster.registry import load_cluster
 from orchestrator.driver.request import RunRequest
 from orchestrator.errors import ConfigError
 from orchestrator.search.early_stopping import EarlyStopping
 from orchestrator.search.samplers import SAMPLERS
 from orchestrator.search.space import load_space
-from orchestrator.shipped import LOCAL_CLUSTER
+from orchestrator.shipped import LOCAL_CLUSTER, PRICES
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.sweeps.inner_study import settings_text
 from orchestrator.sweeps.sweep import SweepRequest, first_trials, sweep
@@ -66,6 +68,15 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
     add("--metric", choices=["dsc", "nsd"], default="dsc", help="by which trials are told apart (default: dsc)")
     add("--folds", type=int, default=1, help="of the training cases, on which each trial is trained (default: 1)")
     add("--max-hours", type=float, metavar="H", help="of training, of all trials: begin none that would exceed them")
+    add("--max-cost", type=float, metavar="USD", help="of training, of all trials: begin none that would exceed it")
+    add("--usd-per-hour", type=float, metavar="USD", help="with --max-cost: price of an hour of training")
+    add("--machine", metavar="NAME", help="with --max-cost: a machine of --prices whose price that is, on demand")
+    add(
+        "--prices",
+        type=Path,
+        default=PRICES,
+        help="with --machine: what machines cost (default: clusters/prices.yaml)",
+    )
     add("--warm-start", action="append", default=[], metavar="NAME", help="let the sampler know the trials of a sweep")
     add("--simulate", action="store_true", help="say what it would take if no trial ended early; start nothing")
     add("--apply", metavar="MODEL", help="add the best trial to the study file as a model of that name; start nothing")
@@ -105,8 +116,10 @@ def carry_out(options: argparse.Namespace, *, console: Console) -> int:
     for line in outcome.failures:
         say(f"failed: {line}", console=console)
     if outcome.stopped_for_hours:
+        hours = sum(one.hours for one in outcome.results)
         say(
-            f"{len(outcome.results)} of {request.num_trials} trials: no more, for the sake of --max-hours",
+            f"{len(outcome.results)} of {request.num_trials} trials, {hours:.3g} hours of training: no more, since "
+            f"{request.max_hours:.3g} are allowed",
             console=console,
         )
     if outcome.best is None:
@@ -132,8 +145,7 @@ def _request(options: argparse.Namespace) -> SweepRequest:
             raise ConfigError(f"--{name.replace('_', '-')} {value}: expected at least 1")
     if options.reduction < 2:
         raise ConfigError(f"--reduction {options.reduction}: expected at least 2")
-    if options.max_hours is not None and not options.max_hours > 0:
-        raise ConfigError(f"--max-hours {options.max_hours:g}: expected a number above 0")
+    usd_per_hour = _usd_per_hour(options)
     run = _run_request(options)
     num_epochs = run.preset.num_epochs
     stopping = EarlyStopping(
@@ -151,9 +163,41 @@ def _request(options: argparse.Namespace) -> SweepRequest:
         stopping=stopping if options.stopping == "asha" else None,
         metric=options.metric,
         num_folds=options.folds,
-        max_hours=options.max_hours,
+        max_hours=min(_limits(options, usd_per_hour=usd_per_hour), default=None),
         warm_start=tuple(options.warm_start),
     )
+
+
+def _usd_per_hour(options: argparse.Namespace) -> float | None:
+    """Return the price of an hour of training; None if nobody asks for it."""
+    for name in ("max_hours", "max_cost", "usd_per_hour"):
+        value = getattr(options, name)
+        if value is not None and not (math.isfinite(value) and value > 0):
+            raise ConfigError(f"--{name.replace('_', '-')} {value:g}: expected a number above 0")
+    if options.max_cost is None:
+        for name in ("usd_per_hour", "machine"):
+            if getattr(options, name) is not None:
+                raise ConfigError(f"--{name.replace('_', '-')}: only with --max-cost")
+        return None
+    if (options.usd_per_hour is None) == (options.machine is None):
+        raise ConfigError(
+            "--max-cost: expected either --usd-per-hour, the price of an hour of training, or --machine, a machine of "
+            f"{options.prices} on which one trains"
+        )
+    if options.machine is None:
+        return float(options.usd_per_hour)
+    price = load_prices(options.prices).price(options.machine, is_spot=False)
+    if not price:
+        raise ConfigError(f"{options.prices}: {options.machine} costs nothing; expected a price, for --max-cost")
+    return price
+
+
+def _limits(options: argparse.Namespace, *, usd_per_hour: float | None) -> Iterator[float]:
+    """Yield the hours of training that are allowed, by each limit."""
+    if options.max_hours is not None:
+        yield options.max_hours
+    if usd_per_hour is not None:
+        yield options.max_cost / usd_per_hour
 
 
 def _run_request(options: argparse.Namespace) -> RunRequest:
