@@ -20,6 +20,8 @@ from tiny_training import assert_same_weights, let_nnunet_find
 from bench.stock_folders import CASES, KINDS, SPLIT, made_trainer, write_stock_folder
 from kernels import score_masks
 from orchestrator.errors import ConfigError, IntegrityError
+from orchestrator.results.curves import read_curve
+from orchestrator.storage.local import LocalStorage
 from orchestrator.training.dropin.checkpoint_file import read_checkpoint
 from orchestrator.training.dropin.trainer import (
     BEST,
@@ -29,7 +31,6 @@ from orchestrator.training.dropin.trainer import (
     dropin_trainer,
     nnUNetTrainerOrchestrator,
 )
-from orchestrator.training.nnunet.trainers.learning_curve import read_curve
 
 FINAL = "checkpoint_final.pth"
 
@@ -314,7 +315,7 @@ def test_whole_validation_cases_are_scored_as_nnunets_prediction_of_them_is(kind
     monkeypatch.setenv("ORCHESTRATOR_CURVE_SHARE", "1")
     monkeypatch.setenv("ORCHESTRATOR_TOLERANCE_MM", "8")
     plain = trained(folder, tmp_path, monkeypatch, kind=Ticking, num_epochs=4, num_val_iterations_per_epoch=9)
-    rows = read_curve(Path(plain.output_folder) / "validation_curve.csv")
+    rows = read_curve(LocalStorage(plain.output_folder), "validation_curve.csv")
     last = [row for row in rows if row.epoch == 4]
     assert {row.epoch for row in rows} <= {2, 4}
     assert {row.case for row in last} <= set(SPLIT["val"])

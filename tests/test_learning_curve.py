@@ -4,12 +4,11 @@ import math
 
 import pytest
 
+from orchestrator.results.curves import CurveRow, read_curve, write_curve
+from orchestrator.storage.local import LocalStorage
 from orchestrator.training.nnunet.trainers.learning_curve import (
-    CurveRow,
     CurveSettings,
     LearningCurve,
-    read_curve,
-    write_curve,
 )
 
 CASES = ("a", "b", "c", "d")
@@ -92,9 +91,10 @@ def test_rows_of_epochs_that_are_done_again_are_replaced(tmp_path):
     def rows(epoch, nsd):
         return [CurveRow(epoch=epoch, case="a", structure="1+2", dsc=math.nan, nsd=nsd)]
 
+    storage = LocalStorage(str(tmp_path))
     for epoch, nsd in ((1, 0.1), (2, 0.2), (3, 0.3), (2, 0.25)):
-        write_curve(tmp_path, "curve.csv", rows(epoch, nsd))
-    found = read_curve(tmp_path / "curve.csv")
+        write_curve(storage, "curve.csv", rows(epoch, nsd))
+    found = read_curve(storage, "curve.csv")
     assert [(row.epoch, row.nsd, row.structure) for row in found] == [(1, 0.1, "1+2"), (2, 0.25, "1+2")]
     assert all(math.isnan(row.dsc) for row in found)
-    assert read_curve(tmp_path / "nix.csv") == []
+    assert read_curve(storage, "nix.csv") == []

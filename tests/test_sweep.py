@@ -12,13 +12,15 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.presets import PRESETS
-from orchestrator.cli.sweep import main
+from orchestrator.cli.results.report import main as report
+from orchestrator.cli.sweep import _request, build_parser, main
 from orchestrator.errors import ConfigError
 from orchestrator.search.early_stopping import EarlyStopping
 from orchestrator.search.samplers import SAMPLERS, KnownTrial, Trial
@@ -27,6 +29,8 @@ from orchestrator.shipped import shipped_file
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.sweeps.apply import apply_best
 from orchestrator.sweeps.inner_study import inner_study
+from orchestrator.sweeps.sweep import _num_more
+from orchestrator.sweeps.trial_results import TrialResult
 from orchestrator.sweeps.written import SweepRecord
 from tests.raw_datasets import write_dataset
 
@@ -292,12 +296,46 @@ def test_a_sweep_that_is_killed_goes_on_reads_no_case_that_is_left_out_and_becom
     table = (folder / "tables" / "trials.md").read_text(encoding="utf-8")
     assert table.count("| trial00") == 3
     assert table.count("| best |") == 1
+    page = (folder / "report" / "index.html").read_text(encoding="utf-8")
+    assert "3 trials on the training cases of tumour-fold0" in page
+    (folder / "report" / "index.html").unlink()
+    assert report(["--output", str(folder), "--study", str(brain)]) == 0
+    assert (folder / "report" / "index.html").read_text(encoding="utf-8") == page
     # Once more there is nothing to do, and then the best one is applied.
     assert main(words) == 0
     assert main([*words, "--apply", "tuned"]) == 0
     assert "model tuned, initial_learning_rate" in capsys.readouterr().out
     study = load_study(brain)
     assert study.models[-1].note.startswith("the best of 3 trials on the training cases of tumour-fold0")
+    assert report(["--output", str(folder), "--study", str(brain)]) == 2  # of the study as it was
+
+
+@pytest.mark.parametrize(
+    ("words", "hours"),
+    [
+        ((), None),
+        (("--max-hours", "3"), 3.0),
+        (("--max-cost", "5", "--usd-per-hour", "2"), 2.5),
+        (("--max-cost", "5", "--usd-per-hour", "2", "--max-hours", "1"), 1.0),
+        (("--max-cost", "5", "--machine", "one"), 1.25),
+    ],
+)
+def test_what_may_be_spent_is_so_many_hours_of_training(brain, words, hours):
+    prices = brain.parent / "prices.yaml"
+    prices.write_text("date: 2026-01-01\nusd_per_hour: {one: {on_demand: 4.0, spot: 1.0}}\n")
+    options = build_parser().parse_args([*_words(brain), "--prices", str(prices), *words])
+    assert _request(options).max_hours == hours
+
+
+def test_no_trial_is_begun_that_would_take_more_than_is_left(brain):
+    request = replace(_request(build_parser().parse_args([*_words(brain), "--trials", "9"])), max_hours=1.0)
+    trial = Trial(number=0, settings=())
+    result = TrialResult(
+        trial=trial, dsc=0.5, nsd=0.5, num_cases=1, num_epochs=1, is_whole=True, hours=0.25, metric="dsc"
+    )
+    # Half of the hour is spent by trials of a quarter each: two more.
+    assert _num_more(request, [result] * 2) == 2
+    assert _num_more(request, [result] * 4) == 0
 
 
 def test_a_sweep_says_what_is_wrong_before_anything_starts(brain, capsys):
@@ -306,6 +344,11 @@ def test_a_sweep_says_what_is_wrong_before_anything_starts(brain, capsys):
         (("--only", "tumour-*"), "expected the name of one"),
         (("--reduction", "1"), "--reduction 1"),
         (("--max-hours", "0"), "--max-hours 0"),
+        (("--max-cost", "nan", "--usd-per-hour", "1"), "--max-cost nan"),
+        (("--max-cost", "5"), "expected either --usd-per-hour"),
+        (("--max-cost", "5", "--usd-per-hour", "1", "--machine", "g6e.2xlarge"), "expected either --usd-per-hour"),
+        (("--max-cost", "5", "--machine", "g99"), "no price of g99"),
+        (("--usd-per-hour", "1"), "--usd-per-hour: only with --max-cost"),
         (("--apply", "tuned"), "no sweep has come to an end"),
         (("--warm-start", "other", "--sampler", "optuna"), "--warm-start other"),
         (("--folds", "4"), "--folds 4"),

@@ -122,7 +122,7 @@ def test_a_section_says_what_was_tried_at_which_cost_and_that_the_best_is_too_go
     for svg in (found.best_so_far, found.parallel_coordinates):
         assert svg.startswith("<svg")
         assert "<script" not in svg
-    for text in ("initial_learning_…", "optimizer", "batch_size", "adamw", "DSC"):
+    for text in ("initial learning", "optimizer", "batch size", "adamw", "DSC"):
         assert f">{text}</text>" in found.parallel_coordinates
     assert "the best so far" in found.best_so_far
     # The same search is the same page.

@@ -74,6 +74,10 @@ class Preset:
     """Share of the patches of a batch that must hold foreground; None keeps the trainer's own, 0.33 of nnU-Net's."""
     augmentation: Literal["kernels", "nnunet"] = "kernels"
     """Who augments: our kernels, which draw as nnU-Net does and need less CPU, or nnU-Net's own pipeline."""
+    curve_every: Count | None = None
+    """Epochs between two looks at whole validation cases, where a training has some; None makes none."""
+    curve_share: Annotated[float, Field(gt=0, le=1)] = 0.05
+    """Most of the time of a training that these looks may add, as a share of it."""
     case_limits: Mapping[str, Count] = field(default_factory=dict)
     """Most cases of each part of a training, `train`, `val` and `test`; others are left out, evenly."""
     phantom_spacing_mm: Positive | None = None
@@ -117,7 +121,7 @@ class Preset:
 LIKE, CASES = "like", "cases"
 """Keys of a preset in a file that are no fields of it: another one to begin with, and the most cases of each part."""
 _FIELDS = tuple(one.name for one in fields(Preset) if one.name not in {"name", "case_limits"})
-_OF_THE_RUN = {"checkpoint_every_s", "expected_s_per_iteration", "phantom_spacing_mm"}
+_OF_THE_RUN = {"checkpoint_every_s", "expected_s_per_iteration", "phantom_spacing_mm", "curve_every", "curve_share"}
 _OF_PREDICTION = {"mirror_at_prediction", "tile_step_size"}
 MODEL_FIELDS = tuple(name for name in _FIELDS if name not in _OF_THE_RUN | _OF_PREDICTION)
 """Fields of a preset that a model may have otherwise: how it is planned and fitted, and not how a run goes about it."""

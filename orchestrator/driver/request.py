@@ -65,6 +65,6 @@ def preset_record(preset: Preset) -> dict[str, object]:
         # Runs of before planners and trainers had names say nnU-Net's own values where these have theirs.
         key: NNUNETS_OWN.get(key) if value is None else value
         for key, value in asdict(preset).items()
-        # Runs of before there was a size of batches say nothing of it.
-        if not (key == "batch_size" and value is None)
+        # Runs of before there was a size of batches say nothing of it; looks at cases change nothing.
+        if not (key == "batch_size" and value is None) and not key.startswith("curve_")
     }

@@ -2,13 +2,14 @@
 
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from orchestrator.report.answers import Answer
+from orchestrator.results.curves import CurveRow, mean
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -113,6 +114,20 @@ def learning_curves(epochs: "pd.DataFrame") -> str:
                 axis.plot(part["epoch"] + 1, part[column].astype(float), linewidth=0.8, alpha=0.6, color=COLOURS[0])
             axis.set_title(title, fontsize=9)
             axis.set_xlabel("epoch")
+        return svg_of(figure)
+
+
+def validation_curves(curves: Mapping[str, Sequence[CurveRow]]) -> str:
+    """Return DSC and NSD of whole validation cases by epoch, means over structures and cases; one line a training."""
+    with new_figure(height_in=2.9, columns=2) as (figure, axes):
+        for axis, metric in zip(axes, ("dsc", "nsd"), strict=True):
+            for colour, (_, rows) in zip(_colours(), sorted(curves.items()), strict=False):
+                epochs = sorted({row.epoch for row in rows})
+                means = [mean(getattr(row, metric) for row in rows if row.epoch == epoch) for epoch in epochs]
+                axis.plot(epochs, means, "o-", markersize=3, linewidth=0.9, alpha=0.8, color=colour)
+            axis.set_xlabel("epoch")
+            axis.set_ylabel(metric.upper())
+            axis.set_ylim(-0.02, 1.02)
         return svg_of(figure)
 
 

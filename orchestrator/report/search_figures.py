@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from itertools import accumulate
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from orchestrator.report.figures import COLOURS, new_figure, svg_of
@@ -81,7 +82,7 @@ def parallel_coordinates(search: SearchRecord) -> str:
             for height, text in ticks:
                 axis.plot([place - 0.02, place + 0.02], [height, height], color="black", linewidth=0.8)
                 axis.text(place + 0.035, height, text, fontsize=7, va="center", zorder=4, bbox=_BEHIND)
-        axis.set_xticks(range(len(scales)), [*map(_short, names), search.metric.upper()])
+        axis.set_xticks(range(len(scales)), [*map(_in_lines, names), search.metric.upper()])
         axis.set_xlim(-0.1, len(scales) - 0.6)
         axis.set_ylim(-0.06, 1.06)
         axis.set_yticks([])
@@ -103,13 +104,27 @@ def _scale(values: Sequence[object]) -> tuple[list[float], list[tuple[float, str
         return [heights[name] for name in names], [(height, _short(name)) for name, height in heights.items()]
     numbers = [float(str(value)) for value in values]
     is_log = min(numbers) > 0 and max(numbers) / min(numbers) >= _MANY_TIMES
-    shown = [math.log(number) for number in numbers] if is_log else numbers
+    shown = [math.log10(number) for number in numbers] if is_log else numbers
     low, high = min(shown), max(shown)
     if low == high:
         return [0.5] * len(shown), [(0.5, f"{numbers[0]:.3g}")]
-    levels = [low + share * (high - low) for share in (0.0, 0.25, 0.5, 0.75, 1.0)]
-    texts = [f"{math.exp(level) if is_log else level:.3g}" for level in levels]
-    return [(value - low) / (high - low) for value in shown], list(zip((0.0, 0.25, 0.5, 0.75, 1.0), texts, strict=True))
+    levels = [level for level in _levels(values, low, high, is_log=is_log) if low <= level <= high]
+    ticks = [((level - low) / (high - low), f"{10**level if is_log else level:.3g}") for level in levels]
+    return [(value - low) / (high - low) for value in shown], ticks
+
+
+def _levels(values: Sequence[object], low: float, high: float, *, is_log: bool) -> Sequence[float]:
+    """Return round numbers in a range: whole ones of whole ones, powers of ten of logarithms where there are some."""
+    from matplotlib.ticker import MaxNLocator
+
+    is_whole = all(isinstance(value, int) for value in values)
+    found = list(map(float, MaxNLocator(5, integer=is_log or is_whole).tick_values(low, high)))
+    return found if sum(low <= level <= high for level in found) > 1 else [low, high]
+
+
+def _in_lines(name: str) -> str:
+    """Return a name of several words in lines."""
+    return "\n".join(wrap(name.replace("_", " "), _MOST_LETTERS))
 
 
 def _short(text: str) -> str:

@@ -12,10 +12,11 @@ import pyarrow.parquet as pq
 
 from orchestrator.benchmark.tables import TableLayout
 from orchestrator.events import finite_or_null
+from orchestrator.report import figures
 from orchestrator.report.answers import Answer
 from orchestrator.report.content import make_page
 from orchestrator.report.data_dictionary import data_dictionary
-from orchestrator.report.page import Page, to_html, to_markdown
+from orchestrator.report.page import Figure, Page, to_html, to_markdown
 from orchestrator.report.pictures import pictures
 from orchestrator.report.ranks import rank_files
 from orchestrator.report.reported import Reported
@@ -23,6 +24,7 @@ from orchestrator.report.scores_frame import patient_of_case, scores_frame
 from orchestrator.report.search import search_section
 from orchestrator.report.submissions.frame import submitted_frame
 from orchestrator.report.texts.latex import latex_tables
+from orchestrator.results.curves import read_curve
 from orchestrator.results.trials import read_search
 from orchestrator.scoring.submitted import submitted_rows
 from orchestrator.storage import run_paths
@@ -62,10 +64,23 @@ def page_of(
     search = read_search(storage) if reported.study.is_search else None
     page = replace(
         page,
+        figures=(*page.figures, *_figures_of_curves(storage, reported)),
         pictures=tuple(pictures(rows, reported=reported, storage=storage)),
         search=search_section(search) if search else None,
     )
     return WholePage(page=page, rows=rows, submitted=submitted)
+
+
+def _figures_of_curves(storage: Storage, reported: Reported) -> list[Figure]:
+    """Return how whole validation cases were scored while trainings ran, if some have looked at them."""
+    there = set(storage.list_keys(run_paths.TRAININGS))
+    keys = {one.id: run_paths.validation_curve(one.id) for one in reported.trainings}
+    curves = {name: read_curve(storage, key) for name, key in keys.items() if key in there}
+    caption = (
+        "Whole validation cases while trainings ran, one line a training: means over structures and cases, on the grid "
+        "of the training and without mirroring. The final checkpoint is evaluated, whatever they say."
+    )
+    return [Figure(svg=figures.validation_curves(curves), caption=caption)] if curves else []
 
 
 def write_report(

@@ -3,13 +3,14 @@
 import hashlib
 import socket
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.benchmark.definition import Case, Training
 from orchestrator.errors import IntegrityError, StorageError
+from orchestrator.results.curves import CurveRow, write_curve
 from orchestrator.stages.attempt import AttemptClaim, AttemptEvents, TrainingLog
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.plan import read_plan
@@ -53,6 +54,7 @@ def train(context: RunContext, training: Training, *, watches: Sequence["Watch"]
             on_milestone=events.add,
             stop_reason=stop_request.reason,
             is_enough=partial(_is_enough, context, training.id, log=log),
+            on_curve=partial(_keep_curve, storage, training, claim=claim),
         )
         plan = read_plan(storage, training.id)
         patches = _training_patches(context, training)
@@ -92,6 +94,16 @@ def _report(
         write_latest_epoch(storage, training_id, LatestEpoch(report=epoch, host=socket.gethostname(), node=node))
 
 
+def _keep_curve(storage: Storage, training: Training, rows: Sequence[CurveRow], *, claim: AttemptClaim) -> None:
+    """Keep the scores of whole validation cases after an epoch."""
+    names = {_identifier(case): case.id for case in training.val}
+    with best_effort("scores of validation cases"):
+        claim.check()
+        write_curve(
+            storage, run_paths.validation_curve(training.id), [replace(row, case=names[row.case]) for row in rows]
+        )
+
+
 def _is_enough(context: RunContext, training_id: str, num_epochs: int, patch_dice: float, *, log: TrainingLog) -> bool:
     """Whether a trial of a search ends here, since others do better."""
     if context.early_stopping is None:
@@ -116,6 +128,7 @@ def _settings(context: RunContext, training: Training, *, plan: "Plan", patches:
         device=context.device,
         num_loader_processes=context.num_loader_processes,
         trainer_name=training.model.trainer,
+        structures=context.label_sets[training.label_set].structures,
     )
 
 

@@ -28,7 +28,8 @@ SWEEP = "sweep.json"
 """What a search is about, and what it has found."""
 CASES = "cases"
 PATCHES = "patches"
-OF_STAGES = (PHANTOM_DOWNLOADS, CASES, "fingerprints", "plans", PATCHES, "trainings", "predictions", RESULTS)
+TRAININGS = "trainings"
+OF_STAGES = (PHANTOM_DOWNLOADS, CASES, "fingerprints", "plans", PATCHES, TRAININGS, "predictions", RESULTS)
 """Folders with the products of stages."""
 RAY_TRAIN = "ray_train"
 """Ray Train's own notes on trainings; nothing is read from there."""
@@ -178,6 +179,11 @@ def validation(training_id: str, case: Case) -> str:
 def validation_record(training_id: str) -> str:
     """JSON with the mean scores of all that an ensemble may become. Written last."""
     return f"trainings/{training_id}/validation.json"
+
+
+def validation_curve(training_id: str) -> str:
+    """CSV file with the scores of whole validation cases while a training ran, if it looked at them."""
+    return f"trainings/{training_id}/validation_curve.csv"
 
 
 def training_record(training_id: str) -> str:

@@ -1,8 +1,10 @@
 """What a training tells while it runs and at its end."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+from orchestrator.results.curves import CurveRow
 
 MilestoneKind = Literal["attempt_started", "checkpoint_saved"]
 """An attempt has begun at some place, or has made sure that the next one can begin there."""
@@ -54,6 +56,8 @@ class TrainingListener:
     """Asked before every iteration; not empty where the training must stop."""
     is_enough: Callable[[int, float], bool] = lambda _epochs, _dice: False
     """Asked between epochs, with how many are over and their patch Dice of late; true where the training ends there."""
+    on_curve: Callable[[Sequence[CurveRow]], None] = lambda _: None
+    """Called after a look at whole validation cases, with their scores."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

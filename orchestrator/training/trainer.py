@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from orchestrator.benchmark.definition import Structure
 from orchestrator.benchmark.presets import Preset
 from orchestrator.errors import TrainingError
 from orchestrator.training.checkpoint import CheckpointStore, check_origin, fitting
@@ -47,6 +48,8 @@ class TrainingSettings:
     threads, a CPU training is the same, bit for bit, every time."""
     trainer_name: str = DEFAULT_TRAINER
     """Class of nnU-Net's, or one that it finds, that trains."""
+    structures: tuple[Structure, ...] = ()
+    """What is scored of whole validation cases while it trains, if the preset wants that."""
 
     def __post_init__(self) -> None:
         if not self.train_cases:
@@ -73,6 +76,8 @@ class TrainingSettings:
             train=self.train_cases,
             monitoring=self.val_cases or self.train_cases,
             origin=self.origin,
+            validation=self.val_cases,
+            structures=self.structures,
         )
 
 

@@ -16,18 +16,20 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from orchestrator.errors import ConfigError, PreemptedError
+from orchestrator.results.curves import write_curve
 from orchestrator.storage.json_values import JsonObject
+from orchestrator.storage.local import LocalStorage
 from orchestrator.training.checkpoint import fitting
 from orchestrator.training.dropin.checkpoint_file import PLACE, read_checkpoint, write_checkpoint
 from orchestrator.training.dropin.options import DropinOptions
 from orchestrator.training.dropin.prepared import Prepared
 from orchestrator.training.dropin.trainer_file import TRAINER
-from orchestrator.training.dropin.volumes import Volumes
 from orchestrator.training.freed_memory import keep_freed_memory
 from orchestrator.training.nnunet.trainers.exact_trainer import ExactTrainer, FedCases
-from orchestrator.training.nnunet.trainers.learning_curve import CurveSettings, LearningCurve, write_curve
+from orchestrator.training.nnunet.trainers.learning_curve import CurveSettings
 from orchestrator.training.nnunet.trainers.named_trainers import before_trainer
 from orchestrator.training.nnunet.trainers.structures import PatchSurfaces, Structures
+from orchestrator.training.nnunet.trainers.volumes import WholeCases
 from orchestrator.training.random_state import seed_everything
 from orchestrator.training.stop_request import StopRequest
 
@@ -84,7 +86,7 @@ class nnUNetTrainerOrchestrator(ExactTrainer):  # noqa: N801 - nnU-Net's names
         self._was_loaded = False
         self._place_to_go: JsonObject | None = None
         self._cases: FedCases | None = None
-        self._curve: LearningCurve | None = None
+        self._whole_cases: WholeCases | None = None
         self._saved_s = self._plotted_s = -np.inf
         self._begin()
         if (found := version("nnunetv2")) != WRITTEN_FOR:
@@ -122,10 +124,10 @@ class nnUNetTrainerOrchestrator(ExactTrainer):  # noqa: N801 - nnU-Net's names
         super().on_train_start()
         self._count_batches((self.dataloader_train, self.dataloader_val))
         structures = Structures.of(self, tolerance_mm=self._options.tolerance_mm)
-        self.print_to_log_file(f"NSD at {structures.tolerance_mm:g} mm")
+        self.print_to_log_file(f"NSD at {structures.tolerances_mm[0]:g} mm")
         self._surfaces = PatchSurfaces(structures)
         self._patch_nsd: list[float] = []
-        self._curve = self._new_curve(structures)
+        self._whole_cases = self._new_curve(structures)
         if self._was_loaded:
             self._go_on()
         self._saved_s = self._clock()
@@ -140,8 +142,8 @@ class nnUNetTrainerOrchestrator(ExactTrainer):  # noqa: N801 - nnU-Net's names
             if place["origin"].get(what) != value:
                 self.print_to_log_file(f"Other {what} than before: it goes on, but not as it would have")
         self._restore_place(place)
-        if self._curve is not None and place["curve"]:
-            self._curve.state = place["curve"]
+        if self._whole_cases is not None and place["curve"]:
+            self._whole_cases.curve.state = place["curve"]
         self.print_to_log_file(
             f"{self._training_id}: goes on at epoch {self.current_epoch}, after {len(self._losses)} of its "
             f"{self.num_iterations_per_epoch} iterations"
@@ -236,41 +238,33 @@ class nnUNetTrainerOrchestrator(ExactTrainer):  # noqa: N801 - nnU-Net's names
             f"Epoch time: {self._epoch_elapsed_s:.2f} s ({self.dataloader_train.waited_s:.2f} s waiting for patches)"
         )
 
-    def _new_curve(self, structures: Structures) -> LearningCurve | None:
+    def _new_curve(self, structures: Structures) -> WholeCases | None:
         every, fed = self._options.curve_every, self._fed()
         if every is None:
             return None
         if not set(fed.monitoring).isdisjoint(fed.train):
             self.print_to_log_file("Whole cases: none is looked at, since those of validation are trained on as well")
             return None
-        self._volumes = volumes = Volumes(self, structures, identifiers=fed.monitoring)
-        names = ["+".join(map(str, labels)) for labels in structures.labels]
-        return LearningCurve(
-            CurveSettings(every=every, share=self._options.curve_share),
-            cases=volumes.in_order,
-            structures=names,
-            score=volumes.score,
+        return WholeCases(
+            self,
+            structures,
+            identifiers=fed.monitoring,
+            names=["+".join(map(str, labels)) for labels in structures.labels],
+            settings=CurveSettings(every=every, share=self._options.curve_share),
             clock=self._clock,
         )
 
     def _look(self) -> None:
         """Score whole validation cases where that is due and there is time for it."""
-        if self._curve is None or not self._curve.is_due(self.current_epoch):
+        if self._whole_cases is None:
             return
-        look = self._curve.look(
-            self.current_epoch, elapsed_s=self._elapsed_s, expected_case_s=self._volumes.expected_s(self._patch_s)
+        look = self._whole_cases.look(
+            self.current_epoch, elapsed_s=self._elapsed_s, patch_s=self._patch_s, log=self.print_to_log_file
         )
         if look is None:
-            self.print_to_log_file(
-                f"Whole cases: not looked at; that would take more than {self._options.curve_share:.0%}"
-            )
             return
-        write_curve(Path(self.output_folder), CURVE, look.rows)
-        self.print_to_log_file(
-            f"Whole cases: DSC {look.mean_dsc:.4f}, NSD {look.mean_nsd:.4f} of {len({row.case for row in look.rows})} "
-            f"validation cases, {look.elapsed_s:.1f} s"
-        )
-        if self._curve.is_best(look):
+        write_curve(LocalStorage(self.output_folder), CURVE, look.rows)
+        if self._whole_cases.curve.is_best(look):
             self.print_to_log_file(f"New best NSD: {BEST_NSD}")
             self._write(BEST_NSD)
 
@@ -304,7 +298,7 @@ class nnUNetTrainerOrchestrator(ExactTrainer):  # noqa: N801 - nnU-Net's names
         return (self.named if own is nnunets else type(self)).__name__
 
     def _curve_state(self) -> JsonObject:
-        return {} if self._curve is None else self._curve.state
+        return {} if self._whole_cases is None else self._whole_cases.curve.state
 
     def load_checkpoint(self, filename_or_checkpoint: JsonObject | str) -> None:
         """Load weights, optimiser and log as nnU-Net does; `on_train_start` goes to the place."""

@@ -1,14 +1,11 @@
 """Scores of whole validation cases while a training runs, for a share of its time that is said beforehand."""
 
-import csv
 import math
-import statistics
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
+from orchestrator.results.curves import CurveRow, mean
 from orchestrator.storage.json_values import JsonObject
-from orchestrator.storage.local import LocalStorage
 from orchestrator.training.nnunet.trainers.structures import Scores
 
 
@@ -23,19 +20,6 @@ class CurveSettings:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class CurveRow:
-    """One structure of one case after an epoch."""
-
-    epoch: int
-    """Number of epochs that were done."""
-    case: str
-    structure: str
-    dsc: float
-    """NaN where neither the case nor the prediction has the structure."""
-    nsd: float
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Look:
     """What was found after an epoch."""
 
@@ -45,12 +29,12 @@ class Look:
     @property
     def mean_dsc(self) -> float:
         """Over cases and structures where it is a number."""
-        return _mean(row.dsc for row in self.rows)
+        return mean(row.dsc for row in self.rows)
 
     @property
     def mean_nsd(self) -> float:
         """Over cases and structures where it is a number."""
-        return _mean(row.nsd for row in self.rows)
+        return mean(row.nsd for row in self.rows)
 
 
 class LearningCurve:
@@ -153,35 +137,3 @@ class LearningCurve:
             return False
         self._best_nsd = look.mean_nsd
         return True
-
-
-def write_curve(folder: Path, name: str, rows: Sequence[CurveRow]) -> None:
-    """Write rows to a CSV file, after those of earlier epochs that are there; whole or not at all."""
-    first = min(row.epoch for row in rows)
-    kept = [row for row in read_curve(folder / name) if row.epoch < first]
-    with LocalStorage(str(folder)).writing(name) as path, path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(CurveRow)])
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in (*kept, *rows))
-
-
-def read_curve(path: Path) -> list[CurveRow]:
-    """Return the rows of a CSV file of `write_curve`; none if there is no such file."""
-    if not path.is_file():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return [
-            CurveRow(
-                epoch=int(row["epoch"]),
-                case=row["case"],
-                structure=row["structure"],
-                dsc=float(row["dsc"]),
-                nsd=float(row["nsd"]),
-            )
-            for row in csv.DictReader(file)
-        ]
-
-
-def _mean(values: Iterator[float]) -> float:
-    numbers = [value for value in values if not math.isnan(value)]
-    return statistics.fmean(numbers) if numbers else math.nan

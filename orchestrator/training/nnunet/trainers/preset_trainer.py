@@ -1,8 +1,8 @@
 """One training: nnU-Net's trainer with a preset's length, our checkpoints and our patch files.
 
 Network, loss, mixed precision and the loop of an epoch are nnU-Net's. What differs beside what `exact_trainer.py` says:
-the split is given, checkpoints are atomic and saved by time, nothing is validated on whole cases and no best checkpoint
-is kept, since the final one is evaluated.
+the split is given, checkpoints are atomic and saved by time, whole validation cases are looked at where a preset says
+so, and no best checkpoint is kept, since the final one is evaluated.
 """
 
 import time
@@ -16,13 +16,17 @@ import numpy as np
 import torch
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 
+from orchestrator.benchmark.definition import Structure
 from orchestrator.benchmark.presets import Preset
 from orchestrator.errors import TrainingError
 from orchestrator.training.checkpoint import CheckpointStore, check_origin, fitting
 from orchestrator.training.feed.case_folders import PatchFolder
 from orchestrator.training.feed.patch_dataset import ArrowDataset
 from orchestrator.training.nnunet.trainers.exact_trainer import ExactTrainer, FedCases
+from orchestrator.training.nnunet.trainers.learning_curve import CurveSettings
+from orchestrator.training.nnunet.trainers.structures import Structures
 from orchestrator.training.nnunet.trainers.trainer_overrides import overridden
+from orchestrator.training.nnunet.trainers.volumes import WholeCases
 from orchestrator.training.plain_state import State
 from orchestrator.training.reports import EpochReport, Milestone, MilestoneKind, TrainingListener, TrainOutcome
 
@@ -43,6 +47,10 @@ class TrainingData:
     """Identifiers of the cases whose patch Dice is shown."""
     origin: State
     """What a checkpoint must have in common with a training that goes on from it."""
+    validation: tuple[str, ...] = ()
+    """Identifiers of cases that may be looked at as a whole: those of monitoring, if none is trained on."""
+    structures: tuple[Structure, ...] = ()
+    """What is scored of them."""
 
 
 class PresetTrainer(ExactTrainer):
@@ -59,6 +67,7 @@ class PresetTrainer(ExactTrainer):
         self.preprocessed_dataset_folder = str(data.patches)
         self.checkpoint_every_s = preset.checkpoint_every_s
         self.outcome: TrainOutcome | None = None
+        self._whole_cases: WholeCases | None = None
         self._begin()
 
     def _take_over(self, preset: Preset) -> None:
@@ -137,6 +146,7 @@ class PresetTrainer(ExactTrainer):
         self.initialize()
         self._count_batches(self.get_dataloaders())
         self.set_deep_supervision_enabled(self.enable_deep_supervision)
+        self._whole_cases = self._new_curve()
         started_s = self._clock()
         state = self._checkpoint.load_latest()
         if state is None:
@@ -145,12 +155,40 @@ class PresetTrainer(ExactTrainer):
             with fitting(f"{self._training_id}: its checkpoint"):
                 check_origin(state["origin"], expected=self._data.origin, training_id=self._training_id)
                 self._restore(state)
+                if self._whole_cases is not None and "curve" in state:
+                    self._whole_cases.curve.state = state["curve"]
             self._log(
                 f"{self._training_id}: resumed at epoch {self.current_epoch} of {self.num_epochs}, after "
                 f"{len(self._losses)} of its {self.num_iterations_per_epoch} iterations"
             )
         self._tell("attempt_started", elapsed_s=self._clock() - started_s if state else 0.0)
         self._saved_s = self._clock()
+
+    def _new_curve(self) -> WholeCases | None:
+        """Return what looks at whole validation cases, if the preset wants that and there are some."""
+        if self._preset.curve_every is None or not self._data.validation:
+            return None
+        structures = Structures.of(self, known=self._data.structures)
+        names = {frozenset(one.labels): one.name for one in self._data.structures}
+        return WholeCases(
+            self,
+            structures,
+            identifiers=self._data.validation,
+            names=[names.get(frozenset(labels), "+".join(map(str, labels))) for labels in structures.labels],
+            settings=CurveSettings(every=self._preset.curve_every, share=self._preset.curve_share),
+            clock=self._clock,
+        )
+
+    def _look(self, *, epoch_s: float) -> None:
+        """Score whole validation cases where that is due; the patches of an epoch say what a window takes at most."""
+        if self._whole_cases is None:
+            return
+        num_patches = (self.num_iterations_per_epoch + self.num_val_iterations_per_epoch) * self.batch_size
+        look = self._whole_cases.look(
+            self.current_epoch, elapsed_s=self._elapsed_s, patch_s=epoch_s / num_patches, log=self._log
+        )
+        if look is not None:
+            self._listener.on_curve(look.rows)
 
     def _is_enough(self) -> bool:
         """Whether the training ends with the epochs that are over: a trial of a search that others beat.
@@ -175,6 +213,7 @@ class PresetTrainer(ExactTrainer):
             f"({report.loader_wait_s:.1f} s waiting for patches)"
         )
         self._end_epoch()
+        self._look(epoch_s=report.elapsed_s)
         if self.current_epoch < self.num_epochs:
             self._save_where_due()
         self._listener.on_epoch(report)
@@ -214,7 +253,8 @@ class PresetTrainer(ExactTrainer):
 
     def _save(self, *, reason: str = "") -> None:
         started_s = self._clock()
-        self._checkpoint.save_latest(self._weights() | self._progress())
+        curve: State = {} if self._whole_cases is None else {"curve": self._whole_cases.curve.state}
+        self._checkpoint.save_latest(self._weights() | self._progress() | curve)
         self._saved_s = self._clock()
         self._tell("checkpoint_saved", elapsed_s=self._saved_s - started_s, reason=reason)
 

@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from kernels import SurfaceOverlap, score_masks, surface_overlaps
+from orchestrator.benchmark.definition import Structure
 
 Scores = tuple[tuple[float, float], ...]
 """Dice and NSD of each structure; NaN where neither map has it."""
@@ -30,23 +31,34 @@ class Structures:
     """Label of voxels that nobody has annotated: nothing is predicted there."""
     spacing_mm: tuple[float, float, float]
     """(z, y, x) of a volume; of a 2d configuration, z is the median of the data set."""
-    tolerance_mm: float
-    """Of the NSD."""
+    tolerances_mm: tuple[float, ...]
+    """Of the NSD of each."""
 
     @classmethod
-    def of(cls, trainer: Any, *, tolerance_mm: float | None) -> "Structures":
-        """Return those of nnU-Net's trainer; the tolerance is one voxel, along the middle axis, unless it is given."""
+    def of(cls, trainer: Any, *, tolerance_mm: float | None = None, known: Sequence[Structure] = ()) -> "Structures":
+        """Return those of nnU-Net's trainer.
+
+        The tolerance is that of a known structure with the same labels, `tolerance_mm` of all others, and one voxel,
+        along the middle axis, unless it is given.
+        """
         labels = trainer.label_manager
         found = labels.foreground_regions if labels.has_regions else labels.foreground_labels
         own = tuple(map(float, trainer.configuration_manager.spacing))
+        usual_mm = statistics.median(own) if tolerance_mm is None else tolerance_mm
+        of_known_mm = {frozenset(one.labels): one.tolerance_mm for one in known}
         z_mm = float(trainer.plans_manager.original_median_spacing_after_transp[0])
+        each = tuple(tuple(map(int, one)) if isinstance(one, list | tuple) else (int(one),) for one in found)
         return cls(
-            labels=tuple(tuple(map(int, one)) if isinstance(one, list | tuple) else (int(one),) for one in found),
+            labels=each,
             are_regions=bool(labels.has_regions),
             ignored=labels.ignore_label,
             spacing_mm=(own[0] if len(own) == 3 else z_mm, own[-2], own[-1]),
-            tolerance_mm=statistics.median(own) if tolerance_mm is None else tolerance_mm,
+            tolerances_mm=tuple(of_known_mm.get(frozenset(one), usual_mm) for one in each),
         )
+
+    def tolerances_of(self, pair: "Pair") -> dict[int, float]:
+        """Return the tolerance of each value in the maps of a pair."""
+        return {value: self.tolerances_mm[number] for value, number in pair.values.items()}
 
     def pairs(self, reference: _Labels, predicted: _Labels, ignored: _Labels | None) -> "Iterator[Pair]":
         """Yield maps of a patch or case, shape (maps, (z), y, x): one with all labels, or one for each region."""
@@ -103,7 +115,7 @@ def score_case(reference: _Labels, output: torch.Tensor, structures: Structures)
         predicted_maps(output[None].float(), structures)[0],
         ignored,
     ):
-        tolerances_mm = dict.fromkeys(pair.values, structures.tolerance_mm)
+        tolerances_mm = structures.tolerances_of(pair)
         for score in score_masks(
             pair.reference, pair.prediction, spacing_mm=pair.spacing_mm, tolerances_mm=tolerances_mm
         ):
@@ -159,7 +171,7 @@ class PatchSurfaces:
             ignored = reference[-1] != 0 if structures.are_regions else reference[0] == structures.ignored
         found: dict[int, SurfaceOverlap] = {}
         for pair in structures.pairs(reference[: len(predicted)], predicted, ignored):
-            tolerances_mm = dict.fromkeys(pair.values, structures.tolerance_mm)
+            tolerances_mm = structures.tolerances_of(pair)
             overlaps = surface_overlaps(
                 pair.reference, pair.prediction, spacing_mm=pair.spacing_mm, tolerances_mm=tolerances_mm
             )

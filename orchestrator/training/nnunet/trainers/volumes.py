@@ -1,7 +1,7 @@
 """Whole validation cases, predicted as they were preprocessed and scored, while a training runs."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.inference.sliding_window_prediction import compute_steps_for_sliding_window
 
 from orchestrator.training.nnunet.environment import prints_to_log
+from orchestrator.training.nnunet.trainers.learning_curve import CurveSettings, LearningCurve, Look
 from orchestrator.training.nnunet.trainers.structures import Scores, Structures, score_case
 
 if TYPE_CHECKING:
@@ -78,3 +79,68 @@ class Volumes:
         steps = compute_steps_for_sliding_window(size, patch, STEP)
         slices = 1 if len(patch) == 3 else shape[0]
         return int(np.prod([len(along) for along in steps])) * slices
+
+
+class WholeCases:
+    """The learning curve of whole validation cases of a training."""
+
+    def __init__(
+        self,
+        trainer: "nnUNetTrainer",
+        structures: Structures,
+        *,
+        identifiers: Sequence[str],
+        names: Sequence[str],
+        settings: CurveSettings,
+        clock: Callable[[], float],
+    ) -> None:
+        """Prepare.
+
+        Parameters
+        ----------
+        trainer
+            Which has been initialised.
+        structures
+            What is scored.
+        identifiers
+            Of the validation cases.
+        names
+            Of the structures.
+        settings
+            How often, and at what cost.
+        clock
+            Gives monotonic seconds.
+        """
+        self._volumes = Volumes(trainer, structures, identifiers=identifiers)
+        self._settings = settings
+        self.curve = LearningCurve(
+            settings, cases=self._volumes.in_order, structures=names, score=self._volumes.score, clock=clock
+        )
+        """What a checkpoint keeps the state of."""
+
+    def look(self, num_epochs: int, *, elapsed_s: float, patch_s: float, log: Callable[[str], None]) -> Look | None:
+        """Score the cases where that is due and there is time for it, and say so.
+
+        Parameters
+        ----------
+        num_epochs
+            That are done.
+        elapsed_s
+            That these have taken, looks left out.
+        patch_s
+            That a patch takes in validation.
+        log
+            Called with a line.
+        """
+        if not self.curve.is_due(num_epochs):
+            return None
+        look = self.curve.look(num_epochs, elapsed_s=elapsed_s, expected_case_s=self._volumes.expected_s(patch_s))
+        if look is None:
+            log(f"Whole cases: not looked at; that would take more than {self._settings.share:.0%}")
+            return None
+        num_cases = len({row.case for row in look.rows})
+        log(
+            f"Whole cases: DSC {look.mean_dsc:.4f}, NSD {look.mean_nsd:.4f} of {num_cases} validation cases, "
+            f"{look.elapsed_s:.1f} s"
+        )
+        return look

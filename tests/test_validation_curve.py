@@ -1,0 +1,136 @@
+"""Whole validation cases that a training of a study looks at: their scores and cost, and that nothing else changes."""
+
+from dataclasses import replace
+from itertools import count
+
+import numpy as np
+import pytest
+import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from tiny_training import CASES, Killed, Run, assert_same_weights, tiny_plan, tiny_preset, write_all_patches, write_ball
+
+from kernels import score_masks
+from orchestrator.benchmark.definition import Structure
+from orchestrator.benchmark.presets import PRESETS
+from orchestrator.driver.request import preset_record
+from orchestrator.errors import IntegrityError
+from orchestrator.patches.reader import PatchFile
+from orchestrator.report.figures import validation_curves
+from orchestrator.results.curves import CurveRow, read_curve, write_curve
+from orchestrator.storage.local import LocalStorage
+
+PRESET = tiny_preset(num_epochs=4, num_iterations_per_epoch=20, curve_every=2, curve_share=1.0)
+STRUCTURES = (Structure(name="ball", label=1, tolerance_mm=5.0),)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("balls")
+    files = [write_ball(folder, index) for index in range(4)]
+    plan = tiny_plan(files, preset=PRESET, configuration="3d_fullres")
+    return plan, write_all_patches(folder / "patches", files, plan)
+
+
+def looked(folder, setting, *, preset=PRESET, **changes):
+    """Return a training and the rows of its looks; its clock goes on by a second whenever it is asked."""
+    rows, clock = [], count().__next__
+    run = Run(folder, setting, preset=preset, structures=STRUCTURES, on_curve=rows.append, clock=clock, **changes)
+    return run, rows
+
+
+def test_the_scores_are_those_of_the_final_weights_on_the_patches_of_the_case(setting, tmp_path):
+    run, looks = looked(tmp_path, setting)
+    run.go()
+    assert [rows[0].epoch for rows in looks] == [2, 4]
+    plan, patches = setting
+    last = looks[-1]
+    assert {row.structure for row in last} == {"ball"}
+    assert {row.case for row in last} <= set(run.arguments["val_cases"])
+    with torch.no_grad():
+        for row in last:
+            stored = PatchFile.open(patches / f"{row.case}.arrow")
+            logits = _predicted(plan, run.weights, np.asarray(stored.image[:], np.float32))
+            (score,) = score_masks(
+                (np.asarray(stored.segmentation[:])[0] == 1).astype(np.uint8),
+                (logits.argmax(0) == 1).numpy().astype(np.uint8),
+                spacing_mm=plan.configuration_manager.spacing,
+                tolerances_mm={1: 5.0},
+                metrics=("dsc", "nsd"),
+            )
+            assert (row.dsc, row.nsd) == pytest.approx((score.dsc, score.nsd), nan_ok=True)
+
+
+def _predicted(plan, weights, image):
+    from orchestrator.training.nnunet.classes import network_for_prediction
+
+    network = network_for_prediction(
+        "nnUNetTrainer", plan.plans_manager, configuration=plan.configuration, dataset_json=plan.dataset_json
+    )
+    network.load_state_dict(weights)
+    predictor = nnUNetPredictor(0.5, True, False, False, torch.device("cpu"), allow_tqdm=False)
+    predictor.manual_initialization(
+        network, plan.plans_manager, plan.configuration_manager, [weights], plan.dataset_json, "nnUNetTrainer", None
+    )
+    return predictor.predict_sliding_window_return_logits(torch.from_numpy(image))
+
+
+def test_looks_change_no_weight_and_a_killed_training_goes_on_with_the_same_cases(setting, tmp_path):
+    plain = Run(tmp_path / "plain", setting, preset=replace(PRESET, curve_every=None)).go()
+    run, looks = looked(tmp_path / "looked", setting)
+    assert_same_weights(run.go().weights, plain.weights)
+    killed, before = looked(tmp_path / "killed", setting, kill_after=3)
+    with pytest.raises(Killed):
+        killed.go()
+    resumed, after = looked(tmp_path / "killed", setting)
+    assert_same_weights(resumed.go().weights, plain.weights)
+    assert [rows[0].epoch for rows in (*before, *after)] == [2, 4]
+    assert [row.case for row in after[0]] == [row.case for row in before[0]]
+    assert [row.dsc for row in after[0] if row.case in {one.case for one in looks[-1]}] == [
+        row.dsc for row in looks[-1] if row.case in {one.case for one in after[0]}
+    ]
+
+
+def test_training_cases_are_never_looked_at(setting, tmp_path):
+    run, looks = looked(tmp_path, setting, train_cases=CASES, val_cases=())
+    run.go()
+    assert looks == []
+
+
+def test_a_look_that_would_take_more_than_its_share_is_left_out(setting, tmp_path):
+    run, looks = looked(tmp_path, setting, preset=replace(PRESET, curve_share=1e-9))
+    run.go()
+    assert looks == []
+    assert "Whole cases: not looked at" in run.text
+
+
+def test_a_run_may_look_or_not_and_stays_the_same_run():
+    smoke = PRESETS["smoke"]
+    assert preset_record(replace(smoke, curve_every=5, curve_share=0.5)) == preset_record(smoke)
+
+
+def test_a_file_that_holds_something_else_is_refused_by_name(tmp_path):
+    storage = LocalStorage(str(tmp_path))
+    for content in (b"epoch,case\n1,a\n", b"epoch,case,structure,dsc,nsd\nx,a,b,1,1\n", b"\xff\xfe"):
+        storage.write_bytes("curve.csv", content)
+        with pytest.raises(IntegrityError, match=r"curve\.csv"):
+            read_curve(storage, "curve.csv")
+
+
+def test_the_report_draws_a_line_a_training(tmp_path):
+    storage = LocalStorage(str(tmp_path))
+    for epoch in (5, 10):
+        rows = [
+            CurveRow(epoch=epoch, case=case, structure="ball", dsc=epoch / 20, nsd=float("nan")) for case in ("a", "b")
+        ]
+        write_curve(storage, "curve.csv", rows)
+    svg = validation_curves({"g-fold0": read_curve(storage, "curve.csv")})
+    assert svg.startswith("<svg")
+    assert ">NSD</text>" in svg
