@@ -15,7 +15,7 @@ from orchestrator.cluster.registry import load_cluster
 from orchestrator.driver.claim import RUN_FORMAT, claim_output
 from orchestrator.driver.lease import DriverRecord, latest_driver
 from orchestrator.events import EventLog, read_events
-from orchestrator.patches.manifest import PatchManifest, PatchRecord
+from orchestrator.patches.record import PatchRecord
 from orchestrator.results.records import CaseScore, Provenance, ResultRow, ScoreStatus
 from orchestrator.results.store import ResultsStore, from_table
 from orchestrator.stages.records.cases import read_case_record
@@ -85,15 +85,13 @@ def read_results(content: bytes, folder: Path) -> str:
 
 
 def patch_records(_folder: Path) -> list[bytes]:
-    """Return a record of patches and a manifest."""
-    record = PatchRecord(num_bytes=1000, sha256=_SHA256, version=2)
-    return [record.to_bytes(), PatchManifest(records={"patches/T1/a--1.arrow": record}).to_bytes()]
+    """Return a record of patches."""
+    return [PatchRecord(num_bytes=1000, sha256=_SHA256, version=2).to_bytes()]
 
 
 def read_patch_record(content: bytes, _folder: Path) -> str:
-    """Parse it as what it looks like."""
-    kind = PatchManifest if b"files" in content else PatchRecord
-    return repr(kind.from_bytes(content))
+    """Parse it."""
+    return repr(PatchRecord.from_bytes(content))
 
 
 def run_records(_folder: Path) -> list[bytes]:

@@ -13,7 +13,6 @@ from kernels.augmentation.intensity_transforms import write_labels
 from kernels.augmentation.patch_geometry import rotation_matrix
 from kernels.packing.lane_unpacking import EVERYWHERE
 from orchestrator.training.feed.augmentation import (
-    Elastic,
     PatchSettings,
     change_intensities,
     draw_augmentation,
@@ -179,7 +178,7 @@ def test_what_is_drawn_is_distributed_as_nnunet_draws_it(name):
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_a_patch_is_what_nnunets_transforms_make_of_the_same_draws(name):
-    settings = replace(SETTINGS[name], p_elastic_deform=0.0)
+    settings = SETTINGS[name]
     case = CaseInMemory()
     num_moved = 0
     for index, drawn in enumerate(draws(settings, num=60, num_channels=2)):
@@ -210,21 +209,6 @@ def test_a_patch_that_is_magnified_reads_less_than_itself():
     )
     patch_of(case, drawn, ISOTROPIC, (0, 0, 0))
     assert case.voxels_read < 0.75 * 12 * 14 * 16
-
-
-def test_a_deformed_patch_follows_from_its_draw_and_differs_from_a_plain_one():
-    case = CaseInMemory()
-    drawn = next(one for one in draws(ISOTROPIC, num_channels=2) if one.is_plain_crop)
-    elastic = Elastic(sigmas=(2.0, 2.0, 2.0), magnitudes=(1.0, 1.0, 1.0), seed=5)
-    for settings in (ISOTROPIC, ANISOTROPIC):
-        first, second = (patch_of(case, replace(drawn, elastic=elastic), settings, (2, 2, 2)) for _ in range(2))
-        np.testing.assert_array_equal(first[0], second[0])
-        assert (first[0] != patch_of(case, drawn, settings, (2, 2, 2))[0]).mean() > 0.5
-        turned = replace(drawn, elastic=elastic, angles_rad=(0.4, 0.3, -0.5), scale=1.2)
-        for image, _ in (first, patch_of(case, turned, settings, (2, 2, 2))):
-            assert np.isfinite(image).all(), "nothing is sampled that was not read"
-    settings = replace(ISOTROPIC, p_elastic_deform=0.5)
-    assert np.mean([one.elastic is not None for one in draws(settings)]) == pytest.approx(0.5, abs=0.04)
 
 
 def test_masked_channels_are_0_outside_of_the_case():

@@ -23,7 +23,7 @@ from orchestrator.driver.lease import Lease
 from orchestrator.errors import ConfigError, IntegrityError, StorageError
 from orchestrator.events import EventLog, read_events
 from orchestrator.patches.cache import PatchCache
-from orchestrator.patches.manifest import PatchRecord
+from orchestrator.patches.record import PatchRecord
 from orchestrator.patches.writer import write_patches
 from orchestrator.stages.attempt import AttemptEvents, TrainingLog
 from orchestrator.stages.repair import TrainingPatches
@@ -210,7 +210,8 @@ def test_a_damaged_patch_file_is_preprocessed_again(patches_of_a_run, damage):
     assert notes[0].endswith("balls/case_1 is preprocessed again")
     assert storage.read_bytes(key) == whole
     assert patches_of_a_run.repair(note=notes.append) == 0
-    patches_of_a_run.write_manifest().verify(storage)
+    for key, record in patches_of_a_run.records().items():
+        record.verify(storage, key)
 
 
 def test_a_patch_file_that_is_damaged_again_and_again_is_an_error(patches_of_a_run):

@@ -18,7 +18,7 @@ from orchestrator.driver.request import RunRequest, identity_of
 from orchestrator.driver.run import run
 from orchestrator.errors import StorageError
 from orchestrator.events import EventLog, read_events
-from orchestrator.patches.manifest import PatchRecord
+from orchestrator.patches.record import PatchRecord
 from orchestrator.patches.writer import write_patches
 from orchestrator.progress import NoListener
 from orchestrator.ray_backend.on_demand import connect_to_ray

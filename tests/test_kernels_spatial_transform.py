@@ -6,7 +6,7 @@ import torch
 from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from scipy import ndimage
 
-from kernels.augmentation.patch_geometry import box_needed, elastic_offsets, rotation_matrix, slabs_needed
+from kernels.augmentation.patch_geometry import box_needed, rotation_matrix, slabs_needed
 from kernels.augmentation.spatial_transform import sample_patch
 
 INITIAL, PATCH = (26, 33, 38), (16, 20, 24)
@@ -21,13 +21,12 @@ def blobs(seed, *, shape=INITIAL, num_labels=4, num_channels=1):
     return image, (ranks * num_labels).astype(np.int16) - 1
 
 
-def stock(image, segmentation, patch, *, angles, scales, magnitudes=None):
-    """What SpatialTransform makes of the given parameters: image, labels, matrix, and the offsets that it drew."""
+def stock(image, segmentation, patch, *, angles, scales):
+    """What SpatialTransform makes of the given parameters: image, labels and matrix."""
     transform = SpatialTransform(
         patch, 0, False, p_rotation=1, p_scaling=1, border_mode_seg="constant", padding_value_seg=-1,
         rotation=lambda dim, **_: angles[dim], scaling=lambda dim, **_: scales[dim],
-        p_elastic_deform=0 if magnitudes is None else 1, elastic_deform_scale=(0.05, 0.2),
-        elastic_deform_magnitude=lambda dim, **_: magnitudes[dim],
+        p_elastic_deform=0,
     )  # fmt: skip
     torch.manual_seed(4)
     parameters = transform.get_parameters(image=torch.from_numpy(image))
@@ -35,20 +34,19 @@ def stock(image, segmentation, patch, *, angles, scales, magnitudes=None):
         transform._apply_to_image(torch.from_numpy(image), **parameters).numpy(),
         transform._apply_to_segmentation(torch.from_numpy(segmentation), **parameters).numpy(),
         parameters["affine"],
-        None if magnitudes is None else np.moveaxis(parameters["elastic_offsets"].numpy(), -1, 0),
     )
 
 
-def ours(image, segmentation, patch, matrix, *, offsets=None, reach=(0.0, 0.0, 0.0)):
+def ours(image, segmentation, patch, matrix):
     """The same from no more than the voxels that are needed; everything else is made useless first."""
     limits = segmentation.shape
     middle = tuple((size - 1) / 2 for size in limits)
-    box = box_needed(matrix=matrix, centre=middle, patch_shape=patch, limits=limits, reach=reach)
+    box = box_needed(matrix=matrix, centre=middle, patch_shape=patch, limits=limits)
     slices = tuple(slice(a, a + n) for a, n in zip(box.start, box.shape, strict=True))
     out = np.full((len(image), *patch), np.nan, np.float32), np.full(patch, -9, np.int16)
     box_image, box_segmentation = image[(slice(None), *slices)].copy(), segmentation[slices].copy()
     centre = tuple(a - b for a, b in zip(middle, box.start, strict=True))
-    for *normal, along in slabs_needed(matrix=matrix, centre=centre, patch_shape=patch, reach=reach):
+    for *normal, along in slabs_needed(matrix=matrix, centre=centre, patch_shape=patch):
         is_unwanted = np.abs(np.tensordot(normal, np.indices(box.shape, float), 1) - along) > 1
         box_image[:, is_unwanted], box_segmentation[is_unwanted] = np.nan, 99
     sample_patch(
@@ -58,7 +56,6 @@ def ours(image, segmentation, patch, matrix, *, offsets=None, reach=(0.0, 0.0, 0
         centre=centre,
         patch_image=out[0],
         patch_segmentation=out[1],
-        offsets=offsets,
     )
     return out
 
@@ -76,7 +73,7 @@ def ours(image, segmentation, patch, matrix, *, offsets=None, reach=(0.0, 0.0, 0
 )
 def test_a_rotated_and_scaled_volume_is_that_of_nnunet(angles, scales, num_channels):
     image, segmentation = blobs(1, num_channels=num_channels)
-    expected_image, expected_labels, matrix, _ = stock(image, segmentation[None], PATCH, angles=angles, scales=scales)
+    expected_image, expected_labels, matrix = stock(image, segmentation[None], PATCH, angles=angles, scales=scales)
     np.testing.assert_allclose(rotation_matrix(angles, scales), matrix, atol=1e-15)
     found_image, found_labels = ours(image, segmentation, PATCH, matrix)
     np.testing.assert_allclose(found_image, expected_image, atol=5e-5)
@@ -90,7 +87,7 @@ def test_slices_are_rotated_and_scaled_as_nnunet_does_it_to_anisotropic_patches(
     patch = (5, 20, 24)
     flat = np.ascontiguousarray(image.reshape(10, 33, 38))
     angles, scales = (0.0, angle), (scale, scale)
-    expected_image, expected_labels, plane, _ = stock(flat, segmentation, patch[1:], angles=angles, scales=scales)
+    expected_image, expected_labels, plane = stock(flat, segmentation, patch[1:], angles=angles, scales=scales)
     matrix = rotation_matrix((angle, 0.0, 0.0), (1.0, scale, scale))
     np.testing.assert_allclose(matrix[1:, 1:], plane, atol=1e-15)
     found_image, found_labels = ours(image, segmentation, patch, matrix)
@@ -133,72 +130,3 @@ def test_outside_of_the_box_the_image_is_0_and_the_label_is_that_of_padding():
     # Voxel 4 of the row lies at x = 0.25, voxel 3 a quarter beyond the border's half, voxel 7 at 3.25.
     assert patch[1].ravel().tolist() == [-1] * 4 + [5] * 4 + [-1] * 4
     np.testing.assert_allclose(patch[0].ravel(), [0, 0, 0, 0.25, 1, 1, 1, 0.75, 0, 0, 0, 0])
-
-
-def test_a_deformation_of_nothing_changes_nothing_and_another_moves_voxels_by_its_offsets():
-    image, segmentation = blobs(3)
-    matrix = rotation_matrix((0.2, 0.1, -0.3), (1.1, 1.1, 1.1))
-    plain = ours(image, segmentation, PATCH, matrix)
-    still = ours(image, segmentation, PATCH, matrix, offsets=np.zeros((3, *PATCH), np.float32))
-    np.testing.assert_allclose(still[0], plain[0], atol=1e-5)
-    # Offsets whose mean is 0 and that exchange two voxels of a row.
-    offsets = np.zeros((3, *PATCH), np.float32)
-    offsets[2, 8, 10, 12], offsets[2, 8, 10, 13] = 1, -1
-    moved = ours(image, segmentation, PATCH, matrix, offsets=offsets, reach=(0.0, 0.0, 1.0))
-    expected = plain[0].copy()
-    expected[0, 8, 10, [12, 13]] = plain[0][0, 8, 10, [13, 12]]
-    np.testing.assert_allclose(moved[0], expected, atol=1e-5)
-
-
-@pytest.mark.parametrize("num_channels", [1, 2])
-@pytest.mark.parametrize(
-    ("angles", "scales"),
-    [((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)), ((0.3, -0.2, 0.4), (1.2, 1.2, 1.2)), ((0.0, 0.5, 0.0), (0.8, 1.1, 0.9))],
-)
-def test_a_deformed_volume_is_that_of_nnunet_for_the_offsets_that_it_drew(angles, scales, num_channels):
-    image, segmentation = blobs(5, num_channels=num_channels)
-    magnitudes = (1.5, 3.0, 6.0)
-    expected_image, expected_labels, matrix, offsets = stock(
-        image, segmentation[None], PATCH, angles=angles, scales=scales, magnitudes=magnitudes
-    )
-    np.testing.assert_allclose(np.abs(offsets).max(axis=(1, 2, 3)), magnitudes, rtol=1e-5)
-    found_image, found_labels = ours(image, segmentation, PATCH, matrix, offsets=offsets, reach=magnitudes)
-    np.testing.assert_allclose(found_image, expected_image, atol=5e-5)
-    assert (found_labels != expected_labels[0]).mean() < 3e-4
-    plain, _ = ours(image, segmentation, PATCH, matrix)
-    assert np.abs(plain - found_image).mean() > 0.1
-
-
-def test_slices_are_deformed_alike_as_nnunet_does_it_to_anisotropic_patches():
-    image, segmentation = blobs(6, shape=(5, 33, 38), num_channels=2)
-    patch = (5, 20, 24)
-    flat = np.ascontiguousarray(image.reshape(10, 33, 38))
-    expected_image, expected_labels, _, in_plane = stock(
-        flat, segmentation, patch[1:], angles=(0.0, 0.7), scales=(1.1, 1.1), magnitudes=(2.0, 3.0)
-    )
-    offsets = np.zeros((3, *patch), np.float32)
-    offsets[1:] = in_plane[:, None]
-    matrix = rotation_matrix((0.7, 0.0, 0.0), (1.0, 1.1, 1.1))
-    found_image, found_labels = ours(image, segmentation, patch, matrix, offsets=offsets, reach=(0.0, 2.0, 3.0))
-    np.testing.assert_allclose(found_image, expected_image.reshape(2, *patch), atol=5e-5)
-    assert (found_labels != expected_labels).mean() < 3e-4
-
-
-@pytest.mark.parametrize("shape", [PATCH, (1, 20, 24)])
-def test_displacements_are_noise_blurred_as_nnunet_blurs_it(shape):
-    sigmas, magnitudes = (1.3, 2.0, 4.5), (0.5, 2.0, 4.0)
-    found = elastic_offsets(np.random.default_rng(3), shape, sigmas=sigmas, magnitudes=magnitudes)
-    generator = np.random.default_rng(3)
-    for axis in range(3):
-        noise = generator.standard_normal(shape, dtype=np.float32)
-        if shape[axis] == 1:
-            assert not found[axis].any()
-            continue
-        smooth = np.fft.ifftn(ndimage.fourier_gaussian(np.fft.fftn(noise), sigmas[axis])).real
-        np.testing.assert_allclose(found[axis], smooth / np.abs(smooth).max() * magnitudes[axis], atol=1e-5)
-
-
-def test_displacements_are_as_large_as_drawn_and_smooth():
-    offsets = elastic_offsets(np.random.default_rng(1), PATCH, sigmas=(3.0, 3.0, 3.0), magnitudes=(0.5, 2.0, 4.0))
-    np.testing.assert_allclose(np.abs(offsets).max(axis=(1, 2, 3)), [0.5, 2.0, 4.0], rtol=1e-5)
-    assert np.abs(np.diff(offsets[2], axis=2)).max() < 2

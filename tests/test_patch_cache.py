@@ -1,4 +1,4 @@
-"""Claims about the manifest of a training's patches and about the cache of remote ones."""
+"""Claims about the records of a training's patches and about the cache of remote ones."""
 
 import multiprocessing
 import os
@@ -12,8 +12,8 @@ import pytest
 from orchestrator.cli.verify import main
 from orchestrator.errors import IntegrityError
 from orchestrator.patches.cache import PatchCache
-from orchestrator.patches.manifest import PatchManifest, PatchRecord
 from orchestrator.patches.reader import PatchFile
+from orchestrator.patches.record import PatchRecord
 from orchestrator.patches.writer import write_patches
 from orchestrator.storage import cache_room
 from orchestrator.storage.local import LocalStorage
@@ -40,7 +40,7 @@ class RemoteStorage:
 
 @pytest.fixture
 def patches(tmp_path):
-    """Three patch files of one training in a folder, and their manifest."""
+    """Three patch files of one training in a folder, and their records."""
     storage = LocalStorage(str(tmp_path / "output"))
     records = {}
     for index in range(3):
@@ -52,7 +52,12 @@ def patches(tmp_path):
         with storage.writing(key) as path:
             write_patches(path, data=data, seg=seg, properties=properties)
             records[key] = PatchRecord.of_file(path)
-    return storage, PatchManifest(records=records)
+    return storage, records
+
+
+def verify(storage, records):
+    for key, record in records.items():
+        record.verify(storage, key)
 
 
 def remote(patches):
@@ -63,17 +68,9 @@ def names(folder):
     return sorted(path.name for path in folder.glob("*.arrow"))
 
 
-def test_a_manifest_survives_being_written(patches):
-    manifest = patches[1]
-    assert PatchManifest.from_bytes(manifest.to_bytes()) == manifest
-    for content in (b"{", b"[]", b'{"format": "orchestrator-patches", "version": 1, "files": {}}'):
-        with pytest.raises(IntegrityError, match="manifest"):
-            PatchManifest.from_bytes(content)
-
-
 def test_verify_finds_every_flipped_byte(patches):
-    storage, manifest = patches
-    manifest.verify(storage)
+    storage, records = patches
+    verify(storage, records)
     key = "patches/T1/case_1.arrow"
     content = storage.read_bytes(key)
     random = np.random.default_rng(0)
@@ -82,36 +79,35 @@ def test_verify_finds_every_flipped_byte(patches):
         changed[at] ^= 1 << int(random.integers(8))
         storage.write_bytes(key, bytes(changed))
         with pytest.raises(IntegrityError, match=r"case_1\.arrow"):
-            manifest.verify(storage)
+            verify(storage, records)
 
 
 def test_verify_names_what_is_missing_cut_or_exchanged(patches):
-    storage, manifest = patches
-    first, second, third = manifest.records
+    storage, records = patches
+    first, second, third = records
     storage.write_bytes(first, storage.read_bytes(second))
     with pytest.raises(IntegrityError, match=r"case_0\.arrow: .*expected"):
-        manifest.verify(storage)
-    one = PatchManifest(records={second: manifest.records[second]})
+        verify(storage, records)
     storage.write_bytes(second, storage.read_bytes(second)[:-8])
     with pytest.raises(IntegrityError, match=r"case_1\.arrow: \d+ bytes; expected \d+"):
-        one.verify(storage)
+        records[second].verify(storage, second)
     storage.delete(third)
     with pytest.raises(IntegrityError, match=r"case_2\.arrow: missing"):
-        PatchManifest(records={third: manifest.records[third]}).verify(storage)
+        records[third].verify(storage, third)
 
 
 def test_the_command_names_what_is_damaged_and_removes_it_if_asked_to(patches, capsys):
-    storage, manifest = patches
+    storage, records = patches
     command = ["--output", storage.location]
-    keys = list(manifest.records)
+    keys = list(records)
     for key in keys[:2]:
-        storage.write_bytes(record_of_patches(key), manifest.records[key].to_bytes())
+        storage.write_bytes(record_of_patches(key), records[key].to_bytes())
     assert main(command) == 1
     assert "case_2.arrow: without its record" in capsys.readouterr().out
     storage.write_bytes(record_of_patches(keys[2]), b"{}")
     assert main(command) == 1
     assert f"{record_of_patches(keys[2])}: not a record of patches" in capsys.readouterr().out
-    storage.write_bytes(record_of_patches(keys[2]), manifest.records[keys[2]].to_bytes())
+    storage.write_bytes(record_of_patches(keys[2]), records[keys[2]].to_bytes())
     assert main(command) == 0
     storage.write_bytes(keys[1], storage.read_bytes(keys[1])[:-1])
     assert main([*command, "--remove"]) == 1
@@ -129,17 +125,17 @@ def test_ctrl_c_ends_the_command_with_one_line(patches, capsys, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(PatchManifest, "verify", interrupt)
-    storage, manifest = patches
-    for key, record in manifest.records.items():
+    monkeypatch.setattr(PatchRecord, "verify", interrupt)
+    storage, records = patches
+    for key, record in records.items():
         storage.write_bytes(record_of_patches(key), record.to_bytes())
     assert main(["--output", storage.location]) == 130
     assert capsys.readouterr().err == "Interrupted.\n"
 
 
 def test_files_of_a_local_folder_are_not_copied(patches, tmp_path):
-    storage, manifest = patches
-    with PatchCache(tmp_path / "cache").gathered(storage, manifest) as folder:
+    storage, records = patches
+    with PatchCache(tmp_path / "cache").gathered(storage, records) as folder:
         assert names(folder) == ["case_0.arrow", "case_1.arrow", "case_2.arrow"]
         assert all(path.is_symlink() for path in folder.iterdir()), "nnU-Net expects files of one kind"
     assert not folder.exists()
@@ -153,13 +149,13 @@ def test_a_remote_file_is_fetched_once_and_compared(patches, tmp_path):
             for name in names(folder):
                 PatchFile.open(folder / name).verify()
             assert len(names(folder)) == 3
-    assert sorted(storage.reads()) == sorted(patches[1].records)
+    assert sorted(storage.reads()) == sorted(patches[1])
 
 
 def test_a_copy_that_has_rotted_is_fetched_again(patches, tmp_path):
     storage, cache = remote(patches), PatchCache(tmp_path / "cache")
-    (key, record), *_ = patches[1].records.items()
-    one = PatchManifest(records={key: record})
+    (key, record), *_ = patches[1].items()
+    one = {key: record}
     with cache.gathered(storage, one):
         pass
     copy = tmp_path / "cache" / record.sha256
@@ -192,16 +188,16 @@ def test_a_damaged_remote_file_is_refused_and_not_kept(patches, tmp_path):
     assert not [path for path in (tmp_path / "cache").iterdir() if path.is_dir() or path.stat().st_size]
 
 
-def want(location, cache, manifest, barrier, queue):
+def want(location, cache, records, barrier, queue):
     barrier.wait()
-    with PatchCache(cache).gathered(RemoteStorage(location), PatchManifest.from_bytes(manifest)) as folder:
+    with PatchCache(cache).gathered(RemoteStorage(location), records) as folder:
         queue.put([PatchFile.open(path).image[0, 0, 0, 0] for path in sorted(folder.glob("*.arrow"))])
 
 
 def test_two_processes_that_want_the_same_cases_fetch_them_once(patches, tmp_path):
     context = multiprocessing.get_context("spawn")
     barrier, queue = context.Barrier(2), context.Queue()
-    arguments = (patches[0].location, tmp_path / "cache", patches[1].to_bytes(), barrier, queue)
+    arguments = (patches[0].location, tmp_path / "cache", patches[1], barrier, queue)
     processes = [context.Process(target=want, args=arguments) for _ in range(2)]
     for process in processes:
         process.start()
@@ -210,14 +206,14 @@ def test_two_processes_that_want_the_same_cases_fetch_them_once(patches, tmp_pat
         process.join(120)
         assert process.exitcode == 0
     assert found[0] == found[1]
-    assert sorted(remote(patches).reads()) == sorted(patches[1].records)
+    assert sorted(remote(patches).reads()) == sorted(patches[1])
 
 
 def test_the_file_used_longest_ago_is_evicted_and_stays_with_whoever_has_it(patches, tmp_path):
-    storage, records = remote(patches), patches[1].records
+    storage, records = remote(patches), patches[1]
     sizes = [record.num_bytes for record in records.values()]
     cache = PatchCache(tmp_path / "cache", limit_bytes=sum(sizes[:2]) + sizes[2] // 2)
-    one = [PatchManifest(records={key: record}) for key, record in records.items()]
+    one = [{key: record} for key, record in records.items()]
     for index, used_s in ((0, 100), (1, 200)):
         with cache.gathered(storage, one[index]) as folder:
             os.utime(folder / f"case_{index}.arrow", (used_s, used_s))
@@ -237,7 +233,7 @@ def test_the_file_used_longest_ago_is_evicted_and_stays_with_whoever_has_it(patc
 
 
 def test_on_a_small_disk_files_are_evicted_before_it_is_full(patches, tmp_path, monkeypatch):
-    storage, records = remote(patches), patches[1].records
+    storage, records = remote(patches), patches[1]
     sizes = [record.num_bytes for record in records.values()]
     folder = tmp_path / "cache"
     disk = cache_room.LEFT_BYTES + sum(sizes[:2]) + sizes[2] // 2
@@ -248,7 +244,7 @@ def test_on_a_small_disk_files_are_evicted_before_it_is_full(patches, tmp_path, 
     monkeypatch.setattr(cache_room.shutil, "disk_usage", usage)
     cache = PatchCache(folder)
     for key, record in records.items():
-        with cache.gathered(storage, PatchManifest(records={key: record})):
+        with cache.gathered(storage, {key: record}):
             pass
     kept = {path.name for path in folder.iterdir() if path.is_file() and path.stat().st_size}
     assert kept == {record.sha256 for record in list(records.values())[1:]}
@@ -269,7 +265,6 @@ def test_what_a_killed_process_left_is_swept(patches, tmp_path):
 
 def test_patches_of_another_version_are_refused(patches, tmp_path):
     record = PatchRecord(num_bytes=1, sha256="0" * 64, version=1)
-    manifest = PatchManifest(records={"patches/T1/case_0.arrow": record})
-    gathered = PatchCache(tmp_path / "cache").gathered(patches[0], manifest)
+    gathered = PatchCache(tmp_path / "cache").gathered(patches[0], {"patches/T1/case_0.arrow": record})
     with pytest.raises(IntegrityError, match=r"case_0\.arrow: version 1; expected 2"), gathered:
         pass

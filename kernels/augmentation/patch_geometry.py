@@ -1,9 +1,8 @@
-"""Where the voxels of a rotated, scaled and deformed patch lie, and what of an image they need.
+"""Where the voxels of a rotated and scaled patch lie, and what of an image they need.
 
 A patch is sampled at ``matrix @ (i - middle of the patch) + centre`` for every index i, in voxels (z, y, x).
 """
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,7 +36,6 @@ def box_needed(
     centre: tuple[float, float, float],
     patch_shape: tuple[int, int, int],
     limits: tuple[int, int, int],
-    reach: tuple[float, float, float] = (0.0, 0.0, 0.0),
 ) -> Box:
     """Return the voxels within `limits` that can have a part in a patch.
 
@@ -51,10 +49,8 @@ def box_needed(
         Of the patch.
     limits
         Shape of the array beyond which everything counts as padding.
-    reach
-        Farthest that an elastic deformation moves a point of the patch along (z, y, x).
     """
-    half = np.abs(matrix) @ ((np.array(patch_shape) - 1) / 2 + 2 * np.array(reach)) + _ROUNDING
+    half = np.abs(matrix) @ ((np.array(patch_shape) - 1) / 2) + _ROUNDING
     first = np.clip(np.floor(np.array(centre) - half), 0, np.array(limits) - 1).astype(int)
     last = np.clip(np.floor(np.array(centre) + half) + 1, first, np.array(limits) - 1).astype(int)
     start, shape = first.tolist(), (last - first + 1).tolist()
@@ -66,7 +62,6 @@ def slabs_needed(
     matrix: NDArray[np.float64],
     centre: tuple[float, float, float],
     patch_shape: tuple[int, int, int],
-    reach: tuple[float, float, float] = (0.0, 0.0, 0.0),
 ) -> NDArray[np.float64]:
     """Return which voxels of a box can have a part in a patch, as three pairs of planes: the patch stands aslant in it.
 
@@ -75,34 +70,7 @@ def slabs_needed(
     """
     inverse = np.linalg.inv(matrix)
     # A neighbour lies less than a voxel from the point along each axis.
-    half = (np.array(patch_shape) - 1) / 2 + 2 * np.array(reach) + np.abs(inverse).sum(axis=1) + _ROUNDING
+    half = (np.array(patch_shape) - 1) / 2 + np.abs(inverse).sum(axis=1) + _ROUNDING
     normals = inverse / half[:, None]
     slabs: NDArray[np.float64] = np.column_stack([normals, normals @ np.array(centre)])
     return slabs
-
-
-def elastic_offsets(
-    generator: np.random.Generator,
-    shape: tuple[int, int, int],
-    *,
-    sigmas: tuple[float, float, float],
-    magnitudes: tuple[float, float, float],
-) -> NDArray[np.float32]:
-    """Return smooth random displacements, shape (3, Z, Y, X): white noise blurred with `sigmas` voxels.
-
-    Entry k of both is that of the displacement along axis k, whose largest is `magnitudes[k]` voxels. An axis of one
-    slice is neither blurred nor displaced.
-    """
-    offsets = np.zeros((3, *shape), np.float32)
-    for axis in range(3):
-        noise = generator.standard_normal(shape, dtype=np.float32)
-        if shape[axis] == 1:
-            continue
-        spectrum = np.fft.rfftn(noise)
-        for along, size in enumerate(shape):
-            frequency = np.fft.rfftfreq(size) if along == 2 else np.fft.fftfreq(size)
-            damping = np.exp(-2 * (math.pi * sigmas[axis] * frequency) ** 2)
-            spectrum *= damping.reshape([-1 if axis_ == along else 1 for axis_ in range(3)])
-        smooth = np.fft.irfftn(spectrum, s=shape, axes=(0, 1, 2))
-        offsets[axis] = smooth * (max(magnitudes[axis], 1e-8) / np.abs(smooth).max())
-    return offsets

@@ -1,4 +1,4 @@
-"""Rotation, scaling and elastic deformation of a patch in one pass: the image trilinear, the labels by vote.
+"""Rotation and scaling of a patch in one pass: the image trilinear, the labels by vote.
 
 The patch is sampled at ``matrix @ (i - middle of the patch) + centre`` for every index i, in voxels of the box that is
 given. What lies outside of the box is padding: 0 in the image, `PADDING_LABEL` in the segmentation. The neighbours of a
@@ -48,7 +48,6 @@ def sample_patch(
     centre: tuple[float, float, float],
     patch_image: NDArray[np.float32],
     patch_segmentation: NDArray[np.int16],
-    offsets: NDArray[np.float32] | None = None,
 ) -> None:
     """Fill `patch_image` and `patch_segmentation` from a box.
 
@@ -66,18 +65,11 @@ def sample_patch(
         Shape (C, Z, Y, X), C-ordered; overwritten.
     patch_segmentation
         Shape (Z, Y, X), C-ordered; overwritten.
-    offsets
-        Shape (3, Z, Y, X): what is added to the steps in the patch before the matrix; None for no deformation. Their
-        mean is taken out again, so that the patch stays where it is.
     """
     middle = (np.array(patch_segmentation.shape) - 1) / 2
-    if offsets is not None:
-        middle = middle + offsets.mean(axis=(1, 2, 3), dtype=np.float64)
     affine = np.column_stack([matrix, np.array(centre) - matrix @ middle])
     box, patch = _Volume(image, segmentation), _Volume(patch_image, patch_segmentation)
-    if offsets is not None:
-        _sample_deformed(box, affine, offsets, patch)
-    elif _keeps_slices(affine):
+    if _keeps_slices(affine):
         _sample_slices(box, affine, patch)
     else:
         _sample_volume(box, affine, patch)
@@ -331,22 +323,3 @@ def _sample_inner_slice(box: _Volume, places: _Places, row: _Volume, part: tuple
             weights[0], weights[1] = (one - fx[t]) * (one - fy[t]), fx[t] * (one - fy[t])
             weights[2], weights[3] = (one - fx[t]) * fy[t], fx[t] * fy[t]
             elected[t] = vote(ballot, labels[_nearest(fx[t]) + 2 * _nearest(fy[t])])
-
-
-@compiled
-def _sample_deformed(box: _Volume, affine: NDArray[np.float64], offsets: NDArray[np.float32], patch: _Volume) -> None:
-    """Sample every voxel where the deformation has moved it."""
-    ballot = new_ballot(8)
-    step = (0.0, 0.0, 0.0)
-    num_z, num_y, num_x = patch.segmentation.shape
-    for z in range(num_z):
-        for y in range(num_y):
-            for x in range(num_x):
-                dz, dy, dx = z + offsets[0, z, y, x], y + offsets[1, z, y, x], x + offsets[2, z, y, x]
-                start = (
-                    affine[0, 3] + affine[0, 0] * dz + affine[0, 1] * dy + affine[0, 2] * dx,
-                    affine[1, 3] + affine[1, 0] * dz + affine[1, 1] * dy + affine[1, 2] * dx,
-                    affine[2, 3] + affine[2, 0] * dz + affine[2, 1] * dy + affine[2, 2] * dx,
-                )
-                voxel = _Volume(patch.image[:, z, y, x : x + 1], patch.segmentation[z, y, x : x + 1])
-                _sample_border(box, (start, step), voxel, (0, 1), ballot)

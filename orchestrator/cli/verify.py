@@ -20,7 +20,7 @@ from orchestrator.cli.console import (
 )
 from orchestrator.driver.changed_data import compare, parts_of
 from orchestrator.errors import ConfigError, IntegrityError, OrchestratorError
-from orchestrator.patches.manifest import PatchManifest, PatchRecord
+from orchestrator.patches.record import PatchRecord
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.storage.interface import Storage
@@ -97,7 +97,7 @@ def damages(storage: Storage, keys: Sequence[str]) -> Iterator[tuple[str, Integr
     """Yield the files that are not what was written, and what is wrong with each."""
     for key in keys:
         try:
-            PatchManifest(records={key: _record(storage, key)}).verify(storage)
+            _record(storage, key).verify(storage, key)
         except IntegrityError as error:
             yield key, error
 

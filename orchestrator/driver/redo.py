@@ -52,7 +52,6 @@ def redo_changed(
         keys = list(stage.products)
         if stage.training is not None and stage.kind is StageKind.TRAIN:
             keys += storage.list_keys(run_paths.training(stage.training.id))
-            keys.append(run_paths.patches_manifest(stage.training.id))
         elif stage.training is not None and stage.kind is StageKind.VALIDATE:
             keys += storage.list_keys(run_paths.validations(stage.training.id))
         elif stage.training is not None and stage.kind is StageKind.PREDICT:

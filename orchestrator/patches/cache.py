@@ -11,13 +11,13 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 
 from orchestrator.errors import IntegrityError
-from orchestrator.patches.manifest import PatchManifest, PatchRecord
+from orchestrator.patches.record import PatchRecord
 from orchestrator.storage.cache_room import excess_bytes
 from orchestrator.storage.interface import Storage
 from orchestrator.storage.local import LocalStorage
@@ -50,8 +50,8 @@ class PatchCache:
         return self._given
 
     @contextmanager
-    def gathered(self, storage: Storage, manifest: PatchManifest) -> Iterator[Path]:
-        """Context with a folder that holds the files of a manifest under their own names, for reading only.
+    def gathered(self, storage: Storage, records: Mapping[str, PatchRecord]) -> Iterator[Path]:
+        """Context with a folder that holds files under their own names, for reading only; records are by their keys.
 
         Files of a local or shared folder are linked to and their sizes compared; others are fetched, once for all
         processes that want them at the same time, and compared with their digests.
@@ -59,20 +59,20 @@ class PatchCache:
         Raises
         ------
         IntegrityError
-            If a file is not what the manifest says.
+            If a file is not what its record says.
         StorageError
             If one cannot be fetched.
         """
         if isinstance(storage, LocalStorage):
             with tempfile.TemporaryDirectory(prefix=_IN_USE_PREFIX) as name:
-                for key, record in manifest.records.items():
+                for key, record in records.items():
                     path = storage.fetch(key).resolve()
                     record.check_size(path, name=str(path))
                     (Path(name) / path.name).symlink_to(path)
                 yield Path(name)
             return
         with self._folder_in_use() as folder:
-            for key, record in manifest.records.items():
+            for key, record in records.items():
                 self._link(storage, key, record, folder / Path(key).name)
             yield folder
 
@@ -99,7 +99,7 @@ class PatchCache:
         """
         if not storage.exists(key):
             raise IntegrityError(f"{storage.location}/{key}: no such patch file")
-        with self.gathered(storage, PatchManifest(records={key: record})) as folder:
+        with self.gathered(storage, {key: record}) as folder:
             record.check((folder / Path(key).name).resolve(), name=f"{storage.location}/{key}")
 
     def _link(self, storage: Storage, key: str, record: PatchRecord, target: Path) -> None:

@@ -9,7 +9,7 @@ from orchestrator.storage import run_paths
 
 def preprocess(context: RunContext, training: Training, *, case: Case) -> None:
     """Preprocess one case with the plans of one training and write its Arrow patch file."""
-    from orchestrator.patches.manifest import PatchRecord
+    from orchestrator.patches.record import PatchRecord
     from orchestrator.patches.writer import write_patches
     from orchestrator.training.nnunet.preprocessing import preprocess_case
 

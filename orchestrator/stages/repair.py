@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from orchestrator.benchmark.definition import Case
 from orchestrator.errors import IntegrityError, StorageError
 from orchestrator.patches.cache import PatchCache
-from orchestrator.patches.manifest import PatchManifest, PatchRecord
+from orchestrator.patches.record import PatchRecord
 from orchestrator.storage import run_paths
 from orchestrator.storage.interface import Storage
 
@@ -49,13 +49,9 @@ class TrainingPatches:
             self.storage.delete(run_paths.record_of_patches(run_paths.patches(self.training_id, case)))
             raise
 
-    def write_manifest(self) -> PatchManifest:
-        """Gather the records of all files, keep them together and return them."""
-        manifest = PatchManifest(
-            records={run_paths.patches(self.training_id, case): self._record(case) for case in self.cases}
-        )
-        self.storage.write_bytes(run_paths.patches_manifest(self.training_id), manifest.to_bytes())
-        return manifest
+    def records(self) -> dict[str, PatchRecord]:
+        """Return what each file must be, by its key in the storage."""
+        return {run_paths.patches(self.training_id, case): self._record(case) for case in self.cases}
 
     def _check(self, case: Case) -> None:
         self.cache.check(self.storage, run_paths.patches(self.training_id, case), self._record(case))

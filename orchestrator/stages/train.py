@@ -59,7 +59,7 @@ def train(context: RunContext, training: Training, *, watches: Sequence["Watch"]
         plan = read_plan(storage, training.id)
         patches = _training_patches(context, training)
         patches.repair(note=log.write)
-        with patches.cache.gathered(storage, patches.write_manifest()) as folder:
+        with patches.cache.gathered(storage, patches.records()) as folder:
             try:
                 outcome = fit(
                     _settings(context, training, plan=plan, patches=folder),

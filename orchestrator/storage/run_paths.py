@@ -141,11 +141,6 @@ def record_of_patches(key: str) -> str:
     return f"{key.removesuffix('.arrow')}.json"
 
 
-def patches_manifest(training_id: str) -> str:
-    """JSON with the records of all patch files of a training; written when it begins."""
-    return f"{PATCHES}/{training_id}/manifest.json"
-
-
 def final_checkpoint(training_id: str) -> str:
     """Checkpoint after the last epoch: the one that is evaluated."""
     return f"trainings/{training_id}/checkpoint_final.ckpt"

@@ -20,7 +20,7 @@ from kernels.augmentation.intensity_transforms import (
     mirror,
     scale_brightness,
 )
-from kernels.augmentation.patch_geometry import box_needed, elastic_offsets, rotation_matrix, slabs_needed
+from kernels.augmentation.patch_geometry import box_needed, rotation_matrix, slabs_needed
 from kernels.augmentation.spatial_transform import sample_patch
 from kernels.packing.lane_unpacking import EVERYWHERE
 from orchestrator.training.feed.case_folders import StoredCase
@@ -50,24 +50,6 @@ class PatchSettings:
     """Axes of (z, y, x)."""
     masked_channels: tuple[int, ...] = ()
     """Channels that are set to 0 outside of what was cropped."""
-    p_elastic_deform: float = 0.0
-    """Share of the samples that are deformed; nnU-Net trains with none."""
-    elastic_scale: tuple[float, float] = (0.0, 0.2)
-    """Range of the blur of the displacements, as a share of the patch."""
-    elastic_magnitude_voxels: tuple[float, float] = (0.0, 0.2)
-    """Range of the largest displacement."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Elastic:
-    """A deformation."""
-
-    sigmas: Triple
-    """Blur of the displacements along each axis, voxels."""
-    magnitudes: Triple
-    """Largest displacement along each axis, voxels."""
-    seed: int
-    """Of the noise that is blurred."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,7 +67,6 @@ class Augmentation:
     angles_rad: Triple | None
     scale: float | None
     """Steps in the image for one in the patch: above 1, things get smaller."""
-    elastic: Elastic | None
     noise: Noise | None
     blur_sigmas: tuple[Triple | None, ...]
     brightness: PerChannel
@@ -98,13 +79,14 @@ class Augmentation:
     @property
     def is_plain_crop(self) -> bool:
         """Whether no voxel has to be interpolated."""
-        return self.angles_rad is None and self.scale is None and self.elastic is None
+        return self.angles_rad is None and self.scale is None
 
 
 def draw_augmentation(settings: PatchSettings, *, num_channels: int, generator: np.random.Generator) -> Augmentation:
     """Draw everything that happens to one sample."""
     chance, uniform = generator.random, generator.uniform
-    rotates, scales, deforms = chance() < 0.2, chance() < 0.2, chance() < settings.p_elastic_deform
+    # The third says whether nnU-Net deforms the patch; it trains with a probability of 0.
+    rotates, scales, _ = (generator.random(3) < 0.2).tolist()
     angles = tuple(uniform(*settings.rotation_rad, 3).tolist()) if rotates else None
     if angles and settings.in_plane:
         angles = (angles[0], 0.0, 0.0)
@@ -118,7 +100,6 @@ def draw_augmentation(settings: PatchSettings, *, num_channels: int, generator: 
     return Augmentation(
         angles_rad=angles,
         scale=uniform(0.7, 1.4) if scales else None,
-        elastic=_draw_elastic(settings, generator) if deforms else None,
         noise=Noise(sigma=uniform(0, 0.1), seed=_seed(generator)) if chance() < 0.1 else None,
         blur_sigmas=_draw_blur(settings, num_channels, generator),
         brightness=factors(0.15, 0.75, 1.25),
@@ -132,15 +113,6 @@ def draw_augmentation(settings: PatchSettings, *, num_channels: int, generator: 
 
 def _seed(generator: np.random.Generator) -> int:
     return int(generator.integers(1 << 63))
-
-
-def _draw_elastic(settings: PatchSettings, generator: np.random.Generator) -> Elastic:
-    scales = generator.uniform(*settings.elastic_scale, 3)
-    magnitudes = generator.uniform(*settings.elastic_magnitude_voxels, 3)
-    if settings.in_plane:
-        magnitudes[0] = 0
-    sigmas = scales * settings.patch_shape
-    return Elastic(sigmas=tuple(sigmas.tolist()), magnitudes=tuple(magnitudes.tolist()), seed=_seed(generator))
 
 
 def _draw_blur(settings: PatchSettings, num_channels: int, generator: np.random.Generator) -> tuple[Triple | None, ...]:
@@ -188,13 +160,12 @@ def plan_read(augmentation: Augmentation | None, *, settings: PatchSettings, sta
     matrix = rotation_matrix(
         augmentation.angles_rad or (0.0, 0.0, 0.0), (1.0 if settings.in_plane else scale, scale, scale)
     )
-    reach = augmentation.elastic.magnitudes if augmentation.elastic else (0.0, 0.0, 0.0)
-    box = box_needed(matrix=matrix, centre=middle, patch_shape=shape, limits=initial, reach=reach)
+    box = box_needed(matrix=matrix, centre=middle, patch_shape=shape, limits=initial)
     centre = _from(middle, box.start)
     # A patch that is not turned fills its box.
     slabs = EVERYWHERE
     if augmentation.angles_rad is not None:
-        slabs = slabs_needed(matrix=matrix, centre=centre, patch_shape=shape, reach=reach)
+        slabs = slabs_needed(matrix=matrix, centre=centre, patch_shape=shape)
     return ReadPlan(start=_moved(start, box.start), shape=box.shape, slabs=slabs, matrix=matrix, centre=centre)
 
 
@@ -207,7 +178,7 @@ def read_patch(
     patch: tuple[NDArray[np.float32], NDArray[np.int16]],
     take_memory: TakeMemory,
 ) -> None:
-    """Read what a patch needs and bring it into place: rotated, scaled and deformed as drawn.
+    """Read what a patch needs and bring it into place: rotated and scaled as drawn.
 
     Parameters
     ----------
@@ -229,7 +200,6 @@ def read_patch(
     if plan.matrix is None:
         case.read_into(image, segmentation, start=plan.start)
         return
-    elastic = augmentation.elastic if augmentation else None
     box_image, box_segmentation = take_memory(image.shape[0], plan.shape)
     case.read_into(box_image, box_segmentation, start=plan.start, slabs=plan.slabs)
     sample_patch(
@@ -239,7 +209,6 @@ def read_patch(
         centre=plan.centre,
         patch_image=image,
         patch_segmentation=segmentation,
-        offsets=_offsets(elastic, settings) if elastic else None,
     )
 
 
@@ -250,15 +219,6 @@ def _moved(start: Shape, by: Sequence[int]) -> Shape:
 def _from(middle: Triple, start: Sequence[int]) -> Triple:
     """Return a place as counted from the start of a box."""
     return middle[0] - start[0], middle[1] - start[1], middle[2] - start[2]
-
-
-def _offsets(elastic: Elastic, settings: PatchSettings) -> NDArray[np.float32]:
-    """Return the displacements; patches that are changed in plane have the same in every slice."""
-    shape = (1, *settings.patch_shape[1:]) if settings.in_plane else settings.patch_shape
-    offsets = elastic_offsets(
-        np.random.default_rng(elastic.seed), shape, sigmas=elastic.sigmas, magnitudes=elastic.magnitudes
-    )
-    return np.ascontiguousarray(np.broadcast_to(offsets, (3, *settings.patch_shape)))
 
 
 def change_intensities(image: NDArray[np.float32], augmentation: Augmentation, *, settings: PatchSettings) -> None:

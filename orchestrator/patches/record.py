@@ -1,14 +1,13 @@
-"""Sizes and digests of a training's patch files, and the check that they are what was written."""
+"""Size and digest of a patch file, and the check that it is what was written."""
 
 import hashlib
 import json
 import re
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from orchestrator.errors import IntegrityError
-from orchestrator.patches.layout import FORMAT, VERSION
+from orchestrator.patches.layout import VERSION
 from orchestrator.patches.reader import PatchFile
 from orchestrator.storage.interface import Storage
 
@@ -67,38 +66,11 @@ class PatchRecord:
         if found != self.num_bytes:
             raise IntegrityError(f"{name}: {found} bytes; expected {self.num_bytes}. Write the patches again")
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PatchManifest:
-    """All patch files of one training."""
-
-    records: Mapping[str, PatchRecord]
-    """By key of the file in the storage."""
-
-    def to_bytes(self) -> bytes:
-        """Return JSON."""
-        files = {key: asdict(record) for key, record in sorted(self.records.items())}
-        return json.dumps({"format": FORMAT, "version": VERSION, "files": files}, indent=1).encode()
-
-    @classmethod
-    def from_bytes(cls, content: bytes) -> "PatchManifest":
-        """Parse JSON; raises IntegrityError if it is not a manifest of this version."""
-        try:
-            parsed = json.loads(content)
-            found = (parsed["format"], parsed["version"])
-            records = {key: PatchRecord(**record) for key, record in parsed["files"].items()}
-        except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
-            raise IntegrityError(f"not a manifest of patches ({error!r})") from error
-        if found != (FORMAT, VERSION):
-            raise IntegrityError(f"a manifest of {found[0]} version {found[1]}; expected {FORMAT} {VERSION}")
-        return cls(records=records)
-
-    def verify(self, storage: Storage) -> None:
-        """Read every file and compare it; raises IntegrityError that names the first bad file, and chunk if it can."""
-        for key, record in self.records.items():
-            if not storage.exists(key):
-                raise IntegrityError(f"{storage.location}/{key}: missing; write the patches again")
-            record.check(storage.fetch(key), name=f"{storage.location}/{key}")
+    def verify(self, storage: Storage, key: str) -> None:
+        """Read a file of a storage and compare it; raises IntegrityError that names it and, if it can, the chunk."""
+        if not storage.exists(key):
+            raise IntegrityError(f"{storage.location}/{key}: missing; write the patches again")
+        self.check(storage.fetch(key), name=f"{storage.location}/{key}")
 
 
 def _sha256(path: Path) -> str:
