@@ -1,20 +1,23 @@
 """Prediction of one image, slice by slice, beside nnU-Net's own: CPU seconds, memory and labels.
 
-    python -m bench.predict [--classes N ...] [--shape Z Y X] [--patch Z Y X] [--mirror] [--rounds N] [--network unet]
-                            [--scan organs] [--only ours --limit-gib 4]
+    python -m bench.predict [--classes N ...] [--shape Z Y X] [--patch Z Y X] [--mirror] [--rounds N]
+                            [--scan organs] [--network organs] [--only ours --limit-gib 4]
 
 An image of smooth bodies at 0.7 mm, slices 1.5 mm apart, predicted on a grid of 1.4 mm. Each arm runs in a process of
 its own with one thread, by turns; of several rounds the median is shown. Shown are CPU seconds from the file to the
 label map in memory, and of nnU-Net's export alone (resampling of the logits and argmax; of ours everything beside the
-network and the sums of windows); memory is the largest of the process, less what it had when the model was ready.
+network and the averages of windows); memory is the largest of the process, less what it had when the model was ready.
 "said" is what our process says to take at most before it starts, on the same scale. Labels are compared voxel by voxel.
 
 `--scan organs` has compact bodies of several centimetres, each of its own class, in background: the label maps of
 whole-body models are like that. `--limit-gib` gives each process so much memory and no more, by a control group where
 one can be made.
 
-By default the network is a stand-in that costs next to nothing and draws bands of intensity, with edges as sharp as
-those of organs; `--network unet` is a small PlainConvUNet with random weights, whose logits are nearly ties everywhere.
+By default the network is a stand-in that costs next to nothing and draws bands of intensity: of many classes
+neighbours are nearly ties, and between two bodies lie thin bands of all classes between theirs. `--network organs` is
+one that finds a class where the intensity is its own, background elsewhere, and all others far below, as networks do
+that have learned; `--network unet` is a small PlainConvUNet with random weights, whose logits are nearly ties
+everywhere.
 """
 
 import argparse
@@ -114,7 +117,7 @@ def _parse() -> argparse.Namespace:
     add("--rounds", type=positive_integer, default=1)
     add("--scan", choices=("bodies", "organs"), default="bodies")
     add("--limit-gib", type=float, help="memory of each process")
-    add("--network", choices=("bands", "unet"), default="bands")
+    add("--network", choices=("bands", "organs", "unet"), default="bands")
     add("--only", choices=ARMS, help="one arm alone, for sizes at which the other has no room")
     add("--arm", choices=ARMS, help=argparse.SUPPRESS)
     add("--model", type=Path, help=argparse.SUPPRESS)
@@ -193,6 +196,26 @@ def _bands(num_classes: int) -> Any:
     return network.eval()
 
 
+def _islands(num_classes: int) -> Any:
+    """Return a network without weights: class k leads where the intensity is the k-th of even steps, else class 0."""
+    import torch
+
+    class Islands(torch.nn.Module):
+        centres = torch.linspace(-1.5, 1.5, num_classes).reshape(-1, 1, 1, 1)
+        step = 3.0 / max(1, num_classes - 1)
+
+        def forward(self, image: Any) -> Any:
+            steps_off = (image - self.centres).abs_().mul_(-30 / self.step)
+            logits = steps_off.add_(8.0).clamp_(min=-12.0)
+            logits[:, 0].clamp_(min=-1.0)
+            return logits
+
+    return Islands().eval()
+
+
+STAND_INS = {"bands": _bands, "organs": _islands}
+
+
 class _Stock:
     """nnU-Net's predictor."""
 
@@ -205,8 +228,8 @@ class _Stock:
         self.export_s = 0.0
         self._predictor = nnUNetPredictor(0.5, True, options.mirror, False, torch.device("cpu"), allow_tqdm=False)
         self._predictor.initialize_from_trained_model_folder(str(options.model), (0,))
-        if options.network == "bands":
-            self._predictor.network = _bands(options.classes[0])
+        if options.network in STAND_INS:
+            self._predictor.network = STAND_INS[options.network](options.classes[0])
             self._predictor.list_of_parameters = [self._predictor.network.state_dict()]
 
     def predict(self, image: Path) -> Any:
@@ -231,28 +254,39 @@ class _Ours:
     """Slice by slice."""
 
     def __init__(self, options: argparse.Namespace) -> None:
+        import torch
+
         from kernels.windows.label_stream import LabelStream
         from orchestrator.training.nnunet.model_folder import load_model_folder
         from orchestrator.training.nnunet.prediction import ready_predictor
-        from orchestrator.training.nnunet.prediction_memory import own_bytes, read_header
+        from orchestrator.training.nnunet.prediction_memory import forward_bytes, own_bytes, read_header
 
         model = load_model_folder(options.model)
         self._plan = model.plan
         axes = model.mirror_axes if options.mirror else ()
         self._predictor = ready_predictor(model.plan, model.weights, mirror_axes=axes, tile_step_size=0.5, device="cpu")
+        if options.network in STAND_INS:
+            with torch.device("meta"):
+                given, network = torch.empty((1, 1, *options.patch)), STAND_INS[options.network](options.classes[0])
+            self._predictor._activation_bytes = forward_bytes(network, given)  # noqa: SLF001
         header = read_header(options.image)
         self.said_bytes = 0 if header is None else own_bytes() + self._predictor.expected_bytes(header)
-        if options.network == "bands":
-            self._predictor._networks = (_bands(options.classes[0]),)  # noqa: SLF001
+        if options.network in STAND_INS:
+            self._predictor._networks = (STAND_INS[options.network](options.classes[0]),)  # noqa: SLF001
         self.export_s = 0.0
-        finish = LabelStream._finish  # noqa: SLF001
+        # nnU-Net averages the windows as part of its prediction.
+        self._add_time(LabelStream, "_finish", sign=1)
+        self._add_time(LabelStream, "_average", sign=-1)
 
-        def timed(stream: LabelStream, end: int) -> None:
+    def _add_time(self, stream: type, name: str, *, sign: int) -> None:
+        method = getattr(stream, name)
+
+        def timed(one: Any) -> None:
             start_s = time.process_time()
-            finish(stream, end)
-            self.export_s += time.process_time() - start_s
+            method(one)
+            self.export_s += sign * (time.process_time() - start_s)
 
-        LabelStream._finish = timed  # type: ignore[method-assign]  # noqa: SLF001
+        setattr(stream, name, timed)
 
     def predict(self, image: Path) -> Any:
         from orchestrator.training.nnunet.prepared_image import prepare_image, read_images

@@ -13,7 +13,8 @@ from nnunetv2.preprocessing.resampling.default_resampling import (
 from scipy import ndimage
 
 from kernels.windows.label_stream import LabelStream, StreamGrid
-from kernels.windows.zoom_taps import linear_taps, nearest_taps
+from kernels.windows.line_pool import LinePool, Steps
+from kernels.windows.zoom_taps import linear_taps, nearest_taps, same_taps
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -109,23 +110,30 @@ def expected_labels(scene):
     return labels
 
 
-def streamed_labels(scene):
+def grid_of(scene):
     is_separate, axis = determine_do_sep_z_and_axis(None, scene.spacing, scene.spacing)
     offset = tuple((p - s) // 2 for p, s in zip(scene.padded, scene.shape, strict=True))
     taps = tuple(
-        (nearest_taps if is_separate and k == axis else linear_taps)(scene.shape[k], scene.output[k]).shifted(offset[k])
+        same_taps(scene.shape[k])
+        if scene.output == scene.shape
+        else (nearest_taps if is_separate and k == axis else linear_taps)(scene.shape[k], scene.output[k])
         for k in range(3)
     )
-    found = np.full(scene.output, 9999, np.uint16)
-    grid = StreamGrid(
-        shape=scene.padded,
-        patch_shape=scene.patch,
-        taps=None if scene.output == scene.shape else taps,
-        offset=offset,
-        output_shape=scene.output,
+    return StreamGrid(
+        steps=Steps(
+            shape=scene.padded[:2],
+            patch_shape=scene.patch[:2],
+            starts=tuple(tuple(sorted({start[k] for start in scene.starts})) for k in range(2)),
+        ),
+        size_x=scene.padded[2],
+        taps=tuple(one.shifted(at) for one, at in zip(taps, offset, strict=True)),
     )
+
+
+def streamed_labels(scene):
+    found = np.full(scene.output, 9999, np.uint16)
     stream = LabelStream(
-        grid,
+        grid_of(scene),
         num_classes=scene.num_classes,
         num_models=scene.num_models,
         weights=weights_of(scene).float().numpy(),
@@ -133,7 +141,8 @@ def streamed_labels(scene):
         output=found,
     )
     for number, start in enumerate(scene.starts):
-        stream.begin(start[0])
+        if start[2] == scene.starts[0][2]:
+            stream.begin()
         for model in range(scene.num_models):
             prediction = scene.predictions[number * scene.num_models + model]
             stream.add(prediction, model=model, start=start, is_half=scene.is_half)
@@ -149,12 +158,35 @@ def test_labels_of_a_stream_are_those_of_everything_at_once(seed):
     np.testing.assert_array_equal(streamed_labels(scene), expected_labels(scene))
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_no_more_lines_are_held_than_said_and_none_is_left(seed):
+    scene = random_scene(np.random.default_rng(seed), is_2d=seed % 4 == 0)
+    grid = grid_of(scene)
+    lines = LinePool(grid.steps, grid.taps)
+    most, num_labels = 0, 0
+    for _ in range(len(grid.steps.starts[0]) * len(grid.steps.starts[1])):
+        lines.open_step()
+        held = lines.places[lines.places >= 0]
+        assert np.unique(held).size == held.size
+        most = max(most, held.size)
+        slices, rows = lines.ready()
+        num_labels += (slices.stop - slices.start) * (rows.stop - rows.start)
+        lines.close_step()
+    assert most == lines.most_lines <= scene.padded[0] * scene.padded[1]
+    assert num_labels == scene.output[0] * scene.output[1]
+    assert (lines.places == -1).all()
+
+
 def test_a_sum_that_no_half_holds_is_told():
-    grid = StreamGrid(shape=(1, 1, 2), patch_shape=(1, 1, 2), taps=None, offset=(0, 0, 0), output_shape=(1, 1, 2))
+    grid = StreamGrid(
+        steps=Steps(shape=(1, 1), patch_shape=(1, 1), starts=((0,), (0,))),
+        size_x=2,
+        taps=(same_taps(1), same_taps(1), same_taps(2)),
+    )
     found = np.zeros((1, 1, 2), np.uint16)
     weights = np.ones((1, 1, 2), np.float32)
     stream = LabelStream(grid, num_classes=1, num_models=1, weights=weights, region_labels=(), output=found)
-    stream.begin(0)
+    stream.begin()
     stream.add(np.full((1, 1, 1, 2), 7e4, np.float32), model=0, start=(0, 0, 0), is_half=False)
     stream.end()
     assert not stream.is_finite

@@ -103,13 +103,11 @@ def double_to_half(value: np.float64) -> np.uint16:
     single = np.float32(value)
     rest = value - np.float64(single)
     bits = _float_bits(single)
-    if rest != 0.0 and not bits & np.uint32(1):
-        # Of the two float32 beside the value, the odd one is rounded to the half that is nearest to the value.
-        away = (rest > 0.0) == (single > np.float32(0))
-        if single == np.float32(0):
-            bits = np.uint32(1) if value > 0.0 else np.uint32(0x80000001)
-        else:
-            bits = np.uint32(bits + np.uint32(1)) if away else np.uint32(bits - np.uint32(1))
+    # Of the two float32 beside the value, the odd one is rounded to the half that is nearest to the value. Without
+    # branches, so that several are converted at once; where the float32 is 0, so is the half.
+    is_moved = (rest != 0.0) & (bits & np.uint32(1) == np.uint32(0)) & (single != np.float32(0))
+    away = np.uint32(1) if (rest > 0.0) == (single > np.float32(0)) else np.uint32(0xFFFFFFFF)
+    bits = np.uint32(bits + (away if is_moved else np.uint32(0)))
     return float_to_half(_float_of_bits(bits))
 
 

@@ -29,6 +29,12 @@ class Taps:
         )
 
 
+def same_taps(num: int) -> Taps:
+    """Return the taps of a grid from itself."""
+    index = np.arange(num)
+    return Taps(lower=index, upper=index, lower_weight=np.ones(num), upper_weight=np.zeros(num))
+
+
 def linear_taps(num_in: int, num_out: int) -> Taps:
     """Return the taps of scipy's zoom of order 1, mode `nearest`, from `num_in` to `num_out` voxels, bit for bit.
 

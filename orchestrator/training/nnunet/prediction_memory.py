@@ -129,6 +129,11 @@ def activation_bytes(plan: Plan, *, trainer_name: str, num_channels: int) -> int
             trainer_name, plan.plans_manager, configuration=plan.configuration, dataset_json=plan.dataset_json
         ).eval()
         window = torch.empty((1, num_channels, *plan.configuration_manager.patch_size))
+    return forward_bytes(network, window)
+
+
+def forward_bytes(network: torch.nn.Module, window: torch.Tensor) -> int:
+    """Return the bytes that a network holds at a time for one window; both are on the meta device."""
     live = _LiveTensors()
     with torch.no_grad(), live:
         network(window)
@@ -155,17 +160,16 @@ def most_bytes(
     streams
         Whether labels are made slice by slice.
     """
-    num_voxels, num_new = math.prod(header.shape), math.prod(plan.grid.shape)
+    num_voxels, num_new = math.prod(header.shape), math.prod(plan.shape)
     new_shape = [part.stop - part.start for part in plan.padding]
-    is_same = plan.grid.taps is None
-    image = num_channels * _FLOAT32 * num_new * (1 if is_same or tuple(new_shape) == plan.grid.shape else 2)
+    image = num_channels * _FLOAT32 * num_new * (1 if tuple(new_shape) == plan.shape else 2)
     held = image + num_voxels * (1 if plan.num_classes <= 255 else 2)
     if streams:
         sums = plan.num_sum_bytes
     else:
         # All classes: added up as halves, resampled one by one in double precision, and once more as halves.
         sums = plan.num_classes * (_HALF + _FLOAT64) * num_new + plan.num_classes * _HALF * num_voxels
-    window = plan.num_classes * math.prod(plan.grid.patch_shape) * _FLOAT32
+    window = plan.num_classes * math.prod(plan.patch_shape) * _FLOAT32
     sweep = held + sums + activations + window * (3 if mirrors else 1)
     reading = image_bytes(header, num_channels=num_channels)
     preparing = preparing_bytes(header, new_shape, num_channels=num_channels)

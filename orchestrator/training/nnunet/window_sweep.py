@@ -24,8 +24,9 @@ from numpy.typing import NDArray
 from skimage.transform import resize
 
 from kernels.windows.label_stream import MOST_REGIONS, LabelStream, StreamGrid, WindowStream
+from kernels.windows.line_pool import Steps
 from kernels.windows.value_stream import ValueStream
-from kernels.windows.zoom_taps import Taps, linear_taps, nearest_taps
+from kernels.windows.zoom_taps import Taps, linear_taps, nearest_taps, same_taps
 from orchestrator.errors import TrainingError
 from orchestrator.patches.layout import Properties
 from orchestrator.training.nnunet.prepared_image import PreparedImage
@@ -40,7 +41,9 @@ class Window:
 
     start: tuple[int, int, int]
     is_first_of_slices: bool
-    """Whether no window before it began at the same first axis."""
+    """Whether no window before it began at the same place along the first axis."""
+    is_first_of_lines: bool
+    """Whether none before it began at the same places along the first two axes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -48,12 +51,19 @@ class SweepPlan:
     """All that is known of a prediction before it starts."""
 
     grid: StreamGrid
+    patch_shape: tuple[int, int, int]
+    """Voxels (z, y, x) of a window."""
     windows: tuple[Window, ...]
     padding: tuple[slice, slice, slice]
     """Where the image lies in what is padded to the size of a window."""
     num_classes: int
     num_models: int
     region_labels: tuple[int, ...]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Voxels (z, y, x) that the windows cover, with what was padded."""
+        return (*self.grid.steps.shape, self.grid.size_x)
 
     @property
     def num_sum_bytes(self) -> int:
@@ -88,19 +98,23 @@ def plan_sweep(predictor: nnUNetPredictor, *, shape: Sequence[int], properties: 
         steps = [list(range(padded[0])), *steps]
         patch = (1, *patch)
     windows = tuple(
-        Window(start=(int(z), int(y), int(x)), is_first_of_slices=(y, x) == (steps[1][0], steps[2][0]))
+        Window(
+            start=(int(z), int(y), int(x)),
+            is_first_of_slices=(y, x) == (steps[1][0], steps[2][0]),
+            is_first_of_lines=x == steps[2][0],
+        )
         for z, y, x in product(*steps)
     )
     output_shape = tuple(map(int, properties["shape_after_cropping_and_before_resampling"]))
+    starts = tuple(tuple(map(int, along)) for along in steps)
     grid = StreamGrid(
-        shape=_three(padded),
-        patch_shape=_three(patch),
+        steps=Steps(shape=_three(padded)[:2], patch_shape=_three(patch)[:2], starts=(starts[0], starts[1])),
+        size_x=int(padded[2]),
         taps=_taps(predictor, shape=_three(shape), output_shape=_three(output_shape), before=before, given=properties),
-        offset=_three(before),
-        output_shape=_three(output_shape),
     )
     return SweepPlan(
         grid=grid,
+        patch_shape=_three(patch),
         windows=windows,
         padding=tuple(slice(at, at + size) for at, size in zip(before, shape, strict=True)),  # type: ignore[arg-type]
         num_classes=labels.num_segmentation_heads,
@@ -121,10 +135,11 @@ def _taps(
     output_shape: tuple[int, int, int],
     before: Sequence[int],
     given: Properties,
-) -> tuple[Taps, Taps, Taps] | None:
-    """Return what each label is interpolated from, as nnU-Net's export chooses it; None on the same grid."""
+) -> tuple[Taps, Taps, Taps]:
+    """Return what each label is interpolated from, as nnU-Net's export chooses it."""
     if shape == output_shape:
-        return None
+        first, second, third = (same_taps(num).shifted(offset) for num, offset in zip(shape, before, strict=True))
+        return first, second, third
     configuration = predictor.configuration_manager
     spacing = [given["spacing"][axis] for axis in predictor.plans_manager.transpose_forward]
     current = list(configuration.spacing)
@@ -182,8 +197,8 @@ def stream_labels(
     )
     num_done = 0
     for model, window, prediction in _predictions(predictor, networks, image, plan=plan):
-        if window.is_first_of_slices and model == 0:
-            stream.begin(window.start[0])
+        if window.is_first_of_lines and model == 0:
+            stream.begin()
         _add(stream, prediction, model=model, window=window)
         if model == plan.num_models - 1:
             num_done += 1
@@ -209,7 +224,7 @@ def stream_values(
     )
     for model, window, prediction in _predictions(predictor, networks, image, plan=plan):
         if window.is_first_of_slices and model == 0:
-            yield from stream.begin(window.start[0])
+            yield from stream.begin()
         _add(stream, prediction, model=model, window=window)
     yield from stream.end()
     _check_finite(stream)
@@ -223,7 +238,7 @@ def _window_weights(predictor: nnUNetPredictor, plan: SweepPlan) -> NDArray[np.f
         value_scaling_factor=10,
         device=torch.device("cpu"),
     )
-    reshaped: NDArray[np.float32] = weights.float().numpy().reshape(plan.grid.patch_shape)
+    reshaped: NDArray[np.float32] = weights.float().numpy().reshape(plan.patch_shape)
     return reshaped
 
 
@@ -251,16 +266,14 @@ def _predictions(
     torch.set_num_threads(min(default_num_processes, num_threads))
     try:
         for window in plan.windows:
-            z, y, x = (
-                slice(start, start + size) for start, size in zip(window.start, plan.grid.patch_shape, strict=True)
-            )
+            z, y, x = (slice(start, start + size) for start, size in zip(window.start, plan.patch_shape, strict=True))
             part = (slice(None), window.start[0] if len(patch) == 2 else z, y, x)
             given = torch.clone(data[part][None], memory_format=torch.contiguous_format).to(device)
             for model, network in enumerate(networks):
                 predictor.network = network
                 with torch.autocast(device.type, enabled=device.type == "cuda"):
                     predicted = predictor._internal_maybe_mirror_and_predict(given)[0]  # noqa: SLF001
-                yield model, window, predicted.cpu().contiguous().view(plan.num_classes, *plan.grid.patch_shape)
+                yield model, window, predicted.cpu().contiguous().view(plan.num_classes, *plan.patch_shape)
     finally:
         torch.set_num_threads(num_threads)
 
