@@ -11,7 +11,7 @@
 | stage_reopened | stage, stage_kind: it was done, and what it had made is lost |
 | machines_missing | machines: how many a growing cluster is asked to add, each time that this changes |
 | machines_waiting | waiting: how many machines wait in a queue, by pool and reason, each time that this changes |
-| machines_seen | machines: what those that are there do, to how many of each size, each time that this changes |
+| machines_seen | machines: what those that are there do, to how many of each size, if this changes; gpus of all |
 | training_epoch | training, epoch, num_epochs, train_loss, val_loss, pseudo_dice, elapsed_s, loader_wait_s, host |
 | attempt_started | training, epoch, iteration, elapsed_s, reason, host, pid |
 | checkpoint_saved | the same; elapsed_s is what the saving took, reason why the training was asked to stop |

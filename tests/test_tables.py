@@ -9,10 +9,10 @@ from dataclasses import replace
 import pytest
 
 from orchestrator.benchmark.definition import Case, EvaluationSet, Model, Training
+from orchestrator.benchmark.leaks import PatientLeak
 from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.presets import PRESETS
 from orchestrator.benchmark.published import AVERAGE, Erratum, PublishedScore
-from orchestrator.benchmark.study import PatientLeak
 from orchestrator.benchmark.tables import load_tables
 from orchestrator.report.study_tables import formats
 from orchestrator.report.study_tables.tables import Doubts, write_tables

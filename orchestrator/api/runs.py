@@ -13,7 +13,7 @@ from orchestrator.configuration import absolute, check_options
 from orchestrator.driver.request import RunRequest
 from orchestrator.errors import ConfigError, DataError
 from orchestrator.progress import NoListener, ProgressLines
-from orchestrator.shipped import LOCAL_CLUSTER
+from orchestrator.shipped import LOCAL_CLUSTER, PRICES
 from orchestrator.sources.nnunet_raw.survey import Describer, raw_folder_of_environment
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.training.nnunet.classes import check_models
@@ -146,7 +146,13 @@ def open_results(output: str | Path) -> "ResultsStore":
     return ResultsStore(open_storage(str(output)))
 
 
-def write_report(output: str | Path, *, study: str | Path | None = None) -> str:
+def write_report(
+    output: str | Path,
+    *,
+    study: str | Path | None = None,
+    cluster: str | Path | None = None,
+    prices: str | Path = PRICES,
+) -> str:
     """Write the report of a run as it stands, also while it goes on; returns where its page is.
 
     Parameters
@@ -155,16 +161,23 @@ def write_report(output: str | Path, *, study: str | Path | None = None) -> str:
         Folder or `s3://` prefix of the run.
     study
         File of the study that it trains, the shipped one unless given.
+    cluster
+        Cluster file of the run, for what its GPU hours cost where machines are rented; not known unless given.
+    prices
+        What those machines cost.
 
     Raises
     ------
     ConfigError
         If there is no run, or it is one of another study.
     """
+    from orchestrator.driver.results.cost import cost_of
     from orchestrator.driver.results.shown import report_now
 
     storage = open_storage(str(output))
-    return f"{storage.location}/{report_now(request_of_run(storage, study=study), storage)}"
+    request = request_of_run(storage, study=study)
+    cost = cost_of(storage, cluster=Path(cluster), prices=Path(prices)) if cluster else None
+    return f"{storage.location}/{report_now(request, storage, cost=cost)}"
 
 
 def plan_comparison(

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from orchestrator.benchmark.definition import VALIDATION, Case, Dataset, EvaluationSet, LabelSet, Model, Training
 from orchestrator.benchmark.folds import DatasetCases
+from orchestrator.benchmark.leaks import PatientLeak, leaking_trainings
 from orchestrator.benchmark.presets import Preset, find_preset
 from orchestrator.benchmark.study_file import FOLD, OTHER_FOLDS
 from orchestrator.benchmark.trainings.ensembles import Ensemble, ensemble_trainings
@@ -60,23 +61,6 @@ class TrainingGroup:
     plans_from: str | None
     """Name of a group."""
     num_folds: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PatientLeak:
-    """A patient who is in the training and in the evaluated cases of one training, by two scans."""
-
-    train_case: Case
-    test_case: Case
-    training_ids: tuple[str, ...]
-
-    @property
-    def line(self) -> str:
-        """All of it in one sentence."""
-        return (
-            f"{self.train_case.name} and {self.test_case.name} are scans of one patient: the first is trained on "
-            f"and the second tested in {', '.join(self.training_ids)}. The published splits are kept."
-        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -215,8 +199,8 @@ class Study:
         for scans in self.patients_with_several_scans:
             for trained in scans:
                 for tested in scans:
-                    touched = tuple(t.id for t in trainings if trained != tested and _leaks(t, trained, tested))
-                    if touched:
+                    touched = leaking_trainings(trainings, trained=trained, tested=tested)
+                    if trained != tested and touched:
                         leaks.append(PatientLeak(train_case=trained, test_case=tested, training_ids=touched))
         return tuple(leaks)
 
@@ -281,11 +265,6 @@ def _evenly_spaced(ordered: Sequence[str], *, limit: int | None) -> Sequence[str
     last = len(ordered) - 1
     positions = [round(i * last / (limit - 1)) for i in range(limit)] if limit > 1 else [0]
     return [ordered[position] for position in positions]
-
-
-def _leaks(training: Training, trained: Case, tested: Case) -> bool:
-    in_test = any(tested in evaluation.cases for evaluation in training.evaluation_sets)
-    return trained in training.train and in_test
 
 
 Named = TypeVar("Named", Dataset, LabelSet)

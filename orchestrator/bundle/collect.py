@@ -17,13 +17,14 @@ from orchestrator.errors import ConfigError
 from orchestrator.events import finite_or_null, read_events
 from orchestrator.results.records import ResultRow
 from orchestrator.results.store import ResultsStore, from_table
+from orchestrator.stages.records.alike import record_of
 from orchestrator.storage.interface import Storage
 from orchestrator.storage.memory import MemoryStorage
 from orchestrator.workflow.keys import StageKind
 
 _EVENTS = {
     "training_epoch": ("training", "epoch", "num_epochs", "train_loss", "val_loss", "pseudo_dice", "elapsed_s"),
-    "stage_started": ("stage", "stage_kind", "attempt"),
+    "stage_started": ("stage", "stage_kind", "attempt", "gpu_kind", "gpus"),
     "stage_finished": ("stage", "stage_kind", "elapsed_s"),
     "stage_failed": ("stage", "stage_kind", "error", "final"),
 }
@@ -53,6 +54,7 @@ def inputs_of(request: RunRequest, storage: Storage, *, license_url: str = "") -
         raise ConfigError(f"{storage.location}: no training has scores yet; expected at least one")
     asked_for = trainings_asked_for(storage)
     failures = failures_of(storage, read_status(storage))
+    shown = shown_of(request, storage, table=table, asked_for=asked_for)
     files = {**study_files(request), **_results(from_table(table), locations=locations)}
     if events := _events(storage, locations=locations):
         files[names.EVENTS] = events
@@ -64,10 +66,8 @@ def inputs_of(request: RunRequest, storage: Storage, *, license_url: str = "") -
         phantoms=request.data is None,
         trainings=list(asked_for),
         failures={stage: redacted(text.partition("\n")[0], locations=locations) for stage, text in failures.items()},
-        warnings=[
-            redacted(warning, locations=locations)
-            for warning in shown_of(request, storage, table=table, asked_for=asked_for).warnings
-        ],
+        warnings=[redacted(warning, locations=locations) for warning in shown.warnings],
+        alike=list(map(record_of, shown.alike)),
         license=license_url,
         made_with=made_with(),
         sealed={name: sha256(content).hexdigest() for name, content in sorted(files.items())},
@@ -98,7 +98,7 @@ def _events(storage: Storage, *, locations: tuple[str, ...]) -> bytes:
         is_of_a_case = "stage_kind" in event and event["stage_kind"] != StageKind.TRAIN
         if fields is None or is_of_a_case:
             continue
-        kept = {"time": event["time"], "kind": event["kind"], **{name: event.get(name) for name in fields}}
+        kept = {"time": event["time"], "kind": event["kind"], **{name: event[name] for name in fields if name in event}}
         if "error" in kept:
             kept["error"] = redacted(str(kept["error"]), locations=locations)
         lines.append(json.dumps(finite_or_null(kept)))

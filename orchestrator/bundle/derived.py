@@ -8,6 +8,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from orchestrator.benchmark.definition import Training
+from orchestrator.benchmark.leaks import AlikeCases
 from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.presets import Preset
 from orchestrator.benchmark.raw_dataset import Describe, RawDataset
@@ -22,6 +23,7 @@ from orchestrator.errors import ConfigError, IntegrityError, OrchestratorError
 from orchestrator.events import finite_or_null, read_events
 from orchestrator.report.reported import Reported
 from orchestrator.results.store import ResultsStore, from_table
+from orchestrator.stages.records.alike import alike_of
 from orchestrator.storage import run_paths
 from orchestrator.storage.memory import MemoryStorage
 from orchestrator.workflow.keys import StageKey
@@ -79,7 +81,14 @@ def derived_from(inputs: Mapping[str, bytes]) -> Derived:
     trainings = tuple(
         training for training in study.all_trainings(preset=preset) if training.id in {*facts.trainings, *scored}
     )
-    reported = Reported(study=study, trainings=trainings, table=table, layout=layout, warnings=tuple(facts.warnings))
+    reported = Reported(
+        study=study,
+        trainings=trainings,
+        table=table,
+        layout=layout,
+        warnings=tuple(facts.warnings),
+        alike=_alike(facts),
+    )
     write_run_tables(reported, storage, failed=_lost(facts))
     write_run_report(reported, storage, failed=facts.failures)
     files = {name: content for name, content in storage.files.items() if name not in inputs}
@@ -96,13 +105,16 @@ def derived_from(inputs: Mapping[str, bytes]) -> Derived:
         problems=(
             *_problems(facts, reported, preset=preset),
             *_unsealed(facts, inputs),
-            *(
-                f"{name}: belongs to nothing; expected none but the files that the study names"
-                for name in inputs
-                if name.startswith("study/") and name not in of_study
-            ),
+            *_strange(inputs, of_study=of_study),
         ),
     )
+
+
+def _strange(inputs: Mapping[str, bytes], *, of_study: frozenset[str]) -> Iterator[str]:
+    """Yield which files beside the study are none of its own."""
+    for name in inputs:
+        if name.startswith("study/") and name not in of_study:
+            yield f"{name}: belongs to nothing; expected none but the files that the study names"
 
 
 def _unsealed(facts: RunFacts, inputs: Mapping[str, bytes]) -> Iterator[str]:
@@ -159,6 +171,14 @@ def _describer(inputs: Mapping[str, bytes]) -> Describe:
         return known[folder]
 
     return describe
+
+
+def _alike(facts: RunFacts) -> tuple[AlikeCases, ...]:
+    """Return the cases that a bundle says are alike; raises IntegrityError if it says something else."""
+    try:
+        return tuple(map(alike_of, facts.alike))
+    except (KeyError, TypeError, ValueError) as error:
+        raise IntegrityError(f"{names.RUN}: alike: not pairs of cases ({error!r:.80})") from error
 
 
 def _lost(facts: RunFacts) -> set[str]:

@@ -33,6 +33,8 @@ class RunFacts(BaseModel):
     """Stage that failed for good to what it said."""
     warnings: list[str]
     """What is hardly right about the data."""
+    alike: list[dict[str, object]] = []
+    """Cases whose images show the same, as their voxels told."""
     license: str
     """Address of the licence of the bundle; empty if none is stated."""
     made_with: dict[str, str]
@@ -41,8 +43,9 @@ class RunFacts(BaseModel):
     """Digest of each other file from which the rest follows, by its path."""
 
     def to_bytes(self) -> bytes:
-        """Return the file."""
-        return (json.dumps(self.model_dump(), indent=1) + "\n").encode()
+        """Return the file; bundles in which nothing is alike are as those of before."""
+        told = {name: value for name, value in self.model_dump().items() if name != "alike" or value}
+        return (json.dumps(told, indent=1) + "\n").encode()
 
     @staticmethod
     def from_bytes(content: bytes) -> "RunFacts":

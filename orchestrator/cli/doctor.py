@@ -3,7 +3,7 @@
 import argparse
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.benchmark.definition import Dataset, Training
+from orchestrator.benchmark.leaks import AlikeCases, PatientLeak, alike_leaks
 from orchestrator.benchmark.loading import DEFAULT_STUDY, load_study
 from orchestrator.benchmark.presets import PRESETS
 from orchestrator.benchmark.study import Study
@@ -29,6 +30,7 @@ from orchestrator.cli.console import (
 from orchestrator.cli.text import counted
 from orchestrator.configuration import is_folder
 from orchestrator.errors import ConfigError, OrchestratorError
+from orchestrator.images.alike.cases import alike_cases
 from orchestrator.images.problem import Problem, printable
 from orchestrator.sources.downloads import CaseRequest, inspect_downloads
 from orchestrator.sources.nnunet_raw.survey import RAW_VARIABLE, Describer, raw_folder_of_environment
@@ -144,6 +146,9 @@ def examine(
     by_name = {dataset.name: dataset for dataset in study.datasets}
     # A training may have cases of several data sets.
     labels = {key: there for inspection in seen.values() for key, there in inspection.labels_seen.items()}
+    small = {case: one for inspection in seen.values() for case, one in inspection.thumbnails.items()}
+    alike = alike_cases(small)
+    leaks = alike_leaks(alike, trainings, declared=study.patient_leaks(trainings))
     findings = []
     for name, of_it in seen.items():
         dataset = by_name[name]
@@ -155,11 +160,28 @@ def examine(
                 download=str(downloads / dataset.folder),
                 num_cases=len(requests[name]),
                 problems=(*of_it.problems, *missing.problems),
-                warnings=(*of_it.warnings, *missing.warnings),
-                notes=of_it.notes,
+                warnings=(*of_it.warnings, *missing.warnings, *_lines(leaks, dataset=name)),
+                notes=(*of_it.notes, *_copies(alike, leaks, datasets=by_name, dataset=name)),
             )
         )
     return tuple(findings)
+
+
+def _lines(leaks: Sequence[PatientLeak], *, dataset: str) -> Iterator[str]:
+    """Yield which images of a data set are trained on and tested in another case."""
+    yield from (leak.line for leak in leaks if leak.train_case.dataset == dataset)
+
+
+def _copies(
+    alike: Sequence[AlikeCases], leaks: Sequence[PatientLeak], *, datasets: Mapping[str, Dataset], dataset: str
+) -> Iterator[str]:
+    """Yield which cases of a data set show the image of another case that no training is tested on for that."""
+    told = {frozenset((leak.train_case, leak.test_case)) for leak in leaks}
+    for pair in alike:
+        # Data sets that share a download have its images in common.
+        origins = {(datasets[case.dataset].folder, case.name) for case in (pair.first, pair.second)}
+        if pair.first.dataset == dataset and len(origins) == 2 and frozenset((pair.first, pair.second)) not in told:
+            yield f"{pair.first.id}: shows the same as {pair.second.id} (details agree by {pair.likeness:.2f} of 1)"
 
 
 def with_survey(finding: Finding, *, describer: Describer) -> Finding:

@@ -57,7 +57,8 @@ class EventRecorder:
                 self._events.append("machines_waiting", waiting=dict(waiting))
             case MachinesSeen(machines=machines):
                 sizes = {state.value: _by_size(found) for state, found in machines.items()}
-                self._events.append("machines_seen", machines=sizes)
+                gpus = sum(size.gpus * number for of_state in machines.values() for size, number in of_state.items())
+                self._events.append("machines_seen", machines=sizes, **({"gpus": gpus} if gpus else {}))
             case EpochEnded(stage=stage, latest=latest, is_new=True):
                 told = {**asdict(latest.report), "host": latest.host}
                 self._events.append("training_epoch", training=stage.key.training, **told)

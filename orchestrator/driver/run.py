@@ -18,7 +18,7 @@ from orchestrator.driver.lease import Lease
 from orchestrator.driver.loop import RunLoop
 from orchestrator.driver.observer import RunObserver
 from orchestrator.driver.request import RunRequest, datasets_of, graph_of, identity_of, name_of
-from orchestrator.driver.results.shown import shown_of, write_run_report, write_run_tables
+from orchestrator.driver.results.shown import compare_cases, shown_of, write_run_report, write_run_tables
 from orchestrator.errors import ConfigError, GpuError, IntegrityError, StorageError
 from orchestrator.events import EventLog
 from orchestrator.progress import ProgressListener
@@ -176,6 +176,8 @@ class _Call:
         storage, trainings = self.storage, self.request.trainings
         failures = {key.text: "\n".join([it.line, *it.last_lines]) for key, it in executed.failures.items()}
         lost = tuple(training.id for training in trainings if _score_of(training) in executed.lost)
+        if has_news:
+            compare_cases(self.request, storage, asked_for=asked_for)
         table = ResultsStore(storage).read()
         rows = from_table(table)
         num_done = len({row.training_id for row in rows} & {training.id for training in trainings})

@@ -16,6 +16,7 @@ from orchestrator.scheduling.rebalancing import lower_bound_s
 from orchestrator.stages.records.latest_epoch import read_latest_epoch
 from orchestrator.storage.interface import Storage
 from orchestrator.storage.json_values import JsonMapping
+from orchestrator.usage import gpu_hours, stage_spans
 from orchestrator.workflow.keys import StageKey, StageKind
 
 NUM_DRAWS = 500
@@ -127,7 +128,7 @@ def read_status(storage: Storage) -> RunStatus:
         failed=failed,
         waiting=waiting,
         training_s=sum(map(sum, finished_s.values())),
-        gpu_hours=_gpu_hours(events),
+        gpu_hours=gpu_hours(stage_spans(events)),
         machines=_latest(latest, "machines_seen", "machines") or {},
         machines_missing=_latest(latest, "machines_missing", "machines") or 0,
         machines_waiting=_latest(latest, "machines_waiting", "waiting") or {},
@@ -228,33 +229,6 @@ def _failed(events: Sequence[JsonMapping]) -> dict[str, str]:
 def _begun_before_failing(failed: Iterable[str]) -> set[str]:
     """Return the trainings that have failed themselves; one that only waits for a case that failed has not begun."""
     return {key.training for key in map(StageKey.parse, failed) if key is not None and key.case is None}
-
-
-def _gpu_hours(events: Sequence[JsonMapping]) -> dict[str, float]:
-    """Add up what stages took of each kind of GPU; what a killed driver left open ends with its last event."""
-    hours: dict[str, float] = {}
-    open_stages: dict[str, tuple[datetime, str, float]] = {}
-    latest: datetime | None = None
-
-    def close(stages: Sequence[str], end: datetime) -> None:
-        for stage in stages:
-            start, kind, gpus = open_stages.pop(stage)
-            hours[kind] = hours.get(kind, 0.0) + (end - start).total_seconds() / 3600 * gpus
-
-    for event in events:
-        if event["kind"] not in _OF_STAGES:
-            continue
-        now = datetime.fromisoformat(event["time"])
-        if event["kind"] == "run_started":
-            close(list(open_stages), latest or now)
-        elif event["kind"] == "stage_started" and event.get("gpus"):
-            open_stages[event["stage"]] = (now, event["gpu_kind"], event["gpus"])
-        elif event.get("stage") in open_stages and event["kind"] != "stage_started":
-            close([event["stage"]], now)
-        latest = now
-    if latest is not None:
-        close(list(open_stages), latest)
-    return hours
 
 
 def _latest(events: Sequence[JsonMapping], kind: str, field: str) -> Any:

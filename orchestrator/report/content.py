@@ -19,6 +19,7 @@ from orchestrator.report.reported import Reported
 from orchestrator.results.store import from_table
 from orchestrator.statistics.ranking import MOST_TESTED
 from orchestrator.storage.json_values import JsonMapping
+from orchestrator.usage import usage_of
 from orchestrator.workflow.keys import StageKey, StageKind
 
 if TYPE_CHECKING:
@@ -71,10 +72,7 @@ def make_page(
     return Page(
         title=study.title,
         state=_state(done, len(trainings), num_failures=len(failures)),
-        notes=(
-            *_notes_of_submissions(methods_submitted),
-            *_notes_of_run(reported),
-        ),
+        notes=(*_notes_of_submissions(methods_submitted), *_notes_of_run(reported)),
         location=location,
         set_titles=layout.set_titles,
         # A question about trainings that this run does not have is none.
@@ -82,13 +80,16 @@ def make_page(
         rows=found,
         published=published,
         errata=_errata(found, layout=layout),
-        figures=(*figures_of_scores(everything, set_titles=layout.set_titles), *_figures_of_events(events)),
+        figures=(*figures_of_scores(everything, set_titles=layout.set_titles), *_learning_curves(events)),
+        timeline=_timeline(events),
+        usage=usage_of(events),
+        cost=reported.cost,
         failures=tuple(Failure(name=name, text=text) for name, text in failures.items()),
         methods=methods(rows, study=study, ensembles={one.id for one in trainings if one.members}),
         origins=origins,
         files=(*FILES, *(RANK_FILES if rankings else ())),
         rankings=rankings,
-        parts=parts_of(rows, layout=layout, leaks=study.patient_leaks(trainings)),
+        parts=parts_of(rows, layout=layout, leaks=reported.leaks),
         gaps=gaps_of(rows, layout=layout, trainings=trainings),
     )
 
@@ -102,7 +103,7 @@ def _notes_of_run(reported: Reported) -> Sequence[str]:
     return run_notes(
         from_table(reported.of_trainings),
         trainings=reported.trainings,
-        leaks=reported.study.patient_leaks(reported.trainings),
+        leaks=reported.leaks,
         warnings=reported.warnings,
         has_published=reported.layout.has_published,
     )
@@ -212,25 +213,24 @@ def figures_of_scores(rows: "pd.DataFrame", *, set_titles: Mapping[str, str]) ->
     return shown
 
 
-def _figures_of_events(events: Sequence[JsonMapping]) -> list[Figure]:
+def _learning_curves(events: Sequence[JsonMapping]) -> list[Figure]:
     import pandas as pd
 
-    shown = []
     epochs = [event for event in events if event["kind"] == "training_epoch"]
-    if epochs:
-        frame = pd.DataFrame(epochs).drop_duplicates(["training", "epoch"], keep="last")
-        shown.append(
-            Figure(
-                svg=figures.learning_curves(frame),
-                caption="Learning curves, one line a training. The Dice of patches is a monitor and no result.",
-            )
-        )
+    if not epochs:
+        return []
+    frame = pd.DataFrame(epochs).drop_duplicates(["training", "epoch"], keep="last")
+    caption = "Learning curves, one line a training. The Dice of patches is a monitor and no result."
+    return [Figure(svg=figures.learning_curves(frame), caption=caption)]
+
+
+def _timeline(events: Sequence[JsonMapping]) -> Figure | None:
     spans = training_spans(events)
-    if spans:
-        hours = sum(end - start for _, start, end, _ in spans)
-        caption = f"When the trainings ran, one colour a machine: {hours:.2f} hours in all."
-        shown.append(Figure(svg=figures.timeline(spans), caption=caption))
-    return shown
+    if not spans:
+        return None
+    hours = sum(end - start for _, start, end, _ in spans)
+    caption = f"When the trainings ran, one colour a machine: {hours:.2f} hours in all."
+    return Figure(svg=figures.timeline(spans), caption=caption)
 
 
 def training_spans(events: Sequence[JsonMapping]) -> list[tuple[str, float, float, str]]:

@@ -16,7 +16,9 @@ from orchestrator.report.search import SearchSection
 from orchestrator.report.texts.escaping import in_cell, in_line
 from orchestrator.report.texts.numbers import (
     basis,
+    cost_text,
     counts,
+    hours_text,
     left_out,
     number,
     p_value,
@@ -27,6 +29,7 @@ from orchestrator.report.texts.numbers import (
 )
 from orchestrator.statistics import ranking
 from orchestrator.statistics.intervals import FEWEST_CLUSTERS, NUM_RESAMPLES, MeanWithInterval
+from orchestrator.usage import Cost, Usage
 
 _TEMPLATES = Path(__file__).with_name("templates")
 _MOST_SHOWN = 200
@@ -115,6 +118,12 @@ class Page:
     gaps: tuple[Gaps, ...] = ()
     search: SearchSection | None = None
     """Of trials, if the trainings are some."""
+    usage: Usage | None = None
+    """What it took of its machines; None if nothing has run."""
+    timeline: Figure | None = None
+    """When the trainings ran."""
+    cost: Cost | None = None
+    """None where nothing tells prices."""
     live: LiveState | None = None
     """How far the run is, if it goes on and the page is read again and again."""
     what: str = "trainings"
@@ -161,6 +170,8 @@ def _rendered(template: str, page: Page, *, has_markup: bool) -> str:
         "number": number,
         "p_value": p_value,
         "rank_range": rank_range,
+        "hours": hours_text,
+        "cost": cost_text,
         "cell": in_cell,
         "line": in_line,
         # Of matplotlib, which escapes the texts in it.

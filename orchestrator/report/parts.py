@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from orchestrator.benchmark.definition import Training
-from orchestrator.benchmark.study import PatientLeak
+from orchestrator.benchmark.leaks import PatientLeak
 from orchestrator.benchmark.tables import TableLayout
 from orchestrator.report.overview import OverviewRow, overview
 from orchestrator.statistics.intervals import MeanWithInterval, difference_of_means

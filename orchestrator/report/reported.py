@@ -6,8 +6,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from orchestrator.benchmark.definition import Training
+from orchestrator.benchmark.leaks import AlikeCases, PatientLeak, alike_leaks
 from orchestrator.benchmark.study import Study
 from orchestrator.benchmark.tables import TableLayout
+from orchestrator.usage import Cost
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,9 +25,19 @@ class Reported:
     """Tables, titles, published values and questions of the study."""
     warnings: tuple[str, ...] = ()
     """What is hardly right about the data."""
+    alike: tuple[AlikeCases, ...] = ()
+    """Cases whose images show the same, as their voxels tell."""
+    cost: Cost | None = None
+    """Of what the run took of its machines; None where nothing tells their prices."""
 
     @property
     def of_trainings(self) -> pa.Table:
         """Return the rows of these trainings."""
         ids = pa.array([training.id for training in self.trainings], pa.string())
         return self.table.filter(pc.is_in(self.table["training_id"], ids))
+
+    @property
+    def leaks(self) -> tuple[PatientLeak, ...]:
+        """Return which trainings test on what they are trained on: what the study says, then what voxels tell."""
+        declared = self.study.patient_leaks(self.trainings)
+        return (*declared, *alike_leaks(self.alike, self.trainings, declared=declared))

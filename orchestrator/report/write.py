@@ -147,6 +147,8 @@ def _summary(page: Page) -> str:
         "published": [asdict(one) for one in page.published],
         "parts": [asdict(one) for one in page.parts],
         "gaps": [asdict(one) for one in page.gaps],
+        "usage": None if page.usage is None else asdict(page.usage),
+        "cost": None if page.cost is None else asdict(page.cost),
         "ranks": [{"title": one.title, **asdict(one.board)} for one in page.rankings],
     }
     return json.dumps(finite_or_null(content), indent=1) + "\n"

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from orchestrator.benchmark.definition import Case
+from orchestrator.images.alike.thumbnail import Thumbnail, thumbnail_of
 from orchestrator.images.geometry import Geometry, check_same_geometry
 from orchestrator.images.problem import Problem
 from orchestrator.images.source_file import SourceFile
@@ -29,6 +30,8 @@ class Inspection:
     """What a conversion changes or tolerates; only voxels show all of it."""
     labels_seen: Mapping[tuple[Case, str], frozenset[int]]
     """Labels in the label map of a case and label set, background aside, of those that were converted."""
+    thumbnails: Mapping[Case, Thumbnail]
+    """Images made small, of those that were read."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,6 +42,7 @@ class _Seen:
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     labels: dict[tuple[Case, str], frozenset[int]] = field(default_factory=dict)
+    thumbnails: dict[Case, Thumbnail] = field(default_factory=dict)
 
 
 def inspect_downloads(
@@ -75,6 +79,7 @@ def inspect_downloads(
         warnings=tuple(dict.fromkeys(warning for seen in cases for warning in seen.warnings)),
         notes=tuple(dict.fromkeys(note for seen in cases for note in seen.notes)),
         labels_seen={key: labels for seen in cases for key, labels in seen.labels.items()},
+        thumbnails={case: small for seen in cases for case, small in seen.thumbnails.items()},
     )
 
 
@@ -124,6 +129,8 @@ def _convert(request: CaseRequest, found: _Found, *, downloads: Path, seen: _See
         with collecting(seen.problems, found.volume.name):
             converted = image_from(found.volume, case=request.case, layout=found.layout, downloads=downloads)
             beside = Beside(image=converted.image, name=found.volume.name)
+            small = thumbnail_of(converted.image)
+            seen.thumbnails.update({} if small is None else {request.case: small})
             seen.notes.extend(converted.notes)
             seen.warnings.extend(converted.warnings)
     parts = []

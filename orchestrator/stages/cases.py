@@ -14,6 +14,7 @@ from orchestrator.benchmark.definition import NNUNET_RAW, Case
 from orchestrator.errors import DataError, IntegrityError
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.local_download import local_download
+from orchestrator.stages.records.alike import keep_thumbnail
 from orchestrator.stages.records.cases import CaseRecord, read_case_record, write_case_record, write_overview
 from orchestrator.storage import run_paths
 from orchestrator.storage.interface import Storage
@@ -62,6 +63,7 @@ def ingest(context: RunContext, case: Case) -> int:
         size=tuple(found.image.GetSize()[::-1]),
         original_grid=found.original_grid,
     )
+    keep_thumbnail(context.storage, case, found.image)
     channels = (found.image, *found.further)
     keys = run_paths.case_images(case, num_channels=len(channels))
     volumes = dict(zip(keys, channels, strict=True))

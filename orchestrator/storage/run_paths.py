@@ -26,6 +26,8 @@ TRIALS = "trials"
 """Folder of the settings of trials, in the order in which they were chosen."""
 SWEEP = "sweep.json"
 """What a search is about, and what it has found."""
+ALIKE = "alike.json"
+"""Which cases show the same image, as their voxels tell."""
 CASES = "cases"
 PATCHES = "patches"
 TRAININGS = "trainings"
@@ -89,6 +91,11 @@ def labels_of_cases(*, label_set: str) -> str:
 def case_overview(case: Case) -> str:
     """JSON with the digests, notes and warnings of a case's image and label maps, for people; nothing reads it."""
     return f"{CASES}/{case.id}/case.json"
+
+
+def case_thumbnail(case: Case) -> str:
+    """Image of a case, small: what it is compared with others by. Nothing else needs it."""
+    return f"{CASES}/{case.id}/image.small"
 
 
 def image_record(case: Case) -> str:

@@ -11,6 +11,7 @@ from orchestrator.api import request_of_run, write_report
 from orchestrator.benchmark.loading import DEFAULT_STUDY
 from orchestrator.cli.console import EXIT_DONE, command_parser, consoles, exit_code_of, parse, say
 from orchestrator.errors import ConfigError
+from orchestrator.shipped import PRICES
 from orchestrator.storage.filesystem import open_storage
 
 
@@ -24,6 +25,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--output", required=True, help="folder or s3:// prefix of the run")
     parser.add_argument("--study", type=Path, default=DEFAULT_STUDY, help="what it trains (default: the shipped study)")
+    parser.add_argument("--cluster", type=Path, help="cluster file of the run: shows what its GPU hours cost if rented")
+    parser.add_argument("--prices", type=Path, default=PRICES, help="with --cluster: what its machines cost")
     parser.add_argument(
         "--live",
         action="store_true",
@@ -45,7 +48,8 @@ def report(options: argparse.Namespace, *, console: Console) -> int:
     """Write the report that the command line asks for, or show it."""
     if options.live:
         return show_live(options, console=console)
-    say(write_report(options.output, study=options.study), console=console)
+    written = write_report(options.output, study=options.study, cluster=options.cluster, prices=options.prices)
+    say(written, console=console)
     return EXIT_DONE
 
 
@@ -54,6 +58,8 @@ def show_live(options: argparse.Namespace, *, console: Console) -> int:
     from orchestrator.driver.results.live import REFRESH_S, LiveReport
     from orchestrator.report.live.server import LiveServer
 
+    if options.cluster is not None:
+        raise ConfigError("--cluster: not with --live; expected one of both")
     if not 0 <= options.port < 2**16:
         raise ConfigError(f"--port {options.port}: expected a number from 0 to 65535")
     storage = open_storage(options.output)

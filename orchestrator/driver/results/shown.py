@@ -1,6 +1,7 @@
 """What a run shows of its results: tables and a report of all that is committed, and of what is asked for."""
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from orchestrator.benchmark.tables import load_tables
@@ -11,9 +12,11 @@ from orchestrator.events import read_events
 from orchestrator.report.reported import Reported
 from orchestrator.report.study_tables.tables import Doubts, write_tables
 from orchestrator.results.store import ResultsStore, from_table
+from orchestrator.stages.records.alike import compare_images, read_alike
 from orchestrator.stages.records.cases import warnings_about
 from orchestrator.storage import run_paths
 from orchestrator.storage.interface import Storage
+from orchestrator.usage import Cost
 from orchestrator.workflow.graph import used_label_sets
 
 if TYPE_CHECKING:
@@ -33,6 +36,15 @@ def shown_of(request: RunRequest, storage: Storage, *, table: "pa.Table", asked_
         table=table,
         layout=load_tables(request.study),
         warnings=tuple(warnings_about(storage, labels)) if labels else (),
+        alike=read_alike(storage),
+    )
+
+
+def compare_cases(request: RunRequest, storage: Storage, *, asked_for: Collection[str]) -> None:
+    """Find out which cases of the trainings that a run was asked for show the same image."""
+    everything = request.study.all_trainings(preset=request.preset)
+    compare_images(
+        storage, {case for training in everything if training.id in set(asked_for) for case in training.cases}
     )
 
 
@@ -44,7 +56,7 @@ def write_run_tables(shown: Reported, storage: Storage, *, failed: Collection[st
         trainings=shown.trainings,
         failed=failed,
         layout=shown.layout,
-        doubts=Doubts(leaks=shown.study.patient_leaks(shown.trainings), warnings=shown.warnings),
+        doubts=Doubts(leaks=shown.leaks, warnings=shown.warnings),
     )
 
 
@@ -56,14 +68,16 @@ def write_run_report(shown: Reported, storage: Storage, *, failed: Mapping[str, 
     return write_report(storage, reported=shown, failures=failed, events=read_events(storage))
 
 
-def report_now(request: RunRequest, storage: Storage) -> str:
+def report_now(request: RunRequest, storage: Storage, *, cost: Cost | None = None) -> str:
     """Write the report of a run as it stands, also while it goes on; returns the key of its page.
 
-    Raises ConfigError where no run has been started.
+    `cost` is that of its GPU hours, where that is known. Raises ConfigError where no run has been started.
     """
     failed = failures_of(storage, read_status(storage))
-    shown = shown_of(request, storage, table=ResultsStore(storage).read(), asked_for=trainings_asked_for(storage))
-    return write_run_report(shown, storage, failed=failed)
+    asked_for = trainings_asked_for(storage)
+    compare_cases(request, storage, asked_for=asked_for)
+    shown = shown_of(request, storage, table=ResultsStore(storage).read(), asked_for=asked_for)
+    return write_run_report(replace(shown, cost=cost), storage, failed=failed)
 
 
 def failures_of(storage: Storage, status: RunStatus) -> dict[str, str]:

@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from orchestrator.benchmark.definition import Training
-from orchestrator.benchmark.study import PatientLeak
+from orchestrator.benchmark.leaks import PatientLeak
 from orchestrator.benchmark.tables import TableLayout
 from orchestrator.report.notes import errata_of_rows, run_notes
 from orchestrator.report.study_tables.formats import to_csv, to_latex, to_markdown

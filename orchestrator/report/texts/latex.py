@@ -4,9 +4,11 @@ from collections.abc import Iterable, Sequence
 
 from orchestrator.report.answers import Answer
 from orchestrator.report.page import BesidePublished, Page
+from orchestrator.report.parts import Gaps, Parts
 from orchestrator.report.ranks import Ranked
 from orchestrator.report.texts.escaping import escaped
-from orchestrator.report.texts.numbers import number, p_value, percent, quartiles, rank_range, share
+from orchestrator.report.texts.numbers import hours_text, number, p_value, percent, quartiles, rank_range, share
+from orchestrator.usage import Usage
 
 HEADER = r"""% Tables of a report. In a document: \usepackage[T1]{fontenc} \usepackage{booktabs} \input{tables}
 % Names in other scripts than Latin need LuaLaTeX or XeLaTeX.
@@ -14,7 +16,7 @@ HEADER = r"""% Tables of a report. In a document: \usepackage[T1]{fontenc} \usep
 
 
 def latex_tables(page: Page) -> str:
-    """Return the tables of a page: scores, comparisons, ranks, and what is published."""
+    """Return the tables of a page: scores, comparisons, ranks, what is published, gaps, kinds of cases, hours."""
     tables = [HEADER]
     if page.rows:
         tables.append(_scores(page))
@@ -22,6 +24,10 @@ def latex_tables(page: Page) -> str:
     tables += [_ranks(one, what=page.what) for one in page.rankings]
     if page.published:
         tables.append(_published(page.published, page=page))
+    tables += [_gaps(one, page=page, place=place) for place, one in enumerate(page.gaps)]
+    tables += [_parts(one, page=page, place=place) for place, one in enumerate(page.parts)]
+    if page.usage:
+        tables.append(_stages(page.usage))
     return "\n".join(tables)
 
 
@@ -87,6 +93,50 @@ def _published(found: Sequence[BesidePublished], *, page: Page) -> str:
         columns=("trainings", "evaluated on", "structure", "metric", "ours", "published", "difference", "within"),
         rows=rows,
         label="published",
+    )
+
+
+def _gaps(found: Gaps, *, page: Page, place: int) -> str:
+    rows = [
+        [one.group, one.structure, one.metric.upper(), share(one.baseline_mean), share(one.against_mean),
+         percent(one.difference, signed=True), f"{one.num_baseline} and {one.num_against}"]
+        for one in found.gaps
+    ]  # fmt: skip
+    sides = [page.set_title(name) for name in (found.baseline, found.against)]
+    return _table(
+        f"{found.title} Means in per cent; the difference ({sides[1]} less {sides[0]}) in points with its 95 % "
+        "interval, for which the patients of either set are drawn by themselves; different patients, so no test.",
+        columns=("trainings", "structure", "metric", *sides, "difference", "patients"),
+        rows=rows,
+        label=f"gap-{place + 1}",
+    )
+
+
+def _parts(found: Parts, *, page: Page, place: int) -> str:
+    rows = [
+        [one.row.group, page.set_title(one.row.evaluation_set), one.row.structure, one.name, str(one.row.num_cases),
+         percent(one.row.dsc), percent(one.row.nsd)]
+        for one in found.parts
+    ]  # fmt: skip
+    return _table(
+        f"{found.title}. Mean DSC and NSD in per cent with 95 % intervals.",
+        columns=("trainings", "evaluated on", "structure", "of cases", "cases", "DSC", "NSD"),
+        rows=rows,
+        label=f"cases-{place + 1}",
+    )
+
+
+def _stages(found: Usage) -> str:
+    rows = [
+        [one.kind, str(one.num_attempts), hours_text(one.hours), hours_text(one.gpu_hours) if found.gpu_hours else ""]
+        for one in found.stages
+    ]
+    return _table(
+        f"Attempts at each kind of stage and their hours, added up; {hours_text(found.elapsed_hours)} hours from start "
+        "to end.",
+        columns=("stage", "attempts", "hours", "GPU hours"),
+        rows=rows,
+        label="hours",
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from orchestrator.report.overview import OverviewRow, Quartiles
 from orchestrator.scoring.leaderboard import Standing
 from orchestrator.statistics.intervals import FEWEST_CLUSTERS, MeanWithInterval
+from orchestrator.usage import Cost, Usage
 
 _NONE = "none"
 
@@ -67,3 +68,22 @@ def rank_range(standing: Standing) -> str:
     if standing.rank_low is None:
         return f"too few patients ({FEWEST_CLUSTERS} needed)"
     return f"{standing.rank_low} to {standing.rank_high}"
+
+
+def hours_text(hours: float) -> str:
+    """Return hours with three digits that count: `0.013`, `12.4`, `406`."""
+    return f"{hours:.3g}" if hours < 1000 else f"{hours:.0f}"
+
+
+def cost_text(cost: Cost | None, usage: Usage) -> str:
+    """Return what is known of the cost of the GPU hours of a run, in a sentence."""
+    if not usage.gpu_hours:
+        return "No GPU was used; what the processors cost is not known."
+    if cost is None:
+        return "Cost: not known; no price list was given for these machines."
+    low, high = f"{cost.low_usd:.2f}", f"{cost.high_usd:.2f}"
+    amount = low if low == high else f"{low} to {high}"
+    return (
+        f"Cost of these GPU hours: {amount} USD with the prices of {cost.prices_date}; without machines that waited or "
+        "have no GPU."
+    )

@@ -1,0 +1,69 @@
+"""Patients and images that stand on both sides of a split."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from orchestrator.benchmark.definition import Case, Training
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AlikeCases:
+    """Two cases whose images show the same."""
+
+    first: Case
+    second: Case
+    likeness: float
+    """How well their details agree, up to 1."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PatientLeak:
+    """A patient who is in the training and in the evaluated cases of one training, by two scans or by one twice."""
+
+    train_case: Case
+    test_case: Case
+    training_ids: tuple[str, ...]
+    likeness: float | None = None
+    """Of both images, where their voxels tell it; None where the study says that it is one patient."""
+
+    @property
+    def line(self) -> str:
+        """All of it in one sentence."""
+        if self.likeness is None:
+            return (
+                f"{self.train_case.name} and {self.test_case.name} are scans of one patient: the first is trained on "
+                f"and the second tested in {', '.join(self.training_ids)}. The published splits are kept."
+            )
+        return (
+            f"{self.train_case.id} and {self.test_case.id} show the same image, or one patient in the same place, as "
+            f"their voxels tell (details agree by {self.likeness:.2f} of 1): the first is trained on and the second "
+            f"tested in {', '.join(self.training_ids)}. Nothing was left out for that."
+        )
+
+
+def alike_leaks(
+    alike: Iterable[AlikeCases], trainings: Sequence[Training], *, declared: Iterable[PatientLeak]
+) -> tuple[PatientLeak, ...]:
+    """Return which trainings train on one and test on the other of two images that show the same.
+
+    What is declared to be one patient is left out: it is told already.
+    """
+    known = {(leak.train_case, leak.test_case) for leak in declared}
+    leaks = []
+    for pair in alike:
+        for trained, tested in ((pair.first, pair.second), (pair.second, pair.first)):
+            touched = leaking_trainings(trainings, trained=trained, tested=tested)
+            if touched and (trained, tested) not in known:
+                leaks.append(
+                    PatientLeak(train_case=trained, test_case=tested, training_ids=touched, likeness=pair.likeness)
+                )
+    return tuple(leaks)
+
+
+def leaking_trainings(trainings: Sequence[Training], *, trained: Case, tested: Case) -> tuple[str, ...]:
+    """Return the ids of those that train on one case and test on the other."""
+    return tuple(
+        training.id
+        for training in trainings
+        if trained in training.train and any(tested in evaluation.cases for evaluation in training.evaluation_sets)
+    )
