@@ -53,13 +53,13 @@ _READ_IF_THERE: Mapping[str, type | tuple[type, ...]] = {
 }
 
 REMOTE_INTERVAL_S = 5.0
-"""Shortest time between two writes to S3; the events of that time are lost with a killed driver."""
+"""Shortest time between two writes to a bucket; the events of that time are lost with a killed driver."""
 
 
 class EventLog:
     """Events of one call of the driver, in segments below `events/`.
 
-    In a folder each event is on the disk when `append` returns. On S3 events wait for the next one that comes
+    In a folder each event is on the disk when `append` returns. In a bucket events wait for the next one that comes
     `REMOTE_INTERVAL_S` after the latest write, or for `flush`. Events that the storage refuses wait as well: they are
     for people, and no reason for a run to end.
     """
@@ -83,7 +83,7 @@ class EventLog:
         self._storage = storage
         self._name = writer + run_started.strftime("%Y%m%dT%H%M%S.%f")
         self._clock = clock
-        self._interval_s = REMOTE_INTERVAL_S if storage.location.startswith("s3://") else 0.0
+        self._interval_s = REMOTE_INTERVAL_S if storage.is_remote else 0.0
         self._written: datetime | None = None
         self._segment = 0
         self._lines: list[str] = []

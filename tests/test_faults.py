@@ -27,7 +27,7 @@ from orchestrator.patches.record import PatchRecord
 from orchestrator.patches.writer import write_patches
 from orchestrator.stages.attempt import AttemptEvents, TrainingLog
 from orchestrator.stages.repair import TrainingPatches
-from orchestrator.storage import local, run_paths, s3
+from orchestrator.storage import copies, local, run_paths, s3
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.training.checkpoint import CheckpointStore
 from orchestrator.training.nnunet.preprocessing import preprocess_case
@@ -243,49 +243,11 @@ def s3_door(tmp_path, monkeypatch):
         # The waiting between two tries is boto's; its length is no claim of ours.
         monkeypatch.setattr(botocore.endpoint, "time", SimpleNamespace(sleep=lambda _: None))
         s3._new_client.cache_clear()
-        monkeypatch.setattr(s3, "_cache_folder", lambda: tmp_path)
+        monkeypatch.setattr(copies, "_cache_folder", lambda: tmp_path)
         bucket = f"bucket-{uuid.uuid4().hex}"
         s3._client().create_bucket(Bucket=bucket)
         yield door, open_storage(f"s3://{bucket}/run")
         s3._new_client.cache_clear()
-
-
-@pytest.mark.parametrize("code", ["InternalError", "SlowDown"])
-def test_s3_that_fails_three_times_at_every_request_is_survived(s3_door, code):
-    door, storage = s3_door
-    door.fail(code, times=3)
-    storage.write_bytes("a", b"1")
-    assert storage.read_bytes("a") == b"1"
-    assert storage.exists("a")
-    assert storage.create_exclusive("b", b"2")
-    assert storage.fetch("b").read_bytes() == b"2"
-    with storage.writing("c") as path:
-        path.write_bytes(b"3" * 9_000_000)
-    assert storage.list_keys() == ["a", "b", "c"]
-    assert len(storage.read_bytes("c")) == 9_000_000
-    storage.delete("a")
-    assert not storage.exists("a")
-
-
-def test_a_creation_whose_answer_s3_loses_is_known_to_be_ours_and_done_once(s3_door):
-    door, storage = s3_door
-    door.fail("InternalError", times=1, answer_lost=True)
-    assert storage.create_exclusive("results", b"ours")
-    door.fail("InternalError", times=0)
-    assert not storage.create_exclusive("results", b"theirs")
-    assert storage.read_bytes("results") == b"ours"
-
-
-@pytest.mark.parametrize("code", ["InternalError", "SlowDown"])
-def test_s3_that_fails_for_good_is_one_line_that_may_be_tried_again(s3_door, code):
-    door, storage = s3_door
-    door.fail(code, times=10**6)
-    with pytest.raises(StorageError, match=f"/run/a: cannot write it: .*{code}") as caught:
-        storage.write_bytes("a", b"1")
-    assert "\n" not in str(caught.value)
-    assert caught.value.can_retry
-    door.fail(code, times=0)
-    assert storage.list_keys() == []
 
 
 def test_a_training_on_s3_with_failures_ends_with_the_same_weights(undisturbed, setting, s3_door):

@@ -121,7 +121,7 @@ def test_an_output_that_cannot_be_a_folder_is_bad_input(capsys, tmp_path):
     (tmp_path / "file").touch()
     for output in ("file", "file/run"):
         assert main(["--output", str(tmp_path / output)]) == 2
-        assert "is a file; expected a folder or an s3:// prefix" in capsys.readouterr().err
+        assert "is a file; expected a folder or a prefix of a bucket" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("record", ["{bad", "[]"])

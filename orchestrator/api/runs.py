@@ -39,10 +39,10 @@ class RequestOptions(TypedDict, total=False):
     cluster: Path | str
     """Cluster file; unless given, this machine."""
     data: str | Path | None
-    """Folder or `s3://` prefix with the data sets. Unless given, what the cluster file says, or for data sets in
+    """Folder or prefix of a bucket with the data sets. Unless given, what the cluster file says, or for data sets in
     nnU-Net's layout the environment variable nnUNet_raw; else phantoms are generated."""
     output: str | Path | None
-    """Folder or `s3://` prefix of everything that is written; unless given, what the cluster file says or
+    """Folder or prefix of a bucket of everything that is written; unless given, what the cluster file says or
     `runs/PRESET`."""
     seed: int
     """Of phantoms and trainings; 0 unless given."""
@@ -58,7 +58,7 @@ def load_study(path: Path | str | None = None, *, data: str | Path | None = None
     path
         The study file.
     data
-        Folder or `s3://` prefix with data sets in nnU-Net's layout, which are asked for their labels, channels and
+        Folder or prefix of a bucket with data sets in nnU-Net's layout, which are asked for their labels, channels and
         cases; unless given, that of the environment variable nnUNet_raw.
 
     Raises
@@ -158,7 +158,7 @@ def write_report(
     Parameters
     ----------
     output
-        Folder or `s3://` prefix of the run.
+        Folder or prefix of a bucket of the run.
     study
         File of the study that it trains, the shipped one unless given.
     cluster
@@ -188,7 +188,7 @@ def plan_comparison(
     Parameters
     ----------
     outputs
-        Folder or `s3://` prefix of a run, or of several with other seeds.
+        Folder or prefix of a bucket of a run, or of several with other seeds.
     study
         File of the study that they train, the shipped one unless given.
 
@@ -271,5 +271,5 @@ def output_location(location: str) -> str:
     except OSError as error:
         raise ConfigError(f"--output {location}: cannot be reached ({error.strerror}); expected a folder") from error
     if not there.is_dir():
-        raise ConfigError(f"--output {location}: {there} is a file; expected a folder or an s3:// prefix")
+        raise ConfigError(f"--output {location}: {there} is a file; expected a folder or a prefix of a bucket")
     return str(path)

@@ -49,7 +49,7 @@ def evaluate(
     Parameters
     ----------
     reference
-        Folder or `s3://` prefix with the true label maps.
+        Folder or prefix of a bucket with the true label maps.
     prediction
         One to be scored, or several.
     tolerances_mm
@@ -100,7 +100,7 @@ class SubmitOptions(TypedDict, total=False):
     """What `submit` may be given besides, by name."""
 
     reference: str | Path | None
-    """Folder or `s3://` prefix with the true label maps; unless given, `output` is a run, and has them."""
+    """Folder or prefix of a bucket with the true label maps; unless given, `output` is a run, and has them."""
     tolerances_mm: "Tolerances"
     """With `reference`: tolerance of the NSD of each label to be scored, or of each union of labels."""
     metrics: Collection[str]
@@ -130,7 +130,7 @@ def submit(submissions: Sequence[str], *, output: str | Path, **options: Unpack[
         `METHOD=FOLDER` each, or a folder in which every folder is a method. They take the place of those of the call
         before; what was scored of the same files then is not scored again.
     output
-        Folder or `s3://` prefix of the run; with `reference`, of what is written.
+        Folder or prefix of a bucket of the run; with `reference`, of what is written.
     **options
         Of SubmitOptions.
 

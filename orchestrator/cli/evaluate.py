@@ -60,8 +60,8 @@ def build_parser() -> argparse.ArgumentParser:
         "grid; 2: the command line is wrong.",
     )
     add = parser.add_argument
-    add("--reference", required=True, help="folder or s3:// prefix with the true label maps")
-    add("--prediction", required=True, action="append", help="folder or s3:// prefix to be scored; may be repeated")
+    add("--reference", required=True, help="folder or bucket with the true label maps")
+    add("--prediction", required=True, action="append", help="folder or bucket to be scored; may be repeated")
     add(
         "--label",
         required=True,

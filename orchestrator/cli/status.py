@@ -52,7 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
         "Show how far a run is. Exit code 0: all trainings of its latest call are done; 1: not yet; 2: "
         "there is no run.",
     )
-    parser.add_argument("--output", required=True, help="folder or s3:// prefix of the run")
+    parser.add_argument("--output", required=True, help="folder or bucket of the run")
     parser.add_argument(
         "--cluster",
         type=Path,

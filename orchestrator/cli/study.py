@@ -44,7 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("what", nargs="+", help="data sets (Dataset137, or the whole name of the folder), or a study file with --check")
-    add("--data", help=f"folder or s3:// prefix with the data sets (default: the environment variable {RAW_VARIABLE})")
+    add("--data", help=f"folder or bucket with the data sets (default: the environment variable {RAW_VARIABLE})")
     add("--output", type=Path, help=f"folder for {FILE} (default: the name of the first data set)")
     add(
         "--model",

@@ -34,8 +34,8 @@ def build_parser() -> argparse.ArgumentParser:
         "with the digest of what was read of it. Exit code 0: all are whole and unchanged; 1: some are not, and each "
         "is named; 2: there is nothing to compare. A damaged file that is removed is made again by the next run.",
     )
-    parser.add_argument("--output", required=True, help="folder or s3:// prefix of the run")
-    parser.add_argument("--data", help="folder or s3:// prefix with the downloads: compare them instead of the patches")
+    parser.add_argument("--output", required=True, help="folder or bucket of the run")
+    parser.add_argument("--data", help="folder or bucket with the downloads: compare them instead of the patches")
     parser.add_argument("--study", type=Path, default=DEFAULT_STUDY, help="with --data: what the run trains")
     parser.add_argument("--remove", action="store_true", help="remove patch files that are damaged")
     return parser

@@ -10,7 +10,7 @@ from orchestrator.benchmark.definition import Case, Dataset
 from orchestrator.errors import DataError
 from orchestrator.images.problem import SourceError
 from orchestrator.sources.stamps import FileStamp, SourceStamp, changed_files
-from orchestrator.stages.local_download import S3, LocalDownload, local_download, stamped
+from orchestrator.stages.local_download import LocalDownload, local_download, stamped
 from orchestrator.stages.records.cases import NUM_THREADS, CaseRecord, read_case_record, write_case_record
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
@@ -146,7 +146,7 @@ def _what_changed(before: SourceStamp, now: SourceStamp) -> tuple[str, ...]:
 
 def _stamps_at(data: str, downloads: set[str]) -> Callable[[Sequence[FileStamp]], tuple[FileStamp, ...] | None]:
     """Return what tells how files of before look now; None if one of them is gone."""
-    if data.startswith(S3):
+    if "://" in data:
         storage = open_storage(data)
         there = {name: at for download in sorted(downloads) for name, at in storage.sizes_and_times(download).items()}
 
@@ -181,7 +181,7 @@ def _moved(
     for part in parts:
         if is_clear(part):
             first.setdefault(_kind(part), part)
-    if data.startswith(S3):
+    if "://" in data:
         return
     for kind, part in first.items():
         dataset = datasets[part.case.dataset]

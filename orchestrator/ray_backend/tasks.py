@@ -157,7 +157,7 @@ def _fit(context: RunContext, stage: Stage, share: Resources, separate: bool, se
         )
         if separate
         else ScalingConfig(num_workers=0),
-        run_config=RunConfig(name=stage.key.text.replace(" ", "-"), storage_path=_ray_train_folder(context)),
+        run_config=RunConfig(name=stage.key.text.replace(" ", "-"), **_ray_train_storage(context)),
     )
     try:
         trainer.fit()
@@ -183,9 +183,20 @@ def _look_for_drain() -> str:
     return "its node is drained" if ray.get_runtime_context().get_node_id() in draining_nodes() else ""
 
 
-def _ray_train_folder(context: RunContext) -> str:
+def _ray_train_storage(context: RunContext) -> dict[str, object]:
     """Where Ray Train keeps the state of its own; ours is in the checkpoints."""
-    return f"{context.output.rstrip('/')}/{run_paths.RAY_TRAIN}"
+    folder = f"{context.output.rstrip('/')}/{run_paths.RAY_TRAIN}"
+    scheme, _, path = folder.rpartition("://")
+    if scheme in {"", "s3"}:
+        return {"storage_path": folder}
+    # pyarrow, by which Ray Train writes, finds other credentials on gs:// than we do, and does not know az://.
+    from obstore.fsspec import FsspecStore
+    from pyarrow.fs import FSSpecHandler, PyFileSystem
+
+    return {
+        "storage_path": path,
+        "storage_filesystem": PyFileSystem(FSSpecHandler(FsspecStore("gs" if scheme == "gs" else "az"))),
+    }
 
 
 def _log_to_process(stage: Stage) -> None:

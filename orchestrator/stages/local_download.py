@@ -10,8 +10,6 @@ from orchestrator.errors import DataError
 from orchestrator.sources.stamps import FileStamp, SourceStamp
 from orchestrator.storage.filesystem import open_storage
 
-S3 = "s3://"
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LocalDownload:
@@ -40,12 +38,12 @@ def stamped(name: str, size_and_time: tuple[int, int]) -> FileStamp:
 
 @contextmanager
 def local_download(location: str, download: str, *, case_name: str) -> Iterator[LocalDownload]:
-    """Context with a local folder that holds a download; of one on S3, what the case needs.
+    """Context with a local folder that holds a download; of one in a bucket, what the case needs.
 
-    The copies of S3's files lie in the cache of this machine and are linked to: they are fetched once for all of its
+    The copies of its files lie in the cache of this machine and are linked to: they are fetched once for all of its
     processes, again where they have changed, and nothing but links is left behind by a process that is killed.
     """
-    if not location.startswith(S3):
+    if "://" not in location:
         yield LocalDownload(folder=Path(location))
         return
     from orchestrator.sources.downloads import concerned_files

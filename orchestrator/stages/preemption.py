@@ -76,7 +76,7 @@ def watch_spot_notices() -> Watch:
 def watch_marker(storage: Storage, *, training_id: str) -> Watch:
     """Return a watch on the marker that a driver leaves in the output location."""
     key = run_paths.stop_request(training_id)
-    every_s = REMOTE_MARKER_EVERY_S if storage.location.startswith("s3://") else MARKER_EVERY_S
+    every_s = REMOTE_MARKER_EVERY_S if storage.is_remote else MARKER_EVERY_S
 
     def look() -> str:
         if not storage.exists(key):

@@ -1,1 +1,1 @@
-"""Files of a run, on a disk or on S3, behind one door."""
+"""Files of a run, on a disk or in a bucket, behind one door."""

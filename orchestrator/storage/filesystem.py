@@ -1,5 +1,6 @@
-"""The one door to files: a local or shared folder, or an S3 prefix, under the same few operations."""
+"""The one door to files: a local or shared folder, or a prefix of a bucket, under the same few operations."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 from orchestrator.errors import ConfigError
@@ -7,15 +8,33 @@ from orchestrator.storage.interface import Storage
 
 
 def open_storage(location: str | Path) -> Storage:
-    """Return the storage at a folder or `s3://bucket/prefix`; raises ConfigError for anything else."""
+    """Return the storage at a folder or in a bucket, such as `s3://bucket/prefix`.
+
+    Raises
+    ------
+    ConfigError
+        For anything else, or if a package is missing that it takes.
+    """
     location = str(location)
     scheme, separator, rest = location.partition("://")
     if not separator:
         from orchestrator.storage.local import LocalStorage
 
         return LocalStorage(location)
-    if scheme == "s3" and rest.strip("/"):
+    is_plain = {"", ".", ".."}.isdisjoint(rest.rstrip("/").split("/"))
+    if scheme == "s3" and is_plain:
         from orchestrator.storage.s3 import S3Storage
 
         return S3Storage(location)
-    raise ConfigError(f"{location}: not a storage location; expected a folder or s3://bucket/prefix")
+    if scheme in {"gs", "az"} and is_plain:
+        if find_spec("obstore") is None:
+            raise ConfigError(
+                f"{location}: takes the package obstore, which is not installed; "
+                "expected `pip install 'nnunet-orchestrator[buckets]'` on every machine of the run"
+            )
+        from orchestrator.storage.object_store import ObjectStorage
+
+        return ObjectStorage(location)
+    raise ConfigError(
+        f"{location}: not a storage location; expected a folder, or s3://, gs:// or az:// with bucket/prefix"
+    )

@@ -4,6 +4,7 @@ import unicodedata
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import ClassVar
 
 from orchestrator.errors import DataError
 
@@ -20,7 +21,9 @@ class Storage(ABC):
     """
 
     location: str
-    """Folder or `s3://` prefix."""
+    """Folder, or prefix of a bucket such as `s3://bucket/prefix`."""
+    is_remote: ClassVar[bool] = False
+    """Whether each operation is a request, which takes time and money."""
 
     def checked(self, key: str) -> str:
         """Return the key of a file; raises DataError if it could lead out of the location or is no name of a file."""
@@ -68,7 +71,7 @@ class Storage(ABC):
     def fetch(self, key: str) -> Path:
         """Local path with the content of a file, for reading only; raises StorageError if it is not there.
 
-        On a file system this is the file itself, on S3 a copy in a local cache.
+        On a file system this is the file itself, of a bucket a copy in a local cache.
         """
 
     @abstractmethod

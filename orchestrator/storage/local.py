@@ -165,7 +165,7 @@ def _link(temporary: Path, target: Path) -> bool:
         if error.errno in {errno.EPERM, errno.ENOTSUP, errno.ENOSYS}:
             raise StorageError(
                 f"{target}: cannot create it: this file system has no hard links, by which one of several writers "
-                "wins. Choose an --output on another file system or on s3://"
+                "wins. Choose an --output on another file system or in a bucket"
             ) from error
         raise storage_error(target, "create", error) from error
     return True

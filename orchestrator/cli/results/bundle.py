@@ -27,7 +27,7 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("file", type=Path, help="the zip")
     mode = parser.add_mutually_exclusive_group(required=True)
-    mode.add_argument("--output", help="folder or s3:// prefix of the run that is sealed")
+    mode.add_argument("--output", help="folder or bucket of the run that is sealed")
     mode.add_argument("--verify", action="store_true", help="check the zip instead of writing it")
     add("--study", type=Path, default=DEFAULT_STUDY, help="what the run trains (default: the shipped study)")
     add("--license", default="", help="address of the licence under which the bundle is handed on")

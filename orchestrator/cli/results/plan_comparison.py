@@ -33,7 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--output",
         action="append",
         required=True,
-        help="folder or s3:// prefix of a run; may be repeated, for runs of the same study with other seeds",
+        help="folder or bucket of a run; may be repeated, for runs of the same study with other seeds",
     )
     add("--study", type=Path, default=DEFAULT_STUDY, help="what it trains (default: the shipped study)")
     add("--smallest", type=float, default=0.01, metavar="D", help="difference that is to be shown (default: 0.01)")

@@ -23,7 +23,7 @@ def build_parser() -> argparse.ArgumentParser:
         "and the paragraph on methods beside it. A run writes it at its end as well; this may be called while it goes "
         "on. Exit code 0: written; 2: there is no run, or it is one of another study.",
     )
-    parser.add_argument("--output", required=True, help="folder or s3:// prefix of the run")
+    parser.add_argument("--output", required=True, help="folder or bucket of the run")
     parser.add_argument("--study", type=Path, default=DEFAULT_STUDY, help="what it trains (default: the shipped study)")
     parser.add_argument("--cluster", type=Path, help="cluster file of the run: shows what its GPU hours cost if rented")
     parser.add_argument("--prices", type=Path, default=PRICES, help="with --cluster: what its machines cost")

@@ -41,9 +41,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("submissions", nargs="+", metavar="METHOD=FOLDER", help="or a folder in which every folder is a method")
-    add("--output", required=True, help="folder or s3:// prefix of the run, or of what is written")
+    add("--output", required=True, help="folder or bucket of the run, or of what is written")
     alone = parser.add_argument_group("without a run")
-    alone.add_argument("--reference", help="folder or s3:// prefix with the true label maps")
+    alone.add_argument("--reference", help="folder or bucket with the true label maps")
     alone.add_argument(
         "--label",
         action="append",

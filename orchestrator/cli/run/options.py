@@ -65,8 +65,8 @@ def _add_request(parser: argparse.ArgumentParser) -> None:
         default=LOCAL_CLUSTER,
         help="where to run (default: this machine)",
     )
-    add("--data", help="folder or s3:// prefix with the data sets (default: nnUNet_raw or generated phantoms)")
-    add("--output", help="folder or s3:// prefix for everything that the run writes (default: runs/PRESET)")
+    add("--data", help="folder or bucket with the data sets (default: nnUNet_raw or generated phantoms)")
+    add("--output", help="folder or bucket for everything that the run writes (default: runs/PRESET)")
     add(
         "--preset",
         default="smoke",

@@ -46,7 +46,7 @@ def survey(location: str, folder: str) -> Survey:
     Parameters
     ----------
     location
-        Data folder, or prefix on S3.
+        Data folder, or prefix of a bucket.
     folder
         Name of the data set's folder; its `DatasetNNN` alone is enough.
 

@@ -1,0 +1,98 @@
+"""A folder of a disk: modes, links, unfinished writes and file systems that lack something."""
+
+import errno
+import os
+import time
+
+import pytest
+
+from orchestrator.errors import StorageError
+from orchestrator.storage.filesystem import open_storage
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_the_mode_of_a_file_follows_the_umask(tmp_path, umask, mode):
+    folder = open_storage(tmp_path / "run")
+    before = os.umask(umask)
+    try:
+        folder.write_bytes("a/written", b"1")
+        folder.create_exclusive("a/created", b"1")
+    finally:
+        os.umask(before)
+    assert [path.stat().st_mode & 0o777 for path in sorted((tmp_path / "run" / "a").iterdir())] == [mode, mode]
+    assert (tmp_path / "run" / "a").stat().st_mode & 0o777 == 0o777 & ~umask
+
+
+def test_unfinished_writes_are_not_listed(tmp_path):
+    storage = open_storage(str(tmp_path))
+    storage.write_bytes("x", b"1")
+    (tmp_path / ".tmp-abc-y").write_bytes(b"half")
+    assert storage.list_keys() == ["x"]
+
+
+def test_an_unfinished_write_is_swept_after_a_day(tmp_path):
+    storage = open_storage(tmp_path)
+    for name, age_s in {".tmp-fresh": 80_000, ".tmp-stale": 90_000}.items():
+        (tmp_path / name).write_bytes(b"half")
+        os.utime(tmp_path / name, (time.time() - age_s,) * 2)
+    assert storage.list_keys() == []
+    assert len(list(tmp_path.iterdir())) == 2
+    storage.sweep()
+    assert [path.name for path in tmp_path.iterdir()] == [".tmp-fresh"]
+
+
+def test_folders_that_are_linked_to_are_listed_and_links_that_lead_back_are_not_followed(tmp_path):
+    storage = open_storage(tmp_path / "run")
+    for key in ("a/x", "b/y"):
+        storage.write_bytes(key, b"1")
+    (tmp_path / "scratch").mkdir()
+    (tmp_path / "scratch" / "z").touch()
+    for link, target in {"c": "scratch", "a/up": "run", "a/other": "run/b", "b/other": "run/a", "top": "."}.items():
+        (tmp_path / "run" / link).symlink_to(tmp_path / target)
+    assert storage.list_keys() == ["a/other/y", "a/x", "b/other/x", "b/y", "c/z"]
+
+
+def test_a_file_in_the_place_of_the_folder_is_named(tmp_path):
+    (tmp_path / "run").write_bytes(b"")
+    storage = open_storage(tmp_path / "run")
+    with pytest.raises(StorageError, match="run/x: cannot write it"):
+        storage.create_exclusive("x", b"1")
+    with pytest.raises(StorageError, match="run/x: cannot write it"):
+        storage.write_bytes("x", b"1")
+
+
+def test_a_folder_is_asked_for_its_free_space_before_it_is_made(tmp_path):
+    assert open_storage(tmp_path / "not" / "yet").free_bytes() > 0
+
+
+def test_a_folder_that_cannot_be_listed_is_not_taken_for_empty(tmp_path, monkeypatch):
+    storage = open_storage(tmp_path)
+    storage.write_bytes("results/x", b"1")
+
+    def refuse(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(StorageError, match=r"results: cannot list it: Permission denied"):
+        storage.list_keys("results")
+
+
+def test_a_link_whose_answer_was_lost_is_recognised_as_ours(tmp_path, monkeypatch):
+    link = os.link
+
+    def link_twice(source, target):
+        link(source, target)
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", link_twice)
+    assert open_storage(tmp_path).create_exclusive("x", b"1")
+    assert not open_storage(tmp_path).create_exclusive("x", b"2")
+
+
+def test_a_file_system_without_hard_links_is_said(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    with pytest.raises(StorageError, match=r"/x: cannot create it: this file system has no hard links"):
+        open_storage(tmp_path).create_exclusive("x", b"1")
