@@ -77,6 +77,12 @@ class TrainingError(OrchestratorError):
     """A training that cannot go on: a bug, a bad case or too little memory; repeating it would fail again."""
 
 
+class LostWorkerError(OrchestratorError):
+    """A worker that trains together with others, of which one has ended: that one may know why."""
+
+    can_retry: ClassVar[bool] = True
+
+
 class SupersededError(OrchestratorError):
     """An attempt at a training that had been given up for lost: another one has begun, and this one must not go on."""
 

@@ -214,7 +214,7 @@ def test_a_training_tells_with_what_each_attempt_ran_that_led_to_its_end(whole, 
     # torch itself names its build as well.
     assert torch.__version__.startswith(environment["torch"])
     for name, kill_after in (("old", 1), ("old", 1), ("lost", 0), ("new", None)):
-        monkeypatch.setattr(exact_trainer, "environment_of", lambda _, name=name: {"torch": name})
+        monkeypatch.setattr(exact_trainer, "environment_of", lambda _, name=name, **_others: {"torch": name})
         # An attempt that is stopped before it has saved anything has not led anywhere.
         stop = {"on_milestone": _killed} if kill_after == 0 else {}
         run = Run(tmp_path, setting, kill_after=kill_after, **stop)

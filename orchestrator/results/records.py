@@ -68,8 +68,9 @@ class Provenance:
     seed: int
     """Seed of the run, from which each training derives its own."""
     versions: str
-    """JSON object of what the model was trained with: package name to version, `device` to `cpu` or the GPU's name;
-    `2.0, then 2.1` where an attempt went on with another version, `unknown` where nothing was kept."""
+    """JSON object of what the model was trained with: package name to version, `device` to `cpu` or the GPU's name,
+    `workers` to how many fitted it together; `2.0, then 2.1` where an attempt went on with another version, `unknown`
+    where nothing was kept."""
     data_sha256: str
     """Digest over the digests of every case of the training."""
     split_sha256: str

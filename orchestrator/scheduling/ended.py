@@ -4,7 +4,7 @@ import traceback
 from dataclasses import dataclass
 from enum import StrEnum
 
-from orchestrator.errors import GpuError, OrchestratorError, is_of_a_disk, is_out_of_memory
+from orchestrator.errors import GpuError, LostWorkerError, OrchestratorError, is_of_a_disk, is_out_of_memory
 
 NUM_LAST_LINES = 5
 """Of the log of a failed training that people are told."""
@@ -105,8 +105,8 @@ def kind_of(error: BaseException) -> FailureKind:
     """Classify an error that a stage itself has raised."""
     if getattr(error, "is_preemption", False):
         return FailureKind.PREEMPTION
-    if isinstance(error, GpuError):
-        return FailureKind.GPU
+    if isinstance(error, GpuError | LostWorkerError):
+        return FailureKind.GPU if isinstance(error, GpuError) else FailureKind.CRASH
     if is_out_of_memory(error):
         return FailureKind.MEMORY
     if isinstance(error, OrchestratorError):

@@ -21,6 +21,7 @@ from orchestrator.workflow.keys import StageKind
 
 if TYPE_CHECKING:
     from orchestrator.training.stop_request import Watch
+    from orchestrator.training.workers import Worker
 
 
 _OF_MODELS: Mapping[StageKind, Callable[[RunContext, Training], None]] = {
@@ -35,7 +36,13 @@ _WITHOUT_TORCH = {StageKind.DOWNLOAD, StageKind.INGEST, StageKind.LABELS, StageK
 
 
 def carry_out(
-    context: RunContext, stage: Stage, *, watches: Sequence["Watch"] = (), gpus: float = 1.0, node: str = ""
+    context: RunContext,
+    stage: Stage,
+    *,
+    watches: Sequence["Watch"] = (),
+    gpus: float = 1.0,
+    node: str = "",
+    worker: "Worker | None" = None,
 ) -> int:
     """Carry out one stage; raises the OrchestratorError or whatever else it failed with.
 
@@ -46,9 +53,11 @@ def carry_out(
     watches
         A training looks at them besides its own, to know whether it must stop.
     gpus
-        Share of a GPU that a training or prediction has; below 1 it keeps to that share of the memory.
+        Share of a GPU that a prediction or a worker of a training has; below 1 it keeps to that share of the memory.
     node
         Id of this machine in its cluster: a training tells with its epochs where it runs.
+    worker
+        Which of several processes this is, each of which carries out this training; None for the only one.
 
     Returns
     -------
@@ -63,11 +72,13 @@ def carry_out(
         from orchestrator.training.gpu import working_gpu
 
         with working_gpu(share=gpus):
-            return _carry_out(context, stage, watches=watches, node=node)
-    return _carry_out(context, stage, watches=watches, node=node)
+            return _carry_out(context, stage, watches=watches, node=node, worker=worker)
+    return _carry_out(context, stage, watches=watches, node=node, worker=worker)
 
 
-def _carry_out(context: RunContext, stage: Stage, *, watches: Sequence["Watch"], node: str) -> int:
+def _carry_out(
+    context: RunContext, stage: Stage, *, watches: Sequence["Watch"], node: str, worker: "Worker | None"
+) -> int:
     match stage.kind:
         case StageKind.DOWNLOAD:
             generate_download(context, stage.download)
@@ -80,7 +91,7 @@ def _carry_out(context: RunContext, stage: Stage, *, watches: Sequence["Watch"],
         case StageKind.PREPROCESS:
             preprocess(context, _training(stage), case=_case(stage))
         case StageKind.TRAIN:
-            train(context, _training(stage), watches=watches, node=node)
+            train(context, _training(stage), watches=watches, node=node, worker=worker)
         case kind:
             _OF_MODELS[kind](context, _training(stage))
     return 0

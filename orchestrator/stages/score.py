@@ -135,11 +135,15 @@ def _provenance(context: RunContext, training: Training, *, checkpoint_sha256: s
     )
 
 
+_ONCE = {"workers": "1"}
+"""What a training ran with as long as that was not kept, since it could not be otherwise."""
+
+
 def _in_their_order(environments: Sequence[Mapping[str, str]]) -> dict[str, str]:
     """Return what a training ran with, by name; where an attempt went on with something else, one after the other."""
     names = dict.fromkeys(name for environment in environments for name in environment)
     return {
-        name: ", then ".join(dict.fromkeys(environment.get(name, "unknown") for environment in environments))
+        name: ", then ".join(dict.fromkeys(one.get(name, _ONCE.get(name, "unknown")) for one in environments))
         for name in names
     }
 

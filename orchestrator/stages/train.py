@@ -1,8 +1,9 @@
 """The stage that fits a model."""
 
 import hashlib
+import logging
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -24,26 +25,43 @@ from orchestrator.storage.json_files import write_json
 if TYPE_CHECKING:
     from orchestrator.stages.repair import TrainingPatches
     from orchestrator.training.nnunet.planning import Plan
-    from orchestrator.training.reports import EpochReport
+    from orchestrator.training.reports import EpochReport, TrainingListener, TrainOutcome
     from orchestrator.training.stop_request import Watch
     from orchestrator.training.trainer import TrainingSettings
+    from orchestrator.training.workers import Worker
+
+logger = logging.getLogger(__name__)
 
 
-def train(context: RunContext, training: Training, *, watches: Sequence["Watch"] = (), node: str = "") -> None:
+def train(
+    context: RunContext,
+    training: Training,
+    *,
+    watches: Sequence["Watch"] = (),
+    node: str = "",
+    worker: "Worker | None" = None,
+) -> None:
     """Fit one model, from its latest checkpoint if there is one, and leave a progress record after every epoch.
 
-    Raises PreemptedError, with a checkpoint saved, once a signal, the driver, the cloud or one of `watches` asks, and
-    SupersededError, with nothing more saved, once another attempt has begun.
+    Of several workers, given as `worker`, only the first one leaves anything. Raises PreemptedError, with a checkpoint
+    saved, once a signal, the driver, the cloud or one of `watches` asks any of them, and SupersededError, with nothing
+    more saved, once another attempt has begun.
     """
-    from orchestrator.training.checkpoint import CheckpointStore
     from orchestrator.training.reports import TrainingListener
     from orchestrator.training.stop_request import StopRequest
-    from orchestrator.training.trainer import train as fit
+    from orchestrator.training.workers import ALONE
 
+    worker = worker or ALONE
+    if not worker.is_first:
+        with StopRequest(watches) as stop_request:
+            listener = TrainingListener(on_epoch=lambda _: None, stop_reason=stop_request.reason)
+            _fit(context, training, worker=worker, log=logger.info, listener=listener, check=lambda: None)
+        return
     storage = context.storage
     claim = AttemptClaim(storage, training_id=training.id)
     # It may be of a final checkpoint that was deleted since, and must not say of the next one that it is done.
     storage.delete(run_paths.training_record(training.id))
+    plan_sha256 = read_plan(storage, training.id).sha256
     with (
         StopRequest([*_own_watches(context, training), *watches]) as stop_request,
         TrainingLog(storage, run_paths.log(training.id)) as log,
@@ -56,24 +74,39 @@ def train(context: RunContext, training: Training, *, watches: Sequence["Watch"]
             is_enough=partial(_is_enough, context, training.id, log=log),
             on_curve=partial(_keep_curve, storage, training, claim=claim),
         )
-        plan = read_plan(storage, training.id)
-        patches = _training_patches(context, training)
-        patches.repair(note=log.write)
-        with patches.cache.gathered(storage, patches.records()) as folder:
-            try:
-                outcome = fit(
-                    _settings(context, training, plan=plan, patches=folder),
-                    checkpoint=CheckpointStore(storage, training_id=training.id, check=claim.check),
-                    log=log.write,
-                    listener=listener,
-                )
-            except IntegrityError as error:
-                if not patches.repair(note=log.write):
-                    raise
-                raise StorageError(
-                    f"{error}; it is written again, and the training goes on from its checkpoint"
-                ) from error
-    write_json(storage, run_paths.training_record(training.id), {**asdict(outcome), "plan_sha256": plan.sha256})
+        outcome = _fit(context, training, worker=worker, log=log.write, listener=listener, check=claim.check)
+    write_json(storage, run_paths.training_record(training.id), {**asdict(outcome), "plan_sha256": plan_sha256})
+
+
+def _fit(
+    context: RunContext,
+    training: Training,
+    *,
+    worker: "Worker",
+    log: Callable[[str], None],
+    listener: "TrainingListener",
+    check: Callable[[], None],
+) -> "TrainOutcome":
+    """Fit the model as one worker; `check` is called before a checkpoint is written."""
+    from orchestrator.training.checkpoint import CheckpointStore
+    from orchestrator.training.trainer import train as fit
+
+    storage = context.storage
+    plan, patches = read_plan(storage, training.id), _training_patches(context, training)
+    worker.after_first("patches", partial(patches.repair, note=log))
+    with patches.cache.gathered(storage, patches.records()) as folder:
+        try:
+            return fit(
+                _settings(context, training, plan=plan, patches=folder),
+                checkpoint=CheckpointStore(storage, training_id=training.id, check=check),
+                log=log,
+                listener=listener,
+                worker=worker,
+            )
+        except IntegrityError as error:
+            if not patches.repair(note=log):
+                raise
+            raise StorageError(f"{error}; it is written again, and the training goes on from its checkpoint") from error
 
 
 def _own_watches(context: RunContext, training: Training) -> "list[Watch]":

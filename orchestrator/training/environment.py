@@ -1,4 +1,4 @@
-"""What an attempt at a training runs with: versions of packages and the kind of its device."""
+"""What an attempt at a training runs with: versions of packages, the kind of its device, the number of its workers."""
 
 from importlib.metadata import PackageNotFoundError, version
 
@@ -7,10 +7,23 @@ import torch
 REPORTED_VERSIONS = ("nnunet-orchestrator", "nnunetv2", "torch", "ray", "numpy", "SimpleITK", "numba")
 
 
-def environment_of(device: torch.device) -> dict[str, str]:
-    """Return the version of each package that may change a result, and as `device` the name of the GPU or `cpu`."""
+def environment_of(device: torch.device, *, num_workers: int) -> dict[str, str]:
+    """Return what may change a result.
+
+    Parameters
+    ----------
+    device
+        Where the network is.
+    num_workers
+        That fit it together.
+
+    Returns
+    -------
+    dict
+        The version of each package, as `device` the name of the GPU or `cpu`, and as `workers` their number.
+    """
     kind = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    return {**{name: _version(name) for name in REPORTED_VERSIONS}, "device": kind}
+    return {**{name: _version(name) for name in REPORTED_VERSIONS}, "device": kind, "workers": str(num_workers)}
 
 
 def _version(package: str) -> str:

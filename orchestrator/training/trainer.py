@@ -20,6 +20,7 @@ from orchestrator.training.nnunet.trainers.named_trainers import preset_trainer
 from orchestrator.training.nnunet.trainers.preset_trainer import PresetTrainer, TrainingData
 from orchestrator.training.random_state import seed_everything
 from orchestrator.training.reports import TrainingListener, TrainOutcome
+from orchestrator.training.workers import ALONE, Worker
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,6 +89,7 @@ def train(
     log: Callable[[str], None],
     listener: TrainingListener,
     clock: Callable[[], float] = time.monotonic,
+    worker: Worker = ALONE,
 ) -> TrainOutcome:
     """Fit one model, from its latest whole checkpoint if there is one; a finished one is only reported.
 
@@ -101,6 +103,8 @@ def train(
         Called with each line of the log; is told of epochs and milestones, and may stop the training.
     clock
         Gives monotonic seconds, so that a clock that is set anew changes neither checkpoints nor durations.
+    worker
+        Which of several processes this is that fit the model together by this function; the first one saves it.
 
     Raises
     ------
@@ -113,43 +117,49 @@ def train(
     IntegrityError
         If a patch file or every checkpoint is damaged.
     """
-    if checkpoint.has_final():
-        log(f"{settings.training_id}: its final checkpoint is there already")
-        return _finished(settings, checkpoint)
+    if worker.after_first("finished", checkpoint.has_final):
+        return _finished(settings, checkpoint, log=log)
+    _settle_process(settings, worker=worker)
     if not settings.val_cases:
         log("No validation cases: the patch Dice below is of training cases and decides nothing.")
-    _settle_process(settings)
     with nnunet_environment(num_loader_processes=settings.num_loader_processes), prints_to_log():
-        trainer = _new_trainer(settings)
-        trainer.configure(training_id=settings.training_id, preset=settings.preset, data=settings.data, log=log)
-        trainer.attach(checkpoint=checkpoint, listener=listener, clock=clock)
-        try:
-            trainer.run_training()
-        finally:
-            trainer.stop_loaders()
-    if (outcome := trainer.outcome) is None:
-        raise TrainingError(f"{settings.training_id}: nnU-Net's loop ended without a final checkpoint")
-    return outcome
+        trainer = _new_trainer(settings, worker=worker)
+        with worker.together(device=settings.device):
+            trainer.configure(training_id=settings.training_id, preset=settings.preset, data=settings.data, log=log)
+            trainer.attach(checkpoint=checkpoint, listener=listener, clock=clock)
+            try:
+                trainer.run_training()
+            finally:
+                trainer.stop_loaders()
+    return _outcome_of(trainer, settings=settings)
 
 
-def _new_trainer(settings: TrainingSettings) -> PresetTrainer:
+def _new_trainer(settings: TrainingSettings, *, worker: Worker) -> PresetTrainer:
     plan = Plan.from_bytes(settings.plan.to_bytes())
     plans = plan.plans | {"continue_training": False}
     made: PresetTrainer = preset_trainer(settings.trainer_name)(
         plans, plan.configuration, 0, plan.dataset_json, torch.device(settings.device)
     )
+    made.join(worker)
     return made
 
 
-def _finished(settings: TrainingSettings, checkpoint: CheckpointStore) -> TrainOutcome:
+def _outcome_of(trainer: PresetTrainer, *, settings: TrainingSettings) -> TrainOutcome:
+    if (outcome := trainer.outcome) is None:
+        raise TrainingError(f"{settings.training_id}: nnU-Net's loop ended without a final checkpoint")
+    return outcome
+
+
+def _finished(settings: TrainingSettings, checkpoint: CheckpointStore, *, log: Callable[[str], None]) -> TrainOutcome:
     """Return what the final checkpoint tells; raises TrainingError if it is of something else."""
+    log(f"{settings.training_id}: its final checkpoint is there already")
     final = checkpoint.load_final()
     with fitting(f"{settings.training_id}: its checkpoint"):
         check_origin(final.state["origin"], expected=settings.origin, training_id=settings.training_id)
         return TrainOutcome(**final.state["outcome"], checkpoint_sha256=final.sha256)
 
 
-def _settle_process(settings: TrainingSettings) -> None:
+def _settle_process(settings: TrainingSettings, *, worker: Worker) -> None:
     """Set what holds for this process as a whole."""
     if settings.device == "cpu":
         keep_freed_memory()
@@ -157,7 +167,8 @@ def _settle_process(settings: TrainingSettings) -> None:
         # As nnU-Net's command does, though not its trainer: all patches have one shape, so that the fastest way to
         # convolve them is worth being looked for.
         torch.backends.cudnn.benchmark = True
-    seed_everything(settings.seed)
+    # Weights are those of the first worker, whatever the others begin with.
+    seed_everything(worker.seed(settings.seed))
     register_arrow_dataset()
 
 

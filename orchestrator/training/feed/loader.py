@@ -1,8 +1,9 @@
 """Batches from patch files by threads: every batch follows from the seed and its index alone.
 
 The samples of a batch are drawn from a counter-based generator whose counter is (batch, sample), so batch k is the same
-for any number of threads and whether or not the batches before it were ever made. Threads are enough, since the kernels
-work without the GIL, and patch files are memory maps: all threads and all trainings of a host share one page cache.
+for any number of threads, and of workers that share it, and whether or not the batches before it were ever made.
+Threads are enough, since the kernels work without the GIL, and patch files are memory maps: all threads and all
+trainings of a host share one page cache.
 """
 
 import threading
@@ -39,6 +40,7 @@ class BatchSettings:
 
     patches: PatchSettings
     batch_size: int
+    """Samples of a batch, those included that other workers of the training make."""
     oversample_foreground: float
     """Share of the samples of a batch, its last ones, that are placed on a voxel of a label."""
     draws_foreground: bool
@@ -54,6 +56,13 @@ class BatchSettings:
     annotated: tuple[int, ...] | None = None
     """By what patch files name the voxels that somebody has annotated, where there are others: no patch is placed at
     these. None places patches anywhere."""
+    own: range | None = None
+    """Numbers of the samples that are made here; None for all of a batch."""
+
+    @property
+    def samples(self) -> range:
+        """Numbers of the samples that are made here."""
+        return range(self.batch_size) if self.own is None else self.own
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -185,11 +194,11 @@ class BatchLoader:
         return {"data": batch.data, "target": target, "keys": [sample.case for sample in samples]}
 
     def draw(self, index: int) -> tuple[Sample, ...]:
-        """Draw the samples of one batch."""
+        """Draw the samples of one batch, or those of this worker: together, all workers draw what one would."""
         settings = self._settings
         first_oversampled = round(settings.batch_size * (1 - settings.oversample_foreground))
         samples = []
-        for number in range(settings.batch_size):
+        for number in settings.samples:
             generator = np.random.Generator(np.random.Philox(key=self._key, counter=(0, 0, number, index)))
             name = self._cases[int(generator.integers(len(self._cases)))]
             case = self._open(name)
@@ -297,7 +306,7 @@ class BatchLoader:
             return self._free.pop()
         settings = self._settings
         num_channels = self._open(self._cases[0]).shape[0]
-        size, flat = settings.batch_size, settings.patches.is_2d
+        size, flat = len(settings.samples), settings.patches.is_2d
 
         def tensor(channels: int, shape: Shape, dtype: torch.dtype) -> torch.Tensor:
             return torch.empty((size, channels, *shape[flat:]), dtype=dtype, pin_memory=self._pinned)

@@ -17,7 +17,7 @@ class TrainerChoices:
     """What nnU-Net's trainer has chosen for its batches; axes and shape are (y, x) for a 2d network."""
 
     batch_size: int
-    """Patches of a batch."""
+    """Patches of a batch, of all workers together."""
     rotation_rad: tuple[float, float]
     """Least and largest angle."""
     in_plane: bool
@@ -31,6 +31,8 @@ class TrainerChoices:
     oversample_foreground: float
     """As in `BatchSettings`."""
     draws_foreground: bool
+    """As in `BatchSettings`."""
+    own: range | None = None
     """As in `BatchSettings`."""
 
 
@@ -64,6 +66,7 @@ def batch_settings(
         batch_size=chosen.batch_size,
         oversample_foreground=chosen.oversample_foreground,
         draws_foreground=chosen.draws_foreground,
+        own=chosen.own,
         target_shapes=tuple(
             _three_axes([round(size * share) for size, share in zip(patch, scale, strict=True)]) for scale in scales
         ),

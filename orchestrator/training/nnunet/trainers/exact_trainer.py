@@ -3,13 +3,19 @@
 Network, loss, mixed precision and what is done in an epoch are nnU-Net's, or those of the trainer class before which
 this one is put. What differs: batches come from our own loader with nnU-Net's oversampling and augmentation, and a
 training knows what decides how it goes on: random states, batches taken, the losses of the epoch so far.
+
+A place holds these of every worker of the training. As many workers go on from it bit for bit on a CPU (more than two
+up to the order in which gradients are summed). Another number of workers goes on as well: with the same weights and
+optimiser, at the same iteration, with our loaders from the same batches of the same samples. What is not the same then
+is the rounding, what a loss is averaged over first, and what is drawn elsewhere: by a dropout, or by nnU-Net's own
+loaders.
 """
 
 import logging
 import time
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +31,7 @@ from orchestrator.training.feed.batches import CountedBatches
 from orchestrator.training.feed.case_folders import CaseFolder
 from orchestrator.training.feed.loader import BatchLoader
 from orchestrator.training.gpu import obstacle_to_compiling
+from orchestrator.training.nnunet.trainers.divided_trainer import DividedTrainer
 from orchestrator.training.nnunet.trainers.trainer_loaders import our_loaders, reason_for_nnunets_pipeline
 from orchestrator.training.nnunet.trainers.trainer_overrides import load_as_nnunet, overridden
 from orchestrator.training.plain_state import State
@@ -53,7 +60,7 @@ class FedCases:
     """Of what is drawn."""
 
 
-class ExactTrainer(nnUNetTrainer):  # type: ignore[misc]
+class ExactTrainer(DividedTrainer):
     """Stands before nnU-Net's trainer, or any other trainer class, among the parents of a class that says the rest."""
 
     named: type = nnUNetTrainer
@@ -71,7 +78,8 @@ class ExactTrainer(nnUNetTrainer):  # type: ignore[misc]
         """Set what a training knows before its first iteration; to be called before anything is built."""
         self._elapsed_s = self._epoch_elapsed_s = 0.0
         self._is_warm = False
-        self._environments: tuple[dict[str, str], ...] = (environment_of(self.device),)
+        own = environment_of(self.device, num_workers=self._worker.number)
+        self._environments: tuple[dict[str, str], ...] = (own,)
         self._losses: list[np.float32] = []
         self._loaders: tuple[Any, ...] = ()
 
@@ -100,6 +108,7 @@ class ExactTrainer(nnUNetTrainer):  # type: ignore[misc]
         super().initialize()
         if self.device.type == "cpu" and len(self.configuration_manager.patch_size) == 3:
             self.network.to(memory_format=torch.channels_last_3d)
+        self._divide()
 
     def _do_i_compile(self) -> bool:
         """Whether the network is compiled: where nnU-Net would, if that pays and this machine has what it takes."""
@@ -157,11 +166,12 @@ class ExactTrainer(nnUNetTrainer):  # type: ignore[misc]
 
     def _losses_that_count(self) -> list[np.float32]:
         """Return the losses of an epoch; of one that overflows in mixed precision no weight has changed."""
-        finite = [loss for loss in self._losses if np.isfinite(loss)]
-        num_overflows = len(self._losses) - len(finite)
+        losses = _means(self._worker.gathered(self._losses))
+        finite = [loss for loss in losses if np.isfinite(loss)]
+        num_overflows = len(losses) - len(finite)
         if self.grad_scaler is None or not finite or not num_overflows:
-            return self._losses
-        self._log(f"{num_overflows} of {len(self._losses)} iterations overflowed in mixed precision: no weight changed")
+            return losses
+        self._log(f"{num_overflows} of {len(losses)} iterations overflowed in mixed precision: no weight changed")
         return finite
 
     def on_validation_epoch_end(self, val_outputs: list[State]) -> None:
@@ -180,7 +190,7 @@ class ExactTrainer(nnUNetTrainer):  # type: ignore[misc]
 
     def _stop_where_asked(self) -> None:
         """Save the place and raise PreemptedError if the training was asked to stop."""
-        reason = self._stop_reason()
+        reason = self._worker.first_reason(self._stop_reason())
         if reason:
             self._save(reason=reason)
             raise PreemptedError(
@@ -190,7 +200,7 @@ class ExactTrainer(nnUNetTrainer):  # type: ignore[misc]
 
     def _save_where_due(self) -> None:
         """Save the place if the latest is older than it may be."""
-        if self._clock() - self._saved_s >= self.checkpoint_every_s:
+        if self._worker.is_any(self._clock() - self._saved_s >= self.checkpoint_every_s):
             self._save()
 
     def stop_loaders(self) -> None:
@@ -200,10 +210,6 @@ class ExactTrainer(nnUNetTrainer):  # type: ignore[misc]
                 loader.close()
             elif hasattr(loader, "_finish"):
                 loader._finish()  # noqa: SLF001 - batchgenerators has no public way to end its processes
-
-    def _network(self) -> torch.nn.Module:
-        network: torch.nn.Module = getattr(self.network, "_orig_mod", self.network)
-        return network
 
     def _progress(self) -> State:
         """Return what, beside the weights, decides how the training goes on."""
@@ -222,14 +228,19 @@ class ExactTrainer(nnUNetTrainer):  # type: ignore[misc]
 
     def _place(self) -> State:
         """Return the rest."""
-        return {
+        own: State = {
             "losses_of_epoch": list(self._losses),
+            "epoch_waited_s": self.dataloader_train.waited_s,
+            "random_state": random_state(cuda=self.device.type == "cuda"),
+        }
+        others = self._worker.gathered(own)[1:]
+        return {
+            **own,
             "num_batches_taken": {"train": self.dataloader_train.position, "val": self.dataloader_val.position},
             "elapsed_s": self._elapsed_s,
             "environments": self._environments,
             "epoch_elapsed_s": self._clock() - self._epoch_started_s if self._losses else 0.0,
-            "epoch_waited_s": self.dataloader_train.waited_s,
-            "random_state": random_state(cuda=self.device.type == "cuda"),
+            **({"other_workers": others} if others else {}),
         } | self._scheduler_state()
 
     def _scheduler_state(self) -> State:
@@ -257,7 +268,7 @@ class ExactTrainer(nnUNetTrainer):  # type: ignore[misc]
         """Go on where `_place` was taken."""
         if "lr_scheduler_state" in state:
             self.lr_scheduler.load_state_dict(state["lr_scheduler_state"])
-        self._losses = [np.float32(loss) for loss in state["losses_of_epoch"]]
+        self._restore_worker([state, *state.get("other_workers", ())])
         self.dataloader_train.position = state["num_batches_taken"]["train"]
         self.dataloader_val.position = state["num_batches_taken"]["val"]
         self._elapsed_s = state["elapsed_s"]
@@ -265,5 +276,21 @@ class ExactTrainer(nnUNetTrainer):  # type: ignore[misc]
         before = state.get("environments", ({},))
         self._environments = (*before, *(own for own in self._environments if own not in before))
         self._epoch_elapsed_s = state["epoch_elapsed_s"]
-        self.dataloader_train.waited_s = state["epoch_waited_s"]
-        restore_random_state(state["random_state"], cuda=self.device.type == "cuda")
+
+    def _restore_worker(self, places: list[State]) -> None:
+        """Go on where a worker was; with another number of workers, where all of them were on average."""
+        number, rank = self._worker.number, self._worker.rank
+        is_same = len(places) == number
+        losses = places[rank]["losses_of_epoch"] if is_same else _means([one["losses_of_epoch"] for one in places])
+        self._losses = [np.float32(loss) for loss in losses]
+        if not is_same:
+            self._log(f"it goes on with {number} instead of {len(places)} workers: not bit for bit as it would have")
+        if rank < len(places):
+            self.dataloader_train.waited_s = places[rank]["epoch_waited_s"]
+            restore_random_state(places[rank]["random_state"], cuda=self.device.type == "cuda")
+
+
+def _means(losses: Sequence[Sequence[np.float32]]) -> list[np.float32]:
+    """Return the mean loss of each iteration over the workers."""
+    with np.errstate(invalid="ignore"):
+        return list(np.mean(losses, axis=0))

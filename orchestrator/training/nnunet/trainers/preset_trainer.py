@@ -148,7 +148,7 @@ class PresetTrainer(ExactTrainer):
         self.set_deep_supervision_enabled(self.enable_deep_supervision)
         self._whole_cases = self._new_curve()
         started_s = self._clock()
-        state = self._checkpoint.load_latest()
+        state = self._worker.of_first(self._checkpoint.load_latest() if self._worker.is_first else None)
         if state is None:
             self._log(f"{self._training_id}: from epoch 0 of {self.num_epochs}")
         else:
@@ -165,8 +165,8 @@ class PresetTrainer(ExactTrainer):
         self._saved_s = self._clock()
 
     def _new_curve(self) -> WholeCases | None:
-        """Return what looks at whole validation cases, if the preset wants that and there are some."""
-        if self._preset.curve_every is None or not self._data.validation:
+        """Return what looks at whole validation cases, if the preset wants that and there are some: the first worker."""
+        if self._preset.curve_every is None or not self._data.validation or not self._worker.is_first:
             return None
         structures = Structures.of(self, known=self._data.structures)
         names = {frozenset(one.labels): one.name for one in self._data.structures}
@@ -198,7 +198,10 @@ class PresetTrainer(ExactTrainer):
         if not self.current_epoch:
             return False
         dice = np.nan_to_num(self.logger.get_checkpoint()["mean_fg_dice"][: self.current_epoch])
-        return self._listener.is_enough(self.current_epoch, float(np.mean(dice[-max(1, len(dice) // 3) :])))
+        is_enough = self._worker.is_first and self._listener.is_enough(
+            self.current_epoch, float(np.mean(dice[-max(1, len(dice) // 3) :]))
+        )
+        return self._worker.is_any(is_enough)
 
     def on_epoch_end(self) -> None:
         """Report the epoch and save a checkpoint where one is due."""
@@ -230,7 +233,8 @@ class PresetTrainer(ExactTrainer):
             "ended_early": self.current_epoch < self.num_epochs,
             "environments": self._environments,
         }
-        digest = self._checkpoint.save_final(self._weights() | {"outcome": outcome})
+        state = self._weights() | {"outcome": outcome}
+        digest = self._worker.of_first(self._checkpoint.save_final(state) if self._worker.is_first else "")
         self.outcome = TrainOutcome(**outcome, checkpoint_sha256=digest)
 
     def _report(self, *, last: bool = False) -> EpochReport:
@@ -254,7 +258,11 @@ class PresetTrainer(ExactTrainer):
     def _save(self, *, reason: str = "") -> None:
         started_s = self._clock()
         curve: State = {} if self._whole_cases is None else {"curve": self._whole_cases.curve.state}
-        self._checkpoint.save_latest(self._weights() | self._progress() | curve)
+        state = self._weights() | self._progress() | curve
+        if self._worker.is_first:
+            self._checkpoint.save_latest(state)
+        # None may end before it is saved: the others would be ended with it.
+        self._worker.is_any(False)
         self._saved_s = self._clock()
         self._tell("checkpoint_saved", elapsed_s=self._saved_s - started_s, reason=reason)
 

@@ -13,6 +13,8 @@ from orchestrator.training.nnunet.trainers.trainer_overrides import overridden
 if TYPE_CHECKING:
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+    from orchestrator.training.nnunet.trainers.divided_trainer import DividedTrainer
+
 _PIPELINE = ("get_dataloaders", "get_training_transforms", "get_validation_transforms")
 """Methods of nnU-Net's trainer whose work our loaders do."""
 
@@ -28,14 +30,14 @@ def reason_for_nnunets_pipeline(trainer: "nnUNetTrainer", *, named: type) -> str
 
 
 def our_loaders(
-    trainer: "nnUNetTrainer", *, folder: CaseFolder, train: Sequence[str], monitoring: Sequence[str], seed: int
+    trainer: "DividedTrainer", *, folder: CaseFolder, train: Sequence[str], monitoring: Sequence[str], seed: int
 ) -> tuple[BatchLoader, BatchLoader]:
     """Return the loaders of training and monitoring batches.
 
     Parameters
     ----------
     trainer
-        nnU-Net's, initialised.
+        Initialised.
     folder
         Where the cases are.
     train, monitoring
@@ -46,18 +48,20 @@ def our_loaders(
     rotation, in_plane, initial_shape, mirror_axes = (
         trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
     )
+    part = trainer.part_of_batch()
     settings = batch_settings(
         trainer.configuration_manager,
         trainer.label_manager,
         TrainerChoices(
-            batch_size=trainer.batch_size,
+            batch_size=part.batch_size,
             rotation_rad=rotation,
             in_plane=in_plane,
             initial_shape=initial_shape,
             mirror_axes=mirror_axes,
             deep_supervision_scales=trainer._get_deep_supervision_scales(),  # noqa: SLF001 - trainers override it
-            oversample_foreground=trainer.oversample_foreground_percent,
+            oversample_foreground=part.oversample_foreground,
             draws_foreground=trainer.probabilistic_oversampling,
+            own=part.own,
         ),
     )
     num_threads, pinned = get_allowed_n_proc_DA(), trainer.device.type == "cuda"

@@ -1,0 +1,105 @@
+"""Processes that fit one model together, for tests, without any Ray."""
+
+import itertools
+import multiprocessing
+import os
+import signal
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tiny_training import Run
+from torch import distributed
+
+from orchestrator.errors import LostWorkerError, PreemptedError
+from orchestrator.training.workers import Worker
+
+PROCESSES = multiprocessing.get_context("spawn")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Told:
+    """What one worker has told."""
+
+    lines: list
+    reports: list
+    outcome: object
+    error: str
+
+
+def train_as(worker, folder, setting, *, stop_after=None, changes=()):
+    """Train as one worker, which is asked to stop after so many iterations."""
+    torch.set_num_threads(1)
+    asked = itertools.count()
+    run = Run(
+        folder,
+        setting,
+        worker=worker,
+        stop_reason=lambda: "somebody asks" if stop_after is not None and next(asked) >= stop_after else "",
+        **dict(changes),
+    )
+    error = ""
+    try:
+        run.go()
+    except PreemptedError as caught:
+        # A real worker ends with its process.
+        distributed.destroy_process_group()
+        error = str(caught)
+    return Told(lines=run.lines, reports=run.reports, outcome=run.outcome, error=error)
+
+
+class Together:
+    """Trains with two workers, in processes that are kept for the next training."""
+
+    def __init__(self):
+        self._pool = ProcessPoolExecutor(2, mp_context=PROCESSES)
+
+    def train(self, folder, setting, *, stop_second_after=None, **changes):
+        """What both workers have told."""
+        with tempfile.TemporaryDirectory() as meeting:
+            workers = [Worker(rank=rank, number=2, meeting=Path(meeting)) for rank in range(2)]
+            running = [
+                self._pool.submit(
+                    train_as,
+                    worker,
+                    folder,
+                    setting,
+                    stop_after=None if worker.is_first else stop_second_after,
+                    changes=changes,
+                )
+                for worker in workers
+            ]
+            return [one.result(timeout=300) for one in running]
+
+    def close(self):
+        self._pool.shutdown()
+
+
+def train_and_be_killed(worker, folder, setting, told):
+    """Train as one of two workers, of which the second is killed after four iterations."""
+    torch.set_num_threads(1)
+    asked = itertools.count()
+
+    def stop_reason():
+        if not worker.is_first and next(asked) == 4:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return ""
+
+    try:
+        Run(folder, setting, worker=worker, stop_reason=stop_reason).go()
+    except LostWorkerError as error:
+        Path(told).write_text(str(error))
+
+
+def kill_second_of_two(folder, setting, told):
+    """Let two workers train until one is killed; what the other says of it is in the file `told`."""
+    with tempfile.TemporaryDirectory() as meeting:
+        workers = [Worker(rank=rank, number=2, meeting=Path(meeting)) for rank in range(2)]
+        running = [PROCESSES.Process(target=train_and_be_killed, args=(one, folder, setting, told)) for one in workers]
+        for process in running:
+            process.start()
+        for process in running:
+            process.join(timeout=300)
+        return [process.exitcode for process in running]
