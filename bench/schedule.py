@@ -20,6 +20,7 @@ from orchestrator.cluster.node_pool import NodePool
 from orchestrator.scheduling.rebalancing import lower_bound_s
 from orchestrator.scheduling.resources import ResourceRequest, node_of
 from orchestrator.scheduling.scheduler import Schedule
+from orchestrator.scheduling.training_need import Needs
 from orchestrator.simulation.engine import Conditions, Simulation, Trace
 from orchestrator.workflow.graph import Graph, Stage
 from orchestrator.workflow.keys import StageKey, StageKind
@@ -75,7 +76,7 @@ def fleet(speeds: Sequence[float], number: int) -> tuple[NodePool, ...]:
 
 def play(graph: Graph, pools: tuple[NodePool, ...], true_s: Mapping[StageKey, float], *, progress_s: float) -> Trace:
     """Play one run."""
-    schedule = Schedule(graph, done=(), nodes=(), to_come=[node_of(pool) for pool in pools], training_need=NEED)
+    schedule = Schedule(graph, done=(), nodes=(), to_come=[node_of(pool) for pool in pools], needs=Needs(one=NEED))
     return Simulation(schedule=schedule, pools=pools, true_s=true_s, conditions=Conditions(progress_s=progress_s)).run()
 
 

@@ -9,6 +9,7 @@ from orchestrator.scheduling.autoscaling import Demand, missing_machines
 from orchestrator.scheduling.ended import FailureKind
 from orchestrator.scheduling.resources import Node, ResourceRequest, Resources
 from orchestrator.scheduling.scheduler import Schedule
+from orchestrator.scheduling.training_need import Needs
 from orchestrator.workflow.graph import Stage
 from orchestrator.workflow.keys import StageKind
 
@@ -89,7 +90,7 @@ def test_a_schedule_without_any_machine_asks_for_them_and_leaves_one_alone_that_
         name: Stage(key=Name(name, StageKind.TRAIN), dependencies=(), products=(), expected_s=9 - index)
         for index, name in enumerate("abc")
     }
-    schedule = Schedule(graph, done=(), nodes=(), to_come=[machine(GPU)], training_need=NEED)
+    schedule = Schedule(graph, done=(), nodes=(), to_come=[machine(GPU)], needs=Needs(one=NEED))
     assert schedule.start_next(0.0) is None
     assert not schedule.is_over
     assert schedule.demand() == Demand(num_places=3, num_cpus=0)

@@ -26,6 +26,10 @@ REFUSED = {
         ("--folder", "/nix"): "--folder: /nix: no such folder",
     },
     "predict": {("--classes", "0"): "--classes: 0: expected a whole number"},
+    "workers": {
+        ("--workers", "0"): "--workers: 0: expected a whole number",
+        ("--folder", "/nix"): "--folder: /nix: no such folder",
+    },
     "feed_one_loader": {("--batches", "0"): "--batches: 0: expected a whole number"},
     "feed_side_by_side": {("--rounds", "0"): "--rounds: 0: expected a whole number"},
     "feed_trainings": {("--trainings", "0"): "--trainings: 0: expected a whole number"},

@@ -86,7 +86,7 @@ def test_aws_file_offers_the_gpus_of_its_workers_and_lists_what_is_to_be_filled_
         ("kind: local\ngpus_per_training: 0\n", "gpus_per_training is 0 (int); expected more than 0"),
         (
             "kind: local\ngpus_per_training: 2\n",
-            "gpus_per_training is 2 (int); expected 1 or a part: a training uses one",
+            "gpus_per_training is 2 (int); expected 1 or a part: for more, set workers",
         ),
         ("kind: local\naddress: auto\n", "unknown key 'address'"),
         ("kind: local\nkind: aws\n", "stands twice"),

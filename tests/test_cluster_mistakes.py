@@ -34,7 +34,7 @@ MISTAKES = [
     ("local", "num_cpus", "4", "num_cpus is '4' (str); expected integer"),
     ("local", "num_cpus", 0, "num_cpus is 0 (int); expected at least 1"),
     ("local", "num_gpus", -1, "num_gpus is -1 (int); expected at least 0"),
-    ("local", "gpus_per_training", 2, "gpus_per_training is 2 (int); expected 1 or a part: a training uses one GPU"),
+    ("local", "gpus_per_training", 2, "gpus_per_training is 2 (int); expected 1 or a part: for more, set workers"),
     ("local", "kind", "locl", "kind is 'locl'; expected one of {kinds}; did you mean 'local'?"),
     ("local", "kind", GONE, "key 'kind' is missing; expected one of {kinds}"),
     ("local", "output", 7, "output is 7 (int); expected string"),

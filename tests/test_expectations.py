@@ -8,6 +8,7 @@ from orchestrator.driver.run import _tell_sizes
 from orchestrator.scheduling.remaining_time import estimate_remaining_s
 from orchestrator.scheduling.resources import Node, ResourceRequest, Resources
 from orchestrator.scheduling.scheduler import Schedule
+from orchestrator.scheduling.training_need import Needs
 from orchestrator.sources.downloads import SourceStamp
 from orchestrator.stages.records.cases import CaseRecord, write_case_record
 from orchestrator.storage import run_paths
@@ -30,7 +31,7 @@ def graph():
 
 def schedule_of(graph, *, done=()):
     nodes = [Node(id="node", offered=Resources(cpus=2, gpus=0))]
-    return Schedule(graph, done=done, nodes=nodes, training_need=ResourceRequest(cpus=1))
+    return Schedule(graph, done=done, nodes=nodes, needs=Needs(one=ResourceRequest(cpus=1)))
 
 
 def test_small_images_of_a_data_set_are_not_expected_to_take_as_long_as_large_ones(graph):

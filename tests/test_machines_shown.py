@@ -23,6 +23,7 @@ from orchestrator.events import EventLog, read_events
 from orchestrator.run_all import main as run
 from orchestrator.scheduling.resources import Node, NodesSeen, ResourceRequest, Resources
 from orchestrator.scheduling.scheduler import Schedule
+from orchestrator.scheduling.training_need import Needs
 from orchestrator.shipped import shipped_file
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.workflow.graph import Stage
@@ -59,7 +60,7 @@ def test_what_machines_do_is_told_each_time_that_it_changes(storage):
     keys = [StageKey(kind=StageKind.TRAIN, training=name) for name in "ab"]
     graph = {key: Stage(key=key, dependencies=(), products=(), expected_s=100.0) for key in keys}
     nodes = [Node(id=name, offered=GPU) for name in ("one", "two", "three")]
-    schedule = Schedule(graph, done=(), nodes=(), to_come=nodes[:1], training_need=ResourceRequest(cpus=8, gpus=1))
+    schedule = Schedule(graph, done=(), nodes=(), to_come=nodes[:1], needs=Needs(one=ResourceRequest(cpus=8, gpus=1)))
     backend, now = GrowingBackend(), [0.0]
     loop = RunLoop(
         schedule,

@@ -16,6 +16,7 @@ from orchestrator.events import EventLog, read_events
 from orchestrator.scheduling.ended import Done, Failed, FailureKind
 from orchestrator.scheduling.resources import ResourceRequest
 from orchestrator.scheduling.scheduler import Schedule
+from orchestrator.scheduling.training_need import Needs
 from orchestrator.stages.records.latest_epoch import LatestEpoch, write_latest_epoch
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
@@ -65,7 +66,7 @@ class Driver:
             {stage.key: stage for stage in [*(make_stage(StageKind.TRAIN, name) for name in "abcd"), *scores]},
             done=(scores[1].key,),
             nodes=[NODE],
-            training_need=ResourceRequest(cpus=1),
+            needs=Needs(one=ResourceRequest(cpus=1)),
             min_gain_s=600.0,
         )
         events = EventLog(self.storage, run_started=datetime(2026, 1, 1, tzinfo=UTC), clock=lambda: datetime.now(UTC))

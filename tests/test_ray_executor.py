@@ -22,6 +22,7 @@ from orchestrator.ray_backend.leftovers import free_reserved_places
 from orchestrator.ray_backend.nodes import label_selector, nodes_here, nodes_of
 from orchestrator.ray_backend.tasks import settle_coordinator, submit
 from orchestrator.scheduling.ended import FailureKind
+from orchestrator.scheduling.placement import Start
 from orchestrator.scheduling.resources import Node, Resources, node_of
 from orchestrator.workflow.graph import Stage
 from orchestrator.workflow.keys import StageKey, StageKind
@@ -146,9 +147,8 @@ def look_where_a_training_runs(folder):
         stage = Stage(key=StageKey(kind=StageKind.TRAIN, training="a"), dependencies=(), products=(), expected_s=1.0)
         for node_id in nodes:
             context = ray.put(Context(ray._private.state.actors()))
-            reference = submit(
-                stage, context=context, node_id=node_id, share=Resources(cpus=1), separate=True, selector={}
-            )
+            start = Start(stage=stage, node=node_id, attempt=1, share=Resources(cpus=1))
+            reference = submit(start, context=context, separate=True, selector={})
             with pytest.raises(RayError) as caught:
                 ray.get(reference)
             failed = failure_of(caught.value)

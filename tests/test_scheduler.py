@@ -5,11 +5,13 @@ from named_stages import Name
 
 from orchestrator.errors import ConfigError
 from orchestrator.scheduling.ended import FailureKind
+from orchestrator.scheduling.placement import Start
 from orchestrator.scheduling.rebalancing import lower_bound_s
 from orchestrator.scheduling.remaining_time import estimate_remaining_s
 from orchestrator.scheduling.resources import Node, ResourceRequest, Resources
 from orchestrator.scheduling.retries import GiveUp, Retry
-from orchestrator.scheduling.scheduler import Schedule, Start
+from orchestrator.scheduling.scheduler import Schedule
+from orchestrator.scheduling.training_need import Needs
 from orchestrator.workflow.graph import Stage
 from orchestrator.workflow.keys import StageKind
 
@@ -31,10 +33,8 @@ def schedule_of(*stages: Stage, cpus: float = 1, done: set[str] = frozenset(), g
     return schedule_on(nodes, *stages, done=done, need=ONE_GPU if gpus else ONE_CPU)
 
 
-def schedule_on(
-    nodes: list[Node], *stages: Stage, done: set[str] = frozenset(), need: ResourceRequest = ONE_GPU
-) -> Schedule:
-    return Schedule({s.key: s for s in stages}, done=done, nodes=nodes, training_need=need, min_gain_s=600.0)
+def schedule_on(nodes: list[Node], *stages: Stage, done=frozenset(), need: ResourceRequest = ONE_GPU) -> Schedule:
+    return Schedule({s.key: s for s in stages}, done=done, nodes=nodes, needs=Needs(one=need), min_gain_s=600.0)
 
 
 def start_all(schedule: Schedule, *, now_s: float = 0.0) -> list[str]:

@@ -21,6 +21,7 @@ from orchestrator.cluster.registry import load_cluster
 from orchestrator.errors import ConfigError
 from orchestrator.scheduling.resources import ResourceRequest, Resources, node_of
 from orchestrator.scheduling.scheduler import Schedule
+from orchestrator.scheduling.training_need import Needs
 from orchestrator.simulation.engine import Conditions, Simulation, Trace
 from orchestrator.simulation.fleet import Fleet, fleet_of
 from orchestrator.simulation.forecast import Forecast, Limits, best, cost_usd
@@ -43,7 +44,7 @@ def play(hours: list[float], *pools: NodePool, **conditions: float) -> Trace:
         f"t{i}": Stage(key=Name(f"t{i}", StageKind.TRAIN), dependencies=(), products=(), expected_s=h * HOUR_S)
         for i, h in enumerate(hours)
     }
-    schedule = Schedule(graph, done=(), nodes=(), to_come=[node_of(pool) for pool in pools], training_need=NEED)
+    schedule = Schedule(graph, done=(), nodes=(), to_come=[node_of(pool) for pool in pools], needs=Needs(one=NEED))
     return Simulation(schedule=schedule, pools=pools, true_s={}, conditions=Conditions(**conditions)).run()
 
 
@@ -72,7 +73,7 @@ def test_a_faster_gpu_shortens_what_the_network_of_a_prediction_does_and_nothing
         key=Name("p", StageKind.PREDICT), dependencies=(), products=(), expected_s=100.0, expected_core_s=40.0
     )
     fast = machines(1, speed=2.0)
-    schedule = Schedule({"p": stage}, done=(), nodes=(), to_come=[node_of(fast)], training_need=NEED)
+    schedule = Schedule({"p": stage}, done=(), nodes=(), to_come=[node_of(fast)], needs=Needs(one=NEED))
     assert Simulation(schedule=schedule, pools=(fast,), true_s={}).run().makespan_s == 70.0
 
 
@@ -105,7 +106,7 @@ def growing(hours: list[float], *pools: NodePool, cpu_stages: int = 0) -> Trace:
         )
         for i, h in enumerate(hours)
     }
-    schedule = Schedule(graph, done=(), nodes=(), to_come=[node_of(pool) for pool in pools], training_need=NEED)
+    schedule = Schedule(graph, done=(), nodes=(), to_come=[node_of(pool) for pool in pools], needs=Needs(one=NEED))
     conditions = Conditions(start_training_s=0)
     return Simulation(schedule=schedule, pools=pools, true_s={}, conditions=conditions, is_growing=True).run()
 
@@ -137,7 +138,7 @@ def queued(pool: NodePool, hours: list[float], *, seed: int = 0, growing: bool =
         f"t{i}": Stage(key=Name(f"t{i}", StageKind.TRAIN), dependencies=(), products=(), expected_s=h * HOUR_S)
         for i, h in enumerate(hours)
     }
-    schedule = Schedule(graph, done=(), nodes=(), to_come=[node_of(pool)], training_need=NEED)
+    schedule = Schedule(graph, done=(), nodes=(), to_come=[node_of(pool)], needs=Needs(one=NEED))
     conditions = Conditions(start_training_s=0, seed=seed)
     return Simulation(
         schedule=schedule, pools=(pool,), true_s={}, conditions=conditions, is_growing=growing, idle_s=60

@@ -13,7 +13,7 @@ from orchestrator.cluster.kinds.existing import ExistingCluster
 from orchestrator.cluster.node_pool import NodePool
 from orchestrator.scheduling.resources import Node, ResourceRequest, Resources, node_of
 from orchestrator.scheduling.scheduler import Schedule
-from orchestrator.scheduling.training_need import idle_gpus, training_need
+from orchestrator.scheduling.training_need import Needs, idle_gpus, training_need
 from orchestrator.simulation.engine import Conditions, Simulation
 from orchestrator.training.gpu import keep_to_share
 from orchestrator.workflow.graph import Stage
@@ -124,7 +124,7 @@ def course(preset, *, number, **values):
         for name in map(str, range(number))
     }
     need = training_need(config(**values), [machine], preset=preset)
-    schedule = Schedule(graph, done=(), nodes=(), to_come=[machine], training_need=need)
+    schedule = Schedule(graph, done=(), nodes=(), to_come=[machine], needs=Needs(one=need))
     return Simulation(schedule=schedule, pools=(pool,), true_s={}, conditions=Conditions(start_training_s=0)).run()
 
 

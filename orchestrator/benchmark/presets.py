@@ -70,6 +70,8 @@ class Preset:
     """Upper limit of voxels of a patch; None keeps nnU-Net's choice."""
     batch_size: Count | None = None
     """Patches of a batch; None keeps the planner's choice."""
+    workers: Count = 1
+    """Processes that fit the model together, each on a GPU of its own of one machine, with a part of every batch."""
     oversample_foreground: Annotated[float, Field(ge=0, le=1)] | None = None
     """Share of the patches of a batch that must hold foreground; None keeps the trainer's own, 0.33 of nnU-Net's."""
     augmentation: Literal["kernels", "nnunet"] = "kernels"

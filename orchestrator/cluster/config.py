@@ -114,8 +114,14 @@ class LaunchOutcome:
 
 def _part_of_a_gpu(gpus: float) -> float:
     if gpus > 1:
-        raise ValueError("1 or a part: a training uses one GPU")
+        raise ValueError("1 or a part: for more, set workers")
     return gpus
+
+
+_OF_TRAININGS = (
+    *("cpus_per_training", "gpus_per_training", "workers_per_training", "workers_at_end"),
+    "min_preemption_gain_s",
+)
 
 
 class ClusterConfig(Entry):
@@ -129,6 +135,10 @@ class ClusterConfig(Entry):
     """CPUs for each training with a GPU: they feed it. None for what the preset needs; without GPUs it is one CPU."""
     gpus_per_training: Annotated[float, Field(gt=0), AfterValidator(_part_of_a_gpu)] | None = None
     """Part of a GPU for each training; below 1, several share it. None for as many on a GPU as fit and pay."""
+    workers_per_training: Annotated[int, Field(ge=1)] | None = None
+    """Processes that fit each model together, with a GPU each. None for what model and preset say."""
+    workers_at_end: Annotated[int, Field(ge=1)] = 1
+    """Most workers of a training when nothing waits any more and GPUs of its machine are idle; 1 leaves them idle."""
     min_preemption_gain_s: Annotated[float, Field(gt=0)] = MIN_PREEMPTION_GAIN_S
     """A training is preempted only for one that needs this much longer."""
     output: str | None = None
@@ -264,6 +274,10 @@ class ClusterConfig(Entry):
         """Return the machines that were ordered for a run; none where none are. Raises ClusterError if nobody tells."""
         del run
         return ()
+
+    def said_of_trainings(self) -> dict[str, object]:
+        """Return the keys that say what trainings take, for the cluster file of a driver elsewhere."""
+        return {name: getattr(self, name) for name in _OF_TRAININGS}
 
     def content(self) -> JsonMapping:
         """Return what a file of this cluster holds."""

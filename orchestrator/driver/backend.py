@@ -8,8 +8,8 @@ from orchestrator.cluster.config import ClusterConfig, RunName
 from orchestrator.cluster.node_pool import NodePool
 from orchestrator.progress import Snapshot
 from orchestrator.scheduling.ended import Ended
+from orchestrator.scheduling.placement import Start
 from orchestrator.scheduling.resources import Node, NodesSeen, Resources
-from orchestrator.scheduling.scheduler import Start
 from orchestrator.stages.context import RunContext
 from orchestrator.workflow.keys import StageKey, StageKind
 

@@ -14,6 +14,8 @@ from orchestrator.errors import ConfigError
 from orchestrator.images.problem import Problem
 from orchestrator.results.store import ResultsStore
 from orchestrator.scheduling.critical_path import needed_stages
+from orchestrator.scheduling.resources import node_of
+from orchestrator.scheduling.training_need import needs_of, training_need
 from orchestrator.stages.finished import finished_stages
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.storage.interface import Storage
@@ -45,6 +47,14 @@ def check_before_start(request: RunRequest) -> tuple[Problem, ...]:
         for case, label_sets in sorted(missing.items())
     ]
     return inspect_downloads(requests, downloads=Path(request.data), thorough=False, num_threads=8).problems
+
+
+def check_workers_asked_for(request: RunRequest) -> None:
+    """Raise ConfigError if a training cannot have as many workers, as far as that is known without any machine."""
+    pools = request.cluster.node_pools() if request.cluster.is_elsewhere else ()
+    machines = [node_of(pool) for pool in pools]
+    need = training_need(request.cluster, machines, preset=request.preset)
+    needs_of(request.trainings, one=need, preset=request.preset, config=request.cluster, machines=machines)
 
 
 def check_space(stages: Iterable[Stage], *, storage: Storage, preset: Preset) -> None:

@@ -12,8 +12,8 @@ from orchestrator.storage.json_files import read_json, write_json
 
 RUN_FORMAT = 2
 """Version of the layout of a run's output."""
-_WITHOUT_INFLUENCE = {"preset.expected_s_per_iteration", "trainings"}
-"""Fields of the record of a run that change no result."""
+_WITHOUT_INFLUENCE = {"preset.expected_s_per_iteration", "preset.workers", "trainings"}
+"""Fields of the record of a run that change no result but for rounding; rows say how many workers there were."""
 _NOTHING = "nothing"
 """Stands for a field that a record lacks, as one of another version may."""
 

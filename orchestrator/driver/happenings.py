@@ -43,9 +43,11 @@ class StageFailed:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StageAskedToStop:
-    """A training was asked to stop for another."""
+    """A training was asked to stop, for another or to go on with more workers."""
 
     stage: Stage
+    reason: str
+    """Why, for people."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -23,9 +23,10 @@ from orchestrator.driver.progress_feed import ProgressFeed
 from orchestrator.errors import StorageError
 from orchestrator.scheduling.autoscaling import missing_machines
 from orchestrator.scheduling.ended import Done, Ended, Failed, FailureKind
+from orchestrator.scheduling.placement import Start
 from orchestrator.scheduling.resources import MachineState, Resources
 from orchestrator.scheduling.retries import GiveUp
-from orchestrator.scheduling.scheduler import Schedule, Start
+from orchestrator.scheduling.scheduler import Schedule
 from orchestrator.stages.finished import lost_stages
 from orchestrator.stages.preemption import REMOTE_MARKER_EVERY_S, ask_to_stop, forget_request
 from orchestrator.storage.interface import Storage
@@ -41,6 +42,9 @@ PROGRESS_EVERY_S = 1.0
 WIND_DOWN_S = REMOTE_MARKER_EVERY_S + 45.0
 """Longest time that an interrupted driver gives its trainings for one more checkpoint: to see that they are asked, to
 end the validation of an epoch, to write."""
+
+_PREEMPTED = "preempted for a training with a longer way to go"
+_WIDENED = "more workers are to go on with it, as nothing else needs what is idle beside it"
 
 
 class RunLoop:
@@ -116,9 +120,11 @@ class RunLoop:
         while (start := self._schedule.start_next(now_s)) is not None:
             self._start(start)
         for key in self._schedule.requests_to_stop(now_s):
+            stage = self._schedule.graph[key]
+            reason = _WIDENED if self._schedule.needs.is_widened(stage) else _PREEMPTED
             # It goes on to its end otherwise, which costs time and nothing else.
-            self._ask_to_stop(key, reason="preempted for a training with a longer way to go")
-            self._tell(StageAskedToStop(stage=self._schedule.graph[key]))
+            self._ask_to_stop(key, reason=reason)
+            self._tell(StageAskedToStop(stage=stage, reason=reason))
         self._ask_for_machines()
 
     def _start(self, start: Start) -> None:
@@ -235,7 +241,7 @@ class RunLoop:
             self._backend.pools,
             present=processors.nodes.values(),
             useless=processors.closed,
-            need=self._schedule.training_need,
+            need=self._schedule.needs.one,
             demand=self._schedule.demand(),
         )
 

@@ -77,8 +77,8 @@ class RunObserver:
             case StageFailed():
                 self._leave(happening.stage)
                 self._take_failure(happening)
-            case StageAskedToStop(stage=stage):
-                self._view.note(f"{stage.key}: preempted for a training with a longer way to go")
+            case StageAskedToStop(stage=stage, reason=reason):
+                self._view.note(f"{stage.key}: {reason}")
             case StageRevived(stage=stage):
                 self._num_failed[stage.kind] -= 1
                 self._view.note(f"{stage.key}: tried again, since other stages failed on the same node as well")

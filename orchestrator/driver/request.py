@@ -59,12 +59,16 @@ def identity_of(request: RunRequest) -> dict[str, object]:
     }
 
 
+_UNSAID = {"batch_size": None, "workers": 1}
+"""Fields of which runs of before they were there say nothing, with the value that these had."""
+
+
 def preset_record(preset: Preset) -> dict[str, object]:
     """Return a preset as the record of a run has it."""
     return {
         # Runs of before planners and trainers had names say nnU-Net's own values where these have theirs.
         key: NNUNETS_OWN.get(key) if value is None else value
         for key, value in asdict(preset).items()
-        # Runs of before there was a size of batches say nothing of it; looks at cases change nothing.
-        if not (key == "batch_size" and value is None) and not key.startswith("curve_")
+        # Looks at cases change nothing.
+        if (key not in _UNSAID or value != _UNSAID[key]) and not key.startswith("curve_")
     }

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from orchestrator.benchmark.definition import Case, Training
 from orchestrator.benchmark.trainings.ensembles import fitted_trainings
 from orchestrator.driver.backend import Backend, Connect
-from orchestrator.driver.before_start import check_space, settle_changed_data
+from orchestrator.driver.before_start import check_space, check_workers_asked_for, settle_changed_data
 from orchestrator.driver.claim import claim_output
 from orchestrator.driver.event_recorder import EventRecorder
 from orchestrator.driver.lease import Lease
@@ -30,7 +30,7 @@ from orchestrator.scheduling.critical_path import needed_stages
 from orchestrator.scheduling.ended import Failed
 from orchestrator.scheduling.resources import Node, ResourceRequest, node_of
 from orchestrator.scheduling.scheduler import Schedule
-from orchestrator.scheduling.training_need import idle_gpus, training_need
+from orchestrator.scheduling.training_need import idle_gpus, needs_of, training_need
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.finished import finished_stages
 from orchestrator.stages.records.cases import read_case_record
@@ -84,13 +84,15 @@ def run(request: RunRequest, *, connect: Connect, listener: ProgressListener) ->
     Raises
     ------
     ConfigError
-        If the output location belongs to another run, another driver is at work there, or the cluster is too small.
+        If the output location belongs to another run, another driver is at work there, or the cluster is too small, or
+        a training cannot have as many workers as it is to have.
     DataError
         If files have changed that this run has read, and `redo_changed` is not set.
     ClusterError
         If the cluster cannot be reached, or another driver has taken over.
     """
     started_s = time.monotonic()
+    check_workers_asked_for(request)
     storage = open_storage(request.output)
     with Lease(storage, note=listener.note) as lease:
         events = EventLog(storage, run_started=datetime.now(UTC), clock=lambda: datetime.now(UTC))
@@ -147,13 +149,13 @@ class _Call:
         request = self.request
         with self.connect(request.cluster, name_of(request)) as backend:
             schedule = _schedule(request, graph, done=done, backend=backend, note=self.listener.note)
-            need = schedule.training_need
+            need = schedule.needs.one
             if need.gpus and backend.is_embedded:
                 _check_torch_here()
             if backend.dashboard:
                 self.listener.note(f"Ray dashboard: {backend.dashboard}")
             # On a GPU a process must end for its memory to be given back.
-            separate = not backend.is_embedded or need.gpus > 0
+            separate = not backend.is_embedded or need.gpus > 0 or schedule.needs.of_networks[0].num_workers > 1
             backend.begin(_run_context(request, need), separate_trainings=separate)
             observer = RunObserver(schedule, view=self.listener, publish=backend.publish, clock=time.monotonic)
             loop = RunLoop(
@@ -236,13 +238,14 @@ def _schedule(
     machines = [*backend.nodes, *to_come]
     planned_gib = planned_memory_gib(training.model for training in fitted_trainings(request.trainings))
     need = training_need(request.cluster, machines, preset=request.preset, planned_gib=planned_gib)
+    needs = needs_of(request.trainings, one=need, preset=request.preset, config=request.cluster, machines=machines)
     _check_machines(request, need, machines, note=note)
     schedule = Schedule(
         graph,
         done=done,
         nodes=backend.nodes,
         to_come=to_come,
-        training_need=need,
+        needs=needs,
         min_gain_s=request.cluster.min_preemption_gain_s,
     )
     _tell_sizes(schedule, open_storage(request.output))
@@ -305,6 +308,7 @@ def _run_context(request: RunRequest, need: ResourceRequest) -> RunContext:
         num_loader_processes=max(1, min(GPU_LOADER_THREADS, int(need.cpus) - 1)) if need.gpus else 0,
         cloud=request.cluster.provider,
         early_stopping=request.early_stopping,
+        workers_per_training=request.cluster.workers_per_training,
     )
 
 

@@ -12,7 +12,7 @@ from ray.train.v2._internal.exceptions import (
 )
 from ray.train.v2.api.exceptions import PreemptionError
 
-from orchestrator.errors import is_out_of_memory
+from orchestrator.errors import LostWorkerError, is_out_of_memory
 from orchestrator.ray_backend.nodes import node_at
 from orchestrator.scheduling.ended import Failed, FailureKind, is_of_machine, kind_of
 
@@ -83,6 +83,24 @@ def address_of(error: BaseException) -> str | None:
     return str(address) if address else None
 
 
+def cause_of(error: WorkerGroupError) -> Exception:
+    """Return what the workers of a training ended with: of several failures the one that says most.
+
+    Where one ends without a word, all that the others know is that they lost it.
+    """
+    failures: list[Exception] = list(error.worker_failures.values())
+    return min(failures, key=_silence, default=error)
+
+
+def _silence(failure: BaseException) -> int:
+    """Return 0 for a failure that says why, 1 for a process that ended without a word, 2 for the loss of another."""
+    cause = innermost(failure)
+    failed = cause.failed if isinstance(cause, FailedStageError) else None
+    if failed is None:
+        return int(classify(cause) is FailureKind.CRASH)
+    return 2 * (failed.kind is FailureKind.CRASH and failed.line.startswith(LostWorkerError.__name__))
+
+
 def innermost(error: BaseException) -> BaseException:
     """Return what has really happened, out of the envelopes in which Ray sends it."""
     seen: set[int] = set()
@@ -92,7 +110,7 @@ def innermost(error: BaseException) -> BaseException:
         if isinstance(error, ray_errors.RayTaskError):
             inner = error.cause
         elif isinstance(error, WorkerGroupError):
-            inner = next(iter(error.worker_failures.values()), None)
+            inner = cause_of(error)
         else:
             # Ray Train's envelopes: a worker that stopped answering, a loop that raised, a controller that failed.
             names = ("health_check_failure", "_base_exc", "controller_failure")

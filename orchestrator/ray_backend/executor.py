@@ -20,8 +20,8 @@ from orchestrator.ray_backend.metrics import RayMetrics
 from orchestrator.ray_backend.nodes import label_selector, nodes_of
 from orchestrator.ray_backend.tasks import settle_coordinator, submit
 from orchestrator.scheduling.ended import Done, Ended
+from orchestrator.scheduling.placement import Start
 from orchestrator.scheduling.resources import Node, NodesSeen, Resources
-from orchestrator.scheduling.scheduler import Start
 from orchestrator.stages.context import RunContext
 from orchestrator.workflow.keys import StageKey, StageKind
 
@@ -84,10 +84,8 @@ class RayBackend:
         stage = start.stage
         node = next(node for node in nodes if node.id == start.node)
         reference = submit(
-            stage,
+            start,
             context=self._context,
-            node_id=node.id,
-            share=start.share,
             separate=self._separate_trainings and stage.kind is StageKind.TRAIN,
             selector=label_selector(node, nodes=nodes, quarantined=quarantined),
         )

@@ -2,8 +2,11 @@
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import ray
@@ -12,9 +15,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.cluster.environment import COMPILED, FOR_WORKERS
 from orchestrator.ray_backend.draining import draining_nodes
-from orchestrator.ray_backend.errors import FailedStageError, classify
+from orchestrator.ray_backend.errors import FailedStageError, cause_of, classify
 from orchestrator.ray_backend.nodes import only
 from orchestrator.scheduling.ended import Done, Failed
+from orchestrator.scheduling.placement import Start
 from orchestrator.scheduling.resources import Resources
 from orchestrator.stages.carry_out import carry_out
 from orchestrator.stages.context import RunContext
@@ -22,6 +26,7 @@ from orchestrator.storage import run_paths
 from orchestrator.storage.json_values import JsonMapping
 from orchestrator.storage.private_folder import cache_folder
 from orchestrator.training.stop_request import Watch, listen_to_signals
+from orchestrator.training.workers import Worker
 from orchestrator.workflow.graph import Stage
 from orchestrator.workflow.keys import StageKind
 
@@ -30,41 +35,34 @@ DRAIN_EVERY_S = 5.0
 
 
 def submit(
-    stage: Stage,
-    *,
-    context: "ray.ObjectRef[RunContext]",
-    node_id: str,
-    share: Resources,
-    separate: bool,
-    selector: dict[str, str],
+    start: Start, *, context: "ray.ObjectRef[RunContext]", separate: bool, selector: dict[str, str]
 ) -> "ray.ObjectRef[Done]":
     """Hand one stage to Ray under its own name; what comes back is `Done`, where Ray chose the node.
 
     Parameters
     ----------
-    stage, context
-        What is done; a reference to the context.
-    node_id
-        The machine that was chosen: where Ray Train works for a separate training.
-    share
-        What the stage takes.
+    start
+        What is done and with what; the workers of a separate training go to its node, where they find room there.
+    context
+        A reference to the context.
     separate
-        A training gets a worker of its own.
+        A training gets workers of its own.
     selector
         Labels of the machines on which the stage may run.
     """
+    stage, share = start.stage, start.share
     if separate:
-        # The worker takes the share; the task that waits for it takes no processors. Yet it and Ray Train's actors,
+        # The workers take the share; the task that waits for them takes no processors. Yet it and Ray Train's actors,
         # which follow it, take half a GiB: Ray would put those of all trainings beside the driver.
-        chosen = NodeAffinitySchedulingStrategy(node_id, soft=True)
+        chosen = NodeAffinitySchedulingStrategy(start.node, soft=True)
         options = {"name": stage.key.text, "num_cpus": 0, "scheduling_strategy": chosen}
-        return _fit.options(**options).remote(context, stage, share, separate, selector)
+        return _fit.options(**options).remote(context, start, separate, selector)
     options = {"name": stage.key.text, "num_cpus": share.cpus, "num_gpus": share.gpus}
     if selector:
         options["label_selector"] = selector
     if stage.kind is StageKind.TRAIN:
-        return _fit.options(**options).remote(context, stage, share, separate, {})
-    return (_carry_out_once if share.gpus else _carry_out).options(**options).remote(context, stage, share)
+        return _fit.options(**options).remote(context, start, separate, {})
+    return (_carry_out_once if share.gpus else _carry_out).options(**options).remote(context, start)
 
 
 def settle_coordinator() -> None:
@@ -78,13 +76,17 @@ def settle_coordinator() -> None:
     get_or_create_autoscaling_coordinator()
 
 
-def _carry_out_here(context: RunContext, stage: Stage, *, share: Resources, watches: Sequence[Watch] = ()) -> Done:
+def _carry_out_here(
+    context: RunContext, start: Start, *, watches: Sequence[Watch] = (), worker: Worker | None = None
+) -> Done:
     """Carry out a stage in this process."""
+    stage = start.stage
     _log_to_process(stage)
     _settle_environment()
     node: str = ray.get_runtime_context().get_node_id()
     try:
-        voxels = carry_out(context, stage, watches=watches, gpus=share.gpus, node=node)
+        gpus = start.share_of_worker.gpus
+        voxels = carry_out(context, stage, watches=watches, gpus=gpus, node=node, worker=worker)
     except Exception as error:
         has_log = stage.kind is StageKind.TRAIN
         raise FailedStageError(Failed.of(error, kind=classify(error), node=node, has_log=has_log)) from error
@@ -92,8 +94,8 @@ def _carry_out_here(context: RunContext, stage: Stage, *, share: Resources, watc
 
 
 @ray.remote(max_retries=0)  # type: ignore[untyped-decorator]
-def _carry_out(context: RunContext, stage: Stage, share: Resources) -> Done:
-    return _carry_out_here(context, stage, share=share)
+def _carry_out(context: RunContext, start: Start) -> Done:
+    return _carry_out_here(context, start)
 
 
 def _settle_environment() -> None:
@@ -107,8 +109,8 @@ def _settle_environment() -> None:
 # CUDA stays with the GPU that a process has used first, and keeps memory of it: the next stage gets a new process. Ray
 # cares for that by itself only where GPUs are asked for at the decorator.
 @ray.remote(max_retries=0, max_calls=1)  # type: ignore[untyped-decorator]
-def _carry_out_once(context: RunContext, stage: Stage, share: Resources) -> Done:
-    return _carry_out_here(context, stage, share=share)
+def _carry_out_once(context: RunContext, start: Start) -> Done:
+    return _carry_out_here(context, start)
 
 
 class _ListeningBackend(Backend):  # type: ignore[misc]
@@ -123,8 +125,8 @@ class _ListeningBackend(Backend):  # type: ignore[misc]
 class _NoProcessGroup(BackendConfig):  # type: ignore[misc]
     """Tells Ray Train to leave ``torch.distributed`` alone.
 
-    Ray's torch backend starts a process group even for a single worker: nnU-Net then takes itself for distributed,
-    moves to CUDA and divides the batch.
+    Ray's torch backend starts a process group before the training loop, even for a single worker: nnU-Net's trainer
+    then takes itself for distributed when it is made, and moves to CUDA. Several workers find each other later.
     """
 
     backend: str = "none"
@@ -136,24 +138,26 @@ class _NoProcessGroup(BackendConfig):  # type: ignore[misc]
 
 
 @ray.remote(max_retries=0)  # type: ignore[untyped-decorator]
-def _fit(context: RunContext, stage: Stage, share: Resources, separate: bool, selector: dict[str, str]) -> None:
-    """Run one training through Ray Train, in a worker of its own or in this process, and wait for it."""
+def _fit(context: RunContext, start: Start, separate: bool, selector: dict[str, str]) -> None:
+    """Run one training through Ray Train, in workers of its own or in this process, and wait for it."""
     from ray.train import RunConfig, ScalingConfig, WorkerGroupError
 
     from orchestrator.ray_backend.trainer import LeanTrainer
 
+    stage, each = start.stage, start.share_of_worker
     _log_to_process(stage)
-    resources = {"CPU": share.cpus} | ({"GPU": share.gpus} if share.gpus else {})
     trainer = LeanTrainer(
         _train_worker,
-        train_loop_config={"context": context, "stage": stage, "share": share},
+        train_loop_config={"context": context, "start": start},
         torch_config=_NoProcessGroup(),
         # No workers is Ray Train's local mode: the loop runs where `fit` is called.
         scaling_config=ScalingConfig(
-            num_workers=1,
-            use_gpu=share.gpus > 0,
-            resources_per_worker=resources,
-            label_selector=_here_if_free(share) or selector or None,
+            num_workers=start.num_workers,
+            use_gpu=each.gpus > 0,
+            resources_per_worker={"CPU": each.cpus} | ({"GPU": each.gpus} if each.gpus else {}),
+            # nnU-Net's workers are on one machine.
+            placement_strategy="STRICT_PACK",
+            label_selector=_here_if_free(start.share) or selector or None,
         )
         if separate
         else ScalingConfig(num_workers=0),
@@ -162,11 +166,11 @@ def _fit(context: RunContext, stage: Stage, share: Resources, separate: bool, se
     try:
         trainer.fit()
     except WorkerGroupError as error:
-        raise next(iter(error.worker_failures.values()), error) from None
+        raise cause_of(error) from None
 
 
 def _here_if_free(share: Resources) -> dict[str, str]:
-    """Return the label of this machine if it has room for a worker; elsewhere, two machines could end the training."""
+    """Return the label of this machine if it has room for all workers; elsewhere, two machines could end a training."""
     node_id = ray.get_runtime_context().get_node_id()
     free = ray._private.state.available_resources_per_node().get(node_id, {})  # noqa: SLF001 - what Ray's own use
     is_free = share.fits_in(Resources(cpus=free.get("CPU", 0.0), gpus=free.get("GPU", 0.0)))
@@ -175,7 +179,24 @@ def _here_if_free(share: Resources) -> dict[str, str]:
 
 def _train_worker(config: JsonMapping) -> None:
     drain = Watch(look=_look_for_drain, every_s=DRAIN_EVERY_S)
-    _carry_out_here(config["context"], config["stage"], share=config["share"], watches=(drain,))
+    start: Start = config["start"]
+    with _worker_here(start.num_workers) as worker:
+        _carry_out_here(config["context"], start, watches=(drain,), worker=worker)
+
+
+@contextmanager
+def _worker_here(number: int) -> Iterator[Worker]:
+    """Context with who this is among the workers of its training."""
+    if number == 1:
+        yield Worker()
+        return
+    from ray.train import get_context
+    from ray.train.collective import broadcast_from_rank_zero
+
+    rank = get_context().get_world_rank()
+    with TemporaryDirectory(prefix="workers-") as own:
+        meeting = broadcast_from_rank_zero(own)
+        yield Worker(rank=rank, number=number, meeting=Path(meeting))
 
 
 def _look_for_drain() -> str:

@@ -6,8 +6,8 @@ runs or could run now.
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from orchestrator.cluster.node_pool import NodePool
 from orchestrator.scheduling.resources import Node, ResourceRequest, Resources, node_of
@@ -18,9 +18,11 @@ class Demand:
     """What runs, and what lacks nothing but a place."""
 
     num_places: int
-    """Trainings and predictions."""
+    """Predictions, and trainings with one worker."""
     num_cpus: int
     """Other stages, of one CPU each."""
+    divided: Mapping[int, int] = field(default_factory=dict)
+    """How many trainings have several workers, by their number."""
 
 
 def missing_machines(
@@ -42,23 +44,27 @@ def missing_machines(
     useless
         Machines that are there as well, but get nothing any more; they count among the most that may be started.
     need
-        Of a training.
+        Of one worker of a training.
     demand
         What is to find room. Kinds of one size are one to the autoscaler, so sizes are all that can be asked for.
     """
     num_there = Counter(node.offered for node in (*present, *useless))
     missing: Counter[Resources] = Counter()
     num_cpus = float(demand.num_cpus)
+    trainings = {1: demand.num_places, **demand.divided}
     if need.gpus:
-        num_places = demand.num_places - sum(need.num_on(node) for node in present)
-        for pool, left in _left(pools, num_there):
-            node = node_of(pool)
-            each = need.num_on(node)
-            number = min(left, math.ceil(num_places / each)) if each and num_places > 0 else 0
-            missing[node.offered] += number
-            num_places -= number * each
+        rooms = list(present)
+        for num_workers in sorted(trainings, reverse=True):
+            of_all = replace(need, num_workers=num_workers)
+            rooms, number = _placed(of_all, trainings[num_workers], rooms)
+            for pool, left in _left(pools, num_there + missing):
+                node, each = node_of(pool), of_all.num_on(node_of(pool))
+                added = min(left, math.ceil(number / each)) if each else 0
+                missing[node.offered] += added
+                new, number = _placed(of_all, number, [node] * added)
+                rooms += new
     else:
-        num_cpus += demand.num_places * need.cpus
+        num_cpus += need.cpus * sum(number * num_workers for num_workers, number in trainings.items())
     num_cpus -= sum(_spare_cpus(node.offered, need=need) for node in present)
     num_cpus -= sum(number * _spare_cpus(size, need=need) for size, number in missing.items())
     without_gpus = [pool for pool in pools if not pool.gpus]
@@ -69,6 +75,20 @@ def missing_machines(
         missing[node_of(pool).offered] += number
         num_cpus -= number * pool.cpus
     return +missing
+
+
+def _placed(need: ResourceRequest, number: int, nodes: Iterable[Node]) -> tuple[list[Node], int]:
+    """Put so many with one need on nodes; return what is left of these, and how many find no room."""
+    rooms = []
+    for node in nodes:
+        share, here = need.share_of(node), min(number, need.num_on(node))
+        if share is None or not here:
+            rooms.append(node)
+            continue
+        number -= here
+        taken = Resources(cpus=share.cpus * here, gpus=share.gpus * here)
+        rooms.append(replace(node, offered=node.offered - taken, memory_gib=node.memory_gib - here * need.memory_gib))
+    return rooms, number
 
 
 def _left(pools: Sequence[NodePool], num_there: Counter[Resources]) -> Iterator[tuple[NodePool, int]]:

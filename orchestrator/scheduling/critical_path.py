@@ -1,7 +1,8 @@
-"""Which stages of a graph are needed, and how long the way from each to the end is."""
+"""Which stages of a graph are needed, how long the way from each to the end is, and which is urgent for that."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
+from orchestrator.scheduling.queue import Urgency
 from orchestrator.workflow.graph import Graph
 from orchestrator.workflow.keys import StageKey, StageKind
 
@@ -28,7 +29,35 @@ def critical_path_s(graph: Graph, *, dependents: Mapping[StageKey, list[StageKey
     return lengths_s
 
 
-def stages_up_to_training(graph: Graph) -> frozenset[StageKey]:
+class Ways:
+    """The ways of a graph: how urgent each stage is.
+
+    What no training waits for, predictions above all, goes first: a trained model is short of its result by minutes,
+    and what is committed early cannot be lost any more. What feeds trainings must be done anyway.
+    """
+
+    def __init__(self, graph: Graph, *, dependents: Mapping[StageKey, list[StageKey]]) -> None:
+        self._graph = graph
+        self._lengths_s = critical_path_s(graph, dependents=dependents)
+        self.up_to_training = _stages_up_to_training(graph)
+        """Trainings, and all that any of them waits for."""
+
+    def urgency(self, key: StageKey, *, remaining_s: Callable[[], float]) -> Urgency:
+        """Return the place of a stage in a queue; `remaining_s` is asked what a training still needs."""
+        way_s = self._lengths_s[key]
+        if self._graph[key].kind is StageKind.TRAIN:
+            way_s += remaining_s() - self._graph[key].expected_s
+        # Of equal ones, the first fold of every group goes before second folds: it tells how long those will take.
+        training = self._graph[key].training
+        return (self._rank(key), -way_s, training.fold if training else 0, key)
+
+    def _rank(self, key: StageKey) -> int:
+        if key not in self.up_to_training:
+            return 0
+        return 2 if self._graph[key].kind is StageKind.TRAIN else 1
+
+
+def _stages_up_to_training(graph: Graph) -> frozenset[StageKey]:
     """Return the trainings and all that any training waits for, directly or not."""
     found: set[StageKey] = set()
     open_keys = [stage.key for stage in graph.values() if stage.kind is StageKind.TRAIN]

@@ -1,12 +1,36 @@
-"""Where running stages are: where the schedule has put them, until they tell."""
+"""Where stages are put, and where running ones are: where the schedule has put them, until they tell."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from orchestrator.scheduling.expectations import Expectations
 from orchestrator.scheduling.rebalancing import Work
 from orchestrator.scheduling.reservations import Reservations
-from orchestrator.scheduling.resources import Processors, ResourceRequest
-from orchestrator.workflow.keys import StageKey
+from orchestrator.scheduling.resources import Node, Processors, ResourceRequest, Resources
+from orchestrator.scheduling.training_need import Needs
+from orchestrator.workflow.graph import Graph, Stage
+from orchestrator.workflow.keys import StageKey, StageKind
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Start:
+    """Start a stage."""
+
+    stage: Stage
+    node: str
+    """Id of the node."""
+    attempt: int
+    """Number of the attempt, from 1."""
+    share: Resources
+    """What it takes of that node."""
+    num_workers: int = 1
+    """Processes that carry it out together."""
+
+    @property
+    def share_of_worker(self) -> Resources:
+        """What each of its workers takes of that node."""
+        return Resources(cpus=self.share.cpus / self.num_workers, gpus=self.share.gpus / self.num_workers)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -23,44 +47,159 @@ class Attempt:
     """Whether it is known to be on this node: of machines of one kind the cluster takes any that has room."""
 
 
-def reconcile_placement(
-    node: str, attempt: Attempt, *, running: Mapping[StageKey, Attempt], processors: Processors
-) -> None:
-    """Take note that a running stage is on a node; where that is full, who was believed there is where it was.
+class Running(dict[StageKey, Attempt]):
+    """The stages that run, by key, and what is expected of them; trainings on a GPU of speed 1 with one worker."""
 
-    Parameters
-    ----------
-    node
-        Where it says that it is; a node that is gone is not believed.
-    attempt
-        Of the stage.
-    running
-        All stages that run.
-    processors
-        On which both are accounted for.
-    """
-    if not processors.has(node):
-        return
-    if node != attempt.node:
-        if not processors.has_room(node, attempt.need):
-            for other in running.values():
-                if other.node == node and other.need == attempt.need and not other.has_told:
-                    other.node, attempt.node = attempt.node, node
-                    break
-        if attempt.node != node:
-            processors.release(attempt.node, attempt.need)
-            processors.take(node, attempt.need)
-            attempt.node = node
-    attempt.has_told = True
+    def __init__(self, graph: Graph, *, processors: Processors, expectations: Expectations) -> None:
+        """Begin with nothing that runs.
+
+        Parameters
+        ----------
+        graph
+            Stages by key.
+        processors
+            On which those that run are accounted for.
+        expectations
+            Of all stages.
+        """
+        super().__init__()
+        self._graph = graph
+        self._processors = processors
+        self._expectations = expectations
+
+    def node(self, node_id: str) -> Node | None:
+        """Return a node; None if it may not be used."""
+        return self._processors.node(node_id) if self._processors.has(node_id) else None
+
+    def speed(self, node_id: str) -> float:
+        """Return the speed of the GPUs of a node as far as it has shown."""
+        node = self.node(node_id)
+        return self._expectations.speed(node) if node else 1.0
+
+    def pace(self, key: StageKey) -> float:
+        """Return the seconds of its expected time that a stage does in one."""
+        if self._graph[key].kind is not StageKind.TRAIN:
+            return 1.0
+        return self.speed(self[key].node) * self[key].need.pace
+
+    def remaining_s(self, key: StageKey, *, now_s: float) -> float:
+        """Return what a stage still needs, whether it runs or not."""
+        attempt = self.get(key)
+        if attempt is None:
+            return self._expectations.remaining_s(key)
+        return max(0.0, attempt.remaining_s - (now_s - attempt.at_s) * self.pace(key))
+
+    def beside(self, needs: Needs) -> list[Attempt]:
+        """Return what runs with a network and is not preempted for others."""
+        stages = [(self._graph[key], attempt) for key, attempt in self.items()]
+        return [one for stage, one in stages if stage.kind.uses_network and not needs.may_move(stage)]
+
+    def found_on(self, node: str, attempt: Attempt) -> None:
+        """Take note that a running stage is on a node; where that is full, who was believed there is where it was.
+
+        A node that is gone is not believed.
+        """
+        processors = self._processors
+        if not processors.has(node):
+            return
+        if node != attempt.node:
+            if not processors.has_room(node, attempt.need):
+                for other in self.values():
+                    if other.node == node and other.need == attempt.need and not other.has_told:
+                        other.node, attempt.node = attempt.node, node
+                        break
+            if attempt.node != node:
+                processors.release(attempt.node, attempt.need)
+                processors.take(node, attempt.need)
+                attempt.node = node
+        attempt.has_told = True
+
+    def first_with_room(self, need: ResourceRequest) -> str | None:
+        """Return the node that is the first to have room for a need if nothing more is started there; None for none."""
+        by_node: dict[str, list[tuple[float, Attempt]]] = {node_id: [] for node_id in self._processors.nodes}
+        for key, attempt in self.items():
+            if attempt.node in by_node:
+                by_node[attempt.node].append((attempt.at_s + attempt.remaining_s / self.pace(key), attempt))
+        room_s = {}
+        for node_id, node in self._processors.nodes.items():
+            from_s = _room_from_s(need, node, free=self._processors.free_on(node_id), running=by_node[node_id])
+            if from_s is not None:
+                room_s[node_id] = from_s
+        return min(room_s, key=lambda node_id: (room_s[node_id], node_id), default=None)
 
 
-def places(processors: Processors, *, need: ResourceRequest, predicting: Sequence[str]) -> list[str]:
-    """Return the node of each place on which a training can run; predictions take some, one for each node named."""
+def _room_from_s(
+    need: ResourceRequest, node: Node, *, free: Resources, running: Iterable[tuple[float, Attempt]]
+) -> float | None:
+    """Return when a need finds room on a node as what runs there ends, 0 for now; None if it never does."""
+    share = need.share_of(node)
+    if share is None:
+        return None
+    from_s = 0.0
+    for end_s, attempt in sorted(running, key=lambda one: one[0]):
+        if share.fits_in(free):
+            break
+        from_s, free = end_s, free + (attempt.need.share_of(node) or Resources(cpus=0.0))
+    return from_s
+
+
+def places(processors: Processors, *, need: ResourceRequest, others: Iterable[Attempt]) -> list[str]:
+    """Return the node of each place for a training with that need; other running stages with a network take some."""
+    on_node: dict[str, float] = {}
+    for attempt in others:
+        if processors.has(attempt.node):
+            taken = _in_places(attempt.need, need, node=processors.node(attempt.node))
+            on_node[attempt.node] = on_node.get(attempt.node, 0.0) + taken
     return [
         node_id
         for node_id, node in processors.nodes.items()
-        for _ in range(need.num_on(node) - predicting.count(node_id))
+        for _ in range(need.num_on(node) - math.ceil(on_node.get(node_id, 0.0)))
     ]
+
+
+def _in_places(other: ResourceRequest, need: ResourceRequest, *, node: Node) -> float:
+    """Return how many places for one need another need takes of a node."""
+    share, taken = need.share_of(node), other.share_of(node)
+    if share is None or taken is None:
+        return 0.0
+    return taken.gpus / share.gpus if share.gpus else taken.cpus / share.cpus
+
+
+def widenings(
+    running: Iterable[tuple[Stage, Attempt, float]],
+    *,
+    processors: Processors,
+    needs: Needs,
+    min_gain_s: float,
+) -> list[tuple[Stage, int]]:
+    """Return the trainings that end earlier with more workers on idle GPUs of their machines, and with how many.
+
+    Parameters
+    ----------
+    running
+        Trainings, with how long each still needs as it is.
+    processors
+        What is idle.
+    needs
+        How many workers each may have.
+    min_gain_s
+        By how much less it must need.
+    """
+    free = {node_id: processors.free_on(node_id) for node_id in processors.nodes}
+    found = []
+    for stage, attempt, remaining_s in sorted(running, key=lambda one: -one[2]):
+        share = attempt.need.share_of(processors.node(attempt.node)) if attempt.node in free else None
+        if share is None:
+            continue
+        for number in range(needs.most.get(stage.key.training, 1), attempt.need.num_workers, -1):
+            wider = needs.together(number)
+            wanted, there = wider.share_of(processors.node(attempt.node)), free[attempt.node] + share
+            gain_s = remaining_s * (1 - attempt.need.pace / wider.pace)
+            if wanted is not None and wanted.fits_in(there) and gain_s > min_gain_s:
+                free[attempt.node] = there - wanted
+                found.append((stage, number))
+                break
+    return found
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

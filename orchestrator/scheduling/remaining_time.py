@@ -12,13 +12,14 @@ def estimate_remaining_s(schedule: Schedule, *, now_s: float) -> float:
     places = [
         node.speed
         for node in schedule.processors.nodes.values() or schedule.to_come
-        for _ in range(schedule.training_need.num_on(node))
+        for _ in range(schedule.needs.one.num_on(node))
     ]
     on_places, other_s = [], 0.0
     for stage in schedule.remaining():
         seconds = schedule.remaining_s(stage.key, now_s=now_s)
         if stage.kind.uses_network:
-            on_places.append(seconds)
+            need = schedule.need(stage)
+            on_places += [seconds / need.pace] * need.num_workers
         else:
             other_s += seconds
     if on_places and not places:

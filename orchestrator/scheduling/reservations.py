@@ -1,6 +1,6 @@
 """Trainings that are preempted, and the places that are kept for those for which they are."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from orchestrator.scheduling.resources import Processors, ResourceRequest
@@ -20,7 +20,7 @@ class Reservation:
 class Reservations:
     """Who was asked to stop, and for whom a place is kept on which node."""
 
-    def __init__(self, processors: Processors, *, need: ResourceRequest) -> None:
+    def __init__(self, processors: Processors, *, need: Callable[[StageKey], ResourceRequest]) -> None:
         """Begin with nobody.
 
         Parameters
@@ -28,7 +28,7 @@ class Reservations:
         processors
             Where places are taken and given back.
         need
-            Of a training.
+            Gives that of a training.
         """
         self._processors = processors
         self._need = need
@@ -60,9 +60,9 @@ class Reservations:
 
     def grant(self, node: str) -> None:
         """Take what has become free on a node for those for whom it is kept."""
-        for hold in self._by_stage.values():
-            if hold.node == node and not hold.is_granted and self._processors.has_room(node, self._need):
-                self._processors.take(node, self._need)
+        for key, hold in self._by_stage.items():
+            if hold.node == node and not hold.is_granted and self._processors.has_room(node, self._need(key)):
+                self._processors.take(node, self._need(key))
                 hold.is_granted = True
 
     def granted(self) -> Iterator[StageKey]:
@@ -78,16 +78,19 @@ class Reservations:
         """Keep nothing for a training any more; returns whether it was waiting for that place."""
         hold = self._by_stage.pop(key, None)
         if hold is not None and hold.is_granted:
-            self._processors.release(hold.node, self._need)
+            self._processors.release(hold.node, self._need(key))
             self.grant(hold.node)
         was_waiting = key in self.waiting
         self.waiting.discard(key)
         return was_waiting
 
     def without_hope(self, *, now_s: float, patience_s: float) -> Iterable[StageKey]:
-        """Return the trainings whose node is gone, or whose place has not become free for long."""
-        return [
-            key
-            for key, hold in self._by_stage.items()
-            if not self._processors.has(hold.node) or (not hold.is_granted and now_s - hold.since_s > patience_s)
+        """Return the trainings whose node is gone, or whose place has not become free for long.
+
+        One that was itself asked to stop is given the time that it takes to.
+        """
+        late = [
+            key for key, hold in self._by_stage.items() if not hold.is_granted and now_s - hold.since_s > patience_s
         ]
+        gone = [key for key, hold in self._by_stage.items() if not self._processors.has(hold.node)]
+        return dict.fromkeys([*gone, *(key for key in late if key not in self.stopping)])

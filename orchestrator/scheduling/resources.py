@@ -6,8 +6,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from orchestrator.benchmark.costs import pace_of_workers
 from orchestrator.cluster.node_pool import NodePool
-from orchestrator.errors import ConfigError
 
 _ROUNDING = 1e-9
 """Shares like 0.1 GPU do not add up exactly."""
@@ -89,7 +89,7 @@ def node_of(pool: NodePool) -> Node:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ResourceRequest:
-    """What a stage takes, wherever it runs."""
+    """What a stage takes, wherever it runs: all fields but the last are of one worker."""
 
     cpus: float
     """CPUs; they are its own, so that a neighbour cannot slow it down."""
@@ -103,6 +103,13 @@ class ResourceRequest:
     """The least share of a GPU whose memory is not known."""
     memory_gib: float = 0.0
     """Memory of the node, roughly. A node that has less takes such a stage alone."""
+    num_workers: int = 1
+    """Processes of one training, all on one node; two of them share no GPU."""
+
+    @property
+    def pace(self) -> float:
+        """How much faster than a single worker all are together."""
+        return pace_of_workers(self.num_workers)
 
     def share_of(self, node: Node) -> Resources | None:
         """Return what it takes of a node, None if it can never run there.
@@ -114,11 +121,12 @@ class ResourceRequest:
             by_memory = self.gpu_memory_gib / node.gpu_memory_gib
             if by_memory > 1 + _ROUNDING:
                 return None
-            gpus = max(gpus, by_memory, self.gpus_of_unknown if math.isinf(node.gpu_memory_gib) else 0.0)
+            least = 1.0 if self.num_workers > 1 else gpus
+            gpus = max(least, by_memory, self.gpus_of_unknown if math.isinf(node.gpu_memory_gib) else 0.0)
         if 0 < gpus < 1:
             # Rounded down: Ray would round a sixth up, and six of them would no longer fit.
             gpus = math.floor(_RAY_UNITS / int(1 / gpus + _ROUNDING)) / _RAY_UNITS
-        share = Resources(cpus=self.cpus, gpus=gpus)
+        share = Resources(cpus=self.cpus * self.num_workers, gpus=gpus * self.num_workers)
         return share if share.fits_in(node.offered) else None
 
     def num_on(self, node: Node) -> int:
@@ -127,16 +135,18 @@ class ResourceRequest:
         if share is None:
             return 0
         number = _times(share, node.offered)
-        by_memory = max(1.0, node.memory_gib / self.memory_gib) if self.memory_gib else float("inf")
+        memory_gib = self.memory_gib * self.num_workers
+        by_memory = max(1.0, node.memory_gib / memory_gib) if memory_gib else float("inf")
         return int(min(number, by_memory))
 
     def memory_of(self, node: Node) -> float:
         """Return the memory that it takes of a node, in GiB."""
-        return min(self.memory_gib, node.memory_gib)
+        return min(self.memory_gib * self.num_workers, node.memory_gib)
 
     def pace_with(self, share: Resources) -> float:
-        """Return its speed with a share of a GPU whose other shares are taken as well, of its speed alone there = 1."""
-        return min(1.0, share.gpus / self.gpu_load) if self.gpu_load else 1.0
+        """Return its speed with a share of GPUs whose other shares are taken as well, of one worker alone there = 1."""
+        of_each = min(1.0, share.gpus / self.num_workers / self.gpu_load) if self.gpu_load else 1.0
+        return of_each * self.pace
 
 
 @dataclass(kw_only=True, slots=True)
@@ -207,6 +217,10 @@ class Processors:
     def node(self, node_id: str) -> Node:
         """Return a node that has not been removed."""
         return self._states[node_id].node
+
+    def free_on(self, node_id: str) -> Resources:
+        """Return what nothing has taken of a node."""
+        return self._states[node_id].free
 
     def has(self, node_id: str) -> bool:
         """Whether a node is there and may be used."""
@@ -328,19 +342,6 @@ class Processors:
         left_cpus, left_gib = state.free.cpus - share.cpus, state.free_gib - memory_gib
         has_cpus = left_cpus + _ROUNDING >= num_places * kept.cpus
         return has_cpus and left_gib + _ROUNDING >= num_places * keep_for.memory_of(state.node)
-
-
-def check_fits(need: ResourceRequest, nodes: Collection[Node]) -> None:
-    """Raise ConfigError if a training fits on none of the nodes."""
-    if any(need.share_of(node) for node in nodes):
-        return
-    offers = sorted({(node.offered.cpus, node.offered.gpus, node.gpu_memory_gib) for node in nodes})
-    found = "; ".join(f"{cpus:g} CPUs and {gpus:g} GPUs of {memory:g} GiB" for cpus, gpus, memory in offers)
-    raise ConfigError(
-        f"a training needs {need.cpus:g} CPUs and {need.gpus:g} GPUs with {need.gpu_memory_gib:g} GiB on one "
-        f"machine; the machines of the cluster have {found or 'nothing'}. Lower cpus_per_training or "
-        "gpus_per_training, or use larger machines"
-    )
 
 
 def _times(share: Resources, offered: Resources) -> int:

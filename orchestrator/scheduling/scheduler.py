@@ -3,39 +3,28 @@
 No Ray, no files and no clock: who calls says what has happened and when, and carries out what is decided.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
 from orchestrator.cluster.config import MIN_PREEMPTION_GAIN_S
 from orchestrator.scheduling.autoscaling import Demand
-from orchestrator.scheduling.critical_path import critical_path_s, stages_up_to_training
+from orchestrator.scheduling.critical_path import Ways
 from orchestrator.scheduling.ended import FailureKind
 from orchestrator.scheduling.expectations import Expectations
 from orchestrator.scheduling.outcomes import Outcomes
-from orchestrator.scheduling.placement import Attempt, Situation, places, reconcile_placement
+from orchestrator.scheduling.placement import Attempt, Running, Situation, Start, places, widenings
 from orchestrator.scheduling.queue import ReadyQueue, Urgency
 from orchestrator.scheduling.rebalancing import LOOKS_PER_GAIN, rebalance
 from orchestrator.scheduling.reservations import Reservations
-from orchestrator.scheduling.resources import Node, Processors, ResourceRequest, Resources, check_fits
+from orchestrator.scheduling.resources import Node, Processors, ResourceRequest
 from orchestrator.scheduling.retries import FailureCounts, GiveUp, NodeRecords, Retry
+from orchestrator.scheduling.training_need import Needs, check_fits
 from orchestrator.workflow.graph import Graph, Stage
 from orchestrator.workflow.keys import StageKey, StageKind
 
 RESTART_S = 90.0
 """Time from the order to stop until the training that follows fits again: checkpoint, imports, patches, plan."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Start:
-    """Start a stage."""
-
-    stage: Stage
-    node: str
-    """Id of the node."""
-    attempt: int
-    """Number of the attempt, from 1."""
-    share: Resources
-    """What it takes of that node."""
 
 
 class Schedule:
@@ -53,7 +42,7 @@ class Schedule:
         *,
         done: Iterable[StageKey],
         nodes: Iterable[Node],
-        training_need: ResourceRequest,
+        needs: Needs,
         to_come: Iterable[Node] = (),
         min_gain_s: float = MIN_PREEMPTION_GAIN_S,
     ) -> None:
@@ -67,8 +56,8 @@ class Schedule:
             Stages whose products exist.
         nodes
             What the cluster offers.
-        training_need
-            What one training or prediction takes; every other stage takes one CPU and its memory.
+        needs
+            What each stage takes.
         to_come
             Of each kind of machine that may join later one; `nodes` may be empty then.
         min_gain_s
@@ -82,16 +71,15 @@ class Schedule:
         self.to_come = tuple(to_come)
         known = [*self.processors.nodes.values(), *self.to_come]
         self.expectations = Expectations(graph, nodes=known, restart_s=RESTART_S)
-        self.training_need = training_need
-        check_fits(training_need, known)
+        self.needs = replace(needs)  # it will be changed
+        check_fits(self.needs, known)
         self._min_gain_s = min_gain_s
-        self._running: dict[StageKey, Attempt] = {}
+        self._running = Running(graph, processors=self.processors, expectations=self.expectations)
         self._failures = FailureCounts()
         self._revived: list[StageKey] = []
-        self._reservations = Reservations(self.processors, need=training_need)
+        self._reservations = Reservations(self.processors, need=lambda key: self.need(graph[key]))
         self._looked_s = self._next_look_s = 0.0
-        self._critical_path_s = critical_path_s(graph, dependents=self.outcomes.dependents)
-        self._up_to_training = stages_up_to_training(graph)
+        self._ways = Ways(graph, dependents=self.outcomes.dependents)
         self._trainings = [key for key in self.outcomes.needed if graph[key].kind is StageKind.TRAIN]
         self._ready = ReadyQueue()
         for key in self.outcomes.without_needs():
@@ -109,13 +97,13 @@ class Schedule:
 
     def need(self, stage: Stage) -> ResourceRequest:
         """Return what a stage takes while it runs."""
-        return self.training_need if stage.kind.uses_network else ResourceRequest(cpus=1, memory_gib=stage.memory_gib)
+        return self.needs.of(stage)
 
     def demand(self) -> Demand:
         """Return what runs, and what could run if there were room."""
         keys = [*self._running, *self._ready.ids(), *self._reservations.waiting]
-        num_places = sum(self.graph[key].kind.uses_network for key in keys)
-        return Demand(num_places=num_places, num_cpus=len(keys) - num_places)
+        numbers = Counter(self.needs.num_workers(self.graph[key]) for key in keys)
+        return Demand(num_cpus=numbers.pop(0, 0), num_places=numbers.pop(1, 0), divided=numbers)
 
     def node_of(self, key: StageKey) -> str:
         """Return the node of a running stage."""
@@ -138,9 +126,10 @@ class Schedule:
         attempt = self._release(key)
         self._reservations.drop(key)
         self.records.succeeded(node or attempt.node, key, on_gpu=attempt.need.gpus > 0)
-        node_there, elapsed_s = self._node(attempt.node), now_s - attempt.since_s
-        self.expectations.finished(key, elapsed_s=elapsed_s, attempt=self.attempts[key], node=node_there)
-        if self._ready.first(self.training_need) is None:
+        node_there, elapsed_s = self._running.node(attempt.node), now_s - attempt.since_s
+        alone_s = elapsed_s * attempt.need.pace
+        self.expectations.finished(key, elapsed_s=alone_s, attempt=self.attempts[key], node=node_there)
+        if self._waiting_network() is None:
             # Somebody may want a faster place that is idle now.
             self._next_look_s = min(self._next_look_s, max(now_s, self._looked_s + self._min_gain_s / LOOKS_PER_GAIN))
         for ready in self.outcomes.finish(key):
@@ -240,9 +229,10 @@ class Schedule:
         if attempt is None:
             return
         if node:
-            reconcile_placement(node, attempt, running=self._running, processors=self.processors)
+            self._running.found_on(node, attempt)
+        alone_s = whole_s * attempt.need.pace if whole_s else whole_s
         remaining_s = self.expectations.progressed(
-            key, fraction=fraction, whole_s=whole_s, node=self._node(attempt.node)
+            key, fraction=fraction, whole_s=alone_s, node=self._running.node(attempt.node)
         )
         if remaining_s is not None:
             self._failures.made_progress(key)
@@ -262,8 +252,9 @@ class Schedule:
         # What is done stays done unless it is lost; what has failed may be revived.
         self._trainings = [key for key in self._trainings if key not in outcomes.done]
         situation = self._situation(now_s)
-        open_keys = [key for key in self._trainings if key not in outcomes.failed and key not in outcomes.blocked]
-        speeds = [self._speed(node_id) for node_id in situation.places]
+        over = outcomes.failed | outcomes.blocked
+        open_keys = [key for key in self._trainings if key not in over and self.needs.may_move(self.graph[key])]
+        speeds = [self._running.speed(node_id) * self.needs.of_most.pace for node_id in situation.places]
         found = rebalance(situation.works(open_keys), speeds, min_gain_s=self._min_gain_s)
         for move in found.moves:
             leaving = [one for one in (move.displaced, move.training) if one is not None and one in self._running]
@@ -273,14 +264,31 @@ class Schedule:
             if move.training in self._ready:
                 self._ready.take_out(move.training)
                 self._reservations.waiting.add(move.training)
-        is_passing = self._reservations or self._nodes_of_predictions()
+        asked += self._widen(now_s)
+        is_passing = self._reservations or self._running.beside(self.needs)
         wait_s = min(found.next_look_s, self._min_gain_s) if is_passing else found.next_look_s
         self._looked_s, self._next_look_s = now_s, now_s + wait_s
         return asked
 
+    def _widen(self, now_s: float) -> list[StageKey]:
+        """Stop those trainings that more workers would end earlier, once no other one needs the idle GPUs."""
+        open_keys = [key for key in self._trainings if key not in self.outcomes.over]
+        if self._reservations or self._reservations.stopping or not self._running.keys() >= set(open_keys):
+            return []
+        left_s = {key: self.remaining_s(key, now_s=now_s) / self._running.pace(key) for key in open_keys}
+        running = [(self.graph[key], self._running[key], left_s[key]) for key in open_keys]
+        found = widenings(
+            running, processors=self.processors, needs=self.needs, min_gain_s=RESTART_S + self._min_gain_s
+        )
+        for stage, number in found:
+            self.needs.widen(stage, number)
+            self._reservations.stopping.add(stage.key)
+            self._reservations.keep(stage.key, node=self._running[stage.key].node, now_s=now_s)
+        return [stage.key for stage, _ in found]
+
     def _situation(self, now_s: float) -> Situation:
         return Situation(
-            places=places(self.processors, need=self.training_need, predicting=self._nodes_of_predictions()),
+            places=places(self.processors, need=self.needs.of_most, others=self._running.beside(self.needs)),
             running=self._running,
             reservations=self._reservations,
             can_start=self._ready.__contains__,
@@ -318,11 +326,7 @@ class Schedule:
 
     def remaining_s(self, key: StageKey, *, now_s: float) -> float:
         """Return the predicted seconds, on a GPU of speed 1, until a stage is done."""
-        attempt = self._running.get(key)
-        if attempt is None:
-            return self.expectations.remaining_s(key)
-        speed = self._speed(attempt.node) if self.graph[key].kind is StageKind.TRAIN else 1.0
-        return max(0.0, attempt.remaining_s - (now_s - attempt.at_s) * speed)
+        return self._running.remaining_s(key, now_s=now_s)
 
     def _open_rested(self, now_s: float) -> None:
         for node_id in self.records.take_rested(now_s):
@@ -336,17 +340,37 @@ class Schedule:
         assert share is not None, key
         self._running[key] = Attempt(node=node, need=need, remaining_s=remaining_s, at_s=now_s, since_s=now_s)
         self.attempts[key] = self.attempts.get(key, 0) + 1
-        return Start(stage=stage, node=node, attempt=self.attempts[key], share=share)
+        return Start(stage=stage, node=node, attempt=self.attempts[key], share=share, num_workers=need.num_workers)
 
     def _place(self, need: ResourceRequest) -> str | None:
-        first, training = self._ready.first(need), self._ready.first(self.training_need)
-        keeps_places = need != self.training_need and training is not None and first in self._up_to_training
-        return self.processors.place(need, keep_for=self.training_need if keeps_places else None)
+        first, waiting = self._ready.first(need), self._waiting_network()
+        is_network = need in self.needs.of_networks
+        keeps_places = not is_network and waiting is not None and first in self._ways.up_to_training
+        kept = self._node_of_larger(first, need=need) if is_network and first else None
+        if kept is None:
+            return self.processors.place(need, keep_for=waiting if keeps_places else None)
+        self.processors.close(kept)
+        found = self.processors.place(need)
+        self.processors.reopen(kept)
+        return found
+
+    def _waiting_network(self) -> ResourceRequest | None:
+        """Return the largest need of the stages with a network that lack nothing but a place."""
+        return next((need for need in self.needs.of_networks if self._ready.first(need) is not None), None)
+
+    def _node_of_larger(self, first: StageKey, *, need: ResourceRequest) -> str | None:
+        """Return the node that a training leaves alone for a more urgent one with more workers: it never would fit."""
+        for larger in self.needs.of_networks:
+            key = self._ready.first(larger) if larger.num_workers > need.num_workers else None
+            if key is not None and self._urgency(key) < self._urgency(first):
+                return self._running.first_with_room(larger)
+        return None
 
     def _put(self, key: StageKey) -> None:
         if key in self._reservations:
             self._reservations.waiting.add(key)
             return
+        self.needs.narrow(self.graph[key])
         self._ready.put(self.need(self.graph[key]), self._urgency(key))
 
     def _drop_holds_of_lost_nodes(self, now_s: float) -> None:
@@ -358,19 +382,7 @@ class Schedule:
             self._put(key)
 
     def _urgency(self, key: StageKey) -> Urgency:
-        # What no training waits for, predictions above all, goes first: a trained model is short of its result by
-        # minutes, and what is committed early cannot be lost any more. What feeds trainings must be done anyway.
-        way_s = self._critical_path_s[key]
-        if self.graph[key].kind is StageKind.TRAIN:
-            way_s += self.remaining_s(key, now_s=0.0) - self.graph[key].expected_s
-        # Of equal ones, the first fold of every group goes before second folds: it tells how long those will take.
-        training = self.graph[key].training
-        return (self._rank(key), -way_s, training.fold if training else 0, key)
-
-    def _rank(self, key: StageKey) -> int:
-        if key not in self._up_to_training:
-            return 0
-        return 2 if self.graph[key].kind is StageKind.TRAIN else 1
+        return self._ways.urgency(key, remaining_s=lambda: self.remaining_s(key, now_s=0.0))
 
     def _release(self, key: StageKey) -> Attempt:
         attempt = self._running.pop(key)
@@ -383,17 +395,3 @@ class Schedule:
         for key in list(self._ready.ids()):
             if self.graph[key].kind is StageKind.TRAIN:
                 self._put(key)
-
-    def _node(self, node_id: str) -> Node | None:
-        return self.processors.node(node_id) if self.processors.has(node_id) else None
-
-    def _speed(self, node_id: str) -> float:
-        node = self._node(node_id)
-        return self.expectations.speed(node) if node else 1.0
-
-    def _nodes_of_predictions(self) -> list[str]:
-        return [
-            attempt.node
-            for i, attempt in self._running.items()
-            if self.graph[i].kind in {StageKind.VALIDATE, StageKind.PREDICT}
-        ]

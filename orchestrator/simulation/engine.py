@@ -9,8 +9,9 @@ from dataclasses import dataclass, field, replace
 from orchestrator.cluster.node_pool import NodePool
 from orchestrator.scheduling.autoscaling import missing_machines
 from orchestrator.scheduling.ended import FailureKind
+from orchestrator.scheduling.placement import Start
 from orchestrator.scheduling.resources import Node, Resources, node_of
-from orchestrator.scheduling.scheduler import RESTART_S, Schedule, Start
+from orchestrator.scheduling.scheduler import RESTART_S, Schedule
 from orchestrator.simulation.queue import Queue
 from orchestrator.workflow.keys import StageKey, StageKind
 
@@ -204,7 +205,7 @@ class Simulation:
             self.pools,
             present=processors.nodes.values(),
             useless=processors.closed,
-            need=self.schedule.training_need,
+            need=self.schedule.needs.one,
             demand=self.schedule.demand(),
         )
         missing -= Counter(machine.node.offered for machine in self._up.values() if not machine.is_up)
@@ -222,7 +223,7 @@ class Simulation:
     def _begin(self, start: Start) -> None:
         stage, share, node = start.stage, start.share, self.schedule.processors.node(start.node)
         is_training = stage.kind is StageKind.TRAIN
-        speed = node.speed * self.schedule.need(stage).pace_with(share) if share.gpus else 1.0
+        speed = (node.speed if share.gpus else 1.0) * self.schedule.need(stage).pace_with(share)
         under = _RunningStage(start=start, start_s=self._now_s, speed=speed, share=share)
         self._under_way[stage.key] = under
         self._on_node.setdefault(start.node, {})[stage.key] = None

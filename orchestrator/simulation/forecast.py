@@ -7,13 +7,12 @@ from functools import partial
 
 from orchestrator.benchmark.definition import Training
 from orchestrator.benchmark.presets import Preset
+from orchestrator.benchmark.trainings.ensembles import fitted_trainings
 from orchestrator.cluster.config import MIN_PREEMPTION_GAIN_S, ClusterConfig
-from orchestrator.cluster.node_pool import NodePool
 from orchestrator.cluster.prices import Prices
 from orchestrator.errors import ConfigError
-from orchestrator.scheduling.resources import ResourceRequest
 from orchestrator.scheduling.scheduler import RESTART_S, Schedule
-from orchestrator.scheduling.training_need import training_need
+from orchestrator.scheduling.training_need import Needs, first_misfit, needs_of, training_need
 from orchestrator.simulation.engine import Conditions, Simulation, Trace
 from orchestrator.simulation.fleet import Fleet, alternatives, fleet_of
 from orchestrator.training.nnunet.classes import planned_memory_gib
@@ -130,28 +129,26 @@ def simulate_run(
     fleet = fleet_of(cluster, prices=prices)
     _check_known(preset, fleet, cluster=cluster)
     _check_limits(graph, fleet, cluster=cluster)
-    planned_gib = planned_memory_gib(training.model for training in trainings)
-    need = training_need(cluster, fleet.nodes, preset=preset, planned_gib=planned_gib)
-    seeds = tuple(range(seed, seed + NUM_COURSES))
-    play = partial(outlook, need=need, min_gain_s=cluster.min_preemption_gain_s)
+    planned_gib = planned_memory_gib(training.model for training in fitted_trainings(trainings))
+    one = training_need(cluster, fleet.nodes, preset=preset, planned_gib=planned_gib)
+    needs_for = partial(needs_of, trainings, one=one, preset=preset, machines=fleet.nodes)
+    needs, seeds = needs_for(config=cluster), tuple(range(seed, seed + NUM_COURSES))
+    play = partial(outlook, needs=needs, min_gain_s=cluster.min_preemption_gain_s)
     asked_for = play(graph, fleet, seeds=seeds)
-    if prices is None:
-        forms = {
-            name: play(graph, replace(fleet, pools=pools, is_growing=not pools[0].come_together), seeds=seeds)
-            for name, pools in cluster.imagined_otherwise().items()
-        }
-        return SimulatedRun(asked_for=asked_for, others=(), other_forms=forms)
+    forms = {}
+    for name, pools in (cluster.imagined_otherwise() if prices is None else {}).items():
+        forms[name] = play(graph, replace(fleet, pools=pools, is_growing=not pools[0].come_together), seeds=seeds)
+    if any(pool.gpus > 1 for pool in fleet.pools):
+        at_end = 1 if cluster.workers_at_end > 1 else 2
+        otherwise = needs_for(config=cluster.model_copy(update={"workers_at_end": at_end}))
+        forms[f"a run with workers_at_end: {at_end}"] = play(graph, fleet, needs=otherwise, seeds=seeds)
     small = compact(graph)
     others = [
         play(small, other, seeds=seeds[:NUM_COURSES_OF_OTHERS])
-        for other in alternatives(fleet, num_trainings=len(trainings))
+        for other in (alternatives(fleet, num_trainings=len(trainings)) if prices is not None else ())
+        if first_misfit(needs, other.nodes) is None
     ]
-    return SimulatedRun(asked_for=asked_for, others=_unbeaten(others), other_forms={})
-
-
-def _otherwise(pools: tuple[NodePool, ...], fleet: Fleet) -> Fleet:
-    """Return the same machines asked for in another way."""
-    return Fleet(pools=pools, head_usd_per_hour=None, is_growing=not pools[0].come_together, idle_s=fleet.idle_s)
+    return SimulatedRun(asked_for=asked_for, others=_unbeaten(others), other_forms=forms)
 
 
 def _unbeaten(outlooks: Iterable[Forecast]) -> tuple[Forecast, ...]:
@@ -166,7 +163,7 @@ def outlook(
     graph: Graph,
     fleet: Fleet,
     *,
-    need: ResourceRequest,
+    needs: Needs,
     seeds: Sequence[int],
     min_gain_s: float = MIN_PREEMPTION_GAIN_S,
 ) -> Forecast:
@@ -174,7 +171,7 @@ def outlook(
 
     Raises ConfigError if a training fits on none of its machines.
     """
-    courses = [_play(graph, fleet, need=need, seed=seed, min_gain_s=min_gain_s) for seed in seeds]
+    courses = [_play(graph, fleet, needs=needs, seed=seed, min_gain_s=min_gain_s) for seed in seeds]
     by_length = sorted(courses, key=lambda course: course.makespan_s)
     costs = [cost_usd(course, fleet) for course in courses]
     return Forecast(
@@ -236,8 +233,8 @@ def compact(graph: Graph) -> dict[StageKey, Stage]:
     }
 
 
-def _play(graph: Graph, fleet: Fleet, *, need: ResourceRequest, seed: int, min_gain_s: float) -> Trace:
-    schedule = Schedule(graph, done=(), nodes=(), to_come=fleet.nodes, training_need=need, min_gain_s=min_gain_s)
+def _play(graph: Graph, fleet: Fleet, *, needs: Needs, seed: int, min_gain_s: float) -> Trace:
+    schedule = Schedule(graph, done=(), nodes=(), to_come=fleet.nodes, needs=needs, min_gain_s=min_gain_s)
     draw = random.Random(seed)
     groups = {stage.training.group for stage in graph.values() if stage.training}
     factors = {group: draw.lognormvariate(0, GROUP_SPREAD) for group in sorted(groups)}

@@ -40,6 +40,9 @@ class RunContext:
     early_stopping: EarlyStopping | None = None
     """How trainings are ended that are worse than others, if they are trials of a search."""
 
+    workers_per_training: int | None = None
+    """Processes that fit each model together; None for what model and preset say."""
+
     @property
     def downloads(self) -> str:
         """Location of the downloads, generated ones included."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.benchmark.definition import NNUNET_RAW, Training
 from orchestrator.errors import IntegrityError
+from orchestrator.scheduling.training_need import check_workers
 from orchestrator.stages.context import RunContext
 from orchestrator.storage import run_paths
 from orchestrator.storage.interface import Storage
@@ -19,6 +20,7 @@ def plan(context: RunContext, training: Training) -> None:
     from orchestrator.training.nnunet.planning import CaseFingerprint, make_plan
 
     _check_trainer(training.model.trainer)
+    preset = context.preset_of(training)
     storage, dataset = context.storage, context.datasets[training.train[0].dataset]
     measured = []
     for case in (*training.train, *training.val):
@@ -30,11 +32,13 @@ def plan(context: RunContext, training: Training) -> None:
         label_set=context.label_sets[training.label_set],
         configuration=training.model.configuration,
         planner=training.model.planner,
-        preset=context.preset_of(training),
+        preset=preset,
         donor=donor,
         name=training.id,
         channels=dataset.channels,
     )
+    batch_size = made.plans["configurations"][made.configuration]["batch_size"]
+    check_workers(context.workers_per_training or preset.workers, batch_size=batch_size, where=training.id)
     # Cases of public downloads are brought to one order of axes, those of nnU-Net's raw layout are left as they are.
     orientation = None if dataset.source == NNUNET_RAW else "LPS"
     made = made.for_files(file_ending=dataset.file_ending, reader=dataset.reader, orientation=orientation)

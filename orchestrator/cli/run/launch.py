@@ -9,6 +9,7 @@ from orchestrator.benchmark.loading import DEFAULT_STUDY
 from orchestrator.cli.console import EXIT_DONE, EXIT_NOT_DONE, say
 from orchestrator.cli.run.options import words_of
 from orchestrator.cluster.config import Driver
+from orchestrator.driver.before_start import check_workers_asked_for
 from orchestrator.driver.request import RunRequest, name_of
 from orchestrator.errors import ConfigError
 from orchestrator.storage import run_paths
@@ -22,6 +23,7 @@ def launch_machines(request: RunRequest, options: argparse.Namespace, *, console
         raise ConfigError(
             f"--data {request.data}: machines that are started for the run cannot reach it; expected s3://bucket/prefix"
         )
+    check_workers_asked_for(request)
     driver = driver_of(request, options)
     confirm = partial(_confirm, console=console, is_sure=options.yes)
     outcome = request.cluster.launch(driver, confirm=confirm, show=show)

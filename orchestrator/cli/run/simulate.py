@@ -72,7 +72,7 @@ def describe(outlook: Forecast, *, prices_date: datetime.date | None) -> list[st
         )
     lines.append(
         f"spot interruptions: {outlook.num_interruptions:.0f}; "
-        f"trainings that are preempted for longer ones: {outlook.num_requests_to_stop:.0f}"
+        f"requests to stop, for longer trainings or to go on with more workers: {outlook.num_requests_to_stop:.0f}"
     )
     return [*lines, "", *utilisation_chart(outlook.course, outlook.fleet)]
 

@@ -114,7 +114,7 @@ class AwsCluster(ClusterConfig):
         """Return the cluster file of the driver: to it, the machines around it are a cluster that exists and grows."""
         from orchestrator.cluster.kinds.existing import ExistingCluster, MachinesEntry
 
-        return ExistingCluster(
+        existing = ExistingCluster(
             address="auto",
             auth_token=auth_token,
             cloud="aws",
@@ -124,7 +124,5 @@ class AwsCluster(ClusterConfig):
                 )
                 for pool in self.node_pools()
             },
-            cpus_per_training=self.cpus_per_training,
-            gpus_per_training=self.gpus_per_training,
-            min_preemption_gain_s=self.min_preemption_gain_s,
-        ).content()
+        )
+        return existing.model_copy(update=self.said_of_trainings()).content()

@@ -195,16 +195,14 @@ class KubernetesCluster(ClusterConfig):
         """Return the cluster file of the driver: to it, the pods around it are a cluster that exists and grows."""
         from orchestrator.cluster.kinds.existing import ExistingCluster, MachinesEntry
 
-        return ExistingCluster(
+        existing = ExistingCluster(
             address="auto",
             may_start={
                 name: MachinesEntry(number=pool.number, cpus=pool.cpus, gpus=pool.gpus, gpu=pool.gpu)
                 for name, pool in self.pools.items()
             },
-            cpus_per_training=self.cpus_per_training,
-            gpus_per_training=self.gpus_per_training,
-            min_preemption_gain_s=self.min_preemption_gain_s,
-        ).content()
+        )
+        return existing.model_copy(update=self.said_of_trainings()).content()
 
     def _check_volumes(self) -> None:
         seen: dict[str, str] = {}

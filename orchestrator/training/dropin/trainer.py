@@ -281,7 +281,7 @@ class nnUNetTrainerOrchestrator(ExactTrainer):  # noqa: N801 - nnU-Net's names
             self.print_to_log_file("No checkpoint written, checkpointing is disabled")
             return
         state = {
-            "network_weights": self._network().state_dict(),
+            "network_weights": self.plain_network().state_dict(),
             **self._of_nnunet(num_epochs=self.current_epoch if num_epochs is None else num_epochs),
             "_best_ema": self._best_ema,
             "init_args": self.my_init_kwargs,

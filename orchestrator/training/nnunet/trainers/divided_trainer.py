@@ -9,7 +9,6 @@ our loaders draw, together, the very samples of the batch that a single worker w
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -64,9 +63,10 @@ class DividedTrainer(nnUNetTrainer):  # type: ignore[misc]
         with self._divided():
             super()._set_batch_size_and_oversample()
 
-    def _build_loss(self) -> Any:
+    def _build_loss(self) -> torch.nn.Module:
         with self._divided():
-            return super()._build_loss()
+            loss: torch.nn.Module = super()._build_loss()
+        return loss
 
     def _divide(self) -> None:
         """Average the gradients over the workers from now on; to be called when the network is as it will be."""
@@ -89,8 +89,8 @@ class DividedTrainer(nnUNetTrainer):  # type: ignore[misc]
             oversample_foreground=self.oversample_foreground_percent if oversampling is None else oversampling,
         )
 
-    def _network(self) -> torch.nn.Module:
-        """Return the network itself."""
+    def plain_network(self) -> torch.nn.Module:
+        """Return the network itself, out of what divides and compiles it."""
         network = self.network.module if isinstance(self.network, DistributedDataParallel) else self.network
         itself: torch.nn.Module = getattr(network, "_orig_mod", network)
         return itself

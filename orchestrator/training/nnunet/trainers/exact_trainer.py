@@ -257,7 +257,7 @@ class ExactTrainer(DividedTrainer):
         """Take over what nnU-Net itself restores."""
         if overridden(self.named, ["load_checkpoint"]):
             load_as_nnunet(self, state, named=self.named)
-        self._network().load_state_dict(state["network_weights"])
+        self.plain_network().load_state_dict(state["network_weights"])
         self.optimizer.load_state_dict(state["optimizer_state"])
         if self.grad_scaler is not None and state["grad_scaler_state"] is not None:
             self.grad_scaler.load_state_dict(state["grad_scaler_state"])

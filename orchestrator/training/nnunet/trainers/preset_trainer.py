@@ -165,7 +165,7 @@ class PresetTrainer(ExactTrainer):
         self._saved_s = self._clock()
 
     def _new_curve(self) -> WholeCases | None:
-        """Return what looks at whole validation cases, if the preset wants that and there are some: the first worker."""
+        """Return what looks at whole validation cases, if the preset wants that and there are some, for one worker."""
         if self._preset.curve_every is None or not self._data.validation or not self._worker.is_first:
             return None
         structures = Structures.of(self, known=self._data.structures)
@@ -275,7 +275,7 @@ class PresetTrainer(ExactTrainer):
     def _weights(self) -> State:
         """Return what prediction needs."""
         return {
-            "network_weights": self._network().state_dict(),
+            "network_weights": self.plain_network().state_dict(),
             "inference_allowed_mirroring_axes": self.inference_allowed_mirroring_axes,
             "trainer_name": self.named.__name__,
             "configuration": self.configuration_name,

@@ -15,7 +15,7 @@ from orchestrator.training.nnunet.trainers.learning_curve import CurveSettings, 
 from orchestrator.training.nnunet.trainers.structures import Scores, Structures, score_case
 
 if TYPE_CHECKING:
-    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+    from orchestrator.training.nnunet.trainers.divided_trainer import DividedTrainer
 
 MOST_BYTES = 4 * 2**30
 """Of what the network says of a case: those that need more are not looked at."""
@@ -24,9 +24,9 @@ STEP = 0.5
 
 
 class Volumes:
-    """Validation cases of a trainer of nnU-Net's."""
+    """Validation cases of a training."""
 
-    def __init__(self, trainer: "nnUNetTrainer", structures: Structures, *, identifiers: Sequence[str]) -> None:
+    def __init__(self, trainer: "DividedTrainer", structures: Structures, *, identifiers: Sequence[str]) -> None:
         self._trainer = trainer
         self._structures = structures
         folder = trainer.preprocessed_dataset_folder
@@ -51,7 +51,7 @@ class Volumes:
 
     def _predict(self, image: torch.Tensor) -> torch.Tensor:
         trainer = self._trainer
-        network = getattr(trainer.network, "_orig_mod", trainer.network)
+        network = trainer.plain_network()
         with prints_to_log():
             predictor = nnUNetPredictor(
                 tile_step_size=STEP, use_mirroring=False, device=trainer.device, allow_tqdm=False
@@ -86,7 +86,7 @@ class WholeCases:
 
     def __init__(
         self,
-        trainer: "nnUNetTrainer",
+        trainer: "DividedTrainer",
         structures: Structures,
         *,
         identifiers: Sequence[str],
