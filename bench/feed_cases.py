@@ -50,9 +50,7 @@ class FeedCase:
 
 def make_case(*, num_slices: int, size: int = 512, num_labels: int, window: str, seed: int) -> FeedCase:
     """Return a case of `num_slices` x `size` x `size` voxels with 2 labels (the lungs) or more (and organs)."""
-    random = np.random.default_rng(seed)
-    image, seg = _anatomy(random, shape=(num_slices, size, size), num_labels=num_labels)
-    _add_noise(random, image)
+    image, seg = make_scan(np.random.default_rng(seed), shape=(num_slices, size, size), num_labels=num_labels)
     chosen = WINDOWS[window]
     np.clip(image, chosen.lower, chosen.upper, out=image)
     image -= np.float32(chosen.mean)
@@ -67,6 +65,15 @@ def make_case(*, num_slices: int, size: int = 512, num_labels: int, window: str,
     }
     name = f"{window}_{num_labels}_labels_{num_slices}_slices"
     return FeedCase(name=name, data=image[None], seg=seg[None], properties=properties)
+
+
+def make_scan(
+    random: np.random.Generator, *, shape: tuple[int, int, int], num_labels: int
+) -> tuple[NDArray[np.float32], NDArray[np.int8]]:
+    """Return HU and labels (z, y, x) before any preprocessing."""
+    image, seg = _anatomy(random, shape=shape, num_labels=num_labels)
+    _add_noise(random, image)
+    return image, seg
 
 
 def _anatomy(

@@ -25,3 +25,9 @@ def processor() -> str:
     if "model name" not in first:
         return platform.machine()
     return f"{first['model name']} (family {first.get('cpu family')}, model {first.get('model')})"
+
+
+def resident_gib(*, most: bool = False) -> float:
+    """Return what this process has in memory, or the most that it had; of a child, getrusage tells its parent's too."""
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines())
+    return int(status["VmHWM" if most else "VmRSS"].split()[0]) / 2**20

@@ -22,7 +22,6 @@ everywhere.
 
 import argparse
 import json
-import resource
 import statistics
 import sys
 import tempfile
@@ -37,7 +36,7 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from bench.command_line import command_line, positive_integer
-from bench.machine import conditions
+from bench.machine import conditions, resident_gib
 from bench.memory_limit import run_within
 from bench.stock_models import labels_of, small_plans, write_image, write_model
 
@@ -170,18 +169,14 @@ def _measure(options: argparse.Namespace) -> dict[str, float]:
         (small,) = write_image(Path(folder) / "small", shape=(12, 40, 40), spacing_xyz=SPACING_XYZ)
         arm.predict(small)
     arm.export_s = 0.0
-    before = _resident_bytes()
+    before_gib = resident_gib()
     start_s = time.process_time()
     labels = arm.predict(options.image)
     cpu_s = time.process_time() - start_s
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    gib = resident_gib(most=True) - before_gib
     np.save(options.labels, labels)
-    said = max(0, arm.said_bytes - before) / 2**30
-    return {"cpu_s": cpu_s, "export_s": arm.export_s, "gib": (most - before) / 2**30, "said_gib": said}
-
-
-def _resident_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * resource.getpagesize()
+    said = max(0.0, arm.said_bytes / 2**30 - before_gib)
+    return {"cpu_s": cpu_s, "export_s": arm.export_s, "gib": gib, "said_gib": said}
 
 
 def _bands(num_classes: int) -> Any:

@@ -30,6 +30,7 @@ REFUSED = {
         ("--workers", "0"): "--workers: 0: expected a whole number",
         ("--folder", "/nix"): "--folder: /nix: no such folder",
     },
+    "preprocessing": {("--labels", "0"): "--labels: 0: expected a whole number"},
     "feed_one_loader": {("--batches", "0"): "--batches: 0: expected a whole number"},
     "feed_side_by_side": {("--rounds", "0"): "--rounds: 0: expected a whole number"},
     "feed_trainings": {("--trainings", "0"): "--trainings: 0: expected a whole number"},
