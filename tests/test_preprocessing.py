@@ -3,14 +3,18 @@
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+from scipy import ndimage
 
+from bench.stock_models import small_plans, write_image
+from kernels.windows.zeros_around import zeros_around
 from orchestrator.benchmark.definition import LabelSet, Structure
 from orchestrator.benchmark.presets import PRESETS
 from orchestrator.errors import DataError
 from orchestrator.patches.reader import PatchFile
 from orchestrator.patches.writer import write_patches
 from orchestrator.training.nnunet.environment import read_with_nnunet
-from orchestrator.training.nnunet.planning import fingerprint_case, make_plan
+from orchestrator.training.nnunet.planning import Plan, fingerprint_case, make_plan
 from orchestrator.training.nnunet.preprocessing import preprocess_case
 
 INFECTION = LabelSet(name="infection", structures=(Structure(name="infection", label=1, tolerance_mm=3.0),))
@@ -45,8 +49,6 @@ def plan(request, case):
 
 
 def test_a_case_is_preprocessed_as_nnunet_does(case, plan):
-    from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
-
     image, labels = case
     expected, expected_seg, expected_properties = DefaultPreprocessor(verbose=False).run_case(
         [str(image)], str(labels), plan.plans_manager, plan.configuration_manager, plan.dataset_json
@@ -60,6 +62,89 @@ def test_a_case_is_preprocessed_as_nnunet_does(case, plan):
     assert list(places) == list(expected_places) == [1]
     np.testing.assert_array_equal(places[1], expected_places[1])
     assert found.properties == expected_properties
+
+
+PLANS = {
+    "finer": {"spacing": (1.3, 1.1, 0.9)},
+    "the same grid": {"spacing": (2.5, 1.1, 1.0)},
+    "slices kept apart": {"spacing": (6.0, 0.9, 1.2)},
+    "2d": {"spacing": (0.9, 1.2), "patch": (16, 16), "configuration": "2d"},
+    "other order of axes": {"spacing": (1.3, 1.1, 0.9), "transpose": (2, 0, 1)},
+    "normalised within the body": {"spacing": (1.3, 1.1, 0.9), "channels": ("T1", "T2"), "masks": True},
+    "two channels": {"spacing": (2.0, 2.0, 2.0), "channels": ("CT", "PET")},
+    "another reader": {"spacing": (1.3, 1.1, 0.9), "reader": "NibabelIO"},
+    "torch": {
+        "spacing": (1.3, 1.1, 0.9),
+        "resampling_fn_seg": "resample_torch_fornnunet",
+        "resampling_fn_seg_kwargs": {"is_seg": True, "force_separate_z": False, "memefficient_seg_resampling": False},
+    },
+}
+LABELS = {
+    "whole": {"background": 0, "left": 1, "right": 2, "rare": 200},
+    "regions": {"background": 0, "both": [1, 2], "right": [2], "rare": [200]},
+    "ignored": {"background": 0, "left": 1, "right": 2, "ignore": 3},
+}
+
+
+@pytest.mark.parametrize("labels", LABELS)
+@pytest.mark.parametrize("plans", PLANS)
+def test_cases_of_all_kinds_are_preprocessed_as_nnunet_does(plans, labels, tmp_path):
+    made = small_plans(**PLANS[plans])
+    channels = PLANS[plans].get("channels", ("CT",))
+    images = write_image(tmp_path / "case", shape=(9, 24, 22), border=3, num_channels=len(channels))
+    # Zeros with a way out, zeros without, and labels on both.
+    random = np.random.default_rng(0)
+    for path in images:
+        image = sitk.ReadImage(str(path))
+        voxels = sitk.GetArrayFromImage(image)
+        voxels[3:6, 8:12, 8:12] = voxels[:, 20, 5] = 0
+        changed = sitk.GetImageFromArray(voxels)
+        changed.CopyInformation(image)
+        sitk.WriteImage(changed, str(path))
+    values = random.choice([0, 0, 1, 2, 200 if "rare" in LABELS[labels] else 3], (3, 8, 8)).astype(np.uint8)
+    label_map = sitk.GetImageFromArray(values.repeat(3, 0).repeat(3, 1).repeat(3, 2)[:, :, :22])
+    label_map.CopyInformation(image)
+    sitk.WriteImage(label_map, str(tmp_path / "labels.nii.gz"))
+    described = {"channel_names": dict(enumerate(channels)), "labels": LABELS[labels], "file_ending": ".nii.gz"}
+    if labels == "regions":
+        described["regions_class_order"] = [1, 2, 3]
+    plan = Plan(plans=made, dataset_json=described, configuration=PLANS[plans].get("configuration", "3d_fullres"))
+    for label_file in (tmp_path / "labels.nii.gz", None):
+        expected, expected_seg, expected_properties = DefaultPreprocessor(verbose=False).run_case(
+            list(map(str, images)),
+            None if label_file is None else str(label_file),
+            plan.plans_manager,
+            plan.configuration_manager,
+            plan.dataset_json,
+        )
+        found = preprocess_case(images, label_file, plan)
+        np.testing.assert_array_equal(found.data, expected)
+        np.testing.assert_array_equal(found.seg, expected_seg)
+        assert (found.data.dtype, found.seg.dtype) == (expected.dtype, expected_seg.dtype)
+        places, expected_places = (p.pop("class_locations", {}) for p in (found.properties, expected_properties))
+        assert list(places) == list(expected_places)
+        for label, expected_place in expected_places.items():
+            np.testing.assert_array_equal(places[label], np.reshape(expected_place, (-1, 4)))
+        assert repr(found.properties) == repr(expected_properties) or plans == "another reader"
+
+
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.35, 0.7, 1.0])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 6, 9), (5, 4, 1), (9, 20, 21)])
+def test_zeros_around_a_body_are_those_that_filling_holes_leaves(shape, share):
+    image = (np.random.default_rng(0).random((2, *shape)) >= share).astype(np.float32)
+    expected = ~ndimage.binary_fill_holes((image != 0).any(axis=0))
+    np.testing.assert_array_equal(zeros_around(image), expected)
+
+
+def test_a_winding_way_out_is_found():
+    wall = np.ones((1, 3, 31, 31), np.float32)
+    wall[0, 1, 1::2, 1:-1] = 0
+    for row in range(2, 29, 2):
+        wall[0, 1, row, 1 if row % 4 else -2] = 0
+    enclosed = zeros_around(wall)
+    wall[0, 0, 29, 15] = 0
+    np.testing.assert_array_equal(enclosed, np.zeros_like(enclosed))
+    np.testing.assert_array_equal(zeros_around(wall), wall[0] == 0)
 
 
 def test_zeros_around_the_body_are_cut_off(case, plan):

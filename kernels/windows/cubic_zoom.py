@@ -4,15 +4,14 @@ The spline's coefficients are scipy's own; products and sums are in its order (z
 are the same to the last bit.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kernels.compiled import compiled_in_place
-
-MARGIN = 12
-"""Voxels by which scipy continues each edge before it filters."""
+from kernels.windows.spline_filter import MARGIN, backward_slices, filter_slice
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -40,77 +39,110 @@ def cubic_taps(num_in: int, num_out: int) -> CubicTaps:
     )
 
 
-def zoom_cubic(
-    coefficients: NDArray[np.float64], output: NDArray[np.float32], *, lowest: float, highest: float
-) -> None:
-    """Fill in the volume on another grid.
+def zoom_cubic(image: NDArray[np.float32], output: NDArray[np.float32]) -> None:
+    """Interpolate a volume on another grid.
 
     Parameters
     ----------
-    coefficients : float64 array, shape (Z + 24, Y + 24, X + 24)
-        Of the spline, with a margin of 12 voxels at each edge.
+    image : float32 array, shape (Z, Y, X)
+        Finite numbers.
     output : float32 array, shape (z, y, x)
-        Filled in.
-    lowest, highest : float
-        To which the results are limited.
+        Filled in; its values are within those of the image.
     """
-    inner = (size - 2 * MARGIN for size in coefficients.shape)
-    along_z, along_y, along_x = (cubic_taps(num, new) for num, new in zip(inner, output.shape, strict=True))
-    products = np.empty((16, coefficients.shape[2]))
-    totals = np.empty(output.shape[2])
-    x_weights = np.ascontiguousarray(along_x.weights.T)
-    for z in range(output.shape[0]):
-        start = int(along_z.start[z])
+    along_z = cubic_taps(len(image), len(output))
+    zoom = _SliceZoom(image.shape[1:], output.shape[1:], limits=(float(image.min()), float(image.max())), num_slices=4)
+    z = len(output) - 1
+    first, last = int(along_z.start[0]), int(along_z.start[-1]) + 3
+    for index, plane in backward_slices(image, first=first, last=last, largest=zoom.largest):
+        zoom.take(plane, index)
+        while z >= 0 and along_z.start[z] == index:
+            zoom.fill(output[z], first=index, z_weights=along_z.weights[z])
+            z -= 1
+
+
+def zoom_cubic_slice(image: NDArray[np.float32], output: NDArray[np.float32]) -> None:
+    """Interpolate a slice, shape (Y, X), on another grid in its plane; as `zoom_cubic`."""
+    zoom = _SliceZoom(image.shape, output.shape, limits=(float(image.min()), float(image.max())), num_slices=1)
+    zoom.take(image.astype(np.float64, order="C"), 0)
+    zoom.fill(output, first=0, z_weights=np.ones(1))
+
+
+class _SliceZoom:
+    """The last few slices of coefficients, and what is made of them."""
+
+    def __init__(
+        self, shape: Sequence[int], new_shape: Sequence[int], *, limits: tuple[float, float], num_slices: int
+    ) -> None:
+        self.largest = max(-limits[0], limits[1])
+        """Absolute value of the largest voxel."""
+        self._limits = limits
+        self._along_y, self._along_x = (cubic_taps(num, new) for num, new in zip(shape, new_shape, strict=True))
+        self._x_weights = np.ascontiguousarray(self._along_x.weights.T)
+        self._ring = np.empty((num_slices, *(size + 2 * MARGIN for size in shape)))
+        self._spread = np.empty((num_slices, 4, 4, new_shape[1]))
+        self._totals = np.empty(new_shape[1])
+
+    def take(self, plane: NDArray[np.float64], index: int) -> None:
+        """Filter a slice and keep it in place of the oldest one."""
+        filter_slice(plane, self._ring[index % len(self._ring)], largest=self.largest)
+
+    def fill(self, output: NDArray[np.float32], *, first: int, z_weights: NDArray[np.float64]) -> None:
+        """Fill in a slice between those from `first` on."""
         _zoom_slice(
-            coefficients[start : start + 4],
-            along_z.weights[z],
-            along_y.start,
-            along_y.weights,
-            along_x.start,
-            x_weights,
-            products,
-            totals,
-            (lowest, highest),
-            output[z],
+            self._ring,
+            first,
+            z_weights,
+            (self._along_y.start, self._along_y.weights),
+            (self._along_x.start, self._x_weights),
+            self._spread,
+            self._totals,
+            self._limits,
+            output,
         )
 
 
 @compiled_in_place
-def _multiply(line: NDArray[np.float64], z_weight: float, y_weight: float, products: NDArray[np.float64]) -> None:
-    for x in range(line.size):
-        products[x] = line[x] * z_weight * y_weight
+def _spread(row: NDArray[np.float64], z_weight: float, starts: NDArray[np.int64], spread: NDArray[np.float64]) -> None:
+    for k in range(4):
+        for x in range(starts.size):
+            spread[k, x] = row[starts[x] + k] * z_weight
 
 
 @compiled_in_place
 def _add(
-    products: NDArray[np.float64], starts: NDArray[np.int64], weights: NDArray[np.float64], totals: NDArray[np.float64]
+    spread: NDArray[np.float64], y_weight: float, x_weights: NDArray[np.float64], totals: NDArray[np.float64]
 ) -> None:
+    first, second, third, fourth = spread[0], spread[1], spread[2], spread[3]
+    of_first, of_second, of_third, of_fourth = x_weights[0], x_weights[1], x_weights[2], x_weights[3]
     for x in range(totals.size):
-        start = starts[x]
-        total = totals[x] + products[start] * weights[0, x]
-        total += products[start + 1] * weights[1, x]
-        total += products[start + 2] * weights[2, x]
-        totals[x] = total + products[start + 3] * weights[3, x]
+        total = totals[x] + first[x] * y_weight * of_first[x]
+        total += second[x] * y_weight * of_second[x]
+        total += third[x] * y_weight * of_third[x]
+        totals[x] = total + fourth[x] * y_weight * of_fourth[x]
 
 
 @compiled_in_place
 def _zoom_slice(
-    coefficients: NDArray[np.float64],
+    ring: NDArray[np.float64],
+    first: int,
     z_weights: NDArray[np.float64],
-    y_starts: NDArray[np.int64],
-    y_weights: NDArray[np.float64],
-    x_starts: NDArray[np.int64],
-    x_weights: NDArray[np.float64],
-    products: NDArray[np.float64],
+    along_y: tuple[NDArray[np.int64], NDArray[np.float64]],
+    along_x: tuple[NDArray[np.int64], NDArray[np.float64]],
+    spread: NDArray[np.float64],
     totals: NDArray[np.float64],
     limits: tuple[float, float],
     output: NDArray[np.float32],
 ) -> None:
+    starts, y_weights = along_y
+    num, end = z_weights.size, 0
     for y in range(output.shape[0]):
+        start = starts[y]
+        for row in range(max(end, start), start + 4):
+            for k in range(num):
+                _spread(ring[(first + k) % num, row], z_weights[k], along_x[0], spread[k, row % 4])
+        end = start + 4
         totals[:] = 0.0
-        for k in range(16):
-            row = y_starts[y] + k % 4
-            _multiply(coefficients[k // 4, row], z_weights[k // 4], y_weights[y, k % 4], products[k])
-            _add(products[k], x_starts, x_weights, totals)
+        for k in range(4 * num):
+            _add(spread[k // 4, (start + k % 4) % 4], y_weights[y, k % 4], along_x[1], totals)
         for x in range(totals.size):
             output[y, x] = np.float32(min(max(totals[x], limits[0]), limits[1]))

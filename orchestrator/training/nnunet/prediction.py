@@ -25,7 +25,7 @@ from orchestrator.training.checkpoint import fitting
 from orchestrator.training.nnunet.classes import DEFAULT_TRAINER, network_for_prediction
 from orchestrator.training.nnunet.environment import prints_to_log
 from orchestrator.training.nnunet.planning import Plan
-from orchestrator.training.nnunet.prediction_memory import ImageHeader, activation_bytes, most_bytes
+from orchestrator.training.nnunet.prediction_memory import ImageHeader, activation_bytes, most_bytes, normalising_bytes
 from orchestrator.training.nnunet.prepared_image import PreparedImage, prepare_image, read_images
 from orchestrator.training.nnunet.stock_export import stock_labels, stock_values
 from orchestrator.training.nnunet.window_sweep import can_stream, plan_sweep, stream_labels, stream_values
@@ -107,7 +107,7 @@ class Predictor:
         new_shape = [int(size) for size in compute_new_shape(shape, spacing, target)]
         properties = {"spacing": header.spacing_mm, "shape_after_cropping_and_before_resampling": shape}
         plan = plan_sweep(self._predictor, shape=new_shape, properties=properties)
-        return most_bytes(
+        most = most_bytes(
             replace(header, shape=(shape[0], shape[1], shape[2])),
             plan,
             num_channels=self._num_channels,
@@ -115,6 +115,7 @@ class Predictor:
             mirrors=self._predictor.use_mirroring,
             streams=self.streams,
         )
+        return max(most, normalising_bytes(header, self.plan))
 
     @cached_property
     def _activation_bytes(self) -> int:

@@ -22,6 +22,13 @@ _HALF, _FLOAT32, _FLOAT64 = 2, 4, 8
 _MARGIN = 1.1
 _BESIDE_BYTES = 128 * 2**20
 """Of compiled kernels, threads and what allocators keep."""
+_MASK = 3
+_NORMALISED_IN_PLACE = {
+    "CTNormalization",
+    "NoNormalization",
+    "RescaleTo01Normalization",
+    "RGBTo01Normalization",
+}
 _SPLINE_MARGIN = 24
 """Voxels that scipy adds to each axis before it interpolates cubically."""
 
@@ -60,19 +67,33 @@ def read_header(image: Path) -> ImageHeader | None:
 
 
 def image_bytes(header: ImageHeader, *, num_channels: int) -> int:
-    """Return the bytes that reading takes: ITK's image, its array, and all channels as nnU-Net stacks them."""
-    num_voxels = math.prod(header.shape)
-    return num_voxels * (header.voxel_bytes * (num_channels + 1) + _FLOAT32 * num_channels)
+    """Return the bytes that reading takes: ITK's image and all channels; of several, nnU-Net stacks copies of ITK's."""
+    num_images = 1 if num_channels == 1 else num_channels + 1
+    return math.prod(header.shape) * (header.voxel_bytes * num_images + _FLOAT32 * num_channels)
+
+
+def normalising_bytes(header: ImageHeader, plan: Plan) -> int:
+    """Return the bytes that a prediction takes until its image is normalised, beside what the process has already."""
+    configuration = plan.configuration_manager
+    schemes = configuration.normalization_schemes
+    beside = max(0 if scheme in _NORMALISED_IN_PLACE else _FLOAT32 for scheme in schemes)
+    if any(configuration.use_mask_for_norm):
+        # The mask, what is selected by it, and as much again.
+        beside = _MASK + 2 * _FLOAT32
+    return round(math.prod(header.shape) * (_FLOAT32 * len(schemes) + beside) * _MARGIN) + _BESIDE_BYTES
 
 
 def preparing_bytes(header: ImageHeader, new_shape: Sequence[int], *, num_channels: int) -> int:
-    """Return the bytes that normalising and resampling take."""
-    num_voxels, num_new = math.prod(header.shape), math.prod(new_shape)
-    held = num_channels * _FLOAT32 * num_voxels
+    """Return the bytes that resampling takes."""
+    held = num_channels * _FLOAT32 * math.prod(header.shape)
     if tuple(new_shape) == header.shape:
-        return held + 2 * num_voxels
-    padded = math.prod(size + _SPLINE_MARGIN for size in header.shape)
-    return held + _FLOAT64 * padded + num_channels * _FLOAT32 * num_new
+        return held
+    num_slices, *plane = header.shape
+    # Slices before and within a block, those that are summed up, and the last ones filtered along all axes.
+    unfiltered = 2 * math.isqrt(num_slices + _SPLINE_MARGIN) + 6
+    filtered = 6 * math.prod(size + _SPLINE_MARGIN for size in plane)
+    new = num_channels * _FLOAT32 * math.prod(new_shape)
+    return held + new + _FLOAT64 * (unfiltered * math.prod(plane) + filtered)
 
 
 def own_bytes() -> int:

@@ -4,17 +4,21 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import SimpleITK as sitk
+from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from numpy.typing import NDArray
 
+from kernels.windows.zeros_around import zeros_around
 from orchestrator.errors import DataError
 from orchestrator.patches.layout import Properties
 from orchestrator.training.nnunet.environment import prints_to_log, read_with_nnunet
 from orchestrator.training.nnunet.planning import Plan
 from orchestrator.training.nnunet.resampled_image import resample_image
 
+_NUM_AXES = 3
 _SAMPLED = 200_000
 """Voxels of an image whose intensities are kept, roughly."""
 
@@ -32,6 +36,48 @@ class PreparedImage:
     sample_step: int
 
 
+class _LeanReader(SimpleITKIO):  # type: ignore[misc]
+    """nnU-Net's reader, without copies between ITK's image of one volume and the array that is wanted."""
+
+    def read_images(self, image_fnames: Sequence[str]) -> tuple[NDArray[np.float32], Properties]:
+        image = _volume(image_fnames[0]) if len(image_fnames) == 1 else None
+        if image is None:
+            read: tuple[NDArray[np.float32], Properties] = super().read_images(image_fnames)
+            return read
+        spacing = image.GetSpacing()
+        geometry = {"spacing": spacing, "origin": image.GetOrigin(), "direction": image.GetDirection()}
+        voxels = sitk.GetArrayViewFromImage(image)[None].astype(np.float32)
+        return voxels, {"sitk_stuff": geometry, "spacing": list(np.abs(spacing[::-1]))}
+
+    def read_seg(self, seg_fname: str) -> tuple[NDArray[np.generic], Properties]:
+        """Return int16 where that holds all labels."""
+        image = _volume(seg_fname)
+        whole = None if image is None else whole_numbers(sitk.GetArrayViewFromImage(image)[None])
+        read: tuple[NDArray[np.generic], Properties] = super().read_seg(seg_fname) if whole is None else (whole, {})
+        return read
+
+
+def _volume(path: str) -> sitk.Image | None:
+    """Return an image of three axes and one number a voxel; None for any other."""
+    image = sitk.ReadImage(path)
+    return image if image.GetDimension() == _NUM_AXES and image.GetNumberOfComponentsPerPixel() == 1 else None
+
+
+def whole_numbers(labels: NDArray[np.generic]) -> NDArray[np.int16] | None:
+    """Return labels as int16; None if they are no whole numbers of that size."""
+    limits = np.iinfo(np.int16)
+    if not (labels.min() >= limits.min and labels.max() <= limits.max):
+        return None
+    whole = labels.astype(np.int16)
+    return whole if labels.dtype.kind in "iu" or np.array_equal(whole, labels) else None
+
+
+def reader_of(plan: Plan) -> BaseReaderWriter:
+    """Return the reader of images that the plans name."""
+    named = plan.plans_manager.image_reader_writer_class
+    return _LeanReader() if named is SimpleITKIO else named()
+
+
 def read_images(images: Sequence[Path], plan: Plan) -> tuple[NDArray[np.float32], Properties]:
     """Read the files of one image, one for each channel, with the reader that the plans name.
 
@@ -39,9 +85,8 @@ def read_images(images: Sequence[Path], plan: Plan) -> tuple[NDArray[np.float32]
     read, if they are no image together, or if the channels are not those of the model.
     """
     names = plan.channel_names
-    reader = plan.plans_manager.image_reader_writer_class()
     with prints_to_log():
-        voxels, properties = read_with_nnunet(reader.read_images, list(map(str, images)), paths=images)
+        voxels, properties = read_with_nnunet(reader_of(plan).read_images, list(map(str, images)), paths=images)
     if len(voxels) != len(names):
         raise DataError(
             f"{images[0]}: {len(voxels)} channels in {len(images)} files; expected {len(names)}: "
@@ -76,7 +121,9 @@ def prepare_image(voxels: NDArray[np.float32], properties: Properties, plan: Pla
     with prints_to_log():
         preprocessor = configuration.preprocessor_class(verbose=False)
         if type(preprocessor) is DefaultPreprocessor:
-            data = _prepare(voxels, properties, plan, preprocessor=preprocessor)
+            data = crop_image(voxels, properties, plan)
+            mask = body_mask(data) if any(configuration.use_mask_for_norm) else np.broadcast_to(np.int8(0), data.shape)
+            data = normalise_and_resample(data, mask, properties, plan)
         else:
             data, _, properties = preprocessor.run_case_npy(
                 voxels, None, properties, manager, configuration, plan.dataset_json
@@ -84,31 +131,56 @@ def prepare_image(voxels: NDArray[np.float32], properties: Properties, plan: Pla
     return PreparedImage(data=np.asarray(data, np.float32), properties=properties, sample=sample, sample_step=step)
 
 
-def _prepare(
-    voxels: NDArray[np.float32], properties: Properties, plan: Plan, *, preprocessor: Any
-) -> NDArray[np.float32]:
-    from acvl_utils.cropping_and_padding.bounding_boxes import bounding_box_to_slice, get_bbox_from_mask
-    from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
-    from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
+def crop_image(voxels: NDArray[np.float32], properties: Properties, plan: Plan) -> NDArray[np.float32]:
+    """Return the part of an image that is not zero around the body, in the order of axes of the plans.
 
-    manager, configuration = plan.plans_manager, plan.configuration_manager
-    data = voxels.astype(np.float32, copy=False).transpose([0, *(axis + 1 for axis in manager.transpose_forward)])
-    spacing = [properties["spacing"][axis] for axis in manager.transpose_forward]
+    Adds what nnU-Net's cropping adds to the properties.
+    """
+    transpose = plan.plans_manager.transpose_forward
+    data = voxels.astype(np.float32, copy=False).transpose([0, *(axis + 1 for axis in transpose)])
     properties["shape_before_cropping"] = data.shape[1:]
-    if any(configuration.use_mask_for_norm):
-        data, mask, box = crop_to_nonzero(data)
-    else:
-        # To fill holes changes no bounding box.
-        box = get_bbox_from_mask((data != 0).any(axis=0))
-        data = data[(slice(None), *bounding_box_to_slice(box))]
-        mask = np.broadcast_to(np.int8(0), (1, *data.shape[1:]))
+    box = []
+    for axis in range(1, data.ndim):
+        # To fill holes changes no bounding box. Whole masks are not needed: planes at the edges are nearly never zero.
+        planes = np.moveaxis(data, axis, 0)
+        filled = (number for number in range(len(planes)) if planes[number].any())
+        start = next(filled, 0)
+        stop = next((number for number in range(len(planes), start, -1) if planes[number - 1].any()), len(planes))
+        data = np.moveaxis(planes[start:stop], 0, axis)
+        box.append([start, stop])
     properties["bbox_used_for_cropping"] = box
     properties["shape_after_cropping_and_before_resampling"] = data.shape[1:]
-    target = list(configuration.spacing)
+    return data
+
+
+def body_mask(data: NDArray[np.float32]) -> NDArray[np.int8]:
+    """Return nnU-Net's mask of a cropped image, shape (1, Z, Y, X): -1 where it is zero around the body, else 0."""
+    return np.where(zeros_around(data), np.int8(-1), np.int8(0))[None]
+
+
+def grid_of(properties: Properties, plan: Plan) -> tuple[Sequence[int], Sequence[float], Sequence[float]]:
+    """Return voxels of the network's grid, and the spacing of a cropped image and of that grid, all (z, y, x)."""
+    from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
+
+    spacing = [properties["spacing"][axis] for axis in plan.plans_manager.transpose_forward]
+    target = list(plan.configuration_manager.spacing)
     if len(target) < len(spacing):
         target = [spacing[0], *target]
-    new_shape = compute_new_shape(data.shape[1:], spacing, target)
-    data = preprocessor._normalize(  # noqa: SLF001 - nnU-Net offers it in no other way
-        data, mask, configuration, manager.foreground_intensity_properties_per_channel
+    shape = properties["shape_after_cropping_and_before_resampling"]
+    return [int(size) for size in compute_new_shape(shape, spacing, target)], spacing, target
+
+
+def normalise_and_resample(
+    data: NDArray[np.float32], labels: NDArray[np.generic], properties: Properties, plan: Plan
+) -> NDArray[np.float32]:
+    """Normalise a cropped image, which is overwritten, and bring it to the grid of the network.
+
+    `labels`, shape (1, Z, Y, X), are negative around the body.
+    """
+    from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+
+    manager, configuration = plan.plans_manager, plan.configuration_manager
+    data = DefaultPreprocessor(verbose=False)._normalize(  # noqa: SLF001 - nnU-Net offers it in no other way
+        data, labels, configuration, manager.foreground_intensity_properties_per_channel
     )
-    return resample_image(data, new_shape, spacing, target, configuration)
+    return resample_image(data, *grid_of(properties, plan), configuration)

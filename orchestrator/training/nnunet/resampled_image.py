@@ -1,4 +1,4 @@
-"""Images on the grid of a network, as nnU-Net resamples them, to the last bit, in less memory."""
+"""Images and label maps on the grid of a network: nnU-Net's numbers to the last bit, in less time and memory."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -6,13 +6,16 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 from skimage.transform import resize
 
-from kernels.windows.cubic_zoom import MARGIN, zoom_cubic
+from kernels.windows.cubic_zoom import zoom_cubic, zoom_cubic_slice
+from kernels.windows.label_zoom import zoom_labels
 from kernels.windows.zoom_taps import nearest_taps
 
-_USUAL = {"is_seg": False, "order": 3, "order_z": 0}
+_USUAL = {
+    "data": {"is_seg": False, "order": 3, "order_z": 0},
+    "seg": {"is_seg": True, "order": 1, "order_z": 0},
+}
 
 
 def resample_image(
@@ -20,8 +23,7 @@ def resample_image(
 ) -> NDArray[np.float32]:
     """Return an image, shape (channels, Z, Y, X), on another grid, as the plans' function of the data does.
 
-    nnU-Net's usual function holds the whole image several times in double precision. Here the coefficients of the
-    spline are held once, and slices that are kept apart are resampled one by one.
+    nnU-Net's usual function holds the whole image several times in double precision; here a few slices are.
 
     Parameters
     ----------
@@ -34,24 +36,62 @@ def resample_image(
     manager
         nnU-Net's ConfigurationManager.
     """
-    from nnunetv2.preprocessing.resampling.default_resampling import determine_do_sep_z_and_axis
-
-    shape = tuple(int(size) for size in new_shape)
-    arguments = dict(manager.configuration["resampling_fn_data_kwargs"])
-    separation = {"force_separate_z": arguments.pop("force_separate_z", False)}
-    if "separate_z_anisotropy_threshold" in arguments:
-        separation["separate_z_anisotropy_threshold"] = arguments.pop("separate_z_anisotropy_threshold")
-    is_separate, axis = determine_do_sep_z_and_axis(current_spacing=spacing, new_spacing=target, **separation)
-    is_usual = manager.configuration["resampling_fn_data"] == "resample_data_or_seg_to_shape" and arguments == _USUAL
-    if not is_usual or (is_separate and axis != 0) or not np.isfinite(data).all() or not _zooms_as_expected():
+    keeps_slices = _keeps_slices("data", spacing, target, manager)
+    # Not a number if any is not; without a mask of all voxels.
+    is_finite = all(np.isfinite(channel.min()) and np.isfinite(channel.max()) for channel in data)
+    if keeps_slices is None or not is_finite or not _zooms_as_expected():
         resampled: NDArray[np.float32] = manager.resampling_fn_data(data, new_shape, spacing, target)
         return resampled
+    shape = tuple(int(size) for size in new_shape)
     if shape == data.shape[1:]:
         return data
     output = np.empty((len(data), *shape), np.float32)
     for channel, made in zip(data, output, strict=True):
-        (_resample_slices if is_separate else _resample_volume)(channel, made)
+        (_resample_slices if keeps_slices else zoom_cubic)(channel, made)
     return output
+
+
+def resample_labels(
+    labels: NDArray[np.generic],
+    new_shape: Sequence[int],
+    spacing: Sequence[float],
+    target: Sequence[float],
+    manager: Any,
+) -> NDArray[np.generic]:
+    """Return label maps, shape (channels, Z, Y, X), on another grid, as the plans' function of segmentations does.
+
+    nnU-Net's usual function interpolates a mask of each label in double precision; here each voxel is decided at once.
+    Labels are int16, or whatever nnU-Net has read; other parameters are those of `resample_image`.
+    """
+    keeps_slices = _keeps_slices("seg", spacing, target, manager)
+    if labels.dtype not in (np.int16, np.int8) or keeps_slices is None or not _votes_as_expected():
+        read = labels.astype(np.float32) if labels.dtype == np.int16 else labels
+        resampled: NDArray[np.generic] = manager.resampling_fn_seg(read, new_shape, spacing, target)
+        return resampled
+    shape = tuple(int(size) for size in new_shape)
+    if shape == labels.shape[1:]:
+        return labels
+    output = np.empty((len(labels), *shape), np.int16)
+    for channel, made in zip(labels, output, strict=True):
+        zoom_labels(channel.astype(np.int16, copy=False), made, keeps_slices=keeps_slices)
+    return output
+
+
+def _keeps_slices(kind: str, spacing: Sequence[float], target: Sequence[float], manager: Any) -> bool | None:
+    """Whether slices are kept apart; None if the plans name another function than nnU-Net's usual one, or another axis.
+
+    `kind` is `data` or `seg`.
+    """
+    from nnunetv2.preprocessing.resampling.default_resampling import determine_do_sep_z_and_axis
+
+    arguments = dict(manager.configuration[f"resampling_fn_{kind}_kwargs"])
+    separation = {"force_separate_z": arguments.pop("force_separate_z", False)}
+    if "separate_z_anisotropy_threshold" in arguments:
+        separation["separate_z_anisotropy_threshold"] = arguments.pop("separate_z_anisotropy_threshold")
+    is_separate, axis = determine_do_sep_z_and_axis(current_spacing=spacing, new_spacing=target, **separation)
+    is_usual = manager.configuration[f"resampling_fn_{kind}"] == "resample_data_or_seg_to_shape"
+    is_usual = is_usual and arguments == _USUAL[kind] and not (is_separate and axis != 0)
+    return bool(is_separate) if is_usual else None
 
 
 def _resample_slices(image: NDArray[np.float32], output: NDArray[np.float32]) -> None:
@@ -60,24 +100,13 @@ def _resample_slices(image: NDArray[np.float32], output: NDArray[np.float32]) ->
     for z, index in enumerate(nearest):
         if index == last:
             output[z] = output[z - 1]
-            continue
-        output[z] = resize(  # type: ignore[no-untyped-call]
-            image[index].astype(float), output.shape[1:], 3, mode="edge", anti_aliasing=False
-        )
+        elif image.shape[1:] == output.shape[1:]:
+            output[z] = resize(  # type: ignore[no-untyped-call]
+                image[index].astype(float), output.shape[1:], 3, mode="edge", anti_aliasing=False
+            )
+        else:
+            zoom_cubic_slice(image[index], output[z])
         last = index
-
-
-def _resample_volume(image: NDArray[np.float32], output: NDArray[np.float32]) -> None:
-    coefficients = np.empty([size + 2 * MARGIN for size in image.shape])
-    inner = tuple(slice(MARGIN, MARGIN + size) for size in image.shape)
-    coefficients[inner] = image
-    for axis in range(3):
-        part = np.moveaxis(coefficients, axis, 0)
-        part[:MARGIN] = part[MARGIN]
-        part[-MARGIN:] = part[-MARGIN - 1]
-    # In place, as scipy itself goes on after the first axis.
-    ndimage.spline_filter(coefficients, 3, output=coefficients, mode="nearest")
-    zoom_cubic(coefficients, output, lowest=float(image.min()), highest=float(image.max()))
 
 
 @cache
@@ -85,6 +114,20 @@ def _zooms_as_expected() -> bool:
     """Whether scipy interpolates to the same bits as the kernel: on some processors it may join products and sums."""
     image = np.random.default_rng(0).standard_normal((5, 7, 9)).astype(np.float32)
     found = np.empty((9, 11, 17), np.float32)
-    _resample_volume(image, found)
+    zoom_cubic(image, found)
     expected = resize(image.astype(float), found.shape, 3, mode="edge", anti_aliasing=False)  # type: ignore[no-untyped-call]
     return bool(np.array_equal(found, expected.astype(np.float32)))
+
+
+@cache
+def _votes_as_expected() -> bool:
+    """Whether the installed batchgenerators decides as the kernel: its rule for ties has changed with a version."""
+    from batchgenerators.augmentations.utils import resize_segmentation
+
+    labels = np.random.default_rng(0).integers(0, 4, (6, 8, 10)).astype(np.int16)
+    for shape in ((3, 4, 5), (7, 12, 9)):
+        found = np.empty(shape, np.int16)
+        zoom_labels(labels, found, keeps_slices=False)
+        if not np.array_equal(found, resize_segmentation(labels.astype(float), shape, 1)):
+            return False
+    return True
