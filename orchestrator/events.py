@@ -2,13 +2,14 @@
 
 | kind | fields |
 |---|---|
-| run_started | trainings, stages_done, min_preemption_gain_s |
+| run_started | trainings, stages_done, min_preemption_gain_s, left_out: trainings that no answer needs any more |
 | stage_started | stage, stage_kind, attempt, and where it has a GPU gpu_kind, gpus |
 | stage_finished | stage, stage_kind, elapsed_s |
 | stage_failed | stage, stage_kind, error, final |
 | stage_asked_to_stop | stage, stage_kind |
 | stage_revived | stage, stage_kind |
 | stage_reopened | stage, stage_kind: it was done, and what it had made is lost |
+| look_taken | look, text: what it has decided, left_out: trainings that no answer needs from then on |
 | machines_missing | machines: how many a growing cluster is asked to add, each time that this changes |
 | machines_waiting | waiting: how many machines wait in a queue, by pool and reason, each time that this changes |
 | machines_seen | machines: what those that are there do, to how many of each size, if this changes; gpus of all |
@@ -41,6 +42,7 @@ _READ_FIELDS: Mapping[str, Mapping[str, type | tuple[type, ...]]] = {
     "stage_finished": {"stage": str, "stage_kind": str, "elapsed_s": (int, float)},
     "stage_failed": {"stage": str, "stage_kind": str, "error": str, "final": bool},
     "stage_revived": {"stage": str},
+    "look_taken": {"left_out": list},
     "machines_missing": {"machines": int},
     "machines_waiting": {"waiting": dict},
     "machines_seen": {"machines": dict},
@@ -50,6 +52,7 @@ _READ_IF_THERE: Mapping[str, type | tuple[type, ...]] = {
     "min_preemption_gain_s": (int, float),
     "gpus": (int, float),
     "gpu_kind": str,
+    "left_out": list,
 }
 
 REMOTE_INTERVAL_S = 5.0

@@ -108,7 +108,7 @@ def test_a_table_is_the_lines_of_the_guide(tmp_path):
         storage,
         rows=[],
         trainings=study.trainings(preset=PRESETS["smoke"]),
-        failed=["kidney-fold0"],
+        without={"kidney-fold0": "failed"},
         layout=load_tables(study),
         doubts=Doubts(),
     )

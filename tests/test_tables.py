@@ -114,7 +114,7 @@ def written(tmp_path):
             storage,
             rows=rows,
             trainings=trainings,
-            failed=failed,
+            without=dict.fromkeys(failed, "failed"),
             layout=replace(LAYOUT, published=FakePublished()) if layout is None else layout,
             doubts=Doubts(leaks=leaks, warnings=warnings),
         )

@@ -48,6 +48,8 @@ class RequestOptions(TypedDict, total=False):
     """Of phantoms and trainings; 0 unless given."""
     redo_changed: bool
     """Whether what was made of data that have changed since is made anew, instead of refused."""
+    until_decided: bool
+    """Whether trainings are left out that can hardly change an answer of the study any more."""
 
 
 def load_study(path: Path | str | None = None, *, data: str | Path | None = None) -> Study:
@@ -97,6 +99,7 @@ def make_request(study: Study, **options: Unpack[RequestOptions]) -> RunRequest:
         output=output_location(str(output) if output else config.output or f"runs/{chosen.name}"),
         cluster=config,
         redo_changed=options.get("redo_changed", False),
+        until_decided=options.get("until_decided", False),
     )
 
 

@@ -225,6 +225,12 @@ class ComparisonEntry(Entry):
     """Facets of those others."""
     same: list[Name] = []
     """Facets that must be equal in both; all that neither of them names, unless given."""
+    evaluation_sets: list[Name] = []
+    """In which it is asked; in all, unless given."""
+    structures: list[str] = []
+    """In which it is asked; in all, unless given."""
+    metrics: list[Literal["dsc", "nsd"]] = []
+    """In which it is asked; in both, unless given."""
 
 
 class CaseGroupsEntry(Entry):

@@ -1,14 +1,14 @@
 """Which tables a study has, which trainings stand in each, and which published values beside them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from orchestrator.benchmark.definition import VALIDATION, Training
 from orchestrator.benchmark.published import Published, PublishedScores
 from orchestrator.benchmark.study import Study
-from orchestrator.benchmark.study_file import TablesFile
-from orchestrator.configuration import load_yaml, understood
+from orchestrator.benchmark.study_file import ComparisonEntry, TablesFile
+from orchestrator.configuration import expect_known, load_yaml, understood
 from orchestrator.errors import ConfigError
 
 
@@ -39,6 +39,15 @@ class ComparisonSpec:
     """Facets of those others."""
     same: tuple[str, ...] = ()
     """Facets that must be equal in both; if empty, all that neither of them names."""
+    evaluation_sets: tuple[str, ...] = ()
+    """In which it is asked; in all if empty, and so are the following."""
+    structures: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = ()
+
+    def asks(self, evaluation_set: str, structure: str, metric: str) -> bool:
+        """Whether a difference is part of the question."""
+        asked = (self.evaluation_sets, evaluation_set), (self.structures, structure), (self.metrics, metric)
+        return all(not names or name in names for names, name in asked)
 
     def key(self, training: Training) -> tuple[object, ...]:
         """Return what two trainings must have in common to be compared."""
@@ -47,6 +56,24 @@ class ComparisonSpec:
         of_models = not self.same and set(self.baseline) == set(self.against) == {"model"}
         group = training.group.removesuffix(training.model.suffix) if of_models else None
         return (group, *(training.facets.get(name) for name in names))
+
+
+def compared_groups(spec: ComparisonSpec, trainings: Sequence[Training]) -> list[tuple[Training, Training]]:
+    """Return the groups that a question compares, the baseline first, each by the first of its trainings."""
+    first = {training.group: training for training in reversed(trainings)}
+    return [
+        (baseline, against)
+        for against in first.values()
+        if _fits(against, spec.against)
+        for baseline in first.values()
+        if _fits(baseline, spec.baseline)
+        and spec.key(baseline) == spec.key(against)
+        and baseline.group != against.group
+    ]
+
+
+def _fits(training: Training, facets: Mapping[str, str | int]) -> bool:
+    return all(training.facets.get(name) == value for name, value in facets.items())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -129,7 +156,7 @@ def load_tables(study: Study) -> TableLayout:
         if published
         else NothingPublished(),
         comparisons=tuple(
-            ComparisonSpec(name=name, **{**entry.model_dump(), "same": tuple(entry.same)})
+            _comparison(name, entry, study=study, where=f"{path}: comparisons.{name}")
             for name, entry in content.comparisons.items()
         )
         or _of_models(study),
@@ -139,6 +166,23 @@ def load_tables(study: Study) -> TableLayout:
             for entry in content.case_groups.values()
         ),
         references=_text(path.with_name(content.references)) if content.references else "",
+    )
+
+
+def _comparison(name: str, entry: ComparisonEntry, *, study: Study, where: str) -> ComparisonSpec:
+    sets = dict.fromkeys([VALIDATION, *(one.name for group in study.groups for one in group.evaluations)])
+    structures = dict.fromkeys(one.name for label_set in study.label_sets for one in label_set.structures)
+    expect_known(entry.evaluation_sets, sets, where=f"{where}.evaluation_sets", what="evaluation set")
+    expect_known(entry.structures, structures, where=f"{where}.structures", what="structure")
+    return ComparisonSpec(
+        name=name,
+        title=entry.title,
+        baseline=entry.baseline,
+        against=entry.against,
+        same=tuple(entry.same),
+        evaluation_sets=tuple(entry.evaluation_sets),
+        structures=tuple(entry.structures),
+        metrics=tuple(entry.metrics),
     )
 
 

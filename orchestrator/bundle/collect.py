@@ -9,7 +9,7 @@ from orchestrator.bundle import names
 from orchestrator.bundle.facts import FORMAT, RunFacts, made_with
 from orchestrator.bundle.redaction import check_tells_nothing, redacted, telling_locations
 from orchestrator.bundle.study_files import study_files
-from orchestrator.driver.claim import trainings_asked_for
+from orchestrator.driver.claim import looks_of, trainings_asked_for
 from orchestrator.driver.request import RunRequest, preset_record
 from orchestrator.driver.results.shown import failures_of, shown_of
 from orchestrator.driver.status import read_status
@@ -65,6 +65,7 @@ def inputs_of(request: RunRequest, storage: Storage, *, license_url: str = "") -
         seed=request.seed,
         phantoms=request.data is None,
         trainings=list(asked_for),
+        until_decided=looks_of(storage),
         failures={stage: redacted(text.partition("\n")[0], locations=locations) for stage, text in failures.items()},
         warnings=[redacted(warning, locations=locations) for warning in shown.warnings],
         alike=list(map(record_of, shown.alike)),

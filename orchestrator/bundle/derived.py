@@ -18,7 +18,7 @@ from orchestrator.bundle import names
 from orchestrator.bundle.facts import RunFacts
 from orchestrator.bundle.study_files import Descriptions, files_beside
 from orchestrator.driver.request import preset_record
-from orchestrator.driver.results.shown import write_run_report, write_run_tables
+from orchestrator.driver.results.shown import with_decisions, write_run_report, write_run_tables
 from orchestrator.errors import ConfigError, IntegrityError, OrchestratorError
 from orchestrator.events import finite_or_null, read_events
 from orchestrator.report.reported import Reported
@@ -81,13 +81,16 @@ def derived_from(inputs: Mapping[str, bytes]) -> Derived:
     trainings = tuple(
         training for training in study.all_trainings(preset=preset) if training.id in {*facts.trainings, *scored}
     )
-    reported = Reported(
-        study=study,
-        trainings=trainings,
-        table=table,
-        layout=layout,
-        warnings=tuple(facts.warnings),
-        alike=_alike(facts),
+    reported = with_decisions(
+        Reported(
+            study=study,
+            trainings=trainings,
+            table=table,
+            layout=layout,
+            warnings=tuple(facts.warnings),
+            alike=_alike(facts),
+        ),
+        plan=facts.until_decided,
     )
     write_run_tables(reported, storage, failed=_lost(facts))
     write_run_report(reported, storage, failed=facts.failures)

@@ -7,6 +7,7 @@ from platform import python_version
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from orchestrator.errors import IntegrityError
+from orchestrator.workflow.looks import LookPlan
 
 FORMAT = 1
 _PACKAGES = ("nnunet-orchestrator", "numpy", "scipy", "pandas", "pyarrow", "matplotlib", "jinja2")
@@ -39,12 +40,15 @@ class RunFacts(BaseModel):
     """Address of the licence of the bundle; empty if none is stated."""
     made_with: dict[str, str]
     """Package to version."""
+    until_decided: LookPlan | None = None
+    """Its looks, if it ends once its questions are answered."""
     sealed: dict[str, str]
     """Digest of each other file from which the rest follows, by its path."""
 
     def to_bytes(self) -> bytes:
-        """Return the file; bundles in which nothing is alike are as those of before."""
-        told = {name: value for name, value in self.model_dump().items() if name != "alike" or value}
+        """Return the file; bundles in which nothing is alike, or without looks, are as those of before."""
+        optional = {"alike", "until_decided"}
+        told = {name: value for name, value in self.model_dump().items() if name not in optional or value}
         return (json.dumps(told, indent=1) + "\n").encode()
 
     @staticmethod

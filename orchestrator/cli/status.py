@@ -49,7 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = command_parser(
         "status",
-        "Show how far a run is. Exit code 0: all trainings of its latest call are done; 1: not yet; 2: "
+        "Show how far a run is. Exit code 0: all trainings of its latest call are done or not needed; 1: not yet; 2: "
         "there is no run.",
     )
     parser.add_argument("--output", required=True, help="folder or bucket of the run")
@@ -84,14 +84,20 @@ def show_status(options: argparse.Namespace, *, console: Console, errors: Consol
     driver = find_driver(storage, note=partial(say, console=errors))
     ordered = ordered_for(options.output, cluster=options.cluster, note=partial(say, console=errors))
     if options.json:
-        record = {**asdict(status), "done": sorted(status.done), "driver": driver.text, "cost": cost}
+        record = {
+            **asdict(status),
+            "done": sorted(status.done),
+            "left_out": sorted(status.left_out),
+            "driver": driver.text,
+            "cost": cost,
+        }
         record["machines_ordered"] = [asdict(machine) for machine in ordered]
         say(json.dumps(finite_or_null(record), indent=1, default=str), console=console)
     else:
         show(status, driver=driver, cost=cost, storage=storage, console=console)
         for line in machine_lines(status, ordered, is_at_work=driver.is_at_work):
             say(line, console=console)
-    return EXIT_DONE if status.done >= set(status.trainings) else EXIT_NOT_DONE
+    return EXIT_DONE if status.done | status.left_out >= set(status.trainings) else EXIT_NOT_DONE
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -187,10 +193,11 @@ def machine_lines(status: RunStatus, ordered: Sequence[OrderedMachine], *, is_at
 def show(status: RunStatus, *, driver: Driver, cost: str, storage: Storage, console: Console) -> None:
     """Print the status for people."""
     begun = "under way" if driver.is_at_work else "interrupted"
+    needless = f"{len(status.left_out)} not needed, " if status.left_out else ""
     console.print(
         f"{len(status.done)} of {len(status.trainings)} trainings done, {len(status.under_way)} {begun}, "
-        f"{len(status.waiting)} waiting, {len(status.failed)} stages failed; {duration_text(status.training_s)} of "
-        "training, prediction and scoring",
+        f"{len(status.waiting)} waiting, {needless}{len(status.failed)} stages failed; "
+        f"{duration_text(status.training_s)} of training, prediction and scoring",
         style="bold",
         soft_wrap=True,
     )

@@ -4,21 +4,33 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from orchestrator.configuration import understood
 from orchestrator.errors import ConfigError, IntegrityError
 from orchestrator.results.store import ResultsStore
 from orchestrator.storage import run_paths
 from orchestrator.storage.interface import Storage
 from orchestrator.storage.json_files import read_json, write_json
+from orchestrator.workflow.looks import LookPlan
 
 RUN_FORMAT = 2
 """Version of the layout of a run's output."""
-_WITHOUT_INFLUENCE = {"preset.expected_s_per_iteration", "preset.workers", "trainings"}
+_LOOKS = "until_decided"
+"""Field with the plan of its looks, of a run that ends once its questions are answered."""
+_WITHOUT_INFLUENCE = {
+    "preset.expected_s_per_iteration",
+    "preset.workers",
+    "trainings",
+    f"{_LOOKS}.tests",
+    f"{_LOOKS}.looks",
+}
 """Fields of the record of a run that change no result but for rounding; rows say how many workers there were."""
 _NOTHING = "nothing"
 """Stands for a field that a record lacks, as one of another version may."""
 
 
-def claim_output(storage: Storage, *, identity: Mapping[str, object], trainings: Sequence[str]) -> tuple[str, ...]:
+def claim_output(
+    storage: Storage, *, identity: Mapping[str, object], trainings: Sequence[str], looks: LookPlan | None = None
+) -> tuple[str, ...]:
     """Mark an output location as a run's.
 
     Parameters
@@ -29,6 +41,8 @@ def claim_output(storage: Storage, *, identity: Mapping[str, object], trainings:
         What the results of the run follow from, by name.
     trainings
         Ids of those that this call is asked for.
+    looks
+        Plan of its looks, if it ends once its questions are answered; the first one that is given stays.
 
     Returns
     -------
@@ -53,12 +67,12 @@ def claim_output(storage: Storage, *, identity: Mapping[str, object], trainings:
             f"{storage.location}: holds a run with another {', '.join(different)}; expected the same one or an empty "
             "location. Choose another --output"
         )
-    before = _asked_for(found)
-    asked_for = tuple(dict.fromkeys([*before, *trainings]))
-    if found is None:
-        write_json(storage, run_paths.RUN, {**record, "trainings": asked_for})
-    elif asked_for != before:
-        write_json(storage, run_paths.RUN, {**found, "trainings": asked_for})
+    asked_for = tuple(dict.fromkeys([*_asked_for(found), *trainings]))
+    after: dict[str, object] = {**(found or record), "trainings": list(asked_for)}
+    if looks is not None:
+        after.setdefault(_LOOKS, looks.model_dump())
+    if after != found:
+        write_json(storage, run_paths.RUN, after)
     return asked_for
 
 
@@ -82,6 +96,16 @@ def run_of(storage: Storage) -> RunRecord:
     if not (isinstance(name, str) and isinstance(study, str) and isinstance(seed, int) and isinstance(data, str)):
         raise ConfigError(f"{storage.location}: no run has been started there; expected the --output of one")
     return RunRecord(study_sha256=study, preset=name, seed=seed, data=data)
+
+
+def looks_of(storage: Storage) -> LookPlan | None:
+    """Return the plan of the looks of a run; None if it has none, or there is no run.
+
+    Raises ConfigError if its record has something else in that place.
+    """
+    found = _claim_of(storage) or {}
+    where = f"{storage.location}/{run_paths.RUN}: {_LOOKS}"
+    return understood(found[_LOOKS], LookPlan, where=where) if found.get(_LOOKS) is not None else None
 
 
 def trainings_asked_for(storage: Storage) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from orchestrator.driver.happenings import (
     EpochEnded,
     Happening,
+    LooksTaken,
     MachinesMissing,
     MachinesSeen,
     MachinesWaiting,
@@ -51,6 +52,9 @@ class EventRecorder:
 
     def _write_other(self, happening: Happening) -> None:
         match happening:
+            case LooksTaken(looks=looks):
+                for look in looks:
+                    self._events.append("look_taken", look=look.number, text=look.line, left_out=list(look.left_out))
             case MachinesMissing(missing=missing):
                 self._events.append("machines_missing", machines=sum(missing.values()))
             case MachinesWaiting(waiting=waiting):

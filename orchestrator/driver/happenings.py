@@ -3,12 +3,14 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from orchestrator.report.looks.decisions import Look
 from orchestrator.scheduling.ended import Failed
 from orchestrator.scheduling.resources import MachineState, Node, Resources
 from orchestrator.scheduling.retries import GiveUp, Retry
 from orchestrator.scheduling.scheduler import Schedule
 from orchestrator.stages.records.latest_epoch import LatestEpoch
 from orchestrator.workflow.graph import Stage
+from orchestrator.workflow.keys import StageKey
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,6 +57,16 @@ class StageRevived:
     """A stage that had failed for good is tried again: its node turned out to be broken."""
 
     stage: Stage
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LooksTaken:
+    """The questions of the study were looked at: some trainings are needed now, others will not be."""
+
+    looks: tuple[Look, ...]
+    """Those that are new."""
+    stages: tuple[StageKey, ...]
+    """That are needed from now on."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,6 +117,7 @@ Happening = (
     | StageFailed
     | StageAskedToStop
     | StageRevived
+    | LooksTaken
     | MachinesMissing
     | MachinesWaiting
     | MachinesSeen

@@ -8,6 +8,7 @@ from orchestrator.driver.backend import Backend
 from orchestrator.driver.happenings import (
     EpochEnded,
     Happening,
+    LooksTaken,
     MachinesMissing,
     MachinesSeen,
     MachinesWaiting,
@@ -19,6 +20,7 @@ from orchestrator.driver.happenings import (
     StageStarted,
     TimePassed,
 )
+from orchestrator.driver.looks import Looks
 from orchestrator.driver.progress_feed import ProgressFeed
 from orchestrator.errors import StorageError
 from orchestrator.scheduling.autoscaling import missing_machines
@@ -92,6 +94,8 @@ class RunLoop:
         self._idle_since_s: dict[str, float] = {}
         self.failures: dict[StageKey, Failed] = {}
         """Stages that have failed for good."""
+        self.looks: Looks | None = None
+        """Say which trainings are needed, where a run ends once its questions are answered."""
 
     def execute(self) -> None:
         """Go on until nothing can be started any more; an interruption lets trainings save one more checkpoint."""
@@ -154,8 +158,16 @@ class RunLoop:
                 self._schedule.finish(key, now_s=now_s, node=node or None)
                 self._schedule.expectations.measured(key, voxels=voxels)
                 self._tell(StageFinished(stage=stage, elapsed_s=elapsed_s))
+                self._look()
             case Failed():
                 self._settle_failure(stage, ended, now_s=now_s)
+
+    def _look(self) -> None:
+        """Let the questions of the study say which trainings are needed by now."""
+        if self.looks is None or not (looks := self.looks.take(done=self._schedule.outcomes.done)):
+            return
+        stages = self._schedule.require(map(StageKey.score_of, self.looks.latest.needed))
+        self._tell(LooksTaken(looks=looks, stages=tuple(stages)))
 
     def _settle_failure(self, stage: Stage, failed: Failed, *, now_s: float) -> None:
         lost = self._lost(stage.key) if failed.kind in MAY_LACK_A_FILE else ()

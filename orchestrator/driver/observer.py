@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from orchestrator.driver.happenings import (
     EpochEnded,
     Happening,
+    LooksTaken,
     MachinesMissing,
     MachinesWaiting,
     StageAskedToStop,
@@ -21,7 +22,7 @@ from orchestrator.scheduling.retries import GiveUp, Retry
 from orchestrator.scheduling.scheduler import Schedule
 from orchestrator.stages.records.latest_epoch import LatestEpoch
 from orchestrator.workflow.graph import Stage
-from orchestrator.workflow.keys import StageKind
+from orchestrator.workflow.keys import StageKey, StageKind
 
 SNAPSHOT_INTERVAL_S = 1.0
 """Shortest time between two snapshots."""
@@ -82,12 +83,20 @@ class RunObserver:
             case StageRevived(stage=stage):
                 self._num_failed[stage.kind] -= 1
                 self._view.note(f"{stage.key}: tried again, since other stages failed on the same node as well")
+            case LooksTaken():
+                self._take_looks(happening)
             case EpochEnded(stage=stage, latest=latest):
                 self._running[stage.key.training] = _running_training(stage, latest)
             case TimePassed(schedule=schedule):
                 self._show(schedule)
             case _:
                 self._note_machines(happening)
+
+    def _take_looks(self, happening: LooksTaken) -> None:
+        self._totals.update(stage.kind for stage in happening.stages)
+        for look in happening.looks:
+            self._results.difference_update(map(StageKey.score_of, look.left_out))
+            self._view.note(look.line)
 
     def _note_machines(self, happening: Happening) -> None:
         match happening:

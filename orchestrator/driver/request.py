@@ -32,6 +32,8 @@ class RunRequest:
     """How trainings are ended that are worse than others, if they are trials of a search."""
     redo_changed: bool = False
     """Whether what was made of data that have changed since is removed and made anew, instead of refused."""
+    until_decided: bool = False
+    """Whether trainings are left out that cannot change an answer of the study any more."""
 
 
 def datasets_of(request: RunRequest) -> dict[str, Dataset]:

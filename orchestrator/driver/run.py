@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from orchestrator.benchmark.definition import Case, Training
@@ -15,6 +15,7 @@ from orchestrator.driver.before_start import check_space, check_workers_asked_fo
 from orchestrator.driver.claim import claim_output
 from orchestrator.driver.event_recorder import EventRecorder
 from orchestrator.driver.lease import Lease
+from orchestrator.driver.looks import Looks, planned_looks
 from orchestrator.driver.loop import RunLoop
 from orchestrator.driver.observer import RunObserver
 from orchestrator.driver.request import RunRequest, datasets_of, graph_of, identity_of, name_of
@@ -67,6 +68,10 @@ class RunOutcome:
     """Key of the page of the report; empty if it could not be written."""
     elapsed_s: float
     """Wall time of this call."""
+    left_out: tuple[str, ...] = ()
+    """Ids of the trainings of the request that no answer needs any more."""
+    looks: tuple[str, ...] = ()
+    """What each look has decided, where a run ends once its questions are answered."""
 
 
 def run(request: RunRequest, *, connect: Connect, listener: ProgressListener) -> RunOutcome:
@@ -131,24 +136,32 @@ class _Call:
 
     def carry_out(self) -> RunOutcome:
         """Carry out what is not done, and show what is."""
-        request, storage, graph = self.request, self.storage, graph_of(self.request)
-        asked_for = claim_output(storage, identity=identity_of(request), trainings=[t.id for t in request.trainings])
+        request, storage = self.request, self.storage
+        plan, ids = planned_looks(request, storage), [training.id for training in request.trainings]
+        asked_for = claim_output(storage, identity=identity_of(request), trainings=ids, looks=plan)
         settle_changed_data(request, storage, asked_for=asked_for, note=self.listener.note)
+        looks = Looks(plan, request=request, storage=storage) if plan else None
+        left_out = looks.latest.left_out if looks else ()
+        wanted = tuple(training for training in request.trainings if training.id not in left_out)
+        graph = graph_of(replace(request, trainings=wanted))
         done = finished_stages(graph, storage)
         needed = needed_stages(graph, done=done)
         check_space((graph[key] for key in needed), storage=storage, preset=request.preset)
         storage.sweep()
-        self._tell_start(num_done=len(done))
+        self._tell_start(num_done=len(done), left_out=left_out)
         executed = _Executed(failures={}, lost=frozenset())
-        if not done.issuperset(map(_score_of, request.trainings)):
-            executed = self._execute(graph, done=done)
+        if not done.issuperset(StageKey.score_of(training.id) for training in wanted):
+            executed = self._execute(graph, done=done, looks=looks)
         return self._show(executed, asked_for=asked_for, has_news=bool(needed))
 
-    def _execute(self, graph: Graph, *, done: set[StageKey]) -> _Executed:
+    def _execute(self, graph: Graph, *, done: set[StageKey], looks: Looks | None) -> _Executed:
         """Carry out the graph."""
         request = self.request
         with self.connect(request.cluster, name_of(request)) as backend:
             schedule = _schedule(request, graph, done=done, backend=backend, note=self.listener.note)
+            if looks:
+                schedule.withhold(map(StageKey.score_of, looks.withheld))
+                self._note_looks(looks)
             need = schedule.needs.one
             if need.gpus and backend.is_embedded:
                 _check_torch_here()
@@ -166,6 +179,7 @@ class _Call:
                 check_lease=self.lease.check,
                 clock=time.monotonic,
             )
+            loop.looks = looks
             try:
                 loop.execute()
             finally:
@@ -177,12 +191,13 @@ class _Call:
         """Write tables and report of everything that is committed."""
         storage, trainings = self.storage, self.request.trainings
         failures = {key.text: "\n".join([it.line, *it.last_lines]) for key, it in executed.failures.items()}
-        lost = tuple(training.id for training in trainings if _score_of(training) in executed.lost)
+        lost = tuple(training.id for training in trainings if StageKey.score_of(training.id) in executed.lost)
         if has_news:
             compare_cases(self.request, storage, asked_for=asked_for)
         table = ResultsStore(storage).read()
         rows = from_table(table)
-        num_done = len({row.training_id for row in rows} & {training.id for training in trainings})
+        ids = [training.id for training in trainings]
+        num_done = len({row.training_id for row in rows}.intersection(ids))
         shown = shown_of(self.request, storage, table=table, asked_for=asked_for)
         tables = write_run_tables(shown, storage, failed=lost)
         if has_news or not storage.exists(run_paths.REPORT_PAGE):
@@ -196,24 +211,27 @@ class _Call:
             failures=failures,
             lost_trainings=lost,
             unpredicted=unpredicted_cases(rows, trainings),
+            left_out=tuple(id_ for id_ in ids if id_ in shown.left_out) if self.request.until_decided else (),
+            looks=shown.decisions.lines if shown.decisions else (),
             tables=tables,
             report=run_paths.REPORT_PAGE if storage.exists(run_paths.REPORT_PAGE) else "",
             elapsed_s=elapsed_s,
         )
 
-    def _tell_start(self, *, num_done: int) -> None:
+    def _note_looks(self, looks: Looks) -> None:
+        """Say what earlier calls have decided."""
+        for look in looks.latest.looks:
+            self.listener.note(look.line)
+
+    def _tell_start(self, *, num_done: int, left_out: Iterable[str]) -> None:
         self.events.append(
             "run_started",
             trainings=[training.id for training in self.request.trainings],
             ensembles=[training.id for training in self.request.trainings if training.members],
             stages_done=num_done,
+            left_out=sorted(left_out),
             min_preemption_gain_s=self.request.cluster.min_preemption_gain_s,
         )
-
-
-def _score_of(training: Training) -> StageKey:
-    """Return the stage with which a training ends."""
-    return StageKey(kind=StageKind.SCORE, training=training.id)
 
 
 def _write_report(shown: Reported, storage: Storage, *, failed: Mapping[str, str], note: Callable[[str], None]) -> None:

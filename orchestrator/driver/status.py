@@ -80,6 +80,8 @@ class RunStatus:
     """One line for each stage that failed for good in the latest call."""
     waiting: tuple[str, ...]
     """Trainings that have not begun; those that a failure blocks included."""
+    left_out: frozenset[str]
+    """Trainings that no answer needs any more."""
     training_s: float
     """Time spent in finished trainings, predictions and scores of all calls."""
     gpu_hours: Mapping[str, float]
@@ -116,7 +118,8 @@ def read_status(storage: Storage) -> RunStatus:
     )
     failed = _failed(latest)
     begun = {training.id for training in under_way} | _begun_before_failing(failed)
-    waiting = tuple(training for training in trainings if training not in done | begun)
+    left_out = _left_out(latest).difference(done)
+    waiting = tuple(training for training in trainings if training not in done | begun | left_out)
     finished = [event for event in events if event["kind"] == "stage_finished"]
     finished_s = {
         kind: [event["elapsed_s"] for event in finished if event["stage_kind"] == kind] for kind in _OF_A_TRAINING
@@ -127,6 +130,7 @@ def read_status(storage: Storage) -> RunStatus:
         under_way=under_way,
         failed=failed,
         waiting=waiting,
+        left_out=left_out,
         training_s=sum(map(sum, finished_s.values())),
         gpu_hours=gpu_hours(stage_spans(events)),
         machines=_latest(latest, "machines_seen", "machines") or {},
@@ -224,6 +228,12 @@ def _failed(events: Sequence[JsonMapping]) -> dict[str, str]:
         elif event["kind"] == "stage_revived":
             failed.pop(event["stage"], None)
     return failed
+
+
+def _left_out(events: Sequence[JsonMapping]) -> frozenset[str]:
+    """Return the trainings that looks at the questions of the study have found needless."""
+    named = (event.get("left_out", ()) for event in events if event["kind"] in {"run_started", "look_taken"})
+    return frozenset(str(id_) for ids in named for id_ in ids)
 
 
 def _begun_before_failing(failed: Iterable[str]) -> set[str]:

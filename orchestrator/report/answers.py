@@ -1,13 +1,14 @@
 """The questions of a study answered: whether the trainings of one kind are better than those of another."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from orchestrator.benchmark.definition import Training
-from orchestrator.benchmark.tables import ComparisonSpec
+from orchestrator.benchmark.tables import ComparisonSpec, compared_groups
 from orchestrator.statistics.comparison import PairedComparison, compare_paired, corrected_by_holm
+from orchestrator.statistics.sequential import Crossing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -15,6 +16,48 @@ if TYPE_CHECKING:
 METRICS = ("dsc", "nsd")
 """What is compared: both lie between 0 and 1, and are defined where a mask is empty."""
 ALPHA = 0.05
+UNDECIDED = "undecided"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, order=True)
+class DifferenceKey:
+    """What a test is of: a group of trainings against another, in one structure and metric."""
+
+    baseline: str
+    """Group."""
+    against: str
+    """Group."""
+    evaluation_set: str
+    structure: str
+    metric: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Decision:
+    """Where a test of a run is that ends once its questions are answered."""
+
+    key: DifferenceKey
+    look: int
+    """The latest in which it took part; 0 for none yet."""
+    num_trainings: int
+    """Of both groups together, in that look."""
+    num_patients: int
+    """In that look."""
+    crossing: Crossing | None
+    """With what it was shown, if it was."""
+    level: float
+    """Error that it may make, over all looks."""
+    chance: float
+    """To be shown with all trainings, if they go on as they began."""
+    is_closed: bool
+    """Whether the trainings to come can hardly change it any more."""
+
+    @property
+    def verdict(self) -> str:
+        """`higher`, `lower` or `undecided`."""
+        if self.crossing is None:
+            return UNDECIDED
+        return "higher" if self.crossing.direction > 0 else "lower"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,10 +77,27 @@ class Difference:
     num_unpaired: int
     """Cases that only one of them has a score of: they are left out."""
     result: PairedComparison
+    is_sequential: bool = False
+    """Whether looks decide, and not the test of all that there is."""
+    decision: Decision | None = None
+    """Of the looks; None of a test that was not planned, or before the first look."""
+
+    @property
+    def key(self) -> DifferenceKey:
+        """What the test is of."""
+        return DifferenceKey(
+            baseline=self.baseline,
+            against=self.against,
+            evaluation_set=self.evaluation_set,
+            structure=self.structure,
+            metric=self.metric,
+        )
 
     @property
     def verdict(self) -> str:
-        """`higher` or `lower` if both the corrected test and the interval say so, `not shown` otherwise."""
+        """`higher` or `lower` if test and interval say so, else `not shown`; `undecided` where looks decide."""
+        if self.is_sequential:
+            return self.decision.verdict if self.decision else UNDECIDED
         found, interval = self.result, self.result.difference
         is_shown = found.p_corrected < ALPHA and interval.has_interval and not interval.low <= 0 <= interval.high
         if not is_shown:
@@ -65,6 +125,8 @@ class Answer:
         verdicts = [one.verdict for one in self.differences]
         clusters = [one.result.difference.num_clusters for one in self.differences]
         patients = f"{min(clusters)} to {max(clusters)}" if min(clusters) < max(clusters) else f"{clusters[0]}"
+        if any(one.is_sequential for one in self.differences):
+            return _sentence_of_looks(verdicts, patients=patients)
         if not self.num_tests:
             return f"Too few patients for a test (n = {patients})."
         return (
@@ -73,6 +135,15 @@ class Answer:
             f"n = {patients} patients, Wilcoxon signed rank, Holm over {self.num_tests} tests at {ALPHA}, and a 95 % "
             "interval without 0."
         )
+
+
+def _sentence_of_looks(verdicts: Sequence[str], *, patients: str) -> str:
+    return (
+        f"Of {len(verdicts)} differences (structure, evaluation set, DSC or NSD), {verdicts.count('higher')} are shown "
+        f"to be higher, {verdicts.count('lower')} lower; {verdicts.count(UNDECIDED)} are undecided. n = {patients} "
+        "patients, group sequential signed rank test by flipped signs, an error of at most "
+        f"{ALPHA} over all looks and all tests of the study (Holm), and a 95 % interval without 0 at the look."
+    )
 
 
 def answer(spec: ComparisonSpec, rows: "pd.DataFrame", *, trainings: Sequence[Training], seed: int = 0) -> Answer:
@@ -96,9 +167,9 @@ def answer(spec: ComparisonSpec, rows: "pd.DataFrame", *, trainings: Sequence[Tr
         difference
         for baseline, against in compared_groups(spec, trainings)
         for difference in _differences(
+            spec,
             rows,
-            baseline=baseline.group,
-            against=against.group,
+            pair=(baseline.group, against.group),
             by_fold=baseline.num_folds == against.num_folds,
             seed=seed,
         )
@@ -115,7 +186,7 @@ def answer_for_submission(method: str, rows: "pd.DataFrame", *, groups: Sequence
     differences = [
         difference
         for group in groups
-        for difference in _differences(rows, baseline=group, against=method, by_fold=False, seed=seed)
+        for difference in _differences(spec, rows, pair=(group, method), by_fold=False, seed=seed)
     ]
     return _corrected(spec, differences)
 
@@ -126,29 +197,16 @@ def _corrected(spec: ComparisonSpec, differences: Sequence[Difference]) -> Answe
     return Answer(spec=spec, differences=tuple(replace(one, result=result) for one, result in whole))
 
 
-def compared_groups(spec: ComparisonSpec, trainings: Sequence[Training]) -> list[tuple[Training, Training]]:
-    """Return the groups that a question compares, the baseline first, each by the first of its trainings."""
-    first = {training.group: training for training in reversed(trainings)}
-    return [
-        (baseline, against)
-        for against in first.values()
-        if _fits(against, spec.against)
-        for baseline in first.values()
-        if _fits(baseline, spec.baseline)
-        and spec.key(baseline) == spec.key(against)
-        and baseline.group != against.group
-    ]
-
-
-def _fits(training: Training, facets: Mapping[str, str | int]) -> bool:
-    return all(training.facets.get(name) == value for name, value in facets.items())
-
-
-def _differences(rows: "pd.DataFrame", *, baseline: str, against: str, by_fold: bool, seed: int) -> list[Difference]:
+def _differences(
+    spec: ComparisonSpec, rows: "pd.DataFrame", *, pair: tuple[str, str], by_fold: bool, seed: int
+) -> list[Difference]:
+    baseline, against = pair
     joined = paired_scores(rows, baseline=baseline, against=against, by_fold=by_fold)
     found = []
     for (evaluation_set, structure), part in joined.groupby(["evaluation_set", "structure"], sort=False):
         for metric in METRICS:
+            if not spec.asks(str(evaluation_set), str(structure), metric):
+                continue
             one, other = part[f"{metric}_baseline"], part[f"{metric}_against"]
             both = one.notna() & other.notna()
             if not both.any():

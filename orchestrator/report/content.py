@@ -1,15 +1,15 @@
 """Everything that a report says, from committed scores and the events of a run."""
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 from orchestrator.benchmark.published import AVERAGE, PublishedScore
-from orchestrator.benchmark.study import Study
 from orchestrator.benchmark.tables import TableLayout
 from orchestrator.report import figures
 from orchestrator.report.answers import answer, answer_for_submission
+from orchestrator.report.looks.decisions import decided_by
 from orchestrator.report.notes import errata_notes, run_notes
 from orchestrator.report.overview import OverviewRow, overview
 from orchestrator.report.page import BesidePublished, Failure, Figure, Origin, Page
@@ -41,6 +41,15 @@ RANK_FILES = (
     ("ranks.csv", "ranks in each structure and metric, by three rules"),
 )
 """Where there are several to rank."""
+_OF_ALL = (
+    "differences were tested with Wilcoxon's signed rank test over patients and corrected by Holm's method within each "
+    "question."
+)
+_OF_LOOKS = (
+    "differences were tested with a group sequential signed rank test over patients, looked at as folds ended, with "
+    "limits from random signs of patients, errors spent evenly over the trainings and divided by Holm's method over "
+    "all tests; trainings that no open test needed were not carried out."
+)
 
 
 def make_page(
@@ -62,7 +71,7 @@ def make_page(
     methods_submitted = [] if submitted is None else list(dict.fromkeys(submitted["group"]))
     everything = rows if submitted is None else pd.concat([rows, submitted], ignore_index=True)
     found = overview(everything)
-    answers = [answer(spec, rows, trainings=trainings) for spec in layout.comparisons]
+    answers = [decided_by(reported.decisions, answer(spec, rows, trainings=trainings)) for spec in layout.comparisons]
     groups = list(dict.fromkeys(rows["group"]))
     answers += [answer_for_submission(method, everything, groups=groups) for method in methods_submitted[:MOST_TESTED]]
     published = _beside_published(found, layout=layout)
@@ -71,7 +80,7 @@ def make_page(
     done = len(origins)
     return Page(
         title=study.title,
-        state=_state(done, len(trainings), num_failures=len(failures)),
+        state=_state(done, reported, num_failures=len(failures)),
         notes=(*_notes_of_submissions(methods_submitted), *_notes_of_run(reported)),
         location=location,
         set_titles=layout.set_titles,
@@ -85,12 +94,13 @@ def make_page(
         usage=usage_of(events),
         cost=reported.cost,
         failures=tuple(Failure(name=name, text=text) for name, text in failures.items()),
-        methods=methods(rows, study=study, ensembles={one.id for one in trainings if one.members}),
+        methods=methods(rows, reported=reported),
         origins=origins,
         files=(*FILES, *(RANK_FILES if rankings else ())),
         rankings=rankings,
         parts=parts_of(rows, layout=layout, leaks=reported.leaks),
         gaps=gaps_of(rows, layout=layout, trainings=trainings),
+        decisions=reported.decisions,
     )
 
 
@@ -118,17 +128,25 @@ def _notes_of_submissions(methods: Sequence[str]) -> tuple[str, ...]:
     )
 
 
-def _state(done: int, asked_for: int, *, num_failures: int) -> str:
+def _state(done: int, reported: Reported, *, num_failures: int) -> str:
+    asked_for, left_out = len(reported.trainings), reported.left_out
+    if left_out and done >= asked_for - len(left_out):
+        return (
+            f"Whole: {done} of {asked_for} trainings have scores, and {len(left_out)} were left out, since no answer "
+            "needed them any more."
+        )
     if done == asked_for:
         return f"Whole: all {done} trainings have scores." if done != 1 else "Whole: the one training has scores."
     failed = f"; {num_failures} stages failed" if num_failures else ""
-    return f"Not whole: {done} of {asked_for} trainings have scores{failed}. What is shown is of these."
+    needless = f"; {len(left_out)} are not needed any more" if left_out else ""
+    return f"Not whole: {done} of {asked_for} trainings have scores{failed}{needless}. What is shown is of these."
 
 
-def methods(rows: "pd.DataFrame", *, study: Study, ensembles: Collection[str] = ()) -> str:
-    """Return the paragraph on methods, ready to be pasted; `ensembles` are the ids of those."""
+def methods(rows: "pd.DataFrame", *, reported: Reported) -> str:
+    """Return the paragraph on methods, ready to be pasted."""
     if rows.empty:
         return "No training has scores yet."
+    ensembles = {training.id for training in reported.trainings if training.members}
     everything = rows.drop_duplicates("training_id")
     is_ensemble = everything["training_id"].isin(ensembles)
     # What an ensemble says of its origin is what its members say.
@@ -144,15 +162,14 @@ def methods(rows: "pd.DataFrame", *, study: Study, ensembles: Collection[str] = 
     tolerances = rows.groupby("structure", sort=False)["tolerance_mm"].first()
     phantoms = " The data are generated phantoms." if bool(each["phantoms"].any()) else ""
     return (
-        f"{len(each)} models of the study “{study.title}” were trained with nnU-Net ({software}) on "
+        f"{len(each)} models of the study “{reported.study.title}” were trained with nnU-Net ({software}) on "
         f"{' and '.join(sorted(devices))}, preset "
         f"{', '.join(sorted(set(each['preset'])))}, seed {', '.join(map(str, sorted(set(each['seed']))))}, in "
         f"{each['train_elapsed_s'].sum() / 3600:.2f} hours of training in all; final checkpoints were evaluated."
         f"{averaged}{phantoms} Dice similarity coefficient (DSC), normalised surface Dice (NSD) at "
         f"{', '.join(f'{mm:g} mm ({name})' for name, mm in tolerances.items())}, 95 % Hausdorff distance (HD95) and "
         "average symmetric surface distance (ASSD) were calculated for each case and structure. Means have 95 % "
-        "intervals by the studentised bootstrap over patients; differences were tested with Wilcoxon's signed rank "
-        "test over patients and corrected by Holm's method within each question."
+        f"intervals by the studentised bootstrap over patients; {_OF_LOOKS if reported.decisions else _OF_ALL}"
     )
 
 

@@ -66,7 +66,7 @@ def forest(answer: Answer) -> str:
             colour = COLOURS[0] if one.metric == "dsc" else COLOURS[1]
             if found.has_interval:
                 axis.plot([found.low, found.high], [place, place], color=colour, linewidth=1.6)
-            is_shown = one.verdict != "not shown"
+            is_shown = one.verdict in {"higher", "lower"}
             axis.plot([found.mean], [place], "o", color=colour, markersize=5, fillstyle="full" if is_shown else "none")
         labels = [f"{one.against}: {one.structure}, {one.evaluation_set}, {one.metric.upper()}" for one in shown]
         axis.set_yticks(range(len(shown)), labels)

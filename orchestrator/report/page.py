@@ -8,6 +8,7 @@ from pathlib import Path
 from orchestrator.report import figures
 from orchestrator.report.answers import Answer
 from orchestrator.report.live.state import LiveState
+from orchestrator.report.looks.decisions import Decisions
 from orchestrator.report.overview import OverviewRow
 from orchestrator.report.parts import Gaps, Parts
 from orchestrator.report.pictures import Picture
@@ -27,7 +28,7 @@ from orchestrator.report.texts.numbers import (
     rank_range,
     share,
 )
-from orchestrator.statistics import ranking
+from orchestrator.statistics import ranking, sequential
 from orchestrator.statistics.intervals import FEWEST_CLUSTERS, NUM_RESAMPLES, MeanWithInterval
 from orchestrator.usage import Cost, Usage
 
@@ -124,6 +125,8 @@ class Page:
     """When the trainings ran."""
     cost: Cost | None = None
     """None where nothing tells prices."""
+    decisions: Decisions | None = None
+    """Of the looks of a run that ends once its questions are answered."""
     live: LiveState | None = None
     """How far the run is, if it goes on and the page is read again and again."""
     what: str = "trainings"
@@ -131,6 +134,7 @@ class Page:
     num_resamples: int = NUM_RESAMPLES
     fewest_clusters: int = FEWEST_CLUSTERS
     num_rank_resamples: int = ranking.NUM_RESAMPLES
+    least_chance: float = sequential.LEAST_CHANCE
 
     @property
     def is_long(self) -> bool:

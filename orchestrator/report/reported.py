@@ -9,6 +9,7 @@ from orchestrator.benchmark.definition import Training
 from orchestrator.benchmark.leaks import AlikeCases, PatientLeak, alike_leaks
 from orchestrator.benchmark.study import Study
 from orchestrator.benchmark.tables import TableLayout
+from orchestrator.report.looks.decisions import Decisions
 from orchestrator.usage import Cost
 
 
@@ -29,6 +30,15 @@ class Reported:
     """Cases whose images show the same, as their voxels tell."""
     cost: Cost | None = None
     """Of what the run took of its machines; None where nothing tells their prices."""
+    decisions: Decisions | None = None
+    """Of its looks, if it ends once its questions are answered."""
+
+    @property
+    def left_out(self) -> frozenset[str]:
+        """Ids of the trainings without scores that no answer needs any more."""
+        if self.decisions is None:
+            return frozenset()
+        return frozenset(self.decisions.left_out).difference(self.table["training_id"].unique().to_pylist())
 
     @property
     def of_trainings(self) -> pa.Table:

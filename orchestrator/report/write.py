@@ -13,9 +13,10 @@ import pyarrow.parquet as pq
 from orchestrator.benchmark.tables import TableLayout
 from orchestrator.events import finite_or_null
 from orchestrator.report import figures
-from orchestrator.report.answers import Answer
+from orchestrator.report.answers import Answer, Difference
 from orchestrator.report.content import make_page
 from orchestrator.report.data_dictionary import data_dictionary
+from orchestrator.report.looks.decisions import Decisions
 from orchestrator.report.page import Figure, Page, to_html, to_markdown
 from orchestrator.report.pictures import pictures
 from orchestrator.report.ranks import rank_files
@@ -144,6 +145,7 @@ def _summary(page: Page) -> str:
         "notes": page.notes,
         "scores": [asdict(row) for row in page.rows],
         "answers": [_answer(one) for one in page.answers],
+        **({"looks": _looks(page.decisions)} if page.decisions else {}),
         "published": [asdict(one) for one in page.published],
         "parts": [asdict(one) for one in page.parts],
         "gaps": [asdict(one) for one in page.gaps],
@@ -159,5 +161,21 @@ def _answer(found: Answer) -> JsonObject:
         "question": found.spec.title,
         "sentence": found.sentence,
         "num_tests": found.num_tests,
-        "differences": [{**asdict(one), "verdict": one.verdict} for one in found.differences],
+        "differences": [_difference(one) for one in found.differences],
     }
+
+
+def _looks(found: Decisions) -> JsonObject:
+    return {
+        "planned": found.num_planned,
+        "looks": [asdict(one) for one in found.looks],
+        "waits_for": list(found.lacking),
+        "left_out": dict(found.left_out),
+        "tests": [{**asdict(one), "verdict": one.verdict} for one in found.tests],
+    }
+
+
+def _difference(found: Difference) -> JsonObject:
+    of_looks = {"is_sequential", "decision"}
+    fields = {name: value for name, value in asdict(found).items() if found.is_sequential or name not in of_looks}
+    return {**fields, "verdict": found.verdict}

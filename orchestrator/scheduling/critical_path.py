@@ -1,17 +1,17 @@
 """Which stages of a graph are needed, how long the way from each to the end is, and which is urgent for that."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from orchestrator.scheduling.queue import Urgency
 from orchestrator.workflow.graph import Graph
 from orchestrator.workflow.keys import StageKey, StageKind
 
 
-def needed_stages(graph: Graph, *, done: set[StageKey]) -> list[StageKey]:
-    """Return, in graph order, the stages that lead to a result that is not there yet."""
+def needed_stages(graph: Graph, *, done: set[StageKey], withheld: Collection[StageKey] = ()) -> list[StageKey]:
+    """Return, in graph order, the stages that lead to a result that is not there yet, and is not withheld."""
     needed: set[StageKey] = set()
     has_dependents = {need for stage in graph.values() for need in stage.dependencies}
-    open_keys = [key for key in graph if key not in has_dependents and key not in done]
+    open_keys = [key for key in graph if key not in has_dependents and key not in done and key not in withheld]
     while open_keys:
         key = open_keys.pop()
         if key not in needed:

@@ -10,32 +10,41 @@ from orchestrator.workflow.keys import StageKey
 class Outcomes:
     """The part of the state of a run that only grows, but for what is revived or reopened."""
 
-    def __init__(self, graph: Graph, *, done: Iterable[StageKey]) -> None:
-        """Begin with the stages whose products exist."""
+    def __init__(self, graph: Graph, *, done: Iterable[StageKey], withheld: Iterable[StageKey] = ()) -> None:
+        """Begin with the stages whose products exist; nothing is needed until `require` is called."""
         self._graph = graph
         self.done = set(done)
         self.failed: set[StageKey] = set()
         """Given up."""
         self.blocked: set[StageKey] = set()
         """Those that wait, directly or not, for one that was given up."""
-        self.needed = needed_stages(graph, done=self.done)
-        """The stages that led to a missing result when the run began, in graph order, then those that were reopened."""
+        self.needed: list[StageKey] = []
+        """The stages that led to a missing result when the run began, in graph order, then what was needed later."""
         self.dependents: dict[StageKey, list[StageKey]] = {key: [] for key in graph}
         """Needed stages that wait for each stage."""
         self._num_open_needs: dict[StageKey, int] = {}
-        for key in self.needed:
-            for need in graph[key].dependencies:
+        self._withheld = set(withheld)
+
+    def require(self, results: Iterable[StageKey]) -> list[StageKey]:
+        """Let all results be needed but for those that stay withheld; returns the stages that were not before."""
+        self._withheld.difference_update(results)
+        needed = needed_stages(self._graph, done=self.done, withheld=self._withheld)
+        further = [key for key in needed if key not in self._num_open_needs]
+        self._add(further)
+        self._block_anew()
+        return further
+
+    def _add(self, keys: Iterable[StageKey]) -> None:
+        for key in keys:
+            self.needed.append(key)
+            for need in self._graph[key].dependencies:
                 self.dependents[need].append(key)
-            self._num_open_needs[key] = sum(need not in self.done for need in graph[key].dependencies)
+            self._num_open_needs[key] = sum(need not in self.done for need in self._graph[key].dependencies)
 
     @property
     def over(self) -> set[StageKey]:
         """Stages that will not be carried out any more."""
         return self.done | self.failed | self.blocked
-
-    def without_needs(self) -> list[StageKey]:
-        """Return the needed stages for which nothing is missing."""
-        return [key for key, number in self._num_open_needs.items() if number == 0]
 
     def finish(self, key: StageKey) -> list[StageKey]:
         """Take note that a stage is done; returns those that lack nothing because of it."""
@@ -47,6 +56,10 @@ class Outcomes:
             self._num_open_needs[dependent] -= 1
         return [dependent for dependent in waiting if self._num_open_needs[dependent] == 0]
 
+    def can_start(self, key: StageKey) -> bool:
+        """Whether a needed stage that does not run lacks nothing, and is not given up."""
+        return not self.lacks(key) and not any(key in over for over in (self.done, self.failed, self.blocked))
+
     def lacks(self, key: StageKey) -> bool:
         """Whether a needed stage waits for others."""
         return self._num_open_needs[key] > 0
@@ -55,11 +68,8 @@ class Outcomes:
         """Let stages count as not done, since what they have made is lost; returns those that were done."""
         reopened = [key for key in keys if key in self.done]
         self.done.difference_update(reopened)
+        self._add(key for key in reopened if key not in self._num_open_needs)
         for key in reopened:
-            if key not in self._num_open_needs:
-                self.needed.append(key)
-                for need in self._graph[key].dependencies:
-                    self.dependents[need].append(key)
             self._num_open_needs[key] = 0
         for key in reopened:
             self._num_open_needs[key] = sum(need not in self.done for need in self._graph[key].dependencies)

@@ -18,7 +18,7 @@ def estimate_remaining_s(schedule: Schedule, *, now_s: float) -> float:
     for stage in schedule.remaining():
         seconds = schedule.remaining_s(stage.key, now_s=now_s)
         if stage.kind.uses_network:
-            need = schedule.need(stage)
+            need = schedule.needs.of(stage)
             on_places += [seconds / need.pace] * need.num_workers
         else:
             other_s += seconds

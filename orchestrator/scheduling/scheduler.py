@@ -31,9 +31,8 @@ class Schedule:
     """The state of a run and its decisions: of all stages that can start, the one with the longest way to go is next.
 
     The length of the way is the predicted duration of the stage and of the longest chain that waits for it, so long
-    trainings start first, on the fastest GPUs, and what feeds them goes before what does not. Before all of them goes
-    what no training waits for: predictions, scores and their cases. Trainings come last where they share CPUs with
-    what feeds others: only for a training whose patches are there can another be preempted.
+    trainings start first, on the fastest GPUs, and what feeds them goes before what does not. Trainings come last where
+    they share CPUs with what feeds others: only for a training whose patches are there can another be preempted.
     """
 
     def __init__(
@@ -77,13 +76,24 @@ class Schedule:
         self._running = Running(graph, processors=self.processors, expectations=self.expectations)
         self._failures = FailureCounts()
         self._revived: list[StageKey] = []
-        self._reservations = Reservations(self.processors, need=lambda key: self.need(graph[key]))
+        self._reservations = Reservations(self.processors, need=lambda key: self.needs.of(graph[key]))
         self._looked_s = self._next_look_s = 0.0
-        self._ways = Ways(graph, dependents=self.outcomes.dependents)
-        self._trainings = [key for key in self.outcomes.needed if graph[key].kind is StageKind.TRAIN]
         self._ready = ReadyQueue()
-        for key in self.outcomes.without_needs():
+        self.require(())
+
+    def withhold(self, results: Iterable[StageKey]) -> None:
+        """Before anything is started: do nothing for some results until they are required."""
+        self.outcomes, self._ready = Outcomes(self.graph, done=self.outcomes.done, withheld=results), ReadyQueue()
+        self.require(())
+
+    def require(self, results: Iterable[StageKey]) -> list[StageKey]:
+        """Carry out what leads to results that were withheld; returns the stages that were not needed before."""
+        further = self.outcomes.require(results)
+        self._ways = Ways(self.graph, dependents=self.outcomes.dependents)
+        self._trainings = [key for key in self.outcomes.needed if self.graph[key].kind is StageKind.TRAIN]
+        for key in filter(self.outcomes.can_start, further):
             self._put(key)
+        return further
 
     @property
     def running(self) -> frozenset[StageKey]:
@@ -94,10 +104,6 @@ class Schedule:
     def is_over(self) -> bool:
         """Whether nothing runs and nothing can be started any more."""
         return not self._running and not self._ready and not self._reservations
-
-    def need(self, stage: Stage) -> ResourceRequest:
-        """Return what a stage takes while it runs."""
-        return self.needs.of(stage)
 
     def demand(self) -> Demand:
         """Return what runs, and what could run if there were room."""
@@ -180,8 +186,7 @@ class Schedule:
         """Let a node rest, and what had failed for good there be tried again."""
         self.processors.close(node_id)
         self._drop_holds_of_lost_nodes(now_s)
-        revived = self.outcomes.revive(innocent)
-        self._revived += revived
+        self._revived += (revived := self.outcomes.revive(innocent))
         for key in revived:
             self._put(key)
 
@@ -197,9 +202,8 @@ class Schedule:
             if dependent in self._ready:
                 self._ready.take_out(dependent)
         # Another stage may have had it made again meanwhile.
-        for key in (*reopened, for_stage):
-            if not self.outcomes.lacks(key):
-                self._put(key)
+        for key in filter(self.outcomes.can_start, (*reopened, for_stage)):
+            self._put(key)
         return Retry(attempt=self.attempts[for_stage] + 1, reopened=tuple(reopened))
 
     def take_revived(self) -> list[StageKey]:
@@ -335,7 +339,7 @@ class Schedule:
 
     def _start(self, key: StageKey, *, node: str, now_s: float) -> Start:
         remaining_s = self.remaining_s(key, now_s=now_s)
-        stage, need = self.graph[key], self.need(self.graph[key])
+        stage, need = self.graph[key], self.needs.of(self.graph[key])
         share = need.share_of(self.processors.node(node))
         assert share is not None, key
         self._running[key] = Attempt(node=node, need=need, remaining_s=remaining_s, at_s=now_s, since_s=now_s)
@@ -371,7 +375,7 @@ class Schedule:
             self._reservations.waiting.add(key)
             return
         self.needs.narrow(self.graph[key])
-        self._ready.put(self.need(self.graph[key]), self._urgency(key))
+        self._ready.put(self.needs.of(self.graph[key]), self._urgency(key))
 
     def _drop_holds_of_lost_nodes(self, now_s: float) -> None:
         for key in self._reservations.without_hope(now_s=now_s, patience_s=float("inf")):
@@ -392,6 +396,5 @@ class Schedule:
         return attempt
 
     def _put_anew(self) -> None:
-        for key in list(self._ready.ids()):
-            if self.graph[key].kind is StageKind.TRAIN:
-                self._put(key)
+        for key in [one for one in self._ready.ids() if self.graph[one].kind is StageKind.TRAIN]:
+            self._put(key)

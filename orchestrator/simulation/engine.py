@@ -223,7 +223,7 @@ class Simulation:
     def _begin(self, start: Start) -> None:
         stage, share, node = start.stage, start.share, self.schedule.processors.node(start.node)
         is_training = stage.kind is StageKind.TRAIN
-        speed = (node.speed if share.gpus else 1.0) * self.schedule.need(stage).pace_with(share)
+        speed = (node.speed if share.gpus else 1.0) * self.schedule.needs.of(stage).pace_with(share)
         under = _RunningStage(start=start, start_s=self._now_s, speed=speed, share=share)
         self._under_way[stage.key] = under
         self._on_node.setdefault(start.node, {})[stage.key] = None

@@ -94,6 +94,11 @@ class StageKey:
         return self.text
 
     @classmethod
+    def score_of(cls, training_id: str) -> "StageKey":
+        """Return the stage with which a training ends."""
+        return cls(kind=StageKind.SCORE, training=training_id)
+
+    @classmethod
     def parse(cls, text: str) -> "StageKey | None":
         """Return the key that has this text; None for none, as in the events of another version."""
         word, _, rest = text.partition(" ")

@@ -103,8 +103,11 @@ def run_here(request: RunRequest, options: argparse.Namespace, *, console: Conso
             say(f"{request.output}/{key}", console=console)
     if outcome.report:
         say(f"{request.output}/{outcome.report}", console=console)
+    for line in outcome.looks:
+        say(line, console=console)
     num_done = f"{outcome.num_done} of {len(request.trainings)} trainings done"
-    say(f"{num_done}, {duration_text(outcome.elapsed_s)}.", console=console)
+    without = f", {len(outcome.left_out)} not needed" if outcome.left_out else ""
+    say(f"{num_done}{without}, {duration_text(outcome.elapsed_s)}.", console=console)
     for stage_id, text in outcome.failures.items():
         line, *log = text.splitlines()
         say(f"failed: {stage_id}: {line}", console=console)
@@ -114,7 +117,7 @@ def run_here(request: RunRequest, options: argparse.Namespace, *, console: Conso
         command = shlex.join(command_for(options, outcome.lost_trainings))
         say(f"To try only these again: {command}", console=console)
     _show_unpredicted(outcome.unpredicted, console=console)
-    is_whole = outcome.num_done == len(request.trainings) and not outcome.unpredicted
+    is_whole = outcome.num_done + len(outcome.left_out) == len(request.trainings) and not outcome.unpredicted
     return EXIT_DONE if is_whole else EXIT_NOT_DONE
 
 

@@ -51,6 +51,7 @@ def driver_of(request: RunRequest, options: argparse.Namespace) -> Driver:
         "study": study,
         "data": request.data,
         "redo_changed": options.redo_changed,
+        "until_decided": options.until_decided,
         "only": options.only,
     }
     return Driver(

@@ -86,6 +86,12 @@ def _add_request(parser: argparse.ArgumentParser) -> None:
         help="where files of --data have changed since this run has read them, remove all that was made of them and "
         "make it anew (default: refuse)",
     )
+    add(
+        "--until-decided",
+        action="store_true",
+        help="fold by fold, leave out trainings that can hardly change an answer of the study any more; false answers "
+        "stay below 5 %% over all looks",
+    )
     add("--seed", type=int, default=0, help="seed of phantoms and trainings (default: 0)")
 
 
@@ -121,6 +127,8 @@ def check_options(options: argparse.Namespace) -> None:
         value = getattr(options, name)
         if value is not None and value is not False and not getattr(options, partner):
             raise ConfigError(f"{flag(name)}: only with {flag(partner)}")
+    if options.until_decided and options.simulate:
+        raise ConfigError("--until-decided: not with --simulate, which has no scores to decide by")
     chosen = [flag(name) for name in ALONE if getattr(options, name)]
     if len(chosen) > 1:
         raise ConfigError(f"{' and '.join(chosen)}: expected one of them")

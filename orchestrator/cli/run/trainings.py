@@ -1,6 +1,7 @@
 """Which trainings a run would carry out, without starting any."""
 
 import json
+from itertools import accumulate
 
 from rich.console import Console
 from rich.table import Table
@@ -10,6 +11,7 @@ from orchestrator.benchmark.presets import Preset
 from orchestrator.benchmark.trainings.ensembles import fitted_trainings
 from orchestrator.cli.console import print_whole, say
 from orchestrator.cli.text import counted
+from orchestrator.driver.looks import plan_of
 from orchestrator.driver.request import RunRequest
 
 
@@ -34,6 +36,10 @@ def show_trainings(request: RunRequest, *, console: Console, as_json: bool) -> N
         f"{counted(len(rows), 'training')}, about {total:.3g} {unit} hours of training with preset "
         f"{request.preset.name}."
     )
+    if request.until_decided:
+        sizes = ", ".join(map(str, accumulate(map(len, plan_of(request).looks))))
+        line = f"Looks at {sizes} compared trainings; after each, those are left out that no question needs any more."
+        say(line, console=console)
     for leak in request.study.patient_leaks(request.trainings):
         say(f"note: {leak.line}", console=console)
 

@@ -71,6 +71,8 @@ def _cell(
         return Cell(state=CellState.DONE, text="done", title=training_id)
     if training_id in failed:
         return Cell(state=CellState.FAILED, text="failed", title=f"{training_id}: {failed[training_id]}")
+    if training_id in status.left_out:
+        return Cell(state=CellState.LEFT_OUT, text="not needed", title=training_id)
     one = under_way.get(training_id)
     if one is None:
         return Cell(state=CellState.WAITING, text="waiting", title=training_id)

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from orchestrator.benchmark.definition import Training
-from orchestrator.benchmark.tables import ComparisonSpec
-from orchestrator.report.answers import METRICS, compared_groups, paired_scores
+from orchestrator.benchmark.tables import ComparisonSpec, compared_groups
+from orchestrator.report.answers import METRICS, paired_scores
 from orchestrator.report.reported import Reported
 from orchestrator.report.scores_frame import scores_frame
 from orchestrator.statistics.planning import VarianceComponents, variance_components
@@ -74,7 +74,7 @@ def _of_question(
         for (evaluation_set, structure), part in joined.groupby(["evaluation_set", "structure"], sort=False):
             for metric in METRICS:
                 components = _components(part, metric=metric)
-                if components is not None:
+                if components is not None and spec.asks(str(evaluation_set), str(structure), metric):
                     parts.append((baseline, against, str(evaluation_set), str(structure), metric, components, hours))
     return [
         PlannedComparison(

@@ -5,11 +5,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from orchestrator.benchmark.tables import load_tables
-from orchestrator.driver.claim import trainings_asked_for
+from orchestrator.driver.claim import looks_of, trainings_asked_for
 from orchestrator.driver.request import RunRequest
 from orchestrator.driver.status import RunStatus, read_status
 from orchestrator.events import read_events
+from orchestrator.report.looks.decisions import decisions_of
 from orchestrator.report.reported import Reported
+from orchestrator.report.scores_frame import patient_of_case, scores_frame
 from orchestrator.report.study_tables.tables import Doubts, write_tables
 from orchestrator.results.store import ResultsStore, from_table
 from orchestrator.stages.records.alike import compare_images, read_alike
@@ -18,6 +20,7 @@ from orchestrator.storage import run_paths
 from orchestrator.storage.interface import Storage
 from orchestrator.usage import Cost
 from orchestrator.workflow.graph import used_label_sets
+from orchestrator.workflow.looks import LookPlan
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -30,13 +33,16 @@ def shown_of(request: RunRequest, storage: Storage, *, table: "pa.Table", asked_
     trainings = tuple(training for training in everything if training.id in shown)
     # Phantoms are what they are.
     labels = [] if request.data is None else [pair for one in trainings for pair in used_label_sets(one)]
-    return Reported(
-        study=request.study,
-        trainings=trainings,
-        table=table,
-        layout=load_tables(request.study),
-        warnings=tuple(warnings_about(storage, labels)) if labels else (),
-        alike=read_alike(storage),
+    return with_decisions(
+        Reported(
+            study=request.study,
+            trainings=trainings,
+            table=table,
+            layout=load_tables(request.study),
+            warnings=tuple(warnings_about(storage, labels)) if labels else (),
+            alike=read_alike(storage),
+        ),
+        plan=looks_of(storage),
     )
 
 
@@ -48,13 +54,22 @@ def compare_cases(request: RunRequest, storage: Storage, *, asked_for: Collectio
     )
 
 
+def with_decisions(shown: Reported, *, plan: LookPlan | None) -> Reported:
+    """Return the same with what the looks of a run have decided, if it has a plan of looks."""
+    if plan is None:
+        return shown
+    patients = patient_of_case(shown.study)
+    decisions = decisions_of(plan, scores_frame(shown), trainings=shown.trainings, patients=patients)
+    return replace(shown, decisions=decisions)
+
+
 def write_run_tables(shown: Reported, storage: Storage, *, failed: Collection[str]) -> tuple[str, ...]:
     """Write the tables of a study; returns their keys. `failed` are the ids of trainings that cannot be done."""
     return write_tables(
         storage,
         rows=from_table(shown.table),
         trainings=shown.trainings,
-        failed=failed,
+        without=dict.fromkeys(shown.left_out, "not needed") | dict.fromkeys(failed, "failed"),
         layout=shown.layout,
         doubts=Doubts(leaks=shown.leaks, warnings=shown.warnings),
     )

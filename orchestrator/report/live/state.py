@@ -12,6 +12,7 @@ class CellState(StrEnum):
     UNDER_WAY = "under way"
     FAILED = "failed"
     WAITING = "waiting"
+    LEFT_OUT = "not needed"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,7 +1,7 @@
 """The rows of a table from committed scores, with the published value beside each of ours."""
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from orchestrator.benchmark.definition import Training
@@ -44,7 +44,7 @@ class TableRow:
     fold: int | str
     """Number, or `average`."""
     state: str
-    """Empty for a whole row; otherwise what it lacks: `pending`, `failed`, cases, or folds of an average."""
+    """Empty for a whole row; otherwise what it lacks: `pending`, `failed`, `not needed`, cases or folds."""
     summary: Summary
     published: PublishedScore | None
     origin: Origin | None
@@ -69,15 +69,13 @@ class Scores:
 
     rows_of: Mapping[str, Sequence[ResultRow]]
     """Committed rows by training id; empty for a training that is not finished."""
-    failed: Collection[str]
-    """Ids of the trainings that failed for good."""
+    without: Mapping[str, str]
+    """What became of trainings that have no rows and will get none: `failed` or `not needed`, by id."""
     published: Published
 
     def state(self, training_id: str) -> str:
-        """Return `done`, `failed` or `pending`."""
-        if self.rows_of[training_id]:
-            return "done"
-        return "failed" if training_id in self.failed else "pending"
+        """Return `done`, `failed`, `not needed` or `pending`."""
+        return "done" if self.rows_of[training_id] else self.without.get(training_id, "pending")
 
 
 def fill_table(spec: TableSpec, trainings: Sequence[Training], *, scores: Scores) -> tuple[TableRow, ...]:
@@ -174,7 +172,7 @@ def _average_state(num_folds: int, states: Sequence[str], *, num_absent: int) ->
     lacks = [f"{num_absent} cases have no row"] if num_absent else []
     if counts["done"] == num_folds:
         return ", ".join(lacks)
-    others = [f"{counts[state]} {state}" for state in ("pending", "failed") if counts[state]]
+    others = [f"{counts[state]} {state}" for state in ("pending", "failed", "not needed") if counts[state]]
     if num_folds > len(states):
         others.append(f"{num_folds - len(states)} not in this run")
     return f"{counts['done']} of {num_folds} folds: {', '.join([*others, *lacks])}"

@@ -1,6 +1,6 @@
 """Writes the tables of a study and their summary from committed rows."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from orchestrator.benchmark.definition import Training
@@ -29,7 +29,7 @@ def write_tables(
     *,
     rows: Sequence[ResultRow],
     trainings: Sequence[Training],
-    failed: Collection[str],
+    without: Mapping[str, str],
     layout: TableLayout,
     doubts: Doubts,
 ) -> tuple[str, ...]:
@@ -43,8 +43,8 @@ def write_tables(
         All committed rows; those of other trainings are left out.
     trainings
         What the run was asked for: trainings without rows get a line that says so.
-    failed
-        Ids of the trainings that failed for good.
+    without
+        What became of trainings that have no rows and will get none: `failed` or `not needed`, by id.
     layout
         The tables of the study.
     doubts
@@ -54,7 +54,7 @@ def write_tables(
     for row in rows:
         if row.training_id in rows_of:
             rows_of[row.training_id].append(row)
-    scores = Scores(rows_of=rows_of, failed=failed, published=layout.published)
+    scores = Scores(rows_of=rows_of, without=without, published=layout.published)
     used = [row for some in rows_of.values() for row in some]
     has_published = layout.has_published
     notes = run_notes(
