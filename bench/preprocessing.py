@@ -6,7 +6,7 @@
 A chest CT with so many labels, 0.7 mm wide and in slices 1.5 mm apart, from its two files to normalised intensities,
 labels and places of classes on a grid of 1.5 x 1.4 x 1.4 mm: by `DefaultPreprocessor.run_case` and by this project.
 Each arm runs in a process of its own, by turns, with one thread; of several rounds the median is shown. Memory is the
-largest of the process, less what it had after a small case. First of all the results are compared, number by number.
+largest of the process, less what it had after a small case. The results are compared, number by number.
 """
 
 import argparse
