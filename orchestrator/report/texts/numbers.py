@@ -71,8 +71,10 @@ def rank_range(standing: Standing) -> str:
 
 
 def hours_text(hours: float) -> str:
-    """Return hours with three digits that count: `0.013`, `12.4`, `406`."""
-    return f"{hours:.3g}" if hours < 1000 else f"{hours:.0f}"
+    """Return hours as far as they matter: `< 0.01`, `0.50`, `12.4`, `406`."""
+    if 0 < hours < 0.005:
+        return "< 0.01"
+    return f"{hours:.{2 if hours < 10 else int(hours < 100)}f}"
 
 
 def cost_text(cost: Cost | None, usage: Usage) -> str:
