@@ -2,6 +2,7 @@
 
 import errno
 import os
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -39,6 +40,7 @@ def left_beside(path: Path) -> list[Path]:
         path.with_name(f"{path.stem} 2{path.suffix}"),
         path.with_name(f"{path.name}~"),
         path.with_name(f".{path.name}.swp"),
+        path.with_name(f"{path.stem}.sync-conflict-20261128-101112-ABCDEFG{path.suffix}"),
     ]
 
 
@@ -69,6 +71,13 @@ def finished(tmp_path):
         "attempt_ended", training="T1-lung-fold0", error="", is_preemption=False
     )
     return request, storage
+
+
+def test_a_group_may_have_a_dot_in_its_name(tmp_path):
+    store = ResultsStore(open_storage(str(tmp_path)))
+    store.commit("liver.v2-fold0", [replace(row(0.5, 0.25), training_id="liver.v2-fold0")])
+    assert store.finished() == {"liver.v2-fold0"}
+    assert store.read()["training_id"].to_pylist() == ["liver.v2-fold0"]
 
 
 def test_files_of_others_change_nothing(finished, capsys):

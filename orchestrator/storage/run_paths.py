@@ -37,25 +37,35 @@ RAY_TRAIN = "ray_train"
 """Ray Train's own notes on trainings; nothing is read from there."""
 
 _NAME = r"[A-Za-z0-9][\w.-]*"
-_ID = r"[A-Za-z0-9][\w-]*"
+_LONGEST = 240
+"""Bytes of a name that a file may have, with an ending."""
+_CONFLICT = ".sync-conflict-"
+"""In the names of what Syncthing makes of a file that two machines have changed."""
 _OWN = {
-    EVENTS: re.compile(rf"{EVENTS}/({TRAINING_EVENTS}/{_ID}-)?\d{{8}}T\d{{6}}\.\d{{6}}-\d{{5}}\.jsonl"),
-    RESULTS: re.compile(rf"{RESULTS}/{_ID}\.parquet"),
-    TABLES: re.compile(rf"{TABLES}/{_ID}\.(md|csv|tex)"),
+    EVENTS: re.compile(rf"{EVENTS}/({TRAINING_EVENTS}/{_NAME}-)?\d{{8}}T\d{{6}}\.\d{{6}}-\d{{5}}\.jsonl"),
+    RESULTS: re.compile(rf"{RESULTS}/{_NAME}\.parquet"),
+    TABLES: re.compile(rf"{TABLES}/{_NAME}\.(md|csv|tex)"),
     CASES: re.compile(rf"{CASES}/{_NAME}/{_NAME}/(?!case\.json){_NAME}\.json"),
     MILESTONES: re.compile(rf"{MILESTONES}/\d{{6}}/\d{{5}}\.json"),
     TRIALS: re.compile(rf"{TRIALS}/\d{{5}}\.json"),
-    PATCHES: re.compile(rf"{PATCHES}/{_ID}/[A-Za-z0-9][\w.-]*\.arrow"),
+    PATCHES: re.compile(rf"{PATCHES}/{_NAME}/[A-Za-z0-9][\w.-]*\.arrow"),
 }
+
+
+def is_name(text: str) -> bool:
+    """Whether a text can be the id of a training."""
+    return re.fullmatch(_NAME, text) is not None and len(text.encode()) <= _LONGEST
 
 
 def own_keys(storage: Storage, folder: str, *, below: str = "") -> list[str]:
     """Return the files of a folder of a run that are the run's: events, results, tables, patch files, records of cases.
 
     Desktops, synchronisation tools and backups leave others beside them: `._liver-fold0.parquet`, `.DS_Store`,
-    `liver-fold0 (conflicted copy).parquet`. With `below` only those of a folder in it.
+    `liver-fold0 (conflicted copy).parquet`, `liver-fold0.sync-conflict-20261128-101112-ABC.parquet`. With `below` only
+    those of a folder in it.
     """
-    return [key for key in storage.list_keys(below or folder) if _OWN[folder].fullmatch(key)]
+    keys = storage.list_keys(below or folder)
+    return [key for key in keys if _OWN[folder].fullmatch(key) and _CONFLICT not in key]
 
 
 def driver(number: int) -> str:
