@@ -114,7 +114,10 @@ def read_status(storage: Storage) -> RunStatus:
     trainings = tuple(latest[0]["trainings"])
     done = ResultsStore(storage).finished() & set(trainings)
     under_way = tuple(
-        _under_way(storage, key, since=since) for key, since in _open_stages(latest).items() if key.training not in done
+        _under_way(storage, key, since=since)
+        for key, since in _open_stages(latest).items()
+        # Members of ensembles may be trained and no more, if nobody asks for their scores.
+        if key.training not in done and (key.training in trainings or key.kind is StageKind.TRAIN)
     )
     failed = _failed(latest)
     begun = {training.id for training in under_way} | _begun_before_failing(failed)

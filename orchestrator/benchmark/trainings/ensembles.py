@@ -134,10 +134,9 @@ def _note(spec: Ensemble, members: Sequence[Training]) -> str:
     if spec.choose is None:
         return f"the mean of the probabilities of {len(members)} trainings"
     number = len({member.group for member in members})
-    chosen = (
-        f"the best of {number} models and their pairs" if spec.choose == PAIR else f"the best {spec.choose} of {number}"
-    )
-    return f"{chosen}, by the DSC of validation cases: its own scores of these are too good"
+    which: dict[Choice, str] = {PAIR: f"of {number} models and their pairs", 1: f"of {number} models"}
+    chosen = which.get(spec.choose, f"{spec.choose} of {number} models")
+    return f"the best {chosen}, by the DSC of validation cases: its own scores of these are too good"
 
 
 def _evaluation_sets(members: Sequence[Training], *, where: str) -> tuple[EvaluationSet, ...]:

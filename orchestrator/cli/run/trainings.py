@@ -31,9 +31,11 @@ def show_trainings(request: RunRequest, *, console: Console, as_json: bool) -> N
     print_whole(table, console=console)
     fitted = fitted_trainings(request.trainings)
     total = len(fitted) * request.preset.expected_training_s / 3600
+    num_ensembles = sum(bool(training.members) for training in request.trainings)
+    averaged = f" and {counted(num_ensembles, 'ensemble')} of them" if num_ensembles else ""
     unit = "CPU-core" if request.preset.is_for_cpus else "A100"
     console.print(
-        f"{counted(len(rows), 'training')}, about {total:.3g} {unit} hours of training with preset "
+        f"{counted(len(fitted), 'training')}{averaged}, about {total:.3g} {unit} hours of training with preset "
         f"{request.preset.name}."
     )
     if request.until_decided:
