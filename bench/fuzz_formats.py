@@ -36,6 +36,7 @@ FORMATS: dict[str, Format] = {
     "results": Format(make=fuzz_records.results, read=fuzz_records.read_results, is_checked=True),
     "patch-records": Format(make=fuzz_records.patch_records, read=fuzz_records.read_patch_record, mutate=mutate_json),
     "run-records": Format(make=fuzz_records.run_records, read=fuzz_records.read_run_record, mutate=mutate_json),
+    "choices": Format(make=fuzz_records.choices, read=fuzz_records.read_choice, mutate=mutate_json),
     "events": Format(make=fuzz_records.events, read=fuzz_records.read_event_file, mutate=fuzz_records.mutate_events),
     "clusters": Format(make=fuzz_records.clusters, read=fuzz_records.read_cluster, mutate=mutate_text),
     "studies": Format(make=fuzz_records.studies, read=fuzz_records.read_study, mutate=fuzz_records.mutate_study),

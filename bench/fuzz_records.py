@@ -15,10 +15,13 @@ from orchestrator.cluster.registry import load_cluster
 from orchestrator.driver.claim import RUN_FORMAT, claim_output
 from orchestrator.driver.lease import DriverRecord, latest_driver
 from orchestrator.events import EventLog, read_events
+from orchestrator.inference.models import members_of
 from orchestrator.patches.record import PatchRecord
 from orchestrator.results.records import CaseScore, Provenance, ResultRow, ScoreStatus
 from orchestrator.results.store import ResultsStore, from_table
+from orchestrator.results.trials import TrialRecord, read_search, write_search
 from orchestrator.stages.records.cases import read_case_record
+from orchestrator.stages.records.ensembles import is_of_models, read_candidates
 from orchestrator.stages.records.latest_epoch import read_latest_epoch
 from orchestrator.stages.records.predictions import read_prediction_record
 from orchestrator.storage import run_paths
@@ -160,6 +163,37 @@ def read_run_record(content: bytes, folder: Path) -> str:
     identity = {"benchmark_sha256": "x", "preset": {"name": "smoke", "num_epochs": 2}, "seed": 0, "data": "x"}
     claim_output(storage, identity=identity, trainings=["a"])
     return repr((found, alive))
+
+
+def choices(folder: Path) -> list[bytes]:
+    """Return the record of a search, and that of an ensemble."""
+    storage = open_storage(str(folder))
+    trials = tuple(
+        TrialRecord(number=n, settings={"rate": 0.1 * n}, dsc=0.5, nsd=None, num_epochs=3, is_whole=n > 0, hours=0.5)
+        for n in range(3)
+    )
+    about = {"training": "a", "metric": "dsc", "sampler": "random", "num_folds": 1, "milestones": [1, 3]}
+    write_search(storage, trials, best=trials[1], about=about)
+    ensemble = {"members": ["a", "b"], "declaration_sha256": _SHA256, "checkpoint_sha256": _SHA256}
+    candidates = [{"groups": ["a"], "dsc": 0.5}, {"groups": ["a", "b"], "dsc": None}]
+    return [storage.read_bytes(run_paths.SWEEP), json.dumps({**ensemble, "candidates": candidates}).encode()]
+
+
+def read_choice(content: bytes, folder: Path) -> str:
+    """Read it as what it looks like."""
+    storage = open_storage(str(folder))
+    if b"trials" in content:
+        storage.write_bytes(run_paths.SWEEP, content)
+        return repr(read_search(storage))
+    key = run_paths.ensemble_record("a")
+    storage.write_bytes(key, content)
+    return repr(
+        (
+            is_of_models(storage, key=key, among=("a", "b")),
+            read_candidates(storage, key, groups=("a", "b")),
+            members_of(storage, "a"),
+        )
+    )
 
 
 def events(folder: Path) -> list[bytes]:

@@ -15,6 +15,9 @@ import orchestrator
 from bench.stock_models import REGIONS, labels_of, small_plans, write_image, write_model
 from orchestrator.cli.predict import main
 from orchestrator.errors import ConfigError
+from orchestrator.inference.ensembles import load_models, model_sources
+from orchestrator.inference.options import PredictOptions
+from orchestrator.training.nnunet.ensembles.compared_prediction import ComparedModels
 from orchestrator.training.nnunet.model_folder import load_model_folder
 
 
@@ -152,3 +155,56 @@ def test_structures_that_are_asked_for_are_kept_and_the_others_are_background(tm
     assert list(row.volumes_ml) == ["structure 1", "structure 3"]
     with pytest.raises(ConfigError, match="no structure liver; expected some of structure 1"):
         orchestrator.predict(model, files[0], output=tmp_path / "none", structures=["liver"])
+
+
+@pytest.mark.parametrize("kind", ["labels", "regions", "ignored label"])
+def test_models_are_compared_by_the_labels_that_their_averages_give(tmp_path, kind):
+    labels, order = (REGIONS, (1, 2, 3)) if kind == "regions" else (labels_of(4), None)
+    models = write_models(tmp_path, {}, ANOTHER["other axes"], ANOTHER["slices alone"], labels=labels, order=order)
+    files = write_image(tmp_path / "case", shape=(13, 30, 27), border=3)
+    image = sitk.ReadImage(str(files[0]))
+    truth = np.random.default_rng(0).integers(0, 5 if kind == "ignored label" else 4, (13, 30, 27), dtype=np.uint8)
+    reference = sitk.GetImageFromArray(truth)
+    reference.CopyInformation(image)
+    sitk.WriteImage(reference, str(tmp_path / "truth.nii.gz"))
+    structures = [(1, 2, 3), (2, 3), (3,)] if kind == "regions" else [(1,), (2,), (3,)]
+    combinations = [(0,), (2,), (0, 1), (2, 0), (0, 1, 2)]
+    loaded = load_models(model_sources(list(map(str, models))), PredictOptions(device="cpu"))
+    found = ComparedModels(
+        loaded.ensemble._predictors,
+        combinations=combinations,
+        structures=structures,
+        ignored_label=4 if kind == "ignored label" else None,
+    ).dice(files, tmp_path / "truth.nii.gz")
+    counted = truth != 4
+    for number, combination in enumerate(combinations):
+        chosen = [models[one] for one in combination]
+        output = tmp_path / f"out-{number}"
+        # One alone is asked for its probabilities, whose rounding may make equals of two classes.
+        orchestrator.predict(chosen, files[0], output=output, device="cpu", save_probabilities=True)
+        labelled = sitk.GetArrayFromImage(sitk.ReadImage(str(output / "case.nii.gz")))
+        expected = []
+        for structure in structures:
+            a, b = np.isin(truth, structure) & counted, np.isin(labelled, structure) & counted
+            expected.append(2 * (a & b).sum() / (a.sum() + b.sum()))
+        np.testing.assert_allclose(found[number], expected, rtol=1e-15)
+
+
+def test_a_structure_that_neither_map_has_counts_nowhere(tmp_path):
+    (model,) = write_models(tmp_path, {})
+    files = write_image(tmp_path / "case", shape=(9, 20, 18))
+    image = sitk.ReadImage(str(files[0]))
+    empty = sitk.Image(image.GetSize(), sitk.sitkUInt8)
+    empty.CopyInformation(image)
+    sitk.WriteImage(empty, str(tmp_path / "truth.nii.gz"))
+    loaded = load_models(model_sources([str(model)]), PredictOptions(device="cpu"))
+    structures = [(label,) for label in range(1, 6)]
+    compared = ComparedModels(
+        loaded.ensemble._predictors, combinations=[(0,)], structures=structures, ignored_label=None
+    )
+    (found,) = compared.dice(files, tmp_path / "truth.nii.gz")
+    orchestrator.predict(model, files[0], output=tmp_path / "out", device="cpu", save_probabilities=True)
+    predicted = set(np.unique(sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "out" / "case.nii.gz")))))
+    assert {1, 2, 3, 4, 5} - predicted
+    assert {1, 2, 3, 4, 5} & predicted
+    np.testing.assert_array_equal(found, [0.0 if label in predicted else np.nan for label in range(1, 6)])

@@ -137,7 +137,12 @@ def names_in_run(storage: Storage) -> list[str]:
 def members_of(storage: Storage, ensemble: str) -> list[str]:
     """Return the trainings that an ensemble of a run averages; none if it is no ensemble."""
     key = run_paths.ensemble_record(ensemble)
-    return list(map(str, read_json(storage, key, {"members": list})["members"])) if storage.exists(key) else []
+    if not storage.exists(key):
+        return []
+    members = read_json(storage, key, {"members": list})["members"]
+    if not all(isinstance(member, str) and run_paths.is_name(member) for member in members):
+        raise IntegrityError(f"{storage.location}/{key}: members {members!r:.80}; expected names of trainings")
+    return list(members)
 
 
 def settings_of_run(storage: Storage) -> WindowSettings:

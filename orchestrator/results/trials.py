@@ -1,5 +1,6 @@
 """The trials of a search as it has written them down: settings, scores, cost."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
@@ -74,7 +75,7 @@ def read_search(storage: Storage) -> SearchRecord | None:
         trials = tuple(TrialRecord(**one) for one in said["trials"])
         _check(trials)
         best = None if said["best"]["trial"] is None else trials[said["best"]["trial"]].number
-    except (AttributeError, LookupError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise IntegrityError(
             f"{storage.location}/{run_paths.SWEEP}: not the record of a search ({error!r}); expected what a sweep has "
             "written. The same sweep writes it again"
@@ -84,12 +85,11 @@ def read_search(storage: Storage) -> SearchRecord | None:
 
 
 def _check(trials: tuple[TrialRecord, ...]) -> None:
-    names = [set(trial.settings) for trial in trials]
-    if any(one != names[0] for one in names):
-        raise ValueError("trials with different settings")
     for number, trial in enumerate(trials):
-        scores = [one for one in (trial.dsc, trial.nsd) if one is not None]
-        if not all(type(one) in {int, float} for one in (*scores, trial.hours)):
+        if not isinstance(trial.settings, dict) or trial.settings.keys() != trials[0].settings.keys():
+            raise TypeError(f"trial {number} with other settings than the first")
+        numbers = [one for one in (trial.dsc, trial.nsd, trial.hours) if one is not None]
+        if trial.hours is None or not all(type(one) in {int, float} and math.isfinite(one) for one in numbers):
             raise TypeError(f"trial {number} with a score or hours that are no numbers")
         if type(trial.number) is not int or type(trial.num_epochs) is not int or trial.number != number:
             raise TypeError(f"trial {number} with another number, or epochs that are none")

@@ -21,6 +21,8 @@ from orchestrator.stages.records.ensembles import (
     EnsembleRecord,
     checkpoints_sha256,
     declaration_sha256,
+    is_score,
+    read_candidates,
     sha256_of,
     write_ensemble_record,
 )
@@ -98,8 +100,9 @@ def _kept(storage: Storage, key: str, *, of_models: str, num_candidates: int) ->
         record = read_json(storage, key, {"models": str, "dsc": list})
     except IntegrityError:
         return None
-    is_same = record["models"] == of_models and len(record["dsc"]) == num_candidates
-    return record["dsc"] if is_same else None
+    rows: Scores = record["dsc"]
+    is_same = record["models"] == of_models and len(rows) == num_candidates
+    return rows if is_same and all(isinstance(row, list) and all(map(is_score, row)) for row in rows) else None
 
 
 def settle(context: RunContext, ensemble: Training) -> None:
@@ -146,8 +149,7 @@ def _choice(storage: Storage, ensemble: Training) -> tuple[list[Candidate], set[
     if ensemble.choose is None:
         return [], set(groups)
     if ensemble.choose == PAIR:
-        record = read_json(storage, run_paths.validation_record(ensemble.id), {"candidates": list})
-        found = [Candidate(groups=tuple(one["groups"]), dsc=one["dsc"]) for one in record["candidates"]]
+        found = read_candidates(storage, run_paths.validation_record(ensemble.id), groups=groups)
         return found, set(_ranked(found)[0].groups)
     found = [Candidate(groups=(group,), dsc=dsc) for group, dsc in _validation_scores(storage, ensemble).items()]
     return found, {one.groups[0] for one in _ranked(found)[: ensemble.choose]}

@@ -33,7 +33,7 @@ def finished_stages(graph: Graph, storage: Storage) -> set[StageKey]:
         stage.training.id
         for stage in graph.values()
         if stage.kind is StageKind.ENSEMBLE and stage.training is not None and existing.issuperset(stage.products)
-        if not _is_settled(stage.training, storage, is_scored=stage.training.id in scored)
+        if not _is_settled(stage, stage.training, storage, is_scored=stage.training.id in scored)
     }
     scored -= other
     return {
@@ -48,10 +48,11 @@ def finished_stages(graph: Graph, storage: Storage) -> set[StageKey]:
     }
 
 
-def _is_settled(ensemble: Training, storage: Storage, *, is_scored: bool) -> bool:
-    """Whether an ensemble is of what the study says, and of the models that there are."""
-    key = run_paths.ensemble_record(ensemble.id)
-    return is_declared(storage, ensemble, key=key) and (is_scored or is_of_models(storage, key=key))
+def _is_settled(stage: Stage, ensemble: Training, storage: Storage, *, is_scored: bool) -> bool:
+    """Whether the record that a stage has left of an ensemble is of what the study says, and of the models it has."""
+    (key,) = stage.products
+    members = {member.id for member in ensemble.members}
+    return is_declared(storage, ensemble, key=key) and (is_scored or is_of_models(storage, key=key, among=members))
 
 
 def lost_stages(graph: Graph, storage: Storage, *, key: StageKey) -> list[StageKey]:
@@ -73,8 +74,7 @@ def _is_whole(stage: Stage, storage: Storage, exists: Callable[[str], bool]) -> 
     if stage.kind is StageKind.DOWNLOAD:
         return _has_generated(stage.download, storage, exists)
     if stage.kind in _OF_ENSEMBLES and stage.training is not None:
-        (key,) = stage.products
-        return is_declared(storage, stage.training, key=key) and is_of_models(storage, key=key)
+        return _is_settled(stage, stage.training, storage, is_scored=False)
     if stage.kind is StageKind.PREDICT and stage.training is not None:
         return has_predicted(stage.training, storage, exists)
     return True

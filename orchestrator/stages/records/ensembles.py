@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from orchestrator.benchmark.definition import Training
@@ -58,13 +58,15 @@ def is_declared(storage: Storage, ensemble: Training, *, key: str) -> bool:
     return _said(storage, key).get("declaration_sha256") == declaration_sha256(ensemble)
 
 
-def is_of_models(storage: Storage, *, key: str) -> bool:
-    """Whether a record of an ensemble is of the models that there are now."""
+def is_of_models(storage: Storage, *, key: str, among: Collection[str]) -> bool:
+    """Whether a record of an ensemble is of the models that there are now, of trainings among those of these ids."""
     record = _said(storage, key)
     members = record.get("members")
-    if not isinstance(members, list) or not all(storage.exists(run_paths.training_record(str(m))) for m in members):
+    if not isinstance(members, list) or not all(isinstance(one, str) and one in among for one in members):
         return False
-    return record.get("checkpoint_sha256") == checkpoints_sha256(storage, [str(member) for member in members])
+    if not all(storage.exists(run_paths.training_record(member)) for member in members):
+        return False
+    return record.get("checkpoint_sha256") == checkpoints_sha256(storage, members)
 
 
 def checkpoints_sha256(storage: Storage, members: Sequence[str]) -> str:
@@ -97,6 +99,26 @@ def read_members(storage: Storage, ensemble: Training) -> tuple[tuple[Training, 
             "the same command makes it again"
         )
     return tuple(known[name] for name in record["members"]), record["checkpoint_sha256"]
+
+
+def read_candidates(storage: Storage, key: str, *, groups: Collection[str]) -> list[Candidate]:
+    """Return what an ensemble could be, with scores; raises IntegrityError if that is not of these groups."""
+    found = []
+    for one in read_json(storage, key, {"candidates": list})["candidates"]:
+        said = one if isinstance(one, dict) else {}
+        names, dsc = said.get("groups"), said.get("dsc")
+        if not (isinstance(names, list) and names and all(name in groups for name in names) and is_score(dsc)):
+            raise IntegrityError(
+                f"{storage.location}/{key}: {one!r:.80}; expected groups of {', '.join(groups)} with their DSC. "
+                "Delete it: the same command makes it again"
+            )
+        found.append(Candidate(groups=tuple(names), dsc=dsc))
+    return found
+
+
+def is_score(value: object) -> bool:
+    """Whether a value of a record is a score, or None."""
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1)
 
 
 def _said(storage: Storage, key: str) -> Mapping[str, object]:
