@@ -2,7 +2,7 @@
 
 | kind | fields |
 |---|---|
-| run_started | trainings, stages_done, min_preemption_gain_s, left_out: trainings that no answer needs any more |
+| run_started | trainings, ensembles among them, stages_done, min_preemption_gain_s, left_out: no answer needs these |
 | stage_started | stage, stage_kind, attempt, and where it has a GPU gpu_kind, gpus |
 | stage_finished | stage, stage_kind, elapsed_s |
 | stage_failed | stage, stage_kind, error, final |
