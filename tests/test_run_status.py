@@ -257,3 +257,16 @@ def test_a_stage_whose_node_was_broken_has_not_failed(run):
     run.failed("train", "a", final=True)
     run.events.append("stage_revived", stage="train a", stage_kind="train")
     assert not read_status(run.storage).failed
+
+
+def test_a_member_of_an_ensemble_that_nobody_asked_for_is_trained_and_then_over(run):
+    run.begin("both-fold0")
+    run.started("train", "a-fold0")
+    assert [(one.id, one.stage) for one in read_status(run.storage).under_way] == [("a-fold0", "train")]
+    run.finished("train", "a-fold0", elapsed_s=9.0)
+    assert read_status(run.storage).under_way == ()
+    run.started("ensemble", "both-fold0")
+    run.finished("ensemble", "both-fold0", elapsed_s=0.1)
+    status = read_status(run.storage)
+    assert [(one.id, one.stage) for one in status.under_way] == [("both-fold0", "predict")]
+    assert status.waiting == ()

@@ -3,7 +3,7 @@
 import heapq
 import math
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -113,12 +113,8 @@ def read_status(storage: Storage) -> RunStatus:
     latest = events[starts[-1] :]
     trainings = tuple(latest[0]["trainings"])
     done = ResultsStore(storage).finished() & set(trainings)
-    under_way = tuple(
-        _under_way(storage, key, since=since)
-        for key, since in _open_stages(latest).items()
-        # Members of ensembles may be trained and no more, if nobody asks for their scores.
-        if key.training not in done and (key.training in trainings or key.kind is StageKind.TRAIN)
-    )
+    open_stages = _open_stages(latest, trainings=trainings).items()
+    under_way = tuple(_under_way(storage, key, since=since) for key, since in open_stages if key.training not in done)
     failed = _failed(latest)
     begun = {training.id for training in under_way} | _begun_before_failing(failed)
     left_out = _left_out(latest).difference(done)
@@ -249,8 +245,11 @@ def _latest(events: Sequence[JsonMapping], kind: str, field: str) -> Any:
     return next((event[field] for event in reversed(events) if event["kind"] == kind), None)
 
 
-def _open_stages(events: Sequence[JsonMapping]) -> dict[StageKey, datetime]:
-    """Return the stages of trainings that have begun and not ended, and when each has begun."""
+def _open_stages(events: Sequence[JsonMapping], *, trainings: Collection[str]) -> dict[StageKey, datetime]:
+    """Return the stages of trainings that have begun and not ended, and when each has begun.
+
+    What follows one is of the trainings that were asked for: members of ensembles may be trained and no more.
+    """
     opened: dict[StageKey, datetime] = {}
     for event in events:
         key = StageKey.parse(event["stage"]) if event["kind"] in _OF_STAGES and "stage" in event else None
@@ -261,7 +260,7 @@ def _open_stages(events: Sequence[JsonMapping]) -> dict[StageKey, datetime]:
             opened[key] = now
             continue
         opened.pop(key, None)
-        if event["kind"] == "stage_finished" and key.kind in _FOLLOWING:
+        if event["kind"] == "stage_finished" and key.kind in _FOLLOWING and key.training in trainings:
             opened[replace(key, kind=_FOLLOWING[key.kind])] = now
     return opened
 
