@@ -171,7 +171,8 @@ def designs() -> Iterator[Design]:
                 tests=tests, folds=folds, patients=patients, is_cross_validation=is_cross_validation, effect=effect
             )
     yield Design(tests=1, folds=10, patients=100, is_cross_validation=True, effect=0.35)
-    yield Design(tests=1, folds=5, patients=100, is_cross_validation=True, training_sd=0.05)
+    for training_sd in (0.05, 0.15):
+        yield Design(tests=1, folds=5, patients=100, is_cross_validation=True, training_sd=training_sd)
 
 
 def folds_for(power: float, fixed: NDArray[np.float64]) -> float:
