@@ -6,7 +6,6 @@ Each is a miniature through the command itself, with Ray Train and Gloo: phantom
 Markdown table.
 """
 
-import argparse
 import json
 import subprocess
 import sys
@@ -52,20 +51,20 @@ def train(folder: Path, *, seed: int, num_workers: int, most: int) -> Learned:
     return Learned(**row)
 
 
-def lines_of(found: list[tuple[Learned, Learned]], *, num_workers: int) -> list[str]:
-    """Return the table: a line a seed, and the differences."""
-    lines = [
-        f"| seed | DSC, 1 worker | DSC, {num_workers} | NSD, 1 worker | NSD, {num_workers} | s, 1 worker "
-        f"| s, {num_workers} |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for seed, (one, several) in enumerate(found, 1):
+def measure(folder: Path, *, num_seeds: int, num_workers: int) -> None:
+    """Print the table, each line as soon as it is known, and the differences."""
+    names = [f"{what}, {who}" for what in ("DSC", "NSD", "s") for who in ("1 worker", num_workers)]
+    print(f"| seed | {' | '.join(names)} |\n|{'---|' * (len(names) + 1)}")
+    found = []
+    for seed in range(1, num_seeds + 1):
+        one, several = (train(folder, seed=seed, num_workers=number, most=num_workers) for number in (1, num_workers))
         scores = f"{one.dsc:.3f} | {several.dsc:.3f} | {one.nsd:.3f} | {several.nsd:.3f}"
-        lines.append(f"| {seed} | {scores} | {one.elapsed_s:.1f} | {several.elapsed_s:.1f} |")
+        print(f"| {seed} | {scores} | {one.elapsed_s:.1f} | {several.elapsed_s:.1f} |", flush=True)
+        found.append((one, several))
     differences = [several.dsc - one.dsc for one, several in found]
     spread = f", standard deviation {stdev(differences):.3f}" if len(differences) > 1 else ""
     pace = mean(one.elapsed_s / several.elapsed_s for one, several in found)
-    return [*lines, "", f"DSC: {mean(differences):+.3f} on average{spread}; {pace:.2f} times as fast on average"]
+    print(f"\nDSC: {mean(differences):+.3f} on average{spread}; {pace:.2f} times as fast on average")
 
 
 def main() -> None:
@@ -77,18 +76,7 @@ def main() -> None:
     options = parser.parse_args()
     print(f"{conditions('torch', 'ray', 'nnunetv2')}\n")
     with tempfile.TemporaryDirectory() as temporary:
-        for line in _measure(options, folder=options.folder or Path(temporary)):
-            print(line)
-
-
-def _measure(options: argparse.Namespace, *, folder: Path) -> list[str]:
-    found = []
-    for seed in range(1, options.seeds + 1):
-        one, several = (
-            train(folder, seed=seed, num_workers=number, most=options.workers) for number in (1, options.workers)
-        )
-        found.append((one, several))
-    return lines_of(found, num_workers=options.workers)
+        measure(options.folder or Path(temporary), num_seeds=options.seeds, num_workers=options.workers)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from named_stages import Name
 from orchestrator.benchmark.costs import pace_of_workers
 from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.presets import find_preset
+from orchestrator.cli.run import main
 from orchestrator.cluster.gpu_kinds import GpuKind
 from orchestrator.cluster.kinds.local import LocalCluster
 from orchestrator.cluster.node_pool import NodePool
@@ -16,7 +17,7 @@ from orchestrator.scheduling.ended import Failed, FailureKind, kind_of
 from orchestrator.scheduling.remaining_time import estimate_remaining_s
 from orchestrator.scheduling.resources import Node, ResourceRequest, Resources, node_of
 from orchestrator.scheduling.scheduler import Schedule
-from orchestrator.scheduling.training_need import Needs, needs_of
+from orchestrator.scheduling.training_need import Needs, idle_gpus, needs_of
 from orchestrator.simulation.engine import Conditions, Simulation
 from orchestrator.workflow.graph import Stage
 from orchestrator.workflow.keys import StageKind
@@ -98,6 +99,21 @@ def test_the_cluster_file_goes_before_model_and_preset():
     for preset, values, number in ((PRESET, {}, 1), (asked, {}, 2), (asked, {"workers_per_training": 1}, 1)):
         found = needs_of(trainings, one=ONE, preset=preset, config=LocalCluster(**values), machines=())
         assert found.asked == {"T1-lung-fold0": number}
+
+
+def test_what_is_told_before_a_start_counts_every_gpu_of_a_training(tmp_path, capsys):
+    """A training of 9.03 hours by one worker takes two of them 5.64 hours."""
+    cluster = tmp_path / "cluster.yaml"
+    cluster.write_text("kind: local\nworkers_per_training: 2\n")
+    command = ["--dry-run", "--preset", "paper", "--only", "T1-lung-fold0", "--cluster", str(cluster)]
+    assert main(command) == 0
+    assert "1 training, about 11.3 A100 hours" in " ".join(capsys.readouterr().out.split())
+
+
+def test_gpus_that_are_left_over_by_pairs_are_told():
+    line = idle_gpus(TWO, [machine(3)])
+    assert line.startswith("Each of 2 workers of a training takes 2 CPUs and 1 GPUs")
+    assert "take none: 1 x 1 of 3 GPUs" in line
 
 
 def test_a_training_that_fits_on_no_machine_is_refused_before_the_start():

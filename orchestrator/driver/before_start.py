@@ -4,8 +4,10 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
 
+from orchestrator.benchmark.costs import pace_of_workers
 from orchestrator.benchmark.definition import Case
 from orchestrator.benchmark.presets import Preset
+from orchestrator.benchmark.trainings.ensembles import fitted_trainings
 from orchestrator.driver.changed_data import remember
 from orchestrator.driver.claim import trainings_asked_for
 from orchestrator.driver.redo import compare_with_downloads, redo_changed, refuse_changed
@@ -15,7 +17,7 @@ from orchestrator.images.problem import Problem
 from orchestrator.results.store import ResultsStore
 from orchestrator.scheduling.critical_path import needed_stages
 from orchestrator.scheduling.resources import node_of
-from orchestrator.scheduling.training_need import needs_of, training_need
+from orchestrator.scheduling.training_need import Needs, needs_of, training_need
 from orchestrator.stages.finished import finished_stages
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.storage.interface import Storage
@@ -49,12 +51,23 @@ def check_before_start(request: RunRequest) -> tuple[Problem, ...]:
     return inspect_downloads(requests, downloads=Path(request.data), thorough=False, num_threads=8).problems
 
 
-def check_workers_asked_for(request: RunRequest) -> None:
-    """Raise ConfigError if a training cannot have as many workers, as far as that is known without any machine."""
+def check_workers_asked_for(request: RunRequest) -> Needs:
+    """Return what stages take; raises ConfigError if a training cannot have as many workers, as far as files tell."""
     pools = request.cluster.node_pools() if request.cluster.is_elsewhere else ()
     machines = [node_of(pool) for pool in pools]
-    need = training_need(request.cluster, machines, preset=request.preset)
-    needs_of(request.trainings, one=need, preset=request.preset, config=request.cluster, machines=machines)
+    one = training_need(request.cluster, machines, preset=request.preset)
+    return needs_of(request.trainings, one=one, preset=request.preset, config=request.cluster, machines=machines)
+
+
+def training_hours(request: RunRequest) -> float:
+    """Return the hours of all trainings, one after the other on one GPU, or core; each counts for all its workers."""
+    needs = check_workers_asked_for(request)
+    hours = 0.0
+    for training in fitted_trainings(request.trainings):
+        number = needs.asked[training.id]
+        alone_s = request.preset.changed_by(training.model.changes, where=training.id).expected_training_s
+        hours += alone_s / 3600 * number / pace_of_workers(number)
+    return hours
 
 
 def check_space(stages: Iterable[Stage], *, storage: Storage, preset: Preset) -> None:

@@ -257,7 +257,7 @@ def _schedule(
     planned_gib = planned_memory_gib(training.model for training in fitted_trainings(request.trainings))
     need = training_need(request.cluster, machines, preset=request.preset, planned_gib=planned_gib)
     needs = needs_of(request.trainings, one=need, preset=request.preset, config=request.cluster, machines=machines)
-    _check_machines(request, need, machines, note=note)
+    _check_machines(request, needs.of_most, machines, note=note)
     schedule = Schedule(
         graph,
         done=done,

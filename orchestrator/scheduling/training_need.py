@@ -77,8 +77,9 @@ def idle_gpus(need: ResourceRequest, nodes: Iterable[Node]) -> str:
     if not offers:
         return ""
     found = "; ".join(f"{number} x {offer}" for offer, number in sorted(offers.items()))
+    workers = f"each of {need.num_workers} workers of a training" if need.num_workers > 1 else "a training"
     return (
-        f"A training takes {need.cpus:g} CPUs and {need.gpus:g} GPUs with {need.gpu_memory_gib:g} GiB, and "
+        f"{workers.capitalize()} takes {need.cpus:g} CPUs and {need.gpus:g} GPUs with {need.gpu_memory_gib:g} GiB, and "
         f"{need.memory_gib:g} GiB of its machine. GPUs that take none: {found}. Where cores are missing, lower "
         "cpus_per_training"
     )

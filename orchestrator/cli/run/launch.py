@@ -9,7 +9,7 @@ from orchestrator.benchmark.loading import DEFAULT_STUDY
 from orchestrator.cli.console import EXIT_DONE, EXIT_NOT_DONE, say
 from orchestrator.cli.run.options import words_of
 from orchestrator.cluster.config import Driver
-from orchestrator.driver.before_start import check_workers_asked_for
+from orchestrator.driver.before_start import training_hours
 from orchestrator.driver.request import RunRequest, name_of
 from orchestrator.errors import ConfigError
 from orchestrator.storage import run_paths
@@ -23,7 +23,6 @@ def launch_machines(request: RunRequest, options: argparse.Namespace, *, console
         raise ConfigError(
             f"--data {request.data}: machines that are started for the run cannot reach it; expected s3://bucket/prefix"
         )
-    check_workers_asked_for(request)
     driver = driver_of(request, options)
     confirm = partial(_confirm, console=console, is_sure=options.yes)
     outcome = request.cluster.launch(driver, confirm=confirm, show=show)
@@ -41,7 +40,7 @@ def launch_machines(request: RunRequest, options: argparse.Namespace, *, console
 
 
 def driver_of(request: RunRequest, options: argparse.Namespace) -> Driver:
-    """Return the driver of a run that is carried out elsewhere."""
+    """Return the driver of a run that is carried out elsewhere; raises ConfigError for what no machine could do."""
     study = request.cluster.study_argument(options.study) if options.study != DEFAULT_STUDY else None
     driver_options = {
         "output": request.output,
@@ -57,7 +56,7 @@ def driver_of(request: RunRequest, options: argparse.Namespace) -> Driver:
     return Driver(
         run=name_of(request),
         arguments=tuple(words_of(driver_options)),
-        training_hours=len(request.trainings) * request.preset.expected_training_s / 3600,
+        training_hours=training_hours(request),
         keep=options.keep,
         needs_gpus=not request.preset.is_for_cpus,
     )

@@ -11,6 +11,7 @@ from orchestrator.benchmark.presets import Preset
 from orchestrator.benchmark.trainings.ensembles import fitted_trainings
 from orchestrator.cli.console import print_whole, say
 from orchestrator.cli.text import counted
+from orchestrator.driver.before_start import training_hours
 from orchestrator.driver.looks import plan_of
 from orchestrator.driver.request import RunRequest
 
@@ -30,9 +31,9 @@ def show_trainings(request: RunRequest, *, console: Console, as_json: bool) -> N
         table.add_row(*(str(row.get(name, "")) for name in names), *map(str, numbers), hours)
     print_whole(table, console=console)
     fitted = fitted_trainings(request.trainings)
-    total = len(fitted) * request.preset.expected_training_s / 3600
     num_ensembles = sum(bool(training.members) for training in request.trainings)
     averaged = f" and {counted(num_ensembles, 'ensemble')} of them" if num_ensembles else ""
+    total = training_hours(request)
     unit = "CPU-core" if request.preset.is_for_cpus else "A100"
     console.print(
         f"{counted(len(fitted), 'training')}{averaged}, about {total:.3g} {unit} hours of training with preset "
