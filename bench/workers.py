@@ -3,7 +3,8 @@
     python -m bench.workers [--seeds 5] [--workers 2] [--folder FOLDER]
 
 Each is a miniature through the command itself, with Ray Train and Gloo: phantoms, one training, its scores. Prints a
-Markdown table.
+Markdown table. Two processes that share two cores with anything else wait for each other: seconds are of a machine
+that does nothing else.
 """
 
 import json

@@ -111,6 +111,19 @@ def test_two_workers_learn_what_one_does(alone, divided):
     assert first.outcome.checkpoint_sha256 == second.outcome.checkpoint_sha256 == run.store.final_sha256()
 
 
+@pytest.mark.end_to_end
+def test_two_workers_learn_as_well_as_one_whatever_the_seed(setting, together, tmp_path):
+    preset = replace(
+        PRESET, num_epochs=15, num_iterations_per_epoch=10, num_val_iterations_per_epoch=4, checkpoint_every_s=1e9
+    )
+    for seed in range(1, 6):
+        one = Run(tmp_path / f"one{seed}", setting, preset=preset, seed=seed).go()
+        two, _ = together.train(tmp_path / f"two{seed}", setting, preset=preset, seed=seed)
+        learned = [np.mean([report.pseudo_dice for report in told.reports[-5:]]) for told in (one, two)]
+        assert learned[0] > 0.9
+        assert learned[1] == pytest.approx(learned[0], abs=0.01), seed
+
+
 def test_the_model_of_two_workers_is_a_model_like_any_other(alone, divided):
     run, _ = divided
     assert run.weights.keys() == alone.weights.keys()

@@ -6,6 +6,7 @@ is logged of an epoch is gathered. What differs: a network need not be on a GPU,
 our loaders draw, together, the very samples of the batch that a single worker would have.
 """
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -75,6 +76,8 @@ class DividedTrainer(nnUNetTrainer):  # type: ignore[misc]
         if self.device.type == "cuda":
             # There is none for CPUs, where a batch norm is of the samples of its worker.
             self.network = torch.nn.SyncBatchNorm.convert_sync_batchnorm(self.network)
+        # Where an axis has one voxel its stride can be any: with the channels last it is not the usual one.
+        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides", UserWarning)
         self.network = DistributedDataParallel(self.network)
         self.is_ddp = True
 
