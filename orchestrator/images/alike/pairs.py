@@ -1,17 +1,17 @@
 """Which of many images show the same: a few landmarks that lie alike, and then details that agree voxel by voxel."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import permutations, product
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import affine_transform
+from scipy.ndimage import affine_transform, spline_filter
 
 from orchestrator.images.alike.landmarks import NUM_LANDMARKS, Details, details_of
 from orchestrator.images.alike.thumbnail import Thumbnail
 
-LEAST_LIKENESS = 0.9
+LEAST_LIKENESS = 0.94
 """Correlation of the details of two images from which they show the same: `python -m bench.alike` tells how far
 copies are above it, and other images below."""
 MOST_IMAGES = 2000
@@ -27,10 +27,12 @@ _LEAST_OVERLAP, _FEWEST_VOXELS = 0.25, 150
 """Share of the smaller image that both must show, and its steps."""
 _MARGIN = 2
 """Steps at the border of what both show in which a cut has changed the details."""
-_LEAST_BEFORE = 0.6
+_LEAST_BEFORE = 0.75
 """Correlation from which the shift is searched for in parts of a step."""
 _MOST_COARSER = 4.0
 """How many times larger the steps of one image may be than those of another that it is compared with."""
+_MIDDLE = 24
+"""Steps along each axis that are looked at until two images are likely to show the same."""
 _TURNS = np.array(
     [
         np.eye(3)[list(axes)] * np.array(signs)[:, None]
@@ -140,16 +142,19 @@ def _likeness(one: Details, other: Details, *, matches: NDArray[np.intp]) -> flo
     placed = _placed(one.places[matches[:, 0]], other.places[matches[:, 1]])
     if placed.num_alike < _FEWEST_ALIKE:
         return 0.0
-    shift, best = placed.shift, _correlation(one.contrast, other.contrast, turn=placed.turn, shift=placed.shift)
-    if best < _LEAST_BEFORE:
-        return best
-    for part in (0.5, 0.25, 0.125):
+    compared = _Compared(one=one.contrast, other=other.contrast, turn=placed.turn)
+    if compared.at(placed.shift, most=_MIDDLE) < _LEAST_BEFORE:
+        return 0.0
+    # Landmarks tell whole steps; parts of a step are found by trying.
+    exact = replace(compared, one=spline_filter(one.contrast, order=3, mode="nearest"), order=3)
+    shift, best = placed.shift, exact.at(placed.shift, most=_MIDDLE)
+    for part in (0.4, 0.2, 0.1):
         for axis, sign in product(range(3), (-1, 1)):
             tried = shift + sign * part * np.eye(3)[axis]
-            found = _correlation(one.contrast, other.contrast, turn=placed.turn, shift=tried)
+            found = exact.at(tried, most=_MIDDLE)
             if found > best:
                 shift, best = tried, found
-    return best
+    return exact.at(shift)
 
 
 def _placed(places: NDArray[np.float32], others: NDArray[np.float32]) -> _Placed:
@@ -165,22 +170,36 @@ def _placed(places: NDArray[np.float32], others: NDArray[np.float32]) -> _Placed
     )
 
 
-def _correlation(
-    one: NDArray[np.float32], other: NDArray[np.float32], *, turn: NDArray[np.float64], shift: NDArray[np.float64]
-) -> float:
-    """Return the correlation of two arrays where both are, the first turned and shifted; 0 if that is hardly anywhere.
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Compared:
+    """Two arrays of details, the first of which is turned and shifted."""
 
-    A place p of the first lies at `turn @ p + shift` of the second.
-    """
-    corners = np.stack([shift, turn @ (np.array(one.shape) - 1) + shift])
-    low = np.maximum(np.ceil(corners.min(axis=0) - 1e-6), 0).astype(int)
-    high = np.minimum(np.floor(corners.max(axis=0) + 1e-6) + 1, other.shape).astype(int)
-    size = np.maximum(high - low, 0)
-    if size.prod() < max(_FEWEST_VOXELS, _LEAST_OVERLAP * min(one.size, other.size)):
-        return 0.0
-    margin = np.where(size > 5 * _MARGIN, _MARGIN, 0)
-    low, high = low + margin, high - margin
-    moved = affine_transform(one, turn.T, offset=turn.T @ (low - shift), output_shape=tuple(high - low), order=3,
-                             mode="nearest")  # fmt: skip
-    there = other[tuple(map(slice, low, high))]
-    return float(np.corrcoef(moved.ravel(), there.ravel())[0, 1]) if moved.std() > 0 and there.std() > 0 else 0.0
+    one: NDArray[np.float32]
+    """Of an order above 1, its spline coefficients."""
+    other: NDArray[np.float32]
+    turn: NDArray[np.float64]
+    order: int = 1
+    """Of the splines between its places."""
+
+    def at(self, shift: NDArray[np.float64], *, most: int | None = None) -> float:
+        """Return the correlation where both are, within so many steps of the middle; 0 if that is hardly anywhere.
+
+        A place p of the first lies at `turn @ p + shift` of the second.
+        """
+        corners = np.stack([shift, self.turn @ (np.array(self.one.shape) - 1) + shift])
+        low = np.maximum(np.ceil(corners.min(axis=0) - 1e-6), 0).astype(int)
+        high = np.minimum(np.floor(corners.max(axis=0) + 1e-6) + 1, self.other.shape).astype(int)
+        size = np.maximum(high - low, 0)
+        if size.prod() < max(_FEWEST_VOXELS, _LEAST_OVERLAP * min(self.one.size, self.other.size)):
+            return 0.0
+        margin = np.where(size > 5 * _MARGIN, _MARGIN, 0)
+        if most is not None:
+            margin = np.maximum(margin, (size - most) // 2)
+        low, high = low + margin, high - margin
+        moved = affine_transform(self.one, self.turn.T, offset=self.turn.T @ (low - shift),
+                                 output_shape=tuple(high - low), order=self.order, mode="nearest",
+                                 prefilter=False)  # fmt: skip
+        there = self.other[tuple(map(slice, low, high))]
+        if not (moved.std() > 0 and there.std() > 0):
+            return 0.0
+        return float(np.corrcoef(moved.ravel(), there.ravel())[0, 1])
