@@ -191,7 +191,9 @@ def most_bytes(
         # All classes: added up as halves, resampled one by one in double precision, and once more as halves.
         sums = plan.num_classes * (_HALF + _FLOAT64) * num_new + plan.num_classes * _HALF * num_voxels
     window = plan.num_classes * math.prod(plan.patch_shape) * _FLOAT32
-    sweep = held + sums + activations + window * (3 if mirrors else 1)
+    # Of a GPU, halves come to the host and become single precision there.
+    forward = activations or window * 3 // 2
+    sweep = held + sums + (max(forward + window, 3 * window) if mirrors else forward)
     reading = image_bytes(header, num_channels=num_channels)
     preparing = preparing_bytes(header, new_shape, num_channels=num_channels)
     return round(max(reading, preparing, sweep) * _MARGIN) + _BESIDE_BYTES

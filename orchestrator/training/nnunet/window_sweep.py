@@ -200,6 +200,8 @@ def stream_labels(
         if window.is_first_of_lines and model == 0:
             stream.begin()
         _add(stream, prediction, model=model, window=window)
+        # The next one is made before the name stands for it: two would be held.
+        del prediction
         if model == plan.num_models - 1:
             num_done += 1
             on_window(num_done)
@@ -226,6 +228,7 @@ def stream_values(
         if window.is_first_of_slices and model == 0:
             yield from stream.begin()
         _add(stream, prediction, model=model, window=window)
+        del prediction
     yield from stream.end()
     _check_finite(stream)
 
@@ -271,11 +274,16 @@ def _predictions(
             given = torch.clone(data[part][None], memory_format=torch.contiguous_format).to(device)
             for model, network in enumerate(networks):
                 predictor.network = network
-                with torch.autocast(device.type, enabled=device.type == "cuda"):
-                    predicted = predictor._internal_maybe_mirror_and_predict(given)[0]  # noqa: SLF001
-                yield model, window, predicted.cpu().contiguous().view(plan.num_classes, *plan.patch_shape)
+                yield model, window, _predicted(predictor, given).view(plan.num_classes, *plan.patch_shape)
     finally:
         torch.set_num_threads(num_threads)
+
+
+def _predicted(predictor: nnUNetPredictor, given: torch.Tensor) -> torch.Tensor:
+    """Return what the network says of a window on the host."""
+    with torch.autocast(predictor.device.type, enabled=predictor.device.type == "cuda"):
+        predicted: torch.Tensor = predictor._internal_maybe_mirror_and_predict(given)[0]  # noqa: SLF001
+    return predicted.cpu().contiguous()
 
 
 @cache
