@@ -257,7 +257,6 @@ def _check_finite(stream: WindowStream) -> None:
         )
 
 
-@torch.inference_mode()  # type: ignore[untyped-decorator]
 def _predictions(
     predictor: nnUNetPredictor, networks: Sequence[torch.nn.Module], image: PreparedImage, *, plan: SweepPlan
 ) -> Iterator[tuple[int, Window, torch.Tensor]]:
@@ -280,8 +279,11 @@ def _predictions(
 
 
 def _predicted(predictor: nnUNetPredictor, given: torch.Tensor) -> torch.Tensor:
-    """Return what the network says of a window on the host."""
-    with torch.autocast(predictor.device.type, enabled=predictor.device.type == "cuda"):
+    """Return what the network says of a window on the host.
+
+    `inference_mode` around a generator would hold what it gave last while the next one is made.
+    """
+    with torch.inference_mode(), torch.autocast(predictor.device.type, enabled=predictor.device.type == "cuda"):
         predicted: torch.Tensor = predictor._internal_maybe_mirror_and_predict(given)[0]  # noqa: SLF001
     return predicted.cpu().contiguous()
 
