@@ -23,7 +23,8 @@ from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.presets import PRESETS
 from orchestrator.cluster.registry import load_cluster
 from orchestrator.driver import run as driver
-from orchestrator.driver.request import RunRequest
+from orchestrator.driver.claim import claim_output
+from orchestrator.driver.request import RunRequest, identity_of
 from orchestrator.driver.results.shown import shown_of, write_run_tables
 from orchestrator.errors import PreemptedError
 from orchestrator.events import read_events
@@ -110,6 +111,7 @@ class Serial:
     def write_tables(self):
         storage = open_storage(self.context.output)
         asked_for = [training.id for training in self.request.trainings]
+        claim_output(storage, identity=identity_of(self.request), trainings=asked_for)
         shown = shown_of(self.request, storage, table=ResultsStore(storage).read(), asked_for=asked_for)
         write_run_tables(shown, storage, failed=())
 

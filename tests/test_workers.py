@@ -112,6 +112,7 @@ def test_two_workers_learn_what_one_does(alone, divided):
 
 
 @pytest.mark.end_to_end
+@pytest.mark.timeout(2700)
 def test_two_workers_learn_as_well_as_one_whatever_the_seed(setting, together, tmp_path):
     preset = replace(
         PRESET, num_epochs=15, num_iterations_per_epoch=10, num_val_iterations_per_epoch=4, checkpoint_every_s=1e9

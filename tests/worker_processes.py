@@ -71,7 +71,7 @@ class Together:
                 )
                 for worker in workers
             ]
-            return [one.result(timeout=300) for one in running]
+            return [one.result() for one in running]
 
     def close(self):
         self._pool.shutdown()

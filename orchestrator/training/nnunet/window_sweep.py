@@ -5,7 +5,7 @@ The windows go over the image as nnU-Net's do, in the same order, with the same 
 everything is predicted.
 """
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
@@ -163,7 +163,6 @@ def stream_labels(
     image: PreparedImage,
     *,
     plan: SweepPlan,
-    on_window: Callable[[int], None] = lambda _: None,
 ) -> NDArray[Any]:
     """Return the label map, uint8 or uint16, in the voxels and the order of axes of the file that was read.
 
@@ -175,8 +174,6 @@ def stream_labels(
         One for each fold, ready to predict.
     image, plan
         What is predicted, and the plan of `plan_sweep` for it.
-    on_window
-        Called with the number of windows that are done after each.
 
     Raises
     ------
@@ -195,16 +192,12 @@ def stream_labels(
         region_labels=plan.region_labels,
         output=inside,
     )
-    num_done = 0
     for model, window, prediction in _predictions(predictor, networks, image, plan=plan):
         if window.is_first_of_lines and model == 0:
             stream.begin()
         _add(stream, prediction, model=model, window=window)
         # The next one is made before the name stands for it: two would be held.
         del prediction
-        if model == plan.num_models - 1:
-            num_done += 1
-            on_window(num_done)
     stream.end()
     _check_finite(stream)
     return whole.transpose(predictor.plans_manager.transpose_backward)
