@@ -111,7 +111,6 @@ class Serial:
     def write_tables(self):
         storage = open_storage(self.context.output)
         asked_for = [training.id for training in self.request.trainings]
-        claim_output(storage, identity=identity_of(self.request), trainings=asked_for)
         shown = shown_of(self.request, storage, table=ResultsStore(storage).read(), asked_for=asked_for)
         write_run_tables(shown, storage, failed=())
 
@@ -137,6 +136,8 @@ def serial(output):
 def undisturbed(tmp_path_factory):
     """The same run without Ray and without a driver."""
     run = serial(tmp_path_factory.mktemp("undisturbed"))
+    storage = open_storage(run.context.output)
+    claim_output(storage, identity=identity_of(run.request), trainings=[TRAINING])
     run.carry_out(StageKind)
     run.write_tables()
     return Path(run.context.output)
