@@ -82,6 +82,7 @@ RAW = LABELS.tobytes()
         ("gzip", gzip.compress(b"12345" + RAW), ["byte skip: -1"]),
         ("raw", RAW + b"\n", []),  # more than the header says: what is said counts from the beginning
         ("ascii", " ".join(map(str, LABELS.ravel())).encode(), []),
+        ("text", b"1 2 3\n" + ", ".join(map(str, LABELS.ravel())).encode(), ["line skip: 1"]),
     ],
 )
 @pytest.mark.parametrize("detached", [False, True])
@@ -118,6 +119,11 @@ def test_the_space_of_nrrd_is_brought_to_lps(tmp_path, space, to_lps):
     assert geometry.direction == (x, 0, 0, 0, 0, y, 0, z, 0)
 
 
+def test_units_of_nrrd_without_a_space_are_converted(tmp_path):
+    path = nrrd(tmp_path / "a.nrrd", data=RAW, lines=["spacings: 500 400 2000", 'units: "um" "um" "um"'])
+    assert read_label_map(path).geometry.spacing_mm == pytest.approx((0.5, 0.4, 2.0))
+
+
 def test_axes_of_one_voxel_beside_those_of_space_are_none(tmp_path):
     directions = "space directions: none (0.5,0,0) (0,2,0) (0,0,1)"
     path = nrrd(tmp_path / "a.nrrd", data=RAW, sizes="1 7 6 5", lines=["space: LPS", directions])
@@ -147,6 +153,15 @@ def test_axes_of_one_voxel_beside_those_of_space_are_none(tmp_path):
         ({"data": RAW, "lines": ["space directions: (1,0,0) (0,inf,0) (0,0,1)"]}, "finite numbers"),
         ({"data": RAW, "lines": ["space directions: (1,0,0) (0.5,1,0) (0,0,1)"]}, "sheared axes, at 63.43"),
         ({"data": RAW, "lines": ["data file: LIST"]}, "several files"),
+        ({"data": RAW, "lines": ["kinds: vector domain domain"]}, "3D image of size 7 x 6 x 5"),
+        ({"data": RAW, "lines": ["kinds: domain domain list", "spacings: 1 1 1"]}, "3D image of size 7 x 6 x 5"),
+        ({"data": RAW, "lines": ["kinds: domain domain"]}, "kinds: domain domain"),
+        ({"data": RAW, "lines": ["space: upside-down"]}, "space: upside-down"),
+        ({"data": RAW, "lines": ["spacings: 1 1 1", "axis mins: 10 20 30"]}, "axis mins: 10 20 30"),
+        ({"data": RAW, "lines": ["spacings: 1 1 1", 'units: "mm" "mm" "cm"']}, "different units"),
+        ({"data": RAW, "lines": ["spacings: 1 1 1", 'units: "inch" "inch" "inch"']}, "lengths in 'inch'"),
+        ({"data": RAW, "lines": ["spacings: 1 1 1", 'units: "m" "m" "m"']}, "1000 x 1000 x 1000 mm, since .* in m"),
+        ({"data": RAW, "lines": ["spacings: 1 1 1", "spacings: 2 1 1"]}, "spacings = '1 1 1' and spacings = '2 1 1'"),
         ({"data": RAW, "lines": ["data file: /dev/zero"]}, "which is no file"),
     ],
 )  # fmt: skip
@@ -160,6 +175,11 @@ def test_a_nrrd_file_that_cannot_be_right_is_refused_by_name(tmp_path, change, m
     [
         ("NDims = 3", "NDims = -1", "NDims = -1"),
         ("NDims = 3", "NDims = 1e30", r"NDims = 1e\+30"),
+        ("NDims = 3", "NDims = 3.5", r"NDims = 3.5"),
+        ("DimSize = 7 6 5", "DimSize = 7 6 4.5", "7 x 6 x 0"),
+        ("TransformMatrix = ", "TransformMatrix = 2 0 0 0 2 0 0 0 2\nOld = ", "directions of length 1"),
+        ("Offset = ", "Position = 1 2 3\nOffset = ", "offset = '1 2 3' and offset = '-120.5"),
+        ("ElementDataFile", "HeaderSize = 4\nElementDataFile", "HeaderSize 4 before voxels"),
         ("DimSize = 7 6 5", "DimSize = 7 6 -5", "7 x 6 x -5"),
         ("DimSize = 7 6 5", "DimSize = 7 6", "dimsize = '7 6'"),
         ("DimSize = 7 6 5", "DimSize = 100000 100000 100000", "expected 2000000000000000 bytes"),

@@ -213,6 +213,14 @@ def test_scaled_probabilities_are_no_labels(tmp_path):
         read_label_map(patched(path, offset=112, form="<2f", values=[1 / 255, 0.0]))
 
 
+@pytest.mark.parametrize("values", [np.array([0, 1, 2], np.int16), np.array([0, 3e-5, 6e-5], np.float32)])
+def test_numbers_of_which_rounding_makes_an_empty_map_are_no_labels(tmp_path, values):
+    path = write(tmp_path / "a.nii.gz", values.reshape(3, 1, 1))
+    slope = 1e-30 if values.dtype.kind == "i" else 1.0
+    with pytest.raises(DataError, match=r"values from 0 to [26]e-\d+; expected integer labels"):
+        read_label_map(patched(path, offset=112, form="<2f", values=[slope, 0.0]))
+
+
 def test_a_trailing_axis_of_one_is_none(tmp_path):
     path = patched(write(tmp_path / "a.nii.gz", labels()), offset=40, form="<8h", values=[5, 7, 6, 5, 1, 1, 1, 1])
     np.testing.assert_array_equal(read_label_map(path).array, labels())

@@ -139,7 +139,7 @@ def as_labels(stored: NDArray[np.generic], *, slope: float = 1.0, intercept: flo
     lowest, highest = (float(number) * slope + intercept for number in (stored.min(), stored.max()))
     lowest, highest = min(lowest, highest), max(lowest, highest)
     # Written so that NaN fails as well.
-    if not (lowest >= -tolerance and highest < 2**53):
+    if not (lowest >= -tolerance and highest < 2**53) or 0.0 < highest < 0.5:
         raise _no_labels(lowest, highest)
     labels = np.empty(stored.shape, np.min_scalar_type(round(highest)))
     for plane, target in zip(stored, labels, strict=True):
@@ -166,5 +166,5 @@ def mask_values(stored: NDArray[np.generic], header: ImageHeader) -> NDArray[np.
 
 def _no_labels(lowest: float, highest: float) -> Fault:
     return Fault(
-        f"values from {lowest} to {highest}", expected="integer labels from 0", advice="Check that it is a label map."
+        f"values from {lowest:g} to {highest:g}", expected="integer labels from 0", advice="Check that it is a label map."
     )

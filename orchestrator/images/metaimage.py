@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
+from orchestrator.images.geometry import TOLERANCE_DRIFT
 from orchestrator.images.nifti_header import not_one_volume
 from orchestrator.images.problem import Fault
 from orchestrator.images.stored_voxels import Encoding, ImageHeader
-from orchestrator.images.text_header import LARGEST_HEADER, StoredVoxels, volume_header
+from orchestrator.images.text_header import LARGEST_HEADER, StoredVoxels, fields_once, volume_header
 
 _TYPES = {
     "MET_CHAR": "i1", "MET_UCHAR": "u1", "MET_SHORT": "i2", "MET_USHORT": "u2", "MET_INT": "i4", "MET_UINT": "u4",
@@ -39,8 +40,9 @@ def parse_metaimage(path: Path) -> tuple[ImageHeader, StoredVoxels]:
     if fields.get("binarydata", "True").lower() == "false":
         encoding = Encoding.TEXT
     skipped = int(_numbers(fields, "headersize", default="0", num=1)[0])
-    if encoding is not Encoding.RAW and skipped:
-        raise _fault(f"HeaderSize {skipped} before voxels that are compressed or text", expected="0")
+    # Some count it from the beginning of the file, and some from the end of this header.
+    if skipped and (encoding is not Encoding.RAW or (is_local and skipped > 0)):
+        raise _fault(f"HeaderSize {skipped} before voxels that are compressed, text or in the same file", expected="0")
     return header, StoredVoxels(
         path=path if is_local else path.parent / name,
         encoding=encoding,
@@ -54,13 +56,13 @@ def _fault(found: str, *, expected: str) -> Fault:
 
 
 def _fields(text: str) -> dict[str, str]:
-    fields = {}
+    fields = []
     for line in text.splitlines():
         name, is_field, value = line.partition("=")
-        if is_field:
-            key = name.strip().lower()
-            fields[_SYNONYMS.get(key, key)] = value.strip()
-    return fields
+        key = name.strip().lower()
+        if is_field and key != "comment":
+            fields.append((_SYNONYMS.get(key, key), value.strip()))
+    return fields_once(fields)
 
 
 def _is_true(fields: dict[str, str], name: str) -> bool:
@@ -81,10 +83,11 @@ def _numbers(fields: dict[str, str], name: str, *, num: int, default: str = "") 
 @np.errstate(all="ignore")  # what overflows is found to be none
 def _header(fields: dict[str, str]) -> ImageHeader:
     (axes,) = _numbers(fields, "ndims", num=1)
-    if not 1 <= axes <= 10:
+    if not (1 <= axes <= 10 and axes.is_integer()):
         raise _fault(f"NDims = {axes:g}", expected="2 or 3 axes")
     num_axes = int(axes)
-    extents = [int(number) if abs(number) < 2**63 else 0 for number in _numbers(fields, "dimsize", num=num_axes)]
+    numbers = _numbers(fields, "dimsize", num=num_axes)
+    extents = [int(number) if abs(number) < 2**63 and number.is_integer() else 0 for number in numbers]
     spacing = _numbers(
         fields, "elementspacing", num=num_axes, default=fields.get("elementsize", " ".join(["1"] * num_axes))
     )
@@ -97,8 +100,11 @@ def _header(fields: dict[str, str]) -> ImageHeader:
         num_axes -= 1
     if channels != 1 or num_axes not in {2, 3} or min(extents) < 1:
         raise not_one_volume(tuple(extents[:num_axes]), num_values=int(channels))
+    lengths = np.linalg.norm(matrix, axis=0)
+    if (lengths > 0).all() and not np.allclose(lengths, 1.0, rtol=0, atol=TOLERANCE_DRIFT):
+        raise _fault(f"TransformMatrix = {fields['transformmatrix'][:200]!r}", expected="directions of length 1")
     steps = np.zeros((3, num_axes))
-    steps[:num_axes] = matrix[:num_axes, :num_axes] * spacing[:num_axes]
+    steps[:num_axes] = (matrix / lengths)[:num_axes, :num_axes] * spacing[:num_axes]
     return volume_header(
         extents=extents[:num_axes],
         dtype=_dtype(fields),

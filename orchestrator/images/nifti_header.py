@@ -75,12 +75,7 @@ def parse_header(content: bytes) -> NiftiHeader:
     if scale != 1.0:
         notes.append(f"its header measures in {_UNIT_NAMES[fields['units'] & 7]}, converted to mm")
     pixdim = _pixdim(fields, num_axes=num_axes)
-    if scale > 1.0 and max(pixdim[:num_axes]) * scale > _LARGEST_EDGE_MM:
-        raise Fault(
-            f"voxels of {_by(np.asarray(pixdim) * scale)} mm, since its header measures in metres",
-            expected="a unit that fits the numbers",
-            advice="They are mm, most likely: write that unit into its header (xyzt_units 2).",
-        )
+    check_unit(np.multiply(pixdim, scale)[:num_axes], unit=_UNIT_NAMES.get(fields["units"] & 7, "mm"), scale=scale)
     geometry, has_position = _geometry(fields, size=size, pixdim=pixdim, scale=scale)
     if not has_position:
         notes.append(
@@ -163,6 +158,16 @@ def not_one_volume(extents: tuple[int, ...], *, num_values: int = 1) -> Fault:
         expected="a 3D volume with one value a voxel",
         advice="Write one volume a file; check that it is the file of this case.",
     )
+
+
+def check_unit(spacing_mm: NDArray[np.float64], *, unit: str, scale: float) -> None:
+    """Raise Fault for voxels that only a unit larger than mm makes larger than any image has."""
+    if scale > 1.0 and spacing_mm.max() > _LARGEST_EDGE_MM:
+        raise Fault(
+            f"voxels of {_by(spacing_mm)} mm, since its header measures in {unit}",
+            expected="a unit that fits the numbers",
+            advice="They are mm, most likely: write that unit into its header (of NIfTI xyzt_units 2).",
+        )
 
 
 def _dtype(fields: _Fields) -> np.dtype[np.generic]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from orchestrator.images.nifti_header import not_one_volume
 from orchestrator.images.problem import Fault
 from orchestrator.images.stored_voxels import Encoding, ImageHeader
-from orchestrator.images.text_header import LARGEST_HEADER, StoredVoxels, volume_header
+from orchestrator.images.text_header import LARGEST_HEADER, StoredVoxels, fields_once, volume_header
 
 _TYPES = {
     **dict.fromkeys(("signed char", "int8", "int8_t"), "i1"),
@@ -31,11 +31,20 @@ _ENCODINGS = {
     "raw": Encoding.RAW, "gzip": Encoding.GZIP, "gz": Encoding.GZIP, "bzip2": Encoding.BZIP2, "bz2": Encoding.BZIP2,
     "txt": Encoding.TEXT, "text": Encoding.TEXT, "ascii": Encoding.TEXT,
 }  # fmt: skip
+_SYNONYMS = {
+    "datafile": "data file", "lineskip": "line skip", "byteskip": "byte skip", "axismins": "axis mins",
+    "axismaxs": "axis maxs", "centerings": "centers",
+}  # fmt: skip
 _TO_LPS = {
     **dict.fromkeys(("right-anterior-superior", "ras"), (-1.0, -1.0, 1.0)),
     **dict.fromkeys(("left-anterior-superior", "las"), (1.0, -1.0, 1.0)),
+    **dict.fromkeys(
+        ("left-posterior-superior", "lps", "scanner-xyz", "3d-right-handed", "3d-left-handed", ""), (1.0, 1.0, 1.0)
+    ),
 }
-"""Other spaces, among them those without a name for their axes, are taken for LPS, as ITK does."""
+"""Spaces without a name for their axes are taken for LPS, as ITK does."""
+_OF_SPACE = frozenset(("domain", "space", "time", "???", "none"))
+"""Kinds of axes along which voxels lie, for ITK too; along others lie the values of one voxel."""
 
 
 def parse_nrrd(path: Path) -> tuple[ImageHeader, StoredVoxels]:
@@ -72,15 +81,13 @@ def _fault(found: str, *, expected: str) -> Fault:
 
 def _fields(text: str) -> dict[str, str]:
     """Return the fields; lines `key:=value` are the user's own."""
-    fields = {}
+    fields = []
     for line in text.splitlines()[1:]:
         name, is_field, value = line.partition(":")
         if is_field and not line.startswith("#") and not value.startswith("="):
-            fields[name.strip().lower()] = value.strip()
-    for name, other in (("data file", "datafile"), ("line skip", "lineskip"), ("byte skip", "byteskip")):
-        if other in fields:
-            fields[name] = fields[other]
-    return fields
+            key = name.strip().lower()
+            fields.append((_SYNONYMS.get(key, key), value.strip()))
+    return fields_once(fields)
 
 
 def _whole(fields: dict[str, str], name: str, *, default: str | None = None) -> list[int]:
@@ -96,13 +103,16 @@ def _header(fields: dict[str, str]) -> ImageHeader:
     extents = _whole(fields, "sizes")
     if _whole(fields, "dimension") != [len(extents)] or not 1 <= len(extents) <= 16:
         raise _fault(f"dimension {fields['dimension']!r} beside sizes {fields['sizes']!r}", expected="a size for each")
-    steps = _steps(fields, num_axes=len(extents))
+    kinds = fields.get("kinds", " ".join(["domain"] * len(extents))).lower().split()
+    if len(kinds) != len(extents):
+        raise _fault(f"kinds: {fields['kinds'][:200]}", expected="one for each axis")
+    steps = _steps(fields, is_of_space=[kind in _OF_SPACE for kind in kinds])
     spatial = [axis for axis, step in enumerate(steps) if step is not None]
     # Axes of one voxel beside those of space are no axes: of components, of time, of layers of a segmentation.
     kept = [axis for axis, extent in enumerate(extents) if extent != 1 or axis in spatial[:3]]
     if len(kept) > 3 or not set(kept) <= set(spatial):
         raise not_one_volume(tuple(extents))
-    to_lps = np.array(_TO_LPS.get(fields.get("space", "").lower(), (1.0, 1.0, 1.0)))
+    to_lps = np.array(_to_lps(fields))
     origin = _vector(fields.get("space origin", "(0,0,0)"))
     if origin is None:
         raise _fault(f"space origin: {fields['space origin']}", expected="three numbers")
@@ -112,19 +122,42 @@ def _header(fields: dict[str, str]) -> ImageHeader:
         dtype=_dtype(fields),
         steps=to_lps[:, None] * np.stack(columns, axis=1) if columns else np.zeros((3, 0)),
         origin=(to_lps * origin).tolist(),
-        unit=next(iter(re.findall(r'"([^"]*)"', fields.get("space units", ""))), "mm"),
+        unit=_unit(fields, kept=kept),
     )
 
 
-def _steps(fields: dict[str, str], *, num_axes: int) -> list[NDArray[np.float64] | None]:
+def _to_lps(fields: dict[str, str]) -> tuple[float, float, float]:
+    space = fields.get("space", "").lower()
+    if space not in _TO_LPS:
+        raise _fault(f"space: {space[:80]}", expected=f"one of {', '.join(filter(None, _TO_LPS))}")
+    for name in ("axis mins", "axis maxs"):
+        # Whether that is the centre of the outermost voxel or its side, tools do not agree.
+        if name in fields and "space directions" not in fields:
+            raise _fault(f"{name}: {fields[name][:80]}", expected="space directions and space origin")
+    return _TO_LPS[space]
+
+
+def _unit(fields: dict[str, str], *, kept: list[int]) -> str:
+    """Return the unit of lengths; raises Fault if axes have different ones."""
+    in_space = "space directions" in fields
+    units = re.findall(r'"([^"]*)"', fields.get("space units" if in_space else "units", ""))
+    if not in_space and units:
+        units = [units[axis] for axis in kept if axis < len(units)]
+    if len(set(units)) > 1:
+        raise _fault(f"lengths in different units ({', '.join(units)})", expected="one unit")
+    return units[0] if units else "mm"
+
+
+def _steps(fields: dict[str, str], *, is_of_space: list[bool]) -> list[NDArray[np.float64] | None]:
     """Return the step along each axis, None for those that are not of space."""
+    num_axes = len(is_of_space)
     if "space directions" in fields:
         found = re.findall(r"none|\([^)]*\)", fields["space directions"])
         steps = [None if text == "none" else _vector(text) for text in found]
         if len(steps) == num_axes and all(
             step is not None or text == "none" for step, text in zip(steps, found, strict=True)
         ):
-            return steps
+            return [step if of_space else None for step, of_space in zip(steps, is_of_space, strict=True)]
         raise _fault(f"space directions: {fields['space directions'][:200]}", expected="three numbers or none, an axis")
     texts = fields.get("spacings", " ".join(["1"] * num_axes)).split()
     try:
@@ -134,7 +167,8 @@ def _steps(fields: dict[str, str], *, num_axes: int) -> list[NDArray[np.float64]
     if len(spacings) != num_axes:
         raise _fault(f"spacings: {fields['spacings'][:200]}", expected="a number for each axis")
     # NaN stands where an axis has no spacing.
-    rows, spaced = np.eye(3), [axis for axis, step in enumerate(spacings) if not math.isnan(step)][:3]
+    spaced = [axis for axis, step in enumerate(spacings) if is_of_space[axis] and not math.isnan(step)][:3]
+    rows = np.eye(3)
     return [spacings[axis] * rows[spaced.index(axis)] if axis in spaced else None for axis in range(num_axes)]
 
 

@@ -2,7 +2,7 @@
 
 import errno
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from orchestrator.images.geometry import Geometry, is_length, is_same_map, nearest_upright
 from orchestrator.images.nifti import check_finite
-from orchestrator.images.nifti_header import not_one_volume, sheared
+from orchestrator.images.nifti_header import check_unit, not_one_volume, sheared
 from orchestrator.images.problem import Fault
 from orchestrator.images.stored_voxels import (
     Encoding,
@@ -25,7 +25,14 @@ from orchestrator.images.stored_voxels import (
 )
 
 LARGEST_HEADER = 1 << 20
-_MM_BY_UNIT = {"nm": 1e-6, "um": 1e-3, "µm": 1e-3, "micron": 1e-3, "microns": 1e-3, "cm": 10.0, "m": 1000.0}
+_MM_BY_UNIT = {
+    **dict.fromkeys(("", "?", "???", "mm", "millimeter", "millimeters", "millimetre", "millimetres"), 1.0),
+    **dict.fromkeys(("um", "µm", "μm", "micron", "microns", "micrometer", "micrometers", "micrometre"), 1e-3),
+    **dict.fromkeys(("cm", "centimeter", "centimeters", "centimetre", "centimetres"), 10.0),
+    **dict.fromkeys(("m", "meter", "meters", "metre", "metres"), 1000.0),
+    "nm": 1e-6,
+}
+"""What says nothing is taken for mm."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,10 +93,12 @@ def _read_text(stored: StoredVoxels, header: ImageHeader) -> NDArray[np.generic]
     limit = largest_stored(num_voxels, encoding=stored.encoding)
     with stored.path.open("rb") as file:
         file.seek(stored.first_byte)
+        for _ in range(stored.num_lines):
+            file.readline(LARGEST_HEADER)
         content = read_at_most(file, limit + 1)
     if len(content) > limit:
         raise too_long(num_voxels)
-    numbers = content.split()
+    numbers = content.replace(b",", b" ").split()
     if len(numbers) != num_voxels:
         raise Fault(f"{len(numbers)} numbers", expected=f"{num_voxels} by its header", advice="Write it again.")
     try:
@@ -98,6 +107,19 @@ def _read_text(stored: StoredVoxels, header: ImageHeader) -> NDArray[np.generic]
         raise Fault(f"voxels that are no numbers ({error})", expected="numbers", advice="Write it again.") from error
     check_finite(voxels)
     return voxels.reshape(header.geometry.size[::-1])
+
+
+def fields_once(fields: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Return the fields of a header by name; raises Fault if one is there twice and says something else."""
+    found: dict[str, str] = {}
+    for name, value in fields:
+        if found.setdefault(name, value) != value:
+            raise Fault(
+                f"{name} = {found[name][:80]!r} and {name} = {value[:80]!r} in one header",
+                expected="one of them",
+                advice="Remove the wrong one.",
+            )
+    return found
 
 
 @np.errstate(all="ignore")  # what overflows is found to be none
@@ -138,11 +160,16 @@ def volume_header(
     """
     if len(extents) not in {2, 3} or min(extents) < 1:
         raise not_one_volume(tuple(extents))
-    scale = _MM_BY_UNIT.get(unit.strip('"').lower(), 1.0)
+    scale = _MM_BY_UNIT.get(unit.strip().lower())
+    if scale is None:
+        raise Fault(
+            f"lengths in {unit[:80]!r}", expected="mm, um, nm, cm or m", advice="Write its header again in one of them."
+        )
     if len(extents) == 2:
         normal = np.cross(steps[:, 0], steps[:, 1])
         steps = np.column_stack([steps, normal / (np.linalg.norm(normal) or 1.0)])
     lengths = _lengths(steps, origin)
+    check_unit(scale * lengths[: len(extents)], unit=unit, scale=scale)
     size = (*extents, 1)[:3]
     upright = nearest_upright(steps / lengths) * lengths
     if not is_same_map(np.column_stack([steps, origin]), np.column_stack([upright, origin]), size=size):
