@@ -136,12 +136,33 @@ def test_a_label_in_neither_map_has_nan_scores_and_no_voxels():
         ({1: -1.0}, "-1.0"),
         ({1.5: 1.0}, r"\[1\.5\]"),
         (1.0, r"tolerances_mm is 1\.0; expected a tolerance for each label, such as \{1: 1\.0\}"),
+        ({math.nan: 1.0}, r"\[nan\]; expected integers"),
+        ({math.inf: 1.0}, r"\[inf\]; expected integers"),
+        ({None: 1.0}, r"\[None\]; expected integers"),
+        ({1: None}, "tolerance_mm is None; expected a finite number"),
+        ({1: [1.0]}, r"tolerance_mm is \[1.0\]"),
     ],
 )
 def test_bad_labels_and_tolerances_are_refused(tolerances_mm, message):
     one = np.ones((2, 2, 2), int)
     with pytest.raises(ValueError, match=message):
         score_masks(one, one, spacing_mm=(1, 1, 1), tolerances_mm=tolerances_mm)
+
+
+@pytest.mark.parametrize(
+    "spacing_mm",
+    [{1, 2, 3}, "111", (1e-200, 1e-200, 1e-200), (1, 1, 5e-324), (1e200, 1, 1), (1, 1, math.nan), (1, 1), None],
+)
+def test_a_spacing_without_order_or_whose_squares_are_no_numbers_is_refused(spacing_mm):
+    one = np.ones((2, 2, 2), int)
+    with pytest.raises(ValueError, match="expected three positive finite numbers"):
+        score_masks(one, one, spacing_mm=spacing_mm, tolerances_mm={1: 1.0})
+
+
+def test_what_a_masked_array_hides_is_not_scored_in_silence():
+    one = np.ones((2, 2, 2), int)
+    with pytest.raises(ValueError, match="prediction is a masked array; .* fill it first"):
+        score_masks(one, np.ma.array(one, mask=one > 0), spacing_mm=(1, 1, 1), tolerances_mm={1: 1.0})
 
 
 def layouts_of(array):

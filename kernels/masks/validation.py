@@ -1,7 +1,7 @@
 """Checks of what callers pass in; everything wrong is a ValueError that shows what was found."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,12 +9,17 @@ from numpy.typing import NDArray
 from kernels.masks.bitmask import MaskPair, crop_pair
 from kernels.masks.label_rows import find_labels
 
+_SHORTEST_MM, _LONGEST_MM = 1e-100, 1e100
+"""Of a spacing: beyond, squares of distances would be 0 or infinite."""
+
 
 def check_pair(reference: NDArray[np.generic], prediction: NDArray[np.generic]) -> None:
     """Raise ValueError unless both are integer or bool arrays of one shape with two or three axes."""
     for name, array in (("reference", reference), ("prediction", prediction)):
         if not isinstance(array, np.ndarray):
             raise ValueError(f"{name} is a {type(array).__name__}; expected a numpy array")  # noqa: TRY004
+        if isinstance(array, np.ma.MaskedArray):
+            raise ValueError(f"{name} is a masked array; expected one without, so fill it first")  # noqa: TRY004
         if array.ndim not in {2, 3}:
             raise ValueError(f"{name} has shape {array.shape}; expected three axes (z, y, x), or two (y, x)")
         if array.dtype.kind not in "biu":
@@ -43,17 +48,21 @@ def check_spacing(spacing_mm: Sequence[float], *, num_axes: int) -> tuple[float,
     """Return the spacing as floats; raise ValueError unless it is one positive finite number for each axis."""
     numbers = "three positive finite numbers (z, y, x)" if num_axes == 3 else "two positive finite numbers (y, x)"
     try:
-        values = tuple(float(value) for value in spacing_mm)
+        # A text is a sequence as well, and a set has no order.
+        values = () if isinstance(spacing_mm, str | Set) else tuple(float(value) for value in spacing_mm)
     except (TypeError, ValueError) as error:
         raise ValueError(f"spacing_mm is {spacing_mm!r}; expected {numbers}") from error
-    if len(values) != num_axes or not all(math.isfinite(value) and value > 0 for value in values):
+    if len(values) != num_axes or not all(_SHORTEST_MM <= value <= _LONGEST_MM for value in values):
         raise ValueError(f"spacing_mm is {spacing_mm!r}; expected {numbers}")
     return values
 
 
 def check_tolerance(tolerance_mm: float) -> float:
     """Return the tolerance as a float; raise ValueError unless it is finite and at least 0."""
-    value = float(tolerance_mm)
+    try:
+        value = float(tolerance_mm)
+    except (TypeError, ValueError):
+        value = math.nan
     if not (math.isfinite(value) and value >= 0):
         raise ValueError(f"tolerance_mm is {tolerance_mm!r}; expected a finite number of at least 0")
     return value
@@ -65,6 +74,14 @@ def check_percentile(percentile: float) -> None:
         raise ValueError(f"percentile is {percentile!r}; expected a number from 0 to 100")
 
 
+def is_label(value: object) -> bool:
+    """Whether it can be the value of a label: a whole number other than 0, of whatever type."""
+    try:
+        return value != 0 and int(value) == value  # type: ignore[call-overload, no-any-return]
+    except (TypeError, ValueError, OverflowError):
+        return False
+
+
 def check_tolerances(tolerances_mm: Mapping[int, float]) -> dict[int, float]:
     """Return the tolerance of each label; raise ValueError unless they and the labels are what `score_masks` takes."""
     if not isinstance(tolerances_mm, Mapping):
@@ -73,6 +90,6 @@ def check_tolerances(tolerances_mm: Mapping[int, float]) -> dict[int, float]:
     labels = list(tolerances_mm)
     if not labels:
         raise ValueError("tolerances_mm has no labels; expected at least one")
-    if any(int(label) != label or label == 0 for label in labels):
+    if not all(map(is_label, labels)):
         raise ValueError(f"tolerances_mm has the labels {labels}; expected integers other than 0")
     return {label: check_tolerance(tolerance) for label, tolerance in tolerances_mm.items()}

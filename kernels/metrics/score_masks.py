@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from kernels.masks.bitmask import MaskPair, crop_pair
 from kernels.masks.label_rows import find_labels
-from kernels.masks.validation import check_pair, check_spacing, check_tolerances
+from kernels.masks.validation import check_pair, check_spacing, check_tolerances, is_label
 from kernels.metrics.metric import Metric, further_metrics
 from kernels.metrics.overlap import dice_of_counts
 from kernels.metrics.surface_dice import overlap_of_distances, overlap_of_surfaces
@@ -109,7 +109,7 @@ def score_masks(
     spacing = check_spacing(spacing_mm, num_axes=reference.ndim)
     tolerances = check_tolerances(tolerances_mm)
     predicted = [prediction_labels.get(label, label) for label in tolerances]
-    if any(int(label) != label or label == 0 for label in predicted) or len(set(predicted)) < len(predicted):
+    if not all(map(is_label, predicted)) or len(set(predicted)) < len(predicted):
         raise ValueError(f"the labels in the prediction are {predicted}; expected different integers other than 0")
     if isinstance(metrics, str):
         raise ValueError(f"metrics is {metrics!r}; expected a collection of names, such as ('dsc', 'nsd')")  # noqa: TRY004
