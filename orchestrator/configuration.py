@@ -37,6 +37,12 @@ def is_folder(location: str) -> bool:
 
 def absolute(location: str, *, option: str) -> Path:
     """Return the path of a folder, links followed; raises ConfigError where they lead in a circle."""
+    # What a path makes of `s3://bucket/x`: a folder `s3:` would be made without a word.
+    if location.partition(":")[0].lower() in {"s3", "gs", "az"} and ":" in location:
+        raise ConfigError(
+            f"{option} {location}: not a storage location; expected a folder, or s3://, gs:// or az:// with "
+            "bucket/prefix (a path has only one slash there)"
+        )
     try:
         path = Path(location).resolve()
         is_circle = path.is_symlink()

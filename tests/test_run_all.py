@@ -77,6 +77,7 @@ REFUSED = {
     "pattern without a match": (["--only", "T4-*"], "--only T4-*: matches none of the 45 trainings"),
     "a large seed": (["--seed", str(2**63)], "expected a number from 0 to 2^63 - 1"),
     "another storage": (["--data", "ftp://host/downloads"], "ftp://host/downloads: not a storage location"),
+    "half a bucket": (["--data", "s3:/bucket/x"], "s3:/bucket/x: not a storage location"),
     "paper without data": (["--preset", "paper"], "expected --data"),
     "json without dry-run": (["--json"], "--json: only with --dry-run"),
     "prices without simulate": (["--prices", "prices.yaml"], "--prices: only with --simulate"),

@@ -1,6 +1,7 @@
 """A folder and the prefixes of all kinds of buckets keep the same promises."""
 
 import errno
+import os
 import pickle
 import subprocess
 import sys
@@ -140,7 +141,10 @@ def test_a_fetched_file_follows_its_key(storage):
 
 @pytest.mark.parametrize(
     "key",
-    ["", ".", "..", "../x", "a/../../x", "a/..", "/etc/x", "a//x", "a/", "./x", "a\\..\\x", "a\0x", "a\nx", "a\x9bx"],
+    [
+        *("", ".", "..", "../x", "a/../../x", "a/..", "/etc/x", "a//x", "a/", "./x"),
+        *("a\\..\\x", "a\0x", "a\nx", "a\x9bx", "a\ud800x"),
+    ],
 )
 def test_a_key_that_is_no_plain_relative_path_is_refused_by_every_operation(storage, key, tmp_path):
     before = sorted(tmp_path.rglob("*"))
@@ -157,6 +161,19 @@ def test_a_key_that_is_no_plain_relative_path_is_refused_by_every_operation(stor
             operation(key)
         assert repr(key) in str(caught.value)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("key", ["a/" + "x" * 256, "é" * 128, "/".join(["a" * 200] * 6)])
+def test_a_key_that_is_longer_than_names_can_be_everywhere_is_refused_by_every_operation(storage, key):
+    for operation in (storage.exists, storage.read_bytes, storage.fetch, lambda key: storage.write_bytes(key, b"1")):
+        with pytest.raises(DataError, match="too long for the name of a file; expected at most 255 bytes"):
+            operation(key)
+
+
+def test_files_of_a_folder_whose_names_no_key_can_be_are_not_listed(tmp_path):
+    for name in (b"a\xff.csv", b"a\nb.csv", b"a\\b.csv", b"ok.csv"):
+        (tmp_path / os.fsdecode(name)).touch()
+    assert open_storage(tmp_path).list_keys() == list(open_storage(tmp_path).sizes_and_times("")) == ["ok.csv"]
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,7 @@ class BucketStorage(Storage):
             }
         names = {key: key.rpartition("/")[2] for key in found}
         own = (key for key, name in names.items() if name and not name.startswith(TEMPORARY_PREFIX))
-        return {self.checked(key): found[key] for key in sorted(own)}
+        return {self.plain(key): found[key] for key in sorted(own)}
 
     def sweep(self) -> None:
         """Nothing: an object that was not written whole does not exist."""

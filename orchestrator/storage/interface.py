@@ -10,6 +10,8 @@ from orchestrator.errors import DataError
 
 TEMPORARY_PREFIX = ".tmp-"
 """File names that begin so are unfinished writes: never listed, swept when they are old."""
+_MAX_NAME_BYTES, _MAX_KEY_BYTES = 255, 1024
+"""What file systems, and buckets, let names have."""
 
 
 class Storage(ABC):
@@ -26,11 +28,20 @@ class Storage(ABC):
     """Whether each operation is a request, which takes time and money."""
 
     def checked(self, key: str) -> str:
-        """Return the key of a file; raises DataError if it could lead out of the location or is no name of a file."""
-        is_plain = all(part not in {"", ".", ".."} for part in key.split("/"))
-        if not is_plain or "\\" in key or any(unicodedata.category(character) == "Cc" for character in key):
+        """Return the key of a file; raises DataError as `plain`, or if it is longer than names can be everywhere."""
+        self.plain(key)
+        if max(len(part.encode()) for part in key.split("/")) > _MAX_NAME_BYTES or len(key.encode()) > _MAX_KEY_BYTES:
             raise DataError(
-                f"{self.location}: {key!r} is not the name of a file that is read or written; expected a plain "
+                f"{self.location}: {_short(key)} is too long for the name of a file; expected at most "
+                f"{_MAX_NAME_BYTES} bytes a part and {_MAX_KEY_BYTES} in all. Shorten it"
+            )
+        return key
+
+    def plain(self, key: str) -> str:
+        """Return a key; raises DataError if it could lead out of the location or is no name of a file."""
+        if not is_plain(key):
+            raise DataError(
+                f"{self.location}: {_short(key)} is not the name of a file that is read or written; expected a plain "
                 "relative path, without '..', empty parts, backslashes and control characters. Rename or remove it"
             )
         return key
@@ -84,3 +95,14 @@ class Storage(ABC):
     @abstractmethod
     def free_bytes(self) -> int | None:
         """Free space, or None where there is no limit to be known."""
+
+
+def is_plain(key: str) -> bool:
+    """Whether a key is a plain relative path."""
+    # Half a character of UTF-16 can be in JSON, and stands for a byte that is no text in the name of a file.
+    is_text = all(unicodedata.category(character) not in {"Cc", "Cs"} for character in key)
+    return is_text and "\\" not in key and {"", ".", ".."}.isdisjoint(key.split("/"))
+
+
+def _short(key: str) -> str:
+    return repr(key) if len(key) <= 100 else f"{key[:80]!r} ..."

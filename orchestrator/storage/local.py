@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from orchestrator.errors import StorageError
-from orchestrator.storage.interface import TEMPORARY_PREFIX, Storage
+from orchestrator.storage.interface import TEMPORARY_PREFIX, Storage, is_plain
 
 CLOSED_FOLDERS = {"lost+found", "System Volume Information", "$RECYCLE.BIN"}
 """What file systems have at the root of a disk for themselves; hidden folders are of others as well."""
@@ -32,7 +32,8 @@ class LocalStorage(Storage):
     def list_keys(self, prefix: str = "") -> list[str]:
         """Keys of all files below the folder `prefix`, sorted; also those in folders that are linked to."""
         paths = (path for path in self._walk(prefix) if not path.name.startswith(TEMPORARY_PREFIX))
-        return sorted(path.relative_to(self._root).as_posix() for path in paths)
+        # Under other names lies what nobody has written through here, and nobody can read.
+        return sorted(filter(is_plain, (path.relative_to(self._root).as_posix() for path in paths)))
 
     def sizes_and_times(self, prefix: str) -> dict[str, tuple[int, int]]:
         """Bytes of each file below the folder `prefix`, and when it was written."""
