@@ -161,7 +161,7 @@ def test_a_spacing_without_order_or_whose_squares_are_no_numbers_is_refused(spac
 
 def test_what_a_masked_array_hides_is_not_scored_in_silence():
     one = np.ones((2, 2, 2), int)
-    with pytest.raises(ValueError, match="prediction is a masked array; .* fill it first"):
+    with pytest.raises(ValueError, match=r"prediction is a masked array; .* fill it first"):
         score_masks(one, np.ma.array(one, mask=one > 0), spacing_mm=(1, 1, 1), tolerances_mm={1: 1.0})
 
 

@@ -166,5 +166,7 @@ def mask_values(stored: NDArray[np.generic], header: ImageHeader) -> NDArray[np.
 
 def _no_labels(lowest: float, highest: float) -> Fault:
     return Fault(
-        f"values from {lowest:g} to {highest:g}", expected="integer labels from 0", advice="Check that it is a label map."
+        f"values from {lowest:g} to {highest:g}",
+        expected="integer labels from 0",
+        advice="Check that it is a label map.",
     )
