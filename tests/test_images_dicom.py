@@ -150,6 +150,19 @@ def test_encodings_and_habits_of_scanners_change_nothing(tmp_path, change):
     assert check(tmp_path).notes == ()
 
 
+@pytest.mark.parametrize("rest", [bytes(100), b"text behind the pixels"], ids=["zeros", "text"])
+@pytest.mark.parametrize("change", [None, rle])
+def test_bytes_behind_the_pixels_change_nothing(tmp_path, change, rest):
+    for file in phantom.write_series(tmp_path, change)[2:]:
+        file.write_bytes(file.read_bytes() + rest)
+    assert check(tmp_path).notes == ()
+
+
+def test_a_slice_that_was_taken_again_in_its_place_is_of_the_volume(tmp_path):
+    phantom.write_series(tmp_path, lambda index, data: setattr(data, "AcquisitionNumber", 2 if index == 3 else 1))
+    assert check(tmp_path).notes == ()
+
+
 @pytest.mark.parametrize("compressor", ["JPEG", "JPEG2000"])
 def test_lossless_jpeg_is_decoded(tmp_path, compressor):
     for index, path in enumerate(phantom.write_series(tmp_path)):

@@ -68,6 +68,12 @@ def second_acquisition(index: int, data: Dataset) -> None:
         data.ImagePositionPatient = [-10, -20, 40]
 
 
+def copied_beside(index: int, data: Dataset) -> None:
+    if index == 3:
+        data.PixelData = phantom.slice_of(2).PixelData
+        data.ImagePositionPatient = [-5, -20, 40]
+
+
 # id, how slices are changed, the file of the line, found, expected
 HEADERS: list[tuple[str, phantom.Change, str, str, str]] = [
     # Planes turned by atan(0.75) = 36.87 degrees about x; 25 mm of table move the last slice by 25 * 0.6 sideways.
@@ -87,6 +93,12 @@ HEADERS: list[tuple[str, phantom.Change, str, str, str]] = [
     ("two acquisitions at one position", second_acquisition, "",
      "two slices at 40.00 mm, 1-03.dcm and 1-04.dcm, 0.00 mm apart and with other voxels (acquisitions 2 and 1)",
      "one slice a position"),
+    ("a copy beside its place", copied_beside, "", "1-03.dcm and 1-04.dcm, 5.00 mm apart and with the same voxels",
+     "one slice a position"),
+    ("two acquisitions between each other", lambda index, data: every(AcquisitionNumber=index % 2 + 1)(index, data), "",
+     "slices of acquisitions 1 and 2 that lie between each other", "slices of one acquisition"),
+    ("projections", every(ImageType=["DERIVED", "SECONDARY", "MIP"]), "", "(6 of projection)", "CT"),
+    ("a row too few", every(Rows=7), "1-01.dcm", "160 bytes of pixels, a row or more too many", "140 for 10 x 7"),
     ("turned in the plane", third(ImageOrientationPatient=[0, 1, 0, -1, 0, 0]), "",
      "slices that are turned to each other or have other voxels (1-04.dcm", "parallel slices"),
     ("slightly turned", third(ImageOrientationPatient=[0.9998, 0.02, 0, -0.02, 0.9998, 0]), "",

@@ -77,7 +77,7 @@ def check_percentile(percentile: float) -> None:
 def is_label(value: object) -> bool:
     """Whether it can be the value of a label: a whole number other than 0, of whatever type."""
     try:
-        return value != 0 and int(value) == value  # type: ignore[call-overload, no-any-return]
+        return value != 0 and int(value) == value  # type: ignore[call-overload]
     except (TypeError, ValueError, OverflowError):
         return False
 

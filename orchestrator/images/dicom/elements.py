@@ -16,12 +16,14 @@ _MAX_BYTES = 1 << 26
 _MAX_FRAGMENTS = 1 << 16
 _UNDEFINED = 0xFFFFFFFF
 _ITEM, _END_OF_ITEMS = 0xFFFEE000, 0xFFFEE0DD
+_MARK_BYTES = 8
 _LONG_VR = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"))
 _IMPLICIT, _EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
 _DEFLATED, _BIG_ENDIAN = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2"
 CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
 """Class of a single slice."""
 _AGAIN = "It is damaged or cut short: download it again."
+EXPORT = "Export the series again with its original headers."
 
 
 class Tag(IntEnum):
@@ -71,11 +73,18 @@ class PixelElement:
     """Of the value, as the element says, or from the first fragment to the end of the last one."""
     is_compressed: bool
     """Whether the value is a sequence of fragments."""
+    is_last: bool
+    """Whether nothing follows in the file."""
 
     @property
     def end(self) -> int:
         """Offset behind the last byte."""
         return self.offset + self.num_bytes
+
+    @property
+    def end_of_element(self) -> int:
+        """Offset behind all that belongs to it, the mark at the end of fragments too."""
+        return self.end + (_MARK_BYTES if self.is_compressed else 0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,7 +116,7 @@ class Elements:
             numbers = ()
         if len(numbers) != count or not all(abs(number) < 1e9 for number in numbers):
             found = f"{tag.name} '{text[:80]}'" if text else f"no {tag.name}"
-            raise self.problem(f"a slice with {found}", f"{count} number{'s'[: count > 1]}")
+            raise self.problem(f"a slice with {found}", f"{count} number{'s'[: count > 1]}", advice=EXPORT)
         return numbers
 
     def whole(self, tag: Tag, *, default: int | None = None) -> int:
@@ -299,7 +308,8 @@ def _pixels(elements: Elements, raw: BinaryIO, *, length: int, num_bytes: int) -
             raise elements.problem(
                 f"a slice cut short: {num_bytes - offset} bytes of pixels", f"{length} bytes as its header says"
             )
-        return PixelElement(offset=offset, num_bytes=length, is_compressed=False)
+        is_last = offset + length == num_bytes
+        return PixelElement(offset=offset, num_bytes=length, is_compressed=False, is_last=is_last)
     end = offset
     for _ in range(_MAX_FRAGMENTS):
         raw.seek(end)
@@ -307,7 +317,8 @@ def _pixels(elements: Elements, raw: BinaryIO, *, length: int, num_bytes: int) -
         group, number, length = struct.unpack("<HHL", head) if len(head) == 8 else (0, 0, 0)
         tag = group << 16 | number
         if tag == _END_OF_ITEMS:
-            return PixelElement(offset=offset, num_bytes=end - offset, is_compressed=True)
+            is_last = end + _MARK_BYTES == num_bytes
+            return PixelElement(offset=offset, num_bytes=end - offset, is_compressed=True, is_last=is_last)
         end += 8 + length
         if tag != _ITEM or end > num_bytes:
             break

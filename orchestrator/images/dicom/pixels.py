@@ -47,7 +47,8 @@ def decode(slices: Sequence[CtSlice]) -> DecodedVoxels:
     StorageError
         If the process cannot be started, or something outside ends it.
     """
-    with tempfile.TemporaryFile() as log:
+    with tempfile.TemporaryFile() as log, tempfile.TemporaryDirectory() as folder:
+        files = [_without_rest(each, Path(folder) / str(index)) for index, each in enumerate(slices)]
         try:
             child = subprocess.Popen(
                 # -P: the modules beside the script are none that anything of it imports.
@@ -61,16 +62,26 @@ def decode(slices: Sequence[CtSlice]) -> DecodedVoxels:
             raise StorageError(f"no process can be started to read DICOM files ({error.strerror})") from error
         with child:
             try:
-                return _received(slices, child, log=log)
+                return _received(slices, child, files=files, log=log)
             finally:
                 child.kill()
 
 
-def _received(slices: Sequence[CtSlice], child: subprocess.Popen[bytes], *, log: IO[bytes]) -> DecodedVoxels:
+def _without_rest(slice_: CtSlice, copy: Path) -> Path:
+    """Return the file of a slice, or a copy that ends with its pixels: GDCM stumbles over some bytes behind them."""
+    if slice_.pixels.is_last:
+        return slice_.file
+    copy.write_bytes(read_whole(slice_.file, num_bytes=slice_.pixels.end)[: slice_.pixels.end_of_element])
+    return copy
+
+
+def _received(
+    slices: Sequence[CtSlice], child: subprocess.Popen[bytes], *, files: Sequence[Path], log: IO[bytes]
+) -> DecodedVoxels:
     if child.stdin is None or child.stdout is None:
         raise StorageError("a process without pipes")
     try:
-        child.stdin.write(b"".join(os.fsencode(each.file.absolute()) + b"\0" for each in slices))
+        child.stdin.write(b"".join(os.fsencode(file.absolute()) + b"\0" for file in files))
         child.stdin.close()
     except BrokenPipeError:
         pass  # what it says is told below

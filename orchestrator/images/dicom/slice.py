@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.images.dicom.elements import CT_IMAGE, Elements, PixelElement, Tag
+from orchestrator.images.dicom.elements import CT_IMAGE, EXPORT, Elements, PixelElement, Tag
 
 _TRANSFER_SYNTAXES = frozenset(
     f"1.2.840.10008.1.2{end}"
@@ -19,13 +19,13 @@ _NO_SLICES = {
     "DOSE": "dose report",
     "DOSE_INFO": "dose report",
     "PROT": "protocol page",
+    **dict.fromkeys(("MIP", "MINIP", "MAXIP", "VRT", "PROJECTION IMAGE"), "projection"),
 }
 """What the image types of scanners say of files of class and modality CT that are no slices."""
 _HOUNSFIELD = ("", "HU", "HU_MOD", "US")
 _LARGEST_SIZE = 8192
 _ROUNDING = 1e-3
 """Of direction cosines; some tools write them with four digits."""
-_EXPORT = "Export the series again with its original headers."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -128,7 +128,7 @@ def ct_slice(elements: Elements) -> CtSlice:
     row, column = _directions(elements)
     between_rows_mm, between_columns_mm = elements.numbers(Tag.PixelSpacing, count=2)
     if min(between_rows_mm, between_columns_mm) <= 0:
-        raise elements.problem("a slice with PixelSpacing that is not positive", "2 distances in mm", advice=_EXPORT)
+        raise elements.problem("a slice with PixelSpacing that is not positive", "2 distances in mm", advice=EXPORT)
     x, y, z = elements.numbers(Tag.ImagePositionPatient, count=3)
     slope, intercept = _rescale(elements)
     return CtSlice(
@@ -155,7 +155,7 @@ def _directions(elements: Elements) -> tuple[tuple[float, float, float], tuple[f
         raise elements.problem(
             f"a slice with ImageOrientationPatient '{elements.text(Tag.ImageOrientationPatient)[:80]}'",
             "two unit vectors at a right angle",
-            advice=_EXPORT,
+            advice=EXPORT,
         )
     normal = np.cross(*cosines)
     normal /= np.linalg.norm(normal)
@@ -169,7 +169,7 @@ def _rescale(elements: Elements) -> tuple[float, float]:
     (slope,) = elements.numbers(Tag.RescaleSlope, count=1)
     (intercept,) = elements.numbers(Tag.RescaleIntercept, count=1)
     if slope == 0:
-        raise elements.problem("a slice with RescaleSlope 0", "a slope that makes Hounsfield units", advice=_EXPORT)
+        raise elements.problem("a slice with RescaleSlope 0", "a slope that makes Hounsfield units", advice=EXPORT)
     return slope, intercept
 
 
@@ -194,7 +194,7 @@ def _checked_pixels(elements: Elements, pixels: PixelElement, *, size: tuple[int
             advice="It is a picture, not a CT: take the original series.",
         )
     if elements.text(Tag.NumberOfFrames) not in {"", "1"}:
-        raise problem(f"{elements.text(Tag.NumberOfFrames)} frames in one file", "a file a slice", advice=_EXPORT)
+        raise problem(f"{elements.text(Tag.NumberOfFrames)} frames in one file", "a file a slice", advice=EXPORT)
     if elements.transfer_syntax not in _TRANSFER_SYNTAXES:
         raise problem(
             f"the encoding {_name_of(elements.transfer_syntax)}",
@@ -205,6 +205,12 @@ def _checked_pixels(elements: Elements, pixels: PixelElement, *, size: tuple[int
     if not pixels.is_compressed and pixels.num_bytes < needed:
         raise problem(
             f"a slice cut short: {pixels.num_bytes} bytes of pixels", f"{needed} for {size[0]} x {size[1]} voxels"
+        )
+    if not pixels.is_compressed and pixels.num_bytes - needed >= needed // size[1]:
+        raise problem(
+            f"{pixels.num_bytes} bytes of pixels, a row or more too many",
+            f"{needed} for {size[0]} x {size[1]} voxels",
+            advice=EXPORT,
         )
     return pixels
 
@@ -217,7 +223,7 @@ def _stored_numbers(elements: Elements) -> StoredNumbers:
         raise elements.problem(
             f"numbers of {stored} bits up to bit {high} in {allocated}, representation {sign}",
             "8 or 16 bits, of which the lower ones are used, representation 0 or 1",
-            advice=_EXPORT,
+            advice=EXPORT,
         )
     return StoredNumbers(
         dtype=f"{'<' if elements.is_little_endian else '>'}{'i' if sign else 'u'}{allocated // 8}",

@@ -62,6 +62,7 @@ def stack_of(slices: Sequence[CtSlice], *, name: str) -> Stack:
     left = len(ordered) - len(kept)
     if len(kept) < 2:
         raise _problem(name, f"a CT series of {len(kept)} slice", "a CT series of at least 2 slices")
+    _check_acquisitions(kept, name=name)
     geometry = _grid(kept, normal=normal, name=name)
     _check_on_grid(kept, geometry, normal=normal, name=name)
     notes = (f"{name}: {left} slices are there twice, with equal pixels; each was taken once",) if left else ()
@@ -99,18 +100,35 @@ def _without_copies(ordered: Sequence[CtSlice], *, normal: NDArray[np.float64], 
     for each in ordered:
         if kept and abs(float(normal @ (np.subtract(each.origin_mm, kept[-1].origin_mm)))) <= _SAME_POSITION_MM:
             other = kept[-1]
-            if _content(each) != _content(other):
+            beside_mm = float(np.linalg.norm(np.subtract(each.origin_mm, other.origin_mm)))
+            is_copy = _content(each) == _content(other)
+            if beside_mm > _SAME_POSITION_MM or not is_copy:
                 numbers = " and ".join(slice_.acquisition or "none" for slice_ in (other, each))
                 raise _problem(
                     name,
                     f"two slices at {float(normal @ each.origin_mm):.2f} mm, {other.file.name} and {each.file.name},"
-                    f" 0.00 mm apart and with other voxels (acquisitions {numbers})",
+                    f" {beside_mm:.2f} mm apart and with {'the same' if is_copy else 'other'} voxels (acquisitions {numbers})",
                     "one slice a position",
                     advice="Keep the files of one acquisition.",
                 )
         else:
             kept.append(each)
     return kept
+
+
+def _check_acquisitions(slices: Sequence[CtSlice], *, name: str) -> None:
+    """Refuse slices of several passes that lie between each other; those of a pass may follow those of another one."""
+    numbers = [each.acquisition for each in slices]
+    begun = [number for number, before in zip(numbers, ["", *numbers], strict=False) if number and number != before]
+    # A single slice that was taken again in its place is of one volume all the same.
+    mixed = sorted(number for number, times in Counter(begun).items() if times > 1)
+    if len(mixed) > 1:
+        raise _problem(
+            name,
+            f"slices of acquisitions {' and '.join(mixed[:9])} that lie between each other",
+            "slices of one acquisition, or of one after the other along the body",
+            advice="Keep the files of one acquisition.",
+        )
 
 
 def _content(slice_: CtSlice) -> tuple[object, ...]:
