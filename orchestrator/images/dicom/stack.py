@@ -107,7 +107,8 @@ def _without_copies(ordered: Sequence[CtSlice], *, normal: NDArray[np.float64], 
                 raise _problem(
                     name,
                     f"two slices at {float(normal @ each.origin_mm):.2f} mm, {other.file.name} and {each.file.name},"
-                    f" {beside_mm:.2f} mm apart and with {'the same' if is_copy else 'other'} voxels (acquisitions {numbers})",
+                    f" {beside_mm:.2f} mm apart and with {'the same' if is_copy else 'other'} voxels"
+                    f" (acquisitions {numbers})",
                     "one slice a position",
                     advice="Keep the files of one acquisition.",
                 )
