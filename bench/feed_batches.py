@@ -5,7 +5,7 @@ the stock transforms make of the same draws.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -34,6 +34,7 @@ from orchestrator.training.feed.augmentation import (
 from orchestrator.training.feed.case_folders import PatchFolder
 from orchestrator.training.feed.loader import BatchLoader, BatchSettings, draw_start
 from orchestrator.training.feed.loader_settings import TrainerChoices, batch_settings
+from orchestrator.training.feed.nnunet_folder import NnunetCase, NnunetFolder
 from orchestrator.training.feed.patch_dataset import ArrowDataset
 
 NUM_COMPARED = 8
@@ -226,7 +227,7 @@ def measure_batches(case: FeedCase, *, folder: Path, rounds: int) -> list[Row]:
         return [row for plan in (SLAB, SLICE) for row in _measure_plan(prepare(case, folder, plan), rounds=rounds)]
     contest = prepare(case, folder, CUBE)
     goals = (3, 6) if len(case.properties["class_locations"]) == 2 else (5, 15)
-    return [*_measure_plan(contest, rounds=rounds, goals=goals), measure_samples(contest, rounds=rounds)]
+    return [*_measure_plan(contest, rounds=rounds, goals=goals), *measure_samples(contest, rounds=rounds)]
 
 
 def _measure_plan(
@@ -254,16 +255,19 @@ def _measure_plan(
     return [batches, differences]
 
 
-def measure_samples(contest: Contest, *, rounds: int) -> Row:
-    """Return how many times less CPU it takes to read what one sample needs: stock reads the whole initial patch."""
+def measure_samples(contest: Contest, *, rounds: int) -> list[Row]:
+    """Return how many times less CPU it takes to read what one sample needs, against each of two others.
+
+    Stock reads the whole initial patch. The same plan is also read from stock's files, which tells what ours are for.
+    """
     settings = contest.plan.settings.patches
     dataset = nnUNetDatasetBlosc2(str(contest.folder), list(contest.names))
     files = [PatchFile.open(contest.folder / f"{name}.arrow") for name in contest.names]
-    generator = np.random.default_rng(3)
+    stock_files = [NnunetFolder(dataset).open(name) for name in contest.names]
     room = int(np.prod(settings.initial_shape))
     image, segmentation = np.empty(room, np.float32), np.empty(room, np.int16)
 
-    def read_stock() -> None:
+    def read_stock(generator: np.random.Generator) -> None:
         data, seg, _, properties = dataset.load_case(contest.names[generator.integers(len(files))])
         on_foreground = generator.random() < 0.5
         lower, upper = contest.stock.get_bbox(data.shape[1:], on_foreground, properties["class_locations"])
@@ -271,8 +275,8 @@ def measure_samples(contest: Contest, *, rounds: int) -> Row:
         torch.from_numpy(crop_and_pad_nd(data, box, 0)).float()
         torch.from_numpy(crop_and_pad_nd(seg, box, -1, cast_cropped_to=np.int16)).to(torch.int16)
 
-    def read_ours() -> None:
-        case = files[generator.integers(len(files))]
+    def read_planned(cases: Sequence[PatchFile | NnunetCase], generator: np.random.Generator) -> None:
+        case = cases[int(generator.integers(len(cases)))]
         start = draw_start(case, settings, on_foreground=generator.random() < 0.5, generator=generator)
         drawn = draw_augmentation(settings, num_channels=1, generator=generator)
         plan = plan_read(drawn, settings=settings, start=start)
@@ -285,7 +289,21 @@ def measure_samples(contest: Contest, *, rounds: int) -> Row:
         )
 
     title = "patches a CPU second for training samples (plan, then read), 128^3"
-    return _interleaved(title, read_stock, read_ours, num=SAMPLES_A_ROUND, rounds=rounds, must=6, better=10)
+    draws, stock_draws = np.random.default_rng(3), np.random.default_rng(3)
+    numbers = {"num": SAMPLES_A_ROUND, "rounds": rounds}
+    return [
+        _interleaved(
+            title, lambda: read_stock(stock_draws), lambda: read_planned(files, draws), must=6, better=10, **numbers
+        ),
+        _interleaved(
+            f"{title}, against nnU-Net's files read by the same plan",
+            lambda: read_planned(stock_files, stock_draws),
+            lambda: read_planned(files, draws),
+            must=2,
+            better=3,
+            **numbers,
+        ),
+    ]
 
 
 def _interleaved(

@@ -3,21 +3,21 @@
 import numpy as np
 import pytest
 
-from kernels.packing.lane_packing import BOTH, FRONT, UP, max_chunk_bytes, pack_chunk
+from kernels.packing.lane_packing import max_chunk_bytes, pack_chunk
 from kernels.packing.lane_unpacking import EVERYWHERE, UNCHECKED, WHOLE, read_box
 
 SHAPE = (11, 37, 50)
 """Units of 16, and the last ones clipped along every axis: 3 x 4 of them."""
 
 
-def packed(numbers, *, predictor):
+def packed(numbers):
     room = np.empty(max_chunk_bytes(*numbers.shape), np.uint8)
     box = np.array([[0, 0, 0], numbers.shape])
-    size = pack_chunk(numbers, box, 1.0, int(numbers.min()), predictor, room)
+    size = pack_chunk(numbers, box, 1.0, int(numbers.min()), room)
     return room[:size].tobytes()
 
 
-def decoded_slowly(payload, shape, *, predictor):
+def decoded_slowly(payload, shape):
     """Follow the module's description, a voxel at a time."""
     if len(payload) == 2:
         return np.full(shape, int.from_bytes(payload, "little"))
@@ -41,7 +41,7 @@ def decoded_slowly(payload, shape, *, predictor):
                     row = z * rows + y
                     width = content[row // 2] >> 4 * (row % 2) & 15
                     width += width == 15
-                    predicted = prediction(unit, int(bases[index]), z, y, predictor)
+                    predicted = prediction(unit, int(bases[index]), z, y)
                     for lane in range(16):
                         code = bits[lane] >> position & ((1 << width) - 1)
                         difference = code - (1 << width) if width and code >> (width - 1) else code
@@ -52,12 +52,12 @@ def decoded_slowly(payload, shape, *, predictor):
     return numbers
 
 
-def prediction(unit, base, z, y, predictor):
+def prediction(unit, base, z, y):
     above = unit[z, y - 1] if y else (unit[z - 1, 0] if z else np.full(16, base))
-    if z == 0 or predictor == UP:
+    if z == 0:
         return above
     before = unit[z - 1, y]
-    if y == 0 or predictor == FRONT:
+    if y == 0:
         return before
     corner = unit[z - 1, y - 1]
     slope = (above + before - 2 * corner + 32768) % 65536 - 32768
@@ -74,28 +74,26 @@ def cases():
     yield "one voxel", (np.arange(np.prod(SHAPE)).reshape(SHAPE) == 12345) * 1
 
 
-@pytest.mark.parametrize("predictor", [UP, FRONT, BOTH])
 @pytest.mark.parametrize(("name", "numbers"), list(cases()), ids=[name for name, _ in cases()])
-def test_the_bytes_mean_what_the_description_says(name, numbers, predictor):
+def test_the_bytes_mean_what_the_description_says(name, numbers):
     numbers = numbers.astype(np.int16)
-    payload = packed(numbers, predictor=predictor)
+    payload = packed(numbers)
     expected = numbers.astype(np.int64) - int(numbers.min())
-    np.testing.assert_array_equal(decoded_slowly(payload, SHAPE, predictor=predictor), expected)
+    np.testing.assert_array_equal(decoded_slowly(payload, SHAPE), expected)
     assert (len(payload) == 2) == (name == "constant")
 
 
-def chunks_of(numbers, *, predictor):
+def chunks_of(numbers):
     """What `read_box` is told of a channel that is one chunk."""
-    content = np.frombuffer(packed(numbers, predictor=predictor), np.uint8)
+    content = np.frombuffer(packed(numbers), np.uint8)
     ends = np.array([0, len(content)])
     ends.setflags(write=False)
-    return content, ends, np.ones(1, bool), 0, SHAPE, (16, 64, 64), predictor
+    return content, ends, np.ones(1, bool), 0, SHAPE, (16, 64, 64)
 
 
-@pytest.mark.parametrize("predictor", [UP, FRONT, BOTH])
-def test_every_box_is_the_same_part_of_the_whole_within_padding(predictor):
+def test_every_box_is_the_same_part_of_the_whole_within_padding():
     numbers = dict(cases())["noise"].astype(np.int16)
-    chunks = chunks_of(numbers, predictor=predictor)
+    chunks = chunks_of(numbers)
     random = np.random.default_rng(1)
     padded = np.pad(numbers, 60, constant_values=-3)
     for dtype, step in ((np.int16, 0.0), (np.float32, 0.5)):
@@ -113,11 +111,10 @@ def test_every_box_is_the_same_part_of_the_whole_within_padding(predictor):
             np.testing.assert_array_equal(target, expected)
 
 
-@pytest.mark.parametrize("predictor", [UP, FRONT, BOTH])
-def test_what_lies_between_pairs_of_planes_is_read_and_most_of_the_corners_are_not(predictor):
+def test_what_lies_between_pairs_of_planes_is_read_and_most_of_the_corners_are_not():
     numbers = dict(cases())["noise"].astype(np.int16)
     numbers[:, 16:32, 16:32], numbers[:, :, 32:48] = 7, 9
-    chunks = chunks_of(numbers, predictor=predictor)
+    chunks = chunks_of(numbers)
     random = np.random.default_rng(2)
     start = (0, -2, 3)
     places = np.indices((11, 39, 40)).astype(np.float64)
@@ -139,10 +136,10 @@ def test_what_lies_between_pairs_of_planes_is_read_and_most_of_the_corners_are_n
 
 def test_nothing_is_read_while_a_chunk_that_is_needed_was_not_checked():
     numbers = np.concatenate([dict(cases())["noise"].astype(np.int16)[:, :, :32]] * 3, axis=2)
-    halves = [packed(np.ascontiguousarray(numbers[:, :, a:b]), predictor=BOTH) for a, b in ((0, 64), (64, 96))]
+    halves = [packed(np.ascontiguousarray(numbers[:, :, a:b])) for a, b in ((0, 64), (64, 96))]
     content, ends = np.frombuffer(b"".join(halves), np.uint8), np.cumsum([0, *map(len, halves)])
     ends.setflags(write=False)
-    chunks = (content, ends, np.array([True, False]), 0, numbers.shape, (16, 64, 64), BOTH, 0.0, int(numbers.min()), 0)
+    chunks = (content, ends, np.array([True, False]), 0, numbers.shape, (16, 64, 64), 0.0, int(numbers.min()), 0)
     target = np.full((5, 10, 12), 999, np.int16)
     assert read_box(*chunks, (2, 3, 60), EVERYWHERE, target) == UNCHECKED
     assert (target == 999).all()

@@ -266,5 +266,5 @@ def test_what_a_killed_process_left_is_swept(patches, tmp_path):
 def test_patches_of_another_version_are_refused(patches, tmp_path):
     record = PatchRecord(num_bytes=1, sha256="0" * 64, version=1)
     gathered = PatchCache(tmp_path / "cache").gathered(patches[0], {"patches/T1/case_0.arrow": record})
-    with pytest.raises(IntegrityError, match=r"case_0\.arrow: version 1; expected 2"), gathered:
+    with pytest.raises(IntegrityError, match=r"case_0\.arrow: version 1; expected 3"), gathered:
         pass

@@ -163,7 +163,6 @@ def _unpacking(predict: Callable[[Builder, Value, Value, Value], Value], name: s
 
 
 unpack_from_above = _unpacking(lambda _builder, above, _before, _corner: above, "unpack_from_above")
-unpack_from_before = _unpacking(lambda _builder, _above, before, _corner: before, "unpack_from_before")
 unpack_from_both = _unpacking(_predict, "unpack_from_both")
 
 

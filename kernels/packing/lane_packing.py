@@ -24,19 +24,16 @@ PADDING_BYTES = 64
 BASE_ROW = UNIT * UNIT
 """Row of the scratch that holds the first value of a unit."""
 
-UP, FRONT, BOTH = 0, 1, 2
-"""Predictors: the row above, the row before, or both."""
-
 
 @compiled
-def neighbours_of(z: int, y: int, num_rows: int, predictor: int) -> tuple[int, int, int]:
+def neighbours_of(z: int, y: int, num_rows: int) -> tuple[int, int, int]:
     """Return the rows above, before and between of a row; where one is missing another stands for it."""
     row = z * num_rows + y
     above = row - 1 if y > 0 else (row - num_rows if z > 0 else BASE_ROW)
     before = row - num_rows if z > 0 else above
-    if predictor == UP or z == 0:
+    if z == 0:
         return above, above, above
-    if predictor == FRONT or y == 0:
+    if y == 0:
         return before, before, before
     return above, before, before - 1
 
@@ -54,7 +51,6 @@ def pack_chunk(
     box: NDArray[np.int64],
     factor: float,
     offset: int,
-    predictor: int,
     payload: NDArray[np.uint8],
 ) -> int:
     """Pack one chunk of an image or label map; return the number of bytes.
@@ -70,8 +66,6 @@ def pack_chunk(
         0 ... 65535.
     offset : int
         See `factor`.
-    predictor : int
-        `UP`, `FRONT` or `BOTH`.
     payload : uint8 array
         Written, at least `max_chunk_bytes` long.
     """
@@ -105,7 +99,7 @@ def pack_chunk(
             payload[2 * unit] = values[0] & 255
             payload[2 * unit + 1] = values[0] >> 8
             if differing != 0:
-                end = pack_unit(values, codes, num_z, rows, predictor, payload, end)
+                end = pack_unit(values, codes, num_z, rows, payload, end)
                 is_constant = False
             elif payload[0] != payload[2 * unit] or payload[1] != payload[2 * unit + 1]:
                 is_constant = False
@@ -123,7 +117,6 @@ def pack_unit(
     codes: NDArray[np.uint16],
     num_z: int,
     num_rows: int,
-    predictor: int,
     payload: NDArray[np.uint8],
     start: int,
 ) -> int:
@@ -135,7 +128,7 @@ def pack_unit(
     for z in range(num_z):
         for y in range(num_rows):
             row = z * num_rows + y
-            used = residual_row(values, row, neighbours_of(z, y, num_rows, predictor), codes)
+            used = residual_row(values, row, neighbours_of(z, y, num_rows), codes)
             width = 0
             if used:
                 width = 1

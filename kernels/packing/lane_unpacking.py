@@ -15,10 +15,9 @@ from kernels.llvm.lane_intrinsics import (
     repeat_row,
     restore_lanes,
     unpack_from_above,
-    unpack_from_before,
     unpack_from_both,
 )
-from kernels.packing.lane_packing import BASE_ROW, FRONT, PADDING_BYTES, UNIT, UP
+from kernels.packing.lane_packing import BASE_ROW, PADDING_BYTES, UNIT
 
 WHOLE, UNCHECKED = -1, -2
 """Results of `read_box` if no chunk was broken, and if one that is needed was not compared with its checksum yet."""
@@ -42,7 +41,6 @@ def read_box(
     first_chunk: int,
     shape: Index,
     chunk_shape: Index,
-    predictor: int,
     step: float,
     offset: int,
     padding: int,
@@ -64,8 +62,6 @@ def read_box(
         Index of the first chunk of this channel.
     shape, chunk_shape : tuple of int
         (z, y, x) of the channel and of a chunk; a chunk has 16 slices.
-    predictor : int
-        With which the chunks were packed.
     step : float
         Floats become ``(number + offset) * step``, integers ``number + offset``.
     offset : int
@@ -117,7 +113,7 @@ def read_box(
                     continue
                 is_whole = _read_chunk(
                     payloads, ends[chunk], ends[chunk + 1], shape, chunk_shape, origin, part, start, np.float32(step),
-                    offset, predictor, slabs, flat, target.shape, values, background,
+                    offset, slabs, flat, target.shape, values, background,
                 )  # fmt: skip
                 if not is_whole:
                     broken: int = chunk
@@ -202,7 +198,7 @@ def _fill(flat, target_shape, part, start, values, offset, step):  # type: ignor
 
 @compiled
 def _read_chunk(  # type: ignore[no-untyped-def]
-    payloads, first, last, shape, chunk_shape, origin, part, start, step, offset, predictor, slabs, flat, target_shape,
+    payloads, first, last, shape, chunk_shape, origin, part, start, step, offset, slabs, flat, target_shape,
     values, filled_with,
 ):  # fmt: skip
     """Decode the units of a chunk that meet the part, which holds a number already; False if the payload is broken."""
@@ -254,7 +250,7 @@ def _read_chunk(  # type: ignore[no-untyped-def]
             if begins_at > ends_at or table + ends_at + PADDING_BYTES > last or words > table + ends_at:
                 return False
             is_whole = _read_unit(
-                payloads, table + begins_at, words, table + ends_at, rows, inner, start, step, offset, predictor, flat,
+                payloads, table + begins_at, words, table + ends_at, rows, inner, start, step, offset, flat,
                 target_shape, values, origin[0], first_y, first_x,
             )  # fmt: skip
             if not is_whole:
@@ -301,7 +297,7 @@ def _uint32(payloads, at):  # type: ignore[no-untyped-def]
 
 @compiled
 def _read_unit(  # type: ignore[no-untyped-def]
-    payloads, widths, words, words_end, rows, inner, start, step, offset, predictor, flat, target_shape, values,
+    payloads, widths, words, words_end, rows, inner, start, step, offset, flat, target_shape, values,
     first_z, first_y, first_x,
 ):  # fmt: skip
     """Decode a unit up to the last row that is needed; False if it asks for more words than it has."""
@@ -321,14 +317,9 @@ def _read_unit(  # type: ignore[no-untyped-def]
         skipped = first if upper - lower == LANES else needed
         at = (first_z + z - start[0]) * plane + (first_y - start[1]) * target_shape[2] + first_x - start[2]
         before = row - rows
-        if z == 0 or predictor == UP:
+        if z == 0:
             unpack_from_above(
-                payloads, words, position, coded, needed, values, row, BASE_ROW if z == 0 else before, row, skipped,
-                offset, step, flat, at, target_shape[2],
-            )  # fmt: skip
-        elif predictor == FRONT:
-            unpack_from_before(
-                payloads, words, position, coded, needed, values, row, before, before, skipped, offset, step, flat, at,
+                payloads, words, position, coded, needed, values, row, BASE_ROW, row, skipped, offset, step, flat, at,
                 target_shape[2],
             )  # fmt: skip
         else:

@@ -5,16 +5,13 @@ than the room that kernels have, numbers would land in foreign memory.
 """
 
 import math
-from typing import get_args
 
 import numpy as np
 
 from orchestrator.errors import IntegrityError
-from orchestrator.patches.codecs import PREDICTORS, LaneCodec, LibraryCodec
 from orchestrator.patches.layout import CHUNK_SHAPE, ArrayLayout, Header
 
 _DTYPES = {np.dtype(code).newbyteorder("<").str for code in "?efdg" + np.typecodes["AllInteger"]}
-_CODECS = {*get_args(LaneCodec), *get_args(LibraryCodec)}
 _STORED = {"image": ("<f4",), "segmentation": ("|i1", "<i2")}
 """Types that are stored as 16-bit numbers; intensities have a step."""
 _MAX_OFFSET = 2**24
@@ -34,7 +31,7 @@ def check_header(header: Header) -> None:
         name = f"properties/{index}"
         _check_shape(name, layout)
         _check_numbers(name, layout)
-        if layout.codec != "none" or layout.chunk_shape != tuple(max(size, 1) for size in layout.shape):
+        if layout.chunk_shape != tuple(max(size, 1) for size in layout.shape):
             raise IntegrityError(f"{name} {layout.shape} in chunks of {layout.chunk_shape}; expected it as a whole")
     if not _DTYPES.issuperset(filter(None, header.location_dtypes)):
         raise IntegrityError(f"voxels of labels with the types {header.location_dtypes}")
@@ -51,11 +48,12 @@ def _check_shape(name: str, layout: ArrayLayout) -> None:
 def _check_numbers(name: str, layout: ArrayLayout) -> None:
     """Compare types, codec and scale of an array with what is written together."""
     if layout.stored_dtype:
-        has_step = name == "image"
+        has_step, codec = name == "image", "lanes"
         is_right = layout.stored_dtype == "<u2" and layout.dtype in _STORED.get(name, ())
     else:
-        has_step, is_right = False, layout.codec not in PREDICTORS and layout.offset == 0
-    is_right &= layout.dtype in _DTYPES and layout.codec in _CODECS
+        has_step, codec = False, "blosc2-zstd" if name in _STORED else "none"
+        is_right = layout.offset == 0
+    is_right &= layout.dtype in _DTYPES and layout.codec == codec
     is_right &= _is_whole(layout.offset) and abs(layout.offset) <= _MAX_OFFSET
     is_right &= all(type(one) is float and math.isfinite(one) for one in (layout.step, layout.max_error))
     if not is_right or layout.max_error != layout.step / 2 or (layout.step > 0) != has_step or layout.step < 0:

@@ -25,7 +25,7 @@ from orchestrator.patches.codecs import Codec
 from orchestrator.storage.json_values import JsonMapping
 
 FORMAT = "orchestrator-patches"
-VERSION = 2
+VERSION = 3
 HEADER_KEY = b"header"
 HEADER_CRC32_KEY = b"header_crc32"
 
@@ -57,7 +57,7 @@ class ArrayLayout:
     chunk_shape: Index
     """Largest chunk; those at the upper borders are clipped."""
     codec: Codec = "none"
-    """Of each payload."""
+    """Of each payload; those of the properties are not compressed."""
     stored_dtype: str = ""
     """Of the numbers that the codec packs; empty if it is `dtype`. Else unsigned numbers of 16 bits."""
     offset: int = 0

@@ -13,7 +13,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from kernels.packing.lane_unpacking import EVERYWHERE, UNCHECKED, WHOLE, fill_outside, read_box
 from orchestrator.errors import IntegrityError
-from orchestrator.patches.codecs import PREDICTORS, expand
+from orchestrator.patches.codecs import expand
 from orchestrator.patches.layout import ArrayLayout, Index
 from orchestrator.patches.mapped_file import MappedFile
 
@@ -128,7 +128,7 @@ class PatchArray:
         # What the kernel is told at every call.
         self._voxels, self._chunk_voxels = layout.shape[1:], layout.chunk_shape[1:]
         self._chunks_of_channel = layout.num_chunks // layout.shape[0]
-        self._predictor = PREDICTORS.get(layout.codec, -1)
+        self._is_packed = layout.codec == "lanes"
         self.shape = layout.shape
         self.dtype: np.dtype[np.generic] = np.dtype(layout.dtype)
         self.ndim = len(layout.shape)
@@ -158,7 +158,7 @@ class PatchArray:
         if not all(0 <= a <= b <= size for a, b, size in zip(start, stop, self.shape, strict=True)):
             raise IndexError(f"{self._path}: box from {start} to {stop} of {self._name}; expected within {self.shape}")
         # Labels of 8 bits are decoded as 16.
-        dtype = np.dtype(np.int16) if self._layout.codec in PREDICTORS and self.dtype.kind == "i" else self.dtype
+        dtype = np.dtype(np.int16) if self._is_packed and self.dtype.kind == "i" else self.dtype
         box = np.empty([b - a for a, b in zip(start, stop, strict=True)], dtype)
         for channel in range(start[0], stop[0]):
             self.read_channel_into(box[channel - start[0]], channel=channel, start=start[1:], padding=0)
@@ -178,7 +178,7 @@ class PatchArray:
         Raises IntegrityError if a chunk is damaged. Outside of the array `target` becomes `padding`. What does not lie
         within all `slabs` (see `read_box` of the kernels) may become anything.
         """
-        if self._layout.codec not in PREDICTORS:
+        if not self._is_packed:
             self._read_expanded(target, channel=channel, start=start, padding=padding)
             return
         found = self._unpack(target, channel, start, padding, slabs)
@@ -201,7 +201,6 @@ class PatchArray:
             channel * self._chunks_of_channel,
             self._voxels,
             self._chunk_voxels,
-            self._predictor,
             self._layout.step,
             self._layout.offset,
             padding,
@@ -211,7 +210,7 @@ class PatchArray:
         )
 
     def _read_expanded(self, target: NDArray[np.generic], *, channel: int, start: Index, padding: int) -> None:
-        """Fill a box from chunks that a library's codec expands."""
+        """Fill a box from chunks that blosc2 expands."""
         lower, upper = fill_outside(target, start, self.shape[1:], padding).tolist()
         chunks = self._chunks(channel, lower, upper)
         self._check(chunks)
@@ -247,23 +246,20 @@ class PatchArray:
     def _place(
         self, target: NDArray[np.generic], row: int, *, start: Index, lower: list[int], upper: list[int]
     ) -> None:
-        """Expand a chunk with its library's codec and copy what lies in the box."""
+        """Expand a chunk and copy what lies in the box."""
         layout = self._layout
         first = next(itertools.islice(layout.starts(), row, None))
         extent = layout.extent(first)
         try:
-            raw = expand(self._rows.payload(row), codec=layout.codec, num_bytes=layout.num_bytes(first))  # type: ignore[arg-type]
+            raw = expand(self._rows.payload(row), num_bytes=layout.num_bytes(first))
         except IntegrityError as error:
             raise self.damage(row, str(error)) from error
-        chunk = np.frombuffer(raw, layout.stored_dtype or layout.dtype).reshape(extent)[0]
+        chunk = np.frombuffer(raw, layout.dtype).reshape(extent)[0]
         source, place = [], []
         for a, b, s, f, size in zip(lower, upper, start, first[1:], extent[1:], strict=True):
             source.append(slice(max(a, f) - f, min(b, f + size) - f))
             place.append(slice(max(a, f) - s, min(b, f + size) - s))
-        part = chunk[tuple(source)]
-        if layout.stored_dtype:
-            part = part.astype(np.int32) + np.int32(layout.offset)
-        target[tuple(place)] = part * np.float32(layout.step) if layout.step else part
+        target[tuple(place)] = chunk[tuple(source)]
 
     def _box(self, key: tuple[Key, ...]) -> tuple[Index, Index, list[int]]:
         """Resolve an index to start, stop and the axes that an integer drops."""

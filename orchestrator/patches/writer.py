@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from kernels.packing.lane_packing import max_chunk_bytes, pack_chunk
 from orchestrator.errors import DataError
-from orchestrator.patches.codecs import LIBRARY_CODECS, PREDICTORS, Codec, compress, smallest
+from orchestrator.patches.codecs import compress
 from orchestrator.patches.layout import (
     CHUNK_SHAPE,
     COLUMNS,
@@ -28,11 +28,6 @@ from orchestrator.patches.layout import (
 
 STEP = 2.0**-9
 """Of quantised intensities; a power of two, so that scaling is exact and the error is half a step at most."""
-
-NUM_TRIAL_CHUNKS = 6
-"""On which codecs are compared, at most."""
-GOLDEN_RATIO = 0.618034
-"""Multiples of it, without the whole part, are spread evenly, and not along one axis of a grid."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -57,8 +52,6 @@ class WriteOptions(TypedDict, total=False):
     precision: Precision
     """Unless given, quantised: float32 intensities are multiples of 2^-9, at most 2^-10 from what was given. An image
     with other numbers, or more than 65536 steps from its least to its largest, is kept without loss in any case."""
-    codec: Codec | None
-    """Of image and segmentation; the smallest on trial for each unless given."""
 
 
 def write_patches(
@@ -83,13 +76,13 @@ def write_patches(
         Plain types, nested lists, tuples and dicts, and arrays. Of `class_locations`, {label: array (n, 4)} as nnU-Net
         makes it, the voxels are kept as lists of 16-bit numbers.
     **options
-        Of WriteOptions: precision, codec, and what the file says of its origin.
+        Of WriteOptions: precision, and what the file says of its origin.
 
     Raises
     ------
     DataError
         If the arrays are not 4-D, are empty, differ in their voxels, or hold no plain numbers; if voxels of
-        `class_locations` lie outside; if the codec does not fit the numbers.
+        `class_locations` lie outside.
     """
     if data.ndim != 4 or seg.ndim != 4 or data.shape[1:] != seg.shape[1:] or 0 in (data.size, seg.size):
         raise DataError(f"{path}: image {data.shape}, segmentation {seg.shape}; expected (c, z, y, x) of equal voxels")
@@ -97,10 +90,9 @@ def write_patches(
     locations = properties.get("class_locations")
     voxels = [_voxels(path, label, places, shape=data.shape) for label, places in (locations or {}).items()]
     encoded, arrays = _encoded(properties)
-    codec = options.get("codec")
     header = Header(
-        image=_chosen(data, _image_layout(data, options.get("precision", "quantised")), codec),
-        segmentation=_chosen(seg, _segmentation_layout(seg), codec),
+        image=_image_layout(data, options.get("precision", "quantised")),
+        segmentation=_segmentation_layout(seg),
         property_arrays=tuple(map(_whole, arrays)),
         properties=encoded,
         locations=None if locations is None else tuple(encode_properties(label, []) for label in locations),
@@ -178,9 +170,14 @@ def _voxels(path: Path, label: object, places: object, *, shape: Index) -> NDArr
     return found[:, 1:].astype(np.uint16)
 
 
+def _voxel_layout(array: NDArray[np.generic]) -> ArrayLayout:
+    """Return the layout of an image or segmentation that is kept as it is."""
+    return ArrayLayout(shape=array.shape, dtype=array.dtype.str, chunk_shape=CHUNK_SHAPE, codec="blosc2-zstd")
+
+
 def _image_layout(data: NDArray[np.generic], precision: Precision) -> ArrayLayout:
     """Return the layout with quantisation if it is wanted and possible."""
-    layout = ArrayLayout(shape=data.shape, dtype=data.dtype.str, chunk_shape=CHUNK_SHAPE)
+    layout = _voxel_layout(data)
     if precision == "lossless" or data.dtype != np.float32:
         return layout
     # Slice by slice: the second look finds a slice in the processor's cache. NaN passes through.
@@ -189,51 +186,30 @@ def _image_layout(data: NDArray[np.generic], precision: Precision) -> ArrayLayou
     # Numbers up to 2^24 are whole in float32; NaN fails every comparison.
     if not (abs(lower) < 2**24 and abs(upper) < 2**24 and round(upper) - round(lower) < 2**16):
         return layout
-    return replace(layout, stored_dtype="<u2", offset=round(lower), step=STEP, max_error=STEP / 2)
+    return replace(layout, codec="lanes", stored_dtype="<u2", offset=round(lower), step=STEP, max_error=STEP / 2)
 
 
 def _segmentation_layout(seg: NDArray[np.generic]) -> ArrayLayout:
-    layout = ArrayLayout(shape=seg.shape, dtype=seg.dtype.str, chunk_shape=CHUNK_SHAPE)
+    layout = _voxel_layout(seg)
     if seg.dtype not in (np.int8, np.int16):
         return layout
-    return replace(layout, stored_dtype="<u2", offset=int(seg.min()))
-
-
-def _chosen(array: NDArray[np.generic], layout: ArrayLayout, codec: Codec | None) -> ArrayLayout:
-    """Return the layout with the codec asked for, or the smallest on a sample of the chunks."""
-    candidates: list[Codec] = [*(PREDICTORS if layout.stored_dtype else ()), *LIBRARY_CODECS]
-    if codec is not None:
-        if codec not in candidates:
-            raise DataError(f"codec {codec} for {layout.dtype}; expected one of {', '.join(candidates)}")
-        return replace(layout, codec=codec)
-    starts = list(layout.starts())
-    sample = [starts[index] for index in {int(k * GOLDEN_RATIO % 1 * len(starts)) for k in range(NUM_TRIAL_CHUNKS)}]
-    sizes = [
-        (one, sum(len(payload) for payload in _payloads(array, replace(layout, codec=one), sample)))
-        for one in candidates
-    ]
-    return replace(layout, codec=smallest(sizes, num_bytes=sum(layout.num_bytes(start) for start in sample)))
+    return replace(layout, codec="lanes", stored_dtype="<u2", offset=int(seg.min()))
 
 
 def _payloads(array: NDArray[Any], layout: ArrayLayout, starts: Iterable[Index]) -> Iterator[bytes]:
     """Compress the chunks that begin at `starts`."""
-    if layout.codec in PREDICTORS:
+    if layout.codec == "lanes":
         room = np.empty(max_chunk_bytes(*layout.chunk_shape[1:]), np.uint8)
         factor = 1 / layout.step if layout.step else 1.0
         for channel, *first in starts:
             last = np.add(first, layout.extent((channel, *first))[1:])
             box = np.array([first, last], np.int64)
-            size = pack_chunk(array[channel], box, factor, layout.offset, PREDICTORS[layout.codec], room)
+            size = pack_chunk(array[channel], box, factor, layout.offset, room)
             yield room[:size].tobytes()
         return
-    itemsize = np.dtype(layout.stored_dtype or layout.dtype).itemsize
     for start in starts:
         chunk = array[tuple(slice(a, a + n) for a, n in zip(start, layout.extent(start), strict=True))]
-        if layout.step:
-            chunk = np.rint(chunk / np.float32(layout.step)).astype(np.int32)
-        if layout.stored_dtype:
-            chunk = (chunk - np.int32(layout.offset)).astype(layout.stored_dtype)
-        yield compress(chunk.tobytes(), codec=layout.codec, itemsize=itemsize)  # type: ignore[arg-type]
+        yield compress(chunk.tobytes(), itemsize=chunk.itemsize)
 
 
 def _batch(schema: pa.Schema, column: _Column) -> pa.RecordBatch:
