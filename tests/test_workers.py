@@ -9,8 +9,9 @@ import torch
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as nnunet
 from test_loader import SETTINGS, assert_same, batches, folder, loader  # noqa: F401 - a fixture
 from tiny_training import Killed, Run, assert_same_weights, tiny_plan, tiny_preset, write_all_patches, write_ball
-from worker_processes import Together, kill_second_of_two
+from worker_processes import Ticks, Together, kill_second_of_two
 
+from orchestrator.benchmark.definition import Structure
 from orchestrator.training.nnunet.trainers.divided_trainer import DividedTrainer
 from orchestrator.training.workers import Worker
 
@@ -162,6 +163,20 @@ def test_two_workers_go_on_where_one_has_stopped(alone, setting, together, tmp_p
     assert any("it goes on with 2 instead of 1 workers" in line for line in first.lines)
     assert [environment["workers"] for environment in first.outcome.environments] == ["1", "2"]
     assert first.outcome.train_loss == pytest.approx(alone.outcome.train_loss, rel=1e-2)
+
+
+def test_the_first_of_two_looks_at_whole_cases_and_no_weight_is_another(setting, together, tmp_path):
+    """Also where they have stopped in between: the looks go on as they would have."""
+    structures = (Structure(name="ball", label=1, tolerance_mm=5.0),)
+    looking = replace(PRESET, curve_every=1, curve_share=1.0, num_iterations_per_epoch=20)
+    place, same = tmp_path / "looking", {"structures": structures, "clock": Ticks()}
+    together.train(place, setting, stop_second_after=25, preset=looking, **same)
+    first, second = together.train(place, setting, preset=looking, **same)
+    plain = replace(looking, curve_every=None)
+    together.train(tmp_path / "plain", setting, preset=plain)
+    assert_same_weights(Run(place, setting).weights, Run(tmp_path / "plain", setting).weights)
+    looks = [[line for line in told.lines if line.startswith("Whole cases: DSC")] for told in (first, second)]
+    assert [len(lines) for lines in looks] == [2, 0]
 
 
 def test_nnunets_own_pipeline_is_divided_too(setting, together, tmp_path):

@@ -50,6 +50,17 @@ def train_as(worker, folder, setting, *, stop_after=None, changes=()):
     return Told(lines=run.lines, reports=run.reports, outcome=run.outcome, error=error)
 
 
+class Ticks:
+    """A clock that goes on by a second whenever it is asked, in whatever process."""
+
+    def __init__(self):
+        self._now_s = 0.0
+
+    def __call__(self):
+        self._now_s += 1.0
+        return self._now_s
+
+
 class Together:
     """Trains with two workers, in processes that are kept for the next training."""
 
