@@ -3,7 +3,9 @@
 import json
 import multiprocessing
 import time
+from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import pytest
 import ray
@@ -15,13 +17,14 @@ from orchestrator.cluster.kinds.existing import ExistingCluster
 from orchestrator.cluster.kinds.local import LocalCluster
 from orchestrator.cluster.registry import load_cluster
 from orchestrator.errors import ClusterError, DataError
-from orchestrator.ray_backend import connect
+from orchestrator.ray_backend import connect, executor
 from orchestrator.ray_backend.connect import connected
 from orchestrator.ray_backend.errors import failure_of
+from orchestrator.ray_backend.executor import RayBackend
 from orchestrator.ray_backend.leftovers import free_reserved_places
 from orchestrator.ray_backend.nodes import label_selector, nodes_here, nodes_of
 from orchestrator.ray_backend.tasks import settle_coordinator, submit
-from orchestrator.scheduling.ended import FailureKind
+from orchestrator.scheduling.ended import Done, Failed, FailureKind
 from orchestrator.scheduling.placement import Start
 from orchestrator.scheduling.resources import Node, Resources, node_of
 from orchestrator.workflow.graph import Stage
@@ -85,6 +88,22 @@ def test_machines_that_may_come_have_the_speed_and_memory_of_their_gpus():
     node = node_of(found)
     assert (node.id, found.max_nodes, node.gpu_memory_gib, node.speed) == ("gpu", 6, 48, 0.8)
     assert (node_of(plain).offered, plain.max_nodes) == (Resources(cpus=16), 2)
+
+
+def test_after_a_failure_the_machines_are_looked_at_before_anything_else_is_started(monkeypatch):
+    """A training has stopped since its machine is drained: the next attempt must not be waited for there."""
+    connection = SimpleNamespace(nodes=(), dashboard="", is_embedded=False, idle_s=60.0, provisioner=None)
+    backend, key = RayBackend(connection, pools=()), StageKey(kind=StageKind.TRAIN, training="a")
+    monkeypatch.setattr(executor.ray, "nodes", lambda: [record("a", cpus=1)])
+    monkeypatch.setattr(executor.ray, "wait", lambda references, **_: (references, []))
+    monkeypatch.setattr(executor.ray, "get", lambda reference: reference.end)
+    monkeypatch.setattr(executor, "draining_nodes", lambda: frozenset({"a"}))
+    for end, draining in ((Done(), None), (Failed(kind=FailureKind.PREEMPTION, line="drained"), {"a"})):
+        reference = mock.Mock(end=end)
+        backend._running[reference] = key
+        assert list(backend.wait(timeout_s=0)) == [(key, end)]
+        seen = backend.look_at_nodes()
+        assert (seen.draining if seen else None) == draining
 
 
 def test_ray_is_told_the_kind_of_gpu_only_where_there_are_several_and_no_broken_machine():

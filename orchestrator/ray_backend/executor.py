@@ -19,7 +19,7 @@ from orchestrator.ray_backend.leftovers import free_reserved_places
 from orchestrator.ray_backend.metrics import RayMetrics
 from orchestrator.ray_backend.nodes import label_selector, nodes_of
 from orchestrator.ray_backend.tasks import settle_coordinator, submit
-from orchestrator.scheduling.ended import Done, Ended
+from orchestrator.scheduling.ended import Done, Ended, Failed
 from orchestrator.scheduling.placement import Start
 from orchestrator.scheduling.resources import Node, NodesSeen, Resources
 from orchestrator.stages.context import RunContext
@@ -102,7 +102,11 @@ class RayBackend:
             if reference not in self._running:
                 self._capacity_requests.ended(reference)
                 self._nodes_seen_s = float("-inf")
-        return [(self._running.pop(one), _end_of(one)) for one in finished if one in self._running]
+        ended = [(self._running.pop(one), _end_of(one)) for one in finished if one in self._running]
+        if any(isinstance(end, Failed) for _, end in ended):
+            # Its machine may be about to leave: what is tried again would be waited for there.
+            self._nodes_seen_s = float("-inf")
+        return ended
 
     def await_all(self, keys: Collection[StageKey], *, timeout_s: float) -> None:
         """Return when all of these have ended, or after that time."""
