@@ -210,6 +210,23 @@ def test_a_queue_that_takes_nothing_is_told_once_nothing_else_will_come(tmp_path
     assert "invalid partition specified: nowhere" in refusals[0]
 
 
+def test_the_job_of_the_driver_that_ends_its_machines_is_none_of_them(tmp_path, monkeypatch):
+    jobs = played_slurm(tmp_path, monkeypatch)
+    workers = start(tmp_path)
+    try:
+        workers.ask({(8, 1): 1}, present={})
+        wait_until((jobs / "1.pid").exists)
+        options = f"--job-name=run-driver --output={tmp_path / 'driver.log'}"
+        (tmp_path / "driver.sh").write_text(f"#SBATCH {options}\nsleep 60\n")
+        workers._system.submit_job(tmp_path / "driver.sh")
+    finally:
+        workers.close()
+        left = [job.name for job in workers._system.jobs("run-")]
+        end_jobs(jobs)
+    assert [path.name for path in jobs.glob("*.cancelled")] == ["1.cancelled"]
+    assert left == ["run-driver"]
+
+
 def test_a_run_ends_although_its_batch_system_does_not_answer(tmp_path, monkeypatch):
     played_slurm(tmp_path, monkeypatch)
     workers = start(tmp_path)

@@ -53,6 +53,7 @@ def with_pool(**values):
         (with_pool(time_limit_minutes=3), "pools.cores: drain_s is 120, time_limit_minutes 3; expected a limit of at"),
         ({"form": "allocation", "pools": {"a": POOL, "b": POOL}}, "form allocation: expected one pool and no head"),
         ({"head": {"time_limit_minutes": 60}, "address": "login1"}, "address: of a driver that is a job itself"),
+        ({"pools": {"driver": POOL}}, "pools.driver: jobs of that name are drivers; expected another name"),
         ({"form": "elastic"}, "form is 'elastic' (str); expected 'workers', 'allocation' or 'within'"),
         ({"batch_system": "slrum"}, "batch_system is 'slrum'; expected one of lsf, pbs, slurm, or a YAML file"),
         ({"batch_system": "own.yaml"}, "own.yaml: cannot be read"),

@@ -136,12 +136,13 @@ class BatchWorkers:
             return dict(self._waiting)
 
     def close(self) -> None:
-        """Cancel what is left of the run's machines."""
+        """Cancel what is left of the run's machines; the driver may be a job of the run as well."""
         self._ended.set()
         self._asked.set()
         self._thread.join()
         try:
-            cancel_all(self._system, self._prefix)
+            names = {f"{self._prefix}{pool.name}" for pool in self._pools}
+            cancel_all(self._system, [job for job in self._system.jobs(self._prefix) if job.name in names])
         except ClusterError as error:
             # They end by themselves, since their head does.
             logger.warning("%s", error)
@@ -185,13 +186,10 @@ class BatchWorkers:
             self._system.submit_job(self._scripts[name])
 
 
-def cancel_all(system: BatchSystem, prefix: str) -> int:
-    """Cancel all jobs whose names begin like this; returns how many."""
-    jobs = system.jobs(prefix)
+def cancel_all(system: BatchSystem, jobs: Sequence[Job]) -> None:
+    """Cancel jobs, of which some may have ended."""
     for job in jobs:
         try:
             system.cancel_job(job.id)
         except ClusterError as error:
-            # It may have ended meanwhile.
             logger.warning("%s", error)
-    return len(jobs)

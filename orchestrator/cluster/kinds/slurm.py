@@ -41,6 +41,8 @@ MAX_ARRAY = 32
 """Most machines that are asked for with one array job."""
 START_S = 60.0
 """Until Ray has come up in a job and a training goes on there; a job that is shorter does nothing but start."""
+DRIVER = "driver"
+"""Of a run, what the name of its driver's job ends with, where a worker's has its pool."""
 HEAD_WARNING_S = 120
 """Before its time limit, the driver's job is warned."""
 
@@ -102,6 +104,8 @@ class SlurmCluster(ClusterConfig):
                 f"{self.path}: head: time_limit_minutes is {self.head.time_limit_minutes}; expected at least "
                 f"{math.ceil((HEAD_WARNING_S + START_S) / 60)}: before its limit a driver saves what it has done"
             )
+        if DRIVER in self.pools:
+            raise ConfigError(f"{self.path}: pools.{DRIVER}: jobs of that name are drivers; expected another name")
         for name, pool in self.pools.items():
             least_s = max(2 * pool.drain_s, pool.drain_s + START_S)
             if pool.time_limit_minutes * 60 < least_s:
@@ -208,23 +212,26 @@ class SlurmCluster(ClusterConfig):
         run = driver.run
         folder, prefix, system = private_folder(self._folder(run)), _prefix(run), self._system()
         ensure_token()
-        if not (jobs := system.jobs(f"{prefix}driver")):
+        if not (jobs := system.jobs(f"{prefix}{DRIVER}")):
             write_yaml(folder / "driver.yaml", self._driver_content())
             self._write(folder / "driver.sh", self._driver_script(driver, folder))
             (folder / "exit-code").unlink(missing_ok=True)
             (folder / "driver.log").unlink(missing_ok=True)
-            show(f"job {system.submit_job(folder / 'driver.sh')}: submitted as {prefix}driver")
+            show(f"job {system.submit_job(folder / 'driver.sh')}: submitted as {prefix}{DRIVER}")
         else:
             show(f"job {jobs[0].id}: there already, attached")
         show(f"Ctrl-C ends only the watching. To end the run: the same command with --down. Log: {folder}/driver.log")
         exit_code = follow_job(
-            lambda: system.jobs(f"{prefix}driver"), folder=folder, show=show, look_every_s=self.look_every_s
+            lambda: system.jobs(f"{prefix}{DRIVER}"), folder=folder, show=show, look_every_s=self.look_every_s
         )
         return LaunchOutcome(succeeded=exit_code == 0, folder=None)
 
     def bring_down(self, run: RunName, *, show: Callable[[str], None]) -> None:
         """Cancel all jobs of a run."""
-        show(f"{cancel_all(self._system(), _prefix(run))} jobs cancelled")
+        system = self._system()
+        jobs = system.jobs(_prefix(run))
+        cancel_all(system, jobs)
+        show(f"{len(jobs)} jobs cancelled")
 
     def ordered_machines(self, run: RunName) -> Sequence[OrderedMachine]:
         """Return the jobs of a run, with what the batch system says of those that wait."""
@@ -282,7 +289,7 @@ class SlurmCluster(ClusterConfig):
         else:
             assert self.head is not None
             entry, more, warning_s = self.head, {}, HEAD_WARNING_S
-        name, comment = f"{_prefix(driver.run)}driver", _comment(driver.run)
+        name, comment = f"{_prefix(driver.run)}{DRIVER}", _comment(driver.run)
         values = entry.values(name=name, comment=comment, log=folder / "job", warning_s=warning_s, **more)
         arguments = shlex.join([*driver.arguments, "--cluster", str(folder / "driver.yaml")])
         log = shlex.quote(str(folder / "driver.log"))
