@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP_ARGS ?=
 ARGS ?=
 
-.PHONY: run test test-clusters lint chaos clean
+.PHONY: run test test-clusters slurm-chaos lint chaos clean
 
 run: $(VENV)/.installed
 	$(BIN)/python -m orchestrator.run_all $(ARGS)
@@ -26,6 +26,12 @@ test-clusters: $(VENV)/.installed
 	@test "$$(id -u)" = 0 || { echo "test-clusters: expected root: slurmd, sshd and network namespaces take it"; exit 2; }
 	$(BIN)/python -m pytest -rs tests/test_slurm_daemons.py tests/test_slurm.py tests/test_ssh.py \
 	  tests/test_aws_end_to_end.py tests/test_kubernetes.py tests/test_cluster_mistakes.py tests/test_growing_cluster.py $(ARGS)
+
+# As root, with the same Slurm: all 45 trainings as its jobs while it is hurt, then once more with everything on an S3
+# that fails now and then; an hour and more.
+slurm-chaos: $(VENV)/.installed
+	$(BIN)/python -m bench.slurm $(ARGS)
+	$(BIN)/python -m bench.slurm --bucket $(ARGS)
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -16,6 +16,14 @@ REFUSED = {
         ("--kills", "-1"): "--kills: -1: expected a whole number of at least 1",
         ("--limit-min", "nan"): "--limit-min nan: expected more than 0",
     },
+    "slurm": {
+        (
+            "--kinds",
+            "nix",
+        ): "--kinds nix: unknown; expected some of scancel, drain, slurmd, requeue",
+        ("--every-s", "0"): "--every-s 0: expected more than 0",
+        ("--limit-min", "nan"): "--limit-min nan: expected more than 0",
+    },
     "surface_dice": {
         ("--masks", "/nix"): "--masks: /nix: no such folder",
         ("--rounds", "0"): "--rounds: 0: expected a whole number",
