@@ -5,7 +5,11 @@ BIN := $(VENV)/bin
 # PyTorch's default wheels for Linux bring CUDA. On a machine without a GPU, PyTorch's CPU wheel index saves gigabytes:
 #   make run PIP_ARGS="--extra-index-url <the CPU index named on pytorch.org>"
 PIP_ARGS ?=
+# Tests run in as many processes, each with up to 3 GiB.
+PROCESSES ?= 2
 ARGS ?=
+# Tests run in as many processes, each with up to 3 GiB.
+PROCESSES ?= 2
 
 .PHONY: run test test-clusters slurm-chaos lint chaos clean
 
@@ -13,7 +17,7 @@ run: $(VENV)/.installed
 	$(BIN)/python -m orchestrator.run_all $(ARGS)
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile
 
 # Kills on a cluster of three nodes on this machine, 15 minutes; as root, three hosts and all 45 trainings, half an hour:
 #   make chaos ARGS="--hosts namespaces --matrix"

@@ -35,14 +35,6 @@ from orchestrator.training.dropin.trainer import (
 FINAL = "checkpoint_final.pth"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(autouse=True)
 def _no_plots(monkeypatch):
     monkeypatch.setattr(LocalLogger, "plot_progress_png", lambda *_: None)

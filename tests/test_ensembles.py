@@ -247,19 +247,14 @@ def test_labels_of_an_ensemble_are_those_of_nnunet(finished, tmp_path, monkeypat
     exported = partial(predict_from_raw_data.export_prediction_from_logits, num_threads_torch=1)
     monkeypatch.setattr(predict_from_raw_data, "export_prediction_from_logits", exported)
     export_models(str(finished), str(tmp_path / "models"))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        for ensemble in ("organs-both-fold0", "organs-folds-fold0"):
-            members = record_of(finished, ensemble)["members"]
-            folders = [unpacked(tmp_path / "models" / f"{member}.zip", tmp_path / member) for member in members]
-            for case in ("c07", "c08"):
-                expected = merged(folders, finished / f"cases/ct/{case}/image.nii.gz", tmp_path / f"{ensemble}-{case}")
-                found = sitk.ReadImage(str(finished / f"predictions/{ensemble}/ct/{case}.nii.gz"))
-                np.testing.assert_array_equal(sitk.GetArrayFromImage(found), expected)
-                assert expected.any()
-    finally:
-        torch.set_num_threads(threads)
+    for ensemble in ("organs-both-fold0", "organs-folds-fold0"):
+        members = record_of(finished, ensemble)["members"]
+        folders = [unpacked(tmp_path / "models" / f"{member}.zip", tmp_path / member) for member in members]
+        for case in ("c07", "c08"):
+            expected = merged(folders, finished / f"cases/ct/{case}/image.nii.gz", tmp_path / f"{ensemble}-{case}")
+            found = sitk.ReadImage(str(finished / f"predictions/{ensemble}/ct/{case}.nii.gz"))
+            np.testing.assert_array_equal(sitk.GetArrayFromImage(found), expected)
+            assert expected.any()
     listed = (tmp_path / "models" / "organs-both-fold0.yaml").read_text()
     assert listed.splitlines()[1:] == ["models:", "  - {model: organs-fold0.zip}", "  - {model: organs-2d-fold0.zip}"]
 

@@ -35,14 +35,6 @@ from orchestrator.training.nnunet.preprocessing import preprocess_case
 TRAINING = "T1-infection-fold0"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("balls")

@@ -22,14 +22,10 @@ from orchestrator.training.nnunet.model_folder import load_model_folder
 
 
 @pytest.fixture(autouse=True)
-def _one_thread(monkeypatch):
+def _export_by_one_thread(monkeypatch):
     """Where threads meet, nnU-Net's own probabilities differ in the last bit: it exports with eight of them."""
     exported = partial(predict_from_raw_data.export_prediction_from_logits, num_threads_torch=1)
     monkeypatch.setattr(predict_from_raw_data, "export_prediction_from_logits", exported)
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 ANOTHER = {

@@ -21,14 +21,6 @@ PRESETS = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module", params=PRESETS)
 def model(request, tmp_path_factory):
     """A trained model of one network: plan, preset, final state, and the files of its cases."""

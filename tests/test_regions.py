@@ -43,14 +43,6 @@ KEYS = {
 PRESET = tiny_preset(num_epochs=8, num_iterations_per_epoch=12, checkpoint_every_s=1e9)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def write_nested_balls(folder, index, *, ignored):
     """A bright core in a less bright ball; with `ignored`, nobody has annotated the lower third of the image."""
     random = np.random.default_rng(index)

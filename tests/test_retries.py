@@ -80,7 +80,9 @@ class Node:
         return "node" in self.records.quarantined
 
 
-@pytest.mark.parametrize("kind", set(FailureKind) - {FailureKind.PREEMPTION, FailureKind.GPU, FailureKind.MACHINE})
+@pytest.mark.parametrize(
+    "kind", sorted({*FailureKind} - {FailureKind.PREEMPTION, FailureKind.GPU, FailureKind.MACHINE})
+)
 def test_a_node_on_which_different_stages_fail_rests_and_they_are_innocent(kind):
     node = Node()
     assert node.failed("a") == ()

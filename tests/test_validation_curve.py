@@ -23,14 +23,6 @@ PRESET = tiny_preset(num_epochs=4, num_iterations_per_epoch=20, curve_every=2, c
 STRUCTURES = (Structure(name="ball", label=1, tolerance_mm=5.0),)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def setting(tmp_path_factory):
     folder = tmp_path_factory.mktemp("balls")

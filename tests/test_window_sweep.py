@@ -15,14 +15,6 @@ from orchestrator.training.nnunet.model_folder import load_model_folder
 from orchestrator.training.nnunet.prepared_image import prepare_image, read_images
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def stock_labels(model, files, output, *, mirrors=True, step=0.5):
     """What nnU-Net itself writes."""
     predictor = nnUNetPredictor(step, True, mirrors, False, torch.device("cpu"), allow_tqdm=False)

@@ -18,14 +18,6 @@ from orchestrator.training.workers import Worker
 PRESET = tiny_preset()
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def setting(tmp_path_factory):
     balls = tmp_path_factory.mktemp("balls")
