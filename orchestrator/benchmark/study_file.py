@@ -2,9 +2,10 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from orchestrator.benchmark.presets import ModelChanges, PresetEntry
+from orchestrator.configuration import Entry
 
 FOLD, OTHER_FOLDS, ALL, REST = "fold", "other-folds", "all", "rest"
 """Parts of a data set that need no name: the cases of a training's own fold, those that go with it, every case, and
@@ -38,12 +39,6 @@ Tolerance = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 """Of the NSD, in mm."""
 Parts = dict[Name, Annotated[list[str], Field(min_length=1)]]
 """Cases of a data set by the name of a part; no case is in two of them."""
-
-
-class Entry(BaseModel):
-    """Part of a file: no key is unknown, and no value of another type."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True)
 
 
 class StructureEntry(Entry):
@@ -198,10 +193,9 @@ class Folds(Entry):
     """Each case once."""
 
 
-class FoldsFile(BaseModel):
+class FoldsFile(Entry):
     """Which cases there are: a file `folds.yaml`, by data set."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True)
     datasets: dict[Name, Folds | Parts | list[str]]
 
 
