@@ -55,6 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--save-probabilities", action="store_true", help="write .npz and .pkl beside, as nnU-Net does")
     add("--overlays", action="store_true", help="draw pictures of the label maps: three planes, a mosaic of slices")
     add("--dicom-seg", action="store_true", help="write label maps of DICOM series as DICOM Segmentation, too")
+    add("--dicom-rtstruct", action="store_true", help="write them as contours (DICOM RT Structure Set), too")
     add("--study", type=Path, help="study file whose tables.yaml has codes of structures and derived values")
     add("--cluster", type=Path, help="cluster file: predict as Ray tasks; model and folders must be seen there")
     return parser
@@ -89,6 +90,7 @@ def _predict(options: argparse.Namespace, *, console: Console, errors: Console) 
             save_probabilities=options.save_probabilities,
             overlays=options.overlays,
             dicom_seg=options.dicom_seg,
+            dicom_rtstruct=options.dicom_rtstruct,
             study=options.study,
             cluster=options.cluster,
             note=lambda line: say(line, console=errors),

@@ -105,7 +105,8 @@ class FolderPrediction:
         return self._row(storage, name, status="kept" if was_done else "predicted")
 
     def _add_extras(self, storage: Storage, case: InputCase) -> None:
-        if not (self.options.study or self.options.overlays or self.options.dicom_seg):
+        asked = self.options
+        if not (asked.study or asked.overlays or asked.dicom_seg or asked.dicom_rtstruct):
             return
         structures = load_models(self.sources, self.options).structures
         kept = self.options.structures or tuple(structures)

@@ -29,6 +29,8 @@ class PredictOptions:
     """Whether pictures of the label maps are drawn."""
     dicom_seg: bool = False
     """Whether label maps of DICOM series are written as DICOM Segmentation, too."""
+    dicom_rtstruct: bool = False
+    """Whether they are written as contours (DICOM RT Structure Set), too."""
 
     def __post_init__(self) -> None:
         if self.tile_step_size is not None:

@@ -42,6 +42,8 @@ class PredictRequest(TypedDict, total=False):
     """Whether pictures of the label maps are drawn: three planes, and a mosaic of slices."""
     dicom_seg: bool
     """Whether label maps of DICOM series are written as DICOM Segmentation, too."""
+    dicom_rtstruct: bool
+    """Whether they are written as contours (DICOM RT Structure Set), too."""
     cluster: Path | str | None
     """Cluster file: predict as Ray tasks there; model and folders must be seen on its machines."""
     note: Callable[[str], None]
@@ -126,6 +128,7 @@ def _chosen(options: PredictRequest, sources: Sequence[ModelSource]) -> PredictO
         study=None if study is None else str(study),
         overlays=options.get("overlays", False),
         dicom_seg=options.get("dicom_seg", False),
+        dicom_rtstruct=options.get("dicom_rtstruct", False),
     )
 
 

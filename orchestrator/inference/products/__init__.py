@@ -1,1 +1,1 @@
-"""What is made of label maps: values that a study defines, pictures, DICOM Segmentation."""
+"""What is made of label maps: values that a study defines, pictures, DICOM objects."""

@@ -1,4 +1,4 @@
-"""What is made of a finished label map: values that a study defines, pictures, DICOM Segmentation."""
+"""What is made of a finished label map: values that a study defines, pictures, DICOM objects."""
 
 import math
 from collections.abc import Mapping
@@ -15,7 +15,9 @@ from orchestrator.inference.cases import InputCase
 from orchestrator.inference.input_image import ModelFiles, dicom_volume, readable_image
 from orchestrator.inference.options import PredictOptions
 from orchestrator.inference.products.derived import derived_values
-from orchestrator.inference.products.dicom_seg import UNKNOWN, Segment, require_highdicom, write_dicom_seg
+from orchestrator.inference.products.dicom_object import UNKNOWN, Segment
+from orchestrator.inference.products.dicom_rtstruct import write_dicom_rtstruct
+from orchestrator.inference.products.dicom_seg import require_highdicom, write_dicom_seg
 from orchestrator.inference.products.overlays import overlay_pngs
 from orchestrator.storage.interface import Storage
 from orchestrator.storage.json_files import read_json, write_json
@@ -42,13 +44,13 @@ def check_extras(options: PredictOptions, cases: tuple[InputCase, ...]) -> None:
     """Raise ConfigError for what is asked for and cannot be made."""
     if options.study is not None:
         study_tables(options.study)
-    if not options.dicom_seg:
-        return
-    require_highdicom()
-    if others := [case.name for case in cases if not case.is_dicom]:
+    if options.dicom_seg:
+        require_highdicom()
+    others = [case.name for case in cases if not case.is_dicom]
+    if others and (options.dicom_seg or options.dicom_rtstruct):
         raise ConfigError(
-            f"case {others[0]}: no DICOM series, whose slices a DICOM Segmentation names; expected DICOM cases alone "
-            "with --dicom-seg"
+            f"case {others[0]}: no DICOM series, whose slices DICOM Segmentation and contours name; expected DICOM "
+            "cases alone with --dicom-seg and --dicom-rtstruct"
         )
 
 
@@ -74,22 +76,30 @@ def add_extras(storage: Storage, predicted: Predicted, options: PredictOptions) 
         if voxels.GetDimension() == 3 and voxels.GetNumberOfComponentsPerPixel() == 1:
             for key, content in zip(pictures, overlay_pngs(voxels, labels), strict=True):
                 storage.write_bytes(key, content)
-    key = f"dicom_seg/{name}.dcm"
-    if options.dicom_seg and not storage.exists(key):
-        codes = {} if options.study is None else study_tables(options.study).codes
-        segments = [
-            Segment(name=structure, labels=labels, codes=codes.get(structure, UNKNOWN))
-            for structure, labels in predicted.structures.items()
-        ]
+    for write, folder, is_wanted in (
+        (write_dicom_seg, "dicom_seg", options.dicom_seg),
+        (write_dicom_rtstruct, "dicom_rtstruct", options.dicom_rtstruct),
+    ):
+        key = f"{folder}/{name}.dcm"
+        if not is_wanted or storage.exists(key):
+            continue
         with storage.writing(key) as path:
-            write_dicom_seg(
+            write(
                 storage.fetch(predicted.labels_key),
                 path,
                 stack=dicom_volume(predicted.case).stack(),
-                segments=segments,
+                segments=_segments(predicted, options),
                 model=predicted.model,
                 version=version("nnunet-orchestrator"),
             )
+
+
+def _segments(predicted: Predicted, options: PredictOptions) -> list[Segment]:
+    codes = {} if options.study is None else study_tables(options.study).codes
+    return [
+        Segment(name=structure, labels=labels, codes=codes.get(structure, UNKNOWN))
+        for structure, labels in predicted.structures.items()
+    ]
 
 
 def _add_derived(storage: Storage, predicted: Predicted, tables: PredictedTables) -> None:

@@ -68,7 +68,7 @@ def _drawn(grey: Picture, labels: NDArray[np.integer], *, pixel_mm: Sequence[flo
     there = np.unique(labels)
     colours = np.zeros((int(there.max()) + 1, 3), np.float32)
     for label in there:
-        colours[label] = _colour(int(label))
+        colours[label] = colour_of(int(label))
     is_border = np.zeros(labels.shape, bool)
     is_border[1:] |= labels[1:] != labels[:-1]
     is_border[:, 1:] |= labels[:, 1:] != labels[:, :-1]
@@ -81,7 +81,7 @@ def _drawn(grey: Picture, labels: NDArray[np.integer], *, pixel_mm: Sequence[flo
     return np.asarray(resized)
 
 
-def _colour(label: int) -> tuple[float, ...]:
+def colour_of(label: int) -> tuple[float, ...]:
     """Return a colour that is unlike those of the labels before."""
     hue = (label * _GOLDEN) % 1.0
     channels = (np.clip(abs((hue + shift) % 1.0 * 6 - 3) - 1, 0, 1) for shift in (0.0, 2 / 3, 1 / 3))
