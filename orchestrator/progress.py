@@ -6,6 +6,8 @@ from typing import Protocol, TextIO
 
 PLAIN_INTERVAL_S = 10.0
 """Time between two plain lines."""
+_COMPILING = frozenset({"preprocess", "train", "validate", "predict", "score"})
+"""Kinds of stages whose kernels are compiled where they have never run before; nobody counts that in."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,9 +102,17 @@ def duration_text(seconds: float) -> str:
     return f"{whole // 86400} d {whole % 86400 // 3600} h"
 
 
-def to_go_text(seconds: float) -> str:
-    """Return `about 7 s to go`, or that nothing can go on."""
-    return "no machine to go on" if math.isinf(seconds) else f"about {duration_text(seconds)} to go"
+def to_go_text(snapshot: Snapshot) -> str:
+    """Return `about 7 s to go`, that nothing can go on, or what takes longer than was expected."""
+    if math.isinf(snapshot.eta_s):
+        return "no machine to go on"
+    late = [count for count in snapshot.stages if count.running]
+    if round(snapshot.eta_s) or not late:
+        return f"about {duration_text(snapshot.eta_s)} to go"
+    kinds = " and ".join(count.kind for count in late)
+    is_first = any(not count.done and count.kind in _COMPILING for count in late)
+    why = " (the first one in an installation compiles kernels, which takes up to a minute)" if is_first else ""
+    return f"waiting for {kinds}, longer than expected{why}"
 
 
 def plain_line(snapshot: Snapshot) -> str:
@@ -112,5 +122,5 @@ def plain_line(snapshot: Snapshot) -> str:
     return (
         f"[{duration_text(snapshot.elapsed_s)}] "
         f"{snapshot.num_trainings_done} of {snapshot.num_trainings} trainings done{failed}, "
-        f"{to_go_text(snapshot.eta_s)} | in this call: {stages}"
+        f"{to_go_text(snapshot)} | in this call: {stages}"
     )

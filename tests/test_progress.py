@@ -1,6 +1,7 @@
 """What people see of a run."""
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -44,6 +45,22 @@ def test_plain_line_says_how_far_the_run_is():
     assert plain_line(SNAPSHOT) == (
         "[1 min 05 s] 2 of 45 trainings done, 1 failed, about 2 h 01 min to go | in this call: ingest 20/20  train 3/45"
     )
+
+
+@pytest.mark.parametrize(
+    ("num_done", "text"),
+    [
+        (0, "waiting for predict, longer than expected (the first one in an installation compiles kernels, which takes "
+            "up to a minute)"),
+        (1, "waiting for predict, longer than expected"),
+    ],
+)  # fmt: skip
+def test_a_stage_that_lasts_longer_than_expected_is_named_instead_of_no_time_to_go(num_done, text):
+    trained = StageCount(kind="train", total=2, done=2, running=0, failed=0)
+    late = StageCount(kind="predict", total=2, done=num_done, running=1, failed=0)
+    snapshot = replace(SNAPSHOT, eta_s=0.3, stages=(trained, late))
+    assert f", {text} | in this call: " in plain_line(snapshot)
+    assert "about 0 s to go" in plain_line(replace(snapshot, stages=(trained,)))
 
 
 @pytest.mark.parametrize(("force_terminal", "kind"), [(False, "xterm"), (True, "dumb")])

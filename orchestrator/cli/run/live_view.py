@@ -47,7 +47,7 @@ def _render(snapshot: Snapshot) -> Group:
     headline = Text.assemble(
         (f"{snapshot.num_trainings_done} of {snapshot.num_trainings} trainings done", "bold"),
         (f", {snapshot.num_trainings_failed} failed" if snapshot.num_trainings_failed else "", "bold red"),
-        f"   elapsed {duration_text(snapshot.elapsed_s)}   {to_go_text(snapshot.eta_s)}",
+        f"   elapsed {duration_text(snapshot.elapsed_s)}   {to_go_text(snapshot)}",
     )
     stages = Table("in this call", "done", "running", "failed", "of", box=None, padding=(0, 2), header_style="dim")
     for count in snapshot.stages:
