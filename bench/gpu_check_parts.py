@@ -1,6 +1,5 @@
 """The parts of `bench.gpu_check`, each run in a process of its own."""
 
-import resource
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from bench.machine import resident_gib
 from bench.stock_models import labels_of, small_plans, write_model
 
 ARMS = ("nnU-Net", "ours")
@@ -49,7 +49,7 @@ def predict_with(arm: str, folder: Path, *, shape: Sequence[int], device: str) -
     return {
         "seconds": round(elapsed_s, 2),
         "gpu_gib": round(torch.cuda.max_memory_allocated() / 2**30, 3) if device == "cuda" else None,
-        "host_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 3),
+        "host_gib": round(resident_gib(most=True), 3),
     }
 
 

@@ -6,14 +6,13 @@ All 110 trainings of the shipped study have scores, about 10,000 rows; the page 
 at the end of a run.
 """
 
-import resource
 import sys
 import tempfile
 import time
 from pathlib import Path
 
 from bench.command_line import command_line
-from bench.machine import conditions
+from bench.machine import conditions, resident_gib
 from bench.report_scores import all_drawn_rows
 from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.presets import find_preset
@@ -43,7 +42,7 @@ def main() -> int:
         key = write_report(storage, reported=reported, failures={})
         elapsed_s = time.perf_counter() - started_s
         size_mb = (folder / key).stat().st_size / 1e6
-        peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        peak_mib = resident_gib(most=True) * 1024
     print(conditions())
     print(
         f"{len(trainings)} trainings, {table.num_rows} rows: {elapsed_s:.1f} s ({read_s:.1f} s of them to read the "
