@@ -25,7 +25,13 @@ from orchestrator.training.checkpoint import fitting
 from orchestrator.training.nnunet.classes import DEFAULT_TRAINER, network_for_prediction
 from orchestrator.training.nnunet.environment import prints_to_log
 from orchestrator.training.nnunet.planning import Plan
-from orchestrator.training.nnunet.prediction_memory import ImageHeader, activation_bytes, most_bytes, normalising_bytes
+from orchestrator.training.nnunet.prediction_memory import (
+    ImageHeader,
+    activation_bytes,
+    most_bytes,
+    normalising_bytes,
+    reading_bytes,
+)
 from orchestrator.training.nnunet.prepared_image import PreparedImage, prepare_image, read_images
 from orchestrator.training.nnunet.stock_export import stock_labels, stock_values
 from orchestrator.training.nnunet.window_sweep import can_stream, plan_sweep, stream_labels, stream_values
@@ -115,7 +121,7 @@ class Predictor:
             mirrors=self._predictor.use_mirroring,
             streams=self.streams,
         )
-        return max(most, normalising_bytes(header, self.plan))
+        return max(most, normalising_bytes(header, self.plan), reading_bytes(header, self.plan))
 
     @cached_property
     def _activation_bytes(self) -> int:

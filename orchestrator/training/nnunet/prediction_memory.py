@@ -13,15 +13,19 @@ import SimpleITK as sitk
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from kernels.windows.line_survey import find_best
 from orchestrator.storage.json_values import JsonObject
 from orchestrator.training.nnunet.classes import network_for_prediction
 from orchestrator.training.nnunet.planning import Plan
 from orchestrator.training.nnunet.window_sweep import SweepPlan
 
 _HALF, _FLOAT32, _FLOAT64 = 2, 4, 8
-_MARGIN = 1.1
+_MARGIN, _LITTLE_MARGIN = 1.1, 1.05
 _BESIDE_BYTES = 128 * 2**20
 """Of compiled kernels, threads and what allocators keep."""
+_KERNELS_BYTES, _KEPT_BYTES = 80 * 2**20, 24 * 2**20
+_TURNING = "NibabelIOWithReorient"
+_NIBABEL = frozenset({"NibabelIO", _TURNING})
 _MASK = 3
 _NORMALISED_IN_PLACE = {
     "CTNormalization",
@@ -42,6 +46,8 @@ class ImageHeader:
     spacing_mm: tuple[float, float, float]
     """(z, y, x)."""
     voxel_bytes: int
+    is_scaled: bool = False
+    """Whether voxels are numbers of the file times a slope plus an intercept (NIfTI)."""
 
 
 def read_header(image: Path) -> ImageHeader | None:
@@ -63,13 +69,37 @@ def read_header(image: Path) -> ImageHeader | None:
         shape=(size[2], size[1], size[0]),
         spacing_mm=(spacing[2], spacing[1], spacing[0]),
         voxel_bytes=int(digits or 64) // 8,
+        is_scaled=_number_in(reader, "scl_slope") not in {0.0, 1.0} and _number_in(reader, "scl_inter") != 0.0,
     )
 
 
-def image_bytes(header: ImageHeader, *, num_channels: int) -> int:
-    """Return the bytes that reading takes: ITK's image and all channels; of several, nnU-Net stacks copies of ITK's."""
-    num_images = 1 if num_channels == 1 else num_channels + 1
-    return math.prod(header.shape) * (header.voxel_bytes * num_images + _FLOAT32 * num_channels)
+def _number_in(reader: sitk.ImageFileReader, key: str) -> float:
+    """Return a number of a header; 0 if it has none of that name."""
+    try:
+        return float(reader.GetMetaData(key)) if reader.HasMetaDataKey(key) else 0.0
+    except ValueError:
+        return 0.0
+
+
+def reading_bytes(header: ImageHeader, plan: Plan) -> int:
+    """Return the bytes that a prediction takes until its image is read, beside what the process has already."""
+    num_channels = len(plan.channel_names)
+    readers = {base.__name__ for base in plan.plans_manager.image_reader_writer_class.__mro__}
+    if readers & _NIBABEL:
+        # All channels in double precision; then all in single precision, too, and one that was turned as it is in its
+        # file. Where numbers are scaled, the last one is there once more before the intercept is added.
+        stored = _FLOAT64 if header.is_scaled else header.voxel_bytes
+        turned = header.voxel_bytes if _TURNING in readers else 0
+        each = _FLOAT64 * num_channels + max(stored, _FLOAT32 * num_channels + turned)
+    else:
+        # ITK's image and all channels; of several, nnU-Net stacks copies of ITK's.
+        each = header.voxel_bytes * (1 if num_channels == 1 else num_channels + 1) + _FLOAT32 * num_channels
+    return math.prod(header.shape) * each + _loaded_bytes()
+
+
+def _loaded_bytes() -> int:
+    """Return what kernels take that cases before have loaded, unless they are there, and what allocators keep."""
+    return _KEPT_BYTES if find_best.signatures else _KERNELS_BYTES  # type: ignore[attr-defined]
 
 
 def normalising_bytes(header: ImageHeader, plan: Plan) -> int:
@@ -164,7 +194,7 @@ def forward_bytes(network: torch.nn.Module, window: torch.Tensor) -> int:
 def most_bytes(
     header: ImageHeader, plan: SweepPlan, *, num_channels: int, activations: int, mirrors: bool, streams: bool
 ) -> int:
-    """Return the bytes that a prediction takes beside what the process has already.
+    """Return the bytes that a prediction takes once its image is normalised, beside what the process has already.
 
     Parameters
     ----------
@@ -194,6 +224,5 @@ def most_bytes(
     # Of a GPU, halves come to the host and become single precision there.
     forward = activations or window * 3 // 2
     sweep = held + sums + (max(forward + window, 3 * window) if mirrors else forward)
-    reading = image_bytes(header, num_channels=num_channels)
     preparing = preparing_bytes(header, new_shape, num_channels=num_channels)
-    return round(max(reading, preparing, sweep) * _MARGIN) + _BESIDE_BYTES
+    return max(round(preparing * _LITTLE_MARGIN) + _loaded_bytes(), round(sweep * _MARGIN) + _BESIDE_BYTES)
