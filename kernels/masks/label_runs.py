@@ -31,7 +31,7 @@ class LabelRuns:
 
     axes: tuple[int, int, int]
     """Which axes of (z, y, x) the columns of the runs stand for: both that lead to a row, then the one along it."""
-    runs: NDArray[np.int32]
+    runs: NDArray[np.signedinteger]
     """Shape (runs, 4), those of a label together: the place of the row along two axes, first and last voxel."""
     ends: NDArray[np.int64]
     """Shape (labels + 1,): first run of each label, then the number of runs."""
@@ -84,7 +84,7 @@ class _Labels(NamedTuple):
 class _Found(NamedTuple):
     """What is filled in."""
 
-    runs: NDArray[np.int32]
+    runs: NDArray[np.signedinteger]
     num_runs: NDArray[np.int64]
     """Shape (labels,)."""
     boxes: NDArray[np.int64]
@@ -103,8 +103,10 @@ def find_runs(array: NDArray[np.generic], labels: Sequence[int]) -> LabelRuns:
     num = len(labels)
     boxes = np.empty((num, 6), np.int64)
     boxes[:, 0::2], boxes[:, 1::2] = np.iinfo(np.int64).max, -1
+    # Half as many new pages, which take as long as what is written to them.
+    dtype = np.int16 if max(*array.shape, num) < 1 << 15 else np.int32
     found = _Found(
-        runs=np.empty((_FEWEST_RUNS, _COLUMNS), np.int32),
+        runs=np.empty((_FEWEST_RUNS, _COLUMNS), dtype),
         num_runs=np.zeros(num, np.int64),
         boxes=boxes,
         num_voxels=np.zeros(num, np.int64),
@@ -112,18 +114,18 @@ def find_runs(array: NDArray[np.generic], labels: Sequence[int]) -> LabelRuns:
     )
     axes, blocks = _in_memory_order(array)
     pending = np.empty((3, _RUNS_AT_ONCE), np.int64)
-    num_runs = 0
+    num_runs, full = 0, []
     for rows in blocks:
         line = first = needed = 0
         while line * rows.rows_a_line < rows.sizes[0] * rows.sizes[1]:
             if needed > len(found.runs):
-                larger = np.empty((2 * needed, _COLUMNS), np.int32)
-                larger[:num_runs] = found.runs[:num_runs]
-                found = found._replace(runs=larger)
+                full.append(found.runs[:num_runs])
+                found, num_runs = found._replace(runs=np.empty((2 * needed, _COLUMNS), dtype)), 0
             line, first, num_runs, needed = _collect(rows, (line, first), table, found, num_runs, pending)
     ends = np.concatenate([[0], np.cumsum(found.num_runs)])
-    in_order = np.empty((num_runs, _COLUMNS - 1), np.int32)
-    _sort_by_label(found.runs[:num_runs], ends[:-1].copy(), in_order)
+    in_order, places = np.empty((ends[-1], _COLUMNS - 1), dtype), ends[:-1].copy()
+    for part in (*full, found.runs[:num_runs]):
+        _sort_by_label(part, places, in_order)
     in_axes = np.empty_like(boxes)
     for place, axis in enumerate(axes):
         in_axes[:, 2 * axis : 2 * axis + 2] = boxes[:, 2 * place : 2 * place + 2]
@@ -349,7 +351,9 @@ def _add(rows: _Rows, row: int, part: tuple[int, int], number: int, found: _Foun
 
 
 @compiled_in_place
-def _sort_by_label(runs: NDArray[np.int32], places: NDArray[np.int64], in_order: NDArray[np.int32]) -> None:
+def _sort_by_label(
+    runs: NDArray[np.signedinteger], places: NDArray[np.int64], in_order: NDArray[np.signedinteger]
+) -> None:
     """Copy runs, those of each label from its place on; the places move on."""
     for i in range(runs.shape[0]):
         number = runs[i, 0]
@@ -360,7 +364,7 @@ def _sort_by_label(runs: NDArray[np.int32], places: NDArray[np.int64], in_order:
 
 
 @compiled_in_place
-def _set_bits(runs: NDArray[np.int32], origin: tuple[int, int, int], words: NDArray[np.uint64]) -> None:
+def _set_bits(runs: NDArray[np.signedinteger], origin: tuple[int, int, int], words: NDArray[np.uint64]) -> None:
     """Set the bits of runs in words, shape (a, b, words), whose first voxel is at an origin."""
     every = ~np.uint64(0)
     for i in range(runs.shape[0]):
