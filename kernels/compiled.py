@@ -20,7 +20,7 @@ def compiled(function: Callable[P, R]) -> Callable[P, R]:
     Without `fastmath`: products and sums must round as numpy rounds them, or distances equal to a tolerance would
     fall on either side of it. Kernels are serial; callers run many cases at a time.
     """
-    return _kept_on_disk(function, numba.njit(nogil=True)(function))
+    return _kept_on_disk(function, _njit(function))
 
 
 def compiled_in_place(function: Callable[P, R]) -> Callable[P, R]:
@@ -30,7 +30,16 @@ def compiled_in_place(function: Callable[P, R]) -> Callable[P, R]:
     branches is given an array or takes a row of one: most of the time of a loop over words. With its own flag for
     functions without memory management the compiler refuses to make an array instead.
     """
-    return _kept_on_disk(function, numba.njit(nogil=True, _nrt=False)(function))
+    return _kept_on_disk(function, _njit(function, _nrt=False))
+
+
+def _njit(function: Callable[P, R], **options: bool) -> Any:
+    # Instructions of the processor cannot run as Python, whatever NUMBA_DISABLE_JIT asks for.
+    asked, numba.config.DISABLE_JIT = numba.config.DISABLE_JIT, 0
+    try:
+        return numba.njit(nogil=True, **options)(function)
+    finally:
+        numba.config.DISABLE_JIT = asked
 
 
 def _kept_on_disk(function: Callable[P, R], dispatcher: Any) -> Callable[P, R]:

@@ -1,18 +1,24 @@
 """Claims about what other programs and schedulers leave to a command: streams, variables, links, odd files."""
 
+import errno
 import os
+import pwd
 import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from orchestrator.bundle.redaction import telling_locations
 from orchestrator.cli import doctor, evaluate, phantoms, run, status, verify
+from orchestrator.cluster.batch.system import user_name
+from orchestrator.cluster.environment import AUTH_TOKEN_PATH, token_path
 from orchestrator.configuration import MAX_YAML_BYTES, load_yaml
-from orchestrator.errors import ConfigError, IntegrityError
+from orchestrator.errors import ConfigError, IntegrityError, StorageError
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.storage.json_files import read_json
 from orchestrator.thread_numbers import settle_thread_numbers
@@ -33,6 +39,49 @@ def test_a_closed_stream_leads_nowhere_and_ends_nothing(closed):
     ran = shell(f"{DRY_RUN} {closed}")
     assert (ran.returncode, ran.stderr) == (0, "")
     assert ("T1-lung-fold0" in ran.stdout) == (">&-" not in closed.split())
+
+
+def test_a_terminal_that_does_not_know_its_size_is_written_to():
+    ran = shell(DRY_RUN, COLUMNS="0", LINES="0")
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert "T1-lung-fold0" in ran.stdout
+
+
+def test_kernels_are_compiled_where_everything_else_is_debugged_as_python():
+    program = "import numpy as np, kernels; one = np.ones((2, 2, 2), bool); print(kernels.dice(one, one))"
+    ran = shell(f'exec {sys.executable} -c "$PROGRAM"', NUMBA_DISABLE_JIT="1", PROGRAM=program)
+    assert (ran.returncode, ran.stdout) == (0, "1.0\n"), ran.stderr
+
+
+def test_a_python_without_texts_is_refused_before_anything_is_done(tmp_path):
+    line = f"exec {sys.executable} -m orchestrator.run_all --only T1-lung-fold0 --output {tmp_path}/run"
+    ran = shell(line, PYTHONOPTIMIZE="2")
+    assert ran.returncode == 2
+    assert "error: PYTHONOPTIMIZE is 2, or -OO was given, with which Ray cannot be imported" in ran.stderr
+    assert not list((tmp_path / "run").glob("cases/*"))
+
+
+@pytest.mark.parametrize("error", [errno.EFBIG, errno.EIO, errno.ESTALE])
+def test_what_a_limit_or_a_disk_says_of_a_file_that_is_written_is_one_line(tmp_path, error):
+    def write():
+        with open_storage(tmp_path).writing("x.csv"):
+            raise OSError(error, os.strerror(error))
+
+    with pytest.raises(StorageError, match=rf"x\.csv: cannot write it: {os.strerror(error)}$"):
+        write()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_user_without_a_home_and_a_name_is_told_to_set_one_or_counted_by_number(monkeypatch):
+    for name in ("HOME", "USER", "LOGNAME", "LNAME", "USERNAME", AUTH_TOKEN_PATH):
+        monkeypatch.delenv(name, raising=False)
+    no_entry = Mock(side_effect=KeyError("getpwuid(): uid not found: 54321"))
+    monkeypatch.setattr(pwd, "getpwuid", no_entry)
+    monkeypatch.setattr(os, "geteuid", lambda: 54321)
+    with pytest.raises(ConfigError, match="auth_token: HOME is not set, and user 54321 has no home folder"):
+        token_path()
+    assert telling_locations("/data/secret") == ("/data/secret",)
+    assert user_name() == "54321"
 
 
 def test_what_is_opened_next_does_not_get_the_number_of_a_closed_stream(tmp_path):

@@ -1,9 +1,11 @@
 """What all commands share: how they read their options, show something, and end."""
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TextIO, cast
 
 from rich.console import Console
@@ -12,6 +14,7 @@ from rich.table import Table
 
 from orchestrator.errors import ConfigError, DataError, OrchestratorError
 
+_WIDTH, _HEIGHT = 80, 25
 EXIT_DONE, EXIT_NOT_DONE, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 
@@ -27,21 +30,24 @@ class _GoingOn:
             return self._stream.write(text)
         except UnicodeEncodeError as error:
             return self.write(text.encode(error.encoding, "replace").decode(error.encoding))
-        except OSError:
-            self._write_nowhere()
+        except OSError as error:
+            self._write_nowhere(error)
             return len(text)
 
     def flush(self) -> None:
         """Hand on what was written."""
         try:
             self._stream.flush()
-        except OSError:
-            self._write_nowhere()
+        except OSError as error:
+            self._write_nowhere(error)
 
-    def _write_nowhere(self) -> None:
+    def _write_nowhere(self, error: OSError) -> None:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, self._stream.fileno())
         os.close(nowhere)
+        if error.errno != errno.EPIPE and self._stream is not sys.stderr:
+            with suppress(OSError):
+                print(f"{self._stream.name}: {error.strerror}; the rest is not shown", file=sys.stderr)  # noqa: T201
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._stream, name)
@@ -54,6 +60,9 @@ def consoles() -> tuple[Console, Console]:
         Console(file=cast("TextIO", _GoingOn(stream)), highlight=False, emoji=False)
         for stream in (sys.stdout, sys.stderr)
     )
+    for console in (output, errors):
+        # Terminals that do not know their size say 0.
+        console.width, console.height = console.width or _WIDTH, console.height or _HEIGHT
     return output, errors
 
 

@@ -37,10 +37,19 @@ LAUNCHED_FROM = "ORCHESTRATOR_LAUNCHED_FROM"
 """Of such a driver: the cluster file by which it was launched, on the machine of whoever did so."""
 
 
+def in_home(path: Path) -> Path:
+    """Return a path that may begin with `~`, absolute; raises ConfigError if nothing says where that is."""
+    try:
+        return path.expanduser().absolute()
+    except RuntimeError as error:
+        raise ConfigError(
+            f"{path}: HOME is not set, and user {os.geteuid()} has no home folder; expected HOME to name one"
+        ) from error
+
+
 def token_path() -> Path:
     """Return the file with the cluster's token: what RAY_AUTH_TOKEN_PATH says, or Ray's own place."""
-    named = os.environ.get(AUTH_TOKEN_PATH)
-    return (Path(named) if named else Path.home() / ".ray" / "auth_token").expanduser().absolute()
+    return in_home(Path(os.environ.get(AUTH_TOKEN_PATH) or "~/.ray/auth_token"))
 
 
 def ensure_token() -> Path:
@@ -67,7 +76,7 @@ def ensure_token() -> Path:
 
 def use_token(path: Path) -> Path:
     """Like `ensure_token`, for the token of a cluster that exists: a missing file is a ConfigError."""
-    path = path.expanduser().absolute()
+    path = in_home(path)
     read_token(path)
     close_token(path)
     os.environ[AUTH_MODE] = "token"

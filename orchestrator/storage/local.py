@@ -14,6 +14,8 @@ from orchestrator.storage.interface import TEMPORARY_PREFIX, Storage, is_plain
 
 CLOSED_FOLDERS = {"lost+found", "System Volume Information", "$RECYCLE.BIN"}
 """What file systems have at the root of a disk for themselves; hidden folders are of others as well."""
+_OF_WRITING = {errno.EFBIG, errno.EIO, errno.ESTALE}
+"""What is said without the name of a file: of a limit (`ulimit -f`), a disk, a network."""
 STALE_AFTER_S = 86400.0
 """Age after which an unfinished write belongs to nobody."""
 
@@ -103,7 +105,7 @@ class LocalStorage(Storage):
             try:
                 yield temporary
             except OSError as error:
-                if is_full(error) or error.filename == str(temporary):
+                if is_full(error) or error.errno in _OF_WRITING or error.filename == str(temporary):
                     raise storage_error(target, "write", error) from error
                 raise
             with _errors(target, "write"):

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from orchestrator.cluster.environment import AUTH_TOKEN
+from orchestrator.cluster.environment import AUTH_TOKEN, in_home
 from orchestrator.configuration import Entry, load_yaml, understood
 from orchestrator.errors import ClusterError, ConfigError
 from orchestrator.shipped import shipped_file
@@ -135,7 +135,7 @@ class BatchSystem(Entry):
 
     def jobs(self, prefix: str) -> "tuple[Job, ...]":
         """Return the jobs of this user that wait or run and whose names begin like this."""
-        command = [part.format(user=getpass.getuser()) for part in self.query.command]
+        command = [part.format(user=user_name()) for part in self.query.command]
         found = self.understand(_answer(command, none=self.query.none))
         return tuple(job for job in found if job.name.startswith(prefix))
 
@@ -170,11 +170,19 @@ def load_batch_system(name: str, *, beside: Path) -> BatchSystem:
     """Read the file of a batch system: by the name of one that comes along, or by its path from the file `beside`."""
     path = shipped_file("clusters", "batch", f"{name}.yaml")
     if name.endswith((".yaml", ".yml")):
-        path = beside.parent / Path(name).expanduser()
+        path = beside.parent / (in_home(Path(name)) if name.startswith("~") else name)
     elif not path.is_file():
         names = sorted(found.stem for found in path.parent.glob("*.yaml"))
         raise ConfigError(f"{beside}: batch_system is {name!r}; expected one of {', '.join(names)}, or a YAML file")
     return understood(load_yaml(path), BatchSystem, where=str(path))
+
+
+def user_name() -> str:
+    """Return the name of this user, or the number where no name is known."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # none of the variables, and no entry in passwd
+        return str(os.geteuid())
 
 
 def _answer(command: Sequence[str], *, text: str | None = None, none: str = "(?!)") -> str:

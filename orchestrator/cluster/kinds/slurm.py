@@ -28,7 +28,7 @@ from orchestrator.cluster.config import (
     RunName,
     RunningRay,
 )
-from orchestrator.cluster.environment import ensure_token
+from orchestrator.cluster.environment import ensure_token, in_home
 from orchestrator.cluster.gpu_kinds import kind_named
 from orchestrator.cluster.launch_files import write_yaml
 from orchestrator.cluster.node_pool import NO_GPU, NodePool, Waiting
@@ -251,7 +251,7 @@ class SlurmCluster(ClusterConfig):
         return load_batch_system(self.batch_system, beside=self.path)
 
     def _folder(self, run: RunName) -> Path:
-        return Path(self.folder).expanduser().absolute() / run.short
+        return in_home(Path(self.folder)) / run.short
 
     def _python(self) -> str:
         return shlex.quote(self.python or sys.executable)

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field, PrivateAttr
 
 from orchestrator.cluster.config import ClusterConfig, EmbeddedRay, RunName, RunningRay
-from orchestrator.cluster.environment import ensure_token
+from orchestrator.cluster.environment import ensure_token, in_home
 from orchestrator.cluster.gpu_kinds import GpuName, kind_named
 from orchestrator.cluster.hosts.check import Question, Reached, ask, ask_all, marked, refuse_others
 from orchestrator.cluster.hosts.facts import HostFacts
@@ -88,7 +88,7 @@ class SshCluster(ClusterConfig):
 
     @contextmanager
     def _reach(self, run: RunName) -> Iterator[EmbeddedRay | RunningRay]:
-        folder = private_folder(Path(self.folder).expanduser().absolute() / run.short)
+        folder = private_folder(in_home(Path(self.folder)) / run.short)
         reached = Reached(ssh=(*SSH, *self.ssh_options), setup=tuple(self.setup), python=self.python or sys.executable)
         with marked((str(folder), run.output), data=run.data) as question:
             first = self._first_answers(reached, question)
