@@ -10,7 +10,7 @@ from orchestrator.benchmark.study import ALL_MATRICES, Study
 from orchestrator.benchmark.trainings.ensembles import fitted_trainings
 from orchestrator.cluster.registry import load_cluster
 from orchestrator.configuration import absolute, check_options
-from orchestrator.driver.request import RunRequest
+from orchestrator.driver.request import RunRequest, definitions_of
 from orchestrator.errors import ConfigError, DataError
 from orchestrator.progress import NoListener, ProgressLines
 from orchestrator.shipped import LOCAL_CLUSTER, PRICES
@@ -214,13 +214,13 @@ def plan_comparison(
 
 def request_of_run(storage: "Storage", *, study: str | Path | None) -> RunRequest:
     """Return what a run was asked for; raises ConfigError if there is none, or it is one of another study."""
-    from orchestrator.driver.claim import run_of
+    from orchestrator.driver.claim import is_of_study, run_of
 
     record = run_of(storage)
     data = None if record.data == "phantoms" else record.data
     loaded = load_study(study, data=data)
     found = _run_or_sweep(storage, loaded, preset=record.preset, seed=record.seed, data=data, output=storage.location)
-    if record.study_sha256 != found.study.sha256:
+    if not is_of_study(storage, found.study.sha256, definitions=definitions_of(found)):
         raise ConfigError(
             f"{storage.location}: the run of another study than {loaded.path} is now; expected --study with its own"
         )

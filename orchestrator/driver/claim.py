@@ -1,8 +1,9 @@
 """Whose output location it is: the record of a run, which no run with other results may share."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from orchestrator.configuration import understood
 from orchestrator.errors import ConfigError, IntegrityError
@@ -24,12 +25,22 @@ _WITHOUT_INFLUENCE = {
     f"{_LOOKS}.looks",
 }
 """Fields of the record of a run that change no result but for rounding; rows say how many workers there were."""
+_STUDY, _DEFINITIONS = "study_sha256", "definitions"
+"""Fields that say of which study a run is, and what each of its trainings was when it was claimed last."""
+_NUM_NAMED = 3
+"""Most trainings that a message names."""
 _NOTHING = "nothing"
 """Stands for a field that a record lacks, as one of another version may."""
 
 
 def claim_output(
-    storage: Storage, *, identity: Mapping[str, object], trainings: Sequence[str], looks: LookPlan | None = None
+    storage: Storage,
+    *,
+    identity: Mapping[str, object],
+    trainings: Sequence[str],
+    definitions: Mapping[str, str] = MappingProxyType({}),
+    looks: LookPlan | None = None,
+    note: Callable[[str], None] = lambda _: None,
 ) -> tuple[str, ...]:
     """Mark an output location as a run's.
 
@@ -41,8 +52,13 @@ def claim_output(
         What the results of the run follow from, by name.
     trainings
         Ids of those that this call is asked for.
+    definitions
+        What the results of each training of the study follow from, as a digest. A study that has changed is the same
+        run's as long as every training is what it was that the run was asked for.
     looks
         Plan of its looks, if it ends once its questions are answered; the first one that is given stays.
+    note
+        Is told what has changed of the study.
 
     Returns
     -------
@@ -62,18 +78,76 @@ def claim_output(
             "Another version of this project has written them and can go on with them; otherwise choose another "
             "--output"
         )
+    asked_for = tuple(dict.fromkeys([*_asked_for(found), *trainings]))
+    if found is not None and found.get(_STUDY) != record.get(_STUDY):
+        found = _of_grown_study(
+            found, where=storage.location, sha256=record.get(_STUDY), definitions=definitions, note=note
+        )
     if found is not None and (different := _differences(found, record)):
         raise ConfigError(
             f"{storage.location}: holds a run with another {', '.join(different)}; expected the same one or an empty "
             "location. Choose another --output"
         )
-    asked_for = tuple(dict.fromkeys([*_asked_for(found), *trainings]))
     after: dict[str, object] = {**(found or record), "trainings": list(asked_for)}
+    if definitions:
+        after[_DEFINITIONS] = dict(definitions)
     if looks is not None:
         after.setdefault(_LOOKS, looks.model_dump())
     if after != found:
         write_json(storage, run_paths.RUN, after)
     return asked_for
+
+
+def _of_grown_study(
+    found: dict[str, object],
+    *,
+    where: str,
+    sha256: object,
+    definitions: Mapping[str, str],
+    note: Callable[[str], None],
+) -> dict[str, object]:
+    """Return the record of a run as that of a study that has changed since, if its trainings are what they were.
+
+    Raises ConfigError if one is not.
+    """
+    changes = _changes_of_study(found, definitions)
+    if changes is None:
+        return found
+    if changes.changed:
+        raise ConfigError(
+            f"{where}: holds a run of this study as it was before {_named(changes.changed)} changed; expected the same "
+            "trainings as then, and perhaps more. Restore them or choose another --output"
+        )
+    new = f"; new in it: {_named(changes.new)}" if changes.new else ""
+    note(f"the study has changed since this run began, but no training that it was asked for{new}")
+    return found | {_STUDY: sha256}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _StudyChanges:
+    """What is different between a study and what a run knows of it."""
+
+    changed: tuple[str, ...]
+    """Ids of the trainings that the run was asked for and that are otherwise now, or gone."""
+    new: tuple[str, ...]
+    """Ids of those that it knows nothing of."""
+
+
+def _changes_of_study(record: Mapping[str, object], definitions: Mapping[str, str]) -> _StudyChanges | None:
+    """Return what has changed since a run wrote down what its trainings are; None if it has not, or nobody knows."""
+    before = record.get(_DEFINITIONS)
+    if not isinstance(before, dict) or not before or not definitions:
+        return None
+    known = [name for name in _asked_for(record) if name in before]
+    return _StudyChanges(
+        changed=tuple(name for name in known if definitions.get(name) != before[name]),
+        new=tuple(name for name in definitions if name not in before),
+    )
+
+
+def _named(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NUM_NAMED} more" if len(names) > _NUM_NAMED else ""
+    return f"{', '.join(names[:_NUM_NAMED])}{more}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,6 +170,13 @@ def run_of(storage: Storage) -> RunRecord:
     if not (isinstance(name, str) and isinstance(study, str) and isinstance(seed, int) and isinstance(data, str)):
         raise ConfigError(f"{storage.location}: no run has been started there; expected the --output of one")
     return RunRecord(study_sha256=study, preset=name, seed=seed, data=data)
+
+
+def is_of_study(storage: Storage, sha256: str, *, definitions: Mapping[str, str]) -> bool:
+    """Whether the run of a location is one of a study, as it was then or with more trainings."""
+    found = _claim_of(storage) or {}
+    changes = _changes_of_study(found, definitions)
+    return found.get(_STUDY) == sha256 or (changes is not None and not changes.changed)
 
 
 def looks_of(storage: Storage) -> LookPlan | None:
@@ -134,7 +215,7 @@ def _claim_of(storage: Storage) -> dict[str, object] | None:
 
 def _differences(found: Mapping[str, object], wanted: Mapping[str, object]) -> list[str]:
     """Return what differs between the records of two runs, by name, with both values."""
-    there, asked_for = dict(_flat(found)), dict(_flat(wanted))
+    there, asked_for = (dict(_flat({**one, _DEFINITIONS: None})) for one in (found, wanted))
     different = [name for name in {**asked_for, **there} if there.get(name, _NOTHING) != asked_for.get(name, _NOTHING)]
     if "preset.name" in different:
         # Presets of two names differ in most of what they hold.

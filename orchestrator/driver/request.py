@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from orchestrator.benchmark.definition import Dataset, Training
 from orchestrator.benchmark.presets import NNUNETS_OWN, Preset
 from orchestrator.benchmark.study import Study
+from orchestrator.benchmark.trainings.definitions import definitions
 from orchestrator.cluster.config import ClusterConfig, RunName
 from orchestrator.search.early_stopping import EarlyStopping
 from orchestrator.workflow.graph import Graph, graph_of_study
@@ -59,6 +60,11 @@ def identity_of(request: RunRequest) -> dict[str, object]:
         "seed": request.seed,
         "data": request.data or "phantoms",
     }
+
+
+def definitions_of(request: RunRequest) -> dict[str, str]:
+    """Return what the results of each training of the study follow from, as a digest, by id."""
+    return definitions(request.study, preset=request.preset, phantoms=request.data is None)
 
 
 _UNSAID = {"batch_size": None, "workers": 1}

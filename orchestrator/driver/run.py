@@ -18,7 +18,7 @@ from orchestrator.driver.lease import Lease
 from orchestrator.driver.looks import Looks, planned_looks
 from orchestrator.driver.loop import RunLoop
 from orchestrator.driver.observer import RunObserver
-from orchestrator.driver.request import RunRequest, datasets_of, graph_of, identity_of, name_of
+from orchestrator.driver.request import RunRequest, datasets_of, definitions_of, graph_of, identity_of, name_of
 from orchestrator.driver.results.shown import compare_cases, shown_of, write_run_report, write_run_tables
 from orchestrator.errors import ConfigError, GpuError, IntegrityError, StorageError
 from orchestrator.events import EventLog
@@ -138,7 +138,14 @@ class _Call:
         """Carry out what is not done, and show what is."""
         request, storage = self.request, self.storage
         plan, ids = planned_looks(request, storage), [training.id for training in request.trainings]
-        asked_for = claim_output(storage, identity=identity_of(request), trainings=ids, looks=plan)
+        asked_for = claim_output(
+            storage,
+            identity=identity_of(request),
+            trainings=ids,
+            definitions=definitions_of(request),
+            looks=plan,
+            note=self.listener.note,
+        )
         settle_changed_data(request, storage, asked_for=asked_for, note=self.listener.note)
         looks = Looks(plan, request=request, storage=storage) if plan else None
         left_out = looks.latest.left_out if looks else ()

@@ -21,6 +21,6 @@ def run_of_sweep(storage: Storage, search: SearchRecord, run: RunRequest) -> Run
     """
     (training,) = run.trainings
     num_folds = search.num_folds
-    digest = sweep_sha256(run.study, training, num_folds=num_folds, milestones=search.milestones)
+    digest = sweep_sha256(run, num_folds=num_folds, milestones=search.milestones)
     study = inner_study(run.study, training, trials=trials_of(storage), num_folds=num_folds, sha256=digest)
     return run_of_trials(run, study, output=storage.location)

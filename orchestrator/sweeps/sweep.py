@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from orchestrator.benchmark.definition import Training
 from orchestrator.benchmark.study import Study
 from orchestrator.driver.backend import Connect
-from orchestrator.driver.request import RunRequest
+from orchestrator.driver.request import RunRequest, definitions_of
 from orchestrator.driver.results.shown import report_now
 from orchestrator.driver.run import RunOutcome, run
 from orchestrator.errors import ConfigError, IntegrityError
@@ -67,7 +67,7 @@ class SweepRequest:
     def sha256(self) -> str:
         """Digest of what the results of each of its trials follow from."""
         milestones = self.stopping.milestones if self.stopping else ()
-        return sweep_sha256(self.run.study, self.training, num_folds=self.num_folds, milestones=milestones)
+        return sweep_sha256(self.run, num_folds=self.num_folds, milestones=milestones)
 
     def request_for(self, trials: Sequence[Trial]) -> RunRequest:
         """Return the run of these trials; raises ConfigError if a setting does not fit."""
@@ -93,9 +93,11 @@ class SweepOutcome:
     """Keys of the tables of trials, below the location of the sweep."""
 
 
-def sweep_sha256(study: Study, training: Training, *, num_folds: int, milestones: Sequence[int]) -> str:
-    """Return the digest of what the results of each trial of a sweep follow from."""
-    said = [study.sha256, training.id, num_folds, list(milestones)]
+def sweep_sha256(run: RunRequest, *, num_folds: int, milestones: Sequence[int]) -> str:
+    """Return the digest of what the results of each trial of a sweep follow from; `run` is that of its training."""
+    (training,) = run.trainings
+    # Not the study as a whole: it may get the best trial as a model, and the sweep still goes on.
+    said = [definitions_of(run)[training.id], training.id, num_folds, list(milestones)]
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
 

@@ -1,0 +1,66 @@
+"""What the results of each training follow from, as a digest: how a study that has grown is told from another one."""
+
+import hashlib
+import json
+from dataclasses import asdict, replace
+
+from orchestrator.benchmark.definition import Dataset, LabelSet, Training
+from orchestrator.benchmark.presets import Preset
+from orchestrator.benchmark.study import Study
+
+_NUM_DIGITS = 16
+
+
+def definitions(study: Study, *, preset: Preset, phantoms: bool) -> dict[str, str]:
+    """Return the digest of what each training of a study is, by its id.
+
+    Models, trainings, tables, titles and notes that a study gains change none of them. Ensembles are left out, since
+    their records say of what they are, and so are the trials of a search, which follow from more than themselves.
+
+    Parameters
+    ----------
+    study
+        With all its trainings.
+    preset
+        Which leaves out cases, and says nothing else here.
+    phantoms
+        Whether its cases are generated: then all of them together.
+    """
+    if study.is_search:
+        return {}
+    trainings = {one.id: one for one in study.all_trainings(preset=preset) if not one.members}
+    generated = sorted({case.id for one in trainings.values() for case in one.cases}) if phantoms else []
+    found: dict[str, str] = {}
+    for training in trainings.values():
+        _add(training, study=study, trainings=trainings, generated=generated, found=found)
+    return found
+
+
+def _add(
+    training: Training, *, study: Study, trainings: dict[str, Training], generated: list[str], found: dict[str, str]
+) -> None:
+    """Add the digest of a training, after that of the one whose plans it takes over."""
+    if training.id in found:
+        return
+    donor = training.plans_from
+    if donor is not None:
+        _add(trainings[donor], study=study, trainings=trainings, generated=generated, found=found)
+    said = asdict(replace(training, model=replace(training.model, note="")))
+    sets = sorted({training.label_set, *(one.label_set for one in training.evaluation_sets)})
+    said |= {
+        "plans_from": found[donor] if donor is not None else None,
+        "label_sets": [_of_label_set(study.label_set(name)) for name in sets],
+        "datasets": [_of_dataset(study.dataset(name)) for name in sorted({case.dataset for case in training.cases})],
+        "generated": generated,
+    }
+    text = json.dumps(said, sort_keys=True, default=str)
+    found[training.id] = hashlib.sha256(text.encode()).hexdigest()[:_NUM_DIGITS]
+
+
+def _of_label_set(label_set: LabelSet) -> object:
+    return asdict(label_set)
+
+
+def _of_dataset(dataset: Dataset) -> object:
+    """Return what a data set is, but for what is only shown of it, and for cases that others use."""
+    return asdict(replace(dataset, title="", num_slices=0, case_names=()))

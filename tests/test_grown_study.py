@@ -1,0 +1,164 @@
+"""Claims about a study that changes while a run of it is there: what may be added, and what is refused by name."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from orchestrator.api.runs import request_of_run
+from orchestrator.benchmark.loading import load_study
+from orchestrator.benchmark.trainings.definitions import definitions
+from orchestrator.cluster.kinds.local import LocalCluster
+from orchestrator.driver.claim import claim_output
+from orchestrator.driver.request import RunRequest, definitions_of, identity_of
+from orchestrator.errors import ConfigError
+from orchestrator.shipped import shipped_file
+from orchestrator.storage import run_paths
+from orchestrator.storage.filesystem import open_storage
+from orchestrator.sweeps.apply import apply_best
+from orchestrator.sweeps.sweep import sweep_sha256
+from orchestrator.sweeps.written import SweepRecord
+
+UNET, RESENC = "tumour-fold0", "tumour-resenc-fold0"
+
+
+@pytest.fixture
+def path(tmp_path) -> Path:
+    folder = shutil.copytree(shipped_file("splits", "brain_mri"), tmp_path / "brain")
+    return folder / "study.yaml"
+
+
+def request_for(path: Path, *only: str) -> RunRequest:
+    study = load_study(path)
+    preset = study.preset("smoke")
+    return RunRequest(
+        study=study,
+        trainings=study.trainings(only=only or (UNET,), preset=preset),
+        preset=preset,
+        seed=0,
+        data=None,
+        output=str(path.parent.parent / "run"),
+        cluster=LocalCluster(),
+    )
+
+
+def claim(request: RunRequest) -> list[str]:
+    """Claim the output as a run does; what it says."""
+    said: list[str] = []
+    claim_output(
+        open_storage(request.output),
+        identity=identity_of(request),
+        trainings=[training.id for training in request.trainings],
+        definitions=definitions_of(request),
+        note=said.append,
+    )
+    return said
+
+
+def change(path: Path, before: str, after: str) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert text.count(before) == 1
+    path.write_text(text.replace(before, after), encoding="utf-8")
+
+
+def test_a_run_goes_on_when_its_study_gets_the_best_trial_of_a_search_as_a_model(path):
+    before = request_for(path)
+    assert claim(before) == []
+    record = SweepRecord(training=UNET, num_trials=3, best=(("initial_learning_rate", 0.003),))
+    apply_best(path, before.trainings[0], record, name="tuned")
+    after = request_for(path, "model=tuned")
+    assert after.study.sha256 != before.study.sha256
+    storage = open_storage(after.output)
+    assert request_of_run(storage, study=path).study.sha256 == after.study.sha256
+    assert claim(after) == [
+        "the study has changed since this run began, but no training that it was asked for; new in it: "
+        "tumour-tuned-fold0, tumour-tuned-fold1, tumour-tuned-fold2"
+    ]
+    assert claim(after) == []
+    run = json.loads(storage.read_bytes(run_paths.RUN))
+    assert run["study_sha256"] == after.study.sha256
+    assert run["trainings"] == [UNET, *(one.id for one in after.trainings)]
+    kept = definitions_of(before)
+    assert {name: run["definitions"][name] for name in kept} == kept
+    # The search itself is of its training, and goes on as well.
+    digests = [
+        sweep_sha256(request_for(path), num_folds=1, milestones=()),
+        sweep_sha256(before, num_folds=1, milestones=()),
+    ]
+    assert digests[0] == digests[1]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("# Brain tumours", "# Tumours of the brain"),
+        ("title: Brain tumours", "title: Tumours"),
+        ("title: Brain phantoms", "title: Phantoms"),
+        ("nnUNetPlannerResEncM", "nnUNetPlannerResEncL"),
+        ("unet: {}", "unet: {note: the plain one}"),
+    ],
+)
+def test_what_changes_no_training_that_was_asked_for_is_no_other_run(path, before, after):
+    claim(request_for(path))
+    change(path, before, after)
+    assert len(claim(request_for(path))) == 1
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("unet: {}", "unet: {preset: {batch_size: 3}}"),
+        ("region: [3], tolerance_mm: 1.0", "region: [3], tolerance_mm: 1.5"),
+        ("channels: [T1, FLAIR]", "channels: [T1, CT]"),
+        ("folds: {number: 3,", "folds: {number: 4,"),
+        ("  tumour:\n    train", "  others:\n    train"),
+    ],
+)
+def test_a_training_that_was_asked_for_and_is_another_now_is_refused_by_name(path, before, after):
+    first = request_for(path)
+    claim(first)
+    written = open_storage(first.output).read_bytes(run_paths.RUN)
+    change(path, before, after)
+    with pytest.raises(ConfigError, match=f"as it was before {UNET} changed; expected the same trainings"):
+        claim(request_for(path, "*-fold0"))
+    with pytest.raises(ConfigError, match="the run of another study"):
+        request_of_run(open_storage(first.output), study=path)
+    assert open_storage(first.output).read_bytes(run_paths.RUN) == written
+
+
+def test_a_run_that_does_not_say_what_its_trainings_were_is_refused_as_another(path):
+    request = request_for(path)
+    claim_output(open_storage(request.output), identity=identity_of(request), trainings=[UNET])
+    change(path, "title: Brain tumours", "title: Tumours")
+    with pytest.raises(ConfigError, match="another study_sha256"):
+        claim(request_for(path))
+
+
+def test_another_seed_is_refused_whatever_the_study_has_become(path):
+    claim(request_for(path))
+    change(path, "title: Brain tumours", "title: Tumours")
+    with pytest.raises(ConfigError, match=r"another seed \(0 there, 3 asked for\)"):
+        claim(replace(request_for(path), seed=3))
+
+
+def test_a_training_follows_from_that_whose_plans_it_takes_over_and_generated_cases_from_each_other():
+    study = load_study()
+    preset = study.preset("smoke")
+    found = definitions(study, preset=preset, phantoms=False)
+    trainings = {one.id: one for one in study.all_trainings(preset=preset)}
+    taker = next(one for one in trainings.values() if one.plans_from)
+    models = tuple(replace(one, trainer="nnUNetTrainerNoMirroring") for one in study.models if one == taker.model)
+    others = tuple(one for one in study.models if one != taker.model)
+    changed = definitions(replace(study, models=models + others), preset=preset, phantoms=False)
+    assert changed[taker.id] != found[taker.id]
+    assert changed[taker.plans_from] != found[taker.plans_from]
+    same = [name for name, one in trainings.items() if one.model != taker.model]
+    assert same
+    assert all(changed[name] == found[name] for name in same)
+    generated = definitions(study, preset=preset, phantoms=True)
+    assert all(generated[name] != found[name] for name in found)
+    smaller = replace(study, groups=study.groups[:3])
+    assert definitions(smaller, preset=preset, phantoms=True)["T1-lung-fold0"] != generated["T1-lung-fold0"]
+    assert definitions(smaller, preset=preset, phantoms=False)["T1-lung-fold0"] == found["T1-lung-fold0"]
