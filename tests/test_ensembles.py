@@ -26,6 +26,7 @@ from orchestrator.driver.request import graph_of
 from orchestrator.errors import ConfigError
 from orchestrator.inference.exporting import export_models
 from orchestrator.stages.finished import finished_stages
+from orchestrator.stages.records.ensembles import declaration_sha256
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.training.nnunet.model_folder import find_model_folder, load_model_folder
 from orchestrator.workflow.graph import graph_of_study
@@ -65,6 +66,7 @@ ensembles:
   best:
     members: [organs, organs-2d]
     choose: 1
+    by: nsd
   folds: {members: [organs], over: [fold]}
   all: {members: [source=own], over: [fold, model], choose: pair, facets: {source: all}}
 """
@@ -98,6 +100,15 @@ def test_members_differ_in_what_is_said_and_in_nothing_else(tmp_path):
     assert trainings["organs-folds-fold0"].facets == {"source": "own", "model": "3d-folds"}
     assert trainings["organs-all-fold0"].facets == {"source": "all", "model": "all"}
     assert [trainings[f"organs-{name}-fold0"].num_folds for name in ("both", "folds", "all")] == [2, 1, 1]
+
+
+def test_the_score_that_chooses_is_said_and_makes_another_choice(tmp_path):
+    trainings = by_id(load(tmp_path))
+    chosen_by = {name: trainings[f"organs-{name}-fold0"].chosen_by for name in ("both", "pair", "best")}
+    assert chosen_by == {"both": "", "pair": "dsc", "best": "nsd"}
+    assert "by the NSD of validation cases" in trainings["organs-best-fold0"].model.note
+    best = trainings["organs-best-fold0"]
+    assert declaration_sha256(best) != declaration_sha256(replace(best, chosen_by="dsc"))
 
 
 def test_its_cases_are_those_that_no_member_was_trained_on(tmp_path):
@@ -147,6 +158,8 @@ CROSS = STUDY.replace("held_out: {external: [c07, c08]}", "held_out: {}").replac
             "chooses pair of 1 groups, organs; expected at least 2",
         ),
         (STUDY, "{members: [organs*], choose: 0}", "choose"),
+        (STUDY, "{members: [organs*], by: nsd}", "by without choose; expected both"),
+        (STUDY, "{members: [organs*], choose: 1, by: hd95}", "expected 'dsc' or 'nsd'"),
         (STUDY, "{members: [organs*], choose: best}", "choose"),
         (STUDY, "{members: []}", "members"),
         (STUDY, "{members: [organs*], facets: {model: x}}", "'model' is a column of every study"),
@@ -293,11 +306,12 @@ def test_the_same_model_predicts_beyond_its_run(finished, tmp_path):
 @pytest.mark.end_to_end
 @pytest.mark.timeout(900)
 def test_the_best_are_chosen_by_validation_cases_as_nnunet_does(finished):
-    rows = rows_of(finished)["dsc"]
+    everything = rows_of(finished)
+    rows = everything["dsc"]
 
-    def mean(training: str) -> float:
+    def mean(training: str, metric: str = "dsc") -> float:
         # nnU-Net's: of each structure over its cases, then over structures; without cases that have none.
-        return rows[training, "val"].groupby("structure").mean().mean()
+        return everything[metric][training, "val"].groupby("structure").mean().mean()
 
     for fold in (0, 1):
         found = {
@@ -309,7 +323,11 @@ def test_the_best_are_chosen_by_validation_cases_as_nnunet_does(finished):
         assert found["organs",] == pytest.approx(mean(f"organs-fold{fold}"), abs=2e-3)
         best = max(found, key=found.get)
         assert record_of(finished, f"organs-pair-fold{fold}")["members"] == [f"{group}-fold{fold}" for group in best]
-        alone = max(("organs", "organs-2d"), key=lambda group: mean(f"{group}-fold{fold}"))
+        alone = max(("organs", "organs-2d"), key=lambda group: mean(f"{group}-fold{fold}", "nsd"))
+        of_surfaces = record_of(finished, f"organs-best-fold{fold}")["candidates"]
+        assert [one["nsd"] for one in of_surfaces] == pytest.approx(
+            [mean(f"{group}-fold{fold}", "nsd") for group in ("organs", "organs-2d")]
+        )
         assert record_of(finished, f"organs-best-fold{fold}")["members"] == [f"{alone}-fold{fold}"]
         # One model is that model.
         assert rows[f"organs-best-fold{fold}", "external"].equals(rows[f"{alone}-fold{fold}", "external"])

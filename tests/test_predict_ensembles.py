@@ -13,6 +13,8 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 import orchestrator
 from bench.stock_models import REGIONS, labels_of, small_plans, write_image, write_model
+from kernels import score_masks
+from orchestrator.benchmark.definition import Structure
 from orchestrator.cli.predict import main
 from orchestrator.errors import ConfigError
 from orchestrator.inference.ensembles import load_models, model_sources
@@ -166,12 +168,16 @@ def test_models_are_compared_by_the_labels_that_their_averages_give(tmp_path, ki
     structures = [(1, 2, 3), (2, 3), (3,)] if kind == "regions" else [(1,), (2,), (3,)]
     combinations = [(0,), (2,), (0, 1), (2, 0), (0, 1, 2)]
     loaded = load_models(model_sources(list(map(str, models))), PredictOptions(device="cpu"))
-    found = ComparedModels(
+    compared = ComparedModels(
         loaded.ensemble._predictors,
         combinations=combinations,
-        structures=structures,
+        structures=[
+            Structure(name=f"s{label[0]}", label=label[0], region=label if kind == "regions" else (), tolerance_mm=2.0)
+            for label in structures
+        ],
         ignored_label=4 if kind == "ignored label" else None,
-    ).dice(files, tmp_path / "truth.nii.gz")
+    )
+    found, of_surfaces = (compared.scores(files, tmp_path / "truth.nii.gz", by=metric) for metric in ("dsc", "nsd"))
     counted = truth != 4
     for number, combination in enumerate(combinations):
         chosen = [models[one] for one in combination]
@@ -179,10 +185,16 @@ def test_models_are_compared_by_the_labels_that_their_averages_give(tmp_path, ki
         # One alone is asked for its probabilities, whose rounding may make equals of two classes.
         orchestrator.predict(chosen, files[0], output=output, device="cpu", save_probabilities=True)
         labelled = sitk.GetArrayFromImage(sitk.ReadImage(str(output / "case.nii.gz")))
-        expected = []
+        expected, surfaces = [], []
         for structure in structures:
             a, b = np.isin(truth, structure) & counted, np.isin(labelled, structure) & counted
             expected.append(2 * (a & b).sum() / (a.sum() + b.sum()))
+            spacing_mm = image.GetSpacing()[::-1]
+            (score,) = score_masks(
+                a.astype(np.uint8), b.astype(np.uint8), spacing_mm=spacing_mm, tolerances_mm={1: 2.0}
+            )
+            surfaces.append(score.nsd)
+        np.testing.assert_allclose(of_surfaces[number], surfaces, rtol=1e-12)
         np.testing.assert_allclose(found[number], expected, rtol=1e-15)
 
 
@@ -194,13 +206,16 @@ def test_a_structure_that_neither_map_has_counts_nowhere(tmp_path):
     empty.CopyInformation(image)
     sitk.WriteImage(empty, str(tmp_path / "truth.nii.gz"))
     loaded = load_models(model_sources([str(model)]), PredictOptions(device="cpu"))
-    structures = [(label,) for label in range(1, 6)]
+    structures = [Structure(name=f"s{label}", label=label, tolerance_mm=1.0) for label in range(1, 6)]
     compared = ComparedModels(
         loaded.ensemble._predictors, combinations=[(0,)], structures=structures, ignored_label=None
     )
-    (found,) = compared.dice(files, tmp_path / "truth.nii.gz")
+    (found,) = compared.scores(files, tmp_path / "truth.nii.gz", by="dsc")
+    (of_surfaces,) = compared.scores(files, tmp_path / "truth.nii.gz", by="nsd")
     orchestrator.predict(model, files[0], output=tmp_path / "out", device="cpu", save_probabilities=True)
     predicted = set(np.unique(sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "out" / "case.nii.gz")))))
     assert {1, 2, 3, 4, 5} - predicted
     assert {1, 2, 3, 4, 5} & predicted
-    np.testing.assert_array_equal(found, [0.0 if label in predicted else np.nan for label in range(1, 6)])
+    expected = [0.0 if label in predicted else np.nan for label in range(1, 6)]
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(of_surfaces, expected)

@@ -197,6 +197,9 @@ class Training:
     trained on is what it was trained on."""
     choose: Choice | None = None
     """How some of the members are chosen; all are taken unless given."""
+    chosen_by: str = ""
+    """`dsc` or `nsd` of validation cases, by which members or, of a training, the epoch whose weights predict are
+    chosen; empty if nothing is."""
 
     @property
     def candidates(self) -> dict[str, tuple["Training", ...]]:

@@ -80,6 +80,9 @@ class Preset:
     """Epochs between two looks at whole validation cases, where a training has some; None makes none."""
     curve_share: Annotated[float, Field(gt=0, le=1)] = 0.05
     """Most of the time of a training that these looks may add, as a share of it."""
+    checkpoint: Literal["final", "best_dsc", "best_nsd"] = "final"
+    """Weights that predict: those after the last epoch, or the best of those that were looked at (`curve_every`), by
+    the mean DSC or NSD of whole validation cases. Where a training has none, those after the last epoch."""
     case_limits: Mapping[str, Count] = field(default_factory=dict)
     """Most cases of each part of a training, `train`, `val` and `test`; others are left out, evenly."""
     phantom_spacing_mm: Positive | None = None
@@ -89,6 +92,16 @@ class Preset:
         for name, least in {"num_epochs": 1, "num_iterations_per_epoch": 1, "checkpoint_every_s": 0}.items():
             if getattr(self, name) < least:
                 raise ConfigError(f"preset {self.name}: {name} is {getattr(self, name)}; expected at least {least}")
+        if self.chosen_by and self.curve_every is None:
+            raise ConfigError(
+                f"preset {self.name}: checkpoint {self.checkpoint} without curve_every; expected the epochs between "
+                "two looks at validation cases, by which it is chosen"
+            )
+
+    @property
+    def chosen_by(self) -> str:
+        """`dsc` or `nsd` of validation cases, by which the weights are chosen that predict; empty if they are not."""
+        return self.checkpoint.removeprefix("best_") if self.checkpoint != "final" else ""
 
     @property
     def is_for_cpus(self) -> bool:
@@ -123,7 +136,14 @@ class Preset:
 LIKE, CASES = "like", "cases"
 """Keys of a preset in a file that are no fields of it: another one to begin with, and the most cases of each part."""
 _FIELDS = tuple(one.name for one in fields(Preset) if one.name not in {"name", "case_limits"})
-_OF_THE_RUN = {"checkpoint_every_s", "expected_s_per_iteration", "phantom_spacing_mm", "curve_every", "curve_share"}
+_OF_THE_RUN = {
+    "checkpoint_every_s",
+    "expected_s_per_iteration",
+    "phantom_spacing_mm",
+    "curve_every",
+    "curve_share",
+    "checkpoint",
+}
 _OF_PREDICTION = {"mirror_at_prediction", "tile_step_size"}
 MODEL_FIELDS = tuple(name for name in _FIELDS if name not in _OF_THE_RUN | _OF_PREDICTION)
 """Fields of a preset that a model may have otherwise: how it is planned and fitted, and not how a run goes about it."""

@@ -209,6 +209,9 @@ class Study:
         train, val, evaluations = self._parts(group, fold=fold, limits=limits)
         whole = self._parts(group, fold=fold, limits={})
         tested = sum(len(found.cases) for found in whole[2] if found.name != VALIDATION)
+        chosen_by = preset.chosen_by if val else ""
+        if chosen_by:
+            _check_chosen(val, evaluations, where=f"{self.path}: {group.name}", preset=preset)
         return Training(
             group=group.name + model.suffix,
             fold=fold,
@@ -221,6 +224,7 @@ class Study:
             evaluation_sets=evaluations,
             plans_from=f"{group.plans_from}{model.suffix}-fold{fold}" if group.plans_from else None,
             num_uncapped_cases=len(whole[0]) + len(whole[1]) + tested,
+            chosen_by=chosen_by,
         )
 
     def _parts(
@@ -250,6 +254,16 @@ class Study:
         learned = {structure.name for structure in self.label_set(group.label_set).structures}
         structures = tuple(s.name for s in self.label_set(label_set).structures if s.name in learned)
         return EvaluationSet(name=name, label_set=label_set, structures=structures, cases=cases)
+
+
+def _check_chosen(val: Sequence[Case], sets: Sequence[EvaluationSet], *, where: str, preset: Preset) -> None:
+    """Raise ConfigError if weights would be chosen by cases on which they are tested."""
+    tested = {case: one.name for one in sets if one.name != VALIDATION for case in one.cases}
+    if both := sorted(tested.keys() & set(val)):
+        raise ConfigError(
+            f"{where}: preset {preset.name} chooses a checkpoint by validation cases, {len(both)} of which are tested "
+            f"as {tested[both[0]]}, such as {both[0].id}; expected validation cases that are in no other evaluation set"
+        )
 
 
 def split_sha256(training: Training) -> str:

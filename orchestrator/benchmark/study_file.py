@@ -123,8 +123,10 @@ class EnsembleEntry(Entry):
     """What the members of one ensemble differ in: `model`, `fold`, `group`, facets. Trainings that differ in something
     else make ensembles of their own."""
     choose: Annotated[int, Field(ge=1)] | Literal["pair"] | None = None
-    """The best so many groups of the members by the DSC of their validation cases, or `pair`, as nnU-Net does it: the
-    best of all groups and of all pairs of them. All unless given."""
+    """The best so many groups of the members by their validation cases, or `pair`, as nnU-Net does it: the best of all
+    groups and of all pairs of them. All unless given."""
+    by: Literal["dsc", "nsd"] = "dsc"
+    """With `choose`: the score of validation cases that counts."""
     facets: Facets = {}
     """Values to select and tabulate it by, beside those that its members have in common."""
 

@@ -51,12 +51,15 @@ class TrainingReader:
             if name in self._file.models:
                 raise ConfigError(f"{where}: is a model, too; expected another name")
             _check_names_of_facets(entry.facets, where=where)
+            if entry.choose is None and "by" in entry.model_fields_set:
+                raise ConfigError(f"{where}: by without choose; expected both, or an ensemble of all members")
             found.append(
                 Ensemble(
                     name=name,
                     members=tuple(entry.members),
                     over=tuple(entry.over),
                     choose=entry.choose,
+                    by=entry.by,
                     facets=entry.facets,
                 )
             )

@@ -67,7 +67,7 @@ def definitions_of(request: RunRequest) -> dict[str, str]:
     return definitions(request.study, preset=request.preset, phantoms=request.data is None)
 
 
-_UNSAID = {"batch_size": None, "workers": 1}
+_UNSAID = {"batch_size": None, "workers": 1, "checkpoint": "final"}
 """Fields of which runs of before they were there say nothing, with the value that these had."""
 
 
@@ -77,6 +77,6 @@ def preset_record(preset: Preset) -> dict[str, object]:
         # Runs of before planners and trainers had names say nnU-Net's own values where these have theirs.
         key: NNUNETS_OWN.get(key) if value is None else value
         for key, value in asdict(preset).items()
-        # Looks at cases change nothing.
-        if (key not in _UNSAID or value != _UNSAID[key]) and not key.startswith("curve_")
+        # Looks at cases change nothing, unless weights are chosen by them.
+        if (key not in _UNSAID or value != _UNSAID[key]) and (preset.chosen_by or not key.startswith("curve_"))
     }

@@ -52,6 +52,14 @@ def run_notes(
         notes.append(
             f"{len(warnings) - _NUM_WARNINGS} further warnings about label maps are in the records of their cases."
         )
+    chosen = sorted(
+        {training.chosen_by.upper() for training in trainings if training.chosen_by and not training.members}
+    )
+    notes += [
+        f"The weights of each training are those of the epoch with the best {metric} of its validation cases, among "
+        "those that were looked at: its own scores of these cases are too good."
+        for metric in chosen
+    ]
     models = {training.model.name: training.model.note for training in trainings if training.model.note}
     notes += [f"{name}: {note}" for name, note in models.items()]
     return (*notes, *_of_leaks(leaks))

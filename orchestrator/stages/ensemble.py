@@ -5,7 +5,6 @@ Choices see nothing but the validation cases that all candidates have in common.
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 from itertools import combinations
 
 from orchestrator.benchmark.definition import PAIR, VALIDATION, Case, Training
@@ -31,7 +30,7 @@ from orchestrator.storage.interface import Storage
 from orchestrator.storage.json_files import read_json, write_json
 
 Scores = list[list[float | None]]
-"""DSC of one case: of each candidate, of each structure; None where there is neither of both masks."""
+"""Of one case: of each candidate, of each structure; None where there is neither of both masks."""
 
 
 def validate(context: RunContext, ensemble: Training) -> None:
@@ -45,7 +44,7 @@ def validate(context: RunContext, ensemble: Training) -> None:
     for fold in zip(*ensemble.candidates.values(), strict=True):
         scores += _scores_of_fold(context, ensemble, fold=fold, candidates=candidates)
     found = [
-        Candidate(groups=candidate, dsc=_mean_of_structures([case[number] for case in scores]))
+        Candidate(groups=candidate, score=_mean_of_structures([case[number] for case in scores]))
         for number, candidate in enumerate(candidates)
     ]
     members = [member.id for member in ensemble.members]
@@ -54,7 +53,7 @@ def validate(context: RunContext, ensemble: Training) -> None:
         "members": members,
         "checkpoint_sha256": checkpoints_sha256(context.storage, members),
         "num_cases": len(scores),
-        "candidates": [asdict(one) for one in found],
+        "candidates": [one.record(by=ensemble.chosen_by) for one in found],
     }
     write_json(context.storage, run_paths.validation_record(ensemble.id), record)
 
@@ -66,41 +65,41 @@ def _scores_of_fold(
     from orchestrator.training.nnunet.ensembles.compared_prediction import ComparedModels
 
     storage, of_models = context.storage, checkpoints_sha256(context.storage, [member.id for member in fold])
-    label_set = context.label_sets[ensemble.label_set]
+    label_set, by = context.label_sets[ensemble.label_set], ensemble.chosen_by
     place = {member.group: number for number, member in enumerate(fold)}
     models: ComparedModels | None = None
     found = []
     for case in common_validation(fold):
         key = run_paths.validation(ensemble.id, case)
-        scores = _kept(storage, key, of_models=of_models, num_candidates=len(candidates))
+        scores = _kept(storage, key, by=by, of_models=of_models, num_candidates=len(candidates))
         if scores is None:
             models = models or ComparedModels(
                 [loaded_model(context, member).predictor for member in fold],
                 combinations=[[place[group] for group in candidate] for candidate in candidates],
-                structures=[structure.labels for structure in label_set.structures],
+                structures=label_set.structures,
                 ignored_label=label_set.ignored_label,
             )
             try:
                 reference = storage.fetch(run_paths.case_labels(case, label_set=label_set.name))
-                dice = models.dice(fetch_images(context, case), reference)
+                found_scores = models.scores(fetch_images(context, case), reference, by=by)
             except Exception as error:
                 error.add_note(f"while {case.id} was predicted")
                 raise
-            scores = [[None if math.isnan(value) else value for value in row] for row in dice.tolist()]
-            write_json(storage, key, {"models": of_models, "dsc": scores})
+            scores = [[None if math.isnan(value) else value for value in row] for row in found_scores.tolist()]
+            write_json(storage, key, {"models": of_models, by: scores})
         found.append(scores)
     return found
 
 
-def _kept(storage: Storage, key: str, *, of_models: str, num_candidates: int) -> Scores | None:
+def _kept(storage: Storage, key: str, *, by: str, of_models: str, num_candidates: int) -> Scores | None:
     """Return the scores of a case if they are of these models."""
     if not storage.exists(key):
         return None
     try:
-        record = read_json(storage, key, {"models": str, "dsc": list})
+        record = read_json(storage, key, {"models": str, by: list})
     except IntegrityError:
         return None
-    rows: Scores = record["dsc"]
+    rows: Scores = record[by]
     is_same = record["models"] == of_models and len(rows) == num_candidates
     return rows if is_same and all(isinstance(row, list) and all(map(is_score, row)) for row in rows) else None
 
@@ -125,7 +124,7 @@ def settle(context: RunContext, ensemble: Training) -> None:
         plan_sha256=sha256_of([one["plan_sha256"] for one in records]),
         elapsed_s=sum(one["elapsed_s"] for one in records),
         environments=tuple(environment for one in records for environment in one.get("environments", ())),
-        candidates=tuple(candidates),
+        candidates=tuple(one.record(by=ensemble.chosen_by) for one in candidates),
     )
     _remove_others(storage, ensemble, checkpoint_sha256=record.checkpoint_sha256)
     write_ensemble_record(storage, ensemble.id, record)
@@ -149,15 +148,16 @@ def _choice(storage: Storage, ensemble: Training) -> tuple[list[Candidate], set[
     if ensemble.choose is None:
         return [], set(groups)
     if ensemble.choose == PAIR:
-        found = read_candidates(storage, run_paths.validation_record(ensemble.id), groups=groups)
+        key = run_paths.validation_record(ensemble.id)
+        found = read_candidates(storage, key, groups=groups, by=ensemble.chosen_by)
         return found, set(_ranked(found)[0].groups)
-    found = [Candidate(groups=(group,), dsc=dsc) for group, dsc in _validation_scores(storage, ensemble).items()]
+    found = [Candidate(groups=(one,), score=score) for one, score in _validation_scores(storage, ensemble).items()]
     return found, {one.groups[0] for one in _ranked(found)[: ensemble.choose]}
 
 
 def _ranked(candidates: Sequence[Candidate]) -> list[Candidate]:
     """Return candidates, the best first; of equal ones the first, which has fewer models, as nnU-Net takes it."""
-    return sorted(candidates, key=lambda one: -math.inf if one.dsc is None else one.dsc, reverse=True)
+    return sorted(candidates, key=lambda one: -math.inf if one.score is None else one.score, reverse=True)
 
 
 def _validation_scores(storage: Storage, ensemble: Training) -> Mapping[str, float | None]:
@@ -169,18 +169,19 @@ def _validation_scores(storage: Storage, ensemble: Training) -> Mapping[str, flo
         for member in fold
     }
     found: dict[str, dict[tuple[Case, str], float | None]] = {group: {} for group in ensemble.candidates}
-    columns = ["training_id", "evaluation_set", "dataset", "case", "structure", "status", "dsc"]
+    by = ensemble.chosen_by
+    columns = ["training_id", "evaluation_set", "dataset", "case", "structure", "status", by]
     for row in ResultsStore(storage).read().select(columns).to_pylist():
         case = Case(dataset=row["dataset"], name=row["case"])
         if row["evaluation_set"] == VALIDATION and case in cases.get(row["training_id"], ()):
             is_nothing = row["status"] == ScoreStatus.BOTH_EMPTY
-            found[groups[row["training_id"]]][case, row["structure"]] = None if is_nothing else row["dsc"] or 0.0
+            found[groups[row["training_id"]]][case, row["structure"]] = None if is_nothing else row[by] or 0.0
     return {group: _mean_by_structure(scores) for group, scores in found.items()}
 
 
 def _mean_by_structure(scores: Mapping[tuple[Case, str], float | None]) -> float | None:
     structures = list(dict.fromkeys(structure for _, structure in scores))
-    return _mean(_mean(dsc for (_, name), dsc in scores.items() if name == structure) for structure in structures)
+    return _mean(_mean(one for (_, name), one in scores.items() if name == structure) for structure in structures)
 
 
 def _mean_of_structures(cases: Sequence[Sequence[float | None]]) -> float | None:

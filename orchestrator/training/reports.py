@@ -74,5 +74,9 @@ class TrainOutcome:
     checkpoint_sha256: str
     ended_early: bool = False
     """Whether it was a trial of a search that others beat."""
+    chosen_epoch: int | None = None
+    """Epochs after which the weights were as they predict, if these were chosen by validation cases; None for all."""
+    chosen_score: float | None = None
+    """That these cases had then, by what they were chosen by."""
     environments: tuple[Mapping[str, str], ...] = ()
     """What the attempts that led to the final checkpoint ran with, each different one once, in their order."""

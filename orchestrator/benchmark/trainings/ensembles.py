@@ -27,6 +27,8 @@ class Ensemble:
     """What the members of one ensemble differ in; whatever else is different makes another ensemble."""
     choose: Choice | None = None
     """How some of the members are chosen; all unless given."""
+    by: str = "dsc"
+    """`dsc` or `nsd` of validation cases, by which they are."""
     facets: Mapping[str, str | int] = field(default_factory=dict)
     """Beside those that all members have."""
 
@@ -106,6 +108,7 @@ def _ensemble(spec: Ensemble, members: Sequence[Training], *, where: str) -> Tra
         num_uncapped_cases=num_cases + any(member.is_capped for member in members),
         members=tuple(members),
         choose=spec.choose,
+        chosen_by=spec.by if spec.choose is not None else "",
     )
     if spec.choose is not None:
         _check_choice(found, where=where)
@@ -136,7 +139,7 @@ def _note(spec: Ensemble, members: Sequence[Training]) -> str:
     number = len({member.group for member in members})
     which: dict[Choice, str] = {PAIR: f"of {number} models and their pairs", 1: f"of {number} models"}
     chosen = which.get(spec.choose, f"{spec.choose} of {number} models")
-    return f"the best {chosen}, by the DSC of validation cases: its own scores of these are too good"
+    return f"the best {chosen}, by the {spec.by.upper()} of validation cases: its own scores of these are too good"
 
 
 def _evaluation_sets(members: Sequence[Training], *, where: str) -> tuple[EvaluationSet, ...]:

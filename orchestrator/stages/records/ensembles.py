@@ -10,6 +10,7 @@ from orchestrator.errors import IntegrityError
 from orchestrator.storage import run_paths
 from orchestrator.storage.interface import Storage
 from orchestrator.storage.json_files import read_json, write_json
+from orchestrator.storage.json_values import JsonMapping
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -18,8 +19,12 @@ class Candidate:
 
     groups: tuple[str, ...]
     """Of its members."""
-    dsc: float | None
+    score: float | None
     """Mean over structures of the means over all validation cases; None if no case has a structure."""
+
+    def record(self, *, by: str) -> JsonMapping:
+        """Return it as a file has it, the score by its name."""
+        return {"groups": list(self.groups), by: self.score}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,8 +43,8 @@ class EnsembleRecord:
     """Time that training them took."""
     environments: tuple[Mapping[str, str], ...]
     """What they were trained with."""
-    candidates: tuple[Candidate, ...] = ()
-    """What the members were chosen of."""
+    candidates: tuple[JsonMapping, ...] = ()
+    """What the members were chosen of, with scores."""
 
 
 def model_record(training: Training) -> str:
@@ -49,7 +54,9 @@ def model_record(training: Training) -> str:
 
 def declaration_sha256(ensemble: Training) -> str:
     """Return the digest of what the study says of an ensemble."""
-    said = [[member.id for member in ensemble.members], ensemble.choose]
+    said: list[object] = [[member.id for member in ensemble.members], ensemble.choose]
+    # Records of before there was a choice of it say nothing of the DSC.
+    said += [ensemble.chosen_by] if ensemble.chosen_by == "nsd" else []
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
 
@@ -101,18 +108,18 @@ def read_members(storage: Storage, ensemble: Training) -> tuple[tuple[Training, 
     return tuple(known[name] for name in record["members"]), record["checkpoint_sha256"]
 
 
-def read_candidates(storage: Storage, key: str, *, groups: Collection[str]) -> list[Candidate]:
+def read_candidates(storage: Storage, key: str, *, groups: Collection[str], by: str) -> list[Candidate]:
     """Return what an ensemble could be, with scores; raises IntegrityError if that is not of these groups."""
-    found = []
+    found, known = [], ", ".join(groups)
     for one in read_json(storage, key, {"candidates": list})["candidates"]:
         said = one if isinstance(one, dict) else {}
-        names, dsc = said.get("groups"), said.get("dsc")
-        if not (isinstance(names, list) and names and all(name in groups for name in names) and is_score(dsc)):
+        names, score = said.get("groups"), said.get(by)
+        if not (isinstance(names, list) and names and all(name in groups for name in names) and is_score(score)):
             raise IntegrityError(
-                f"{storage.location}/{key}: {one!r:.80}; expected groups of {', '.join(groups)} with their DSC. "
+                f"{storage.location}/{key}: {one!r:.80}; expected groups of {known} with their {by}. "
                 "Delete it: the same command makes it again"
             )
-        found.append(Candidate(groups=tuple(names), dsc=dsc))
+        found.append(Candidate(groups=tuple(names), score=score))
     return found
 
 

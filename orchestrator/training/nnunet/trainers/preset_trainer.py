@@ -2,7 +2,7 @@
 
 Network, loss, mixed precision and the loop of an epoch are nnU-Net's. What differs beside what `exact_trainer.py` says:
 the split is given, checkpoints are atomic and saved by time, whole validation cases are looked at where a preset says
-so, and no best checkpoint is kept, since the final one is evaluated.
+so, and what predicts are the weights after the last epoch, unless a preset lets them be chosen by these looks.
 """
 
 import time
@@ -23,7 +23,7 @@ from orchestrator.training.checkpoint import CheckpointStore, check_origin, fitt
 from orchestrator.training.feed.case_folders import PatchFolder
 from orchestrator.training.feed.patch_dataset import ArrowDataset
 from orchestrator.training.nnunet.trainers.exact_trainer import ExactTrainer, FedCases
-from orchestrator.training.nnunet.trainers.learning_curve import CurveSettings
+from orchestrator.training.nnunet.trainers.learning_curve import CurveSettings, Look
 from orchestrator.training.nnunet.trainers.structures import Structures
 from orchestrator.training.nnunet.trainers.trainer_overrides import overridden
 from orchestrator.training.nnunet.trainers.volumes import WholeCases
@@ -68,6 +68,8 @@ class PresetTrainer(ExactTrainer):
         self.checkpoint_every_s = preset.checkpoint_every_s
         self.outcome: TrainOutcome | None = None
         self._whole_cases: WholeCases | None = None
+        self._best: State | None = None
+        """Weights of the best epoch so far, if the preset chooses them."""
         self._begin()
 
     def _take_over(self, preset: Preset) -> None:
@@ -157,6 +159,7 @@ class PresetTrainer(ExactTrainer):
                 self._restore(state)
                 if self._whole_cases is not None and "curve" in state:
                     self._whole_cases.curve.state = state["curve"]
+                self._best = state.get("best")
             self._log(
                 f"{self._training_id}: resumed at epoch {self.current_epoch} of {self.num_epochs}, after "
                 f"{len(self._losses)} of its {self.num_iterations_per_epoch} iterations"
@@ -189,6 +192,19 @@ class PresetTrainer(ExactTrainer):
         )
         if look is not None:
             self._listener.on_curve(look.rows)
+            self._keep_if_best(look)
+
+    def _keep_if_best(self, look: Look) -> None:
+        """Keep a copy of the weights if the preset chooses them and none before did better on the validation cases."""
+        metric = self._preset.chosen_by
+        if not metric:
+            return
+        score = look.mean_nsd if metric == "nsd" else look.mean_dsc
+        if np.isnan(score) or (self._best is not None and score <= self._best["score"]):
+            return
+        weights = {name: value.detach().cpu().clone() for name, value in self.plain_network().state_dict().items()}
+        self._best = {"epoch": self.current_epoch, "score": score, "network_weights": weights}
+        self._log(f"{metric.upper()} {score:.4f} is the best so far: these weights are kept")
 
     def _is_enough(self) -> bool:
         """Whether the training ends with the epochs that are over: a trial of a search that others beat.
@@ -234,8 +250,14 @@ class PresetTrainer(ExactTrainer):
             "environments": self._environments,
         }
         state = self._weights() | {"outcome": outcome}
+        if self._best is not None:
+            chosen = {"chosen_epoch": self._best["epoch"], "chosen_score": self._best["score"]}
+            state |= {"network_weights": self._best["network_weights"], "outcome": outcome | chosen}
+            self._log(f"what predicts are the weights of epoch {self._best['epoch']}")
+        elif self._preset.chosen_by and self._whole_cases is not None:
+            self._log("no look at validation cases was made: what predicts are the weights of the last epoch")
         digest = self._worker.of_first(self._checkpoint.save_final(state) if self._worker.is_first else "")
-        self.outcome = TrainOutcome(**outcome, checkpoint_sha256=digest)
+        self.outcome = TrainOutcome(**state["outcome"], checkpoint_sha256=digest)
 
     def _report(self, *, last: bool = False) -> EpochReport:
         values = {
@@ -258,7 +280,8 @@ class PresetTrainer(ExactTrainer):
     def _save(self, *, reason: str = "") -> None:
         started_s = self._clock()
         curve: State = {} if self._whole_cases is None else {"curve": self._whole_cases.curve.state}
-        state = self._weights() | self._progress() | curve
+        best: State = {} if self._best is None else {"best": self._best}
+        state = self._weights() | self._progress() | curve | best
         if self._worker.is_first:
             self._checkpoint.save_latest(state)
         # None may end before it is saved: the others would be ended with it.
