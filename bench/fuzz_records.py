@@ -169,10 +169,22 @@ def choices(folder: Path) -> list[bytes]:
     """Return the record of a search, and that of an ensemble."""
     storage = open_storage(str(folder))
     trials = tuple(
-        TrialRecord(number=n, settings={"rate": 0.1 * n}, dsc=0.5, nsd=None, num_epochs=3, is_whole=n > 0, hours=0.5)
+        TrialRecord(
+            number=n,
+            settings={"rate": 0.1 * n},
+            dsc=0.5,
+            nsd=None,
+            num_epochs=3,
+            is_whole=n > 0,
+            hours=0.5,
+            fidelity=int(n > 0),
+            first_score=0.4,
+            epochs_in_all=4,
+        )
         for n in range(3)
     )
-    about = {"training": "a", "metric": "dsc", "sampler": "random", "num_folds": 1, "milestones": [1, 3]}
+    fidelities = [{"preset": "quick", "folds": 1}, {"preset": "paper", "folds": 1}]
+    about = {"training": "a", "metric": "dsc", "sampler": "random", "fidelities": fidelities, "milestones": [1, 3]}
     write_search(storage, trials, best=trials[1], about=about)
     ensemble = {"members": ["a", "b"], "declaration_sha256": _SHA256, "checkpoint_sha256": _SHA256}
     candidates = [{"groups": ["a"], "dsc": 0.5}, {"groups": ["a", "b"], "dsc": None}]
@@ -190,7 +202,7 @@ def read_choice(content: bytes, folder: Path) -> str:
     return repr(
         (
             is_of_models(storage, key=key, among=("a", "b")),
-            read_candidates(storage, key, groups=("a", "b")),
+            read_candidates(storage, key, groups=("a", "b"), by="dsc"),
             members_of(storage, "a"),
         )
     )

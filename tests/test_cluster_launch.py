@@ -14,12 +14,16 @@ import yaml
 from fake_head import FakeCommands, FakeJobs, heads, start_head
 from moto.server import ThreadedMotoServer
 
+from orchestrator.cli.sweep import main as sweep
 from orchestrator.cluster import environment, jobs
+from orchestrator.cluster import launch as cluster_launch
 from orchestrator.cluster.config import Driver, RunName
 from orchestrator.cluster.launch import Launch, bring_down, check_aws_account, has_head, launch_and_follow
 from orchestrator.cluster.registry import load_cluster
 from orchestrator.errors import ClusterError, ConfigError, StorageError
 from orchestrator.scheduling.resources import node_of
+from orchestrator.search.samplers import Trial
+from orchestrator.search.space import Space
 from orchestrator.storage.filesystem import open_storage
 
 AWS = Path(__file__).parents[1] / "clusters" / "aws.yaml"
@@ -99,6 +103,31 @@ def test_a_launch_goes_up_submits_follows_and_goes_down(place: Path) -> None:
     assert shown[1:] == ["one", "two", "three"]
     assert head.entrypoint.startswith("bash -c ")
     assert "--only '\"'\"'T1-*'\"'\"' --cluster ~/nnunet-launch/cluster.yaml" in head.entrypoint
+
+
+def test_a_sweep_goes_the_same_way_and_its_own_tables_are_fetched(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    space = AWS.parents[1] / "splits" / "presets.yaml"
+    monkeypatch.setattr("orchestrator.cli.sweep.load_space", lambda path: Space(path=path, settings={}))
+    monkeypatch.setattr("orchestrator.cli.sweep.first_trials", lambda _: [Trial(number=0, settings=())])
+    commands, head = FakeCommands(), FakeJobs()
+    monkeypatch.setattr(cluster_launch, "ShellCommands", lambda: commands)
+    monkeypatch.setattr(cluster_launch, "RayJobs", lambda _: head)
+    open_storage(f"{OUTPUT}/sweeps/rates").write_bytes("tables/trials.md", b"| trial |")
+    words = ["--only", "T1-infection-fold0", "--preset", "paper", "--name", "rates", "--output", OUTPUT]
+    words += ["--cluster", str(filled_in(place)), "--data", "s3://covid-bucket/data", "--space"]
+    assert sweep([*words, str(place / "rates.yaml"), "--yes"]) == 2
+    assert "rates.yaml: is not copied to rented machines" in capsys.readouterr().err
+    assert commands.log == []
+    assert sweep([*words, str(space), "--yes"]) == 0
+    assert commands.log == ["up", "dashboard", "tunnel closed", "down"]
+    assert "python -m orchestrator sweep --output s3://covid-bucket/runs/first --preset paper" in head.entrypoint
+    assert "--space splits/presets.yaml --name rates --trials 16" in head.entrypoint
+    assert [path.read_text() for path in place.rglob("runs/*/tables/*")] == ["| trial |"]
+    start_head()
+    assert sweep([*words, str(space), "--down"]) == 0
+    assert commands.log[4:] == ["down"]
 
 
 def test_the_files_of_a_launch_hold_the_token_for_this_user_alone(place: Path) -> None:

@@ -10,6 +10,7 @@ import yaml
 from batch_phantoms import end_jobs, played_slurm
 from test_preemption import DRIVER
 
+from orchestrator.cli.sweep import main as sweep
 from orchestrator.cluster.batch import driver as batch_driver
 from orchestrator.cluster.config import RunName
 from orchestrator.cluster.registry import load_cluster
@@ -175,6 +176,25 @@ def test_a_driver_job_is_followed_and_its_end_is_the_commands(tmp_path, jobs, ca
     assert (inner.head, inner.form, inner.is_elsewhere) == (None, "workers", False)
     assert "#SBATCH --partition=cpu" in (folder / "driver.sh").read_text()
     assert "#SBATCH --signal=B:USR1@120" in (folder / "driver.sh").read_text()
+
+
+def test_a_sweep_is_a_driver_job_as_well_and_is_ended_by_its_own_command(tmp_path, jobs, capsys):
+    python, space = tmp_path / "python", tmp_path / "rates.yaml"
+    python.write_text('#!/bin/sh\necho "$@"\n')
+    python.chmod(0o755)
+    space.write_text("initial_learning_rate: {loguniform: [1e-4, 1e-1]}\n")
+    cluster = write(tmp_path, head={"time_limit_minutes": 60}, python=str(python))
+    asked = ["--only", "T1-lung-fold0", "--space", str(space), "--trials", "3", "--max-hours", "2"]
+    asked += ["--cluster", str(cluster), "--output", str(tmp_path / "run")]
+    assert sweep([*asked, "--down"]) == 0
+    assert "0 jobs cancelled" in capsys.readouterr().out
+    assert sweep(asked) == 0
+    shown = capsys.readouterr().out
+    assert f"-m orchestrator sweep --output {tmp_path}/run --preset smoke --seed 0 --only T1-lung-fold0" in shown
+    assert f"--space {space} --name rates --max-hours 2.0 --trials 3 --sampler random --stopping asha" in shown
+    # A folder, and so jobs, of its own: a run with this output is another one.
+    assert main(["--cluster", str(cluster), "--output", str(tmp_path / "run"), "--only", "T1-lung"]) == 0
+    assert len(list((tmp_path / "shared").iterdir())) == 2
 
 
 def test_a_driver_job_that_is_there_is_attached_to(tmp_path, jobs, capsys):

@@ -22,6 +22,7 @@ from orchestrator.benchmark.presets import PRESETS
 from orchestrator.cli.results.report import main as report
 from orchestrator.cli.sweep import _request, build_parser, main
 from orchestrator.errors import ConfigError
+from orchestrator.results.trials import Fidelity
 from orchestrator.search.early_stopping import EarlyStopping
 from orchestrator.search.samplers import SAMPLERS, KnownTrial, Trial
 from orchestrator.search.space import Space, load_space
@@ -29,7 +30,7 @@ from orchestrator.shipped import shipped_file
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.sweeps.apply import apply_best
 from orchestrator.sweeps.inner_study import inner_study
-from orchestrator.sweeps.sweep import _num_more
+from orchestrator.sweeps.sweep import Budget, _num_more
 from orchestrator.sweeps.trial_results import TrialResult
 from orchestrator.sweeps.written import SweepRecord
 from tests.raw_datasets import write_dataset
@@ -150,12 +151,17 @@ def test_a_trial_that_others_beat_ends_and_says_the_same_when_it_comes_again(tmp
     assert len(list((tmp_path / "milestones" / "000001").iterdir())) == 5
 
 
+def _inner(study, training, *, trials, preset, folds=1):
+    fidelities = (Fidelity(preset=preset.name, folds=folds),)
+    return inner_study(study, training, trials=trials, fidelities=fidelities, preset=preset, sha256="0")
+
+
 def test_no_case_but_the_training_cases_of_the_training_is_in_the_study_of_its_sweep():
     study = load_study()
     preset = PRESETS["paper"]
     for training in study.trainings(preset=preset):
         trials = [Trial(number=number, settings=(("initial_learning_rate", 0.1 * (number + 1)),)) for number in (0, 1)]
-        inner = inner_study(study, training, trials=trials, num_folds=1, sha256="0")
+        inner = _inner(study, training, trials=trials, preset=preset)
         seen = {name: set(cases.everything) for name, cases in inner.cases.items()}
         assert {(name, case) for name, cases in seen.items() for case in cases} == {
             (case.dataset, case.name) for case in training.train
@@ -175,14 +181,14 @@ def test_no_case_but_the_training_cases_of_the_training_is_in_the_study_of_its_s
 def test_scans_of_a_patient_are_on_one_side_of_every_trial():
     study = load_study(BRAIN)
     (training, *_) = study.trainings(preset=PRESETS["paper"])
-    inner = inner_study(study, training, trials=[Trial(number=0, settings=())], num_folds=2, sha256="0")
+    inner = _inner(study, training, trials=[Trial(number=0, settings=())], preset=PRESETS["paper"], folds=2)
     made = inner.trainings(preset=PRESETS["paper"])
     assert len(made) == 2
     for one in made:
         patients = [{case.name[:3] for case in cases} for cases in (one.train, one.val)]
         assert not patients[0] & patients[1]
-    with pytest.raises(ConfigError, match="--folds 9"):
-        inner_study(study, training, trials=[Trial(number=0, settings=())], num_folds=9, sha256="0")
+    with pytest.raises(ConfigError, match="9 folds"):
+        _inner(study, training, trials=[Trial(number=0, settings=())], preset=PRESETS["paper"], folds=9)
 
 
 FLOW = """title: t  # kept
@@ -333,11 +339,21 @@ def test_no_trial_is_begun_that_would_take_more_than_is_left(brain):
     request = replace(_request(build_parser().parse_args([*_words(brain), "--trials", "9"])), max_hours=1.0)
     trial = Trial(number=0, settings=())
     result = TrialResult(
-        trial=trial, dsc=0.5, nsd=0.5, num_cases=1, num_epochs=1, is_whole=True, hours=0.25, metric="dsc"
+        trial=trial,
+        dsc=0.5,
+        nsd=0.5,
+        num_cases=1,
+        num_epochs=1,
+        is_whole=True,
+        hours=0.25,
+        metric="dsc",
+        scores=(0.5,),
+        epochs_in_all=1,
     )
     # Half of the hour is spent by trials of a quarter each: two more.
-    assert _num_more(request, [result] * 2) == 2
-    assert _num_more(request, [result] * 4) == 0
+    for number, more in ((2, 2), (4, 0)):
+        results = [result] * number
+        assert _num_more(request, results, budget=Budget(request, results)) == more
 
 
 def test_a_sweep_says_what_is_wrong_before_anything_starts(brain, capsys):
@@ -353,7 +369,8 @@ def test_a_sweep_says_what_is_wrong_before_anything_starts(brain, capsys):
         (("--usd-per-hour", "1"), "--usd-per-hour: only with --max-cost"),
         (("--apply", "tuned"), "no sweep has come to an end"),
         (("--warm-start", "other", "--sampler", "optuna"), "--warm-start other"),
-        (("--folds", "4"), "--folds 4"),
+        (("--warm-start", "other"), "sampler random learns of no trial"),
+        (("--folds", "4"), "4 folds"),
     ]:
         assert main(_words(brain, *others)) == 2, others
         assert message in capsys.readouterr().err

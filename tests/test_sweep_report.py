@@ -2,18 +2,20 @@
 
 import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 
 from orchestrator.errors import IntegrityError
 from orchestrator.report.search import search_section
-from orchestrator.results.trials import SearchRecord, TrialRecord, read_search, write_search
+from orchestrator.results.trials import Fidelity, SearchRecord, TrialRecord, read_search, write_search
 from orchestrator.statistics.importance import FEWEST_TRIALS, importances
 from orchestrator.storage.filesystem import open_storage
 
-ABOUT = {"training": "g-fold0", "metric": "dsc", "sampler": "random", "num_folds": 2, "milestones": [1, 3]}
+FIDELITIES = [{"preset": "quick", "folds": 2}]
+ABOUT = {"training": "g-fold0", "metric": "dsc", "sampler": "random", "fidelities": FIDELITIES, "milestones": [1, 3]}
+OF_RECORD = {**ABOUT, "milestones": (1, 3), "fidelities": (Fidelity(preset="quick", folds=2),)}
 
 
 def trials(number: int = 12) -> tuple[TrialRecord, ...]:
@@ -32,6 +34,9 @@ def trials(number: int = 12) -> tuple[TrialRecord, ...]:
                 num_epochs=9 if index % 3 else 3,
                 is_whole=bool(index % 3) and index != 4,
                 hours=0.5,
+                fidelity=0,
+                first_score=score if index != 4 else None,
+                epochs_in_all=18 if index % 3 else 6,
             )
         )
     return tuple(found)
@@ -40,7 +45,7 @@ def trials(number: int = 12) -> tuple[TrialRecord, ...]:
 def search(found: tuple[TrialRecord, ...]) -> SearchRecord:
     whole = [one for one in found if one.is_whole and one.dsc is not None]
     best = max(whole, key=lambda one: one.dsc).number if whole else None
-    return SearchRecord(**{**ABOUT, "milestones": (1, 3)}, trials=found, best=best)
+    return SearchRecord(**OF_RECORD, trials=found, best=best)
 
 
 def test_a_setting_explains_what_a_parabola_over_its_ranks_does():
@@ -81,7 +86,7 @@ def test_the_record_of_a_search_is_read_as_it_was_written(tmp_path):
     storage, found = open_storage(str(tmp_path)), trials()
     assert read_search(storage) is None
     write_search(storage, found, best=found[5], about=ABOUT)
-    assert read_search(storage) == SearchRecord(**{**ABOUT, "milestones": (1, 3)}, trials=found, best=5)
+    assert read_search(storage) == SearchRecord(**OF_RECORD, trials=found, best=5)
     record = json.loads((tmp_path / "sweep.json").read_text())
     assert record["best"] == {"trial": 5, "settings": found[5].settings}
 
@@ -101,6 +106,10 @@ def test_the_record_of_a_search_is_read_as_it_was_written(tmp_path):
         {"best": {"trial": 99}},
         {"best": None},
         {"milestones": 3},
+        {"fidelities": [{"preset": "quick", "folds": 0}]},
+        {"fidelities": [3]},
+        {"trials": [asdict(trials()[0]) | {"fidelity": 1}]},
+        {"trials": [asdict(trials()[0]) | {"epochs_in_all": None}]},
     ],
 )
 def test_a_damaged_record_of_a_search_is_refused_by_name(tmp_path, changed):
@@ -131,6 +140,25 @@ def test_a_section_says_what_was_tried_at_which_cost_and_that_the_best_is_too_go
     assert "the best so far" in found.best_so_far
     # The same search is the same page.
     assert search_section(search(trials())) == found
+
+
+def test_of_several_fidelities_it_is_said_who_went_on_and_only_scores_of_the_first_are_compared():
+    looks = (Fidelity(preset="quick", folds=1), Fidelity(preset="paper", folds=5))
+    plain = search(trials())
+    # Those that went on have other scores there; what settings explain does not depend on it.
+    found = tuple(
+        replace(one, fidelity=1, dsc=0.9 + one.number / 1000)
+        if one.is_whole and one.number > 6
+        else replace(one, is_whole=False)
+        for one in plain.trials
+    )
+    best = max((one for one in found if one.is_whole), key=lambda one: one.dsc).number
+    section = search_section(replace(plain, fidelities=looks, trials=found, best=best))
+    number = sum(one.fidelity == 1 for one in found)
+    assert f"12 at quick, 1 fold; {number} at paper, 5 folds." in section.sentence
+    assert section.importances == search_section(plain).importances
+    assert section.trials[0].remark == "best"
+    assert section.trials[number].remark == "quick, 1 fold"
 
 
 @pytest.mark.parametrize("number", [1, 2])

@@ -10,19 +10,26 @@ from rich.console import Console
 from orchestrator.api import load_study, make_request, require_data
 from orchestrator.benchmark.loading import DEFAULT_STUDY
 from orchestrator.cli.console import EXIT_DONE, EXIT_NOT_DONE, command_parser, consoles, exit_code_of, parse, say
+from orchestrator.cli.run.launch import launch_driver, study_argument
 from orchestrator.cli.run.live_view import LiveView
+from orchestrator.cli.run.options import check_machines, words_of
+from orchestrator.cluster.config import Driver, RunName
 from orchestrator.cluster.prices import load_prices
 from orchestrator.cluster.registry import load_cluster
+from orchestrator.driver.before_start import training_hours
 from orchestrator.driver.request import RunRequest
 from orchestrator.errors import ConfigError
 from orchestrator.search.early_stopping import EarlyStopping
 from orchestrator.search.samplers import SAMPLERS
-from orchestrator.search.space import load_space
+from orchestrator.search.space import Space, load_space
 from orchestrator.shipped import LOCAL_CLUSTER, PRICES
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.sweeps.inner_study import settings_text
 from orchestrator.sweeps.sweep import SweepRequest, first_trials, sweep
 from orchestrator.sweeps.written import read_sweep
+
+_SEARCH = ("trials", "sampler", "at_once", "stopping", "first_epochs", "reduction", "metric", "folds", "warm_start")
+"""Options that a driver elsewhere is given as they are."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -66,7 +73,7 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
     add("--first-epochs", type=int, metavar="N", help="until a trial may end (default: a ninth of all)")
     add("--reduction", type=int, default=3, metavar="N", help="with asha: one in N goes on (default: 3)")
     add("--metric", choices=["dsc", "nsd"], default="dsc", help="by which trials are told apart (default: dsc)")
-    add("--folds", type=int, default=1, help="of the training cases, on which each trial is trained (default: 1)")
+    add("--folds", type=int, help="of the training cases, on which each trial is trained (default: 1)")
     add("--max-hours", type=float, metavar="H", help="of training, of all trials: begin none that would exceed them")
     add("--max-cost", type=float, metavar="USD", help="of training, of all trials: begin none that would exceed it")
     add("--usd-per-hour", type=float, metavar="USD", help="with --max-cost: price of an hour of training")
@@ -79,6 +86,9 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
     )
     add("--warm-start", action="append", default=[], metavar="NAME", help="let the sampler know the trials of a sweep")
     add("--simulate", action="store_true", help="say what it would take if no trial ended early; start nothing")
+    add("--yes", action="store_true", help="with rented machines: start them without asking")
+    add("--keep", action="store_true", help="leave machines running that were started for this sweep")
+    add("--down", action="store_true", help="end the machines that were started for this sweep; start nothing")
     add("--apply", metavar="MODEL", help="add the best trial to the study file as a model of that name; start nothing")
 
 
@@ -100,12 +110,45 @@ def carry_out(options: argparse.Namespace, *, console: Console) -> int:
         return _apply(request, options, console=console)
     if options.simulate:
         return _simulate(request, console=console)
-    if request.run.cluster.is_elsewhere:
-        raise ConfigError(
-            f"{request.run.cluster.path}: starts machines; expected a cluster that this machine is part of (kind local "
-            "or existing)"
-        )
+    name = RunName(output=request.output, study=request.run.study.title, data=request.run.data)
+    if options.down:
+        request.run.cluster.bring_down(name, show=lambda line: say(line, console=console))
+        return EXIT_DONE
     require_data(request.run)
+    if request.run.cluster.is_elsewhere:
+        driver = _driver(request, options, name=name)
+        return launch_driver(request.run, driver, is_sure=options.yes, console=console)
+    return _search_here(request, console=console)
+
+
+def _driver(request: SweepRequest, options: argparse.Namespace, *, name: RunName) -> Driver:
+    """Return the driver of a sweep that is carried out elsewhere; raises ConfigError for what no machine could do."""
+    run = request.run
+    driver_options = {
+        "output": run.output,
+        "preset": run.preset.name,
+        "seed": run.seed,
+        "matrix": options.matrix,
+        "study": study_argument(run, options.study),
+        "data": run.data,
+        "only": request.training.id,
+        "space": run.cluster.file_argument(options.space, option="--space"),
+        "name": request.name,
+        "max_hours": request.max_hours,
+        **{option: getattr(options, option) for option in _SEARCH},
+    }
+    return Driver(
+        run=name,
+        module="orchestrator",
+        arguments=("sweep", *words_of(driver_options)),
+        training_hours=training_hours(request.request_for(first_trials(request))),
+        keep=options.keep,
+        needs_gpus=not run.preset.is_for_cpus,
+    )
+
+
+def _search_here(request: SweepRequest, *, console: Console) -> int:
+    """Search on the cluster that this machine can reach, and say what came out."""
     request.run.cluster.authenticate()
     from orchestrator.ray_backend.on_demand import connect_to_ray
 
@@ -147,25 +190,48 @@ def _request(options: argparse.Namespace) -> SweepRequest:
         raise ConfigError(f"--reduction {options.reduction}: expected at least 2")
     usd_per_hour = _usd_per_hour(options)
     run = _run_request(options)
+    check_machines(run, options)
     num_epochs = run.preset.num_epochs
     stopping = EarlyStopping(
         first_epochs=options.first_epochs or max(1, num_epochs // 9),
         reduction=options.reduction,
         num_epochs=num_epochs,
     )
-    return SweepRequest(
+    space = load_space(options.space)
+    _check_fidelities(options, space)
+    request = SweepRequest(
         run=run,
         name=options.name or options.space.stem,
-        space=load_space(options.space),
+        space=space,
         sampler=options.sampler,
         num_trials=options.trials,
         num_at_once=options.at_once,
-        stopping=stopping if options.stopping == "asha" else None,
+        stopping=stopping if options.stopping == "asha" and not space.fidelities else None,
+        reduction=options.reduction,
         metric=options.metric,
-        num_folds=options.folds,
+        num_folds=options.folds or 1,
         max_hours=min(_limits(options, usd_per_hour=usd_per_hour), default=None),
         warm_start=tuple(options.warm_start),
     )
+    request.check()
+    return request
+
+
+def _check_fidelities(options: argparse.Namespace, space: Space) -> None:
+    """Raise ConfigError for options that say what a space with fidelities says itself, or that mean nothing here."""
+    if space.fidelities:
+        for name, given in (
+            ("--folds", options.folds is not None),
+            ("--first-epochs", options.first_epochs is not None),
+            ("--stopping none", options.stopping == "none"),
+        ):
+            if given:
+                raise ConfigError(
+                    f"{name}: {space.path} has fidelities, which say on how many folds and how long trials are "
+                    "trained, and of which the best go on; expected one or the other"
+                )
+    if options.warm_start and not SAMPLERS[options.sampler].learns:
+        raise ConfigError(f"--warm-start: sampler {options.sampler} learns of no trial; expected --sampler optuna")
 
 
 def _usd_per_hour(options: argparse.Namespace) -> float | None:

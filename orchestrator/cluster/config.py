@@ -60,6 +60,7 @@ class RunName:
     """Which run it is, for what people see of it elsewhere; of two with one output only one can be at work."""
 
     output: str
+    """Where its tables are, among all else."""
     study: str
     data: str | None = None
     """Where the downloads are."""
@@ -88,13 +89,15 @@ class Driver:
 
     run: RunName
     arguments: tuple[str, ...]
-    """Of `orchestrator.run_all`, `--output` among them, in a fixed order; `--cluster` is the kind's affair."""
+    """Of its module, `--output` among them, in a fixed order; `--cluster` is the kind's affair."""
     training_hours: float
     """Hours of all trainings, one after the other on one GPU."""
     keep: bool
     """Leave machines running that were started for it."""
     needs_gpus: bool = True
     """Whether its trainings would take days without."""
+    module: str = "orchestrator.run_all"
+    """That Python runs: the command."""
 
     @property
     def output(self) -> str | None:
@@ -261,9 +264,10 @@ class ClusterConfig(Entry):
         del driver
         raise ConfigError(f"{self.path}: --render: nothing is submitted as a text; expected kind kubernetes")
 
-    def study_argument(self, study: Path) -> str:
-        """Return what a driver elsewhere finds a study file by; raises ConfigError if it cannot find it."""
-        return str(study.resolve())
+    def file_argument(self, file: Path, *, option: str) -> str:
+        """Return what a driver elsewhere finds a file of an option by; raises ConfigError if it cannot find it."""
+        del option
+        return str(file.resolve())
 
     def bring_down(self, run: RunName, *, show: Callable[[str], None]) -> None:
         """End what a run has left of the machines that were started for it; raises ConfigError if it starts none."""

@@ -88,7 +88,7 @@ class Launch:
         """The driver as a Ray job on the head."""
         arguments = shlex.join(self.driver.arguments)
         script = (
-            f"cd {REMOTE_PROJECT} && exec ~/venv/bin/python -m orchestrator.run_all {arguments} "
+            f"cd {REMOTE_PROJECT} && exec ~/venv/bin/python -m {self.driver.module} {arguments} "
             f"--cluster {REMOTE_LAUNCH}/cluster.yaml"
         )
         return Submission(
@@ -143,8 +143,9 @@ def launch_and_follow(
         return None
     head = _Head(name=launch.config.ray["cluster_name"], files=_write_files(launch), commands=commands, connect=connect)
     succeeded = _drive(head, launch, show=show)
-    if succeeded and not run_paths.own_keys(open_storage(launch.output), run_paths.TABLES):
-        raise ClusterError(f"{launch.output}: the driver succeeded and left no tables; expected some below tables/")
+    tables = open_storage(launch.driver.run.output)
+    if succeeded and not run_paths.own_keys(tables, run_paths.TABLES):
+        raise ClusterError(f"{tables.location}: the driver succeeded and left no tables; expected some below tables/")
     return succeeded
 
 

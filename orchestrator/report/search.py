@@ -51,7 +51,8 @@ def search_section(search: SearchRecord) -> SearchSection | None:
         trials=tuple(_shown(search, trial) for trial in sorted(search.trials, key=lambda one: _order(search, one))),
         importances=importances(
             {name: [trial.settings[name] for trial in scored] for name in names},
-            [search.score(trial) or 0.0 for trial in scored],
+            # Those of other fidelities do not compare, and all trials have the first.
+            [trial.first_score or 0.0 for trial in scored],
         ),
         num_scored=len(scored),
         best_so_far=best_so_far(search),
@@ -63,13 +64,23 @@ def _sentence(search: SearchRecord) -> str:
     num_early = sum(not trial.is_whole and search.score(trial) is not None for trial in search.trials)
     num_failed = sum(search.score(trial) is None for trial in search.trials)
     hours = sum(trial.hours for trial in search.trials)
-    epochs = sum(trial.num_epochs for trial in search.trials) * search.num_folds
+    epochs = sum(trial.epochs_in_all for trial in search.trials)
     failed = f", {num_failed} without a score" if num_failed else ""
     return (
         f"{len(search.trials)} trials on the training cases of {search.training}, chosen by the sampler "
         f"{search.sampler}: {epochs} epochs and {hours:.3g} hours of training. {num_early} ended early{failed}."
-        f"{_about_best(search)}"
+        f"{_about_fidelities(search)}{_about_best(search)}"
     )
+
+
+def _about_fidelities(search: SearchRecord) -> str:
+    if len(search.fidelities) < 2:
+        return ""
+    numbers = [
+        f"{sum(trial.fidelity >= place for trial in search.trials)} at {fidelity.text}"
+        for place, fidelity in enumerate(search.fidelities)
+    ]
+    return f" The best of each fidelity went on to the next: {'; '.join(numbers)}."
 
 
 def _about_best(search: SearchRecord) -> str:
@@ -84,14 +95,15 @@ def _about_best(search: SearchRecord) -> str:
     )
 
 
-def _order(search: SearchRecord, trial: TrialRecord) -> tuple[bool, bool, float, int]:
+def _order(search: SearchRecord, trial: TrialRecord) -> tuple[bool, bool, int, float, int]:
     score = search.score(trial)
-    return (score is None, not trial.is_whole, -(score or 0.0), trial.number)
+    return (score is None, not trial.is_whole, -trial.fidelity, -(score or 0.0), trial.number)
 
 
 def _shown(search: SearchRecord, trial: TrialRecord) -> ShownTrial:
     score = search.score(trial)
-    ended = "" if trial.is_whole else "ended early" if score is not None else "no score"
+    early = search.fidelities[trial.fidelity].text if len(search.fidelities) > 1 else "ended early"
+    ended = "" if trial.is_whole else early if score is not None else "no score"
     return ShownTrial(
         name=_name(trial),
         settings=tuple(map(_text, trial.settings.values())),

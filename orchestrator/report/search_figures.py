@@ -22,7 +22,7 @@ def best_so_far(search: SearchRecord) -> str:
     """Return the score of each trial, and the best so far, against what all trials up to it took."""
     costs: dict[str, list[float]] = {
         "hours of training": [trial.hours for trial in search.trials],
-        "epochs": [trial.num_epochs * search.num_folds for trial in search.trials],
+        "epochs": [trial.epochs_in_all for trial in search.trials],
     }
     with new_figure(height_in=2.9, columns=2) as (figure, axes):
         for axis, (title, cost) in zip(axes, costs.items(), strict=True):

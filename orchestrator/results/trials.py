@@ -10,7 +10,27 @@ from orchestrator.storage.interface import Storage
 from orchestrator.storage.json_files import read_json, write_json
 from orchestrator.storage.json_values import JsonMapping
 
-_FIELDS = {"training": str, "metric": str, "sampler": str, "num_folds": int, "milestones": list}
+_FIELDS = {"training": str, "metric": str, "sampler": str, "fidelities": list, "milestones": list}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fidelity:
+    """How closely a trial is looked at: the same settings, trained less or more, on fewer or more folds."""
+
+    preset: str
+    """Name of that which says how much it is trained."""
+    folds: int
+    """Of the training cases of the training that is searched on, on which it is trained and scored."""
+
+    def __post_init__(self) -> None:
+        """Refuse what a file cannot mean."""
+        if type(self.folds) is not int or self.folds < 1 or not isinstance(self.preset, str):
+            raise ValueError(f"a fidelity of preset {self.preset!r} and {self.folds!r} folds")
+
+    @property
+    def text(self) -> str:
+        """For people: `quick, 1 fold`."""
+        return f"{self.preset}, {self.folds} fold{'s' if self.folds > 1 else ''}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,13 +41,19 @@ class TrialRecord:
     """From 0, in the order in which they were chosen."""
     settings: Mapping[str, object]
     dsc: float | None
-    """Mean over cases that were left out; None if it is not scored."""
+    """Mean over cases that were left out, at the highest fidelity with scores; None if it is not scored."""
     nsd: float | None
     num_epochs: int
     is_whole: bool
-    """Whether it has trained all epochs that it was to."""
+    """Whether it has trained all epochs that it was to, at every fidelity."""
     hours: float
-    """Of training, of all its folds."""
+    """Of training, of all its folds and fidelities."""
+    fidelity: int
+    """Position of the one that its score is of."""
+    first_score: float | None
+    """What it was told apart by at the first fidelity, which all trials have."""
+    epochs_in_all: int
+    """Of all its folds and fidelities."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,8 +65,8 @@ class SearchRecord:
     metric: str
     """`dsc` or `nsd`, by which trials are told apart."""
     sampler: str
-    num_folds: int
-    """Of these cases, on which each trial is trained and scored."""
+    fidelities: tuple[Fidelity, ...]
+    """At which trials are trained and scored, one after the other: the best of each go on to the next."""
     milestones: tuple[int, ...]
     """Epochs after which a trial may end early."""
     trials: tuple[TrialRecord, ...]
@@ -73,23 +99,26 @@ def read_search(storage: Storage) -> SearchRecord | None:
         return None
     try:
         trials = tuple(TrialRecord(**one) for one in said["trials"])
-        _check(trials)
+        fidelities = tuple(Fidelity(**one) for one in said["fidelities"])
+        _check(trials, num_fidelities=len(fidelities))
         best = None if said["best"]["trial"] is None else trials[said["best"]["trial"]].number
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise IntegrityError(
             f"{storage.location}/{run_paths.SWEEP}: not the record of a search ({error!r}); expected what a sweep has "
             "written. The same sweep writes it again"
         ) from error
-    told = {name: said[name] for name in ("training", "metric", "sampler", "num_folds")}
-    return SearchRecord(**told, milestones=tuple(said["milestones"]), trials=trials, best=best)
+    told = {name: said[name] for name in ("training", "metric", "sampler")}
+    return SearchRecord(**told, fidelities=fidelities, milestones=tuple(said["milestones"]), trials=trials, best=best)
 
 
-def _check(trials: tuple[TrialRecord, ...]) -> None:
+def _check(trials: tuple[TrialRecord, ...], *, num_fidelities: int) -> None:
     for number, trial in enumerate(trials):
         if not isinstance(trial.settings, dict) or trial.settings.keys() != trials[0].settings.keys():
             raise TypeError(f"trial {number} with other settings than the first")
-        numbers = [one for one in (trial.dsc, trial.nsd, trial.hours) if one is not None]
+        numbers = [one for one in (trial.dsc, trial.nsd, trial.hours, trial.first_score) if one is not None]
         if trial.hours is None or not all(type(one) in {int, float} and math.isfinite(one) for one in numbers):
             raise TypeError(f"trial {number} with a score or hours that are no numbers")
+        if type(trial.epochs_in_all) is not int or trial.fidelity not in range(num_fidelities):
+            raise TypeError(f"trial {number} with epochs that are none, or at a fidelity that there is not")
         if type(trial.number) is not int or type(trial.num_epochs) is not int or trial.number != number:
             raise TypeError(f"trial {number} with another number, or epochs that are none")

@@ -6,6 +6,7 @@ that comes to a milestone again, after it was interrupted, finds its own decisio
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 
@@ -60,28 +61,24 @@ class EarlyStopping:
             for record in records:
                 if record["trial"] == trial:
                     return bool(record["ends"])
-            ends = self._beaten(epoch, [float(record[_METRIC]) for record in records], value)
+            ends = is_beaten([float(record[_METRIC]) for record in records], value, reduction=self.reduction)
             # Another trial may have come in the meantime: then this one looks again.
             own = json.dumps({"trial": trial, _METRIC: value, "ends": ends}, indent=1)
             if storage.create_exclusive(run_paths.arrival(epoch, number=len(records)), own.encode()):
                 return ends
 
-    def _beaten(self, epoch: int, before: list[float], value: float) -> bool:
-        """Whether Ray Tune stops a trial that comes to a milestone after others."""
-        from ray.tune.schedulers import ASHAScheduler
 
-        scheduler = ASHAScheduler(
-            time_attr=_TIME,
-            metric=_METRIC,
-            mode="max",
-            max_t=self.num_epochs,
-            grace_period=self.first_epochs,
-            reduction_factor=self.reduction,
-        )
-        action = ""
-        for number, one in enumerate([*before, value]):
-            # All that the rule asks a trial for.
-            trial = SimpleNamespace(trial_id=str(number))
-            scheduler.on_trial_add(None, trial)
-            action = scheduler.on_trial_result(None, trial, {_TIME: epoch, _METRIC: one})
-        return bool(action == ASHAScheduler.STOP)
+def is_beaten(before: Sequence[float], value: float, *, reduction: int) -> bool:
+    """Whether Ray Tune stops a trial that comes to a milestone after others, of which the best 1 / reduction go on."""
+    from ray.tune.schedulers import ASHAScheduler
+
+    scheduler = ASHAScheduler(
+        time_attr=_TIME, metric=_METRIC, mode="max", max_t=reduction, grace_period=1, reduction_factor=reduction
+    )
+    action = ""
+    for number, one in enumerate([*before, value]):
+        # All that the rule asks a trial for.
+        trial = SimpleNamespace(trial_id=str(number))
+        scheduler.on_trial_add(None, trial)
+        action = scheduler.on_trial_result(None, trial, {_TIME: 1, _METRIC: one})
+    return bool(action == ASHAScheduler.STOP)

@@ -22,6 +22,8 @@ class Trial:
     number: int
     """From 0."""
     settings: Settings
+    fidelity: int = 0
+    """Position of the highest one at which it is looked at."""
 
     @property
     def name(self) -> str:

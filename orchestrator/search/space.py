@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 OF_A_MODEL = ("configuration", "planner", "trainer")
 """What can be varied beside the fields of a preset: nnU-Net's classes and its configuration."""
+FIDELITIES = "fidelities"
+"""Key of a space file that is no setting."""
 Value = bool | int | float | str | list[int]
 """Of a setting, as YAML has it."""
 _EXPONENT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
@@ -76,11 +78,23 @@ class RangeEntry(Entry):
         return tuple(self.model_dump(exclude_none=True)[self.kind])
 
 
+class FidelityEntry(Entry):
+    """One of several fidelities of a space file."""
+
+    preset: str | None = None
+    """How much a trial is trained; None for the preset of the sweep."""
+    folds: Annotated[int, Field(ge=1)] = 1
+    """Of the training cases, on which it is trained and scored."""
+
+
 class SpaceFile(Entry):
     """A space file."""
 
     settings: Annotated[dict[str, RangeEntry], Field(min_length=1)]
     """By name."""
+    fidelities: Annotated[list[FidelityEntry], Field(min_length=2)] | None = None
+    """At which trials are looked at one after the other: the best of each go on to the next, and the last one is that
+    of the sweep itself."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,6 +104,8 @@ class Space:
     path: Path
     settings: Mapping[str, RangeEntry]
     """By name, of a field of a preset or of a model."""
+    fidelities: tuple[FidelityEntry, ...] = ()
+    """The cheapest first; none if there is but one."""
 
     def domains(self) -> "dict[str, Domain]":
         """Return the settings as Ray Tune draws them; lists in place of numbers become positions in `values`.
@@ -174,5 +190,9 @@ def load_space(path: Path) -> Space:
     content = load_yaml(path)
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: found {type(content).__name__}; expected settings with their ranges")
-    expect_known(map(str, content), [*OF_A_MODEL, *MODEL_FIELDS], where=str(path), what="setting")
-    return Space(path=path, settings=understood({"settings": content}, SpaceFile, where=str(path)).settings)
+    expect_known(map(str, content), [*OF_A_MODEL, *MODEL_FIELDS, FIDELITIES], where=str(path), what="setting")
+    said = {"settings": {name: entry for name, entry in content.items() if name != FIDELITIES}}
+    if FIDELITIES in content:
+        said[FIDELITIES] = content[FIDELITIES]
+    read = understood(said, SpaceFile, where=str(path))
+    return Space(path=path, settings=read.settings, fidelities=tuple(read.fidelities or ()))

@@ -24,6 +24,8 @@ MILESTONES = "milestones"
 """Folder of what trials of a search were like on their way."""
 TRIALS = "trials"
 """Folder of the settings of trials, in the order in which they were chosen."""
+PROMOTIONS = "promotions"
+"""Folder of which trials of a search went on to the next fidelity, in the order in which that was decided."""
 SWEEP = "sweep.json"
 """What a search is about, and what it has found."""
 ALIKE = "alike.json"
@@ -48,6 +50,7 @@ _OWN = {
     CASES: re.compile(rf"{CASES}/{_NAME}/{_NAME}/(?!case\.json){_NAME}\.json"),
     MILESTONES: re.compile(rf"{MILESTONES}/\d{{6}}/\d{{5}}\.json"),
     TRIALS: re.compile(rf"{TRIALS}/\d{{5}}\.json"),
+    PROMOTIONS: re.compile(rf"{PROMOTIONS}/\d{{5}}\.json"),
     PATCHES: re.compile(rf"{PATCHES}/{_NAME}/[A-Za-z0-9][\w.-]*\.arrow"),
 }
 
@@ -231,6 +234,11 @@ def sweep(name: str) -> str:
 def trials(first: int) -> str:
     """JSON record of trials that were chosen together, by the number of the first; it is written once."""
     return f"{TRIALS}/{first:05d}.json"
+
+
+def promotions(number: int) -> str:
+    """JSON record of trials that go on to the next fidelity together, by its own number; it is written once."""
+    return f"{PROMOTIONS}/{number:05d}.json"
 
 
 def milestone(epoch: int) -> str:

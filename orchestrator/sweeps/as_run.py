@@ -20,7 +20,13 @@ def run_of_sweep(storage: Storage, search: SearchRecord, run: RunRequest) -> Run
         Of the training on whose cases it searches, with the preset and the seed of the sweep.
     """
     (training,) = run.trainings
-    num_folds = search.num_folds
-    digest = sweep_sha256(run, num_folds=num_folds, milestones=search.milestones)
-    study = inner_study(run.study, training, trials=trials_of(storage), num_folds=num_folds, sha256=digest)
+    digest = sweep_sha256(run, fidelities=search.fidelities, milestones=search.milestones)
+    study = inner_study(
+        run.study,
+        training,
+        trials=trials_of(storage),
+        fidelities=search.fidelities,
+        preset=run.preset,
+        sha256=digest,
+    )
     return run_of_trials(run, study, output=storage.location)

@@ -9,19 +9,29 @@ from dataclasses import replace
 
 from orchestrator.benchmark.definition import Case, Model, Training
 from orchestrator.benchmark.folds import DatasetCases, Fold, drawn
+from orchestrator.benchmark.presets import MODEL_FIELDS, Preset
 from orchestrator.benchmark.study import Selector, Study, TrainingGroup
 from orchestrator.benchmark.study_file import FOLD, OTHER_FOLDS, RESERVED_FACETS, FoldRule
 from orchestrator.benchmark.training_groups import ONLY_MATRIX
 from orchestrator.errors import ConfigError
+from orchestrator.results.trials import Fidelity
 from orchestrator.search.samplers import Trial
 from orchestrator.search.space import OF_A_MODEL, Settings
 
-TRIAL = "trial"
-"""Facet of the trainings of a sweep."""
+TRIAL, FIDELITY = "trial", "fidelity"
+"""Facets of the trainings of a sweep: number, and the preset that says how much it is trained."""
 _MOST_FOLDS = 5
 
 
-def inner_study(study: Study, training: Training, *, trials: Sequence[Trial], num_folds: int, sha256: str) -> Study:
+def inner_study(
+    study: Study,
+    training: Training,
+    *,
+    trials: Sequence[Trial],
+    fidelities: Sequence[Fidelity],
+    preset: Preset,
+    sha256: str,
+) -> Study:
     """Return the study of a sweep.
 
     Parameters
@@ -33,8 +43,10 @@ def inner_study(study: Study, training: Training, *, trials: Sequence[Trial], nu
         fewer, so that each has two cases.
     trials
         The models that are compared.
-    num_folds
-        Of these folds, on which each trial is trained and scored.
+    fidelities
+        How much of a preset, and on how many of these folds, trials are trained, up to that of each.
+    preset
+        Of the sweep.
     sha256
         Digest of what the sweep follows from; the trials may become more.
 
@@ -44,11 +56,13 @@ def inner_study(study: Study, training: Training, *, trials: Sequence[Trial], nu
         If there are too few cases or patients, or fewer folds.
     """
     folds = _folds(study, training)
+    num_folds = max(one.folds for one in fidelities)
     if num_folds > len(folds):
         raise ConfigError(
-            f"--folds {num_folds}: the {len(training.train)} training cases of {training.id} make {len(folds)} folds; "
+            f"{num_folds} folds: the {len(training.train)} training cases of {training.id} make {len(folds)}; "
             "expected at most as many"
         )
+    looks = [(trial, one) for trial in trials for one in looks_at(trial, fidelities)]
     cases = {name: _cases_of(name, training, folds) for name in dict.fromkeys(case.dataset for case in training.train)}
     return replace(
         study,
@@ -58,8 +72,11 @@ def inner_study(study: Study, training: Training, *, trials: Sequence[Trial], nu
         datasets=tuple(
             replace(one, case_names=cases[one.name].everything) for one in study.datasets if one.name in cases
         ),
-        models=tuple(_trial_model(training.model, trial) for trial in trials),
-        groups=tuple(_group(training, trial, datasets=list(cases), num_folds=num_folds) for trial in trials),
+        models=tuple(_trial_model(training.model, trial, one, study=study, preset=preset) for trial, one in looks),
+        groups=tuple(
+            _group(training, trial, one, datasets=list(cases), several=len(fidelities) > 1, preset=preset)
+            for trial, one in looks
+        ),
         ensembles=(),
         cases=cases,
         case_limits={},
@@ -69,24 +86,53 @@ def inner_study(study: Study, training: Training, *, trials: Sequence[Trial], nu
     )
 
 
-def _trial_model(base: Model, trial: Trial) -> Model:
-    """Return the model of a trial: that of the training, with what the trial sets."""
+def looks_at(trial: Trial, fidelities: Sequence[Fidelity]) -> list[Fidelity]:
+    """Return what a trial is trained for: every preset that it has come to, with the most folds."""
+    found: dict[str, int] = {}
+    for one in fidelities[: trial.fidelity + 1]:
+        found[one.preset] = max(one.folds, found.get(one.preset, 0))
+    return [Fidelity(preset=name, folds=folds) for name, folds in found.items()]
+
+
+def group_of(trial: Trial, fidelity: Fidelity, *, preset: str) -> str:
+    """Return the name of the trainings of a trial; `preset` is that of the sweep."""
+    return trial.name if fidelity.preset == preset else f"{trial.name}-{fidelity.preset}"
+
+
+def changes_for(study: Study, fidelity: Fidelity, *, preset: Preset) -> dict[str, object]:
+    """Return what a fidelity changes of the preset of a sweep: how a model is planned and fitted."""
+    other = preset if fidelity.preset == preset.name else study.preset(fidelity.preset)
+    values = {name: (getattr(preset, name), getattr(other, name)) for name in MODEL_FIELDS}
+    return {name: after for name, (before, after) in values.items() if before != after}
+
+
+def _trial_model(base: Model, trial: Trial, fidelity: Fidelity, *, study: Study, preset: Preset) -> Model:
+    """Return the model of a trial: that of the training, with what fidelity and trial set."""
     own = {field: str(value) for field, value in trial.settings if field in OF_A_MODEL}
-    changed = dict(base.changes) | {field: value for field, value in trial.settings if field not in OF_A_MODEL}
-    return replace(base, **own, name=trial.name, suffix="", changes=tuple(changed.items()))
+    changed = changes_for(study, fidelity, preset=preset) | dict(base.changes)
+    changed |= {field: value for field, value in trial.settings if field not in OF_A_MODEL}
+    name = group_of(trial, fidelity, preset=preset.name)
+    return replace(base, **own, name=name, suffix="", changes=tuple(changed.items()))
 
 
-def _group(training: Training, trial: Trial, *, datasets: Sequence[str], num_folds: int) -> TrainingGroup:
+def _group(
+    training: Training, trial: Trial, fidelity: Fidelity, *, datasets: Sequence[str], several: bool, preset: Preset
+) -> TrainingGroup:
+    name = group_of(trial, fidelity, preset=preset.name)
     return TrainingGroup(
-        name=trial.name,
-        facets={TRIAL: trial.number, **_facets(trial.settings)},
+        name=name,
+        facets={
+            TRIAL: trial.number,
+            **({FIDELITY: fidelity.preset} if several else {}),
+            **_facets(trial.settings),
+        },
         label_set=training.label_set,
-        matrix_of_model={trial.name: ONLY_MATRIX},
+        matrix_of_model={name: ONLY_MATRIX},
         train=tuple(Selector(dataset=name, part=OTHER_FOLDS) for name in datasets),
         val=tuple(Selector(dataset=name, part=FOLD) for name in datasets),
         evaluations=(),
         plans_from=None,
-        num_folds=num_folds,
+        num_folds=fidelity.folds,
     )
 
 

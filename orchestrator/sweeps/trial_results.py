@@ -2,16 +2,20 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow.compute as pc
 
 from orchestrator.results.records import ScoreStatus
 from orchestrator.results.store import ResultsStore
+from orchestrator.results.trials import Fidelity
+from orchestrator.search.early_stopping import is_beaten
 from orchestrator.search.samplers import Trial
 from orchestrator.storage import run_paths
 from orchestrator.storage.interface import Storage
 from orchestrator.storage.json_files import read_json
+from orchestrator.storage.json_values import JsonMapping
+from orchestrator.sweeps.inner_study import group_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,11 +33,15 @@ class TrialResult:
     num_epochs: int
     """That it has trained, the fewest of its folds."""
     is_whole: bool
-    """Whether it has trained all epochs that it was to."""
+    """Whether it has trained all epochs that it was to, at every fidelity."""
     hours: float
-    """Of training, of all its folds."""
+    """Of training, of all its folds and fidelities."""
     metric: str
     """By which trials are told apart."""
+    scores: tuple[float | None, ...]
+    """By that, at each fidelity that it has come to."""
+    epochs_in_all: int
+    """Of all folds and fidelities."""
 
     @property
     def score(self) -> float | None:
@@ -42,33 +50,80 @@ class TrialResult:
 
 
 def results_of_trials(
-    storage: Storage, trials: Sequence[Trial], *, num_folds: int | None, metric: str
+    storage: Storage, trials: Sequence[Trial], *, fidelities: Sequence[Fidelity], preset: str, metric: str
 ) -> list[TrialResult]:
-    """Return what is committed of these trials; of one that lacks a fold, of `num_folds`, nothing counts."""
+    """Return what is committed of these trials; at a fidelity of which one lacks a fold, it has no score.
+
+    Parameters
+    ----------
+    storage
+        Location of the sweep.
+    trials
+        Each with the fidelity that it has come to.
+    fidelities
+        Of the sweep.
+    preset
+        Name of that of the sweep.
+    metric
+        `dsc` or `nsd`.
+    """
     finished = ResultsStore(storage).finished()
     scores = _scores(storage) if finished else {}
     found = []
     for trial in trials:
-        own = sorted(one for one in finished if one.rpartition("-fold")[0] == trial.name)
-        is_scored = bool(own) and num_folds in {None, len(own)}
-        records = [
-            read_json(storage, run_paths.training_record(one), {"num_epochs": int, "elapsed_s": (int, float)})
-            for one in own
+        looks = [
+            _look(storage, [f"{group_of(trial, one, preset=preset)}-fold{fold}" for fold in range(one.folds)], scores)
+            for one in fidelities[: trial.fidelity + 1]
         ]
-        values = [value for one in own for value in scores.get(one, ())]
+        records = {name: record for look in looks for name, record in look.records.items()}
+        latest = next((look for look in reversed(looks) if look.is_scored), looks[-1])
         found.append(
             TrialResult(
-                trial=trial,
-                dsc=_mean([dsc for dsc, _, _ in values]) if is_scored else None,
-                nsd=_mean([nsd for _, nsd, _ in values]) if is_scored else None,
-                num_cases=len({case for _, _, case in values}),
-                num_epochs=min((int(record["num_epochs"]) for record in records), default=0),
-                is_whole=is_scored and not any(record.get("ended_early") for record in records),
-                hours=sum(float(record["elapsed_s"]) for record in records) / 3600,
+                trial=replace(trial, fidelity=looks.index(latest)),
+                dsc=latest.dsc,
+                nsd=latest.nsd,
+                num_cases=latest.num_cases,
+                num_epochs=min((int(record["num_epochs"]) for record in latest.records.values()), default=0),
+                is_whole=latest.is_scored
+                and len(looks) == len(fidelities)
+                and latest is looks[-1]
+                and not any(record.get("ended_early") for record in records.values()),
+                hours=sum(float(record["elapsed_s"]) for record in records.values()) / 3600,
                 metric=metric,
+                scores=tuple(look.nsd if metric == "nsd" else look.dsc for look in looks),
+                epochs_in_all=sum(int(record["num_epochs"]) for record in records.values()),
             )
         )
     return found
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Look:
+    """What is committed of a trial at a fidelity."""
+
+    records: Mapping[str, JsonMapping]
+    """Of its trainings, by name; of those that are scored."""
+    is_scored: bool
+    dsc: float | None
+    nsd: float | None
+    num_cases: int
+
+
+def _look(storage: Storage, names: Sequence[str], scores: Mapping[str, list[tuple[float, float, str]]]) -> _Look:
+    records = {
+        name: read_json(storage, run_paths.training_record(name), {"num_epochs": int, "elapsed_s": (int, float)})
+        for name in names
+        if name in scores
+    }
+    values = [value for name in records for value in scores[name]]
+    is_scored = len(records) == len(names)
+    return _Look(
+        records=records,
+        is_scored=is_scored,
+        dsc=_mean([dsc for dsc, _, _ in values]) if is_scored else None,
+        nsd=_mean([nsd for _, nsd, _ in values]) if is_scored else None,
+        num_cases=len({case for _, _, case in values}),
+    )
 
 
 def best_of(results: Sequence[TrialResult]) -> TrialResult | None:
@@ -77,14 +132,32 @@ def best_of(results: Sequence[TrialResult]) -> TrialResult | None:
     return max(whole, key=lambda one: (one.score or 0.0, -one.trial.number), default=None)
 
 
+def promoted(results: Sequence[TrialResult], *, fidelity: int, reduction: int) -> list[TrialResult]:
+    """Return the trials that go on from a fidelity: by Ray Tune's rule of asynchronous halving, beside all others."""
+    scored = {one.trial.number: score for one in results if (score := _score_at(one, fidelity)) is not None}
+    found = []
+    for one in results:
+        score = scored.get(one.trial.number)
+        if score is None or len(one.scores) > fidelity + 1:
+            continue
+        others = [value for number, value in scored.items() if number != one.trial.number]
+        if not is_beaten(others, score, reduction=reduction):
+            found.append(one)
+    return found
+
+
+def _score_at(result: TrialResult, fidelity: int) -> float | None:
+    return result.scores[fidelity] if fidelity < len(result.scores) else None
+
+
 def _scores(storage: Storage) -> Mapping[str, list[tuple[float, float, str]]]:
     """Return DSC, NSD and case of each row that counts, by training."""
     table = ResultsStore(storage).read()
+    found: dict[str, list[tuple[float, float, str]]] = {name: [] for name in table["training_id"].unique().to_pylist()}
     table = table.filter(pc.not_equal(table["status"], ScoreStatus.BOTH_EMPTY))
-    found: dict[str, list[tuple[float, float, str]]] = {}
     for row in table.select(["training_id", "dsc", "nsd", "dataset", "case"]).to_pylist():
         value = (row["dsc"] or 0.0, row["nsd"] or 0.0, f"{row['dataset']}/{row['case']}")
-        found.setdefault(row["training_id"], []).append(value)
+        found[row["training_id"]].append(value)
     return found
 
 

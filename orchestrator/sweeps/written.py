@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from orchestrator.errors import ConfigError
-from orchestrator.results.trials import TrialRecord, write_search
+from orchestrator.results.trials import Fidelity, TrialRecord, write_search
 from orchestrator.search.space import Settings
 from orchestrator.storage import run_paths
 from orchestrator.storage.interface import Storage
@@ -34,7 +34,9 @@ def write_sweep(
     """Write the trials of a sweep as Markdown and CSV and its record; returns the keys of the tables."""
     names = [name for name, _ in results[0].trial.settings] if results else []
     head = ["trial", *names, "DSC", "NSD", "cases", "epochs", "hours", ""]
-    rows = [_row(one, is_best=best is not None and one.trial == best.trial) for one in _ranked(results)]
+    looks = [Fidelity(**one).text for one in about["fidelities"]]
+    best_number = best.trial.number if best else None
+    rows = [_row(one, looks=looks, is_best=one.trial.number == best_number) for one in _ranked(results)]
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([[*head[:-1], "remark"], *rows])
     lines = [
@@ -64,6 +66,9 @@ def _record(result: TrialResult) -> TrialRecord:
         num_epochs=result.num_epochs,
         is_whole=result.is_whole,
         hours=result.hours,
+        fidelity=result.trial.fidelity,
+        first_score=result.scores[0],
+        epochs_in_all=result.epochs_in_all,
     )
 
 
@@ -81,11 +86,21 @@ def read_sweep(storage: Storage) -> SweepRecord:
 
 def _ranked(results: Sequence[TrialResult]) -> list[TrialResult]:
     """Return whole trials, then those that ended early, then those without a score, each the best first."""
-    return sorted(results, key=lambda one: (one.score is None, not one.is_whole, -(one.score or 0), one.trial.number))
+    return sorted(
+        results,
+        key=lambda one: (
+            one.score is None,
+            not one.is_whole,
+            -one.trial.fidelity,
+            -(one.score or 0),
+            one.trial.number,
+        ),
+    )
 
 
-def _row(result: TrialResult, *, is_best: bool) -> list[str]:
-    remark = "best" if is_best else "" if result.is_whole else "ended early" if result.dsc is not None else "no score"
+def _row(result: TrialResult, *, looks: Sequence[str], is_best: bool) -> list[str]:
+    early = looks[result.trial.fidelity] if len(looks) > 1 else "ended early"
+    remark = "best" if is_best else "" if result.is_whole else early if result.dsc is not None else "no score"
     scores = ["-" if value is None else f"{value:.4f}" for value in (result.dsc, result.nsd)]
     settings = [str(value) for _, value in result.trial.settings]
     numbers = [str(result.num_cases), str(result.num_epochs), f"{result.hours:.3g}"]

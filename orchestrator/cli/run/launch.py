@@ -2,6 +2,7 @@
 
 import argparse
 from functools import partial
+from pathlib import Path
 
 from rich.console import Console
 
@@ -18,20 +19,24 @@ from orchestrator.storage.filesystem import open_storage
 
 def launch_machines(request: RunRequest, options: argparse.Namespace, *, console: Console) -> int:
     """Start the machines of a cluster file, run there, follow, and fetch the tables."""
+    return launch_driver(request, driver_of(request, options), is_sure=options.yes, console=console)
+
+
+def launch_driver(request: RunRequest, driver: Driver, *, is_sure: bool, console: Console) -> int:
+    """Start the machines of a cluster file, run a driver there, follow, and fetch the tables."""
     show = partial(say, console=console)
     if request.cluster.is_rented and request.data is not None and "://" not in request.data:
         raise ConfigError(
             f"--data {request.data}: machines that are started for the run cannot reach it; expected s3://bucket/prefix"
         )
-    driver = driver_of(request, options)
-    confirm = partial(_confirm, console=console, is_sure=options.yes)
+    confirm = partial(_confirm, console=console, is_sure=is_sure)
     outcome = request.cluster.launch(driver, confirm=confirm, show=show)
     if outcome is None:
         show("Nothing was started.")
         return EXIT_NOT_DONE
     # Where some trainings failed the others are in the tables.
     if outcome.folder is not None:
-        storage = open_storage(request.output)
+        storage = open_storage(driver.run.output)
         folder = open_storage(str(outcome.folder))
         for key in run_paths.own_keys(storage, run_paths.TABLES):
             folder.write_bytes(key, storage.read_bytes(key))
@@ -41,7 +46,7 @@ def launch_machines(request: RunRequest, options: argparse.Namespace, *, console
 
 def driver_of(request: RunRequest, options: argparse.Namespace) -> Driver:
     """Return the driver of a run that is carried out elsewhere; raises ConfigError for what no machine could do."""
-    study = request.cluster.study_argument(options.study) if options.study != DEFAULT_STUDY else None
+    study = study_argument(request, options.study)
     driver_options = {
         "output": request.output,
         "preset": request.preset.name,
@@ -60,6 +65,11 @@ def driver_of(request: RunRequest, options: argparse.Namespace) -> Driver:
         keep=options.keep,
         needs_gpus=not request.preset.is_for_cpus,
     )
+
+
+def study_argument(request: RunRequest, study: Path) -> str | None:
+    """Return what a driver elsewhere finds the study by; None for the one that comes along."""
+    return None if study == DEFAULT_STUDY else request.cluster.file_argument(study, option="--study")
 
 
 def _confirm(description: str, *, console: Console, is_sure: bool) -> bool:

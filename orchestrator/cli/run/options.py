@@ -102,7 +102,7 @@ def select(options: argparse.Namespace) -> RunRequest:
     given["cluster"] = options.simulate or options.cluster
     data = options.data or load_cluster(Path(given["cluster"])).data
     request = make_request(load_study(options.study, data=data), **given)
-    _check_machines(request, options)
+    check_machines(request, options)
     if options.dry_run and request.data and "://" not in request.data and not is_folder(request.data):
         raise ConfigError(f"--data {request.data}: no such folder of this machine; expected the one with the data sets")
     if not any(getattr(options, name) for name in ALONE):
@@ -110,7 +110,7 @@ def select(options: argparse.Namespace) -> RunRequest:
     return request
 
 
-def _check_machines(request: RunRequest, options: argparse.Namespace) -> None:
+def check_machines(request: RunRequest, options: argparse.Namespace) -> None:
     """Raise ConfigError for a question about machines that the cluster does not start, or would not leave running."""
     cluster = request.cluster
     if options.yes and (options.simulate or not cluster.is_rented):

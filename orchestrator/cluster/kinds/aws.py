@@ -101,12 +101,12 @@ class AwsCluster(ClusterConfig):
         del run
         return started_machines(self)
 
-    def study_argument(self, study: Path) -> str:
-        """Return the path of a study file on a rented machine, to which this project's folder is copied."""
-        path, project = study.resolve(), checkout()
+    def file_argument(self, file: Path, *, option: str) -> str:
+        """Return the path of a file on a rented machine, to which this project's folder is copied."""
+        path, project = file.resolve(), checkout()
         if not path.is_relative_to(project / "splits"):
             raise ConfigError(
-                f"--study {study}: is not copied to rented machines; expected a file below {project}/splits"
+                f"{option} {file}: is not copied to rented machines; expected a file below {project}/splits"
             )
         return path.relative_to(project).as_posix()
 

@@ -105,14 +105,14 @@ class KubernetesCluster(ClusterConfig):
             for name, pool in self.pools.items()
         )
 
-    def study_argument(self, study: Path) -> str:
-        """Return the path of a study in the image, or on a volume."""
-        path, project = study.resolve(), checkout()
+    def file_argument(self, file: Path, *, option: str) -> str:
+        """Return the path of a file in the image, or on a volume."""
+        path, project = file.resolve(), checkout()
         if self._volume_of(str(path)):
             return str(path)
         if not path.is_relative_to(project / "splits"):
             raise ConfigError(
-                f"--study {study}: is not in the image; expected a file below {project}/splits, from which the image "
+                f"{option} {file}: is not in the image; expected a file below {project}/splits, from which the image "
                 "was built, or one on a volume of the cluster file"
             )
         return path.relative_to(project).as_posix()
@@ -138,7 +138,7 @@ class KubernetesCluster(ClusterConfig):
     ) -> LaunchOutcome | None:
         """Apply the manifest, unless the run is there, follow its driver, fetch its tables, end it."""
         del confirm  # what pods cost is known to those who run the cluster
-        output = driver.output or ""
+        output = driver.run.output
         launched = Launched(
             name=driver.run.short,
             manifest=self.render(driver),
@@ -188,7 +188,7 @@ class KubernetesCluster(ClusterConfig):
         arguments = shlex.join([*driver.arguments, "--cluster", f"{manifest.DRIVER_FOLDER}/{manifest.DRIVER_CLUSTER}"])
         variables = {**environment.HEAD_JOB, environment.LAUNCHED_FROM: str(self.path)}
         exports = [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
-        lines = [*exports, f"cd {manifest.PROJECT_FOLDER}", f"exec python -m orchestrator.run_all {arguments}"]
+        lines = [*exports, f"cd {manifest.PROJECT_FOLDER}", f"exec python -m {driver.module} {arguments}"]
         return "\n".join([*lines, ""])
 
     def _driver_content(self) -> Mapping[str, object]:

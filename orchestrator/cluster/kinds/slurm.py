@@ -243,10 +243,6 @@ class SlurmCluster(ClusterConfig):
             for job in self._system().jobs(prefix)
         )
 
-    def study_argument(self, study: Path) -> str:
-        """Return the path of a study, which all machines see."""
-        return str(study.resolve())
-
     def _system(self) -> BatchSystem:
         return load_batch_system(self.batch_system, beside=self.path)
 
@@ -294,7 +290,7 @@ class SlurmCluster(ClusterConfig):
         arguments = shlex.join([*driver.arguments, "--cluster", str(folder / "driver.yaml")])
         log = shlex.quote(str(folder / "driver.log"))
         lines = driver_lines(
-            f"{self._python()} -m orchestrator.run_all {arguments} >> {log} 2>&1",
+            f"{self._python()} -m {driver.module} {arguments} >> {log} 2>&1",
             submit_again=self._system().submit_line(folder / "driver.sh"),
             folder=folder,
         )
