@@ -182,11 +182,11 @@ def sweep(request: SweepRequest, *, connect: Connect, listener: ProgressListener
         # What was begun before goes first, also what failed; then the best go on, and there are more.
         if outcome is not None or not trials:
             budget = Budget(request, results)
-            promoted = _promote(request, storage, results, budget=budget)
+            some_go_on = _promote(request, storage, results, budget=budget)
             num_more = _num_more(request, results, budget=budget)
             stopped_for_hours = budget.is_short
             has_more = num_more > 0 and _choose(request, storage, results, num_trials=num_more)
-            if not (promoted or has_more):
+            if not (some_go_on or has_more):
                 break
             trials = trials_of(storage)
         outcome = run(request.request_for(trials), connect=connect, listener=listener)

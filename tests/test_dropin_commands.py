@@ -1,0 +1,118 @@
+"""The trainer as users of nnU-Net's own commands meet it: trained, gone on with, validated, predicted with."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+
+from bench.stock_folders import CASES, KINDS, SPLIT, write_stock_folder
+from orchestrator.cli.main import main
+from orchestrator.training.dropin.trainer_file import TRAINER
+
+SHORT = """
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+
+class nnUNetTrainerShort(nnUNetTrainer):
+    def __init__(self, plans, configuration, fold, dataset_json, device):
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.num_epochs, self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = 2, 3, 1
+"""
+NAME = f"{TRAINER}Short"
+
+
+class Commands:
+    """nnU-Net's commands, in processes of their own, on one data set."""
+
+    def __init__(self, folder: Path, kind: str, *, trainers: Path) -> None:
+        self.stock = write_stock_folder(folder, KINDS[kind])
+        plan = self.stock.plan
+        self.plan = (plan.plans["dataset_name"], plan.configuration)
+        names = {name: str(folder / name) for name in ("raw", "preprocessed", "results")}
+        self.environment = os.environ | {f"nnUNet_{name}": place for name, place in names.items()}
+        self.environment |= {"nnUNet_extTrainer": str(trainers), "nnUNet_n_proc_DA": "1", "OMP_NUM_THREADS": "1"}
+        # Its own folder with images to predict.
+        self.images, self.labels = folder / "predicted", folder / "labels"
+        self.images.mkdir()
+        for path in (folder / "images").glob(f"{CASES[3]}_*.nii.gz"):
+            os.link(path, self.images / path.name)
+
+    def __call__(self, command: str, *words: str) -> subprocess.CompletedProcess:
+        program = Path(sys.executable).with_name(command)
+        # Warnings of nnU-Net and torch are their own.
+        environment = self.environment | {"PYTHONWARNINGS": "ignore"}
+        return subprocess.run(
+            [sys.executable, str(program), *words, "-device", "cpu"],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=800,
+        )
+
+    def train(self, *words: str) -> str:
+        """Train fold 0; what was printed."""
+        # nnU-Net's command takes the id of a data set, or its name.
+        done = self("nnUNetv2_train", *self.plan, "0", "-tr", NAME, *words)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    @property
+    def fold(self) -> Path:
+        """Folder of the results."""
+        name, configuration = self.plan
+        return Path(self.environment["nnUNet_results"]) / name / f"{NAME}__nnUNetPlans__{configuration}" / "fold_0"
+
+
+@pytest.fixture
+def trainers(tmp_path, capsys) -> Path:
+    """A folder of the user's own with our trainer, as its page tells, and a short one of theirs."""
+    folder = tmp_path / "trainers"
+    folder.mkdir()
+    assert main(["install-trainer", "--show"]) == 0
+    (folder / f"{TRAINER}.py").write_text(capsys.readouterr().out, encoding="utf-8")
+    (folder / "short.py").write_text(SHORT, encoding="utf-8")
+    return folder
+
+
+@pytest.mark.end_to_end
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("kind", ["two channels", "two channels, 2d"])
+def test_what_its_page_promises_holds_for_nnunets_commands(kind, tmp_path, trainers):
+    commands = Commands(tmp_path / "data", kind, trainers=trainers)
+    assert "Epoch 1" in commands.train()
+    assert {"checkpoint_best.pth", "checkpoint_final.pth"} <= {path.name for path in commands.fold.iterdir()}
+    log = next(commands.fold.glob("training_log*.txt")).read_text(encoding="utf-8")
+    assert len(re.findall(r"Pseudo NSD \[", log)) == 2
+    # nnU-Net validates at the end; --val does it again.
+    summary = commands.fold / "validation" / "summary.json"
+    summary.unlink()
+    commands.train("--val")
+    assert {path.name for path in summary.parent.glob("*.nii.gz")} == {f"{case}.nii.gz" for case in SPLIT["val"]}
+    assert summary.exists()
+    before = (commands.fold / "checkpoint_final.pth").read_bytes()
+    commands.train("--c")
+    weights = [
+        torch.load(path, weights_only=False, map_location="cpu")["network_weights"]
+        for path in (commands.fold / "checkpoint_final.pth", _written(tmp_path / "before.pth", before))
+    ]
+    assert all(torch.equal(weights[0][name], value) for name, value in weights[1].items())
+    name, configuration = commands.plan
+    words = ["-d", name, "-c", configuration, "-f", "0", "-tr", NAME, "-i", str(commands.images)]
+    done = commands("nnUNetv2_predict", *words, "-o", str(commands.labels), "--disable_tta")
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = sitk.ReadImage(str(commands.labels / f"{CASES[3]}.nii.gz"))
+    image = sitk.ReadImage(str(commands.images / f"{CASES[3]}_0000.nii.gz"))
+    assert (found.GetSize(), found.GetSpacing()) == (image.GetSize(), image.GetSpacing())
+    assert set(np.unique(sitk.GetArrayFromImage(found))) <= {0, 1, 2}
+
+
+def _written(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
