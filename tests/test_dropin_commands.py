@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +13,8 @@ import SimpleITK as sitk
 import torch
 
 from bench.stock_folders import CASES, KINDS, SPLIT, write_stock_folder
-from orchestrator.cli.main import main
 from orchestrator.training.dropin.trainer_file import TRAINER
+from orchestrator.training.nnunet.classes import nnunet_package
 
 SHORT = """
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -30,14 +31,13 @@ NAME = f"{TRAINER}Short"
 class Commands:
     """nnU-Net's commands, in processes of their own, on one data set."""
 
-    def __init__(self, folder: Path, kind: str, *, trainers: Path) -> None:
+    def __init__(self, folder: Path, kind: str, *, installed: dict[str, str]) -> None:
         self.stock = write_stock_folder(folder, KINDS[kind])
         plan = self.stock.plan
         self.plan = (plan.plans["dataset_name"], plan.configuration)
         names = {name: str(folder / name) for name in ("raw", "preprocessed", "results")}
-        self.environment = os.environ | {f"nnUNet_{name}": place for name, place in names.items()}
-        self.environment |= {"nnUNet_extTrainer": str(trainers), "nnUNet_n_proc_DA": "1", "OMP_NUM_THREADS": "1"}
-        # Its own folder with images to predict.
+        self.environment = installed | {f"nnUNet_{name}": place for name, place in names.items()}
+        self.environment |= {"nnUNet_n_proc_DA": "1", "OMP_NUM_THREADS": "1"}
         self.images, self.labels = folder / "predicted", folder / "labels"
         self.images.mkdir()
         for path in (folder / "images").glob(f"{CASES[3]}_*.nii.gz"):
@@ -71,21 +71,25 @@ class Commands:
 
 
 @pytest.fixture
-def trainers(tmp_path, capsys) -> Path:
-    """A folder of the user's own with our trainer, as its page tells, and a short one of theirs."""
-    folder = tmp_path / "trainers"
-    folder.mkdir()
-    assert main(["install-trainer", "--show"]) == 0
-    (folder / f"{TRAINER}.py").write_text(capsys.readouterr().out, encoding="utf-8")
-    (folder / "short.py").write_text(SHORT, encoding="utf-8")
-    return folder
+def installed(tmp_path) -> dict[str, str]:
+    """Variables with which nnU-Net is a copy of its own, in which our trainer is installed, beside a short one."""
+    site, trainers = tmp_path / "site", tmp_path / "trainers"
+    shutil.copytree(nnunet_package(), site / "nnunetv2")
+    trainers.mkdir()
+    (trainers / "short.py").write_text(SHORT, encoding="utf-8")
+    paths = os.pathsep.join([str(site), str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"PYTHONPATH": paths, "nnUNet_extTrainer": str(trainers)}
+    command = [sys.executable, "-m", "orchestrator", "install-trainer"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(f"{site}/nnunetv2/training/nnUNetTrainer/{TRAINER}.py: written")
+    return environment
 
 
 @pytest.mark.end_to_end
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("kind", ["two channels", "two channels, 2d"])
-def test_what_its_page_promises_holds_for_nnunets_commands(kind, tmp_path, trainers):
-    commands = Commands(tmp_path / "data", kind, trainers=trainers)
+def test_what_its_page_promises_holds_for_nnunets_commands(kind, tmp_path, installed):
+    commands = Commands(tmp_path / "data", kind, installed=installed)
     assert "Epoch 1" in commands.train()
     assert {"checkpoint_best.pth", "checkpoint_final.pth"} <= {path.name for path in commands.fold.iterdir()}
     log = next(commands.fold.glob("training_log*.txt")).read_text(encoding="utf-8")

@@ -28,12 +28,9 @@ from orchestrator.search.samplers import SAMPLERS, KnownTrial, Trial
 from orchestrator.search.space import Space, load_space
 from orchestrator.shipped import shipped_file
 from orchestrator.storage.filesystem import open_storage
-from orchestrator.sweeps.apply import apply_best
 from orchestrator.sweeps.inner_study import inner_study
 from orchestrator.sweeps.sweep import Budget, _num_more
 from orchestrator.sweeps.trial_results import TrialResult
-from orchestrator.sweeps.written import SweepRecord
-from tests.raw_datasets import write_dataset
 
 SPACE = """
 initial_learning_rate: {loguniform: [0.0001, 0.1]}
@@ -189,65 +186,6 @@ def test_scans_of_a_patient_are_on_one_side_of_every_trial():
         assert not patients[0] & patients[1]
     with pytest.raises(ConfigError, match="9 folds"):
         _inner(study, training, trials=[Trial(number=0, settings=())], preset=PRESETS["paper"], folds=9)
-
-
-FLOW = """title: t  # kept
-datasets: {d: {nnunet: Dataset001_D}}
-models: {a: {planner: nnUNetPlannerResEncM}, b: {suffix: -b}}  # two
-trainings:
-  g: {train: [d/all], models: {a: core, b: more}}
-"""
-BLOCK = """datasets: {d: {nnunet: Dataset001_D}}
-models:
-  # the first
-  a:
-    preset: {optimizer: adamw}
-  b: {suffix: -b}  # the last
-
-title: t
-trainings:
-  g:
-    train: [d/all]
-"""
-NONE = """title: t
-datasets: {d: {nnunet: Dataset001_D}}
-# what is trained
-trainings:
-  g: {train: [d/all]}
-"""
-
-
-@pytest.mark.parametrize("text", [FLOW, BLOCK, NONE], ids=["flow", "block", "none"])
-def test_the_best_trial_becomes_a_model_and_nothing_else_of_the_file_changes(tmp_path, text):
-    data = tmp_path / "data"
-    write_dataset(data, folder="Dataset001_D", names=tuple(f"c{i}" for i in range(4)))
-    path = tmp_path / "study.yaml"
-    path.write_text(text, encoding="utf-8")
-    from orchestrator.sources.nnunet_raw.survey import Describer
-
-    describe = Describer(str(data))
-    training = load_study(path, describe=describe).trainings(preset=PRESETS["paper"])[0]
-    best = (("initial_learning_rate", 0.003), ("mirror_axes", (0, 1)), ("configuration", "2d"))
-    record = SweepRecord(training=training.id, num_trials=16, best=best)
-    apply_best(path, training, record, name="tuned")
-    study = load_study(path, describe=describe)
-    assert [model.name for model in study.models][-1] == "tuned"
-    tuned = study.models[-1]
-    assert (tuned.configuration, tuned.planner, tuned.suffix) == ("2d", training.model.planner, "-tuned")
-    assert dict(tuned.changes) == {
-        **dict(training.model.changes),
-        "initial_learning_rate": 0.003,
-        "mirror_axes": (0, 1),
-    }
-    assert "16 trials" in tuned.note
-    assert "g-tuned-fold0" in [one.id for one in study.trainings(preset=PRESETS["paper"])]
-    changed = path.read_text(encoding="utf-8")
-    assert [line for line in text.splitlines() if "#" in line and "{" not in line] == [
-        line for line in changed.splitlines() if "#" in line and "{" not in line
-    ]
-    with pytest.raises(ConfigError, match="has a model tuned already"):
-        apply_best(path, training, record, name="tuned")
-    assert path.read_text(encoding="utf-8") == changed
 
 
 TINY = """

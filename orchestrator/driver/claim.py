@@ -72,22 +72,9 @@ def claim_output(
     """
     record = json.loads(json.dumps({"format": RUN_FORMAT, **identity}))
     found = _claim_of(storage)
-    if found is not None and found.get("format") != RUN_FORMAT:
-        raise ConfigError(
-            f"{storage.location}/{run_paths.RUN}: files in layout {found.get('format')}; expected {RUN_FORMAT}. "
-            "Another version of this project has written them and can go on with them; otherwise choose another "
-            "--output"
-        )
     asked_for = tuple(dict.fromkeys([*_asked_for(found), *trainings]))
-    if found is not None and found.get(_STUDY) != record.get(_STUDY):
-        found = _of_grown_study(
-            found, where=storage.location, sha256=record.get(_STUDY), definitions=definitions, note=note
-        )
-    if found is not None and (different := _differences(found, record)):
-        raise ConfigError(
-            f"{storage.location}: holds a run with another {', '.join(different)}; expected the same one or an empty "
-            "location. Choose another --output"
-        )
+    if found is not None:
+        found = _expect_same(found, record, where=storage.location, definitions=definitions, note=note)
     after: dict[str, object] = {**(found or record), "trainings": list(asked_for)}
     if definitions:
         after[_DEFINITIONS] = dict(definitions)
@@ -96,6 +83,30 @@ def claim_output(
     if after != found:
         write_json(storage, run_paths.RUN, after)
     return asked_for
+
+
+def _expect_same(
+    found: dict[str, object],
+    wanted: Mapping[str, object],
+    *,
+    where: str,
+    definitions: Mapping[str, str],
+    note: Callable[[str], None],
+) -> dict[str, object]:
+    """Return the record of a run, of the study as it is now; raises ConfigError if it is another run."""
+    if found.get("format") != RUN_FORMAT:
+        raise ConfigError(
+            f"{where}/{run_paths.RUN}: files in layout {found.get('format')}; expected {RUN_FORMAT}. Another version "
+            "of this project has written them and can go on with them; otherwise choose another --output"
+        )
+    if found.get(_STUDY) != wanted.get(_STUDY):
+        found = _of_grown_study(found, where=where, sha256=wanted.get(_STUDY), definitions=definitions, note=note)
+    if different := _differences(found, wanted):
+        raise ConfigError(
+            f"{where}: holds a run with another {', '.join(different)}; expected the same one or an empty location. "
+            "Choose another --output"
+        )
+    return found
 
 
 def _of_grown_study(

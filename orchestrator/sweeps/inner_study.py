@@ -55,13 +55,7 @@ def inner_study(
     ConfigError
         If there are too few cases or patients, or fewer folds.
     """
-    folds = _folds(study, training)
-    num_folds = max(one.folds for one in fidelities)
-    if num_folds > len(folds):
-        raise ConfigError(
-            f"{num_folds} folds: the {len(training.train)} training cases of {training.id} make {len(folds)}; "
-            "expected at most as many"
-        )
+    folds = _folds(study, training, least=max(one.folds for one in fidelities))
     looks = [(trial, one) for trial in trials for one in looks_at(trial, fidelities)]
     cases = {name: _cases_of(name, training, folds) for name in dict.fromkeys(case.dataset for case in training.train)}
     return replace(
@@ -141,8 +135,11 @@ def _facets(settings: Settings) -> dict[str, str | int]:
     return {name: str(value) for name, value in settings if name not in RESERVED_FACETS}
 
 
-def _folds(study: Study, training: Training) -> list[list[Case]]:
-    """Divide the training cases; scans of one patient stay together, also those of two data sets."""
+def _folds(study: Study, training: Training, *, least: int) -> list[list[Case]]:
+    """Divide the training cases; scans of one patient stay together, also those of two data sets.
+
+    Raises ConfigError if there are fewer folds than `least`.
+    """
     by_id = {case.id: case for case in sorted(training.train)}
     patients = dict(zip(by_id, by_id, strict=True))
     for scans in _scans_of_patients(study):
@@ -155,6 +152,11 @@ def _folds(study: Study, training: Training) -> list[list[Case]]:
             "that trials can be compared on some of them"
         )
     rule = FoldRule(number=max(2, min(_MOST_FOLDS, num_patients // 2)))
+    if least > rule.number:
+        raise ConfigError(
+            f"{least} folds: the {len(training.train)} training cases of {training.id} make {rule.number}; expected at "
+            "most as many"
+        )
     return [[by_id[name] for name in names] for names in drawn(list(by_id), patients, rule=rule, where=training.id)]
 
 
