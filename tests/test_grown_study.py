@@ -14,6 +14,7 @@ from orchestrator.cluster.kinds.local import LocalCluster
 from orchestrator.driver.claim import claim_output
 from orchestrator.driver.request import RunRequest, definitions_of, identity_of
 from orchestrator.errors import ConfigError
+from orchestrator.results.trials import Fidelity
 from orchestrator.shipped import shipped_file
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
@@ -83,10 +84,8 @@ def test_a_run_goes_on_when_its_study_gets_the_best_trial_of_a_search_as_a_model
     kept = definitions_of(before)
     assert {name: run["definitions"][name] for name in kept} == kept
     # The search itself is of its training, and goes on as well.
-    digests = [
-        sweep_sha256(request_for(path), num_folds=1, milestones=()),
-        sweep_sha256(before, num_folds=1, milestones=()),
-    ]
+    looks = (Fidelity(preset="smoke", folds=1),)
+    digests = [sweep_sha256(one, fidelities=looks, milestones=()) for one in (request_for(path), before)]
     assert digests[0] == digests[1]
 
 

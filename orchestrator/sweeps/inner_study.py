@@ -43,10 +43,8 @@ def inner_study(
         fewer, so that each has two cases.
     trials
         The models that are compared.
-    fidelities
-        How much of a preset, and on how many of these folds, trials are trained, up to that of each.
-    preset
-        Of the sweep.
+    fidelities, preset
+        How much, and on how many of these folds, trials are trained, up to that of each; the preset of the sweep.
     sha256
         Digest of what the sweep follows from; the trials may become more.
 
@@ -67,10 +65,7 @@ def inner_study(
             replace(one, case_names=cases[one.name].everything) for one in study.datasets if one.name in cases
         ),
         models=tuple(_trial_model(training.model, trial, one, study=study, preset=preset) for trial, one in looks),
-        groups=tuple(
-            _group(training, trial, one, datasets=list(cases), several=len(fidelities) > 1, preset=preset)
-            for trial, one in looks
-        ),
+        groups=tuple(_group(training, trial, one, fidelities=fidelities, preset=preset) for trial, one in looks),
         ensembles=(),
         cases=cases,
         case_limits={},
@@ -110,14 +105,15 @@ def _trial_model(base: Model, trial: Trial, fidelity: Fidelity, *, study: Study,
 
 
 def _group(
-    training: Training, trial: Trial, fidelity: Fidelity, *, datasets: Sequence[str], several: bool, preset: Preset
+    training: Training, trial: Trial, fidelity: Fidelity, *, fidelities: Sequence[Fidelity], preset: Preset
 ) -> TrainingGroup:
+    datasets = dict.fromkeys(case.dataset for case in training.train)
     name = group_of(trial, fidelity, preset=preset.name)
     return TrainingGroup(
         name=name,
         facets={
             TRIAL: trial.number,
-            **({FIDELITY: fidelity.preset} if several else {}),
+            **({FIDELITY: fidelity.preset} if len(fidelities) > 1 else {}),
             **_facets(trial.settings),
         },
         label_set=training.label_set,
