@@ -222,7 +222,7 @@ def test_a_missing_fold_file_is_refused(tmp_path: Path):
 
 
 def test_no_facet_can_have_the_name_of_a_column():
-    assert set(SCHEMA.names) | {"model"} == RESERVED_FACETS
+    assert set(SCHEMA.names) | {"model", "training_seed"} == RESERVED_FACETS
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,8 @@ from typing import Literal
 
 from orchestrator.errors import ConfigError
 
+TRAINING_SEED = "training_seed"
+"""Facet of trainings of a model that is trained with several seeds: which of these."""
 VALIDATION = "val"
 """Name of the evaluation set of a training's own validation cases."""
 PAIR: Literal["pair"] = "pair"
@@ -148,6 +150,8 @@ class Model:
     """What it adds to the names of its groups of trainings."""
     changes: tuple[tuple[str, object], ...] = ()
     """Fields of the preset that it has otherwise, as `Preset.changed_by` takes them."""
+    seeds: tuple[int, ...] = ()
+    """With which each fold is trained; empty for once, with a seed of its own."""
     note: str = ""
     """What tables say of it: that it was tuned, say, on what, and with how many trials."""
 
@@ -171,7 +175,7 @@ class Training:
     """One model to be trained, with every case it sees and every case it is scored on."""
 
     group: str
-    """The trainings that differ in nothing but their fold, for example `liver-a`."""
+    """The trainings that differ in nothing but their fold and seed, for example `liver-a`."""
     fold: int
     """From 0."""
     num_folds: int
@@ -190,6 +194,8 @@ class Training:
     """What the final checkpoint is scored on."""
     plans_from: str | None
     """Id of the training whose patch size and network this one takes over."""
+    seed: int | None = None
+    """Which of several seeds of its model; None where there is but one."""
     num_uncapped_cases: int
     """Number of train + val + test cases before a preset capped them."""
     members: tuple["Training", ...] = ()
@@ -211,8 +217,13 @@ class Training:
 
     @property
     def id(self) -> str:
-        """Unique and usable as a file name: `liver-a-fold0`."""
-        return f"{self.group}-fold{self.fold}"
+        """Unique and usable as a file name: `liver-a-fold0`, or `liver-a-seed1-fold0`."""
+        return training_id(self.group, seed=self.seed, fold=self.fold)
+
+    @property
+    def num_in_group(self) -> int:
+        """Return how many trainings its group has."""
+        return self.num_folds * (1 if self.seed is None else len(self.model.seeds))
 
     @property
     def is_capped(self) -> bool:
@@ -225,3 +236,8 @@ class Training:
         """Every case of the training, each once, sorted."""
         evaluated = {case for evaluation in self.evaluation_sets for case in evaluation.cases}
         return tuple(sorted({*self.train, *self.val, *evaluated}))
+
+
+def training_id(group: str, *, seed: int | None, fold: int) -> str:
+    """Return the id of a training."""
+    return f"{group}{'' if seed is None else f'-seed{seed}'}-fold{fold}"

@@ -93,6 +93,9 @@ def _model(name: str, entry: ModelEntry, *, where: str) -> Model:
     changes = tuple(
         (field, tuple(value) if isinstance(value, list) else value) for field, value in said.pop("preset").items()
     )
+    if len(set(entry.seeds)) < len(entry.seeds):
+        raise ConfigError(f"{where.removesuffix('preset')}seeds: {entry.seeds}; expected each once")
+    said["seeds"] = tuple(entry.seeds)
     # Whether they fit does not depend on the preset.
     next(iter(PRESETS.values())).changed_by(changes, where=where)
     return Model(name=name, changes=changes, **said)

@@ -8,7 +8,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from orchestrator.benchmark.definition import VALIDATION, Case, Dataset, EvaluationSet, LabelSet, Model, Training
+from orchestrator.benchmark.definition import (
+    TRAINING_SEED,
+    VALIDATION,
+    Case,
+    Dataset,
+    EvaluationSet,
+    LabelSet,
+    Model,
+    Training,
+    training_id,
+)
 from orchestrator.benchmark.folds import DatasetCases
 from orchestrator.benchmark.leaks import PatientLeak, leaking_trainings
 from orchestrator.benchmark.presets import Preset, find_preset
@@ -48,7 +58,7 @@ class Evaluation:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingGroup:
-    """Trainings that differ in fold and model alone."""
+    """Trainings that differ in fold, model and seed alone."""
 
     name: str
     facets: Mapping[str, str | int]
@@ -141,10 +151,11 @@ class Study:
     def _fitted(self, matrix: str, *, preset: Preset) -> list[Training]:
         models = {model.name: model for model in self.models}
         return [
-            self._training(group, model=models[name], fold=fold, preset=preset)
+            self._training(group, model=models[name], seed=seed, fold=fold, preset=preset)
             for group in self.groups
             for name, own_matrix in group.matrix_of_model.items()
             if matrix in {own_matrix, ALL_MATRICES}
+            for seed in models[name].seeds or (None,)
             for fold in range(group.num_folds)
         ]
 
@@ -204,7 +215,7 @@ class Study:
                         leaks.append(PatientLeak(train_case=trained, test_case=tested, training_ids=touched))
         return tuple(leaks)
 
-    def _training(self, group: TrainingGroup, *, model: Model, fold: int, preset: Preset) -> Training:
+    def _training(self, group: TrainingGroup, *, model: Model, seed: int | None, fold: int, preset: Preset) -> Training:
         limits = {**preset.case_limits, **self.case_limits.get(preset.name, {})}
         train, val, evaluations = self._parts(group, fold=fold, limits=limits)
         whole = self._parts(group, fold=fold, limits={})
@@ -216,13 +227,14 @@ class Study:
             group=group.name + model.suffix,
             fold=fold,
             num_folds=group.num_folds,
-            facets={**group.facets, "model": model.name},
+            facets={**group.facets, "model": model.name, **({} if seed is None else {TRAINING_SEED: seed})},
             label_set=group.label_set,
             model=model,
             train=train,
             val=val,
             evaluation_sets=evaluations,
-            plans_from=f"{group.plans_from}{model.suffix}-fold{fold}" if group.plans_from else None,
+            plans_from=training_id(group.plans_from + model.suffix, seed=seed, fold=fold) if group.plans_from else None,
+            seed=seed,
             num_uncapped_cases=len(whole[0]) + len(whole[1]) + tested,
             chosen_by=chosen_by,
         )

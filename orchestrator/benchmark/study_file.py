@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from orchestrator.benchmark.definition import TRAINING_SEED
 from orchestrator.benchmark.presets import ModelChanges, PresetEntry
 from orchestrator.configuration import Entry
 
@@ -16,6 +17,7 @@ IGNORE = "ignore"
 RESERVED_FACETS = frozenset(
     {
         "model",
+        TRAINING_SEED,
         "training_id",
         "group",
         "fold",
@@ -110,6 +112,8 @@ class ModelEntry(Entry):
     """What it adds to the names of its groups of trainings."""
     preset: ModelChanges = {}
     """Fields of any preset that it has otherwise, such as `initial_learning_rate`."""
+    seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] = []
+    """Each fold is trained once with each of these, so that it is seen how much trainings of one kind differ."""
     note: Annotated[str, Field(max_length=1000)] = ""
     """What tables say of it: that it was tuned, on what, and with how many trials."""
 

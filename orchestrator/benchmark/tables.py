@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from orchestrator.benchmark.definition import VALIDATION, Training
+from orchestrator.benchmark.definition import TRAINING_SEED, VALIDATION, Training
 from orchestrator.benchmark.published import Published, PublishedScores
 from orchestrator.benchmark.study import Study
 from orchestrator.benchmark.study_file import ComparisonEntry, TablesFile
@@ -51,7 +51,9 @@ class ComparisonSpec:
 
     def key(self, training: Training) -> tuple[object, ...]:
         """Return what two trainings must have in common to be compared."""
-        names = self.same or tuple(sorted(set(training.facets) - set(self.baseline) - set(self.against)))
+        # Seeds are trainings of one group, as folds are.
+        others = set(training.facets) - set(self.baseline) - set(self.against) - {TRAINING_SEED}
+        names = self.same or tuple(sorted(others))
         # Models of one group differ in nothing else.
         of_models = not self.same and set(self.baseline) == set(self.against) == {"model"}
         group = training.group.removesuffix(training.model.suffix) if of_models else None

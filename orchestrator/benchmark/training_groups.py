@@ -159,9 +159,19 @@ class TrainingReader:
 def _check_ids(groups: Iterable[TrainingGroup], *, models: Mapping[str, object], where: str) -> None:
     """Raise ConfigError if two trainings would have one id."""
     suffixes = {name: getattr(model, "suffix", "") for name, model in models.items()}
+    groups = list(groups)
     names = Counter(group.name + suffixes[model] for group in groups for model in group.matrix_of_model)
     if repeated := [name for name, number in names.items() if number > 1]:
         raise ConfigError(f"{where}: {repeated[0]} would be two groups; give their models different suffixes")
+    seeds = {name: getattr(model, "seeds", []) for name, model in models.items()}
+    with_seeds = {
+        f"{group.name}{suffixes[model]}-seed{seed}"
+        for group in groups
+        for model in group.matrix_of_model
+        for seed in seeds[model]
+    }
+    if both := sorted(with_seeds.intersection(names)):
+        raise ConfigError(f"{where}: {both[0]} is a group and what seeds of another one are named; rename it")
 
 
 def _check_names_of_facets(facets: Iterable[str], *, where: str) -> None:

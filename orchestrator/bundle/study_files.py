@@ -34,8 +34,10 @@ def files_beside(path: Path) -> tuple[str, ...]:
             case FoldRule(patients=str(file)) | SplitFile(file=file):
                 beside.append(file)
     tables = path.with_name("tables.yaml")
-    if tables.exists() and (published := understood(load_yaml(tables), TablesFile, where=str(tables)).published):
-        beside += [published.scores, published.errata]
+    if tables.exists():
+        named = understood(load_yaml(tables), TablesFile, where=str(tables))
+        beside += [named.published.scores, named.published.errata] if named.published else []
+        beside += [named.references] if named.references else []
     return tuple(file for file in dict.fromkeys(beside) if path.with_name(file).exists())
 
 

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from orchestrator.benchmark.definition import Training
+from orchestrator.benchmark.definition import TRAINING_SEED, Training
 from orchestrator.benchmark.tables import ComparisonSpec, compared_groups
 from orchestrator.statistics.comparison import PairedComparison, compare_paired, corrected_by_holm
+from orchestrator.statistics.mixed import Crossed, MixedModel, mixed_model
 from orchestrator.statistics.sequential import Crossing
 
 if TYPE_CHECKING:
@@ -77,6 +78,8 @@ class Difference:
     num_unpaired: int
     """Cases that only one of them has a score of: they are left out."""
     result: PairedComparison
+    mixed: MixedModel | None = None
+    """The difference over other trainings as well; None where patients do not have several, or these are too few."""
     is_sequential: bool = False
     """Whether looks decide, and not the test of all that there is."""
     decision: Decision | None = None
@@ -136,6 +139,30 @@ class Answer:
             "interval without 0."
         )
 
+    @property
+    def modelled(self) -> "tuple[tuple[Difference, MixedModel], ...]":
+        """The differences that a mixed model was made of, with it."""
+        return tuple((one, one.mixed) for one in self.differences if one.mixed is not None)
+
+    @property
+    def sentence_of_models(self) -> str:
+        """What becomes of the answer when trainings count as drawn, too; empty without a model."""
+        there = [(one, model) for one, model in self.modelled if not model.problem]
+        without = len(self.modelled) - len(there)
+        none = f"; {without} have no such model, with its reason in the table" if without else ""
+        if not there:
+            return f"No mixed model over trainings{none}." if without else ""
+        numbers = [model.num_trainings for _, model in there]
+        trainings = f"{min(numbers)} to {max(numbers)}" if min(numbers) < max(numbers) else f"{numbers[0]}"
+        holding = {one.key for one, model in there if model.low <= 0 <= model.high}
+        shown = [one for one, _ in there if one.verdict in {"higher", "lower"}]
+        doubtful = sum(one.key in holding for one in shown)
+        return (
+            f"With trainings drawn as patients are (mixed model, n = {trainings} pairs of trainings), {len(holding)} "
+            f"of {len(there)} differences have 0 in their 95 % interval, among them {doubtful} of the {len(shown)} "
+            f"that are shown{none}."
+        )
+
 
 def _sentence_of_looks(verdicts: Sequence[str], *, patients: str) -> str:
     return (
@@ -170,7 +197,8 @@ def answer(spec: ComparisonSpec, rows: "pd.DataFrame", *, trainings: Sequence[Tr
             spec,
             rows,
             pair=(baseline.group, against.group),
-            by_fold=baseline.num_folds == against.num_folds,
+            by=paired_by(baseline, against),
+            by_training=paired_by(baseline, against, with_seeds=True),
             seed=seed,
         )
     ]
@@ -186,7 +214,7 @@ def answer_for_submission(method: str, rows: "pd.DataFrame", *, groups: Sequence
     differences = [
         difference
         for group in groups
-        for difference in _differences(spec, rows, pair=(group, method), by_fold=False, seed=seed)
+        for difference in _differences(spec, rows, pair=(group, method), by=(), by_training=(), seed=seed)
     ]
     return _corrected(spec, differences)
 
@@ -198,10 +226,18 @@ def _corrected(spec: ComparisonSpec, differences: Sequence[Difference]) -> Answe
 
 
 def _differences(
-    spec: ComparisonSpec, rows: "pd.DataFrame", *, pair: tuple[str, str], by_fold: bool, seed: int
+    spec: ComparisonSpec,
+    rows: "pd.DataFrame",
+    *,
+    pair: tuple[str, str],
+    by: tuple[str, ...],
+    by_training: tuple[str, ...],
+    seed: int,
 ) -> list[Difference]:
     baseline, against = pair
-    joined = paired_scores(rows, baseline=baseline, against=against, by_fold=by_fold)
+    joined = paired_scores(rows, baseline=baseline, against=against, by=by)
+    each = joined if by_training == by else paired_scores(rows, baseline=baseline, against=against, by=by_training)
+    of_trainings = dict(iter(each.groupby(["evaluation_set", "structure"]))) if by_training else {}
     found = []
     for (evaluation_set, structure), part in joined.groupby(["evaluation_set", "structure"], sort=False):
         for metric in METRICS:
@@ -223,21 +259,49 @@ def _differences(
                     against_mean=float(other[both].mean()),
                     num_unpaired=int((one.notna() ^ other.notna()).sum()),
                     result=result,
+                    mixed=_model(of_trainings.get((evaluation_set, structure)), metric=metric, by=by_training),
                 )
             )
     return found
 
 
-def paired_scores(rows: "pd.DataFrame", *, baseline: str, against: str, by_fold: bool) -> "pd.DataFrame":
+def _model(part: "pd.DataFrame | None", *, metric: str, by: tuple[str, ...]) -> MixedModel | None:
+    """Return the model of the differences of pairs of trainings; None if there are too few, or one of each patient."""
+    if part is None:
+        return None
+    scored = part.assign(difference=part[f"{metric}_against"] - part[f"{metric}_baseline"])
+    scored = scored[scored["difference"].notna()]
+    crossed = Crossed(
+        differences=scored["difference"].tolist(),
+        patients=scored["patient"].tolist(),
+        folds=scored["fold"].tolist(),
+        trainings=list(zip(*(scored[name] for name in by), strict=True)),
+    )
+    return mixed_model(crossed) if crossed.can_be_modelled else None
+
+
+def paired_by(baseline: Training, against: Training, *, with_seeds: bool = False) -> tuple[str, ...]:
+    """Return what two groups are paired by beside the case: the fold, where both have as many.
+
+    Scores of several seeds are averaged, or, `with_seeds` and where both have the same, paired as well: in which order
+    does not matter, since seeds of two methods have nothing to do with each other.
+    """
+    if baseline.num_folds != against.num_folds:
+        return ()
+    has_seeds = with_seeds and baseline.seed is not None and baseline.model.seeds == against.model.seeds
+    return ("fold", TRAINING_SEED) if has_seeds else ("fold",)
+
+
+def paired_scores(rows: "pd.DataFrame", *, baseline: str, against: str, by: Sequence[str]) -> "pd.DataFrame":
     """Return the scores of two groups side by side, `dsc_baseline` and so on, NaN where only one of them has a case.
 
-    A row is an evaluation set, structure and case, and with `by_fold` a fold.
+    A row is an evaluation set, structure and case, and what `paired_by` names.
     """
-    keys = ["evaluation_set", "structure", "dataset", "case", "patient", *(["fold"] if by_fold else [])]
+    keys = ["evaluation_set", "structure", "dataset", "case", "patient", *by]
     of_baseline, of_against = (_scores(rows, group=group, keys=keys) for group in (baseline, against))
     return of_baseline.add_suffix("_baseline").join(of_against.add_suffix("_against"), how="outer").reset_index()
 
 
 def _scores(rows: "pd.DataFrame", *, group: str, keys: list[str]) -> "pd.DataFrame":
-    """Return the scores of a group by what they are paired by; those of several folds of one case are averaged."""
+    """Return the scores of a group by what they are paired by; those of several trainings of one case are averaged."""
     return rows[rows["group"] == group].groupby(keys, sort=False)[list(METRICS)].mean()

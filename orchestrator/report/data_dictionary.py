@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 
+from orchestrator.benchmark.definition import TRAINING_SEED
+
 _FACET = "a facet of the study: what its trainings are told apart by"
 COLUMNS: Mapping[str, str] = {
     "training_id": "id of the training",
-    "group": "the trainings that differ in nothing but their fold",
+    "group": "the trainings that differ in nothing but their fold and seed",
     "fold": "from 0",
     "configuration": "configuration of nnU-Net",
     "evaluation_set": "name of the set of cases; `val` is of the training's own domain",
@@ -27,6 +29,7 @@ COLUMNS: Mapping[str, str] = {
     "message": "why there is no score, or what was done to the files before scoring",
     "preset": "how much was trained",
     "seed": "of the run",
+    TRAINING_SEED: "which of several seeds of its model the training has; none where there is one",
     "versions": "JSON: what the model was trained with",
     "data_sha256": "digest over the digests of all cases of the training",
     "split_sha256": "digest over the names of its training, validation and test cases",

@@ -21,12 +21,14 @@ from orchestrator.report.texts.numbers import (
     counts,
     hours_text,
     left_out,
+    modelled,
     number,
     p_value,
     percent,
     quartiles,
     rank_range,
     share,
+    spread,
 )
 from orchestrator.statistics import ranking, sequential
 from orchestrator.statistics.intervals import FEWEST_CLUSTERS, NUM_RESAMPLES, MeanWithInterval
@@ -172,6 +174,8 @@ def _rendered(template: str, page: Page, *, has_markup: bool) -> str:
         "basis": basis,
         "left_out": left_out,
         "number": number,
+        "modelled": modelled,
+        "spread": spread,
         "p_value": p_value,
         "rank_range": rank_range,
         "hours": hours_text,

@@ -21,7 +21,7 @@ FEWEST_TRAININGS = 3
 """Pairs of trainings from which there is a model: of two, an interval would be fifty times as wide as their SD."""
 _IS_NONE = 1e-3
 """Of the SD of the rest: a part that is smaller is none."""
-_LEAST_START, _LARGEST = 0.1, 1e4
+_LEAST_START, _LARGEST = 0.1, 500.0
 
 Array = NDArray[np.float64]
 

@@ -101,7 +101,7 @@ def _trial_model(base: Model, trial: Trial, fidelity: Fidelity, *, study: Study,
     changed = changes_for(study, fidelity, preset=preset) | dict(base.changes)
     changed |= {field: value for field, value in trial.settings if field not in OF_A_MODEL}
     name = group_of(trial, fidelity, preset=preset.name)
-    return replace(base, **own, name=name, suffix="", changes=tuple(changed.items()))
+    return replace(base, **own, name=name, suffix="", seeds=(), changes=tuple(changed.items()))
 
 
 def _group(

@@ -97,6 +97,7 @@ def _ensemble(spec: Ensemble, members: Sequence[Training], *, where: str) -> Tra
     found = Training(
         group=group,
         fold=0 if FOLD in spec.over else first.fold,
+        seed=first.seed if len({member.seed for member in members}) == 1 else None,
         num_folds=1,
         facets={**common, **spec.facets, MODEL: model.name},
         label_set=first.label_set,

@@ -39,10 +39,11 @@ def live_state(status: RunStatus, *, trainings: tuple[Training, ...], driver: st
     under_way = {one.id: one for one in status.under_way}
     keys = {stage: StageKey.parse(stage) for stage in status.failed}
     failed = {key.training: status.failed[stage] for stage, key in keys.items() if key is not None and key.training}
-    by_group: dict[str, dict[int, Cell]] = {}
+    by_line: dict[str, dict[int, Cell]] = {}
     for training in asked_for:
         cell = _cell(training.id, status=status, under_way=under_way, failed=failed)
-        by_group.setdefault(training.group, {})[training.fold] = cell
+        line = training.group if training.seed is None else f"{training.group}, seed {training.seed}"
+        by_line.setdefault(line, {})[training.fold] = cell
     machines: dict[str, list[str]] = {}
     for one in status.under_way:
         machines.setdefault(one.host or "not known yet", []).append(one.id)
@@ -50,7 +51,7 @@ def live_state(status: RunStatus, *, trainings: tuple[Training, ...], driver: st
     return LiveState(
         lines=tuple(
             Line(group=group, cells=tuple(cells.get(fold) for fold in range(max(cells) + 1)))
-            for group, cells in by_group.items()
+            for group, cells in by_line.items()
         ),
         machines=tuple(Machine(name=name, trainings=tuple(own)) for name, own in sorted(machines.items())),
         remaining=f"{duration_text(found.early_s)} to {duration_text(found.late_s)}" if found else "",

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from orchestrator.benchmark.definition import Training
+from orchestrator.benchmark.definition import TRAINING_SEED, Training
 from orchestrator.benchmark.tables import ComparisonSpec, compared_groups
-from orchestrator.report.answers import METRICS, paired_scores
+from orchestrator.report.answers import METRICS, paired_by, paired_scores
 from orchestrator.report.reported import Reported
 from orchestrator.report.scores_frame import scores_frame
 from orchestrator.statistics.planning import VarianceComponents, variance_components
@@ -30,7 +30,7 @@ class PlannedComparison:
     metric: str
     components: VarianceComponents
     num_folds: int
-    """Trainings of each group in a run."""
+    """Of each group."""
     hours_a_pair: float
     """Of training, of one training of each group."""
     num_tests: int
@@ -43,7 +43,7 @@ def planned_comparisons(runs: Sequence[Reported]) -> tuple[PlannedComparison, ..
     Parameters
     ----------
     runs
-        Of one study, each with a seed of its own.
+        Of one study, each with a `--seed` of its own.
     """
     frames = [scores_frame(run) for run in runs]
     trainings = list({training.id: training for run in runs for training in run.trainings}.values())
@@ -65,7 +65,7 @@ def _of_question(
                 rows,
                 baseline=baseline.group,
                 against=against.group,
-                by_fold=baseline.num_folds == against.num_folds,
+                by=paired_by(baseline, against, with_seeds=True),
             ).assign(run=number)
             for number, rows in enumerate(frames)
         ]
@@ -100,8 +100,8 @@ def _components(part: "pd.DataFrame", *, metric: str) -> VarianceComponents | No
     if scored["patient"].nunique() < 2:
         return None
     # Groups with other numbers of folds are paired case by case: then a run is one training.
-    folds = scored["fold"] if "fold" in scored else scored["run"]
-    trainings = list(zip(scored["run"], folds, strict=True))
+    names = [name for name in ("run", "fold", TRAINING_SEED) if name in scored]
+    trainings = list(zip(*(scored[name] for name in names), strict=True))
     return variance_components(scored["difference"].tolist(), scored["patient"].tolist(), trainings)
 
 

@@ -33,7 +33,7 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Line:
-    """A group of trainings."""
+    """A group of trainings, or of those with one seed."""
 
     group: str
     cells: tuple[Cell | None, ...]

@@ -190,7 +190,7 @@ def _courses(tests: Sequence[PlannedTest], rows: "pd.DataFrame", *, committed: C
 def _differences(rows: "pd.DataFrame", test: PlannedTest) -> dict[DifferenceKey, dict[str, float]]:
     """Return the mean difference of each patient in every test of the same two groups."""
     baseline, against = test.key.baseline, test.key.against
-    joined = paired_scores(rows, baseline=baseline, against=against, by_fold=test.by_fold)
+    joined = paired_scores(rows, baseline=baseline, against=against, by=test.by)
     found = {}
     for metric in METRICS:
         joined["difference"] = joined[f"{metric}_against"] - joined[f"{metric}_baseline"]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from orchestrator.benchmark.definition import Case, Training
 from orchestrator.benchmark.tables import ComparisonSpec, compared_groups
 from orchestrator.errors import ConfigError
-from orchestrator.report.answers import METRICS, DifferenceKey
+from orchestrator.report.answers import METRICS, DifferenceKey, paired_by
 from orchestrator.statistics.comparison import FEWEST_DIFFERENCES
 from orchestrator.workflow.looks import LookPlan, PlannedEntry
 
@@ -19,8 +19,8 @@ class PlannedTest:
     """A test that is to be made, whatever the scores will be."""
 
     key: DifferenceKey
-    by_fold: bool
-    """Whether a case is paired with itself in the same fold."""
+    by: tuple[str, ...]
+    """What cases are paired by, of `paired_by`."""
     looks: tuple[frozenset[str], ...]
     """Trainings of both groups in each look and those before it."""
     num_patients: int
@@ -71,7 +71,7 @@ def plan_looks(
     if most <= FIRST_FOLDS:
         raise ConfigError(
             f"--until-decided: at most {most} of these trainings in each group, and none could be left out; expected "
-            f"groups with more than {FIRST_FOLDS} folds"
+            f"groups with more than {FIRST_FOLDS} folds or seeds"
         )
     further = [[own[place] for own in ids if place < len(own)] for place in range(FIRST_FOLDS, most)]
     first = [id_ for own in ids for id_ in own[:FIRST_FOLDS]]
@@ -109,7 +109,7 @@ def planned_tests(
         found.append(
             PlannedTest(
                 key=DifferenceKey(**entry.model_dump()),
-                by_fold=baseline[0].num_folds == against[0].num_folds,
+                by=paired_by(baseline[0], against[0]),
                 looks=tuple(plan.until(number) & ids for number in range(1, len(plan.looks) + 1)),
                 num_patients=_num_patients(scored.get((entry.evaluation_set, entry.structure), set()), patients),
             )
@@ -118,10 +118,15 @@ def planned_tests(
 
 
 def _by_group(trainings: Sequence[Training]) -> dict[str, list[Training]]:
+    """Return the trainings of each group, all folds with one seed before those with the next."""
     folds: dict[str, list[Training]] = {}
-    for training in sorted(trainings, key=lambda one: one.fold):
+    for training in sorted(trainings, key=_place):
         folds.setdefault(training.group, []).append(training)
     return folds
+
+
+def _place(training: Training) -> tuple[int, int]:
+    return 0 if training.seed is None else training.model.seeds.index(training.seed), training.fold
 
 
 def _entries(

@@ -42,7 +42,7 @@ class TableRow:
     evaluation_set: str
     structure: str
     fold: int | str
-    """Number, or `average`."""
+    """Number, with its seed where there are several; or `average`."""
     state: str
     """Empty for a whole row; otherwise what it lacks: `pending`, `failed`, `not needed`, cases or folds."""
     summary: Summary
@@ -122,7 +122,7 @@ def _block(folds: Sequence[Training], *, evaluation_set: str, structure: str, sc
                 group=training.group,
                 evaluation_set=evaluation_set,
                 structure=structure,
-                fold=training.fold,
+                fold=training.fold if training.seed is None else f"{training.fold}, seed {training.seed}",
                 state=_state(state, num_absent=len(absent), num_cases=len(evaluation.cases)),
                 summary=summarise(rows),
                 published=_find(scores.published, training, evaluation_set=evaluation_set, structure=structure),
@@ -138,7 +138,7 @@ def _block(folds: Sequence[Training], *, evaluation_set: str, structure: str, sc
                 structure=structure,
                 fold=AVERAGE,
                 state=_average_state(
-                    folds[0].num_folds, [scores.state(training.id) for training in folds], num_absent=num_absent
+                    folds[0], [scores.state(training.id) for training in folds], num_absent=num_absent
                 ),
                 summary=summarise(pooled),
                 published=scores.published.find(
@@ -166,13 +166,14 @@ def _state(state: str, *, num_absent: int, num_cases: int) -> str:
     return f"{num_absent} of {num_cases} cases have no row" if num_absent else ""
 
 
-def _average_state(num_folds: int, states: Sequence[str], *, num_absent: int) -> str:
+def _average_state(first: Training, states: Sequence[str], *, num_absent: int) -> str:
     """Return how many folds an average pools if they are not all, what became of the others, and what they lack."""
+    number, what = first.num_in_group, "folds" if first.seed is None else "trainings"
     counts = Counter(states)
     lacks = [f"{num_absent} cases have no row"] if num_absent else []
-    if counts["done"] == num_folds:
+    if counts["done"] == number:
         return ", ".join(lacks)
     others = [f"{counts[state]} {state}" for state in ("pending", "failed", "not needed") if counts[state]]
-    if num_folds > len(states):
-        others.append(f"{num_folds - len(states)} not in this run")
-    return f"{counts['done']} of {num_folds} folds: {', '.join([*others, *lacks])}"
+    if number > len(states):
+        others.append(f"{number - len(states)} not in this run")
+    return f"{counts['done']} of {number} {what}: {', '.join([*others, *lacks])}"

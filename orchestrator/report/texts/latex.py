@@ -7,7 +7,17 @@ from orchestrator.report.page import BesidePublished, Page
 from orchestrator.report.parts import Gaps, Parts
 from orchestrator.report.ranks import Ranked
 from orchestrator.report.texts.escaping import escaped
-from orchestrator.report.texts.numbers import hours_text, number, p_value, percent, quartiles, rank_range, share
+from orchestrator.report.texts.numbers import (
+    hours_text,
+    modelled,
+    number,
+    p_value,
+    percent,
+    quartiles,
+    rank_range,
+    share,
+    spread,
+)
 from orchestrator.usage import Usage
 
 HEADER = r"""% Tables of a report. In a document: \usepackage[T1]{fontenc} \usepackage{booktabs} \input{tables}
@@ -20,7 +30,9 @@ def latex_tables(page: Page) -> str:
     tables = [HEADER]
     if page.rows:
         tables.append(_scores(page))
-    tables += [_answer(one, page=page) for one in page.answers if one.differences]
+    for one in page.answers:
+        tables += [_answer(one, page=page)] if one.differences else []
+        tables += [_models(one, page=page)] if one.modelled else []
     tables += [_ranks(one, what=page.what) for one in page.rankings]
     if page.published:
         tables.append(_published(page.published, page=page))
@@ -62,6 +74,37 @@ def _answer(found: Answer, *, page: Page) -> str:
         rows=rows,
         label=found.spec.name,
     )  # fmt: skip
+
+
+def _models(found: Answer, *, page: Page) -> str:
+    rows = [
+        [one.baseline, one.against, page.set_title(one.evaluation_set), one.structure, one.metric.upper(),
+         modelled(model) if not model.problem else f"no number: {model.problem}",
+         *map(spread, (model.patient_sd, model.fold_sd, model.training_sd, model.residual_sd)),
+         str(model.num_patients), str(model.num_trainings)]
+        for one, model in found.modelled
+    ]  # fmt: skip
+    return _table(
+        f"{found.spec.title} Differences (second less first, in points) with 95 % intervals over patients and pairs of "
+        "trainings, and the SD of each part, by a linear mixed model (restricted likelihood, Satterthwaite's degrees "
+        "of freedom).",
+        columns=(
+            "first",
+            "second",
+            "evaluated on",
+            "structure",
+            "metric",
+            "difference",
+            "patients",
+            "folds",
+            "trainings",
+            "rest",
+            "n patients",
+            "n trainings",
+        ),
+        rows=rows,
+        label=f"{found.spec.name}-trainings",
+    )
 
 
 def _ranks(found: Ranked, *, what: str) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from orchestrator.report.overview import OverviewRow, Quartiles
 from orchestrator.scoring.leaderboard import Standing
 from orchestrator.statistics.intervals import FEWEST_CLUSTERS, MeanWithInterval
+from orchestrator.statistics.mixed import MixedModel
 from orchestrator.usage import Cost, Usage
 
 _NONE = "none"
@@ -18,6 +19,16 @@ def percent(value: MeanWithInterval, *, signed: bool = False) -> str:
     sign = "+" if signed else ""
     mean = f"{100 * value.mean:{sign}.1f}"
     return f"{mean} ({100 * value.low:{sign}.1f} to {100 * value.high:{sign}.1f})" if value.has_interval else mean
+
+
+def modelled(value: MixedModel) -> str:
+    """Return a difference of a mixed model with its interval in points: `+2.8 (-0.3 to +5.8)`."""
+    return f"{100 * value.difference:+.1f} ({100 * value.low:+.1f} to {100 * value.high:+.1f})"
+
+
+def spread(value: float) -> str:
+    """Return an SD in points, with two digits; `-` of what is not told."""
+    return "-" if math.isnan(value) else f"{100 * value:.2f}"
 
 
 def share(value: float) -> str:
