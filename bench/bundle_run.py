@@ -16,6 +16,7 @@ from orchestrator.driver.claim import claim_output
 from orchestrator.driver.request import RunRequest, identity_of
 from orchestrator.results.records import ScoreStatus
 from orchestrator.results.store import ResultsStore
+from orchestrator.sources.nnunet_raw.survey import Describer
 from orchestrator.storage.filesystem import open_storage
 
 EVENTS: tuple[dict[str, object], ...] = (
@@ -44,9 +45,13 @@ def written_study(folder: Path) -> Path:
     return folder / "study.yaml"
 
 
-def sealed_run(folder: Path, *, secret: str = "/secret-home/run") -> RunRequest:
-    """Write such a run; returns what it was asked for."""
-    study = load_study(written_study(folder / "study"))
+def sealed_run(folder: Path, *, secret: str = "/secret-home/run", data: str | None = None) -> RunRequest:
+    """Write such a run; returns what it was asked for.
+
+    With `data`, a folder or bucket, `folder` holds a study of data sets in nnU-Net's layout there.
+    """
+    path = folder / "study" / "study.yaml"
+    study = load_study(path, describe=Describer(data)) if data else load_study(written_study(path.parent))
     preset = study.preset("paper")
     trainings = study.trainings(matrix="all", preset=preset)
     request = RunRequest(
@@ -54,14 +59,17 @@ def sealed_run(folder: Path, *, secret: str = "/secret-home/run") -> RunRequest:
         trainings=trainings,
         preset=preset,
         seed=0,
-        data=None,
+        data=data,
         output=str(folder / "run"),
         cluster=LocalCluster(),
     )
     storage = open_storage(request.output)
     claim_output(storage, identity=identity_of(request), trainings=[training.id for training in trainings])
     for training in trainings:
-        rows = drawn_rows(training, study=study)
+        rows = [
+            replace(row, provenance=replace(row.provenance, phantoms=data is None))
+            for row in drawn_rows(training, study=study)
+        ]
         for place, row in enumerate(rows):
             if row.score.status is ScoreStatus.MISSING or place == 0:
                 message = f"{folder}/run/predictions/x.nii.gz: no NIfTI file, seen by {secret}/y at 10.1.2.3"

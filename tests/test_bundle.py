@@ -2,11 +2,14 @@
 
 import csv
 import json
+import socket
 import zipfile
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from raw_datasets import write_dataset
 
 from bench.bundle_changes import repacked
 from bench.bundle_run import sealed, sealed_run
@@ -14,9 +17,13 @@ from orchestrator.bundle.archive import read_archive
 from orchestrator.bundle.differences import differences
 from orchestrator.bundle.redaction import redacted
 from orchestrator.bundle.seal import check_bundle, write_bundle
+from orchestrator.bundle.study_files import files_beside
 from orchestrator.cli.results.bundle import main
 from orchestrator.errors import ConfigError, DataError
+from orchestrator.shipped import shipped_file
 from orchestrator.storage.filesystem import open_storage
+
+pytest_plugins = ["bucket_fixtures"]
 
 
 @pytest.fixture(scope="module")
@@ -182,3 +189,69 @@ def test_a_run_without_scores_is_no_bundle(tmp_path: Path):
         path.unlink()
     with pytest.raises(ConfigError, match="no training has scores yet"):
         write_bundle(request, open_storage(request.output), target=tmp_path / "x.zip")
+
+
+def in_bucket(folder: Path, bucket) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            bucket.write_bytes(path.relative_to(folder).as_posix(), path.read_bytes())
+
+
+def without_network(monkeypatch) -> None:
+    def refused(*_):
+        raise AssertionError("a bundle is checked without a network")
+
+    monkeypatch.setattr(socket.socket, "connect", refused)
+
+
+def test_a_run_in_a_bucket_has_the_bundle_of_the_same_run_in_a_folder(tmp_path: Path, s3_storage, monkeypatch):
+    request = sealed_run(tmp_path)
+    in_bucket(tmp_path / "run", s3_storage)
+    in_folder, elsewhere = tmp_path / "folder.zip", tmp_path / "bucket.zip"
+    write_bundle(request, open_storage(request.output), target=in_folder)
+    write_bundle(replace(request, output=s3_storage.location), s3_storage, target=elsewhere)
+    assert elsewhere.read_bytes() == in_folder.read_bytes()
+    without_network(monkeypatch)
+    assert check_bundle(elsewhere).problems == ()
+
+
+RAW_STUDY = """
+title: Things of a clinic
+datasets:
+  things: {nnunet: Dataset137_Things, folds: {number: 3, patients: patients.csv}, held_out: {later: [case_11]}}
+models: {3d: {}, 2d: {configuration: 2d, suffix: -2d}}
+trainings:
+  things: {train: [things/other-folds], val: [things/fold], test: {later: things/later}}
+"""
+
+
+@pytest.mark.parametrize("place", ["folder", "bucket"])
+def test_a_run_of_nnunets_data_sets_is_checked_without_them(tmp_path: Path, s3_storage, monkeypatch, place):
+    names = tuple(f"case_{number:02d}" for number in range(12))
+    write_dataset(tmp_path / "raw", names=names, channels=("CT",))
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "study.yaml").write_text(RAW_STUDY)
+    patients = "".join(f"{name},patient_{number // 2}\n" for number, name in enumerate(names))
+    (tmp_path / "study" / "patients.csv").write_text(f"case,patient\n{patients}")
+    if place == "bucket":
+        in_bucket(tmp_path / "raw", s3_storage)
+    request = sealed_run(tmp_path, data=str(tmp_path / "raw") if place == "folder" else s3_storage.location)
+    target = tmp_path / "sealed.zip"
+    write_bundle(request, open_storage(request.output), target=target)
+    (tmp_path / "raw").rename(tmp_path / "gone")
+    without_network(monkeypatch)
+    assert check_bundle(target).problems == ()
+    files = dict(read_archive(target).files)
+    assert set(json.loads(files["study/described_datasets.json"])) == {"Dataset137_Things"}
+    assert "study/patients.csv" in files
+    # What the data set has said counts: with another label it is another study.
+    said = files["study/described_datasets.json"].replace(b'"small"', b'"tiny"')
+    assert said != files["study/described_datasets.json"]
+    repacked({**files, "study/described_datasets.json": said}, target, with_digests=True)
+    assert check_bundle(target).problems
+
+
+def test_every_file_that_the_shipped_study_names_goes_with_it():
+    beside = files_beside(shipped_file("splits", "covid19", "study.yaml"))
+    there = {path.name for path in shipped_file("splits", "covid19").iterdir() if path.is_file()}
+    assert set(beside) == there - {"study.yaml"}

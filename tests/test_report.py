@@ -20,6 +20,7 @@ from orchestrator.report.answers import answer
 from orchestrator.report.content import make_page, training_spans
 from orchestrator.report.data_dictionary import COLUMNS
 from orchestrator.report.page import to_html
+from orchestrator.report.pictures import sides_of
 from orchestrator.report.reported import Reported
 from orchestrator.report.scores_frame import scores_frame
 from orchestrator.report.write import write_report
@@ -206,3 +207,10 @@ def test_figures_of_a_run_are_on_its_page(rows):
     assert len(page.figures) == len(set(zip(frame["evaluation_set"], frame["structure"], strict=True))) + 3
     assert to_html(page).count("<figure>") == len(page.figures)
     assert np.isfinite([len(figure.svg) for figure in page.figures]).all()
+
+
+def test_the_sides_of_a_picture_are_those_of_the_patient():
+    # Columns of ITK's direction are where x, y and z grow, in LPS; letters are of z, y and x.
+    assert sides_of((1, 0, 0, 0, 1, 0, 0, 0, 1)) == ("S", "P", "L")
+    assert sides_of((-1, 0, 0, 0, -1, 0, 0, 0, 1)) == ("S", "A", "R")  # as most NIfTI files lie
+    assert sides_of((0, 0, 1, 1, 0, 0, 0, -1, 0)) == ("L", "I", "P")  # a sagittal series from right to left

@@ -132,9 +132,12 @@ class Answer:
             return _sentence_of_looks(verdicts, patients=patients)
         if not self.num_tests:
             return f"Too few patients for a test (n = {patients})."
+        few = len(verdicts) - self.num_tests
+        untested = f", {few} of them for want of a test: too few patients, or no difference in any" if few else ""
         return (
             f"Of {len(verdicts)} differences (structure, evaluation set, DSC or NSD), {verdicts.count('higher')} are "
-            f"shown to be higher, {verdicts.count('lower')} lower; {verdicts.count('not shown')} are not shown. "
+            f"shown to be higher, {verdicts.count('lower')} lower; {verdicts.count('not shown')} are not shown"
+            f"{untested}. "
             f"n = {patients} patients, Wilcoxon signed rank, Holm over {self.num_tests} tests at {ALPHA}, and a 95 % "
             "interval without 0."
         )

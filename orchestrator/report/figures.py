@@ -57,22 +57,27 @@ def scores_by_group(rows: "pd.DataFrame") -> str:
         return svg_of(figure)
 
 
-def forest(answer: Answer) -> str:
-    """Return the differences of an answer with their intervals."""
+def forest(answer: Answer, set_titles: Mapping[str, str]) -> str:
+    """Return the differences of an answer with their intervals, in points."""
     shown = answer.differences
     with new_figure(height_in=0.9 + 0.24 * len(shown)) as (figure, (axis,)):
         for place, one in enumerate(shown):
             found = one.result.difference
             colour = COLOURS[0] if one.metric == "dsc" else COLOURS[1]
             if found.has_interval:
-                axis.plot([found.low, found.high], [place, place], color=colour, linewidth=1.6)
+                axis.plot([100 * found.low, 100 * found.high], [place, place], color=colour, linewidth=1.6)
             is_shown = one.verdict in {"higher", "lower"}
-            axis.plot([found.mean], [place], "o", color=colour, markersize=5, fillstyle="full" if is_shown else "none")
-        labels = [f"{one.against}: {one.structure}, {one.evaluation_set}, {one.metric.upper()}" for one in shown]
+            style = "full" if is_shown else "none"
+            axis.plot([100 * found.mean], [place], "o", color=colour, markersize=5, fillstyle=style)
+        labels = [
+            f"{one.against}: {one.structure}, {set_titles.get(one.evaluation_set, one.evaluation_set)}, "
+            f"{one.metric.upper()}"
+            for one in shown
+        ]
         axis.set_yticks(range(len(shown)), labels)
         axis.set_ylim(len(shown) - 0.4, -0.6)
         axis.axvline(0, color="#888888", linewidth=0.8)
-        axis.set_xlabel("difference with its 95 % interval (filled: shown)")
+        axis.set_xlabel("second less first, in points, with its 95 % interval (filled: shown)")
         return svg_of(figure)
 
 

@@ -183,7 +183,7 @@ def _rendered(template: str, page: Page, *, has_markup: bool) -> str:
         "cell": in_cell,
         "line": in_line,
         # Of matplotlib, which escapes the texts in it.
-        "forest": lambda answer: Markup(figures.forest(answer)),
+        "forest": lambda answer, titles: Markup(figures.forest(answer, titles)),
         "svg": Markup,
     }
     return environment.get_template(template).render(page=page)

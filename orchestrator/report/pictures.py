@@ -7,10 +7,10 @@ and the last. Slices go through the middle of what is labelled in either map.
 import base64
 import io
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import SimpleITK as sitk
@@ -32,12 +32,15 @@ from orchestrator.storage.json_values import JsonMapping
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.axes import Axes
 
 logger = logging.getLogger(__name__)
 
 MOST_STRUCTURES = 8
 """Of which there are pictures: whole-body label maps have a hundred."""
 _BAR_MM = 50.0
+_SIDES = (("L", "R"), ("P", "A"), ("S", "I"))
+"""Of the patient: where x, y and z of ITK grow, and the other way."""
 _PERCENTILES = (0.5, 99.5)
 """Of the intensities of the slices that are black and white."""
 
@@ -58,6 +61,8 @@ class _Volumes:
     reference: NDArray[np.bool_]
     prediction: NDArray[np.bool_]
     spacing_mm: tuple[float, float, float]
+    sides: tuple[str, ...]
+    """Of z, y and x: the side of the patient towards which each grows; empty for a single slice."""
 
 
 def pictures(rows: "pd.DataFrame", *, reported: Reported, storage: Storage) -> Iterator[Picture]:
@@ -75,7 +80,8 @@ def pictures(rows: "pd.DataFrame", *, reported: Reported, storage: Storage) -> I
             except (OrchestratorError, OSError) as error:
                 logger.info("no picture of %s of %s: %s", row["case"], row["training_id"], error)
                 continue
-            yield _picture(volumes, name=name, row=row)
+            is_ct = reported.study.dataset(row["dataset"]).channels[0] == "CT"
+            yield _picture(volumes, name=name, row=row, unit=" HU" if is_ct else "")
 
 
 def _volumes(row: JsonMapping, *, study: Study, training: Training, storage: Storage) -> _Volumes:
@@ -95,10 +101,31 @@ def _volumes(row: JsonMapping, *, study: Study, training: Training, storage: Sto
         reference=np.isin(truth.array, of_reference),
         prediction=np.isin(guess, of_prediction),
         spacing_mm=truth.spacing_mm,
+        sides=sides_of(image.GetDirection()) if image.GetDimension() == 3 and min(truth.array.shape) > 1 else (),
     )
 
 
-def _picture(volumes: _Volumes, *, name: str, row: JsonMapping) -> Picture:
+def sides_of(direction: Sequence[float]) -> tuple[str, ...]:
+    """Return towards which side of the patient z, y and x grow, of a direction as ITK has it (LPS)."""
+    columns = np.reshape(direction, (3, 3)).T[::-1]
+    main = [int(np.argmax(np.abs(column))) for column in columns]
+    return tuple(_SIDES[axis][0 if column[axis] > 0 else 1] for axis, column in zip(main, columns, strict=True))
+
+
+def _orient(axis: "Axes", *, down: str, right: str) -> None:
+    """Turn a slice as radiologists look at it (right and anterior on the left side, anterior or superior above)."""
+    opposite = {one: other for pair in _SIDES for one, other in (pair, pair[::-1])}
+    if down in "SA":
+        axis.invert_yaxis()
+        down = opposite[down]
+    if right in "RA":
+        axis.invert_xaxis()
+        right = opposite[right]
+    for text, x, y in ((opposite[right], 0.03, 0.5), (right, 0.97, 0.5), (opposite[down], 0.5, 0.95)):
+        axis.text(x, y, text, transform=axis.transAxes, color="white", fontsize=7, ha="center", va="center")
+
+
+def _picture(volumes: _Volumes, *, name: str, row: JsonMapping, unit: str) -> Picture:
     places = [int(np.median(found)) for found in np.nonzero(volumes.reference | volumes.prediction)]
     planes = [axis for axis in (0, 1, 2) if min(np.delete(volumes.image.shape, axis)) > 1]
     slices = [np.take(volumes.image, places[axis], axis) for axis in planes]
@@ -106,23 +133,23 @@ def _picture(volumes: _Volumes, *, name: str, row: JsonMapping) -> Picture:
     with new_figure(height_in=2.6, columns=len(planes)) as (figure, axes):
         for axis, shown, image in zip(axes, planes, slices, strict=True):
             down_mm, right_mm = np.delete(volumes.spacing_mm, shown)
-            # Slices of z grow towards the head in LPS.
-            origin: Literal["upper", "lower"] = "upper" if shown == 0 else "lower"
-            axis.imshow(image, cmap="gray", vmin=low, vmax=high + 1e-6, aspect=down_mm / right_mm, origin=origin)
+            axis.imshow(image, cmap="gray", vmin=low, vmax=high + 1e-6, aspect=down_mm / right_mm)
             for mask, colour in ((volumes.reference, COLOURS[2]), (volumes.prediction, COLOURS[1])):
                 plane = np.take(mask, places[shown], shown)
                 if plane.any() and min(plane.shape) > 1:
                     axis.contour(plane, levels=[0.5], colors=[colour], linewidths=0.9)
-            bar = _BAR_MM / right_mm
-            if bar < image.shape[1]:
-                bottom = image.shape[0] * (0.95 if origin == "upper" else 0.05)
-                axis.plot([2, 2 + bar], [bottom, bottom], color="white", linewidth=2)
+            share = _BAR_MM / right_mm / image.shape[1]
+            if share < 0.95:
+                axis.plot([0.04, 0.04 + share], [0.05, 0.05], color="white", linewidth=2, transform=axis.transAxes)
+            if volumes.sides:
+                down, right = np.delete(volumes.sides, shown)
+                _orient(axis, down=str(down), right=str(right))
             axis.set_axis_off()
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
     caption = (
         f"{row['structure']}, {name} DSC: {row['training_id']}, {row['dataset']}/{row['case']}, DSC {row['dsc']:.3f}, "
-        f"NSD {row['nsd']:.3f} at {row['tolerance_mm']:g} mm. Reference green, prediction orange; black is {low:.4g}, "
-        f"white {high:.4g}; bar {_BAR_MM:g} mm."
+        f"NSD {row['nsd']:.3f} at {row['tolerance_mm']:g} mm. Reference green, prediction orange; black is "
+        f"{low:.4g}{unit}, white {high:.4g}{unit}; bar {_BAR_MM:g} mm."
     )
     return Picture(png_base64=base64.b64encode(buffer.getvalue()).decode(), caption=caption)
