@@ -114,6 +114,8 @@ def sides_of(direction: Sequence[float]) -> tuple[str, ...]:
 
 def _orient(axis: "Axes", *, down: str, right: str) -> None:
     """Turn a slice as radiologists look at it (right and anterior on the left side, anterior or superior above)."""
+    from matplotlib.patheffects import withStroke
+
     opposite = {one: other for pair in _SIDES for one, other in (pair, pair[::-1])}
     if down in "SA":
         axis.invert_yaxis()
@@ -122,7 +124,12 @@ def _orient(axis: "Axes", *, down: str, right: str) -> None:
         axis.invert_xaxis()
         right = opposite[right]
     for text, x, y in ((opposite[right], 0.03, 0.5), (right, 0.97, 0.5), (opposite[down], 0.5, 0.95)):
-        axis.text(x, y, text, transform=axis.transAxes, color="white", fontsize=7, ha="center", va="center")
+        # With a dark line around them: bones are white, too.
+        outline = [withStroke(linewidth=1.5, foreground="black")]
+        axis.text(
+            x, y, text, transform=axis.transAxes, color="white", fontsize=7, ha="center", va="center",
+            path_effects=outline,
+        )  # fmt: skip
 
 
 def _picture(volumes: _Volumes, *, name: str, row: JsonMapping, unit: str) -> Picture:

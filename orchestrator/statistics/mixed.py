@@ -121,9 +121,9 @@ def mixed_model(found: Crossed) -> MixedModel:
         left = [part for part in among if sizes[part] > _IS_NONE]
         if 0 not in left or not {1, 2} & set(left):
             nothing = "patients" if 0 not in left else "trainings"
-            problem = f"it is singular: no variance between {nothing} beyond what chance within them makes"
+            problem = f"singular: no variance between {nothing}"
         elif sizes.max() > 0.99 * _LARGEST:
-            problem = "it is singular: patients and trainings explain everything, and nothing is left"
+            problem = "singular: patients and trainings explain everything, and nothing is left"
         elif left == among:
             break
         among = left
