@@ -146,7 +146,7 @@ def test_nothing_but_missing_predictions_is_a_page_that_says_so(tmp_path: Path, 
         for name, some in rows.items()
     }  # fmt: skip
     text = text_of(report(tmp_path, missing))
-    assert re.search(r"T1-infection COVID-19-CT-Seg infection 80 none none none none none 80 missing", text)
+    assert re.search(r"T1-infection COVID-19-CT-Seg infection 80 0 none none none none none 80 missing", text)
     assert "Missing or unusable predictions: " in text
 
 
