@@ -9,7 +9,7 @@ has no degrees of freedom, without which the interval of three trainings is by f
 
 import math
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,26 +30,26 @@ Array = NDArray[np.float64]
 class MixedModel:
     """The mean difference over all patients and trainings, and what differences vary by, in the unit of the score."""
 
-    difference: float
-    """Second minus first; NaN, as are the others, where `problem` says why."""
-    low: float
-    """Lower end of the 95 % interval."""
-    high: float
-    freedom: float
-    """Satterthwaite's degrees of freedom."""
-    patient_sd: float
-    fold_sd: float
-    """Of what trainings of one fold have in common; NaN where it cannot be told from the trainings."""
-    training_sd: float
-    """Of a pair of trainings, or of its seed where there is `fold_sd`."""
-    residual_sd: float
     num_patients: int
     num_folds: int
     num_trainings: int
     """Pairs of trainings, one of each method."""
     num_differences: int
-    problem: str = ""
-    """Why there is no number."""
+    problem: str
+    """Why there is no number; empty if there is one."""
+    difference: float = math.nan
+    """Second minus first; NaN, as are the others, where there is a problem."""
+    low: float = math.nan
+    """Lower end of the 95 % interval."""
+    high: float = math.nan
+    freedom: float = math.nan
+    """Satterthwaite's degrees of freedom."""
+    patient_sd: float = math.nan
+    fold_sd: float = math.nan
+    """Of what trainings of one fold have in common; NaN where it cannot be told from the trainings."""
+    training_sd: float = math.nan
+    """Of a pair of trainings, or of its seed where there is `fold_sd`."""
+    residual_sd: float = math.nan
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -134,24 +134,32 @@ def _told(found: Crossed, design: _Design, sizes: Array, *, mean: float, problem
     from scipy import stats
 
     num_patients, num_trainings = design.counts.shape
-    told = {
-        "num_patients": num_patients,
-        "num_folds": len(set(found.folds)),
-        "num_trainings": num_trainings,
-        "num_differences": len(found.differences),
-    }
-    names = "difference", "low", "high", "freedom", "patient_sd", "fold_sd", "training_sd", "residual_sd"
+    without = MixedModel(
+        num_patients=num_patients,
+        num_folds=len(set(found.folds)),
+        num_trainings=num_trainings,
+        num_differences=len(found.differences),
+        problem=problem,
+    )
     if problem:
-        return MixedModel(**dict.fromkeys(names, math.nan), **told, problem=problem)
+        return without
     quadratic, _ = _profiled(design, sizes)
-    difference = mean + quadratic[0, 1] / quadratic[1, 1]
-    rest = (quadratic[0, 0] - quadratic[0, 1] ** 2 / quadratic[1, 1]) / (design.num - 1)
+    difference = float(mean + quadratic[0, 1] / quadratic[1, 1])
+    rest = float(quadratic[0, 0] - quadratic[0, 1] ** 2 / quadratic[1, 1]) / (design.num - 1)
     error, freedom = _error_and_freedom(design, sizes, rest=rest)
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * error
-    sds = math.sqrt(rest) * sizes
-    fold_sd = sds[2] if 2 in design.part else math.nan
-    values = difference, difference - half, difference + half, freedom, sds[0], fold_sd, sds[1], math.sqrt(rest)
-    return MixedModel(**dict(zip(names, map(float, values), strict=True)), **told)
+    patient_sd, training_sd, fold_sd = map(float, math.sqrt(rest) * sizes)
+    return replace(
+        without,
+        difference=difference,
+        low=difference - half,
+        high=difference + half,
+        freedom=freedom,
+        patient_sd=patient_sd,
+        fold_sd=fold_sd if 2 in design.part else math.nan,
+        training_sd=training_sd,
+        residual_sd=math.sqrt(rest),
+    )
 
 
 def _design(found: Crossed, *, mean: float) -> _Design:
