@@ -23,14 +23,15 @@ from orchestrator.cluster.kinds.local import LocalCluster
 from orchestrator.ray_backend.connect import connected
 if __name__ == "__main__":
     with connected(LocalCluster(num_cpus=1, num_gpus=0), run=None) as connection:
-        names = ("TMPDIR", "RAY_AUTH_TOKEN_PATH", "ORCHESTRATOR_CACHES", "MPLBACKEND")
-        found = ray.get(ray.remote(lambda: {name: os.environ[name] for name in names}).remote())
+        names = ("TMPDIR", "RAY_AUTH_TOKEN_PATH", "ORCHESTRATOR_CACHES", "MPLBACKEND", "PYTHONWARNINGS")
+        found = ray.get(ray.remote(lambda: {name: os.environ.get(name) for name in names}).remote())
         processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
         found["listeners"] = sorted(
             {tuple(socket.laddr) for process in processes for socket in process.net_connections("inet")
              if socket.status == "LISTEN"}
         )
         found["dashboard"] = connection.dashboard
+        found["waits_s"] = ray._private.ray_constants.RAY_DASHBOARD_STARTUP_TIMEOUT_S
         print(json.dumps(found), flush=True)
         sys.stdin.read()
     print(json.dumps({name: os.environ.get(name) for name in (*names, "RAY_AUTH_MODE")}))
@@ -87,7 +88,8 @@ def test_only_this_user_reaches_it_and_nothing_of_it_is_left(short, tmp_path):
     readable.write_text("0" * 64)
     readable.chmod(0o644)
     (short / "ray").mkdir()
-    process = start(tmp_path / "home", TMPDIR=str(short), RAY_AUTH_MODE="disabled", MPLBACKEND=NOTEBOOK)
+    odd = {"RAY_AUTH_MODE": "disabled", "MPLBACKEND": NOTEBOOK, "PYTHONWARNINGS": "error::UserWarning"}
+    process = start(tmp_path / "home", TMPDIR=str(short), **odd)
     state = found(process)
 
     assert state["listeners"]
@@ -101,6 +103,8 @@ def test_only_this_user_reaches_it_and_nothing_of_it_is_left(short, tmp_path):
     # A launch, or another program, may need that one: it is closed.
     assert [stat.S_IMODE(path.stat().st_mode) for path in (readable, readable.parent)] == [0o600, 0o700]
 
+    assert state["waits_s"] >= 600, "beside other work it takes more than Ray's minute"
+    assert state["PYTHONWARNINGS"] is None, "Ray's own processes warn"
     assert state["MPLBACKEND"] == "agg", "nnU-Net cannot be imported where the package of a notebook is missing"
 
     after, _ = process.communicate()
@@ -108,6 +112,7 @@ def test_only_this_user_reaches_it_and_nothing_of_it_is_left(short, tmp_path):
     assert '"RAY_AUTH_MODE": "disabled"' in after, "the environment is as before"
     assert f'"TMPDIR": "{short}"' in after
     assert NOTEBOOK in after
+    assert "error::UserWarning" in after
     assert sorted(path.name for path in short.iterdir()) == ["ray"]
     assert not list((short / "ray").iterdir())
 

@@ -95,7 +95,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def diagnose(options: argparse.Namespace, *, console: Console) -> int:
     """Look through the data that the command line names, and print what was found."""
     describer = Describer(options.data, is_strict=False)
-    study = load_study(options.study, describe=describer)
+    try:
+        study = load_study(options.study, describe=describer)
+    except ConfigError:
+        # Where folds lack cases that were left out for their problems, the first of these is told instead.
+        load_study(options.study, describe=Describer(options.data))
+        raise
     findings = examine(
         requested_trainings(options, study=study),
         study=study,

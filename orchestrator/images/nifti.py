@@ -29,6 +29,8 @@ from orchestrator.images.stored_voxels import (
 )
 
 _GZIP = b"\x1f\x8b"
+_LARGEST_VALUE = 1e12
+"""Of an intensity: beyond, the deviations by which networks divide overflow."""
 _HEAD_BYTES = 1 << 16
 """Compressed: holds the header, whatever gzip and the writer put before it."""
 
@@ -133,13 +135,27 @@ def scaled(voxels: NDArray[np.generic], header: ImageHeader) -> NDArray[np.gener
     Raises Fault if they are too large for that.
     """
     if not header.is_scaled:
+        _check_sizes(voxels)
         return voxels.astype(voxels.dtype.newbyteorder("="), copy=False)
     values = np.empty(voxels.shape, np.float64 if voxels.dtype.itemsize == 8 else np.float32)
     with np.errstate(over="ignore"):
         for stored, plane in zip(voxels, values, strict=True):
             plane[:] = stored.astype(np.float64) * header.slope + header.intercept
     check_finite(values)
+    _check_sizes(values)
     return values
+
+
+def _check_sizes(values: NDArray[np.generic]) -> None:
+    """Raise Fault for numbers that cannot be intensities."""
+    if values.dtype.kind == "f" or values.dtype.itemsize == 8:
+        largest = max(abs(float(values.min())), abs(float(values.max())))
+        if largest > _LARGEST_VALUE:
+            raise Fault(
+                f"values up to {largest:g}",
+                expected=f"numbers of at most {_LARGEST_VALUE:g}, of which 32 bits can hold squares and sums",
+                advice="Check its type and byte order, and write it again.",
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 OBJECT_STORE_BYTES = 256 * 1024**2
 """Patches are memory-mapped files, so only small messages pass through it."""
+DASHBOARD_WAITS_S = 600
+"""How long a dashboard may take to start."""
 RAY_FOLDER = "r"
 """Of Ray itself, below that of the run: Ray opens it to all users, who cannot get there."""
 LONGEST_SOCKET = f"/{RAY_FOLDER}/session_2026-11-28_21-34-57_033431_4194304/sockets/plasma_store"
@@ -59,6 +61,9 @@ def embedded_ray(asked: EmbeddedRay) -> Iterator[tuple["BaseContext", Path]]:
 
 
 def _start(asked: EmbeddedRay, *, folder: RunFolder) -> "BaseContext":
+    # One that ends is noticed at once; beside other work it takes minutes to come.
+    waits_s = max(ray_constants.RAY_DASHBOARD_STARTUP_TIMEOUT_S, DASHBOARD_WAITS_S)
+    ray_constants.RAY_DASHBOARD_STARTUP_TIMEOUT_S = waits_s
     return ray.init(
         address="local",
         num_cpus=asked.num_cpus,
@@ -83,6 +88,8 @@ def _variables(folder: RunFolder, *, token: Path) -> dict[str, str | None]:
         CACHES: str(folder.caches),
         # By default others can know its name beforehand, and it holds code.
         COMPILED: os.environ.get(COMPILED, str(folder.temporary / "compiled")),
+        # Warnings as errors, which somebody asks of their own programs, end Ray's.
+        "PYTHONWARNINGS": None,
         ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0",
         # It would ask whatever cluster this machine had last, and hold up each training while that is silent.
         "RAY_TRAIN_ENABLE_STATE_ACTOR_RECONCILIATION": "0",

@@ -149,9 +149,10 @@ def image_from(volume: Volume, *, case: Case, layout: Layout, downloads: Path) -
     with reading(volume.name):
         loaded = volume.read()
         oriented = [layout.oriented(image) for image in (loaded.image, *loaded.further)]
-    layout.check_grid(geometry_of(oriented[0]), name=volume.name)
+    grid = geometry_of(oriented[0])
+    layout.check_grid(grid, name=volume.name)
     images, notes = [], [*loaded.notes]
-    warnings: list[str] = []
+    warnings = [*layout.odd_grid(grid, name=volume.name)]
     for channel, stored in enumerate(oriented):
         voxels = layout.intensities(sitk.GetArrayViewFromImage(stored), channel=channel, name=volume.name)
         images.append(sitk.GetImageFromArray(to_stored_type(voxels.array)))

@@ -62,6 +62,11 @@ class Layout(ABC):
         del channel, name
         return Intensities(array=voxels)
 
+    def odd_grid(self, geometry: Geometry, *, name: str) -> tuple[str, ...]:
+        """Return what is hardly right about the size of a volume."""
+        del geometry, name
+        return ()
+
     def implausible(self, image: sitk.Image, labels: sitk.Image, *, label_set: str, name: str) -> tuple[str, ...]:
         """Return what is hardly right about a label map on the grid of its image, one sentence each."""
         del image, labels, label_set, name

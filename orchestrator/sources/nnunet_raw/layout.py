@@ -26,6 +26,7 @@ from orchestrator.sources.labels import LabelRule
 from orchestrator.sources.layout import Layout
 from orchestrator.sources.nnunet_raw.files import TESTING, TRAINING
 from orchestrator.sources.nnunet_raw.survey import DESCRIPTION, find_folder, read_description
+from orchestrator.sources.plausibility import VOXEL_MM
 from orchestrator.storage.filesystem import open_storage
 
 _RAS = np.diag([-1.0, -1.0, 1.0])
@@ -152,6 +153,14 @@ class NnunetRaw(Layout):
     def oriented_grid(self, grid: Geometry) -> Geometry:
         """Return a grid with its axes as `oriented` has them."""
         return axis_order(grid, _RAS).geometry(grid) if self._description.is_turned else grid
+
+    def odd_grid(self, geometry: Geometry, *, name: str) -> tuple[str, ...]:
+        """Say of a CT if its voxels are too small or too large for a patient: other animals are scanned as well."""
+        is_ct = "ct" in map(str.casefold, self.dataset.channels) and min(geometry.size) > 1
+        if not is_ct or all(VOXEL_MM[0] <= step <= VOXEL_MM[1] for step in geometry.spacing_mm):
+            return ()
+        steps = " x ".join(f"{step:.4g}" for step in geometry.spacing_mm)
+        return (f"{name}: a CT with voxels of {steps} mm; those of patients have edges of 0.1 to 20 mm",)
 
     def intensities(self, voxels: NDArray[np.generic], *, channel: int, name: str) -> Intensities:
         """Take intensities as they are."""
