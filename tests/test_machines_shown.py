@@ -14,13 +14,16 @@ from test_kubernetes import BASE
 
 from orchestrator.cli.status import machine_lines, main
 from orchestrator.cluster.config import OrderedMachine, RunName
+from orchestrator.cluster.kinds.slurm import SlurmCluster
 from orchestrator.cluster.registry import load_cluster
 from orchestrator.driver.event_recorder import EventRecorder
 from orchestrator.driver.lease import Lease
 from orchestrator.driver.loop import RunLoop
 from orchestrator.driver.status import read_status
 from orchestrator.events import EventLog, read_events
+from orchestrator.ray_backend.executor import NODES_INTERVAL_S
 from orchestrator.run_all import main as run
+from orchestrator.scheduling.ended import Done
 from orchestrator.scheduling.resources import Node, NodesSeen, ResourceRequest, Resources
 from orchestrator.scheduling.scheduler import Schedule
 from orchestrator.scheduling.training_need import Needs
@@ -40,9 +43,13 @@ class GrowingBackend(FakeBackend):
     def __init__(self):
         super().__init__()
         self.seen = None
+        self.given_back = []
 
     def look_at_nodes(self):
         return self.seen
+
+    def give_back(self, node_id):
+        self.given_back.append(node_id)
 
 
 @pytest.fixture
@@ -56,7 +63,8 @@ def a_log(storage):
     return events
 
 
-def test_what_machines_do_is_told_each_time_that_it_changes(storage):
+def two_trainings_for_three(storage):
+    """Return a loop, what it runs on, its clock, and the three machines, of which each takes one training."""
     keys = [StageKey(kind=StageKind.TRAIN, training=name) for name in "ab"]
     graph = {key: Stage(key=key, dependencies=(), products=(), expected_s=100.0) for key in keys}
     nodes = [Node(id=name, offered=GPU) for name in ("one", "two", "three")]
@@ -70,6 +78,33 @@ def test_what_machines_do_is_told_each_time_that_it_changes(storage):
         check_lease=lambda: None,
         clock=lambda: now[0],
     )
+    return loop, backend, now, nodes
+
+
+def test_a_machine_that_nothing_needs_is_given_back_within_a_minute(storage):
+    loop, backend, now, nodes = two_trainings_for_three(storage)
+    backend.seen = NodesSeen(present=tuple(nodes), draining=frozenset())
+    backend.idle_s = SlurmCluster.model_fields["idle_s"].default
+    given_back_s = {}
+    for _ in range(20):
+        # A connection looks at its machines no more often.
+        loop.step()
+        given_back_s = {name: given_back_s.get(name, now[0]) for name in backend.given_back}
+        if now[0] == 90.0:
+            (first, *_) = backend.running
+            backend.ends[first] = Done()
+        now[0] += NODES_INTERVAL_S
+    at_work = {node for _, _, node in backend.started}
+    (never_used,) = {node.id for node in nodes} - at_work
+    (_, released) = given_back_s.items()
+    assert given_back_s[never_used] <= 60.0
+    assert released[0] in at_work
+    assert 90.0 < released[1] <= 90.0 + 60.0
+
+
+def test_what_machines_do_is_told_each_time_that_it_changes(storage):
+    loop, backend, now, nodes = two_trainings_for_three(storage)
+    size = "8 CPUs and 1 GPUs"
     backend.seen = NodesSeen(present=tuple(nodes), draining=frozenset())
     loop.step()
     backend.seen = NodesSeen(present=tuple(nodes), draining=frozenset({"three"}))
@@ -77,7 +112,6 @@ def test_what_machines_do_is_told_each_time_that_it_changes(storage):
         now[0] += 10.0
         loop.step()
     told = [event["machines"] for event in read_events(storage) if event["kind"] == "machines_seen"]
-    size = "8 CPUs and 1 GPUs"
     assert told[0] == {"idle": {size: 3}}
     # The third may be one of the two that have a training, which goes on there.
     assert (set(told[-1]) - {"idle"}, told[-1]["drained"]) == ({"busy", "drained"}, {size: 1})

@@ -70,7 +70,7 @@ class SlurmCluster(ClusterConfig):
     """Address of the driver's machine for the others; unless given, that of its usual way to them."""
     look_every_s: Annotated[float, Field(ge=1)] = 15.0
     """Time between two looks at the queue."""
-    idle_s: Annotated[float, Field(ge=1)] = 45.0
+    idle_s: Annotated[float, Field(ge=1)] = 40.0
     """After so long without work a worker is given back."""
 
     @property
