@@ -1,6 +1,7 @@
-"""Carries out the trainings of the miniature as jobs of a real Slurm, each of three minutes at most, and hurts it.
+"""Carries out the trainings of the miniature as jobs of a real Slurm, of few minutes each, and hurts it.
 
-    python -m bench.slurm [--only PATTERN] [--every-s 60] [--kinds LIST] [--bucket] [--limit-min 60] [--output FOLDER]
+    python -m bench.slurm [--only PATTERN] [--minutes 3] [--every-s 60] [--kinds LIST] [--rounds 2] [--bucket]
+                          [--limit-min 60] [--output FOLDER]
 
 As root, with Debian's slurmctld, slurmd and slurm-client: a login host and two nodes in network namespaces of this
 machine. The trainings are carried out by the plain command first, unless --output holds that already; then with every
@@ -11,7 +12,6 @@ Markdown table; exit code 1 if anything was lost, doubled or different, or the t
 """
 
 import argparse
-import itertools
 import signal
 import subprocess
 import sys
@@ -28,7 +28,7 @@ import yaml
 from bench.chaos_checks import differences, lost_work
 from bench.chaos_cluster import RUN_ALL, Kill, Victim, kill
 from bench.chaos_events import Event, RunEvents
-from bench.command_line import command_line
+from bench.command_line import command_line, positive_integer
 from bench.machine import conditions
 from bench.network_hosts import SUBNET
 from bench.slurm_hosts import SlurmHosts, slurm_hosts, why_not
@@ -89,7 +89,8 @@ class Trial:
     settings: dict[str, str]
     """Of its environment."""
     log: Path
-    kinds: Sequence[str]
+    left: list[str]
+    """What is still to be done to the cluster."""
     every_s: float
     deadline_s: float
     """By the monotonic clock."""
@@ -102,14 +103,14 @@ class Trial:
 
     def carry_out(self) -> None:
         """Give the command, and give it again, until it succeeds; then wait until no job is left."""
-        order = itertools.cycle(self.kinds)
         due_s = time.monotonic() + self.every_s
         while True:
             self.num_calls += 1
             called = self.hosts.start(self.words, log=self.log, **self.settings)
             while called.poll() is None:
                 self._wait()
-                if self.kinds and time.monotonic() > due_s and self._hurt(next(order)):
+                if self.left and time.monotonic() > due_s and self._hurt(self.left[0]):
+                    del self.left[0]
                     due_s = time.monotonic() + self.every_s
             if called.returncode == 0:
                 break
@@ -163,9 +164,9 @@ class Trial:
         self.repairs.append((time.monotonic() + BACK_AFTER_S, repair))
 
 
-def cluster_file(hosts: SlurmHosts) -> Path:
-    """Write the cluster file of the run; returns its path."""
-    pool = {"number": 2, "cpus": 1, "memory_gib": 4, "partition": "short", "time_limit_minutes": 3, "drain_s": 30}
+def cluster_file(hosts: SlurmHosts, *, minutes: int) -> Path:
+    """Write the cluster file of the run, whose workers last for so many minutes; returns its path."""
+    pool = {"number": 2, "cpus": 1, "memory_gib": 4, "partition": "long", "time_limit_minutes": minutes, "drain_s": 30}
     head = {"cpus": 1, "memory_gib": 3, "partition": "long", "time_limit_minutes": 90}
     content = {"kind": "slurm", "look_every_s": 3, "idle_s": 20, "head": head, "pools": {"cores": pool}}
     path = hosts.home / "slurm.yaml"
@@ -178,12 +179,13 @@ def carry_out(options: argparse.Namespace, folder: Path, hosts: SlurmHosts, *, d
     patterns = [word for pattern in options.only for word in ("--only", pattern)]
     output = Path(tempfile.mkdtemp(prefix="on-slurm-", dir=folder))
     place = BUCKET if options.bucket else str(output)
+    cluster = str(cluster_file(hosts, minutes=options.minutes))
     trial = Trial(
         hosts=hosts,
-        words=[sys.executable, *RUN_ALL, "--cluster", str(cluster_file(hosts)), "--output", place, *patterns],
+        words=[sys.executable, *RUN_ALL, "--cluster", cluster, "--output", place, *patterns],
         settings=S3_SETTINGS if options.bucket else {},
         log=folder / "command.log",
-        kinds=options.kinds,
+        left=options.kinds * options.rounds,
         every_s=options.every_s,
         deadline_s=deadline_s,
     )
@@ -234,7 +236,7 @@ def stopped(output: Path) -> tuple[int, int]:
     return num, num_went_on
 
 
-def show(trial: Trial, output: Path, undisturbed: Path, *, bucket: bool) -> int:
+def show(trial: Trial, output: Path, undisturbed: Path, *, bucket: bool, minutes: int) -> int:
     """Compare, print the table and return the exit code."""
     expected = ResultsStore(open_storage(undisturbed)).finished()
     done = ResultsStore(open_storage(output)).finished()
@@ -250,7 +252,7 @@ def show(trial: Trial, output: Path, undisturbed: Path, *, bucket: bool) -> int:
     where = "a shared folder"
     if bucket:
         where = f"an S3 ({(output.parent / S3_LOG).read_text().splitlines()[-1]})"
-    print(f"\n{conditions('ray')}, everything on {where}\n")
+    print(f"\n{conditions('ray')}, everything on {where}, workers of {minutes} min\n")
     print("| measure | value |\n|---|---|")
     print(f"| trainings done | {len(done)} of {len(expected)} |")
     print(f"| done to the cluster | {by_kind or 'nothing'} |")
@@ -263,6 +265,8 @@ def show(trial: Trial, output: Path, undisturbed: Path, *, bucket: bool) -> int:
     print(f"| time of drivers, plain command and here | {times_s[0]:.0f} s, {times_s[1]:.0f} s |")
     for line in found:
         print(line)
+    if trial.left:
+        print(f"Not done to the cluster, since the trainings ended before: {', '.join(trial.left)}")
     is_good = done == expected and not found and not back and not left and num_went_on == num_stopped
     return 0 if is_good and longest_s <= 2 * interval_s else 1
 
@@ -273,6 +277,8 @@ def main() -> int:
     parser.add_argument("--only", action="append", default=[], help="trainings (default: all 45)")
     parser.add_argument("--every-s", type=float, default=60.0, help="seconds between two of them (default: 60)")
     parser.add_argument("--kinds", help=f"what is done, separated by commas (default: {','.join(KINDS)}), or none")
+    parser.add_argument("--minutes", type=positive_integer, default=3, help="time limit of a worker (default: 3)")
+    parser.add_argument("--rounds", type=positive_integer, default=2, help="how often each is done (default: 2)")
     parser.add_argument("--bucket", action="store_true", help="everything on an S3 that fails now and then")
     parser.add_argument("--limit-min", type=float, default=60.0, help="minutes after which it gives up (default: 60)")
     parser.add_argument("--output", type=Path, help="folder for the runs, outside of /tmp (default: a temporary one)")
@@ -302,7 +308,7 @@ def main() -> int:
             except OutOfTimeError:
                 print(f"Not finished after {options.limit_min:g} minutes; the output is in {folder} (with --output)")
                 return 1
-            return show(trial, output, undisturbed, bucket=options.bucket)
+            return show(trial, output, undisturbed, bucket=options.bucket, minutes=options.minutes)
 
 
 if __name__ == "__main__":
