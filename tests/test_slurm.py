@@ -155,7 +155,9 @@ def test_what_is_left_of_a_run_is_cancelled_by_the_same_command(tmp_path, jobs, 
     # As if the driver had died.
     workers._ended.set()
     assert main(["--cluster", str(cluster), "--output", str(tmp_path / "run"), "--down"]) == 0
-    assert "2 jobs cancelled" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "2 jobs cancelled" in told
+    assert "Where the command itself still runs, end it as well (Ctrl-C): it asks for machines again" in told
     assert main(["--cluster", str(cluster), "--output", str(tmp_path / "run"), "--down"]) == 0
     assert "0 jobs cancelled" in capsys.readouterr().out
 

@@ -232,6 +232,8 @@ class SlurmCluster(ClusterConfig):
         jobs = system.jobs(_prefix(run))
         cancel_all(system, jobs)
         show(f"{len(jobs)} jobs cancelled")
+        if jobs and not self.is_elsewhere:
+            show("Where the command itself still runs, end it as well (Ctrl-C): it asks for machines again")
 
     def ordered_machines(self, run: RunName) -> Sequence[OrderedMachine]:
         """Return the jobs of a run, with what the batch system says of those that wait."""
