@@ -110,8 +110,9 @@ def test_a_run_leaves_nothing(temporary):
     assert list(temporary.iterdir()) == []
 
 
-def test_a_temporary_folder_with_a_long_path_keeps_its_space_behind_a_short_one(temporary, common, monkeypatch):
-    long = temporary / ("l" * 100)
+@pytest.mark.parametrize("name", ["l" * 100, "kürzer"])
+def test_a_temporary_folder_with_a_long_path_keeps_its_space_behind_a_short_one(temporary, common, monkeypatch, name):
+    long = temporary / name
     long.mkdir()
     monkeypatch.setattr(private_folder.tempfile, "tempdir", str(long))
     with run_folder(num_below_bytes=RAY_BYTES) as folder:
@@ -122,7 +123,7 @@ def test_a_temporary_folder_with_a_long_path_keeps_its_space_behind_a_short_one(
     assert list(long.iterdir()) == list(common.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["short", "l" * 100])
+@pytest.mark.parametrize("name", ["short", "l" * 100, "kürzer"])
 def test_a_preferred_folder_is_used_if_its_path_is_short(temporary, common, name):
     (temporary.parent / name).mkdir()
     with run_folder(num_below_bytes=RAY_BYTES, prefer=str(temporary.parent / name)) as folder:

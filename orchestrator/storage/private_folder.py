@@ -168,8 +168,11 @@ def _short_folder(*, num_below_bytes: int, prefer: str | None) -> Iterator[Path]
                 refusals.append(_told(base, OSError(f"less than {LEAST_FREE_BYTES // 1024**2} MiB free")))
                 continue
             root = own_folder(base)
-            if len(os.fsencode(root)) + len(f"/{_LOCKED_PREFIX}") + 6 + num_below_bytes > MAX_SOCKET_BYTES:
-                refusals.append(f"{base}: its path is too long for sockets")
+            num_bytes = len(os.fsencode(root)) + len(f"/{_LOCKED_PREFIX}") + 6 + num_below_bytes
+            # Ray takes no other letters.
+            if num_bytes > MAX_SOCKET_BYTES or not str(root).isascii():
+                what = "is too long for sockets" if num_bytes > MAX_SOCKET_BYTES else "has letters beyond ASCII"
+                refusals.append(f"{base}: its path {what}")
                 with suppress(OSError):
                     root.rmdir()  # if it is empty
                 continue
