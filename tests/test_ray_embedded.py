@@ -8,9 +8,13 @@ import stat
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
+
+from orchestrator.ray_backend import embedded
 
 pytestmark = pytest.mark.end_to_end
 STRANGER = 12345
@@ -161,3 +165,19 @@ def test_folders_with_long_paths_do_not_keep_it_from_starting(short, tmp_path):
     process.communicate()
     assert process.returncode == 0
     assert list(long.iterdir()) == []
+
+
+@pytest.mark.parametrize(("said", "num_tries"), [("The current node timed out during startup.", 2), ("no port", 1)])
+def test_processes_that_are_too_slow_for_ray_are_started_once_more(monkeypatch, said, num_tries):
+    tried = []
+
+    def start_ray(**_):
+        tried.append(1)
+        if len(tried) == 1:
+            raise RuntimeError(said)
+        return "context"
+
+    monkeypatch.setattr(embedded.ray, "init", start_ray)
+    with suppress(RuntimeError):
+        assert embedded._start(Mock(), folder=Mock(path=Path("/tmp/x"))) == "context"
+    assert len(tried) == num_tries

@@ -64,6 +64,17 @@ def _start(asked: EmbeddedRay, *, folder: RunFolder) -> "BaseContext":
     # One that ends is noticed at once; beside other work it takes minutes to come.
     waits_s = max(ray_constants.RAY_DASHBOARD_STARTUP_TIMEOUT_S, DASHBOARD_WAITS_S)
     ray_constants.RAY_DASHBOARD_STARTUP_TIMEOUT_S = waits_s
+    try:
+        return _started(asked, folder=folder)
+    except Exception as error:
+        # It gives its own processes half a minute, whatever else the machine does.
+        if "timed out during startup" not in str(error):
+            raise
+        ray.shutdown()
+    return _started(asked, folder=folder)
+
+
+def _started(asked: EmbeddedRay, *, folder: RunFolder) -> "BaseContext":
     return ray.init(
         address="local",
         num_cpus=asked.num_cpus,

@@ -2,9 +2,11 @@
 
 import math
 import statistics
+import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from kernels import FIELDS, FURTHER
 from orchestrator.errors import ConfigError, DataError, StorageError
@@ -14,6 +16,8 @@ from orchestrator.scoring.score import NoPrediction, score_files
 from orchestrator.scoring.structures import ScoredStructure
 from orchestrator.storage.interface import Storage
 
+_FORMS: tuple[Literal["NFC", "NFD"], ...] = ("NFC", "NFD")
+"""How letters with accents are written in names: one on most systems, two on macOS."""
 NO_FILE = NoPrediction(reason="there is no prediction for this case")
 
 
@@ -51,11 +55,12 @@ class FolderComparison:
 
     def without_reference(self, cases: Collection[str]) -> list[str]:
         """Return the locations of predictions that no reference has the name of."""
+        named = {key for case in cases for key in (case, *(unicodedata.normalize(form, case) for form in _FORMS))}
         return [
             f"{folder.location}/{key}"
             for folder in self.predictions
             for key in folder.list_keys()
-            if is_label_map(key) and key not in cases
+            if is_label_map(key) and key not in named
         ]
 
     def score(self, case: str) -> list["FolderScore"]:
@@ -80,7 +85,8 @@ class FolderComparison:
 
     def prediction_keys(self, case: str) -> list[str]:
         """Return the names that the prediction of a case may have; the first that is there counts."""
-        names = dict.fromkeys([case, case.rpartition("/")[2]] if self.may_be_flat else [case])
+        forms = [case, *(unicodedata.normalize(form, case) for form in _FORMS)]
+        names = dict.fromkeys(name for one in forms for name in ([one, one.rpartition("/")[2]][: 1 + self.may_be_flat]))
         return [f"{name}{suffix}" for name in names for suffix in self.suffixes]
 
     def prediction(self, folder: Storage, case: str) -> Path | NoPrediction:
