@@ -19,9 +19,12 @@ from bench.stock_models import labels_of, small_plans, write_image, write_model
 from orchestrator.benchmark.predicted import DerivedValue, load_predicted
 from orchestrator.cli.predict import main
 from orchestrator.errors import ConfigError
+from orchestrator.images.dicom.volume import DicomVolume
 from orchestrator.inference.models import SETTINGS
 from orchestrator.inference.plausibility import TrainedOn, doubts, doubts_of_direction
 from orchestrator.inference.products.derived import derived_values
+from orchestrator.inference.products.dicom_object import Segment
+from orchestrator.inference.products.dicom_seg import write_dicom_seg
 from orchestrator.inference.products.overlays import overlay_pngs
 from orchestrator.shipped import shipped_file
 
@@ -85,6 +88,33 @@ def test_a_segmentation_names_its_slices_its_codes_and_its_model(predicted):
     codes = [(one.SegmentLabel, one.SegmentedPropertyTypeCodeSequence[0].CodeValue) for one in found.SegmentSequence]
     assert codes == [("left_lung", "44029006"), ("right_lung", "3341006"), ("infection", "52988006")]
     assert found.SegmentSequence[2].AnatomicRegionSequence[0].CodeMeaning == "Lung"
+
+
+@pytest.mark.parametrize(
+    "regions",
+    [{"one": (2,), "two": (1, 3)}, {"whole": (1, 2, 3), "core": (3,)}],
+    ids=["apart", "one within the other"],
+)
+def test_segments_are_the_labels_that_they_are_of_whether_they_overlap_or_not(regions, tmp_path):
+    ways.write_dicom(ways.scan(tmp_path), tmp_path / "series")
+    stack = DicomVolume((tmp_path / "series",), name="series", masks=None).stack()
+    labels = np.random.default_rng(0).integers(0, 5, stack.geometry.size[::-1]).astype(np.uint8)
+    image = sitk.GetImageFromArray(labels)
+    image.SetSpacing(stack.geometry.spacing_mm)
+    image.SetOrigin(stack.geometry.origin_mm)
+    sitk.WriteImage(image, str(tmp_path / "labels.nii"))
+    segments = [Segment(name=name, labels=values) for name, values in regions.items()]
+    write_dicom_seg(
+        tmp_path / "labels.nii", tmp_path / "seg.dcm", stack=stack, segments=segments, model="a model", version="1"
+    )
+    found = pydicom.dcmread(tmp_path / "seg.dcm")
+    masks = np.zeros((len(segments), *labels.shape), bool)
+    for frame, mask in zip(found.PerFrameFunctionalGroupsSequence, found.pixel_array, strict=True):
+        position = [float(value) for value in frame.PlanePositionSequence[0].ImagePositionPatient]
+        number = frame.SegmentIdentificationSequence[0].ReferencedSegmentNumber
+        masks[number - 1, image.TransformPhysicalPointToIndex(position)[2]] = mask
+    for mask, values in zip(masks, regions.values(), strict=True):
+        np.testing.assert_array_equal(mask, np.isin(labels, values))
 
 
 def test_what_is_there_is_not_made_again_and_what_is_missing_is_made_of_the_label_map(predicted, capsys):

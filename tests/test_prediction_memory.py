@@ -6,10 +6,11 @@ from dataclasses import replace
 import nibabel
 import numpy as np
 import pytest
+import torch
 
 from bench.stock_models import labels_of, small_plans
 from orchestrator.training.nnunet.planning import Plan
-from orchestrator.training.nnunet.prediction_memory import read_header, reading_bytes
+from orchestrator.training.nnunet.prediction_memory import forward_bytes, read_header, reading_bytes
 from orchestrator.training.nnunet.prepared_image import read_images
 
 SHAPE = (160, 150, 140)
@@ -40,3 +41,17 @@ def test_reading_in_double_precision_takes_what_was_said_and_hardly_less(reader,
     beside = reading_bytes(replace(header, shape=(0, 0, 0)), plan)  # of kernels
     assert most <= reading_bytes(header, plan) - beside + 2**20
     assert reading_bytes(header, plan) - beside <= 1.15 * most
+
+
+@pytest.mark.parametrize(
+    ("num_channels", "made"),
+    # Image and result; then 27 values a voxel and channel, or, of what is not small, copies of both.
+    [(8, 8 + 8 + 27 * 8), (32, 32 + 32 + 32 + 32)],
+    ids=["PyTorch's own", "oneDNN"],
+)
+def test_a_convolution_takes_what_the_code_that_is_chosen_for_its_size_takes(num_channels, made):
+    with torch.device("meta"):
+        network = torch.nn.Conv3d(num_channels, num_channels, 3, padding=1)
+        window = torch.empty((1, num_channels, 16, 128, 128))
+    mib = 16 * 128 * 128 * 4 / 2**20
+    assert forward_bytes(network, window) / 2**20 == pytest.approx((made - num_channels) * mib)

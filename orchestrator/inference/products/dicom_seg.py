@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+from numpy.typing import NDArray
 
 from orchestrator.benchmark.predicted import Code
 from orchestrator.errors import ConfigError
@@ -62,14 +63,13 @@ def write_dicom_seg(
         If the label map is not on the grid of the series, or no structure is there at all.
     """
     voxels = labels_on(stack, labels, segments=segments)
-    masks = np.stack([np.isin(voxels, segment.labels) for segment in segments], axis=-1)
     highdicom = require_highdicom()
     sources = headers_of(stack)
     series = uid_of(sources[0].SeriesInstanceUID, model)
     with _quiet():
         highdicom.seg.Segmentation(
             source_images=sources,
-            pixel_array=masks.astype(np.uint8),
+            pixel_array=_segments_of(voxels, segments),
             segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
             segment_descriptions=_descriptions(highdicom, segments, model=model, version=version),
             series_instance_uid=series,
@@ -84,6 +84,18 @@ def write_dicom_seg(
             content_label="SEGMENTATION",
             omit_empty_frames=True,
         ).save_as(output)
+
+
+def _segments_of(voxels: NDArray[np.integer], segments: Sequence[Segment]) -> NDArray[np.unsignedinteger]:
+    """Return the segment number of each voxel; only where segments overlap masks, shape (Z, Y, X, segments)."""
+    labels = [label for segment in segments for label in segment.labels]
+    if len(set(labels)) < len(labels):
+        return np.stack([np.isin(voxels, segment.labels) for segment in segments], axis=-1).astype(np.uint8)
+    table = np.zeros(max(*labels, int(voxels.max())) + 1, np.min_scalar_type(len(segments)))
+    for number, segment in enumerate(segments, start=1):
+        table[list(segment.labels)] = number
+    numbers: NDArray[np.unsignedinteger] = table[voxels]
+    return numbers
 
 
 def _descriptions(highdicom: ModuleType, segments: Sequence[Segment], *, model: str, version: str) -> list[object]:

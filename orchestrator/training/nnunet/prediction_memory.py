@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import SimpleITK as sitk
 import torch
@@ -26,6 +27,9 @@ _BESIDE_BYTES = 128 * 2**20
 _KERNELS_BYTES, _KEPT_BYTES = 80 * 2**20, 24 * 2**20
 _TURNING = "NibabelIOWithReorient"
 _NIBABEL = frozenset({"NibabelIO", _TURNING})
+_SMALL_CONVOLUTION, _SMALL_KERNEL = 20480, 3
+"""Channels times all sizes but the last of an image, and voxels of a kernel, up to which PyTorch does without oneDNN
+(`use_mkldnn` in aten/src/ATen/native/Convolution.cpp)."""
 _MASK = 3
 _NORMALISED_IN_PLACE = {
     "CTNormalization",
@@ -162,15 +166,27 @@ class _LiveTensors(TorchDispatchMode):  # type: ignore[misc]
             self.num_bytes += 0 if self._num_views[place] else num_bytes
             self._num_views[place] += 1
             weakref.finalize(tensor, self._freed, place, num_bytes)
-        # On a CPU, oneDNN convolves copies in an order of its own.
-        is_convolution = "convolution" in str(function)
-        copies = [*results, args[0]] if is_convolution else []
-        self.most_bytes = max(self.most_bytes, self.num_bytes + sum(one.numel() * one.element_size() for one in copies))
+        beside = _bytes_of_convolving(results[0], args) if "convolution" in str(function) else 0
+        self.most_bytes = max(self.most_bytes, self.num_bytes + beside)
         return made
 
     def _freed(self, place: int, num_bytes: int) -> None:
         self._num_views[place] -= 1
         self.num_bytes -= 0 if self._num_views[place] else num_bytes
+
+
+def _bytes_of_convolving(made: torch.Tensor, args: Sequence[Any]) -> int:
+    """Return the bytes that a convolution takes on a CPU beside its image and its result.
+
+    oneDNN convolves copies of both in an order of its own. What is small is left to code of PyTorch's own, which writes
+    all values that each voxel is made of side by side: 27 times the image for a kernel of 3 x 3 x 3.
+    """
+    image, weight, is_transposed, num_groups = args[0], args[1], args[6], args[8]
+    is_small = len(image) == num_groups == 1 and math.prod(image.shape[:4]) <= _SMALL_CONVOLUTION
+    if is_small and min(weight.shape[-2:]) <= _SMALL_KERNEL:
+        grid = image if is_transposed else made
+        return math.prod(weight.shape[1:]) * math.prod(grid.shape[2:]) * image.element_size()
+    return sum(one.numel() * one.element_size() for one in (made, image))
 
 
 def activation_bytes(plan: Plan, *, trainer_name: str, num_channels: int) -> int:
