@@ -22,8 +22,8 @@ from orchestrator.training.nnunet.window_sweep import SweepPlan
 
 _HALF, _FLOAT32, _FLOAT64 = 2, 4, 8
 _MARGIN, _LITTLE_MARGIN = 1.1, 1.05
-_BESIDE_BYTES = 128 * 2**20
-"""Of compiled kernels, threads and what allocators keep."""
+_BESIDE_BYTES = 168 * 2**20
+"""Of compiled kernels, threads, weights in the order of oneDNN, and what allocators keep."""
 _KERNELS_BYTES, _KEPT_BYTES = 80 * 2**20, 24 * 2**20
 _TURNING = "NibabelIOWithReorient"
 _NIBABEL = frozenset({"NibabelIO", _TURNING})
@@ -181,11 +181,13 @@ def _bytes_of_convolving(made: torch.Tensor, args: Sequence[Any]) -> int:
     oneDNN convolves copies of both in an order of its own. What is small is left to code of PyTorch's own, which writes
     all values that each voxel is made of side by side: 27 times the image for a kernel of 3 x 3 x 3.
     """
+    image: torch.Tensor
+    weight: torch.Tensor
     image, weight, is_transposed, num_groups = args[0], args[1], args[6], args[8]
     is_small = len(image) == num_groups == 1 and math.prod(image.shape[:4]) <= _SMALL_CONVOLUTION
     if is_small and min(weight.shape[-2:]) <= _SMALL_KERNEL:
         grid = image if is_transposed else made
-        return math.prod(weight.shape[1:]) * math.prod(grid.shape[2:]) * image.element_size()
+        return _FLOAT32 * int(math.prod(weight.shape[1:]) * math.prod(grid.shape[2:]))
     return sum(one.numel() * one.element_size() for one in (made, image))
 
 
