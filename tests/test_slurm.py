@@ -37,6 +37,12 @@ def test_the_shipped_file_has_its_pools_and_the_driver_here():
     assert not config.is_elsewhere
 
 
+def test_only_workers_that_are_jobs_of_their_own_are_given_back_when_idle(tmp_path):
+    """Machines of an allocation would not come again."""
+    given = {form: load_cluster(write(tmp_path, form=form))._idle_limit_s for form in ("workers", "within")}
+    assert given == {"workers": 5, "within": float("inf")}
+
+
 def with_pool(**values):
     return {"pools": {"cores": POOL | values}}
 

@@ -71,7 +71,7 @@ class SlurmCluster(ClusterConfig):
     look_every_s: Annotated[float, Field(ge=1)] = 15.0
     """Time between two looks at the queue."""
     idle_s: Annotated[float, Field(ge=1)] = 40.0
-    """After so long without work a worker is given back."""
+    """After so long without work a worker is given back; with one allocation none is."""
 
     @property
     def is_elsewhere(self) -> bool:
@@ -87,6 +87,11 @@ class SlurmCluster(ClusterConfig):
     def gives_back_after_s(self) -> float:
         """Return what the file says of idle workers."""
         return self.idle_s
+
+    @property
+    def _idle_limit_s(self) -> float:
+        """After so long without work a machine is given back; one of an allocation would not come again."""
+        return self.idle_s if self.is_growing else math.inf
 
     def check(self) -> None:
         """Raise ConfigError for what the forms cannot do, and for what the batch system has no option for."""
@@ -174,7 +179,7 @@ class SlurmCluster(ClusterConfig):
         with serving_head(folder, address=self.address) as address:
             machines = self._within(folder) if self.form == "within" else self._workers(run, folder)
             try:
-                yield RunningRay(address=address, provisioner=machines, idle_s=self.idle_s)
+                yield RunningRay(address=address, provisioner=machines, idle_s=self._idle_limit_s)
             finally:
                 machines.close()
 
