@@ -33,6 +33,7 @@ REFUSED = {
         ("--rounds", "2.5"): "--rounds: 2.5: expected a whole number",
         ("--folder", "/nix"): "--folder: /nix: no such folder",
     },
+    "exported_models": {("/nix",): "run: /nix: no such folder"},
     "predict": {("--classes", "0"): "--classes: 0: expected a whole number"},
     "workers": {
         ("--workers", "0"): "--workers: 0: expected a whole number",
