@@ -177,7 +177,7 @@ def test_a_name_behind_ours_is_that_of_a_trainer_of_nnunets(folders, tmp_path, m
     trainer = trained(folder, tmp_path, monkeypatch, kind=kind)
     assert Path(trainer.output_folder_base).name == "nnUNetTrainerOrchestratorNoMirroring__nnUNetPlans__3d_fullres"
     state = read_checkpoint(Path(trainer.output_folder) / FINAL)
-    assert (state["trainer_name"], state["inference_allowed_mirroring_axes"]) == ("nnUNetTrainerNoMirroring", None)
+    assert (state["trainer_name"], state["inference_allowed_mirroring_axes"]) == ("nnUNetTrainer", None)
     assert dropin_trainer("nnUNetTrainerOrchestrator_5epochs").__mro__[4].__name__ == "nnUNetTrainer_5epochs"
     with pytest.raises(ConfigError, match="did you mean 'nnUNetTrainer_5epochs'"):
         dropin_trainer("nnUNetTrainerOrchestrator_5epoch")

@@ -293,9 +293,14 @@ class nnUNetTrainerOrchestrator(ExactTrainer):  # noqa: N801 - nnU-Net's names
 
     @property
     def _builder_of_network(self) -> str:
-        """Name of the class that nnU-Net looks for when it predicts: ours, only if one below it builds another."""
-        own, nnunets = (getattr(kind, "build_network_architecture", None) for kind in (type(self), self.named))
-        return (self.named if own is nnunets else type(self)).__name__
+        """Name of the class that nnU-Net looks for when it predicts: the one that builds the network, mostly its own.
+
+        Looking for others it imports all that come before, some of which not every environment can import.
+        """
+        builds = "build_network_architecture"
+        if getattr(type(self), builds, None) is not getattr(self.named, builds, None):
+            return type(self).__name__
+        return next(kind.__name__ for kind in self.named.__mro__ if builds in vars(kind))
 
     def _curve_state(self) -> JsonObject:
         return {} if self._whole_cases is None else self._whole_cases.curve.state
