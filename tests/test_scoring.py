@@ -59,7 +59,7 @@ def test_whole_numbers_of_any_type_are_labels(tmp_path, labels, dtype):
 
 
 @pytest.mark.parametrize(
-    ("value", "message"), [(0.5, "the value 0.5"), (-1.0, "from -1.0 to"), (1e300, "to 1e"), (math.nan, "nan")]
+    ("value", "message"), [(0.5, "the value 0.5"), (-1.0, "from -1 to"), (1e300, "to 1e"), (math.nan, "nan")]
 )
 def test_what_is_not_a_label_is_refused_with_the_files_name(tmp_path, value, message):
     for name in ("a.nrrd", "a.nii.gz"):

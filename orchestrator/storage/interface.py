@@ -12,6 +12,8 @@ TEMPORARY_PREFIX = ".tmp-"
 """File names that begin so are unfinished writes: never listed, swept when they are old."""
 _MAX_NAME_BYTES, _MAX_KEY_BYTES = 255, 1024
 """What file systems, and buckets, let names have."""
+_BYTES = frozenset(map(chr, range(0xDC80, 0xDD00)))
+"""What stands for a byte that is no text in the name of a file, which a bucket cannot have."""
 
 
 class Storage(ABC):
@@ -30,7 +32,8 @@ class Storage(ABC):
     def checked(self, key: str) -> str:
         """Return the key of a file; raises DataError as `plain`, or if it is longer than names can be everywhere."""
         self.plain(key)
-        if max(len(part.encode()) for part in key.split("/")) > _MAX_NAME_BYTES or len(key.encode()) > _MAX_KEY_BYTES:
+        lengths = [len(part.encode(errors="surrogateescape")) for part in (key, *key.split("/"))]
+        if lengths[0] > _MAX_KEY_BYTES or max(lengths[1:]) > _MAX_NAME_BYTES:
             raise DataError(
                 f"{self.location}: {_short(key)} is too long for the name of a file; expected at most "
                 f"{_MAX_NAME_BYTES} bytes a part and {_MAX_KEY_BYTES} in all. Shorten it"
@@ -39,7 +42,7 @@ class Storage(ABC):
 
     def plain(self, key: str) -> str:
         """Return a key; raises DataError if it could lead out of the location or is no name of a file."""
-        if not is_plain(key):
+        if not is_plain(key) or (self.is_remote and any(map(_is_half, key))):
             raise DataError(
                 f"{self.location}: {_short(key)} is not the name of a file that is read or written; expected a plain "
                 "relative path, without '..', empty parts, backslashes and control characters. Rename or remove it"
@@ -99,9 +102,13 @@ class Storage(ABC):
 
 def is_plain(key: str) -> bool:
     """Whether a key is a plain relative path."""
-    # Half a character of UTF-16 can be in JSON, and stands for a byte that is no text in the name of a file.
-    is_text = all(unicodedata.category(character) not in {"Cc", "Cs"} for character in key)
-    return is_text and "\\" not in key and {"", ".", ".."}.isdisjoint(key.split("/"))
+    is_name = not any(unicodedata.category(one) == "Cc" or (_is_half(one) and one not in _BYTES) for one in key)
+    return is_name and "\\" not in key and {"", ".", ".."}.isdisjoint(key.split("/"))
+
+
+def _is_half(character: str) -> bool:
+    """Whether it is half a character of UTF-16, as JSON can hold it."""
+    return unicodedata.category(character) == "Cs"
 
 
 def _short(key: str) -> str:
