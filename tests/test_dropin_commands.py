@@ -38,7 +38,7 @@ class Commands:
         self.plan = (plan.plans["dataset_name"], plan.configuration)
         names = {name: str(folder / name) for name in ("raw", "preprocessed", "results")}
         self.environment = installed | {f"nnUNet_{name}": place for name, place in names.items()}
-        self.environment |= {"nnUNet_n_proc_DA": "1", "OMP_NUM_THREADS": "1"}
+        self.environment |= {"nnUNet_n_proc_DA": "1", "nnUNet_def_n_proc": "1", "OMP_NUM_THREADS": "1"}
         self.images, self.labels = folder / "predicted", folder / "labels"
         self.images.mkdir()
         for path in (folder / "images").glob(f"{CASES[3]}_*.nii.gz"):
