@@ -15,6 +15,7 @@ from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian, JPEGLSLossl
 from orchestrator.images.dicom.volume import DicomVolume
 from orchestrator.images.source_file import SourceFile
 from orchestrator.images.volume import LoadedVolume
+from orchestrator.phantoms.layouts import keeping_locale
 
 # The lowest slice of the phantom as JPEG-LS of 12 bits, by CharLS.
 JPEG_LS = base64.b64decode(
@@ -174,7 +175,8 @@ def test_lossless_jpeg_is_decoded(tmp_path, compressor):
         compressed.SetCompressor(compressor)
         compressed.SetFileName(str(tmp_path / "compressed.dcm"))
         image.SetMetaData("0020|0032", f"-10\\-20\\{30 + 5 * index}")
-        compressed.Execute(image)
+        with keeping_locale():
+            compressed.Execute(image)
         (tmp_path / "compressed.dcm").replace(path)
     assert check(tmp_path).notes == ()
 
