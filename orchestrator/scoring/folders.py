@@ -55,7 +55,7 @@ class FolderComparison:
 
     def without_reference(self, cases: Collection[str]) -> list[str]:
         """Return the locations of predictions that no reference has the name of."""
-        named = {key for case in cases for key in (case, *(unicodedata.normalize(form, case) for form in _FORMS))}
+        named = {name for case in cases for name in _spellings(case)}
         return [
             f"{folder.location}/{key}"
             for folder in self.predictions
@@ -85,8 +85,9 @@ class FolderComparison:
 
     def prediction_keys(self, case: str) -> list[str]:
         """Return the names that the prediction of a case may have; the first that is there counts."""
-        forms = [case, *(unicodedata.normalize(form, case) for form in _FORMS)]
-        names = dict.fromkeys(name for one in forms for name in ([one, one.rpartition("/")[2]][: 1 + self.may_be_flat]))
+        names = dict.fromkeys(
+            name for one in _spellings(case) for name in ([one, one.rpartition("/")[2]][: 1 + self.may_be_flat])
+        )
         return [f"{name}{suffix}" for name in names for suffix in self.suffixes]
 
     def prediction(self, folder: Storage, case: str) -> Path | NoPrediction:
@@ -109,6 +110,11 @@ class FolderComparison:
             for folder in self.predictions
             for structure in self.structures
         ]
+
+
+def _spellings(name: str) -> list[str]:
+    """Return a name as it is, then as other systems write it."""
+    return [name, *(unicodedata.normalize(form, name) for form in _FORMS)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import pyarrow.compute as pc
 
+from orchestrator.benchmark.definition import training_id
 from orchestrator.results.records import ScoreStatus
 from orchestrator.results.store import ResultsStore
 from orchestrator.results.trials import Fidelity
@@ -72,7 +73,7 @@ def results_of_trials(
     found = []
     for trial in trials:
         looks = [
-            _look(storage, [f"{group_of(trial, one, preset=preset)}-fold{fold}" for fold in range(one.folds)], scores)
+            _look(storage, _trainings(group_of(trial, one, preset=preset), num_folds=one.folds), scores)
             for one in fidelities[: trial.fidelity + 1]
         ]
         records = {name: record for look in looks for name, record in look.records.items()}
@@ -107,6 +108,10 @@ class _Look:
     dsc: float | None
     nsd: float | None
     num_cases: int
+
+
+def _trainings(group: str, *, num_folds: int) -> list[str]:
+    return [training_id(group, seed=None, fold=fold) for fold in range(num_folds)]
 
 
 def _look(storage: Storage, names: Sequence[str], scores: Mapping[str, list[tuple[float, float, str]]]) -> _Look:

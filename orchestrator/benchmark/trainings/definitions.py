@@ -4,7 +4,7 @@ import hashlib
 import json
 from dataclasses import asdict, replace
 
-from orchestrator.benchmark.definition import Dataset, LabelSet, Training
+from orchestrator.benchmark.definition import Dataset, Training
 from orchestrator.benchmark.presets import Preset
 from orchestrator.benchmark.study import Study
 
@@ -49,16 +49,12 @@ def _add(
     sets = sorted({training.label_set, *(one.label_set for one in training.evaluation_sets)})
     said |= {
         "plans_from": found[donor] if donor is not None else None,
-        "label_sets": [_of_label_set(study.label_set(name)) for name in sets],
+        "label_sets": [asdict(study.label_set(name)) for name in sets],
         "datasets": [_of_dataset(study.dataset(name)) for name in sorted({case.dataset for case in training.cases})],
         "generated": generated,
     }
     text = json.dumps(said, sort_keys=True, default=str)
     found[training.id] = hashlib.sha256(text.encode()).hexdigest()[:_NUM_DIGITS]
-
-
-def _of_label_set(label_set: LabelSet) -> object:
-    return asdict(label_set)
 
 
 def _of_dataset(dataset: Dataset) -> object:

@@ -22,7 +22,7 @@ MANUFACTURER, MODEL_NAME = "nnU-Net orchestrator", "nnU-Net"
 TISSUE: Code = ("SCT", "85756007", "Tissue")
 """What a structure is whose code nobody has said."""
 UNKNOWN = SegmentCodes(category=TISSUE, type=TISSUE, region=None)
-_NEEDED = (
+NEEDED = (
     "AccessionNumber",
     "PatientBirthDate",
     "PatientID",
@@ -67,7 +67,7 @@ def headers_of(stack: Stack) -> list["Dataset"]:
     found: list[Dataset] = []
     for each in stack.slices:
         header = pydicom.dcmread(each.file, stop_before_pixels=True)
-        for keyword in _NEEDED:
+        for keyword in NEEDED:
             if keyword not in header:
                 setattr(header, keyword, "")
         if "SliceThickness" not in header:

@@ -13,6 +13,7 @@ from orchestrator.images.dicom.stack import Stack
 from orchestrator.inference.products.dicom_object import (
     MANUFACTURER,
     MODEL_NAME,
+    NEEDED,
     UNKNOWN,
     Segment,
     digest_of,
@@ -27,19 +28,7 @@ if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
 _SERIES_NUMBER = 901
-_COPIED = (
-    "AccessionNumber",
-    "PatientBirthDate",
-    "PatientID",
-    "PatientName",
-    "PatientSex",
-    "ReferringPhysicianName",
-    "StudyDate",
-    "StudyDescription",
-    "StudyID",
-    "StudyInstanceUID",
-    "StudyTime",
-)
+_COPIED = (*NEEDED, "StudyDescription", "StudyInstanceUID")
 _STUDY_CLASS = "1.2.840.10008.3.1.2.3.1"
 """Retired, and still what the reference to a study in a structure set names."""
 
@@ -55,9 +44,12 @@ def write_dicom_rtstruct(
     found are left out. Parameters and errors are those of `write_dicom_seg`, but that no further library is needed.
     """
     voxels = labels_on(stack, labels, segments=segments)
-    there = set(np.unique(voxels).tolist())
+    # Most slices have few of many structures, and are not searched for the others.
+    labels_of_slices = [set(np.unique(plane).tolist()) for plane in voxels]
+    there = set().union(*labels_of_slices)
     found = [segment for segment in segments if there.intersection(segment.labels)]
-    headers = headers_of(stack)
+    slices = list(zip(voxels, labels_of_slices, stack.slices, headers_of(stack), strict=True))
+    headers = [header for *_, header in slices]
     data = _described(headers, voxels, model=model, version=version)
     frame = data.FrameOfReferenceUID
     data.ReferencedFrameOfReferenceSequence = [_referenced(headers, frame=frame)]
@@ -75,7 +67,7 @@ def write_dicom_rtstruct(
         _item(
             ReferencedROINumber=number,
             ROIDisplayColor=[round(channel) for channel in colour_of(segment.labels[0])],
-            ContourSequence=list(_contours(voxels, segment, stack=stack, headers=headers)),
+            ContourSequence=list(_contours(segment, slices)),
         )
         for number, segment in enumerate(found, start=1)
     ]
@@ -139,9 +131,11 @@ def _slice(header: "Dataset") -> "Dataset":
 
 
 def _contours(
-    voxels: NDArray[np.integer], segment: Segment, *, stack: Stack, headers: Sequence["Dataset"]
+    segment: Segment, slices: Sequence[tuple[NDArray[np.integer], set[int], CtSlice, "Dataset"]]
 ) -> Iterator["Dataset"]:
-    for plane, place, header in zip(voxels, stack.slices, headers, strict=True):
+    for plane, labels, place, header in slices:
+        if labels.isdisjoint(segment.labels):
+            continue
         for polygon in outlines(np.isin(plane, segment.labels)):
             contour = _item(
                 ContourImageSequence=[_slice(header)],

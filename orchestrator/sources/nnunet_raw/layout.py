@@ -156,11 +156,12 @@ class NnunetRaw(Layout):
 
     def odd_grid(self, geometry: Geometry, *, name: str) -> tuple[str, ...]:
         """Say of a CT if its voxels are too small or too large for a patient: other animals are scanned as well."""
+        least, most = VOXEL_MM
         is_ct = "ct" in map(str.casefold, self.dataset.channels) and min(geometry.size) > 1
-        if not is_ct or all(VOXEL_MM[0] <= step <= VOXEL_MM[1] for step in geometry.spacing_mm):
+        if not is_ct or all(least <= step <= most for step in geometry.spacing_mm):
             return ()
         steps = " x ".join(f"{step:.4g}" for step in geometry.spacing_mm)
-        return (f"{name}: a CT with voxels of {steps} mm; those of patients have edges of 0.1 to 20 mm",)
+        return (f"{name}: a CT with voxels of {steps} mm; those of patients have edges of {least:g} to {most:g} mm",)
 
     def intensities(self, voxels: NDArray[np.generic], *, channel: int, name: str) -> Intensities:
         """Take intensities as they are."""
