@@ -11,6 +11,7 @@ import pytest
 from nnunetv2.experiment_planning.dataset_fingerprint import fingerprint_extractor
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+from nnunetv2.utilities import utils
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from raw_datasets import NAMES, dataset_of, write_dataset
 
@@ -46,9 +47,10 @@ def stock(data: Path, work: Path, monkeypatch) -> tuple[dict, Path]:
     monkeypatch.setenv("nnUNet_raw", str(data))
     monkeypatch.setenv("nnUNet_preprocessed", str(work))
     monkeypatch.setenv("nnUNet_n_proc_DA", "1")
-    # Its pool of processes would import everything again, twice a test.
+    # Its pools of processes would import everything again, twice a test, and fork what all other tests have left.
     threads = SimpleNamespace(get_context=lambda _: SimpleNamespace(Pool=ThreadPool))
     monkeypatch.setattr(fingerprint_extractor, "multiprocessing", threads)
+    monkeypatch.setattr(utils, "Pool", ThreadPool)
     extractor = fingerprint_extractor.DatasetFingerprintExtractor("Dataset137_Things", 1)
     extractor.num_foreground_voxels_for_intensitystats = NUM_SAMPLES
     extractor.run(overwrite_existing=True)

@@ -20,12 +20,13 @@ pytestmark = pytest.mark.end_to_end
 STRANGER = 12345
 NOTEBOOK = "module://matplotlib_inline.backend_inline"
 HOLD = """
-import json, os, sys, time
+import json, os, signal, sys, time
 from pathlib import Path
 import ray, psutil
 from orchestrator.cluster.kinds.local import LocalCluster
 from orchestrator.ray_backend.connect import connected
 if __name__ == "__main__":
+    handlers = [signal.getsignal(number) for number in signal.valid_signals()]
     with connected(LocalCluster(num_cpus=1, num_gpus=0), run=None) as connection:
         names = ("TMPDIR", "RAY_AUTH_TOKEN_PATH", "ORCHESTRATOR_CACHES", "MPLBACKEND", "PYTHONWARNINGS")
         found = ray.get(ray.remote(lambda: {name: os.environ.get(name) for name in names}).remote())
@@ -38,6 +39,7 @@ if __name__ == "__main__":
         found["waits_s"] = ray._private.ray_constants.RAY_DASHBOARD_STARTUP_TIMEOUT_S
         print(json.dumps(found), flush=True)
         sys.stdin.read()
+    assert [signal.getsignal(number) for number in signal.valid_signals()] == handlers, "of signals, as before"
     print(json.dumps({name: os.environ.get(name) for name in (*names, "RAY_AUTH_MODE")}))
 """
 LOOK = """

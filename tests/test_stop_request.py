@@ -35,6 +35,21 @@ thread.join()
 signal.pause()
 """
 
+FORKED = """
+import os, signal
+from orchestrator.training.stop_request import StopRequest
+
+with StopRequest() as request:
+    here, there = os.pipe()
+    child = os.fork()
+    if not child:
+        os.write(there, b"ready")
+        signal.pause()
+    os.read(here, 5)
+    os.kill(child, signal.SIGTERM)
+    print(os.WTERMSIG(os.waitpid(child, 0)[1]), repr(request.reason()))
+"""
+
 
 def wait_for_reason(request):
     ended = threading.Event()
@@ -66,6 +81,11 @@ def test_a_training_in_a_thread_hears_signals_and_the_second_one_does_what_it_di
             assert process.wait() == 7
         finally:
             process.kill()
+
+
+def test_a_process_that_a_training_forks_ends_by_a_signal_and_the_training_does_not():
+    ended = subprocess.run([sys.executable, "-c", FORKED], stdout=subprocess.PIPE, text=True, timeout=60, check=True)
+    assert ended.stdout == f"{signal.SIGTERM.value} ''\n"
 
 
 def test_the_marker_of_the_driver_asks_also_before_the_training_has_begun(tmp_path):

@@ -9,7 +9,7 @@ import torch
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as nnunet
 from test_loader import SETTINGS, assert_same, batches, folder, loader  # noqa: F401 - a fixture
 from tiny_training import Killed, Run, assert_same_weights, tiny_plan, tiny_preset, write_all_patches, write_ball
-from worker_processes import Ticks, Together, kill_second_of_two
+from worker_processes import Ticks, Together, kill_second_of_two, meet_often_in_two_processes
 
 from orchestrator.benchmark.definition import Structure
 from orchestrator.training.nnunet.trainers.divided_trainer import DividedTrainer
@@ -193,3 +193,7 @@ def test_where_a_worker_is_killed_the_other_ends_and_both_go_on_from_the_last_ch
 def test_the_only_worker_has_no_process_group(alone):
     assert not torch.distributed.is_initialized()
     assert DividedTrainer._worker == Worker()
+
+
+def test_workers_part_also_while_their_last_call_is_under_way(tmp_path):
+    assert meet_often_in_two_processes(tmp_path, 8) == [0, 0]

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from tiny_training import Run
 from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
 
 from orchestrator.errors import LostWorkerError, PreemptedError
 from orchestrator.training.workers import Worker
@@ -102,6 +103,33 @@ def train_and_be_killed(worker, folder, setting, told):
         Run(folder, setting, worker=worker, stop_reason=stop_reason).go()
     except LostWorkerError as error:
         Path(told).write_text(str(error))
+
+
+def meet_often(rank, folder, times):
+    """Be one of two workers a number of times; networks are let go at once, while the last call is under way."""
+    torch.set_num_threads(1)
+    for time in range(times):
+        meeting = Path(folder) / str(time)
+        meeting.mkdir(exist_ok=True)
+        worker = Worker(rank=rank, number=2, meeting=meeting)
+        with worker.together(device="cpu"):
+            network = DistributedDataParallel(torch.nn.Linear(3, 3))
+            network(torch.ones(2, 3)).sum().backward()
+            worker.is_any(False)
+        del network
+
+
+def meet_often_in_two_processes(folder, times):
+    """Return how the two processes have ended; None for one that has not."""
+    running = [PROCESSES.Process(target=meet_often, args=(rank, folder, times)) for rank in range(2)]
+    for process in running:
+        process.start()
+    for process in running:
+        process.join(timeout=60)
+    ends = [process.exitcode for process in running]
+    for process in running:
+        process.kill()
+    return ends
 
 
 def kill_second_of_two(folder, setting, told):

@@ -36,6 +36,8 @@ HEAD_ANSWERS_WITHIN_S = 20.0
 # The Train page of the dashboard lists the trainings.
 _TRAIN_SETTINGS = {"RAY_TRAIN_ENABLE_STATE_TRACKING": "1", "RAY_TRAIN_V2_ENABLED": "1"}
 POLL_S = 0.5
+_ENDING = (*SIGNALS, signal.SIGHUP)
+"""Signals that end a driver."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,6 +75,7 @@ def connected(config: ClusterConfig, *, run: RunName | None) -> Iterator[Connect
     for name, value in _TRAIN_SETTINGS.items():
         os.environ.setdefault(name, value)
     with ExitStack() as stack:
+        stack.enter_context(_handlers_kept())
         access = stack.enter_context(config.reach(run))
         is_embedded = isinstance(access, EmbeddedRay)
         try:
@@ -106,11 +109,24 @@ def _running(access: RunningRay, *, where: str) -> Iterator[tuple["BaseContext",
         ray.shutdown()
 
 
+@contextmanager
+def _handlers_kept() -> Iterator[None]:
+    """Context that leaves the handlers of signals as they were before Ray set its own, and we ours."""
+    is_main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.getsignal(number) for number in _ENDING} if is_main else {}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if handler is not None:  # one that is not of Python
+                signal.signal(number, handler)
+
+
 def _end_as_after_ctrl_c() -> None:
     """Let signals end the driver as Ctrl-C does: Ray's own handler would end the process with a stack trace."""
     if threading.current_thread() is not threading.main_thread():
         return
-    for number in (*SIGNALS, signal.SIGHUP):
+    for number in _ENDING:
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
             signal.signal(number, signal.default_int_handler)
 

@@ -117,3 +117,12 @@ def _restore_handlers() -> None:
     for number, handler in _before.items():
         signal.signal(number, handler)
     _before.clear()
+
+
+def _forget_trainings() -> None:
+    _under_way.clear()
+    _restore_handlers()
+
+
+# A process that is forked from that of a training, as those that load data, has none to stop: a signal ends it.
+os.register_at_fork(after_in_child=_forget_trainings)

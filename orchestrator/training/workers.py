@@ -25,6 +25,10 @@ PATIENCE = timedelta(minutes=30)
 _POLL_S = 0.1
 _BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
 _INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+_groups: list[object] = []
+"""Kept until the process ends. Whoever drops the last reference to a group of Gloo waits for its threads and holds
+Python's lock, and one of them may be waiting for that lock, to let go of what the last call was about.
+"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,6 +108,7 @@ class Worker:
                 world_size=self.number,
                 timeout=PATIENCE,
             )
+            _groups.append(distributed.group.WORLD)
             yield
         except RuntimeError as error:
             # After an error of its own a worker does not leave: the others would tell of that, and sooner.
