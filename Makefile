@@ -11,13 +11,17 @@ ARGS ?=
 # Tests run in as many processes, each with up to 3 GiB.
 PROCESSES ?= 2
 
-.PHONY: run test test-clusters slurm-chaos lint chaos clean
+.PHONY: run test test-long test-clusters slurm-chaos lint chaos clean
 
 run: $(VENV)/.installed
 	$(BIN)/python -m orchestrator.run_all $(ARGS)
 
 test: lint
-	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile
+	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile -m "not long" $(ARGS)
+
+# What takes a minute or more each: runs that are killed, hosts that are lost, a wheel elsewhere. A quarter of an hour.
+test-long: $(VENV)/.installed
+	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile -m long $(ARGS)
 
 # Kills on a cluster of three nodes on this machine, 15 minutes; as root, three hosts and all 45 trainings, half an hour:
 #   make chaos ARGS="--hosts namespaces --matrix"

@@ -141,7 +141,6 @@ def test_what_cannot_be_scored_is_refused(tmp_path, arguments, message):
         orchestrator.evaluate(tmp_path / "labels", **given)
 
 
-@pytest.mark.end_to_end
 def test_the_lines_of_a_researcher(tmp_path, capfd):
     import orchestrator as orch
 

@@ -10,7 +10,7 @@ import pytest
 from aws_hosts import filled_in, keys_of, played_aws, start_machine, why_not
 
 pytestmark = [
-    pytest.mark.end_to_end,
+    pytest.mark.long,
     pytest.mark.timeout(3000),
     pytest.mark.skipif(bool(why_not()), reason=why_not() or "hosts can be started"),
 ]

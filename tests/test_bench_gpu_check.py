@@ -21,7 +21,7 @@ sys.meta_path[sys.meta_path.index(PathFinder)] = Hiding
 """
 
 
-@pytest.mark.end_to_end
+@pytest.mark.long
 def test_a_dry_run_without_readers_of_files_fills_in_every_part(tmp_path):
     (tmp_path / "sitecustomize.py").write_text(HIDING)
     options = ["--device", "cpu", "--preset", "smoke", "--size", "64", "--slices", "40", "--iterations", "2"]

@@ -79,7 +79,7 @@ PRESETS["tiny"] = replace(PRESETS["smoke"], **changes)
 sys.exit(run_all.main(sys.argv[3:]))
 """
 
-pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture

@@ -32,7 +32,6 @@ print("RESULT", first, second, succeeded, [line for line in lines if line.starts
 """
 
 
-@pytest.mark.end_to_end
 def test_a_second_submission_to_a_real_head_attaches_and_strangers_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -354,7 +354,6 @@ print("RESULT", offered["CPU"], offered["GPU"], offered["accelerator_type:A10G"]
 """
 
 
-@pytest.mark.end_to_end
 def test_ray_bootstraps_the_aws_section_against_an_emulated_aws(place: Path, moto_port: int) -> None:
     ec2 = boto3.client("ec2")
     subnet = ec2.describe_subnets()["Subnets"][0]

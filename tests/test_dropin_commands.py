@@ -94,7 +94,7 @@ def installed(tmp_path) -> dict[str, str]:
     return environment
 
 
-@pytest.mark.end_to_end
+@pytest.mark.long
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("kind", ["two channels", "two channels, 2d"])
 def test_what_its_page_promises_holds_for_nnunets_commands(kind, tmp_path, installed):

@@ -17,7 +17,7 @@ from orchestrator.results.store import ResultsStore
 from orchestrator.storage.filesystem import open_storage
 
 ONLY = ("T1-infection-fold0", "T2-infection-structseg-fold0")
-pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(1800)]
+pytestmark = pytest.mark.timeout(1800)
 
 
 def run_all(output: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -13,7 +13,7 @@ from moto.server import ThreadedMotoServer
 
 ONLY = "T1-infection-fold0"
 OUTPUT = "s3://bucket/runs/first"
-pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture

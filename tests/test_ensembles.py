@@ -254,7 +254,6 @@ def rows_of(output: Path):
     return rows.set_index(["training_id", "evaluation_set", "case", "structure"]).sort_index()
 
 
-@pytest.mark.end_to_end
 @pytest.mark.timeout(900)
 def test_labels_of_an_ensemble_are_those_of_nnunet(finished, tmp_path, monkeypatch):
     exported = partial(predict_from_raw_data.export_prediction_from_logits, num_threads_torch=1)
@@ -294,7 +293,6 @@ def merged(models, image: Path, folder: Path) -> np.ndarray:
     return sitk.GetArrayFromImage(sitk.ReadImage(str(folder / "merged.nii.gz")))
 
 
-@pytest.mark.end_to_end
 @pytest.mark.timeout(900)
 def test_the_same_model_predicts_beyond_its_run(finished, tmp_path):
     images = finished / "cases/ct/c07/image.nii.gz"
@@ -303,7 +301,6 @@ def test_the_same_model_predicts_beyond_its_run(finished, tmp_path):
     np.testing.assert_array_equal(*(sitk.GetArrayFromImage(sitk.ReadImage(str(path))) for path in labels))
 
 
-@pytest.mark.end_to_end
 @pytest.mark.timeout(900)
 def test_the_best_are_chosen_by_validation_cases_as_nnunet_does(finished):
     everything = rows_of(finished)
@@ -335,7 +332,6 @@ def test_the_best_are_chosen_by_validation_cases_as_nnunet_does(finished):
     assert together["num_cases"] == 6
 
 
-@pytest.mark.end_to_end
 @pytest.mark.timeout(900)
 def test_it_stands_in_results_tables_and_report_like_a_training(finished):
     scores = orchestrator.open_results(finished).to_pandas()
@@ -354,7 +350,6 @@ def test_it_stands_in_results_tables_and_report_like_a_training(finished):
     assert "8 ensembles average the probabilities" in methods
 
 
-@pytest.mark.end_to_end
 @pytest.mark.timeout(900)
 def test_it_is_made_anew_when_the_study_says_something_else_of_it(finished, tmp_path):
     storage = open_storage(str(finished))

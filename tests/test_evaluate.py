@@ -266,7 +266,6 @@ def test_a_folder_without_label_maps_is_refused(folders, capsys):
     assert "1 files, for example notes.txt; expected label maps" in capsys.readouterr().err
 
 
-@pytest.mark.end_to_end
 def test_a_cluster_gives_the_same_rows(folders, tmp_path):
     assert evaluate(folders, "--workers", "1") == 0
     expected = rows(folders)

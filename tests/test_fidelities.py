@@ -261,7 +261,7 @@ def test_no_trial_is_looked_at_closer_for_which_the_hours_do_not_last(brain, mon
     assert outcome.best is None
 
 
-@pytest.mark.end_to_end
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_a_sweep_looks_closer_at_the_best_and_its_rows_say_so(brain, capsys):
     given = words(brain, SPACE, "--reduction", "2")

@@ -10,7 +10,7 @@ from test_preemption import DRIVER, TRAININGS
 from orchestrator.events import read_events
 from orchestrator.storage.filesystem import open_storage
 
-pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(1800)]
+pytestmark = pytest.mark.timeout(1800)
 
 
 def test_machines_come_as_they_are_missing_and_the_run_ends(tmp_path):
@@ -20,7 +20,7 @@ def test_machines_come_as_they_are_missing_and_the_run_ends(tmp_path):
             f"kind: existing\naddress: {address}\nauth_token: {environment['RAY_AUTH_TOKEN_PATH']}\n"
             "may_start:\n  one core: {number: 2, cpus: 1}\n"
         )
-        driver = DRIVER.replace("num_epochs=40", "num_epochs=2")
+        driver = DRIVER.replace("num_epochs=80", "num_epochs=2")
         command = [sys.executable, "-c", driver, "--preset", "tiny", "--cluster", str(cluster)]
         command += ["--only", TRAININGS[0], "--output", str(tmp_path / "run")]
         ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=1500)

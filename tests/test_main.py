@@ -89,7 +89,7 @@ def test_an_installed_wheel_shows_the_matrix_from_anywhere(installed):
     assert "45 trainings, about " in installed("run", "--dry-run")
 
 
-@pytest.mark.end_to_end
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_an_installed_wheel_trains_a_miniature_and_evaluates_its_predictions(installed, tmp_path):
     shown = installed("run", "--only", "T1-infection-fold0", "--output", str(tmp_path))

@@ -34,7 +34,7 @@ sys.exit(run_all.main(sys.argv[1:]))
 """
 MADE_BY_TRAININGS = ("trainings", "predictions", "results", "tables", "events", "logs", "ray_train", "drivers")
 
-pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
 
 
 def run(folder, *, min_gain_s):

@@ -16,7 +16,6 @@ import pytest
 
 from orchestrator.ray_backend import embedded
 
-pytestmark = pytest.mark.end_to_end
 STRANGER = 12345
 NOTEBOOK = "module://matplotlib_inline.backend_inline"
 HOLD = """

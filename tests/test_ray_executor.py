@@ -202,11 +202,9 @@ def in_a_process_of_its_own(claim, folder):
     assert process.exitcode == 0
 
 
-@pytest.mark.end_to_end
 def test_all_of_a_training_is_on_the_machine_that_was_chosen_for_it_and_goes_with_it(tmp_path):
     in_a_process_of_its_own(look_where_a_training_runs, tmp_path)
 
 
-@pytest.mark.end_to_end
 def test_what_a_controller_has_reserved_is_given_back_when_it_is_dead_and_not_before(tmp_path):
     in_a_process_of_its_own(reserve_and_give_back, tmp_path)

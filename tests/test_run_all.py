@@ -249,7 +249,6 @@ def test_a_miniature_leaves_the_gpus_of_this_machine_alone_unless_they_are_asked
     assert gpus("--cluster", str(asked)) == 1
 
 
-@pytest.mark.end_to_end
 @pytest.mark.skipif(torch.cuda.is_available(), reason="torch can use the GPU of this machine")
 def test_a_gpu_that_torch_cannot_use_is_told_before_every_training_fails(capsys, tmp_path):
     cluster = tmp_path / "cluster.yaml"

@@ -41,7 +41,6 @@ def test_both_scans_of_a_patient_are_in_one_fold_and_no_patient_leaks():
         assert len(patients[0] | patients[1]) == 9
 
 
-@pytest.mark.end_to_end
 @pytest.mark.timeout(900)
 def test_it_runs_from_phantoms_to_a_table_of_both_networks(study, tmp_path):
     command = [sys.executable, "-m", "orchestrator", "run", "--study", str(study), "--preset", "tiny"]

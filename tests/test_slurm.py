@@ -113,7 +113,7 @@ def running(jobs):
     return [line for line in listed.splitlines() if "|RUNNING|" in line]
 
 
-@pytest.mark.end_to_end
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_workers_are_jobs_that_come_when_they_are_missing_and_leave_with_the_run(tmp_path, jobs):
     cluster = write(tmp_path)
@@ -128,7 +128,7 @@ def test_workers_are_jobs_that_come_when_they_are_missing_and_leave_with_the_run
     assert (folder / "auth_token").stat().st_mode & 0o777 == 0o600
 
 
-@pytest.mark.end_to_end
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_a_driver_that_is_killed_leaves_workers_that_end_by_themselves(tmp_path, jobs):
     cluster = write(tmp_path)

@@ -19,7 +19,7 @@ from orchestrator.results.store import ResultsStore
 from orchestrator.storage.filesystem import open_storage
 
 pytestmark = [
-    pytest.mark.end_to_end,
+    pytest.mark.long,
     pytest.mark.timeout(3600),
     pytest.mark.skipif(bool(why_not()), reason=why_not() or "Slurm is there"),
 ]

@@ -156,7 +156,7 @@ def watchers_of(host, folder):
     return found
 
 
-@pytest.mark.end_to_end
+@pytest.mark.long
 @pytest.mark.timeout(1500)
 @pytest.mark.skipif(shutil.which("sshd") is None, reason="sshd is not installed (Debian's openssh-server)")
 def test_a_host_that_is_cut_off_is_named_works_again_and_nothing_is_lost(tmp_path, monkeypatch):

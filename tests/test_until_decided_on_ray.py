@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
 # Three patients a fold. Six, at the first look, can show nothing: of 2 ** 6 signs 2 are as extreme, 3.1 %, and each of
 # two tests may take 2.5 % x 2 / 4. Nine can, at the second: 0.4 % of 2.5 % / 4. So the last fold is never trained.

@@ -104,7 +104,7 @@ def test_two_workers_learn_what_one_does(alone, divided):
     assert first.outcome.checkpoint_sha256 == second.outcome.checkpoint_sha256 == run.store.final_sha256()
 
 
-@pytest.mark.end_to_end
+@pytest.mark.long
 @pytest.mark.timeout(2700)
 def test_two_workers_learn_as_well_as_one_whatever_the_seed(setting, together, tmp_path):
     preset = replace(

@@ -37,7 +37,7 @@ PRESETS["tiny"] = replace(
 )
 sys.exit(run_all.main(sys.argv[2:]))
 """
-pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
 
 
 def command(folder, *, workers, **cluster):
