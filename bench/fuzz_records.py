@@ -19,7 +19,7 @@ from orchestrator.inference.models import members_of
 from orchestrator.patches.record import PatchRecord
 from orchestrator.results.records import CaseScore, Provenance, ResultRow, ScoreStatus
 from orchestrator.results.store import ResultsStore, from_table
-from orchestrator.results.trials import TrialRecord, read_search, write_search
+from orchestrator.results.trials import TrialRecord, read_search, search_of, write_search
 from orchestrator.stages.records.cases import read_case_record
 from orchestrator.stages.records.ensembles import is_of_models, read_candidates
 from orchestrator.stages.records.latest_epoch import read_latest_epoch
@@ -185,7 +185,7 @@ def choices(folder: Path) -> list[bytes]:
     )
     fidelities = [{"preset": "quick", "folds": 1}, {"preset": "paper", "folds": 1}]
     about = {"training": "a", "metric": "dsc", "sampler": "random", "fidelities": fidelities, "milestones": [1, 3]}
-    write_search(storage, trials, best=trials[1], about=about)
+    write_search(storage, search_of(trials, best=1, about=about), about=about)
     ensemble = {"members": ["a", "b"], "declaration_sha256": _SHA256, "checkpoint_sha256": _SHA256}
     candidates = [{"groups": ["a"], "dsc": 0.5}, {"groups": ["a", "b"], "dsc": None}]
     return [storage.read_bytes(run_paths.SWEEP), json.dumps({**ensemble, "candidates": candidates}).encode()]

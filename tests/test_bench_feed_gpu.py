@@ -14,6 +14,7 @@ from bench.feed_gpu import held_to, measure_one
 from bench.gpu_utilisation import Utilisation
 
 
+@pytest.mark.long
 def test_the_benchmark_runs_through_its_command_line_with_a_process_for_each_feed():
     options = ["--device", "cpu", "--preset", "smoke", "--size", "64", "--slices", "40", "--cores", "1"]
     ended = subprocess.run(

@@ -28,11 +28,13 @@ BOXES = {
 """First voxel and shape."""
 
 
-def stored(folder, *, dataset=nnUNetDatasetBlosc2, seg_dtype=np.int16):
+def stored(folder, *, dataset=nnUNetDatasetBlosc2, seg_dtype=np.int16, together=1):
     """A case as nnU-Net stores it, and what it holds."""
     data, seg, properties = make_case(SHAPE)
     seg = seg[:1].astype(seg_dtype)
-    sizes = {"blocks": (1, 8, 16, 16), "chunks": (1, 16, 32, 32)} if dataset is nnUNetDatasetBlosc2 else {}
+    sizes = {"blocks": (together, 8, 16, 16), "chunks": (together, 16, 32, 32)}
+    sizes |= {"blocks_seg": (1, 8, 16, 16), "chunks_seg": (1, 16, 32, 32)}
+    sizes = sizes if dataset is nnUNetDatasetBlosc2 else {}
     dataset.save_case(data, seg, properties, str(folder / "a"), **sizes)
     return data, seg, properties
 
@@ -51,11 +53,12 @@ def read_all(folder):
 
 @pytest.mark.parametrize("reader", ["library", "module"])
 @pytest.mark.parametrize("seg_dtype", [np.int8, np.int16])
-def test_boxes_are_those_of_a_patch_file(tmp_path, monkeypatch, reader, seg_dtype):
+@pytest.mark.parametrize("together", [1, 2], ids=["a channel a block", "all channels in a block"])
+def test_boxes_are_those_of_a_patch_file(tmp_path, monkeypatch, reader, seg_dtype, together):
     assert blosc2_array._library() is not None
     if reader == "module":
         monkeypatch.setattr(blosc2_array, "_library", lambda: None)
-    data, seg, properties = stored(tmp_path, seg_dtype=seg_dtype)
+    data, seg, properties = stored(tmp_path, seg_dtype=seg_dtype, together=together)
     write_patches(tmp_path / "a.arrow", data=data, seg=seg, properties=properties, precision="lossless")
     expected = PatchFile.open(tmp_path / "a.arrow")
     found = NnunetFolder(nnUNetDatasetBlosc2(str(tmp_path), ["a"])).open("a")

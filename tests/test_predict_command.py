@@ -101,6 +101,7 @@ def test_a_case_that_would_take_too_much_memory_is_left_out(model, images, tmp_p
     assert "would take" in rows[0].message
 
 
+@pytest.mark.long
 def test_twenty_scans_killed_three_times_give_the_same_files_and_none_is_predicted_twice(model, images, tmp_path):
     for number in range(3, 20):
         write_image(images / f"case_{number}", shape=(9, 20 + number, 18), seed=number)

@@ -226,3 +226,17 @@ def test_the_command_writes_contours_on_request_and_of_label_maps_that_are_there
     }
     assert codes["left_lung"] == ["44029006"]
     assert codes.get("spleen", []) == []
+
+
+def test_a_case_in_which_nothing_was_found_has_no_contours_and_has_not_failed(tmp_path, capsys):
+    model = write_model(tmp_path, small_plans(), labels={"background": 0, "lesion": 1})
+    ways.write_dicom(ways.scan(tmp_path), tmp_path / "healthy")
+    command = [str(tmp_path / "healthy"), "--model", str(model), "--output", str(tmp_path / "out"), "--device", "cpu"]
+    assert main(command) == 0
+    label_map = tmp_path / "out" / "healthy.nii.gz"
+    sitk.WriteImage(sitk.ReadImage(str(label_map)) * 0, str(label_map))
+    capsys.readouterr()
+    assert main([*command, "--dicom-rtstruct", "--dicom-seg"]) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "no structure was found: nothing in dicom_seg; no structure was found: nothing in dicom_rtstruct" in said
+    assert not list((tmp_path / "out").glob("dicom_*/*.dcm"))

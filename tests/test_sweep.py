@@ -209,6 +209,7 @@ def _words(study: Path, *others: str) -> list[str]:
     return [*words, "--trials", "3", "--output", str(study.parent.parent / "run"), *others]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_a_sweep_that_is_killed_goes_on_reads_no_case_that_is_left_out_and_becomes_a_model(brain, tmp_path, capsys):
     from orchestrator.cli.phantoms import main as write_phantoms

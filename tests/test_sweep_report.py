@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.errors import IntegrityError
 from orchestrator.report.search import search_section
-from orchestrator.results.trials import Fidelity, SearchRecord, TrialRecord, read_search, write_search
+from orchestrator.results.trials import Fidelity, SearchRecord, TrialRecord, read_search, search_of, write_search
 from orchestrator.statistics.importance import FEWEST_TRIALS, importances
 from orchestrator.storage.filesystem import open_storage
 
@@ -85,7 +85,7 @@ def test_categories_count_by_name_and_one_value_or_too_few_trials_say_nothing():
 def test_the_record_of_a_search_is_read_as_it_was_written(tmp_path):
     storage, found = open_storage(str(tmp_path)), trials()
     assert read_search(storage) is None
-    write_search(storage, found, best=found[5], about=ABOUT)
+    write_search(storage, search_of(found, best=5, about=ABOUT), about=ABOUT)
     assert read_search(storage) == SearchRecord(**OF_RECORD, trials=found, best=5)
     record = json.loads((tmp_path / "sweep.json").read_text())
     assert record["best"] == {"trial": 5, "settings": found[5].settings}
@@ -114,7 +114,7 @@ def test_the_record_of_a_search_is_read_as_it_was_written(tmp_path):
 )
 def test_a_damaged_record_of_a_search_is_refused_by_name(tmp_path, changed):
     storage, found = open_storage(str(tmp_path)), trials()
-    write_search(storage, found, best=None, about=ABOUT)
+    write_search(storage, search_of(found, best=None, about=ABOUT), about=ABOUT)
     path = tmp_path / "sweep.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changed))
     with pytest.raises(IntegrityError, match=r"sweep\.json"):

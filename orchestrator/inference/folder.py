@@ -94,7 +94,7 @@ class FolderPrediction:
         try:
             if not was_done:
                 self._predict(storage, case)
-            self._add_extras(storage, case)
+            notes = self._add_extras(storage, case)
         except StorageError:
             raise
         except Exception as error:
@@ -102,12 +102,12 @@ class FolderPrediction:
                 raise StorageError(f"{case.files[0]}: {error}; the same command goes on") from error
             is_bad_input = isinstance(error, DataError)
             return CasePrediction(case=name, status="failed", message=_words(error), is_bad_input=is_bad_input)
-        return self._row(storage, name, status="kept" if was_done else "predicted")
+        return self._row(storage, name, status="kept" if was_done else "predicted", notes=notes)
 
-    def _add_extras(self, storage: Storage, case: InputCase) -> None:
+    def _add_extras(self, storage: Storage, case: InputCase) -> tuple[str, ...]:
         asked = self.options
         if not (asked.study or asked.overlays or asked.dicom_seg or asked.dicom_rtstruct):
-            return
+            return ()
         structures = load_models(self.sources, self.options).structures
         kept = self.options.structures or tuple(structures)
         predicted = Predicted(
@@ -116,19 +116,21 @@ class FolderPrediction:
             structures={name: labels for name, labels in structures.items() if name in kept},
             model=self.model,
         )
-        add_extras(storage, predicted, self.options)
+        return add_extras(storage, predicted, self.options)
 
     def _keys(self, name: str) -> list[str]:
         further = [f"{name}.npz", f"{name}.pkl"] if self.options.save_probabilities else []
         return [f"{name}{self.files.ending}", f"{name}.json", *further]
 
-    def _row(self, storage: Storage, name: str, *, status: Literal["predicted", "kept"]) -> CasePrediction:
+    def _row(
+        self, storage: Storage, name: str, *, status: Literal["predicted", "kept"], notes: tuple[str, ...]
+    ) -> CasePrediction:
         """Return what the record of a case that is done says."""
         record = read_json(storage, f"{name}.json", {"volumes_ml": dict})
         return CasePrediction(
             case=name,
             status=status,
-            message="; ".join(map(str, record.get("notes", []))),
+            message="; ".join([*map(str, record.get("notes", [])), *notes]),
             volumes_ml=record["volumes_ml"],
             derived_percent=record.get("derived_percent", {}),
         )

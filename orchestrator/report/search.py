@@ -48,7 +48,7 @@ def search_section(search: SearchRecord) -> SearchSection | None:
         sentence=_sentence(search),
         metric=search.metric.upper(),
         settings=names,
-        trials=tuple(_shown(search, trial) for trial in sorted(search.trials, key=lambda one: _order(search, one))),
+        trials=tuple(_shown(search, trial) for trial in search.ranked()),
         importances=importances(
             {name: [trial.settings[name] for trial in scored] for name in names},
             # Those of other fidelities do not compare, and all trials have the first.
@@ -95,22 +95,14 @@ def _about_best(search: SearchRecord) -> str:
     )
 
 
-def _order(search: SearchRecord, trial: TrialRecord) -> tuple[bool, bool, int, float, int]:
-    score = search.score(trial)
-    return (score is None, not trial.is_whole, -trial.fidelity, -(score or 0.0), trial.number)
-
-
 def _shown(search: SearchRecord, trial: TrialRecord) -> ShownTrial:
-    score = search.score(trial)
-    early = search.fidelities[trial.fidelity].text if len(search.fidelities) > 1 else "ended early"
-    ended = "" if trial.is_whole else early if score is not None else "no score"
     return ShownTrial(
         name=_name(trial),
         settings=tuple(map(_text, trial.settings.values())),
-        score=score,
+        score=search.score(trial),
         num_epochs=trial.num_epochs,
         hours=trial.hours,
-        remark="best" if trial.number == search.best else ended,
+        remark=search.remark(trial),
     )
 
 

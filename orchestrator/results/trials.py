@@ -1,7 +1,7 @@
 """The trials of a search as it has written them down: settings, scores, cost."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from orchestrator.errors import IntegrityError
@@ -77,13 +77,38 @@ class SearchRecord:
         """Return what a trial is told apart by."""
         return trial.nsd if self.metric == "nsd" else trial.dsc
 
+    def ranked(self) -> list[TrialRecord]:
+        """Return whole trials, then those that ended early, then those without a score, each the best first."""
 
-def write_search(
-    storage: Storage, trials: tuple[TrialRecord, ...], *, best: TrialRecord | None, about: JsonMapping
-) -> None:
-    """Write the record of a search; `about` are the other fields of SearchRecord, and more for people."""
-    found = {"trial": best.number if best else None, "settings": best.settings if best else None}
-    record = {**about, "num_trials": len(trials), "best": found, "trials": [asdict(one) for one in trials]}
+        def place(trial: TrialRecord) -> tuple[bool, bool, int, float, int]:
+            score = self.score(trial)
+            return (score is None, not trial.is_whole, -trial.fidelity, -(score or 0.0), trial.number)
+
+        return sorted(self.trials, key=place)
+
+    def remark(self, trial: TrialRecord) -> str:
+        """Return what there is to say of a trial beside its score, for people."""
+        if trial.number == self.best:
+            return "best"
+        if trial.is_whole:
+            return ""
+        if self.score(trial) is None:
+            return "no score"
+        return self.fidelities[trial.fidelity].text if len(self.fidelities) > 1 else "ended early"
+
+
+def search_of(trials: Sequence[TrialRecord], *, best: int | None, about: JsonMapping) -> SearchRecord:
+    """Return a search; `about` are the other fields of it, as its file has them, and more for people."""
+    told = {name: about[name] for name in ("training", "metric", "sampler")}
+    fidelities = tuple(Fidelity(**one) for one in about["fidelities"])
+    milestones = tuple(about["milestones"])
+    return SearchRecord(**told, fidelities=fidelities, milestones=milestones, trials=tuple(trials), best=best)
+
+
+def write_search(storage: Storage, search: SearchRecord, *, about: JsonMapping) -> None:
+    """Write the record of a search, with what there is to say about it."""
+    best = {"trial": search.best, "settings": None if search.best is None else search.trials[search.best].settings}
+    record = {**about, "num_trials": len(search.trials), "best": best, "trials": [asdict(one) for one in search.trials]}
     write_json(storage, run_paths.SWEEP, record)
 
 
@@ -99,16 +124,15 @@ def read_search(storage: Storage) -> SearchRecord | None:
         return None
     try:
         trials = tuple(TrialRecord(**one) for one in said["trials"])
-        fidelities = tuple(Fidelity(**one) for one in said["fidelities"])
-        _check(trials, num_fidelities=len(fidelities))
         best = None if said["best"]["trial"] is None else trials[said["best"]["trial"]].number
+        search = search_of(trials, best=best, about=said)
+        _check(trials, num_fidelities=len(search.fidelities))
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise IntegrityError(
             f"{storage.location}/{run_paths.SWEEP}: not the record of a search ({error!r}); expected what a sweep has "
             "written. The same sweep writes it again"
         ) from error
-    told = {name: said[name] for name in ("training", "metric", "sampler")}
-    return SearchRecord(**told, fidelities=fidelities, milestones=tuple(said["milestones"]), trials=trials, best=best)
+    return search
 
 
 def _check(trials: tuple[TrialRecord, ...], *, num_fidelities: int) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from orchestrator.errors import ConfigError
-from orchestrator.results.trials import Fidelity, TrialRecord, write_search
+from orchestrator.results.trials import SearchRecord, TrialRecord, search_of, write_search
 from orchestrator.search.space import Settings
 from orchestrator.storage import run_paths
 from orchestrator.storage.interface import Storage
@@ -34,9 +34,8 @@ def write_sweep(
     """Write the trials of a sweep as Markdown and CSV and its record; returns the keys of the tables."""
     names = [name for name, _ in results[0].trial.settings] if results else []
     head = ["trial", *names, "DSC", "NSD", "cases", "epochs", "hours", ""]
-    looks = [Fidelity(**one).text for one in about["fidelities"]]
-    best_number = best.trial.number if best else None
-    rows = [_row(one, looks=looks, is_best=one.trial.number == best_number) for one in _ranked(results)]
+    search = search_of(list(map(_record, results)), best=best.trial.number if best else None, about=about)
+    rows = [_row(search, trial, result=results[trial.number]) for trial in search.ranked()]
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([[*head[:-1], "remark"], *rows])
     lines = [
@@ -52,8 +51,7 @@ def write_sweep(
     ]
     storage.write_bytes(f"{TABLE}.csv", text.getvalue().encode())
     storage.write_bytes(f"{TABLE}.md", ("\n".join(lines) + "\n").encode())
-    records = tuple(map(_record, results))
-    write_search(storage, records, best=records[best.trial.number] if best else None, about=about)
+    write_search(storage, search, about=about)
     return (f"{TABLE}.md", f"{TABLE}.csv")
 
 
@@ -84,24 +82,8 @@ def read_sweep(storage: Storage) -> SweepRecord:
     return SweepRecord(training=record["training"], num_trials=record["num_trials"], best=best)
 
 
-def _ranked(results: Sequence[TrialResult]) -> list[TrialResult]:
-    """Return whole trials, then those that ended early, then those without a score, each the best first."""
-    return sorted(
-        results,
-        key=lambda one: (
-            one.score is None,
-            not one.is_whole,
-            -one.trial.fidelity,
-            -(one.score or 0),
-            one.trial.number,
-        ),
-    )
-
-
-def _row(result: TrialResult, *, looks: Sequence[str], is_best: bool) -> list[str]:
-    early = looks[result.trial.fidelity] if len(looks) > 1 else "ended early"
-    remark = "best" if is_best else "" if result.is_whole else early if result.dsc is not None else "no score"
-    scores = ["-" if value is None else f"{value:.4f}" for value in (result.dsc, result.nsd)]
-    settings = [str(value) for _, value in result.trial.settings]
-    numbers = [str(result.num_cases), str(result.num_epochs), f"{result.hours:.3g}"]
-    return [result.trial.name, *settings, *scores, *numbers, remark]
+def _row(search: SearchRecord, trial: TrialRecord, *, result: TrialResult) -> list[str]:
+    scores = ["-" if value is None else f"{value:.4f}" for value in (trial.dsc, trial.nsd)]
+    settings = [str(value) for value in trial.settings.values()]
+    numbers = [str(result.num_cases), str(trial.num_epochs), f"{trial.hours:.3g}"]
+    return [result.trial.name, *settings, *scores, *numbers, search.remark(trial)]

@@ -36,6 +36,10 @@ NEEDED = (
 """Elements that every DICOM object must have, though they may be empty; files that were made anonymous lack some."""
 
 
+class NothingFoundError(DataError):
+    """A label map without any structure: DICOM knows no segmentation without one."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Segment:
     """One structure of a label map."""
@@ -49,14 +53,14 @@ class Segment:
 def labels_on(stack: Stack, labels: Path, *, segments: Sequence[Segment]) -> NDArray[np.integer]:
     """Return the voxels of a label map of a series.
 
-    Raises DataError if it is not on the grid of the series, or no structure is there at all.
+    Raises DataError if it is not on the grid of the series, NothingFoundError if no structure is there at all.
     """
     image = sitk.ReadImage(str(labels))
     if difference := grid_difference(stack.geometry, geometry_of(image)):
         raise DataError(f"{labels}: not on the grid of its series: {difference.words}")
     voxels: NDArray[np.integer] = sitk.GetArrayFromImage(image)
     if not np.isin(voxels, [label for segment in segments for label in segment.labels]).any():
-        raise DataError(f"{labels}: no structure was found, and DICOM knows no segmentation without any")
+        raise NothingFoundError(f"{labels}: no structure was found, and DICOM knows no segmentation without any")
     return voxels
 
 

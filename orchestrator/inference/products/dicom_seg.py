@@ -60,7 +60,9 @@ def write_dicom_seg(
     ConfigError
         If highdicom is not installed.
     DataError
-        If the label map is not on the grid of the series, or no structure is there at all.
+        If the label map is not on the grid of the series.
+    NothingFoundError
+        If no structure is there at all.
     """
     voxels = labels_on(stack, labels, segments=segments)
     highdicom = require_highdicom()

@@ -15,7 +15,7 @@ from orchestrator.inference.cases import InputCase
 from orchestrator.inference.input_image import ModelFiles, dicom_volume, readable_image
 from orchestrator.inference.options import PredictOptions
 from orchestrator.inference.products.derived import derived_values
-from orchestrator.inference.products.dicom_object import UNKNOWN, Segment
+from orchestrator.inference.products.dicom_object import UNKNOWN, NothingFoundError, Segment
 from orchestrator.inference.products.dicom_rtstruct import write_dicom_rtstruct
 from orchestrator.inference.products.dicom_seg import require_highdicom, write_dicom_seg
 from orchestrator.inference.products.overlays import overlay_pngs
@@ -60,11 +60,12 @@ def study_tables(study: str) -> PredictedTables:
     return load_predicted(Path(study))
 
 
-def add_extras(storage: Storage, predicted: Predicted, options: PredictOptions) -> None:
+def add_extras(storage: Storage, predicted: Predicted, options: PredictOptions) -> tuple[str, ...]:
     """Make what was asked for and is not there yet; a label map that is there is not predicted again.
 
-    Raises DataError for a label map without anything of which there cannot be a DICOM Segmentation.
+    Returns a note for each thing that there cannot be.
     """
+    notes = []
     name = predicted.case.name
     if options.study is not None:
         _add_derived(storage, predicted, study_tables(options.study))
@@ -83,15 +84,19 @@ def add_extras(storage: Storage, predicted: Predicted, options: PredictOptions) 
         key = f"{folder}/{name}.dcm"
         if not is_wanted or storage.exists(key):
             continue
-        with storage.writing(key) as path:
-            write(
-                storage.fetch(predicted.labels_key),
-                path,
-                stack=dicom_volume(predicted.case).stack(),
-                segments=_segments(predicted, options),
-                model=predicted.model,
-                version=version("nnunet-orchestrator"),
-            )
+        try:
+            with storage.writing(key) as path:
+                write(
+                    storage.fetch(predicted.labels_key),
+                    path,
+                    stack=dicom_volume(predicted.case).stack(),
+                    segments=_segments(predicted, options),
+                    model=predicted.model,
+                    version=version("nnunet-orchestrator"),
+                )
+        except NothingFoundError:
+            notes.append(f"no structure was found: nothing in {folder}")
+    return tuple(notes)
 
 
 def _segments(predicted: Predicted, options: PredictOptions) -> list[Segment]:

@@ -43,38 +43,41 @@ class Blosc2Array:
     def read_into(
         self, target: NDArray[np.generic], *, at: Sequence[int], lower: Sequence[int], upper: Sequence[int]
     ) -> None:
-        """Fill a part of `target` with the box from `lower` to `upper`.
+        """Fill a part of `target` with the box from `lower` to `upper`, all channels at once.
+
+        nnU-Net's releases differ in whether a block of a file has one channel or all of them, and a block is expanded
+        whole.
 
         Parameters
         ----------
-        target : array, shape (Z, Y, X), C-ordered
+        target : array, shape (C, Z, Y, X), C-ordered
             Of any type.
         at : three int
-            Where in `target` the box begins.
-        lower, upper : four int
-            First voxel (c, z, y, x) of the box and the end of it; one channel.
+            Where in each channel of `target` the box begins.
+        lower, upper : three int
+            First voxel (z, y, x) of the box and the end of it.
         """
-        extent = tuple(high - low for low, high in zip(lower, upper, strict=True))
-        if self._library is not None and target.dtype == self.dtype and target.shape == extent[1:]:
-            self._expand(target, extent, lower, upper)
+        extent = (self.shape[0], *(high - low for low, high in zip(lower, upper, strict=True)))
+        if self._library is not None and target.dtype == self.dtype and target.shape == extent:
+            self._expand(target, lower, upper)
             return
         box = tuple(slice(first, first + size) for first, size in zip(at, extent[1:], strict=True))
-        target[box] = self._read(extent, lower, upper)
+        target[(slice(None), *box)] = self._read(extent, lower, upper)
 
     def _read(self, extent: Sequence[int], lower: Sequence[int], upper: Sequence[int]) -> NDArray[np.generic]:
         if self._library is None:
             with self._lock:
-                read: NDArray[np.generic] = self._array[tuple(map(slice, lower, upper))][0]
+                read: NDArray[np.generic] = self._array[(slice(None), *map(slice, lower, upper))]
             return read
-        box: NDArray[np.generic] = np.empty(extent[1:], self.dtype)
-        self._expand(box, extent, lower, upper)
+        box: NDArray[np.generic] = np.empty(extent, self.dtype)
+        self._expand(box, lower, upper)
         return box
 
-    def _expand(
-        self, box: NDArray[np.generic], extent: Sequence[int], lower: Sequence[int], upper: Sequence[int]
-    ) -> None:
+    def _expand(self, box: NDArray[np.generic], lower: Sequence[int], upper: Sequence[int]) -> None:
         """Fill an array that has just the size of the box: the library clears all of it first."""
-        start, stop, shape = ((ctypes.c_int64 * 4)(*numbers) for numbers in (lower, upper, extent))
+        start, stop, shape = (
+            (ctypes.c_int64 * 4)(*numbers) for numbers in ((0, *lower), (self.shape[0], *upper), box.shape)
+        )
         with self._lock:
             self._check(
                 self._library.b2nd_get_slice_cbuffer(self._handle, start, stop, box.ctypes.data, shape, box.nbytes)

@@ -42,8 +42,8 @@ class _Slices:
     def read_into(
         self, target: NDArray[np.generic], *, at: Sequence[int], lower: Sequence[int], upper: Sequence[int]
     ) -> None:
-        box = tuple(slice(a, a + high - low) for a, low, high in zip(at, lower[1:], upper[1:], strict=True))
-        target[box] = self._array[tuple(map(slice, lower, upper))][0]
+        box = tuple(slice(a, a + high - low) for a, low, high in zip(at, lower, upper, strict=True))
+        target[(slice(None), *box)] = self._array[(slice(None), *map(slice, lower, upper))]
 
 
 class NnunetCase:
@@ -55,7 +55,7 @@ class NnunetCase:
         self._image = image
         self._segmentation = segmentation
         self._properties = properties
-        if len(image.shape) != 4 or image.shape[1:] != segmentation.shape[1:]:
+        if len(image.shape) != 4 or segmentation.shape != (1, *image.shape[1:]):
             raise IntegrityError(
                 f"{name}: an image {image.shape} with a segmentation {segmentation.shape}; expected (c, z, y, x) of "
                 "equal voxels. Preprocess it again"
@@ -111,12 +111,11 @@ class NnunetCase:
         is_inside = all(high - low == extent for low, high, extent in zip(lower, upper, shape, strict=True))
         is_outside = any(high == low for low, high in zip(lower, upper, strict=True))
         at = [low - first for low, first in zip(lower, start, strict=True)]
-        channels = [(self._image, channel, target, 0) for channel, target in enumerate(image)]
-        for stored, channel, target, padding in (*channels, (self._segmentation, 0, segmentation, -1)):
+        for stored, target, padding in ((self._image, image, 0), (self._segmentation, segmentation[None], -1)):
             if not is_inside:
                 target.fill(padding)
             if not is_outside:
-                stored.read_into(target, at=at, lower=(channel, *lower), upper=(channel + 1, *upper))
+                stored.read_into(target, at=at, lower=lower, upper=upper)
 
 
 def _voxels(places: object) -> NDArray[np.integer]:
