@@ -30,6 +30,8 @@ from orchestrator.training.feed.case_folders import CaseFolder, StoredCase
 
 # A batch that was given out is filled again only after the next one was given out as well.
 _BATCHES_IN_USE = 2
+# More of them made ahead level out that they take unequal times, as what is drawn for them differs: within this memory.
+_LEAST_AHEAD, _MOST_AHEAD, _BYTES_AHEAD = 2, 8, 384 * 2**20
 MOST_OPEN = 256
 """Cases that a loader holds open: each takes a file descriptor, of which a process has 1024 by default."""
 
@@ -86,6 +88,11 @@ class _Batch:
     labels: tuple[NDArray[np.int16], ...]
     regions: tuple[NDArray[np.bool_], ...]
     """Views of the targets, if these are regions."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Its memory."""
+        return self.data.nbytes + sum(target.nbytes for target in self.targets)
 
 
 class _Scratch(threading.local):
@@ -230,9 +237,10 @@ class BatchLoader:
         """Return the oldest batch that is being made, and have one more made for every one that is missing."""
         if self._executor is None:
             self._executor = ThreadPoolExecutor(self._num_threads, thread_name_prefix="patches")
-        # Two more than there are threads: none waits while a training step takes a batch.
-        while len(self._ahead) < self._num_threads + 2:
+        num_ahead = self._num_threads + _LEAST_AHEAD  # no thread waits while a training step takes a batch
+        while len(self._ahead) < num_ahead:
             batch = self._take_batch()
+            num_ahead = self._num_threads + max(_LEAST_AHEAD, min(_MOST_AHEAD, _BYTES_AHEAD // batch.num_bytes))
             index = self._position + len(self._ahead)
             self._ahead.append((self._executor.submit(self._make, index, batch), batch))
         future, batch = self._ahead.popleft()
