@@ -34,10 +34,10 @@ class Blosc2Array:
             raise IntegrityError(f"{path}: an array of shape {self.shape}; expected (c, z, y, x). Preprocess it again")
         self._lock = threading.Lock()
         self._library = _library()
-        self._handle = ctypes.c_void_p()
+        self._free: list[ctypes.c_void_p] = []  # handles, each of which one thread at a time can use
         self._array: Any = array
         if self._library is not None:
-            self._check(self._library.b2nd_open(str(path).encode(), ctypes.byref(self._handle)))
+            self._free.append(self._opened_again())
             self._array = None
 
     def read_into(
@@ -78,18 +78,27 @@ class Blosc2Array:
         start, stop, shape = (
             (ctypes.c_int64 * 4)(*numbers) for numbers in ((0, *lower), (self.shape[0], *upper), box.shape)
         )
-        with self._lock:
-            self._check(
-                self._library.b2nd_get_slice_cbuffer(self._handle, start, stop, box.ctypes.data, shape, box.nbytes)
-            )
+        try:
+            handle = self._free.pop()
+        except IndexError:  # other threads are reading
+            handle = self._opened_again()
+        try:
+            self._check(self._library.b2nd_get_slice_cbuffer(handle, start, stop, box.ctypes.data, shape, box.nbytes))
+        finally:
+            self._free.append(handle)
+
+    def _opened_again(self) -> ctypes.c_void_p:
+        handle = ctypes.c_void_p()
+        self._check(self._library.b2nd_open(str(self._path).encode(), ctypes.byref(handle)))
+        return handle
 
     def _check(self, code: int) -> None:
         if code < 0:
             raise IntegrityError(f"{self._path}: blosc2 cannot read it (error {code}). Preprocess it again")
 
     def __del__(self) -> None:
-        if getattr(self, "_handle", None):
-            self._library.b2nd_free(self._handle)
+        for handle in getattr(self, "_free", ()):
+            self._library.b2nd_free(handle)
 
 
 def _opened(path: Path) -> Any:
