@@ -92,7 +92,7 @@ class _Batch:
     @property
     def num_bytes(self) -> int:
         """Its memory."""
-        return self.data.nbytes + sum(target.nbytes for target in self.targets)
+        return sum(int(tensor.nbytes) for tensor in (self.data, *self.targets))
 
 
 class _Scratch(threading.local):
