@@ -15,6 +15,7 @@ from bench.feed_batches import CUBE, SLAB
 from orchestrator.errors import IntegrityError
 from orchestrator.patches.reader import PatchFile
 from orchestrator.patches.writer import write_patches
+from orchestrator.training.feed import loader as loading
 from orchestrator.training.feed.augmentation import PatchSettings
 from orchestrator.training.feed.case_folders import PatchFolder
 from orchestrator.training.feed.loader import BatchLoader, BatchSettings, draw_start
@@ -93,6 +94,19 @@ def test_any_number_of_threads_makes_the_same_batches(folder, in_order, num_thre
     made = loader(folder, num_threads=num_threads)
     try:
         assert_same(batches(made, 12), in_order)
+    finally:
+        made.close()
+
+
+@pytest.mark.parametrize(("num_bytes", "more"), [(loading._BYTES_AHEAD, 8), (1, 2)], ids=["small", "large"])
+def test_as_many_batches_are_ahead_after_each_step_as_memory_allows(folder, monkeypatch, num_bytes, more):
+    monkeypatch.setattr(loading, "_BYTES_AHEAD", num_bytes)
+    made = loader(folder, num_threads=2)
+    try:
+        for _ in range(5):
+            made.next_batch()
+            # The one that was given out is missing until the next call.
+            assert len(made._ahead) == 2 + more - 1
     finally:
         made.close()
 

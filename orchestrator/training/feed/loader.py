@@ -169,6 +169,7 @@ class BatchLoader:
         self._is_in_region = _membership(settings.regions)
         self._given: deque[_Batch] = deque()
         self._free: list[_Batch] = []
+        self._more_ahead = _LEAST_AHEAD
 
     @property
     def position(self) -> int:
@@ -237,10 +238,9 @@ class BatchLoader:
         """Return the oldest batch that is being made, and have one more made for every one that is missing."""
         if self._executor is None:
             self._executor = ThreadPoolExecutor(self._num_threads, thread_name_prefix="patches")
-        num_ahead = self._num_threads + _LEAST_AHEAD  # no thread waits while a training step takes a batch
-        while len(self._ahead) < num_ahead:
+        # More than there are threads: none waits while a training step takes a batch.
+        while len(self._ahead) < self._num_threads + self._more_ahead:
             batch = self._take_batch()
-            num_ahead = self._num_threads + max(_LEAST_AHEAD, min(_MOST_AHEAD, _BYTES_AHEAD // batch.num_bytes))
             index = self._position + len(self._ahead)
             self._ahead.append((self._executor.submit(self._make, index, batch), batch))
         future, batch = self._ahead.popleft()
@@ -323,7 +323,7 @@ class BatchLoader:
         shapes, num_regions = settings.target_shapes, len(settings.regions)
         labels = tuple(tensor(1, shape, torch.int16) for shape in shapes)
         regions = tuple(tensor(num_regions, shape, torch.bool) for shape in shapes if num_regions)
-        return _Batch(
+        batch = _Batch(
             data=data,
             targets=regions or labels,
             images=data.numpy().reshape(size, num_channels, *settings.patches.patch_shape),
@@ -332,6 +332,8 @@ class BatchLoader:
                 one.numpy().reshape(size, num_regions, *shape) for one, shape in zip(regions, shapes, strict=False)
             ),
         )
+        self._more_ahead = max(_LEAST_AHEAD, min(_MOST_AHEAD, _BYTES_AHEAD // batch.num_bytes))
+        return batch
 
 
 def _membership(regions: Sequence[Sequence[int]]) -> NDArray[np.bool_]:

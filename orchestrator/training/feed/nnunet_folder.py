@@ -57,8 +57,8 @@ class NnunetCase:
         self._properties = properties
         if len(image.shape) != 4 or segmentation.shape != (1, *image.shape[1:]):
             raise IntegrityError(
-                f"{name}: an image {image.shape} with a segmentation {segmentation.shape}; expected (c, z, y, x) of "
-                "equal voxels. Preprocess it again"
+                f"{name}: an image {image.shape} with a segmentation {segmentation.shape}; expected (c, z, y, x) and "
+                "(1, z, y, x) of equal voxels. Preprocess it again"
             )
 
     @property
