@@ -24,10 +24,10 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
-from bench.command_line import command_line, positive_integer
-from bench.feed_cases import make_scan
-from bench.machine import conditions, resident_gib
-from bench.stock_models import labels_of, small_plans, write_image
+from bench.common.command_line import command_line, positive_integer
+from bench.common.machine import conditions, resident_gib
+from bench.common.stock_models import labels_of, small_plans, write_image
+from bench.feed.cases import make_scan
 
 ARMS = ("nnU-Net", "ours")
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 from fake_backend import FakeBackend
 
-from bench.report_scores import drawn_rows
+from bench.report.scores import drawn_rows
 from orchestrator.benchmark.loading import load_study
 from orchestrator.cluster.kinds.local import LocalCluster
 from orchestrator.driver.request import RunRequest

@@ -10,9 +10,9 @@ import pytest
 import SimpleITK as sitk
 from raw_datasets import write_dataset
 
-from bench.alike_copies import COPIES, phantom_images
-from bench.bundle_run import sealed_run
-from bench.report_scores import all_drawn_rows
+from bench.alike.copies import COPIES, phantom_images
+from bench.bundle.sealed_run import sealed_run
+from bench.report.scores import all_drawn_rows
 from orchestrator.benchmark.definition import Case
 from orchestrator.benchmark.leaks import AlikeCases, alike_leaks
 from orchestrator.benchmark.loading import load_study

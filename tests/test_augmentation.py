@@ -8,7 +8,7 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from scipy.stats import binomtest, ks_2samp
 
-from bench.stock_augmentation import augment_with_stock
+from bench.feed.stock_augmentation import augment_with_stock
 from kernels.augmentation.intensity_transforms import write_labels
 from kernels.augmentation.patch_geometry import rotation_matrix
 from kernels.packing.lane_unpacking import EVERYWHERE

@@ -1,13 +1,13 @@
 """What the benchmarks refuse before they start anything."""
 
-import importlib
+import importlib.util
 import sys
 from importlib import metadata
 from pathlib import Path
 
 import pytest
 
-from bench.machine import conditions, processor
+from bench.common.machine import conditions, processor
 from orchestrator.storage import run_paths
 
 REFUSED = {
@@ -40,15 +40,15 @@ REFUSED = {
         ("--folder", "/nix"): "--folder: /nix: no such folder",
     },
     "preprocessing": {("--labels", "0"): "--labels: 0: expected a whole number"},
-    "feed_one_loader": {("--batches", "0"): "--batches: 0: expected a whole number"},
-    "feed_side_by_side": {("--rounds", "0"): "--rounds: 0: expected a whole number"},
-    "feed_trainings": {("--trainings", "0"): "--trainings: 0: expected a whole number"},
+    "feed.one_loader": {("--batches", "0"): "--batches: 0: expected a whole number"},
+    "feed.side_by_side": {("--rounds", "0"): "--rounds: 0: expected a whole number"},
+    "feed.trainings": {("--trainings", "0"): "--trainings: 0: expected a whole number"},
     "stock_trainer": {
         ("--only", "nix"): "--only: invalid choice: 'nix'",
         ("--seeds", "0"): "--seeds: 0: expected a whole number",
         ("--folder", "/nix"): "--folder: /nix: no such folder",
     },
-    "feed_gpu": {
+    "feed.gpu": {
         ("--preset", "nix", "--device", "cpu"): "--preset: invalid choice: 'nix'",
         ("--cores", "0"): "--cores: 0: expected a whole number",
     },
@@ -58,8 +58,10 @@ REFUSED = {
 def refusal(name, arguments, monkeypatch, capsys):
     """Return the last line of a benchmark that ends with exit code 2."""
     monkeypatch.setattr(sys, "argv", [f"bench.{name}", *arguments])
+    is_room = importlib.util.find_spec(f"bench.{name}").submodule_search_locations is not None
+    benchmark = importlib.import_module(f"bench.{name}.__main__" if is_room else f"bench.{name}")
     with pytest.raises(SystemExit) as caught:
-        importlib.import_module(f"bench.{name}").main()
+        benchmark.main()
     assert caught.value.code == 2
     return capsys.readouterr().err.splitlines()[-1]
 
@@ -73,10 +75,10 @@ def test_a_bad_command_line_is_refused_in_one_line(name, arguments, monkeypatch,
     assert REFUSED[name][arguments] in refusal(name, arguments, monkeypatch, capsys)
 
 
-@pytest.mark.parametrize("path", sorted(Path("bench").glob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(Path("bench").rglob("*.py")), ids=str)
 def test_every_benchmark_prints_the_processor_beside_its_figures(path):
     source = path.read_text(encoding="utf-8")
-    assert "command_line(" not in source or "conditions(" in source or path.stem == "command_line"
+    assert "command_line(" not in source or "conditions(" in source or path.name == "command_line.py"
 
 
 def test_conditions_name_the_processor_and_versions():

@@ -9,16 +9,16 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from bench import gpu_utilisation
-from bench.feed_gpu import held_to, measure_one
-from bench.gpu_utilisation import Utilisation
+from bench.feed import gpu_utilisation
+from bench.feed.gpu import held_to, measure_one
+from bench.feed.gpu_utilisation import Utilisation
 
 
 @pytest.mark.long
 def test_the_benchmark_runs_through_its_command_line_with_a_process_for_each_feed():
     options = ["--device", "cpu", "--preset", "smoke", "--size", "64", "--slices", "40", "--cores", "1"]
     ended = subprocess.run(
-        [sys.executable, "-m", "bench.feed_gpu", *options, "--iterations", "2"],
+        [sys.executable, "-m", "bench.feed.gpu", *options, "--iterations", "2"],
         check=False, capture_output=True, text=True, timeout=800,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
@@ -37,7 +37,7 @@ def test_a_training_that_fails_or_hangs_is_a_row_and_not_the_end_of_the_table(tm
 
 def test_without_a_gpu_the_benchmark_says_what_it_expected(monkeypatch):
     ended = subprocess.run(
-        [sys.executable, "-m", "bench.feed_gpu"],
+        [sys.executable, "-m", "bench.feed.gpu"],
         check=False, capture_output=True, text=True, timeout=800, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
     )  # fmt: skip
     assert ended.returncode == 1

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from raw_datasets import write_dataset
 
-from bench.bundle_changes import repacked
-from bench.bundle_run import sealed, sealed_run
+from bench.bundle.changes import repacked
+from bench.bundle.sealed_run import sealed, sealed_run
 from orchestrator.bundle.archive import read_archive
 from orchestrator.bundle.differences import differences
 from orchestrator.bundle.names import CRATE, MANIFEST, RUN

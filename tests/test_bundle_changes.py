@@ -2,9 +2,9 @@
 
 import pytest
 
-from bench.bundle import is_named, lines_about
-from bench.bundle_changes import CHANGES
-from bench.bundle_run import remembered, sealed
+from bench.bundle.__main__ import is_named, lines_about
+from bench.bundle.changes import CHANGES
+from bench.bundle.sealed_run import remembered, sealed
 from orchestrator.bundle.archive import read_archive
 
 NUM_BYTES, NUM_FILES, NUM_CELLS, NUM_ROWS = 80, 60, 50, 10

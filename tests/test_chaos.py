@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import network_hosts
-from bench.chaos_cluster import title
-from bench.chaos_events import RunEvents
-from bench.chaos_hosts import host_cluster
+from bench.chaos.cluster import title
+from bench.chaos.events import RunEvents
+from bench.chaos.hosts import host_cluster
+from bench.common import network_hosts
 from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.presets import PRESETS
 from orchestrator.cluster.registry import load_cluster

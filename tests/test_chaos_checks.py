@@ -2,9 +2,9 @@
 
 from datetime import UTC, datetime, timedelta
 
-from bench.chaos_checks import lost_work
-from bench.chaos_cluster import Kill, Victim, note_kill, read_kills
-from bench.chaos_events import RunEvents
+from bench.chaos.checks import lost_work
+from bench.chaos.cluster import Kill, Victim, note_kill, read_kills
+from bench.chaos.events import RunEvents
 from orchestrator.events import EventLog
 from orchestrator.storage.filesystem import open_storage
 

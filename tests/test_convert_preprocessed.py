@@ -11,7 +11,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.training.logging.nnunet_logger import LocalLogger
 from tiny_training import assert_same_weights, let_nnunet_find, tiny_preset
 
-from bench.stock_folders import CASES, KINDS, made_trainer, write_stock_folder
+from bench.stock_trainer.folders import CASES, KINDS, made_trainer, write_stock_folder
 from orchestrator.cli.main import main
 from orchestrator.errors import ConfigError, IntegrityError
 from orchestrator.patches.reader import PatchFile

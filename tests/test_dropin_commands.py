@@ -13,7 +13,7 @@ import SimpleITK as sitk
 import torch
 from tiny_training import assert_same_weights
 
-from bench.stock_folders import CASES, KINDS, SPLIT, write_stock_folder
+from bench.stock_trainer.folders import CASES, KINDS, SPLIT, write_stock_folder
 from orchestrator.training.dropin.trainer_file import TRAINER
 from orchestrator.training.nnunet.classes import nnunet_package
 

@@ -17,7 +17,7 @@ from nnunetv2.training.logging.nnunet_logger import LocalLogger
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from tiny_training import assert_same_weights, let_nnunet_find
 
-from bench.stock_folders import CASES, KINDS, SPLIT, made_trainer, write_stock_folder
+from bench.stock_trainer.folders import CASES, KINDS, SPLIT, made_trainer, write_stock_folder
 from kernels import score_masks
 from orchestrator.errors import ConfigError, IntegrityError
 from orchestrator.results.curves import read_curve

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from bench import fuzz
-from bench.fuzz_formats import FORMATS
-from bench.fuzz_mutations import mutate_bytes, mutate_json, mutate_text
-from bench.fuzz_seals import sealed_patches
+from bench.fuzz import __main__ as fuzz
+from bench.fuzz.formats import FORMATS
+from bench.fuzz.mutations import mutate_bytes, mutate_json, mutate_text
+from bench.fuzz.seals import sealed_patches
 from orchestrator.patches.reader import PatchFile
 
 NUM_MUTATIONS = 200
@@ -50,14 +50,14 @@ PROBLEMS = {
 def test_a_reader_that_does_anything_else_is_found_and_the_next_file_is_read(name, monkeypatch, tmp_path):
     does, expected = PROBLEMS[name]
     (tmp_path / "sitecustomize.py").write_text(
-        "from bench import fuzz_formats\n"
+        "from bench.fuzz import formats\n"
         "def read(content, folder):\n"
         "    if content == b'sound': return 1\n"
         "    if content != b'first' and not (folder / 'x').exists():\n"
         "        (folder / 'x').touch()\n"
         f"        {does}\n"
         "    return 1\n"
-        "fuzz_formats.FORMATS['bad'] = fuzz_formats.Format(\n"
+        "formats.FORMATS['bad'] = formats.Format(\n"
         "    make=lambda _: [b'sound'], read=read, mutate=lambda _, random: b'changed', is_checked=True)\n"
     )
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{fuzz.ROOT}")

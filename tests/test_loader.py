@@ -11,7 +11,7 @@ from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from scipy.stats import binomtest, ks_2samp
 
-from bench.feed_batches import CUBE, SLAB
+from bench.feed.batches import CUBE, SLAB
 from orchestrator.errors import IntegrityError
 from orchestrator.patches.reader import PatchFile
 from orchestrator.patches.writer import write_patches

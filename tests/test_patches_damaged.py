@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from patch_cases import make_case
 
-from bench.fuzz_seals import sealed_patches
+from bench.fuzz.seals import sealed_patches
 from kernels.packing.lane_packing import max_chunk_bytes, pack_chunk
 from kernels.packing.lane_unpacking import EVERYWHERE, WHOLE, read_box
 from orchestrator.errors import IntegrityError

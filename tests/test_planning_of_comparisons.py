@@ -8,7 +8,7 @@ import pytest
 from statsmodels.regression.mixed_linear_model import MixedLM, VCSpec
 from statsmodels.stats.power import TTestPower
 
-from bench.report_scores import drawn_rows
+from bench.report.scores import drawn_rows
 from orchestrator.api import load_study, make_request, plan_comparison
 from orchestrator.cli.results.plan_comparison import main
 from orchestrator.driver.claim import claim_output

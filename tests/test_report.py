@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from scipy.stats import wilcoxon
 
-from bench.report_scores import all_drawn_rows
+from bench.report.scores import all_drawn_rows
 from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.presets import PRESETS
 from orchestrator.benchmark.tables import ComparisonSpec, TableLayout, TableSpec, load_tables

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from test_preemption import DRIVER
 
-from bench.slurm_hosts import slurm_hosts, why_not
+from bench.slurm.hosts import slurm_hosts, why_not
 from orchestrator.events import read_events
 from orchestrator.results.store import ResultsStore
 from orchestrator.storage.filesystem import open_storage

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.bundle_run import sealed_run
+from bench.bundle.sealed_run import sealed_run
 from orchestrator.cli.results.export_tracking import main
 from orchestrator.errors import ConfigError
 from orchestrator.results.store import ResultsStore, from_table

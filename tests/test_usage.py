@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.report_scores import all_drawn_rows
+from bench.report.scores import all_drawn_rows
 from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.presets import PRESETS
 from orchestrator.benchmark.tables import GapSpec, load_tables

@@ -146,7 +146,7 @@ def assert_same_weights(found, expected):
 
 
 def let_nnunet_find(folder, results, monkeypatch):
-    """Set nnU-Net's variables for a data set of `bench.stock_folders`."""
+    """Set nnU-Net's variables for a data set of `bench.stock_trainer.folders`."""
     for name, place in (("raw", folder.root), ("preprocessed", folder.root / "preprocessed"), ("results", results)):
         monkeypatch.setenv(f"nnUNet_{name}", str(place))
     monkeypatch.setenv("nnUNet_n_proc_DA", "1")

@@ -1,0 +1,1 @@
+"""Copies of images that are found, and originals that are not, by `python -m bench.alike`."""

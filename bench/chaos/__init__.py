@@ -1,0 +1,1 @@
+"""Runs that are hurt as they go, by `python -m bench.chaos`."""

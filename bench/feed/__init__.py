@@ -1,0 +1,1 @@
+"""How fast trainings are fed, by `python -m bench.feed`."""

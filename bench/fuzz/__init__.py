@@ -1,0 +1,1 @@
+"""Damaged files of every format, by `python -m bench.fuzz`."""

@@ -1,0 +1,1 @@
+"""The page of a large run, by `python -m bench.report`."""

@@ -1,0 +1,1 @@
+"""Runs below a real Slurm, by `python -m bench.slurm`."""

@@ -1,0 +1,1 @@
+"""A challenge of many submissions, by `python -m bench.submissions`."""

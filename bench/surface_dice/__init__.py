@@ -1,0 +1,1 @@
+"""Scores of masks beside other libraries, by `python -m bench.surface_dice`."""
