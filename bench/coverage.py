@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from bench.common.command_line import command_line, positive_integer
-from bench.common.machine import conditions
+from bench.instruments.command_line import command_line, positive_integer
+from bench.instruments.machine import conditions
 from orchestrator.statistics.intervals import mean_with_interval
 from orchestrator.statistics.mixed import Crossed, mixed_model
 

@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
-from bench.common.command_line import command_line, existing_folder, positive_integer
-from bench.common.machine import conditions
+from bench.instruments.command_line import command_line, existing_folder, positive_integer
+from bench.instruments.machine import conditions
 from orchestrator.inference.exporting import INDEX
 from orchestrator.inference.models import SETTINGS
 from orchestrator.storage import run_paths

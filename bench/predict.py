@@ -35,10 +35,10 @@ import SimpleITK as sitk
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from bench.common.command_line import command_line, positive_integer
-from bench.common.machine import conditions, resident_gib
-from bench.common.memory_limit import run_within
-from bench.common.stock_models import labels_of, small_plans, write_image, write_model
+from bench.instruments.command_line import command_line, positive_integer
+from bench.instruments.machine import conditions, resident_gib
+from bench.instruments.memory_limit import run_within
+from bench.instruments.stock_models import labels_of, small_plans, write_image, write_model
 
 ARMS = ("nnU-Net", "ours")
 SPACING_XYZ = (0.7, 0.7, 1.5)

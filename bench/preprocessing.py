@@ -24,10 +24,10 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
-from bench.common.command_line import command_line, positive_integer
-from bench.common.machine import conditions, resident_gib
-from bench.common.stock_models import labels_of, small_plans, write_image
 from bench.feed.cases import make_scan
+from bench.instruments.command_line import command_line, positive_integer
+from bench.instruments.machine import conditions, resident_gib
+from bench.instruments.stock_models import labels_of, small_plans, write_image
 
 ARMS = ("nnU-Net", "ours")
 

@@ -11,8 +11,8 @@ import tracemalloc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from bench.common.command_line import command_line
-from bench.common.machine import conditions
+from bench.instruments.command_line import command_line
+from bench.instruments.machine import conditions
 from orchestrator.benchmark.definition import Training
 from orchestrator.benchmark.loading import load_study
 from orchestrator.cluster.gpu_kinds import GpuKind

@@ -13,8 +13,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.common.command_line import command_line
-from bench.common.machine import conditions
+from bench.instruments.command_line import command_line
+from bench.instruments.machine import conditions
 from orchestrator.results.store import ResultsStore
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage

@@ -25,8 +25,8 @@ import torch
 from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from bench.common.command_line import command_line
-from bench.common.machine import conditions
+from bench.instruments.command_line import command_line
+from bench.instruments.machine import conditions
 from orchestrator.benchmark.definition import Case, Training
 from orchestrator.benchmark.loading import load_study
 from orchestrator.scoring.score import score_files

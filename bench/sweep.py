@@ -17,8 +17,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from bench.common.command_line import command_line, existing_folder, positive_integer
-from bench.common.machine import conditions
+from bench.instruments.command_line import command_line, existing_folder, positive_integer
+from bench.instruments.machine import conditions
 
 TRAINING = "T1-infection-fold0"
 BAD_RATE = 1e-6

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from scipy import stats
 from scipy.special import expit
 
-from bench.common.command_line import command_line, positive_integer
-from bench.common.machine import conditions
+from bench.instruments.command_line import command_line, positive_integer
+from bench.instruments.machine import conditions
 from orchestrator.report.looks.planned import FIRST_FOLDS
 from orchestrator.statistics import sequential
 from orchestrator.statistics.intervals import mean_with_interval

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 
-from bench.common.command_line import command_line, existing_folder, positive_integer
-from bench.common.machine import conditions
+from bench.instruments.command_line import command_line, existing_folder, positive_integer
+from bench.instruments.machine import conditions
 from orchestrator.results.store import ResultsStore
 from orchestrator.storage.filesystem import open_storage
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import boto3
 import yaml
 
-from bench.common.network_hosts import SUBNET, Host, Network, missing
+from bench.instruments.network_hosts import SUBNET, Host, Network, missing
 
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAMS = ("sshd", "ssh", "ssh-keygen", "rsync")

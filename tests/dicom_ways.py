@@ -12,7 +12,7 @@ from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import ImplicitVRLittleEndian, JPEG2000Lossless, RLELossless
 
-from bench.common.stock_models import write_image
+from bench.instruments.stock_models import write_image
 
 Change = Callable[[int, Dataset], None]
 SPACING = (1.0, 1.25, 2.5)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.common.machine import conditions, processor
+from bench.instruments.machine import conditions, processor
 from orchestrator.storage import run_paths
 
 REFUSED = {

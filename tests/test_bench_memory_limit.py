@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from bench.common import memory_limit
-from bench.common.memory_limit import run_within
+from bench.instruments import memory_limit
+from bench.instruments.memory_limit import run_within
 
 HUNGRY = (
     "import time; held = bytearray(300 * 2**20); held[::4096] = b'x' * len(held[::4096]); time.sleep(1); print('done')"

@@ -18,7 +18,7 @@ import torch
 from bench.chaos.cluster import title
 from bench.chaos.events import RunEvents
 from bench.chaos.hosts import host_cluster
-from bench.common import network_hosts
+from bench.instruments import network_hosts
 from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.presets import PRESETS
 from orchestrator.cluster.registry import load_cluster

@@ -15,7 +15,7 @@ import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 import orchestrator
-from bench.common.stock_models import labels_of, small_plans, write_image, write_model
+from bench.instruments.stock_models import labels_of, small_plans, write_image, write_model
 from orchestrator.cli.export import main as export
 from orchestrator.cli.import_models import main as take_in
 from orchestrator.errors import ConfigError, DataError

@@ -11,7 +11,7 @@ import pytest
 import SimpleITK as sitk
 from test_export_and_import import HOSTILE, rewritten
 
-from bench.common.stock_models import labels_of, small_plans, write_image, write_model
+from bench.instruments.stock_models import labels_of, small_plans, write_image, write_model
 from orchestrator.cli.predict import main
 from orchestrator.inference.models import SETTINGS
 

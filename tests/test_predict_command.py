@@ -14,7 +14,7 @@ import SimpleITK as sitk
 from test_window_sweep import stock_labels
 
 import orchestrator
-from bench.common.stock_models import REGIONS, labels_of, small_plans, write_image, write_model
+from bench.instruments.stock_models import REGIONS, labels_of, small_plans, write_image, write_model
 from orchestrator.cli.predict import main
 from orchestrator.errors import ConfigError, DataError
 

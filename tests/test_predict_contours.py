@@ -13,7 +13,7 @@ import SimpleITK as sitk
 from scipy import ndimage
 from skimage.draw import polygon2mask
 
-from bench.common.stock_models import small_plans, write_model
+from bench.instruments.stock_models import small_plans, write_model
 from orchestrator.cli.predict import main
 from orchestrator.errors import DataError
 from orchestrator.images.dicom.volume import DicomVolume

@@ -12,7 +12,7 @@ from nnunetv2.inference import predict_from_raw_data
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 import orchestrator
-from bench.common.stock_models import REGIONS, labels_of, small_plans, write_image, write_model
+from bench.instruments.stock_models import REGIONS, labels_of, small_plans, write_image, write_model
 from kernels import score_masks
 from orchestrator.benchmark.definition import Structure
 from orchestrator.cli.predict import main

@@ -9,7 +9,7 @@ import pytest
 import SimpleITK as sitk
 
 import orchestrator
-from bench.common.stock_models import labels_of, small_plans, write_image, write_model
+from bench.instruments.stock_models import labels_of, small_plans, write_image, write_model
 from orchestrator.errors import ConfigError
 from orchestrator.inference.models import SETTINGS
 

@@ -15,7 +15,7 @@ import SimpleITK as sitk
 from PIL import Image
 
 import orchestrator
-from bench.common.stock_models import labels_of, small_plans, write_image, write_model
+from bench.instruments.stock_models import labels_of, small_plans, write_image, write_model
 from orchestrator.benchmark.predicted import DerivedValue, load_predicted
 from orchestrator.cli.predict import main
 from orchestrator.errors import ConfigError

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench.common.stock_models import labels_of, small_plans
+from bench.instruments.stock_models import labels_of, small_plans
 from orchestrator.training.nnunet.planning import Plan
 from orchestrator.training.nnunet.prediction_memory import forward_bytes, read_header, reading_bytes
 from orchestrator.training.nnunet.prepared_image import read_images

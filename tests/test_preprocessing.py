@@ -6,7 +6,7 @@ import SimpleITK as sitk
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from scipy import ndimage
 
-from bench.common.stock_models import small_plans, write_image
+from bench.instruments.stock_models import small_plans, write_image
 from kernels.windows.zeros_around import zeros_around
 from orchestrator.benchmark.definition import LabelSet, Structure
 from orchestrator.benchmark.presets import PRESETS

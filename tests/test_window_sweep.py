@@ -8,7 +8,7 @@ import SimpleITK as sitk
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
-from bench.common.stock_models import REGIONS, labels_of, small_plans, write_image, write_model
+from bench.instruments.stock_models import REGIONS, labels_of, small_plans, write_image, write_model
 from orchestrator.errors import TrainingError
 from orchestrator.training.nnunet import prediction
 from orchestrator.training.nnunet.model_folder import load_model_folder

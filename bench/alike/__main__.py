@@ -17,8 +17,8 @@ import numpy as np
 import SimpleITK as sitk
 
 from bench.alike.copies import COPIES, HARD_COPIES, Image, phantom_images
-from bench.common.command_line import command_line, existing_folder, positive_integer
-from bench.common.machine import conditions
+from bench.instruments.command_line import command_line, existing_folder, positive_integer
+from bench.instruments.machine import conditions
 from orchestrator.images.alike import pairs
 from orchestrator.images.alike.thumbnail import Thumbnail, make_thumbnail
 

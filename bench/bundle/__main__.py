@@ -16,8 +16,8 @@ import numpy as np
 
 from bench.bundle.changes import CHANGES, Files
 from bench.bundle.sealed_run import remembered, sealed
-from bench.common.command_line import command_line
-from bench.common.machine import conditions
+from bench.instruments.command_line import command_line
+from bench.instruments.machine import conditions
 from orchestrator.bundle.archive import read_archive
 from orchestrator.bundle.seal import Derive, check_bundle
 from orchestrator.errors import OrchestratorError

@@ -28,9 +28,9 @@ from bench.chaos.cluster import RUN_ALL, ChaosCluster, Kill, hurt, note_kill, re
 from bench.chaos.events import RunEvents
 from bench.chaos.hosts import HostCluster, host_cluster
 from bench.chaos.nodes import NodeCluster, node_cluster
-from bench.common import network_hosts
-from bench.common.command_line import command_line, positive_integer
-from bench.common.machine import conditions
+from bench.instruments import network_hosts
+from bench.instruments.command_line import command_line, positive_integer
+from bench.instruments.machine import conditions
 from orchestrator.benchmark.presets import find_preset
 
 CLUSTERS = {"nodes": node_cluster, "namespaces": host_cluster}

@@ -17,7 +17,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 from bench.chaos.cluster import NUM_WORKER_NODES, SETTINGS, ChaosCluster, Victim, kill, title, with_a_token
-from bench.common.network_hosts import Host, Network, wait_until_gone
+from bench.instruments.network_hosts import Host, Network, wait_until_gone
 from bench.smoke import descendants
 
 HEAD_NUMBER = 10

@@ -15,13 +15,13 @@ from pathlib import Path
 
 import torch
 
-from bench.common.command_line import command_line, existing_folder, positive_integer
-from bench.common.machine import conditions
-from bench.common.rows import Row, format_rows, merged
 from bench.feed import gpu, trainings
 from bench.feed.batches import measure_batches
 from bench.feed.cases import WINDOWS, FeedCase, make_case
 from bench.feed.store import measure_store
+from bench.instruments.command_line import command_line, existing_folder, positive_integer
+from bench.instruments.machine import conditions
+from bench.instruments.rows import Row, format_rows, merged
 
 TRAININGS, EPOCHS = "trainings", "gpu"
 MEASURES: dict[str, Callable[..., list[Row]]] = {"batches": measure_batches, "store": measure_store}

@@ -19,9 +19,9 @@ from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnUNetDatasetBlosc2
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from bench.common.rows import Row
 from bench.feed.cases import FeedCase
 from bench.feed.stock_augmentation import augment_with_stock
+from bench.instruments.rows import Row
 from orchestrator.patches.reader import PatchFile
 from orchestrator.training.feed.augmentation import (
     Shape,

@@ -26,10 +26,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bench.common.command_line import command_line, positive_integer
-from bench.common.machine import conditions
 from bench.feed.cases import make_case
 from bench.feed.gpu_utilisation import Utilisation
+from bench.instruments.command_line import command_line, positive_integer
+from bench.instruments.machine import conditions
 from orchestrator.benchmark.definition import LabelSet, Structure
 from orchestrator.benchmark.presets import PRESETS, find_preset
 from orchestrator.storage.filesystem import open_storage

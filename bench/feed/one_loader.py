@@ -14,11 +14,11 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from bench.common.command_line import command_line, positive_integer
-from bench.common.machine import conditions
-from bench.common.rows import Row, format_rows
 from bench.feed.batches import CUBE
 from bench.feed.cases import make_case
+from bench.instruments.command_line import command_line, positive_integer
+from bench.instruments.machine import conditions
+from bench.instruments.rows import Row, format_rows
 from orchestrator.training.feed.case_folders import PatchFolder
 from orchestrator.training.feed.loader import BatchLoader
 from orchestrator.training.feed.patch_dataset import ArrowDataset

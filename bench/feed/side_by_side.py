@@ -22,10 +22,10 @@ from typing import Literal
 
 import torch
 
-from bench.common.command_line import command_line, positive_integer
-from bench.common.machine import conditions
-from bench.common.rows import Row, format_rows
 from bench.feed.miniature_cases import MINIATURE, Miniature
+from bench.instruments.command_line import command_line, positive_integer
+from bench.instruments.machine import conditions
+from bench.instruments.rows import Row, format_rows
 
 NUM_CORES = 2
 ROUNDS = 30

@@ -14,8 +14,8 @@ from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
 from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnUNetDatasetBlosc2
 from numpy.typing import NDArray
 
-from bench.common.rows import Row
 from bench.feed.cases import FeedCase
+from bench.instruments.rows import Row
 from orchestrator.patches.reader import PatchFile
 from orchestrator.patches.writer import write_patches
 

@@ -22,11 +22,11 @@ from pathlib import Path
 
 import torch
 
-from bench.common.command_line import command_line, existing_folder, positive_integer
-from bench.common.machine import conditions
-from bench.common.rows import Row, format_rows
 from bench.feed.miniature_cases import MINIATURE, Miniature
 from bench.feed.side_by_side import ROUNDS, measure_side_by_side, write_patches
+from bench.instruments.command_line import command_line, existing_folder, positive_integer
+from bench.instruments.machine import conditions
+from bench.instruments.rows import Row, format_rows
 from orchestrator.storage.filesystem import open_storage
 
 NUM_TRAININGS = 6

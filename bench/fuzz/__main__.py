@@ -25,8 +25,8 @@ from typing import IO
 
 import numpy as np
 
-from bench.common.command_line import command_line
-from bench.common.machine import conditions
+from bench.instruments.command_line import command_line
+from bench.instruments.machine import conditions
 
 NUM_MUTATIONS = 10_000
 LIMIT_S = 20.0

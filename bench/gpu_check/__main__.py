@@ -31,10 +31,10 @@ stand_in()
 
 import torch  # noqa: E402 - stand-ins come first
 
-from bench.common.command_line import command_line, positive_integer  # noqa: E402
-from bench.common.machine import conditions  # noqa: E402
 from bench.feed.gpu import KINDS, held_to, train_epochs, write_cases  # noqa: E402
 from bench.gpu_check.parts import ARMS, predict_with, train_with_checkpoints, write_network  # noqa: E402
+from bench.instruments.command_line import command_line, positive_integer  # noqa: E402
+from bench.instruments.machine import conditions  # noqa: E402
 
 DEADLINE_S = 480.0
 LIMIT_S = 75.0

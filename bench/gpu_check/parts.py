@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.common.machine import resident_gib
-from bench.common.stock_models import labels_of, small_plans, write_model
+from bench.instruments.machine import resident_gib
+from bench.instruments.stock_models import labels_of, small_plans, write_model
 
 ARMS = ("nnU-Net", "ours")
 _SPACING = (1.0, 0.8, 0.8)

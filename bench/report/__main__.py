@@ -11,8 +11,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench.common.command_line import command_line
-from bench.common.machine import conditions, resident_gib
+from bench.instruments.command_line import command_line
+from bench.instruments.machine import conditions, resident_gib
 from bench.report.scores import all_drawn_rows
 from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.presets import find_preset

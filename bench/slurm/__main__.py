@@ -28,9 +28,9 @@ import yaml
 from bench.chaos.checks import differences, lost_work
 from bench.chaos.cluster import RUN_ALL, Kill, Victim, kill
 from bench.chaos.events import Event, RunEvents
-from bench.common.command_line import command_line, positive_integer
-from bench.common.machine import conditions
-from bench.common.network_hosts import SUBNET
+from bench.instruments.command_line import command_line, positive_integer
+from bench.instruments.machine import conditions
+from bench.instruments.network_hosts import SUBNET
 from bench.slurm.hosts import SlurmHosts, slurm_hosts, why_not
 from bench.smoke import descendants
 from orchestrator.benchmark.presets import find_preset

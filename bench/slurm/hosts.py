@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bench.chaos.cluster import kill, title
-from bench.common.network_hosts import SUBNET, Host, Network, missing
+from bench.instruments.network_hosts import SUBNET, Host, Network, missing
 from bench.smoke import descendants
 
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "squeue", "scontrol")

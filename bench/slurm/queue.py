@@ -9,8 +9,8 @@ from pathlib import Path
 
 import yaml
 
-from bench.common.command_line import command_line, positive_integer
-from bench.common.machine import conditions
+from bench.instruments.command_line import command_line, positive_integer
+from bench.instruments.machine import conditions
 from orchestrator.benchmark.loading import load_study
 from orchestrator.cluster.registry import load_cluster
 from orchestrator.progress import duration_text

@@ -21,9 +21,9 @@ from typing import Any
 
 import torch
 
-from bench.common.command_line import command_line, existing_folder, positive_integer
-from bench.common.machine import conditions
-from bench.common.rows import Row, format_rows
+from bench.instruments.command_line import command_line, existing_folder, positive_integer
+from bench.instruments.machine import conditions
+from bench.instruments.rows import Row, format_rows
 from bench.stock_trainer.cases import StockCases, our_loaders_of, stock_loaders
 from bench.stock_trainer.dice import compare_dice
 from orchestrator.training.dropin.prepared import PATCHES

@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from bench.common.command_line import command_line, positive_integer
-from bench.common.machine import conditions
+from bench.instruments.command_line import command_line, positive_integer
+from bench.instruments.machine import conditions
 from bench.submissions.folders import make_folders, name_of
 
 NUM_VARIANTS = 8

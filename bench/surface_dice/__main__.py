@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from bench.common.command_line import command_line, existing_folder, positive_integer
-from bench.common.machine import conditions
+from bench.instruments.command_line import command_line, existing_folder, positive_integer
+from bench.instruments.machine import conditions
 from bench.surface_dice.agreement import Agreement, check_areas, peer
 from bench.surface_dice.cases import FAR_PAIRS, Lungs, Mask, Spacing, all_lungs, generated_cases, read_lungs
 from bench.whole_body.__main__ import measure as measure_whole_body

@@ -29,8 +29,8 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from bench.common.command_line import command_line, positive_integer
-from bench.common.machine import conditions
+from bench.instruments.command_line import command_line, positive_integer
+from bench.instruments.machine import conditions
 from bench.surface_dice.cases import as_predicted
 from bench.whole_body.cases import NUM_LABELS, SPACING_MM, whole_body
 from kernels import FIELDS, METRICS, LabelScore, score_masks
