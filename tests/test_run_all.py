@@ -44,7 +44,7 @@ def test_dry_run_shows_a_table_and_names_the_trainings_with_a_patient_in_two_set
     out = capsys.readouterr().out
     assert "5 trainings" in out
     notes = [line.split("scans of one patient: ")[1] for line in out.splitlines() if line.startswith("note: ")]
-    kept = "The published splits are kept."
+    kept = "The splits of the study are kept."
     assert notes == [f"the first is trained on and the second tested in T1-lung-fold{fold}. {kept}" for fold in (2, 4)]
 
 

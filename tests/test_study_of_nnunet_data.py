@@ -1,19 +1,22 @@
 """A study of data sets in nnU-Net's raw layout: few lines, its labels and cases from dataset.json, its own folds."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from nnunetv2.utilities.crossval_split import generate_crossval_split
 
 from orchestrator.benchmark.definition import Case
+from orchestrator.benchmark.leaks import leak_lines
 from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.presets import PRESETS
 from orchestrator.benchmark.raw_dataset import RawDataset
-from orchestrator.errors import ConfigError
+from orchestrator.errors import ConfigError, DataError
 
 PAPER = PRESETS["paper"]
 CASES = tuple(f"case_{number:03}" for number in (1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144))
+EVERYONE = "case,patient\n" + "".join(f"{name},{chr(97 + index)}\n" for index, name in enumerate(CASES))
 STUDY = """title: Tumours
 datasets:
   tumours: {nnunet: Dataset137_Tumours, folds: nnunet}
@@ -76,12 +79,78 @@ def test_cases_of_a_patient_are_in_one_fold_and_one_on_both_sides_is_reported(tm
     assert {leak.train_case.name for leak in leaks} <= {CASES[0], CASES[1]}
 
 
+def test_spaces_and_empty_lines_in_a_file_of_patients_mean_nothing(tmp_path: Path):
+    rows = "".join(f" {name} ,{' ' * index}p{index // 2}\n,\n" for index, name in enumerate(CASES))
+    (tmp_path / "patients.csv").write_text(" case , patient\n" + rows)
+    study = load(tmp_path, STUDY.replace("folds: nnunet", "folds: {number: 3, patients: patients.csv}"))
+    assert study.patient_leaks(study.trainings(preset=PAPER)) == ()
+    assert len(study.patients_with_several_scans) == len(CASES) // 2
+
+
+def test_patients_of_a_data_set_are_reported_however_it_is_divided(tmp_path: Path):
+    (tmp_path / "patients.csv").write_text(EVERYONE.replace("_001,a", "_001,z").replace("_002,b", "_002,z"))
+    (tmp_path / "splits.json").write_text(json.dumps([{"train": list(CASES[1:]), "val": [CASES[0]]}]))
+    own = load(tmp_path, STUDY.replace("folds: nnunet", "patients: patients.csv, folds: {file: splits.json}"))
+    (leak,) = own.patient_leaks(own.trainings(preset=PAPER))
+    assert (leak.train_case.name, leak.test_case.name) == ("case_002", "case_001")
+    grouped = load(tmp_path, STUDY.replace("folds: nnunet", "patients: patients.csv, folds: {number: 3}"))
+    assert grouped.patient_leaks(grouped.trainings(preset=PAPER)) == ()
+    with pytest.raises(ConfigError, match="patients stand in folds as well"):
+        load(tmp_path, STUDY.replace("folds: nnunet", "patients: patients.csv, folds: {patients: patients.csv}"))
+
+
+def test_patients_who_share_a_scan_are_one(tmp_path: Path):
+    text = STUDY + "patients: [[tumours/case_001, tumours/case_003], [tumours/case_003, tumours/case_002]]\n"
+    (scans,) = load(tmp_path, text).patients_with_several_scans
+    assert {case.name for case in scans} == {"case_001", "case_002", "case_003"}
+
+
+TWICE = """title: x
+datasets:
+  a: {nnunet: Dataset001_A, label_sets: [a], folds: nnunet}
+  b: {nnunet: Dataset001_A, label_sets: [a], folds: nnunet}
+label_sets: {a: {edema: {label: 1}, core: {label: 2}}}
+trainings:
+  t: {train: [%s], val: [%s], label_set: a}
+"""
+
+
+@pytest.mark.parametrize("val", ["a/fold", "b/fold"])
+def test_images_that_are_trained_on_and_tested_are_reported(tmp_path: Path, val: str):
+    study = load(tmp_path, TWICE % ("a/all", val))
+    trainings = study.trainings(preset=PAPER)
+    leaks = study.patient_leaks(trainings)
+    assert sorted(leak.test_case.id for leak in leaks) == [f"{val[0]}/{name}" for name in CASES]
+    assert sorted(one for leak in leaks for one in leak.training_ids) == sorted(
+        training.id for training in trainings for _ in training.val
+    )
+    lines = list(leak_lines(leaks))
+    assert lines[0].startswith(f"{leaks[0].test_case.id} is trained on and tested in t-fold")
+    assert lines[-1] == "1 further cases are trained on and tested."
+    apart = load(tmp_path, TWICE % ("a/other-folds", val))
+    assert apart.patient_leaks(apart.trainings(preset=PAPER)) == ()
+
+
+@pytest.mark.parametrize(
+    ("train", "words"),
+    [("a/all, a/other-folds", "is there twice"), ("a/all, b/all", "is there as a/case_001 as well")],
+)
+def test_no_image_is_twice_in_a_part(tmp_path: Path, train: str, words: str):
+    study = load(tmp_path, TWICE % (train, "a/fold"))
+    with pytest.raises(ConfigError, match=f"trainings.t.train: ./case_... {words}; expected parts that share no image"):
+        study.trainings(preset=PAPER)
+
+
 @pytest.mark.parametrize(
     ("rows", "words"),
     [
         ("case,who\n", "expected case and patient"),
         (f"case,patient\n{CASES[0]},a\n", f"no patient for case {CASES[1]}"),
         (f"case,patient\n{CASES[0]},a\n{CASES[0]},b\n", "stands twice"),
+        (EVERYONE + "case_300,p7\ncase_301,P7\n", "patients 'p7' and 'P7'; expected one spelling"),
+        (EVERYONE + "case_300,7\ncase_301,7.0\n", "patients '7' and '7.0'; expected one spelling"),
+        (EVERYONE.replace("patient", "patient,patient"), "expected case and patient among them, each once"),
+        ("", "expected case and patient"),
     ],
 )
 def test_a_file_of_patients_that_is_not_whole_is_refused(tmp_path: Path, rows: str, words: str):
@@ -154,14 +223,79 @@ datasets:
 trainings:
   a: {train: [first/all], test: {other: second/all}}
 """
-    labels = {"spleen": (1,), "liver": (3,)}
+    labels = {"spleen": (1,), "hepar": (2,), "liver": (3,)}
     study = load(tmp_path, text, labels=labels)
-    assert study.dataset("first").label_values == {"liver": {1: 0, 3: 0, 2: 1}}
-    assert study.dataset("second").label_values == {"liver": {1: 0, 3: 1}}
+    assert study.dataset("first").label_values == {"liver": {1: 0, 2: 1, 3: 0}}
+    assert study.dataset("second").label_values == {"liver": {1: 0, 2: 0, 3: 1}}
     with pytest.raises(ConfigError, match=r"unknown structure of dataset.json 'liver'; did you mean 'livre'"):
-        load(tmp_path, text, labels={"livre": (1,)})
+        load(tmp_path, text, labels={"livre": (1,), "hepar": (2,)})
     with pytest.raises(ConfigError, match="masks have an ignored label"):
         load(tmp_path, text, labels=labels, ignored_label=4)
+
+
+MAPPED = """title: x
+label_sets: {{a: {label_set}}}
+datasets:
+  a: {{nnunet: Dataset001_A, label_sets: [a]{more}}}
+trainings:
+  t: {{train: [a/all]}}
+"""
+REGIONS = {"kidney": (1, 2), "tumour": (2,)}
+TWO = "{edema: {label: 1}, core: {label: 2}}"
+EVERYTHING = ", channels: [T1, FLAIR]"
+
+
+@pytest.mark.parametrize(
+    ("labels", "label_set", "more", "expected"),
+    [
+        (REGIONS, "{kidney: {label: 1}}", "", {1: 1, 2: 1}),
+        (REGIONS, "{tumour: {label: 1}}", "", {1: 0, 2: 1}),
+        (REGIONS, "{kidney: {label: 1}, tumour: {label: 2}}", "", "value 2 of the masks is kidney as well as tumour"),
+        (
+            REGIONS,
+            "{kidney: {label: 2, region: [1, 2]}, tumour: {label: 1, region: [1]}}",
+            "",
+            "tumour is value 1 of the masks by label set a and value 2 by Dataset001_A/dataset.json",
+        ),
+        (REGIONS, "{whole: {label: 2, region: [1, 2]}, rim: {label: 1, region: [1]}}", "", {1: 1, 2: 2}),
+        (
+            REGIONS,
+            "{whole: {label: 1, region: [1, 2]}}",
+            ", values: {whole: 1}",
+            "masks have its labels; expected none",
+        ),
+        ({"edema": (2,), "core": (1,)}, TWO, "", {1: 2, 2: 1}),
+        ({"edema": (2,), "core": (1,)}, TWO, EVERYTHING, "edema is value 1 of the masks by label set a and value 2 by"),
+        ({"edema": (1,), "core": (2,)}, TWO, EVERYTHING, {1: 1, 2: 2}),
+        ({"edema": (1,)}, TWO, EVERYTHING, "takes value 2 from masks; Dataset001_A/dataset.json has 1"),
+        ({"oedema": (1,), "core": (2,)}, TWO, ", values: {edema: 1}", {1: 1, 2: 2}),
+        ({"edema": (1,), "core": (2,)}, TWO, ", values: {edma: 1}", "unknown structure 'edma'; did you mean 'edema'"),
+        ({"edema": (1,), "core": (2,)}, TWO, ", values: {edema: 2}", "value 2 of the masks is edema as well as core"),
+        ({"edema": (1,), "core": (2,)}, TWO, ", values: {core: 9}", "takes value 9 from masks"),
+        ({"edema": (1,), "core": (2,)}, TWO, f"{EVERYTHING}, values: {{edema: 2}}", "two structures have one value"),
+        ({"edema": (1,), "core": (2,)}, TWO, ", channels: [FLAIR, T1]", "expected the order of the files"),
+        ({"edema": (1,), "core": (2,)}, TWO, ", channels: [CT, FLAIR]", {1: 1, 2: 2}),
+    ],
+)
+def test_what_a_study_and_a_data_set_say_of_its_masks_must_agree(tmp_path: Path, labels, label_set, more, expected):
+    (tmp_path / "folds.yaml").write_text("a: [p01_1, p01_2, p02, p03]\n")
+    text = MAPPED.format(label_set=label_set, more=more)
+    if isinstance(expected, str):
+        with pytest.raises(ConfigError, match=re.escape(expected)):
+            load(tmp_path, text, labels=labels)
+    else:
+        assert load(tmp_path, text, labels=labels).dataset("a").label_values == {"a": expected}
+
+
+def test_a_study_that_says_everything_can_be_read_without_its_data(tmp_path: Path):
+    def absent(folder: str) -> RawDataset:
+        raise DataError(f"{folder}: no such folder")
+
+    (tmp_path / "folds.yaml").write_text("a: [p01_1, p01_2, p02, p03]\n")
+    (tmp_path / "study.yaml").write_text(MAPPED.format(label_set=TWO, more=EVERYTHING))
+    found = [load_study(tmp_path / "study.yaml", describe=describe) for describe in (None, absent, described)]
+    assert [study.dataset("a").label_values for study in found] == [{"a": {1: 1, 2: 2}}] * 3
+    assert len({study.sha256 for study in found}) == 1
 
 
 def test_data_sets_with_other_images_are_not_mixed(tmp_path: Path):

@@ -4,7 +4,8 @@ import csv
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
 from orchestrator.benchmark.study_file import ALL, FOLD, OTHER_FOLDS, REST, FoldRule, Folds, SplitFile
@@ -116,9 +117,16 @@ def divided(
     if rule.patients is not None:
         path = folder / rule.patients
         content = _read(path)
-        patients = _patients(path, cases.everything)
+        patients = read_patients(path, cases.everything)
     folds = _folds(drawn(cases.rest, patients, rule=rule, where=where))
     return _with_folds(cases, folds, patients=_several(cases.everything, patients)), content
+
+
+def with_patients(cases: DatasetCases, path: Path) -> tuple[DatasetCases, bytes]:
+    """Return the cases with the patients of a file, and its content; raises ConfigError as `read_patients`."""
+    content = _read(path)
+    patients = _several(cases.everything, read_patients(path, cases.everything))
+    return replace(cases, patients=patients), content
 
 
 def _with_folds(cases: DatasetCases, folds: tuple[Fold, ...], *, patients: tuple[tuple[str, ...], ...]) -> DatasetCases:
@@ -157,19 +165,40 @@ def drawn(names: Sequence[str], patients: Mapping[str, str], *, rule: FoldRule, 
     return [[name for name in names if patients[name] in own] for own in chosen]
 
 
-def _patients(path: Path, names: Sequence[str]) -> dict[str, str]:
-    """Read which patient each case is of."""
+def read_patients(path: Path, names: Sequence[str]) -> dict[str, str]:
+    """Read which patient each case is of.
+
+    Raises
+    ------
+    ConfigError
+        If the file is none with the columns `case` and `patient`, each once; a case has no patient or stands twice; or
+        two patients are written alike but for case or zeros, which are one.
+    """
     with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        if not {"case", "patient"} <= set(reader.fieldnames or ()):
-            raise ConfigError(f"{path}: columns {reader.fieldnames}; expected case and patient among them")
-        rows = [(row["case"] or "", row["patient"] or "") for row in reader]
-    _check_once([case for case, _ in rows], where=str(path))
-    found = dict(rows)
+        reader = csv.reader(file)
+        columns = [name.strip() for name in next(reader, [])]
+        if columns.count("case") != 1 or columns.count("patient") != 1:
+            raise ConfigError(f"{path}: columns {columns}; expected case and patient among them, each once")
+        rows = [dict(zip(columns, map(str.strip, row), strict=False)) for row in reader if any(map(str.strip, row))]
+    found = {row["case"]: row.get("patient", "") for row in rows}
+    _check_once([row["case"] for row in rows], where=str(path))
     for name in names:
         if not found.get(name):
             raise ConfigError(f"{path}: no patient for case {name}; expected one for every case of the data set")
+    spellings: dict[object, str] = {}
+    for patient in found.values():
+        if (other := spellings.setdefault(_spelled(patient), patient)) != patient:
+            raise ConfigError(f"{path}: patients {other!r} and {patient!r}; expected one spelling for each patient")
     return found
+
+
+def _spelled(patient: str) -> object:
+    """Return what is equal for names that people write in several ways: p7 and P7, 7 and 07 and 7.0."""
+    try:
+        number = Decimal(patient)
+    except InvalidOperation:
+        return patient.casefold()
+    return number if number.is_finite() else patient.casefold()
 
 
 def _several(names: Sequence[str], patients: Mapping[str, str]) -> tuple[tuple[str, ...], ...]:

@@ -1,9 +1,13 @@
 """Patients and images that stand on both sides of a split."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from orchestrator.benchmark.definition import Case, Training
+
+_KEPT = "The splits of the study are kept."
+_NUM_LINES = 10
+"""Of leaks of one kind that are told each."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,20 +29,60 @@ class PatientLeak:
     training_ids: tuple[str, ...]
     likeness: float | None = None
     """Of both images, where their voxels tell it; None where the study says that it is one patient."""
+    is_one_image: bool = False
+    """Whether both are the same image of the study, maybe below two names of its data set."""
 
     @property
     def line(self) -> str:
         """All of it in one sentence."""
+        if self.is_one_image:
+            return f"{self.test_case.id} is trained on and tested in {', '.join(self.training_ids)}. {_KEPT}"
         if self.likeness is None:
             return (
                 f"{self.train_case.name} and {self.test_case.name} are scans of one patient: the first is trained on "
-                f"and the second tested in {', '.join(self.training_ids)}. The published splits are kept."
+                f"and the second tested in {', '.join(self.training_ids)}. {_KEPT}"
             )
         return (
             f"{self.train_case.id} and {self.test_case.id} show the same image, or one patient in the same place, as "
             f"their voxels tell (details agree by {self.likeness:.2f} of 1): the first is trained on and the second "
             f"tested in {', '.join(self.training_ids)}. Nothing was left out for that."
         )
+
+
+def leak_lines(leaks: Sequence[PatientLeak]) -> Iterator[str]:
+    """Yield a line for each patient or image on both sides of a split; of many that nobody has listed, the first."""
+    yield from (leak.line for leak in leaks if leak.likeness is None and not leak.is_one_image)
+    same, alike = ([leak for leak in leaks if leak.is_one_image], [leak for leak in leaks if leak.likeness is not None])
+    for found, words in (
+        (same, "cases are trained on and tested"),
+        (alike, "pairs of images on both sides show the same"),
+    ):
+        yield from (leak.line for leak in found[:_NUM_LINES])
+        if len(found) > _NUM_LINES:
+            yield f"{len(found) - _NUM_LINES} further {words}."
+
+
+def same_image_leaks(trainings: Sequence[Training], *, image_of: Callable[[Case], Hashable]) -> tuple[PatientLeak, ...]:
+    """Return which trainings are tested on images that they are trained on.
+
+    Parameters
+    ----------
+    trainings
+        Whose cases are compared.
+    image_of
+        Equal for cases of one image.
+    """
+    found: dict[tuple[Case, Case], list[str]] = {}
+    for training in trainings:
+        trained = {image_of(case): case for case in training.train}
+        tested = dict.fromkeys(case for evaluation in training.evaluation_sets for case in evaluation.cases)
+        for case in tested:
+            if (same := trained.get(image_of(case))) is not None:
+                found.setdefault((same, case), []).append(training.id)
+    return tuple(
+        PatientLeak(train_case=first, test_case=second, training_ids=tuple(ids), is_one_image=True)
+        for (first, second), ids in found.items()
+    )
 
 
 def alike_leaks(

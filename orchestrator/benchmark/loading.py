@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -142,4 +142,14 @@ def _patients(
             if scan.dataset not in cases or scan.name not in cases[scan.dataset].everything:
                 raise ConfigError(f"{where}[{number}]: {scan.id} is no case; expected DATASET/CASE of folds.yaml")
         found.append(scans)
-    return tuple(found)
+    return _united(found)
+
+
+def _united(groups: Iterable[tuple[Case, ...]]) -> tuple[tuple[Case, ...], ...]:
+    """Return groups of which no two share a case: whoever is one patient with two others makes all three one."""
+    united: list[tuple[Case, ...]] = []
+    for group in groups:
+        touched = [other for other in united if set(other) & set(group)]
+        united = [other for other in united if other not in touched]
+        united.append(tuple(dict.fromkeys(case for part in (*touched, group) for case in part)))
+    return tuple(united)

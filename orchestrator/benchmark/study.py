@@ -20,7 +20,7 @@ from orchestrator.benchmark.definition import (
     training_id,
 )
 from orchestrator.benchmark.folds import DatasetCases
-from orchestrator.benchmark.leaks import PatientLeak, leaking_trainings
+from orchestrator.benchmark.leaks import PatientLeak, leaking_trainings, same_image_leaks
 from orchestrator.benchmark.presets import Preset, find_preset
 from orchestrator.benchmark.study_file import FOLD, OTHER_FOLDS
 from orchestrator.benchmark.trainings.ensembles import Ensemble, ensemble_trainings
@@ -205,8 +205,8 @@ class Study:
         return donors
 
     def patient_leaks(self, trainings: Sequence[Training]) -> tuple[PatientLeak, ...]:
-        """Return which of these trainings train on one scan of a patient and test on another."""
-        leaks = []
+        """Return which of these trainings train on one scan of a patient, or on an image, and test on another or it."""
+        leaks = list(same_image_leaks(trainings, image_of=self._image))
         for scans in self.patients_with_several_scans:
             for trained in scans:
                 for tested in scans:
@@ -246,7 +246,9 @@ class Study:
 
         def cases(selectors: Sequence[Selector], part: str) -> tuple[Case, ...]:
             limit = limits.get(part, limits.get(TEST) if part not in {TRAIN, VALIDATION} else None)
-            return tuple(case for one in selectors for case in self._cases(one, fold=fold, limit=limit))
+            found = tuple(case for one in selectors for case in self._cases(one, fold=fold, limit=limit))
+            self._check_once(found, where=f"{self.path}: trainings.{group.name}.{part}")
+            return found
 
         val = cases(group.val, VALIDATION)
         sets = [self._evaluation_set(group, name=VALIDATION, label_set=group.label_set, cases=val)] if val else []
@@ -259,6 +261,18 @@ class Study:
         """Return the cases of a selector, sorted; if there are more than `limit`, evenly spaced ones."""
         names = _evenly_spaced(sorted(self.cases[selector.dataset].select(selector.part, fold=fold)), limit=limit)
         return tuple(Case(dataset=selector.dataset, name=name) for name in names)
+
+    def _check_once(self, cases: Sequence[Case], *, where: str) -> None:
+        images: dict[object, Case] = {}
+        for case in cases:
+            if (other := images.setdefault(self._image(case), case)) is not case:
+                also = "twice" if other == case else f"as {other.id} as well"
+                raise ConfigError(f"{where}: {case.id} is there {also}; expected parts that share no image")
+
+    def _image(self, case: Case) -> tuple[str, ...]:
+        """Return what is equal for cases of one image: data sets may share a folder."""
+        dataset = self.dataset(case.dataset)
+        return (dataset.source, dataset.folder, case.name)
 
     def _evaluation_set(
         self, group: TrainingGroup, *, name: str, label_set: str, cases: tuple[Case, ...]

@@ -5,11 +5,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.benchmark.definition import NNUNET_RAW, Dataset, LabelSet, Structure
-from orchestrator.benchmark.folds import TEST_PART, DatasetCases, divided, listed_cases, with_parts
-from orchestrator.benchmark.raw_dataset import Describe, RawDataset
-from orchestrator.benchmark.study_file import IGNORE, DatasetEntry, FoldsFile, StructureEntry, StudyFile
+from orchestrator.benchmark.folds import TEST_PART, DatasetCases, divided, listed_cases, with_parts, with_patients
+from orchestrator.benchmark.raw_dataset import Describe, RawDataset, check_channels, check_values, label_values
+from orchestrator.benchmark.study_file import (
+    IGNORE,
+    DatasetEntry,
+    FoldRule,
+    FoldsFile,
+    SplitFile,
+    StructureEntry,
+    StudyFile,
+)
 from orchestrator.configuration import expect_known
-from orchestrator.errors import ConfigError
+from orchestrator.errors import ConfigError, OrchestratorError
 
 _CT = ("CT",)
 
@@ -85,6 +93,11 @@ class DatasetReader:
                 if entry.nnunet is not None
             },
         )
+        seen = raw or self._seen(entry)
+        if seen:
+            check_channels(dataset.channels, seen, where=where)
+            for one, values in dataset.label_values.items():
+                check_values(values, label_sets[one], seen, named=entry.values, where=where)
         return ReadDataset(
             dataset=dataset,
             cases=cases,
@@ -115,6 +128,16 @@ class DatasetReader:
             )
         return self._describe(entry.nnunet)
 
+    def _seen(self, entry: DatasetEntry) -> RawDataset | None:
+        """Return what a data set says of which the study says everything; None if it is not there to be asked."""
+        if entry.nnunet is None or self._describe is None:
+            return None
+        try:
+            return self._describe(entry.nnunet)
+        except OrchestratorError:
+            # Whoever reads its files says what is wrong with them.
+            return None
+
     def _cases(
         self, name: str, entry: DatasetEntry, *, raw: RawDataset | None, where: str
     ) -> tuple[DatasetCases, bytes]:
@@ -127,11 +150,25 @@ class DatasetReader:
             if raw.test_cases:
                 cases = with_parts(cases, {TEST_PART: raw.test_cases}, where=where)
         cases = with_parts(cases, entry.held_out, where=f"{where}.held_out") if entry.held_out else cases
-        if entry.folds is None:
-            return cases, b""
-        if cases.folds:
-            raise ConfigError(f"{where}: folds stand in folds.yaml as well; expected one of the two")
-        return divided(cases, entry.folds, folder=self._path.parent, where=f"{where}.folds")
+        content = b""
+        if entry.folds is not None:
+            if cases.folds:
+                raise ConfigError(f"{where}: folds stand in folds.yaml as well; expected one of the two")
+            rule = _by_patient(entry.folds, entry.patients, where=where)
+            cases, content = divided(cases, rule, folder=self._path.parent, where=f"{where}.folds")
+        if entry.patients is None:
+            return cases, content
+        cases, patients = with_patients(cases, self._path.parent / entry.patients)
+        return cases, content + patients
+
+
+def _by_patient(rule: str | FoldRule | SplitFile, patients: str | None, *, where: str) -> str | FoldRule | SplitFile:
+    """Return a rule with the file of patients of its data set, where the rule has a use for it."""
+    if patients is None or not isinstance(rule, FoldRule):
+        return rule
+    if rule.patients is not None:
+        raise ConfigError(f"{where}: patients stand in folds as well; expected one of the two")
+    return rule.model_copy(update={"patients": patients})
 
 
 def _num_slices(entry: DatasetEntry, raw: RawDataset | None) -> int:
@@ -161,27 +198,8 @@ def _own_label_set(name: str, raw: RawDataset, *, entry: DatasetEntry, where: st
 
 
 def _label_values(label_set: LabelSet, raw: RawDataset | None, *, entry: DatasetEntry, where: str) -> dict[int, int]:
-    """Return what the values of a data set's masks become in a label set: by the names of its structures."""
-    names = [structure.name for structure in label_set.structures]
-    if label_set.has_regions or raw is None:
-        # Regions overlap, so that no value is one structure: the label maps have the values of the study.
-        found = {label: label for label in label_set.labels if label != label_set.ignored_label}
-        known = {structure.name: structure.label for structure in label_set.structures}
-        expect_known(entry.values, names, where=f"{where}.values", what="structure")
-        if entry.values and not label_set.has_regions:
-            found = {entry.values.get(name, known[name]): known[name] for name in names}
-    else:
-        expect_known(
-            [name for name in names if name not in entry.values],
-            raw.labels,
-            where=f"{where}: label set {label_set.name}",
-            what="structure of dataset.json",
-        )
-        others = {value: 0 for values in raw.labels.values() for value in values}
-        found = others | {
-            entry.values.get(structure.name) or raw.labels[structure.name][0]: structure.label
-            for structure in label_set.structures
-        }
+    """Return what the values of a data set's masks become in a label set, with those that are ignored."""
+    found = label_values(label_set, raw, named=entry.values, where=where)
     ignored = raw.ignored_label if raw else label_set.ignored_label
     if ignored is not None and label_set.ignored_label is None:
         raise ConfigError(

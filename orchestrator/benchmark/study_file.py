@@ -93,6 +93,9 @@ class DatasetEntry(Entry):
     """Tolerance of all structures of its own label set, or of each."""
     folds: Literal["nnunet"] | FoldRule | SplitFile | None = None
     """How its cases are divided, if `folds.yaml` does not say so; `nnunet` is as nnU-Net does it: five at random."""
+    patients: str | None = None
+    """CSV file beside this one with the columns `case` and `patient`: a patient on both sides of a split is reported,
+    and folds of a `number` are drawn patient by patient."""
     held_out: Parts = {}
     """Cases that are in no fold, by the name of a part."""
     slices: Annotated[int, Field(ge=1)] = 120

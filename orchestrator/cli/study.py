@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from orchestrator.benchmark.draft import MODELS, draft_study, models_named
+from orchestrator.benchmark.leaks import leak_lines
 from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.presets import find_preset
 from orchestrator.benchmark.study import ALL_MATRICES, Study
@@ -115,9 +116,8 @@ def check(options: argparse.Namespace, *, console: Console) -> int:
         problems = [problem for found in cases for problem in found.problems]
         has_problems = bool(problems)
         _show(problems, [note for found in cases for note in found.notes], console=console)
-    leaks = study.patient_leaks(trainings)
-    for leak in leaks:
-        say(f"note: {leak.line}", console=console)
+    for line in leak_lines(study.patient_leaks(trainings)):
+        say(f"note: {line}", console=console)
     say(_summary(study, num_trainings=len(trainings), has_data=location is not None), console=console)
     return EXIT_NOT_DONE if has_problems else EXIT_DONE
 

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from orchestrator.benchmark.definition import Training
-from orchestrator.benchmark.leaks import PatientLeak
+from orchestrator.benchmark.leaks import PatientLeak, leak_lines
 from orchestrator.benchmark.published import Erratum, PublishedScore
 from orchestrator.report.study_tables.table_rows import TableRow
 from orchestrator.results.aggregate import missing_predictions
@@ -62,16 +62,7 @@ def run_notes(
     ]
     models = {training.model.name: training.model.note for training in trainings if training.model.note}
     notes += [f"{name}: {note}" for name, note in models.items()]
-    return (*notes, *_of_leaks(leaks))
-
-
-def _of_leaks(leaks: Sequence[PatientLeak]) -> Iterator[str]:
-    """Yield a line for each patient or image on both sides of a split; of many that voxels tell, the first."""
-    yield from (leak.line for leak in leaks if leak.likeness is None)
-    found = [leak for leak in leaks if leak.likeness is not None]
-    yield from (leak.line for leak in found[:_NUM_WARNINGS])
-    if len(found) > _NUM_WARNINGS:
-        yield f"{len(found) - _NUM_WARNINGS} further pairs of images on both sides of a split show the same."
+    return (*notes, *leak_lines(leaks))
 
 
 def errata_notes(

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from orchestrator.benchmark.definition import VALIDATION, Training
+from orchestrator.benchmark.leaks import leak_lines
 from orchestrator.benchmark.presets import Preset
 from orchestrator.benchmark.trainings.ensembles import fitted_trainings
 from orchestrator.cli.console import print_whole, say
@@ -43,8 +44,8 @@ def show_trainings(request: RunRequest, *, console: Console, as_json: bool) -> N
         sizes = ", ".join(map(str, accumulate(map(len, plan_of(request).looks))))
         line = f"Looks at {sizes} compared trainings; after each, those are left out that no question needs any more."
         say(line, console=console)
-    for leak in request.study.patient_leaks(request.trainings):
-        say(f"note: {leak.line}", console=console)
+    for line in leak_lines(request.study.patient_leaks(request.trainings)):
+        say(f"note: {line}", console=console)
 
 
 def _describe(training: Training, preset: Preset) -> dict[str, object]:
