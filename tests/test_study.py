@@ -11,10 +11,8 @@ from orchestrator.benchmark.definition import LabelSet
 from orchestrator.benchmark.loading import DEFAULT_STUDY, load_benchmark, load_study
 from orchestrator.benchmark.presets import PRESETS
 from orchestrator.benchmark.study import split_sha256
-from orchestrator.benchmark.study_file import RESERVED_FACETS
 from orchestrator.benchmark.tables import load_tables
 from orchestrator.errors import ConfigError
-from orchestrator.results.store import SCHEMA
 
 PAPER, SMOKE = PRESETS["paper"], PRESETS["smoke"]
 
@@ -219,10 +217,6 @@ def test_a_missing_fold_file_is_refused(tmp_path: Path):
     shutil.copy(DEFAULT_STUDY, tmp_path)
     with pytest.raises(ConfigError, match=r"folds\.yaml: cannot be read"):
         load_study(tmp_path / "study.yaml")
-
-
-def test_no_facet_can_have_the_name_of_a_column():
-    assert set(SCHEMA.names) | {"model", "training_seed"} == RESERVED_FACETS
 
 
 @pytest.fixture(scope="module")

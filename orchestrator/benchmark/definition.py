@@ -15,6 +15,11 @@ TRAINING_SEED = "training_seed"
 """Facet of trainings of a model that is trained with several seeds: which of these."""
 VALIDATION = "val"
 """Name of the evaluation set of a training's own validation cases."""
+TRAIN, TEST = "train", "test"
+"""Parts of a training that presets limit, beside `val`; what limits `test` limits every evaluation set that has no
+limit of its own."""
+CASE_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,199}")
+"""Names of cases that files of a run can have."""
 PAIR: Literal["pair"] = "pair"
 """How nnU-Net chooses an ensemble: the best of all models and of all pairs of them, by their validation cases."""
 Choice = int | Literal["pair"]

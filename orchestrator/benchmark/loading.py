@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from orchestrator.benchmark.definition import Case, Dataset, LabelSet, Model
+from orchestrator.benchmark.checks.names import check_letter_case
+from orchestrator.benchmark.definition import TEST, TRAIN, VALIDATION, Case, Dataset, LabelSet, Model
 from orchestrator.benchmark.folds import DatasetCases
 from orchestrator.benchmark.presets import CASES, LIKE, PRESETS, Preset, read_presets
 from orchestrator.benchmark.raw_dataset import Describe
@@ -47,11 +48,13 @@ def load_study(path: Path | None = None, *, describe: Describe | None = None) ->
     expect_known(listed.datasets if listed else (), content.datasets, where=str(folds_path), what="data set")
     label_sets = {name: label_set_of(name, entries, where=str(path)) for name, entries in content.label_sets.items()}
     presets, case_limits = _presets(content, where=f"{path}: presets")
+    check_letter_case(content.datasets, where=f"{path}: datasets", what="data sets")
     reader = DatasetReader(content, listed=listed, label_sets=label_sets, describe=describe, path=path)
     read = {name: reader.read(name) for name in content.datasets}
     datasets = {name: one.dataset for name, one in read.items()}
     cases = {name: one.cases for name, one in read.items()}
     label_sets |= {one.own_label_set.name: one.own_label_set for one in read.values() if one.own_label_set}
+    check_letter_case(label_sets, where=f"{path}: label_sets", what="label sets")
     trainings = TrainingReader(content, datasets=datasets, cases=cases, label_sets=label_sets, where=str(path))
     files = [_without_ensembles(path.read_bytes()), folds_path.read_bytes() if has_folds else b""]
     files += [one.read_file for one in read.values()]
@@ -82,8 +85,10 @@ def _presets(content: StudyFile, *, where: str) -> tuple[dict[str, Preset], dict
     """Return all presets of a study, and the limits of cases that it sets itself, by preset."""
     own = read_presets(content.presets, known=PRESETS, where=where)
     limits: dict[str, dict[str, int]] = {}
+    parts = dict.fromkeys([TRAIN, VALIDATION, TEST, *(test for one in content.trainings.values() for test in one.test)])
     for name, entry in content.presets.items():
         said = understood({CASES: entry.get(CASES, {})}, CaseLimits, where=f"{where}.{name}")
+        expect_known(said.cases, parts, where=f"{where}.{name}.{CASES}", what="part of a training")
         limits[name] = {**limits.get(entry.get(LIKE, name), {}), **said.cases}
     return {**PRESETS, **own}, limits
 

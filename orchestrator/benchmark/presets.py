@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
+from orchestrator.benchmark.definition import TEST, TRAIN, VALIDATION
 from orchestrator.configuration import Entry, expect_known, load_yaml, refusal, understood
 from orchestrator.errors import ConfigError
 from orchestrator.shipped import shipped_file
@@ -133,6 +134,8 @@ class Preset:
             raise refusal(error, PresetsFile, where=where) from None
 
 
+_PARTS = (TRAIN, VALIDATION, TEST)
+"""What presets of any study may limit."""
 LIKE, CASES = "like", "cases"
 """Keys of a preset in a file that are no fields of it: another one to begin with, and the most cases of each part."""
 _FIELDS = tuple(one.name for one in fields(Preset) if one.name not in {"name", "case_limits"})
@@ -227,6 +230,8 @@ def _shipped_presets() -> dict[str, Preset]:
     path = shipped_file("splits", "presets.yaml")
     entries = understood({"presets": load_yaml(path)}, PresetsFile, where=str(path)).presets
     made = read_presets(entries, known={}, where=str(path))
+    for name, entry in entries.items():
+        expect_known(entry.get(CASES, {}), _PARTS, where=f"{path}: {name}.{CASES}", what="part of a training")
     return {name: replace(preset, case_limits=entries[name].get(CASES, {})) for name, preset in made.items()}
 
 

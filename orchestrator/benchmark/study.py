@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from orchestrator.benchmark.definition import (
+    TEST,
+    TRAIN,
     TRAINING_SEED,
     VALIDATION,
     Case,
@@ -28,9 +30,6 @@ from orchestrator.benchmark.trainings.selection import select
 from orchestrator.errors import ConfigError
 
 ALL_MATRICES = "all"
-TRAIN, TEST = "train", "test"
-"""Parts of a training that presets limit, beside `val`; what limits `test` limits every evaluation set that has no
-limit of its own."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator.benchmark.checks.names import check_case_names, check_letter_case
 from orchestrator.benchmark.definition import NNUNET_RAW, Dataset, LabelSet, Structure
 from orchestrator.benchmark.folds import TEST_PART, DatasetCases, divided, listed_cases, with_parts, with_patients
 from orchestrator.benchmark.raw_dataset import Describe, RawDataset, check_channels, check_values, label_values
@@ -143,12 +144,15 @@ class DatasetReader:
     ) -> tuple[DatasetCases, bytes]:
         """Return the cases and how they are divided, with the content of the file that says so, if there is one."""
         if name in self._listed:
-            cases = listed_cases(self._listed[name], where=f"{self._path.with_name('folds.yaml')}: {name}")
+            listed_in = f"{self._path.with_name('folds.yaml')}: {name}"
+            cases = listed_cases(self._listed[name], where=listed_in)
+            check_case_names(cases.everything, where=listed_in)
         else:
             assert raw is not None
             cases = listed_cases([*raw.cases, *raw.test_cases], where=f"{where}: {raw.folder}")
             if raw.test_cases:
                 cases = with_parts(cases, {TEST_PART: raw.test_cases}, where=where)
+            check_letter_case(cases.everything, where=f"{where}: {raw.folder}", what="cases")
         cases = with_parts(cases, entry.held_out, where=f"{where}.held_out") if entry.held_out else cases
         content = b""
         if entry.folds is not None:

@@ -4,7 +4,6 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from orchestrator.benchmark.definition import TRAINING_SEED
 from orchestrator.benchmark.presets import ModelChanges, PresetEntry
 from orchestrator.configuration import Entry
 
@@ -14,29 +13,11 @@ those that are in no part that has a name."""
 IGNORE = "ignore"
 """Name in a label set, as in nnU-Net's, of the label of voxels that nobody has annotated."""
 
-RESERVED_FACETS = frozenset(
-    {
-        "model",
-        TRAINING_SEED,
-        "training_id",
-        "group",
-        "fold",
-        "configuration",
-        "evaluation_set",
-        "dataset",
-        "case",
-        "structure",
-        "status",
-    }
-    | {"dsc", "nsd", "hd95_mm", "assd_mm", "reference_ml", "predicted_ml", "tolerance_mm", "spacing_mm"}
-    | {"num_reference_voxels", "num_predicted_voxels", "message", "preset", "seed", "versions", "data_sha256"}
-    | {"split_sha256", "plan_sha256", "checkpoint_sha256", "phantoms", "is_capped", "train_elapsed_s"}
-)
-"""Names that no facet may have: of the columns of the results, beside which facets stand."""
-
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
 """Becomes part of file names."""
-Facets = dict[Name, str | int]
+WholeNumber = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
+"""As a column of the results holds it."""
+Facets = dict[Name, str | WholeNumber]
 Tolerance = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 """Of the NSD, in mm."""
 Parts = dict[Name, Annotated[list[str], Field(min_length=1)]]

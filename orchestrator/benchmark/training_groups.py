@@ -3,10 +3,16 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
+from orchestrator.benchmark.checks.names import (
+    check_facets,
+    check_letter_case,
+    check_names_of_facets,
+    check_names_of_sets,
+)
 from orchestrator.benchmark.definition import Dataset, LabelSet
 from orchestrator.benchmark.folds import DatasetCases
 from orchestrator.benchmark.study import ALL_MATRICES, Evaluation, Selector, TrainingGroup
-from orchestrator.benchmark.study_file import RESERVED_FACETS, StudyFile, TrainingEntry
+from orchestrator.benchmark.study_file import StudyFile, TrainingEntry
 from orchestrator.benchmark.trainings.ensembles import Ensemble
 from orchestrator.configuration import expect_known
 from orchestrator.errors import ConfigError
@@ -40,7 +46,10 @@ class TrainingReader:
             if group.plans_from is not None:
                 self._check_donor(group, groups, where=f"{self._where}.{name}.plans_from")
         _check_ids(groups.values(), models=self._file.models, where=self._where)
-        _check_facets([*groups.values(), *self.ensembles()], where=self._where)
+        named: list[TrainingGroup | Ensemble] = [*groups.values(), *self.ensembles()]
+        check_facets([(one.name, one.facets) for one in named], where=self._where)
+        sets = [test for entry in self._file.trainings.values() for test in entry.test]
+        check_letter_case(sets, where=self._where, what="evaluation sets")
         return tuple(groups.values())
 
     def ensembles(self) -> tuple[Ensemble, ...]:
@@ -50,7 +59,7 @@ class TrainingReader:
             where = f"{self._where.removesuffix('trainings')}ensembles.{name}"
             if name in self._file.models:
                 raise ConfigError(f"{where}: is a model, too; expected another name")
-            _check_names_of_facets(entry.facets, where=where)
+            check_names_of_facets(entry.facets, where=where)
             if entry.choose is None and "by" in entry.model_fields_set:
                 raise ConfigError(f"{where}: by without choose; expected both, or an ensemble of all members")
             found.append(
@@ -73,9 +82,10 @@ class TrainingReader:
         expect_known(models, self._file.models, where=f"{where}.models", what="model")
         if ALL_MATRICES in models.values():
             raise ConfigError(f"{where}.models: {ALL_MATRICES!r} is no name for a matrix; it means all of them")
-        _check_names_of_facets(entry.facets, where=where)
+        check_names_of_facets(entry.facets, where=where)
         train = self._selectors(entry.train, label_set=label_set, where=f"{where}.train")
         val = self._selectors(entry.val, label_set=label_set, where=f"{where}.val")
+        check_names_of_sets(entry.test, where=f"{where}.test")
         evaluations = tuple(
             self._evaluation(entry, test, learned=label_set, where=f"{where}.test.{test}") for test in entry.test
         )
@@ -170,22 +180,6 @@ def _check_ids(groups: Iterable[TrainingGroup], *, models: Mapping[str, object],
         for model in group.matrix_of_model
         for seed in seeds[model]
     }
+    check_letter_case(names, where=where, what="groups")
     if both := sorted(with_seeds.intersection(names)):
         raise ConfigError(f"{where}: {both[0]} is a group and what seeds of another one are named; rename it")
-
-
-def _check_names_of_facets(facets: Iterable[str], *, where: str) -> None:
-    if reserved := sorted(RESERVED_FACETS.intersection(facets)):
-        raise ConfigError(f"{where}.facets: {reserved[0]!r} is a column of every study; expected another name")
-
-
-def _check_facets(groups: Iterable[TrainingGroup | Ensemble], *, where: str) -> None:
-    """Raise ConfigError if a facet is a number here and a text there: its column in the results has one type."""
-    kinds: dict[str, type] = {}
-    for group in groups:
-        for name, value in group.facets.items():
-            if kinds.setdefault(name, type(value)) is not type(value):
-                raise ConfigError(
-                    f"{where}.{group.name}.facets: {name} is {value!r}; expected {kinds[name].__name__} as in the "
-                    "groups before it"
-                )

@@ -14,6 +14,7 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
+from orchestrator.benchmark.checks.names import check_case_names
 from orchestrator.benchmark.definition import Dataset, LabelSet
 from orchestrator.phantoms.downloads import FORMAT, MARKER, CaseRequest, check_spacing, is_there, replace_folder
 from orchestrator.phantoms.shapes import stable_seed
@@ -68,7 +69,7 @@ def write_raw_phantoms(
     Raises
     ------
     ConfigError
-        For a spacing that no phantom has.
+        For a spacing that no phantom has, or a case that no file can be named after.
     DataError
         If the folder holds files that are not phantoms: nothing of them is touched.
     """
@@ -140,6 +141,7 @@ def _parts(dataset: Dataset, label_set: LabelSet) -> list[_Part]:
 def _write_case(
     folder: Path, dataset: Dataset, name: str, *, label_set: LabelSet, spacing_mm: float | None, seed: int
 ) -> None:
+    check_case_names([name], where=dataset.folder)
     random = np.random.default_rng(stable_seed(seed, dataset.folder, name))
     spacing = _spacing(dataset, spacing_mm)
     places = _grid(spacing, dataset=dataset)

@@ -7,11 +7,12 @@ plan nor its scores know of one.
 from collections.abc import Sequence
 from dataclasses import replace
 
+from orchestrator.benchmark.checks.names import RESERVED_FACETS
 from orchestrator.benchmark.definition import Case, Model, Training
 from orchestrator.benchmark.folds import DatasetCases, Fold, drawn
 from orchestrator.benchmark.presets import MODEL_FIELDS, Preset
 from orchestrator.benchmark.study import Selector, Study, TrainingGroup
-from orchestrator.benchmark.study_file import FOLD, OTHER_FOLDS, RESERVED_FACETS, FoldRule
+from orchestrator.benchmark.study_file import FOLD, OTHER_FOLDS, FoldRule
 from orchestrator.benchmark.training_groups import ONLY_MATRIX
 from orchestrator.errors import ConfigError
 from orchestrator.results.trials import Fidelity

@@ -1,7 +1,6 @@
 """What a `dataset.json` of nnU-Net's raw layout says, read strictly: whatever is in it, the answer is one sentence."""
 
 import json
-import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,8 +11,6 @@ from orchestrator.storage.json_values import JsonMapping, JsonObject
 
 MAX_BYTES = 16 * 1024**2
 _MAX_CHANNELS = 100
-CASE_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,199}")
-"""Names that files of a run can have."""
 BACKGROUND, IGNORE = "background", "ignore"
 ENDINGS = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".nhdr", ".png", ".bmp", ".tif", ".tiff")
 """Of files that can be read."""

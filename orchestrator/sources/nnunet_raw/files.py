@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from orchestrator.benchmark.definition import CASE_NAME
 from orchestrator.images.problem import Problem
 from orchestrator.sources.archives import listing
-from orchestrator.sources.nnunet_raw.description import CASE_NAME, Description
+from orchestrator.sources.nnunet_raw.description import Description
 
 TRAINING, TESTING = ("imagesTr", "labelsTr"), ("imagesTs", "labelsTs")
 """Folders of images and label maps."""

@@ -1,0 +1,1 @@
+"""What the names in a study's files must be, beside their type."""

@@ -1,0 +1,114 @@
+"""Names in a study's files that would be taken for others, or for files elsewhere, are refused with their place."""
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from orchestrator.benchmark.checks.names import RESERVED_FACETS
+from orchestrator.benchmark.loading import load_study
+from orchestrator.benchmark.raw_dataset import RawDataset
+from orchestrator.errors import ConfigError
+from orchestrator.report.data_dictionary import COLUMNS
+from orchestrator.results.records import CaseScore, Provenance, ResultRow
+from orchestrator.results.store import SCHEMA
+
+STUDY = """title: Things
+label_sets:
+  things: {thing: {label: 1}}
+datasets:
+  one: {nnunet: Dataset137_Things, label_sets: [things], channels: [CT]}
+trainings:
+  big: {facets: {organ: liver}, train: [one/tr], test: {later: one/te}}
+"""
+FOLDS = "one: {tr: [a, b], te: [c]}\n"
+SECOND_SET = "  One: {nnunet: Dataset137_Things, label_sets: [things], channels: [CT]}\ntrainings:"
+
+
+def load(folder: Path, *, study: str = STUDY, folds: str = FOLDS):
+    (folder / "study.yaml").write_text(study)
+    (folder / "folds.yaml").write_text(folds)
+    return load_study(folder / "study.yaml")
+
+
+def refused(folder: Path, **files: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load(folder, **files)
+    assert "\n" not in str(caught.value)
+    return str(caught.value).replace(f"{folder}/", "")
+
+
+def test_no_facet_can_have_the_name_of_a_column_or_of_what_makes_a_row():
+    of_rows = {field.name for kind in (ResultRow, CaseScore, Provenance) for field in fields(kind)}
+    added = {"patient", "volume_error", "order"}
+    assert of_rows | set(SCHEMA.names) | set(COLUMNS) | added | {"model", "training_seed"} == RESERVED_FACETS
+    assert {name.casefold() for name in RESERVED_FACETS} == RESERVED_FACETS
+
+
+@pytest.mark.parametrize("name", ["score", "provenance", "facets", "further", "hd95_voxel_mm", "order", "Fold", "DSC"])
+def test_a_facet_that_is_a_column_in_letters_of_whatever_case_is_refused(tmp_path, name):
+    text = refused(tmp_path, study=STUDY.replace("organ: liver", f"{name}: 1"))
+    assert text == f"study.yaml: trainings.big.facets: {name!r} is a column of every study; expected another name"
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({"study": STUDY.replace("organ: liver", "organ: liver, Organ: x")}, "big.facets: facets 'organ' and 'Organ'"),
+        ({"study": STUDY + "  Big: {train: [one/tr]}\n"}, "trainings: groups 'big' and 'Big'"),
+        ({"study": STUDY + "  b: {train: [one/tr], test: {Later: one/te}}\n"}, "evaluation sets 'later' and 'Later'"),
+        ({"study": STUDY.replace("trainings:", SECOND_SET)}, "study.yaml: datasets: data sets 'one' and 'One'"),
+        ({"study": STUDY.replace("things: {t", "Things: {o: {label: 1}}\n  things: {t")}, "label sets 'Things' and"),
+        ({"folds": "one: {tr: [a, Case], te: [case]}\n"}, "folds.yaml: one: cases 'Case' and 'case'"),
+    ],
+)
+def test_names_that_differ_in_the_case_of_letters_alone_are_refused(tmp_path, files, said):
+    text = refused(tmp_path, **files)
+    assert said in text
+    assert text.endswith("differ in the case of letters alone; expected names that differ in more")
+
+
+def test_cases_of_a_data_set_in_nnunets_layout_that_differ_in_the_case_of_letters_alone_are_refused(tmp_path):
+    text = (
+        "title: T\ndatasets: {one: {nnunet: Dataset137, folds: nnunet}}\ntrainings: {t: {train: [one/other-folds]}}\n"
+    )
+    (tmp_path / "study.yaml").write_text(text)
+    names = ("Case_1", "case_1", "c", "d", "e")
+    said = RawDataset(folder="Dataset137_Things", channels=("CT",), labels={"thing": (1,)}, cases=names)
+    with pytest.raises(ConfigError, match=r"datasets\.one: Dataset137_Things: cases 'Case_1' and 'case_1' differ"):
+        load_study(tmp_path / "study.yaml", describe=lambda _: said)
+
+
+@pytest.mark.parametrize(("name", "meaning"), [("val", "validation"), ("train", "training"), ("Val", "validation")])
+def test_no_evaluation_set_is_named_like_cases_that_every_training_may_have(tmp_path, name, meaning):
+    text = refused(tmp_path, study=STUDY.replace("later:", f"{name}:"))
+    assert f"trainings.big.test: {name!r} always means the {meaning} cases of a training" in text
+
+
+@pytest.mark.parametrize("number", [2**63, -(2**63) - 1])
+def test_a_facet_is_a_number_that_a_column_can_hold(tmp_path, number):
+    assert f"{number}" in refused(tmp_path, study=STUDY.replace("liver", str(number)))
+
+
+@pytest.mark.parametrize("number", [2**63 - 1, -(2**63)])
+def test_the_last_numbers_that_a_column_can_hold_are_facets(tmp_path, number):
+    (group,) = load(tmp_path, study=STUDY.replace("liver", str(number))).groups
+    assert group.facets == {"organ": number}
+
+
+@pytest.mark.parametrize("name", ["../../../../out", "", "a/b", ".", "..", "*", "a b", '"a\\n"', "-a", "x" * 201])
+@pytest.mark.parametrize(
+    "folds", ["one: {{tr: [{0}, b], te: [c]}}\n", "one: {{folds: [[{0}], [b]]}}\n", "one: [{0}]\n"]
+)
+def test_a_case_that_no_file_can_be_named_after_is_refused(tmp_path, name, folds):
+    text = refused(tmp_path, folds=folds.format(name if name.startswith('"') else f"'{name}'"))
+    assert text.startswith("folds.yaml: one: case ")
+
+
+def test_a_preset_limits_parts_that_there_are(tmp_path):
+    preset = "presets: {{smoke: {{cases: {{{0}: 1}}}}}}\n"
+    for part in ("train", "val", "test", "later"):
+        load(tmp_path, study=STUDY + preset.format(part))
+    assert refused(tmp_path, study=STUDY + preset.format("trian")) == (
+        "study.yaml: presets.smoke.cases: unknown part of a training 'trian'; did you mean 'train'?"
+    )
