@@ -8,8 +8,6 @@ PIP_ARGS ?=
 # Tests run in as many processes, each with up to 3 GiB.
 PROCESSES ?= 2
 ARGS ?=
-# Tests run in as many processes, each with up to 3 GiB.
-PROCESSES ?= 2
 
 .PHONY: run test test-long test-clusters slurm-chaos lint chaos clean
 

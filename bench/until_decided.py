@@ -25,7 +25,7 @@ from bench.instruments.machine import conditions
 from orchestrator.report.looks.planned import FIRST_FOLDS
 from orchestrator.statistics import sequential
 from orchestrator.statistics.intervals import mean_with_interval
-from orchestrator.statistics.sequential import Course, Family, Flips, look_by_look, num_flips_for, spent
+from orchestrator.statistics.sequential import Family, Flips, InterimDifferences, look_by_look, num_flips_for, spent
 
 AT_ONCE = 250
 """Studies that one process draws together."""
@@ -104,7 +104,7 @@ def counted(design: Design, seed: int, studies: int) -> Counts:
     for study in range(studies):
         means = [_patient_means(differences[study : study + 1], folds)[0] for folds in looks]
         courses = [
-            Course(shares=shares, differences=tuple(_of_patients(names, values[test]) for values in means))
+            InterimDifferences(shares=shares, differences=tuple(_of_patients(names, values[test]) for values in means))
             for test in range(design.tests)
         ]
         ends.append(_end(Family(courses=courses, num_tests=design.tests, flips=flips), num_looks=len(shares)))

@@ -36,7 +36,7 @@ class FakeCommands:
             self.log.append("tunnel closed")
 
 
-def start_head(*, cluster: str = "covid-ct") -> None:
+def start_head(*, cluster: str = "nnunet") -> None:
     """Start a machine with the tags that Ray gives to the head of a cluster."""
     ec2 = boto3.client("ec2")
     tags = [{"Key": "ray-cluster-name", "Value": cluster}, {"Key": "ray-node-type", "Value": "head"}]

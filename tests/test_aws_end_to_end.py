@@ -14,7 +14,7 @@ pytestmark = [
     pytest.mark.timeout(3000),
     pytest.mark.skipif(bool(why_not()), reason=why_not() or "hosts can be started"),
 ]
-OUTPUT = "covid-runs/first"
+OUTPUT = "runs/first"
 TRAININGS = ("T1-lung-fold0", "T1-lung-fold1")
 
 

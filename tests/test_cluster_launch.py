@@ -177,7 +177,7 @@ def test_an_ended_driver_is_started_anew_on_its_head_whose_ray_is_not_restarted(
 def test_a_head_that_works_for_another_driver_is_left_alone(place: Path) -> None:
     commands, head = FakeCommands(), FakeJobs(states={"run-0": "FAILED", "run-1": "RUNNING"})
     start_head()
-    with pytest.raises(ClusterError, match="cluster covid-ct: its head works for run-1; expected run-") as caught:
+    with pytest.raises(ClusterError, match="cluster nnunet: its head works for run-1; expected run-") as caught:
         go(a_launch(filled_in(place)), commands=commands, head=head)
     assert commands.log == ["dashboard", "tunnel closed"]
     assert (head.calls, len(heads())) == ([], 1)
@@ -284,7 +284,7 @@ def test_a_cluster_is_brought_down_by_its_file_alone(place: Path) -> None:
     start_head()
     bring_down(load_cluster(filled_in(place)), commands=commands)
     assert (commands.log, commands.options["down"], heads()) == (["down"], ("-y",), [])
-    assert yaml.safe_load((place / "runs" / "down-covid-ct" / "ray.yaml").read_text())["cluster_name"] == "covid-ct"
+    assert yaml.safe_load((place / "runs" / "down-nnunet" / "ray.yaml").read_text())["cluster_name"] == "nnunet"
 
 
 def test_nothing_starts_without_agreement(place: Path) -> None:

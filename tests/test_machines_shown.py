@@ -188,7 +188,7 @@ def test_machines_of_aws_are_listed_by_their_tags(tmp_path, monkeypatch):
     ec2 = boto3.client("ec2", region_name="us-east-1")
     image = ec2.describe_images()["Images"][0]["ImageId"]
     for kind, pool, status in (("head", "head", "up-to-date"), ("worker", "gpu_spot_l40s", "waiting-for-ssh")):
-        tags = {"ray-cluster-name": "covid-ct", "ray-node-type": kind, "ray-user-node-type": pool}
+        tags = {"ray-cluster-name": "nnunet", "ray-node-type": kind, "ray-user-node-type": pool}
         tags["ray-node-status"] = status
         named = [{"Key": key, "Value": value} for key, value in tags.items()]
         specification = [{"ResourceType": "instance", "Tags": named}]

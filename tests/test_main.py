@@ -38,6 +38,8 @@ def test_each_command_shows_its_own_help(name, capsys):
 def test_an_unknown_command_is_one_line(capsys):
     assert main(["trian"]) == 2
     assert capsys.readouterr().err == f"error: trian: no such command; expected one of {', '.join(COMMANDS)}\n"
+    assert main(["evaluete"]) == 2
+    assert capsys.readouterr().err == "error: evaluete: no such command; did you mean evaluate?\n"
 
 
 def test_importing_the_package_loads_neither_torch_nor_ray():
@@ -70,14 +72,16 @@ def installed(wheel, tmp_path_factory):
     """Return how to run the command of a wheel in an environment with this one's libraries, but not this checkout."""
     folder = tmp_path_factory.mktemp("elsewhere")
     venv.create(folder / "venv", with_pip=False)
+    python = folder / "venv" / "bin" / "python"
+    options = ["--quiet", "--no-deps", "--no-index"]
+    subprocess.run([sys.executable, "-m", "pip", "--python", python, "install", *options, wheel], check=True)
     site = next((folder / "venv" / "lib").glob("python*")) / "site-packages"
-    zipfile.ZipFile(wheel).extractall(site)
     libraries = next(path for path in sys.path if path.endswith("site-packages"))
     (site / "libraries.pth").write_text(f"{libraries}\n")
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
-    def run(*words, module="orchestrator"):
-        command = [folder / "venv" / "bin" / "python", "-m", module, *words]
+    def run(*words):
+        command = [folder / "venv" / "bin" / "orchestrator", *words]
         done = subprocess.run(command, check=False, cwd=folder, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         return done.stdout

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from bench.until_decided import Design, counted
-from orchestrator.statistics.sequential import Course, Family, Flips, look_by_look, num_flips_for, signed_ranks
+from orchestrator.statistics.sequential import (
+    Family,
+    Flips,
+    InterimDifferences,
+    look_by_look,
+    num_flips_for,
+    signed_ranks,
+)
 
 
 class EverySign:
@@ -24,7 +31,9 @@ class EverySign:
 def course(*looks, shares=None):
     """Return a course whose looks hold the differences of the first patients."""
     shares = shares or tuple((number + 1) / len(looks) for number in range(len(looks)))
-    return Course(shares=shares, differences=tuple({f"p{i:02d}": d for i, d in enumerate(look)} for look in looks))
+    return InterimDifferences(
+        shares=shares, differences=tuple({f"p{i:02d}": d for i, d in enumerate(look)} for look in looks)
+    )
 
 
 def judged(*courses, num_tests=None, flips=None):

@@ -37,13 +37,13 @@ def data(shipped: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(shipped, tmp_path / "data"))
 
 
-def whereabouts(data: Path, dataset: str, case_name: str) -> tuple[Case, dict]:
+def case_and_folder(data: Path, dataset: str, case_name: str) -> tuple[Case, dict]:
     return Case(dataset=dataset, name=case_name), {"dataset": layouts.DATASETS[dataset], "downloads": data}
 
 
 @pytest.mark.parametrize(("name", "case_name"), CASES)
 def test_the_parts_of_a_case_are_the_case(shipped, name, case_name):
-    case, where = whereabouts(shipped, name, case_name)
+    case, where = case_and_folder(shipped, name, case_name)
     label_sets = layouts.DATASETS[name].label_sets
     whole = convert_case(case, label_sets=label_sets, **where)
     image = convert_image(case, label_sets=label_sets, **where)
@@ -64,7 +64,7 @@ def test_the_parts_of_a_case_are_the_case(shipped, name, case_name):
 
 def test_one_bad_label_set_leaves_the_image_and_the_others_alone(data):
     (data / "covid-19-ct-seg" / "Lung_Mask.zip").unlink()
-    case, where = whereabouts(data, "covid-19-ct-seg", "coronacases_001")
+    case, where = case_and_folder(data, "covid-19-ct-seg", "coronacases_001")
     image = convert_image(case, label_sets=("infection", "lung"), **where).image
     assert convert_labels(case, label_set="infection", image=image, **where).labels.GetSize() == image.GetSize()
     with pytest.raises(DataError, match="Lung_Mask: found neither a folder nor an archive"):
@@ -72,7 +72,7 @@ def test_one_bad_label_set_leaves_the_image_and_the_others_alone(data):
 
 
 def test_a_mask_is_compared_with_the_image_it_is_given(data):
-    case, where = whereabouts(data, "mosmed", "study_0255")
+    case, where = case_and_folder(data, "mosmed", "study_0255")
     image = layouts.image_of(layouts.ct_voxels(), origin=(-10.0, -20.0, 35.0))
     with pytest.raises(DataError, match=r"origin -10 x -20 x 30 mm in LPS.*; expected .* image .*study_0255\.nii\.gz"):
         convert_labels(case, label_set="infection", image=image, **where)
@@ -83,7 +83,7 @@ def test_a_mask_is_compared_with_the_image_it_is_given(data):
 
 
 def test_a_stamp_names_the_files_below_the_data_folder_and_digests_what_was_used(data):
-    case, where = whereabouts(data, "covid-19-ct-seg", "coronacases_001")
+    case, where = case_and_folder(data, "covid-19-ct-seg", "coronacases_001")
     source = convert_image(case, label_sets=("infection",), **where).source
     archive = data / "covid-19-ct-seg" / "COVID-19-CT-Seg_20cases.zip"
     (stamp,) = source.files
@@ -105,7 +105,7 @@ def test_a_stamp_names_the_files_below_the_data_folder_and_digests_what_was_used
     ],
 )
 def test_a_mask_that_was_replaced_looks_different(data, name, file):
-    case, where = whereabouts(data, name, layouts.DATASETS[name].case_names[0])
+    case, where = case_and_folder(data, name, layouts.DATASETS[name].case_names[0])
     before = stamp_labels_now(case, label_set="infection", **where)
     assert changed_files(before, stamp_labels_now(case, label_set="infection", **where)) == ()
     os.utime(data / file, (1, 1))
@@ -113,7 +113,7 @@ def test_a_mask_that_was_replaced_looks_different(data, name, file):
 
 
 def test_a_slice_or_a_mask_that_comes_or_goes_is_noticed(data):
-    case, where = whereabouts(data, "nsclc-pe", "LUNG1-001")
+    case, where = case_and_folder(data, "nsclc-pe", "LUNG1-001")
     slices = "nsclc/NSCLC-Radiomics/LUNG1-001/09-18-2008-StudyID/0.000000-82046"
     before = stamp_image_now(case, label_sets=("infection",), **where)
     (data / slices / "1-05.dcm").rename(data / slices / "1-13.dcm")

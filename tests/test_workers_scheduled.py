@@ -191,7 +191,7 @@ MISSING = {
 def test_a_growing_cluster_is_asked_for_machines_that_have_all_gpus_of_a_training(case):
     places, divided, expected = MISSING[case]
     pools = (pool(1, number=3, speed=0.5), pool(4, number=2))
-    demand = Demand(num_places=places, num_cpus=0, divided=divided)
+    demand = Demand(num_slots=places, num_cpus=0, divided=divided)
     found = missing_machines(pools, present=(), need=ONE, demand=demand)
     assert {int(size.gpus): number for size, number in found.items()} == expected
 

@@ -1,5 +1,6 @@
 """One command for everything: `orchestrator run` and so on, each a module of this room."""
 
+import difflib
 import importlib
 import sys
 from collections.abc import Sequence
@@ -51,7 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.write(_help())
         return EXIT_DONE
     if words[0] not in COMMANDS:
-        sys.stderr.write(f"error: {words[0]}: no such command; expected one of {', '.join(COMMANDS)}\n")
+        near = difflib.get_close_matches(words[0], COMMANDS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(COMMANDS)}"
+        sys.stderr.write(f"error: {words[0]}: no such command; {hint}\n")
         return EXIT_USAGE
     # Only the module that is needed: all of them take seconds to import.
     module = importlib.import_module(f"orchestrator.cli.{_MODULES.get(words[0], words[0])}")

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from orchestrator.report.looks.decisions import Look
+from orchestrator.report.looks.decisions import InterimLook
 from orchestrator.scheduling.ended import Failed
 from orchestrator.scheduling.resources import MachineState, Node, Resources
 from orchestrator.scheduling.retries import GiveUp, Retry
@@ -63,7 +63,7 @@ class StageRevived:
 class LooksTaken:
     """The questions of the study were looked at: some trainings are needed now, others will not be."""
 
-    looks: tuple[Look, ...]
+    looks: tuple[InterimLook, ...]
     """Those that are new."""
     stages: tuple[StageKey, ...]
     """That are needed from now on."""

@@ -7,7 +7,7 @@ from orchestrator.driver.claim import looks_of
 from orchestrator.driver.request import RunRequest
 from orchestrator.driver.results.shown import with_decisions
 from orchestrator.errors import ConfigError
-from orchestrator.report.looks.decisions import Decisions, Look
+from orchestrator.report.looks.decisions import Decisions, InterimLook
 from orchestrator.report.looks.planned import plan_looks
 from orchestrator.report.reported import Reported
 from orchestrator.report.scores_frame import patient_of_case
@@ -66,7 +66,7 @@ class Looks:
         """Ids of the trainings that are not needed, or not yet."""
         return self._plan.trainings - self.latest.needed
 
-    def take(self, *, done: Collection[StageKey]) -> tuple[Look, ...]:
+    def take(self, *, done: Collection[StageKey]) -> tuple[InterimLook, ...]:
         """Return the looks that can be taken now; none as long as a training is not scored that the next one needs."""
         if self.latest.is_over or not set(map(StageKey.score_of, self.latest.needed)).issubset(done):
             return ()

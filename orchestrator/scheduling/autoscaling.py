@@ -17,7 +17,7 @@ from orchestrator.scheduling.resources import Node, ResourceRequest, Resources, 
 class Demand:
     """What runs, and what lacks nothing but a place."""
 
-    num_places: int
+    num_slots: int
     """Predictions, and trainings with one worker."""
     num_cpus: int
     """Other stages, of one CPU each."""
@@ -51,7 +51,7 @@ def missing_machines(
     num_there = Counter(node.offered for node in (*present, *useless))
     missing: Counter[Resources] = Counter()
     num_cpus = float(demand.num_cpus)
-    trainings = {1: demand.num_places, **demand.divided}
+    trainings = {1: demand.num_slots, **demand.divided}
     if need.gpus:
         rooms = list(present)
         for num_workers in sorted(trainings, reverse=True):

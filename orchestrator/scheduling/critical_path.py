@@ -29,8 +29,8 @@ def critical_path_s(graph: Graph, *, dependents: Mapping[StageKey, list[StageKey
     return lengths_s
 
 
-class Ways:
-    """The ways of a graph: how urgent each stage is.
+class CriticalPaths:
+    """The critical paths of a graph: how urgent each stage is.
 
     What no training waits for, predictions above all, goes first: a trained model is short of its result by minutes,
     and what is committed early cannot be lost any more. What feeds trainings must be done anyway.
@@ -43,13 +43,13 @@ class Ways:
         """Trainings, and all that any of them waits for."""
 
     def urgency(self, key: StageKey, *, remaining_s: Callable[[], float]) -> Urgency:
-        """Return the place of a stage in a queue; `remaining_s` is asked what a training still needs."""
-        way_s = self._lengths_s[key]
+        """Return where a stage stands in a queue; `remaining_s` is asked what a training still needs."""
+        path_s = self._lengths_s[key]
         if self._graph[key].kind is StageKind.TRAIN:
-            way_s += remaining_s() - self._graph[key].expected_s
+            path_s += remaining_s() - self._graph[key].expected_s
         # Of equal ones, the first fold of every group goes before second folds: it tells how long those will take.
         training = self._graph[key].training
-        return (self._rank(key), -way_s, training.fold if training else 0, key)
+        return (self._rank(key), -path_s, training.fold if training else 0, key)
 
     def _rank(self, key: StageKey) -> int:
         if key not in self.up_to_training:

@@ -94,7 +94,7 @@ class Running(dict[StageKey, Attempt]):
         stages = [(self._graph[key], attempt) for key, attempt in self.items()]
         return [one for stage, one in stages if stage.kind.uses_network and not needs.may_move(stage)]
 
-    def found_on(self, node: str, attempt: Attempt) -> None:
+    def reconcile(self, node: str, attempt: Attempt) -> None:
         """Take note that a running stage is on a node; where that is full, who was believed there is where it was.
 
         A node that is gone is not believed.
@@ -143,12 +143,12 @@ def _room_from_s(
     return from_s
 
 
-def places(processors: Processors, *, need: ResourceRequest, others: Iterable[Attempt]) -> list[str]:
-    """Return the node of each place for a training with that need; other running stages with a network take some."""
+def slots(processors: Processors, *, need: ResourceRequest, others: Iterable[Attempt]) -> list[str]:
+    """Return the node of each slot for a training with that need; other running stages with a network take some."""
     on_node: dict[str, float] = {}
     for attempt in others:
         if processors.has(attempt.node):
-            taken = _in_places(attempt.need, need, node=processors.node(attempt.node))
+            taken = _in_slots(attempt.need, need, node=processors.node(attempt.node))
             on_node[attempt.node] = on_node.get(attempt.node, 0.0) + taken
     return [
         node_id
@@ -157,8 +157,8 @@ def places(processors: Processors, *, need: ResourceRequest, others: Iterable[At
     ]
 
 
-def _in_places(other: ResourceRequest, need: ResourceRequest, *, node: Node) -> float:
-    """Return how many places for one need another need takes of a node."""
+def _in_slots(other: ResourceRequest, need: ResourceRequest, *, node: Node) -> float:
+    """Return how many slots for one need another need takes of a node."""
     share, taken = need.share_of(node), other.share_of(node)
     if share is None or taken is None:
         return 0.0
@@ -206,13 +206,13 @@ def widenings(
 class Situation:
     """What is looked at before somebody is preempted."""
 
-    places: Sequence[str]
-    """The node of each place on which a training can run."""
+    slots: Sequence[str]
+    """The node of each slot on which a training can run."""
     running: Mapping[StageKey, Attempt]
     reservations: Reservations
-    """Who was asked to stop, and for whom a place is kept."""
+    """Who was asked to stop, and for whom a slot is kept."""
     can_start: Callable[[StageKey], bool]
-    """Whether only a place is missing to a training."""
+    """Whether only a slot is missing to a training."""
     is_settled: Callable[[Attempt], bool]
     """Whether an attempt has run long enough to be stopped again."""
     remaining_s: Callable[[StageKey], float]
@@ -221,14 +221,14 @@ class Situation:
     """By which share it may turn out to be longer."""
 
     def works(self, keys: Iterable[StageKey]) -> list[Work]:
-        """Return trainings that are not done as rebalancing sees them; their places are indices of `places`."""
+        """Return trainings that are not done as rebalancing sees them; their slots are indices of `slots`."""
         free_of: dict[str, list[int]] = {}
-        for index, node_id in enumerate(self.places):
+        for index, node_id in enumerate(self.slots):
             free_of.setdefault(node_id, []).append(index)
         return [self._work(key, free_of) for key in keys]
 
     def _work(self, key: StageKey, free_of: Mapping[str, list[int]]) -> Work:
-        """Return one training; its place is taken from those that are free."""
+        """Return one training; its slot is taken from those that are free."""
         attempt, held = self.running.get(key), self.reservations.node_of(key)
         is_stopping = key in self.reservations.stopping
         is_leaving = attempt is None or (is_stopping and self.reservations.is_awaited(attempt.node))
@@ -239,7 +239,7 @@ class Situation:
             id=key,
             remaining_s=left_s,
             margin_s=0.0 if attempt else left_s * self.margin(key),
-            place=there.pop() if there else None,
+            slot=there.pop() if there else None,
             can_start=self.can_start(key) and held is None,
             can_stop=attempt is not None and self.is_settled(attempt) and not is_stopping and held is None,
         )

@@ -59,17 +59,17 @@ class ReadyQueue:
             heapq.heappop(heap)
         return heap[0][0][-1] if heap else None
 
-    def take_first(self, place: Callable[[ResourceRequest], str | None]) -> tuple[StageKey, str] | None:
+    def take_first(self, allocate: Callable[[ResourceRequest], str | None]) -> tuple[StageKey, str] | None:
         """Take out the most urgent stage that finds room; return it with its node.
 
         Parameters
         ----------
-        place
+        allocate
             Finds room for a need, and takes it.
         """
         needs = [need for need in self._heaps if self.first(need) is not None]
         for need in sorted(needs, key=lambda need: self._heaps[need][0]):
-            node_id = place(need)
+            node_id = allocate(need)
             if node_id is not None:
                 key = heapq.heappop(self._heaps[need])[0][-1]
                 self.take_out(key)

@@ -30,20 +30,20 @@ class Work:
     """On a GPU of speed 1."""
     margin_s: float = 0.0
     """By which it may turn out to be longer: one that starts at the last moment must not."""
-    place: int | None = None
-    """Index of its place; None while it waits."""
+    slot: int | None = None
+    """Index of its slot; None while it waits."""
     can_start: bool = True
-    """Whether only a place is missing."""
+    """Whether only a slot is missing."""
     can_stop: bool = True
     """Whether it is preemptible; ignored while queued."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Move:
-    """Put a training on a place; who is there is preempted."""
+    """Put a training on a slot; who is there is preempted."""
 
     training: StageKey
-    place: int
+    slot: int
     displaced: StageKey | None
 
 
@@ -83,7 +83,7 @@ def rebalance(works: Sequence[Work], speeds: Sequence[float], *, min_gain_s: flo
     works
         All trainings that are not done, those that wait included.
     speeds
-        Of each place.
+        Of each slot.
     min_gain_s
         A training is preempted only for one that needs this much longer.
     """
@@ -95,7 +95,7 @@ def rebalance(works: Sequence[Work], speeds: Sequence[float], *, min_gain_s: flo
     if _last_end_s(works, speed_of, bound_s=bound_s) <= min_gain_s:
         return Rebalance(moves=(), next_look_s=float("inf"))
     margins = np.array([work.margin_s for work in works])
-    now_speed = np.array([0.0 if work.place is None else speed_of[work.place] for work in works])
+    now_speed = np.array([0.0 if work.slot is None else speed_of[work.slot] for work in works])
     fastest = np.cumsum(np.sort(speed_of)[::-1])[: len(works)]
 
     def late(after_s: float) -> npt.NDArray[np.intp]:
@@ -117,22 +117,22 @@ def rebalance(works: Sequence[Work], speeds: Sequence[float], *, min_gain_s: flo
 
 def _last_end_s(works: Sequence[Work], speeds: Floats, *, bound_s: float) -> float:
     """Return when the last training ends if all stay where they are."""
-    return max(bound_s if work.place is None else work.remaining_s / float(speeds[work.place]) for work in works)
+    return max(bound_s if work.slot is None else work.remaining_s / float(speeds[work.slot]) for work in works)
 
 
 def _upgrades(works: Sequence[Work], remaining: Floats, speeds: Floats, *, min_gain_s: float) -> tuple[Move, ...]:
-    """Move trainings from slow places to faster ones that nobody wants, those first that would end last."""
-    if any(work.place is None and work.can_start for work in works):
+    """Move trainings from slow slots to faster ones that nobody wants, those first that would end last."""
+    if any(work.slot is None and work.can_start for work in works):
         return ()
-    taken = {work.place for work in works}
+    taken = {work.slot for work in works}
     idle = sorted((p for p in range(len(speeds)) if p not in taken), key=lambda p: -speeds[p])
-    movable = [i for i, work in enumerate(works) if work.place is not None and work.can_stop]
-    movable.sort(key=lambda i: -remaining[i] / speeds[works[i].place])
+    movable = [i for i, work in enumerate(works) if work.slot is not None and work.can_stop]
+    movable.sort(key=lambda i: -remaining[i] / speeds[works[i].slot])
     moves = []
-    for place in idle:
+    for slot in idle:
         for i in movable:
-            if _gain_s(remaining, speeds, i=i, old=works[i].place, new=place, other=None) > min_gain_s:
-                moves.append(Move(training=works[i].id, place=place, displaced=None))
+            if _gain_s(remaining, speeds, i=i, old=works[i].slot, new=slot, other=None) > min_gain_s:
+                moves.append(Move(training=works[i].id, slot=slot, displaced=None))
                 movable.remove(i)
                 break
         else:
@@ -161,38 +161,38 @@ def _safe_s(late: Callable[[float], npt.NDArray[np.intp]], *, look_s: float, bou
 def _moves(
     works: Sequence[Work], remaining: Floats, speeds: Floats, *, num_longest: int, min_gain_s: float
 ) -> tuple[Move, ...]:
-    """Put the longest trainings on the fastest places, with as few moves as that takes."""
+    """Put the longest trainings on the fastest slots, with as few moves as that takes."""
     # Among equals those that already run stay.
     order = sorted(
         range(len(works)),
-        key=lambda i: (-round(works[i].remaining_s / min_gain_s, 1), works[i].place is None, -works[i].remaining_s),
+        key=lambda i: (-round(works[i].remaining_s / min_gain_s, 1), works[i].slot is None, -works[i].remaining_s),
     )
     chosen = order[:num_longest]
-    occupant = {work.place: i for i, work in enumerate(works) if work.place is not None}
-    chosen_places = {works[i].place for i in chosen}
+    occupant = {work.slot: i for i, work in enumerate(works) if work.slot is not None}
+    chosen_slots = {works[i].slot for i in chosen}
 
-    def cost(place: int) -> float:
+    def cost(slot: int) -> float:
         """Return the remaining time of who would be preempted; infinite where nobody can."""
-        if place not in occupant:
+        if slot not in occupant:
             return 0.0
-        return float(remaining[occupant[place]]) if works[occupant[place]].can_stop else float("inf")
+        return float(remaining[occupant[slot]]) if works[occupant[slot]].can_stop else float("inf")
 
-    places = sorted(range(len(speeds)), key=lambda p: (-speeds[p], p not in chosen_places, cost(p)))[:num_longest]
-    wanted = [i for i in chosen if works[i].place not in places and _may_move(works[i])]
-    # Already sorted: the fastest place for the longest, of equal places that of the shortest training.
-    free = [p for p in places if p not in chosen_places and cost(p) < float("inf")]
+    slots = sorted(range(len(speeds)), key=lambda p: (-speeds[p], p not in chosen_slots, cost(p)))[:num_longest]
+    wanted = [i for i in chosen if works[i].slot not in slots and _may_move(works[i])]
+    # Already sorted: the fastest slot for the longest, of equal slots that of the shortest training.
+    free = [p for p in slots if p not in chosen_slots and cost(p) < float("inf")]
     moves = []
-    for i, place in zip(wanted, free, strict=False):
-        other = occupant.get(place)
-        if _gain_s(remaining, speeds, i=i, old=works[i].place, new=place, other=other) > min_gain_s:
+    for i, slot in zip(wanted, free, strict=False):
+        other = occupant.get(slot)
+        if _gain_s(remaining, speeds, i=i, old=works[i].slot, new=slot, other=other) > min_gain_s:
             moves.append(
-                Move(training=works[i].id, place=place, displaced=works[other].id if other is not None else None)
+                Move(training=works[i].id, slot=slot, displaced=works[other].id if other is not None else None)
             )
     return tuple(moves)
 
 
 def _gain_s(remaining: Floats, speeds: Floats, *, i: int, old: int | None, new: int, other: int | None) -> float:
-    """Return by how much the later of two trainings ends earlier if they change places.
+    """Return by how much the later of two trainings ends earlier if they change slots.
 
     One that waits counts with what it needs longer than the one that would wait for it.
     """
@@ -203,4 +203,4 @@ def _gain_s(remaining: Floats, speeds: Floats, *, i: int, old: int | None, new: 
 
 
 def _may_move(work: Work) -> bool:
-    return work.can_start if work.place is None else work.can_stop
+    return work.can_start if work.slot is None else work.can_stop

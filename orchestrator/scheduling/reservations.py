@@ -1,4 +1,4 @@
-"""Trainings that are preempted, and the places that are kept for those for which they are."""
+"""Trainings that are preempted, and the slots that are kept for those for which they are."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -9,16 +9,16 @@ from orchestrator.workflow.keys import StageKey
 
 @dataclass(kw_only=True, slots=True)
 class Reservation:
-    """A place that is kept for one stage."""
+    """A slot that is kept for one stage."""
 
     node: str
     since_s: float
     is_granted: bool = False
-    """Whether the place is free and taken for it."""
+    """Whether the slot is free and taken for it."""
 
 
 class Reservations:
-    """Who was asked to stop, and for whom a place is kept on which node."""
+    """Who was asked to stop, and for whom a slot is kept on which node."""
 
     def __init__(self, processors: Processors, *, need: Callable[[StageKey], ResourceRequest]) -> None:
         """Begin with nobody.
@@ -26,7 +26,7 @@ class Reservations:
         Parameters
         ----------
         processors
-            Where places are taken and given back.
+            Where slots are taken and given back.
         need
             Gives that of a training.
         """
@@ -36,7 +36,7 @@ class Reservations:
         self.stopping: set[StageKey] = set()
         """Trainings that run and were asked to stop."""
         self.waiting: set[StageKey] = set()
-        """Trainings that lack nothing but the place that is kept for them."""
+        """Trainings that lack nothing but the slot that is kept for them."""
 
     def __contains__(self, key: StageKey) -> bool:
         return key in self._by_stage
@@ -50,11 +50,11 @@ class Reservations:
         return hold.node if hold else None
 
     def is_awaited(self, node: str) -> bool:
-        """Whether somebody waits for a place on a node that is not free yet."""
+        """Whether somebody waits for a slot on a node that is not free yet."""
         return any(hold.node == node and not hold.is_granted for hold in self._by_stage.values())
 
     def keep(self, key: StageKey, *, node: str, now_s: float) -> None:
-        """Keep a place on a node for a training as soon as it is free."""
+        """Keep a slot on a node for a training as soon as it is free."""
         self._by_stage[key] = Reservation(node=node, since_s=now_s)
         self.grant(node)
 
@@ -66,16 +66,16 @@ class Reservations:
                 hold.is_granted = True
 
     def granted(self) -> Iterator[StageKey]:
-        """Yield the trainings whose place is free."""
+        """Yield the trainings whose slot is free."""
         yield from [key for key, hold in self._by_stage.items() if hold.is_granted]
 
     def use(self, key: StageKey) -> str:
-        """Return the node of a granted place, which the training takes over."""
+        """Return the node of a granted slot, which the training takes over."""
         self.waiting.discard(key)
         return self._by_stage.pop(key).node
 
     def drop(self, key: StageKey) -> bool:
-        """Keep nothing for a training any more; returns whether it was waiting for that place."""
+        """Keep nothing for a training any more; returns whether it was waiting for that slot."""
         hold = self._by_stage.pop(key, None)
         if hold is not None and hold.is_granted:
             self._processors.release(hold.node, self._need(key))
@@ -85,7 +85,7 @@ class Reservations:
         return was_waiting
 
     def without_hope(self, *, now_s: float, patience_s: float) -> Iterable[StageKey]:
-        """Return the trainings whose node is gone, or whose place has not become free for long.
+        """Return the trainings whose node is gone, or whose slot has not become free for long.
 
         One that was itself asked to stop is given the time that it takes to.
         """

@@ -250,7 +250,7 @@ class Processors:
         self._offer(node_id)
         return True
 
-    def place(self, need: ResourceRequest, *, keep_for: ResourceRequest | None = None) -> str | None:
+    def allocate(self, need: ResourceRequest, *, keep_for: ResourceRequest | None = None) -> str | None:
         """Choose the best node with room and take the share of it.
 
         Parameters
@@ -338,10 +338,10 @@ class Processors:
         # Where memory or cores do not suffice for all of its GPUs, nothing is kept for those that stay idle.
         num_taken = round((state.node.offered.gpus - state.free.gpus) / kept.gpus)
         num_free = int((state.free.gpus + _ROUNDING) / kept.gpus)
-        num_places = min(num_free, max(0, keep_for.num_on(state.node) - num_taken))
+        num_slots = min(num_free, max(0, keep_for.num_on(state.node) - num_taken))
         left_cpus, left_gib = state.free.cpus - share.cpus, state.free_gib - memory_gib
-        has_cpus = left_cpus + _ROUNDING >= num_places * kept.cpus
-        return has_cpus and left_gib + _ROUNDING >= num_places * keep_for.memory_of(state.node)
+        has_cpus = left_cpus + _ROUNDING >= num_slots * kept.cpus
+        return has_cpus and left_gib + _ROUNDING >= num_slots * keep_for.memory_of(state.node)
 
 
 def _times(share: Resources, offered: Resources) -> int:

@@ -9,11 +9,11 @@ from dataclasses import replace
 
 from orchestrator.cluster.config import MIN_PREEMPTION_GAIN_S
 from orchestrator.scheduling.autoscaling import Demand
-from orchestrator.scheduling.critical_path import Ways
+from orchestrator.scheduling.critical_path import CriticalPaths
 from orchestrator.scheduling.ended import FailureKind
 from orchestrator.scheduling.expectations import Expectations
 from orchestrator.scheduling.outcomes import Outcomes
-from orchestrator.scheduling.placement import Attempt, Running, Situation, Start, places, widenings
+from orchestrator.scheduling.placement import Attempt, Running, Situation, Start, slots, widenings
 from orchestrator.scheduling.queue import ReadyQueue, Urgency
 from orchestrator.scheduling.rebalancing import LOOKS_PER_GAIN, rebalance
 from orchestrator.scheduling.reservations import Reservations
@@ -89,7 +89,7 @@ class Schedule:
     def require(self, results: Iterable[StageKey]) -> list[StageKey]:
         """Carry out what leads to results that were withheld; returns the stages that were not needed before."""
         further = self.outcomes.require(results)
-        self._ways = Ways(self.graph, dependents=self.outcomes.dependents)
+        self._critical_paths = CriticalPaths(self.graph, dependents=self.outcomes.dependents)
         self._trainings = [key for key in self.outcomes.needed if self.graph[key].kind is StageKind.TRAIN]
         for key in filter(self.outcomes.can_start, further):
             self._put(key)
@@ -109,7 +109,7 @@ class Schedule:
         """Return what runs, and what could run if there were room."""
         keys = [*self._running, *self._ready.ids(), *self._reservations.waiting]
         numbers = Counter(self.needs.num_workers(self.graph[key]) for key in keys)
-        return Demand(num_cpus=numbers.pop(0, 0), num_places=numbers.pop(1, 0), divided=numbers)
+        return Demand(num_cpus=numbers.pop(0, 0), num_slots=numbers.pop(1, 0), divided=numbers)
 
     def node_of(self, key: StageKey) -> str:
         """Return the node of a running stage."""
@@ -124,7 +124,7 @@ class Schedule:
         for key in self._reservations.granted():
             if key in self._reservations.waiting:
                 return self._start(key, node=self._reservations.use(key), now_s=now_s)
-        found = self._ready.take_first(self._place)
+        found = self._ready.take_first(self._allocate)
         return self._start(found[0], node=found[1], now_s=now_s) if found else None
 
     def finish(self, key: StageKey, *, now_s: float, node: str | None = None) -> None:
@@ -136,7 +136,7 @@ class Schedule:
         alone_s = elapsed_s * attempt.need.pace
         self.expectations.finished(key, elapsed_s=alone_s, attempt=self.attempts[key], node=node_there)
         if self._waiting_network() is None:
-            # Somebody may want a faster place that is idle now.
+            # Somebody may want a faster slot that is idle now.
             self._next_look_s = min(self._next_look_s, max(now_s, self._looked_s + self._min_gain_s / LOOKS_PER_GAIN))
         for ready in self.outcomes.finish(key):
             if ready not in self._running:
@@ -233,7 +233,7 @@ class Schedule:
         if attempt is None:
             return
         if node:
-            self._running.found_on(node, attempt)
+            self._running.reconcile(node, attempt)
         alone_s = whole_s * attempt.need.pace if whole_s else whole_s
         remaining_s = self.expectations.progressed(
             key, fraction=fraction, whole_s=alone_s, node=self._running.node(attempt.node)
@@ -258,13 +258,13 @@ class Schedule:
         situation = self._situation(now_s)
         over = outcomes.failed | outcomes.blocked
         open_keys = [key for key in self._trainings if key not in over and self.needs.may_move(self.graph[key])]
-        speeds = [self._running.speed(node_id) * self.needs.of_most.pace for node_id in situation.places]
+        speeds = [self._running.speed(node_id) * self.needs.of_most.pace for node_id in situation.slots]
         found = rebalance(situation.works(open_keys), speeds, min_gain_s=self._min_gain_s)
         for move in found.moves:
             leaving = [one for one in (move.displaced, move.training) if one is not None and one in self._running]
             self._reservations.stopping.update(leaving)
             asked += leaving
-            self._reservations.keep(move.training, node=situation.places[move.place], now_s=now_s)
+            self._reservations.keep(move.training, node=situation.slots[move.slot], now_s=now_s)
             if move.training in self._ready:
                 self._ready.take_out(move.training)
                 self._reservations.waiting.add(move.training)
@@ -292,7 +292,7 @@ class Schedule:
 
     def _situation(self, now_s: float) -> Situation:
         return Situation(
-            places=places(self.processors, need=self.needs.of_most, others=self._running.beside(self.needs)),
+            slots=slots(self.processors, need=self.needs.of_most, others=self._running.beside(self.needs)),
             running=self._running,
             reservations=self._reservations,
             can_start=self._ready.__contains__,
@@ -346,20 +346,20 @@ class Schedule:
         self.attempts[key] = self.attempts.get(key, 0) + 1
         return Start(stage=stage, node=node, attempt=self.attempts[key], share=share, num_workers=need.num_workers)
 
-    def _place(self, need: ResourceRequest) -> str | None:
+    def _allocate(self, need: ResourceRequest) -> str | None:
         first, waiting = self._ready.first(need), self._waiting_network()
         is_network = need in self.needs.of_networks
-        keeps_places = not is_network and waiting is not None and first in self._ways.up_to_training
+        keeps_slots = not is_network and waiting is not None and first in self._critical_paths.up_to_training
         kept = self._node_of_larger(first, need=need) if is_network and first else None
         if kept is None:
-            return self.processors.place(need, keep_for=waiting if keeps_places else None)
+            return self.processors.allocate(need, keep_for=waiting if keeps_slots else None)
         self.processors.close(kept)
-        found = self.processors.place(need)
+        found = self.processors.allocate(need)
         self.processors.reopen(kept)
         return found
 
     def _waiting_network(self) -> ResourceRequest | None:
-        """Return the largest need of the stages with a network that lack nothing but a place."""
+        """Return the largest need of the stages with a network that lack nothing but a slot."""
         return next((need for need in self.needs.of_networks if self._ready.first(need) is not None), None)
 
     def _node_of_larger(self, first: StageKey, *, need: ResourceRequest) -> str | None:
@@ -386,7 +386,7 @@ class Schedule:
             self._put(key)
 
     def _urgency(self, key: StageKey) -> Urgency:
-        return self._ways.urgency(key, remaining_s=lambda: self.remaining_s(key, now_s=0.0))
+        return self._critical_paths.urgency(key, remaining_s=lambda: self.remaining_s(key, now_s=0.0))
 
     def _release(self, key: StageKey) -> Attempt:
         attempt = self._running.pop(key)

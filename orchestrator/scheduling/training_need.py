@@ -110,7 +110,7 @@ class Needs:
     _made: dict[int, ResourceRequest] = field(init=False, default_factory=dict)
 
     def num_workers(self, stage: Stage) -> int:
-        """Return how many places of one worker a stage takes; 0 for one without a network."""
+        """Return how many slots of one worker a stage takes; 0 for one without a network."""
         if stage.kind is StageKind.TRAIN:
             training = stage.key.training
             return self._widened.get(training) or self.asked.get(training, 1)

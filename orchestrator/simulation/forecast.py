@@ -56,10 +56,10 @@ class Limits:
     deadline_hours: float | None = None
     max_usd: float | None = None
 
-    def allow(self, outlook: Forecast) -> bool:
+    def allow(self, forecast: Forecast) -> bool:
         """Whether even the longest course is in time, and the cost within the budget."""
-        in_time = self.deadline_hours is None or outlook.late_s <= self.deadline_hours * 3600
-        return in_time and (self.max_usd is None or (outlook.usd or 0.0) <= self.max_usd)
+        in_time = self.deadline_hours is None or forecast.late_s <= self.deadline_hours * 3600
+        return in_time and (self.max_usd is None or (forecast.usd or 0.0) <= self.max_usd)
 
     @property
     def are_set(self) -> bool:
@@ -133,7 +133,7 @@ def simulate_run(
     one = training_need(cluster, fleet.nodes, preset=preset, planned_gib=planned_gib)
     needs_for = partial(needs_of, trainings, one=one, preset=preset, machines=fleet.nodes)
     needs, seeds = needs_for(config=cluster), tuple(range(seed, seed + NUM_COURSES))
-    play = partial(outlook, needs=needs, min_gain_s=cluster.min_preemption_gain_s)
+    play = partial(forecast, needs=needs, min_gain_s=cluster.min_preemption_gain_s)
     asked_for = play(graph, fleet, seeds=seeds)
     forms = {}
     for name, pools in (cluster.imagined_otherwise() if prices is None else {}).items():
@@ -151,15 +151,15 @@ def simulate_run(
     return SimulatedRun(asked_for=asked_for, others=_unbeaten(others), other_forms=forms)
 
 
-def _unbeaten(outlooks: Iterable[Forecast]) -> tuple[Forecast, ...]:
+def _unbeaten(forecasts: Iterable[Forecast]) -> tuple[Forecast, ...]:
     found: list[Forecast] = []
-    for one in sorted(outlooks, key=lambda one: (one.usd or 0.0, one.makespan_s)):
+    for one in sorted(forecasts, key=lambda one: (one.usd or 0.0, one.makespan_s)):
         if not found or one.makespan_s < found[-1].makespan_s:
             found.append(one)
     return tuple(found)
 
 
-def outlook(
+def forecast(
     graph: Graph,
     fleet: Fleet,
     *,
@@ -188,9 +188,9 @@ def outlook(
     )
 
 
-def best(outlooks: Iterable[Forecast], limits: Limits) -> Forecast | None:
+def best(forecasts: Iterable[Forecast], limits: Limits) -> Forecast | None:
     """Return the cheapest that keeps a deadline, or the fastest within a budget; None if there is none."""
-    allowed = [one for one in outlooks if limits.allow(one)]
+    allowed = [one for one in forecasts if limits.allow(one)]
     if limits.deadline_hours is None:
         return min(allowed, key=lambda one: (one.makespan_s, one.usd or 0.0), default=None)
     return min(allowed, key=lambda one: (one.usd or 0.0, one.fleet.num_gpus, one.makespan_s), default=None)

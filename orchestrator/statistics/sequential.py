@@ -33,7 +33,7 @@ _NORMAL = NormalDist()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Course:
+class InterimDifferences:
     """Differences of two methods as they come in, look by look."""
 
     shares: tuple[float, ...]
@@ -116,7 +116,7 @@ class Flips:
 class _Trajectory:
     """Sums of signed ranks of one test at each look, as observed and as they would be with other signs."""
 
-    course: Course
+    course: InterimDifferences
     sums: NDArray[np.float32]
     """Shape (looks, flips); the first flip is as observed."""
     spread: NDArray[np.float64]
@@ -181,7 +181,7 @@ class _Trajectory:
 class Family:
     """All tests of a study; the chance that any of those calls equal methods different is bounded."""
 
-    courses: Sequence[Course]
+    courses: Sequence[InterimDifferences]
     num_tests: int
     """That the study has planned: more than there are courses, if some have no score yet."""
     flips: Flips
@@ -244,7 +244,7 @@ def look_by_look(family: Family, *, num_looks: int) -> Iterator[tuple[Standing, 
         yield standings
 
 
-def _trajectories(courses: Sequence[Course], *, flips: Flips) -> list[_Trajectory]:
+def _trajectories(courses: Sequence[InterimDifferences], *, flips: Flips) -> list[_Trajectory]:
     if not courses:
         return []
     patients = tuple(sorted({patient for course in courses for found in course.differences for patient in found}))

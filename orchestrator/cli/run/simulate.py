@@ -57,24 +57,24 @@ def simulate(request: RunRequest, options: argparse.Namespace, *, console: Conso
     return EXIT_NOT_DONE if limits.are_set and chosen is None else EXIT_DONE
 
 
-def describe(outlook: Forecast, *, prices_date: datetime.date | None) -> list[str]:
+def describe(forecast: Forecast, *, prices_date: datetime.date | None) -> list[str]:
     """Return what would come of a run, with the chart of its machines."""
-    early, late = duration_text(outlook.early_s), duration_text(outlook.late_s)
+    early, late = duration_text(forecast.early_s), duration_text(forecast.late_s)
     lines = [
-        f"cluster: {outlook.fleet.title}",
-        f"time: about {duration_text(outlook.makespan_s)}, in the simulated courses {early} to {late}",
+        f"cluster: {forecast.fleet.title}",
+        f"time: about {duration_text(forecast.makespan_s)}, in the simulated courses {early} to {late}",
     ]
-    if outlook.fleet.num_gpus:
-        lines.append(f"GPU hours: {outlook.gpu_hours:.1f}, while machines hold {outlook.held_gpu_hours:.1f}")
-    if outlook.usd is not None:
+    if forecast.fleet.num_gpus:
+        lines.append(f"GPU hours: {forecast.gpu_hours:.1f}, while machines hold {forecast.held_gpu_hours:.1f}")
+    if forecast.usd is not None:
         lines.append(
-            f"cost: about {usd_text(outlook.usd)} USD with the prices of {prices_date}, which are yours to check"
+            f"cost: about {usd_text(forecast.usd)} USD with the prices of {prices_date}, which are yours to check"
         )
     lines.append(
-        f"spot interruptions: {outlook.num_interruptions:.0f}; "
-        f"requests to stop, for longer trainings or to go on with more workers: {outlook.num_requests_to_stop:.0f}"
+        f"spot interruptions: {forecast.num_interruptions:.0f}; "
+        f"requests to stop, for longer trainings or to go on with more workers: {forecast.num_requests_to_stop:.0f}"
     )
-    return [*lines, "", *utilisation_chart(outlook.course, outlook.fleet)]
+    return [*lines, "", *utilisation_chart(forecast.course, forecast.fleet)]
 
 
 def utilisation_chart(course: Trace, fleet: Fleet, *, width: int = CHART_WIDTH) -> list[str]:
@@ -94,11 +94,11 @@ def utilisation_chart(course: Trace, fleet: Fleet, *, width: int = CHART_WIDTH) 
     return lines
 
 
-def compare(outlooks: Sequence[Forecast], *, chosen: Forecast | None) -> list[str]:
+def compare(forecasts: Sequence[Forecast], *, chosen: Forecast | None) -> list[str]:
     """Return a table of clusters, one line each."""
-    width = max(len(one.fleet.title) for one in outlooks)
+    width = max(len(one.fleet.title) for one in forecasts)
     lines = [f"{'':2}{'cluster':<{width}}{'GPUs':>5}{'hours':>8}{'longest':>9}{'USD':>8}"]
-    for one in outlooks:
+    for one in forecasts:
         usd = "-" if one.usd is None else usd_text(one.usd)
         lines.append(
             f"{'* ' if one is chosen else '  '}{one.fleet.title:<{width}}{one.fleet.num_gpus:>5}"

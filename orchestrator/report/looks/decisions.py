@@ -10,9 +10,9 @@ from orchestrator.benchmark.definition import Case, Training
 from orchestrator.report.answers import METRICS, Answer, Decision, DifferenceKey, paired_scores
 from orchestrator.report.looks.planned import PlannedTest, planned_tests
 from orchestrator.statistics.sequential import (
-    Course,
     Family,
     Flips,
+    InterimDifferences,
     Standing,
     look_by_look,
     num_flips_for,
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Look:
+class InterimLook:
     """What is known after a look."""
 
     number: int
@@ -54,7 +54,7 @@ class Look:
 class Decisions:
     """What a run has decided so far."""
 
-    looks: tuple[Look, ...]
+    looks: tuple[InterimLook, ...]
     """Those that were taken."""
     num_planned: int
     """Looks, if none ends the run."""
@@ -107,7 +107,7 @@ def decisions_of(
     courses = list(_courses(tests, rows, committed=committed))
     family = Family(courses=courses, num_tests=len(tests), flips=Flips(_num_flips(tests)))
     group_of = {training.id: training.group for training in trainings}
-    looks, decisions = list[Look](), tuple[Decision, ...]()
+    looks, decisions = list[InterimLook](), tuple[Decision, ...]()
     needed, left_out = frozenset(plan.looks[0]), dict[str, int]()
     for number, standings in enumerate(look_by_look(family, num_looks=len(plan.looks)), start=1):
         if not needed <= committed:
@@ -131,7 +131,7 @@ def decisions_of(
     )
 
 
-def _decision(test: PlannedTest, course: Course, standing: Standing) -> Decision:
+def _decision(test: PlannedTest, course: InterimDifferences, standing: Standing) -> Decision:
     took_part = standing.num_looks > 0
     return Decision(
         key=test.key,
@@ -145,11 +145,11 @@ def _decision(test: PlannedTest, course: Course, standing: Standing) -> Decision
     )
 
 
-def _look(number: int, decisions: Sequence[Decision], *, num_trainings: int, left_out: tuple[str, ...]) -> Look:
+def _look(number: int, decisions: Sequence[Decision], *, num_trainings: int, left_out: tuple[str, ...]) -> InterimLook:
     verdicts = [one.verdict for one in decisions]
     num_open = sum(not one.is_closed for one in decisions)
     num_higher, num_lower = verdicts.count("higher"), verdicts.count("lower")
-    return Look(
+    return InterimLook(
         number=number,
         num_trainings=num_trainings,
         num_higher=num_higher,
@@ -172,7 +172,9 @@ def _num_flips(tests: Sequence[PlannedTest]) -> int:
     return num_flips_for(len(tests), num_patients=sum(largest.values()), least_step=min(steps, default=1.0))
 
 
-def _courses(tests: Sequence[PlannedTest], rows: "pd.DataFrame", *, committed: Collection[str]) -> Iterator[Course]:
+def _courses(
+    tests: Sequence[PlannedTest], rows: "pd.DataFrame", *, committed: Collection[str]
+) -> Iterator[InterimDifferences]:
     """Yield what is known of each test: its looks until the first that lacks a training of its own."""
     known: dict[tuple[str, str, frozenset[str]], dict[DifferenceKey, dict[str, float]]] = {}
     for test in tests:
@@ -184,7 +186,7 @@ def _courses(tests: Sequence[PlannedTest], rows: "pd.DataFrame", *, committed: C
             if of not in known:
                 known[of] = _differences(rows[rows["training_id"].isin(ids)], test)
             differences.append(known[of].get(test.key, {}))
-        yield Course(shares=test.shares, differences=tuple(differences))
+        yield InterimDifferences(shares=test.shares, differences=tuple(differences))
 
 
 def _differences(rows: "pd.DataFrame", test: PlannedTest) -> dict[DifferenceKey, dict[str, float]]:

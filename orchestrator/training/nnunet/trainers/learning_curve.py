@@ -20,7 +20,7 @@ class CurveSettings:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Look:
+class CurvePoint:
     """What was found after an epoch."""
 
     rows: tuple[CurveRow, ...]
@@ -99,7 +99,7 @@ class LearningCurve:
         """Whether there is to be a look after so many epochs."""
         return bool(self._cases) and num_epochs % self._settings.every == 0
 
-    def look(self, num_epochs: int, *, elapsed_s: float, expected_case_s: float) -> Look | None:
+    def look(self, num_epochs: int, *, elapsed_s: float, expected_case_s: float) -> CurvePoint | None:
         """Look at the cases; None if that would take more than the share allows.
 
         Parameters
@@ -129,9 +129,9 @@ class LearningCurve:
         self._chosen = tuple(dict.fromkeys(row.case for row in rows))
         self._cost_s = self._clock() - started_s
         self._spent_s += self._cost_s
-        return Look(rows=tuple(rows), elapsed_s=self._cost_s)
+        return CurvePoint(rows=tuple(rows), elapsed_s=self._cost_s)
 
-    def is_best(self, look: Look) -> bool:
+    def is_best(self, look: CurvePoint) -> bool:
         """Whether no look before had a higher mean NSD; to be asked once a look."""
         if math.isnan(look.mean_nsd) or look.mean_nsd <= self._best_nsd:
             return False

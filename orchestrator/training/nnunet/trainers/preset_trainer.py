@@ -23,7 +23,7 @@ from orchestrator.training.checkpoint import CheckpointStore, check_origin, fitt
 from orchestrator.training.feed.case_folders import PatchFolder
 from orchestrator.training.feed.patch_dataset import ArrowDataset
 from orchestrator.training.nnunet.trainers.exact_trainer import ExactTrainer, FedCases
-from orchestrator.training.nnunet.trainers.learning_curve import CurveSettings, Look
+from orchestrator.training.nnunet.trainers.learning_curve import CurvePoint, CurveSettings
 from orchestrator.training.nnunet.trainers.structures import Structures
 from orchestrator.training.nnunet.trainers.trainer_overrides import overridden
 from orchestrator.training.nnunet.trainers.volumes import WholeCases
@@ -194,7 +194,7 @@ class PresetTrainer(ExactTrainer):
             self._listener.on_curve(look.rows)
             self._keep_if_best(look)
 
-    def _keep_if_best(self, look: Look) -> None:
+    def _keep_if_best(self, look: CurvePoint) -> None:
         """Keep a copy of the weights if the preset chooses them and none before did better on the validation cases."""
         metric = self._preset.chosen_by
         if not metric:

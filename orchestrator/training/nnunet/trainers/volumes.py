@@ -11,7 +11,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.inference.sliding_window_prediction import compute_steps_for_sliding_window
 
 from orchestrator.training.nnunet.environment import prints_to_log
-from orchestrator.training.nnunet.trainers.learning_curve import CurveSettings, LearningCurve, Look
+from orchestrator.training.nnunet.trainers.learning_curve import CurvePoint, CurveSettings, LearningCurve
 from orchestrator.training.nnunet.trainers.structures import Scores, Structures, score_case
 
 if TYPE_CHECKING:
@@ -118,7 +118,9 @@ class WholeCases:
         )
         """What a checkpoint keeps the state of."""
 
-    def look(self, num_epochs: int, *, elapsed_s: float, patch_s: float, log: Callable[[str], None]) -> Look | None:
+    def look(
+        self, num_epochs: int, *, elapsed_s: float, patch_s: float, log: Callable[[str], None]
+    ) -> CurvePoint | None:
         """Score the cases where that is due and there is time for it, and say so.
 
         Parameters
