@@ -126,6 +126,79 @@ def test_a_case_that_was_preprocessed_anew_is_converted_anew(copied, capsys):
     made_trainer(nnUNetTrainerOrchestrator, folder).initialize()
 
 
+def test_a_file_of_other_content_and_an_older_time_is_converted_anew(copied, capsys):
+    folder = copied("CT")
+    assert convert("3d_fullres") == 0
+    for ending in ENDINGS:
+        shutil.copy(folder.cases / f"case_1{ending}", folder.cases / f"case_2{ending}")
+        os.utime(folder.cases / f"case_2{ending}", (10**9, 10**9))  # as rsync -a leaves it
+    with pytest.raises(ConfigError, match=r"case_2\.arrow: made of other files than"):
+        made_trainer(nnUNetTrainerOrchestrator, folder).initialize()
+    assert convert("3d_fullres") == 0
+    assert "1 case as quantised patch files, 4 were there already" in capsys.readouterr().out
+    made_trainer(nnUNetTrainerOrchestrator, folder).initialize()
+    shape = PatchFile.open(folder.cases / "arrow" / "case_2.arrow").shape
+    assert shape == PatchFile.open(folder.cases / "arrow" / "case_1.arrow").shape
+
+
+def test_another_precision_is_converted_anew(copied, capsys):
+    folder = copied("CT")
+    for options, precision, max_error in (
+        ([], "quantised", 2.0**-10),
+        (["--lossless"], "lossless", 0),
+        ([], "quantised", 2.0**-10),
+    ):
+        assert convert("3d_fullres", *options) == 0
+        assert capsys.readouterr().out == f"3d_fullres: 5 cases as {precision} patch files\n"
+        assert PatchFile.open(folder.cases / "arrow" / "case_4.arrow").image.max_error == max_error
+    assert convert("3d_fullres") == 0
+    assert capsys.readouterr().out == "3d_fullres: 0 cases as quantised patch files, 5 were there already\n"
+
+
+DAMAGE = {
+    "cut off": lambda content: content[:1000],
+    "empty": lambda content: b"",
+    "one bit": lambda content: content[:-5000] + bytes([content[-5000] ^ 1]) + content[-4999:],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_patch_file_is_not_taken_for_one_that_is_there(damage, copied, capsys):
+    folder = copied("CT")
+    assert convert("3d_fullres") == 0
+    path = folder.cases / "arrow" / "case_1.arrow"
+    whole = path.read_bytes()
+    path.write_bytes(DAMAGE[damage](whole))
+    assert convert("3d_fullres") == 0
+    assert "1 case as quantised patch files, 4 were there already" in capsys.readouterr().out
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("damage", ["cut off", "empty"])
+def test_a_damaged_file_of_nnunets_is_not_taken_for_one_that_is_there(damage, copied, capsys):
+    folder = copied("CT")
+    assert convert("3d_fullres", "--lossless") == 0
+    for name in ("case_1.b2nd", "case_2_seg.b2nd"):
+        path = folder.cases / name
+        path.write_bytes(DAMAGE[damage](path.read_bytes()))
+    assert convert("3d_fullres", "--to", "blosc2") == 0
+    assert "2 cases as files of nnU-Net's, 3 were there already" in capsys.readouterr().out
+    assert convert("3d_fullres", "--lossless") == 0
+
+
+def test_files_that_hold_another_case_than_the_patch_file_are_left_as_they_are(copied, capsys):
+    folder = copied("CT")
+    assert convert("3d_fullres") == 0
+    for ending in ENDINGS:
+        shutil.copy(folder.cases / f"case_1{ending}", folder.cases / f"case_2{ending}")
+    before = files_of(folder.cases)
+    assert convert("3d_fullres", "--to", "blosc2") == 1
+    captured = capsys.readouterr()
+    assert "0 cases as files of nnU-Net's, 4 were there already, 1 cannot be converted" in captured.out
+    assert "case_2.b2nd: another image and segmentation and properties than its patch file has" in captured.err
+    assert files_of(folder.cases) == before
+
+
 def test_what_is_not_written_as_it_was_read_gets_no_name(copied, monkeypatch):
     folder = copied("CT")
 
@@ -172,11 +245,19 @@ def test_what_cannot_be_converted_is_refused_in_a_line(options, copied, capsys):
     assert captured.out == ""
 
 
-def test_a_damaged_case_is_named(copied, capsys):
+def test_damaged_cases_are_named_and_the_others_converted(copied, capsys):
     folder = copied("CT")
     (folder.cases / "case_1.pkl").write_bytes(b"")
+    (folder.cases / "case_3.pkl").unlink()
     assert convert("3d_fullres") == 1
-    assert "case_1.pkl: not whole" in capsys.readouterr().err
+    captured = capsys.readouterr()
+    assert captured.out == "3d_fullres: 3 cases as quantised patch files, 2 cannot be converted\n"
+    assert [line.split(": ")[:3:2] for line in captured.err.splitlines()] == [
+        ["error", "not whole (EOFError"],
+        ["error", "not whole (FileNotFoundError"],
+    ]
+    assert "case_1.pkl" in captured.err.splitlines()[0]
+    assert sorted(path.stem for path in (folder.cases / "arrow").iterdir()) == ["case_0", "case_2", "case_4"]
 
 
 def batches(loaders, num=6):

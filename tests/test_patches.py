@@ -176,10 +176,10 @@ def test_properties_keep_their_types(stored):
     assert found["class_locations"][3] == []
 
 
-def test_digests_of_the_sources_are_kept(tmp_path):
+def test_what_its_writer_says_of_its_origin_is_kept(tmp_path):
     data, seg, _ = make_case((1, 2, 3, 4))
-    write_patches(tmp_path / "a.arrow", data=data, seg=seg, properties={}, source_sha256={"image": "ab12"})
-    assert PatchFile.open(tmp_path / "a.arrow").source_sha256 == {"image": "ab12"}
+    write_patches(tmp_path / "a.arrow", data=data, seg=seg, properties={}, origin={"image": ["ab12", 3]})
+    assert PatchFile.open(tmp_path / "a.arrow").origin == {"image": ["ab12", 3]}
 
 
 def test_any_arrow_reader_sees_a_row_a_chunk(tmp_path):

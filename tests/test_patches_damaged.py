@@ -162,7 +162,7 @@ def test_a_changed_byte_is_seen_or_changes_nothing(tmp_path):
         (("properties",), {"array": 7}),
         (("properties",), [1, 2]),
         (("properties",), {"dict": [[[1], 2]]}),
-        (("source_sha256",), 3),
+        (("origin",), 3),
         (("version",), [2]),
     ],
     ids=str,

@@ -75,7 +75,8 @@ class StockCases:
             patch_shape=PATCH,
             target="patches",
         )
-        convert_all([conversion], num_threads=2, on_case=lambda *_: None)
+        failed = convert_all([conversion], num_threads=2, on_case=lambda *_: None)[CONFIGURATION].failed
+        assert not failed, failed
 
     def trainer(self, kind: type) -> Any:
         """Return a trainer that can make batches; no network is built."""

@@ -116,8 +116,8 @@ class Header:
     """Labels of `class_locations` in their order, encoded; None if the properties have none."""
     location_dtypes: tuple[str, ...]
     """Numpy's names of the types that the voxels of each label had; empty for an empty list."""
-    source_sha256: Mapping[str, str]
-    """Digests of what the case was made from, by name."""
+    origin: JsonMapping
+    """What whoever wrote the file says of what it was made from, and how; empty if nothing."""
 
     def to_metadata(self) -> dict[bytes, bytes]:
         """Return the schema's metadata."""
@@ -143,7 +143,7 @@ class Header:
             properties=record["properties"],
             locations=None if record["locations"] is None else tuple(record["locations"]),
             location_dtypes=tuple(record["location_dtypes"]),
-            source_sha256=dict(record["source_sha256"]),
+            origin=dict(record.get("origin", {})),
         )
 
 

@@ -17,6 +17,7 @@ from orchestrator.patches.header_checks import check_header
 from orchestrator.patches.layout import COLUMNS, Header, Index, Properties, decode_properties
 from orchestrator.patches.mapped_file import MappedFile
 from orchestrator.patches.stored_array import PatchArray, Rows
+from orchestrator.storage.json_values import JsonObject
 
 
 class PatchFile:
@@ -146,9 +147,9 @@ class PatchFile:
         return properties
 
     @property
-    def source_sha256(self) -> dict[str, str]:
-        """Digests of what the case was made from, by name."""
-        return dict(self._header.source_sha256)
+    def origin(self) -> JsonObject:
+        """What whoever wrote the file says of what it was made from, and how; empty if nothing."""
+        return dict(self._header.origin)
 
     def verify(self) -> None:
         """Compare every chunk with its checksum; raises IntegrityError that names the file and the first bad chunk."""

@@ -3,7 +3,7 @@
 import io
 import itertools
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack
@@ -25,6 +25,7 @@ from orchestrator.patches.layout import (
     Properties,
     encode_properties,
 )
+from orchestrator.storage.json_values import JsonMapping
 
 STEP = 2.0**-9
 """Of quantised intensities; a power of two, so that scaling is exact and the error is half a step at most."""
@@ -47,8 +48,8 @@ Precision = Literal["quantised", "lossless"]
 class WriteOptions(TypedDict, total=False):
     """How `write_patches` writes, by name."""
 
-    source_sha256: Mapping[str, str]
-    """Digests of what the case was made from, by name."""
+    origin: JsonMapping
+    """What the case is made from, and how: JSON for whoever asks the file for it."""
     precision: Precision
     """Unless given, quantised: float32 intensities are multiples of 2^-9, at most 2^-10 from what was given. An image
     with other numbers, or more than 65536 steps from its least to its largest, is kept without loss in any case."""
@@ -97,7 +98,7 @@ def write_patches(
         properties=encoded,
         locations=None if locations is None else tuple(encode_properties(label, []) for label in locations),
         location_dtypes=tuple(map(_dtype_name, (locations or {}).values())),
-        source_sha256=dict(options.get("source_sha256", {})),
+        origin=dict(options.get("origin", {})),
     )
     schema = pa.schema(COLUMNS, metadata=header.to_metadata())
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:

@@ -7,7 +7,16 @@ from functools import partial
 from rich.console import Console
 from rich.progress import Progress
 
-from orchestrator.cli.console import EXIT_DONE, command_parser, consoles, exit_code_of, is_live, parse, say
+from orchestrator.cli.console import (
+    EXIT_DONE,
+    EXIT_NOT_DONE,
+    command_parser,
+    consoles,
+    exit_code_of,
+    is_live,
+    parse,
+    say,
+)
 from orchestrator.cli.text import counted
 from orchestrator.errors import ConfigError
 
@@ -18,8 +27,9 @@ def build_parser() -> argparse.ArgumentParser:
         "convert-preprocessed",
         "Write the preprocessed cases of a data set of nnU-Net's as patch files, from which batches take less CPU, or "
         "patch files as nnU-Net's own. Each case is read back and compared; one that is there already is left as it "
-        "is, so that the same command goes on after an interruption. Nothing is removed. Exit code 0: all cases are "
-        "converted; 1: one cannot be; 2: the command line is wrong.",
+        "is, so that the same command goes on after an interruption. One that cannot be converted does not keep the "
+        "others from it. Nothing is removed. Exit code 0: all cases are converted; 1: one cannot be; 2: the command "
+        "line is wrong.",
     )
     add = parser.add_argument
     add("dataset", help="its name or number, as for nnUNetv2_train")
@@ -62,14 +72,20 @@ def convert(options: argparse.Namespace, *, console: Console, errors: Console) -
     )
     with Progress(console=errors, disable=not is_live(errors), transient=True) as progress:
         bar = progress.add_task("cases", total=None)
-        written = convert_all(
+        converted = convert_all(
             conversions,
             num_threads=options.threads,
             on_case=lambda done, total: progress.update(bar, completed=done, total=total),
         )
     for conversion in conversions:
-        num_written, num_cases = written[conversion.configuration], len(conversion.cases)
+        found = converted[conversion.configuration]
         kind = f"{conversion.precision} patch files" if options.to == "patches" else "files of nnU-Net's"
-        there = f", {num_cases - num_written} were there already" if num_written < num_cases else ""
-        say(f"{conversion.configuration}: {counted(num_written, 'case')} as {kind}{there}", console=console)
-    return EXIT_DONE
+        there = f", {found.num_there} were there already" if found.num_there else ""
+        failed = f", {len(found.failed)} cannot be converted" if found.failed else ""
+        say(
+            f"{conversion.configuration}: {counted(found.num_written, 'case')} as {kind}{there}{failed}",
+            console=console,
+        )
+        for line in found.failed:
+            say(f"error: {line}", console=errors)
+    return EXIT_NOT_DONE if any(found.failed for found in converted.values()) else EXIT_DONE

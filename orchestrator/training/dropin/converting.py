@@ -3,7 +3,7 @@
 import pickle
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,17 +18,17 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from numpy.typing import NDArray
 
 from orchestrator.configuration import expect_known
-from orchestrator.errors import ConfigError, IntegrityError
+from orchestrator.errors import ConfigError, DataError, IntegrityError
 from orchestrator.patches.reader import PatchFile
 from orchestrator.patches.writer import Precision, write_patches
-from orchestrator.storage.json_values import JsonMapping, JsonObject
+from orchestrator.storage.json_values import JsonObject
 from orchestrator.storage.local import LocalStorage
 from orchestrator.training.dropin.prepared import (
     PATCHES,
     SOURCES,
     is_of_sources,
+    origin_of,
     own_identifiers,
-    sha256_of,
     source_files,
 )
 from orchestrator.training.feed.case_folders import FILE_ENDING
@@ -37,6 +37,8 @@ from orchestrator.training.feed.patch_dataset import ArrowDataset
 from orchestrator.training.nnunet.environment import prints_to_log
 
 Target = Literal["patches", "blosc2"]
+Held = tuple[NDArray[np.generic], NDArray[np.generic], JsonObject]
+"""Image, segmentation and properties of a case."""
 _UNIT_SD = {"ZScoreNormalization", "CTNormalization"}
 """After which intensities are counted in standard deviations, so that 2^-10 is nothing; after others it may be much."""
 
@@ -77,28 +79,34 @@ class Conversion:
     def _to_patches(self, identifier: str) -> bool:
         name, folder = f"{identifier}.{FILE_ENDING}", self.folder / PATCHES
         sources = source_files(self.folder, identifier)
-        if (folder / name).is_file() and is_of_sources(folder / name, sources):
+        if self._is_there(folder / name, sources):
             return False
+        origin = origin_of(sources) | {"precision": self.precision}
         data, seg, properties = _read(self.folder, identifier)
-        digests = {path.name: sha256_of(path) for path in sources}
         with LocalStorage(str(folder)).writing(name) as path:
-            write_patches(
-                path, data=data, seg=seg, properties=properties, source_sha256=digests, precision=self.precision
-            )
+            write_patches(path, data=data, seg=seg, properties=properties, origin=origin, precision=self.precision)
             written = PatchFile.open(path)
-            _compare(
-                f"{folder / name}",
-                (data, seg, properties),
-                (np.asarray(written.image), np.asarray(written.segmentation), written.properties),
-                tolerance=written.image.max_error,
-            )
+            _refuse_other(folder / name, (data, seg, properties), _held(written), tolerance=written.image.max_error)
+        return True
+
+    def _is_there(self, path: Path, sources: Iterable[Path]) -> bool:
+        """Whether a patch file is whole, in the precision that is asked for, and of these files as they are now."""
+        if not path.is_file():
+            return False
+        try:
+            case = PatchFile.open(path)
+            if case.origin.get("precision") != self.precision or not is_of_sources(case, sources):
+                return False
+            case.verify()
+        except IntegrityError:
+            return False
         return True
 
     def _to_blosc2(self, identifier: str) -> bool:
-        if len(source_files(self.folder, identifier)) == len(SOURCES):
-            return False
         case = PatchFile.open(self.folder / PATCHES / f"{identifier}.{FILE_ENDING}")
-        data, seg, properties = np.asarray(case.image), np.asarray(case.segmentation), dict(case.properties)
+        data, seg, properties = held = _held(case)
+        if self._holds(identifier, held, tolerance=case.image.max_error):
+            return False
         with _unfinished(self.folder) as folder:
             blocks, chunks = comp_blosc2_params(data.shape, self.patch_shape, data.itemsize)
             blocks_seg, chunks_seg = comp_blosc2_params(seg.shape, self.patch_shape, seg.itemsize)
@@ -112,11 +120,44 @@ class Conversion:
                 chunks_seg=chunks_seg,
                 blocks_seg=blocks_seg,
             )
-            _compare(f"{self.folder / identifier}", (data, seg, properties), _read(folder, identifier), tolerance=0.0)
+            _refuse_other(self.folder / identifier, held, _read(folder, identifier), tolerance=0.0)
             # The last one is that by which nnU-Net finds cases.
             for ending in reversed(SOURCES):
                 (folder / f"{identifier}{ending}").replace(self.folder / f"{identifier}{ending}")
         return True
+
+    def _holds(self, identifier: str, held: Held, *, tolerance: float) -> bool:
+        """Whether nnU-Net's files of a case are there and whole; raises IntegrityError if they hold something else."""
+        if not all((self.folder / f"{identifier}{ending}").is_file() for ending in SOURCES):
+            return False
+        try:
+            found = _read(self.folder, identifier)
+        except IntegrityError:
+            return False
+        if other := _differences(found, held, tolerance=tolerance):
+            raise IntegrityError(
+                f"{self.folder / identifier}{SOURCES[0]}: another {other} than its patch file has; nothing was "
+                "written. Remove the one that is out of date, and run this again"
+            )
+        return True
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Converted:
+    """What became of the cases of one configuration."""
+
+    num_written: int
+    num_there: int
+    """Were converted already."""
+    failed: tuple[str, ...]
+    """A line for each that could not be converted, sorted."""
+
+    @classmethod
+    def of(cls, outcomes: Sequence[bool | Exception]) -> "Converted":
+        """Count what `Conversion.convert` has returned, or raised."""
+        failed = sorted(str(outcome) for outcome in outcomes if isinstance(outcome, Exception))
+        num_written = sum(outcome is True for outcome in outcomes)
+        return cls(num_written=num_written, num_there=len(outcomes) - num_written - len(failed), failed=tuple(failed))
 
 
 def find_conversions(
@@ -159,8 +200,10 @@ def find_conversions(
 
 def convert_all(
     conversions: Sequence[Conversion], *, num_threads: int, on_case: Callable[[int, int], None]
-) -> Mapping[str, int]:
-    """Convert every case that is not converted yet; returns how many were, by configuration.
+) -> Mapping[str, Converted]:
+    """Convert every case that is not converted yet; returns what became of them, by configuration.
+
+    A case that cannot be converted does not keep the others from it.
 
     Parameters
     ----------
@@ -170,9 +213,13 @@ def convert_all(
         Cases at a time.
     on_case
         Called with the number of cases that are done and that of all.
+
+    Raises
+    ------
+    StorageError
+        If a disk is full or a folder cannot be written to: no other case would fare better.
     """
-    total, num_done = sum(len(conversion.cases) for conversion in conversions), 0
-    written = {conversion.configuration: 0 for conversion in conversions}
+    outcomes: dict[str, list[bool | Exception]] = {conversion.configuration: [] for conversion in conversions}
     with ThreadPoolExecutor(num_threads, thread_name_prefix="convert") as executor:
         futures = {
             executor.submit(conversion.convert, case): conversion.configuration
@@ -180,14 +227,17 @@ def convert_all(
             for case in conversion.cases
         }
         try:
-            for future in as_completed(futures):
-                written[futures[future]] += future.result()
-                num_done += 1
-                on_case(num_done, total)
+            for num_done, future in enumerate(as_completed(futures), 1):
+                try:
+                    outcome: bool | Exception = future.result()
+                except (DataError, IntegrityError, OSError) as error:
+                    outcome = error
+                outcomes[futures[future]].append(outcome)
+                on_case(num_done, len(futures))
         except BaseException:
             executor.shutdown(cancel_futures=True)
             raise
-    return written
+    return {configuration: Converted.of(found) for configuration, found in outcomes.items()}
 
 
 def _dataset_folder(dataset: str) -> Path:
@@ -204,7 +254,7 @@ def _dataset_folder(dataset: str) -> Path:
     return folder
 
 
-def _read(folder: Path, identifier: str) -> tuple[NDArray[np.generic], NDArray[np.generic], JsonObject]:
+def _read(folder: Path, identifier: str) -> Held:
     """Return image, segmentation and properties of a case that nnU-Net has preprocessed."""
     kind = infer_dataset_class(str(folder))
     path = folder / f"{identifier}.pkl"
@@ -218,14 +268,19 @@ def _read(folder: Path, identifier: str) -> tuple[NDArray[np.generic], NDArray[n
         raise IntegrityError(f"{path}: cannot be read ({error}). Preprocess it again") from error
 
 
-def _compare(
-    name: str,
-    given: tuple[NDArray[np.generic], NDArray[np.generic], JsonMapping],
-    found: tuple[NDArray[np.generic], NDArray[np.generic], JsonMapping],
-    *,
-    tolerance: float,
-) -> None:
+def _held(case: PatchFile) -> Held:
+    """Return image, segmentation and properties of a patch file."""
+    return np.asarray(case.image), np.asarray(case.segmentation), dict(case.properties)
+
+
+def _refuse_other(path: Path, given: Held, found: Held, *, tolerance: float) -> None:
     """Raise IntegrityError unless what is read back is what was to be written."""
+    if other := _differences(given, found, tolerance=tolerance):
+        raise IntegrityError(f"{path}: another {other} than was to be written; nothing was left")
+
+
+def _differences(given: Held, found: Held, *, tolerance: float) -> str:
+    """Return which parts of a case differ, in words; nothing if none does."""
     is_same = {
         "image": given[0].dtype == found[0].dtype
         and given[0].shape == found[0].shape
@@ -233,9 +288,7 @@ def _compare(
         "segmentation": given[1].dtype == found[1].dtype and np.array_equal(given[1], found[1]),
         "properties": _is_equal(given[2], found[2]),
     }
-    wrong = [what for what, same in is_same.items() if not same]
-    if wrong:
-        raise IntegrityError(f"{name}: another {' and '.join(wrong)} than was to be written; nothing was left")
+    return " and ".join(what for what, same in is_same.items() if not same)
 
 
 def _within(given: NDArray[np.generic], found: NDArray[np.generic], tolerance: float) -> bool:

@@ -1,7 +1,7 @@
 """Which files a training reads: patch files where all cases have been converted, else nnU-Net's own."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,8 @@ PATCHES = FILE_ENDING
 """Folder of patch files within that of nnU-Net's files: nnU-Net looks at files alone, and removes both together."""
 SOURCES = (".b2nd", "_seg.b2nd", ".pkl")
 """Of a case, what follows its identifier in the names of nnU-Net's files."""
+_SOURCES_BEFORE = (".npz",)
+"""Of releases that had no blosc2."""
 _CONVERT = "orchestrator convert-preprocessed"
 
 
@@ -65,7 +67,8 @@ def own_identifiers(stock: Path) -> Iterable[str]:
 
 def source_files(stock: Path, identifier: str) -> list[Path]:
     """Return nnU-Net's files of a case that are there."""
-    return [path for ending in SOURCES if (path := stock / f"{identifier}{ending}").is_file()]
+    endings = (*SOURCES, *_SOURCES_BEFORE)
+    return [path for ending in endings if (path := stock / f"{identifier}{ending}").is_file()]
 
 
 def sha256_of(path: Path) -> str:
@@ -74,20 +77,38 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def is_of_sources(patches: Path, sources: Iterable[Path]) -> bool:
-    """Whether a patch file was made of these files, as they are now: only those that look newer are read."""
-    written_ns = patches.stat().st_mtime_ns
-    newer = [path for path in sources if path.stat().st_mtime_ns > written_ns]
-    if not newer:
-        return True
-    digests: JsonObject = PatchFile.open(patches).source_sha256
-    return all(digests.get(path.name) == sha256_of(path) for path in newer)
+def origin_of(sources: Iterable[Path]) -> JsonObject:
+    """Return what a patch file says of the files that it is made of: bytes, time (ns) and digest of each."""
+    # The time first: what is changed while it is read has another one afterwards.
+    return {"sources": {path.name: [*_size_and_time(path), sha256_of(path)] for path in sources}}
+
+
+def is_of_sources(case: PatchFile, sources: Iterable[Path]) -> bool:
+    """Whether a patch file was made of these files, as they are now.
+
+    A file of the same size and time is taken for the same; one of another time is read, since copies may get new ones.
+    """
+    recorded = case.origin.get("sources", {})
+    return all(_is_as_recorded(path, recorded.get(path.name)) for path in sources)
+
+
+def _is_as_recorded(path: Path, recorded: Sequence[object] | None) -> bool:
+    if recorded is None:
+        return False
+    num_bytes, time_ns, sha256 = recorded
+    found_bytes, found_ns = _size_and_time(path)
+    return found_bytes == num_bytes and (found_ns == time_ns or sha256_of(path) == sha256)
+
+
+def _size_and_time(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
 
 
 def _refuse_stale(stock: Path, converted: Iterable[str]) -> None:
     for identifier in sorted(converted):
         path = stock / PATCHES / f"{identifier}.{FILE_ENDING}"
-        if not is_of_sources(path, source_files(stock, identifier)):
+        if not is_of_sources(PatchFile.open(path), source_files(stock, identifier)):
             raise ConfigError(
                 f"{path}: made of other files than {stock} holds now; run {_CONVERT} again, or remove {path.parent}"
             )
