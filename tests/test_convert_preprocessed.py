@@ -13,7 +13,7 @@ from tiny_training import assert_same_weights, let_nnunet_find, tiny_preset
 
 from bench.stock_trainer.folders import CASES, KINDS, made_trainer, write_stock_folder
 from orchestrator.cli.main import main
-from orchestrator.errors import ConfigError, IntegrityError
+from orchestrator.errors import IntegrityError
 from orchestrator.patches.reader import PatchFile
 from orchestrator.training.dropin import converting
 from orchestrator.training.dropin.trainer import nnUNetTrainerOrchestrator
@@ -118,7 +118,7 @@ def test_a_case_that_was_preprocessed_anew_is_converted_anew(copied, capsys):
     for ending in ENDINGS:
         shutil.copy(folder.cases / f"case_1{ending}", folder.cases / f"case_0{ending}")
     trainer = made_trainer(nnUNetTrainerOrchestrator, folder)
-    with pytest.raises(ConfigError, match=r"case_0\.arrow: made of other files than .* convert-preprocessed again"):
+    with pytest.raises(SystemExit, match=r"case_0\.arrow: made of other files than .* convert-preprocessed again"):
         trainer.initialize()
     os.utime(folder.cases / "case_3.b2nd")  # copied anew, and still the same
     assert convert("3d_fullres") == 0
@@ -132,7 +132,7 @@ def test_a_file_of_other_content_and_an_older_time_is_converted_anew(copied, cap
     for ending in ENDINGS:
         shutil.copy(folder.cases / f"case_1{ending}", folder.cases / f"case_2{ending}")
         os.utime(folder.cases / f"case_2{ending}", (10**9, 10**9))  # as rsync -a leaves it
-    with pytest.raises(ConfigError, match=r"case_2\.arrow: made of other files than"):
+    with pytest.raises(SystemExit, match=r"case_2\.arrow: made of other files than"):
         made_trainer(nnUNetTrainerOrchestrator, folder).initialize()
     assert convert("3d_fullres") == 0
     assert "1 case as quantised patch files, 4 were there already" in capsys.readouterr().out
@@ -335,5 +335,5 @@ def test_a_training_from_patch_files_goes_the_same_way_and_says_from_what(copied
             path.unlink()
     made_trainer(nnUNetTrainerOrchestrator, folder).initialize()  # patch files alone will do
     shutil.rmtree(folder.cases)
-    with pytest.raises(ConfigError, match="no preprocessed cases"):
+    with pytest.raises(SystemExit, match="no preprocessed cases"):
         made_trainer(nnUNetTrainerOrchestrator, folder).initialize()

@@ -1,5 +1,6 @@
 """The trainer as users of nnU-Net's own commands meet it: trained, gone on with, validated, predicted with."""
 
+import json
 import os
 import re
 import shutil
@@ -92,6 +93,32 @@ def installed(tmp_path) -> dict[str, str]:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.startswith(f"{site}/nnunetv2/training/nnUNetTrainer/{TRAINER}.py: written")
     return environment
+
+
+def test_what_is_refused_is_one_line_of_the_command(tmp_path, installed):
+    commands = Commands(tmp_path / "data", "CT", installed=installed)
+    plans = commands.stock.base / "nnUNetPlans.json"
+    text = json.loads(plans.read_text())
+    text["configurations"]["3d_cascade_fullres"] = {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"}
+    plans.write_text(json.dumps(text))
+    name, configuration = commands.plan
+    refused = {
+        ("3d_cascade_fullres", TRAINER): "3d_cascade_fullres is the second stage of a cascade",
+        (configuration, f"{TRAINER}_5epoch"): "did you mean 'nnUNetTrainer_5epochs'",
+    }
+    for (asked, trainer), line in refused.items():
+        _refused(commands("nnUNetv2_train", name, asked, "0", "-tr", trainer), line)
+    commands.environment["ORCHESTRATOR_SEED"] = "abc"
+    _refused(
+        commands("nnUNetv2_train", name, configuration, "0", "-tr", TRAINER),
+        "ORCHESTRATOR_SEED is 'abc'; expected a whole number of at least 0 and at most 4294967295",
+    )
+
+
+def _refused(done: subprocess.CompletedProcess, line: str) -> None:
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert line in done.stderr
 
 
 @pytest.mark.long

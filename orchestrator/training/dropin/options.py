@@ -52,7 +52,7 @@ class DropinOptions:
 def _number(name: str, text: str, kind: Callable[[str], Number], limits: tuple[float, float]) -> Number:
     lower, upper = limits
     expected = f"a {'whole ' if kind is int else ''}number of at least {lower:g}"
-    expected += f" and at most {upper:g}" if math.isfinite(upper) else ""
+    expected += f" and at most {upper:.0f}" if math.isfinite(upper) else ""
     try:
         number = kind(text)
     except ValueError:

@@ -7,6 +7,8 @@ installed; beside what nnU-Net reads they hold the place from which a training g
 
 import hashlib
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,7 +17,7 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from orchestrator.errors import ConfigError, PreemptedError
+from orchestrator.errors import ConfigError, OrchestratorError
 from orchestrator.results.curves import write_curve
 from orchestrator.storage.json_values import JsonObject
 from orchestrator.storage.local import LocalStorage
@@ -41,16 +43,26 @@ PLOT_EVERY_S = 60.0
 """Time between two plots, each of which takes most of a second."""
 _TOGETHER = {
     *("initialize", "_do_i_compile", "get_dataloaders", "on_validation_epoch_end", "validation_step"),
-    *("on_train_start", "on_validation_epoch_start", "load_checkpoint"),
+    *("on_train_start", "on_validation_epoch_start", "load_checkpoint", "perform_actual_validation"),
 }
 _GPU = torch.device("cuda")
 
 
+@contextmanager
+def _ending_in_a_line() -> Iterator[None]:
+    """End the process with one line for what is refused; nnU-Net's command would show where in the code it was."""
+    try:
+        yield
+    except OrchestratorError as error:
+        raise SystemExit(str(error)) from error
+
+
+@_ending_in_a_line()
 def dropin_trainer(name: str) -> type["nnUNetTrainerOrchestrator"]:
     """Return the class of a name that begins with that of our trainer.
 
     What follows is that of a trainer of nnU-Net's: before `nnUNetTrainer_250epochs`, ours is
-    `nnUNetTrainerOrchestrator_250epochs`. Raises ConfigError for one that nnU-Net does not have, or that has its own
+    `nnUNetTrainerOrchestrator_250epochs`. Ends the process for one that nnU-Net does not have, or that has its own
     way of what ours does otherwise.
     """
     stock = nnUNetTrainer.__name__ + name.removeprefix(TRAINER)
@@ -66,6 +78,7 @@ class nnUNetTrainerOrchestrator(ExactTrainer):  # noqa: N801 - nnU-Net's names
     loss: torch.nn.Module
     _best_ema: float | None
 
+    @_ending_in_a_line()
     def __init__(
         self,
         plans: JsonObject,
@@ -74,10 +87,10 @@ class nnUNetTrainerOrchestrator(ExactTrainer):  # noqa: N801 - nnU-Net's names
         dataset_json: JsonObject,
         device: torch.device = _GPU,
     ) -> None:
-        """Refuse what cannot be done; raises ConfigError."""
+        """Refuse what cannot be done: the process ends."""
         _check(plans, configuration)
-        super().__init__(plans, configuration, fold, dataset_json, device)
         self._options = DropinOptions.of()
+        super().__init__(plans, configuration, fold, dataset_json, device)
         self.checkpoint_every_s = self._options.checkpoint_every_s
         self._training_id = f"{self.plans_manager.dataset_name} {configuration} fold {fold}"
         self._log = self.print_to_log_file
@@ -94,6 +107,7 @@ class nnUNetTrainerOrchestrator(ExactTrainer):  # noqa: N801 - nnU-Net's names
                 f"{TRAINER} is written for nnU-Net {WRITTEN_FOR}, and this is {found}: it may not do"
             )
 
+    @_ending_in_a_line()
     def initialize(self) -> None:
         """Build what nnU-Net builds, from the seed."""
         seed_everything(self._seed)
@@ -159,14 +173,12 @@ class nnUNetTrainerOrchestrator(ExactTrainer):  # noqa: N801 - nnU-Net's names
             "validation cases": list(fed.monitoring),
         }
 
+    @_ending_in_a_line()
     def run_training(self) -> None:
         """Train to the end, or until SIGTERM or SIGUSR1 asks to stop: then the place is saved first."""
         try:
             with self._stop:
                 super().run_training()
-        except PreemptedError as error:
-            # A line, where nnU-Net's command would show where in the code it was.
-            raise SystemExit(str(error)) from error
         finally:
             self.stop_loaders()
             if hasattr(self, "_surfaces"):
@@ -305,6 +317,12 @@ class nnUNetTrainerOrchestrator(ExactTrainer):  # noqa: N801 - nnU-Net's names
     def _curve_state(self) -> JsonObject:
         return {} if self._whole_cases is None else self._whole_cases.curve.state
 
+    @_ending_in_a_line()
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        """Validate as nnU-Net does."""
+        super().perform_actual_validation(save_probabilities)
+
+    @_ending_in_a_line()
     def load_checkpoint(self, filename_or_checkpoint: JsonObject | str) -> None:
         """Load weights, optimiser and log as nnU-Net does; `on_train_start` goes to the place."""
         given = filename_or_checkpoint
