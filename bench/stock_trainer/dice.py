@@ -3,6 +3,7 @@
 import os
 import random
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ class OurMiniature(nnUNetTrainerOrchestrator, Miniature):
 
 
 def compare_dice(root: Path, *, num_seeds: int) -> str:
-    """Return the mean Dice of each seed on cases of the fold that were left out, and what a paired t-test says."""
+    """Return the mean Dice of each seed on cases of the fold that were left out, and how the trainers differ."""
     lines = []
     for number, name in enumerate(("CT", "two channels")):
         folder = write_stock_folder(root / str(number), KINDS[name])
@@ -48,9 +49,21 @@ def compare_dice(root: Path, *, num_seeds: int) -> str:
         each = ", ".join(f"{a:.3f} / {b:.3f}" for a, b in zip(stock, ours, strict=True))
         lines.append(
             f"{name}: mean Dice {statistics.fmean(stock):.4f} by nnU-Net's trainer, {statistics.fmean(ours):.4f} by "
-            f"ours; {num_seeds} seeds: {each}; paired t-test p = {ttest_rel(stock, ours).pvalue:.2f}"
+            f"ours; {num_seeds} seeds: {each}; {difference_text(stock, ours)}"
         )
     return "\n".join(lines)
+
+
+def difference_text(stock: Sequence[float], ours: Sequence[float]) -> str:
+    """Say by how much our Dice differs, over seeds: what the interval does not exclude may still be so."""
+    if len(stock) < 2:
+        return f"ours - nnU-Net's {ours[0] - stock[0]:+.4f}; one pair says nothing of chance"
+    tested = ttest_rel(ours, stock)
+    lower, upper = tested.confidence_interval(0.95)
+    mean = statistics.fmean(ours) - statistics.fmean(stock)
+    return (
+        f"ours - nnU-Net's {mean:+.4f}, 95 % interval {lower:+.4f} to {upper:+.4f} (paired t), p = {tested.pvalue:.2f}"
+    )
 
 
 def _dice(kind: type, folder: StockFolder, seed: int) -> float:
