@@ -14,7 +14,7 @@ from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.presets import PRESETS
 from orchestrator.benchmark.published import AVERAGE, Erratum, PublishedScore
 from orchestrator.benchmark.tables import load_tables
-from orchestrator.report.study_tables import formats
+from orchestrator.report.study_tables.cells import score_text
 from orchestrator.report.study_tables.tables import Doubts, write_tables
 from orchestrator.results.records import CaseScore, Provenance, ResultRow, ScoreStatus
 from orchestrator.storage.filesystem import open_storage
@@ -275,7 +275,7 @@ def test_an_average_says_how_many_cases_have_no_row(written):
 
 @pytest.mark.parametrize(("share", "text"), [(0.7055, "70.6"), (0.2595, "26.0"), (0.64149, "64.1"), (1.0, "100.0")])
 def test_a_half_is_rounded_up_as_in_the_paper(share, text):
-    assert formats._percent(share) == text
+    assert score_text(share, math.nan) == text
 
 
 def test_one_scored_case_has_no_deviation(written):

@@ -196,6 +196,10 @@ class TableEntry(Entry):
     """Above the table."""
     facets: dict[Name, str | int | list[str | int]]
     """It holds the trainings whose facets have these values, or one of these."""
+    columns: Name | None = None
+    """Facet whose values stand side by side, averages over all folds, such as `model`."""
+    rows: list[Name] = []
+    """With `columns`: facets whose values make its lines; all in which its trainings differ, unless given."""
 
 
 class ComparisonEntry(Entry):

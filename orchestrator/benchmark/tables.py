@@ -7,7 +7,7 @@ from pathlib import Path
 from orchestrator.benchmark.definition import TRAINING_SEED, VALIDATION, Training
 from orchestrator.benchmark.published import Published, PublishedScores
 from orchestrator.benchmark.study import Study
-from orchestrator.benchmark.study_file import ComparisonEntry, TablesFile
+from orchestrator.benchmark.study_file import ComparisonEntry, TableEntry, TablesFile
 from orchestrator.configuration import expect_known, load_yaml, understood
 from orchestrator.errors import ConfigError
 
@@ -21,6 +21,10 @@ class TableSpec:
     title: str
     facets: Mapping[str, tuple[str | int, ...]] = field(default_factory=dict)
     """Facet to the values that it may have."""
+    rows: tuple[str, ...] = ()
+    """With `columns`: facets whose values make the lines; all in which its groups differ if empty."""
+    columns: str | None = None
+    """Facet whose values stand side by side."""
 
     def holds(self, training: Training) -> bool:
         """Whether a training belongs to the table."""
@@ -58,6 +62,11 @@ class ComparisonSpec:
         of_models = not self.same and set(self.baseline) == set(self.against) == {"model"}
         group = training.group.removesuffix(training.model.suffix) if of_models else None
         return (group, *(training.facets.get(name) for name in names))
+
+
+def of_group(training: Training) -> dict[str, str | int]:
+    """Return the facets that all trainings of a group have: seeds are trainings of one group, as folds are."""
+    return {name: value for name, value in training.facets.items() if name != TRAINING_SEED}
 
 
 def compared_groups(spec: ComparisonSpec, trainings: Sequence[Training]) -> list[tuple[Training, Training]]:
@@ -139,19 +148,14 @@ def load_tables(study: Study) -> TableLayout:
     """
     path = study.path.with_name("tables.yaml")
     if not path.exists():
-        layout = TableLayout(specs=(TableSpec(name="results", title=study.title),))
+        layout = TableLayout(specs=(_of_everything(study),))
         # The best of many trials on the cases on which it was chosen is better than it is: nothing is asked of those.
         return layout if study.is_search else replace(layout, comparisons=_of_models(study))
     content = understood(load_yaml(path), TablesFile, where=str(path))
     published = content.published
     return TableLayout(
         specs=tuple(
-            TableSpec(
-                name=name,
-                title=entry.title,
-                facets={key: tuple(v) if isinstance(v, list) else (v,) for key, v in entry.facets.items()},
-            )
-            for name, entry in content.tables.items()
+            _table(name, entry, study=study, where=f"{path}: tables.{name}") for name, entry in content.tables.items()
         ),
         set_titles={VALIDATION: "validation"} | content.evaluation_sets,
         published=PublishedScores(scores=path.with_name(published.scores), errata=path.with_name(published.errata))
@@ -169,6 +173,57 @@ def load_tables(study: Study) -> TableLayout:
         ),
         references=_text(path.with_name(content.references)) if content.references else "",
     )
+
+
+def _table(name: str, entry: TableEntry, *, study: Study, where: str) -> TableSpec:
+    spec = TableSpec(
+        name=name,
+        title=entry.title,
+        facets={key: tuple(v) if isinstance(v, list) else (v,) for key, v in entry.facets.items()},
+        rows=tuple(entry.rows),
+        columns=entry.columns,
+    )
+    _check_cells(spec, study, where=where)
+    return spec
+
+
+def _of_everything(study: Study) -> TableSpec:
+    """Return the table of a study that says nothing of tables: its models stand side by side where that is all."""
+    spec = TableSpec(name="results", title=study.title)
+    beside = replace(spec, columns="model")
+    return beside if len(study.models) > 1 and _in_one_cell(beside, _facets_of(spec, study)) is None else spec
+
+
+def _check_cells(spec: TableSpec, study: Study, *, where: str) -> None:
+    """Raise ConfigError if a table cannot be laid out as it says."""
+    if spec.columns is None:
+        if spec.rows:
+            raise ConfigError(f"{where}.rows: expected only with `columns`, a facet whose values stand side by side")
+        return
+    facets_of = _facets_of(spec, study)
+    known = dict.fromkeys(name for facets in facets_of.values() for name in facets)
+    expect_known([spec.columns, *spec.rows], known, where=where, what="facet")
+    if both := _in_one_cell(spec, facets_of):
+        raise ConfigError(
+            f"{where}: {' and '.join(both)} would stand in one cell; expected `rows` or `columns` in which they differ"
+        )
+
+
+def _facets_of(spec: TableSpec, study: Study) -> dict[str, dict[str, str | int]]:
+    """Return the facets of each group of a table."""
+    trainings = study.all_trainings(preset=next(iter(study.presets.values())))
+    return {training.group: of_group(training) for training in trainings if spec.holds(training)}
+
+
+def _in_one_cell(spec: TableSpec, facets_of: Mapping[str, Mapping[str, str | int]]) -> tuple[str, str] | None:
+    """Return two groups that rows and columns of a table do not tell apart, if there are any."""
+    cells: dict[tuple[object, ...], str] = {}
+    for group, facets in facets_of.items():
+        names = (spec.columns, *spec.rows) if spec.rows else sorted(facets)
+        cell = tuple((name, facets.get(name or "")) for name in names)
+        if (other := cells.setdefault(cell, group)) != group:
+            return other, group
+    return None
 
 
 def _comparison(name: str, entry: ComparisonEntry, *, study: Study, where: str) -> ComparisonSpec:

@@ -3,10 +3,12 @@
 import csv
 import io
 import math
-from decimal import ROUND_HALF_UP, Decimal
+from collections.abc import Iterator, Sequence
 
 from orchestrator.benchmark.published import AVERAGE
-from orchestrator.report.study_tables.table_rows import FilledTable, TableRow
+from orchestrator.report.study_tables.cells import remarks_on, scores_of
+from orchestrator.report.study_tables.side_by_side import SideBySide, side_by_side
+from orchestrator.report.study_tables.table_rows import FilledTable, TableRow, headline_rows
 from orchestrator.report.texts.escaping import escaped
 
 COLUMNS = (
@@ -21,8 +23,12 @@ def to_markdown(table: FilledTable, *, heading: str = "#") -> str:
     """Return the table for reading; scores are percentages, mean ± sample SD over cases."""
     lines = [f"{heading} {table.spec.title}", "", *[f"> {note}\n" for note in table.notes]]
     lines += ["DSC and NSD in percent, mean ± sample SD over cases (averages pool all folds).", ""]
-    columns = _columns(table)
-    lines += [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
+    if beside := side_by_side(table):
+        lines += [*_header(beside.titles), *(f"| {' | '.join(cells)} |" for cells in beside.lines)]
+        if headline_rows(table.rows) == tuple(table.rows):
+            return "\n".join(lines) + "\n"
+        lines += ["", "The same fold by fold:", ""]
+    lines += _header(_columns(table))
     has_folds = any(row.fold != AVERAGE for row in table.rows)
     for row in table.rows:
         cells = _cells(row, table=table)
@@ -54,23 +60,41 @@ def to_csv(table: FilledTable) -> str:
 
 def to_latex(table: FilledTable) -> str:
     """Return the table as a booktabs tabular with its notes below; rules stand between its blocks."""
+    beside = side_by_side(table)
+    titles = beside.titles if beside else _columns(table)
     lines = [
         "% needs \\usepackage{booktabs}",
         r"\begin{table}",
         rf"\caption{{{escaped(table.spec.title)}. Percent, mean $\pm$ sample SD over cases.}}",
-        rf"\begin{{tabular}}{{{'l' * len(_columns(table))}}}",
+        rf"\begin{{tabular}}{{{'l' * len(titles)}}}",
         r"\toprule",
-        " & ".join(_columns(table)) + r" \\",
+        " & ".join(escaped(title) for title in titles) + r" \\",
+        *(_beside(beside) if beside else _blocks(table)),
+        r"\bottomrule",
+        r"\end{tabular}",
     ]
+    lines += [rf"\par\footnotesize {escaped(note)}" for note in table.notes]
+    return "\n".join([*lines, r"\end{table}"]) + "\n"
+
+
+def _header(titles: Sequence[str]) -> list[str]:
+    return [f"| {' | '.join(titles)} |", f"|{'---|' * len(titles)}"]
+
+
+def _blocks(table: FilledTable) -> Iterator[str]:
+    """Yield the lines of all rows in LaTeX, with a rule before each block."""
     block = None
     for row in table.rows:
         if (row.group, row.evaluation_set, row.structure) != block:
-            lines.append(r"\midrule")
+            yield r"\midrule"
             block = (row.group, row.evaluation_set, row.structure)
-        lines.append(" & ".join(escaped(cell) for cell in _cells(row, table=table)) + r" \\")
-    lines += [r"\bottomrule", r"\end{tabular}"]
-    lines += [rf"\par\footnotesize {escaped(note)}" for note in table.notes]
-    return "\n".join([*lines, r"\end{table}"]) + "\n"
+        yield " & ".join(escaped(cell) for cell in _cells(row, table=table)) + r" \\"
+
+
+def _beside(beside: SideBySide) -> Iterator[str]:
+    yield r"\midrule"
+    for cells in beside.lines:
+        yield " & ".join(escaped(cell) for cell in cells) + r" \\"
 
 
 def _columns(table: FilledTable) -> list[str]:
@@ -81,41 +105,18 @@ def _columns(table: FilledTable) -> list[str]:
 
 def _cells(row: TableRow, *, table: FilledTable) -> list[str]:
     """Return the cells of a row as text."""
-    remarks = [row.state] if row.state else []
-    if row.summary.num_both_empty:
-        remarks.append(f"{row.summary.num_both_empty} both empty")
-    if row.summary.num_missing:
-        remarks.append(f"{row.summary.num_missing} missing")
-    published_dsc = published_nsd = ""
-    if row.published:
-        published_dsc = _score(row.published.dsc_mean, row.published.dsc_std) + _mark(row.published.dsc_erratum)
-        published_nsd = _score(row.published.nsd_mean, row.published.nsd_std) + _mark(row.published.nsd_erratum)
     cells = (
         row.group,
         table.set_titles.get(row.evaluation_set, row.evaluation_set),
         row.structure.replace("_", " "),
         str(row.fold),
         str(row.summary.num_cases),
-        _score(row.summary.dsc_mean, row.summary.dsc_std),
-        published_dsc,
-        _score(row.summary.nsd_mean, row.summary.nsd_std),
-        published_nsd,
-        ", ".join(remarks),
+        *scores_of(row, "dsc"),
+        *scores_of(row, "nsd"),
+        ", ".join(remarks_on(row)),
     )
     shown = _columns(table)
     return [cell for name, cell in zip(COLUMNS, cells, strict=True) if name in shown]
-
-
-def _score(mean: float, std: float) -> str:
-    """Return `85.8 ± 10.5`, without the deviation of a single case, or a dash for nothing."""
-    if math.isnan(mean):
-        return "-"
-    return _percent(mean) + ("" if math.isnan(std) else f" ± {_percent(std)}")
-
-
-def _percent(share: float) -> str:
-    """Round a half up, as the paper does: as a binary number, 0.7055 lies a little below it."""
-    return str((100 * Decimal(repr(float(share)))).quantize(Decimal("0.1"), ROUND_HALF_UP))
 
 
 def _origin(row: TableRow) -> list[str]:
@@ -126,10 +127,6 @@ def _origin(row: TableRow) -> list[str]:
         ", ".join(row.origin.presets),
         *("yes" if is_so else "no" for is_so in (row.origin.are_phantoms, row.origin.is_capped)),
     ]
-
-
-def _mark(erratum: str) -> str:
-    return " †" if erratum else ""
 
 
 def _number(value: float) -> str:

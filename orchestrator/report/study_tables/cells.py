@@ -1,0 +1,36 @@
+"""What stands in the cells of tables: scores in percent, published ones beside them, and remarks."""
+
+import math
+from decimal import ROUND_HALF_UP, Decimal
+
+from orchestrator.report.study_tables.table_rows import TableRow
+
+
+def scores_of(row: TableRow, metric: str) -> tuple[str, str]:
+    """Return our score of a row by `dsc` or `nsd`, and the published one with the mark of an erratum."""
+    ours, theirs = row.summary, row.published
+    own = score_text(getattr(ours, f"{metric}_mean"), getattr(ours, f"{metric}_std"))
+    if theirs is None:
+        return own, ""
+    mark = " †" if getattr(theirs, f"{metric}_erratum") else ""
+    return own, score_text(getattr(theirs, f"{metric}_mean"), getattr(theirs, f"{metric}_std")) + mark
+
+
+def remarks_on(row: TableRow) -> list[str]:
+    """Return what a row lacks, and what its scores leave out."""
+    summary = row.summary
+    remarks = [row.state] if row.state else []
+    remarks += [f"{summary.num_both_empty} both empty"] if summary.num_both_empty else []
+    return remarks + ([f"{summary.num_missing} missing"] if summary.num_missing else [])
+
+
+def score_text(mean: float, std: float) -> str:
+    """Return `85.8 ± 10.5`, without the deviation of a single case, or a dash for nothing."""
+    if math.isnan(mean):
+        return "-"
+    return _percent(mean) + ("" if math.isnan(std) else f" ± {_percent(std)}")
+
+
+def _percent(share: float) -> str:
+    """Round a half up, as the paper does: as a binary number, 0.7055 lies a little below it."""
+    return str((100 * Decimal(repr(float(share)))).quantize(Decimal("0.1"), ROUND_HALF_UP))
