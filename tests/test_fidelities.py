@@ -1,34 +1,27 @@
 """Claims about sweeps whose trials are looked at with little training or few folds first, the best of them closer."""
 
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from test_results import row
+from played_sweeps import Played, played, study_with_presets
+from played_sweeps import words as words_of
 
 from orchestrator.benchmark.loading import load_study
 from orchestrator.cli.sweep import _request, build_parser, main
-from orchestrator.driver.run import RunOutcome
 from orchestrator.errors import ConfigError
-from orchestrator.progress import NoListener
 from orchestrator.results.store import ResultsStore
 from orchestrator.results.trials import Fidelity
 from orchestrator.search.early_stopping import is_beaten
 from orchestrator.search.samplers import Trial
 from orchestrator.search.space import load_space
-from orchestrator.shipped import shipped_file
 from orchestrator.storage.filesystem import open_storage
-from orchestrator.storage.json_files import write_json
-from orchestrator.sweeps.sweep import Budget, SweepRequest, expected_hours, first_trials, sweep
+from orchestrator.sweeps.budget import Budget, expected_hours
+from orchestrator.sweeps.request import SweepRequest
+from orchestrator.sweeps.sweep import first_trials
 from orchestrator.sweeps.trial_results import TrialResult, best_of, promoted
 
-PRESETS = """
-presets:
-  tiny: {like: smoke, num_epochs: 4, num_iterations_per_epoch: 4, num_val_iterations_per_epoch: 1, cases: {train: 4}}
-  less: {like: tiny, num_epochs: 1}
-"""
 SPACE = """
 initial_learning_rate: {grid: [0.0000001, 0.003, 0.004, 0.005]}
 fidelities:
@@ -40,29 +33,11 @@ fidelities:
 
 @pytest.fixture
 def brain(tmp_path) -> Path:
-    folder = shutil.copytree(shipped_file("splits", "brain_mri"), tmp_path / "brain")
-    path = folder / "study.yaml"
-    path.write_text(path.read_text(encoding="utf-8") + PRESETS, encoding="utf-8")
-    return path
+    return study_with_presets(tmp_path)
 
 
 def words(study: Path, space: str, *others: str) -> list[str]:
-    path = study.parent / "lr.yaml"
-    path.write_text(space, encoding="utf-8")
-    output = str(study.parent.parent / "run")
-    own = [
-        "--study",
-        str(study),
-        "--only",
-        "tumour-fold0",
-        "--space",
-        str(path),
-        "--preset",
-        "tiny",
-        "--sampler",
-        "grid",
-    ]
-    return [*own, "--trials", "4", "--output", output, *others]
+    return words_of(study, space, "--sampler", "grid", *others)
 
 
 def request_of(study: Path, space: str = SPACE, *others: str) -> SweepRequest:
@@ -183,55 +158,24 @@ def test_a_space_without_fidelities_has_none(tmp_path):
     assert load_space(path).fidelities == ()
 
 
-class Played:
-    """Runs of trials whose scores follow from their settings: what is not done yet is committed, or as much as goes."""
-
-    def __init__(self, monkeypatch, *, most: int = 10**6) -> None:
-        monkeypatch.setattr("orchestrator.sweeps.sweep.run", self.run)
-        monkeypatch.setattr("orchestrator.sweeps.sweep.report_now", lambda *_: None)
-        self.trained: list[str] = []
-        self.most = most
-
-    def run(self, request, *, connect, listener) -> RunOutcome:
-        storage = open_storage(request.output)
-        for training in request.trainings:
-            if training.id in ResultsStore(storage).finished():
-                continue
-            if len(self.trained) == self.most:
-                raise KeyboardInterrupt
-            rate = float(training.facets["initial_learning_rate"])
-            # To the cheap look, 0.004 and 0.005 are equal; looked at closer, 0.005 is the best.
-            best = 0.0045 if training.facets["fidelity"] == "less" else 0.005
-            scored = replace(
-                row(1 - 100 * abs(rate - best), 0.5, case=training.val[0].name, fold=training.fold),
-                training_id=training.id,
-                group=training.group,
-                facets=training.facets,
-            )
-            hours = 1 if training.facets["fidelity"] == "less" else 4
-            write_json(
-                storage, f"trainings/{training.id}/training.json", {"num_epochs": hours, "elapsed_s": 3600 * hours}
-            )
-            assert ResultsStore(storage).commit(training.id, [scored])
-            self.trained.append(training.id)
-        return RunOutcome(
-            num_done=0,
-            failures={},
-            lost_trainings=(),
-            unpredicted={},
-            tables=(),
-            report="",
-            elapsed_s=0.0,
-        )
+def closeness(training) -> float:
+    """To the cheap look, 0.004 and 0.005 are equal; looked at closer, 0.005 is the best."""
+    best = 0.0045 if training.facets["fidelity"] == "less" else 0.005
+    return 1 - 100 * abs(float(training.facets["initial_learning_rate"]) - best)
 
 
-def played(request: SweepRequest):
-    return sweep(request, connect=None, listener=NoListener())
+def runs_of(monkeypatch, *, most: int = 10**6) -> Played:
+    return Played(
+        monkeypatch,
+        score=closeness,
+        hours=lambda training: 1.0 if training.facets["fidelity"] == "less" else 4.0,
+        most=most,
+    )
 
 
 def test_of_four_trials_two_and_then_one_are_looked_at_closer_wherever_it_is_interrupted(brain, monkeypatch):
     request = request_of(brain, SPACE, "--reduction", "2")
-    runs = Played(monkeypatch)
+    runs = runs_of(monkeypatch)
     outcome = played(request)
     cheap = [f"trial00{number}-less-fold0" for number in range(4)]
     assert runs.trained == [*cheap, "trial002-fold0", "trial003-fold0", "trial003-fold1"]
@@ -244,17 +188,17 @@ def test_of_four_trials_two_and_then_one_are_looked_at_closer_wherever_it_is_int
     assert [one["epochs_in_all"] for one in record["trials"]] == [1, 1, 5, 9]
     for most in range(1, len(runs.trained)):
         again = replace(request, run=replace(request.run, output=f"{request.run.output}-{most}"))
-        first = Played(monkeypatch, most=most)
+        first = runs_of(monkeypatch, most=most)
         with pytest.raises(KeyboardInterrupt):
             played(again)
-        rest = Played(monkeypatch)
+        rest = runs_of(monkeypatch)
         assert played(again).best.trial == outcome.best.trial
         assert first.trained + rest.trained == runs.trained
 
 
 def test_no_trial_is_looked_at_closer_for_which_the_hours_do_not_last(brain, monkeypatch):
     # Four cheap looks of an hour each leave less than a closer one takes.
-    runs = Played(monkeypatch)
+    runs = runs_of(monkeypatch)
     outcome = played(request_of(brain, SPACE, "--reduction", "2", "--max-hours", "7"))
     assert len(runs.trained) == 4
     assert outcome.stopped_for_hours

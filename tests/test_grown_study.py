@@ -19,7 +19,7 @@ from orchestrator.shipped import shipped_file
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.sweeps.apply import apply_best
-from orchestrator.sweeps.sweep import sweep_sha256
+from orchestrator.sweeps.request import sweep_sha256
 from orchestrator.sweeps.written import SweepRecord
 
 UNET, RESENC = "tumour-fold0", "tumour-resenc-fold0"

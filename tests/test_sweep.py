@@ -28,8 +28,9 @@ from orchestrator.search.samplers import SAMPLERS, KnownTrial, Trial
 from orchestrator.search.space import Space, load_space
 from orchestrator.shipped import shipped_file
 from orchestrator.storage.filesystem import open_storage
+from orchestrator.sweeps.budget import Budget
 from orchestrator.sweeps.inner_study import inner_study
-from orchestrator.sweeps.sweep import Budget, _num_more
+from orchestrator.sweeps.sweep import _num_more
 from orchestrator.sweeps.trial_results import TrialResult
 
 SPACE = """

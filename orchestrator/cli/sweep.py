@@ -25,7 +25,8 @@ from orchestrator.search.space import Space, load_space
 from orchestrator.shipped import LOCAL_CLUSTER, PRICES
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.sweeps.inner_study import settings_text
-from orchestrator.sweeps.sweep import SweepRequest, first_trials, sweep
+from orchestrator.sweeps.request import SweepRequest
+from orchestrator.sweeps.sweep import first_trials, sweep
 from orchestrator.sweeps.written import read_sweep
 
 _SEARCH = ("trials", "sampler", "at_once", "stopping", "first_epochs", "reduction", "metric", "folds", "warm_start")
@@ -300,6 +301,11 @@ def _apply(request: SweepRequest, options: argparse.Namespace, *, console: Conso
     from orchestrator.sweeps.apply import apply_best
 
     record = read_sweep(open_storage(request.output))
+    if record.training != request.training.id:
+        raise ConfigError(
+            f"{request.output}: a sweep on the training cases of {record.training}; expected --only {record.training}, "
+            f"or --name of a sweep on those of {request.training.id}"
+        )
     apply_best(options.study, request.training, record, name=options.apply)
     study = load_study(options.study, data=options.data)
     new = next(model for model in study.models if model.name == options.apply)

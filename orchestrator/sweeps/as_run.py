@@ -4,7 +4,8 @@ from orchestrator.driver.request import RunRequest
 from orchestrator.results.trials import SearchRecord
 from orchestrator.storage.interface import Storage
 from orchestrator.sweeps.inner_study import inner_study
-from orchestrator.sweeps.sweep import run_of_trials, sweep_sha256, trials_of
+from orchestrator.sweeps.request import run_of_trials, sweep_sha256
+from orchestrator.sweeps.sweep import trials_of
 
 
 def run_of_sweep(storage: Storage, search: SearchRecord, run: RunRequest) -> RunRequest:

@@ -1,116 +1,29 @@
 """A sweep: trials are chosen, trained and scored, a few at a time or all at once, until there are enough."""
 
-import hashlib
 import json
-import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
-from itertools import pairwise
+from dataclasses import dataclass, replace
 
-from orchestrator.benchmark.definition import Training
-from orchestrator.benchmark.study import Study
-from orchestrator.configuration import expect_known
 from orchestrator.driver.backend import Connect
-from orchestrator.driver.request import RunRequest, definitions_of
 from orchestrator.driver.results.shown import report_now
 from orchestrator.driver.run import RunOutcome, run
 from orchestrator.errors import ConfigError, IntegrityError
 from orchestrator.progress import ProgressListener
-from orchestrator.results.trials import Fidelity, read_search
-from orchestrator.search.early_stopping import EarlyStopping
+from orchestrator.results.trials import read_search
 from orchestrator.search.samplers import SAMPLERS, KnownTrial, Trial
-from orchestrator.search.space import Settings, Space
+from orchestrator.search.space import Settings
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.storage.interface import Storage
 from orchestrator.storage.json_files import read_json
-from orchestrator.sweeps.inner_study import changes_for, inner_study
+from orchestrator.sweeps.budget import Budget
+from orchestrator.sweeps.request import SweepRequest
 from orchestrator.sweeps.trial_results import TrialResult, best_of, promoted, results_of_trials
-from orchestrator.sweeps.written import write_sweep
+from orchestrator.sweeps.written import expect_same, write_sweep
 
 TRIALS_AT_ONCE = 4
 """That a sampler which learns is asked for before it hears of results."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SweepRequest:
-    """What is searched, how, and for how long."""
-
-    run: RunRequest
-    """Of the one training whose settings are searched."""
-    name: str
-    """Of the sweep, below the output of the run."""
-    space: Space
-    sampler: str = "random"
-    """Of SAMPLERS."""
-    num_trials: int = 16
-    num_at_once: int | None = None
-    """Most trials that are chosen together; all, or TRIALS_AT_ONCE if the sampler learns or hours are limited."""
-    stopping: EarlyStopping | None = None
-    """How trials that others beat are ended early."""
-    metric: str = "dsc"
-    """`dsc` or `nsd`, of whole cases, by which trials are told apart."""
-    num_folds: int = 1
-    """Of the training cases, on which each trial is trained and scored, if the space has no fidelities."""
-    reduction: int = 3
-    """Where it has some, the best one in so many goes on to the next."""
-    max_hours: float | None = None
-    """No trials are begun with which, as far as is known, training would take longer in all."""
-    warm_start: tuple[str, ...] = ()
-    """Names of sweeps of the same output whose trials the sampler learns from."""
-
-    @property
-    def training(self) -> Training:
-        """The training whose settings are searched."""
-        return self.run.trainings[0]
-
-    @property
-    def output(self) -> str:
-        """Location of everything that the sweep writes; it has the layout of a run."""
-        return f"{self.run.output.rstrip('/')}/{run_paths.sweep(self.name)}"
-
-    @property
-    def fidelities(self) -> tuple[Fidelity, ...]:
-        """At which trials are looked at, one after the other."""
-        own = self.run.preset.name
-        if not self.space.fidelities:
-            return (Fidelity(preset=own, folds=self.num_folds),)
-        return tuple(Fidelity(preset=one.preset or own, folds=one.folds) for one in self.space.fidelities)
-
-    @property
-    def sha256(self) -> str:
-        """Digest of what the results of each of its trials follow from."""
-        milestones = self.stopping.milestones if self.stopping else ()
-        return sweep_sha256(self.run, fidelities=self.fidelities, milestones=milestones)
-
-    def check(self) -> None:
-        """Raise ConfigError for fidelities that do not follow from each other."""
-        where = f"{self.space.path}: fidelities"
-        for before, after in pairwise(self.fidelities):
-            if before == after or (before.preset == after.preset and before.folds > after.folds):
-                raise ConfigError(f"{where}: {before.text} before {after.text}; expected the cheaper one first")
-        for one in self.fidelities:
-            expect_known([one.preset], self.run.study.presets, where=where, what="preset")
-        if self.fidelities[-1].preset != self.run.preset.name:
-            raise ConfigError(
-                f"{where}: the last one is of preset {self.fidelities[-1].preset}; expected {self.run.preset.name}, "
-                "that of the sweep, by which the best trial is told"
-            )
-
-    def request_for(self, trials: Sequence[Trial]) -> RunRequest:
-        """Return the run of these trials; raises ConfigError if a setting does not fit."""
-        study = inner_study(
-            self.run.study,
-            self.training,
-            trials=trials,
-            fidelities=self.fidelities,
-            preset=self.run.preset,
-            sha256=self.sha256,
-        )
-        for model in study.models:
-            self.run.preset.changed_by(model.changes, where=f"{self.space.path}: {model.name}")
-        return replace(run_of_trials(self.run, study, output=self.output), early_stopping=self.stopping)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,22 +40,6 @@ class SweepOutcome:
     """Whether fewer trials were begun than asked for, since the hours would not have lasted."""
     tables: tuple[str, ...]
     """Keys of the tables of trials, below the location of the sweep."""
-
-
-def sweep_sha256(run: RunRequest, *, fidelities: Sequence[Fidelity], milestones: Sequence[int]) -> str:
-    """Return the digest of what the results of each trial of a sweep follow from; `run` is that of its training."""
-    (training,) = run.trainings
-    # Not the study as a whole: it may get the best trial as a model, and the sweep still goes on.
-    looks = [[one.preset, one.folds, changes_for(run.study, one, preset=run.preset)] for one in fidelities]
-    said = [definitions_of(run)[training.id], training.id, looks, list(milestones)]
-    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
-
-
-def run_of_trials(run: RunRequest, study: Study, *, output: str) -> RunRequest:
-    """Return the run of the study of a sweep, where `run` is that of the training on whose cases it searches."""
-    # The cases of the training are those that the preset has left.
-    preset = replace(run.preset, case_limits={})
-    return replace(run, study=study, trainings=study.trainings(preset=preset), preset=preset, output=output)
 
 
 def first_trials(request: SweepRequest) -> list[Trial]:
@@ -168,6 +65,8 @@ def sweep(request: SweepRequest, *, connect: Connect, listener: ProgressListener
         As `run`.
     """
     storage = open_storage(request.output)
+    if trials_of(storage):
+        expect_same(storage, request.about)
     outcome: RunOutcome | None = None
     stopped_for_hours = False
     tables: tuple[str, ...] = ()
@@ -178,7 +77,7 @@ def sweep(request: SweepRequest, *, connect: Connect, listener: ProgressListener
         )
         best = best_of(results)
         if trials:
-            tables = write_sweep(storage, results, best=best, about=_about(request))
+            tables = write_sweep(storage, results, best=best, about=request.about)
         # What was begun before goes first, also what failed; then the best go on, and there are more.
         if outcome is not None or not trials:
             budget = Budget(request, results)
@@ -201,39 +100,6 @@ def sweep(request: SweepRequest, *, connect: Connect, listener: ProgressListener
         stopped_for_hours=stopped_for_hours,
         tables=tables,
     )
-
-
-class Budget:
-    """The hours of training that are left, and what they are enough for."""
-
-    def __init__(self, request: SweepRequest, results: Sequence[TrialResult]) -> None:
-        self._expected_hours = expected_hours(request)
-        begun = [hours for one in results for hours in self._expected_hours[: len(one.scores)] if one.hours > 0]
-        spent = sum(one.hours for one in results)
-        self._factor = spent / sum(begun) if begun else 1.0
-        """Of what a trial takes, by what the trials so far took."""
-        self._left = math.inf if request.max_hours is None else request.max_hours - spent
-        self.is_short = False
-        """Whether it was not enough for something."""
-
-    def take(self, number: int, *, fidelity: int) -> int:
-        """Return how many of so many trials can be looked at at a fidelity, and take the hours for these."""
-        of_each = self._expected_hours[fidelity] * self._factor
-        enough = number if self._left == math.inf else max(0, min(number, int(self._left / of_each)))
-        self.is_short |= enough < number and not enough
-        self._left -= enough * of_each
-        return enough
-
-
-def expected_hours(request: SweepRequest) -> tuple[float, ...]:
-    """Return the hours of training that each fidelity adds to those before it, by what presets say."""
-    found, folds = [], Counter[str]()
-    for one in request.fidelities:
-        changes = changes_for(request.run.study, one, preset=request.run.preset)
-        of_each = request.run.preset.changed_by(tuple(changes.items())).expected_training_s / 3600
-        found.append(of_each * (one.folds - folds[one.preset]))
-        folds[one.preset] = one.folds
-    return tuple(found)
 
 
 def _num_more(request: SweepRequest, results: Sequence[TrialResult], *, budget: Budget) -> int:
@@ -267,6 +133,9 @@ def _choose(request: SweepRequest, storage: Storage, results: Sequence[TrialResu
     )
     if not chosen:
         return False
+    if not results:
+        # Before any trial is there, so that whoever goes on knows what they are of.
+        write_sweep(storage, (), best=None, about=request.about)
     record = {"first": len(results), "trials": [dict(settings) for settings in chosen]}
     storage.create_exclusive(run_paths.trials(len(results)), json.dumps(record, indent=1).encode())
     return True
@@ -315,16 +184,3 @@ def _as_settings(record: dict[str, object]) -> Settings:
 
 def _numbered(settings: Sequence[Settings]) -> list[Trial]:
     return [Trial(number=number, settings=one) for number, one in enumerate(settings)]
-
-
-def _about(request: SweepRequest) -> dict[str, object]:
-    """Return what a sweep is about, for its record."""
-    return {
-        "training": request.training.id,
-        "metric": request.metric,
-        "sampler": request.sampler,
-        "preset": request.run.preset.name,
-        "seed": request.run.seed,
-        "fidelities": [asdict(one) for one in request.fidelities],
-        "milestones": list(request.stopping.milestones) if request.stopping else [],
-    }

@@ -2,11 +2,12 @@
 
 import csv
 import io
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from orchestrator.errors import ConfigError
-from orchestrator.results.trials import SearchRecord, TrialRecord, search_of, write_search
+from orchestrator.results.trials import SearchRecord, TrialRecord, read_search, search_of, write_search
 from orchestrator.search.space import Settings
 from orchestrator.storage import run_paths
 from orchestrator.storage.interface import Storage
@@ -72,14 +73,34 @@ def _record(result: TrialResult) -> TrialRecord:
 
 def read_sweep(storage: Storage) -> SweepRecord:
     """Return what a sweep has found; raises ConfigError if there is none, or no trial of it has ended."""
-    if not storage.exists(run_paths.SWEEP):
+    search = read_search(storage)
+    if search is None:
         raise ConfigError(f"{storage.location}: no sweep has come to an end there; give the same command without it")
-    record = read_json(storage, run_paths.SWEEP, {"training": str, "num_trials": int, "best": dict})
-    settings = record["best"].get("settings")
-    if not isinstance(settings, dict):
+    if search.best is None:
         raise ConfigError(f"{storage.location}: no trial has trained to its end; expected one that can be applied")
+    settings = search.trials[search.best].settings
     best = tuple((name, tuple(value) if isinstance(value, list) else value) for name, value in settings.items())
-    return SweepRecord(training=record["training"], num_trials=record["num_trials"], best=best)
+    return SweepRecord(training=search.training, num_trials=len(search.trials), best=best)
+
+
+_WHAT_DIFFERS = {"sha256": "data, labels or other things that its results follow from"}
+
+
+def expect_same(storage: Storage, about: JsonMapping) -> None:
+    """Raise ConfigError if the trials of a location are of another sweep than `about`, which its record would say."""
+    found = read_json(storage, run_paths.SWEEP) if storage.exists(run_paths.SWEEP) else {}
+    for name, own in about.items():
+        if name not in found:
+            raise ConfigError(
+                f"{storage.location}: holds a sweep of another version, which does not say its {name}; expected "
+                "--name with another name"
+            )
+        if found[name] != own:
+            said = "" if name in _WHAT_DIFFERS else f" ({reprlib.repr(found[name])}, not {reprlib.repr(own)})"
+            raise ConfigError(
+                f"{storage.location}: holds a sweep with another {_WHAT_DIFFERS.get(name, name)}{said}; expected "
+                "--name with another name for this one, or what that one was begun with"
+            )
 
 
 def _row(search: SearchRecord, trial: TrialRecord, *, result: TrialResult) -> list[str]:

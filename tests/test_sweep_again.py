@@ -1,0 +1,84 @@
+"""A sweep that is given again: what may have changed in the meantime, and what is refused and leaves all as it is."""
+
+from pathlib import Path
+
+import pytest
+from played_sweeps import Played, played, request_of, study_with_presets, words
+
+from orchestrator.cli.sweep import main
+from orchestrator.errors import ConfigError
+
+RATES = "initial_learning_rate: {loguniform: [0.0001, 0.1]}\n"
+
+
+@pytest.fixture
+def brain(tmp_path) -> Path:
+    return study_with_presets(tmp_path)
+
+
+def folder_of(study: Path, name: str = "lr") -> Path:
+    return study.parent.parent / "run" / "sweeps" / name
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        (RATES, ("--only", "tumour-fold1"), "another training ('tumour-fold0', not 'tumour-fold1')"),
+        (RATES, ("--preset", "less"), "another preset ('tiny', not 'less')"),
+        (RATES, ("--metric", "nsd"), "another metric ('dsc', not 'nsd')"),
+        (RATES, ("--sampler", "optuna"), "another sampler ('random', not 'optuna')"),
+        (RATES, ("--seed", "1"), "another seed (0, not 1)"),
+        (RATES, ("--folds", "2"), "another fidelities"),
+        (RATES, ("--first-epochs", "3"), "another milestones"),
+        (RATES.replace("0.1]", "0.2]"), (), "another space"),
+        ("optimizer: {choice: [nnunet, adamw]}", (), "another space"),
+    ],
+)
+def test_another_sweep_of_the_same_name_is_refused_and_leaves_the_record_of_the_first(brain, monkeypatch, capsys, case):
+    space, others, message = case
+    Played(monkeypatch)
+    assert played(request_of(brain, RATES)).best is not None
+    before = files_of(folder_of(brain))
+    assert main(words(brain, space, *others)) == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert message in told
+    assert "--name" in told
+    assert files_of(folder_of(brain)) == before
+
+
+def test_the_same_sweep_goes_on_with_more_trials_also_where_it_was_killed_before_the_first_ended(brain, monkeypatch):
+    Played(monkeypatch, most=0)
+    with pytest.raises(KeyboardInterrupt):
+        played(request_of(brain, RATES))
+    runs = Played(monkeypatch)
+    assert len(played(request_of(brain, RATES, "--trials", "6")).results) == 6
+    assert runs.num_at_once == [4, 2]
+
+
+def test_a_sweep_whose_record_lacks_what_it_is_of_is_not_gone_on_with(brain, monkeypatch):
+    Played(monkeypatch)
+    played(request_of(brain, RATES))
+    (folder_of(brain) / "sweep.json").write_text('{"training": "tumour-fold0"}')
+    with pytest.raises(ConfigError, match="another version, which does not say its preset; expected --name"):
+        played(request_of(brain, RATES))
+
+
+def test_the_best_of_a_sweep_is_applied_to_the_training_that_it_was_of_and_to_no_other(brain, monkeypatch, capsys):
+    Played(monkeypatch)
+    played(request_of(brain, RATES))
+    before = brain.read_bytes()
+    assert main(words(brain, RATES, "--only", "tumour-fold1", "--apply", "tuned")) == 2
+    assert "expected --only tumour-fold0" in " ".join(capsys.readouterr().err.split())
+    assert brain.read_bytes() == before
+    assert main(words(brain, RATES, "--apply", "tuned")) == 0
+
+
+@pytest.mark.parametrize("name", ["../../escaped", "a b", ".hidden", "a/b", "x" * 300])
+def test_a_name_that_no_folder_of_a_sweep_can_have_is_refused(brain, capsys, name):
+    for option, others in (("--name", ()), ("--warm-start", ("--sampler", "optuna"))):
+        assert main(words(brain, RATES, *others, f"{option}={name}")) == 2
+        assert f"{option} '{name[:10]}" in capsys.readouterr().err
