@@ -67,8 +67,8 @@ def change(path: Path, before: str, after: str) -> None:
 def test_a_run_goes_on_when_its_study_gets_the_best_trial_of_a_search_as_a_model(path):
     before = request_for(path)
     assert claim(before) == []
-    record = SweepRecord(training=UNET, num_trials=3, best=(("initial_learning_rate", 0.003),))
-    apply_best(path, before.trainings[0], record, name="tuned")
+    record = SweepRecord(training=UNET, num_trials=3, num_scored=3, best=(("initial_learning_rate", 0.003),))
+    apply_best(path, before.trainings[0], record, name="tuned", load=load_study)
     after = request_for(path, "model=tuned")
     assert after.study.sha256 != before.study.sha256
     storage = open_storage(after.output)

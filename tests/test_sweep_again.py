@@ -82,3 +82,18 @@ def test_a_name_that_no_folder_of_a_sweep_can_have_is_refused(brain, capsys, nam
     for option, others in (("--name", ()), ("--warm-start", ("--sampler", "optuna"))):
         assert main(words(brain, RATES, *others, f"{option}={name}")) == 2
         assert f"{option} '{name[:10]}" in capsys.readouterr().err
+
+
+def test_a_best_trial_that_is_applied_before_all_have_a_score_is_said_to_be_that_of_those_that_have(
+    brain, monkeypatch, capsys
+):
+    Played(monkeypatch, most=3)
+    with pytest.raises(KeyboardInterrupt):
+        played(request_of(brain, RATES))
+    Played(monkeypatch, most=0)
+    with pytest.raises(KeyboardInterrupt):
+        # The record is that of when it was begun again.
+        played(request_of(brain, RATES))
+    assert main(words(brain, RATES, "--apply", "tuned")) == 0
+    assert "best of the 3 trials that have a score, of 4" in " ".join(capsys.readouterr().out.split())
+    assert "the best of 3 trials" in brain.read_text(encoding="utf-8")

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from orchestrator.api import load_study, make_request, require_data
 from orchestrator.benchmark.loading import DEFAULT_STUDY
+from orchestrator.benchmark.study import Study
 from orchestrator.cli.console import EXIT_DONE, EXIT_NOT_DONE, command_parser, consoles, exit_code_of, parse, say
 from orchestrator.cli.run.launch import launch_driver, study_argument
 from orchestrator.cli.run.live_view import LiveView
@@ -170,9 +171,11 @@ def _search_here(request: SweepRequest, *, console: Console) -> int:
         say("No trial has trained to its end.", console=console)
         return EXIT_NOT_DONE
     num_early = sum(not one.is_whole and one.score is not None for one in outcome.results)
+    num_failed = sum(one.score is None for one in outcome.results)
+    without = f", {num_failed} without a score" if num_failed else ""
     say(
-        f"{len(outcome.results)} trials, {num_early} of them ended early. The best, with {request.metric.upper()} "
-        f"{outcome.best.score:.3f}: {settings_text(outcome.best.trial.settings)}",
+        f"{len(outcome.results)} trials, {num_early} of them ended early{without}. The best, with "
+        f"{request.metric.upper()} {outcome.best.score:.3f}: {settings_text(outcome.best.trial.settings)}",
         console=console,
     )
     say(
@@ -306,9 +309,19 @@ def _apply(request: SweepRequest, options: argparse.Namespace, *, console: Conso
             f"{request.output}: a sweep on the training cases of {record.training}; expected --only {record.training}, "
             f"or --name of a sweep on those of {request.training.id}"
         )
-    apply_best(options.study, request.training, record, name=options.apply)
-    study = load_study(options.study, data=options.data)
+
+    def load(path: Path) -> Study:
+        return load_study(path, data=options.data or load_cluster(options.cluster).data)
+
+    apply_best(options.study, request.training, record, name=options.apply, load=load)
+    study = load(options.study)
     new = next(model for model in study.models if model.name == options.apply)
     say(f"{options.study}: model {new.name}, {settings_text(record.best)}", console=console)
+    if record.num_scored < record.num_trials:
+        say(
+            f"It is the best of the {record.num_scored} trials that have a score, of {record.num_trials}: the sweep is "
+            "not over, or some have failed.",
+            console=console,
+        )
     say(f"To train it: orchestrator run --study {options.study} --only 'model={new.name}'", console=console)
     return EXIT_DONE

@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import yaml
@@ -11,13 +12,19 @@ from orchestrator.configuration import load_yaml
 from orchestrator.errors import ConfigError
 from orchestrator.search.space import OF_A_MODEL
 from orchestrator.shipped import shipped_file
+from orchestrator.storage import run_paths
+from orchestrator.storage.json_values import JsonMapping
 from orchestrator.sweeps.written import SweepRecord
 
 DEFAULT_MODEL = "3d"
 """Name of the model of a study whose file names none."""
+_LONGEST = 99
+"""Letters of the name of a new model, which its suffix has behind a hyphen."""
 
 
-def apply_best(path: Path, training: Training, record: SweepRecord, *, name: str) -> None:
+def apply_best(
+    path: Path, training: Training, record: SweepRecord, *, name: str, load: Callable[[Path], object]
+) -> None:
     """Add the best trial of a sweep to a study file as a model, and to the trainings of the group that was searched on.
 
     Parameters
@@ -30,28 +37,46 @@ def apply_best(path: Path, training: Training, record: SweepRecord, *, name: str
         What the sweep has found.
     name
         Of the new model; it is also what it adds to the names of its trainings.
+    load
+        Reads a study, and raises ConfigError if a file is none: the file stays as it is unless the new one can be read.
 
     Raises
     ------
     ConfigError
-        If the file is one that comes along with an installed package, or has a model of that name.
+        If the file is one that comes along with an installed package, has a model of that name, or would not be the
+        file of a study with a model of that name.
     """
+    if not run_paths.is_name(name) or not name.isascii() or len(name) > _LONGEST:
+        raise ConfigError(
+            f"--apply {name!r}: is part of the names of files; expected up to {_LONGEST} letters, digits, `_`, `.` and "
+            "`-`, a letter or digit first"
+        )
     if path.resolve().is_relative_to(shipped_file("splits").resolve().parent / "shipped"):
         raise ConfigError(f"{path}: is part of the installed package; expected --study with a copy of its folder")
     content = load_yaml(path)
     if name in (content.get("models") or {}):
         raise ConfigError(f"{path}: has a model {name} already; expected another name after --apply")
-    entry = _flow(_entry(content, training, record, name=name))
-    text = path.read_text(encoding="utf-8")
-    if "models" in content:
-        text = _with_entry(text, ("models",), name, entry)
-    else:
-        start = _node(text, ()).value[[key.value for key, _ in _node(text, ()).value].index("trainings")][0].start_mark
-        text = f"{text[: start.index]}models:\n  {DEFAULT_MODEL}: {{}}\n  {name}: {entry}\n\n{text[start.index :]}"
+    entry = _entry(content, training, record, name=name)
+    whole = path.read_bytes().decode()
+    is_crlf = whole.count("\r\n") == whole.count("\n")
+    text = _with_model(whole.replace("\r\n", "\n") if is_crlf else whole, content, name=name, entry=entry)
+    content.setdefault("models", {DEFAULT_MODEL: {}})[name] = entry
     group = training.group.removesuffix(training.model.suffix)
     if own := (content["trainings"][group] or {}).get("models"):
-        text = _with_entry(text, ("trainings", group, "models"), name, _flow(own[training.model.name]))
-    _replace(path, text)
+        matrix = own[name] = own[training.model.name]
+        text = _with_entry(text, ("trainings", group, "models"), _flow(name), _flow(matrix))
+    _replace(path, text.replace("\n", "\r\n") if is_crlf else text, content=content, load=load)
+
+
+def _with_model(text: str, content: JsonMapping, *, name: str, entry: JsonMapping) -> str:
+    """Return the YAML of a study with one more model."""
+    # A name may look like a number or a truth value, and is then in quotes.
+    key = _flow(name)
+    if "models" in content:
+        return _with_entry(text, ("models",), key, _flow(entry))
+    root = _node(text, ()).value
+    start = root[[one.value for one, _ in root].index("trainings")][0].start_mark.index
+    return f"{text[:start]}models:\n  {DEFAULT_MODEL}: {{}}\n  {key}: {_flow(entry)}\n\n{text[start:]}"
 
 
 def _entry(content: dict[str, object], training: Training, record: SweepRecord, *, name: str) -> dict[str, object]:
@@ -66,7 +91,7 @@ def _entry(content: dict[str, object], training: Training, record: SweepRecord, 
         entry["preset"] = preset
     entry["suffix"] = f"-{name}"
     entry["note"] = (
-        f"the best of {record.num_trials} trials on the training cases of {record.training}; other folds may test "
+        f"the best of {record.num_scored} trials on the training cases of {record.training}; other folds may test "
         "cases on which it was chosen"
     )
     return entry
@@ -82,9 +107,9 @@ def _with_entry(text: str, place: tuple[str, ...], key: str, value: str) -> str:
     """Return YAML with one more entry at the end of a mapping, as the mapping is written."""
     node = _node(text, place)
     if node.flow_style:
-        end = node.end_mark.index - 1
-        before = text[:end].rstrip()
-        return f"{before}{', ' if node.value else ''}{key}: {value}{text[end:]}"
+        # Behind the last value, as the mapping may end with a comma or a comment.
+        end = (node.value[-1][1].end_mark if node.value else node.start_mark).index + (not node.value)
+        return f"{text[:end]}{', ' if node.value else ''}{key}: {value}{text[end:]}"
     # A mapping ends where the next thing begins; comments before that are left to it.
     last = node.value[-1][1]
     while isinstance(last, yaml.CollectionNode) and not last.flow_style and last.value:
@@ -112,16 +137,29 @@ def _node(text: str, place: tuple[str, ...]) -> yaml.MappingNode:
     return node
 
 
-def _replace(path: Path, text: str) -> None:
-    """Write a file beside the old one, then in its place, if it is still YAML."""
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, suffix=".yaml", delete=False) as file:
-        file.write(text)
+def _replace(path: Path, text: str, *, content: object, load: Callable[[Path], object]) -> None:
+    """Write a file beside the old one, then in its place, if it holds what it should and is that of a study."""
+    with tempfile.NamedTemporaryFile("wb", dir=path.parent, suffix=".yaml", delete=False) as file:
+        file.write(text.encode())
         file.flush()
         os.fsync(file.fileno())
     new = Path(file.name)
     try:
-        load_yaml(new)
+        _expect_content(new, content)
+        load(new)
         new.chmod(path.stat().st_mode)
         new.replace(path)
+    except ConfigError as error:
+        raise ConfigError(
+            f"{str(error).replace(str(new), str(path))} (with the new model; the file is as it was)"
+        ) from error
     finally:
         new.unlink(missing_ok=True)
+
+
+def _expect_content(path: Path, content: object) -> None:
+    if load_yaml(path) != content:
+        raise ConfigError(
+            f"{path}: its models are written in a way to which no program can add; expected none that ends with an "
+            "alias (`*name`)"
+        )

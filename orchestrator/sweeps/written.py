@@ -25,6 +25,8 @@ class SweepRecord:
     training: str
     """Id of the training on whose cases it searched."""
     num_trials: int
+    num_scored: int
+    """Of them: among these, the best one is."""
     best: Settings
     """Settings of the best trial."""
 
@@ -80,7 +82,8 @@ def read_sweep(storage: Storage) -> SweepRecord:
         raise ConfigError(f"{storage.location}: no trial has trained to its end; expected one that can be applied")
     settings = search.trials[search.best].settings
     best = tuple((name, tuple(value) if isinstance(value, list) else value) for name, value in settings.items())
-    return SweepRecord(training=search.training, num_trials=len(search.trials), best=best)
+    num_scored = sum(search.score(trial) is not None for trial in search.trials)
+    return SweepRecord(training=search.training, num_trials=len(search.trials), num_scored=num_scored, best=best)
 
 
 _WHAT_DIFFERS = {"sha256": "data, labels or other things that its results follow from"}
