@@ -167,6 +167,8 @@ def _search_here(request: SweepRequest, *, console: Console) -> int:
             f"{request.max_hours:.3g} are allowed",
             console=console,
         )
+    if outcome.has_tried_all:
+        say(_all_tried(request, len(outcome.results)), console=console)
     if outcome.best is None:
         say("No trial has trained to its end.", console=console)
         return EXIT_NOT_DONE
@@ -183,6 +185,10 @@ def _search_here(request: SweepRequest, *, console: Console) -> int:
         console=console,
     )
     return EXIT_NOT_DONE if outcome.failures else EXIT_DONE
+
+
+def _all_tried(request: SweepRequest, number: int) -> str:
+    return f"{number} of {request.num_trials} trials: there are no other settings in {request.space.path}"
 
 
 def _request(options: argparse.Namespace) -> SweepRequest:

@@ -4,15 +4,20 @@ A sampler keeps nothing: it is told what is known of earlier trials and says wha
 after it was interrupted, or that begins with what another one has found, needs nothing else.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import islice, product
+from itertools import count, product
 from typing import Protocol
 
 import numpy as np
 
 from orchestrator.errors import ConfigError
 from orchestrator.search.space import Settings, Space
+
+_NUM_SEEDS = 2**32
+"""That numpy's older generators know."""
+_TRIES = 4
+"""Settings that a sampler is asked for, for each that is wanted."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,16 +75,15 @@ class RandomSampler:
     learns = False
 
     def __call__(self, space: Space, known: Sequence[KnownTrial], *, num_trials: int, seed: int) -> list[Settings]:
-        """Return settings that depend on the seed and on how many were drawn before."""
-        num_before = _num_own(known)
+        """Return settings that depend on the seed and on what was drawn before."""
         domains = space.domains()
         # Tune's domains draw from the older kind of generator only.
-        random = np.random.RandomState(seed)
-        drawn = [
+        random = np.random.RandomState(seed % _NUM_SEEDS)
+        drawn = (
             space.settings_of({name: domain.sample(random_state=random) for name, domain in domains.items()})
-            for _ in range(num_before + num_trials)
-        ]
-        return drawn[num_before:]
+            for _ in count()
+        )
+        return _new(drawn, known, num_trials=min(num_trials, space.num_points - len(_own(known))))
 
 
 class GridSampler:
@@ -90,14 +94,13 @@ class GridSampler:
     def __call__(self, space: Space, known: Sequence[KnownTrial], *, num_trials: int, seed: int) -> list[Settings]:
         """Return the next combinations."""
         del seed
-        num_before = _num_own(known)
         for name, entry in space.settings.items():
             if entry.kind not in {"grid", "choice"}:
                 raise ConfigError(
                     f"{space.path}: {name}: {entry.kind} has no end; expected `grid` or `choice` for --sampler grid"
                 )
         columns = [[(name, value) for value in space.values_of(name)] for name in space.settings]
-        return list(islice(product(*columns), num_before, num_before + num_trials))
+        return _new(product(*columns), known, num_trials=num_trials)
 
 
 class OptunaSampler:
@@ -118,20 +121,35 @@ class OptunaSampler:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         told = [one for one in known if one.score is not None and space.holds(one.settings)]
         search = OptunaSearch(
-            space=space.domains(),
+            # As Optuna has them: Tune's own it turns into these with a warning.
+            space=OptunaSearch.convert_search_space(space.domains()),
             metric="score",
             mode="max",
             points_to_evaluate=[space.drawn_as(one.settings) for one in told] or None,
             evaluated_rewards=[one.score for one in told] or None,
             # Each time from another seed: the first draws of one are those of a sampler that knows nothing.
-            seed=(seed + _num_own(known)) % 2**32,
+            seed=(seed + len(_own(known))) % _NUM_SEEDS,
         )
-        drawn = [search.suggest(str(number)) for number in range(num_trials)]
-        return [space.settings_of(one) for one in drawn if one is not None]
+        drawn = (search.suggest(str(number)) for number in range(num_trials * _TRIES))
+        found = _new((space.settings_of(one) for one in drawn if one is not None), known, num_trials=num_trials)
+        # Of few values it may name the same ones for ever.
+        also = [*known, *(KnownTrial(settings=one, score=None) for one in found)]
+        return found + RandomSampler()(space, also, num_trials=num_trials - len(found), seed=seed)
 
 
-def _num_own(known: Sequence[KnownTrial]) -> int:
-    return sum(not one.is_earlier for one in known)
+def _new(drawn: Iterable[Settings], known: Sequence[KnownTrial], *, num_trials: float) -> list[Settings]:
+    """Return the first settings of which there was no trial."""
+    found: dict[Settings, None] = {}
+    before = _own(known)
+    settings = iter(drawn)
+    while len(found) < num_trials and (one := next(settings, None)) is not None:
+        if one not in before:
+            found[one] = None
+    return list(found)
+
+
+def _own(known: Sequence[KnownTrial]) -> set[Settings]:
+    return {one.settings for one in known if not one.is_earlier}
 
 
 SAMPLERS: dict[str, Sampler] = {"random": RandomSampler(), "grid": GridSampler(), "optuna": OptunaSampler()}

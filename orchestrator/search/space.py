@@ -1,5 +1,6 @@
 """What a sweep varies: a YAML file with a range or a list of values for fields of a model or a preset."""
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,12 +20,15 @@ OF_A_MODEL = ("configuration", "planner", "trainer")
 """What can be varied beside the fields of a preset: nnU-Net's classes and its configuration."""
 FIDELITIES = "fidelities"
 """Key of a space file that is no setting."""
-Value = bool | int | float | str | list[int]
-"""Of a setting, as YAML has it."""
+Value = bool | int | float | str | list[int] | None
+"""Of a setting, as YAML has it; null is nnU-Net's own."""
+_DIGITS = 4
+"""That count of a number, and of how far it is from the ends of its range: more only make tables hard to read."""
 _EXPONENT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
 Settings = tuple[tuple[str, object], ...]
 """Of a trial: name and value of each; lists are tuples."""
-_Range = Annotated[list[float], Field(min_length=2, max_length=2)]
+_Number = Annotated[float, Field(allow_inf_nan=False)]
+_Range = Annotated[list[_Number], Field(min_length=2, max_length=2)]
 _IntRange = Annotated[list[int], Field(min_length=2, max_length=2)]
 
 
@@ -47,11 +51,14 @@ class RangeEntry(Entry):
     @model_validator(mode="before")
     @classmethod
     def _with_numbers(cls, content: object) -> object:
-        """Take `1e-4` for a number, as people mean it: YAML 1.1 wants a point and a sign there."""
+        """Take `1e-4` for a number, as people mean it: YAML 1.1 wants a point and a sign there; and `1e4` for 10000."""
         if not isinstance(content, dict):
             return content
         return {
-            key: [*map(_as_number, values)] if isinstance(values, list) else values for key, values in content.items()
+            key: [_as_number(value, is_whole="int" in str(key)) for value in values]
+            if isinstance(values, list)
+            else values
+            for key, values in content.items()
         }
 
     @model_validator(mode="after")
@@ -107,6 +114,19 @@ class Space:
     fidelities: tuple[FidelityEntry, ...] = ()
     """The cheapest first; none if there is but one."""
 
+    @property
+    def num_points(self) -> float:
+        """How many settings there are; infinite where numbers are drawn from a range."""
+        numbers = [
+            len(set(self.values_of(name)))
+            if entry.kind in {"choice", "grid"}
+            else self._bounds(name)[1] - self._bounds(name)[0] + 1
+            if "int" in entry.kind
+            else math.inf
+            for name, entry in self.settings.items()
+        ]
+        return math.prod(numbers)
+
     def domains(self) -> "dict[str, Domain]":
         """Return the settings as Ray Tune draws them; lists in place of numbers become positions in `values`.
 
@@ -146,9 +166,7 @@ class Space:
             elif "int" in entry.kind:
                 found.append((name, int(value)))
             else:
-                low, high = self._bounds(name)
-                # More digits than any result depends on only make tables hard to read.
-                found.append((name, min(high, max(low, float(f"{value:.4g}")))))
+                found.append((name, _rounded(value, *self._bounds(name))))
         return tuple(found)
 
     def holds(self, settings: Settings) -> bool:
@@ -175,8 +193,16 @@ class Space:
         return low, high
 
 
-def _as_number(value: object) -> object:
-    return float(value) if isinstance(value, str) and _EXPONENT.fullmatch(value) else value
+def _rounded(value: float, low: float, high: float) -> float:
+    """Return a number of a range with the digits that count."""
+    finest = min(abs(value) or high - low, high - low)
+    return min(high, max(low, round(value, _DIGITS - 1 - math.floor(math.log10(finest)))))
+
+
+def _as_number(value: object, *, is_whole: bool) -> object:
+    if isinstance(value, str) and _EXPONENT.fullmatch(value):
+        value = float(value)
+    return int(value) if is_whole and isinstance(value, float) and value.is_integer() else value
 
 
 def load_space(path: Path) -> Space:
@@ -188,10 +214,19 @@ def load_space(path: Path) -> Space:
         If the file is missing, or names a setting that there is not, with the nearest name, or values that are none.
     """
     content = load_yaml(path)
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: found {type(content).__name__}; expected settings with their ranges")
+    if not isinstance(content, dict) or not content:
+        found = "nothing" if not content else f"a {type(content).__name__}"
+        raise ConfigError(f"{path}: found {found}; expected settings with their ranges, a line each")
     expect_known(map(str, content), [*OF_A_MODEL, *MODEL_FIELDS, FIDELITIES], where=str(path), what="setting")
     said = {"settings": {name: entry for name, entry in content.items() if name != FIDELITIES}}
+    for name, entry in said["settings"].items():
+        if not isinstance(entry, dict):
+            kinds = ", ".join(RangeEntry.model_fields)
+            raise ConfigError(
+                f"{path}: {name} is {entry!r:.80}; expected one of {kinds} with its values, as in `choice: [1, 2]`"
+            )
+    if not said["settings"]:
+        raise ConfigError(f"{path}: found {FIDELITIES} alone; expected settings with their ranges, a line each")
     if FIDELITIES in content:
         said[FIDELITIES] = content[FIDELITIES]
     read = understood(said, SpaceFile, where=str(path))

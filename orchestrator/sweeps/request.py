@@ -17,6 +17,7 @@ from orchestrator.search.samplers import Trial
 from orchestrator.search.space import Space
 from orchestrator.storage import run_paths
 from orchestrator.storage.json_values import JsonObject
+from orchestrator.sweeps.allowed import check_values
 from orchestrator.sweeps.inner_study import changes_for, inner_study
 
 
@@ -90,13 +91,14 @@ class SweepRequest:
         return found
 
     def check(self) -> None:
-        """Raise ConfigError for names that can be none, and fidelities that do not follow from each other."""
+        """Raise ConfigError for names, settings and fidelities that cannot be."""
         for option, names in (("--name", (self.name,)), ("--warm-start", self.warm_start)):
             for name in names:
                 if not run_paths.is_name(name):
                     raise ConfigError(
                         f"{option} {name!r}: is part of the names of files; expected letters, digits, `_`, `.` and `-`"
                     )
+        check_values(self.space, preset=self.run.preset)
         where = f"{self.space.path}: fidelities"
         for before, after in pairwise(self.fidelities):
             if before == after or (before.preset == after.preset and before.folds > after.folds):

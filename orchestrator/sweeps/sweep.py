@@ -38,6 +38,8 @@ class SweepOutcome:
     """A line for each trial that failed."""
     stopped_for_hours: bool
     """Whether fewer trials were begun than asked for, since the hours would not have lasted."""
+    has_tried_all: bool
+    """Whether fewer trials were begun than asked for, since there are no more settings."""
     tables: tuple[str, ...]
     """Keys of the tables of trials, below the location of the sweep."""
 
@@ -98,6 +100,7 @@ def sweep(request: SweepRequest, *, connect: Connect, listener: ProgressListener
         best=best,
         failures=tuple(f"{stage}: {text.splitlines()[0]}" for stage, text in failures.items()),
         stopped_for_hours=stopped_for_hours,
+        has_tried_all=not stopped_for_hours and len(results) < request.num_trials,
         tables=tables,
     )
 
@@ -133,6 +136,8 @@ def _choose(request: SweepRequest, storage: Storage, results: Sequence[TrialResu
     )
     if not chosen:
         return False
+    # What does not fit is refused before it is written down.
+    request.request_for([replace(one, fidelity=len(request.fidelities) - 1) for one in _numbered(chosen)])
     if not results:
         # Before any trial is there, so that whoever goes on knows what they are of.
         write_sweep(storage, (), best=None, about=request.about)
