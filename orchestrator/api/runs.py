@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TextIO, TypedDict, TypeVar, Unpack
 from orchestrator.benchmark import loading
 from orchestrator.benchmark.definition import NNUNET_RAW
 from orchestrator.benchmark.study import ALL_MATRICES, Study
+from orchestrator.benchmark.tables import load_tables
 from orchestrator.benchmark.trainings.ensembles import fitted_trainings
 from orchestrator.cluster.registry import load_cluster
 from orchestrator.configuration import absolute, check_options
@@ -90,6 +91,8 @@ def make_request(study: Study, **options: Unpack[RequestOptions]) -> RunRequest:
         raise ConfigError(f"seed {seed}: expected a number from 0 to 2^63 - 1")
     trainings = study.trainings(matrix=options.get("matrix"), only=patterns, preset=chosen)
     check_models(training.model for training in fitted_trainings(trainings))
+    # They are written after the last training: what is wrong with them is said before the first.
+    load_tables(study)
     return RunRequest(
         study=study,
         trainings=trainings,

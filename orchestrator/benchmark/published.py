@@ -1,7 +1,7 @@
 """The published scores, and which of them are known to be wrong."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, Protocol
@@ -86,16 +86,16 @@ class PublishedScores:
         }
         self._scores: dict[tuple[str, int | str, str, str], PublishedScore] = {}
         try:
-            with scores.open(newline="", encoding="utf-8") as file:
+            with scores.open(newline="", encoding="utf-8-sig") as file:
                 # Rows of the detailed tables come first and have more digits than those of the overview.
                 for row in sorted(csv.DictReader(file), key=lambda row: row["level"]):
                     fold = AVERAGE if row["fold"] == AVERAGE else int(row["fold"])
                     key = (row["group"], fold, row["evaluation_set"], row["structure"])
                     score = PublishedScore(
-                        dsc_mean=float(row["dsc_mean"]),
-                        dsc_std=float(row["dsc_std"]),
-                        nsd_mean=float(row["nsd_mean"]),
-                        nsd_std=float(row["nsd_std"]),
+                        dsc_mean=_share(row, "dsc_mean", where=scores),
+                        dsc_std=_share(row, "dsc_std", where=scores),
+                        nsd_mean=_share(row, "nsd_mean", where=scores),
+                        nsd_std=_share(row, "nsd_std", where=scores),
                         dsc_erratum=touched.get((key, "dsc"), ""),
                         nsd_erratum=touched.get((key, "nsd"), ""),
                     )
@@ -112,8 +112,21 @@ class PublishedScores:
         """Return a published score, or None if that row was not published; `fold` may be `average`."""
         return self._scores.get((group, fold, evaluation_set, structure))
 
+    @property
+    def rows(self) -> Collection[tuple[str, int | str, str, str]]:
+        """Group, fold, evaluation set and structure of each row."""
+        return self._scores.keys()
+
     def __len__(self) -> int:
         return len(self._scores)
+
+
+def _share(row: Mapping[str, str], column: str, *, where: Path) -> float:
+    share = float(row[column])
+    if not 0 <= share <= 1:
+        place = ", ".join(row[name] for name in ("group", "fold", "evaluation_set", "structure"))
+        raise ConfigError(f"{where}: {column} of {place} is {row[column]}; expected a share from 0 to 1")
+    return share
 
 
 def _read_errata(path: Path) -> tuple[Erratum, ...]:

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from orchestrator.benchmark.presets import ModelChanges, PresetEntry
 from orchestrator.configuration import Entry
@@ -20,6 +20,16 @@ WholeNumber = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 Facets = dict[Name, str | WholeNumber]
 Tolerance = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 """Of the NSD, in mm."""
+
+
+def _beside(name: str) -> str:
+    if not name or "/" in name or "\\" in name or name in {".", ".."}:
+        raise ValueError("the name of a file beside this one")
+    return name
+
+
+FileBeside = Annotated[str, AfterValidator(_beside)]
+"""Name of a file in the folder of this one."""
 Parts = dict[Name, Annotated[list[str], Field(min_length=1)]]
 """Cases of a data set by the name of a part; no case is in two of them."""
 
@@ -246,9 +256,9 @@ class GapEntry(Entry):
 class PublishedEntry(Entry):
     """Files with values of a publication."""
 
-    scores: str
+    scores: FileBeside
     """CSV file beside this one."""
-    errata: str
+    errata: FileBeside
     """YAML file beside this one."""
 
 
@@ -295,7 +305,7 @@ class TablesFile(Entry):
     """Differences between evaluation sets."""
     case_groups: dict[Name, CaseGroupsEntry] = {}
     """Kinds of cases whose scores are shown by themselves."""
-    references: str = ""
+    references: FileBeside | None = None
     """BibTeX file beside this one: what whoever uses the results cites as well."""
     segments: dict[str, SegmentEntry] = {}
     """Structure to its codes, for predictions as DICOM Segmentation."""

@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from orchestrator.benchmark.checks.tables import KnownNames, check_published, check_tables, known_names
 from orchestrator.benchmark.definition import TRAINING_SEED, VALIDATION, Training
 from orchestrator.benchmark.published import Published, PublishedScores
 from orchestrator.benchmark.study import Study
-from orchestrator.benchmark.study_file import ComparisonEntry, TableEntry, TablesFile
+from orchestrator.benchmark.study_file import ComparisonEntry, PublishedEntry, TableEntry, TablesFile
 from orchestrator.configuration import expect_known, load_yaml, understood
 from orchestrator.errors import ConfigError
 
@@ -144,7 +145,7 @@ class TableLayout:
 def load_tables(study: Study) -> TableLayout:
     """Return the tables of a study: what `tables.yaml` beside its file says, or else one table of everything.
 
-    Raises ConfigError if a file has an unknown key or a wrong value.
+    Raises ConfigError if a file has an unknown key or a wrong value, or names something that is not in the study.
     """
     path = study.path.with_name("tables.yaml")
     if not path.exists():
@@ -152,26 +153,21 @@ def load_tables(study: Study) -> TableLayout:
         # The best of many trials on the cases on which it was chosen is better than it is: nothing is asked of those.
         return layout if study.is_search else replace(layout, comparisons=_of_models(study))
     content = understood(load_yaml(path), TablesFile, where=str(path))
-    published = content.published
+    known = known_names(study)
+    check_tables(content, known, where=str(path))
     return TableLayout(
         specs=tuple(
             _table(name, entry, study=study, where=f"{path}: tables.{name}") for name, entry in content.tables.items()
         ),
         set_titles={VALIDATION: "validation"} | content.evaluation_sets,
-        published=PublishedScores(scores=path.with_name(published.scores), errata=path.with_name(published.errata))
-        if published
-        else NothingPublished(),
-        comparisons=tuple(
-            _comparison(name, entry, study=study, where=f"{path}: comparisons.{name}")
-            for name, entry in content.comparisons.items()
-        )
-        or _of_models(study),
+        published=_published(content.published, known, folder=path.parent) if content.published else NothingPublished(),
+        comparisons=tuple(_comparison(name, entry) for name, entry in content.comparisons.items()) or _of_models(study),
         gaps=tuple(GapSpec(**entry.model_dump()) for entry in content.gaps.values()),
         case_groups=tuple(
             CaseGroups(title=entry.title, cases={kind: tuple(cases) for kind, cases in entry.cases.items()})
             for entry in content.case_groups.values()
         ),
-        references=_text(path.with_name(content.references)) if content.references else "",
+        references=_text(path.parent / content.references) if content.references else "",
     )
 
 
@@ -226,11 +222,14 @@ def _in_one_cell(spec: TableSpec, facets_of: Mapping[str, Mapping[str, str | int
     return None
 
 
-def _comparison(name: str, entry: ComparisonEntry, *, study: Study, where: str) -> ComparisonSpec:
-    sets = dict.fromkeys([VALIDATION, *(one.name for group in study.groups for one in group.evaluations)])
-    structures = dict.fromkeys(one.name for label_set in study.label_sets for one in label_set.structures)
-    expect_known(entry.evaluation_sets, sets, where=f"{where}.evaluation_sets", what="evaluation set")
-    expect_known(entry.structures, structures, where=f"{where}.structures", what="structure")
+def _published(entry: PublishedEntry, known: KnownNames, *, folder: Path) -> PublishedScores:
+    scores, errata = folder / entry.scores, folder / entry.errata
+    published = PublishedScores(scores=scores, errata=errata)
+    check_published(published, known, scores=scores, errata=errata)
+    return published
+
+
+def _comparison(name: str, entry: ComparisonEntry) -> ComparisonSpec:
     return ComparisonSpec(
         name=name,
         title=entry.title,

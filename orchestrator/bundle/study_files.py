@@ -10,6 +10,7 @@ from orchestrator.benchmark.study_file import FoldRule, SplitFile, StudyFile, Ta
 from orchestrator.bundle import names
 from orchestrator.configuration import load_yaml, understood
 from orchestrator.driver.request import RunRequest
+from orchestrator.errors import ConfigError
 from orchestrator.sources.nnunet_raw.survey import Describer
 
 Descriptions = TypeAdapter(dict[str, RawDataset])
@@ -38,6 +39,10 @@ def files_beside(path: Path) -> tuple[str, ...]:
         named = understood(load_yaml(tables), TablesFile, where=str(tables))
         beside += [named.published.scores, named.published.errata] if named.published else []
         beside += [named.references] if named.references else []
+    if others := [file for file in beside if Path(file).name != file]:
+        raise ConfigError(
+            f"{path}: {others[0]}: not beside the study file; expected all files of a study in one folder"
+        )
     return tuple(file for file in dict.fromkeys(beside) if path.with_name(file).exists())
 
 

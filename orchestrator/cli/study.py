@@ -13,6 +13,7 @@ from orchestrator.benchmark.leaks import leak_lines
 from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.presets import find_preset
 from orchestrator.benchmark.study import ALL_MATRICES, Study
+from orchestrator.benchmark.tables import load_tables
 from orchestrator.cli.console import EXIT_DONE, EXIT_NOT_DONE, command_parser, consoles, exit_code_of, parse, say
 from orchestrator.cli.doctor import examine, show_text, with_survey
 from orchestrator.cli.text import counted
@@ -102,6 +103,7 @@ def check(options: argparse.Namespace, *, console: Console) -> int:
     describer = Describer(location, is_strict=False) if location else None
     study = load_study(Path(options.what[0]), describe=describer)
     check_models(study.models)
+    load_tables(study)
     preset = find_preset("paper")
     trainings = study.trainings(matrix=ALL_MATRICES, preset=preset)
     has_problems = False
