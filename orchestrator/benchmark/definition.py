@@ -211,6 +211,8 @@ class Training:
     chosen_by: str = ""
     """`dsc` or `nsd` of validation cases, by which members or, of a training, the epoch whose weights predict are
     chosen; empty if nothing is."""
+    given_id: str = ""
+    """By the template of the study, if it has one."""
 
     @property
     def candidates(self) -> dict[str, tuple["Training", ...]]:
@@ -222,8 +224,8 @@ class Training:
 
     @property
     def id(self) -> str:
-        """Unique and usable as a file name: `liver-a-fold0`, or `liver-a-seed1-fold0`."""
-        return training_id(self.group, seed=self.seed, fold=self.fold)
+        """Unique and usable as a file name: `liver-a-fold0` or `liver-a-seed1-fold0`, or as the study says it."""
+        return self.given_id or training_id(self.group, seed=self.seed, fold=self.fold)
 
     @property
     def num_in_group(self) -> int:

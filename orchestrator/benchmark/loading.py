@@ -16,6 +16,7 @@ from orchestrator.benchmark.study import Study
 from orchestrator.benchmark.study_datasets import DatasetReader, label_set_of
 from orchestrator.benchmark.study_file import CaseLimits, FoldsFile, ModelEntry, StudyFile
 from orchestrator.benchmark.training_groups import TrainingReader
+from orchestrator.benchmark.trainings.ids import check_ids, check_template
 from orchestrator.configuration import expect_known, load_yaml, understood
 from orchestrator.errors import ConfigError
 from orchestrator.shipped import shipped_file
@@ -59,14 +60,12 @@ def load_study(path: Path | None = None, *, describe: Describe | None = None) ->
     files = [_without_ensembles(path.read_bytes()), folds_path.read_bytes() if has_folds else b""]
     files += [one.read_file for one in read.values()]
     described = {name: _facts(one.dataset, one.own_label_set) for name, one in read.items() if one.is_described}
-    return Study(
+    found = Study(
         path=path,
         title=content.title,
         label_sets=tuple(label_sets.values()),
         datasets=tuple(datasets.values()),
-        models=tuple(
-            _model(name, entry, where=f"{path}: models.{name}.preset") for name, entry in content.models.items()
-        ),
+        models=tuple(_model(name, one, where=f"{path}: models.{name}.preset") for name, one in content.models.items()),
         groups=trainings.groups(),
         ensembles=trainings.ensembles(),
         cases=cases,
@@ -74,11 +73,25 @@ def load_study(path: Path | None = None, *, describe: Describe | None = None) ->
         presets=presets,
         case_limits=case_limits,
         sha256=hashlib.sha256(b"".join(files) + (_json(described) if described else b"")).hexdigest(),
+        ids=content.ids,
     )
+    return _with_ids(found)
 
 
 load_benchmark = load_study
 """The name that scripts know from before there were other studies."""
+
+
+def _with_ids(study: Study) -> Study:
+    """Return a study; raises ConfigError unless its template makes an id of its own for each training."""
+    where = f"{study.path}: ids"
+    if not study.ids:
+        return study
+    for group in study.groups:
+        check_template(study.ids, facets=[*group.facets, "model"], where=where)
+    trainings = study.all_trainings(preset=next(iter(study.presets.values())))
+    check_ids([training.id for training in trainings], template=study.ids, where=where)
+    return study
 
 
 def _presets(content: StudyFile, *, where: str) -> tuple[dict[str, Preset], dict[str, dict[str, int]]]:

@@ -26,6 +26,7 @@ from orchestrator.benchmark.leaks import PatientLeak, leaking_trainings, same_im
 from orchestrator.benchmark.presets import Preset, find_preset
 from orchestrator.benchmark.study_file import FOLD, OTHER_FOLDS
 from orchestrator.benchmark.trainings.ensembles import Ensemble, ensemble_trainings
+from orchestrator.benchmark.trainings.ids import filled
 from orchestrator.benchmark.trainings.selection import select
 from orchestrator.errors import ConfigError
 
@@ -98,6 +99,8 @@ class Study:
     """Whether its trainings are trials, one of which is to be chosen."""
     ensembles: tuple[Ensemble, ...] = ()
     """Trainings that predict together."""
+    ids: str = ""
+    """Template of the ids of its trainings; GROUP-foldN, or GROUP-seedM-foldN, if empty."""
 
     def select(self, *patterns: str) -> "Study":
         """Return this study with those trainings alone that match one of the patterns; see `trainings`."""
@@ -219,6 +222,7 @@ class Study:
         train, val, evaluations = self._parts(group, fold=fold, limits=limits)
         whole = self._parts(group, fold=fold, limits={})
         tested = sum(len(found.cases) for found in whole[2] if found.name != VALIDATION)
+        donor = next((one for one in self.groups if one.name == group.plans_from), None)
         chosen_by = preset.chosen_by if val else ""
         if chosen_by:
             _check_chosen(val, evaluations, where=f"{self.path}: {group.name}", preset=preset)
@@ -226,17 +230,24 @@ class Study:
             group=group.name + model.suffix,
             fold=fold,
             num_folds=group.num_folds,
-            facets={**group.facets, "model": model.name, **({} if seed is None else {TRAINING_SEED: seed})},
+            facets=_facets(group, model=model, seed=seed),
             label_set=group.label_set,
             model=model,
             train=train,
             val=val,
             evaluation_sets=evaluations,
-            plans_from=training_id(group.plans_from + model.suffix, seed=seed, fold=fold) if group.plans_from else None,
+            plans_from=self._id(donor, model=model, seed=seed, fold=fold) if donor else None,
             seed=seed,
             num_uncapped_cases=len(whole[0]) + len(whole[1]) + tested,
             chosen_by=chosen_by,
+            given_id=self._id(group, model=model, seed=seed, fold=fold) if self.ids else "",
         )
+
+    def _id(self, group: TrainingGroup, *, model: Model, seed: int | None, fold: int) -> str:
+        name = group.name + model.suffix
+        if not self.ids:
+            return training_id(name, seed=seed, fold=fold)
+        return filled(self.ids, _facets(group, model=model, seed=seed), group=name, fold=fold, seed=seed)
 
     def _parts(
         self, group: TrainingGroup, *, fold: int, limits: Mapping[str, int]
@@ -279,6 +290,10 @@ class Study:
         learned = {structure.name for structure in self.label_set(group.label_set).structures}
         structures = tuple(s.name for s in self.label_set(label_set).structures if s.name in learned)
         return EvaluationSet(name=name, label_set=label_set, structures=structures, cases=cases)
+
+
+def _facets(group: TrainingGroup, *, model: Model, seed: int | None) -> dict[str, str | int]:
+    return {**group.facets, "model": model.name, **({} if seed is None else {TRAINING_SEED: seed})}
 
 
 def _check_chosen(val: Sequence[Case], sets: Sequence[EvaluationSet], *, where: str, preset: Preset) -> None:

@@ -180,6 +180,9 @@ class StudyFile(Entry):
     """By name."""
     trainings: Annotated[dict[Name, TrainingEntry], Field(min_length=1)]
     """By group, in the order of the tables."""
+    ids: Annotated[str, Field(max_length=150)] = ""
+    """Template of the ids of trainings, of `{group}`, `{fold}`, `{seed}` and facets. Unless given, it is
+    `{group}-fold{fold}`, or `{group}-seed{seed}-fold{fold}` where a model has seeds."""
     ensembles: dict[Name, EnsembleEntry] = {}
     """Trainings whose probabilities are averaged, by name."""
     presets: dict[Name, PresetEntry] = {}

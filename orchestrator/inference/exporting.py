@@ -31,7 +31,8 @@ CARD = "model_card.md"
 FIRST_NUMBER = 700
 """Of the data sets under which nnU-Net installs the models; it has numbers up to 999."""
 _LAST_NUMBER = 999
-_OF_A_FOLD = re.compile(r"([A-Za-z0-9][\w.-]*)-fold\d+")
+_OF_A_FOLD = re.compile(r"([A-Za-z0-9][\w.-]*)-fold(\d+)")
+"""What a training is called unless its study says it otherwise."""
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 """The first time that a zip knows: the same on every machine."""
 
@@ -44,6 +45,9 @@ class ExportedModel:
     training: str
     dataset: str
     """`DatasetNNN_Name` under which nnU-Net installs it."""
+    group: str
+    """Of the training."""
+    fold: int
     sha256: str
     num_bytes: int
 
@@ -86,12 +90,12 @@ def export_models(
         raise ConfigError(
             f"numbers from {first_number}: expected room for {len(numbered)} data sets up to {_LAST_NUMBER}"
         )
-    made = []
+    made, groups = [], _group_and_fold(source, there)
     for training in trainings or there:
         dataset = f"Dataset{first_number + numbered.index(training):03d}_{training.replace('-', '_')}"
         content = _zip(source, training, dataset=dataset)
         target.write_bytes(f"{training}.zip", content)
-        made.append(_exported(training, content, dataset=dataset))
+        made.append(_exported(training, content, dataset=dataset, group_and_fold=groups[training]))
         on_model(made[-1])
     _write_index(target, made)
     _write_ensembles(target)
@@ -100,11 +104,24 @@ def export_models(
     return made
 
 
-def _exported(training: str, content: bytes, *, dataset: str) -> ExportedModel:
+def _group_and_fold(source: Storage, trainings: Sequence[str]) -> dict[str, tuple[str, int]]:
+    """Return group and fold of trainings, as their rows tell them; of those without, as usual names do."""
+    store, found = ResultsStore(source), dict[str, tuple[str, int]]()
+    for name in trainings:
+        match = _OF_A_FOLD.fullmatch(name)
+        found[name] = (match[1], int(match[2])) if match else (name, 0)
+    rows = from_table(store.read()) if store.finished() else []
+    return found | {row.training_id: (row.group, row.fold) for row in rows}
+
+
+def _exported(training: str, content: bytes, *, dataset: str, group_and_fold: tuple[str, int]) -> ExportedModel:
+    group, fold = group_and_fold
     return ExportedModel(
         file=f"{training}.zip",
         training=training,
         dataset=dataset,
+        group=group,
+        fold=fold,
         sha256=hashlib.sha256(content).hexdigest(),
         num_bytes=len(content),
     )
@@ -122,7 +139,14 @@ def _write_index(target: Storage, made: Sequence[ExportedModel]) -> None:
     models = read_json(target, INDEX, {"models": dict})["models"] if target.exists(INDEX) else {}
     models = {file: entry for file, entry in models.items() if target.exists(file)}
     models |= {
-        one.file: {"training": one.training, "dataset": one.dataset, "sha256": one.sha256, "bytes": one.num_bytes}
+        one.file: {
+            "training": one.training,
+            "group": one.group,
+            "fold": one.fold,
+            "dataset": one.dataset,
+            "sha256": one.sha256,
+            "bytes": one.num_bytes,
+        }
         for one in made
     }
     write_json(target, INDEX, {"models": dict(sorted(models.items()))})
@@ -130,13 +154,14 @@ def _write_index(target: Storage, made: Sequence[ExportedModel]) -> None:
 
 def _write_ensembles(target: Storage) -> None:
     """Name the folds of each group together, which nnU-Net cannot hold in one model as their plans differ."""
-    groups: dict[str, list[str]] = {}
+    groups: dict[str, dict[str, int]] = {}
     for file, entry in read_json(target, INDEX, {"models": dict})["models"].items():
-        if match := _OF_A_FOLD.fullmatch(entry["training"]):
-            groups.setdefault(match[1], []).append(file)
+        # An index of an earlier release has no groups: what it lists is exported again before it is named here.
+        if "group" in entry:
+            groups.setdefault(entry["group"], {})[file] = entry["fold"]
     for group, files in groups.items():
         if len(files) > 1:
-            named = "".join(f"  - {{model: {file}}}\n" for file in sorted(files, key=_fold))
+            named = "".join(f"  - {{model: {file}}}\n" for file in sorted(files, key=lambda file: (files[file], file)))
             text = f"# The folds of {group}: orchestrator predict IMAGES --model {group}.yaml --output LABELS\n"
             target.write_bytes(f"{group}.yaml", f"{text}models:\n{named}".encode())
 
@@ -148,10 +173,6 @@ def _write_members(target: Storage, ensemble: str, members: Sequence[str]) -> No
         named = "".join(f"  - {{model: {file}}}\n" for file in files)
         text = f"# {ensemble}: orchestrator predict IMAGES --model {ensemble}.yaml --output LABELS\n"
         target.write_bytes(f"{ensemble}.yaml", f"{text}models:\n{named}".encode())
-
-
-def _fold(file: str) -> int:
-    return int(file.removesuffix(".zip").rpartition("fold")[2])
 
 
 def _zip(source: Storage, training: str, *, dataset: str) -> bytes:
