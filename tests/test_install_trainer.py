@@ -1,12 +1,17 @@
 """Claims about the file by which nnU-Net finds our trainer."""
 
+import re
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+from tiny_training import let_nnunet_find
 
+from bench.stock_trainer.folders import KINDS, write_stock_folder
 from orchestrator.cli.main import main
 from orchestrator.training.dropin import trainer_file
 from orchestrator.training.dropin.trainer import nnUNetTrainerOrchestrator
@@ -87,8 +92,56 @@ assert not hasattr(found, "nnUNetTrainer")
 try:
     found.{TRAINER}
 except ImportError as error:
-    assert "pip install nnunet-orchestrator, or remove" in str(error), error
+    assert "install it, or remove" in str(error), error
 else:
     raise AssertionError
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+REFUSING = """
+import sys
+
+class Refusing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in REFUSED:
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Refusing())
+"""
+TRAINING = """
+import json, torch
+from pathlib import Path
+from orchestrator.cli.main import main
+from orchestrator.training.dropin.trainer import nnUNetTrainerOrchestrator
+
+assert main(["convert-preprocessed", "1"]) == 0
+
+class Short(nnUNetTrainerOrchestrator):
+    def __init__(self, plans, configuration, fold, dataset_json, device):
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.num_epochs = self.num_iterations_per_epoch = self.num_val_iterations_per_epoch = 1
+
+plans, described = (json.loads(Path(sys.argv[1], name).read_text()) for name in ("nnUNetPlans.json", "dataset.json"))
+plans["continue_training"] = False
+Short(plans, "3d_fullres", 0, described, torch.device("cpu")).run_training()
+"""
+
+
+def test_it_needs_no_more_than_its_page_installs_beside_nnunet(tmp_path, monkeypatch):
+    folder, root = write_stock_folder(tmp_path / "data", KINDS["CT"]), Path(__file__).parents[1]
+    needed = tomllib.loads((root / "pyproject.toml").read_text())["project"]["dependencies"]
+    page = (root / "docs" / "nnunet_trainer.md").read_text()
+    (further,) = re.findall(r"^pip install (numba .*)$", page, re.MULTILINE)
+    names = {re.match(r"[\w-]+", one)[0] for one in needed}
+    brought = {re.match(r"[\w-]+", one)[0] for one in requires("nnunetv2")} | {"nnunetv2", "llvmlite"}
+    refused = names - brought - set(further.split())
+    assert {"ray", "boto3", "duckdb"} <= refused
+    let_nnunet_find(folder, tmp_path / "results", monkeypatch)
+    monkeypatch.setenv("ORCHESTRATOR_CURVE_EVERY", "1")
+    monkeypatch.setenv("ORCHESTRATOR_CURVE_SHARE", "1")
+    code = f"REFUSED = {sorted(refused)}\n{REFUSING}{TRAINING}"
+    command = [sys.executable, "-W", "ignore", "-c", code, str(folder.base)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Pseudo NSD" in done.stdout

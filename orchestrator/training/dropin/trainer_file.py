@@ -18,8 +18,8 @@ def __getattr__(name):
     try:
         from orchestrator.training.dropin.trainer import dropin_trainer
     except ModuleNotFoundError as error:
-        raise ImportError(f"{{name}} needs nnunet-orchestrator, which is not installed here ({{error}}): "
-                          f"pip install nnunet-orchestrator, or remove {{__file__}}") from error
+        raise ImportError(f"{{name}} needs nnunet-orchestrator and what that imports, which is not installed here "
+                          f"({{error}}): install it, or remove {{__file__}}") from error
     return dropin_trainer(name)
 '''
 """Nothing of ours is imported before somebody asks for our trainer."""
