@@ -77,6 +77,16 @@ def test_the_best_third_of_each_fidelity_goes_on_and_what_has_gone_on_or_failed_
     assert [one.trial.number for one in promoted(later, fidelity=0, reduction=3)] == [9]
 
 
+def test_of_equal_trials_the_first_third_goes_on():
+    equal = [result(number, 0.0) for number in range(9)]
+    assert [one.trial.number for one in promoted(equal, fidelity=0, reduction=3)] == [0, 1, 2]
+    # A third of ten, rounded up, is four: one more.
+    later = [*(result(number, 0.0, 0.0) for number in range(3)), *equal[3:], result(9, 0.0)]
+    assert [one.trial.number for one in promoted(later, fidelity=0, reduction=3)] == [3]
+    # Nobody goes on without a score.
+    assert promoted([result(0, None)], fidelity=0, reduction=3) == []
+
+
 def test_the_winner_is_one_that_has_come_to_the_last_fidelity():
     trials = [result(0, 0.9), result(1, 0.6, 0.5, is_whole=True), result(2, 0.7, 0.4, is_whole=True)]
     assert best_of(trials).trial.number == 1
@@ -114,13 +124,16 @@ def test_hours_are_those_that_a_fidelity_adds_and_are_learned(brain):
     request = request_of(brain, SPACE, "--max-hours", "10")
     less, tiny, folds = expected_hours(request)
     assert (tiny / less, folds / tiny) == (4.0, 1.0)
-    # Nine of ten hours went for what should have taken six times the shortest: each of that 1.5 hours.
+    trials = [Trial(number=number, settings=()) for number in range(100)]
+    # One hour is left. The slower trial took 8.5 hours for five times what the shortest look should take: 1.7 each.
     results = [result(0, 0.5, 0.5, hours=8.5), result(1, 0.5, hours=0.5)]
     budget = Budget(request, results)
-    assert budget.take(3, fidelity=1) == 0
+    assert budget.take(trials, fidelity=1) == []
     assert budget.is_short
-    assert Budget(request, [result(0, 0.5, hours=0.2)] * 5).take(20, fidelity=1) == 11
-    assert Budget(request, [result(0, 0.5, hours=0.2)] * 5).take(100, fidelity=0) == 45
+    # Nine hours are left. Cheap looks took 0.2 hours each, so a closer one takes 0.8: 11 of them, or 45 cheap ones.
+    cheap = [result(0, 0.5, hours=0.2)] * 5
+    assert len(Budget(request, cheap).take(trials, fidelity=1)) == 11
+    assert len(Budget(request, cheap).take(trials, fidelity=0)) == 45
 
 
 def test_a_forecast_has_a_third_of_the_trials_at_the_next_fidelity_each(brain):
@@ -203,6 +216,16 @@ def test_no_trial_is_looked_at_closer_for_which_the_hours_do_not_last(brain, mon
     assert len(runs.trained) == 4
     assert outcome.stopped_for_hours
     assert outcome.best is None
+
+
+def test_no_trial_is_looked_at_closer_before_there_are_others_to_beat_it(brain, monkeypatch):
+    runs = runs_of(monkeypatch)
+    played(request_of(brain, SPACE, "--reduction", "2", "--at-once", "1"))
+    assert runs.trained[:2] == ["trial000-less-fold0", "trial001-less-fold0"]
+    # Where there are no others, it is the best that there is.
+    alone = runs_of(monkeypatch)
+    played(request_of(brain, SPACE.replace("grid: [0.0000001, 0.003, 0.004, 0.005]", "grid: [0.005]"), "--name", "one"))
+    assert alone.trained == ["trial000-less-fold0", "trial000-fold0", "trial000-fold1"]
 
 
 @pytest.mark.long

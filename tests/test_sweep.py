@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,10 +27,7 @@ from orchestrator.search.samplers import SAMPLERS, KnownTrial, Trial
 from orchestrator.search.space import Space, load_space
 from orchestrator.shipped import shipped_file
 from orchestrator.storage.filesystem import open_storage
-from orchestrator.sweeps.budget import Budget
 from orchestrator.sweeps.inner_study import inner_study
-from orchestrator.sweeps.sweep import _num_more
-from orchestrator.sweeps.trial_results import TrialResult
 
 SPACE = """
 initial_learning_rate: {loguniform: [0.0001, 0.1]}
@@ -272,27 +268,6 @@ def test_what_may_be_spent_is_so_many_hours_of_training(brain, words, hours):
     prices.write_text("date: 2026-01-01\nusd_per_hour: {one: {on_demand: 4.0, spot: 1.0}}\n")
     options = build_parser().parse_args([*_words(brain), "--prices", str(prices), *words])
     assert _request(options).max_hours == hours
-
-
-def test_no_trial_is_begun_that_would_take_more_than_is_left(brain):
-    request = replace(_request(build_parser().parse_args([*_words(brain), "--trials", "9"])), max_hours=1.0)
-    trial = Trial(number=0, settings=())
-    result = TrialResult(
-        trial=trial,
-        dsc=0.5,
-        nsd=0.5,
-        num_cases=1,
-        num_epochs=1,
-        is_whole=True,
-        hours=0.25,
-        metric="dsc",
-        scores=(0.5,),
-        epochs_in_all=1,
-    )
-    # Half of the hour is spent by trials of a quarter each: two more.
-    for number, more in ((2, 2), (4, 0)):
-        results = [result] * number
-        assert _num_more(request, results, budget=Budget(request, results)) == more
 
 
 def test_a_sweep_says_what_is_wrong_before_anything_starts(brain, capsys):

@@ -14,6 +14,7 @@ from orchestrator.cli.console import EXIT_DONE, EXIT_NOT_DONE, command_parser, c
 from orchestrator.cli.run.launch import launch_driver, study_argument
 from orchestrator.cli.run.live_view import LiveView
 from orchestrator.cli.run.options import check_machines, words_of
+from orchestrator.cli.text import counted, usd_text
 from orchestrator.cluster.config import Driver, RunName
 from orchestrator.cluster.prices import load_prices
 from orchestrator.cluster.registry import load_cluster
@@ -25,9 +26,11 @@ from orchestrator.search.samplers import SAMPLERS
 from orchestrator.search.space import Space, load_space
 from orchestrator.shipped import LOCAL_CLUSTER, PRICES
 from orchestrator.storage.filesystem import open_storage
+from orchestrator.sweeps.budget import affordable
 from orchestrator.sweeps.inner_study import settings_text
 from orchestrator.sweeps.request import SweepRequest
 from orchestrator.sweeps.sweep import first_trials, sweep
+from orchestrator.sweeps.warm_start import trials_of_others
 from orchestrator.sweeps.written import read_sweep
 
 _SEARCH = ("trials", "sampler", "at_once", "stopping", "first_epochs", "reduction", "metric", "folds", "warm_start")
@@ -107,11 +110,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def carry_out(options: argparse.Namespace, *, console: Console) -> int:
     """Do what the command line asks for; returns the exit code."""
+    chosen = [f"--{name}" for name in ("apply", "simulate", "down") if getattr(options, name)]
+    if len(chosen) > 1:
+        raise ConfigError(f"{' and '.join(chosen)}: expected one of them")
     request = _request(options)
     if options.apply:
         return _apply(request, options, console=console)
     if options.simulate:
-        return _simulate(request, console=console)
+        return _simulate(request, options, console=console)
     name = RunName(output=request.output, study=request.run.study.title, data=request.run.data)
     if options.down:
         request.run.cluster.bring_down(name, show=lambda line: say(line, console=console))
@@ -299,11 +305,25 @@ def _run_request(options: argparse.Namespace) -> RunRequest:
     return request
 
 
-def _simulate(request: SweepRequest, *, console: Console) -> int:
+def _simulate(request: SweepRequest, options: argparse.Namespace, *, console: Console) -> int:
     from orchestrator.cli.run.simulate import simulate
 
-    forecast = argparse.Namespace(prices=None, deadline=None, max_cost=None)
-    return simulate(request.request_for(first_trials(request)), forecast, console=console)
+    trials, is_elsewhere = first_trials(request), request.run.cluster.is_elsewhere
+    if not is_elsewhere or "://" in request.output:
+        trials_of_others(request)
+    enough, hours = affordable(request, trials)
+    usd_per_hour = _usd_per_hour(options)
+    cost = f", {usd_text(hours * usd_per_hour)} USD at {usd_per_hour:g} an hour" if usd_per_hour else ""
+    if len(trials) < request.num_trials:
+        say(_all_tried(request, len(trials)), console=console)
+    limit = (
+        f": no more of {len(trials)}, since {request.max_hours:.3g} are allowed" if len(enough) < len(trials) else ""
+    )
+    say(f"{counted(len(enough), 'trial')}, about {hours:.3g} hours of training{cost}{limit}", console=console)
+    if not enough:
+        return EXIT_NOT_DONE
+    forecast = argparse.Namespace(prices=options.prices, deadline=None, max_cost=None)
+    return simulate(request.request_for(enough), forecast, console=console)
 
 
 def _apply(request: SweepRequest, options: argparse.Namespace, *, console: Console) -> int:

@@ -3,9 +3,9 @@
 from orchestrator.driver.request import RunRequest
 from orchestrator.results.trials import SearchRecord
 from orchestrator.storage.interface import Storage
+from orchestrator.sweeps.chosen import trials_of
 from orchestrator.sweeps.inner_study import inner_study
 from orchestrator.sweeps.request import run_of_trials, sweep_sha256
-from orchestrator.sweeps.sweep import trials_of
 
 
 def run_of_sweep(storage: Storage, search: SearchRecord, run: RunRequest) -> RunRequest:

@@ -1,42 +1,78 @@
-"""The hours of training that a sweep may take, and what they are enough for."""
+"""The hours of training that a sweep may take, and which trials they are enough for."""
 
 import math
 from collections import Counter
 from collections.abc import Sequence
 
-from orchestrator.sweeps.inner_study import changes_for
+from orchestrator.benchmark.costs import pace_of_workers
+from orchestrator.search.samplers import Trial
+from orchestrator.search.space import Settings
+from orchestrator.sweeps.inner_study import changes_of_trial
 from orchestrator.sweeps.request import SweepRequest
 from orchestrator.sweeps.trial_results import TrialResult
 
+_ROUNDED = 1e-9
+"""Hours that sums of hours may be off."""
+
 
 class Budget:
-    """The hours of training that are left, and what they are enough for."""
+    """The hours of training that are left.
+
+    A trial fits if they last even where it takes as much more than its settings say as the slowest so far: what is
+    begun can exceed them only by what it is slower than that. Of the first one nothing is known, and it is alone.
+    """
 
     def __init__(self, request: SweepRequest, results: Sequence[TrialResult]) -> None:
-        self._expected_hours = expected_hours(request)
-        begun = [hours for one in results for hours in self._expected_hours[: len(one.scores)] if one.hours > 0]
+        self._request = request
+        self._slowest = max((_slowness(request, one) for one in results), default=0.0)
+        """Hours of a trial for each that its settings say; 0 if none is known."""
         spent = sum(one.hours for one in results)
-        self._factor = spent / sum(begun) if begun else 1.0
-        """Of what a trial takes, by what the trials so far took."""
         self._left = math.inf if request.max_hours is None else request.max_hours - spent
         self.is_short = False
         """Whether it was not enough for something."""
 
-    def take(self, number: int, *, fidelity: int) -> int:
-        """Return how many of so many trials can be looked at at a fidelity, and take the hours for these."""
-        of_each = self._expected_hours[fidelity] * self._factor
-        enough = number if self._left == math.inf else max(0, min(number, int(self._left / of_each)))
-        self.is_short |= enough < number and not enough
-        self._left -= enough * of_each
+    def take(self, trials: Sequence[Trial], *, fidelity: int) -> list[Trial]:
+        """Return the first of these trials, as many as can be looked at at a fidelity, and take the hours for these."""
+        if self._left == math.inf:
+            return list(trials)
+        enough = []
+        for trial in trials if self._slowest else trials[:1]:
+            hours = expected_hours(self._request, trial.settings)[fidelity] * (self._slowest or 1.0)
+            if hours > self._left + _ROUNDED:
+                break
+            self._left -= hours
+            enough.append(trial)
+        self.is_short |= bool(trials) and not enough
         return enough
 
 
-def expected_hours(request: SweepRequest) -> tuple[float, ...]:
-    """Return the hours of training that each fidelity adds to those before it, by what presets say."""
-    found, folds = [], Counter[str]()
+def expected_hours(request: SweepRequest, settings: Settings = ()) -> tuple[float, ...]:
+    """Return the hours of training that each fidelity adds to those before it, by what preset and settings say."""
+    found, folds, run = [], Counter[str](), request.run
     for one in request.fidelities:
-        changes = changes_for(request.run.study, one, preset=request.run.preset)
-        of_each = request.run.preset.changed_by(tuple(changes.items())).expected_training_s / 3600
+        changes = changes_of_trial(request.training.model, settings, one, study=run.study, preset=run.preset)
+        preset = run.preset.changed_by(tuple(changes.items()))
+        of_each = preset.expected_training_s / pace_of_workers(preset.workers) / 3600
         found.append(of_each * (one.folds - folds[one.preset]))
         folds[one.preset] = one.folds
     return tuple(found)
+
+
+def affordable(request: SweepRequest, trials: Sequence[Trial]) -> tuple[list[Trial], float]:
+    """Return the first of these trials that fit by what settings say, and the hours of training that these take."""
+    enough, hours = [], 0.0
+    for trial in trials:
+        of_it = sum(expected_hours(request, trial.settings)[: trial.fidelity + 1])
+        if request.max_hours is not None and hours + of_it > request.max_hours + _ROUNDED:
+            break
+        hours += of_it
+        enough.append(trial)
+    return enough, hours
+
+
+def _slowness(request: SweepRequest, result: TrialResult) -> float:
+    """Return the hours of a trial for each that its settings say; 0 if it failed or ended early, which tells less."""
+    if result.scores[0] is None or not (result.is_whole or len(request.fidelities) > 1):
+        return 0.0
+    expected = sum(expected_hours(request, result.trial.settings)[: len(result.scores)])
+    return result.hours / expected if expected else 0.0

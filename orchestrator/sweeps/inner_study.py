@@ -96,11 +96,18 @@ def changes_for(study: Study, fidelity: Fidelity, *, preset: Preset) -> dict[str
     return {name: after for name, (before, after) in values.items() if before != after}
 
 
+def changes_of_trial(
+    base: Model, settings: Settings, fidelity: Fidelity, *, study: Study, preset: Preset
+) -> dict[str, object]:
+    """Return what the model of a trial changes of the preset of a sweep; `base` is that of the training."""
+    changed = changes_for(study, fidelity, preset=preset) | dict(base.changes)
+    return changed | {field: value for field, value in settings if field not in OF_A_MODEL}
+
+
 def _trial_model(base: Model, trial: Trial, fidelity: Fidelity, *, study: Study, preset: Preset) -> Model:
     """Return the model of a trial: that of the training, with what fidelity and trial set."""
     own = {field: str(value) for field, value in trial.settings if field in OF_A_MODEL}
-    changed = changes_for(study, fidelity, preset=preset) | dict(base.changes)
-    changed |= {field: value for field, value in trial.settings if field not in OF_A_MODEL}
+    changed = changes_of_trial(base, trial.settings, fidelity, study=study, preset=preset)
     name = group_of(trial, fidelity, preset=preset.name)
     return replace(base, **own, name=name, suffix="", seeds=(), changes=tuple(changed.items()))
 
@@ -139,7 +146,7 @@ def _folds(study: Study, training: Training, *, least: int) -> list[list[Case]]:
     """
     by_id = {case.id: case for case in sorted(training.train)}
     patients = dict(zip(by_id, by_id, strict=True))
-    for scans in _scans_of_patients(study):
+    for scans in scans_of_patients(study):
         own = [case.id for case in scans if case.id in by_id]
         patients |= dict.fromkeys(own, min(own, default=""))
     num_patients = len(set(patients.values()))
@@ -157,7 +164,8 @@ def _folds(study: Study, training: Training, *, least: int) -> list[list[Case]]:
     return [[by_id[name] for name in names] for names in drawn(list(by_id), patients, rule=rule, where=training.id)]
 
 
-def _scans_of_patients(study: Study) -> list[tuple[Case, ...]]:
+def scans_of_patients(study: Study) -> list[tuple[Case, ...]]:
+    """Return the scans of each patient with several, as the study and its data sets say it."""
     listed = [
         tuple(Case(dataset=name, name=scan) for scan in scans)
         for name, cases in study.cases.items()

@@ -1,12 +1,14 @@
 """How good the trials of a sweep are, from what is committed."""
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import pyarrow.compute as pc
 
 from orchestrator.benchmark.definition import training_id
+from orchestrator.events import read_events
 from orchestrator.results.records import ScoreStatus
 from orchestrator.results.store import ResultsStore
 from orchestrator.results.trials import Fidelity
@@ -17,6 +19,8 @@ from orchestrator.storage.interface import Storage
 from orchestrator.storage.json_files import read_json
 from orchestrator.storage.json_values import JsonMapping
 from orchestrator.sweeps.inner_study import group_of
+from orchestrator.usage import stage_spans
+from orchestrator.workflow.keys import StageKey, StageKind
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,7 +40,7 @@ class TrialResult:
     is_whole: bool
     """Whether it has trained all epochs that it was to, at every fidelity."""
     hours: float
-    """Of training, of all its folds and fidelities."""
+    """Of training, of all its folds and fidelities, with attempts that failed."""
     metric: str
     """By which trials are told apart."""
     scores: tuple[float | None, ...]
@@ -70,12 +74,14 @@ def results_of_trials(
     """
     finished = ResultsStore(storage).finished()
     scores = _scores(storage) if finished else {}
+    attempts = _hours_of_attempts(storage)
     found = []
     for trial in trials:
-        looks = [
-            _look(storage, _trainings(group_of(trial, one, preset=preset), num_folds=one.folds), scores)
+        names = [
+            _trainings(group_of(trial, one, preset=preset), num_folds=one.folds)
             for one in fidelities[: trial.fidelity + 1]
         ]
+        looks = [_look(storage, own, scores) for own in names]
         records = {name: record for look in looks for name, record in look.records.items()}
         latest = next((look for look in reversed(looks) if look.is_scored), looks[-1])
         found.append(
@@ -89,7 +95,7 @@ def results_of_trials(
                 and len(looks) == len(fidelities)
                 and latest is looks[-1]
                 and not any(record.get("ended_early") for record in records.values()),
-                hours=sum(float(record["elapsed_s"]) for record in records.values()) / 3600,
+                hours=_hours(records, {name: attempts.get(name, 0.0) for own in names for name in own}),
                 metric=metric,
                 scores=tuple(look.nsd if metric == "nsd" else look.dsc for look in looks),
                 epochs_in_all=sum(int(record["num_epochs"]) for record in records.values()),
@@ -131,6 +137,22 @@ def _look(storage: Storage, names: Sequence[str], scores: Mapping[str, list[tupl
     )
 
 
+def _hours(records: Mapping[str, JsonMapping], attempts: Mapping[str, float]) -> float:
+    """Return the hours of trainings: of all attempts, where drivers have told of them, or those that records know."""
+    known = {name: float(record["elapsed_s"]) / 3600 for name, record in records.items()}
+    return sum(max(hours, known.get(name, 0.0)) for name, hours in attempts.items())
+
+
+def _hours_of_attempts(storage: Storage) -> Mapping[str, float]:
+    """Return the hours of all attempts at each training, also of those that failed or were interrupted."""
+    found: defaultdict[str, float] = defaultdict(float)
+    for span in stage_spans(read_events(storage)):
+        key = StageKey.parse(span.stage)
+        if key is not None and key.kind is StageKind.TRAIN:
+            found[key.training] += span.hours
+    return found
+
+
 def best_of(results: Sequence[TrialResult]) -> TrialResult | None:
     """Return the best of the trials that have trained to their end, the first of equal ones; None if there is none."""
     whole = [one for one in results if one.is_whole and one.score is not None]
@@ -138,15 +160,19 @@ def best_of(results: Sequence[TrialResult]) -> TrialResult | None:
 
 
 def promoted(results: Sequence[TrialResult], *, fidelity: int, reduction: int) -> list[TrialResult]:
-    """Return the trials that go on from a fidelity: by Ray Tune's rule of asynchronous halving, beside all others."""
+    """Return the trials that go on from a fidelity: by Ray Tune's rule of asynchronous halving, beside all others.
+
+    The rule lets all go on that are equal; of these the first do, until the best 1 / reduction of all have.
+    """
     scored = {one.trial.number: score for one in results if (score := _score_at(one, fidelity)) is not None}
+    ranked = sorted(scored, key=lambda number: (-scored[number], number))
+    best = set(ranked[: math.ceil(len(scored) / reduction)])
     found = []
     for one in results:
-        score = scored.get(one.trial.number)
-        if score is None or len(one.scores) > fidelity + 1:
+        if one.trial.number not in best or len(one.scores) > fidelity + 1:
             continue
         others = [value for number, value in scored.items() if number != one.trial.number]
-        if not is_beaten(others, score, reduction=reduction):
+        if not is_beaten(others, scored[one.trial.number], reduction=reduction):
             found.append(one)
     return found
 
