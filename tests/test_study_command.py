@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 from raw_datasets import write_dataset
 
+from orchestrator import api
 from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.presets import find_preset
 from orchestrator.cli import study
+from orchestrator.errors import ConfigError
 from orchestrator.sources.nnunet_raw.survey import Describer
 
 SIX = tuple(f"case_{number}" for number in range(6))
@@ -110,3 +112,58 @@ def test_a_check_finds_labels_and_channels_that_are_not_those_of_the_data(data, 
     assert len(json.loads(described.read_text())["channel_names"]) == 2
     assert study.main([str(path), "--check", "--data", str(data)]) == 1
     assert "found 2 channels; expected 1 as the study has: CT" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"labels": {"background": 0, "small": 1, "large": 3}},
+            "dataset.json.things: labels are [1, 3]; expected 1, 2",
+        ),
+        ({"labels": {"background": 0, "small": 1, "ignore": 2, "large": 3}}, "labels are [1, 3]"),
+        (
+            {"labels": {"background": 0, "whole": [1, 2], "core": [2]}, "regions_class_order": [1, 1]},
+            "regions write [1, 1]; expected a label of its own for each",
+        ),
+    ],
+)
+def test_a_study_that_its_own_check_would_refuse_is_not_written(data, capsys, changes, said):
+    write_dataset(data, folder="Dataset009_Things", names=SIX, shape=(4, 24, 20), **changes)
+    output = data.parent / "study"
+    assert study.main(["Dataset009", "--data", str(data), "--output", str(output)]) == 2
+    error = " ".join(capsys.readouterr().err.split())
+    assert f"not written: {output}/study.yaml: datasets.things: Dataset009_Things/" in error
+    assert said in error
+    assert not output.exists()
+
+
+LAID_OUT = """title: Lungs
+label_sets: {lung: {left_lung: {label: 1}, right_lung: {label: 2}}, infection: {infection: {label: 1}}}
+datasets:
+  a: {source: structseg, label_sets: [lung]}
+trainings: {t: {train: [a/tr]}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("strucseg", "datasets.a.source: unknown download 'strucseg'; did you mean 'structseg'?"),
+        ("mosmed", "datasets.a.label_sets: unknown label set of mosmed 'lung'; expected one of infection"),
+    ],
+)
+def test_an_unknown_download_is_refused_when_a_run_is_asked_for_and_when_a_study_is_checked(
+    tmp_path, monkeypatch, capsys, source, said
+):
+    monkeypatch.delenv("nnUNet_raw", raising=False)
+    path = tmp_path / "study.yaml"
+    path.write_text(LAID_OUT)
+    path.with_name("folds.yaml").write_text("a: {tr: [x, y]}\n")
+    assert study.main([str(path), "--check"]) == 0
+    path.write_text(LAID_OUT.replace("structseg", source))
+    with pytest.raises(ConfigError) as caught:
+        api.make_request(load_study(path), output=tmp_path / "run")
+    assert str(caught.value).startswith(f"{path}: {said}")
+    assert study.main([str(path), "--check"]) == 2
+    assert said in " ".join(capsys.readouterr().err.split())

@@ -112,3 +112,18 @@ def test_a_preset_limits_parts_that_there_are(tmp_path):
     assert refused(tmp_path, study=STUDY + preset.format("trian")) == (
         "study.yaml: presets.smoke.cases: unknown part of a training 'trian'; did you mean 'train'?"
     )
+
+
+def test_a_key_that_stands_twice_in_a_file_of_splits_is_refused(tmp_path):
+    (tmp_path / "splits.json").write_text('[{"train": ["a"], "train": ["b"], "val": ["c"]}]')
+    study = STUDY.replace("one: {", "one: {folds: {file: splits.json}, ")
+    assert "splits.json: not JSON (key 'train' stands twice)" in refused(
+        tmp_path, study=study, folds="one: [a, b, c]\n"
+    )
+
+
+def test_why_there_is_no_cascade_is_said(tmp_path):
+    assert refused(tmp_path, study=STUDY + "models: {a: {configuration: 3d_cascade_fullres}}\n") == (
+        "study.yaml: models.a: configuration is '3d_cascade_fullres' (str); expected 3d_fullres, 3d_lowres or 2d: a "
+        "cascade needs the predictions of another training and is not offered"
+    )

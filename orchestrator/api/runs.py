@@ -77,6 +77,9 @@ def load_study(path: Path | str | None = None, *, data: str | Path | None = None
 
 def make_request(study: Study, **options: Unpack[RequestOptions]) -> RunRequest:
     """Return what `run` carries out, with everything understood and nothing started; options and errors as `run`."""
+    # SimpleITK, by which data are read, takes a moment to import.
+    from orchestrator.sources.registry import check_sources
+
     check_options(options, RequestOptions)
     chosen, config = (
         study.preset(options.get("preset", "smoke")),
@@ -91,6 +94,7 @@ def make_request(study: Study, **options: Unpack[RequestOptions]) -> RunRequest:
         raise ConfigError(f"seed {seed}: expected a number from 0 to 2^63 - 1")
     trainings = study.trainings(matrix=options.get("matrix"), only=patterns, preset=chosen)
     check_models(training.model for training in fitted_trainings(trainings))
+    check_sources(study.datasets, where=str(study.path))
     # They are written after the last training: what is wrong with them is said before the first.
     load_tables(study)
     return RunRequest(

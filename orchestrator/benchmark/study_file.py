@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, field_validator
 
 from orchestrator.benchmark.presets import ModelChanges, PresetEntry
 from orchestrator.configuration import Entry
@@ -110,6 +110,15 @@ class ModelEntry(Entry):
     """Each fold is trained once with each of these, so that it is seen how much trainings of one kind differ."""
     note: Annotated[str, Field(max_length=1000)] = ""
     """What tables say of it: that it was tuned, on what, and with how many trials."""
+
+    @field_validator("configuration", mode="before")
+    @classmethod
+    def _is_no_cascade(cls, configuration: object) -> object:
+        if isinstance(configuration, str) and "cascade" in configuration:
+            raise ValueError(
+                "3d_fullres, 3d_lowres or 2d: a cascade needs the predictions of another training and is not offered"
+            )
+        return configuration
 
 
 class EnsembleEntry(Entry):

@@ -2,6 +2,7 @@
 
 import argparse
 import shlex
+import tempfile
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ from orchestrator.benchmark.draft import MODELS, draft_study, models_named
 from orchestrator.benchmark.leaks import leak_lines
 from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.presets import find_preset
+from orchestrator.benchmark.raw_dataset import RawDataset
 from orchestrator.benchmark.study import ALL_MATRICES, Study
 from orchestrator.benchmark.tables import load_tables
 from orchestrator.cli.console import EXIT_DONE, EXIT_NOT_DONE, command_parser, consoles, exit_code_of, parse, say
@@ -28,6 +30,7 @@ from orchestrator.sources.nnunet_raw.survey import (
     raw_folder_of_environment,
     survey,
 )
+from orchestrator.sources.registry import check_sources
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.training.nnunet.classes import check_models
 
@@ -78,9 +81,11 @@ def write(options: argparse.Namespace, *, console: Console) -> int:
     problems = [problem for seen in surveys for problem in seen.cases.problems]
     _show(problems, [note for seen in surveys for note in seen.cases.notes], console=console)
     models = models_named(options.model or _usual_models(surveys))
-    text = draft_study([described(seen) for seen in surveys], models=models)
+    found = [described(seen) for seen in surveys]
+    text = draft_study(found, models=models)
     folder = options.output or Path(surveys[0].folder)
     path = folder / FILE
+    _check_draft(text, found, path=path)
     if path.exists() and path.read_text(encoding="utf-8") != text:
         raise ConfigError(f"{path}: there already, and it says something else; expected another --output")
     open_storage(str(folder)).write_bytes(FILE, text.encode())
@@ -89,6 +94,19 @@ def write(options: argparse.Namespace, *, console: Console) -> int:
     say(f"\nwritten to {path}. What would be trained:", console=console)
     say(f"  orchestrator run --study {shlex.quote(str(path))}{where} --dry-run", console=console)
     return EXIT_NOT_DONE if problems else EXIT_DONE
+
+
+def _check_draft(text: str, datasets: Sequence[RawDataset], *, path: Path) -> None:
+    """Raise ConfigError for data sets that no study can have as they are, before a file of it is written."""
+    # The draft names a folder by its number alone where its name has a space.
+    known = {name: one for one in datasets for name in (one.folder, one.folder.partition("_")[0])}
+    with tempfile.TemporaryDirectory(prefix="draft-") as folder:
+        draft = Path(folder) / FILE
+        draft.write_text(text, encoding="utf-8")
+        try:
+            load_study(draft, describe=known.__getitem__)
+        except ConfigError as error:
+            raise ConfigError(f"not written: {str(error).replace(str(draft), str(path))}") from error
 
 
 def _usual_models(surveys: Sequence[Survey]) -> list[str]:
@@ -103,6 +121,7 @@ def check(options: argparse.Namespace, *, console: Console) -> int:
     describer = Describer(location, is_strict=False) if location else None
     study = load_study(Path(options.what[0]), describe=describer)
     check_models(study.models)
+    check_sources(study.datasets, where=str(study.path))
     load_tables(study)
     preset = find_preset("paper")
     trainings = study.trainings(matrix=ALL_MATRICES, preset=preset)

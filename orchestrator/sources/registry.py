@@ -2,11 +2,11 @@
 
 import importlib
 import pkgutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from orchestrator.benchmark.definition import NNUNET_RAW, Dataset
-from orchestrator.errors import ConfigError
+from orchestrator.configuration import expect_known
 from orchestrator.sources import layouts
 from orchestrator.sources.layout import Layout
 from orchestrator.sources.nnunet_raw.layout import NnunetRaw
@@ -25,6 +25,25 @@ def _defined_layouts() -> Iterator[type[Layout]]:
 LAYOUTS: dict[str, type[Layout]] = {layout.name: layout for layout in _defined_layouts()}
 
 
+def check_sources(datasets: Iterable[Dataset], *, where: str) -> None:
+    """Raise ConfigError, with the nearest name, for a download or a label set of one of which nothing is known.
+
+    Parameters
+    ----------
+    datasets
+        Of a study.
+    where
+        Its file, for messages.
+    """
+    for dataset in datasets:
+        if dataset.source != NNUNET_RAW:
+            place = f"{where}: datasets.{dataset.name}"
+            expect_known([dataset.source], LAYOUTS, where=f"{place}.source", what="download")
+            offered = LAYOUTS[dataset.source].rules
+            what = f"label set of {dataset.source}"
+            expect_known(dataset.label_sets, offered, where=f"{place}.label_sets", what=what)
+
+
 def open_layout(dataset: Dataset, *, downloads: Path) -> Layout:
     """Return the layout of a data set's download; raises SourceError if its folder is not there.
 
@@ -37,10 +56,7 @@ def open_layout(dataset: Dataset, *, downloads: Path) -> Layout:
     """
     if dataset.source == NNUNET_RAW:
         return NnunetRaw(dataset, downloads=downloads)
-    if dataset.source not in LAYOUTS:
-        raise ConfigError(
-            f"data set {dataset.name}: unknown download {dataset.source!r}; expected one of {', '.join(LAYOUTS)}"
-        )
+    expect_known([dataset.source], LAYOUTS, where=f"data set {dataset.name}", what="download")
     return LAYOUTS[dataset.source](downloads)
 
 
