@@ -157,12 +157,17 @@ class PatchArray:
         """
         if not all(0 <= a <= b <= size for a, b, size in zip(start, stop, self.shape, strict=True)):
             raise IndexError(f"{self._path}: box from {start} to {stop} of {self._name}; expected within {self.shape}")
-        # Labels of 8 bits are decoded as 16.
-        dtype = np.dtype(np.int16) if self._is_packed and self.dtype.kind == "i" else self.dtype
-        box = np.empty([b - a for a, b in zip(start, stop, strict=True)], dtype)
+        box = np.empty([b - a for a, b in zip(start, stop, strict=True)], self._dtype_of_boxes)
         for channel in range(start[0], stop[0]):
             self.read_channel_into(box[channel - start[0]], channel=channel, start=start[1:], padding=0)
         return box.astype(self.dtype, copy=False)
+
+    @property
+    def _dtype_of_boxes(self) -> np.dtype[np.generic]:
+        """What is expanded to: labels of 8 bits come as 16, and kernels do not know numbers of half precision."""
+        if self._is_packed and self.dtype.kind == "i":
+            return np.dtype(np.int16)
+        return np.dtype(np.float32) if self.dtype == np.float16 else self.dtype
 
     def read_channel_into(
         self,

@@ -18,7 +18,7 @@ from orchestrator.cli.console import (
     say,
 )
 from orchestrator.cli.text import counted
-from orchestrator.errors import ConfigError
+from orchestrator.errors import ConfigError, OrchestratorError
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -53,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         partial(convert, options, console=console, errors=errors),
         errors=errors,
         bad_input=(ConfigError,),
+        failed=(OrchestratorError, OSError),
         interrupted="Interrupted; what is converted stays.",
     )
 

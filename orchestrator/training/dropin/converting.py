@@ -3,6 +3,7 @@
 import pickle
 import secrets
 import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -18,11 +19,11 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from numpy.typing import NDArray
 
 from orchestrator.configuration import expect_known
-from orchestrator.errors import ConfigError, DataError, IntegrityError
+from orchestrator.errors import ConfigError, DataError, IntegrityError, StorageError
 from orchestrator.patches.reader import PatchFile
 from orchestrator.patches.writer import Precision, write_patches
 from orchestrator.storage.json_values import JsonObject
-from orchestrator.storage.local import LocalStorage
+from orchestrator.storage.local import STALE_AFTER_S, LocalStorage, storage_error
 from orchestrator.training.dropin.prepared import (
     PATCHES,
     SOURCES,
@@ -39,6 +40,8 @@ from orchestrator.training.nnunet.environment import prints_to_log
 Target = Literal["patches", "blosc2"]
 Held = tuple[NDArray[np.generic], NDArray[np.generic], JsonObject]
 """Image, segmentation and properties of a case."""
+_UNFINISHED = ".unfinished-"
+_GO_ON = "Free space, and run the same command again"
 _UNIT_SD = {"ZScoreNormalization", "CTNormalization"}
 """After which intensities are counted in standard deviations, so that 2^-10 is nothing; after others it may be much."""
 
@@ -155,9 +158,13 @@ class Converted:
     @classmethod
     def of(cls, outcomes: Sequence[bool | Exception]) -> "Converted":
         """Count what `Conversion.convert` has returned, or raised."""
-        failed = sorted(str(outcome) for outcome in outcomes if isinstance(outcome, Exception))
+        failed = sorted(_line(outcome) for outcome in outcomes if isinstance(outcome, Exception))
         num_written = sum(outcome is True for outcome in outcomes)
         return cls(num_written=num_written, num_there=len(outcomes) - num_written - len(failed), failed=tuple(failed))
+
+
+def _line(error: Exception) -> str:
+    return f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
 
 
 def find_conversions(
@@ -219,6 +226,8 @@ def convert_all(
     StorageError
         If a disk is full or a folder cannot be written to: no other case would fare better.
     """
+    for conversion in conversions:
+        _sweep(conversion.folder)
     outcomes: dict[str, list[bool | Exception]] = {conversion.configuration: [] for conversion in conversions}
     with ThreadPoolExecutor(num_threads, thread_name_prefix="convert") as executor:
         futures = {
@@ -315,12 +324,26 @@ def _is_equal(given: object, found: Any) -> bool:
     return bool(given == found or (given != given and found != found))  # noqa: PLR0124 - NaN
 
 
+def _sweep(folder: Path) -> None:
+    """Remove what a conversion that was killed has left, when it is so old that none still writes it."""
+    LocalStorage(str(folder / PATCHES)).sweep()
+    for left in folder.glob(f"{_UNFINISHED}*"):
+        if time.time() - left.stat().st_mtime > STALE_AFTER_S:
+            shutil.rmtree(left, ignore_errors=True)
+
+
 @contextmanager
 def _unfinished(folder: Path) -> Iterator[Path]:
     """Context with a new folder within another, whose files nnU-Net does not see; removed at the end."""
-    made = folder / f".unfinished-{secrets.token_hex(8)}"
-    made.mkdir()
+    made = folder / f"{_UNFINISHED}{secrets.token_hex(8)}"
     try:
+        made.mkdir()
         yield made
+    except OSError as error:
+        raise storage_error(folder, "write into", error, advice=_GO_ON) from error
+    except RuntimeError as error:
+        # blosc2 has no other word for a disk that is full.
+        free_mib = shutil.disk_usage(folder).free >> 20
+        raise StorageError(f"{folder}: blosc2 cannot write ({error}); {free_mib} MiB are free. {_GO_ON}") from error
     finally:
         shutil.rmtree(made, ignore_errors=True)
