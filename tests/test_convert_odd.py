@@ -99,6 +99,25 @@ def test_images_and_labels_of_any_type_come_back_as_they_were(image, labels, fol
     made_trainer(nnUNetTrainerOrchestrator, folder).initialize()
 
 
+@pytest.mark.parametrize("precision", ["quantised", "lossless"])
+def test_files_that_were_written_again_and_their_patch_files_belong_together(precision, folder, capsys):
+    options = ["--lossless"] * (precision == "lossless")
+    assert convert(*options) == 0
+    before = {case: PatchFile.open(folder.cases / "arrow" / f"{case}.arrow") for case in CASES}
+    for case in CASES[1:]:
+        (folder.cases / f"{case}.b2nd").unlink()
+    assert convert("--to", "blosc2") == 0
+    made_trainer(nnUNetTrainerOrchestrator, folder).initialize()
+    capsys.readouterr()
+    assert convert(*options) == 0
+    assert capsys.readouterr().out == f"3d_fullres: 0 cases as {precision} patch files, 5 were there already\n"
+    for case, one in before.items():
+        found = PatchFile.open(folder.cases / "arrow" / f"{case}.arrow")
+        np.testing.assert_array_equal(np.asarray(found.image), np.asarray(one.image))
+        assert converting._is_equal(found.properties, one.properties)
+        found.verify()
+
+
 def test_a_folder_that_cannot_be_looked_at_is_one_line(folder, monkeypatch, capsys):
     def refuse(_):
         raise PermissionError(errno.EACCES, "Permission denied", str(folder.cases))

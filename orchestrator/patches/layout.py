@@ -32,6 +32,9 @@ HEADER_CRC32_KEY = b"header_crc32"
 CHUNK_SHAPE = (1, 16, 64, 64)
 """Largest chunk (c, z, y, x): 128 KiB of 16-bit numbers, so a training patch touches tens of chunks, not thousands."""
 
+NUM_BATCHES = 3
+"""Of chunks, of arrays of the properties, and of voxels of labels."""
+
 VOXEL = pa.list_(pa.uint16(), 3)
 """Arrow's type of a voxel (z, y, x)."""
 

@@ -18,6 +18,7 @@ from orchestrator.patches.codecs import compress
 from orchestrator.patches.layout import (
     CHUNK_SHAPE,
     COLUMNS,
+    NUM_BATCHES,
     VOXEL,
     ArrayLayout,
     Header,
@@ -25,6 +26,8 @@ from orchestrator.patches.layout import (
     Properties,
     encode_properties,
 )
+from orchestrator.patches.mapped_file import MappedFile
+from orchestrator.patches.reader import PatchFile
 from orchestrator.storage.json_values import JsonMapping
 
 STEP = 2.0**-9
@@ -104,6 +107,20 @@ def write_patches(
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
         for column in (_chunks(header, data, seg), _property_arrays(arrays), _class_locations(voxels)):
             writer.write_batch(_batch(schema, column))
+
+
+def write_with_origin(path: Path, *, of: Path, origin: JsonMapping) -> None:
+    """Write a patch file again as it is, but for what it says of its origin; raises IntegrityError if it is not whole.
+
+    The file at `path` is written in place, as by `write_patches`.
+    """
+    PatchFile.open(of).verify()
+    mapped = MappedFile(of)
+    header = replace(Header.from_metadata(mapped.schema.metadata), origin=dict(origin))
+    schema = mapped.schema.with_metadata(header.to_metadata())
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+        for _ in range(NUM_BATCHES):
+            writer.write_batch(mapped.next_batch().replace_schema_metadata(schema.metadata))
 
 
 def _dtype_name(places: object) -> str:

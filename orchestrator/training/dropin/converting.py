@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from orchestrator.configuration import expect_known
 from orchestrator.errors import ConfigError, DataError, IntegrityError, StorageError
 from orchestrator.patches.reader import PatchFile
-from orchestrator.patches.writer import Precision, write_patches
+from orchestrator.patches.writer import Precision, write_patches, write_with_origin
 from orchestrator.storage.json_values import JsonObject
 from orchestrator.storage.local import STALE_AFTER_S, LocalStorage, storage_error
 from orchestrator.training.dropin.prepared import (
@@ -107,9 +107,18 @@ class Conversion:
 
     def _to_blosc2(self, identifier: str) -> bool:
         case = PatchFile.open(self.folder / PATCHES / f"{identifier}.{FILE_ENDING}")
-        data, seg, properties = held = _held(case)
-        if self._holds(identifier, held, tolerance=case.image.max_error):
-            return False
+        held = _held(case)
+        is_there = self._holds(identifier, held, tolerance=case.image.max_error)
+        if not is_there:
+            self._write_blosc2(identifier, held)
+        if not is_of_sources(case, sources := source_files(self.folder, identifier)):
+            # Else the trainer would take the patch file for one of other files.
+            with LocalStorage(str(case.path.parent)).writing(case.path.name) as path:
+                write_with_origin(path, of=case.path, origin=case.origin | origin_of(sources))
+        return not is_there
+
+    def _write_blosc2(self, identifier: str, held: Held) -> None:
+        data, seg, properties = held
         with _unfinished(self.folder) as folder:
             blocks, chunks = comp_blosc2_params(data.shape, self.patch_shape, data.itemsize)
             blocks_seg, chunks_seg = comp_blosc2_params(seg.shape, self.patch_shape, seg.itemsize)
@@ -127,7 +136,6 @@ class Conversion:
             # The last one is that by which nnU-Net finds cases.
             for ending in reversed(SOURCES):
                 (folder / f"{identifier}{ending}").replace(self.folder / f"{identifier}{ending}")
-        return True
 
     def _holds(self, identifier: str, held: Held, *, tolerance: float) -> bool:
         """Whether nnU-Net's files of a case are there and whole; raises IntegrityError if they hold something else."""
