@@ -118,6 +118,26 @@ def test_files_that_were_written_again_and_their_patch_files_belong_together(pre
         found.verify()
 
 
+def test_files_of_others_among_the_cases_are_named(folder, capsys):
+    (folder.cases / ".DS_Store").touch()
+    assert convert() == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith(f"error: {folder.cases}: files that end in .DS_Store, .b2nd, .pkl, by which")
+    assert captured.err.count("\n") == 1
+    with pytest.raises(SystemExit, match=r"files that end in \.DS_Store"):
+        made_trainer(nnUNetTrainerOrchestrator, folder).initialize()
+
+
+@pytest.mark.parametrize("plans", ["{", "{}", "[]", '{"configurations": {"3d_fullres": {"architecture": 1}}}'])
+def test_plans_that_are_not_whole_are_one_line(plans, folder, capsys):
+    path = folder.base / "nnUNetPlans.json"
+    path.write_text(plans)
+    assert convert() == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith(f"error: {path}: not whole plans of nnU-Net (")
+    assert captured.err.count("\n") == 1
+
+
 def test_a_folder_that_cannot_be_looked_at_is_one_line(folder, monkeypatch, capsys):
     def refuse(_):
         raise PermissionError(errno.EACCES, "Permission denied", str(folder.cases))

@@ -190,19 +190,12 @@ def find_conversions(
     if not path.is_file():
         there = ", ".join(sorted(found.stem for found in base.glob("*lans*.json"))) or "none"
         raise ConfigError(f"{path}: no such plans; there are {there}. Name others with -p")
-    plans = PlansManager(str(path))
-    expect_known(configurations, plans.available_configurations, where=str(path), what="configuration")
+    try:
+        planned = list(_planned(path, configurations, target=target, lossless=lossless))
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise ConfigError(f"{path}: not whole plans of nnU-Net ({type(error).__name__}: {error})") from error
     found: list[Conversion] = []
-    for name in configurations or plans.available_configurations:
-        manager = plans.get_configuration(name)
-        is_exact = lossless or not _UNIT_SD.issuperset(manager.normalization_schemes)
-        conversion = Conversion(
-            configuration=name,
-            folder=base / manager.data_identifier,
-            precision="lossless" if is_exact else "quantised",
-            patch_shape=tuple(map(int, manager.patch_size)),
-            target=target,
-        )
+    for conversion in planned:
         # Configurations may share a folder, as the two last ones of a cascade do.
         if conversion.cases and conversion.folder not in {other.folder for other in found}:
             found.append(conversion)
@@ -211,6 +204,22 @@ def find_conversions(
     if not found:
         raise ConfigError(f"{base}: no cases to convert; expected those of nnUNetv2_preprocess")
     return found
+
+
+def _planned(path: Path, configurations: Sequence[str], *, target: Target, lossless: bool) -> Iterator[Conversion]:
+    """Return configurations of plans, all if none is named, whether they were preprocessed or not."""
+    plans = PlansManager(str(path))
+    expect_known(configurations, plans.available_configurations, where=str(path), what="configuration")
+    for name in configurations or plans.available_configurations:
+        manager = plans.get_configuration(name)
+        is_exact = lossless or not _UNIT_SD.issuperset(manager.normalization_schemes)
+        yield Conversion(
+            configuration=name,
+            folder=path.parent / manager.data_identifier,
+            precision="lossless" if is_exact else "quantised",
+            patch_shape=tuple(map(int, manager.patch_size)),
+            target=target,
+        )
 
 
 def convert_all(

@@ -58,10 +58,21 @@ class Prepared:
 
 
 def own_identifiers(stock: Path) -> Iterable[str]:
-    """Return the cases that nnU-Net finds in a folder; none if there are none, or it is not there."""
+    """Return the cases that nnU-Net finds in a folder; none if there are none, or it is not there.
+
+    Raises ConfigError where nnU-Net cannot tell which files are cases.
+    """
     if not stock.is_dir() or not any(path.is_file() and path.suffix != ".pkl" for path in stock.iterdir()):
         return ()
-    found: Iterable[str] = infer_dataset_class(str(stock)).get_identifiers(str(stock))
+    try:
+        kind = infer_dataset_class(str(stock))
+    except (AssertionError, KeyError) as error:
+        endings = ", ".join(sorted({path.suffix or path.name for path in stock.iterdir() if path.is_file()}))
+        raise ConfigError(
+            f"{stock}: files that end in {endings}, by which nnU-Net cannot tell how to read it; expected those of "
+            "nnUNetv2_preprocess alone. Remove the others"
+        ) from error
+    found: Iterable[str] = kind.get_identifiers(str(stock))
     return found
 
 
