@@ -183,17 +183,24 @@ def _message(detail: ErrorDetails, model: type[BaseModel], *, where: str) -> str
             return f"{place}: {key} is {found}; expected {_expected(detail)}"
 
 
+_IN_WORDS = {
+    "greater_than_equal": "at least {ge:g}",
+    "greater_than": "more than {gt:g}",
+    "less_than_equal": "at most {le:g}",
+    "too_short": "at least {min_length} of them",
+    "too_long": "at most {max_length} of them",
+    "model_type": "dictionary",
+}
+"""What was expected, by what pydantic calls it that it was not."""
+
+
 def _expected(detail: ErrorDetails) -> str:
     context = detail.get("ctx", {})
+    if detail["type"] in _IN_WORDS:
+        return _IN_WORDS[detail["type"]].format_map(context)
     match detail["type"]:
         case "value_error":  # of a validator of ours, which says what it expects
             return str(context["error"])
-        case "greater_than_equal":
-            return f"at least {context['ge']:g}"
-        case "greater_than":
-            return f"more than {context['gt']:g}"
-        case "less_than_equal":
-            return f"at most {context['le']:g}"
         case "literal_error":
             expected: str = context["expected"]
             near = difflib.get_close_matches(str(detail["input"]), re.findall(r"'([^']*)'", expected), n=1)

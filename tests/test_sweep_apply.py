@@ -60,6 +60,36 @@ models:
 trainings:
   g: {train: [d/all]}
 """
+SCALAR = """title: t
+datasets: {d: {nnunet: Dataset001_D}}
+models:
+  a: {}
+  b:
+    suffix: -b
+    note: |
+      two lines
+      of text
+
+# about trainings
+trainings:
+  g: {train: [d/all]}
+"""
+AT_END = """title: t
+datasets: {d: {nnunet: Dataset001_D}}
+trainings:
+  g: {train: [d/all]}
+models:
+  a: {}
+  b: {suffix: -b}"""
+TEXTS = {
+    "flow": FLOW,
+    "block": BLOCK,
+    "none": NONE,
+    "trailing": TRAILING,
+    "alias": ALIAS,
+    "scalar": SCALAR,
+    "at end": AT_END,
+}
 ELSEWHERE = """title: t
 datasets: {d: {nnunet: Dataset001_D}}
 presets:
@@ -91,9 +121,7 @@ def apply(path: Path, load, *, name: str = "tuned") -> Training:
 
 
 @pytest.mark.parametrize("newline", ["\n", "\r\n"], ids=["lf", "crlf"])
-@pytest.mark.parametrize(
-    "text", [FLOW, BLOCK, NONE, TRAILING, ALIAS], ids=["flow", "block", "none", "trailing", "alias"]
-)
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
 def test_the_best_trial_becomes_a_model_and_nothing_else_of_the_file_changes(tmp_path, load, text, newline):
     path = tmp_path / "study.yaml"
     path.write_bytes(text.replace("\n", newline).encode())
