@@ -30,6 +30,10 @@ class OneTraining:
     case: Case
     labels: str
     sha256: str = "of a test"
+    path: Path = Path("no tables beside this")
+    title: str = "One training"
+    models: tuple[Model, ...] = (Model(name="3d"),)
+    is_search: bool = True
 
     @property
     def datasets(self) -> tuple[Dataset, ...]:
