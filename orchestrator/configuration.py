@@ -17,14 +17,18 @@ MAX_YAML_BYTES = 1024**2
 MAX_YAML_VALUES = 200_000
 """Of one file, whatever its aliases stand for."""
 
+_OF_A_KEY = "[key]"
+"""Last part of the place of an error in a key itself."""
 _shown = reprlib.Repr()
 _shown.maxstring = _shown.maxother = _shown.maxlong = 200
 
 
 class Entry(BaseModel):
-    """A file or a part of one: no key is unknown, and no value of another type."""
+    """A file or a part of one: no key is unknown, no value of another type, and no number infinite."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
 
 def is_folder(location: str) -> bool:
@@ -139,7 +143,9 @@ def expect_known(names: Iterable[str], known: Iterable[str], *, where: str, what
 Understood = TypeVar("Understood", bound=BaseModel)
 
 
-def understood(content: object, model: type[Understood], *, where: str, context: object = None) -> Understood:
+def understood(
+    content: object, model: type[Understood], *, where: str, context: object = None, below: str | None = None
+) -> Understood:
     """Return the content of a file as a model has it; raises ConfigError with the file, the key and what was expected.
 
     Parameters
@@ -152,43 +158,106 @@ def understood(content: object, model: type[Understood], *, where: str, context:
         The file, for messages.
     context
         Given to the validators of the model.
+    below
+        Field of the model that is the whole file, which has no key of this name.
     """
+    wrapped = content if below is None else {below: content}
     try:
-        return model.model_validate(content, context=context)
+        return model.model_validate(wrapped, context=context)
     except ValidationError as error:
-        raise refusal(error, model, where=where) from None
+        raise refusal(error, model, where=where, content=wrapped, below=below) from None
 
 
-def refusal(error: ValidationError, model: type[BaseModel], *, where: str) -> ConfigError:
-    """Return what is wrong with the content of a file in one line of ours."""
+def refusal(
+    error: ValidationError, model: type[BaseModel], *, where: str, content: object = None, below: str | None = None
+) -> ConfigError:
+    """Return what is wrong with the content of a file in one line of ours; parameters as of `understood`."""
+    details = _of_what_is_meant(error.errors(include_url=False), content)
     # An unknown key explains most often what else is wrong, such as a key that is missing.
-    details = error.errors(include_url=False)
     first = next((detail for detail in details if detail["type"] == "extra_forbidden"), details[0])
-    return ConfigError(_message(first, model, where=where))
+    parts = [part for part, is_key in zip(first["loc"], _are_keys(first, content), strict=True) if is_key]
+    known = _keys(model, first["loc"][:-1])
+    return ConfigError(
+        _message(first, parts[1:] if below and parts[:1] == [below] else parts, known=known, where=where)
+    )
 
 
-def _message(detail: ErrorDetails, model: type[BaseModel], *, where: str) -> str:
-    *parents, key = detail["loc"] or ("",)
-    place = ": ".join([where, *([".".join(map(str, parents))] if parents else [])])
+def _are_keys(detail: ErrorDetails, content: object) -> list[bool]:
+    """Return which parts of the place of an error are keys; others are names of types, one of which was expected."""
+    found = []
+    value = content
+    for number, part in enumerate(detail["loc"], start=1):
+        is_there = (isinstance(value, dict) and part in value) or (isinstance(value, list) and isinstance(part, int))
+        is_missing = number == len(detail["loc"]) and detail["type"] == "missing"
+        found.append(content is None or is_there or is_missing or part == _OF_A_KEY)
+        if is_there:
+            value = value[part]  # type: ignore[index]
+    return found
+
+
+def _of_what_is_meant(details: Sequence[ErrorDetails], content: object, *, start: int = 0) -> list[ErrorDetails]:
+    """Return the errors without those that say only that a value is not of another type that it might be."""
+    found: list[ErrorDetails] = []
+    types: dict[tuple[int | str, ...], dict[int | str, list[ErrorDetails]]] = {}
+    for detail in details:
+        others = [at for at, is_key in enumerate(_are_keys(detail, content)) if at >= start and not is_key]
+        if others:
+            of_place = types.setdefault(detail["loc"][: others[0]], {})
+            of_place.setdefault(detail["loc"][others[0]], []).append(detail)
+        else:
+            found.append(detail)
+    for place, by_type in types.items():
+        likely = min(by_type.values(), key=lambda several: _distance(several, at=len(place)))
+        found += _of_what_is_meant(likely, content, start=len(place) + 1)
+    return sorted(found, key=details.index)
+
+
+def _distance(details: Sequence[ErrorDetails], *, at: int) -> tuple[int, int, int]:
+    """Return how unlikely it is that a value was meant to be of the type of which these are the errors."""
+    of_itself = [one for one in details if len(one["loc"]) == at + 1]
+    is_other = any(
+        one["type"].endswith("_type") or (one["type"] == "literal_error" and not isinstance(one["input"], str))
+        for one in of_itself
+    )
+    keys = [one for one in details if one["type"] in {"extra_forbidden", "missing"}]
+    return is_other, len(keys), len(details)
+
+
+def _message(detail: ErrorDetails, parts: Sequence[int | str], *, known: Sequence[str], where: str) -> str:
+    found = f"{_shown.repr(detail['input'])} ({_kind(detail['input'])})"
+    if not parts:
+        return f"{where}: found {found}; expected {_expected(detail)}"
+    if parts[-1] == _OF_A_KEY:
+        place = ": ".join([where, *([_place(parts[:-2])] if parts[:-2] else [])])
+        return f"{place}: key {_shown.repr(detail['input'])}; expected {_expected(detail)}"
+    *parents, key = parts
+    place = ": ".join([where, *([_place(parents)] if parents else [])])
     match detail["type"]:
+        case "extra_forbidden" if key in known:
+            return f"{place}: key {_shown.repr(key)} does not go with the others; expected one or the other"
         case "extra_forbidden":
-            known = _keys(model, parents)
             near = difflib.get_close_matches(str(key), known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(known)}"
             return f"{place}: unknown key {_shown.repr(key)}; {hint}"
         case "missing":
             return f"{place}: key {key!r} is missing"
         case _:
-            found = f"{_shown.repr(detail['input'])} ({_kind(detail['input'])})"
             return f"{place}: {key} is {found}; expected {_expected(detail)}"
 
 
+def _place(parts: Sequence[int | str]) -> str:
+    return ".".join(text if text.isprintable() else repr(text) for text in map(str, parts))
+
+
 _IN_WORDS = {
-    "greater_than_equal": "at least {ge:g}",
-    "greater_than": "more than {gt:g}",
-    "less_than_equal": "at most {le:g}",
+    "greater_than_equal": "at least {ge}",
+    "greater_than": "more than {gt}",
+    "less_than_equal": "at most {le}",
     "too_short": "at least {min_length} of them",
     "too_long": "at most {max_length} of them",
+    "string_too_short": "at least {min_length} characters",
+    "string_too_long": "at most {max_length} characters",
+    "string_pattern_mismatch": "text of the form {pattern}",
     "model_type": "dictionary",
 }
 """What was expected, by what pydantic calls it that it was not."""
@@ -197,7 +266,8 @@ _IN_WORDS = {
 def _expected(detail: ErrorDetails) -> str:
     context = detail.get("ctx", {})
     if detail["type"] in _IN_WORDS:
-        return _IN_WORDS[detail["type"]].format_map(context)
+        shown = {name: f"{value:g}" if isinstance(value, float) else value for name, value in context.items()}
+        return _IN_WORDS[detail["type"]].format_map(shown)
     match detail["type"]:
         case "value_error":  # of a validator of ours, which says what it expects
             return str(context["error"])
@@ -205,21 +275,26 @@ def _expected(detail: ErrorDetails) -> str:
             expected: str = context["expected"]
             near = difflib.get_close_matches(str(detail["input"]), re.findall(r"'([^']*)'", expected), n=1)
             return expected + (f"; did you mean {near[0]!r}?" if near else "")
+        case "string_type" if type(detail["input"]) in {int, float}:
+            return f"string, which takes quotes: {str(detail['input'])!r}"
         case _:
             return detail["msg"].removeprefix("Input should be ").removeprefix("a valid ")
 
 
 def _keys(model: type[BaseModel], parents: Sequence[int | str]) -> list[str]:
-    """Return the keys of the part of a model at a place; keys of mappings, which are free, are passed over."""
-    found: type[BaseModel] = model
+    """Return the keys of the part of a model at a place; keys of mappings, which are free, are passed over.
+
+    Where there may be several models, they are those of all.
+    """
+    found = [model]
     for key in parents:
-        inner = found.model_fields.get(str(key))
-        found = _model_in(inner.annotation) or found if inner is not None else found
-    return list(found.model_fields)
+        fields = [one.model_fields[str(key)] for one in found if str(key) in one.model_fields]
+        found = [inner for field in fields for inner in _models_in(field.annotation)] or found
+    return list(dict.fromkeys(name for one in found for name in one.model_fields))
 
 
-def _model_in(annotation: object) -> type[BaseModel] | None:
-    """Return the first model in an annotation such as `dict[str, Entry]`."""
+def _models_in(annotation: object) -> list[type[BaseModel]]:
+    """Return the models in an annotation such as `dict[str, Entry]`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next(filter(None, map(_model_in, get_args(annotation))), None)
+        return [annotation]
+    return [model for inner in get_args(annotation) for model in _models_in(inner)]

@@ -43,10 +43,7 @@ def load_study(path: Path | None = None, *, describe: Describe | None = None) ->
     """
     path = path or DEFAULT_STUDY
     folds_path, content = path.with_name("folds.yaml"), understood(load_yaml(path), StudyFile, where=str(path))
-    # A study may need no list of cases, but a study file that is alone may also have lost its own.
-    has_folds = folds_path.exists() or any(entry.source and not entry.nnunet for entry in content.datasets.values())
-    listed = understood({"datasets": load_yaml(folds_path)}, FoldsFile, where=str(folds_path)) if has_folds else None
-    expect_known(listed.datasets if listed else (), content.datasets, where=str(folds_path), what="data set")
+    listed = _listed(folds_path, content)
     label_sets = {name: label_set_of(name, entries, where=str(path)) for name, entries in content.label_sets.items()}
     presets, case_limits = _presets(content, where=f"{path}: presets")
     check_letter_case(content.datasets, where=f"{path}: datasets", what="data sets")
@@ -57,7 +54,7 @@ def load_study(path: Path | None = None, *, describe: Describe | None = None) ->
     label_sets |= {one.own_label_set.name: one.own_label_set for one in read.values() if one.own_label_set}
     check_letter_case(label_sets, where=f"{path}: label_sets", what="label sets")
     trainings = TrainingReader(content, datasets=datasets, cases=cases, label_sets=label_sets, where=str(path))
-    files = [_without_ensembles(path.read_bytes()), folds_path.read_bytes() if has_folds else b""]
+    files = [_without_ensembles(path.read_bytes()), folds_path.read_bytes() if listed else b""]
     files += [one.read_file for one in read.values()]
     described = {name: _facts(one.dataset, one.own_label_set) for name, one in read.items() if one.is_described}
     found = Study(
@@ -92,6 +89,16 @@ def _with_ids(study: Study) -> Study:
     trainings = study.all_trainings(preset=next(iter(study.presets.values())))
     check_ids([training.id for training in trainings], template=study.ids, where=where)
     return study
+
+
+def _listed(path: Path, content: StudyFile) -> FoldsFile | None:
+    """Return the lists of cases of a study; None if it needs none."""
+    # A study may need no list of cases, but a study file that is alone may also have lost its own.
+    if not path.exists() and all(entry.nnunet or not entry.source for entry in content.datasets.values()):
+        return None
+    listed = understood(load_yaml(path), FoldsFile, where=str(path), below="datasets")
+    expect_known(listed.datasets, content.datasets, where=str(path), what="data set")
+    return listed
 
 
 def _presets(content: StudyFile, *, where: str) -> tuple[dict[str, Preset], dict[str, dict[str, int]]]:

@@ -13,7 +13,7 @@ from orchestrator.errors import ConfigError
 from orchestrator.shipped import shipped_file
 from orchestrator.storage.json_values import JsonMapping, JsonObject
 
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -228,7 +228,7 @@ def read_presets(entries: Mapping[str, JsonMapping], *, known: Mapping[str, Pres
 
 def _shipped_presets() -> dict[str, Preset]:
     path = shipped_file("splits", "presets.yaml")
-    entries = understood({"presets": load_yaml(path)}, PresetsFile, where=str(path)).presets
+    entries = understood(load_yaml(path), PresetsFile, where=str(path), below="presets").presets
     made = read_presets(entries, known={}, where=str(path))
     for name, entry in entries.items():
         expect_known(entry.get(CASES, {}), _PARTS, where=f"{path}: {name}.{CASES}", what="part of a training")

@@ -130,7 +130,7 @@ def _share(row: Mapping[str, str], column: str, *, where: Path) -> float:
 
 
 def _read_errata(path: Path) -> tuple[Erratum, ...]:
-    listed = understood({"errata": load_yaml(path)}, ErrataFile, where=str(path)).errata
+    listed = understood(load_yaml(path), ErrataFile, where=str(path), below="errata").errata
     return tuple(
         Erratum(
             id=entry.id,
