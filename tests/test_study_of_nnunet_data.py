@@ -151,6 +151,10 @@ def test_no_image_is_twice_in_a_part(tmp_path: Path, train: str, words: str):
         (EVERYONE + "case_300,7\ncase_301,7.0\n", "patients '7' and '7.0'; expected one spelling"),
         (EVERYONE.replace("patient", "patient,patient"), "expected case and patient among them, each once"),
         ("", "expected case and patient"),
+        (
+            f"case,patient\n{'x' * 200_000},a\n",
+            "field larger than field limit .*; expected rows of a case and its patient",
+        ),
     ],
 )
 def test_a_file_of_patients_that_is_not_whole_is_refused(tmp_path: Path, rows: str, words: str):

@@ -174,12 +174,16 @@ def read_patients(path: Path, names: Sequence[str]) -> dict[str, str]:
         If the file is none with the columns `case` and `patient`, each once; a case has no patient or stands twice; or
         two patients are written alike but for case or zeros, which are one.
     """
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file)
-        columns = [name.strip() for name in next(reader, [])]
-        if columns.count("case") != 1 or columns.count("patient") != 1:
-            raise ConfigError(f"{path}: columns {columns}; expected case and patient among them, each once")
-        rows = [dict(zip(columns, map(str.strip, row), strict=False)) for row in reader if any(map(str.strip, row))]
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file)
+            columns = [name.strip() for name in next(reader, [])]
+            lines = [line for line in reader if any(map(str.strip, line))]
+    except csv.Error as error:
+        raise ConfigError(f"{path}: {error}; expected rows of a case and its patient") from error
+    if columns.count("case") != 1 or columns.count("patient") != 1:
+        raise ConfigError(f"{path}: columns {columns}; expected case and patient among them, each once")
+    rows = [dict(zip(columns, map(str.strip, line), strict=False)) for line in lines]
     found = {row["case"]: row.get("patient", "") for row in rows}
     _check_once([row["case"] for row in rows], where=str(path))
     for name in names:
