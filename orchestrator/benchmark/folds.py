@@ -184,8 +184,8 @@ def read_patients(path: Path, names: Sequence[str]) -> dict[str, str]:
     if columns.count("case") != 1 or columns.count("patient") != 1:
         raise ConfigError(f"{path}: columns {columns}; expected case and patient among them, each once")
     rows = [dict(zip(columns, map(str.strip, line), strict=False)) for line in lines]
-    found = {row["case"]: row.get("patient", "") for row in rows}
-    _check_once([row["case"] for row in rows], where=str(path))
+    found = {row.get("case", ""): row.get("patient", "") for row in rows}
+    _check_once([row.get("case", "") for row in rows], where=str(path))
     for name in names:
         if not found.get(name):
             raise ConfigError(f"{path}: no patient for case {name}; expected one for every case of the data set")
