@@ -5,7 +5,7 @@ import re
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, ClassVar, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -90,8 +90,23 @@ def load_yaml(path: Path) -> Any:
         raise ConfigError(f"{path}: nested too deep; expected a few levels") from error
 
 
+_NUMBERS = {
+    "tag:yaml.org,2002:int": re.compile(r"[-+]?(?:0|[1-9][0-9_]*)$"),
+    "tag:yaml.org,2002:float": re.compile(
+        r"[-+]?(?:(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+][0-9]+|\.inf)$|\.nan$"
+    ),
+}
+"""What is a number, as in YAML 1.2: 1e-4 is one, and neither is 1:30 ninety nor 010 eight. Without a sign, as in 1e4,
+it may be the name of something, or part of a digest."""
+
+
 class _StrictLoader(yaml.SafeLoader):
     """Refuses a key that stands twice, which YAML would silently overwrite, and a few lines that mean gigabytes."""
+
+    yaml_implicit_resolvers: ClassVar = {
+        first: [(tag, _NUMBERS.get(tag, pattern)) for tag, pattern in known]
+        for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def get_single_node(self) -> yaml.Node | None:
         node: yaml.Node | None = super().get_single_node()

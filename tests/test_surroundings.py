@@ -236,3 +236,26 @@ def test_json_that_is_nested_too_deep_is_no_json(tmp_path):
     storage.write_bytes("x.json", b"[" * 100_000)
     with pytest.raises(IntegrityError, match=r"x\.json: not JSON"):
         read_json(storage, "x.json")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-4", 0.0001),
+        ("2.5E+3", 2500.0),
+        ("-.5", -0.5),
+        ("12", 12),
+        ("0", 0),
+        # Times and padded numbers are what they look like; of YAML 1.1, they would be 90, 14400 and 8.
+        ("1:30", "1:30"),
+        ("4:00:00", "4:00:00"),
+        ("010", "010"),
+        # Part of a digest.
+        ("12345e67", "12345e67"),
+        ("0x1f", "0x1f"),
+    ],
+)
+def test_numbers_of_a_file_are_what_they_look_like(tmp_path, text, value):
+    path = tmp_path / "x.yaml"
+    path.write_text(f"a: {text}\n")
+    assert load_yaml(path) == {"a": value}

@@ -51,7 +51,7 @@ class RangeEntry(Entry):
     @model_validator(mode="before")
     @classmethod
     def _with_numbers(cls, content: object) -> object:
-        """Take `1e-4` for a number, as people mean it: YAML 1.1 wants a point and a sign there; and `1e4` for 10000."""
+        """Take `1e4` for a number, as people mean it in a range, and for a whole one where that is asked for."""
         if not isinstance(content, dict):
             return content
         return {
