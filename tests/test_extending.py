@@ -20,6 +20,9 @@ from orchestrator.cli.evaluate import TITLES
 from orchestrator.cli.run import main as run
 from orchestrator.report.study_tables.tables import Doubts, write_tables
 from orchestrator.results.records import CaseScore
+from orchestrator.sources import registry
+from orchestrator.sources.ct_layout import CtLayout
+from orchestrator.sources.labels import LabelRule
 from orchestrator.storage.filesystem import open_storage
 
 ROOT = Path(__file__).parents[1]
@@ -93,7 +96,10 @@ def test_the_layout_of_the_guide_is_found_and_its_pair_is_told_apart(tmp_path):
     )
 
 
-def test_a_study_is_two_files_of_yaml(tmp_path, capsys):
+def test_a_study_is_two_files_of_yaml(tmp_path, capsys, monkeypatch):
+    # Its layout is a file of its own, as above.
+    rules = {"kidney": LabelRule(values={1: 1, 2: 2})}
+    monkeypatch.setitem(registry.LAYOUTS, "clinic", type("Clinic", (CtLayout,), {"name": "clinic", "rules": rules}))
     assert run(["--study", str(write_study(tmp_path)), "--dry-run"]) == 0
     out = capsys.readouterr().out
     assert [line.split()[0] for line in out.splitlines()[1:3]] == ["kidney-fold0", "kidney-fold1"]

@@ -35,7 +35,7 @@ def written_study(folder: Path) -> Path:
     study = {
         "title": "Lesions, twice",
         "label_sets": {"lesion": {"lesion": {"label": 1, "tolerance_mm": 2.0}}},
-        "datasets": {"clinic": {"source": "clinic", "label_sets": ["lesion"]}},
+        "datasets": {"clinic": {"nnunet": "Dataset901_Clinic", "channels": ["CT"], "label_sets": ["lesion"]}},
         "models": {"3d": {}, "2d": {"configuration": "2d", "suffix": "-2d"}},
         "trainings": {"lesion": {"train": ["clinic/other-folds"], "val": ["clinic/fold"]}},
     }
