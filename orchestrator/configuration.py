@@ -5,7 +5,7 @@ import re
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -103,11 +103,6 @@ it may be the name of something, or part of a digest."""
 class _StrictLoader(yaml.SafeLoader):
     """Refuses a key that stands twice, which YAML would silently overwrite, and a few lines that mean gigabytes."""
 
-    yaml_implicit_resolvers: ClassVar = {
-        first: [(tag, _NUMBERS.get(tag, pattern)) for tag, pattern in known]
-        for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
     def get_single_node(self) -> yaml.Node | None:
         node: yaml.Node | None = super().get_single_node()
         if node is not None and _num_values(node, known={}) > MAX_YAML_VALUES:
@@ -128,6 +123,12 @@ class _StrictLoader(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
+
+
+_StrictLoader.yaml_implicit_resolvers = {
+    first: [(tag, _NUMBERS.get(tag, pattern)) for tag, pattern in known]
+    for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 
 
 def _num_values(node: yaml.Node, *, known: dict[int, int]) -> int:
