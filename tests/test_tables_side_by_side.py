@@ -44,7 +44,7 @@ def test_values_of_a_facet_stand_side_by_side_with_what_is_published_of_each(wri
     )
     assert f"| {titles} | remarks |" in text
     # Means and deviations as above; the 2D network has one case of one fold, so that there is no deviation.
-    lacks = "3d: 2 of 5 folds: 3 not in this run, 2d: 1 of 2 cases have no row"
+    lacks = "3d: 2 of 5 folds: 3 not in this run, 2d: fold 0 alone, 2d: 1 of 2 cases have no row"
     cells = "COVID-19-CT-Seg | left lung | 4 / 1 | 50.0 | 25.0 | 80.0 ± 8.2 | 85.8 ± 10.5 | 60.0 ± 8.2 | 70.0 ± 12.5"
     assert f"| {cells} | {lacks} |" in text
     assert text.index(cells) < text.index("The same fold by fold:") < text.index("| T1-lung | ")

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from orchestrator.benchmark.published import AVERAGE
+from orchestrator.benchmark.tables import of_group
 from orchestrator.report.study_tables.cells import remarks_on, scores_of
 from orchestrator.report.study_tables.table_rows import FilledTable, TableRow, headline_rows
 
@@ -26,7 +28,7 @@ def side_by_side(table: FilledTable) -> SideBySide | None:
     if facet is None:
         return None
     rows = headline_rows(table.rows)
-    facets = table.facets_of
+    facets = {group: of_group(training) for group, training in table.first_of.items()}
     values = _in_order([facets[row.group].get(facet) for row in rows], told=table.spec.facets.get(facet, ()))
     names = table.spec.rows or _varying([facets[row.group] for row in rows], but=facet)
     found: dict[tuple[object, ...], dict[object, TableRow]] = {}
@@ -48,7 +50,7 @@ def side_by_side(table: FilledTable) -> SideBySide | None:
             *(f"{value} {metric.upper()}{' published' * is_published}" for value, metric, is_published in shown),
             "remarks",
         ),
-        lines=tuple(_line(key, cells, shown=shown, set_titles=table.set_titles) for key, cells in found.items()),
+        lines=tuple(_line(key, cells, shown=shown, table=table) for key, cells in found.items()),
     )
 
 
@@ -57,16 +59,22 @@ def _line(
     cells: Mapping[object, TableRow],
     *,
     shown: Sequence[tuple[object, str, bool]],
-    set_titles: Mapping[str, str],
+    table: FilledTable,
 ) -> tuple[str, ...]:
     *facets, evaluation_set, structure = map(str, key)
     numbers = dict.fromkeys(str(row.summary.num_cases) for row in cells.values())
-    remarks = [f"{value}: {remark}" for value, row in cells.items() for remark in remarks_on(row)]
+    remarks = [f"{value}: {remark}" for value, row in cells.items() for remark in _remarks(row, table)]
     scores = [
         scores_of(cells[value], metric)[is_published] if value in cells else "" for value, metric, is_published in shown
     ]
-    where = set_titles.get(evaluation_set, evaluation_set)
+    where = table.set_titles.get(evaluation_set, evaluation_set)
     return (*facets, where, structure.replace("_", " "), " / ".join(numbers), *scores, ", ".join(remarks))
+
+
+def _remarks(row: TableRow, table: FilledTable) -> list[str]:
+    """Return what a row lacks, other folds than its own among it."""
+    is_alone = row.fold != AVERAGE and table.first_of[row.group].num_in_group > 1
+    return [*([f"fold {row.fold} alone"] if is_alone else []), *remarks_on(row)]
 
 
 def _in_order(values: Sequence[object], *, told: Sequence[object]) -> list[object]:

@@ -59,8 +59,8 @@ class FilledTable:
     rows: tuple[TableRow, ...]
     set_titles: Mapping[str, str]
     """Evaluation set to its title."""
-    facets_of: Mapping[str, Mapping[str, str | int]]
-    """By group."""
+    first_of: Mapping[str, Training]
+    """Group to the first of its trainings."""
     notes: tuple[str, ...]
     """Sentences that must stand with the table."""
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from orchestrator.benchmark.definition import Training
 from orchestrator.benchmark.leaks import PatientLeak
-from orchestrator.benchmark.tables import TableLayout, of_group
+from orchestrator.benchmark.tables import TableLayout
 from orchestrator.report.notes import errata_of_rows, run_notes
 from orchestrator.report.study_tables.formats import to_csv, to_latex, to_markdown
 from orchestrator.report.study_tables.table_rows import FilledTable, Scores, fill_table, headline_rows
@@ -76,13 +76,13 @@ def fill_tables(
 ) -> tuple[FilledTable, ...]:
     """Return every table that has a training, with the notes of the run and of its errata."""
     filled = ((spec, fill_table(spec, trainings, scores=scores)) for spec in layout.specs)
-    facets_of = {training.group: of_group(training) for training in trainings}
+    first_of = {training.group: training for training in reversed(trainings)}
     return tuple(
         FilledTable(
             spec=spec,
             rows=rows,
             set_titles=layout.set_titles,
-            facets_of=facets_of,
+            first_of=first_of,
             notes=(*notes, *errata_of_rows(rows, errata=scores.published.errata)),
         )
         for spec, rows in filled
