@@ -16,10 +16,10 @@ from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
 from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
 from nnunetv2.training.data_augmentation.compute_initial_patch_size import get_patch_size
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
-from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnUNetDatasetBlosc2
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from bench.feed.cases import FeedCase
+from bench.feed.cases import FeedCase, write_stock
 from bench.feed.stock_augmentation import augment_with_stock
 from bench.instruments.rows import Row
 from orchestrator.patches.reader import PatchFile
@@ -125,21 +125,10 @@ class Contest:
 
 def prepare(case: FeedCase, folder: Path, plan: PatchPlan) -> Contest:
     """Write a case into both stores and build both loaders."""
-    blocks, chunks = comp_blosc2_params(case.data.shape, plan.patch, 4)
-    blocks_seg, chunks_seg = comp_blosc2_params(case.seg.shape, plan.patch, 2)
     folder = folder / "_".join(map(str, plan.patch))
     folder.mkdir()
     target = folder / case.name
-    nnUNetDatasetBlosc2.save_case(
-        case.data,
-        case.seg.astype(np.int16),
-        case.properties,
-        str(target),
-        chunks=chunks,
-        blocks=blocks,
-        chunks_seg=chunks_seg,
-        blocks_seg=blocks_seg,
-    )
+    write_stock(case, target, patch=plan.patch)
     ArrowDataset.save_case(case.data, case.seg, case.properties, str(target))
     names, num_labels = [target.name], len(case.properties["class_locations"])
     transforms = nnUNetTrainer.get_training_transforms(

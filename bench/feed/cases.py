@@ -7,7 +7,9 @@ outside of the scanner's circle. Windows are nnU-Net's fingerprints of two data 
 Decathlon.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,11 +43,22 @@ class FeedCase:
 
     name: str
     data: NDArray[np.float32]
-    """Shape (1, Z, Y, X), normalised."""
+    """Shape (C, Z, Y, X), normalised."""
     seg: NDArray[np.int8]
     """Shape (1, Z, Y, X)."""
     properties: dict[str, Any]
     """With nnU-Net's own `class_locations`."""
+
+
+def write_stock(case: FeedCase, target: Path, *, patch: Sequence[int]) -> None:
+    """Write a case at a path without ending, as `DefaultPreprocessor.run_case_save` does for patches of a size."""
+    # Where stand-ins take the places of libraries, only whoever writes needs it.
+    from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnUNetDatasetBlosc2
+
+    seg, sizes = case.seg.astype(np.int16), {}
+    for end, array in (("", case.data), ("_seg", seg)):
+        sizes[f"blocks{end}"], sizes[f"chunks{end}"] = comp_blosc2_params(array.shape, patch, array.itemsize)
+    nnUNetDatasetBlosc2.save_case(case.data, seg, case.properties, str(target), **sizes)
 
 
 def make_case(*, num_slices: int, size: int = 512, num_labels: int, window: str, seed: int) -> FeedCase:

@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bench.feed.cases import make_case
+from bench.feed.cases import make_case, write_stock
 from bench.feed.gpu_utilisation import Utilisation
 from bench.instruments.command_line import command_line, positive_integer
 from bench.instruments.machine import conditions
@@ -63,8 +63,6 @@ class Epochs:
 
 def write_cases(folder: Path, *, slices: list[int], size: int, preset: str) -> None:
     """Write cases into both stores, and the plan."""
-    from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnUNetDatasetBlosc2
-
     from orchestrator.training.feed.patch_dataset import ArrowDataset
 
     foreground = np.random.default_rng(0).normal(-700, 150, 100_000).astype(np.float32)
@@ -83,18 +81,7 @@ def write_cases(folder: Path, *, slices: list[int], size: int, preset: str) -> N
     for index, num_slices in enumerate(slices):
         case = make_case(num_slices=num_slices, size=size, num_labels=2, window="wide", seed=index)
         stock, ours = (folder / kind / f"case_{index}" for kind in KINDS)
-        blocks, chunks = comp_blosc2_params(case.data.shape, patch, 4)
-        blocks_seg, chunks_seg = comp_blosc2_params(case.seg.shape, patch, 2)
-        nnUNetDatasetBlosc2.save_case(
-            case.data,
-            case.seg.astype(np.int16),
-            case.properties,
-            str(stock),
-            chunks=chunks,
-            blocks=blocks,
-            chunks_seg=chunks_seg,
-            blocks_seg=blocks_seg,
-        )
+        write_stock(case, stock, patch=patch)
         ArrowDataset.save_case(case.data, case.seg, case.properties, str(ours))
     (folder / "plan.json").write_bytes(plan.to_bytes())
 

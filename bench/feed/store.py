@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
-from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnUNetDatasetBlosc2
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from numpy.typing import NDArray
 
-from bench.feed.cases import FeedCase
+from bench.feed.cases import FeedCase, write_stock
 from bench.instruments.rows import Row
 from orchestrator.patches.reader import PatchFile
 from orchestrator.patches.writer import write_patches
@@ -49,19 +49,7 @@ class Stores:
 
     def write_stock(self, case: FeedCase) -> None:
         """As `DefaultPreprocessor.run_case_save` does."""
-        seg = case.seg.astype(np.int16)
-        blocks, chunks = comp_blosc2_params(case.data.shape, self.patch_size, case.data.itemsize)
-        blocks_seg, chunks_seg = comp_blosc2_params(seg.shape, self.patch_size, seg.itemsize)
-        nnUNetDatasetBlosc2.save_case(
-            case.data,
-            seg,
-            case.properties,
-            str(self.folder / self.name),
-            chunks=chunks,
-            blocks=blocks,
-            chunks_seg=chunks_seg,
-            blocks_seg=blocks_seg,
-        )
+        write_stock(case, self.folder / self.name, patch=self.patch_size)
 
 
 def patch_size_of(case: FeedCase) -> Size:

@@ -2,16 +2,16 @@
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, infer_dataset_class, nnUNetDatasetBlosc2
+from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from bench.feed.cases import make_case
+from bench.feed.cases import make_case, write_stock
 from orchestrator.training.dropin.converting import Conversion, convert_all
 from orchestrator.training.dropin.trainer import nnUNetTrainerOrchestrator
 from orchestrator.training.nnunet.environment import prints_to_log
@@ -58,11 +58,8 @@ class StockCases:
         for seed, name in enumerate(CASES):
             case = make_case(num_slices=num_slices, size=size, num_labels=self.num_labels, window="wide", seed=seed)
             further = [case.data * np.float32(0.5) ** channel for channel in range(1, self.num_channels)]
-            data, seg = np.concatenate([case.data, *further]), case.seg.astype(np.int16)
-            sizes = {}
-            for end, array in (("", data), ("_seg", seg)):
-                sizes[f"blocks{end}"], sizes[f"chunks{end}"] = comp_blosc2_params(array.shape, PATCH, array.itemsize)
-            nnUNetDatasetBlosc2.save_case(data, seg, case.properties, str(self.folder / name), **sizes)
+            whole = replace(case, data=np.concatenate([case.data, *further]))
+            write_stock(whole, self.folder / name, patch=PATCH)
         (self.base / "splits_final.json").write_text(json.dumps([{"train": CASES, "val": CASES}]))
         (self.base / "dataset_fingerprint.json").write_text("{}")
 
