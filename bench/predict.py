@@ -60,17 +60,18 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="bench-predict-") as temporary:
         folder = Path(temporary)
         for num_classes in options.classes:
-            image = _write_scan(folder / "case_0000.nii.gz", options, num_classes=num_classes)
+            path = folder / "case_0000.nii.gz"
+            image = write_scan(path, options.shape, options.scan, num_classes=num_classes)
             plans = small_plans(patch=options.patch, spacing=NETWORK_SPACING, features=(8, 16, 32))
             write_model(folder / f"of-{num_classes}", plans, labels=labels_of(num_classes))
             num_different += _compare(options, folder, image, num_classes=num_classes)
     return 1 if num_different else 0
 
 
-def _write_scan(path: Path, options: argparse.Namespace, *, num_classes: int) -> Path:
-    """Write an image; returns its path."""
-    make = _organs if options.scan == "organs" else _bodies
-    image = sitk.GetImageFromArray(make(options.shape, num_classes=num_classes))
+def write_scan(path: Path, shape: Sequence[int], kind: str, *, num_classes: int) -> Path:
+    """Write an image of `organs` or `bodies`; returns its path."""
+    make = _organs if kind == "organs" else _bodies
+    image = sitk.GetImageFromArray(make(shape, num_classes=num_classes))
     image.SetSpacing(SPACING_XYZ)
     sitk.WriteImage(image, str(path), useCompression=True, compressionLevel=1)
     return path

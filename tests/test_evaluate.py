@@ -163,7 +163,7 @@ def test_pipes_and_links_in_a_circle_are_rows_that_say_so(folders):
 
 def test_memory_that_is_short_costs_one_case(folders, monkeypatch):
     write(folders / "reference/case1.nii.gz", np.zeros((40, 50, 60)))
-    monkeypatch.setattr(stored_voxels, "_available_bytes", lambda: 50_000)
+    monkeypatch.setattr(stored_voxels, "available_bytes", lambda: 50_000)
     assert evaluate(folders) == 1
     assert [row["status"] for row in rows(folders)[::2]] == ["scored", "missing", "scored"]
     assert "GiB of voxels" in rows(folders)[2]["message"]

@@ -72,7 +72,7 @@ def test_memory_that_is_short_says_nothing_about_a_file(tmp_path, labels, monkey
     paths = [tmp_path / name for name in ("a.nii", "a.nii.gz", "a.mha", "a.nrrd", "a.mnc")]
     for path in paths:
         sitk.WriteImage(sitk.GetImageFromArray(labels), str(path), useCompression=True)
-    monkeypatch.setattr(stored_voxels, "_available_bytes", lambda: 100)
+    monkeypatch.setattr(stored_voxels, "available_bytes", lambda: 100)
     for path in paths:
         with pytest.raises(MemoryError, match=r"GiB of voxels, and 0\.0 GiB of memory left"):
             read_label_map(path)

@@ -88,14 +88,14 @@ class ReadBuffer:
     def take(self, size: int) -> NDArray[np.uint8]:
         """Return this many bytes, overwriting what was taken before; raises MemoryError rather than to use all."""
         if self._memory.size < size:
-            available = _available_bytes()
+            available = available_bytes()
             if available is not None and size > available:
                 raise MemoryError(f"{size / 2**30:.1f} GiB of voxels, and {available / 2**30:.1f} GiB of memory left")
             self._memory = np.empty(size, np.uint8)
         return self._memory[:size]
 
 
-def _available_bytes() -> int | None:
+def available_bytes() -> int | None:
     """Return the memory that can be had without swapping, within the limit of a container; None if nothing says."""
     found = []
     if _MEMORY.is_file():

@@ -1,4 +1,4 @@
-"""A folder of images predicted one after the other: what is done is kept, and one bad case is a row and not the end."""
+"""A folder of images that are predicted: what is done is kept, and one bad case is a row and not the end."""
 
 import csv
 import io
@@ -6,9 +6,9 @@ import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import SimpleITK as sitk
 
@@ -16,18 +16,25 @@ from orchestrator.errors import ConfigError, DataError, OrchestratorError, Stora
 from orchestrator.images.geometry import Geometry, geometry_of, order_onto
 from orchestrator.inference.cases import InputCase, find_cases
 from orchestrator.inference.ensembles import load_models, opened_together
+from orchestrator.inference.folder_memory import FolderMemory, plan_memory
 from orchestrator.inference.input_image import ModelFiles, ReadableImage, header_of, readable_image
 from orchestrator.inference.models import ModelSource, OpenModel
 from orchestrator.inference.options import PredictOptions
+from orchestrator.inference.overlapping import Steps, carried_out, overlapped
 from orchestrator.inference.plausibility import doubts, doubts_of_direction
 from orchestrator.inference.products.extras import Predicted, add_extras, check_extras
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.storage.interface import Storage
 from orchestrator.storage.json_files import read_json, write_json
 
+if TYPE_CHECKING:
+    from orchestrator.training.nnunet.ensembles.averaged_prediction import CaseBytes
+
 RECORD = "predict.json"
 """In the output folder: which model has predicted what lies there, and how."""
 TABLE = "predictions.csv"
+_EXTRAS_BYTES = 16
+"""A voxel, of an image and its label map while pictures or DICOM objects are made of them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,30 +77,50 @@ class FolderPrediction:
         """Return the names of the cases."""
         return [case.name for case in self.cases]
 
-    def announcement(self) -> str:
-        """Return what the largest case takes, in a line; empty where that is not known before it is read."""
+    def memory(self, *, is_alone: bool) -> FolderMemory:
+        """Return what the cases that are left take, and which overlap.
+
+        `is_alone` tells that each has a process of its own.
+        """
         storage = open_storage(self.output)
-        left = [case for case in self.cases if not self.is_done(storage, case.name)]
-        known = [(num_bytes, case.name) for case in left if (num_bytes := self._expected_bytes(case)) is not None]
-        if not known:
+        found = [None if self.is_done(storage, case.name) else self._case_bytes(case) for case in self.cases]
+        limit = math.inf if self.options.max_memory_gib is None else self.options.max_memory_gib * 2**30
+        return plan_memory(found, own_bytes=_own_bytes(), most_bytes=limit, is_alone=is_alone)
+
+    def announcement(self, memory: FolderMemory) -> str:
+        """Return what the cases take at most, in a line; empty where that is not known before they are read."""
+        if memory.largest is None:
             return ""
-        num_bytes, name = max(known)
+        storage = open_storage(self.output)
+        num_left = sum(not self.is_done(storage, case.name) for case in self.cases)
+        others = " with those before and after it" if memory.overlaps[memory.largest] and num_left > 1 else ""
         return (
-            f"{len(left)} of {len(self.cases)} cases to predict; at most {num_bytes / 2**30:.2f} GiB of memory ({name})"
+            f"{num_left} of {len(self.cases)} cases to predict; at most {memory.most_bytes / 2**30:.2f} GiB of memory "
+            f"({self.cases[memory.largest].name}{others})"
         )
 
     def is_done(self, storage: Storage, name: str) -> bool:
         """Whether a case is predicted: its label map is written last."""
         return all(storage.exists(key) for key in self._keys(name))
 
+    def rows(self, memory: FolderMemory) -> Iterator[CasePrediction]:
+        """Predict all cases in this process, and yield what has become of each."""
+        cases = [self._steps(case, expected_bytes=taken) for case, taken in zip(self.cases, memory.alone, strict=True)]
+        return overlapped(cases, may_overlap=memory.overlaps.__getitem__)
+
     def predict(self, name: str) -> CasePrediction:
         """Predict a case unless that is done; whatever is wrong with it is said, and only a disk that fails raises."""
-        storage = open_storage(self.output)
         (case,) = (case for case in self.cases if case.name == name)
+        taken = self._case_bytes(case)
+        return carried_out(self._steps(case, expected_bytes=_own_bytes() + (0 if taken is None else taken.predicting)))
+
+    def _steps(self, case: InputCase, *, expected_bytes: int) -> Steps[CasePrediction]:
+        storage, name = open_storage(self.output), case.name
         was_done = self.is_done(storage, name)
         try:
             if not was_done:
-                self._predict(storage, case)
+                self._check_memory(expected_bytes)
+                yield from self._predict(storage, case)
             notes = self._add_extras(storage, case)
         except StorageError:
             raise
@@ -105,8 +132,7 @@ class FolderPrediction:
         return self._row(storage, name, status="kept" if was_done else "predicted", notes=notes)
 
     def _add_extras(self, storage: Storage, case: InputCase) -> tuple[str, ...]:
-        asked = self.options
-        if not (asked.study or asked.overlays or asked.dicom_seg or asked.dicom_rtstruct):
+        if not self._has_extras:
             return ()
         structures = load_models(self.sources, self.options).structures
         kept = self.options.structures or tuple(structures)
@@ -135,16 +161,21 @@ class FolderPrediction:
             derived_percent=record.get("derived_percent", {}),
         )
 
-    def _expected_bytes(self, case: InputCase) -> int | None:
+    def _case_bytes(self, case: InputCase) -> "CaseBytes | None":
         header = header_of(case, self.files)
-        return None if header is None else load_models(self.sources, self.options).ensemble.expected_bytes(header)
+        if header is None:
+            return None
+        taken = load_models(self.sources, self.options).ensemble.case_bytes(header)
+        extras = _EXTRAS_BYTES * math.prod(header.shape) if self._has_extras else 0
+        return replace(taken, writing=taken.writing + extras)
 
-    def _predict(self, storage: Storage, case: InputCase) -> None:
-        models, limit = load_models(self.sources, self.options), self.options.max_memory_gib
-        if limit is not None and (expected := self._expected_bytes(case) or 0) > limit * 2**30:
-            raise DataError(
-                f"would take {expected / 2**30:.2f} GiB of memory; expected at most {limit:g} GiB, as asked for"
-            )
+    @property
+    def _has_extras(self) -> bool:
+        asked = self.options
+        return bool(asked.study or asked.overlays or asked.dicom_seg or asked.dicom_rtstruct)
+
+    def _predict(self, storage: Storage, case: InputCase) -> Steps[None]:
+        models = load_models(self.sources, self.options)
         with ExitStack() as written:
             # Left in the other order: the label map has its name last.
             path = written.enter_context(storage.writing(f"{case.name}{self.files.ending}"))
@@ -155,7 +186,7 @@ class FolderPrediction:
                 )
                 saved = archive, properties
             with readable_image(case, self.files) as image, _written_onto(image, path) as target:
-                found = models.ensemble.predict(
+                found = yield from models.ensemble.predict(
                     image.files, target, probabilities=saved, structures=self._kept_labels()
                 )
                 notes = [*image.notes, *doubts(found, models.trained)]
@@ -172,6 +203,13 @@ class FolderPrediction:
                 "volumes_ml": {} if math.isnan(found.voxel_mm3) else volumes,
             }
             write_json(storage, f"{case.name}.json", record | ({"notes": notes} if notes else {}))
+
+    def _check_memory(self, expected_bytes: int) -> None:
+        limit = self.options.max_memory_gib
+        if limit is not None and expected_bytes > limit * 2**30:
+            raise DataError(
+                f"would take {expected_bytes / 2**30:.2f} GiB of memory; expected at most {limit:g} GiB, as asked for"
+            )
 
     def _kept_labels(self) -> set[int] | None:
         if not self.options.structures:
@@ -274,6 +312,12 @@ def write_table(output: str, rows: Sequence[CasePrediction]) -> None:
         values = [*map(row.volumes_ml.get, names), *map(row.derived_percent.get, shares)]
         writer.writerow([row.case, status, *("" if value is None else value for value in values), row.message])
     open_storage(output).write_bytes(TABLE, text.getvalue().encode())
+
+
+def _own_bytes() -> int:
+    from orchestrator.training.nnunet.prediction_memory import own_bytes
+
+    return own_bytes()
 
 
 @contextmanager

@@ -86,9 +86,15 @@ def predict(
         For a model that cannot be read without running it; for a disk that fails.
     """
     check_options(options, PredictRequest)
+    cluster = options.get("cluster")
     work = _planned([model] if isinstance(model, str | Path) else model, Path(images), str(output), options)
+    memory = work.memory(is_alone=cluster is not None)
+    work.claim()
+    if note := options.get("note"):
+        for line in filter(None, (*work.notes, work.announcement(memory))):
+            note(line)
     rows = []
-    for row in _finished(work, options.get("cluster")):
+    for row in work.rows(memory) if cluster is None else _on_cluster(work, cluster_file=Path(cluster)):
         rows.append(row)
         if on_case := options.get("on_case"):
             on_case(len(rows), len(work.cases))
@@ -98,21 +104,10 @@ def predict(
 
 
 def _planned(models: Sequence[str | Path], images: Path, output: str, options: PredictRequest) -> FolderPrediction:
-    """Read the models, say what predicting takes, and mark the output as theirs."""
+    """Read the models, and find the images."""
     folds = tuple(map(str, options.get("folds", ())))
     sources = model_sources(list(map(str, models)), training=options.get("training"), folds=folds)
-    work = plan_folder(sources, images, output, options=_chosen(options, sources))
-    said = work.announcement()
-    work.claim()
-    if note := options.get("note"):
-        for line in filter(None, (*work.notes, said)):
-            note(line)
-    return work
-
-
-def _finished(work: FolderPrediction, cluster: Path | str | None) -> Iterator[CasePrediction]:
-    """Yield what has become of each case, as it comes."""
-    return map(work.predict, work.names()) if cluster is None else _on_cluster(work, cluster_file=Path(cluster))
+    return plan_folder(sources, images, output, options=_chosen(options, sources))
 
 
 def _chosen(options: PredictRequest, sources: Sequence[ModelSource]) -> PredictOptions:

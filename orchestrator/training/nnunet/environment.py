@@ -1,16 +1,17 @@
 """What nnU-Net expects around it: folders named by environment variables, and a standard output to talk to."""
 
-import contextlib
 import gzip
 import io
 import logging
 import os
+import sys
 import tempfile
+import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import TextIO, TypeVar
 
 from orchestrator.errors import DataError, is_out_of_memory
 
@@ -44,14 +45,45 @@ def nnunet_environment(*, num_loader_processes: int) -> Iterator[Path]:
                     os.environ[name] = value
 
 
+class _OutputOfThreads:
+    """A standard output that keeps what threads within `prints_to_log` write, and lets the others through."""
+
+    def __init__(self, output: TextIO | None) -> None:
+        self.output = output
+        self.num_users = 0
+        self.captured = threading.local()
+
+    def write(self, text: str) -> int:
+        target = getattr(self.captured, "text", None) or self.output
+        return len(text) if target is None else target.write(text)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.output, name)
+
+
+_replacing = threading.Lock()
+
+
 @contextmanager
 def prints_to_log() -> Iterator[None]:
-    """Context in which what nnU-Net prints goes to our log at debug level instead of the standard output."""
-    captured = io.StringIO()
+    """Context in which what nnU-Net prints goes to our log at debug level instead of the standard output.
+
+    Other threads print as before.
+    """
+    with _replacing:
+        output = sys.stdout if isinstance(sys.stdout, _OutputOfThreads) else _OutputOfThreads(sys.stdout)
+        output.num_users += 1
+        sys.stdout = output
+    outer, captured = getattr(output.captured, "text", None), io.StringIO()
+    output.captured.text = captured
     try:
-        with contextlib.redirect_stdout(captured):
-            yield
+        yield
     finally:
+        output.captured.text = outer
+        with _replacing:
+            output.num_users -= 1
+            if not output.num_users and sys.stdout is output:
+                sys.stdout = output.output
         for line in captured.getvalue().splitlines():
             logger.debug("nnU-Net: %s", line)
 

@@ -20,6 +20,7 @@ from orchestrator.images.geometry import Geometry, grid_difference, order_onto
 from orchestrator.images.label_maps import open_label_map
 from orchestrator.images.nifti import read_nifti_geometry
 from orchestrator.images.source_file import SourceFile
+from orchestrator.patches.layout import Properties
 from orchestrator.storage.json_values import JsonObject
 from orchestrator.training.checkpoint import fitting
 from orchestrator.training.nnunet.classes import DEFAULT_TRAINER, network_for_prediction
@@ -28,13 +29,14 @@ from orchestrator.training.nnunet.planning import Plan
 from orchestrator.training.nnunet.prediction_memory import (
     ImageHeader,
     activation_bytes,
-    most_bytes,
     normalising_bytes,
     reading_bytes,
+    resampling_bytes,
+    sweep_bytes,
 )
 from orchestrator.training.nnunet.prepared_image import PreparedImage, prepare_image, read_images
 from orchestrator.training.nnunet.stock_export import stock_labels, stock_values
-from orchestrator.training.nnunet.window_sweep import can_stream, plan_sweep, stream_labels, stream_values
+from orchestrator.training.nnunet.window_sweep import SweepPlan, can_stream, plan_sweep, stream_labels, stream_values
 
 _DESCRIPTION = "ITK_FileNotes"
 """What ITK calls the field `descrip` of a NIfTI header."""
@@ -96,16 +98,35 @@ class Predictor:
         """
         return prepare_image(*read_images(images, self.plan), self.plan)
 
-    def write(self, labels: NDArray[Any], output: Path, *, image: PreparedImage) -> None:
+    def write(self, labels: NDArray[Any], output: Path, *, properties: Properties) -> None:
         """Write the label map of an image with the writer that the plans name, in the geometry of its file."""
         with prints_to_log():
-            self.plan.plans_manager.image_reader_writer_class().write_seg(labels, str(output), image.properties)
+            self.plan.plans_manager.image_reader_writer_class().write_seg(labels, str(output), properties)
+
+    def preparing_bytes(self, header: ImageHeader) -> int:
+        """Return what an image takes at most until it is prepared, beside what this process has in memory."""
+        turned, plan = self._sweep_of(header)
+        resampling = resampling_bytes(turned, plan.unpadded_shape, num_channels=self._num_channels)
+        return max(resampling, normalising_bytes(header, self.plan), reading_bytes(header, self.plan))
 
     def expected_bytes(self, header: ImageHeader) -> int:
         """Return what a prediction takes at most beside what this process has in memory, by the header of an image.
 
         That is an upper bound: zeros around the body, which are cut off, are not known before the image is read.
         """
+        turned, plan = self._sweep_of(header)
+        predicting = sweep_bytes(
+            turned,
+            plan,
+            num_channels=self._num_channels,
+            activations=self._activation_bytes,
+            mirrors=self._predictor.use_mirroring,
+            streams=self.streams,
+        )
+        return max(self.preparing_bytes(header), predicting)
+
+    def _sweep_of(self, header: ImageHeader) -> tuple[ImageHeader, SweepPlan]:
+        """Return the header in the plan's order of axes, and what is known of the windows over such an image."""
         configuration, transpose = self._predictor.configuration_manager, self.plan.plans_manager.transpose_forward
         shape = [header.shape[axis] for axis in transpose]
         spacing = [header.spacing_mm[axis] for axis in transpose]
@@ -113,15 +134,7 @@ class Predictor:
         new_shape = [int(size) for size in compute_new_shape(shape, spacing, target)]
         properties = {"spacing": header.spacing_mm, "shape_after_cropping_and_before_resampling": shape}
         plan = plan_sweep(self._predictor, shape=new_shape, properties=properties)
-        most = most_bytes(
-            replace(header, shape=(shape[0], shape[1], shape[2])),
-            plan,
-            num_channels=self._num_channels,
-            activations=self._activation_bytes,
-            mirrors=self._predictor.use_mirroring,
-            streams=self.streams,
-        )
-        return max(most, normalising_bytes(header, self.plan), reading_bytes(header, self.plan))
+        return replace(header, shape=(shape[0], shape[1], shape[2])), plan
 
     @cached_property
     def _activation_bytes(self) -> int:

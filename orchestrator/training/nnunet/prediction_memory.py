@@ -117,17 +117,18 @@ def normalising_bytes(header: ImageHeader, plan: Plan) -> int:
     return round(math.prod(header.shape) * (_FLOAT32 * len(schemes) + beside) * _MARGIN) + _BESIDE_BYTES
 
 
-def preparing_bytes(header: ImageHeader, new_shape: Sequence[int], *, num_channels: int) -> int:
-    """Return the bytes that resampling takes."""
+def resampling_bytes(header: ImageHeader, new_shape: Sequence[int], *, num_channels: int) -> int:
+    """Return the bytes that a prediction takes while its image is resampled, beside what the process has already."""
     held = num_channels * _FLOAT32 * math.prod(header.shape)
-    if tuple(new_shape) == header.shape:
-        return held
-    num_slices, *plane = header.shape
-    # Slices before and within a block, those that are summed up, and the last ones filtered along all axes.
-    unfiltered = 2 * math.isqrt(num_slices + _SPLINE_MARGIN) + 6
-    filtered = 6 * math.prod(size + _SPLINE_MARGIN for size in plane)
-    new = num_channels * _FLOAT32 * math.prod(new_shape)
-    return held + new + _FLOAT64 * (unfiltered * math.prod(plane) + filtered)
+    taken = held
+    if tuple(new_shape) != header.shape:
+        num_slices, *plane = header.shape
+        # Slices before and within a block, those that are summed up, and the last ones filtered along all axes.
+        unfiltered = 2 * math.isqrt(num_slices + _SPLINE_MARGIN) + 6
+        filtered = 6 * math.prod(size + _SPLINE_MARGIN for size in plane)
+        new = num_channels * _FLOAT32 * math.prod(new_shape)
+        taken += new + _FLOAT64 * (unfiltered * math.prod(plane) + filtered)
+    return round(taken * _LITTLE_MARGIN) + _loaded_bytes()
 
 
 def own_bytes() -> int:
@@ -209,10 +210,10 @@ def forward_bytes(network: torch.nn.Module, window: torch.Tensor) -> int:
     return live.most_bytes
 
 
-def most_bytes(
+def sweep_bytes(
     header: ImageHeader, plan: SweepPlan, *, num_channels: int, activations: int, mirrors: bool, streams: bool
 ) -> int:
-    """Return the bytes that a prediction takes once its image is normalised, beside what the process has already.
+    """Return the bytes that a prediction takes once its image is prepared, beside what the process has already.
 
     Parameters
     ----------
@@ -230,9 +231,9 @@ def most_bytes(
         Whether labels are made slice by slice.
     """
     num_voxels, num_new = math.prod(header.shape), math.prod(plan.shape)
-    new_shape = [part.stop - part.start for part in plan.padding]
-    image = num_channels * _FLOAT32 * num_new * (1 if tuple(new_shape) == plan.shape else 2)
-    held = image + num_voxels * (1 if plan.num_classes <= 255 else 2)
+    is_padded = plan.unpadded_shape != plan.shape
+    image = num_channels * _FLOAT32 * num_new * (2 if is_padded else 1)
+    held = image + label_map_bytes(header, num_classes=plan.num_classes)
     if streams:
         sums = plan.num_sum_bytes
     else:
@@ -242,5 +243,9 @@ def most_bytes(
     # Of a GPU, halves come to the host and become single precision there.
     forward = activations or window * 3 // 2
     sweep = held + sums + (max(forward + window, 3 * window) if mirrors else forward)
-    preparing = preparing_bytes(header, new_shape, num_channels=num_channels)
-    return max(round(preparing * _LITTLE_MARGIN) + _loaded_bytes(), round(sweep * _MARGIN) + _BESIDE_BYTES)
+    return round(sweep * _MARGIN) + _BESIDE_BYTES
+
+
+def label_map_bytes(header: ImageHeader, *, num_classes: int) -> int:
+    """Return the bytes of the label map of an image."""
+    return math.prod(header.shape) * (1 if num_classes <= 255 else 2)

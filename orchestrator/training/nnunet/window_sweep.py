@@ -66,6 +66,12 @@ class SweepPlan:
         return (*self.grid.steps.shape, self.grid.size_x)
 
     @property
+    def unpadded_shape(self) -> tuple[int, int, int]:
+        """Voxels (z, y, x) of the image."""
+        z, y, x = (part.stop - part.start for part in self.padding)
+        return z, y, x
+
+    @property
     def num_sum_bytes(self) -> int:
         """Bytes of the sums of predictions that are held at a time."""
         return self.grid.num_sum_bytes(num_classes=self.num_classes, num_models=self.num_models)

@@ -9,7 +9,8 @@ windows touch, and one slice of all classes, is held.
 import math
 import pickle
 import zipfile
-from collections.abc import Collection, Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +23,10 @@ from numpy.typing import NDArray
 
 from orchestrator.errors import DataError
 from orchestrator.images.geometry import Geometry
+from orchestrator.patches.layout import Properties
 from orchestrator.training.nnunet.environment import prints_to_log
 from orchestrator.training.nnunet.prediction import Predictor, label_writer
-from orchestrator.training.nnunet.prediction_memory import ImageHeader, own_bytes
+from orchestrator.training.nnunet.prediction_memory import ImageHeader, label_map_bytes
 from orchestrator.training.nnunet.prepared_image import PreparedImage
 
 if TYPE_CHECKING:
@@ -171,6 +173,18 @@ class PredictedImage:
     """Those of the sample that have any label, shape (channels, voxels)."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CaseBytes:
+    """What a case takes at most of the memory, beside what the process has already."""
+
+    preparing: int
+    """Until its image is read and prepared."""
+    predicting: int
+    """With that, until its label map is known."""
+    writing: int
+    """Until that is written."""
+
+
 class ModelEnsemble:
     """One model or several that predict together."""
 
@@ -189,13 +203,17 @@ class ModelEnsemble:
         else:
             write(first.labels(first.prepared(images)))
 
-    def expected_bytes(self, header: ImageHeader) -> int:
-        """Return what this process will have in memory at most while it predicts an image, by its header."""
-        one_slice = 0
-        if len(self._predictors) > 1:
-            num_classes = self._predictors[0].plan.label_manager.num_segmentation_heads
-            one_slice = 4 * num_classes * math.prod(sorted(header.shape)[1:]) * (len(self._predictors) + 2)
-        return own_bytes() + one_slice + sum(one.expected_bytes(header) for one in self._predictors)
+    def case_bytes(self, header: ImageHeader) -> CaseBytes:
+        """Return what an image takes, by its header."""
+        first, *others = self._predictors
+        num_classes = first.plan.label_manager.num_segmentation_heads
+        one_slice = 4 * num_classes * math.prod(sorted(header.shape)[1:]) * (len(others) + 3) if others else 0
+        return CaseBytes(
+            preparing=first.preparing_bytes(header),
+            predicting=one_slice + sum(one.expected_bytes(header) for one in self._predictors),
+            # As it is, and as its writer has it.
+            writing=2 * label_map_bytes(header, num_classes=num_classes),
+        )
 
     def predict(
         self,
@@ -204,8 +222,11 @@ class ModelEnsemble:
         *,
         probabilities: tuple[Path, Path] | None = None,
         structures: Collection[int] | None = None,
-    ) -> PredictedImage:
+    ) -> Generator[None, None, PredictedImage]:
         """Predict one image as nnU-Net's own command does, with the reader and the writer that the plans name.
+
+        Pauses when the image is read and prepared, and when its labels are known: what comes next may be done by
+        another thread, while other images are read or written.
 
         Parameters
         ----------
@@ -226,27 +247,45 @@ class ModelEnsemble:
         """
         first, *others = self._predictors
         image = first.prepared(images)
+        yield
         if not others and probabilities is None:
             labels = first.labels(image)
         else:
             members = [Member(predictor=one, image=one.prepared(images)) for one in others]
             labels = _averaged([Member(predictor=first, image=image), *members], probabilities=probabilities)
+            del members
         if structures is not None:
             labels[~np.isin(labels, list(structures))] = 0
-        first.write(labels, output, image=image)
-        numbers = np.bincount(labels.reshape(-1))
-        spacing = tuple(map(float, image.properties["spacing"]))
-        is_flat = len(image.properties.get("sitk_stuff", {}).get("spacing", spacing)) < 3
-        step = image.sample_step
-        is_labelled = labels[::step, ::step, ::step] > 0
-        return PredictedImage(
-            num_voxels={int(label): int(numbers[label]) for label in np.flatnonzero(numbers) if label},
-            voxel_mm3=math.nan if is_flat else math.prod(spacing),
-            shape=labels.shape,
-            spacing_mm=spacing,
-            intensities=image.sample.reshape(len(image.sample), -1),
-            foreground=image.sample[:, is_labelled],
-        )
+        properties, sample, step = image.properties, image.sample, image.sample_step
+        # Another image may need its memory while this label map is written.
+        del image
+        yield
+        first.write(labels, output, properties=properties)
+        return _predicted_image(labels, properties, sample=sample, step=step)
+
+
+def _predicted_image(
+    labels: NDArray[np.integer], properties: Properties, *, sample: NDArray[np.float32], step: int
+) -> PredictedImage:
+    spacing = tuple(map(float, properties["spacing"]))
+    is_flat = len(properties.get("sitk_stuff", {}).get("spacing", spacing)) < 3
+    return PredictedImage(
+        num_voxels={label: number for label, number in _voxels_of_labels(labels).items() if label},
+        voxel_mm3=math.nan if is_flat else math.prod(spacing),
+        shape=labels.shape,
+        spacing_mm=spacing,
+        intensities=sample.reshape(len(sample), -1),
+        foreground=sample[:, labels[::step, ::step, ::step] > 0],
+    )
+
+
+def _voxels_of_labels(labels: NDArray[np.integer]) -> dict[int, int]:
+    """Return how many voxels have each label, counted slice by slice: numpy counts copies of eight bytes a voxel."""
+    numbers: Counter[int] = Counter()
+    for of_slice in labels:
+        found = np.bincount(of_slice.reshape(-1))
+        numbers.update({int(label): int(found[label]) for label in np.flatnonzero(found)})
+    return dict(sorted(numbers.items()))
 
 
 def _averaged(members: Sequence[Member], *, probabilities: tuple[Path, Path] | None = None) -> NDArray[Any]:
