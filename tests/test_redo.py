@@ -1,6 +1,7 @@
 """What was made of data that have changed is refused by name, or removed with all that follows from it and no more."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,7 +13,9 @@ from orchestrator.driver.changed_data import ChangedPart, Comparison, parts_of
 from orchestrator.driver.claim import claim_output
 from orchestrator.driver.request import RunRequest, graph_of, identity_of
 from orchestrator.errors import DataError
+from orchestrator.images.problem import Problem
 from orchestrator.progress import NoListener
+from orchestrator.sources import downloads
 from orchestrator.sources.downloads import SourceStamp
 from orchestrator.stages.records.cases import CaseRecord, write_case_record
 from orchestrator.storage import run_paths
@@ -146,3 +149,29 @@ def test_data_that_have_not_changed_remove_nothing(request_for_first, monkeypatc
     request, storage = request_for_first
     changing(monkeypatch, storage)
     assert look(replace(request, redo_changed=True), storage) == ([], set())
+
+
+@pytest.mark.parametrize("part", ["infection", "image"])
+def test_what_would_take_the_place_of_changed_data_is_read_whole_before_anything_is_removed(
+    request_for_first, monkeypatch, part
+):
+    """A call for other trainings than those that were made of it looks at it as well."""
+    request, storage = request_for_first
+    case = trained_on(request, FIRST)
+    asked, cut = [], Problem(path=FILE, found="half of it", expected="all of it", advice="Download it again.")
+
+    def inspect_downloads(requests, *, thorough, **_):
+        asked.extend((one.case, one.label_sets) for one in requests if thorough)
+        return SimpleNamespace(problems=(cut,) if thorough and requests else ())
+
+    monkeypatch.setattr(downloads, "inspect_downloads", inspect_downloads)
+    changing(monkeypatch, storage, f"{case.id} {part}")
+    (lung,) = request.study.trainings(only=(LUNG,), preset=request.preset)
+    for trainings in (request.trainings, (lung,)):
+        again = replace(request, trainings=trainings, redo_changed=True)
+        assert before_start.check_before_start(again) == (cut,)
+    # With its image go all label sets that were made beside it.
+    assert asked == [(case, ("infection", "lung") if part == "image" else ("infection",))] * 2
+    assert before_start.check_before_start(request) == ()
+    changing(monkeypatch, storage)
+    assert before_start.check_before_start(replace(request, redo_changed=True)) == ()

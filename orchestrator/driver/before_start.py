@@ -8,9 +8,9 @@ from orchestrator.benchmark.costs import pace_of_workers
 from orchestrator.benchmark.definition import Case
 from orchestrator.benchmark.presets import Preset
 from orchestrator.benchmark.trainings.ensembles import fitted_trainings
-from orchestrator.driver.changed_data import remember
+from orchestrator.driver.changed_data import NUM_READERS, remember
 from orchestrator.driver.claim import trainings_asked_for
-from orchestrator.driver.redo import compare_with_downloads, redo_changed, refuse_changed
+from orchestrator.driver.redo import compare_with_downloads, derived_stages, redo_changed, refuse_changed
 from orchestrator.driver.request import RunRequest, datasets_of, graph_of
 from orchestrator.errors import ConfigError
 from orchestrator.images.problem import Problem
@@ -24,20 +24,42 @@ from orchestrator.storage.interface import Storage
 from orchestrator.workflow.graph import Graph, Stage, expected_bytes
 from orchestrator.workflow.keys import StageKind
 
+NUM_HEADER_READERS = 8
+"""That read headers of cases at a time."""
+
 
 def check_before_start(request: RunRequest) -> tuple[Problem, ...]:
-    """Return what is wrong with the downloads of what a run still has to read of them, as far as headers show it."""
+    """Return what is wrong with the downloads of what a run still has to read of them, as far as headers show it.
+
+    What it is to read again, since it has changed, is read to the last voxel: much may be removed for it.
+    """
     storage = open_storage(request.output)
     if request.data is None or "://" in request.data:
         return ()
+    graph = graph_of(request)
+    needed = map(graph.__getitem__, needed_stages(graph, done=finished_stages(graph, storage)))
+    by_headers = _inspect(request, needed, thorough=False)
+    by_voxels = _inspect(request, _stages_read_again(request, storage), thorough=True)
+    return tuple(dict.fromkeys([*by_headers, *by_voxels]))
+
+
+def _stages_read_again(request: RunRequest, storage: Storage) -> list[Stage]:
+    """Return the stages whose products are to be removed since their part of a download has changed, or its image."""
+    if not request.redo_changed:
+        return []
+    comparison = compare_with_downloads(storage, data=request.data, datasets=datasets_of(request))
+    graph = _graph_of_all(request, storage, asked_for=trainings_asked_for(storage))
+    return [graph[key] for key in derived_stages(graph, comparison.changed)]
+
+
+def _inspect(request: RunRequest, stages: Iterable[Stage], *, thorough: bool) -> tuple[Problem, ...]:
+    """Return what is wrong with the parts of downloads that some stages read."""
     from orchestrator.sources.downloads import CaseRequest, inspect_downloads
 
-    graph = graph_of(request)
-    missing: dict[Case, set[str]] = {}
-    for key in needed_stages(graph, done=finished_stages(graph, storage)):
-        stage = graph[key]
+    parts: dict[Case, set[str]] = {}
+    for stage in stages:
         if stage.case is not None and stage.kind in {StageKind.INGEST, StageKind.LABELS}:
-            missing.setdefault(stage.case, set()).update(stage.label_sets)
+            parts.setdefault(stage.case, set()).update(stage.label_sets)
     datasets = datasets_of(request)
     requests = [
         CaseRequest(
@@ -46,9 +68,11 @@ def check_before_start(request: RunRequest) -> tuple[Problem, ...]:
             # An image alone is looked at beside whatever mask the case has.
             label_sets=tuple(sorted(label_sets)) or datasets[case.dataset].label_sets[:1],
         )
-        for case, label_sets in sorted(missing.items())
+        for case, label_sets in sorted(parts.items())
     ]
-    return inspect_downloads(requests, downloads=Path(request.data), thorough=False, num_threads=8).problems
+    num_threads = NUM_READERS if thorough else NUM_HEADER_READERS
+    downloads = Path(request.data or "")
+    return inspect_downloads(requests, downloads=downloads, thorough=thorough, num_threads=num_threads).problems
 
 
 def check_workers_asked_for(request: RunRequest) -> Needs:
