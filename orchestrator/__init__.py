@@ -6,7 +6,7 @@ The names below are all that a program needs. Each is imported when it is first 
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.thread_numbers import settle_thread_numbers
+from orchestrator.processes import settle_thread_numbers
 
 if TYPE_CHECKING:
     from kernels import score_masks

@@ -4,6 +4,8 @@ import csv
 import math
 import os
 import signal
+import subprocess
+import sys
 from dataclasses import dataclass
 
 import numpy as np
@@ -188,6 +190,18 @@ class DeadlyComparison:
 def test_a_process_that_dies_costs_the_case_that_it_scored():
     rows = sorted(score_in_processes(DeadlyComparison(), ["a", "b", "c", "d"], num_workers=2))
     assert rows == [["a"], ["b", "the process that scored it died, perhaps for want of memory"], ["c"], ["d"]]
+
+
+@pytest.mark.parametrize("is_file", [True, False], ids=["a script", "the standard input"])
+def test_a_program_that_guards_nothing_has_its_cases_scored_by_several_processes(folders, is_file):
+    arguments = f"{str(folders / 'reference')!r}, {str(folders / 'first')!r}, tolerances_mm={{1: 1.0}}, workers=2"
+    program = f"import orchestrator\nprint(orchestrator.evaluate({arguments}).to_arrow()['status'].to_pylist())\n"
+    script = folders / "program.py"
+    script.write_text(program)
+    command = [sys.executable, str(script) if is_file else "-"]
+    found = subprocess.run(command, input=None if is_file else program, capture_output=True, text=True, check=False)
+    # It ran once: the other processes do not call it again.
+    assert (found.stdout, found.stderr) == ("['scored', 'scored', 'scored']\n", "")
 
 
 def test_what_was_decided_to_read_a_file_is_in_its_row_and_said_once(folders, capsys):

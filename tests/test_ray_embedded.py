@@ -8,13 +8,15 @@ import stat
 import subprocess
 import sys
 import tempfile
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
 
-from orchestrator.ray_backend import embedded
+from orchestrator.cluster.kinds.local import LocalCluster
+from orchestrator.errors import ClusterError
+from orchestrator.ray_backend import connect, embedded
 
 STRANGER = 12345
 NOTEBOOK = "module://matplotlib_inline.backend_inline"
@@ -182,3 +184,25 @@ def test_processes_that_are_too_slow_for_ray_are_started_once_more(monkeypatch, 
     with suppress(RuntimeError):
         assert embedded._start(Mock(), folder=Mock(path=Path("/tmp/x"))) == "context"
     assert len(tried) == num_tries
+
+
+def test_a_ray_that_is_there_already_is_refused_and_left_alone(monkeypatch):
+    monkeypatch.setattr(connect.ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(connect.ray, "shutdown", Mock(side_effect=AssertionError("of somebody else")))
+    for _ in range(2):
+        with pytest.raises(ClusterError, match="connected to a Ray already"):
+            connect.connected(LocalCluster(num_cpus=1, num_gpus=0), run=None).__enter__()
+
+
+def test_two_runs_of_one_process_do_not_share_its_ray(monkeypatch):
+    monkeypatch.setattr(connect, "embedded_ray", lambda _: nullcontext((Mock(dashboard_url=""), None)))
+    monkeypatch.setattr(connect.ray, "nodes", list)
+    cluster = LocalCluster(num_cpus=1, num_gpus=0)
+    with (
+        connect.connected(cluster, run=None),
+        pytest.raises(ClusterError, match="another run of this process"),
+        connect.connected(cluster, run=None),
+    ):
+        pass
+    with connect.connected(cluster, run=None):
+        pass

@@ -19,9 +19,9 @@ from orchestrator.cluster.batch.system import user_name
 from orchestrator.cluster.environment import AUTH_TOKEN_PATH, token_path
 from orchestrator.configuration import MAX_YAML_BYTES, load_yaml
 from orchestrator.errors import ConfigError, IntegrityError, StorageError
+from orchestrator.processes import settle_thread_numbers
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.storage.json_files import read_json
-from orchestrator.thread_numbers import settle_thread_numbers
 
 DRY_RUN = f"exec {sys.executable} -m orchestrator.run_all --dry-run --only T1-lung-fold0"
 COMMANDS = {module.__name__.rpartition(".")[2]: module for module in (run, evaluate, status, verify, doctor, phantoms)}

@@ -1,12 +1,11 @@
 """Whole downloads of phantoms: the same folders, archives and names that the owners of the public data sets ship."""
 
 import json
-import multiprocessing
 import shutil
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 from orchestrator.benchmark.definition import Dataset
 from orchestrator.errors import ConfigError, DataError
 from orchestrator.phantoms.layouts import COVID_ARCHIVES, MSD_FOLDER, Scan, write_scan
+from orchestrator.processes import SpawnedPool
 from orchestrator.storage.json_values import JsonMapping, JsonObject
 
 DOWNLOADS = ("covid-19-ct-seg", "structseg", "nsclc", "msd", "mosmed")
@@ -160,9 +160,7 @@ def _write_scans(staging: Path, *, request: PhantomRequest, num_workers: int) ->
         for scan in missing:
             yield _write_one(scan, staging, request.spacing_mm, request.seed)
         return
-    # Spawn: SimpleITK's threads do not survive a fork.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(max_workers=num_workers, mp_context=context) as pool:
+    with SpawnedPool(num_workers) as pool:
         futures = [pool.submit(_write_one, scan, staging, request.spacing_mm, request.seed) for scan in missing]
         for future in as_completed(futures):
             yield future.result()

@@ -36,6 +36,7 @@ HEAD_ANSWERS_WITHIN_S = 20.0
 # The Train page of the dashboard lists the trainings.
 _TRAIN_SETTINGS = {"RAY_TRAIN_ENABLE_STATE_TRACKING": "1", "RAY_TRAIN_V2_ENABLED": "1"}
 POLL_S = 0.5
+_is_free = threading.Lock()
 _ENDING = (*SIGNALS, signal.SIGHUP)
 """Signals that end a driver."""
 
@@ -70,11 +71,12 @@ def connected(config: ClusterConfig, *, run: RunName | None) -> Iterator[Connect
     Raises
     ------
     ClusterError
-        If the cluster cannot be reached.
+        If the cluster cannot be reached, or this process uses a Ray already.
     """
     for name, value in _TRAIN_SETTINGS.items():
         os.environ.setdefault(name, value)
     with ExitStack() as stack:
+        stack.enter_context(_only_ray_of_process())
         stack.enter_context(_handlers_kept())
         access = stack.enter_context(config.reach(run))
         is_embedded = isinstance(access, EmbeddedRay)
@@ -96,6 +98,25 @@ def connected(config: ClusterConfig, *, run: RunName | None) -> Iterator[Connect
             provisioner=access.provisioner if isinstance(access, RunningRay) else None,
             idle_s=access.idle_s if isinstance(access, RunningRay) else float("inf"),
         )
+
+
+@contextmanager
+def _only_ray_of_process() -> Iterator[None]:
+    """Context for the one connection that a process can have: another one would end with ours, or ours with it."""
+    if not _is_free.acquire(blocking=False):
+        raise ClusterError(
+            "another run of this process uses Ray; expected one at a time. Wait for it, or start each by a command of "
+            "its own"
+        )
+    try:
+        if ray.is_initialized():
+            raise ClusterError(
+                "this process is connected to a Ray already; expected none, since it can have only one. Call "
+                "ray.shutdown() first, or use the command in a process beside it"
+            )
+        yield
+    finally:
+        _is_free.release()
 
 
 @contextmanager

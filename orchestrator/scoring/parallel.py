@@ -3,12 +3,12 @@
 import os
 import signal
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
 from typing import Protocol, Self, TypeVar
 
 from orchestrator.errors import ConfigError
+from orchestrator.processes import SpawnedPool
 
 CASES_A_PROCESS = 16
 """To start a process takes about as long as to score so many."""
@@ -70,8 +70,7 @@ def _score_alone(scorer: Scorer[T], case: str) -> Sequence[T]:
 
 
 def _score_in_pool(scorer: Scorer[T], cases: Sequence[str], *, num_workers: int) -> Iterator[tuple[str, Sequence[T]]]:
-    pool = ProcessPoolExecutor(num_workers, mp_context=get_context("spawn"), initializer=_leave_ctrl_c_to_the_parent)
-    with pool:
+    with SpawnedPool(num_workers, initializer=_leave_ctrl_c_to_the_parent) as pool:
         futures = {pool.submit(scorer.score, case): case for case in cases}
         try:
             for future in as_completed(futures):
