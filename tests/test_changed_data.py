@@ -190,6 +190,10 @@ def test_a_slice_that_was_exported_anew_is_noticed(storage, data):
     assert all(files == (path.relative_to(data).as_posix(),) for files in changed.values())
 
 
+def test_a_data_folder_that_was_moved_is_what_was_read(storage, data):
+    assert look(storage, data.rename(data.with_name("elsewhere"))) == ({}, set())
+
+
 def test_an_archive_that_was_unpacked_beside_itself_is_looked_into(storage, data, tmp_path):
     """A folder goes before the archive of its name: as long as it holds the same there is nothing to tell."""
     folder = data / "covid-19-ct-seg"

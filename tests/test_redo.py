@@ -10,9 +10,9 @@ from orchestrator.benchmark.presets import PRESETS
 from orchestrator.cluster.kinds.local import LocalCluster
 from orchestrator.driver import before_start, run
 from orchestrator.driver.changed_data import ChangedPart, Comparison, parts_of
-from orchestrator.driver.claim import claim_output
+from orchestrator.driver.claim import claim_output, place_of_data
 from orchestrator.driver.request import RunRequest, graph_of, identity_of
-from orchestrator.errors import DataError
+from orchestrator.errors import ConfigError, DataError
 from orchestrator.images.problem import Problem
 from orchestrator.progress import NoListener
 from orchestrator.sources import downloads
@@ -60,11 +60,11 @@ def request_for_first(tmp_path):
     return replace(request, trainings=first), storage
 
 
-def changing(monkeypatch, storage, *names):
+def changing(monkeypatch, storage, *names, all_gone=False):
     """Let these parts, by name, be made of another content now."""
     parts = {part.name: part for part in parts_of(storage)}
     changed = tuple(ChangedPart(part=parts[name], files=(FILE,)) for name in names)
-    found = Comparison(changed=changed, touched=())
+    found = Comparison(changed=changed, touched=(), gone=tuple(parts.values()) if all_gone else ())
     monkeypatch.setattr(before_start, "compare_with_downloads", lambda *_, **__: found)
 
 
@@ -175,3 +175,38 @@ def test_what_would_take_the_place_of_changed_data_is_read_whole_before_anything
     assert before_start.check_before_start(request) == ()
     changing(monkeypatch, storage)
     assert before_start.check_before_start(replace(request, redo_changed=True)) == ()
+
+
+def test_a_run_goes_on_with_data_that_are_elsewhere_now_as_long_as_they_are_what_it_has_read(
+    request_for_first, monkeypatch, tmp_path
+):
+    request, storage = request_for_first
+    before, after = request.data, str(tmp_path / "moved")
+    moved = replace(request, data=after)
+
+    def calls(**more):
+        claim_output(storage, identity=identity_of(moved), trainings=[FIRST])
+        return look(replace(moved, **more), storage)
+
+    case = trained_on(request, FIRST)
+    changing(monkeypatch, storage, f"{case.id} infection")
+    with pytest.raises(DataError, match="changed since this run has read"):
+        calls()
+    changing(monkeypatch, storage, all_gone=True)
+    for refused in (calls, lambda: calls(redo_changed=True), lambda: before_start.check_unchanged(moved)):
+        with pytest.raises(ConfigError, match=f"the data of {before}, of which nothing is found in {after}"):
+            refused()
+    assert place_of_data(storage) == before
+    changing(monkeypatch, storage)
+    before_start.check_unchanged(moved)
+    assert calls() == ([f"the data, which were in {before}, are in {after} now, and the run goes on with them"], set())
+    assert place_of_data(storage) == after
+    assert calls() == ([], set())
+
+
+def test_data_elsewhere_are_refused_where_nothing_tells_any_more_what_a_run_has_read(request_for_first, monkeypatch):
+    request, storage = request_for_first
+    for key in storage.list_keys(run_paths.CASES):
+        storage.delete(key)
+    with pytest.raises(ConfigError, match="expected the same data, wherever they are"):
+        look(replace(request, data=f"{request.data}-moved"), storage)

@@ -11,7 +11,7 @@ from orchestrator.benchmark.tables import load_tables
 from orchestrator.benchmark.trainings.ensembles import fitted_trainings
 from orchestrator.cluster.registry import load_cluster
 from orchestrator.configuration import absolute, check_options
-from orchestrator.driver.request import RunRequest, definitions_of
+from orchestrator.driver.request import PHANTOMS, RunRequest, definitions_of
 from orchestrator.errors import ConfigError, DataError
 from orchestrator.progress import NoListener, ProgressLines
 from orchestrator.shipped import LOCAL_CLUSTER, PRICES
@@ -224,7 +224,7 @@ def request_of_run(storage: "Storage", *, study: str | Path | None) -> RunReques
     from orchestrator.driver.claim import is_of_study, run_of
 
     record = run_of(storage)
-    data = None if record.data == "phantoms" else record.data
+    data = None if record.data == PHANTOMS else record.data
     loaded = load_study(study, data=data)
     found = _run_or_sweep(storage, loaded, preset=record.preset, seed=record.seed, data=data, output=storage.location)
     if not is_of_study(storage, found.study.sha256, definitions=definitions_of(found)):

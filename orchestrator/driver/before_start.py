@@ -8,8 +8,8 @@ from orchestrator.benchmark.costs import pace_of_workers
 from orchestrator.benchmark.definition import Case
 from orchestrator.benchmark.presets import Preset
 from orchestrator.benchmark.trainings.ensembles import fitted_trainings
-from orchestrator.driver.changed_data import NUM_READERS, remember
-from orchestrator.driver.claim import trainings_asked_for
+from orchestrator.driver.changed_data import NUM_READERS, Comparison, parts_of, remember
+from orchestrator.driver.claim import keep_place_of_data, place_of_data, trainings_asked_for
 from orchestrator.driver.redo import compare_with_downloads, derived_stages, redo_changed, refuse_changed
 from orchestrator.driver.request import RunRequest, datasets_of, graph_of
 from orchestrator.errors import ConfigError
@@ -111,7 +111,7 @@ def _size(num_bytes: int) -> str:
 def check_unchanged(request: RunRequest) -> None:
     """Raise DataError as `run` would for data that are no longer those that it has read; nothing is written."""
     storage = open_storage(request.output)
-    comparison = compare_with_downloads(storage, data=request.data, datasets=datasets_of(request))
+    comparison = _comparison(request, storage)
     if comparison.changed and request.data is not None and not request.redo_changed:
         graph = _graph_of_all(request, storage, asked_for=trainings_asked_for(storage))
         refuse_changed(comparison.changed, graph=graph, storage=storage, data=request.data)
@@ -121,14 +121,34 @@ def settle_changed_data(
     request: RunRequest, storage: Storage, *, asked_for: Collection[str], note: Callable[[str], None]
 ) -> None:
     """Refuse, or remove what was made of, data that are no longer those that this run has read."""
-    comparison = compare_with_downloads(storage, data=request.data, datasets=datasets_of(request))
-    remember(storage, comparison)
-    if not comparison.changed or request.data is None:
+    if request.data is None:
         return
-    graph = _graph_of_all(request, storage, asked_for=asked_for)
-    if not request.redo_changed:
-        refuse_changed(comparison.changed, graph=graph, storage=storage, data=request.data)
-    redo_changed(comparison.changed, graph=graph, storage=storage, note=note)
+    comparison = _comparison(request, storage)
+    remember(storage, comparison)
+    if comparison.changed:
+        graph = _graph_of_all(request, storage, asked_for=asked_for)
+        if not request.redo_changed:
+            refuse_changed(comparison.changed, graph=graph, storage=storage, data=request.data)
+        redo_changed(comparison.changed, graph=graph, storage=storage, note=note)
+    before = place_of_data(storage)
+    if before not in {None, request.data}:
+        keep_place_of_data(storage, request.data)
+        note(f"the data, which were in {before}, are in {request.data} now, and the run goes on with them")
+
+
+def _comparison(request: RunRequest, storage: Storage) -> Comparison:
+    """Return what has become of the data of a run; raises ConfigError if they are elsewhere, and not the same."""
+    datasets, before = datasets_of(request), place_of_data(storage)
+    comparison = compare_with_downloads(storage, data=request.data, datasets=datasets)
+    if request.data is not None and before not in {None, request.data}:
+        num_read = sum(part.case.dataset in datasets for part in parts_of(storage))
+        if num_read == len(comparison.gone) and (num_read or ResultsStore(storage).finished()):
+            raise ConfigError(
+                f"{storage.location}: holds a run with the data of {before}, of which nothing is found in "
+                f"{request.data}; expected the same data, wherever they are. Pass --data with their folder or choose "
+                "another --output"
+            )
+    return comparison
 
 
 def _graph_of_all(request: RunRequest, storage: Storage, *, asked_for: Collection[str]) -> Graph:

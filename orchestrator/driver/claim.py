@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from orchestrator.configuration import understood
+from orchestrator.driver.request import PHANTOMS
 from orchestrator.errors import ConfigError, IntegrityError
 from orchestrator.results.store import ResultsStore
 from orchestrator.storage import run_paths
@@ -25,6 +26,8 @@ _WITHOUT_INFLUENCE = {
     f"{_LOOKS}.looks",
 }
 """Fields of the record of a run that change no result but for rounding; rows say how many workers there were."""
+_DATA = "data"
+"""Field with the location of the downloads."""
 _STUDY, _DEFINITIONS = "study_sha256", "definitions"
 """Fields that say of which study a run is, and what each of its trainings was when it was claimed last."""
 _NUM_NAMED = 3
@@ -176,7 +179,7 @@ class RunRecord:
 def run_of(storage: Storage) -> RunRecord:
     """Return what the run of a location says of itself; raises ConfigError if there is none that does."""
     found = _claim_of(storage) or {}
-    preset, study, seed, data = (found.get(key) for key in ("preset", "study_sha256", "seed", "data"))
+    preset, study, seed, data = (found.get(key) for key in ("preset", _STUDY, "seed", _DATA))
     name = preset.get("name") if isinstance(preset, dict) else None
     if not (isinstance(name, str) and isinstance(study, str) and isinstance(seed, int) and isinstance(data, str)):
         raise ConfigError(f"{storage.location}: no run has been started there; expected the --output of one")
@@ -188,6 +191,19 @@ def is_of_study(storage: Storage, sha256: str, *, definitions: Mapping[str, str]
     found = _claim_of(storage) or {}
     changes = _changes_of_study(found, definitions)
     return found.get(_STUDY) == sha256 or (changes is not None and not changes.changed)
+
+
+def place_of_data(storage: Storage) -> str | None:
+    """Return where the downloads of a run were when it was begun, or went on last; None if it has none or is none."""
+    place = (_claim_of(storage) or {}).get(_DATA)
+    return place if isinstance(place, str) and place != PHANTOMS else None
+
+
+def keep_place_of_data(storage: Storage, data: str) -> None:
+    """Let a run know that its downloads, which are what it has read, are elsewhere now."""
+    found = _claim_of(storage)
+    if found is not None:
+        write_json(storage, run_paths.RUN, {**found, _DATA: data})
 
 
 def looks_of(storage: Storage) -> LookPlan | None:
@@ -231,6 +247,9 @@ def _differences(found: Mapping[str, object], wanted: Mapping[str, object]) -> l
     if "preset.name" in different:
         # Presets of two names differ in most of what they hold.
         different = [name for name in different if name == "preset.name" or not name.startswith("preset.")]
+    if PHANTOMS not in {there.get(_DATA, PHANTOMS), asked_for.get(_DATA, PHANTOMS)}:
+        # Whether what lies at two places is the same is seen from what a run has read of it.
+        different = [name for name in different if name != _DATA]
     return [
         f"{name} ({there.get(name, _NOTHING)} there, {asked_for.get(name, _NOTHING)} asked for)"
         for name in different

@@ -10,6 +10,9 @@ from orchestrator.cluster.config import ClusterConfig, RunName
 from orchestrator.search.early_stopping import EarlyStopping
 from orchestrator.workflow.graph import Graph, graph_of_study
 
+PHANTOMS = "phantoms"
+"""Stands for the location of the downloads of a run that generates them."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunRequest:
@@ -58,7 +61,7 @@ def identity_of(request: RunRequest) -> dict[str, object]:
         "study_sha256": request.study.sha256,
         "preset": preset_record(request.preset),
         "seed": request.seed,
-        "data": request.data or "phantoms",
+        "data": request.data or PHANTOMS,
     }
 
 

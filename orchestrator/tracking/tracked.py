@@ -88,8 +88,9 @@ def tracked_runs(request: RunRequest, storage: Storage, *, shown: "Reported", ev
     times = _times(events)
     epochs = _epochs(events)
     first = min((str(event["time"]) for event in events), default="")
-    # Whatever the study has become since: the same training of the same run is not two.
-    identity = json.dumps({**identity_of(request), "study_sha256": "", "began": first}, sort_keys=True)
+    # Whatever the study has become since, and wherever its data lie: the same training of the same run is not two.
+    fixed = {**identity_of(request), "study_sha256": "", "data": "", "began": first}
+    identity = json.dumps(fixed, sort_keys=True)
     for training in shown.trainings:
         scored, own = rows.get(training.id), epochs.get(training.id, ())
         found = [*times.get(training.id, ()), *(epoch.time for epoch in own)]
