@@ -133,8 +133,13 @@ def _meaning(found: OpenModel) -> dict[str, object]:
 
 
 @lru_cache(maxsize=1)
-def load_models(sources: tuple[ModelSource, ...], options: PredictOptions) -> LoadedModels:
-    """Return the models that this process predicts with."""
+def load_models(
+    sources: tuple[ModelSource, ...], options: PredictOptions, digests: tuple[str, ...] | None = None
+) -> LoadedModels:
+    """Return the models that this process predicts with.
+
+    Raises DataError if they are not those of the SHA-256 that is given for each.
+    """
     from orchestrator.training.nnunet.ensembles.averaged_prediction import ModelEnsemble
     from orchestrator.training.nnunet.model_folder import labels_of_structures
     from orchestrator.training.threads import limit_threads
@@ -142,6 +147,12 @@ def load_models(sources: tuple[ModelSource, ...], options: PredictOptions) -> Lo
     if options.num_threads is not None:
         limit_threads(options.num_threads)
     with opened_together(sources) as models:
+        for found, source, expected in zip(models, sources, digests or (), strict=False):
+            if found.model.sha256 != expected:
+                raise DataError(
+                    f"{source.location}: SHA-256 {found.model.sha256}; expected {expected}, as when this prediction "
+                    "began: the model was changed since. Begin again"
+                )
         predictors = [
             _ready(found, options, location=source.location) for found, source in zip(models, sources, strict=True)
         ]

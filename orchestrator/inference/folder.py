@@ -15,14 +15,23 @@ import SimpleITK as sitk
 from orchestrator.errors import ConfigError, DataError, OrchestratorError, StorageError, is_of_a_disk, is_out_of_memory
 from orchestrator.images.geometry import Geometry, geometry_of, order_onto
 from orchestrator.inference.cases import InputCase, find_cases
-from orchestrator.inference.ensembles import load_models, opened_together
+from orchestrator.inference.ensembles import LoadedModels, load_models, opened_together
 from orchestrator.inference.folder_memory import FolderMemory, plan_memory
-from orchestrator.inference.input_image import ModelFiles, ReadableImage, header_of, readable_image
+from orchestrator.inference.input_image import (
+    ModelFiles,
+    ReadableImage,
+    header_of,
+    image_digests,
+    is_image_of,
+    readable_image,
+    source_files,
+)
 from orchestrator.inference.models import ModelSource, OpenModel
 from orchestrator.inference.options import PredictOptions
+from orchestrator.inference.output_folder import TABLE, check_claim, check_inputs, claim
 from orchestrator.inference.overlapping import Steps, carried_out, overlapped
 from orchestrator.inference.plausibility import doubts, doubts_of_direction
-from orchestrator.inference.products.extras import Predicted, add_extras, check_extras
+from orchestrator.inference.products.extras import Predicted, add_extras, check_extras, keys_of_extras, remove_extras
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.storage.interface import Storage
 from orchestrator.storage.json_files import read_json, write_json
@@ -30,9 +39,6 @@ from orchestrator.storage.json_files import read_json, write_json
 if TYPE_CHECKING:
     from orchestrator.training.nnunet.ensembles.averaged_prediction import CaseBytes
 
-RECORD = "predict.json"
-"""In the output folder: which model has predicted what lies there, and how."""
-TABLE = "predictions.csv"
 _EXTRAS_BYTES = 16
 """A voxel, of an image and its label map while pictures or DICOM objects are made of them."""
 
@@ -71,7 +77,12 @@ class FolderPrediction:
 
     def claim(self) -> None:
         """Mark the output as theirs; raises ConfigError where another model or other settings have predicted."""
-        _claim(self.output, self.identity)
+        claim(self.output, self.identity, keys=self._all_keys())
+
+    def check_inputs(self, images: Path) -> None:
+        """Raise ConfigError if an image, or a table of images, would be overwritten."""
+        inputs = [file for case in self.cases for file in source_files(case)]
+        check_inputs(self.output, self._all_keys(with_extras=True), inputs=[images, *inputs])
 
     def names(self) -> list[str]:
         """Return the names of the cases."""
@@ -118,10 +129,13 @@ class FolderPrediction:
         storage, name = open_storage(self.output), case.name
         was_done = self.is_done(storage, name)
         try:
-            if not was_done:
+            if was_done:
+                self._check_image(storage, case)
+            else:
                 self._check_memory(expected_bytes)
                 yield from self._predict(storage, case)
             notes = self._add_extras(storage, case)
+            return self._row(storage, name, status="kept" if was_done else "predicted", notes=notes)
         except StorageError:
             raise
         except Exception as error:
@@ -129,12 +143,20 @@ class FolderPrediction:
                 raise StorageError(f"{case.files[0]}: {error}; the same command goes on") from error
             is_bad_input = isinstance(error, DataError)
             return CasePrediction(case=name, status="failed", message=_words(error), is_bad_input=is_bad_input)
-        return self._row(storage, name, status="kept" if was_done else "predicted", notes=notes)
+
+    def _check_image(self, storage: Storage, case: InputCase) -> None:
+        """Raise DataError if a case of this name was predicted from another image; records may not tell."""
+        known = read_json(storage, f"{case.name}.json").get("image")
+        if isinstance(known, dict) and not is_image_of(case, known):
+            raise DataError(
+                f"{case.files[0]}: another image of this name was predicted in {self.output}; expected the same one. "
+                f"Choose another output, or remove {case.name}.json there to predict this one in its place"
+            )
 
     def _add_extras(self, storage: Storage, case: InputCase) -> tuple[str, ...]:
         if not self._has_extras:
             return ()
-        structures = load_models(self.sources, self.options).structures
+        structures = self._models().structures
         kept = self.options.structures or tuple(structures)
         predicted = Predicted(
             case=case,
@@ -143,6 +165,11 @@ class FolderPrediction:
             model=self.model,
         )
         return add_extras(storage, predicted, self.options)
+
+    def _all_keys(self, *, with_extras: bool = False) -> Iterator[str]:
+        for name in self.names():
+            yield from self._keys(name)
+            yield from keys_of_extras(name, self.options) if with_extras else ()
 
     def _keys(self, name: str) -> list[str]:
         further = [f"{name}.npz", f"{name}.pkl"] if self.options.save_probabilities else []
@@ -165,7 +192,7 @@ class FolderPrediction:
         header = header_of(case, self.files)
         if header is None:
             return None
-        taken = load_models(self.sources, self.options).ensemble.case_bytes(header)
+        taken = self._models().ensemble.case_bytes(header)
         extras = _EXTRAS_BYTES * math.prod(header.shape) if self._has_extras else 0
         return replace(taken, writing=taken.writing + extras)
 
@@ -175,7 +202,7 @@ class FolderPrediction:
         return bool(asked.study or asked.overlays or asked.dicom_seg or asked.dicom_rtstruct)
 
     def _predict(self, storage: Storage, case: InputCase) -> Steps[None]:
-        models = load_models(self.sources, self.options)
+        models = self._models()
         with ExitStack() as written:
             # Left in the other order: the label map has its name last.
             path = written.enter_context(storage.writing(f"{case.name}{self.files.ending}"))
@@ -186,6 +213,7 @@ class FolderPrediction:
                 )
                 saved = archive, properties
             with readable_image(case, self.files) as image, _written_onto(image, path) as target:
+                digests = image_digests(case)
                 found = yield from models.ensemble.predict(
                     image.files, target, probabilities=saved, structures=self._kept_labels()
                 )
@@ -200,9 +228,17 @@ class FolderPrediction:
             record = {
                 "case": case.name,
                 "files": [file.name for file in case.files],
+                "image": digests,
                 "volumes_ml": {} if math.isnan(found.voxel_mm3) else volumes,
             }
+            check_claim(storage, self.identity)
+            # They may be of another label map, which was removed.
+            remove_extras(storage, case.name)
             write_json(storage, f"{case.name}.json", record | ({"notes": notes} if notes else {}))
+
+    def _models(self) -> LoadedModels:
+        digests = self.identity["model_sha256"]
+        return load_models(self.sources, self.options, tuple(digests) if isinstance(digests, list) else (str(digests),))
 
     def _check_memory(self, expected_bytes: int) -> None:
         limit = self.options.max_memory_gib
@@ -214,7 +250,7 @@ class FolderPrediction:
     def _kept_labels(self) -> set[int] | None:
         if not self.options.structures:
             return None
-        structures = load_models(self.sources, self.options).structures
+        structures = self._models().structures
         return {label for name in self.options.structures for label in structures[name]}
 
 
@@ -226,8 +262,8 @@ def plan_folder(
     Raises
     ------
     ConfigError
-        For a model or images that are not there, models that cannot be averaged, and a structure that they do not
-        have.
+        For a model or images that are not there, models that cannot be averaged, a structure that they do not have,
+        and images in whose place something would be written.
     DataError
         For a model that cannot be read without running it.
     """
@@ -245,7 +281,7 @@ def plan_folder(
         identity = _identity(models, options)
         notes = tuple(note for found in models for note in found.model.notes)
         name = " + ".join(found.name for found in models)
-    return FolderPrediction(
+    work = FolderPrediction(
         sources=sources,
         options=options,
         output=output,
@@ -255,6 +291,8 @@ def plan_folder(
         identity=identity,
         notes=notes,
     )
+    work.check_inputs(images)
+    return work
 
 
 def _identity(models: Sequence[OpenModel], options: PredictOptions) -> dict[str, object]:
@@ -283,20 +321,6 @@ def _check_structures(found: OpenModel, options: PredictOptions) -> None:
     there = labels_of_structures(found.model.plan)
     if missing := [name for name in options.structures if name not in there]:
         raise ConfigError(f"{found.name}: no structure {', '.join(missing)}; expected some of {', '.join(there)}")
-
-
-def _claim(output: str, identity: Mapping[str, object]) -> None:
-    storage = open_storage(output)
-    if not storage.exists(RECORD):
-        write_json(storage, RECORD, identity)
-        return
-    before = read_json(storage, RECORD)
-    names = dict.fromkeys([*identity, *before])
-    if other := [name for name in names if name != "model" and before.get(name) != identity.get(name)]:
-        raise ConfigError(
-            f"{output}: has predictions with another {', '.join(other)} (of {before.get('model')}); expected those "
-            f"of {identity['model']}. Choose another output"
-        )
 
 
 def write_table(output: str, rows: Sequence[CasePrediction]) -> None:

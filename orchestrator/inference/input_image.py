@@ -6,8 +6,9 @@ cases were brought to one order of axes before it was trained: such a model woul
 is stored in another order.
 """
 
+import hashlib
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +19,12 @@ import SimpleITK as sitk
 from orchestrator.errors import DataError, OrchestratorError
 from orchestrator.images.dicom.volume import DicomVolume
 from orchestrator.images.geometry import Geometry, geometry_of, grid_difference, orient_to_lps
-from orchestrator.images.image_file import ImageFile
+from orchestrator.images.image_file import ImageFile, digest_of
 from orchestrator.images.label_maps import SUFFIXES
+from orchestrator.images.pictures import PICTURE_SUFFIXES
+from orchestrator.images.source_file import SourceFile
 from orchestrator.inference.cases import InputCase, dicom_folders
+from orchestrator.storage.json_values import JsonMapping
 
 if TYPE_CHECKING:
     from orchestrator.training.nnunet.prediction_memory import ImageHeader
@@ -137,6 +141,50 @@ def header_of(case: InputCase, model: ModelFiles) -> "ImageHeader | None":
     x, y, z = geometry.size
     x_mm, y_mm, z_mm = geometry.spacing_mm
     return ImageHeader(shape=(z, y, x), spacing_mm=(z_mm, y_mm, x_mm), voxel_bytes=_VOXEL_BYTES)
+
+
+def source_files(case: InputCase) -> tuple[Path, ...]:
+    """Return the files of a case and those with their voxels or spacing; a DICOM series is a folder."""
+    try:
+        return case.files if case.is_dicom else tuple(_files_of(case))
+    except DataError:
+        return case.files
+
+
+def image_digests(case: InputCase) -> dict[str, str]:
+    """Return what tells an image from any other: a digest of its content, and one of the sizes and times of its files.
+
+    Raises DataError if they cannot be read.
+    """
+    files = tuple(_files_of(case))
+    return {"sha256": _content(files), "sizes_and_times_sha256": _sizes_and_times(files)}
+
+
+def is_image_of(case: InputCase, known: JsonMapping) -> bool:
+    """Whether an image is that of digests; files that have the same sizes and times are not read again."""
+    files = tuple(_files_of(case))
+    return known.get("sizes_and_times_sha256") == _sizes_and_times(files) or known.get("sha256") == _content(files)
+
+
+def _files_of(case: InputCase) -> Iterator[Path]:
+    """Yield all files that an image is read from; other series and objects beside a DICOM series are none of them."""
+    if case.is_dicom:
+        yield from (one.file for one in dicom_volume(case).stack().slices)
+        return
+    for file in case.files:
+        if file.name.lower().endswith((*SUFFIXES, *PICTURE_SUFFIXES)):
+            yield from ImageFile(path=file, spacing_files=(file.with_name(f"{case.name}.json"),)).files()
+        else:
+            yield file
+
+
+def _content(files: Iterable[Path]) -> str:
+    return digest_of(SourceFile(path=file) for file in files)
+
+
+def _sizes_and_times(files: Iterable[Path]) -> str:
+    found = ((status.st_size, status.st_mtime_ns) for status in (file.stat() for file in files))
+    return hashlib.sha256(repr(list(found)).encode()).hexdigest()
 
 
 def _look_at(files: Sequence[Path]) -> None:

@@ -54,6 +54,26 @@ def check_extras(options: PredictOptions, cases: tuple[InputCase, ...]) -> None:
         )
 
 
+def keys_of_extras(name: str, options: PredictOptions) -> list[str]:
+    """Return the files that are made for a case."""
+    wanted = {"overlays": options.overlays, "dicom_seg": options.dicom_seg, "dicom_rtstruct": options.dicom_rtstruct}
+    return [key for key in _every_key(name) if wanted[key.partition("/")[0]]]
+
+
+def remove_extras(storage: Storage, name: str) -> None:
+    """Remove what was made of another label map."""
+    for key in filter(storage.exists, _every_key(name)):
+        storage.delete(key)
+
+
+def _every_key(name: str) -> list[str]:
+    return [*_pictures(name), f"dicom_seg/{name}.dcm", f"dicom_rtstruct/{name}.dcm"]
+
+
+def _pictures(name: str) -> list[str]:
+    return [f"overlays/{name}.png", f"overlays/{name}_mosaic.png"]
+
+
 @lru_cache(maxsize=4)
 def study_tables(study: str) -> PredictedTables:
     """Return what a study says of predictions; raises ConfigError as `load_predicted`."""
@@ -69,7 +89,7 @@ def add_extras(storage: Storage, predicted: Predicted, options: PredictOptions) 
     name = predicted.case.name
     if options.study is not None:
         _add_derived(storage, predicted, study_tables(options.study))
-    pictures = [f"overlays/{name}.png", f"overlays/{name}_mosaic.png"]
+    pictures = _pictures(name)
     if options.overlays and not all(map(storage.exists, pictures)):
         with readable_image(predicted.case, predicted.files) as image:
             voxels = sitk.ReadImage(str(image.files[0]))
