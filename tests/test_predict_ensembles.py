@@ -139,6 +139,16 @@ def test_models_that_mean_other_things_are_not_averaged(tmp_path):
         orchestrator.predict([*models, other], files[0], output=tmp_path / "out")
 
 
+@pytest.mark.parametrize("reader", ["SimpleITKIOWithReorient", "NibabelIOWithReorient"])
+def test_models_that_see_axes_in_another_order_are_not_averaged(tmp_path, reader):
+    models = write_models(tmp_path, {}, {"reader": reader}, {"reader": reader})
+    files = write_image(tmp_path / "case", shape=(9, 20, 18))
+    with pytest.raises(ConfigError, match="order of axes RAS; expected as in the file"):
+        orchestrator.predict(models[:2], files[0], output=tmp_path / "out")
+    (row,) = orchestrator.predict(models[1:], files[0], output=tmp_path / "out", device="cpu")
+    assert row.status == "predicted"
+
+
 def test_structures_that_are_asked_for_are_kept_and_the_others_are_background(tmp_path):
     (model,) = write_models(tmp_path, {})
     files = write_image(tmp_path / "case", shape=(9, 20, 18))

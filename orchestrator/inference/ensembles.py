@@ -128,8 +128,15 @@ def _meaning(found: OpenModel) -> dict[str, object]:
         "labels": labels if order is None else list(labels.items()),
         "regions_class_order": None if order is None else list(order),
         "channels": list((described.get("channel_names") or described.get("modality") or {}).values()),
-        "order of axes": found.settings.orientation or "as in the file",
+        "order of axes": _axes_of(found),
     }
+
+
+def _axes_of(found: OpenModel) -> str:
+    """Return the order of axes in which a model sees images: some readers of nnU-Net turn them, too."""
+    reader = found.model.plan.plans_manager.image_reader_writer_class
+    turns = any(base.__name__.endswith("WithReorient") for base in reader.__mro__)
+    return "RAS" if turns else found.settings.orientation or "as in the file"
 
 
 @lru_cache(maxsize=1)
