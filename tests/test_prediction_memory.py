@@ -1,5 +1,6 @@
 """Claims about what is said of the memory of a prediction before it starts."""
 
+import math
 import tracemalloc
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ import torch
 
 from bench.instruments.stock_models import labels_of, small_plans
 from orchestrator.training.nnunet.planning import Plan
-from orchestrator.training.nnunet.prediction_memory import forward_bytes, read_header, reading_bytes
+from orchestrator.training.nnunet.prediction_memory import ImageHeader, forward_bytes, read_header, reading_bytes
 from orchestrator.training.nnunet.prepared_image import read_images
 
 SHAPE = (160, 150, 140)
@@ -41,6 +42,20 @@ def test_reading_in_double_precision_takes_what_was_said_and_hardly_less(reader,
     beside = reading_bytes(replace(header, shape=(0, 0, 0)), plan)  # of kernels
     assert most <= reading_bytes(header, plan) - beside + 2**20
     assert reading_bytes(header, plan) - beside <= 1.15 * most
+
+
+@pytest.mark.parametrize(
+    ("reader", "num_channels", "each"),
+    # ITK's image and float32 of one volume; else a copy of each in its own numbers beside one of ITK's.
+    [("SimpleITKIO", 1, 8 + 4), ("SimpleITKIO", 2, 3 * 8 + 2 * 4), ("SimpleITKIOWithReorient", 1, 2 * 8 + 4)],
+)
+def test_readers_of_itk_that_are_nnunets_own_copy_what_ours_does_not(reader, num_channels, each):
+    names = ["CT", "PET"][:num_channels]
+    dataset = {"channel_names": dict(enumerate(names)), "labels": labels_of(3), "file_ending": ".nii.gz"}
+    plan = Plan(plans=small_plans(reader=reader, channels=names), dataset_json=dataset, configuration="3d_fullres")
+    header = ImageHeader(shape=SHAPE, spacing_mm=(1.0, 1.0, 1.0), voxel_bytes=8)
+    beside = reading_bytes(replace(header, shape=(0, 0, 0)), plan)
+    assert reading_bytes(header, plan) - beside == each * math.prod(SHAPE)
 
 
 @pytest.mark.parametrize(

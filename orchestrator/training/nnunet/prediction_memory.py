@@ -12,6 +12,7 @@ from typing import Any
 
 import SimpleITK as sitk
 import torch
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from kernels.windows.line_survey import find_best
@@ -96,8 +97,9 @@ def reading_bytes(header: ImageHeader, plan: Plan) -> int:
         turned = header.voxel_bytes if _TURNING in readers else 0
         each = _FLOAT64 * num_channels + max(stored, _FLOAT32 * num_channels + turned)
     else:
-        # ITK's image and all channels; of several, nnU-Net stacks copies of ITK's.
-        each = header.voxel_bytes * (1 if num_channels == 1 else num_channels + 1) + _FLOAT32 * num_channels
+        # ITK's image and all channels. But for a volume that `reader_of` reads, nnU-Net stacks copies of ITK's.
+        is_lean = plan.plans_manager.image_reader_writer_class is SimpleITKIO and num_channels == 1
+        each = header.voxel_bytes * (1 if is_lean else num_channels + 1) + _FLOAT32 * num_channels
     return math.prod(header.shape) * each + _loaded_bytes()
 
 
