@@ -1,6 +1,7 @@
 """Claims about what `predict` writes: over no input, for the image that is there, by the model that is there."""
 
 import json
+import math
 import shutil
 
 import dicom_phantom as phantom
@@ -168,3 +169,30 @@ def test_a_model_that_was_trained_again_predicts_with_its_new_weights(tmp_path):
     found = {name: labels(tmp_path / name / "ct.nii.gz") for name in ("before", "after", "expected")}
     np.testing.assert_array_equal(found["after"], found["expected"])
     assert (found["after"] != found["before"]).any()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"device": "gpu"}, "device 'gpu'; expected cpu or cuda"),
+        ({"device": "cuda:0"}, "device 'cuda:0'; expected cpu or cuda"),
+        ({"tile_step_size": "0.5"}, "a step of '0.5'; expected a share of the window"),
+        ({"max_memory_gib": math.nan}, "a most of nan GiB of memory; expected a number above 0"),
+        ({"max_memory_gib": -1}, "a most of -1 GiB"),
+        ({"structures": "left_lung"}, "no structure left_lung; expected"),
+        ({"folds": "all"}, "no fold all with"),
+        ({"folds": 7}, "no fold 7 with"),
+    ],
+)
+def test_options_that_cannot_be_are_refused_by_what_was_given(model, tmp_path, options, words):
+    image = scan(tmp_path / "images" / "ct")
+    with pytest.raises(ConfigError) as raised:
+        orchestrator.predict(model, image, output=tmp_path / "out", **{"device": "cpu", **options})
+    assert words in str(raised.value)
+
+
+def test_a_gpu_that_is_not_there_is_one_line(model, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    image = scan(tmp_path / "images" / "ct")
+    assert main([str(image), "--model", str(model), "--output", str(tmp_path / "out"), "--device", "cuda"]) == 2
+    assert capsys.readouterr().err.startswith("error: device cuda: torch finds no GPU")

@@ -175,5 +175,5 @@ def _settings(folder: Path) -> WindowSettings:
 
 def check_step(tile_step_size: float, *, where: str) -> None:
     """Raise ConfigError unless a step is a share of a window."""
-    if not 0 < tile_step_size <= 1:
-        raise ConfigError(f"{where}: a step of {tile_step_size}; expected a share of the window, above 0, at most 1")
+    if not (isinstance(tile_step_size, int | float) and 0 < tile_step_size <= 1):
+        raise ConfigError(f"{where}: a step of {tile_step_size!r}; expected a share of the window, above 0, at most 1")

@@ -1,16 +1,19 @@
 """How it is predicted, and what is written beside the label maps."""
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
+from orchestrator.errors import ConfigError
 from orchestrator.inference.models import WindowSettings, check_step
+
+Device = Literal["cpu", "cuda"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PredictOptions:
-    """How it is predicted."""
+    """How it is predicted; raises ConfigError for what cannot be."""
 
-    device: Literal["cpu", "cuda"] = "cpu"
+    device: Device = "cpu"
     tile_step_size: float | None = None
     """Step of the sliding window; that of the model unless given."""
     mirrors: bool | None = None
@@ -33,8 +36,13 @@ class PredictOptions:
     """Whether they are written as contours (DICOM RT Structure Set), too."""
 
     def __post_init__(self) -> None:
+        if self.device not in get_args(Device):
+            raise ConfigError(f"device {self.device!r}; expected {' or '.join(get_args(Device))}")
         if self.tile_step_size is not None:
             check_step(self.tile_step_size, where="step")
+        limit = self.max_memory_gib
+        if limit is not None and not (isinstance(limit, int | float) and limit > 0):
+            raise ConfigError(f"a most of {limit!r} GiB of memory; expected a number above 0")
 
     def settings(self, of_model: WindowSettings) -> WindowSettings:
         """Return what is asked for, and what the model does where nothing is."""

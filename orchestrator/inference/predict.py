@@ -2,15 +2,16 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal, TypedDict, Unpack
+from typing import TypedDict, Unpack
 
 from orchestrator.benchmark.loading import load_study
 from orchestrator.cluster.registry import load_cluster
 from orchestrator.configuration import check_options
+from orchestrator.errors import ConfigError
 from orchestrator.inference.ensembles import model_sources
 from orchestrator.inference.folder import CasePrediction, FolderPrediction, plan_folder, write_table
 from orchestrator.inference.models import ModelSource, is_run
-from orchestrator.inference.options import PredictOptions
+from orchestrator.inference.options import Device, PredictOptions
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.storage.json_files import read_json
@@ -21,9 +22,9 @@ class PredictRequest(TypedDict, total=False):
 
     training: str | None
     """Which one, where the model is a run of several."""
-    folds: Sequence[str | int]
-    """Which of a folder or zip; all unless given."""
-    device: Literal["cpu", "cuda"] | None
+    folds: Sequence[str | int] | int
+    """Which one or several of a folder or zip; all unless given."""
+    device: Device | None
     """The GPU, where there is one, unless given."""
     tile_step_size: float | None
     """Step of the sliding window as a share of it; that of the model unless given."""
@@ -32,7 +33,7 @@ class PredictRequest(TypedDict, total=False):
     max_memory_gib: float | None
     """Cases that would take more fail, and say so."""
     structures: Sequence[str]
-    """Those that the label maps keep; all unless given."""
+    """The one or several that the label maps keep; all unless given."""
     save_probabilities: bool
     """Whether probabilities are written beside, as nnU-Net does."""
     study: Path | str | None
@@ -105,7 +106,7 @@ def predict(
 
 def _planned(models: Sequence[str | Path], images: Path, output: str, options: PredictRequest) -> FolderPrediction:
     """Read the models, and find the images."""
-    folds = tuple(map(str, options.get("folds", ())))
+    folds = _one_or_several(options.get("folds", ()))
     sources = model_sources(list(map(str, models)), training=options.get("training"), folds=folds)
     return plan_folder(sources, images, output, options=_chosen(options, sources))
 
@@ -113,12 +114,12 @@ def _planned(models: Sequence[str | Path], images: Path, output: str, options: P
 def _chosen(options: PredictRequest, sources: Sequence[ModelSource]) -> PredictOptions:
     study = options.get("study") or _study_of_runs(sources)
     return PredictOptions(
-        device=options.get("device") or _device(),
+        device=_device(options),
         tile_step_size=options.get("tile_step_size"),
         mirrors=options.get("mirrors"),
         max_memory_gib=options.get("max_memory_gib"),
         num_threads=None if options.get("cluster") is None else 1,
-        structures=tuple(options.get("structures", ())),
+        structures=_one_or_several(options.get("structures", ())),
         save_probabilities=options.get("save_probabilities", False),
         study=None if study is None else str(study),
         overlays=options.get("overlays", False),
@@ -136,10 +137,21 @@ def _study_of_runs(sources: Sequence[ModelSource]) -> Path | None:
     return shipped.path if set(said) == {shipped.sha256} else None
 
 
-def _device() -> Literal["cpu", "cuda"]:
+def _one_or_several(given: Sequence[str | int] | int) -> tuple[str, ...]:
+    return (str(given),) if isinstance(given, str | int) else tuple(map(str, given))
+
+
+def _device(options: PredictRequest) -> Device:
+    """Return where it is predicted; raises ConfigError for a GPU that is not there."""
     from orchestrator.training.gpu import has_gpu
 
-    return "cuda" if has_gpu() else "cpu"
+    asked = options.get("device")
+    if asked == "cuda" and options.get("cluster") is None and not has_gpu():
+        raise ConfigError(
+            "device cuda: torch finds no GPU that it can use; expected one, with a build of PyTorch that suits its "
+            "driver. Predict with the device cpu, or on a cluster"
+        )
+    return asked or ("cuda" if has_gpu() else "cpu")
 
 
 def _on_cluster(work: FolderPrediction, *, cluster_file: Path) -> Iterator[CasePrediction]:
