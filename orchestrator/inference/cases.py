@@ -32,7 +32,9 @@ class InputCase:
         return self.files[0].is_dir()
 
 
-def find_cases(source: Path, *, endings: Sequence[str], num_channels: int) -> tuple[InputCase, ...]:
+def find_cases(
+    source: Path, *, endings: Sequence[str], num_channels: int, has_colours: bool = False
+) -> tuple[InputCase, ...]:
     """Return the images of a file or folder, sorted by name.
 
     Files `<case>_0000<ending>`, `<case>_0001<ending>` are the channels of a case, as in nnU-Net. A model of one channel
@@ -47,35 +49,49 @@ def find_cases(source: Path, *, endings: Sequence[str], num_channels: int) -> tu
         Of the files that are read, `.nii.gz` and so on.
     num_channels
         Of the model.
+    has_colours
+        Whether they may be the colours of one file, whose name ends with `_0000` or no number at all.
 
     Raises
     ------
     ConfigError
-        If there are none, if two have one name, or a channel is missing.
+        If there are none, if two have one name, a channel is missing, or DICOM series lie beside other images.
     """
     try:
-        return _find_cases(source, endings=endings, num_channels=num_channels)
+        return _find_cases(source, endings=endings, num_channels=num_channels, has_colours=has_colours)
     except OSError as error:
         raise ConfigError(f"{source}: cannot be read ({error}); expected images to predict") from error
 
 
-def _find_cases(source: Path, *, endings: Sequence[str], num_channels: int) -> tuple[InputCase, ...]:
+def _find_cases(source: Path, *, endings: Sequence[str], num_channels: int, has_colours: bool) -> tuple[InputCase, ...]:
     if source.name.lower().endswith(_TABLE_ENDING) and source.is_file():
-        return _named_well(_of_table(source, endings=endings, num_channels=num_channels), source)
+        rows = _rows_of(source)
+        num_files = 1 if has_colours and "image" in (rows or [{}])[0] else num_channels
+        return _named_well(_of_table(source, rows, endings=endings, num_channels=num_files), source)
     if source.is_file():
         files = [source, *_siblings(source, endings=endings, num_channels=num_channels)]
     elif source.is_dir():
         files = sorted(path for path in source.iterdir() if path.is_file() and not path.name.startswith("."))
     else:
         raise ConfigError(f"{source}: no such file or folder; expected images to predict")
-    found = _of_files(files, endings=endings, num_channels=num_channels)
-    if not found and source.is_dir():
-        found = _dicom_cases(source, num_channels=num_channels)
+    found = _of_files(files, endings=endings, num_channels=num_channels, has_colours=has_colours)
+    if source.is_dir() and not (found and num_channels > 1):
+        series = _dicom_cases(source, num_channels=num_channels)
+        if found and series:
+            raise ConfigError(
+                f"{source}: {found[0].files[0].name} ({_counted(found)}) beside DICOM in {series[0].files[0].name} "
+                f"({_counted(series)}); expected images of one kind. Give one of these, or a CSV file that names all"
+            )
+        found = found or series
     if not found:
         if source.is_file() and looks_like_dicom(source):
             raise ConfigError(f"{source}: a single DICOM file; expected the folder of its series")
         raise ConfigError(f"{source}: no image; expected files that end with {', '.join(endings)}, or DICOM series")
     return _named_well(found, source)
+
+
+def _counted(cases: Sequence[InputCase]) -> str:
+    return f"{len(cases)} case{'s' if len(cases) > 1 else ''}"
 
 
 def dicom_folders(folder: Path) -> tuple[Path, ...]:
@@ -90,7 +106,8 @@ def _dicom_cases(source: Path, *, num_channels: int) -> list[InputCase]:
         folders = [source.resolve()]
     else:
         folders = [path for path in sorted(source.iterdir()) if path.is_dir() and not path.name.startswith(".")]
-        folders = [path for path in folders if _holds_dicom(path.rglob("*"))]
+        # A folder of predictions has DICOM objects of its own.
+        folders = [path for path in folders if not (path / "predict.json").is_file() and _holds_dicom(path.rglob("*"))]
     if folders and num_channels > 1:
         raise ConfigError(
             f"{source}: a DICOM series is an image of one channel; expected {num_channels}, as the model has. Convert "
@@ -106,7 +123,9 @@ def _holds_dicom(paths: Iterable[Path]) -> bool:
     )
 
 
-def _of_files(files: Sequence[Path], *, endings: Sequence[str], num_channels: int) -> list[InputCase]:
+def _of_files(
+    files: Sequence[Path], *, endings: Sequence[str], num_channels: int, has_colours: bool
+) -> list[InputCase]:
     by_case: dict[str, dict[int, Path]] = defaultdict(dict)
     stems = {path: stem for path in files if (stem := _stem(path, endings)) is not None}
     there = set(stems.values())
@@ -118,17 +137,25 @@ def _of_files(files: Sequence[Path], *, endings: Sequence[str], num_channels: in
         if channel in by_case[name]:
             raise ConfigError(f"{path} and {by_case[name][channel].name}: two images of one name; expected one")
         by_case[name][channel] = path
-    return [_case(name, by_case[name], num_channels=num_channels) for name in sorted(by_case)]
+    return [
+        _case(name, found, num_channels=1 if has_colours and list(found) == [0] else num_channels)
+        for name, found in sorted(by_case.items())
+    ]
 
 
-def _of_table(table: Path, *, endings: Sequence[str], num_channels: int) -> list[InputCase]:
-    """Return the cases of a CSV file."""
+def _rows_of(table: Path) -> list[dict[str, str]]:
     if table.stat().st_size > _MOST_TABLE_BYTES:
         raise ConfigError(f"{table}: {table.stat().st_size} bytes; expected a table of cases")
     try:
-        rows = list(csv.DictReader(io.StringIO(table.read_text(encoding="utf-8-sig")), strict=True))
+        return list(csv.DictReader(io.StringIO(table.read_text(encoding="utf-8-sig")), strict=True))
     except (csv.Error, UnicodeDecodeError) as error:
         raise ConfigError(f"{table}: cannot be read ({error}); expected CSV in UTF-8") from error
+
+
+def _of_table(
+    table: Path, rows: Sequence[dict[str, str]], *, endings: Sequence[str], num_channels: int
+) -> list[InputCase]:
+    """Return the cases of a CSV file."""
     columns = ["image"] if num_channels == 1 else [f"image_{number:04d}" for number in range(num_channels)]
     there = list(rows[0]) if rows else []
     if missing := [name for name in ("case", *columns) if name not in there]:

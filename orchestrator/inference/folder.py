@@ -218,8 +218,8 @@ class FolderPrediction:
                     image.files, target, probabilities=saved, structures=self._kept_labels()
                 )
                 notes = [*image.notes, *doubts(found, models.trained)]
-                if image.grid is not None:
-                    notes += doubts_of_direction(image.grid.direction)
+                if image.direction is not None:
+                    notes += doubts_of_direction(image.direction)
             volumes = {
                 name: round(sum(found.num_voxels.get(label, 0) for label in labels) * found.voxel_mm3 / 1000, 6)
                 for name, labels in models.structures.items()
@@ -269,13 +269,19 @@ def plan_folder(
     """
     with opened_together(sources) as models:
         plan, settings = models[0].model.plan, models[0].settings
+        reader = plan.plans_manager.image_reader_writer_class
         files = ModelFiles.of(
-            plan.plans_manager.image_reader_writer_class,
+            reader,
             ending=str(plan.dataset_json.get("file_ending", ".nii.gz")),
             orientation=settings.orientation,
         )
         channels = plan.dataset_json.get("channel_names") or plan.dataset_json.get("modality") or {}
-        cases = find_cases(images, endings=files.endings, num_channels=len(channels))
+        cases = find_cases(
+            images,
+            endings=files.endings,
+            num_channels=len(channels),
+            has_colours=any(base.__name__ == "NaturalImage2DIO" for base in reader.__mro__),
+        )
         _check_structures(models[0], options)
         check_extras(options, cases)
         identity = _identity(models, options)

@@ -77,6 +77,8 @@ class ReadableImage:
     files: tuple[Path, ...]
     grid: Geometry | None = None
     """Where the label map belongs; None if that of the files, which nnU-Net's own writer keeps."""
+    direction: tuple[float, ...] | None = None
+    """Of its axes in the patient; None where nothing is known of them."""
     notes: tuple[str, ...] = ()
     """What was decided when the image was read."""
 
@@ -91,8 +93,7 @@ def readable_image(case: InputCase, model: ModelFiles) -> Iterator[ReadableImage
         If the image cannot be read, is none, or its channels do not lie on one grid.
     """
     if model.reads(case):
-        _look_at(case.files)
-        yield ReadableImage(files=case.files)
+        yield ReadableImage(files=case.files, direction=_look_at(case.files))
         return
     if case.is_dicom and _NIFTI not in model.own_endings:
         raise DataError(
@@ -113,7 +114,8 @@ def readable_image(case: InputCase, model: ModelFiles) -> Iterator[ReadableImage
             files.append(Path(folder) / f"image_{channel:04d}.nii")
             sitk.WriteImage(orient_to_lps(image) if model.orientation == LPS else image, str(files[-1]))
             del image
-        yield ReadableImage(files=tuple(files), grid=grid, notes=tuple(notes))
+        direction = None if grid is None else grid.direction
+        yield ReadableImage(files=tuple(files), grid=grid, direction=direction, notes=tuple(notes))
 
 
 def dicom_volume(case: InputCase) -> DicomVolume:
@@ -187,11 +189,13 @@ def _sizes_and_times(files: Iterable[Path]) -> str:
     return hashlib.sha256(repr(list(found)).encode()).hexdigest()
 
 
-def _look_at(files: Sequence[Path]) -> None:
-    """Raise DataError for a file whose header is damaged, or promises more than there is: ITK fills up with zeros."""
-    for file in files:
-        if file.name.lower().endswith(SUFFIXES):
-            ImageFile(path=file).header()
+def _look_at(files: Sequence[Path]) -> tuple[float, ...] | None:
+    """Return the direction of the axes of files, where their headers are ours to read.
+
+    Raises DataError for a file whose header is damaged, or promises more than there is: ITK fills up with zeros.
+    """
+    found = [ImageFile(path=file).header() for file in files if file.name.lower().endswith(SUFFIXES)]
+    return found[0].geometry.direction if found else None
 
 
 def _read(source: Path) -> tuple[sitk.Image, Sequence[str]]:

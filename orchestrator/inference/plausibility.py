@@ -64,6 +64,7 @@ def doubts(found: "PredictedImage", trained: TrainedOn) -> list[str]:
             what="field of view",
             most=_MOST_EXTENT,
         ),
+        *_no_numbers(found),
         *_intensities(found, trained),
     ]
 
@@ -89,12 +90,19 @@ def _compared(found: Sequence[float], median: Sequence[float], *, what: str, mos
     return sentences
 
 
+def _no_numbers(found: "PredictedImage") -> list[str]:
+    if not found.share_not_finite:
+        return []
+    return [f"{100 * found.share_not_finite:.2g} % of the intensities are no numbers (NaN or infinite); expected none"]
+
+
 def _intensities(found: "PredictedImage", trained: TrainedOn) -> list[str]:
     sentences = []
     channels = zip(found.intensities, found.foreground, trained.intensities, trained.is_calibrated, strict=False)
-    for number, (every, labelled, known, is_calibrated) in enumerate(channels):
+    for number, (*sampled, known, is_calibrated) in enumerate(channels):
+        every, labelled = (values[np.isfinite(values)] for values in sampled)
         low, high = (float(known.get(key, math.nan)) for key in ("percentile_00_5", "percentile_99_5"))
-        if not is_calibrated or not low < high:
+        if not is_calibrated or not low < high or not every.size:
             continue
         name = f"channel {number}: " if len(found.intensities) > 1 else ""
         if _is_outside(labelled, low, high):

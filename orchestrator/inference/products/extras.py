@@ -89,14 +89,8 @@ def add_extras(storage: Storage, predicted: Predicted, options: PredictOptions) 
     name = predicted.case.name
     if options.study is not None:
         _add_derived(storage, predicted, study_tables(options.study))
-    pictures = _pictures(name)
-    if options.overlays and not all(map(storage.exists, pictures)):
-        with readable_image(predicted.case, predicted.files) as image:
-            voxels = sitk.ReadImage(str(image.files[0]))
-        labels = sitk.ReadImage(str(storage.fetch(predicted.labels_key)))
-        if voxels.GetDimension() == 3 and voxels.GetNumberOfComponentsPerPixel() == 1:
-            for key, content in zip(pictures, overlay_pngs(voxels, labels), strict=True):
-                storage.write_bytes(key, content)
+    if options.overlays and not all(map(storage.exists, _pictures(name))):
+        notes += _add_pictures(storage, predicted)
     for write, folder, is_wanted in (
         (write_dicom_seg, "dicom_seg", options.dicom_seg),
         (write_dicom_rtstruct, "dicom_rtstruct", options.dicom_rtstruct),
@@ -117,6 +111,17 @@ def add_extras(storage: Storage, predicted: Predicted, options: PredictOptions) 
         except NothingFoundError:
             notes.append(f"no structure was found: nothing in {folder}")
     return tuple(notes)
+
+
+def _add_pictures(storage: Storage, predicted: Predicted) -> list[str]:
+    with readable_image(predicted.case, predicted.files) as image:
+        voxels = sitk.ReadImage(str(image.files[0]))
+    if voxels.GetDimension() != 3 or voxels.GetNumberOfComponentsPerPixel() != 1:
+        return ["nothing in overlays: they are drawn of images with three axes and one value a voxel"]
+    labels = sitk.ReadImage(str(storage.fetch(predicted.labels_key)))
+    for key, content in zip(_pictures(predicted.case.name), overlay_pngs(voxels, labels), strict=True):
+        storage.write_bytes(key, content)
+    return []
 
 
 def _segments(predicted: Predicted, options: PredictOptions) -> list[Segment]:

@@ -54,12 +54,18 @@ def overlay_pngs(image: sitk.Image, labels: sitk.Image) -> tuple[bytes, bytes]:
 
 
 def _grey(voxels: NDArray[np.generic]) -> Picture:
-    """Return an image as grey values, black and white where all but a few intensities end; of its shape."""
+    """Return an image as grey values, black and white where all but a few intensities end; of its shape.
+
+    What is no number is black.
+    """
     step = max(1, round((voxels.size / 1e6) ** (1 / 3)))
-    low, high = np.percentile(voxels[::step, ::step, ::step].astype(np.float32), _PERCENTILES)
+    sample = voxels[::step, ::step, ::step].astype(np.float32)
+    finite = sample[np.isfinite(sample)]
+    low, high = np.percentile(finite, _PERCENTILES) if finite.size else (0.0, 1.0)
     grey = np.empty(voxels.shape, np.uint8)
     for plane, target in zip(voxels, grey, strict=True):
-        target[:] = np.clip((plane.astype(np.float32) - low) * (255 / max(high - low, 1e-6)), 0, 255)
+        known = np.nan_to_num(plane.astype(np.float32), nan=low, posinf=high, neginf=low)
+        target[:] = np.clip((known - low) * (255 / max(high - low, 1e-6)), 0, 255)
     return grey
 
 

@@ -34,6 +34,8 @@ class PreparedImage:
     sample: NDArray[np.float32]
     """Some of the intensities as they were read, shape (channels, z, y, x): every `sample_step`-th of each axis."""
     sample_step: int
+    num_not_finite: int = 0
+    """Voxels of the image, of all channels, that are no numbers or infinite."""
 
 
 class _LeanReader(SimpleITKIO):  # type: ignore[misc]
@@ -118,6 +120,7 @@ def prepare_image(voxels: NDArray[np.float32], properties: Properties, plan: Pla
     properties = dict(properties)
     step = max(1, math.ceil((math.prod(voxels.shape[1:]) / _SAMPLED) ** (1 / 3)))
     sample = voxels[:, ::step, ::step, ::step].astype(np.float32)
+    num_not_finite = sum(int(plane.size - np.isfinite(plane).sum()) for channel in voxels for plane in channel)
     with prints_to_log():
         preprocessor = configuration.preprocessor_class(verbose=False)
         if type(preprocessor) is DefaultPreprocessor:
@@ -128,7 +131,13 @@ def prepare_image(voxels: NDArray[np.float32], properties: Properties, plan: Pla
             data, _, properties = preprocessor.run_case_npy(
                 voxels, None, properties, manager, configuration, plan.dataset_json
             )
-    return PreparedImage(data=np.asarray(data, np.float32), properties=properties, sample=sample, sample_step=step)
+    return PreparedImage(
+        data=np.asarray(data, np.float32),
+        properties=properties,
+        sample=sample,
+        sample_step=step,
+        num_not_finite=num_not_finite,
+    )
 
 
 def crop_image(voxels: NDArray[np.float32], properties: Properties, plan: Plan) -> NDArray[np.float32]:

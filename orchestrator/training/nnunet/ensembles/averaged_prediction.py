@@ -12,7 +12,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 
 from orchestrator.errors import DataError
 from orchestrator.images.geometry import Geometry
-from orchestrator.patches.layout import Properties
 from orchestrator.training.nnunet.environment import prints_to_log
 from orchestrator.training.nnunet.prediction import Predictor, label_writer
 from orchestrator.training.nnunet.prediction_memory import ImageHeader, label_map_bytes
@@ -34,6 +33,8 @@ if TYPE_CHECKING:
 
 _WHOLE_VECTORS = 64
 """Numbers that fill up any vectors that torch calculates with."""
+_FLAT_SPACING = 998.9
+"""Thickness that nnU-Net gives a file of two axes, in its larger spacing: 999, which headers may round."""
 Slices = Iterator[NDArray[np.float32]]
 """Of all classes, shape (classes, Y, X)."""
 
@@ -166,11 +167,13 @@ class PredictedImage:
     shape: tuple[int, ...]
     """Voxels (z, y, x) as nnU-Net's reader has them."""
     spacing_mm: tuple[float, ...]
-    """Of the same axes."""
+    """Of the same axes; NaN along the one that an image of two axes does not have."""
     intensities: NDArray[np.float32]
     """A sample of all voxels, shape (channels, voxels)."""
     foreground: NDArray[np.float32]
     """Those of the sample that have any label, shape (channels, voxels)."""
+    share_not_finite: float = 0.0
+    """Of all intensities: NaN or infinite."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -256,26 +259,28 @@ class ModelEnsemble:
             del members
         if structures is not None:
             labels[~np.isin(labels, list(structures))] = 0
-        properties, sample, step = image.properties, image.sample, image.sample_step
         # Another image may need its memory while this label map is written.
-        del image
+        image = replace(image, data=np.empty((0, 0, 0, 0), np.float32))
         yield
-        first.write(labels, output, properties=properties)
-        return _predicted_image(labels, properties, sample=sample, step=step)
+        first.write(labels, output, properties=image.properties)
+        return _predicted_image(labels, image)
 
 
-def _predicted_image(
-    labels: NDArray[np.integer], properties: Properties, *, sample: NDArray[np.float32], step: int
-) -> PredictedImage:
+def _predicted_image(labels: NDArray[np.integer], image: PreparedImage) -> PredictedImage:
+    properties, sample, step = image.properties, image.sample, image.sample_step
     spacing = tuple(map(float, properties["spacing"]))
-    is_flat = len(properties.get("sitk_stuff", {}).get("spacing", spacing)) < 3
+    # Some readers of nnU-Net tell a file of two axes by its thickness alone.
+    is_flat = len(properties.get("sitk_stuff", {}).get("spacing", spacing)) < 3 or (
+        len(labels) == 1 and spacing[0] >= _FLAT_SPACING * max(spacing[1:])
+    )
     return PredictedImage(
         num_voxels={label: number for label, number in _voxels_of_labels(labels).items() if label},
         voxel_mm3=math.nan if is_flat else math.prod(spacing),
         shape=labels.shape,
-        spacing_mm=spacing,
+        spacing_mm=(math.nan, *spacing[1:]) if is_flat else spacing,
         intensities=sample.reshape(len(sample), -1),
         foreground=sample[:, labels[::step, ::step, ::step] > 0],
+        share_not_finite=image.num_not_finite / (len(sample) * labels.size),
     )
 
 

@@ -1,0 +1,124 @@
+"""Claims about images that are no usual CT: said with numbers, measured only where they have a volume, never mixed."""
+
+import io
+import shutil
+
+import dicom_phantom as phantom
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from PIL import Image
+
+import orchestrator
+from bench.instruments.stock_models import labels_of, small_plans, write_image, write_model
+from orchestrator.errors import ConfigError
+from orchestrator.inference.products.overlays import overlay_pngs
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return write_model(tmp_path_factory.mktemp("model"), small_plans(), labels=labels_of(3), mirror_axes=None)
+
+
+def of_pictures(folder, *, channels=("CT",), ending=".png"):
+    plans = small_plans(
+        patch=(16, 16), spacing=(1, 1), configuration="2d", channels=channels, reader="NaturalImage2DIO"
+    )
+    return write_model(folder, plans, labels=labels_of(3), ending=ending, mirror_axes=None)
+
+
+def predicted(model, images, output, **options):
+    return orchestrator.predict(model, images, output=output, device="cpu", **options)
+
+
+def changed(folder, change, *, ending=".mha"):
+    """A scan that was changed, as a file of its own."""
+    (file,) = write_image(folder / "x", shape=(9, 20, 18))
+    image = change(sitk.Cast(sitk.ReadImage(str(file)), sitk.sitkFloat32))
+    file.unlink()
+    sitk.WriteImage(image, str(folder / f"scan{ending}"))
+    return folder / f"scan{ending}"
+
+
+def test_intensities_that_are_no_numbers_are_said_and_the_picture_shows_the_others(model, tmp_path):
+    def change(image):
+        voxels = sitk.GetArrayFromImage(image)
+        # 81 of 3240 voxels.
+        voxels[3:6, 4:7, 2:11] = np.nan
+        broken = sitk.GetImageFromArray(voxels)
+        broken.CopyInformation(image)
+        return broken
+
+    model = shutil.copytree(model, tmp_path / "model")
+    description = (model / "dataset.json").read_text()
+    (model / "dataset.json").write_text(description.replace(".nii.gz", ".mha"))
+    (row,) = predicted(model, changed(tmp_path, change), tmp_path / "out", overlays=True)
+    assert row.status == "predicted"
+    assert "2.5 % of the intensities are no numbers" in row.message
+    picture = np.asarray(Image.open(tmp_path / "out" / "overlays" / "scan.png"))
+    assert (picture.max(axis=2) > 0).mean() > 0.5
+
+
+def test_a_picture_of_no_numbers_at_all_is_black():
+    image = sitk.GetImageFromArray(np.full((4, 5, 6), np.nan, np.float32))
+    labels = sitk.GetImageFromArray(np.zeros((4, 5, 6), np.uint8))
+    planes, _ = overlay_pngs(image, labels)
+    assert np.asarray(Image.open(io.BytesIO(planes))).max() == 0
+
+
+@pytest.mark.parametrize("below", ["", "P1"], ids=["in one folder", "in a folder below"])
+def test_series_beside_other_images_are_refused_with_the_names_of_both(model, tmp_path, below):
+    (tmp_path / "images").mkdir()
+    write_image(tmp_path / "images" / "P3", shape=(9, 20, 18))
+    phantom.write_series(tmp_path / "images" / below)
+    with pytest.raises(ConfigError, match=rf"P3_0000\.nii\.gz \(1 case\) beside DICOM in {below or 'images'} \(1 case"):
+        predicted(model, tmp_path / "images", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_predictions_of_series_beside_them_are_no_series(model, tmp_path):
+    phantom.write_series(tmp_path / "all" / "P1")
+    for status in ("predicted", "kept"):
+        rows = predicted(model, tmp_path / "all", tmp_path / "all" / "out", dicom_rtstruct=True)
+        assert [(row.case, row.status) for row in rows] == [("P1", status)]
+
+
+def test_axes_that_stand_aslant_are_said_of_files_too(model, tmp_path):
+    def change(image):
+        angle = np.radians(30)
+        image.SetDirection((np.cos(angle), -np.sin(angle), 0, np.sin(angle), np.cos(angle), 0, 0, 0, 1))
+        return image
+
+    (row,) = predicted(model, changed(tmp_path, change, ending=".nii.gz"), tmp_path / "out")
+    assert "axes stand up to 30 degrees aslant" in row.message
+
+
+@pytest.mark.parametrize("num_channels", [1, 3])
+def test_a_photograph_is_predicted_without_a_volume_and_that_it_has_no_overlay_is_said(tmp_path, num_channels):
+    model = of_pictures(tmp_path, channels=("R", "G", "B")[:num_channels])
+    colours = np.random.default_rng(0).integers(0, 256, (30, 25, num_channels), np.uint8)
+    (tmp_path / "images").mkdir()
+    Image.fromarray(colours.squeeze()).save(tmp_path / "images" / "case_0000.png")
+    for source in (tmp_path / "images", tmp_path / "images" / "case_0000.png"):
+        (row,) = predicted(model, source, tmp_path / f"out-{source.name}", overlays=True)
+        assert (row.case, row.status, row.volumes_ml) == ("case", "predicted", {})
+        assert "nothing in overlays" in row.message
+        assert "999" not in row.message
+        assert np.asarray(Image.open(tmp_path / f"out-{source.name}" / "case.png")).shape == (30, 25)
+
+
+def test_a_file_of_two_axes_has_no_volume_whichever_reader_reads_it(tmp_path):
+    model = write_model(
+        tmp_path,
+        small_plans(patch=(16, 16), spacing=(1, 1), configuration="2d"),
+        labels=labels_of(3),
+        mirror_axes=None,
+    )
+    image = sitk.GetImageFromArray(np.random.default_rng(0).normal(0, 300, (30, 25)).astype(np.int16))
+    image.SetSpacing((0.7, 0.9))
+    # The second one is read by our own reader.
+    for ending in (".nii.gz", ".nhdr"):
+        sitk.WriteImage(image, str(tmp_path / f"flat{ending}"))
+        (row,) = predicted(model, tmp_path / f"flat{ending}", tmp_path / f"out{ending}")
+        assert (row.status, row.volumes_ml) == ("predicted", {}), row.message
+        assert "spacing" not in row.message
