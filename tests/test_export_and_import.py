@@ -307,7 +307,7 @@ HOSTILE = {
     "a drive of Windows": ({"extra": [("C:\\outside.txt", b"x")]}, "leads elsewhere"),
     "a backslash": ({"extra": [("a\\..\\outside.txt", b"x")]}, "leads elsewhere"),
     "a line break in a name": ({"extra": [("a\nb", b"x")]}, "leads elsewhere"),
-    "a hidden file": ({"extra": [(".bashrc", b"x")]}, "leads elsewhere"),
+    "a hidden model": ({"extra": [(".hidden/plans.json", b"{}")]}, "leads elsewhere"),
     "a link": ({"extra": [(member("plans", mode=stat.S_IFLNK | 0o777), b"/etc/passwd")]}, "a link or device"),
     "a device": ({"extra": [(member("zero", mode=stat.S_IFCHR | 0o666), b"")]}, "a link or device"),
     "a name in other cases": (

@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from orchestrator.errors import ConfigError, DataError, OrchestratorError
@@ -26,6 +26,8 @@ class ImportedModel:
 def import_models(archive: Path, output: Path) -> list[ImportedModel]:
     """Take the models of a zip in, all or none: each is read, and its network built, before it is put in its place.
 
+    Cascades beside other models are left out, which a note says.
+
     Parameters
     ----------
     archive
@@ -36,26 +38,34 @@ def import_models(archive: Path, output: Path) -> list[ImportedModel]:
     Raises
     ------
     ConfigError
-        If there is another model of that name already, or one is a cascade.
+        If there is another model of that name already, or there are only cascades.
     DataError
         For a zip or a model that is not what it should be; nothing was put anywhere then.
     """
+    from orchestrator.training.nnunet.model_folder import CascadeError
+
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f"{TEMPORARY_PREFIX}import-", dir=output) as temporary:
         left_out = unpack(archive, Path(temporary))
         folders = sorted(path.parent for path in Path(temporary).rglob("plans.json"))
-        found = []
+        found, cascades = [], []
         for folder in folders:
             parts = folder.relative_to(temporary).parts or (archive.stem,)
             target = output.joinpath(*parts)
             if target.exists():
                 raise ConfigError(f"{target}: there already; expected no model of that name. Remove it first")
-            found.append((_checked(archive, folder, target=target, left_out=left_out), folder, target))
+            try:
+                found.append((_checked(archive, folder, target=target, left_out=left_out), folder, target))
+            except CascadeError as error:
+                cascades.append(error)
+        if not found:
+            raise cascades[0]
         for _, folder, target in found:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.move(folder, target)
             Path(temporary).mkdir(exist_ok=True)  # where the zip has its files at the top
-    return [model for model, _, _ in found]
+    first, *others = [model for model, _, _ in found]
+    return [replace(first, notes=(*first.notes, *(f"left out: {error}" for error in cascades))), *others]
 
 
 def _checked(archive: Path, folder: Path, *, target: Path, left_out: list[str]) -> ImportedModel:
@@ -68,7 +78,7 @@ def _checked(archive: Path, folder: Path, *, target: Path, left_out: list[str]) 
             model.plan, model.weights, mirror_axes=(), tile_step_size=0.5, device="cpu", trainer_name=model.trainer
         )
     except ConfigError as error:
-        raise ConfigError(named(archive, folder, error)) from error
+        raise type(error)(named(archive, folder, error)) from error
     except OrchestratorError as error:
         raise DataError(named(archive, folder, error)) from error
     return ImportedModel(

@@ -11,12 +11,14 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from orchestrator.errors import DataError, OrchestratorError, is_of_a_disk
+from orchestrator.storage.interface import is_plain
 
 MOST_MEMBERS = 10_000
 MOST_JSON_BYTES = 64 * 2**20
 MOST_WEIGHTS_BYTES = 16 * 2**30
 _PART = re.compile(r"[A-Za-z0-9][\w. -]{0,120}")
 _OF_A_MODEL = re.compile(r"(plans|dataset|model)\.json|model_card\.md|fold_(\d{1,3}|all)/checkpoint_\w{1,20}\.pth")
+_MOST_NAME_BYTES = 255
 _METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA}
 _UNIX = 3
 
@@ -69,7 +71,7 @@ def named(archive: Path, folder: Path, error: OrchestratorError) -> str:
 def opened_zip(
     archive: Path, *, what: str, most_bytes: Callable[[str], int | None]
 ) -> Iterator[tuple[zipfile.ZipFile, list[zipfile.ZipInfo]]]:
-    """Context with a zip of strangers and the files in it, which have plain names and are no links.
+    """Context with a zip of strangers and the files in it, whose names lead nowhere else and which are no links.
 
     Parameters
     ----------
@@ -106,7 +108,7 @@ def _check(
     for member in members:
         name = member.filename
         kind = stat.S_IFMT(member.external_attr >> 16) if member.create_system == _UNIX else 0
-        if any(_PART.fullmatch(part) is None for part in name.split("/")):
+        if not _is_plain(name, is_read=most_bytes(name) is not None):
             found = "a name that leads elsewhere, or no plain one"
         elif kind not in {0, stat.S_IFREG}:
             found = "a link or device"
@@ -122,6 +124,14 @@ def _check(
             seen.add(name.lower())
             continue
         raise DataError(f"{archive}: {name[:120]!r} is {found}; expected plain files of {what}. Nothing is taken")
+
+
+def _is_plain(name: str, *, is_read: bool) -> bool:
+    """Whether a name leads nowhere else; others than those of files that are read may be hidden or long."""
+    parts = name.split("/")
+    if is_read:
+        return all(_PART.fullmatch(part) for part in parts)
+    return is_plain(name) and max(len(part.encode(errors="surrogateescape")) for part in parts) <= _MOST_NAME_BYTES
 
 
 def _is_needed(name: str) -> bool:

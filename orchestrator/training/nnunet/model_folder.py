@@ -19,6 +19,10 @@ _MOST_JSON_BYTES = 64 * 2**20
 _NEEDED = ("network_weights", "init_args", "trainer_name")
 
 
+class CascadeError(ConfigError):
+    """A model that refines the predictions of another one."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class NetworkModel:
     """What a trained nnU-Net predicts with."""
@@ -56,7 +60,10 @@ def find_model_folder(location: Path) -> Path:
         )
     if len(found) > 1:
         names = ", ".join(str(path.relative_to(location)) for path in found)
-        raise ConfigError(f"{location}: {len(found)} trained models, {names}; expected one of them")
+        raise ConfigError(
+            f"{location}: {len(found)} trained models, {names}; expected one of them. Give its folder; of a zip, "
+            "that which `orchestrator import` makes"
+        )
     return found[0]
 
 
@@ -75,7 +82,7 @@ def load_model_folder(folder: Path, *, folds: Sequence[str] = (), checkpoint: st
     Raises
     ------
     ConfigError
-        If there is no such fold, or the model needs another one first.
+        If there is no such fold; CascadeError if the model needs another one first.
     DataError
         If a file cannot be read, or would have to be executed for that.
     """
@@ -119,10 +126,10 @@ def labels_of_structures(plan: Plan) -> dict[str, tuple[int, ...]]:
 
 
 def check_configuration(plan: Plan) -> None:
-    """Raise ConfigError for a model that cannot predict by itself, and for one whose plans name what does not exist."""
+    """Raise CascadeError for a model that cannot predict by itself, DataError for plans that name what there is not."""
     configuration = plan.configuration_manager
     if configuration.previous_stage_name is not None:
-        raise ConfigError(
+        raise CascadeError(
             f"{plan.configuration} refines the predictions of {configuration.previous_stage_name}, a cascade, which is "
             "not offered; expected a model of 2d, 3d_lowres or 3d_fullres"
         )

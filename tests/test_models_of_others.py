@@ -1,0 +1,94 @@
+"""Claims about models as others hand them out: zips of whole data sets, of a Mac, folds that are not finished."""
+
+import json
+import shutil
+import zipfile
+
+import pytest
+import torch
+
+import orchestrator
+from bench.instruments.stock_models import labels_of, small_plans, write_model
+from orchestrator.cli.import_models import main as take_in
+from orchestrator.errors import ConfigError
+from orchestrator.inference.importing import import_models
+
+MODEL = "nnUNetTrainer__nnUNetPlans__3d_fullres"
+CASCADE = "nnUNetTrainer__nnUNetPlans__3d_cascade_fullres"
+
+
+@pytest.fixture
+def model(tmp_path):
+    return write_model(tmp_path / "made", small_plans(), labels=labels_of(3), mirror_axes=None)
+
+
+def zipped(folder, target, *beside):
+    with zipfile.ZipFile(target, "w") as archive:
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                archive.write(path, path.relative_to(folder))
+        for name in beside:
+            archive.writestr(name, b"x")
+    return target
+
+
+def add_cascade(model):
+    """A model beside, which refines the predictions of a third one."""
+    cascade = shutil.copytree(model, model.with_name(CASCADE))
+    plans = json.loads((model / "plans.json").read_text())
+    plans["configurations"]["3d_cascade_fullres"] = {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"}
+    (cascade / "plans.json").write_text(json.dumps(plans))
+    file = cascade / "fold_0" / "checkpoint_final.pth"
+    state = torch.load(file, weights_only=False)
+    state["init_args"]["configuration"] = "3d_cascade_fullres"
+    torch.save(state, file)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "__MACOSX/Dataset501_Small/._plans.json",
+        "Dataset501_Small/.DS_Store",
+        f"Dataset501_Small/ensembles/ensemble___{'nnUNetTrainer__nnUNetResEncUNetLPlans__3d_lowres___' * 3}0_1_2_3_4/"
+        "postprocessing.pkl",
+    ],
+    ids=["of a Mac", "of its Finder", "of an ensemble"],
+)
+def test_what_lies_beside_a_model_in_its_zip_is_left_out_whatever_it_is_called(model, tmp_path, name):
+    archive = zipped(tmp_path / "made", tmp_path / "model.zip", name)
+    (found,) = import_models(archive, tmp_path / "models")
+    assert found.left_out == (name,)
+    assert sorted(path.name for path in (tmp_path / "models").rglob("*") if path.is_file()) == [
+        "checkpoint_final.pth",
+        "dataset.json",
+        "plans.json",
+    ]
+
+
+@pytest.mark.parametrize("name", ["a/../b", "a//b", "./a", "/a", "a\\b", "a\x07", "b" * 256])
+def test_names_that_lead_elsewhere_are_refused_though_they_are_left_out(model, tmp_path, name, capsys):
+    archive = zipped(tmp_path / "made", tmp_path / "model.zip", name)
+    assert take_in([str(archive), "--output", str(tmp_path / "models")]) == 2
+    assert "leads elsewhere" in " ".join(capsys.readouterr().err.split())
+    assert not list((tmp_path / "models").iterdir())
+
+
+def test_a_cascade_beside_other_models_is_left_out_and_said(model, tmp_path, capsys):
+    add_cascade(model)
+    archive = zipped(tmp_path / "made", tmp_path / "all.zip")
+    assert take_in([str(archive), "--output", str(tmp_path / "models")]) == 0
+    assert f"left out: {archive}: " in (told := " ".join(capsys.readouterr().err.split())).replace("note: ", "")
+    assert "3d_cascade_fullres refines the predictions of 3d_lowres" in told
+    assert [path.name for path in (tmp_path / "models" / "Dataset501_Small").iterdir()] == [MODEL]
+    shutil.rmtree(model)
+    alone = zipped(tmp_path / "made", tmp_path / "alone.zip")
+    with pytest.raises(ConfigError, match="a cascade, which is not offered"):
+        import_models(alone, tmp_path / "other")
+    assert not list((tmp_path / "other").iterdir())
+
+
+def test_several_models_of_a_zip_are_listed_with_what_to_do(model, tmp_path):
+    add_cascade(model)
+    archive = zipped(tmp_path / "made", tmp_path / "all.zip")
+    with pytest.raises(ConfigError, match=rf"2 trained models, .*{MODEL}; expected one .* `orchestrator import` makes"):
+        orchestrator.predict(archive, tmp_path, output=tmp_path / "out")
