@@ -8,8 +8,9 @@ import pytest
 import torch
 
 import orchestrator
-from bench.instruments.stock_models import labels_of, small_plans, write_model
+from bench.instruments.stock_models import labels_of, small_plans, write_image, write_model
 from orchestrator.cli.import_models import main as take_in
+from orchestrator.cli.predict import main
 from orchestrator.errors import ConfigError
 from orchestrator.inference.importing import import_models
 
@@ -92,3 +93,25 @@ def test_several_models_of_a_zip_are_listed_with_what_to_do(model, tmp_path):
     archive = zipped(tmp_path / "made", tmp_path / "all.zip")
     with pytest.raises(ConfigError, match=rf"2 trained models, .*{MODEL}; expected one .* `orchestrator import` makes"):
         orchestrator.predict(archive, tmp_path, output=tmp_path / "out")
+
+
+def test_folds_that_are_not_finished_are_said_and_other_checkpoints_can_be_named(model, tmp_path, capsys):
+    (image,) = write_image(tmp_path / "case", shape=(9, 20, 18))
+    final, best = "checkpoint_final.pth", "checkpoint_best.pth"
+    shutil.copytree(model / "fold_0", model / "fold_1")
+    (model / "fold_1" / final).rename(model / "fold_1" / best)
+    (row,) = orchestrator.predict(model, image, output=tmp_path / "out", device="cpu", note=(notes := []).append)
+    assert row.status == "predicted"
+    assert f"left out: fold 1, which has {best} and no {final}" in notes[0]
+    (model / "fold_0" / final).rename(model / "fold_0" / best)
+    arguments = [str(image), "--model", str(model), "--output", str(tmp_path / "best"), "--device", "cpu"]
+    assert main(arguments) == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert f"no fold_*/{final}; expected at least one. There is {best} of fold 0, 1: --checkpoint names it" in told
+    assert main([*arguments, "--checkpoint", best]) == 0
+    assert json.loads((tmp_path / "best" / "predict.json").read_text())["folds"] == ["0", "1"]
+    archive = zipped(tmp_path / "made", tmp_path / "model.zip")
+    (of_zip,) = orchestrator.predict(archive, image, output=tmp_path / "zip", device="cpu", checkpoint=best)
+    assert of_zip.volumes_ml == row.volumes_ml
+    with pytest.raises(ConfigError, match=r"checkpoint '\.\./x'; expected the name of a file such as"):
+        orchestrator.predict(model, image, output=tmp_path / "none", checkpoint="../x")

@@ -42,6 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--training", help="which training, where the model is a run of several")
     add("--fold", action="append", default=[], help="fold of a folder or zip; may be repeated (default: all there are)")
+    add("--checkpoint", metavar="NAME", help="weights of a folder or zip (default: checkpoint_final.pth)")
     add("--output", required=True, help="folder of the label maps, of a JSON for each, and of predictions.csv")
     add("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
     add("--step", type=float, help="step of the window as a share of it (default: the model's; nnU-Net's is 0.5)")
@@ -82,6 +83,7 @@ def _predict(options: argparse.Namespace, *, console: Console, errors: Console) 
             output=options.output,
             training=options.training,
             folds=options.fold,
+            checkpoint=options.checkpoint,
             device=options.device,
             tile_step_size=options.step,
             mirrors=options.mirror,

@@ -53,11 +53,16 @@ class LoadedModels:
 
 
 def model_sources(
-    locations: Sequence[str], *, training: str | None = None, folds: Sequence[str] = ()
+    locations: Sequence[str],
+    *,
+    training: str | None = None,
+    folds: Sequence[str] = (),
+    checkpoint: str | None = None,
 ) -> tuple[ModelSource, ...]:
     """Return the models that are named: folders, zips, runs, and files that name several.
 
-    Raises ConfigError for a file that is none, and for a training or folds that could be of any of several models.
+    `checkpoint` is the name of the weights of all. Raises ConfigError for a file that is none, and for a training or
+    folds that could be of any of several models.
     """
     found: list[ModelSource] = []
     for location in locations:
@@ -72,7 +77,7 @@ def model_sources(
             f"{len(found)} models, and {'a training' if training else 'folds'} of one of them; expected a file of "
             "models that says it of each: models: [{model: ..., folds: [0, 1]}, ...]"
         )
-    return tuple(one for source in found for one in _members(source))
+    return tuple(replace(one, checkpoint=checkpoint) for source in found for one in _members(source))
 
 
 def _members(source: ModelSource) -> list[ModelSource]:

@@ -1,6 +1,7 @@
 """Where a trained model is: a folder in nnU-Net's layout, a zip of one, or a training of a run."""
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 SETTINGS = "model.json"
 """Beside the plans of a model of this project: how it predicts. nnU-Net does not read it."""
+_CHECKPOINT = re.compile(r"checkpoint_\w+\.pth")
 _ORIENTATIONS = {None: None, "LPS": "LPS"}
 
 
@@ -34,6 +36,14 @@ class ModelSource:
     """Which training of a run."""
     folds: tuple[str, ...] = ()
     """Which folds of a folder or zip; all unless given."""
+    checkpoint: str | None = None
+    """Name of the files of weights of a folder or zip; nnU-Net's final ones unless given."""
+
+    def __post_init__(self) -> None:
+        if self.checkpoint is not None and not _CHECKPOINT.fullmatch(self.checkpoint):
+            raise ConfigError(
+                f"checkpoint {self.checkpoint!r}; expected the name of a file such as checkpoint_best.pth"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,7 +76,7 @@ def opened(source: ModelSource) -> Iterator[OpenModel]:
     if is_run(source.location):
         yield _of_run(source)
         return
-    from orchestrator.training.nnunet.model_folder import find_model_folder, load_model_folder
+    from orchestrator.training.nnunet.model_folder import CHECKPOINT, find_model_folder, load_model_folder
 
     path = Path(source.location)
     if source.training is not None:
@@ -78,7 +88,7 @@ def opened(source: ModelSource) -> Iterator[OpenModel]:
         folder = top
         try:
             folder = find_model_folder(top)
-            model = load_model_folder(folder, folds=source.folds)
+            model = load_model_folder(folder, folds=source.folds, checkpoint=source.checkpoint or CHECKPOINT)
             settings = _settings(folder)
         except (ConfigError, DataError) as error:
             if path.is_dir():
@@ -105,6 +115,8 @@ def _of_run(source: ModelSource) -> OpenModel:
         raise ConfigError(f"{storage.location}: no finished training {training}; expected one of {', '.join(there)}")
     if source.folds:
         raise ConfigError(f"{training}: a training is one fold; expected no folds")
+    if source.checkpoint is not None:
+        raise ConfigError(f"{training}: a training has a final checkpoint alone; expected no name of one")
     plan, final = read_plan(storage, training), CheckpointStore(storage, training_id=training).load_final()
     check_configuration(plan)
     with fitting(f"{training}: its final checkpoint"):

@@ -24,6 +24,8 @@ class PredictRequest(TypedDict, total=False):
     """Which one, where the model is a run of several."""
     folds: Sequence[str | int] | int
     """Which one or several of a folder or zip; all unless given."""
+    checkpoint: str | None
+    """Name of the weights of a folder or zip, such as `checkpoint_best.pth`; the final ones unless given."""
     device: Device | None
     """The GPU, where there is one, unless given."""
     tile_step_size: float | None
@@ -107,7 +109,8 @@ def predict(
 def _planned(models: Sequence[str | Path], images: Path, output: str, options: PredictRequest) -> FolderPrediction:
     """Read the models, and find the images."""
     folds = _one_or_several(options.get("folds", ()))
-    sources = model_sources(list(map(str, models)), training=options.get("training"), folds=folds)
+    training, checkpoint = options.get("training"), options.get("checkpoint")
+    sources = model_sources(list(map(str, models)), training=training, folds=folds, checkpoint=checkpoint)
     return plan_folder(sources, images, output, options=_chosen(options, sources))
 
 

@@ -112,7 +112,7 @@ def load_model_folder(folder: Path, *, folds: Sequence[str] = (), checkpoint: st
         mirror_axes=mirror_axes,
         trainer=trainer if is_known else DEFAULT_TRAINER,
         sha256=digest.hexdigest(),
-        notes=() if is_known else (_note_on(trainer, folder),),
+        notes=(*_unfinished(folder, folds, checkpoint=checkpoint), *(() if is_known else (_note_on(trainer, folder),))),
     )
 
 
@@ -161,8 +161,33 @@ def _folds(folder: Path, folds: Sequence[str], *, checkpoint: str) -> list[str]:
             f"{folder}: no fold {', '.join(missing)} with {checkpoint}; there is {', '.join(there) or 'none'}"
         )
     if not folds:
-        raise ConfigError(f"{folder}: no fold_*/{checkpoint}; expected at least one")
+        others = "".join(
+            f". There is {name} of fold {', '.join(found)}: --checkpoint names it"
+            for name, found in _other_checkpoints(folder, checkpoint=checkpoint).items()
+        )
+        raise ConfigError(f"{folder}: no fold_*/{checkpoint}; expected at least one{others}")
     return list(folds)
+
+
+def _unfinished(folder: Path, folds: Sequence[str], *, checkpoint: str) -> list[str]:
+    """Return a note for checkpoints of folds that were not asked for, and would have been taken."""
+    return (
+        []
+        if folds
+        else [
+            f"{folder}: left out: fold {', '.join(found)}, which has {name} and no {checkpoint}"
+            for name, found in _other_checkpoints(folder, checkpoint=checkpoint).items()
+        ]
+    )
+
+
+def _other_checkpoints(folder: Path, *, checkpoint: str) -> dict[str, list[str]]:
+    """Return the folds that have other checkpoints alone, by their names."""
+    found: dict[str, list[str]] = {}
+    for path in sorted(folder.glob("fold_*/checkpoint_*.pth")):
+        if not path.with_name(checkpoint).exists():
+            found.setdefault(path.name, []).append(path.parent.name.removeprefix("fold_"))
+    return found
 
 
 def _read_json(path: Path, digest: "hashlib._Hash") -> JsonObject:
