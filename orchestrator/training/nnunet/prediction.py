@@ -11,7 +11,6 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
 from numpy.typing import NDArray
 
 from orchestrator.benchmark.presets import Preset
@@ -34,7 +33,7 @@ from orchestrator.training.nnunet.prediction_memory import (
     resampling_bytes,
     sweep_bytes,
 )
-from orchestrator.training.nnunet.prepared_image import PreparedImage, prepare_image, read_images
+from orchestrator.training.nnunet.prepared_image import PreparedImage, prepare_image, read_images, shape_in_spacing
 from orchestrator.training.nnunet.stock_export import stock_labels, stock_values
 from orchestrator.training.nnunet.window_sweep import SweepPlan, can_stream, plan_sweep, stream_labels, stream_values
 
@@ -131,7 +130,7 @@ class Predictor:
         shape = [header.shape[axis] for axis in transpose]
         spacing = [header.spacing_mm[axis] for axis in transpose]
         target = [*spacing[: 3 - len(configuration.spacing)], *configuration.spacing]
-        new_shape = [int(size) for size in compute_new_shape(shape, spacing, target)]
+        new_shape = shape_in_spacing(shape, spacing, target)
         properties = {"spacing": header.spacing_mm, "shape_after_cropping_and_before_resampling": shape}
         plan = plan_sweep(self._predictor, shape=new_shape, properties=properties)
         return replace(header, shape=(shape[0], shape[1], shape[2])), plan

@@ -168,15 +168,30 @@ def body_mask(data: NDArray[np.float32]) -> NDArray[np.int8]:
 
 
 def grid_of(properties: Properties, plan: Plan) -> tuple[Sequence[int], Sequence[float], Sequence[float]]:
-    """Return voxels of the network's grid, and the spacing of a cropped image and of that grid, all (z, y, x)."""
-    from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
+    """Return voxels of the network's grid, and the spacing of a cropped image and of that grid, all (z, y, x).
 
+    Raises DataError as `shape_in_spacing`.
+    """
     spacing = [properties["spacing"][axis] for axis in plan.plans_manager.transpose_forward]
     target = list(plan.configuration_manager.spacing)
     if len(target) < len(spacing):
         target = [spacing[0], *target]
     shape = properties["shape_after_cropping_and_before_resampling"]
-    return [int(size) for size in compute_new_shape(shape, spacing, target)], spacing, target
+    return shape_in_spacing(shape, spacing, target), spacing, target
+
+
+def shape_in_spacing(shape: Sequence[int], spacing: Sequence[float], target: Sequence[float]) -> list[int]:
+    """Return the shape of an image in another spacing; raises DataError if it has no voxel left along an axis."""
+    from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
+
+    found = [int(size) for size in compute_new_shape(shape, spacing, target)]
+    if not all(found):
+        voxels, here, there = (" x ".join(f"{value:.4g}" for value in values) for values in (shape, spacing, target))
+        raise DataError(
+            f"an image of {voxels} voxels of {here} mm has no voxel left in the spacing of the network, {there} mm; "
+            "expected a larger one. Look at the unit of its spacing, and at zeros around the body, which are cut off"
+        )
+    return found
 
 
 def normalise_and_resample(
