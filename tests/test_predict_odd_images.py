@@ -7,6 +7,8 @@ import dicom_phantom as phantom
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import tifffile
+from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 from PIL import Image
 
 import orchestrator
@@ -122,3 +124,35 @@ def test_a_file_of_two_axes_has_no_volume_whichever_reader_reads_it(tmp_path):
         (row,) = predicted(model, tmp_path / f"flat{ending}", tmp_path / f"out{ending}")
         assert (row.status, row.volumes_ml) == ("predicted", {}), row.message
         assert "spacing" not in row.message
+
+
+def test_an_image_smaller_than_a_voxel_of_the_network_is_a_row_that_says_so(model, tmp_path):
+    (tmp_path / "images").mkdir()
+    write_image(tmp_path / "images" / "a", shape=(9, 20, 18), spacing_xyz=(0.001, 0.0011, 0.0025))
+    write_image(tmp_path / "images" / "b", shape=(9, 20, 18))
+    first, second = predicted(model, tmp_path / "images", tmp_path / "out")
+    assert (first.status, first.is_bad_input, second.status) == ("failed", True, "predicted")
+    assert "9 x 20 x 18 voxels of 0.0025 x 0.0011 x 0.001 mm has no voxel left" in first.message
+    assert "spacing of the network, 2 x 1.5 x 1.5 mm" in first.message
+
+
+def test_the_label_map_of_a_tiff_has_its_spacing_where_nnunet_reads_it_and_nothing_is_left_beside(tmp_path):
+    model = write_model(tmp_path, small_plans(reader="Tiff3DIO"), labels=labels_of(3), ending=".tif", mirror_axes=None)
+    voxels = np.random.default_rng(0).integers(0, 255, (9, 20, 18), np.uint8)
+    (tmp_path / "images").mkdir()
+    tifffile.imwrite(tmp_path / "images" / "case_0000.tif", voxels)
+    (tmp_path / "images" / "case.json").write_text('{"spacing": [2.5, 1.0, 1.1]}')
+    (row,) = predicted(model, tmp_path / "images", tmp_path / "out")
+    assert row.status == "predicted", row.message
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        *("case.json", "case.tif", "predict.json", "predictions.csv")
+    ]
+    labels, properties = Tiff3DIO().read_seg(str(tmp_path / "out" / "case.tif"))
+    assert properties["spacing"] == [2.5, 1.0, 1.1]
+    assert row.volumes_ml["structure 1"] == pytest.approx((labels == 1).sum() * 2.75 / 1000)
+    # The spacing belongs to the image.
+    with pytest.raises(ConfigError, match="would be written over"):
+        predicted(model, tmp_path / "images", tmp_path / "images")
+    (tmp_path / "images" / "case.json").write_text('{"spacing": [5.0, 1.0, 1.1]}')
+    (row,) = predicted(model, tmp_path / "images", tmp_path / "out")
+    assert "another image of this name" in row.message

@@ -28,7 +28,7 @@ from orchestrator.inference.input_image import (
 )
 from orchestrator.inference.models import ModelSource, OpenModel
 from orchestrator.inference.options import PredictOptions
-from orchestrator.inference.output_folder import TABLE, check_claim, check_inputs, claim
+from orchestrator.inference.output_folder import TABLE, check_claim, check_inputs, claim, taken_from_beside
 from orchestrator.inference.overlapping import Steps, carried_out, overlapped
 from orchestrator.inference.plausibility import doubts, doubts_of_direction
 from orchestrator.inference.products.extras import Predicted, add_extras, check_extras, keys_of_extras, remove_extras
@@ -192,7 +192,11 @@ class FolderPrediction:
         header = header_of(case, self.files)
         if header is None:
             return None
-        taken = self._models().ensemble.case_bytes(header)
+        models = self._models()
+        try:
+            taken = models.ensemble.case_bytes(header)
+        except DataError:
+            return None  # which predicting it will tell
         extras = _EXTRAS_BYTES * math.prod(header.shape) if self._has_extras else 0
         return replace(taken, writing=taken.writing + extras)
 
@@ -234,6 +238,7 @@ class FolderPrediction:
             check_claim(storage, self.identity)
             # They may be of another label map, which was removed.
             remove_extras(storage, case.name)
+            record = taken_from_beside(path) | record
             write_json(storage, f"{case.name}.json", record | ({"notes": notes} if notes else {}))
 
     def _models(self) -> LoadedModels:

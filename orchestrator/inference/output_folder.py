@@ -1,5 +1,6 @@
 """Whose an output folder is: predictions of one model and its settings, and nothing else in it is overwritten."""
 
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -7,6 +8,7 @@ from orchestrator.errors import ConfigError
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.storage.interface import Storage
 from orchestrator.storage.json_files import read_json, write_json
+from orchestrator.storage.json_values import JsonObject
 
 RECORD = "predict.json"
 """Which model has predicted what lies there, and how."""
@@ -55,6 +57,19 @@ def check_claim(storage: Storage, identity: Mapping[str, object]) -> None:
     """Raise ConfigError where others have claimed a folder since this prediction began."""
     if storage.exists(RECORD) and (other := _differences(storage, identity)):
         raise ConfigError(f"{storage.location}: is predicted with another {other} now. Choose another output")
+
+
+def taken_from_beside(label_map: Path) -> JsonObject:
+    """Return what nnU-Net's writer of TIFF has put beside a label map, and remove it.
+
+    It is the spacing, under the name that the record of the case has: nnU-Net reads it from there.
+    """
+    beside = label_map.with_suffix(".json")
+    if not beside.is_file():
+        return {}
+    content: JsonObject = json.loads(beside.read_bytes())
+    beside.unlink()
+    return content
 
 
 def _differences(storage: Storage, identity: Mapping[str, object]) -> str:
