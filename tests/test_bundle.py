@@ -166,6 +166,12 @@ def test_a_file_that_grows_when_it_is_unpacked_is_not_unpacked(files, tmp_path: 
         for name, content in files.items():
             target.writestr(name, content)
         target.writestr("study/zeros", b"0" * 10_000_000)
+    with pytest.raises(DataError, match="packed anew by another program"):
+        check_bundle(tmp_path / "x.zip")
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as target:
+        for name, content in files.items():
+            target.writestr(name, content)
+        target.writestr("study/zeros", b"0" * 10_000_000, compress_type=zipfile.ZIP_DEFLATED)
     assert "study/zeros: not stored as a bundle stores its files" in check_bundle(tmp_path / "x.zip").problems
 
 

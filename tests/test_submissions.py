@@ -236,3 +236,26 @@ def test_a_program_gets_what_the_command_shows(challenge: Path):
     assert found.unusable == ()
     ranks = json.loads((challenge / "out/report/summary.json").read_text())["ranks"]
     assert ranks[0]["num_cases"] == 4
+
+
+def test_label_maps_may_have_other_endings_and_links_out_of_the_folder_are_named(challenge: Path, capsys):
+    for number, ending in enumerate((".nii", ".mha", ".nrrd")):
+        path = challenge / f"teams/alpha/case{number}.nii.gz"
+        sitk.WriteImage(sitk.ReadImage(str(path)), str(path.with_name(f"case{number}{ending}")))
+        path.unlink()
+    (challenge / "teams/beta/case0.nii.gz").unlink()
+    (challenge / "teams/beta/case0.nii.gz").symlink_to(challenge / "reference/case0.nii.gz")
+    assert submit(challenge) == 0
+    assert [row["method"] for row in table(challenge, "leaderboard.csv")] == ["alpha", "beta"]
+    assert {row["status"] for row in table(challenge, "scores.csv")} == {"scored"}
+    said = " ".join(capsys.readouterr().err.split())
+    assert "alpha" not in said
+    assert "beta: 1 label maps are links to files outside of the folder (case0.nii.gz)" in said
+
+
+def test_label_maps_with_other_values_say_which(challenge: Path):
+    for number in range(4):
+        write(challenge / f"teams/beta/case{number}.nii.gz", 127 * boxes(number))
+    assert submit(challenge) == 0
+    messages = {(row["method"], row["message"]) for row in table(challenge, "scores.csv")}
+    assert messages == {("alpha", ""), ("beta", "holds 127, 254 and no label that is scored")}

@@ -17,7 +17,7 @@ from orchestrator.report.reported import Reported
 from orchestrator.report.write import write_report
 from orchestrator.results.store import to_table
 from orchestrator.scoring.submissions import submissions_of
-from orchestrator.scoring.submitted import check_label_set, record_submissions, references_of
+from orchestrator.scoring.submitted import check_label_set, check_names, record_submissions, references_of
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
 
@@ -97,3 +97,9 @@ def test_the_label_set_is_the_one_that_is_scored_or_must_be_said():
     both = STUDY.trainings(only=("T1-infection", "T1-lung"), preset=PRESETS["paper"])
     with pytest.raises(ConfigError, match=r"expected --label-set .* one of lung, infection"):
         check_label_set(None, trainings=both)
+
+
+def test_a_submission_is_not_named_like_trainings(run: Path):
+    check_names(submissions_of([f"exact={run / 'exact'}"]), trainings=TRAININGS)
+    with pytest.raises(ConfigError, match="T1-infection: the name of trainings of this study"):
+        check_names(submissions_of([f"T1-infection={run / 'exact'}"]), trainings=TRAININGS)

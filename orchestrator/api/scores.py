@@ -166,7 +166,7 @@ def submit(submissions: Sequence[str], *, output: str | Path, **options: Unpack[
         dimension=options.get("dimension", 3),
         ignored_label=options.get("ignored_label"),
     )
-    comparison = replace(comparison, predictions=tuple(one.folder for one in found))
+    comparison = replace(comparison, predictions=tuple(one.folder for one in found), any_ending=True)
     return submit_alone(found, comparison, output=storage, score_all=score_all, on_case=on_case)
 
 

@@ -46,7 +46,8 @@ def read_archive(path: Path) -> Archive:
     Raises
     ------
     DataError
-        For what is no zip, is too large, or has names that lead elsewhere, links, or two files of one name.
+        For what is no zip, is too large, was packed anew by another program, or has names that lead elsewhere, links,
+        or two files of one name.
     """
     try:
         if path.stat().st_size > MOST_BYTES:
@@ -54,10 +55,15 @@ def read_archive(path: Path) -> Archive:
         content = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); expected {_WHAT}") from error
-    with opened_zip(path, what=_WHAT, most_bytes=lambda _: MOST_BYTES) as (_, members):
-        pass
     files: dict[str, bytes] = {}
     problems: list[str] = []
+    with opened_zip(path, what=_WHAT, most_bytes=lambda _: MOST_BYTES) as (_, members):
+        pass
+    if len(members) > 1 and all(member.compress_type != zipfile.ZIP_STORED for member in members):
+        raise DataError(
+            f"{path}: packed anew by another program, which has compressed all {len(members)} files; expected the zip "
+            "as it was sealed: its bytes are what is verified"
+        )
     for member in members:
         # A bundle is stored as it is. What zipfile would refuse to read is read here too, to tell what became of it.
         start = member.header_offset + _LOCAL_HEADER_BYTES + len(member.filename.encode())

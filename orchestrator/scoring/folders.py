@@ -41,6 +41,8 @@ class FolderComparison:
     """Key of a reference, with the name of its case at {}."""
     suffixes: tuple[str, ...] = ("",)
     """Endings that predictions of a case may have beside its name; none where that has one."""
+    any_ending: bool = False
+    """Whether a prediction may have another ending than its reference."""
     may_be_flat: bool = False
     """Whether a prediction may also bear only the last part of the name of its case."""
 
@@ -88,6 +90,9 @@ class FolderComparison:
         names = dict.fromkeys(
             name for one in _spellings(case) for name in ([one, one.rpartition("/")[2]][: 1 + self.may_be_flat])
         )
+        if self.any_ending:
+            stems = [name[: -len(_ending(name))] for name in names]
+            names |= dict.fromkeys(f"{stem}{ending}" for stem in stems for ending in SUFFIXES)
         return [f"{name}{suffix}" for name in names for suffix in self.suffixes]
 
     def prediction(self, folder: Storage, case: str) -> Path | NoPrediction:
@@ -110,6 +115,10 @@ class FolderComparison:
             for folder in self.predictions
             for structure in self.structures
         ]
+
+
+def _ending(name: str) -> str:
+    return max((ending for ending in SUFFIXES if name.lower().endswith(ending)), key=len)
 
 
 def _spellings(name: str) -> list[str]:

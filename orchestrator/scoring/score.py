@@ -2,7 +2,7 @@
 
 import math
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,8 @@ from orchestrator.results.records import CaseScore, ScoreStatus
 from orchestrator.scoring.structures import ScoredStructure, score_structures
 
 _CAPPED = "a single slice, scored as a volume: its faces are surface too (--dimension 2 scores contours)"
+_MOST_NAMED = 5
+"""Values of a label map that a note names."""
 OVERLAPS = ("dsc",)
 """Metrics that know no surface."""
 
@@ -154,12 +156,22 @@ def _score_prediction(
     notes = [f"of the reference, {note}" for note in truth.notes] + list(guess.notes)
     if plane.note:
         notes.append(plane.note)
+    if not any(score.num_predicted_voxels for score in scores):
+        notes += _other_values(predicted)
     if not order.changes_nothing:
         notes.append(f"axes reordered from {guess.geometry.orientation} to {truth.geometry.orientation}")
     return tuple(
         _scored(structure, score, spacing_mm=truth.spacing_mm, message="; ".join(notes))
         for structure, score in zip(structures, scores, strict=True)
     )
+
+
+def _other_values(labels: NDArray[np.integer]) -> Iterator[str]:
+    """Yield what is said of a label map in which nothing is that is scored."""
+    values = np.unique(labels[labels != 0])
+    if len(values):
+        more = " and others" if len(values) > _MOST_NAMED else ""
+        yield f"holds {', '.join(map(str, values[:_MOST_NAMED]))}{more} and no label that is scored"
 
 
 def _order_onto(truth: LabelMap, prediction: OpenLabelMap, *, reference: Path) -> AxisOrder:

@@ -96,8 +96,16 @@ def what_lacks(submission: Submission, *, keys_of_cases: Mapping[str, Sequence[s
         yield f"{len(lacking)} of {len(keys_of_cases)} cases have no label map ({_some(lacking)}){hint}"
     if others:
         yield f"{len(others)} label maps have the name of no case ({_some(others)}); expected one of a reference"
+    if elsewhere := [key for key in sorted(keys) if _leads_elsewhere(submission.folder.location, key)]:
+        yield f"{len(elsewhere)} label maps are links to files outside of the folder ({_some(elsewhere)})"
     if not keys:
         yield f"no label map in {submission.folder.location}; expected {', '.join(SUFFIXES)}"
+
+
+def _leads_elsewhere(location: str, key: str) -> bool:
+    """Whether a file of a folder is a link out of it, perhaps to a reference."""
+    folder = Path(location)
+    return "://" not in location and not (folder / key).resolve().is_relative_to(folder.resolve())
 
 
 def _is_deeper(others: Sequence[str], lacking: Sequence[str]) -> bool:

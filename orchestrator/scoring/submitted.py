@@ -178,3 +178,14 @@ def check_label_set(name: str | None, *, trainings: Sequence[Training]) -> str:
             f"maps, one of {', '.join(evaluated)}"
         )
     return name
+
+
+def check_names(submissions: Sequence[Submission], *, trainings: Sequence[Training]) -> None:
+    """Raise ConfigError for a submission that has the name of trainings: tables would mix the scores of both."""
+    groups = {training.group for training in trainings}
+    for one in submissions:
+        if one.name in groups:
+            raise ConfigError(
+                f"{one.name}: the name of trainings of this study, and of a submission; expected another one for it. "
+                f"Give it with METHOD={one.folder.location}"
+            )

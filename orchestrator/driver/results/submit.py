@@ -13,7 +13,7 @@ from orchestrator.scoring.folders import FolderComparison
 from orchestrator.scoring.kept_scores import KeptScores, Unusable
 from orchestrator.scoring.leaderboard import Leaderboard
 from orchestrator.scoring.submissions import Submission, what_lacks
-from orchestrator.scoring.submitted import check_label_set, record_submissions, references_of
+from orchestrator.scoring.submitted import check_label_set, check_names, record_submissions, references_of
 from orchestrator.storage import run_paths
 from orchestrator.storage.interface import Storage
 
@@ -85,6 +85,7 @@ def submit_to_run(
     everything = request.study.all_trainings(preset=request.preset)
     trainings = tuple(training for training in everything if training.id in asked_for)
     chosen = check_label_set(label_set, trainings=trainings)
+    check_names(submissions, trainings=everything)
     all_references = list(
         references_of(output, study=request.study, trainings=trainings, submissions=submissions, label_set=chosen)
     )
