@@ -8,7 +8,7 @@ from scipy.stats import wilcoxon
 
 from orchestrator.statistics.comparison import compare_paired, corrected_by_holm
 from orchestrator.statistics.intervals import mean_with_interval
-from orchestrator.statistics.ranking import rank_methods
+from orchestrator.statistics.ranking import ScoresToRank, rank_intervals, rank_methods
 
 
 def test_the_interval_of_skewed_scores_near_1_covers_the_mean_as_often_as_it_says():
@@ -100,4 +100,23 @@ def test_a_missing_prediction_is_worse_than_any_score():
     scores = np.array([[0.5, np.nan], [0.5, 0.6], [0.5, 0.6]])
     found = rank_methods(scores)
     assert found.rank_then_mean == (2, 1)
+    # 0.5 and 1.2 / 3.
+    assert found.mean_then_rank == (1, 2)
     assert rank_methods(np.array([[np.nan, np.nan]])).mean_then_rank == (1, 1)
+
+
+def test_leaving_out_cases_does_not_win():
+    # The first has 7 of 10 cases at 0.974, a mean of 0.6818 with zeros; the second all at 0.947.
+    scores = np.array([[np.nan, 0.947]] * 3 + [[0.974, 0.947]] * 7)
+    found = rank_methods(scores)
+    assert found.mean_then_rank == (2, 1)
+    # The first is first in resamples with none of its missing cases: 0.974 b > 0.947 for b = 10 of 10 only, 0.7^10.
+    assert found.share_first == pytest.approx((0.7**10, 1 - 0.7**10), abs=0.02)
+    assert rank_intervals([ScoresToRank(values=scores)]) == ((2, 2), (1, 1))
+
+
+def test_a_missing_distance_is_the_worst_of_anybody_in_a_mean():
+    distances = np.array([[1.0, 3.0], [np.nan, 3.0], [4.0, 5.0]])
+    # (1 + 5 + 4) / 3 and 11 / 3; it is the lower that is better.
+    assert ScoresToRank(values=distances, larger_is_better=False).filled.tolist() == [[-1, -3], [-5, -3], [-4, -5]]
+    assert rank_methods(distances, larger_is_better=False).mean_then_rank == (1, 2)

@@ -237,7 +237,8 @@ def print_standings(found: Leaderboard, *, console: Console) -> None:
     print_whole(table, console=console)
     console.print(
         f"Ranks of the means, and of the mean ranks of each case, over all labels and metrics, of {found.num_cases} "
-        "cases; 1 is the best. A missing case or distance is worse than any other; two empty masks are the best.",
+        "cases; 1 is the best. In means a missing case counts as 0, in those of distances as the worst that anybody "
+        "has; two empty masks are the best.",
         style="dim",
         soft_wrap=True,
     )

@@ -35,7 +35,7 @@ class ScoresToRank:
 
     values: NDArray[np.float64]
     """Shape (cases, methods): one row for each case, or the means of each patient; NaN is a case without a usable
-    prediction, which is worse than any score."""
+    prediction: 0 in a mean of scores, the worst of anybody in one of distances, and worse than any in a single case."""
     larger_is_better: bool = True
     """False for distances."""
 
@@ -47,9 +47,14 @@ class ScoresToRank:
 
     @property
     def filled(self) -> NDArray[np.float64]:
-        """Return the same, but what is missing as the worst that anybody has: a mean can be taken of it."""
+        """Return the same, but of what is missing a number that a mean can be taken of: 0, as challengeR suggests.
+
+        The worst that anybody has would not do: who leaves out hard cases that all others find easier would gain by it.
+        A distance has no worst value, so that it is the worst that anybody has.
+        """
         oriented = self.oriented
-        worst = np.min(oriented, where=np.isfinite(oriented), initial=np.inf)
+        highest = 0.0 if self.larger_is_better else np.inf
+        worst = np.min(oriented, where=np.isfinite(oriented), initial=highest)
         return np.where(np.isfinite(oriented), oriented, worst if np.isfinite(worst) else 0.0)
 
 

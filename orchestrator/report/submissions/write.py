@@ -143,10 +143,11 @@ def _methods(found: ScoredSubmissions, *, board: Leaderboard, rows: Sequence[Ove
     return (
         f"{len(board.standings)} submissions were scored on {board.num_cases} cases against the reference label maps, "
         f"each structure of each case by {', '.join(name.upper() for name in found.metrics)}; tolerance of the NSD: "
-        f"{nsd}. A label map that is missing, unreadable or not on the grid of its reference has no score and counts "
-        "as worse than any other in the ranks. For each structure and metric the means over cases were ranked; the "
-        "rank of a submission is that of the mean of these ranks, and its 95 % range is over 1,000 resamples of the "
-        "cases."
+        f"{nsd}. A label map that is missing, unreadable or not on the grid of its reference has no score: in "
+        "means of DSC and NSD it counts as 0, in those of distances as the worst that anybody has there, and in the "
+        "ranks of a single case as worse than any other. For each structure and metric the means over cases were "
+        "ranked; the rank of a submission is that of the mean of these ranks, and its 95 % range is over 1,000 "
+        "resamples of the cases."
     )
 
 
