@@ -91,7 +91,7 @@ def _num_different(folder: Path) -> int:
 
 def _measure(options: argparse.Namespace) -> dict[str, float]:
     """Predict the folder in this process with one arm, and return what it took."""
-    from orchestrator.inference.ensembles import load_models, model_sources
+    from orchestrator.inference.ensembles import model_sources
     from orchestrator.inference.folder import plan_folder
     from orchestrator.inference.options import PredictOptions
 
@@ -104,7 +104,7 @@ def _measure(options: argparse.Namespace) -> dict[str, float]:
     work = plan_folder(sources, options.folder / "images", str(output), options=chosen)
     # Memory is told for the network of the model, which is small.
     memory = work.memory(is_alone=is_alone)
-    (predictor,) = load_models(sources, chosen).ensemble._predictors  # noqa: SLF001
+    (predictor,) = work._models().ensemble._predictors  # noqa: SLF001
     predictor._networks = (_waiting(options.window_s),)  # noqa: SLF001
     start_s = time.monotonic()
     rows = list(work.rows(memory))
