@@ -2,18 +2,25 @@
 
 import math
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from looked_at_study import PATIENTS, STUDY, request_for, rows_of
 from statsmodels.regression.mixed_linear_model import MixedLM, VCSpec
 from statsmodels.stats.power import TTestPower
 
 from bench.report.scores import drawn_rows
 from orchestrator.api import load_study, make_request, plan_comparison
-from orchestrator.cli.results.plan_comparison import main
+from orchestrator.benchmark.tables import load_tables
+from orchestrator.cli.console import consoles
+from orchestrator.cli.results.plan_comparison import _show, build_parser, main
 from orchestrator.driver.claim import claim_output
 from orchestrator.driver.request import identity_of
-from orchestrator.results.store import ResultsStore
+from orchestrator.driver.results.planned import planned_comparisons
+from orchestrator.report.reported import Reported
+from orchestrator.results.records import ScoreStatus
+from orchestrator.results.store import ResultsStore, to_table
 from orchestrator.statistics.planning import (
     Design,
     VarianceComponents,
@@ -115,6 +122,19 @@ def test_power_without_differences_of_trainings_is_that_of_a_paired_t_test():
     assert needed == math.ceil(TTestPower().solve_power(0.01 / 0.03, power=0.8, alpha=0.05))
 
 
+def test_the_power_of_one_seed_of_a_cross_validation_is_that_of_a_paired_t_test_of_patients():
+    # Pilots with several seeds tell patients and rest apart; with one seed each patient has one score, with both in it.
+    components = _components(0.0098, residual_sd=0.048, share=0.2)
+    sd = math.hypot(0.0098, 0.048)
+    for num_patients in (40, 200):
+        found = power_of(Design(num_patients=num_patients, num_trainings=5), components, difference=0.01)
+        assert found == pytest.approx(TTestPower().power(0.01 / sd, nobs=num_patients, alpha=0.05), abs=1e-6)
+    needed = fewest_patients(components, num_trainings=5, difference=0.01)
+    assert needed == math.ceil(TTestPower().solve_power(0.01 / sd, power=0.8, alpha=0.05))
+    # Of three seeds the rest is averaged.
+    assert fewest_patients(components, num_trainings=15, difference=0.01) < needed / 2
+
+
 def test_no_number_of_patients_makes_up_for_few_trainings():
     noisy = _components(training_sd=0.02)
     assert fewest_patients(noisy, num_trainings=5, difference=0.01) is None
@@ -184,3 +204,72 @@ def test_the_command_prints_what_is_known_and_what_would_be_enough(runs, capsys)
     assert main([*words, "--structure", "liver"]) == 2
     assert "expected scores of both sides" in capsys.readouterr().err
     assert main(["--output", str(runs[0] / "nothing")]) == 2
+
+
+@pytest.fixture(scope="module")
+def pilot(tmp_path_factory):
+    """Return the trainings of two networks with three seeds in five folds, 40 patients, and rows of the first fold."""
+    folder = tmp_path_factory.mktemp("pilot")
+    request_for(folder, folder / "out")  # writes the files
+    text = STUDY.replace("first: {}", "first: {seeds: [0, 1, 2]}").replace("-second}", "-second, seeds: [0, 1, 2]}")
+    (folder / "study.yaml").write_text(text, encoding="utf-8")
+    study = load_study(folder / "study.yaml")
+    trainings = [one for one in study.trainings(preset=study.preset("tiny")) if one.fold == 0]
+    rows = {one.id: rows_of(one, study=study, gain=0.01) for one in trainings}
+    return study, trainings, rows
+
+
+def _planned(study, trainings, rows):
+    table = to_table([row for one in trainings for row in rows[one.id]])
+    layout = load_tables(study)
+    return planned_comparisons([Reported(study=study, trainings=tuple(trainings), table=table, layout=layout)])
+
+
+def test_a_pilot_of_one_fold_plans_folds_that_test_each_patient_once(pilot):
+    dsc, _ = _planned(*pilot)
+    assert (dsc.components.num_patients, dsc.components.num_trainings, dsc.components.share_tested) == (8, 3, 1.0)
+    # The study: 40 patients, each in one of five folds.
+    assert (dsc.num_patients, dsc.share_tested, dsc.num_folds) == (PATIENTS, 0.2, 5)
+
+
+def test_patients_without_a_score_in_a_pilot_are_as_many_in_its_study(pilot):
+    study, trainings, rows = pilot
+    empty = {
+        name: [
+            replace(row, score=replace(row.score, status=ScoreStatus.BOTH_EMPTY, dsc=math.nan, nsd=math.nan))
+            if row.case in {"case_00", "case_05"}
+            else row
+            for row in own
+        ]
+        for name, own in rows.items()
+    }
+    dsc, _ = _planned(study, trainings, empty)
+    assert (dsc.components.num_patients, dsc.num_patients) == (6, 30)
+
+
+def _shown(plan, capsys):
+    options = build_parser().parse_args(["--output", "x"])
+    _show(plan, options, console=consoles()[0])
+    return capsys.readouterr().out
+
+
+def test_the_table_is_of_the_patients_and_folds_of_the_study(pilot, capsys):
+    dsc, _ = _planned(*pilot)
+    found = replace(dsc.components, patient_sd=0.0098, training_sd=0.0, residual_sd=0.048)
+    shown = _shown(replace(dsc, components=found, num_tests=1), capsys)
+    assert "power with 40 patients" in shown
+    needed = math.ceil(TTestPower().solve_power(0.01 / math.hypot(0.0098, 0.048), power=0.8, alpha=0.05))
+    (first,) = (line.split() for line in shown.splitlines() if line.split()[:2] == ["1", "10"])
+    assert first[-1] == str(needed)
+
+
+def test_what_cannot_be_told_is_said_and_no_number(pilot, capsys):
+    dsc, _ = _planned(*pilot)
+    unknown = _shown(replace(dsc, components=replace(dsc.components, training_sd=math.nan)), capsys)
+    assert "one pair of trainings does not tell" in unknown
+    assert "no number" not in unknown
+    equal = replace(dsc.components, patient_sd=0.0, training_sd=0.0, residual_sd=0.0)
+    shown = _shown(replace(dsc, components=equal), capsys)
+    assert "all differences are equal" in shown
+    assert "nan" not in shown
+    assert "patients needed" not in shown

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 MOST_PATIENTS = 100_000
 """Beyond which a number of patients counts as out of reach."""
+_TESTED_TWICE = 1 + 1e-9
+"""Tests of a patient from which there are several: five times a fifth may not be 1."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -160,10 +162,15 @@ def false_positives(design: Design, components: VarianceComponents, *, alpha: fl
 def _variances_of_mean(design: Design, components: VarianceComponents) -> list[tuple[float, float]]:
     """Return what each component adds to the variance of the mean difference, with its degrees of freedom."""
     patients, trainings = design.num_patients, design.num_trainings
-    scores = patients * max(1.0, trainings * components.share_tested)
+    of_training = components.training_sd**2 / trainings, trainings - 1
+    if trainings * components.share_tested < _TESTED_TWICE:
+        # One score of each patient: the rest varies with the patient, and its SD has the patients' degrees of freedom.
+        together = components.patient_sd**2 + components.residual_sd**2
+        return [(together / patients, patients - 1), of_training, (0.0, 1)]
+    scores = patients * trainings * components.share_tested
     return [
         (components.patient_sd**2 / patients, patients - 1),
-        (components.training_sd**2 / trainings, trainings - 1),
+        of_training,
         (components.residual_sd**2 / scores, max(1.0, scores - patients - trainings + 1)),
     ]
 

@@ -3,6 +3,7 @@
 import argparse
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -80,12 +81,23 @@ def _show(plan: PlannedComparison, options: argparse.Namespace, *, console: Cons
     """Print one difference: what it varies by, and what would show it."""
     for line in _description(plan, options):
         say(line, console=console)
+    if not _varies(plan):
+        say("", console=console)
+        return
     head = ["seeds", "trainings", "hours", *(["USD"] if options.usd_per_hour else [])]
-    table = Table(*head, "power with these patients", "shows from", "patients needed", box=None, padding=(0, 2))
+    table = Table(
+        *head, f"power with {plan.num_patients} patients", "shows from", "patients needed", box=None, padding=(0, 2)
+    )
     for row in _rows(plan, options):
         table.add_row(*row)
     print_whole(table, console=console)
     say("", console=console)
+
+
+def _varies(plan: PlannedComparison) -> bool:
+    """Whether the differences do, or may do."""
+    found = plan.components
+    return any((found.patient_sd, found.training_sd, found.residual_sd))
 
 
 def _description(plan: PlannedComparison, options: argparse.Namespace) -> Iterator[str]:
@@ -100,6 +112,9 @@ def _description(plan: PlannedComparison, options: argparse.Namespace) -> Iterat
     if math.isnan(found.training_sd):
         yield "  one pair of trainings does not tell how much trainings differ: train another fold, or another seed"
         return
+    if not _varies(plan):
+        yield "  all differences are equal: nothing tells how much those of other patients or trainings would vary"
+        return
     design = Design(num_patients=found.num_patients, num_trainings=found.num_trainings)
     rate = false_positives(design, found, alpha=options.alpha)
     yield (
@@ -110,14 +125,16 @@ def _description(plan: PlannedComparison, options: argparse.Namespace) -> Iterat
 
 def _rows(plan: PlannedComparison, options: argparse.Namespace) -> Iterator[list[str]]:
     alpha = options.alpha / plan.num_tests
+    # Of the folds of the study: a pilot of some of them tests its patients in all that it has.
+    components = replace(plan.components, share_tested=plan.share_tested)
     for seeds in SEEDS:
         pairs = seeds * plan.num_folds
-        design = Design(num_patients=plan.components.num_patients, num_trainings=pairs)
-        chance = power_of(design, plan.components, difference=options.smallest, alpha=alpha)
+        design = Design(num_patients=plan.num_patients, num_trainings=pairs)
+        chance = power_of(design, components, difference=options.smallest, alpha=alpha)
         hours = pairs * plan.hours_a_pair
-        least = smallest_difference(design, plan.components, power=options.power, alpha=alpha)
+        least = smallest_difference(design, components, power=options.power, alpha=alpha)
         needed = fewest_patients(
-            plan.components, num_trainings=pairs, difference=options.smallest, power=options.power, alpha=alpha
+            components, num_trainings=pairs, difference=options.smallest, power=options.power, alpha=alpha
         )
         yield [
             str(seeds),
@@ -126,7 +143,8 @@ def _rows(plan: PlannedComparison, options: argparse.Namespace) -> Iterator[list
             *([f"{hours * options.usd_per_hour:.0f}"] if options.usd_per_hour else []),
             "-" if math.isnan(chance) else f"{chance:.0%}",
             "-" if math.isnan(least) else f"{least:.4f}",
-            "no number" if needed is None else str(needed),
+            # Without a power there is nothing to tell of any number of patients.
+            "-" if math.isnan(chance) else "no number" if needed is None else str(needed),
         ]
 
 
