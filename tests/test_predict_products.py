@@ -5,7 +5,6 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import dicom_ways as ways
 import numpy as np
@@ -27,6 +26,7 @@ from orchestrator.inference.products.dicom_object import Segment
 from orchestrator.inference.products.dicom_seg import write_dicom_seg
 from orchestrator.inference.products.overlays import overlay_pngs
 from orchestrator.shipped import shipped_file
+from orchestrator.training.nnunet.ensembles.averaged_prediction import PredictedImage
 
 NAMES = {"background": 0, "left_lung": 1, "right_lung": 2, "infection": 3}
 STUDY = shipped_file("splits", "covid19", "study.yaml")
@@ -185,7 +185,7 @@ def test_images_unlike_those_of_the_training_are_told_with_numbers():
 
     def told(**changes):
         usual = {"shape": (150, 500, 500), "spacing_mm": (2.0, 0.8, 0.8), "intensities": ct, "foreground": ct[:, :500]}
-        return doubts(SimpleNamespace(**(usual | changes)), trained)
+        return doubts(PredictedImage(num_voxels={}, voxel_mm3=1.28, **(usual | changes)), trained)
 
     assert told() == []
     assert told(spacing_mm=(7.0, 0.8, 0.8), shape=(43, 500, 500)) == [
@@ -200,6 +200,8 @@ def test_images_unlike_those_of_the_training_are_told_with_numbers():
     assert "no intensity below 0 (from 0 to 175)" in words
     (words,) = told(intensities=ct + 5000, foreground=np.zeros((1, 0), np.float32))
     assert "intensities from 4000 to 5400" in words
+    assert told(share_not_finite=0.0123) == ["1.2 % of the intensities are no numbers (NaN or infinite); expected none"]
+    assert told(intensities=np.where(ct > 0, np.nan, ct)) == []
     assert doubts_of_direction((1, 0, 0, 0, 1, 0, 0, 0, 1)) == []
     (words,) = doubts_of_direction(ways.oblique(sitk.Image(2, 2, 2, sitk.sitkInt16)).GetDirection())
     assert "axes stand up to 37 degrees aslant" in words
