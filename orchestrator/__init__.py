@@ -11,10 +11,14 @@ from orchestrator.processes import settle_thread_numbers
 if TYPE_CHECKING:
     from kernels import score_masks
     from orchestrator.api import evaluate, load_study, open_results, plan_comparison, run, submit, write_report
+    from orchestrator.inference.exporting import export_models
+    from orchestrator.inference.importing import import_models
     from orchestrator.inference.predict import predict
 
 __all__ = [
     "evaluate",
+    "export_models",
+    "import_models",
     "load_study",
     "open_results",
     "plan_comparison",
@@ -29,6 +33,8 @@ settle_thread_numbers()
 
 _PLACES = {
     "evaluate": "orchestrator.api",
+    "export_models": "orchestrator.inference.exporting",
+    "import_models": "orchestrator.inference.importing",
     "load_study": "orchestrator.api",
     "open_results": "orchestrator.api",
     "plan_comparison": "orchestrator.api",

@@ -88,6 +88,14 @@ def test_a_cascade_beside_other_models_is_left_out_and_said(model, tmp_path, cap
     assert not list((tmp_path / "other").iterdir())
 
 
+def test_programs_export_and_import_by_the_names_of_the_package(model, tmp_path):
+    archive = zipped(tmp_path / "made", tmp_path / "model.zip")
+    (found,) = orchestrator.import_models(str(archive), str(tmp_path / "models"))
+    assert found.folder == tmp_path / "models" / "Dataset501_Small" / MODEL
+    with pytest.raises(ConfigError, match=r"no run\.json; expected the output location of a run"):
+        orchestrator.export_models(tmp_path)
+
+
 def test_several_models_of_a_zip_are_listed_with_what_to_do(model, tmp_path):
     add_cascade(model)
     archive = zipped(tmp_path / "made", tmp_path / "all.zip")

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from orchestrator.cli.console import EXIT_DONE, command_parser, consoles, exit_code_of, parse, say
 from orchestrator.cli.text import counted
-from orchestrator.inference.exporting import FIRST_NUMBER, ExportedModel, export_models
+from orchestrator.inference.exporting import FIRST_NUMBER, ExportedModel, default_output, export_models
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _export(options: argparse.Namespace, *, console: Console) -> int:
-    output = options.output or f"{options.run.rstrip('/')}/models"
+    output = options.output or default_output(options.run)
 
     def told(model: ExportedModel) -> None:
         say(

@@ -8,6 +8,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from orchestrator.errors import ConfigError
 from orchestrator.inference.model_card import CardFacts, model_card
@@ -53,8 +54,8 @@ class ExportedModel:
 
 
 def export_models(
-    run: str,
-    output: str,
+    run: str | Path,
+    output: str | Path | None = None,
     *,
     trainings: Sequence[str] = (),
     first_number: int = FIRST_NUMBER,
@@ -70,7 +71,7 @@ def export_models(
     run
         Output location of a run.
     output
-        Folder of the zips.
+        Folder of the zips; `models` of the run unless given.
     trainings
         Which; all that are finished unless given.
     first_number
@@ -83,9 +84,9 @@ def export_models(
     ConfigError
         If there is no such training, or no number left.
     """
-    source, target = open_storage(run), open_storage(output)
+    source, target = open_storage(run), open_storage(output or default_output(run))
     there, numbered = finished_trainings(source), names_in_run(source)
-    _check_choice(run, trainings, there=there)
+    _check_choice(str(run), trainings, there=there)
     if not 1 <= first_number <= _LAST_NUMBER - len(numbered) + 1:
         raise ConfigError(
             f"numbers from {first_number}: expected room for {len(numbered)} data sets up to {_LAST_NUMBER}"
@@ -102,6 +103,11 @@ def export_models(
     for name in numbered:
         _write_members(target, name, members_of(source, name))
     return made
+
+
+def default_output(run: str | Path) -> str:
+    """Return where the models of a run are put unless something else is asked for."""
+    return f"{str(run).rstrip('/')}/models"
 
 
 def _group_and_fold(source: Storage, trainings: Sequence[str]) -> dict[str, tuple[str, int]]:

@@ -23,7 +23,7 @@ class ImportedModel:
     """What was taken for granted."""
 
 
-def import_models(archive: Path, output: Path) -> list[ImportedModel]:
+def import_models(archive: str | Path, output: str | Path) -> list[ImportedModel]:
     """Take the models of a zip in, all or none: each is read, and its network built, before it is put in its place.
 
     Cascades beside other models are left out, which a note says.
@@ -44,6 +44,7 @@ def import_models(archive: Path, output: Path) -> list[ImportedModel]:
     """
     from orchestrator.training.nnunet.model_folder import CascadeError
 
+    archive, output = Path(archive), Path(output)
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f"{TEMPORARY_PREFIX}import-", dir=output) as temporary:
         left_out = unpack(archive, Path(temporary))
