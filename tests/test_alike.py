@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from raw_datasets import write_dataset
+from scipy.ndimage import affine_transform, spline_filter
 
 from bench.alike.copies import COPIES, phantom_images
 from bench.bundle.sealed_run import sealed_run
@@ -22,6 +23,7 @@ from orchestrator.bundle.archive import read_archive
 from orchestrator.bundle.seal import check_bundle, write_bundle
 from orchestrator.cli import doctor
 from orchestrator.errors import IntegrityError
+from orchestrator.images.alike import pairs
 from orchestrator.images.alike.pairs import LEAST_LIKENESS, alike_images, likeness_of
 from orchestrator.images.alike.thumbnail import Thumbnail, make_thumbnail, thumbnail_of
 from orchestrator.report.reported import Reported
@@ -62,6 +64,63 @@ def test_every_pair_of_copies_is_named_once(images, originals):
     found = alike_images([originals[0], *copies, originals[1]])
     assert [(one.first, one.second) for one in found] == [(1, 2), (1, 3), (2, 3)]
     assert all(LEAST_LIKENESS <= one.likeness <= 1 for one in found)
+
+
+def test_a_placement_is_as_scipy_calculates_it():
+    """By affine_transform, which takes fifty times as long: what follows for copies is the same."""
+    numbers = np.random.default_rng(0)
+    for _ in range(60):
+        shape = numbers.integers(4, 14, 3)
+        turn = pairs._TURNS[numbers.integers(len(pairs._TURNS))]
+        one = numbers.normal(size=shape).astype(np.float32)
+        other = numbers.normal(size=np.abs(turn @ shape).astype(int)).astype(np.float32)
+        corner = numbers.uniform(-1.4, 1.4, 3)
+        low = np.maximum(np.ceil(corner), 0).astype(int)
+        high = np.minimum(np.floor(corner + other.shape), other.shape).astype(int)
+        shift = corner - np.minimum(turn @ (shape - 1), 0)
+        for order in (1, 3):
+            values = spline_filter(one, order=3, mode="nearest") if order == 3 else one
+            moved = affine_transform(
+                values,
+                turn.T,
+                offset=turn.T @ (low - shift),
+                output_shape=tuple(high - low),
+                order=order,
+                mode="nearest",
+                prefilter=False,
+            )
+            turned = pairs._turned(values, turn)
+            found = pairs._between(turned, start=low - corner, size=high - low, order=order)
+            np.testing.assert_allclose(found, moved, atol=1e-5)
+            there = other[tuple(map(slice, low, high))]
+            expected = np.corrcoef(moved.ravel(), there.ravel())[0, 1]
+            assert abs(pairs._correlation(found, there) - expected) < 1e-5
+
+
+def test_landmarks_that_a_turn_brings_together_are_never_left_out():
+    numbers = np.random.default_rng(0)
+    for turn in pairs._TURNS:
+        places = numbers.integers(0, 40, (12, 3)).astype(np.float32)
+        others = places @ turn.T.astype(np.float32) + numbers.integers(0, 2, (12, 3)) + 7
+        others[8:] = numbers.integers(0, 40, (4, 3))
+        assert pairs._placed(places, others).num_alike >= 8
+        assert pairs._may_lie_alike(places, others)
+    far = numbers.integers(0, 40, (12, 3)).astype(np.float32)
+    assert not pairs._may_lie_alike(far, numbers.integers(0, 40, (12, 3)).astype(np.float32))
+
+
+def test_the_splines_of_an_image_are_calculated_once_for_all_pairs(images, originals, monkeypatch):
+    calls = []
+
+    def count(*given, **options):
+        calls.append(given)
+        return spline_filter(*given, **options)
+
+    monkeypatch.setattr(pairs, "spline_filter", count)
+    assert (
+        len(alike_images([originals[0], *(make_thumbnail(*COPIES["noise of 20"](images[0])) for _ in range(3))])) == 6
+    )
+    assert len(calls) == 3
 
 
 def test_copies_in_other_formats_are_alike(images, originals, tmp_path: Path):

@@ -1,12 +1,13 @@
 """Which of many images show the same: a few landmarks that lie alike, and then details that agree voxel by voxel."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, partial, reduce
 from itertools import permutations, product
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import affine_transform, spline_filter
+from scipy.ndimage import spline_filter
 
 from orchestrator.images.alike.landmarks import NUM_LANDMARKS, Details, details_of
 from orchestrator.images.alike.thumbnail import Thumbnail
@@ -99,10 +100,11 @@ def _at_step(thumbnails: Sequence[Thumbnail], *, step_mm: float) -> Iterator[Ali
     details = [details_of(thumbnails[i].at(step_mm)) for i in numbers]
     described = _stacked(details)
     for place, one in enumerate(details):
+        spline = cache(partial(spline_filter, one.contrast, order=3, mode="nearest"))
         others = np.arange(place + 1, len(details))
         others = others[is_coarsest[others] | is_coarsest[place]]
         for other, matches in _matches(one, described, others=others):
-            likeness = _likeness(one, details[other], matches=matches)
+            likeness = _likeness(one, details[other], matches=matches, spline=spline)
             yield AlikeImages(first=numbers[place], second=numbers[other], likeness=round(likeness, 3))
 
 
@@ -137,58 +139,83 @@ def _matches(
         yield int(others[column]), np.stack([mine, nearest[mine, column]], axis=1)
 
 
-def _likeness(one: Details, other: Details, *, matches: NDArray[np.intp]) -> float:
+def _likeness(
+    one: Details, other: Details, *, matches: NDArray[np.intp], spline: Callable[[], NDArray[np.float32]]
+) -> float:
     """Return how well the details of two images agree, placed as their landmarks say; 0 if these say nothing."""
-    placed = _placed(one.places[matches[:, 0]], other.places[matches[:, 1]])
+    places, others = one.places[matches[:, 0]], other.places[matches[:, 1]]
+    if not _may_lie_alike(places, others):
+        return 0.0
+    placed = _placed(places, others)
     if placed.num_alike < _FEWEST_ALIKE:
         return 0.0
-    compared = _Compared(one=one.contrast, other=other.contrast, turn=placed.turn)
-    if compared.at(placed.shift, most=_MIDDLE) < _LEAST_BEFORE:
+    compared = _Compared(one=_turned(one.contrast, placed.turn), other=other.contrast)
+    # Where the corner of the turned image lies that has the smallest numbers.
+    corner = placed.shift + np.minimum(placed.turn @ (np.array(one.contrast.shape) - 1), 0)
+    if compared.at(corner, most=_MIDDLE) < _LEAST_BEFORE:
         return 0.0
     # Landmarks tell whole steps; parts of a step are found by trying.
-    exact = replace(compared, one=spline_filter(one.contrast, order=3, mode="nearest"), order=3)
-    shift, best = placed.shift, exact.at(placed.shift, most=_MIDDLE)
+    exact = replace(compared, one=_turned(spline(), placed.turn), order=3)
+    best = exact.at(corner, most=_MIDDLE)
     for part in (0.4, 0.2, 0.1):
-        for axis, sign in product(range(3), (-1, 1)):
-            tried = shift + sign * part * np.eye(3)[axis]
-            found = exact.at(tried, most=_MIDDLE)
-            if found > best:
-                shift, best = tried, found
-    return exact.at(shift)
+        for step in part * np.eye(3):
+            for tried in (corner - step, corner + step):
+                found = exact.at(tried, most=_MIDDLE)
+                if found > best:
+                    corner, best = tried, found
+                    # The other way lies what was there before.
+                    break
+    return exact.at(corner)
+
+
+def _may_lie_alike(places: NDArray[np.float32], others: NDArray[np.float32]) -> bool:
+    """Whether any turn and shift may bring enough landmarks together: what lies between two of them hardly changes."""
+    # Sorted distances along the axes are the same for every turn, and differ by no more than those that are not.
+    between, there = (np.sort(np.abs(one[:, None] - one[None]), axis=2) for one in (places, others))
+    is_near = (np.abs(between - there) <= _NEAR + 1e-3).all(axis=2)
+    return bool(is_near.sum(axis=1).max() >= _FEWEST_ALIKE)
 
 
 def _placed(places: NDArray[np.float32], others: NDArray[np.float32]) -> _Placed:
     """Return the turn and shift with which most landmarks of one image lie upon those of another."""
-    shifts = others[None] - np.einsum("tij,nj->tni", _TURNS, places)
-    is_near = np.abs(shifts[:, :, None] - shifts[:, None]).max(axis=3) <= _NEAR
-    num_near = is_near.sum(axis=2)
+    shifts = np.asarray(others.T[None] - np.einsum("tij,nj->tin", _TURNS, places), np.float32)
+    # An axis at a time: the arrays are small then, and are this search's time.
+    is_near = np.ones((len(_TURNS), len(places), len(places)), bool)
+    for along in shifts.swapaxes(0, 1):
+        is_near &= np.abs(along[:, :, None] - along[:, None]) <= _NEAR
+    num_near = np.count_nonzero(is_near, axis=2)
     turn, match = np.unravel_index(int(num_near.argmax()), num_near.shape)
     return _Placed(
         turn=_TURNS[turn],
-        shift=np.asarray(shifts[turn][is_near[turn, match]].mean(axis=0), np.float64),
+        shift=np.asarray(shifts[turn][:, is_near[turn, match]].mean(axis=1), np.float64),
         num_alike=int(num_near[turn, match]),
     )
 
 
+def _turned(values: NDArray[np.float32], turn: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Return an array with its axes exchanged and flipped; of a turn by right angles nothing is calculated."""
+    exchanged = values.transpose([int(axis) for axis in np.abs(turn).argmax(axis=1)])
+    return exchanged[tuple(slice(None, None, int(sign)) for sign in turn.sum(axis=1))]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class _Compared:
-    """Two arrays of details, the first of which is turned and shifted."""
+    """Two arrays of details, the first of which is shifted."""
 
     one: NDArray[np.float32]
     """Of an order above 1, its spline coefficients."""
     other: NDArray[np.float32]
-    turn: NDArray[np.float64]
     order: int = 1
-    """Of the splines between its places."""
+    """Of the splines between its places, odd."""
 
-    def at(self, shift: NDArray[np.float64], *, most: int | None = None) -> float:
+    def at(self, corner: NDArray[np.float64], *, most: int | None = None) -> float:
         """Return the correlation where both are, within so many steps of the middle; 0 if that is hardly anywhere.
 
-        A place p of the first lies at `turn @ p + shift` of the second.
+        A place p of the first lies at `p + corner` of the second.
         """
-        corners = np.stack([shift, self.turn @ (np.array(self.one.shape) - 1) + shift])
-        low = np.maximum(np.ceil(corners.min(axis=0) - 1e-6), 0).astype(int)
-        high = np.minimum(np.floor(corners.max(axis=0) + 1e-6) + 1, self.other.shape).astype(int)
+        low = np.maximum(np.ceil(corner - 1e-6), 0).astype(int)
+        ends = np.floor(corner + np.array(self.one.shape) - 1 + 1e-6) + 1
+        high = np.minimum(ends, self.other.shape).astype(int)
         size = np.maximum(high - low, 0)
         if size.prod() < max(_FEWEST_VOXELS, _LEAST_OVERLAP * min(self.one.size, self.other.size)):
             return 0.0
@@ -196,10 +223,41 @@ class _Compared:
         if most is not None:
             margin = np.maximum(margin, (size - most) // 2)
         low, high = low + margin, high - margin
-        moved = affine_transform(self.one, self.turn.T, offset=self.turn.T @ (low - shift),
-                                 output_shape=tuple(high - low), order=self.order, mode="nearest",
-                                 prefilter=False)  # fmt: skip
-        there = self.other[tuple(map(slice, low, high))]
-        if not (moved.std() > 0 and there.std() > 0):
-            return 0.0
-        return float(np.corrcoef(moved.ravel(), there.ravel())[0, 1])
+        here = _between(self.one, start=low - corner, size=high - low, order=self.order)
+        return _correlation(here, self.other[tuple(map(slice, low, high))])
+
+
+def _between(
+    values: NDArray[np.float32], *, start: NDArray[np.float64], size: NDArray[np.intp], order: int
+) -> NDArray[np.float32]:
+    """Return what splines give from a place on, a step apart: the same as of scipy, and axis by axis far faster."""
+    whole = np.floor(start).astype(int)
+    first = whole - order // 2
+    ends, shape = first + size + order, np.array(values.shape)
+    found = values[tuple(map(slice, np.maximum(first, 0), np.minimum(ends, shape)))]
+    beyond = np.maximum([-first, ends - shape], 0).T
+    if beyond.any():
+        found = np.pad(found, beyond, mode="edge")
+    for axis, (num, part) in enumerate(zip(size, start - whole, strict=True)):
+        weights = _spline(float(part), order=order)
+        before = (slice(None),) * axis
+        weighted = (weight * found[(*before, slice(i, i + num))] for i, weight in enumerate(weights))
+        found = reduce(np.add, weighted)
+    return found
+
+
+def _spline(part: float, *, order: int) -> NDArray[np.float32]:
+    """Return what the `order + 1` places around one count there that is so far behind the one in the middle."""
+    rest = 1 - part
+    if order == 1:
+        return np.array([rest, part], np.float32)
+    middle = [(4 - 6 * at**2 + 3 * at**3) / 6 for at in (part, rest)]
+    return np.array([rest**3 / 6, *middle, part**3 / 6], np.float32)
+
+
+def _correlation(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+    """Return the correlation of two arrays; 0 if one of them is the same everywhere."""
+    here, there = (values.astype(np.float64) - values.mean(dtype=np.float64) for values in (one, other))
+    # No dot products: the threads of BLAS cost far more than such short ones.
+    spread = float(np.sqrt(np.square(here).sum() * np.square(there).sum()))
+    return float((here * there).sum()) / spread if spread > 0 else 0.0
