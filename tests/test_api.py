@@ -121,6 +121,16 @@ def test_folders_are_scored_to_a_table(tmp_path):
     assert seen == [(1, 2), (2, 2)]
 
 
+def test_labels_and_tolerances_may_be_numbers_of_numpy(tmp_path):
+    write_cube(tmp_path / "labels" / "a.nii.gz", shift=0)
+    labels = np.unique(np.array([0, 1, 2], np.uint8))[1:]
+    tolerances_mm = {**dict.fromkeys(labels, np.float32(1)), (labels[0], labels[1]): 1}
+    scores = orchestrator.evaluate(
+        tmp_path / "labels", tmp_path / "labels", tolerances_mm=tolerances_mm, metrics="dsc", workers=1
+    )
+    assert [(row.score.structure, row.score.dsc) for row in scores.rows] == [("1", 1), ("2", 1), ("1+2", 1)]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -129,6 +139,13 @@ def test_folders_are_scored_to_a_table(tmp_path):
         ({"tolerances_mm": {}}, "found no label"),
         ({"tolerances_mm": {0: 1.0}}, "reference_labels 0; expected 1 to"),
         ({"tolerances_mm": {1: -1.0}}, "tolerance_mm -1.0; expected at least 0"),
+        ({"tolerances_mm": 1.0}, "tolerances_mm 1.0: expected a dict"),
+        *(
+            ({"tolerances_mm": {label: 1.0}}, f"tolerances_mm: label {label!r}; expected a whole number, or several")
+            for label in ("1", "lung", 1.5)
+        ),
+        ({"tolerances_mm": {1: "1.0"}}, "tolerances_mm: '1.0' for label 1; expected a number of mm"),
+        ({"tolerances_mm": {1: None}}, "tolerances_mm: None for label 1; expected a number of mm"),
         ({"metrics": "dice"}, "--metrics dice: expected some of dsc"),
         ({"dimension": 4}, "--dimension 4: expected 2 or 3"),
         ({"workers": 0}, "--workers 0: expected at least 1"),

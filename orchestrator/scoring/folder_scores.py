@@ -1,10 +1,12 @@
 """Folders of label maps to compare, and the scores of all of their cases as a table."""
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
+from operator import index
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, SupportsIndex
 
 from kernels import FIELDS, METRICS
 from orchestrator.configuration import is_folder
@@ -32,14 +34,15 @@ def compare_folders(
     if not names or not set(names) <= set(METRICS):
         raise ConfigError(f"--metrics {','.join(names)}: expected some of {','.join(METRICS)}")
     if dimension not in {2, 3}:
-        raise ConfigError(f"--dimension {dimension}: expected 2 or 3")
+        raise ConfigError(f"--dimension {dimension!r}: expected 2 or 3")
     locations = list(dict.fromkeys(map(str, predictions)))
     if not locations:
         raise ConfigError("--prediction: found no folder; expected at least one")
     for location in (str(reference), *locations):
         if "://" not in location and not is_folder(location):
             raise ConfigError(f"{location}: no such folder; expected one with label maps")
-    if not tolerances_mm:
+    regions = _regions(tolerances_mm)
+    if not regions:
         raise ConfigError("--label: found no label; expected at least one with the tolerance of its NSD")
     return FolderComparison(
         reference=open_storage(str(reference)),
@@ -48,7 +51,7 @@ def compare_folders(
             ScoredStructure(
                 name=region_name(labels), reference_labels=labels, prediction_labels=labels, tolerance_mm=tolerance_mm
             )
-            for labels, tolerance_mm in _regions(tolerances_mm)
+            for labels, tolerance_mm in regions
         ),
         metrics=names,
         dimension=dimension,
@@ -57,8 +60,26 @@ def compare_folders(
 
 
 def _regions(tolerances_mm: Tolerances) -> list[tuple[Region, float]]:
-    """Return the labels of each structure with its tolerance."""
-    return [((key,) if isinstance(key, int) else tuple(key), value) for key, value in tolerances_mm.items()]
+    """Return the labels of each structure with its tolerance; raises ConfigError for what is neither."""
+    if not isinstance(tolerances_mm, Mapping):
+        raise ConfigError(f"tolerances_mm {tolerances_mm!r}: expected a dict of a tolerance for each label")
+    return [(_region(key), _tolerance(value, of=key)) for key, value in tolerances_mm.items()]
+
+
+def _region(key: SupportsIndex | Collection[SupportsIndex]) -> Region:
+    """Return a label, or several, as whole numbers: of Python, numpy or any other kind."""
+    try:
+        return tuple(map(index, key if isinstance(key, Collection) else (key,)))
+    except TypeError as error:
+        raise ConfigError(
+            f"tolerances_mm: label {key!r}; expected a whole number, or several in a tuple for what they are together"
+        ) from error
+
+
+def _tolerance(value: object, *, of: object) -> float:
+    if not isinstance(value, Real):
+        raise ConfigError(f"tolerances_mm: {value!r} for label {of!r}; expected a number of mm")
+    return float(value)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
