@@ -41,7 +41,8 @@ def run(request, tmp_path):
     write_json(
         storage,
         run_paths.RUN,
-        {"format": 1, "preset": preset, "seed": 3, "data": "/home/me", "trainings": [*TRAININGS, "T2-lung-fold0"]},
+        {"preset": preset, "seed": 3, "data": "/home/me", "trainings": [*TRAININGS, "T2-lung-fold0"]}
+        | {"format": 1, "study_sha256": orchestrator.load_study().sha256},
     )
     for number, training in enumerate(TRAININGS):
         folder = tmp_path / f"made-{number}"
@@ -55,7 +56,7 @@ def run(request, tmp_path):
                 "trainer_name": "nnUNetTrainer",
                 "origin": {
                     "plan_sha256": model.plan.sha256,
-                    "train_cases": [f"covid--{PATIENT}", "covid--b", "msd--c"],
+                    "train_cases": [f"covid--{PATIENT}", "covid--b", "mosmed--c"],
                 },
             }
         )
@@ -198,7 +199,9 @@ def test_the_card_has_scores_with_their_spread_and_digests(run, tmp_path):
     (line,) = (line for line in card.splitlines() if line.startswith("| test | left lung |"))
     assert line.startswith("| test | left lung | 7, 0.400, 0.216, 0.")
     assert line.endswith("| 1 | 0 |")
-    assert "| training cases | covid: 2, msd: 1 |" in card
+    assert "| training cases | covid: 2, mosmed: 1 |" in card
+    # The study that comes along has one of them.
+    assert "\n\n- covid: not known here\n- mosmed: CC BY-NC-ND\n\n" in card
     assert "| hours of training | 0.50 |" in card
     assert "c" * 64 in card
     assert "nnUNetv2_predict -d Dataset701_T1_lung_fold1 -c 3d_fullres -f 0 -i IMAGES -o LABELS -step_size 0.75" in card

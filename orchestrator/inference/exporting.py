@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from orchestrator.benchmark.loading import load_study
 from orchestrator.errors import ConfigError
 from orchestrator.inference.model_card import CardFacts, model_card
 from orchestrator.inference.models import (
@@ -22,10 +23,12 @@ from orchestrator.inference.models import (
     opened,
 )
 from orchestrator.results.store import ResultsStore, from_table
+from orchestrator.sources.registry import LAYOUTS
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.storage.interface import Storage
 from orchestrator.storage.json_files import read_json, write_json
+from orchestrator.storage.json_values import JsonObject
 
 INDEX = "index.json"
 CARD = "model_card.md"
@@ -209,9 +212,19 @@ def _facts(source: Storage, found: OpenModel, *, dataset: str) -> CardFacts:
         num_train_cases=dict(num_cases),
         preset=str(record["preset"].get("name", "")),
         seed=record["seed"],
+        licences=_licences(record),
         phantoms=record.get("data") == "phantoms",
         rows=rows,
     )
+
+
+def _licences(record: JsonObject) -> dict[str, str]:
+    """Return the licences of the data sets of a run, if its study is the one that comes along."""
+    shipped = load_study()
+    if record.get("study_sha256") != shipped.sha256:
+        return {}
+    known = {dataset.name: LAYOUTS.get(dataset.source) for dataset in shipped.datasets}
+    return {name: layout.licence for name, layout in known.items() if layout is not None}
 
 
 def packed(files: Mapping[str, bytes]) -> bytes:

@@ -1,7 +1,7 @@
 """What goes with a model that is handed out: what it is, what it was trained on, how well it does, how to use it."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from orchestrator.inference.models import OpenModel
@@ -35,6 +35,8 @@ class CardFacts:
     """By data set."""
     preset: str
     seed: int
+    licences: Mapping[str, str]
+    """Of data sets, by their names, as far as they are known."""
     phantoms: bool
     rows: Sequence[ResultRow]
     """Of its training, perhaps none."""
@@ -82,9 +84,17 @@ def model_card(found: OpenModel, facts: CardFacts) -> str:
         "## Licences and citation",
         "",
         "The weights are made from the data above; the terms of their owners apply to what may be done with them.",
+        *_licences(facts),
         _CITATION,
     ]
     return "\n".join(lines)
+
+
+def _licences(facts: CardFacts) -> list[str]:
+    if facts.phantoms:
+        return []
+    named = [f"- {name}: {facts.licences.get(name) or 'not known here'}" for name in sorted(facts.num_train_cases)]
+    return ["", *named, ""]
 
 
 def _orientation(found: OpenModel) -> list[str]:

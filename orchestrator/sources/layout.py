@@ -27,6 +27,8 @@ class Layout(ABC):
     """Name of the folder below the data folder, and of the download in the benchmark."""
     origin: ClassVar[str]
     """Where to get it, for the advice in messages."""
+    licence: ClassVar[str] = ""
+    """Under which its owner hands it out, for the cards of models; empty if that is not known here."""
     rules: ClassVar[Mapping[str, LabelRule]]
     """Label set to the meaning of the values of its masks."""
 

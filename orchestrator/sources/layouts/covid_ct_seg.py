@@ -43,6 +43,7 @@ class CovidCtSeg(CtLayout):
 
     name: ClassVar = "covid-19-ct-seg"
     origin: ClassVar = "Zenodo record 3757476"
+    licence: ClassVar = "CC BY-NC-SA"
     shows: ClassVar = "a chest"
     rules: ClassVar = {
         "lung": LabelRule(values={1: 1, 2: 2}, pair=_LUNGS),

@@ -15,6 +15,7 @@ class Mosmed(CtLayout):
 
     name: ClassVar = "mosmed"
     origin: ClassVar = "mosmed.ai (COVID19_1110)"
+    licence: ClassVar = "CC BY-NC-ND"
     shows: ClassVar = "a chest"
     rules: ClassVar = {"infection": LabelRule(values={1: 1})}
 

@@ -27,6 +27,7 @@ class Msd(CtLayout):
 
     name: ClassVar = "msd"
     origin: ClassVar = "medicaldecathlon.com (Task06_Lung.tar)"
+    licence: ClassVar = "CC BY-SA 4.0"
     shows: ClassVar = "a chest"
     rules: ClassVar = {
         "infection": LabelRule(values={1: 1}, near="lung"),

@@ -25,6 +25,7 @@ class Nsclc(CtLayout):
 
     name: ClassVar = "nsclc"
     origin: ClassVar = "the TCIA collections NSCLC-Radiomics and PleThora"
+    licence: ClassVar = "as The Cancer Imaging Archive states it of both collections"
     shows: ClassVar = "a chest"
     rules: ClassVar = {
         "lung": LabelRule(values={1: 1, 2: 2}, pair=_LUNGS),

@@ -17,6 +17,7 @@ class StructSeg(CtLayout):
 
     name: ClassVar = "structseg"
     origin: ClassVar = "the StructSeg 2019 challenge (registration)"
+    licence: ClassVar = "the terms of the challenge"
     shows: ClassVar = "a chest"
     rules: ClassVar = {
         # 3 spinal cord, 4 oesophagus, 5 heart, 6 trachea
