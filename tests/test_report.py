@@ -214,3 +214,51 @@ def test_the_sides_of_a_picture_are_those_of_the_patient():
     assert sides_of((1, 0, 0, 0, 1, 0, 0, 0, 1)) == ("S", "P", "L")
     assert sides_of((-1, 0, 0, 0, -1, 0, 0, 0, 1)) == ("S", "A", "R")  # as most NIfTI files lie
     assert sides_of((0, 0, 1, 1, 0, 0, 0, -1, 0)) == ("L", "I", "P")  # a sagittal series from right to left
+
+
+def test_one_fold_of_several_is_not_called_all_folds(tmp_path: Path, rows):
+    # Asked for alone, so that the run is whole.
+    own = tuple(one for one in TRAININGS if one.fold == 3)
+    table = to_table([row for one in own for row in rows[one.id]])
+    asked = Reported(study=STUDY, trainings=own, table=table, layout=LAYOUT)
+    text = text_of((tmp_path / write_report(open_storage(str(tmp_path)), reported=asked, failures={})).read_text())
+    assert "Not all folds have scores: 1 of 5 in T1-infection, T1-infection-2d" in text
+    assert not re.search("all folds(?! (that )?have scores)", text)
+    assert "They are 1 of 5 folds each of T1-infection, T1-infection-2d" in (tmp_path / "report/methods.md").read_text()
+    # Beside it stands what was published of that fold, and not the average of all.
+    found = next(p for p in json.loads((tmp_path / "report" / "summary.json").read_text())["published"]
+                 if (p["group"], p["evaluation_set"], p["metric"]) == ("T1-infection", "test", "dsc"))  # fmt: skip
+    where = {"group": "T1-infection", "evaluation_set": "test", "structure": "infection"}
+    fold, average = (LAYOUT.published.find(fold=fold, **where) for fold in (3, "average"))
+    assert fold.dsc_mean != average.dsc_mean
+    assert (found["mean"], found["std"]) == (fold.dsc_mean, fold.dsc_std)
+
+
+def test_the_methods_say_folds_cases_and_patients(tmp_path: Path, rows):
+    page = report(tmp_path, rows)
+    text = (tmp_path / "report" / "methods.md").read_text()
+    assert "5 of 5 folds each of T1-infection, T1-infection-2d" in text
+    scores = pd.read_csv(tmp_path / "report" / "scores.csv")
+    own = scores[scores["evaluation_set"] == "test"]
+    num_cases, num_patients = own[["dataset", "case"]].drop_duplicates().shape[0], own["patient"].nunique()
+    assert (num_cases, num_patients) == (20, 19)
+    assert "20 cases of 19 patients (COVID-19-CT-Seg)" in text
+    fewest, *_, most = sorted(len(one.train) for one in TRAININGS)
+    assert f"each was fitted to {fewest} to {most} cases of" in text
+    assert "Not all folds" not in page
+
+
+def test_a_question_of_which_one_side_has_no_scores_is_not_answered_and_does_not_vanish(tmp_path: Path, rows):
+    asked = replace(LAYOUT, comparisons=(MODELS, replace(MODELS, name="none", title="4d?", against={"model": "4d"})))
+    own = [row for some in rows.values() for row in some if not row.group.endswith("2d")]
+    one_sided = Reported(study=STUDY, trainings=TRAININGS, table=to_table(own), layout=asked)
+    for folder, shown in (
+        ("one", one_sided),
+        ("none", replace(one_sided, table=SCHEMA.empty_table())),
+    ):
+        write_report(open_storage(str(tmp_path / folder)), reported=shown, failures={})
+        text = text_of((tmp_path / folder / "report" / "index.html").read_text())
+        assert "2d or 3d? Nothing to compare yet: no case has scores of both." in text
+        # Of trainings that the run does not have.
+        assert "4d?" not in text
+        assert "Nothing to compare yet" in (tmp_path / folder / "report" / "report.md").read_text()

@@ -145,7 +145,7 @@ def test_a_table_in_markdown(written):
         == """\
 # Table IV. Task 1, few-shot learning
 
-> Missing or unusable predictions: 1. Their scores are left out of the means and counted under remarks; the results \
+> Missing or unusable predictions: 1. Their scores are left out of the means and counted beside them; the results \
 store says why.
 
 > † Fold 1: 90% & more is a misprint.

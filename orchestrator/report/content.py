@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from orchestrator.benchmark.published import AVERAGE, PublishedScore
-from orchestrator.benchmark.tables import TableLayout
+from orchestrator.benchmark.published import AVERAGE, Erratum, PublishedScore
+from orchestrator.benchmark.tables import compared_groups
 from orchestrator.report import figures
-from orchestrator.report.answers import answer, answer_for_submission
+from orchestrator.report.answers import Answer, answer, answer_for_submission
 from orchestrator.report.looks.decisions import decided_by
 from orchestrator.report.notes import errata_notes, run_notes
 from orchestrator.report.overview import OverviewRow, overview
@@ -16,6 +16,8 @@ from orchestrator.report.page import BesidePublished, Failure, Figure, Origin, P
 from orchestrator.report.parts import gaps_of, parts_of
 from orchestrator.report.ranks import ranked_by_structure
 from orchestrator.report.reported import Reported
+from orchestrator.report.study_tables.table_rows import published_of_fold
+from orchestrator.report.texts.methods import methods, notes_of_folds
 from orchestrator.results.store import from_table
 from orchestrator.statistics.ranking import MOST_TESTED
 from orchestrator.storage.json_values import JsonMapping
@@ -41,15 +43,6 @@ RANK_FILES = (
     ("ranks.csv", "ranks in each structure and metric, by three rules"),
 )
 """Where there are several to rank."""
-_OF_ALL = (
-    "differences were tested with Wilcoxon's signed rank test over patients and corrected by Holm's method within each "
-    "question."
-)
-_OF_LOOKS = (
-    "differences were tested with a group sequential signed rank test over patients, looked at as folds ended, with "
-    "limits from random signs of patients, errors spent evenly over the trainings and divided by Holm's method over "
-    "all tests; trainings that no open test needed were not carried out."
-)
 
 
 def make_page(
@@ -71,30 +64,28 @@ def make_page(
     methods_submitted = [] if submitted is None else list(dict.fromkeys(submitted["group"]))
     everything = rows if submitted is None else pd.concat([rows, submitted], ignore_index=True)
     found = overview(everything)
-    answers = [decided_by(reported.decisions, answer(spec, rows, trainings=trainings)) for spec in layout.comparisons]
-    groups = list(dict.fromkeys(rows["group"]))
-    answers += [answer_for_submission(method, everything, groups=groups) for method in methods_submitted[:MOST_TESTED]]
-    published = _beside_published(found, layout=layout)
+    published = [(row, _published(reported, row)) for row in found]
     origins = _origins(rows)
     rankings = ranked_by_structure(everything, set_titles=layout.set_titles)
+    of_folds = notes_of_folds(trainings, scored={one.training_id for one in origins})
+    usage = usage_of(events)
     done = len(origins)
     return Page(
         title=study.title,
         state=_state(done, reported, num_failures=len(failures)),
-        notes=(*_notes_of_submissions(methods_submitted), *_notes_of_run(reported)),
+        notes=(*_notes_of_submissions(methods_submitted), *_notes_of_run(reported), *of_folds),
         location=location,
         set_titles=layout.set_titles,
-        # A question about trainings that this run does not have is none.
-        answers=tuple(one for one in answers if one.differences),
+        answers=_answers(reported, rows, everything=everything, submitted=methods_submitted),
         rows=found,
-        published=published,
-        errata=_errata(found, layout=layout),
+        published=_beside_published(published),
+        errata=_errata(published, errata=layout.published.errata),
         figures=(*figures_of_scores(everything, set_titles=layout.set_titles), *_learning_curves(events)),
         timeline=_timeline(events),
-        usage=usage_of(events),
+        usage=usage,
         cost=reported.cost,
         failures=tuple(Failure(name=name, text=text) for name, text in failures.items()),
-        methods=methods(rows, reported=reported),
+        methods=methods(rows, reported=reported, usage=usage),
         origins=origins,
         files=(*FILES, *(RANK_FILES if rankings else ())),
         rankings=rankings,
@@ -104,9 +95,26 @@ def make_page(
     )
 
 
-def _errata(found: Sequence[OverviewRow], *, layout: TableLayout) -> tuple[str, ...]:
-    values = (_published(layout, row) for row in found)
-    return tuple(errata_notes(values, groups={row.group for row in found}, errata=layout.published.errata))
+def _errata(
+    published: Sequence[tuple[OverviewRow, PublishedScore | None]], *, errata: Sequence[Erratum]
+) -> tuple[str, ...]:
+    groups = {row.group for row, _ in published}
+    return tuple(errata_notes((score for _, score in published), groups=groups, errata=errata))
+
+
+def _answers(
+    reported: Reported, rows: "pd.DataFrame", *, everything: "pd.DataFrame", submitted: Sequence[str]
+) -> tuple[Answer, ...]:
+    trainings = reported.trainings
+    found = [
+        decided_by(reported.decisions, answer(spec, rows, trainings=trainings))
+        for spec in reported.layout.comparisons
+        # A question about trainings that this run does not have is none; one without scores of both is not answered.
+        if compared_groups(spec, trainings)
+    ]
+    groups = list(dict.fromkeys(rows["group"]))
+    found += [answer_for_submission(method, everything, groups=groups) for method in submitted[:MOST_TESTED]]
+    return tuple(found)
 
 
 def _notes_of_run(reported: Reported) -> Sequence[str]:
@@ -142,39 +150,9 @@ def _state(done: int, reported: Reported, *, num_failures: int) -> str:
     return f"Not whole: {done} of {asked_for} trainings have scores{failed}{needless}. What is shown is of these."
 
 
-def methods(rows: "pd.DataFrame", *, reported: Reported) -> str:
-    """Return the paragraph on methods, ready to be pasted."""
-    if rows.empty:
-        return "No training has scores yet."
-    ensembles = {training.id for training in reported.trainings if training.members}
-    everything = rows.drop_duplicates("training_id")
-    is_ensemble = everything["training_id"].isin(ensembles)
-    # What an ensemble says of its origin is what its members say.
-    each = everything[~is_ensemble] if not is_ensemble.all() else everything
-    num_ensembles = int(is_ensemble.sum())
-    averaged = f" {num_ensembles} ensembles average the probabilities of such models." if num_ensembles else ""
-    versions: dict[str, set[str]] = {}
-    for text in each["versions"]:
-        for name, version in json.loads(text).items():
-            versions.setdefault(name, set()).add(version)
-    devices = versions.pop("device", {"unknown devices"})
-    software = ", ".join(f"{name} {' and '.join(sorted(found))}" for name, found in versions.items())
-    tolerances = rows.groupby("structure", sort=False)["tolerance_mm"].first()
-    phantoms = " The data are generated phantoms." if bool(each["phantoms"].any()) else ""
-    return (
-        f"{len(each)} models of the study “{reported.study.title}” were trained with nnU-Net ({software}) on "
-        f"{' and '.join(sorted(devices))}, preset "
-        f"{', '.join(sorted(set(each['preset'])))}, seed {', '.join(map(str, sorted(set(each['seed']))))}, in "
-        f"{each['train_elapsed_s'].sum() / 3600:.2f} hours of training in all; final checkpoints were evaluated."
-        f"{averaged}{phantoms} Dice similarity coefficient (DSC), normalised surface Dice (NSD) at "
-        f"{', '.join(f'{mm:g} mm ({name})' for name, mm in tolerances.items())}, 95 % Hausdorff distance (HD95) and "
-        "average symmetric surface distance (ASSD) were calculated for each case and structure. Means have 95 % "
-        f"intervals by the studentised bootstrap over patients; {_OF_LOOKS if reported.decisions else _OF_ALL}"
-    )
-
-
-def _beside_published(found: Sequence[OverviewRow], *, layout: TableLayout) -> tuple[BesidePublished, ...]:
-    known = [(row, _published(layout, row)) for row in found]
+def _beside_published(
+    found: Sequence[tuple[OverviewRow, PublishedScore | None]],
+) -> tuple[BesidePublished, ...]:
     return tuple(
         BesidePublished(
             group=row.group,
@@ -186,19 +164,19 @@ def _beside_published(found: Sequence[OverviewRow], *, layout: TableLayout) -> t
             std=getattr(score, f"{metric}_std"),
             erratum=getattr(score, f"{metric}_erratum"),
         )
-        for row, score in known
+        for row, score in found
         if score is not None
         for metric in ("dsc", "nsd")
     )
 
 
-def _published(layout: TableLayout, row: OverviewRow) -> PublishedScore | None:
-    """Return the published average of a row, or the value of its only fold."""
-    found = (
-        layout.published.find(group=row.group, fold=fold, evaluation_set=row.evaluation_set, structure=row.structure)
-        for fold in (AVERAGE, *((0,) if len(row.trainings) == 1 else ()))
-    )
-    return next(filter(None, found), None)
+def _published(reported: Reported, row: OverviewRow) -> PublishedScore | None:
+    """Return the published value of the only fold that a row is of, or the average."""
+    own = [training for training in reported.trainings if training.id in row.trainings]
+    known, where = reported.layout.published, {"evaluation_set": row.evaluation_set, "structure": row.structure}
+    if len(own) == 1:
+        return published_of_fold(known, own[0], **where)
+    return known.find(group=row.group, fold=AVERAGE, **where)
 
 
 def _origins(rows: "pd.DataFrame") -> tuple[Origin, ...]:
@@ -222,7 +200,7 @@ def figures_of_scores(rows: "pd.DataFrame", *, set_titles: Mapping[str, str]) ->
     shown = []
     for (evaluation_set, structure), part in rows.groupby(["evaluation_set", "structure"], sort=False):
         title = set_titles.get(evaluation_set, evaluation_set)
-        caption = f"{structure}, evaluated on {title}: each case of all folds, median and quartiles."
+        caption = f"{structure}, evaluated on {title}: each case of all folds that have scores, median and quartiles."
         shown.append(Figure(svg=figures.scores_by_group(part), caption=caption))
     shown.append(Figure(svg=figures.overlap_and_surface(rows), caption="NSD against DSC: each case and structure."))
     caption = "DSC against the volume of the structure in the reference: each case and structure."

@@ -45,7 +45,7 @@ def run_notes(
     if missing:
         notes.append(
             f"Missing or unusable predictions: {len(missing)}. Their scores are left out of the means and counted "
-            "under remarks; the results store says why."
+            "beside them; the results store says why."
         )
     notes += [f"Hardly right, and taken as it is: {warning}" for warning in warnings[:_NUM_WARNINGS]]
     if len(warnings) > _NUM_WARNINGS:

@@ -27,7 +27,7 @@ class Quartiles:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OverviewRow:
-    """A structure in an evaluation set, over all folds of a group of trainings."""
+    """A structure in an evaluation set, over all folds of a group of trainings that have scores."""
 
     group: str
     evaluation_set: str

@@ -127,7 +127,9 @@ def _block(folds: Sequence[Training], *, evaluation_set: str, structure: str, sc
                 fold=training.fold if training.seed is None else f"{training.fold}, seed {training.seed}",
                 state=_state(state, num_absent=len(absent), num_cases=len(evaluation.cases)),
                 summary=summarise(rows),
-                published=_find(scores.published, training, evaluation_set=evaluation_set, structure=structure),
+                published=published_of_fold(
+                    scores.published, training, evaluation_set=evaluation_set, structure=structure
+                ),
                 origin=Origin.of(rows),
             )
         )
@@ -152,7 +154,9 @@ def _block(folds: Sequence[Training], *, evaluation_set: str, structure: str, sc
     return block
 
 
-def _find(published: Published, training: Training, *, evaluation_set: str, structure: str) -> PublishedScore | None:
+def published_of_fold(
+    published: Published, training: Training, *, evaluation_set: str, structure: str
+) -> PublishedScore | None:
     """Return the published score of a fold; the only fold of a task is also its average."""
     folds = (training.fold, AVERAGE) if training.num_folds == 1 else (training.fold,)
     found = (

@@ -1,0 +1,118 @@
+"""What a report says of how its scores came about: the paragraph on methods, and which folds they are of."""
+
+import json
+from collections.abc import Collection, Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from orchestrator.benchmark.definition import Training
+from orchestrator.report.reported import Reported
+from orchestrator.report.scores_frame import patient_of_case
+from orchestrator.usage import Usage
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_OF_ALL = (
+    "differences were tested with Wilcoxon's signed rank test over patients and corrected by Holm's method within each "
+    "question."
+)
+_OF_LOOKS = (
+    "differences were tested with a group sequential signed rank test over patients, looked at as folds ended, with "
+    "limits from random signs of patients, errors spent evenly over the trainings and divided by Holm's method over "
+    "all tests; trainings that no open test needed were not carried out."
+)
+
+
+def notes_of_folds(trainings: Sequence[Training], *, scored: Collection[str]) -> tuple[str, ...]:
+    """Return which groups of trainings have scores of some of their folds alone; nothing if none has.
+
+    `scored` are the ids of the trainings with scores, whatever the run was asked for.
+    """
+    found = _folds(trainings, scored=scored)
+    lacking = [f"{done} of {number} in {', '.join(own)}" for (done, number), own in found.items() if done < number]
+    if not lacking:
+        return ()
+    return (
+        f"Not all {_parts(trainings)} have scores: {'; '.join(lacking)}. All means, tests and figures are of those "
+        "that have.",
+    )
+
+
+def _parts(trainings: Sequence[Training]) -> str:
+    return "folds and seeds" if any(one.seed is not None for one in trainings) else "folds"
+
+
+def _folds(trainings: Sequence[Training], *, scored: Collection[str]) -> dict[tuple[int, int], list[str]]:
+    """Return the groups by how many of their trainings have scores, and of how many; those without are left out."""
+    of_group: dict[str, list[Training]] = {}
+    for training in trainings:
+        if training.id in scored:
+            of_group.setdefault(training.group, []).append(training)
+    found: dict[tuple[int, int], list[str]] = {}
+    for group, own in of_group.items():
+        found.setdefault((len(own), own[0].num_in_group), []).append(group)
+    return found
+
+
+def methods(rows: "pd.DataFrame", *, reported: Reported, usage: Usage | None = None) -> str:
+    """Return the paragraph on methods, ready to be pasted; `rows` are those of `scores_frame`."""
+    if rows.empty:
+        return "No training has scores yet."
+    ensembles = {training.id for training in reported.trainings if training.members}
+    everything = rows.drop_duplicates("training_id")
+    is_ensemble = everything["training_id"].isin(ensembles)
+    # What an ensemble says of its origin is what its members say.
+    each = everything[~is_ensemble] if not is_ensemble.all() else everything
+    num_ensembles = int(is_ensemble.sum())
+    averaged = f" {num_ensembles} ensembles average the probabilities of such models." if num_ensembles else ""
+    tolerances_mm = rows.groupby("structure", sort=False)["tolerance_mm"].first()
+    tolerances = ", ".join(f"{mm:g} mm ({name})" for name, mm in tolerances_mm.items())
+    phantoms = " The data are generated phantoms." if bool(each["phantoms"].any()) else ""
+    return (
+        f"{len(each)} models of the study “{reported.study.title}” were trained with nnU-Net "
+        f"{_machines(each, usage)}, preset "
+        f"{', '.join(sorted(set(each['preset'])))}, seed {', '.join(map(str, sorted(set(each['seed']))))}, in "
+        f"{each['train_elapsed_s'].sum() / 3600:.2f} hours of training in all; final checkpoints were evaluated."
+        f"{_cases(rows, reported)}{averaged}{phantoms} Dice similarity coefficient (DSC), normalised surface Dice "
+        f"(NSD) at {tolerances}, 95 % Hausdorff distance (HD95) and average symmetric surface distance (ASSD) were "
+        "calculated for each case and structure. Means have 95 % "
+        f"intervals by the studentised bootstrap over patients; {_OF_LOOKS if reported.decisions else _OF_ALL}"
+    )
+
+
+def _machines(each: "pd.DataFrame", usage: Usage | None) -> str:
+    """Return with which software models were trained, and on what."""
+    versions: dict[str, set[str]] = {}
+    for text in each["versions"]:
+        for name, version in json.loads(text).items():
+            versions.setdefault(name, set()).add(version)
+    devices = versions.pop("device", {"unknown devices"})
+    software = ", ".join(f"{name} {' and '.join(sorted(found))}" for name, found in versions.items())
+    sizes = " and ".join(one.size for one in usage.machines) if usage else ""
+    return f"({software}) on {' and '.join(sorted(devices))}{f' (machines of {sizes})' if sizes else ''}"
+
+
+def _cases(rows: "pd.DataFrame", reported: Reported) -> str:
+    """Return how many folds there were, and of how many cases and patients in training and evaluation."""
+    scored = set(rows["training_id"])
+    patients = patient_of_case(reported.study)
+    fitted = [one for one in reported.trainings if one.id in scored and not one.members]
+    folds = _folds(fitted, scored=scored)
+    what = _parts(fitted)
+    groups = " and ".join(
+        f"{done} of {number} {what} each of {', '.join(own)}" for (done, number), own in folds.items()
+    )
+    train = _range(len(one.train) for one in fitted)
+    of_patients = _range(len({patients.get(case, case.id) for case in one.train}) for one in fitted)
+    sets = [
+        f"{len(part[['dataset', 'case']].drop_duplicates())} cases of {part['patient'].nunique()} patients "
+        f"({reported.layout.set_titles.get(str(name), str(name))})"
+        for name, part in rows.groupby("evaluation_set", sort=False)
+    ]
+    of_training = f" They are {groups}; each was fitted to {train} cases of {of_patients} patients." if fitted else ""
+    return f"{of_training} Evaluated on {', '.join(sets)}."
+
+
+def _range(numbers: Iterable[int]) -> str:
+    found = sorted(numbers)
+    return f"{found[0]}" if found[0] == found[-1] else f"{found[0]} to {found[-1]}"
