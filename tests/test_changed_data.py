@@ -207,6 +207,17 @@ def test_an_archive_that_was_unpacked_beside_itself_is_looked_into(storage, data
     assert set(changed) == {"covid-19-ct-seg/coronacases_001 infection"}
 
 
+def test_what_was_read_is_known_where_the_cases_were_removed(storage, data):
+    """Scores of before are still there: the old content and the new must not stand in one table."""
+    before = parts_of(storage)
+    shutil.rmtree(Path(storage.location) / "cases")
+    assert parts_of(storage) == before
+    assert look(storage, data) == ({}, set())
+    mask = "mosmed/COVID19_1110/masks/study_0255_mask.nii.gz"
+    (data / mask).write_bytes(mask_bytes(data.parent, moved=1))
+    assert look(storage, data) == ({"mosmed/study_0255 infection": (mask,)}, set())
+
+
 def test_what_is_gone_is_no_change(storage, data):
     (data / "covid-19-ct-seg" / "Infection_Mask.zip").unlink()
     shutil.rmtree(data / "mosmed")

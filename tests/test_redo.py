@@ -117,6 +117,7 @@ def test_a_changed_mask_takes_with_it_what_was_trained_on_it_and_the_scores_that
     of_case = {
         run_paths.case_labels(case, label_set="infection"),
         run_paths.labels_record(case, label_set="infection"),
+        run_paths.kept_record(run_paths.labels_record(case, label_set="infection")),
         run_paths.fingerprint(case, label_set="infection"),
     }
     of_first = {key for key in removed if FIRST in key}
@@ -137,6 +138,7 @@ def test_a_changed_image_is_predicted_anew_and_with_all_of_its_label_sets(reques
     changing(monkeypatch, storage, f"{case.id} image")
     _, removed = look(replace(request, redo_changed=True), storage)
     expected = {run_paths.case_image(case), run_paths.image_record(case)}
+    expected.add(run_paths.kept_record(run_paths.image_record(case)))
     for label_set in ("infection", "lung"):
         keys = {run_paths.case_labels(case, label_set=label_set), run_paths.labels_record(case, label_set=label_set)}
         expected |= keys
@@ -206,7 +208,7 @@ def test_a_run_goes_on_with_data_that_are_elsewhere_now_as_long_as_they_are_what
 
 def test_data_elsewhere_are_refused_where_nothing_tells_any_more_what_a_run_has_read(request_for_first, monkeypatch):
     request, storage = request_for_first
-    for key in storage.list_keys(run_paths.CASES):
+    for key in [*storage.list_keys(run_paths.CASES), *storage.list_keys(run_paths.SOURCES)]:
         storage.delete(key)
     with pytest.raises(ConfigError, match="expected the same data, wherever they are"):
         look(replace(request, data=f"{request.data}-moved"), storage)

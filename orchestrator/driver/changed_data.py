@@ -67,7 +67,10 @@ class Comparison:
 
 
 def parts_of(storage: Storage) -> list[Part]:
-    """Return every image and label map of a run that has a record."""
+    """Return every image and label map that a run has made, also of cases that were removed since."""
+    there = run_paths.own_keys(storage, run_paths.CASES)
+    kept = {run_paths.record_of_kept(key): key for key in run_paths.own_keys(storage, run_paths.SOURCES)}
+    places = kept | {key: key for key in there}
 
     def read(key: str) -> Part:
         *_, dataset, name, part = PurePosixPath(key).with_suffix("").parts
@@ -75,11 +78,11 @@ def parts_of(storage: Storage) -> list[Part]:
             case=Case(dataset=dataset, name=name),
             label_set=None if part == _IMAGE else part,
             key=key,
-            record=read_case_record(storage, key),
+            record=read_case_record(storage, places[key]),
         )
 
     with ThreadPoolExecutor(NUM_THREADS) as executor:
-        return list(executor.map(read, run_paths.own_keys(storage, run_paths.CASES)))
+        return list(executor.map(read, sorted(places)))
 
 
 def compare(parts: Sequence[Part], *, data: str, datasets: Mapping[str, Dataset], thorough: bool = False) -> Comparison:

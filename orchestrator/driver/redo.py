@@ -62,6 +62,8 @@ def redo_changed(
     for one in changed:
         storage.delete(one.part.key)
         storage.delete(run_paths.case_overview(one.part.case))
+    for one in changed:
+        storage.delete(run_paths.kept_record(one.part.key))
     trainings = sum(graph[key].kind is StageKind.SCORE for key in derived)
     files = list(dict.fromkeys(file for one in changed for file in one.files))
     note(f"{_names(files)}: changed; what was made of it is made anew, also for {trainings} trainings")

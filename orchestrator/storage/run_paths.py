@@ -31,6 +31,8 @@ SWEEP = "sweep.json"
 ALIKE = "alike.json"
 """Which cases show the same image, as their voxels tell."""
 CASES = "cases"
+SOURCES = "sources"
+"""Folder with the records of cases once more: what a run has read is known even where its cases were removed."""
 PATCHES = "patches"
 TRAININGS = "trainings"
 OF_STAGES = (PHANTOM_DOWNLOADS, CASES, "fingerprints", "plans", PATCHES, TRAININGS, "predictions", RESULTS)
@@ -48,6 +50,7 @@ _OWN = {
     RESULTS: re.compile(rf"{RESULTS}/{_NAME}\.parquet"),
     TABLES: re.compile(rf"{TABLES}/{_NAME}\.(md|csv|tex)"),
     CASES: re.compile(rf"{CASES}/{_NAME}/{_NAME}/(?!case\.json){_NAME}\.json"),
+    SOURCES: re.compile(rf"{SOURCES}/{_NAME}/{_NAME}/{_NAME}\.json"),
     MILESTONES: re.compile(rf"{MILESTONES}/\d{{6}}/\d{{5}}\.json"),
     TRIALS: re.compile(rf"{TRIALS}/\d{{5}}\.json"),
     PROMOTIONS: re.compile(rf"{PROMOTIONS}/\d{{5}}\.json"),
@@ -119,6 +122,16 @@ def image_record(case: Case) -> str:
 def labels_record(case: Case, *, label_set: str) -> str:
     """JSON record of a label map of a case: digest, origin, warnings. Written last, as that of the image."""
     return f"{CASES}/{case.id}/{label_set}.json"
+
+
+def kept_record(key: str) -> str:
+    """Return where the record of an image or label map is kept once more, by its key."""
+    return f"{SOURCES}/{key.removeprefix(f'{CASES}/')}"
+
+
+def record_of_kept(key: str) -> str:
+    """Return the key of the record that is kept once more at a place."""
+    return f"{CASES}/{key.removeprefix(f'{SOURCES}/')}"
 
 
 def fingerprint(case: Case, *, label_set: str) -> str:

@@ -47,7 +47,9 @@ class CaseRecord:
 
 def write_case_record(storage: Storage, key: str, record: CaseRecord) -> None:
     """Write a record: what it is of is there."""
-    write_json(storage, key, asdict(record))
+    # That which says that the part is done comes last.
+    for place in (run_paths.kept_record(key), key):
+        write_json(storage, place, asdict(record))
 
 
 def read_case_record(storage: Storage, key: str) -> CaseRecord:
