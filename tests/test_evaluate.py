@@ -330,6 +330,31 @@ def test_files_of_two_axes_have_contours_too(tmp_path):
     assert (rows(tmp_path)[0]["nsd"], rows(tmp_path)[0]["hd95_mm"]) == ("1", "0.5")
 
 
+@pytest.mark.parametrize(
+    ("thicknesses_mm", "dimension", "message"),
+    [
+        ((None, 5.0), "2", ""),
+        ((5.0, None), "2", ""),
+        # Two that are known must agree, and volumes as well.
+        ((5.0, 1.5), "2", "spacing (x, y, z) in mm (0.75, 0.5, 1.5), expected (0.75, 0.5, 5)"),
+        ((None, 5.0), "3", "spacing (x, y, z) in mm (0.75, 0.5, 5), expected (0.75, 0.5, 1)"),
+    ],
+)
+def test_contours_of_a_file_of_two_axes_are_compared_with_a_slice_of_any_thickness(
+    tmp_path, thicknesses_mm, dimension, message
+):
+    for folder, shift, thickness_mm in zip(("reference", "first"), (0, 1), thicknesses_mm, strict=True):
+        array, spacing_zyx = (disc(shift=shift)[None], (thickness_mm, 0.5, 0.75))
+        if thickness_mm is None:
+            array, spacing_zyx = array[0], spacing_zyx[1:]
+        write(tmp_path / folder / "a.nii.gz", array, spacing_zyx=spacing_zyx)
+    options = ("--dimension", dimension, "--metrics", "hd95")
+    assert evaluate(tmp_path, *options, labels=("1=1.0",)) == int(bool(message))
+    (row,) = rows(tmp_path)
+    assert row["hd95_mm"] == ("" if message else "0.75")
+    assert message in row["message"]
+
+
 def test_instances_beyond_255_are_scored(tmp_path):
     labels = np.zeros((4, 9, 9), np.uint16)
     labels[1:3, 2:6, 2:6] = 40_000

@@ -3,7 +3,7 @@
 import math
 import threading
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from kernels import OWN_FIELDS, LabelScore, count_labels
 from orchestrator.errors import ConfigError, DataError
-from orchestrator.images.geometry import AxisOrder, grid_difference, order_onto
+from orchestrator.images.geometry import AxisOrder, Geometry, grid_difference, order_onto
 from orchestrator.images.label_maps import LabelMap, OpenLabelMap, open_label_map, read_label_map
 from orchestrator.images.stored_voxels import ReadBuffer
 from orchestrator.results.records import CaseScore, ScoreStatus
@@ -101,9 +101,14 @@ class _Plane:
     note: str = ""
     """What is said of it."""
 
+    @property
+    def across(self) -> int | None:
+        """The other axis, across a slice."""
+        return next(iter({0, 1, 2} - set(self.axes)), None)
+
     def array(self, labels: NDArray[np.integer]) -> NDArray[np.integer]:
         """Return a label map without the other axis."""
-        return labels.squeeze(tuple({0, 1, 2} - set(self.axes)))
+        return labels if self.across is None else labels.squeeze(self.across)
 
 
 def _plane(truth: LabelMap, path: Path, *, metrics: Collection[str], dimension: int | None) -> _Plane:
@@ -138,7 +143,7 @@ def _score_prediction(
         return _missing(truth, structures, message=prediction.reason)
     try:
         with open_label_map(prediction) as opened:
-            order = _order_onto(truth, opened, reference=known.path)
+            order = _order_onto(known, opened)
             guess = opened.read(_buffers.prediction)
     except (DataError, OSError, MemoryError) as error:
         # What a disk or the memory says of one file is no reason to lose the scores of the others.
@@ -174,17 +179,27 @@ def _other_values(labels: NDArray[np.integer]) -> Iterator[str]:
         yield f"holds {', '.join(map(str, values[:_MOST_NAMED]))}{more} and no label that is scored"
 
 
-def _order_onto(truth: LabelMap, prediction: OpenLabelMap, *, reference: Path) -> AxisOrder:
+def _order_onto(known: _Truth, prediction: OpenLabelMap) -> AxisOrder:
     """Return the order that brings a prediction onto the grid of the reference; raises DataError if none does."""
-    found = prediction.header.geometry
+    truth, found = known.labels, prediction.header.geometry
     order = order_onto(truth.geometry, found)
+    if known.plane.across is not None and 2 in {truth.num_axes, prediction.header.num_axes}:
+        # A file of two axes does not know how thick its plane is, and nothing that is scored depends on it.
+        found = _as_thick(found, truth.geometry, axis=2 - known.plane.across, order=order)
     difference = grid_difference(truth.geometry, order.geometry(found))
     if difference is None:
         return order
     # Named as the file has them, not as they would be in another order.
     words = (grid_difference(truth.geometry, found) or difference).words
     beside = "".join(f" ({note})" for note in prediction.header.notes)
-    raise DataError(f"{prediction.path}: not on the grid of {reference}: {words}{beside}")
+    raise DataError(f"{prediction.path}: not on the grid of {known.path}: {words}{beside}")
+
+
+def _as_thick(found: Geometry, truth: Geometry, *, axis: int, order: AxisOrder) -> Geometry:
+    """Return a grid with the spacing of another along an axis of that one, of (x, y, z)."""
+    spacing_mm = list(found.spacing_mm)
+    spacing_mm[order.axes[axis]] = truth.spacing_mm[axis]
+    return replace(found, spacing_mm=tuple(spacing_mm))
 
 
 def _scored(
