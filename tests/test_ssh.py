@@ -62,6 +62,7 @@ def played(tmp_path, monkeypatch):
         "#!/bin/bash\n"
         'host="${@: -2:1}"\n'
         'if [ "$host" = gone ]; then echo "ssh: connect to host gone port 22: No route to host" >&2; exit 255; fi\n'
+        'if [ "$host" = latin ]; then printf "Gr\\xfcsse: kein Zugang\\n" >&2; exit 1; fi\n'
         f"if [ \"$host\" = other ]; then echo '{json.dumps(facts)}'; exit; fi\n"
         'exec bash -c "${@: -1}"\n'
     )
@@ -95,6 +96,11 @@ def test_data_that_a_host_does_not_see_are_told(played):
 def test_where_no_host_answers_the_reasons_are_told(played):
     with pytest.raises(ClusterError, match=r"no host answers: gone: ssh: connect to host gone port 22: No route to"):
         reach(played, "gone")
+
+
+def test_what_a_host_says_in_another_encoding_is_told_as_well(played):
+    with pytest.raises(ClusterError, match=r"no host answers: latin: Gr.sse: kein Zugang"):
+        reach(played, "latin")
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,14 @@ def ask(reached: Reached, host: str, question: Question) -> HostFacts | str:
     command = reached.command(host, *question.words)
     try:
         done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=ANSWER_WITHIN_S
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            # Banners and shells of hosts write in whatever encoding.
+            encoding="utf-8",
+            errors="replace",
+            check=False,
+            timeout=ANSWER_WITHIN_S,
         )
         found = json.loads(done.stdout.strip().splitlines()[-1])
         return HostFacts(**{**found, "unseen": tuple(found["unseen"])})
