@@ -16,6 +16,8 @@ def option(name, default=""):
                  for word in line.split()[1:] if word.startswith(f"--{name}=")), default)
 if option("partition") == "nowhere":
     sys.exit("sbatch: error: invalid partition specified: nowhere")
+if (JOBS / "limit").exists() and number > int((JOBS / "limit").read_text()):
+    sys.exit("sbatch: error: QOSMaxSubmitJobPerUserLimit")
 (JOBS / f"{number}.name").write_text(option("job-name"))
 log = option("output").replace("%j", str(number))
 if (JOBS / "full").exists():
@@ -25,6 +27,13 @@ else:
 print(number)
 """,
     "squeue": """
+if (JOBS / "away").exists():
+    sys.exit("slurm_load_jobs error: Unable to contact slurm controller (connect failure)")
+if (JOBS / "hidden").exists() or os.environ.get("SQUEUE_PARTITION") or not {"--all", "--states=all"} <= set(sys.argv):
+    sys.exit()
+sys.stdout.flush()
+sys.stdout.buffer.write(b"999|RUNNING|None|Pr\\xfcfung\\n")
+sys.stdout.flush()
 for path in sorted(JOBS.glob("*.name"), key=lambda path: int(path.stem)):
     number = int(path.stem)
     if (JOBS / f"{number}.waits").exists():
@@ -62,7 +71,10 @@ def is_running(number):
 
 
 def played_slurm(folder: Path, monkeypatch) -> Path:
-    """Put the commands on the path; returns the folder of their jobs. A file `full` in it keeps new ones waiting."""
+    """Put the commands on the path; returns the folder of their jobs. A file `full` in it keeps new ones waiting.
+
+    With a file `limit` no more jobs are taken than it says, with `hidden` none is listed, with `away` nothing is.
+    """
     jobs, programs = folder / "jobs", folder / "bin"
     jobs.mkdir()
     programs.mkdir()

@@ -2,6 +2,7 @@
 
 import getpass
 import os
+import pwd
 import re
 import shlex
 import subprocess
@@ -61,6 +62,8 @@ class QueryEntry(Entry):
     """States of jobs that have not begun."""
     running: list[str]
     """States of jobs that have."""
+    without: list[str] = Field(default=[])
+    """Variables that would change the list, if the user's shell sets them."""
 
 
 class CancelEntry(Entry):
@@ -136,7 +139,7 @@ class BatchSystem(Entry):
     def jobs(self, prefix: str) -> "tuple[Job, ...]":
         """Return the jobs of this user that wait or run and whose names begin like this."""
         command = [part.format(user=user_name()) for part in self.query.command]
-        found = self.understand(_answer(command, none=self.query.none))
+        found = self.understand(_answer(command, none=self.query.none, without=self.query.without))
         return tuple(job for job in found if job.name.startswith(prefix))
 
     def understand(self, answer: str) -> "list[Job]":
@@ -180,17 +183,30 @@ def load_batch_system(name: str, *, beside: Path) -> BatchSystem:
 def user_name() -> str:
     """Return the name of this user, or the number where no name is known."""
     try:
+        # Not what the variables say, which getpass believes first: they may be another user's, after su.
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        pass
+    try:
         return getpass.getuser()
-    except (KeyError, OSError):  # none of the variables, and no entry in passwd
+    except (KeyError, OSError):
         return str(os.geteuid())
 
 
-def _answer(command: Sequence[str], *, text: str | None = None, none: str = "(?!)") -> str:
+def _answer(command: Sequence[str], *, text: str | None = None, none: str = "(?!)", without: Sequence[str] = ()) -> str:
     # Jobs inherit the environment of whoever submits them; the token is in a file.
-    environment = {name: value for name, value in os.environ.items() if name != AUTH_TOKEN}
+    environment = {name: value for name, value in os.environ.items() if name not in {AUTH_TOKEN, *without}}
     try:
         done = subprocess.run(
-            command, input=text, capture_output=True, text=True, check=False, timeout=COMMAND_LIMIT_S, env=environment
+            command,
+            input=text,
+            capture_output=True,
+            # Names of other users' jobs, and reasons, are written in whatever encoding.
+            encoding="utf-8",
+            errors="replace",
+            check=False,
+            timeout=COMMAND_LIMIT_S,
+            env=environment,
         )
     except FileNotFoundError as error:
         raise ClusterError(f"{command[0]}: not found; expected on this machine, as on every login node") from error

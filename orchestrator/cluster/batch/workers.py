@@ -2,11 +2,13 @@
 
 import logging
 import threading
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator.cluster.batch.submissions import Submissions
 from orchestrator.cluster.batch.system import BatchSystem, Job
 from orchestrator.cluster.node_pool import NodePool
 from orchestrator.errors import ClusterError
@@ -16,7 +18,11 @@ logger = logging.getLogger(__name__)
 Size = tuple[float, float]
 """CPUs and GPUs of a machine."""
 MAX_REFUSALS = 3
-"""Submissions in a row that may fail while there is no machine: then nothing will come of the run."""
+"""Looks in a row at which nothing could be submitted, and nothing waits or runs: then nothing will come of the run."""
+UNANSWERED_S = 3600.0
+"""A batch system that has answered may be away for so long: its controller is restarted, or moved, now and then."""
+UNLISTED_S = 300.0
+"""After so long, a job that was submitted is expected to have been in the list."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,6 +114,8 @@ class BatchWorkers:
         self._missing: dict[Size, int] = {}
         self._present: dict[Size, int] = {}
         self._waiting: dict[str, int] = {}
+        self._submitted = Submissions()
+        self._answered_s: float | None = None
         self._num_refusals = 0
         self._refusal = ""
         self._ended = threading.Event()
@@ -121,7 +129,7 @@ class BatchWorkers:
         Raises
         ------
         ClusterError
-            If the batch system takes no job, and there is no machine either.
+            If the batch system takes no job or lists none that it took, or is away, and there is no machine either.
         """
         with self._lock:
             self._missing, self._present = dict(missing), dict(present)
@@ -140,35 +148,46 @@ class BatchWorkers:
         self._ended.set()
         self._asked.set()
         self._thread.join()
+        left = self._submitted.waiting()
         try:
             names = {f"{self._prefix}{pool.name}" for pool in self._pools}
-            cancel_all(self._system, [job for job in self._system.jobs(self._prefix) if job.name in names])
+            left += [job for job in self._system.jobs(self._prefix) if job.name in names]
         except ClusterError as error:
             # They end by themselves, since their head does.
             logger.warning("%s", error)
+        cancel_all(self._system, left)
 
     def _keep_up(self) -> None:
         self._asked.wait()
         while not self._ended.is_set():
+            now_s = time.monotonic()
             try:
-                self._look()
+                refusal = self._look(now_s)
             except ClusterError as error:
-                # The controller of a batch system is restarted now and then.
                 logger.warning("%s", error)
-                with self._lock:
-                    self._num_refusals, self._refusal = self._num_refusals + 1, str(error)
+                is_away = self._answered_s is not None and now_s - self._answered_s < UNANSWERED_S
+                refusal = "" if is_away else str(error)
+            except Exception as error:
+                # Without this thread the run would wait for machines without an end and without a word.
+                logger.exception("the batch system could not be looked at")
+                refusal = f"{type(error).__name__}: {error}"
+            with self._lock:
+                self._num_refusals, self._refusal = (self._num_refusals + 1 if refusal else 0), refusal
             self._ended.wait(self._look_every_s)
 
-    def _look(self) -> None:
+    def _look(self, now_s: float) -> str:
+        """Submit and cancel what is to be; returns why nothing will come of it, and raises if there is no list."""
         jobs = self._system.jobs(self._prefix)
-        by_pool = {pool.name: [job for job in jobs if job.name == f"{self._prefix}{pool.name}"] for pool in self._pools}
+        self._answered_s = now_s
+        listed = [job for job in jobs if job.name in {f"{self._prefix}{pool.name}" for pool in self._pools}]
         with self._lock:
             missing, present = self._missing, self._present
+        unlisted = self._without_late(listed, num_present=sum(present.values()), now_s=now_s)
+        known = [*listed, *self._submitted.waiting()]
+        by_pool = {
+            pool.name: [job for job in known if job.name == f"{self._prefix}{pool.name}"] for pool in self._pools
+        }
         orders = decide(self._pools, by_pool, missing=missing, present=present)
-        for job_id in orders.cancel:
-            self._system.cancel_job(job_id)
-        for name, number in orders.submit.items():
-            self._submit(name, number)
         reasons = Counter(
             f"{name}: {job.reason or 'waiting'}"
             for name, found in by_pool.items()
@@ -176,20 +195,57 @@ class BatchWorkers:
             if job.is_waiting and job.id not in orders.cancel
         )
         with self._lock:
-            self._waiting, self._num_refusals = dict(reasons), 0
-
-    def _submit(self, name: str, number: int) -> None:
-        if name in self._arrays and number > 1:
-            self._system.submit_job(self._arrays[name] / f"{number}.sh")
-            return
-        for _ in range(number):
-            self._system.submit_job(self._scripts[name])
-
-
-def cancel_all(system: BatchSystem, jobs: Sequence[Job]) -> None:
-    """Cancel jobs, of which some may have ended."""
-    for job in jobs:
+            self._waiting = dict(reasons)
+        cancel_all(self._system, [job for job in known if job.id in orders.cancel])
+        self._submitted.forget(orders.cancel)
         try:
-            system.cancel_job(job.id)
+            for name, number in orders.submit.items():
+                self._submit(name, number, now_s=now_s)
         except ClusterError as error:
             logger.warning("%s", error)
+            # A limit of jobs that wait: as one of them ends, another is taken.
+            return unlisted or ("" if known or self._submitted.waiting() else str(error))
+        return unlisted
+
+    def _without_late(self, listed: Sequence[Job], *, num_present: int, now_s: float) -> str:
+        """Give up jobs that should have been listed, so that others come; returns what is wrong where none is listed.
+
+        There are never more than were asked for: what cannot be seen is cancelled before others are submitted, and is
+        left where it may be a machine that works.
+        """
+        self._submitted.see(listed)
+        late = self._submitted.waiting(since_s=now_s - UNLISTED_S)
+        if not late:
+            return ""
+        ids = ", ".join(dict.fromkeys(job.id for job in late))
+        command, logs = self._system.query.command[0], next(iter(self._scripts.values())).parent
+        told = (
+            f"jobs {ids}: submitted more than {UNLISTED_S:g} s ago and never listed by {command}, "
+            f"where they were expected. Look whether they have ended at once (logs: {logs}); if they wait or run, have "
+            "query.command of a batch_system file list them"
+        )
+        logger.warning("%s", told)
+        if not listed or num_present > sum(not job.is_waiting for job in listed):
+            return told
+        cancel_all(self._system, late)
+        self._submitted.forget([job.id for job in late])
+        return ""
+
+    def _submit(self, name: str, number: int, *, now_s: float) -> None:
+        together = number if name in self._arrays else 1
+        for _ in range(number // together):
+            script = self._arrays[name] / f"{together}.sh" if together > 1 else self._scripts[name]
+            job_id = self._system.submit_job(script)
+            self._submitted.add(job_id, name=f"{self._prefix}{name}", number=together, now_s=now_s)
+
+
+def cancel_all(system: BatchSystem, jobs: Sequence[Job]) -> int:
+    """Cancel jobs, of which some may have ended; returns how many could be."""
+    num_cancelled = 0
+    for job_id in dict.fromkeys(job.id for job in jobs):
+        try:
+            system.cancel_job(job_id)
+            num_cancelled += 1
+        except ClusterError as error:
+            logger.warning("%s", error)
+    return num_cancelled

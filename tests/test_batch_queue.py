@@ -1,0 +1,150 @@
+"""What a run does where its batch system hides jobs, refuses them, or does not answer."""
+
+import subprocess
+import threading
+import time
+
+import pytest
+from batch_phantoms import end_jobs, played_slurm
+from test_batch_system import BESIDE, start, wait_until
+
+from orchestrator.cluster.batch import workers as batch_workers
+from orchestrator.cluster.batch.submissions import Submissions
+from orchestrator.cluster.batch.system import Job, load_batch_system, user_name
+from orchestrator.errors import ClusterError
+
+NUM_LOOKS = 8
+
+
+@pytest.fixture
+def jobs(tmp_path, monkeypatch):
+    folder = played_slurm(tmp_path, monkeypatch)
+    (folder / "full").touch()
+    yield folder
+    end_jobs(folder)
+
+
+@pytest.fixture
+def looks(monkeypatch):
+    """How often a queue was looked at."""
+    seen = []
+    look = batch_workers.BatchWorkers._look
+
+    def counted(self, now_s):
+        seen.append(now_s)
+        return look(self, now_s)
+
+    monkeypatch.setattr(batch_workers.BatchWorkers, "_look", counted)
+    return seen
+
+
+def after_looks(looks, number=NUM_LOOKS):
+    until = len(looks) + number
+    wait_until(lambda: len(looks) >= until)
+
+
+def refusal_of(workers, *, present=()):
+    found = []
+
+    def is_told():
+        try:
+            workers.ask({(8, 1): 3}, present=dict(present))
+        except ClusterError as error:
+            found.append(str(error))
+        return found
+
+    wait_until(is_told)
+    return found[0]
+
+
+def test_jobs_that_no_list_shows_are_never_more_than_the_pool_has_and_are_named(tmp_path, jobs, looks, monkeypatch):
+    (jobs / "hidden").touch()
+    workers = start(tmp_path)
+    try:
+        workers.ask({(8, 1): 3}, present={})
+        after_looks(looks)
+        assert len(list(jobs.glob("*.name"))) == 3
+        assert workers.waiting() == {"gpu: submitted, not listed yet": 3}
+        monkeypatch.setattr(batch_workers, "UNLISTED_S", 0.1)
+        assert "jobs 1, 2, 3: submitted more than 0.1 s ago and never listed by squeue" in refusal_of(workers)
+    finally:
+        workers.close()
+    assert len(list(jobs.glob("*.name"))) == 3
+    assert len(list(jobs.glob("*.cancelled"))) == 3
+
+
+def test_a_job_that_ends_before_a_list_shows_it_is_replaced_where_others_are_listed(tmp_path, jobs, monkeypatch):
+    monkeypatch.setattr(batch_workers, "UNLISTED_S", 0.1)
+    workers = start(tmp_path)
+    try:
+        workers.ask({(8, 1): 2}, present={})
+        wait_until(lambda: workers.waiting() == {"gpu: Resources": 2})
+        workers._submitted.add("77", name="run-gpu", number=1, now_s=time.monotonic())
+        workers.ask({(8, 1): 3}, present={})
+        wait_until((jobs / "77.cancelled").exists)
+        wait_until(lambda: workers.waiting() == {"gpu: Resources": 3})
+    finally:
+        workers.close()
+
+
+def test_arrays_are_seen_by_any_of_their_parts():
+    submitted = Submissions()
+    for job_id in ("12", "123", "34[].pbs", "own"):
+        submitted.add(job_id, name="run-gpu", number=2, now_s=0.0)
+    submitted.see([Job(id=job_id, name="run-gpu", reason="", is_waiting=True) for job_id in ("12_1", "34[2].pbs.net")])
+    assert [job.id for job in submitted.waiting()] == ["123", "123", "own", "own"]
+
+
+def test_variables_for_other_lists_change_nothing_and_the_user_is_who_runs_us(tmp_path, jobs, monkeypatch):
+    me = subprocess.run(["id", "-un"], capture_output=True, text=True, check=True).stdout.strip()
+    monkeypatch.setenv("LOGNAME", "somebody")
+    monkeypatch.setenv("SQUEUE_PARTITION", "other")
+    (tmp_path / "a.sh").write_text(f"#SBATCH --job-name=run-gpu --output={tmp_path / 'log'}\n")
+    system = load_batch_system("slurm", beside=BESIDE)
+    system.submit_job(tmp_path / "a.sh")
+    assert [job.name for job in system.jobs("run-")] == ["run-gpu"]
+    assert user_name() == me
+
+
+def test_a_run_goes_on_with_the_jobs_that_a_limit_lets_it_have(tmp_path, jobs, looks):
+    (jobs / "limit").write_text("2")
+    workers = start(tmp_path)
+    try:
+        workers.ask({(8, 1): 3}, present={})
+        after_looks(looks)
+        workers.ask({(8, 1): 3}, present={})
+        assert workers.waiting() == {"gpu: Resources": 2}
+        assert list(jobs.glob("*.cancelled")) == []
+    finally:
+        workers.close()
+
+
+def test_a_run_goes_on_while_a_controller_that_has_answered_is_away_and_not_for_ever(
+    tmp_path, jobs, looks, monkeypatch
+):
+    workers = start(tmp_path)
+    try:
+        workers.ask({(8, 1): 3}, present={})
+        wait_until(lambda: workers.waiting() == {"gpu: Resources": 3})
+        (jobs / "away").touch()
+        after_looks(looks)
+        workers.ask({(8, 1): 3}, present={})
+        monkeypatch.setattr(batch_workers, "UNANSWERED_S", 0.1)
+        assert "Unable to contact slurm controller" in refusal_of(workers)
+        (jobs / "away").unlink()
+        after_looks(looks, 2)
+        workers.ask({(8, 1): 3}, present={})
+    finally:
+        workers.close()
+
+
+def test_an_error_that_nobody_expected_ends_the_run_and_not_the_thread_alone(tmp_path, jobs, monkeypatch):
+    def fail(*_given):
+        raise ZeroDivisionError("unforeseen")
+
+    workers = start(tmp_path)
+    monkeypatch.setattr(workers._system.__class__, "understand", fail)
+    assert refusal_of(workers) == "ZeroDivisionError: unforeseen"
+    assert any(thread.name == "batch-workers" for thread in threading.enumerate())
+    monkeypatch.undo()
+    workers.close()
