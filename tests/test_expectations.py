@@ -1,14 +1,22 @@
 """How long a run still takes is learned from what its stages have taken and from the size of its images."""
 
+import math
+from dataclasses import replace
+
+import layouts
 import pytest
 
+from orchestrator.benchmark.definition import Case
 from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.presets import PRESETS
-from orchestrator.driver.run import _tell_sizes
+from orchestrator.cluster.kinds.local import LocalCluster
+from orchestrator.driver.request import RunRequest
+from orchestrator.driver.run import NUM_SIZES, _tell_sizes, _tell_sizes_by_headers
 from orchestrator.scheduling.remaining_time import estimate_remaining_s
 from orchestrator.scheduling.resources import Node, ResourceRequest, Resources
 from orchestrator.scheduling.scheduler import Schedule
 from orchestrator.scheduling.training_need import Needs
+from orchestrator.sources import downloads
 from orchestrator.sources.downloads import SourceStamp
 from orchestrator.stages.records.cases import CaseRecord, write_case_record
 from orchestrator.storage import run_paths
@@ -68,6 +76,43 @@ def test_a_run_that_goes_on_learns_from_the_images_that_are_there(graph, tmp_pat
     for stage in images[2:]:
         record = CaseRecord(sha256="", source=SourceStamp(files=(), sha256=""), size=SMALL)
         write_case_record(storage, run_paths.image_record(stage.case), record)
-    _tell_sizes(schedule, storage)
+    assert _tell_sizes(schedule, storage)
     # At most 46 million voxels each, and at least 11: a 66th to a 280th.
     assert before_s / 280 < estimate_remaining_s(schedule, now_s=0) < before_s / 66
+
+
+def test_a_run_expects_what_the_headers_of_its_images_tell_before_the_first_is_made(graph, tmp_path, monkeypatch):
+    study, asked = load_study(), []
+
+    def voxels_by_header(case, *, dataset, downloads):
+        asked.append((case.dataset, dataset.name, downloads))
+        # Of one nothing is known.
+        return math.prod(SMALL) if len(asked) > 1 else 0
+
+    monkeypatch.setattr(downloads, "voxels_by_header", voxels_by_header)
+    schedule = schedule_of(graph)
+    request = RunRequest(
+        study=study,
+        trainings=(),
+        preset=SMOKE,
+        seed=0,
+        data=str(tmp_path),
+        output=str(tmp_path / "run"),
+        cluster=LocalCluster(),
+    )
+    _tell_sizes_by_headers(schedule, replace(request, data=None))
+    assert estimate_remaining_s(schedule, now_s=0) > 600
+    assert not _tell_sizes(schedule, open_storage(tmp_path / "run"))
+    _tell_sizes_by_headers(schedule, request)
+    assert estimate_remaining_s(schedule, now_s=0) == pytest.approx(SMOKE.expected_training_s, abs=10)
+    assert 1 < len(asked) <= NUM_SIZES
+    assert all(of == name and place == tmp_path for of, name, place in asked)
+
+
+def test_headers_tell_how_large_the_image_of_a_case_is(tmp_path):
+    layouts.write_downloads(tmp_path)
+    for name, dataset in layouts.DATASETS.items():
+        case = Case(dataset=name, name=dataset.case_names[0])
+        voxels = math.prod(layouts.ct_voxels().shape)
+        assert downloads.voxels_by_header(case, dataset=dataset, downloads=tmp_path) == voxels
+        assert downloads.voxels_by_header(case, dataset=dataset, downloads=tmp_path / "nowhere") == 0

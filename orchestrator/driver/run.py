@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 from orchestrator.benchmark.definition import Case, Training
 from orchestrator.benchmark.trainings.ensembles import fitted_trainings
@@ -45,7 +46,7 @@ from orchestrator.workflow.keys import StageKey, StageKind
 logger = logging.getLogger(__name__)
 
 NUM_SIZES = 16
-"""Of images, from which the size of all is learned when a run goes on."""
+"""Of images, from which the size of all is learned before the first of a call is made."""
 GPU_LOADER_THREADS = 6
 """Most threads that make batches for one training with a GPU."""
 
@@ -273,18 +274,35 @@ def _schedule(
         needs=needs,
         min_gain_s=request.cluster.min_preemption_gain_s,
     )
-    _tell_sizes(schedule, open_storage(request.output))
+    if not _tell_sizes(schedule, open_storage(request.output)):
+        _tell_sizes_by_headers(schedule, request)
     return schedule
 
 
-def _tell_sizes(schedule: Schedule, storage: Storage) -> None:
-    """Let a schedule know how large some of the images are that earlier calls have made."""
+def _tell_sizes(schedule: Schedule, storage: Storage) -> bool:
+    """Let a schedule know how large some of the images are that earlier calls have made; returns whether any are."""
     images = [stage for stage in schedule.graph.values() if stage.kind is StageKind.INGEST]
     known = [stage for stage in images if stage.key in schedule.outcomes.done]
     for stage in known[:: 1 + len(known) // NUM_SIZES]:
         # It is for people alone; who needs the record says what is wrong with it.
         with suppress(StorageError, IntegrityError):
-            voxels = math.prod(read_case_record(storage, stage.products[-1]).size)
+            *channels, record = stage.products
+            voxels = math.prod(read_case_record(storage, record).size) * len(channels)
+            schedule.expectations.measured(stage.key, voxels=voxels)
+    return bool(known)
+
+
+def _tell_sizes_by_headers(schedule: Schedule, request: RunRequest) -> None:
+    """Let a schedule know how large some of the images are that are still to be made."""
+    if request.data is None or "://" in request.data:
+        return
+    from orchestrator.sources.downloads import voxels_by_header
+
+    datasets, downloads = datasets_of(request), Path(request.data)
+    images = [stage for stage in schedule.graph.values() if stage.kind is StageKind.INGEST]
+    for stage in images[:: 1 + len(images) // NUM_SIZES]:
+        if (case := stage.case) is not None:
+            voxels = voxels_by_header(case, dataset=datasets[case.dataset], downloads=downloads)
             schedule.expectations.measured(stage.key, voxels=voxels)
 
 

@@ -11,7 +11,7 @@ from orchestrator.sources.convert import (
     stamp_image_now,
     stamp_labels_now,
 )
-from orchestrator.sources.inspect import Inspection, inspect_downloads
+from orchestrator.sources.inspect import Inspection, inspect_downloads, voxels_by_header
 from orchestrator.sources.registry import LAYOUTS, concerned_files
 from orchestrator.sources.stamps import FileStamp, SourceStamp, changed_files
 
@@ -34,6 +34,7 @@ __all__ = [
     "source_of_labels_now",
     "stamp_image_now",
     "stamp_labels_now",
+    "voxels_by_header",
     "write_case",
     "write_volume",
 ]

@@ -1,11 +1,12 @@
 """A data folder looked through: everything that is wrong with it, by headers alone or voxel by voxel."""
 
+import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from orchestrator.benchmark.definition import Case
+from orchestrator.benchmark.definition import Case, Dataset
 from orchestrator.images.alike.thumbnail import Thumbnail, thumbnail_of
 from orchestrator.images.geometry import Geometry, check_same_geometry
 from orchestrator.images.problem import Problem
@@ -81,6 +82,15 @@ def inspect_downloads(
         labels_seen={key: labels for seen in cases for key, labels in seen.labels.items()},
         thumbnails={case: small for seen in cases for case, small in seen.thumbnails.items()},
     )
+
+
+def voxels_by_header(case: Case, *, dataset: Dataset, downloads: Path) -> int:
+    """Return the voxels of the image of a case, of all channels, as headers tell; 0 if they tell nothing."""
+    with collecting([], downloads):
+        layout = open_layout(dataset, downloads=downloads)
+        volume = layout.find_image(case.name, label_set=dataset.label_sets[0])
+        return math.prod(volume.read_geometry().size) * len(dataset.channels)
+    return 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
