@@ -344,7 +344,7 @@ def test_it_stands_in_results_tables_and_report_like_a_training(finished):
     assert "| organs-both |" in table
     assert "pair: the best of 2 models and their pairs, by the DSC of validation cases" in table
     page = (finished / "report/index.html").read_text()
-    assert "both against 3d" in page
+    assert "Models against 3d" in page
     methods = (finished / "report/methods.md").read_text()
     assert methods.startswith("4 models of the study")
     assert "8 ensembles average the probabilities" in methods

@@ -60,7 +60,7 @@ class ComparisonSpec:
         others = set(training.facets) - set(self.baseline) - set(self.against) - {TRAINING_SEED}
         names = self.same or tuple(sorted(others))
         # Models of one group differ in nothing else.
-        of_models = not self.same and set(self.baseline) == set(self.against) == {"model"}
+        of_models = not self.same and {*self.baseline, *self.against} == {"model"}
         group = training.group.removesuffix(training.model.suffix) if of_models else None
         return (group, *(training.facets.get(name) for name in names))
 
@@ -72,7 +72,9 @@ def of_group(training: Training) -> dict[str, str | int]:
 
 def compared_groups(spec: ComparisonSpec, trainings: Sequence[Training]) -> list[tuple[Training, Training]]:
     """Return the groups that a question compares, the baseline first, each by the first of its trainings."""
-    first = {training.group: training for training in reversed(trainings)}
+    first: dict[str, Training] = {}
+    for training in trainings:
+        first.setdefault(training.group, training)
     return [
         (baseline, against)
         for against in first.values()
@@ -250,14 +252,16 @@ def _text(path: Path) -> str:
 
 
 def _of_models(study: Study) -> tuple[ComparisonSpec, ...]:
-    """Return the comparisons of each model with the first one of a study."""
+    """Return the comparison of all models with the first one of a study: one question, so that chance counts once."""
     first, *others = study.names_of_models
-    return tuple(
+    if not others:
+        return ()
+    what = others[0] if len(others) == 1 else "Models"
+    return (
         ComparisonSpec(
-            name=f"{other}-against-{first}",
-            title=f"{other} against {first}",
+            name=f"{what}-against-{first}",
+            title=f"{what} against {first}",
             baseline={"model": first},
-            against={"model": other},
-        )
-        for other in others
+            against={},
+        ),
     )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.benchmark.definition import TRAINING_SEED, Training
 from orchestrator.benchmark.tables import ComparisonSpec, compared_groups
-from orchestrator.statistics.comparison import PairedComparison, compare_paired, corrected_by_holm
+from orchestrator.statistics.comparison import FEWEST_DIFFERENCES, PairedComparison, compare_paired, corrected_by_holm
 from orchestrator.statistics.mixed import Crossed, MixedModel, mixed_model
 from orchestrator.statistics.sequential import Crossing
 
@@ -127,20 +127,44 @@ class Answer:
             return "Nothing to compare yet: no case has scores of both."
         verdicts = [one.verdict for one in self.differences]
         clusters = [one.result.difference.num_clusters for one in self.differences]
-        patients = f"{min(clusters)} to {max(clusters)}" if min(clusters) < max(clusters) else f"{clusters[0]}"
+        patients = _span(clusters)
         if any(one.is_sequential for one in self.differences):
-            return _sentence_of_looks(verdicts, patients=patients)
+            return f"{_sentence_of_looks(verdicts, patients=patients)} {self._largest}{self._unpaired}"
         if not self.num_tests:
-            return f"Too few patients for a test (n = {patients})."
+            is_few = max(clusters) < FEWEST_DIFFERENCES
+            reason = "Too few patients for a" if is_few else "No difference in any patient, so there is no"
+            return f"{reason} test (n = {patients}).{self._unpaired}"
         few = len(verdicts) - self.num_tests
         untested = f", {few} of them for want of a test: too few patients, or no difference in any" if few else ""
         return (
             f"Of {len(verdicts)} differences (structure, evaluation set, DSC or NSD), {verdicts.count('higher')} are "
             f"shown to be higher, {verdicts.count('lower')} lower; {verdicts.count('not shown')} are not shown"
-            f"{untested}. "
+            f"{untested}. {self._largest} "
             f"n = {patients} patients, Wilcoxon signed rank, Holm over {self.num_tests} tests at {ALPHA}, and a 95 % "
-            "interval without 0."
+            f"interval without 0.{self._unpaired}"
         )
+
+    @property
+    def _largest(self) -> str:
+        """The largest of the differences that are shown, or of all if none is, with what it is of."""
+        shown = [one for one in self.differences if one.verdict in {"higher", "lower"}]
+        one = max(shown or self.differences, key=lambda one: abs(one.result.difference.mean))
+        found, p = one.result.difference, one.result.p_corrected
+        interval = f" ({100 * found.low:+.1f} to {100 * found.high:+.1f})" if found.has_interval else ""
+        tested = "" if math.isnan(p) else f", p (Holm) {'< 0.001' if p < 0.001 else f'{p:.3f}'}"
+        return (
+            f"The largest{' that is shown' if shown else ''}: {one.against} less {one.baseline}, {one.metric.upper()} "
+            f"of {one.structure} ({one.evaluation_set}), {100 * found.mean:+.1f} points{interval}, n = "
+            f"{found.num_clusters}{tested}."
+        )
+
+    @property
+    def _unpaired(self) -> str:
+        """What is left out, where anything is."""
+        unpaired = [one.num_unpaired for one in self.differences]
+        if not any(unpaired):
+            return ""
+        return f" Left out: cases that only one of both has a score of, {_span(unpaired)} in each difference."
 
     @property
     def modelled(self) -> "tuple[tuple[Difference, MixedModel], ...]":
@@ -156,7 +180,7 @@ class Answer:
         if not there:
             return f"No mixed model over trainings{none}." if without else ""
         numbers = [model.num_trainings for _, model in there]
-        trainings = f"{min(numbers)} to {max(numbers)}" if min(numbers) < max(numbers) else f"{numbers[0]}"
+        trainings = _span(numbers)
         holding = {one.key for one, model in there if model.low <= 0 <= model.high}
         shown = [one for one, _ in there if one.verdict in {"higher", "lower"}]
         doubtful = sum(one.key in holding for one in shown)
@@ -165,6 +189,10 @@ class Answer:
             f"of {len(there)} differences have 0 in their 95 % interval, among them {doubtful} of the {len(shown)} "
             f"that are shown{none}."
         )
+
+
+def _span(numbers: Sequence[int]) -> str:
+    return f"{min(numbers)} to {max(numbers)}" if min(numbers) < max(numbers) else f"{numbers[0]}"
 
 
 def _sentence_of_looks(verdicts: Sequence[str], *, patients: str) -> str:
@@ -208,14 +236,19 @@ def answer(spec: ComparisonSpec, rows: "pd.DataFrame", *, trainings: Sequence[Tr
     return _corrected(spec, differences)
 
 
-def answer_for_submission(method: str, rows: "pd.DataFrame", *, groups: Sequence[str], seed: int = 0) -> Answer:
-    """Return whether a submission is better than what was trained: a case with itself, its folds averaged.
+def answer_for_submissions(
+    methods: Sequence[str], rows: "pd.DataFrame", *, groups: Sequence[str], seed: int = 0
+) -> Answer:
+    """Return whether submissions are better than what was trained: a case with itself, its folds averaged.
 
-    `rows` are those of `scores_frame` and of the submissions, `groups` the trained ones.
+    All of them are one question, so that the correction is over all tests. `rows` are those of `scores_frame` and of
+    the submissions, `groups` the trained ones.
     """
-    spec = ComparisonSpec(name=f"submitted-{method}", title=f"{method} against the trainings", baseline={}, against={})
+    who = methods[0] if len(methods) == 1 else "Submissions"
+    spec = ComparisonSpec(name="submitted", title=f"{who} against the trainings", baseline={}, against={})
     differences = [
         difference
+        for method in methods
         for group in groups
         for difference in _differences(spec, rows, pair=(group, method), by=(), by_training=(), seed=seed)
     ]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from orchestrator.benchmark.published import AVERAGE, Erratum, PublishedScore
 from orchestrator.benchmark.tables import compared_groups
 from orchestrator.report import figures
-from orchestrator.report.answers import Answer, answer, answer_for_submission
+from orchestrator.report.answers import Answer, answer, answer_for_submissions
 from orchestrator.report.looks.decisions import decided_by
 from orchestrator.report.notes import errata_notes, run_notes
 from orchestrator.report.overview import OverviewRow, overview
@@ -113,7 +113,8 @@ def _answers(
         if compared_groups(spec, trainings)
     ]
     groups = list(dict.fromkeys(rows["group"]))
-    found += [answer_for_submission(method, everything, groups=groups) for method in submitted[:MOST_TESTED]]
+    if submitted:
+        found.append(answer_for_submissions(submitted[:MOST_TESTED], everything, groups=groups))
     return tuple(found)
 
 

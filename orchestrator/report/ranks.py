@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+METRICS = ("dsc", "nsd")
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ranked:
     """A leaderboard and what it is of."""
@@ -22,15 +25,16 @@ class Ranked:
 def ranked_by_structure(rows: "pd.DataFrame", *, set_titles: Mapping[str, str]) -> tuple[Ranked, ...]:
     """Rank all groups that were tested in the same structure and evaluation set, on the patients that all share.
 
-    There is none of fewer than FEWEST_CLUSTERS patients: how sure it is could not be said.
+    There is none of fewer than FEWEST_CLUSTERS patients: how sure it is could not be said. Nor is there one without any
+    score: nobody is first of those who have none.
 
     `rows` are those of `scores_frame`, perhaps with those of submissions.
     """
     found = []
     for (evaluation_set, structure), part in rows.groupby(["evaluation_set", "structure"], sort=False):
-        if part["group"].nunique() > 1:
+        if part["group"].nunique() > 1 and part[list(METRICS)].notna().any(axis=None):
             title = f"{structure}, {set_titles.get(str(evaluation_set), str(evaluation_set))}"
-            found.append(Ranked(title=title, board=ranked(part, metrics=("dsc", "nsd"))))
+            found.append(Ranked(title=title, board=ranked(part, metrics=METRICS)))
     return tuple(one for one in found if one.board.num_cases >= FEWEST_CLUSTERS)
 
 

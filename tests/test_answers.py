@@ -1,0 +1,121 @@
+"""What is said of the questions of a study: with every test in one family, and nothing left out in silence."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from looked_at_study import PATIENTS, STUDY, request_for, rows_of
+from scipy.stats import wilcoxon
+
+from orchestrator.benchmark.loading import load_study
+from orchestrator.benchmark.tables import compared_groups, load_tables
+from orchestrator.report.answers import answer
+from orchestrator.report.content import make_page
+from orchestrator.report.page import to_html, to_markdown
+from orchestrator.report.reported import Reported
+from orchestrator.report.scores_frame import scores_frame
+from orchestrator.results.records import ScoreStatus
+from orchestrator.results.store import to_table
+
+
+@pytest.fixture(scope="module")
+def three_models(tmp_path_factory):
+    """Return a study of three networks in five folds, and rows of its trainings."""
+    folder = tmp_path_factory.mktemp("study")
+    request_for(folder, folder / "out")  # writes the files
+    more = "suffix: -second}\n  third: {configuration: 2d, suffix: -third}"
+    (folder / "study.yaml").write_text(STUDY.replace("suffix: -second}", more), encoding="utf-8")
+    study = load_study(folder / "study.yaml")
+    trainings = study.trainings(preset=study.preset("tiny"))
+    rows = [row for one in trainings for row in rows_of(one, study=study, gain=0.004)]
+    return study, trainings, [_of_third(row) if row.group == "organ-third" else row for row in rows]
+
+
+def _of_third(row):
+    """Return a row with a difference of its own: drawn rows are alike but for the second network."""
+    dsc, nsd = np.random.default_rng(int(row.case.removeprefix("case_")) + 1000).normal(0.002, 0.01, 2)
+    return scored(row, dsc=row.score.dsc + dsc, nsd=row.score.nsd + nsd)
+
+
+def reported(found, *, changed=lambda row: row):
+    study, trainings, rows = found
+    table = to_table([changed(row) for row in rows])
+    return Reported(study=study, trainings=trainings, table=table, layout=load_tables(study))
+
+
+def answered(found, **changes):
+    shown = reported(found, **changes)
+    (spec,) = shown.layout.comparisons
+    return answer(spec, scores_frame(shown), trainings=shown.trainings)
+
+
+def page_of(found, **changes):
+    shown = reported(found, **changes)
+    return make_page(shown, scores_frame(shown), location="here", failures={}, events=[])
+
+
+def scored(row, **values):
+    return replace(row, score=replace(row.score, **values))
+
+
+def missing(row):
+    return scored(row, status=ScoreStatus.MISSING, dsc=math.nan, nsd=math.nan, hd95_mm=math.nan, assd_mm=math.nan)
+
+
+def test_all_models_against_the_first_are_one_question(three_models):
+    found = answered(three_models)
+    assert found.spec.title == "Models against first"
+    pairs = [(one.group, other.group) for one, other in compared_groups(found.spec, three_models[1])]
+    assert pairs == [("organ", "organ-second"), ("organ", "organ-third")]
+    assert found.num_tests == 4
+    assert "Holm over 4 tests" in found.sentence
+    frame = scores_frame(reported(three_models))
+    p_values = {}
+    for group in ("organ-second", "organ-third"):
+        for metric in ("dsc", "nsd"):
+            wide = frame.pivot_table(index="patient", columns="group", values=metric)
+            p_values[group, metric] = wilcoxon(wide[group] - wide["organ"], zero_method="pratt").pvalue
+    ordered = sorted(p_values, key=p_values.get)
+    steps = np.maximum.accumulate([p_values[name] * (4 - place) for place, name in enumerate(ordered)])
+    expected = {name: min(1.0, float(step)) for name, step in zip(ordered, steps, strict=True)}
+    corrected = {(one.against, one.metric): one.result.p_corrected for one in found.differences}
+    assert corrected == pytest.approx(expected)
+
+
+def test_the_sentence_names_the_largest_difference_with_its_interval(three_models):
+    found = answered(
+        three_models, changed=lambda row: scored(row, dsc=row.score.dsc - 0.1 * (row.group[-5:] == "third"))
+    )
+    largest = next(one for one in found.differences if (one.against, one.metric) == ("organ-third", "dsc"))
+    interval = largest.result.difference
+    assert (
+        f"The largest that is shown: organ-third less organ, DSC of organ (val), {100 * interval.mean:+.1f} points "
+        f"({100 * interval.low:+.1f} to {100 * interval.high:+.1f}), n = {PATIENTS}, p (Holm) < 0.001."
+    ) in found.sentence
+    assert interval.mean == pytest.approx(-0.1, abs=0.01)
+
+
+def test_cases_that_one_of_both_lacks_are_said(three_models):
+    lacking = {"case_00", "case_07", "case_11"}
+    found = answered(
+        three_models, changed=lambda row: missing(row) if row.group == "organ-third" and row.case in lacking else row
+    )
+    assert "cases that only one of both has a score of, 0 to 3 in each difference" in found.sentence
+    assert "only one of both" not in answered(three_models).sentence
+
+
+def test_equal_methods_have_no_test_for_that_reason(three_models):
+    equal = answered(three_models, changed=lambda row: scored(row, dsc=0.9, nsd=0.9))
+    assert equal.sentence == f"No difference in any patient, so there is no test (n = {PATIENTS})."
+    few = answered(three_models, changed=lambda row: row if row.case < "case_03" else missing(row))
+    assert few.sentence == "Too few patients for a test (n = 3)."
+
+
+def test_nobody_is_first_where_nobody_has_a_score(three_models):
+    page = page_of(three_models, changed=missing)
+    assert not page.rankings
+    assert [one.sentence for one in page.answers] == ["Nothing to compare yet: no case has scores of both."]
+    for text in (to_html(page), to_markdown(page)):
+        assert "Nothing to compare yet" in text
+    assert page_of(three_models).rankings
