@@ -101,7 +101,8 @@ def _get(folder: Path, words: list[str]) -> int:
     states = json.loads((folder / "states.json").read_text())
     if len(states) > 1:
         (folder / "states.json").write_text(json.dumps(states[1:]))
-    sys.stdout.write(json.dumps({"status": states[0]}))
+    applied = yaml.safe_load((folder / "rayjob.yaml").read_text()) or {}
+    sys.stdout.write(json.dumps({"metadata": applied.get("metadata", {}), "status": states[0]}))
     return 0
 
 

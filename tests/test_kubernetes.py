@@ -283,6 +283,21 @@ def test_a_run_that_is_there_is_attached_to_and_one_that_has_ended_is_made_anew(
     assert verbs.index("delete", verbs.index("delete") + 1) < verbs.index("apply")
 
 
+def test_a_run_that_does_something_else_at_this_output_is_named_and_left_alone(cluster, tmp_path, capsys):
+    play(cluster, state("RUNNING", "Running"), state("SUCCEEDED", "Complete"))
+    assert run(tmp_path, "--keep") == 0
+    play(cluster, state("RUNNING", "Running"))
+    assert run(tmp_path, "--seed", "5") == 2
+    refused = capsys.readouterr().err
+    asked = (
+        "/shared/run is at work with: orchestrator.run_all --output /shared/run --preset smoke --seed 0 --only T1-lung"
+    )
+    assert f"{asked}; expected the same" in refused
+    play(cluster, state("RUNNING", "Running"), state("SUCCEEDED", "Complete"))
+    assert run(tmp_path, "--keep") == 0
+    assert "there already, attached" in capsys.readouterr().out
+
+
 def test_what_the_operator_refuses_is_said_in_its_words(cluster, tmp_path, capsys):
     play(cluster, state(deployment="ValidationFailed", reason="ValidationFailed", message="worker group x\nis bad"))
     assert run(tmp_path) == 1

@@ -1,6 +1,7 @@
 """Where a run takes place: what every cluster file may hold, and what every kind of cluster answers."""
 
 import hashlib
+import shlex
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -104,6 +105,19 @@ class Driver:
         """Where it writes."""
         following = zip(self.arguments, self.arguments[1:], strict=False)
         return next((value for name, value in following if name == "--output"), None)
+
+    @property
+    def told(self) -> str:
+        """What it is asked to do, on one line: kept beside one that is at work, for `expect_same`."""
+        return shlex.join([self.module, *self.arguments])
+
+    def expect_same(self, at_work: str | None, *, where: str) -> None:
+        """Raise ConfigError if a driver that is at work for this output is asked to do something else."""
+        if at_work is not None and at_work != self.told:
+            raise ConfigError(
+                f"{where}: {self.run.output} is at work with: {at_work}; expected the same, to attach to it, and "
+                f"found: {self.told}. Wait until it has ended, end it with --down, or give another --output"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -15,7 +15,7 @@ from orchestrator.cluster.config import ClusterConfig, Driver, LaunchOutcome, Or
 from orchestrator.cluster.gpu_kinds import kind_named
 from orchestrator.cluster.kubernetes import manifest
 from orchestrator.cluster.kubernetes.entries import HeadEntry, VolumeEntry, WorkerGroupEntry
-from orchestrator.cluster.kubernetes.follow import run_pods
+from orchestrator.cluster.kubernetes.follow import ASKED, run_pods
 from orchestrator.cluster.kubernetes.kubectl import Kubectl
 from orchestrator.cluster.kubernetes.launch import Launched, launch_and_follow
 from orchestrator.cluster.kubernetes.names import GroupNames, Image, Named, Namespace
@@ -127,7 +127,7 @@ class KubernetesCluster(ClusterConfig):
             manifest.DRIVER_CLUSTER: yaml.safe_dump(self._driver_content(), sort_keys=False),
         }
         job = manifest.ray_job(
-            name, cluster=self._ray_cluster(name), annotations=_annotations(driver.run), keep=driver.keep
+            name, cluster=self._ray_cluster(name), annotations=_annotations(driver), keep=driver.keep
         )
         # Through JSON: shared parts are written out instead of as YAML references.
         documents = json.loads(json.dumps([manifest.config_map(name, files=files), job]))
@@ -140,12 +140,11 @@ class KubernetesCluster(ClusterConfig):
         del confirm  # what pods cost is known to those who run the cluster
         output = driver.run.output
         launched = Launched(
-            name=driver.run.short,
+            driver=driver,
             manifest=self.render(driver),
             claims=tuple(volume.claim for volume in self.volumes.values()),
             secrets=tuple(name for name in (self.s3_secret, self.token_secret, *self.pull_secrets) if name),
             output=None if "://" in output else output,
-            keep=driver.keep,
             where=str(self.path),
         )
         succeeded = launch_and_follow(launched, self._kubectl(), show=show)
@@ -249,6 +248,7 @@ class KubernetesCluster(ClusterConfig):
         return next((name for name, volume in self.volumes.items() if path.is_relative_to(volume.at)), None)
 
 
-def _annotations(run: RunName) -> dict[str, str]:
-    """Return what run and study it is, for people."""
-    return {"orchestrator/study": run.study, "orchestrator/output": run.output}
+def _annotations(driver: Driver) -> dict[str, str]:
+    """Return what run and study it is, for people, and what its driver is asked to do."""
+    run = driver.run
+    return {"orchestrator/study": run.study, "orchestrator/output": run.output, ASKED: driver.told}

@@ -12,6 +12,8 @@ from orchestrator.errors import ClusterError
 from orchestrator.storage.json_values import JsonMapping
 
 LOOK_EVERY_S = 5.0
+ASKED = "orchestrator/asked"
+"""Annotation of a RayJob: what its driver is asked to do."""
 SHOWN = 200
 """Characters of a reason, which can name every node of a cluster."""
 
@@ -28,6 +30,8 @@ class JobState:
     """Name of its RayCluster; empty before there is one."""
     told: str
     """Why it is so, if the operator says."""
+    asked: str | None = None
+    """What its driver was asked to do, as its annotation tells."""
 
     @property
     def has_ended(self) -> bool:
@@ -52,6 +56,7 @@ def job_state(kubectl: Kubectl, name: str) -> JobState | None:
         deployment=status.get("jobDeploymentStatus", ""),
         cluster=status.get("rayClusterName", ""),
         told=": ".join(" ".join(str(part).split()) for part in told if part),
+        asked=((found.get("metadata") or {}).get("annotations") or {}).get(ASKED),
     )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator.cluster.config import Driver
 from orchestrator.cluster.kubernetes.follow import follow_ray_job, job_state
 from orchestrator.cluster.kubernetes.kubectl import Kubectl
 from orchestrator.cluster.kubernetes.tables import fetch_tables
@@ -14,8 +15,7 @@ from orchestrator.errors import ClusterError, ConfigError
 class Launched:
     """A run that is to be there."""
 
-    name: str
-    """Of its objects."""
+    driver: Driver
     manifest: str
     claims: tuple[str, ...]
     """PersistentVolumeClaims that must be there."""
@@ -23,10 +23,13 @@ class Launched:
     """Likewise Secrets."""
     output: str | None
     """Where the driver writes, in its pod; None where this machine sees it as well."""
-    keep: bool
-    """Whether the pods stay after the end."""
     where: str
     """The cluster file."""
+
+    @property
+    def name(self) -> str:
+        """Of its objects."""
+        return self.driver.run.short
 
     @property
     def folder(self) -> Path:
@@ -40,13 +43,15 @@ def launch_and_follow(launched: Launched, kubectl: Kubectl, *, show: Callable[[s
     Raises
     ------
     ConfigError
-        If a claim or a Secret is missing, or there is no KubeRay: nothing was started then.
+        If a claim or a Secret is missing, there is no KubeRay, or the run is asked to do something else: nothing was
+        started then.
     ClusterError
         If the run is deleted or refused.
     """
     name = launched.name
     state = job_state(kubectl, name)
     if state is not None and not state.has_ended:
+        launched.driver.expect_same(state.asked, where=f"RayJob {name}")
         show(f"RayJob {name}: there already, attached")
     else:
         _check_objects(launched, kubectl)
@@ -70,7 +75,7 @@ def _leave(launched: Launched, kubectl: Kubectl, *, cluster: str, show: Callable
             fetch_tables(kubectl, cluster, output=launched.output, folder=launched.folder, show=show)
     except ClusterError as error:
         show(str(error))
-    if launched.keep:
+    if launched.driver.keep:
         show("The pods go on running. To end them: the same command with --down.")
         return
     try:
