@@ -31,9 +31,9 @@ if (JOBS / "away").exists():
     sys.exit("slurm_load_jobs error: Unable to contact slurm controller (connect failure)")
 if (JOBS / "hidden").exists() or os.environ.get("SQUEUE_PARTITION") or not {"--all", "--states=all"} <= set(sys.argv):
     sys.exit()
-sys.stdout.flush()
-sys.stdout.buffer.write(b"999|RUNNING|None|Pr\\xfcfung\\n")
-sys.stdout.flush()
+if (JOBS / "latin").exists():
+    sys.stdout.buffer.write(b"999|RUNNING|None|Pr\\xfcfung\\n")
+    sys.stdout.flush()
 for path in sorted(JOBS.glob("*.name"), key=lambda path: int(path.stem)):
     number = int(path.stem)
     if (JOBS / f"{number}.waits").exists():
@@ -73,7 +73,8 @@ def is_running(number):
 def played_slurm(folder: Path, monkeypatch) -> Path:
     """Put the commands on the path; returns the folder of their jobs. A file `full` in it keeps new ones waiting.
 
-    With a file `limit` no more jobs are taken than it says, with `hidden` none is listed, with `away` nothing is.
+    With a file `limit` no more jobs are taken than it says, with `hidden` none is listed, with `away` there is no list,
+    and with `latin` a job is in it whose name is not UTF-8.
     """
     jobs, programs = folder / "jobs", folder / "bin"
     jobs.mkdir()

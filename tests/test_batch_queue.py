@@ -20,6 +20,7 @@ NUM_LOOKS = 8
 def jobs(tmp_path, monkeypatch):
     folder = played_slurm(tmp_path, monkeypatch)
     (folder / "full").touch()
+    (folder / "latin").touch()
     yield folder
     end_jobs(folder)
 

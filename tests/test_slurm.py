@@ -12,6 +12,7 @@ from test_preemption import DRIVER
 
 from orchestrator.cli.sweep import main as sweep
 from orchestrator.cluster.batch import driver as batch_driver
+from orchestrator.cluster.batch.system import load_batch_system
 from orchestrator.cluster.config import RunName
 from orchestrator.cluster.registry import load_cluster
 from orchestrator.errors import ConfigError
@@ -61,6 +62,8 @@ def with_pool(**values):
         ({"form": "allocation", "pools": {"a": POOL, "b": POOL}}, "form allocation: expected one pool and no head"),
         ({"head": {"time_limit_minutes": 60}, "address": "login1"}, "address: of a driver that is a job itself"),
         ({"pools": {"driver": POOL}}, "pools.driver: jobs of that name are drivers; expected another name"),
+        (with_pool(gres="gpu:a100:1"), "pools.cores: gres is 'gpu:a100:1', gpus is 0; expected their number beside it"),
+        (with_pool(gpu="A100"), "pools.cores: gpu is 'A100', gpus is 0; expected their number beside it"),
         ({"form": "elastic"}, "form is 'elastic' (str); expected 'workers', 'allocation' or 'within'"),
         ({"batch_system": "slrum"}, "batch_system is 'slrum'; expected one of lsf, pbs, slurm, or a YAML file"),
         ({"batch_system": "own.yaml"}, "own.yaml: cannot be read"),
@@ -92,6 +95,28 @@ def test_no_script_and_no_name_of_a_job_holds_a_secret_or_what_a_shell_would_run
     workers._asked.set()
 
 
+@pytest.mark.parametrize("form", ["workers", "within"])
+def test_a_worker_starts_below_home_and_with_its_scratch_in_every_form(tmp_path, monkeypatch, form):
+    """The Python of the jobs is played: it says where its temporary files are."""
+    monkeypatch.setenv("HOME", str(tmp_path / "my home"))
+    monkeypatch.setenv("SCRATCH", "/local/17")
+    python = tmp_path / "my home" / "my venv" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\necho "$TMPDIR $ORCHESTRATOR_CACHES $3" > "{tmp_path}/told"\n')
+    python.chmod(0o755)
+    own = load_batch_system("slurm", beside=tmp_path).model_dump()
+    own["script"]["everywhere"] = ["env"]
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(own))
+    values = with_pool(scratch="$SCRATCH") | {"form": form, "batch_system": "own.yaml", "python": "~/my venv/python"}
+    config = load_cluster(write(tmp_path, **values))
+    if form == "within":
+        config._within(tmp_path)._process.wait()
+    else:
+        script = config._worker_script("cores", "x-", where=tmp_path, comment="", number=None)
+        subprocess.run(["bash", "-c", script], check=True)
+    assert (tmp_path / "told").read_text() == "/local/17 /local/17 worker\n"
+
+
 @pytest.fixture
 def jobs(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -109,7 +134,7 @@ def command(cluster, output, *more, epochs=2):
 
 
 def running(jobs):
-    listed = subprocess.run(["squeue"], capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(["squeue", "--all", "--states=all"], capture_output=True, text=True, check=True).stdout
     return [line for line in listed.splitlines() if "|RUNNING|" in line]
 
 
@@ -214,9 +239,14 @@ def test_a_driver_job_that_is_there_is_attached_to(tmp_path, jobs, capsys):
     first = [sys.executable, "-m", "orchestrator.run_all", *arguments]
     with subprocess.Popen(first, stdout=subprocess.DEVNULL) as watcher:
         wait_until(lambda: running(jobs), limit_s=60)
+        assert main([*arguments, "--preset", "quick", "--seed", "5"]) == 2
+        refused = capsys.readouterr().err
         assert main(arguments) == 0
         assert watcher.wait(timeout=60) == 0
     shown = capsys.readouterr().out
+    asked = f"orchestrator.run_all --output {tmp_path}/run --preset"
+    assert f"job 1: {tmp_path}/run is at work with: {asked} smoke --seed 0; expected the same, to attach" in refused
+    assert f"and found: {asked} quick --seed 5. Wait until it has ended, end it with --down, or give another" in refused
     assert "job 1: there already, attached" in shown
     assert "begun\n" in shown
     assert len(list(jobs.glob("*.sh"))) == 1

@@ -103,6 +103,15 @@ def test_what_a_host_says_in_another_encoding_is_told_as_well(played):
         reach(played, "latin")
 
 
+def test_a_python_below_home_is_that_of_the_host(played):
+    python = played / "my venv" / "python"
+    python.parent.mkdir()
+    python.write_text("#!/bin/sh\necho played >&2\nexit 1\n")
+    python.chmod(0o755)
+    with pytest.raises(ClusterError, match="no host answers: one: played"):
+        reach(played, "one", python="~/my venv/python")
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [

@@ -3,6 +3,7 @@
 import logging
 import os
 import secrets
+import shlex
 import stat
 from pathlib import Path
 
@@ -45,6 +46,11 @@ def in_home(path: Path) -> Path:
         raise ConfigError(
             f"{path}: HOME is not set, and user {os.geteuid()} has no home folder; expected HOME to name one"
         ) from error
+
+
+def in_shell(path: str) -> str:
+    """Return a path as a word of a shell, in which a leading `~/` is the home folder of whoever runs it."""
+    return f'"$HOME"/{shlex.quote(path.removeprefix("~/"))}' if path.startswith("~/") else shlex.quote(path)
 
 
 def token_path() -> Path:

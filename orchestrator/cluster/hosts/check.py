@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
+from orchestrator.cluster.environment import in_shell
 from orchestrator.cluster.hosts.facts import MARK, HostFacts, facts_here
 from orchestrator.errors import ConfigError, OrchestratorError
 from orchestrator.storage.filesystem import open_storage
@@ -28,7 +29,7 @@ class Reached:
 
     def command(self, host: str, *words: str) -> list[str]:
         """Return the command that runs a module of ours there."""
-        line = "; ".join([*self.setup, f"exec {shlex.quote(self.python)} -m {shlex.join(words)}"])
+        line = "; ".join([*self.setup, f"exec {in_shell(self.python)} -m {shlex.join(words)}"])
         return [*self.ssh, host, f"bash -c {shlex.quote(line)}"]
 
 

@@ -28,7 +28,7 @@ from orchestrator.cluster.config import (
     RunName,
     RunningRay,
 )
-from orchestrator.cluster.environment import ensure_token, in_home
+from orchestrator.cluster.environment import ensure_token, in_home, in_shell
 from orchestrator.cluster.gpu_kinds import kind_named
 from orchestrator.cluster.launch_files import write_yaml
 from orchestrator.cluster.node_pool import NO_GPU, NodePool, Waiting
@@ -43,6 +43,8 @@ START_S = 60.0
 """Until Ray has come up in a job and a training goes on there; a job that is shorter does nothing but start."""
 DRIVER = "driver"
 """Of a run, what the name of its driver's job ends with, where a worker's has its pool."""
+ASKED = "asked"
+"""In the folder of a run: what its driver's job was asked to do."""
 HEAD_WARNING_S = 120
 """Before its time limit, the driver's job is warned."""
 
@@ -112,21 +114,30 @@ class SlurmCluster(ClusterConfig):
         if DRIVER in self.pools:
             raise ConfigError(f"{self.path}: pools.{DRIVER}: jobs of that name are drivers; expected another name")
         for name, pool in self.pools.items():
-            least_s = max(2 * pool.drain_s, pool.drain_s + START_S)
-            if pool.time_limit_minutes * 60 < least_s:
-                raise ConfigError(
-                    f"{self.path}: pools.{name}: drain_s is {pool.drain_s:g}, time_limit_minutes "
-                    f"{pool.time_limit_minutes}; expected a limit of at least twice as long, and drain_s and the "
-                    f"{START_S:g} s of a start: {math.ceil(least_s / 60)}"
-                )
-            if pool.waiting and pool.waiting.ninetieth_minutes < pool.waiting.median_minutes:
-                raise ConfigError(
-                    f"{self.path}: pools.{name}.waiting: ninetieth_minutes is {pool.waiting.ninetieth_minutes:g}; "
-                    f"expected at least median_minutes, which is {pool.waiting.median_minutes:g}"
-                )
-            if pool.array and "array" not in system.script.options:
-                raise ConfigError(f"{self.path}: pools.{name}: array: {self.batch_system} has no option for it")
-            self._worker_script(name, "check-", where=Path("check"), comment="", number=None)
+            self._check_pool(name, pool, system)
+
+    def _check_pool(self, name: str, pool: PoolEntry, system: BatchSystem) -> None:
+        least_s = max(2 * pool.drain_s, pool.drain_s + START_S)
+        if pool.time_limit_minutes * 60 < least_s:
+            raise ConfigError(
+                f"{self.path}: pools.{name}: drain_s is {pool.drain_s:g}, time_limit_minutes "
+                f"{pool.time_limit_minutes}; expected a limit of at least twice as long, and drain_s and the "
+                f"{START_S:g} s of a start: {math.ceil(least_s / 60)}"
+            )
+        if pool.waiting and pool.waiting.ninetieth_minutes < pool.waiting.median_minutes:
+            raise ConfigError(
+                f"{self.path}: pools.{name}.waiting: ninetieth_minutes is {pool.waiting.ninetieth_minutes:g}; "
+                f"expected at least median_minutes, which is {pool.waiting.median_minutes:g}"
+            )
+        if not pool.gpus and (pool.gpu or (pool.gres and "gpu" in pool.gres)):
+            asked = f"gpu is {pool.gpu!r}" if pool.gpu else f"gres is {pool.gres!r}"
+            raise ConfigError(
+                f"{self.path}: pools.{name}: {asked}, gpus is 0; expected their number beside it: trainings go "
+                "where GPUs are counted"
+            )
+        if pool.array and "array" not in system.script.options:
+            raise ConfigError(f"{self.path}: pools.{name}: array: {self.batch_system} has no option for it")
+        self._worker_script(name, "check-", where=Path("check"), comment="", number=None)
 
     def node_pools(self) -> tuple[NodePool, ...]:
         """Return the machines that the batch system may give."""
@@ -188,7 +199,8 @@ class SlurmCluster(ClusterConfig):
         start = [
             part.format(nodes=pool.number, cpus=pool.cpus, gpus=pool.gpus) for part in self._system().script.everywhere
         ]
-        return StepWorkers([*start, "bash", "-c", self._agent(name, where=folder)], log=folder / "workers.log")
+        line = "; ".join([*_scratch(pool), self._agent(name, where=folder)])
+        return StepWorkers([*start, "bash", "-c", line], log=folder / "workers.log")
 
     def _workers(self, run: RunName, folder: Path) -> BatchWorkers:
         prefix, comment = _prefix(run), _comment(run)
@@ -222,8 +234,11 @@ class SlurmCluster(ClusterConfig):
             self._write(folder / "driver.sh", self._driver_script(driver, folder))
             (folder / "exit-code").unlink(missing_ok=True)
             (folder / "driver.log").unlink(missing_ok=True)
+            self._write(folder / ASKED, driver.told)
             show(f"job {system.submit_job(folder / 'driver.sh')}: submitted as {prefix}{DRIVER}")
         else:
+            asked = folder / ASKED
+            driver.expect_same(asked.read_text(encoding="utf-8") if asked.exists() else None, where=f"job {jobs[0].id}")
             show(f"job {jobs[0].id}: there already, attached")
         show(f"Ctrl-C ends only the watching. To end the run: the same command with --down. Log: {folder}/driver.log")
         exit_code = follow_job(
@@ -257,7 +272,7 @@ class SlurmCluster(ClusterConfig):
         return in_home(Path(self.folder)) / run.short
 
     def _python(self) -> str:
-        return shlex.quote(self.python or sys.executable)
+        return in_shell(self.python or sys.executable)
 
     def _agent(self, name: str, *, where: Path) -> str:
         """Return the line that makes a machine a worker."""
