@@ -13,13 +13,13 @@ text = Path(sys.argv[-1]).read_text()
 (JOBS / f"{number}.sh").write_text(text)
 def option(name, default=""):
     return next((word.partition("=")[2].strip('"') for line in text.splitlines() if line.startswith("#SBATCH")
-                 for word in line.split()[1:] if word.startswith(f"--{name}=")), default)
+                 for word in shlex.split(line)[1:] if word.startswith(f"--{name}=")), default)
 if option("partition") == "nowhere":
     sys.exit("sbatch: error: invalid partition specified: nowhere")
 if (JOBS / "limit").exists() and number > int((JOBS / "limit").read_text()):
     sys.exit("sbatch: error: QOSMaxSubmitJobPerUserLimit")
 (JOBS / f"{number}.name").write_text(option("job-name"))
-log = option("output").replace("%j", str(number))
+log = re.sub("%(.)", lambda found: {"j": str(number), "%": "%"}[found[1]], option("output"))
 if (JOBS / "full").exists():
     (JOBS / f"{number}.waits").write_text(log)
 else:
@@ -43,6 +43,8 @@ for path in sorted(JOBS.glob("*.name"), key=lambda path: int(path.stem)):
 """,
     "scancel": """
 number = int(sys.argv[1])
+if (JOBS / f"{number}.stays").exists():
+    sys.exit("scancel: error: Kill job error: Access/permission denied")
 (JOBS / f"{number}.waits").unlink(missing_ok=True)
 (JOBS / f"{number}.cancelled").touch()
 if is_running(number):
@@ -51,7 +53,7 @@ if is_running(number):
 }
 
 COMMON = """#!{python}
-import os, signal, subprocess, sys
+import os, re, shlex, signal, subprocess, sys
 from pathlib import Path
 JOBS = Path({jobs!r})
 

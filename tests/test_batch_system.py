@@ -125,6 +125,48 @@ def test_a_pattern_that_says_too_little_is_refused_when_it_is_read(tmp_path, tex
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("part", "key", "value", "message"),
+    [
+        (
+            "cancel",
+            "command",
+            ["kill", "{v}"],
+            "command is ['kill', '{v}'] (list); expected no placeholder but {id}, and",
+        ),
+        ("query", "command", ["list", "{usr}"], "expected no placeholder but {user}, and {{ for a brace, in '{usr}'"),
+        (
+            "script",
+            "options",
+            {"log": "-o %j{x}"},
+            "expected no placeholder but {value}, and {{ for a brace, in '-o %j{x}'",
+        ),
+        ("script", "everywhere", ["{}"], "expected no placeholder but {nodes}, {cpus}, {gpus}, and"),
+        ("submit", "command", ["sub", "{"], "expected no placeholder but {script}, and"),
+    ],
+)
+def test_a_placeholder_that_stands_for_nothing_is_refused_when_it_is_read(tmp_path, part, key, value, message):
+    own = load_batch_system("slurm", beside=BESIDE).model_dump()
+    own[part][key] = value
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(own))
+    with pytest.raises(ConfigError) as caught:
+        load_batch_system("own.yaml", beside=tmp_path / "cluster.yaml")
+    assert message in str(caught.value)
+
+
+def test_a_log_lies_in_a_folder_of_any_name(tmp_path, monkeypatch):
+    jobs = played_slurm(tmp_path, monkeypatch)
+    folder = tmp_path / "my 100%j runs"
+    folder.mkdir()
+    workers = start(folder)
+    try:
+        workers.ask({(8, 1): 1}, present={})
+        wait_until((folder / "log-1.log").exists)
+    finally:
+        workers.close()
+        end_jobs(jobs)
+
+
 def pool(name, number, *, gpu="A100", cpus=8):
     return NodePool(name=name, max_nodes=number, cpus=cpus, gpus=1, gpu=kind_named(gpu))
 

@@ -22,7 +22,6 @@ COMMAND_LIMIT_S = 60.0
 """Longest wait for an answer: a controller that is busy takes its time."""
 NO_REASON = {"None", "-", "--"}
 """What some say of a job that they have not looked at yet."""
-Command = Annotated[list[str], Field(min_length=1)]
 
 
 def _with_groups(*names: str) -> AfterValidator:
@@ -38,10 +37,25 @@ def _with_groups(*names: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _with_places(**examples: object) -> AfterValidator:
+    """Return what refuses texts with other placeholders, which could not be filled in once a job is to be submitted."""
+
+    def check(texts: list[str] | dict[str, str]) -> list[str] | dict[str, str]:
+        for text in texts.values() if isinstance(texts, dict) else texts:
+            try:
+                text.format(**examples)
+            except (LookupError, ValueError, AttributeError, TypeError):
+                places = ", ".join(f"{{{name}}}" for name in examples)
+                raise ValueError(f"no placeholder but {places}, and {{{{ for a brace, in {text!r}") from None
+        return texts
+
+    return AfterValidator(check)
+
+
 class SubmitEntry(Entry):
     """How a job is submitted."""
 
-    command: Command
+    command: Annotated[list[str], Field(min_length=1), _with_places(script="x")]
     """`{script}` stands for the path of its script."""
     script_from: Literal["argument", "stdin"] = "argument"
     """Where the command takes the script from."""
@@ -52,7 +66,7 @@ class SubmitEntry(Entry):
 class QueryEntry(Entry):
     """How jobs are listed."""
 
-    command: Command
+    command: Annotated[list[str], Field(min_length=1), _with_places(user="x")]
     """`{user}` stands for the name of this user."""
     job: Annotated[str, _with_groups("id", "state", "reason", "name")]
     """Regular expression of one job, with groups `id`, `name`, `state` and `reason`."""
@@ -69,7 +83,7 @@ class QueryEntry(Entry):
 class CancelEntry(Entry):
     """How a job is ended."""
 
-    command: Command
+    command: Annotated[list[str], Field(min_length=1), _with_places(id="x")]
     """`{id}` stands for the job."""
 
 
@@ -78,10 +92,10 @@ class ScriptEntry(Entry):
 
     directive: str
     """Begins each line for the batch system."""
-    options: dict[str, str]
+    options: Annotated[dict[str, str], _with_places(value="x")]
     """Name of a value to the option that tells it, with `{value}` in its place."""
-    everywhere: list[str] = Field(default=[])
-    """Starts a command once on each machine of an allocation; `{nodes}` and `{cpus}` stand for numbers."""
+    everywhere: Annotated[list[str], _with_places(nodes=1, cpus=1, gpus=1)] = Field(default=[])
+    """Starts a command once on each machine of an allocation; `{nodes}`, `{cpus}` and `{gpus}` stand for numbers."""
 
 
 class BatchSystem(Entry):
@@ -116,7 +130,10 @@ class BatchSystem(Entry):
             if value is None:
                 continue
             if name in self.script.options:
-                lines.append(f"{self.script.directive} {self.script.options[name].format(value=value)}")
+                option = self.script.options[name]
+                # In a path, where it begins what the batch system replaces, such as %j.
+                told = str(value).replace("%", "%%") if name == "log" and "%" in option else value
+                lines.append(f"{self.script.directive} {option.format(value=told)}")
             elif name not in {"comment", "warning_s", "nodes"}:
                 raise ConfigError(f"{where}: {name} is {value!r}; this batch system has no option for it")
         return "\n".join([*lines, *setup, *commands, ""])
@@ -171,12 +188,14 @@ class Job:
 
 def load_batch_system(name: str, *, beside: Path) -> BatchSystem:
     """Read the file of a batch system: by the name of one that comes along, or by its path from the file `beside`."""
-    path = shipped_file("clusters", "batch", f"{name}.yaml")
+    shipped = {path.stem: path for path in shipped_file("clusters", "batch").glob("*.yaml")}
     if name.endswith((".yaml", ".yml")):
         path = beside.parent / (in_home(Path(name)) if name.startswith("~") else name)
-    elif not path.is_file():
-        names = sorted(found.stem for found in path.parent.glob("*.yaml"))
-        raise ConfigError(f"{beside}: batch_system is {name!r}; expected one of {', '.join(names)}, or a YAML file")
+    elif name in shipped:
+        path = shipped[name]
+    else:
+        names = ", ".join(sorted(shipped))
+        raise ConfigError(f"{beside}: batch_system is {name!r}; expected one of {names}, or a YAML file")
     return understood(load_yaml(path), BatchSystem, where=str(path))
 
 
