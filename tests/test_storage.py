@@ -309,6 +309,16 @@ def test_other_locations_are_refused(location):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "location",
+    ["s3://KEY:geheim@bucket/x", "az://cont/x?sv=2020&sig=geheim", "https://me:geheim@host/x", "gs://b/x?k=geheim"],
+)
+def test_keys_and_signatures_in_a_location_are_refused_and_not_shown(location):
+    with pytest.raises(ConfigError, match=r"://\.\.\.: holds @ or \?.*expected bucket/prefix alone") as caught:
+        open_storage(location)
+    assert "geheim" not in str(caught.value)
+
+
 def test_a_bucket_that_takes_a_package_which_is_missing_is_refused(monkeypatch):
     monkeypatch.setattr("orchestrator.storage.filesystem.find_spec", lambda _: None)
     with pytest.raises(ConfigError, match=r"gs://bucket/x: takes the package obstore.*nnunet-orchestrator\[buckets\]"):

@@ -274,6 +274,7 @@ def _data(location: str | None) -> str | None:
 def output_location(location: str) -> str:
     """Return the location of a run; raises ConfigError if it can be none."""
     if "://" in location:
+        open_storage(location)
         return location
     path = absolute(location, option="--output")
     try:

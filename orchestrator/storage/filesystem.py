@@ -21,6 +21,13 @@ def open_storage(location: str | Path) -> Storage:
         from orchestrator.storage.local import LocalStorage
 
         return LocalStorage(location)
+    user, at, _ = rest.partition("/")[0].rpartition("@")
+    if "?" in rest or (at and (":" in user or scheme in {"s3", "gs", "az"})):
+        # Locations stand in scripts, in comments of jobs and in lists of processes, which others may read.
+        raise ConfigError(
+            f"{scheme}://...: holds @ or ?, as locations with keys or signatures do, and is therefore not shown; "
+            "expected bucket/prefix alone, and keys where boto3 or obstore finds them, such as the environment"
+        )
     is_plain = {"", ".", ".."}.isdisjoint(rest.rstrip("/").split("/"))
     if scheme == "s3" and is_plain:
         from orchestrator.storage.s3 import S3Storage

@@ -22,11 +22,12 @@ from orchestrator.cluster.kubernetes.names import GroupNames, Image, Named, Name
 from orchestrator.cluster.node_pool import NO_GPU, NodePool
 from orchestrator.errors import ConfigError
 from orchestrator.shipped import checkout
+from orchestrator.storage.filesystem import open_storage
 
 _OWN_VARIABLES = ("RAY_", "KUBERAY_", "FQ_RAY_", "REDIS_", "ORCHESTRATOR_")
 """Begin variables that KubeRay or this project sets."""
 _OWN_FOLDERS = ("/dev", "/etc", "/opt", "/proc", "/scratch", "/sys", "/tmp", "/usr")
-_SECRET = re.compile(r"SECRET|TOKEN|PASSWORD|PASSWD|CREDENTIAL|ACCESS_KEY|PRIVATE_KEY", re.IGNORECASE)
+_SECRET = re.compile(r"SECRET|TOKEN|PASSWORD|PASSWD|CREDENTIAL|(ACCESS|ACCOUNT|PRIVATE)_?KEY|API_?KEY", re.IGNORECASE)
 
 
 class KubernetesCluster(ClusterConfig):
@@ -222,7 +223,7 @@ class KubernetesCluster(ClusterConfig):
             where = f"{self.path}: environment: {name}"
             if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
                 raise ConfigError(f"{where}: expected a name of letters, digits and _")
-            if _SECRET.search(name):
+            if _SECRET.search(name) or re.search(r"://[^/]*@", value):
                 # Everyone who may look at pods could read the value, which is therefore not shown here.
                 raise ConfigError(
                     f"{where}: looks like a secret; expected it in a Secret that s3_secret or token_secret names"
@@ -235,6 +236,7 @@ class KubernetesCluster(ClusterConfig):
         if location is None or self._volume_of(location):
             return
         if location.startswith("s3://"):
+            open_storage(location)
             if self.s3_secret is None and self.service_account is None:
                 raise ConfigError(
                     f"{where} is {location!r}; expected s3_secret or service_account, with which pods reach it"
