@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 POOL = {"number": 2, "cpus": 1, "time_limit_minutes": 60}
 
 
-def write(folder, **values):
+def write(folder, /, **values):
     content = {"kind": "slurm", "folder": str(folder / "shared"), "look_every_s": 1}
     content |= {"idle_s": 5, "pools": {"cores": POOL}} | values
     path = folder / "slurm.yaml"
@@ -62,6 +62,11 @@ def with_pool(**values):
         ({"form": "allocation", "pools": {"a": POOL, "b": POOL}}, "form allocation: expected one pool and no head"),
         ({"head": {"time_limit_minutes": 60}, "address": "login1"}, "address: of a driver that is a job itself"),
         ({"pools": {"driver": POOL}}, "pools.driver: jobs of that name are drivers; expected another name"),
+        (
+            {"folder": "s3://bucket/x"},
+            "folder is 's3://bucket/x' (str); expected a folder that all machines see, and no",
+        ),
+        ({"batch_system": "/etc/slurm"}, "batch_system is '/etc/slurm'; expected one of lsf, pbs, slurm, or a YAML"),
         (with_pool(gres="gpu:a100:1"), "pools.cores: gres is 'gpu:a100:1', gpus is 0; expected their number beside it"),
         (with_pool(gpu="A100"), "pools.cores: gpu is 'A100', gpus is 0; expected their number beside it"),
         ({"form": "elastic"}, "form is 'elastic' (str); expected 'workers', 'allocation' or 'within'"),
@@ -185,9 +190,15 @@ def test_what_is_left_of_a_run_is_cancelled_by_the_same_command(tmp_path, jobs, 
     wait_until(workers.waiting, limit_s=30)
     # As if the driver had died.
     workers._ended.set()
+    (jobs / "2.stays").touch()
+    assert main(["--cluster", str(cluster), "--output", str(tmp_path / "run"), "--down"]) == 1
+    told = capsys.readouterr()
+    assert "1 jobs cancelled" in told.out
+    assert "1 jobs could not be cancelled, as said above; expected all. Try the same command again" in told.err
+    (jobs / "2.stays").unlink()
     assert main(["--cluster", str(cluster), "--output", str(tmp_path / "run"), "--down"]) == 0
     told = capsys.readouterr().out
-    assert "2 jobs cancelled" in told
+    assert "1 jobs cancelled" in told
     assert "Where the command itself still runs, end it as well (Ctrl-C): it asks for machines again" in told
     assert main(["--cluster", str(cluster), "--output", str(tmp_path / "run"), "--down"]) == 0
     assert "0 jobs cancelled" in capsys.readouterr().out
@@ -209,6 +220,22 @@ def test_a_driver_job_is_followed_and_its_end_is_the_commands(tmp_path, jobs, ca
     assert (inner.head, inner.form, inner.is_elsewhere) == (None, "workers", False)
     assert "#SBATCH --partition=cpu" in (folder / "driver.sh").read_text()
     assert "#SBATCH --signal=B:USR1@120" in (folder / "driver.sh").read_text()
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ("S3://bucket/x", "S3://bucket/x: not a storage location; expected a folder, or s3://"),
+        ("s3://KEY:geheim@bucket/x", "s3://...: holds @ or ?, as locations with keys or signatures do"),
+    ],
+)
+def test_an_output_that_can_be_none_is_refused_before_a_job_is_submitted(tmp_path, jobs, capsys, output, message):
+    cluster = write(tmp_path, head={"time_limit_minutes": 60})
+    assert main(["--cluster", str(cluster), "--output", output]) == 2
+    told = capsys.readouterr().err
+    assert message in told
+    assert "geheim" not in told
+    assert list(jobs.iterdir()) == []
 
 
 def test_a_sweep_is_a_driver_job_as_well_and_is_ended_by_its_own_command(tmp_path, jobs, capsys):

@@ -1,6 +1,7 @@
 """Where a run takes place: what every cluster file may hold, and what every kind of cluster answers."""
 
 import hashlib
+import re
 import shlex
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -127,6 +128,15 @@ class LaunchOutcome:
     succeeded: bool
     folder: Path | None
     """Of this machine, for a copy of its tables; None where the output is seen from here."""
+
+
+def _folder(path: str) -> str:
+    if re.match(r"\w+:/", path):
+        raise ValueError("a folder that all machines see, and no bucket")
+    return path
+
+
+Folder = Annotated[str, AfterValidator(_folder)]
 
 
 def _part_of_a_gpu(gpus: float) -> float:

@@ -71,7 +71,8 @@ class ExistingCluster(ClusterConfig):
         """Raise ConfigError: what runs there, nobody has written down."""
         del prices
         raise ConfigError(
-            f"{self.path}: the machines of a cluster that runs are not in its file; expected kind aws or local"
+            f"{self.path}: the machines of a cluster that runs are not in its file; expected a file of "
+            "another kind: aws, kubernetes, local, slurm or ssh"
         )
 
     def authenticate(self) -> None:

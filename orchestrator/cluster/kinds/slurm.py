@@ -23,6 +23,7 @@ from orchestrator.cluster.config import (
     ClusterConfig,
     Driver,
     EmbeddedRay,
+    Folder,
     LaunchOutcome,
     OrderedMachine,
     RunName,
@@ -34,7 +35,7 @@ from orchestrator.cluster.launch_files import write_yaml
 from orchestrator.cluster.node_pool import NO_GPU, NodePool, Waiting
 from orchestrator.cluster.prices import Prices
 from orchestrator.cluster.ray_head import AGENT, private_folder, serving_head
-from orchestrator.errors import ConfigError
+from orchestrator.errors import ClusterError, ConfigError
 from orchestrator.storage.json_values import JsonMapping
 
 MAX_ARRAY = 32
@@ -62,7 +63,7 @@ class SlurmCluster(ClusterConfig):
     """With workers: a job for the driver; unless given, it runs where the command is given."""
     batch_system: str = "slurm"
     """Name of a file in clusters/batch/, or a file of that kind."""
-    folder: str = "~/.orchestrator"
+    folder: Folder = "~/.orchestrator"
     """Folder that all machines see, for scripts, logs and the token of runs."""
     setup: list[Line] = Field(default=[])
     """Lines of shell before anything else in every job: modules, an environment."""
@@ -250,10 +251,14 @@ class SlurmCluster(ClusterConfig):
         """Cancel all jobs of a run."""
         system = self._system()
         jobs = system.jobs(_prefix(run))
-        cancel_all(system, jobs)
-        show(f"{len(jobs)} jobs cancelled")
+        num_cancelled = cancel_all(system, jobs)
+        show(f"{num_cancelled} jobs cancelled")
         if jobs and not self.is_elsewhere:
             show("Where the command itself still runs, end it as well (Ctrl-C): it asks for machines again")
+        if num_left := len({job.id for job in jobs}) - num_cancelled:
+            raise ClusterError(
+                f"{num_left} jobs could not be cancelled, as said above; expected all. Try the same command again"
+            )
 
     def ordered_machines(self, run: RunName) -> Sequence[OrderedMachine]:
         """Return the jobs of a run, with what the batch system says of those that wait."""

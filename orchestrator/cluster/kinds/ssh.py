@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PrivateAttr
 
-from orchestrator.cluster.config import ClusterConfig, EmbeddedRay, RunName, RunningRay
+from orchestrator.cluster.config import ClusterConfig, EmbeddedRay, Folder, RunName, RunningRay
 from orchestrator.cluster.environment import ensure_token, in_home
 from orchestrator.cluster.gpu_kinds import GpuName, kind_named
 from orchestrator.cluster.hosts.check import Question, Reached, ask, ask_all, marked, refuse_others
@@ -48,7 +48,7 @@ class SshCluster(ClusterConfig):
     """Lines of shell before anything else on each host: modules, an environment."""
     python: str | None = None
     """Python of the hosts; unless given, that of the command."""
-    folder: str = "~/.orchestrator"
+    folder: Folder = "~/.orchestrator"
     """Folder that all hosts see, for logs and the token of runs."""
     address: Host | None = None
     """Address of this machine for the others; unless given, that of its usual way to them."""
