@@ -69,6 +69,12 @@ def test_submissions_of_a_folder_are_scored_and_ranked(challenge: Path, capsys):
     assert float(row["hd95_mm"]) == pytest.approx(expected.hd95_mm)
     page = (challenge / "out/report/index.html").read_text(encoding="utf-8")
     assert "Whole: 2 submissions, 4 cases." in page
+    # Whose scan a case is nobody has said.
+    texts = [
+        page,
+        *((challenge / "out/report" / name).read_text(encoding="utf-8") for name in ("report.md", "tables.tex")),
+    ]
+    assert all("cases" in text and "patient" not in text and "all folds" not in text for text in texts)
     assert "alpha" in capsys.readouterr().out
 
 

@@ -194,14 +194,16 @@ def _origins(rows: "pd.DataFrame") -> tuple[Origin, ...]:
     )
 
 
-def figures_of_scores(rows: "pd.DataFrame", *, set_titles: Mapping[str, str]) -> list[Figure]:
-    """Return the figures of `scores_frame`."""
+def figures_of_scores(
+    rows: "pd.DataFrame", *, set_titles: Mapping[str, str], each: str = "each case of all folds that have scores"
+) -> list[Figure]:
+    """Return the figures of `scores_frame`; `each` says what a point is."""
     if rows["dsc"].notna().sum() == 0:
         return []
     shown = []
     for (evaluation_set, structure), part in rows.groupby(["evaluation_set", "structure"], sort=False):
         title = set_titles.get(evaluation_set, evaluation_set)
-        caption = f"{structure}, evaluated on {title}: each case of all folds that have scores, median and quartiles."
+        caption = f"{structure}, evaluated on {title}: {each}, median and quartiles."
         shown.append(Figure(svg=figures.scores_by_group(part), caption=caption))
     shown.append(Figure(svg=figures.overlap_and_surface(rows), caption="NSD against DSC: each case and structure."))
     caption = "DSC against the volume of the structure in the reference: each case and structure."

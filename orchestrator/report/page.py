@@ -143,6 +143,11 @@ class Page:
         """Whether the table of scores is better shown when it is asked for."""
         return len(self.rows) > _MOST_SHOWN
 
+    @property
+    def unit(self) -> str:
+        """What is drawn anew: of whom a case is nobody says of submissions that are scored without a run."""
+        return "case" if self.what == "submissions" else "patient"
+
     def set_title(self, name: str) -> str:
         """Return the title of an evaluation set."""
         return self.set_titles.get(name, name)

@@ -131,7 +131,9 @@ def _figures(frame: "pd.DataFrame", board: Leaderboard) -> list[Figure]:
     shown = [one.method for one in board.standings[:MOST_DRAWN]]
     structures = list(dict.fromkeys(frame["structure"]))[:MOST_FIGURES]
     part = frame[frame["group"].isin(shown) & frame["structure"].isin(structures)]
-    return figures_of_scores(part, set_titles={EVERYTHING: f"all cases, the first {len(shown)} by rank"})
+    return figures_of_scores(
+        part, set_titles={EVERYTHING: f"all cases, the first {len(shown)} by rank"}, each="each case"
+    )
 
 
 def _methods(found: ScoredSubmissions, *, board: Leaderboard, rows: Sequence[OverviewRow]) -> str:

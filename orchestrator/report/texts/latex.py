@@ -33,7 +33,7 @@ def latex_tables(page: Page) -> str:
     for one in page.answers:
         tables += [_answer(one, page=page)] if one.differences else []
         tables += [_models(one, page=page)] if one.modelled else []
-    tables += [_ranks(one, what=page.what) for one in page.rankings]
+    tables += [_ranks(one, page=page) for one in page.rankings]
     if page.published:
         tables.append(_published(page.published, page=page))
     tables += [_gaps(one, page=page, place=place) for place, one in enumerate(page.gaps)]
@@ -50,8 +50,8 @@ def _scores(page: Page) -> str:
         for row in page.rows
     ]  # fmt: skip
     return _table(
-        "Mean DSC and NSD in per cent with 95 % intervals (studentised bootstrap over patients); median HD95 and ASSD "
-        "in mm with quartiles, of cases in which neither mask is empty.",
+        f"Mean DSC and NSD in per cent with 95 % intervals (studentised bootstrap over {page.unit}s); median HD95 and "
+        "ASSD in mm with quartiles, of cases in which neither mask is empty.",
         columns=(page.what, "evaluated on", "structure", "cases", "DSC", "NSD", "HD95", "ASSD"),
         rows=rows,
         label="scores",
@@ -107,7 +107,7 @@ def _models(found: Answer, *, page: Page) -> str:
     )
 
 
-def _ranks(found: Ranked, *, what: str) -> str:
+def _ranks(found: Ranked, *, page: Page) -> str:
     rows = [
         [str(one.rank), rank_range(one), one.method, f"{one.rank_of_mean:.2f}",
          f"{one.rank_of_ranks:.2f}", str(one.num_missing)]
@@ -115,8 +115,8 @@ def _ranks(found: Ranked, *, what: str) -> str:
     ]  # fmt: skip
     return _table(
         f"{found.title}. Rank of the mean rank over structures and metrics, and its range in 95 % of resamples of "
-        f"{found.board.num_cases} patients.",
-        columns=("rank", "95 %", what, "mean rank", "mean rank by case", "missing"),
+        f"{found.board.num_cases} {page.unit}s.",
+        columns=("rank", "95 %", page.what, "mean rank", "mean rank by case", "missing"),
         rows=rows,
         label="ranks-" + "".join(character if character.isalnum() else "-" for character in found.title),
     )

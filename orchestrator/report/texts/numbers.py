@@ -62,10 +62,10 @@ def counts(value: Quartiles) -> str:
     return f"median and quartiles, n = {value.num_finite}{empty}"
 
 
-def basis(row: OverviewRow, value: MeanWithInterval) -> str:
+def basis(row: OverviewRow, value: MeanWithInterval, unit: str = "patient") -> str:
     """Return what a mean rests on."""
     few = "" if value.has_interval or not value.num_cases else f"; fewer than {FEWEST_CLUSTERS}, so without an interval"
-    return f"n = {value.num_cases}, patients: {value.num_clusters}{few}; {', '.join(row.trainings)}"
+    return f"n = {value.num_cases}, {unit}s scored: {value.num_clusters}{few}; {', '.join(row.trainings)}"
 
 
 def left_out(row: OverviewRow) -> str:
@@ -77,7 +77,7 @@ def left_out(row: OverviewRow) -> str:
 def rank_range(standing: Standing) -> str:
     """Return between which ranks a method lies when patients are drawn anew."""
     if standing.rank_low is None:
-        return f"too few patients ({FEWEST_CLUSTERS} needed)"
+        return f"too few ({FEWEST_CLUSTERS} needed)"
     return f"{standing.rank_low} to {standing.rank_high}"
 
 
