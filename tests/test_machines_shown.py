@@ -160,6 +160,13 @@ def test_jobs_of_a_batch_system_are_listed_with_its_reasons(tmp_path, monkeypatc
     script = tmp_path / "worker.sh"
     script.write_text(config._worker_script("cores", f"{run.short}-", where=tmp_path, comment="", number=None))
     config._system().submit_job(script)
+    words = ["--output", storage.location, "--cluster", str(path)]
+    assert main(words) == 1
+    nothing_else = "the driver has not begun, or its output is not seen from here"
+    assert capsys.readouterr().out == f"machines ordered: 1 x cores: asked for (Resources)\n{nothing_else}\n"
+    assert main([*words, "--json"]) == 1
+    ordered = [{"pool": "cores", "state": "asked for", "reason": "Resources"}]
+    assert json.loads(capsys.readouterr().out) == {"driver": nothing_else, "machines_ordered": ordered}
     a_log(storage)
     told = shown(storage, capsys=capsys, words=["--cluster", str(path)]).out
     end_jobs(jobs)

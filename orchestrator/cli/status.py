@@ -31,7 +31,7 @@ from orchestrator.cluster.registry import load_cluster
 from orchestrator.configuration import absolute
 from orchestrator.driver.lease import HEARTBEAT_S, DriverRecord, latest_driver
 from orchestrator.driver.status import RunStatus, read_status
-from orchestrator.errors import ClusterError, OrchestratorError
+from orchestrator.errors import ClusterError, ConfigError, OrchestratorError
 from orchestrator.events import finite_or_null
 from orchestrator.progress import duration_text
 from orchestrator.scheduling.resources import MachineState
@@ -50,7 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = command_parser(
         "status",
         "Show how far a run is. Exit code 0: all trainings of its latest call are done or not needed; 1: not yet; 2: "
-        "there is no run.",
+        "there is no run, and no machine ordered for one.",
     )
     parser.add_argument("--output", required=True, help="folder or bucket of the run")
     parser.add_argument(
@@ -79,10 +79,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def show_status(options: argparse.Namespace, *, console: Console, errors: Console) -> int:
     """Read how far the run is, and print that."""
     storage = open_storage(options.output)
-    status = read_status(storage)
+    note = partial(say, console=errors)
+    # Asked first: before the driver has begun, and where its output is not seen from here, they are all there is.
+    ordered = ordered_for(options.output, cluster=options.cluster, note=note)
+    try:
+        status = read_status(storage)
+    except ConfigError:
+        if not ordered:
+            raise
+        show_ordered(ordered, as_json=options.json, console=console)
+        return EXIT_NOT_DONE
     cost = describe_cost(status, cluster=options.cluster, prices=options.prices)
-    driver = find_driver(storage, note=partial(say, console=errors))
-    ordered = ordered_for(options.output, cluster=options.cluster, note=partial(say, console=errors))
+    driver = find_driver(storage, note=note)
     if options.json:
         record = {
             **asdict(status),
@@ -98,6 +106,17 @@ def show_status(options: argparse.Namespace, *, console: Console, errors: Consol
         for line in machine_lines(status, ordered, is_at_work=driver.is_at_work):
             say(line, console=console)
     return EXIT_DONE if status.done | status.left_out >= set(status.trainings) else EXIT_NOT_DONE
+
+
+def show_ordered(ordered: Sequence[OrderedMachine], *, as_json: bool, console: Console) -> None:
+    """Print the machines of a run of which nothing else is seen."""
+    text = "the driver has not begun, or its output is not seen from here"
+    if as_json:
+        record = {"driver": text, "machines_ordered": [asdict(machine) for machine in ordered]}
+        say(json.dumps(record, indent=1), console=console)
+        return
+    for line in (*ordered_lines(ordered), text):
+        say(line, console=console)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -165,15 +184,18 @@ def ordered_for(output: str, *, cluster: Path | None, note: Callable[[str], None
         return ()
 
 
+def ordered_lines(ordered: Sequence[OrderedMachine]) -> list[str]:
+    """Return what has become of machines that were ordered."""
+    numbers = Counter((one.pool, one.state, one.reason) for one in ordered)
+    return [
+        f"machines ordered: {number} x {pool}: {state}{f' ({reason})' if reason else ''}"
+        for (pool, state, reason), number in sorted(numbers.items())
+    ]
+
+
 def machine_lines(status: RunStatus, ordered: Sequence[OrderedMachine], *, is_at_work: bool) -> list[str]:
     """Return what the machines of a run do, those that are still to come and why they are not there."""
-    lines = []
-    if ordered:
-        numbers = Counter((one.pool, one.state, one.reason) for one in ordered)
-        lines += [
-            f"machines ordered: {number} x {pool}: {state}{f' ({reason})' if reason else ''}"
-            for (pool, state, reason), number in sorted(numbers.items())
-        ]
+    lines = ordered_lines(ordered)
     if not is_at_work:
         return lines
     lines += [
