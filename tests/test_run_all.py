@@ -1,6 +1,7 @@
 """The command line: what it shows, what it refuses, and with which exit code."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from orchestrator.cli.run import main
 from orchestrator.cli.run.options import build_parser, command_for, select
 from orchestrator.cluster.environment import LAUNCHED_FROM
 from orchestrator.driver.run import RunOutcome
+from orchestrator.shipped import shipped_file
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
 
@@ -64,6 +66,16 @@ def test_dry_run_on_data_shows_what_a_run_would_refuse_and_makes_no_output(capsy
     assert [row["id"] for row in json.loads(shown.out)] == ["T1-lung-fold0"]
     assert line in shown.err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_of_the_shipped_file_for_aws_takes_no_bucket_and_no_credentials(monkeypatch, capsys):
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+    cluster = str(shipped_file("clusters", "aws.yaml"))
+    assert main(["--dry-run", "--only", "T1-lung", "--preset", "paper", "--cluster", cluster]) == 0
+    assert "5 trainings" in capsys.readouterr().out
 
 
 def test_one_training_is_not_trainings(capsys):

@@ -79,12 +79,15 @@ INSTEAD = {"dry_run": _dry_run, "render": _render, "status": _status, "down": _d
 
 def show_what_would_run(request: RunRequest, *, console: Console, problems: Console | None) -> int:
     """Print the trainings, as JSON where problems of the data are printed elsewhere, and check the data."""
+    from orchestrator.cluster.aws_checks import placeholders
     from orchestrator.driver.before_start import check_unchanged, check_workers_asked_for
 
     show_trainings(request, console=console, as_json=problems is not None)
     check_workers_asked_for(request)
     if request.data:
-        check_unchanged(request)
+        # Nothing has been read yet by a run whose bucket has no name.
+        if not placeholders(request.output):
+            check_unchanged(request)
         check_data(request, console=problems or console)
     return EXIT_DONE
 
