@@ -107,7 +107,7 @@ def test_variables_for_other_lists_change_nothing_and_the_user_is_who_runs_us(tm
     assert user_name() == me
 
 
-def test_a_run_goes_on_with_the_jobs_that_a_limit_lets_it_have(tmp_path, jobs, looks):
+def test_a_run_goes_on_with_the_jobs_that_a_limit_lets_it_have_and_says_so_once(tmp_path, jobs, looks, caplog):
     (jobs / "limit").write_text("2")
     workers = start(tmp_path)
     try:
@@ -116,6 +116,7 @@ def test_a_run_goes_on_with_the_jobs_that_a_limit_lets_it_have(tmp_path, jobs, l
         workers.ask({(8, 1): 3}, present={})
         assert workers.waiting() == {"gpu: Resources": 2}
         assert list(jobs.glob("*.cancelled")) == []
+        assert caplog.text.count("QOSMaxSubmitJobPerUserLimit") == 1
     finally:
         workers.close()
 

@@ -118,6 +118,7 @@ class BatchWorkers:
         self._answered_s: float | None = None
         self._num_refusals = 0
         self._refusal = ""
+        self._warned = ""
         self._ended = threading.Event()
         self._asked = threading.Event()
         self._thread = threading.Thread(target=self._keep_up, name="batch-workers", daemon=True)
@@ -164,7 +165,7 @@ class BatchWorkers:
             try:
                 refusal = self._look(now_s)
             except ClusterError as error:
-                logger.warning("%s", error)
+                self._warn(str(error))
                 is_away = self._answered_s is not None and now_s - self._answered_s < UNANSWERED_S
                 refusal = "" if is_away else str(error)
             except Exception as error:
@@ -202,7 +203,7 @@ class BatchWorkers:
             for name, number in orders.submit.items():
                 self._submit(name, number, now_s=now_s)
         except ClusterError as error:
-            logger.warning("%s", error)
+            self._warn(str(error))
             # A limit of jobs that wait: as one of them ends, another is taken.
             return unlisted or ("" if known or self._submitted.waiting() else str(error))
         return unlisted
@@ -224,12 +225,18 @@ class BatchWorkers:
             f"where they were expected. Look whether they have ended at once (logs: {logs}); if they wait or run, have "
             "query.command of a batch_system file list them"
         )
-        logger.warning("%s", told)
+        self._warn(told)
         if not listed or num_present > sum(not job.is_waiting for job in listed):
             return told
         cancel_all(self._system, late)
         self._submitted.forget([job.id for job in late])
         return ""
+
+    def _warn(self, told: str) -> None:
+        # A limit stays for hours, and is met at every look.
+        if told != self._warned:
+            logger.warning("%s", told)
+        self._warned = told
 
     def _submit(self, name: str, number: int, *, now_s: float) -> None:
         together = number if name in self._arrays else 1
