@@ -32,8 +32,8 @@ class Place:
     mean: float
     """Over the cases with a finite number; NaN without any."""
     rank_of_mean: int
-    """1 is the best; for the ranks a case without a usable prediction, or without a distance, is worse than any other
-    one, and two empty masks are the best."""
+    """1 is the best. A case without a usable prediction counts as 0 in an overlap and as the worst distance of anybody;
+    two empty masks are the best."""
     rank_of_ranks: int
     """By the mean of the ranks of each case."""
     rank_by_tests: int | None
