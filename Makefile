@@ -30,8 +30,8 @@ chaos: $(VENV)/.installed
 # slurmctld slurmd slurm-client openssh-server rsync iproute2 util-linux; what is missing is skipped and named.
 test-clusters: $(VENV)/.installed
 	@test "$$(id -u)" = 0 || { echo "test-clusters: expected root: slurmd, sshd and network namespaces take it"; exit 2; }
-	$(BIN)/python -m pytest -rs tests/test_slurm_daemons.py tests/test_slurm.py tests/test_ssh.py \
-	  tests/test_aws_end_to_end.py tests/test_kubernetes.py tests/test_cluster_mistakes.py tests/test_growing_cluster.py $(ARGS)
+	$(BIN)/python -m pytest -rs tests/hosts/test_slurm_daemons.py tests/hosts/test_slurm.py tests/hosts/test_ssh.py \
+	  tests/hosts/test_aws_end_to_end.py tests/hosts/test_kubernetes.py tests/cluster/test_cluster_mistakes.py tests/cluster/test_growing_cluster.py $(ARGS)
 
 # As root, with the same Slurm: all 45 trainings as its jobs while it is hurt, then once more with everything on an S3
 # that fails now and then; an hour and more.

@@ -1,0 +1,96 @@
+"""Tables whose columns are the values of a facet, against values worked out by hand."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from test_tables import LAYOUT, FakePublished, rows_of, training
+
+from orchestrator.benchmark.loading import load_study
+from orchestrator.benchmark.tables import TableSpec, load_tables
+from orchestrator.errors import ConfigError
+from orchestrator.report.study_tables.tables import Doubts, write_tables
+from orchestrator.storage.filesystem import open_storage
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def written(tmp_path):
+    def write(trainings, rows, *, layout):
+        storage = open_storage(tmp_path)
+        keys = write_tables(storage, rows=rows, trainings=trainings, without={}, layout=layout, doubts=Doubts())
+        return {key.removeprefix("tables/"): storage.read_bytes(key).decode() for key in keys}
+
+    return write
+
+
+def beside(*, rows=(), columns="model"):
+    spec = TableSpec(name="models", title="Two networks", facets={"model": ("2d", "3d")}, rows=rows, columns=columns)
+    return replace(LAYOUT, specs=(spec,), published=FakePublished())
+
+
+def test_values_of_a_facet_stand_side_by_side_with_what_is_published_of_each(written):
+    first, second = training(), training(1)
+    flat = training(model="2d")
+    rows = [
+        *rows_of(first, (0.8, 0.5), (0.9, 0.7)),
+        *rows_of(second, (0.7, 0.6), (0.8, 0.6)),
+        *rows_of(flat, (0.5, 0.25)),
+    ]
+    text = written([first, second, flat], rows, layout=beside())["models.md"]
+    titles = (
+        "evaluated on | structure | cases | 2d DSC | 2d NSD | 3d DSC | 3d DSC published | 3d NSD | 3d NSD published"
+    )
+    assert f"| {titles} | remarks |" in text
+    # Means and deviations as above; the 2D network has one case of one fold, so that there is no deviation.
+    lacks = "3d: 2 of 5 folds: 3 not in this run, 2d: fold 0 alone, 2d: 1 of 2 cases have no row"
+    cells = "COVID-19-CT-Seg | left lung | 4 / 1 | 50.0 | 25.0 | 80.0 ± 8.2 | 85.8 ± 10.5 | 60.0 ± 8.2 | 70.0 ± 12.5"
+    assert f"| {cells} | {lacks} |" in text
+    assert text.index(cells) < text.index("The same fold by fold:") < text.index("| T1-lung | ")
+
+
+def test_facets_make_the_lines_of_a_table(written):
+    some = [training(task=task, source=source) for task, source in ((1, "covid"), (2, "msd"), (2, "nsclc"))]
+    scores = ((0.1, 0.1), (0.2, 0.2), (0.3, 0.3))
+    rows = [row for one, score in zip(some, scores, strict=True) for row in rows_of(one, score, score)]
+    files = written(some, rows, layout=beside(rows=("source",), columns="task"))
+    lines = files["models.md"].splitlines()
+    titles = (
+        "source | evaluated on | structure | cases | 1 DSC | 1 NSD | 2 DSC | 2 DSC published | 2 NSD | 2 NSD published"
+    )
+    first = lines.index(f"| {titles} | remarks |")
+    assert lines[first + 2].startswith(
+        "| covid | COVID-19-CT-Seg | left lung | 2 | 10.0 ± 0.0 | 10.0 ± 0.0 |  |  |  |  |"
+    )
+    published = "50.0 ± 10.5 | 20.0 ± 0.0 | 70.0 ± 12.5"
+    assert lines[first + 3].startswith(f"| msd | COVID-19-CT-Seg | left lung | 2 |  |  | 20.0 ± 0.0 | {published} |")
+    assert "nsclc & COVID-19-CT-Seg & left lung & 2 &  &  & 30.0 $\\pm$ 0.0 &  & 30.0" in files["models.tex"]
+    assert len(files["models.csv"].splitlines()) == 1 + 3
+    assert "fold by fold" not in files["summary.md"]
+
+
+TABLES = "tables: {t: {title: x, facets: %s, %s}}"
+
+
+@pytest.mark.parametrize(
+    ("facets", "layout", "words"),
+    [
+        ("{}", "rows: [task]", "tables.t.rows: expected only with `columns`"),
+        ("{}", "columns: modell", "unknown facet 'modell'; did you mean 'model'"),
+        ("{}", "columns: model, rows: [taks]", "unknown facet 'taks'; did you mean 'task'"),
+        ("{model: 3d}", "columns: task, rows: [split]", "T1-lung and T1-infection would stand in one cell"),
+    ],
+)
+def test_a_table_that_cannot_be_laid_out_is_refused(tmp_path, facets, layout, words):
+    (tmp_path / "tables.yaml").write_text(TABLES % (facets, layout))
+    with pytest.raises(ConfigError, match=words):
+        load_tables(replace(load_study(), path=tmp_path / "study.yaml"))
+
+
+def test_models_stand_side_by_side_where_a_study_has_no_tables(tmp_path):
+    brain = load_study(ROOT / "splits" / "brain_mri" / "study.yaml")
+    (spec,) = load_tables(replace(brain, path=tmp_path / "study.yaml")).specs
+    assert (spec.columns, spec.rows) == ("model", ())
+    (spec,) = load_tables(replace(brain, path=tmp_path / "study.yaml", models=brain.models[:1])).specs
+    assert spec.columns is None

@@ -1,0 +1,272 @@
+"""Claims about the status of a run as its files tell it."""
+
+import json
+import math
+from dataclasses import asdict, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from orchestrator.cli.status import main
+from orchestrator.driver.lease import DriverRecord, Lease
+from orchestrator.driver.status import TrainingUnderWay, forecast, read_status
+from orchestrator.errors import ConfigError
+from orchestrator.events import EventLog
+from orchestrator.stages.records.latest_epoch import LatestEpoch, write_latest_epoch
+from orchestrator.storage import run_paths
+from orchestrator.storage.filesystem import open_storage
+from orchestrator.training.reports import EpochReport
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+class Run:
+    """Writes what a driver would."""
+
+    def __init__(self, folder):
+        self.storage = open_storage(folder)
+        self.now = START
+
+    def begin(self, *trainings):
+        self.now += timedelta(seconds=1)
+        self.events = EventLog(self.storage, run_started=self.now, clock=lambda: self.now)
+        self.events.append("run_started", trainings=list(trainings), stages_done=0)
+
+    def started(self, kind, training):
+        self.events.append("stage_started", stage=f"{kind} {training}", stage_kind=kind, attempt=1)
+
+    def finished(self, kind, training, *, elapsed_s):
+        self.events.append("stage_finished", stage=f"{kind} {training}", stage_kind=kind, elapsed_s=elapsed_s)
+        if kind == "score":
+            self.storage.write_bytes(run_paths.results(training), b"")
+
+    def failed(self, kind, training, *, final):
+        self.events.append("stage_failed", stage=f"{kind} {training}", stage_kind=kind, error="E: x", final=final)
+
+    def epoch(self, training, *, epoch, elapsed_s, is_typical=True):
+        report = EpochReport(
+            epoch=epoch,
+            num_epochs=10,
+            train_loss=0,
+            val_loss=0,
+            pseudo_dice=0.5,
+            elapsed_s=elapsed_s,
+            loader_wait_s=0,
+            is_typical=is_typical,
+        )
+        write_latest_epoch(self.storage, training, LatestEpoch(report=report, host="node7", node=""))
+
+
+@pytest.fixture
+def run(tmp_path):
+    return Run(tmp_path)
+
+
+def under_way(*, epoch, elapsed_s=1.0, stage="train"):
+    return TrainingUnderWay(
+        id="a",
+        stage=stage,
+        since=START,
+        epoch=epoch,
+        num_epochs=10,
+        pseudo_dice=0.0,
+        epoch_elapsed_s=elapsed_s,
+        host="",
+    )
+
+
+def test_each_training_is_done_under_way_waiting_or_failed(run, capsys):
+    run.begin("a", "b", "c", "d", "e")
+    for kind, elapsed_s in (("train", 100.0), ("predict", 10.0), ("score", 1.0)):
+        run.started(kind, "a")
+        run.finished(kind, "a", elapsed_s=elapsed_s)
+    run.started("train", "b")
+    run.epoch("b", epoch=3, elapsed_s=9.0)
+    run.started("train", "c")
+    run.failed("train", "c", final=True)
+    run.started("train", "d")
+    run.finished("train", "d", elapsed_s=80.0)
+    status = read_status(run.storage)
+    assert status.done == {"a"}
+    assert [(t.id, t.stage, t.epoch, t.host) for t in status.under_way] == [
+        ("b", "train", 4, "node7"),
+        ("d", "predict", 0, ""),
+    ]
+    assert (status.waiting, dict(status.failed)) == (("e",), {"train c": "E: x"})
+    assert status.training_s == 191.0
+    assert main(["--output", run.storage.location]) == 1
+    printed = capsys.readouterr().out
+    assert "1 of 5 trainings done, 2 interrupted, 1 waiting, 1 stages failed" in printed
+    assert "to go" not in printed
+    assert "4/10" in printed
+    assert "there has been no driver" in printed
+    with Lease(run.storage):
+        assert main(["--output", run.storage.location]) == 1
+    printed = capsys.readouterr().out
+    assert "1 of 5 trainings done, 2 under way, 1 waiting, 1 stages failed" in printed
+    assert "to go: about" in printed
+
+
+def test_the_first_epoch_of_an_attempt_is_no_forecast(run):
+    run.begin("a")
+    run.started("train", "a")
+    for epoch, is_typical, left_s in ((0, False, None), (1, True, 16.0)):
+        run.epoch("a", epoch=epoch, elapsed_s=2.0, is_typical=is_typical)
+        (training,) = read_status(run.storage).under_way
+        assert (training.epoch, training.remaining_s()) == (epoch + 1, left_s)
+
+
+def test_a_failure_that_was_tried_again_is_none(run):
+    run.begin("a")
+    run.started("train", "a")
+    run.failed("train", "a", final=False)
+    assert read_status(run.storage).waiting == ("a",)
+    run.started("train", "a")
+    status = read_status(run.storage)
+    assert [t.id for t in status.under_way] == ["a"]
+    assert not status.failed
+
+
+def test_only_the_latest_call_counts_for_what_is_under_way(run):
+    run.begin("a", "b")
+    run.started("train", "a")
+    run.failed("train", "b", final=True)
+    run.begin("a", "b")
+    status = read_status(run.storage)
+    assert (status.under_way, dict(status.failed), status.waiting) == ((), {}, ("a", "b"))
+
+
+def test_json_has_null_for_what_is_not_known(run, capsys):
+    run.begin("a")
+    run.started("train", "a")
+    assert main(["--output", run.storage.location, "--json"]) == 1
+    record = json.loads(capsys.readouterr().out)
+    assert record["under_way"][0]["pseudo_dice"] is None
+    assert record["forecast"] is None
+
+
+def test_everything_done_is_exit_code_0_and_no_run_2(run, capsys):
+    assert main(["--output", run.storage.location]) == 2
+    assert "no run has been started there" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="no run"):
+        read_status(run.storage)
+    run.begin("a")
+    run.finished("score", "a", elapsed_s=1.0)
+    assert main(["--output", run.storage.location]) == 0
+
+
+def test_a_driver_on_another_machine_is_watched_and_that_is_said_apart_from_the_status(run, capsys, monkeypatch):
+    run.begin("a")
+    elsewhere = replace(DriverRecord.of_this_process(), host="another", processes="another", pid=7)
+    run.storage.write_bytes(run_paths.driver(1), json.dumps(asdict(elsewhere)).encode())
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    assert main(["--output", run.storage.location]) == 1
+    captured = capsys.readouterr()
+    assert captured.err == "waiting up to 15 s for a sign of life of the driver (process 7 on another)\n"
+    assert "the latest driver is dead (process 7 on another)" in captured.out
+
+
+def test_a_status_in_a_pipe_has_its_counts_on_one_line(run, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    run.begin("a")
+    main(["--output", run.storage.location])
+    assert capsys.readouterr().out.splitlines()[0] == (
+        "0 of 1 trainings done, 0 interrupted, 1 waiting, 0 stages failed; 0 s of training, prediction and scoring"
+    )
+
+
+def test_ctrl_c_ends_the_command_with_one_line(run, capsys, monkeypatch):
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    run.begin("a")
+    monkeypatch.setattr("orchestrator.cli.status.read_status", interrupt)
+    assert main(["--output", run.storage.location]) == 130
+    assert capsys.readouterr().err == "Interrupted.\n"
+
+
+def test_forecast_fills_slots_as_they_become_free():
+    # Two slots: one is free after 6 s, one after 2 s; three more of 10 s each: 2 -> 12 -> 22 and 6 -> 16; five
+    # predictions of 5 s: 16 -> 21 -> 26 -> 31 and 22 -> 27 -> 32.
+    known = forecast(
+        [under_way(epoch=4), under_way(epoch=8)], num_waiting=3, training_s=[10.0], after_s=5.0, num_slots=2
+    )
+    assert (known.early_s, known.median_s, known.late_s) == (32.0, 32.0, 32.0)
+    # What has been fitted only waits for its prediction.
+    assert (
+        forecast(
+            [under_way(epoch=4, stage="predict")], num_waiting=0, training_s=[9.0], after_s=5.0, num_slots=1
+        ).late_s
+        == 5.0
+    )
+
+
+def test_forecast_is_a_range_where_durations_differ():
+    found = forecast([], num_waiting=8, training_s=[10.0, 20.0], after_s=0.0, num_slots=1)
+    assert 80 < found.early_s < found.median_s < found.late_s < 160
+    assert found == forecast([], num_waiting=8, training_s=[10.0, 20.0], after_s=0.0, num_slots=1)
+
+
+def test_forecast_goes_by_the_epochs_if_nothing_has_finished_and_by_nothing_else():
+    first = forecast([under_way(epoch=5, elapsed_s=2.0)], num_waiting=1, training_s=[], after_s=0.0, num_slots=1)
+    assert first.median_s == 10.0 + 20.0
+    unknown = TrainingUnderWay(
+        id="a",
+        stage="train",
+        since=START,
+        epoch=0,
+        num_epochs=0,
+        pseudo_dice=math.nan,
+        epoch_elapsed_s=math.nan,
+        host="",
+    )
+    assert forecast([unknown], num_waiting=5, training_s=[], after_s=0.0, num_slots=1) is None
+    assert forecast([], num_waiting=0, training_s=[1.0], after_s=0.0, num_slots=1) is None
+
+
+def test_long_trainings_end_together_since_they_give_way():
+    """Three of 10 h in two slots: 15 h, where first come first served would need 20."""
+    hour_s = 3600.0
+    found = forecast([], num_waiting=3, training_s=[10 * hour_s], after_s=0.0, num_slots=2)
+    assert found.median_s == pytest.approx(15 * hour_s)
+
+
+def test_trainings_shorter_than_a_slice_of_the_cluster_wait_for_each_other():
+    trainings = {"num_waiting": 3, "training_s": [36_000.0], "after_s": 0.0, "num_slots": 2}
+    assert forecast([], min_gain_s=36_000.0, **trainings).median_s == pytest.approx(72_000.0)
+
+
+def test_gpu_hours_are_counted_until_the_last_event_of_each_driver_and_priced(run, capsys):
+    run.begin("a", "b")
+    for name in ("a", "b"):
+        stage = f"train {name}"
+        run.events.append("stage_started", stage=stage, stage_kind="train", attempt=1, gpu_kind="L40S", gpus=0.5)
+    run.now += timedelta(hours=4)
+    run.finished("train", "a", elapsed_s=4 * 3600)
+    run.now += timedelta(days=3)
+    run.begin("b")
+    assert read_status(run.storage).gpu_hours == {"L40S": 4.0}
+    aws = str(Path(__file__).resolve().parents[2] / "clusters" / "aws.yaml")
+    main(["--output", run.storage.location, "--cluster", aws])
+    assert "GPU hours so far: 4.0, 4.00 to 8.96 USD with the prices of 2025-06-01" in capsys.readouterr().out
+
+
+def test_a_stage_whose_node_was_broken_has_not_failed(run):
+    run.begin("a")
+    run.failed("train", "a", final=True)
+    run.events.append("stage_revived", stage="train a", stage_kind="train")
+    assert not read_status(run.storage).failed
+
+
+def test_a_member_of_an_ensemble_that_nobody_asked_for_is_trained_and_then_over(run):
+    run.begin("both-fold0")
+    run.started("train", "a-fold0")
+    assert [(one.id, one.stage) for one in read_status(run.storage).under_way] == [("a-fold0", "train")]
+    run.finished("train", "a-fold0", elapsed_s=9.0)
+    assert read_status(run.storage).under_way == ()
+    run.started("ensemble", "both-fold0")
+    run.finished("ensemble", "both-fold0", elapsed_s=0.1)
+    status = read_status(run.storage)
+    assert [(one.id, one.stage) for one in status.under_way] == [("both-fold0", "predict")]
+    assert status.waiting == ()
