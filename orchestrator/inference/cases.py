@@ -10,11 +10,12 @@ from pathlib import Path
 
 from orchestrator.errors import ConfigError
 from orchestrator.images.dicom.elements import looks_like_dicom
+from orchestrator.inference.output_folder import RECORD, TABLE
 
 _CHANNEL = re.compile(r"(.+)_(\d{4})")
 _TABLE_ENDING = ".csv"
 _MOST_TABLE_BYTES = 16 * 2**20
-_TAKEN = frozenset({"predict", "predictions"})
+_TAKEN = frozenset({Path(RECORD).stem, Path(TABLE).stem})
 """Names of what a folder of predictions has beside those of cases."""
 
 
@@ -107,7 +108,7 @@ def _dicom_cases(source: Path, *, num_channels: int) -> list[InputCase]:
     else:
         folders = [path for path in sorted(source.iterdir()) if path.is_dir() and not path.name.startswith(".")]
         # A folder of predictions has DICOM objects of its own.
-        folders = [path for path in folders if not (path / "predict.json").is_file() and _holds_dicom(path.rglob("*"))]
+        folders = [path for path in folders if not (path / RECORD).is_file() and _holds_dicom(path.rglob("*"))]
     if folders and num_channels > 1:
         raise ConfigError(
             f"{source}: a DICOM series is an image of one channel; expected {num_channels}, as the model has. Convert "

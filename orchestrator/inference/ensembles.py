@@ -159,8 +159,8 @@ def load_models(
     if options.num_threads is not None:
         limit_threads(options.num_threads)
     with opened_together(sources) as models:
-        for found, source, expected in zip(models, sources, digests or (), strict=False):
-            if found.model.sha256 != expected:
+        for found, source, expected in zip(models, sources, digests or [None] * len(sources), strict=True):
+            if expected is not None and found.model.sha256 != expected:
                 raise DataError(
                     f"{source.location}: SHA-256 {found.model.sha256}; expected {expected}, as when this prediction "
                     "began: the model was changed since. Begin again"

@@ -94,20 +94,20 @@ class FolderPrediction:
         `is_alone` tells that each has a process of its own.
         """
         storage = open_storage(self.output)
-        found = [None if self.is_done(storage, case.name) else self._case_bytes(case) for case in self.cases]
+        is_left = [not self.is_done(storage, case.name) for case in self.cases]
+        found = [self._case_bytes(case) if left else None for case, left in zip(self.cases, is_left, strict=True)]
         limit = math.inf if self.options.max_memory_gib is None else self.options.max_memory_gib * 2**30
-        return plan_memory(found, own_bytes=_own_bytes(), most_bytes=limit, is_alone=is_alone)
+        num_left = sum(is_left)
+        return plan_memory(found, num_left=num_left, own_bytes=_own_bytes(), most_bytes=limit, is_alone=is_alone)
 
     def announcement(self, memory: FolderMemory) -> str:
         """Return what the cases take at most, in a line; empty where that is not known before they are read."""
         if memory.largest is None:
             return ""
-        storage = open_storage(self.output)
-        num_left = sum(not self.is_done(storage, case.name) for case in self.cases)
-        others = " with those before and after it" if memory.overlaps[memory.largest] and num_left > 1 else ""
+        others = " with those before and after it" if memory.overlaps[memory.largest] and memory.num_left > 1 else ""
         return (
-            f"{num_left} of {len(self.cases)} cases to predict; at most {memory.most_bytes / 2**30:.2f} GiB of memory "
-            f"({self.cases[memory.largest].name}{others})"
+            f"{memory.num_left} of {len(self.cases)} cases to predict; at most {memory.most_bytes / 2**30:.2f} GiB of "
+            f"memory ({self.cases[memory.largest].name}{others})"
         )
 
     def is_done(self, storage: Storage, name: str) -> bool:

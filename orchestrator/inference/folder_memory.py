@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 class FolderMemory:
     """Decided before the first case, so that what was said holds to the end."""
 
+    num_left: int
+    """Cases that are not predicted yet."""
     alone: tuple[int, ...]
     """Bytes that the process has in memory for each case at most, if it is the only one."""
     overlaps: tuple[bool, ...]
@@ -25,7 +27,7 @@ class FolderMemory:
 
 
 def plan_memory(
-    cases: Sequence["CaseBytes | None"], *, own_bytes: int, most_bytes: float, is_alone: bool
+    cases: Sequence["CaseBytes | None"], *, num_left: int, own_bytes: int, most_bytes: float, is_alone: bool
 ) -> FolderMemory:
     """Return what cases take, one after the other.
 
@@ -33,6 +35,8 @@ def plan_memory(
     ----------
     cases
         What each takes; None if it is not known, or nothing.
+    num_left
+        Of them, that are not predicted yet.
     own_bytes
         That the process has in memory already.
     most_bytes
@@ -52,6 +56,7 @@ def plan_memory(
     known = [number for number, case in enumerate(cases) if case is not None]
     largest = max(known, key=taken.__getitem__, default=None)
     return FolderMemory(
+        num_left=num_left,
         alone=tuple(alone),
         overlaps=overlaps,
         most_bytes=own_bytes if largest is None else taken[largest],

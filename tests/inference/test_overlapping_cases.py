@@ -99,18 +99,18 @@ def test_a_failing_disk_ends_all_and_everything_that_is_open_is_closed(step):
 def test_memory_is_that_of_neighbours_and_they_overlap_only_if_there_is_room():
     cases = [CaseBytes(preparing=30, predicting=50, writing=4), None, CaseBytes(preparing=20, predicting=70, writing=3)]
     cases.append(CaseBytes(preparing=40, predicting=60, writing=5))
-    with_room = plan_memory(cases, own_bytes=100, most_bytes=10**6, is_alone=False)
+    with_room = plan_memory(cases, num_left=3, own_bytes=100, most_bytes=10**6, is_alone=False)
     assert with_room.alone == (150, 100, 170, 160)
     # The third is predicted while the fourth is read: 100 + 70 + 40.
     assert (with_room.most_bytes, with_room.largest) == (210, 2)
     assert with_room.overlaps == (True, True, True, True)
     # The fourth with the third being written takes 163.
-    without = plan_memory(cases, own_bytes=100, most_bytes=165, is_alone=False)
+    without = plan_memory(cases, num_left=3, own_bytes=100, most_bytes=165, is_alone=False)
     assert without.overlaps == (True, True, False, True)
     assert (without.most_bytes, without.largest) == (170, 2)
-    alone = plan_memory(cases, own_bytes=100, most_bytes=10**6, is_alone=True)
+    alone = plan_memory(cases, num_left=3, own_bytes=100, most_bytes=10**6, is_alone=True)
     assert (alone.overlaps, alone.most_bytes) == ((False,) * 4, 170)
-    assert plan_memory([None], own_bytes=100, most_bytes=10**6, is_alone=False).largest is None
+    assert plan_memory([None], num_left=0, own_bytes=100, most_bytes=10**6, is_alone=False).largest is None
 
 
 def test_threads_that_let_nnunet_print_leave_the_output_of_others_alone(capsys):

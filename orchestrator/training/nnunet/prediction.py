@@ -102,18 +102,15 @@ class Predictor:
         with prints_to_log():
             self.plan.plans_manager.image_reader_writer_class().write_seg(labels, str(output), properties)
 
-    def preparing_bytes(self, header: ImageHeader) -> int:
-        """Return what an image takes at most until it is prepared, beside what this process has in memory."""
-        turned, plan = self._sweep_of(header)
-        resampling = resampling_bytes(turned, plan.unpadded_shape, num_channels=self._num_channels)
-        return max(resampling, normalising_bytes(header, self.plan), reading_bytes(header, self.plan))
-
-    def expected_bytes(self, header: ImageHeader) -> int:
+    def expected_bytes(self, header: ImageHeader) -> tuple[int, int]:
         """Return what a prediction takes at most beside what this process has in memory, by the header of an image.
 
-        That is an upper bound: zeros around the body, which are cut off, are not known before the image is read.
+        The first number is until the image is prepared, the second one with all that follows. They are upper bounds:
+        zeros around the body, which are cut off, are not known before the image is read.
         """
         turned, plan = self._sweep_of(header)
+        resampling = resampling_bytes(turned, plan.unpadded_shape, num_channels=self._num_channels)
+        preparing = max(resampling, normalising_bytes(header, self.plan), reading_bytes(header, self.plan))
         predicting = sweep_bytes(
             turned,
             plan,
@@ -122,7 +119,7 @@ class Predictor:
             mirrors=self._predictor.use_mirroring,
             streams=self.streams,
         )
-        return max(self.preparing_bytes(header), predicting)
+        return preparing, max(preparing, predicting)
 
     def _sweep_of(self, header: ImageHeader) -> tuple[ImageHeader, SweepPlan]:
         """Return the header in the plan's order of axes, and what is known of the windows over such an image."""

@@ -211,9 +211,10 @@ class ModelEnsemble:
         first, *others = self._predictors
         num_classes = first.plan.label_manager.num_segmentation_heads
         one_slice = 4 * num_classes * math.prod(sorted(header.shape)[1:]) * (len(others) + 3) if others else 0
+        (preparing, alone), *further = (one.expected_bytes(header) for one in self._predictors)
         return CaseBytes(
-            preparing=first.preparing_bytes(header),
-            predicting=one_slice + sum(one.expected_bytes(header) for one in self._predictors),
+            preparing=preparing,
+            predicting=one_slice + alone + sum(num_bytes for _, num_bytes in further),
             # As it is, and as its writer has it.
             writing=2 * label_map_bytes(header, num_classes=num_classes),
         )
