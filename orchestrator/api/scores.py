@@ -109,6 +109,8 @@ class SubmitOptions(TypedDict, total=False):
     """With `reference`: as that of `evaluate`."""
     ignored_label: int | None
     """With `reference`: as that of `evaluate`."""
+    patients: Path | str | None
+    """With `reference`: CSV file with the columns `case` and `patient`; each case is one of its own unless given."""
     study: str | Path | None
     """Beside a run: file of the study that it trains, the shipped one unless given."""
     label_set: str | None
@@ -167,7 +169,14 @@ def submit(submissions: Sequence[str], *, output: str | Path, **options: Unpack[
         ignored_label=options.get("ignored_label"),
     )
     comparison = replace(comparison, predictions=tuple(one.folder for one in found), any_ending=True)
-    return submit_alone(found, comparison, output=storage, score_all=score_all, on_case=on_case)
+    return submit_alone(
+        found,
+        comparison,
+        output=storage,
+        score_all=score_all,
+        on_case=on_case,
+        patients=Path(patients) if (patients := options.get("patients")) else None,
+    )
 
 
 def _scored(

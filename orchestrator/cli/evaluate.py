@@ -220,9 +220,17 @@ def show_leaderboard(scores: FolderScores, *, output: str | None, console: Conso
         say(f"ranks: {output}", console=console)
 
 
-def print_standings(found: Leaderboard, *, console: Console) -> None:
-    """Print where methods stand over all structures and metrics."""
-    titles = ("rank", "95 % of resamples", "ranked", "mean rank", "mean rank by case", "first in", "missing cases")
+def print_standings(found: Leaderboard, *, console: Console, unit: str = "case") -> None:
+    """Print where methods stand over all structures and metrics; `unit` is what was ranked in, a case or a patient."""
+    titles = (
+        "rank",
+        "95 % of resamples",
+        "ranked",
+        "mean rank",
+        f"mean rank by {unit}",
+        "first in",
+        f"missing {unit}s",
+    )
     table = Table(*titles, box=None, padding=(0, 2))
     for one in found.standings:
         table.add_row(
@@ -236,9 +244,9 @@ def print_standings(found: Leaderboard, *, console: Console) -> None:
         )
     print_whole(table, console=console)
     console.print(
-        f"Ranks of the means, and of the mean ranks of each case, over all labels and metrics, of {found.num_cases} "
-        "cases; 1 is the best. In means a missing case counts as 0, in those of distances as the worst that anybody "
-        "has; two empty masks are the best.",
+        f"Ranks of the means, and of the mean ranks of each {unit}, over all labels and metrics, of {found.num_cases} "
+        f"{unit}s; 1 is the best. In means a missing {unit} counts as 0, in those of distances as the worst that "
+        "anybody has; two empty masks are the best.",
         style="dim",
         soft_wrap=True,
     )

@@ -133,6 +133,8 @@ class Page:
     """How far the run is, if it goes on and the page is read again and again."""
     what: str = "trainings"
     """What has the scores."""
+    unit: str = "patient"
+    """What is drawn anew: a case, where nobody says of whom it is."""
     num_resamples: int = NUM_RESAMPLES
     fewest_clusters: int = FEWEST_CLUSTERS
     num_rank_resamples: int = ranking.NUM_RESAMPLES
@@ -142,11 +144,6 @@ class Page:
     def is_long(self) -> bool:
         """Whether the table of scores is better shown when it is asked for."""
         return len(self.rows) > _MOST_SHOWN
-
-    @property
-    def unit(self) -> str:
-        """What is drawn anew: of whom a case is nobody says of submissions that are scored without a run."""
-        return "case" if self.what == "submissions" else "patient"
 
     def set_title(self, name: str) -> str:
         """Return the title of an evaluation set."""

@@ -91,7 +91,7 @@ class FolderComparison:
             name for one in _spellings(case) for name in ([one, one.rpartition("/")[2]][: 1 + self.may_be_flat])
         )
         if self.any_ending:
-            stems = [name[: -len(_ending(name))] for name in names]
+            stems = map(without_ending, names)
             names |= dict.fromkeys(f"{stem}{ending}" for stem in stems for ending in SUFFIXES)
         return [f"{name}{suffix}" for name in names for suffix in self.suffixes]
 
@@ -117,8 +117,9 @@ class FolderComparison:
         ]
 
 
-def _ending(name: str) -> str:
-    return max((ending for ending in SUFFIXES if name.lower().endswith(ending)), key=len)
+def without_ending(name: str) -> str:
+    """Return the name of a label map less what its format adds."""
+    return name[: -max(len(ending) for ending in SUFFIXES if name.lower().endswith(ending))]
 
 
 def _spellings(name: str) -> list[str]:

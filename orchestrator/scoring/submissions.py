@@ -14,6 +14,9 @@ from orchestrator.storage.interface import Storage
 _MOST_NAMED = 3
 """Files of a kind that a line names."""
 
+_FORMULA = ("=", "+", "-", "@")
+"""What a cell begins with that spreadsheets calculate."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Submission:
@@ -31,6 +34,11 @@ def submissions_of(texts: Sequence[str]) -> tuple[Submission, ...]:
     found = [submission for text in texts for submission in _submissions(text)]
     by_name: dict[str, Submission] = {}
     for one in found:
+        if one.name.startswith(_FORMULA):
+            raise ConfigError(
+                f"{one.name!r}: a spreadsheet takes this for a formula in leaderboard.csv; expected a name that begins "
+                "otherwise. Rename its folder, or give METHOD=FOLDER"
+            )
         other = by_name.setdefault(one.name, one)
         if other is not one:
             raise ConfigError(

@@ -265,3 +265,36 @@ def test_label_maps_with_other_values_say_which(challenge: Path):
     assert submit(challenge) == 0
     messages = {(row["method"], row["message"]) for row in table(challenge, "scores.csv")}
     assert messages == {("alpha", ""), ("beta", "holds 127, 254 and no label that is scored")}
+
+
+def test_cases_of_one_patient_count_once(challenge: Path, capsys):
+    path = challenge / "patients.csv"
+    path.write_text("case,patient\ncase0,p\ncase1.nii.gz,p\ncase2,q\ncase3,r\n")
+    assert submit(challenge, "--patients", str(path)) == 0
+    assert "of 3 patients;" in " ".join(capsys.readouterr().out.split())
+    page = (challenge / "out/report/index.html").read_text(encoding="utf-8")
+    assert "Whole: 2 submissions, 4 cases of 3 patients." in page
+    assert "n = 3 patients." in page
+    path.write_text("case,patient\ncase0,p\ncase1,p\ncase2,q\n")
+    assert submit(challenge, "--patients", str(path)) == 2
+    assert "no patient for case case3.nii.gz; expected one for every reference" in capsys.readouterr().err
+
+
+def test_nobody_is_first_where_nobody_has_scores(challenge: Path, capsys):
+    assert submit(challenge) == 0
+    for path in (challenge / "teams").rglob("*.nii.gz"):
+        path.write_bytes(b"")
+    capsys.readouterr()
+    assert submit(challenge) == 1
+    assert "rank" not in capsys.readouterr().out
+    report = challenge / "out/report"
+    assert "No label map has scores, so that there are no ranks." in (report / "index.html").read_text(encoding="utf-8")
+    assert not (report / "leaderboard.csv").exists()
+    assert not (report / "ranks.csv").exists()
+    assert json.loads((report / "summary.json").read_text())["ranks"] == []
+
+
+def test_names_that_spreadsheets_calculate_are_refused(challenge: Path, capsys):
+    (challenge / "teams/alpha").rename(challenge / "teams/=1+1")
+    assert submit(challenge) == 2
+    assert "'=1+1': a spreadsheet takes this for a formula" in capsys.readouterr().err

@@ -54,6 +54,9 @@ def build_parser() -> argparse.ArgumentParser:
     alone.add_argument("--metrics", help=f"of {','.join(METRICS)} (default: dsc,nsd,hd95,assd)")
     alone.add_argument("--dimension", type=int, choices=(2, 3), help="2: contours; 3: surfaces (default)")
     alone.add_argument("--ignored-label", type=int, help="value in the references of voxels that nobody has annotated")
+    alone.add_argument(
+        "--patients", type=Path, help="CSV file with the columns case and patient, where patients have several cases"
+    )
     beside = parser.add_argument_group("beside a run")
     beside.add_argument("--study", type=Path, help="what it trains (default: the shipped study)")
     beside.add_argument("--label-set", help="of the study, of the submitted label maps; if several are scored")
@@ -82,7 +85,7 @@ def score_submissions(options: argparse.Namespace, *, console: Console, errors: 
         given["on_case"] = lambda done, total: progress.update(bar, completed=done, total=total)
         found = submit(options.submissions, output=options.output, **given)
     if found.board is not None:
-        print_standings(found.board, console=console)
+        print_standings(found.board, console=console, unit="patient" if options.patients else "case")
     say(f"report: {found.page}", console=console)
     _say_what_lacks(found, errors=errors)
     return EXIT_NOT_DONE if found.unusable else EXIT_DONE
@@ -90,7 +93,7 @@ def score_submissions(options: argparse.Namespace, *, console: Console, errors: 
 
 def _options(options: argparse.Namespace) -> SubmitOptions:
     """Return the options of `submit`; raises ConfigError for those of the other kind of call."""
-    of_run, alone = ("study", "label_set"), ("label", "metrics", "dimension", "ignored_label")
+    of_run, alone = ("study", "label_set"), ("label", "metrics", "dimension", "ignored_label", "patients")
     unfitting = of_run if options.reference else alone
     wrong = [name for name in unfitting if getattr(options, name) is not None]
     if wrong:
@@ -106,6 +109,7 @@ def _options(options: argparse.Namespace) -> SubmitOptions:
         "tolerances_mm": tolerances_of(options.label),
         "dimension": options.dimension or 3,
         "ignored_label": options.ignored_label,
+        "patients": options.patients,
     }
     if options.metrics:
         given["metrics"] = [name.strip() for name in options.metrics.split(",")]

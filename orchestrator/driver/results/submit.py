@@ -4,12 +4,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator.benchmark.folds import read_patients
 from orchestrator.driver.claim import trainings_asked_for
 from orchestrator.driver.request import RunRequest
 from orchestrator.driver.results.shown import report_now
 from orchestrator.errors import ConfigError
 from orchestrator.report.submissions.write import ScoredSubmissions, write_submissions_report
-from orchestrator.scoring.folders import FolderComparison
+from orchestrator.scoring.folders import FolderComparison, without_ending
 from orchestrator.scoring.kept_scores import KeptScores, Unusable
 from orchestrator.scoring.leaderboard import Leaderboard
 from orchestrator.scoring.submissions import Submission, what_lacks
@@ -46,9 +47,14 @@ def submit_alone(
     output: Storage,
     score_all: ScoreAll,
     on_case: OnCase,
+    patients: Path | None,
 ) -> Submitted:
-    """Score submissions against references, and write the report; what is scored already is taken from the output."""
+    """Score submissions against references, and write the report; what is scored already is taken from the output.
+
+    `patients` is a file that says of whom each case is.
+    """
     cases = comparison.cases()
+    patient_of_case = _patients(patients, cases) if patients else {}
     record_submissions(output, submissions, label_set=_ALONE)
     scores = KeptScores(
         comparison=comparison,
@@ -65,6 +71,7 @@ def submit_alone(
         unusable=unusable,
         notes=notes,
         reference=comparison.reference.location,
+        patients=patient_of_case,
     )
     board = write_submissions_report(output, found)
     page = f"{output.location}/{run_paths.REPORT_PAGE}"
@@ -103,6 +110,15 @@ def submit_to_run(
     }
     page = f"{output.location}/{report_now(request, output)}"
     return Submitted(page=page, unusable=tuple(unusable.values()), notes=notes, board=None)
+
+
+def _patients(path: Path, cases: Sequence[str]) -> dict[str, str]:
+    """Return the patient of each case, which is named with or without its ending; raises ConfigError if one lacks."""
+    patients = read_patients(path, ())
+    found = {case: patients.get(case) or patients.get(without_ending(case), "") for case in cases}
+    if lacking := [case for case, patient in found.items() if not patient]:
+        raise ConfigError(f"{path}: no patient for case {lacking[0]}; expected one for every reference")
+    return found
 
 
 def _scored(scores: KeptScores, cases: Sequence[str], *, score_all: ScoreAll, on_case: OnCase) -> list[Unusable]:

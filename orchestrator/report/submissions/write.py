@@ -3,13 +3,14 @@
 import io
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 from pyarrow import csv, parquet
 
 from kernels import METRICS
+from orchestrator.benchmark.definition import Case
 from orchestrator.events import finite_or_null
 from orchestrator.report.content import RANK_FILES, figures_of_scores
 from orchestrator.report.overview import OverviewRow, overview
@@ -17,6 +18,7 @@ from orchestrator.report.page import Failure, Figure, Page, to_html, to_markdown
 from orchestrator.report.ranks import Ranked, rank_files, ranked
 from orchestrator.report.submissions.frame import EVERYTHING, submitted_frame
 from orchestrator.report.texts.latex import latex_tables
+from orchestrator.results.records import ScoreStatus
 from orchestrator.scoring.kept_scores import Unusable
 from orchestrator.scoring.leaderboard import Leaderboard
 from orchestrator.storage import run_paths
@@ -32,7 +34,6 @@ MOST_FIGURES = 8
 _MOST_REASONS = 20
 """Label maps without scores that are named for each submission."""
 FILES = (
-    *RANK_FILES,
     ("scores.csv", "every score: one line a structure of a case of a submission"),
     ("scores.parquet", "the same"),
     ("summary.json", "the tables of this page as numbers"),
@@ -56,20 +57,28 @@ class ScoredSubmissions:
     """Submission to what its folder lacks."""
     reference: str
     """Location of the true label maps."""
+    patients: Mapping[str, str]
+    """Case to its patient; empty where nobody says."""
+
+    @property
+    def unit(self) -> str:
+        """What intervals and ranks are over."""
+        return "patient" if self.patients else "case"
 
 
-def write_submissions_report(storage: Storage, found: ScoredSubmissions) -> Leaderboard:
-    """Write the page and the files beside it; returns who is where."""
-    frame = submitted_frame(found.rows, patients={})
+def write_submissions_report(storage: Storage, found: ScoredSubmissions) -> Leaderboard | None:
+    """Write the page and the files beside it; returns who is where, or None if nobody has a score."""
+    frame = submitted_frame(found.rows, patients={_case(name): patient for name, patient in found.patients.items()})
     board = ranked(frame, metrics=[name for name in METRICS if name in found.metrics])
     places = {one.method: number for number, one in enumerate(board.standings)}
     frame["order"] = frame["group"].map(places)
     frame = frame.sort_values("order", kind="stable")
     rows = overview(frame)
-    rankings = (Ranked(title="All structures and metrics", board=board),)
+    has_scores = (frame["status"] != ScoreStatus.MISSING).any()
+    rankings = (Ranked(title="All structures and metrics", board=board),) if has_scores else ()
     page = Page(
         title=found.title,
-        state=_state(found, board),
+        state=_state(found, num_methods=len(board.standings), has_scores=bool(rankings)),
         notes=tuple(_notes(found)),
         location=found.reference,
         set_titles={EVERYTHING: "all cases"},
@@ -81,9 +90,10 @@ def write_submissions_report(storage: Storage, found: ScoredSubmissions) -> Lead
         failures=tuple(_failures(found)),
         methods=_methods(found, board=board, rows=rows),
         origins=(),
-        files=FILES,
+        files=(*(RANK_FILES if rankings else ()), *FILES),
         rankings=rankings,
         what="submissions",
+        unit=found.unit,
     )
     contents = {
         "scores.csv": _written(csv.write_csv, found.rows),
@@ -91,20 +101,30 @@ def write_submissions_report(storage: Storage, found: ScoredSubmissions) -> Lead
         "summary.json": _summary(page).encode(),
         "report.md": to_markdown(page).encode(),
         "tables.tex": latex_tables(page).encode(),
-        **rank_files([Ranked(title="", board=board)]),
+        **rank_files([replace(one, title="") for one in rankings]),
     }
+    for name in {name for name, _ in RANK_FILES}.difference(contents):
+        storage.delete(f"{run_paths.REPORT}/{name}")
     for name, content in contents.items():
         storage.write_bytes(f"{run_paths.REPORT}/{name}", content)
     storage.write_bytes(run_paths.REPORT_PAGE, to_html(page).encode())
-    return board
+    return board if rankings else None
 
 
-def _state(found: ScoredSubmissions, board: Leaderboard) -> str:
+def _case(name: str) -> Case:
+    folder, _, own = name.rpartition("/")
+    return Case(dataset=folder, name=own)
+
+
+def _state(found: ScoredSubmissions, *, num_methods: int, has_scores: bool) -> str:
     num_cases = len(set(found.rows["case"].to_pylist()))
-    whole = f"{len(board.standings)} submissions, {num_cases} cases."
+    of_patients = f" of {len(set(found.patients.values()))} patients" if found.patients else ""
+    whole = f"{num_methods} submissions, {num_cases} cases{of_patients}."
     broken = {one.method for one in found.unusable}
     if not broken:
         return f"Whole: {whole} Every label map has scores."
+    if not has_scores:
+        return f"Not whole: {whole} No label map has scores, so that there are no ranks."
     return f"Not whole: {whole} {len(found.unusable)} label maps of {len(broken)} submissions have no scores."
 
 
@@ -143,13 +163,13 @@ def _methods(found: ScoredSubmissions, *, board: Leaderboard, rows: Sequence[Ove
         kinds.setdefault(tolerance_mm, []).append(structure)
     nsd = ", ".join(f"{mm:g} mm ({', '.join(names)})" for mm, names in kinds.items())
     return (
-        f"{len(board.standings)} submissions were scored on {board.num_cases} cases against the reference label maps, "
-        f"each structure of each case by {', '.join(name.upper() for name in found.metrics)}; tolerance of the NSD: "
-        f"{nsd}. A label map that is missing, unreadable or not on the grid of its reference has no score: in "
-        "means of DSC and NSD it counts as 0, in those of distances as the worst that anybody has there, and in the "
+        f"{len(board.standings)} submissions were scored on {board.num_cases} {found.unit}s against the reference "
+        f"label maps, each structure of each case by {', '.join(name.upper() for name in found.metrics)}; tolerance "
+        f"of the NSD: {nsd}. A label map that is missing, unreadable or not on the grid of its reference has no score: "
+        "in means of DSC and NSD it counts as 0, in those of distances as the worst that anybody has there, and in the "
         "ranks of a single case as worse than any other. For each structure and metric the means over cases were "
         "ranked; the rank of a submission is that of the mean of these ranks, and its 95 % range is over 1,000 "
-        "resamples of the cases."
+        f"resamples of the {found.unit}s."
     )
 
 
