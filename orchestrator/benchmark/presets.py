@@ -16,9 +16,12 @@ from orchestrator.storage.json_values import JsonMapping, JsonObject
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Momentum = Annotated[float, Field(ge=0, lt=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 Changes = tuple[tuple[str, object], ...]
-"""Fields of a preset with other values than it has, hashable where these are."""
+"""Fields of a preset with other values than it has."""
 
 NNUNET_MEMORY_GIB = 8.0
 """Of a GPU, that nnU-Net's default planner plans for."""
@@ -28,6 +31,31 @@ NNUNETS_OWN = {
     "oversample_foreground": 0.33,
 }
 """What fields of a preset that are None keep, where planner and trainer are nnU-Net's default."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScheduleStep:
+    """What is otherwise from an epoch on; a setting that is not said stays as it was before."""
+
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
+
+    from_epoch: Annotated[int, Field(ge=0, le=2**31 - 1)]
+    """Epochs that are over when it begins."""
+    initial_learning_rate: Positive | None = None
+    """The decay of the trainer goes on as if it had begun with this."""
+    momentum: Momentum | None = None
+    weight_decay: NotNegative | None = None
+    oversample_foreground: Share | None = None
+
+    @property
+    def settings(self) -> dict[str, float]:
+        """What it says, by name."""
+        return {name: value for name, value in asdict(self).items() if name in SCHEDULED and value is not None}
+
+
+SCHEDULED = tuple(one.name for one in fields(ScheduleStep) if one.name != "from_epoch")
+"""Fields of a preset that may change in the midst of a training: neither plan, patches nor the state of the optimiser
+follow from them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,6 +83,10 @@ class Preset:
     """`nnunet` is the trainer's own: SGD with Nesterov momentum 0.99 and polynomial decay of nnU-Net's."""
     initial_learning_rate: Positive | None = None
     """At the first iteration; None keeps the trainer's own, 0.01 of nnU-Net's."""
+    momentum: Momentum | None = None
+    """Of SGD, or the first beta of AdamW; None keeps the optimiser's own, 0.99 or 0.9."""
+    weight_decay: NotNegative | None = None
+    """Of the optimiser; None keeps its own, 3e-5 of nnU-Net's, 0.01 of AdamW."""
     mirror_axes: tuple[Annotated[int, Field(ge=0, le=2)], ...] | None = None
     """Axes of (z, y, x) that augmentation mirrors; None keeps nnU-Net's choice (all)."""
     mirror_at_prediction: bool = True
@@ -73,8 +105,10 @@ class Preset:
     """Patches of a batch; None keeps the planner's choice."""
     workers: Count = 1
     """Processes that fit the model together, each on a GPU of its own of one machine, with a part of every batch."""
-    oversample_foreground: Annotated[float, Field(ge=0, le=1)] | None = None
+    oversample_foreground: Share | None = None
     """Share of the patches of a batch that must hold foreground; None keeps the trainer's own, 0.33 of nnU-Net's."""
+    schedule: tuple[ScheduleStep, ...] = ()
+    """What changes from an epoch on, in place of what the preset itself says, as a population of trials finds it."""
     augmentation: Literal["kernels", "nnunet"] = "kernels"
     """Who augments: our kernels, which draw as nnU-Net does and need less CPU, or nnU-Net's own pipeline."""
     curve_every: Count | None = None
@@ -93,6 +127,9 @@ class Preset:
         for name, least in {"num_epochs": 1, "num_iterations_per_epoch": 1, "checkpoint_every_s": 0}.items():
             if getattr(self, name) < least:
                 raise ConfigError(f"preset {self.name}: {name} is {getattr(self, name)}; expected at least {least}")
+        begins = [one.from_epoch for one in self.schedule]
+        if begins != sorted(set(begins)):
+            raise ConfigError(f"preset {self.name}: schedule from epochs {begins}; expected each later than the last")
         if self.chosen_by and self.curve_every is None:
             raise ConfigError(
                 f"preset {self.name}: checkpoint {self.checkpoint} without curve_every; expected the epochs between "
@@ -113,6 +150,13 @@ class Preset:
     def expected_training_s(self) -> float:
         """Rough seconds of one training."""
         return self.num_epochs * self.num_iterations_per_epoch * self.expected_s_per_iteration
+
+    def at_epoch(self, epoch: int) -> "Preset":
+        """Return this preset with what its schedule says of an epoch, counted from 0."""
+        said: dict[str, float] = {}
+        for step in self.schedule:
+            said |= step.settings if step.from_epoch <= epoch else {}
+        return replace(self, **said)  # type: ignore[arg-type]
 
     def changed_by(self, changes: Changes, *, where: str = "model") -> "Preset":
         """Return what a model makes of this preset; raises ConfigError, beginning with `where`, for what does not fit.
@@ -153,12 +197,21 @@ MODEL_FIELDS = tuple(name for name in _FIELDS if name not in _OF_THE_RUN | _OF_P
 _preset: TypeAdapter[Preset] = TypeAdapter(Preset)
 
 
+def _properties() -> JsonObject:
+    """Return what a JSON schema says of each field."""
+    schema = _preset.json_schema()
+    # It is put into other schemas, which have no definition of it.
+    schema["properties"]["schedule"]["items"] = schema["$defs"][ScheduleStep.__name__]
+    found: JsonObject = schema["properties"]
+    return found
+
+
 class _SaidOfPreset:
     """Tells JSON schemas what a preset in a file may say; `read_presets` reads it."""
 
     @classmethod
     def __get_pydantic_json_schema__(cls, _schema: object, _handler: object) -> JsonObject:
-        known = _preset.json_schema()["properties"]
+        known = _properties()
         like = {"type": "string", "description": "Preset that it is like, but for what it says itself."}
         said = {LIKE: like, **{name: known[name] for name in _FIELDS}, CASES: known["case_limits"]}
         return {"type": "object", "additionalProperties": False, "properties": said}
@@ -169,7 +222,7 @@ class _SaidOfModel:
 
     @classmethod
     def __get_pydantic_json_schema__(cls, _schema: object, _handler: object) -> JsonObject:
-        known = _preset.json_schema()["properties"]
+        known = _properties()
         return {
             "type": "object",
             "additionalProperties": False,

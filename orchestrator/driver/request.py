@@ -70,7 +70,14 @@ def definitions_of(request: RunRequest) -> dict[str, str]:
     return definitions(request.study, preset=request.preset, phantoms=request.data is None)
 
 
-_UNSAID = {"batch_size": None, "workers": 1, "checkpoint": "final"}
+_UNSAID = {
+    "batch_size": None,
+    "workers": 1,
+    "checkpoint": "final",
+    "momentum": None,
+    "weight_decay": None,
+    "schedule": (),
+}
 """Fields of which runs of before they were there say nothing, with the value that these had."""
 
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 OF_A_MODEL = ("configuration", "planner", "trainer")
 """What can be varied beside the fields of a preset: nnU-Net's classes and its configuration."""
+VARIED = tuple(name for name in MODEL_FIELDS if name != "schedule")
+"""Fields of a preset that can be varied."""
 FIDELITIES = "fidelities"
 """Key of a space file that is no setting."""
 Value = bool | int | float | str | list[int] | None
@@ -217,7 +219,7 @@ def load_space(path: Path) -> Space:
     if not isinstance(content, dict) or not content:
         found = "nothing" if not content else f"a {type(content).__name__}"
         raise ConfigError(f"{path}: found {found}; expected settings with their ranges, a line each")
-    expect_known(map(str, content), [*OF_A_MODEL, *MODEL_FIELDS, FIDELITIES], where=str(path), what="setting")
+    expect_known(map(str, content), [*OF_A_MODEL, *VARIED, FIDELITIES], where=str(path), what="setting")
     said = {"settings": {name: entry for name, entry in content.items() if name != FIDELITIES}}
     for name, entry in said["settings"].items():
         if not isinstance(entry, dict):

@@ -5,7 +5,7 @@ plan nor its scores know of one.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from orchestrator.benchmark.checks.names import RESERVED_FACETS
 from orchestrator.benchmark.definition import Case, Model, Training
@@ -92,8 +92,8 @@ def group_of(trial: Trial, fidelity: Fidelity, *, preset: str) -> str:
 def changes_for(study: Study, fidelity: Fidelity, *, preset: Preset) -> dict[str, object]:
     """Return what a fidelity changes of the preset of a sweep: how a model is planned and fitted."""
     other = preset if fidelity.preset == preset.name else study.preset(fidelity.preset)
-    values = {name: (getattr(preset, name), getattr(other, name)) for name in MODEL_FIELDS}
-    return {name: after for name, (before, after) in values.items() if before != after}
+    before, after = asdict(preset), asdict(other)
+    return {name: after[name] for name in MODEL_FIELDS if before[name] != after[name]}
 
 
 def changes_of_trial(

@@ -8,9 +8,11 @@ from jsonschema import Draft202012Validator
 
 from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.presets import PRESETS, read_presets
+from orchestrator.benchmark.trainings.definitions import definitions
 from orchestrator.cli.schemas import schemas
 from orchestrator.errors import ConfigError
 from orchestrator.shipped import shipped_file
+from orchestrator.training.nnunet.classes import check_models
 
 STUDY = """
 title: Two cases
@@ -75,6 +77,20 @@ def test_a_preset_of_its_own_may_say_everything_itself(tmp_path):
     }
     made = read_presets({"own": said}, known={}, where="x")["own"]
     assert (made.expected_training_s, made.checkpoint_every_s, made.optimizer) == (3.0, 0, "nnunet")
+
+
+def test_a_model_may_have_a_schedule_and_follows_from_it(tmp_path):
+    text = "models: {a: {}, b: {suffix: -b, preset: {schedule: [{from_epoch: 0, momentum: 0.9}, {from_epoch: 4}]}}}\n"
+    study = study_with(tmp_path, text)
+    plain, scheduled = study.trainings(preset=study.preset("quick"))
+    preset = study.preset("quick").changed_by(scheduled.model.changes)
+    assert [preset.at_epoch(epoch).momentum for epoch in (0, 5)] == [0.9, 0.9]
+    assert [one.from_epoch for one in preset.schedule] == [0, 4]
+    assert study.preset("quick").changed_by(plain.model.changes).schedule == ()
+    before = definitions(study, preset=study.preset("quick"), phantoms=False)
+    after = definitions(study_with(tmp_path, text.replace("0.9", "0.8")), preset=study.preset("quick"), phantoms=False)
+    assert [id_ for id_ in before if before[id_] != after[id_]] == [scheduled.id]
+    check_models(study.models)
 
 
 WRONG = {

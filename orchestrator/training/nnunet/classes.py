@@ -47,13 +47,13 @@ class _Definition:
 
 def check_models(models: Iterable[Model]) -> None:
     """Raise ConfigError with near names if nnU-Net would not find a planner or trainer; nothing is imported."""
-    for model in dict.fromkeys(models):
+    for model, planner, trainer in dict.fromkeys((one.name, one.planner, one.trainer) for one in models):
         for name, default, kind, found in (
-            (model.planner, DEFAULT_PLANNER, "planner", _planners),
-            (model.trainer, DEFAULT_TRAINER, "trainer", _trainers),
+            (planner, DEFAULT_PLANNER, "planner", _planners),
+            (trainer, DEFAULT_TRAINER, "trainer", _trainers),
         ):
             if name != default:
-                _expect_known(name, found(), kind=kind, where=f"model {model.name}")
+                _expect_known(name, found(), kind=kind, where=f"model {model}")
 
 
 def planned_memory_gib(models: Iterable[Model]) -> float:

@@ -35,7 +35,8 @@ class DividedTrainer(nnUNetTrainer):  # type: ignore[misc]
 
     network: torch.nn.Module  # of nnU-Net's trainer, which has no types
     _worker = ALONE
-    _oversampling_of_all: float | None = None
+    oversampling_of_all: float | None = None
+    """Share of the samples of whole batches, not only of the part of this worker, that hold foreground."""
 
     def join(self, worker: Worker) -> None:
         """Be one of several workers; to be called before anything is built, and before these are together.
@@ -60,9 +61,14 @@ class DividedTrainer(nnUNetTrainer):  # type: ignore[misc]
             self.is_ddp = False
 
     def _set_batch_size_and_oversample(self) -> None:
-        self._oversampling_of_all = self.oversample_foreground_percent
+        self.oversampling_of_all = self.oversample_foreground_percent
         with self._divided():
             super()._set_batch_size_and_oversample()
+
+    def oversample(self, share: float) -> None:
+        """Let this share of the samples hold foreground; loaders that are there already do not know of it."""
+        self.oversample_foreground_percent = share
+        self._set_batch_size_and_oversample()
 
     def _build_loss(self) -> torch.nn.Module:
         with self._divided():
@@ -85,7 +91,7 @@ class DividedTrainer(nnUNetTrainer):  # type: ignore[misc]
         """Return what this worker makes of each batch, once everything is built."""
         sizes = self._worker.gathered(int(self.batch_size))
         first = sum(sizes[: self._worker.rank])
-        oversampling = self._oversampling_of_all
+        oversampling = self.oversampling_of_all
         return PartOfBatch(
             batch_size=sum(sizes),
             own=range(first, first + self.batch_size),

@@ -99,6 +99,9 @@ class ExactTrainer(DividedTrainer):
         """Whether the training ends with the epochs that are over."""
         return False
 
+    def _settle_epoch(self) -> None:
+        """Take over what holds from this epoch on; called before it begins or goes on."""
+
     def _reason_for_nnunets_pipeline(self) -> str:
         """Why batches are not made by our loaders; empty if they are."""
         return reason_for_nnunets_pipeline(self, named=self.named)
@@ -140,12 +143,21 @@ class ExactTrainer(DividedTrainer):
         self._loaders = loaders
         self.dataloader_train, self.dataloader_val = map(CountedBatches, loaders)
 
+    def make_other_batches(self) -> None:
+        """Build the loaders anew, as the trainer has changed; they go on with the batch that would have come next."""
+        before = (self.dataloader_train, self.dataloader_val)
+        self.stop_loaders()
+        self._count_batches(self.get_dataloaders())
+        for old, new in zip(before, (self.dataloader_train, self.dataloader_val), strict=True):
+            new.position, new.waited_s = old.position, old.waited_s
+
     def run_training(self) -> None:
         """Train from where the latest place is, also amid an epoch, to the end."""
         self.on_train_start()
         while self.current_epoch < self.num_epochs and not self._is_enough():
             # What an epoch has taken before it was interrupted counts; the time until it went on does not.
             self._epoch_started_s = self._clock() - self._epoch_elapsed_s
+            self._settle_epoch()
             self.on_epoch_start()
             self._train_epoch()
             with torch.no_grad():

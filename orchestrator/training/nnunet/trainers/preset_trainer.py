@@ -24,6 +24,7 @@ from orchestrator.training.feed.case_folders import PatchFolder
 from orchestrator.training.feed.patch_dataset import ArrowDataset
 from orchestrator.training.nnunet.trainers.exact_trainer import ExactTrainer, FedCases
 from orchestrator.training.nnunet.trainers.learning_curve import CurvePoint, CurveSettings
+from orchestrator.training.nnunet.trainers.scheduled_settings import take_over_settings
 from orchestrator.training.nnunet.trainers.structures import Structures
 from orchestrator.training.nnunet.trainers.trainer_overrides import overridden
 from orchestrator.training.nnunet.trainers.volumes import WholeCases
@@ -142,6 +143,9 @@ class PresetTrainer(ExactTrainer):
 
     def _reason_for_nnunets_pipeline(self) -> str:
         return "the preset" if self._preset.augmentation == "nnunet" else super()._reason_for_nnunets_pipeline()
+
+    def _settle_epoch(self) -> None:
+        take_over_settings(self, self._preset.at_epoch(self.current_epoch))
 
     def on_train_start(self) -> None:
         """Build everything, then go back to the latest checkpoint and its random state."""
