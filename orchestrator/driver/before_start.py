@@ -1,8 +1,9 @@
 """What is looked at before a run starts anything: data that it will read and has read, and the room for its files."""
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from orchestrator.benchmark.costs import pace_of_workers
 from orchestrator.benchmark.definition import Case
@@ -19,10 +20,14 @@ from orchestrator.scheduling.critical_path import needed_stages
 from orchestrator.scheduling.resources import node_of
 from orchestrator.scheduling.training_need import Needs, needs_of, training_need
 from orchestrator.stages.finished import finished_stages
+from orchestrator.stages.local_download import local_download
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.storage.interface import Storage
 from orchestrator.workflow.graph import Graph, Stage, expected_bytes
 from orchestrator.workflow.keys import StageKind
+
+if TYPE_CHECKING:
+    from orchestrator.sources.downloads import CaseRequest
 
 NUM_HEADER_READERS = 8
 """That read headers of cases at a time."""
@@ -34,11 +39,14 @@ def check_before_start(request: RunRequest) -> tuple[Problem, ...]:
     What it is to read again, since it has changed, is read to the last voxel: much may be removed for it.
     """
     storage = open_storage(request.output)
-    if request.data is None or "://" in request.data:
+    if request.data is None:
         return ()
-    graph = graph_of(request)
-    needed = map(graph.__getitem__, needed_stages(graph, done=finished_stages(graph, storage)))
-    by_headers = _inspect(request, needed, thorough=False)
+    by_headers: tuple[Problem, ...] = ()
+    # The headers of files in a bucket take their whole files.
+    if not open_storage(request.data).is_remote:
+        graph = graph_of(request)
+        needed = map(graph.__getitem__, needed_stages(graph, done=finished_stages(graph, storage)))
+        by_headers = _inspect(request, needed, thorough=False)
     by_voxels = _inspect(request, _stages_read_again(request, storage), thorough=True)
     return tuple(dict.fromkeys([*by_headers, *by_voxels]))
 
@@ -70,9 +78,21 @@ def _inspect(request: RunRequest, stages: Iterable[Stage], *, thorough: bool) ->
         )
         for case, label_sets in sorted(parts.items())
     ]
+    if open_storage(request.data or "").is_remote:
+        return tuple(_problems_of_copies(requests, location=request.data or ""))
     num_threads = NUM_READERS if thorough else NUM_HEADER_READERS
     downloads = Path(request.data or "")
     return inspect_downloads(requests, downloads=downloads, thorough=thorough, num_threads=num_threads).problems
+
+
+def _problems_of_copies(requests: "Iterable[CaseRequest]", *, location: str) -> Iterator[Problem]:
+    """Yield what is wrong with cases in a bucket, each of which is fetched and read whole."""
+    from orchestrator.sources.downloads import inspect_downloads
+
+    for request in requests:
+        with local_download(location, request.dataset.folder, case_name=request.case_name) as local:
+            for problem in inspect_downloads([request], downloads=local.folder, thorough=True).problems:
+                yield replace(problem, path=problem.path.replace(str(local.folder), location))
 
 
 def check_workers_asked_for(request: RunRequest) -> Needs:

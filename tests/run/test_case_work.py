@@ -10,12 +10,19 @@ from fault_server import failing_s3
 from layouts import DATASETS, write_downloads
 
 from orchestrator.benchmark.definition import Case
+from orchestrator.benchmark.loading import load_study
+from orchestrator.benchmark.presets import PRESETS
+from orchestrator.cluster.kinds.local import LocalCluster
+from orchestrator.driver import before_start
+from orchestrator.driver.changed_data import ChangedPart, Comparison, parts_of
+from orchestrator.driver.claim import claim_output
+from orchestrator.driver.request import RunRequest, identity_of
 from orchestrator.errors import DataError
 from orchestrator.images.geometry import geometry_of
-from orchestrator.sources.downloads import LAYOUTS, concerned_files
+from orchestrator.sources.downloads import LAYOUTS, SourceStamp, concerned_files
 from orchestrator.stages import cases as case_work
 from orchestrator.stages.local_download import local_download
-from orchestrator.stages.records.cases import original_grid
+from orchestrator.stages.records.cases import CaseRecord, original_grid, write_case_record
 from orchestrator.storage import run_paths, s3
 from orchestrator.storage.filesystem import open_storage
 
@@ -91,6 +98,35 @@ def test_processes_of_one_machine_fetch_an_archive_once_and_keep_one_copy(door, 
 def test_a_download_that_is_not_there_is_named(door):
     with pytest.raises(DataError, match="s3://downloads/public/nsclc: no files found"):
         seen_by("nsclc-lung")
+
+
+def test_what_replaces_changed_data_is_fetched_and_read_whole_before_anything_is_removed(door, tmp_path, monkeypatch):
+    write_downloads(tmp_path / "data")
+    key = "mosmed/COVID19_1110/studies/CT-1/study_0255.nii.gz"
+    study, preset, output = load_study(), PRESETS["smoke"], open_storage(tmp_path / "run")
+    request = RunRequest(
+        study=study,
+        trainings=study.trainings(only=("T2-infection-msd-fold0",), preset=preset),
+        preset=preset,
+        seed=0,
+        data=DATA,
+        output=str(tmp_path / "run"),
+        cluster=LocalCluster(),
+        redo_changed=True,
+    )
+    claim_output(output, identity=identity_of(request), trainings=[one.id for one in request.trainings])
+    record = CaseRecord(sha256="", source=SourceStamp(files=(), sha256=""))
+    write_case_record(output, run_paths.image_record(Case(dataset="mosmed", name="study_0255")), record)
+    changed = tuple(ChangedPart(part=part, files=(key,)) for part in parts_of(output))
+    found = Comparison(changed=changed, touched=(), gone=())
+    monkeypatch.setattr(before_start, "compare_with_downloads", lambda *_, **__: found)
+    upload(tmp_path / "data")
+    assert before_start.check_before_start(request) == ()
+    whole = open_storage(DATA).read_bytes(key)
+    open_storage(DATA).write_bytes(key, whole[: len(whole) // 2])
+    (problem,) = before_start.check_before_start(request)
+    assert problem.path == f"{DATA}/{key}"
+    assert num_fetched(door, "mosmed/COVID19_1110/studies/CT-2/study_0256.nii.gz") == 0
 
 
 @pytest.mark.parametrize("name", DATASETS)
