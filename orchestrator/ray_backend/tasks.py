@@ -56,12 +56,12 @@ def submit(
         # which follow it, take half a GiB: Ray would put those of all trainings beside the driver.
         chosen = NodeAffinitySchedulingStrategy(start.node, soft=True)
         options = {"name": stage.key.text, "num_cpus": 0, "scheduling_strategy": chosen}
-        return _fit.options(**options).remote(context, start, separate, selector)
+        return _fit_apart.options(**options).remote(context, start, selector)
     options = {"name": stage.key.text, "num_cpus": share.cpus, "num_gpus": share.gpus}
     if selector:
         options["label_selector"] = selector
     if stage.kind is StageKind.TRAIN:
-        return _fit.options(**options).remote(context, start, separate, {})
+        return _fit_here.options(**options).remote(context, start)
     return (_carry_out_once if share.gpus else _carry_out).options(**options).remote(context, start)
 
 
@@ -138,7 +138,18 @@ class _NoProcessGroup(BackendConfig):  # type: ignore[misc]
 
 
 @ray.remote(max_retries=0)  # type: ignore[untyped-decorator]
-def _fit(context: RunContext, start: Start, separate: bool, selector: dict[str, str]) -> None:
+def _fit_here(context: RunContext, start: Start) -> None:
+    _fit(context, start, separate=False, selector={})
+
+
+# Ray Train leaves a reference to what it has put into the object store, until Python collects its garbage: as long as
+# the process is there Ray takes its machine for busy, and lets none go.
+@ray.remote(max_retries=0, max_calls=1)  # type: ignore[untyped-decorator]
+def _fit_apart(context: RunContext, start: Start, selector: dict[str, str]) -> None:
+    _fit(context, start, separate=True, selector=selector)
+
+
+def _fit(context: RunContext, start: Start, *, separate: bool, selector: dict[str, str]) -> None:
     """Run one training through Ray Train, in workers of its own or in this process, and wait for it."""
     from ray.train import RunConfig, ScalingConfig, WorkerGroupError
 

@@ -19,6 +19,7 @@ from orchestrator.cluster.registry import load_cluster
 from orchestrator.errors import ClusterError, DataError
 from orchestrator.ray_backend import connect, executor
 from orchestrator.ray_backend.connect import connected
+from orchestrator.ray_backend.draining import drain_idle
 from orchestrator.ray_backend.errors import failure_of
 from orchestrator.ray_backend.executor import RayBackend
 from orchestrator.ray_backend.leftovers import free_reserved_places
@@ -113,8 +114,8 @@ def test_ray_is_told_the_kind_of_gpu_only_where_there_are_several_and_no_broken_
     assert label_selector(one, nodes=[one], quarantined=["n2", "n1"]) == {"ray.io/node-id": "!in(n1,n2)"}
 
 
-def wait_until(condition):
-    until_s = time.monotonic() + 240
+def wait_until(condition, *, limit_s=240):
+    until_s = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < until_s
         time.sleep(0.1)
@@ -143,6 +144,10 @@ def reserve_and_give_back(folder):
 
 def states_of(name):
     return {actor["State"] for actor in ray._private.state.actors().values() if actor["ActorClassName"] == name}
+
+
+def is_alive(node_id):
+    return any(record["Alive"] for record in ray.nodes() if record["NodeID"] == node_id)
 
 
 def look_where_a_training_runs(folder):
@@ -177,8 +182,10 @@ def look_where_a_training_runs(folder):
             # Of which there is one in the cluster, always on the head.
             assert found.keys() - {"TrainStateActor"} == of_training
             assert {found[name] for name in of_training} == {node_id}
-            # What is left of a training is gone while the process that fitted it waits for the next one.
             wait_until(lambda: states_of("TrainController") == {"DEAD"})
+        for node_id in nodes:
+            # Nothing of a training is left that would keep its machine.
+            wait_until(lambda node_id=node_id: drain_idle(node_id) and not is_alive(node_id), limit_s=60)
     cluster.shutdown()
 
 
