@@ -1,5 +1,6 @@
 """The loop of a run: what is decided is started, how it ends is told to whoever decides, and listeners hear of it."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -26,7 +27,8 @@ from orchestrator.errors import StorageError
 from orchestrator.scheduling.autoscaling import missing_machines
 from orchestrator.scheduling.ended import Done, Ended, Failed, FailureKind
 from orchestrator.scheduling.placement import Start
-from orchestrator.scheduling.resources import MachineState, Resources
+from orchestrator.scheduling.remaining_time import TimeLeft
+from orchestrator.scheduling.resources import MachineState, NodesSeen, Resources
 from orchestrator.scheduling.retries import GiveUp
 from orchestrator.scheduling.scheduler import Schedule
 from orchestrator.stages.finished import lost_stages
@@ -92,6 +94,7 @@ class RunLoop:
         self._told_waiting: Mapping[str, int] = {}
         self._told_machines: Mapping[MachineState, Mapping[Resources, int]] = {}
         self._idle_since_s: dict[str, float] = {}
+        self._time_left = TimeLeft()
         self.failures: dict[StageKey, Failed] = {}
         """Stages that have failed for good."""
         self.looks: Looks | None = None
@@ -137,6 +140,7 @@ class RunLoop:
             # An old request that cannot be removed costs one more start.
             with suppress(StorageError):
                 forget_request(self._storage, training_id=stage.key.training)
+            self._time_left.started(stage.key, now_s=self._clock())
         self._feed.started(stage)
         node = processors.node(start.node)
         self._tell(StageStarted(stage=stage, attempt=start.attempt, node=node, gpus=start.share.gpus))
@@ -196,6 +200,8 @@ class RunLoop:
         for progress in self._feed.read():
             if progress.is_new:
                 progress.tell(self._schedule, now_s=self._clock())
+                if progress.node:
+                    self._time_left.told(progress.stage.key, now_s=self._clock())
             self._tell(EpochEnded(stage=progress.stage, latest=progress.latest, is_new=progress.is_new))
 
     def _look_at_nodes(self) -> None:
@@ -210,10 +216,17 @@ class RunLoop:
             self._schedule.remove_node(node_id, now_s=now_s)
         for node_id in found.keys() - known:
             self._schedule.add_node(found[node_id], now_s=now_s)
-        for node_id in seen.draining & set(processors.nodes):
+        for node_id in (seen.draining | self._too_short(seen)) & set(processors.nodes):
             self._schedule.drain_node(node_id, now_s=now_s)
         self._tell_machines()
         self._give_back_idle(now_s)
+
+    def _too_short(self, seen: NodesSeen) -> set[str]:
+        """Return the machines on which a training that waits had better not begin any more: others will come."""
+        short, need = self._time_left.too_short(seen.left_s), self._schedule.waiting_network()
+        if need is None or math.isinf(self._backend.idle_s):
+            return set()
+        return {node.id for node in seen.present if node.id in short and need.share_of(node)}
 
     def _tell_machines(self) -> None:
         """Tell what the machines do, if that has changed."""
@@ -225,11 +238,14 @@ class RunLoop:
             self._tell(MachinesSeen(machines=found))
 
     def _give_back_idle(self, now_s: float) -> None:
-        """Let machines go on which nothing has run for a while."""
-        idle = self._schedule.processors.idle
+        """Let machines go on which nothing has run for a while, and drained ones as soon as nothing runs there."""
+        if math.isinf(self._backend.idle_s):
+            return
+        quarantined, processors = self._schedule.records.quarantined, self._schedule.processors
+        idle = [node_id for node_id in processors.idle if node_id not in quarantined]
         self._idle_since_s = {node_id: self._idle_since_s.get(node_id, now_s) for node_id in idle}
         for node_id, since_s in self._idle_since_s.items():
-            if now_s - since_s > self._backend.idle_s:
+            if now_s - since_s > self._backend.idle_s or not processors.has(node_id):
                 self._backend.give_back(node_id)
 
     def _ask_for_machines(self) -> None:

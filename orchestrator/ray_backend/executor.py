@@ -17,7 +17,7 @@ from orchestrator.ray_backend.draining import drain_idle, draining_nodes
 from orchestrator.ray_backend.errors import failure_of
 from orchestrator.ray_backend.leftovers import free_reserved_places
 from orchestrator.ray_backend.metrics import RayMetrics
-from orchestrator.ray_backend.nodes import label_selector, nodes_of
+from orchestrator.ray_backend.nodes import label_selector, nodes_of, time_left
 from orchestrator.ray_backend.tasks import settle_coordinator, submit
 from orchestrator.scheduling.ended import Done, Ended, Failed
 from orchestrator.scheduling.placement import Start
@@ -120,7 +120,9 @@ class RayBackend:
         self._nodes_seen_s = time.monotonic()
         if self._separate_trainings:
             free_reserved_places()
-        return NodesSeen(present=nodes_of(ray.nodes()), draining=draining_nodes())
+        found = ray.nodes()
+        left_s = time_left(found, now_s=time.time())
+        return NodesSeen(present=nodes_of(found), draining=draining_nodes(), left_s=left_s)
 
     def ask_for(
         self, missing: Mapping[Resources, int], *, there: Collection[Node], quarantined: Collection[str]

@@ -26,6 +26,7 @@ from orchestrator.ray_backend.embedded import (
     RAY_FOLDER,
     read_authentication_again,
 )
+from orchestrator.ray_backend.nodes import DRAINED_AT
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.storage.json_files import write_json
 from orchestrator.storage.json_values import JsonMapping
@@ -101,6 +102,9 @@ def _worker(options: argparse.Namespace, warned: threading.Event) -> int:
     command = [f"--address={head}", f"--num-cpus={options.num_cpus}", f"--num-gpus={options.num_gpus}"]
     command += [f"--node-ip-address={options.address}"] if options.address else []
     command += [f"--resources={json.dumps({mark: 1})}"]
+    if options.limit_s < float("inf"):
+        drained_in_s = until_s - time.monotonic() - options.drain_s
+        command.append(f"--labels={DRAINED_AT}={time.time() + drained_in_s:.0f}")
     if options.memory_gib:
         command.append(f"--memory={max(1, int(options.memory_gib * 2**30) - OBJECT_STORE_BYTES)}")
     with _ray(command) as process:

@@ -11,6 +11,8 @@ from orchestrator.storage.json_values import JsonMapping
 
 _KIND_LABEL = "ray.io/accelerator-type"
 _NODE_LABEL = "ray.io/node-id"
+DRAINED_AT = "orchestrator/drained-at"
+"""Label of a machine whose end is known: from then on, in seconds of the time of day, it is drained."""
 _MEMORIES = ("memory", "object_store_memory")
 """What a node had free when its Ray was started, in bytes; hardly anything passes through the object store."""
 
@@ -18,6 +20,12 @@ _MEMORIES = ("memory", "object_store_memory")
 def nodes_of(found: Iterable[JsonMapping]) -> tuple[Node, ...]:
     """Return the nodes on which stages can be placed, of what ``ray.nodes()`` says."""
     return tuple(_node(record) for record in found if record["Alive"] and record["Resources"].get("CPU", 0) > 0)
+
+
+def time_left(found: Iterable[JsonMapping], *, now_s: float) -> dict[str, float]:
+    """Return the seconds until machines will be drained, by id, where they say so; `now_s` is the time of day."""
+    labels = {str(record["NodeID"]): record.get("Labels") or {} for record in found}
+    return {node_id: float(own[DRAINED_AT]) - now_s for node_id, own in labels.items() if DRAINED_AT in own}
 
 
 def nodes_here(found: Iterable[JsonMapping]) -> tuple[Node, ...]:

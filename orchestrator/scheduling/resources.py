@@ -74,6 +74,8 @@ class NodesSeen:
     present: tuple[Node, ...]
     draining: frozenset[str]
     """Ids of those that are about to leave."""
+    left_s: Mapping[str, float] = field(default_factory=dict)
+    """Id to the seconds until it will be drained, where its end is known."""
 
 
 def node_of(pool: NodePool) -> Node:
@@ -190,8 +192,8 @@ class Processors:
 
     @property
     def idle(self) -> tuple[str, ...]:
-        """Ids of the nodes that may be used and of which nothing is taken."""
-        return tuple(node_id for node_id in self.nodes if not self._states[node_id].num_taken)
+        """Ids of the nodes of which nothing is taken, those included that get nothing now."""
+        return tuple(node_id for node_id, state in self._states.items() if not state.num_taken)
 
     def states(self, *, quarantined: Collection[str]) -> Mapping[str, MachineState]:
         """Return what every node that is there does, by id."""

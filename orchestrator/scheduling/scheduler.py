@@ -135,7 +135,7 @@ class Schedule:
         node_there, elapsed_s = self._running.node(attempt.node), now_s - attempt.since_s
         alone_s = elapsed_s * attempt.need.pace
         self.expectations.finished(key, elapsed_s=alone_s, attempt=self.attempts[key], node=node_there)
-        if self._waiting_network() is None:
+        if self.waiting_network() is None:
             # Somebody may want a faster slot that is idle now.
             self._next_look_s = min(self._next_look_s, max(now_s, self._looked_s + self._min_gain_s / LOOKS_PER_GAIN))
         for ready in self.outcomes.finish(key):
@@ -347,7 +347,7 @@ class Schedule:
         return Start(stage=stage, node=node, attempt=self.attempts[key], share=share, num_workers=need.num_workers)
 
     def _allocate(self, need: ResourceRequest) -> str | None:
-        first, waiting = self._ready.first(need), self._waiting_network()
+        first, waiting = self._ready.first(need), self.waiting_network()
         is_network = need in self.needs.of_networks
         keeps_slots = not is_network and waiting is not None and first in self._critical_paths.up_to_training
         kept = self._node_of_larger(first, need=need) if is_network and first else None
@@ -358,7 +358,7 @@ class Schedule:
         self.processors.reopen(kept)
         return found
 
-    def _waiting_network(self) -> ResourceRequest | None:
+    def waiting_network(self) -> ResourceRequest | None:
         """Return the largest need of the stages with a network that lack nothing but a slot."""
         return next((need for need in self.needs.of_networks if self._ready.first(need) is not None), None)
 
