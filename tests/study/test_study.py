@@ -13,6 +13,7 @@ from orchestrator.benchmark.presets import PRESETS
 from orchestrator.benchmark.study import split_sha256
 from orchestrator.benchmark.tables import load_tables
 from orchestrator.errors import ConfigError
+from orchestrator.sources.registry import check_sources
 
 PAPER, SMOKE = PRESETS["paper"], PRESETS["smoke"]
 
@@ -249,6 +250,7 @@ def test_the_study_of_the_docs_is_what_they_say(tmp_path: Path):
     for name, block in zip(("study.yaml", "folds.yaml"), blocks[:2], strict=True):
         (tmp_path / name).write_text(block, encoding="utf-8")
     study = load_study(tmp_path / "study.yaml")
+    check_sources(study.datasets, where="study.yaml")
     assert study.matrices == ("main", "extra", "all")
     trainings = study.trainings(preset=SMOKE)
     assert [training.id for training in trainings] == ["liver-a-fold0", "liver-a-fold1"]
