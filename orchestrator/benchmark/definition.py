@@ -228,6 +228,11 @@ class Training:
         return self.given_id or training_id(self.group, seed=self.seed, fold=self.fold)
 
     @property
+    def base_group(self) -> str:
+        """Its group as the study file names it, which the groups of all models have in common."""
+        return self.group.removesuffix(self.model.suffix)
+
+    @property
     def num_in_group(self) -> int:
         """Return how many trainings its group has."""
         return self.num_folds * (1 if self.seed is None else len(self.model.seeds))

@@ -1,6 +1,6 @@
 """Which tables a study has, which trainings stand in each, and which published values beside them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -9,6 +9,7 @@ from orchestrator.benchmark.definition import TRAINING_SEED, VALIDATION, Trainin
 from orchestrator.benchmark.published import Published, PublishedScores
 from orchestrator.benchmark.study import Study
 from orchestrator.benchmark.study_file import ComparisonEntry, PublishedEntry, TableEntry, TablesFile
+from orchestrator.benchmark.trainings.ensembles import GROUP, MODEL
 from orchestrator.configuration import expect_known, load_yaml, understood
 from orchestrator.errors import ConfigError
 
@@ -60,14 +61,27 @@ class ComparisonSpec:
         others = set(training.facets) - set(self.baseline) - set(self.against) - {TRAINING_SEED}
         names = self.same or tuple(sorted(others))
         # Models of one group differ in nothing else.
-        of_models = not self.same and {*self.baseline, *self.against} == {"model"}
-        group = training.group.removesuffix(training.model.suffix) if of_models else None
+        of_models = not self.same and {*self.baseline, *self.against} == {MODEL}
+        group = training.base_group if of_models else None
         return (group, *(training.facets.get(name) for name in names))
 
 
 def of_group(training: Training) -> dict[str, str | int]:
     """Return the facets that all trainings of a group have: seeds are trainings of one group, as folds are."""
     return {name: value for name, value in training.facets.items() if name != TRAINING_SEED}
+
+
+def told_apart(spec: TableSpec, trainings: Iterable[Training]) -> dict[str, dict[str, str | int]]:
+    """Return by what the lines and columns of a table tell its groups apart.
+
+    These are their facets. Where models stand side by side and facets do not tell whose they are, it is also the name
+    that their group has in the study file: nothing but their model distinguishes those of one name.
+    """
+    groups = {training.group: training for training in trainings if spec.holds(training)}
+    facets = {group: of_group(training) for group, training in groups.items()}
+    if spec.columns != MODEL or spec.rows or _in_one_cell(spec, facets) is None:
+        return facets
+    return {group: {GROUP: groups[group].base_group, **own} for group, own in facets.items()}
 
 
 def compared_groups(spec: ComparisonSpec, trainings: Sequence[Training]) -> list[tuple[Training, Training]]:
@@ -188,8 +202,8 @@ def _table(name: str, entry: TableEntry, *, study: Study, where: str) -> TableSp
 def _of_everything(study: Study) -> TableSpec:
     """Return the table of a study that says nothing of tables: its models stand side by side where that is all."""
     spec = TableSpec(name="results", title=study.title)
-    beside = replace(spec, columns="model")
-    return beside if len(study.models) > 1 and _in_one_cell(beside, _facets_of(spec, study)) is None else spec
+    beside = replace(spec, columns=MODEL)
+    return beside if len(study.models) > 1 and _in_one_cell(beside, _told_apart(beside, study)) is None else spec
 
 
 def _check_cells(spec: TableSpec, study: Study, *, where: str) -> None:
@@ -198,7 +212,7 @@ def _check_cells(spec: TableSpec, study: Study, *, where: str) -> None:
         if spec.rows:
             raise ConfigError(f"{where}.rows: expected only with `columns`, a facet whose values stand side by side")
         return
-    facets_of = _facets_of(spec, study)
+    facets_of = _told_apart(spec, study)
     known = dict.fromkeys(name for facets in facets_of.values() for name in facets)
     expect_known([spec.columns, *spec.rows], known, where=where, what="facet")
     if both := _in_one_cell(spec, facets_of):
@@ -207,10 +221,8 @@ def _check_cells(spec: TableSpec, study: Study, *, where: str) -> None:
         )
 
 
-def _facets_of(spec: TableSpec, study: Study) -> dict[str, dict[str, str | int]]:
-    """Return the facets of each group of a table."""
-    trainings = study.all_trainings(preset=next(iter(study.presets.values())))
-    return {training.group: of_group(training) for training in trainings if spec.holds(training)}
+def _told_apart(spec: TableSpec, study: Study) -> dict[str, dict[str, str | int]]:
+    return told_apart(spec, study.all_trainings(preset=next(iter(study.presets.values()))))
 
 
 def _in_one_cell(spec: TableSpec, facets_of: Mapping[str, Mapping[str, str | int]]) -> tuple[str, str] | None:
@@ -261,7 +273,7 @@ def _of_models(study: Study) -> tuple[ComparisonSpec, ...]:
         ComparisonSpec(
             name=f"{what}-against-{first}",
             title=f"{what} against {first}",
-            baseline={"model": first},
+            baseline={MODEL: first},
             against={},
         ),
     )

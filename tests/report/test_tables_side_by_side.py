@@ -94,3 +94,30 @@ def test_models_stand_side_by_side_where_a_study_has_no_tables(tmp_path):
     assert (spec.columns, spec.rows) == ("model", ())
     (spec,) = load_tables(replace(brain, path=tmp_path / "study.yaml", models=brain.models[:1])).specs
     assert spec.columns is None
+
+
+TWO_DATA_SETS = """title: Two data sets
+label_sets: {organ: {organ: {label: 1}}}
+datasets:
+  a: {nnunet: Dataset001_A, channels: [CT], label_sets: [organ]}
+  b: {nnunet: Dataset002_B, channels: [CT], label_sets: [organ]}
+models: {3d: {}, 2d: {configuration: 2d, suffix: -2d}}
+trainings:
+  a: {train: [a/train], val: [a/val]}
+  b: {train: [b/train], val: [b/val]}
+"""
+
+
+def test_models_of_several_data_sets_stand_side_by_side_without_facets(tmp_path, written):
+    (tmp_path / "study.yaml").write_text(TWO_DATA_SETS)
+    (tmp_path / "folds.yaml").write_text("{a: {train: [a1], val: [a2]}, b: {train: [b1], val: [b2]}}")
+    study = load_study(tmp_path / "study.yaml")
+    layout = load_tables(study)
+    assert layout.specs[0].columns == "model"
+    lines = written(study.trainings(preset=study.preset("paper")), [], layout=layout)["summary.md"].splitlines()
+    titles = "| group | evaluated on | structure | cases | 3d DSC | 3d NSD | 2d DSC | 2d NSD | remarks |"
+    start = lines.index(titles)
+    lacks = "3d: pending, 2d: pending"
+    assert lines[start + 2 : start + 4] == [
+        f"| {group} | validation | organ | 0 | - | - | - | - | {lacks} |" for group in ("a", "b")
+    ]

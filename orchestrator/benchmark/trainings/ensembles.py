@@ -68,16 +68,11 @@ def ensemble_trainings(spec: Ensemble, trainings: Sequence[Training], *, where: 
     return [replace(one, num_folds=num_folds[one.group]) for one in found]
 
 
-def base_group(training: Training) -> str:
-    """Return the name that the group of a training has in the study file."""
-    return training.group.removesuffix(training.model.suffix)
-
-
 def _key(training: Training, over: Sequence[str]) -> object:
     """Return what members of one ensemble have in common."""
     facets = tuple(sorted((name, str(value)) for name, value in training.facets.items() if name not in over))
     # Groups differ in what they are trained on: only who names a facet, or them, means several.
-    group = base_group(training) if set(over) <= {FOLD, MODEL} else ""
+    group = training.base_group if set(over) <= {FOLD, MODEL} else ""
     return group, None if FOLD in over else training.fold, facets
 
 
@@ -122,7 +117,7 @@ def _named(spec: Ensemble, members: Sequence[Training]) -> tuple[str, Model]:
     if len({member.model.name for member in members}) == 1:
         # There may be one of each model.
         name, suffix = f"{first.model.name}{suffix}", f"{first.model.suffix}{suffix}"
-    groups = {base_group(member) for member in members}
+    groups = {member.base_group for member in members}
     if len(groups) > 1:
         suffix = ""
     model = Model(

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from orchestrator.benchmark.published import AVERAGE
-from orchestrator.benchmark.tables import of_group
+from orchestrator.benchmark.tables import told_apart
 from orchestrator.report.study_tables.cells import remarks_on, scores_of
 from orchestrator.report.study_tables.table_rows import FilledTable, TableRow, headline_rows
 
@@ -28,7 +28,7 @@ def side_by_side(table: FilledTable) -> SideBySide | None:
     if facet is None:
         return None
     rows = headline_rows(table.rows)
-    facets = {group: of_group(training) for group, training in table.first_of.items()}
+    facets = told_apart(table.spec, table.first_of.values())
     values = _in_order([facets[row.group].get(facet) for row in rows], told=table.spec.facets.get(facet, ()))
     names = table.spec.rows or _varying([facets[row.group] for row in rows], but=facet)
     found: dict[tuple[object, ...], dict[object, TableRow]] = {}
