@@ -8,6 +8,7 @@ from orchestrator.api.runs import (
     plan_comparison,
     request_of_run,
     require_data,
+    require_phantoms,
     run,
     write_report,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "plan_comparison",
     "request_of_run",
     "require_data",
+    "require_phantoms",
     "run",
     "submit",
     "write_report",

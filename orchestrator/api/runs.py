@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO, TypedDict, TypeVar, Unpack
 
 from orchestrator.benchmark import loading
+from orchestrator.benchmark.checks.configurations import check_configurations
 from orchestrator.benchmark.definition import NNUNET_RAW
 from orchestrator.benchmark.study import ALL_MATRICES, Study
 from orchestrator.benchmark.tables import load_tables
@@ -95,6 +96,7 @@ def make_request(study: Study, **options: Unpack[RequestOptions]) -> RunRequest:
     trainings = study.trainings(matrix=options.get("matrix"), only=patterns, preset=chosen)
     check_models(training.model for training in fitted_trainings(trainings))
     check_sources(study.datasets, where=str(study.path))
+    check_configurations(study, where=str(study.path))
     # They are written after the last training: what is wrong with them is said before the first.
     load_tables(study)
     return RunRequest(
@@ -250,12 +252,23 @@ def _run_or_sweep(storage: "Storage", study: Study, **options: Unpack[RequestOpt
 
 
 def require_data(request: RunRequest) -> None:
-    """Raise ConfigError for a preset that is not for phantoms, without data."""
+    """Raise ConfigError, without data, for a preset that is not for phantoms or a download that has none."""
     if request.data is None and request.preset.phantom_spacing_mm is None:
         raise ConfigError(
             f"--preset {request.preset.name}: trains on the real downloads; expected --data with their folder. To "
             "write full-size phantoms instead: python -m orchestrator.phantom --output FOLDER"
         )
+    require_phantoms(request)
+
+
+def require_phantoms(request: RunRequest) -> None:
+    """Raise ConfigError for a run on phantoms one of whose downloads has none."""
+    # SimpleITK, with which they are written, takes a moment to import.
+    from orchestrator.phantoms.downloads import check_downloads
+
+    if request.data is None and request.preset.phantom_spacing_mm is not None:
+        names = {case.dataset for training in request.trainings for case in training.cases}
+        check_downloads([dataset for dataset in request.study.datasets if dataset.name in names])
 
 
 def _own_raw_folder(study: Study) -> str | None:

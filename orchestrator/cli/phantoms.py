@@ -19,6 +19,7 @@ from orchestrator.errors import ConfigError, OrchestratorError
 from orchestrator.phantoms.downloads import (
     DOWNLOADS,
     CaseRequest,
+    check_downloads,
     plan_phantom_download,
     write_phantom_download,
 )
@@ -73,6 +74,7 @@ def write_phantoms(options: argparse.Namespace, *, console: Console) -> int:
     preset = study.preset(options.preset or "paper")
     spacing_mm = options.spacing if options.spacing is not None else preset.phantom_spacing_mm
     requests = requested_cases(study, matrix=options.matrix, preset_name=preset.name)
+    check_downloads(dataset for dataset, _ in requests)
     raw = raw_requests(requests)
     planned = (plan_phantom_download(one, requests, spacing_mm=spacing_mm, seed=options.seed) for one in DOWNLOADS)
     plans = [plan for plan in planned if plan.scans]

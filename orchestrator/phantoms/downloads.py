@@ -4,13 +4,13 @@ import json
 import shutil
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import as_completed
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.benchmark.definition import Dataset
+from orchestrator.benchmark.definition import NNUNET_RAW, Dataset
 from orchestrator.errors import ConfigError, DataError
 from orchestrator.phantoms.layouts import COVID_ARCHIVES, MSD_FOLDER, Scan, write_scan
 from orchestrator.processes import SpawnedPool
@@ -50,6 +50,16 @@ class PhantomRequest:
             "cases": sorted(f"{dataset}/{scan.name}" for scan in self.scans for dataset in scan.datasets),
             "effusions": sorted(scan.name for scan in self.scans if scan.has_effusion),
         }
+
+
+def check_downloads(datasets: Iterable[Dataset]) -> None:
+    """Raise ConfigError for a data set of which no phantoms are generated."""
+    for dataset in datasets:
+        if dataset.source != NNUNET_RAW and dataset.source not in DOWNLOADS:
+            raise ConfigError(
+                f"data set {dataset.name}: no phantoms are generated of the download {dataset.source}, only of "
+                f"{', '.join(DOWNLOADS)} and data sets in nnU-Net's layout; expected --data with the real one"
+            )
 
 
 def plan_phantom_download(

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from orchestrator.api import RequestOptions, load_study, make_request, require_data
+from orchestrator.api import RequestOptions, load_study, make_request, require_data, require_phantoms
 from orchestrator.benchmark.loading import DEFAULT_STUDY
 from orchestrator.benchmark.presets import PRESETS
 from orchestrator.cli.console import command_parser
@@ -107,6 +107,8 @@ def select(options: argparse.Namespace) -> RunRequest:
         raise ConfigError(f"--data {request.data}: no such folder of this machine; expected the one with the data sets")
     if not any(getattr(options, name) for name in ALONE):
         require_data(request)
+    elif options.dry_run:
+        require_phantoms(request)
     return request
 
 
