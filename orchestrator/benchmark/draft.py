@@ -31,7 +31,7 @@ def models_named(words: Sequence[str]) -> dict[str, dict[str, str]]:
         if word not in MODELS and (not is_class or word == "nnUNetTrainer"):
             raise ConfigError(
                 f"--model {word}: unknown; expected one of {', '.join(MODELS)}, or the name of a trainer of nnU-Net's "
-                "such as nnUNetTrainerDiceCELoss. Everything else is written into the study file by hand"
+                "such as nnUNetTrainerDiceLoss. Everything else is written into the study file by hand"
             )
         own = {"trainer": word, "suffix": f"-{word.removeprefix('nnUNetTrainer')}"}
         found[word] = own if is_class else MODELS[word]
@@ -45,9 +45,9 @@ def draft_study(datasets: Sequence[RawDataset], *, models: Mapping[str, Mapping[
     """
     names = _names(datasets)
     lines = [f"title: {_flow(' and '.join(found.folder for found in datasets))}", "datasets:"]
-    lines += [f"  {name}: {_flow(_entry(found))}" for name, found in names.items()]
+    lines += [f"  {_flow(name)}: {_flow(_entry(found))}" for name, found in names.items()]
     lines += ["models:", *(f"  {_flow(name)}: {_flow(dict(model))}" for name, model in models.items())]
-    lines += ["trainings:", *(f"  {name}: {_flow(_training(name, found))}" for name, found in names.items())]
+    lines += ["trainings:", *(f"  {_flow(name)}: {_flow(_training(name, found))}" for name, found in names.items())]
     return "\n".join(lines) + "\n"
 
 
@@ -68,7 +68,7 @@ def _entry(found: RawDataset) -> dict[str, object]:
     if len(found.cases) < NNUNET_FOLDS.number:
         folds = {"number": len(found.cases)}
     tolerances: object = 1.0
-    if len(found.labels) <= _MOST_NAMED and all(map(_NAME.fullmatch, found.labels)):
+    if len(found.labels) <= _MOST_NAMED:
         tolerances = dict.fromkeys(found.labels, 1.0)
     # The number is enough, also for a folder whose name has a space.
     folder = found.folder if _NAME.fullmatch(found.folder) else found.folder.partition("_")[0]

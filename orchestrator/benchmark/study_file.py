@@ -15,6 +15,16 @@ IGNORE = "ignore"
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
 """Becomes part of file names."""
+
+
+def _printable(name: str) -> str:
+    if not name.strip() or not name.isprintable():
+        raise ValueError("a name that can be read in one line")
+    return name
+
+
+StructureName = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_printable)]
+"""As `dataset.json` may have it, with spaces and letters of any language: no file is named after it."""
 WholeNumber = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 """As a column of the results holds it."""
 Facets = dict[Name, str | WholeNumber]
@@ -78,9 +88,9 @@ class DatasetEntry(Entry):
     is what its `dataset.json` says."""
     channels: list[str] = []
     """Images of a case, by what nnU-Net calls them; what `dataset.json` says, or `CT`, unless given."""
-    values: dict[Name, Annotated[int, Field(ge=1, le=255)]] = {}
+    values: dict[StructureName, Annotated[int, Field(ge=1, le=255)]] = {}
     """Structure to its value in the masks, where `dataset.json` has another name for it."""
-    tolerance_mm: Tolerance | dict[Name, Tolerance] = 1.0
+    tolerance_mm: Tolerance | dict[StructureName, Tolerance] = 1.0
     """Tolerance of all structures of its own label set, or of each."""
     folds: Literal["nnunet"] | FoldRule | SplitFile | None = None
     """How its cases are divided, if `folds.yaml` does not say so; `nnunet` is as nnU-Net does it: five at random."""
@@ -101,7 +111,7 @@ class ModelEntry(Entry):
     planner: Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")] = "ExperimentPlanner"
     """Class of nnU-Net that plans, such as `nnUNetPlannerResEncM`."""
     trainer: Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")] = "nnUNetTrainer"
-    """Class that nnU-Net finds and trains with, such as `nnUNetTrainerDiceCELoss`."""
+    """Class that nnU-Net finds and trains with, such as `nnUNetTrainerDiceLoss`."""
     suffix: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]*$", max_length=100)] = ""
     """What it adds to the names of its groups of trainings."""
     preset: ModelChanges = {}
@@ -179,7 +189,7 @@ class StudyFile(Entry):
 
     title: str
     """In one line."""
-    label_sets: dict[Name, dict[Name, StructureEntry]] = {}
+    label_sets: dict[Name, dict[StructureName, StructureEntry]] = {}
     """Label set to its structures."""
     datasets: Annotated[dict[Name, DatasetEntry], Field(min_length=1)]
     """By name; their cases are in `folds.yaml`."""

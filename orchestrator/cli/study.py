@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from orchestrator.benchmark.checks.configurations import check_configurations
 from orchestrator.benchmark.draft import MODELS, draft_study, models_named
 from orchestrator.benchmark.leaks import leak_lines
 from orchestrator.benchmark.loading import load_study
@@ -35,6 +36,7 @@ from orchestrator.storage.filesystem import open_storage
 from orchestrator.training.nnunet.classes import check_models
 
 FILE = "study.yaml"
+_STUDY_ENDINGS = (".yaml", ".yml")
 _FLAT_ENDINGS = (".png", ".bmp", ".tif")
 
 
@@ -75,15 +77,19 @@ def write(options: argparse.Namespace, *, console: Console) -> int:
     location = options.data or raw_folder_of_environment()
     if location is None:
         raise ConfigError(f"nothing says where the data sets are; expected --data, or {RAW_VARIABLE} to be set")
-    if files := [word for word in options.what if word.endswith((".yaml", ".yml"))]:
+    if files := [word for word in options.what if word.endswith(_STUDY_ENDINGS)]:
         raise ConfigError(f"{files[0]}: a study file; expected --check, or the names of data sets")
+    if options.output and options.output.suffix in _STUDY_ENDINGS:
+        raise ConfigError(
+            f"--output {options.output}: expected a folder, in which {FILE} is written; it can be renamed afterwards"
+        )
     surveys = [survey(location, folder) for folder in options.what]
     problems = [problem for seen in surveys for problem in seen.cases.problems]
     _show(problems, [note for seen in surveys for note in seen.cases.notes], console=console)
     models = models_named(options.model or _usual_models(surveys))
     found = [described(seen) for seen in surveys]
     text = draft_study(found, models=models)
-    folder = options.output or Path(surveys[0].folder)
+    folder: Path = options.output or Path(surveys[0].folder)
     path = folder / FILE
     _check_draft(text, found, path=path)
     if path.exists() and path.read_text(encoding="utf-8") != text:
@@ -104,7 +110,9 @@ def _check_draft(text: str, datasets: Sequence[RawDataset], *, path: Path) -> No
         draft = Path(folder) / FILE
         draft.write_text(text, encoding="utf-8")
         try:
-            load_study(draft, describe=known.__getitem__)
+            study = load_study(draft, describe=known.__getitem__)
+            check_models(study.models)
+            check_configurations(study, where=str(path))
         except ConfigError as error:
             raise ConfigError(f"not written: {str(error).replace(str(draft), str(path))}") from error
 
@@ -122,6 +130,7 @@ def check(options: argparse.Namespace, *, console: Console) -> int:
     study = load_study(Path(options.what[0]), describe=describer)
     check_models(study.models)
     check_sources(study.datasets, where=str(study.path))
+    check_configurations(study, where=str(study.path))
     load_tables(study)
     preset = find_preset("paper")
     trainings = study.trainings(matrix=ALL_MATRICES, preset=preset)

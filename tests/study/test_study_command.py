@@ -44,18 +44,62 @@ def test_held_out_cases_few_cases_many_structures_and_odd_names_are_written_so_t
     labels = {"background": 0, **{f"part {number}": number for number in range(1, 9)}}
     names, tested = ("a", "b", "c"), ("t",)
     write_dataset(data, folder="Dataset002_My MR", names=names, test_names=tested, labels=labels, shape=(4, 24, 20))
-    path = written(data, "137", "Dataset002_My MR", "--model", "nnUNetTrainerDiceCELoss")
+    path = written(data, "137", "Dataset002_My MR", "--model", "nnUNetTrainerDiceLoss")
     found = load_study(path, describe=Describer(str(data)))
     trainings = [one for one in found.trainings(preset=find_preset("paper")) if one.group.startswith("my-mr")]
-    assert [training.id for training in trainings] == [f"my-mr-DiceCELoss-fold{fold}" for fold in range(3)]
+    assert [training.id for training in trainings] == [f"my-mr-DiceLoss-fold{fold}" for fold in range(3)]
     assert [case.name for case in trainings[0].evaluation_sets[1].cases] == ["t"]
     assert len(found.label_set("my-mr").structures) == 8
 
 
-def test_pictures_are_for_a_network_of_two_dimensions(tmp_path):
+@pytest.mark.parametrize("own", ["2023", "On", "Null", "1.5"])
+def test_a_name_that_yaml_takes_for_something_else_is_written_in_quotes(data, own):
+    write_dataset(data, folder=f"Dataset021_{own}", names=SIX, shape=(4, 24, 20))
+    found = load_study(written(data, "Dataset021"), describe=Describer(str(data)))
+    name = own.lower().replace(".", "-")
+    assert [dataset.name for dataset in found.datasets] == [name] == [group.name for group in found.groups]
+
+
+def test_structures_of_any_name_have_tolerances_of_their_own_and_can_be_in_a_label_set(data):
+    labels = {"background": 0, "whole tumor": 1, "Ödem": 2}
+    write_dataset(data, folder="Dataset009_Brain", names=SIX, shape=(4, 24, 20), labels=labels)
+    path = written(data, "Dataset009")
+    assert "tolerance_mm: {whole tumor: 1.0, Ödem: 1.0}" in path.read_text()
+    path.write_text(path.read_text().replace("tumor: 1.0", "tumor: 2"))
+    found = load_study(path, describe=Describer(str(data)))
+    assert [one.tolerance_mm for one in found.label_set("brain").structures] == [2.0, 1.0]
+    own = data.parent / "own.yaml"
+    own.write_text(
+        "title: own\nlabel_sets: {brain: {whole tumor: {label: 1}, edema: {label: 2}}}\n"
+        "datasets: {brain: {nnunet: Dataset009, label_sets: [brain], values: {edema: 2}, folds: nnunet}}\n"
+        "trainings: {brain: {train: [brain/other-folds], val: [brain/fold]}}\n"
+    )
+    assert study.main([str(own), "--check", "--data", str(data)]) == 0
+    own.write_text(own.read_text().replace("whole tumor", '"whole\\ttumor"'))
+    with pytest.raises(ConfigError, match="expected a name that can be read in one line"):
+        load_study(own)
+
+
+def test_pictures_are_for_a_network_of_two_dimensions(tmp_path, capsys):
     data = tmp_path / "raw"
     write_dataset(data, channels=("grey",), ending=".png", shape=(24, 20), names=SIX)
-    assert "2d: {configuration: 2d" in written(data, "Dataset137").read_text()
+    path = written(data, "Dataset137")
+    assert "2d: {configuration: 2d" in path.read_text()
+    path.write_text(path.read_text().replace("configuration: 2d, ", ""))
+    assert study.main([str(path), "--check", "--data", str(data)]) == 2
+    error = " ".join(capsys.readouterr().err.split())
+    assert "trainings.things: model 2d is 3d_fullres, and things has pictures (.png); expected 2d for these" in error
+    with pytest.raises(ConfigError, match="things has pictures"):
+        api.make_request(api.load_study(path, data=data), data=data, output=tmp_path / "run")
+
+
+def test_pictures_and_volumes_together_get_no_model_that_one_of_them_cannot_have(data, capsys):
+    write_dataset(data, folder="Dataset002_Photos", channels=("grey",), ending=".png", shape=(24, 20), names=SIX)
+    output = data.parent / "study"
+    assert study.main(["Dataset137", "Dataset002", "--data", str(data), "--output", str(output)]) == 2
+    assert "photos has pictures (.png)" in " ".join(capsys.readouterr().err.split())
+    assert not output.exists()
+    written(data, "Dataset137", "Dataset002", "--model", "2d")
 
 
 @pytest.mark.parametrize(
@@ -65,12 +109,19 @@ def test_pictures_are_for_a_network_of_two_dimensions(tmp_path):
         (["Task137_Things"], "nnUNetv2_convert_old_nnUNet_dataset"),
         (["Dataset137", "--model", "resenk"], "--model resenk: unknown; expected one of 3d, 2d"),
         (["study.yaml"], "a study file; expected --check"),
+        (["Dataset137", "--output", "my.yaml"], "--output my.yaml: expected a folder, in which study.yaml is written"),
+        (
+            ["Dataset137", "--output", "s", "--model", "nnUNetTrainerDiceLos"],
+            "did you mean 'nnUNetTrainerDiceLoss'",
+        ),
         (["a.yaml", "b.yaml", "--check"], "expected one study file"),
     ],
 )
-def test_what_does_not_fit_is_one_line(data, capsys, words, expected):
+def test_what_does_not_fit_is_one_line_and_nothing_is_written(data, capsys, monkeypatch, words, expected):
+    monkeypatch.chdir(data.parent)
     assert study.main([*words, "--data", str(data)]) == 2
-    assert expected in capsys.readouterr().err
+    assert expected in " ".join(capsys.readouterr().err.split())
+    assert list(data.parent.iterdir()) == [data]
 
 
 def test_without_a_folder_it_asks_for_one_and_takes_that_of_nnunet(data, capsys, monkeypatch):
