@@ -19,16 +19,6 @@ from orchestrator.run_all import main
 ROOT = Path(__file__).resolve().parents[2]
 
 
-IMPORTS = """
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Annotated, Literal
-from pydantic import Field
-from orchestrator.cluster.config import ClusterConfig, EmbeddedRay, RunName, RunningRay
-from orchestrator.cluster.node_pool import NodePool
-"""
-
-
 class LabCluster(ClusterConfig):
     """Some equal machines of a laboratory, by number."""
 
@@ -68,7 +58,7 @@ def test_a_kind_of_one_class_is_read_requested_shown_and_simulated(lab, capsys):
     [
         ("kind: lab\ndesk: 4\n", "unknown key 'desk'; did you mean 'desks'?"),
         ("kind: lab\n", "key 'desks' is missing"),
-        ("kind: lba\n", "kind is 'lba'; expected one of aws, existing, kubernetes, local, slurm, ssh, lab"),
+        ("kind: lba\n", f"kind is 'lba'; expected one of {', '.join([*registry.KINDS, 'lab'])}; did you mean 'lab'?"),
     ],
 )
 def test_its_mistakes_are_told_like_all_others(lab, capsys, text, message):
@@ -104,8 +94,8 @@ def test_nothing_outside_of_the_kinds_asks_which_kind_it_is():
 
 def test_the_class_of_the_guide_in_a_file_of_its_own_is_found_by_the_command(tmp_path):
     guide = (ROOT / "docs" / "extending.md").read_text()
-    code = next(part for part in guide.split("```python\n") if part.startswith("class LabCluster")).split("```")[0]
-    (tmp_path / "lab.py").write_text(f"{IMPORTS}\n{code}")
+    code = next(part for part in guide.split("```python\n") if "class LabCluster" in part).split("```")[0]
+    (tmp_path / "lab.py").write_text(code)
     (tmp_path / "lab.yaml").write_text("kind: lab\ndesks: 3\n")
     words = ["--preset", "paper", "--only", "T1-lung", "--simulate", str(tmp_path / "lab.yaml")]
     start = f"from orchestrator.cluster import kinds; kinds.__path__.append({str(tmp_path)!r})\n"

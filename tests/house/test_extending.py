@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import pytest
 import SimpleITK
 
 from kernels import FIELDS, OWN_FIELDS, LabelScore
@@ -17,6 +18,7 @@ from orchestrator.benchmark.presets import PRESETS
 from orchestrator.benchmark.tables import load_tables
 from orchestrator.cli import main
 from orchestrator.cli.evaluate import TITLES
+from orchestrator.cli.phantoms import main as phantoms
 from orchestrator.cli.run import main as run
 from orchestrator.report.study_tables.tables import Doubts, write_tables
 from orchestrator.results.records import CaseScore
@@ -27,14 +29,12 @@ from orchestrator.storage.filesystem import open_storage
 
 ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
-IMPORTS = """
-from pathlib import PurePosixPath
-from typing import ClassVar
-from orchestrator.images.source_file import SourceFile
-from orchestrator.images.volume import NiftiVolume, Volume
-from orchestrator.sources.ct_layout import CtLayout
-from orchestrator.sources.labels import LabelRule, Pair
-"""
+SNIPPETS = {
+    "orchestrator/sources/layouts/clinic.py": "class Clinic",
+    "orchestrator/cluster/kinds/lab.py": "class LabCluster",
+    "kernels/metrics/more/volume_similarity.py": "METRIC",
+}
+"""Where the text of the guide with a name goes."""
 CONVERT = """
 import sys
 from pathlib import Path
@@ -76,9 +76,24 @@ def write_study(folder):
     return folder / "study.yaml"
 
 
+def snippet(word):
+    (found,) = [text for text in re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL) if word in text]
+    return found
+
+
+@pytest.mark.parametrize("path", SNIPPETS)
+def test_what_the_guide_shows_passes_the_checks_of_the_house_as_it_stands(path):
+    command = [sys.executable, "-m", "ruff", "check", "--quiet", "--no-cache", "--stdin-filename", path, "-"]
+    text = snippet(SNIPPETS[path])
+    # A file begins with what it is.
+    shown = subprocess.run(
+        command, input=f'"""What it adds."""\n\n{text}', check=False, cwd=ROOT, capture_output=True, text=True
+    )
+    assert shown.stdout + shown.stderr == ""
+
+
 def test_the_layout_of_the_guide_is_found_and_its_pair_is_told_apart(tmp_path):
-    source = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)[0]
-    (tmp_path / "clinic_layout.py").write_text(IMPORTS + source)
+    (tmp_path / "clinic_layout.py").write_text(snippet("class Clinic"))
     write_study(tmp_path)
     random = np.random.default_rng(0)
     scan = random.normal(-1000, 5, (40, 64, 64)).astype(np.int16)
@@ -100,9 +115,15 @@ def test_a_study_is_two_files_of_yaml(tmp_path, capsys, monkeypatch):
     # Its layout is a file of its own, as above.
     rules = {"kidney": LabelRule(values={1: 1, 2: 2})}
     monkeypatch.setitem(registry.LAYOUTS, "clinic", type("Clinic", (CtLayout,), {"name": "clinic", "rules": rules}))
-    assert run(["--study", str(write_study(tmp_path)), "--dry-run"]) == 0
+    words = ["--study", str(write_study(tmp_path)), "--dry-run"]
+    assert run([*words, "--preset", "paper"]) == 0
     out = capsys.readouterr().out
     assert [line.split()[0] for line in out.splitlines()[1:3]] == ["kidney-fold0", "kidney-fold1"]
+    for command in (words, words[:2]):
+        assert run(command) == 2
+        assert "no phantoms are generated of the download clinic" in " ".join(capsys.readouterr().err.split())
+    assert phantoms(["--output", str(tmp_path / "phantoms"), *words[:2]]) == 2
+    assert not (tmp_path / "phantoms").exists()
 
 
 def test_a_table_is_the_lines_of_the_guide(tmp_path):
@@ -135,10 +156,6 @@ def test_each_metric_stands_where_the_guide_says():
         assert name in definitions or name.upper() in definitions
 
 
-METRIC = """
-from kernels.masks.bitmask import MaskPair
-from kernels.metrics.metric import Metric
-"""
 EVALUATE = """
 import sys
 from types import ModuleType
@@ -151,9 +168,8 @@ sys.exit(evaluate.main(sys.argv[2:]))
 
 def test_the_metric_of_the_guide_is_asked_for_by_its_name(tmp_path):
     """One cube of 4 x 4 x 4 voxels against 4 x 4 x 2: 1 - (64 - 32) / 96."""
-    (source,) = [text for text in re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL) if "METRIC" in text]
     (tmp_path / "metrics").mkdir()
-    (tmp_path / "metrics" / "volume_similarity.py").write_text(METRIC + source)
+    (tmp_path / "metrics" / "volume_similarity.py").write_text(snippet("METRIC"))
     for name, depth in (("reference", 4), ("prediction", 2)):
         mask = np.zeros((8, 8, 8), np.uint8)
         mask[2:6, 2:6, 2 : 2 + depth] = 1
