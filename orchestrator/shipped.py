@@ -5,12 +5,21 @@ from pathlib import Path
 from orchestrator.errors import ConfigError
 
 _CHECKOUT = Path(__file__).resolve().parents[1]
+_FOLDERS = ("clusters", "splits")
 _INSTALLED = Path(__file__).resolve().parent / "shipped"
 
 
 def shipped_file(*parts: str) -> Path:
     """Return the path of a file that comes along, such as `shipped_file("clusters", "local.yaml")`."""
     return (_CHECKOUT if _is_checkout() else _INSTALLED).joinpath(*parts)
+
+
+def or_shipped(path: Path) -> Path:
+    """Return a path as it is, or, of one such as `clusters/local.yaml` that is not here, that which comes along."""
+    if path.parts[:1] in {(folder,) for folder in _FOLDERS} and not path.exists():
+        along = shipped_file(*path.parts)
+        return along if along.is_file() else path
+    return path
 
 
 def checkout() -> Path:

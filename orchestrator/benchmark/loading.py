@@ -19,7 +19,7 @@ from orchestrator.benchmark.training_groups import TrainingReader
 from orchestrator.benchmark.trainings.ids import check_ids, check_template
 from orchestrator.configuration import expect_known, load_yaml, understood
 from orchestrator.errors import ConfigError
-from orchestrator.shipped import shipped_file
+from orchestrator.shipped import or_shipped, shipped_file
 
 _ENSEMBLES = re.compile(rb"ensembles\s*:")
 DEFAULT_STUDY = shipped_file("splits", shipped_file("splits", "default.txt").read_text(encoding="utf-8").strip())
@@ -32,7 +32,7 @@ def load_study(path: Path | None = None, *, describe: Describe | None = None) ->
     Parameters
     ----------
     path
-        The study file; None for the one that comes with the project.
+        The study file, or one that comes along, such as `splits/brain_mri/study.yaml`; None for the default of these.
     describe
         Looks up what data sets in nnU-Net's layout say of themselves.
 
@@ -41,7 +41,7 @@ def load_study(path: Path | None = None, *, describe: Describe | None = None) ->
     ConfigError
         If a file is missing, has an unknown key or a wrong value, or names something that is not there.
     """
-    path = path or DEFAULT_STUDY
+    path = or_shipped(path) if path else DEFAULT_STUDY
     folds_path, content = path.with_name("folds.yaml"), understood(load_yaml(path), StudyFile, where=str(path))
     listed = _listed(folds_path, content)
     label_sets = {name: label_set_of(name, entries, where=str(path)) for name, entries in content.label_sets.items()}

@@ -8,6 +8,7 @@ from pydantic import Field, PrivateAttr
 
 from orchestrator.configuration import Entry, load_yaml, understood
 from orchestrator.errors import ConfigError
+from orchestrator.shipped import or_shipped
 
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -60,4 +61,5 @@ class Prices(Entry):
 
 def load_prices(path: Path) -> Prices:
     """Read a price list; raises ConfigError if it is missing, has an unknown key or a wrong value."""
+    path = or_shipped(path)
     return understood(load_yaml(path), Prices, where=str(path), context=path)

@@ -10,6 +10,7 @@ from orchestrator.cluster import kinds
 from orchestrator.cluster.config import ClusterConfig
 from orchestrator.configuration import load_yaml, understood
 from orchestrator.errors import ConfigError
+from orchestrator.shipped import or_shipped
 
 
 def _defined_kinds() -> Iterator[type[ClusterConfig]]:
@@ -24,13 +25,14 @@ KINDS: dict[str, type[ClusterConfig]] = {kind.model_fields["kind"].default: kind
 
 
 def load_cluster(path: Path) -> ClusterConfig:
-    """Read a cluster file.
+    """Read a cluster file, perhaps one that comes along, such as `clusters/local.yaml`.
 
     Raises
     ------
     ConfigError
         If the file is missing, has an unknown key or a wrong value, or is not what its kind understands.
     """
+    path = or_shipped(path)
     content = load_yaml(path)
     if not isinstance(content, Mapping):
         found = "nothing" if content is None else type(content).__name__

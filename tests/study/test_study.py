@@ -12,7 +12,10 @@ from orchestrator.benchmark.loading import DEFAULT_STUDY, load_benchmark, load_s
 from orchestrator.benchmark.presets import PRESETS
 from orchestrator.benchmark.study import split_sha256
 from orchestrator.benchmark.tables import load_tables
+from orchestrator.cluster.prices import load_prices
+from orchestrator.cluster.registry import load_cluster
 from orchestrator.errors import ConfigError
+from orchestrator.shipped import LOCAL_CLUSTER, PRICES
 from orchestrator.sources.registry import check_sources
 
 PAPER, SMOKE = PRESETS["paper"], PRESETS["smoke"]
@@ -242,6 +245,20 @@ def test_overview_rows_fill_in_what_the_detailed_tables_lack(published):
     )
     assert score.dsc_mean == 0.162
     assert published.find(group="T9", fold=0, evaluation_set="test", structure="infection") is None
+
+
+def test_files_that_come_along_are_named_as_in_the_docs_from_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load_study(Path("splits/brain_mri/study.yaml")).datasets[0].name == "brain"
+    assert load_cluster(Path("clusters/local.yaml")).path == LOCAL_CLUSTER
+    assert load_prices(Path("clusters/prices.yaml")) == load_prices(PRICES)
+    with pytest.raises(ConfigError, match=r"^splits/mine/study\.yaml: cannot be read"):
+        load_study(Path("splits/mine/study.yaml"))
+    own = tmp_path / "splits" / "brain_mri" / "study.yaml"
+    own.parent.mkdir(parents=True)
+    own.write_text("title: [mine]")
+    with pytest.raises(ConfigError, match=r"title is \['mine'\]"):
+        load_study(Path("splits/brain_mri/study.yaml"))
 
 
 def test_the_study_of_the_docs_is_what_they_say(tmp_path: Path):
