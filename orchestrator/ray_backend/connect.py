@@ -19,7 +19,7 @@ from ray._private import services
 from orchestrator.cluster.config import ClusterConfig, EmbeddedRay, Provisioner, RunName, RunningRay
 from orchestrator.cluster.environment import close_usual_token
 from orchestrator.errors import ClusterError, OrchestratorError
-from orchestrator.ray_backend.embedded import embedded_ray
+from orchestrator.ray_backend.embedded import STARTUP_TIMED_OUT, embedded_ray
 from orchestrator.ray_backend.nodes import nodes_here, nodes_of
 from orchestrator.scheduling.resources import Node
 from orchestrator.training.stop_request import SIGNALS
@@ -88,7 +88,7 @@ def connected(config: ClusterConfig, *, run: RunName | None) -> Iterator[Connect
             raise
         except Exception as error:  # Ray's own are of any class
             told = textwrap.shorten(str(error), LONGEST_TOLD)
-            raise ClusterError(f"Ray at {_place(access)}: {told}. {_advice(access, config)}") from error
+            raise ClusterError(f"Ray at {_place(access)}: {told}. {_advice(access, config, told=told)}") from error
         _end_as_after_ctrl_c()
         dashboard = f"http://{context.dashboard_url}" if context.dashboard_url else ""
         yield Connection(
@@ -156,10 +156,12 @@ def _place(access: EmbeddedRay | RunningRay) -> str:
     return access.address if isinstance(access, RunningRay) else "this machine"
 
 
-def _advice(access: EmbeddedRay | RunningRay, config: ClusterConfig) -> str:
+def _advice(access: EmbeddedRay | RunningRay, config: ClusterConfig, *, told: str) -> str:
     """Return what mostly helps where Ray does not start or cannot be reached."""
     if isinstance(access, RunningRay):
         return f"Correct {config.path}, or start the cluster"
+    if STARTUP_TIMED_OUT in told:
+        return "Its processes had half a minute twice, so the machine may be overloaded: try again when it does less"
     return f"Ray keeps its sockets and logs in a folder below {tempfile.gettempdir()}: free space there, or set TMPDIR"
 
 

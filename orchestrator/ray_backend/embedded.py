@@ -34,6 +34,8 @@ OBJECT_STORE_BYTES = 256 * 1024**2
 """Patches are memory-mapped files, so only small messages pass through it."""
 DASHBOARD_WAITS_S = 600
 """How long a dashboard may take to start."""
+STARTUP_TIMED_OUT = "timed out during startup"
+"""What Ray says of processes of its own that were too slow for it."""
 RAY_FOLDER = "r"
 """Of Ray itself, below that of the run: Ray opens it to all users, who cannot get there."""
 LONGEST_SOCKET = f"/{RAY_FOLDER}/session_2026-11-28_21-34-57_033431_4194304/sockets/plasma_store"
@@ -68,7 +70,7 @@ def _start(asked: EmbeddedRay, *, folder: RunFolder) -> "BaseContext":
         return _started(asked, folder=folder)
     except Exception as error:
         # It gives its own processes half a minute, whatever else the machine does.
-        if "timed out during startup" not in str(error):
+        if STARTUP_TIMED_OUT not in str(error):
             raise
         ray.shutdown()
     return _started(asked, folder=folder)

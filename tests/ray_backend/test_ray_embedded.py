@@ -186,6 +186,16 @@ def test_processes_that_are_too_slow_for_ray_are_started_once_more(monkeypatch, 
     assert len(tried) == num_tries
 
 
+@pytest.mark.parametrize(
+    ("said", "advice"),
+    [("The current node timed out during startup.", "the machine may be overloaded"), ("no room", "free space there")],
+)
+def test_what_helps_follows_from_what_ray_says(monkeypatch, said, advice):
+    monkeypatch.setattr(connect, "embedded_ray", Mock(side_effect=RuntimeError(said)))
+    with pytest.raises(ClusterError, match=advice):
+        connect.connected(LocalCluster(num_cpus=1, num_gpus=0), run=None).__enter__()
+
+
 def test_a_ray_that_is_there_already_is_refused_and_left_alone(monkeypatch):
     monkeypatch.setattr(connect.ray, "is_initialized", lambda: True)
     monkeypatch.setattr(connect.ray, "shutdown", Mock(side_effect=AssertionError("of somebody else")))
