@@ -37,6 +37,9 @@ HEAD_WITHIN_S = 60.0
 """Longest wait of a worker for a head: the files of a shared folder may be seen late."""
 HEAD_LOST_S = 20.0
 """Time without an answer after which the head is gone."""
+START_TRIES = 3
+"""Ray gives up where its own processes are not there within 15 s. Their files come from a slow shared folder, or the
+machine is busy: the next time the files are in its memory."""
 END_S = 5.0
 """Time that Ray's processes have to end before they are killed."""
 
@@ -107,8 +110,13 @@ def _worker(options: argparse.Namespace, warned: threading.Event) -> int:
         command.append(f"--labels={DRAINED_AT}={time.time() + drained_in_s:.0f}")
     if options.memory_gib:
         command.append(f"--memory={max(1, int(options.memory_gib * 2**30) - OBJECT_STORE_BYTES)}")
-    with _ray(command) as process:
-        return _Membership(head, mark=mark, drain_s=options.drain_s, until_s=until_s, warned=warned).last(process)
+    for _ in range(START_TRIES):
+        with _ray(command) as process:
+            member = _Membership(head, mark=mark, drain_s=options.drain_s, until_s=until_s, warned=warned)
+            if (code := member.last(process)) == 0 or warned.is_set():
+                return code
+        _say("Ray has ended before it has joined the head")
+    return 1
 
 
 def _find_head(folder: Path, warned: threading.Event) -> str | None:

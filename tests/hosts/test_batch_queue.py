@@ -3,11 +3,13 @@
 import subprocess
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from batch_phantoms import end_jobs, played_slurm
 from test_batch_system import BESIDE, start, wait_until
 
+from orchestrator.cluster.batch import starts
 from orchestrator.cluster.batch import workers as batch_workers
 from orchestrator.cluster.batch.submissions import Submissions
 from orchestrator.cluster.batch.system import Job, load_batch_system, user_name
@@ -150,3 +152,34 @@ def test_an_error_that_nobody_expected_ends_the_run_and_not_the_thread_alone(tmp
     assert any(thread.name == "batch-workers" for thread in threading.enumerate())
     monkeypatch.undo()
     workers.close()
+
+
+def test_jobs_that_end_without_a_machine_are_told_with_their_last_words_and_no_others_follow_at_once(
+    tmp_path, jobs, looks, caplog
+):
+    (jobs / "full").unlink()
+    workers = start(tmp_path, command="sleep 1; echo No module named ray; exit 1", look_every_s=0.3)
+    try:
+        workers.ask({(8, 1): 1}, present={})
+        wait_until(lambda: "jobs in a row have run and ended without a machine" in caplog.text)
+        num_submitted = len(list(jobs.glob("*.name")))
+        after_looks(looks, 5)
+        assert len(list(jobs.glob("*.name"))) == num_submitted == starts.MAX_IN_A_ROW
+        assert "The last one, 3: No module named ray (logs: " in caplog.text
+    finally:
+        workers.close()
+
+
+def test_whose_machines_have_come_is_not_held_up_when_they_end():
+    running = [Job(id=str(number), name="run-gpu", reason="", is_waiting=False) for number in range(12)]
+    seen = starts.Starts(logs=Path("logs"))
+    assert seen.see(running[:8], num_present=8, now_s=0.0) == ""
+    # All at once, at their time limit.
+    assert seen.see([], num_present=8, now_s=10.0) == ""
+    assert not seen.holds(10.0)
+    for number in (8, 9, 10):
+        assert seen.see(running[number : number + 1], num_present=0, now_s=20.0) == ""
+    assert "3 jobs in a row have run and ended" in seen.see([], num_present=0, now_s=30.0)
+    assert (seen.holds(89.0), seen.holds(90.0)) == (True, False)
+    seen.see(running[11:], num_present=1, now_s=40.0)
+    assert not seen.holds(50.0)

@@ -197,13 +197,13 @@ def test_the_queue_holds_what_is_missing_and_no_more(missing, jobs, present, sub
     assert decide(POOLS, found, missing=missing, present=present) == Orders(submit=submit, cancel=cancel)
 
 
-def start(folder, *, partition="gpu"):
+def start(folder, *, partition="gpu", command="exec sleep 600", look_every_s=0.1):
     system = load_batch_system("slurm", beside=BESIDE)
     script = folder / "worker.sh"
     values = {"name": "run-gpu", "log": folder / "log", "partition": partition}
-    script.write_text(system.script_text(values, setup=[], commands=["exec sleep 600"], where="x"))
+    script.write_text(system.script_text(values, setup=[], commands=[command], where="x"))
     return BatchWorkers(
-        system, pools=[pool("gpu", 3)], scripts={"gpu": script}, arrays={}, prefix="run-", look_every_s=0.1
+        system, pools=[pool("gpu", 3)], scripts={"gpu": script}, arrays={}, prefix="run-", look_every_s=look_every_s
     )
 
 

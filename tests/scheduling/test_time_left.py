@@ -1,16 +1,12 @@
 """Machines whose end is near: where no training begins any more, and which are given back at once."""
 
-from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
 from test_machines_shown import two_trainings_for_three
 from test_observer import EPOCH
-from test_ray_executor import record
 
-from orchestrator.ray_backend import node_agent
 from orchestrator.ray_backend.executor import NODES_INTERVAL_S
-from orchestrator.ray_backend.nodes import time_left
 from orchestrator.scheduling.ended import Done
 from orchestrator.scheduling.remaining_time import TimeLeft
 from orchestrator.scheduling.resources import NodesSeen
@@ -91,31 +87,3 @@ def test_before_a_training_has_told_anything_a_usual_start_is_expected():
     for now_s in (120.0, 900.0):
         times.told(key, now_s=now_s)
     assert times.too_short({"a": 21.0, "b": 19.0}) == {"b"}
-
-
-def test_a_worker_with_a_limit_says_when_it_will_be_drained(tmp_path, monkeypatch):
-    """Of 600 s of its job 45 have passed when it begins, and the last 100 are for saving what runs."""
-    told = []
-
-    @contextmanager
-    def start(arguments):
-        told.extend(arguments)
-        yield None
-
-    monkeypatch.setattr(node_agent, "_find_head", lambda *_: "head:6379")
-    monkeypatch.setattr(node_agent, "_ray", start)
-    monkeypatch.setattr(node_agent, "_Membership", lambda *_, **__: node_agent)
-    monkeypatch.setattr(node_agent, "last", lambda _: 0, raising=False)
-    monkeypatch.setattr(node_agent.time, "time", lambda: 5000.0)
-    options = ["worker", "--folder", str(tmp_path), "--num-cpus", "1"]
-    parsed = node_agent.build_parser().parse_args([*options, "--limit-s", "600", "--spent-s", "45", "--drain-s", "100"])
-    assert node_agent._worker(parsed, None) == 0
-    (label,) = [word.removeprefix("--labels=") for word in told if word.startswith("--labels=")]
-    assert label == "orchestrator/drained-at=5455"
-    name, _, value = label.partition("=")
-    ending, other = record("ending", cpus=1), record("other", cpus=1)
-    ending["Labels"][name] = value
-    assert time_left([ending, other], now_s=5400.0) == {"ending": 55.0}
-    told.clear()
-    assert node_agent._worker(node_agent.build_parser().parse_args(options), None) == 0
-    assert not [word for word in told if word.startswith("--labels=")]

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator.cluster.batch.starts import Starts
 from orchestrator.cluster.batch.submissions import Submissions
 from orchestrator.cluster.batch.system import BatchSystem, Job
 from orchestrator.cluster.node_pool import NodePool
@@ -115,6 +116,7 @@ class BatchWorkers:
         self._present: dict[Size, int] = {}
         self._waiting: dict[str, int] = {}
         self._submitted = Submissions()
+        self._starts = Starts(logs=next(iter(self._scripts.values())).parent)
         self._answered_s: float | None = None
         self._num_refusals = 0
         self._refusal = ""
@@ -183,7 +185,10 @@ class BatchWorkers:
         listed = [job for job in jobs if job.name in {f"{self._prefix}{pool.name}" for pool in self._pools}]
         with self._lock:
             missing, present = self._missing, self._present
-        unlisted = self._without_late(listed, num_present=sum(present.values()), now_s=now_s)
+        num_present = sum(present.values())
+        unlisted = self._without_late(listed, num_present=num_present, now_s=now_s)
+        if told := self._starts.see(listed, num_present=num_present, now_s=now_s):
+            self._warn(told)
         known = [*listed, *self._submitted.waiting()]
         by_pool = {
             pool.name: [job for job in known if job.name == f"{self._prefix}{pool.name}"] for pool in self._pools
@@ -200,7 +205,7 @@ class BatchWorkers:
         cancel_all(self._system, [job for job in known if job.id in orders.cancel])
         self._submitted.forget(orders.cancel)
         try:
-            for name, number in orders.submit.items():
+            for name, number in () if self._starts.holds(now_s) else orders.submit.items():
                 self._submit(name, number, now_s=now_s)
         except ClusterError as error:
             self._warn(str(error))

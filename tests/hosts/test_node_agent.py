@@ -1,0 +1,73 @@
+"""The agent of a machine that is a job: what it tells Ray, and when it starts it again. Ray is played."""
+
+import threading
+from contextlib import contextmanager
+
+import pytest
+from test_ray_executor import record
+
+from orchestrator.ray_backend import node_agent
+from orchestrator.ray_backend.nodes import time_left
+
+
+class PlayedRay:
+    """Takes note of how it is started; each ends with the next code."""
+
+    def __init__(self):
+        self.starts = []
+        self.codes = [0]
+
+    @contextmanager
+    def start(self, arguments):
+        self.starts.append(list(arguments))
+        yield None
+
+    def member(self, *_, **__):
+        return self
+
+    def last(self, _):
+        return self.codes.pop(0)
+
+
+@pytest.fixture
+def played(monkeypatch):
+    found = PlayedRay()
+    monkeypatch.setattr(node_agent, "_find_head", lambda *_: "head:6379")
+    monkeypatch.setattr(node_agent, "_ray", found.start)
+    monkeypatch.setattr(node_agent, "_Membership", found.member)
+    return found
+
+
+def carry_out(*more, warned=False):
+    event = threading.Event()
+    if warned:
+        event.set()
+    options = ["worker", "--folder", "folder", "--num-cpus", "1", *more]
+    return node_agent._worker(node_agent.build_parser().parse_args(options), event)
+
+
+def test_a_worker_with_a_limit_says_when_it_will_be_drained(played, monkeypatch):
+    """Of 600 s of its job 45 have passed when it begins, and the last 100 are for saving what runs."""
+    monkeypatch.setattr(node_agent.time, "time", lambda: 5000.0)
+    assert carry_out("--limit-s", "600", "--spent-s", "45", "--drain-s", "100") == 0
+    (label,) = [word.removeprefix("--labels=") for word in played.starts[0] if word.startswith("--labels=")]
+    assert label == "orchestrator/drained-at=5455"
+    name, _, value = label.partition("=")
+    ending, other = record("ending", cpus=1), record("other", cpus=1)
+    ending["Labels"][name] = value
+    assert time_left([ending, other], now_s=5400.0) == {"ending": 55.0}
+
+
+def test_one_without_a_limit_does_not(played):
+    assert carry_out() == 0
+    assert not [word for word in played.starts[0] if word.startswith("--labels=")]
+
+
+@pytest.mark.parametrize(
+    ("codes", "warned", "num_starts", "code"),
+    [([0], False, 1, 0), ([1, 0], False, 2, 0), ([1, 1, 1], False, 3, 1), ([1], True, 1, 1)],
+)
+def test_a_ray_that_ends_before_it_has_joined_is_started_again(played, codes, warned, num_starts, code):
+    played.codes = codes
+    assert carry_out(warned=warned) == code
+    assert len(played.starts) == num_starts
