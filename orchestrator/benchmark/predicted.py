@@ -6,6 +6,7 @@ from pathlib import Path
 from orchestrator.benchmark.study_file import TablesFile
 from orchestrator.configuration import load_yaml, understood
 from orchestrator.errors import ConfigError
+from orchestrator.shipped import or_shipped
 
 Code = tuple[str, str, str]
 """Scheme, value and meaning, as `("SCT", "10200004", "Liver")`."""
@@ -50,7 +51,7 @@ class PredictedTables:
 
 def load_predicted(study: Path) -> PredictedTables:
     """Return what `tables.yaml` beside a study file says of predictions; raises ConfigError if it is not there."""
-    path = study.with_name("tables.yaml")
+    path = or_shipped(study).with_name("tables.yaml")
     if not path.is_file():
         raise ConfigError(f"{path}: no such file; expected the tables of the study, with codes or derived values")
     content = understood(load_yaml(path), TablesFile, where=str(path))

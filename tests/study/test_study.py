@@ -9,6 +9,7 @@ import pytest
 
 from orchestrator.benchmark.definition import LabelSet
 from orchestrator.benchmark.loading import DEFAULT_STUDY, load_benchmark, load_study
+from orchestrator.benchmark.predicted import load_predicted
 from orchestrator.benchmark.presets import PRESETS
 from orchestrator.benchmark.study import split_sha256
 from orchestrator.benchmark.tables import load_tables
@@ -252,6 +253,7 @@ def test_files_that_come_along_are_named_as_in_the_docs_from_anywhere(tmp_path, 
     assert load_study(Path("splits/brain_mri/study.yaml")).datasets[0].name == "brain"
     assert load_cluster(Path("clusters/local.yaml")).path == LOCAL_CLUSTER
     assert load_prices(Path("clusters/prices.yaml")) == load_prices(PRICES)
+    assert load_predicted(Path("splits/covid19/study.yaml")).codes
     with pytest.raises(ConfigError, match=r"^splits/mine/study\.yaml: cannot be read"):
         load_study(Path("splits/mine/study.yaml"))
     own = tmp_path / "splits" / "brain_mri" / "study.yaml"
