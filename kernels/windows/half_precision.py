@@ -118,11 +118,3 @@ def half_order(bits: np.uint16) -> np.int16:
     if magnitude > np.int16(0x7C00):
         return np.int16(0x7FFF)
     return np.int16(-magnitude) if bits & np.uint16(0x8000) else magnitude
-
-
-@compiled
-def float_of_order(order: np.int16) -> np.float32:
-    """Return the float32 of what `half_order` gave."""
-    if order < 0:
-        return half_to_float(np.uint16(np.uint16(-order) | np.uint16(0x8000)))
-    return half_to_float(np.uint16(order))

@@ -204,7 +204,7 @@ def _sentence_of_looks(verdicts: Sequence[str], *, patients: str) -> str:
     )
 
 
-def answer(spec: ComparisonSpec, rows: "pd.DataFrame", *, trainings: Sequence[Training], seed: int = 0) -> Answer:
+def answer(spec: ComparisonSpec, rows: "pd.DataFrame", *, trainings: Sequence[Training]) -> Answer:
     """Return the answer to a question of a study.
 
     Groups are compared whose facets fit and that the question wants to be equal in others. A case is paired with itself
@@ -218,8 +218,6 @@ def answer(spec: ComparisonSpec, rows: "pd.DataFrame", *, trainings: Sequence[Tr
         Of `scores_frame`.
     trainings
         Those of the run.
-    seed
-        Of the bootstrap.
     """
     differences = [
         difference
@@ -230,15 +228,12 @@ def answer(spec: ComparisonSpec, rows: "pd.DataFrame", *, trainings: Sequence[Tr
             pair=(baseline.group, against.group),
             by=paired_by(baseline, against),
             by_training=paired_by(baseline, against, with_seeds=True),
-            seed=seed,
         )
     ]
     return _corrected(spec, differences)
 
 
-def answer_for_submissions(
-    methods: Sequence[str], rows: "pd.DataFrame", *, groups: Sequence[str], seed: int = 0
-) -> Answer:
+def answer_for_submissions(methods: Sequence[str], rows: "pd.DataFrame", *, groups: Sequence[str]) -> Answer:
     """Return whether submissions are better than what was trained: a case with itself, its folds averaged.
 
     All of them are one question, so that the correction is over all tests. `rows` are those of `scores_frame` and of
@@ -250,7 +245,7 @@ def answer_for_submissions(
         difference
         for method in methods
         for group in groups
-        for difference in _differences(spec, rows, pair=(group, method), by=(), by_training=(), seed=seed)
+        for difference in _differences(spec, rows, pair=(group, method), by=(), by_training=())
     ]
     return _corrected(spec, differences)
 
@@ -268,7 +263,6 @@ def _differences(
     pair: tuple[str, str],
     by: tuple[str, ...],
     by_training: tuple[str, ...],
-    seed: int,
 ) -> list[Difference]:
     baseline, against = pair
     joined = paired_scores(rows, baseline=baseline, against=against, by=by)
@@ -283,7 +277,7 @@ def _differences(
             both = one.notna() & other.notna()
             if not both.any():
                 continue
-            result = compare_paired((other - one)[both].tolist(), part["patient"][both].tolist(), seed=seed)
+            result = compare_paired((other - one)[both].tolist(), part["patient"][both].tolist())
             found.append(
                 Difference(
                     baseline=baseline,

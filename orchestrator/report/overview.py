@@ -49,20 +49,20 @@ class OverviewRow:
     """Of the NSD."""
 
 
-def overview(rows: "pd.DataFrame", *, seed: int = 0) -> tuple[OverviewRow, ...]:
+def overview(rows: "pd.DataFrame") -> tuple[OverviewRow, ...]:
     """Return a row for each group, evaluation set and structure of `scores_frame`, in its order."""
     parts = rows.groupby(["group", "evaluation_set", "structure"], sort=False)
-    return tuple(_row(*map(str, key), part=part, seed=seed) for key, part in parts)
+    return tuple(_row(*map(str, key), part=part) for key, part in parts)
 
 
-def _row(group: str, evaluation_set: str, structure: str, *, part: "pd.DataFrame", seed: int) -> OverviewRow:
+def _row(group: str, evaluation_set: str, structure: str, *, part: "pd.DataFrame") -> OverviewRow:
     patients, status = part["patient"].to_numpy(), part["status"].to_numpy()
     one_empty = np.isin(status, ["reference_empty", "prediction_empty"])
 
     def mean(metric: str) -> MeanWithInterval:
         values = part[metric].to_numpy(float)
         there = ~np.isnan(values)
-        return mean_with_interval(values[there].tolist(), patients[there].tolist(), seed=seed, limits=(0.0, 1.0))
+        return mean_with_interval(values[there].tolist(), patients[there].tolist(), limits=(0.0, 1.0))
 
     return OverviewRow(
         group=group,

@@ -79,7 +79,7 @@ class Leaderboard:
         return len({(place.structure, place.metric) for place in self.places})
 
 
-def leaderboard(rows: "pd.DataFrame", *, metrics: Sequence[str], seed: int = 0) -> Leaderboard:
+def leaderboard(rows: "pd.DataFrame", *, metrics: Sequence[str]) -> Leaderboard:
     """Rank methods.
 
     Parameters
@@ -90,8 +90,6 @@ def leaderboard(rows: "pd.DataFrame", *, metrics: Sequence[str], seed: int = 0) 
         all of them have a row of, be it that of a missing prediction.
     metrics
         Of kernels.METRICS.
-    seed
-        Of the resamples of the cases.
     """
     methods = list(dict.fromkeys(rows["method"]))
     tables = [
@@ -109,11 +107,11 @@ def leaderboard(rows: "pd.DataFrame", *, metrics: Sequence[str], seed: int = 0) 
     places = [
         place
         for structure, metric, to_rank in lists
-        for place in _places(to_rank, methods=methods, structure=str(structure), metric=metric, means=means, seed=seed)
+        for place in _places(to_rank, methods=methods, structure=str(structure), metric=metric, means=means)
     ]
     return Leaderboard(
         places=tuple(places),
-        standings=_standings(places, rows=rows, lists=[to_rank for *_, to_rank in lists], seed=seed),
+        standings=_standings(places, rows=rows, lists=[to_rank for *_, to_rank in lists]),
         num_cases=len(shared),
     )
 
@@ -148,9 +146,9 @@ def _mean(values: "pd.Series[float]") -> float:
 
 
 def _places(
-    to_rank: ScoresToRank, *, methods: Sequence[str], structure: str, metric: str, means: "pd.DataFrame", seed: int
+    to_rank: ScoresToRank, *, methods: Sequence[str], structure: str, metric: str, means: "pd.DataFrame"
 ) -> list[Place]:
-    ranking = rank_methods(to_rank.values, larger_is_better=to_rank.larger_is_better, seed=seed)
+    ranking = rank_methods(to_rank.values, larger_is_better=to_rank.larger_is_better)
     return [
         Place(
             method=method,
@@ -166,14 +164,12 @@ def _places(
     ]
 
 
-def _standings(
-    found: Sequence[Place], *, rows: "pd.DataFrame", lists: Sequence[ScoresToRank], seed: int
-) -> tuple[Standing, ...]:
+def _standings(found: Sequence[Place], *, rows: "pd.DataFrame", lists: Sequence[ScoresToRank]) -> tuple[Standing, ...]:
     by_method: dict[str, list[Place]] = {}
     for place in found:
         by_method.setdefault(place.method, []).append(place)
     has_range = bool(lists) and len(lists[0].values) >= FEWEST_CLUSTERS
-    ranges = rank_intervals(lists, seed=seed) if has_range else ((None, None),) * len(by_method)
+    ranges = rank_intervals(lists) if has_range else ((None, None),) * len(by_method)
     intervals = dict(zip(by_method, ranges, strict=True))
     missing = rows[rows["status"] == ScoreStatus.MISSING].drop_duplicates(["method", "case"])["method"].value_counts()
     of_mean = {

@@ -19,6 +19,8 @@ ARCHIVE_SUFFIXES = (".zip", ".tar")
 _EXPANDABLE = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA}
 _UNKNOWN_METHODS = {9: "Deflate64", 93: "Zstandard", 95: "xz", 98: "PPMd"}
 _IS_ENCRYPTED = 0x1
+_NUM_LISTED = 4
+"""Names that a message lists."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -192,10 +194,10 @@ def _is_of_macos(name: str) -> bool:
     return path.name.startswith("._") or "__MACOSX" in path.parts
 
 
-def listing(names: list[str], *, limit: int = 4) -> str:
+def listing(names: list[str]) -> str:
     """Join a few names for a message: `a, b, c, ... (20 in all)`; `nothing` for none."""
     if not names:
         return "nothing"
-    if len(names) <= limit:
+    if len(names) <= _NUM_LISTED:
         return ", ".join(names)
-    return f"{', '.join(names[:limit])}, ... ({len(names)} in all)"
+    return f"{', '.join(names[:_NUM_LISTED])}, ... ({len(names)} in all)"

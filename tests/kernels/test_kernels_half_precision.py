@@ -6,7 +6,6 @@ import pytest
 
 from kernels.windows.half_precision import (
     double_to_half,
-    float_of_order,
     float_to_half,
     half_order,
     half_to_float,
@@ -78,5 +77,3 @@ def test_the_order_of_halves_is_that_of_numbers_with_one_zero_and_no_numbers_las
     np.testing.assert_array_equal(steps > 0, np.diff(numbers[by_value]) > 0)
     assert (steps >= 0).all()
     assert set(order[~IS_NUMBER]) == {0x7FFF}
-    found = mapped(float_of_order, np.float32)(order[IS_NUMBER].astype(np.int16))
-    np.testing.assert_array_equal(found, HALVES[IS_NUMBER].astype(np.float32))
