@@ -22,6 +22,7 @@ from orchestrator.driver.before_start import training_hours
 from orchestrator.driver.request import RunRequest
 from orchestrator.errors import ConfigError
 from orchestrator.search.early_stopping import EarlyStopping
+from orchestrator.search.population import Population
 from orchestrator.search.samplers import SAMPLERS
 from orchestrator.search.space import Space, load_space
 from orchestrator.shipped import LOCAL_CLUSTER, PRICES
@@ -74,9 +75,14 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="most trials that are chosen together (default: all, or 4 if it matters)",
     )
-    add("--stopping", choices=["asha", "none"], default="asha", help="end trials that others beat (default: asha)")
-    add("--first-epochs", type=int, metavar="N", help="until a trial may end (default: a ninth of all)")
-    add("--reduction", type=int, default=3, metavar="N", help="with asha: one in N goes on (default: 3)")
+    add(
+        "--stopping",
+        choices=["asha", "pbt", "none"],
+        default="asha",
+        help="asha: end trials that others beat (default); pbt: let them go on from others, with other settings",
+    )
+    add("--first-epochs", type=int, metavar="N", help="until a trial may end, or of a generation (default: a ninth)")
+    add("--reduction", type=int, metavar="N", help="asha: one in N goes on (3); pbt: one in N copies another one (4)")
     add("--metric", choices=["dsc", "nsd"], default="dsc", help="by which trials are told apart (default: dsc)")
     add("--folds", type=int, help="of the training cases, on which each trial is trained (default: 1)")
     add("--max-hours", type=float, metavar="H", help="of training, of all trials: begin none that would exceed them")
@@ -168,8 +174,10 @@ def _search_here(request: SweepRequest, *, console: Console) -> int:
         say(f"failed: {line}", console=console)
     if outcome.stopped_for_hours:
         hours = sum(one.hours for one in outcome.results)
+        number = sum(one.trial.ended_after is None for one in outcome.results)
+        what = "trials went on to the end" if request.population else "trials"
         say(
-            f"{len(outcome.results)} of {request.num_trials} trials, {hours:.3g} hours of training: no more, since "
+            f"{number} of {request.num_trials} {what}, {hours:.3g} hours of training: no more, since "
             f"{request.max_hours:.3g} are allowed",
             console=console,
         )
@@ -183,7 +191,7 @@ def _search_here(request: SweepRequest, *, console: Console) -> int:
     without = f", {num_failed} without a score" if num_failed else ""
     say(
         f"{len(outcome.results)} trials, {num_early} of them ended early{without}. The best, with "
-        f"{request.metric.upper()} {outcome.best.score:.3f}: {settings_text(outcome.best.trial.settings)}",
+        f"{request.metric.upper()} {outcome.best.score:.3f}: {settings_text(outcome.best.trial.changes)}",
         console=console,
     )
     say(
@@ -202,19 +210,19 @@ def _request(options: argparse.Namespace) -> SweepRequest:
         value = getattr(options, name)
         if value is not None and value < 1:
             raise ConfigError(f"--{name.replace('_', '-')} {value}: expected at least 1")
-    if options.reduction < 2:
+    if options.reduction is not None and options.reduction < 2:
         raise ConfigError(f"--reduction {options.reduction}: expected at least 2")
     usd_per_hour = _usd_per_hour(options)
     run = _run_request(options)
     check_machines(run, options)
     num_epochs = run.preset.num_epochs
-    stopping = EarlyStopping(
-        first_epochs=options.first_epochs or max(1, num_epochs // 9),
-        reduction=options.reduction,
-        num_epochs=num_epochs,
-    )
-    space = load_space(options.space)
+    first_epochs = options.first_epochs or max(1, num_epochs // 9)
+    space, reduction, is_population = load_space(options.space), options.reduction or 3, options.stopping == "pbt"
     _check_fidelities(options, space)
+    stopping = EarlyStopping(first_epochs=first_epochs, reduction=reduction, num_epochs=num_epochs)
+    population = Population(
+        size=options.trials, every_epochs=first_epochs, reduction=options.reduction or 4, num_epochs=num_epochs
+    )
     request = SweepRequest(
         run=run,
         name=options.name or options.space.stem,
@@ -223,7 +231,8 @@ def _request(options: argparse.Namespace) -> SweepRequest:
         num_trials=options.trials,
         num_at_once=options.at_once,
         stopping=stopping if options.stopping == "asha" and not space.fidelities else None,
-        reduction=options.reduction,
+        population=population if is_population else None,
+        reduction=reduction,
         metric=options.metric,
         num_folds=options.folds or 1,
         max_hours=min(_limits(options, usd_per_hour=usd_per_hour), default=None),
@@ -239,13 +248,21 @@ def _check_fidelities(options: argparse.Namespace, space: Space) -> None:
         for name, given in (
             ("--folds", options.folds is not None),
             ("--first-epochs", options.first_epochs is not None),
-            ("--stopping none", options.stopping == "none"),
+            (f"--stopping {options.stopping}", options.stopping != "asha"),
         ):
             if given:
                 raise ConfigError(
                     f"{name}: {space.path} has fidelities, which say on how many folds and how long trials are "
                     "trained, and of which the best go on; expected one or the other"
                 )
+    if options.stopping == "pbt":
+        if SAMPLERS[options.sampler].learns:
+            raise ConfigError(
+                f"--sampler {options.sampler}: learns from trials that have ended, and those of a population all begin "
+                "together; expected random or grid with --stopping pbt"
+            )
+        if options.at_once is not None:
+            raise ConfigError("--at-once: a population begins together; expected --trials alone with --stopping pbt")
     if options.warm_start and not SAMPLERS[options.sampler].learns:
         raise ConfigError(f"--warm-start: sampler {options.sampler} learns of no trial; expected --sampler optuna")
 

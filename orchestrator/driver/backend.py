@@ -1,7 +1,7 @@
 """What a run needs of the cluster that carries out its stages."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Protocol
 
 from orchestrator.cluster.config import ClusterConfig, RunName
@@ -19,7 +19,7 @@ class Backend(Protocol):
 
     @property
     def nodes(self) -> tuple[Node, ...]:
-        """Machines on which stages could be placed when the run was connected."""
+        """Machines on which stages can be placed now."""
 
     @property
     def pools(self) -> tuple[NodePool, ...]:
@@ -74,6 +74,23 @@ class Backend(Protocol):
 
     def publish(self, snapshot: Snapshot, stage_seconds: Mapping[StageKind, float]) -> None:
         """Show where a run is, and the seconds spent in each kind of stage, where the cluster is watched."""
+
+
+@contextmanager
+def connected_once(connect: "Connect") -> "Iterator[Connect]":
+    """Context with a way to connect that does so once, when it is first asked, and keeps that for its whole length.
+
+    Runs that follow each other find the machines of the first one, and the processes that are warm there.
+    """
+    kept: list[Backend] = []
+    with ExitStack() as stack:
+
+        def connect_once(config: ClusterConfig, name: RunName) -> AbstractContextManager[Backend]:
+            if not kept:
+                kept.append(stack.enter_context(connect(config, name)))
+            return nullcontext(kept[0])
+
+        yield connect_once
 
 
 Connect = Callable[[ClusterConfig, RunName], AbstractContextManager[Backend]]

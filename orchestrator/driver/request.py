@@ -8,6 +8,7 @@ from orchestrator.benchmark.study import Study
 from orchestrator.benchmark.trainings.definitions import definitions
 from orchestrator.cluster.config import ClusterConfig, RunName
 from orchestrator.search.early_stopping import EarlyStopping
+from orchestrator.search.population import Generation
 from orchestrator.workflow.graph import Graph, graph_of_study
 
 PHANTOMS = "phantoms"
@@ -34,6 +35,8 @@ class RunRequest:
     """Where it runs."""
     early_stopping: EarlyStopping | None = None
     """How trainings are ended that are worse than others, if they are trials of a search."""
+    generation: Generation | None = None
+    """Where they go on and until when, if they are a population."""
     redo_changed: bool = False
     """Whether what was made of data that have changed since is removed and made anew, instead of refused."""
     until_decided: bool = False
@@ -47,7 +50,13 @@ def datasets_of(request: RunRequest) -> dict[str, Dataset]:
 
 def graph_of(request: RunRequest) -> Graph:
     """Return every stage of a run."""
-    return graph_of_study(request.study, request.trainings, preset=request.preset, phantoms=request.data is None)
+    return graph_of_study(
+        request.study,
+        request.trainings,
+        preset=request.preset,
+        phantoms=request.data is None,
+        generation=request.generation,
+    )
 
 
 def name_of(request: RunRequest) -> RunName:

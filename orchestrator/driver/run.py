@@ -158,8 +158,10 @@ class _Call:
         storage.sweep()
         self._tell_start(num_done=len(done), left_out=left_out)
         executed = _Executed(failures={}, lost=frozenset())
-        if not done.issuperset(StageKey.score_of(training.id) for training in wanted):
+        if needed:
             executed = self._execute(graph, done=done, looks=looks)
+        if request.generation and request.generation.until_epoch is not None:
+            return self._end_generation(executed)
         return self._show(executed, asked_for=asked_for, has_news=bool(needed))
 
     def _execute(self, graph: Graph, *, done: set[StageKey], looks: Looks | None) -> _Executed:
@@ -195,6 +197,20 @@ class _Call:
             outcomes = schedule.outcomes
             return _Executed(failures=loop.failures, lost=frozenset(outcomes.failed | outcomes.blocked))
 
+    def _end_generation(self, executed: _Executed) -> RunOutcome:
+        """Say what failed of a generation of a population, of which there is nothing to show yet."""
+        failures = {key.text: it.line for key, it in executed.failures.items()}
+        elapsed_s = self._tell_end(num_done=0, num_failed=len(failures))
+        return RunOutcome(
+            num_done=0,
+            failures=failures,
+            lost_trainings=(),
+            unpredicted={},
+            tables=(),
+            report="",
+            elapsed_s=elapsed_s,
+        )
+
     def _show(self, executed: _Executed, *, asked_for: Sequence[str], has_news: bool) -> RunOutcome:
         """Write tables and report of everything that is committed."""
         storage, trainings = self.storage, self.request.trainings
@@ -210,10 +226,7 @@ class _Call:
         tables = write_run_tables(shown, storage, failed=lost)
         if has_news or not storage.exists(run_paths.REPORT_PAGE):
             _write_report(shown, storage, failed=failures, note=self.listener.note)
-        elapsed_s = time.monotonic() - self.started_s
-        told = {"trainings_done": num_done, "stages_failed": len(failures), "elapsed_s": round(elapsed_s, 3)}
-        self.events.append("run_finished", **told)
-        self.events.flush()
+        elapsed_s = self._tell_end(num_done=num_done, num_failed=len(failures))
         return RunOutcome(
             num_done=num_done,
             failures=failures,
@@ -225,6 +238,14 @@ class _Call:
             report=run_paths.REPORT_PAGE if storage.exists(run_paths.REPORT_PAGE) else "",
             elapsed_s=elapsed_s,
         )
+
+    def _tell_end(self, *, num_done: int, num_failed: int) -> float:
+        """Let the events know that this call ends; returns the seconds that it took."""
+        elapsed_s = time.monotonic() - self.started_s
+        told = {"trainings_done": num_done, "stages_failed": num_failed, "elapsed_s": round(elapsed_s, 3)}
+        self.events.append("run_finished", **told)
+        self.events.flush()
+        return elapsed_s
 
     def _note_looks(self, looks: Looks) -> None:
         """Say what earlier calls have decided."""
@@ -351,6 +372,7 @@ def _run_context(request: RunRequest, need: ResourceRequest) -> RunContext:
         num_loader_processes=max(1, min(GPU_LOADER_THREADS, int(need.cpus) - 1)) if need.gpus else 0,
         cloud=request.cluster.provider,
         early_stopping=request.early_stopping,
+        generation=request.generation,
         workers_per_training=request.cluster.workers_per_training,
     )
 

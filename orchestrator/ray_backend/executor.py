@@ -17,7 +17,7 @@ from orchestrator.ray_backend.draining import drain_idle, draining_nodes
 from orchestrator.ray_backend.errors import failure_of
 from orchestrator.ray_backend.leftovers import free_reserved_places
 from orchestrator.ray_backend.metrics import RayMetrics
-from orchestrator.ray_backend.nodes import label_selector, nodes_of, time_left
+from orchestrator.ray_backend.nodes import label_selector, nodes_here, nodes_of, time_left
 from orchestrator.ray_backend.tasks import settle_coordinator, submit
 from orchestrator.scheduling.ended import Done, Ended, Failed
 from orchestrator.scheduling.placement import Start
@@ -66,11 +66,15 @@ class RayBackend:
         self._capacity_requests = CapacityRequests()
         self._metrics = RayMetrics()
         self._nodes_seen_s = time.monotonic()
-        self.nodes = connection.nodes
         self.pools = pools
         self.dashboard = connection.dashboard
         self.is_embedded = connection.is_embedded
         self.idle_s = connection.idle_s
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        """Machines on which stages can be placed now."""
+        return (nodes_here if self.is_embedded else nodes_of)(ray.nodes())
 
     def begin(self, context: RunContext, *, separate_trainings: bool) -> None:
         """Prepare to carry out stages of a run; separate trainings get a Ray Train worker each."""

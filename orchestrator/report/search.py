@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from orchestrator.report.search_figures import best_so_far, parallel_coordinates
-from orchestrator.results.trials import SearchRecord, TrialRecord
+from orchestrator.results.trials import GENERATION_HEAD, SearchRecord, TrialRecord
 from orchestrator.statistics.importance import Importance, importances
 
 
@@ -32,6 +32,8 @@ class SearchSection:
     importances: tuple[Importance, ...]
     """Empty if there are too few trials."""
     num_scored: int
+    generations: tuple[tuple[str, ...], ...]
+    """Of a population: the head, then a line a member and generation."""
     best_so_far: str
     """SVG."""
     parallel_coordinates: str
@@ -49,11 +51,17 @@ def search_section(search: SearchRecord) -> SearchSection | None:
         metric=search.metric.upper(),
         settings=names,
         trials=tuple(_shown(search, trial) for trial in search.ranked()),
-        importances=importances(
+        # The last settings of a member of a population explain little of what it has become.
+        importances=()
+        if search.population
+        else importances(
             {name: [trial.settings[name] for trial in scored] for name in names},
             # Those of other fidelities do not compare, and all trials have the first.
             [trial.first_score or 0.0 for trial in scored],
         ),
+        generations=tuple(map(tuple, [[*GENERATION_HEAD, *names], *search.rows_of_generations()]))
+        if search.generations
+        else (),
         num_scored=len(scored),
         best_so_far=best_so_far(search),
         parallel_coordinates=parallel_coordinates(search),
@@ -69,7 +77,19 @@ def _sentence(search: SearchRecord) -> str:
     return (
         f"{len(search.trials)} trials on the training cases of {search.training}, chosen by the sampler "
         f"{search.sampler}: {epochs} epochs and {hours:.3g} hours of training. {num_early} ended early{failed}."
-        f"{_about_fidelities(search)}{_about_best(search)}"
+        f"{_about_population(search)}{_about_fidelities(search)}{_about_best(search)}"
+    )
+
+
+def _about_population(search: SearchRecord) -> str:
+    if search.population is None:
+        return ""
+    copied = [one for generation in search.generations for one in generation["members"]]
+    number = sum(one["source"] not in {None, one["trial"]} for one in copied)
+    return (
+        f" They are a population: after {', '.join(map(str, search.milestones))} epochs the worst one in "
+        f"{search.population['reduction']} went on from one of the best, with other settings ({number} times in all). "
+        "Shown are the last settings of each."
     )
 
 
@@ -88,6 +108,7 @@ def _about_best(search: SearchRecord) -> str:
         return ""
     best = search.trials[search.best]
     settings = ", ".join(f"{name} {_text(value)}" for name, value in best.settings.items())
+    settings += f" from epoch {best.schedule[-1]['from_epoch']} on" if best.schedule else ""
     return (
         f" The best of those that trained to their end, {_name(best)}, has {search.metric.upper()} "
         f"{search.score(best):.3f}: {settings}. It is the luckiest of many, and too good: what its settings are worth "

@@ -54,6 +54,8 @@ class TrialRecord:
     """What it was told apart by at the first fidelity, which all trials have."""
     epochs_in_all: int
     """Of all its folds and fidelities."""
+    schedule: Sequence[JsonMapping] = ()
+    """Of one whose settings have changed on the way: `from_epoch` and the settings from there on."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,6 +74,11 @@ class SearchRecord:
     trials: tuple[TrialRecord, ...]
     best: int | None
     """Number of the best trial; None if none has trained to its end."""
+    population: JsonMapping | None = None
+    """`size` and `reduction`, if trials went on from each other at the milestones."""
+    generations: tuple[JsonMapping, ...] = ()
+    """How each member of a population went on with each generation: `from_epoch` and `members`, of which each has
+    `trial`, the patch Dice `value` at the end of the generation before, `source` (none if it ended) and `settings`."""
 
     def score(self, trial: TrialRecord) -> float | None:
         """Return what a trial is told apart by."""
@@ -92,17 +99,52 @@ class SearchRecord:
             return "best"
         if trial.is_whole:
             return ""
+        if self.generations and self.has_ended(trial):
+            return "ended early"
         if self.score(trial) is None:
             return "no score"
         return self.fidelities[trial.fidelity].text if len(self.fidelities) > 1 else "ended early"
+
+    def has_ended(self, trial: TrialRecord) -> bool:
+        """Whether a member of a population ended before the others."""
+        return trial.number not in {
+            one["trial"] for one in self.generations[-1]["members"] if one["source"] is not None
+        }
+
+    def rows_of_generations(self) -> list[list[str]]:
+        """Return, for people, GENERATION_HEAD and the settings of each member in each generation."""
+        rows = []
+        for number, generation in enumerate(self.generations, 1):
+            after = self.generations[number]["members"] if number < len(self.generations) else ()
+            values = {one["trial"]: one["value"] for one in after if one["value"] is not None}
+            for one in generation["members"]:
+                trial, source = one["trial"], one["source"]
+                begins = "ended" if source is None else f"trial{source:03}" if source != trial else ""
+                value = f"{values[trial]:.4f}" if trial in values else ""
+                place = [str(number), str(generation["from_epoch"]), f"trial{trial:03}", begins, value]
+                rows.append([*place, *map(str, one["settings"].values())])
+        return rows
+
+
+GENERATION_HEAD = ("generation", "from epoch", "trial", "goes on from", "patch Dice")
+"""Of a table of generations, before the settings; the Dice is that of the generation."""
 
 
 def search_of(trials: Sequence[TrialRecord], *, best: int | None, about: JsonMapping) -> SearchRecord:
     """Return a search; `about` are the other fields of it, as its file has them, and more for people."""
     told = {name: about[name] for name in ("training", "metric", "sampler")}
     fidelities = tuple(Fidelity(**one) for one in about["fidelities"])
-    milestones = tuple(about["milestones"])
-    return SearchRecord(**told, fidelities=fidelities, milestones=milestones, trials=tuple(trials), best=best)
+    return SearchRecord(
+        **told,
+        fidelities=fidelities,
+        milestones=tuple(about["milestones"]),
+        trials=tuple(trials),
+        best=best,
+        population={name: about["population"][name] for name in ("size", "reduction")}
+        if "population" in about
+        else None,
+        generations=tuple(about.get("generations", ())),
+    )
 
 
 def write_search(storage: Storage, search: SearchRecord, *, about: JsonMapping) -> None:
@@ -123,10 +165,12 @@ def read_search(storage: Storage) -> SearchRecord | None:
     if "trials" not in said:
         return None
     try:
-        trials = tuple(TrialRecord(**one) for one in said["trials"])
+        trials = tuple(TrialRecord(**{**one, "schedule": tuple(one.get("schedule", ()))}) for one in said["trials"])
         best = None if said["best"]["trial"] is None else trials[said["best"]["trial"]].number
         search = search_of(trials, best=best, about=said)
         _check(trials, num_fidelities=len(search.fidelities))
+        # What is shown of them must be there.
+        search.rows_of_generations()
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise IntegrityError(
             f"{storage.location}/{run_paths.SWEEP}: not the record of a search ({error!r}); expected what a sweep has "
@@ -139,6 +183,8 @@ def _check(trials: tuple[TrialRecord, ...], *, num_fidelities: int) -> None:
     for number, trial in enumerate(trials):
         if not isinstance(trial.settings, dict) or trial.settings.keys() != trials[0].settings.keys():
             raise TypeError(f"trial {number} with other settings than the first")
+        if not all(type(step["from_epoch"]) is int for step in trial.schedule):
+            raise TypeError(f"trial {number} with a schedule that is none")
         numbers = [one for one in (trial.dsc, trial.nsd, trial.hours, trial.first_score) if one is not None]
         if trial.hours is None or not all(type(one) in {int, float} and math.isfinite(one) for one in numbers):
             raise TypeError(f"trial {number} with a score or hours that are no numbers")

@@ -6,13 +6,15 @@ that comes to a milestone again, after it was interrupted, finds its own decisio
 """
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 
 from orchestrator.storage import run_paths
 from orchestrator.storage.interface import Storage
 from orchestrator.storage.json_files import read_json
+from orchestrator.storage.json_values import JsonObject
 
 _METRIC, _TIME = "value", "epoch"
 
@@ -51,21 +53,36 @@ class EarlyStopping:
         value
             How good the trial is; larger is better.
         """
-        if epoch not in self.milestones:
-            return False
-        while True:
-            records = [
-                read_json(storage, key, {"trial": str, _METRIC: (int, float), "ends": bool})
-                for key in run_paths.own_keys(storage, run_paths.MILESTONES, below=run_paths.milestone(epoch))
-            ]
-            for record in records:
-                if record["trial"] == trial:
-                    return bool(record["ends"])
-            ends = is_beaten([float(record[_METRIC]) for record in records], value, reduction=self.reduction)
-            # Another trial may have come in the meantime: then this one looks again.
-            own = json.dumps({"trial": trial, _METRIC: value, "ends": ends}, indent=1)
-            if storage.create_exclusive(run_paths.arrival(epoch, number=len(records)), own.encode()):
-                return ends
+
+        def rule(before: Sequence[float]) -> bool:
+            return is_beaten(before, value, reduction=self.reduction)
+
+        return epoch in self.milestones and arrived(storage, trial, epoch=epoch, value=value, rule=rule)
+
+    def value_of(self, dice: Sequence[float]) -> float:
+        """Return what trials are compared by: the mean over the last third of epochs, as one is of few patches."""
+        last = dice[-max(1, len(dice) // 3) :]
+        return math.fsum(last) / len(last)
+
+
+def arrivals(storage: Storage, *, epoch: int) -> list[JsonObject]:
+    """Return what trials were like that have come to a milestone, in their order: `trial`, `value` and `ends`."""
+    keys = run_paths.own_keys(storage, run_paths.MILESTONES, below=run_paths.milestone(epoch))
+    return [read_json(storage, key, {"trial": str, _METRIC: (int, float), "ends": bool}) for key in keys]
+
+
+def arrived(storage: Storage, trial: str, *, epoch: int, value: float, rule: Callable[[Sequence[float]], bool]) -> bool:
+    """Return whether a trial ends at a milestone, which is decided once, by the values of those that came before."""
+    while True:
+        records = arrivals(storage, epoch=epoch)
+        for record in records:
+            if record["trial"] == trial:
+                return bool(record["ends"])
+        ends = rule([float(record[_METRIC]) for record in records])
+        # Another trial may have come in the meantime: then this one looks again.
+        own = json.dumps({"trial": trial, _METRIC: value, "ends": ends}, indent=1)
+        if storage.create_exclusive(run_paths.arrival(epoch, number=len(records)), own.encode()):
+            return ends
 
 
 def is_beaten(before: Sequence[float], value: float, *, reduction: int) -> bool:

@@ -29,11 +29,29 @@ class Trial:
     settings: Settings
     fidelity: int = 0
     """Position of the highest one at which it is looked at."""
+    schedule: tuple[tuple[int, Settings], ...] = ()
+    """Of a member of a population: from which epochs on it had which settings, those of the trials included from whose
+    checkpoints it went on; the last ones are its own."""
+    source: int | None = None
+    """Number of the trial from whose checkpoint of the generation before it goes on, if there was one."""
+    ended_after: int | None = None
+    """Epochs after which it ended, since hours were short for all."""
 
     @property
     def name(self) -> str:
         """Also that of its group of trainings: `trial007`."""
         return f"trial{self.number:03}"
+
+    @property
+    def steps(self) -> tuple[dict[str, object], ...]:
+        """Its schedule as a preset has it; empty if its settings never changed."""
+        steps = tuple({"from_epoch": epoch, **dict(settings)} for epoch, settings in self.schedule)
+        return steps if len(steps) > 1 else ()
+
+    @property
+    def changes(self) -> Settings:
+        """What its model has otherwise: its settings, or a schedule of them."""
+        return (("schedule", self.steps),) if self.steps else self.settings
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

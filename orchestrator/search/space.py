@@ -166,7 +166,8 @@ class Space:
             if entry.kind == "choice":
                 found.append((name, self.values_of(name)[int(value)]))
             elif "int" in entry.kind:
-                found.append((name, int(value)))
+                low, high = self._bounds(name)
+                found.append((name, int(min(high, max(low, value)))))
             else:
                 found.append((name, _rounded(value, *self._bounds(name))))
         return tuple(found)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from orchestrator.benchmark.definition import Case, Dataset, LabelSet, Training
 from orchestrator.benchmark.presets import Preset
 from orchestrator.search.early_stopping import EarlyStopping
+from orchestrator.search.population import Generation
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.storage.interface import Storage
@@ -39,6 +40,8 @@ class RunContext:
     """Whose machines the nodes are, if they may be taken back after a notice."""
     early_stopping: EarlyStopping | None = None
     """How trainings are ended that are worse than others, if they are trials of a search."""
+    generation: Generation | None = None
+    """Where they go on and until when, if they are a population."""
 
     workers_per_training: int | None = None
     """Processes that fit each model together; None for what model and preset say."""
@@ -51,6 +54,10 @@ class RunContext:
     def preset_of(self, training: Training) -> Preset:
         """Return how much is trained, with what the model of a training has otherwise."""
         return self.preset.changed_by(training.model.changes, where=training.id)
+
+    def place_of(self, training: Training) -> str:
+        """Return what stands for the id of a training where it leaves its checkpoints and its record."""
+        return self.generation.place(training.id) if self.generation else training.id
 
     @property
     def storage(self) -> Storage:

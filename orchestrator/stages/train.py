@@ -59,8 +59,9 @@ def train(
         return
     storage = context.storage
     claim = AttemptClaim(storage, training_id=training.id)
+    record = run_paths.training_record(context.place_of(training))
     # It may be of a final checkpoint that was deleted since, and must not say of the next one that it is done.
-    storage.delete(run_paths.training_record(training.id))
+    storage.delete(record)
     plan_sha256 = read_plan(storage, training.id).sha256
     with (
         StopRequest([*_own_watches(context, training), *watches]) as stop_request,
@@ -75,7 +76,7 @@ def train(
             on_curve=partial(_keep_curve, storage, training, claim=claim),
         )
         outcome = _fit(context, training, worker=worker, log=log.write, listener=listener, check=claim.check)
-    write_json(storage, run_paths.training_record(training.id), {**asdict(outcome), "plan_sha256": plan_sha256})
+    write_json(storage, record, {**asdict(outcome), "plan_sha256": plan_sha256})
 
 
 def _fit(
@@ -93,12 +94,20 @@ def _fit(
 
     storage = context.storage
     plan, patches = read_plan(storage, training.id), _training_patches(context, training)
+    generation = context.generation
+    checkpoint = CheckpointStore(
+        storage,
+        training_id=context.place_of(training),
+        check=check,
+        source=generation.source(training.id) if generation else None,
+        is_gone_on_from=generation is not None and generation.until_epoch is not None,
+    )
     worker.after_first("patches", partial(patches.repair, note=log))
     with patches.cache.gathered(storage, patches.records()) as folder:
         try:
             return fit(
                 _settings(context, training, plan=plan, patches=folder),
-                checkpoint=CheckpointStore(storage, training_id=training.id, check=check),
+                checkpoint=checkpoint,
                 log=log,
                 listener=listener,
                 worker=worker,
@@ -137,12 +146,16 @@ def _keep_curve(storage: Storage, training: Training, rows: Sequence[CurveRow], 
         )
 
 
-def _is_enough(context: RunContext, training_id: str, num_epochs: int, patch_dice: float, *, log: TrainingLog) -> bool:
-    """Whether a trial of a search ends here, since others do better."""
-    if context.early_stopping is None:
+def _is_enough(context: RunContext, training_id: str, dice: Sequence[float], *, log: TrainingLog) -> bool:
+    """Whether a trial of a search ends here: since others do better, or with a generation of its population."""
+    rule = context.generation or context.early_stopping
+    if rule is None:
         return False
-    is_enough = context.early_stopping.ends(context.storage, training_id, epoch=num_epochs, value=patch_dice)
-    if is_enough:
+    num_epochs, value = len(dice), rule.value_of(dice)
+    is_enough = rule.ends(context.storage, training_id, epoch=num_epochs, value=value)
+    if is_enough and context.generation:
+        log.write(f"{training_id}: patch Dice {value:.4f} after {num_epochs} epochs, where its population is compared")
+    elif is_enough:
         log.write(f"{training_id}: ends after {num_epochs} epochs, since other trials do better")
     return is_enough
 

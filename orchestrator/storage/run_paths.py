@@ -26,6 +26,8 @@ TRIALS = "trials"
 """Folder of the settings of trials, in the order in which they were chosen."""
 PROMOTIONS = "promotions"
 """Folder of which trials of a search went on to the next fidelity, in the order in which that was decided."""
+GENERATIONS = "generations"
+"""Folder of how the members of a population went on, generation by generation."""
 SWEEP = "sweep.json"
 """What a search is about, and what it has found."""
 ALIKE = "alike.json"
@@ -54,6 +56,7 @@ _OWN = {
     MILESTONES: re.compile(rf"{MILESTONES}/\d{{6}}/\d{{5}}\.json"),
     TRIALS: re.compile(rf"{TRIALS}/\d{{5}}\.json"),
     PROMOTIONS: re.compile(rf"{PROMOTIONS}/\d{{5}}\.json"),
+    GENERATIONS: re.compile(rf"{GENERATIONS}/\d{{5}}\.json"),
     PATCHES: re.compile(rf"{PATCHES}/{_NAME}/[A-Za-z0-9][\w.-]*\.arrow"),
 }
 
@@ -252,6 +255,19 @@ def trials(first: int) -> str:
 def promotions(number: int) -> str:
     """JSON record of trials that go on to the next fidelity together, by its own number; it is written once."""
     return f"{PROMOTIONS}/{number:05d}.json"
+
+
+def generation(number: int) -> str:
+    """JSON record of how the members of a population went on with a generation, from 1; it is written once."""
+    return f"{GENERATIONS}/{number:05d}.json"
+
+
+def generation_of(training_id: str, *, number: int) -> str:
+    """Return what stands for the id of a training in paths of what it leaves after a generation that is not its last.
+
+    Its checkpoints and its record are then below the folder of the training.
+    """
+    return f"{training_id}/generation{number:03d}"
 
 
 def milestone(epoch: int) -> str:

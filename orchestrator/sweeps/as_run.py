@@ -21,7 +21,7 @@ def run_of_sweep(storage: Storage, search: SearchRecord, run: RunRequest) -> Run
         Of the training on whose cases it searches, with the preset and the seed of the sweep.
     """
     (training,) = run.trainings
-    digest = sweep_sha256(run, fidelities=search.fidelities, milestones=search.milestones)
+    digest = sweep_sha256(run, fidelities=search.fidelities, milestones=search.milestones, population=search.population)
     study = inner_study(
         run.study,
         training,

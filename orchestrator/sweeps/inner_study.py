@@ -18,6 +18,7 @@ from orchestrator.errors import ConfigError
 from orchestrator.results.trials import Fidelity
 from orchestrator.search.samplers import Trial
 from orchestrator.search.space import OF_A_MODEL, Settings
+from orchestrator.storage.json_values import JsonMapping
 
 TRIAL, FIDELITY = "trial", "fidelity"
 """Facets of the trainings of a sweep: number, and the preset that says how much it is trained."""
@@ -107,7 +108,7 @@ def changes_of_trial(
 def _trial_model(base: Model, trial: Trial, fidelity: Fidelity, *, study: Study, preset: Preset) -> Model:
     """Return the model of a trial: that of the training, with what fidelity and trial set."""
     own = {field: str(value) for field, value in trial.settings if field in OF_A_MODEL}
-    changed = changes_of_trial(base, trial.settings, fidelity, study=study, preset=preset)
+    changed = changes_of_trial(base, trial.changes, fidelity, study=study, preset=preset)
     name = group_of(trial, fidelity, preset=preset.name)
     return replace(base, **own, name=name, suffix="", seeds=(), changes=tuple(changed.items()))
 
@@ -188,5 +189,12 @@ def _cases_of(dataset: str, training: Training, folds: Sequence[Sequence[Case]])
 
 
 def settings_text(settings: Settings) -> str:
-    """Return settings for people: `initial_learning_rate 0.003, optimizer adamw`."""
+    """Return settings for people: `initial_learning_rate 0.003, optimizer adamw`; of a schedule, step by step."""
+    steps = dict(settings).get("schedule")
+    if isinstance(steps, tuple | list):
+        return "; ".join(f"from epoch {one['from_epoch']} {settings_text(_of_step(one))}" for one in steps)
     return ", ".join(f"{name} {value}" for name, value in settings)
+
+
+def _of_step(step: JsonMapping) -> Settings:
+    return tuple((name, value) for name, value in step.items() if name != "from_epoch")

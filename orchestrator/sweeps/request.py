@@ -13,11 +13,12 @@ from orchestrator.driver.request import RunRequest, definitions_of
 from orchestrator.errors import ConfigError
 from orchestrator.results.trials import Fidelity
 from orchestrator.search.early_stopping import EarlyStopping
+from orchestrator.search.population import Generation, Population
 from orchestrator.search.samplers import Trial
 from orchestrator.search.space import Space
 from orchestrator.storage import run_paths
-from orchestrator.storage.json_values import JsonObject
-from orchestrator.sweeps.allowed import check_values
+from orchestrator.storage.json_values import JsonMapping, JsonObject
+from orchestrator.sweeps.allowed import check_population, check_values
 from orchestrator.sweeps.inner_study import changes_for, inner_study
 
 
@@ -37,6 +38,8 @@ class SweepRequest:
     """Most trials that are chosen together; all, or TRIALS_AT_ONCE if the sampler learns or hours are limited."""
     stopping: EarlyStopping | None = None
     """How trials that others beat are ended early."""
+    population: Population | None = None
+    """How trials go on from each other instead."""
     metric: str = "dsc"
     """`dsc` or `nsd`, of whole cases, by which trials are told apart."""
     num_folds: int = 1
@@ -69,8 +72,20 @@ class SweepRequest:
     @property
     def sha256(self) -> str:
         """Digest of what the results of each of its trials follow from."""
-        milestones = self.stopping.milestones if self.stopping else ()
-        return sweep_sha256(self.run, fidelities=self.fidelities, milestones=milestones)
+        return sweep_sha256(
+            self.run, fidelities=self.fidelities, milestones=self.milestones, population=self._of_population
+        )
+
+    @property
+    def milestones(self) -> tuple[int, ...]:
+        """Epochs after which trials may end, or go on from others."""
+        if self.population is not None:
+            return self.population.boundaries
+        return self.stopping.milestones if self.stopping else ()
+
+    @property
+    def _of_population(self) -> JsonObject | None:
+        return {"size": self.population.size, "reduction": self.population.reduction} if self.population else None
 
     @property
     def about(self) -> JsonObject:
@@ -82,8 +97,9 @@ class SweepRequest:
             "sampler": self.sampler,
             "seed": self.run.seed,
             "fidelities": [asdict(one) for one in self.fidelities],
-            "milestones": list(self.stopping.milestones) if self.stopping else [],
+            "milestones": list(self.milestones),
             "space": {name: {one.kind: one.values} for name, one in self.space.settings.items()},
+            **({"population": self._of_population} if self.population else {}),
             "sha256": self.sha256,
         }
         # As it is read again.
@@ -99,6 +115,7 @@ class SweepRequest:
                         f"{option} {name!r}: is part of the names of files; expected letters, digits, `_`, `.` and `-`"
                     )
         check_values(self.space, preset=self.run.preset)
+        self._check_schedules()
         where = f"{self.space.path}: fidelities"
         for before, after in pairwise(self.fidelities):
             if before == after or (before.preset == after.preset and before.folds > after.folds):
@@ -111,8 +128,30 @@ class SweepRequest:
                 "that of the sweep, by which the best trial is told"
             )
 
-    def request_for(self, trials: Sequence[Trial]) -> RunRequest:
-        """Return the run of these trials; raises ConfigError if a setting does not fit."""
+    def _check_schedules(self) -> None:
+        """Raise ConfigError for what cannot change during a training, or what a schedule says that is there already."""
+        base = self.run.preset.changed_by(self.training.model.changes)
+        said = {name for step in base.schedule for name in step.settings}
+        varied = said if self.population else said.intersection(self.space.settings)
+        if varied:
+            raise ConfigError(
+                f"{self.training.id}: has a schedule that says its {', '.join(sorted(varied))}; expected a model and "
+                "a preset without one, or other settings"
+            )
+        if self.population is None:
+            return
+        check_population(self.space)
+        if not self.population.boundaries:
+            raise ConfigError(
+                f"--first-epochs {self.population.every_epochs}: expected fewer than the {base.num_epochs} of preset "
+                f"{base.name}, after each of which a population is compared"
+            )
+
+    def request_for(self, trials: Sequence[Trial], *, generation: Generation | None = None) -> RunRequest:
+        """Return the run of these trials; raises ConfigError if a setting does not fit.
+
+        Of a population with a generation it is the run of that one, and else of all of them.
+        """
         study = inner_study(
             self.run.study,
             self.training,
@@ -123,15 +162,19 @@ class SweepRequest:
         )
         for model in study.models:
             self.run.preset.changed_by(model.changes, where=f"{self.space.path}: {model.name}")
-        return replace(run_of_trials(self.run, study, output=self.output), early_stopping=self.stopping)
+        made = run_of_trials(self.run, study, output=self.output)
+        return replace(made, early_stopping=self.stopping, generation=generation)
 
 
-def sweep_sha256(run: RunRequest, *, fidelities: Sequence[Fidelity], milestones: Sequence[int]) -> str:
+def sweep_sha256(
+    run: RunRequest, *, fidelities: Sequence[Fidelity], milestones: Sequence[int], population: JsonMapping | None = None
+) -> str:
     """Return the digest of what the results of each trial of a sweep follow from; `run` is that of its training."""
     (training,) = run.trainings
     # Not the study as a whole: it may get the best trial as a model, and the sweep still goes on.
     looks = [[one.preset, one.folds, changes_for(run.study, one, preset=run.preset)] for one in fidelities]
-    said = [definitions_of(run)[training.id], training.id, looks, list(milestones)]
+    said: list[object] = [definitions_of(run)[training.id], training.id, looks, list(milestones)]
+    said += [population] if population else []
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
 

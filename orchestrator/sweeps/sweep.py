@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from orchestrator.driver.backend import Connect
+from orchestrator.driver.backend import Connect, connected_once
 from orchestrator.driver.results.shown import report_now
 from orchestrator.driver.run import RunOutcome, run
 from orchestrator.progress import ProgressListener
@@ -15,8 +15,9 @@ from orchestrator.storage.interface import Storage
 from orchestrator.storage.json_values import JsonMapping, JsonObject
 from orchestrator.sweeps.budget import Budget
 from orchestrator.sweeps.chosen import numbered, trials_of
+from orchestrator.sweeps.population import evolve, results_of
 from orchestrator.sweeps.request import SweepRequest
-from orchestrator.sweeps.trial_results import TrialResult, best_of, promoted, results_of_trials
+from orchestrator.sweeps.trial_results import TrialResult, best_of, promoted
 from orchestrator.sweeps.warm_start import CASES, cases_seen, trials_of_others
 from orchestrator.sweeps.written import expect_same, write_sweep
 
@@ -67,15 +68,22 @@ def sweep(request: SweepRequest, *, connect: Connect, listener: ProgressListener
     storage = open_storage(request.output)
     if trials_of(storage):
         expect_same(storage, request.about)
-    earlier, about = trials_of_others(request), request.about | {CASES: cases_seen(request, storage)}
+    about = request.about | {CASES: cases_seen(request, storage)}
+    go_on = _sweep_of_trials if request.population is None else _sweep_of_population
+    with connected_once(connect) as connect_once:
+        return go_on(request, storage, about=about, connect=connect_once, listener=listener)
+
+
+def _sweep_of_trials(
+    request: SweepRequest, storage: Storage, *, about: JsonObject, connect: Connect, listener: ProgressListener
+) -> SweepOutcome:
+    """Let trials begin, end early and go on to the next fidelity, until there are enough."""
+    earlier = trials_of_others(request)
     outcome: RunOutcome | None = None
     stopped_for_hours = False
     tables: tuple[str, ...] = ()
     while True:
-        trials = trials_of(storage)
-        results = results_of_trials(
-            storage, trials, fidelities=request.fidelities, preset=request.run.preset.name, metric=request.metric
-        )
+        trials, results = trials_of(storage), results_of(request, storage)
         best = best_of(results)
         if trials:
             tables = write_sweep(storage, results, best=best, about=about)
@@ -92,15 +100,41 @@ def sweep(request: SweepRequest, *, connect: Connect, listener: ProgressListener
     # What the last call has written of itself does not know yet what has become of its trials.
     if outcome is not None:
         report_now(request.request_for(trials), storage)
-    failures = outcome.failures if outcome else {}
     return SweepOutcome(
         results=tuple(results),
         best=best,
-        failures=tuple(f"{stage}: {text.splitlines()[0]}" for stage, text in failures.items()),
+        failures=_failures(outcome),
         stopped_for_hours=stopped_for_hours,
         has_tried_all=not stopped_for_hours and len(results) < request.num_trials,
         tables=tables,
     )
+
+
+def _sweep_of_population(
+    request: SweepRequest, storage: Storage, *, about: JsonObject, connect: Connect, listener: ProgressListener
+) -> SweepOutcome:
+    """Let a population go on to its end, from where it is."""
+    if not trials_of(storage):
+        _write_down(storage, (), first_trials(request), about=about)
+    outcome = evolve(request, storage, about=about, connect=connect, listener=listener)
+    results = results_of(request, storage)
+    best = best_of(results)
+    tables = write_sweep(storage, results, best=best, about=about)
+    alive = [one.trial for one in results if one.trial.ended_after is None]
+    report_now(request.request_for(alive), storage)
+    return SweepOutcome(
+        results=tuple(results),
+        best=best,
+        failures=_failures(outcome),
+        stopped_for_hours=len(alive) < len(results),
+        has_tried_all=len(results) < request.num_trials,
+        tables=tables,
+    )
+
+
+def _failures(outcome: RunOutcome | None) -> tuple[str, ...]:
+    failures = outcome.failures if outcome else {}
+    return tuple(f"{stage}: {text.splitlines()[0]}" for stage, text in failures.items())
 
 
 def _next_trials(

@@ -90,7 +90,7 @@ def results_of_trials(
                 dsc=latest.dsc,
                 nsd=latest.nsd,
                 num_cases=latest.num_cases,
-                num_epochs=min((int(record["num_epochs"]) for record in latest.records.values()), default=0),
+                num_epochs=min(latest.epochs, default=trial.ended_after or 0),
                 is_whole=latest.is_scored
                 and len(looks) == len(fidelities)
                 and latest is looks[-1]
@@ -98,7 +98,8 @@ def results_of_trials(
                 hours=_hours(records, {name: attempts.get(name, 0.0) for own in names for name in own}),
                 metric=metric,
                 scores=tuple(look.nsd if metric == "nsd" else look.dsc for look in looks),
-                epochs_in_all=sum(int(record["num_epochs"]) for record in records.values()),
+                epochs_in_all=sum(int(record["num_epochs"]) for record in records.values())
+                or (trial.ended_after or 0) * fidelities[0].folds,
             )
         )
     return found
@@ -114,6 +115,11 @@ class _Look:
     dsc: float | None
     nsd: float | None
     num_cases: int
+
+    @property
+    def epochs(self) -> list[int]:
+        """Of each training."""
+        return [int(record["num_epochs"]) for record in self.records.values()]
 
 
 def _trainings(group: str, *, num_folds: int) -> list[str]:

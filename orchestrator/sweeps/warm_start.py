@@ -63,6 +63,8 @@ def _check(request: SweepRequest, storage: Storage, *, name: str) -> None:
     if not storage.exists(run_paths.SWEEP):
         raise ConfigError(f"{where}: no sweep in {storage.location}; expected the name of one")
     said, own = read_json(storage, run_paths.SWEEP), request.about
+    if "population" in said:
+        raise ConfigError(f"{where}: its trials changed their settings on the way; expected one without --stopping pbt")
     if CASES not in said:
         raise ConfigError(f"{where}: of another version, which does not say its cases; expected one of this version")
     for field in _SAME:

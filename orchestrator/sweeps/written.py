@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from orchestrator.errors import ConfigError
-from orchestrator.results.trials import SearchRecord, TrialRecord, read_search, search_of, write_search
+from orchestrator.results.trials import GENERATION_HEAD, SearchRecord, TrialRecord, read_search, search_of, write_search
 from orchestrator.search.space import Settings
 from orchestrator.storage import run_paths
 from orchestrator.storage.interface import Storage
 from orchestrator.storage.json_files import read_json
 from orchestrator.storage.json_values import JsonMapping
+from orchestrator.sweeps.chosen import course_of
 from orchestrator.sweeps.trial_results import TrialResult
 
 TABLE = f"{run_paths.TABLES}/trials"
@@ -28,7 +29,9 @@ class SweepRecord:
     num_scored: int
     """Of them: among these, the best one is."""
     best: Settings
-    """Settings of the best trial."""
+    """Settings of the best trial, or `schedule` with those from each epoch on."""
+    num_epochs: int = 0
+    """That it was trained."""
 
 
 def write_sweep(
@@ -37,6 +40,8 @@ def write_sweep(
     """Write the trials of a sweep as Markdown and CSV and its record; returns the keys of the tables."""
     names = [name for name, _ in results[0].trial.settings] if results else []
     head = ["trial", *names, "DSC", "NSD", "cases", "epochs", "hours", ""]
+    if "population" in about:
+        about = {**about, "generations": course_of(storage)}
     search = search_of(list(map(_record, results)), best=best.trial.number if best else None, about=about)
     rows = [_row(search, trial, result=results[trial.number]) for trial in search.ranked()]
     text = io.StringIO()
@@ -51,11 +56,21 @@ def write_sweep(
         f"| {' | '.join(head)} |",
         f"|{'---|' * len(head)}",
         *(f"| {' | '.join(row)} |" for row in rows),
+        *_lines_of_generations(search),
     ]
     storage.write_bytes(f"{TABLE}.csv", text.getvalue().encode())
     storage.write_bytes(f"{TABLE}.md", ("\n".join(lines) + "\n").encode())
     write_search(storage, search, about=about)
     return (f"{TABLE}.md", f"{TABLE}.csv")
+
+
+def _lines_of_generations(search: SearchRecord) -> list[str]:
+    """Return a table of how the members of a population went on; nothing of others."""
+    rows = search.rows_of_generations()
+    if not rows:
+        return []
+    head = [*GENERATION_HEAD, *search.trials[0].settings]
+    return ["", f"| {' | '.join(head)} |", f"|{'---|' * len(head)}", *(f"| {' | '.join(row)} |" for row in rows)]
 
 
 def _record(result: TrialResult) -> TrialRecord:
@@ -70,6 +85,7 @@ def _record(result: TrialResult) -> TrialRecord:
         fidelity=result.trial.fidelity,
         first_score=result.scores[0],
         epochs_in_all=result.epochs_in_all,
+        schedule=result.trial.steps,
     )
 
 
@@ -80,10 +96,17 @@ def read_sweep(storage: Storage) -> SweepRecord:
         raise ConfigError(f"{storage.location}: no sweep has come to an end there; give the same command without it")
     if search.best is None:
         raise ConfigError(f"{storage.location}: no trial has trained to its end; expected one that can be applied")
-    settings = search.trials[search.best].settings
+    found = search.trials[search.best]
+    settings = {"schedule": tuple(found.schedule)} if found.schedule else found.settings
     best = tuple((name, tuple(value) if isinstance(value, list) else value) for name, value in settings.items())
     num_scored = sum(search.score(trial) is not None for trial in search.trials)
-    return SweepRecord(training=search.training, num_trials=len(search.trials), num_scored=num_scored, best=best)
+    return SweepRecord(
+        training=search.training,
+        num_trials=len(search.trials),
+        num_scored=num_scored,
+        best=best,
+        num_epochs=found.num_epochs,
+    )
 
 
 _WHAT_DIFFERS = {"sha256": "data, labels or other things that its results follow from"}

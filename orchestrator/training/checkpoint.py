@@ -52,7 +52,15 @@ class CheckpointStore:
     The two are written by turns, so that saving is one write and never touches the newest whole one.
     """
 
-    def __init__(self, storage: Storage, *, training_id: str, check: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        *,
+        training_id: str,
+        check: Callable[[], None] = lambda: None,
+        source: str | None = None,
+        is_gone_on_from: bool = False,
+    ) -> None:
         """Prepare.
 
         Parameters
@@ -63,7 +71,14 @@ class CheckpointStore:
             Whose checkpoints they are.
         check
             Called before anything is written or removed; raises if this process must not do that any more.
+        source
+            Stands, as `training_id` does, for a part of a training, perhaps another one, from whose final checkpoint
+            this one goes on.
+        is_gone_on_from
+            Whether it is such a part itself: its final checkpoint holds all that decides how the training goes on.
         """
+        self.is_gone_on_from = is_gone_on_from
+        self._source = source
         self._storage = storage
         self._training_id = training_id
         self._check = check
@@ -108,6 +123,23 @@ class CheckpointStore:
         if newest is None and damage is not None:
             raise IntegrityError(f"{damage}; no whole one is left: delete it to train from epoch 0") from damage
         return None if newest is None else _loaded(newest, advice="delete it to go on from the one before")
+
+    def load_source(self) -> State | None:
+        """Return the state from which the training goes on where it has none of its own; None if it begins.
+
+        Raises TrainingError if it is not there, and IntegrityError if it is damaged.
+        """
+        if self._source is None:
+            return None
+        source = CheckpointStore(self._storage, training_id=self._source)
+        key = run_paths.final_checkpoint(self._source)
+        lost = f"{self._training_id}: goes on from {self._storage.location.rstrip('/')}/{key}"
+        if not source.has_final():
+            raise TrainingError(f"{lost}, which is not there; expected it as it was. Begin the sweep anew, with --name")
+        try:
+            return source.load_final().state
+        except IntegrityError as error:
+            raise IntegrityError(f"{lost}, which is damaged. Begin the sweep anew, with --name") from error
 
     def has_final(self) -> bool:
         """Whether a final checkpoint is there; it may be damaged."""

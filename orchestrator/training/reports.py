@@ -54,8 +54,8 @@ class TrainingListener:
     """Called when the training begins or goes on, and after every checkpoint on the way."""
     stop_reason: Callable[[], str] = lambda: ""
     """Asked before every iteration; not empty where the training must stop."""
-    is_enough: Callable[[int, float], bool] = lambda _epochs, _dice: False
-    """Asked between epochs, with how many are over and their patch Dice of late; true where the training ends there."""
+    is_enough: Callable[[Sequence[float]], bool] = lambda _dice: False
+    """Asked between epochs, with the patch Dice of all that are over; true where the training ends there."""
     on_curve: Callable[[Sequence[CurveRow]], None] = lambda _: None
     """Called after a look at whole validation cases, with their scores."""
 

@@ -12,6 +12,7 @@ from orchestrator.driver.run import RunOutcome
 from orchestrator.progress import NoListener
 from orchestrator.results.store import ResultsStore
 from orchestrator.shipped import shipped_file
+from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.storage.json_files import write_json
 from orchestrator.sweeps.request import SweepRequest
@@ -57,22 +58,30 @@ class Played:
         score: Callable[..., float] = lambda training: 0.5,
         hours: Callable[..., float] = lambda training: 1.0,
         most: int = 10**6,
+        dice: Callable[..., float | None] = lambda training, generation: 0.5,
     ) -> None:
         monkeypatch.setattr("orchestrator.sweeps.sweep.run", self.run)
+        monkeypatch.setattr("orchestrator.sweeps.population.run", self.run)
         monkeypatch.setattr("orchestrator.sweeps.sweep.report_now", lambda *_: None)
-        self.score, self.hours, self.most = score, hours, most
+        self.score, self.hours, self.most, self.dice = score, hours, most, dice
         self.trained: list[str] = []
         self.num_at_once: list[int] = []
         """Trainings of each call."""
 
     def run(self, request, *, connect, listener) -> RunOutcome:
-        storage, before = open_storage(request.output), len(self.trained)
+        storage, before, generation = open_storage(request.output), len(self.trained), request.generation
+        is_part = generation is not None and generation.until_epoch is not None
         for training in request.trainings:
-            if training.id in ResultsStore(storage).finished():
+            place = run_paths.training_record(generation.place(training.id) if is_part else training.id)
+            if storage.exists(place):
                 continue
             if len(self.trained) == self.most:
                 raise KeyboardInterrupt
-            self._finish(training, storage, preset=request.preset.changed_by(training.model.changes))
+            if is_part:
+                self._end_generation(training, storage, generation=generation, place=place)
+            else:
+                preset = request.preset.changed_by(training.model.changes)
+                self._finish(training, storage, preset=preset, generation=generation)
         self.num_at_once.append(len(self.trained) - before)
         return RunOutcome(
             num_done=0,
@@ -84,7 +93,14 @@ class Played:
             elapsed_s=0.0,
         )
 
-    def _finish(self, training, storage, *, preset) -> None:
+    def _end_generation(self, training, storage, *, generation, place) -> None:
+        dice = self.dice(training, generation)
+        self.trained.append(training.id)
+        if dice is not None:
+            assert generation.ends(storage, training.id, epoch=generation.until_epoch, value=dice)
+            write_json(storage, place, {"num_epochs": generation.until_epoch, "elapsed_s": 1.0})
+
+    def _finish(self, training, storage, *, preset, generation=None) -> None:
         scored = replace(
             row(self.score(training), 0.5, case=training.val[0].name, fold=training.fold),
             training_id=training.id,

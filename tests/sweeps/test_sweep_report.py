@@ -110,6 +110,9 @@ def test_the_record_of_a_search_is_read_as_it_was_written(tmp_path):
         {"fidelities": [3]},
         {"trials": [asdict(trials()[0]) | {"fidelity": 1}]},
         {"trials": [asdict(trials()[0]) | {"epochs_in_all": None}]},
+        {"trials": [asdict(trials()[0]) | {"schedule": [{}]}]},
+        {"population": {"size": 3}},
+        {"generations": [{"from_epoch": 0, "members": [{"trial": 0}]}]},
     ],
 )
 def test_a_damaged_record_of_a_search_is_refused_by_name(tmp_path, changed):

@@ -29,6 +29,7 @@ from orchestrator.training.nnunet.trainers.structures import Structures
 from orchestrator.training.nnunet.trainers.trainer_overrides import overridden
 from orchestrator.training.nnunet.trainers.volumes import WholeCases
 from orchestrator.training.plain_state import State
+from orchestrator.training.random_state import random_state, seed_everything
 from orchestrator.training.reports import EpochReport, Milestone, MilestoneKind, TrainingListener, TrainOutcome
 
 ADAMW_WEIGHT_DECAY = 1e-2
@@ -156,6 +157,9 @@ class PresetTrainer(ExactTrainer):
         started_s = self._clock()
         state = self._worker.of_first(self._checkpoint.load_latest() if self._worker.is_first else None)
         if state is None:
+            state = self._worker.of_first(self._checkpoint.load_source() if self._worker.is_first else None)
+            state = None if state is None else self._as_own(state)
+        if state is None:
             self._log(f"{self._training_id}: from epoch 0 of {self.num_epochs}")
         else:
             with fitting(f"{self._training_id}: its checkpoint"):
@@ -170,6 +174,19 @@ class PresetTrainer(ExactTrainer):
             )
         self._tell("attempt_started", elapsed_s=self._clock() - started_s if state else 0.0)
         self._saved_s = self._clock()
+
+    def _as_own(self, state: State) -> State:
+        """Return the state of another training as one of this training: with all of it but what is drawn from there on.
+
+        Else two that go on from one would see the same batches.
+        """
+        own = {key: self._data.origin[key] for key in ("seed", "plan_sha256")}
+        if state["origin"]["seed"] == own["seed"]:
+            return state
+        seed_everything(self._worker.seed((own["seed"] + state["current_epoch"]) % 2**32))
+        drawn = {"random_state": random_state(cuda=self.device.type == "cuda")}
+        others = [one | drawn for one in state.get("other_workers", ())]
+        return state | drawn | {"origin": state["origin"] | own} | ({"other_workers": others} if others else {})
 
     def _new_curve(self) -> WholeCases | None:
         """Return what looks at whole validation cases, if the preset wants that and there are some, for one worker."""
@@ -211,16 +228,11 @@ class PresetTrainer(ExactTrainer):
         self._log(f"{metric.upper()} {score:.4f} is the best so far: these weights are kept")
 
     def _is_enough(self) -> bool:
-        """Whether the training ends with the epochs that are over: a trial of a search that others beat.
-
-        The patch Dice of single epochs is of few patches; that of the last third of them counts.
-        """
+        """Whether the training ends with the epochs that are over: a trial of a search that others beat, say."""
         if not self.current_epoch:
             return False
         dice = np.nan_to_num(self.logger.get_checkpoint()["mean_fg_dice"][: self.current_epoch])
-        is_enough = self._worker.is_first and self._listener.is_enough(
-            self.current_epoch, float(np.mean(dice[-max(1, len(dice) // 3) :]))
-        )
+        is_enough = self._worker.is_first and self._listener.is_enough(dice.tolist())
         return self._worker.is_any(is_enough)
 
     def on_epoch_end(self) -> None:
@@ -254,7 +266,9 @@ class PresetTrainer(ExactTrainer):
             "environments": self._environments,
         }
         state = self._weights() | {"outcome": outcome}
-        if self._best is not None:
+        if self._checkpoint.is_gone_on_from:
+            state |= self._all_of_place()
+        elif self._best is not None:
             chosen = {"chosen_epoch": self._best["epoch"], "chosen_score": self._best["score"]}
             state |= {"network_weights": self._best["network_weights"], "outcome": outcome | chosen}
             self._log(f"what predicts are the weights of epoch {self._best['epoch']}")
@@ -283,15 +297,19 @@ class PresetTrainer(ExactTrainer):
 
     def _save(self, *, reason: str = "") -> None:
         started_s = self._clock()
-        curve: State = {} if self._whole_cases is None else {"curve": self._whole_cases.curve.state}
-        best: State = {} if self._best is None else {"best": self._best}
-        state = self._weights() | self._progress() | curve | best
+        state = self._weights() | self._all_of_place()
         if self._worker.is_first:
             self._checkpoint.save_latest(state)
         # None may end before it is saved: the others would be ended with it.
         self._worker.is_any(False)
         self._saved_s = self._clock()
         self._tell("checkpoint_saved", elapsed_s=self._saved_s - started_s, reason=reason)
+
+    def _all_of_place(self) -> State:
+        """Return what, beside the weights, decides how the training goes on, looks at whole cases included."""
+        curve: State = {} if self._whole_cases is None else {"curve": self._whole_cases.curve.state}
+        best: State = {} if self._best is None else {"best": self._best}
+        return self._progress() | curve | best
 
     def _tell(self, kind: MilestoneKind, *, elapsed_s: float, reason: str = "") -> None:
         iteration = len(self._losses)
