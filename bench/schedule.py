@@ -83,14 +83,14 @@ def play(graph: Graph, pools: tuple[NodePool, ...], true_s: Mapping[StageKey, fl
 def measure(graph: Graph, true_s: Mapping[StageKey, float], *, speeds: Sequence[float], number: int) -> Measured:
     """Play one run and compare it with its bound."""
     pools = fleet(speeds, number)
-    course = play(graph, pools, true_s, progress_s=600.0)
+    trace = play(graph, pools, true_s, progress_s=600.0)
     all_speeds = [pool.gpu.speed for pool in pools for _ in range(pool.max_nodes)]
     bound_s = lower_bound_s(list(true_s.values()), all_speeds)
     longest_s = max(true_s.values()) / max(all_speeds)
     return Measured(
-        ratio=course.makespan_s / bound_s,
+        ratio=trace.makespan_s / bound_s,
         is_longest_alone=bound_s <= longest_s * 1.0001,
-        num_moves=course.num_requests_to_stop,
+        num_moves=trace.num_requests_to_stop,
     )
 
 
@@ -139,7 +139,7 @@ def _print_row(start: str, found: Sequence[tuple[int, Measured]]) -> None:
     )
 
 
-def growth() -> None:
+def scaling() -> None:
     """Print what deciding costs, for a tenth of the large run and for all of it."""
     print("\n| trainings | GPUs | decisions and simulation, CPU s | goal | peak MiB | makespan / bound |")
     print("|---|---|---|---|---|---|")
@@ -153,7 +153,7 @@ def growth() -> None:
             true_s[key] = graph[key].expected_s * draw.lognormvariate(0, 0.05)
         machines = fleet((1.0, 0.4), num_gpus)
         started_s = time.process_time()
-        course = play(graph, machines, true_s, progress_s=3600.0)
+        trace = play(graph, machines, true_s, progress_s=3600.0)
         cpu_s = time.process_time() - started_s
         tracemalloc.start()
         play(graph, machines, true_s, progress_s=3600.0)
@@ -164,7 +164,7 @@ def growth() -> None:
         )
         goal = f"10 {'met' if cpu_s < 10 else 'MISSED'}" if num_trainings == 10_000 else "-"
         print(
-            f"| {num_trainings} | {num_gpus} | {cpu_s:.2f} | {goal} | {peak:.0f} | {course.makespan_s / bound_s:.3f} |",
+            f"| {num_trainings} | {num_gpus} | {cpu_s:.2f} | {goal} | {peak:.0f} | {trace.makespan_s / bound_s:.3f} |",
             flush=True,
         )
 
@@ -181,7 +181,7 @@ def main() -> None:
     print(f"{conditions()}\n")
     makespans((8, 32, 44) if options.quick else NUMBERS_OF_GPUS)
     if not options.quick:
-        growth()
+        scaling()
 
 
 if __name__ == "__main__":

@@ -33,8 +33,8 @@ SETTINGS = {
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Victim:
-    """What was killed."""
+class Target:
+    """What was hit."""
 
     name: str
     host: str = ""
@@ -70,11 +70,11 @@ class ChaosCluster(ABC):
         """Bring back what was killed, as an operator or an autoscaler would; to be called now and then."""
 
     @abstractmethod
-    def kill_node(self, rng: random.Random) -> Victim | None:
+    def kill_node(self, rng: random.Random) -> Target | None:
         """Kill a node with all that runs on it."""
 
     @abstractmethod
-    def kill_controller(self, rng: random.Random) -> Victim | None:
+    def kill_controller(self, rng: random.Random) -> Target | None:
         """Kill the global control service: with it the head, and with the head the cluster."""
 
     @abstractmethod
@@ -89,8 +89,8 @@ class ChaosCluster(ABC):
     def _processes(self) -> list[tuple[int, str]]:
         """Return the processes of all nodes, each with the name of its host if that is one of several."""
 
-    def ways(self) -> Mapping[str, Callable[[random.Random], Victim | None]]:
-        """Return the ways to hurt the cluster by the kind of failed; each returns None if there is none."""
+    def faults(self) -> Mapping[str, Callable[[random.Random], Target | None]]:
+        """Return the faults that there are by kind; each returns what it hit, None if there was nothing to hit."""
         return {
             "worker": self.kill_worker,
             "trainer": self.kill_trainer,
@@ -105,26 +105,26 @@ class ChaosCluster(ABC):
         command = [sys.executable, *program, "--cluster", str(self._cluster_file), *arguments]
         self.driver = self._start_on_head(command, output=self._folder / "driver.log")
 
-    def kill_worker(self, rng: random.Random) -> Victim | None:
+    def kill_worker(self, rng: random.Random) -> Target | None:
         """Kill a process that carries out a stage, or controls a training."""
         failed = self._signal_worker(rng, signal.SIGKILL, lambda title: not any(name in title for name in SPARED))
         # What it controlled may have been elsewhere.
-        return failed and Victim(name=failed.name)
+        return failed and Target(name=failed.name)
 
-    def kill_trainer(self, rng: random.Random) -> Victim | None:
+    def kill_trainer(self, rng: random.Random) -> Target | None:
         """Kill a process that trains."""
         return self._signal_worker(rng, signal.SIGKILL, lambda title: "RayTrainWorker" in title)
 
-    def warn_trainer(self, rng: random.Random) -> Victim | None:
+    def warn_trainer(self, rng: random.Random) -> Target | None:
         """Send SIGTERM to a process that trains."""
         return self._signal_worker(rng, signal.SIGTERM, lambda title: "RayTrainWorker" in title)
 
-    def kill_driver(self, _: random.Random) -> Victim | None:
+    def kill_driver(self, _: random.Random) -> Target | None:
         """Kill the command itself."""
         if self.driver is None or self.driver.poll() is not None:
             return None
         self.end_driver()
-        return Victim(name="run_all")
+        return Target(name="run_all")
 
     def _point_to(self, address: str) -> None:
         """Write the cluster file of the driver."""
@@ -132,14 +132,14 @@ class ChaosCluster(ABC):
 
     def _signal_worker(
         self, rng: random.Random, number: signal.Signals, accept: Callable[[str], bool]
-    ) -> Victim | None:
+    ) -> Target | None:
         titles = [(title(pid), pid, host) for pid, host in self._processes()]
         found = [item for item in titles if item[0].startswith("ray::") and accept(item[0])]
         if not found:
             return None
         name, pid, host = rng.choice(sorted(found))
         kill(pid, number)
-        return Victim(name=name, host=host)
+        return Target(name=name, host=host)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -148,7 +148,7 @@ class Kill:
 
     kind: str
     """One of the kinds of the cluster."""
-    failed: Victim
+    failed: Target
     stages: tuple[str, ...]
     """Kinds of the stages that were under way."""
     time_s: float
@@ -158,7 +158,7 @@ class Kill:
 def hurt(cluster: ChaosCluster, kind: str, *, stages: tuple[str, ...], rng: random.Random) -> Kill | None:
     """Kill one thing of a kind; None if there was none."""
     time_s = time.time()
-    failed = cluster.ways()[kind](rng)
+    failed = cluster.faults()[kind](rng)
     return Kill(kind=kind, failed=failed, stages=stages, time_s=time_s) if failed else None
 
 
@@ -174,7 +174,7 @@ def read_kills(path: Path) -> list[Kill]:
         return []
     records = [json.loads(line) for line in path.read_text().splitlines()]
     return [
-        Kill(**record | {"failed": Victim(**record["failed"]), "stages": tuple(record["stages"])}) for record in records
+        Kill(**record | {"failed": Target(**record["failed"]), "stages": tuple(record["stages"])}) for record in records
     ]
 
 

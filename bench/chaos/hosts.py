@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
 
-from bench.chaos.cluster import NUM_WORKER_NODES, SETTINGS, ChaosCluster, Victim, kill, title, with_a_token
+from bench.chaos.cluster import NUM_WORKER_NODES, SETTINGS, ChaosCluster, Target, kill, title, with_a_token
 from bench.instruments.network_hosts import Host, Network, wait_until_gone
 from bench.smoke import descendants
 
@@ -107,50 +107,50 @@ class HostCluster(ChaosCluster):
             host.end_processes()
         self._wait_for([self._start_worker(host) for host in bare])
 
-    def ways(self) -> Mapping[str, Callable[[random.Random], Victim | None]]:
-        """Return the ways to hurt the cluster by the kind of failed."""
-        return {**super().ways(), "host": self.kill_host, "cable": self.cut_cable}
+    def faults(self) -> Mapping[str, Callable[[random.Random], Target | None]]:
+        """Return the faults that there are by kind."""
+        return {**super().faults(), "host": self.kill_host, "cable": self.cut_cable}
 
-    def kill_node(self, rng: random.Random) -> Victim | None:
+    def kill_node(self, rng: random.Random) -> Target | None:
         """Kill Ray's own process of a host; what runs there ends by itself."""
         failed_stages = [host for host in self.workers if self._runs(host, "raylet/raylet")]
         if not failed_stages:
             return None
         host = rng.choice(failed_stages)
         self._kill_titled(host, "raylet/raylet")
-        return Victim(name=f"raylet of {host.name}", host=host.name)
+        return Target(name=f"raylet of {host.name}", host=host.name)
 
-    def kill_controller(self, _: random.Random) -> Victim | None:
+    def kill_controller(self, _: random.Random) -> Target | None:
         """Kill the global control service."""
         assert self._head is not None
         self._kill_titled(self._head, "gcs_server")
-        return Victim(name="gcs_server")
+        return Target(name="gcs_server")
 
-    def kill_host(self, rng: random.Random) -> Victim | None:
+    def kill_host(self, rng: random.Random) -> Target | None:
         """Kill a host whole: its init, and all that runs there."""
         assert self._head is not None
         if rng.random() < CHANCE_OF_HEAD:
             self._head.kill()
-            return Victim(name=f"{self._head.name} (head)")
+            return Target(name=f"{self._head.name} (head)")
         host = rng.choice(self.workers)
         host.kill()
-        return Victim(name=host.name, host=host.name)
+        return Target(name=host.name, host=host.name)
 
-    def cut_cable(self, rng: random.Random) -> Victim | None:
+    def cut_cable(self, rng: random.Random) -> Target | None:
         """Cut the cable of a worker, for a while or for ever; then a new host takes its place."""
         plugged = [host for host in self.workers if host.is_alive and not host.is_cut]
         if not plugged:
             return None
         return self.cut_off(rng.choice(plugged), for_s=rng.choice([None, rng.uniform(1.0, LONGEST_CUT_S)]))
 
-    def cut_off(self, host: Host, *, for_s: float | None = None) -> Victim:
+    def cut_off(self, host: Host, *, for_s: float | None = None) -> Target:
         """Cut the cable of one worker, for some seconds or for ever."""
         host.cut()
         until_s = time.monotonic() + (for_s or CUT_OFF_S)
         self._cut_off.append(_CutOff(host=host, until_s=until_s, is_for_ever=for_s is None))
         if for_s is None:
             self.workers[self.workers.index(host)] = self._new_host()
-        return Victim(name=f"of {host.name} {f'for {for_s:.0f} s' if for_s else 'for ever'}", host=host.name)
+        return Target(name=f"of {host.name} {f'for {for_s:.0f} s' if for_s else 'for ever'}", host=host.name)
 
     def end_driver(self) -> None:
         """Kill the driver, if there is one: what was started is outside and waits for it."""

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from unittest.mock import patch
 
-from bench.chaos.cluster import NUM_WORKER_NODES, SETTINGS, ChaosCluster, Victim, kill, with_a_token
+from bench.chaos.cluster import NUM_WORKER_NODES, SETTINGS, ChaosCluster, Target, kill, with_a_token
 from bench.smoke import descendants
 
 
@@ -47,18 +47,18 @@ class NodeCluster(ChaosCluster):
             self.start()
         self._fill_up()
 
-    def kill_node(self, rng: random.Random) -> Victim:
+    def kill_node(self, rng: random.Random) -> Target:
         """Kill a node with all that runs on it."""
         nodes = sorted(self._cluster.worker_nodes, key=lambda node: node.unique_id)
         self._cluster.remove_node(rng.choice(nodes), allow_graceful=False)
-        return Victim(name="one of two nodes")
+        return Target(name="one of two nodes")
 
-    def kill_controller(self, _: random.Random) -> Victim:
+    def kill_controller(self, _: random.Random) -> Target:
         """Kill the global control service."""
         process = self._cluster.head_node.all_processes["gcs_server"][0].process
         kill(process.pid)
         process.wait()
-        return Victim(name="gcs_server")
+        return Target(name="gcs_server")
 
     def end_driver(self) -> None:
         """Kill the driver, if there is one."""

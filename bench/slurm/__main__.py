@@ -26,7 +26,7 @@ from pathlib import Path
 import yaml
 
 from bench.chaos.checks import differences, lost_work
-from bench.chaos.cluster import RUN_ALL, Kill, Victim, kill
+from bench.chaos.cluster import RUN_ALL, Kill, Target, kill
 from bench.chaos.events import Event, RunEvents
 from bench.instruments.command_line import command_line, positive_integer
 from bench.instruments.machine import conditions
@@ -155,8 +155,8 @@ class Trial:
                 self._later(lambda: self.hosts.start_node(node))
         # The driver may be on a node that dies: then it hits every training.
         is_only = kind in {"scancel", "requeue", "slurmd"}
-        victim = Victim(name=name, host=node if is_only else "")
-        self.kills.append(Kill(kind=kind, failed=victim, stages=(), time_s=time_s))
+        target = Target(name=name, host=node if is_only else "")
+        self.kills.append(Kill(kind=kind, failed=target, stages=(), time_s=time_s))
         print(f"{len(self.kills)}: {kind} {name} on {node}", flush=True)
         return True
 

@@ -1,4 +1,4 @@
-"""Plays the real schedule against an imagined cluster: no Ray, no clock, the same course for the same seed."""
+"""Plays the real schedule against an imagined cluster: no Ray, no clock, the same trace for the same seed."""
 
 import heapq
 import random
@@ -69,7 +69,7 @@ class Trace:
 
     makespan_s: float
     occupations: tuple[Occupation, ...]
-    lives: tuple[NodeLifetime, ...]
+    lifetimes: tuple[NodeLifetime, ...]
     num_requests_to_stop: int
     num_interruptions: int
 
@@ -81,7 +81,7 @@ class Trace:
     @property
     def held_gpu_hours(self) -> float:
         """Hours in which machines held GPUs, those in which they waited or were idle included."""
-        return sum((life.end_s - life.start_s) * life.num_gpus for life in self.lives) / 3600
+        return sum((lifetime.end_s - lifetime.start_s) * lifetime.num_gpus for lifetime in self.lifetimes) / 3600
 
 
 @dataclass(kw_only=True, slots=True)
@@ -119,7 +119,7 @@ class _Machine:
 
 @dataclass(kw_only=True)
 class Simulation:
-    """One course of a run."""
+    """One simulated run."""
 
     schedule: Schedule
     """Without any nodes but those of `pools`."""
@@ -144,7 +144,7 @@ class Simulation:
         self._up: dict[str, _Machine] = {}
         self._num_nodes = self._num_requests = self._num_interruptions = 0
         self._occupations: list[Occupation] = []
-        self._lives: list[NodeLifetime] = []
+        self._lifetimes: list[NodeLifetime] = []
         self._wake_s = float("inf")
         self._next_ask_s = 0.0
         self._will_ask = False
@@ -165,11 +165,11 @@ class Simulation:
                 getattr(self, f"_on_{kind}")(payload)
             self._decide()
         for machine in list(self._up.values()):
-            self._end_life(machine, end_s=max(self._now_s, machine.start_s))
+            self._end_lifetime(machine, end_s=max(self._now_s, machine.start_s))
         return Trace(
             makespan_s=self._now_s,
             occupations=tuple(self._occupations),
-            lives=tuple(self._lives),
+            lifetimes=tuple(self._lifetimes),
             num_requests_to_stop=self._num_requests,
             num_interruptions=self._num_interruptions,
         )
@@ -279,7 +279,7 @@ class Simulation:
         if self._idle_since(machine) + self.idle_s < self._now_s:
             # It was given back before, and nothing would have been ordered in its place.
             self.schedule.remove_node(machine.node.id, now_s=self._now_s)
-            self._end_life(machine, end_s=self._idle_since(machine) + self.idle_s)
+            self._end_lifetime(machine, end_s=self._idle_since(machine) + self.idle_s)
             return
         self._num_interruptions += 1
         self._take_away(machine, is_warned=self.conditions.is_warned)
@@ -304,7 +304,7 @@ class Simulation:
             fits_s = max(0.0, self._now_s - under.start_s - self.conditions.start_training_s)
             loses_s = 0.0 if is_warned else fits_s % self.conditions.checkpoint_s
             self._interrupt(under, loses_s=loses_s * under.speed)
-        self._end_life(machine, end_s=self._now_s)
+        self._end_lifetime(machine, end_s=self._now_s)
 
     def _on_idle(self, machine: _Machine) -> None:
         if machine.node.id not in self._up:
@@ -314,7 +314,7 @@ class Simulation:
             self._push(end_s, "idle", machine)
             return
         self.schedule.remove_node(machine.node.id, now_s=self._now_s)
-        self._end_life(machine, end_s=self._now_s)
+        self._end_lifetime(machine, end_s=self._now_s)
 
     def _interrupt(self, under: _RunningStage, *, loses_s: float) -> None:
         stage = under.start.stage
@@ -356,11 +356,11 @@ class Simulation:
     def _idle_since(self, machine: _Machine) -> float:
         return self._now_s if self._on_node.get(machine.node.id) else machine.last_used_s
 
-    def _end_life(self, machine: _Machine, *, end_s: float) -> None:
+    def _end_lifetime(self, machine: _Machine, *, end_s: float) -> None:
         del self._up[machine.node.id]
         # Of an allocation no machine is given back before the others.
         idle_end_s = float("inf") if machine.pool.come_together else self._idle_since(machine) + self.idle_s
-        self._lives.append(
+        self._lifetimes.append(
             NodeLifetime(
                 pool=machine.pool.name,
                 start_s=machine.start_s,

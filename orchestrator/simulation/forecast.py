@@ -22,7 +22,7 @@ from orchestrator.workflow.keys import StageKey, StageKind
 GROUP_SPREAD, FOLD_SPREAD = 0.15, 0.03
 """Of the logarithm of how trainings differ from what is expected of them, in the imagined world."""
 
-NUM_COURSES, NUM_COURSES_OF_OTHERS = 5, 2
+NUM_SIMULATIONS, NUM_SIMULATIONS_OF_OTHERS = 5, 2
 """Played for the cluster that was asked for, and for each of the others."""
 NUM_TOGETHER = 25
 """Cases that the others do in one stage: minutes, beside the hours of a training."""
@@ -30,13 +30,13 @@ NUM_TOGETHER = 25
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Forecast:
-    """What would come of a run on one cluster; the medians of several courses."""
+    """What would come of a run on one cluster; the medians of several simulations."""
 
     fleet: Fleet
     makespan_s: float
     early_s: float
     late_s: float
-    """Shortest and longest course."""
+    """Shortest and longest simulation."""
     gpu_hours: float
     """In which GPUs are taken."""
     held_gpu_hours: float
@@ -45,7 +45,7 @@ class Forecast:
     """None where nothing is paid."""
     num_interruptions: float
     num_requests_to_stop: float
-    course: Trace
+    trace: Trace
     """One of them, for the chart."""
 
 
@@ -57,7 +57,7 @@ class Limits:
     max_usd: float | None = None
 
     def allow(self, forecast: Forecast) -> bool:
-        """Whether even the longest course is in time, and the cost within the budget."""
+        """Whether even the longest simulation is in time, and the cost within the budget."""
         in_time = self.deadline_hours is None or forecast.late_s <= self.deadline_hours * 3600
         return in_time and (self.max_usd is None or (forecast.usd or 0.0) <= self.max_usd)
 
@@ -132,7 +132,7 @@ def simulate_run(
     planned_gib = planned_memory_gib(training.model for training in fitted_trainings(trainings))
     one = training_need(cluster, fleet.nodes, preset=preset, planned_gib=planned_gib)
     needs_for = partial(needs_of, trainings, one=one, preset=preset, machines=fleet.nodes)
-    needs, seeds = needs_for(config=cluster), tuple(range(seed, seed + NUM_COURSES))
+    needs, seeds = needs_for(config=cluster), tuple(range(seed, seed + NUM_SIMULATIONS))
     play = partial(forecast, needs=needs, min_gain_s=cluster.min_preemption_gain_s)
     asked_for = play(graph, fleet, seeds=seeds)
     forms = {}
@@ -144,7 +144,7 @@ def simulate_run(
         forms[f"a run with workers_at_end: {at_end}"] = play(graph, fleet, needs=otherwise, seeds=seeds)
     small = compact(graph)
     others = [
-        play(small, other, seeds=seeds[:NUM_COURSES_OF_OTHERS])
+        play(small, other, seeds=seeds[:NUM_SIMULATIONS_OF_OTHERS])
         for other in (alternatives(fleet, num_trainings=len(trainings)) if prices is not None else ())
         if first_misfit(needs, other.nodes) is None
     ]
@@ -171,20 +171,20 @@ def forecast(
 
     Raises ConfigError if a training fits on none of its machines.
     """
-    courses = [_play(graph, fleet, needs=needs, seed=seed, min_gain_s=min_gain_s) for seed in seeds]
-    by_length = sorted(courses, key=lambda course: course.makespan_s)
-    costs = [cost_usd(course, fleet) for course in courses]
+    traces = [_play(graph, fleet, needs=needs, seed=seed, min_gain_s=min_gain_s) for seed in seeds]
+    by_length = sorted(traces, key=lambda trace: trace.makespan_s)
+    costs = [cost_usd(trace, fleet) for trace in traces]
     return Forecast(
         fleet=fleet,
         makespan_s=by_length[len(by_length) // 2].makespan_s,
         early_s=by_length[0].makespan_s,
         late_s=by_length[-1].makespan_s,
-        gpu_hours=_median([course.gpu_hours for course in courses]),
-        held_gpu_hours=_median([course.held_gpu_hours for course in courses]),
+        gpu_hours=_median([trace.gpu_hours for trace in traces]),
+        held_gpu_hours=_median([trace.held_gpu_hours for trace in traces]),
         usd=_median([cost for cost in costs if cost is not None]) if None not in costs else None,
-        num_interruptions=_median([course.num_interruptions for course in courses]),
-        num_requests_to_stop=_median([course.num_requests_to_stop for course in courses]),
-        course=courses[0],
+        num_interruptions=_median([trace.num_interruptions for trace in traces]),
+        num_requests_to_stop=_median([trace.num_requests_to_stop for trace in traces]),
+        trace=traces[0],
     )
 
 
@@ -196,13 +196,13 @@ def best(forecasts: Iterable[Forecast], limits: Limits) -> Forecast | None:
     return min(allowed, key=lambda one: (one.usd or 0.0, one.fleet.num_gpus, one.makespan_s), default=None)
 
 
-def cost_usd(course: Trace, fleet: Fleet) -> float | None:
-    """Return what the machines of a course cost, by the hour from their order to their end."""
+def cost_usd(trace: Trace, fleet: Fleet) -> float | None:
+    """Return what the machines of a trace cost, by the hour from their order to their end."""
     prices = {pool.name: pool.usd_per_hour for pool in fleet.pools}
     if fleet.head_usd_per_hour is None or None in prices.values():
         return None
-    rented = sum((life.end_s - life.start_s) * (prices[life.pool] or 0.0) for life in course.lives)
-    return (rented + course.makespan_s * fleet.head_usd_per_hour) / 3600
+    rented = sum((lifetime.end_s - lifetime.start_s) * (prices[lifetime.pool] or 0.0) for lifetime in trace.lifetimes)
+    return (rented + trace.makespan_s * fleet.head_usd_per_hour) / 3600
 
 
 def compact(graph: Graph) -> dict[StageKey, Stage]:

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 
 from bench.chaos.checks import lost_work
-from bench.chaos.cluster import Kill, Victim, note_kill, read_kills
+from bench.chaos.cluster import Kill, Target, note_kill, read_kills
 from bench.chaos.events import RunEvents
 from orchestrator.events import EventLog
 from orchestrator.storage.filesystem import open_storage
@@ -30,7 +30,7 @@ def attempt(folder, *, host, begun_s, epoch=0, checkpoints=(), ended_s=None, err
 
 def kill(kind, *, at_s, host=""):
     time_s = START.timestamp() + at_s
-    return Kill(kind=kind, failed=Victim(name="it", host=host), stages=("train",), time_s=time_s)
+    return Kill(kind=kind, failed=Target(name="it", host=host), stages=("train",), time_s=time_s)
 
 
 def test_a_kill_loses_what_was_done_since_the_last_checkpoint(tmp_path):

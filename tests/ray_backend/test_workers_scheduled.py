@@ -200,9 +200,9 @@ def test_the_simulator_plays_several_workers():
     pools = (pool(2, number=1),)
     graph = {one.key: one for one in [training("train a", 8), training("train b", 1)]}
     schedule = Schedule(graph, done=(), nodes=(), to_come=[node_of(pools[0])], needs=Needs(one=ONE, asked={"a": 2}))
-    course = Simulation(schedule=schedule, pools=pools, true_s={}, conditions=Conditions(start_training_s=0)).run()
-    assert course.makespan_s == pytest.approx((8 / 1.6 + 1) * HOUR_S)
-    assert course.gpu_hours == pytest.approx(2 * 8 / 1.6 + 1)
+    trace = Simulation(schedule=schedule, pools=pools, true_s={}, conditions=Conditions(start_training_s=0)).run()
+    assert trace.makespan_s == pytest.approx((8 / 1.6 + 1) * HOUR_S)
+    assert trace.gpu_hours == pytest.approx(2 * 8 / 1.6 + 1)
 
 
 def test_of_several_workers_the_one_that_says_why_is_believed(monkeypatch):
@@ -307,5 +307,5 @@ def test_the_simulator_shows_what_the_idle_gpu_gains(most, hours):
     needs = Needs(one=ONE, most=dict.fromkeys("ab", most))
     graph = {one.key: one for one in stages}
     schedule = Schedule(graph, done=(), nodes=(), to_come=[node_of(pools[0])], needs=needs, min_gain_s=600.0)
-    course = Simulation(schedule=schedule, pools=pools, true_s={}, conditions=Conditions(start_training_s=0)).run()
-    assert course.makespan_s == pytest.approx(hours * HOUR_S, rel=0.01)
+    trace = Simulation(schedule=schedule, pools=pools, true_s={}, conditions=Conditions(start_training_s=0)).run()
+    assert trace.makespan_s == pytest.approx(hours * HOUR_S, rel=0.01)

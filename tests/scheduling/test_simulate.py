@@ -62,9 +62,9 @@ def test_the_45_trainings_end_within_5_percent_of_the_bound(core_graph, fleet, n
 
 
 def test_the_course_of_one_training_is_its_start_and_its_time():
-    course = play([2.0], machines(1, start_s=300), start_training_s=60)
-    assert course.makespan_s == 300 + 60 + 2 * HOUR_S
-    assert course.gpu_hours == pytest.approx(2 + 60 / HOUR_S)
+    trace = play([2.0], machines(1, start_s=300), start_training_s=60)
+    assert trace.makespan_s == 300 + 60 + 2 * HOUR_S
+    assert trace.gpu_hours == pytest.approx(2 + 60 / HOUR_S)
 
 
 def test_a_faster_gpu_shortens_what_the_network_of_a_prediction_does_and_nothing_else():
@@ -90,9 +90,9 @@ def test_interruptions_cost_restarts_and_without_warning_the_work_since_a_checkp
 
 
 def test_the_same_seed_gives_the_same_course():
-    courses = [play([3.0] * 5, machines(2, interruptions_per_hour=0.3), seed=seed) for seed in (4, 4, 5)]
-    assert courses[0] == courses[1]
-    assert courses[0].makespan_s != courses[2].makespan_s
+    traces = [play([3.0] * 5, machines(2, interruptions_per_hour=0.3), seed=seed) for seed in (4, 4, 5)]
+    assert traces[0] == traces[1]
+    assert traces[0].makespan_s != traces[2].makespan_s
 
 
 def growing(hours: list[float], *pools: NodePool, cpu_stages: int = 0) -> Trace:
@@ -114,23 +114,23 @@ def growing(hours: list[float], *pools: NodePool, cpu_stages: int = 0) -> Trace:
 def test_a_growing_cluster_has_the_machines_that_something_waits_for_and_no_other():
     """Two trainings: two of five GPU machines. They come 300 s after the patches, whose machine takes 300 s as well."""
     cpu = NodePool(name="cpu", cpus=4, max_nodes=3, start_s=300)
-    course = growing([1.0, 2.0], machines(5, start_s=300), cpu, cpu_stages=4)
-    assert course.makespan_s == pytest.approx(300 + 60 + 300 + 2 * HOUR_S, abs=20)
-    assert sorted(life.pool for life in course.lives) == ["cpu", "gpu", "gpu"]
+    trace = growing([1.0, 2.0], machines(5, start_s=300), cpu, cpu_stages=4)
+    assert trace.makespan_s == pytest.approx(300 + 60 + 300 + 2 * HOUR_S, abs=20)
+    assert sorted(lifetime.pool for lifetime in trace.lifetimes) == ["cpu", "gpu", "gpu"]
 
 
 def test_a_machine_that_is_idle_for_ten_minutes_is_given_back_and_asked_for_again():
-    course = growing([3.0, 1.0, 0.5], machines(2), machines(0))
-    assert course.makespan_s == pytest.approx(3 * HOUR_S, abs=20)
-    first, second = sorted(life.end_s for life in course.lives)
+    trace = growing([3.0, 1.0, 0.5], machines(2), machines(0))
+    assert trace.makespan_s == pytest.approx(3 * HOUR_S, abs=20)
+    first, second = sorted(lifetime.end_s for lifetime in trace.lifetimes)
     assert first == pytest.approx(1.5 * HOUR_S + 600, abs=20)
-    assert second == course.makespan_s
+    assert second == trace.makespan_s
 
 
 def test_a_machine_that_is_taken_from_a_growing_cluster_is_asked_for_anew():
-    course = growing([5.0], machines(1, interruptions_per_hour=1.0, start_s=60))
-    assert course.num_interruptions > 0
-    assert len(course.lives) == course.num_interruptions + 1
+    trace = growing([5.0], machines(1, interruptions_per_hour=1.0, start_s=60))
+    assert trace.num_interruptions > 0
+    assert len(trace.lifetimes) == trace.num_interruptions + 1
 
 
 def queued(pool: NodePool, hours: list[float], *, seed: int = 0, growing: bool = True) -> Trace:
@@ -146,9 +146,9 @@ def queued(pool: NodePool, hours: list[float], *, seed: int = 0, growing: bool =
 
 
 def test_a_queue_without_spread_delays_by_its_median_and_nothing_is_held_meanwhile():
-    course = queued(machines(1, waiting=Waiting(median_s=1800, ninetieth_s=1800)), [2.0])
-    assert course.makespan_s == pytest.approx(1800 + 2 * HOUR_S)
-    assert course.held_gpu_hours == pytest.approx(2.0)
+    trace = queued(machines(1, waiting=Waiting(median_s=1800, ninetieth_s=1800)), [2.0])
+    assert trace.makespan_s == pytest.approx(1800 + 2 * HOUR_S)
+    assert trace.held_gpu_hours == pytest.approx(2.0)
 
 
 def test_half_of_the_waits_are_below_the_median_and_nine_of_ten_below_the_ninetieth():
@@ -162,17 +162,17 @@ def test_half_of_the_waits_are_below_the_median_and_nine_of_ten_below_the_nineti
 def test_a_time_limit_ends_a_machine_whose_training_goes_on_in_the_next_one():
     """Five hours in pieces of two: three jobs, two more waits of half an hour, no work lost."""
     pool = machines(1, waiting=Waiting(median_s=1800, ninetieth_s=1800), lasts_s=2 * HOUR_S)
-    course = queued(pool, [5.0])
-    assert course.makespan_s == pytest.approx(3 * 1800 + 5 * HOUR_S, abs=30)
-    assert (len(course.lives), course.num_interruptions) == (3, 0)
-    assert course.gpu_hours == pytest.approx(5.0)
+    trace = queued(pool, [5.0])
+    assert trace.makespan_s == pytest.approx(3 * 1800 + 5 * HOUR_S, abs=30)
+    assert (len(trace.lifetimes), trace.num_interruptions) == (3, 0)
+    assert trace.gpu_hours == pytest.approx(5.0)
 
 
 def test_machines_of_an_allocation_wait_for_the_last_one_and_are_held_to_the_end():
     pool = machines(2, waiting=Waiting(median_s=1800, ninetieth_s=1800), come_together=True)
-    course = queued(pool, [3.0, 1.0], growing=False)
-    assert course.makespan_s == pytest.approx(1800 + 3 * HOUR_S)
-    assert course.held_gpu_hours == pytest.approx(2 * 3.0)
+    trace = queued(pool, [3.0, 1.0], growing=False)
+    assert trace.makespan_s == pytest.approx(1800 + 3 * HOUR_S)
+    assert trace.held_gpu_hours == pytest.approx(2 * 3.0)
     assert queued(machines(2, waiting=pool.waiting), [3.0, 1.0]).held_gpu_hours == pytest.approx(3 + 1 + 1 / 60)
 
 
@@ -207,8 +207,8 @@ def test_a_time_limit_in_which_no_training_gets_on_is_refused(tmp_path):
 def test_machines_are_paid_from_their_order_until_they_are_idle_and_the_head_to_the_end():
     """One of two machines has work for 2 h; the other is given back after ten idle minutes."""
     pool = machines(2, usd_per_hour=6.0)
-    course = play([2.0], pool, start_training_s=0)
-    cost = cost_usd(course, Fleet(pools=(pool,), head_usd_per_hour=1.0))
+    trace = play([2.0], pool, start_training_s=0)
+    cost = cost_usd(trace, Fleet(pools=(pool,), head_usd_per_hour=1.0))
     assert cost == pytest.approx(2 * 6.0 + 6.0 / 6 + 2 * 1.0)
 
 
@@ -219,9 +219,9 @@ def test_the_chart_shows_what_is_taken():
     assert line.split() == ["gpu", "██▄▄", "75%", "of", "2", "GPUs"]
 
 
-def outlook(*, hours: float, usd: float) -> Forecast:
+def forecast_of(*, hours: float, usd: float) -> Forecast:
     fleet = Fleet(pools=(), head_usd_per_hour=0.0)
-    course = Trace(makespan_s=0, occupations=(), lives=(), num_requests_to_stop=0, num_interruptions=0)
+    trace = Trace(makespan_s=0, occupations=(), lifetimes=(), num_requests_to_stop=0, num_interruptions=0)
     return Forecast(
         fleet=fleet,
         makespan_s=hours * HOUR_S,
@@ -232,12 +232,12 @@ def outlook(*, hours: float, usd: float) -> Forecast:
         usd=usd,
         num_interruptions=0,
         num_requests_to_stop=0,
-        course=course,
+        trace=trace,
     )
 
 
 def test_the_choice_is_the_cheapest_in_time_or_the_fastest_in_budget():
-    slow, medium, fast = outlook(hours=50, usd=100), outlook(hours=20, usd=150), outlook(hours=10, usd=300)
+    slow, medium, fast = forecast_of(hours=50, usd=100), forecast_of(hours=20, usd=150), forecast_of(hours=10, usd=300)
     found = [fast, medium, slow]
     assert best(found, Limits(deadline_hours=30)) is medium
     assert best(found, Limits(max_usd=200)) is medium

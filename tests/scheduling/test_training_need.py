@@ -116,7 +116,7 @@ def test_a_planner_that_fills_more_memory_needs_gpus_that_have_it():
     )
 
 
-def course(preset, *, number, **values):
+def trace(preset, *, number, **values):
     pool = NodePool(name="gpu", max_nodes=1, cpus=32, gpus=1, gpu=GpuKind(name="", speed=1.0, memory_gib=80.0))
     machine = node_of(pool)
     graph = {
@@ -129,12 +129,12 @@ def course(preset, *, number, **values):
 
 
 def test_the_simulator_plays_sharing_and_what_it_costs():
-    assert course(SMALL, number=4).makespan_s == 3600
-    assert course(SMALL, number=4, gpus_per_training=1.0).makespan_s == 4 * 3600
+    assert trace(SMALL, number=4).makespan_s == 3600
+    assert trace(SMALL, number=4, gpus_per_training=1.0).makespan_s == 4 * 3600
     # Two that each keep the GPU busy take twice as long beside each other: nothing is gained.
-    assert course(FULL, number=2).makespan_s == 2 * 3600
-    assert course(FULL, number=2, gpus_per_training=0.5).makespan_s == 2 * 3600
-    assert course(SMALL, number=4).gpu_hours == 1
+    assert trace(FULL, number=2).makespan_s == 2 * 3600
+    assert trace(FULL, number=2, gpus_per_training=0.5).makespan_s == 2 * 3600
+    assert trace(SMALL, number=4).gpu_hours == 1
 
 
 def test_a_process_with_a_share_keeps_to_it(monkeypatch):

@@ -62,7 +62,7 @@ def describe(forecast: Forecast, *, prices_date: datetime.date | None) -> list[s
     early, late = duration_text(forecast.early_s), duration_text(forecast.late_s)
     lines = [
         f"cluster: {forecast.fleet.title}",
-        f"time: about {duration_text(forecast.makespan_s)}, in the simulated courses {early} to {late}",
+        f"time: about {duration_text(forecast.makespan_s)} ({early} to {late} in the simulations)",
     ]
     if forecast.fleet.num_gpus:
         lines.append(f"GPU hours: {forecast.gpu_hours:.1f}, while machines hold {forecast.held_gpu_hours:.1f}")
@@ -74,17 +74,17 @@ def describe(forecast: Forecast, *, prices_date: datetime.date | None) -> list[s
         f"spot interruptions: {forecast.num_interruptions:.0f}; "
         f"requests to stop, for longer trainings or to go on with more workers: {forecast.num_requests_to_stop:.0f}"
     )
-    return [*lines, "", *utilisation_chart(forecast.course, forecast.fleet)]
+    return [*lines, "", *utilisation_chart(forecast.trace, forecast.fleet)]
 
 
-def utilisation_chart(course: Trace, fleet: Fleet, *, width: int = CHART_WIDTH) -> list[str]:
+def utilisation_chart(trace: Trace, fleet: Fleet, *, width: int = CHART_WIDTH) -> list[str]:
     """Return one line a kind of machine: how many of its GPUs (or CPUs, where it has none) are taken over time."""
-    lines = [f"taken over time, one column is {duration_text(course.makespan_s / width)}"]
+    lines = [f"taken over time, one column is {duration_text(trace.makespan_s / width)}"]
     for pool in fleet.pools:
         name, offered = pool.name, node_of(pool).offered
-        by_gpu, column_s = offered.gpus > 0, course.makespan_s / width
+        by_gpu, column_s = offered.gpus > 0, trace.makespan_s / width
         taken = [0.0] * width
-        for one in course.occupations:
+        for one in trace.occupations:
             if one.pool == name:
                 _take(taken, one, amount=one.gpus if by_gpu else one.cpus, column_s=column_s)
         most = pool.max_nodes * (offered.gpus if by_gpu else offered.cpus)
