@@ -120,7 +120,7 @@ def show_ordered(ordered: Sequence[OrderedMachine], *, as_json: bool, console: C
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Driver:
+class DriverState:
     """The latest driver of a run."""
 
     is_at_work: bool
@@ -128,22 +128,22 @@ class Driver:
     """What it does, and where."""
 
 
-def find_driver(storage: Storage, *, note: Callable[[str], None]) -> Driver:
+def find_driver(storage: Storage, *, note: Callable[[str], None]) -> DriverState:
     """Look whether the latest driver is at work; `note` is told if one on another machine is watched for that."""
     driver = latest_driver(storage)
     if driver is None:
-        return Driver(is_at_work=False, text="there has been no driver")
+        return DriverState(is_at_work=False, text="there has been no driver")
     where = f"process {driver.pid} on {driver.host}"
     if driver.is_released:
-        return Driver(is_at_work=False, text=f"the latest driver has ended ({where})")
+        return DriverState(is_at_work=False, text=f"the latest driver has ended ({where})")
     alive = driver.is_alive
     if alive is None:
         note(f"waiting up to {NUM_LOOKS * HEARTBEAT_S:.0f} s for a sign of life of the driver ({where})")
         alive = _changes(storage, driver)
     if alive:
-        return Driver(is_at_work=True, text=f"the driver is at work ({where})")
+        return DriverState(is_at_work=True, text=f"the driver is at work ({where})")
     text = f"the latest driver is dead ({where}); the command that started the run goes on from what is done"
-    return Driver(is_at_work=False, text=text)
+    return DriverState(is_at_work=False, text=text)
 
 
 def _changes(storage: Storage, driver: DriverRecord) -> bool:
@@ -212,7 +212,7 @@ def machine_lines(status: RunStatus, ordered: Sequence[OrderedMachine], *, is_at
     return lines
 
 
-def show(status: RunStatus, *, driver: Driver, cost: str, storage: Storage, console: Console) -> None:
+def show(status: RunStatus, *, driver: DriverState, cost: str, storage: Storage, console: Console) -> None:
     """Print the status for people."""
     begun = "under way" if driver.is_at_work else "interrupted"
     needless = f"{len(status.left_out)} not needed, " if status.left_out else ""

@@ -20,7 +20,7 @@ from orchestrator.usage import gpu_hours, stage_spans
 from orchestrator.workflow.keys import StageKey, StageKind
 
 NUM_DRAWS = 500
-"""Courses of the rest of a run that are drawn for its forecast."""
+"""Simulations of the rest of a run that are drawn for its forecast."""
 WORTH_MOVING_GAINS = 4
 """Trainings longer than so many least gains end together, since they are preempted for each other."""
 _OF_STAGES = {"run_started", "stage_started", "stage_finished", "stage_failed", "run_finished"}
@@ -59,8 +59,8 @@ class TrainingUnderWay:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Forecast:
-    """When the last training will be scored, in seconds from now; in one of ten courses each outside of the range."""
+class ExpectedEnd:
+    """When the last training will be scored, in seconds from now; of ten simulations, one is earlier and one later."""
 
     early_s: float
     median_s: float
@@ -92,7 +92,7 @@ class RunStatus:
     """How many it has asked for beside them."""
     machines_waiting: Mapping[str, int]
     """How many of these wait in a queue, by pool and reason."""
-    forecast: Forecast | None
+    forecast: ExpectedEnd | None
     """None if there is nothing to go by yet, or nothing to come."""
 
 
@@ -166,8 +166,8 @@ def forecast(
     after_s: float,
     num_slots: int,
     min_gain_s: float = MIN_PREEMPTION_GAIN_S,
-) -> Forecast | None:
-    """Draw courses of the rest of a run: waiting trainings take as long as those that have shown how long they take.
+) -> ExpectedEnd | None:
+    """Simulate the rest of a run: waiting trainings take as long as those that have shown how long they take.
 
     Long trainings are preempted for each other, so they end together; short ones start when a slot becomes free.
 
@@ -199,7 +199,7 @@ def forecast(
         after = [after_s] * num_to_predict
         ends_s.append(_end_s(begun, waiting, after_s=after, num_slots=num_slots, min_gain_s=min_gain_s))
     ends_s.sort()
-    return Forecast(
+    return ExpectedEnd(
         early_s=ends_s[NUM_DRAWS // 10], median_s=ends_s[NUM_DRAWS // 2], late_s=ends_s[-1 - NUM_DRAWS // 10]
     )
 

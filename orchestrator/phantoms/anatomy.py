@@ -20,7 +20,7 @@ from orchestrator.phantoms.shapes import (
     BoolArray,
     FloatArray,
     Grid,
-    Segment,
+    TubeSegment,
     ValueNoise,
     ellipsoid,
     occupancy,
@@ -68,7 +68,7 @@ class _Scene:
     protocol: Protocol
     look: ScannerLook
     seed: int
-    vessels: list[Segment]
+    vessels: list[TubeSegment]
     infection: tuple[lesions_of.Blob, ...]
     tumours: tuple[lesions_of.Blob, ...]
     effusions: tuple[lesions_of.Effusion, ...]
@@ -257,7 +257,7 @@ def _paint_lungs(image: FloatArray, *, grid: Grid, lung_mm: FloatArray, scene: _
 def _paint_airway(image: FloatArray, *, grid: Grid, patient: Patient) -> BoolArray:
     """Paint walls and lumen of trachea and main bronchi, and return the mask of the lumen."""
     lumen = anatomy.airway(patient)
-    wall = [Segment(start=s.start, end=s.end, radius_mm=s.radius_mm + 2) for s in lumen]
+    wall = [TubeSegment(start=s.start, end=s.end, radius_mm=s.radius_mm + 2) for s in lumen]
     paint(image, share=tubes(grid, wall), value=20)
     inside = tubes(grid, lumen)
     paint(image, share=inside, value=AIR_HU)

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from orchestrator.phantoms.shapes import (
     FloatArray,
     Grid,
-    Segment,
+    TubeSegment,
     ValueNoise,
     ellipsoid,
     polyline,
@@ -203,10 +203,10 @@ def _smooth_lung_distance(points: npt.NDArray[np.float64], patient: Patient) -> 
     return np.asarray(np.max(np.stack(parts), axis=0).ravel(), np.float32)
 
 
-def vessel_tree(patient: Patient) -> list[Segment]:
+def vessel_tree(patient: Patient) -> list[TubeSegment]:
     """Return the vessels of both lungs: tubes that branch from the hila and thin out to the periphery."""
     rng = np.random.default_rng(stable_seed(patient.seed, "vessels"))
-    segments: list[Segment] = []
+    segments: list[TubeSegment] = []
     for side in (1, -1):
         root = np.array([patient.carina[0] - 18, 0.1 * patient.cavity_y, patient.shift_x + side * 30])
         tips = lung_points(rng, patient, num=NUM_VESSEL_TIPS, side=side, region=LungRegion())
@@ -214,7 +214,7 @@ def vessel_tree(patient: Patient) -> list[Segment]:
     return segments
 
 
-def _grow(root: npt.NDArray[np.float64], tips: npt.NDArray[np.float64]) -> list[Segment]:
+def _grow(root: npt.NDArray[np.float64], tips: npt.NDArray[np.float64]) -> list[TubeSegment]:
     """Join each tip to the node that is near and itself near to the root; a branch is thinner than what it leaves."""
     nodes, lengths, radii = [root], [0.0], [5.0]
     segments = []
@@ -222,14 +222,14 @@ def _grow(root: npt.NDArray[np.float64], tips: npt.NDArray[np.float64]) -> list[
         distances = np.linalg.norm(np.array(nodes) - tip, axis=1)
         parent = int(np.argmin(distances + 0.35 * np.array(lengths)))
         radius = max(0.9, radii[parent] * 0.80)
-        segments.append(Segment(start=tuple(nodes[parent]), end=tuple(tip), radius_mm=radius))
+        segments.append(TubeSegment(start=tuple(nodes[parent]), end=tuple(tip), radius_mm=radius))
         nodes.append(tip)
         lengths.append(lengths[parent] + float(distances[parent]))
         radii.append(radius)
     return segments
 
 
-def airway(patient: Patient) -> list[Segment]:
+def airway(patient: Patient) -> list[TubeSegment]:
     """Return trachea and main bronchi."""
     z, y, x = patient.carina
     trachea = polyline([(patient.apex_z + 90, y - 18, 0.0), (patient.apex_z, y - 10, x), (z, y, x)], radius_mm=8.5)
@@ -238,7 +238,7 @@ def airway(patient: Patient) -> list[Segment]:
     return trachea + right + left
 
 
-def esophagus(patient: Patient) -> list[Segment]:
+def esophagus(patient: Patient) -> list[TubeSegment]:
     """Return the esophagus, behind the trachea and left of the midline below."""
     z, y, x = patient.carina
     points = [
@@ -250,7 +250,7 @@ def esophagus(patient: Patient) -> list[Segment]:
     return polyline(points, radius_mm=7.5)
 
 
-def great_vessels(patient: Patient) -> list[Segment]:
+def great_vessels(patient: Patient) -> list[TubeSegment]:
     """Return aorta, superior vena cava and pulmonary trunk with its two branches."""
     z, _, x = patient.carina
     back = patient.spine_y - 17
@@ -273,7 +273,7 @@ def great_vessels(patient: Patient) -> list[Segment]:
     )
 
 
-def spinal_cord(patient: Patient) -> list[Segment]:
+def spinal_cord(patient: Patient) -> list[TubeSegment]:
     """Return the spinal cord."""
     y = patient.spine_y + 24
     return polyline([(patient.apex_z + 150, y, 0.0), (patient.base_z - 150, y, 0.0)], radius_mm=5.5)

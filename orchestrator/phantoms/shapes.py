@@ -101,7 +101,7 @@ def ellipsoid(
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Segment:
+class TubeSegment:
     """A piece of a tube."""
 
     start: tuple[float, float, float]
@@ -112,13 +112,13 @@ class Segment:
     """Radius of the tube."""
 
 
-def polyline(points: Iterable[tuple[float, float, float]], *, radius_mm: float) -> list[Segment]:
+def polyline(points: Iterable[tuple[float, float, float]], *, radius_mm: float) -> list[TubeSegment]:
     """Return the segments between successive points (z, y, x)."""
     nodes = list(points)
-    return [Segment(start=a, end=b, radius_mm=radius_mm) for a, b in pairwise(nodes)]
+    return [TubeSegment(start=a, end=b, radius_mm=radius_mm) for a, b in pairwise(nodes)]
 
 
-def tubes(grid: Grid, segments: Iterable[Segment]) -> FloatArray:
+def tubes(grid: Grid, segments: Iterable[TubeSegment]) -> FloatArray:
     """Return the share of each voxel inside any of the tubes; thin tubes keep their mean share in coarse voxels."""
     share = np.zeros(grid.shape, np.float32)
     for segment in segments:

@@ -59,7 +59,7 @@ class Crossing:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Standing:
+class InterimState:
     """Where a test is after some looks."""
 
     num_looks: int
@@ -192,9 +192,9 @@ class Family:
     def __post_init__(self) -> None:
         self._trajectories = _trajectories(self.courses, flips=self.flips)
 
-    def judged(self, num_looks: Sequence[int]) -> tuple[Standing, ...]:
+    def judged(self, num_looks: Sequence[int]) -> tuple[InterimState, ...]:
         """Return where each test is after so many of its looks (Holm's steps, from the smallest level on)."""
-        found: dict[int, Standing] = {}
+        found: dict[int, InterimState] = {}
         while True:
             level = self.alpha / max(1, self.num_tests - len(found))
             new = {}
@@ -203,7 +203,7 @@ class Family:
                     continue
                 crossing = trajectory.crossing(level=level, num_looks=num_looks[number])
                 if crossing and self._direction(number, num_looks[number]) == crossing.direction:
-                    new[number] = Standing(
+                    new[number] = InterimState(
                         num_looks=num_looks[number], crossing=crossing, level=level, chance=1.0, is_closed=True
                     )
             if not new:
@@ -214,7 +214,7 @@ class Family:
         ]
         return tuple(
             found.get(number)
-            or Standing(num_looks=num, crossing=None, level=level, chance=chance, is_closed=chance < LEAST_CHANCE)
+            or InterimState(num_looks=num, crossing=None, level=level, chance=chance, is_closed=chance < LEAST_CHANCE)
             for number, (chance, num) in enumerate(zip(chances, num_looks, strict=True))
         )
 
@@ -229,10 +229,10 @@ class Family:
         return self._shown[key]
 
 
-def look_by_look(family: Family, *, num_looks: int) -> Iterator[tuple[Standing, ...]]:
+def look_by_look(family: Family, *, num_looks: int) -> Iterator[tuple[InterimState, ...]]:
     """Yield where each test is after each look; what is closed takes no part in later looks."""
     counts = [0] * len(family.courses)
-    standings: tuple[Standing, ...] = ()
+    standings: tuple[InterimState, ...] = ()
     for look in range(1, num_looks + 1):
         closed = [one.is_closed for one in standings] or [False] * len(family.courses)
         counts = [

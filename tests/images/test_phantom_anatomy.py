@@ -5,7 +5,7 @@ import pytest
 
 from orchestrator.phantoms.anatomy import Phantom, make_phantom
 from orchestrator.phantoms.scanner import LOOKS
-from orchestrator.phantoms.shapes import Segment, ValueNoise, centred_grid, stable_seed, tubes
+from orchestrator.phantoms.shapes import TubeSegment, ValueNoise, centred_grid, stable_seed, tubes
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +181,7 @@ def test_full_resolution_has_512_pixels_of_well_below_a_millimetre() -> None:
 
 def test_a_straight_tube_of_10_mm_has_the_volume_of_a_cylinder() -> None:
     grid = centred_grid(shape=(21, 61, 61), spacing_mm=(1.0, 1.0, 1.0))
-    share = tubes(grid, [Segment(start=(-50.0, 0.0, 0.0), end=(50.0, 0.0, 0.0), radius_mm=10.0)])
+    share = tubes(grid, [TubeSegment(start=(-50.0, 0.0, 0.0), end=(50.0, 0.0, 0.0), radius_mm=10.0)])
     assert share[10].sum() == pytest.approx(np.pi * 10**2, rel=0.01)
 
 

@@ -10,7 +10,7 @@ import pytest
 from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.presets import PRESETS
 from orchestrator.driver.results.live import LiveReport, live_state
-from orchestrator.driver.status import Forecast, RunStatus, TrainingUnderWay
+from orchestrator.driver.status import ExpectedEnd, RunStatus, TrainingUnderWay
 from orchestrator.errors import IntegrityError
 from orchestrator.report.live.server import LiveServer
 from orchestrator.report.live.state import CellState
@@ -107,7 +107,7 @@ def status(**changes) -> RunStatus:
         "machines": {},
         "machines_missing": 0,
         "machines_waiting": {},
-        "forecast": Forecast(early_s=3600, median_s=4000, late_s=7200),
+        "forecast": ExpectedEnd(early_s=3600, median_s=4000, late_s=7200),
     }  # fmt: skip
     return RunStatus(**(values | changes))
 

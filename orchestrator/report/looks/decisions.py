@@ -13,7 +13,7 @@ from orchestrator.statistics.sequential import (
     Family,
     Flips,
     InterimDifferences,
-    Standing,
+    InterimState,
     look_by_look,
     num_flips_for,
     spent,
@@ -131,7 +131,7 @@ def decisions_of(
     )
 
 
-def _decision(test: PlannedTest, course: InterimDifferences, standing: Standing) -> Decision:
+def _decision(test: PlannedTest, course: InterimDifferences, standing: InterimState) -> Decision:
     took_part = standing.num_looks > 0
     return Decision(
         key=test.key,

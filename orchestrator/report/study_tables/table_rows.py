@@ -12,7 +12,7 @@ from orchestrator.results.records import ResultRow
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Origin:
+class RowOrigin:
     """What the scores of a row come from."""
 
     presets: tuple[str, ...]
@@ -22,12 +22,12 @@ class Origin:
     """Whether a preset left out cases of the published split for any of them."""
 
     @staticmethod
-    def of(rows: Sequence[ResultRow]) -> "Origin | None":
+    def of(rows: Sequence[ResultRow]) -> "RowOrigin | None":
         """Return where rows come from; None where there are none."""
         if not rows:
             return None
         found = [row.provenance for row in rows]
-        return Origin(
+        return RowOrigin(
             presets=tuple(sorted({one.preset for one in found})),
             are_phantoms=any(one.phantoms for one in found),
             is_capped=any(one.is_capped for one in found),
@@ -47,7 +47,7 @@ class TableRow:
     """Empty for a whole row; otherwise what it lacks: `pending`, `failed`, `not needed`, cases or folds."""
     summary: Summary
     published: PublishedScore | None
-    origin: Origin | None
+    origin: RowOrigin | None
     """None where there are no scores."""
 
 
@@ -130,7 +130,7 @@ def _block(folds: Sequence[Training], *, evaluation_set: str, structure: str, sc
                 published=published_of_fold(
                     scores.published, training, evaluation_set=evaluation_set, structure=structure
                 ),
-                origin=Origin.of(rows),
+                origin=RowOrigin.of(rows),
             )
         )
     if len(folds) > 1:
@@ -148,7 +148,7 @@ def _block(folds: Sequence[Training], *, evaluation_set: str, structure: str, sc
                 published=scores.published.find(
                     group=group, fold=AVERAGE, evaluation_set=evaluation_set, structure=structure
                 ),
-                origin=Origin.of(pooled),
+                origin=RowOrigin.of(pooled),
             )
         )
     return block
