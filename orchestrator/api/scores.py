@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from orchestrator.scoring.folders import FolderComparison, FolderScore
     from orchestrator.scoring.parallel import Scorer
     from orchestrator.scoring.structures import Tolerances
+    from orchestrator.scoring.submissions import Submission
 
 T = TypeVar("T")
 
@@ -142,7 +143,6 @@ def submit(submissions: Sequence[str], *, output: str | Path, **options: Unpack[
         For what does not fit, and folders that are not there. What is wrong with a submission is in what is returned.
     """
     from orchestrator.driver.results.submit import submit_alone, submit_to_run
-    from orchestrator.scoring.folder_scores import compare_folders
     from orchestrator.scoring.submissions import submissions_of
 
     check_options(options, SubmitOptions)
@@ -160,23 +160,31 @@ def submit(submissions: Sequence[str], *, output: str | Path, **options: Unpack[
             score_all=score_all,
             on_case=on_case,
         )
+    patients = options.get("patients")
+    return submit_alone(
+        found,
+        _compared_with(reference, found, options),
+        output=storage,
+        score_all=score_all,
+        on_case=on_case,
+        patients=Path(patients) if patients else None,
+    )
+
+
+def _compared_with(
+    reference: str | Path, submissions: "Sequence[Submission]", options: SubmitOptions
+) -> "FolderComparison":
+    from orchestrator.scoring.folder_scores import compare_folders
+
     comparison = compare_folders(
         reference,
-        [one.folder.location for one in found],
+        [one.folder.location for one in submissions],
         tolerances_mm=options.get("tolerances_mm", {}),
         metrics=options.get("metrics", ("dsc", "nsd", "hd95", "assd")),
         dimension=options.get("dimension", 3),
         ignored_label=options.get("ignored_label"),
     )
-    comparison = replace(comparison, predictions=tuple(one.folder for one in found), any_ending=True)
-    return submit_alone(
-        found,
-        comparison,
-        output=storage,
-        score_all=score_all,
-        on_case=on_case,
-        patients=Path(patients) if (patients := options.get("patients")) else None,
-    )
+    return replace(comparison, predictions=tuple(one.folder for one in submissions), any_ending=True)
 
 
 def _scored(

@@ -188,9 +188,11 @@ def fitting(name: str) -> Iterator[None]:
         # What says something of a GPU or of the memory has a class of its own, or words.
         if (isinstance(error, RuntimeError) and type(error) is not RuntimeError) or is_out_of_memory(error):
             raise
+        # torch names every tensor that does not fit, on a line of its own.
+        words = " ".join(f"{type(error).__name__}: {error}".split())
         raise IntegrityError(
-            f"{name} does not hold the state of this training ({type(error).__name__}: {error}). Delete it to train "
-            "from the one before or, if there is none, from epoch 0"
+            f"{name} does not hold the state of this training ({words:.300}). Where plans or settings were changed "
+            "since, change them back; else delete it to train from the one before or, if there is none, from epoch 0"
         ) from error
 
 

@@ -1,5 +1,6 @@
 """Claims about turning what nnU-Net has preprocessed into patch files and back, and about training from either."""
 
+import gc
 import os
 import shutil
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2, nnUNetDatasetNumpy
 from nnunetv2.training.logging.nnunet_logger import LocalLogger
 from tiny_training import assert_same_weights, let_nnunet_find, tiny_preset
 
@@ -258,6 +259,24 @@ def test_damaged_cases_are_named_and_the_others_converted(copied, capsys):
     ]
     assert "case_1.pkl" in captured.err.splitlines()[0]
     assert sorted(path.stem for path in (folder.cases / "arrow").iterdir()) == ["case_0", "case_2", "case_4"]
+
+
+@pytest.mark.filterwarnings("ignore:Exception ignored in. <_io.FileIO:pytest.PytestUnraisableExceptionWarning")
+def test_a_case_of_an_older_release_that_is_cut_short_is_named(copied, capsys):
+    cases = copied("CT").cases
+    stock = nnUNetDatasetBlosc2(str(cases))
+    for name in stock.identifiers:
+        data, seg, _, properties = stock.load_case(name)
+        nnUNetDatasetNumpy.save_case(data[:], seg[:], properties, str(cases / name))
+    for path in cases.glob("*.b2nd"):
+        path.unlink()
+    whole = (cases / "case_2.npz").read_bytes()
+    (cases / "case_2.npz").write_bytes(whole[: len(whole) // 2])
+    assert convert("3d_fullres") == 1
+    gc.collect()  # numpy leaves such a file open
+    captured = capsys.readouterr()
+    assert captured.out == "3d_fullres: 4 cases as quantised patch files, 1 cannot be converted\n"
+    assert "case_2: missing or not whole (File is not a zip file). Preprocess it again" in captured.err
 
 
 def batches(loaders, num=6):

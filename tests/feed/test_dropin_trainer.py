@@ -6,6 +6,7 @@ import re
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -24,11 +25,13 @@ from orchestrator.training.dropin.checkpoint_file import read_checkpoint
 from orchestrator.training.dropin.trainer import (
     BEST,
     BEST_NSD,
+    CURVE,
     LATEST,
     WRITTEN_FOR,
     dropin_trainer,
     nnUNetTrainerOrchestrator,
 )
+from orchestrator.training.nnunet.planning import Plan
 
 FINAL = "checkpoint_final.pth"
 
@@ -136,7 +139,10 @@ def test_nnunet_predicts_with_it(kind, folders, tmp_path, monkeypatch):
 def test_nnunets_validation_at_the_end_runs_as_after_its_own_training(folders, tmp_path, monkeypatch):
     folder = folders("two channels")
     trainer = trained(folder, tmp_path, monkeypatch)
-    again = made_trainer(nnUNetTrainerOrchestrator, folder)
+    # A next stage is not trained with it, and what was preprocessed for that may be in patch files alone.
+    plans = Plan.from_bytes(folder.plan.to_bytes()).plans | {"continue_training": False}
+    plans["configurations"]["3d_fullres"]["next_stage"] = "3d_cascade_fullres"
+    again = nnUNetTrainerOrchestrator(plans, "3d_fullres", 0, folder.plan.dataset_json, torch.device("cpu"))
     again.load_checkpoint(str(Path(trainer.output_folder) / FINAL))
     monkeypatch.setattr("nnunetv2.training.nnUNetTrainer.nnUNetTrainer.default_num_processes", 1)
     again.perform_actual_validation(save_probabilities=True)
@@ -240,6 +246,32 @@ def test_a_variable_that_is_no_number_is_refused(folders, tmp_path, monkeypatch)
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("split", "message"),
+    [
+        ({"train": CASES, "val": []}, "fold 0: no validation cases; expected at least one, or fold all"),
+        ({"train": [*CASES[1:], "case_9"], "val": CASES[:1]}, r"fold 0: training case case_9 is not in .*preprocessed"),
+    ],
+)
+def test_a_split_of_which_nothing_can_be_drawn_is_refused_in_a_line(split, message, folders, tmp_path, monkeypatch):
+    folder = folders("CT")
+    path = folder.base / "splits_final.json"
+    before = path.read_text()
+    path.write_text(json.dumps([split]))
+    try:
+        with pytest.raises(SystemExit, match=message):
+            trained(folder, tmp_path, monkeypatch)
+    finally:
+        path.write_text(before)
+
+
+def test_a_checkpoint_that_finds_no_room_says_so_in_a_line(folders, tmp_path, monkeypatch):
+    full = Mock(side_effect=RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 128 vs 0"))
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(SystemExit, match=r"\.pth: cannot be written whole .* MiB are free there"):
+        trained(folders("CT"), tmp_path, monkeypatch, num_epochs=1)
+
+
 def test_a_checkpoint_that_is_torn_or_would_run_is_refused(folders, tmp_path, monkeypatch):
     folder = folders("CT")
     trainer = trained(folder, tmp_path, monkeypatch, num_epochs=1)
@@ -256,11 +288,15 @@ def test_other_data_or_another_split_than_before_is_said(folders, tmp_path, monk
     split = folder.base / "splits_final.json"
     before = split.read_text()
     split.write_text(json.dumps([{"train": CASES[:2], "val": CASES[2:]}]))
+    size = folder.plan.configuration_manager.batch_size
+    monkeypatch.setitem(folder.plan.plans["configurations"]["3d_fullres"], "batch_size", size + 1)
     try:
         resumed = trained(folder, tmp_path, monkeypatch, continues=FINAL, num_epochs=2)
     finally:
         split.write_text(before)
-    assert "Other training cases than before: it goes on, but not as it would have" in log_of(resumed)
+    for what in ("training cases", "batch size"):
+        assert f"Other {what} than before: it goes on, but not as it would have" in log_of(resumed)
+    assert "Other patch size" not in log_of(resumed)
     assert resumed.current_epoch == 2
     assert trainer.current_epoch == 1
 
@@ -339,6 +375,13 @@ def test_looking_at_whole_cases_changes_no_weight(folders, tmp_path, monkeypatch
     looking = trained(folder, tmp_path / "looking", monkeypatch, kind=Ticking)
     assert_same_weights(weights_of(looking), weights_of(without))
     assert "Whole cases: " in log_of(looking)
+    # What it has found is none of the next training's there.
+    found = [Path(looking.output_folder) / name for name in (CURVE, BEST_NSD)]
+    found[1].touch()
+    assert found[0].is_file()
+    monkeypatch.delenv("ORCHESTRATOR_CURVE_EVERY")
+    trained(folder, tmp_path / "looking", monkeypatch, kind=Ticking, num_epochs=1)
+    assert not any(path.exists() for path in found)
 
 
 def test_all_cases_are_trained_on_with_fold_all(folders, tmp_path, monkeypatch):

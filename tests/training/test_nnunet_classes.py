@@ -9,7 +9,13 @@ import pytest
 from orchestrator.benchmark.definition import Model
 from orchestrator.errors import ConfigError
 from orchestrator.training.nnunet import classes as nnunet_classes
-from orchestrator.training.nnunet.classes import check_models, find_planner, find_trainer, planned_memory_gib
+from orchestrator.training.nnunet.classes import (
+    NOT_THEIRS,
+    check_models,
+    find_planner,
+    find_trainer,
+    planned_memory_gib,
+)
 
 OWN = """
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -117,3 +123,23 @@ def test_trainers_of_the_users_own_are_found_as_nnunet_finds_them(own):
 def test_what_is_no_trainer_or_cannot_be_imported_is_named(own, name, message):
     with pytest.raises(ConfigError, match=message):
         find_trainer(name)
+
+
+def test_a_trainer_with_its_own_loop_is_refused_before_anything_is_imported(own):
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+    from orchestrator.training.nnunet.trainers import named_trainers
+
+    (own / "looping.py").write_text(
+        "from mine import OwnTrainer\nclass Looping(OwnTrainer):\n def on_epoch_end(self): pass\n"
+        "class Derived(Looping):\n rate = 8\n"
+    )
+    for name, method in (("Derived", "on_epoch_end"), ("nnUNetTrainerBenchmark_5epochs", "run_training")):
+        with pytest.raises(ConfigError, match=f"trainer {name}: has its own .*{method}.*would never be called"):
+            check_models([Model(name="m", trainer=name)])
+        with pytest.raises(ConfigError, match=f"trainer {name}: has its own .*{method}"):
+            named_trainers.preset_trainer(name)
+    ours = (named_trainers.PresetTrainer, named_trainers.ExactTrainer)
+    refused = {name for kind in ours for name, value in vars(kind).items() if callable(value) and name[0] != "_"}
+    refused = refused - named_trainers._TOGETHER | named_trainers._NEVER_CALLED
+    assert {name for name in refused if hasattr(nnUNetTrainer, name)} == NOT_THEIRS

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from orchestrator.errors import DataError, IntegrityError
+from orchestrator.errors import DataError, IntegrityError, StorageError
 from orchestrator.storage.local import LocalStorage
 from orchestrator.training.nnunet.foreign_weights import load_weights
 from orchestrator.training.plain_state import State
@@ -16,8 +16,19 @@ PLACE = "orchestrator_place"
 
 def write_checkpoint(path: Path, state: State) -> None:
     """Write a checkpoint; one of that name that is there is replaced when the new one is whole on the disk."""
-    with LocalStorage(str(path.parent)).writing(path.name) as temporary:
-        torch.save(_plain(state), temporary)
+    storage, content = LocalStorage(str(path.parent)), _plain(state)
+    with storage.writing(path.name) as temporary:
+        try:
+            torch.save(content, temporary)
+        except RuntimeError as error:
+            # Of a disk that is full torch tells a position in the file; what says something of a GPU has its own class.
+            if type(error) is not RuntimeError:
+                raise
+            free_mib = (storage.free_bytes() or 0) / 2**20
+            raise StorageError(
+                f"{path}: cannot be written whole ({error}); {free_mib:,.0f} MiB are free there. Make room: --c "
+                "goes on from the checkpoint before"
+            ) from error
 
 
 def read_checkpoint(path: Path) -> State:

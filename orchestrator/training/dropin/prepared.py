@@ -45,6 +45,12 @@ class Prepared:
         _refuse_stale(stock, converted)
         return cls(folder=stock / PATCHES, kind="patch files")
 
+    def identifiers(self) -> Iterable[str]:
+        """Return the names of the cases."""
+        if self.kind == "patch files":
+            return ArrowDataset.get_identifiers(str(self.folder))
+        return own_identifiers(self.folder)
+
     def cases(self) -> CaseFolder:
         """Return the cases for a loader."""
         if self.kind == "patch files":

@@ -7,7 +7,7 @@ installed; beside what nnU-Net reads they hold the place from which a training g
 
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 from orchestrator.errors import ConfigError, OrchestratorError
 from orchestrator.results.curves import write_curve
@@ -26,6 +26,7 @@ from orchestrator.training.dropin.checkpoint_file import PLACE, read_checkpoint,
 from orchestrator.training.dropin.options import DropinOptions
 from orchestrator.training.dropin.prepared import Prepared
 from orchestrator.training.dropin.trainer_file import TRAINER
+from orchestrator.training.feed.nnunet_folder import whole_cases
 from orchestrator.training.freed_memory import keep_freed_memory
 from orchestrator.training.nnunet.trainers.exact_trainer import ExactTrainer, FedCases
 from orchestrator.training.nnunet.trainers.learning_curve import CurveSettings
@@ -91,6 +92,10 @@ class nnUNetTrainerOrchestrator(ExactTrainer):  # noqa: N801 - nnU-Net's names
         _check(plans, configuration)
         self._options = DropinOptions.of()
         super().__init__(plans, configuration, fold, dataset_json, device)
+        # nnU-Net validates once more for the next stage of a cascade, in the folder of whose files the trainer of that
+        # stage does not look, and fails where only patch files of that stage are left.
+        own = {name: value for name, value in self.configuration_manager.configuration.items() if name != "next_stage"}
+        self.configuration_manager = ConfigurationManager(own)
         self.checkpoint_every_s = self._options.checkpoint_every_s
         self._training_id = f"{self.plans_manager.dataset_name} {configuration} fold {fold}"
         self._log = self.print_to_log_file
@@ -123,6 +128,7 @@ class nnUNetTrainerOrchestrator(ExactTrainer):  # noqa: N801 - nnU-Net's names
     def _fed(self) -> FedCases:
         if self._cases is None:
             train, monitoring = self.do_split()
+            self._check_split(train, monitoring)
             self._cases = FedCases(
                 folder=self._prepared.cases(),
                 train=tuple(sorted(train)),
@@ -131,11 +137,25 @@ class nnUNetTrainerOrchestrator(ExactTrainer):  # noqa: N801 - nnU-Net's names
             )
         return self._cases
 
+    def _check_split(self, train: Sequence[str], validation: Sequence[str]) -> None:
+        """Raise ConfigError for a split of which a loader can draw nothing."""
+        where = f"{Path(self.preprocessed_dataset_folder_base, 'splits_final.json')}, fold {self.fold}"
+        known = set(self._prepared.identifiers())
+        for what, names in (("training", train), ("validation", validation)):
+            if not names:
+                raise ConfigError(f"{where}: no {what} cases; expected at least one, or fold all")
+            if lacking := sorted(set(names) - known):
+                raise ConfigError(
+                    f"{where}: {what} case {lacking[0]} is not in {self._prepared.folder}; expected cases that are "
+                    "preprocessed"
+                )
+
     def on_train_start(self) -> None:
         """Build everything, as nnU-Net does, then go to the place of the checkpoint that was loaded, if one was."""
         if self.device.type == "cpu":
             keep_freed_memory()
-        super().on_train_start()
+        with whole_cases(self.preprocessed_dataset_folder):
+            super().on_train_start()
         self._count_batches((self.dataloader_train, self.dataloader_val))
         structures = Structures.of(self, tolerance_mm=self._options.tolerance_mm)
         self.print_to_log_file(f"NSD at {structures.tolerances_mm[0]:g} mm")
@@ -144,6 +164,10 @@ class nnUNetTrainerOrchestrator(ExactTrainer):  # noqa: N801 - nnU-Net's names
         self._whole_cases = self._new_curve(structures)
         if self._was_loaded:
             self._go_on()
+        else:
+            # Of a training that was here before.
+            for name in (CURVE, BEST_NSD):
+                Path(self.output_folder, name).unlink(missing_ok=True)
         self._saved_s = self._clock()
 
     def _go_on(self) -> None:
@@ -153,7 +177,7 @@ class nnUNetTrainerOrchestrator(ExactTrainer):  # noqa: N801 - nnU-Net's names
             self.print_to_log_file("The checkpoint is of another trainer: it goes on, but not bit for bit")
             return
         for what, value in self._origin().items():
-            if place["origin"].get(what) != value:
+            if place["origin"].get(what, value) != value:
                 self.print_to_log_file(f"Other {what} than before: it goes on, but not as it would have")
         self._restore_place(place)
         if self._whole_cases is not None and place["curve"]:
@@ -169,6 +193,8 @@ class nnUNetTrainerOrchestrator(ExactTrainer):  # noqa: N801 - nnU-Net's names
         return {
             "patches": self._prepared.kind,
             "number of iterations": self.num_iterations_per_epoch,
+            "batch size": self.batch_size,
+            "patch size": list(map(int, self.configuration_manager.patch_size)),
             "training cases": list(fed.train),
             "validation cases": list(fed.monitoring),
         }

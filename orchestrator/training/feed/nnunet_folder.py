@@ -2,7 +2,10 @@
 
 import io
 import pickle
-from collections.abc import Hashable, Sequence
+import zipfile
+import zlib
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -124,6 +127,15 @@ def _voxels(places: object) -> NDArray[np.integer]:
     return found[:, 1:] if found.size else np.empty((0, 3), np.uint16)
 
 
+@contextmanager
+def whole_cases(name: object) -> Iterator[None]:
+    """Context in which nnU-Net reads cases; raises IntegrityError where files are missing or cut short."""
+    try:
+        yield
+    except (FileNotFoundError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise IntegrityError(f"{name}: missing or not whole ({error}). Preprocess it again") from error
+
+
 class NnunetFolder:
     """Preprocessed cases of one data set class of nnU-Net's."""
 
@@ -139,10 +151,8 @@ class NnunetFolder:
                 Blosc2Array(stem.with_name(f"{identifier}_seg.b2nd")),
             )
             return NnunetCase(str(stem), image, segmentation, stem.with_name(f"{identifier}.pkl"))
-        try:
+        with whole_cases(stem):
             data, seg, _, properties = self._dataset.load_case(identifier)
-        except FileNotFoundError as error:
-            raise IntegrityError(f"{stem}: missing ({error}). Preprocess it again") from error
         return NnunetCase(str(stem), _Slices(data), _Slices(seg), properties)
 
 

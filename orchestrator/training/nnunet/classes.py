@@ -30,6 +30,13 @@ DEFAULT_PLANNER, DEFAULT_TRAINER = "ExperimentPlanner", "nnUNetTrainer"
 OWN_TRAINERS = "nnUNet_extTrainer"
 """Variable of the environment by which nnU-Net is told of folders with trainers of the user's own."""
 _PLANNERS, _TRAINERS = "experiment_planning", "training/nnUNetTrainer"
+NOT_THEIRS = frozenset(
+    {
+        *("do_split", "get_tr_and_val_datasets", "on_train_start", "run_training"),
+        *("on_epoch_end", "on_train_end", "save_checkpoint"),
+    }
+)
+"""Methods that a study never calls: what a trainer does in its own ones of these would be left out."""
 _MEMORY_TARGET = "gpu_memory_target_in_gb"
 """Argument of nnU-Net's planners."""
 
@@ -46,7 +53,10 @@ class _Definition:
 
 
 def check_models(models: Iterable[Model]) -> None:
-    """Raise ConfigError with near names if nnU-Net would not find a planner or trainer; nothing is imported."""
+    """Raise ConfigError with near names if nnU-Net would not find a planner or trainer, or no study trains with it.
+
+    Nothing is imported.
+    """
     for model, planner, trainer in dict.fromkeys((one.name, one.planner, one.trainer) for one in models):
         for name, default, kind, found in (
             (planner, DEFAULT_PLANNER, "planner", _planners),
@@ -54,6 +64,32 @@ def check_models(models: Iterable[Model]) -> None:
         ):
             if name != default:
                 _expect_known(name, found(), kind=kind, where=f"model {model}")
+        refuse_methods(trainer, _own_methods(trainer) & NOT_THEIRS)
+
+
+def refuse_methods(trainer: str, methods: Iterable[str]) -> None:
+    """Raise ConfigError if a trainer has methods of its own that would never be called."""
+    if own := sorted(methods):
+        raise ConfigError(
+            f"trainer {trainer}: has its own {', '.join(own)}, which would never be called: checkpoints, the split and "
+            "the loop over epochs are this project's. Expected a trainer that changes loss, network, optimiser, "
+            "augmentation or a step"
+        )
+
+
+def _own_methods(trainer: str) -> set[str]:
+    """Return the methods that a trainer and those that it derives from define, nnU-Net's first one aside."""
+    found: set[str] = set()
+    seen, left, definitions = {DEFAULT_TRAINER}, [trainer], _trainers()
+    while left:
+        name = left.pop()
+        definition = definitions.get(name)
+        if name in seen or definition is None or definition.tree is None:
+            continue
+        seen.add(name)
+        found |= {node.name for node in definition.tree.body if isinstance(node, ast.FunctionDef)}
+        left += [base.id for base in definition.tree.bases if isinstance(base, ast.Name)]
+    return found
 
 
 def planned_memory_gib(models: Iterable[Model]) -> float:

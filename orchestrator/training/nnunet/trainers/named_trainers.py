@@ -3,8 +3,7 @@
 from collections.abc import Collection
 from typing import Any, TypeVar
 
-from orchestrator.errors import ConfigError
-from orchestrator.training.nnunet.classes import find_trainer
+from orchestrator.training.nnunet.classes import find_trainer, refuse_methods
 from orchestrator.training.nnunet.trainers.exact_trainer import ExactTrainer
 from orchestrator.training.nnunet.trainers.preset_trainer import PresetTrainer
 from orchestrator.training.nnunet.trainers.trainer_overrides import overridden
@@ -61,12 +60,7 @@ def before_trainer(
         for method, value in vars(kind).items()
         if callable(value) and not method.startswith("__")
     }
-    if own := overridden(named, sorted(methods - {*together} | {*never_called})):
-        raise ConfigError(
-            f"trainer {name}: has its own {', '.join(own)}, which would never be called: checkpoints, the split and "
-            "the loop over epochs are this project's. Expected a trainer that changes loss, network, optimiser, "
-            "augmentation or a step"
-        )
+    refuse_methods(name, overridden(named, sorted(methods - {*together} | {*never_called})))
     made: Any = type(called, (ours, named), {"named": named, "__module__": __name__})
     trainer: type[Ours] = made
     return trainer
