@@ -76,6 +76,7 @@ class nnUNetTrainerOrchestrator(ExactTrainer):  # noqa: N801 - nnU-Net's names
     goes_on = "nnUNetv2_train with --c goes on from there"
     # Of nnU-Net's trainer, which has no types.
     preprocessed_dataset_folder: str
+    configuration_manager: ConfigurationManager
     loss: torch.nn.Module
     _best_ema: float | None
 
@@ -92,8 +93,8 @@ class nnUNetTrainerOrchestrator(ExactTrainer):  # noqa: N801 - nnU-Net's names
         _check(plans, configuration)
         self._options = DropinOptions.of()
         super().__init__(plans, configuration, fold, dataset_json, device)
-        # nnU-Net validates once more for the next stage of a cascade, in the folder of whose files the trainer of that
-        # stage does not look, and fails where only patch files of that stage are left.
+        # The trainer of a cascade's next stage reads what nnU-Net's own trainer predicts for it, never what ours would.
+        # nnU-Net's validation would write that as well, and fail where only patch files are left of the next stage.
         own = {name: value for name, value in self.configuration_manager.configuration.items() if name != "next_stage"}
         self.configuration_manager = ConfigurationManager(own)
         self.checkpoint_every_s = self._options.checkpoint_every_s
