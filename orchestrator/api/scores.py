@@ -153,12 +153,7 @@ def submit(submissions: Sequence[str], *, output: str | Path, **options: Unpack[
     if reference is None:
         request = request_of_run(storage, study=options.get("study"))
         return submit_to_run(
-            found,
-            request,
-            output=storage,
-            label_set=options.get("label_set"),
-            score_all=score_all,
-            on_case=on_case,
+            found, request, output=storage, label_set=options.get("label_set"), score_all=score_all, on_case=on_case
         )
     patients = options.get("patients")
     return submit_alone(
