@@ -69,7 +69,9 @@ def train(
         AttemptEvents(storage, training_id=training.id) as events,
     ):
         listener = TrainingListener(
-            on_epoch=partial(_report, storage, training.id, claim=claim, log=log, node=node),
+            on_epoch=lambda epoch: _report(
+                storage, training.id, _of_stage(context, epoch), claim=claim, log=log, node=node
+            ),
             on_milestone=events.add,
             stop_reason=stop_request.reason,
             is_enough=partial(_is_enough, context, training.id, log=log),
@@ -77,6 +79,9 @@ def train(
         )
         outcome = _fit(context, training, worker=worker, log=log.write, listener=listener, check=claim.check)
     write_json(storage, record, {**asdict(outcome), "plan_sha256": plan_sha256})
+    if context.generation:
+        # It says how far this generation is, and would say it of the next one.
+        storage.delete(run_paths.training_progress(training.id))
 
 
 def _fit(
@@ -124,6 +129,14 @@ def _own_watches(context: RunContext, training: Training) -> "list[Watch]":
 
     watches = [watch_marker(context.storage, training_id=training.id)]
     return [*watches, watch_spot_notices()] if context.cloud == "aws" else watches
+
+
+def _of_stage(context: RunContext, epoch: "EpochReport") -> "EpochReport":
+    """Return the report of an epoch as one of those of this stage: of a population it trains a part of them."""
+    if (generation := context.generation) is None:
+        return epoch
+    first, end = generation.first_epoch, generation.until_epoch or epoch.num_epochs
+    return replace(epoch, epoch=epoch.epoch - first, num_epochs=end - first)
 
 
 def _report(

@@ -1,8 +1,13 @@
 """Population based training: what may change on the way, who goes on from whom, and what becomes of the best one."""
 
 import json
+import os
 import random
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -278,3 +283,33 @@ def test_a_population_is_simulated_as_all_of_its_trainings(brain, capsys):
     told = capsys.readouterr().out
     assert "4 trials, about" in told
     assert "4 trainings with preset tiny, simulated" in told
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+def test_a_population_on_ray_that_is_killed_decides_as_one_that_is_not_and_its_best_is_trained_by_its_schedule(brain):
+    space = "initial_learning_rate: {loguniform: [0.0000001, 0.01]}\n"
+    command = [sys.executable, "-m", "orchestrator"]
+    sweep = {
+        name: [*command, "sweep", *words(brain, space, *PBT, "--trials", "3", "--name", name)] for name in ("a", "b")
+    }
+    subprocess.run(sweep["a"], check=True, stdout=subprocess.DEVNULL, timeout=800)
+    whole, killed = (folder_of(brain).parent / name for name in sweep)
+    for waited_for in ("milestones/000001/00001.json", "generations/00002.json"):
+        started = subprocess.Popen(sweep["b"], stdout=subprocess.DEVNULL, start_new_session=True)
+        while not (killed / waited_for).exists():
+            assert started.poll() is None, "the sweep ended"
+            time.sleep(0.1)
+        os.killpg(started.pid, signal.SIGKILL)
+        started.wait()
+    subprocess.run(sweep["b"], check=True, stdout=subprocess.DEVNULL, timeout=800)
+    assert record_of(killed) == record_of(whole)
+    # Nothing is left of what was gone on from.
+    assert not list(killed.glob("trainings/*/generation*/*.ckpt"))
+    subprocess.run([*sweep["a"], "--apply", "tuned"], check=True, stdout=subprocess.DEVNULL)
+    run = ["--study", str(brain), "--preset", "tiny", "--output", str(whole.parent.parent)]
+    only = ["--only", "tumour-tuned-fold0"]
+    subprocess.run([*command, "run", *run, *only], check=True, stdout=subprocess.DEVNULL, timeout=800)
+    told = json.loads((whole.parent.parent / "trainings" / "tumour-tuned-fold0" / "training.json").read_text())
+    assert told["num_epochs"] == 4
+    assert not told["ended_early"]

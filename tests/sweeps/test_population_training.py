@@ -1,6 +1,7 @@
 """Trainings in generations: each is a part of a training, and what goes on from another has all of it but its draws."""
 
 from dataclasses import asdict
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from tiny_training import CASES, Killed, Run, assert_same_weights, tiny_plan, ti
 
 from orchestrator.errors import TrainingError
 from orchestrator.search.population import Generation
+from orchestrator.stages.train import _of_stage
 from orchestrator.storage import run_paths
 from orchestrator.storage.json_files import write_json
 from orchestrator.training.checkpoint import CheckpointStore
@@ -104,6 +106,13 @@ def test_the_settings_of_the_generations_are_those_of_a_training_by_their_schedu
     preset = tiny_preset().changed_by((("schedule", steps),))
     last = Member(tmp_path, setting, "member1", last_from("member1"), preset=preset).go()
     assert_same_weights(last.weights, Run(tmp_path / "whole", setting, seed=1, preset=preset).go().weights)
+
+
+def test_how_far_a_generation_is_is_told_by_its_own_epochs(setting, tmp_path):
+    report = Run(tmp_path, setting).go().reports[-1]
+    for generation, expected in [(None, (2, 3)), (FIRST, (2, 2)), (last_from("member0"), (0, 1))]:
+        told = _of_stage(SimpleNamespace(generation=generation), report)
+        assert (told.epoch, told.num_epochs) == expected
 
 
 def test_what_it_goes_on_from_must_be_there_and_of_the_same_cases(setting, tmp_path):
