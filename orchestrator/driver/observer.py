@@ -60,7 +60,8 @@ class RunObserver:
         self._durations_s: dict[StageKind, list[float]] = defaultdict(list)
         self._running: dict[str, RunningTraining] = {}
         self._totals = Counter(stage.kind for stage in schedule.remaining())
-        self._results = {stage.key for stage in schedule.graph.values() if stage.kind is StageKind.SCORE}
+        of_kind = {kind: {key for key, one in schedule.graph.items() if one.kind is kind} for kind in StageKind}
+        self._results = of_kind[StageKind.SCORE] or of_kind[StageKind.TRAIN]
         """With which each training of the request ends, those of earlier calls among them."""
         self._num_done: Counter[StageKind] = Counter()
         self._num_running: Counter[StageKind] = Counter()

@@ -90,7 +90,7 @@ def _entry(content: dict[str, object], training: Training, record: SweepRecord, 
     if preset:
         entry["preset"] = preset
     entry["suffix"] = f"-{name}"
-    schedule = f", a schedule for {record.num_epochs} epochs that they went through" if "schedule" in best else ""
+    schedule = f", with a schedule for {record.num_epochs} epochs" if "schedule" in best else ""
     entry["note"] = (
         f"the best of {record.num_scored} trials on the training cases of {record.training}{schedule}; other folds may "
         "test cases on which it was chosen"

@@ -11,16 +11,23 @@ import time
 from pathlib import Path
 
 import pytest
+from fake_backend import NODE
 from played_sweeps import Played, played, request_of, study_with_presets, words
 
 from orchestrator.benchmark.loading import load_study
 from orchestrator.cli.sweep import main
+from orchestrator.driver.observer import RunObserver
+from orchestrator.driver.request import graph_of
 from orchestrator.report.search import search_section
 from orchestrator.results.trials import read_search
+from orchestrator.scheduling.resources import ResourceRequest
+from orchestrator.scheduling.scheduler import Schedule
+from orchestrator.scheduling.training_need import Needs
 from orchestrator.search.population import Member, explored, next_generation
 from orchestrator.search.space import load_space
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.sweeps.chosen import trials_of
+from orchestrator.workflow.keys import StageKey, StageKind
 
 RATES = "initial_learning_rate: {loguniform: [0.0001, 0.1]}\n"
 PBT = ("--stopping", "pbt", "--first-epochs", "1")
@@ -191,7 +198,9 @@ def test_who_goes_on_from_another_has_the_history_of_that_one_and_the_best_becom
     assert "model tuned, from epoch 0 initial_learning_rate" in capsys.readouterr().out
     model = load_study(brain).models[-1]
     assert request.run.preset.changed_by(model.changes) == request.run.preset.changed_by(best.changes)
-    assert model.note.startswith("the best of 5 trials on the training cases of tumour-fold0, a schedule for 4 epochs")
+    assert model.note.startswith(
+        "the best of 5 trials on the training cases of tumour-fold0, with a schedule for 4 epochs; "
+    )
 
 
 def test_tables_and_report_say_of_each_generation_who_goes_on_from_whom(brain, monkeypatch):
@@ -283,6 +292,28 @@ def test_a_population_is_simulated_as_all_of_its_trainings(brain, capsys):
     told = capsys.readouterr().out
     assert "4 trials, about" in told
     assert "4 trainings with preset tiny, simulated" in told
+
+
+def test_a_generation_ends_with_its_trainings_and_keeps_them_beside_what_the_training_leaves(brain, monkeypatch):
+    request, made = request_of(brain, RATES, *PBT), []
+    runs = Played(monkeypatch)
+
+    def run(one, **others):
+        made.append(graph_of(one))
+        return runs.run(one, **others)
+
+    monkeypatch.setattr("orchestrator.sweeps.population.run", run)
+    played(request)
+    key, folder = StageKey(kind=StageKind.TRAIN, training="trial000-fold0"), "trainings/trial000-fold0"
+    assert made[1][key].products[0] == f"{folder}/generation001/checkpoint_final.ckpt"
+    assert made[3][key].products[0] == f"{folder}/checkpoint_final.ckpt"
+    assert made[1][key].expected_s == pytest.approx(request.run.preset.expected_training_s / 4)
+    for graph, last in ((made[1], StageKind.TRAIN), (made[3], StageKind.SCORE)):
+        needed = {need for one in graph.values() for need in one.dependencies}
+        assert {one.kind for one in graph if one not in needed} == {last}
+        schedule = Schedule(graph, done=(), nodes=[NODE], needs=Needs(one=ResourceRequest(cpus=1)), min_gain_s=600.0)
+        observer = RunObserver(schedule, view=None, publish=None, clock=lambda: 0.0)
+        assert observer.snapshot(schedule).num_trainings == 4
 
 
 @pytest.mark.long
