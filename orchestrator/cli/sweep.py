@@ -186,8 +186,9 @@ def _search_here(request: SweepRequest, *, console: Console) -> int:
     if outcome.best is None:
         say("No trial has trained to its end.", console=console)
         return EXIT_NOT_DONE
-    num_early = sum(not one.is_whole and one.score is not None for one in outcome.results)
-    num_failed = sum(one.score is None for one in outcome.results)
+    num_ended = sum(one.trial.ended_after is not None for one in outcome.results)
+    num_early = sum(not one.is_whole and one.score is not None for one in outcome.results) + num_ended
+    num_failed = sum(one.score is None for one in outcome.results) - num_ended
     without = f", {num_failed} without a score" if num_failed else ""
     say(
         f"{len(outcome.results)} trials, {num_early} of them ended early{without}. The best, with "

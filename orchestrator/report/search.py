@@ -69,8 +69,9 @@ def search_section(search: SearchRecord) -> SearchSection | None:
 
 
 def _sentence(search: SearchRecord) -> str:
-    num_early = sum(not trial.is_whole and search.score(trial) is not None for trial in search.trials)
-    num_failed = sum(search.score(trial) is None for trial in search.trials)
+    num_ended = sum(search.has_ended(trial) for trial in search.trials)
+    num_early = sum(not trial.is_whole and search.score(trial) is not None for trial in search.trials) + num_ended
+    num_failed = sum(search.score(trial) is None for trial in search.trials) - num_ended
     hours = sum(trial.hours for trial in search.trials)
     epochs = sum(trial.epochs_in_all for trial in search.trials)
     failed = f", {num_failed} without a score" if num_failed else ""

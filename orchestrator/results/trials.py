@@ -99,7 +99,7 @@ class SearchRecord:
             return "best"
         if trial.is_whole:
             return ""
-        if self.generations and self.has_ended(trial):
+        if self.has_ended(trial):
             return "ended early"
         if self.score(trial) is None:
             return "no score"
@@ -107,9 +107,8 @@ class SearchRecord:
 
     def has_ended(self, trial: TrialRecord) -> bool:
         """Whether a member of a population ended before the others."""
-        return trial.number not in {
-            one["trial"] for one in self.generations[-1]["members"] if one["source"] is not None
-        }
+        members = self.generations[-1]["members"] if self.generations else ()
+        return bool(members) and trial.number not in {one["trial"] for one in members if one["source"] is not None}
 
     def rows_of_generations(self) -> list[list[str]]:
         """Return, for people, GENERATION_HEAD and the settings of each member in each generation."""

@@ -251,6 +251,8 @@ def test_where_hours_are_short_the_worst_end_early_and_at_least_one_goes_on(brai
     table = (folder_of(brain) / "tables" / "trials.md").read_text(encoding="utf-8")
     assert table.count("| ended early |") == 2
     assert table.count("| ended |") == 2
+    section = search_section(read_search(open_storage(request.output)))
+    assert "10 epochs and 4 hours of training. 2 ended early. They" in section.sentence
 
 
 def test_another_population_of_the_same_name_is_refused_and_none_teaches_another_sweep(brain, monkeypatch, capsys):
