@@ -9,7 +9,7 @@ from ray.train.v2._internal.callbacks.placement_group_callback import PlacementG
 
 _UNUSED = (DatasetsCallback, PlacementGroupCleanerCallback)
 """One hands out Ray's own data sets; the other gives back what a dead controller has reserved, in a process that is
-always on the head, which `ray_leftovers.py` does for all trainings. Each takes 0.1 GiB for every training."""
+always on the head, which `leftovers.py` does for all trainings. Each takes 0.1 GiB for every training."""
 _SETTINGS = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
 """It takes 0.1 GiB, too, on any node; trainings look for a drain themselves."""
 
