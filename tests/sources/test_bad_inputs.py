@@ -34,6 +34,7 @@ class OneTraining:
     title: str = "One training"
     models: tuple[Model, ...] = (Model(name="3d"),)
     is_search: bool = True
+    groups: tuple[()] = ()
 
     @property
     def datasets(self) -> tuple[Dataset, ...]:
