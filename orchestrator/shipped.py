@@ -22,6 +22,11 @@ def or_shipped(path: Path) -> Path:
     return path
 
 
+def is_installed(path: Path) -> bool:
+    """Whether a file is part of an installed package, and not of a checkout, which is its user's own."""
+    return path.resolve().is_relative_to(_INSTALLED)
+
+
 def checkout() -> Path:
     """Return the folder of the project; raises ConfigError for an installed wheel, which has none."""
     if not _is_checkout():

@@ -41,14 +41,15 @@ def check_before_start(request: RunRequest) -> tuple[Problem, ...]:
     storage = open_storage(request.output)
     if request.data is None:
         return ()
-    by_headers: tuple[Problem, ...] = ()
     # The headers of files in a bucket take their whole files.
-    if not open_storage(request.data).is_remote:
-        graph = graph_of(request)
-        needed = map(graph.__getitem__, needed_stages(graph, done=finished_stages(graph, storage)))
-        by_headers = _inspect(request, needed, thorough=False)
+    by_headers = () if "://" in request.data else _inspect(request, _stages_needed(request, storage), thorough=False)
     by_voxels = _inspect(request, _stages_read_again(request, storage), thorough=True)
     return tuple(dict.fromkeys([*by_headers, *by_voxels]))
+
+
+def _stages_needed(request: RunRequest, storage: Storage) -> list[Stage]:
+    graph = graph_of(request)
+    return [graph[key] for key in needed_stages(graph, done=finished_stages(graph, storage))]
 
 
 def _stages_read_again(request: RunRequest, storage: Storage) -> list[Stage]:
@@ -78,10 +79,10 @@ def _inspect(request: RunRequest, stages: Iterable[Stage], *, thorough: bool) ->
         )
         for case, label_sets in sorted(parts.items())
     ]
-    if open_storage(request.data or "").is_remote:
-        return tuple(_problems_of_copies(requests, location=request.data or ""))
-    num_threads = NUM_READERS if thorough else NUM_HEADER_READERS
-    downloads = Path(request.data or "")
+    location = request.data or ""
+    if "://" in location:
+        return tuple(_problems_of_copies(requests, location=location))
+    num_threads, downloads = NUM_READERS if thorough else NUM_HEADER_READERS, Path(location)
     return inspect_downloads(requests, downloads=downloads, thorough=thorough, num_threads=num_threads).problems
 
 

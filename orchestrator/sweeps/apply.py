@@ -11,7 +11,7 @@ from orchestrator.benchmark.definition import Training
 from orchestrator.configuration import load_yaml
 from orchestrator.errors import ConfigError
 from orchestrator.search.space import OF_A_MODEL
-from orchestrator.shipped import shipped_file
+from orchestrator.shipped import is_installed, or_shipped
 from orchestrator.storage import run_paths
 from orchestrator.storage.json_values import JsonMapping
 from orchestrator.sweeps.written import SweepRecord
@@ -51,7 +51,8 @@ def apply_best(
             f"--apply {name!r}: is part of the names of files; expected up to {_LONGEST} letters, digits, `_`, `.` and "
             "`-`, a letter or digit first"
         )
-    if path.resolve().is_relative_to(shipped_file("splits").resolve().parent / "shipped"):
+    path = or_shipped(path)
+    if is_installed(path):
         raise ConfigError(f"{path}: is part of the installed package; expected --study with a copy of its folder")
     content = load_yaml(path)
     if name in (content.get("models") or {}):

@@ -33,15 +33,6 @@ def _first_settings(storage: Storage) -> list[Settings]:
     return settings
 
 
-def course_of(storage: Storage) -> list[JsonObject]:
-    """Return the same of all generations, the first one, with which each member begins, included."""
-    begun = [
-        {"trial": number, "value": None, "source": number, "settings": dict(settings)}
-        for number, settings in enumerate(_first_settings(storage))
-    ]
-    return [{"from_epoch": 0, "members": begun}, *generations_of(storage)] if begun else []
-
-
 def generations_of(storage: Storage) -> list[JsonObject]:
     """Return how the members of a population went on with each generation but the first, as it was written down.
 
@@ -49,6 +40,15 @@ def generations_of(storage: Storage) -> list[JsonObject]:
     """
     keys = run_paths.own_keys(storage, run_paths.GENERATIONS)
     return [read_json(storage, key, {"from_epoch": int, "members": list}) for key in keys]
+
+
+def all_generations_of(storage: Storage) -> list[JsonObject]:
+    """Return the same with the first one before it, in which each member begins; none before that."""
+    begun = [
+        {"trial": number, "value": None, "source": number, "settings": dict(settings)}
+        for number, settings in enumerate(_first_settings(storage))
+    ]
+    return [{"from_epoch": 0, "members": begun}, *generations_of(storage)] if begun else []
 
 
 def _gone_on(trials: Sequence[Trial], generation: JsonObject) -> list[Trial]:

@@ -13,7 +13,7 @@ from orchestrator.storage import run_paths
 from orchestrator.storage.interface import Storage
 from orchestrator.storage.json_files import read_json
 from orchestrator.storage.json_values import JsonMapping
-from orchestrator.sweeps.chosen import course_of
+from orchestrator.sweeps.chosen import all_generations_of
 from orchestrator.sweeps.trial_results import TrialResult
 
 TABLE = f"{run_paths.TABLES}/trials"
@@ -41,7 +41,7 @@ def write_sweep(
     names = [name for name, _ in results[0].trial.settings] if results else []
     head = ["trial", *names, "DSC", "NSD", "cases", "epochs", "hours", ""]
     if "population" in about:
-        about = {**about, "generations": course_of(storage)}
+        about = {**about, "generations": all_generations_of(storage)}
     search = search_of(list(map(_record, results)), best=best.trial.number if best else None, about=about)
     rows = [_row(search, trial, result=results[trial.number]) for trial in search.ranked()]
     text = io.StringIO()

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from played_sweeps import Played, played, request_of, study_with_presets
-from tiny_training import CASES, Killed, Run, assert_same_weights, tiny_plan, tiny_preset, write_all_patches, write_ball
+from tiny_training import CASES, Killed, Run, assert_same_weights, tiny_preset, tiny_setting
 
 from orchestrator.errors import TrainingError
 from orchestrator.search.population import Generation
@@ -26,10 +26,7 @@ def last_from(source: str) -> Generation:
 
 @pytest.fixture(scope="module")
 def setting(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("population")
-    files = [write_ball(folder, index) for index in range(len(CASES))]
-    plan = tiny_plan(files, preset=tiny_preset())
-    return plan, write_all_patches(folder / "patches", files, plan)
+    return tiny_setting(tmp_path_factory.mktemp("population"), preset=tiny_preset())
 
 
 class Member(Run):

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from jsonschema import Draft202012Validator
-from tiny_training import CASES, Killed, Run, assert_same_weights, tiny_plan, tiny_preset, write_all_patches, write_ball
+from tiny_training import Killed, Run, assert_same_weights, tiny_preset, tiny_setting
 
 from orchestrator.benchmark.presets import read_presets
 from orchestrator.cli.schemas import schemas
@@ -27,10 +27,7 @@ def scheduled(*steps, **changes):
 
 @pytest.fixture(scope="module")
 def setting(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("scheduled")
-    files = [write_ball(folder, index) for index in range(len(CASES))]
-    plan = tiny_plan(files, preset=tiny_preset())
-    return plan, write_all_patches(folder / "patches", files, plan)
+    return tiny_setting(tmp_path_factory.mktemp("scheduled"), preset=tiny_preset())
 
 
 @pytest.fixture

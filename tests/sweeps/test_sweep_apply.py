@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from raw_datasets import write_dataset
 
+from orchestrator import shipped
 from orchestrator.benchmark.definition import Training
 from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.presets import PRESETS
@@ -182,3 +183,18 @@ def test_a_file_that_would_be_that_of_no_study_stays_and_is_named_itself(tmp_pat
     assert str(refused.value).startswith(f"{path}: ")
     assert path.read_text(encoding="utf-8") == text
     assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("named", ["as in the docs", "where it lies"])
+def test_a_study_of_an_installed_package_stays_as_it_is(named, tmp_path, monkeypatch):
+    along = tmp_path / "site-packages" / "orchestrator" / "shipped"
+    study = along / "splits" / "mine" / "study.yaml"
+    study.parent.mkdir(parents=True)
+    study.write_text(NONE)
+    monkeypatch.setattr(shipped, "_CHECKOUT", tmp_path / "site-packages")
+    monkeypatch.setattr(shipped, "_INSTALLED", along)
+    monkeypatch.chdir(tmp_path)
+    path = Path("splits/mine/study.yaml") if named == "as in the docs" else study
+    with pytest.raises(ConfigError, match="part of the installed package; expected --study with a copy of its folder"):
+        apply_best(path, None, None, name="tuned", load=load_study)
+    assert study.read_text() == NONE

@@ -5,7 +5,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tiny_training import CASES, Killed, Run, assert_same_weights, tiny_plan, tiny_preset, write_all_patches, write_ball
+from tiny_training import (
+    CASES,
+    Killed,
+    Run,
+    assert_same_weights,
+    tiny_plan,
+    tiny_preset,
+    tiny_setting,
+    write_all_patches,
+    write_ball,
+)
 
 from orchestrator.errors import ConfigError, TrainingError
 from orchestrator.training.nnunet import classes as nnunet_classes
@@ -52,10 +62,7 @@ class OwnLoop(nnUNetTrainer):
 
 @pytest.fixture(scope="module")
 def setting(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("balls")
-    files = [write_ball(folder, index) for index in range(4)]
-    plan = tiny_plan(files, preset=PRESET)
-    return plan, write_all_patches(folder / "patches", files, plan)
+    return tiny_setting(tmp_path_factory.mktemp("balls"), preset=PRESET)
 
 
 @pytest.fixture(autouse=True)

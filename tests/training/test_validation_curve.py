@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-from tiny_training import CASES, Killed, Run, assert_same_weights, tiny_plan, tiny_preset, write_all_patches, write_ball
+from tiny_training import CASES, Killed, Run, assert_same_weights, tiny_preset, tiny_setting
 
 from kernels import score_masks
 from orchestrator.benchmark.definition import Structure
@@ -28,10 +28,7 @@ STRUCTURES = (Structure(name="ball", label=1, tolerance_mm=5.0),)
 
 @pytest.fixture(scope="module")
 def setting(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("balls")
-    files = [write_ball(folder, index) for index in range(4)]
-    plan = tiny_plan(files, preset=PRESET, configuration="3d_fullres")
-    return plan, write_all_patches(folder / "patches", files, plan)
+    return tiny_setting(tmp_path_factory.mktemp("balls"), preset=PRESET)
 
 
 def looked(folder, setting, *, preset=PRESET, **changes):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as nnunet
 from test_loader import SETTINGS, assert_same, batches, folder, loader  # noqa: F401 - a fixture
-from tiny_training import Killed, Run, assert_same_weights, tiny_plan, tiny_preset, write_all_patches, write_ball
+from tiny_training import Killed, Run, assert_same_weights, tiny_preset, tiny_setting
 from worker_processes import Ticks, Together, kill_second_of_two, meet_often_in_two_processes
 
 from orchestrator.benchmark.definition import Structure
@@ -20,10 +20,7 @@ PRESET = tiny_preset()
 
 @pytest.fixture(scope="module")
 def setting(tmp_path_factory):
-    balls = tmp_path_factory.mktemp("balls")
-    files = [write_ball(balls, index) for index in range(4)]
-    plan = tiny_plan(files, preset=PRESET)
-    return plan, write_all_patches(tmp_path_factory.mktemp("preprocessed") / "patches", files, plan)
+    return tiny_setting(tmp_path_factory.mktemp("balls"), preset=PRESET)
 
 
 @pytest.fixture(scope="module")

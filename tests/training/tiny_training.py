@@ -82,6 +82,13 @@ def write_all_patches(folder, files, plan):
     return folder
 
 
+def tiny_setting(folder, *, preset):
+    """Return the plan of four generated cases, and the folder of their patches."""
+    files = [write_ball(folder, index) for index in range(len(CASES))]
+    plan = tiny_plan(files, preset=preset)
+    return plan, write_all_patches(folder / "patches", files, plan)
+
+
 def train_tiny(**arguments):
     """Train with what is given of the settings, the listener and all else."""
     taken = {}

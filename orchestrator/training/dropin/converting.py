@@ -33,7 +33,7 @@ from orchestrator.training.dropin.prepared import (
     source_files,
 )
 from orchestrator.training.feed.case_folders import FILE_ENDING
-from orchestrator.training.feed.nnunet_folder import read_properties, whole_cases
+from orchestrator.training.feed.nnunet_folder import read_properties, reading_preprocessed
 from orchestrator.training.feed.patch_dataset import ArrowDataset
 from orchestrator.training.nnunet.environment import prints_to_log
 
@@ -286,7 +286,7 @@ def _read(folder: Path, identifier: str) -> Held:
     path = folder / f"{identifier}.pkl"
     properties = read_properties(path)
     try:
-        with whole_cases(folder / identifier):
+        with reading_preprocessed(folder / identifier):
             data, seg, *_ = kind(str(folder), [identifier]).load_case(identifier)
         return np.asarray(data[:]), np.asarray(seg[:]), properties
     except (KeyError, RuntimeError, ValueError) as error:

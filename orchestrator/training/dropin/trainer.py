@@ -26,7 +26,7 @@ from orchestrator.training.dropin.checkpoint_file import PLACE, read_checkpoint,
 from orchestrator.training.dropin.options import DropinOptions
 from orchestrator.training.dropin.prepared import Prepared
 from orchestrator.training.dropin.trainer_file import TRAINER
-from orchestrator.training.feed.nnunet_folder import whole_cases
+from orchestrator.training.feed.nnunet_folder import reading_preprocessed
 from orchestrator.training.freed_memory import keep_freed_memory
 from orchestrator.training.nnunet.trainers.exact_trainer import ExactTrainer, FedCases
 from orchestrator.training.nnunet.trainers.learning_curve import CurveSettings
@@ -155,7 +155,7 @@ class nnUNetTrainerOrchestrator(ExactTrainer):  # noqa: N801 - nnU-Net's names
         """Build everything, as nnU-Net does, then go to the place of the checkpoint that was loaded, if one was."""
         if self.device.type == "cpu":
             keep_freed_memory()
-        with whole_cases(self.preprocessed_dataset_folder):
+        with reading_preprocessed(self.preprocessed_dataset_folder):
             super().on_train_start()
         self._count_batches((self.dataloader_train, self.dataloader_val))
         structures = Structures.of(self, tolerance_mm=self._options.tolerance_mm)

@@ -128,7 +128,7 @@ def _voxels(places: object) -> NDArray[np.integer]:
 
 
 @contextmanager
-def whole_cases(name: object) -> Iterator[None]:
+def reading_preprocessed(name: object) -> Iterator[None]:
     """Context in which nnU-Net reads cases; raises IntegrityError where files are missing or cut short."""
     try:
         yield
@@ -151,7 +151,7 @@ class NnunetFolder:
                 Blosc2Array(stem.with_name(f"{identifier}_seg.b2nd")),
             )
             return NnunetCase(str(stem), image, segmentation, stem.with_name(f"{identifier}.pkl"))
-        with whole_cases(stem):
+        with reading_preprocessed(stem):
             data, seg, _, properties = self._dataset.load_case(identifier)
         return NnunetCase(str(stem), _Slices(data), _Slices(seg), properties)
 
