@@ -37,6 +37,20 @@ FIELDS = MappingProxyType({**OWN_FIELDS, **{name: metric.field for name, metric 
 """Where each metric is found: a field of `LabelScore`, or a name in its `further`."""
 METRICS = tuple(FIELDS)
 """What can be calculated."""
+TITLES: Mapping[str, str] = MappingProxyType(
+    {
+        "dsc": "DSC",
+        "nsd": "NSD",
+        "hd95": "HD95 (mm)",
+        "assd": "ASSD (mm)",
+        "hd95-voxel": "HD95, voxels (mm)",
+        "hd95-voxel-pooled": "HD95, voxels pooled (mm)",
+        "assd-voxel": "ASSD, voxels (mm)",
+        "masd-voxel": "MASD, voxels (mm)",
+        **{name: metric.title for name, metric in FURTHER.items()},
+    }
+)
+"""Of each metric, with its unit, for tables."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

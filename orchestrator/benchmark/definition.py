@@ -55,6 +55,22 @@ class Structure:
             raise ConfigError(f"structure {self.name}: tolerance_mm {self.tolerance_mm}; expected at least 0")
 
 
+STUDY_METRICS = ("dsc", "nsd", "hd95", "assd")
+"""What every prediction of a run is scored by."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FurtherMetric:
+    """What a study's predictions are scored by besides."""
+
+    name: str
+    """As `evaluate --metrics` knows it."""
+    field: str
+    """Its column in the results."""
+    title: str
+    """With its unit."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LabelSet:
     """The structures that one kind of label map holds."""

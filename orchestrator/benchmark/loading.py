@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from orchestrator.benchmark.checks.metrics import further_metrics
 from orchestrator.benchmark.checks.names import check_letter_case
 from orchestrator.benchmark.definition import TEST, TRAIN, VALIDATION, Case, Dataset, LabelSet, Model
 from orchestrator.benchmark.folds import DatasetCases
@@ -71,6 +72,7 @@ def load_study(path: Path | None = None, *, describe: Describe | None = None) ->
         case_limits=case_limits,
         sha256=hashlib.sha256(b"".join(files) + (_json(described) if described else b"")).hexdigest(),
         ids=content.ids,
+        metrics=further_metrics(content, where=f"{path}: metrics"),
     )
     return _with_ids(found)
 

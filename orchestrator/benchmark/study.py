@@ -16,6 +16,7 @@ from orchestrator.benchmark.definition import (
     Case,
     Dataset,
     EvaluationSet,
+    FurtherMetric,
     LabelSet,
     Model,
     Training,
@@ -99,6 +100,8 @@ class Study:
     """Whether its trainings are trials, one of which is to be chosen."""
     ensembles: tuple[Ensemble, ...] = ()
     """Trainings that predict together."""
+    metrics: tuple[FurtherMetric, ...] = ()
+    """What its trainings are scored by besides DSC, NSD, HD95 and ASSD."""
     ids: str = ""
     """Template of the ids of its trainings; GROUP-foldN, or GROUP-seedM-foldN, if empty."""
 

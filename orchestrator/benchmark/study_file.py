@@ -204,6 +204,8 @@ class StudyFile(Entry):
     `{group}-fold{fold}`, or `{group}-seed{seed}-fold{fold}` where a model has seeds."""
     ensembles: dict[Name, EnsembleEntry] = {}
     """Trainings whose probabilities are averaged, by name."""
+    metrics: list[str] = []
+    """What is scored besides DSC, NSD, HD95 and ASSD, by the names that `evaluate --metrics` knows."""
     presets: dict[Name, PresetEntry] = {}
     """What is different here of a preset that comes along, or one of its own, by its name."""
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from orchestrator.benchmark.checks.tables import KnownNames, check_published, check_tables, known_names
-from orchestrator.benchmark.definition import TRAINING_SEED, VALIDATION, Training
+from orchestrator.benchmark.definition import TRAINING_SEED, VALIDATION, FurtherMetric, Training
 from orchestrator.benchmark.published import Published, PublishedScores
 from orchestrator.benchmark.study import Study
 from orchestrator.benchmark.study_file import ComparisonEntry, PublishedEntry, TableEntry, TablesFile
@@ -151,6 +151,8 @@ class TableLayout:
     case_groups: tuple[CaseGroups, ...] = ()
     references: str = ""
     """BibTeX of the study's own."""
+    metrics: tuple[FurtherMetric, ...] = ()
+    """What stands beside DSC and NSD."""
 
     @property
     def has_published(self) -> bool:
@@ -165,13 +167,14 @@ def load_tables(study: Study) -> TableLayout:
     """
     path = study.path.with_name("tables.yaml")
     if not path.exists():
-        layout = TableLayout(specs=(_of_everything(study),))
+        layout = TableLayout(specs=(_of_everything(study),), metrics=study.metrics)
         # The best of many trials on the cases on which it was chosen is better than it is: nothing is asked of those.
         return layout if study.is_search else replace(layout, comparisons=_of_models(study))
     content = understood(load_yaml(path), TablesFile, where=str(path))
     known = known_names(study)
     check_tables(content, known, where=str(path))
     return TableLayout(
+        metrics=study.metrics,
         specs=tuple(
             _table(name, entry, study=study, where=f"{path}: tables.{name}") for name, entry in content.tables.items()
         ),

@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
-from kernels import FURTHER, METRICS
+from kernels import METRICS, TITLES
 from orchestrator.api import evaluate
 from orchestrator.cli.console import (
     EXIT_DONE,
@@ -36,17 +36,6 @@ from orchestrator.scoring.leaderboard import Leaderboard
 from orchestrator.scoring.structures import LARGEST_LABEL, Region
 from orchestrator.storage.filesystem import open_storage
 
-TITLES = {
-    "dsc": "DSC",
-    "nsd": "NSD",
-    "hd95": "HD95 (mm)",
-    "assd": "ASSD (mm)",
-    "hd95-voxel": "HD95, voxels (mm)",
-    "hd95-voxel-pooled": "HD95, voxels pooled (mm)",
-    "assd-voxel": "ASSD, voxels (mm)",
-    "masd-voxel": "MASD, voxels (mm)",
-    **{name: metric.title for name, metric in FURTHER.items()},
-}
 MOST_LABELS_AT_ONCE = 65535
 OUTPUT_SUFFIXES = (".csv", ".parquet")
 

@@ -365,6 +365,7 @@ def _run_context(request: RunRequest, need: ResourceRequest) -> RunContext:
         seed=request.seed,
         datasets=datasets,
         label_sets={label_set.name: label_set for label_set in request.study.label_sets},
+        metrics=request.study.metrics,
         phantom_cases={download: tuple(cases) for download, cases in phantom_cases.items()},
         device="cuda" if need.gpus else "cpu",
         num_threads=max(1, int(need.cpus)),

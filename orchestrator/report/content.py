@@ -63,7 +63,7 @@ def make_page(
     study, trainings, layout = reported.study, reported.trainings, reported.layout
     methods_submitted = [] if submitted is None else list(dict.fromkeys(submitted["group"]))
     everything = rows if submitted is None else pd.concat([rows, submitted], ignore_index=True)
-    found = overview(everything)
+    found = overview(everything, further=layout.metrics)
     published = [(row, _published(reported, row)) for row in found]
     origins = _origins(rows)
     rankings = ranked_by_structure(everything, set_titles=layout.set_titles)
@@ -78,6 +78,7 @@ def make_page(
         set_titles=layout.set_titles,
         answers=_answers(reported, rows, everything=everything, submitted=methods_submitted),
         rows=found,
+        further=layout.metrics,
         published=_beside_published(published),
         errata=_errata(published, errata=layout.published.errata),
         figures=(*figures_of_scores(everything, set_titles=layout.set_titles), *_learning_curves(events)),

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from orchestrator.benchmark.definition import TRAINING_SEED
+from orchestrator.benchmark.definition import TRAINING_SEED, FurtherMetric
 
 _FACET = "a facet of the study: what its trainings are told apart by"
 COLUMNS: Mapping[str, str] = {
@@ -43,9 +43,10 @@ COLUMNS: Mapping[str, str] = {
 }
 
 
-def data_dictionary(columns: Sequence[str]) -> str:
+def data_dictionary(columns: Sequence[str], *, further: Sequence[FurtherMetric] = ()) -> str:
     """Return what each column of the exported scores is, as a Markdown table."""
+    known = {**COLUMNS, **{one.field: f"{one.title}; none if a mask is empty or there is no number" for one in further}}
     lines = ["# Columns of scores.csv and scores.parquet", "", "| column | what it is |", "|---|---|"]
     names = [*columns, *(name for name in ("patient", "volume_error") if name not in columns)]
-    lines += [f"| {name} | {COLUMNS.get(name, _FACET)} |" for name in names]
+    lines += [f"| {name} | {known.get(name, _FACET)} |" for name in names]
     return "\n".join(lines) + "\n"

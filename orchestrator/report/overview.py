@@ -1,12 +1,14 @@
 """The main table of a report: each group of trainings on each evaluation set, every number with how sure it is."""
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from orchestrator.benchmark.definition import FurtherMetric
 from orchestrator.statistics.intervals import MeanWithInterval, mean_with_interval
 
 if TYPE_CHECKING:
@@ -45,17 +47,23 @@ class OverviewRow:
     assd_mm: Quartiles
     volume_error: Quartiles
     """Predicted less reference volume, as a share of the reference."""
+    further: Mapping[str, Quartiles]
+    """Of further metrics of the study, by column."""
     tolerance_mm: float
     """Of the NSD."""
 
 
-def overview(rows: "pd.DataFrame") -> tuple[OverviewRow, ...]:
+def overview(rows: "pd.DataFrame", *, further: Sequence[FurtherMetric] = ()) -> tuple[OverviewRow, ...]:
     """Return a row for each group, evaluation set and structure of `scores_frame`, in its order."""
+    # What was scored before a study asked for a metric does not have its column.
+    rows = rows.assign(**{one.field: math.nan for one in further if one.field not in rows})
     parts = rows.groupby(["group", "evaluation_set", "structure"], sort=False)
-    return tuple(_row(*map(str, key), part=part) for key, part in parts)
+    return tuple(_row(*map(str, key), part=part, columns=[one.field for one in further]) for key, part in parts)
 
 
-def _row(group: str, evaluation_set: str, structure: str, *, part: "pd.DataFrame") -> OverviewRow:
+def _row(
+    group: str, evaluation_set: str, structure: str, *, part: "pd.DataFrame", columns: Sequence[str]
+) -> OverviewRow:
     patients, status = part["patient"].to_numpy(), part["status"].to_numpy()
     one_empty = np.isin(status, ["reference_empty", "prediction_empty"])
 
@@ -74,21 +82,25 @@ def _row(group: str, evaluation_set: str, structure: str, *, part: "pd.DataFrame
         num_missing=int((status == "missing").sum()),
         dsc=mean("dsc"),
         nsd=mean("nsd"),
-        hd95_mm=_quartiles(part["hd95_mm"], one_empty=one_empty),
-        assd_mm=_quartiles(part["assd_mm"], one_empty=one_empty),
-        volume_error=_quartiles(part["volume_error"], one_empty=one_empty),
+        hd95_mm=quartiles_of(part["hd95_mm"].to_numpy(float), one_empty=one_empty),
+        assd_mm=quartiles_of(part["assd_mm"].to_numpy(float), one_empty=one_empty),
+        volume_error=quartiles_of(part["volume_error"].to_numpy(float), one_empty=one_empty),
+        further={name: quartiles_of(part[name].to_numpy(float), one_empty=one_empty) for name in columns},
         tolerance_mm=float(part["tolerance_mm"].iloc[0]),
     )
 
 
-def _quartiles(column: "pd.Series[float]", *, one_empty: NDArray[np.bool_]) -> Quartiles:
-    values = column.to_numpy(float)
-    finite = values[~np.isnan(values)]
+def quartiles_of(values: NDArray[np.float64], *, one_empty: NDArray[np.bool_]) -> Quartiles:
+    """Return median and quartiles of the values that are numbers.
+
+    `one_empty` says of each case whether one of both masks is empty.
+    """
+    finite = values[np.isfinite(values)]
     low, median, high = map(float, np.quantile(finite, [0.25, 0.5, 0.75])) if finite.size else (math.nan,) * 3
     return Quartiles(
         low=low,
         median=median,
         high=high,
         num_finite=len(finite),
-        num_infinite=int((one_empty & np.isnan(values)).sum()),
+        num_infinite=int((one_empty & ~np.isfinite(values)).sum()),
     )

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator.benchmark.definition import FurtherMetric
 from orchestrator.report import figures
 from orchestrator.report.answers import Answer
 from orchestrator.report.live.state import LiveState
@@ -21,6 +22,7 @@ from orchestrator.report.texts.numbers import (
     counts,
     hours_text,
     left_out,
+    measure,
     modelled,
     number,
     p_value,
@@ -115,6 +117,8 @@ class Page:
     methods: str
     origins: tuple[Origin, ...]
     files: tuple[tuple[str, str], ...]
+    further: tuple[FurtherMetric, ...] = ()
+    """What stands beside the scores that every study has."""
     pictures: tuple[Picture, ...] = ()
     rankings: tuple[Ranked, ...] = ()
     parts: tuple[Parts, ...] = ()
@@ -172,6 +176,7 @@ def _rendered(template: str, page: Page, *, has_markup: bool) -> str:
         "percent": percent,
         "share": share,
         "quartiles": quartiles,
+        "measure": measure,
         "counts": counts,
         "basis": basis,
         "left_out": left_out,

@@ -109,7 +109,7 @@ def write_report(
     contents = {
         "scores.csv": found.rows.drop(columns=["order"]).to_csv(index=False).encode(),
         "scores.parquet": _parquet(reported.of_trainings),
-        "data_dictionary.md": data_dictionary(reported.table.schema.names).encode(),
+        "data_dictionary.md": data_dictionary(reported.table.schema.names, further=reported.layout.metrics).encode(),
         "summary.json": _summary(page).encode(),
         "methods.md": f"{page.methods}\n".encode(),
         "references.bib": bibliography(reported.layout).encode(),

@@ -104,3 +104,5 @@ class ResultRow:
     case: str
     score: CaseScore
     provenance: Provenance
+    further: Mapping[str, float] = field(default_factory=dict)
+    """Scores that the study asks for besides, by field; each is a column."""

@@ -61,7 +61,8 @@ SCHEMA = pa.schema(
     metadata={b"results_schema_version": SCHEMA_VERSION},
 )
 """One row a structure of a scored case: the columns of ResultRow, CaseScore and Provenance side by side, the volumes of
-the structure in both masks, and behind them a column for each facet of the training, a text or a whole number.
+the structure in both masks, and behind them a column for each facet of the training, a text or a whole number, and for
+each further metric of the study, a fraction.
 
 A score that there is not is null, and so is a distance to an empty mask: SQL leaves it out of averages, where one NaN
 or infinity would make all of them so.
@@ -70,6 +71,7 @@ _DIGEST_KEY = b"rows_sha256"
 """Of the metadata: Parquet's own checksums are of pages, not of what says which page is which column."""
 _SCORES = ("dsc", "nsd", "hd95_mm", "assd_mm")
 _FACET_TYPES = (pa.string(), pa.int64())
+_FURTHER_TYPE = pa.float64()
 
 
 class ResultsStore:
@@ -179,28 +181,35 @@ def _check_schema(schema: pa.Schema, *, where: str) -> None:
 
 
 def _is_known(field: pa.Field) -> bool:
-    """Whether a column is one of the store, or may be a facet."""
-    return field in list(SCHEMA) if field.name in SCHEMA.names else field.type in _FACET_TYPES
+    """Whether a column is one of the store, or may be a facet or a further metric."""
+    return field in list(SCHEMA) if field.name in SCHEMA.names else field.type in (*_FACET_TYPES, _FURTHER_TYPE)
+
+
+def _further(schema: pa.Schema) -> list[str]:
+    """Return the columns of further metrics."""
+    return [field.name for field in schema if field.name not in SCHEMA.names and field.type == _FURTHER_TYPE]
 
 
 def _without_nan(table: pa.Table) -> pa.Table:
     """Return a table whose scores are finite numbers or null."""
-    for name in _SCORES:
+    for name in (*_SCORES, *_further(table.schema)):
         column = table[name]
         numbers = pc.if_else(pc.is_finite(column), column, pa.scalar(None, pa.float64()))
-        table = table.set_column(table.schema.get_field_index(name), SCHEMA.field(name), numbers)
+        table = table.set_column(table.schema.get_field_index(name), table.schema.field(name), numbers)
     return table
 
 
 def to_table(rows: Sequence[ResultRow]) -> pa.Table:
-    """Return rows as a table of the store's schema, with a column for each of their facets."""
+    """Return rows as a table of the store's schema, with a column for each of their facets and further metrics."""
     facets = [
         pa.field(name, _type_of(name, rows)) for name in dict.fromkeys(name for row in rows for name in row.facets)
     ]
-    schema = pa.schema([*SCHEMA, *facets], metadata=SCHEMA.metadata)
+    names = dict.fromkeys(name for row in rows for name in row.further)
+    further = [pa.field(name, _FURTHER_TYPE) for name in names]
+    schema = pa.schema([*SCHEMA, *facets, *further], metadata=SCHEMA.metadata)
     records = []
     for row in rows:
-        record = {**row.facets, **asdict(row), **asdict(row.score), **asdict(row.provenance)}
+        record = {**row.facets, **row.further, **asdict(row), **asdict(row.score), **asdict(row.provenance)}
         voxel_ml = math.prod(row.score.spacing_mm) / 1000
         record["reference_ml"] = row.score.num_reference_voxels * voxel_ml
         record["predicted_ml"] = row.score.num_predicted_voxels * voxel_ml
@@ -215,7 +224,8 @@ def _type_of(facet: str, rows: Sequence[ResultRow]) -> pa.DataType:
 
 def from_table(table: pa.Table) -> list[ResultRow]:
     """Return the rows of a table of the store's schema."""
-    facets = table.schema.names[len(SCHEMA) :]
+    further = _further(table.schema)
+    facets = [name for name in table.schema.names[len(SCHEMA) :] if name not in further]
     of_row = [name for name in ResultRow.__dataclass_fields__ if name in SCHEMA.names]
     rows = []
     for record in table.to_pylist():
@@ -225,6 +235,7 @@ def from_table(table: pa.Table) -> list[ResultRow]:
         rows.append(
             ResultRow(
                 facets={name: record[name] for name in facets if record[name] is not None},
+                further={name: math.nan if record[name] is None else record[name] for name in further},
                 score=CaseScore(**score),
                 provenance=Provenance(**{name: record[name] for name in Provenance.__dataclass_fields__}),
                 **{name: record[name] for name in of_row},

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from orchestrator.benchmark.definition import Case, Dataset, LabelSet, Training
+from orchestrator.benchmark.definition import Case, Dataset, FurtherMetric, LabelSet, Training
 from orchestrator.benchmark.presets import Preset
 from orchestrator.search.early_stopping import EarlyStopping
 from orchestrator.search.population import Generation
@@ -43,6 +43,8 @@ class RunContext:
     generation: Generation | None = None
     """Where they go on and until when, if they are a population."""
 
+    metrics: tuple[FurtherMetric, ...] = ()
+    """What predictions are scored by besides DSC, NSD, HD95 and ASSD."""
     workers_per_training: int | None = None
     """Processes that fit each model together; None for what model and preset say."""
 

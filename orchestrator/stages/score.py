@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.benchmark.definition import Case, EvaluationSet, LabelSet, Training
+from orchestrator.benchmark.definition import STUDY_METRICS, Case, EvaluationSet, LabelSet, Training
 from orchestrator.benchmark.study import split_sha256
 from orchestrator.errors import IntegrityError
-from orchestrator.results.records import CaseScore, Provenance, ResultRow, ScoreStatus
+from orchestrator.results.records import Provenance, ResultRow, ScoreStatus
 from orchestrator.results.store import ResultsStore
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.records.cases import digests_of
@@ -50,6 +50,7 @@ def _score_case(
     provenance: Provenance,
 ) -> list[ResultRow]:
     """Return one row a structure of one prediction."""
+    from orchestrator.scoring.folders import metric_value
     from orchestrator.scoring.score import NoPrediction, score_files
 
     storage = context.storage
@@ -59,32 +60,29 @@ def _score_case(
         storage.fetch(run_paths.case_labels(case, label_set=evaluation.label_set)),
         [_fetch_prediction(storage, training, case) if reason is None else NoPrediction(reason=reason)],
         structures=_structures(evaluation, references=references, predicted=predicted),
-        metrics=("dsc", "nsd", "hd95", "assd"),
+        metrics=(*STUDY_METRICS, *(metric.name for metric in context.metrics)),
         dimension=None,
         ignored_label=references.ignored_label,
     )
     if reason is None and scores[0].status is ScoreStatus.MISSING:
         # It was predicted, so what is wrong with its file says nothing about the model.
         raise _not_there(storage, training, case, problem=scores[0].message.rstrip("."))
-    told = {"evaluation_set": evaluation.name, "dataset": case.dataset, "case": case.name}
-    return [_row(training, score=score, provenance=provenance, **told) for score in scores]
-
-
-def _row(
-    training: Training, *, evaluation_set: str, dataset: str, case: str, score: CaseScore, provenance: Provenance
-) -> ResultRow:
-    return ResultRow(
-        training_id=training.id,
-        group=training.group,
-        fold=training.fold,
-        configuration=training.model.configuration,
-        facets=training.facets,
-        evaluation_set=evaluation_set,
-        dataset=dataset,
-        case=case,
-        score=score,
-        provenance=provenance,
-    )
+    return [
+        ResultRow(
+            training_id=training.id,
+            group=training.group,
+            fold=training.fold,
+            configuration=training.model.configuration,
+            facets=training.facets,
+            evaluation_set=evaluation.name,
+            dataset=case.dataset,
+            case=case.name,
+            score=score,
+            further={metric.field: metric_value(score, metric.name) for metric in context.metrics},
+            provenance=provenance,
+        )
+        for score in scores
+    ]
 
 
 def _structures(evaluation: EvaluationSet, *, references: LabelSet, predicted: LabelSet) -> "list[ScoredStructure]":

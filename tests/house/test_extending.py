@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 import SimpleITK
 
-from kernels import FIELDS, OWN_FIELDS, LabelScore
+from kernels import FIELDS, OWN_FIELDS, TITLES, LabelScore
 from orchestrator.benchmark.loading import DEFAULT_STUDY, load_study
 from orchestrator.benchmark.presets import PRESETS
 from orchestrator.benchmark.tables import load_tables
 from orchestrator.cli import main
-from orchestrator.cli.evaluate import TITLES
 from orchestrator.cli.phantoms import main as phantoms
 from orchestrator.cli.run import main as run
+from orchestrator.errors import ConfigError
 from orchestrator.report.study_tables.tables import Doubts, write_tables
 from orchestrator.results.records import CaseScore
 from orchestrator.sources import registry
@@ -182,6 +182,39 @@ def test_the_metric_of_the_guide_is_asked_for_by_its_name(tmp_path):
     assert "volume similarity" in shown.stdout
     (found,) = csv.DictReader((tmp_path / "scores.csv").read_text().splitlines())
     assert [round(float(found[name]), 9) for name in ("dsc", "volume_similarity")] == [round(2 / 3, 9)] * 2
+
+
+SMALLEST = """
+title: Kidneys
+label_sets: {kidney: {kidney: {label: 1}}}
+datasets: {ours: {nnunet: Dataset001_Ours, label_sets: [kidney], channels: [CT]}}
+trainings: {kidney: {train: [ours/all]}}
+"""
+SCORED = """
+import sys
+from pathlib import Path
+from types import ModuleType
+more = sys.modules["kernels.metrics.more"] = ModuleType("kernels.metrics.more")
+more.__path__ = [sys.argv[1]]
+from orchestrator.benchmark.loading import load_study
+print(load_study(Path(sys.argv[2])).metrics)
+"""
+
+
+def test_a_study_asks_for_the_metric_of_the_guide(tmp_path):
+    (tmp_path / "metrics").mkdir()
+    (tmp_path / "metrics" / "volume_similarity.py").write_text(snippet("METRIC"))
+    path = tmp_path / "study.yaml"
+    path.write_text(f"{SMALLEST}metrics: [volume-similarity]\n")
+    (tmp_path / "folds.yaml").write_text("ours: [a, b]\n")
+    command = [sys.executable, "-c", SCORED, str(tmp_path / "metrics"), str(path)]
+    shown = subprocess.run(command, check=True, cwd=ROOT, capture_output=True, text=True)
+    assert "name='volume-similarity', field='volume_similarity', title='volume similarity'" in shown.stdout
+    path.write_text(path.read_text().replace("{train: [", "{facets: {Volume_Similarity: 1}, train: ["))
+    shown = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True)
+    assert "the column of volume-similarity is named like a facet" in shown.stderr
+    with pytest.raises(ConfigError, match="metrics: unknown metric 'volume-similarity'; expected one of hd95-voxel"):
+        load_study(path)
 
 
 def test_each_command_is_a_file_and_a_line():

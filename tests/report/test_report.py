@@ -44,8 +44,9 @@ def reported(rows, *, study=STUDY, layout=LAYOUT) -> Reported:
     return Reported(study=study, trainings=TRAININGS, table=table, layout=layout)
 
 
-def report(folder: Path, rows, *, failures=MappingProxyType({}), study=STUDY) -> str:
-    key = write_report(open_storage(str(folder)), reported=reported(rows, study=study), failures=failures)
+def report(folder: Path, rows, *, failures=MappingProxyType({}), study=STUDY, layout=LAYOUT) -> str:
+    shown = reported(rows, study=study, layout=layout)
+    key = write_report(open_storage(str(folder)), reported=shown, failures=failures)
     return (folder / key).read_text()
 
 

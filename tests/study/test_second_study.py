@@ -5,15 +5,22 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
+import SimpleITK
 
 import orchestrator
+from kernels import score_masks
+from orchestrator.benchmark.definition import Case
 from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.presets import find_preset
 from orchestrator.shipped import shipped_file
+from orchestrator.storage import run_paths
 
 STUDY = shipped_file("splits", "brain_mri", "study.yaml")
 TINY = """
+metrics: [hd95-voxel]
 presets:
   tiny: {like: smoke, num_epochs: 2, num_iterations_per_epoch: 5, num_val_iterations_per_epoch: 1, cases: {train: 3}}
 """
@@ -41,6 +48,18 @@ def test_both_scans_of_a_patient_are_in_one_fold_and_no_patient_leaks():
         assert len(patients[0] | patients[1]) == 9
 
 
+def hd95_of_voxels(output: Path, score: pd.Series) -> float:
+    """Return the distance of a region from the files of a run."""
+    case = Case(dataset=score["dataset"], name=score["case"])
+    keys = run_paths.case_labels(case, label_set="tumour"), run_paths.prediction(score["training_id"], case)
+    images = [SimpleITK.ReadImage(str(output / key)) for key in keys]
+    values = {"whole": [1, 2, 3], "core": [2, 3], "enhancing": [3]}[score["structure"]]
+    masks = [np.isin(SimpleITK.GetArrayFromImage(image), values).astype(np.uint8) for image in images]
+    spacing_mm = images[0].GetSpacing()[::-1]
+    found = score_masks(*masks, tolerances_mm={1: 1.0}, spacing_mm=spacing_mm, metrics=("hd95-voxel",))
+    return found[1].hd95_voxel_mm
+
+
 @pytest.mark.timeout(900)
 def test_it_runs_from_phantoms_to_a_table_of_both_networks(study, tmp_path):
     command = [sys.executable, "-m", "orchestrator", "run", "--study", str(study), "--preset", "tiny"]
@@ -55,7 +74,10 @@ def test_it_runs_from_phantoms_to_a_table_of_both_networks(study, tmp_path):
     assert (whole > core).all()
     table = (tmp_path / "tables" / "models.md").read_text(encoding="utf-8")
     assert table.startswith("# Two networks on the same folds")
-    assert "| cases | unet DSC | unet NSD | resenc DSC | resenc NSD |" in table
+    further = "HD95, voxels (mm)"
+    assert f"| cases | unet DSC | unet NSD | unet {further} | resenc DSC | resenc NSD | resenc {further} |" in table
+    score = scores[(scores["model"] == "unet") & scores["hd95_voxel_mm"].notna()].iloc[0]
+    assert score["hd95_voxel_mm"] == hd95_of_voxels(tmp_path, score)
     assert sorted(path.name for path in (tmp_path / "cases" / "brain" / "p01_1").glob("image*.nii.gz")) == [
         "image-1.nii.gz",
         "image.nii.gz",

@@ -10,6 +10,7 @@ from orchestrator.report.study_tables.cells import remarks_on, scores_of
 from orchestrator.report.study_tables.side_by_side import SideBySide, side_by_side
 from orchestrator.report.study_tables.table_rows import FilledTable, TableRow, headline_rows
 from orchestrator.report.texts.escaping import escaped
+from orchestrator.report.texts.numbers import measure
 
 COLUMNS = (
     "trainings", "evaluated on", "structure", "fold", "cases",
@@ -22,7 +23,10 @@ _OF_PUBLISHED = frozenset({"DSC published", "NSD published"})
 def to_markdown(table: FilledTable, *, heading: str = "#") -> str:
     """Return the table for reading; scores are percentages, mean ± sample SD over cases."""
     lines = [f"{heading} {table.spec.title}", "", *[f"> {note}\n" for note in table.notes]]
-    lines += ["DSC and NSD in percent, mean ± sample SD over cases (averages pool all folds).", ""]
+    lines += [
+        f"DSC and NSD in percent, mean ± sample SD over cases (averages pool all folds){_further_note(table)}.",
+        "",
+    ]
     if beside := side_by_side(table):
         lines += [*_header(beside.titles), *(f"| {' | '.join(cells)} |" for cells in beside.lines)]
         if headline_rows(table.rows) == tuple(table.rows):
@@ -47,14 +51,16 @@ def to_csv(table: FilledTable) -> str:
         ["group", "evaluation_set", "structure", "fold", "num_cases", "num_both_empty", "num_missing", *names]
         + [f"published_{name}" for name in names]
         + ["published_dsc_erratum", "published_nsd_erratum", "state", "preset", "phantoms", "capped"]
+        + [f"{one.field}_{part}" for one in table.metrics for part in ("median", "quartile_1", "quartile_3")]
     )
     for row in table.rows:
+        further = [_number(part) for one in row.further.values() for part in (one.median, one.low, one.high)]
         ours = [_number(getattr(row.summary, name)) for name in names]
         theirs = [_number(getattr(row.published, name)) if row.published else "" for name in names]
         counts = [row.summary.num_cases, row.summary.num_both_empty, row.summary.num_missing]
         errata = [row.published.dsc_erratum, row.published.nsd_erratum] if row.published else ["", ""]
         names_of_row = [row.group, row.evaluation_set, row.structure, row.fold]
-        writer.writerow([*names_of_row, *counts, *ours, *theirs, *errata, row.state, *_origin(row)])
+        writer.writerow([*names_of_row, *counts, *ours, *theirs, *errata, row.state, *_origin(row), *further])
     return buffer.getvalue()
 
 
@@ -65,7 +71,7 @@ def to_latex(table: FilledTable) -> str:
     lines = [
         "% needs \\usepackage{booktabs}",
         r"\begin{table}",
-        rf"\caption{{{escaped(table.spec.title)}. Percent, mean $\pm$ sample SD over cases.}}",
+        rf"\caption{{{escaped(table.spec.title)}. Percent, mean $\pm$ sample SD over cases{_further_note(table)}.}}",
         rf"\begin{{tabular}}{{{'l' * len(titles)}}}",
         r"\toprule",
         " & ".join(escaped(title) for title in titles) + r" \\",
@@ -100,7 +106,12 @@ def _beside(beside: SideBySide) -> Iterator[str]:
 def _columns(table: FilledTable) -> list[str]:
     """Return the titles of the columns; those of published values only where a row has any."""
     has_published = any(row.published for row in table.rows)
-    return [name for name in COLUMNS if has_published or name not in _OF_PUBLISHED]
+    *scores, remarks = (name for name in COLUMNS if has_published or name not in _OF_PUBLISHED)
+    return [*scores, *(one.title for one in table.metrics), remarks]
+
+
+def _further_note(table: FilledTable) -> str:
+    return "; other metrics: median and quartiles" if table.metrics else ""
 
 
 def _cells(row: TableRow, *, table: FilledTable) -> list[str]:
@@ -116,7 +127,8 @@ def _cells(row: TableRow, *, table: FilledTable) -> list[str]:
         ", ".join(remarks_on(row)),
     )
     shown = _columns(table)
-    return [cell for name, cell in zip(COLUMNS, cells, strict=True) if name in shown]
+    *scores, remarks = (cell for name, cell in zip(COLUMNS, cells, strict=True) if name in shown)
+    return [*scores, *(measure(row.further[one.field]) for one in table.metrics), remarks]
 
 
 def _origin(row: TableRow) -> list[str]:

@@ -7,6 +7,7 @@ from orchestrator.benchmark.published import AVERAGE
 from orchestrator.benchmark.tables import told_apart
 from orchestrator.report.study_tables.cells import remarks_on, scores_of
 from orchestrator.report.study_tables.table_rows import FilledTable, TableRow, headline_rows
+from orchestrator.report.texts.numbers import measure
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,18 +37,19 @@ def side_by_side(table: FilledTable) -> SideBySide | None:
         own = facets[row.group]
         key = (*(own.get(name, "") for name in names), row.evaluation_set, row.structure)
         found.setdefault(key, {})[own.get(facet)] = row
+    metric_titles = {"dsc": "DSC", "nsd": "NSD", **{one.field: one.title for one in table.metrics}}
     shown = [
         (value, metric, is_published)
         for value in values
-        for metric in ("dsc", "nsd")
-        for is_published in (False, True)
+        for metric in metric_titles
+        for is_published in ((False, True) if metric in {"dsc", "nsd"} else (False,))
         if not is_published or any(cells[value].published for cells in found.values() if value in cells)
     ]
     return SideBySide(
         titles=(
             *names,
             *("evaluated on", "structure", "cases"),
-            *(f"{value} {metric.upper()}{' published' * is_published}" for value, metric, is_published in shown),
+            *(f"{value} {metric_titles[name]}{' published' * is_published}" for value, name, is_published in shown),
             "remarks",
         ),
         lines=tuple(_line(key, cells, shown=shown, table=table) for key, cells in found.items()),
@@ -65,10 +67,15 @@ def _line(
     numbers = dict.fromkeys(str(row.summary.num_cases) for row in cells.values())
     remarks = [f"{value}: {remark}" for value, row in cells.items() for remark in _remarks(row, table)]
     scores = [
-        scores_of(cells[value], metric)[is_published] if value in cells else "" for value, metric, is_published in shown
+        _score(cells[value], metric, is_published=is_published) if value in cells else ""
+        for value, metric, is_published in shown
     ]
     where = table.set_titles.get(evaluation_set, evaluation_set)
     return (*facets, where, structure.replace("_", " "), " / ".join(numbers), *scores, ", ".join(remarks))
+
+
+def _score(row: TableRow, metric: str, *, is_published: bool) -> str:
+    return measure(row.further[metric]) if metric in row.further else scores_of(row, metric)[is_published]
 
 
 def _remarks(row: TableRow, table: FilledTable) -> list[str]:

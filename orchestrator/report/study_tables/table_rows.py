@@ -1,14 +1,20 @@
 """The rows of a table from committed scores, with the published value beside each of ours."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from orchestrator.benchmark.definition import Training
+import numpy as np
+
+from orchestrator.benchmark.definition import FurtherMetric, Training
 from orchestrator.benchmark.published import AVERAGE, Published, PublishedScore
 from orchestrator.benchmark.tables import TableSpec
+from orchestrator.report.overview import Quartiles, quartiles_of
 from orchestrator.results.aggregate import Summary, summarise
-from orchestrator.results.records import ResultRow
+from orchestrator.results.records import ResultRow, ScoreStatus
+
+_ONE_EMPTY = {ScoreStatus.REFERENCE_EMPTY, ScoreStatus.PREDICTION_EMPTY}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,6 +52,8 @@ class TableRow:
     state: str
     """Empty for a whole row; otherwise what it lacks: `pending`, `failed`, `not needed`, cases or folds."""
     summary: Summary
+    further: Mapping[str, Quartiles]
+    """Of further metrics of the study, by column."""
     published: PublishedScore | None
     origin: RowOrigin | None
     """None where there are no scores."""
@@ -63,6 +71,8 @@ class FilledTable:
     """Group to the first of its trainings."""
     notes: tuple[str, ...]
     """Sentences that must stand with the table."""
+    metrics: tuple[FurtherMetric, ...] = ()
+    """What stands beside DSC and NSD."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,6 +84,8 @@ class Scores:
     without: Mapping[str, str]
     """What became of trainings that have no rows and will get none: `failed` or `not needed`, by id."""
     published: Published
+    metrics: tuple[FurtherMetric, ...] = ()
+    """What stands beside DSC and NSD."""
 
     def state(self, training_id: str) -> str:
         """Return `done`, `failed`, `not needed` or `pending`."""
@@ -127,6 +139,7 @@ def _block(folds: Sequence[Training], *, evaluation_set: str, structure: str, sc
                 fold=training.fold if training.seed is None else f"{training.fold}, seed {training.seed}",
                 state=_state(state, num_absent=len(absent), num_cases=len(evaluation.cases)),
                 summary=summarise(rows),
+                further=_further(rows, scores.metrics),
                 published=published_of_fold(
                     scores.published, training, evaluation_set=evaluation_set, structure=structure
                 ),
@@ -134,17 +147,16 @@ def _block(folds: Sequence[Training], *, evaluation_set: str, structure: str, sc
             )
         )
     if len(folds) > 1:
-        group = folds[0].group
+        group, states = folds[0].group, [scores.state(training.id) for training in folds]
         block.append(
             TableRow(
                 group=group,
                 evaluation_set=evaluation_set,
                 structure=structure,
                 fold=AVERAGE,
-                state=_average_state(
-                    folds[0], [scores.state(training.id) for training in folds], num_absent=num_absent
-                ),
+                state=_average_state(folds[0], states, num_absent=num_absent),
                 summary=summarise(pooled),
+                further=_further(pooled, scores.metrics),
                 published=scores.published.find(
                     group=group, fold=AVERAGE, evaluation_set=evaluation_set, structure=structure
                 ),
@@ -152,6 +164,16 @@ def _block(folds: Sequence[Training], *, evaluation_set: str, structure: str, sc
             )
         )
     return block
+
+
+def _further(rows: Sequence[ResultRow], metrics: Sequence[FurtherMetric]) -> dict[str, Quartiles]:
+    one_empty = np.array([row.score.status in _ONE_EMPTY for row in rows], bool)
+    return {
+        metric.field: quartiles_of(
+            np.array([row.further.get(metric.field, math.nan) for row in rows], float), one_empty=one_empty
+        )
+        for metric in metrics
+    }
 
 
 def published_of_fold(

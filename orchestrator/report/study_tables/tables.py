@@ -54,7 +54,7 @@ def write_tables(
     for row in rows:
         if row.training_id in rows_of:
             rows_of[row.training_id].append(row)
-    scores = Scores(rows_of=rows_of, without=without, published=layout.published)
+    scores = Scores(rows_of=rows_of, without=without, published=layout.published, metrics=layout.metrics)
     used = [row for some in rows_of.values() for row in some]
     has_published = layout.has_published
     notes = run_notes(
@@ -84,6 +84,7 @@ def fill_tables(
             set_titles=layout.set_titles,
             first_of=first_of,
             notes=(*notes, *errata_of_rows(rows, errata=scores.published.errata)),
+            metrics=scores.metrics,
         )
         for spec, rows in filled
         if rows

@@ -9,6 +9,7 @@ from orchestrator.report.ranks import Ranked
 from orchestrator.report.texts.escaping import escaped
 from orchestrator.report.texts.numbers import (
     hours_text,
+    measure,
     modelled,
     number,
     p_value,
@@ -46,13 +47,25 @@ def latex_tables(page: Page) -> str:
 def _scores(page: Page) -> str:
     rows = [
         [row.group, page.set_title(row.evaluation_set), row.structure, str(row.num_cases), percent(row.dsc),
-         percent(row.nsd), quartiles(row.hd95_mm), quartiles(row.assd_mm)]
+         percent(row.nsd), quartiles(row.hd95_mm), quartiles(row.assd_mm),
+         *(measure(row.further[one.field]) for one in page.further)]
         for row in page.rows
     ]  # fmt: skip
+    further = ", and of further metrics," if page.further else ""
     return _table(
         f"Mean DSC and NSD in per cent with 95 % intervals (studentised bootstrap over {page.unit}s); median HD95 and "
-        "ASSD in mm with quartiles, of cases in which neither mask is empty.",
-        columns=(page.what, "evaluated on", "structure", "cases", "DSC", "NSD", "HD95", "ASSD"),
+        f"ASSD in mm{further} with quartiles, of cases in which neither mask is empty.",
+        columns=(
+            page.what,
+            "evaluated on",
+            "structure",
+            "cases",
+            "DSC",
+            "NSD",
+            "HD95",
+            "ASSD",
+            *(one.title for one in page.further),
+        ),
         rows=rows,
         label="scores",
     )

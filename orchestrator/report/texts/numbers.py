@@ -48,12 +48,17 @@ def p_value(value: float) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def quartiles(value: Quartiles, scale: float = 1.0) -> str:
+def quartiles(value: Quartiles, scale: float = 1.0, digits: str = ".1f") -> str:
     """Return median and quartiles: `2.1 (1.4 to 5.0)`."""
     if not value.num_finite:
         return _NONE
     low, median, high = (scale * part for part in (value.low, value.median, value.high))
-    return f"{median:.1f} ({low:.1f} to {high:.1f})"
+    return f"{median:{digits}} ({low:{digits}} to {high:{digits}})"
+
+
+def measure(value: Quartiles) -> str:
+    """Return median and quartiles of a metric of any unit and size."""
+    return quartiles(value, digits=".3g")
 
 
 def counts(value: Quartiles) -> str:
