@@ -122,7 +122,7 @@ class RayJobs:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Submission:
+class DriverJob:
     """A driver to be run."""
 
     id: str
@@ -144,7 +144,7 @@ def shell_entrypoint(script: str) -> str:
     return f"bash -c {shlex.quote(script)}"
 
 
-def submit_or_attach(jobs: Jobs, submission: Submission) -> bool:
+def submit_or_attach(jobs: Jobs, submission: DriverJob) -> bool:
     """Start the driver unless it is running; a job of that id that has ended is started anew and resumes.
 
     Returns

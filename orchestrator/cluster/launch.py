@@ -13,9 +13,9 @@ from orchestrator.cluster.aws_pools import describe
 from orchestrator.cluster.commands import Commands, ShellCommands, free_port, ray_command
 from orchestrator.cluster.config import Driver, OrderedMachine
 from orchestrator.cluster.jobs import (
+    DriverJob,
     Jobs,
     RayJobs,
-    Submission,
     follow,
     shell_entrypoint,
     submission_id,
@@ -84,14 +84,14 @@ class Launch:
         return location
 
     @property
-    def submission(self) -> Submission:
+    def submission(self) -> DriverJob:
         """The driver as a Ray job on the head."""
         arguments = shlex.join(self.driver.arguments)
         script = (
             f"cd {REMOTE_PROJECT} && exec ~/venv/bin/python -m {self.driver.module} {arguments} "
             f"--cluster {REMOTE_LAUNCH}/cluster.yaml"
         )
-        return Submission(
+        return DriverJob(
             id=self.submission_id,
             entrypoint=shell_entrypoint(script),
             environment={**environment.HEAD_JOB, environment.LAUNCHED_FROM: str(self.config.path)},

@@ -27,7 +27,7 @@ from orchestrator.inference.cases import InputCase, dicom_folders
 from orchestrator.storage.json_values import JsonMapping
 
 if TYPE_CHECKING:
-    from orchestrator.training.nnunet.prediction_memory import ImageHeader
+    from orchestrator.training.nnunet.prediction_memory import StoredImage
 
 LPS = "LPS"
 """Order of axes to the left, the back and the head: that of the cases of a run, but for nnU-Net's own raw data sets."""
@@ -124,9 +124,9 @@ def dicom_volume(case: InputCase) -> DicomVolume:
     return DicomVolume(dicom_folders(folder), name=str(folder), masks=None)
 
 
-def header_of(case: InputCase, model: ModelFiles) -> "ImageHeader | None":
+def header_of(case: InputCase, model: ModelFiles) -> "StoredImage | None":
     """Return what is known of an image before it is read; None if it cannot be, which reading it will tell."""
-    from orchestrator.training.nnunet.prediction_memory import ImageHeader, read_header
+    from orchestrator.training.nnunet.prediction_memory import StoredImage, read_header
 
     try:
         if model.reads(case):
@@ -142,7 +142,7 @@ def header_of(case: InputCase, model: ModelFiles) -> "ImageHeader | None":
         geometry = geometry.to_lps()
     x, y, z = geometry.size
     x_mm, y_mm, z_mm = geometry.spacing_mm
-    return ImageHeader(shape=(z, y, x), spacing_mm=(z_mm, y_mm, x_mm), voxel_bytes=_VOXEL_BYTES)
+    return StoredImage(shape=(z, y, x), spacing_mm=(z_mm, y_mm, x_mm), voxel_bytes=_VOXEL_BYTES)
 
 
 def source_files(case: InputCase) -> tuple[Path, ...]:

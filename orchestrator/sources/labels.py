@@ -12,7 +12,7 @@ MIN_SIDE_SEPARATION = 0.1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Pair:
+class PairedStructure:
     """A structure on either side of the patient, such as the kidneys, with a label for each side."""
 
     name: str
@@ -33,7 +33,7 @@ class LabelRule:
 
     values: Mapping[int, int]
     """Value in the file to label; 0 drops the structure. Background 0 needs no entry."""
-    pair: Pair | None = None
+    pair: PairedStructure | None = None
     """Labels whose sides are verified, and exchanged where they were."""
     near: str | None = None
     """Label set of the same case whose pair these structures lie in or beside."""
@@ -116,7 +116,7 @@ def _known(rule: LabelRule) -> str:
     return f"0 and {', '.join(str(value) for value in sorted(rule.values))}"
 
 
-def _verify_sides(labels: np.ndarray, *, pair: Pair, name: str) -> tuple[np.ndarray, tuple[str, ...]]:
+def _verify_sides(labels: np.ndarray, *, pair: PairedStructure, name: str) -> tuple[np.ndarray, tuple[str, ...]]:
     profiles = {label: (labels == label).sum(axis=(0, 1)) for label in (pair.left, pair.right)}
     for label, side in ((pair.left, "left"), (pair.right, "right")):
         if not profiles[label].any():

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from orchestrator.images.geometry import Geometry
 from orchestrator.images.problem import SourceError
-from orchestrator.sources.labels import LabelRule, Pair
+from orchestrator.sources.labels import LabelRule, PairedStructure
 
 VOXEL_MM = (0.1, 20.0)
 """Edges of voxels: scanners make 0.2 to 10 mm, phantoms for a processor without a GPU up to 9; metres and microns are
@@ -99,7 +99,9 @@ def implausible(image: sitk.Image, labels: sitk.Image, *, rule: LabelRule, name:
     return tuple(f"{name}: {words}" for words in found)
 
 
-def far_from(lesions: sitk.Image, organs: sitk.Image, *, rule: LabelRule, pair: Pair, name: str) -> tuple[str, ...]:
+def far_from(
+    lesions: sitk.Image, organs: sitk.Image, *, rule: LabelRule, pair: PairedStructure, name: str
+) -> tuple[str, ...]:
     """Return what is hardly right about lesions of one label map beside the pair of another on the same grid."""
     steps = _steps(organs)
     places = _places(sitk.GetArrayViewFromImage(lesions) > 0, steps=steps)
@@ -130,7 +132,7 @@ def _places(mask: np.ndarray, *, steps: Steps) -> Places:
     return tuple(index // step for index, step in zip(np.nonzero(mask), steps, strict=True))
 
 
-def _of_air(image: sitk.Image, values: np.ndarray, *, pair: Pair, steps: Steps) -> Iterator[str]:
+def _of_air(image: sitk.Image, values: np.ndarray, *, pair: PairedStructure, steps: Steps) -> Iterator[str]:
     """Yield what is odd about a pair full of air with what is in it: whatever the one is, the air is theirs."""
     coarse = tuple(slice(None, None, step) for step in steps)
     air = sitk.GetArrayViewFromImage(image)[coarse] < AIR_HU

@@ -19,10 +19,10 @@ from orchestrator.errors import ClusterError
 
 SUBMIT = """
 import sys
-from orchestrator.cluster.jobs import RayJobs, Submission, follow, shell_entrypoint, submit_or_attach
+from orchestrator.cluster.jobs import RayJobs, DriverJob, follow, shell_entrypoint, submit_or_attach
 jobs = RayJobs(sys.argv[1])
 script = "echo begun; while [ ! -e " + sys.argv[2] + " ]; do sleep 0.2; done; echo ended with $WORD"
-submission = Submission(id="run-1", entrypoint=shell_entrypoint(script), environment={"WORD": "a word"})
+submission = DriverJob(id="run-1", entrypoint=shell_entrypoint(script), environment={"WORD": "a word"})
 first = submit_or_attach(jobs, submission)
 second = submit_or_attach(jobs, submission)
 open(sys.argv[2], "w").close()

@@ -11,7 +11,7 @@ import torch
 
 from bench.instruments.stock_models import labels_of, small_plans
 from orchestrator.training.nnunet.planning import Plan
-from orchestrator.training.nnunet.prediction_memory import ImageHeader, forward_bytes, read_header, reading_bytes
+from orchestrator.training.nnunet.prediction_memory import StoredImage, forward_bytes, read_header, reading_bytes
 from orchestrator.training.nnunet.prepared_image import read_images
 
 SHAPE = (160, 150, 140)
@@ -53,7 +53,7 @@ def test_readers_of_itk_that_are_nnunets_own_copy_what_ours_does_not(reader, num
     names = ["CT", "PET"][:num_channels]
     dataset = {"channel_names": dict(enumerate(names)), "labels": labels_of(3), "file_ending": ".nii.gz"}
     plan = Plan(plans=small_plans(reader=reader, channels=names), dataset_json=dataset, configuration="3d_fullres")
-    header = ImageHeader(shape=SHAPE, spacing_mm=(1.0, 1.0, 1.0), voxel_bytes=8)
+    header = StoredImage(shape=SHAPE, spacing_mm=(1.0, 1.0, 1.0), voxel_bytes=8)
     beside = reading_bytes(replace(header, shape=(0, 0, 0)), plan)
     assert reading_bytes(header, plan) - beside == each * math.prod(SHAPE)
 

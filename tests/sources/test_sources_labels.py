@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from orchestrator.errors import DataError
-from orchestrator.sources.labels import LabelRule, Pair, map_labels
+from orchestrator.sources.labels import LabelRule, PairedStructure, map_labels
 
-KIDNEYS = Pair(name="kidney", plural="kidneys", left=7, right=4)
+KIDNEYS = PairedStructure(name="kidney", plural="kidneys", left=7, right=4)
 RULE = LabelRule(values={10: 7, 20: 4, 30: 1}, pair=KIDNEYS)
 
 

@@ -9,12 +9,12 @@ import pytest
 
 from orchestrator.benchmark.definition import Case
 from orchestrator.sources.downloads import CaseRequest, convert_case, inspect_downloads
-from orchestrator.sources.labels import LabelRule, Pair
+from orchestrator.sources.labels import LabelRule, PairedStructure
 from orchestrator.sources.plausibility import far_from, implausible
 
 IMAGE = chest.volume(chest.ct())
 LUNGS = chest.lungs()
-PAIR = Pair(name="lung", plural="lungs", left=1, right=2, is_air=True)
+PAIR = PairedStructure(name="lung", plural="lungs", left=1, right=2, is_air=True)
 LUNG = LabelRule(values={1: 1, 2: 2}, pair=PAIR)
 LESION = LabelRule(values={1: 1}, near="lung")
 NAMES = ("head and feet", "front and back", "left and right")

@@ -19,7 +19,7 @@ SHOWN = 200
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class JobState:
+class RayJobState:
     """What the operator says of a RayJob."""
 
     job: str
@@ -44,14 +44,14 @@ class JobState:
         return self.deployment == "Running" or (self.has_ended and self.job != "")
 
 
-def job_state(kubectl: Kubectl, name: str) -> JobState | None:
+def job_state(kubectl: Kubectl, name: str) -> RayJobState | None:
     """Return what is said of the RayJob of a run; None if there is none."""
     found = kubectl.get(RAY_JOB, name)
     if found is None:
         return None
     status = found.get("status") or {}
     told = (status.get("reason"), status.get("message"))
-    return JobState(
+    return RayJobState(
         job=status.get("jobStatus", ""),
         deployment=status.get("jobDeploymentStatus", ""),
         cluster=status.get("rayClusterName", ""),
@@ -108,7 +108,7 @@ def follow_ray_job(
     *,
     show: Callable[[str], None],
     sleep: Callable[[float], None] = time.sleep,
-) -> JobState:
+) -> RayJobState:
     """Show why a run waits, then the log of its driver line by line, until it has ended; returns its last state.
 
     Raises
@@ -139,7 +139,7 @@ def follow_ray_job(
         sleep(LOOK_EVERY_S)
 
 
-def _follow_on(kubectl: Kubectl, name: str, *, lines: LogLines, waits: "_Waits") -> JobState | None:
+def _follow_on(kubectl: Kubectl, name: str, *, lines: LogLines, waits: "_Waits") -> RayJobState | None:
     """Show the log of a driver as far as it can be followed, or why there is none; returns the state afterwards."""
     state = job_state(kubectl, name)
     if state is None or not state.has_log:
@@ -158,7 +158,7 @@ class _Waits:
         self._show = show
         self._told = ""
 
-    def tell(self, kubectl: Kubectl, state: JobState) -> None:
+    def tell(self, kubectl: Kubectl, state: RayJobState) -> None:
         """Look at the pods."""
         pods = kubectl.pods(f"ray.io/cluster={state.cluster}") if state.cluster else ()
         reasons = "; ".join(f"{number} x {reason}" for reason, number in why_pods_wait(pods).items())

@@ -12,7 +12,7 @@ from orchestrator.images.volume import NiftiVolume, Volume
 from orchestrator.sources.archives import FileTree, open_tree, the_only
 from orchestrator.sources.ct_layout import CtLayout
 from orchestrator.sources.intensity import AIR_HU, Intensities, check_hounsfield
-from orchestrator.sources.labels import LabelRule, Pair
+from orchestrator.sources.labels import LabelRule, PairedStructure
 
 _IMAGES = "COVID-19-CT-Seg_20cases"
 _MASKS = {
@@ -20,7 +20,7 @@ _MASKS = {
     "infection": "Infection_Mask",
     "lung-and-infection": "Lung_and_Infection_Mask",
 }
-_LUNGS = Pair(name="lung", plural="lungs", left=1, right=2, is_air=True)
+_LUNGS = PairedStructure(name="lung", plural="lungs", left=1, right=2, is_air=True)
 WINDOW_HU = (-1250.0, 250.0)
 """Window in which the radiopaedia cases were published."""
 WINDOW_MAX = 255.0

@@ -9,11 +9,11 @@ from orchestrator.images.source_file import SourceFile
 from orchestrator.images.volume import NiftiVolume, Volume
 from orchestrator.sources.archives import FileTree, open_tree, the_only
 from orchestrator.sources.ct_layout import CtLayout
-from orchestrator.sources.labels import LabelRule, Pair
+from orchestrator.sources.labels import LabelRule, PairedStructure
 from orchestrator.sources.reading import reading
 
 _STEM = "Task06_Lung"
-_LUNGS = Pair(name="lung", plural="lungs", left=1, right=2, is_air=True)
+_LUNGS = PairedStructure(name="lung", plural="lungs", left=1, right=2, is_air=True)
 _LABEL_FOLDERS = {"infection": "labelsTr", "lung": "labelsTr_lung"}
 
 _NO_LUNGS = (

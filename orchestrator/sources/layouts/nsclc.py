@@ -11,10 +11,10 @@ from orchestrator.images.source_file import SourceFile
 from orchestrator.images.volume import Volume
 from orchestrator.sources.archives import files_below
 from orchestrator.sources.ct_layout import CtLayout
-from orchestrator.sources.labels import LabelRule, Pair
+from orchestrator.sources.labels import LabelRule, PairedStructure
 
 _PATIENT = re.compile(r"LUNG1-\d+")
-_LUNGS = Pair(name="lung", plural="lungs", left=1, right=2, is_air=True)
+_LUNGS = PairedStructure(name="lung", plural="lungs", left=1, right=2, is_air=True)
 _STRUCTURES = {"lung": "thor_cav", "infection": "effusion"}
 _REVIEWERS = ("primary", "first", "second", "third")
 """Order of preference among several masks of one case; others follow by name."""

@@ -6,10 +6,10 @@ from typing import ClassVar
 from orchestrator.images.source_file import SourceFile
 from orchestrator.images.volume import NiftiVolume, Volume
 from orchestrator.sources.ct_layout import CtLayout
-from orchestrator.sources.labels import LabelRule, Pair
+from orchestrator.sources.labels import LabelRule, PairedStructure
 
 _PARTS = {"lung": "Thoracic_OAR", "infection": "Lung_GTV"}
-_LUNGS = Pair(name="lung", plural="lungs", left=1, right=2, is_air=True)
+_LUNGS = PairedStructure(name="lung", plural="lungs", left=1, right=2, is_air=True)
 
 
 class StructSeg(CtLayout):

@@ -26,7 +26,7 @@ from orchestrator.training.nnunet.classes import DEFAULT_TRAINER, network_for_pr
 from orchestrator.training.nnunet.environment import prints_to_log
 from orchestrator.training.nnunet.planning import Plan
 from orchestrator.training.nnunet.prediction_memory import (
-    ImageHeader,
+    StoredImage,
     activation_bytes,
     normalising_bytes,
     reading_bytes,
@@ -102,7 +102,7 @@ class Predictor:
         with prints_to_log():
             self.plan.plans_manager.image_reader_writer_class().write_seg(labels, str(output), properties)
 
-    def expected_bytes(self, header: ImageHeader) -> tuple[int, int]:
+    def expected_bytes(self, header: StoredImage) -> tuple[int, int]:
         """Return what a prediction takes at most beside what this process has in memory, by the header of an image.
 
         The first number is until the image is prepared, the second one with all that follows. They are upper bounds:
@@ -121,7 +121,7 @@ class Predictor:
         )
         return preparing, max(preparing, predicting)
 
-    def _sweep_of(self, header: ImageHeader) -> tuple[ImageHeader, SweepPlan]:
+    def _sweep_of(self, header: StoredImage) -> tuple[StoredImage, SweepPlan]:
         """Return the header in the plan's order of axes, and what is known of the windows over such an image."""
         configuration, transpose = self._predictor.configuration_manager, self.plan.plans_manager.transpose_forward
         shape = [header.shape[axis] for axis in transpose]

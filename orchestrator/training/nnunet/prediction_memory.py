@@ -43,7 +43,7 @@ _SPLINE_MARGIN = 24
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ImageHeader:
+class StoredImage:
     """What is known of an image before its voxels are read."""
 
     shape: tuple[int, int, int]
@@ -55,7 +55,7 @@ class ImageHeader:
     """Whether voxels are numbers of the file times a slope plus an intercept (NIfTI)."""
 
 
-def read_header(image: Path) -> ImageHeader | None:
+def read_header(image: Path) -> StoredImage | None:
     """Return the header of an image; None if it cannot be read, which reading the image will tell."""
     reader = sitk.ImageFileReader()
     try:
@@ -70,7 +70,7 @@ def read_header(image: Path) -> ImageHeader | None:
         size, spacing = (*size, 1), (*spacing, 999 * max(spacing))
     words = sitk.GetPixelIDValueAsString(reader.GetPixelID())
     digits = "".join(character for character in words if character.isdigit())
-    return ImageHeader(
+    return StoredImage(
         shape=(size[2], size[1], size[0]),
         spacing_mm=(spacing[2], spacing[1], spacing[0]),
         voxel_bytes=int(digits or 64) // 8,
@@ -86,7 +86,7 @@ def _number_in(reader: sitk.ImageFileReader, key: str) -> float:
         return 0.0
 
 
-def reading_bytes(header: ImageHeader, plan: Plan) -> int:
+def reading_bytes(header: StoredImage, plan: Plan) -> int:
     """Return the bytes that a prediction takes until its image is read, beside what the process has already."""
     num_channels = len(plan.channel_names)
     readers = {base.__name__ for base in plan.plans_manager.image_reader_writer_class.__mro__}
@@ -108,7 +108,7 @@ def _loaded_bytes() -> int:
     return _KEPT_BYTES if find_best.signatures else _KERNELS_BYTES  # type: ignore[attr-defined]
 
 
-def normalising_bytes(header: ImageHeader, plan: Plan) -> int:
+def normalising_bytes(header: StoredImage, plan: Plan) -> int:
     """Return the bytes that a prediction takes until its image is normalised, beside what the process has already."""
     configuration = plan.configuration_manager
     schemes = configuration.normalization_schemes
@@ -119,7 +119,7 @@ def normalising_bytes(header: ImageHeader, plan: Plan) -> int:
     return round(math.prod(header.shape) * (_FLOAT32 * len(schemes) + beside) * _MARGIN) + _BESIDE_BYTES
 
 
-def resampling_bytes(header: ImageHeader, new_shape: Sequence[int], *, num_channels: int) -> int:
+def resampling_bytes(header: StoredImage, new_shape: Sequence[int], *, num_channels: int) -> int:
     """Return the bytes that a prediction takes while its image is resampled, beside what the process has already."""
     held = num_channels * _FLOAT32 * math.prod(header.shape)
     taken = held
@@ -213,7 +213,7 @@ def forward_bytes(network: torch.nn.Module, window: torch.Tensor) -> int:
 
 
 def sweep_bytes(
-    header: ImageHeader, plan: SweepPlan, *, num_channels: int, activations: int, mirrors: bool, streams: bool
+    header: StoredImage, plan: SweepPlan, *, num_channels: int, activations: int, mirrors: bool, streams: bool
 ) -> int:
     """Return the bytes that a prediction takes once its image is prepared, beside what the process has already.
 
@@ -248,6 +248,6 @@ def sweep_bytes(
     return round(sweep * _MARGIN) + _BESIDE_BYTES
 
 
-def label_map_bytes(header: ImageHeader, *, num_classes: int) -> int:
+def label_map_bytes(header: StoredImage, *, num_classes: int) -> int:
     """Return the bytes of the label map of an image."""
     return math.prod(header.shape) * (1 if num_classes <= 255 else 2)

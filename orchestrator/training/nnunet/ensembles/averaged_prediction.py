@@ -25,7 +25,7 @@ from orchestrator.errors import DataError
 from orchestrator.images.geometry import Geometry
 from orchestrator.training.nnunet.environment import prints_to_log
 from orchestrator.training.nnunet.prediction import Predictor, label_writer
-from orchestrator.training.nnunet.prediction_memory import ImageHeader, label_map_bytes
+from orchestrator.training.nnunet.prediction_memory import StoredImage, label_map_bytes
 from orchestrator.training.nnunet.prepared_image import PreparedImage
 
 if TYPE_CHECKING:
@@ -206,7 +206,7 @@ class ModelEnsemble:
         else:
             write(first.labels(first.prepared(images)))
 
-    def case_bytes(self, header: ImageHeader) -> CaseBytes:
+    def case_bytes(self, header: StoredImage) -> CaseBytes:
         """Return what an image takes, by its header."""
         first, *others = self._predictors
         num_classes = first.plan.label_manager.num_segmentation_heads

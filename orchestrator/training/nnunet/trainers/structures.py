@@ -56,17 +56,17 @@ class Structures:
             tolerances_mm=tuple(of_known_mm.get(frozenset(one), usual_mm) for one in each),
         )
 
-    def tolerances_of(self, pair: "Pair") -> dict[int, float]:
+    def tolerances_of(self, pair: "LabelMapPair") -> dict[int, float]:
         """Return the tolerance of each value in the maps of a pair."""
         return {value: self.tolerances_mm[number] for value, number in pair.values.items()}
 
-    def pairs(self, reference: _Labels, predicted: _Labels, ignored: _Labels | None) -> "Iterator[Pair]":
+    def pairs(self, reference: _Labels, predicted: _Labels, ignored: _Labels | None) -> "Iterator[LabelMapPair]":
         """Yield maps of a patch or case, shape (maps, (z), y, x): one with all labels, or one for each region."""
         for number, (one, other) in enumerate(zip(reference, predicted, strict=True)):
             if ignored is not None:
                 one, other = np.where(ignored, 0, one), np.where(ignored, 0, other)  # noqa: PLW2901
             is_flat = one.ndim == 3 and len(one) == 1
-            yield Pair(
+            yield LabelMapPair(
                 reference=one[0] if is_flat else one,
                 prediction=other[0] if is_flat else other,
                 values={1: number} if self.are_regions else {label[0]: i for i, label in enumerate(self.labels)},
@@ -75,7 +75,7 @@ class Structures:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Pair:
+class LabelMapPair:
     """Two label maps of which each value is one structure; those of one slice are flat."""
 
     reference: _Labels
