@@ -103,11 +103,11 @@ def counted(design: Design, seed: int, studies: int) -> Counts:
     ends = []
     for study in range(studies):
         means = [_patient_means(differences[study : study + 1], folds)[0] for folds in looks]
-        courses = [
+        interims = [
             InterimDifferences(shares=shares, differences=tuple(_of_patients(names, values[test]) for values in means))
             for test in range(design.tests)
         ]
-        ends.append(_end(Family(courses=courses, num_tests=design.tests, flips=flips), num_looks=len(shares)))
+        ends.append(_end(Family(interims=interims, num_tests=design.tests, flips=flips), num_looks=len(shares)))
     return Counts(
         any_by_looks=sum(num > 0 for num, _ in ends),
         by_looks=sum(num for num, _ in ends),

@@ -116,7 +116,7 @@ class Flips:
 class _Trajectory:
     """Sums of signed ranks of one test at each look, as observed and as they would be with other signs."""
 
-    course: InterimDifferences
+    interim: InterimDifferences
     sums: NDArray[np.float32]
     """Shape (looks, flips); the first flip is as observed."""
     spread: NDArray[np.float64]
@@ -132,7 +132,7 @@ class _Trajectory:
 
     def _first_crossing(self, level: float) -> Crossing | None:
         num = self.sums.shape[1]
-        steps = [now - before for before, now in pairwise([0.0, *map(spent, self.course.shares)])]
+        steps = [now - before for before, now in pairwise([0.0, *map(spent, self.interim.shares)])]
         allowed = [math.floor(level * step * num) for step in steps[: len(self.sums)]]
         if self._cannot_cross(allowed):
             return None
@@ -167,7 +167,7 @@ class _Trajectory:
         """Return the predictive chance to be beyond the limit with all trainings, two-sided (Spiegelhalter 1986)."""
         if not num_looks:
             return 1.0
-        share = self.course.shares[num_looks - 1]
+        share = self.interim.shares[num_looks - 1]
         if share >= 1:
             return 0.0
         spread = float(self.spread[num_looks - 1])
@@ -181,16 +181,16 @@ class _Trajectory:
 class Family:
     """All tests of a study; the chance that any of those calls equal methods different is bounded."""
 
-    courses: Sequence[InterimDifferences]
+    interims: Sequence[InterimDifferences]
     num_tests: int
-    """That the study has planned: more than there are courses, if some have no score yet."""
+    """That the study has planned: more than there are differences, if some have no score yet."""
     flips: Flips
     alpha: float = ALPHA
     _trajectories: list[_Trajectory] = field(init=False)
     _shown: dict[tuple[int, int], int] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._trajectories = _trajectories(self.courses, flips=self.flips)
+        self._trajectories = _trajectories(self.interims, flips=self.flips)
 
     def judged(self, num_looks: Sequence[int]) -> tuple[InterimState, ...]:
         """Return where each test is after so many of its looks (Holm's steps, from the smallest level on)."""
@@ -222,7 +222,7 @@ class Family:
         """Return on which side of 0 the interval of the mean difference is; 0 if it holds 0 or there is none."""
         key = number, num_looks
         if key not in self._shown:
-            found = self.courses[number].differences[num_looks - 1]
+            found = self.interims[number].differences[num_looks - 1]
             interval = mean_with_interval(list(found.values()), list(found))
             is_beyond = interval.has_interval and not interval.low <= 0 <= interval.high
             self._shown[key] = int(np.sign(interval.mean)) if is_beyond else 0
@@ -231,34 +231,34 @@ class Family:
 
 def look_by_look(family: Family, *, num_looks: int) -> Iterator[tuple[InterimState, ...]]:
     """Yield where each test is after each look; what is closed takes no part in later looks."""
-    counts = [0] * len(family.courses)
+    counts = [0] * len(family.interims)
     standings: tuple[InterimState, ...] = ()
     for look in range(1, num_looks + 1):
-        closed = [one.is_closed for one in standings] or [False] * len(family.courses)
+        closed = [one.is_closed for one in standings] or [False] * len(family.interims)
         counts = [
-            count if is_closed else min(look, len(course.differences))
-            for count, is_closed, course in zip(counts, closed, family.courses, strict=True)
+            count if is_closed else min(look, len(interim.differences))
+            for count, is_closed, interim in zip(counts, closed, family.interims, strict=True)
         ]
         judged = zip(family.judged(counts), closed, strict=True)
         standings = tuple(replace(one, is_closed=one.is_closed or was) for one, was in judged)
         yield standings
 
 
-def _trajectories(courses: Sequence[InterimDifferences], *, flips: Flips) -> list[_Trajectory]:
-    if not courses:
+def _trajectories(interims: Sequence[InterimDifferences], *, flips: Flips) -> list[_Trajectory]:
+    if not interims:
         return []
-    patients = tuple(sorted({patient for course in courses for found in course.differences for patient in found}))
+    patients = tuple(sorted({patient for interim in interims for found in interim.differences for patient in found}))
     places = {patient: place for place, patient in enumerate(patients)}
-    columns = [(course, look) for course in courses for look in range(len(course.differences))]
+    columns = [(interim, look) for interim in interims for look in range(len(interim.differences))]
     ranks = np.zeros((len(patients), len(columns)), np.float32)
-    for column, (course, look) in enumerate(columns):
-        found = course.differences[look]
+    for column, (interim, look) in enumerate(columns):
+        found = interim.differences[look]
         ranks[[places[patient] for patient in found], column] = signed_ranks(list(found.values()))
     sums = np.ascontiguousarray((flips.of(patients) @ ranks).T)
     spread = np.sqrt((ranks.astype(float) ** 2).sum(axis=0))
-    ends = np.cumsum([len(course.differences) for course in courses])
-    parts = zip(courses, np.split(sums, ends[:-1]), np.split(spread, ends[:-1]), strict=True)
-    return [_Trajectory(course=course, sums=own, spread=own_spread) for course, own, own_spread in parts]
+    ends = np.cumsum([len(interim.differences) for interim in interims])
+    parts = zip(interims, np.split(sums, ends[:-1]), np.split(spread, ends[:-1]), strict=True)
+    return [_Trajectory(interim=interim, sums=own, spread=own_spread) for interim, own, own_spread in parts]
 
 
 def signed_ranks(differences: Sequence[float]) -> NDArray[np.float64]:

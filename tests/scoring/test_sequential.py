@@ -28,18 +28,18 @@ class EverySign:
         return self.signs
 
 
-def course(*looks, shares=None):
-    """Return a course whose looks hold the differences of the first patients."""
+def interim(*looks, shares=None):
+    """Return differences whose looks hold the differences of the first patients."""
     shares = shares or tuple((number + 1) / len(looks) for number in range(len(looks)))
     return InterimDifferences(
         shares=shares, differences=tuple({f"p{i:02d}": d for i, d in enumerate(look)} for look in looks)
     )
 
 
-def judged(*courses, num_tests=None, flips=None):
-    flips = flips or EverySign(max(len(one.differences[-1]) for one in courses))
-    family = Family(courses=courses, num_tests=num_tests or len(courses), flips=flips)
-    *_, last = look_by_look(family, num_looks=max(len(one.shares) for one in courses))
+def judged(*interims, num_tests=None, flips=None):
+    flips = flips or EverySign(max(len(one.differences[-1]) for one in interims))
+    family = Family(interims=interims, num_tests=num_tests or len(interims), flips=flips)
+    *_, last = look_by_look(family, num_looks=max(len(one.shares) for one in interims))
     return last
 
 
@@ -49,12 +49,12 @@ def test_ranks_have_the_sign_of_their_difference_and_zeros_have_none():
 
 
 def test_eight_patients_who_all_agree_are_two_of_256_signs_and_five_can_show_nothing():
-    (found,) = judged(course([0.01 * (i + 1) for i in range(8)]))
+    (found,) = judged(interim([0.01 * (i + 1) for i in range(8)]))
     assert (found.crossing.direction, found.crossing.num_as_extreme, found.crossing.num_flips) == (1, 2, 256)
     assert found.crossing.num_allowed == 12  # 5 % of 256, rounded down
-    (other,) = judged(course([-0.01 * (i + 1) for i in range(8)]))
+    (other,) = judged(interim([-0.01 * (i + 1) for i in range(8)]))
     assert other.crossing.direction == -1
-    (few,) = judged(course([0.01 * (i + 1) for i in range(5)]))
+    (few,) = judged(interim([0.01 * (i + 1) for i in range(5)]))
     assert few.crossing is None  # 2 of 32 are more than 5 %
     assert few.is_closed
 
@@ -65,7 +65,7 @@ def test_over_all_looks_no_more_signs_show_something_than_the_error_allows():
     shown = 0
     for signs in product([1, -1], repeat=10):
         values = (sizes * signs).tolist()
-        found = judged(course(values[:6], values[:8], values, shares=(0.7, 0.85, 1.0)), flips=EverySign(10))
+        found = judged(interim(values[:6], values[:8], values, shares=(0.7, 0.85, 1.0)), flips=EverySign(10))
         shown += found[0].crossing is not None
     assert 0.02 * 1024 < shown <= 0.05 * 1024
 
@@ -74,17 +74,17 @@ def test_a_larger_error_crosses_no_later():
     random = np.random.default_rng(1)
     for _ in range(30):
         values = random.normal(0.02, 0.03, 24).tolist()
-        one = course(values[:12], values[:18], values, shares=(0.5, 0.75, 1.0))
+        one = interim(values[:12], values[:18], values, shares=(0.5, 0.75, 1.0))
         looks = []
         for num_tests in (8, 4, 2, 1):
-            family = Family(courses=[one], num_tests=num_tests, flips=Flips(4000))
+            family = Family(interims=[one], num_tests=num_tests, flips=Flips(4000))
             (found,) = family.judged([3])
             looks.append(found.crossing.look if found.crossing else 9)
         assert looks == sorted(looks, reverse=True)
 
 
 def test_what_is_shown_leaves_its_error_to_the_others():
-    clear, weak = course([0.01 * (i + 1) for i in range(8)]), course([0.01 * (i + 1) for i in range(6)])
+    clear, weak = interim([0.01 * (i + 1) for i in range(8)]), interim([0.01 * (i + 1) for i in range(6)])
     alone, both = judged(weak, num_tests=2, flips=EverySign(6)), judged(clear, weak, flips=EverySign(8))
     # 2 of 64 signs: more than 2.5 %, less than 5 %.
     assert alone[0].crossing is None
@@ -95,7 +95,7 @@ def test_what_is_shown_leaves_its_error_to_the_others():
 def test_a_difference_whose_interval_holds_0_is_not_shown():
     """All but one patient are a little better, and that one is far worse: ranks say better, the mean does not."""
     values = [0.001 * (i + 1) for i in range(15)] + [-0.9]
-    (found,) = judged(course(values), flips=Flips(10_000))
+    (found,) = judged(interim(values), flips=Flips(10_000))
     assert found.crossing is None
 
 
@@ -103,11 +103,11 @@ def test_a_test_without_hope_is_closed_and_one_with_some_is_not():
     random = np.random.default_rng(2)
     noise = random.normal(0, 0.03, 40)
     noise -= noise.mean()
-    family = Family(courses=[course(noise[:30], noise, shares=(0.75, 1.0))], num_tests=1, flips=Flips(1000))
+    family = Family(interims=[interim(noise[:30], noise, shares=(0.75, 1.0))], num_tests=1, flips=Flips(1000))
     (first,), _ = look_by_look(family, num_looks=2)
     assert first.is_closed == (first.chance < 0.2)
     promising = (noise + 0.008).tolist()
-    family = Family(courses=[course(promising[:16], promising, shares=(0.4, 1.0))], num_tests=1, flips=Flips(1000))
+    family = Family(interims=[interim(promising[:16], promising, shares=(0.4, 1.0))], num_tests=1, flips=Flips(1000))
     (first,), _ = look_by_look(family, num_looks=2)
     assert not first.is_closed or first.crossing
 
@@ -115,7 +115,7 @@ def test_a_test_without_hope_is_closed_and_one_with_some_is_not():
 def test_a_closed_test_takes_no_part_in_later_looks():
     zero = [0.0] * 12
     late = [0.0] * 12 + [0.05 + 0.01 * i for i in range(30)]
-    family = Family(courses=[course(zero, late, shares=(0.6, 1.0))], num_tests=1, flips=Flips(2000))
+    family = Family(interims=[interim(zero, late, shares=(0.6, 1.0))], num_tests=1, flips=Flips(2000))
     (first,), (second,) = look_by_look(family, num_looks=2)
     assert (first.is_closed, second.num_looks, second.crossing) == (True, 1, None)
 

@@ -104,15 +104,15 @@ def decisions_of(
     """
     tests = planned_tests(plan, trainings=trainings, patients=patients)
     committed = frozenset(rows["training_id"].unique())
-    courses = list(_courses(tests, rows, committed=committed))
-    family = Family(courses=courses, num_tests=len(tests), flips=Flips(_num_flips(tests)))
+    interims = list(_interims(tests, rows, committed=committed))
+    family = Family(interims=interims, num_tests=len(tests), flips=Flips(_num_flips(tests)))
     group_of = {training.id: training.group for training in trainings}
     looks, decisions = list[InterimLook](), tuple[Decision, ...]()
     needed, left_out = frozenset(plan.looks[0]), dict[str, int]()
     for number, standings in enumerate(look_by_look(family, num_looks=len(plan.looks)), start=1):
         if not needed <= committed:
             break
-        decisions = tuple(map(_decision, tests, courses, standings))
+        decisions = tuple(map(_decision, tests, interims, standings))
         open_groups = {group for one in decisions if not one.is_closed for group in (one.key.baseline, one.key.against)}
         to_come = plan.trainings - plan.until(number) - left_out.keys()
         without = tuple(sorted(id_ for id_ in to_come if group_of[id_] not in open_groups))
@@ -131,13 +131,13 @@ def decisions_of(
     )
 
 
-def _decision(test: PlannedTest, course: InterimDifferences, standing: InterimState) -> Decision:
+def _decision(test: PlannedTest, interim: InterimDifferences, standing: InterimState) -> Decision:
     took_part = standing.num_looks > 0
     return Decision(
         key=test.key,
         look=standing.num_looks,
         num_trainings=len(test.looks[standing.num_looks - 1]) if took_part else 0,
-        num_patients=len(course.differences[standing.num_looks - 1]) if took_part else 0,
+        num_patients=len(interim.differences[standing.num_looks - 1]) if took_part else 0,
         crossing=standing.crossing,
         level=standing.level,
         chance=standing.chance,
@@ -172,7 +172,7 @@ def _num_flips(tests: Sequence[PlannedTest]) -> int:
     return num_flips_for(len(tests), num_patients=sum(largest.values()), least_step=min(steps, default=1.0))
 
 
-def _courses(
+def _interims(
     tests: Sequence[PlannedTest], rows: "pd.DataFrame", *, committed: Collection[str]
 ) -> Iterator[InterimDifferences]:
     """Yield what is known of each test: its looks until the first that lacks a training of its own."""
