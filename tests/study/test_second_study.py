@@ -57,7 +57,7 @@ def hd95_of_voxels(output: Path, score: pd.Series) -> float:
     masks = [np.isin(SimpleITK.GetArrayFromImage(image), values).astype(np.uint8) for image in images]
     spacing_mm = images[0].GetSpacing()[::-1]
     found = score_masks(*masks, tolerances_mm={1: 1.0}, spacing_mm=spacing_mm, metrics=("hd95-voxel",))
-    return found[1].hd95_voxel_mm
+    return found[0].hd95_voxel_mm
 
 
 @pytest.mark.timeout(900)

@@ -257,6 +257,7 @@ def test_the_limit_holds_in_two_dimensions(fingerprints):
     assert np.prod(configuration["patch_size"]) <= 32 * 32
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("configuration", "reference", "batch_size"), [("3d_fullres", 560e6, 2), ("2d", 85e6, 12)])
 def test_a_plan_keeps_to_the_memory_of_its_preset_by_nnunets_own_estimate(
     fingerprints, configuration, reference, batch_size
