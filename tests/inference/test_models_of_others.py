@@ -1,6 +1,7 @@
 """Claims about models as others hand them out: zips of whole data sets, of a Mac, folds that are not finished."""
 
 import json
+import re
 import shutil
 import zipfile
 
@@ -11,7 +12,7 @@ import orchestrator
 from bench.instruments.stock_models import labels_of, small_plans, write_image, write_model
 from orchestrator.cli.import_models import main as take_in
 from orchestrator.cli.predict import main
-from orchestrator.errors import ConfigError
+from orchestrator.errors import ConfigError, DataError
 from orchestrator.inference.importing import import_models
 
 MODEL = "nnUNetTrainer__nnUNetPlans__3d_fullres"
@@ -123,3 +124,23 @@ def test_folds_that_are_not_finished_are_said_and_other_checkpoints_can_be_named
     assert of_zip.volumes_ml == row.volumes_ml
     with pytest.raises(ConfigError, match=r"checkpoint '\.\./x'; expected the name of a file such as"):
         orchestrator.predict(model, image, output=tmp_path / "none", checkpoint="../x")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("normalization_schemes", ["MyNormalization"]),
+        ("normalization_schemes", ["np"]),
+        ("resampling_fn_data", "my_resampling"),
+        ("resampling_fn_seg", "my_resampling"),
+        ("resampling_fn_probabilities", "my_resampling"),
+        ("resampling_fn_data", "resample_torch_fornnunet"),  # with the arguments of another function
+    ],
+)
+def test_a_step_that_nnunet_does_not_have_is_refused_before_the_first_case(tmp_path, name, value):
+    """The stock predictor fails with each case; the plans can tell it of all."""
+    write_model(tmp_path / "made", small_plans(**{name: value}), labels=labels_of(3))
+    archive = zipped(tmp_path / "made", tmp_path / "model.zip")
+    with pytest.raises(DataError, match=re.escape(f"plans.json: {name} is {value}; expected what nnU-Net has")):
+        import_models(archive, tmp_path / "models")
+    assert not list((tmp_path / "models").iterdir())

@@ -1,18 +1,23 @@
 """Trained models in nnU-Net's own layout: plans, description of the data set, a checkpoint for each fold."""
 
 import hashlib
+import inspect
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from orchestrator.errors import ConfigError, DataError, IntegrityError
 from orchestrator.storage.json_values import JsonObject
-from orchestrator.training.nnunet.classes import DEFAULT_TRAINER, is_known_trainer
+from orchestrator.training.nnunet.classes import DEFAULT_TRAINER, is_known_trainer, nnunet_package
 from orchestrator.training.nnunet.foreign_weights import load_weights
 from orchestrator.training.nnunet.planning import Plan
+
+if TYPE_CHECKING:
+    from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
 CHECKPOINT = "checkpoint_final.pth"
 _MOST_JSON_BYTES = 64 * 2**20
@@ -137,11 +142,41 @@ def check_configuration(plan: Plan) -> None:
         "preprocessor_name": configuration.preprocessor_class,
         "image_reader_writer": plan.plans_manager.image_reader_writer_class,
         "label_manager": plan.label_manager,
+        **{f"resampling_fn_{kind}": _resampling(configuration, kind) for kind in ("data", "seg", "probabilities")},
+        "normalization_schemes": _normalisations(configuration),
     }
     for name, found in parts.items():
         if found is None:
             value = plan.plans.get(name, configuration.configuration.get(name))
             raise DataError(f"plans.json: {name} is {value}; expected what nnU-Net has. Install what it is part of")
+
+
+def _resampling(configuration: "ConfigurationManager", kind: str) -> object:
+    """Return a function of nnU-Net's; None if it has none of that name that takes the arguments of the plans."""
+    named = configuration.configuration
+    found = _part_of_preprocessing("resampling", named[f"resampling_fn_{kind}"])
+    try:
+        # Data, new shape, current and new spacing.
+        inspect.signature(found).bind(*range(4), **named[f"resampling_fn_{kind}_kwargs"])  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return None
+    return found
+
+
+def _normalisations(configuration: "ConfigurationManager") -> object:
+    """Return nnU-Net's classes for the channels; None if it lacks one of them."""
+    from nnunetv2.preprocessing.normalization.default_normalization_schemes import ImageNormalization
+
+    found = [_part_of_preprocessing("normalization", scheme) for scheme in configuration.normalization_schemes]
+    return found if all(isinstance(one, type) and issubclass(one, ImageNormalization) for one in found) else None
+
+
+def _part_of_preprocessing(package: str, name: str) -> object:
+    """Return what nnU-Net finds by a name in a package of its preprocessing; None if there is nothing."""
+    from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
+
+    module = f"nnunetv2.preprocessing.{package}"
+    return recursive_find_python_class(str(nnunet_package() / "preprocessing" / package), name, module)
 
 
 def _note_on(trainer: str, folder: Path) -> str:
