@@ -154,18 +154,18 @@ def source_files(case: InputCase) -> tuple[Path, ...]:
 
 
 def image_digests(case: InputCase) -> dict[str, str]:
-    """Return what tells an image from any other: a digest of its content, and one of the sizes and times of its files.
+    """Return what tells an image from any other: a digest of its content, and one of the places and times of its files.
 
     Raises DataError if they cannot be read.
     """
     files = tuple(_files_of(case))
-    return {"sha256": _content(files), "sizes_and_times_sha256": _sizes_and_times(files)}
+    return {"sha256": _content(files), "files_sha256": _places_and_times(files)}
 
 
 def is_image_of(case: InputCase, known: JsonMapping) -> bool:
-    """Whether an image is that of digests; files that have the same sizes and times are not read again."""
+    """Whether an image is that of digests; files that were not touched since are not read again."""
     files = tuple(_files_of(case))
-    return known.get("sizes_and_times_sha256") == _sizes_and_times(files) or known.get("sha256") == _content(files)
+    return known.get("files_sha256") == _places_and_times(files) or known.get("sha256") == _content(files)
 
 
 def _files_of(case: InputCase) -> Iterator[Path]:
@@ -184,9 +184,15 @@ def _content(files: Iterable[Path]) -> str:
     return digest_of(SourceFile(path=file) for file in files)
 
 
-def _sizes_and_times(files: Iterable[Path]) -> str:
-    found = ((status.st_size, status.st_mtime_ns) for status in (file.stat() for file in files))
-    return hashlib.sha256(repr(list(found)).encode()).hexdigest()
+def _places_and_times(files: Iterable[Path]) -> str:
+    """Return the digest of where files are, how large, and when they were changed.
+
+    Uncompressed images of two patients may have one size, and programs set the time of the content; nobody sets that
+    of the last change (ctime).
+    """
+    found = ((str(file.resolve()), file.stat()) for file in files)
+    told = [(place, status.st_size, status.st_mtime_ns, status.st_ctime_ns) for place, status in found]
+    return hashlib.sha256(repr(told).encode()).hexdigest()
 
 
 def _look_at(files: Sequence[Path]) -> tuple[float, ...] | None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shutil
 
 import dicom_phantom as phantom
@@ -96,6 +97,25 @@ def test_labels_of_another_image_of_the_same_name_are_not_kept(model, tmp_path):
     shutil.copy(first, second)
     (row,) = predicted(model, second, tmp_path / "out")
     assert row.status == "kept"
+
+
+def test_an_image_of_the_same_size_and_time_is_another_one(model, tmp_path):
+    images = [scan(tmp_path / name / "ct", seed=seed) for name, seed in (("A", 0), ("B", 5))]
+    for number, compressed in enumerate(images):
+        images[number] = compressed.with_name("ct.nii")
+        sitk.WriteImage(sitk.ReadImage(str(compressed)), str(images[number]))
+        os.utime(images[number], (315532800, 315532800))
+    first, second = images
+    assert predicted(model, first, tmp_path / "out")[0].status == "predicted"
+    (row,) = predicted(model, second, tmp_path / "out")
+    assert "another image of this name was predicted" in row.message
+    # Written over the first one, too.
+    content = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    os.utime(first, (315532800, 315532800))
+    assert predicted(model, first, tmp_path / "out")[0].status == "failed"
+    first.write_bytes(content)
+    assert predicted(model, first, tmp_path / "out")[0].status == "kept"
 
 
 def test_records_that_do_not_tell_their_image_are_kept(model, tmp_path):
