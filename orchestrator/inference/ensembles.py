@@ -11,6 +11,7 @@ from pydantic import Field
 
 from orchestrator.configuration import Entry, load_yaml, understood
 from orchestrator.errors import ConfigError, DataError, IntegrityError
+from orchestrator.inference.input_image import ModelFiles
 from orchestrator.inference.models import ModelSource, OpenModel, is_run, members_of, opened
 from orchestrator.inference.options import PredictOptions
 from orchestrator.inference.plausibility import TrainedOn
@@ -142,6 +143,24 @@ def _axes_of(found: OpenModel) -> str:
     reader = found.model.plan.plans_manager.image_reader_writer_class
     turns = any(base.__name__.endswith("WithReorient") for base in reader.__mro__)
     return "RAS" if turns else found.settings.orientation or "as in the file"
+
+
+def common_files(models: Sequence[OpenModel]) -> ModelFiles:
+    """Return which files all readers of models read, and how the first one writes; ConfigError if there are none."""
+    each = [
+        ModelFiles.of(
+            found.model.plan.plans_manager.image_reader_writer_class,
+            ending=str(found.model.plan.dataset_json.get("file_ending", ".nii.gz")),
+            orientation=found.settings.orientation,
+        )
+        for found in models
+    ]
+    first = each[0]
+    common = tuple(ending for ending in first.own_endings if all(ending in files.own_endings for files in each))
+    if len(each) > 1 and not common:
+        described = (f"{found.name}: {', '.join(files.own_endings)}" for found, files in zip(models, each, strict=True))
+        raise ConfigError(f"models that read no files alike ({'; '.join(described)}); expected some of one ending")
+    return replace(first, own_endings=common)
 
 
 @lru_cache(maxsize=1)

@@ -15,7 +15,7 @@ import SimpleITK as sitk
 from orchestrator.errors import ConfigError, DataError, OrchestratorError, StorageError, is_of_a_disk, is_out_of_memory
 from orchestrator.images.geometry import Geometry, geometry_of, order_onto
 from orchestrator.inference.cases import InputCase, find_cases
-from orchestrator.inference.ensembles import LoadedModels, load_models, opened_together
+from orchestrator.inference.ensembles import LoadedModels, common_files, load_models, opened_together
 from orchestrator.inference.folder_memory import FolderMemory, plan_memory
 from orchestrator.inference.input_image import (
     ModelFiles,
@@ -273,19 +273,13 @@ def plan_folder(
         For a model that cannot be read without running it.
     """
     with opened_together(sources) as models:
-        plan, settings = models[0].model.plan, models[0].settings
-        reader = plan.plans_manager.image_reader_writer_class
-        files = ModelFiles.of(
-            reader,
-            ending=str(plan.dataset_json.get("file_ending", ".nii.gz")),
-            orientation=settings.orientation,
-        )
+        plan, files = models[0].model.plan, common_files(models)
         channels = plan.dataset_json.get("channel_names") or plan.dataset_json.get("modality") or {}
         cases = find_cases(
             images,
             endings=files.endings,
             num_channels=len(channels),
-            has_colours=any(base.__name__ == "NaturalImage2DIO" for base in reader.__mro__),
+            has_colours=all(map(_has_colours, models)),
         )
         _check_structures(models[0], options)
         check_extras(options, cases)
@@ -304,6 +298,12 @@ def plan_folder(
     )
     work.check_inputs(images)
     return work
+
+
+def _has_colours(found: OpenModel) -> bool:
+    """Whether the reader of a model takes the colours of a file for its channels."""
+    reader = found.model.plan.plans_manager.image_reader_writer_class
+    return any(base.__name__ == "NaturalImage2DIO" for base in reader.__mro__)
 
 
 def _identity(models: Sequence[OpenModel], options: PredictOptions) -> dict[str, object]:

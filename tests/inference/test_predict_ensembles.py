@@ -149,6 +149,26 @@ def test_models_that_see_axes_in_another_order_are_not_averaged(tmp_path, reader
     assert row.status == "predicted"
 
 
+def test_an_image_that_only_the_first_reader_reads_is_brought_to_all(tmp_path):
+    models = write_models(tmp_path, {}, {"reader": "NibabelIO"})
+    (file,) = write_image(tmp_path / "case", shape=(9, 20, 18))
+    (tmp_path / "meta").mkdir()
+    sitk.WriteImage(sitk.ReadImage(str(file)), str(tmp_path / "meta" / "case_0000.mha"))
+    expected, found = (
+        orchestrator.predict(models, source, output=tmp_path / output, device="cpu")
+        for source, output in ((file, "of-nifti"), (tmp_path / "meta", "of-meta"))
+    )
+    assert [row.status for row in found] == ["predicted"]
+    assert found[0].volumes_ml == expected[0].volumes_ml
+
+
+def test_models_that_read_no_files_alike_are_not_averaged(tmp_path):
+    models = write_models(tmp_path, {}, {"reader": "Tiff3DIO"})
+    files = write_image(tmp_path / "case", shape=(9, 20, 18))
+    with pytest.raises(ConfigError, match=r": \.tif, \.tiff\); expected some of one ending"):
+        orchestrator.predict(models, files[0], output=tmp_path / "out", device="cpu")
+
+
 def test_structures_that_are_asked_for_are_kept_and_the_others_are_background(tmp_path):
     (model,) = write_models(tmp_path, {})
     files = write_image(tmp_path / "case", shape=(9, 20, 18))
