@@ -38,7 +38,8 @@ STARTUP_TIMED_OUT = "timed out during startup"
 """What Ray says of processes of its own that were too slow for it."""
 RAY_FOLDER = "r"
 """Of Ray itself, below that of the run: Ray opens it to all users, who cannot get there."""
-LONGEST_SOCKET = f"/{RAY_FOLDER}/session_2026-11-28_21-34-57_033431_4194304/sockets/plasma_store"
+LONGEST_SOCKET = f"/{RAY_FOLDER}/session_2026-11-28_21-34-57_033431_4194304/sockets/dash_TaskEventsHead"
+"""Where one byte is missing, a part of the dashboard does not start, and Ray waits for it until it gives up."""
 
 
 @contextmanager

@@ -30,6 +30,8 @@ MAX_SOCKET_BYTES = 107 if sys.platform == "linux" else 103
 LEAST_FREE_BYTES = 32 * 1024**2
 """For the folder of a run: its logs are small, but with less it would start and then fail."""
 
+_OWN_PREFIX = "orch"
+"""Short, so that sockets of Ray have room below `/tmp` for users of any number."""
 _LOCKED_PREFIX = "r-"
 _REMOVAL_S = 5.0
 """For processes that are just ending, and may write for a moment still."""
@@ -117,7 +119,7 @@ def own_folder(base: Path) -> Path:
         mode = folder.stat().st_mode
         if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
             raise PermissionError(f"{folder}: every user may rename what is in it; expected the sticky bit")
-    prefix = f"orchestrator-{os.geteuid()}"
+    prefix = f"{_OWN_PREFIX}-{os.geteuid()}"
     usual = base / prefix
     with suppress(FileExistsError):
         usual.mkdir(mode=0o700)

@@ -17,6 +17,7 @@ import pytest
 from orchestrator.cluster.kinds.local import LocalCluster
 from orchestrator.errors import ClusterError
 from orchestrator.ray_backend import connect, embedded
+from orchestrator.storage.private_folder import MAX_SOCKET_BYTES
 
 STRANGER = 12345
 NOTEBOOK = "module://matplotlib_inline.backend_inline"
@@ -67,6 +68,12 @@ refusals = [refused(lambda: open(token).read()), refused(lambda: os.listdir(temp
             refused(lambda: os.rename(temporary, temporary + "x"))]
 print(json.dumps([answers, refusals]))
 """
+SOCKETS = """
+from ray.dashboard.subprocesses.module import SubprocessModule
+from ray.dashboard.subprocesses.utils import get_socket_path
+from ray.dashboard.utils import get_all_modules
+print(*(get_socket_path("/s", one.__name__) for one in get_all_modules(SubprocessModule)))
+"""
 
 
 @pytest.fixture
@@ -102,7 +109,7 @@ def test_only_this_user_reaches_it_and_nothing_of_it_is_left(short, tmp_path):
     assert state["listeners"]
     assert {address.removeprefix("::ffff:") for address, _ in state["listeners"]} == {"127.0.0.1"}
     token, folder = Path(state["RAY_AUTH_TOKEN_PATH"]), Path(state["TMPDIR"]).parent
-    assert (token.parent, folder.parent) == (folder, short / f"orchestrator-{os.geteuid()}")
+    assert (token.parent, folder.parent) == (folder, short / f"orch-{os.geteuid()}")
     assert stat.S_IMODE(token.stat().st_mode) == 0o600
     assert [stat.S_IMODE(path.stat().st_mode) for path in (folder, folder.parent)] == [0o700, 0o700]
     assert (state["ORCHESTRATOR_CACHES"], token.read_text() != "0" * 64) == (str(short), True)
@@ -168,6 +175,15 @@ def test_folders_with_long_paths_do_not_keep_it_from_starting(short, tmp_path):
     process.communicate()
     assert process.returncode == 0
     assert list(long.iterdir()) == []
+
+
+def test_there_is_room_for_the_longest_name_of_a_socket_that_this_ray_has():
+    asked = subprocess.run([sys.executable, "-W", "ignore", "-c", SOCKETS], capture_output=True, text=True, check=True)
+    names = ["raylet", "plasma_store", *(path.removeprefix("/s/") for path in asked.stdout.split())]
+    assert len(names) > 2, "the dashboard has parts"
+    assert max(map(len, names)) == len(embedded.LONGEST_SOCKET.rpartition("/")[2])
+    # Numbers of users have up to ten digits.
+    assert len(f"/tmp/orch-{2**32 - 1}/r-123456{embedded.LONGEST_SOCKET}") <= MAX_SOCKET_BYTES
 
 
 @pytest.mark.parametrize(("said", "num_tries"), [("The current node timed out during startup.", 2), ("no port", 1)])

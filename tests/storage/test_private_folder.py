@@ -42,7 +42,7 @@ def mode(path: Path) -> int:
 
 
 def usual(base: Path) -> Path:
-    return base / f"orchestrator-{os.geteuid()}"
+    return base / f"orch-{os.geteuid()}"
 
 
 def test_a_cache_is_a_folder_of_this_user_alone_and_the_same_for_all_processes(temporary):
