@@ -9,6 +9,7 @@ from orchestrator.report.ranks import Ranked
 from orchestrator.report.texts.escaping import escaped
 from orchestrator.report.texts.numbers import (
     hours_text,
+    left_out,
     measure,
     modelled,
     number,
@@ -48,13 +49,14 @@ def _scores(page: Page) -> str:
     rows = [
         [row.group, page.set_title(row.evaluation_set), row.structure, str(row.num_cases), percent(row.dsc),
          percent(row.nsd), quartiles(row.hd95_mm), quartiles(row.assd_mm),
-         *(measure(row.further[one.field]) for one in page.further)]
+         *(measure(row.further[one.field]) for one in page.further), left_out(row)]
         for row in page.rows
     ]  # fmt: skip
     further = ", and of further metrics," if page.further else ""
     return _table(
         f"Mean DSC and NSD in per cent with 95 % intervals (studentised bootstrap over {page.unit}s); median HD95 and "
-        f"ASSD in mm{further} with quartiles, of cases in which neither mask is empty.",
+        f"ASSD in mm{further} with quartiles, of cases in which neither mask is empty (n: where there are others). "
+        "Left out: cases in none of these means, and those without distances, since one mask is empty (DSC and NSD 0).",
         columns=(
             page.what,
             "evaluated on",
@@ -65,6 +67,7 @@ def _scores(page: Page) -> str:
             "HD95",
             "ASSD",
             *(one.title for one in page.further),
+            "left out",
         ),
         rows=rows,
         label="scores",

@@ -49,11 +49,12 @@ def p_value(value: float) -> str:
 
 
 def quartiles(value: Quartiles, scale: float = 1.0, digits: str = ".1f") -> str:
-    """Return median and quartiles: `2.1 (1.4 to 5.0)`."""
+    """Return median and quartiles: `2.1 (1.4 to 5.0)`; with `, n = 8` where cases with a score have no such number."""
     if not value.num_finite:
         return _NONE
     low, median, high = (scale * part for part in (value.low, value.median, value.high))
-    return f"{median:{digits}} ({low:{digits}} to {high:{digits}})"
+    number_of_cases = f", n = {value.num_finite}" if value.num_infinite else ""
+    return f"{median:{digits}} ({low:{digits}} to {high:{digits}}){number_of_cases}"
 
 
 def measure(value: Quartiles) -> str:
@@ -74,8 +75,12 @@ def basis(row: OverviewRow, value: MeanWithInterval, unit: str = "patient") -> s
 
 
 def left_out(row: OverviewRow) -> str:
-    """Return which cases are in no mean."""
-    parts: Sequence[tuple[int, str]] = ((row.num_both_empty, "both empty"), (row.num_missing, "missing"))
+    """Return which cases are in no mean, and which are in those of DSC and NSD alone."""
+    parts: Sequence[tuple[int, str]] = (
+        (row.num_both_empty, "both empty"),
+        (row.num_missing, "missing"),
+        (row.hd95_mm.num_infinite, "without distances"),
+    )
     return ", ".join(f"{num} {what}" for num, what in parts if num)
 
 
