@@ -1,13 +1,14 @@
 """The worst, a median and the best case of each structure: slices in three planes with both contours.
 
-Which cases these are is a rule and no choice: of all scored cases of a structure, sorted by DSC, the first, the middle
-and the last. Slices go through the middle of what is labelled in either map.
+Which cases these are is a rule and no choice: of all cases of a structure that have a DSC, sorted by it, the first, the
+middle and the last. It is 0 where one map is empty, so a case in which nothing was found is among the worst. Slices
+go through the middle of what is labelled in either map.
 """
 
 import base64
 import io
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +27,7 @@ from orchestrator.images.source_file import SourceFile
 from orchestrator.images.stored_voxels import ReadBuffer
 from orchestrator.report.figures import COLOURS, new_figure
 from orchestrator.report.reported import Reported
+from orchestrator.results.records import ScoreStatus
 from orchestrator.storage import run_paths
 from orchestrator.storage.interface import Storage
 from orchestrator.storage.json_values import JsonMapping
@@ -38,6 +40,12 @@ logger = logging.getLogger(__name__)
 
 MOST_STRUCTURES = 8
 """Of which there are pictures: whole-body label maps have a hundred."""
+_ORDER = ("training_id", "evaluation_set", "dataset", "case")
+"""Of cases with the same DSC."""
+_ONE_EMPTY: Mapping[str, str] = {
+    ScoreStatus.PREDICTION_EMPTY: ", prediction empty",
+    ScoreStatus.REFERENCE_EMPTY: ", reference empty",
+}
 _BAR_MM = 50.0
 _SIDES = (("L", "R"), ("P", "A"), ("S", "I"))
 """Of the patient: where x, y and z of ITK grow, and the other way."""
@@ -68,10 +76,10 @@ class _Volumes:
 def pictures(rows: "pd.DataFrame", *, reported: Reported, storage: Storage) -> Iterator[Picture]:
     """Yield pictures of the chosen cases; those whose files are not there any more are left out."""
     by_id = {training.id: training for training in reported.trainings}
-    scored = rows[(rows["status"] == "scored") & rows["dsc"].notna()]
+    scored = rows[rows["dsc"].notna()]
     structures = list(dict.fromkeys(scored["structure"]))[:MOST_STRUCTURES]
     for structure in structures:
-        own = scored[scored["structure"] == structure].sort_values(["dsc", "training_id", "dataset", "case"])
+        own = scored[scored["structure"] == structure].sort_values(["dsc", "status", *_ORDER])
         chosen = {0: "worst", len(own) // 2: "median", len(own) - 1: "best"}
         for place, name in chosen.items():
             row = own.iloc[place].to_dict()
@@ -137,6 +145,7 @@ def _picture(volumes: _Volumes, *, name: str, row: JsonMapping, unit: str) -> Pi
     planes = [axis for axis in (0, 1, 2) if min(np.delete(volumes.image.shape, axis)) > 1]
     slices = [np.take(volumes.image, places[axis], axis) for axis in planes]
     low, high = np.percentile(np.concatenate([one.ravel() for one in slices]), _PERCENTILES)
+    bar = ""
     with new_figure(height_in=2.6, columns=len(planes)) as (figure, axes):
         for axis, shown, image in zip(axes, planes, slices, strict=True):
             down_mm, right_mm = np.delete(volumes.spacing_mm, shown)
@@ -147,6 +156,7 @@ def _picture(volumes: _Volumes, *, name: str, row: JsonMapping, unit: str) -> Pi
                     axis.contour(plane, levels=[0.5], colors=[colour], linewidths=0.9)
             share = _BAR_MM / right_mm / image.shape[1]
             if share < 0.95:
+                bar = f"; bar {_BAR_MM:g} mm"
                 axis.plot([0.04, 0.04 + share], [0.05, 0.05], color="white", linewidth=2, transform=axis.transAxes)
             if volumes.sides:
                 down, right = np.delete(volumes.sides, shown)
@@ -156,7 +166,7 @@ def _picture(volumes: _Volumes, *, name: str, row: JsonMapping, unit: str) -> Pi
         figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
     caption = (
         f"{row['structure']}, {name} DSC: {row['training_id']}, {row['dataset']}/{row['case']}, DSC {row['dsc']:.3f}, "
-        f"NSD {row['nsd']:.3f} at {row['tolerance_mm']:g} mm. Reference green, prediction orange; black is "
-        f"{low:.4g}{unit}, white {high:.4g}{unit}; bar {_BAR_MM:g} mm."
+        f"NSD {row['nsd']:.3f} at {row['tolerance_mm']:g} mm{_ONE_EMPTY.get(row['status'], '')}. Reference green, "
+        f"prediction orange; black is {low:.4g}{unit}, white {high:.4g}{unit}{bar}."
     )
     return Picture(png_base64=base64.b64encode(buffer.getvalue()).decode(), caption=caption)
