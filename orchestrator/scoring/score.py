@@ -13,6 +13,7 @@ from kernels import OWN_FIELDS, LabelScore, count_labels
 from orchestrator.errors import ConfigError, DataError
 from orchestrator.images.geometry import AxisOrder, Geometry, grid_difference, order_onto
 from orchestrator.images.label_maps import LabelMap, OpenLabelMap, open_label_map, read_label_map
+from orchestrator.images.problem import reading
 from orchestrator.images.stored_voxels import ReadBuffer
 from orchestrator.results.records import CaseScore, ScoreStatus
 from orchestrator.scoring.structures import ScoredStructure, score_structures
@@ -81,7 +82,8 @@ def score_files(
         raise ConfigError(f"structures {names}; expected one or more with a name of its own each")
     if any(ignored_label in structure.reference_labels for structure in structures):
         raise ConfigError(f"label {ignored_label} is ignored and scored; expected it to be one of the two")
-    truth = read_label_map(reference, buffer=_buffers.reference)
+    with reading(reference):
+        truth = read_label_map(reference, buffer=_buffers.reference)
     known = _Truth(
         labels=truth,
         path=reference,
@@ -142,7 +144,7 @@ def _score_prediction(
     if isinstance(prediction, NoPrediction):
         return _missing(truth, structures, message=prediction.reason)
     try:
-        with open_label_map(prediction) as opened:
+        with reading(prediction), open_label_map(prediction) as opened:
             order = _order_onto(known, opened)
             guess = opened.read(_buffers.prediction)
     except (DataError, OSError, MemoryError) as error:

@@ -11,9 +11,8 @@ from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 
 from orchestrator.errors import is_of_a_disk
-from orchestrator.images.problem import SourceError
+from orchestrator.images.problem import SourceError, reading
 from orchestrator.images.source_file import SourceFile
-from orchestrator.sources.reading import reading
 
 ARCHIVE_SUFFIXES = (".zip", ".tar")
 _EXPANDABLE = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA}

@@ -10,14 +10,13 @@ import SimpleITK as sitk
 from orchestrator.benchmark.definition import Case, Dataset
 from orchestrator.images.geometry import check_same_geometry, geometry_of
 from orchestrator.images.image_file import digest_of
-from orchestrator.images.problem import SourceError
+from orchestrator.images.problem import SourceError, reading
 from orchestrator.images.source_file import SourceFile
 from orchestrator.images.volume import Volume
 from orchestrator.sources.case import ConvertedCase, ConvertedImage, ConvertedLabels
 from orchestrator.sources.intensity import to_stored_type
 from orchestrator.sources.labels import map_labels
 from orchestrator.sources.layout import Layout
-from orchestrator.sources.reading import reading
 from orchestrator.sources.registry import open_layout
 from orchestrator.sources.stamps import FileStamp, SourceStamp, stamp_files
 

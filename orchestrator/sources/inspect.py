@@ -9,13 +9,12 @@ from pathlib import Path
 from orchestrator.benchmark.definition import Case, Dataset
 from orchestrator.images.alike.thumbnail import Thumbnail, thumbnail_of
 from orchestrator.images.geometry import Geometry, check_same_geometry
-from orchestrator.images.problem import Problem
+from orchestrator.images.problem import Problem, collecting
 from orchestrator.images.source_file import SourceFile
 from orchestrator.images.volume import Volume
 from orchestrator.sources.case import CaseRequest
 from orchestrator.sources.convert import Beside, image_from, labels_from, warnings_between
 from orchestrator.sources.layout import Layout
-from orchestrator.sources.reading import collecting
 from orchestrator.sources.registry import open_layout
 
 

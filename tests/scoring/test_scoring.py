@@ -11,7 +11,7 @@ import pytest
 import SimpleITK as sitk
 
 from orchestrator.errors import ConfigError, DataError
-from orchestrator.images import stored_voxels
+from orchestrator.images import label_maps, stored_voxels
 from orchestrator.images.label_maps import read_label_map
 from orchestrator.results.records import ScoreStatus
 from orchestrator.scoring.score import NoPrediction, score_files
@@ -312,6 +312,20 @@ def test_unreadable_reference_is_an_error(tmp_path, labels):
     prediction = write(tmp_path / "p.nii.gz", labels)
     with pytest.raises(DataError, match=r"r\.nii\.gz: no such file"):
         score_one(tmp_path / "r.nii.gz", prediction, structures=[LEFT])
+
+
+def test_what_no_reader_has_foreseen_is_said_of_the_file_and_costs_no_other_score(tmp_path, labels, monkeypatch):
+    def read(stored, header, buffer):
+        raise KeyError("nobody has thought of this")
+
+    reference, sound = write(tmp_path / "r.nii.gz", labels), write(tmp_path / "p.nii.gz", labels)
+    odd = write(tmp_path / "odd.nrrd", labels)
+    monkeypatch.setattr(label_maps, "read_voxels", read)
+    scores = score_files(reference, [odd, sound], structures=[LEFT])
+    assert_missing(scores[0], message="odd.nrrd: found what its reader cannot read (KeyError")
+    assert [score.dsc for score in scores[1]] == [1.0]
+    with pytest.raises(DataError, match=r"odd\.nrrd: found what its reader cannot read \(KeyError"):
+        score_files(odd, [sound], structures=[LEFT])
 
 
 def test_structures_of_one_name_or_none_are_refused(tmp_path, labels):

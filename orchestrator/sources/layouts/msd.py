@@ -4,13 +4,12 @@ import json
 from pathlib import PurePosixPath
 from typing import ClassVar
 
-from orchestrator.images.problem import SourceError
+from orchestrator.images.problem import SourceError, reading
 from orchestrator.images.source_file import SourceFile
 from orchestrator.images.volume import NiftiVolume, Volume
 from orchestrator.sources.archives import FileTree, open_tree, the_only
 from orchestrator.sources.ct_layout import CtLayout
 from orchestrator.sources.labels import LabelRule, PairedStructure
-from orchestrator.sources.reading import reading
 
 _STEM = "Task06_Lung"
 _LUNGS = PairedStructure(name="lung", plural="lungs", left=1, right=2, is_air=True)
