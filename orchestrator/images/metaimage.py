@@ -1,5 +1,6 @@
 """MetaImage files (.mha, .mhd): the header is checked and the voxels are read without ITK, which hangs on some."""
 
+import math
 import re
 from pathlib import Path
 
@@ -75,8 +76,8 @@ def _numbers(fields: dict[str, str], name: str, *, num: int, default: str = "") 
         numbers = [float(part) for part in text.split()]
     except ValueError:
         numbers = []
-    if len(numbers) != num:
-        raise _fault(f"{name} = {text[:80]!r}", expected=f"{num} numbers")
+    if len(numbers) != num or not all(map(math.isfinite, numbers)):
+        raise _fault(f"{name} = {text[:80]!r}", expected=f"{num} finite number{'s'[: num != 1]}")
     return numbers
 
 

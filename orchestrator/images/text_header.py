@@ -2,9 +2,10 @@
 
 import errno
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from orchestrator.images.stored_voxels import (
     ImageHeader,
     ReadBuffer,
     check_room,
+    cut_short,
     expand,
     largest_stored,
     read_at_most,
@@ -25,6 +27,9 @@ from orchestrator.images.stored_voxels import (
 )
 
 LARGEST_HEADER = 1 << 20
+_LONGEST_NUMBER = 40
+"""Letters of a number that is written out; with 17 digits, sign and exponent it has 24."""
+_PIECE_BYTES = 1 << 20
 _MM_BY_UNIT = {
     **dict.fromkeys(("", "?", "???", "mm", "millimeter", "millimeters", "millimetre", "millimetres"), 1.0),
     **dict.fromkeys(("um", "µm", "μm", "micron", "microns", "micrometer", "micrometers", "micrometre"), 1e-3),
@@ -65,16 +70,14 @@ def read_voxels(stored: StoredVoxels, header: ImageHeader, buffer: ReadBuffer) -
             advice="Put it there.",
         )
     if stored.encoding is Encoding.TEXT:
-        return _read_text(stored, header)
+        return _read_text(stored, header, buffer)
     ahead = max(0, stored.num_skipped)
     num_bytes = header.num_bytes + ahead
     limit = largest_stored(num_bytes, encoding=stored.encoding)
     num_stored = stored.path.stat().st_size - stored.first_byte
     check_room(num_bytes, num_stored=max(0, num_stored), encoding=stored.encoding)
     with stored.path.open("rb") as file:
-        file.seek(stored.first_byte)
-        for _ in range(stored.num_lines):
-            file.readline(LARGEST_HEADER)
+        _skip_lines(file, stored, header)
         if stored.num_skipped < 0 and stored.encoding is Encoding.RAW:
             file.seek(-num_bytes, 2)
         content = read_at_most(file, limit + 1)
@@ -86,27 +89,64 @@ def read_voxels(stored: StoredVoxels, header: ImageHeader, buffer: ReadBuffer) -
     return voxels
 
 
-def _read_text(stored: StoredVoxels, header: ImageHeader) -> NDArray[np.generic]:
+def _skip_lines(file: IO[bytes], stored: StoredVoxels, header: ImageHeader) -> None:
+    """Go to what is behind the header and the lines that are to be skipped; raises Fault if the file ends before."""
+    file.seek(stored.first_byte)
+    for _ in range(stored.num_lines):
+        if not file.readline(LARGEST_HEADER):
+            raise cut_short(0, num_bytes=header.num_bytes)
+
+
+def _read_text(stored: StoredVoxels, header: ImageHeader, buffer: ReadBuffer) -> NDArray[np.generic]:
     """Read numbers that are written out."""
     num_voxels = math.prod(header.geometry.size)
     check_room(num_voxels, num_stored=stored.path.stat().st_size, encoding=stored.encoding)
-    limit = largest_stored(num_voxels, encoding=stored.encoding)
+    voxels = buffer.take(header.num_bytes).view(header.dtype.newbyteorder("="))
+    num_read = 0
     with stored.path.open("rb") as file:
-        file.seek(stored.first_byte)
-        for _ in range(stored.num_lines):
-            file.readline(LARGEST_HEADER)
-        content = read_at_most(file, limit + 1)
-    if len(content) > limit:
-        raise too_long(num_voxels)
-    numbers = content.replace(b",", b" ").split()
-    if len(numbers) != num_voxels:
-        raise Fault(f"{len(numbers)} numbers", expected=f"{num_voxels} by its header", advice="Write it again.")
-    try:
-        voxels = np.array(numbers).astype(header.dtype.newbyteorder("="))
-    except ValueError as error:
-        raise Fault(f"voxels that are no numbers ({error})", expected="numbers", advice="Write it again.") from error
+        _skip_lines(file, stored, header)
+        if stored.path.stat().st_size - file.tell() > largest_stored(num_voxels, encoding=stored.encoding):
+            raise too_long(num_voxels)
+        for words in _words(file):
+            end = num_read + len(words)
+            if end <= num_voxels:
+                voxels[num_read:end] = _numbers(words, voxels.dtype)
+            num_read = end
+    if num_read != num_voxels:
+        raise Fault(f"{num_read} numbers", expected=f"{num_voxels} by its header", advice="Write it again.")
     check_finite(voxels)
     return voxels.reshape(header.geometry.size[::-1])
+
+
+def _words(file: IO[bytes]) -> Iterator[list[bytes]]:
+    """Yield what stands between blanks and commas, piece by piece: all of it at once would take far more memory."""
+    begun = b""
+    while piece := file.read(_PIECE_BYTES).replace(b",", b" "):
+        words = (begun + piece).split()
+        begun = b"" if piece[-1:].isspace() else words.pop()
+        yield words
+        if len(begun) > _LONGEST_NUMBER:
+            break
+    yield [begun] if begun else []
+
+
+def _numbers(words: list[bytes], dtype: np.dtype[np.generic]) -> NDArray[np.generic]:
+    """Return numbers that are written out; raises Fault for what is none of this type."""
+    longest = max(words, key=len, default=b"")
+    if len(longest) > _LONGEST_NUMBER:  # in an array of texts each takes as much
+        raise _no_numbers(f"{longest[:_LONGEST_NUMBER]!r}... of {len(longest)} letters", dtype)
+    try:
+        return np.array(words).astype(dtype)
+    except (ValueError, OverflowError) as error:
+        raise _no_numbers(str(error), dtype) from error
+
+
+def _no_numbers(found: str, dtype: np.dtype[np.generic]) -> Fault:
+    return Fault(
+        f"voxels that are no numbers of its type ({found})",
+        expected=f"numbers that {dtype.name} can hold",
+        advice="Write it again.",
+    )
 
 
 def fields_once(fields: Iterable[tuple[str, str]]) -> dict[str, str]:

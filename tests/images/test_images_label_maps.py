@@ -4,6 +4,7 @@ import bz2
 import gzip
 import os
 import socket
+import tracemalloc
 import zlib
 
 import h5py
@@ -64,6 +65,7 @@ def nrrd(path, *, data, lines=(), encoding="raw", sizes="7 6 5", dtype="short"):
 
 
 RAW = LABELS.tobytes()
+TEXT = " ".join(map(str, [*LABELS.ravel()[:-1], 300])).encode()
 
 
 @pytest.mark.parametrize(
@@ -148,6 +150,14 @@ def test_axes_of_one_voxel_beside_those_of_space_are_none(tmp_path):
         ({"data": RAW, "encoding": "lzma"}, "encoding 'lzma'"),
         ({"data": RAW, "dtype": "block"}, "type 'block'"),
         ({"data": RAW, "lines": ["line skip: -1"]}, "line skip -1"),
+        ({"data": RAW, "lines": ["line skip: 99999999999999"]}, "0 bytes of voxels; expected 420"),
+        ({"data": TEXT, "encoding": "text", "lines": ["line skip: 99999999999999"]}, "0 bytes of voxels; expected 420"),
+        ({"data": TEXT, "encoding": "text", "dtype": "uchar"}, r"its type .*out of bounds.* that uint8"),
+        ({"data": TEXT + b" 7", "encoding": "text"}, "211 numbers; expected 210 by its header"),
+        ({"data": TEXT[:-4], "encoding": "text"}, "209 numbers; expected 210 by its header"),
+        ({"data": TEXT[:-3] + b"1.5", "encoding": "text"}, "no numbers of its type .*1.5.* numbers that int16"),
+        ({"data": TEXT + b"0" * 1500, "encoding": "text"}, r"no numbers of its type \(b'.*'... of 1503 letters\)"),
+        ({"data": TEXT + b" " * 20000, "encoding": "text"}, "more than the 210 bytes"),
         ({"data": RAW, "lines": ["spacings: 1 0 1"]}, "sizes of voxels above 0"),
         ({"data": RAW, "lines": ["spacings: 1 nan 1"]}, "4D|3D image"),
         ({"data": RAW, "lines": ["space directions: (1,0,0) (0,inf,0) (0,0,1)"]}, "finite numbers"),
@@ -186,6 +196,8 @@ def test_a_nrrd_file_that_cannot_be_right_is_refused_by_name(tmp_path, change, m
         ("DimSize = 7 6 5", "DimSize = 7 6 4", None),  # 84 bytes behind the voxels pass for padding
         ("ElementType = MET_SHORT", "ElementType = MET_STRING", "ElementType = MET_STRING"),
         ("ElementSpacing =", "ElementSpacing = nan 1 1\nOld =", "finite numbers"),
+        ("ElementDataFile", "HeaderSize = nan\nElementDataFile", "headersize = 'nan'; expected 1 finite number"),
+        ("ElementDataFile", "ElementNumberOfChannels = inf\nElementDataFile", "channels = 'inf'; expected 1 finite"),
         ("LOCAL", "LIST", "several files"),
         ("LOCAL", "other.raw", "other.raw, which is no file"),
         ("LOCAL", "x" * 5000, "xxx, which is no file"),
@@ -218,6 +230,22 @@ def test_voxels_behind_another_header_or_written_out_are_read(tmp_path):
     (tmp_path / "d.mha").write_bytes(bomb + zlib.compress(bytes(1 << 24)))
     with pytest.raises(DataError, match="more than the 420 bytes"):
         read_label_map(tmp_path / "d.mha")
+
+
+def test_numbers_that_are_written_out_take_no_more_memory_than_their_file(tmp_path):
+    """A number of 39 letters beside a million of one: as an array of texts they would take 39 MB."""
+    labels = np.arange(1 << 20).reshape(64, 128, 128) % 7
+    data = " ".join(map(str, labels.ravel())).encode()
+    path = nrrd(
+        tmp_path / "a.nrrd", data=data[:-1] + b"%039d" % labels[-1, -1, -1], encoding="text", sizes="128 128 64"
+    )
+    tracemalloc.start()
+    try:
+        np.testing.assert_array_equal(read_label_map(path).array, labels)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 37e6
 
 
 def test_minc_1_is_read(tmp_path):
