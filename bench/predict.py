@@ -266,7 +266,8 @@ class _Ours:
                 given, network = torch.empty((1, 1, *options.patch)), STAND_INS[options.network](options.classes[0])
             self._predictor._activation_bytes = forward_bytes(network, given)  # noqa: SLF001
         header = read_header(options.image)
-        self.said_bytes = 0 if header is None else own_bytes() + self._predictor.expected_bytes(header)[1]
+        expected = None if header is None else self._predictor.expected_bytes(header)
+        self.said_bytes = 0 if expected is None else own_bytes() + expected[1]
         if options.network in STAND_INS:
             self._predictor._networks = (STAND_INS[options.network](options.classes[0]),)  # noqa: SLF001
         self.export_s = 0.0

@@ -98,12 +98,15 @@ class FolderPrediction:
         found = [self._case_bytes(case) if left else None for case, left in zip(self.cases, is_left, strict=True)]
         limit = math.inf if self.options.max_memory_gib is None else self.options.max_memory_gib * 2**30
         num_left = sum(is_left)
+        # Where nothing is known, there may be no room for two.
+        is_alone = is_alone or not any(found)
         return plan_memory(found, num_left=num_left, own_bytes=_own_bytes(), most_bytes=limit, is_alone=is_alone)
 
     def announcement(self, memory: FolderMemory) -> str:
-        """Return what the cases take at most, in a line; empty where that is not known before they are read."""
+        """Return what the cases take at most, in a line; empty if none is left."""
         if memory.largest is None:
-            return ""
+            unknown = f"{memory.num_left} of {len(self.cases)} cases to predict; the memory that they take is not known"
+            return f"{unknown} before" if memory.num_left else ""
         others = " with those before and after it" if memory.overlaps[memory.largest] and memory.num_left > 1 else ""
         return (
             f"{memory.num_left} of {len(self.cases)} cases to predict; at most {memory.most_bytes / 2**30:.2f} GiB of "
@@ -197,6 +200,13 @@ class FolderPrediction:
             taken = models.ensemble.case_bytes(header)
         except DataError:
             return None  # which predicting it will tell
+        if taken is None:
+            if self.options.max_memory_gib is not None:
+                raise ConfigError(
+                    f"{self.model}: its network asks for numbers of the image, so that the memory that it takes is not "
+                    "known before; expected no limit of the memory"
+                )
+            return None
         extras = _EXTRAS_BYTES * math.prod(header.shape) if self._has_extras else 0
         return replace(taken, writing=taken.writing + extras)
 

@@ -144,3 +144,67 @@ def test_a_step_that_nnunet_does_not_have_is_refused_before_the_first_case(tmp_p
     with pytest.raises(DataError, match=re.escape(f"plans.json: {name} is {value}; expected what nnU-Net has")):
         import_models(archive, tmp_path / "models")
     assert not list((tmp_path / "models").iterdir())
+
+
+TRAINER = """
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+class Network(torch.nn.Sequential):
+    def __init__(self, num_channels, num_classes):
+        rates = [rate.item() for rate in torch.linspace(0, 0.1, 3)]  # as timm and MONAI do
+        super().__init__(torch.nn.Dropout(rates[-1]), torch.nn.Conv3d(num_channels, num_classes, 3, padding=1))
+
+    def forward(self, image):
+        return super().forward(image) * (1.0 if CONDITION else 0.5)
+
+class NAME(nnUNetTrainer):
+    @staticmethod
+    def build_network_architecture(name, arguments, imports, num_channels, num_classes, enable_deep_supervision=True):
+        return Network(num_channels, num_classes)
+"""
+
+
+@pytest.fixture
+def of_own_network(tmp_path, monkeypatch):
+    """Writes the model of a trainer with a network of its own; returns its folder."""
+
+    def write(trainer, *, condition):
+        folder = tmp_path / "trainers"
+        folder.mkdir()
+        (folder / f"{trainer.lower()}.py").write_text(TRAINER.replace("CONDITION", condition).replace("NAME", trainer))
+        monkeypatch.setenv("nnUNet_extTrainer", str(folder))
+        weights = torch.nn.Conv3d(1, 3, 3).state_dict()
+        return write_model(
+            tmp_path / "made",
+            small_plans(),
+            labels=labels_of(3),
+            trainer_name=trainer,
+            network_weights={f"1.{name}": tensor for name, tensor in weights.items()},
+        )
+
+    return write
+
+
+def test_the_memory_of_a_network_that_reads_numbers_while_it_is_built_is_said(of_own_network, tmp_path):
+    model = of_own_network("LinearRates", condition="True")
+    (image,) = write_image(tmp_path / "case", shape=(9, 20, 18))
+    options = {"device": "cpu", "max_memory_gib": 100, "note": (notes := []).append}
+    (row,) = orchestrator.predict(model, image, output=tmp_path / "out", **options)
+    assert row.status == "predicted"
+    assert "1 of 1 cases to predict; at most " in notes[-1]
+
+
+def test_the_memory_of_a_network_that_reads_numbers_of_an_image_is_not_known_and_never_limited(
+    of_own_network, tmp_path
+):
+    model = of_own_network("LooksAtIt", condition="image.abs().max().item() > 0")
+    (tmp_path / "images").mkdir()
+    for number in range(2):
+        write_image(tmp_path / "images" / f"case_{number}", shape=(9, 20, 18))
+    with pytest.raises(ConfigError, match=r"asks for numbers of the image, .*; expected no limit of the memory"):
+        orchestrator.predict(model, tmp_path / "images", output=tmp_path / "out", device="cpu", max_memory_gib=100)
+    notes = []
+    rows = orchestrator.predict(model, tmp_path / "images", output=tmp_path / "out", device="cpu", note=notes.append)
+    assert [row.status for row in rows] == ["predicted", "predicted"]
+    assert notes == ["2 of 2 cases to predict; the memory that they take is not known before"]

@@ -1,7 +1,6 @@
 """Predicts whole images as nnU-Net does, one at a time, in this process."""
 
 from collections.abc import Callable, Generator, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +27,7 @@ from orchestrator.training.nnunet.planning import Plan
 from orchestrator.training.nnunet.prediction_memory import (
     StoredImage,
     activation_bytes,
+    network_of_shapes,
     normalising_bytes,
     reading_bytes,
     resampling_bytes,
@@ -102,12 +102,16 @@ class Predictor:
         with prints_to_log():
             self.plan.plans_manager.image_reader_writer_class().write_seg(labels, str(output), properties)
 
-    def expected_bytes(self, header: StoredImage) -> tuple[int, int]:
+    def expected_bytes(self, header: StoredImage) -> tuple[int, int] | None:
         """Return what a prediction takes at most beside what this process has in memory, by the header of an image.
 
         The first number is until the image is prepared, the second one with all that follows. They are upper bounds:
-        zeros around the body, which are cut off, are not known before the image is read.
+        zeros around the body, which are cut off, are not known before the image is read. None where it is not known
+        what the network takes.
         """
+        activations = self._activation_bytes
+        if activations is None:
+            return None
         turned, plan = self._sweep_of(header)
         resampling = resampling_bytes(turned, plan.unpadded_shape, num_channels=self._num_channels)
         preparing = max(resampling, normalising_bytes(header, self.plan), reading_bytes(header, self.plan))
@@ -115,7 +119,7 @@ class Predictor:
             turned,
             plan,
             num_channels=self._num_channels,
-            activations=self._activation_bytes,
+            activations=activations,
             mirrors=self._predictor.use_mirroring,
             streams=self.streams,
         )
@@ -133,7 +137,7 @@ class Predictor:
         return replace(header, shape=(shape[0], shape[1], shape[2])), plan
 
     @cached_property
-    def _activation_bytes(self) -> int:
+    def _activation_bytes(self) -> int | None:
         is_on_host = self._predictor.device.type == "cpu"
         name = self._predictor.trainer_name
         return activation_bytes(self.plan, trainer_name=name, num_channels=self._num_channels) if is_on_host else 0
@@ -285,16 +289,8 @@ def ready_predictor(
 
 def _network(plan: Plan, weights: dict[str, torch.Tensor], *, trainer_name: str) -> torch.nn.Module:
     """Build a network with its weights; what does not fit one of nnU-Net's is found before any memory is taken."""
-
-    def build() -> torch.nn.Module:
-        network: torch.nn.Module = network_for_prediction(
-            trainer_name, plan.plans_manager, configuration=plan.configuration, dataset_json=plan.dataset_json
-        )
-        return network
-
-    # Networks of others may ask for values while they are built.
-    with torch.device("meta") if trainer_name == DEFAULT_TRAINER else nullcontext():
-        expected = {name: tuple(tensor.shape) for name, tensor in build().state_dict().items()}
+    of_shapes = network_of_shapes(plan, trainer_name=trainer_name)
+    expected = {name: tuple(tensor.shape) for name, tensor in of_shapes.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     if found != expected:
         name = next(name for name in {**expected, **found} if found.get(name) != expected.get(name))
@@ -302,6 +298,8 @@ def _network(plan: Plan, weights: dict[str, torch.Tensor], *, trainer_name: str)
             f"weights {name} of shape {found.get(name, 'none')}; expected {expected.get(name, 'none')}, as the network "
             "of these plans has. The checkpoint is of other plans, or of a trainer with a network of its own"
         )
-    network = build()
+    network: torch.nn.Module = network_for_prediction(
+        trainer_name, plan.plans_manager, configuration=plan.configuration, dataset_json=plan.dataset_json
+    )
     network.load_state_dict(weights)
     return network

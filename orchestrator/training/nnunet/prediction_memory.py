@@ -6,6 +6,7 @@ import sys
 import weakref
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from kernels.windows.line_survey import find_best
 from orchestrator.storage.json_values import JsonObject
-from orchestrator.training.nnunet.classes import network_for_prediction
+from orchestrator.training.nnunet.classes import DEFAULT_TRAINER, network_for_prediction
 from orchestrator.training.nnunet.planning import Plan
 from orchestrator.training.nnunet.window_sweep import SweepPlan
 
@@ -194,14 +195,29 @@ def _bytes_of_convolving(made: torch.Tensor, args: Sequence[Any]) -> int:
     return sum(one.numel() * one.element_size() for one in (made, image))
 
 
-def activation_bytes(plan: Plan, *, trainer_name: str, num_channels: int) -> int:
-    """Return the bytes of what a network holds at a time for one window: its forward pass without any numbers."""
-    with torch.device("meta"):
-        network = network_for_prediction(
+def network_of_shapes(plan: Plan, *, trainer_name: str) -> torch.nn.Module:
+    """Return the network that a trainer builds, on the meta device: nnU-Net's own takes no memory at any time."""
+    # Networks of others may ask for values while they are built.
+    with torch.device("meta") if trainer_name == DEFAULT_TRAINER else nullcontext():
+        network: torch.nn.Module = network_for_prediction(
             trainer_name, plan.plans_manager, configuration=plan.configuration, dataset_json=plan.dataset_json
-        ).eval()
-        window = torch.empty((1, num_channels, *plan.configuration_manager.patch_size))
-    return forward_bytes(network, window)
+        )
+    return network.to("meta")
+
+
+def activation_bytes(plan: Plan, *, trainer_name: str, num_channels: int) -> int | None:
+    """Return the bytes of what a network holds at a time for one window: its forward pass without any numbers.
+
+    None where that is not known before, since a network of others asks for numbers on the way.
+    """
+    network = network_of_shapes(plan, trainer_name=trainer_name).eval()
+    window = torch.empty((1, num_channels, *plan.configuration_manager.patch_size), device="meta")
+    try:
+        return forward_bytes(network, window)
+    except Exception:  # a network of others may raise anything
+        if trainer_name == DEFAULT_TRAINER:
+            raise
+        return None
 
 
 def forward_bytes(network: torch.nn.Module, window: torch.Tensor) -> int:

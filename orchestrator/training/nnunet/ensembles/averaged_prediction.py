@@ -206,12 +206,16 @@ class ModelEnsemble:
         else:
             write(first.labels(first.prepared(images)))
 
-    def case_bytes(self, header: StoredImage) -> CaseBytes:
-        """Return what an image takes, by its header."""
+    def case_bytes(self, header: StoredImage) -> CaseBytes | None:
+        """Return what an image takes, by its header; None where a network has to see it for that."""
+        expected = [one.expected_bytes(header) for one in self._predictors]
+        known = [numbers for numbers in expected if numbers is not None]
+        if len(known) < len(expected):
+            return None
         first, *others = self._predictors
         num_classes = first.plan.label_manager.num_segmentation_heads
         one_slice = 4 * num_classes * math.prod(sorted(header.shape)[1:]) * (len(others) + 3) if others else 0
-        (preparing, alone), *further = (one.expected_bytes(header) for one in self._predictors)
+        (preparing, alone), *further = known
         return CaseBytes(
             preparing=preparing,
             predicting=one_slice + alone + sum(num_bytes for _, num_bytes in further),
