@@ -273,3 +273,14 @@ def test_what_cannot_be_told_is_said_and_no_number(pilot, capsys):
     assert "all differences are equal" in shown
     assert "nan" not in shown
     assert "patients needed" not in shown
+
+
+def test_no_plan_shows_differences_that_there_cannot_be(pilot, capsys):
+    dsc, _ = _planned(*pilot)
+    found = replace(dsc.components, patient_sd=0.1349, training_sd=0.2047, residual_sd=0.1031, num_patients=2)
+    shown = _shown(replace(dsc, components=found, num_patients=2), capsys)
+    assert "n is too small to plan from: the SD of 2 patients" in shown
+    rows = [line.split() for line in shown.splitlines() if line.split()[:1] in (["1"], ["10"])]
+    # Power, shows from, patients needed: with two patients only a difference above 1 would be shown.
+    assert [row[4:] for row in rows] == [["no", "number", "no", "number"]] * 2
+    assert "too small" not in _shown(dsc, capsys)

@@ -15,6 +15,7 @@ from orchestrator.benchmark.loading import DEFAULT_STUDY
 from orchestrator.cli.console import EXIT_DONE, command_parser, consoles, exit_code_of, parse, print_whole, say
 from orchestrator.driver.results.planned import PlannedComparison
 from orchestrator.errors import ConfigError
+from orchestrator.statistics.intervals import FEWEST_CLUSTERS
 from orchestrator.statistics.planning import Design, false_positives, fewest_patients, power_of, smallest_difference
 
 SEEDS = (1, 2, 3, 5, 10)
@@ -115,6 +116,11 @@ def _description(plan: PlannedComparison, options: argparse.Namespace) -> Iterat
     if not _varies(plan):
         yield "  all differences are equal: nothing tells how much those of other patients or trainings would vary"
         return
+    if found.num_patients < FEWEST_CLUSTERS:
+        yield (
+            f"  n is too small to plan from: the SD of {found.num_patients} patients may be several times that of all; "
+            f"the table is of use from {FEWEST_CLUSTERS} patients on"
+        )
     design = Design(num_patients=found.num_patients, num_trainings=found.num_trainings)
     rate = false_positives(design, found, alpha=options.alpha)
     yield (
@@ -142,7 +148,8 @@ def _rows(plan: PlannedComparison, options: argparse.Namespace) -> Iterator[list
             f"{hours:.3g}",
             *([f"{hours * options.usd_per_hour:.0f}"] if options.usd_per_hour else []),
             "-" if math.isnan(chance) else f"{chance:.0%}",
-            "-" if math.isnan(least) else f"{least:.4f}",
+            # DSC and NSD are shares: no difference is as large as 1.
+            "-" if math.isnan(least) else "no number" if least >= 1 else f"{least:.4f}",
             # Without a power there is nothing to tell of any number of patients.
             "-" if math.isnan(chance) else "no number" if needed is None else str(needed),
         ]
