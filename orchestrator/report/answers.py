@@ -18,6 +18,8 @@ METRICS = ("dsc", "nsd")
 """What is compared: both lie between 0 and 1, and are defined where a mask is empty."""
 ALPHA = 0.05
 UNDECIDED = "undecided"
+_MOST_EXACT = 13
+"""Patients up to which scipy's test is exact with ties and zeros."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, order=True)
@@ -139,9 +141,22 @@ class Answer:
         return (
             f"Of {len(verdicts)} differences (structure, evaluation set, DSC or NSD), {verdicts.count('higher')} are "
             f"shown to be higher, {verdicts.count('lower')} lower; {verdicts.count('not shown')} are not shown"
-            f"{untested}. {self._largest} "
+            f"{untested}. {self._powerless}{self._largest} "
             f"n = {patients} patients, Wilcoxon signed rank, Holm over {self.num_tests} tests at {ALPHA}, and a 95 % "
             f"interval without 0.{self._unpaired}"
+        )
+
+    @property
+    def _powerless(self) -> str:
+        """That nothing could be shown, where the least p that the tests can give is too large once it is corrected."""
+        tested = [one.result for one in self.differences if not math.isnan(one.result.p)]
+        num_differing = max(map(_num_differing, tested))
+        least = min(1.0, 2 / 2**num_differing * len(tested))
+        if least < ALPHA:
+            return ""
+        return (
+            f"None of them could be shown, however large: {len(tested)} tests of at most {num_differing} patients who "
+            f"differ give no p (Holm) below {least:.3f}, and {ALPHA} is needed. "
         )
 
     @property
@@ -189,6 +204,16 @@ class Answer:
             f"of {len(there)} differences have 0 in their 95 % interval, among them {doubtful} of the {len(shown)} "
             f"that are shown{none}."
         )
+
+
+def _num_differing(found: PairedComparison) -> int:
+    """Return of how many patients the signs decide how small p can be: 2 / 2^n, if all are the same.
+
+    Those without a difference have none. With more patients than the test is exact for with such ones, where the normal
+    approximation gives other values, all count: then p may be called possible that is not, and never the other way.
+    """
+    differing = found.num_better + found.num_worse
+    return differing if differing + found.num_equal <= _MOST_EXACT else differing + found.num_equal
 
 
 def _span(numbers: Sequence[int]) -> str:

@@ -112,6 +112,30 @@ def test_equal_methods_have_no_test_for_that_reason(three_models):
     assert few.sentence == "Too few patients for a test (n = 3)."
 
 
+@pytest.mark.parametrize(
+    ("num_patients", "num_equal", "least"),
+    [
+        (6, 0, "0.125"),  # 4 x 2 / 2^6
+        (7, 0, "0.062"),
+        (8, 0, None),  # 4 x 2 / 2^8 = 0.031
+        (8, 1, "0.062"),
+    ],
+)
+def test_a_question_with_too_few_patients_for_its_tests_could_not_show_anything(
+    three_models, num_patients, num_equal, least
+):
+    def changed(row):
+        number = int(row.case.removeprefix("case_"))
+        lower = 0.0 if row.group == "organ" or number < num_equal else 0.3 + 0.001 * number
+        return scored(row, dsc=0.9 - lower, nsd=0.9 - lower) if number < num_patients else missing(row)
+
+    sentence = answered(three_models, changed=changed).sentence
+    said = f"4 tests of at most {num_patients - num_equal} patients who differ give no p (Holm) below {least}, and 0.05"
+    assert ("None of them could be shown, however large" in sentence) == (least is not None)
+    assert (said in sentence) == (least is not None)
+    assert ("4 lower" in sentence) == (least is None)
+
+
 def test_nobody_is_first_where_nobody_has_a_score(three_models):
     page = page_of(three_models, changed=missing)
     assert not page.rankings
