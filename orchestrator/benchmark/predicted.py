@@ -1,6 +1,8 @@
 """What a study says of predictions beyond its own cases: codes of its structures, and values derived of them."""
 
+import hashlib
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 from orchestrator.benchmark.study_file import TablesFile
@@ -50,10 +52,22 @@ class PredictedTables:
 
 
 def load_predicted(study: Path) -> PredictedTables:
-    """Return what `tables.yaml` beside a study file says of predictions; raises ConfigError if it is not there."""
+    """Return what `tables.yaml` beside a study file says of predictions; raises ConfigError if it is not there.
+
+    A file that is the same as before is not understood again: it is asked for with each case.
+    """
     path = or_shipped(study).with_name("tables.yaml")
     if not path.is_file():
         raise ConfigError(f"{path}: no such file; expected the tables of the study, with codes or derived values")
+    try:
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error}); expected the tables of the study") from error
+    return _understood(path, sha256)
+
+
+@lru_cache(maxsize=4)
+def _understood(path: Path, _sha256: str) -> PredictedTables:
     content = understood(load_yaml(path), TablesFile, where=str(path))
     return PredictedTables(
         codes={

@@ -36,6 +36,11 @@ NEEDED = (
 """Elements that every DICOM object must have, though they may be empty; files that were made anonymous lack some."""
 
 
+UNICODE = "ISO_IR 192"
+_MOST_LETTERS = 64
+"""Of a name in DICOM."""
+
+
 class NothingFoundError(DataError):
     """A label map without any structure: DICOM knows no segmentation without one."""
 
@@ -65,7 +70,7 @@ def labels_on(stack: Stack, labels: Path, *, segments: Sequence[Segment]) -> NDA
 
 
 def headers_of(stack: Stack) -> list["Dataset"]:
-    """Return the header of each slice, with what must be there."""
+    """Return the header of each slice, with what must be there, and its texts as Unicode, whatever they were."""
     import pydicom
 
     found: list[Dataset] = []
@@ -74,6 +79,11 @@ def headers_of(stack: Stack) -> list["Dataset"]:
         for keyword in NEEDED:
             if keyword not in header:
                 setattr(header, keyword, "")
+        # Objects are written in a character set that has the letters of all names, those of structures too.
+        header.decode()
+        header.SpecificCharacterSet = UNICODE
+        if not header.get("FrameOfReferenceUID"):
+            header.FrameOfReferenceUID = uid_of(str(header.SeriesInstanceUID), "frame")
         if "SliceThickness" not in header:
             header.SliceThickness = f"{stack.geometry.spacing_mm[2]:.6g}"
         found.append(header)
@@ -86,6 +96,13 @@ def uid_of(*parts: str) -> str:
     return f"2.25.{int.from_bytes(digest[:16], 'big')}"
 
 
-def digest_of(voxels: NDArray[np.integer]) -> str:
-    """Return the digest of a label map."""
-    return hashlib.sha256(np.ascontiguousarray(voxels).data).hexdigest()
+def digest_of(voxels: NDArray[np.integer], segments: Sequence[Segment]) -> str:
+    """Return the digest of a label map and what is said of its structures."""
+    digest = hashlib.sha256(np.ascontiguousarray(voxels).data)
+    digest.update(repr(list(segments)).encode())
+    return digest.hexdigest()
+
+
+def name_of(text: str) -> str:
+    """Return a name as DICOM has it: of so many letters, without the backslash, which divides values there."""
+    return "".join(letter if letter.isprintable() and letter != "\\" else "_" for letter in text)[:_MOST_LETTERS]

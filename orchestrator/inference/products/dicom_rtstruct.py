@@ -14,11 +14,13 @@ from orchestrator.inference.products.dicom_object import (
     MANUFACTURER,
     MODEL_NAME,
     NEEDED,
+    UNICODE,
     UNKNOWN,
     Segment,
     digest_of,
     headers_of,
     labels_on,
+    name_of,
     uid_of,
 )
 from orchestrator.inference.products.outlines import Polygon, outlines
@@ -50,16 +52,16 @@ def write_dicom_rtstruct(
     found = [segment for segment in segments if there.intersection(segment.labels)]
     slices = list(zip(voxels, labels_of_slices, stack.slices, headers_of(stack), strict=True))
     headers = [header for *_, header in slices]
-    data = _described(headers, voxels, model=model, version=version)
+    data = _described(headers, voxels, model=model, version=version, segments=segments)
     frame = data.FrameOfReferenceUID
     data.ReferencedFrameOfReferenceSequence = [_referenced(headers, frame=frame)]
     data.StructureSetROISequence = [
         _item(
             ROINumber=number,
             ReferencedFrameOfReferenceUID=frame,
-            ROIName=segment.name[:64],
+            ROIName=name_of(segment.name),
             ROIGenerationAlgorithm="AUTOMATIC",
-            ROIGenerationDescription=model[:64],
+            ROIGenerationDescription=name_of(model),
         )
         for number, segment in enumerate(found, start=1)
     ]
@@ -75,7 +77,9 @@ def write_dicom_rtstruct(
     data.save_as(output, enforce_file_format=True)
 
 
-def _described(headers: Sequence["Dataset"], voxels: NDArray[np.integer], *, model: str, version: str) -> "Dataset":
+def _described(
+    headers: Sequence["Dataset"], voxels: NDArray[np.integer], *, model: str, version: str, segments: Sequence[Segment]
+) -> "Dataset":
     """Return the object without its structures."""
     from pydicom.dataset import FileMetaDataset
     from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage
@@ -83,22 +87,22 @@ def _described(headers: Sequence["Dataset"], voxels: NDArray[np.integer], *, mod
     series = uid_of(str(headers[0].SeriesInstanceUID), model, "contours")
     now = datetime.datetime.now().astimezone()
     data = _item(
-        SpecificCharacterSet="ISO_IR 192",
+        SpecificCharacterSet=UNICODE,
         SOPClassUID=RTStructureSetStorage,
-        SOPInstanceUID=uid_of(series, digest_of(voxels)),
+        SOPInstanceUID=uid_of(series, digest_of(voxels, segments)),
         Modality="RTSTRUCT",
         SeriesInstanceUID=series,
         SeriesNumber=_SERIES_NUMBER,
-        SeriesDescription=f"Contours by {model}"[:64],
+        SeriesDescription=name_of(f"Contours by {model}"),
         InstanceNumber=1,
         OperatorsName="",
-        FrameOfReferenceUID=str(headers[0].get("FrameOfReferenceUID") or uid_of(series, "frame")),
+        FrameOfReferenceUID=str(headers[0].FrameOfReferenceUID),
         PositionReferenceIndicator=str(headers[0].get("PositionReferenceIndicator") or ""),
         Manufacturer=MANUFACTURER,
         ManufacturerModelName=MODEL_NAME,
         SoftwareVersions=version[:64],
         StructureSetLabel=MODEL_NAME,
-        StructureSetName=model[:64],
+        StructureSetName=name_of(model),
         StructureSetDate=now.strftime("%Y%m%d"),
         StructureSetTime=now.strftime("%H%M%S"),
         ApprovalStatus="UNAPPROVED",

@@ -20,6 +20,7 @@ from orchestrator.inference.products.dicom_object import (
     digest_of,
     headers_of,
     labels_on,
+    name_of,
     uid_of,
 )
 
@@ -42,7 +43,8 @@ def write_dicom_seg(
 ) -> None:
     """Write the label map of a series as DICOM Segmentation (binary), each frame with the slice that it belongs to.
 
-    Identifiers follow from those of the slices and the label map: the same segmentation is the same object.
+    Identifiers follow from those of the slices, the label map and the codes: the same segmentation is the same object,
+    and archives take a corrected one for another.
 
     Parameters
     ----------
@@ -76,8 +78,8 @@ def write_dicom_seg(
             segment_descriptions=_descriptions(highdicom, segments, model=model, version=version),
             series_instance_uid=series,
             series_number=_SERIES_NUMBER,
-            series_description=f"Segmentation by {model}"[:64],
-            sop_instance_uid=uid_of(series, digest_of(voxels)),
+            series_description=name_of(f"Segmentation by {model}"),
+            sop_instance_uid=uid_of(series, digest_of(voxels, segments)),
             instance_number=1,
             manufacturer=MANUFACTURER,
             manufacturer_model_name=MODEL_NAME,
@@ -103,12 +105,12 @@ def _segments_of(voxels: NDArray[np.integer], segments: Sequence[Segment]) -> ND
 def _descriptions(highdicom: ModuleType, segments: Sequence[Segment], *, model: str, version: str) -> list[object]:
     coded = highdicom.sr.CodedConcept
     algorithm = highdicom.AlgorithmIdentificationSequence(
-        name=model[:64], version=version, family=coded("123109", "DCM", "Artificial Intelligence")
+        name=name_of(model), version=version, family=coded("123109", "DCM", "Artificial Intelligence")
     )
     return [
         highdicom.seg.SegmentDescription(
             segment_number=number,
-            segment_label=segment.name[:64],
+            segment_label=name_of(segment.name),
             segmented_property_category=_coded(coded, segment.codes.category),
             segmented_property_type=_coded(coded, segment.codes.type),
             algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC,

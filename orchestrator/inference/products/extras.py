@@ -1,16 +1,17 @@
 """What is made of a finished label map: values that a study defines, pictures, DICOM objects."""
 
+import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 import SimpleITK as sitk
 
-from orchestrator.benchmark.predicted import PredictedTables, load_predicted
-from orchestrator.errors import ConfigError
+from orchestrator.benchmark.predicted import load_predicted
+from orchestrator.errors import ConfigError, OrchestratorError, StorageError, is_of_a_disk
 from orchestrator.inference.cases import InputCase
 from orchestrator.inference.input_image import ModelFiles, dicom_volume, readable_image
 from orchestrator.inference.options import PredictOptions
@@ -21,6 +22,10 @@ from orchestrator.inference.products.dicom_seg import require_highdicom, write_d
 from orchestrator.inference.products.overlays import overlay_pngs
 from orchestrator.storage.interface import Storage
 from orchestrator.storage.json_files import read_json, write_json
+
+_DERIVED = "derived_percent"
+_MADE_OF = "made_of_sha256"
+"""In the record of a case: digests of what the study said of structures when something was made of the label map."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,11 +44,16 @@ class Predicted:
         """Of its label map."""
         return f"{self.case.name}{self.files.ending}"
 
+    @property
+    def record_key(self) -> str:
+        """Of its record."""
+        return f"{self.case.name}.json"
+
 
 def check_extras(options: PredictOptions, cases: tuple[InputCase, ...]) -> None:
     """Raise ConfigError for what is asked for and cannot be made."""
     if options.study is not None:
-        study_tables(options.study)
+        load_predicted(Path(options.study))
     if options.dicom_seg:
         require_highdicom()
     others = [case.name for case in cases if not case.is_dicom]
@@ -74,46 +84,82 @@ def _pictures(name: str) -> list[str]:
     return [f"overlays/{name}.png", f"overlays/{name}_mosaic.png"]
 
 
-@lru_cache(maxsize=4)
-def study_tables(study: str) -> PredictedTables:
-    """Return what a study says of predictions; raises ConfigError as `load_predicted`."""
-    return load_predicted(Path(study))
-
-
 def add_extras(storage: Storage, predicted: Predicted, options: PredictOptions) -> tuple[str, ...]:
-    """Make what was asked for and is not there yet; a label map that is there is not predicted again.
+    """Make what was asked for and is not there yet, or was made of what the study said before of its structures.
 
-    Returns a note for each thing that there cannot be.
+    A label map that is there is not predicted again. Returns a note for each thing that there cannot be.
     """
-    notes = []
-    name = predicted.case.name
-    if options.study is not None:
-        _add_derived(storage, predicted, study_tables(options.study))
-    if options.overlays and not all(map(storage.exists, _pictures(name))):
-        notes += _add_pictures(storage, predicted)
-    for write, folder, is_wanted in (
-        (write_dicom_seg, "dicom_seg", options.dicom_seg),
-        (write_dicom_rtstruct, "dicom_rtstruct", options.dicom_rtstruct),
-    ):
-        key = f"{folder}/{name}.dcm"
-        if not is_wanted or storage.exists(key):
-            continue
+    wanted: dict[str, tuple[bool, Callable[[Storage, Predicted, PredictOptions], Sequence[str]]]] = {
+        _DERIVED: (options.study is not None, _add_derived),
+        "overlays": (options.overlays, _add_pictures),
+        "dicom_seg": (options.dicom_seg, partial(_add_object, folder="dicom_seg", write=write_dicom_seg)),
+        "dicom_rtstruct": (
+            options.dicom_rtstruct,
+            partial(_add_object, folder="dicom_rtstruct", write=write_dicom_rtstruct),
+        ),
+    }
+    notes: list[str] = []
+    for name, (is_wanted, add) in wanted.items():
         try:
-            with storage.writing(key) as path:
-                write(
-                    storage.fetch(predicted.labels_key),
-                    path,
-                    stack=dicom_volume(predicted.case).stack(),
-                    segments=_segments(predicted, options),
-                    model=predicted.model,
-                    version=version("nnunet-orchestrator"),
-                )
+            notes += add(storage, predicted, options) if is_wanted else ()
         except NothingFoundError:
-            notes.append(f"no structure was found: nothing in {folder}")
+            notes.append(f"no structure was found: nothing in {name}")
+        except Exception as error:
+            if isinstance(error, StorageError) or is_of_a_disk(error):
+                raise
+            # The label map is there, and so may be all else that was asked for.
+            kind = "" if isinstance(error, OrchestratorError) else f"{type(error).__name__}: "
+            notes.append(f"nothing in {name}, which failed: {kind}{' '.join(str(error).split())[:500]}")
     return tuple(notes)
 
 
-def _add_pictures(storage: Storage, predicted: Predicted) -> list[str]:
+def _add_object(
+    storage: Storage,
+    predicted: Predicted,
+    options: PredictOptions,
+    *,
+    folder: str,
+    write: Callable[..., None],
+) -> Sequence[str]:
+    """Write a DICOM object unless it is there, of structures with the same codes."""
+    key, segments = f"{folder}/{predicted.case.name}.dcm", _segments(predicted, options)
+    if storage.exists(key) and _was_made_of(storage, predicted, folder) == _digest(segments):
+        return ()
+    with storage.writing(key) as path:
+        write(
+            storage.fetch(predicted.labels_key),
+            path,
+            stack=dicom_volume(predicted.case).stack(),
+            segments=segments,
+            model=predicted.model,
+            version=version("nnunet-orchestrator"),
+        )
+    _note_made_of(storage, predicted, {folder: _digest(segments)})
+    return ()
+
+
+def _was_made_of(storage: Storage, predicted: Predicted, name: str) -> str | None:
+    """Return the digest of what something was made of besides the label map; None if the record does not tell."""
+    made_of = read_json(storage, predicted.record_key).get(_MADE_OF)
+    return made_of.get(name) if isinstance(made_of, dict) else None
+
+
+def _note_made_of(
+    storage: Storage, predicted: Predicted, digests: Mapping[str, str], **changes: Mapping[str, float | None]
+) -> None:
+    record = read_json(storage, predicted.record_key)
+    before = record.get(_MADE_OF)
+    made_of = {**(before if isinstance(before, dict) else {}), **digests}
+    write_json(storage, predicted.record_key, record | changes | {_MADE_OF: made_of})
+
+
+def _digest(definitions: object) -> str:
+    return hashlib.sha256(repr(definitions).encode()).hexdigest()
+
+
+def _add_pictures(storage: Storage, predicted: Predicted, _options: PredictOptions) -> Sequence[str]:
+    if all(map(storage.exists, _pictures(predicted.case.name))):
+        return ()
     with readable_image(predicted.case, predicted.files) as image:
         voxels = sitk.ReadImage(str(image.files[0]))
     if voxels.GetDimension() != 3 or voxels.GetNumberOfComponentsPerPixel() != 1:
@@ -121,27 +167,27 @@ def _add_pictures(storage: Storage, predicted: Predicted) -> list[str]:
     labels = sitk.ReadImage(str(storage.fetch(predicted.labels_key)))
     for key, content in zip(_pictures(predicted.case.name), overlay_pngs(voxels, labels), strict=True):
         storage.write_bytes(key, content)
-    return []
+    return ()
 
 
 def _segments(predicted: Predicted, options: PredictOptions) -> list[Segment]:
-    codes = {} if options.study is None else study_tables(options.study).codes
+    codes = {} if options.study is None else load_predicted(Path(options.study)).codes
     return [
         Segment(name=structure, labels=labels, codes=codes.get(structure, UNKNOWN))
         for structure, labels in predicted.structures.items()
     ]
 
 
-def _add_derived(storage: Storage, predicted: Predicted, tables: PredictedTables) -> None:
-    key = f"{predicted.case.name}.json"
-    record = read_json(storage, key)
+def _add_derived(storage: Storage, predicted: Predicted, options: PredictOptions) -> Sequence[str]:
+    """Write the values that the study defines into the record, unless they are there by the same definitions."""
+    tables = load_predicted(Path(options.study or ""))
     wanted = [one for one in tables.derived if all(name in predicted.structures for name in one.structures)]
-    before = record.get("derived_percent")
-    if not wanted or (isinstance(before, dict) and all(one.name in before for one in wanted)):
-        return
+    has_some = bool(wanted) or _DERIVED in read_json(storage, predicted.record_key)
+    if not has_some or _was_made_of(storage, predicted, _DERIVED) == _digest(wanted):
+        return ()
     labels = sitk.ReadImage(str(storage.fetch(predicted.labels_key)))
     if labels.GetDimension() != 3:
-        return
+        return ()
     found = derived_values(
         sitk.GetArrayViewFromImage(labels),
         spacing_mm=labels.GetSpacing()[::-1],
@@ -149,4 +195,5 @@ def _add_derived(storage: Storage, predicted: Predicted, tables: PredictedTables
         wanted=wanted,
     )
     values = {name: None if math.isnan(value) else value for name, value in found.items()}
-    write_json(storage, key, record | {"derived_percent": values})
+    _note_made_of(storage, predicted, {_DERIVED: _digest(wanted)}, derived_percent=values)
+    return ()
