@@ -18,6 +18,7 @@ _MOST_SPACING = 3.0
 """How many times coarser or finer than the median of the training cases voxels may be along an axis."""
 _MOST_EXTENT = 3.0
 """How many times longer or shorter an image may be along an axis."""
+_STATISTICS = ("foreground_intensity_properties_per_channel", "foreground_intensity_properties_by_modality")
 _FEW = 50
 """Voxels of a sample that tell nothing."""
 _LARGEST_ANGLE = 20.0
@@ -44,8 +45,9 @@ class TrainedOn:
         spacing = [float(value) for value in plans.get("original_median_spacing_after_transp") or ()]
         shape = [float(value) for value in plans.get("original_median_shape_after_transp") or ()]
         whole = len(spacing) == len(shape) == len(backward)
-        statistics = plans.get("foreground_intensity_properties_per_channel") or {}
-        schemes = plan.plans["configurations"][plan.configuration].get("normalization_schemes") or []
+        # Older plans have the older name; a configuration may inherit from another one.
+        statistics: JsonMapping = next(filter(None, map(plans.get, _STATISTICS)), {})
+        schemes = plan.configuration_manager.configuration.get("normalization_schemes") or []
         return cls(
             spacing_mm=tuple(spacing[axis] for axis in backward) if whole else (),
             extent_mm=tuple(spacing[axis] * shape[axis] for axis in backward) if whole else (),

@@ -27,6 +27,7 @@ from orchestrator.inference.products.dicom_seg import write_dicom_seg
 from orchestrator.inference.products.overlays import overlay_pngs
 from orchestrator.shipped import shipped_file
 from orchestrator.training.nnunet.ensembles.averaged_prediction import PredictedImage
+from orchestrator.training.nnunet.planning import Plan
 
 NAMES = {"background": 0, "left_lung": 1, "right_lung": 2, "infection": 3}
 STUDY = shipped_file("splits", "covid19", "study.yaml")
@@ -205,6 +206,21 @@ def test_images_unlike_those_of_the_training_are_told_with_numbers():
     assert doubts_of_direction((1, 0, 0, 0, 1, 0, 0, 0, 1)) == []
     (words,) = doubts_of_direction(ways.oblique(sitk.Image(2, 2, 2, sitk.sitkInt16)).GetDirection())
     assert "axes stand up to 37 degrees aslant" in words
+
+
+@pytest.mark.parametrize("way", ["as usual", "inherited", "of an older release"])
+def test_what_a_model_was_trained_on_is_known_however_its_plans_say_it(way):
+    plans = small_plans()
+    if way == "inherited":
+        configurations = plans["configurations"]
+        configurations["base"] = configurations.pop("3d_fullres")
+        configurations["3d_fullres"] = {"inherits_from": "base", "batch_size": 5}
+    elif way == "of an older release":
+        statistics = plans.pop("foreground_intensity_properties_per_channel")
+        plans["foreground_intensity_properties_by_modality"] = statistics
+    trained = TrainedOn.of(Plan(plans=plans, dataset_json={}, configuration="3d_fullres"))
+    assert trained.is_calibrated == (True,)
+    assert trained.intensities[0]["percentile_99_5"] == 700.0
 
 
 def test_a_warning_is_in_the_record_and_the_table(tmp_path):
