@@ -15,6 +15,7 @@ from orchestrator.inference.output_folder import RECORD, TABLE
 _CHANNEL = re.compile(r"(.+)_(\d{4})")
 _TABLE_ENDING = ".csv"
 _MOST_TABLE_BYTES = 16 * 2**20
+_DELIMITERS = ",;\t"
 _TAKEN = frozenset({Path(RECORD).stem, Path(TABLE).stem})
 """Names of what a folder of predictions has beside those of cases."""
 
@@ -45,7 +46,8 @@ def find_cases(
     ----------
     source
         A file, a folder that is not searched further down unless it holds DICOM alone, or a CSV file with the columns
-        `case` and `image` (`image_0000`, `image_0001`, ... of several channels), whose paths begin where it lies.
+        `case` and `image` (`image_0000`, `image_0001`, ... of several channels), whose paths begin where it lies. Of
+        folders with DICOM those without are cases, too, which fail.
     endings
         Of the files that are read, `.nii.gz` and so on.
     num_channels
@@ -67,7 +69,7 @@ def find_cases(
 def _find_cases(source: Path, *, endings: Sequence[str], num_channels: int, has_colours: bool) -> tuple[InputCase, ...]:
     if source.name.lower().endswith(_TABLE_ENDING) and source.is_file():
         rows = _rows_of(source)
-        num_files = 1 if has_colours and "image" in (rows or [{}])[0] else num_channels
+        num_files = 1 if has_colours and rows and "image" in rows[0][1] else num_channels
         return _named_well(_of_table(source, rows, endings=endings, num_channels=num_files), source)
     if source.is_file():
         files = [source, *_siblings(source, endings=endings, num_channels=num_channels)]
@@ -102,13 +104,20 @@ def dicom_folders(folder: Path) -> tuple[Path, ...]:
 
 
 def _dicom_cases(source: Path, *, num_channels: int) -> list[InputCase]:
-    """Return a folder whose own files are DICOM as one case, else each folder in it with DICOM files below."""
-    if _holds_dicom(path for path in source.iterdir()):
+    """Return a folder whose own files are DICOM as one case, else each folder in it if any has DICOM files below.
+
+    One without is a patient whose download failed, perhaps: predicting it tells. On a disc it is a program.
+    """
+    within = sorted(source.iterdir())
+    folders = [path for path in within if path.is_dir() and not path.name.startswith(".")]
+    # A folder of predictions has DICOM objects of its own.
+    folders = [path for path in folders if not (path / RECORD).is_file()]
+    with_dicom = [path for path in folders if _holds_dicom(path.rglob("*"))]
+    is_disc = any(map(_is_directory_of_disc, within))
+    if _holds_dicom(within) or (is_disc and len(with_dicom) == 1):
         folders = [source.resolve()]
-    else:
-        folders = [path for path in sorted(source.iterdir()) if path.is_dir() and not path.name.startswith(".")]
-        # A folder of predictions has DICOM objects of its own.
-        folders = [path for path in folders if not (path / RECORD).is_file() and _holds_dicom(path.rglob("*"))]
+    elif is_disc or not with_dicom:
+        folders = with_dicom
     if folders and num_channels > 1:
         raise ConfigError(
             f"{source}: a DICOM series is an image of one channel; expected {num_channels}, as the model has. Convert "
@@ -119,9 +128,17 @@ def _dicom_cases(source: Path, *, num_channels: int) -> list[InputCase]:
 
 def _holds_dicom(paths: Iterable[Path]) -> bool:
     return any(
-        path.is_file() and not path.name.startswith(".") and (path.suffix.lower() == ".dcm" or looks_like_dicom(path))
+        path.is_file()
+        and not path.name.startswith(".")
+        and not _is_directory_of_disc(path)
+        and (path.suffix.lower() == ".dcm" or looks_like_dicom(path))
         for path in paths
     )
+
+
+def _is_directory_of_disc(path: Path) -> bool:
+    """Whether it is the list of all files of a disc, which is DICOM, too, and of no patient."""
+    return path.name.upper().startswith("DICOMDIR") and path.is_file()
 
 
 def _of_files(
@@ -144,35 +161,48 @@ def _of_files(
     ]
 
 
-def _rows_of(table: Path) -> list[dict[str, str]]:
+def _rows_of(table: Path) -> list[tuple[int, dict[str, str]]]:
+    """Return each row that has anything in it, by the names of its columns, with the number of its line.
+
+    Columns are divided by what the first line has: Excel writes semicolons where a comma is that of decimals.
+    """
     if table.stat().st_size > _MOST_TABLE_BYTES:
         raise ConfigError(f"{table}: {table.stat().st_size} bytes; expected a table of cases")
     try:
-        return list(csv.DictReader(io.StringIO(table.read_text(encoding="utf-8-sig")), strict=True))
+        text = table.read_text(encoding="utf-8-sig")
+        first = text.partition("\n")[0]
+        delimiter = next((one for one in _DELIMITERS if one in first), _DELIMITERS[0])
+        reader = csv.reader(io.StringIO(text), delimiter=delimiter, strict=True)
+        columns = [cell.strip().lower() for cell in next(reader, [])]
+        return [
+            (reader.line_num, dict.fromkeys(columns, "") | dict(zip(columns, map(str.strip, cells), strict=False)))
+            for cells in reader
+            if any(map(str.strip, cells))
+        ]
     except (csv.Error, UnicodeDecodeError) as error:
         raise ConfigError(f"{table}: cannot be read ({error}); expected CSV in UTF-8") from error
 
 
 def _of_table(
-    table: Path, rows: Sequence[dict[str, str]], *, endings: Sequence[str], num_channels: int
+    table: Path, rows: Sequence[tuple[int, dict[str, str]]], *, endings: Sequence[str], num_channels: int
 ) -> list[InputCase]:
     """Return the cases of a CSV file."""
     columns = ["image"] if num_channels == 1 else [f"image_{number:04d}" for number in range(num_channels)]
-    there = list(rows[0]) if rows else []
+    there = list(rows[0][1]) if rows else []
     if missing := [name for name in ("case", *columns) if name not in there]:
-        found = ", ".join(map(str, there)) or "no row"
+        found = ", ".join(there) or "no row"
         raise ConfigError(f"{table}: without the column {', '.join(missing)} (found {found}); expected a row a case")
     cases = []
-    for number, row in enumerate(rows, start=2):
-        name, paths = (row["case"] or "").strip(), [(row[column] or "").strip() for column in columns]
+    for number, row in rows:
+        name, paths = row["case"], [row[column] for column in columns]
         if not name or not all(paths):
-            raise ConfigError(f"{table}, row {number}: an empty cell; expected {', '.join(('case', *columns))}")
+            raise ConfigError(f"{table}, line {number}: an empty cell; expected {', '.join(('case', *columns))}")
         files = tuple(table.parent / path for path in paths)
         for file in files:
             is_series = file.is_dir() and num_channels == 1
             if not is_series and not (file.is_file() and _stem(file, endings)):
                 raise ConfigError(
-                    f"{table}, row {number}: {file} is no image that is there; expected a file that ends with "
+                    f"{table}, line {number}: {file} is no image that is there; expected a file that ends with "
                     f"{', '.join(endings)}, or the folder of a DICOM series for a model of one channel"
                 )
         cases.append(InputCase(name=name, files=files))

@@ -1,6 +1,7 @@
 """Claims about what `predict` takes for an image: DICOM in any way that it is written, tables, all formats."""
 
 import json
+import shutil
 
 import dicom_phantom as phantom
 import dicom_ways as ways
@@ -11,6 +12,7 @@ import SimpleITK as sitk
 import orchestrator
 from bench.instruments.stock_models import labels_of, small_plans, write_image, write_model
 from orchestrator.errors import ConfigError
+from orchestrator.inference.cases import find_cases
 from orchestrator.inference.models import SETTINGS
 
 
@@ -136,6 +138,46 @@ def test_folders_of_patients_are_cases_and_one_slice_is_none(image, model, expec
         orchestrator.predict(model, file, output=tmp_path / "other")
 
 
+def test_folders_of_patients_without_dicom_are_rows_that_say_so(image, model, tmp_path):
+    ways.write_dicom(image, tmp_path / "all" / "p1")
+    for name in ("p2", "p3", ".hidden"):
+        (tmp_path / "all" / name).mkdir()
+    write_image(tmp_path / "all" / "p3" / "ct", shape=(4, 5, 6))
+    rows = orchestrator.predict(model, tmp_path / "all", output=tmp_path / "out", device="cpu")
+    assert [(row.case, row.status) for row in rows] == [("p1", "predicted"), ("p2", "failed"), ("p3", "failed")]
+    assert all("none of them DICOM" in row.message for row in rows[1:])
+
+
+def test_the_patients_of_a_disc_are_cases_and_its_other_folders_are_none(image, model, tmp_path):
+    for number, name in enumerate(("PT000000", "PT000001"), start=1):
+        ways.write_dicom(image, tmp_path / "disc" / name / "ST000000", series=number)
+    (tmp_path / "disc" / "VIEWER").mkdir()
+    (tmp_path / "disc" / "DICOMDIR").write_bytes(b"\0" * 128 + b"DICM")
+    cases = find_cases(tmp_path / "disc", endings=[".nii.gz"], num_channels=1)
+    assert [case.name for case in cases] == ["PT000000", "PT000001"]
+    # Of one patient, whose folder is called as on any other disc, it is that of the disc.
+    shutil.rmtree(tmp_path / "disc" / "PT000001")
+    (tmp_path / "disc" / "DICOMDIR").rename(tmp_path / "disc" / "dicomdir")
+    (row,) = orchestrator.predict(model, tmp_path / "disc", output=tmp_path / "out", device="cpu")
+    assert (row.case, row.status) == ("disc", "predicted")
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        "case;image;age\na;x.nii.gz;61,5\n",
+        "case\timage\na\tx.nii.gz\n",
+        "\ufeffCase, Image\n\n a , x.nii.gz\n,\n,,\n",
+    ],
+    ids=["semicolons", "tabs", "blanks and capital letters"],
+)
+def test_a_table_may_be_written_as_spreadsheets_do(tmp_path, table):
+    (tmp_path / "x.nii.gz").touch()
+    (tmp_path / "cases.csv").write_text(table, encoding="utf-8")
+    (case,) = find_cases(tmp_path / "cases.csv", endings=[".nii.gz"], num_channels=1)
+    assert (case.name, case.files) == ("a", (tmp_path / "x.nii.gz",))
+
+
 def test_a_model_of_files_takes_a_series_as_it_is_stored(image, folder, tmp_path):
     """Axes are not turned for a model that nothing is known of."""
     model = write_model(tmp_path, small_plans(), labels=labels_of(4))
@@ -185,8 +227,9 @@ def test_a_table_names_the_cases(image, model, expected, tmp_path):
     [
         ("case,file\na,x.nii.gz\n", "without the column image (found case, file)"),
         ("", "without the column case, image (found no row)"),
-        ("case,image\na,missing.nii.gz\n", "row 2: "),
-        ("case,image\na,\n", "row 2: an empty cell"),
+        ("case,image\na,missing.nii.gz\n", "line 2: "),
+        ("case,image\na,\n", "line 2: an empty cell"),
+        ('case,age,image\na,"6\n1",x.nii.gz\n\n,,\nb,62,\n', "line 6: an empty cell"),
         ("case,image\na,x.nii.gz\na,x.nii.gz\n", "two cases a; expected one of a name"),
         ("case,image\n../a,x.nii.gz\n", "a case '../a', which cannot name files"),
         ("case,image\npredict,x.nii.gz\n", "a case 'predict', which cannot name files"),
