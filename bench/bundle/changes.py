@@ -20,6 +20,9 @@ from orchestrator.storage.memory import MemoryStorage
 
 Files = dict[str, bytes]
 _NUMBER = re.compile(rb"(?<=[ ,|&>])\d+\.\d+(?=[ ,|&<\n(\\])")
+_FIGURE = re.compile(rb"<(svg|style).*?</\1>", re.DOTALL)
+_SEPARATOR = re.compile(rb"[|&,]|</t[dh]>")
+_OTHER_SEPARATORS = {b"|": b",", b"&": b",", b",": b"|", b"</td>": b"</th>", b"</th>": b"</td>"}
 _SHARED = ("scores.csv", "summary.json", "report.md", "leaderboard.csv", "ranks.csv", "tables.tex")
 
 
@@ -112,21 +115,67 @@ def change_row(files: Files, target: Path, random: np.random.Generator) -> str:
 
 def change_cell(files: Files, target: Path, random: np.random.Generator) -> str:
     """Change a number of a table or of the report in a digit that counts, with all digests made anew."""
+
+    def with_other_digit(number: bytes) -> bytes:
+        return str((int(number[:1]) + int(random.integers(1, 10))) % 10).encode() + number[1:]
+
+    return _change_spot(files, target, random, pattern=_NUMBER, change=with_other_digit)
+
+
+def change_form(files: Files, target: Path, random: np.random.Generator) -> str:
+    """Write a number, a separator, the table of all scores or the manifest otherwise, with all digests made anew."""
+    changed = dict(files)
+    match random.integers(4):
+        case 0:
+            forms = [lambda n: b" " + n, lambda n: n + b"0", lambda n: n + b"e+00", lambda n: n[:-1] + b"_" + n[-1:]]
+            form = forms[int(random.integers(len(forms)))]
+            return _change_spot(files, target, random, pattern=_NUMBER, change=form)
+        case 1:
+            return _change_spot(files, target, random, pattern=_SEPARATOR, change=_OTHER_SEPARATORS.__getitem__)
+        case 2:
+            name = f"{run_paths.REPORT}/scores.parquet"
+            table, buffer = pq.read_table(io.BytesIO(files[name])), io.BytesIO()
+            note = {b"note": b"3d is better"}
+            match random.integers(3):
+                case 0:
+                    pq.write_table(table, buffer, compression="snappy")
+                case 1:
+                    pq.write_table(table, buffer, compression="zstd", use_dictionary=False)
+                case _:
+                    pq.write_table(table.replace_schema_metadata(note), buffer, compression="zstd")
+            changed[name] = buffer.getvalue()
+            repacked(changed, target, with_digests=True)
+        case _:
+            name = names.MANIFEST
+            lines = files[name].splitlines(keepends=True)
+            place = int(random.integers(1, len(lines)))
+            changed[name] = b"".join([*lines[place:], *lines[:place]])
+            repacked(changed, target, with_digests=False)
+    return name
+
+
+def _change_spot(
+    files: Files,
+    target: Path,
+    random: np.random.Generator,
+    *,
+    pattern: re.Pattern[bytes],
+    change: Callable[[bytes], bytes],
+) -> str:
+    """Change what fits a pattern at one place of the tables or of the report, outside of figures."""
     changed = dict(files)
     tables = [name for name in files if name.startswith("tables/") or name.endswith(_SHARED) or name.endswith(".html")]
-    tables = [name for name in tables if _NUMBER.search(re.sub(rb"<svg.*?</svg>", b"", files[name], flags=re.DOTALL))]
+    tables = [name for name in tables if pattern.search(_FIGURE.sub(b"", files[name]))]
     name = str(random.choice(tables))
     content = files[name]
-    figures = [found.span() for found in re.finditer(rb"<(svg|style).*?</\1>", content, flags=re.DOTALL)]
+    figures = [found.span() for found in _FIGURE.finditer(content)]
     spots = [
-        found.start()
-        for found in _NUMBER.finditer(content)
+        found.span()
+        for found in pattern.finditer(content)
         if not any(start <= found.start() < end for start, end in figures)
     ]
-    place = int(random.choice(spots))
-    digit = content[place : place + 1]
-    other = str((int(digit) + int(random.integers(1, 10))) % 10).encode()
-    changed[name] = content[:place] + other + content[place + 1 :]
+    start, end = spots[int(random.integers(len(spots)))]
+    changed[name] = content[:start] + change(content[start:end]) + content[end:]
     repacked(changed, target, with_digests=True)
     return name
 
@@ -135,6 +184,7 @@ CHANGES: dict[str, Callable[[Files, Path, np.random.Generator], str]] = {
     "byte": change_byte,
     "row": change_row,
     "cell": change_cell,
+    "form": change_form,
     "file": change_file,
 }
 """Kind to what changes a bundle; returns the files in which, or the byte at which something is another."""

@@ -105,3 +105,5 @@ def _against_manifest(files: Mapping[str, bytes]) -> Iterator[str]:
             yield f"{name}: added; {names.MANIFEST} does not list it"
         elif sha256(files[name]).hexdigest() != listed[name]:
             yield f"{name}: changed; its SHA-256 is not that of {names.MANIFEST}"
+    if "".join(f"{digest}  {name}\n" for name, digest in sorted(listed.items())).encode() != files[names.MANIFEST]:
+        yield f"{names.MANIFEST}: not as a bundle writes it; expected a line for each file, in the order of their names"

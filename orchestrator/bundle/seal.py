@@ -43,7 +43,7 @@ class Checked:
     num_compared: int
     """Files that were calculated anew."""
     notes: tuple[str, ...] = ()
-    """What could not be compared, and why."""
+    """What could not be compared, and why, and what is written otherwise with the same values."""
 
 
 def write_bundle(request: RunRequest, storage: Storage, *, target: Path, license_url: str = "") -> Sealed:
@@ -97,9 +97,10 @@ def check_bundle(path: Path, *, derive: Derive = derived_from) -> Checked:
     notes: tuple[str, ...] = ()
     try:
         derived = derive(inputs)
-        problems += [*derived.problems, *_compare(archive.files, derived)]
+        differing, rewritten = _compare(archive.files, derived)
+        problems += [*derived.problems, *differing]
         compared = len(derived.files) + 1
-        notes = tuple(_notes(derived))
+        notes = tuple(_notes(derived, rewritten))
     except OrchestratorError as error:
         problems.append(f"cannot be calculated anew: {error}")
     except Exception as error:
@@ -120,27 +121,36 @@ def _crate(files: Mapping[str, bytes], derived: Derived) -> bytes:
     return crate_metadata(files, facts=derived.facts, title=derived.title, trainings=derived.origins)
 
 
-def _compare(files: Mapping[str, bytes], derived: Derived) -> Iterator[str]:
-    """Yield what is another in the files that follow from others."""
+def _compare(files: Mapping[str, bytes], derived: Derived) -> tuple[list[str], list[str]]:
+    """Return what is another in the files that follow from others, and which have other bytes for the same values."""
     found = {name: content for name, content in files.items() if not (names.is_input(name) or name == names.MANIFEST)}
     has_same_figures = not _other_versions(derived, "matplotlib", "jinja2")
     expected = {
         **derived.files,
         names.CRATE: _crate(files, derived),
     }
+    problems: list[str] = []
+    rewritten: list[str] = []
     for name in sorted({*found, *expected}):
         if name not in found:
-            yield f"{name}: missing; it follows from the rows"
+            problems.append(f"{name}: missing; it follows from the rows")
         elif name not in expected:
-            yield f"{name}: added; nothing that is packed leads to it"
-        else:
+            problems.append(f"{name}: added; nothing that is packed leads to it")
+        elif found[name] != expected[name]:
             with_figures = has_same_figures or name != run_paths.REPORT_PAGE
-            yield from differences(name, found[name], expected[name], with_figures=with_figures)
+            lines = differences(name, found[name], expected[name], with_figures=with_figures)
+            problems += lines
+            if with_figures and not lines:
+                rewritten.append(name)
+    return problems, rewritten
 
 
-def _notes(derived: Derived) -> Iterator[str]:
+def _notes(derived: Derived, rewritten: list[str]) -> Iterator[str]:
     if other := _other_versions(derived, "matplotlib", "jinja2"):
         yield f"figures were compared by their digests alone: made with {', '.join(other)}"
+    # Another build of pyarrow compresses otherwise, another processor sums in another order.
+    for name in rewritten:
+        yield f"{name}: other bytes, same values, as another build of numpy or pyarrow writes them"
 
 
 def _other_versions(derived: Derived, *packages: str) -> list[str]:

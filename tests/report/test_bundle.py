@@ -1,6 +1,7 @@
 """A bundle is the same bytes for the same run, tells nothing of a machine, and is checked without the run."""
 
 import csv
+import io
 import json
 import socket
 import zipfile
@@ -8,6 +9,7 @@ from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from raw_datasets import write_dataset
 
@@ -126,6 +128,57 @@ def test_the_last_digits_of_other_versions_of_numpy_are_no_change_of_a_table():
     ]
     (line,) = differences("a.csv", b"a\nc\n", b"a\nb\nc\n")
     assert line == "a.csv: line 2: missing; calculated 'b'"
+
+
+@pytest.mark.parametrize(
+    ("found", "calculated"),
+    [
+        ("a|0.5", "a,0.5"),
+        ("<td>0.5</th>", "<td>0.5</td>"),
+        ("x,1_234", "x,1234"),
+        ("x, 0.97", "x,0.97"),
+        ("x,9.7e-1", "x,0.97"),
+        ("x,0.970", "x,0.97"),
+        ("x,20.0", "x,20"),
+        ("x,12345678901", "x,12345678902"),
+    ],
+)
+def test_how_a_number_is_written_and_what_is_between_cells_is_part_of_a_table(found, calculated):
+    (line,) = differences("a.csv", found.encode(), calculated.encode())
+    assert line.startswith("a.csv: line 1, cell ")
+
+
+def _rewritten(content: bytes, *, note: str = "", **written: str | bool) -> bytes:
+    table, buffer = pq.read_table(io.BytesIO(content)), io.BytesIO()
+    if note:
+        table = table.replace_schema_metadata({**table.schema.metadata, b"note": note.encode()})
+    pq.write_table(table, buffer, **{"compression": "zstd", **written})
+    return buffer.getvalue()
+
+
+def test_what_is_written_beside_the_rows_of_a_table_and_how_they_are_compressed_is_named(files):
+    content = files["report/scores.parquet"]
+    (line,) = differences("a.parquet", _rewritten(content, note="B is better"), content)
+    assert "B is better" in line
+    assert differences("a.parquet", _rewritten(content, compression="snappy"), content) == [
+        "a.parquet: compressed by SNAPPY; calculated ZSTD"
+    ]
+
+
+def test_other_bytes_of_the_same_values_are_a_note_and_no_change(files, tmp_path: Path):
+    """As another build of pyarrow may write them, on a machine that is to find the bundle whole."""
+    name = "report/scores.parquet"
+    changed = {**files, name: _rewritten(files[name], use_dictionary=False)}
+    found = check_bundle(repacked(changed, tmp_path / "x.zip", with_digests=True))
+    assert found.problems == ()
+    assert found.notes == (f"{name}: other bytes, same values, as another build of numpy or pyarrow writes them",)
+
+
+def test_lines_of_the_manifest_in_another_order_are_named(files, tmp_path: Path):
+    lines = files[MANIFEST].splitlines(keepends=True)
+    changed = {**files, MANIFEST: b"".join(reversed(lines))}
+    (line,) = check_bundle(repacked(changed, tmp_path / "x.zip", with_digests=False)).problems
+    assert line.startswith(f"{MANIFEST}: not as a bundle writes it")
 
 
 def test_figures_of_another_version_of_matplotlib_are_not_compared():
