@@ -32,7 +32,7 @@ FILES = (
     ("scores.parquet", "the same"),
     ("data_dictionary.md", "what each column is"),
     ("summary.json", "the tables of this page as numbers"),
-    ("methods.md", "the paragraph on methods"),
+    ("methods.md", "the paragraph on methods, and definitions"),
     ("references.bib", "what to cite, BibTeX"),
     ("report.md", "this page without its figures"),
     ("tables.tex", "the tables of this page for LaTeX, with booktabs"),
@@ -69,6 +69,7 @@ def make_page(
     rankings = ranked_by_structure(everything, set_titles=layout.set_titles)
     of_folds = notes_of_folds(trainings, scored={one.training_id for one in origins})
     usage = usage_of(events)
+    answers = _answers(reported, rows, everything=everything, submitted=methods_submitted)
     done = len(origins)
     return Page(
         title=study.title,
@@ -76,7 +77,7 @@ def make_page(
         notes=(*_notes_of_submissions(methods_submitted), *_notes_of_run(reported), *of_folds),
         location=location,
         set_titles=layout.set_titles,
-        answers=_answers(reported, rows, everything=everything, submitted=methods_submitted),
+        answers=answers,
         rows=found,
         further=layout.metrics,
         published=_beside_published(published),
@@ -86,7 +87,7 @@ def make_page(
         usage=usage,
         cost=reported.cost,
         failures=tuple(Failure(name=name, text=text) for name, text in failures.items()),
-        methods=methods(rows, reported=reported, usage=usage),
+        methods=methods(rows, reported=reported, answers=answers, usage=usage),
         origins=origins,
         files=(*FILES, *(RANK_FILES if rankings else ())),
         rankings=rankings,

@@ -15,6 +15,7 @@ from orchestrator.report.parts import Gaps, Parts
 from orchestrator.report.pictures import Picture
 from orchestrator.report.ranks import Ranked
 from orchestrator.report.search import SearchSection
+from orchestrator.report.texts.definitions import definitions
 from orchestrator.report.texts.escaping import in_cell, in_line
 from orchestrator.report.texts.numbers import (
     basis,
@@ -149,6 +150,13 @@ class Page:
         """Whether the table of scores is better shown when it is asked for."""
         return len(self.rows) > _MOST_SHOWN
 
+    @property
+    def definitions(self) -> tuple[tuple[str, str], ...]:
+        """Words of the page and what each means."""
+        return definitions(
+            unit=self.unit, further=self.further, answers=self.answers, has_looks=self.decisions is not None
+        )
+
     def set_title(self, name: str) -> str:
         """Return the title of an evaluation set."""
         return self.set_titles.get(name, name)
@@ -163,6 +171,12 @@ def to_markdown(page: Page) -> str:
     """Return what a page says as Markdown, without its figures."""
     text = _rendered("report.md.j2", page, has_markup=False)
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+
+
+def methods_text(page: Page) -> str:
+    """Return the paragraph on methods, and below it what its words mean, as Markdown."""
+    words = "\n".join(f"- **{in_line(word)}**: {in_line(meaning)}" for word, meaning in page.definitions)
+    return f"{in_line(page.methods)}\n\n{words}\n"
 
 
 def _rendered(template: str, page: Page, *, has_markup: bool) -> str:

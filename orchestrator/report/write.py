@@ -17,7 +17,7 @@ from orchestrator.report.answers import Answer, Difference
 from orchestrator.report.content import make_page
 from orchestrator.report.data_dictionary import data_dictionary
 from orchestrator.report.looks.decisions import Decisions
-from orchestrator.report.page import Figure, Page, to_html, to_markdown
+from orchestrator.report.page import Figure, Page, methods_text, to_html, to_markdown
 from orchestrator.report.pictures import pictures
 from orchestrator.report.ranks import rank_files
 from orchestrator.report.reported import Reported
@@ -25,6 +25,7 @@ from orchestrator.report.scores_frame import patient_of_case, scores_frame
 from orchestrator.report.search import search_section
 from orchestrator.report.submissions.frame import submitted_frame
 from orchestrator.report.texts.latex import latex_tables
+from orchestrator.report.texts.methods import evaluated_weights
 from orchestrator.results.curves import read_curve
 from orchestrator.results.trials import read_search
 from orchestrator.scoring.submitted import submitted_rows
@@ -77,9 +78,10 @@ def _figures_of_curves(storage: Storage, reported: Reported) -> list[Figure]:
     there = set(storage.list_keys(run_paths.TRAININGS))
     keys = {one.id: run_paths.validation_curve(one.id) for one in reported.trainings}
     curves = {name: read_curve(storage, key) for name, key in keys.items() if key in there}
+    weights = evaluated_weights([one for one in reported.trainings if one.id in curves])
     caption = (
         "Whole validation cases while trainings ran, one line a training: means over structures and cases, on the grid "
-        "of the training and without mirroring. The final checkpoint is evaluated, whatever they say."
+        f"of the training and without mirroring. What is evaluated: {weights}."
     )
     return [Figure(svg=figures.validation_curves(curves), caption=caption)] if curves else []
 
@@ -111,7 +113,7 @@ def write_report(
         "scores.parquet": _parquet(reported.of_trainings),
         "data_dictionary.md": data_dictionary(reported.table.schema.names, further=reported.layout.metrics).encode(),
         "summary.json": _summary(page).encode(),
-        "methods.md": f"{page.methods}\n".encode(),
+        "methods.md": methods_text(page).encode(),
         "references.bib": bibliography(reported.layout).encode(),
         "report.md": to_markdown(page).encode(),
         "tables.tex": latex_tables(page).encode(),

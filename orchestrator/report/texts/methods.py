@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from orchestrator.benchmark.definition import Training
+from orchestrator.report.answers import Answer
 from orchestrator.report.reported import Reported
 from orchestrator.report.scores_frame import patient_of_case
 from orchestrator.usage import Usage
@@ -13,13 +14,17 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _OF_ALL = (
-    "differences were tested with Wilcoxon's signed rank test over patients and corrected by Holm's method within each "
-    "question."
+    "; differences were tested with Wilcoxon's signed rank test over patients and corrected by Holm's method within "
+    "each question"
 )
 _OF_LOOKS = (
-    "differences were tested with a group sequential signed rank test over patients, looked at as folds ended, with "
+    "; differences were tested with a group sequential signed rank test over patients, looked at as folds ended, with "
     "limits from random signs of patients, errors spent evenly over the trainings and divided by Holm's method over "
-    "all tests; trainings that no open test needed were not carried out."
+    "all tests; trainings that no open test needed were not carried out"
+)
+_OF_MODELS = (
+    "; beside the tests stand linear mixed models with patients, folds and trainings drawn at random (restricted "
+    "likelihood, Satterthwaite's degrees of freedom)"
 )
 
 
@@ -54,7 +59,9 @@ def _folds(trainings: Sequence[Training], *, scored: Collection[str]) -> dict[tu
     return found
 
 
-def methods(rows: "pd.DataFrame", *, reported: Reported, usage: Usage | None = None) -> str:
+def methods(
+    rows: "pd.DataFrame", *, reported: Reported, answers: Sequence[Answer] = (), usage: Usage | None = None
+) -> str:
     """Return the paragraph on methods, ready to be pasted; `rows` are those of `scores_frame`."""
     if rows.empty:
         return "No training has scores yet."
@@ -67,17 +74,41 @@ def methods(rows: "pd.DataFrame", *, reported: Reported, usage: Usage | None = N
     averaged = f" {num_ensembles} ensembles average the probabilities of such models." if num_ensembles else ""
     tolerances_mm = rows.groupby("structure", sort=False)["tolerance_mm"].first()
     tolerances = ", ".join(f"{mm:g} mm ({name})" for name, mm in tolerances_mm.items())
+    scored = set(rows["training_id"])
+    fitted = [one for one in reported.trainings if one.id in scored and not one.members]
+    further = "".join(f", {one.title}" for one in reported.layout.metrics)
     phantoms = " The data are generated phantoms." if bool(each["phantoms"].any()) else ""
     return (
         f"{len(each)} models of the study “{reported.study.title}” were trained with nnU-Net "
         f"{_machines(each, usage)}, preset "
         f"{', '.join(sorted(set(each['preset'])))}, seed {', '.join(map(str, sorted(set(each['seed']))))}, in "
-        f"{each['train_elapsed_s'].sum() / 3600:.2f} hours of training in all; final checkpoints were evaluated."
-        f"{_cases(rows, reported)}{averaged}{phantoms} Dice similarity coefficient (DSC), normalised surface Dice "
-        f"(NSD) at {tolerances}, 95 % Hausdorff distance (HD95) and average symmetric surface distance (ASSD) were "
-        "calculated for each case and structure. Means have 95 % "
-        f"intervals by the studentised bootstrap over patients; {_OF_LOOKS if reported.decisions else _OF_ALL}"
+        f"{each['train_elapsed_s'].sum() / 3600:.2f} hours of training in all; {evaluated_weights(fitted)} were "
+        f"evaluated.{_cases(rows, fitted, reported)}{averaged}{phantoms} Dice similarity coefficient (DSC), normalised "
+        f"surface Dice (NSD) at {tolerances}, 95 % Hausdorff distance (HD95){further} and average symmetric surface "
+        "distance (ASSD) were calculated for each case and structure. Means have 95 % intervals by the studentised "
+        f"bootstrap over patients{_comparisons(answers, has_looks=reported.decisions is not None)}."
     )
+
+
+def evaluated_weights(trainings: Sequence[Training]) -> str:
+    """Return which weights of trainings are scored."""
+    by = {metric: sum(one.chosen_by == metric for one in trainings) for metric in ("", "dsc", "nsd")}
+    parts = [
+        f"the weights of the epoch with the best {metric.upper()} of validation cases, among those looked at"
+        if metric
+        else "final checkpoints"
+        for metric, number in by.items()
+        if number
+    ]
+    if len(parts) < 2:
+        return "".join(parts) or "final checkpoints"
+    return " and ".join(f"{part} ({number})" for part, number in zip(parts, filter(None, by.values()), strict=True))
+
+
+def _comparisons(answers: Sequence[Answer], *, has_looks: bool) -> str:
+    """Return how methods were compared; nothing where none were."""
+    tested = (_OF_LOOKS if has_looks else _OF_ALL) if any(one.num_tests for one in answers) else ""
+    return tested + (_OF_MODELS if any(one.modelled for one in answers) else "")
 
 
 def _machines(each: "pd.DataFrame", usage: Usage | None) -> str:
@@ -92,12 +123,10 @@ def _machines(each: "pd.DataFrame", usage: Usage | None) -> str:
     return f"({software}) on {' and '.join(sorted(devices))}{f' (machines of {sizes})' if sizes else ''}"
 
 
-def _cases(rows: "pd.DataFrame", reported: Reported) -> str:
+def _cases(rows: "pd.DataFrame", fitted: Sequence[Training], reported: Reported) -> str:
     """Return how many folds there were, and of how many cases and patients in training and evaluation."""
-    scored = set(rows["training_id"])
     patients = patient_of_case(reported.study)
-    fitted = [one for one in reported.trainings if one.id in scored and not one.members]
-    folds = _folds(fitted, scored=scored)
+    folds = _folds(fitted, scored={one.id for one in fitted})
     what = _parts(fitted)
     groups = " and ".join(
         f"{done} of {number} {what} each of {', '.join(own)}" for (done, number), own in folds.items()
