@@ -112,6 +112,7 @@ def _header(fields: dict[str, str]) -> ImageHeader:
         steps=steps,
         origin=(*origin[:num_axes], 0.0)[:3],
         unit=fields.get("distanceunits", "mm"),
+        spacing=spacing[:num_axes],
     )
 
 

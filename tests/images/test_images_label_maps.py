@@ -44,6 +44,12 @@ def test_voxels_and_grid_are_those_of_simpleitk(tmp_path, name, compressed, dtyp
     assert found.array.dtype.kind in "iu"
 
 
+def test_the_spacing_of_metaimage_is_what_its_header_says(tmp_path):
+    path = write(tmp_path / "a.mha")
+    path.write_bytes(path.read_bytes().replace(b"Spacing =", b"Spacing = 0.6666666666666666 0.8 -1.25\nOld ="))
+    assert read_label_map(path).geometry.spacing_mm == (2 / 3, 0.8, 1.25)
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float64])
 @pytest.mark.parametrize("compressed", [False, True])
 def test_voxels_and_grid_of_minc_2_are_those_of_nibabel(tmp_path, compressed, dtype):
@@ -123,7 +129,11 @@ def test_the_space_of_nrrd_is_brought_to_lps(tmp_path, space, to_lps):
 
 def test_units_of_nrrd_without_a_space_are_converted(tmp_path):
     path = nrrd(tmp_path / "a.nrrd", data=RAW, lines=["spacings: 500 400 2000", 'units: "um" "um" "um"'])
-    assert read_label_map(path).geometry.spacing_mm == pytest.approx((0.5, 0.4, 2.0))
+    assert read_label_map(path).geometry.spacing_mm == (0.5, 0.4, 2.0)
+    path = nrrd(tmp_path / "b.nrrd", data=RAW, lines=["spacings: 0.07 0.11 0.13", 'units: "cm" "cm" "cm"'])
+    assert read_label_map(path).geometry.spacing_mm == (0.7, 1.1, 1.3)
+    thirds = nrrd(tmp_path / "c.nrrd", data=RAW, lines=["spacings: 0.6666666666666666 1 1"])
+    assert read_label_map(thirds).geometry.spacing_mm[0] == 2 / 3
 
 
 def test_axes_of_one_voxel_beside_those_of_space_are_none(tmp_path):

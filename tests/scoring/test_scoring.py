@@ -188,6 +188,23 @@ def test_spacing_of_the_file_decides_whether_a_shift_is_within_the_tolerance(tmp
     assert score_one(reference, prediction, structures=[near])[0].dsc == 0.5
 
 
+@pytest.mark.parametrize("degrees", [0, 5, 10, 30, 45])
+@pytest.mark.parametrize("name", ["a.mha", "a.nrrd", "a.mnc"])
+def test_a_surface_exactly_as_far_as_the_tolerance_is_within_it_however_the_axes_are_turned(tmp_path, name, degrees):
+    labels = np.zeros((5, 6, 9), np.uint8)
+    labels[1:4, 1:5, 1:5] = 1
+    cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    direction = (cosine, -sine, 0.0, sine, cosine, 0.0, 0.0, 0.0, 1.0)
+    (tmp_path / "r").mkdir()
+    for spacing_xyz in ((0.7, 0.7, 2.0), (0.8, 0.8, 3.0), (1.1, 1.1, 1.0), (1.3, 1.3, 5.0)):
+        reference = write(tmp_path / "r" / name, labels, spacing_xyz=spacing_xyz, direction=direction)
+        shifted = np.roll(labels, 1, axis=2)
+        prediction = write(tmp_path / name, shifted, spacing_xyz=spacing_xyz, direction=direction)
+        (score,) = score_one(reference, prediction, structures=[replace(LEFT, tolerance_mm=spacing_xyz[0])])
+        assert score.nsd == 1.0
+        assert score.spacing_mm == spacing_xyz[::-1]
+
+
 def test_status_tells_which_of_the_masks_is_empty(tmp_path, labels):
     full, empty = write(tmp_path / "full.nii.gz", labels), write(tmp_path / "empty.nii.gz", labels * 0)
     status = {(a.stem, b.stem): score_one(a, b, structures=[LEFT])[0] for a in (full, empty) for b in (full, empty)}
