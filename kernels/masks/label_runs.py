@@ -139,8 +139,21 @@ def find_runs(array: NDArray[np.generic], labels: Sequence[int]) -> LabelRuns:
     )
 
 
+def is_label(value: object) -> bool:
+    """Whether it can be the value of a label: a whole number other than 0, of whatever type."""
+    try:
+        return value != 0 and int(value) == value  # type: ignore[call-overload]
+    except (TypeError, ValueError, OverflowError):
+        return False
+
+
 def count_labels(array: NDArray[np.generic], labels: Sequence[int]) -> list[int]:
-    """Return the numbers of voxels of labels other than 0 in a bool or integer map, shape (Z, Y, X)."""
+    """Return the numbers of voxels of labels in a bool or integer map, shape (Z, Y, X).
+
+    Raises ValueError for labels that are not different integers other than 0.
+    """
+    if not all(map(is_label, labels)) or len(set(labels)) < len(labels):
+        raise ValueError(f"labels are {list(labels)}; expected different integers other than 0")
     return [int(num) for num in find_runs(array, labels).num_voxels]
 
 

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from kernels.masks.bitmask import MaskPair, crop_pair
 from kernels.masks.label_rows import find_labels
+from kernels.masks.label_runs import is_label
 
 _SHORTEST_MM, _LONGEST_MM = 1e-100, 1e100
 """Of a spacing: beyond, squares of distances would be 0 or infinite."""
@@ -72,14 +73,6 @@ def check_percentile(percentile: float) -> None:
     """Raise ValueError unless it is a number from 0 to 100."""
     if not 0 <= percentile <= 100:
         raise ValueError(f"percentile is {percentile!r}; expected a number from 0 to 100")
-
-
-def is_label(value: object) -> bool:
-    """Whether it can be the value of a label: a whole number other than 0, of whatever type."""
-    try:
-        return value != 0 and int(value) == value  # type: ignore[call-overload]
-    except (TypeError, ValueError, OverflowError):
-        return False
 
 
 def check_tolerances(tolerances_mm: Mapping[int, float]) -> dict[int, float]:

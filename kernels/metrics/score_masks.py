@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from kernels.masks.bitmask import MaskPair, crop_pair
 from kernels.masks.label_rows import find_labels
-from kernels.masks.validation import check_pair, check_spacing, check_tolerances, is_label
+from kernels.masks.label_runs import is_label
+from kernels.masks.validation import check_pair, check_spacing, check_tolerances
 from kernels.metrics.metric import Metric, further_metrics
 from kernels.metrics.overlap import dice_of_counts
 from kernels.metrics.surface_dice import overlap_of_distances, overlap_of_surfaces

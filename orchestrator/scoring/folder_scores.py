@@ -1,7 +1,7 @@
 """Folders of label maps to compare, and the scores of all of their cases as a table."""
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from operator import index
@@ -30,12 +30,10 @@ def compare_folders(
     ignored_label: int | None = None,
 ) -> FolderComparison:
     """Return what is to be scored; raises ConfigError for anything that does not fit."""
-    names = tuple(dict.fromkeys([metrics] if isinstance(metrics, str) else metrics))
-    if not names or not set(names) <= set(METRICS):
-        raise ConfigError(f"--metrics {','.join(names)}: expected some of {','.join(METRICS)}")
+    names = _metrics(metrics)
     if dimension not in {2, 3}:
         raise ConfigError(f"--dimension {dimension!r}: expected 2 or 3")
-    locations = list(dict.fromkeys(map(str, predictions)))
+    locations = list(dict.fromkeys(map(str, predictions if isinstance(predictions, Iterable) else ())))
     if not locations:
         raise ConfigError("--prediction: found no folder; expected at least one")
     for location in (str(reference), *locations):
@@ -55,8 +53,28 @@ def compare_folders(
         ),
         metrics=names,
         dimension=dimension,
-        ignored_label=ignored_label,
+        ignored_label=None if ignored_label is None else _ignored(ignored_label),
     )
+
+
+def _metrics(metrics: Collection[str]) -> tuple[str, ...]:
+    """Return what is to be calculated, each once; raises ConfigError for what is no metric."""
+    names = [metrics] if isinstance(metrics, str) else metrics
+    if not isinstance(names, Collection) or not names or not all(name in METRICS for name in names):
+        found = ",".join(map(str, names)) if isinstance(names, Collection) else repr(names)
+        raise ConfigError(f"--metrics {found}: expected some of {','.join(METRICS)}")
+    return tuple(dict.fromkeys(names))
+
+
+def _ignored(label: SupportsIndex) -> int:
+    """Return the label that is ignored; raises ConfigError for what no label map holds, and so nothing is ignored."""
+    try:
+        number = index(label)
+    except TypeError:
+        number = -1
+    if not 0 <= number < 1 << 64:
+        raise ConfigError(f"--ignored-label {label!r}: expected a whole number from 0, or None for none")
+    return number
 
 
 def _regions(tolerances_mm: Tolerances) -> list[tuple[Region, float]]:
@@ -77,9 +95,12 @@ def _region(key: SupportsIndex | Collection[SupportsIndex]) -> Region:
 
 
 def _tolerance(value: object, *, of: object) -> float:
-    if not isinstance(value, Real):
-        raise ConfigError(f"tolerances_mm: {value!r} for label {of!r}; expected a number of mm")
-    return float(value)
+    try:
+        if isinstance(value, Real):
+            return float(value)
+    except OverflowError:
+        pass
+    raise ConfigError(f"tolerances_mm: {value!r:.80} for label {of!r}; expected a number of mm")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,6 +5,7 @@ import signal
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
+from numbers import Integral
 from typing import Protocol, Self, TypeVar
 
 from orchestrator.errors import ConfigError
@@ -40,8 +41,8 @@ def score_in_processes(
     if num_workers is None:
         num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         num_workers = min(num_cores, 1 + len(cases) // CASES_A_PROCESS)
-    if num_workers < 1:
-        raise ConfigError(f"--workers {num_workers}: expected at least 1")
+    if not isinstance(num_workers, Integral) or num_workers < 1:
+        raise ConfigError(f"--workers {num_workers!r}: expected a whole number of at least 1")
     num_workers = min(num_workers, len(cases))
     if num_workers == 1:
         yield from map(scorer.score, cases)

@@ -136,6 +136,7 @@ def test_labels_and_tolerances_may_be_numbers_of_numpy(tmp_path):
     [
         ({"prediction": "nowhere"}, "nowhere: no such folder"),
         ({"prediction": ()}, "found no folder"),
+        ({"prediction": None}, "found no folder"),
         ({"tolerances_mm": {}}, "found no label"),
         ({"tolerances_mm": {0: 1.0}}, "reference_labels 0; expected 1 to"),
         ({"tolerances_mm": {1: -1.0}}, "tolerance_mm -1.0; expected at least 0"),
@@ -145,10 +146,17 @@ def test_labels_and_tolerances_may_be_numbers_of_numpy(tmp_path):
             for label in ("1", "lung", 1.5)
         ),
         ({"tolerances_mm": {1: "1.0"}}, "tolerances_mm: '1.0' for label 1; expected a number of mm"),
+        ({"tolerances_mm": {1: 10**400}}, "tolerances_mm: 1000.* for label 1; expected a number of mm"),
         ({"tolerances_mm": {1: None}}, "tolerances_mm: None for label 1; expected a number of mm"),
         ({"metrics": "dice"}, "--metrics dice: expected some of dsc"),
+        *(({"metrics": metrics}, "--metrics .*: expected some of dsc") for metrics in (None, [1], [["dsc"]], ())),
         ({"dimension": 4}, "--dimension 4: expected 2 or 3"),
-        ({"workers": 0}, "--workers 0: expected at least 1"),
+        ({"workers": 0}, "--workers 0: expected a whole number of at least 1"),
+        ({"workers": "2"}, "--workers '2': expected a whole number of at least 1"),
+        *(
+            ({"ignored_label": label}, "--ignored-label .*: expected a whole number from 0, or None")
+            for label in ("255", "x", b"255", 255.0, (254, 255), [255], {255}, -1, 2**64)
+        ),
     ],
 )
 def test_what_cannot_be_scored_is_refused(tmp_path, arguments, message):

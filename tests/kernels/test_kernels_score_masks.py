@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from kernels import METRICS, LabelScore, dice, score_masks, surface_dice, surface_distances
+from kernels import METRICS, LabelScore, count_labels, dice, score_masks, surface_dice, surface_distances
 
 
 def test_dice_of_two_and_three_voxels_with_one_in_common_is_two_fifths():
@@ -33,6 +33,14 @@ def label_maps(dtype):
     reference = random.choice(labels, (6, 7, 70))
     prediction = np.where(random.random(reference.shape) < 0.7, reference, random.choice(labels, reference.shape))
     return reference, prediction
+
+
+def test_voxels_are_counted_of_different_whole_labels_alone():
+    labels = np.array([[[0, 1, 1, 2, 2, 2]]], np.uint8)
+    assert count_labels(labels, [2, 1, 300]) == [3, 2, 0]
+    for odd in ([1.5], [0], [1, 1], ["1"]):
+        with pytest.raises(ValueError, match=r"expected different integers other than 0"):
+            count_labels(labels, odd)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int16, np.uint64])
