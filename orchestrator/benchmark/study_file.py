@@ -321,8 +321,8 @@ class TablesFile(Entry):
     """Values that stand beside those of a run."""
     evaluation_sets: dict[Name, str] = {}
     """Evaluation set to its title."""
-    tables: Annotated[dict[Name, TableEntry], Field(min_length=1)]
-    """By the name of their files."""
+    tables: dict[Name, TableEntry] = {}
+    """By the name of their files; one of everything unless given."""
     comparisons: dict[Name, ComparisonEntry] = {}
     """What is compared; each model with the first one of the study, unless given."""
     gaps: dict[Name, GapEntry] = {}

@@ -161,26 +161,25 @@ class TableLayout:
 
 
 def load_tables(study: Study) -> TableLayout:
-    """Return the tables of a study: what `tables.yaml` beside its file says, or else one table of everything.
+    """Return the tables of a study: what `tables.yaml` beside its file says, and where it says none one of everything.
 
     Raises ConfigError if a file has an unknown key or a wrong value, or names something that is not in the study.
     """
     path = study.path.with_name("tables.yaml")
-    if not path.exists():
-        layout = TableLayout(specs=(_of_everything(study),), metrics=study.metrics)
-        # The best of many trials on the cases on which it was chosen is better than it is: nothing is asked of those.
-        return layout if study.is_search else replace(layout, comparisons=_of_models(study))
-    content = understood(load_yaml(path), TablesFile, where=str(path))
+    content = understood(load_yaml(path), TablesFile, where=str(path)) if path.exists() else TablesFile()
+    # The best of many trials on the cases on which it was chosen is better than it is: nothing is asked of those.
+    asked = () if study.is_search else _of_models(study)
     known = known_names(study)
     check_tables(content, known, where=str(path))
     return TableLayout(
         metrics=study.metrics,
         specs=tuple(
             _table(name, entry, study=study, where=f"{path}: tables.{name}") for name, entry in content.tables.items()
-        ),
+        )
+        or (_of_everything(study),),
         set_titles={VALIDATION: "validation"} | content.evaluation_sets,
         published=_published(content.published, known, folder=path.parent) if content.published else NothingPublished(),
-        comparisons=tuple(_comparison(name, entry) for name, entry in content.comparisons.items()) or _of_models(study),
+        comparisons=tuple(_comparison(name, entry) for name, entry in content.comparisons.items()) or asked,
         gaps=tuple(GapSpec(**entry.model_dump()) for entry in content.gaps.values()),
         case_groups=tuple(
             CaseGroups(title=entry.title, cases={kind: tuple(cases) for kind, cases in entry.cases.items()})

@@ -51,6 +51,19 @@ def refused(folder: Path, tables: str, **files: str) -> str:
     return str(caught.value).replace(f"{folder}/", "")
 
 
+@pytest.mark.parametrize("tables", ["segments: {thing: {type: [SCT, '1', Thing]}}\n", "{tables: {}}\n"])
+def test_a_file_without_tables_has_one_of_everything(tmp_path, tables):
+    found = load_tables(load_study(write(tmp_path, tables)))
+    (tmp_path / "tables.yaml").unlink()
+    missing = load_tables(load_study(tmp_path / "study.yaml"))
+    assert (found.specs, found.comparisons, found.set_titles) == (
+        missing.specs,
+        missing.comparisons,
+        missing.set_titles,
+    )
+    assert [spec.title for spec in found.specs] == ["Things"]
+
+
 def test_tables_may_name_everything_that_a_study_has(tmp_path):
     tables = f"""{PUBLISHED}references: a.csv
 evaluation_sets: {{val: Validation, later: Later}}

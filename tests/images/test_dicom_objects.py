@@ -88,7 +88,6 @@ def test_a_corrected_study_gives_other_values_and_other_objects(image, model, tm
 
     def made(*, part, whole, code):
         (tmp_path / "tables.yaml").write_text(
-            "tables: {all: {title: all, facets: {}}}\n"
             f"segments:\n  lung: {{type: [SCT, '{code}', Lung]}}\n  infection: {{type: [SCT, '{code}', Lung]}}\n"
             f"derived:\n  share: {{title: share, part: [{part}], whole: [{whole}]}}\n"
         )
