@@ -60,7 +60,7 @@ def export_models(
     run: str | Path,
     output: str | Path | None = None,
     *,
-    trainings: Sequence[str] = (),
+    trainings: Sequence[str] | str = (),
     first_number: int = FIRST_NUMBER,
     on_model: Callable[[ExportedModel], None] = lambda _: None,
 ) -> list[ExportedModel]:
@@ -76,7 +76,7 @@ def export_models(
     output
         Folder of the zips; `models` of the run unless given.
     trainings
-        Which; all that are finished unless given.
+        Which one or several; all that are finished unless given.
     first_number
         Number of the first data set; each training of the run has its own, whichever are exported.
     on_model
@@ -89,13 +89,13 @@ def export_models(
     """
     source, target = open_storage(run), open_storage(output or default_output(run))
     there, numbered = finished_trainings(source), names_in_run(source)
-    _check_choice(str(run), trainings, there=there)
+    chosen = _chosen(str(run), [trainings] if isinstance(trainings, str) else trainings, there=there)
     if not 1 <= first_number <= _LAST_NUMBER - len(numbered) + 1:
         raise ConfigError(
             f"numbers from {first_number}: expected room for {len(numbered)} data sets up to {_LAST_NUMBER}"
         )
     made, groups = [], _group_and_fold(source, there)
-    for training in trainings or there:
+    for training in chosen:
         dataset = f"Dataset{first_number + numbered.index(training):03d}_{training.replace('-', '_')}"
         content = _zip(source, training, dataset=dataset)
         target.write_bytes(f"{training}.zip", content)
@@ -136,11 +136,13 @@ def _exported(training: str, content: bytes, *, dataset: str, group_and_fold: tu
     )
 
 
-def _check_choice(run: str, trainings: Sequence[str], *, there: Sequence[str]) -> None:
+def _chosen(run: str, trainings: Sequence[str], *, there: Sequence[str]) -> Sequence[str]:
+    """Return the trainings that were asked for, or all; raises ConfigError for one that is not there."""
     if missing := [training for training in trainings if training not in there]:
         raise ConfigError(f"{run}: no finished training {', '.join(missing)}; expected some of {', '.join(there)}")
     if not there:
         raise ConfigError(f"{run}: no finished training; expected at least one")
+    return trainings or there
 
 
 def _write_index(target: Storage, made: Sequence[ExportedModel]) -> None:

@@ -157,7 +157,9 @@ def test_folds_whose_plans_differ_are_named_together_and_predict_together(run, t
         assert row.status == "predicted", row.message
         found.append((tmp_path / name / "case.nii.gz").read_bytes())
     assert found[0] == found[1]
-    assert export([str(run), "--training", TRAININGS[0], "--output", str(tmp_path / "one")]) == 0
+    # One may be named without a list.
+    (one,) = orchestrator.export_models(run, tmp_path / "one", trainings=TRAININGS[0])
+    assert one.training == TRAININGS[0]
     assert not list((tmp_path / "one").glob("*.yaml"))
 
 
