@@ -138,7 +138,7 @@ class FolderPrediction:
                 self._check_memory(expected_bytes)
                 yield from self._predict(storage, case)
             notes = self._add_extras(storage, case)
-            return self._row(storage, name, status="kept" if was_done else "predicted", notes=notes)
+            return self.row_of(storage, name, status="kept" if was_done else "predicted", notes=notes)
         except StorageError:
             raise
         except Exception as error:
@@ -178,7 +178,7 @@ class FolderPrediction:
         further = [f"{name}.npz", f"{name}.pkl"] if self.options.save_probabilities else []
         return [f"{name}{self.files.ending}", f"{name}.json", *further]
 
-    def _row(
+    def row_of(
         self, storage: Storage, name: str, *, status: Literal["predicted", "kept"], notes: tuple[str, ...]
     ) -> CasePrediction:
         """Return what the record of a case that is done says."""

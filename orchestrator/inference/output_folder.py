@@ -86,4 +86,10 @@ def _shown(of: Mapping[str, object], name: str) -> str:
 
 def _is_empty(storage: Storage) -> bool:
     """Whether no case has a record, which is written before its label map."""
-    return not any(key.endswith(".json") and "/" not in key and key != RECORD for key in storage.list_keys())
+    return not cases_with_record(storage)
+
+
+def cases_with_record(storage: Storage) -> list[str]:
+    """Return the names of the cases that were predicted, or began to be."""
+    records = [key for key in storage.list_keys() if key.endswith(".json") and "/" not in key and key != RECORD]
+    return [key.removesuffix(".json") for key in records]

@@ -7,11 +7,12 @@ from typing import TypedDict, Unpack
 from orchestrator.benchmark.loading import load_study
 from orchestrator.cluster.registry import load_cluster
 from orchestrator.configuration import check_options
-from orchestrator.errors import ConfigError
+from orchestrator.errors import ConfigError, IntegrityError
 from orchestrator.inference.ensembles import model_sources
 from orchestrator.inference.folder import CasePrediction, FolderPrediction, plan_folder, write_table
 from orchestrator.inference.models import ModelSource, is_run
 from orchestrator.inference.options import Device, PredictOptions
+from orchestrator.inference.output_folder import cases_with_record
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.storage.json_files import read_json
@@ -72,7 +73,7 @@ def predict(
     images
         An image, a DICOM series, a folder of these, or a CSV file with the columns `case` and `image`.
     output
-        Folder of the label maps, of a JSON for each, and of `predictions.csv`.
+        Folder of the label maps, of a JSON for each, and of `predictions.csv`, with earlier cases too.
     **options
         Of PredictRequest: which folds, how it is predicted, what is written beside, where it is calculated.
 
@@ -90,7 +91,7 @@ def predict(
     """
     check_options(options, PredictRequest)
     cluster = options.get("cluster")
-    work = _planned([model] if isinstance(model, str | Path) else model, Path(images), str(output), options)
+    work = _planned([model] if isinstance(model, str | Path) else model, images, str(output), options)
     memory = work.memory(is_alone=cluster is not None)
     work.claim()
     if note := options.get("note"):
@@ -102,16 +103,35 @@ def predict(
         if on_case := options.get("on_case"):
             on_case(len(rows), len(work.cases))
     rows.sort(key=lambda row: row.case)
-    write_table(str(output), rows)
+    write_table(str(output), [*rows, *_rows_of_others(work)])
     return rows
 
 
-def _planned(models: Sequence[str | Path], images: Path, output: str, options: PredictRequest) -> FolderPrediction:
+def _rows_of_others(work: FolderPrediction) -> Iterator[CasePrediction]:
+    """Yield the cases of earlier calls whose label maps are there, as their records tell them."""
+    storage, own = open_storage(work.output), set(work.names())
+    for name in cases_with_record(storage):
+        if name in own or not work.is_done(storage, name):
+            continue
+        try:
+            yield work.row_of(storage, name, status="kept", notes=())
+        except IntegrityError as error:
+            yield CasePrediction(case=name, status="failed", message=str(error))
+
+
+def _planned(
+    models: Sequence[str | Path], images: str | Path, output: str, options: PredictRequest
+) -> FolderPrediction:
     """Read the models, and find the images."""
+    if not isinstance(images, str | Path):
+        raise ConfigError(
+            f"images: {images!r:.200}; expected one path, of an image, a folder or a table. Give the folder of several "
+            "images, or a CSV file with the columns case and image"
+        )
     folds = _one_or_several(options.get("folds", ()))
     training, checkpoint = options.get("training"), options.get("checkpoint")
     sources = model_sources(list(map(str, models)), training=training, folds=folds, checkpoint=checkpoint)
-    return plan_folder(sources, images, output, options=_chosen(options, sources))
+    return plan_folder(sources, Path(images), output, options=_chosen(options, sources))
 
 
 def _chosen(options: PredictRequest, sources: Sequence[ModelSource]) -> PredictOptions:

@@ -166,6 +166,24 @@ def test_an_output_where_nothing_was_predicted_takes_other_settings(model, tmp_p
         predicted(model, image, tmp_path / "out")
 
 
+def test_the_table_has_the_cases_of_earlier_calls_too(model, tmp_path):
+    images = {name: scan(tmp_path / name / name, seed=seed) for seed, name in enumerate(("a", "b", "c"))}
+    for name, image in images.items():
+        (row,) = predicted(model, image, tmp_path / "out")
+        assert row.case == name
+    (tmp_path / "out" / "b.nii.gz").unlink()  # no label map, no row
+    predicted(model, images["c"], tmp_path / "out")
+    header, *lines = (tmp_path / "out" / "predictions.csv").read_text().splitlines()
+    assert [line.split(",")[:2] for line in lines] == [["a", "predicted"], ["c", "predicted"]]
+    record = json.loads((tmp_path / "out" / "a.json").read_text())
+    assert lines[0].split(",")[2] == str(record["volumes_ml"][header.split(",")[2].removesuffix(" (ml)")])
+
+
+def test_several_images_are_refused_with_what_is_expected(model, tmp_path):
+    with pytest.raises(ConfigError, match=r"images: \['a\.nii\.gz', 'b\.nii\.gz'\]; expected one path"):
+        orchestrator.predict(model, ["a.nii.gz", "b.nii.gz"], output=tmp_path / "out")
+
+
 def test_a_damaged_record_is_a_row_and_the_others_go_on(model, tmp_path):
     for name in ("a", "b"):
         scan(tmp_path / "images" / name)
