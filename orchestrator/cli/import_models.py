@@ -21,6 +21,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("zip", type=Path, nargs="+", help="zip of trained models")
     parser.add_argument("--output", type=Path, required=True, help="folder of models")
+    parser.add_argument("--checkpoint", metavar="NAME", help="weights of the models (default: checkpoint_final.pth)")
     return parser
 
 
@@ -33,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _import(options: argparse.Namespace, *, console: Console, errors: Console) -> int:
     for archive in options.zip:
-        for model in import_models(archive, options.output):
+        for model in import_models(archive, options.output, checkpoint=options.checkpoint):
             for note in model.notes:
                 say(f"note: {note}", console=errors)
             say(f"{model.folder}: {model.configuration}, fold {', '.join(model.folds)}", console=console)

@@ -33,6 +33,8 @@ class MemberEntry(Entry):
     """Which training of a run."""
     folds: list[str | int] = Field(default_factory=list)
     """Which folds of a folder or zip; all unless given."""
+    checkpoint: str | None = None
+    """Name of the weights of a folder or zip, such as `checkpoint_best.pth`; the final ones unless given."""
 
 
 class EnsembleFile(Entry):
@@ -62,8 +64,8 @@ def model_sources(
 ) -> tuple[ModelSource, ...]:
     """Return the models that are named: folders, zips, runs, and files that name several.
 
-    `checkpoint` is the name of the weights of all. Raises ConfigError for a file that is none, and for a training or
-    folds that could be of any of several models.
+    `checkpoint` is the name of the weights of all of which no file says it. Raises ConfigError for a file that is none,
+    and for a training or folds that could be of any of several models.
     """
     found: list[ModelSource] = []
     for location in locations:
@@ -78,7 +80,7 @@ def model_sources(
             f"{len(found)} models, and {'a training' if training else 'folds'} of one of them; expected a file of "
             "models that says it of each: models: [{model: ..., folds: [0, 1]}, ...]"
         )
-    return tuple(replace(one, checkpoint=checkpoint) for source in found for one in _members(source))
+    return tuple(replace(one, checkpoint=one.checkpoint or checkpoint) for source in found for one in _members(source))
 
 
 def _members(source: ModelSource) -> list[ModelSource]:
@@ -96,6 +98,7 @@ def _of_file(path: Path) -> list[ModelSource]:
             location=entry.model if "://" in entry.model else str(path.parent / entry.model),
             training=entry.training,
             folds=tuple(map(str, entry.folds)),
+            checkpoint=entry.checkpoint,
         )
         for entry in content.models
     ]

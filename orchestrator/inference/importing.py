@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from orchestrator.errors import ConfigError, DataError, OrchestratorError
+from orchestrator.inference.models import ModelSource
 from orchestrator.inference.unpacking import named, unpack
 from orchestrator.storage.interface import TEMPORARY_PREFIX
 
@@ -23,7 +24,7 @@ class ImportedModel:
     """What was taken for granted."""
 
 
-def import_models(archive: str | Path, output: str | Path) -> list[ImportedModel]:
+def import_models(archive: str | Path, output: str | Path, *, checkpoint: str | None = None) -> list[ImportedModel]:
     """Take the models of a zip in, all or none: each is read, and its network built, before it is put in its place.
 
     Cascades beside other models are left out, which a note says.
@@ -34,6 +35,8 @@ def import_models(archive: str | Path, output: str | Path) -> list[ImportedModel
         As nnU-Net's `nnUNetv2_export_model_to_zip` or `export` makes it.
     output
         Folder of models; each goes to `<data set>/<trainer>__<plans>__<configuration>` below.
+    checkpoint
+        Name of the weights that each must have, such as `checkpoint_best.pth`; the final ones unless given.
 
     Raises
     ------
@@ -42,21 +45,21 @@ def import_models(archive: str | Path, output: str | Path) -> list[ImportedModel
     DataError
         For a zip or a model that is not what it should be; nothing was put anywhere then.
     """
-    from orchestrator.training.nnunet.model_folder import CascadeError
+    from orchestrator.training.nnunet.model_folder import CascadeError, find_model_folders
 
     archive, output = Path(archive), Path(output)
+    wanted = ModelSource(location=str(archive), checkpoint=checkpoint)
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f"{TEMPORARY_PREFIX}import-", dir=output) as temporary:
         left_out = unpack(archive, Path(temporary))
-        folders = sorted(path.parent for path in Path(temporary).rglob("plans.json"))
         found, cascades = [], []
-        for folder in folders:
+        for folder in find_model_folders(Path(temporary)):
             parts = folder.relative_to(temporary).parts or (archive.stem,)
             target = output.joinpath(*parts)
             if target.exists():
                 raise ConfigError(f"{target}: there already; expected no model of that name. Remove it first")
             try:
-                found.append((_checked(archive, folder, target=target, left_out=left_out), folder, target))
+                found.append((_checked(wanted, folder, target=target, left_out=left_out), folder, target))
             except CascadeError as error:
                 cascades.append(error)
         if not found:
@@ -69,12 +72,13 @@ def import_models(archive: str | Path, output: str | Path) -> list[ImportedModel
     return [replace(first, notes=(*first.notes, *(f"left out: {error}" for error in cascades))), *others]
 
 
-def _checked(archive: Path, folder: Path, *, target: Path, left_out: list[str]) -> ImportedModel:
-    from orchestrator.training.nnunet.model_folder import load_model_folder
+def _checked(wanted: ModelSource, folder: Path, *, target: Path, left_out: list[str]) -> ImportedModel:
+    from orchestrator.training.nnunet.model_folder import CHECKPOINT, load_model_folder
     from orchestrator.training.nnunet.prediction import ready_predictor
 
+    archive = Path(wanted.location)
     try:
-        model = load_model_folder(folder)
+        model = load_model_folder(folder, checkpoint=wanted.checkpoint or CHECKPOINT)
         ready_predictor(
             model.plan, model.weights, mirror_axes=(), tile_step_size=0.5, device="cpu", trainer_name=model.trainer
         )

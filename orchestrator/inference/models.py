@@ -31,7 +31,7 @@ class ModelSource:
     """A model as it was asked for."""
 
     location: str
-    """Folder, zip, or the output location of a run."""
+    """Folder, zip, one of several models of a zip (`all.zip/MODEL`), or the output location of a run."""
     training: str | None = None
     """Which training of a run."""
     folds: tuple[str, ...] = ()
@@ -78,7 +78,7 @@ def opened(source: ModelSource) -> Iterator[OpenModel]:
         return
     from orchestrator.training.nnunet.model_folder import CHECKPOINT, find_model_folder, load_model_folder
 
-    path = Path(source.location)
+    path, name = _outermost_file(Path(source.location))
     if source.training is not None:
         raise ConfigError(f"{path}: no run; expected one with the training {source.training}, or no training")
     if not path.exists():
@@ -87,14 +87,21 @@ def opened(source: ModelSource) -> Iterator[OpenModel]:
         top = stack.enter_context(unpacked(path)) if path.is_file() else path
         folder = top
         try:
-            folder = find_model_folder(top)
+            folder = find_model_folder(top, name=name)
             model = load_model_folder(folder, folds=source.folds, checkpoint=source.checkpoint or CHECKPOINT)
             settings = _settings(folder)
         except (ConfigError, DataError) as error:
             if path.is_dir():
                 raise
             raise type(error)(named(path, folder, error)) from error
-        yield OpenModel(name=path.stem if path.is_file() else folder.name, model=model, settings=settings)
+        is_whole = path.is_file() and name is None
+        yield OpenModel(name=path.stem if is_whole else folder.name, model=model, settings=settings)
+
+
+def _outermost_file(path: Path) -> tuple[Path, str | None]:
+    """Return a zip, and the place of a model within it that a path such as `all.zip/MODEL` names; a path as it is."""
+    archive = next((one for one in path.parents if one.is_file()), None)
+    return (path, None) if archive is None else (archive, path.relative_to(archive).as_posix())
 
 
 def is_run(location: str) -> bool:

@@ -14,6 +14,7 @@ from orchestrator.cli.import_models import main as take_in
 from orchestrator.cli.predict import main
 from orchestrator.errors import ConfigError, DataError
 from orchestrator.inference.importing import import_models
+from orchestrator.training.nnunet.model_folder import find_model_folder
 
 MODEL = "nnUNetTrainer__nnUNetPlans__3d_fullres"
 CASCADE = "nnUNetTrainer__nnUNetPlans__3d_cascade_fullres"
@@ -100,8 +101,26 @@ def test_programs_export_and_import_by_the_names_of_the_package(model, tmp_path)
 def test_several_models_of_a_zip_are_listed_with_what_to_do(model, tmp_path):
     add_cascade(model)
     archive = zipped(tmp_path / "made", tmp_path / "all.zip")
-    with pytest.raises(ConfigError, match=rf"2 trained models, .*{MODEL}; expected one .* `orchestrator import` makes"):
+    with pytest.raises(ConfigError, match=rf"2 trained models; expected one of .*{MODEL}\. Add its name to that"):
         orchestrator.predict(archive, tmp_path, output=tmp_path / "out")
+    (image,) = write_image(tmp_path / "case", shape=(9, 20, 18))
+    for name in (MODEL, f"Dataset501_Small/{MODEL}"):
+        (row,) = orchestrator.predict(archive / name, image, output=tmp_path / "out", device="cpu")
+        assert row.status in {"predicted", "kept"}
+    assert json.loads((tmp_path / "out" / "predict.json").read_text())["model"] == MODEL
+    with pytest.raises(ConfigError, match=rf"no trained models Other; expected one of .*{MODEL}"):
+        orchestrator.predict(archive / "Other", image, output=tmp_path / "out")
+
+
+@pytest.mark.parametrize("place", [f"Dataset501_Small/{MODEL}/crossval_results_folds_0_1", "ensembles/ensemble_0_1"])
+def test_what_nnunet_leaves_of_its_evaluations_is_no_model(model, tmp_path, place):
+    (tmp_path / "made" / place).mkdir(parents=True)
+    for name in ("plans.json", "dataset.json"):
+        shutil.copy(model / name, tmp_path / "made" / place / name)
+    assert find_model_folder(model.parent) == find_model_folder(tmp_path / "made") == model
+    archive = zipped(model.parent if place.startswith("Dataset") else tmp_path / "made", tmp_path / "model.zip")
+    (found,) = import_models(archive, tmp_path / "models")
+    assert found.folder.name == MODEL
 
 
 def test_folds_that_are_not_finished_are_said_and_other_checkpoints_can_be_named(model, tmp_path, capsys):
@@ -124,6 +143,13 @@ def test_folds_that_are_not_finished_are_said_and_other_checkpoints_can_be_named
     assert of_zip.volumes_ml == row.volumes_ml
     with pytest.raises(ConfigError, match=r"checkpoint '\.\./x'; expected the name of a file such as"):
         orchestrator.predict(model, image, output=tmp_path / "none", checkpoint="../x")
+    # Taken in, or named with others, it is the same.
+    assert take_in([str(archive), "--output", str(tmp_path / "models")]) == 2
+    assert take_in([str(archive), "--output", str(tmp_path / "models"), "--checkpoint", best]) == 0
+    taken = tmp_path / "models" / "Dataset501_Small" / MODEL
+    (tmp_path / "both.yaml").write_text(f"models:\n  - {{model: {taken}, checkpoint: {best}, folds: [0]}}\n")
+    (of_file,) = orchestrator.predict(tmp_path / "both.yaml", image, output=tmp_path / "file", device="cpu")
+    assert of_file.status == "predicted"
 
 
 @pytest.mark.parametrize(

@@ -50,26 +50,37 @@ class NetworkModel:
     """What was taken for granted."""
 
 
-def find_model_folder(location: Path) -> Path:
-    """Return the folder of a trained model: this one, or the only one below it.
+def find_model_folders(location: Path) -> list[Path]:
+    """Return the folders of trained models, this one or those up to two folders below.
+
+    nnU-Net leaves plans in the folders of its evaluations, too (`crossval_results_folds_*`, `ensembles`): beside those
+    with folds, folders without any are none.
+    """
+    patterns = ("plans.json", "*/plans.json", "*/*/plans.json")
+    found = sorted(path.parent for pattern in patterns for path in location.glob(pattern))
+    return [folder for folder in found if any(folder.glob("fold_*"))] or found
+
+
+def find_model_folder(location: Path, *, name: str | None = None) -> Path:
+    """Return the folder of a trained model: this one, or the only one below it, or that of a name or place below it.
 
     Raises ConfigError that lists them if there are several, or says what is missing.
     """
-    if (location / "plans.json").is_file():
-        return location
-    found = sorted(path.parent for path in (*location.glob("*/plans.json"), *location.glob("*/*/plans.json")))
+    found = find_model_folders(location)
     if not found:
         raise ConfigError(
             f"{location}: no plans.json; expected a trained model of nnU-Net, a folder such as "
             f"nnUNetTrainer__nnUNetPlans__3d_fullres with plans.json, dataset.json and fold_0/{CHECKPOINT}"
         )
-    if len(found) > 1:
-        names = ", ".join(str(path.relative_to(location)) for path in found)
+    places = {path.relative_to(location).as_posix(): path for path in found}
+    chosen = [path for place, path in places.items() if name in {None, place, path.name}]
+    if len(chosen) != 1:
+        several = f"{len(chosen) or 'no'} trained models{'' if name is None else f' {name}'}"
         raise ConfigError(
-            f"{location}: {len(found)} trained models, {names}; expected one of them. Give its folder; of a zip, "
-            "that which `orchestrator import` makes"
+            f"{location}: {several}; expected one of {', '.join(places)}. Add its name to that of the folder or zip, "
+            "with a / between them"
         )
-    return found[0]
+    return chosen[0]
 
 
 def load_model_folder(folder: Path, *, folds: Sequence[str] = (), checkpoint: str = CHECKPOINT) -> NetworkModel:
