@@ -216,7 +216,8 @@ def _request(options: argparse.Namespace) -> SweepRequest:
     usd_per_hour = _usd_per_hour(options)
     run = _run_request(options)
     check_machines(run, options)
-    num_epochs = run.preset.num_epochs
+    # A model may have its own.
+    num_epochs = run.preset.changed_by(run.trainings[0].model.changes).num_epochs
     first_epochs = options.first_epochs or max(1, num_epochs // 9)
     space, reduction, is_population = load_space(options.space), options.reduction or 3, options.stopping == "pbt"
     _check_fidelities(options, space)

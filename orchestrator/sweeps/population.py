@@ -136,7 +136,7 @@ def _most_going_on(request: SweepRequest, storage: Storage, trials: Sequence[Tri
     alive = {trial.number for trial in trials}
     slowest = max(one.hours for one in results if one.trial.number in alive) / epochs
     left = request.max_hours - sum(one.hours for one in results)
-    return max(1, math.floor(left / (slowest * (request.run.preset.num_epochs - epochs)))) if slowest else len(trials)
+    return max(1, math.floor(left / (slowest * (_population(request).num_epochs - epochs)))) if slowest else len(trials)
 
 
 def _record(member: Member) -> JsonObject:

@@ -143,8 +143,8 @@ class SweepRequest:
         check_population(self.space)
         if not self.population.boundaries:
             raise ConfigError(
-                f"--first-epochs {self.population.every_epochs}: expected fewer than the {base.num_epochs} of preset "
-                f"{base.name}, after each of which a population is compared"
+                f"--first-epochs {self.population.every_epochs}: expected fewer than the {base.num_epochs} of "
+                f"{self.training.id} with preset {base.name}, after each of which a population is compared"
             )
 
     def request_for(self, trials: Sequence[Trial], *, generation: Generation | None = None) -> RunRequest:

@@ -127,7 +127,11 @@ def test_what_cannot_change_during_a_training_is_refused_by_name_with_the_reason
     [
         (("--sampler", "optuna"), RATES, "--sampler optuna: learns from trials that have ended"),
         (("--at-once", "2"), RATES, "--at-once: a population begins together"),
-        (("--first-epochs", "4"), RATES, "--first-epochs 4: expected fewer than the 4 of preset tiny"),
+        (
+            ("--first-epochs", "4"),
+            RATES,
+            "--first-epochs 4: expected fewer than the 4 of tumour-fold0 with preset tiny",
+        ),
         ((), RATES + "fidelities: [{preset: less}, {}]\n", "has fidelities, which say"),
     ],
 )
@@ -145,6 +149,33 @@ def test_a_model_with_a_schedule_has_no_population_and_no_trials_of_what_it_says
     assert "has a schedule that says its momentum" in " ".join(capsys.readouterr().err.split())
     assert main(words(brain, "momentum: {uniform: [0.5, 0.9]}\n", "--simulate")) == 2
     assert main(words(brain, RATES, "--simulate")) == 0
+
+
+def with_epochs(study: Path, num_epochs: int) -> Path:
+    """Return a study whose model has its own number of epochs, where the preset has 4."""
+    text = study.read_text(encoding="utf-8")
+    assert text.count("  unet: {}\n") == 1
+    study.write_text(text.replace("unet: {}", f"unet: {{preset: {{num_epochs: {num_epochs}}}}}"), encoding="utf-8")
+    return study
+
+
+def test_epochs_are_those_of_the_model_where_it_has_its_own(brain, monkeypatch, capsys):
+    assert request_of(with_epochs(brain, 18), RATES).milestones == (2, 6)
+    assert request_of(brain, RATES, "--stopping", "pbt").milestones == (2, 4, 6, 8, 10, 12, 14, 16)
+    brain.write_text(brain.read_text(encoding="utf-8").replace("num_epochs: 18", "num_epochs: 1"), encoding="utf-8")
+    assert request_of(brain, RATES).milestones == ()
+    assert main(words(brain, RATES, "--stopping", "pbt")) == 2
+    assert "--first-epochs 1: expected fewer than the 1 of tumour-fold0" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_population_of_a_model_with_its_own_epochs_ends_with_these_and_its_hours_last_for_these(brain, monkeypatch):
+    runs = Played(monkeypatch, dice=near(0.003), score=near(0.003))
+    hours = {f"trial{number:03}-fold0": 1.0 for number in range(4)}
+    monkeypatch.setattr("orchestrator.sweeps.trial_results._hours_of_attempts", lambda storage: hours)
+    outcome = played(request_of(with_epochs(brain, 2), RATES, *PBT, "--max-hours", "6"))
+    # Four hours are spent after the first of two epochs; the other two last for two members.
+    assert runs.num_at_once == [4, 2]
+    assert sorted((one.num_epochs, one.is_whole) for one in outcome.results) == [(1, False)] * 2 + [(2, True)] * 2
 
 
 def record_of(folder: Path) -> list[object]:
