@@ -22,7 +22,7 @@ from orchestrator.driver.happenings import (
     TimePassed,
 )
 from orchestrator.driver.looks import Looks
-from orchestrator.driver.progress_feed import ProgressFeed
+from orchestrator.driver.progress_feed import Progress, ProgressFeed
 from orchestrator.errors import StorageError
 from orchestrator.scheduling.autoscaling import missing_machines
 from orchestrator.scheduling.ended import Done, Ended, Failed, FailureKind
@@ -156,7 +156,7 @@ class RunLoop:
         """Tell the schedule and the listeners how a stage has ended."""
         stage, now_s = self._schedule.graph[key], self._clock()
         elapsed_s = now_s - self._started_s.pop(key)
-        self._feed.ended(stage)
+        self._take(self._feed.ended(stage))
         match ended:
             case Done(node=node, voxels=voxels):
                 self._schedule.finish(key, now_s=now_s, node=node or None)
@@ -198,11 +198,20 @@ class RunLoop:
         self._read_s = now_s
         self._check_lease()
         for progress in self._feed.read():
-            if progress.is_new:
-                progress.tell(self._schedule, now_s=self._clock())
-                if progress.node:
-                    self._time_left.told(progress.stage.key, now_s=self._clock())
-            self._tell(EpochEnded(stage=progress.stage, latest=progress.latest, is_new=progress.is_new))
+            self._take(progress)
+
+    def _take(self, progress: Progress | None) -> None:
+        """Let the schedule and the listeners learn what a training has told."""
+        if progress is None:
+            return
+        if progress.untold:
+            progress.tell(self._schedule, now_s=self._clock())
+            if progress.node:
+                self._time_left.told(progress.stage.key, now_s=self._clock())
+        for latest in progress.untold:
+            self._tell(EpochEnded(stage=progress.stage, latest=latest, is_new=True))
+        if not progress.untold:
+            self._tell(EpochEnded(stage=progress.stage, latest=progress.latest, is_new=False))
 
     def _look_at_nodes(self) -> None:
         """Tell the schedule which nodes have come and gone; what ran on those ends as failed."""
@@ -281,3 +290,5 @@ class RunLoop:
             self._ask_to_stop(key, reason="the driver was interrupted")
         if trainings:
             self._backend.await_all(trainings, timeout_s=WIND_DOWN_S)
+        for key in trainings:
+            self._take(self._feed.ended(self._schedule.graph[key]))

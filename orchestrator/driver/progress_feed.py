@@ -1,11 +1,12 @@
 """What trainings under way tell of their epochs: from their records to the schedule."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from orchestrator.scheduling.scheduler import Schedule
 from orchestrator.stages.records.latest_epoch import LatestEpoch, read_latest_epoch
 from orchestrator.storage.interface import Storage
+from orchestrator.training.reports import EpochReport
 from orchestrator.workflow.graph import Stage
 from orchestrator.workflow.keys import StageKey, StageKind
 
@@ -20,8 +21,8 @@ class Progress:
 
     stage: Stage
     latest: LatestEpoch
-    is_new: bool
-    """Whether it tells that for the first time."""
+    untold: tuple[LatestEpoch, ...]
+    """What of it nobody was told of yet, in its order: several epochs where they are shorter than the looks apart."""
     node: str | None
     """Where it runs; None where the record may be of an attempt before, on another machine."""
 
@@ -46,36 +47,60 @@ class ProgressFeed:
         self._clock = clock
         self._under_way: dict[StageKey, Stage] = {}
         self._looked_s: dict[StageKey, float] = {}
-        self._seen_epochs: dict[StageKey, int] = {}
+        self._seen: dict[StageKey, tuple[int, float] | None] = {}
+        self._told: set[StageKey] = set()
 
     def started(self, stage: Stage) -> None:
-        """Take note that a stage is under way."""
-        if stage.kind is StageKind.TRAIN:
-            self._under_way[stage.key] = stage
+        """Take note that a stage is under way; what its record says by now, an attempt before has told."""
+        if stage.kind is not StageKind.TRAIN:
+            return
+        self._under_way[stage.key] = stage
+        if stage.key not in self._seen:
+            before = read_latest_epoch(self._storage, stage.key.training)
+            self._seen[stage.key] = _mark(before.report) if before else None
 
-    def ended(self, stage: Stage) -> None:
-        """Take note that a stage is not under way any more."""
-        self._under_way.pop(stage.key, None)
+    def ended(self, stage: Stage) -> Progress | None:
+        """Take note that a stage is not under way any more; returns what it has told last.
+
+        Its last epoch ends together with it, so that no look before can have seen that.
+        """
         self._looked_s.pop(stage.key, None)
+        return None if self._under_way.pop(stage.key, None) is None else self._look_at(stage)
 
     def read(self) -> Iterator[Progress]:
         """Yield what trainings have told last, as far as there is time to look."""
         until_s = self._clock() + LOOKING_S
         for key in sorted(self._under_way, key=lambda key: (self._looked_s.get(key, float("-inf")), key)):
             self._looked_s[key] = self._clock()
-            latest = read_latest_epoch(self._storage, key.training)
-            if latest is not None:
-                yield self._progress(self._under_way[key], latest)
+            if (progress := self._look_at(self._under_way[key])) is not None:
+                yield progress
             if self._clock() > until_s:
                 return
 
-    def _progress(self, stage: Stage, latest: LatestEpoch) -> Progress:
-        seen = self._seen_epochs.get(stage.key)
-        self._seen_epochs[stage.key] = latest.report.epoch
+    def _look_at(self, stage: Stage) -> Progress | None:
+        """Return what the record of a training says; None if there is none."""
+        latest = read_latest_epoch(self._storage, stage.key.training)
+        if latest is None:
+            return None
+        reports = [*latest.earlier, latest.report]
+        marks = list(map(_mark, reports))
+        seen = self._seen.get(stage.key)
+        untold = reports[marks.index(seen) + 1 :] if seen in marks else reports
+        is_first = stage.key not in self._told
+        if is_first and not untold:
+            # The driver of the attempt before may have died before it could tell that.
+            untold = reports[-1:]
+        self._seen[stage.key] = marks[-1]
+        self._told.add(stage.key)
         return Progress(
             stage=stage,
             latest=latest,
-            is_new=seen != latest.report.epoch,
+            untold=tuple(replace(latest, report=report, earlier=()) for report in untold),
             # The first record that a driver finds may be of an attempt before, on another machine.
-            node=latest.node if seen is not None else None,
+            node=None if is_first else latest.node,
         )
+
+
+def _mark(report: EpochReport) -> tuple[int, float]:
+    """Return by what an epoch is known: one that an attempt has repeated took another time."""
+    return report.epoch, report.elapsed_s

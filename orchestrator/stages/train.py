@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import socket
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -16,7 +15,7 @@ from orchestrator.stages.attempt import AttemptClaim, AttemptEvents, TrainingLog
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.plan import read_plan
 from orchestrator.stages.preprocess import preprocess
-from orchestrator.stages.records.latest_epoch import LatestEpoch, write_latest_epoch
+from orchestrator.stages.records.latest_epoch import EpochRecorder
 from orchestrator.storage import run_paths
 from orchestrator.storage.best_effort import best_effort
 from orchestrator.storage.interface import Storage
@@ -68,10 +67,9 @@ def train(
         TrainingLog(storage, run_paths.log(training.id)) as log,
         AttemptEvents(storage, training_id=training.id) as events,
     ):
+        epochs = EpochRecorder(storage, training_id=training.id, node=node)
         listener = TrainingListener(
-            on_epoch=lambda epoch: _report(
-                storage, training.id, _of_stage(context, epoch), claim=claim, log=log, node=node
-            ),
+            on_epoch=lambda epoch: _report(_of_stage(context, epoch), epochs=epochs, claim=claim, log=log),
             on_milestone=events.add,
             stop_reason=stop_request.reason,
             is_enough=partial(_is_enough, context, training.id, log=log),
@@ -139,14 +137,12 @@ def _of_stage(context: RunContext, epoch: "EpochReport") -> "EpochReport":
     return replace(epoch, epoch=epoch.epoch - first, num_epochs=end - first)
 
 
-def _report(
-    storage: Storage, training_id: str, epoch: "EpochReport", *, claim: AttemptClaim, log: TrainingLog, node: str
-) -> None:
+def _report(epoch: "EpochReport", *, epochs: EpochRecorder, claim: AttemptClaim, log: TrainingLog) -> None:
     """Leave a progress record of an epoch."""
     with best_effort("progress of an epoch"):
         claim.check()
         log.flush()
-        write_latest_epoch(storage, training_id, LatestEpoch(report=epoch, host=socket.gethostname(), node=node))
+        epochs.write(epoch)
 
 
 def _keep_curve(storage: Storage, training: Training, rows: Sequence[CurveRow], *, claim: AttemptClaim) -> None:

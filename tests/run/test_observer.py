@@ -3,6 +3,7 @@
 from dataclasses import replace
 from datetime import UTC, datetime
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 from fake_backend import NODE, FakeBackend
@@ -17,7 +18,7 @@ from orchestrator.scheduling.ended import Done, Failed, FailureKind
 from orchestrator.scheduling.resources import ResourceRequest
 from orchestrator.scheduling.scheduler import Schedule
 from orchestrator.scheduling.training_need import Needs
-from orchestrator.stages.records.latest_epoch import LatestEpoch, write_latest_epoch
+from orchestrator.stages.records.latest_epoch import EpochRecorder, LatestEpoch, write_latest_epoch
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.training.reports import EpochReport
@@ -129,6 +130,65 @@ def test_the_first_epoch_of_an_attempt_tells_nothing_of_those_to_come(driver):
     driver.write_epoch("b", epoch=1)
     driver.tick()
     assert driver.schedule.remaining_s(B, now_s=driver.now_s) == pytest.approx(16.0, rel=0.1)
+
+
+def told_epochs(driver, training="b"):
+    events = [event for event in read_events(driver.storage) if event["kind"] == "training_epoch"]
+    return [event["epoch"] for event in events if event["training"] == training]
+
+
+@pytest.mark.parametrize("ended", [Done(), failed_with(StorageError("lost"), kind=FailureKind.PREEMPTION)])
+def test_an_epoch_that_ends_together_with_its_training_is_told_before_that_end(driver, ended):
+    driver.write_epoch("b", epoch=8)
+    driver.tick()
+    driver.write_epoch("b", epoch=9, elapsed_s=3.0)
+    assert driver.end(B, ended) == {}
+    kinds = [event["kind"] for event in read_events(driver.storage)][-2:]
+    assert kinds == ["training_epoch", "stage_finished" if isinstance(ended, Done) else "stage_failed"]
+    assert told_epochs(driver) == [8, 9]
+
+
+def test_epochs_between_two_looks_are_told_in_their_order_and_each_once(driver):
+    recorder = EpochRecorder(driver.storage, training_id="b", node="node")
+    for epoch in range(3):
+        recorder.write(replace(EPOCH, epoch=epoch))
+    driver.tick()
+    for epoch in range(3, 5):
+        recorder.write(replace(EPOCH, epoch=epoch))
+    assert [driver.tick(), driver.tick()] == [{"b": 5}, {"b": 5}]
+    assert told_epochs(driver) == [0, 1, 2, 3, 4]
+
+
+def test_an_attempt_that_repeats_an_epoch_tells_that_again_and_no_other(driver):
+    for epoch, elapsed_s in [(0, 2.0), (1, 2.1)]:
+        driver.write_epoch("b", epoch=epoch, elapsed_s=elapsed_s)
+        driver.tick()
+    driver.end(B, failed_with(StorageError("lost"), kind=FailureKind.PREEMPTION))
+    driver.tick()
+    again = EpochRecorder(driver.storage, training_id="b", node="other")
+    for epoch in (1, 2):
+        again.write(replace(EPOCH, epoch=epoch, elapsed_s=2.2))
+    driver.tick()
+    assert told_epochs(driver) == [0, 1, 1, 2]
+
+
+def test_the_driver_that_goes_on_tells_the_latest_epoch_of_an_attempt_before_and_none_earlier(tmp_path):
+    recorder = EpochRecorder(open_storage(tmp_path), training_id="b", node="node")
+    for epoch in range(4):
+        recorder.write(replace(EPOCH, epoch=epoch))
+    driver = Driver(tmp_path)
+    driver.tick()
+    EpochRecorder(driver.storage, training_id="b", node="node").write(replace(EPOCH, epoch=4))
+    driver.tick()
+    assert told_epochs(driver) == [3, 4]
+
+
+def test_an_interrupted_driver_tells_what_its_trainings_have_told_while_it_waited(driver, monkeypatch):
+    monkeypatch.setattr(driver.backend, "await_all", lambda keys, timeout_s: driver.write_epoch("b", epoch=6))
+    monkeypatch.setattr(driver.backend, "wait", Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        driver.loop.execute()
+    assert told_epochs(driver) == [6]
 
 
 @pytest.mark.parametrize("record", [b"{", b"[]", b"{}", b"\xff", b'{"epoch": "3"}'])
