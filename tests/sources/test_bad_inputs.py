@@ -35,6 +35,7 @@ class OneTraining:
     models: tuple[Model, ...] = (Model(name="3d"),)
     is_search: bool = True
     groups: tuple[()] = ()
+    metrics: tuple[()] = ()
 
     @property
     def datasets(self) -> tuple[Dataset, ...]:
