@@ -163,7 +163,9 @@ def _member_names(archive: Path, _mtime_ns: int, num_bytes: int) -> tuple[str, .
         _check_can_expand(archive, members)
         return tuple(sorted(info.filename for info in members))
     with tarfile.open(archive, mode="r:") as tar:
-        names = tuple(sorted(member.name for member in tar.getmembers() if member.isfile()))
+        # What is stored once and named twice, tar writes as a link.
+        stored = (each for each in tar.getmembers() if each.isfile() or each.islnk() or each.issym())
+        names = tuple(sorted(each.name for each in stored))
         # tarfile takes an archive that was cut between two members for a whole one: the closing block of zeros tells.
         if tar.offset + tarfile.BLOCKSIZE > num_bytes:
             raise tarfile.ReadError("no mark at its end")

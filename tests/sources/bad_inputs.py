@@ -77,10 +77,12 @@ PROBLEMS = [
      ("neither a folder nor an archive of that name among COVID-19-CT-Seg_20cases.zip", "Lung_Mask.zip")),
     ("no member in the zip", by.rezip("covid-19-ct-seg/Lung_Mask.zip", {"coronacases_002.nii.gz": b"x"}), CORONA_LUNG,
      True, "Lung_Mask.zip", ("no file for case coronacases_001 among coronacases_002", "coronacases_001.nii.gz")),
+    ("other endings in the zip", by.rezip("covid-19-ct-seg/Lung_Mask.zip", {"a/coronacases_001.NII.GZ": b"x", "b.nii":
+     b"x"}), CORONA_LUNG, True, "Lung_Mask.zip", ("among a/coronacases_001.NII.GZ, b.nii;", "coronacases_001.nii.gz")),
     ("no dataset.json", by.retar(keep=lambda name: not name.endswith("dataset.json")), TUMOUR, True, "Task06_Lung.tar",
      ("no dataset.json", "dataset.json beside imagesTr")),
     ("only files of macOS", by.retar(keep=lambda name: "labelsTr/" not in name or "/._" in name), TUMOUR, True,
-     "Task06_Lung.tar/labelsTr", ("no file for case lung_001 among nothing", "lung_001.nii.gz")),
+     "Task06_Lung.tar/labelsTr", ("no file for case lung_001 among Task06_Lung/", "lung_001.nii.gz")),
     ("part of the challenge missing", by.remove("structseg/Lung_GTV"), GROSS, True, "structseg",
      ("no file for case train_7 among Thoracic_OAR", "Lung_GTV/7/data.nii.gz")),
     ("mask missing", by.remove(LABEL), GROSS, True, GTV, ("no file for case train_7 among data.nii.gz",)),
@@ -88,6 +90,9 @@ PROBLEMS = [
      ("no file for case LUNG1-001 among NSCLC-Radiomics, Thoracic_Cavities", "a patient folder LUNG1-001 with a CT")),
     ("no mask of any reviewer", by.remove("nsclc/Thoracic_Cavities"), NSCLC, True, "nsclc",
      ("no file for case LUNG1-001 among nothing", "a mask LUNG1-001_thor_cav_*_reviewer.nii.gz")),
+    ("masks of another ending", by.all_of(by.copy("nsclc/Thoracic_Cavities/LUNG1-001/LUNG1-001_thor_cav_primary_"
+     "reviewer.nii.gz", "nsclc/LUNG1-001_thor_cav.nii"), by.remove("nsclc/Thoracic_Cavities")), NSCLC, True, "nsclc",
+     ("no file for case LUNG1-001 among LUNG1-001_thor_cav.nii;", "_reviewer.nii.gz")),
     ("no masks folder", by.remove("mosmed/COVID19_1110/masks"), MOSMED, True, "mosmed/masks",
      ("no file for case study_0255 among nothing", "study_0255_mask.nii.gz")),
     ("two masks of a case", by.copy(MOSMED_MASK, "mosmed/COVID19_1110/masks/old/study_0255_mask.nii.gz"), MOSMED, True,

@@ -4,6 +4,7 @@ import errno
 import io
 import shutil
 import struct
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -151,6 +152,30 @@ def test_archives_of_every_way_that_python_expands_are_read(shipped, tmp_path):
                 new.writestr(name, content)
         for thorough in (True, False):
             assert inspect_downloads([request], downloads=data, thorough=thorough).problems == ()
+
+
+@pytest.mark.parametrize(
+    ("kind", "to"), [(tarfile.SYMTYPE, "../stored_once.nii.gz"), (tarfile.LNKTYPE, "Task06_Lung/stored_once.nii.gz")]
+)
+def test_links_within_a_tar_archive_are_followed(shipped, tmp_path, kind, to):
+    data = Path(shutil.copytree(shipped, tmp_path / "data"))
+    request = CaseRequest(dataset=layouts.DATASETS["msd-lung-tumour"], case_name="lung_001", label_sets=("infection",))
+    archive = data / "msd" / "Task06_Lung.tar"
+    with tarfile.open(archive) as old:
+        members = [(member, old.extractfile(member)) for member in old.getmembers() if member.isfile()]
+        with tarfile.open(archive.with_suffix(".new"), "w") as new:
+            for member, content in members:
+                name = member.name
+                if name.endswith("labelsTr/lung_001.nii.gz"):
+                    member.name = "Task06_Lung/stored_once.nii.gz"
+                    link = tarfile.TarInfo(name)
+                    link.type, link.linkname = kind, to
+                new.addfile(member, content)
+                if member.name != name:
+                    new.addfile(link)
+    archive.with_suffix(".new").replace(archive)
+    for thorough in (True, False):
+        assert inspect_downloads([request], downloads=data, thorough=thorough).problems == ()
 
 
 def test_links_that_lead_back_end_and_others_are_followed(tmp_path):

@@ -80,7 +80,7 @@ class CovidCtSeg(CtLayout):
                 tree.root,
                 case_name=case_name,
                 expected=f"{case_name}.nii.gz or the same case under its other name",
-                there=(name for name in files if name is not None),
+                there=[name for name in files if name is not None] or tree.files,
             )
         return the_only(files[case_name])
 

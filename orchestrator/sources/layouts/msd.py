@@ -62,7 +62,7 @@ class Msd(CtLayout):
                 f"{tree.root}/{folder or ''}".rstrip("/"),
                 case_name=case_name,
                 expected=file_name,
-                there=files,
+                there=files or tree.files,
                 advice=_NO_LUNGS if folder in {None, _LABEL_FOLDERS["lung"]} else "",
             )
         return the_only(files[file_name])

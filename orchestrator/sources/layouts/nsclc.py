@@ -66,7 +66,8 @@ class Nsclc(CtLayout):
                 self.folder,
                 case_name=case_name,
                 expected=f"a mask {prefix}*_reviewer.nii.gz or {prefix}*.nii.gz",
-                there=(file.name for file in files if file.name.endswith(".nii.gz")),
+                there=[file.name for file in files if file.name.endswith(".nii.gz")]
+                or [file.name for file in files if not _may_be_dicom(file)],
             )
         return SourceFile(path=masks[0])
 
