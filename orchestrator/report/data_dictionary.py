@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from kernels import FIELDS, METRICS, TITLES
 from orchestrator.benchmark.definition import TRAINING_SEED, FurtherMetric
 
 _FACET = "a facet of the study: what its trainings are told apart by"
@@ -23,7 +24,11 @@ COLUMNS: Mapping[str, str] = {
     "reference_ml": "volume of the structure in the reference, in ml",
     "predicted_ml": "volume of the structure in the prediction, in ml",
     "tolerance_mm": "tolerance of the NSD",
-    "spacing_mm": "distance of the voxels of the reference along (z, y, x), in mm",
+    "spacing_mm": "distance of the voxels of the reference along (z, y, x), in mm (scores.parquet only)",
+    **{
+        f"spacing_{axis}_mm": f"distance of the voxels of the reference along {axis}, in mm (scores.csv only)"
+        for axis in "zyx"
+    },
     "num_reference_voxels": "voxels of the structure in the reference",
     "num_predicted_voxels": "voxels of the structure in the prediction",
     "message": "why there is no score, or what was done to the files before scoring",
@@ -43,10 +48,39 @@ COLUMNS: Mapping[str, str] = {
 }
 
 
+_NO_DISTANCE = "infinite where one mask is empty, none where both are or there is no label map"
+_OF_SUBMISSIONS: Mapping[str, str] = {
+    "method": "name of the submission",
+    "case": "label map of the reference",
+    "structure": COLUMNS["structure"],
+    "status": COLUMNS["status"],
+    "message": COLUMNS["message"],
+    "num_reference_voxels": COLUMNS["num_reference_voxels"],
+    "num_predicted_voxels": COLUMNS["num_predicted_voxels"],
+    "dsc": COLUMNS["dsc"],
+    "nsd": COLUMNS["nsd"],
+    **{FIELDS[name]: f"{TITLES[name]}; {_NO_DISTANCE}" for name in METRICS if name not in {"dsc", "nsd"}},
+    "hd95_mm": f"95 % Hausdorff distance by surface area, in mm; {_NO_DISTANCE}",
+    "assd_mm": f"average symmetric surface distance by surface area, in mm; {_NO_DISTANCE}",
+    "tolerance_mm": COLUMNS["tolerance_mm"],
+    **{f"spacing_{axis}_mm": f"distance of the voxels of the reference along {axis}, in mm" for axis in "zyx"},
+}
+
+
 def data_dictionary(columns: Sequence[str], *, further: Sequence[FurtherMetric] = ()) -> str:
-    """Return what each column of the exported scores is, as a Markdown table."""
+    """Return what each column of the exported scores is, as a Markdown table.
+
+    `columns` are those of scores.parquet and of scores.csv, each once.
+    """
     known = {**COLUMNS, **{one.field: f"{one.title}; none if a mask is empty or there is no number" for one in further}}
+    return _table([(name, known.get(name, _FACET)) for name in columns])
+
+
+def dictionary_of_submissions(columns: Sequence[str]) -> str:
+    """Return what each column of the scores of submissions is, as a Markdown table."""
+    return _table([(name, _OF_SUBMISSIONS[name]) for name in columns])
+
+
+def _table(found: Sequence[tuple[str, str]]) -> str:
     lines = ["# Columns of scores.csv and scores.parquet", "", "| column | what it is |", "|---|---|"]
-    names = [*columns, *(name for name in ("patient", "volume_error") if name not in columns)]
-    lines += [f"| {name} | {known.get(name, _FACET)} |" for name in names]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *(f"| {name} | {meaning} |" for name, meaning in found)]) + "\n"

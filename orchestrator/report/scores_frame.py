@@ -29,6 +29,16 @@ def scores_frame(reported: Reported) -> "pd.DataFrame":
     return rows.sort_values(["order", "evaluation_set", "structure", "fold", "dataset", "case"], kind="stable")
 
 
+def as_csv(rows: "pd.DataFrame") -> "pd.DataFrame":
+    """Return the rows of `scores_frame` as a file of text has them: the spacing of each axis in a column of its own."""
+    found = rows.drop(columns=["order"])
+    place = found.columns.get_loc("spacing_mm")
+    spacings_mm = found.pop("spacing_mm")
+    for number, axis in enumerate("zyx"):
+        found.insert(place + number, f"spacing_{axis}_mm", [float(one[number]) for one in spacings_mm])
+    return found
+
+
 def volume_error(rows: "pd.DataFrame") -> "pd.Series[float]":
     """Return predicted less reference volume as a share of the reference; NaN where there is none."""
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -21,7 +21,7 @@ from orchestrator.report.page import Figure, Page, methods_text, to_html, to_mar
 from orchestrator.report.pictures import pictures
 from orchestrator.report.ranks import rank_files
 from orchestrator.report.reported import Reported
-from orchestrator.report.scores_frame import patient_of_case, scores_frame
+from orchestrator.report.scores_frame import as_csv, patient_of_case, scores_frame
 from orchestrator.report.search import search_section
 from orchestrator.report.submissions.frame import submitted_frame
 from orchestrator.report.texts.latex import latex_tables
@@ -108,10 +108,12 @@ def write_report(
     """
     found = page_of(storage, reported=reported, failures=failures, events=events)
     page = found.page
+    scores, parquet = as_csv(found.rows), reported.of_trainings
+    columns = dict.fromkeys([*parquet.schema.names, *scores.columns])
     contents = {
-        "scores.csv": found.rows.drop(columns=["order"]).to_csv(index=False).encode(),
-        "scores.parquet": _parquet(reported.of_trainings),
-        "data_dictionary.md": data_dictionary(reported.table.schema.names, further=reported.layout.metrics).encode(),
+        "scores.csv": scores.to_csv(index=False).encode(),
+        "scores.parquet": _parquet(parquet),
+        "data_dictionary.md": data_dictionary(list(columns), further=reported.layout.metrics).encode(),
         "summary.json": _summary(page).encode(),
         "methods.md": methods_text(page).encode(),
         "references.bib": bibliography(reported.layout).encode(),
@@ -127,10 +129,10 @@ def write_report(
     return run_paths.REPORT_PAGE
 
 
-def bibliography(layout: TableLayout) -> str:
-    """Return what whoever uses a report cites: methods, and what the study names."""
+def bibliography(layout: TableLayout | None = None) -> str:
+    """Return what whoever uses a report cites: methods, and what the study names, if there is one."""
     of_methods = Path(__file__).with_name("templates").joinpath("references.bib").read_text(encoding="utf-8")
-    return "\n".join(filter(None, (of_methods, layout.references)))
+    return "\n".join(filter(None, (of_methods, layout.references if layout else "")))
 
 
 def _parquet(table: pa.Table) -> bytes:

@@ -172,8 +172,18 @@ def test_every_column_is_in_the_data_dictionary(tmp_path: Path, rows):
     report(tmp_path, rows)
     assert set(SCHEMA.names) <= set(COLUMNS)
     text = (tmp_path / "report" / "data_dictionary.md").read_text()
-    for column in pd.read_csv(tmp_path / "report" / "scores.csv").columns:
-        assert f"| {column} | " in text
+    columns = {*pd.read_csv(tmp_path / "report" / "scores.csv").columns, *SCHEMA.names}
+    assert {column: text.count(f"\n| {column} | ") for column in columns} == dict.fromkeys(columns, 1)
+
+
+def test_the_spacing_of_each_axis_has_a_column_with_all_digits(tmp_path: Path, rows):
+    spacing_mm = (8.38070011138916, 1 / 3, 0.1 + 0.2)
+    name, (one, *_) = next(iter(rows.items()))
+    report(tmp_path, {name: [replace(one, score=replace(one.score, spacing_mm=spacing_mm))]})
+    scores = pd.read_csv(tmp_path / "report" / "scores.csv")
+    assert tuple(scores[[f"spacing_{axis}_mm" for axis in "zyx"]].iloc[0]) == spacing_mm
+    assert "spacing_mm" not in scores
+    assert tuple(pd.read_parquet(tmp_path / "report" / "scores.parquet")["spacing_mm"][0]) == spacing_mm
 
 
 def test_trainings_are_drawn_when_they_ran():
