@@ -16,6 +16,7 @@ from orchestrator.errors import ConfigError
 from orchestrator.scoring import folders as folders_module
 from orchestrator.scoring.submissions import submissions_of
 
+FILES_BESIDE = ("data_dictionary.md", "methods.md", "references.bib")
 SPACING_ZYX = (2.5, 0.75, 0.5)
 
 
@@ -76,6 +77,20 @@ def test_submissions_of_a_folder_are_scored_and_ranked(challenge: Path, capsys):
     ]
     assert all("cases" in text and "patient" not in text and "all folds" not in text for text in texts)
     assert "alpha" in capsys.readouterr().out
+
+
+def test_what_the_scores_are_stands_beside_them(challenge: Path):
+    assert submit(challenge, "--metrics", "dsc,hd95,masd-voxel") == 0
+    files = {name: (challenge / "out/report" / name).read_text(encoding="utf-8") for name in FILES_BESIDE}
+    dictionary = files["data_dictionary.md"]
+    assert dictionary.count("\n| ") == 1 + len(table(challenge, "scores.csv")[0])
+    for column in table(challenge, "scores.csv")[0]:
+        assert f"\n| {column} | " in dictionary
+    assert "2 submissions were scored on 4 cases" in files["methods.md"]
+    assert "- **HD95**: 95 % Hausdorff distance" in files["methods.md"]
+    assert "@article" in files["references.bib"]
+    page = (challenge / "out/report/index.html").read_text(encoding="utf-8")
+    assert all(f"<code>{name}</code>" in page for name in FILES_BESIDE)
 
 
 def test_broken_submissions_are_named_and_stop_nobody(challenge: Path, capsys):

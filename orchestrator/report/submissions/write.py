@@ -13,11 +13,13 @@ from kernels import METRICS
 from orchestrator.benchmark.definition import Case
 from orchestrator.events import finite_or_null
 from orchestrator.report.content import RANK_FILES, figures_of_scores
+from orchestrator.report.data_dictionary import dictionary_of_submissions
 from orchestrator.report.overview import OverviewRow, overview
-from orchestrator.report.page import Failure, Figure, Page, to_html, to_markdown
+from orchestrator.report.page import Failure, Figure, Page, methods_text, to_html, to_markdown
 from orchestrator.report.ranks import Ranked, rank_files, ranked
 from orchestrator.report.submissions.frame import EVERYTHING, submitted_frame
 from orchestrator.report.texts.latex import latex_tables
+from orchestrator.report.write import bibliography
 from orchestrator.results.records import ScoreStatus
 from orchestrator.scoring.kept_scores import Unusable
 from orchestrator.scoring.leaderboard import Leaderboard
@@ -34,9 +36,12 @@ MOST_FIGURES = 8
 _MOST_REASONS = 20
 """Label maps without scores that are named for each submission."""
 FILES = (
-    ("scores.csv", "every score: one line a structure of a case of a submission"),
+    ("scores.csv", "every score: one line a structure of a case of a submission, columns as in data_dictionary.md"),
     ("scores.parquet", "the same"),
+    ("data_dictionary.md", "what each column is"),
     ("summary.json", "the tables of this page as numbers"),
+    ("methods.md", "the paragraph on methods, and definitions"),
+    ("references.bib", "what to cite, BibTeX"),
     ("report.md", "this page without its figures"),
     ("tables.tex", "the tables of this page for LaTeX, with booktabs"),
 )
@@ -98,7 +103,10 @@ def write_submissions_report(storage: Storage, found: ScoredSubmissions) -> Lead
     contents = {
         "scores.csv": _written(csv.write_csv, found.rows),
         "scores.parquet": _written(parquet.write_table, found.rows),
+        "data_dictionary.md": dictionary_of_submissions(found.rows.schema.names).encode(),
         "summary.json": _summary(page).encode(),
+        "methods.md": methods_text(page).encode(),
+        "references.bib": bibliography().encode(),
         "report.md": to_markdown(page).encode(),
         "tables.tex": latex_tables(page).encode(),
         **rank_files([replace(one, title="") for one in rankings]),
@@ -166,10 +174,10 @@ def _methods(found: ScoredSubmissions, *, board: Leaderboard, rows: Sequence[Ove
         f"{len(board.standings)} submissions were scored on {board.num_cases} {found.unit}s against the reference "
         f"label maps, each structure of each case by {', '.join(name.upper() for name in found.metrics)}; tolerance "
         f"of the NSD: {nsd}. A label map that is missing, unreadable or not on the grid of its reference has no score: "
-        "in means of DSC and NSD it counts as 0, in those of distances as the worst that anybody has there, and in the "
-        "ranks of a single case as worse than any other. For each structure and metric the means over cases were "
-        "ranked; the rank of a submission is that of the mean of these ranks, and its 95 % range is over 1,000 "
-        f"resamples of the {found.unit}s."
+        "in the means that are ranked it counts as 0 of DSC and NSD, and as the worst distance that anybody has "
+        "there; in the ranks of a single case it is worse than any other. For each structure and metric the means "
+        "over cases were ranked; the rank of a submission is that of the mean of these ranks, and its 95 % range is "
+        f"over 1,000 resamples of the {found.unit}s."
     )
 
 
