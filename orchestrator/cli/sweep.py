@@ -27,7 +27,7 @@ from orchestrator.search.samplers import SAMPLERS
 from orchestrator.search.space import Space, load_space
 from orchestrator.shipped import LOCAL_CLUSTER, PRICES
 from orchestrator.storage.filesystem import open_storage
-from orchestrator.sweeps.budget import affordable
+from orchestrator.sweeps.budget import ROUNDED_HOURS, affordable
 from orchestrator.sweeps.inner_study import settings_text
 from orchestrator.sweeps.request import SweepRequest
 from orchestrator.sweeps.sweep import first_trials, sweep
@@ -335,14 +335,31 @@ def _simulate(request: SweepRequest, options: argparse.Namespace, *, console: Co
     cost = f", {usd_text(hours * usd_per_hour)} USD at {usd_per_hour:g} an hour" if usd_per_hour else ""
     if len(trials) < request.num_trials:
         say(_all_tried(request, len(trials)), console=console)
-    limit = (
-        f": no more of {len(trials)}, since {request.max_hours:.3g} are allowed" if len(enough) < len(trials) else ""
+    number = f"{len(trials)} trials, {len(enough)} of them to the end" if request.population else ""
+    say(
+        f"{number or counted(len(enough), 'trial')}, about {hours:.3g} hours of training{cost}"
+        f"{_limit_text(request, of=len(trials), enough=len(enough), hours=hours)}",
+        console=console,
     )
-    say(f"{counted(len(enough), 'trial')}, about {hours:.3g} hours of training{cost}{limit}", console=console)
     if not enough:
         return EXIT_NOT_DONE
     forecast = argparse.Namespace(prices=options.prices, deadline=None, max_cost=None)
     return simulate(request.request_for(enough), forecast, console=console)
+
+
+def _limit_text(request: SweepRequest, *, of: int, enough: int, hours: float) -> str:
+    """Say what the hours that are allowed have changed of a forecast."""
+    if enough == of or request.max_hours is None:
+        return ""
+    if request.population is None:
+        return f": no more of {of}, since {request.max_hours:.3g} are allowed"
+    if hours > request.max_hours + ROUNDED_HOURS:
+        told = (
+            f"more than the {request.max_hours:.3g} that are allowed, since all train for a generation and one goes on"
+        )
+    else:
+        told = f"no more go on, since {request.max_hours:.3g} are allowed"
+    return f": {told}. Simulated are those that go on, from their beginning"
 
 
 def _apply(request: SweepRequest, options: argparse.Namespace, *, console: Console) -> int:

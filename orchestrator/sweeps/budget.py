@@ -11,7 +11,7 @@ from orchestrator.sweeps.inner_study import changes_of_trial
 from orchestrator.sweeps.request import SweepRequest
 from orchestrator.sweeps.trial_results import TrialResult
 
-_ROUNDED = 1e-9
+ROUNDED_HOURS = 1e-9
 """Hours that sums of hours may be off."""
 
 
@@ -38,7 +38,7 @@ class Budget:
         enough = []
         for trial in trials if self._slowest else trials[:1]:
             hours = expected_hours(self._request, trial.settings)[fidelity] * (self._slowest or 1.0)
-            if hours > self._left + _ROUNDED:
+            if hours > self._left + ROUNDED_HOURS:
                 break
             self._left -= hours
             enough.append(trial)
@@ -58,12 +58,26 @@ def expected_hours(request: SweepRequest, settings: Settings = ()) -> tuple[floa
     return tuple(found)
 
 
+def most_to_the_end(hours_left: float, *, hours_of_each: float) -> int:
+    """Return how many members of a population go on after a generation, if each takes so long: one at least."""
+    return max(1, math.floor(hours_left / hours_of_each + ROUNDED_HOURS))
+
+
 def affordable(request: SweepRequest, trials: Sequence[Trial]) -> tuple[list[Trial], float]:
-    """Return the first of these trials that fit by what settings say, and the hours of training that these take."""
+    """Return as many of these trials as fit by what settings say, and the hours of training in all.
+
+    Of a population these are as many as train to the end; the first generation of the others is among the hours.
+    """
     enough, hours = [], 0.0
+    if request.population and request.max_hours is not None:
+        (of_each,) = expected_hours(request)
+        first = of_each * request.population.boundaries[0] / request.population.num_epochs
+        left = request.max_hours - len(trials) * first
+        enough = list(trials)[: most_to_the_end(left, hours_of_each=of_each - first)]
+        return enough, len(trials) * first + len(enough) * (of_each - first)
     for trial in trials:
         of_it = sum(expected_hours(request, trial.settings)[: trial.fidelity + 1])
-        if request.max_hours is not None and hours + of_it > request.max_hours + _ROUNDED:
+        if request.max_hours is not None and hours + of_it > request.max_hours + ROUNDED_HOURS:
             break
         hours += of_it
         enough.append(trial)

@@ -19,6 +19,7 @@ from orchestrator.search.samplers import Trial
 from orchestrator.storage import run_paths
 from orchestrator.storage.interface import Storage
 from orchestrator.storage.json_values import JsonObject
+from orchestrator.sweeps.budget import most_to_the_end
 from orchestrator.sweeps.chosen import generations_of, trials_of
 from orchestrator.sweeps.request import SweepRequest
 from orchestrator.sweeps.trial_results import TrialResult, results_of_trials
@@ -136,7 +137,8 @@ def _most_going_on(request: SweepRequest, storage: Storage, trials: Sequence[Tri
     alive = {trial.number for trial in trials}
     slowest = max(one.hours for one in results if one.trial.number in alive) / epochs
     left = request.max_hours - sum(one.hours for one in results)
-    return max(1, math.floor(left / (slowest * (_population(request).num_epochs - epochs)))) if slowest else len(trials)
+    hours_of_each = slowest * (_population(request).num_epochs - epochs)
+    return most_to_the_end(left, hours_of_each=hours_of_each) if hours_of_each else len(trials)
 
 
 def _record(member: Member) -> JsonObject:

@@ -323,7 +323,7 @@ def test_no_member_sees_a_case_that_is_not_a_training_case_of_the_training(brain
 def test_a_population_is_simulated_as_all_of_its_trainings(brain, capsys):
     assert main(words(brain, RATES, *PBT, "--simulate")) == 0
     told = capsys.readouterr().out
-    assert "4 trials, about" in told
+    assert "4 trials, 4 of them to the end, about" in told
     assert "4 trainings with preset tiny, simulated" in told
 
 

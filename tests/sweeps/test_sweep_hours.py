@@ -8,11 +8,13 @@ import pytest
 from played_sweeps import Played, played, request_of, study_with_presets, words
 
 from orchestrator.cli.sweep import main
+from orchestrator.cli.text import counted
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.storage.json_files import write_json
 from orchestrator.sweeps.budget import expected_hours
 
 RATES = "initial_learning_rate: {loguniform: [0.0001, 0.1]}\n"
+PBT = ("--stopping", "pbt", "--first-epochs", "1")
 EPOCHS = "num_epochs: {grid: [1, 100, 2, 3, 5]}\n"
 
 
@@ -117,6 +119,25 @@ def test_a_forecast_keeps_the_limits_and_tells_hours_and_cost(brain, capsys, oth
     assert told in out
     assert ("simulated: nothing is started" in out) == bool(num_trials)
     assert not (brain.parent.parent / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("share", "told", "number"),
+    [
+        # Of the hours of all four trials in four epochs: a quarter goes to the first one, and half is left for two.
+        (0.625, "4 trials, 2 of them to the end, about {limit} hours of training: no more go on, since {limit} are", 2),
+        # All train for an epoch, and one for three more: seven of 16 epochs, more than are allowed.
+        (0.1, "of training: more than the {limit} that are allowed, since all train for a generation and one goes", 1),
+        (1.0, "4 trials, 4 of them to the end, about {limit} hours of training 4 trainings", 4),
+    ],
+)
+def test_a_population_within_a_limit_is_simulated_as_it_would_be_trained(brain, capsys, share, told, number):
+    (of_each,) = expected_hours(request_of(brain, RATES, *PBT))
+    limit = 4 * of_each * share
+    assert main(words(brain, RATES, *PBT, "--simulate", "--max-hours", str(limit))) == 0
+    found = capsys.readouterr().out
+    assert told.format(limit=f"{limit:.3g}") in " ".join(found.split())
+    assert f"{counted(number, 'training')} with preset tiny, simulated" in found
 
 
 def test_a_forecast_says_when_there_are_no_other_settings(brain, capsys):
