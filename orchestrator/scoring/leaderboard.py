@@ -31,9 +31,13 @@ class Place:
     metric: str
     mean: float
     """Over the cases with a finite number; NaN without any."""
+    num_missing: int
+    """Cases that have none, of those that all were tested on."""
+    ranked_mean: float
+    """Over all cases that all were tested on: one without a number counts as 0 in an overlap and as the worst distance
+    of anybody, two empty masks as the best. NaN without any case."""
     rank_of_mean: int
-    """1 is the best. A case without a usable prediction counts as 0 in an overlap and as the worst distance of anybody;
-    two empty masks are the best."""
+    """Of `ranked_mean`; 1 is the best."""
     rank_of_ranks: int
     """By the mean of the ranks of each case."""
     rank_by_tests: int | None
@@ -124,7 +128,11 @@ def to_csv(found: Mapping[str, Sequence[Place] | Sequence[Standing]]) -> str:
     has_lists = list(found) != [""]
     writer.writerow([*(["evaluated_on"] if has_lists else []), *names])
     for title, each in found.items():
-        writer.writerows([*([title] if has_lists else []), *(getattr(one, name) for name in names)] for one in each)
+        for one in each:
+            values = [getattr(one, name) for name in names]
+            # A number that there is not is an empty cell, as in every file of scores.
+            cells = ["" if isinstance(value, float) and math.isnan(value) else value for value in values]
+            writer.writerow([*([title] if has_lists else []), *cells])
     return buffer.getvalue().encode(errors="replace").decode()
 
 
@@ -149,12 +157,18 @@ def _places(
     to_rank: ScoresToRank, *, methods: Sequence[str], structure: str, metric: str, means: "pd.DataFrame"
 ) -> list[Place]:
     ranking = rank_methods(to_rank.values, larger_is_better=to_rank.larger_is_better)
+    sign = 1 if to_rank.larger_is_better else -1
+    ranked_means = sign * to_rank.filled.mean(axis=0) if len(to_rank.values) else np.full(len(methods), math.nan)
+    num_missing = np.isnan(to_rank.values).sum(axis=0)
     return [
         Place(
             method=method,
             structure=structure,
             metric=metric,
             mean=float(means.loc[(structure, method), FIELDS[metric]]),
+            num_missing=int(num_missing[index]),
+            # Not -0.0.
+            ranked_mean=float(ranked_means[index]) + 0.0,
             rank_of_mean=ranking.mean_then_rank[index],
             rank_of_ranks=ranking.rank_then_mean[index],
             rank_by_tests=ranking.test_based[index] if ranking.test_based else None,

@@ -382,7 +382,10 @@ def test_several_folders_are_ranked(folders, capsys):
     assert float(by_folder["first"]["mean"]) > 1 / 3
     assert [by_folder[name]["rank_of_mean"] for name in ("second", "first", "third")] == ["1", "2", "3"]
     assert by_folder["second"]["rank_of_ranks"] == "1"
-    assert float(by_folder["third"]["mean"]) == 1.0
+    # Of the one case that it has, and what is ranked.
+    assert (float(by_folder["third"]["mean"]), by_folder["third"]["num_missing"]) == (1.0, "2")
+    assert float(by_folder["third"]["ranked_mean"]) == pytest.approx(1 / 3)
+    assert by_folder["first"]["ranked_mean"] == by_folder["first"]["mean"]
     assert float(by_folder["second"]["share_first"]) > 0.6
 
 

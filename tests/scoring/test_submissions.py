@@ -121,6 +121,17 @@ def test_broken_submissions_are_named_and_stop_nobody(challenge: Path, capsys):
     }  # fmt: skip
     assert board["alpha"]["rank"] == "1"
     assert table(challenge, "leaderboard.csv")[-1]["method"] == "empty"
+    ranks = {
+        row["metric"]: row
+        for row in table(challenge, "ranks.csv")
+        if (row["method"], row["structure"]) == ("empty", "2")
+    }
+    worst_mm = max(
+        float(r["hd95_mm"]) for r in table(challenge, "scores.csv") if r["structure"] == "2" and r["hd95_mm"]
+    )
+    for metric, ranked_mean in (("dsc", 0.0), ("hd95", worst_mm)):
+        row = ranks[metric]
+        assert (row["mean"], row["num_missing"], float(row["ranked_mean"])) == ("", "4", pytest.approx(ranked_mean))
     page = (challenge / "out/report/index.html").read_text(encoding="utf-8")
     assert "Not whole: 9 submissions, 4 cases. 10 label maps of 7 submissions have no scores." in page
 
