@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from orchestrator.benchmark.study import Study
 from orchestrator.cli.console import EXIT_DONE, EXIT_NOT_DONE, command_parser, consoles, exit_code_of, parse, say
 from orchestrator.cli.run.launch import launch_driver, study_argument
 from orchestrator.cli.run.live_view import LiveView
-from orchestrator.cli.run.options import check_machines, words_of
+from orchestrator.cli.run.options import check_machines, command_for, words_of
 from orchestrator.cli.text import counted, usd_text
 from orchestrator.cluster.config import Driver, RunName
 from orchestrator.cluster.prices import load_prices
@@ -36,6 +37,8 @@ from orchestrator.sweeps.written import read_sweep
 
 _SEARCH = ("trials", "sampler", "at_once", "stopping", "first_epochs", "reduction", "metric", "folds", "warm_start")
 """Options that a driver elsewhere is given as they are."""
+_OF_THE_RUN = ("study", "matrix", "cluster", "data", "output", "preset", "seed")
+"""Options that say to which run a sweep belongs."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -363,7 +366,7 @@ def _limit_text(request: SweepRequest, *, of: int, enough: int, hours: float) ->
 
 
 def _apply(request: SweepRequest, options: argparse.Namespace, *, console: Console) -> int:
-    from orchestrator.sweeps.apply import apply_best
+    from orchestrator.sweeps.apply import apply_best, changed_ensembles
 
     record = read_sweep(open_storage(request.output))
     if record.training != request.training.id:
@@ -385,5 +388,8 @@ def _apply(request: SweepRequest, options: argparse.Namespace, *, console: Conso
             "not over, or some have failed.",
             console=console,
         )
-    say(f"To train it: orchestrator run --study {options.study} --only 'model={new.name}'", console=console)
+    for line in changed_ensembles(request.run.study, study):
+        say(line, console=console)
+    of_the_run = argparse.Namespace(**{name: getattr(options, name) for name in _OF_THE_RUN})
+    say(f"To train it: {shlex.join(command_for(of_the_run, [f'model={new.name}']))}", console=console)
     return EXIT_DONE

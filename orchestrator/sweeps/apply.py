@@ -8,6 +8,7 @@ from pathlib import Path
 import yaml
 
 from orchestrator.benchmark.definition import Training
+from orchestrator.benchmark.study import Study
 from orchestrator.configuration import load_yaml
 from orchestrator.errors import ConfigError
 from orchestrator.search.space import OF_A_MODEL
@@ -67,6 +68,27 @@ def apply_best(
         matrix = own[name] = own[training.model.name]
         text = _with_entry(text, ("trainings", group, "models"), _flow(name), _flow(matrix))
     _replace(path, text.replace("\n", "\r\n") if is_crlf else text, content=content, load=load)
+
+
+def changed_ensembles(before: Study, after: Study) -> list[str]:
+    """Return a line for each ensemble of a study that has other members in the study with one more model."""
+    members, new = _members_of_ensembles(before), _members_of_ensembles(after)
+    changed = {name: sorted(own ^ new.get(name, set())) for name, own in members.items()}
+    return [
+        f"{name}: this ensemble has other members now ({', '.join(others)}); if it is done, the next run makes it anew"
+        for name, others in changed.items()
+        if others
+    ]
+
+
+def _members_of_ensembles(study: Study) -> dict[str, set[str]]:
+    """Return the groups of the members of each ensemble, by its own."""
+    found: dict[str, set[str]] = {}
+    # Names are the same with every preset.
+    for training in study.all_trainings(preset=next(iter(study.presets.values()))):
+        if training.members:
+            found.setdefault(training.group, set()).update(member.group for member in training.members)
+    return found
 
 
 def _with_model(text: str, content: JsonMapping, *, name: str, entry: JsonMapping) -> str:

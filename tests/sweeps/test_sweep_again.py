@@ -1,10 +1,12 @@
 """A sweep that is given again: what may have changed in the meantime, and what is refused and leaves all as it is."""
 
+import shlex
 from pathlib import Path
 
 import pytest
 from played_sweeps import Played, played, request_of, study_with_presets, words
 
+from orchestrator.cli.run.options import build_parser
 from orchestrator.cli.sweep import main
 from orchestrator.errors import ConfigError
 
@@ -97,3 +99,22 @@ def test_a_best_trial_that_is_applied_before_all_have_a_score_is_said_to_be_that
     assert main(words(brain, RATES, "--apply", "tuned")) == 0
     assert "best of the 3 trials that have a score, of 4" in " ".join(capsys.readouterr().out.split())
     assert "the best of 3 trials" in brain.read_text(encoding="utf-8")
+
+
+def test_with_the_model_comes_the_command_of_its_run_and_which_ensembles_change(brain, monkeypatch, capsys):
+    ensembles = "ensembles:\n  any: {members: ['tumour*']}\n  two: {members: [model=unet, model=resenc]}\n"
+    brain.write_text(f"{brain.read_text(encoding='utf-8')}{ensembles}", encoding="utf-8")
+    Played(monkeypatch)
+    played(request_of(brain, RATES, "--seed", "3"))
+    assert main(words(brain, RATES, "--seed", "3", "--apply", "tuned")) == 0
+    told = capsys.readouterr().out
+    lines = [line for line in told.splitlines() if "this ensemble" in line]
+    assert lines == [
+        "tumour-any: this ensemble has other members now (tumour-tuned); if it is done, the next run makes it anew"
+    ]
+    command = shlex.split(told.splitlines()[-1].removeprefix("To train it: "))
+    assert command[:3] == ["python", "-m", "orchestrator.run_all"]
+    asked = vars(build_parser().parse_args(command[3:]))
+    expected = {"study": brain, "preset": "tiny", "seed": 3, "only": ["model=tuned"]}
+    expected["output"] = str(brain.parent.parent / "run")
+    assert {name: asked[name] for name in expected} == expected
