@@ -5,6 +5,7 @@ import io
 import json
 import socket
 import zipfile
+from collections.abc import Iterator
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -95,6 +96,25 @@ def test_the_manifest_is_what_sha256sum_reads_and_the_crate_describes_each_file(
     assert graph["results/lesion-fold0.parquet"]["sha256"] == listed["results/lesion-fold0.parquet"]
     assert graph["#training-lesion-fold0"]["result"] == {"@id": "results/lesion-fold0.parquet"}
     assert {part["@id"] for part in graph["./"]["mentions"]} == {name for name in graph if name.startswith("#training")}
+
+
+def _ids(value: object) -> Iterator[str]:
+    """Yield what a property of an entity refers to."""
+    for one in value if isinstance(value, list) else [value]:
+        if isinstance(one, dict):
+            assert one.keys() == {"@id"}, "entities are not nested"
+            yield one["@id"]
+
+
+def test_whatever_the_crate_refers_to_is_described_once_and_has_a_name(files):
+    """As RO-Crate 1.1 wants it: flat JSON-LD, where what is not a web page of its own is an entity of the graph."""
+    graph = json.loads(files[CRATE])["@graph"]
+    ids = [entity["@id"] for entity in graph]
+    assert len(set(ids)) == len(ids)
+    named = {entity["@id"] for entity in graph if entity.get("name")} | {CRATE}
+    referred = {id_ for entity in graph for value in entity.values() for id_ in _ids(value)}
+    assert set(ids) == named
+    assert referred - named == {"https://w3id.org/ro/crate/1.1"}
 
 
 def test_splits_and_origins_stand_in_it(files):
