@@ -136,7 +136,11 @@ def _group(
 
 
 def _facets(settings: Settings) -> dict[str, str | int]:
-    """Return settings as columns of the results; what has a column already is there."""
+    """Return settings as columns of the results; what has a column already is there.
+
+    Texts: a column has one type in all files of a location, and a setting may be a number in one trial and null, for
+    nnU-Net's own value, in another.
+    """
     return {name: str(value) for name, value in settings if name not in RESERVED_FACETS}
 
 

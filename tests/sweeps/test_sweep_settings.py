@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from played_sweeps import Played, played, request_of, study_with_presets, words
 
+from orchestrator.api import open_results
 from orchestrator.cli.sweep import main
 from orchestrator.errors import ConfigError
 from orchestrator.search.samplers import SAMPLERS, KnownTrial
@@ -159,3 +160,11 @@ def test_trials_are_written_down_as_they_are_read(brain, monkeypatch):
     played(request)
     record = json.loads(Path(f"{request.output}/trials/00000.json").read_text(encoding="utf-8"))
     assert record == {"first": 0, "trials": [{"mirror_axes": None}, {"mirror_axes": [0, 2]}]}
+
+
+def test_rows_are_found_by_the_numbers_of_their_trials(brain, monkeypatch):
+    Played(monkeypatch)
+    request = request_of(brain, "momentum: {grid: [null, 0.5, 0.09]}", "--sampler", "grid")
+    played(request)
+    found = open_results(request.output).query("SELECT trial FROM scores WHERE TRY_CAST(momentum AS DOUBLE) < 0.1")
+    assert found.to_pylist() == [{"trial": 2}]
