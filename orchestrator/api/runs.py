@@ -228,6 +228,11 @@ def request_of_run(storage: "Storage", *, study: str | Path | None) -> RunReques
     record = run_of(storage)
     data = None if record.data == PHANTOMS else record.data
     loaded = load_study(study, data=data)
+    if record.preset not in loaded.presets:
+        raise ConfigError(
+            f"{storage.location}: the run is of preset {record.preset}, which {loaded.path} does not have; expected "
+            "--study with its own"
+        )
     found = _run_or_sweep(storage, loaded, preset=record.preset, seed=record.seed, data=data, output=storage.location)
     if not is_of_study(storage, found.study.sha256, definitions=definitions_of(found)):
         raise ConfigError(

@@ -161,3 +161,15 @@ def test_a_training_follows_from_that_whose_plans_it_takes_over_and_generated_ca
     smaller = replace(study, groups=study.groups[:3])
     assert definitions(smaller, preset=preset, phantoms=True)["T1-lung-fold0"] != generated["T1-lung-fold0"]
     assert definitions(smaller, preset=preset, phantoms=False)["T1-lung-fold0"] == found["T1-lung-fold0"]
+
+
+def test_a_run_whose_preset_the_study_does_not_have_is_said_to_be_of_another_one(path):
+    with path.open("a", encoding="utf-8") as file:
+        file.write("presets: {tiny: {like: smoke, num_epochs: 1}}\n")
+    study = load_study(path)
+    request = replace(request_for(path), preset=study.preset("tiny"))
+    assert claim(request) == []
+    storage = open_storage(request.output)
+    assert request_of_run(storage, study=path).preset.name == "tiny"
+    with pytest.raises(ConfigError, match=r"run is of preset tiny, which .* does not have; expected --study with its"):
+        request_of_run(storage, study=None)
