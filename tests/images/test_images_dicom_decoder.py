@@ -4,10 +4,13 @@ from pathlib import Path
 
 import dicom_phantom as phantom
 import numpy as np
+import pydicom
 import pytest
+import SimpleITK as sitk
 from pydicom.dataset import Dataset
-from pydicom.uid import JPEG2000Lossless, RLELossless
-from test_images_dicom import signed, volume
+from pydicom.encaps import encapsulate, generate_frames
+from pydicom.uid import JPEG2000Lossless, JPEGLosslessSV1, JPEGLSLossless, RLELossless
+from test_images_dicom import JPEG_LS, signed, volume
 
 from orchestrator.errors import StorageError
 from orchestrator.images.dicom import pixels as dicom_pixels
@@ -102,3 +105,77 @@ def test_numbers_of_more_bits_than_the_header_says_are_refused(tmp_path, sign):
     with pytest.raises(SourceError, match=r"stored numbers from 4096 to 4096; expected .* to 4095") as raised:
         volume(tmp_path).read()
     assert raised.value.problem.path == str(files[2])
+
+
+def rle(data: Dataset, numbers: np.ndarray) -> None:
+    data.BitsStored, data.HighBit, data.PixelData = 16, 15, numbers.tobytes()
+    data.compress(RLELossless, generate_instance_uid=False)
+
+
+def jpeg(data: Dataset, numbers: np.ndarray, *, folder: Path) -> None:
+    """Compress by GDCM, with all 16 bits."""
+    writer = sitk.ImageFileWriter()
+    writer.SetImageIO("GDCMImageIO")
+    writer.UseCompressionOn()
+    writer.SetCompressor("JPEG")
+    writer.SetFileName(str(folder / "plane.dcm"))
+    writer.Execute(sitk.GetImageFromArray(numbers[None]))
+    written = pydicom.dcmread(folder / "plane.dcm")
+    data.file_meta.TransferSyntaxUID = written.file_meta.TransferSyntaxUID
+    data.PixelData = encapsulate(list(generate_frames(written.PixelData, number_of_frames=1)))
+    data["PixelData"].is_undefined_length = True
+
+
+def compressed(data: Dataset, numbers: np.ndarray, *, folder: Path) -> None:
+    """Compress 16 bits, of which the header says 12."""
+    if folder.name == "rle":
+        rle(data, numbers)
+    else:
+        jpeg(data, numbers, folder=folder)
+        assert data.file_meta.TransferSyntaxUID == JPEGLosslessSV1
+    data.BitsStored, data.HighBit = 12, 11
+
+
+@pytest.mark.parametrize("kind", ["rle", "jpeg"])
+def test_compressed_numbers_of_more_bits_than_the_header_says_are_refused(tmp_path, kind):
+    """Metal of 3976 HU would be read as -120 HU."""
+    (tmp_path / kind).mkdir()
+
+    def metal(index: int, data: Dataset) -> None:
+        numbers = np.frombuffer(data.PixelData, "<u2").reshape(phantom.SHAPE[1:]).copy()
+        if index == 2:
+            numbers[3, 4] = 5000
+        compressed(data, numbers, folder=tmp_path / kind)
+
+    files = phantom.write_series(tmp_path / "series", metal)
+    with pytest.raises(SourceError, match=r"stored numbers from \d+ to 5000; expected 0 to 4095") as raised:
+        volume(tmp_path / "series").read()
+    assert raised.value.problem.path == str(files[2])
+
+
+@pytest.mark.parametrize("kind", ["rle", "jpeg"])
+def test_compressed_numbers_within_the_bits_of_the_header_are_read_whatever_their_stream_says(tmp_path, kind):
+    (tmp_path / kind).mkdir()
+
+    def wide(_: int, data: Dataset) -> None:
+        numbers = np.frombuffer(data.PixelData, "<u2").reshape(phantom.SHAPE[1:])
+        compressed(data, numbers, folder=tmp_path / kind)
+
+    phantom.write_series(tmp_path / "series", wide)
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(volume(tmp_path / "series").read().image), phantom.voxels())
+
+
+@pytest.mark.parametrize("size", [(4, 10), (10, 8)])
+@pytest.mark.parametrize("stream", [JPEG_LS, b"\xff\xd8\xff\xe8\x00\x04ab" + JPEG_LS[2:]])
+def test_a_stream_of_jpeg_ls_of_another_size_than_the_header_says_is_refused(tmp_path, stream, size):
+    """Of a larger one the upper rows would be read, and with rows and columns exchanged all would be scrambled."""
+
+    def other(_: int, data: Dataset) -> None:
+        data.file_meta.TransferSyntaxUID = JPEGLSLossless
+        data.PixelData = encapsulate([stream + b"\0" * (len(stream) % 2)])
+        data["PixelData"].is_undefined_length = True
+        data.Rows, data.Columns = size
+
+    phantom.write_series(tmp_path, other)
+    with pytest.raises(SourceError, match=rf"10 x 8 voxels in its JPEG stream; expected {size[1]} x {size[0]}"):
+        volume(tmp_path).read()

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.errors import StorageError
+from orchestrator.images.dicom.compressed import check_frame, with_all_bits
 from orchestrator.images.dicom.elements import read_whole
 from orchestrator.images.dicom.slice import CtSlice
 from orchestrator.images.problem import SourceError
@@ -48,7 +49,7 @@ def decode(slices: Sequence[CtSlice]) -> DecodedVoxels:
         If the process cannot be started, or something outside ends it.
     """
     with tempfile.TemporaryFile() as log, tempfile.TemporaryDirectory() as folder:
-        files = [_without_rest(each, Path(folder) / str(index)) for index, each in enumerate(slices)]
+        files = [_files(each, Path(folder), name=str(index)) for index, each in enumerate(slices)]
         try:
             child = subprocess.Popen(
                 # -P: the modules beside the script are none that anything of it imports.
@@ -67,6 +68,17 @@ def decode(slices: Sequence[CtSlice]) -> DecodedVoxels:
                 child.kill()
 
 
+def _files(slice_: CtSlice, folder: Path, *, name: str) -> list[Path]:
+    """Return the file of a slice as GDCM reads it, and another that shows what it cuts off, where it may."""
+    files = [_without_rest(slice_, folder / name)]
+    if slice_.pixels.is_compressed:
+        widened = with_all_bits(slice_, files[0].read_bytes())
+        if widened is not None:
+            files.append(folder / f"{name}.all")
+            files[1].write_bytes(widened)
+    return files
+
+
 def _without_rest(slice_: CtSlice, copy: Path) -> Path:
     """Return the file of a slice, or a copy that ends with its pixels: GDCM stumbles over some bytes behind them."""
     if slice_.pixels.is_last:
@@ -76,12 +88,12 @@ def _without_rest(slice_: CtSlice, copy: Path) -> Path:
 
 
 def _received(
-    slices: Sequence[CtSlice], child: subprocess.Popen[bytes], *, files: Sequence[Path], log: IO[bytes]
+    slices: Sequence[CtSlice], child: subprocess.Popen[bytes], *, files: Sequence[Sequence[Path]], log: IO[bytes]
 ) -> DecodedVoxels:
     if child.stdin is None or child.stdout is None:
         raise StorageError("a process without pipes")
     try:
-        child.stdin.write(b"".join(os.fsencode(file.absolute()) + b"\0" for file in files))
+        child.stdin.write(b"".join(os.fsencode(file.absolute()) + b"\0" for own in files for file in own))
         child.stdin.close()
     except BrokenPipeError:
         pass  # what it says is told below
@@ -93,26 +105,35 @@ def _received(
         content = read_whole(each.file, num_bytes=each.pixels.end)
         digests.update(hashlib.sha256(content).digest())
         _check_stored(each, content)
-        dtype = _told_dtype(each, child, stream=child.stdout)
-        shape = (len(slices), each.size[1], each.size[0])
+        plane = _told_plane(each, child, stream=child.stdout)
         if index == 0:
-            volume = np.empty(shape, dtype=dtype)
-        elif dtype != volume.dtype:
+            volume = np.empty((len(slices), *plane.shape), dtype=plane.dtype)
+        elif plane.dtype != volume.dtype:
             # A rescale slope of its own can make fractions of one slice.
-            volume = volume.astype(np.result_type(dtype, volume))
-        plane = volume[index] if dtype == volume.dtype else np.empty(shape[1:], dtype=dtype)
-        if child.stdout.readinto(plane.reshape(-1).view(np.uint8)) < plane.nbytes:  # type: ignore[attr-defined]
-            raise _died(each, child)
+            volume = volume.astype(np.result_type(plane, volume))
         volume[index] = plane
+        if len(files[index]) > 1:
+            slope, intercept = each.rescale
+            values = _told_plane(each, child, stream=child.stdout).astype(np.float64)
+            _check_bits(each, np.rint((values - intercept) / slope).astype(np.int64))
     return DecodedVoxels(voxels=volume, sha256=digests.hexdigest())
 
 
 def _check_stored(slice_: CtSlice, content: bytes) -> None:
-    """Refuse numbers of more bits than the header says: GDCM would cut them off without a word."""
+    """Refuse what GDCM would cut off without a word: numbers of more bits than the header says, and voxels."""
     pixels, stored = slice_.pixels, slice_.stored
-    if pixels.is_compressed or stored.has_overlay:
+    if pixels.is_compressed:
+        check_frame(slice_, content)
+        return
+    if stored.has_overlay:
         return
     numbers = np.frombuffer(content, stored.dtype, count=slice_.size[0] * slice_.size[1], offset=pixels.offset)
+    _check_bits(slice_, numbers)
+
+
+def _check_bits(slice_: CtSlice, numbers: NDArray[np.integer]) -> None:
+    """Refuse numbers of more bits than the header says."""
+    stored = slice_.stored
     if numbers.min() < stored.lowest or numbers.max() > stored.highest:
         raise SourceError.of(
             slice_.file,
@@ -122,7 +143,7 @@ def _check_stored(slice_: CtSlice, content: bytes) -> None:
         )
 
 
-def _told_dtype(slice_: CtSlice, child: subprocess.Popen[bytes], *, stream: IO[bytes]) -> np.dtype[np.generic]:
+def _told_plane(slice_: CtSlice, child: subprocess.Popen[bytes], *, stream: IO[bytes]) -> NDArray[np.generic]:
     line = stream.readline(_LONGEST_LINE)
     if not line.endswith(b"\n"):
         raise _died(slice_, child)
@@ -132,8 +153,10 @@ def _told_dtype(slice_: CtSlice, child: subprocess.Popen[bytes], *, stream: IO[b
     columns, rows = slice_.size
     if tuple(told["shape"]) not in {(rows, columns), (1, rows, columns)}:
         raise _undecodable(slice_, f"it decodes to {' x '.join(map(str, told['shape']))} voxels")
-    dtype: np.dtype[np.generic] = np.dtype(told["dtype"])
-    return dtype
+    plane: NDArray[np.generic] = np.empty((rows, columns), np.dtype(told["dtype"]))
+    if stream.readinto(plane.reshape(-1).view(np.uint8)) < plane.nbytes:  # type: ignore[attr-defined]
+        raise _died(slice_, child)
+    return plane
 
 
 def _died(slice_: CtSlice, child: subprocess.Popen[bytes]) -> SourceError | StorageError:

@@ -34,6 +34,10 @@ class StoredNumbers:
 
     dtype: str
     """As numpy has it."""
+    num_bits: int
+    """In use."""
+    num_allocated: int
+    """Bits of a number."""
     lowest: int
     """The least that the bits in use can say."""
     highest: int
@@ -68,6 +72,8 @@ class CtSlice:
     """Slope and intercept that make Hounsfield units of stored numbers."""
     padding_hu: float | None
     """What stands outside of the field of view, None if it is not marked."""
+    transfer_syntax: str
+    """UID of the encoding."""
     pixels: PixelElement
     """Where the pixels lie."""
     stored: "StoredNumbers"
@@ -144,6 +150,7 @@ def ct_slice(elements: Elements) -> CtSlice:
         rescale=(slope, intercept),
         padding_hu=_padding_hu(elements, slope=slope, intercept=intercept),
         stored=_stored_numbers(elements),
+        transfer_syntax=elements.transfer_syntax,
         pixels=_checked_pixels(elements, elements.pixels, size=size),
     )
 
@@ -227,6 +234,8 @@ def _stored_numbers(elements: Elements) -> StoredNumbers:
         )
     return StoredNumbers(
         dtype=f"{'<' if elements.is_little_endian else '>'}{'i' if sign else 'u'}{allocated // 8}",
+        num_bits=stored,
+        num_allocated=allocated,
         lowest=-(1 << (stored - 1)) if sign else 0,
         highest=(1 << stored) - 1,
         has_overlay=bool(elements.whole(Tag.OverlayBitPosition, default=0)),
