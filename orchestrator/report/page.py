@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from orchestrator.benchmark.definition import FurtherMetric
@@ -30,6 +30,7 @@ from orchestrator.report.texts.numbers import (
     percent,
     quartiles,
     rank_range,
+    sample,
     share,
     spread,
 )
@@ -63,6 +64,12 @@ class BesidePublished:
     std: float
     erratum: str
     """Id of the erratum that touches the published value, or an empty string."""
+
+    @property
+    def difference(self) -> MeanWithInterval:
+        """Ours less the published mean, which is a number without its cases: the interval is that of ours, moved."""
+        mean, low, high = (number - self.mean for number in (self.ours.mean, self.ours.low, self.ours.high))
+        return replace(self.ours, mean=mean, low=low, high=high)
 
     @property
     def is_within(self) -> bool:
@@ -193,6 +200,7 @@ def _rendered(template: str, page: Page, *, has_markup: bool) -> str:
         "measure": measure,
         "counts": counts,
         "basis": basis,
+        "sample": sample,
         "left_out": left_out,
         "number": number,
         "modelled": modelled,

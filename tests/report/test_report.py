@@ -15,7 +15,7 @@ from scipy.stats import wilcoxon
 from bench.report.scores import all_drawn_rows
 from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.presets import PRESETS
-from orchestrator.benchmark.tables import ComparisonSpec, TableLayout, TableSpec, load_tables
+from orchestrator.benchmark.tables import ComparisonSpec, GapSpec, TableLayout, TableSpec, load_tables
 from orchestrator.report.answers import answer
 from orchestrator.report.content import make_page, training_spans
 from orchestrator.report.data_dictionary import COLUMNS
@@ -160,12 +160,24 @@ def test_texts_of_strangers_are_texts(tmp_path: Path, rows):
 
 
 def test_published_values_stand_beside_ours_with_their_errata(tmp_path: Path, rows):
-    report(tmp_path, rows)
+    page = report(tmp_path, rows)
     published = json.loads((tmp_path / "report" / "summary.json").read_text())["published"]
     found = next(p for p in published if (p["group"], p["evaluation_set"], p["metric"])
                  == ("T1-infection", "test", "dsc"))  # fmt: skip
     known = LAYOUT.published.find(group="T1-infection", fold="average", evaluation_set="test", structure="infection")
     assert (found["mean"], found["std"]) == (known.dsc_mean, known.dsc_std)
+    ours = found["ours"]
+    mean, low, high = (f"{100 * (ours[name] - known.dsc_mean):+.1f}" for name in ("mean", "low", "high"))
+    for text in (page, *((tmp_path / "report" / name).read_text() for name in ("report.md", "tables.tex"))):
+        assert f"{mean} ({low} to {high})" in text
+    assert f'<td title="n = {ours["num_cases"]}, patients scored: {ours["num_clusters"]}">' in page
+
+
+def test_what_ranks_and_gaps_rest_on_is_seen_by_hovering_over_them(tmp_path: Path, rows):
+    gap = GapSpec(title="x", baseline="test", against="test-mosmed")
+    page = report(tmp_path, rows, layout=replace(LAYOUT, gaps=(gap,)))
+    assert re.search(r'title="infection DSC: [12], infection NSD: [12]">1\.[05]0</td>', page)
+    assert re.search(r'<td title="n = \d+ cases of both sets together">[+-]', page)
 
 
 def test_every_column_is_in_the_data_dictionary(tmp_path: Path, rows):

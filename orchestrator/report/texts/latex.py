@@ -142,13 +142,14 @@ def _published(found: Sequence[BesidePublished], *, page: Page) -> str:
     rows = [
         [one.group, page.set_title(one.evaluation_set), one.structure, one.metric.upper(), percent(one.ours),
          f"{share(one.mean)} ± {share(one.std)}{' †' if one.erratum else ''}",
-         f"{100 * (one.ours.mean - one.mean):+.1f}",
+         percent(one.difference, signed=True),
          "yes" if one.is_within else "no"]
         for one in found
     ]  # fmt: skip
     return _table(
-        "Ours (mean with 95 % interval) and published (mean ± SD over cases), in per cent; the difference in points; "
-        "whether our mean lies within one published SD of the published mean. † A known error touches this value.",
+        "Ours (mean with 95 % interval) and published (mean ± SD over cases), in per cent; the difference in points "
+        "with the interval of ours, since of the published mean no case is known; whether our mean lies within one "
+        "published SD of the published mean. † A known error touches this value.",
         columns=("trainings", "evaluated on", "structure", "metric", "ours", "published", "difference", "within"),
         rows=rows,
         label="published",

@@ -68,10 +68,15 @@ def counts(value: Quartiles) -> str:
     return f"median and quartiles, n = {value.num_finite}{empty}"
 
 
-def basis(row: OverviewRow, value: MeanWithInterval, unit: str = "patient") -> str:
-    """Return what a mean rests on."""
+def sample(value: MeanWithInterval, unit: str = "patient") -> str:
+    """Return of how many cases and patients a mean is."""
     few = "" if value.has_interval or not value.num_cases else f"; fewer than {FEWEST_CLUSTERS}, so without an interval"
-    return f"n = {value.num_cases}, {unit}s scored: {value.num_clusters}{few}; {', '.join(row.trainings)}"
+    return f"n = {value.num_cases}, {unit}s scored: {value.num_clusters}{few}"
+
+
+def basis(row: OverviewRow, value: MeanWithInterval, unit: str = "patient") -> str:
+    """Return what a mean of the table of scores rests on."""
+    return f"{sample(value, unit)}; {', '.join(row.trainings)}"
 
 
 def left_out(row: OverviewRow) -> str:
