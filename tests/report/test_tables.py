@@ -304,7 +304,8 @@ def test_phantoms_and_caps_are_the_headline_of_every_file(written):
 
 
 def test_a_row_of_a_csv_says_what_its_scores_come_from(written):
-    folds = [training(fold) for fold in range(3)]
+    tuned = Model(name="3d", note="the best of 3 trials")
+    folds = [replace(training(fold), model=tuned) for fold in range(3)]
     rows = rows_of(folds[0], (0.5, 0.5), (0.5, 0.5)) + rows_of(folds[1], (0.5, 0.5), (0.5, 0.5), preset="quick")
     lines = list(csv.DictReader(io.StringIO(written(folds, rows)["table_IV.csv"])))
     found = [(line["fold"], line["preset"], line["phantoms"], line["capped"]) for line in lines]
@@ -314,6 +315,7 @@ def test_a_row_of_a_csv_says_what_its_scores_come_from(written):
         ("2", "", "", ""),
         (AVERAGE, "paper, quick", "no", "no"),
     ]
+    assert [(list(line)[-1], line["note"]) for line in lines] == [("note", tuned.note)] * 4
 
 
 def test_a_short_preset_on_real_data_is_said(written):

@@ -52,6 +52,7 @@ def to_csv(table: FilledTable) -> str:
         + [f"published_{name}" for name in names]
         + ["published_dsc_erratum", "published_nsd_erratum", "state", "preset", "phantoms", "capped"]
         + [f"{one.field}_{part}" for one in table.metrics for part in ("median", "quartile_1", "quartile_3")]
+        + ["note"]
     )
     for row in table.rows:
         further = [_number(part) for one in row.further.values() for part in (one.median, one.low, one.high)]
@@ -59,8 +60,9 @@ def to_csv(table: FilledTable) -> str:
         theirs = [_number(getattr(row.published, name)) if row.published else "" for name in names]
         counts = [row.summary.num_cases, row.summary.num_both_empty, row.summary.num_missing]
         errata = [row.published.dsc_erratum, row.published.nsd_erratum] if row.published else ["", ""]
+        note = table.first_of[row.group].model.note
         names_of_row = [row.group, row.evaluation_set, row.structure, row.fold]
-        writer.writerow([*names_of_row, *counts, *ours, *theirs, *errata, row.state, *_origin(row), *further])
+        writer.writerow([*names_of_row, *counts, *ours, *theirs, *errata, row.state, *_origin(row), *further, note])
     return buffer.getvalue()
 
 
