@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
+from orchestrator.benchmark.checks.names import check_letter_case
 from orchestrator.benchmark.definition import (
     TEST,
     TRAIN,
@@ -173,6 +174,7 @@ class Study:
             for one in ensemble_trainings(spec, everything, where=f"{self.path}: ensembles.{spec.name}")
         ]
         ids = Counter(training.id for training in (*everything, *found))
+        check_letter_case(ids, where=f"{self.path}: ensembles", what="trainings")
         if repeated := [name for name, number in ids.items() if number > 1]:
             raise ConfigError(
                 f"{self.path}: ensembles: {repeated[0]} would be two; expected names that make others, or an entry for "

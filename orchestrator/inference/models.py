@@ -115,11 +115,12 @@ def _of_run(source: ModelSource) -> OpenModel:
 
     storage = open_storage(source.location)
     there = finished_trainings(storage)
+    offered = ", ".join([*there, *(name for name in names_in_run(storage) if members_of(storage, name))])
     if source.training is None and len(there) != 1:
-        raise ConfigError(f"{storage.location}: {len(there)} finished trainings; expected one of {', '.join(there)}")
+        raise ConfigError(f"{storage.location}: {len(there)} finished trainings; expected one of {offered}")
     training = source.training or there[0]
     if training not in there:
-        raise ConfigError(f"{storage.location}: no finished training {training}; expected one of {', '.join(there)}")
+        raise ConfigError(f"{storage.location}: no finished training {training}; expected one of {offered}")
     if source.folds:
         raise ConfigError(f"{training}: a training is one fold; expected no folds")
     if source.checkpoint is not None:

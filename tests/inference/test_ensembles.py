@@ -182,6 +182,13 @@ def test_two_of_one_name_and_one_with_the_name_of_a_model_are_refused(tmp_path):
     )
     with pytest.raises(ConfigError, match="ensembles: organs-both-fold0 would be two"):
         study.trainings(preset=PAPER)
+    study = load(
+        tmp_path,
+        "ensembles:\n  Both: {members: [organs, organs-2d]}\n",
+        study=STUDY.replace("presets:\n", other),
+    )
+    with pytest.raises(ConfigError, match="'organs-both-fold0' and 'organs-Both-fold0' differ in the case of letters"):
+        study.trainings(preset=PAPER)
 
 
 def test_an_ensemble_may_be_added_to_a_study_that_was_run(tmp_path):

@@ -18,7 +18,11 @@ from orchestrator.benchmark.definition import Structure
 from orchestrator.cli.predict import main
 from orchestrator.errors import ConfigError
 from orchestrator.inference.ensembles import load_models, model_sources
+from orchestrator.inference.models import ModelSource, opened
 from orchestrator.inference.options import PredictOptions
+from orchestrator.storage import run_paths
+from orchestrator.storage.filesystem import open_storage
+from orchestrator.storage.json_files import write_json
 from orchestrator.training.nnunet.ensembles.compared_prediction import ComparedModels
 from orchestrator.training.nnunet.model_folder import load_model_folder
 
@@ -249,3 +253,14 @@ def test_a_structure_that_neither_map_has_counts_nowhere(tmp_path):
     expected = [0.0 if label in predicted else np.nan for label in range(1, 6)]
     np.testing.assert_array_equal(found, expected)
     np.testing.assert_array_equal(of_surfaces, expected)
+
+
+def test_the_models_that_a_run_has_are_named_with_its_ensembles(tmp_path):
+    storage = open_storage(tmp_path)
+    write_json(storage, run_paths.RUN, {"trainings": ["a-fold0", "a-fold1", "b-fold0", "a-both", "b-both"]})
+    for name in ("a-fold0", "a-fold1"):
+        write_json(storage, run_paths.training_record(name), {})
+    write_json(storage, run_paths.ensemble_record("a-both"), {"members": ["a-fold0", "a-fold1"]})
+    for training, found in (("b-both", "no finished training b-both"), (None, "2 finished trainings")):
+        with pytest.raises(ConfigError, match=f"{found}; expected one of a-fold0, a-fold1, a-both$"):
+            opened(ModelSource(location=str(tmp_path), training=training)).__enter__()
