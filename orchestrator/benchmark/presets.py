@@ -151,6 +151,13 @@ class Preset:
         """Rough seconds of one training."""
         return self.num_epochs * self.num_iterations_per_epoch * self.expected_s_per_iteration
 
+    @property
+    def without_effect(self) -> list[str]:
+        """What it says of epochs that its trainings do not come to, for people."""
+        looks = [f"curve_every {self.curve_every}"] if (self.curve_every or 0) > self.num_epochs else []
+        late = [one.from_epoch for one in self.schedule if one.from_epoch >= self.num_epochs]
+        return looks + [f"schedule from epoch {epoch}" for epoch in late]
+
     def at_epoch(self, epoch: int) -> "Preset":
         """Return this preset with what its schedule says of an epoch, counted from 0."""
         said: dict[str, float] = {}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -268,3 +269,19 @@ def test_a_gpu_that_torch_cannot_use_is_told_before_every_training_fails(capsys,
     assert main(["--cluster", str(cluster), "--only", "T1-lung-fold0", "--output", str(tmp_path / "run")]) == 2
     assert "finds no GPU that it can use, though Ray offers one" in capsys.readouterr().err
     assert not list((tmp_path / "run" / "trainings").glob("*"))
+
+
+def test_a_dry_run_counts_the_epochs_of_each_model_and_notes_what_comes_after_the_last_one(capsys, tmp_path):
+    path = shutil.copytree(shipped_file("splits", "brain_mri"), tmp_path / "brain") / "study.yaml"
+    schedule = "[{from_epoch: 1, momentum: 0.9}, {from_epoch: 2, momentum: 0.8}]"
+    text = path.read_text().replace("unet: {}", f"unet: {{preset: {{num_epochs: 2, schedule: {schedule}}}}}")
+    path.write_text(f"{text}presets: {{looked: {{like: smoke, num_epochs: 4, curve_every: 4}}}}\n")
+    words = ["--study", str(path), "--preset", "looked", "--dry-run"]
+    assert main(words) == 0
+    assert [line for line in capsys.readouterr().out.splitlines() if "no effect" in line] == [
+        "note: unet: curve_every 4 has no effect: it is trained 2 epochs",
+        "note: unet: schedule from epoch 2 has no effect: it is trained 2 epochs",
+    ]
+    assert main([*words, "--json"]) == 0
+    hours = {row["id"]: row["expected_hours"] for row in json.loads(capsys.readouterr().out)}
+    assert hours["tumour-resenc-fold0"] == pytest.approx(2 * hours["tumour-fold0"], abs=1e-4)

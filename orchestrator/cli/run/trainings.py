@@ -44,11 +44,17 @@ def show_trainings(request: RunRequest, *, console: Console, as_json: bool) -> N
         sizes = ", ".join(map(str, accumulate(map(len, plan_of(request).looks))))
         line = f"Looks at {sizes} compared trainings; after each, those are left out that no question needs any more."
         say(line, console=console)
+    presets = {training.model.name: request.preset.changed_by(training.model.changes) for training in fitted}
+    for name, preset in presets.items():
+        for what in preset.without_effect:
+            line = f"note: {name}: {what} has no effect: it is trained {counted(preset.num_epochs, 'epoch')}"
+            say(line, console=console)
     for line in leak_lines(request.study.patient_leaks(request.trainings)):
         say(f"note: {line}", console=console)
 
 
 def _describe(training: Training, preset: Preset) -> dict[str, object]:
+    own = preset.changed_by(training.model.changes)
     tests = [evaluation for evaluation in training.evaluation_sets if evaluation.name != VALIDATION]
     return {
         "id": training.id,
@@ -58,6 +64,6 @@ def _describe(training: Training, preset: Preset) -> dict[str, object]:
         "num_train_cases": len(training.train),
         "num_val_cases": len(training.val),
         "num_test_cases": sum(len(evaluation.cases) for evaluation in tests),
-        "expected_hours": 0.0 if training.members else round(preset.expected_training_s / 3600, 4),
+        "expected_hours": 0.0 if training.members else round(own.expected_training_s / 3600, 4),
         **({"members": [member.id for member in training.members]} if training.members else {}),
     }
