@@ -18,7 +18,7 @@ from orchestrator.scheduling.ended import Done, Failed, FailureKind
 from orchestrator.scheduling.resources import ResourceRequest
 from orchestrator.scheduling.scheduler import Schedule
 from orchestrator.scheduling.training_need import Needs
-from orchestrator.stages.records.latest_epoch import EpochRecorder, LatestEpoch, write_latest_epoch
+from orchestrator.stages.records.latest_epoch import NUM_EARLIER, EpochRecorder, LatestEpoch, write_latest_epoch
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.training.reports import EpochReport
@@ -157,6 +157,21 @@ def test_epochs_between_two_looks_are_told_in_their_order_and_each_once(driver):
         recorder.write(replace(EPOCH, epoch=epoch))
     assert [driver.tick(), driver.tick()] == [{"b": 5}, {"b": 5}]
     assert told_epochs(driver) == [0, 1, 2, 3, 4]
+
+
+def test_an_epoch_whose_record_could_not_be_written_is_told_with_a_later_one_as_long_as_the_record_holds_it(
+    driver, monkeypatch
+):
+    recorder = EpochRecorder(driver.storage, training_id="b", node="node")
+    with monkeypatch.context() as context:
+        context.setattr(driver.storage, "write_bytes", Mock(side_effect=StorageError("503")))
+        for epoch in range(2):
+            with pytest.raises(StorageError):
+                recorder.write(replace(EPOCH, epoch=epoch))
+    for epoch in range(2, NUM_EARLIER + 2):
+        recorder.write(replace(EPOCH, epoch=epoch))
+    driver.tick()
+    assert told_epochs(driver) == list(range(1, NUM_EARLIER + 2))
 
 
 def test_an_attempt_that_repeats_an_epoch_tells_that_again_and_no_other(driver):
