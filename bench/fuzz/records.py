@@ -101,6 +101,11 @@ def run_records(_folder: Path) -> list[bytes]:
     """Return one record that stands for all that a run writes."""
     driver = dict.fromkeys(("host", "processes", "process_start", "mark"), "x")
     DriverRecord(**driver, pid=1)
+    epoch = {
+        **dict.fromkeys(("epoch", "num_epochs"), 3),
+        **dict.fromkeys(("train_loss", "val_loss", "pseudo_dice", "elapsed_s", "loader_wait_s"), 0.5),
+        "is_typical": True,
+    }
     record: dict[str, Any] = {
         "training": {"checkpoint_sha256": _SHA256, "elapsed_s": 3.5, "environments": [{"torch": "2"}]},
         "predictions": {"checkpoint_sha256": _SHA256, "failures": {"a--1": "DataError: x"}},
@@ -127,13 +132,7 @@ def run_records(_folder: Path) -> list[bytes]:
                 "direction": [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0],
             },
         },
-        "progress": {
-            **dict.fromkeys(("epoch", "num_epochs"), 3),
-            **dict.fromkeys(("train_loss", "val_loss", "pseudo_dice", "elapsed_s", "loader_wait_s"), 0.5),
-            "is_typical": True,
-            "host": "x",
-            "node": "",
-        },
+        "progress": {**epoch, "host": "x", "node": "", "earlier": [epoch]},
     }
     return [json.dumps(record).encode()]
 

@@ -247,7 +247,7 @@ def _differences(found: Mapping[str, object], wanted: Mapping[str, object]) -> l
     if "preset.name" in different:
         # Presets of two names differ in most of what they hold.
         different = [name for name in different if name == "preset.name" or not name.startswith("preset.")]
-    if PHANTOMS not in {there.get(_DATA, PHANTOMS), asked_for.get(_DATA, PHANTOMS)}:
+    if PHANTOMS not in (there.get(_DATA, PHANTOMS), asked_for.get(_DATA, PHANTOMS)):
         # Whether what lies at two places is the same is seen from what a run has read of it.
         different = [name for name in different if name != _DATA]
     return [
