@@ -5,8 +5,10 @@
 With --trainings, two methods differ by patients (skewed), folds, seeds and the rest, and what is to be held is their
 mean difference over all patients and all trainings: by the mixed model, and by the bootstrap over patients alone.
 
-Otherwise scores are skewed towards 1, as Dice often is; their true mean is known from their distribution. The same
-studies get the t interval, the percentile bootstrap and BCa (scipy) for comparison.
+Otherwise scores are skewed towards 1, as Dice often is, or most are equal and a few failed, or a patient has several
+scans; their true mean is known from their distribution. Where all scores of a study are equal there is no interval: how
+often that is has a column of its own, and the share is of the others. The same studies, but those of several scans, get
+the t interval, the percentile bootstrap and BCa (scipy) for comparison.
 """
 
 import math
@@ -27,26 +29,73 @@ from orchestrator.statistics.intervals import mean_with_interval
 from orchestrator.statistics.mixed import Crossed, mixed_model
 
 Draw = Callable[[np.random.Generator, int], NDArray[np.float64]]
-SIZES = (10, 20, 50)
+SIZES = (6, 10, 20, 50)
+"""Patients."""
 NUM_OTHERS = 1000
 """Studies that the others are measured on: they are slower."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scores:
+    """What patients are drawn from."""
+
+    text: str
+    draw: Draw
+    """Of one score for each of so many patients."""
+    mean: float
+    """The true one, that intervals are to hold."""
+    scans: tuple[int, ...] = (1,)
+    """Of a patient, each as likely: with several, a patient's score is what those of its scans vary about."""
+    limits: tuple[float, float] = (0.0, 1.0)
+    """Between which a mean may be."""
+
+    @property
+    def is_one_scan(self) -> bool:
+        """Whether no patient has several."""
+        return self.scans == (1,)
+
+    def drawn(self, random: np.random.Generator, size: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Return the scores of a study, and of which patient each is."""
+        values, patients = self.draw(random, size), np.arange(size)
+        if self.is_one_scan:
+            return values, patients
+        patients = np.repeat(patients, random.choice(self.scans, size))
+        own = np.clip(values[patients], 0.001, 0.999)
+        return random.beta(_ALIKE * own, _ALIKE * (1 - own)), patients
+
+
+_ALIKE = 40.0
+"""How near the scans of a patient are to its own mean: at one of 0.9 their SD is 0.05."""
 
 
 def _beta(random: np.random.Generator, size: int, *, a: float, b: float) -> NDArray[np.float64]:
     return random.beta(a, b, size)
 
 
-DISTRIBUTIONS: dict[str, tuple[Draw, float]] = {
-    "beta(20, 1), mean 0.95": (partial(_beta, a=20.0, b=1.0), 20 / 21),
-    "beta(8, 0.8), mean 0.91": (partial(_beta, a=8.0, b=0.8), 8 / 8.8),
-    "beta(5, 2), mean 0.71": (partial(_beta, a=5.0, b=2.0), 5 / 7),
-}
+def _failed(random: np.random.Generator, size: int, *, share: float) -> NDArray[np.float64]:
+    return np.where(random.random(size) < share, 0.0, random.beta(40.0, 2.0, size))
 
 
-def ours(values: NDArray[np.float64], number: int) -> tuple[float, float]:
-    """Return the interval of the report."""
-    found = mean_with_interval(values.tolist(), range(len(values)), seed=number, limits=(0.0, 1.0))
-    return found.low, found.high
+def _mostly_equal(random: np.random.Generator, size: int) -> NDArray[np.float64]:
+    return np.where(random.random(size) < 0.9, 0.0, random.normal(0.1, 0.1, size))
+
+
+_SKEWED = partial(_beta, a=8.0, b=0.8)
+SCORES = (
+    Scores(text="beta(20, 1), mean 0.95", draw=partial(_beta, a=20.0, b=1.0), mean=20 / 21),
+    Scores(text="beta(8, 0.8), mean 0.91", draw=_SKEWED, mean=8 / 8.8),
+    Scores(text="beta(5, 2), mean 0.71", draw=partial(_beta, a=5.0, b=2.0), mean=5 / 7),
+    Scores(text="beta(8, 0.8), 1 or 2 scans a patient", draw=_SKEWED, mean=8 / 8.8, scans=(1, 2)),
+    Scores(text="beta(8, 0.8), 1 to 8 scans a patient", draw=_SKEWED, mean=8 / 8.8, scans=(1, 1, 1, 2, 3, 8)),
+    Scores(text="0 in 15 %, else beta(40, 2)", draw=partial(_failed, share=0.15), mean=0.85 * 40 / 42),
+    Scores(text="0 in 5 %, else beta(40, 2)", draw=partial(_failed, share=0.05), mean=0.95 * 40 / 42),
+    Scores(
+        text="differences: 0 in 90 %, else normal(0.1, 0.1)",
+        draw=_mostly_equal,
+        mean=0.01,
+        limits=(-math.inf, math.inf),
+    ),
+)
 
 
 def t_interval(values: NDArray[np.float64], number: int) -> tuple[float, float]:
@@ -64,23 +113,36 @@ def of_scipy(values: NDArray[np.float64], number: int, *, method: str) -> tuple[
     return float(found.low), float(found.high)
 
 
-METHODS = {
-    "ours": ours,
+OTHERS = {
     "t": t_interval,
     "percentile": partial(of_scipy, method="percentile"),
     "BCa": partial(of_scipy, method="BCa"),
 }
 
 
-def coverage(name: str, size: int, method: str, num_studies: int) -> float:
-    """Return the share of simulated studies whose interval holds the true mean."""
-    draw, mean = DISTRIBUTIONS[name]
+def coverage(scores: Scores, size: int, num_studies: int) -> tuple[float, float]:
+    """Return the share of simulated studies that have an interval of the report, and of these whose holds the mean."""
     random = np.random.default_rng(size)
-    held = 0
+    held = there = 0
     for number in range(num_studies):
-        low, high = METHODS[method](draw(random, size), number)
-        held += low <= mean <= high
-    return held / num_studies
+        values, patients = scores.drawn(random, size)
+        found = mean_with_interval(values.tolist(), patients.tolist(), seed=number, limits=scores.limits)
+        there += found.has_interval
+        held += found.low <= scores.mean <= found.high
+    return there / num_studies, held / there if there else math.nan
+
+
+def coverage_of_other(scores: Scores, size: int, method: str, num_studies: int) -> float:
+    """Return the share of the same studies, less those of equal scores, whose interval of another kind does."""
+    random = np.random.default_rng(size)
+    held = there = 0
+    for number in range(num_studies):
+        values, _ = scores.drawn(random, size)
+        if np.ptp(values):
+            low, high = OTHERS[method](values, number)
+            there += 1
+            held += low <= scores.mean <= high
+    return held / there if there else math.nan
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -163,6 +225,27 @@ def show_models(num_studies: int) -> None:
             print(f"{design.text} {cells.result()}", flush=True)
 
 
+def show_scores(num_studies: int) -> None:
+    """Print the coverage of the intervals of means."""
+    print("| scores | patients | ours | has none | " + " | ".join(OTHERS) + " |")
+    print("|---" * (4 + len(OTHERS)) + "|")
+    few = min(NUM_OTHERS, num_studies)
+    with ProcessPoolExecutor() as pool:
+        places = [(scores, size) for scores in SCORES for size in SIZES]
+        rows = [
+            (
+                pool.submit(coverage, scores, size, num_studies),
+                [pool.submit(coverage_of_other, scores, size, method, few) for method in OTHERS if scores.is_one_scan],
+            )
+            for scores, size in places
+        ]
+        for (scores, size), (own, others) in zip(places, rows, strict=True):
+            there, held = own.result()
+            cells = [f"{100 * held:.1f} %", f"{100 * (1 - there):.1f} %"]
+            cells += [f"{100 * one.result():.1f} %" for one in others] or ["-"] * len(OTHERS)
+            print(f"| {scores.text} | {size} | {' | '.join(cells)} |", flush=True)
+
+
 def main() -> int:
     """Run the simulation."""
     parser = command_line("coverage", description=__doc__)
@@ -170,24 +253,7 @@ def main() -> int:
     parser.add_argument("--trainings", action="store_true", help="of differences over patients and trainings")
     options = parser.parse_args()
     print(conditions())
-    if options.trainings:
-        show_models(options.studies)
-        return 0
-    print("| scores | n | " + " | ".join(METHODS) + " |")
-    print("|---" * (2 + len(METHODS)) + "|")
-    with ProcessPoolExecutor() as pool:
-        cells = {
-            (name, size, method): pool.submit(
-                coverage, name, size, method, options.studies if method == "ours" else min(NUM_OTHERS, options.studies)
-            )
-            for name in DISTRIBUTIONS
-            for size in SIZES
-            for method in METHODS
-        }
-        for name in DISTRIBUTIONS:
-            for size in SIZES:
-                shares = (f"{100 * cells[name, size, method].result():.1f} %" for method in METHODS)
-                print(f"| {name} | {size} | {' | '.join(shares)} |", flush=True)
+    (show_models if options.trainings else show_scores)(options.studies)
     return 0
 
 

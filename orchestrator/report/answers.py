@@ -100,14 +100,16 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """`higher` or `lower` if test and interval say so, else `not shown`; `undecided` where looks decide."""
+        """`higher` or `lower` if test and interval both say so, else `not shown`; `undecided` where looks decide."""
         if self.is_sequential:
             return self.decision.verdict if self.decision else UNDECIDED
         found, interval = self.result, self.result.difference
-        is_shown = found.p_corrected < ALPHA and interval.has_interval and not interval.low <= 0 <= interval.high
-        if not is_shown:
+        if not (found.p_corrected < ALPHA and interval.has_interval):
             return "not shown"
-        return "higher" if interval.mean > 0 else "lower"
+        # Most patients may be a little better, and a few so much worse that the mean is: ranks and means then disagree.
+        if interval.low > 0 and found.direction > 0:
+            return "higher"
+        return "lower" if interval.high < 0 and found.direction < 0 else "not shown"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

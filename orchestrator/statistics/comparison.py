@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from orchestrator.statistics.intervals import MeanWithInterval, cluster_means, mean_with_interval
+from orchestrator.statistics.sequential import signed_ranks
 
 FEWEST_DIFFERENCES = 6
 """Patients from which there is a test: with fewer, the smallest possible p of a signed rank test is above 0.05 / 2."""
@@ -24,6 +25,8 @@ class PairedComparison:
     num_worse: int
     effect: float
     """Matched-pairs rank-biserial correlation, -1 to 1: the share of rank sums for the second minus that against it."""
+    direction: int
+    """Of the test: 1 if ranks speak for the second, -1 if against it."""
     p: float
     """Two-sided, of Wilcoxon's signed rank test over patients; NaN if there are too few."""
     p_corrected: float = math.nan
@@ -52,6 +55,7 @@ def compare_paired(differences: Sequence[float], clusters: Sequence[Hashable], *
         num_equal=int((means == 0).sum()),
         num_worse=int((means < 0).sum()),
         effect=float((ranks * signs).sum() / ranks.sum()) if ranks.size else math.nan,
+        direction=int(np.sign(signed_ranks(means.tolist()).sum())),
         p=p,
     )
 

@@ -11,6 +11,11 @@ CONFIDENCE = 0.95
 NUM_RESAMPLES = 1999
 FEWEST_CLUSTERS = 6
 """Patients from which there is an interval: of fewer, a resample too often has one patient only."""
+_FARTHEST = 5.0
+"""Standard errors that a resample is away at most. One of nearly equal values has nearly no error of its own, by which
+it would be any number of errors away: an interval of a few failures among equal scores would end anywhere."""
+_ROUNDING = 1e-12
+"""Up to which an error is none: what is left of it in sums of equal scores."""
 _MOST_NUMBERS = 4_000_000
 """Of one block of resamples: 32 MB."""
 
@@ -22,7 +27,7 @@ class MeanWithInterval:
     mean: float
     """NaN if there is no case."""
     low: float
-    """Lower end of the interval; NaN if there are too few patients."""
+    """Lower end of the interval; NaN if there are too few patients, or if all are equal."""
     high: float
     """Upper end."""
     num_cases: int
@@ -32,7 +37,7 @@ class MeanWithInterval:
 
     @property
     def has_interval(self) -> bool:
-        """Whether there were enough patients."""
+        """Whether there were enough patients, and any two that differ."""
         return not math.isnan(self.low)
 
 
@@ -48,6 +53,7 @@ def mean_with_interval(
     Whole clusters are drawn with replacement, since values of one patient depend on each other. The distance of each
     resample from the mean is taken in units of its own standard error (Davison and Hinkley, Bootstrap Methods, 1997,
     2.4 and 3.8), which for skewed scores covers the true mean more often than percentiles, BCa or a t interval do.
+    Where all patients are equal there is no interval: nothing tells how far others would be.
 
     Parameters
     ----------
@@ -68,7 +74,7 @@ def mean_with_interval(
     low = high = math.nan
     if sums.size >= FEWEST_CLUSTERS:
         low, high = _studentised(sums, sizes, seed=seed)
-        low, high = max(low, limits[0]), min(high, limits[1])
+        low, high = (float(end) for end in np.clip((low, high), *limits))
     return MeanWithInterval(mean=mean, low=low, high=high, num_cases=numbers.size, num_clusters=sums.size)
 
 
@@ -81,7 +87,8 @@ def difference_of_means(
     """Return the mean of second values less that of first ones, of other patients, with its 95 % interval.
 
     As `mean_with_interval`, with the patients of either side drawn by themselves. Each side is its values and their
-    clusters; cases and clusters are counted over both. There is no interval if one side has too few patients.
+    clusters; cases and clusters are counted over both. There is no interval if one side has too few patients, or if on
+    both all are equal.
     """
     sides = [_sums_and_sizes(*side) for side in (first, second)]
     num_cases, num_clusters = sum(len(side[0]) for side in (first, second)), sum(sums.size for sums, _ in sides)
@@ -149,14 +156,12 @@ def _resampled(
 def _limits(
     mean: float, error: float, *, means: NDArray[np.float64], errors: NDArray[np.float64]
 ) -> tuple[float, float]:
-    """Return the interval of a mean from those of resamples."""
-    if error == 0:
-        return mean, mean
-    with np.errstate(divide="ignore", invalid="ignore"):
-        found = (means - mean) / errors
-    # A resample of equal values has no error: it is as far away as the farthest of which that can be told.
-    finite = found[np.isfinite(found)]
-    found = np.nan_to_num(found, nan=0.0, posinf=finite.max(initial=0.0), neginf=finite.min(initial=0.0))
+    """Return the interval of a mean from those of resamples; NaN if the mean has no error."""
+    if error <= _ROUNDING:
+        return math.nan, math.nan
+    # So that a resample of equal values, whose error is 0 or what rounding makes of it, is at either end or, if it is
+    # the mean itself, at 0.
+    found = np.clip((means - mean) / np.maximum(errors, 1e-9 * error), -_FARTHEST, _FARTHEST)
     tail = (1 - CONFIDENCE) / 2
     lower, upper = np.quantile(found, [tail, 1 - tail], method="median_unbiased")
     return mean - float(upper) * error, mean - float(lower) * error

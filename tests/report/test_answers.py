@@ -17,6 +17,7 @@ from orchestrator.report.reported import Reported
 from orchestrator.report.scores_frame import scores_frame
 from orchestrator.results.records import ScoreStatus
 from orchestrator.results.store import to_table
+from orchestrator.statistics.comparison import compare_paired, corrected_by_holm
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +62,24 @@ def scored(row, **values):
 
 def missing(row):
     return scored(row, status=ScoreStatus.MISSING, dsc=math.nan, nsd=math.nan, hd95_mm=math.nan, assd_mm=math.nan)
+
+
+@pytest.mark.parametrize(
+    ("differences", "verdict"),
+    [
+        (np.linspace(0.01, 0.02, 40), "higher"),
+        (np.linspace(-0.01, -0.02, 40), "lower"),
+        # Ranks speak for the second, and their test is below 0.05; its mean is lower by far, and the interval below 0.
+        ([*np.linspace(0.01, 0.012, 34), *np.linspace(-0.5, -0.52, 6)], "not shown"),
+        # One patient is lost, and the mean still is a little higher.
+        ([0.05] * 18 + [-0.85], "not shown"),
+    ],
+)
+def test_a_difference_is_shown_where_test_and_interval_say_the_same(three_models, differences, verdict):
+    drawn = answered(three_models).differences[0]
+    (result,) = corrected_by_holm([compare_paired(differences, range(len(differences)))])
+    assert result.p_corrected < 0.05
+    assert replace(drawn, result=result).verdict == verdict
 
 
 def test_all_models_against_the_first_are_one_question(three_models):

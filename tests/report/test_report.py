@@ -139,6 +139,15 @@ def test_one_case_has_a_mean_and_no_interval(tmp_path: Path, rows):
     assert "fewer than 6, so without an interval" in page
 
 
+def test_equal_scores_have_a_mean_and_no_interval(tmp_path: Path, rows):
+    name, some = next(iter(rows.items()))
+    scored = next(row.score for row in some if row.score.status is ScoreStatus.SCORED)
+    page = report(
+        tmp_path, {name: [replace(row, score=replace(scored, structure=row.score.structure)) for row in some]}
+    )
+    assert "all equal, so without an interval" in page
+
+
 def test_nothing_but_missing_predictions_is_a_page_that_says_so(tmp_path: Path, rows):
     nan = float("nan")
     missing = {

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from scipy.stats import wilcoxon
 
+from bench.coverage import SCORES
 from orchestrator.statistics.comparison import compare_paired, corrected_by_holm
-from orchestrator.statistics.intervals import mean_with_interval
+from orchestrator.statistics.intervals import difference_of_means, mean_with_interval
 from orchestrator.statistics.ranking import ScoresToRank, rank_intervals, rank_methods
 
 
@@ -36,10 +37,52 @@ def test_of_few_patients_there_is_a_mean_and_no_interval():
     assert math.isnan(mean_with_interval([], []).mean)
 
 
-def test_equal_values_have_an_interval_of_no_width_and_limits_cut():
-    assert mean_with_interval([0.25] * 10, range(10)).high == 0.25
-    found = mean_with_interval([1.0] * 9 + [0.2], range(10), limits=(0.0, 1.0))
-    assert found.high <= 1.0
+@pytest.mark.parametrize("value", [0.25, 0.9])
+def test_patients_who_are_all_equal_tell_of_no_interval(value):
+    # Eleven times 0.9 is not 9.9 to the last digit: what rounding leaves is no spread.
+    found = mean_with_interval([value] * 11, range(11), limits=(0.0, 1.0))
+    assert (found.mean, found.has_interval) == (pytest.approx(value), False)
+    assert not difference_of_means(([0.7] * 8, range(8)), ([value] * 11, range(11))).has_interval
+
+
+def test_limits_cut_an_interval():
+    assert mean_with_interval([1.0] * 9 + [0.2], range(10), limits=(0.0, 1.0)).high == 1.0
+
+
+_FEW_UNLIKE_THE_REST = (([1.0] * 11, 0.0), ([0.0] * 19, 0.5), ([0.05] * 18, -0.85), ([0.0] * 99, 1.0))
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.9, 1 / 3])
+@pytest.mark.parametrize(("equal", "other"), _FEW_UNLIKE_THE_REST)
+def test_an_interval_of_equal_scores_but_one_is_on_both_sides_of_the_mean(equal, other, scale):
+    values = np.array([*equal, other])
+    found = mean_with_interval(scale * values, range(len(values)))
+    error = float(np.std(scale * values, ddof=1) / math.sqrt(len(values)))
+    # A third of the resamples holds nothing but equal scores: their side ends where the farthest may, five errors away.
+    far = 5 * math.copysign(error, equal[0] - other)
+    low, high = sorted((found.mean - far, found.mean + far))
+    assert (found.low == pytest.approx(low)) if far > 0 else (found.high == pytest.approx(high))
+    assert found.low < found.mean - error < found.mean + error < found.high
+    # And no rounding decides: scores of another scale have the same interval in it.
+    alone = mean_with_interval(values, range(len(values)))
+    assert (found.low, found.high) == pytest.approx((scale * alone.low, scale * alone.high))
+
+
+def test_one_failure_among_twenty_good_scores_has_an_end_to_its_interval():
+    scores = [*np.random.default_rng(0).beta(40, 2, 19), 0.0]
+    found = mean_with_interval(scores, range(20), limits=(0.0, 1.0))
+    # Without the failure resamples vary by a tenth of the standard error, 0.048, and are eight of their own away.
+    assert 0.65 < found.low < 0.71
+    other = difference_of_means(([0.5, 0.6] * 6, range(12)), (scores, range(20)))
+    assert other.low > other.mean - 5.01 * math.hypot(0.048, 0.0151)
+
+
+def test_each_kind_of_drawn_scores_has_the_mean_that_intervals_are_held_against():
+    for scores in SCORES:
+        values, patients = scores.drawn(np.random.default_rng(1), 20_000)
+        means = np.bincount(patients, values) / np.bincount(patients)
+        assert len(means) == 20_000
+        assert values.mean() == pytest.approx(scores.mean, abs=5 * means.std() / math.sqrt(20_000))
 
 
 def test_equal_values_always_have_the_same_interval():

@@ -70,8 +70,9 @@ def counts(value: Quartiles) -> str:
 
 def sample(value: MeanWithInterval, unit: str = "patient") -> str:
     """Return of how many cases and patients a mean is."""
-    few = "" if value.has_interval or not value.num_cases else f"; fewer than {FEWEST_CLUSTERS}, so without an interval"
-    return f"n = {value.num_cases}, {unit}s scored: {value.num_clusters}{few}"
+    reason = f"fewer than {FEWEST_CLUSTERS}" if value.num_clusters < FEWEST_CLUSTERS else "all equal"
+    without = "" if value.has_interval or not value.num_cases else f"; {reason}, so without an interval"
+    return f"n = {value.num_cases}, {unit}s scored: {value.num_clusters}{without}"
 
 
 def basis(row: OverviewRow, value: MeanWithInterval, unit: str = "patient") -> str:
