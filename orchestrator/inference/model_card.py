@@ -16,8 +16,8 @@ Compare its labels with your own on your own images before you use them.
 _DEFINITIONS = """\
 DSC is the Dice similarity coefficient. NSD is the normalised surface Dice: the share of both surfaces that lies within
 the tolerance of the other one. SD is that of the sample. The interval is a studentised bootstrap of the mean over the
-cases, with 95 % coverage; there is none for fewer than six. A case where neither mask holds the structure counts
-nowhere, one where a single mask does counts as 0.
+cases, made to hold the true one in 95 of 100 such evaluations; there is none for fewer than six cases, or if all are
+equal. A case where neither mask holds the structure counts nowhere, one where a single mask does counts as 0.
 """
 _CITATION = """\
 Isensee F. et al., nnU-Net: a self-configuring method for deep learning-based biomedical image segmentation, Nature

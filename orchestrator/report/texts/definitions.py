@@ -58,8 +58,10 @@ def definitions(
     """
     interval = (
         "95 % interval",
-        f"studentised bootstrap over {unit}s. Over many repetitions of the study, intervals made like this hold the "
-        f"true mean in about 95 of 100; from {FEWEST_CLUSTERS} {unit}s on.",
+        f"studentised bootstrap over {unit}s, of {FEWEST_CLUSTERS} or more that are not all equal. Over many "
+        f"repetitions of a study whose scores vary from {unit} to {unit}, intervals made like this hold the true mean "
+        f"in about 95 of 100. Where nearly all {unit}s are equal and a few fail or differ, or where a few have most of "
+        f"the scans, they hold it in fewer: in a study none of whose {unit}s fails, nothing tells that some do.",
     )
     return (
         *_METRICS,
@@ -76,5 +78,5 @@ def _test(*, has_looks: bool) -> str:
     return (
         "two-sided Wilcoxon signed rank test (Pratt) of the mean difference of each patient. p (Holm) is corrected for "
         f"all tests of a question. “higher” and “lower” stand where p (Holm) is below {ALPHA} and the interval is "
-        f"without 0; “not shown” is no proof of equality.{looks}"
+        f"without 0, ranks and mean on the same side; “not shown” is no proof of equality.{looks}"
     )
