@@ -35,7 +35,12 @@ class InputCase:
 
 
 def find_cases(
-    source: Path, *, endings: Sequence[str], num_channels: int, has_colours: bool = False
+    source: Path,
+    *,
+    endings: Sequence[str],
+    num_channels: int,
+    has_colours: bool = False,
+    output: Path | None = None,
 ) -> tuple[InputCase, ...]:
     """Return the images of a file or folder, sorted by name.
 
@@ -54,6 +59,8 @@ def find_cases(
         Of the model.
     has_colours
         Whether they may be the colours of one file, whose name ends with `_0000` or no number at all.
+    output
+        A folder that is no patient without DICOM where it lies beside others with DICOM.
 
     Raises
     ------
@@ -61,12 +68,14 @@ def find_cases(
         If there are none, if two have one name, a channel is missing, or DICOM series lie beside other images.
     """
     try:
-        return _find_cases(source, endings=endings, num_channels=num_channels, has_colours=has_colours)
+        return _find_cases(source, endings=endings, num_channels=num_channels, has_colours=has_colours, output=output)
     except OSError as error:
         raise ConfigError(f"{source}: cannot be read ({error}); expected images to predict") from error
 
 
-def _find_cases(source: Path, *, endings: Sequence[str], num_channels: int, has_colours: bool) -> tuple[InputCase, ...]:
+def _find_cases(
+    source: Path, *, endings: Sequence[str], num_channels: int, has_colours: bool, output: Path | None
+) -> tuple[InputCase, ...]:
     if source.name.lower().endswith(_TABLE_ENDING) and source.is_file():
         rows = _rows_of(source)
         num_files = 1 if has_colours and rows and "image" in rows[0][1] else num_channels
@@ -79,7 +88,7 @@ def _find_cases(source: Path, *, endings: Sequence[str], num_channels: int, has_
         raise ConfigError(f"{source}: no such file or folder; expected images to predict")
     found = _of_files(files, endings=endings, num_channels=num_channels, has_colours=has_colours)
     if source.is_dir() and not (found and num_channels > 1):
-        series = _dicom_cases(source, num_channels=num_channels)
+        series = _dicom_cases(source, num_channels=num_channels, output=output)
         if found and series:
             raise ConfigError(
                 f"{source}: {found[0].files[0].name} ({_counted(found)}) beside DICOM in {series[0].files[0].name} "
@@ -103,7 +112,7 @@ def dicom_folders(folder: Path) -> tuple[Path, ...]:
     return (folder, *below)
 
 
-def _dicom_cases(source: Path, *, num_channels: int) -> list[InputCase]:
+def _dicom_cases(source: Path, *, num_channels: int, output: Path | None) -> list[InputCase]:
     """Return a folder whose own files are DICOM as one case, else each folder in it if any has DICOM files below.
 
     One without is a patient whose download failed, perhaps: predicting it tells. On a disc it is a program.
@@ -118,6 +127,8 @@ def _dicom_cases(source: Path, *, num_channels: int) -> list[InputCase]:
         folders = [source.resolve()]
     elif is_disc or not with_dicom:
         folders = with_dicom
+    elif output is not None:
+        folders = [path for path in folders if path in with_dicom or path.resolve() != output.resolve()]
     if folders and num_channels > 1:
         raise ConfigError(
             f"{source}: a DICOM series is an image of one channel; expected {num_channels}, as the model has. Convert "

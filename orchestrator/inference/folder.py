@@ -290,6 +290,7 @@ def plan_folder(
             endings=files.endings,
             num_channels=len(channels),
             has_colours=all(map(_has_colours, models)),
+            output=Path(output),
         )
         _check_structures(models[0], options)
         check_extras(options, cases)

@@ -140,10 +140,10 @@ def test_folders_of_patients_are_cases_and_one_slice_is_none(image, model, expec
 
 def test_folders_of_patients_without_dicom_are_rows_that_say_so(image, model, tmp_path):
     ways.write_dicom(image, tmp_path / "all" / "p1")
-    for name in ("p2", "p3", ".hidden"):
+    for name in ("p2", "p3", ".hidden", "out"):
         (tmp_path / "all" / name).mkdir()
     write_image(tmp_path / "all" / "p3" / "ct", shape=(4, 5, 6))
-    rows = orchestrator.predict(model, tmp_path / "all", output=tmp_path / "out", device="cpu")
+    rows = orchestrator.predict(model, tmp_path / "all", output=tmp_path / "all" / "out", device="cpu")
     assert [(row.case, row.status) for row in rows] == [("p1", "predicted"), ("p2", "failed"), ("p3", "failed")]
     assert all("none of them DICOM" in row.message for row in rows[1:])
 
