@@ -197,7 +197,7 @@ class FolderPrediction:
             return None
         models = self._models()
         try:
-            taken = models.ensemble.case_bytes(header)
+            taken = models.ensemble.case_bytes(header, saves_probabilities=self.options.save_probabilities)
         except DataError:
             return None  # which predicting it will tell
         if taken is None:

@@ -103,9 +103,10 @@ def test_regions_and_folds_and_three_models(tmp_path):
 
 
 @pytest.mark.parametrize("labels", [labels_of(4), REGIONS], ids=["labels", "regions"])
-def test_saved_probabilities_are_those_of_nnunet_and_it_can_merge_them(tmp_path, labels):
+@pytest.mark.parametrize("change", [{}, ANOTHER["other axes"]], ids=["axes of the file", "other axes"])
+def test_saved_probabilities_are_those_of_nnunet_and_it_can_merge_them(tmp_path, labels, change):
     order = (1, 2, 3) if labels is REGIONS else None
-    (model,) = write_models(tmp_path, {}, labels=labels, order=order)
+    (model,) = write_models(tmp_path, change, labels=labels, order=order)
     files = write_image(tmp_path / "case", shape=(13, 30, 27), border=3)
     expected = stock_probabilities(model, files, tmp_path / "stock")
     orchestrator.predict(model, files[0], output=tmp_path / "out", device="cpu", save_probabilities=True)

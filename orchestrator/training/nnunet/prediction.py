@@ -34,7 +34,7 @@ from orchestrator.training.nnunet.prediction_memory import (
     sweep_bytes,
 )
 from orchestrator.training.nnunet.prepared_image import PreparedImage, prepare_image, read_images, shape_in_spacing
-from orchestrator.training.nnunet.stock_export import stock_labels, stock_values
+from orchestrator.training.nnunet.stock_export import stock_bytes, stock_labels, stock_values
 from orchestrator.training.nnunet.window_sweep import SweepPlan, can_stream, plan_sweep, stream_labels, stream_values
 
 _DESCRIPTION = "ITK_FileNotes"
@@ -113,7 +113,7 @@ class Predictor:
         if activations is None:
             return None
         turned, plan = self._sweep_of(header)
-        resampling = resampling_bytes(turned, plan.unpadded_shape, num_channels=self._num_channels)
+        resampling = resampling_bytes(turned, plan.unpadded_shape, self.plan)
         preparing = max(resampling, normalising_bytes(header, self.plan), reading_bytes(header, self.plan))
         predicting = sweep_bytes(
             turned,
@@ -121,7 +121,9 @@ class Predictor:
             num_channels=self._num_channels,
             activations=activations,
             mirrors=self._predictor.use_mirroring,
-            streams=self.streams,
+            stock=None
+            if self.streams
+            else stock_bytes(self._predictor, plan, shape=turned.shape, spacing_mm=turned.spacing_mm),
         )
         return preparing, max(preparing, predicting)
 
@@ -134,7 +136,8 @@ class Predictor:
         new_shape = shape_in_spacing(shape, spacing, target)
         properties = {"spacing": header.spacing_mm, "shape_after_cropping_and_before_resampling": shape}
         plan = plan_sweep(self._predictor, shape=new_shape, properties=properties)
-        return replace(header, shape=(shape[0], shape[1], shape[2])), plan
+        (z, y, x), (z_mm, y_mm, x_mm) = shape, spacing
+        return replace(header, shape=(z, y, x), spacing_mm=(z_mm, y_mm, x_mm)), plan
 
     @cached_property
     def _activation_bytes(self) -> int | None:

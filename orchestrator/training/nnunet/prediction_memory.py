@@ -20,6 +20,8 @@ from kernels.windows.line_survey import find_best
 from orchestrator.storage.json_values import JsonObject
 from orchestrator.training.nnunet.classes import DEFAULT_TRAINER, network_for_prediction
 from orchestrator.training.nnunet.planning import Plan
+from orchestrator.training.nnunet.resampled_image import separation_of
+from orchestrator.training.nnunet.stock_export import resampling_bytes_of_stock
 from orchestrator.training.nnunet.window_sweep import SweepPlan
 
 _HALF, _FLOAT32, _FLOAT64 = 2, 4, 8
@@ -120,11 +122,20 @@ def normalising_bytes(header: StoredImage, plan: Plan) -> int:
     return round(math.prod(header.shape) * (_FLOAT32 * len(schemes) + beside) * _MARGIN) + _BESIDE_BYTES
 
 
-def resampling_bytes(header: StoredImage, new_shape: Sequence[int], *, num_channels: int) -> int:
-    """Return the bytes that a prediction takes while its image is resampled, beside what the process has already."""
-    held = num_channels * _FLOAT32 * math.prod(header.shape)
-    taken = held
-    if tuple(new_shape) != header.shape:
+def resampling_bytes(header: StoredImage, new_shape: Sequence[int], plan: Plan) -> int:
+    """Return the bytes that a prediction takes while its image is resampled, beside what the process has already.
+
+    `header` is that of the image in the order of axes of the plans, `new_shape` are voxels of the network's grid.
+    """
+    num_channels, configuration, here = len(plan.channel_names), plan.configuration_manager, header.spacing_mm
+    taken = num_channels * _FLOAT32 * math.prod(header.shape)
+    target = [*here[: 3 - len(configuration.spacing)], *configuration.spacing]
+    if separation_of("data", here, target, configuration) is None:
+        shapes = header.shape, new_shape
+        taken += resampling_bytes_of_stock(
+            configuration, "data", shapes=shapes, spacing_mm=here, num_channels=num_channels
+        )
+    elif tuple(new_shape) != header.shape:
         num_slices, *plane = header.shape
         # Slices before and within a block, those that are summed up, and the last ones filtered along all axes.
         unfiltered = 2 * math.isqrt(num_slices + _SPLINE_MARGIN) + 6
@@ -229,7 +240,13 @@ def forward_bytes(network: torch.nn.Module, window: torch.Tensor) -> int:
 
 
 def sweep_bytes(
-    header: StoredImage, plan: SweepPlan, *, num_channels: int, activations: int, mirrors: bool, streams: bool
+    header: StoredImage,
+    plan: SweepPlan,
+    *,
+    num_channels: int,
+    activations: int,
+    mirrors: bool,
+    stock: tuple[int, int] | None,
 ) -> int:
     """Return the bytes that a prediction takes once its image is prepared, beside what the process has already.
 
@@ -245,22 +262,18 @@ def sweep_bytes(
         Bytes that the network holds for a window; 0 on a GPU.
     mirrors
         Whether predictions are averaged over mirrored images.
-    streams
-        Whether labels are made slice by slice.
+    stock
+        What nnU-Net's own prediction and export take, as `stock_bytes` tells; None if labels are made slice by slice.
     """
-    num_voxels, num_new = math.prod(header.shape), math.prod(plan.shape)
+    num_new = math.prod(plan.shape)
     is_padded = plan.unpadded_shape != plan.shape
     image = num_channels * _FLOAT32 * num_new * (2 if is_padded else 1)
     held = image + label_map_bytes(header, num_classes=plan.num_classes)
-    if streams:
-        sums = plan.num_sum_bytes
-    else:
-        # All classes: added up as halves, resampled one by one in double precision, and once more as halves.
-        sums = plan.num_classes * (_HALF + _FLOAT64) * num_new + plan.num_classes * _HALF * num_voxels
+    sums, export = stock or (plan.num_sum_bytes, 0)
     window = plan.num_classes * math.prod(plan.patch_shape) * _FLOAT32
     # Of a GPU, halves come to the host and become single precision there.
     forward = activations or window * 3 // 2
-    sweep = held + sums + (max(forward + window, 3 * window) if mirrors else forward)
+    sweep = held + max(sums + (max(forward + window, 3 * window) if mirrors else forward), export)
     return round(sweep * _MARGIN) + _BESIDE_BYTES
 
 

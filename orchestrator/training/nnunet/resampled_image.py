@@ -36,7 +36,7 @@ def resample_image(
     manager
         nnU-Net's ConfigurationManager.
     """
-    keeps_slices = _keeps_slices("data", spacing, target, manager)
+    keeps_slices = separation_of("data", spacing, target, manager)
     # Not a number if any is not; without a mask of all voxels.
     is_finite = all(np.isfinite(channel.min()) and np.isfinite(channel.max()) for channel in data)
     if keeps_slices is None or not is_finite or not _zooms_as_expected():
@@ -63,7 +63,7 @@ def resample_labels(
     nnU-Net's usual function interpolates a mask of each label in double precision; here each voxel is decided at once.
     Labels are int16, or whatever nnU-Net has read; other parameters are those of `resample_image`.
     """
-    keeps_slices = _keeps_slices("seg", spacing, target, manager)
+    keeps_slices = separation_of("seg", spacing, target, manager)
     if labels.dtype not in (np.int16, np.int8) or keeps_slices is None or not _votes_as_expected():
         read = labels.astype(np.float32) if labels.dtype == np.int16 else labels
         resampled: NDArray[np.generic] = manager.resampling_fn_seg(read, new_shape, spacing, target)
@@ -77,7 +77,7 @@ def resample_labels(
     return output
 
 
-def _keeps_slices(kind: str, spacing: Sequence[float], target: Sequence[float], manager: Any) -> bool | None:
+def separation_of(kind: str, spacing: Sequence[float], target: Sequence[float], manager: Any) -> bool | None:
     """Whether slices are kept apart; None if the plans name another function than nnU-Net's usual one, or another axis.
 
     `kind` is `data` or `seg`.

@@ -1,18 +1,29 @@
 """What slices cannot do is left to nnU-Net's own prediction and export, which hold all classes at once."""
 
-from collections.abc import Generator, Iterator
+import math
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from threading import Thread
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from nnunetv2.inference import predict_from_raw_data
 from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.preprocessing.resampling.default_resampling import determine_do_sep_z_and_axis
 from numpy.typing import NDArray
 
 from orchestrator.training.nnunet.prepared_image import PreparedImage
+
+if TYPE_CHECKING:
+    from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
+
+    from orchestrator.training.nnunet.window_sweep import SweepPlan
+
+_HALF, _FLOAT32, _FLOAT64, _INT64 = 2, 4, 8, 8
+_COORDINATES = 88
+"""A voxel, where slices are kept apart: coordinates along three axes, of a channel and of the one before."""
 
 
 def stock_logits(predictor: nnUNetPredictor, image: PreparedImage) -> torch.Tensor:
@@ -48,6 +59,79 @@ def stock_values(predictor: nnUNetPredictor, image: PreparedImage) -> Generator[
     values = resampled.numpy() if isinstance(resampled, torch.Tensor) else resampled
     for z in range(values.shape[1]):
         yield np.ascontiguousarray(values[:, z])
+
+
+def stock_bytes(
+    predictor: nnUNetPredictor, plan: "SweepPlan", *, shape: Sequence[int], spacing_mm: Sequence[float]
+) -> tuple[int, int]:
+    """Return the bytes that logits take while windows go over an image, and those of their export at most.
+
+    Parameters
+    ----------
+    predictor
+        nnU-Net's.
+    plan
+        Of the windows.
+    shape, spacing_mm
+        Of the image, (z, y, x).
+    """
+    configuration, labels = predictor.configuration_manager, predictor.label_manager
+    num_classes, num_new, num_voxels = plan.num_classes, math.prod(plan.shape), math.prod(shape)
+    logits = _HALF * num_classes * num_new
+    # What other folds said before; absolute values, and which of them are infinite.
+    several = logits if plan.num_models > 1 else 0
+    summing = logits + several + (_HALF + 1) * num_classes * num_new + _HALF * num_new
+    shapes = plan.unpadded_shape, shape
+    resampling = resampling_bytes_of_stock(
+        configuration, "probabilities", shapes=shapes, spacing_mm=spacing_mm, num_channels=num_classes
+    )
+    each = _FLOAT32 if resampling and _is_of_torch(configuration, "probabilities") else _HALF
+    if labels.has_regions:
+        # Single precision of halves, the sigmoid; the label map and a mask.
+        deciding = num_classes * (_FLOAT32 + (_FLOAT32 if each == _HALF else 0)) + _HALF + 1
+    else:
+        # numpy finds the largest of a copy.
+        deciding = num_classes * each + _INT64
+    return summing, max(logits + resampling, (num_classes * each + deciding) * num_voxels)
+
+
+def resampling_bytes_of_stock(
+    configuration: "ConfigurationManager",
+    kind: str,
+    *,
+    shapes: tuple[Sequence[int], Sequence[int]],
+    spacing_mm: Sequence[float],
+    num_channels: int,
+) -> int:
+    """Return the bytes that nnU-Net's function for `data` or `probabilities` takes beside what it is given.
+
+    `shapes` are voxels (z, y, x) before and after, `spacing_mm` is that of the image, (z, y, x).
+    """
+    before, after = (tuple(map(int, shape)) for shape in shapes)
+    if before == after:
+        return 0
+    here = [*spacing_mm[: 3 - len(configuration.spacing)], *configuration.spacing]
+    spacings = (spacing_mm, here) if kind == "data" else (here, spacing_mm)
+    is_of_torch, item = _is_of_torch(configuration, kind), _FLOAT32 if kind == "data" else _HALF
+    arguments = configuration.configuration[f"resampling_fn_{kind}_kwargs"]
+    threshold = {key: value for key, value in arguments.items() if key == "separate_z_anisotropy_threshold"}
+    separates = arguments.get("force_separate_z", None if is_of_torch else False)
+    is_separate, axis = determine_do_sep_z_and_axis(separates, *spacings, **threshold)
+    old, new = math.prod(before), math.prod(after)
+    # Slices that are resampled in their plane.
+    between = before[axis] * new // after[axis] if is_separate else 0
+    if is_of_torch:
+        copied = (0 if item == _FLOAT32 else _FLOAT32 * old) + (item * old if is_separate and axis else 0)
+        if not between:
+            return num_channels * (copied + _FLOAT32 * new)
+        return num_channels * _FLOAT32 * between + num_channels * max(copied, _FLOAT32 * new)
+    # All channels in double precision, and one after the other while it is made.
+    one = _FLOAT64 * between + _COORDINATES * new if is_separate else _FLOAT64 * (new + old)
+    return num_channels * (_FLOAT64 * old + item * new) + one
+
+
+def _is_of_torch(configuration: "ConfigurationManager", kind: str) -> bool:
+    return str(configuration.configuration[f"resampling_fn_{kind}"]).startswith("resample_torch")
 
 
 class _Failure:

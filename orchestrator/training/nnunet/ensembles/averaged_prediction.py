@@ -7,6 +7,7 @@ windows touch, and one slice of all classes, is held.
 """
 
 import math
+import mmap
 import pickle
 import zipfile
 from collections import Counter
@@ -37,6 +38,7 @@ _FLAT_SPACING = 998.9
 """Thickness that nnU-Net gives a file of two axes, in its larger spacing: 999, which headers may round."""
 Slices = Iterator[NDArray[np.float32]]
 """Of all classes, shape (classes, Y, X)."""
+_FloatFile = np.memmap[tuple[int, ...], np.dtype[np.float32]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -97,7 +99,7 @@ def _activated(values: NDArray[np.float16], labels: "LabelManager", *, number: i
 
 
 def averaged_labels(
-    members: Sequence[Member], *, probabilities: NDArray[np.float32] | None = None
+    members: Sequence[Member], *, probabilities: _FloatFile | None = None
 ) -> NDArray[np.uint8 | np.uint16]:
     """Return the label map of the averaged probabilities, in the voxels and the order of axes of the file.
 
@@ -105,19 +107,19 @@ def averaged_labels(
     ----------
     members
         Whose labels mean the same.
-    probabilities : float32 array, shape (classes, Z, Y, X), optional
-        Filled in, in the order of axes of the file.
+    probabilities : float32 memory map, shape (classes, Z, Y, X), optional
+        Filled in, in the first model's order of axes.
     """
     first = members[0]
     labels, backward = first.predictor.plan.label_manager, np.argsort(first.axes)
     whole = np.zeros(first.shape, np.uint8 if len(labels.foreground_labels) < 255 else np.uint16)
-    kept = None if probabilities is None else probabilities.transpose(0, *(axis + 1 for axis in first.axes))
     with together(members) as slices:
         for z, of_slice in enumerate(slices):
             mean = mean_of(of_slice)
             whole[z] = labels.convert_probabilities_to_segmentation(mean)
-            if kept is not None:
-                kept[:, z] = mean
+            if probabilities is not None:
+                probabilities[:, z] = mean
+                _release(probabilities)
     return whole.transpose(backward)
 
 
@@ -145,15 +147,17 @@ def mean_of(slices: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
 def _turned(member: Member, axes: Sequence[int], file: Path) -> Slices:
     """Yield the slices of a model along another axis than its own first one: they go through a file."""
     num_classes = member.predictor.plan.label_manager.num_segmentation_heads
-    held: NDArray[np.float32] = np.lib.format.open_memmap(
-        file, "w+", np.float32, (member.shape[0], num_classes, *member.shape[1:])
-    )
+    shape = (member.shape[0], num_classes, *member.shape[1:])
+    held = np.memmap(file, np.float32, "w+", shape=shape)
     for z, values in enumerate(member.probabilities()):
         held[z] = values
+        _release(held)
     # (first, classes, second, third) to (classes, first, second, third), then to the axes that are wanted.
     turned = held.transpose(1, 0, 2, 3).transpose(0, *(member.axes.index(axis) + 1 for axis in axes))
     for z in range(turned.shape[1]):
-        yield np.array(turned[:, z])
+        made = np.array(turned[:, z])
+        _release(held)
+        yield made
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -206,7 +210,7 @@ class ModelEnsemble:
         else:
             write(first.labels(first.prepared(images)))
 
-    def case_bytes(self, header: StoredImage) -> CaseBytes | None:
+    def case_bytes(self, header: StoredImage, *, saves_probabilities: bool = False) -> CaseBytes | None:
         """Return what an image takes, by its header; None where a network has to see it for that."""
         expected = [one.expected_bytes(header) for one in self._predictors]
         known = [numbers for numbers in expected if numbers is not None]
@@ -214,11 +218,14 @@ class ModelEnsemble:
             return None
         first, *others = self._predictors
         num_classes = first.plan.label_manager.num_segmentation_heads
-        one_slice = 4 * num_classes * math.prod(sorted(header.shape)[1:]) * (len(others) + 3) if others else 0
+        is_averaged = bool(others) or saves_probabilities
+        one_slice = 4 * num_classes * math.prod(sorted(header.shape)[1:]) * (len(others) + 5) if is_averaged else 0
         (preparing, alone), *further = known
+        # A class of probabilities that are brought to the axes of the file, beside the label map.
+        saving = 5 * math.prod(header.shape) if saves_probabilities else 0
         return CaseBytes(
             preparing=preparing,
-            predicting=one_slice + alone + sum(num_bytes for _, num_bytes in further),
+            predicting=max(one_slice + alone + sum(num_bytes for _, num_bytes in further), saving),
             # As it is, and as its writer has it.
             writing=2 * label_map_bytes(header, num_classes=num_classes),
         )
@@ -305,16 +312,37 @@ def _averaged(members: Sequence[Member], *, probabilities: tuple[Path, Path] | N
     if probabilities is None:
         with prints_to_log():
             return averaged_labels(members)
-    num_classes = members[0].predictor.plan.label_manager.num_segmentation_heads
+    first, (archive, properties) = members[0], probabilities
+    shape = (first.predictor.plan.label_manager.num_segmentation_heads, *first.shape)
     with TemporaryDirectory(prefix="probabilities-") as folder, prints_to_log():
-        file = Path(folder) / "probabilities.npy"
-        held = np.lib.format.open_memmap(file, "w+", np.float32, (num_classes, *map(int, shapes.pop())))
+        held = np.memmap(Path(folder) / "probabilities", np.float32, "w+", shape=shape)
         labels = averaged_labels(members, probabilities=held)
-        held.flush()
+        _write_archive(held, archive, backward=np.argsort(first.axes).tolist())
         del held
-        archive, properties = probabilities
-        with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as target:
-            target.write(file, file.name)
     with properties.open("wb") as pickled:
-        pickle.dump(members[0].image.properties, pickled)
+        pickle.dump(first.image.properties, pickled)
     return labels
+
+
+def _write_archive(held: _FloatFile, archive: Path, *, backward: Sequence[int]) -> None:
+    """Write probabilities, shape (classes, Z, Y, X) in the order of axes of a model, as `numpy.savez_compressed` does.
+
+    `backward` are the axes of the file in that order.
+    """
+    turned = held.transpose(0, *(axis + 1 for axis in backward))
+    description = {"descr": np.lib.format.dtype_to_descr(held.dtype), "fortran_order": False, "shape": turned.shape}
+    with (
+        zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as target,
+        target.open("probabilities.npy", "w", force_zip64=True) as file,
+    ):
+        np.lib.format.write_array_header_1_0(file, description)
+        for of_class in turned:
+            for of_slice in of_class:
+                file.write(np.ascontiguousarray(of_slice).data)
+            _release(held)
+
+
+def _release(held: _FloatFile) -> None:
+    """Give the memory back that a file has in this process; what is written stays in the file."""
+    if hasattr(mmap, "MADV_DONTNEED"):
+        held._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]  # noqa: SLF001 - numpy shows it nowhere
