@@ -1,9 +1,9 @@
 """The report of a whole study: how long it takes and how large it is, on drawn scores.
 
-    python -m bench.report [--output FOLDER]
+    python -m bench.report [--output FOLDER] [--rows N]
 
-All 110 trainings of the shipped study have scores, about 10,000 rows; the page and the files beside it are written as
-at the end of a run.
+All 110 trainings of the shipped study have scores, those of further cases with them until there are 10,000 rows; the
+page and the files beside it are written as at the end of a run.
 """
 
 import sys
@@ -11,7 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench.instruments.command_line import command_line
+from bench.instruments.command_line import command_line, positive_integer
 from bench.instruments.machine import conditions, resident_gib
 from bench.report.scores import all_drawn_rows
 from orchestrator.benchmark.loading import load_study
@@ -27,13 +27,14 @@ def main() -> int:
     """Run the benchmark."""
     parser = command_line("report", description=__doc__)
     parser.add_argument("--output", type=Path, help="keep the page there")
+    parser.add_argument("--rows", type=positive_integer, default=10_000, help="at least so many scores")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.output or Path(temporary)
         storage = open_storage(str(folder))
         study = load_study()
         trainings = study.trainings(matrix="all", preset=find_preset("paper"))
-        for training_id, rows in all_drawn_rows(trainings, study=study).items():
+        for training_id, rows in all_drawn_rows(trainings, study=study, least_rows=options.rows).items():
             ResultsStore(storage).commit(training_id, rows)
         started_s = time.perf_counter()
         table = ResultsStore(storage).read()

@@ -2,10 +2,11 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from orchestrator.benchmark.definition import Training
+from orchestrator.benchmark.definition import Case, EvaluationSet, Training
 from orchestrator.benchmark.study import Study, split_sha256
 from orchestrator.results.records import CaseScore, Provenance, ResultRow, ScoreStatus
 
@@ -13,8 +14,11 @@ _SPACING_MM = (2.0, 0.8, 0.8)
 _VERSIONS = '{"nnunetv2": "2.8.1", "torch": "2.13.0", "device": "none, these scores are drawn"}'
 
 
-def drawn_rows(training: Training, *, study: Study, seed: int = 0) -> list[ResultRow]:
-    """Return rows for every evaluation case of a training; equal seeds give equal rows."""
+def drawn_rows(training: Training, *, study: Study, seed: int = 0, share_more: float = 0.0) -> list[ResultRow]:
+    """Return rows for every evaluation case of a training; equal seeds give equal rows.
+
+    With `share_more` evaluation sets have this share of further cases, as those of a larger study would.
+    """
     random = np.random.default_rng([seed, *training.id.encode()])
     skill = 0.03 * random.standard_normal()
     provenance = Provenance(
@@ -44,14 +48,24 @@ def drawn_rows(training: Training, *, study: Study, seed: int = 0) -> list[Resul
             provenance=provenance,
         )
         for evaluation in training.evaluation_sets
-        for case in evaluation.cases
+        for case in _cases(evaluation, share_more=share_more)
         for structure in evaluation.structures
     ]  # fmt: skip
 
 
-def all_drawn_rows(trainings: Sequence[Training], *, study: Study, seed: int = 0) -> dict[str, list[ResultRow]]:
-    """Return such rows by training."""
-    return {training.id: drawn_rows(training, study=study, seed=seed) for training in trainings}
+def all_drawn_rows(
+    trainings: Sequence[Training], *, study: Study, seed: int = 0, least_rows: int = 0
+) -> dict[str, list[ResultRow]]:
+    """Return such rows by training; with further cases if there would be fewer rows than so many."""
+    num = sum(len(one.cases) * len(one.structures) for training in trainings for one in training.evaluation_sets)
+    more = max(0.0, least_rows / num - 1) if num else 0.0
+    return {training.id: drawn_rows(training, study=study, seed=seed, share_more=more) for training in trainings}
+
+
+def _cases(evaluation: EvaluationSet, *, share_more: float) -> list[Case]:
+    own = evaluation.cases
+    numbers = range(math.ceil(share_more * len(own)))
+    return [*own, *(replace(own[one % len(own)], name=f"{own[one % len(own)].name}-further-{one}") for one in numbers)]
 
 
 def _drawn(structure: str, tolerance_mm: float, *, skill: float, random: np.random.Generator) -> CaseScore:

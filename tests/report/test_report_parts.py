@@ -100,3 +100,17 @@ def test_what_to_cite_is_bibtex_with_the_study_s_own():
     assert "ma2021covid" in entries
     assert text.count("{") == text.count("}")
     assert "ma2021covid" not in bibliography(replace(LAYOUT, references=""))
+
+
+def test_a_study_may_be_drawn_with_as_many_rows_as_are_to_be_measured():
+    few, many = (all_drawn_rows(TRAININGS, study=STUDY, least_rows=least) for least in (0, 1000))
+    num_few, num_many = (sum(map(len, drawn.values())) for drawn in (few, many))
+    assert num_few < 1000 <= num_many < 1100
+    keys = {
+        (row.training_id, row.evaluation_set, row.dataset, row.case, row.score.structure)
+        for some in many.values()
+        for row in some
+    }
+    assert len(keys) == num_many
+    table = to_table([row for some in many.values() for row in some])
+    assert len(scores_frame(Reported(study=STUDY, trainings=TRAININGS, table=table, layout=LAYOUT))) == num_many
