@@ -27,6 +27,8 @@ class InputCase:
     name: str
     files: tuple[Path, ...]
     """A file for each channel, in their order; or the one folder of a DICOM series."""
+    modalities: tuple[str, ...] = ("CT",)
+    """Those of which a DICOM series may be."""
 
     @property
     def is_dicom(self) -> bool:

@@ -23,6 +23,7 @@ from orchestrator.inference.input_image import (
     header_of,
     image_digests,
     is_image_of,
+    modalities_of,
     readable_image,
     source_files,
 )
@@ -292,6 +293,7 @@ def plan_folder(
             has_colours=all(map(_has_colours, models)),
             output=Path(output),
         )
+        cases = tuple(replace(case, modalities=modalities_of(plan)) for case in cases)
         _check_structures(models[0], options)
         check_extras(options, cases)
         identity = _identity(models, options)

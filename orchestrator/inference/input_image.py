@@ -27,6 +27,7 @@ from orchestrator.inference.cases import InputCase, dicom_folders
 from orchestrator.storage.json_values import JsonMapping
 
 if TYPE_CHECKING:
+    from orchestrator.training.nnunet.planning import Plan
     from orchestrator.training.nnunet.prediction_memory import StoredImage
 
 LPS = "LPS"
@@ -105,7 +106,7 @@ def readable_image(case: InputCase, model: ModelFiles) -> Iterator[ReadableImage
         files: list[Path] = []
         notes: list[str] = []
         for channel, source in enumerate(case.files):
-            image, said = _read(source)
+            image, said = _read(case, source)
             found = geometry_of(image)
             grid = grid or found
             if difference := grid_difference(grid, found):
@@ -121,7 +122,14 @@ def readable_image(case: InputCase, model: ModelFiles) -> Iterator[ReadableImage
 def dicom_volume(case: InputCase) -> DicomVolume:
     """Return the series of a case, chosen by the same rule as that of a training case without masks."""
     (folder,) = case.files
-    return DicomVolume(dicom_folders(folder), name=str(folder), masks=None)
+    return DicomVolume(dicom_folders(folder), name=str(folder), masks=None, modalities=case.modalities)
+
+
+def modalities_of(plan: "Plan") -> tuple[str, ...]:
+    """Return of which modalities a DICOM series may be: of CT alone where a channel is named, or normalised, as CT."""
+    names = {str(name).upper() for name in plan.channel_names.values()}
+    is_of_ct = "CT" in names or "CTNormalization" in plan.configuration_manager.normalization_schemes
+    return ("CT",) if is_of_ct else ("CT", "MR")
 
 
 def header_of(case: InputCase, model: ModelFiles) -> "StoredImage | None":
@@ -204,9 +212,9 @@ def _look_at(files: Sequence[Path]) -> tuple[float, ...] | None:
     return found[0].geometry.direction if found else None
 
 
-def _read(source: Path) -> tuple[sitk.Image, Sequence[str]]:
-    if source.is_dir():
-        volume = DicomVolume(dicom_folders(source), name=str(source), masks=None).read()
+def _read(case: InputCase, source: Path) -> tuple[sitk.Image, Sequence[str]]:
+    if case.is_dicom:
+        volume = dicom_volume(case).read()
         return volume.image, volume.notes
     loaded = ImageFile(path=source).read()
     if len(loaded.channels) != 1:

@@ -12,6 +12,7 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 from PIL import Image
+from pydicom.uid import MRImageStorage
 
 import orchestrator
 from bench.instruments.stock_models import labels_of, small_plans, write_image, write_model
@@ -249,3 +250,44 @@ def test_codes_and_values_of_the_shipped_study_are_understood(tmp_path):
     assert next(one.name for one in found.derived) == "infected_of_lungs"
     with pytest.raises(ConfigError, match="no such file; expected the tables of the study"):
         load_predicted(tmp_path / "study.yaml")
+
+
+def of_mr(_, data):
+    data.Modality, data.ImageType = "MR", ["ORIGINAL", "PRIMARY", "M", "SE"]
+    data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID = MRImageStorage
+    del data.RescaleIntercept, data.RescaleSlope
+
+
+def of_channel(name, folder):
+    model = write_model(folder, small_plans(channels=[name]), labels=labels_of(4))
+    described = json.loads((model / "dataset.json").read_text())
+    (model / "dataset.json").write_text(json.dumps(described | {"channel_names": {"0": name}}))
+    return model
+
+
+def test_a_series_of_mr_is_predicted_by_a_model_of_mr_and_its_objects_name_its_slices(tmp_path):
+    ways.write_dicom(ways.scan(tmp_path), tmp_path / "series", of_mr)
+    model = of_channel("T1", tmp_path / "mr")
+    wanted = {"device": "cpu", "dicom_seg": True, "dicom_rtstruct": True}
+    (row,) = orchestrator.predict(model, tmp_path / "series", output=tmp_path / "out", **wanted)
+    assert row.status == "predicted", row.message
+    # What is stored is CT numbers + 1024, and has no rescale slope here.
+    image = sitk.Cast(ways.scan(tmp_path), sitk.sitkFloat32) + 1024
+    sitk.WriteImage(image, str(tmp_path / "same.nii.gz"))
+    (same,) = orchestrator.predict(model, tmp_path / "same.nii.gz", output=tmp_path / "of-nifti", device="cpu")
+    assert row.volumes_ml == same.volumes_ml
+    seg, contours = (
+        pydicom.dcmread(tmp_path / "out" / kind / "series.dcm") for kind in ("dicom_seg", "dicom_rtstruct")
+    )
+    of_seg = seg.ReferencedSeriesSequence[0].ReferencedInstanceSequence
+    of_contours = [one.ContourImageSequence[0] for one in contours.ROIContourSequence[0].ContourSequence]
+    assert {one.ReferencedSOPClassUID for one in (*of_seg, *of_contours)} == {MRImageStorage}
+    assert (seg.Modality, contours.Modality) == ("SEG", "RTSTRUCT")
+
+
+def test_a_series_of_mr_is_none_for_a_model_of_ct(tmp_path):
+    ways.write_dicom(ways.scan(tmp_path), tmp_path / "series", of_mr)
+    model = of_channel("CT", tmp_path / "ct")
+    (row,) = orchestrator.predict(model, tmp_path / "series", output=tmp_path / "out", device="cpu")
+    assert row.status == "failed"
+    assert "no CT series among 1 folders with DICOM files (12 of MR Image Storage)" in row.message

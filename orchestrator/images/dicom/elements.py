@@ -1,7 +1,7 @@
 """The few elements of a DICOM file that say what it is and where it lies; read within limits, as of a stranger."""
 
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -22,6 +22,10 @@ _IMPLICIT, _EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
 _DEFLATED, _BIG_ENDIAN = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2"
 CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
 """Class of a single slice."""
+MR_IMAGE = "1.2.840.10008.5.1.4.1.1.4"
+"""The same of MR."""
+MODALITIES = {CT_IMAGE: "CT", MR_IMAGE: "MR"}
+"""What single slices are of, by their class."""
 _AGAIN = "It is damaged or cut short: download it again."
 EXPORT = "Export the series again with its original headers."
 
@@ -171,8 +175,8 @@ def _start(head: bytes) -> int | None:
     return 0 if head[:2] in {b"\x02\0", b"\x08\0"} and head[3:4] == b"\0" else None
 
 
-def read_elements(file: Path) -> Elements:
-    """Read the elements of `Tag` and find the pixels; of a file that says to be no image nothing else.
+def read_elements(file: Path, *, modalities: Collection[str]) -> Elements:
+    """Read the elements of `Tag` and find the pixels; of a file that says to be no slice of these, nothing else.
 
     Raises
     ------
@@ -181,7 +185,7 @@ def read_elements(file: Path) -> Elements:
     """
     try:
         with file.open("rb") as raw:
-            return _read(file, raw)
+            return _read(file, raw, modalities=modalities)
     except SourceError:
         raise
     except EOFError as error:
@@ -201,7 +205,7 @@ def read_elements(file: Path) -> Elements:
         ) from error
 
 
-def _read(file: Path, raw: BinaryIO) -> Elements:
+def _read(file: Path, raw: BinaryIO, *, modalities: Collection[str]) -> Elements:
     num_bytes = raw.seek(0, 2)
     raw.seek(0)
     start = _start(raw.read(132))
@@ -222,7 +226,8 @@ def _read(file: Path, raw: BinaryIO) -> Elements:
     elements = Elements(
         file=file, transfer_syntax=syntax, is_little_endian=syntax != _BIG_ENDIAN, values=values, pixels=None
     )
-    if elements.text(Tag.SOPClassUID) not in {"", CT_IMAGE}:
+    sop_class = elements.text(Tag.SOPClassUID)
+    if sop_class and MODALITIES.get(sop_class) not in modalities:
         return elements
     if syntax == _DEFLATED:
         raise elements.problem(

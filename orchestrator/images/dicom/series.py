@@ -1,13 +1,13 @@
 """The one CT series of a patient among all the DICOM files of his folders: what is asked before anything is read."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from orchestrator.images.dicom.elements import Elements, Tag, looks_like_dicom, read_elements, unopened
+from orchestrator.images.dicom.elements import MODALITIES, Elements, Tag, looks_like_dicom, read_elements, unopened
 from orchestrator.images.dicom.slice import CtSlice, ct_slice, is_derived, other_than_slice
 from orchestrator.images.dicom.stack import Stack, stack_of
 from orchestrator.images.geometry import check_same_geometry
@@ -28,6 +28,7 @@ class _Candidate:
     """A series, or of a series the slices of one direction."""
 
     uid: str
+    modality: str
     description: str
     files: tuple[Path, ...]
     patients: frozenset[str]
@@ -65,12 +66,14 @@ def dicom_files(folders: Iterable[Path]) -> tuple[Path, ...]:
     return tuple(found)
 
 
-def choose_stack(folders: Sequence[Path], *, name: str, masks: Sequence[SourceFile] | None) -> Stack:
-    """Find the CT series of a patient and check it, by the headers alone.
+def choose_stack(
+    folders: Sequence[Path], *, name: str, masks: Sequence[SourceFile] | None, modalities: Collection[str] = ("CT",)
+) -> Stack:
+    """Find the series of a patient and check it, by the headers alone.
 
-    What says to be no CT slice is passed over: other modalities, structure sets, doses, reports, scouts, screen shots.
-    Of several series that one is taken on whose grid the masks lie, where masks belong to it at all, else the only one
-    that is whole; of several such ones the only one that was not derived from others.
+    What says to be no slice of the modalities is passed over: other modalities, structure sets, doses, reports, scouts,
+    screen shots. Of several series that one is taken on whose grid the masks lie, where masks belong to it at all, else
+    the only one that is whole; of several such ones the only one that was not derived from others.
 
     Parameters
     ----------
@@ -80,6 +83,8 @@ def choose_stack(folders: Sequence[Path], *, name: str, masks: Sequence[SourceFi
         The patient's folder, for messages.
     masks
         All masks of the patient, read only if there is a choice; None where a series is chosen for itself.
+    modalities
+        `CT`, `MR` or both.
 
     Raises
     ------
@@ -87,14 +92,14 @@ def choose_stack(folders: Sequence[Path], *, name: str, masks: Sequence[SourceFi
         If there is no series, none that is whole, or several of which none is to be preferred; it names a file if one
         is to blame.
     """
-    files = _sorted_out(dicom_files(folders))
+    files = _sorted_out(dicom_files(folders), modalities=modalities)
     candidates = [each for uid in sorted(files.series) for each in _candidates(files, uid=uid, name=name)]
     if not candidates:
-        raise _no_series(files, name=name, num_folders=len(folders))
+        raise _no_series(files, name=name, folders=folders, modalities=modalities)
     stacks = [each for each in candidates if len(each.files) > 1]
     chosen = _chosen(stacks or candidates[:1], name=name, masks=masks)
     if chosen.error is not None or chosen.stack is None:
-        raise chosen.error or _no_series(files, name=name, num_folders=len(folders))
+        raise chosen.error or _no_series(files, name=name, folders=folders, modalities=modalities)
     left = [f"{error.problem.line}; it was left out" for error in files.unreadable]
     return Stack(
         slices=chosen.stack.slices,
@@ -103,14 +108,14 @@ def choose_stack(folders: Sequence[Path], *, name: str, masks: Sequence[SourceFi
     )
 
 
-def _sorted_out(paths: Sequence[Path]) -> _Files:
+def _sorted_out(paths: Sequence[Path], *, modalities: Collection[str]) -> _Files:
     files = _Files()
     for path in paths:
         try:
             if path.suffix.lower() != ".dcm" and not looks_like_dicom(path):
                 continue
-            elements = read_elements(path)
-            other = other_than_slice(elements)
+            elements = read_elements(path, modalities=modalities)
+            other = other_than_slice(elements, modalities=modalities)
             if other is not None:
                 files.others[other] += 1
             elif uid := elements.text(Tag.SeriesInstanceUID):
@@ -164,6 +169,7 @@ def _candidate(
     of_group = [each for each in elements if each.file in members or not members]
     return _Candidate(
         uid=of_group[0].text(Tag.SeriesInstanceUID),
+        modality=MODALITIES[of_group[0].text(Tag.SOPClassUID)],
         description=of_group[0].text(Tag.SeriesDescription),
         files=tuple(each.file for each in of_group),
         patients=frozenset(filter(None, (each.text(Tag.PatientID) for each in of_group))),
@@ -204,7 +210,7 @@ def _chosen(candidates: Sequence[_Candidate], *, name: str, masks: Sequence[Sour
         return candidates[0]
     patients = sorted(frozenset().union(*(each.patients for each in candidates)))
     if len(patients) > 1:
-        found = f"CT series of {len(patients)} patients ({', '.join(patients)})"
+        found = f"{_kind(candidates)} series of {len(patients)} patients ({', '.join(patients)})"
         raise _undecided(candidates, found, name=name, has_masks=masks is not None)
     reasons = _misfits(candidates, masks=masks)
     fitting = [each for each, reason in zip(candidates, reasons, strict=True) if not reason]
@@ -219,14 +225,15 @@ def _chosen(candidates: Sequence[_Candidate], *, name: str, masks: Sequence[Sour
         described = (
             f"{each.label}{f': {reason}' if reason else ''}" for each, reason in zip(candidates, reasons, strict=True)
         )
-        found = f"{len(candidates)} CT series, {which}: {'; '.join(described)}"
+        found = f"{len(candidates)} {_kind(candidates)} series, {which}: {'; '.join(described)}"
         raise _undecided(candidates, found, name=name, has_masks=masks is not None)
     (chosen,) = fitting
     left = ", ".join(each.label for each in candidates if each is not chosen)
     why = "the only one that is whole and not derived from others" if masks is None else "on whose grid the masks lie"
-    note = f"{name}: {len(candidates)} CT series; took {chosen.label}, {why}, and left {left}"
+    note = f"{name}: {len(candidates)} {_kind(candidates)} series; took {chosen.label}, {why}, and left {left}"
     return _Candidate(
         uid=chosen.uid,
+        modality=chosen.modality,
         description=chosen.description,
         files=chosen.files,
         patients=chosen.patients,
@@ -268,16 +275,22 @@ def _undecided(candidates: Sequence[_Candidate], found: str, *, name: str, has_m
     broken = [each.error for each in candidates if each.error is not None]
     where = broken[0].problem.path if len(broken) == 1 and Path(broken[0].problem.path).is_file() else name
     wanted = "on the grid of the masks" if has_masks else "that is whole and not derived from others"
-    return SourceError.of(where, found=found, expected=f"one CT series {wanted}", advice=_ONE if has_masks else _ALONE)
+    advice = _ONE if has_masks else _ALONE
+    return SourceError.of(where, found=found, expected=f"one {_kind(candidates)} series {wanted}", advice=advice)
 
 
-def _no_series(files: _Files, *, name: str, num_folders: int) -> SourceError:
+def _kind(candidates: Sequence[_Candidate]) -> str:
+    return " or ".join(sorted({each.modality for each in candidates}))
+
+
+def _no_series(files: _Files, *, name: str, folders: Sequence[Path], modalities: Collection[str]) -> SourceError:
     if files.unreadable:
         return _first_of(files.unreadable) or files.unreadable[0]
+    wanted = " or ".join(sorted(modalities))
     kinds = ", ".join(f"{number} of {kind}" for kind, number in sorted(files.others.items()))
     return SourceError.of(
         name,
-        found=f"no CT series among {num_folders} folders with DICOM files ({kinds or 'none of them DICOM'})",
-        expected="one series of modality CT, a file a slice",
-        advice="Download the CT of this patient again; convert an enhanced CT of many frames to single slices.",
+        found=f"no {wanted} series among {len(folders)} folders with DICOM files ({kinds or 'none of them DICOM'})",
+        expected=f"one series of modality {wanted}, a file a slice",
+        advice=f"Download the {wanted} of this patient again; convert an enhanced one of many frames to single slices.",
     )

@@ -1,12 +1,13 @@
 """One slice of a CT series as its header describes it, and what a DICOM file is if it is no such slice."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.images.dicom.elements import CT_IMAGE, EXPORT, Elements, PixelElement, Tag
+from orchestrator.images.dicom.elements import EXPORT, MODALITIES, MR_IMAGE, Elements, PixelElement, Tag
 
 _TRANSFER_SYNTAXES = frozenset(
     f"1.2.840.10008.1.2{end}"
@@ -88,8 +89,8 @@ class CtSlice:
         return corners
 
 
-def other_than_slice(elements: Elements) -> str | None:
-    """Say what a DICOM file is if it is not a slice of CT; None if it is one, sound or not.
+def other_than_slice(elements: Elements, *, modalities: Collection[str]) -> str | None:
+    """Say what a DICOM file is if it is not a slice of one of these modalities; None if it is one, sound or not.
 
     Raises SourceError if it does not say.
     """
@@ -97,18 +98,20 @@ def other_than_slice(elements: Elements) -> str | None:
     if not sop_class:
         raise elements.problem("a DICOM file that does not say what it is", "a SOPClassUID")
     modality = elements.text(Tag.Modality)
-    if sop_class != CT_IMAGE:
+    of_class = MODALITIES.get(sop_class)
+    if of_class not in modalities:
         name = _name_of(sop_class)
-        # Enhanced CT, and enhanced CT made of single slices.
-        return f"{name} (many slices in one file)" if sop_class.startswith(f"{CT_IMAGE}.") else name
-    if modality not in {"CT", ""}:
+        # Enhanced images, and enhanced ones made of single slices.
+        is_enhanced = sop_class.startswith(tuple(f"{single}." for single in MODALITIES))
+        return f"{name} (many slices in one file)" if is_enhanced else name
+    if modality not in {of_class, ""}:
         return f"modality {modality}"
     for value in elements.text(Tag.ImageType).upper().split("\\")[2:]:
         mark = value.strip().removeprefix("CT_SOM5 ").removeprefix("CT_SOM7 ")
         if mark in _NO_SLICES:
             return _NO_SLICES[mark]
     rescale_type = elements.text(Tag.RescaleType).upper()
-    return None if rescale_type in _HOUNSFIELD else f"values in {rescale_type}"
+    return None if sop_class == MR_IMAGE or rescale_type in _HOUNSFIELD else f"values in {rescale_type}"
 
 
 def _name_of(uid: str) -> str:
@@ -116,6 +119,11 @@ def _name_of(uid: str) -> str:
     from pydicom.uid import UID
 
     return UID(uid, validation_mode=IGNORE).name[:80]
+
+
+def is_mr(elements: Elements) -> bool:
+    """Whether a slice is one of MR, whose values have no unit."""
+    return elements.text(Tag.SOPClassUID) == MR_IMAGE
 
 
 def is_derived(elements: Elements) -> bool:
@@ -173,6 +181,8 @@ def _directions(elements: Elements) -> tuple[tuple[float, float, float], tuple[f
 
 
 def _rescale(elements: Elements) -> tuple[float, float]:
+    if is_mr(elements) and not elements.text(Tag.RescaleSlope) and not elements.text(Tag.RescaleIntercept):
+        return 1.0, 0.0
     (slope,) = elements.numbers(Tag.RescaleSlope, count=1)
     (intercept,) = elements.numbers(Tag.RescaleIntercept, count=1)
     if slope == 0:

@@ -19,13 +19,22 @@ _HIGHEST_HU = 32767
 class DicomVolume(Volume):
     """The CT series below the folders of one patient; of several the one on whose grid the masks lie.
 
-    Where there are no masks to be had (None), of several the only one that is whole and not derived from others.
+    Where there are no masks to be had (None), of several the only one that is whole and not derived from others. It may
+    be one of MR where the modalities say so.
     """
 
-    def __init__(self, folders: tuple[Path, ...], *, name: str, masks: tuple[SourceFile, ...] | None = ()) -> None:
+    def __init__(
+        self,
+        folders: tuple[Path, ...],
+        *,
+        name: str,
+        masks: tuple[SourceFile, ...] | None = (),
+        modalities: tuple[str, ...] = ("CT",),
+    ) -> None:
         self.name = name
         self._folders = folders
         self._masks = masks
+        self._modalities = modalities
 
     def paths(self) -> tuple[Path, ...]:
         """Return all files of the folders: a further series or slice can change what is read."""
@@ -44,7 +53,7 @@ class DicomVolume(Volume):
         image.SetOrigin(stack.geometry.origin_mm)
         image.SetDirection(stack.geometry.direction)
         highest = decoded.voxels.max(axis=(1, 2))
-        if highest.max() > _HIGHEST_HU:
+        if highest.max() > _HIGHEST_HU and self._modalities == ("CT",):
             raise SourceError.of(
                 stack.slices[int(highest.argmax())].file,
                 found=f"a value of {highest.max():.6g} HU",
@@ -56,7 +65,7 @@ class DicomVolume(Volume):
 
     def stack(self) -> Stack:
         """Read the header of every file, and return the slices that `read` reads; raises SourceError."""
-        return choose_stack(self._folders, name=self.name, masks=self._masks)
+        return choose_stack(self._folders, name=self.name, masks=self._masks, modalities=self._modalities)
 
     def _notes_on_values(self, stack: Stack, voxels: np.ndarray) -> list[str]:
         notes = []
@@ -66,5 +75,6 @@ class DicomVolume(Volume):
         num_padded = sum(int(np.count_nonzero(voxels == padding)) for padding in paddings)
         if num_padded:
             values = ", ".join(f"{padding:g}" for padding in sorted(paddings))
-            notes.append(f"{self.name}: {num_padded} voxels are padding of {values} HU, kept as they are")
+            unit = " HU" if self._modalities == ("CT",) else ""
+            notes.append(f"{self.name}: {num_padded} voxels are padding of {values}{unit}, kept as they are")
         return notes
