@@ -118,7 +118,7 @@ def _description(plan: PlannedComparison, options: argparse.Namespace) -> Iterat
         return
     if found.num_patients < FEWEST_CLUSTERS:
         yield (
-            f"  n is too small to plan from: the SD of {found.num_patients} patients may be several times that of all; "
+            f"  n is too small to plan from: the SD of {found.num_patients} patients may be far from that of all; "
             f"the table is of use from {FEWEST_CLUSTERS} patients on"
         )
     design = Design(num_patients=found.num_patients, num_trainings=found.num_trainings)

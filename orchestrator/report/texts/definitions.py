@@ -56,11 +56,13 @@ def definitions(
     has_looks
         Whether the run was to end once they are answered.
     """
+    # Of submissions nobody has said whose scan a case is.
+    scans = "; 89 to 95 where some patients have more scans than others" if unit == "patient" else ""
     interval = (
         "95 % interval",
         f"studentised bootstrap over {unit}s, of {FEWEST_CLUSTERS} or more that are not all equal. Over many "
         f"repetitions of a study whose scores vary from {unit} to {unit}, intervals made like this hold the true mean "
-        "in about 95 of 100 (93 to 96 in simulations; 89 to 95 where some patients have more scans than others). "
+        f"in about 95 of 100 (93 to 96 in simulations{scans}). "
         f"Where nearly all {unit}s are equal and a few fail or differ they hold it in fewer: in a study none of whose "
         f"{unit}s fails, nothing tells that some do.",
     )
