@@ -12,7 +12,7 @@ RESERVED_FACETS = frozenset(
     | {"reference_ml", "predicted_ml", "tolerance_mm", "spacing_mm", "num_reference_voxels", "num_predicted_voxels"}
     | {"message", "preset", "seed", "versions", "data_sha256", "split_sha256", "plan_sha256", "checkpoint_sha256"}
     | {"phantoms", "is_capped", "train_elapsed_s", "facets", "score", "further", "provenance"}
-    | {"patient", "volume_error", "order"}
+    | {"spacing_z_mm", "spacing_y_mm", "spacing_x_mm", "patient", "volume_error", "order"}
 )
 """Names that no facet may have: of the columns of the results and of what they are made of, beside which facets stand.
 
