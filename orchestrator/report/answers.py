@@ -361,4 +361,4 @@ def paired_scores(rows: "pd.DataFrame", *, baseline: str, against: str, by: Sequ
 
 def _scores(rows: "pd.DataFrame", *, group: str, keys: list[str]) -> "pd.DataFrame":
     """Return the scores of a group by what they are paired by; those of several trainings of one case are averaged."""
-    return rows[rows["group"] == group].groupby(keys, sort=False)[list(METRICS)].mean()
+    return rows.loc[rows["group"] == group, [*keys, *METRICS]].groupby(keys, sort=False).mean()

@@ -14,6 +14,9 @@ from orchestrator.statistics.intervals import MeanWithInterval, mean_with_interv
 if TYPE_CHECKING:
     import pandas as pd
 
+_KEYS = ["group", "evaluation_set", "structure"]
+_SCORES = ["training_id", "patient", "status", "dsc", "nsd", "hd95_mm", "assd_mm", "volume_error", "tolerance_mm"]
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Quartiles:
@@ -57,7 +60,8 @@ def overview(rows: "pd.DataFrame", *, further: Sequence[FurtherMetric] = ()) -> 
     """Return a row for each group, evaluation set and structure of `scores_frame`, in its order."""
     # What was scored before a study asked for a metric does not have its column.
     rows = rows.assign(**{one.field: math.nan for one in further if one.field not in rows})
-    parts = rows.groupby(["group", "evaluation_set", "structure"], sort=False)
+    # Each part copies all columns that there are.
+    parts = rows[[*_KEYS, *_SCORES, *(one.field for one in further)]].groupby(_KEYS, sort=False)
     return tuple(_row(*map(str, key), part=part, columns=[one.field for one in further]) for key, part in parts)
 
 

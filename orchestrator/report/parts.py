@@ -110,6 +110,8 @@ def _leak_free(rows: "pd.DataFrame", leaks: Sequence[PatientLeak]) -> Iterator[P
 def gaps_of(rows: "pd.DataFrame", *, layout: TableLayout, trainings: Sequence[Training]) -> tuple[Gaps, ...]:
     """Return the differences between evaluation sets that a study asks for."""
     found = []
+    # Each selection copies all columns that there are.
+    rows = rows[["group", "evaluation_set", "structure", "patient", *METRICS]]
     for spec in layout.gaps:
         groups = dict.fromkeys(
             one.group for one in trainings if all(one.facets.get(name) == value for name, value in spec.facets.items())
