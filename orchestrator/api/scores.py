@@ -169,13 +169,14 @@ def submit(submissions: Sequence[str], *, output: str | Path, **options: Unpack[
 def _compared_with(
     reference: str | Path, submissions: "Sequence[Submission]", options: SubmitOptions
 ) -> "FolderComparison":
+    from orchestrator.benchmark.definition import STUDY_METRICS
     from orchestrator.scoring.folder_scores import compare_folders
 
     comparison = compare_folders(
         reference,
         [one.folder.location for one in submissions],
         tolerances_mm=options.get("tolerances_mm", {}),
-        metrics=options.get("metrics", ("dsc", "nsd", "hd95", "assd")),
+        metrics=options.get("metrics", STUDY_METRICS),
         dimension=options.get("dimension", 3),
         ignored_label=options.get("ignored_label"),
     )

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from orchestrator.benchmark.checks.tables import check_published, check_tables, known_names
+from orchestrator.benchmark.checks.tables import KnownNames, check_published, check_tables, known_names
 from orchestrator.benchmark.definition import TRAINING_SEED, VALIDATION, FurtherMetric, Training
 from orchestrator.benchmark.published import Published, PublishedScores
 from orchestrator.benchmark.study import Study
@@ -166,7 +166,7 @@ def load_tables(study: Study) -> TableLayout:
     Raises ConfigError if a file has an unknown key or a wrong value, or names something that is not in the study.
     """
     path = study.path.with_name("tables.yaml")
-    content = _checked(path, study) if path.exists() else TablesFile()
+    content, published = _read(path, study) if path.exists() else (TablesFile(), NothingPublished())
     # The best of many trials on the cases on which it was chosen is better than it is: nothing is asked of those.
     asked = () if study.is_search else _of_models(study)
     return TableLayout(
@@ -176,7 +176,7 @@ def load_tables(study: Study) -> TableLayout:
         )
         or (_of_everything(study),),
         set_titles={VALIDATION: "validation"} | content.evaluation_sets,
-        published=_published(content.published, study, folder=path.parent) if content.published else NothingPublished(),
+        published=published,
         comparisons=tuple(_comparison(name, entry) for name, entry in content.comparisons.items()) or asked,
         gaps=tuple(GapSpec(**entry.model_dump()) for entry in content.gaps.values()),
         case_groups=tuple(
@@ -187,10 +187,13 @@ def load_tables(study: Study) -> TableLayout:
     )
 
 
-def _checked(path: Path, study: Study) -> TablesFile:
-    content = understood(load_yaml(path), TablesFile, where=str(path))
-    check_tables(content, known_names(study), where=str(path))
-    return content
+def _read(path: Path, study: Study) -> tuple[TablesFile, Published]:
+    """Return what a file says, and what is published by it."""
+    content, known = understood(load_yaml(path), TablesFile, where=str(path)), known_names(study)
+    check_tables(content, known, where=str(path))
+    return content, _published(
+        content.published, known, folder=path.parent
+    ) if content.published else NothingPublished()
 
 
 def _table(name: str, entry: TableEntry, *, study: Study, where: str) -> TableSpec:
@@ -242,10 +245,10 @@ def _in_one_cell(spec: TableSpec, facets_of: Mapping[str, Mapping[str, str | int
     return None
 
 
-def _published(entry: PublishedEntry, study: Study, *, folder: Path) -> PublishedScores:
+def _published(entry: PublishedEntry, known: KnownNames, *, folder: Path) -> PublishedScores:
     scores, errata = folder / entry.scores, folder / entry.errata
     published = PublishedScores(scores=scores, errata=errata)
-    check_published(published, known_names(study), scores=scores, errata=errata)
+    check_published(published, known, scores=scores, errata=errata)
     return published
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.benchmark.definition import FurtherMetric
+from orchestrator.results.records import ONE_EMPTY
 from orchestrator.statistics.intervals import MeanWithInterval, mean_with_interval
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def _row(
     group: str, evaluation_set: str, structure: str, *, part: "pd.DataFrame", columns: Sequence[str]
 ) -> OverviewRow:
     patients, status = part["patient"].to_numpy(), part["status"].to_numpy()
-    one_empty = np.isin(status, ["reference_empty", "prediction_empty"])
+    one_empty = np.isin(status, ONE_EMPTY)
 
     def mean(metric: str) -> MeanWithInterval:
         values = part[metric].to_numpy(float)

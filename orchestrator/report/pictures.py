@@ -8,7 +8,7 @@ go through the middle of what is labelled in either map.
 import base64
 import io
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,7 +27,7 @@ from orchestrator.images.source_file import SourceFile
 from orchestrator.images.stored_voxels import ReadBuffer
 from orchestrator.report.figures import COLOURS, new_figure
 from orchestrator.report.reported import Reported
-from orchestrator.results.records import ScoreStatus
+from orchestrator.results.records import ONE_EMPTY
 from orchestrator.storage import run_paths
 from orchestrator.storage.interface import Storage
 from orchestrator.storage.json_values import JsonMapping
@@ -42,10 +42,6 @@ MOST_STRUCTURES = 8
 """Of which there are pictures: whole-body label maps have a hundred."""
 _ORDER = ("training_id", "evaluation_set", "dataset", "case")
 """Of cases with the same DSC."""
-_ONE_EMPTY: Mapping[str, str] = {
-    ScoreStatus.PREDICTION_EMPTY: ", prediction empty",
-    ScoreStatus.REFERENCE_EMPTY: ", reference empty",
-}
 _BAR_MM = 50.0
 _SIDES = (("L", "R"), ("P", "A"), ("S", "I"))
 """Of the patient: where x, y and z of ITK grow, and the other way."""
@@ -164,9 +160,10 @@ def _picture(volumes: _Volumes, *, name: str, row: JsonMapping, unit: str) -> Pi
             axis.set_axis_off()
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
+    empty = f", {row['status'].replace('_', ' ')}" if row["status"] in ONE_EMPTY else ""
     caption = (
         f"{row['structure']}, {name} DSC: {row['training_id']}, {row['dataset']}/{row['case']}, DSC {row['dsc']:.3f}, "
-        f"NSD {row['nsd']:.3f} at {row['tolerance_mm']:g} mm{_ONE_EMPTY.get(row['status'], '')}. Reference green, "
+        f"NSD {row['nsd']:.3f} at {row['tolerance_mm']:g} mm{empty}. Reference green, "
         f"prediction orange; black is {low:.4g}{unit}, white {high:.4g}{unit}{bar}."
     )
     return Picture(png_base64=base64.b64encode(buffer.getvalue()).decode(), caption=caption)

@@ -21,6 +21,10 @@ class ScoreStatus(StrEnum):
     """There is no prediction file, or it cannot be read or compared: scores are NaN and `message` says why."""
 
 
+ONE_EMPTY = (ScoreStatus.REFERENCE_EMPTY, ScoreStatus.PREDICTION_EMPTY)
+"""One of both masks lacks the structure, so that there is no distance."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CaseScore:
     """Scores of one structure of one case."""

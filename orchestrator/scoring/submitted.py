@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from orchestrator.benchmark.definition import VALIDATION, EvaluationSet, LabelSet, Training
+from orchestrator.benchmark.definition import STUDY_METRICS, VALIDATION, EvaluationSet, LabelSet, Training
 from orchestrator.benchmark.study import Study
 from orchestrator.errors import ConfigError
 from orchestrator.images.label_maps import SUFFIXES
@@ -17,8 +17,6 @@ from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.storage.interface import Storage
 from orchestrator.storage.json_files import read_json, write_json
-
-METRICS = ("dsc", "nsd", "hd95", "assd")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,7 +92,7 @@ def references_of(
             reference=storage,
             predictions=tuple(one.folder for one in submissions),
             structures=structures,
-            metrics=METRICS,
+            metrics=STUDY_METRICS,
             dimension=None,
             ignored_label=study.label_set(name).ignored_label,
             reference_key=run_paths.labels_of_cases(label_set=name),

@@ -42,7 +42,6 @@ class RunContext:
     """How trainings are ended that are worse than others, if they are trials of a search."""
     generation: Generation | None = None
     """Where they go on and until when, if they are a population."""
-
     metrics: tuple[FurtherMetric, ...] = ()
     """What predictions are scored by besides DSC, NSD, HD95 and ASSD."""
     workers_per_training: int | None = None

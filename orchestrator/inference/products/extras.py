@@ -22,6 +22,7 @@ from orchestrator.inference.products.dicom_seg import require_highdicom, write_d
 from orchestrator.inference.products.overlays import overlay_pngs
 from orchestrator.storage.interface import Storage
 from orchestrator.storage.json_files import read_json, write_json
+from orchestrator.storage.json_values import JsonMapping
 
 _DERIVED = "derived_percent"
 _MADE_OF = "made_of_sha256"
@@ -123,7 +124,7 @@ def _add_object(
 ) -> Sequence[str]:
     """Write a DICOM object unless it is there, of structures with the same codes."""
     key, segments = f"{folder}/{predicted.case.name}.dcm", _segments(predicted, options)
-    if storage.exists(key) and _was_made_of(storage, predicted, folder) == _digest(segments):
+    if storage.exists(key) and _made_of(read_json(storage, predicted.record_key)).get(folder) == _digest(segments):
         return ()
     with storage.writing(key) as path:
         write(
@@ -138,19 +139,17 @@ def _add_object(
     return ()
 
 
-def _was_made_of(storage: Storage, predicted: Predicted, name: str) -> str | None:
-    """Return the digest of what something was made of besides the label map; None if the record does not tell."""
-    made_of = read_json(storage, predicted.record_key).get(_MADE_OF)
-    return made_of.get(name) if isinstance(made_of, dict) else None
+def _made_of(record: JsonMapping) -> JsonMapping:
+    """Return by name the digests of what things were made of besides the label map, as far as the record tells."""
+    found = record.get(_MADE_OF)
+    return found if isinstance(found, dict) else {}
 
 
 def _note_made_of(
     storage: Storage, predicted: Predicted, digests: Mapping[str, str], **changes: Mapping[str, float | None]
 ) -> None:
     record = read_json(storage, predicted.record_key)
-    before = record.get(_MADE_OF)
-    made_of = {**(before if isinstance(before, dict) else {}), **digests}
-    write_json(storage, predicted.record_key, record | changes | {_MADE_OF: made_of})
+    write_json(storage, predicted.record_key, record | changes | {_MADE_OF: {**_made_of(record), **digests}})
 
 
 def _digest(definitions: object) -> str:
@@ -182,8 +181,8 @@ def _add_derived(storage: Storage, predicted: Predicted, options: PredictOptions
     """Write the values that the study defines into the record, unless they are there by the same definitions."""
     tables = load_predicted(Path(options.study or ""))
     wanted = [one for one in tables.derived if all(name in predicted.structures for name in one.structures)]
-    has_some = bool(wanted) or _DERIVED in read_json(storage, predicted.record_key)
-    if not has_some or _was_made_of(storage, predicted, _DERIVED) == _digest(wanted):
+    record = read_json(storage, predicted.record_key)
+    if not (wanted or _DERIVED in record) or _made_of(record).get(_DERIVED) == _digest(wanted):
         return ()
     labels = sitk.ReadImage(str(storage.fetch(predicted.labels_key)))
     if labels.GetDimension() != 3:

@@ -12,9 +12,7 @@ from orchestrator.benchmark.published import AVERAGE, Published, PublishedScore
 from orchestrator.benchmark.tables import TableSpec
 from orchestrator.report.overview import Quartiles, quartiles_of
 from orchestrator.results.aggregate import Summary, summarise
-from orchestrator.results.records import ResultRow, ScoreStatus
-
-_ONE_EMPTY = {ScoreStatus.REFERENCE_EMPTY, ScoreStatus.PREDICTION_EMPTY}
+from orchestrator.results.records import ONE_EMPTY, ResultRow
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -167,7 +165,7 @@ def _block(folds: Sequence[Training], *, evaluation_set: str, structure: str, sc
 
 
 def _further(rows: Sequence[ResultRow], metrics: Sequence[FurtherMetric]) -> dict[str, Quartiles]:
-    one_empty = np.array([row.score.status in _ONE_EMPTY for row in rows], bool)
+    one_empty = np.array([row.score.status in ONE_EMPTY for row in rows], bool)
     return {
         metric.field: quartiles_of(
             np.array([row.further.get(metric.field, math.nan) for row in rows], float), one_empty=one_empty
