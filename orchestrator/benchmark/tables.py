@@ -191,9 +191,9 @@ def _read(path: Path, study: Study) -> tuple[TablesFile, Published]:
     """Return what a file says, and what is published by it."""
     content, known = understood(load_yaml(path), TablesFile, where=str(path)), known_names(study)
     check_tables(content, known, where=str(path))
-    return content, _published(
-        content.published, known, folder=path.parent
-    ) if content.published else NothingPublished()
+    if content.published is None:
+        return content, NothingPublished()
+    return content, _published(content.published, known, folder=path.parent)
 
 
 def _table(name: str, entry: TableEntry, *, study: Study, where: str) -> TableSpec:
