@@ -52,8 +52,7 @@ def scores_by_group(rows: "pd.DataFrame") -> str:
                 axis.plot(median, places, "|", color="black", markersize=11, markeredgewidth=2)
             axis.set_xlim(-0.02, 1.02)
             axis.set_xlabel(metric.upper())
-            axis.set_yticks(range(len(groups)), groups if metric == "dsc" else [""] * len(groups))
-            axis.set_ylim(len(groups) - 0.4, -0.6)
+        _label_rows(figure, axes, groups)
         return svg_of(figure)
 
 
@@ -74,10 +73,9 @@ def forest(answer: Answer, set_titles: Mapping[str, str]) -> str:
             f"{one.metric.upper()}"
             for one in shown
         ]
-        axis.set_yticks(range(len(shown)), labels)
-        axis.set_ylim(len(shown) - 0.4, -0.6)
         axis.axvline(0, color="#888888", linewidth=0.8)
         axis.set_xlabel("second less first, in points, with its 95 % interval (filled: shown)")
+        _label_rows(figure, [axis], labels)
         return svg_of(figure)
 
 
@@ -155,6 +153,29 @@ def timeline(spans: Sequence[tuple[str, float, float, str]]) -> str:
         return svg_of(figure)
 
 
+def _label_rows(figure: "Figure", axes: "Sequence[Axes]", labels: Sequence[str]) -> None:
+    """Label the rows 0, 1, ... of the first axes from the top; the others have the same rows and no labels."""
+    first, *others = axes
+    for axis in axes:
+        axis.set_ylim(len(labels) - 0.4, -0.6)
+        axis.set_yticks([])
+    # The layout needs no more than the widest label, and one text of many lines is measured in a fraction of the time.
+    first.set_yticks([(len(labels) - 1) / 2], ["\n".join(labels)])
+    _lay_out(figure)
+    first.set_yticks(range(len(labels)), labels)
+    for axis in others:
+        axis.set_yticks(range(len(labels)))
+        axis.tick_params(labelleft=False)
+
+
+def _lay_out(figure: "Figure") -> None:
+    """Give everything of a figure its place, once; to leave it to the saving would draw all a second time for it."""
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.execute(figure)
+        figure.set_layout_engine(None)
+
+
 def _colours() -> Iterator[str]:
     while True:
         yield from COLOURS
@@ -176,6 +197,7 @@ def new_figure(
 def svg_of(figure: "Figure") -> str:
     """Return a figure as SVG that can stand within a page."""
     buffer = io.StringIO()
+    _lay_out(figure)
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
     text = buffer.getvalue()
     # What a page needs of it: no XML declaration, and a size that follows the page.
