@@ -61,7 +61,12 @@ def page_of(
     submitted = None
     if of_others is not None:
         num_groups = len({training.group for training in reported.trainings})
-        submitted = submitted_frame(of_others, patients=patient_of_case(reported.study), first_order=num_groups)
+        submitted = submitted_frame(
+            of_others,
+            patients=patient_of_case(reported.study),
+            first_order=num_groups,
+            further=reported.study.metrics,
+        )
     page = make_page(reported, rows, location=storage.location, failures=failures, events=events, submitted=submitted)
     search = read_search(storage) if reported.study.is_search else None
     page = replace(

@@ -92,7 +92,7 @@ def references_of(
             reference=storage,
             predictions=tuple(one.folder for one in submissions),
             structures=structures,
-            metrics=STUDY_METRICS,
+            metrics=(*STUDY_METRICS, *(metric.name for metric in study.metrics)),
             dimension=None,
             ignored_label=study.label_set(name).ignored_label,
             reference_key=run_paths.labels_of_cases(label_set=name),

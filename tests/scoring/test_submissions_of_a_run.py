@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,11 @@ import pytest
 import SimpleITK as sitk
 
 from bench.report.scores import all_drawn_rows
+from kernels import FIELDS, TITLES
+from orchestrator.benchmark.definition import FurtherMetric
 from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.presets import PRESETS
+from orchestrator.benchmark.study import Study
 from orchestrator.benchmark.tables import load_tables
 from orchestrator.errors import ConfigError
 from orchestrator.report.reported import Reported
@@ -43,11 +47,11 @@ def run(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def scored(folder: Path, *names: str):
+def scored(folder: Path, *names: str, study: Study = STUDY):
     storage = open_storage(str(folder / "run"))
     submissions = submissions_of([f"{name}={folder / name}" for name in names])
     record_submissions(storage, submissions, label_set="infection")
-    (found,) = references_of(storage, study=STUDY, trainings=TRAININGS, submissions=submissions, label_set="infection")
+    (found,) = references_of(storage, study=study, trainings=TRAININGS, submissions=submissions, label_set="infection")
     return storage, found, [one for case in found.cases for one in found.scores.score(case)]
 
 
@@ -87,6 +91,20 @@ def test_submissions_are_scored_on_what_trainings_are_tested_on(run: Path):
     assert "Submitted and not trained here: exact, near." in page
     with (report / "submitted_scores.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 2 * len(CASES)
+
+
+def test_a_further_metric_of_the_study_is_one_of_submissions(run: Path):
+    metric = FurtherMetric(name="hd95-voxel", field=FIELDS["hd95-voxel"], title=TITLES["hd95-voxel"])
+    study = replace(STUDY, metrics=(metric,))
+    storage, *_ = scored(run, "near", study=study)
+    rows = [row for some in all_drawn_rows(TRAININGS, study=STUDY).values() for row in some]
+    rows = [replace(row, score=replace(row.score, **{metric.field: 7.0}), further={metric.field: 7.0}) for row in rows]
+    reported = Reported(study=study, trainings=TRAININGS, table=to_table(rows), layout=load_tables(study))
+    write_report(storage, reported=reported, failures={})
+    scores = json.loads((run / "run/report/summary.json").read_text())["scores"]
+    medians = {row["group"]: row["further"][metric.field]["median"] for row in scores}
+    # A column of eight lacks: 1 voxel of 1 mm.
+    assert (medians["near"], medians["T1-infection"]) == (1.0, 7.0)
 
 
 def test_nothing_submitted_is_nothing_said(run: Path):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from orchestrator.benchmark.definition import Case
+from orchestrator.benchmark.definition import Case, FurtherMetric
 from orchestrator.report.scores_frame import volume_error
 
 if TYPE_CHECKING:
@@ -18,7 +18,12 @@ _NUMBERS = ("dsc", "nsd", "hd95_mm", "assd_mm")
 
 
 def submitted_frame(
-    rows: pa.Table, *, patients: Mapping[Case, str], order: Sequence[str] = (), first_order: int = 0
+    rows: pa.Table,
+    *,
+    patients: Mapping[Case, str],
+    order: Sequence[str] = (),
+    first_order: int = 0,
+    further: Sequence[FurtherMetric] = (),
 ) -> "pd.DataFrame":
     """Return rows of submissions with the columns of `scores_frame` that statistics need.
 
@@ -32,13 +37,15 @@ def submitted_frame(
         Names of the methods, as they are to be shown.
     first_order
         Place of the first of them among the groups of a run.
+    further
+        Metrics that the study asks for besides.
     """
     frame = rows.to_pandas().rename(columns={"method": "group"})
     frame["training_id"] = frame["group"]
     frame["fold"] = 0
     if "evaluation_set" not in frame:
         frame["evaluation_set"] = EVERYTHING
-    for name in _NUMBERS:
+    for name in (*_NUMBERS, *(metric.field for metric in further)):
         # As in the results store: no number where a mask is empty.
         frame[name] = frame[name].where(np.isfinite(frame[name])) if name in frame else np.nan
     voxel_ml = frame["spacing_z_mm"] * frame["spacing_y_mm"] * frame["spacing_x_mm"] / 1000
