@@ -70,7 +70,12 @@ class RunName:
     @property
     def short(self) -> str:
         """The same for the same output: begins names of jobs, and names a folder."""
-        return f"orchestrator-{hashlib.sha256(self.output.encode()).hexdigest()[:8]}"
+        return f"orchestrator-{self.letters}"
+
+    @property
+    def letters(self) -> str:
+        """Eight letters that follow from the output, however its location ends."""
+        return hashlib.sha256(self.output.rstrip("/").encode()).hexdigest()[:8]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

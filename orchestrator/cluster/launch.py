@@ -239,11 +239,16 @@ def _machine(tags: Mapping[str, str]) -> OrderedMachine:
 
 
 def bring_down(config: RayLauncherFile, *, commands: Commands) -> None:
-    """End the machines of a cluster, whoever has started them; raises ClusterError if the command fails."""
+    """End the machines of a cluster; raises ClusterError if the command fails."""
+    commands.call(down_command(config))
+
+
+def down_command(config: RayLauncherFile) -> tuple[str, ...]:
+    """Return the command that ends the machines of a cluster, whoever has started them, with the file that it takes."""
     folder = Path("runs") / f"down-{config.ray['cluster_name']}"
     folder.mkdir(parents=True, exist_ok=True)
     write_yaml(folder / "ray.yaml", config.ray)
-    commands.call(ray_command("down", "-y", str(folder / "ray.yaml")))
+    return ray_command("down", "-y", str(folder / "ray.yaml"))
 
 
 def _check_ready(launch: Launch) -> None:
@@ -297,7 +302,7 @@ class _Head:
             others = ", ".join(sorted(running))
             raise ClusterError(
                 f"cluster {self.name}: its head works for {others}; expected {driver} or no driver. "
-                "Wait until it has ended, or give this run a cluster_name of its own"
+                "Wait until it has ended, end it with --down, or give this run another --output"
             )
         return driver in running
 

@@ -2,8 +2,10 @@
 
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import boto3
+import yaml
 
 from orchestrator.cluster.jobs import JobState
 from orchestrator.errors import ClusterError
@@ -20,12 +22,13 @@ class FakeCommands:
     def call(self, command: Sequence[str]) -> None:
         self.log.append(command[1])
         self.options[command[1]] = tuple(command[2:-1])
-        if command[1] == "up" and not heads():
-            start_head()
+        cluster = yaml.safe_load(Path(command[-1]).read_text())["cluster_name"]
+        if command[1] == "up" and not heads(cluster):
+            start_head(cluster=cluster)
         if command[1] == self._failing:
             raise ClusterError(f"ray {command[1]}: failed")
-        if command[1] == "down":
-            boto3.client("ec2").terminate_instances(InstanceIds=heads())
+        if command[1] == "down" and heads(cluster):
+            boto3.client("ec2").terminate_instances(InstanceIds=heads(cluster))
 
     @contextmanager
     def background(self, command: Sequence[str]) -> Iterator[None]:
@@ -36,7 +39,7 @@ class FakeCommands:
             self.log.append("tunnel closed")
 
 
-def start_head(*, cluster: str = "nnunet") -> None:
+def start_head(*, cluster: str) -> None:
     """Start a machine with the tags that Ray gives to the head of a cluster."""
     ec2 = boto3.client("ec2")
     tags = [{"Key": "ray-cluster-name", "Value": cluster}, {"Key": "ray-node-type", "Value": "head"}]
@@ -48,9 +51,10 @@ def start_head(*, cluster: str = "nnunet") -> None:
     )
 
 
-def heads() -> list[str]:
-    """Return the heads of all clusters that are running."""
+def heads(cluster: str = "*") -> list[str]:
+    """Return the heads that are running: of all clusters, or of one."""
     running = [{"Name": "instance-state-name", "Values": ["running"]}]
+    running += [{"Name": "tag:ray-cluster-name", "Values": [cluster]}]
     found = boto3.client("ec2").describe_instances(Filters=running)["Reservations"]
     return [machine["InstanceId"] for reservation in found for machine in reservation["Instances"]]
 

@@ -18,7 +18,7 @@ from orchestrator.cli.sweep import main as sweep
 from orchestrator.cluster import environment, jobs
 from orchestrator.cluster import launch as cluster_launch
 from orchestrator.cluster.config import Driver, RunName
-from orchestrator.cluster.launch import Launch, bring_down, check_aws_account, has_head, launch_and_follow
+from orchestrator.cluster.launch import Launch, check_aws_account, has_head, launch_and_follow
 from orchestrator.cluster.registry import load_cluster
 from orchestrator.errors import ClusterError, ConfigError, StorageError
 from orchestrator.scheduling.resources import node_of
@@ -28,6 +28,7 @@ from orchestrator.storage.filesystem import open_storage
 
 AWS = Path(__file__).parents[2] / "clusters" / "aws.yaml"
 OUTPUT = "s3://covid-bucket/runs/first"
+CLUSTER = f"nnunet-{RunName(output=OUTPUT, study='').letters}"
 IMAGE_OWNER_TEXT = AWS.read_text().replace("s3://FILL-IN-bucket", "s3://covid-bucket")
 
 
@@ -72,7 +73,7 @@ def a_launch(path: Path, *, keep: bool = False, output: str = OUTPUT) -> Launch:
     arguments = ("--output", output, "--preset", "paper", "--only", "T1-*")
     run = RunName(output=output, study="x")
     driver = Driver(run=run, arguments=arguments, training_hours=420.0, keep=keep)
-    return Launch(config=load_cluster(path), driver=driver)
+    return Launch(config=load_cluster(path).of_run(run), driver=driver)
 
 
 def go(
@@ -125,9 +126,9 @@ def test_a_sweep_goes_the_same_way_and_its_own_tables_are_fetched(
     assert "python -m orchestrator sweep --output s3://covid-bucket/runs/first --preset paper" in head.entrypoint
     assert "--space splits/presets.yaml --name rates --trials 16" in head.entrypoint
     assert [path.read_text() for path in place.rglob("runs/*/tables/*")] == ["| trial |"]
-    start_head()
+    start_head(cluster=f"nnunet-{RunName(output=f'{OUTPUT}/sweeps/rates', study='').letters}")
     assert sweep([*words, str(space), "--down"]) == 0
-    assert commands.log[4:] == ["down"]
+    assert (commands.log[4:], heads()) == (["down"], [])
 
 
 def test_the_files_of_a_launch_hold_the_token_for_this_user_alone(place: Path) -> None:
@@ -158,7 +159,7 @@ def test_the_driver_on_the_head_gets_a_cluster_that_exists_and_may_grow(place: P
 def test_a_running_driver_is_attached_to_without_touching_its_head(place: Path) -> None:
     launch = a_launch(filled_in(place))
     commands, head = FakeCommands(), FakeJobs(states={launch.submission_id: "RUNNING"})
-    start_head()
+    start_head(cluster=CLUSTER)
     assert "attached" in go(launch, commands=commands, head=head)[1][0]
     assert head.calls == []
     assert commands.log == ["dashboard", "tunnel closed", "dashboard", "tunnel closed", "down"]
@@ -167,7 +168,7 @@ def test_a_running_driver_is_attached_to_without_touching_its_head(place: Path) 
 def test_an_ended_driver_is_started_anew_on_its_head_whose_ray_is_not_restarted(place: Path) -> None:
     launch = a_launch(filled_in(place))
     commands, head = FakeCommands(), FakeJobs(states={launch.submission_id: "FAILED"})
-    start_head()
+    start_head(cluster=CLUSTER)
     go(launch, commands=commands, head=head)
     assert head.calls == ["forget", "submit"]
     assert "--no-restart" in commands.options["up"]
@@ -176,8 +177,8 @@ def test_an_ended_driver_is_started_anew_on_its_head_whose_ray_is_not_restarted(
 
 def test_a_head_that_works_for_another_driver_is_left_alone(place: Path) -> None:
     commands, head = FakeCommands(), FakeJobs(states={"run-0": "FAILED", "run-1": "RUNNING"})
-    start_head()
-    with pytest.raises(ClusterError, match="cluster nnunet: its head works for run-1; expected run-") as caught:
+    start_head(cluster=CLUSTER)
+    with pytest.raises(ClusterError, match=f"cluster {CLUSTER}: its head works for run-1; expected run-") as caught:
         go(a_launch(filled_in(place)), commands=commands, head=head)
     assert commands.log == ["dashboard", "tunnel closed"]
     assert (head.calls, len(heads())) == ([], 1)
@@ -186,7 +187,7 @@ def test_a_head_that_works_for_another_driver_is_left_alone(place: Path) -> None
 
 def test_an_older_head_that_does_not_answer_stays_and_its_ways_out_are_told(place: Path) -> None:
     commands = FakeCommands()
-    start_head()
+    start_head(cluster=CLUSTER)
     with pytest.raises(ClusterError, match=r"To look at it: .*ray attach .*ray up .*--restart-only") as caught:
         go(a_launch(filled_in(place)), commands=commands, head=None)
     assert commands.log == ["dashboard", "tunnel closed"]
@@ -196,7 +197,7 @@ def test_an_older_head_that_does_not_answer_stays_and_its_ways_out_are_told(plac
 
 def test_a_failing_update_of_an_older_head_leaves_it(place: Path) -> None:
     commands = FakeCommands(failing="up")
-    start_head()
+    start_head(cluster=CLUSTER)
     with pytest.raises(ClusterError, match="ray up: failed"):
         go(a_launch(filled_in(place)), commands=commands, head=FakeJobs())
     assert "down" not in commands.log
@@ -210,10 +211,10 @@ def test_a_new_head_that_does_not_answer_is_brought_down(place: Path) -> None:
 
 
 def test_heads_of_other_clusters_and_those_that_ended_do_not_count(place: Path) -> None:
-    config = load_cluster(filled_in(place))
+    config = a_launch(filled_in(place)).config
     start_head(cluster="other")
     assert not has_head(config)
-    start_head()
+    start_head(cluster=CLUSTER)
     assert has_head(config)
     boto3.client("ec2").terminate_instances(InstanceIds=heads())
     assert not has_head(config)
@@ -279,12 +280,38 @@ def test_a_head_that_is_lost_keeps_its_machines(place: Path) -> None:
     assert "down" not in commands.log
 
 
-def test_a_cluster_is_brought_down_by_its_file_alone(place: Path) -> None:
-    commands = FakeCommands()
-    start_head()
-    bring_down(load_cluster(filled_in(place)), commands=commands)
-    assert (commands.log, commands.options["down"], heads()) == (["down"], ("-y",), [])
-    assert yaml.safe_load((place / "runs" / "down-nnunet" / "ray.yaml").read_text())["cluster_name"] == "nnunet"
+def test_down_ends_the_machines_of_its_run_alone(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands, shown = FakeCommands(), list[str]()
+    monkeypatch.setattr(cluster_launch, "ShellCommands", lambda: commands)
+    path, own = filled_in(place), RunName(output=f"{OUTPUT}/", study="")
+    other = RunName(output="s3://covid-bucket/runs/of-a-colleague", study="")
+    for run in (own, other):
+        start_head(cluster=f"nnunet-{run.letters}")
+    theirs = heads(f"nnunet-{other.letters}")
+    load_cluster(path).bring_down(own, show=shown.append)
+    assert (commands.log, commands.options["down"], heads()) == (["down"], ("-y",), theirs)
+    assert yaml.safe_load((place / "runs" / f"down-{CLUSTER}" / "ray.yaml").read_text())["cluster_name"] == CLUSTER
+    assert shown == [f"cluster {CLUSTER}: brought down"]
+
+
+def test_down_tells_of_machines_of_the_file_that_are_of_no_run(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster_launch, "ShellCommands", FakeCommands)
+    shown: list[str] = []
+    start_head(cluster="nnunet")
+    load_cluster(filled_in(place)).bring_down(RunName(output=OUTPUT, study=""), show=shown.append)
+    assert len(heads("nnunet")) == 1
+    assert "cluster nnunet, which is of no run: 1 machines were left" in shown[-1]
+    file = shown[-1].split()[-1]
+    assert f"ray down -y {file}" in shown[-1]
+    assert yaml.safe_load(Path(file).read_text())["cluster_name"] == "nnunet"
+
+
+def test_runs_of_one_file_do_not_meet(place: Path) -> None:
+    commands, head = FakeCommands(), FakeJobs(states={"run-1": "RUNNING"})
+    start_head(cluster="nnunet-of-another-run")
+    go(a_launch(filled_in(place)), commands=commands, head=head)
+    assert commands.log == ["up", "dashboard", "tunnel closed", "down"]
+    assert len(heads()) == 1
 
 
 def test_nothing_starts_without_agreement(place: Path) -> None:

@@ -191,16 +191,21 @@ def test_pods_are_listed_with_the_reasons_of_kubernetes(tmp_path, monkeypatch):
 def test_machines_of_aws_are_listed_by_their_tags(tmp_path, monkeypatch):
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "played")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "played")
-    config = load_cluster(shipped_file("clusters", "aws.yaml"))
+    config, run = load_cluster(shipped_file("clusters", "aws.yaml")), RunName(output="s3://b/x", study="")
     ec2 = boto3.client("ec2", region_name="us-east-1")
     image = ec2.describe_images()["Images"][0]["ImageId"]
-    for kind, pool, status in (("head", "head", "up-to-date"), ("worker", "gpu_spot_l40s", "waiting-for-ssh")):
-        tags = {"ray-cluster-name": "nnunet", "ray-node-type": kind, "ray-user-node-type": pool}
+    own = f"nnunet-{run.letters}"
+    for cluster, kind, pool, status in (
+        (own, "head", "head", "up-to-date"),
+        (own, "worker", "gpu_spot_l40s", "waiting-for-ssh"),
+        ("nnunet-of-another-run", "head", "head", "up-to-date"),
+    ):
+        tags = {"ray-cluster-name": cluster, "ray-node-type": kind, "ray-user-node-type": pool}
         tags["ray-node-status"] = status
         named = [{"Key": key, "Value": value} for key, value in tags.items()]
         specification = [{"ResourceType": "instance", "Tags": named}]
         ec2.run_instances(ImageId=image, MinCount=1, MaxCount=1, TagSpecifications=specification)
-    assert sorted(config.ordered_machines(RunName(output="s3://b/x", study="")), key=str) == [
+    assert sorted(config.ordered_machines(run), key=str) == [
         OrderedMachine(pool="gpu_spot_l40s", state="starting", reason="waiting-for-ssh"),
         OrderedMachine(pool="head", state="there"),
     ]

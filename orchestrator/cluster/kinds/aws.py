@@ -1,5 +1,6 @@
 """`kind: aws`: machines on AWS that are started for the run by Ray's cluster launcher, and end with it."""
 
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -82,24 +83,35 @@ class AwsCluster(ClusterConfig):
         # It is not needed to read a file.
         from orchestrator.cluster.launch import Launch, RayJobs, ShellCommands, launch_and_follow
 
-        launch = Launch(config=self, driver=driver)
+        launch = Launch(config=self.of_run(driver.run), driver=driver)
         succeeded = launch_and_follow(launch, confirm=confirm, show=show, commands=ShellCommands(), connect=RayJobs)
         return None if succeeded is None else LaunchOutcome(succeeded=succeeded, folder=launch.folder.parent)
 
-    def bring_down(self, run: RunName, *, show: Callable[[str], None]) -> None:
-        """End the machines of the cluster of this file."""
-        from orchestrator.cluster.launch import ShellCommands, bring_down
+    def of_run(self, run: RunName) -> "AwsCluster":
+        """Return the same with the letters of a run after the cluster's name: others of this file are left alone."""
+        return self.model_copy(
+            update={"ray": {**self.ray, "cluster_name": f"{self.ray['cluster_name']}-{run.letters}"}}
+        )
 
-        del run
-        bring_down(self, commands=ShellCommands())
-        show(f"cluster {self.ray['cluster_name']}: brought down")
+    def bring_down(self, run: RunName, *, show: Callable[[str], None]) -> None:
+        """End the machines of a run."""
+        from orchestrator.cluster.launch import ShellCommands, bring_down, down_command, started_machines
+
+        cluster = self.of_run(run)
+        bring_down(cluster, commands=ShellCommands())
+        show(f"cluster {cluster.ray['cluster_name']}: brought down")
+        if others := started_machines(self):
+            # As before names of clusters told their run.
+            show(
+                f"cluster {self.ray['cluster_name']}, which is of no run: {len(others)} machines were left. If they "
+                f"are yours and nothing runs there any more, bring them down: {shlex.join(down_command(self))}"
+            )
 
     def ordered_machines(self, run: RunName) -> Sequence[OrderedMachine]:
-        """Return the machines of the cluster of this file, as their tags tell."""
+        """Return the machines of a run, as their tags tell."""
         from orchestrator.cluster.launch import started_machines
 
-        del run
-        return started_machines(self)
+        return started_machines(self.of_run(run))
 
     def file_argument(self, file: Path, *, option: str) -> str:
         """Return the path of a file on a rented machine, to which this project's folder is copied."""
