@@ -60,14 +60,19 @@ def forest(answer: Answer, set_titles: Mapping[str, str]) -> str:
     """Return the differences of an answer with their intervals, in points."""
     shown = answer.differences
     with new_figure(height_in=0.9 + 0.24 * len(shown)) as (figure, (axis,)):
+        parts: dict[tuple[str, bool], list[int]] = {}
         for place, one in enumerate(shown):
-            found = one.result.difference
-            colour = COLOURS[0] if one.metric == "dsc" else COLOURS[1]
-            if found.has_interval:
-                axis.plot([100 * found.low, 100 * found.high], [place, place], color=colour, linewidth=1.6)
-            is_shown = one.verdict in {"higher", "lower"}
+            parts.setdefault((one.metric, one.verdict in {"higher", "lower"}), []).append(place)
+        # One of each for all of one look: matplotlib takes its time for each thing that it draws.
+        for (metric, is_shown), places in parts.items():
+            colour = COLOURS[0] if metric == "dsc" else COLOURS[1]
+            found = [shown[place].result.difference for place in places]
+            ends = [(place, one.low, one.high) for place, one in zip(places, found, strict=True) if one.has_interval]
+            if ends:
+                heights, low, high = np.transpose(ends)
+                axis.hlines(heights, 100 * low, 100 * high, color=colour, linewidth=1.6)
             style = "full" if is_shown else "none"
-            axis.plot([100 * found.mean], [place], "o", color=colour, markersize=5, fillstyle=style)
+            axis.plot([100 * one.mean for one in found], places, "o", color=colour, markersize=5, fillstyle=style)
         labels = [
             f"{one.against}: {one.structure}, {set_titles.get(one.evaluation_set, one.evaluation_set)}, "
             f"{one.metric.upper()}"
