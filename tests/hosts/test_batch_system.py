@@ -86,6 +86,22 @@ def test_the_jobs_of_a_list_are_those_that_wait_and_run_with_the_reasons(system,
 
 
 @pytest.mark.parametrize(
+    ("answer", "job_id"),
+    [
+        ("8841234\n", "8841234"),
+        ("8841234;hpc\n", "8841234"),
+        ("2 jobs of 50 used in project p123\n8841234\n", "8841234"),
+        ("2026-11-30: maintenance on 12-05\n8841234;hpc\n", "8841234"),
+    ],
+)
+def test_a_job_is_told_from_what_a_site_says_beside_it(tmp_path, monkeypatch, answer, job_id):
+    (tmp_path / "sbatch").write_text(f"#!/bin/sh\nprintf '{answer}'\n")
+    (tmp_path / "sbatch").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert load_batch_system("slurm", beside=BESIDE).submit_job(tmp_path / "x.sh") == job_id
+
+
+@pytest.mark.parametrize(
     ("system", "lines"),
     [
         (
