@@ -16,14 +16,22 @@ def option(name, default=""):
                  for word in shlex.split(line)[1:] if word.startswith(f"--{name}=")), default)
 if option("partition") == "nowhere":
     sys.exit("sbatch: error: invalid partition specified: nowhere")
-if (JOBS / "limit").exists() and number > int((JOBS / "limit").read_text()):
-    sys.exit("sbatch: error: QOSMaxSubmitJobPerUserLimit")
-(JOBS / f"{number}.name").write_text(option("job-name"))
-log = re.sub("%(.)", lambda found: {"j": str(number), "%": "%"}[found[1]], option("output"))
-if (JOBS / "full").exists():
-    (JOBS / f"{number}.waits").write_text(log)
-else:
-    start(number, log)
+parts = [f"{number}_{part + 1}" for part in range(int(option("array", "1-0").partition("-")[2]))] or [str(number)]
+partition = f"--partition={option('partition')}\\n"
+for limit, counted in ((JOBS / "limit", ""), (JOBS / f"limit-{option('partition')}", partition)):
+    scripts = [(JOBS / f"{path.stem.partition('_')[0]}.sh").read_text() for path in JOBS.glob("*.name")]
+    taken = [script for script in scripts if counted in script]
+    if limit.exists() and len(taken) + len(parts) > int(limit.read_text()):
+        sys.exit("sbatch: error: QOSMaxSubmitJobPerUserLimit")
+for count, part in enumerate(parts):
+    (JOBS / f"{part}.name").write_text(option("job-name"))
+    # Of an array, each has a number of its own as well.
+    values = {"j": str(number + 100 * count), "A": str(number), "a": part.partition("_")[2], "%": "%"}
+    log = re.sub("%(.)", lambda found: values[found[1]], option("output"))
+    if (JOBS / "full").exists():
+        (JOBS / f"{part}.waits").write_text(log)
+    else:
+        start(part, log)
 print(number)
 """,
     "squeue": """
@@ -34,21 +42,21 @@ if (JOBS / "hidden").exists() or os.environ.get("SQUEUE_PARTITION") or not {"--a
 if (JOBS / "latin").exists():
     sys.stdout.buffer.write(b"999|RUNNING|None|Pr\\xfcfung\\n")
     sys.stdout.flush()
-for path in sorted(JOBS.glob("*.name"), key=lambda path: int(path.stem)):
-    number = int(path.stem)
+for path in sorted(JOBS.glob("*.name"), key=lambda path: [int(one) for one in path.stem.split("_")]):
+    number = path.stem
     if (JOBS / f"{number}.waits").exists():
         print(f"{number}|PENDING|Resources|{path.read_text()}")
     elif is_running(number):
         print(f"{number}|RUNNING|None|{path.read_text()}")
 """,
     "scancel": """
-number = int(sys.argv[1])
-if (JOBS / f"{number}.stays").exists():
+if (JOBS / f"{sys.argv[1]}.stays").exists():
     sys.exit("scancel: error: Kill job error: Access/permission denied")
-(JOBS / f"{number}.waits").unlink(missing_ok=True)
-(JOBS / f"{number}.cancelled").touch()
-if is_running(number):
-    os.kill(int((JOBS / f"{number}.pid").read_text()), signal.SIGTERM)
+(JOBS / f"{sys.argv[1]}.cancelled").touch()
+for number in [path.stem for path in JOBS.glob("*.name") if sys.argv[1] in (path.stem, path.stem.partition("_")[0])]:
+    (JOBS / f"{number}.waits").unlink(missing_ok=True)
+    if is_running(number):
+        os.kill(int((JOBS / f"{number}.pid").read_text()), signal.SIGTERM)
 """,
 }
 
@@ -58,9 +66,11 @@ from pathlib import Path
 JOBS = Path({jobs!r})
 
 def start(number, log):
+    array, _, part = number.partition("_")
+    told = {{"SLURM_JOB_ID": array}} | ({{"SLURM_ARRAY_JOB_ID": array, "SLURM_ARRAY_TASK_ID": part}} if part else {{}})
     with open(log, "ab") as file:
-        job = subprocess.Popen(["bash", str(JOBS / f"{{number}}.sh")], stdin=subprocess.DEVNULL, stdout=file,
-                               stderr=subprocess.STDOUT, start_new_session=True)
+        job = subprocess.Popen(["bash", str(JOBS / f"{{array}}.sh")], stdin=subprocess.DEVNULL, stdout=file,
+                               stderr=subprocess.STDOUT, start_new_session=True, env=os.environ | told)
     (JOBS / f"{{number}}.pid").write_text(str(job.pid))
 
 def is_running(number):
@@ -75,8 +85,8 @@ def is_running(number):
 def played_slurm(folder: Path, monkeypatch) -> Path:
     """Put the commands on the path; returns the folder of their jobs. A file `full` in it keeps new ones waiting.
 
-    With a file `limit` no more jobs are taken than it says, with `hidden` none is listed, with `away` there is no list,
-    and with `latin` a job is in it whose name is not UTF-8.
+    With a file `limit` no more jobs are taken than it says, with `limit-PARTITION` no more for that one, with `hidden`
+    none is listed, with `away` there is no list, and with `latin` a job is in it whose name is not UTF-8.
     """
     jobs, programs = folder / "jobs", folder / "bin"
     jobs.mkdir()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from batch_phantoms import end_jobs, played_slurm
-from test_batch_system import BESIDE, start, wait_until
+from test_batch_system import BESIDE, pool, start, wait_until, workers_of, write_script
 
 from orchestrator.cluster.batch import starts
 from orchestrator.cluster.batch import workers as batch_workers
@@ -119,6 +119,54 @@ def test_a_run_goes_on_with_the_jobs_that_a_limit_lets_it_have_and_says_so_once(
         assert workers.waiting() == {"gpu: Resources": 2}
         assert list(jobs.glob("*.cancelled")) == []
         assert caplog.text.count("QOSMaxSubmitJobPerUserLimit") == 1
+    finally:
+        workers.close()
+
+
+@pytest.mark.parametrize("num_let_in", [1, 0])
+def test_a_pool_that_is_refused_keeps_no_other_from_being_asked(tmp_path, jobs, looks, caplog, num_let_in):
+    (jobs / "limit-gpu").write_text(str(num_let_in))
+    pools = [pool("gpu", 3), pool("same", 2, gpu="T4"), pool("big", 2, cpus=16)]
+    scripts = {one.name: write_script(tmp_path / f"{one.name}.sh", name=one.name, partition=one.name) for one in pools}
+    workers = workers_of(pools, scripts)
+    try:
+        workers.ask({(8, 1): 3, (16, 1): 2}, present={})
+        after_looks(looks)
+        workers.ask({(8, 1): 3, (16, 1): 2}, present={})
+        expected = {"gpu: Resources": num_let_in, "same: Resources": 2, "big: Resources": 2}
+        assert workers.waiting() == {name: number for name, number in expected.items() if number}
+        assert list(jobs.glob("*.cancelled")) == []
+        assert caplog.text.count("QOSMaxSubmitJobPerUserLimit") == 1
+    finally:
+        workers.close()
+
+
+def test_of_an_array_that_is_refused_a_limit_lets_in_what_it_may(tmp_path, jobs, looks):
+    (jobs / "limit").write_text("4")
+    for number in range(2, 9):
+        write_script(tmp_path / f"{number}.sh", array=number)
+    script = write_script(tmp_path / "worker.sh")
+    workers = workers_of([pool("gpu", 8)], {"gpu": script}, arrays={"gpu": tmp_path})
+    try:
+        workers.ask({(8, 1): 3}, present={})
+        wait_until(lambda: workers.waiting() == {"gpu: Resources": 3})
+        workers.ask({(8, 1): 8}, present={})
+        after_looks(looks)
+        workers.ask({(8, 1): 8}, present={})
+        assert workers.waiting() == {"gpu: Resources": 4}
+        assert len(list(jobs.glob("*_?.waits"))) == 3
+    finally:
+        workers.close()
+
+
+def test_more_than_an_array_may_hold_are_several(tmp_path, jobs, monkeypatch):
+    monkeypatch.setattr(batch_workers, "MAX_ARRAY", 2)
+    script, _ = write_script(tmp_path / "worker.sh"), write_script(tmp_path / "2.sh", array=2)
+    workers = workers_of([pool("gpu", 5)], {"gpu": script}, arrays={"gpu": tmp_path})
+    try:
+        workers.ask({(8, 1): 5}, present={})
+        wait_until(lambda: workers.waiting() == {"gpu: Resources": 5})
+        assert sorted(path.stem for path in jobs.glob("*.waits")) == ["1_1", "1_2", "2_1", "2_2", "3"]
     finally:
         workers.close()
 

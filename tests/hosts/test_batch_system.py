@@ -213,13 +213,32 @@ def test_the_queue_holds_what_is_missing_and_no_more(missing, jobs, present, sub
     assert decide(POOLS, found, missing=missing, present=present) == Orders(submit=submit, cancel=cancel)
 
 
+def test_what_a_pool_does_not_take_is_for_another_of_its_size():
+    found = {"fast": jobs_of("fast", waiting=1)}
+    orders = decide(POOLS, found, missing={(8, 1): 4}, present={}, refused={"fast"})
+    assert orders == Orders(submit={"slow": 3}, cancel=())
+
+
 def start(folder, *, partition="gpu", command="exec sleep 600", look_every_s=0.1):
+    script = write_script(folder / "worker.sh", partition=partition, command=command)
+    return workers_of([pool("gpu", 3)], {"gpu": script}, look_every_s=look_every_s)
+
+
+def write_script(path, *, name="gpu", partition="gpu", command="exec sleep 600", **more):
+    values = {"name": f"run-{name}", "log": path.parent / "log", "partition": partition} | more
     system = load_batch_system("slurm", beside=BESIDE)
-    script = folder / "worker.sh"
-    values = {"name": "run-gpu", "log": folder / "log", "partition": partition}
-    script.write_text(system.script_text(values, setup=[], commands=[command], where="x"))
+    path.write_text(system.script_text(values, setup=[], commands=[command], where="x"))
+    return path
+
+
+def workers_of(pools, scripts, *, arrays=None, look_every_s=0.1):
     return BatchWorkers(
-        system, pools=[pool("gpu", 3)], scripts={"gpu": script}, arrays={}, prefix="run-", look_every_s=look_every_s
+        load_batch_system("slurm", beside=BESIDE),
+        pools=pools,
+        scripts=scripts,
+        arrays=arrays or {},
+        prefix="run-",
+        look_every_s=look_every_s,
     )
 
 

@@ -4,7 +4,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,8 @@ logger = logging.getLogger(__name__)
 
 Size = tuple[float, float]
 """CPUs and GPUs of a machine."""
+MAX_ARRAY = 32
+"""Most machines that are asked for with one array job."""
 MAX_REFUSALS = 3
 """Looks in a row at which nothing could be submitted, and nothing waits or runs: then nothing will come of the run."""
 UNANSWERED_S = 3600.0
@@ -42,6 +44,7 @@ def decide(
     *,
     missing: Mapping[Size, int],
     present: Mapping[Size, int],
+    refused: Collection[str] = (),
 ) -> Orders:
     """Return which jobs to submit and to cancel.
 
@@ -55,6 +58,8 @@ def decide(
         Machines of each size that the run could use beside those that are there.
     present
         Machines of each size that are there: each is a job that runs.
+    refused
+        Pools that take no more jobs now: others of their size get what they would.
     """
     submit: Counter[str] = Counter()
     cancel: list[str] = []
@@ -64,7 +69,8 @@ def decide(
         to_come = sum(len(jobs.get(pool.name, ())) for pool in of_size) - present.get(size, 0)
         lacking = missing.get(size, 0) - max(0, to_come)
         for pool in of_size:
-            number = min(lacking, pool.max_nodes - len(jobs.get(pool.name, ())))
+            free = 0 if pool.name in refused else pool.max_nodes - len(jobs.get(pool.name, ()))
+            number = min(lacking, free)
             if number > 0:
                 submit[pool.name] += number
                 lacking -= number
@@ -184,16 +190,13 @@ class BatchWorkers:
         self._answered_s = now_s
         listed = [job for job in jobs if job.name in {f"{self._prefix}{pool.name}" for pool in self._pools}]
         with self._lock:
-            missing, present = self._missing, self._present
-        num_present = sum(present.values())
+            num_present = sum(self._present.values())
         unlisted = self._without_late(listed, num_present=num_present, now_s=now_s)
         if told := self._starts.see(listed, num_present=num_present, now_s=now_s):
             self._warn(told)
-        known = [*listed, *self._submitted.waiting()]
-        by_pool = {
-            pool.name: [job for job in known if job.name == f"{self._prefix}{pool.name}"] for pool in self._pools
-        }
-        orders = decide(self._pools, by_pool, missing=missing, present=present)
+        by_pool = self._by_pool(listed)
+        orders = self._orders(listed)
+        known = [job for found in by_pool.values() for job in found]
         reasons = Counter(
             f"{name}: {job.reason or 'waiting'}"
             for name, found in by_pool.items()
@@ -204,14 +207,23 @@ class BatchWorkers:
             self._waiting = dict(reasons)
         cancel_all(self._system, [job for job in known if job.id in orders.cancel])
         self._submitted.forget(orders.cancel)
-        try:
-            for name, number in () if self._starts.holds(now_s) else orders.submit.items():
-                self._submit(name, number, now_s=now_s)
-        except ClusterError as error:
-            self._warn(str(error))
-            # A limit of jobs that wait: as one of them ends, another is taken.
-            return unlisted or ("" if known or self._submitted.waiting() else str(error))
-        return unlisted
+        refusals = {} if self._starts.holds(now_s) else self._submit_orders(orders, listed, now_s=now_s)
+        if not refusals:
+            return unlisted
+        told = "; ".join(dict.fromkeys(refusals.values()))
+        self._warn(told)
+        # A limit of jobs that wait: as one of them ends, another is taken.
+        return unlisted or ("" if known or self._submitted.waiting() else told)
+
+    def _by_pool(self, listed: Sequence[Job]) -> dict[str, list[Job]]:
+        """Return the jobs of each pool: those of a list, and those that no list has shown yet."""
+        known = [*listed, *self._submitted.waiting()]
+        return {pool.name: [job for job in known if job.name == f"{self._prefix}{pool.name}"] for pool in self._pools}
+
+    def _orders(self, listed: Sequence[Job], *, refused: Collection[str] = ()) -> Orders:
+        with self._lock:
+            missing, present = self._missing, self._present
+        return decide(self._pools, self._by_pool(listed), missing=missing, present=present, refused=refused)
 
     def _without_late(self, listed: Sequence[Job], *, num_present: int, now_s: float) -> str:
         """Give up jobs that should have been listed, so that others come; returns what is wrong where none is listed.
@@ -243,12 +255,40 @@ class BatchWorkers:
             logger.warning("%s", told)
         self._warned = told
 
+    def _submit_orders(self, orders: Orders, listed: Sequence[Job], *, now_s: float) -> dict[str, str]:
+        """Submit what is missing; returns the pools that did not take all of theirs, with what was said."""
+        refusals: dict[str, str] = {}
+        while refused := self._submit_all(orders.submit, now_s=now_s):
+            refusals |= refused
+            # At once: the next look asks anew, since a limit may have gone by then.
+            orders = self._orders(listed, refused=refusals)
+        return refusals
+
+    def _submit_all(self, numbers: Mapping[str, int], *, now_s: float) -> dict[str, str]:
+        """Submit jobs; returns the pools that did not take all of them, with what was said."""
+        refusals = {}
+        for name, number in numbers.items():
+            try:
+                self._submit(name, number, now_s=now_s)
+            except ClusterError as error:
+                refusals[name] = str(error)
+        return refusals
+
     def _submit(self, name: str, number: int, *, now_s: float) -> None:
-        together = number if name in self._arrays else 1
-        for _ in range(number // together):
+        most = MAX_ARRAY if name in self._arrays else 1
+        while number:
+            together = min(number, most)
             script = self._arrays[name] / f"{together}.sh" if together > 1 else self._scripts[name]
-            job_id = self._system.submit_job(script)
+            try:
+                job_id = self._system.submit_job(script)
+            except ClusterError:
+                if together == 1:
+                    raise
+                # An array is refused as a whole where a limit lets in some of it.
+                most = 1
+                continue
             self._submitted.add(job_id, name=f"{self._prefix}{name}", number=together, now_s=now_s)
+            number -= together
 
 
 def cancel_all(system: BatchSystem, jobs: Sequence[Job]) -> int:

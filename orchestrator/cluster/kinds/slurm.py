@@ -18,7 +18,7 @@ from orchestrator.cluster.batch.driver import driver_lines, follow_job
 from orchestrator.cluster.batch.entries import JobEntry, Line, Name, PoolEntry, Word
 from orchestrator.cluster.batch.steps import StepWorkers
 from orchestrator.cluster.batch.system import BatchSystem, load_batch_system
-from orchestrator.cluster.batch.workers import BatchWorkers, cancel_all
+from orchestrator.cluster.batch.workers import MAX_ARRAY, BatchWorkers, cancel_all
 from orchestrator.cluster.config import (
     ClusterConfig,
     Driver,
@@ -38,8 +38,6 @@ from orchestrator.cluster.ray_head import AGENT, private_folder, serving_head
 from orchestrator.errors import ClusterError, ConfigError
 from orchestrator.storage.json_values import JsonMapping
 
-MAX_ARRAY = 32
-"""Most machines that are asked for with one array job."""
 START_S = 60.0
 """Until Ray has come up in a job and a training goes on there; a job that is shorter does nothing but start."""
 DRIVER = "driver"
