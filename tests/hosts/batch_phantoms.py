@@ -12,10 +12,13 @@ number = len(list(JOBS.glob("*.sh"))) + 1
 text = Path(sys.argv[-1]).read_text()
 (JOBS / f"{number}.sh").write_text(text)
 def option(name, default=""):
+    if told := os.environ.get("SBATCH_" + name.upper().replace("-", "_")):
+        return told
     return next((word.partition("=")[2].strip('"') for line in text.splitlines() if line.startswith("#SBATCH")
                  for word in shlex.split(line)[1:] if word.startswith(f"--{name}=")), default)
 if option("partition") == "nowhere":
     sys.exit("sbatch: error: invalid partition specified: nowhere")
+(JOBS / f"{number}.account").write_text(option("account"))
 parts = [f"{number}_{part + 1}" for part in range(int(option("array", "1-0").partition("-")[2]))] or [str(number)]
 partition = f"--partition={option('partition')}\\n"
 for limit, counted in ((JOBS / "limit", ""), (JOBS / f"limit-{option('partition')}", partition)):
@@ -85,6 +88,7 @@ def is_running(number):
 def played_slurm(folder: Path, monkeypatch) -> Path:
     """Put the commands on the path; returns the folder of their jobs. A file `full` in it keeps new ones waiting.
 
+    Variables such as SBATCH_ACCOUNT go before what a script says, as in Slurm.
     With a file `limit` no more jobs are taken than it says, with `limit-PARTITION` no more for that one, with `hidden`
     none is listed, with `away` there is no list, and with `latin` a job is in it whose name is not UTF-8.
     """

@@ -109,6 +109,23 @@ def test_variables_for_other_lists_change_nothing_and_the_user_is_who_runs_us(tm
     assert user_name() == me
 
 
+def test_variables_of_the_user_do_not_go_before_what_a_pool_says_and_say_the_rest(tmp_path, jobs, monkeypatch):
+    for name, value in {"JOB_NAME": "other", "PARTITION": "nowhere", "ACCOUNT": "mine"}.items():
+        monkeypatch.setenv(f"SBATCH_{name}", value)
+    system = load_batch_system("slurm", beside=BESIDE)
+    values = {"name": "run-gpu", "log": tmp_path / "log", "partition": "gpu"}
+    script = tmp_path / "a.sh"
+    script.write_text(system.script_text(values, setup=[], commands=["#  --account is none"], where="x"))
+    system.submit_job(script)
+    again = system.submit_line(script, lines=script.read_text())
+    subprocess.run(["bash", "-c", again], check=True, capture_output=True)
+    assert [job.name for job in system.jobs("run-")] == ["run-gpu", "run-gpu"]
+    assert [(jobs / f"{number}.account").read_text() for number in (1, 2)] == ["mine", "mine"]
+    script.write_text(script.read_text().replace("\n", "\n#SBATCH --account=theirs\n", 1))
+    system.submit_job(script)
+    assert (jobs / "3.account").read_text() == "theirs"
+
+
 def test_a_run_goes_on_with_the_jobs_that_a_limit_lets_it_have_and_says_so_once(tmp_path, jobs, looks, caplog):
     (jobs / "limit").write_text("2")
     workers = start(tmp_path)

@@ -1,5 +1,6 @@
 """What is told to batch systems, and what is made of their answers."""
 
+import subprocess
 import time
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 import yaml
 from batch_phantoms import end_jobs, played_slurm
 
+from orchestrator.cluster.batch.starts import Starts
 from orchestrator.cluster.batch.system import Job, load_batch_system
 from orchestrator.cluster.batch.workers import BatchWorkers, Orders, decide
 from orchestrator.cluster.gpu_kinds import kind_named
@@ -97,6 +99,7 @@ def test_the_jobs_of_a_list_are_those_that_wait_and_run_with_the_reasons(system,
 def test_a_job_is_told_from_what_a_site_says_beside_it(tmp_path, monkeypatch, answer, job_id):
     (tmp_path / "sbatch").write_text(f"#!/bin/sh\nprintf '{answer}'\n")
     (tmp_path / "sbatch").chmod(0o755)
+    (tmp_path / "x.sh").touch()
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     assert load_batch_system("slurm", beside=BESIDE).submit_job(tmp_path / "x.sh") == job_id
 
@@ -106,17 +109,70 @@ def test_a_job_is_told_from_what_a_site_says_beside_it(tmp_path, monkeypatch, an
     [
         (
             "slurm",
-            ["#SBATCH --job-name=a", "#SBATCH --gpus-per-node=1", "#SBATCH --mem=2048M", "#SBATCH --time=90"],
+            [
+                "#SBATCH --job-name=a",
+                '#SBATCH --output="/runs/x y/worker-%j.log" --open-mode=append',
+                "#SBATCH --cpus-per-task=8",
+                "#SBATCH --gpus-per-node=1",
+                "#SBATCH --mem=2048M",
+                "#SBATCH --time=90",
+            ],
         ),
-        ("lsf", ['#BSUB -J "a"', '#BSUB -gpu "num=1"', '#BSUB -M 2048MB -R "rusage[mem=2048MB]"', "#BSUB -W 90"]),
+        (
+            "lsf",
+            [
+                '#BSUB -J "a"',
+                '#BSUB -o "/runs/x y/worker-%J.log"',
+                '#BSUB -n 8 -R "span[hosts=1]"',
+                '#BSUB -gpu "num=1"',
+                '#BSUB -M 2048MB -R "rusage[mem=2048MB]"',
+                "#BSUB -W 90",
+            ],
+        ),
+        (
+            "pbs",
+            [
+                "#PBS -N a",
+                '#PBS -j oe -o "/runs/x y/worker.log"',
+                "#PBS -l select=1:ncpus=8:mem=2048mb:ngpus=1",
+                "#PBS -l walltime=90:00",
+                "exec > '/runs/x y/worker'-\"$PBS_JOBID\".log 2>&1",
+            ],
+        ),
     ],
 )
 def test_a_script_says_what_is_asked_for_in_the_words_of_its_system(system, lines):
-    values = {"name": "a", "gpus": 1, "memory_mib": 2048, "time_limit_minutes": 90, "account": None}
+    values = {"name": "a", "log": "/runs/x y/worker", "cpus": 8, "gpus": 1, "memory_mib": 2048}
     text = load_batch_system(system, beside=BESIDE).script_text(
-        values, setup=["module load cuda"], commands=["exec work"], where="x"
+        values | {"time_limit_minutes": 90, "account": None},
+        setup=["module load cuda"],
+        commands=["exec work"],
+        where="x",
     )
     assert text.splitlines() == ["#!/bin/bash", *lines, "module load cuda", "exec work"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "chunk"),
+    [
+        ({}, "ncpus=8"),
+        ({"memory_mib": 512}, "ncpus=8:mem=512mb"),
+        ({"gres": "ngpus=1:gpu_model=A100"}, "ncpus=8:ngpus=1:gpu_model=A100"),
+    ],
+)
+def test_pbs_is_asked_for_one_chunk_of_what_is_said(asked, chunk):
+    values = {"cpus": 8, "memory_mib": None, "gpus": None, "gres": None} | asked
+    text = load_batch_system("pbs", beside=BESIDE).script_text(values, setup=[], commands=[], where="x")
+    assert text.splitlines() == ["#!/bin/bash", f"#PBS -l select=1:{chunk}"]
+
+
+def test_the_log_of_a_pbs_job_is_found_by_its_id(tmp_path):
+    script = tmp_path / "job.sh"
+    values = {"log": tmp_path / "worker-gpu"}
+    text = load_batch_system("pbs", beside=BESIDE).script_text(values, setup=[], commands=["echo words"], where="x")
+    script.write_text(text)
+    subprocess.run(["bash", str(script)], env={"PBS_JOBID": "1234.pbs01"}, check=True)
+    assert Starts(logs=tmp_path)._last_words("1234.pbs01") == "words"
 
 
 def test_a_value_without_an_option_is_refused_instead_of_forgotten():

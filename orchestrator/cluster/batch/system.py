@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from orchestrator.cluster.environment import AUTH_TOKEN, in_home
 from orchestrator.configuration import Entry, load_yaml, understood
@@ -41,15 +41,19 @@ def _with_places(**examples: object) -> AfterValidator:
     """Return what refuses texts with other placeholders, which could not be filled in once a job is to be submitted."""
 
     def check(texts: list[str] | dict[str, str]) -> list[str] | dict[str, str]:
-        for text in texts.values() if isinstance(texts, dict) else texts:
-            try:
-                text.format(**examples)
-            except (LookupError, ValueError, AttributeError, TypeError):
-                places = ", ".join(f"{{{name}}}" for name in examples)
-                raise ValueError(f"no placeholder but {places}, and {{{{ for a brace, in {text!r}") from None
+        _fill_in(list(texts.values()) if isinstance(texts, dict) else texts, examples)
         return texts
 
     return AfterValidator(check)
+
+
+def _fill_in(texts: Sequence[str], examples: Mapping[str, object]) -> None:
+    for text in texts:
+        try:
+            text.format(**examples)
+        except (LookupError, ValueError, AttributeError, TypeError):
+            places = ", ".join(f"{{{name}}}" for name in examples)
+            raise ValueError(f"no placeholder but {places}, and {{{{ for a brace, in {text!r}") from None
 
 
 class SubmitEntry(Entry):
@@ -61,6 +65,9 @@ class SubmitEntry(Entry):
     """Where the command takes the script from."""
     answer: Annotated[str, _with_groups("id")]
     """Regular expression with a group `id`."""
+    without: dict[str, Annotated[str, _with_groups()]] = Field(default={})
+    """Variable that goes before the lines of a script, if the user's shell sets it, to a regular expression of options:
+    where one is in a line, the variable is left out."""
 
 
 class QueryEntry(Entry):
@@ -92,10 +99,37 @@ class ScriptEntry(Entry):
 
     directive: str
     """Begins each line for the batch system."""
-    options: Annotated[dict[str, str], _with_places(value="x")]
+    options: dict[str, str]
     """Name of a value to the option that tells it, with `{value}` in its place."""
+    parts: Annotated[dict[str, str], _with_places(value="x")] = Field(default={})
+    """Likewise for values that have no option of their own: what stands at `{name}` in an option of another, where the
+    value is given."""
+    begin: Annotated[list[str], _with_places(log="x")] = Field(default=[])
+    """Lines of shell before all others; `{log}` stands for the beginning of the path of the log."""
     everywhere: Annotated[list[str], _with_places(nodes=1, cpus=1, gpus=1)] = Field(default=[])
     """Starts a command once on each machine of an allocation; `{nodes}`, `{cpus}` and `{gpus}` stand for numbers."""
+
+    @model_validator(mode="after")
+    def _with_parts(self) -> "ScriptEntry":
+        _fill_in(list(self.options.values()), {"value": "x", **self.parts})
+        return self
+
+    def lines(self, values: Mapping[str, object], *, where: str) -> list[str]:
+        """Return the lines for the batch system; raises ConfigError if a value is given that they cannot tell."""
+        given = {name: value for name, value in values.items() if value is not None}
+        parts = {name: text.format(value=given[name]) if name in given else "" for name, text in self.parts.items()}
+        lines = []
+        for name, value in given.items():
+            if name in self.options:
+                option = self.options[name]
+                # In a path, where it begins what the batch system replaces, such as %j.
+                told = str(value).replace("%", "%%") if name == "log" and "%" in option else value
+                lines.append(f"{self.directive} {option.format(value=told, **parts)}")
+            elif name not in {"comment", "warning_s", "nodes"} and not any(
+                f"{{{name}}}" in self.options.get(other, "") for other in given
+            ):
+                raise ConfigError(f"{where}: {name} is {value!r}; this batch system has no option for it")
+        return [*lines, *(line.format(log=shlex.quote(str(given["log"]))) for line in self.begin if "log" in given)]
 
 
 class BatchSystem(Entry):
@@ -125,33 +159,34 @@ class BatchSystem(Entry):
         ConfigError
             If a value is given that this batch system has no option for.
         """
-        lines = ["#!/bin/bash"]
-        for name, value in values.items():
-            if value is None:
-                continue
-            if name in self.script.options:
-                option = self.script.options[name]
-                # In a path, where it begins what the batch system replaces, such as %j.
-                told = str(value).replace("%", "%%") if name == "log" and "%" in option else value
-                lines.append(f"{self.script.directive} {option.format(value=told)}")
-            elif name not in {"comment", "warning_s", "nodes"}:
-                raise ConfigError(f"{where}: {name} is {value!r}; this batch system has no option for it")
-        return "\n".join([*lines, *setup, *commands, ""])
+        return "\n".join(["#!/bin/bash", *self.script.lines(values, where=where), *setup, *commands, ""])
 
-    def submit_line(self, script: Path) -> str:
-        """Return the line of shell that submits a job."""
+    def submit_line(self, script: Path, *, lines: str) -> str:
+        """Return the line of shell that submits a job whose script will have these lines for the batch system."""
         line = shlex.join(part.format(script=script) for part in self.submit.command)
+        if variables := self._said_in(lines):
+            line = f"env {' '.join(f'-u {name}' for name in variables)} {line}"
         return f"{line} < {shlex.quote(str(script))}" if self.submit.script_from == "stdin" else line
 
     def submit_job(self, script: Path) -> str:
         """Submit a job; returns its id."""
         command = [part.format(script=script) for part in self.submit.command]
-        text = script.read_text(encoding="utf-8") if self.submit.script_from == "stdin" else None
-        answer = _answer(command, text=text)
+        text = script.read_text(encoding="utf-8")
+        given = text if self.submit.script_from == "stdin" else None
+        answer = _answer(command, text=given, without=self._said_in(text))
         found = re.search(self.submit.answer, answer, re.MULTILINE)
         if found is None:
             raise ClusterError(f"{' '.join(command)}: answered {answer!r:.200}; expected {self.submit.answer}")
         return found["id"]
+
+    def _said_in(self, script: str) -> list[str]:
+        """Return the variables that would go before what a script says itself."""
+        begin = re.escape(self.script.directive)
+        return [
+            name
+            for name, option in self.submit.without.items()
+            if re.search(rf"^{begin}\b.*\s(?:{option})(?![\w-])", script, re.MULTILINE)
+        ]
 
     def jobs(self, prefix: str) -> "tuple[Job, ...]":
         """Return the jobs of this user that wait or run and whose names begin like this."""

@@ -314,12 +314,13 @@ class SlurmCluster(ClusterConfig):
         values = entry.values(name=name, comment=comment, log=folder / "job", warning_s=warning_s, **more)
         arguments = shlex.join([*driver.arguments, "--cluster", str(folder / "driver.yaml")])
         log = shlex.quote(str(folder / "driver.log"))
+        begin = self._script(values, entry, commands=(), where=f"{self.path}: head")
         lines = driver_lines(
             f"{self._python()} -m {driver.module} {arguments} >> {log} 2>&1",
-            submit_again=self._system().submit_line(folder / "driver.sh"),
+            submit_again=self._system().submit_line(folder / "driver.sh", lines=begin),
             folder=folder,
         )
-        return self._script(values, entry, commands=lines, where=f"{self.path}: head")
+        return begin + "\n".join([*lines, ""])
 
     def _script(self, values: Mapping[str, object], entry: JobEntry, *, commands: Sequence[str], where: str) -> str:
         system = self._system()
