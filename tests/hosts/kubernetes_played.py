@@ -69,6 +69,9 @@ def _apply(folder: Path, words: list[str]) -> int:
 
 
 def _logs(folder: Path, words: list[str]) -> int:
+    if (folder / "no-logs").exists():
+        sys.stderr.write((folder / "no-logs").read_text())
+        return 1
     sys.stdout.write((folder / "log.txt").read_text())
     return 0
 

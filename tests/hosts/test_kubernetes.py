@@ -307,6 +307,41 @@ def test_what_the_operator_refuses_is_said_in_its_words(cluster, tmp_path, capsy
     assert "KubeRay refuses it: ValidationFailed: worker group x is bad" in capsys.readouterr().err
 
 
+QUOTA = 'pods "x-gpu-{drawn}" is forbidden: exceeded quota: team,\nlimited: limits.memory=64Gi'
+
+
+@pytest.mark.parametrize(
+    "failures",
+    [
+        [
+            {"conditions": [{"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": told}]}
+            for told in (QUOTA.format(drawn="k2fp"), QUOTA.format(drawn="9xwz"))
+        ],
+        # As operators said it that knew no conditions.
+        [{"reason": f"FailedCreate: {QUOTA.format(drawn='k2fp')}"}] * 2,
+    ],
+)
+def test_why_kubernetes_makes_no_pods_is_told_once(cluster, tmp_path, capsys, failures):
+    fine = {"conditions": [{"type": "ReplicaFailure", "status": "False", "reason": "x"}]}
+    looks = [state(deployment="Initializing", rayClusterStatus=told) for told in (fine, *failures)]
+    play(cluster, *looks, state("RUNNING", "Running"), state("SUCCEEDED", "Complete"), packed=packed_tables())
+    assert run(tmp_path) == 0
+    shown = capsys.readouterr().out
+    told = [line for line in shown.splitlines() if line.startswith("waiting")]
+    assert told == [
+        "waiting: for KubeRay",
+        "waiting: FailedCreate: a pod is forbidden: exceeded quota: team, limited: limits.memory=64Gi",
+    ]
+
+
+def test_a_log_that_may_not_be_read_is_told_once_and_the_run_is_followed_on(cluster, tmp_path, capsys):
+    refusal = 'Error from server (Forbidden): pods "x" is forbidden: User "u" cannot get resource "pods/log"'
+    (cluster / "no-logs").write_text(f"{refusal}\n")
+    play(cluster, *[state("RUNNING", "Running")] * 4, state("SUCCEEDED", "Complete"), packed=packed_tables())
+    assert run(tmp_path) == 0
+    assert capsys.readouterr().out.count(f"the log of the driver cannot be read: {refusal}\n") == 1
+
+
 @pytest.mark.parametrize(
     ("told", "message"),
     [
@@ -320,10 +355,12 @@ def test_a_cluster_without_the_operator_is_told_before_anything_starts(cluster, 
     assert message in capsys.readouterr().err
 
 
-def test_a_claim_or_secret_that_is_not_there_is_told_before_anything_starts(cluster, tmp_path, capsys):
+def test_a_claim_secret_or_service_account_that_is_not_there_is_told_before_anything_starts(cluster, tmp_path, capsys):
     play(cluster, state())
     assert run(tmp_path, content=BASE | {"token_secret": "ray-token"}) == 2
     assert "secret ray-token: is not in the namespace; nothing was started" in capsys.readouterr().err
+    assert run(tmp_path, content=BASE | {"service_account": "trainings"}) == 2
+    assert "serviceaccount trainings: is not in the namespace; nothing was started" in capsys.readouterr().err
     (cluster / "persistentvolumeclaim-files").unlink()
     assert run(tmp_path) == 2
     assert "persistentvolumeclaim files: is not in the namespace" in capsys.readouterr().err

@@ -143,8 +143,11 @@ class KubernetesCluster(ClusterConfig):
         launched = Launched(
             driver=driver,
             manifest=self.render(driver),
-            claims=tuple(volume.claim for volume in self.volumes.values()),
-            secrets=tuple(name for name in (self.s3_secret, self.token_secret, *self.pull_secrets) if name),
+            needed={
+                "persistentvolumeclaim": tuple(volume.claim for volume in self.volumes.values()),
+                "secret": tuple(name for name in (self.s3_secret, self.token_secret, *self.pull_secrets) if name),
+                "serviceaccount": (self.service_account,) if self.service_account else (),
+            },
             output=None if "://" in output else output,
             where=str(self.path),
         )

@@ -1,5 +1,6 @@
 """A RayJob from its submission to its end: why it waits, what its driver says, what has come of it."""
 
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -50,14 +51,28 @@ def job_state(kubectl: Kubectl, name: str) -> RayJobState | None:
     if found is None:
         return None
     status = found.get("status") or {}
-    told = (status.get("reason"), status.get("message"))
     return RayJobState(
         job=status.get("jobStatus", ""),
         deployment=status.get("jobDeploymentStatus", ""),
         cluster=status.get("rayClusterName", ""),
-        told=": ".join(" ".join(str(part).split()) for part in told if part),
+        told=_in_words(status) or _why_no_pods(status.get("rayClusterStatus") or {}),
         asked=((found.get("metadata") or {}).get("annotations") or {}).get(ASKED),
     )
+
+
+def _why_no_pods(cluster: JsonMapping) -> str:
+    """Return why Kubernetes makes no pods of a RayCluster, such as a quota: there is no pod then that says so."""
+    found = (one for one in cluster.get("conditions") or () if one.get("type") == "ReplicaFailure")
+    failure = next((one for one in found if one.get("status") == "True"), None)
+    # Operators without conditions say it in `reason`.
+    told = _in_words(failure) if failure else _in_words({"reason": cluster.get("reason")})
+    # Names of workers end with letters that are drawn at each try.
+    return re.sub(r'\bpods? "[^"]*"', "a pod", told)
+
+
+def _in_words(told: JsonMapping) -> str:
+    parts = (told.get("reason"), told.get("message"))
+    return ": ".join(" ".join(str(part).split()) for part in parts if part)
 
 
 def why_pods_wait(pods: Sequence[JsonMapping]) -> Mapping[str, int]:
@@ -97,8 +112,7 @@ def _reason(status: JsonMapping) -> str:
     for container in [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]:
         waiting = (container.get("state") or {}).get("waiting")
         if waiting:
-            told = (waiting.get("reason"), waiting.get("message"))
-            return " ".join(": ".join(str(part) for part in told if part).split())[:SHOWN]
+            return _in_words(waiting)[:SHOWN]
     return "starting"
 
 
@@ -147,12 +161,13 @@ def _follow_on(kubectl: Kubectl, name: str, *, lines: LogLines, waits: "_Waits")
             waits.tell(kubectl, state)
         return state
     lines.rewind()
-    kubectl.stream(["logs", "--follow", f"job/{name}"], take=lines.add)
+    if told := kubectl.stream(["logs", "--follow", f"job/{name}"], take=lines.add):
+        waits.show_new(f"the log of the driver cannot be read: {told}")
     return job_state(kubectl, name)
 
 
 class _Waits:
-    """Says why a run has not begun, each time that this changes."""
+    """Says why a run has not begun or cannot be seen, each time that this changes."""
 
     def __init__(self, *, show: Callable[[str], None]) -> None:
         self._show = show
@@ -161,8 +176,11 @@ class _Waits:
     def tell(self, kubectl: Kubectl, state: RayJobState) -> None:
         """Look at the pods."""
         pods = kubectl.pods(f"ray.io/cluster={state.cluster}") if state.cluster else ()
-        reasons = "; ".join(f"{number} x {reason}" for reason, number in why_pods_wait(pods).items())
-        line = f"waiting: {reasons or state.told or 'for KubeRay'}"
+        reasons = [f"{number} x {reason}" for reason, number in why_pods_wait(pods).items()]
+        self.show_new(f"waiting: {'; '.join([*reasons, *([state.told] if state.told else [])]) or 'for KubeRay'}")
+
+    def show_new(self, line: str) -> None:
+        """Show a line, unless it was the last one."""
         if line != self._told:
             self._show(line)
         self._told = line

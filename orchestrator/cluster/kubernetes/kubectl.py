@@ -3,14 +3,18 @@
 import json
 import os
 import subprocess
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import IO
 
 from orchestrator.cluster.environment import AUTH_TOKEN
 from orchestrator.errors import ClusterError, ConfigError
 from orchestrator.storage.json_values import JsonMapping
 
 ANSWER_WITHIN_S = 60.0
+SHOWN_OF_ERROR = 500
+"""Characters at its end."""
 RAY_JOB = "rayjobs.ray.io"
 NOT_FOUND, FORBIDDEN = "NotFound", "Forbidden"
 NO_OPERATOR = ("no matches for kind", "doesn't have a resource type")
@@ -77,14 +81,21 @@ class Kubectl:
         """Return what a command writes, as it is."""
         return _run(self.command(*words), text=None).stdout
 
-    def stream(self, words: Sequence[str], *, take: Callable[[str], None]) -> None:
-        """Run a command to its end and hand on what it writes, as it comes."""
+    def stream(self, words: Sequence[str], *, take: Callable[[str], None]) -> str:
+        """Run a command to its end and hand on what it writes, as it comes; returns why it has failed, if it has."""
+        with tempfile.TemporaryFile() as errors:
+            code = self._stream(words, take=take, errors=errors)
+            errors.seek(0)
+            told = " ".join(errors.read().decode(errors="replace").split())[-SHOWN_OF_ERROR:]
+        return (told or f"exit code {code}") if code else ""
+
+    def _stream(self, words: Sequence[str], *, take: Callable[[str], None], errors: IO[bytes]) -> int:
         try:
             process = subprocess.Popen(
                 self.command(*words),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
+                stderr=errors,
                 env=_environment(),
                 # Ctrl-C ends the watching, in an order of ours.
                 start_new_session=True,
@@ -101,6 +112,7 @@ class Kubectl:
             except BaseException:
                 process.kill()
                 raise
+        return process.returncode
 
     def _answer(self, *words: str, text: str | None = None) -> str:
         return _run(self.command(*words), text=text).stdout.decode(errors="replace")
@@ -117,7 +129,7 @@ def _run(command: Sequence[str], *, text: str | None) -> "subprocess.CompletedPr
     except (OSError, subprocess.TimeoutExpired) as error:
         raise ClusterError(f"{' '.join(command)}: {error}") from error
     if done.returncode:
-        told = " ".join(done.stderr.decode(errors="replace").split())[-500:]
+        told = " ".join(done.stderr.decode(errors="replace").split())[-SHOWN_OF_ERROR:]
         if any(words in told for words in NO_OPERATOR):
             raise ConfigError(
                 f"the cluster knows no RayJob ({told}); expected KubeRay's operator, 1.6 or later. Install it, or have "

@@ -1,6 +1,6 @@
 """A run on Kubernetes: what it needs is looked for, its manifest applied, its driver followed, its tables fetched."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,10 +17,8 @@ class Launched:
 
     driver: Driver
     manifest: str
-    claims: tuple[str, ...]
-    """PersistentVolumeClaims that must be there."""
-    secrets: tuple[str, ...]
-    """Likewise Secrets."""
+    needed: Mapping[str, tuple[str, ...]]
+    """Kind of objects that must be there to their names."""
     output: str | None
     """Where the driver writes, in its pod; None where this machine sees it as well."""
     where: str
@@ -43,8 +41,8 @@ def launch_and_follow(launched: Launched, kubectl: Kubectl, *, show: Callable[[s
     Raises
     ------
     ConfigError
-        If a claim or a Secret is missing, there is no KubeRay, or the run is asked to do something else: nothing was
-        started then.
+        If a claim, a Secret or the service account is missing, there is no KubeRay, or the run is asked to do something
+        else: nothing was started then.
     ClusterError
         If the run is deleted or refused.
     """
@@ -86,7 +84,7 @@ def _leave(launched: Launched, kubectl: Kubectl, *, cluster: str, show: Callable
 
 def _check_objects(launched: Launched, kubectl: Kubectl) -> None:
     """Raise ConfigError for what pods would wait for without an end."""
-    for kind, names in {"persistentvolumeclaim": launched.claims, "secret": launched.secrets}.items():
+    for kind, names in launched.needed.items():
         for name in names:
             if not kubectl.exists(kind, name):
                 raise ConfigError(f"{launched.where}: {kind} {name}: is not in the namespace; nothing was started")
