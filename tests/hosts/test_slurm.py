@@ -93,7 +93,7 @@ def test_no_script_and_no_name_of_a_job_holds_a_secret_or_what_a_shell_would_run
     workers = config._workers(run, folder)
     script, pair = (folder / "worker-cores.sh").read_text(), (folder / "arrays-cores" / "2.sh").read_text()
     assert '--comment="a _study__ _id_: /data/__reboot_ _x_"' in script
-    assert "#SBATCH --exclusive\n" in script
+    assert script.index("#SBATCH --job-name=") < script.index("#SBATCH --exclusive\n") < script.index("module load x")
     assert "\nmodule load x\nexec " in script
     assert [line for line in pair.splitlines() if line not in script.splitlines()] == ["#SBATCH --array=1-2"]
     workers._ended.set()
@@ -220,6 +220,7 @@ def test_a_driver_job_is_followed_and_its_end_is_the_commands(tmp_path, jobs, ca
     assert (inner.head, inner.form, inner.is_elsewhere) == (None, "workers", False)
     assert "#SBATCH --partition=cpu" in (folder / "driver.sh").read_text()
     assert "#SBATCH --signal=B:USR1@120" in (folder / "driver.sh").read_text()
+    assert "#SBATCH --dependency=singleton" in (folder / "driver.sh").read_text()
 
 
 @pytest.mark.parametrize(

@@ -114,7 +114,7 @@ class ScriptEntry(Entry):
         _fill_in(list(self.options.values()), {"value": "x", **self.parts})
         return self
 
-    def lines(self, values: Mapping[str, object], *, where: str) -> list[str]:
+    def lines(self, values: Mapping[str, object], *, options: Sequence[str], where: str) -> list[str]:
         """Return the lines for the batch system; raises ConfigError if a value is given that they cannot tell."""
         given = {name: value for name, value in values.items() if value is not None}
         parts = {name: text.format(value=given[name]) if name in given else "" for name, text in self.parts.items()}
@@ -125,10 +125,12 @@ class ScriptEntry(Entry):
                 # In a path, where it begins what the batch system replaces, such as %j.
                 told = str(value).replace("%", "%%") if name == "log" and "%" in option else value
                 lines.append(f"{self.directive} {option.format(value=told, **parts)}")
-            elif name not in {"comment", "warning_s", "nodes"} and not any(
+            elif name not in {"comment", "warning_s", "nodes", "alone"} and not any(
                 f"{{{name}}}" in self.options.get(other, "") for other in given
             ):
                 raise ConfigError(f"{where}: {name} is {value!r}; this batch system has no option for it")
+        # Of two, the later counts.
+        lines += [f"{self.directive} {option}" for option in options]
         return [*lines, *(line.format(log=shlex.quote(str(given["log"]))) for line in self.begin if "log" in given)]
 
 
@@ -141,7 +143,13 @@ class BatchSystem(Entry):
     script: ScriptEntry
 
     def script_text(
-        self, values: Mapping[str, object], *, setup: Sequence[str], commands: Sequence[str], where: str
+        self,
+        values: Mapping[str, object],
+        *,
+        options: Sequence[str] = (),
+        setup: Sequence[str],
+        commands: Sequence[str],
+        where: str,
     ) -> str:
         """Return a script.
 
@@ -149,6 +157,8 @@ class BatchSystem(Entry):
         ----------
         values
             Of the options, by name; what is None is left out.
+        options
+            Further ones, as they are told.
         setup, commands
             Lines of shell.
         where
@@ -159,7 +169,8 @@ class BatchSystem(Entry):
         ConfigError
             If a value is given that this batch system has no option for.
         """
-        return "\n".join(["#!/bin/bash", *self.script.lines(values, where=where), *setup, *commands, ""])
+        lines = self.script.lines(values, options=options, where=where)
+        return "\n".join(["#!/bin/bash", *lines, *setup, *commands, ""])
 
     def submit_line(self, script: Path, *, lines: str) -> str:
         """Return the line of shell that submits a job whose script will have these lines for the batch system."""

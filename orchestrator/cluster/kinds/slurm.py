@@ -311,22 +311,24 @@ class SlurmCluster(ClusterConfig):
             assert self.head is not None
             entry, more, warning_s = self.head, {}, HEAD_WARNING_S
         name, comment = f"{_prefix(driver.run)}{DRIVER}", _comment(driver.run)
-        values = entry.values(name=name, comment=comment, log=folder / "job", warning_s=warning_s, **more)
+        values = entry.values(name=name, comment=comment, log=folder / "job", warning_s=warning_s, alone=True, **more)
         arguments = shlex.join([*driver.arguments, "--cluster", str(folder / "driver.yaml")])
-        log = shlex.quote(str(folder / "driver.log"))
         begin = self._script(values, entry, commands=(), where=f"{self.path}: head")
         lines = driver_lines(
-            f"{self._python()} -m {driver.module} {arguments} >> {log} 2>&1",
+            f"{self._python()} -m {driver.module} {arguments}",
             submit_again=self._system().submit_line(folder / "driver.sh", lines=begin),
             folder=folder,
         )
         return begin + "\n".join([*lines, ""])
 
     def _script(self, values: Mapping[str, object], entry: JobEntry, *, commands: Sequence[str], where: str) -> str:
-        system = self._system()
-        text = system.script_text(values, setup=[*self.setup, *entry.setup], commands=commands, where=where)
-        first, rest = text.split("\n", 1)
-        return "\n".join([first, *(f"{system.script.directive} {option}" for option in entry.options), rest])
+        return self._system().script_text(
+            values,
+            options=entry.options,
+            setup=[*self.setup, *entry.setup],
+            commands=commands,
+            where=where,
+        )
 
     def _driver_content(self) -> JsonMapping:
         """Return the cluster file of a driver in its job."""
