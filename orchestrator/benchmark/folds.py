@@ -2,10 +2,10 @@
 
 import csv
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
 from orchestrator.benchmark.study_file import ALL, FOLD, OTHER_FOLDS, REST, FoldRule, Folds, SplitFile
@@ -15,6 +15,8 @@ TEST_PART = "test"
 """Part of the cases that nnU-Net's layout keeps in `imagesTs`."""
 NNUNET_FOLDS = FoldRule()
 """nnU-Net's own: five, with its seed."""
+_WHOLE_NUMBER = re.compile(r"0*([0-9]+)(\.0*)?")
+"""The name of a patient that is a number, as one table or another writes it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -189,20 +191,18 @@ def read_patients(path: Path, names: Sequence[str]) -> dict[str, str]:
     for name in names:
         if not found.get(name):
             raise ConfigError(f"{path}: no patient for case {name}; expected one for every case of the data set")
-    spellings: dict[object, str] = {}
+    spellings: dict[str, str] = {}
     for patient in found.values():
         if (other := spellings.setdefault(_spelled(patient), patient)) != patient:
             raise ConfigError(f"{path}: patients {other!r} and {patient!r}; expected one spelling for each patient")
     return found
 
 
-def _spelled(patient: str) -> object:
+def _spelled(patient: str) -> str:
     """Return what is equal for names that people write in several ways: p7 and P7, 7 and 07 and 7.0."""
-    try:
-        number = Decimal(patient)
-    except InvalidOperation:
-        return patient.casefold()
-    return number if number.is_finite() else patient.casefold()
+    # No more than that: 1_23 and 12_3, 1.1 and 1.10, 0e12 and 0e34 are sites and numbers, each of another patient.
+    number = _WHOLE_NUMBER.fullmatch(patient)
+    return number[1] if number else patient.casefold()
 
 
 def _several(names: Sequence[str], patients: Mapping[str, str]) -> tuple[tuple[str, ...], ...]:

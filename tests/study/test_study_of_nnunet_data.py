@@ -149,6 +149,7 @@ def test_no_image_is_twice_in_a_part(tmp_path: Path, train: str, words: str):
         (f"case,patient\n{CASES[0]},a\n{CASES[0]},b\n", "stands twice"),
         (EVERYONE + "case_300,p7\ncase_301,P7\n", "patients 'p7' and 'P7'; expected one spelling"),
         (EVERYONE + "case_300,7\ncase_301,7.0\n", "patients '7' and '7.0'; expected one spelling"),
+        (EVERYONE + "case_300,0\ncase_301,00\n", "patients '0' and '00'; expected one spelling"),
         (EVERYONE.replace("patient", "patient,patient"), "expected case and patient among them, each once"),
         ("", "expected case and patient"),
         (
@@ -161,6 +162,13 @@ def test_a_file_of_patients_that_is_not_whole_is_refused(tmp_path: Path, rows: s
     (tmp_path / "patients.csv").write_text(rows)
     with pytest.raises(ConfigError, match=words):
         load(tmp_path, STUDY.replace("folds: nnunet", "folds: {patients: patients.csv}"))
+
+
+@pytest.mark.parametrize("names", ["1_23 12_3", "0e12 0e34", "1.1 1.10", "inf Infinity", "10 100", "0 00a"])
+def test_sites_and_numbers_of_patients_are_no_spellings_of_one_number(tmp_path: Path, names: str):
+    first, second = names.split()
+    (tmp_path / "patients.csv").write_text(EVERYONE + f"case_300,{first}\ncase_301,{second}\n")
+    load(tmp_path, STUDY.replace("folds: nnunet", "folds: {patients: patients.csv}"))
 
 
 def test_splits_final_is_taken_as_nnunet_takes_it_also_if_it_leaves_out_cases(tmp_path: Path):
