@@ -3,6 +3,7 @@
 import re
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from orchestrator.benchmark.predicted import load_predicted
 from orchestrator.benchmark.presets import PRESETS
 from orchestrator.benchmark.study import split_sha256
 from orchestrator.benchmark.tables import load_tables
+from orchestrator.benchmark.trainings.selection import select
 from orchestrator.cluster.prices import load_prices
 from orchestrator.cluster.registry import load_cluster
 from orchestrator.errors import ConfigError
@@ -130,6 +132,13 @@ def test_facets_select_trainings_as_ids_and_groups_do(study):
     assert [t.id for t in of_task_2] == [t.id for t in study.trainings(only=("T2-*",), preset=PAPER)]
     with pytest.raises(ConfigError, match=r"--only task=4: matches none of the 45 trainings.*close to it: task="):
         study.trainings(only=("task=4",), preset=PAPER)
+
+
+@pytest.mark.parametrize(("value", "pattern"), [("a[1]", "a[1]"), ("a[1]", "a[[]1]"), ("b*", "b*"), ("why?", "why?")])
+def test_a_facet_is_selected_by_its_very_value_though_it_looks_like_a_pattern(study, value, pattern):
+    first, *others = study.trainings(preset=PAPER)
+    some = [replace(first, facets={**first.facets, "source": value}), *others]
+    assert select(some, only=(f"source={pattern}",), asked="--only", of="all") == (some[0],)
 
 
 def test_the_training_folds_partition_the_cases_with_two_of_either_source_each(study):

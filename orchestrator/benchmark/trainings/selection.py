@@ -16,7 +16,7 @@ def select(trainings: Sequence[Training], *, only: Sequence[str], asked: str, of
     trainings
         Of which.
     only
-        Shell patterns of an id or group, or of a facet: `facet=pattern`.
+        Shell patterns of an id or group, or of a facet: `facet=pattern`, or its very value.
     asked
         Where the patterns come from, for errors: `--only`.
     of
@@ -38,7 +38,9 @@ def select(trainings: Sequence[Training], *, only: Sequence[str], asked: str, of
 
 
 def _matches(training: Training, pattern: str) -> bool:
-    facet, is_facet, value = pattern.partition("=")
+    facet, is_facet, wanted = pattern.partition("=")
     if is_facet:
-        return facet in training.facets and fnmatchcase(str(training.facets[facet]), value)
+        value = str(training.facets[facet]) if facet in training.facets else None
+        # A value such as `a[1]` is no pattern of itself.
+        return value is not None and (value == wanted or fnmatchcase(value, wanted))
     return fnmatchcase(training.id, pattern) or fnmatchcase(training.group, pattern)
