@@ -8,6 +8,7 @@ import numpy as np
 from orchestrator.benchmark.definition import Case
 from orchestrator.benchmark.study import Study
 from orchestrator.report.reported import Reported
+from orchestrator.results.store import to_frame
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,7 +21,7 @@ def scores_frame(reported: Reported) -> "pd.DataFrame":
     reference volume as a share of the reference) and `order` (place of the training's group in the study).
     """
     places = {training.group: place for place, training in reversed(list(enumerate(reported.trainings)))}
-    rows = reported.of_trainings.to_pandas()
+    rows = to_frame(reported.of_trainings)
     patients = patient_of_case(reported.study)
     cases = [Case(dataset=dataset, name=name) for dataset, name in zip(rows["dataset"], rows["case"], strict=True)]
     rows["patient"] = [patients.get(case, case.id) for case in cases]

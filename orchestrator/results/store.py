@@ -115,8 +115,8 @@ class ResultsStore:
         return pa.concat_tables(tables, promote_options="default") if tables else SCHEMA.empty_table()
 
     def to_pandas(self) -> "pandas.DataFrame":
-        """Return all rows as `read` does."""
-        return self.read().to_pandas()
+        """Return all rows as `read` does, as `to_frame` has them."""
+        return to_frame(self.read())
 
     def query(self, sql: str) -> pa.Table:
         """Return the answer of DuckDB to a query over the table `scores`, which holds all rows.
@@ -215,6 +215,18 @@ def to_table(rows: Sequence[ResultRow]) -> pa.Table:
         record["predicted_ml"] = row.score.num_predicted_voxels * voxel_ml
         records.append({name: record.get(name) for name in schema.names})
     return _without_nan(pa.Table.from_pylist(records, schema=schema))
+
+
+def to_frame(table: pa.Table) -> "pandas.DataFrame":
+    """Return a table for pandas; whole numbers that some rows lack, as of a facet of some trainings, are `Int64`."""
+    import pandas
+
+    frame = table.to_pandas()
+    for field in table.schema:
+        if pa.types.is_integer(field.type) and table[field.name].null_count:
+            # pandas itself would make 1 and nothing 1.0 and NaN: not the numbers of the study, in a file least of all.
+            frame[field.name] = table[field.name].to_pandas(types_mapper={field.type: pandas.Int64Dtype()}.get)
+    return frame
 
 
 def _type_of(facet: str, rows: Sequence[ResultRow]) -> pa.DataType:

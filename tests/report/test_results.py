@@ -5,6 +5,7 @@ import math
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -93,6 +94,18 @@ def test_trainings_are_read_in_order_of_their_ids(store):
     for fold in (2, 0, 1):
         store.commit(f"T1-lung-fold{fold}", [row(fold / 10, 0.5, fold=fold)])
     assert store.read().column("dsc").to_pylist() == [0.0, 0.1, 0.2]
+
+
+def test_a_whole_number_that_only_some_trainings_have_stays_one(store):
+    large = 2**53 + 1
+    store.commit("T1-lung-fold0", [replace(row(0.5, 0.5), facets={"task": 1, "training_seed": large})])
+    store.commit("T1-lung-fold1", [replace(row(0.5, 0.5, fold=1), facets={"task": 1})])
+    frame = store.to_pandas()
+    assert list(frame["training_seed"]) == [large, pd.NA]
+    assert (frame["training_seed"].dtype, frame["task"].dtype, frame["fold"].dtype) == ("Int64", "int64", "int64")
+    assert frame[["task", "training_seed"]].to_csv(index=False).split() == ["task,training_seed", f"1,{large}", "1,"]
+    chosen = pd.DataFrame({"training_seed": [large, large - 1], "what": ["this", "none"]})
+    assert frame.merge(chosen, on="training_seed")["what"].tolist() == ["this"]
 
 
 def test_a_run_without_results_has_no_rows_and_all_columns(tmp_path, store):
