@@ -71,12 +71,17 @@ def ensure_token() -> Path:
     Raises
     ------
     ConfigError
-        If the file is empty, belongs to somebody else, or others could exchange it.
+        If the file cannot be made, is empty, belongs to somebody else, or others could exchange it.
     """
     path = token_path()
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        create_token(path)
+    try:
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            create_token(path)
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: {error.strerror}; expected to write a token there: {AUTH_TOKEN_PATH} names another file"
+        ) from error
     return use_token(path)
 
 
@@ -148,18 +153,24 @@ def token_headers() -> dict[str, str]:
 
 
 def create_token(path: Path) -> Path:
-    """Write a new token that only this user can read, and return its path; one of two racing processes wins."""
+    """Write a new token that only this user can read, and return its path; one of two racing processes wins.
+
+    Raises OSError if it cannot be written.
+    """
     temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}")
     temporary.unlink(missing_ok=True)
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(secrets.token_hex(32))
-        file.flush()
-        os.fsync(file.fileno())
     try:
-        os.link(temporary, path)
-    except FileExistsError:
-        pass
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(secrets.token_hex(32))
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            pass
+        except OSError:  # a file system without hard links: of two that race the later one wins
+            temporary.replace(path)
     finally:
-        temporary.unlink()
+        temporary.unlink(missing_ok=True)
     return path

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 from orchestrator.cluster.environment import create_token, token_path
@@ -16,32 +17,63 @@ from orchestrator.errors import ClusterError, ConfigError
 HEAD_FILE, TOKEN_FILE, LOG_FILE = "head.json", "auth_token", "head.log"
 """In the folder of a run that all of its machines see."""
 AGENT = "orchestrator.ray_backend.node_agent"
+ELSEWHERE = "10.255.255.254"
+"""Of no machine in most networks, on the usual way to others; the last one of 10.0.0.0/8 would be for all of them."""
 START_LIMIT_S = 120.0
 STOP_S = 30.0
 
 
 def private_folder(path: Path) -> Path:
     """Make a folder for this user alone; raises ConfigError if it cannot be, or belongs to somebody else."""
-    try:
+    with in_folder_of_all(path):
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = path.stat()
         if status.st_uid != os.geteuid():
             raise ConfigError(f"{path}: belongs to user {status.st_uid}; expected a folder of this user")
         path.chmod(0o700)
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}; expected a folder that all machines of the run see") from error
     return path
 
 
-def address_here() -> str:
-    """Return the address of this machine on the way to others; nothing is sent."""
+@contextmanager
+def in_folder_of_all(path: Path) -> Iterator[None]:
+    """Context that writes a file or folder which all machines see; raises ConfigError where that cannot be."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: {error.strerror}; expected a folder that all machines of the run see, with room for its files"
+        ) from error
+
+
+def own_address(said: str | None) -> str:
+    """Return the address of this machine for others; nothing is sent.
+
+    Parameters
+    ----------
+    said
+        What the cluster file says: the address, or a network such as 192.168.4.0/24, in which this machine has one.
+        None for the address on its usual way to others.
+
+    Raises
+    ------
+    ConfigError
+        If there is no way to others, or this machine has no address in the network.
+    """
+    if said is not None and "/" not in said:
+        return said
+    network = IPv4Network(said, strict=False) if said is not None else None
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
-            probe.connect(("10.255.255.255", 1))
-        except OSError:
-            return "127.0.0.1"
+            probe.connect((str(network[1] if network and network.num_addresses > 1 else ELSEWHERE), 1))
+        except OSError as error:
+            raise ConfigError(
+                f"this machine knows no way to others ({error.strerror}); expected `address` in the cluster file: that "
+                "of this machine, or a network such as 192.168.4.0/24; 127.0.0.1 if there are no others"
+            ) from error
         address: str = probe.getsockname()[0]
-        return address
+    if network and IPv4Address(address) not in network:
+        raise ConfigError(f"address: {said}: this machine is {address} on the way there; expected one in that network")
+    return address
 
 
 @contextmanager
@@ -53,24 +85,21 @@ def serving_head(folder: Path, *, address: str | None) -> Iterator[str]:
     folder
         Of the run, seen by all machines: what they need to join is there.
     address
-        Of this machine, for the others; None for the one on its usual way to them.
+        Of this machine, for the others, as `own_address` takes it.
 
     Raises
     ------
     ClusterError
         If Ray does not start.
+    ConfigError
+        If the folder cannot be written to, or this machine has no such address.
     """
-    token = folder / TOKEN_FILE
-    token.unlink(missing_ok=True)
-    if token_path().exists():
-        descriptor = os.open(token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(token_path().read_bytes())
-    else:
-        create_token(token)
-    (folder / HEAD_FILE).unlink(missing_ok=True)
-    command = [sys.executable, "-m", AGENT, "head", "--folder", str(folder), "--address", address or address_here()]
-    with (folder / LOG_FILE).open("wb") as log:
+    command = [sys.executable, "-m", AGENT, "head", "--folder", str(folder), "--address", own_address(address)]
+    with in_folder_of_all(folder):
+        _write_token(folder / TOKEN_FILE)
+        (folder / HEAD_FILE).unlink(missing_ok=True)
+        log = (folder / LOG_FILE).open("wb")
+    with log:
         # The agent ends when this process does and with it the pipe. Ctrl-C is for the driver alone.
         agent = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
@@ -86,6 +115,17 @@ def serving_head(folder: Path, *, address: str | None) -> Iterator[str]:
         except subprocess.TimeoutExpired:
             agent.kill()
             agent.wait()
+
+
+def _write_token(path: Path) -> None:
+    """Write a copy of this user's token, or a new one, which only this user can read."""
+    path.unlink(missing_ok=True)
+    if not token_path().exists():
+        create_token(path)
+        return
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(token_path().read_bytes())
 
 
 def _wait_for(agent: "subprocess.Popen[bytes]", folder: Path) -> str:

@@ -9,6 +9,7 @@ import json
 import os
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -99,7 +100,6 @@ def _worker(options: argparse.Namespace, warned: threading.Event) -> int:
     until_s = time.monotonic() + options.limit_s - options.spent_s
     head = _find_head(options.folder, warned)
     if head is None:
-        _say("the head of the run is gone: nothing to do")
         return 0
     mark = f"machine-{secrets.token_hex(8)}"
     command = [f"--address={head}", f"--num-cpus={options.num_cpus}", f"--num-gpus={options.num_gpus}"]
@@ -120,17 +120,28 @@ def _worker(options: argparse.Namespace, warned: threading.Event) -> int:
 
 
 def _find_head(folder: Path, warned: threading.Event) -> str | None:
-    """Return the address of the head; None if none answers."""
+    """Return the address of the head; None, and why is said, if none answers."""
     from ray._raylet import GcsClient  # type: ignore[attr-defined]
 
     until_s = time.monotonic() + HEAD_WITHIN_S
+    told = "the head of the run is gone: nothing to do"
     while time.monotonic() < until_s and not warned.is_set():
         with suppress(OSError, ValueError, KeyError):
             address = str(json.loads((folder / HEAD_FILE).read_text())["address"])
-            with suppress(Exception):  # Ray's own are of any class
-                GcsClient(address=address).get_all_node_info(timeout=5)
-                return address
+            host, _, port = address.rpartition(":")
+            try:
+                # Says why it cannot be reached, which Ray keeps to itself.
+                with socket.create_connection((host, int(port)), timeout=5):
+                    GcsClient(address=address).get_all_node_info(timeout=5)
+                    return address
+            except Exception as error:  # Ray's own are of any class
+                told = (
+                    f"no head answers at {address} within {HEAD_WITHIN_S:g} s ({str(error)[:100]}). It has ended just "
+                    "now, a firewall is between, or `address` of the cluster file must say by which address of the "
+                    "driver's machine others reach it"
+                )
         warned.wait(LOOK_EVERY_S)
+    _say(told)
     return None
 
 

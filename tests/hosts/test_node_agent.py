@@ -1,11 +1,13 @@
 """The agent of a machine that is a job: what it tells Ray, and when it starts it again. Ray is played."""
 
+import json
 import threading
 from contextlib import contextmanager
 
 import pytest
 from test_ray_executor import record
 
+from orchestrator.cluster.commands import free_port
 from orchestrator.ray_backend import node_agent
 from orchestrator.ray_backend.nodes import time_left
 
@@ -71,3 +73,17 @@ def test_a_ray_that_ends_before_it_has_joined_is_started_again(played, codes, wa
     played.codes = codes
     assert carry_out(warned=warned) == code
     assert len(played.starts) == num_starts
+
+
+def test_a_head_that_cannot_be_reached_is_told_with_its_address_and_the_reason(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(node_agent, "HEAD_WITHIN_S", 0.2)
+    monkeypatch.setattr(node_agent, "LOOK_EVERY_S", 0.05)
+    words = ["worker", "--folder", str(tmp_path), "--num-cpus", "1"]
+    assert node_agent._worker(node_agent.build_parser().parse_args(words), threading.Event()) == 0
+    assert "the head of the run is gone: nothing to do" in capsys.readouterr().err
+    address = f"127.0.0.1:{free_port()}"
+    (tmp_path / "head.json").write_text(json.dumps({"address": address}))
+    assert node_agent._worker(node_agent.build_parser().parse_args(words), threading.Event()) == 0
+    told = capsys.readouterr().err
+    assert f"no head answers at {address} within 0.2 s ([Errno 111] Connection refused)" in told
+    assert "`address` of the cluster file" in told

@@ -61,6 +61,7 @@ def with_pool(**values):
         (with_pool(time_limit_minutes=3), "pools.cores: drain_s is 120, time_limit_minutes 3; expected a limit of at"),
         ({"form": "allocation", "pools": {"a": POOL, "b": POOL}}, "form allocation: expected one pool and no head"),
         ({"head": {"time_limit_minutes": 60}, "address": "login1"}, "address: of a driver that is a job itself"),
+        ({"address": "192.168.4.0/99"}, "expected an address, or a network such as 192.168.4.0/24"),
         ({"pools": {"driver": POOL}}, "pools.driver: jobs of that name are drivers; expected another name"),
         (
             {"folder": "s3://bucket/x"},

@@ -1,8 +1,9 @@
 """What a cluster file says of jobs of a batch system: what is asked for a driver, and for the machines of a pool."""
 
+from ipaddress import IPv4Network
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from orchestrator.cluster.gpu_kinds import GpuName
 from orchestrator.configuration import Entry
@@ -10,6 +11,19 @@ from orchestrator.configuration import Entry
 Word = Annotated[str, Field(pattern=r"^[\w.,:/+=@%*()\[\]-]+$", max_length=200)]
 """Stands in a line of a script."""
 Line = Annotated[str, Field(pattern=r"^[^\n\r]*$", max_length=2000)]
+
+
+def _with_network(address: str) -> str:
+    if "/" in address:
+        try:
+            IPv4Network(address, strict=False)
+        except ValueError:
+            raise ValueError("an address, or a network such as 192.168.4.0/24") from None
+    return address
+
+
+Address = Annotated[Word, AfterValidator(_with_network)]
+"""Of a machine, or a network in which it has one."""
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=40)]
 
 

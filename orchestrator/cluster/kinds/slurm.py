@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from orchestrator.cluster.batch.driver import driver_lines, follow_job
-from orchestrator.cluster.batch.entries import JobEntry, Line, Name, PoolEntry, Word
+from orchestrator.cluster.batch.entries import Address, JobEntry, Line, Name, PoolEntry
 from orchestrator.cluster.batch.steps import StepWorkers
 from orchestrator.cluster.batch.system import BatchSystem, load_batch_system
 from orchestrator.cluster.batch.workers import MAX_ARRAY, BatchWorkers, cancel_all
@@ -34,7 +34,7 @@ from orchestrator.cluster.gpu_kinds import kind_named
 from orchestrator.cluster.launch_files import write_yaml
 from orchestrator.cluster.node_pool import NO_GPU, NodePool, Waiting
 from orchestrator.cluster.prices import Prices
-from orchestrator.cluster.ray_head import AGENT, private_folder, serving_head
+from orchestrator.cluster.ray_head import AGENT, in_folder_of_all, private_folder, serving_head
 from orchestrator.errors import ClusterError, ConfigError
 from orchestrator.storage.json_values import JsonMapping
 
@@ -67,8 +67,9 @@ class SlurmCluster(ClusterConfig):
     """Lines of shell before anything else in every job: modules, an environment."""
     python: str | None = None
     """Python of the jobs; unless given, that of the command."""
-    address: Word | None = None
-    """Address of the driver's machine for the others; unless given, that of its usual way to them."""
+    address: Address | None = None
+    """Address of the driver's machine for the others, or the network in which it has one, such as 192.168.4.0/24;
+    unless given, that of its usual way to them."""
     look_every_s: Annotated[float, Field(ge=1)] = 15.0
     """Time between two looks at the queue."""
     idle_s: Annotated[float, Field(ge=1)] = 40.0
@@ -103,8 +104,11 @@ class SlurmCluster(ClusterConfig):
             )
         if self.form != "workers" and not system.script.everywhere:
             raise ConfigError(f"{self.path}: form {self.form}: {self.batch_system} says nothing of script.everywhere")
-        if self.is_elsewhere and self.address:
-            raise ConfigError(f"{self.path}: address: of a driver that is a job itself it is not known beforehand")
+        if self.is_elsewhere and self.address and "/" not in self.address:
+            raise ConfigError(
+                f"{self.path}: address: of a driver that is a job itself it is not known beforehand; expected the "
+                "network in which its machine has one, such as 192.168.4.0/24"
+            )
         if self.head and self.head.time_limit_minutes * 60 < HEAD_WARNING_S + START_S:
             raise ConfigError(
                 f"{self.path}: head: time_limit_minutes is {self.head.time_limit_minutes}; expected at least "
@@ -229,11 +233,12 @@ class SlurmCluster(ClusterConfig):
         folder, prefix, system = private_folder(self._folder(run)), _prefix(run), self._system()
         ensure_token()
         if not (jobs := system.jobs(f"{prefix}{DRIVER}")):
-            write_yaml(folder / "driver.yaml", self._driver_content())
-            self._write(folder / "driver.sh", self._driver_script(driver, folder))
-            (folder / "exit-code").unlink(missing_ok=True)
-            (folder / "driver.log").unlink(missing_ok=True)
-            self._write(folder / ASKED, driver.told)
+            with in_folder_of_all(folder):
+                write_yaml(folder / "driver.yaml", self._driver_content())
+                self._write(folder / "driver.sh", self._driver_script(driver, folder))
+                (folder / "exit-code").unlink(missing_ok=True)
+                (folder / "driver.log").unlink(missing_ok=True)
+                self._write(folder / ASKED, driver.told)
             show(f"job {system.submit_job(folder / 'driver.sh')}: submitted as {prefix}{DRIVER}")
         else:
             asked = folder / ASKED
@@ -340,7 +345,8 @@ class SlurmCluster(ClusterConfig):
 
     @staticmethod
     def _write(path: Path, text: str) -> None:
-        path.write_text(text, encoding="utf-8")
+        with in_folder_of_all(path):
+            path.write_text(text, encoding="utf-8")
 
 
 def _prefix(run: RunName) -> str:
