@@ -29,7 +29,8 @@ class LocalStorage(Storage):
 
     def exists(self, key: str) -> bool:
         """Whether a file is there."""
-        return self._path(key).is_file()
+        with _errors(self._path(key), "look at"):
+            return self._path(key).is_file()
 
     def list_keys(self, prefix: str = "") -> list[str]:
         """Keys of all files below the folder `prefix`, sorted; also those in folders that are linked to."""
@@ -60,7 +61,8 @@ class LocalStorage(Storage):
         top = self._path(prefix.rstrip("/")) if prefix else self._root
         for folder, folders, names in os.walk(top, onerror=_refuse_unlisted, followlinks=True):
             here = Path(folder)
-            folders[:] = [name for name in folders if not _leads_back(here / name, root=self._root)]
+            with _errors(here, "list"):
+                folders[:] = [name for name in folders if not _leads_back(here / name, root=self._root)]
             yield from (here / name for name in names)
 
     def read_bytes(self, key: str) -> bytes:
@@ -89,10 +91,9 @@ class LocalStorage(Storage):
 
     def fetch(self, key: str) -> Path:
         """Return the path of the file itself."""
-        path = self._path(key)
-        if not path.is_file():
-            raise StorageError(f"{path}: no such file")
-        return path
+        if not self.exists(key):
+            raise StorageError(f"{self._path(key)}: no such file")
+        return self._path(key)
 
     @contextmanager
     def writing(self, key: str) -> Iterator[Path]:

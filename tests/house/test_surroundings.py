@@ -72,6 +72,19 @@ def test_what_a_limit_or_a_disk_says_of_a_file_that_is_written_is_one_line(tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("error", [errno.EACCES, errno.EIO, errno.ESTALE])
+@pytest.mark.parametrize("action", ["exists", "fetch", "list_keys"])
+def test_what_a_server_or_a_closed_folder_says_of_a_file_that_is_looked_for_is_one_line(
+    tmp_path, monkeypatch, action, error
+):
+    (tmp_path / "folder").mkdir()
+    look = Mock(side_effect=OSError(error, os.strerror(error)))
+    monkeypatch.setattr(Path, "stat", look)
+    monkeypatch.setattr(Path, "lstat", look)
+    with pytest.raises(StorageError, match=rf": cannot (look at|list) it: {os.strerror(error)}$"):
+        getattr(open_storage(tmp_path), action)("" if action == "list_keys" else "folder/x.csv")
+
+
 def test_a_user_without_a_home_and_a_name_is_told_to_set_one_or_counted_by_number(monkeypatch):
     for name in ("HOME", "USER", "LOGNAME", "LNAME", "USERNAME", AUTH_TOKEN_PATH):
         monkeypatch.delenv(name, raising=False)
