@@ -68,13 +68,9 @@ class FolderComparison:
     def score(self, case: str) -> list["FolderScore"]:
         """Return one row for each prediction folder and structure; what cannot be scored is a row that says why."""
         try:
-            scored = score_files(
+            scored = self._scored(
                 self.reference.fetch(self.reference_key.format(case)),
                 [self.prediction(folder, case) for folder in self.predictions],
-                structures=self.structures,
-                metrics=self.metrics,
-                dimension=self.dimension,
-                ignored_label=self.ignored_label,
             )
         except (DataError, StorageError, OSError, MemoryError) as error:
             # What a disk, a network or the memory says of one file is no reason to lose the scores of the others.
@@ -84,6 +80,26 @@ class FolderComparison:
             for folder, scores in zip(self.predictions, scored, strict=True)
             for score in scores
         ]
+
+    def _scored(self, reference: Path, predictions: Sequence[Path | NoPrediction]) -> tuple[tuple[CaseScore, ...], ...]:
+        """Return the scores of each prediction; where a disk or the memory fails for one, its rows say so."""
+        try:
+            return score_files(
+                reference,
+                predictions,
+                structures=self.structures,
+                metrics=self.metrics,
+                dimension=self.dimension,
+                ignored_label=self.ignored_label,
+            )
+        except (OSError, MemoryError) as error:
+            match predictions:
+                case [NoPrediction()]:
+                    raise  # of the reference
+                case [_]:
+                    return self._scored(reference, [NoPrediction(reason=str(error))])
+                case _:
+                    return tuple(scores for one in predictions for scores in self._scored(reference, [one]))
 
     def prediction_keys(self, case: str) -> list[str]:
         """Return the names that the prediction of a case may have; the first that is there counts."""

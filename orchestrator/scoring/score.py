@@ -75,6 +75,7 @@ def score_files(
     Raises
     ------
     DataError : if the reference is missing, unreadable or not a label map
+    OSError, MemoryError : if a disk fails or memory is short, for whichever file: it says nothing about the prediction
     ConfigError : if no structure is given, two of them have one name, or one has the ignored label
     """
     names = [structure.name for structure in structures]
@@ -147,8 +148,7 @@ def _score_prediction(
         with reading(prediction), open_label_map(prediction) as opened:
             order = _order_onto(known, opened)
             guess = opened.read(_buffers.prediction)
-    except (DataError, OSError, MemoryError) as error:
-        # What a disk or the memory says of one file is no reason to lose the scores of the others.
+    except DataError as error:
         return _missing(truth, structures, message=str(error))
     predicted = order.array(guess.array)
     if known.ignored is not None:

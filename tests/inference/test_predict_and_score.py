@@ -1,9 +1,11 @@
 """Claims about what a training has predicted: it is of one checkpoint, and what lacks has a reason."""
 
+import errno
 import hashlib
 import json
 from dataclasses import replace
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -16,7 +18,10 @@ from orchestrator.driver.run import unpredicted_cases
 from orchestrator.errors import DataError, IntegrityError, StorageError
 from orchestrator.images.nifti import read_nifti_geometry
 from orchestrator.images.source_file import SourceFile
+from orchestrator.ray_backend.errors import classify
 from orchestrator.results.store import ResultsStore, from_table
+from orchestrator.scheduling.ended import FailureKind
+from orchestrator.scoring import score as scoring
 from orchestrator.sources.downloads import SourceStamp
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.finished import has_predicted
@@ -237,6 +242,27 @@ def test_a_prediction_that_is_damaged_is_no_row_and_predicted_again_once_removed
     assert not has_predicted(TRAINING, storage, storage.exists)
     predict(context, TRAINING)
     assert predictor.num_predicted == len(CASES) + 1
+    score(context, TRAINING)
+    assert {row.score.message for row in rows_of(storage)} == {""}
+
+
+@pytest.mark.usefixtures("predictor")
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (OSError(errno.ESTALE, "Stale file handle"), FailureKind.TRANSIENT),
+        (MemoryError("cannot allocate memory"), FailureKind.MEMORY),
+    ],
+)
+def test_a_disk_or_memory_that_fails_says_nothing_about_a_prediction_and_is_tried_again(
+    storage, context, monkeypatch, error, kind
+):
+    predict(context, TRAINING)
+    with monkeypatch.context() as once:
+        once.setattr(scoring, "open_label_map", Mock(side_effect=error))
+        with pytest.raises(type(error)) as caught:
+            score(context, TRAINING)
+    assert classify(caught.value) is kind
     score(context, TRAINING)
     assert {row.score.message for row in rows_of(storage)} == {""}
 

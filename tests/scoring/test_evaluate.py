@@ -144,10 +144,11 @@ def test_a_file_that_cannot_be_written_costs_no_result(folders, capsys):
 def test_a_file_that_the_system_refuses_to_read_does_not_stop_the_others(folders):
     (folders / "first/case1.nii.gz").unlink()
     (folders / "first/case1.nii.gz").symlink_to("/proc/self/mem")  # nothing is at its beginning
-    assert evaluate(folders) == 1
+    assert evaluate(folders, predictions=("first", "second")) == 1
     found = rows(folders)
-    assert [row["status"] for row in found] == ["scored"] * 2 + ["missing"] * 2 + ["scored"] * 2
+    assert [row["status"] for row in found] == ["scored"] * 2 + ["missing"] * 2 + ["scored"] * 8
     assert "Input/output error" in found[2]["message"]
+    assert int(found[2]["num_reference_voxels"]) > 0
 
 
 def test_pipes_and_links_in_a_circle_are_rows_that_say_so(folders):
