@@ -18,10 +18,13 @@ RUN_FORMAT = 2
 """Version of the layout of a run's output."""
 _LOOKS = "until_decided"
 """Field with the plan of its looks, of a run that ends once its questions are answered."""
+_ASKED_FOR, _FITTED = "trainings", "fitted"
+"""Fields with the ids of the trainings that it was asked for, and of those that are fitted for them: members, too."""
 _WITHOUT_INFLUENCE = {
     "preset.expected_s_per_iteration",
     "preset.workers",
-    "trainings",
+    _ASKED_FOR,
+    _FITTED,
     f"{_LOOKS}.tests",
     f"{_LOOKS}.looks",
 }
@@ -41,8 +44,8 @@ def claim_output(
     *,
     identity: Mapping[str, object],
     trainings: Sequence[str],
+    fitted: Sequence[str] = (),
     definitions: Mapping[str, str] = MappingProxyType({}),
-    looks: LookPlan | None = None,
     note: Callable[[str], None] = lambda _: None,
 ) -> tuple[str, ...]:
     """Mark an output location as a run's.
@@ -55,11 +58,11 @@ def claim_output(
         What the results of the run follow from, by name.
     trainings
         Ids of those that this call is asked for.
+    fitted
+        Ids of those that are fitted for them: the members of an ensemble.
     definitions
         What the results of each training of the study follow from, as a digest. A study that has changed is the same
-        run's as long as every training is what it was that the run was asked for.
-    looks
-        Plan of its looks, if it ends once its questions are answered; the first one that is given stays.
+        run's as long as every training is what it was that the run was asked for, or that was fitted for one.
     note
         Is told what has changed of the study.
 
@@ -75,14 +78,16 @@ def claim_output(
     """
     record = json.loads(json.dumps({"format": RUN_FORMAT, **identity}))
     found = _claim_of(storage)
-    asked_for = tuple(dict.fromkeys([*_asked_for(found), *trainings]))
+    asked_for, all_fitted = (
+        tuple(dict.fromkeys([*_ids(found, field), *ids])) for field, ids in ((_ASKED_FOR, trainings), (_FITTED, fitted))
+    )
     if found is not None:
         found = _expect_same(found, record, where=storage.location, definitions=definitions, note=note)
-    after: dict[str, object] = {**(found or record), "trainings": list(asked_for)}
+    after: dict[str, object] = {**(found or record), _ASKED_FOR: list(asked_for)}
+    if all_fitted:
+        after[_FITTED] = list(all_fitted)
     if definitions:
         after[_DEFINITIONS] = dict(definitions)
-    if looks is not None:
-        after.setdefault(_LOOKS, looks.model_dump())
     if after != found:
         write_json(storage, run_paths.RUN, after)
     return asked_for
@@ -142,7 +147,7 @@ class _StudyChanges:
     """What is different between a study and what a run knows of it."""
 
     changed: tuple[str, ...]
-    """Ids of the trainings that the run was asked for and that are otherwise now, or gone."""
+    """Ids of the trainings that the run was asked for, or that it fits for one, and that are otherwise now, or gone."""
     new: tuple[str, ...]
     """Ids of those that it knows nothing of."""
 
@@ -152,7 +157,7 @@ def _changes_of_study(record: Mapping[str, object], definitions: Mapping[str, st
     before = record.get(_DEFINITIONS)
     if not isinstance(before, dict) or not before or not definitions:
         return None
-    known = [name for name in _asked_for(record) if name in before]
+    known = [name for name in dict.fromkeys([*_ids(record, _ASKED_FOR), *_ids(record, _FITTED)]) if name in before]
     return _StudyChanges(
         changed=tuple(name for name in known if definitions.get(name) != before[name]),
         new=tuple(name for name in definitions if name not in before),
@@ -206,6 +211,13 @@ def keep_place_of_data(storage: Storage, data: str) -> None:
         write_json(storage, run_paths.RUN, {**found, _DATA: data})
 
 
+def keep_looks(storage: Storage, plan: LookPlan) -> None:
+    """Let a run know the plan of its looks; the first one that is given stays."""
+    found = _claim_of(storage)
+    if found is not None and _LOOKS not in found:
+        write_json(storage, run_paths.RUN, {**found, _LOOKS: plan.model_dump()})
+
+
 def looks_of(storage: Storage) -> LookPlan | None:
     """Return the plan of the looks of a run; None if it has none, or there is no run.
 
@@ -218,11 +230,11 @@ def looks_of(storage: Storage) -> LookPlan | None:
 
 def trainings_asked_for(storage: Storage) -> tuple[str, ...]:
     """Return the ids of all trainings that the calls of a run were asked for; none where there is no run."""
-    return _asked_for(_claim_of(storage))
+    return _ids(_claim_of(storage), _ASKED_FOR)
 
 
-def _asked_for(record: Mapping[str, object] | None) -> tuple[str, ...]:
-    names = record.get("trainings") if record else None
+def _ids(record: Mapping[str, object] | None, field: str) -> tuple[str, ...]:
+    names = record.get(field) if record else None
     return tuple(map(str, names)) if isinstance(names, list) else ()
 
 

@@ -13,7 +13,7 @@ from orchestrator.benchmark.definition import Case, Training
 from orchestrator.benchmark.trainings.ensembles import fitted_trainings
 from orchestrator.driver.backend import Backend, Connect
 from orchestrator.driver.before_start import check_space, check_workers_asked_for, settle_changed_data
-from orchestrator.driver.claim import claim_output
+from orchestrator.driver.claim import claim_output, keep_looks
 from orchestrator.driver.event_recorder import EventRecorder
 from orchestrator.driver.lease import Lease
 from orchestrator.driver.looks import Looks, planned_looks
@@ -143,10 +143,12 @@ class _Call:
             storage,
             identity=identity_of(request),
             trainings=ids,
+            fitted=[training.id for training in fitted_trainings(request.trainings)],
             definitions=definitions_of(request),
-            looks=plan,
             note=self.listener.note,
         )
+        if plan:
+            keep_looks(storage, plan)
         settle_changed_data(request, storage, asked_for=asked_for, note=self.listener.note)
         looks = Looks(plan, request=request, storage=storage) if plan else None
         left_out = looks.latest.left_out if looks else ()

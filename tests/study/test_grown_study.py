@@ -13,7 +13,9 @@ from orchestrator.benchmark.trainings.definitions import definitions
 from orchestrator.cluster.kinds.local import LocalCluster
 from orchestrator.driver.claim import claim_output
 from orchestrator.driver.request import RunRequest, definitions_of, identity_of
-from orchestrator.errors import ConfigError
+from orchestrator.driver.run import run
+from orchestrator.errors import ClusterError, ConfigError
+from orchestrator.progress import NoListener
 from orchestrator.results.trials import Fidelity
 from orchestrator.shipped import shipped_file
 from orchestrator.storage import run_paths
@@ -125,6 +127,51 @@ def test_a_training_that_was_asked_for_and_is_another_now_is_refused_by_name(pat
     with pytest.raises(ConfigError, match="the run of another study"):
         request_of_run(open_storage(first.output), study=path)
     assert open_storage(first.output).read_bytes(run_paths.RUN) == written
+
+
+def begin(request: RunRequest) -> None:
+    """Begin a run as a command does, up to its first stage: it finds nothing wrong, and asks for a cluster."""
+
+    def connect(*_) -> None:
+        raise ClusterError("there is none")
+
+    with pytest.raises(ClusterError, match="there is none"):
+        run(request, connect=connect, listener=NoListener())
+
+
+def test_a_training_that_is_fitted_for_an_ensemble_alone_stays_what_it_was_too(path):
+    with path.open("a", encoding="utf-8") as file:
+        file.write("ensembles: {both: {members: [model=unet, model=resenc]}}\n")
+    both = request_for(path, "tumour-both-fold0")
+    assert {one.id for one in both.trainings[0].members} == {UNET, RESENC}
+    begin(both)
+    change(path, "nnUNetPlannerResEncM", "nnUNetPlannerResEncL")
+    for wanted in (RESENC, UNET, "tumour-both-fold0"):
+        with pytest.raises(ConfigError, match=f"as it was before {RESENC} changed; expected the same trainings"):
+            run(request_for(path, wanted), connect=None, listener=NoListener())
+    with pytest.raises(ConfigError, match="the run of another study"):
+        request_of_run(open_storage(both.output), study=path)
+    change(path, "nnUNetPlannerResEncL", "nnUNetPlannerResEncM")
+    # The ensemble may go, and yet nothing is forgotten of what was fitted.
+    change(path, "{both: {members: [model=unet, model=resenc]}}", "{}")
+    begin(request_for(path, UNET))
+    change(path, "nnUNetPlannerResEncM", "nnUNetPlannerResEncL")
+    with pytest.raises(ConfigError, match=f"as it was before {RESENC} changed"):
+        run(request_for(path, UNET), connect=None, listener=NoListener())
+
+
+def test_a_run_that_does_not_say_what_it_has_fitted_goes_on_as_before(path):
+    begin(request_for(path))
+    storage = open_storage(request_for(path).output)
+    record = json.loads(storage.read_bytes(run_paths.RUN))
+    assert record.pop("fitted") == [UNET]
+    storage.write_bytes(run_paths.RUN, json.dumps(record).encode())
+    change(path, "nnUNetPlannerResEncM", "nnUNetPlannerResEncL")
+    begin(request_for(path))
+    assert json.loads(storage.read_bytes(run_paths.RUN))["fitted"] == [UNET]
+    change(path, "unet: {}", "unet: {preset: {batch_size: 3}}")
+    with pytest.raises(ConfigError, match=f"as it was before {UNET} changed"):
+        claim(request_for(path))
 
 
 def test_a_run_that_does_not_say_what_its_trainings_were_is_refused_as_another(path):
