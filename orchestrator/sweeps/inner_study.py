@@ -63,6 +63,8 @@ def inner_study(
         # Tables and published values are beside its file, and nothing of that is about trials.
         path=study.path.parent / f"trials-of-{training.id}" / study.path.name,
         title=f"Trials on the training cases of {training.id}",
+        # A template of ids is of the facets of the study, which trials do not have.
+        ids="",
         datasets=tuple(
             replace(one, case_names=cases[one.name].everything) for one in study.datasets if one.name in cases
         ),

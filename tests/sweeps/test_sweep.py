@@ -172,6 +172,20 @@ def test_no_case_but_the_training_cases_of_the_training_is_in_the_study_of_its_s
             )
 
 
+@pytest.mark.parametrize("ids", ["{organ}_{model}_f{fold}", "mine_f{fold}", "{group}_{fold}"])
+def test_trials_have_ids_of_their_own_however_a_study_names_its_trainings(tmp_path, ids):
+    path = shutil.copytree(BRAIN.parent, tmp_path / "brain") / "study.yaml"
+    text = path.read_text(encoding="utf-8").replace("  resenc:", "  # resenc:")
+    text = text.replace("    train: [brain", "    facets: {organ: brain}\n    train: [brain")
+    path.write_text(f"{text}ids: '{ids}'\n", encoding="utf-8")
+    study, preset = load_study(path), PRESETS["paper"]
+    training = study.trainings(preset=preset)[0]
+    trials = [Trial(number=number, settings=(("initial_learning_rate", 0.1 * (number + 1)),)) for number in (0, 1)]
+    made = _inner(study, training, trials=trials, preset=preset, folds=2).trainings(preset=preset)
+    assert [one.id for one in made] == [f"trial00{number}-fold{fold}" for number in (0, 1) for fold in (0, 1)]
+    assert training.id != "tumour-fold0"
+
+
 def test_scans_of_a_patient_are_on_one_side_of_every_trial():
     study = load_study(BRAIN)
     (training, *_) = study.trainings(preset=PRESETS["paper"])
