@@ -99,7 +99,7 @@ def test_where_no_host_answers_the_reasons_are_told(played):
 
 
 def test_what_a_host_says_in_another_encoding_is_told_as_well(played):
-    with pytest.raises(ClusterError, match=r"no host answers: latin: Gr.sse: kein Zugang"):
+    with pytest.raises(ConfigError, match=r"latin: Gr.sse: kein Zugang: it was reached"):
         reach(played, "latin")
 
 
@@ -108,8 +108,27 @@ def test_a_python_below_home_is_that_of_the_host(played):
     python.parent.mkdir()
     python.write_text("#!/bin/sh\necho played >&2\nexit 1\n")
     python.chmod(0o755)
-    with pytest.raises(ClusterError, match="no host answers: one: played"):
+    with pytest.raises(ConfigError, match=r"one: played: it was reached, and ~/my venv/python does not say what it"):
         reach(played, "one", python="~/my venv/python")
+
+
+@pytest.mark.parametrize(
+    ("python", "told"),
+    [
+        ("/usr/bin/python3", r"one: .*No module named .*: it was"),
+        ("/nowhere/python", r"one: .*/nowhere/python: .*: it"),
+    ],
+)
+def test_a_host_without_the_package_or_python_stops_the_start_beside_one_that_does_not_answer(played, python, told):
+    with pytest.raises(ConfigError, match=told):
+        reach(played, "gone", "one", python=python, setup=["unset PYTHONPATH", "cd /"])
+
+
+def test_what_a_shell_says_after_the_answer_changes_nothing(played):
+    with pytest.raises(ConfigError, match=r"hosts\.yaml: one: /nowhere/downloads: not the folder that"):
+        reach(
+            played, "one", data="/nowhere/downloads", setup=["trap 'echo bye' EXIT", "echo welcome", 'exec() { "$@"; }']
+        )
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,8 @@ from orchestrator.errors import ConfigError, OrchestratorError
 from orchestrator.storage.filesystem import open_storage
 
 ANSWER_WITHIN_S = 60.0
+SSH_FAILED = 255
+"""Exit code of ssh itself; others are those of the host's command."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,8 +67,14 @@ def marked(folders: Sequence[str], *, data: str | None) -> Iterator[Question]:
                 open_storage(folder).delete(name)
 
 
+class NoFacts(str):
+    """Why a host that was reached does not say what it has."""
+
+    __slots__ = ()
+
+
 def ask(reached: Reached, host: str, question: Question) -> HostFacts | str:
-    """Return what a host says of itself; why it does not, if it does not answer."""
+    """Return what a host says of itself; why it does not, if it does not answer, or `NoFacts` if it was reached."""
     command = reached.command(host, *question.words)
     try:
         done = subprocess.run(
@@ -79,15 +87,24 @@ def ask(reached: Reached, host: str, question: Question) -> HostFacts | str:
             check=False,
             timeout=ANSWER_WITHIN_S,
         )
-        found = json.loads(done.stdout.strip().splitlines()[-1])
-        return HostFacts(**{**found, "unseen": tuple(found["unseen"])})
     except subprocess.TimeoutExpired:
         return f"no answer within {ANSWER_WITHIN_S:g} s"
     except OSError as error:
         return f"{command[0]}: {error.strerror}"
+    try:
+        # A shell may say more, before and after.
+        answers = [line for line in done.stdout.splitlines() if line.startswith("{")]
+        found = json.loads(answers[-1])
+        return HostFacts(**{**found, "unseen": tuple(found["unseen"])})
     except (ValueError, IndexError, KeyError, TypeError):
         told = done.stderr.strip().splitlines()
-        return told[-1] if told else f"exit code {done.returncode}"
+        reason = told[-1] if told else f"exit code {done.returncode}"
+        if done.returncode == SSH_FAILED:
+            return reason
+        return NoFacts(
+            f"{reason}: it was reached, and {reached.python} does not say what it has; expected the Python and the "
+            "packages of this machine there. `python` and `setup` of the cluster file say how"
+        )
 
 
 def ask_all(reached: Reached, hosts: Sequence[str], question: Question) -> dict[str, HostFacts | str]:
@@ -97,10 +114,12 @@ def ask_all(reached: Reached, hosts: Sequence[str], question: Question) -> dict[
 
 
 def refuse_others(answers: Mapping[str, HostFacts | str], *, where: str) -> None:
-    """Raise ConfigError with all hosts that answer and are not as this machine."""
+    """Raise ConfigError with all hosts that were reached and are not as this machine."""
     here = facts_here().versions
     problems = []
     for host, facts in answers.items():
+        if isinstance(facts, NoFacts):
+            problems.append(f"{host}: {facts}")
         if isinstance(facts, str):
             continue
         problems += [
