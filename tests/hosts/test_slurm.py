@@ -1,5 +1,6 @@
 """`kind: slurm`: what its files mean, and runs of which every machine is a job, with commands that are played."""
 
+import os
 import subprocess
 import sys
 import time
@@ -121,6 +122,17 @@ def test_a_worker_starts_below_home_and_with_its_scratch_in_every_form(tmp_path,
         script = config._worker_script("cores", "x-", where=tmp_path, comment="", number=None)
         subprocess.run(["bash", "-c", script], check=True)
     assert (tmp_path / "told").read_text() == "/local/17 /local/17 worker\n"
+
+
+@pytest.mark.parametrize(("scratch", "is_told"), [("", True), ("/local/17", False)])
+def test_a_scratch_that_is_empty_on_a_machine_is_told_in_its_log(tmp_path, scratch, is_told):
+    config = load_cluster(write(tmp_path, **with_pool(scratch="$SCRATCH") | {"python": "true"}))
+    script = config._worker_script("cores", "x-", where=tmp_path, comment="", number=None)
+    done = subprocess.run(
+        ["bash", "-c", script], env={**os.environ, "SCRATCH": scratch}, capture_output=True, text=True, check=True
+    )
+    told = "scratch: $SCRATCH: is empty here; /tmp is used for temporary files and patches\n"
+    assert done.stderr == (told if is_told else "")
 
 
 @pytest.fixture

@@ -369,4 +369,10 @@ def _waiting(pool: PoolEntry) -> Waiting | None:
 def _scratch(pool: PoolEntry) -> list[str]:
     if pool.scratch is None:
         return []
-    return [f'export TMPDIR="{pool.scratch}"', 'export ORCHESTRATOR_CACHES="$TMPDIR"']
+    # Ray would take /tmp without a word, which may be the machine's memory.
+    told = shlex.quote(f"scratch: {pool.scratch}: is empty here; /tmp is used for temporary files and patches")
+    return [
+        f'export TMPDIR="{pool.scratch}"',
+        'export ORCHESTRATOR_CACHES="$TMPDIR"',
+        f'[ -n "$TMPDIR" ] || echo {told} >&2',
+    ]
