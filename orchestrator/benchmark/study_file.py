@@ -1,8 +1,10 @@
 """What a study file and the files beside it may hold; how it is understood is in study.py."""
 
-from typing import Annotated, Literal
+from collections.abc import Iterator
+from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, Field, field_validator
+from pydantic.fields import FieldInfo
 
 from orchestrator.benchmark.presets import ModelChanges, PresetEntry
 from orchestrator.configuration import Entry
@@ -38,10 +40,29 @@ def _beside(name: str) -> str:
     return name
 
 
-FileBeside = Annotated[str, AfterValidator(_beside)]
+_OF_THE_STUDY = "file of the study"
+NamedFile = Annotated[str, _OF_THE_STUDY]
+"""Name of a file, from the folder of this one: what goes with a study is found by this mark."""
+FileBeside = Annotated[NamedFile, AfterValidator(_beside)]
 """Name of a file in the folder of this one."""
 Parts = dict[Name, Annotated[list[str], Field(min_length=1)]]
 """Cases of a data set by the name of a part; no case is in two of them."""
+
+
+def names_a_file(field: FieldInfo) -> bool:
+    """Whether the value of a field is the name of a file that belongs to the study, if it is a text."""
+    return _OF_THE_STUDY in field.metadata or any(_OF_THE_STUDY in get_args(one) for one in get_args(field.annotation))
+
+
+def named_files(content: Entry) -> Iterator[str]:
+    """Yield the names of the files that belong to a study, in the order in which a file of the study has them."""
+    for name, field in type(content).model_fields.items():
+        value = getattr(content, name)
+        if isinstance(value, str) and names_a_file(field):
+            yield value
+        for part in value.values() if isinstance(value, dict) else (value,):
+            if isinstance(part, Entry):
+                yield from named_files(part)
 
 
 class StructureEntry(Entry):
@@ -63,14 +84,14 @@ class FoldRule(Entry):
     """Folds."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 12345
     """Of the order in which cases, or patients, are drawn; the default is nnU-Net's."""
-    patients: str | None = None
+    patients: NamedFile | None = None
     """CSV file beside this one with the columns `case` and `patient`: all cases of a patient are in one fold."""
 
 
 class SplitFile(Entry):
     """Folds as nnU-Net writes them."""
 
-    file: str
+    file: NamedFile
     """`splits_final.json` beside this file."""
 
 
@@ -94,7 +115,7 @@ class DatasetEntry(Entry):
     """Tolerance of all structures of its own label set, or of each."""
     folds: Literal["nnunet"] | FoldRule | SplitFile | None = None
     """How its cases are divided, if `folds.yaml` does not say so; `nnunet` is as nnU-Net does it: five at random."""
-    patients: str | None = None
+    patients: NamedFile | None = None
     """CSV file beside this one with the columns `case` and `patient`: a patient on both sides of a split is reported,
     and folds of a `number` are drawn patient by patient."""
     held_out: Parts = {}

@@ -6,7 +6,7 @@ from pydantic import TypeAdapter
 
 from orchestrator.benchmark import loading
 from orchestrator.benchmark.raw_dataset import RawDataset
-from orchestrator.benchmark.study_file import FoldRule, SplitFile, StudyFile, TablesFile
+from orchestrator.benchmark.study_file import StudyFile, TablesFile, named_files
 from orchestrator.bundle import names
 from orchestrator.configuration import load_yaml, understood
 from orchestrator.driver.request import RunRequest
@@ -29,16 +29,10 @@ def study_files(request: RunRequest) -> dict[str, bytes]:
 def files_beside(path: Path) -> tuple[str, ...]:
     """Return the names of the files beside a study file that belong to it and are there."""
     content = understood(load_yaml(path), StudyFile, where=str(path))
-    beside = ["folds.yaml", "tables.yaml"]
-    for entry in content.datasets.values():
-        match entry.folds:
-            case FoldRule(patients=str(file)) | SplitFile(file=file):
-                beside.append(file)
+    beside = ["folds.yaml", "tables.yaml", *named_files(content)]
     tables = path.with_name("tables.yaml")
     if tables.exists():
-        named = understood(load_yaml(tables), TablesFile, where=str(tables))
-        beside += [named.published.scores, named.published.errata] if named.published else []
-        beside += [named.references] if named.references else []
+        beside += named_files(understood(load_yaml(tables), TablesFile, where=str(tables)))
     if others := [file for file in beside if Path(file).name != file]:
         raise ConfigError(
             f"{path}: {others[0]}: not beside the study file; expected all files of a study in one folder"

@@ -16,6 +16,7 @@ from raw_datasets import write_dataset
 
 from bench.bundle.changes import repacked
 from bench.bundle.sealed_run import sealed, sealed_run
+from orchestrator.benchmark import study_file
 from orchestrator.bundle.archive import read_archive
 from orchestrator.bundle.differences import differences
 from orchestrator.bundle.names import CRATE, MANIFEST, RUN
@@ -23,6 +24,7 @@ from orchestrator.bundle.redaction import redacted
 from orchestrator.bundle.seal import check_bundle, write_bundle
 from orchestrator.bundle.study_files import files_beside
 from orchestrator.cli.results.bundle import main
+from orchestrator.configuration import Entry
 from orchestrator.errors import ConfigError, DataError
 from orchestrator.shipped import shipped_file
 from orchestrator.storage.filesystem import open_storage
@@ -305,7 +307,7 @@ def test_a_run_in_a_bucket_has_the_bundle_of_the_same_run_in_a_folder(tmp_path: 
 RAW_STUDY = """
 title: Things of a clinic
 datasets:
-  things: {nnunet: Dataset137_Things, folds: {number: 3, patients: patients.csv}, held_out: {later: [case_11]}}
+  things: {nnunet: Dataset137_Things, folds: {number: 3}, patients: patients.csv, held_out: {later: [case_11]}}
 models: {3d: {}, 2d: {configuration: 2d, suffix: -2d}}
 trainings:
   things: {train: [things/other-folds], val: [things/fold], test: {later: things/later}}
@@ -342,3 +344,30 @@ def test_every_file_that_the_shipped_study_names_goes_with_it():
     beside = files_beside(shipped_file("splits", "covid19", "study.yaml"))
     there = {path.name for path in shipped_file("splits", "covid19").iterdir() if path.is_file()}
     assert set(beside) == there - {"study.yaml"}
+
+
+NAMES_FILES = """
+title: Things of clinics
+datasets:
+  a: {nnunet: Dataset001_A, folds: {file: splits_final.json}, patients: patients_of_a.csv}
+  b: {nnunet: Dataset002_B, folds: {number: 3, patients: patients_of_b.csv}}
+trainings: {things: {train: [a/fold, b/fold]}}
+"""
+NAMED = ("folds.yaml", "tables.yaml", "splits_final.json", "patients_of_a.csv", "patients_of_b.csv")
+NAMED_BY_TABLES = ("scores.csv", "errata.yaml", "own.bib")
+
+
+def test_every_file_that_a_study_can_name_goes_with_it(tmp_path: Path):
+    (tmp_path / "study.yaml").write_text(NAMES_FILES)
+    for name in (*NAMED, *NAMED_BY_TABLES):
+        (tmp_path / name).write_text("")
+    (tmp_path / "tables.yaml").write_text("{published: {scores: scores.csv, errata: errata.yaml}, references: own.bib}")
+    assert files_beside(tmp_path / "study.yaml") == (*NAMED, *NAMED_BY_TABLES)
+
+
+def test_what_is_said_to_be_a_file_beside_the_study_has_the_mark_by_which_it_is_found():
+    entries = [entry for entry in vars(study_file).values() if isinstance(entry, type) and issubclass(entry, Entry)]
+    fields = [field for entry in entries for field in entry.model_fields.values()]
+    beside = [field for field in fields if "beside this" in (field.description or "")]
+    assert len(beside) == 6
+    assert all(map(study_file.names_a_file, beside))
