@@ -9,6 +9,7 @@ from test_further_metrics import SIMILARITY, STUDY
 from test_report import MODELS, text_of
 
 from bench.report.scores import all_drawn_rows
+from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.presets import PRESETS
 from orchestrator.benchmark.tables import TableLayout, TableSpec, load_tables
 from orchestrator.report.answers import answer
@@ -80,3 +81,57 @@ def test_the_words_are_defined_on_the_page_and_beside_it(tmp_path: Path, is_comp
         assert "above 0 where too much is predicted" in text
         assert "the larger of both directions" in text
         assert ", volume similarity and average symmetric" in text
+
+
+OF_ENSEMBLES = """title: Two networks
+label_sets: {organs: {liver: {label: 1}}}
+datasets: {ct: {nnunet: Dataset001_CT, channels: [CT], label_sets: [organs], folds: {number: 2}}}
+models: {3d: {}, 2d: {configuration: 2d, suffix: -2d}}
+trainings: {organs: {train: [ct/other-folds], val: [ct/fold]}}
+ensembles:
+  both: {members: [organs*]}
+  best: {members: [organs*], choose: 1}
+"""
+
+
+@pytest.fixture
+def of_ensembles(tmp_path: Path):
+    (tmp_path / "study.yaml").write_text(OF_ENSEMBLES)
+    (tmp_path / "folds.yaml").write_text(f"ct: [{', '.join(f'c{number:02d}' for number in range(16))}]")
+    study = load_study(tmp_path / "study.yaml")
+
+    def about(*only):
+        trainings = study.trainings(preset=PRESETS["paper"], only=only)
+        rows = [row for some in all_drawn_rows(trainings, study=study).values() for row in some]
+        hour = [replace(row, provenance=replace(row.provenance, train_elapsed_s=3600.0)) for row in rows]
+        return Reported(study=study, trainings=trainings, table=to_table(hour), layout=load_tables(study))
+
+    return about
+
+
+def test_ensembles_alone_are_reported_as_of_the_models_that_were_trained_for_them(tmp_path: Path, of_ensembles):
+    text = text_of(
+        (tmp_path / write_report(open_storage(tmp_path), reported=of_ensembles("model=both"), failures={})).read_text()
+    )
+    assert "4 models of the study “Two networks” were trained" in text
+    assert "They are 2 of 2 folds each of organs, organs-2d; each was fitted to 8 cases of 8 patients." in text
+    assert "2 ensembles average the probabilities of such models." in text
+
+
+@pytest.mark.parametrize(
+    ("only", "num_models", "hours"),
+    [
+        (("organs", "organs-2d"), 4, "in 4.00 hours of training in all; final"),
+        # What an ensemble tells of its members that have scores is known from them.
+        (("organs", "organs-2d", "model=both"), 4, "in 4.00 hours of training in all; final"),
+        (("model=both",), 4, "in 2.00 hours of training in all; final"),
+        # Of one member it is told twice, or the time of the models that were not chosen not at all.
+        (("organs", "model=both"), 4, "seed 0; final"),
+        (("model=best",), 4, "seed 0; final"),
+    ],
+)
+def test_models_are_counted_once_and_hours_told_where_they_are_known(of_ensembles, only, num_models, hours):
+    about = of_ensembles(*only)
+    said = methods(scores_frame(about), reported=about)
+    assert said.startswith(f"{num_models} models of the study")
+    assert hours in said

@@ -1,10 +1,12 @@
 """What a report says of how its scores came about: the paragraph on methods, and which folds they are of."""
 
 import json
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from orchestrator.benchmark.definition import Training
+from orchestrator.benchmark.trainings.ensembles import fitted_trainings
 from orchestrator.report.answers import Answer
 from orchestrator.report.reported import Reported
 from orchestrator.report.scores_frame import patient_of_case
@@ -65,29 +67,36 @@ def methods(
     """Return the paragraph on methods, ready to be pasted; `rows` are those of `scores_frame`."""
     if rows.empty:
         return "No training has scores yet."
-    ensembles = {training.id for training in reported.trainings if training.members}
-    everything = rows.drop_duplicates("training_id")
-    is_ensemble = everything["training_id"].isin(ensembles)
-    # What an ensemble says of its origin is what its members say.
-    each = everything[~is_ensemble] if not is_ensemble.all() else everything
-    num_ensembles = int(is_ensemble.sum())
+    scored = set(rows["training_id"])
+    of_scores = [one for one in reported.trainings if one.id in scored]
+    fitted = fitted_trainings(of_scores)
+    # What an ensemble says of its origin is what its members say, of which some may have no scores of their own.
+    telling = [one for one in of_scores if not one.members or not scored.issuperset(each.id for each in one.members)]
+    each = rows[rows["training_id"].isin({one.id for one in telling})].drop_duplicates("training_id")
+    num_ensembles = sum(bool(one.members) for one in of_scores)
     averaged = f" {num_ensembles} ensembles average the probabilities of such models." if num_ensembles else ""
     tolerances_mm = rows.groupby("structure", sort=False)["tolerance_mm"].first()
     tolerances = ", ".join(f"{mm:g} mm ({name})" for name, mm in tolerances_mm.items())
-    scored = set(rows["training_id"])
-    fitted = [one for one in reported.trainings if one.id in scored and not one.members]
     further = "".join(f", {one.title}" for one in reported.layout.metrics)
     phantoms = " The data are generated phantoms." if bool(each["phantoms"].any()) else ""
     return (
-        f"{len(each)} models of the study “{reported.study.title}” were trained with nnU-Net "
+        f"{len(fitted)} models of the study “{reported.study.title}” were trained with nnU-Net "
         f"{_machines(each, usage)}, preset "
-        f"{', '.join(sorted(set(each['preset'])))}, seed {', '.join(map(str, sorted(set(each['seed']))))}, in "
-        f"{each['train_elapsed_s'].sum() / 3600:.2f} hours of training in all; {evaluated_weights(fitted)} were "
-        f"evaluated.{_cases(rows, fitted, reported)}{averaged}{phantoms} Dice similarity coefficient (DSC), normalised "
+        f"{', '.join(sorted(set(each['preset'])))}, seed {', '.join(map(str, sorted(set(each['seed']))))}"
+        f"{_hours(each, telling)}; {evaluated_weights(fitted)} were evaluated."
+        f"{_cases(rows, fitted, reported)}{averaged}{phantoms} Dice similarity coefficient (DSC), normalised "
         f"surface Dice (NSD) at {tolerances}, 95 % Hausdorff distance (HD95){further} and average symmetric surface "
         "distance (ASSD) were calculated for each case and structure. Means have 95 % intervals by the studentised "
         f"bootstrap over patients{_comparisons(answers, has_looks=reported.decisions is not None)}."
     )
+
+
+def _hours(each: "pd.DataFrame", telling: Sequence[Training]) -> str:
+    """Return how long models were trained; nothing where ensembles of the same models, or of chosen ones, tell it."""
+    times_told = Counter(one.id for training in telling for one in training.members or (training,))
+    if max(times_told.values()) > 1 or any(one.members and one.choose is not None for one in telling):
+        return ""
+    return f", in {each['train_elapsed_s'].sum() / 3600:.2f} hours of training in all"
 
 
 def evaluated_weights(trainings: Sequence[Training]) -> str:
@@ -138,8 +147,10 @@ def _cases(rows: "pd.DataFrame", fitted: Sequence[Training], reported: Reported)
         f"({reported.layout.set_titles.get(str(name), str(name))})"
         for name, part in rows.groupby("evaluation_set", sort=False)
     ]
-    of_training = f" They are {groups}; each was fitted to {train} cases of {of_patients} patients." if fitted else ""
-    return f"{of_training} Evaluated on {', '.join(sets)}."
+    return (
+        f" They are {groups}; each was fitted to {train} cases of {of_patients} patients. Evaluated on "
+        f"{', '.join(sets)}."
+    )
 
 
 def _range(numbers: Iterable[int]) -> str:
