@@ -1,4 +1,4 @@
-# `make run` and `make test` are all that a newcomer needs; everything else is `python -m orchestrator.<command> --help`.
+# `make run` and `make test` are all that a newcomer needs; everything else is `orchestrator COMMAND --help`.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin

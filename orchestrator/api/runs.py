@@ -136,7 +136,7 @@ def run(study: Study, *, progress: TextIO | None = None, **options: Unpack[Reque
     request = make_request(study, **options)
     if request.cluster.is_elsewhere:
         raise ConfigError(
-            f"{request.cluster.path}: starts machines, which takes an answer; expected the command for it: run_all"
+            f"{request.cluster.path}: starts machines, which takes an answer; expected the command, orchestrator run"
         )
     require_data(request)
     request.cluster.authenticate()
@@ -261,7 +261,7 @@ def require_data(request: RunRequest) -> None:
     if request.data is None and request.preset.phantom_spacing_mm is None:
         raise ConfigError(
             f"--preset {request.preset.name}: trains on the real downloads; expected --data with their folder. To "
-            "write full-size phantoms instead: python -m orchestrator.phantom --output FOLDER"
+            "write full-size phantoms instead: orchestrator phantoms --output FOLDER"
         )
     require_phantoms(request)
 

@@ -79,7 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="PATTERN",
         help="only trainings of such a name, or with FACET=PATTERN; may be repeated",
     )
-    add("--quick", action="store_true", help="headers only, as run_all does before it starts")
+    add("--quick", action="store_true", help="headers only, as the command run does before it starts")
     add("--threads", type=int, default=2, help="cases checked at a time (default: 2)")
     add("--json", action="store_true", help="print JSON")
     return parser

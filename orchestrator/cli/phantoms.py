@@ -42,7 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--study", type=Path, default=DEFAULT_STUDY, help="whose cases are written (default: the shipped study)")
     add("--spacing", type=float, metavar="MM", help="in-plane spacing (default: the preset's, else full resolution)")
     add("--seed", type=int, default=0, help="the same seed gives the same phantoms (default: 0)")
-    add("--matrix", help="trainings whose cases are written, as of run_all (default: the first of the study)")
+    add("--matrix", help="trainings whose cases are written, as of the command run (default: the study's first)")
     add("--preset", help=f"only the cases that this preset keeps, at its spacing: {', '.join(PRESETS)}")
     add("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)")
     return parser

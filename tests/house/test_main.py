@@ -114,6 +114,18 @@ def test_the_help_of_each_command_looks_alike(name, capsys):
     assert "Exit code 0: " in " ".join(out.split())
 
 
+def test_the_pages_call_each_command_by_its_one_name():
+    pages = {
+        path.name: path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))
+    }
+    called = {word for text in pages.values() for word in re.findall(r"^(?:\S*/)?orchestrator ([a-z-]+)", text, re.M)}
+    assert called <= set(COMMANDS)
+    modules = {word for text in pages.values() for word in re.findall(r"python -m orchestrator\.(\w+)", text)}
+    # Who writes the schemas changes the code, and is no command.
+    assert modules == {"run_all", "schemas"}
+    assert not [name for name in pages if name not in {"README.md", "architecture.md"} and "run_all" in pages[name]]
+
+
 @pytest.mark.parametrize("module", ["run_all", "status", "evaluate", "verify", "doctor", "phantom"])
 def test_the_documented_modules_are_doors_to_the_commands(module):
     done = subprocess.run(

@@ -189,7 +189,7 @@ def test_failures_end_with_their_log_and_the_command_that_tries_them_again(capsy
         "    line 2",
         "failed: ingest x/y: DataError: x",
     ]
-    command = f"python -m orchestrator.run_all --output '{output}' --seed 3 --only T1-lung-fold1"
+    command = f"orchestrator run --output '{output}' --seed 3 --only T1-lung-fold1"
     assert lines[-1] == f"To try only these again: {command}"
 
 

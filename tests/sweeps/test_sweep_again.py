@@ -113,8 +113,8 @@ def test_with_the_model_comes_the_command_of_its_run_and_which_ensembles_change(
         "tumour-any: this ensemble has other members now (tumour-tuned); if it is done, the next run makes it anew"
     ]
     command = shlex.split(told.splitlines()[-1].removeprefix("To train it: "))
-    assert command[:3] == ["python", "-m", "orchestrator.run_all"]
-    asked = vars(build_parser().parse_args(command[3:]))
+    assert command[:2] == ["orchestrator", "run"]
+    asked = vars(build_parser().parse_args(command[2:]))
     expected = {"study": brain, "preset": "tiny", "seed": 3, "only": ["model=tuned"]}
     expected["output"] = str(brain.parent.parent / "run")
     assert {name: asked[name] for name in expected} == expected

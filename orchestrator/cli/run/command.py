@@ -135,7 +135,7 @@ def check_data(request: RunRequest, *, console: Console) -> None:
         say(problem.line, console=console)
     raise DataError(
         f"{counted(len(problems), 'problem')} in {request.data}; nothing was started. "
-        f"python -m orchestrator.doctor --data {shlex.quote(request.data or '')} looks deeper"
+        f"orchestrator doctor --data {shlex.quote(request.data or '')} looks deeper"
     )
 
 

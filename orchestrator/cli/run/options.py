@@ -50,7 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--yes", action="store_true", help="with rented machines: start them without asking")
     add("--keep", action="store_true", help="leave machines running that were started for this run")
     add("--render", action="store_true", help="print the manifest that would be submitted, start nothing")
-    add("--status", action="store_true", help="show how far this run is and its machines, as orchestrator.status does")
+    add("--status", action="store_true", help="show how far this run is and its machines, as the command status does")
     add("--down", action="store_true", help="end the machines that were started for this run, and run nothing")
     return parser
 
@@ -159,7 +159,7 @@ def command_for(options: argparse.Namespace, training_ids: Sequence[str]) -> lis
     launched_from = {"cluster": os.environ[LAUNCHED_FROM]} if LAUNCHED_FROM in os.environ else {}
     given = {name: value for name, value in (vars(options) | launched_from).items() if value != defaults[name]}
     given.pop("only", None)
-    return ["python", "-m", "orchestrator.run_all", *words_of(given | {"only": training_ids})]
+    return ["orchestrator", "run", *words_of(given | {"only": training_ids})]
 
 
 def flag(name: str) -> str:
