@@ -118,7 +118,7 @@ def test_the_pages_call_each_command_by_its_one_name():
     pages = {
         path.name: path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))
     }
-    called = {word for text in pages.values() for word in re.findall(r"^(?:\S*/)?orchestrator ([a-z-]+)", text, re.M)}
+    called = {word for text in pages.values() for word in re.findall(r"(?m)^(?:\S*/)?orchestrator ([a-z-]+)", text)}
     assert called <= set(COMMANDS)
     modules = {word for text in pages.values() for word in re.findall(r"python -m orchestrator\.(\w+)", text)}
     # Who writes the schemas changes the code, and is no command.

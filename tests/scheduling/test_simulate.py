@@ -296,5 +296,15 @@ def test_simulate_prints_time_cost_and_a_choice_and_starts_nothing(capsys, tmp_p
     assert "none of these clusters keeps the limits" in capsys.readouterr().out
 
 
+def test_simulate_says_what_it_plays_before_the_minutes_that_it_takes(capsys, monkeypatch):
+    def play(*_arguments, **_options):
+        assert capsys.readouterr().out == "1 training with preset paper, simulated: nothing is started.\n"
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("orchestrator.cli.run.simulate.simulate_run", play)
+    asked = ["--simulate", str(ROOT / "clusters/aws.yaml"), "--preset", "paper", "--only", "T1-lung-fold0"]
+    assert main(asked) == 130
+
+
 def test_cents_are_shown_below_ten_dollars():
     assert [usd_text(amount) for amount in (0.0, 0.066, 9.994, 9.996, 412.4)] == ["0.00", "0.07", "9.99", "10", "412"]

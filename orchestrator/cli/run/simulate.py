@@ -25,6 +25,8 @@ def simulate(request: RunRequest, options: argparse.Namespace, *, console: Conso
     """Print what would come of the run on the cluster, and of other sizes; returns 1 if none keeps the limits."""
     prices = load_prices(options.prices or PRICES) if request.cluster.is_rented else None
     limits = Limits(deadline_hours=options.deadline, max_usd=options.max_cost)
+    asked = f"{counted(len(request.trainings), 'training')} with preset {request.preset.name}"
+    say(f"{asked}, simulated: nothing is started.", console=console)
     found = simulate_run(
         graph_of(request),
         trainings=request.trainings,
@@ -35,11 +37,7 @@ def simulate(request: RunRequest, options: argparse.Namespace, *, console: Conso
     )
     chosen = best([found.asked_for, *found.others], limits) if limits.are_set else None
     date = prices.date if prices else None
-    lines = [
-        f"{counted(len(request.trainings), 'training')} with preset {request.preset.name}, simulated: nothing is "
-        "started."
-    ]
-    lines += describe(found.asked_for, prices_date=date)
+    lines = describe(found.asked_for, prices_date=date)
     for name, form in found.other_forms.items():
         lines += ["", f"the same as {name}:", *describe(form, prices_date=date)]
     if found.others:
