@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from bench.alike.copies import COPIES, HARD_COPIES, Image, phantom_images
+from bench.alike.copies import COPIES, HARD_COPIES, Image, likeness_of, phantom_images
 from bench.instruments.command_line import command_line, existing_folder, positive_integer
 from bench.instruments.machine import conditions
 from orchestrator.images.alike import pairs
-from orchestrator.images.alike.thumbnail import Thumbnail, make_thumbnail
+from orchestrator.images.alike.thumbnail import make_thumbnail
 
 
 def main() -> int:
@@ -54,7 +54,7 @@ def _report(images: Sequence[Image]) -> None:
     print(f"made small: {1000 * made_s / len(images):.0f} ms of CPU an image")
     for copies in (COPIES, HARD_COPIES):
         for name, copy in copies.items():
-            found = [_likeness(original, make_thumbnail(*copy(image))) for original, image in
+            found = [likeness_of(original, make_thumbnail(*copy(image))) for original, image in
                      zip(originals, images, strict=True)]  # fmt: skip
             share = np.mean([one >= pairs.LEAST_LIKENESS for one in found])
             print(f"  {name:40} {share:6.1%} found, likeness {min(found):.2f} to {max(found):.2f}"
@@ -63,17 +63,10 @@ def _report(images: Sequence[Image]) -> None:
     alike = pairs.alike_images([one for one in originals if one is not None])
     compared_s = time.process_time() - started_s
     num = len(list(combinations(originals, 2)))
-    others = [_likeness(*pair) for pair in combinations(originals, 2)]
+    others = [likeness_of(*pair) for pair in combinations(originals, 2)]
     most = max(others, default=0.0)
     print(f"  different images: {len(alike)} of {num} pairs taken for copies, likeness at most {most:.2f}")
     print(f"  compared: {1000 * compared_s / max(num, 1):.2f} ms of CPU a pair")
-
-
-def _likeness(one: Thumbnail | None, other: Thumbnail | None) -> float:
-    """Return the likeness of two images whether it is enough or not; 0 where landmarks suggest no placement."""
-    if one is None or other is None:
-        return 0.0
-    return pairs.likeness_of(one, other)
 
 
 if __name__ == "__main__":

@@ -6,11 +6,19 @@ import numpy as np
 import scipy.ndimage
 from numpy.typing import NDArray
 
+from orchestrator.images.alike.pairs import alike_images
+from orchestrator.images.alike.thumbnail import Thumbnail
 from orchestrator.phantoms.anatomy import make_phantom
 from orchestrator.phantoms.scanner import LOOKS
 
 Image = tuple[NDArray[np.generic], tuple[float, float, float]]
 """Voxels, shape (Z, Y, X), and their spacing in mm."""
+
+
+def likeness_of(one: Thumbnail | None, other: Thumbnail | None) -> float:
+    """Return the likeness of two images whether it is enough or not; 0 where landmarks suggest no placement."""
+    found = alike_images([one, other], least_likeness=-1.0) if one and other else []
+    return max((pair.likeness for pair in found), default=0.0)
 
 
 def resampled(factors: Sequence[float]) -> Callable[[Image], Image]:

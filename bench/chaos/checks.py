@@ -215,7 +215,7 @@ def _is_of_its_checkpoint(output: Path, *, training_id: str) -> bool:
     storage = open_storage(output)
     rows = [row for row in ResultsStore(storage).read().to_pylist() if row["training_id"] == training_id]
     return {row["checkpoint_sha256"] for row in rows} == {
-        CheckpointStore(storage, training_id=training_id).final_sha256()
+        CheckpointStore(storage, training_id=training_id).load_final().sha256
     }
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, TextIO, TypedDict, Unpack
 
 from orchestrator.benchmark import loading
 from orchestrator.benchmark.checks.configurations import check_configurations
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from orchestrator.driver.run import RunOutcome
     from orchestrator.results.store import ResultsStore
     from orchestrator.storage.interface import Storage
-
-T = TypeVar("T")
 
 
 class RequestOptions(TypedDict, total=False):

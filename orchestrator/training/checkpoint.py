@@ -147,19 +147,12 @@ class CheckpointStore:
 
     def load_final(self) -> FinalCheckpoint:
         """Return the final checkpoint; raises StorageError if it is not there and IntegrityError if it is damaged."""
-        content = self._read_final()
-        state = _loaded(content, advice="delete it to train again, from epoch 0")
-        return FinalCheckpoint(state=state, sha256=content.sha256)
-
-    def final_sha256(self) -> str:
-        """Return the digest that `save_final` returned, of a file that is whole; raises as `load_final`."""
-        return self._read_final().sha256
-
-    def _read_final(self) -> _Content:
         try:
-            return self._read(self._final)
+            content = self._read(self._final)
         except IntegrityError as error:
             raise IntegrityError(f"{error}; delete it to train again, from epoch 0") from error
+        state = _loaded(content, advice="delete it to train again, from epoch 0")
+        return FinalCheckpoint(state=state, sha256=content.sha256)
 
     def _survey(self) -> tuple[_Content | None, IntegrityError | None]:
         """Return the newest whole checkpoint on the way, and what is wrong with one that is not whole."""

@@ -11,7 +11,7 @@ import SimpleITK as sitk
 from raw_datasets import write_dataset
 from scipy.ndimage import affine_transform, spline_filter
 
-from bench.alike.copies import COPIES, phantom_images
+from bench.alike.copies import COPIES, likeness_of, phantom_images
 from bench.bundle.sealed_run import sealed_run
 from bench.report.scores import all_drawn_rows
 from orchestrator.benchmark.definition import Case
@@ -24,7 +24,7 @@ from orchestrator.bundle.seal import check_bundle, write_bundle
 from orchestrator.cli import doctor
 from orchestrator.errors import IntegrityError
 from orchestrator.images.alike import pairs
-from orchestrator.images.alike.pairs import LEAST_LIKENESS, alike_images, likeness_of
+from orchestrator.images.alike.pairs import LEAST_LIKENESS, alike_images
 from orchestrator.images.alike.thumbnail import Thumbnail, make_thumbnail, thumbnail_of
 from orchestrator.report.reported import Reported
 from orchestrator.report.write import write_report

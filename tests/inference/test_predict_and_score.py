@@ -289,7 +289,7 @@ def test_rows_say_with_what_the_model_was_trained_and_of_which_checkpoint_they_a
 
 
 def test_a_record_comes_back_as_it_was(storage, context):
-    digest = CheckpointStore(storage, training_id=TRAINING.id).final_sha256()
+    digest = CheckpointStore(storage, training_id=TRAINING.id).load_final().sha256
     record = PredictionRecord(checkpoint_sha256=digest, failures={"mosmed/study_0255": "DataError: cut short"})
     write_prediction_record(storage, TRAINING.id, record)
     assert read_prediction_record(storage, TRAINING.id) == record

@@ -53,7 +53,7 @@ def test_a_final_checkpoint_is_never_replaced_and_those_on_the_way_stay_with_the
     with pytest.raises(SupersededError, match="another attempt has saved its final checkpoint meanwhile"):
         second.save_final({"epoch": 3, "by": "second"})
     assert second.load_final().state == {"epoch": 3, "by": "first"}
-    assert second.final_sha256() == digest
+    assert second.load_final().sha256 == digest
     assert second.load_latest() == {"epoch": 2}
 
 

@@ -57,7 +57,7 @@ def test_every_epoch_is_reported_and_the_loss_falls(whole):
     outcome = whole.outcome
     assert (outcome.num_epochs, outcome.train_loss) == (3, whole.reports[-1].train_loss)
     assert outcome.elapsed_s == pytest.approx(sum(report.elapsed_s for report in whole.reports))
-    assert outcome.checkpoint_sha256 == whole.store.final_sha256()
+    assert outcome.checkpoint_sha256 == whole.store.load_final().sha256
 
 
 def test_the_final_checkpoint_holds_what_prediction_needs(whole):

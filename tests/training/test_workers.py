@@ -98,7 +98,7 @@ def test_two_workers_learn_what_one_does(alone, divided):
         assert own.pseudo_dice == other.pseudo_dice == pytest.approx(expected.pseudo_dice, abs=0.02)
     # Before any weight has moved apart, to the rounding.
     assert first.reports[0].train_loss == pytest.approx(alone.reports[0].train_loss, rel=1e-4)
-    assert first.outcome.checkpoint_sha256 == second.outcome.checkpoint_sha256 == run.store.final_sha256()
+    assert first.outcome.checkpoint_sha256 == second.outcome.checkpoint_sha256 == run.store.load_final().sha256
 
 
 @pytest.mark.long

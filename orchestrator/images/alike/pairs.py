@@ -64,25 +64,19 @@ class _Placed:
     num_alike: int
 
 
-def alike_images(thumbnails: Sequence[Thumbnail]) -> list[AlikeImages]:
+def alike_images(thumbnails: Sequence[Thumbnail], *, least_likeness: float = LEAST_LIKENESS) -> list[AlikeImages]:
     """Return all pairs of images that show the same, by their places in the sequence.
 
     Copies are found that were cut (to a quarter at the least), resampled, flipped, turned by right angles, windowed or
-    scaled. Two scans of one patient are not claimed to be.
+    scaled. Two scans of one patient are not claimed to be. `least_likeness` is that of which copies are.
     """
     found = {(one.first, one.second): one for one in _equal(thumbnails)}
     if len(thumbnails) <= MOST_IMAGES:
         for step_mm in sorted({thumbnail.step_mm for thumbnail in thumbnails}):
             for one in _at_step(thumbnails, step_mm=step_mm):
-                if one.likeness >= LEAST_LIKENESS:
+                if one.likeness >= least_likeness:
                     found.setdefault((one.first, one.second), one)
     return [found[pair] for pair in sorted(found)]
-
-
-def likeness_of(one: Thumbnail, other: Thumbnail) -> float:
-    """Return how alike two images are, whether that is enough or not; 0 if no landmarks suggest it."""
-    found = [*_equal([one, other]), *_at_step([one, other], step_mm=max(one.step_mm, other.step_mm))]
-    return max((pair.likeness for pair in found), default=0.0)
 
 
 def _equal(thumbnails: Sequence[Thumbnail]) -> Iterator[AlikeImages]:

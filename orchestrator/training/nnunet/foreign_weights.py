@@ -15,7 +15,6 @@ import torch
 from orchestrator.errors import DataError, is_of_a_disk, is_out_of_memory
 from orchestrator.training.plain_state import State
 
-_MOST_NESTED = 20
 _NUMBERS = {
     f"{kind}{size}" for kind, sizes in {"f": (2, 4, 8), "i": (1, 2, 4, 8), "u": (1, 2, 4, 8), "b": (1,)}.items()
     for size in sizes
