@@ -15,6 +15,7 @@ from orchestrator.ray_backend.capacity import CapacityRequests
 from orchestrator.ray_backend.connect import Connection
 from orchestrator.ray_backend.draining import drain_idle, draining_nodes
 from orchestrator.ray_backend.errors import failure_of
+from orchestrator.ray_backend.launch_failures import LaunchFailures, log_of_autoscaler
 from orchestrator.ray_backend.leftovers import free_reserved_places
 from orchestrator.ray_backend.metrics import RayMetrics
 from orchestrator.ray_backend.nodes import label_selector, nodes_here, nodes_of, time_left
@@ -64,6 +65,7 @@ class RayBackend:
         self._separate_trainings = False
         self._running: dict[ray.ObjectRef[Ended], StageKey] = {}
         self._capacity_requests = CapacityRequests()
+        self._failures = LaunchFailures(log_of_autoscaler())
         self._metrics = RayMetrics()
         self._nodes_seen_s = time.monotonic()
         self.pools = pools
@@ -142,8 +144,8 @@ class RayBackend:
         )
 
     def waiting(self) -> Mapping[str, int]:
-        """Return how many machines wait in a queue, by pool and reason."""
-        return self._connection.provisioner.waiting() if self._connection.provisioner else {}
+        """Return how many machines wait in a queue, or could not be started just now, by pool and reason."""
+        return (self._connection.provisioner.waiting if self._connection.provisioner else self._failures.recent)()
 
     def give_back(self, node_id: str) -> None:
         """Let a machine go on which nothing has run for a while; Ray refuses where something does after all."""
