@@ -16,6 +16,8 @@ from orchestrator.errors import ClusterError, ConfigError
 
 HEAD_FILE, TOKEN_FILE, LOG_FILE = "head.json", "auth_token", "head.log"
 """In the folder of a run that all of its machines see."""
+JOINED = "has joined the head of the run"
+"""In the log of a worker."""
 AGENT = "orchestrator.ray_backend.node_agent"
 ELSEWHERE = "10.255.255.254"
 """Of no machine in most networks, on the usual way to others; the last one of 10.0.0.0/8 would be for all of them."""

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from orchestrator.cluster.commands import free_port, ray_command
 from orchestrator.cluster.environment import AUTH_TOKEN, FOR_WORKERS, RAY_TEMPORARY, TEMPORARY, use_token
-from orchestrator.cluster.ray_head import HEAD_FILE, TOKEN_FILE
+from orchestrator.cluster.ray_head import HEAD_FILE, JOINED, TOKEN_FILE
 from orchestrator.ray_backend.embedded import (
     LONGEST_SOCKET,
     OBJECT_STORE_BYTES,
@@ -110,12 +110,14 @@ def _worker(options: argparse.Namespace, warned: threading.Event) -> int:
         command.append(f"--labels={DRAINED_AT}={time.time() + drained_in_s:.0f}")
     if options.memory_gib:
         command.append(f"--memory={max(1, int(options.memory_gib * 2**30) - OBJECT_STORE_BYTES)}")
-    for _ in range(START_TRIES):
+    for num_left in reversed(range(START_TRIES)):
         with _ray(command) as process:
             member = _Membership(head, mark=mark, drain_s=options.drain_s, until_s=until_s, warned=warned)
             if (code := member.last(process)) == 0 or warned.is_set():
                 return code
-        _say("Ray has ended before it has joined the head")
+        # What Ray said is its reason, and remains the last that is said.
+        if num_left:
+            _say("Ray has ended before it has joined the head: it is started once more")
     return 1
 
 
@@ -165,7 +167,9 @@ class _Membership:
         while process.poll() is None:
             now_s = time.monotonic()
             node = self._node()
-            has_joined = has_joined or node is not None
+            if node is not None and not has_joined:
+                _say(JOINED)
+                has_joined = True
             if node is not None and node[1]:
                 _say("Ray has left the cluster")
                 return 0

@@ -50,7 +50,8 @@ for path in sorted(JOBS.glob("*.name"), key=lambda path: [int(one) for one in pa
     if (JOBS / f"{number}.waits").exists():
         print(f"{number}|PENDING|Resources|{path.read_text()}")
     elif is_running(number):
-        print(f"{number}|RUNNING|None|{path.read_text()}")
+        state = "SUSPENDED" if (JOBS / "suspended").exists() else "RUNNING"
+        print(f"{number}|{state}|None|{path.read_text()}")
 """,
     "scancel": """
 if (JOBS / f"{sys.argv[1]}.stays").exists():
@@ -69,11 +70,10 @@ from pathlib import Path
 JOBS = Path({jobs!r})
 
 def start(number, log):
-    array, _, part = number.partition("_")
-    told = {{"SLURM_JOB_ID": array}} | ({{"SLURM_ARRAY_JOB_ID": array, "SLURM_ARRAY_TASK_ID": part}} if part else {{}})
+    script = str(JOBS / f"{{number.partition('_')[0]}}.sh")
     with open(log, "ab") as file:
-        job = subprocess.Popen(["bash", str(JOBS / f"{{array}}.sh")], stdin=subprocess.DEVNULL, stdout=file,
-                               stderr=subprocess.STDOUT, start_new_session=True, env=os.environ | told)
+        job = subprocess.Popen(["bash", script], stdin=subprocess.DEVNULL, stdout=file,
+                               stderr=subprocess.STDOUT, start_new_session=True)
     (JOBS / f"{{number}}.pid").write_text(str(job.pid))
 
 def is_running(number):
@@ -90,7 +90,8 @@ def played_slurm(folder: Path, monkeypatch) -> Path:
 
     Variables such as SBATCH_ACCOUNT go before what a script says, as in Slurm.
     With a file `limit` no more jobs are taken than it says, with `limit-PARTITION` no more for that one, with `hidden`
-    none is listed, with `away` there is no list, and with `latin` a job is in it whose name is not UTF-8.
+    none is listed, with `suspended` none runs, with `away` there is no list, and with `latin` a job is in it whose name
+    is not UTF-8.
     """
     jobs, programs = folder / "jobs", folder / "bin"
     jobs.mkdir()

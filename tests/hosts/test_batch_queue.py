@@ -3,7 +3,6 @@
 import subprocess
 import threading
 import time
-from pathlib import Path
 
 import pytest
 from batch_phantoms import end_jobs, played_slurm
@@ -188,6 +187,17 @@ def test_more_than_an_array_may_hold_are_several(tmp_path, jobs, monkeypatch):
         workers.close()
 
 
+def test_jobs_that_are_suspended_are_among_those_that_wait(tmp_path, jobs):
+    (jobs / "full").unlink()
+    (jobs / "suspended").touch()
+    workers = start(tmp_path)
+    try:
+        workers.ask({(8, 1): 1}, present={})
+        wait_until(lambda: workers.waiting() == {"gpu: SUSPENDED": 1})
+    finally:
+        workers.close()
+
+
 def test_a_run_goes_on_while_a_controller_that_has_answered_is_away_and_not_for_ever(
     tmp_path, jobs, looks, monkeypatch
 ):
@@ -233,18 +243,3 @@ def test_jobs_that_end_without_a_machine_are_told_with_their_last_words_and_no_o
         assert "The last one, 3: No module named ray (logs: " in caplog.text
     finally:
         workers.close()
-
-
-def test_whose_machines_have_come_is_not_held_up_when_they_end():
-    running = [Job(id=str(number), name="run-gpu", reason="", is_waiting=False) for number in range(12)]
-    seen = starts.Starts(logs=Path("logs"))
-    assert seen.see(running[:8], num_present=8, now_s=0.0) == ""
-    # All at once, at their time limit.
-    assert seen.see([], num_present=8, now_s=10.0) == ""
-    assert not seen.holds(10.0)
-    for number in (8, 9, 10):
-        assert seen.see(running[number : number + 1], num_present=0, now_s=20.0) == ""
-    assert "3 jobs in a row have run and ended" in seen.see([], num_present=0, now_s=30.0)
-    assert (seen.holds(89.0), seen.holds(90.0)) == (True, False)
-    seen.see(running[11:], num_present=1, now_s=40.0)
-    assert not seen.holds(50.0)

@@ -21,6 +21,7 @@ SLURM = """\
 12_2|RUNNING|None|orchestrator-ab-gpu
 13|COMPLETING|None|orchestrator-ab-gpu
 14|PENDING|ReqNodeNotAvail, UnavailableNodes:n[1-4]|orchestrator-ab-cpu
+15|SUSPENDED|None|orchestrator-ab-gpu
 """
 LSF = """\
 215|RUN|-|orchestrator-ab-gpu
@@ -69,6 +70,7 @@ def job(job_id, name="gpu", *, waits=None):
                 job("12_1", waits="Priority"),
                 job("12_2"),
                 job("14", "cpu", waits="ReqNodeNotAvail, UnavailableNodes:n[1-4]"),
+                Job(id="15", name="orchestrator-ab-gpu", reason="SUSPENDED", is_waiting=False),
             ],
         ),
         ("lsf", LSF, [job("215"), job("216", waits="Job slot limit reached: 2 hosts;")]),

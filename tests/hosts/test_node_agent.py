@@ -3,11 +3,13 @@
 import json
 import threading
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 from test_ray_executor import record
 
 from orchestrator.cluster.commands import free_port
+from orchestrator.cluster.ray_head import JOINED
 from orchestrator.ray_backend import node_agent
 from orchestrator.ray_backend.nodes import time_left
 
@@ -87,3 +89,22 @@ def test_a_head_that_cannot_be_reached_is_told_with_its_address_and_the_reason(t
     told = capsys.readouterr().err
     assert f"no head answers at {address} within 0.2 s ([Errno 111] Connection refused)" in told
     assert "`address` of the cluster file" in told
+
+
+def test_what_ray_says_at_the_last_try_is_the_last_that_is_said(played, capsys):
+    played.codes = [1, 1, 1]
+    assert carry_out() == 1
+    assert capsys.readouterr().err.count("Ray has ended before it has joined") == 2
+
+
+def test_a_worker_says_once_that_it_has_joined(monkeypatch, capsys):
+    """Ray is played: its head knows the machine from the second look on, and its process ends after the fifth."""
+    looks = iter([None, ("id", False), ("id", False), ("id", False), ("id", False)])
+    member = object.__new__(node_agent._Membership)
+    member._warned, member._drained, member._drain_s = threading.Event(), False, 1.0
+    member._heard_s = member._until_s = float("inf")
+    monkeypatch.setattr(node_agent, "LOOK_EVERY_S", 0.0)
+    monkeypatch.setattr(member, "_node", lambda: next(looks))
+    codes = iter([None] * 5 + [1])
+    assert member.last(SimpleNamespace(poll=lambda: next(codes))) == 0
+    assert capsys.readouterr().err.count(JOINED) == 1

@@ -97,7 +97,8 @@ def test_no_script_and_no_name_of_a_job_holds_a_secret_or_what_a_shell_would_run
     assert '--comment="a _study__ _id_: /data/__reboot_ _x_"' in script
     assert script.index("#SBATCH --job-name=") < script.index("#SBATCH --exclusive\n") < script.index("module load x")
     assert "\nmodule load x\nexec " in script
-    assert [line for line in pair.splitlines() if line not in script.splitlines()] == ["#SBATCH --array=1-2"]
+    own = [line for line in pair.splitlines() if line not in script.splitlines()]
+    assert own == [f'#SBATCH --output="{folder}/worker-cores-%A_%a.log" --open-mode=append', "#SBATCH --array=1-2"]
     workers._ended.set()
     workers._asked.set()
 

@@ -83,6 +83,8 @@ class QueryEntry(Entry):
     """States of jobs that have not begun."""
     running: list[str]
     """States of jobs that have."""
+    suspended: list[str] = Field(default=[])
+    """Those of them in which nothing of a job runs for now."""
     without: list[str] = Field(default=[])
     """Variables that would change the list, if the user's shell sets them."""
 
@@ -120,8 +122,10 @@ class ScriptEntry(Entry):
         parts = {name: text.format(value=given[name]) if name in given else "" for name, text in self.parts.items()}
         lines = []
         for name, value in given.items():
-            if name in self.options:
-                option = self.options[name]
+            # The parts of an array have ids of their own.
+            told_by = f"array_{name}" if "array" in given and f"array_{name}" in self.options else name
+            if told_by in self.options:
+                option = self.options[told_by]
                 # In a path, where it begins what the batch system replaces, such as %j.
                 told = str(value).replace("%", "%%") if name == "log" and "%" in option else value
                 lines.append(f"{self.directive} {option.format(value=told, **parts)}")
@@ -213,6 +217,7 @@ class BatchSystem(Entry):
             is_waiting = state in self.query.waiting
             if is_waiting or state in self.query.running:
                 told = reason if is_waiting and reason not in NO_REASON else ""
+                told = state if state in self.query.suspended else told
                 jobs.append(Job(id=job_id, name=name, reason=told, is_waiting=is_waiting))
         return jobs
 
@@ -228,7 +233,7 @@ class Job:
     id: str
     name: str
     reason: str
-    """Why it waits; empty for one that runs."""
+    """Why it waits, or that it is suspended; empty for one that runs."""
     is_waiting: bool
 
 

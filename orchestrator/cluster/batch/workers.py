@@ -201,7 +201,7 @@ class BatchWorkers:
             f"{name}: {job.reason or 'waiting'}"
             for name, found in by_pool.items()
             for job in found
-            if job.is_waiting and job.id not in orders.cancel
+            if (job.is_waiting or job.reason) and job.id not in orders.cancel
         )
         with self._lock:
             self._waiting = dict(reasons)
