@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, TextIO, TypedDict, Unpack
 
 from orchestrator.benchmark import loading
 from orchestrator.benchmark.checks.configurations import check_configurations
-from orchestrator.benchmark.definition import NNUNET_RAW
 from orchestrator.benchmark.study import ALL_MATRICES, Study
 from orchestrator.benchmark.tables import load_tables
 from orchestrator.benchmark.trainings.ensembles import fitted_trainings
@@ -16,7 +15,7 @@ from orchestrator.driver.request import PHANTOMS, RunRequest, definitions_of
 from orchestrator.errors import ConfigError, DataError
 from orchestrator.progress import NoListener, ProgressLines
 from orchestrator.shipped import LOCAL_CLUSTER, PRICES
-from orchestrator.sources.nnunet_raw.survey import Describer, raw_folder_of_environment
+from orchestrator.sources.nnunet_raw.survey import Describer, own_raw_folder, raw_folder_of_environment
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.training.nnunet.classes import check_models
 
@@ -102,7 +101,7 @@ def make_request(study: Study, **options: Unpack[RequestOptions]) -> RunRequest:
         trainings=trainings,
         preset=chosen,
         seed=seed,
-        data=_data(str(data) if data else config.data or _own_raw_folder(study)),
+        data=_data(str(data) if data else config.data or own_raw_folder(study.datasets)),
         output=output_location(str(output) if output else config.output or f"runs/{chosen.name}"),
         cluster=config,
         redo_changed=options.get("redo_changed", False),
@@ -272,11 +271,6 @@ def require_phantoms(request: RunRequest) -> None:
     if request.data is None and request.preset.phantom_spacing_mm is not None:
         names = {case.dataset for training in request.trainings for case in training.cases}
         check_downloads([dataset for dataset in request.study.datasets if dataset.name in names])
-
-
-def _own_raw_folder(study: Study) -> str | None:
-    """Return the folder of nnU-Net's data sets that the environment names, if a study has such data sets."""
-    return raw_folder_of_environment() if any(one.source == NNUNET_RAW for one in study.datasets) else None
 
 
 def _data(location: str | None) -> str | None:

@@ -33,7 +33,12 @@ from orchestrator.errors import ConfigError, OrchestratorError
 from orchestrator.images.alike.cases import alike_cases
 from orchestrator.images.problem import Problem, printable
 from orchestrator.sources.downloads import CaseRequest, inspect_downloads
-from orchestrator.sources.nnunet_raw.survey import RAW_VARIABLE, Describer, raw_folder_of_environment
+from orchestrator.sources.nnunet_raw.survey import (
+    RAW_VARIABLE,
+    Describer,
+    own_raw_folder,
+    raw_folder_of_environment,
+)
 from orchestrator.sources.training_labels import missing_labels
 from orchestrator.workflow.graph import label_sets_by_case
 
@@ -65,10 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
         "or not; 1: problems; 2: the command line is wrong.",
     )
     add = parser.add_argument
-    own = raw_folder_of_environment()
-    add(
-        "--data", required=own is None, default=own, help=f"folder with the data sets (default: {RAW_VARIABLE}, if set)"
-    )
+    add("--data", help=f"folder with the data sets (default for those in nnU-Net's layout: {RAW_VARIABLE})")
     add("--study", type=Path, default=DEFAULT_STUDY, help="what is trained (default: the shipped study)")
     add("--preset", default="paper", help=f"whose cases are checked: {', '.join(PRESETS)} (default: paper, all)")
     add("--matrix", help="which trainings of the study, all for every one (default: its first matrix)")
@@ -94,21 +96,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def diagnose(options: argparse.Namespace, *, console: Console) -> int:
     """Look through the data that the command line names, and print what was found."""
-    describer = Describer(options.data, is_strict=False)
+    location = options.data or raw_folder_of_environment()
+    describer = Describer(location, is_strict=False) if location else None
     try:
         study = load_study(options.study, describe=describer)
     except ConfigError:
         # Where folds lack cases that were left out for their problems, the first of these is told instead.
-        load_study(options.study, describe=Describer(options.data))
+        load_study(options.study, describe=Describer(location) if location else None)
         raise
+    data = _folder(options.data or own_raw_folder(study.datasets))
     findings = examine(
         requested_trainings(options, study=study),
         study=study,
-        downloads=Path(options.data),
+        downloads=data,
         thorough=not options.quick,
         num_threads=max(1, options.threads),
     )
-    findings = tuple(with_survey(finding, describer=describer) for finding in findings)
+    findings = tuple(with_survey(finding, describer=describer) for finding in findings) if describer else findings
     if options.json:
         show_json(findings, console=console)
     else:
@@ -116,10 +120,19 @@ def diagnose(options: argparse.Namespace, *, console: Console) -> int:
     return EXIT_NOT_DONE if any(finding.problems for finding in findings) else EXIT_DONE
 
 
+def _folder(data: str | None) -> Path:
+    """Return the folder with the data sets; raises ConfigError if nothing says it, or it is none."""
+    if data is None:
+        raise ConfigError(
+            f"nothing says where the data sets are; expected --data, or {RAW_VARIABLE} for those in nnU-Net's layout"
+        )
+    if not is_folder(data):
+        raise ConfigError(f"--data {data}: no such folder of this machine; expected the one with the data sets")
+    return Path(data)
+
+
 def requested_trainings(options: argparse.Namespace, *, study: Study) -> tuple[Training, ...]:
     """Return the trainings of the command line and those whose plans they take over; raises ConfigError."""
-    if not is_folder(options.data):
-        raise ConfigError(f"--data {options.data}: no such folder of this machine; expected the one with the data sets")
     preset = study.preset(options.preset)
     trainings = study.trainings(matrix=options.matrix, only=tuple(options.only), preset=preset)
     # A run also plans the trainings whose patch size others take over.

@@ -28,6 +28,7 @@ from orchestrator.sources.nnunet_raw.survey import (
     Describer,
     Survey,
     described,
+    own_raw_folder,
     raw_folder_of_environment,
     survey,
 )
@@ -128,6 +129,7 @@ def check(options: argparse.Namespace, *, console: Console) -> int:
     location = options.data or raw_folder_of_environment()
     describer = Describer(location, is_strict=False) if location else None
     study = load_study(Path(options.what[0]), describe=describer)
+    location = options.data or own_raw_folder(study.datasets)
     check_models(study.models)
     check_sources(study.datasets, where=str(study.path))
     check_configurations(study, where=str(study.path))

@@ -115,9 +115,13 @@ def _of_run(source: ModelSource) -> OpenModel:
 
     storage = open_storage(source.location)
     there = finished_trainings(storage)
-    offered = ", ".join([*there, *(name for name in names_in_run(storage) if members_of(storage, name))])
+    ensembles = [name for name in names_in_run(storage) if members_of(storage, name)]
+    offered = ", ".join([*there, *ensembles])
+    if not offered:
+        raise ConfigError(f"{storage.location}: no training is finished yet; expected a run with one that is")
     if source.training is None and len(there) != 1:
-        raise ConfigError(f"{storage.location}: {len(there)} finished trainings; expected one of {offered}")
+        more = f" and {len(ensembles)} ensemble{'s' * (len(ensembles) > 1)}" if ensembles else ""
+        raise ConfigError(f"{storage.location}: {len(there)} finished trainings{more}; expected one of {offered}")
     training = source.training or there[0]
     if training not in there:
         raise ConfigError(f"{storage.location}: no finished training {training}; expected one of {offered}")

@@ -262,6 +262,11 @@ def test_the_models_that_a_run_has_are_named_with_its_ensembles(tmp_path):
     for name in ("a-fold0", "a-fold1"):
         write_json(storage, run_paths.training_record(name), {})
     write_json(storage, run_paths.ensemble_record("a-both"), {"members": ["a-fold0", "a-fold1"]})
-    for training, found in (("b-both", "no finished training b-both"), (None, "2 finished trainings")):
+    for training, found in (("b-both", "no finished training b-both"), (None, "2 finished trainings and 1 ensemble")):
         with pytest.raises(ConfigError, match=f"{found}; expected one of a-fold0, a-fold1, a-both$"):
             opened(ModelSource(location=str(tmp_path), training=training)).__enter__()
+    for name in ("a-fold0", "a-fold1"):
+        storage.delete(run_paths.training_record(name))
+    storage.delete(run_paths.ensemble_record("a-both"))
+    with pytest.raises(ConfigError, match="no training is finished yet; expected a run with one that is"):
+        opened(ModelSource(location=str(tmp_path))).__enter__()

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from orchestrator.api import make_request
 from orchestrator.benchmark.definition import Case, Dataset, EvaluationSet, LabelSet, Model, Training
 from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.presets import Preset
@@ -191,6 +192,14 @@ def test_warnings_are_counted_and_leave_the_exit_code_alone(data, capsys):
 def test_a_wrong_command_line_is_exit_code_2(data, capsys, arguments, message):
     assert doctor.main(arguments) == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_folder_of_nnunet_is_not_that_of_a_study_of_other_downloads(data, capsys, monkeypatch):
+    """As a run does, which takes it for the data sets in nnU-Net's layout alone."""
+    monkeypatch.setenv("nnUNet_raw", str(data))
+    assert make_request(load_study()).data is None
+    assert doctor.main(["--quick"]) == 2
+    assert "nothing says where the data sets are; expected --data" in capsys.readouterr().err
 
 
 def test_cases_that_only_planning_needs_are_checked_too(tmp_path):

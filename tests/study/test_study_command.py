@@ -131,6 +131,14 @@ def test_without_a_folder_it_asks_for_one_and_takes_that_of_nnunet(data, capsys,
     assert study.main(["Dataset137", "--output", str(data.parent / "s")]) == 0
 
 
+def test_a_data_folder_that_is_not_there_is_said_to_be_none(data, capsys):
+    assert study.main(["Dataset137", "--data", str(data / "typo")]) == 2
+    line = (
+        f"error: {data}/typo: found no such folder; expected the folder with the data sets. Correct --data, or nnUNet"
+    )
+    assert capsys.readouterr().err.startswith(line)
+
+
 def test_another_study_file_is_not_overwritten(data, capsys):
     path = written(data, "Dataset137")
     path.write_text(path.read_text() + "# mine\n")

@@ -1,12 +1,13 @@
 """What is in a folder of nnU-Net's raw layout, by its `dataset.json` and the names of its files: no image is opened."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from statistics import median
 
+from orchestrator.benchmark.definition import NNUNET_RAW, Dataset
 from orchestrator.benchmark.raw_dataset import RawDataset
 from orchestrator.images.problem import SourceError
 from orchestrator.sources.archives import listing
@@ -26,6 +27,11 @@ def raw_folder_of_environment() -> str | None:
     """Return the folder that nnU-Net's variable names; None if it is not set."""
     # On Windows, `set X="..."` keeps the quotes.
     return os.environ.get(RAW_VARIABLE, "").strip().strip("\"'") or None
+
+
+def own_raw_folder(datasets: Iterable[Dataset]) -> str | None:
+    """Return the folder that nnU-Net's variable names, if any of some data sets is in nnU-Net's layout; else None."""
+    return raw_folder_of_environment() if any(one.source == NNUNET_RAW for one in datasets) else None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -131,9 +137,11 @@ def _folders_of(root: Path) -> list[str]:
     except OSError as error:
         raise SourceError.of(
             root,
-            found=f"a folder that cannot be listed ({error.strerror})",
+            found="no such folder"
+            if isinstance(error, FileNotFoundError)
+            else f"a folder that cannot be listed ({error.strerror})",
             expected="the folder with the data sets",
-            advice="Pass the folder nnUNet_raw as --data.",
+            advice=f"Correct --data, or {RAW_VARIABLE} where that says it.",
         ) from error
 
 
