@@ -36,7 +36,21 @@ def schemas() -> Iterator[tuple[str, str]]:
     }
     for name, (content, title) in files.items():
         schema = {"$schema": DRAFT, **TypeAdapter(content).json_schema(), "title": title}
+        _close(schema)
         yield f"{name}.json", json.dumps(schema, indent=1, ensure_ascii=False) + "\n"
+
+
+def _close(part: object) -> None:
+    """Let no key in a part of a schema have another form than the one that is named."""
+    # By itself, pydantic's `patternProperties` allows any other key, with anything below it.
+    match part:
+        case dict():
+            _close(list(part.values()))
+            if "patternProperties" in part:
+                part["additionalProperties"] = False
+        case list():
+            for value in part:
+                _close(value)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -44,6 +44,29 @@ def test_the_shipped_files_are_what_the_schemas_say(name, files):
         jsonschema.Draft202012Validator(schema(name)).validate(content)
 
 
+def patterned(part):
+    """Yield the parts of a schema that say what form keys have."""
+    if isinstance(part, dict) and "patternProperties" in part:
+        yield part
+    for value in part.values() if isinstance(part, dict) else part if isinstance(part, list) else ():
+        yield from patterned(value)
+
+
+def test_names_of_another_form_are_none_to_an_editor_either():
+    parts = [part for name, _ in schemas() for part in patterned(schema(name.removesuffix(".json")))]
+    assert len(parts) > 20
+    assert [part for part in parts if part.get("additionalProperties") is not False] == []
+    study = load_yaml(ROOT / "splits" / "brain_mri" / "study.yaml")
+    valid = jsonschema.Draft202012Validator(schema("study")).is_valid
+    assert valid(study)
+    for key in ("datasets", "models", "trainings"):
+        (name, entry), *_ = study[key].items()
+        assert valid({**study, key: {**study[key], "other": entry}})
+        for other in ("liver ct", "größe", "_a", "", "a" * 101):
+            assert not valid({**study, key: {**study[key], other: entry}})
+        assert not valid({**study, key: {name: {**entry, "unknown": 1}}})
+
+
 @pytest.mark.parametrize(
     "content",
     [
