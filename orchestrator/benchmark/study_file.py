@@ -29,7 +29,17 @@ StructureName = Annotated[str, Field(min_length=1, max_length=100), AfterValidat
 """As `dataset.json` may have it, with spaces and letters of any language: no file is named after it."""
 WholeNumber = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 """As a column of the results holds it."""
-Facets = dict[Name, str | WholeNumber]
+
+
+def _in_a_cell(value: str) -> str:
+    if not value or value != value.strip() or not value.isprintable():
+        raise ValueError("a text that can be read in one line, without spaces around it")
+    return value
+
+
+FacetText = Annotated[str, AfterValidator(_in_a_cell)]
+"""Told from another, and from none, where it stands in a table."""
+Facets = dict[Name, FacetText | WholeNumber]
 Tolerance = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 """Of the NSD, in mm."""
 

@@ -1,10 +1,13 @@
 """Names in a study's files that would be taken for others, or for files elsewhere, are refused with their place."""
 
+import json
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
+import kernels
+from kernels.metrics.metric import Metric
 from orchestrator.benchmark.checks.names import RESERVED_FACETS
 from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.raw_dataset import RawDataset
@@ -94,6 +97,59 @@ def test_a_facet_is_a_number_that_a_column_can_hold(tmp_path, number):
 def test_the_last_numbers_that_a_column_can_hold_are_facets(tmp_path, number):
     (group,) = load(tmp_path, study=STUDY.replace("liver", str(number))).groups
     assert group.facets == {"organ": number}
+
+
+@pytest.mark.parametrize("value", ["", " ", "A ", "\tA", "a\nb", "a\u200bb"])
+@pytest.mark.parametrize("place", ["organ: liver", "ensembles"])
+def test_a_facet_that_is_not_told_from_another_or_from_none_in_a_table_is_refused(tmp_path, value, place):
+    of_ensemble = f"ensembles: {{both: {{members: ['*'], facets: {{organ: {json.dumps(value)}}}}}}}\n"
+    study = STUDY.replace("liver", json.dumps(value)) if place == "organ: liver" else STUDY + of_ensemble
+    text = refused(tmp_path, study=study)
+    assert ".facets: organ is " in text
+    assert text.endswith("expected a text that can be read in one line, without spaces around it")
+
+
+@pytest.mark.parametrize("value", ["a | b", "größe", "0", "a[1]"])
+def test_any_other_text_of_one_line_is_a_facet(tmp_path, value):
+    (group,) = load(tmp_path, study=STUDY.replace("liver", json.dumps(value))).groups
+    assert group.facets == {"organ": value}
+
+
+def with_metric(monkeypatch, **fields: str) -> None:
+    """Add metrics as files of their own do, by their names and fields."""
+    further = {
+        name: Metric(name=name, field=field, title=name, calculate=lambda _pair, _spacing_mm: 0.0)
+        for name, field in fields.items()
+    }
+    monkeypatch.setattr(kernels, "FURTHER", further)
+    monkeypatch.setattr(kernels, "FIELDS", {**kernels.OWN_FIELDS, **fields})
+    monkeypatch.setattr(kernels, "TITLES", {**kernels.TITLES, **dict.fromkeys(fields, "x")})
+
+
+@pytest.mark.parametrize("field", ["volume_error", "seed", "Seed", "order", "hd95_voxel_mm", "model"])
+def test_a_metric_of_ones_own_has_no_column_that_is_another(tmp_path, monkeypatch, field):
+    with_metric(monkeypatch, own=field)
+    assert refused(tmp_path, study=STUDY + "metrics: [own]\n") == (
+        f"study.yaml: metrics: own has the field {field!r}, which is another column of the results; expected another "
+        "`field` of its METRIC"
+    )
+    load(tmp_path)
+
+
+def test_metrics_have_columns_of_their_own(tmp_path, monkeypatch):
+    with_metric(monkeypatch, first="own_mm", second="own_mm")
+    assert "metrics: second has the field 'own_mm', which is another" in refused(
+        tmp_path, study=STUDY + "metrics: [first, second]\n"
+    )
+    with_metric(monkeypatch, first="own_mm", second="other_mm")
+    found = load(tmp_path, study=STUDY + "metrics: [first, hd95-voxel, second]\n").metrics
+    assert [one.field for one in found] == ["own_mm", "hd95_voxel_mm", "other_mm"]
+
+
+def test_a_metric_is_not_named_like_a_facet_of_an_ensemble(tmp_path, monkeypatch):
+    with_metric(monkeypatch, own="own_mm")
+    study = STUDY + "metrics: [own]\nensembles: {both: {members: ['*'], facets: {Own_mm: 1}}}\n"
+    assert "metrics: the column of own is named like a facet" in refused(tmp_path, study=study)
 
 
 @pytest.mark.parametrize("name", ["../../../../out", "", "a/b", ".", "..", "*", "a b", '"a\\n"', "-a", "x" * 201])
