@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from orchestrator.inference.models import OpenModel
+from orchestrator.report.texts.escaping import table_line
 from orchestrator.results.records import ResultRow
 from orchestrator.statistics.intervals import mean_with_interval
 
@@ -56,8 +57,8 @@ def model_card(found: OpenModel, facts: CardFacts) -> str:
         "",
         "| | |",
         "|---|---|",
-        f"| structures (labels) | {structures} |",
-        f"| channels | {channels} |",
+        table_line(["structures (labels)", structures]),
+        table_line(["channels", channels]),
         f"| training cases | {trained}{' (generated phantoms, no patients)' if facts.phantoms else ''} |",
         f"| spacing of the network (mm) | {spacing} |",
         f"| preset, seed | {facts.preset}, {facts.seed} |",
@@ -140,7 +141,7 @@ def _scores(rows: Sequence[ResultRow]) -> list[str]:
     for name, structure, tolerance_mm in groups:
         own = [row for row in rows if (row.evaluation_set, row.score.structure) == (name, structure)]
         dsc, nsd = (_statistics((getattr(row.score, metric), row.case) for row in own) for metric in ("dsc", "nsd"))
-        lines.append(f"| {name} | {structure} | {dsc} | {tolerance_mm:g} | {nsd} |")
+        lines.append(table_line([name, structure, dsc, f"{tolerance_mm:g}", nsd]))
     return lines
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from kernels import FIELDS, METRICS, TITLES
 from orchestrator.benchmark.definition import TRAINING_SEED, FurtherMetric
+from orchestrator.report.texts.escaping import table_line
 
 _FACET = "a facet of the study: what its trainings are told apart by"
 COLUMNS: Mapping[str, str] = {
@@ -83,4 +84,4 @@ def dictionary_of_submissions(columns: Sequence[str]) -> str:
 
 def _table(found: Sequence[tuple[str, str]]) -> str:
     lines = ["# Columns of scores.csv and scores.parquet", "", "| column | what it is |", "|---|---|"]
-    return "\n".join([*lines, *(f"| {name} | {meaning} |" for name, meaning in found)]) + "\n"
+    return "\n".join([*lines, *map(table_line, found)]) + "\n"

@@ -5,14 +5,19 @@ import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from test_results import row
 
 from bench.report.scores import all_drawn_rows
+from orchestrator.benchmark.definition import FurtherMetric
 from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.presets import PRESETS
 from orchestrator.benchmark.tables import load_tables
+from orchestrator.inference.model_card import CardFacts, model_card
 from orchestrator.report.content import make_page
+from orchestrator.report.data_dictionary import data_dictionary
 from orchestrator.report.page import Page, to_markdown
 from orchestrator.report.reported import Reported
 from orchestrator.report.scores_frame import scores_frame
@@ -40,9 +45,34 @@ def test_tables_of_markdown_have_as_many_cells_in_each_line(page: Page):
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines}) == 1
         assert set(lines[1]) == set("|-")
     assert "<b>" not in text
-    assert in_cell("a|b <c>\nd") == r"a\|b &lt;c> d"
+    assert in_cell("a|b <c>\nd & &lt; &#60;") == r"a\|b &lt;c> d & &amp;lt; &amp;#60;"
+    metric = FurtherMetric(name="own", field="own", title="|a - b|")
+    assert r"| own | \|a - b\|; none" in data_dictionary(["own"], further=[metric])
     # A heading, a list and a table begin after an empty line.
     assert not re.search(r"[^\n]\n(#|\| \w+ .*\n\|--)", text)
+
+
+def test_a_bar_in_a_name_divides_no_cell_of_the_card():
+    described = {"labels": {"background": 0, "left|right": 1}, "channel_names": {"0": "a|b"}}
+    plan = SimpleNamespace(
+        dataset_json=described, configuration="2d", configuration_manager=SimpleNamespace(spacing=(1.0, 1.0))
+    )
+    model = SimpleNamespace(plan=plan, trainer="nnUNetTrainer")
+    settings = SimpleNamespace(orientation=None, tile_step_size=0.5, mirrors=False)
+    scored = row(0.5, 0.5)
+    facts = CardFacts(
+        dataset="Dataset001_A",
+        num_train_cases={"a": 1},
+        preset="paper",
+        seed=0,
+        licences={},
+        phantoms=True,
+        rows=[replace(scored, score=replace(scored.score, structure="left|right"))],
+    )
+    card = model_card(SimpleNamespace(name="a", model=model, settings=settings), facts)
+    for line in (r"| structures (labels) | background (0), left\|right (1) |", r"| channels | a\|b |"):
+        assert line in card.splitlines()
+    assert r"| test | left\|right | 1, 0.500" in card
 
 
 def test_tables_of_latex_are_whole(page: Page):

@@ -1,5 +1,6 @@
 """Tables whose columns are the values of a facet, against values worked out by hand."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -121,3 +122,22 @@ def test_models_of_several_data_sets_stand_side_by_side_without_facets(tmp_path,
     assert lines[start + 2 : start + 4] == [
         f"| {group} | validation | organ | 0 | - | - | - | - | {lacks} |" for group in ("a", "b")
     ]
+
+
+def test_a_bar_in_a_name_divides_no_cell(written):
+    some = [training(structures=("left|right",)), training(structures=("left|right",), model="2d")]
+    some = [replace(one, facets={**one.facets, "arm": f"{one.model.name}|x"}) for one in some]
+    spec = TableSpec(name="models", title="Two | <b> & more", columns="arm", rows=("task",))
+    layout = replace(LAYOUT, specs=(spec,), published=FakePublished(), set_titles={"test": "a | b"})
+    rows = [row for one in some for row in rows_of(one, (0.5, 0.5), (0.5, 0.5))]
+    files = written(some, rows, layout=layout)
+    for name, num_tables in (("models.md", 1), ("summary.md", 2)):
+        tables = re.findall(r"(?:^\|.*\|$\n?)+", files[name], flags=re.MULTILINE)
+        assert len(tables) == num_tables
+        for table in tables:
+            lines = table.strip().splitlines()
+            assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines}) == 1
+        assert r"| task | evaluated on | structure | cases | 3d\|x DSC |" in files[name]
+        assert r"| 1 | a \| b | left\|right | 2 |" in files[name]
+        assert "# Two | &lt;b> & more" in files[name]
+    assert r"| Two \| &lt;b> & more | [md](models.md), [csv](models.csv), [tex](models.tex) |" in files["summary.md"]

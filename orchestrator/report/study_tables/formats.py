@@ -9,7 +9,7 @@ from orchestrator.benchmark.published import AVERAGE
 from orchestrator.report.study_tables.cells import remarks_on, scores_of
 from orchestrator.report.study_tables.side_by_side import SideBySide, side_by_side
 from orchestrator.report.study_tables.table_rows import FilledTable, TableRow, headline_rows
-from orchestrator.report.texts.escaping import escaped
+from orchestrator.report.texts.escaping import escaped, in_line, table_line
 from orchestrator.report.texts.numbers import measure
 
 COLUMNS = (
@@ -22,13 +22,13 @@ _OF_PUBLISHED = frozenset({"DSC published", "NSD published"})
 
 def to_markdown(table: FilledTable, *, heading: str = "#") -> str:
     """Return the table for reading; scores are percentages, mean ± sample SD over cases."""
-    lines = [f"{heading} {table.spec.title}", "", *[f"> {note}\n" for note in table.notes]]
+    lines = [f"{heading} {in_line(table.spec.title)}", "", *[f"> {in_line(note)}\n" for note in table.notes]]
     lines += [
         f"DSC and NSD in percent, mean ± sample SD over cases (averages pool all folds){_further_note(table)}.",
         "",
     ]
     if beside := side_by_side(table):
-        lines += [*_header(beside.titles), *(f"| {' | '.join(cells)} |" for cells in beside.lines)]
+        lines += [*_header(beside.titles), *map(table_line, beside.lines)]
         if headline_rows(table.rows) == tuple(table.rows):
             return "\n".join(lines) + "\n"
         lines += ["", "The same fold by fold:", ""]
@@ -38,7 +38,7 @@ def to_markdown(table: FilledTable, *, heading: str = "#") -> str:
         cells = _cells(row, table=table)
         if has_folds and row.fold == AVERAGE:
             cells = [f"**{cell}**" if cell else "" for cell in cells]
-        lines.append(f"| {' | '.join(cells)} |")
+        lines.append(table_line(cells))
     return "\n".join(lines) + "\n"
 
 
@@ -86,7 +86,7 @@ def to_latex(table: FilledTable) -> str:
 
 
 def _header(titles: Sequence[str]) -> list[str]:
-    return [f"| {' | '.join(titles)} |", f"|{'---|' * len(titles)}"]
+    return [table_line(titles), f"|{'---|' * len(titles)}"]
 
 
 def _blocks(table: FilledTable) -> Iterator[str]:

@@ -9,6 +9,7 @@ from orchestrator.benchmark.tables import TableLayout
 from orchestrator.report.notes import errata_of_rows, run_notes
 from orchestrator.report.study_tables.formats import to_csv, to_latex, to_markdown
 from orchestrator.report.study_tables.table_rows import FilledTable, Scores, fill_table, headline_rows
+from orchestrator.report.texts.escaping import in_line, table_line
 from orchestrator.results.records import ResultRow
 from orchestrator.storage import run_paths
 from orchestrator.storage.interface import Storage
@@ -95,7 +96,7 @@ def summary_text(
     tables: Sequence[FilledTable], *, trainings: Sequence[Training], scores: Scores, notes: Sequence[str]
 ) -> str:
     """Return the summary page: the average rows of every table, the notes, what lacks, the errata, the files."""
-    lines = ["# Results", "", *(f"> {note}\n" for note in notes)]
+    lines = ["# Results", "", *(f"> {in_line(note)}\n" for note in notes)]
     for table in tables:
         averages = replace(table, rows=headline_rows(table.rows), notes=())
         lines.append(to_markdown(averages, heading="##"))
@@ -107,11 +108,11 @@ def summary_text(
     errata = [*errata_of_rows([row for table in tables for row in table.rows], errata=scores.published.errata)]
     if errata:
         lines += ["## Known errors of the published material", "", "A published value that one touches has its †.", ""]
-        lines += [*(f"- {line}" for line in errata), ""]
+        lines += [*(f"- {in_line(line)}" for line in errata), ""]
     lines += ["## Files", "", "| what | files |", "|---|---|"]
     for table in tables:
         links = ", ".join(f"[{ending}]({table.spec.name}.{ending})" for ending in ("md", "csv", "tex"))
-        lines.append(f"| {table.spec.title} | {links} |")
+        lines.append(table_line([table.spec.title, links]))
     lines += [
         "| the same with intervals, comparisons and figures | [report](../report/index.html) |",
         f"| scores of each case, one file a training | `{run_paths.RESULTS}/*.parquet` |",

@@ -1,6 +1,7 @@
 """Texts as LaTeX and Markdown show them."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 
 _LATEX: Mapping[str, str] = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
@@ -8,6 +9,8 @@ _LATEX: Mapping[str, str] = {
     "|": r"\textbar{}", '"': r"\textquotedbl{}", "≤": r"$\leq$", "≥": r"$\geq$", "\u00d7": r"$\times$",
     "µ": r"\textmu{}", "\n": " ", "[": "{[}", "]": "{]}",
 }  # fmt: skip
+_ENTITY = re.compile(r"&(?=#?\w+;)")
+"""What would begin a character reference; any other `&` is itself in Markdown."""
 
 
 def escaped(text: str) -> str:
@@ -17,9 +20,14 @@ def escaped(text: str) -> str:
 
 def in_line(text: object) -> str:
     """Return a text as one line of Markdown, in which nothing is markup of HTML."""
-    return " ".join(str(text).replace("&", "&amp;").replace("<", "&lt;").split())
+    return " ".join(_ENTITY.sub("&amp;", str(text)).replace("<", "&lt;").split())
 
 
 def in_cell(text: object) -> str:
     """Return a text for a cell of a Markdown table."""
     return in_line(text).replace("\\", "\\\\").replace("|", "\\|")
+
+
+def table_line(cells: Iterable[object]) -> str:
+    """Return a line of a Markdown table of texts as they are."""
+    return f"| {' | '.join(map(in_cell, cells))} |"
