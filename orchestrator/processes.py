@@ -1,9 +1,9 @@
-"""What processes start with: numbers of threads that libraries understand, and nothing of the caller's program."""
+"""What processes start with: an environment, numbers of threads that libraries understand, no program of a caller."""
 
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import get_context
@@ -29,6 +29,25 @@ def settle_thread_numbers(environment: MutableMapping[str, str] = os.environ) ->
                 environment[name] = first
             else:
                 del environment[name]
+
+
+@contextmanager
+def environment_with(variables: Mapping[str, str | None]) -> Iterator[None]:
+    """Context with these environment variables, without those that are None; all are as before when it ends."""
+    before = {name: os.environ.get(name) for name in variables}
+    _set(variables)
+    try:
+        yield
+    finally:
+        _set(before)
+
+
+def _set(variables: Mapping[str, str | None]) -> None:
+    for name, value in variables.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 class SpawnedPool(ProcessPoolExecutor):

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +24,7 @@ from orchestrator.cluster.environment import (
     create_token,
 )
 from orchestrator.errors import ConfigError
+from orchestrator.processes import environment_with
 from orchestrator.storage.private_folder import CACHES, RunFolder, run_folder
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def embedded_ray(asked: EmbeddedRay) -> Iterator[tuple["BaseContext", Path]]:
     prefer = os.environ.get(RAY_TEMPORARY)
     with run_folder(num_below_bytes=len(LONGEST_SOCKET), prefer=prefer) as folder:
         token = create_token(folder.path / "auth_token")
-        with _environment(_variables(folder, token=token)), _on_loopback():
+        with environment_with(_variables(folder, token=token)), _on_loopback():
             read_authentication_again()
             try:
                 yield _start(asked, folder=folder), token
@@ -108,25 +109,6 @@ def _variables(folder: RunFolder, *, token: Path) -> dict[str, str | None]:
         # It would ask whatever cluster this machine had last, and hold up each training while that is silent.
         "RAY_TRAIN_ENABLE_STATE_ACTOR_RECONCILIATION": "0",
     }
-
-
-@contextmanager
-def _environment(variables: Mapping[str, str | None]) -> Iterator[None]:
-    """Context with other environment variables."""
-    before = {name: os.environ.get(name) for name in variables}
-    _set(variables)
-    try:
-        yield
-    finally:
-        _set(before)
-
-
-def _set(variables: Mapping[str, str | None]) -> None:
-    for name, value in variables.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """The tracking tools that trainings are written for, each imported where it is asked for."""
 
 import importlib
-import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from orchestrator.errors import ConfigError
+from orchestrator.processes import environment_with
 from orchestrator.tracking.tracked import TrackedRun
 
 _OFFLINE = {
@@ -102,15 +102,6 @@ def export_runs(
 @contextmanager
 def _offline() -> Iterator[None]:
     """Context in which the tools ask nobody, and tell nobody what is old in them; all is as before afterwards."""
-    before = {name: os.environ.get(name) for name in _OFFLINE}
-    os.environ.update(_OFFLINE)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+    with environment_with(_OFFLINE), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

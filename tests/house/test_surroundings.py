@@ -19,7 +19,7 @@ from orchestrator.cluster.batch.system import user_name
 from orchestrator.cluster.environment import AUTH_TOKEN_PATH, token_path
 from orchestrator.configuration import MAX_YAML_BYTES, load_yaml
 from orchestrator.errors import ConfigError, IntegrityError, StorageError
-from orchestrator.processes import settle_thread_numbers
+from orchestrator.processes import environment_with, settle_thread_numbers
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.storage.json_files import read_json
 
@@ -272,3 +272,15 @@ def test_numbers_of_a_file_are_what_they_look_like(tmp_path, text, value):
     path = tmp_path / "x.yaml"
     path.write_text(f"a: {text}\n")
     assert load_yaml(path) == {"a": value}
+
+
+def test_an_environment_is_as_before_after_a_context_with_another(monkeypatch):
+    before, within = {"ONE": "old", "TWO": "hidden", "THREE": None}, {"ONE": "new", "TWO": None, "THREE": "more"}
+    for name in ("ONE", "TWO"):
+        monkeypatch.setenv(name, before[name])
+    monkeypatch.delenv("THREE", raising=False)
+    with environment_with(within):
+        assert {name: os.environ.get(name) for name in within} == within
+    with pytest.raises(ZeroDivisionError), environment_with(within):
+        _ = 1 / 0
+    assert {name: os.environ.get(name) for name in before} == before

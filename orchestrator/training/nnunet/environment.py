@@ -3,7 +3,6 @@
 import gzip
 import io
 import logging
-import os
 import sys
 import tempfile
 import threading
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import TextIO, TypeVar
 
 from orchestrator.errors import DataError, is_out_of_memory
+from orchestrator.processes import environment_with
 
 Read = TypeVar("Read")
 
@@ -33,16 +33,8 @@ def nnunet_environment(*, num_loader_processes: int) -> Iterator[Path]:
         for path in variables.values():
             Path(path).mkdir()
         variables["nnUNet_n_proc_DA"] = str(num_loader_processes)
-        before = {name: os.environ.get(name) for name in variables}
-        os.environ.update(variables)
-        try:
+        with environment_with(variables):
             yield Path(folder)
-        finally:
-            for name, value in before.items():
-                if value is None:
-                    os.environ.pop(name, None)
-                else:
-                    os.environ[name] = value
 
 
 class _OutputOfThreads:
