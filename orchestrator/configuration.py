@@ -17,6 +17,8 @@ MAX_YAML_BYTES = 1024**2
 MAX_YAML_VALUES = 200_000
 """Of one file, whatever its aliases stand for."""
 
+_NUM_LISTED = 4
+"""Names that a message lists."""
 _OF_A_KEY = "[key]"
 """Last part of the place of an error in a key itself."""
 _shown = reprlib.Repr()
@@ -154,6 +156,12 @@ def expect_known(names: Iterable[str], known: Iterable[str], *, where: str, what
             near = difflib.get_close_matches(name, offered, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(offered)}"
             raise ConfigError(f"{where}: unknown {what} {name!r}; {hint}")
+
+
+def listing(names: Sequence[str]) -> str:
+    """Join names for a message, the first few: `a, b, c, d and 16 more`; `nothing` for none."""
+    more = f" and {len(names) - _NUM_LISTED} more" if len(names) > _NUM_LISTED else ""
+    return f"{', '.join(names[:_NUM_LISTED])}{more}" or "nothing"
 
 
 Understood = TypeVar("Understood", bound=BaseModel)

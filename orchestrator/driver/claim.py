@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from orchestrator.configuration import understood
+from orchestrator.configuration import listing, understood
 from orchestrator.driver.request import PHANTOMS
 from orchestrator.errors import ConfigError, IntegrityError
 from orchestrator.results.store import ResultsStore
@@ -33,8 +33,6 @@ _DATA = "data"
 """Field with the location of the downloads."""
 _STUDY, _DEFINITIONS = "study_sha256", "definitions"
 """Fields that say of which study a run is, and what each of its trainings was when it was claimed last."""
-_NUM_NAMED = 3
-"""Most trainings that a message names."""
 _NOTHING = "nothing"
 """Stands for a field that a record lacks, as one of another version may."""
 
@@ -134,10 +132,10 @@ def _of_grown_study(
         return found
     if changes.changed:
         raise ConfigError(
-            f"{where}: holds a run of this study as it was before {_named(changes.changed)} changed; expected the same "
-            "trainings as then, and perhaps more. Restore them or choose another --output"
+            f"{where}: holds a run of this study as it was before {listing(changes.changed)} changed; expected the "
+            "same trainings as then, and perhaps more. Restore them or choose another --output"
         )
-    new = f"; new in it: {_named(changes.new)}" if changes.new else ""
+    new = f"; new in it: {listing(changes.new)}" if changes.new else ""
     note(f"the study has changed since this run began, but no training that it was asked for{new}")
     return found | {_STUDY: sha256}
 
@@ -162,11 +160,6 @@ def _changes_of_study(record: Mapping[str, object], definitions: Mapping[str, st
         changed=tuple(name for name in known if definitions.get(name) != before[name]),
         new=tuple(name for name in definitions if name not in before),
     )
-
-
-def _named(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NUM_NAMED} more" if len(names) > _NUM_NAMED else ""
-    return f"{', '.join(names[:_NUM_NAMED])}{more}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

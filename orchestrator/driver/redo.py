@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 
 from orchestrator.benchmark.definition import Dataset
+from orchestrator.configuration import listing
 from orchestrator.driver.changed_data import ChangedPart, Comparison, compare, parts_of
 from orchestrator.errors import DataError
 from orchestrator.storage import run_paths
@@ -11,8 +12,6 @@ from orchestrator.workflow.graph import Graph
 from orchestrator.workflow.keys import StageKey, StageKind
 
 REDO = "--redo-changed"
-NUM_NAMED = 5
-"""Most files and trainings that a message names."""
 
 
 def compare_with_downloads(storage: Storage, *, data: str | None, datasets: Mapping[str, Dataset]) -> Comparison:
@@ -34,10 +33,11 @@ def refuse_changed(changed: Sequence[ChangedPart], *, graph: Graph, storage: Sto
         if any(map(storage.exists, stage.products))
     ]
     of_old = list(dict.fromkeys(of_old))
+    parts = listing([one.part.name for one in changed])
     raise DataError(
-        f"{data}: {_names(files)}: changed since this run has read {_names([one.part.name for one in changed])} of it; "
+        f"{data}: {listing(files)}: changed since this run has read {parts} of it; "
         f"expected the same content, since results of both would stand in one table. Trained or scored with the old: "
-        f"{_names(of_old)}. Pass {REDO} to remove all that was made of it and make it anew, restore the files, or "
+        f"{listing(of_old)}. Pass {REDO} to remove all that was made of it and make it anew, restore the files, or "
         "choose another --output"
     )
 
@@ -66,7 +66,7 @@ def redo_changed(
         storage.delete(run_paths.kept_record(one.part.key))
     trainings = sum(graph[key].kind is StageKind.SCORE for key in derived)
     files = list(dict.fromkeys(file for one in changed for file in one.files))
-    note(f"{_names(files)}: changed; what was made of it is made anew, also for {trainings} trainings")
+    note(f"{listing(files)}: changed; what was made of it is made anew, also for {trainings} trainings")
 
 
 def derived_stages(graph: Graph, changed: Sequence[ChangedPart]) -> list[StageKey]:
@@ -77,11 +77,3 @@ def derived_stages(graph: Graph, changed: Sequence[ChangedPart]) -> list[StageKe
         if not derived.isdisjoint(stage.dependencies):
             derived.add(key)
     return [key for key in graph if key in derived]
-
-
-def _names(names: Sequence[str]) -> str:
-    """Join names: `a, b and 3 more`; `nothing` for none."""
-    if not names:
-        return "nothing"
-    more = f" and {len(names) - NUM_NAMED} more" if len(names) > NUM_NAMED else ""
-    return ", ".join(names[:NUM_NAMED]) + more

@@ -4,15 +4,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.configuration import is_folder
+from orchestrator.configuration import is_folder, listing
 from orchestrator.errors import ConfigError, DataError, StorageError
 from orchestrator.images.label_maps import SUFFIXES
 from orchestrator.scoring.folders import is_label_map
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.storage.interface import Storage
-
-_MOST_NAMED = 3
-"""Files of a kind that a line names."""
 
 _FORMULA = ("=", "+", "-", "@")
 """What a cell begins with that spreadsheets calculate."""
@@ -101,11 +98,11 @@ def what_lacks(submission: Submission, *, keys_of_cases: Mapping[str, Sequence[s
     others = sorted(keys.difference(*keys_of_cases.values()))
     if lacking:
         hint = f"; found {others[0]}: name the folder that holds the label maps" if _is_deeper(others, lacking) else ""
-        yield f"{len(lacking)} of {len(keys_of_cases)} cases have no label map ({_some(lacking)}){hint}"
+        yield f"{len(lacking)} of {len(keys_of_cases)} cases have no label map ({listing(lacking)}){hint}"
     if others:
-        yield f"{len(others)} label maps have the name of no case ({_some(others)}); expected one of a reference"
+        yield f"{len(others)} label maps have the name of no case ({listing(others)}); expected one of a reference"
     if elsewhere := [key for key in sorted(keys) if _leads_elsewhere(submission.folder.location, key)]:
-        yield f"{len(elsewhere)} label maps are links to files outside of the folder ({_some(elsewhere)})"
+        yield f"{len(elsewhere)} label maps are links to files outside of the folder ({listing(elsewhere)})"
     if not keys:
         yield f"no label map in {submission.folder.location}; expected {', '.join(SUFFIXES)}"
 
@@ -119,8 +116,3 @@ def _leads_elsewhere(location: str, key: str) -> bool:
 def _is_deeper(others: Sequence[str], lacking: Sequence[str]) -> bool:
     """Whether the files that lack are in a folder of the folder."""
     return bool({key.rpartition("/")[2] for key in others if "/" in key}.intersection(lacking))
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
-    return ", ".join(names[:_MOST_NAMED]) + more

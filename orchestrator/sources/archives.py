@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 
+from orchestrator.configuration import listing
 from orchestrator.errors import is_of_a_disk
 from orchestrator.images.problem import SourceError, reading
 from orchestrator.images.source_file import SourceFile
@@ -18,8 +19,6 @@ ARCHIVE_SUFFIXES = (".zip", ".tar")
 _EXPANDABLE = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA}
 _UNKNOWN_METHODS = {9: "Deflate64", 93: "Zstandard", 95: "xz", 98: "PPMd"}
 _IS_ENCRYPTED = 0x1
-_NUM_LISTED = 4
-"""Names that a message lists."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -193,12 +192,3 @@ def _check_can_expand(archive: Path, members: Sequence[zipfile.ZipInfo]) -> None
 def _is_of_macos(name: str) -> bool:
     path = PurePosixPath(name)
     return path.name.startswith("._") or "__MACOSX" in path.parts
-
-
-def listing(names: list[str]) -> str:
-    """Join a few names for a message: `a, b, c, ... (20 in all)`; `nothing` for none."""
-    if not names:
-        return "nothing"
-    if len(names) <= _NUM_LISTED:
-        return ", ".join(names)
-    return f"{', '.join(names[:_NUM_LISTED])}, ... ({len(names)} in all)"

@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 import SimpleITK as sitk
 
+from orchestrator.configuration import listing
 from orchestrator.errors import ConfigError
 from orchestrator.images.geometry import Geometry, orient_to_lps
 from orchestrator.images.label_maps import mask_values
@@ -15,7 +16,6 @@ from orchestrator.images.nifti import read_nifti, read_nifti_geometry
 from orchestrator.images.problem import SourceError
 from orchestrator.images.source_file import SourceFile
 from orchestrator.images.volume import LoadedVolume, Volume
-from orchestrator.sources.archives import listing
 from orchestrator.sources.intensity import Intensities
 from orchestrator.sources.labels import LabelRule
 

@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from orchestrator.benchmark.definition import Case, LabelSet, Training
+from orchestrator.configuration import listing
 from orchestrator.images.problem import Problem
-from orchestrator.sources.archives import listing
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,6 +6,7 @@ import pytest
 
 from orchestrator.benchmark.loading import load_study
 from orchestrator.cluster.registry import load_cluster
+from orchestrator.configuration import listing
 from orchestrator.errors import ConfigError
 
 STUDY = """title: Things
@@ -82,3 +83,10 @@ def test_no_number_of_a_configuration_file_is_infinite(tmp_path, number, said):
     with pytest.raises(ConfigError) as caught:
         load_cluster(path)
     assert f"cpus_per_training is {said} (float); expected a finite number" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("names", "told"), [("", "nothing"), ("a", "a"), ("abcd", "a, b, c, d"), ("abcdef", "a, b, c, d and 2 more")]
+)
+def test_a_message_lists_a_few_names_and_counts_the_others(names, told):
+    assert listing(list(names)) == told

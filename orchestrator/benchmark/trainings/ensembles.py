@@ -6,13 +6,11 @@ from dataclasses import dataclass, field, replace
 
 from orchestrator.benchmark.definition import PAIR, VALIDATION, Case, Choice, EvaluationSet, Model, Training
 from orchestrator.benchmark.trainings.selection import select
-from orchestrator.configuration import expect_known
+from orchestrator.configuration import expect_known, listing
 from orchestrator.errors import ConfigError
 
 FOLD, MODEL, GROUP = "fold", "model", "group"
 """What members may differ in, beside facets."""
-_NUM_NAMED = 3
-"""Most cases that a message names."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -164,10 +162,9 @@ def _evaluation_sets(members: Sequence[Training], *, where: str) -> tuple[Evalua
 
 def _check_unseen(tested: Collection[Case], trained: Mapping[Case, str], *, where: str) -> None:
     if seen := sorted(case for case in tested if case in trained):
-        named = ", ".join(f"{case.id} (of {trained[case]})" for case in seen[:_NUM_NAMED])
-        more = f" and {len(seen) - _NUM_NAMED} more" if len(seen) > _NUM_NAMED else ""
+        named = listing([f"{case.id} (of {trained[case]})" for case in seen])
         raise ConfigError(
-            f"{where}: tests {named}{more}, which a member of the ensemble was trained on; expected cases that none "
+            f"{where}: tests {named}, which a member of the ensemble was trained on; expected cases that none "
             "of them has seen"
         )
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from orchestrator.benchmark.definition import CASE_NAME
+from orchestrator.configuration import listing
 from orchestrator.images.problem import Problem
-from orchestrator.sources.archives import listing
 from orchestrator.sources.nnunet_raw.description import Description
 
 TRAINING, TESTING = ("imagesTr", "labelsTr"), ("imagesTs", "labelsTs")

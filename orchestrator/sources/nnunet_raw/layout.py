@@ -13,6 +13,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from orchestrator.benchmark.definition import NNUNET_RAW, Dataset
+from orchestrator.configuration import listing
 from orchestrator.errors import ConfigError
 from orchestrator.images.geometry import Geometry, axis_order, check_same_geometry
 from orchestrator.images.image_file import ImageFile, LoadedFile, digest_of
@@ -20,7 +21,6 @@ from orchestrator.images.label_maps import mask_values
 from orchestrator.images.problem import SourceError
 from orchestrator.images.source_file import SourceFile
 from orchestrator.images.volume import LoadedVolume, Volume
-from orchestrator.sources.archives import listing
 from orchestrator.sources.intensity import Intensities
 from orchestrator.sources.labels import LabelRule
 from orchestrator.sources.layout import Layout

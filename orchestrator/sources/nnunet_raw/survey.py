@@ -9,8 +9,8 @@ from statistics import median
 
 from orchestrator.benchmark.definition import NNUNET_RAW, Dataset
 from orchestrator.benchmark.raw_dataset import RawDataset
+from orchestrator.configuration import listing
 from orchestrator.images.problem import SourceError
-from orchestrator.sources.archives import listing
 from orchestrator.sources.nnunet_raw.description import MAX_BYTES, Description, parse_description
 from orchestrator.sources.nnunet_raw.files import TESTING, TRAINING, RawCases, find_cases, folder_of
 from orchestrator.storage.filesystem import open_storage
