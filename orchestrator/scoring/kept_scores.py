@@ -19,6 +19,7 @@ from orchestrator.results.records import ScoreStatus
 from orchestrator.scoring.folders import NO_FILE, FolderComparison, FolderScore, metric_value
 from orchestrator.scoring.score import NoPrediction
 from orchestrator.storage.interface import Storage
+from orchestrator.storage.local import file_sha256
 
 ABSENT = "absent"
 """In place of the digest of a file that is not there."""
@@ -165,8 +166,7 @@ def _sha256(path: Path | NoPrediction) -> str:
     try:
         if path.name.lower().endswith(_ELSEWHERE) or not path.is_file():
             return _UNKNOWN
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        return file_sha256(path)
     except OSError:
         return _UNKNOWN
 

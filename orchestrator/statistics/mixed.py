@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.statistics.intervals import CONFIDENCE, FEWEST_CLUSTERS
-from orchestrator.statistics.planning import variance_components
+from orchestrator.statistics.planning import numbered, variance_components
 
 FEWEST_TRAININGS = 3
 """Pairs of trainings from which there is a model: of two, an interval would be fifty times as wide as their SD."""
@@ -163,9 +163,9 @@ def _told(found: Crossed, design: _Design, sizes: Array, *, mean: float, problem
 
 
 def _design(found: Crossed, *, mean: float) -> _Design:
-    of_patient, num_patients = _numbered(found.patients)
-    of_training, num_trainings = _numbered(found.trainings)
-    of_fold, num_folds = _numbered(found.folds)
+    of_patient, num_patients = numbered(found.patients)
+    of_training, num_trainings = numbered(found.trainings)
+    of_fold, num_folds = numbered(found.folds)
     values = np.asarray(found.differences, float) - mean
     counts, sums = np.zeros((2, num_patients, num_trainings))
     np.add.at(counts, (of_patient, of_training), 1)
@@ -265,9 +265,3 @@ def _start(found: Crossed) -> Array:
     sds = np.array([parts.patient_sd, parts.training_sd, parts.training_sd])
     rest = parts.residual_sd or parts.patient_sd or 1.0
     return np.clip(sds / rest, _LEAST_START, _LARGEST / 2)
-
-
-def _numbered(names: Sequence[Hashable]) -> tuple[NDArray[np.int64], int]:
-    numbers: dict[Hashable, int] = {}
-    found = [numbers.setdefault(name, len(numbers)) for name in names]
-    return np.asarray(found, np.int64), len(numbers)

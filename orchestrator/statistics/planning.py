@@ -67,8 +67,8 @@ def variance_components(
         For fewer than two patients.
     """
     values = np.asarray(differences, np.float64)
-    of_patient, num_patients = _numbered(patients)
-    of_training, num_trainings = _numbered(trainings)
+    of_patient, num_patients = numbered(patients)
+    of_training, num_trainings = numbered(trainings)
     if num_patients < 2:
         raise ValueError(f"{num_patients} patients; expected at least two, between whom a difference may vary")
     counts = np.zeros((num_patients, num_trainings))
@@ -175,7 +175,8 @@ def _variances_of_mean(design: Design, components: VarianceComponents) -> list[t
     ]
 
 
-def _numbered(names: Sequence[Hashable]) -> tuple[NDArray[np.int64], int]:
+def numbered(names: Sequence[Hashable]) -> tuple[NDArray[np.int64], int]:
+    """Return each name as a number, of 0, 1, ... in the order in which they come first, and how many there are."""
     numbers: dict[Hashable, int] = {}
     found = [numbers.setdefault(name, len(numbers)) for name in names]
     return np.asarray(found, np.int64), len(numbers)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from orchestrator.storage.cache_room import excess_bytes
 from orchestrator.storage.interface import TEMPORARY_PREFIX
-from orchestrator.storage.local import STALE_AFTER_S
+from orchestrator.storage.local import STALE_AFTER_S, file_sha256
 from orchestrator.storage.private_folder import cache_folder
 
 CACHE_LIMIT_BYTES = 64 * 1024**3
@@ -53,7 +53,7 @@ def _fetch(target: Path, download: Callable[[Path], None]) -> None:
     try:
         download(folder / target.name)
         target.parent.mkdir(exist_ok=True)
-        _digest_of(target).write_text(_sha256(folder / target.name), encoding="ascii")
+        _digest_of(target).write_text(file_sha256(folder / target.name), encoding="ascii")
         (folder / target.name).replace(target)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -64,15 +64,10 @@ def _digest_of(target: Path) -> Path:
     return target.with_name(f"{target.name}.sha256")
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _is_whole(target: Path) -> bool:
     """Whether a copy is there and still what was fetched."""
     try:
-        return _sha256(target) == _digest_of(target).read_text(encoding="ascii")
+        return file_sha256(target) == _digest_of(target).read_text(encoding="ascii")
     except (FileNotFoundError, UnicodeDecodeError):
         return False
 

@@ -1,6 +1,7 @@
 """Files in a local or shared folder."""
 
 import errno
+import hashlib
 import os
 import secrets
 import shutil
@@ -132,6 +133,12 @@ class LocalStorage(Storage):
             yield temporary
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def file_sha256(path: Path) -> str:
+    """Return the digest of a file of this machine, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def is_full(error: OSError) -> bool:

@@ -1,8 +1,8 @@
 """What an attempt at a training runs with: versions of packages, the kind of its device, the number of its workers."""
 
-from importlib.metadata import PackageNotFoundError, version
-
 import torch
+
+from orchestrator.cluster.hosts.facts import installed_version
 
 REPORTED_VERSIONS = ("nnunet-orchestrator", "nnunetv2", "torch", "ray", "numpy", "SimpleITK", "numba")
 
@@ -23,12 +23,8 @@ def environment_of(device: torch.device, *, num_workers: int) -> dict[str, str]:
         The version of each package, as `device` the name of the GPU or `cpu`, and as `workers` their number.
     """
     kind = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    return {**{name: _version(name) for name in REPORTED_VERSIONS}, "device": kind, "workers": str(num_workers)}
-
-
-def _version(package: str) -> str:
-    """Return the version of a package; a checkout may be used without having been installed."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
+    return {
+        **{name: installed_version(name) for name in REPORTED_VERSIONS},
+        "device": kind,
+        "workers": str(num_workers),
+    }

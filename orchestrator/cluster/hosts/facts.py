@@ -38,9 +38,17 @@ def facts_here(*, mark: str = "", folders: Sequence[str] = (), data: str | None 
     return HostFacts(
         num_cpus=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         num_gpus=num_gpus_here(),
-        versions={"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        versions={"python": platform.python_version(), **{name: installed_version(name) for name in PACKAGES}},
         unseen=tuple(unseen),
     )
+
+
+def installed_version(package: str) -> str:
+    """Return the version of a package; a checkout may be used without having been installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def num_gpus_here() -> int:
@@ -65,13 +73,6 @@ def _sees(location: str, name: str) -> bool:
         return open_storage(location).exists(name)
     except OrchestratorError:
         return False
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """Which files a training reads: patch files where all cases have been converted, else nnU-Net's own."""
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from orchestrator.errors import ConfigError
 from orchestrator.patches.reader import PatchFile
 from orchestrator.storage.json_values import JsonObject
+from orchestrator.storage.local import file_sha256
 from orchestrator.training.feed.case_folders import FILE_ENDING, CaseFolder, PatchFolder
 from orchestrator.training.feed.nnunet_folder import NnunetFolder
 from orchestrator.training.feed.patch_dataset import ArrowDataset, register_arrow_dataset
@@ -88,16 +88,10 @@ def source_files(stock: Path, identifier: str) -> list[Path]:
     return [path for ending in endings if (path := stock / f"{identifier}{ending}").is_file()]
 
 
-def sha256_of(path: Path) -> str:
-    """Return the digest of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def origin_of(sources: Iterable[Path]) -> JsonObject:
     """Return what a patch file says of the files that it is made of: bytes, time (ns) and digest of each."""
     # The time first: what is changed while it is read has another one afterwards.
-    return {"sources": {path.name: [*_size_and_time(path), sha256_of(path)] for path in sources}}
+    return {"sources": {path.name: [*_size_and_time(path), file_sha256(path)] for path in sources}}
 
 
 def is_of_sources(case: PatchFile, sources: Iterable[Path]) -> bool:
@@ -114,7 +108,7 @@ def _is_as_recorded(path: Path, recorded: Sequence[object] | None) -> bool:
         return False
     num_bytes, time_ns, sha256 = recorded
     found_bytes, found_ns = _size_and_time(path)
-    return found_bytes == num_bytes and (found_ns == time_ns or sha256_of(path) == sha256)
+    return found_bytes == num_bytes and (found_ns == time_ns or file_sha256(path) == sha256)
 
 
 def _size_and_time(path: Path) -> tuple[int, int]:
