@@ -6,7 +6,6 @@ import sys
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import boto3
 import pytest
@@ -394,9 +393,3 @@ def test_ray_bootstraps_the_aws_section_against_an_emulated_aws(place: Path, mot
         [sys.executable, "-c", BOOTSTRAP, str(ray)], capture_output=True, text=True, check=False, timeout=600
     )
     assert "RESULT 8 1 1" in done.stdout, done.stdout + done.stderr
-
-
-def test_a_launch_is_a_plain_value(place: Path) -> None:
-    launch: Any = a_launch(filled_in(place))
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        launch.driver.keep = True
