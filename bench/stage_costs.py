@@ -118,7 +118,7 @@ def run_of(folder: Path, *, size: str, names: Sequence[str]) -> SmallRun:
         phantom_cases={"covid-19-ct-seg": cases},
         device="cpu",
         num_threads=1,
-        num_loader_processes=0,
+        num_loader_workers=0,
     )
     return SmallRun(context=context, training=training, stages=tuple(graph.values()))
 

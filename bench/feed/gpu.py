@@ -122,7 +122,7 @@ def train_epochs(folder: Path, *, kind: str, preset: str, num_workers: int, iter
         patches=folder / kind,
         seed=1,
         device=device,
-        num_loader_processes=num_workers,
+        num_loader_workers=num_workers,
     )
     with tempfile.TemporaryDirectory(prefix="gpu-") as work:
         store = CheckpointStore(open_storage(work), training_id=kind)

@@ -148,7 +148,7 @@ def _train_when_told(folder: Path, core: int, feed: Feed, connection: Connection
             patches=folder / "patches",
             seed=1,
             device="cpu",
-            num_loader_processes=0,
+            num_loader_workers=0,
         )
         checkpoint = CheckpointStore(open_storage(work), training_id="side")
         listener = TrainingListener(on_epoch=on_epoch)

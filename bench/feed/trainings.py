@@ -79,7 +79,7 @@ def train_ours(folder: Path, seed: int, output: Path) -> None:
             patches=patches,
             seed=seed,
             device="cpu",
-            num_loader_processes=0,
+            num_loader_workers=0,
         )
         listener = TrainingListener(on_epoch=lambda _: None)
         train(settings, checkpoint=checkpoint, log=lambda _: None, listener=listener)

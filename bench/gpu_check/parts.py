@@ -115,7 +115,7 @@ def train_with_checkpoints(
         patches=folder / "ours",
         seed=1,
         device=device,
-        num_loader_processes=num_workers,
+        num_loader_workers=num_workers,
     )
     listener = TrainingListener(on_epoch=seen.append, on_milestone=begun.append)
     store = CheckpointStore(open_storage(str(where)), training_id="killed")

@@ -47,8 +47,8 @@ logger = logging.getLogger(__name__)
 
 NUM_SIZES = 16
 """Of images, from which the size of all is learned before the first of a call is made."""
-GPU_LOADER_THREADS = 6
-"""Most threads that make batches for one training with a GPU."""
+MOST_LOADER_WORKERS = 6
+"""Threads or processes that make batches for one training with a GPU."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -307,7 +307,7 @@ def _tell_sizes(schedule: Schedule, storage: Storage) -> bool:
     images = [stage for stage in schedule.graph.values() if stage.kind is StageKind.INGEST]
     known = [stage for stage in images if stage.key in schedule.outcomes.done]
     for stage in known[:: 1 + len(known) // NUM_SIZES]:
-        # It is for people alone; who needs the record says what is wrong with it.
+        # It orders the queue, and no result follows from it; who needs the record says what is wrong with it.
         with suppress(StorageError, IntegrityError):
             *channels, record = stage.products
             voxels = math.prod(read_case_record(storage, record).size) * len(channels)
@@ -357,7 +357,7 @@ def _run_context(request: RunRequest, need: ResourceRequest) -> RunContext:
     phantom_cases: dict[str, list[Case]] = {}
     datasets = datasets_of(request)
     if request.data is None:
-        # Every case of the benchmark under this preset: a later run with other trainings finds the same downloads.
+        # Every case of the study under this preset: a later run with other trainings finds the same downloads.
         for case in sorted(label_sets_by_case(request.study.all_trainings(preset=request.preset))):
             phantom_cases.setdefault(datasets[case.dataset].folder, []).append(case)
     return RunContext(
@@ -372,7 +372,7 @@ def _run_context(request: RunRequest, need: ResourceRequest) -> RunContext:
         device="cuda" if need.gpus else "cpu",
         num_threads=max(1, int(need.cpus)),
         # With a single CPU, too, patches are made while the GPU works.
-        num_loader_processes=max(1, min(GPU_LOADER_THREADS, int(need.cpus) - 1)) if need.gpus else 0,
+        num_loader_workers=max(1, min(MOST_LOADER_WORKERS, int(need.cpus) - 1)) if need.gpus else 0,
         cloud=request.cluster.provider,
         early_stopping=request.early_stopping,
         generation=request.generation,

@@ -34,7 +34,7 @@ class RunContext:
     """`cpu` or `cuda`."""
     num_threads: int
     """Threads of torch in one process: what the process was given, so that neighbours do not slow each other down."""
-    num_loader_processes: int
+    num_loader_workers: int
     """Threads that make batches for one training, or processes if nnU-Net's own pipeline does; 0 for none beside it."""
     cloud: str | None = None
     """Whose machines the nodes are, if they may be taken back after a notice."""

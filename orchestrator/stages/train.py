@@ -181,7 +181,7 @@ def _settings(context: RunContext, training: Training, *, plan: "Plan", patches:
         patches=patches,
         seed=_seed(context.seed, training.id),
         device=context.device,
-        num_loader_processes=context.num_loader_processes,
+        num_loader_workers=context.num_loader_workers,
         trainer_name=training.model.trainer,
         structures=context.label_sets[training.label_set].structures,
     )

@@ -44,7 +44,7 @@ class TrainingSettings:
     """Of weights, sampling and augmentation."""
     device: str
     """`cpu` or `cuda`."""
-    num_loader_processes: int
+    num_loader_workers: int
     """Threads that make batches, or processes if nnU-Net's own pipeline is chosen; with 0 of these, or any number of
     threads, a CPU training is the same, bit for bit, every time."""
     trainer_name: str = DEFAULT_TRAINER
@@ -122,7 +122,7 @@ def train(
     _settle_process(settings, worker=worker)
     if not settings.val_cases:
         log("No validation cases: the patch Dice below is of training cases and decides nothing.")
-    with nnunet_environment(num_loader_processes=settings.num_loader_processes), prints_to_log():
+    with nnunet_environment(num_loader_workers=settings.num_loader_workers), prints_to_log():
         trainer = _new_trainer(settings, worker=worker)
         with worker.together(device=settings.device):
             trainer.configure(training_id=settings.training_id, preset=settings.preset, data=settings.data, log=log)

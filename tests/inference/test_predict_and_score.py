@@ -96,7 +96,7 @@ def context(storage):
         phantom_cases={},
         device="cpu",
         num_threads=1,
-        num_loader_processes=0,
+        num_loader_workers=0,
         cloud=None,
     )
 

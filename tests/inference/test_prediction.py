@@ -40,7 +40,7 @@ def model(request, tmp_path_factory):
         log=lambda _: None,
         seed=0,
         device="cpu",
-        num_loader_processes=0,
+        num_loader_workers=0,
         on_epoch=lambda _: None,
     )
     return plan, preset, store.load_final().state, files

@@ -62,7 +62,7 @@ def fit(storage, setting):
             log=log.write,
             seed=5,
             device="cpu",
-            num_loader_processes=0,
+            num_loader_workers=0,
             on_epoch=lambda _: log.flush(),
             on_milestone=events.add,
         )

@@ -57,7 +57,7 @@ def place_of(data, output):
         phantom_cases={},
         device="cpu",
         num_threads=1,
-        num_loader_processes=0,
+        num_loader_workers=0,
     )
 
 

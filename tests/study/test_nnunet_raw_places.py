@@ -59,7 +59,7 @@ def context_of(data: str | None, output: Path, **datasets) -> RunContext:
         phantom_cases={},
         device="cpu",
         num_threads=1,
-        num_loader_processes=0,
+        num_loader_workers=0,
     )
 
 

@@ -271,7 +271,7 @@ def test_nnunets_own_pipeline_can_augment_and_its_processes_are_gone_afterwards(
     import multiprocessing
 
     preset = replace(PRESET, num_epochs=1, augmentation="nnunet")
-    run = Run(tmp_path, setting, num_loader_processes=1, preset=preset).go()
+    run = Run(tmp_path, setting, num_loader_workers=1, preset=preset).go()
     assert len(run.reports) == 1
     assert multiprocessing.active_children() == []
 
@@ -280,7 +280,7 @@ def test_threads_that_make_batches_change_no_weight_and_are_gone_afterwards(whol
     import threading
 
     before = set(threading.enumerate())
-    run = Run(tmp_path, setting, num_loader_processes=2).go()
+    run = Run(tmp_path, setting, num_loader_workers=2).go()
     assert_same_weights(run.weights, whole.weights)
     assert not {thread for thread in set(threading.enumerate()) - before if thread.name.startswith("patches")}
 

@@ -127,7 +127,7 @@ class Run:
             "log": self.lines.append,
             "seed": 5,
             "device": "cpu",
-            "num_loader_processes": 0,
+            "num_loader_workers": 0,
             "on_epoch": on_epoch,
             **changes,
         }

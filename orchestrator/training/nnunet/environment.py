@@ -23,16 +23,16 @@ _FOLDERS = {"nnUNet_raw": "raw", "nnUNet_preprocessed": "preprocessed", "nnUNet_
 
 
 @contextmanager
-def nnunet_environment(*, num_loader_processes: int) -> Iterator[Path]:
+def nnunet_environment(*, num_loader_workers: int) -> Iterator[Path]:
     """Context with an empty temporary folder whose `raw`, `preprocessed` and `results` are nnU-Net's folders.
 
-    Its loaders start `num_loader_processes` processes; the environment is as before when the context ends.
+    Its loaders start `num_loader_workers` processes; the environment is as before when the context ends.
     """
     with tempfile.TemporaryDirectory(prefix="nnunet-") as folder:
         variables = {name: str(Path(folder) / subfolder) for name, subfolder in _FOLDERS.items()}
         for path in variables.values():
             Path(path).mkdir()
-        variables["nnUNet_n_proc_DA"] = str(num_loader_processes)
+        variables["nnUNet_n_proc_DA"] = str(num_loader_workers)
         with environment_with(variables):
             yield Path(folder)
 
