@@ -44,7 +44,7 @@ class OrchestratorError(Exception):
 
 
 class ConfigError(OrchestratorError):
-    """A command line, benchmark file or cluster file that is not valid (exit code 2)."""
+    """A command line, study file or cluster file that is not valid (exit code 2)."""
 
 
 class DataError(OrchestratorError):

@@ -1,1 +1,1 @@
-"""The benchmark as pure data: data sets, trainings, presets, published scores."""
+"""Studies as pure data: data sets, trainings, presets, published scores."""

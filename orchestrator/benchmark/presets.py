@@ -1,4 +1,4 @@
-"""How much is trained: from a miniature on two CPU cores to the paper's own schedule."""
+"""How much is trained: from a miniature on two CPU cores to nnU-Net's own schedule."""
 
 import json
 from collections.abc import Mapping

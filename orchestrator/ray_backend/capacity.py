@@ -13,7 +13,7 @@ class CapacityRequests:
     """For each machine that is missing a task that takes all of one: it waits until that machine is there, and ends.
 
     That is what Ray's autoscaler understands. A request by `ray.autoscaler.sdk` would outlive a driver that dies, and
-    keep machines that cost money; scouts die with it.
+    keep machines that cost money; the tasks die with it.
     """
 
     def __init__(self) -> None:

@@ -14,7 +14,7 @@ def free_reserved_places() -> int:
     """Give back the processors that were reserved for trainings whose controllers are dead; returns how many groups.
 
     A controller reserves the place of its worker by a placement group, which Ray keeps until controller and driver have
-    both ended. Ray Train's own process that removes it earlier is left out (`ray_trainer.py`): it learns of a group
+    both ended. Ray Train's own process that removes it earlier is left out (`trainer.py`): it learns of a group
     only when the worker has started, and needs Ray's dashboard. Without this, each controller that dies can block a
     processor for the rest of the run.
     """

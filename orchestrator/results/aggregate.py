@@ -1,4 +1,4 @@
-"""Statistics over committed rows, as the paper makes them."""
+"""Mean and standard deviation over committed rows."""
 
 import math
 import statistics

@@ -24,7 +24,7 @@ class Layout(ABC):
     """One public download as its owner ships it, below `folder`."""
 
     name: ClassVar[str]
-    """Name of the folder below the data folder, and of the download in the benchmark."""
+    """Name of the folder below the data folder, and of the download in a study."""
     origin: ClassVar[str]
     """Where to get it, for the advice in messages."""
     licence: ClassVar[str] = ""

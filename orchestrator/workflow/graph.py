@@ -353,8 +353,7 @@ def build_graph(
     trainings
         Those to be carried out.
     donors
-        By id, the task-1 trainings whose patch size and network others take over; they need not be carried out
-        themselves.
+        By id, the trainings whose patch size and network others take over; they need not be carried out themselves.
     datasets
         By name.
     preset

@@ -6,7 +6,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 WORDS = re.compile(
-    r"covid|corona(?!l\b)|mosmed|structseg|nsclc|radiopaedia|decathlon|\bmsd\b|lung|infection|effusion|\bT[123]-|[28]0-[28]0",
+    r"covid|corona(?!l\b)|mosmed|structseg|nsclc|radiopaedia|decathlon|\bmsd\b|lung|infection|effusion|\bT[123]-|[28]0-[28]0"
+    r"|task-1|benchmark file|\bthe (?:benchmark|paper)\b",
     re.IGNORECASE,
 )
 THEIR_OWN = ("orchestrator/sources/layouts/", "orchestrator/phantoms/")

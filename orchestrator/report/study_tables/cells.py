@@ -32,5 +32,5 @@ def score_text(mean: float, std: float) -> str:
 
 
 def _percent(share: float) -> str:
-    """Round a half up, as the paper does: as a binary number, 0.7055 lies a little below it."""
+    """Round a half up, as published tables do: as a binary number, 0.7055 lies a little below it."""
     return str((100 * Decimal(repr(float(share)))).quantize(Decimal("0.1"), ROUND_HALF_UP))
