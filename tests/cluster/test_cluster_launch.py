@@ -282,12 +282,11 @@ def test_a_head_that_is_lost_keeps_its_machines(place: Path) -> None:
 def test_down_ends_the_machines_of_its_run_alone(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commands, shown = FakeCommands(), list[str]()
     monkeypatch.setattr(cluster_launch, "ShellCommands", lambda: commands)
-    path, own = filled_in(place), RunName(output=f"{OUTPUT}/", study="")
-    other = RunName(output="s3://covid-bucket/runs/of-a-colleague", study="")
+    own, other = (RunName(output=output, study="") for output in (f"{OUTPUT}/", "s3://covid-bucket/theirs"))
     for run in (own, other):
         start_head(cluster=f"nnunet-{run.letters}")
     theirs = heads(f"nnunet-{other.letters}")
-    load_cluster(path).bring_down(own, show=shown.append)
+    load_cluster(filled_in(place)).bring_down(own, show=shown.append)
     assert (commands.log, commands.options["down"], heads()) == (["down"], ("-y",), theirs)
     assert yaml.safe_load((place / "runs" / f"down-{CLUSTER}" / "ray.yaml").read_text())["cluster_name"] == CLUSTER
     assert shown == [f"cluster {CLUSTER}: brought down"]
@@ -295,20 +294,19 @@ def test_down_ends_the_machines_of_its_run_alone(place: Path, monkeypatch: pytes
 
 def test_down_tells_of_machines_of_the_file_that_are_of_no_run(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster_launch, "ShellCommands", FakeCommands)
-    shown: list[str] = []
+    shown = list[str]()
     start_head(cluster="nnunet")
     load_cluster(filled_in(place)).bring_down(RunName(output=OUTPUT, study=""), show=shown.append)
     assert len(heads("nnunet")) == 1
-    assert "cluster nnunet, which is of no run: 1 machines were left" in shown[-1]
-    file = shown[-1].split()[-1]
-    assert f"ray down -y {file}" in shown[-1]
+    told, _, file = shown[-1].partition("ray down -y ")
+    assert "cluster nnunet, which is of no run: 1 machines were left" in told
     assert yaml.safe_load(Path(file).read_text())["cluster_name"] == "nnunet"
 
 
 def test_runs_of_one_file_do_not_meet(place: Path) -> None:
-    commands, head = FakeCommands(), FakeJobs(states={"run-1": "RUNNING"})
+    commands = FakeCommands()
     start_head(cluster="nnunet-of-another-run")
-    go(a_launch(filled_in(place)), commands=commands, head=head)
+    go(a_launch(filled_in(place)), commands=commands, head=FakeJobs(states={"run-1": "RUNNING"}))
     assert commands.log == ["up", "dashboard", "tunnel closed", "down"]
     assert len(heads()) == 1
 
