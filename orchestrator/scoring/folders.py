@@ -102,7 +102,7 @@ class FolderComparison:
                     return tuple(scores for one in predictions for scores in self._scored(reference, [one]))
 
     def prediction_keys(self, case: str) -> list[str]:
-        """Return the names that the prediction of a case may have; the first that is there counts."""
+        """Return the names that the prediction of a case may have."""
         names = dict.fromkeys(
             name for one in _spellings(case) for name in ([one, one.rpartition("/")[2]][: 1 + self.may_be_flat])
         )
@@ -112,12 +112,21 @@ class FolderComparison:
         return [f"{name}{suffix}" for name in names for suffix in self.suffixes]
 
     def prediction(self, folder: Storage, case: str) -> Path | NoPrediction:
-        """Return the file of a case in a folder of predictions, or why there is none."""
+        """Return the file of a case in a folder of predictions, or why there is none.
+
+        Which of several is meant nobody can tell: one of them may be left from an earlier attempt.
+        """
+        found: dict[str, Path] = {}
         try:
-            keys = self.prediction_keys(case)
-            return next((folder.fetch(key) for key in keys if folder.exists(key)), NO_FILE)
+            for key in self.prediction_keys(case):
+                # Some systems find a file by several spellings of its name.
+                if folder.exists(key) and not any(map(folder.fetch(key).samefile, found.values())):
+                    found[key] = folder.fetch(key)
         except (DataError, StorageError, OSError) as error:
             return NoPrediction(reason=str(error))
+        if len(found) > 1:
+            return NoPrediction(reason=f"{len(found)} label maps of this case: {', '.join(found)}; expected one")
+        return next(iter(found.values()), NO_FILE)
 
     def of_each(self) -> Iterator["FolderComparison"]:
         """Yield the comparison of each folder by itself."""

@@ -97,14 +97,6 @@ def test_several_folders_are_told_apart_in_rows_and_summary(folders, capsys):
     assert "1DSC1.00000.00001.00003" in printed
 
 
-def test_a_name_that_another_system_writes_with_other_bytes_is_the_same(tmp_path, capsys):
-    write(tmp_path / "reference" / "f\u00e4ll.nii.gz", random_map(0))
-    write(tmp_path / "first" / "fa\u0308ll.nii.gz", random_map(0))
-    assert evaluate(tmp_path) == 0
-    assert "no reference has this name" not in capsys.readouterr().err
-    assert {row["dsc"] for row in rows(tmp_path)} == {"1"}
-
-
 def test_what_cannot_be_scored_is_a_row_that_says_why_and_the_exit_code_is_1(folders, capsys):
     (folders / "first/case0.nii.gz").unlink()
     (folders / "first/case1.nii.gz").write_bytes(b"no image")

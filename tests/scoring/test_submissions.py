@@ -285,6 +285,22 @@ def test_label_maps_may_have_other_endings_and_links_out_of_the_folder_are_named
     assert "beta: 1 label maps are links to files outside of the folder (case0.nii.gz)" in said
 
 
+def test_two_label_maps_of_a_case_are_named_and_scored_neither(challenge: Path, capsys):
+    for old, same in ((".nii", ".nii.gz"), (".nii", ".mha")):
+        team = challenge / "teams" / f"with{same}"
+        for number in range(4):
+            write(team / f"case{number}{same}", boxes(number))
+        write(team / f"case1{old}", boxes(1, error=5))
+    assert submit(challenge) == 1
+    said = capsys.readouterr().err
+    for name, there in (("with.nii.gz", "case1.nii.gz, case1.nii"), ("with.mha", "case1.nii, case1.mha")):
+        assert f"missing: {name}: case1.nii.gz: 2 label maps of this case: {there}; expected one" in said
+    assert said.count("missing: ") == 2
+    for name in ("with.nii.gz/case1.nii", "with.mha/case1.nii"):
+        (challenge / "teams" / name).unlink()
+    assert submit(challenge) == 0
+
+
 def test_label_maps_with_other_values_say_which(challenge: Path):
     for number in range(4):
         write(challenge / f"teams/beta/case{number}.nii.gz", 127 * boxes(number))

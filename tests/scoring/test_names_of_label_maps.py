@@ -1,0 +1,25 @@
+"""Which files of a folder are the label maps of a case, and which names nobody can read."""
+
+from test_evaluate import evaluate, random_map, rows, write
+
+
+def test_a_name_that_another_system_writes_with_other_bytes_is_the_same(tmp_path, capsys):
+    write(tmp_path / "reference" / "f\u00e4ll.nii.gz", random_map(0))
+    write(tmp_path / "first" / "fa\u0308ll.nii.gz", random_map(0))
+    assert evaluate(tmp_path) == 0
+    assert "no reference has this name" not in capsys.readouterr().err
+    assert {row["dsc"] for row in rows(tmp_path)} == {"1"}
+
+
+def test_two_files_whose_names_are_spelled_differently_are_scored_neither_and_links_to_one_are_one(tmp_path, capsys):
+    for name in ("f\u00e4ll", "gef\u00e4\u00df"):
+        write(tmp_path / f"reference/{name}.nii.gz", random_map(0))
+        write(tmp_path / f"first/{name}.nii.gz", random_map(0))
+    write(tmp_path / "first/fa\u0308ll.nii.gz", random_map(1))
+    (tmp_path / "first/gefa\u0308\u00df.nii.gz").symlink_to(tmp_path / "first/gef\u00e4\u00df.nii.gz")
+    assert evaluate(tmp_path, labels=("1=1.0",)) == 1
+    assert {row["case"]: row["dsc"] for row in rows(tmp_path)} == {
+        "f\u00e4ll.nii.gz": "",
+        "gef\u00e4\u00df.nii.gz": "1",
+    }
+    assert "2 label maps of this case: f\u00e4ll.nii.gz, fa\u0308ll.nii.gz; expected one" in capsys.readouterr().err
