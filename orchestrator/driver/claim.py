@@ -76,16 +76,12 @@ def claim_output(
     """
     record = json.loads(json.dumps({"format": RUN_FORMAT, **identity}))
     found = _claim_of(storage)
-    asked_for, all_fitted = (
-        tuple(dict.fromkeys([*_ids(found, field), *ids])) for field, ids in ((_ASKED_FOR, trainings), (_FITTED, fitted))
-    )
+    asked_for = _all_ids(found, _ASKED_FOR, trainings)
     if found is not None:
         found = _expect_same(found, record, where=storage.location, definitions=definitions, note=note)
     after: dict[str, object] = {**(found or record), _ASKED_FOR: list(asked_for)}
-    if all_fitted:
-        after[_FITTED] = list(all_fitted)
     if definitions:
-        after[_DEFINITIONS] = dict(definitions)
+        after |= {_DEFINITIONS: dict(definitions), _FITTED: list(_all_ids(found, _FITTED, fitted))}
     if after != found:
         write_json(storage, run_paths.RUN, after)
     return asked_for
@@ -224,6 +220,11 @@ def looks_of(storage: Storage) -> LookPlan | None:
 def trainings_asked_for(storage: Storage) -> tuple[str, ...]:
     """Return the ids of all trainings that the calls of a run were asked for; none where there is no run."""
     return _ids(_claim_of(storage), _ASKED_FOR)
+
+
+def _all_ids(record: Mapping[str, object] | None, field: str, ids: Sequence[str]) -> tuple[str, ...]:
+    """Return the ids that a record has in a field, and further ones, each once."""
+    return tuple(dict.fromkeys([*_ids(record, field), *ids]))
 
 
 def _ids(record: Mapping[str, object] | None, field: str) -> tuple[str, ...]:

@@ -41,8 +41,7 @@ def inner_study(
     study
         That of the training.
     training
-        Whose training cases are divided anew, patient by patient and as nnU-Net divides cases: into five folds, or
-        fewer, so that each has two cases.
+        Whose training cases are divided anew, patient by patient and as nnU-Net does, into two to five folds.
     trials
         The models that are compared.
     fidelities, preset
@@ -60,10 +59,9 @@ def inner_study(
     cases = {name: _cases_of(name, training, folds) for name in dict.fromkeys(case.dataset for case in training.train)}
     return replace(
         study,
-        # Tables and published values are beside its file, and nothing of that is about trials.
+        # Tables and published values are beside its file, ids of its facets, and nothing of that is about trials.
         path=study.path.parent / f"trials-of-{training.id}" / study.path.name,
         title=f"Trials on the training cases of {training.id}",
-        # A template of ids is of the facets of the study, which trials do not have.
         ids="",
         datasets=tuple(
             replace(one, case_names=cases[one.name].everything) for one in study.datasets if one.name in cases
