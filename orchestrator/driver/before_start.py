@@ -9,6 +9,7 @@ from orchestrator.benchmark.costs import pace_of_workers
 from orchestrator.benchmark.definition import Case
 from orchestrator.benchmark.presets import Preset
 from orchestrator.benchmark.trainings.ensembles import fitted_trainings
+from orchestrator.configuration import listing
 from orchestrator.driver.changed_data import NUM_READERS, Comparison, parts_of, remember
 from orchestrator.driver.claim import keep_place_of_data, place_of_data, trainings_asked_for
 from orchestrator.driver.redo import compare_with_downloads, derived_stages, redo_changed, refuse_changed
@@ -21,10 +22,11 @@ from orchestrator.scheduling.resources import node_of
 from orchestrator.scheduling.training_need import Needs, needs_of, training_need
 from orchestrator.stages.finished import finished_stages
 from orchestrator.stages.local_download import local_download
+from orchestrator.stages.records.scores import is_scored_otherwise
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.storage.interface import Storage
 from orchestrator.workflow.graph import Graph, Stage, expected_bytes
-from orchestrator.workflow.keys import StageKind
+from orchestrator.workflow.keys import StageKey, StageKind
 
 if TYPE_CHECKING:
     from orchestrator.sources.downloads import CaseRequest
@@ -49,7 +51,8 @@ def check_before_start(request: RunRequest) -> tuple[Problem, ...]:
 
 def _stages_needed(request: RunRequest, storage: Storage) -> list[Stage]:
     graph = graph_of(request)
-    return [graph[key] for key in needed_stages(graph, done=finished_stages(graph, storage))]
+    done = finished_stages(graph, storage, metrics=request.study.metrics)
+    return [graph[key] for key in needed_stages(graph, done=done)]
 
 
 def _stages_read_again(request: RunRequest, storage: Storage) -> list[Stage]:
@@ -155,6 +158,26 @@ def settle_changed_data(
     if before not in {None, request.data}:
         keep_place_of_data(storage, request.data)
         note(f"the data, which were in {before}, are in {request.data} now, and the run goes on with them")
+
+
+def tell_scored_before(
+    request: RunRequest, storage: Storage, *, needed: Collection[StageKey], note: Callable[[str], None]
+) -> None:
+    """Say which scores are not what the study asks for by now: those that are made again, and those that stay."""
+    finished = ResultsStore(storage).finished()
+    before = [
+        one.id
+        for one in request.study.all_trainings(preset=request.preset)
+        if one.id in finished and is_scored_otherwise(storage, one, metrics=request.study.metrics)
+    ]
+    again = [one for one in before if StageKey.score_of(one) in needed]
+    if again:
+        note(f"{listing(again)}: scored again, since the study asks for other metrics or facets by now")
+    if stay := [one for one in before if one not in again]:
+        note(
+            f"{listing(stay)}: scored before the study asked for the metrics, or facets, that it has now. A call for "
+            "them scores them again where their predictions are there"
+        )
 
 
 def _comparison(request: RunRequest, storage: Storage) -> Comparison:

@@ -12,7 +12,12 @@ from pathlib import Path
 from orchestrator.benchmark.definition import Case, Training
 from orchestrator.benchmark.trainings.ensembles import fitted_trainings
 from orchestrator.driver.backend import Backend, Connect
-from orchestrator.driver.before_start import check_space, check_workers_asked_for, settle_changed_data
+from orchestrator.driver.before_start import (
+    check_space,
+    check_workers_asked_for,
+    settle_changed_data,
+    tell_scored_before,
+)
 from orchestrator.driver.claim import claim_output, keep_looks
 from orchestrator.driver.event_recorder import EventRecorder
 from orchestrator.driver.lease import Lease
@@ -154,8 +159,9 @@ class _Call:
         left_out = looks.latest.left_out if looks else ()
         wanted = tuple(training for training in request.trainings if training.id not in left_out)
         graph = graph_of(replace(request, trainings=wanted))
-        done = finished_stages(graph, storage)
+        done = finished_stages(graph, storage, metrics=request.study.metrics)
         needed = needed_stages(graph, done=done)
+        tell_scored_before(request, storage, needed=needed, note=self.listener.note)
         check_space((graph[key] for key in needed), storage=storage, preset=request.preset)
         storage.sweep()
         self._tell_start(num_done=len(done), left_out=left_out)

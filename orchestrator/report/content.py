@@ -126,6 +126,7 @@ def _notes_of_run(reported: Reported) -> Sequence[str]:
         trainings=reported.trainings,
         leaks=reported.leaks,
         warnings=reported.warnings,
+        metrics=reported.layout.metrics,
         has_published=reported.layout.has_published,
     )
 

@@ -73,7 +73,8 @@ def data_dictionary(columns: Sequence[str], *, further: Sequence[FurtherMetric] 
 
     `columns` are those of scores.parquet and of scores.csv, each once.
     """
-    known = {**COLUMNS, **{one.field: f"{one.title}; none if a mask is empty or there is no number" for one in further}}
+    none = "none if a mask is empty, there is no number, or the training was scored before the study asked for it"
+    known = {**COLUMNS, **{one.field: f"{one.title}; {none}" for one in further}}
     return _table([(name, known.get(name, _FACET)) for name in columns])
 
 

@@ -1,13 +1,15 @@
 """What must be said beside the scores of a run."""
 
+import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
-from orchestrator.benchmark.definition import Training
+from orchestrator.benchmark.definition import FurtherMetric, Training
 from orchestrator.benchmark.leaks import PatientLeak, leak_lines
 from orchestrator.benchmark.published import Erratum, PublishedScore
+from orchestrator.configuration import listing
 from orchestrator.report.study_tables.table_rows import TableRow
 from orchestrator.results.aggregate import missing_predictions
-from orchestrator.results.records import ResultRow
+from orchestrator.results.records import ResultRow, ScoreStatus
 
 _PAPER_PRESET = "paper"
 _NUM_WARNINGS = 10
@@ -20,6 +22,7 @@ def run_notes(
     trainings: Sequence[Training],
     leaks: Sequence[PatientLeak],
     warnings: Sequence[str] = (),
+    metrics: Sequence[FurtherMetric] = (),
     has_published: bool,
 ) -> tuple[str, ...]:
     """Return what every table of a run must say about its scores, the gravest first.
@@ -62,7 +65,20 @@ def run_notes(
     ]
     models = {training.model.name: training.model.note for training in trainings if training.model.note}
     notes += [f"{name}: {note}" for name, note in models.items()]
-    return (*notes, *leak_lines(leaks))
+    return (*notes, *_notes_of_metrics(rows, metrics), *leak_lines(leaks))
+
+
+def _notes_of_metrics(rows: Sequence[ResultRow], metrics: Sequence[FurtherMetric]) -> Iterator[str]:
+    """Yield which trainings have no number of a further metric, though they have scores."""
+    scored = [row for row in rows if row.score.status == ScoreStatus.SCORED]
+    everything = dict.fromkeys(row.training_id for row in scored)
+    for metric in metrics:
+        known = {row.training_id for row in scored if not math.isnan(row.further.get(metric.field, math.nan))}
+        if without := [one for one in everything if one not in known]:
+            yield (
+                f"Without {metric.title}: {listing(without)}. They were scored before the study asked for it, or none "
+                "of their cases has one."
+            )
 
 
 def errata_notes(

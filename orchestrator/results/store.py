@@ -114,6 +114,13 @@ class ResultsStore:
         # Not every training has every facet.
         return pa.concat_tables(tables, promote_options="default") if tables else SCHEMA.empty_table()
 
+    def first_row(self, training_id: str) -> ResultRow:
+        """Return one of the rows of a training, all of which have the same facets and further metrics.
+
+        Raises IntegrityError as `read` does.
+        """
+        return from_table(self._read_one(training_id).slice(0, 1))[0]
+
     def to_pandas(self) -> "pandas.DataFrame":
         """Return all rows as `read` does, as `to_frame` has them."""
         return to_frame(self.read())

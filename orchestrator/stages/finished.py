@@ -1,11 +1,12 @@
 """Which stages of a graph are done, as the files of an output location tell."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from orchestrator.benchmark.definition import Training
+from orchestrator.benchmark.definition import FurtherMetric, Training
 from orchestrator.errors import IntegrityError
 from orchestrator.stages.records.ensembles import is_declared, is_of_models, model_record
 from orchestrator.stages.records.predictions import read_prediction_record
+from orchestrator.stages.records.scores import is_scored_otherwise
 from orchestrator.storage import run_paths
 from orchestrator.storage.interface import Storage
 from orchestrator.storage.json_files import read_json
@@ -17,11 +18,12 @@ _OF_MODELS = {StageKind.ENSEMBLE, StageKind.PREDICT, StageKind.SCORE}
 """What is to be done again where an ensemble is of other models."""
 
 
-def finished_stages(graph: Graph, storage: Storage) -> set[StageKey]:
+def finished_stages(graph: Graph, storage: Storage, *, metrics: Sequence[FurtherMetric] = ()) -> set[StageKey]:
     """Return the stages whose products exist.
 
     Where a training is not scored yet, predictions of another checkpoint are none, and neither are those of which one
-    is lost. Predictions and scores of an ensemble are none if the study says something else of it by now.
+    is lost. Predictions and scores of an ensemble are none if the study says something else of it by now. Scores that
+    lack one of `metrics`, or are of other facets, are none where all that was predicted is there to be scored again.
     """
     existing = {key for folder in run_paths.OF_STAGES for key in storage.list_keys(folder)}
     scored = {
@@ -36,16 +38,28 @@ def finished_stages(graph: Graph, storage: Storage) -> set[StageKey]:
         if not _is_settled(stage, stage.training, storage, is_scored=stage.training.id in scored)
     }
     scored -= other
+    again = {key for key in map(StageKey.score_of, scored) if _is_to_score_again(graph[key], storage, metrics=metrics)}
     return {
         stage.key
         for stage in graph.values()
         if existing.issuperset(stage.products)
+        and stage.key not in again
         and not (stage.kind in _OF_MODELS and stage.training is not None and stage.training.id in other)
         and (
             (stage.training is not None and stage.training.id in scored)
             or _is_whole(stage, storage, existing.__contains__)
         )
     }
+
+
+def _is_to_score_again(stage: Stage, storage: Storage, *, metrics: Sequence[FurtherMetric]) -> bool:
+    training = stage.training
+    return (
+        training is not None
+        and is_scored_otherwise(storage, training, metrics=metrics)
+        # Nothing is trained for a further metric.
+        and has_predicted(training, storage, storage.exists)
+    )
 
 
 def _is_settled(stage: Stage, ensemble: Training, storage: Storage, *, is_scored: bool) -> bool:

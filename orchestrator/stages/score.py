@@ -15,6 +15,7 @@ from orchestrator.stages.context import RunContext
 from orchestrator.stages.records.cases import digests_of
 from orchestrator.stages.records.ensembles import model_record
 from orchestrator.stages.records.predictions import read_prediction_record
+from orchestrator.stages.records.scores import is_scored_otherwise
 from orchestrator.storage import run_paths
 from orchestrator.storage.interface import Storage
 from orchestrator.storage.json_files import read_json
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def score(context: RunContext, training: Training) -> None:
-    """Score the predictions of one training and commit all of its rows at once."""
+    """Score the predictions of one training and commit all of its rows at once, in place of those scored otherwise."""
     storage = context.storage
     predictions = read_prediction_record(storage, training.id, model=model_record(training))
     provenance = _provenance(context, training, checkpoint_sha256=predictions.checkpoint_sha256)
@@ -37,6 +38,9 @@ def score(context: RunContext, training: Training) -> None:
             context, training, evaluation=evaluation, case=case, failures=predictions.failures, provenance=provenance
         )
     ]
+    key = run_paths.results(training.id)
+    if storage.exists(key) and is_scored_otherwise(storage, training, metrics=context.metrics):
+        storage.delete(key)
     ResultsStore(storage).commit(training.id, rows)
 
 

@@ -372,3 +372,6 @@ def test_it_is_made_anew_when_the_study_says_something_else_of_it(finished, tmp_
     assert {key.text for key in set(changed) - finished_stages(changed, storage)} == {
         f"{kind} organs-both-fold0" for kind in ("ensemble", "predict", "score")
     }
+    others = replace(both, facets={**both.facets, "kind": "joint"})
+    changed = graph_of(replace(request, trainings=tuple(others if one is both else one for one in request.trainings)))
+    assert {key.text for key in set(changed) - finished_stages(changed, storage)} == {"score organs-both-fold0"}

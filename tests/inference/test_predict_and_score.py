@@ -12,6 +12,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 
+from orchestrator.benchmark.definition import FurtherMetric
 from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.presets import PRESETS
 from orchestrator.driver.run import unpredicted_cases
@@ -24,7 +25,7 @@ from orchestrator.scheduling.ended import FailureKind
 from orchestrator.scoring import score as scoring
 from orchestrator.sources.downloads import SourceStamp
 from orchestrator.stages.context import RunContext
-from orchestrator.stages.finished import has_predicted
+from orchestrator.stages.finished import finished_stages, has_predicted
 from orchestrator.stages.plan import plan, read_plan
 from orchestrator.stages.predict import predict
 from orchestrator.stages.records.cases import CaseRecord, write_case_record
@@ -40,6 +41,8 @@ from orchestrator.storage.filesystem import open_storage
 from orchestrator.storage.json_files import write_json
 from orchestrator.training.checkpoint import CheckpointStore
 from orchestrator.training.nnunet import prediction
+from orchestrator.workflow.graph import Stage
+from orchestrator.workflow.keys import StageKey, StageKind
 
 (TRAINING,) = load_study().trainings(only=("T1-infection-fold0",), preset=PRESETS["smoke"])
 CASES = sorted({case for evaluation in TRAINING.evaluation_sets for case in evaluation.cases})
@@ -314,6 +317,64 @@ def test_a_damaged_record_is_as_none(storage, context, record):
     for key in (run_paths.prediction_record(TRAINING.id), run_paths.training_record(TRAINING.id)):
         storage.write_bytes(key, record.encode())
     assert not has_predicted(TRAINING, storage, storage.exists)
+
+
+VOXELS = FurtherMetric(name="hd95-voxel", field="hd95_voxel_mm", title="HD95 of voxels (mm)")
+
+
+def finished(storage, training, *metrics) -> set[str]:
+    """What there is of a training, if nothing but its models, predictions and scores counts."""
+    keys = [StageKey(kind=kind, training=training.id) for kind in (StageKind.PREDICT, StageKind.SCORE)]
+    products = (run_paths.prediction_record(training.id), run_paths.results(training.id))
+    graph = {
+        key: Stage(key=key, dependencies=(), products=(product,), expected_s=1.0, training=training)
+        for key, product in zip(keys, products, strict=True)
+    }
+    return {str(key.kind) for key in finished_stages(graph, storage, metrics=metrics)}
+
+
+def test_what_a_study_asks_for_by_now_is_scored_from_the_predictions_that_are_there(storage, context, predictor):
+    predict(context, TRAINING)
+    score(context, TRAINING)
+    assert finished(storage, TRAINING) == {"predict", "score"}
+    assert finished(storage, TRAINING, VOXELS) == {"predict"}
+    before = {(row.dataset, row.case, row.score.structure): row for row in rows_of(storage)}
+    score(replace(context, metrics=(VOXELS,)), TRAINING)
+    assert finished(storage, TRAINING, VOXELS) == finished(storage, TRAINING) == {"predict", "score"}
+    assert [row.further.keys() for row in rows_of(storage)] == [{VOXELS.field}] * len(before)
+    assert all(
+        row.provenance == before[row.dataset, row.case, row.score.structure].provenance for row in rows_of(storage)
+    )
+    # What a study does not ask for any more is no harm.
+    written = storage.read_bytes(run_paths.results(TRAINING.id))
+    score(context, TRAINING)
+    assert storage.read_bytes(run_paths.results(TRAINING.id)) == written
+    assert predictor.num_predicted == len(CASES)
+
+
+def test_nothing_is_predicted_for_a_further_metric(storage, context, predictor):
+    predict(context, TRAINING)
+    score(context, TRAINING)
+    storage.delete(run_paths.prediction(TRAINING.id, CASES[0]))
+    assert finished(storage, TRAINING, VOXELS) == {"predict", "score"}
+    storage.delete(run_paths.results(TRAINING.id))
+    assert finished(storage, TRAINING, VOXELS) == set()
+
+
+def test_other_facets_of_an_ensemble_are_scored_anew(storage, context, predictor):
+    predict(context, TRAINING)
+    score(context, TRAINING)
+    ensemble = replace(TRAINING, members=(TRAINING,))
+    storage.write_bytes(
+        run_paths.ensemble_record(TRAINING.id), storage.read_bytes(run_paths.training_record(TRAINING.id))
+    )
+    assert finished(storage, ensemble) == {"predict", "score"}
+    joint = replace(ensemble, facets={**ensemble.facets, "kind": "joint"})
+    assert finished(storage, joint) == {"predict"}
+    score(context, joint)
+    assert {row.facets["kind"] for row in rows_of(storage)} == {"joint"}
+    assert finished(storage, joint) == {"predict", "score"}
+    assert finished(storage, ensemble) == {"predict"}
 
 
 def test_the_digest_of_the_data_is_that_of_the_cases_and_label_sets_of_the_training(storage, context, predictor):

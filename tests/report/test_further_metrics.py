@@ -69,6 +69,25 @@ def test_what_was_scored_before_it_was_asked_for_has_none(tmp_path: Path, rows):
     assert math.isnan(back["T1-infection-fold1"][SIMILARITY.field])
 
 
+def test_who_was_scored_before_it_was_asked_for_is_named_beside_the_tables_and_in_the_report(tmp_path: Path, rows):
+    before = ("T1-infection-fold1", "T1-infection-fold2", "T1-infection-fold3", "T1-infection-fold4")
+    some = {
+        training: [replace(row, further={}) for row in own] if training in before else own
+        for training, own in rows.items()
+    }
+    storage, layout = open_storage(str(tmp_path)), load_tables(STUDY)
+    expected = (
+        "Without volume similarity: T1-infection-fold1, T1-infection-fold2, T1-infection-fold3, T1-infection-fold4. "
+        "They were scored before the study asked for it, or none of their cases has one."
+    )
+    for found, is_said in ((some, True), (rows, False)):
+        every_row = [row for own in found.values() for row in own]
+        write_tables(storage, rows=every_row, trainings=TRAININGS, without={}, layout=layout, doubts=Doubts())
+        for name in ("table_IV", "summary"):
+            assert (expected in (tmp_path / "tables" / f"{name}.md").read_text()) is is_said
+    assert expected in text_of(report(tmp_path / "report", some, study=STUDY, layout=layout))
+
+
 @pytest.mark.parametrize("columns", [None, "model"])
 def test_tables_show_median_and_quartiles(tmp_path: Path, rows, columns):
     storage, layout = open_storage(str(tmp_path)), load_tables(STUDY)

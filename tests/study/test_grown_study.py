@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from test_results import row
 
 from orchestrator.api.runs import request_of_run
 from orchestrator.benchmark.loading import load_study
@@ -16,10 +17,12 @@ from orchestrator.driver.request import RunRequest, definitions_of, identity_of
 from orchestrator.driver.run import run
 from orchestrator.errors import ClusterError, ConfigError
 from orchestrator.progress import NoListener
+from orchestrator.results.store import ResultsStore
 from orchestrator.results.trials import Fidelity
 from orchestrator.shipped import shipped_file
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
+from orchestrator.storage.json_files import write_json
 from orchestrator.sweeps.apply import apply_best
 from orchestrator.sweeps.request import sweep_sha256
 from orchestrator.sweeps.written import SweepRecord
@@ -129,14 +132,21 @@ def test_a_training_that_was_asked_for_and_is_another_now_is_refused_by_name(pat
     assert open_storage(first.output).read_bytes(run_paths.RUN) == written
 
 
-def begin(request: RunRequest) -> None:
-    """Begin a run as a command does, up to its first stage: it finds nothing wrong, and asks for a cluster."""
+def begin(request: RunRequest) -> list[str]:
+    """Begin a run as a command does, up to its first stage: it finds nothing wrong, and asks for a cluster.
+
+    Returns what it says.
+    """
+    said: list[str] = []
+    listener = NoListener()
+    listener.note = said.append
 
     def connect(*_) -> None:
         raise ClusterError("there is none")
 
     with pytest.raises(ClusterError, match="there is none"):
-        run(request, connect=connect, listener=NoListener())
+        run(request, connect=connect, listener=listener)
+    return said
 
 
 def test_a_training_that_is_fitted_for_an_ensemble_alone_stays_what_it_was_too(path):
@@ -158,6 +168,27 @@ def test_a_training_that_is_fitted_for_an_ensemble_alone_stays_what_it_was_too(p
     change(path, "nnUNetPlannerResEncM", "nnUNetPlannerResEncL")
     with pytest.raises(ConfigError, match=f"as it was before {RESENC} changed"):
         run(request_for(path, UNET), connect=None, listener=NoListener())
+
+
+def test_it_is_said_which_scores_are_of_before_a_study_asked_for_more(path):
+    request = request_for(path)
+    begin(request)
+    storage = open_storage(request.output)
+    for one in request_for(path, "*-fold[01]").trainings:
+        scored = replace(row(0.5, 0.5, fold=one.fold), training_id=one.id, group=one.group, facets=one.facets)
+        assert ResultsStore(storage).commit(one.id, [scored])
+    trained = {"checkpoint_sha256": "of the model"}
+    write_json(storage, run_paths.training_record(UNET), trained)
+    failures = {case.id: "DataError: cut short" for case in request.trainings[0].val}
+    write_json(storage, run_paths.prediction_record(UNET), {**trained, "failures": failures})
+    with path.open("a", encoding="utf-8") as file:
+        file.write("metrics: [hd95-voxel]\n")
+    said = begin(request_for(path, UNET, RESENC))
+    assert said[1:] == [
+        "tumour-fold0: scored again, since the study asks for other metrics or facets by now",
+        "tumour-fold1, tumour-resenc-fold0, tumour-resenc-fold1: scored before the study asked for the metrics, or "
+        "facets, that it has now. A call for them scores them again where their predictions are there",
+    ]
 
 
 def test_a_run_that_does_not_say_what_it_has_fitted_goes_on_as_before(path):

@@ -59,7 +59,12 @@ def write_tables(
     used = [row for some in rows_of.values() for row in some]
     has_published = layout.has_published
     notes = run_notes(
-        used, trainings=trainings, leaks=doubts.leaks, warnings=doubts.warnings, has_published=has_published
+        used,
+        trainings=trainings,
+        leaks=doubts.leaks,
+        warnings=doubts.warnings,
+        metrics=layout.metrics,
+        has_published=has_published,
     )
     tables = fill_tables(trainings, layout=layout, scores=scores, notes=notes)
     keys = []
