@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, TextIO, TypedDict, Unpack
 
 from orchestrator.benchmark import loading
 from orchestrator.benchmark.checks.configurations import check_configurations
+from orchestrator.benchmark.presets import Preset
 from orchestrator.benchmark.study import ALL_MATRICES, Study
 from orchestrator.benchmark.tables import load_tables
 from orchestrator.benchmark.trainings.ensembles import fitted_trainings
@@ -42,7 +43,7 @@ class RequestOptions(TypedDict, total=False):
     nnU-Net's layout the environment variable nnUNet_raw; else phantoms are generated."""
     output: str | Path | None
     """Folder or prefix of a bucket of everything that is written; unless given, what the cluster file says or
-    `runs/PRESET`."""
+    `runs/PRESET`, of another study than the shipped one `runs/FOLDER-PRESET` with the folder of its file."""
     seed: int
     """Of phantoms and trainings; 0 unless given."""
     redo_changed: bool
@@ -102,7 +103,7 @@ def make_request(study: Study, **options: Unpack[RequestOptions]) -> RunRequest:
         preset=chosen,
         seed=seed,
         data=_data(str(data) if data else config.data or own_raw_folder(study.datasets)),
-        output=output_location(str(output) if output else config.output or f"runs/{chosen.name}"),
+        output=output_location(str(output) if output else config.output or usual_output(study, preset=chosen)),
         cluster=config,
         redo_changed=options.get("redo_changed", False),
         until_decided=options.get("until_decided", False),
@@ -169,7 +170,7 @@ def write_report(
     output
         Folder or prefix of a bucket of the run.
     study
-        File of the study that it trains, the shipped one unless given.
+        File of the study that it trains; unless given, that with which it was started, or else the shipped one.
     cluster
         Cluster file of the run, for what its GPU hours cost where machines are rented; not known unless given.
     prices
@@ -199,7 +200,7 @@ def plan_comparison(
     outputs
         Folder or prefix of a bucket of a run, or of several with other seeds.
     study
-        File of the study that they train, the shipped one unless given.
+        File of the study that they train; unless given, that with which each was started, or else the shipped one.
 
     Raises
     ------
@@ -220,11 +221,11 @@ def plan_comparison(
 
 def request_of_run(storage: "Storage", *, study: str | Path | None) -> RunRequest:
     """Return what a run was asked for; raises ConfigError if there is none, or it is one of another study."""
-    from orchestrator.driver.claim import is_of_study, run_of
+    from orchestrator.driver.claim import is_of_study, place_of_study, run_of
 
     record = run_of(storage)
     data = None if record.data == PHANTOMS else record.data
-    loaded = load_study(study, data=data)
+    loaded = load_study(study or place_of_study(storage), data=data)
     if record.preset not in loaded.presets:
         raise ConfigError(
             f"{storage.location}: the run is of preset {record.preset}, which {loaded.path} does not have; expected "
@@ -279,6 +280,13 @@ def _data(location: str | None) -> str | None:
     if "://" in location:
         return open_storage(location).location
     return str(absolute(location, option="--data"))
+
+
+def usual_output(study: Study, *, preset: Preset) -> str:
+    """Return where a run is written if nothing says it: apart from those of other studies."""
+    if study.path.resolve() == loading.DEFAULT_STUDY:
+        return f"runs/{preset.name}"
+    return f"runs/{study.path.absolute().parent.name}-{preset.name}"
 
 
 def output_location(location: str) -> str:

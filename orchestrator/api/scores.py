@@ -113,7 +113,7 @@ class SubmitOptions(TypedDict, total=False):
     patients: Path | str | None
     """With `reference`: CSV file with the columns `case` and `patient`; each case is one of its own unless given."""
     study: str | Path | None
-    """Beside a run: file of the study that it trains, the shipped one unless given."""
+    """Beside a run: file of the study that it trains; unless given, that with which it was started."""
     label_set: str | None
     """Beside a run: what the values of the label maps mean; the only one that is scored unless given."""
     workers: int | None

@@ -61,7 +61,7 @@ def _add_request(parser: argparse.ArgumentParser) -> None:
     add("--matrix", help="as for `run`")
     add("--cluster", type=Path, default=LOCAL_CLUSTER, help="where to run (default: this machine)")
     add("--data", help="folder or bucket with the data sets (default: nnUNet_raw or generated phantoms)")
-    add("--output", help="that of the run to which the sweep belongs (default: runs/PRESET); it is below sweeps/NAME")
+    add("--output", help="that of the run to which the sweep belongs (default: as for `run`); it is below sweeps/NAME")
     add("--preset", default="smoke", help="how much each trial is trained (default: smoke)")
     add("--seed", type=int, default=0, help="of draws, phantoms and trainings (default: 0)")
 

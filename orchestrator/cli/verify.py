@@ -8,7 +8,6 @@ from pathlib import Path
 from rich.console import Console
 
 from orchestrator.api import load_study
-from orchestrator.benchmark.loading import DEFAULT_STUDY
 from orchestrator.cli.console import (
     EXIT_DONE,
     EXIT_NOT_DONE,
@@ -19,6 +18,7 @@ from orchestrator.cli.console import (
     say,
 )
 from orchestrator.driver.changed_data import compare, parts_of
+from orchestrator.driver.claim import place_of_study
 from orchestrator.errors import ConfigError, IntegrityError, OrchestratorError
 from orchestrator.patches.record import PatchRecord
 from orchestrator.storage import run_paths
@@ -36,7 +36,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--output", required=True, help="folder or bucket of the run")
     parser.add_argument("--data", help="folder or bucket with the downloads: compare them instead of the patches")
-    parser.add_argument("--study", type=Path, default=DEFAULT_STUDY, help="with --data: what the run trains")
+    parser.add_argument(
+        "--study", type=Path, help="with --data: what it trains (default: the file with which it was started)"
+    )
     parser.add_argument("--remove", action="store_true", help="remove patch files that are damaged")
     return parser
 
@@ -75,12 +77,12 @@ def verify_patches(storage: Storage, *, remove: bool, console: Console) -> bool:
     return num_damaged == 0
 
 
-def verify_data(storage: Storage, *, data: str, study: Path, console: Console) -> bool:
+def verify_data(storage: Storage, *, data: str, study: Path | None, console: Console) -> bool:
     """Say which files of the downloads are no longer what was read; raises ConfigError if nothing was read."""
     parts = parts_of(storage)
     if not parts:
         raise ConfigError(f"{storage.location}: no cases; expected the --output of a run that has read downloads")
-    datasets = {dataset.name: dataset for dataset in load_study(study, data=data).datasets}
+    datasets = {dataset.name: dataset for dataset in load_study(study or place_of_study(storage), data=data).datasets}
     found = compare(parts, data=data, datasets=datasets, thorough=True)
     for one in found.changed:
         files = ", ".join(one.files)

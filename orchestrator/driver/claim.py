@@ -1,8 +1,10 @@
 """Whose output location it is: the record of a run, which no run with other results may share."""
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 
 from orchestrator.configuration import listing, understood
@@ -20,7 +22,10 @@ _LOOKS = "until_decided"
 """Field with the plan of its looks, of a run that ends once its questions are answered."""
 _ASKED_FOR, _FITTED = "trainings", "fitted"
 """Fields with the ids of the trainings that it was asked for, and of those that are fitted for them: members, too."""
+_STUDY_FILE = "study"
+"""Field with the file of the study, as the latest call named it."""
 _WITHOUT_INFLUENCE = {
+    _STUDY_FILE,
     "preset.expected_s_per_iteration",
     "preset.workers",
     _ASKED_FOR,
@@ -53,7 +58,7 @@ def claim_output(
     storage
         The location.
     identity
-        What the results of the run follow from, by name.
+        What the results of the run follow from, by name, and where its study is found.
     trainings
         Ids of those that this call is asked for.
     fitted
@@ -80,6 +85,8 @@ def claim_output(
     if found is not None:
         found = _expect_same(found, record, where=storage.location, definitions=definitions, note=note)
     after: dict[str, object] = {**(found or record), _ASKED_FOR: list(asked_for)}
+    if _STUDY_FILE in record:
+        after[_STUDY_FILE] = record[_STUDY_FILE]
     if definitions:
         after |= {_DEFINITIONS: dict(definitions), _FITTED: list(_all_ids(found, _FITTED, fitted))}
     if after != found:
@@ -102,7 +109,7 @@ def _expect_same(
             "of this project has written them and can go on with them; otherwise choose another --output"
         )
     if found.get(_STUDY) != wanted.get(_STUDY):
-        found = _of_grown_study(found, where=where, sha256=wanted.get(_STUDY), definitions=definitions, note=note)
+        found = _of_grown_study(found, wanted, where=where, definitions=definitions, note=note)
     if different := _differences(found, wanted):
         raise ConfigError(
             f"{where}: holds a run with another {', '.join(different)}; expected the same one or an empty location. "
@@ -113,9 +120,9 @@ def _expect_same(
 
 def _of_grown_study(
     found: dict[str, object],
+    wanted: Mapping[str, object],
     *,
     where: str,
-    sha256: object,
     definitions: Mapping[str, str],
     note: Callable[[str], None],
 ) -> dict[str, object]:
@@ -126,6 +133,11 @@ def _of_grown_study(
     changes = _changes_of_study(found, definitions)
     if changes is None:
         return found
+    if changes.changed and changes.has_nothing_left and found.get(_STUDY_FILE) != wanted.get(_STUDY_FILE):
+        raise ConfigError(
+            f"{where}: holds a run of another study (its trainings: {listing(changes.changed)}); expected a run of "
+            "this one or an empty location. Choose another --output"
+        )
     if changes.changed:
         raise ConfigError(
             f"{where}: holds a run of this study as it was before {listing(changes.changed)} changed; expected the "
@@ -133,7 +145,7 @@ def _of_grown_study(
         )
     new = f"; new in it: {listing(changes.new)}" if changes.new else ""
     note(f"the study has changed since this run began, but no training that it was asked for{new}")
-    return found | {_STUDY: sha256}
+    return found | {_STUDY: wanted.get(_STUDY)}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -144,6 +156,8 @@ class _StudyChanges:
     """Ids of the trainings that the run was asked for, or that it fits for one, and that are otherwise now, or gone."""
     new: tuple[str, ...]
     """Ids of those that it knows nothing of."""
+    has_nothing_left: bool
+    """Whether no training that the run knows of is in the study any more."""
 
 
 def _changes_of_study(record: Mapping[str, object], definitions: Mapping[str, str]) -> _StudyChanges | None:
@@ -155,6 +169,7 @@ def _changes_of_study(record: Mapping[str, object], definitions: Mapping[str, st
     return _StudyChanges(
         changed=tuple(name for name in known if definitions.get(name) != before[name]),
         new=tuple(name for name in definitions if name not in before),
+        has_nothing_left=definitions.keys().isdisjoint(before),
     )
 
 
@@ -191,6 +206,13 @@ def place_of_data(storage: Storage) -> str | None:
     """Return where the downloads of a run were when it was begun, or went on last; None if it has none or is none."""
     place = (_claim_of(storage) or {}).get(_DATA)
     return place if isinstance(place, str) and place != PHANTOMS else None
+
+
+def place_of_study(storage: Storage) -> Path | None:
+    """Return the file of the study of a run; None if that is not known, or not seen from here."""
+    place = (_claim_of(storage) or {}).get(_STUDY_FILE)
+    # Whatever keeps it from being looked at, as of a run of somebody else, it is not found.
+    return Path(place) if isinstance(place, str) and os.path.isfile(place) else None  # noqa: PTH113
 
 
 def keep_place_of_data(storage: Storage, data: str) -> None:

@@ -1,6 +1,7 @@
 """What a run is asked for, and what follows from that alone: its identity and its stages."""
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from orchestrator.benchmark.definition import Dataset, Training
 from orchestrator.benchmark.presets import NNUNETS_OWN, Preset
@@ -41,6 +42,8 @@ class RunRequest:
     """Whether what was made of data that have changed since is removed and made anew, instead of refused."""
     until_decided: bool = False
     """Whether trainings are left out that cannot change an answer of the study any more."""
+    study_file: Path | None = None
+    """Where the study of a search begins that has no file of its own; None for that of the study itself."""
 
 
 def datasets_of(request: RunRequest) -> dict[str, Dataset]:
@@ -65,8 +68,9 @@ def name_of(request: RunRequest) -> RunName:
 
 
 def identity_of(request: RunRequest) -> dict[str, object]:
-    """Return what the results of a run follow from, by name."""
+    """Return what the results of a run follow from, by name, and where its study is found."""
     return {
+        "study": str((request.study_file or request.study.path).absolute()),
         "study_sha256": request.study.sha256,
         "preset": preset_record(request.preset),
         "seed": request.seed,

@@ -182,4 +182,11 @@ def run_of_trials(run: RunRequest, study: Study, *, output: str) -> RunRequest:
     """Return the run of the study of a sweep, where `run` is that of the training on whose cases it searches."""
     # The cases of the training are those that the preset has left.
     preset = replace(run.preset, case_limits={})
-    return replace(run, study=study, trainings=study.trainings(preset=preset), preset=preset, output=output)
+    return replace(
+        run,
+        study=study,
+        trainings=study.trainings(preset=preset),
+        preset=preset,
+        output=output,
+        study_file=run.study_file or run.study.path,
+    )

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from test_results import row
 
-from orchestrator.api.runs import request_of_run
-from orchestrator.benchmark.loading import load_study
+from orchestrator.api.runs import make_request, request_of_run
+from orchestrator.benchmark.loading import DEFAULT_STUDY, load_study
 from orchestrator.benchmark.trainings.definitions import definitions
 from orchestrator.cluster.kinds.local import LocalCluster
 from orchestrator.driver.claim import claim_output
@@ -250,4 +250,28 @@ def test_a_run_whose_preset_the_study_does_not_have_is_said_to_be_of_another_one
     storage = open_storage(request.output)
     assert request_of_run(storage, study=path).preset.name == "tiny"
     with pytest.raises(ConfigError, match=r"run is of preset tiny, which .* does not have; expected --study with its"):
+        request_of_run(storage, study=DEFAULT_STUDY)
+
+
+def test_a_run_of_another_study_is_said_to_be_that_and_neither_lies_where_the_other_does(path):
+    own = request_for(path, "*-fold0", "*-fold1")
+    claim(own)
+    study = load_study()
+    preset = study.preset("smoke")
+    trainings = study.trainings(only=("T1-lung-fold0",), preset=preset)
+    named = r"another study \(its trainings: tumour-fold0, tumour-fold1, tumour-resenc-fold0, .*fold1\); expected"
+    with pytest.raises(ConfigError, match=named):
+        claim(replace(own, study=study, trainings=trainings))
+    outputs = [make_request(one, preset="smoke").output for one in (study, own.study)]
+    assert outputs == [str(Path("runs", name).absolute()) for name in ("smoke", "brain-smoke")]
+
+
+def test_a_run_knows_where_its_study_is_as_its_latest_call_named_it(path, tmp_path):
+    claim(request_for(path))
+    storage = open_storage(request_for(path).output)
+    assert request_of_run(storage, study=None).study.path == path
+    moved = path.parent.rename(tmp_path / "elsewhere") / path.name
+    with pytest.raises(ConfigError, match=r"the run of another study .*; expected --study with its own"):
         request_of_run(storage, study=None)
+    claim(request_for(moved))
+    assert request_of_run(storage, study=None).study.path == moved

@@ -10,6 +10,7 @@ from played_sweeps import words as words_of
 
 from orchestrator.benchmark.loading import load_study
 from orchestrator.cli.sweep import _request, build_parser, main
+from orchestrator.driver.request import identity_of
 from orchestrator.errors import ConfigError
 from orchestrator.results.store import ResultsStore
 from orchestrator.results.trials import Fidelity
@@ -99,6 +100,8 @@ def test_a_trial_is_trained_for_every_preset_that_it_has_come_to_and_a_fold_only
     settings = (("initial_learning_rate", 0.003),)
     trials = [Trial(number=number, settings=settings, fidelity=number) for number in range(3)]
     run = request.request_for(trials)
+    # By which a report of the sweep finds it.
+    assert identity_of(run)["study"] == str(brain)
     own = {one.id: one for one in run.trainings}
     assert list(own) == [
         *("trial000-less-fold0", "trial001-less-fold0", "trial001-fold0"),

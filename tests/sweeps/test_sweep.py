@@ -254,7 +254,7 @@ def test_a_sweep_that_is_killed_goes_on_reads_no_case_that_is_left_out_and_becom
     page = (folder / "report" / "index.html").read_text(encoding="utf-8")
     assert "3 trials on the training cases of tumour-fold0" in page
     (folder / "report" / "index.html").unlink()
-    assert report(["--output", str(folder), "--study", str(brain)]) == 0
+    assert report(["--output", str(folder)]) == 0
     assert (folder / "report" / "index.html").read_text(encoding="utf-8") == page
     # Once more there is nothing to do, and then the best one is applied.
     assert main(words) == 0

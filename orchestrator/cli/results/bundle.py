@@ -8,7 +8,6 @@ from pathlib import Path
 from rich.console import Console
 
 from orchestrator.api import request_of_run
-from orchestrator.benchmark.loading import DEFAULT_STUDY
 from orchestrator.cli.console import EXIT_DONE, EXIT_NOT_DONE, command_parser, consoles, exit_code_of, parse, say
 from orchestrator.cli.text import counted
 from orchestrator.errors import ConfigError
@@ -29,7 +28,7 @@ def build_parser() -> argparse.ArgumentParser:
     mode = parser.add_mutually_exclusive_group(required=True)
     mode.add_argument("--output", help="folder or bucket of the run that is sealed")
     mode.add_argument("--verify", action="store_true", help="check the zip instead of writing it")
-    add("--study", type=Path, default=DEFAULT_STUDY, help="what the run trains (default: the shipped study)")
+    add("--study", type=Path, help="what the run trains (default: the file with which it was started)")
     add("--license", default="", help="address of the licence under which the bundle is handed on")
     add("--sha256", default="", help="with --verify: digest of the zip as it was published")
     return parser

@@ -8,7 +8,6 @@ from pathlib import Path
 from rich.console import Console
 
 from orchestrator.api import request_of_run
-from orchestrator.benchmark.loading import DEFAULT_STUDY
 from orchestrator.cli.console import EXIT_DONE, command_parser, consoles, exit_code_of, parse, say
 from orchestrator.cli.text import counted
 from orchestrator.errors import ConfigError
@@ -27,7 +26,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--output", required=True, help="folder or s3:// prefix of the run")
-    add("--study", type=Path, default=DEFAULT_STUDY, help="what it trains (default: the shipped study)")
+    add("--study", type=Path, help="what it trains (default: the file with which it was started)")
     add("--to", required=True, metavar="TOOL", help="mlflow, wandb or trackio")
     add("--folder", type=Path, help="where the tool keeps its files (default: tracking-TOOL)")
     return parser

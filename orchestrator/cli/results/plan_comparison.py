@@ -11,7 +11,6 @@ from rich.console import Console
 from rich.table import Table
 
 from orchestrator.api import plan_comparison
-from orchestrator.benchmark.loading import DEFAULT_STUDY
 from orchestrator.cli.console import EXIT_DONE, command_parser, consoles, exit_code_of, parse, print_whole, say
 from orchestrator.driver.results.planned import PlannedComparison
 from orchestrator.errors import ConfigError
@@ -37,7 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
         required=True,
         help="folder or bucket of a run; may be repeated, for runs of the same study with other seeds",
     )
-    add("--study", type=Path, default=DEFAULT_STUDY, help="what it trains (default: the shipped study)")
+    add("--study", type=Path, help="what it trains (default: the file with which it was started)")
     add("--smallest", type=float, default=0.01, metavar="D", help="difference that is to be shown (default: 0.01)")
     add("--power", type=float, default=0.8, help="chance with which it is to be shown (default: 0.8)")
     add("--alpha", type=float, default=0.05, help="of all tests of a question together (default: 0.05)")

@@ -8,7 +8,6 @@ from pathlib import Path
 from rich.console import Console
 
 from orchestrator.api import request_of_run, write_report
-from orchestrator.benchmark.loading import DEFAULT_STUDY
 from orchestrator.cli.console import EXIT_DONE, command_parser, consoles, exit_code_of, parse, say
 from orchestrator.errors import ConfigError
 from orchestrator.shipped import PRICES
@@ -24,7 +23,7 @@ def build_parser() -> argparse.ArgumentParser:
         "on. Exit code 0: written; 2: there is no run, or it is one of another study.",
     )
     parser.add_argument("--output", required=True, help="folder or bucket of the run")
-    parser.add_argument("--study", type=Path, default=DEFAULT_STUDY, help="what it trains (default: the shipped study)")
+    parser.add_argument("--study", type=Path, help="what it trains (default: the file with which it was started)")
     parser.add_argument("--cluster", type=Path, help="cluster file of the run: shows what its GPU hours cost if rented")
     parser.add_argument("--prices", type=Path, default=PRICES, help="with --cluster: what its machines cost")
     parser.add_argument(

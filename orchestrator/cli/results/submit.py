@@ -58,7 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--patients", type=Path, help="CSV file with the columns case and patient, where patients have several cases"
     )
     beside = parser.add_argument_group("beside a run")
-    beside.add_argument("--study", type=Path, help="what it trains (default: the shipped study)")
+    beside.add_argument("--study", type=Path, help="what it trains (default: the file with which it was started)")
     beside.add_argument("--label-set", help="of the study, of the submitted label maps; if several are scored")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--workers", type=int, help="processes (default: up to one a core)")

@@ -66,7 +66,11 @@ def _add_request(parser: argparse.ArgumentParser) -> None:
         help="where to run (default: this machine)",
     )
     add("--data", help="folder or bucket with the data sets (default: nnUNet_raw or generated phantoms)")
-    add("--output", help="folder or bucket for everything that the run writes (default: runs/PRESET)")
+    add(
+        "--output",
+        help="folder or bucket for everything that the run writes (default: runs/PRESET, of another study than the "
+        "shipped one runs/FOLDER-PRESET with the folder of its file)",
+    )
     add(
         "--preset",
         default="smoke",
