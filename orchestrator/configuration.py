@@ -158,6 +158,12 @@ def expect_known(names: Iterable[str], known: Iterable[str], *, where: str, what
             raise ConfigError(f"{where}: unknown {what} {name!r}; {hint}")
 
 
+def yaml_line(value: object) -> str:
+    """Return a value in one line of YAML."""
+    text: str = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=10**9)
+    return text.removesuffix("\n").removesuffix("\n...")
+
+
 def listing(names: Sequence[str]) -> str:
     """Join names for a message, the first few: `a, b, c, d and 16 more`; `nothing` for none."""
     more = f" and {len(names) - _NUM_LISTED} more" if len(names) > _NUM_LISTED else ""

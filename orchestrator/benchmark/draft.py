@@ -3,10 +3,9 @@
 import re
 from collections.abc import Mapping, Sequence
 
-import yaml
-
 from orchestrator.benchmark.folds import NNUNET_FOLDS, TEST_PART
 from orchestrator.benchmark.raw_dataset import RawDataset
+from orchestrator.configuration import yaml_line
 from orchestrator.errors import ConfigError
 
 MODELS: dict[str, dict[str, str]] = {
@@ -44,10 +43,13 @@ def draft_study(datasets: Sequence[RawDataset], *, models: Mapping[str, Mapping[
     Raises ConfigError for a data set with a single case, which cannot be divided.
     """
     names = _names(datasets)
-    lines = [f"title: {_flow(' and '.join(found.folder for found in datasets))}", "datasets:"]
-    lines += [f"  {_flow(name)}: {_flow(_entry(found))}" for name, found in names.items()]
-    lines += ["models:", *(f"  {_flow(name)}: {_flow(dict(model))}" for name, model in models.items())]
-    lines += ["trainings:", *(f"  {_flow(name)}: {_flow(_training(name, found))}" for name, found in names.items())]
+    lines = [f"title: {yaml_line(' and '.join(found.folder for found in datasets))}", "datasets:"]
+    lines += [f"  {yaml_line(name)}: {yaml_line(_entry(found))}" for name, found in names.items()]
+    lines += ["models:", *(f"  {yaml_line(name)}: {yaml_line(dict(model))}" for name, model in models.items())]
+    lines += [
+        "trainings:",
+        *(f"  {yaml_line(name)}: {yaml_line(_training(name, found))}" for name, found in names.items()),
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -78,9 +80,3 @@ def _entry(found: RawDataset) -> dict[str, object]:
 def _training(name: str, found: RawDataset) -> dict[str, object]:
     tested = {"test": {"test": f"{name}/{TEST_PART}"}} if found.test_cases else {}
     return {"train": [f"{name}/other-folds"], "val": [f"{name}/fold"], **tested}
-
-
-def _flow(value: object) -> str:
-    """Return a value as YAML in one line."""
-    text: str = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10**6, allow_unicode=True)
-    return text.removesuffix("\n").removesuffix("\n...")

@@ -7,12 +7,13 @@ only when the first worker starts. They are checked here, `node_config` against 
 import difflib
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from orchestrator.configuration import expect_known
 from orchestrator.errors import ConfigError
 from orchestrator.storage.json_values import JsonMapping, JsonObject
 
@@ -190,12 +191,8 @@ def _check_start_commands(ray: JsonMapping, *, where: str) -> None:
             )
 
 
-def _refuse_unknown(content: JsonMapping, *, known: Collection[str], where: str) -> None:
-    for key in content:
-        if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(sorted(known))}"
-            raise ConfigError(f"{where}: unknown key {key!r}; {hint}")
+def _refuse_unknown(content: Iterable[str], *, known: Iterable[str], where: str) -> None:
+    expect_known(content, sorted(known), where=where, what="key")
 
 
 @cache

@@ -1,18 +1,17 @@
 """Copies of objects in a cache of this machine: each is fetched once for all of its processes."""
 
-import fcntl
 import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from orchestrator.storage.cache_room import excess_bytes
 from orchestrator.storage.interface import TEMPORARY_PREFIX
 from orchestrator.storage.local import STALE_AFTER_S, file_sha256
-from orchestrator.storage.private_folder import cache_folder
+from orchestrator.storage.private_folder import cache_folder, locked
 
 CACHE_LIMIT_BYTES = 64 * 1024**3
 """Size of the cache above which the copies that were used longest ago are removed."""
@@ -34,7 +33,7 @@ def fetched(identity: str, *, file_name: str, num_bytes: int, download: Callable
     """
     target = _cache_folder() / hashlib.sha256(identity.encode()).hexdigest() / file_name
     target.parent.mkdir(exist_ok=True)
-    with _locked(target.parent):
+    with locked(target.parent):
         if _is_whole(target):
             os.utime(target)
         else:
@@ -70,17 +69,6 @@ def _is_whole(target: Path) -> bool:
         return file_sha256(target) == _digest_of(target).read_text(encoding="ascii")
     except (FileNotFoundError, UnicodeDecodeError):
         return False
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the lock of a folder, which one process or thread at a time can have and which ends with its process."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _make_room(num_bytes: int) -> None:

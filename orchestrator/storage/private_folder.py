@@ -219,7 +219,7 @@ def _make_locked(root: Path) -> tuple[Path, int]:
     for _ in range(_NUM_TRIES):
         # A run that ends removes an empty folder.
         root.mkdir(mode=0o700, exist_ok=True)
-        with suppress(FileNotFoundError), _root_locked(root):
+        with suppress(FileNotFoundError), locked(root):
             _sweep(root)
             folder = root / f"{_LOCKED_PREFIX}{secrets.token_hex(3)}"
             folder.mkdir(mode=0o700)
@@ -230,8 +230,9 @@ def _make_locked(root: Path) -> tuple[Path, int]:
 
 
 @contextmanager
-def _root_locked(root: Path) -> Iterator[None]:
-    descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder, which one process or thread at a time can have and which ends with its process."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield

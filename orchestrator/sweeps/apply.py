@@ -9,7 +9,7 @@ import yaml
 
 from orchestrator.benchmark.definition import Training
 from orchestrator.benchmark.study import Study
-from orchestrator.configuration import load_yaml
+from orchestrator.configuration import load_yaml, yaml_line
 from orchestrator.errors import ConfigError
 from orchestrator.search.space import OF_A_MODEL
 from orchestrator.shipped import is_installed, or_shipped
@@ -66,7 +66,7 @@ def apply_best(
     group = training.group.removesuffix(training.model.suffix)
     if own := (content["trainings"][group] or {}).get("models"):
         matrix = own[name] = own[training.model.name]
-        text = _with_entry(text, ("trainings", group, "models"), _flow(name), _flow(matrix))
+        text = _with_entry(text, ("trainings", group, "models"), yaml_line(name), yaml_line(matrix))
     _replace(path, text.replace("\n", "\r\n") if is_crlf else text, content=content, load=load)
 
 
@@ -94,12 +94,12 @@ def _members_of_ensembles(study: Study) -> dict[str, set[str]]:
 def _with_model(text: str, content: JsonMapping, *, name: str, entry: JsonMapping) -> str:
     """Return the YAML of a study with one more model."""
     # A name may look like a number or a truth value, and is then in quotes.
-    key = _flow(name)
+    key = yaml_line(name)
     if "models" in content:
-        return _with_entry(text, ("models",), key, _flow(entry))
+        return _with_entry(text, ("models",), key, yaml_line(entry))
     root = _node(text, ()).value
     start = root[[one.value for one, _ in root].index("trainings")][0].start_mark.index
-    return f"{text[:start]}models:\n  {DEFAULT_MODEL}: {{}}\n  {key}: {_flow(entry)}\n\n{text[start:]}"
+    return f"{text[:start]}models:\n  {DEFAULT_MODEL}: {{}}\n  {key}: {yaml_line(entry)}\n\n{text[start:]}"
 
 
 def _entry(content: dict[str, object], training: Training, record: SweepRecord, *, name: str) -> dict[str, object]:
@@ -119,12 +119,6 @@ def _entry(content: dict[str, object], training: Training, record: SweepRecord, 
         "test cases on which it was chosen"
     )
     return entry
-
-
-def _flow(value: object) -> str:
-    """Return a value in one line of YAML."""
-    lines = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=10**9)
-    return lines.removesuffix("\n").removesuffix("\n...").strip()
 
 
 def _with_entry(text: str, place: tuple[str, ...], key: str, value: str) -> str:
