@@ -129,7 +129,9 @@ def _of_run(source: ModelSource) -> OpenModel:
         raise ConfigError(f"{training}: a training is one fold; expected no folds")
     if source.checkpoint is not None:
         raise ConfigError(f"{training}: a training has a final checkpoint alone; expected no name of one")
-    plan, final = read_plan(storage, training), CheckpointStore(storage, training_id=training).load_final()
+    of_run, final = read_plan(storage, training), CheckpointStore(storage, training_id=training).load_final()
+    # Images come as the files of its data set, which the run itself has read as NIfTI.
+    plan = of_run.handed_out()
     check_configuration(plan)
     with fitting(f"{training}: its final checkpoint"):
         model = NetworkModel(
@@ -141,7 +143,7 @@ def _of_run(source: ModelSource) -> OpenModel:
             sha256=final.sha256,
             train_cases=tuple(map(str, final.state["origin"]["train_cases"])),
         )
-    settings = replace(settings_of_run(storage), orientation=plan.orientation)
+    settings = replace(settings_of_run(storage), orientation=of_run.orientation)
     return OpenModel(name=training, model=model, settings=settings)
 
 

@@ -168,7 +168,7 @@ def test_a_model_of_turned_images_says_so_and_turns_others(run, tmp_path):
     plan = Plan.from_bytes(storage.read_bytes(run_paths.plan(TRAININGS[0])))
     turned = plan.for_files(file_ending=".nii.gz", reader="SimpleITKIO", orientation="LPS")
     assert (plan.orientation, turned.orientation) == (None, "LPS")
-    assert turned.handed_out() == (plan.plans, plan.dataset_json)
+    assert turned.handed_out() == plan
     storage.write_bytes(run_paths.plan(TRAININGS[0]), turned.to_bytes())
     assert export([str(run), "--training", TRAININGS[0], "--output", str(tmp_path / "out")]) == 0
     archive = tmp_path / "out" / f"{TRAININGS[0]}.zip"

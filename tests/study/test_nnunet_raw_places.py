@@ -146,7 +146,9 @@ def test_a_model_that_is_handed_out_reads_the_files_of_its_data_set(tmp_path, en
     assert (plan == plain) is (ending == ".nii.gz")
     # The run itself goes on to read its own NIfTI.
     assert plan.plans["image_reader_writer"] == "SimpleITKIO"
-    assert plan.handed_out() == ({"image_reader_writer": reader, "configurations": {}}, {"file_ending": ending})
+    out = plan.handed_out()
+    assert out.plans == {"image_reader_writer": reader, "configurations": {}}
+    assert out.dataset_json == {"file_ending": ending}
 
 
 def test_phantoms_of_the_second_study_have_its_channels_regions_and_cases(tmp_path):

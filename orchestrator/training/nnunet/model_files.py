@@ -21,8 +21,8 @@ def model_files(model: NetworkModel, *, dataset: str, mirrors: bool) -> dict[str
     mirrors
         Whether nnU-Net may mirror when it predicts, as it does by default along the axes of the training.
     """
-    plans, described = model.plan.handed_out()
-    plans = {**plans, "dataset_name": dataset, "plans_name": PLANS}
+    described = model.plan.dataset_json
+    plans = {**model.plan.plans, "dataset_name": dataset, "plans_name": PLANS}
     files = {"plans.json": _json(plans), "dataset.json": _json(described)}
     for fold, weights in enumerate(model.weights):
         arguments = {

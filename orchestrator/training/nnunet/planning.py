@@ -170,13 +170,14 @@ class Plan:
         found = said.get("orientation")
         return None if found is None else str(found)
 
-    def handed_out(self) -> tuple[JsonObject, JsonObject]:
-        """Return plans and description of a model that is handed out: it reads files as they are in its data set."""
+    def handed_out(self) -> "Plan":
+        """Return the plan of a model that leaves its run: it reads files as they are in its data set."""
         described = {key: value for key, value in self.dataset_json.items() if key != HANDED_OUT}
         said = self.dataset_json.get(HANDED_OUT)
         if not said:
-            return self.plans, described
-        return {**self.plans, "image_reader_writer": said["reader"]}, described | {"file_ending": said["file_ending"]}
+            return replace(self, dataset_json=described)
+        plans = {**self.plans, "image_reader_writer": said["reader"]}
+        return replace(self, plans=plans, dataset_json=described | {"file_ending": said["file_ending"]})
 
     @property
     def sha256(self) -> str:
