@@ -54,7 +54,7 @@ def evaluate(
     prediction
         One to be scored, or several.
     tolerances_mm
-        Tolerance of the NSD of each label to be scored, or of each union of labels.
+        Tolerance of the NSD of each label to be scored, or of each union of labels; None without that metric.
     metrics
         Of `kernels.METRICS`.
     **options
@@ -103,7 +103,7 @@ class SubmitOptions(TypedDict, total=False):
     reference: str | Path | None
     """Folder or prefix of a bucket with the true label maps; unless given, `output` is a run, and has them."""
     tolerances_mm: "Tolerances"
-    """With `reference`: tolerance of the NSD of each label to be scored, or of each union of labels."""
+    """With `reference`: tolerance of the NSD of each label to be scored, or of each union, as for `evaluate`."""
     metrics: Collection[str]
     """With `reference`: of `kernels.METRICS`; DSC, NSD, HD95 and ASSD unless given."""
     dimension: Literal[2, 3]

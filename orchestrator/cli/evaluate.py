@@ -33,7 +33,7 @@ from orchestrator.results.records import ScoreStatus
 from orchestrator.scoring.folder_scores import FolderScores
 from orchestrator.scoring.folders import FolderScore, summarise
 from orchestrator.scoring.leaderboard import Leaderboard
-from orchestrator.scoring.structures import LARGEST_LABEL, Region
+from orchestrator.scoring.structures import LARGEST_LABEL, Region, Tolerance
 from orchestrator.storage.filesystem import open_storage
 
 MOST_LABELS_AT_ONCE = 65535
@@ -55,9 +55,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--label",
         required=True,
         action="append",
-        metavar="LABEL=MM",
-        help="a label and the tolerance of its NSD in mm, such as 1=1.0; 1+2=1.0 is the union of two, 1-15=1.0 each of "
-        "fifteen; may be repeated",
+        metavar="LABEL[=MM]",
+        help="a label and the tolerance of its NSD in mm, such as 1=1.0, or 1 alone without that metric; 1+2=1.0 is "
+        "the union of two, 1-15=1.0 each of fifteen; may be repeated",
     )
     add(
         "--ignored-label",
@@ -152,8 +152,8 @@ def notes_of(rows: Sequence[FolderScore]) -> list[str]:
     return [f"{prediction}: {counted(num, 'case')}: {message}" for (prediction, message), num in counts.items()]
 
 
-def tolerances_of(texts: Sequence[str]) -> dict[Region, float]:
-    """Return the tolerance of each label or union of labels; raises ConfigError for a text that is not LABEL=MM."""
+def tolerances_of(texts: Sequence[str]) -> dict[Region, Tolerance]:
+    """Return the tolerance of each label or union of labels; raises ConfigError for a text that is not LABEL[=MM]."""
     found = [pair for text in texts for pair in _tolerances(text)]
     tolerances = dict(found)
     if len(tolerances) < len(found):
@@ -161,18 +161,19 @@ def tolerances_of(texts: Sequence[str]) -> dict[Region, float]:
     return tolerances
 
 
-def _tolerances(text: str) -> list[tuple[Region, float]]:
-    """Return the labels of a text such as `1=1.0`, `1+2=1.0` or `1-15=1.0`, each with its tolerance."""
-    label, _, tolerance = text.partition("=")
+def _tolerances(text: str) -> list[tuple[Region, Tolerance]]:
+    """Return the labels of a text such as `1=1.0`, `1+2=1.0`, `1-15=1.0` or `1`, each with its tolerance."""
+    label, has_tolerance, tolerance = text.partition("=")
     first, is_range, last = label.partition("-")
     try:
-        tolerance_mm = float(tolerance)
+        tolerance_mm = float(tolerance) if has_tolerance else None
         numbers = sorted({int(first), int(last)} if is_range else set(map(int, label.split("+"))))
     except ValueError:
         raise ConfigError(
             f"--label {text}: expected LABEL=TOLERANCE_IN_MM, such as 1=1.0, 1+2=1.0 or 1-15=1.0"
         ) from None
-    if not (numbers[0] >= 1 and numbers[-1] <= LARGEST_LABEL and math.isfinite(tolerance_mm) and tolerance_mm >= 0):
+    is_tolerance = tolerance_mm is None or (math.isfinite(tolerance_mm) and tolerance_mm >= 0)
+    if not (numbers[0] >= 1 and numbers[-1] <= LARGEST_LABEL and is_tolerance):
         raise ConfigError(f"--label {text}: expected a label of 1 to {LARGEST_LABEL} and a tolerance of at least 0 mm")
     if not is_range:
         return [(tuple(numbers), tolerance_mm)]

@@ -12,7 +12,7 @@ from kernels import FIELDS, METRICS
 from orchestrator.configuration import is_folder
 from orchestrator.errors import ConfigError
 from orchestrator.scoring.folders import FolderComparison, FolderScore, metric_value
-from orchestrator.scoring.structures import Region, ScoredStructure, Tolerances, region_name
+from orchestrator.scoring.structures import OF_TOLERANCE, Region, ScoredStructure, Tolerances, region_name
 from orchestrator.storage.filesystem import open_storage
 
 if TYPE_CHECKING:
@@ -41,7 +41,13 @@ def compare_folders(
             raise ConfigError(f"{location}: no such folder; expected one with label maps")
     regions = _regions(tolerances_mm)
     if not regions:
-        raise ConfigError("--label: found no label; expected at least one with the tolerance of its NSD")
+        raise ConfigError("--label: found no label; expected at least one")
+    without = [region_name(labels) for labels, tolerance_mm in regions if math.isnan(tolerance_mm)]
+    if without and OF_TOLERANCE in names:
+        raise ConfigError(
+            f"--label {without[0]}: found no tolerance of its NSD; expected one in mm, such as {without[0]}=1.0, or "
+            f"--metrics without {OF_TOLERANCE}"
+        )
     return FolderComparison(
         reference=open_storage(str(reference)),
         predictions=tuple(map(open_storage, locations)),
@@ -95,6 +101,9 @@ def _region(key: SupportsIndex | Collection[SupportsIndex]) -> Region:
 
 
 def _tolerance(value: object, *, of: object) -> float:
+    """Return a tolerance, NaN for none."""
+    if value is None:
+        return math.nan
     try:
         if isinstance(value, Real):
             return float(value)
@@ -161,7 +170,7 @@ class FolderScores:
             "label": score.structure if self._has_regions else int(score.structure),
             "status": str(score.status),
             **{FIELDS[metric]: _number(metric_value(score, metric)) for metric in self.metrics},
-            "tolerance_mm": score.tolerance_mm,
+            "tolerance_mm": _number(score.tolerance_mm),
             **{f"spacing_{axis}_mm": _number(step) for axis, step in zip("zyx", score.spacing_mm, strict=True)},
             "num_reference_voxels": score.num_reference_voxels,
             "num_predicted_voxels": score.num_predicted_voxels,

@@ -12,13 +12,16 @@ from numpy.typing import NDArray
 from kernels import LabelScore, score_masks
 from orchestrator.errors import ConfigError
 
+OF_TOLERANCE = "nsd"
+"""The metric that depends on the tolerance."""
 LARGEST_LABEL = 2**63 - 1
 """That a table of scores can hold."""
 
 Region = tuple[int, ...]
 """Labels of which a structure is the union."""
-Tolerances = Mapping[int, float] | Mapping[Region, float] | Mapping[int | Region, float]
-"""Label, or labels of which a structure is the union, to the tolerance of the NSD in mm."""
+Tolerance = float | None
+Tolerances = Mapping[int, Tolerance] | Mapping[Region, Tolerance] | Mapping[int | Region, Tolerance]
+"""Label, or labels of which a structure is the union, to the tolerance of the NSD in mm; None without that metric."""
 
 
 def region_name(labels: Region) -> str:
@@ -37,7 +40,7 @@ class ScoredStructure:
     prediction_labels: tuple[int, ...]
     """Its values in the prediction, at least 1."""
     tolerance_mm: float
-    """Tolerance of the NSD."""
+    """Tolerance of the NSD; NaN where that is not scored."""
 
     def __post_init__(self) -> None:
         for field in ("reference_labels", "prediction_labels"):
@@ -45,7 +48,7 @@ class ScoredStructure:
             if not labels or not all(1 <= label <= LARGEST_LABEL for label in labels):
                 found = ", ".join(map(str, labels)) or "none"
                 raise ConfigError(f"structure {self.name}: {field} {found}; expected 1 to {LARGEST_LABEL}")
-        if not (math.isfinite(self.tolerance_mm) and self.tolerance_mm >= 0):
+        if not (math.isnan(self.tolerance_mm) or (math.isfinite(self.tolerance_mm) and self.tolerance_mm >= 0)):
             raise ConfigError(f"structure {self.name}: tolerance_mm {self.tolerance_mm}; expected at least 0")
 
 
@@ -80,7 +83,7 @@ def score_structures(
             reference,
             prediction,
             spacing_mm=spacing_mm,
-            tolerances_mm={one.reference_labels[0]: one.tolerance_mm for one in together},
+            tolerances_mm={one.reference_labels[0]: _tolerance_mm(one, metrics=metrics) for one in together},
             prediction_labels={one.reference_labels[0]: one.prediction_labels[0] for one in together},
             metrics=metrics,
         )
@@ -90,10 +93,15 @@ def score_structures(
             _mask(reference, structure.reference_labels),
             _mask(prediction, structure.prediction_labels),
             spacing_mm=spacing_mm,
-            tolerances_mm={1: structure.tolerance_mm},
+            tolerances_mm={1: _tolerance_mm(structure, metrics=metrics)},
             metrics=metrics,
         )
     return tuple(scores[structure.name] for structure in structures)
+
+
+def _tolerance_mm(structure: ScoredStructure, *, metrics: Collection[str]) -> float:
+    """Return what the kernels are given, which expect a number: any one, where nothing depends on it."""
+    return structure.tolerance_mm if OF_TOLERANCE in metrics else 0.0
 
 
 def _divided(structures: Sequence[ScoredStructure]) -> tuple[list[ScoredStructure], list[ScoredStructure]]:

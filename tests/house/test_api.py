@@ -147,7 +147,7 @@ def test_labels_and_tolerances_may_be_numbers_of_numpy(tmp_path):
         ),
         ({"tolerances_mm": {1: "1.0"}}, "tolerances_mm: '1.0' for label 1; expected a number of mm"),
         ({"tolerances_mm": {1: 10**400}}, "tolerances_mm: 1000.* for label 1; expected a number of mm"),
-        ({"tolerances_mm": {1: None}}, "tolerances_mm: None for label 1; expected a number of mm"),
+        ({"tolerances_mm": {1: None}}, "--label 1: found no tolerance of its NSD; expected one in mm"),
         ({"metrics": "dice"}, "--metrics dice: expected some of dsc"),
         *(({"metrics": metrics}, "--metrics .*: expected some of dsc") for metrics in (None, [1], [["dsc"]], ())),
         ({"dimension": 4}, "--dimension 4: expected 2 or 3"),

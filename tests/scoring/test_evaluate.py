@@ -88,6 +88,13 @@ def test_parquet_holds_only_the_metrics_that_were_asked_for(folders):
     assert "dsc" not in table.column_names
 
 
+def test_a_label_has_no_tolerance_where_nothing_depends_on_it(folders):
+    assert evaluate(folders, "--metrics", "dsc,hd95", labels=("1=1.0", "2=2.0")) == 0
+    with_it = rows(folders)
+    assert evaluate(folders, "--metrics", "dsc,hd95", labels=("1", "2")) == 0
+    assert rows(folders) == [{**row, "tolerance_mm": ""} for row in with_it]
+
+
 def test_several_folders_are_told_apart_in_rows_and_summary(folders, capsys):
     assert evaluate(folders, predictions=("first", "second")) == 0
     found = rows(folders)
@@ -241,7 +248,8 @@ def test_summary_is_over_finite_numbers(folders):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--label", "1"], "LABEL=TOLERANCE_IN_MM"),
+        (["--label", "3"], "--label 3: found no tolerance of its NSD; expected one in mm, such as 3=1.0, or --metrics"),
+        (["--label", "3="], "LABEL=TOLERANCE_IN_MM"),
         (["--label", "x=1"], "--label x=1"),
         (["--label", "0=1"], "1 to 9223372036854775807"),
         (["--label", "1=3"], "each label once"),

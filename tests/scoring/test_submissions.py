@@ -79,6 +79,14 @@ def test_submissions_of_a_folder_are_scored_and_ranked(challenge: Path, capsys):
     assert "alpha" in capsys.readouterr().out
 
 
+def test_labels_without_a_tolerance_are_scored_by_what_does_not_depend_on_it(challenge: Path):
+    assert submit(challenge, "--metrics", "dsc", labels=("1-2",)) == 0
+    assert {row["tolerance_mm"] for row in table(challenge, "scores.csv")} == {"nan"}
+    page = (challenge / "out/report/index.html").read_text(encoding="utf-8")
+    assert "each structure of each case by DSC. A label map" in page
+    assert "nan mm" not in page
+
+
 def test_what_the_scores_are_stands_beside_them(challenge: Path):
     assert submit(challenge, "--metrics", "dsc,hd95,masd-voxel") == 0
     files = {name: (challenge / "out/report" / name).read_text(encoding="utf-8") for name in FILES_BESIDE}

@@ -47,9 +47,9 @@ def build_parser() -> argparse.ArgumentParser:
     alone.add_argument(
         "--label",
         action="append",
-        metavar="LABEL=MM",
-        help="a label and the tolerance of its NSD in mm, such as 1=1.0; 1+2=1.0 is the union of two, 1-15=1.0 each of "
-        "fifteen; may be repeated",
+        metavar="LABEL[=MM]",
+        help="a label and the tolerance of its NSD in mm, such as 1=1.0, or 1 alone without that metric; 1+2=1.0 is "
+        "the union of two, 1-15=1.0 each of fifteen; may be repeated",
     )
     alone.add_argument("--metrics", help=f"of {','.join(METRICS)} (default: dsc,nsd,hd95,assd)")
     alone.add_argument("--dimension", type=int, choices=(2, 3), help="2: contours; 3: surfaces (default)")

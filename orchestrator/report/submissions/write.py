@@ -169,11 +169,12 @@ def _methods(found: ScoredSubmissions, *, board: Leaderboard, rows: Sequence[Ove
     kinds: dict[float, list[str]] = {}
     for structure, tolerance_mm in tolerances.items():
         kinds.setdefault(tolerance_mm, []).append(structure)
-    nsd = ", ".join(f"{mm:g} mm ({', '.join(names)})" for mm, names in kinds.items())
+    listed = ", ".join(f"{mm:g} mm ({', '.join(names)})" for mm, names in kinds.items())
+    nsd = f"; tolerance of the NSD: {listed}" if "nsd" in found.metrics else ""
     return (
         f"{len(board.standings)} submissions were scored on {board.num_cases} {found.unit}s against the reference "
-        f"label maps, each structure of each case by {', '.join(name.upper() for name in found.metrics)}; tolerance "
-        f"of the NSD: {nsd}. A label map that is missing, unreadable or not on the grid of its reference has no score: "
+        f"label maps, each structure of each case by {', '.join(name.upper() for name in found.metrics)}{nsd}. "
+        "A label map that is missing, unreadable or not on the grid of its reference has no score: "
         "in the means that are ranked it counts as 0 of DSC and NSD, and as the worst distance that anybody has "
         "there; in the ranks of a single case it is worse than any other. For each structure and metric the means "
         "over cases were ranked; the rank of a submission is that of the mean of these ranks, and its 95 % range is "
