@@ -90,7 +90,18 @@ def is_live(console: Console) -> bool:
 
 def command_parser(name: str, description: str) -> argparse.ArgumentParser:
     """Return the parser of a command, whose help looks like that of the others."""
-    return argparse.ArgumentParser(prog=f"orchestrator {name}", description=description)
+    prog, epilog = f"orchestrator {name}", "Exit code 130: interrupted."
+    return argparse.ArgumentParser(prog=prog, description=description, epilog=epilog)
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """Let a command be told its run, as `output`: by the option that started it, or by itself."""
+    place = parser.add_mutually_exclusive_group(required=True)
+    # Where the word is missing nothing is set, or it would take back what the option says.
+    place.add_argument(
+        "output", nargs="?", default=argparse.SUPPRESS, metavar="RUN", help="folder or bucket of the run"
+    )
+    place.add_argument("--output", metavar="RUN", help="the same")
 
 
 def parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -35,7 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
         "phantoms",
         "Generate CT phantoms for every case of the shipped study, as its public downloads: "
         "by default 585 volumes at full resolution (512 x 512). The same command again writes only what is missing. "
-        "Exit code 0: all is written; 1: writing failed; 2: bad input; 130: interrupted.",
+        "Exit code 0: all is written; 1: writing failed; 2: bad input.",
     )
     add = parser.add_argument
     add("--output", type=Path, required=True, help="folder for the downloads")

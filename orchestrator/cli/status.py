@@ -17,6 +17,7 @@ from rich.table import Table
 from orchestrator.cli.console import (
     EXIT_DONE,
     EXIT_NOT_DONE,
+    add_run,
     command_parser,
     consoles,
     exit_code_of,
@@ -52,7 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
         "Show how far a run is. Exit code 0: all trainings of its latest call are done or not needed; 1: not yet; 2: "
         "there is no run, and no machine ordered for one.",
     )
-    parser.add_argument("--output", required=True, help="folder or bucket of the run")
+    add_run(parser)
     parser.add_argument(
         "--cluster",
         type=Path,

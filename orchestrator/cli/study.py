@@ -48,7 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
         "Write a study file for data sets in nnU-Net's raw layout: their labels, channels and cases are those of "
         "dataset.json, the folds are nnU-Net's own. Or, with --check, compare a study file with its data: what is "
         "missing, which labels and channels do not fit, which patients are on both sides of a split. Exit code 0: "
-        "written, or no problem; 1: problems; 2: bad input; 130: interrupted.",
+        "written, or no problem; 1: problems; 2: bad input.",
     )
     add = parser.add_argument
     add("what", nargs="+", help="data sets (Dataset137, or the whole name of the folder), or a study file with --check")

@@ -11,6 +11,7 @@ from orchestrator.api import load_study
 from orchestrator.cli.console import (
     EXIT_DONE,
     EXIT_NOT_DONE,
+    add_run,
     command_parser,
     consoles,
     exit_code_of,
@@ -34,7 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
         "with the digest of what was read of it. Exit code 0: all are whole and unchanged; 1: some are not, and each "
         "is named; 2: there is nothing to compare. A damaged file that is removed is made again by the next run.",
     )
-    parser.add_argument("--output", required=True, help="folder or bucket of the run")
+    add_run(parser)
     parser.add_argument("--data", help="folder or bucket with the downloads: compare them instead of the patches")
     parser.add_argument(
         "--study", type=Path, help="with --data: what it trains (default: the file with which it was started)"

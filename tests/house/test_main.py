@@ -112,6 +112,18 @@ def test_the_help_of_each_command_looks_alike(name, capsys):
     out = capsys.readouterr().out
     assert out.startswith(f"usage: orchestrator {name} [-h]")
     assert "Exit code 0: " in " ".join(out.split())
+    assert out.endswith("\n\nExit code 130: interrupted.\n")
+
+
+@pytest.mark.parametrize("words", [["status"], ["report"], ["verify"], ["export-tracking", "--to", "mlflow"]])
+def test_a_run_is_named_by_its_option_or_without_it(words, tmp_path, capsys):
+    assert main([*words, "--output", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {tmp_path}: no ")
+    assert main([*words, str(tmp_path)]) == 2
+    assert capsys.readouterr().err == said
+    with pytest.raises(SystemExit, match="2"):
+        main([*words, str(tmp_path), "--output", str(tmp_path)])
 
 
 def test_the_pages_call_each_command_by_its_one_name():

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from orchestrator.api import request_of_run
-from orchestrator.cli.console import EXIT_DONE, command_parser, consoles, exit_code_of, parse, say
+from orchestrator.cli.console import EXIT_DONE, add_run, command_parser, consoles, exit_code_of, parse, say
 from orchestrator.cli.text import counted
 from orchestrator.errors import ConfigError
 from orchestrator.storage.filesystem import open_storage
@@ -25,7 +25,7 @@ def build_parser() -> argparse.ArgumentParser:
         "0: written; 2: there is no such run, nothing has begun, or the tool is not installed.",
     )
     add = parser.add_argument
-    add("--output", required=True, help="folder or s3:// prefix of the run")
+    add_run(parser)
     add("--study", type=Path, help="what it trains (default: the file with which it was started)")
     add("--to", required=True, metavar="TOOL", help="mlflow, wandb or trackio")
     add("--folder", type=Path, help="where the tool keeps its files (default: tracking-TOOL)")

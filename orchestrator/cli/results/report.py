@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from orchestrator.api import request_of_run, write_report
-from orchestrator.cli.console import EXIT_DONE, command_parser, consoles, exit_code_of, parse, say
+from orchestrator.cli.console import EXIT_DONE, add_run, command_parser, consoles, exit_code_of, parse, say
 from orchestrator.errors import ConfigError
 from orchestrator.shipped import PRICES
 from orchestrator.storage.filesystem import open_storage
@@ -22,7 +22,7 @@ def build_parser() -> argparse.ArgumentParser:
         "and the paragraph on methods beside it. A run writes it at its end as well; this may be called while it goes "
         "on. Exit code 0: written; 2: there is no run, or it is one of another study.",
     )
-    parser.add_argument("--output", required=True, help="folder or bucket of the run")
+    add_run(parser)
     parser.add_argument("--study", type=Path, help="what it trains (default: the file with which it was started)")
     parser.add_argument("--cluster", type=Path, help="cluster file of the run: shows what its GPU hours cost if rented")
     parser.add_argument("--prices", type=Path, default=PRICES, help="with --cluster: what its machines cost")

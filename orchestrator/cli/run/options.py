@@ -30,8 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
         "run",
         "Train, predict, score and tabulate a study, by default the one that is shipped. "
         "Without --data, CT phantoms are generated. The same command again does only what is missing. Exit code 0: all "
-        "trainings are done, with a score for every case; 1: something failed or is missing; 2: bad input; 130: "
-        "interrupted.",
+        "trainings are done, with a score for every case; 1: something failed or is missing; 2: bad input.",
     )
     _add_request(parser)
     add = parser.add_argument
