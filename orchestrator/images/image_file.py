@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from orchestrator.images.geometry import Geometry
 from orchestrator.images.label_maps import open_label_map
-from orchestrator.images.nifti import read_nifti_geometry, scaled
+from orchestrator.images.nifti import scaled
 from orchestrator.images.pictures import PICTURE_SUFFIXES, open_picture
 from orchestrator.images.problem import naming
 from orchestrator.images.source_file import SourceFile
@@ -49,14 +49,13 @@ class ImageFile:
             return opened.files
 
     def header(self) -> "FileHeader":
-        """Read the header, and the end of the file where that shows whether it is cut short; raises SourceError."""
+        """Read the header, and see by the size or the end of the file whether it is cut short; raises SourceError."""
         if self.is_picture:
             with naming(self.path):
                 picture = open_picture(self.path, spacing_files=self.spacing_files, must_be_stack=self.must_be_stack)
             return FileHeader(geometry=picture.geometry, num_channels=picture.num_channels)
-        if self.path.name.lower().endswith(".nii.gz"):
-            read_nifti_geometry(SourceFile(path=self.path), is_volume=False)
         with open_label_map(self.path, what="an image") as opened:
+            opened.check_size()
             return FileHeader(geometry=_grid(opened.header), num_channels=1)
 
     def read(self, *, values: Values = scaled) -> "LoadedFile":

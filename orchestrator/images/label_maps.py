@@ -4,20 +4,21 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.errors import DataError
 from orchestrator.images.geometry import Geometry
 from orchestrator.images.metaimage import parse_metaimage
 from orchestrator.images.minc import MincFile
 from orchestrator.images.nifti import NiftiFile, scaled
 from orchestrator.images.nrrd import parse_nrrd
 from orchestrator.images.problem import Fault, SourceError, naming
+from orchestrator.images.source_file import what_is_instead
 from orchestrator.images.stored_voxels import ImageHeader, ReadBuffer
-from orchestrator.images.text_header import read_voxels
+from orchestrator.images.text_header import check_size, check_whole, read_voxels
 
 SUFFIXES = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".nhdr", ".mnc")
 """Endings of label maps."""
@@ -56,6 +57,8 @@ class OpenLabelMap:
     files: tuple[Path, ...]
     """All that it is read from: the voxels of some headers are in another file."""
     _read: Callable[[ReadBuffer], NDArray[np.generic]] = field(repr=False)
+    _check_size: Callable[[], None] = field(repr=False)
+    _check_whole: Callable[[], None] = field(repr=False)
 
     def read(self, buffer: ReadBuffer) -> LabelMap:
         """Read the voxels, which are good until the next file is read into the buffer; raises DataError."""
@@ -69,6 +72,19 @@ class OpenLabelMap:
         """Read the numbers (z, y, x) as they are stored, as `read`, but raises Fault."""
         return self._read(buffer)
 
+    def check_size(self) -> None:
+        """Raise SourceError if the size or the end of the file shows that it is cut short; no voxel is read."""
+        with naming(self.path):
+            self._check_size()
+
+    def check_whole(self) -> None:
+        """Raise SourceError if the file is cut short or damaged, as far as its size and checksums tell; none is kept.
+
+        Of `.nii.gz` its size is compared alone.
+        """
+        with naming(self.path):
+            self._check_whole()
+
 
 @contextmanager
 def open_label_map(path: Path, *, what: str = "a label map") -> Iterator[OpenLabelMap]:
@@ -76,38 +92,66 @@ def open_label_map(path: Path, *, what: str = "a label map") -> Iterator[OpenLab
 
     Raises
     ------
-    DataError
+    SourceError
         If the file is missing, no file, unreadable, or its header is damaged or contradicts itself; from `read`, if its
         voxels are cut short, damaged or no labels.
     """
     if not path.is_file():
-        found = "neither a file nor a link to one" if os.path.lexists(path) else "no such file"
-        raise DataError(f"{path}: {found}; expected {what}")
+        raise SourceError.of(path, found=what_is_instead(path), expected=what, advice="Put a file there.")
     if not os.access(path, os.R_OK):
-        raise DataError(f"{path}: may not be read by this user; expected {what} that is readable")
+        raise SourceError.of(
+            path,
+            found="a file that this user may not read",
+            expected=f"{what} that is readable",
+            advice="Check its permissions.",
+        )
     name = path.name.lower()
     if name.endswith((".nii", ".nii.gz")):
         with path.open("rb") as stream:
             with naming(path):
                 file = NiftiFile(stream, must_be_gzip=name.endswith(".gz"))
-            yield OpenLabelMap(path=path, header=file.header, files=(path,), _read=file.read)
+            yield OpenLabelMap(
+                path=path,
+                header=file.header,
+                files=(path,),
+                _read=file.read,
+                _check_size=file.check_size,
+                _check_whole=file.check_size,
+            )
         return
-    files: tuple[Path, ...] = (path,)
     with naming(path):
         if name.endswith(".mnc"):
-            minc = MincFile(path)
-            header, read = minc.header, minc.read
+            opened = _open_minc(path)
         elif name.endswith((".mha", ".mhd", ".nrrd", ".nhdr")):
-            header, stored = (parse_metaimage if name.endswith((".mha", ".mhd")) else parse_nrrd)(path)
-            files = tuple(dict.fromkeys((path, stored.path)))
-
-            def read(buffer: ReadBuffer) -> NDArray[np.generic]:
-                return read_voxels(stored, header, buffer)
+            opened = _open_text_header(path)
         else:
             raise SourceError.of(
                 path, found="a file of another kind", expected=f"one of {', '.join(SUFFIXES)}", advice="Convert it."
             )
-    yield OpenLabelMap(path=path, header=header, files=files, _read=read)
+    yield opened
+
+
+def _open_minc(path: Path) -> OpenLabelMap:
+    minc = MincFile(path)
+
+    def check() -> None:
+        """Its reader is that of nibabel, which refuses what is not there."""
+
+    return OpenLabelMap(
+        path=path, header=minc.header, files=(path,), _read=minc.read, _check_size=check, _check_whole=check
+    )
+
+
+def _open_text_header(path: Path) -> OpenLabelMap:
+    header, stored = (parse_metaimage if path.name.lower().endswith((".mha", ".mhd")) else parse_nrrd)(path)
+    return OpenLabelMap(
+        path=path,
+        header=header,
+        files=tuple(dict.fromkeys((path, stored.path))),
+        _read=partial(read_voxels, stored, header),
+        _check_size=partial(check_size, stored, header),
+        _check_whole=partial(check_whole, stored, header),
+    )
 
 
 def read_label_map(path: Path, *, buffer: ReadBuffer | None = None) -> LabelMap:

@@ -5,6 +5,7 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO
 
 import numpy as np
@@ -68,10 +69,20 @@ class NiftiFile:
         check_finite(voxels)
         return voxels
 
-    def check_stated_size(self, last_bytes: bytes) -> bool:
-        """Whether the end of the file says that all is there: gzip ends with its expanded size, modulo 2**32."""
-        stated = int.from_bytes(last_bytes, "little")
-        return 0 <= stated - self.header.num_file_bytes % (1 << 32) <= PADDING_BYTES
+    def check_size(self) -> None:
+        """Raise Fault if the size of the file, or the end of a compressed one, shows that it is cut short."""
+        if not self._is_gzip:
+            self._check_plain_size()
+            return
+        place = self._stream.tell()
+        self._stream.seek(-4, 2)
+        # gzip ends with its expanded size, modulo 2**32.
+        stated = int.from_bytes(self._stream.read(4), "little")
+        if not 0 <= stated - self.header.num_file_bytes % (1 << 32) <= PADDING_BYTES:
+            # Files of several gzip streams state the size of the last one, hence the second look.
+            self._stream.seek(0)
+            NiftiFile(self._stream, must_be_gzip=True).read(ReadBuffer())
+        self._stream.seek(place)
 
     def _take(self, num_bytes: int) -> bytes:
         try:
@@ -106,15 +117,18 @@ class NiftiFile:
     def _plain(self, buffer: ReadBuffer) -> NDArray[np.uint8]:
         num_bytes = self.header.num_file_bytes
         if self._stream.seekable():
-            num_found = self._stream.seek(0, 2)
-            check_room(num_bytes, num_stored=num_found, encoding=Encoding.RAW)
-            if num_found > num_bytes + PADDING_BYTES:
-                raise too_long(num_bytes)
+            self._check_plain_size()
             self._stream.seek(0)
             content = buffer.take(num_bytes)
             if self._stream.readinto(content.data) == num_bytes:  # type: ignore[attr-defined]
                 return content
         raise cut_short(0, num_bytes=num_bytes)
+
+    def _check_plain_size(self) -> None:
+        num_bytes, num_found = self.header.num_file_bytes, self._stream.seek(0, 2)
+        check_room(num_bytes, num_stored=num_found, encoding=Encoding.RAW)
+        if num_found > num_bytes + PADDING_BYTES:
+            raise too_long(num_bytes)
 
 
 def check_finite(voxels: NDArray[np.generic]) -> None:
@@ -213,12 +227,17 @@ def read_nifti_geometry(source: SourceFile, *, is_volume: bool = True) -> Geomet
             check_is_volume(file.header)
         # A file inside a zip archive would have to be unpacked up to its end.
         if source.path.suffix != ".zip":
-            stream.seek(-4, 2)
-            if not file.check_stated_size(stream.read(4)):
-                # Files of several gzip streams state the size of the last one, hence the second look.
-                stream.seek(0)
-                NiftiFile(stream, must_be_gzip=True).read(ReadBuffer())
+            file.check_size()
     return file.header.geometry
+
+
+def is_nifti_2(path: Path) -> bool:
+    """Whether a file begins as NIfTI-2 does, which ITK does not read; False if it is no NIfTI that can be read."""
+    try:
+        with path.open("rb") as stream:
+            return NiftiFile(stream, must_be_gzip=False).header.version == 2
+    except (Fault, OSError):
+        return False
 
 
 def check_is_volume(header: NiftiHeader) -> None:

@@ -47,6 +47,8 @@ class NiftiHeader(ImageHeader):
 
     first_byte: int
     """Of the voxels."""
+    version: int
+    """1 or 2."""
 
     @property
     def num_file_bytes(self) -> int:
@@ -92,6 +94,7 @@ def parse_header(content: bytes) -> NiftiHeader:
         description=fields["descrip"].split(b"\0")[0].decode("utf-8", "replace"),
         notes=tuple(notes),
         first_byte=_first_byte(fields),
+        version=int(fields["magic"][2:3]),
     )
 
 

@@ -1,5 +1,6 @@
 """A file of somebody else, loose in a folder or inside a zip or tar archive, read without unpacking the whole."""
 
+import os
 import tarfile
 import zipfile
 from collections.abc import Iterator
@@ -10,6 +11,26 @@ from typing import IO
 
 from orchestrator.errors import is_of_a_disk
 from orchestrator.images.problem import SourceError
+
+
+def what_is_instead(path: Path) -> str:
+    """Say what is there where no file is: nothing, a link that leads nowhere, or a folder, a pipe and the like."""
+    if not os.path.lexists(path):
+        return "no such file"
+    if leads_nowhere(path):
+        return f"a link to {path.readlink()}, which is not there"
+    return "neither a file nor a link to one"
+
+
+def leads_nowhere(path: Path) -> bool:
+    """Whether it is a link to what is not there, as git-annex and DVC leave of files that were not fetched."""
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return path.is_symlink()
+    except OSError:  # of links in a circle, among others
+        return False
+    return False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,8 +68,8 @@ class SourceFile:
 
     def _open(self, opened: ExitStack) -> IO[bytes]:
         # A pipe or a device would be waited for, or never end.
-        if self.path.exists() and not self.path.is_file():
-            raise OSError("neither a file nor a link to one")
+        if os.path.lexists(self.path) and not self.path.is_file():
+            raise OSError(what_is_instead(self.path))
         if self.member is None:
             return opened.enter_context(self.path.open("rb"))
         if self.path.suffix == ".zip":

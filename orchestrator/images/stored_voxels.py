@@ -6,6 +6,8 @@ import gzip
 import io
 import math
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
@@ -159,17 +161,55 @@ def expand(
     """
     check_room(num_bytes, num_stored=len(stored), encoding=encoding)
     limit = num_bytes + PADDING_BYTES
-    try:
+    with _expanding(encoding):
         content = _expanded(stored, encoding=encoding, num_bytes=num_bytes, limit=limit, buffer=buffer)
-    except (EOFError, OSError, zlib.error, ValueError) as error:
-        raise Fault(
-            f"a truncated or damaged file ({error})", expected=f"a whole {encoding} stream", advice=_AGAIN
-        ) from error
     if content.size < num_bytes:
         raise cut_short(content.size, num_bytes=num_bytes, what=what)
     if content.size > limit:
         raise too_long(num_bytes)
     return content
+
+
+def check_expands(stored: IO[bytes], *, encoding: Encoding, num_bytes: int) -> None:
+    """Expand what is left of a file, piece by piece, and keep nothing of it; raises Fault as `expand`."""
+    num_found = 0
+    with _expanding(encoding):
+        for piece in _pieces(stored, encoding=encoding):
+            num_found += len(piece)
+            if num_found > num_bytes + PADDING_BYTES:
+                raise too_long(num_bytes)
+    if num_found < num_bytes:
+        raise cut_short(num_found, num_bytes=num_bytes)
+
+
+@contextmanager
+def _expanding(encoding: Encoding) -> Iterator[None]:
+    """Raise what is said of a damaged stream as Fault."""
+    try:
+        yield
+    except (EOFError, OSError, zlib.error, ValueError) as error:
+        raise Fault(
+            f"a truncated or damaged file ({error})", expected=f"a whole {encoding} stream", advice=_AGAIN
+        ) from error
+
+
+def _pieces(stored: IO[bytes], *, encoding: Encoding) -> Iterator[bytes]:
+    if encoding is Encoding.ZLIB:
+        yield from _pieces_of_zlib(stored)
+        return
+    stream = bz2.BZ2File(stored) if encoding is Encoding.BZIP2 else gzip.GzipFile(fileobj=stored)
+    while piece := stream.read(_PIECE_BYTES):
+        yield piece
+
+
+def _pieces_of_zlib(stored: IO[bytes]) -> Iterator[bytes]:
+    expander = zlib.decompressobj(zlib.MAX_WBITS | 32)
+    while not expander.eof:
+        content = expander.unconsumed_tail or stored.read(_PIECE_BYTES)
+        piece = expander.decompress(content, _PIECE_BYTES)
+        if not content and not piece:
+            raise EOFError("cut short")
+        yield piece
 
 
 def cut_short(num_found: int, *, num_bytes: int, what: str = "voxels") -> Fault:

@@ -18,6 +18,7 @@ from orchestrator.images.stored_voxels import (
     Encoding,
     ImageHeader,
     ReadBuffer,
+    check_expands,
     check_room,
     cut_short,
     expand,
@@ -59,25 +60,12 @@ class StoredVoxels:
 
 def read_voxels(stored: StoredVoxels, header: ImageHeader, buffer: ReadBuffer) -> NDArray[np.generic]:
     """Read the voxels (z, y, x) of a volume; raises Fault."""
-    try:
-        is_there = stored.path.is_file()
-    except OSError as error:
-        if error.errno != errno.ENAMETOOLONG:
-            raise
-        is_there = False
-    if not is_there:
-        raise Fault(
-            f"a header whose voxels are in {stored.path.name:.80}, which is no file",
-            expected="one file beside it",
-            advice="Put it there.",
-        )
+    check_size(stored, header)
     if stored.encoding is Encoding.TEXT:
         return _read_text(stored, header, buffer)
     ahead = max(0, stored.num_skipped)
     num_bytes = header.num_bytes + ahead
     limit = largest_stored(num_bytes, encoding=stored.encoding)
-    num_stored = stored.path.stat().st_size - stored.first_byte
-    check_room(num_bytes, num_stored=max(0, num_stored), encoding=stored.encoding)
     with stored.path.open("rb") as file:
         _skip_lines(file, stored, header)
         if stored.num_skipped < 0 and stored.encoding is Encoding.RAW:
@@ -91,6 +79,40 @@ def read_voxels(stored: StoredVoxels, header: ImageHeader, buffer: ReadBuffer) -
     return voxels
 
 
+def check_size(stored: StoredVoxels, header: ImageHeader) -> None:
+    """Raise Fault if the voxels are in no file, or in one that cannot hold as many as the header says."""
+    try:
+        is_there = stored.path.is_file()
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        is_there = False
+    if not is_there:
+        raise Fault(
+            f"a header whose voxels are in {stored.path.name:.80}, which is no file",
+            expected="one file beside it",
+            advice="Put it there.",
+        )
+    if stored.encoding is Encoding.TEXT:
+        num_bytes = math.prod(header.geometry.size)  # a digit each
+    else:
+        num_bytes = header.num_bytes + max(0, stored.num_skipped)
+    num_stored = stored.path.stat().st_size - stored.first_byte
+    check_room(num_bytes, num_stored=max(0, num_stored), encoding=stored.encoding)
+
+
+def check_whole(stored: StoredVoxels, header: ImageHeader) -> None:
+    """Raise Fault if the voxels are cut short or damaged, as their number and checksums tell; none is kept."""
+    check_size(stored, header)
+    if stored.encoding is Encoding.TEXT:
+        _read_text(stored, header, ReadBuffer())
+    elif stored.encoding is not Encoding.RAW:
+        with stored.path.open("rb") as file:
+            _skip_lines(file, stored, header)
+            num_bytes = header.num_bytes + max(0, stored.num_skipped)
+            check_expands(file, encoding=stored.encoding, num_bytes=num_bytes)
+
+
 def _skip_lines(file: IO[bytes], stored: StoredVoxels, header: ImageHeader) -> None:
     """Go to what is behind the header and the lines that are to be skipped; raises Fault if the file ends before."""
     file.seek(stored.first_byte)
@@ -102,7 +124,6 @@ def _skip_lines(file: IO[bytes], stored: StoredVoxels, header: ImageHeader) -> N
 def _read_text(stored: StoredVoxels, header: ImageHeader, buffer: ReadBuffer) -> NDArray[np.generic]:
     """Read numbers that are written out."""
     num_voxels = math.prod(header.geometry.size)
-    check_room(num_voxels, num_stored=stored.path.stat().st_size, encoding=stored.encoding)
     voxels = buffer.take(header.num_bytes).view(header.dtype.newbyteorder("="))
     num_read = 0
     with stored.path.open("rb") as file:

@@ -1,9 +1,9 @@
 """The image of a case as a model wants it, whatever file it comes in.
 
-What the model's own reader of nnU-Net reads is left to it, file by file. Everything else that this project reads (DICOM
-series, MINC, NRRD with a header of its own) goes through its own readers, and so does every image of a model whose
-cases were brought to one order of axes before it was trained: such a model would take left for right in an image that
-is stored in another order.
+What the model's own reader of nnU-Net reads is left to it, file by file, once it is known to be whole: ITK fills up
+with zeros what a file lacks. Everything else that this project reads (DICOM series, MINC, NIfTI-2, NRRD with a header
+of its own) goes through its own readers, and so does every image of a model whose cases were brought to one order of
+axes before it was trained: such a model would take left for right in an image that is stored in another order.
 """
 
 import hashlib
@@ -19,8 +19,10 @@ import SimpleITK as sitk
 from orchestrator.errors import DataError, OrchestratorError
 from orchestrator.images.dicom.volume import DicomVolume
 from orchestrator.images.geometry import Geometry, geometry_of, grid_difference, orient_to_lps
+from orchestrator.images.gipl import check_gipl
 from orchestrator.images.image_file import ImageFile, digest_of
-from orchestrator.images.label_maps import SUFFIXES
+from orchestrator.images.label_maps import SUFFIXES, open_label_map
+from orchestrator.images.nifti import is_nifti_2
 from orchestrator.images.pictures import PICTURE_SUFFIXES
 from orchestrator.images.source_file import SourceFile
 from orchestrator.inference.cases import InputCase, dicom_folders
@@ -67,7 +69,7 @@ class ModelFiles:
         return (
             self.orientation is None
             and not case.is_dicom
-            and all(file.name.lower().endswith(self.own_endings) for file in case.files)
+            and all(file.name.lower().endswith(self.own_endings) and not is_nifti_2(file) for file in case.files)
         )
 
 
@@ -94,7 +96,9 @@ def readable_image(case: InputCase, model: ModelFiles) -> Iterator[ReadableImage
         If the image cannot be read, is none, or its channels do not lie on one grid.
     """
     if model.reads(case):
-        yield ReadableImage(files=case.files, direction=_look_at(case.files))
+        direction = _look_at(case.files)
+        _check_whole(case.files)
+        yield ReadableImage(files=case.files, direction=direction)
         return
     if case.is_dicom and _NIFTI not in model.own_endings:
         raise DataError(
@@ -210,6 +214,16 @@ def _look_at(files: Sequence[Path]) -> tuple[float, ...] | None:
     """
     found = [ImageFile(path=file).header() for file in files if file.name.lower().endswith(SUFFIXES)]
     return found[0].geometry.direction if found else None
+
+
+def _check_whole(files: Sequence[Path]) -> None:
+    """Raise DataError for a file that is cut short or damaged; `read_with_nnunet` compares the checksum of gzip."""
+    for file in files:
+        if file.name.lower().endswith(".gipl"):
+            check_gipl(file)
+        elif file.name.lower().endswith(SUFFIXES):
+            with open_label_map(file, what="an image") as opened:
+                opened.check_whole()
 
 
 def _read(case: InputCase, source: Path) -> tuple[sitk.Image, Sequence[str]]:

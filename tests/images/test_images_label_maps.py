@@ -304,7 +304,7 @@ def test_pipes_sockets_devices_folders_and_loops_are_no_label_maps(tmp_path, nam
     path = tmp_path / name
 
     def refused():
-        with pytest.raises(DataError, match=rf"{name}: neither a file nor a link to one; expected a label map"):
+        with pytest.raises(DataError, match=rf"{name}: found neither a file nor a link to one; expected a label map"):
             read_label_map(path)
         path.rmdir() if path.is_dir() else path.unlink()
 

@@ -30,10 +30,10 @@ def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     (path,) = write_image(folder / "x", shape=(9, 20, 18))
     image = sitk.ReadImage(str(path))
-    for ending in (".nrrd", ".mha"):
+    for ending in (".nrrd", ".mha", ".gipl"):
         sitk.WriteImage(image, str(folder / f"x{ending}"))
     return {".nii.gz": path.read_bytes()} | {
-        ending: (folder / f"x{ending}").read_bytes() for ending in (".nrrd", ".mha")
+        ending: (folder / f"x{ending}").read_bytes() for ending in (".nrrd", ".mha", ".gipl")
     }
 
 
@@ -48,6 +48,21 @@ def written(name, content):
 def image_of(name, array, *, is_vector=False):
     def write(folder, whole):
         sitk.WriteImage(sitk.GetImageFromArray(array, isVector=is_vector), str(folder / name))
+        return folder / name
+
+    return write
+
+
+def damaged(name):
+    """A compressed file with a hole in it, which ITK reads without a word."""
+
+    def write(folder, whole):
+        array = np.random.default_rng(0).normal(0, 100, (20, 32, 32)).astype(np.int16)
+        sitk.WriteImage(sitk.GetImageFromArray(array), str(folder / name), useCompression=True)
+        content = bytearray((folder / name).read_bytes())
+        content[len(content) // 2 : len(content) // 2 + 200] = bytes(200)
+        (folder / name).write_bytes(content)
+        sitk.ReadImage(str(folder / name))
         return folder / name
 
     return write
@@ -105,6 +120,11 @@ WRONG = {
     "a NIfTI that promises more than it has": changed(42, b"\xff\x1f\xff\x1f"),
     "half an NRRD": written("x.nrrd", lambda whole: whole[".nrrd"][:400]),
     "half a MetaImage": written("x.mha", lambda whole: whole[".mha"][:400]),
+    "half an uncompressed NIfTI": written("x.nii", lambda whole: gzip.decompress(whole[".nii.gz"])[:4000]),
+    "half a GIPL": written("x.gipl", lambda whole: whole[".gipl"][:4000]),
+    "a GIPL of nothing": written("x.gipl", b"\0" * 9999),
+    "a MetaImage that is damaged": damaged("x.mha"),
+    "an NRRD that is damaged": damaged("x.nrrd"),
     "an NRRD of text": written("x.nrrd", b"NRRD0004\ntype: lies\n\n"),
     "four axes": image_of("x.nii.gz", np.ones((2, 4, 5, 6), np.int16)),
     "colours": image_of("x.nii.gz", np.ones((4, 5, 6, 3), np.uint8), is_vector=True),

@@ -79,7 +79,7 @@ def test_memory_that_is_short_says_nothing_about_a_file(tmp_path, labels, monkey
 
 
 def test_file_that_is_absent_cut_off_or_of_four_axes_is_refused_with_its_name(tmp_path, labels):
-    with pytest.raises(DataError, match=r"none\.nii\.gz: no such file"):
+    with pytest.raises(DataError, match=r"none\.nii\.gz: found no such file"):
         read_label_map(tmp_path / "none.nii.gz")
     (tmp_path / "cut.nii.gz").write_bytes(write(tmp_path / "a.nii.gz", labels).read_bytes()[:60])
     with pytest.raises(DataError, match=r"cut\.nii\.gz: found a truncated or damaged"):
@@ -327,7 +327,7 @@ def test_header_rounding_is_not_another_grid(tmp_path, labels):
 
 def test_unreadable_reference_is_an_error(tmp_path, labels):
     prediction = write(tmp_path / "p.nii.gz", labels)
-    with pytest.raises(DataError, match=r"r\.nii\.gz: no such file"):
+    with pytest.raises(DataError, match=r"r\.nii\.gz: found no such file"):
         score_one(tmp_path / "r.nii.gz", prediction, structures=[LEFT])
 
 
