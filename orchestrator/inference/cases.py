@@ -10,6 +10,7 @@ from pathlib import Path
 
 from orchestrator.errors import ConfigError
 from orchestrator.images.dicom.elements import looks_like_dicom
+from orchestrator.images.source_file import leads_nowhere
 from orchestrator.inference.output_folder import RECORD, TABLE
 
 _CHANNEL = re.compile(r"(.+)_(\d{4})")
@@ -85,7 +86,9 @@ def _find_cases(
     if source.is_file():
         files = [source, *_siblings(source, endings=endings, num_channels=num_channels)]
     elif source.is_dir():
-        files = sorted(path for path in source.iterdir() if path.is_file() and not path.name.startswith("."))
+        within = sorted(path for path in source.iterdir() if not path.name.startswith("."))
+        # Of a link that leads nowhere the reader says so, in the row of its case.
+        files = [path for path in within if path.is_file() or leads_nowhere(path)]
     else:
         raise ConfigError(f"{source}: no such file or folder; expected images to predict")
     found = _of_files(files, endings=endings, num_channels=num_channels, has_colours=has_colours)

@@ -223,6 +223,8 @@ FILES: list[tuple[str, Callable[[Path], None], str]] = [
     ("private encoding", private_encoding, "the encoding 1.2.840.113619.5.2"),
     ("cut within compressed pixels", cut_compressed, "compressed pixels that do not end within its"),
     ("empty", lambda path: path.write_bytes(b"") and None, "a file of 0 bytes that is not DICOM"),
+    ("a link to what was not fetched", lambda path: path.unlink() or path.symlink_to("/nowhere/annex"),
+     "a link to /nowhere/annex, which is not there"),
     ("a web page", lambda path: path.write_text("<html>" * 99) and None, "a file of 594 bytes that is not DICOM"),
     ("nested without length", lambda path: phantom.insert_element(path, phantom.nested(20_000, has_length=False)),
      "sequences nested hundreds deep"),
@@ -240,6 +242,49 @@ def test_a_broken_file_is_named(tmp_path, place, spoil, found):
     assert str(quick) == str(thorough)
     assert quick.problem.path == str(files[place])
     assert found in quick.problem.found
+
+
+@pytest.mark.parametrize("name", ["IM{}", "1.2.826.{}", "{}.ima"])
+@pytest.mark.parametrize(
+    "rest",
+    [
+        b"",
+        b"\0" * 100,
+        b"\0" * 5000,
+        b"II*\0" + b"\1" * 60,
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:0",
+    ],
+    ids=["empty", "the preamble", "never filled", "a preamble of TIFF", "not fetched by Git"],
+)
+def test_what_is_left_of_a_slice_is_named_if_its_name_is_like_those_of_the_others(tmp_path, rest, name):
+    files = [
+        file.rename(file.with_name(name.format(index))) for index, file in enumerate(phantom.write_series(tmp_path))
+    ]
+    files[5].write_bytes(rest)
+    quick, thorough = refusals(tmp_path)
+    assert str(quick) == str(thorough)
+    assert quick.problem.path == str(files[5])
+    assert f"a file of {len(rest)} bytes that is not DICOM" in quick.problem.found
+
+
+def test_marks_and_texts_beside_a_series_are_passed_over(tmp_path):
+    for file in phantom.write_series(tmp_path):
+        file.rename(file.with_suffix(""))
+    for name, content in {"VERSION": b"1.0", "done.txt": b"", ".lock": b"", "thumbs.db": b"\0" * 99}.items():
+        (tmp_path / name).write_bytes(content)
+    loaded = volume(tmp_path).read()
+    assert loaded.image.GetSize() == (10, 8, 6)
+    assert loaded.notes == ()
+
+
+def test_a_link_that_leads_nowhere_in_another_folder_is_noted_and_no_file_of_the_volume(tmp_path):
+    files = phantom.write_series(tmp_path / "ct")
+    (tmp_path / "contours").mkdir()
+    (tmp_path / "contours" / "1-1").symlink_to("/nowhere/annex")
+    found = DicomVolume((tmp_path / "ct", tmp_path / "contours"), name=str(tmp_path))
+    (note,) = found.read().notes
+    assert "contours/1-1: found a link to /nowhere/annex, which is not there" in note
+    assert sorted(found.paths()) == sorted(files)
 
 
 def test_a_file_that_may_not_be_read_is_named(tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ import shutil
 
 import dicom_phantom as phantom
 import dicom_ways as ways
+import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -210,6 +211,29 @@ def test_readers_that_know_nifti_alone_are_given_other_files_too(image, tmp_path
     same = sitk.ReadImage(str(tmp_path / "nifti" / "turned.nii.gz"))
     np.testing.assert_array_equal(sitk.GetArrayFromImage(found), sitk.GetArrayFromImage(same))
     np.testing.assert_allclose(found.GetDirection(), turned.GetDirection(), atol=1e-6)
+
+
+def test_nifti_2_is_predicted_as_nifti_1_is(image, tmp_path):
+    model = write_model(tmp_path, small_plans(), labels=labels_of(4))
+    turned = sitk.DICOMOrient(image, "RPI")
+    sitk.WriteImage(turned, str(tmp_path / "first.nii.gz"))
+    first = nib.load(tmp_path / "first.nii.gz")
+    nib.save(nib.Nifti2Image(np.asarray(first.dataobj), first.affine), tmp_path / "second.nii.gz")
+    _, expected = predicted(model, tmp_path / "first.nii.gz", tmp_path / "1")
+    _, found = predicted(model, tmp_path / "second.nii.gz", tmp_path / "2")
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(found), sitk.GetArrayFromImage(expected))
+    np.testing.assert_allclose(found.GetDirection(), turned.GetDirection(), atol=1e-6)
+
+
+@pytest.mark.parametrize("ending", [".nii.gz", ".mha"])
+def test_a_link_that_leads_nowhere_is_a_row_and_the_other_cases_are_predicted(image, model, tmp_path, ending):
+    (tmp_path / "in").mkdir()
+    sitk.WriteImage(image, str(tmp_path / "in" / "a.nii.gz"))
+    (tmp_path / "in" / f"b{ending}").symlink_to("/nowhere/annex")
+    (tmp_path / "in" / ".#a.nii.gz").symlink_to("me@host.1:2")
+    rows = orchestrator.predict(model, tmp_path / "in", output=tmp_path / "out", device="cpu")
+    assert [(row.case, row.status) for row in rows] == [("a", "predicted"), ("b", "failed")]
+    assert "a link to /nowhere/annex, which is not there" in rows[1].message
 
 
 def test_a_table_names_the_cases(image, model, expected, tmp_path):

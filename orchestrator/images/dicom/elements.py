@@ -9,11 +9,16 @@ from typing import BinaryIO
 
 from orchestrator.errors import is_of_a_disk, is_out_of_memory
 from orchestrator.images.problem import SourceError
+from orchestrator.images.source_file import leads_nowhere, what_is_instead
 
 _MAX_READS = 50_000
 """A header has some hundreds of elements, of two or three reads each; those of private sequences may be thousands."""
 _MAX_BYTES = 1 << 26
 _MAX_FRAGMENTS = 1 << 16
+_HEAD_BYTES = 132
+"""Of the preamble and the mark behind it."""
+_IN_PLACE = b"version https://git-lfs"
+"""What a file begins with that Git LFS has not fetched."""
 _UNDEFINED = 0xFFFFFFFF
 _ITEM, _END_OF_ITEMS = 0xFFFEE000, 0xFFFEE0DD
 _MARK_BYTES = 8
@@ -141,9 +146,10 @@ def unopened(path: Path, error: OSError) -> SourceError:
     """Error about a file or folder that the system does not give out; raises `error` if that is the fault of a disk."""
     if is_of_a_disk(error):
         raise error
+    reason = what_is_instead(path) if leads_nowhere(path) else f"what cannot be read ({error.strerror or error})"
     return SourceError.of(
         path,
-        found=f"what cannot be read ({error.strerror or error})",
+        found=reason,
         expected="a readable file or folder",
         advice="Check its permissions and its disk.",
     )
@@ -165,7 +171,26 @@ def read_whole(file: Path, *, num_bytes: int) -> bytes:
 def looks_like_dicom(file: Path) -> bool:
     """Whether a file begins as DICOM does, with or without the preamble; raises OSError if it cannot be opened."""
     with file.open("rb") as stream:
-        return _start(stream.read(132)) is not None
+        return _start(stream.read(_HEAD_BYTES)) is not None
+
+
+def looks_like_rest(file: Path) -> bool:
+    """Whether a file that is no DICOM may be what is left of one: by a download that failed, or by Git in its place."""
+    with file.open("rb") as stream:
+        head = stream.read(_HEAD_BYTES)
+    # The preamble is mostly zeros, and never a text.
+    is_begun = not head.strip(b"\0") or (len(head) < _HEAD_BYTES and b"\0" in head)
+    return is_begun or head.startswith(_IN_PLACE)
+
+
+def not_dicom(file: Path) -> SourceError:
+    """Return the error about a file that should be DICOM."""
+    return SourceError.of(
+        file,
+        found=f"a file of {file.stat().st_size} bytes that is not DICOM",
+        expected="a DICOM file",
+        advice=_AGAIN,
+    )
 
 
 def _start(head: bytes) -> int | None:
@@ -188,6 +213,8 @@ def read_elements(file: Path, *, modalities: Collection[str]) -> Elements:
             return _read(file, raw, modalities=modalities)
     except SourceError:
         raise
+    except FileNotFoundError as error:
+        raise unopened(file, error) from error
     except EOFError as error:
         raise SourceError.of(
             file, found="a DICOM file cut short within its header", expected="a whole file", advice=_AGAIN
@@ -208,11 +235,9 @@ def read_elements(file: Path, *, modalities: Collection[str]) -> Elements:
 def _read(file: Path, raw: BinaryIO, *, modalities: Collection[str]) -> Elements:
     num_bytes = raw.seek(0, 2)
     raw.seek(0)
-    start = _start(raw.read(132))
+    start = _start(raw.read(_HEAD_BYTES))
     if start is None:
-        raise SourceError.of(
-            file, found=f"a file of {num_bytes} bytes that is not DICOM", expected="a DICOM file", advice=_AGAIN
-        )
+        raise not_dicom(file)
     raw.seek(start)
     stream = _Limited(raw)
     values = _elements(stream, is_implicit=False, is_little_endian=True, ends=lambda tag: tag >> 16 != 2)

@@ -7,13 +7,22 @@ from pathlib import Path
 
 import numpy as np
 
-from orchestrator.images.dicom.elements import MODALITIES, Elements, Tag, looks_like_dicom, read_elements, unopened
+from orchestrator.images.dicom.elements import (
+    MODALITIES,
+    Elements,
+    Tag,
+    looks_like_dicom,
+    looks_like_rest,
+    not_dicom,
+    read_elements,
+    unopened,
+)
 from orchestrator.images.dicom.slice import CtSlice, ct_slice, is_derived, other_than_slice
 from orchestrator.images.dicom.stack import Stack, stack_of
 from orchestrator.images.geometry import check_same_geometry
 from orchestrator.images.nifti import read_nifti_geometry
 from orchestrator.images.problem import SourceError
-from orchestrator.images.source_file import SourceFile
+from orchestrator.images.source_file import SourceFile, leads_nowhere
 
 _FEW = 2
 """Scout images of a series, at most: from the front and from the side."""
@@ -55,12 +64,15 @@ class _Files:
 def dicom_files(folders: Iterable[Path]) -> tuple[Path, ...]:
     """Return the files of these folders that are looked at: by name and kind only, hidden ones apart.
 
+    Links that lead nowhere are among them: each could be a slice.
+
     Raises SourceError if a folder cannot be listed.
     """
     found: list[Path] = []
     for folder in folders:
         try:
-            found += sorted(file for file in folder.iterdir() if not file.name.startswith(".") and file.is_file())
+            within = sorted(file for file in folder.iterdir() if not file.name.startswith("."))
+            found += [file for file in within if file.is_file() or leads_nowhere(file)]
         except OSError as error:
             raise unopened(folder, error) from error
     return tuple(found)
@@ -110,9 +122,11 @@ def choose_stack(
 
 def _sorted_out(paths: Sequence[Path], *, modalities: Collection[str]) -> _Files:
     files = _Files()
+    rests: list[Path] = []
     for path in paths:
         try:
             if path.suffix.lower() != ".dcm" and not looks_like_dicom(path):
+                rests += [path] if looks_like_rest(path) else []
                 continue
             elements = read_elements(path, modalities=modalities)
             other = other_than_slice(elements, modalities=modalities)
@@ -127,7 +141,15 @@ def _sorted_out(paths: Sequence[Path], *, modalities: Collection[str]) -> _Files
             files.unreadable.append(error)
         except OSError as error:
             files.unreadable.append(unopened(path, error))
+    named = {_ending(each.file) for found in files.series.values() for each in found}
+    files.unreadable.extend(not_dicom(path) for path in rests if _ending(path) in named)
     return files
+
+
+def _ending(path: Path) -> str:
+    """Return what tells names of slices from others; those with numbers, and UIDs, have none."""
+    suffix = path.suffix.lower()
+    return "" if suffix[1:].isdigit() else suffix
 
 
 def _candidates(files: _Files, *, uid: str, name: str) -> list[_Candidate]:

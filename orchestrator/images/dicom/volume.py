@@ -38,7 +38,7 @@ class DicomVolume(Volume):
 
     def paths(self) -> tuple[Path, ...]:
         """Return all files of the folders: a further series or slice can change what is read."""
-        return dicom_files(self._folders)
+        return tuple(file for file in dicom_files(self._folders) if file.is_file())
 
     def read_geometry(self) -> Geometry:
         """Read the header of every file, and decide by them what `read` reads."""
