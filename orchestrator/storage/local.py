@@ -17,6 +17,8 @@ CLOSED_FOLDERS = {"lost+found", "System Volume Information", "$RECYCLE.BIN"}
 """What file systems have at the root of a disk for themselves; hidden folders are of others as well."""
 _OF_WRITING = {errno.EFBIG, errno.EIO, errno.ESTALE}
 """What is said without the name of a file: of a limit (`ulimit -f`), a disk, a network."""
+_OF_NO_FILE = {errno.ENOENT, errno.ELOOP}
+"""What is said of a link that leads nowhere, or to itself, and of a file that was removed since it was listed."""
 STALE_AFTER_S = 86400.0
 """Age after which an unfinished write belongs to nobody."""
 
@@ -40,12 +42,16 @@ class LocalStorage(Storage):
         return sorted(filter(is_plain, (path.relative_to(self._root).as_posix() for path in paths)))
 
     def sizes_and_times(self, prefix: str) -> dict[str, tuple[int, int]]:
-        """Bytes of each file below the folder `prefix`, and when it was written."""
+        """Bytes of each file below the folder `prefix`, and when it was written; links that lead nowhere are none."""
         found = {}
         for key in self.list_keys(prefix):
-            with _errors(self._path(key), "look at"):
+            try:
                 status = self._path(key).stat()
-                found[key] = (status.st_size, status.st_mtime_ns)
+            except OSError as error:
+                if error.errno in _OF_NO_FILE:
+                    continue
+                raise storage_error(self._path(key), "look at", error) from error
+            found[key] = (status.st_size, status.st_mtime_ns)
         return found
 
     def sweep(self) -> None:

@@ -52,6 +52,21 @@ def test_folders_that_are_linked_to_are_listed_and_links_that_lead_back_are_not_
     assert storage.list_keys() == ["a/other/y", "a/x", "b/other/x", "b/y", "c/z"]
 
 
+def test_links_that_lead_nowhere_have_no_size_and_a_file_that_is_not_given_out_is_an_error(tmp_path, monkeypatch):
+    storage = open_storage(tmp_path)
+    storage.write_bytes("x", b"1")
+    (tmp_path / ".#x").symlink_to("me@host.1:2")
+    (tmp_path / "y").symlink_to("y")
+    assert list(storage.sizes_and_times("")) == ["x"]
+
+    def refused(self, **options):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.stat", refused)
+    with pytest.raises(StorageError, match=r"#x: cannot look at it: Permission denied"):
+        storage.sizes_and_times("")
+
+
 def test_a_file_in_the_place_of_the_folder_is_named(tmp_path):
     (tmp_path / "run").write_bytes(b"")
     storage = open_storage(tmp_path / "run")

@@ -65,6 +65,8 @@ def test_what_desktops_leave_is_nothing(data):
     for part in ("imagesTr", "labelsTr"):
         (data / FOLDER / part / "._case_001_0000.nii.gz").write_bytes(b"\0\5\x16\7")
         (data / FOLDER / part / ".DS_Store").write_bytes(b"\0")
+        (data / FOLDER / part / ".#case_001_0000.nii.gz").symlink_to("me@host.1:2")
+    (data / FOLDER / "notes").symlink_to("nowhere")
     assert Describer(str(data))(FOLDER).cases == tuple(sorted(NAMES))
 
 

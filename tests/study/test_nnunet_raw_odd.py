@@ -10,13 +10,46 @@ from raw_datasets import dataset_of, write, write_dataset
 from orchestrator.benchmark.definition import Case
 from orchestrator.cli import doctor
 from orchestrator.errors import DataError
-from orchestrator.sources.case import ConvertedImage
-from orchestrator.sources.downloads import convert_image
+from orchestrator.sources.case import CaseRequest, ConvertedImage
+from orchestrator.sources.downloads import convert_image, inspect_downloads
+from orchestrator.sources.nnunet_raw.survey import Describer, survey
 
 
 def converted(data: Path) -> ConvertedImage:
     case = Case(dataset="things", name="case_001")
     return convert_image(case, dataset=dataset_of(), label_sets=("things",), downloads=data)
+
+
+@pytest.mark.parametrize("is_listed", [False, True])
+@pytest.mark.parametrize("names", [["labelsTr/b-2"], ["imagesTr/b-2_0001"], ["imagesTr/b-2_0000", "labelsTr/b-2"]])
+def test_links_to_what_was_not_fetched_are_problems_of_their_case_alone(tmp_path, names, is_listed):
+    files = {"images": ["imagesTr/b-2_0000.nii.gz", "imagesTr/b-2_0001.nii.gz"], "label": "labelsTr/b-2.nii.gz"}
+    root = write_dataset(tmp_path, shape=(4, 24, 20), **({"dataset": {"b-2": files}} if is_listed else {}))
+    links = [root / f"{name}.nii.gz" for name in names]
+    for link in links:
+        link.unlink()
+        link.symlink_to("../.git/annex/x")
+    (root / ".#dataset.json").symlink_to("me@host.1:2")
+    seen = survey(str(tmp_path), root.name)
+    assert seen.cases.training == (() if is_listed else ("case_0000", "case_001"))
+    assert [problem.path for problem in seen.cases.problems] == list(map(str, links))
+    assert {problem.found for problem in seen.cases.problems} == {"a link to ../.git/annex/x, which is not there"}
+    with pytest.raises(DataError, match=r"found a link to .*, which is not there"):
+        Describer(str(tmp_path))(root.name)
+
+
+@pytest.mark.parametrize("ending", [".nii", ".mha", ".nrrd"])
+@pytest.mark.parametrize("name", ["imagesTr/b-2_0000", "labelsTr/b-2"])
+def test_a_plain_file_that_is_cut_short_is_seen_by_its_size_in_the_quick_look(tmp_path, ending, name):
+    root = write_dataset(tmp_path, shape=(4, 24, 20), ending=ending)
+    request = CaseRequest(dataset=dataset_of(), case_name="b-2", label_sets=("things",))
+    assert inspect_downloads([request], downloads=tmp_path, thorough=False).problems == ()
+    path = root / f"{name}{ending}"
+    path.write_bytes(path.read_bytes()[:-2000])
+    for thorough in (False, True):
+        (problem,) = inspect_downloads([request], downloads=tmp_path, thorough=thorough).problems
+        assert problem.path == str(path)
+        assert problem.found.endswith(("bytes of voxels", "bytes of the file"))
 
 
 def test_voxels_that_no_ct_of_a_patient_has_are_a_warning(tmp_path):

@@ -28,7 +28,9 @@ class RawCases:
     notes: tuple[str, ...]
 
 
-def find_cases(description: Description, names: Iterable[str], *, folder: str) -> RawCases:
+def find_cases(
+    description: Description, names: Iterable[str], *, folder: str, links_to_nothing: Mapping[str, str] | None = None
+) -> RawCases:
     """Sort the files of a data set into cases.
 
     Parameters
@@ -39,17 +41,23 @@ def find_cases(description: Description, names: Iterable[str], *, folder: str) -
         All files below its folder, with `/`; hidden ones are left out.
     folder
         For messages.
+    links_to_nothing
+        Names of links that lead nowhere, and where that is in words: a case that needs one is a problem.
     """
-    visible = [name for name in names if not any(part.startswith(".") for part in PurePosixPath(name).parts)]
-    return _Finder(description, visible, folder=folder).cases()
+    links = links_to_nothing or {}
+    visible = [name for name in (*names, *links) if not any(part.startswith(".") for part in PurePosixPath(name).parts)]
+    return _Finder(description, visible, folder=folder, links_to_nothing=links).cases()
 
 
 class _Finder:
     """Goes through the files of a data set."""
 
-    def __init__(self, description: Description, names: Sequence[str], *, folder: str) -> None:
+    def __init__(
+        self, description: Description, names: Sequence[str], *, folder: str, links_to_nothing: Mapping[str, str]
+    ) -> None:
         self._description = description
         self._folder = folder
+        self._links_to_nothing = links_to_nothing
         self._there = set(names)
         self._by_folder: defaultdict[str, list[str]] = defaultdict(list)
         for name in names:
@@ -89,8 +97,16 @@ class _Finder:
             missing = [file for file in (*case.images, case.label) if file not in self._there]
             for file in missing:
                 self._problem(file, found=f"no such file, which dataset.json lists for case {name}", expected="a file")
-            found += [] if missing else [name]
+            found += [] if missing or not self._are_files((*case.images, case.label)) else [name]
         return found
+
+    def _are_files(self, names: Sequence[str]) -> bool:
+        """Whether none of the files of a case is a link that leads nowhere; a problem for each that is."""
+        missing = [name for name in names if name in self._links_to_nothing]
+        for name in missing:
+            advice = "Fetch it (with `git annex get` or `dvc pull`, perhaps), or leave the case out of the folder."
+            self._problem(name, found=self._links_to_nothing[name], expected="a file or a link to one", advice=advice)
+        return not missing
 
     def _of(self, images: str, labels: str, *, needs_labels: bool) -> list[str]:
         ending = self._description.file_ending
@@ -116,7 +132,12 @@ class _Finder:
                     found="a label map without an image",
                     expected=f"{images}/{name}_0000{ending}",
                 )
-        return [name for name in complete if name in masks]
+        files = {
+            name: [*(f"{images}/{name}_{number:04}{ending}" for number in channels[name]), f"{labels}/{name}{ending}"]
+            for name in complete
+            if name in masks
+        }
+        return [name for name, needed in files.items() if self._are_files(needed)]
 
     def _channels_of(self, folder: str) -> dict[str, list[int]]:
         """Return the channels of each case by the names of the files."""

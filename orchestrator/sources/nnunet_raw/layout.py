@@ -19,7 +19,7 @@ from orchestrator.images.geometry import Geometry, axis_order, check_same_geomet
 from orchestrator.images.image_file import ImageFile, LoadedFile, digest_of
 from orchestrator.images.label_maps import mask_values
 from orchestrator.images.problem import SourceError
-from orchestrator.images.source_file import SourceFile
+from orchestrator.images.source_file import SourceFile, what_is_instead
 from orchestrator.images.volume import LoadedVolume, Volume
 from orchestrator.sources.intensity import Intensities
 from orchestrator.sources.labels import LabelRule
@@ -241,7 +241,10 @@ class NnunetRaw(Layout):
         there = sorted(other.name for other in path.parent.iterdir()) if path.parent.is_dir() else []
         near = [name for name in there if name.startswith(path.name[:4])] or there
         return SourceError.of(
-            path, found=f"no such file beside {listing(near)}", expected=what, advice="Add it, or leave out the case."
+            path,
+            found=what_is_instead(path) if path.is_symlink() else f"no such file beside {listing(near)}",
+            expected=what,
+            advice="Add it, or leave out the case.",
         )
 
 

@@ -1,7 +1,7 @@
 """What is in a folder of nnU-Net's raw layout, by its `dataset.json` and the names of its files: no image is opened."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -11,6 +11,7 @@ from orchestrator.benchmark.definition import NNUNET_RAW, Dataset
 from orchestrator.benchmark.raw_dataset import RawDataset
 from orchestrator.configuration import listing
 from orchestrator.images.problem import SourceError
+from orchestrator.images.source_file import what_is_instead
 from orchestrator.sources.nnunet_raw.description import MAX_BYTES, Description, parse_description
 from orchestrator.sources.nnunet_raw.files import TESTING, TRAINING, RawCases, find_cases, folder_of
 from orchestrator.storage.filesystem import open_storage
@@ -65,13 +66,21 @@ def survey(location: str, folder: str) -> Survey:
     name = find_folder(storage, folder)
     description = read_description(storage, name)
     sizes = {key.removeprefix(f"{name}/"): size for key, (size, _) in storage.sizes_and_times(name).items()}
+    links = {} if storage.is_remote else _links_to_nothing(storage, name, sizes)
     images = [size for key, size in sizes.items() if key.endswith(description.file_ending) and "images" in key]
     return Survey(
         folder=name,
         description=description,
-        cases=find_cases(description, sizes, folder=f"{location.rstrip('/')}/{name}"),
+        cases=find_cases(description, sizes, links_to_nothing=links, folder=f"{location.rstrip('/')}/{name}"),
         typical_bytes=round(median(images)) if images else 0,
     )
+
+
+def _links_to_nothing(storage: Storage, folder: str, there: Collection[str]) -> dict[str, str]:
+    """Return the names of links in a local folder that lead nowhere, and in words where they lead."""
+    root = Path(storage.location) / folder
+    names = (key.removeprefix(f"{folder}/") for key in storage.list_keys(folder))
+    return {name: what_is_instead(root / name) for name in names if name not in there and (root / name).is_symlink()}
 
 
 class Describer:
