@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import secrets
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -27,6 +28,7 @@ from orchestrator.cli.console import (
     say,
 )
 from orchestrator.cli.text import counted
+from orchestrator.configuration import is_folder
 from orchestrator.errors import ConfigError
 from orchestrator.images.label_maps import SUFFIXES
 from orchestrator.results.records import ScoreStatus
@@ -35,6 +37,7 @@ from orchestrator.scoring.folders import FolderScore, summarise
 from orchestrator.scoring.leaderboard import Leaderboard
 from orchestrator.scoring.structures import LARGEST_LABEL, Region, Tolerance
 from orchestrator.storage.filesystem import open_storage
+from orchestrator.storage.interface import TEMPORARY_PREFIX, Storage
 
 MOST_LABELS_AT_ONCE = 65535
 OUTPUT_SUFFIXES = (".csv", ".parquet")
@@ -103,10 +106,12 @@ def score_folders(options: argparse.Namespace, *, console: Console, errors: Cons
         raise ConfigError(f"--leaderboard {options.leaderboard}: expected a file that ends with .csv")
     if options.leaderboard and len(set(options.prediction)) < 2:
         raise ConfigError("--leaderboard: found one --prediction; expected several to rank")
+    for output in filter(None, (options.output, options.leaderboard)):
+        check_writable(output)
     scores = score_all(options, errors=errors)
     for location in scores.without_reference:
         say(f"note: {location}: no reference has this name; not scored", console=errors)
-    # First what cannot fail: the file may not be writable.
+    # First what cannot fail: the disk may be full by now.
     show_summary(scores.rows, metrics=scores.metrics, console=console)
     if len(set(options.prediction)) > 1:
         show_leaderboard(scores, output=options.leaderboard, console=console)
@@ -193,8 +198,24 @@ def write_rows(scores: FolderScores, *, output: str) -> None:
 
 def writing(output: str) -> AbstractContextManager[Path]:
     """Return the context in which a file is written, whole or not at all, wherever it lies."""
+    storage, name = _place_of(output)
+    return storage.writing(name)
+
+
+def check_writable(output: str) -> None:
+    """Raise ConfigError or StorageError if a file cannot be written, before hours of scoring are lost to it."""
+    if is_folder(output):
+        raise ConfigError(f"{output}: a folder; expected the name of a file to write")
+    storage, name = _place_of(output)
+    storage.checked(name)
+    probe = f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
+    storage.write_bytes(probe, b"")
+    storage.delete(probe)
+
+
+def _place_of(output: str) -> tuple[Storage, str]:
     folder, _, name = output.rpartition("/")
-    return open_storage(folder or ("/" if output.startswith("/") else ".")).writing(name)
+    return open_storage(folder or ("/" if output.startswith("/") else ".")), name
 
 
 def show_leaderboard(scores: FolderScores, *, output: str | None, console: Console) -> None:
