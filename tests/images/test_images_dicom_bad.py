@@ -109,6 +109,8 @@ HEADERS: list[tuple[str, phantom.Change, str, str, str]] = [
      " 10 x 8)", "one size"),
     ("two patients", third(PatientID="LUNG1-002"), "",
      "slices of different patients in one series (1-04.dcm: LUNG1-002; 5 others: LUNG1-001)", "one patient"),
+    ("two patients of three slices", lambda index, data: every(PatientID="AB"[index % 2])(index, data), "",
+     "slices of different patients in one series (1-01.dcm: B; 3 others: A)", "one patient"),
     ("two coordinate systems", third(FrameOfReferenceUID="1.2.3"), "", "slices of different coordinate systems",
      "slices of one coordinate system"),
     ("no position", third(ImagePositionPatient=None), "1-04.dcm", "a slice with no ImagePositionPatient", "3 numbers"),

@@ -80,9 +80,10 @@ def _check_same(slices: Sequence[CtSlice], *, what: str, value: Callable[[CtSlic
     numbers = Counter(value(each) for each in slices)
     if len(numbers) == 1:
         return
-    rare = min(numbers, key=lambda each: numbers[each])
+    # The first and the last of this order are two, even where all are equally many.
+    by_number = sorted(numbers, key=lambda each: numbers[each])
+    rare, usual = by_number[0], by_number[-1]
     odd = next(each for each in slices if value(each) == rare)
-    usual = max(numbers, key=lambda each: numbers[each])
     raise _problem(
         name,
         f"slices of different {what}s in one series"
