@@ -243,10 +243,11 @@ def _is_plain(name: str) -> bool:
 
 def _siblings(source: Path, *, endings: Sequence[str], num_channels: int) -> list[Path]:
     """Return the other channels beside a file that is named as the first one."""
-    ending = next((ending for ending in endings if source.name.endswith(ending)), "")
-    match = _CHANNEL.fullmatch(source.name.removesuffix(ending))
+    stem = _stem(source, endings) or ""
+    match = _CHANNEL.fullmatch(stem)
     if match is None or int(match[2]) != 0:
         return []
+    ending = source.name.removeprefix(stem)
     others = (source.with_name(f"{match[1]}_{channel:04d}{ending}") for channel in range(1, num_channels))
     return [path for path in others if path.is_file()]
 

@@ -17,6 +17,7 @@ import orchestrator
 from bench.instruments.stock_models import REGIONS, labels_of, small_plans, write_image, write_model
 from orchestrator.cli.predict import main
 from orchestrator.errors import ConfigError, DataError
+from orchestrator.inference.cases import find_cases
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -136,6 +137,10 @@ def test_channels_of_a_case_belong_together(images, tmp_path):
     write_image(tmp_path / "both", shape=(9, 20, 18), num_channels=2)
     (row,) = orchestrator.predict(model, tmp_path / "both_0000.nii.gz", output=tmp_path / "out", device="cpu")
     assert (row.case, row.status) == ("both", "predicted")
+    for channel in ("0000", "0001"):
+        (tmp_path / f"both_{channel}.nii.gz").rename(tmp_path / f"loud_{channel}.NII.GZ")
+    (case,) = find_cases(tmp_path / "loud_0000.NII.GZ", endings=(".nii.gz",), num_channels=2)
+    assert [path.name for path in case.files] == ["loud_0000.NII.GZ", "loud_0001.NII.GZ"]
 
 
 def test_numbers_of_scans_are_not_taken_for_channels(model, images, tmp_path):
