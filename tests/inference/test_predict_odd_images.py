@@ -42,11 +42,11 @@ def changed(folder, change, *, ending=".mha"):
     return folder / f"scan{ending}"
 
 
-def test_intensities_that_are_no_numbers_are_said_and_the_picture_shows_the_others(model, tmp_path):
+def test_infinite_intensities_are_said_and_the_picture_shows_the_others(model, tmp_path):
     def change(image):
         voxels = sitk.GetArrayFromImage(image)
         # 81 of 3240 voxels.
-        voxels[3:6, 4:7, 2:11] = np.nan
+        voxels[3:6, 4:7, 2:11] = np.inf
         broken = sitk.GetImageFromArray(voxels)
         broken.CopyInformation(image)
         return broken
@@ -59,6 +59,21 @@ def test_intensities_that_are_no_numbers_are_said_and_the_picture_shows_the_othe
     assert "2.5 % of the intensities are no numbers" in row.message
     picture = np.asarray(Image.open(tmp_path / "out" / "overlays" / "scan.png"))
     assert (picture.max(axis=2) > 0).mean() > 0.5
+
+
+@pytest.mark.parametrize(("channel", "value"), [("CT", np.nan), ("MR", np.nan), ("MR", np.inf)])
+def test_an_image_of_which_a_network_would_be_given_no_numbers_fails(tmp_path, channel, value):
+    def change(image):
+        image[3, 4, 5] = value
+        return image
+
+    # Of NIfTI files, ITK takes what is no number for 0.
+    plans = small_plans(channels=(channel,))
+    model = write_model(tmp_path, plans, labels=labels_of(3), ending=".mha", mirror_axes=None)
+    (row,) = predicted(model, changed(tmp_path, change), tmp_path / "out")
+    assert (row.status, row.is_bad_input) == ("failed", True), row.message
+    assert f"{1 if channel == 'CT' else 3240} of 3240 intensities are no numbers" in row.message
+    assert not (tmp_path / "out" / "scan.mha").exists()
 
 
 def test_a_picture_of_no_numbers_at_all_is_black():
@@ -107,6 +122,22 @@ def test_a_photograph_is_predicted_without_a_volume_and_that_it_has_no_overlay_i
         assert "nothing in overlays" in row.message
         assert "999" not in row.message
         assert np.asarray(Image.open(tmp_path / f"out-{source.name}" / "case.png")).shape == (30, 25)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"), [(b"<html>404</html>", "not a TIFF file"), (None, "If image has three dimensions")]
+)
+def test_pictures_that_are_none_are_rows_with_their_file_and_what_was_expected(tmp_path, content, words):
+    model = of_pictures(tmp_path, ending=".tif")
+    file = tmp_path / "case.tif"
+    tifffile.imwrite(file, np.zeros((5, 30, 25), np.uint8))
+    if content:
+        file.write_bytes(content)
+    (row,) = predicted(model, file, tmp_path / "out")
+    assert (row.status, row.is_bad_input) == ("failed", True), row.message
+    assert row.message.startswith(f"{file}: cannot be read (")
+    assert words in row.message
+    assert row.message.endswith("expected a whole image of the kind that the model was trained on")
 
 
 def test_a_file_of_two_axes_has_no_volume_whichever_reader_reads_it(tmp_path):

@@ -6,13 +6,12 @@ import logging
 import sys
 import tempfile
 import threading
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO, TypeVar
 
-from orchestrator.errors import DataError, is_out_of_memory
+from orchestrator.errors import DataError, OrchestratorError, is_out_of_memory
 from orchestrator.processes import environment_with
 
 Read = TypeVar("Read")
@@ -87,11 +86,13 @@ def read_with_nnunet(function: Callable[..., Read], *arguments: object, paths: S
         for path in paths:
             _read_to_the_end(path)
         return function(*arguments)
-    except (RuntimeError, OSError, EOFError, zlib.error) as error:
-        if is_out_of_memory(error):
+    except Exception as error:  # what the libraries of its readers raise is of any kind
+        if isinstance(error, OrchestratorError) or is_out_of_memory(error):
             raise  # says nothing about the file
-        reason = str(error).strip().splitlines()[-1:] or ["no reason given"]
-        raise DataError(f"{path}: cannot be read ({reason[0]}); expected a whole NIfTI volume") from error
+        reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
+        raise DataError(
+            f"{path}: cannot be read ({reason[0]}); expected a whole image of the kind that the model was trained on"
+        ) from error
 
 
 def _read_to_the_end(path: Path) -> None:

@@ -103,7 +103,7 @@ def prepare_image(voxels: NDArray[np.float32], properties: Properties, plan: Pla
     """Crop, normalise and resample an image as nnU-Net's DefaultPreprocessor does; another one is run as it is.
 
     What only labels need, and nnU-Net calculates all the same, is left out: no holes in the body are filled, and its
-    mask is not resampled.
+    mask is not resampled. Raises DataError as `normalise_and_resample`.
 
     Parameters
     ----------
@@ -120,7 +120,7 @@ def prepare_image(voxels: NDArray[np.float32], properties: Properties, plan: Pla
     properties = dict(properties)
     step = max(1, math.ceil((math.prod(voxels.shape[1:]) / _SAMPLED) ** (1 / 3)))
     sample = voxels[:, ::step, ::step, ::step].astype(np.float32)
-    num_not_finite = sum(int(plane.size - np.isfinite(plane).sum()) for channel in voxels for plane in channel)
+    num_not_finite = _num_not_finite(voxels)
     with prints_to_log():
         preprocessor = configuration.preprocessor_class(verbose=False)
         if type(preprocessor) is DefaultPreprocessor:
@@ -138,6 +138,11 @@ def prepare_image(voxels: NDArray[np.float32], properties: Properties, plan: Pla
         sample_step=step,
         num_not_finite=num_not_finite,
     )
+
+
+def _num_not_finite(data: NDArray[np.float32]) -> int:
+    """Return how many numbers of shape (channels, Z, Y, X) are NaN or infinite."""
+    return sum(int(plane.size - np.isfinite(plane).sum()) for channel in data for plane in channel)
 
 
 def crop_image(voxels: NDArray[np.float32], properties: Properties, plan: Plan) -> NDArray[np.float32]:
@@ -199,12 +204,19 @@ def normalise_and_resample(
 ) -> NDArray[np.float32]:
     """Normalise a cropped image, which is overwritten, and bring it to the grid of the network.
 
-    `labels`, shape (1, Z, Y, X), are negative around the body.
+    `labels`, shape (1, Z, Y, X), are negative around the body. Raises DataError where NaN is left, of which a network
+    makes background: one voxel makes NaN of a whole image whose mean is taken; in CT infinite ones alone are clipped.
     """
     from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 
     manager, configuration = plan.plans_manager, plan.configuration_manager
-    data = DefaultPreprocessor(verbose=False)._normalize(  # noqa: SLF001 - nnU-Net offers it in no other way
-        data, labels, configuration, manager.foreground_intensity_properties_per_channel
-    )
+    with np.errstate(invalid="ignore"):
+        data = DefaultPreprocessor(verbose=False)._normalize(  # noqa: SLF001 - nnU-Net offers it in no other way
+            data, labels, configuration, manager.foreground_intensity_properties_per_channel
+        )
+    if num_not_finite := _num_not_finite(data):
+        raise DataError(
+            f"{num_not_finite} of {data.size} intensities are no numbers (NaN or infinite) once they are normalised "
+            "for the network, which finds nothing there; expected none. Write numbers in their place"
+        )
     return resample_image(data, *grid_of(properties, plan), configuration)
