@@ -47,7 +47,15 @@ class FolderComparison:
     """Whether a prediction may also bear only the last part of the name of its case."""
 
     def cases(self) -> list[str]:
-        """Return the names of the reference files; raises ConfigError if there are none."""
+        """Return the names of the reference files; raises ConfigError if there are none, or one that nobody can read.
+
+        Cases that are left out would be missing from every mean, and nothing would say so.
+        """
+        if unreadable := list(filter(is_label_map, self.reference.list_unreadable())):
+            raise ConfigError(
+                f"{self.reference.location}: {len(unreadable)} label maps with a backslash or a control character in "
+                f"their names, the first {unreadable[0]!r}; expected none. Rename them, and their predictions"
+            )
         keys = self.reference.list_keys()
         cases = [key for key in keys if is_label_map(key)]
         if not cases:

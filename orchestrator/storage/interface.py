@@ -57,6 +57,10 @@ class Storage(ABC):
     def list_keys(self, prefix: str = "") -> list[str]:
         """Keys of all files below the folder `prefix`, sorted; temporary files are left out."""
 
+    def list_unreadable(self) -> list[str]:
+        """Relative paths of files that are no keys, which nothing here can read; a bucket with one cannot be listed."""
+        return []
+
     @abstractmethod
     def sizes_and_times(self, prefix: str) -> dict[str, tuple[int, int]]:
         """Bytes of each file below the folder `prefix`, and when it was written, in nanoseconds, by key."""

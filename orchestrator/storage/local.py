@@ -37,9 +37,12 @@ class LocalStorage(Storage):
 
     def list_keys(self, prefix: str = "") -> list[str]:
         """Keys of all files below the folder `prefix`, sorted; also those in folders that are linked to."""
-        paths = (path for path in self._walk(prefix) if not path.name.startswith(TEMPORARY_PREFIX))
         # Under other names lies what nobody has written through here, and nobody can read.
-        return sorted(filter(is_plain, (path.relative_to(self._root).as_posix() for path in paths)))
+        return sorted(filter(is_plain, self._relative_paths(prefix)))
+
+    def list_unreadable(self) -> list[str]:
+        """Relative paths of files that are no keys."""
+        return sorted(path for path in self._relative_paths("") if not is_plain(path))
 
     def sizes_and_times(self, prefix: str) -> dict[str, tuple[int, int]]:
         """Bytes of each file below the folder `prefix`, and when it was written; links that lead nowhere are none."""
@@ -59,6 +62,10 @@ class LocalStorage(Storage):
         for path in self._walk(""):
             if path.name.startswith(TEMPORARY_PREFIX):
                 _sweep(path)
+
+    def _relative_paths(self, prefix: str) -> Iterator[str]:
+        paths = (path for path in self._walk(prefix) if not path.name.startswith(TEMPORARY_PREFIX))
+        return (path.relative_to(self._root).as_posix() for path in paths)
 
     def _path(self, key: str) -> Path:
         return self._root / self.checked(key)

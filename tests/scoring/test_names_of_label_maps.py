@@ -1,5 +1,6 @@
 """Which files of a folder are the label maps of a case, and which names nobody can read."""
 
+import pytest
 from test_evaluate import evaluate, random_map, rows, write
 
 
@@ -23,3 +24,19 @@ def test_two_files_whose_names_are_spelled_differently_are_scored_neither_and_li
         "gef\u00e4\u00df.nii.gz": "1",
     }
     assert "2 label maps of this case: f\u00e4ll.nii.gz, fa\u0308ll.nii.gz; expected one" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"), [("n\n1", r"'n\n1.nii.gz'"), ("e\x1b[31m", r"'e\x1b[31m.nii.gz'"), ("a\\b", "b.nii")]
+)
+def test_references_with_names_that_nobody_can_read_are_refused_and_not_left_out(tmp_path, capsys, name, shown):
+    for case in ("plain", name):
+        write(tmp_path / f"reference/{case}.nii.gz", random_map(0))
+        write(tmp_path / f"first/{case}.nii.gz", random_map(0))
+    (tmp_path / "reference/notes\n.txt").touch()
+    assert evaluate(tmp_path) == 2
+    said = capsys.readouterr().err
+    assert "1 label maps with a backslash or a control character in their names, the first " in said
+    assert shown in said
+    (tmp_path / f"reference/{name}.nii.gz").unlink()
+    assert evaluate(tmp_path, labels=("1=1.0",)) == 0
