@@ -132,19 +132,6 @@ def test_the_lines_beside_the_table_are_whole_in_a_pipe(folders, capsys, monkeyp
     assert captured.err == "missing: first/case0.nii.gz: there is no prediction for this case\n"
 
 
-def test_a_file_that_cannot_be_written_is_told_before_anything_is_scored(folders, capsys):
-    (folders / "file").touch()
-    (folders / "folder.csv").mkdir()
-    for option in ("--output", "--leaderboard"):
-        for place, code, words in (("file/x.csv", 1, "cannot write"), ("folder.csv", 2, "a folder; expected the name")):
-            assert evaluate(folders, option, str(folders / place), predictions=("first", "second")) == code
-            captured = capsys.readouterr()
-            assert captured.out == ""
-            assert words in captured.err
-    assert evaluate(folders, "--output", str(folders / "new/scores.csv")) == 0
-    assert [path.name for path in (folders / "new").iterdir()] == ["scores.csv"]
-
-
 def test_a_file_that_the_system_refuses_to_read_does_not_stop_the_others(folders):
     (folders / "first/case1.nii.gz").unlink()
     (folders / "first/case1.nii.gz").symlink_to("/proc/self/mem")  # nothing is at its beginning

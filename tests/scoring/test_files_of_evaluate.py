@@ -1,7 +1,7 @@
-"""Which files of a folder are the label maps of a case, and which names nobody can read."""
+"""Claims about the files of `evaluate`: which are the label maps of a case, and whether rows can be written."""
 
 import pytest
-from test_evaluate import evaluate, random_map, rows, write
+from test_evaluate import evaluate, folders, random_map, rows, write  # noqa: F401 - a fixture
 
 
 def test_a_name_that_another_system_writes_with_other_bytes_is_the_same(tmp_path, capsys):
@@ -40,3 +40,16 @@ def test_references_with_names_that_nobody_can_read_are_refused_and_not_left_out
     assert shown in said
     (tmp_path / f"reference/{name}.nii.gz").unlink()
     assert evaluate(tmp_path, labels=("1=1.0",)) == 0
+
+
+def test_a_file_that_cannot_be_written_is_told_before_anything_is_scored(folders, capsys):  # noqa: F811
+    (folders / "file").touch()
+    (folders / "folder.csv").mkdir()
+    for option in ("--output", "--leaderboard"):
+        for place, code, words in (("file/x.csv", 1, "cannot write"), ("folder.csv", 2, "a folder; expected the name")):
+            assert evaluate(folders, option, str(folders / place), predictions=("first", "second")) == code
+            captured = capsys.readouterr()
+            assert captured.out == ""
+            assert words in captured.err
+    assert evaluate(folders, "--output", str(folders / "new/scores.csv")) == 0
+    assert [path.name for path in (folders / "new").iterdir()] == ["scores.csv"]
