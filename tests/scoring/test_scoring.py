@@ -360,7 +360,7 @@ def test_structures_of_one_name_or_none_are_refused(tmp_path, labels):
         {"prediction_labels": (1, 2**63)},
         {"reference_labels": ()},
         {"tolerance_mm": -1.0},
-        {"tolerance_mm": math.nan},
+        {"tolerance_mm": math.inf},
     ],
 )
 def test_structure_with_a_bad_label_or_tolerance_is_refused(changed):
