@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from threadpoolctl import threadpool_limits
 
 from orchestrator.benchmark.tables import TableLayout
 from orchestrator.events import finite_or_null
@@ -67,7 +68,11 @@ def page_of(
             first_order=num_groups,
             further=reported.study.metrics,
         )
-    page = make_page(reported, rows, location=storage.location, failures=failures, events=events, submitted=submitted)
+    # The matrices of its statistics are tiny: threads that share one wait for each other, on a busy machine for long.
+    with threadpool_limits(limits=1, user_api="blas"):
+        page = make_page(
+            reported, rows, location=storage.location, failures=failures, events=events, submitted=submitted
+        )
     search = read_search(storage) if reported.study.is_search else None
     page = replace(
         page,

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 from test_results import row
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from bench.report.scores import all_drawn_rows
 from orchestrator.benchmark.definition import FurtherMetric
@@ -16,6 +17,7 @@ from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.presets import PRESETS
 from orchestrator.benchmark.tables import load_tables
 from orchestrator.inference.model_card import CardFacts, model_card
+from orchestrator.report import write
 from orchestrator.report.content import make_page
 from orchestrator.report.data_dictionary import data_dictionary
 from orchestrator.report.page import Page, to_markdown
@@ -24,6 +26,7 @@ from orchestrator.report.scores_frame import scores_frame
 from orchestrator.report.texts.escaping import escaped, in_cell
 from orchestrator.report.texts.latex import latex_tables
 from orchestrator.results.store import to_table
+from orchestrator.storage.filesystem import open_storage
 
 STUDY = replace(load_study(), title='100% of [all] <b>cases</b> & $more_than_$ {one} | #1 ~ ^ \\ "x"')
 TRAININGS = STUDY.trainings(matrix="all", only=("T1-infection*",), preset=PRESETS["paper"])
@@ -34,6 +37,22 @@ def page() -> Page:
     rows = [row for some in all_drawn_rows(TRAININGS, study=STUDY).values() for row in some]
     reported = Reported(study=STUDY, trainings=TRAININGS, table=to_table(rows), layout=load_tables(STUDY))
     return make_page(reported, scores_frame(reported), location="x", failures={"train <x>": "a|b\nc"}, events=[])
+
+
+def test_threads_do_not_share_the_small_matrices_of_the_statistics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    numbers: set[int] = set()
+
+    def looked_at(*arguments, **options):
+        numbers.update(one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas")
+        return make_page(*arguments, **options)
+
+    monkeypatch.setattr(write, "make_page", looked_at)
+    some = all_drawn_rows(TRAININGS, study=STUDY)["T1-infection-fold0"]
+    reported = Reported(study=STUDY, trainings=TRAININGS, table=to_table(some), layout=load_tables(STUDY))
+    with threadpool_limits(limits=2, user_api="blas"):
+        write.page_of(open_storage(str(tmp_path)), reported=reported, failures={})
+        assert {one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"} == {2}
+    assert numbers == {1}
 
 
 def test_tables_of_markdown_have_as_many_cells_in_each_line(page: Page):
