@@ -127,9 +127,12 @@ class FolderComparison:
         found: dict[str, Path] = {}
         try:
             for key in self.prediction_keys(case):
+                if not folder.exists(key):
+                    continue
+                path = folder.fetch(key)
                 # Some systems find a file by several spellings of its name.
-                if folder.exists(key) and not any(map(folder.fetch(key).samefile, found.values())):
-                    found[key] = folder.fetch(key)
+                if not any(map(path.samefile, found.values())):
+                    found[key] = path
         except (DataError, StorageError, OSError) as error:
             return NoPrediction(reason=str(error))
         if len(found) > 1:
