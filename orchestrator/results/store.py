@@ -106,7 +106,7 @@ class ResultsStore:
 
         Raises ConfigError where no run has been started, and IntegrityError for a file that is not ours or is damaged.
         """
-        tables = [self._read_one(training_id) for training_id in sorted(self.finished())]
+        tables = [self._read_one(run_paths.results(training_id)) for training_id in sorted(self.finished())]
         if not (tables or run_paths.own_keys(self._storage, run_paths.EVENTS)):
             raise ConfigError(
                 f"{self._storage.location}: no results, and no run has been started there; expected the --output of one"
@@ -114,24 +114,39 @@ class ResultsStore:
         # Not every training has every facet.
         return pa.concat_tables(tables, promote_options="default") if tables else SCHEMA.empty_table()
 
+    def read_trials(self) -> pa.Table:
+        """Return the rows of the trials of all sweeps of the run, their settings as columns, its name as `sweep`.
+
+        Raises IntegrityError as `read` does.
+        """
+        tables = [SCHEMA.append(pa.field("sweep", pa.string())).empty_table()]
+        for key in run_paths.own_keys(self._storage, run_paths.SWEEPS):
+            table = self._read_one(key)
+            name = key.removeprefix(f"{run_paths.SWEEPS}/").partition("/")[0]
+            tables.append(table.append_column("sweep", pa.array([name] * len(table))))
+        return pa.concat_tables(tables, promote_options="default")
+
     def first_row(self, training_id: str) -> ResultRow:
         """Return one of the rows of a training, all of which have the same facets and further metrics.
 
         Raises IntegrityError as `read` does.
         """
-        return from_table(self._read_one(training_id).slice(0, 1))[0]
+        return from_table(self._read_one(run_paths.results(training_id)).slice(0, 1))[0]
 
     def to_pandas(self) -> "pandas.DataFrame":
         """Return all rows as `read` does, as `to_frame` has them."""
         return to_frame(self.read())
 
     def query(self, sql: str) -> pa.Table:
-        """Return the answer of DuckDB to a query over the table `scores`, which holds all rows.
+        """Return the answer of DuckDB to a query over the tables `scores` and `trials`, of `read` and `read_trials`.
 
         Raises as `read` does, and ConfigError, with DuckDB's message, for a query that it refuses.
         """
         with duckdb.connect() as connection:
-            connection.register("scores", self.read())
+            # What is not asked for is not read: of a bucket, all files of the sweeps would be listed.
+            for name, read in (("scores", self.read), ("trials", self.read_trials)):
+                if name in sql.lower():
+                    connection.register(name, read())
             try:
                 answer = connection.sql(sql)
             except duckdb.Error as error:
@@ -140,8 +155,8 @@ class ResultsStore:
                 raise ConfigError(f"query {sql!r}: answers nothing; expected a SELECT")
             return answer.to_arrow_table()
 
-    def _read_one(self, training_id: str) -> pa.Table:
-        key = run_paths.results(training_id)
+    def _read_one(self, key: str) -> pa.Table:
+        training_id = key.rpartition("/")[2].removesuffix(".parquet")
         where = f"{self._storage.location}/{key}"
         content = io.BytesIO(self._storage.read_bytes(key))
         try:

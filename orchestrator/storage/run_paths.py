@@ -28,6 +28,8 @@ PROMOTIONS = "promotions"
 """Folder of which trials of a search went on to the next fidelity, in the order in which that was decided."""
 GENERATIONS = "generations"
 """Folder of how the members of a population went on, generation by generation."""
+SWEEPS = "sweeps"
+"""Folder of the searches that belong to a run."""
 SWEEP = "sweep.json"
 """What a search is about, and what it has found."""
 ALIKE = "alike.json"
@@ -50,6 +52,7 @@ _CONFLICT = ".sync-conflict-"
 _OWN = {
     EVENTS: re.compile(rf"{EVENTS}/({TRAINING_EVENTS}/{_NAME}-)?\d{{8}}T\d{{6}}\.\d{{6}}-\d{{5}}\.jsonl"),
     RESULTS: re.compile(rf"{RESULTS}/{_NAME}\.parquet"),
+    SWEEPS: re.compile(rf"{SWEEPS}/{_NAME}/{RESULTS}/{_NAME}\.parquet"),
     TABLES: re.compile(rf"{TABLES}/{_NAME}\.(md|csv|tex)"),
     CASES: re.compile(rf"{CASES}/{_NAME}/{_NAME}/(?!case\.json){_NAME}\.json"),
     SOURCES: re.compile(rf"{SOURCES}/{_NAME}/{_NAME}/{_NAME}\.json"),
@@ -69,9 +72,9 @@ def is_name(text: str) -> bool:
 def own_keys(storage: Storage, folder: str, *, below: str = "") -> list[str]:
     """Return the files of a folder of a run that are the run's: events, results, tables, patch files, records of cases.
 
-    Desktops, synchronisation tools and backups leave others beside them: `._liver-fold0.parquet`, `.DS_Store`,
-    `liver-fold0 (conflicted copy).parquet`, `liver-fold0.sync-conflict-20261128-101112-ABC.parquet`. With `below` only
-    those of a folder in it.
+    Of sweeps they are the results. Desktops, synchronisation tools and backups leave others beside them:
+    `._liver-fold0.parquet`, `.DS_Store`, `liver-fold0 (conflicted copy).parquet`,
+    `liver-fold0.sync-conflict-20261128-101112-ABC.parquet`. With `below` only those of a folder in it.
     """
     keys = storage.list_keys(below or folder)
     return [key for key in keys if _OWN[folder].fullmatch(key) and _CONFLICT not in key]
@@ -244,7 +247,7 @@ def results(training_id: str) -> str:
 
 def sweep(name: str) -> str:
     """Folder of a search within that of a run; it has the layout of a run."""
-    return f"sweeps/{name}"
+    return f"{SWEEPS}/{name}"
 
 
 def trials(first: int) -> str:

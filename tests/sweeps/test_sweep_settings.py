@@ -168,3 +168,21 @@ def test_rows_are_found_by_the_numbers_of_their_trials(brain, monkeypatch):
     played(request)
     found = open_results(request.output).query("SELECT trial FROM scores WHERE TRY_CAST(momentum AS DOUBLE) < 0.1")
     assert found.to_pylist() == [{"trial": 2}]
+
+
+def test_the_run_of_sweeps_answers_for_the_trials_of_all_of_them(brain, monkeypatch):
+    Played(monkeypatch)
+    first = request_of(brain, "momentum: {grid: [null, 0.5]}", "--sampler", "grid")
+    second = request_of(brain, "optimizer: {grid: [adamw]}", "--sampler", "grid", "--name", "other")
+    played(first)
+    played(second)
+    run = open_results(first.run.output)
+    found = run.query("SELECT sweep, trial, momentum, optimizer FROM Trials ORDER BY ALL").to_pylist()
+    assert found == [
+        {"sweep": "lr", "trial": 0, "momentum": "None", "optimizer": None},
+        {"sweep": "lr", "trial": 1, "momentum": "0.5", "optimizer": None},
+        {"sweep": "other", "trial": 0, "momentum": None, "optimizer": "adamw"},
+    ]
+    assert open_results(brain.parent / "none").query("SELECT * FROM trials").num_rows == 0
+    with pytest.raises(ConfigError, match="no results, and no run has been started there"):
+        run.query("SELECT * FROM scores")
