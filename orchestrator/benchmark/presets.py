@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from orchestrator.benchmark.definition import TEST, TRAIN, VALIDATION
 from orchestrator.configuration import Entry, expect_known, load_yaml, refusal, understood
@@ -31,6 +31,12 @@ NNUNETS_OWN = {
     "oversample_foreground": 0.33,
 }
 """What fields of a preset that are None keep, where planner and trainer are nnU-Net's default."""
+
+
+def _each_once(axes: tuple[int, ...]) -> tuple[int, ...]:
+    if len(set(axes)) < len(axes):
+        raise ValueError("each axis once")
+    return axes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,7 +93,7 @@ class Preset:
     """Of SGD, or the first beta of AdamW; None keeps the optimiser's own, 0.99 or 0.9."""
     weight_decay: NotNegative | None = None
     """Of the optimiser; None keeps its own, 3e-5 of nnU-Net's, 0.01 of AdamW."""
-    mirror_axes: tuple[Annotated[int, Field(ge=0, le=2)], ...] | None = None
+    mirror_axes: Annotated[tuple[Annotated[int, Field(ge=0, le=2)], ...], AfterValidator(_each_once)] | None = None
     """Axes of (z, y, x) that augmentation mirrors; None keeps nnU-Net's choice (all)."""
     mirror_at_prediction: bool = True
     """Average predictions over mirrored inputs."""

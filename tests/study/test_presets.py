@@ -106,6 +106,7 @@ WRONG = {
     "a text": ("{like: quick, tile_step_size: wide}", r"tile_step_size is 'wide' \(str\)"),
     "a date": ("{like: quick, num_epochs: 2020-01-01}", "num_epochs is '2020-01-01'"),
     "an axis": ("{like: quick, mirror_axes: [3]}", "expected at most 2"),
+    "an axis twice": ("{like: quick, mirror_axes: [0, 0]}", r"mirror_axes is \[0, 0\] .*expected each axis once"),
     "no number": ("{like: quick, initial_learning_rate: .nan}", "initial_learning_rate"),
     "a choice": ("{like: quick, optimizer: sgd}", "expected 'nnunet' or 'adamw'"),
     "no mapping": ("7", r"presets: mine is 7"),

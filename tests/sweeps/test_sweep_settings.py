@@ -36,6 +36,7 @@ def space_of(folder: Path, text: str) -> Space:
         ("batch_size: {uniform: [2, 4]}", "batch_size is 2.0 (float); expected integer"),
         ("batch_size: {choice: [2, 0]}", "batch_size is 0 (int); expected at least 1"),
         ("mirror_axes: {choice: [[0, 1], [5]]}", "expected at most 2"),
+        ("mirror_axes: {choice: [[0, 1], [1, 1]]}", "mirror_axes is [1, 1] (list); expected each axis once"),
         ("optimizer: {choice: [nnunet, null]}", "optimizer is None (nothing); expected 'nnunet' or 'adamw'"),
         ("planner: {choice: [nnUNetPlannerResEncM, NopePlanner]}", "unknown planner 'NopePlanner'"),
         ("planner: {choice: [nnUNetPlannerResEncMM]}", "did you mean 'nnUNetPlannerResEncM'?"),
