@@ -154,6 +154,10 @@ class Dataset:
     reader: str = "SimpleITKIO"
     """nnU-Net's class that reads these."""
 
+    def image(self, case_name: str) -> tuple[str, ...]:
+        """Return what is equal for cases of one image: data sets may share a folder."""
+        return (self.source, self.folder, case_name)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Model:

@@ -67,7 +67,9 @@ def load_study(path: Path | None = None, *, describe: Describe | None = None) ->
         groups=trainings.groups(),
         ensembles=trainings.ensembles(),
         cases=cases,
-        patients_with_several_scans=_patients(content.patients, cases=cases, where=f"{path}: patients"),
+        patients_with_several_scans=_patients(
+            content.patients, cases=cases, datasets=datasets, where=f"{path}: patients"
+        ),
         presets=presets,
         case_limits=case_limits,
         sha256=hashlib.sha256(b"".join(files) + (_json(described) if described else b"")).hexdigest(),
@@ -156,8 +158,13 @@ def _json(value: object) -> bytes:
 
 
 def _patients(
-    patients: Sequence[Sequence[str]], *, cases: Mapping[str, DatasetCases], where: str
+    patients: Sequence[Sequence[str]],
+    *,
+    cases: Mapping[str, DatasetCases],
+    datasets: Mapping[str, Dataset],
+    where: str,
 ) -> tuple[tuple[Case, ...], ...]:
+    """Return the cases of each patient with several: other scans, or one image as a case of several data sets."""
     found = [
         tuple(Case(dataset=dataset, name=name) for name in scans)
         for dataset, divided in cases.items()
@@ -169,7 +176,11 @@ def _patients(
             if scan.dataset not in cases or scan.name not in cases[scan.dataset].everything:
                 raise ConfigError(f"{where}[{number}]: {scan.id} is no case; expected DATASET/CASE of folds.yaml")
         found.append(scans)
-    return _united(found)
+    same: dict[object, list[Case]] = {}
+    for dataset, divided in cases.items():
+        for name in divided.everything:
+            same.setdefault(datasets[dataset].image(name), []).append(Case(dataset=dataset, name=name))
+    return _united([*found, *(tuple(one) for one in same.values() if len(one) > 1)])
 
 
 def _united(groups: Iterable[tuple[Case, ...]]) -> tuple[tuple[Case, ...], ...]:

@@ -89,6 +89,7 @@ class Study:
     cases: Mapping[str, DatasetCases]
     """By data set."""
     patients_with_several_scans: tuple[tuple[Case, ...], ...]
+    """Cases of one patient; those of one image in several data sets are among them."""
     presets: Mapping[str, Preset]
     """By name: those that come along, and its own."""
     case_limits: Mapping[str, Mapping[str, int]]
@@ -171,7 +172,9 @@ class Study:
         found = [
             one
             for spec in self.ensembles
-            for one in ensemble_trainings(spec, everything, where=f"{self.path}: ensembles.{spec.name}")
+            for one in ensemble_trainings(
+                spec, everything, image_of=self.image, where=f"{self.path}: ensembles.{spec.name}"
+            )
         ]
         ids = Counter(training.id for training in (*everything, *found))
         check_letter_case(ids, where=f"{self.path}: ensembles", what="trainings")
@@ -213,14 +216,19 @@ class Study:
 
     def patient_leaks(self, trainings: Sequence[Training]) -> tuple[PatientLeak, ...]:
         """Return which of these trainings train on one scan of a patient, or on an image, and test on another or it."""
-        leaks = list(same_image_leaks(trainings, image_of=self._image))
+        leaks = list(same_image_leaks(trainings, image_of=self.image))
         for scans in self.patients_with_several_scans:
             for trained in scans:
                 for tested in scans:
-                    touched = leaking_trainings(trainings, trained=trained, tested=tested)
-                    if trained != tested and touched:
+                    if self.image(trained) == self.image(tested):
+                        continue
+                    if touched := leaking_trainings(trainings, trained=trained, tested=tested):
                         leaks.append(PatientLeak(train_case=trained, test_case=tested, training_ids=touched))
         return tuple(leaks)
+
+    def image(self, case: Case) -> tuple[str, ...]:
+        """Return what is equal for cases of one image, whatever data sets they are of."""
+        return self.dataset(case.dataset).image(case.name)
 
     def _training(self, group: TrainingGroup, *, model: Model, seed: int | None, fold: int, preset: Preset) -> Training:
         limits = {**preset.case_limits, **self.case_limits.get(preset.name, {})}
@@ -230,7 +238,7 @@ class Study:
         donor = next((one for one in self.groups if one.name == group.plans_from), None)
         chosen_by = preset.chosen_by if val else ""
         if chosen_by:
-            _check_chosen(val, evaluations, where=f"{self.path}: {group.name}", preset=preset)
+            self._check_chosen(val, evaluations, where=f"{self.path}: {group.name}", preset=preset)
         return Training(
             group=group.name + model.suffix,
             fold=fold,
@@ -280,14 +288,19 @@ class Study:
     def _check_once(self, cases: Sequence[Case], *, where: str) -> None:
         images: dict[object, Case] = {}
         for case in cases:
-            if (other := images.setdefault(self._image(case), case)) is not case:
+            if (other := images.setdefault(self.image(case), case)) is not case:
                 also = "twice" if other == case else f"as {other.id} as well"
                 raise ConfigError(f"{where}: {case.id} is there {also}; expected parts that share no image")
 
-    def _image(self, case: Case) -> tuple[str, ...]:
-        """Return what is equal for cases of one image: data sets may share a folder."""
-        dataset = self.dataset(case.dataset)
-        return (dataset.source, dataset.folder, case.name)
+    def _check_chosen(self, val: Sequence[Case], sets: Sequence[EvaluationSet], *, where: str, preset: Preset) -> None:
+        """Raise ConfigError if weights would be chosen by cases on which they are tested."""
+        tested = {self.image(case): one.name for one in sets if one.name != VALIDATION for case in one.cases}
+        if both := sorted(case for case in val if self.image(case) in tested):
+            raise ConfigError(
+                f"{where}: preset {preset.name} chooses a checkpoint by validation cases, {len(both)} of which are "
+                f"tested as {tested[self.image(both[0])]}, such as {both[0].id}; expected validation cases that are in "
+                "no other evaluation set"
+            )
 
     def _evaluation_set(
         self, group: TrainingGroup, *, name: str, label_set: str, cases: tuple[Case, ...]
@@ -299,16 +312,6 @@ class Study:
 
 def _facets(group: TrainingGroup, *, model: Model, seed: int | None) -> dict[str, str | int]:
     return {**group.facets, "model": model.name, **({} if seed is None else {TRAINING_SEED: seed})}
-
-
-def _check_chosen(val: Sequence[Case], sets: Sequence[EvaluationSet], *, where: str, preset: Preset) -> None:
-    """Raise ConfigError if weights would be chosen by cases on which they are tested."""
-    tested = {case: one.name for one in sets if one.name != VALIDATION for case in one.cases}
-    if both := sorted(tested.keys() & set(val)):
-        raise ConfigError(
-            f"{where}: preset {preset.name} chooses a checkpoint by validation cases, {len(both)} of which are tested "
-            f"as {tested[both[0]]}, such as {both[0].id}; expected validation cases that are in no other evaluation set"
-        )
 
 
 def split_sha256(training: Training) -> str:

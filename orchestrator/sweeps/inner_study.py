@@ -70,6 +70,7 @@ def inner_study(
         groups=tuple(_group(training, trial, one, fidelities=fidelities, preset=preset) for trial, one in looks),
         ensembles=(),
         cases=cases,
+        patients_with_several_scans=_patients_of(study, training),
         case_limits={},
         sha256=sha256,
         patterns=(),
@@ -151,9 +152,9 @@ def _folds(study: Study, training: Training, *, least: int) -> list[list[Case]]:
     """
     by_id = {case.id: case for case in sorted(training.train)}
     patients = dict(zip(by_id, by_id, strict=True))
-    for scans in scans_of_patients(study):
-        own = [case.id for case in scans if case.id in by_id]
-        patients |= dict.fromkeys(own, min(own, default=""))
+    for scans in _patients_of(study, training):
+        own = [case.id for case in scans]
+        patients |= dict.fromkeys(own, min(own))
     num_patients = len(set(patients.values()))
     if num_patients < 2:
         raise ConfigError(
@@ -169,14 +170,11 @@ def _folds(study: Study, training: Training, *, least: int) -> list[list[Case]]:
     return [[by_id[name] for name in names] for names in drawn(list(by_id), patients, rule=rule, where=training.id)]
 
 
-def scans_of_patients(study: Study) -> list[tuple[Case, ...]]:
-    """Return the scans of each patient with several, as the study and its data sets say it."""
-    listed = [
-        tuple(Case(dataset=name, name=scan) for scan in scans)
-        for name, cases in study.cases.items()
-        for scans in cases.patients
-    ]
-    return [*study.patients_with_several_scans, *listed]
+def _patients_of(study: Study, training: Training) -> tuple[tuple[Case, ...], ...]:
+    """Return the training cases of each patient with several."""
+    own = set(training.train)
+    found = (tuple(case for case in scans if case in own) for scans in study.patients_with_several_scans)
+    return tuple(scans for scans in found if len(scans) > 1)
 
 
 def _cases_of(dataset: str, training: Training, folds: Sequence[Sequence[Case]]) -> DatasetCases:

@@ -10,7 +10,6 @@ from orchestrator.storage.filesystem import open_storage
 from orchestrator.storage.interface import Storage
 from orchestrator.storage.json_files import read_json
 from orchestrator.sweeps.chosen import trials_of
-from orchestrator.sweeps.inner_study import scans_of_patients
 from orchestrator.sweeps.request import SweepRequest
 from orchestrator.sweeps.trial_results import results_of_trials
 
@@ -83,11 +82,11 @@ def _check(request: SweepRequest, storage: Storage, *, name: str) -> None:
 
 
 def _held_out(request: SweepRequest) -> set[Case]:
-    """Return the cases that score a training, before a preset leaves any out, and other scans of these patients."""
+    """Return the cases that score a training, before a preset leaves any out, and the other cases of these patients."""
     study, preset = request.run.study, replace(request.run.preset, case_limits={})
     training = next(one for one in study.all_trainings(preset=preset) if one.id == request.training.id)
     cases = {*training.val, *(case for one in training.evaluation_sets for case in one.cases)}
-    for scans in scans_of_patients(study):
-        if cases.intersection(scans):
-            cases.update(scans)
+    for own in study.patients_with_several_scans:
+        if cases.intersection(own):
+            cases.update(own)
     return cases

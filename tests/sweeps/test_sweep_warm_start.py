@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 from played_sweeps import Played, played, request_of, study_with_presets, words
 
 from orchestrator.benchmark.loading import load_study
@@ -35,6 +36,22 @@ def test_no_trial_is_learnt_from_that_has_seen_a_case_on_which_the_training_is_v
         told = " ".join(capsys.readouterr().err.split())
         assert "--warm-start lr: was on the training cases of tumour-fold0" in told
         assert "tumour-fold1 is validated or tested on" in told
+
+
+def test_an_image_that_was_seen_is_seen_below_the_name_that_another_data_set_has_for_it(brain, capsys):
+    again = """
+  again: {title: x, nnunet: Dataset901_BrainPhantoms, channels: [T1, FLAIR], label_sets: [tumour], folds: {number: 3}}
+models:"""
+    trainings = "trainings:\n  other: {label_set: tumour, train: [again/other-folds], val: [again/fold]}\n"
+    text = brain.read_text().replace("\nmodels:", again).replace("trainings:\n", trainings)
+    brain.write_text(text)
+    folds = brain.with_name("folds.yaml")
+    names = yaml.safe_load(folds.read_text())["brain"]
+    folds.write_text(yaml.safe_dump({"brain": names, "again": names}))
+    assert main(words(brain, RATES, *LEARN, "--only", "other-fold1", "--simulate")) == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert "other-fold1 is validated or tested on" in told
+    assert "(brain/" in told
 
 
 def test_what_a_sweep_has_learnt_from_is_what_it_has_seen(brain):

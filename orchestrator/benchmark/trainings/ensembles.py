@@ -1,7 +1,7 @@
 """Ensembles of a study: which trainings predict together, and on which cases that none of them was trained on."""
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from orchestrator.benchmark.definition import PAIR, VALIDATION, Case, Choice, EvaluationSet, Model, Training
@@ -31,7 +31,9 @@ class Ensemble:
     """Beside those that all members have."""
 
 
-def ensemble_trainings(spec: Ensemble, trainings: Sequence[Training], *, where: str) -> list[Training]:
+def ensemble_trainings(
+    spec: Ensemble, trainings: Sequence[Training], *, image_of: Callable[[Case], Hashable], where: str
+) -> list[Training]:
     """Return the ensembles that are meant, each as a training with members.
 
     Parameters
@@ -40,6 +42,8 @@ def ensemble_trainings(spec: Ensemble, trainings: Sequence[Training], *, where: 
         As the study file has it.
     trainings
         Of the study, none of them an ensemble.
+    image_of
+        Equal for cases of one image.
     where
         Place in the study file, for errors.
 
@@ -47,7 +51,7 @@ def ensemble_trainings(spec: Ensemble, trainings: Sequence[Training], *, where: 
     ------
     ConfigError
         If nothing is meant, if what is meant cannot be averaged, or if a case would be tested that one of the members
-        was trained on.
+        was trained on, or on whose image it is chosen.
     """
     meant = select(trainings, only=spec.members, asked=f"{where}.members:", of="the study")
     facets = sorted({name for training in meant for name in training.facets})
@@ -62,6 +66,9 @@ def ensemble_trainings(spec: Ensemble, trainings: Sequence[Training], *, where: 
             "can be averaged"
         )
     found = [_ensemble(spec, members, where=where) for members in several]
+    for one in found:
+        if spec.choose is not None:
+            _check_choice(one, image_of=image_of, where=where)
     num_folds = Counter(one.group for one in found)
     return [replace(one, num_folds=num_folds[one.group]) for one in found]
 
@@ -87,7 +94,7 @@ def _ensemble(spec: Ensemble, members: Sequence[Training], *, where: str) -> Tra
     num_cases = len(train) + len(val) + sum(len(one.cases) for one in sets if one.name != VALIDATION)
     group, model = _named(spec, members)
     common = {name: first.facets[name] for name in first.facets if len({m.facets.get(name) for m in members}) == 1}
-    found = Training(
+    return Training(
         group=group,
         fold=0 if FOLD in spec.over else first.fold,
         seed=first.seed if len({member.seed for member in members}) == 1 else None,
@@ -104,9 +111,6 @@ def _ensemble(spec: Ensemble, members: Sequence[Training], *, where: str) -> Tra
         choose=spec.choose,
         chosen_by=spec.by if spec.choose is not None else "",
     )
-    if spec.choose is not None:
-        _check_choice(found, where=where)
-    return found
 
 
 def _named(spec: Ensemble, members: Sequence[Training]) -> tuple[str, Model]:
@@ -169,7 +173,7 @@ def _check_unseen(tested: Collection[Case], trained: Mapping[Case, str], *, wher
         )
 
 
-def _check_choice(ensemble: Training, *, where: str) -> None:
+def _check_choice(ensemble: Training, *, image_of: Callable[[Case], Hashable], where: str) -> None:
     """Raise ConfigError if there is nothing to choose, or nothing to choose by."""
     models = ensemble.candidates
     if len({tuple(one.fold for one in folds) for folds in models.values()}) > 1:
@@ -187,8 +191,8 @@ def _check_choice(ensemble: Training, *, where: str) -> None:
                 "choose by"
             )
     by = {case for folds in zip(*models.values(), strict=True) for case in common_validation(folds)}
-    tested = {case for one in ensemble.evaluation_sets if one.name != VALIDATION for case in one.cases}
-    if both := sorted(by & tested):
+    tested = {image_of(case) for one in ensemble.evaluation_sets if one.name != VALIDATION for case in one.cases}
+    if both := sorted(case for case in by if image_of(case) in tested):
         raise ConfigError(
             f"{where}: would be chosen by {len(both)} cases on which it is tested, such as {both[0].id}; expected "
             "validation cases that are in no other evaluation set"
