@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.benchmark.definition import TRAINING_SEED, Training
 from orchestrator.benchmark.tables import ComparisonSpec, compared_groups
+from orchestrator.results.records import ScoreStatus
 from orchestrator.statistics.comparison import FEWEST_DIFFERENCES, PairedComparison, compare_paired, corrected_by_holm
 from orchestrator.statistics.mixed import Crossed, MixedModel, mixed_model
 from orchestrator.statistics.sequential import Crossing
@@ -18,6 +19,7 @@ METRICS = ("dsc", "nsd")
 """What is compared: both lie between 0 and 1, and are defined where a mask is empty."""
 ALPHA = 0.05
 UNDECIDED = "undecided"
+_IS_NOTHING = "is_nothing"
 _MOST_EXACT = 13
 """Patients up to which scipy's test is exact with ties and zeros."""
 
@@ -75,7 +77,7 @@ class Difference:
     structure: str
     metric: str
     baseline_mean: float
-    """Over the cases that both have a score of."""
+    """Over the cases that both have a score of, two empty masks as 1 where the other one predicts something."""
     against_mean: float
     num_unpaired: int
     """Cases that only one of them has a score of: they are left out."""
@@ -352,13 +354,23 @@ def paired_by(baseline: Training, against: Training, *, with_seeds: bool = False
 def paired_scores(rows: "pd.DataFrame", *, baseline: str, against: str, by: Sequence[str]) -> "pd.DataFrame":
     """Return the scores of two groups side by side, `dsc_baseline` and so on, NaN where only one of them has a case.
 
-    A row is an evaluation set, structure and case, and what `paired_by` names.
+    A row is an evaluation set, structure and case, and what `paired_by` names. Two empty masks count as 1, as in ranks:
+    else who predicts what is not there would be compared on all cases but those. Where both groups have two empty masks
+    both are NaN: such a case is in no mean, and tells nothing of a difference.
     """
     keys = ["evaluation_set", "structure", "dataset", "case", "patient", *by]
     of_baseline, of_against = (_scores(rows, group=group, keys=keys) for group in (baseline, against))
-    return of_baseline.add_suffix("_baseline").join(of_against.add_suffix("_against"), how="outer").reset_index()
+    joined = of_baseline.add_suffix("_baseline").join(of_against.add_suffix("_against"), how="outer")
+    is_nothing = joined.pop(f"{_IS_NOTHING}_baseline").eq(1) & joined.pop(f"{_IS_NOTHING}_against").eq(1)
+    return joined.mask(is_nothing).reset_index()
 
 
 def _scores(rows: "pd.DataFrame", *, group: str, keys: list[str]) -> "pd.DataFrame":
-    """Return the scores of a group by what they are paired by; those of several trainings of one case are averaged."""
-    return rows.loc[rows["group"] == group, [*keys, *METRICS]].groupby(keys, sort=False).mean()
+    """Return the scores of a group by what they are paired by; those of several trainings of one case are averaged.
+
+    Beside them is in what share of these trainings both masks are empty.
+    """
+    own = rows.loc[rows["group"] == group, [*keys, "status", *METRICS]]
+    is_nothing = own.pop("status") == ScoreStatus.BOTH_EMPTY
+    own[list(METRICS)] = own[list(METRICS)].mask(is_nothing, 1.0)
+    return own.assign(**{_IS_NOTHING: is_nothing}).groupby(keys, sort=False).mean()

@@ -4,17 +4,19 @@ import math
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from looked_at_study import PATIENTS, STUDY, request_for, rows_of
 from scipy.stats import wilcoxon
 
 from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.tables import compared_groups, load_tables
-from orchestrator.report.answers import answer
+from orchestrator.report.answers import answer, paired_scores
 from orchestrator.report.content import make_page
 from orchestrator.report.page import to_html, to_markdown
 from orchestrator.report.reported import Reported
 from orchestrator.report.scores_frame import scores_frame
+from orchestrator.report.texts.latex import latex_tables
 from orchestrator.results.records import ScoreStatus
 from orchestrator.results.store import to_table
 from orchestrator.statistics.comparison import compare_paired, corrected_by_holm
@@ -122,6 +124,74 @@ def test_cases_that_one_of_both_lacks_are_said(three_models):
     )
     assert "cases that only one of both has a score of, 0 to 3 in each difference" in found.sentence
     assert "only one of both" not in answered(three_models).sentence
+
+
+def both_empty(row):
+    return replace(
+        missing(row), score=replace(missing(row).score, status=ScoreStatus.BOTH_EMPTY, num_reference_voxels=0)
+    )
+
+
+def _seeing_things(row):
+    """Return the row of a patient with nothing to find, in every other one: the third network finds something there."""
+    if int(row.case.removeprefix("case_")) % 2 == 0:
+        return row
+    if row.group != "organ-third":
+        return both_empty(row)
+    return scored(row, status=ScoreStatus.REFERENCE_EMPTY, dsc=0.0, nsd=0.0, num_reference_voxels=0)
+
+
+def test_predicting_what_is_not_there_is_worse_than_two_empty_masks(three_models):
+    found = answered(three_models, changed=_seeing_things)
+    verdicts = {one.against: one for one in found.differences if one.metric == "nsd"}
+    third, second = verdicts["organ-third"], verdicts["organ-second"]
+    frame = scores_frame(reported(three_models, changed=_seeing_things)).set_index("case")
+    first = frame.loc[frame["group"] == "organ", "nsd"]
+    half = PATIENTS // 2
+    assert third.baseline_mean == pytest.approx((first.sum() + half) / PATIENTS)
+    assert third.against_mean == pytest.approx(frame.loc[frame["group"] == "organ-third", "nsd"].sum() / PATIENTS)
+    assert third.result.difference.mean == pytest.approx(third.against_mean - third.baseline_mean)
+    assert (third.verdict, third.num_unpaired, third.result.num_worse >= half) == ("lower", 0, True)
+    # Neither of the others finds anything there: nothing to compare in those patients.
+    assert (second.result.difference.num_clusters, second.num_unpaired) == (half, 0)
+    assert second.baseline_mean == pytest.approx(first.mean())
+
+
+def test_where_nothing_is_to_be_found_in_anybody_there_is_a_difference_to_who_finds_something(three_models):
+    def changed(row):
+        zero = scored(row, status=ScoreStatus.REFERENCE_EMPTY, dsc=0.0, nsd=0.0, num_reference_voxels=0)
+        return zero if row.group == "organ-third" else both_empty(row)
+
+    found = answered(three_models, changed=changed)
+    assert [(one.against, one.result.difference.mean, one.result.num_worse) for one in found.differences] == [
+        ("organ-third", -1.0, PATIENTS)
+    ] * 2
+
+
+def test_two_empty_masks_in_some_trainings_of_a_case_count_beside_what_others_predict(three_models):
+    rows = scores_frame(reported(three_models))
+    (spare,) = rows[(rows["group"] == "organ") & (rows["case"] == "case_00")].to_dict("records")
+    nothing = {**spare, "status": "both_empty", "dsc": math.nan, "nsd": math.nan}
+    zero = {**spare, "status": "reference_empty", "dsc": 0.0, "nsd": 0.0}
+    none = {**nothing, "status": "missing"}
+    other = {"group": "organ-third"}
+    frame = pd.DataFrame([nothing, nothing, zero, {**nothing, **other}, {**none, **other}])
+    (pair,) = paired_scores(frame, baseline="organ", against="organ-third", by=()).to_dict("records")
+    assert (pair["dsc_baseline"], pair["nsd_against"]) == (pytest.approx(2 / 3), 1.0)
+    (pair,) = paired_scores(frame[3:].assign(group=["a", "b"]), baseline="a", against="b", by=()).to_dict("records")
+    assert pair["dsc_baseline"] == 1.0
+    assert math.isnan(pair["dsc_against"])
+
+
+def test_the_page_and_the_methods_say_how_two_empty_masks_count(three_models):
+    shown = reported(three_models, changed=_seeing_things)
+    page = make_page(shown, scores_frame(shown), location="here", failures={}, events=[])
+    said = ", with two empty masks as 1 where the other method predicted something"
+    assert said in page.methods
+    assert said not in page_of(three_models).methods
+    for text in (to_html(page), to_markdown(page), latex_tables(page)):
+        words = " ".join(text.split())
+        assert "two empty masks as 1 where the other one predicts" in words or "two empty masks count as 1" in words
 
 
 def test_equal_methods_have_no_test_for_that_reason(three_models):

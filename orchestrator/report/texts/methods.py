@@ -10,6 +10,7 @@ from orchestrator.benchmark.trainings.ensembles import fitted_trainings
 from orchestrator.report.answers import Answer
 from orchestrator.report.reported import Reported
 from orchestrator.report.scores_frame import patient_of_case
+from orchestrator.results.records import ScoreStatus
 from orchestrator.usage import Usage
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ _OF_LOOKS = (
     "limits from random signs of patients, errors spent evenly over the trainings and divided by Holm's method over "
     "all tests; trainings that no open test needed were not carried out"
 )
+_OF_NOTHING = ", with two empty masks as 1 where the other method predicted something"
 _OF_MODELS = (
     "; beside the tests stand linear mixed models with patients, folds and trainings drawn at random (restricted "
     "likelihood, Satterthwaite's degrees of freedom)"
@@ -87,7 +89,7 @@ def methods(
         f"{_cases(rows, fitted, reported)}{averaged}{phantoms} Dice similarity coefficient (DSC), normalised "
         f"surface Dice (NSD) at {tolerances}, 95 % Hausdorff distance (HD95){further} and average symmetric surface "
         "distance (ASSD) were calculated for each case and structure. Means have 95 % intervals by the studentised "
-        f"bootstrap over patients{_comparisons(answers, has_looks=reported.decisions is not None)}."
+        f"bootstrap over patients{_comparisons(rows, answers, has_looks=reported.decisions is not None)}."
     )
 
 
@@ -114,9 +116,11 @@ def evaluated_weights(trainings: Sequence[Training]) -> str:
     return " and ".join(f"{part} ({number})" for part, number in zip(parts, filter(None, by.values()), strict=True))
 
 
-def _comparisons(answers: Sequence[Answer], *, has_looks: bool) -> str:
+def _comparisons(rows: "pd.DataFrame", answers: Sequence[Answer], *, has_looks: bool) -> str:
     """Return how methods were compared; nothing where none were."""
     tested = (_OF_LOOKS if has_looks else _OF_ALL) if any(one.num_tests for one in answers) else ""
+    if tested and bool((rows["status"] == ScoreStatus.BOTH_EMPTY).any()):
+        tested += _OF_NOTHING
     return tested + (_OF_MODELS if any(one.modelled for one in answers) else "")
 
 
