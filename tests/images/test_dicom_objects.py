@@ -5,6 +5,10 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
+from pydicom.config import disable_value_validation
+from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import RawDataElement
+from pydicom.tag import Tag
 
 import orchestrator
 from bench.instruments.stock_models import small_plans, write_model
@@ -66,6 +70,64 @@ def test_any_series_and_any_names_of_structures_make_whole_objects(image, tmp_pa
     assert str(seg.PatientName) == str(contours.PatientName) == str(first.get("PatientName", ""))
     assert seg.FrameOfReferenceUID == contours.FrameOfReferenceUID
     assert seg.FrameOfReferenceUID == first.get("FrameOfReferenceUID", seg.FrameOfReferenceUID)
+
+
+FREE = {
+    "PatientBirthDate": b"ANONYMIZED",
+    "StudyDate": b"20200230",
+    "StudyTime": b"12:30:11",
+    "PatientSex": b"Male",
+    "PatientAge": b"70",
+    "PatientWeight": b"70,5",
+    "SliceThickness": b"2,5 ",
+    "PatientSize": b"1.7500000000000000001",
+    "PatientID": b"P" * 80,
+    "StudyID": b"a\\b",
+    "ReferringPhysicianName": b"A^B\\C^D",
+}
+
+
+def with_free_texts(_index, data):
+    for keyword, value in FREE.items():
+        tag = Tag(keyword)
+        data[tag] = RawDataElement(tag, dictionary_VR(tag), len(value), value, 0, False, True)
+
+
+def test_values_that_are_none_of_dicom_are_left_out_of_objects_and_said(image, model, tmp_path):
+    with disable_value_validation():
+        ways.write_dicom(image, tmp_path / "patient", with_free_texts)
+    options = {"device": "cpu", "dicom_seg": True, "dicom_rtstruct": True}
+    (row,) = orchestrator.predict(model, tmp_path / "patient", output=tmp_path / "out", **options)
+    left_out = "left out, as the series has no valid value: "
+    left_out += "PatientAge, PatientBirthDate, PatientSex, PatientWeight, StudyDate, StudyTime"
+    assert f"dicom_seg: {left_out}; dicom_rtstruct: {left_out}" in row.message
+    folders = ("dicom_seg", "dicom_rtstruct")
+    with disable_value_validation():
+        objects = [pydicom.dcmread(tmp_path / "out" / folder / "patient.dcm") for folder in folders]
+        for made in objects:
+            made.decode()
+    for made in objects:
+        assert [made[name].value for name in ("PatientSex", "StudyDate", "StudyTime")] == [""] * 3
+        assert not made.PatientBirthDate
+        # By its identifiers an archive finds the series, and several are no text of Python.
+        assert (made.PatientID, made.StudyID, str(made.ReferringPhysicianName)) == ("P" * 80, "a", "A^B")
+        assert not {"PatientAge", "PatientWeight"} & set(made.dir())
+    assert objects[0].PatientSize == 1.75
+    measures = objects[0].SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+    assert measures.SliceThickness == ways.SPACING[2]
+
+
+def test_a_series_without_a_study_is_said_by_its_file(image, model, tmp_path):
+    def without_study(_index, data):
+        del data.StudyInstanceUID
+
+    ways.write_dicom(image, tmp_path / "patient", without_study)
+    options = {"device": "cpu", "dicom_seg": True, "dicom_rtstruct": True}
+    (row,) = orchestrator.predict(model, tmp_path / "patient", output=tmp_path / "out", **options)
+    assert row.status == "predicted"
+    for folder in ("dicom_seg", "dicom_rtstruct"):
+        assert f"nothing in {folder}, which failed: {tmp_path}/patient/1-" in row.message
+    assert "no StudyInstanceUID; expected that of its study" in row.message
 
 
 def test_an_object_that_fails_is_a_note_and_the_next_one_is_made(image, model, tmp_path, monkeypatch):

@@ -37,24 +37,25 @@ _STUDY_CLASS = "1.2.840.10008.3.1.2.3.1"
 
 def write_dicom_rtstruct(
     labels: Path, output: Path, *, stack: Stack, segments: Sequence[Segment], model: str, version: str
-) -> None:
+) -> tuple[str, ...]:
     """Write the label map of a series as closed planar contours, each in the plane of its slice, which it names.
 
     Contours run along the edges of voxels: filled, they are the voxels of the label map again, and their area is
     theirs. A hole is joined to its surroundings by a channel without width, as the standard says; readers that fill
     each contour by itself, and those that let contours exclude each other, see the same. Structures that were not
-    found are left out. Parameters and errors are those of `write_dicom_seg`, but that no further library is needed.
+    found are left out. Parameters, result and errors are those of `write_dicom_seg`, but that no further library is
+    needed.
     """
     voxels = labels_on(stack, labels, segments=segments)
     # Most slices have few of many structures, and are not searched for the others.
     labels_of_slices = [set(np.unique(plane).tolist()) for plane in voxels]
     there = set().union(*labels_of_slices)
     found = [segment for segment in segments if there.intersection(segment.labels)]
-    slices = list(zip(voxels, labels_of_slices, stack.slices, headers_of(stack), strict=True))
-    headers = [header for *_, header in slices]
-    data = _described(headers, voxels, model=model, version=version, segments=segments)
+    series = headers_of(stack)
+    slices = list(zip(voxels, labels_of_slices, stack.slices, series.slices, strict=True))
+    data = _described(series.slices, voxels, model=model, version=version, segments=segments)
     frame = data.FrameOfReferenceUID
-    data.ReferencedFrameOfReferenceSequence = [_referenced(headers, frame=frame)]
+    data.ReferencedFrameOfReferenceSequence = [_referenced(series.slices, frame=frame)]
     data.StructureSetROISequence = [
         _item(
             ROINumber=number,
@@ -75,6 +76,7 @@ def write_dicom_rtstruct(
     ]
     data.RTROIObservationsSequence = [_observed(number, segment) for number, segment in enumerate(found, start=1)]
     data.save_as(output, enforce_file_format=True)
+    return series.left_out
 
 
 def _described(

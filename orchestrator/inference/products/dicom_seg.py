@@ -40,7 +40,7 @@ def require_highdicom() -> ModuleType:
 
 def write_dicom_seg(
     labels: Path, output: Path, *, stack: Stack, segments: Sequence[Segment], model: str, version: str
-) -> None:
+) -> tuple[str, ...]:
     """Write the label map of a series as DICOM Segmentation (binary), each frame with the slice that it belongs to.
 
     Identifiers follow from those of the slices, the label map and the codes: the same segmentation is the same object,
@@ -57,22 +57,27 @@ def write_dicom_seg(
     model, version
         Name of the model, kept as that of the algorithm; version of this software.
 
+    Returns
+    -------
+    tuple of str
+        Keywords of the elements of the series that were left out, since their values are none that DICOM has.
+
     Raises
     ------
     ConfigError
         If highdicom is not installed.
     DataError
-        If the label map is not on the grid of the series.
+        If the label map is not on the grid of the series, or its files name no study.
     NothingFoundError
         If no structure is there at all.
     """
     voxels = labels_on(stack, labels, segments=segments)
     highdicom = require_highdicom()
-    sources = headers_of(stack)
-    series = uid_of(sources[0].SeriesInstanceUID, model)
+    headers = headers_of(stack)
+    series = uid_of(headers.slices[0].SeriesInstanceUID, model)
     with _quiet():
         highdicom.seg.Segmentation(
-            source_images=sources,
+            source_images=headers.slices,
             pixel_array=_segments_of(voxels, segments),
             segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
             segment_descriptions=_descriptions(highdicom, segments, model=model, version=version),
@@ -88,6 +93,7 @@ def write_dicom_seg(
             content_label="SEGMENTATION",
             omit_empty_frames=True,
         ).save_as(output)
+    return headers.left_out
 
 
 def _segments_of(voxels: NDArray[np.integer], segments: Sequence[Segment]) -> NDArray[np.unsignedinteger]:

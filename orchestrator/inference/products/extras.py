@@ -120,14 +120,17 @@ def _add_object(
     options: PredictOptions,
     *,
     folder: str,
-    write: Callable[..., None],
+    write: Callable[..., tuple[str, ...]],
 ) -> Sequence[str]:
     """Write a DICOM object unless it is there, of structures with the same codes."""
+    from pydicom.config import disable_value_validation
+
     key, segments = f"{folder}/{predicted.case.name}.dcm", _segments(predicted, options)
     if storage.exists(key) and _made_of(read_json(storage, predicted.record_key)).get(folder) == _digest(segments):
         return ()
-    with storage.writing(key) as path:
-        write(
+    # Identifiers that are too long are those of the series, and stay so.
+    with disable_value_validation(), storage.writing(key) as path:
+        left_out = write(
             storage.fetch(predicted.labels_key),
             path,
             stack=dicom_volume(predicted.case).stack(),
@@ -136,7 +139,7 @@ def _add_object(
             version=version("nnunet-orchestrator"),
         )
     _note_made_of(storage, predicted, {folder: _digest(segments)})
-    return ()
+    return [f"{folder}: left out, as the series has no valid value: {', '.join(left_out)}"] if left_out else ()
 
 
 def _made_of(record: JsonMapping) -> JsonMapping:
