@@ -54,9 +54,8 @@ def inner_study(
     ConfigError
         If there are too few cases or patients, or fewer folds.
     """
-    folds = _folds(study, training, least=max(one.folds for one in fidelities))
+    cases = _divided(study, training, least=max(one.folds for one in fidelities))
     looks = [(trial, one) for trial in trials for one in looks_at(trial, fidelities)]
-    cases = {name: _cases_of(name, training, folds) for name in dict.fromkeys(case.dataset for case in training.train)}
     return replace(
         study,
         # Tables and published values are beside its file, ids of its facets, and nothing of that is about trials.
@@ -145,17 +144,23 @@ def _facets(settings: Settings) -> dict[str, str | int]:
     return {name: str(value) for name, value in settings if name not in RESERVED_FACETS}
 
 
-def _folds(study: Study, training: Training, *, least: int) -> list[list[Case]]:
+def _divided(study: Study, training: Training, *, least: int) -> dict[str, DatasetCases]:
+    """Return the training cases of each data set, divided; raises as `_folds`."""
+    folds = _folds(training, _patients_of(study, training), least=least)
+    return {name: _cases_of(name, training, folds) for name in dict.fromkeys(case.dataset for case in training.train)}
+
+
+def _folds(training: Training, patients: Sequence[Sequence[Case]], *, least: int) -> list[list[Case]]:
     """Divide the training cases; scans of one patient stay together, also those of two data sets.
 
     Raises ConfigError if there are fewer folds than `least`.
     """
     by_id = {case.id: case for case in sorted(training.train)}
-    patients = dict(zip(by_id, by_id, strict=True))
-    for scans in _patients_of(study, training):
+    patient_of = dict(zip(by_id, by_id, strict=True))
+    for scans in patients:
         own = [case.id for case in scans]
-        patients |= dict.fromkeys(own, min(own))
-    num_patients = len(set(patients.values()))
+        patient_of |= dict.fromkeys(own, min(own))
+    num_patients = len(set(patient_of.values()))
     if num_patients < 2:
         raise ConfigError(
             f"{training.id}: {len(training.train)} training cases of {num_patients} patients; expected several, so "
@@ -167,7 +172,7 @@ def _folds(study: Study, training: Training, *, least: int) -> list[list[Case]]:
             f"{least} folds: the {len(training.train)} training cases of {training.id} make {rule.number}; expected at "
             "most as many"
         )
-    return [[by_id[name] for name in names] for names in drawn(list(by_id), patients, rule=rule, where=training.id)]
+    return [[by_id[name] for name in names] for names in drawn(list(by_id), patient_of, rule=rule, where=training.id)]
 
 
 def _patients_of(study: Study, training: Training) -> tuple[tuple[Case, ...], ...]:
