@@ -28,6 +28,7 @@ from orchestrator.search.samplers import SAMPLERS
 from orchestrator.search.space import Space, load_space
 from orchestrator.shipped import LOCAL_CLUSTER, PRICES
 from orchestrator.storage.filesystem import open_storage
+from orchestrator.sweeps.as_run import expect_searched
 from orchestrator.sweeps.budget import ROUNDED_HOURS, affordable
 from orchestrator.sweeps.inner_study import settings_text
 from orchestrator.sweeps.request import SweepRequest
@@ -368,12 +369,14 @@ def _limit_text(request: SweepRequest, *, of: int, enough: int, hours: float) ->
 def _apply(request: SweepRequest, options: argparse.Namespace, *, console: Console) -> int:
     from orchestrator.sweeps.apply import apply_best, changed_ensembles
 
-    record = read_sweep(open_storage(request.output))
+    storage = open_storage(request.output)
+    record = read_sweep(storage)
     if record.training != request.training.id:
         raise ConfigError(
             f"{request.output}: a sweep on the training cases of {record.training}; expected --only {record.training}, "
             f"or --name of a sweep on those of {request.training.id}"
         )
+    expect_searched(storage, request.run)
 
     def load(path: Path) -> Study:
         return load_study(path, data=options.data or load_cluster(options.cluster).data)

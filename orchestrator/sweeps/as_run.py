@@ -1,11 +1,12 @@
 """A sweep as the run that it is to whoever reads it: a report of its trials."""
 
 from orchestrator.driver.request import RunRequest
-from orchestrator.results.trials import SearchRecord
+from orchestrator.results.trials import SearchRecord, read_search
 from orchestrator.storage.interface import Storage
 from orchestrator.sweeps.chosen import trials_of
 from orchestrator.sweeps.inner_study import inner_study
 from orchestrator.sweeps.request import run_of_trials, sweep_sha256
+from orchestrator.sweeps.written import expect_same
 
 
 def run_of_sweep(storage: Storage, search: SearchRecord, run: RunRequest) -> RunRequest:
@@ -21,13 +22,27 @@ def run_of_sweep(storage: Storage, search: SearchRecord, run: RunRequest) -> Run
         Of the training on whose cases it searches, with the preset and the seed of the sweep.
     """
     (training,) = run.trainings
-    digest = sweep_sha256(run, fidelities=search.fidelities, milestones=search.milestones, population=search.population)
     study = inner_study(
         run.study,
         training,
         trials=trials_of(storage),
         fidelities=search.fidelities,
         preset=run.preset,
-        sha256=digest,
+        sha256=_sha256(search, run),
     )
     return run_of_trials(run, study, output=storage.location)
+
+
+def expect_searched(storage: Storage, run: RunRequest) -> None:
+    """Raise ConfigError unless the sweep of a location is of the training of a run as that is now.
+
+    Its study may have gained whatever this training does not follow from.
+    """
+    search = read_search(storage)
+    if search is not None:
+        expect_same(storage, {"preset": run.preset.name, "sha256": _sha256(search, run)})
+
+
+def _sha256(search: SearchRecord, run: RunRequest) -> str:
+    """Return the digest that a sweep would have if it looked at its trials in the same way."""
+    return sweep_sha256(run, fidelities=search.fidelities, milestones=search.milestones, population=search.population)

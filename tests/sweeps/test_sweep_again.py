@@ -79,6 +79,40 @@ def test_the_best_of_a_sweep_is_applied_to_the_training_that_it_was_of_and_to_no
     assert main(words(brain, RATES, "--apply", "tuned")) == 0
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("folds: {number: 3,", "folds: {number: 3, seed: 7,"),
+        ("unet: {}", "unet: {trainer: nnUNetTrainerDiceLoss}"),
+        ("region: [3], tolerance_mm: 1.0", "region: [3], tolerance_mm: 1.5"),
+    ],
+)
+def test_nothing_is_applied_to_a_training_that_is_another_than_was_searched_on(
+    brain, monkeypatch, capsys, before, after
+):
+    Played(monkeypatch)
+    played(request_of(brain, RATES))
+    text = brain.read_text(encoding="utf-8")
+    assert before in text
+    brain.write_text(text.replace(before, after), encoding="utf-8")
+    assert main(words(brain, RATES, "--apply", "tuned")) == 2
+    assert "holds a sweep with another data, labels or other things" in " ".join(capsys.readouterr().err.split())
+    assert brain.read_text(encoding="utf-8") == text.replace(before, after)
+
+
+def test_the_best_is_applied_to_a_study_that_has_grown_and_with_no_preset_but_that_of_the_sweep(
+    brain, monkeypatch, capsys
+):
+    Played(monkeypatch)
+    played(request_of(brain, RATES))
+    assert main(words(brain, RATES, "--preset", "less", "--apply", "tuned")) == 2
+    assert "another preset ('tiny', not 'less')" in " ".join(capsys.readouterr().err.split())
+    more = "unet: {note: the plain one}\n  other: {configuration: 2d, suffix: -other}"
+    brain.write_text(brain.read_text(encoding="utf-8").replace("unet: {}", more), encoding="utf-8")
+    for name in ("tuned", "again"):
+        assert main(words(brain, RATES, "--apply", name)) == 0
+
+
 @pytest.mark.parametrize("name", ["../../escaped", "a b", ".hidden", "a/b", "x" * 300])
 def test_a_name_that_no_folder_of_a_sweep_can_have_is_refused(brain, capsys, name):
     for option, others in (("--name", ()), ("--warm-start", ("--sampler", "optuna"))):
