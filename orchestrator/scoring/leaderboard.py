@@ -32,7 +32,7 @@ class Place:
     mean: float
     """Over the cases with a finite number; NaN without any."""
     num_missing: int
-    """Cases that have none, of those that all were tested on."""
+    """Cases that lack one, of those that all were tested on: of patients, those of whom any scan does."""
     ranked_mean: float
     """Over all cases that all were tested on: one without a number counts as 0 in an overlap and as the worst distance
     of anybody, two empty masks as the best. NaN without any case."""
@@ -63,7 +63,23 @@ class Standing:
     num_first: int
     """Structures and metrics in which its mean is first."""
     num_missing: int
-    """Cases without a usable prediction."""
+    """Cases without a usable prediction: of patients, those of whom any scan has none."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _List:
+    """A structure and metric of some methods: tables of cases and methods."""
+
+    structure: str
+    metric: str
+    means: "pd.DataFrame"
+    """NaN where no row of a case has a number."""
+    is_lacking: "pd.DataFrame"
+    """Whether any row of a case lacks one."""
+
+    def to_rank(self, cases: Sequence[str]) -> ScoresToRank:
+        """Return the scores of some of the cases."""
+        return ScoresToRank(values=self.means.loc[cases].to_numpy(), larger_is_better=self.metric in OVERLAPS)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,32 +106,24 @@ def leaderboard(rows: "pd.DataFrame", *, metrics: Sequence[str]) -> Leaderboard:
     ----------
     rows
         With columns method, structure, case, status and the fields of the metrics. What has the same method, structure
-        and case is averaged; with a missing prediction among it, it is missing. Methods are ranked on the cases that
-        all of them have a row of, be it that of a missing prediction.
+        and case is averaged; a missing prediction among it counts as 0 in an overlap, and as the worst distance of
+        anybody. Methods are ranked on the cases that all of them have a row of, be it that of a missing prediction.
     metrics
         Of kernels.METRICS.
     """
     methods = list(dict.fromkeys(rows["method"]))
-    tables = [
-        (structure, metric, _to_rank(part, metric=metric, methods=methods))
+    lists = [
+        _list(part, structure=str(structure), metric=metric, methods=methods)
         for structure, part in rows.groupby("structure", sort=False)
         for metric in metrics
     ]
     # Where methods have been asked for different structures of a case, each list has cases of its own.
-    shared = sorted(set.intersection(*(set(table.index) for *_, table in tables))) if tables else []
-    lists = [
-        (structure, metric, ScoresToRank(values=table.loc[shared].to_numpy(), larger_is_better=metric in OVERLAPS))
-        for structure, metric, table in tables
-    ]
+    shared = sorted(set.intersection(*(set(one.means.index) for one in lists))) if lists else []
     means = rows.groupby(["structure", "method"], sort=False)[[FIELDS[metric] for metric in metrics]].agg(_mean)
-    places = [
-        place
-        for structure, metric, to_rank in lists
-        for place in _places(to_rank, methods=methods, structure=str(structure), metric=metric, means=means)
-    ]
+    places = [place for one in lists for place in _places(one, methods=methods, shared=shared, means=means)]
     return Leaderboard(
         places=tuple(places),
-        standings=_standings(places, rows=rows, lists=[to_rank for *_, to_rank in lists]),
+        standings=_standings(places, rows=rows, lists=[one.to_rank(shared) for one in lists]),
         num_cases=len(shared),
     )
 
@@ -136,16 +144,26 @@ def to_csv(found: Mapping[str, Sequence[Place] | Sequence[Standing]]) -> str:
     return buffer.getvalue().encode(errors="replace").decode()
 
 
-def _to_rank(rows: "pd.DataFrame", *, metric: str, methods: Sequence[str]) -> "pd.DataFrame":
-    """Return a table of cases and methods: NaN where there is no usable number, the best if both masks are empty."""
+def _list(rows: "pd.DataFrame", *, structure: str, metric: str, methods: Sequence[str]) -> _List:
+    """Return the means of the cases that all methods have a row of; both masks empty is the best that there is."""
     values = rows[FIELDS[metric]].where(np.isfinite(rows[FIELDS[metric]].astype(float)))
     best = 1.0 if metric in OVERLAPS else 0.0
     values = values.mask(rows["status"] == ScoreStatus.BOTH_EMPTY, best)
-    groups = values.groupby([rows["case"], rows["method"]])
-    means = groups.mean().mask(groups.count() < groups.size())
-    is_there = groups.size().unstack("method").reindex(columns=methods).notna().all(axis=1)
-    table: pd.DataFrame = means.unstack("method").reindex(columns=methods)
-    return table[is_there.reindex(table.index)]
+    keys = [rows["case"], rows["method"]]
+    num_rows = values.groupby(keys).size().unstack("method").reindex(columns=methods)
+    cases = num_rows.index[num_rows.notna().all(axis=1)]
+    # Of several scans of a patient, or several folds, those that are there count as well.
+    worst = 0.0 if metric in OVERLAPS else values[rows["case"].isin(cases)].max()
+    means, num_there = (
+        found.unstack("method").reindex(columns=methods).loc[cases]
+        for found in (values.fillna(worst).groupby(keys).mean(), values.groupby(keys).count())
+    )
+    return _List(
+        structure=structure,
+        metric=metric,
+        means=means.where(num_there > 0),
+        is_lacking=num_there < num_rows.loc[cases],
+    )
 
 
 def _mean(values: "pd.Series[float]") -> float:
@@ -153,19 +171,18 @@ def _mean(values: "pd.Series[float]") -> float:
     return float(finite.mean()) if len(finite) else math.nan
 
 
-def _places(
-    to_rank: ScoresToRank, *, methods: Sequence[str], structure: str, metric: str, means: "pd.DataFrame"
-) -> list[Place]:
+def _places(one: _List, *, methods: Sequence[str], shared: Sequence[str], means: "pd.DataFrame") -> list[Place]:
+    to_rank = one.to_rank(shared)
     ranking = rank_methods(to_rank.values, larger_is_better=to_rank.larger_is_better)
     sign = 1 if to_rank.larger_is_better else -1
     ranked_means = sign * to_rank.filled.mean(axis=0) if len(to_rank.values) else np.full(len(methods), math.nan)
-    num_missing = np.isnan(to_rank.values).sum(axis=0)
+    num_missing = one.is_lacking.loc[shared].to_numpy().sum(axis=0)
     return [
         Place(
             method=method,
-            structure=structure,
-            metric=metric,
-            mean=float(means.loc[(structure, method), FIELDS[metric]]),
+            structure=one.structure,
+            metric=one.metric,
+            mean=float(means.loc[(one.structure, method), FIELDS[one.metric]]),
             num_missing=int(num_missing[index]),
             # Not -0.0.
             ranked_mean=float(ranked_means[index]) + 0.0,

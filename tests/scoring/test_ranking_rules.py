@@ -8,9 +8,11 @@ occurs once. They are drawn here as R draws them, from the generator of its `set
 from itertools import permutations
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
+from orchestrator.scoring.leaderboard import leaderboard
 from orchestrator.statistics.ranking import ScoresToRank, _holm, rank_intervals, rank_methods
 
 NUM_CASES = 50
@@ -154,3 +156,40 @@ def test_holm_is_that_of_statsmodels():
 
     values = np.random.default_rng(0).beta(0.3, 1, 40)
     assert _holm(values) == pytest.approx(multipletests(values, method="holm")[1])
+
+
+def places(rows):
+    """Return what is said of method and metric; a row is a method, patient, status, DSC and HD95."""
+    frame = pd.DataFrame(rows, columns=["method", "case", "status", "dsc", "hd95_mm"]).assign(structure="organ")
+    found = leaderboard(frame, metrics=("dsc", "hd95"))
+    return {(one.method, one.metric): one for one in found.places}, found.standings
+
+
+def test_one_missing_prediction_of_several_of_a_patient_counts_as_that_one():
+    nan = np.nan
+    scored = [("better", "a", "scored", 0.9, 2.0), ("better", "a", "scored", 0.96, 1.0)]
+    empty = [("better", "b", "both_empty", nan, nan), ("better", "b", "prediction_empty", 0.0, np.inf)]
+    other = [("worse", case, "scored", 0.5, 8.0) for case in "aabbcc"]
+    lacking = [("better", case, "missing", nan, nan) for case in "acc"]
+    found, standings = places([*scored, *lacking, *empty, *other])
+    # (0.9 + 0.96 + 0) / 3, two empty masks and an empty one, and nothing at all.
+    assert found["better", "dsc"].ranked_mean == pytest.approx((0.62 + 0.5 + 0.0) / 3)
+    # (2 + 1 + 8) / 3 with the worst of anybody, (0 + 8) / 2, and the worst mean of a patient.
+    assert found["better", "hd95"].ranked_mean == pytest.approx((11 / 3 + 4 + 8) / 3)
+    assert [found["better", metric].num_missing for metric in ("dsc", "hd95")] == [2, 3]
+    assert [found["worse", metric].num_missing for metric in ("dsc", "hd95")] == [0, 0]
+    # By DSC each is first in a case, equal in b; by HD95 the other is first in c alone, where nothing is.
+    ranks = {one.method: (one.num_missing, one.rank_of_ranks) for one in standings}
+    assert ranks == {"better": (2, 1.0), "worse": (0, 1.5)}
+
+
+def test_a_method_with_few_predictions_missing_in_one_fold_each_stays_first():
+    rows = []
+    for fold in range(5):
+        for case in range(10):
+            is_there = (fold, case) not in {(0, 0), (1, 3), (2, 7)}
+            rows.append(("good", case, "scored", 0.95, 1.0) if is_there else ("good", case, "missing", np.nan, np.nan))
+            rows.append(("bad", case, "scored", 0.7, 3.0))
+    found, standings = places(rows)
+    assert found["good", "dsc"].ranked_mean == pytest.approx(0.95 * 47 / 50)
+    assert [(one.method, one.rank_of_ranks, one.num_missing) for one in standings] == [("good", 1, 3), ("bad", 2, 0)]
