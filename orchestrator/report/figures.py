@@ -2,6 +2,7 @@
 
 import io
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -87,12 +88,9 @@ def forest(answer: Answer, set_titles: Mapping[str, str]) -> str:
 def overlap_and_surface(rows: "pd.DataFrame") -> str:
     """Return NSD against DSC of every case, by structure."""
     with new_figure(height_in=4.2, width_in=5.2) as (figure, (axis,)):
-        for colour, (structure, part) in zip(_colours(), rows.groupby("structure", sort=False), strict=False):
-            axis.scatter(part["dsc"], part["nsd"], s=7, alpha=0.45, color=colour, linewidths=0, label=str(structure),
-                         rasterized=len(rows) > _MOST_POINTS)  # fmt: skip
+        _cases_by_structure(axis, rows, across="dsc", up="nsd")
         axis.set_xlabel("DSC")
         axis.set_ylabel("NSD")
-        axis.legend(frameon=False, markerscale=2)
         return svg_of(figure)
 
 
@@ -100,14 +98,23 @@ def score_by_size(rows: "pd.DataFrame") -> str:
     """Return DSC against the volume of the structure in the reference, by structure."""
     there = rows[(rows["reference_ml"] > 0) & rows["dsc"].notna()]
     with new_figure(height_in=4.2, width_in=5.2) as (figure, (axis,)):
-        for colour, (structure, part) in zip(_colours(), there.groupby("structure", sort=False), strict=False):
-            axis.scatter(part["reference_ml"], part["dsc"], s=7, alpha=0.45, color=colour, linewidths=0,
-                         label=str(structure), rasterized=len(rows) > _MOST_POINTS)  # fmt: skip
+        _cases_by_structure(axis, there, across="reference_ml", up="dsc")
         axis.set_xscale("log")
         axis.set_xlabel("volume in the reference (ml)")
         axis.set_ylabel("DSC")
-        axis.legend(frameon=False, markerscale=2)
         return svg_of(figure)
+
+
+def _cases_by_structure(axis: "Axes", rows: "pd.DataFrame", *, across: str, up: str) -> None:
+    """Draw a point for each row, from two of its columns; the legend names the structures, if there are some."""
+    points = {
+        plain(str(structure)): axis.scatter(part[across], part[up], s=7, alpha=0.45, color=colour, linewidths=0,
+                                            rasterized=len(rows) > _MOST_POINTS)
+        for colour, (structure, part) in zip(_colours(), rows.groupby("structure", sort=False), strict=False)
+    }  # fmt: skip
+    if points:
+        # Given to it: by itself it leaves out what begins with an underscore.
+        axis.legend(list(points.values()), list(points), frameon=False, markerscale=2)
 
 
 def learning_curves(epochs: "pd.DataFrame") -> str:
@@ -161,6 +168,7 @@ def timeline(spans: Sequence[tuple[str, float, float, str]]) -> str:
 def _label_rows(figure: "Figure", axes: "Sequence[Axes]", labels: Sequence[str]) -> None:
     """Label the rows 0, 1, ... of the first axes from the top; the others have the same rows and no labels."""
     first, *others = axes
+    labels = [*map(plain, labels)]
     for axis in axes:
         axis.set_ylim(len(labels) - 0.4, -0.6)
         axis.set_yticks([])
@@ -171,6 +179,11 @@ def _label_rows(figure: "Figure", axes: "Sequence[Axes]", labels: Sequence[str])
     for axis in others:
         axis.set_yticks(range(len(labels)))
         axis.tick_params(labelleft=False)
+
+
+def plain(text: str) -> str:
+    """Return a text for matplotlib to draw as it is: what stands between two $ would be a formula to it."""
+    return text.replace("$", r"\$")
 
 
 def _lay_out(figure: "Figure") -> None:
@@ -194,7 +207,10 @@ def new_figure(
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    with mpl.rc_context(_SETTINGS):
+    with mpl.rc_context(_SETTINGS), warnings.catch_warnings():
+        # A page shows its text in the fonts of its reader, and these have more letters. Names of a hundred letters
+        # leave no room between them; the tables have both.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from|constrained_layout not applied")
         figure = Figure(figsize=(width_in, height_in), layout="constrained")
         yield figure, list(np.atleast_1d(figure.subplots(1, columns)))
 

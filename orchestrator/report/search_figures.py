@@ -6,7 +6,7 @@ from itertools import accumulate
 from textwrap import wrap
 from typing import TYPE_CHECKING
 
-from orchestrator.report.figures import COLOURS, new_figure, svg_of
+from orchestrator.report.figures import COLOURS, new_figure, plain, svg_of
 from orchestrator.results.trials import SearchRecord, TrialRecord
 from orchestrator.statistics.importance import is_numeric
 
@@ -81,8 +81,8 @@ def parallel_coordinates(search: SearchRecord) -> str:
             axis.axvline(place, color="black", linewidth=0.8)
             for height, text in ticks:
                 axis.plot([place - 0.02, place + 0.02], [height, height], color="black", linewidth=0.8)
-                axis.text(place + 0.035, height, text, fontsize=7, va="center", zorder=4, bbox=_BEHIND)
-        axis.set_xticks(range(len(scales)), [*map(_in_lines, names), search.metric.upper()])
+                axis.text(place + 0.035, height, plain(text), fontsize=7, va="center", zorder=4, bbox=_BEHIND)
+        axis.set_xticks(range(len(scales)), [*(plain(_in_lines(name)) for name in names), search.metric.upper()])
         axis.set_xlim(-0.1, len(scales) - 0.6)
         axis.set_ylim(-0.06, 1.06)
         axis.set_yticks([])

@@ -19,6 +19,7 @@ from orchestrator.benchmark.tables import ComparisonSpec, GapSpec, TableLayout, 
 from orchestrator.report.answers import answer
 from orchestrator.report.content import make_page, training_spans
 from orchestrator.report.data_dictionary import COLUMNS
+from orchestrator.report.figures import forest, overlap_and_surface, score_by_size, scores_by_group
 from orchestrator.report.page import to_html
 from orchestrator.report.pictures import sides_of
 from orchestrator.report.reported import Reported
@@ -166,6 +167,30 @@ def test_texts_of_strangers_are_texts(tmp_path: Path, rows):
     assert "<script>alert" not in page
     assert "<img src=x" not in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; more" in page
+
+
+def test_names_in_figures_are_texts(rows):
+    names = ("tumour $x_{ core$", r"$5 \$^^", "_core", "神经", "W" * 100)
+    frame = scores_frame(reported(rows))
+    frame["structure"] = [names[place % len(names)] for place in range(len(frame))]
+    frame["group"] = frame["structure"]
+    for draw in (scores_by_group, overlap_and_surface, score_by_size):
+        texts = html.unescape(draw(frame))
+        assert all(f">{name}</text>" in texts for name in names)
+    found = answer(MODELS, scores_frame(reported(rows)), trainings=TRAININGS)
+    odd = replace(found, differences=[replace(one, structure=names[0]) for one in found.differences])
+    assert f"{names[0]}, " in forest(odd, {})
+    assert overlap_and_surface(frame[:0]).startswith("<svg")
+
+
+def test_places_of_a_page_and_of_its_tables_have_one_name_each(tmp_path: Path, rows):
+    names = ("scores", "ranks", "published", "scores-trainings", "a-b", "a_b")
+    layout = replace(LAYOUT, comparisons=tuple(replace(MODELS, name=name) for name in names))
+    page = report(tmp_path, rows, layout=layout)
+    tables = (tmp_path / "report/tables.tex").read_text()
+    for found in (re.findall(r'<h2 id="([^"]*)"', page), re.findall(r"\\label\{([^}]*)\}", tables)):
+        assert len(found) > len(names)
+        assert len(set(found)) == len(found)
 
 
 def test_published_values_stand_beside_ours_with_their_errata(tmp_path: Path, rows):

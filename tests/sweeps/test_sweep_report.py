@@ -9,6 +9,7 @@ import pytest
 
 from orchestrator.errors import IntegrityError
 from orchestrator.report.search import search_section
+from orchestrator.report.search_figures import parallel_coordinates
 from orchestrator.results.trials import Fidelity, SearchRecord, TrialRecord, read_search, search_of, write_search
 from orchestrator.statistics.importance import FEWEST_TRIALS, importances
 from orchestrator.storage.filesystem import open_storage
@@ -80,6 +81,13 @@ def test_categories_count_by_name_and_one_value_or_too_few_trials_say_nothing():
     assert FEWEST_TRIALS == 6
     (each,) = importances({"planner": list("abcdef")}, scores)
     assert math.isnan(each.share)
+
+
+def test_settings_in_a_figure_are_texts():
+    values = ("a $x_{$", r"b\$^$")
+    found = tuple(replace(one, settings={**one.settings, "planner_$_{$": values[one.number % 2]}) for one in trials())
+    drawn = parallel_coordinates(search(found))
+    assert all(f">{text}</text>" in drawn for text in (*values, "planner $ {$"))
 
 
 def test_the_record_of_a_search_is_read_as_it_was_written(tmp_path):
