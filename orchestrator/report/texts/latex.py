@@ -35,7 +35,7 @@ def latex_tables(page: Page) -> str:
     for one in page.answers:
         tables += [_answer(one, page=page)] if one.differences else []
         tables += [_models(one, page=page)] if one.modelled else []
-    tables += [_ranks(one, page=page) for one in page.rankings]
+    tables += [_ranks(one, page=page, place=place) for place, one in enumerate(page.rankings)]
     if page.published:
         tables.append(_published(page.published, page=page))
     tables += [_gaps(one, page=page, place=place) for place, one in enumerate(page.gaps)]
@@ -89,7 +89,7 @@ def _answer(found: Answer, *, page: Page) -> str:
         columns=("first", "second", "evaluated on", "structure", "metric", "first", "second", "difference", "n",
                  "effect", "p (Holm)"),
         rows=rows,
-        label=found.spec.name,
+        label=f"comparison-{found.spec.name}",
     )  # fmt: skip
 
 
@@ -120,11 +120,11 @@ def _models(found: Answer, *, page: Page) -> str:
             "n trainings",
         ),
         rows=rows,
-        label=f"{found.spec.name}-trainings",
+        label=f"trainings-{found.spec.name}",
     )
 
 
-def _ranks(found: Ranked, *, page: Page) -> str:
+def _ranks(found: Ranked, *, page: Page, place: int) -> str:
     rows = [
         [str(one.rank), rank_range(one), one.method, f"{one.rank_of_mean:.2f}",
          f"{one.rank_of_ranks:.2f}", str(one.num_missing)]
@@ -135,7 +135,7 @@ def _ranks(found: Ranked, *, page: Page) -> str:
         f"{found.board.num_cases} {page.unit}s.",
         columns=("rank", "95 %", page.what, "mean rank", "mean rank by case", "missing"),
         rows=rows,
-        label="ranks-" + "".join(character if character.isalnum() else "-" for character in found.title),
+        label=f"ranks-{place + 1}",
     )
 
 
@@ -206,7 +206,7 @@ def _table(caption: str, *, columns: Sequence[str], rows: Iterable[Sequence[str]
         r"\begin{table}",
         r"\centering\scriptsize\setlength{\tabcolsep}{3pt}",
         rf"\caption{{{escaped(caption)}}}",
-        rf"\label{{tab:{''.join(c if c.isascii() and c.isalnum() else '-' for c in label)}}}",
+        rf"\label{{tab:{label}}}",
         rf"\begin{{tabular}}{{{'l' * len(columns)}}}",
         r"\toprule",
         " & ".join(map(escaped, columns)) + r" \\",
