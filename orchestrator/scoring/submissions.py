@@ -1,5 +1,6 @@
 """Submissions: label maps of other methods, each a folder with a name, and whether they are complete."""
 
+import os.path
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,10 @@ from orchestrator.scoring.folders import is_label_map
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.storage.interface import Storage
 
-_FORMULA = ("=", "+", "-", "@")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """What a cell begins with that spreadsheets calculate."""
+_TEXT = "'"
+"""Before it, it is a text to them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,7 +23,13 @@ class Submission:
     """The label maps of one method."""
 
     name: str
+    """As tables show it; strangers choose it."""
     folder: Storage
+
+    @classmethod
+    def named(cls, name: str, folder: Storage) -> "Submission":
+        """Return the label maps of a folder, under a name that no spreadsheet calculates."""
+        return cls(name=f"{_TEXT}{name}" if name.startswith(_FORMULA) else name, folder=folder)
 
 
 def submissions_of(texts: Sequence[str]) -> tuple[Submission, ...]:
@@ -31,11 +40,6 @@ def submissions_of(texts: Sequence[str]) -> tuple[Submission, ...]:
     found = [submission for text in texts for submission in _submissions(text)]
     by_name: dict[str, Submission] = {}
     for one in found:
-        if one.name.startswith(_FORMULA):
-            raise ConfigError(
-                f"{one.name!r}: a spreadsheet takes this for a formula in leaderboard.csv; expected a name that begins "
-                "otherwise. Rename its folder, or give METHOD=FOLDER"
-            )
         other = by_name.setdefault(one.name, one)
         if other is not one:
             raise ConfigError(
@@ -54,17 +58,15 @@ def _submissions(text: str) -> Iterator[Submission]:
             raise ConfigError(f"{text}: expected METHOD=FOLDER")
         if "://" not in location and not is_folder(location):
             raise ConfigError(f"{location}: no such folder; expected one with the label maps of {name}")
-        yield Submission(name=name.strip(), folder=_storage(location))
+        yield Submission.named(name.strip(), _storage(location))
         return
     names = _folders_in(text)
     if not names:
         raise ConfigError(f"{text}: found no folder in it; expected one for each method, or METHOD=FOLDER")
     for one in names:
-        yield Submission(
-            # A name that is no UTF-8 is shown as far as it is.
-            name=one.encode(errors="surrogateescape").decode(errors="replace"),
-            folder=_storage(f"{text.rstrip('/')}/{one}"),
-        )
+        # A name that is no UTF-8 is shown as far as it is.
+        name = one.encode(errors="surrogateescape").decode(errors="replace")
+        yield Submission.named(name, _storage(f"{text.rstrip('/')}/{one}"))
 
 
 def _storage(location: str) -> Storage:
@@ -85,10 +87,12 @@ def _folders_in(location: str) -> list[str]:
 
 
 def what_lacks(submission: Submission, *, keys_of_cases: Mapping[str, Sequence[str]]) -> Iterator[str]:
-    """Yield a sentence on cases that a submission lacks, and one on label maps that are of no case.
+    """Yield a sentence on cases that a submission lacks, one on label maps that are of no case, and what else is odd.
 
     `keys_of_cases` are the names that the label map of each case may have.
     """
+    if submission.name.removeprefix(_TEXT).startswith(_FORMULA):
+        yield f"shown with {_TEXT} before its name, which a spreadsheet would take for a formula in leaderboard.csv"
     try:
         keys = {key for key in submission.folder.list_keys() if is_label_map(key)}
     except (DataError, StorageError, OSError) as error:
@@ -109,8 +113,11 @@ def what_lacks(submission: Submission, *, keys_of_cases: Mapping[str, Sequence[s
 
 def _leads_elsewhere(location: str, key: str) -> bool:
     """Whether a file of a folder is a link out of it, perhaps to a reference."""
-    folder = Path(location)
-    return "://" not in location and not (folder / key).resolve().is_relative_to(folder.resolve())
+    if "://" in location:
+        return False
+    # A link that leads in a circle ends at itself here; other ways to follow links raise.
+    folder, file = (Path(os.path.realpath(path)) for path in (location, f"{location}/{key}"))
+    return not file.is_relative_to(folder)
 
 
 def _is_deeper(others: Sequence[str], lacking: Sequence[str]) -> bool:

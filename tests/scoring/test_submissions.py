@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import SimpleITK as sitk
 
@@ -81,7 +82,7 @@ def test_submissions_of_a_folder_are_scored_and_ranked(challenge: Path, capsys):
 
 def test_labels_without_a_tolerance_are_scored_by_what_does_not_depend_on_it(challenge: Path):
     assert submit(challenge, "--metrics", "dsc", labels=("1-2",)) == 0
-    assert {row["tolerance_mm"] for row in table(challenge, "scores.csv")} == {"nan"}
+    assert {row["tolerance_mm"] for row in table(challenge, "scores.csv")} == {""}
     page = (challenge / "out/report/index.html").read_text(encoding="utf-8")
     assert "each structure of each case by DSC. A label map" in page
     assert "nan mm" not in page
@@ -344,7 +345,29 @@ def test_nobody_is_first_where_nobody_has_scores(challenge: Path, capsys):
     assert json.loads((report / "summary.json").read_text())["ranks"] == []
 
 
-def test_names_that_spreadsheets_calculate_are_refused(challenge: Path, capsys):
+def test_a_name_that_spreadsheets_calculate_is_shown_as_text(challenge: Path, capsys):
     (challenge / "teams/alpha").rename(challenge / "teams/=1+1")
-    assert submit(challenge) == 2
-    assert "'=1+1': a spreadsheet takes this for a formula" in capsys.readouterr().err
+    assert submit(challenge) == 0
+    assert "note: '=1+1: shown with ' before its name" in capsys.readouterr().err
+    for name in ("leaderboard.csv", "ranks.csv", "scores.csv"):
+        assert {row["method"] for row in table(challenge, name)} == {"'=1+1", "beta"}
+    assert [one.name for one in submissions_of([f"-x={challenge}/teams/beta"])] == ["'-x"]
+
+
+def test_a_link_to_itself_is_a_label_map_without_scores(challenge: Path, capsys):
+    own = challenge / "teams/beta/case0.nii.gz"
+    own.unlink()
+    own.symlink_to(own.name)
+    assert submit(challenge) == 1
+    said = capsys.readouterr().err
+    assert said.count("missing: beta: case0.nii.gz: ") == said.count("missing: ") == 1
+    assert table(challenge, "leaderboard.csv")[0]["method"] == "alpha"
+
+
+def test_a_number_that_there_is_not_is_an_empty_cell(challenge: Path):
+    (challenge / "teams/beta/case0.nii.gz").unlink()
+    assert submit(challenge) == 1
+    (row, _) = (one for one in table(challenge, "scores.csv") if one["status"] == "missing")
+    assert (row["dsc"], row["hd95_mm"], row["tolerance_mm"]) == ("", "", "1")
+    scores = pq.read_table(challenge / "out/report/scores.parquet")
+    assert scores["dsc"].null_count == scores["hd95_mm"].null_count == 2

@@ -100,9 +100,11 @@ def write_submissions_report(storage: Storage, found: ScoredSubmissions) -> Lead
         what="submissions",
         unit=found.unit,
     )
+    # A number that there is not is an empty cell, as in every file of scores.
+    scores = pa.Table.from_pandas(found.rows.to_pandas(), schema=found.rows.schema, preserve_index=False)
     contents = {
-        "scores.csv": _written(csv.write_csv, found.rows),
-        "scores.parquet": _written(parquet.write_table, found.rows),
+        "scores.csv": _written(csv.write_csv, scores),
+        "scores.parquet": _written(parquet.write_table, scores),
         "data_dictionary.md": dictionary_of_submissions(found.rows.schema.names).encode(),
         "summary.json": _summary(page).encode(),
         "methods.md": methods_text(page).encode(),
