@@ -1,6 +1,7 @@
 """The cases of a data set, and how they are divided: as listed, as nnU-Net divides them, or patient by patient."""
 
 import csv
+import io
 import json
 import re
 from collections import Counter
@@ -173,14 +174,13 @@ def read_patients(path: Path, names: Sequence[str]) -> dict[str, str]:
     Raises
     ------
     ConfigError
-        If the file is none with the columns `case` and `patient`, each once; a case has no patient or stands twice; or
-        two patients are written alike but for case or zeros, which are one.
+        If the file cannot be read, or is none with the columns `case` and `patient`, each once; a case has no patient
+        or stands twice; or two patients are written alike but for case or zeros, which are one.
     """
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file)
-            columns = [name.strip() for name in next(reader, [])]
-            lines = [line for line in reader if any(map(str.strip, line))]
+        reader = csv.reader(io.StringIO(_read(path).decode("utf-8-sig"), newline=""))
+        columns = [name.strip() for name in next(reader, [])]
+        lines = [line for line in reader if any(map(str.strip, line))]
     except csv.Error as error:
         raise ConfigError(f"{path}: {error}; expected rows of a case and its patient") from error
     if columns.count("case") != 1 or columns.count("patient") != 1:
@@ -250,7 +250,7 @@ def _read(path: Path) -> bytes:
         content = path.read_bytes()
         content.decode()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error}); expected a text file beside the study file") from error
+        raise ConfigError(f"{path}: cannot be read ({error}); expected a file of text in UTF-8") from error
     return content
 
 

@@ -329,6 +329,12 @@ def test_cases_of_one_patient_count_once(challenge: Path, capsys):
     path.write_text("case,patient\ncase0,p\ncase1,p\ncase2,q\n")
     assert submit(challenge, "--patients", str(path)) == 2
     assert "no patient for case case3.nii.gz; expected one for every reference" in capsys.readouterr().err
+    path.write_text("case,patient\ncase0,Müller\n", encoding="latin-1")
+    assert submit(challenge, "--patients", str(path)) == 2
+    path.unlink()
+    assert submit(challenge, "--patients", str(path)) == 2
+    said = capsys.readouterr().err
+    assert said.count(f"error: {path}: cannot be read (") == said.count("expected a file of text in UTF-8") == 2
 
 
 def test_nobody_is_first_where_nobody_has_scores(challenge: Path, capsys):
