@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from orchestrator.statistics.comparison import FEWEST_DIFFERENCES
+
 MOST_PATIENTS = 100_000
 """Beyond which a number of patients counts as out of reach."""
 _TESTED_TWICE = 1 + 1e-9
@@ -25,7 +27,7 @@ class VarianceComponents:
     difference: float
     """Mean over all scores."""
     patient_sd: float
-    """Between patients, the same in all trainings."""
+    """Between patients, the same in all trainings; NaN, as the others are, if there is but one."""
     training_sd: float
     """Between trainings, the same in all patients; NaN if there is but one, of which it cannot be told."""
     residual_sd: float
@@ -64,16 +66,16 @@ def variance_components(
     Raises
     ------
     ValueError
-        For fewer than two patients.
+        Without any difference.
     """
     values = np.asarray(differences, np.float64)
     of_patient, num_patients = numbered(patients)
     of_training, num_trainings = numbered(trainings)
-    if num_patients < 2:
-        raise ValueError(f"{num_patients} patients; expected at least two, between whom a difference may vary")
+    if not num_patients:
+        raise ValueError("no differences; expected those of at least one patient")
     counts = np.zeros((num_patients, num_trainings))
     np.add.at(counts, (of_patient, of_training), 1)
-    variances = _solve(values, of_patient, of_training, counts)
+    variances = _solve(values, of_patient, of_training, counts) if num_patients > 1 else [math.nan] * 3
     sds = [math.sqrt(max(0.0, one)) if not math.isnan(one) else one for one in variances]
     return VarianceComponents(
         difference=float(values.mean()),
@@ -90,7 +92,7 @@ def power_of(design: Design, components: VarianceComponents, *, difference: floa
     """Return the chance that a two-sided test of the mean difference shows a difference of this size.
 
     The test takes all that the mean varies by into account; its degrees of freedom are Satterthwaite's. It is NaN where
-    trainings differ and there is but one.
+    trainings differ and there is but one, and 0 for fewer patients than `fewest_tested`.
     """
     from scipy import stats
 
@@ -98,6 +100,8 @@ def power_of(design: Design, components: VarianceComponents, *, difference: floa
     total = sum(variance for variance, _ in parts)
     if any(variance > 0 and freedom < 1 for variance, freedom in parts) or math.isnan(total):
         return math.nan
+    if design.num_patients < fewest_tested(alpha):
+        return 0.0
     if total == 0:
         return 1.0
     freedom = total**2 / sum(variance**2 / own for variance, own in parts if variance > 0)
@@ -106,6 +110,15 @@ def power_of(design: Design, components: VarianceComponents, *, difference: floa
     # Far from the limit scipy's noncentral t has no value: the chance of the other side is none there.
     above, below = stats.nct.sf(limit, freedom, shift), stats.nct.cdf(-limit, freedom, shift)
     return float(np.nan_to_num(above, nan=1.0) + np.nan_to_num(below, nan=0.0))
+
+
+def fewest_tested(alpha: float) -> int:
+    """Return the least number of patients of whom a report can show anything.
+
+    Its signed rank test has no p below 2 / 2^n, that of patients who all differ in the same direction, and there is
+    none of fewer than FEWEST_DIFFERENCES.
+    """
+    return max(FEWEST_DIFFERENCES, math.floor(math.log2(2 / alpha)) + 1)
 
 
 def fewest_patients(
@@ -117,9 +130,13 @@ def fewest_patients(
         design = Design(num_patients=num, num_trainings=num_trainings)
         return power_of(design, components, difference=difference, alpha=alpha) >= power
 
-    if not is_enough(MOST_PATIENTS):
-        return None
-    low, high = 1, MOST_PATIENTS
+    # Power may fall again with more patients: then few trainings are most of what is left to vary, and the degrees of
+    # freedom are theirs.
+    low = high = fewest_tested(alpha)
+    while not is_enough(high):
+        if high == MOST_PATIENTS:
+            return None
+        low, high = high, min(high + max(1, high // 4), MOST_PATIENTS)
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if is_enough(middle) else (middle, high)
@@ -129,7 +146,10 @@ def fewest_patients(
 def smallest_difference(
     design: Design, components: VarianceComponents, *, power: float = 0.8, alpha: float = 0.05
 ) -> float:
-    """Return the smallest difference that a design shows with such a power; NaN where nothing can be shown."""
+    """Return the smallest difference that a design shows with such a power.
+
+    It is NaN where the power is, and infinite for fewer patients than `fewest_tested`.
+    """
     from scipy import optimize
 
     def lacking(difference: float) -> float:
@@ -137,6 +157,8 @@ def smallest_difference(
 
     if math.isnan(lacking(0.0)):
         return math.nan
+    if design.num_patients < fewest_tested(alpha):
+        return math.inf
     if lacking(0.0) >= 0:
         return 0.0
     largest = math.sqrt(sum(variance for variance, _ in _variances_of_mean(design, components)))
@@ -168,10 +190,12 @@ def _variances_of_mean(design: Design, components: VarianceComponents) -> list[t
         together = components.patient_sd**2 + components.residual_sd**2
         return [(together / patients, patients - 1), of_training, (0.0, 1)]
     scores = patients * trainings * components.share_tested
+    # What is left is at least as well known as patients are, whose means have it in them.
+    left = max(patients - 1.0, scores - patients - trainings + 1)
     return [
         (components.patient_sd**2 / patients, patients - 1),
         of_training,
-        (components.residual_sd**2 / scores, max(1.0, scores - patients - trainings + 1)),
+        (components.residual_sd**2 / scores, left),
     ]
 
 

@@ -26,11 +26,14 @@ from orchestrator.statistics.planning import (
     VarianceComponents,
     false_positives,
     fewest_patients,
+    fewest_tested,
     power_of,
     smallest_difference,
     variance_components,
 )
 from orchestrator.storage.filesystem import open_storage
+
+SDS = ("patient_sd", "training_sd", "residual_sd")
 
 
 def _drawn(random, *, num_patients, num_trainings, sds, folds=False):
@@ -98,8 +101,15 @@ def test_one_training_says_nothing_of_others():
     assert math.isnan(found.training_sd)
     assert math.isnan(power_of(Design(num_patients=9, num_trainings=1), found, difference=0.1))
     assert math.isnan(false_positives(Design(num_patients=9, num_trainings=1), found))
-    with pytest.raises(ValueError, match="1 patients"):
-        variance_components([0.1, 0.2], ["a", "a"], [0, 1])
+
+
+def test_one_patient_says_nothing_of_others():
+    found = variance_components([0.1, 0.2], ["a", "a"], [0, 1])
+    assert found.difference == pytest.approx(0.15)
+    assert all(map(math.isnan, (found.patient_sd, found.training_sd, found.residual_sd)))
+    assert math.isnan(power_of(Design(num_patients=9, num_trainings=2), found, difference=0.1))
+    with pytest.raises(ValueError, match="no differences"):
+        variance_components([], [], [])
 
 
 def _components(patient_sd=0.03, training_sd=0.0, residual_sd=0.0, share=1.0):
@@ -133,6 +143,50 @@ def test_the_power_of_one_seed_of_a_cross_validation_is_that_of_a_paired_t_test_
     assert needed == math.ceil(TTestPower().solve_power(0.01 / sd, power=0.8, alpha=0.05))
     # Of three seeds the rest is averaged.
     assert fewest_patients(components, num_trainings=15, difference=0.01) < needed / 2
+
+
+@pytest.mark.parametrize(("num_tests", "fewest"), [(1, 6), (2, 7), (4, 8), (14, 10)])
+def test_no_plan_needs_fewer_patients_than_a_report_can_show_anything_of(num_tests, fewest):
+    # 2 / 2^n of n patients who all differ in the same direction, times the number of tests, must be below 0.05.
+    assert 2 / 2**fewest * num_tests < 0.05
+    assert fewest == 6 or 2 / 2 ** (fewest - 1) * num_tests >= 0.05
+    alpha = 0.05 / num_tests
+    tiny = _components(0.0001)
+    assert fewest_tested(alpha) == fewest == fewest_patients(tiny, num_trainings=5, difference=0.01, alpha=alpha)
+    below = Design(num_patients=fewest - 1, num_trainings=5)
+    assert power_of(below, tiny, difference=0.01, alpha=alpha) == 0.0
+    assert smallest_difference(below, tiny, alpha=alpha) == math.inf
+    assert power_of(replace(below, num_patients=fewest), tiny, difference=0.01, alpha=alpha) > 0.99
+    varies_in_trainings = replace(tiny, training_sd=math.nan)
+    assert math.isnan(power_of(below, varies_in_trainings, difference=0.01, alpha=alpha))
+
+
+@pytest.mark.parametrize(
+    "components",
+    [
+        # One score of each patient with one seed; with two the rest must not be less well known than it was.
+        _components(0.0, residual_sd=0.00774, share=0.2),
+        _components(0.0, training_sd=0.00038, residual_sd=0.0083, share=0.2),
+        _components(0.002, training_sd=0.001, residual_sd=0.006),
+    ],
+)
+def test_more_seeds_do_not_need_more_patients(components):
+    needed = [fewest_patients(components, num_trainings=5 * seeds, difference=0.01) for seeds in (1, 2, 3, 5, 10)]
+    assert None not in needed
+    assert needed == sorted(needed, reverse=True)
+
+
+def test_a_number_of_patients_is_found_where_power_falls_again():
+    # Of two trainings that hardly differ nothing can be said from so many patients that only these are left to vary.
+    components, alpha = _components(0.0058, training_sd=0.0003), 0.05 / 24
+    many = Design(num_patients=100_000, num_trainings=2)
+    assert power_of(many, components, difference=0.01, alpha=alpha) < 0.8
+    needed = fewest_patients(components, num_trainings=2, difference=0.01, alpha=alpha)
+    powers = [
+        power_of(replace(many, num_patients=num), components, difference=0.01, alpha=alpha)
+        for num in (needed - 1, needed)
+    ]
+    assert powers[0] < 0.8 <= powers[1]
 
 
 def test_no_number_of_patients_makes_up_for_few_trainings():
@@ -247,6 +301,14 @@ def test_patients_without_a_score_in_a_pilot_are_as_many_in_its_study(pilot):
     assert (dsc.components.num_patients, dsc.num_patients) == (6, 30)
 
 
+def test_a_pilot_of_one_patient_is_planned_from_as_far_as_that_goes(pilot):
+    study, trainings, rows = pilot
+    of_one = {name: [row for row in own if row.case == "case_05"] for name, own in rows.items()}
+    dsc, _ = _planned(study, trainings, of_one)
+    assert (dsc.components.num_patients, dsc.components.num_trainings) == (1, 3)
+    assert math.isnan(dsc.components.patient_sd)
+
+
 def _shown(plan, capsys):
     options = build_parser().parse_args(["--output", "x"])
     _show(plan, options, console=consoles()[0])
@@ -265,6 +327,11 @@ def test_the_table_is_of_the_patients_and_folds_of_the_study(pilot, capsys):
 
 def test_what_cannot_be_told_is_said_and_no_number(pilot, capsys):
     dsc, _ = _planned(*pilot)
+    of_one = replace(dsc.components, num_patients=1, **dict.fromkeys(SDS, math.nan))
+    shown = _shown(replace(dsc, components=of_one), capsys)
+    assert "SD of patients unknown, of trainings unknown (n = 1 patients" in shown
+    assert "one patient does not tell how much patients differ" in shown
+    assert "patients needed" not in shown
     unknown = _shown(replace(dsc, components=replace(dsc.components, training_sd=math.nan)), capsys)
     assert "one pair of trainings does not tell" in unknown
     assert "no number" not in unknown

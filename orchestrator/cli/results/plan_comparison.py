@@ -14,6 +14,7 @@ from orchestrator.api import plan_comparison
 from orchestrator.cli.console import EXIT_DONE, command_parser, consoles, exit_code_of, parse, print_whole, say
 from orchestrator.driver.results.planned import PlannedComparison
 from orchestrator.errors import ConfigError
+from orchestrator.statistics.comparison import FEWEST_DIFFERENCES
 from orchestrator.statistics.intervals import FEWEST_CLUSTERS
 from orchestrator.statistics.planning import Design, false_positives, fewest_patients, power_of, smallest_difference
 
@@ -95,20 +96,23 @@ def _show(plan: PlannedComparison, options: argparse.Namespace, *, console: Cons
 
 
 def _varies(plan: PlannedComparison) -> bool:
-    """Whether the differences do, or may do."""
+    """Whether the differences do, as far as can be told."""
     found = plan.components
-    return any((found.patient_sd, found.training_sd, found.residual_sd))
+    return any(sd > 0 for sd in (found.patient_sd, found.training_sd, found.residual_sd))
 
 
 def _description(plan: PlannedComparison, options: argparse.Namespace) -> Iterator[str]:
     found, metric = plan.components, plan.metric.upper()
     yield f"{plan.question}: {plan.against} against {plan.baseline}, {plan.structure}, {plan.evaluation_set}"
-    trainings = "unknown" if math.isnan(found.training_sd) else f"{found.training_sd:.4f}"
-    rest = f", of the rest {found.residual_sd:.4f}" if found.residual_sd else ""
+    patients, trainings = ("unknown" if math.isnan(sd) else f"{sd:.4f}" for sd in (found.patient_sd, found.training_sd))
+    rest = f", of the rest {found.residual_sd:.4f}" if found.residual_sd > 0 else ""
     yield (
-        f"  mean difference of {metric} {found.difference:+.4f}; SD of patients {found.patient_sd:.4f}, of trainings "
+        f"  mean difference of {metric} {found.difference:+.4f}; SD of patients {patients}, of trainings "
         f"{trainings}{rest} (n = {found.num_patients} patients, {found.num_trainings} pairs of trainings)"
     )
+    if math.isnan(found.patient_sd):
+        yield "  one patient does not tell how much patients differ: score another"
+        return
     if math.isnan(found.training_sd):
         yield "  one pair of trainings does not tell how much trainings differ: train another fold, or another seed"
         return
@@ -159,7 +163,8 @@ def _explanations(options: argparse.Namespace) -> Iterator[str]:
         f"Power: chance that a difference of {options.smallest:g} is shown by a two-sided test that takes patients and "
         f"trainings into account, at {options.alpha:g} divided by the number of tests of the question. Shows from: the "
         f"difference that is shown with a chance of {options.power:.0%}. Patients needed: for {options.smallest:g} "
-        "with that chance. Trainings and hours: of both sides, as long as those of this run."
+        f"with that chance, never fewer than {FEWEST_DIFFERENCES} or than a signed rank test over patients can show "
+        "anything of. Trainings and hours: of both sides, as long as those of this run."
     )
     yield (
         "An SD from few trainings is itself unsure, and trainings of folds that share cases are more alike than the "

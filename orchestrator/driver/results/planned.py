@@ -130,10 +130,10 @@ def _tested(
 
 
 def _components(part: "pd.DataFrame", *, metric: str) -> VarianceComponents | None:
-    """Return what the differences in one structure vary by; None where there are too few."""
+    """Return what the differences in one structure vary by; None where there are none."""
     difference = part[f"{metric}_against"] - part[f"{metric}_baseline"]
     scored = part.assign(difference=difference)[difference.notna()]
-    if scored["patient"].nunique() < 2:
+    if scored.empty:
         return None
     # Groups with other numbers of folds are paired case by case: then a run is one training.
     names = [name for name in ("run", "fold", TRAINING_SEED) if name in scored]
