@@ -15,17 +15,27 @@ if TYPE_CHECKING:
 
     from orchestrator.training.nnunet.trainers.divided_trainer import DividedTrainer
 
-_PIPELINE = ("get_dataloaders", "get_training_transforms", "get_validation_transforms")
-"""Methods of nnU-Net's trainer whose work our loaders do."""
+_PIPELINE = ("get_tr_and_val_datasets", "get_training_transforms", "get_validation_transforms")
+"""Methods that nnU-Net's `get_dataloaders` calls, and whose work our loaders do."""
+_ROTATION = "configure_rotation_dummyDA_mirroring_and_inital_patch_size"
 
 
 def reason_for_nnunets_pipeline(trainer: "nnUNetTrainer", *, named: type) -> str:
-    """Return why the batches of a training are not those of our loaders; empty if they are."""
-    if own := overridden(named, _PIPELINE):
-        return f"{named.__name__} has its own {', '.join(own)}"
+    """Return why the batches of a training are not those of our loaders; empty if they are.
+
+    Parameters
+    ----------
+    trainer
+        Initialised; whoever has made a class of one of ours may have methods of nnU-Net's anew in it.
+    named
+        The class before which ours is put, whose `get_dataloaders` is not called otherwise.
+    """
+    kind = type(trainer)
+    if own := [*overridden(named, ["get_dataloaders"]), *overridden(kind, _PIPELINE)]:
+        return f"{(named if overridden(named, own) else kind).__name__} has its own {', '.join(own)}"
     rotation = trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()[0]
     if not (isinstance(rotation, tuple) and all(isinstance(angle, int | float) for angle in rotation)):
-        return f"{named.__name__} draws its angles in its own way"
+        return f"{(named if overridden(named, [_ROTATION]) else kind).__name__} draws its angles in its own way"
     return ""
 
 

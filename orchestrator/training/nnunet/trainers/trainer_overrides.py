@@ -13,10 +13,24 @@ from orchestrator.training.plain_state import State
 if TYPE_CHECKING:
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+_OURS = f"{__name__.partition('.')[0]}."
+"""What the names of our modules begin with."""
+
 
 def overridden(trainer: type, names: Sequence[str]) -> list[str]:
-    """Return which methods of nnU-Net's trainer a trainer class has its own of, or has beside them."""
-    return [name for name in names if getattr(trainer, name, None) is not getattr(nnUNetTrainer, name, None)]
+    """Return which methods of nnU-Net's trainer a trainer class has its own of, or has beside them.
+
+    Those that it has of one of our classes do not count.
+    """
+    return [
+        name for name in names if getattr(_whose(trainer, name), name, None) is not getattr(nnUNetTrainer, name, None)
+    ]
+
+
+def _whose(trainer: type, name: str) -> type:
+    """Return the class, none of ours, of which a trainer class has a method; nnU-Net's trainer if there is no other."""
+    kinds = (kind for kind in trainer.__mro__ if name in vars(kind) and not kind.__module__.startswith(_OURS))
+    return next(kinds, nnUNetTrainer)
 
 
 def load_as_nnunet(trainer: "nnUNetTrainer", state: State, *, named: "type[nnUNetTrainer]") -> None:
