@@ -1,6 +1,5 @@
 """Claims about the trainer that nnUNetv2_train finds: exact resumption, nnU-Net's prediction, scores in its log."""
 
-import itertools
 import json
 import re
 import sys
@@ -11,6 +10,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
+from dropin_trainings import FINAL, Asked, Ticking, log_of, trained, weights_of
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.training.logging.nnunet_logger import LocalLogger
@@ -33,8 +33,6 @@ from orchestrator.training.dropin.trainer import (
 )
 from orchestrator.training.nnunet.planning import Plan
 
-FINAL = "checkpoint_final.pth"
-
 
 @pytest.fixture(autouse=True)
 def _no_plots(monkeypatch):
@@ -52,43 +50,6 @@ def folders(tmp_path_factory):
         return made[kind]
 
     return folder_of
-
-
-class Ticking(nnUNetTrainerOrchestrator):
-    """By its clock, every look at the clock takes a second."""
-
-    def __init__(self, plans, configuration, fold, dataset_json, device):
-        ticks = itertools.count()
-        self._clock = lambda: float(next(ticks))
-        super().__init__(plans, configuration, fold, dataset_json, device)
-
-
-class Asked(nnUNetTrainerOrchestrator):
-    """Asked to stop after some iterations."""
-
-    after = 10**9
-
-    def _stop_reason(self):
-        self.after -= 1
-        return "" if self.after >= 0 else "its process received SIGTERM"
-
-
-def trained(folder, results, monkeypatch, *, kind=nnUNetTrainerOrchestrator, continues="", **changes):
-    """Train as nnUNetv2_train does, from the checkpoint of that name if there is one."""
-    let_nnunet_find(folder, results, monkeypatch)
-    trainer = made_trainer(kind, folder, continues=bool(continues), **changes)
-    if continues:
-        trainer.load_checkpoint(str(Path(trainer.output_folder) / continues))
-    trainer.run_training()
-    return trainer
-
-
-def weights_of(trainer, name=FINAL):
-    return read_checkpoint(Path(trainer.output_folder) / name)["network_weights"]
-
-
-def log_of(trainer):
-    return Path(trainer.log_file).read_text()
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,5 +1,6 @@
 """Checkpoints as nnU-Net reads them, written whole or not at all, and read without running anything in them."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,15 @@ def write_checkpoint(path: Path, state: State) -> None:
                 f"{path}: cannot be written whole ({error}); {free_mib:,.0f} MiB are free there. Make room: --c "
                 "goes on from the checkpoint before"
             ) from error
+
+
+def set_aside(folder: Path, names: Iterable[str]) -> list[str]:
+    """Give files of a folder names under which nothing goes on from them; returns these.
+
+    `checkpoint_final.pth` becomes `checkpoint_final_before.pth`, in the place of an older one of that name.
+    """
+    there = [folder / name for name in names if (folder / name).exists()]
+    return [path.replace(path.with_stem(f"{path.stem}_before")).name for path in there]
 
 
 def read_checkpoint(path: Path) -> State:

@@ -1,12 +1,16 @@
 """What may be said to a training by nnU-Net's command, which has no options for it: variables of the environment."""
 
+import hashlib
 import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from orchestrator.errors import ConfigError
+
+if TYPE_CHECKING:
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 Number = TypeVar("Number", int, float)
 
@@ -60,3 +64,10 @@ def _number(name: str, text: str, kind: Callable[[str], Number], limits: tuple[f
     if not (math.isfinite(number) and lower <= number <= upper):
         raise ConfigError(f"{name} is {text!r}; expected {expected}")
     return number
+
+
+def usual_seed(trainer: "nnUNetTrainer") -> int:
+    """Return the seed of a training for which none is set: it follows from what is trained, wherever that lies."""
+    plans = trainer.plans_manager
+    name = f"{plans.dataset_name}/{plans.plans_name}/{trainer.configuration_name}/{trainer.fold}"
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")

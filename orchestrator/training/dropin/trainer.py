@@ -5,7 +5,6 @@ too, and name the trainer whose network they hold, so that nnU-Net predicts with
 installed; beside what nnU-Net reads they hold the place from which a training goes on bit for bit.
 """
 
-import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,8 +21,8 @@ from orchestrator.results.curves import write_curve
 from orchestrator.storage.json_values import JsonObject
 from orchestrator.storage.local import LocalStorage
 from orchestrator.training.checkpoint import fitting
-from orchestrator.training.dropin.checkpoint_file import PLACE, read_checkpoint, write_checkpoint
-from orchestrator.training.dropin.options import DropinOptions
+from orchestrator.training.dropin.checkpoint_file import PLACE, read_checkpoint, set_aside, write_checkpoint
+from orchestrator.training.dropin.options import DropinOptions, usual_seed
 from orchestrator.training.dropin.prepared import Prepared
 from orchestrator.training.dropin.trainer_file import TRAINER
 from orchestrator.training.feed.nnunet_folder import reading_preprocessed
@@ -37,6 +36,7 @@ from orchestrator.training.random_state import seed_everything
 from orchestrator.training.stop_request import StopRequest
 
 LATEST, BEST, BEST_NSD = "checkpoint_latest.pth", "checkpoint_best.pth", "checkpoint_best_nsd.pth"
+CHECKPOINTS = ("checkpoint_final.pth", LATEST, BEST, BEST_NSD)
 CURVE = "validation_curve.csv"
 WRITTEN_FOR = "2.8.1"
 """Version of nnU-Net."""
@@ -101,8 +101,8 @@ class nnUNetTrainerOrchestrator(ExactTrainer):  # noqa: N801 - nnU-Net's names
         self._training_id = f"{self.plans_manager.dataset_name} {configuration} fold {fold}"
         self._log = self.print_to_log_file
         self._stop = StopRequest()
-        self._seed = _seed_of(self) if self._options.seed is None else self._options.seed
-        self._was_loaded = False
+        self._seed = usual_seed(self) if self._options.seed is None else self._options.seed
+        self._has_folder = False
         self._place_to_go: JsonObject | None = None
         self._cases: FedCases | None = None
         self._whole_cases: WholeCases | None = None
@@ -163,12 +163,8 @@ class nnUNetTrainerOrchestrator(ExactTrainer):  # noqa: N801 - nnU-Net's names
         self._surfaces = PatchSurfaces(structures)
         self._patch_nsd: list[float] = []
         self._whole_cases = self._new_curve(structures)
-        if self._was_loaded:
+        if self._has_folder:
             self._go_on()
-        else:
-            # Of a training that was here before.
-            for name in (CURVE, BEST_NSD):
-                Path(self.output_folder, name).unlink(missing_ok=True)
         self._saved_s = self._clock()
 
     def _go_on(self) -> None:
@@ -302,6 +298,7 @@ class nnUNetTrainerOrchestrator(ExactTrainer):  # noqa: N801 - nnU-Net's names
         )
         if look is None:
             return
+        self._take_folder()
         write_curve(LocalStorage(self.output_folder), CURVE, look.rows)
         if self._whole_cases.curve.is_best(look):
             self.print_to_log_file(f"New best NSD: {BEST_NSD}")
@@ -319,6 +316,7 @@ class nnUNetTrainerOrchestrator(ExactTrainer):  # noqa: N801 - nnU-Net's names
         if self.disable_checkpointing:
             self.print_to_log_file("No checkpoint written, checkpointing is disabled")
             return
+        self._take_folder()
         state = {
             "network_weights": self.plain_network().state_dict(),
             **self._of_nnunet(num_epochs=self.current_epoch if num_epochs is None else num_epochs),
@@ -329,6 +327,16 @@ class nnUNetTrainerOrchestrator(ExactTrainer):  # noqa: N801 - nnU-Net's names
             PLACE: self._place() | {"origin": self._origin(), "seed": self._seed, "curve": self._curve_state()},
         }
         write_checkpoint(Path(self.output_folder) / name, state)
+
+    def _take_folder(self) -> None:
+        """Set aside what a training that was here before has left, before the first file of this one.
+
+        Whoever has forgotten --c has lost nothing until then, and after it --c finds no other training than this one.
+        """
+        names = (CURVE,) if self.disable_checkpointing else (*CHECKPOINTS, CURVE)
+        if not self._has_folder and (others := set_aside(Path(self.output_folder), names)):
+            self.print_to_log_file(f"Of a training that was here before, no longer gone on from: {', '.join(others)}")
+        self._has_folder = True
 
     @property
     def _builder_of_network(self) -> str:
@@ -342,7 +350,9 @@ class nnUNetTrainerOrchestrator(ExactTrainer):  # noqa: N801 - nnU-Net's names
         return next(kind.__name__ for kind in self.named.__mro__ if builds in vars(kind))
 
     def _curve_state(self) -> JsonObject:
-        return {} if self._whole_cases is None else self._whole_cases.curve.state
+        # What is not looked at now may be looked at again later.
+        before: JsonObject = self._place_to_go["curve"] if self._place_to_go else {}
+        return before if self._whole_cases is None else self._whole_cases.curve.state
 
     @_ending_in_a_line()
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
@@ -355,7 +365,7 @@ class nnUNetTrainerOrchestrator(ExactTrainer):  # noqa: N801 - nnU-Net's names
         given = filename_or_checkpoint
         state = read_checkpoint(Path(given)) if isinstance(given, str) else given
         # What it draws follows from the seed that it began with.
-        self._place_to_go, self._was_loaded = state.get(PLACE), True
+        self._place_to_go, self._has_folder = state.get(PLACE), True
         self._seed = self._place_to_go["seed"] if self._place_to_go else self._seed
         if not self.was_initialized:
             self.initialize()
@@ -378,13 +388,6 @@ def _check(plans: JsonObject, configuration: str) -> None:
             f"-num_gpus {torch.distributed.get_world_size()}: {TRAINER} trains on one GPU, and several trainings side "
             f"by side use several; {own}"
         )
-
-
-def _seed_of(trainer: nnUNetTrainer) -> int:
-    """Return a seed that follows from what is trained, wherever it lies."""
-    plans = trainer.plans_manager
-    name = f"{plans.dataset_name}/{plans.plans_name}/{trainer.configuration_name}/{trainer.fold}"
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
 
 
 def _finest(values: object) -> torch.Tensor:
