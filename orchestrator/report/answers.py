@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.benchmark.definition import TRAINING_SEED, Training
 from orchestrator.benchmark.tables import ComparisonSpec, compared_groups
+from orchestrator.report.texts.numbers import points
 from orchestrator.results.records import ScoreStatus
 from orchestrator.statistics.comparison import FEWEST_DIFFERENCES, PairedComparison, compare_paired, corrected_by_holm
 from orchestrator.statistics.mixed import Crossed, MixedModel, mixed_model
@@ -169,11 +170,12 @@ class Answer:
         shown = [one for one in self.differences if one.verdict in {"higher", "lower"}]
         one = max(shown or self.differences, key=lambda one: abs(one.result.difference.mean))
         found, p = one.result.difference, one.result.p_corrected
-        interval = f" ({100 * found.low:+.1f} to {100 * found.high:+.1f})" if found.has_interval else ""
+        mean, low, high = (points(number, signed=True) for number in (found.mean, found.low, found.high))
+        interval = f" ({low} to {high})" if found.has_interval else ""
         tested = "" if math.isnan(p) else f", p (Holm) {'< 0.001' if p < 0.001 else f'{p:.3f}'}"
         return (
             f"The largest{' that is shown' if shown else ''}: {one.against} less {one.baseline}, {one.metric.upper()} "
-            f"of {one.structure} ({one.evaluation_set}), {100 * found.mean:+.1f} points{interval}, n = "
+            f"of {one.structure} ({one.evaluation_set}), {mean} points{interval}, n = "
             f"{found.num_clusters}{tested}."
         )
 

@@ -1,5 +1,6 @@
 """The report as one HTML page that needs nothing else: no server, no request, no script."""
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -72,9 +73,11 @@ class BesidePublished:
         return replace(self.ours, mean=mean, low=low, high=high)
 
     @property
-    def is_within(self) -> bool:
-        """Whether our mean is within one published SD of the published one."""
-        return abs(self.ours.mean - self.mean) <= self.std
+    def within(self) -> str:
+        """Whether our mean is within one published SD of the published one: `yes`, `no`, or `-` where we have none."""
+        if math.isnan(self.ours.mean):
+            return "-"
+        return "yes" if abs(self.ours.mean - self.mean) <= self.std else "no"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

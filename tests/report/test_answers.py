@@ -17,9 +17,11 @@ from orchestrator.report.page import to_html, to_markdown
 from orchestrator.report.reported import Reported
 from orchestrator.report.scores_frame import scores_frame
 from orchestrator.report.texts.latex import latex_tables
+from orchestrator.report.texts.numbers import percent, points
 from orchestrator.results.records import ScoreStatus
 from orchestrator.results.store import to_table
 from orchestrator.statistics.comparison import compare_paired, corrected_by_holm
+from orchestrator.statistics.intervals import MeanWithInterval
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +117,36 @@ def test_the_sentence_names_the_largest_difference_with_its_interval(three_model
         f"({100 * interval.low:+.1f} to {100 * interval.high:+.1f}), n = {PATIENTS}, p (Holm) < 0.001."
     ) in found.sentence
     assert interval.mean == pytest.approx(-0.1, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("value", "signed", "text"),
+    [
+        (0.0148, True, "+1.5"),
+        (-0.0004, True, "-0.04"),  # not -0.0, as if it were 0
+        (0.00037, True, "+0.037"),
+        (0.00051, True, "+0.1"),
+        (0.0, True, "+0.0"),
+        (-1e-17, True, "+0.0"),  # of summing
+        (0.0002, False, "0.02"),
+        (0.931, False, "93.1"),
+    ],
+)
+def test_what_is_not_0_is_not_written_as_0(value, signed, text):
+    assert points(value, signed=signed) == text
+    interval = MeanWithInterval(mean=value, low=value, high=value, num_cases=9, num_clusters=9)
+    assert percent(interval, signed=signed) == f"{text} ({text} to {text})"
+
+
+def test_a_tiny_difference_that_is_shown_has_an_interval_without_0(three_models):
+    def changed(row):
+        gain = 0.0002 + 1e-6 * int(row.case.removeprefix("case_")) if row.group == "organ-third" else 0.0
+        return scored(row, dsc=0.9 + gain, nsd=0.9 + gain)
+
+    found = answered(three_models, changed=changed)
+    third = next(one.result.difference for one in found.differences if one.against == "organ-third")
+    assert f"+0.022 points ({points(third.low, signed=True)} to {points(third.high, signed=True)})" in found.sentence
+    assert "+0.0 " not in found.sentence
 
 
 def test_cases_that_one_of_both_lacks_are_said(three_models):

@@ -159,6 +159,11 @@ def test_nothing_but_missing_predictions_is_a_page_that_says_so(tmp_path: Path, 
     text = text_of(report(tmp_path, missing))
     assert re.search(r"T1-infection COVID-19-CT-Seg infection 80 0 none none none none none 80 missing", text)
     assert "Missing or unusable predictions: " in text
+    # Nor is a mean that there is not within a spread, or outside of it.
+    assert re.search(r"infection DSC none 67.3 ± 22.3 none -", text)
+    for name in ("report.md", "tables.tex"):
+        (row, *_) = re.findall(r".*\bDSC\b.*67\.3.*", (tmp_path / "report" / name).read_text())
+        assert re.search(r"none [|&] - *[|\\]", row)
 
 
 def test_texts_of_strangers_are_texts(tmp_path: Path, rows):

@@ -143,8 +143,7 @@ def _published(found: Sequence[BesidePublished], *, page: Page) -> str:
     rows = [
         [one.group, page.set_title(one.evaluation_set), one.structure, one.metric.upper(), percent(one.ours),
          f"{share(one.mean)} ± {share(one.std)}{' †' if one.erratum else ''}",
-         percent(one.difference, signed=True),
-         "yes" if one.is_within else "no"]
+         percent(one.difference, signed=True), one.within]
         for one in found
     ]  # fmt: skip
     return _table(

@@ -10,20 +10,33 @@ from orchestrator.statistics.mixed import MixedModel
 from orchestrator.usage import Cost, Usage
 
 _NONE = "none"
+_ROUNDING = 1e-12
+
+
+def points(value: float, *, signed: bool = False) -> str:
+    """Return a number between -1 and 1 in per cent with one decimal; with two digits where that would be 0.
+
+    An end of an interval says on which side of 0 it is.
+    """
+    # What sums of equal scores differ by is rounding.
+    value = 0.0 if abs(value) < _ROUNDING else value
+    sign = "+" if signed else ""
+    text = f"{100 * value:{sign}.1f}"
+    return f"{100 * value:{sign}.2g}" if value and not float(text) else text
 
 
 def percent(value: MeanWithInterval, *, signed: bool = False) -> str:
     """Return a mean with its interval in per cent: `93.1 (91.9 to 94.0)`."""
     if math.isnan(value.mean):
         return _NONE
-    sign = "+" if signed else ""
-    mean = f"{100 * value.mean:{sign}.1f}"
-    return f"{mean} ({100 * value.low:{sign}.1f} to {100 * value.high:{sign}.1f})" if value.has_interval else mean
+    mean, low, high = (points(one, signed=signed) for one in (value.mean, value.low, value.high))
+    return f"{mean} ({low} to {high})" if value.has_interval else mean
 
 
 def modelled(value: MixedModel) -> str:
     """Return a difference of a mixed model with its interval in points: `+2.8 (-0.3 to +5.8)`."""
-    return f"{100 * value.difference:+.1f} ({100 * value.low:+.1f} to {100 * value.high:+.1f})"
+    difference, low, high = (points(one, signed=True) for one in (value.difference, value.low, value.high))
+    return f"{difference} ({low} to {high})"
 
 
 def spread(value: float) -> str:
@@ -33,7 +46,7 @@ def spread(value: float) -> str:
 
 def share(value: float) -> str:
     """Return a number between 0 and 1 in per cent."""
-    return _NONE if math.isnan(value) else f"{100 * value:.1f}"
+    return _NONE if math.isnan(value) else points(value)
 
 
 def number(value: float) -> str:
