@@ -136,7 +136,7 @@ def _meaning(found: OpenModel) -> dict[str, object]:
         # The order of regions is that of the channels of the network.
         "labels": labels if order is None else list(labels.items()),
         "regions_class_order": None if order is None else list(order),
-        "channels": list((described.get("channel_names") or described.get("modality") or {}).values()),
+        "channels": list(found.model.plan.channel_names.values()),
         "order of axes": _axes_of(found),
     }
 

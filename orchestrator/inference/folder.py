@@ -285,11 +285,10 @@ def plan_folder(
     """
     with opened_together(sources) as models:
         plan, files = models[0].model.plan, common_files(models)
-        channels = plan.dataset_json.get("channel_names") or plan.dataset_json.get("modality") or {}
         cases = find_cases(
             images,
             endings=files.endings,
-            num_channels=len(channels),
+            num_channels=len(plan.channel_names),
             has_colours=all(map(_has_colours, models)),
             output=Path(output),
         )

@@ -47,7 +47,7 @@ def model_card(found: OpenModel, facts: CardFacts) -> str:
     """Return the card as Markdown; it names no case, no person and no place on a machine."""
     plan, settings = found.model.plan, found.settings
     structures = ", ".join(f"{name} ({label})" for name, label in plan.dataset_json["labels"].items())
-    channels = ", ".join(map(str, plan.dataset_json["channel_names"].values()))
+    channels = ", ".join(map(str, plan.channel_names.values()))
     spacing = " x ".join(f"{step:g}" for step in plan.configuration_manager.spacing)
     trained = ", ".join(f"{name}: {num}" for name, num in sorted(facts.num_train_cases.items()))
     lines = [

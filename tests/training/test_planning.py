@@ -353,6 +353,8 @@ def test_a_plan_that_names_a_program_as_its_network_is_refused(fingerprints, nam
     architecture = record["plans"]["configurations"]["3d_fullres"]["architecture"]
     for key, value in named.items():
         (architecture if key in architecture else architecture["arch_kwargs"])[key] = value
+    heir = {**record["plans"]["configurations"], "3d_heir": {"inherits_from": "3d_fullres"}}
+    record |= {"plans": {**record["plans"], "configurations": heir}, "configuration": "3d_heir"}
     with pytest.raises(IntegrityError, match="plan of a training"):
         Plan.from_bytes(json.dumps(record).encode())
 

@@ -4,7 +4,7 @@ import hashlib
 import inspect
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from orchestrator.errors import ConfigError, DataError, IntegrityError
 from orchestrator.storage.json_values import JsonObject
 from orchestrator.training.nnunet.classes import DEFAULT_TRAINER, is_known_trainer, nnunet_package
 from orchestrator.training.nnunet.foreign_weights import load_weights
+from orchestrator.training.nnunet.networks import ForeignNetworkError, in_present_words
 from orchestrator.training.nnunet.planning import Plan
 
 if TYPE_CHECKING:
@@ -115,8 +116,14 @@ def load_model_folder(folder: Path, *, folds: Sequence[str] = (), checkpoint: st
     first = states[0]
     try:
         plan = Plan.from_bytes(Plan(plans=plans, dataset_json=dataset_json, configuration=configuration).to_bytes())
+        plan = replace(plan, plans=in_present_words(plan.plans, configuration))
         check_configuration(plan)
         mirror_axes = tuple(map(int, first.get("inference_allowed_mirroring_axes") or ()))
+    except ForeignNetworkError as error:
+        raise DataError(
+            f"{folder}: {error}. nnU-Net's own nnUNetv2_predict imports it, where it is installed: only do that if you "
+            "trust who made it"
+        ) from error
     except (IntegrityError, LookupError, TypeError, ValueError, RuntimeError, AssertionError) as error:
         raise DataError(f"{folder}: {error}") from error
     trainer = str(first["trainer_name"])

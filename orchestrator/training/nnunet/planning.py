@@ -26,6 +26,7 @@ from orchestrator.errors import ConfigError, DataError, IntegrityError
 from orchestrator.storage.json_values import JsonObject
 from orchestrator.training.nnunet.classes import DEFAULT_PLANNER
 from orchestrator.training.nnunet.environment import prints_to_log, read_with_nnunet
+from orchestrator.training.nnunet.networks import check_network
 from orchestrator.training.nnunet.planners import run_planner
 
 if TYPE_CHECKING:
@@ -44,17 +45,6 @@ NUM_INTENSITY_SAMPLES = int(10e7)
 """Foreground voxels that nnU-Net draws from all cases of a data set together."""
 NUM_INTENSITY_SAMPLES_IN_MINIATURE = 1_000_000
 """The same for presets that shrink the network: drawing 10e7 would take most of the time of a miniature plan."""
-
-_NETWORKS = {
-    f"dynamic_network_architectures.architectures.unet.{name}" for name in ("PlainConvUNet", "ResidualEncoderUNet")
-}
-_PARTS_OF_NETWORKS = {
-    None,
-    "torch.nn.LeakyReLU",
-    *(f"torch.nn.modules.conv.Conv{axes}d" for axes in (2, 3)),
-    *(f"torch.nn.modules.instancenorm.InstanceNorm{axes}d" for axes in (2, 3)),
-}
-"""What nnU-Net's planners name. nnU-Net imports and calls whatever a plan names, which may be any program."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -132,25 +122,23 @@ class Plan:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Plan":
-        """Read what `to_bytes` wrote; raises IntegrityError if it is not whole or names a network of others."""
+        """Read what `to_bytes` wrote; raises IntegrityError if it is not whole or has a network of others."""
         try:
             record = json.loads(data)
             plan = cls(
                 plans=record["plans"], dataset_json=record["dataset_json"], configuration=record["configuration"]
             )
-            for configuration in plan.plans["configurations"].values():
-                # Those of a cascade inherit theirs.
-                if "architecture" in configuration:
-                    _check_network(configuration["architecture"])
+            check_network(plan.plans, plan.configuration)
         except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
             raise IntegrityError(f"plan of a training that is not whole ({error!r})") from error
         return plan
 
     @property
     def channel_names(self) -> JsonObject:
-        """Of each channel, by its number."""
-        earlier: JsonObject = self.dataset_json.get("modality") or {}
-        return self.dataset_json.get("channel_names") or earlier
+        """Of each channel, by its number; where both names of the key are there, nnU-Net takes the earlier one."""
+        key = "modality" if "modality" in self.dataset_json else "channel_names"
+        named: JsonObject = self.dataset_json.get(key) or {}
+        return named
 
     def for_files(self, *, file_ending: str, reader: str, orientation: str | None = None) -> "Plan":
         """Return this plan with what a model that is handed out shall say of the files of its data set.
@@ -200,17 +188,6 @@ class Plan:
     def label_manager(self) -> "LabelManager":
         """nnU-Net's LabelManager."""
         return self.plans_manager.get_label_manager(self.dataset_json)
-
-
-def _check_network(architecture: JsonObject) -> None:
-    """Raise IntegrityError if a plan names something else as its network than nnU-Net's planners do."""
-    parts = architecture["arch_kwargs"]
-    named = [architecture["network_class_name"], *(parts[key] for key in architecture["_kw_requires_import"])]
-    if named[0] not in _NETWORKS or not _PARTS_OF_NETWORKS.issuperset(named[1:]):
-        raise IntegrityError(
-            f"plan of a training with a network of {named}; expected those of nnU-Net's planners. Nothing else is "
-            "imported: make the plan again"
-        )
 
 
 def fingerprint_case(images: Sequence[Path], labels: Path) -> CaseFingerprint:
