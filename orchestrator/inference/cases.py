@@ -54,7 +54,7 @@ def find_cases(
     ----------
     source
         A file, a folder that is not searched further down unless it holds DICOM alone, or a CSV file with the columns
-        `case` and `image` (`image_0000`, `image_0001`, ... of several channels), whose paths begin where it lies. Of
+        `case` and `image` (or `image_0000`, `image_0001`, ... of several channels), whose paths begin where it lies. Of
         folders with DICOM those without are cases, too, which fail.
     endings
         Of the files that are read, `.nii.gz` and so on.
@@ -188,7 +188,7 @@ def _rows_of(table: Path) -> list[tuple[int, dict[str, str]]]:
         text = table.read_text(encoding="utf-8-sig")
         first = text.partition("\n")[0]
         delimiter = next((one for one in _DELIMITERS if one in first), _DELIMITERS[0])
-        reader = csv.reader(io.StringIO(text), delimiter=delimiter, strict=True)
+        reader = csv.reader(io.StringIO(text), delimiter=delimiter, skipinitialspace=True, strict=True)
         columns = [cell.strip().lower() for cell in next(reader, [])]
         return [
             (reader.line_num, dict.fromkeys(columns, "") | dict(zip(columns, map(str.strip, cells), strict=False)))
@@ -203,8 +203,10 @@ def _of_table(
     table: Path, rows: Sequence[tuple[int, dict[str, str]]], *, endings: Sequence[str], num_channels: int
 ) -> list[InputCase]:
     """Return the cases of a CSV file."""
-    columns = ["image"] if num_channels == 1 else [f"image_{number:04d}" for number in range(num_channels)]
     there = list(rows[0][1]) if rows else []
+    columns = [f"image_{number:04d}" for number in range(num_channels)]
+    if num_channels == 1 and ("image" in there or columns[0] not in there or "image_0001" in there):
+        columns = ["image"]
     if missing := [name for name in ("case", *columns) if name not in there]:
         found = ", ".join(there) or "no row"
         raise ConfigError(f"{table}: without the column {', '.join(missing)} (found {found}); expected a row a case")

@@ -69,7 +69,7 @@ def model_sources(
     """
     found: list[ModelSource] = []
     for location in locations:
-        if location.lower().endswith(_ENDINGS) and not Path(location).is_dir():
+        if _is_file_of_models(location):
             found += _of_file(Path(location))
         else:
             found.append(ModelSource(location=location, training=training, folds=tuple(folds)))
@@ -83,6 +83,10 @@ def model_sources(
     return tuple(replace(one, checkpoint=one.checkpoint or checkpoint) for source in found for one in _members(source))
 
 
+def _is_file_of_models(location: str, *, beside: Path = Path()) -> bool:
+    return location.lower().endswith(_ENDINGS) and not (beside / location).is_dir()
+
+
 def _members(source: ModelSource) -> list[ModelSource]:
     """Return a model, or the members of an ensemble of a run."""
     if source.training is None or not is_run(source.location):
@@ -93,6 +97,12 @@ def _members(source: ModelSource) -> list[ModelSource]:
 
 def _of_file(path: Path) -> list[ModelSource]:
     content = understood(load_yaml(path), EnsembleFile, where=str(path))
+    for entry in content.models:
+        if _is_file_of_models(entry.model, beside=path.parent):
+            raise ConfigError(
+                f"{path}: names {entry.model}, another file of models; expected folders, zips and runs, as such "
+                "files do not nest. Put its models in its place"
+            )
     return [
         ModelSource(
             location=entry.model if "://" in entry.model else str(path.parent / entry.model),

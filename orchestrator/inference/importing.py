@@ -52,12 +52,15 @@ def import_models(archive: str | Path, output: str | Path, *, checkpoint: str | 
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f"{TEMPORARY_PREFIX}import-", dir=output) as temporary:
         left_out = unpack(archive, Path(temporary))
-        found, cascades = [], []
+        found: list[tuple[ImportedModel, Path, Path]] = []
+        cascades = []
         for folder in find_model_folders(Path(temporary)):
-            parts = folder.relative_to(temporary).parts or (archive.stem,)
-            target = output.joinpath(*parts)
+            # Of a zip of all results the folder of these is none of a model.
+            target = output.joinpath(*folder.relative_to(temporary).parts[-2:] or (archive.stem,))
             if target.exists():
                 raise ConfigError(f"{target}: there already; expected no model of that name. Remove it first")
+            if target in [taken for *_, taken in found]:
+                raise ConfigError(f"{archive}: two models {'/'.join(target.parts[-2:])}; expected one of a name")
             try:
                 found.append((_checked(wanted, folder, target=target, left_out=left_out), folder, target))
             except CascadeError as error:

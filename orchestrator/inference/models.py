@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 SETTINGS = "model.json"
 """Beside the plans of a model of this project: how it predicts. nnU-Net does not read it."""
 _CHECKPOINT = re.compile(r"checkpoint_\w+\.pth")
+_WITHIN_MODELS = (".pth", ".ckpt", ".json")
 _ORIENTATIONS = {None: None, "LPS": "LPS"}
 
 
@@ -83,6 +84,11 @@ def opened(source: ModelSource) -> Iterator[OpenModel]:
         raise ConfigError(f"{path}: no run; expected one with the training {source.training}, or no training")
     if not path.exists():
         raise ConfigError(f"{path}: no such file or folder; expected a model: a folder of nnU-Net's, a zip, a run")
+    if path.is_file() and path.suffix in _WITHIN_MODELS:
+        raise ConfigError(
+            f"{path}: a file of a model; expected the folder that has plans.json and fold_*, a zip of it, or the "
+            "output location of a run. A fold, a checkpoint or a training of it is named beside it"
+        )
     with ExitStack() as stack:
         top = stack.enter_context(unpacked(path)) if path.is_file() else path
         folder = top

@@ -16,7 +16,10 @@ from orchestrator.storage.interface import is_plain
 MOST_MEMBERS = 10_000
 MOST_JSON_BYTES = 64 * 2**20
 MOST_WEIGHTS_BYTES = 16 * 2**30
-_PART = re.compile(r"[A-Za-z0-9][\w. -]{0,120}")
+_PART = re.compile(r"[A-Za-z0-9][\w. ()+-]{0,120}")
+"""Of a path to a file that is read; browsers and file managers name copies `model (1)`."""
+_MOST_FOLDERS = 3
+"""In which a model lies: that of all results, that of its data set, and its own."""
 _OF_A_MODEL = re.compile(r"(plans|dataset|model)\.json|model_card\.md|fold_(\d{1,3}|all)/checkpoint_\w{1,20}\.pth")
 _MOST_NAME_BYTES = 255
 _METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA}
@@ -90,13 +93,22 @@ def opened_zip(
     """
     try:
         with zipfile.ZipFile(archive) as opened:
-            members = [member for member in opened.infolist() if not member.is_dir()]
+            members = _files_of(opened)
             _check(archive, members, what=what, most_bytes=most_bytes)
             yield opened, members
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError, ValueError) as error:
         if is_of_a_disk(error):
             raise
         raise DataError(f"{archive}: cannot be unpacked ({error}); expected a whole zip of {what}") from error
+
+
+def _files_of(opened: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
+    """Return the files of a zip; Windows has a program that divides all paths by backslashes, against the format."""
+    entries = opened.infolist()
+    if not any("/" in entry.filename for entry in entries):
+        for entry in entries:
+            entry.filename = entry.filename.replace("\\", "/")
+    return [entry for entry in entries if not entry.is_dir()]
 
 
 def _check(
@@ -135,9 +147,10 @@ def _is_plain(name: str, *, is_read: bool) -> bool:
 
 
 def _is_needed(name: str) -> bool:
-    """Whether a file is one of a model: in a folder, or in one of a data set."""
+    """Whether a file is one of a model, in so many folders."""
     parts = PurePosixPath(name).parts
-    return any(len(parts) > depth and _OF_A_MODEL.fullmatch("/".join(parts[depth:])) is not None for depth in range(3))
+    below = range(min(len(parts), _MOST_FOLDERS + 1))
+    return any(_OF_A_MODEL.fullmatch("/".join(parts[depth:])) is not None for depth in below)
 
 
 def _most_bytes(name: str) -> int | None:

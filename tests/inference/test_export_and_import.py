@@ -335,9 +335,9 @@ HOSTILE = {
     "plans of a deep tree": ({"change": only("plans.json", lambda _: b"[" * 10**6)}, "plans.json: cannot be read"),
     "a network that is a program": (
         {"change": only("plans.json", _other_network)},
-        "expected those of nnU-Net's planners",
+        "expected PlainConvUNet or",
     ),
-    "an activation that is one": ({"change": only("plans.json", _other_activation)}, "expected those of nnU-Net's"),
+    "an activation that is one": ({"change": only("plans.json", _other_activation)}, "expected PlainConvUNet or"),
     "a network that fills the memory": ({"change": only("plans.json", _huge)}, "of these plans has"),
     "a reader that nnU-Net does not have": (
         {"change": only("plans.json", edited(image_reader_writer="os.system"))},

@@ -246,9 +246,18 @@ def test_a_table_names_the_cases(image, model, expected, tmp_path):
         check(sitk.ReadImage(str(tmp_path / "out" / f"{row.case}.nii.gz")), expected)
 
 
+@pytest.mark.parametrize("table", ['case, image\n"a b", "x y.nii.gz"\n', "case,image_0000\na b,x y.nii.gz\n"])
+def test_a_table_may_have_blanks_after_its_commas_and_the_number_of_the_one_channel(model, tmp_path, table):
+    write_image(tmp_path / "x", shape=(4, 5, 6))[0].rename(tmp_path / "x y.nii.gz")
+    (tmp_path / "cases.csv").write_text(table)
+    (row,) = orchestrator.predict(model, tmp_path / "cases.csv", output=tmp_path / "out", device="cpu")
+    assert (row.case, row.status) == ("a b", "predicted")
+
+
 @pytest.mark.parametrize(
     ("table", "words"),
     [
+        ("case,image_0000,image_0001\na,x.nii.gz,x.nii.gz\n", "without the column image (found case, image_0000"),
         ("case,file\na,x.nii.gz\n", "without the column image (found case, file)"),
         ("", "without the column case, image (found no row)"),
         ("case,image\na,missing.nii.gz\n", "line 2: "),

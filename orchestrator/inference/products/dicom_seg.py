@@ -44,23 +44,16 @@ def write_dicom_seg(
     """Write the label map of a series as DICOM Segmentation (binary), each frame with the slice that it belongs to.
 
     Identifiers follow from those of the slices, the label map and the codes: the same segmentation is the same object,
-    and archives take a corrected one for another.
+    and archives take a corrected one for another. Returns the keywords of the elements of the series that are left out.
 
     Parameters
     ----------
     labels, output
         The label map, in the voxel order of the series, and the `.dcm` to write.
-    stack
-        The slices that it was predicted from.
-    segments
-        Its structures.
+    stack, segments
+        The slices that it was predicted from, and its structures.
     model, version
         Name of the model, kept as that of the algorithm; version of this software.
-
-    Returns
-    -------
-    tuple of str
-        Keywords of the elements of the series that were left out, since their values are none that DICOM has.
 
     Raises
     ------

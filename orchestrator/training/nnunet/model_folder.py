@@ -52,12 +52,12 @@ class NetworkModel:
 
 
 def find_model_folders(location: Path) -> list[Path]:
-    """Return the folders of trained models, this one or those up to two folders below.
+    """Return the folders of trained models, this one or those up to three folders below.
 
     nnU-Net leaves plans in the folders of its evaluations, too (`crossval_results_folds_*`, `ensembles`): beside those
     with folds, folders without any are none.
     """
-    patterns = ("plans.json", "*/plans.json", "*/*/plans.json")
+    patterns = [f"{'*/' * depth}plans.json" for depth in range(4)]
     found = sorted(path.parent for pattern in patterns for path in location.glob(pattern))
     return [folder for folder in found if any(folder.glob("fold_*"))] or found
 
@@ -74,7 +74,7 @@ def find_model_folder(location: Path, *, name: str | None = None) -> Path:
             f"nnUNetTrainer__nnUNetPlans__3d_fullres with plans.json, dataset.json and fold_0/{CHECKPOINT}"
         )
     places = {path.relative_to(location).as_posix(): path for path in found}
-    chosen = [path for place, path in places.items() if name in {None, place, path.name}]
+    chosen = [path for place, path in places.items() if name is None or f"/{place}".endswith(f"/{name}")]
     if len(chosen) != 1:
         several = f"{len(chosen) or 'no'} trained models{'' if name is None else f' {name}'}"
         raise ConfigError(
@@ -115,15 +115,8 @@ def load_model_folder(folder: Path, *, folds: Sequence[str] = (), checkpoint: st
         raise DataError(f"{folder}: folds of {configuration} and {', '.join(others)}; expected one configuration")
     first = states[0]
     try:
-        plan = Plan.from_bytes(Plan(plans=plans, dataset_json=dataset_json, configuration=configuration).to_bytes())
-        plan = replace(plan, plans=in_present_words(plan.plans, configuration))
-        check_configuration(plan)
+        plan = _checked(Plan(plans=plans, dataset_json=dataset_json, configuration=configuration))
         mirror_axes = tuple(map(int, first.get("inference_allowed_mirroring_axes") or ()))
-    except ForeignNetworkError as error:
-        raise DataError(
-            f"{folder}: {error}. nnU-Net's own nnUNetv2_predict imports it, where it is installed: only do that if you "
-            "trust who made it"
-        ) from error
     except (IntegrityError, LookupError, TypeError, ValueError, RuntimeError, AssertionError) as error:
         raise DataError(f"{folder}: {error}") from error
     trainer = str(first["trainer_name"])
@@ -137,6 +130,20 @@ def load_model_folder(folder: Path, *, folds: Sequence[str] = (), checkpoint: st
         sha256=digest.hexdigest(),
         notes=(*_unfinished(folder, folds, checkpoint=checkpoint), *(() if is_known else (_note_on(trainer, folder),))),
     )
+
+
+def _checked(plan: Plan) -> Plan:
+    """Return the plans of a model of others in the words of nnU-Net's present version, if it can be predicted with."""
+    try:
+        plan = Plan.from_bytes(plan.to_bytes())
+    except ForeignNetworkError as error:
+        raise IntegrityError(
+            f"{error}. nnU-Net's own nnUNetv2_predict imports it, where it is installed: only do that if you trust who "
+            "made it"
+        ) from error
+    plan = replace(plan, plans=in_present_words(plan.plans, plan.configuration))
+    check_configuration(plan)
+    return plan
 
 
 def labels_of_structures(plan: Plan) -> dict[str, tuple[int, ...]]:

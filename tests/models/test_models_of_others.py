@@ -90,6 +90,76 @@ def test_a_cascade_beside_other_models_is_left_out_and_said(model, tmp_path, cap
     assert not list((tmp_path / "other").iterdir())
 
 
+def test_a_zip_of_all_results_holds_models_of_data_sets(model, tmp_path):
+    shutil.move(tmp_path / "made", tmp_path / "zipped" / "nnUNet_results")
+    model = tmp_path / "zipped" / "nnUNet_results" / "Dataset501_Small" / MODEL
+    archive = zipped(tmp_path / "zipped", tmp_path / "results.zip")
+    (found,) = import_models(archive, tmp_path / "models")
+    assert found.folder == tmp_path / "models" / "Dataset501_Small" / MODEL
+    (image,) = write_image(tmp_path / "case", shape=(9, 20, 18))
+    for named in (archive, tmp_path / "zipped"):
+        (row,) = orchestrator.predict(named, image, output=tmp_path / "out", device="cpu")
+        assert row.status in {"predicted", "kept"}
+    # Of two data sets one is named.
+    shutil.copytree(model.parent, model.parents[1] / "Dataset502_Other")
+    archive = zipped(tmp_path / "zipped", tmp_path / "both.zip")
+    with pytest.raises(ConfigError, match=rf"2 trained models; expected one of .*/Dataset502_Other/{MODEL}\. Add its"):
+        orchestrator.predict(archive, image, output=tmp_path / "out")
+    (row,) = orchestrator.predict(archive / "Dataset502_Other" / MODEL, image, output=tmp_path / "other", device="cpu")
+    assert row.status == "predicted"
+    assert len(import_models(archive, tmp_path / "both")) == 2
+    shutil.copytree(model.parents[1], tmp_path / "zipped" / "copy")
+    with pytest.raises(ConfigError, match=rf"two models Dataset501_Small/{MODEL}; expected one of a name"):
+        import_models(zipped(tmp_path / "zipped", tmp_path / "twice.zip"), tmp_path / "twice")
+    assert not list((tmp_path / "twice").iterdir())
+
+
+@pytest.mark.parametrize(
+    "name", ["Dataset501_Small (1)", "Dataset501_Small+CT", "nnUNet_results - Copy (2)/Dataset501_Small"]
+)
+def test_names_that_browsers_give_to_copies_are_names_of_models(model, tmp_path, name):
+    shutil.copytree(model.parent, tmp_path / "zipped" / name)
+    (found,) = import_models(zipped(tmp_path / "zipped", tmp_path / "model.zip"), tmp_path / "models")
+    assert found.folder == tmp_path / "models" / name.rpartition("/")[2] / MODEL
+
+
+def test_a_zip_of_windows_whose_paths_have_backslashes_is_taken_in(model, tmp_path):
+    """As its PowerShell 5.1 writes it."""
+    with zipfile.ZipFile(tmp_path / "model.zip", "w") as archive:
+        archive.writestr("Dataset501_Small\\", b"")
+        archive.writestr("Dataset501_Small\\Thumbs.db", b"x")
+        for path in sorted(model.rglob("*")):
+            if path.is_file():
+                archive.writestr(str(path.relative_to(tmp_path / "made")).replace("/", "\\"), path.read_bytes())
+    (found,) = import_models(tmp_path / "model.zip", tmp_path / "models")
+    assert found.folder == tmp_path / "models" / "Dataset501_Small" / MODEL
+    assert found.left_out == ("Dataset501_Small/Thumbs.db",)
+
+
+@pytest.mark.parametrize(
+    "name", ["..\\outside.txt", "a\\..\\..\\outside.txt", "\\outside.txt", "C:\\fold_0\\plans.json"]
+)
+def test_backslashes_lead_nowhere_else(tmp_path, name):
+    with zipfile.ZipFile(tmp_path / "model.zip", "w") as archive:
+        archive.writestr(name, b"x")
+        archive.writestr("plans.json", b"{}")
+    with pytest.raises(DataError, match="leads elsewhere"):
+        import_models(tmp_path / "model.zip", tmp_path / "models")
+    assert not list((tmp_path / "models").iterdir())
+
+
+def test_what_is_no_model_but_a_part_or_a_list_of_some_is_refused_with_what_to_give(model, tmp_path):
+    for part in (model / "fold_0" / "checkpoint_final.pth", model / "plans.json"):
+        with pytest.raises(
+            ConfigError, match=rf"{part.name}: a file of a model; expected the folder that has plans\.json"
+        ):
+            orchestrator.predict(part, tmp_path, output=tmp_path / "out")
+    (tmp_path / "inner.yaml").write_text(f"models:\n  - {{model: {model}}}\n")
+    (tmp_path / "outer.yaml").write_text(f"models:\n  - {{model: {model}}}\n  - {{model: inner.yaml}}\n")
+    with pytest.raises(ConfigError, match=r"outer\.yaml: names inner\.yaml, another file of models; .* do not nest"):
+        orchestrator.predict(tmp_path / "outer.yaml", tmp_path, output=tmp_path / "out")
+
+
 def test_programs_export_and_import_by_the_names_of_the_package(model, tmp_path):
     archive = zipped(tmp_path / "made", tmp_path / "model.zip")
     (found,) = orchestrator.import_models(str(archive), str(tmp_path / "models"))
