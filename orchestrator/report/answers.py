@@ -20,7 +20,7 @@ METRICS = ("dsc", "nsd")
 """What is compared: both lie between 0 and 1, and are defined where a mask is empty."""
 ALPHA = 0.05
 UNDECIDED = "undecided"
-_IS_NOTHING = "is_nothing"
+_CASE = ("evaluation_set", "structure", "dataset", "case")
 _MOST_EXACT = 13
 """Patients up to which scipy's test is exact with ties and zeros."""
 
@@ -78,7 +78,7 @@ class Difference:
     structure: str
     metric: str
     baseline_mean: float
-    """Over the cases that both have a score of, two empty masks as 1 where the other one predicts something."""
+    """Over the cases that both have a score of, two empty masks as 1 where either predicts something."""
     against_mean: float
     num_unpaired: int
     """Cases that only one of them has a score of: they are left out."""
@@ -356,23 +356,19 @@ def paired_by(baseline: Training, against: Training, *, with_seeds: bool = False
 def paired_scores(rows: "pd.DataFrame", *, baseline: str, against: str, by: Sequence[str]) -> "pd.DataFrame":
     """Return the scores of two groups side by side, `dsc_baseline` and so on, NaN where only one of them has a case.
 
-    A row is an evaluation set, structure and case, and what `paired_by` names. Two empty masks count as 1, as in ranks:
-    else who predicts what is not there would be compared on all cases but those. Where both groups have two empty masks
-    both are NaN: such a case is in no mean, and tells nothing of a difference.
+    A row is an evaluation set, structure and case, and what `paired_by` names; the scores of several trainings of one
+    case are averaged. Two empty masks count as 1 in a case that any training of either group has a score of, as in
+    ranks: else who predicts what is not there would be compared on all cases but those. Without any such score there
+    is nothing to compare, and they have none.
     """
-    keys = ["evaluation_set", "structure", "dataset", "case", "patient", *by]
-    of_baseline, of_against = (_scores(rows, group=group, keys=keys) for group in (baseline, against))
-    joined = of_baseline.add_suffix("_baseline").join(of_against.add_suffix("_against"), how="outer")
-    is_nothing = joined.pop(f"{_IS_NOTHING}_baseline").eq(1) & joined.pop(f"{_IS_NOTHING}_against").eq(1)
-    return joined.mask(is_nothing).reset_index()
-
-
-def _scores(rows: "pd.DataFrame", *, group: str, keys: list[str]) -> "pd.DataFrame":
-    """Return the scores of a group by what they are paired by; those of several trainings of one case are averaged.
-
-    Beside them is in what share of these trainings both masks are empty.
-    """
-    own = rows.loc[rows["group"] == group, [*keys, "status", *METRICS]]
-    is_nothing = own.pop("status") == ScoreStatus.BOTH_EMPTY
-    own[list(METRICS)] = own[list(METRICS)].mask(is_nothing, 1.0)
-    return own.assign(**{_IS_NOTHING: is_nothing}).groupby(keys, sort=False).mean()
+    keys = [*_CASE, "patient", *by]
+    own = rows.loc[rows["group"].isin([baseline, against]), ["group", "status", *keys, *METRICS]]
+    scores = own[list(METRICS)]
+    is_scored = scores.notna().groupby([own[key] for key in _CASE]).transform("any").to_numpy(bool)
+    is_nothing = (own["status"] == ScoreStatus.BOTH_EMPTY).to_numpy(bool)
+    counted = own.assign(**scores.mask(is_scored & is_nothing[:, None], 1.0)).drop(columns=["status"])
+    of_baseline, of_against = (
+        counted[counted["group"] == group].drop(columns=["group"]).groupby(keys, sort=False).mean()
+        for group in (baseline, against)
+    )
+    return of_baseline.add_suffix("_baseline").join(of_against.add_suffix("_against"), how="outer").reset_index()

@@ -31,8 +31,8 @@ _MISSING = (
     "empty and missing masks",
     "where one of both masks is empty, DSC and NSD are 0, and there is no distance: such a case is in the means and in "
     "no median of distances. A case in which both are empty has no value, nor has one without a usable prediction: "
-    "these are left out of means, and counted. In a comparison with one that predicts something there, two empty masks "
-    "count as 1, and so they always do in ranks.",
+    "these are left out of means, and counted. In a comparison two empty masks count as 1 in a case in which either "
+    "side predicts something, and in ranks always.",
 )
 _MIXED_MODEL = (
     "mixed model",

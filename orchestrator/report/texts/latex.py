@@ -82,8 +82,8 @@ def _answer(found: Answer, *, page: Page) -> str:
         for one in found.differences
     ]  # fmt: skip
     return _table(
-        f"{found.spec.title} Means in per cent, of cases that both have a score of, two empty masks as 1 where the "
-        "other one predicts something; difference second minus first in points with its 95 % interval; n patients; "
+        f"{found.spec.title} Means in per cent, of cases that both have a score of, two empty masks as 1 where "
+        "either predicts something; difference second minus first in points with its 95 % interval; n patients; "
         "matched-pairs rank-biserial correlation; p of Wilcoxon's signed rank test, corrected by Holm over "
         f"{found.num_tests} tests.",
         columns=("first", "second", "evaluated on", "structure", "metric", "first", "second", "difference", "n",

@@ -25,7 +25,7 @@ _OF_LOOKS = (
     "limits from random signs of patients, errors spent evenly over the trainings and divided by Holm's method over "
     "all tests; trainings that no open test needed were not carried out"
 )
-_OF_NOTHING = ", with two empty masks as 1 where the other method predicted something"
+_OF_NOTHING = ", with two empty masks as 1 where either method predicted something"
 _OF_MODELS = (
     "; beside the tests stand linear mixed models with patients, folds and trainings drawn at random (restricted "
     "likelihood, Satterthwaite's degrees of freedom)"
