@@ -7,7 +7,8 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -84,7 +85,9 @@ def tracked_runs(request: RunRequest, storage: Storage, *, shown: "Reported", ev
     events
         What has happened, of `read_events`.
     """
-    rows = dict(iter(scores_frame(shown).groupby("training_id", sort=False)))
+    scores = scores_frame(shown)
+    rows = dict(iter(scores.groupby("training_id", sort=False)))
+    names = metric_names(set(scores["structure"]))
     times = _times(events)
     epochs = _epochs(events)
     first = min((str(event["time"]) for event in events), default="")
@@ -108,7 +111,7 @@ def tracked_runs(request: RunRequest, storage: Storage, *, shown: "Reported", ev
             params=_params(request, storage, training),
             tags=_tags(request, training, scored=scored, run_id=hashlib.sha256(identity.encode()).hexdigest()[:8]),
             epochs=own,
-            scores={} if scored is None else dict(_scores(scored)),
+            scores={} if scored is None else dict(_scores(scored, names=names)),
             cases=() if scored is None else tuple(_cases(scored)),
         )
 
@@ -184,10 +187,10 @@ def _tags(request: RunRequest, training: Training, *, scored: "pd.DataFrame | No
     return tags
 
 
-def _scores(scored: "pd.DataFrame") -> Iterator[tuple[str, float]]:
+def _scores(scored: "pd.DataFrame", *, names: Mapping[str, str]) -> Iterator[tuple[str, float]]:
     """Yield the scores of a training by name, those that are numbers."""
     for (evaluation_set, structure), part in scored.groupby(["evaluation_set", "structure"], sort=False):
-        where = f"{metric_name(str(evaluation_set))}/{metric_name(str(structure))}"
+        where = f"{evaluation_set}/{names[structure]}"
         values = {f"{name}_mean": part[name].mean() for name in _MEANS}
         values |= {f"{name}_median": part[name].median() for name in _MEDIANS}
         values |= {"num_cases": len(part), "num_missing": int((part["status"] == "missing").sum())}
@@ -200,6 +203,12 @@ def _cases(scored: "pd.DataFrame") -> Iterator[JsonObject]:
                for name, value in row.items()}  # fmt: skip
 
 
-def metric_name(text: str) -> str:
-    """Return a text as part of the name of a metric, as all tools take it."""
-    return re.sub(r"[^\w.-]", "_", text, flags=re.ASCII)
+def metric_names(texts: Collection[str]) -> dict[str, str]:
+    """Return each text as part of the name of a metric, as all tools take it; no two are alike."""
+    names = {text: re.sub(r"[^\w.-]", "_", text, flags=re.ASCII) for text in texts}
+    counts = Counter(names.values())
+    # Of two in other scripts than Latin nothing but their length may be left.
+    return {
+        text: name if counts[name] == 1 else f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
+        for text, name in names.items()
+    }

@@ -1,6 +1,7 @@
 """Trainings in tracking tools: their own settings, times and scores, nothing twice, and nothing of a machine."""
 
 import json
+import re
 import socket
 import sqlite3
 import statistics
@@ -19,7 +20,7 @@ from orchestrator.results.store import ResultsStore, from_table
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.tracking.of_run import runs_of
 from orchestrator.tracking.tools import TOOLS, export_runs
-from orchestrator.tracking.tracked import metric_name
+from orchestrator.tracking.tracked import metric_names
 
 TRAINED = "lesion-fold0"
 TELLING = (b"secret-host", b"10.1.2.3", b"secret-home")
@@ -85,8 +86,14 @@ def test_an_id_is_that_of_the_training_of_this_run(request_, runs, tmp_path: Pat
     assert next(runs_of(other, open_storage(other.output))).id != runs[0].id
 
 
-def test_names_of_metrics_are_what_all_tools_take():
-    assert metric_name("GTV-T (1) µ/x") == "GTV-T__1____x"
+def test_names_of_metrics_are_what_all_tools_take_and_each_is_its_own():
+    odd = "GTV-T (1) µ/x"
+    assert metric_names([odd]) == {odd: "GTV-T__1____x"}
+    found = metric_names([odd, "肝脏", "肾脏"])
+    assert found[odd] == "GTV-T__1____x"
+    assert re.fullmatch("__-[0-9a-f]{6}", found["肝脏"])
+    assert len(set(found.values())) == 3
+    assert metric_names(["肾脏", "肝脏", "val"])["肝脏"] == found["肝脏"]
 
 
 def test_a_tool_that_is_not_there_is_one_line(request_, monkeypatch, tmp_path: Path, capsys):
