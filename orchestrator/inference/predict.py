@@ -12,7 +12,7 @@ from orchestrator.inference.ensembles import model_sources
 from orchestrator.inference.folder import CasePrediction, FolderPrediction, plan_folder, write_table
 from orchestrator.inference.models import ModelSource, is_run
 from orchestrator.inference.options import Device, PredictOptions
-from orchestrator.inference.output_folder import cases_with_record
+from orchestrator.inference.output_folder import cases_with_record, check_claim
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.storage.json_files import read_json
@@ -103,6 +103,8 @@ def predict(
         if on_case := options.get("on_case"):
             on_case(len(rows), len(work.cases))
     rows.sort(key=lambda row: row.case)
+    # The table of a folder is not to say that all cases failed since others had claimed it at the same moment.
+    check_claim(open_storage(work.output), work.identity)
     write_table(str(output), [*rows, *_rows_of_others(work)])
     return rows
 

@@ -229,6 +229,19 @@ def test_options_that_cannot_be_are_refused_by_what_was_given(model, tmp_path, o
     assert words in str(raised.value)
 
 
+def test_a_table_is_left_to_those_who_claimed_the_folder_at_the_same_moment(model, tmp_path):
+    image, record = scan(tmp_path / "images" / "ct"), tmp_path / "out" / "predict.json"
+
+    def claim_for_others(_line):
+        record.write_text(json.dumps(json.loads(record.read_text()) | {"folds": ["7"]}))
+        (record.parent / "predictions.csv").write_text("theirs")
+
+    with pytest.raises(ConfigError, match=r"is predicted with another folds .* now\. Choose another output"):
+        predicted(model, image, tmp_path / "out", note=claim_for_others)
+    assert (tmp_path / "out" / "predictions.csv").read_text() == "theirs"
+    assert not (tmp_path / "out" / "ct.nii.gz").exists()
+
+
 def test_a_gpu_that_is_not_there_is_one_line(model, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     image = scan(tmp_path / "images" / "ct")
