@@ -191,18 +191,19 @@ def _best(design: _Design, among: Sequence[int], *, start: Array) -> Array | Non
     """Return the likeliest sizes of some parts in units of the rest; None where the search finds no end."""
     from scipy.optimize import minimize
 
-    def criterion(sizes: Array) -> float:
+    def criterion(squares: Array) -> float:
         every = np.zeros(3)
-        every[among] = sizes
+        every[among] = np.sqrt(squares)
         quadratic, determinant = _profiled(design, every)
         left = quadratic[0, 0] - quadratic[0, 1] ** 2 / quadratic[1, 1]
         return float(determinant + math.log(quadratic[1, 1]) + (design.num - 1) * math.log(max(left, 1e-300)))
 
-    bounds = [(0.0, _LARGEST)] * len(among)
+    # Over squares: with the sizes themselves the slope is 0 where one is none, and a step too far ends there.
+    bounds = [(0.0, _LARGEST**2)] * len(among)
     for first in (start[among], np.ones(len(among))):
-        end = minimize(criterion, first, bounds=bounds, method="L-BFGS-B")
+        end = minimize(criterion, first**2, bounds=bounds, method="L-BFGS-B", jac="2-point")
         if end.success and math.isfinite(end.fun):
-            best: Array = end.x
+            best: Array = np.sqrt(end.x)
             return best
     return None
 

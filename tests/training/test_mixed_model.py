@@ -83,6 +83,24 @@ def test_seeds_of_one_fold_are_no_folds():
     assert found.high - found.low > 1.3 * (of_all_alike.high - of_all_alike.low)
 
 
+@pytest.mark.parametrize("seed", [3, 18, 31, 105, 108, 141])
+def test_small_parts_are_found_and_not_taken_for_none(seed):
+    random = np.random.default_rng(seed)
+    of_fold = np.repeat(random.normal(0, 0.02, 4), 3)
+    table = random.normal(0, 0.01, (12, 1)) + random.normal(0, 0.01, 12) + random.normal(0, 0.03, (12, 12)) + of_fold
+    found = mixed_model(crossed(table, np.repeat(range(4), 3)))
+    # Where all parts of its analysis of variance are above 0, these are the likeliest.
+    means = table.mean(0).reshape(4, 3)
+    rest = table - table.mean(1, keepdims=True) - table.mean(0) + table.mean()
+    of_rest = (rest**2).sum() / (11 * 11)
+    of_patients = 12 * table.mean(1).var(ddof=1)
+    of_seeds, of_folds = 12 * means.var(axis=1, ddof=1).mean(), 36 * means.mean(1).var(ddof=1)
+    assert not found.problem
+    assert found.patient_sd == pytest.approx(math.sqrt((of_patients - of_rest) / 12), rel=0.02)
+    assert found.training_sd == pytest.approx(math.sqrt((of_seeds - of_rest) / 12), rel=0.02)
+    assert found.fold_sd == pytest.approx(math.sqrt((of_folds - of_seeds) / 36), rel=0.02)
+
+
 def test_without_differences_between_trainings_there_is_a_reason_and_no_number():
     table = drawn(np.random.default_rng(0), (20, 5), patient_sd=0.03, training_sd=0.0, residual_sd=0.02)
     table -= table.mean(0) - table.mean()  # the trainings have one mean
