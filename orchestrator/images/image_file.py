@@ -56,7 +56,7 @@ class ImageFile:
             return FileHeader(geometry=picture.geometry, num_channels=picture.num_channels)
         with open_label_map(self.path, what="an image") as opened:
             opened.check_size()
-            return FileHeader(geometry=_grid(opened.header), num_channels=1)
+            return FileHeader(geometry=_grid(opened.header), num_channels=1, unit=opened.header.unit)
 
     def read(self, *, values: Values = scaled) -> "LoadedFile":
         """Read all of it; raises SourceError."""
@@ -84,6 +84,8 @@ class FileHeader:
     geometry: Geometry
     num_channels: int
     """Values of a voxel: colours of a picture."""
+    unit: str = "mm"
+    """In which the header measures; its grid is in mm whatever it is."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

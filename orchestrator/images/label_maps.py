@@ -17,7 +17,7 @@ from orchestrator.images.nifti import NiftiFile, scaled
 from orchestrator.images.nrrd import parse_nrrd
 from orchestrator.images.problem import Fault, SourceError, naming
 from orchestrator.images.source_file import what_is_instead
-from orchestrator.images.stored_voxels import ImageHeader, ReadBuffer
+from orchestrator.images.stored_voxels import Encoding, ImageHeader, ReadBuffer
 from orchestrator.images.text_header import check_size, check_whole, read_voxels
 
 SUFFIXES = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".nhdr", ".mnc")
@@ -56,6 +56,8 @@ class OpenLabelMap:
     header: ImageHeader
     files: tuple[Path, ...]
     """All that it is read from: the voxels of some headers are in another file."""
+    is_read_by_itk: bool
+    """Whether ITK reads files of this kind."""
     _read: Callable[[ReadBuffer], NDArray[np.generic]] = field(repr=False)
     _check_size: Callable[[], None] = field(repr=False)
     _check_whole: Callable[[], None] = field(repr=False)
@@ -114,6 +116,7 @@ def open_label_map(path: Path, *, what: str = "a label map") -> Iterator[OpenLab
                 path=path,
                 header=file.header,
                 files=(path,),
+                is_read_by_itk=file.header.version == 1,
                 _read=file.read,
                 _check_size=file.check_size,
                 _check_whole=file.check_size,
@@ -138,7 +141,13 @@ def _open_minc(path: Path) -> OpenLabelMap:
         """Its reader is that of nibabel, which refuses what is not there."""
 
     return OpenLabelMap(
-        path=path, header=minc.header, files=(path,), _read=minc.read, _check_size=check, _check_whole=check
+        path=path,
+        header=minc.header,
+        files=(path,),
+        is_read_by_itk=False,
+        _read=minc.read,
+        _check_size=check,
+        _check_whole=check,
     )
 
 
@@ -148,6 +157,7 @@ def _open_text_header(path: Path) -> OpenLabelMap:
         path=path,
         header=header,
         files=tuple(dict.fromkeys((path, stored.path))),
+        is_read_by_itk=stored.encoding is not Encoding.BZIP2,
         _read=partial(read_voxels, stored, header),
         _check_size=partial(check_size, stored, header),
         _check_whole=partial(check_whole, stored, header),

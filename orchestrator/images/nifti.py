@@ -5,7 +5,6 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO
 
 import numpy as np
@@ -229,15 +228,6 @@ def read_nifti_geometry(source: SourceFile, *, is_volume: bool = True) -> Geomet
         if source.path.suffix != ".zip":
             file.check_size()
     return file.header.geometry
-
-
-def is_nifti_2(path: Path) -> bool:
-    """Whether a file begins as NIfTI-2 does, which ITK does not read; False if it is no NIfTI that can be read."""
-    try:
-        with path.open("rb") as stream:
-            return NiftiFile(stream, must_be_gzip=False).header.version == 2
-    except (Fault, OSError):
-        return False
 
 
 def check_is_volume(header: NiftiHeader) -> None:

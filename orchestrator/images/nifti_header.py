@@ -73,11 +73,12 @@ def parse_header(content: bytes) -> NiftiHeader:
     num_axes, size = _size(fields)
     if fields["magic"][:3] in {b"ni1", b"ni2"}:
         raise _fault("a header whose voxels are in another file (.img)", expected="a single file (.nii, .nii.gz)")
-    scale, notes = _MM_BY_UNIT.get(fields["units"] & 7, 1.0), []
-    if scale != 1.0:
-        notes.append(f"its header measures in {_UNIT_NAMES[fields['units'] & 7]}, converted to mm")
+    scale, unit = _MM_BY_UNIT.get(fields["units"] & 7, 1.0), _UNIT_NAMES.get(fields["units"] & 7, "mm")
+    notes = []
+    if unit != "mm":
+        notes.append(f"its header measures in {unit}, converted to mm")
     pixdim = _pixdim(fields, num_axes=num_axes)
-    check_unit(np.multiply(pixdim, scale)[:num_axes], unit=_UNIT_NAMES.get(fields["units"] & 7, "mm"), scale=scale)
+    check_unit(np.multiply(pixdim, scale)[:num_axes], unit=unit, scale=scale)
     geometry, has_position = _geometry(fields, size=size, pixdim=pixdim, scale=scale)
     if not has_position:
         notes.append(
@@ -93,6 +94,7 @@ def parse_header(content: bytes) -> NiftiHeader:
         intercept=intercept,
         description=fields["descrip"].split(b"\0")[0].decode("utf-8", "replace"),
         notes=tuple(notes),
+        unit=unit,
         first_byte=_first_byte(fields),
         version=int(fields["magic"][2:3]),
     )

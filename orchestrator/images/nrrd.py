@@ -111,7 +111,11 @@ def _header(fields: dict[str, str]) -> ImageHeader:
     # Axes of one voxel beside those of space are no axes: of components, of time, of layers of a segmentation.
     kept = [axis for axis, extent in enumerate(extents) if extent != 1 or axis in spatial[:3]]
     if len(kept) > 3 or not set(kept) <= set(spatial):
-        raise not_one_volume(tuple(extents))
+        values = [axis for axis in kept if axis not in spatial]
+        if set(values) == set(kept):
+            raise _fault("directions or distances along none of its axes", expected="those of three axes of space")
+        num_values = math.prod(extents[axis] for axis in values)
+        raise not_one_volume(tuple(extents[axis] for axis in kept if axis in spatial), num_values=num_values)
     to_lps = np.array(_to_lps(fields))
     origin = _vector(fields.get("space origin", "(0,0,0)"))
     if origin is None:

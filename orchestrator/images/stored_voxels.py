@@ -64,6 +64,8 @@ class ImageHeader:
     """A line of text that is kept with it."""
     notes: tuple[str, ...] = ()
     """What had to be decided to read it, one sentence each."""
+    unit: str = "mm"
+    """In which the header measures; its grid is in mm whatever it is."""
 
     @property
     def num_bytes(self) -> int:
@@ -191,6 +193,17 @@ def _expanding(encoding: Encoding) -> Iterator[None]:
         raise Fault(
             f"a truncated or damaged file ({error})", expected=f"a whole {encoding} stream", advice=_AGAIN
         ) from error
+
+
+def begins_as_nifti(stored: IO[bytes], *, encoding: Encoding) -> bool:
+    """Whether what is left of a file begins as NIfTI does; False if that cannot be told."""
+    start = stored.read(PADDING_BYTES)
+    if encoding in {Encoding.GZIP, Encoding.ZLIB}:
+        try:
+            start = zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(start, 348)
+        except zlib.error:
+            return False
+    return start[344:348] == b"n+1\0" or start[4:8] == b"n+2\0"
 
 
 def _pieces(stored: IO[bytes], *, encoding: Encoding) -> Iterator[bytes]:

@@ -18,6 +18,7 @@ from orchestrator.images.stored_voxels import (
     Encoding,
     ImageHeader,
     ReadBuffer,
+    begins_as_nifti,
     check_expands,
     check_room,
     cut_short,
@@ -80,7 +81,10 @@ def read_voxels(stored: StoredVoxels, header: ImageHeader, buffer: ReadBuffer) -
 
 
 def check_size(stored: StoredVoxels, header: ImageHeader) -> None:
-    """Raise Fault if the voxels are in no file, or in one that cannot hold as many as the header says."""
+    """Raise Fault if the voxels are in no file, in one that cannot hold so many, or not where the header says.
+
+    A header beside a NIfTI file is common, and the header in that is mistaken for voxels.
+    """
     try:
         is_there = stored.path.is_file()
     except OSError as error:
@@ -99,6 +103,15 @@ def check_size(stored: StoredVoxels, header: ImageHeader) -> None:
         num_bytes = header.num_bytes + max(0, stored.num_skipped)
     num_stored = stored.path.stat().st_size - stored.first_byte
     check_room(num_bytes, num_stored=max(0, num_stored), encoding=stored.encoding)
+    if stored.num_skipped == 0:
+        with stored.path.open("rb") as file:
+            _skip_lines(file, stored, header)
+            if begins_as_nifti(file, encoding=stored.encoding):
+                raise Fault(
+                    f"voxels that begin with the header of a NIfTI file ({stored.path.name:.80})",
+                    expected="a header that skips it",
+                    advice="Write `byte skip: -1` into that of NRRD, `HeaderSize = -1` into that of MetaImage.",
+                )
 
 
 def check_whole(stored: StoredVoxels, header: ImageHeader) -> None:
@@ -271,4 +284,5 @@ def volume_header(
         num_axes=len(extents),
         dtype=dtype,
         notes=() if scale == 1.0 else (f"its header measures in {unit}, converted to mm",),
+        unit="mm" if scale == 1.0 else unit,
     )

@@ -165,6 +165,7 @@ def common_files(models: Sequence[OpenModel]) -> ModelFiles:
             found.model.plan.plans_manager.image_reader_writer_class,
             ending=str(found.model.plan.dataset_json.get("file_ending", ".nii.gz")),
             orientation=found.settings.orientation,
+            is_of_project=found.settings.is_of_project,
         )
         for found in models
     ]

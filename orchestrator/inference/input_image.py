@@ -2,8 +2,10 @@
 
 What the model's own reader of nnU-Net reads is left to it, file by file, once it is known to be whole: ITK fills up
 with zeros what a file lacks. Everything else that this project reads (DICOM series, MINC, NIfTI-2, NRRD with a header
-of its own) goes through its own readers, and so does every image of a model whose cases were brought to one order of
-axes before it was trained: such a model would take left for right in an image that is stored in another order.
+of its own or packed by bzip2) goes through its own readers, and so does every image of a model whose cases were brought
+to one order of axes before it was trained: such a model would take left for right in an image that is stored in another
+order. So do files that measure in another unit than mm, for models of this project, which has converted such lengths
+when they were trained. nnU-Net takes them for mm, as it did when models of others were trained.
 """
 
 import hashlib
@@ -22,7 +24,6 @@ from orchestrator.images.geometry import Geometry, geometry_of, grid_difference,
 from orchestrator.images.gipl import check_gipl
 from orchestrator.images.image_file import ImageFile, digest_of
 from orchestrator.images.label_maps import SUFFIXES, open_label_map
-from orchestrator.images.nifti import is_nifti_2
 from orchestrator.images.pictures import PICTURE_SUFFIXES
 from orchestrator.images.source_file import SourceFile
 from orchestrator.inference.cases import InputCase, dicom_folders
@@ -48,14 +49,16 @@ class ModelFiles:
     """Of the label maps that it writes."""
     orientation: str | None = None
     """`LPS`, or None where axes are taken as a file has them."""
+    is_of_project: bool = False
+    """Whether lengths were taken in the unit that a header says when it was trained."""
 
     @classmethod
-    def of(cls, reader: type, *, ending: str, orientation: str | None) -> "ModelFiles":
+    def of(cls, reader: type, *, ending: str, orientation: str | None, is_of_project: bool) -> "ModelFiles":
         """Return those of a class of nnU-Net that reads and writes."""
         endings = tuple(map(str, getattr(reader, "supported_file_endings", ())))
         if any(base.__name__ == "SimpleITKIO" for base in reader.__mro__):
             endings = tuple(dict.fromkeys([*_ITK_ENDINGS, *endings]))
-        return cls(own_endings=endings, ending=ending, orientation=orientation)
+        return cls(own_endings=endings, ending=ending, orientation=orientation, is_of_project=is_of_project)
 
     @property
     def endings(self) -> tuple[str, ...]:
@@ -66,11 +69,19 @@ class ModelFiles:
 
     def reads(self, case: InputCase) -> bool:
         """Whether the model's own reader takes the files of a case as they are."""
-        return (
-            self.orientation is None
-            and not case.is_dicom
-            and all(file.name.lower().endswith(self.own_endings) and not is_nifti_2(file) for file in case.files)
-        )
+        return self.orientation is None and not case.is_dicom and all(map(self._reads_file, case.files))
+
+    def _reads_file(self, file: Path) -> bool:
+        if not file.name.lower().endswith(self.own_endings):
+            return False
+        if not file.name.lower().endswith(SUFFIXES):
+            return True
+        try:
+            with open_label_map(file, what="an image") as opened:
+                return opened.is_read_by_itk and (opened.header.unit == "mm" or not self.is_of_project)
+        except (DataError, OSError):
+            # What is wrong with it is said when it is read.
+            return True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,9 +107,9 @@ def readable_image(case: InputCase, model: ModelFiles) -> Iterator[ReadableImage
         If the image cannot be read, is none, or its channels do not lie on one grid.
     """
     if model.reads(case):
-        direction = _look_at(case.files)
+        direction, units = _look_at(case.files)
         _check_whole(case.files)
-        yield ReadableImage(files=case.files, direction=direction)
+        yield ReadableImage(files=case.files, direction=direction, notes=units)
         return
     if case.is_dicom and _NIFTI not in model.own_endings:
         raise DataError(
@@ -207,13 +218,20 @@ def _places_and_times(files: Iterable[Path]) -> str:
     return hashlib.sha256(repr(told).encode()).hexdigest()
 
 
-def _look_at(files: Sequence[Path]) -> tuple[float, ...] | None:
-    """Return the direction of the axes of files, where their headers are ours to read.
+def _look_at(files: Sequence[Path]) -> tuple[tuple[float, ...] | None, tuple[str, ...]]:
+    """Return the direction of the axes of files, where their headers are ours to read, and what is to be said of these.
 
     Raises DataError for a file whose header is damaged, or promises more than there is: ITK fills up with zeros.
     """
-    found = [ImageFile(path=file).header() for file in files if file.name.lower().endswith(SUFFIXES)]
-    return found[0].geometry.direction if found else None
+    ours = [file for file in files if file.name.lower().endswith(SUFFIXES)]
+    found = [ImageFile(path=file).header() for file in ours]
+    notes = [
+        f"{file}: its header measures in {header.unit}, which nnU-Net takes for mm: so are its volumes"
+        for file, header in zip(ours, found, strict=True)
+        # ITK converts the lengths of NIfTI.
+        if header.unit != "mm" and not file.name.lower().endswith((_NIFTI, ".nii"))
+    ]
+    return found[0].geometry.direction if found else None, tuple(notes)
 
 
 def _check_whole(files: Sequence[Path]) -> None:

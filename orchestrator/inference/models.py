@@ -57,6 +57,8 @@ class WindowSettings:
     """Whether predictions are averaged over mirrored images."""
     orientation: str | None = None
     """Order of axes to which images are brought first, `LPS`; None if axes are taken as a file has them."""
+    is_of_project: bool = False
+    """Whether it was trained by this project, which takes lengths in the unit that a header says."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -184,7 +186,7 @@ def settings_of_run(storage: Storage) -> WindowSettings:
         step, mirrors = float(preset["tile_step_size"]), preset["mirror_at_prediction"] is True
     except (LookupError, TypeError, ValueError) as error:
         raise IntegrityError(f"{storage.location}/{run_paths.RUN}: its preset does not say how it predicts") from error
-    return WindowSettings(tile_step_size=step, mirrors=mirrors)
+    return WindowSettings(tile_step_size=step, mirrors=mirrors, is_of_project=True)
 
 
 def _settings(folder: Path) -> WindowSettings:
@@ -198,6 +200,7 @@ def _settings(folder: Path) -> WindowSettings:
             tile_step_size=float(found["tile_step_size"]),
             mirrors=found["mirrors"] is True,
             orientation=_ORIENTATIONS[found.get("orientation")],
+            is_of_project=True,
         )
     except (OSError, LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise DataError(f"{path}: cannot be read ({error!r}); expected what `export` has written") from error

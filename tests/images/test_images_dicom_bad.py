@@ -144,7 +144,7 @@ HEADERS: list[tuple[str, phantom.Change, str, str, str]] = [
     ("no series", third(SeriesInstanceUID=None), "1-04.dcm", "a slice with no SeriesInstanceUID",
      "the UID of its series"),
     ("a series a slice", lambda index, data: every(SeriesInstanceUID=f"1.2.{index + 3}")(index, data), "",
-     "a CT series of 1 slice", "at least 2 slices"),
+     "a series of 1 slice", "at least 2 slices"),
     ("magnetic resonance", every(Modality="MR"), "", "no CT series among 1 folders with DICOM files (6 of modality MR)",
      "one series of modality CT"),
     ("screen shots", every(SOPClassUID=SecondaryCaptureImageStorage), "", "(6 of Secondary Capture Image Storage)",

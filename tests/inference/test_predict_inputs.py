@@ -1,5 +1,6 @@
 """Claims about what `predict` takes for an image: DICOM in any way that it is written, tables, all formats."""
 
+import bz2
 import json
 import shutil
 
@@ -9,11 +10,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
 import orchestrator
 from bench.instruments.stock_models import labels_of, small_plans, write_image, write_model
 from orchestrator.errors import ConfigError
 from orchestrator.inference.cases import find_cases
+from orchestrator.inference.input_image import ModelFiles, readable_image
 from orchestrator.inference.models import SETTINGS
 
 
@@ -223,6 +226,39 @@ def test_nifti_2_is_predicted_as_nifti_1_is(image, tmp_path):
     _, found = predicted(model, tmp_path / "second.nii.gz", tmp_path / "2")
     np.testing.assert_array_equal(sitk.GetArrayFromImage(found), sitk.GetArrayFromImage(expected))
     np.testing.assert_allclose(found.GetDirection(), turned.GetDirection(), atol=1e-6)
+
+
+def write_nrrd(image, path, *, unit="mm", per_mm=1.0, encoding="raw"):
+    directions = per_mm * np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
+    voxels = sitk.GetArrayFromImage(image).astype("<f4").tobytes()
+    lines = ["NRRD0005", "type: float", "dimension: 3", "space: left-posterior-superior", "endian: little"]
+    lines += ["sizes: " + " ".join(map(str, image.GetSize())), f"encoding: {encoding}"]
+    lines += ["space directions: " + " ".join(f"({','.join(map(repr, step))})" for step in directions.T.tolist())]
+    lines += [f"space origin: ({','.join(repr(per_mm * place) for place in image.GetOrigin())})"]
+    lines += ["space units: " + " ".join([f'"{unit}"'] * 3)]
+    path.write_bytes("\n".join(lines).encode() + b"\n\n" + (bz2.compress(voxels) if encoding == "bzip2" else voxels))
+
+
+def test_a_nrrd_in_microns_or_bzip2_is_predicted_as_it_was_trained_on(image, tmp_path):
+    stock = write_model(tmp_path, small_plans(), labels=labels_of(4))
+    ours = shutil.copytree(stock, tmp_path / "ours")
+    (ours / SETTINGS).write_text(json.dumps({"prediction": {"tile_step_size": 0.5, "mirrors": True}}))
+    write_nrrd(image, tmp_path / "mm.nrrd")
+    write_nrrd(image, tmp_path / "packed.nrrd", encoding="bzip2")
+    write_nrrd(image, tmp_path / "um.nrrd", unit="um", per_mm=1000.0)
+    _, expected = predicted(ours, tmp_path / "mm.nrrd", tmp_path / "1")
+    for name in ("packed", "um"):
+        row, found = predicted(ours, tmp_path / f"{name}.nrrd", tmp_path / name)
+        check(found, expected)
+    assert "converted to mm" in row.message
+    _, found = predicted(stock, tmp_path / "packed.nrrd", tmp_path / "2")
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(found), sitk.GetArrayFromImage(expected))
+    # The reader of a model of others takes every number for mm, as it did when it was trained.
+    files = ModelFiles.of(SimpleITKIO, ending=".nii.gz", orientation=None, is_of_project=False)
+    (case,) = find_cases(tmp_path / "um.nrrd", endings=files.endings, num_channels=1)
+    with readable_image(case, files) as readable:
+        assert readable.files == case.files
+    assert "measures in um, which nnU-Net takes for mm" in readable.notes[0]
 
 
 @pytest.mark.parametrize("ending", [".nii.gz", ".mha"])

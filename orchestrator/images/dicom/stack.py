@@ -20,7 +20,7 @@ TOLERANCE_SHARE = 0.1
 """The same along the stack, as a share of the slice distance."""
 _SAME_POSITION_MM = 0.01
 _LARGEST_VOLUME = 1 << 31
-_AGAIN = "Download the CT of this patient again."
+_AGAIN = "Download the series of this patient again."
 _RESAMPLE = "Resample image and masks to such a grid, for example with dcm2niix, or take another reconstruction."
 
 
@@ -61,7 +61,7 @@ def stack_of(slices: Sequence[CtSlice], *, name: str) -> Stack:
     kept = _without_copies(ordered, normal=normal, name=name)
     left = len(ordered) - len(kept)
     if len(kept) < 2:
-        raise _problem(name, f"a CT series of {len(kept)} slice", "a CT series of at least 2 slices")
+        raise _problem(name, f"a series of {len(kept)} slice", "at least 2 slices")
     _check_acquisitions(kept, name=name)
     geometry = _grid(kept, normal=normal, name=name)
     _check_on_grid(kept, geometry, normal=normal, name=name)
