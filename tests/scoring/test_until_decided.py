@@ -1,10 +1,11 @@
 """A run that ends once its questions are answered: what it leaves out, says, and does when it goes on."""
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
-from looked_at_study import ScoringBackend, request_for
+from looked_at_study import ScoringBackend, request_for, rows_of
 
 from orchestrator.api import load_study, make_request
 from orchestrator.benchmark.tables import load_tables
@@ -16,8 +17,12 @@ from orchestrator.driver.status import read_status
 from orchestrator.errors import ConfigError
 from orchestrator.events import read_events
 from orchestrator.progress import NoListener
+from orchestrator.report.looks.decisions import decisions_of
 from orchestrator.report.looks.planned import plan_looks
-from orchestrator.report.scores_frame import patient_of_case
+from orchestrator.report.reported import Reported
+from orchestrator.report.scores_frame import patient_of_case, scores_frame
+from orchestrator.results.records import ScoreStatus
+from orchestrator.results.store import to_table
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
 
@@ -176,6 +181,32 @@ def test_looks_are_events_and_nothing_is_started_before_they_are_taken(tmp_path)
         f"score {id_}" for id_ in FIRST_LOOK
     }
     assert not any(kind == "stage_started" and stage.split()[1] in LATER for kind, stage in kinds[:look])
+
+
+def test_looks_do_not_show_a_method_to_be_higher_that_predicts_what_is_not_there(tmp_path):
+    request = request_for(tmp_path / "study", tmp_path / "run")
+    study, trainings, layout = request.study, request.trainings, load_tables(request.study)
+
+    def counted(row):
+        if int(row.case.removeprefix("case_")) % 4:
+            return row
+        sees_something = row.group == "organ-second"
+        status, value = (ScoreStatus.REFERENCE_EMPTY, 0.0) if sees_something else (ScoreStatus.BOTH_EMPTY, math.nan)
+        return replace(row, score=replace(row.score, status=status, dsc=value, nsd=value, hd95_mm=math.nan))
+
+    # A little better in all patients but those in whom there is nothing.
+    table = to_table([counted(row) for one in trainings for row in rows_of(one, study=study, gain=0.05)])
+    rows = scores_frame(Reported(study=study, trainings=trainings, table=table, layout=layout))
+    patients = patient_of_case(study)
+    plan = plan_looks(trainings, layout.comparisons, patients=patients)
+    tests = decisions_of(plan, rows, trainings=trainings, patients=patients).tests
+    assert len(tests) == 2
+    assert "higher" not in {one.verdict for one in tests}
+    without = rows[rows["status"] == "scored"]
+    seen = decisions_of(plan, without, trainings=trainings, patients=patients).tests
+    assert {one.verdict for one in seen} == {"higher"}
+    # All eight patients of each fold, and not those alone in whom there is something.
+    assert [one.num_patients for one in tests] == [4 * one.num_trainings for one in tests]
 
 
 def test_groups_with_fewer_folds_are_whole_at_an_earlier_look():
