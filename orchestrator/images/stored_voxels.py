@@ -5,6 +5,7 @@ import ctypes
 import gzip
 import io
 import math
+import os
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +26,7 @@ PADDING_BYTES = 4096
 """How much may follow the voxels: tools fill up blocks, or end a line. More is a header that says too little."""
 _LARGEST_RATIO = 1032
 """DEFLATE makes nothing smaller than by this."""
-_PIECE_BYTES = 1 << 22
+_PIECE_BYTES = 1 << 20
 _TRAILER_BYTES = 18
 """Of the shortest gzip file."""
 _AGAIN = "It is damaged or cut short: write or download it again."
@@ -77,6 +78,13 @@ class ImageHeader:
         """Whether stored numbers are not the values themselves."""
         return (self.slope, self.intercept) != (1.0, 0.0)
 
+    @property
+    def value_dtype(self) -> np.dtype[np.generic]:
+        """Type of the values, in the byte order of this machine: float32 where they are scaled, as ITK has it."""
+        if not self.is_scaled:
+            return self.dtype.newbyteorder("=")
+        return np.dtype(np.float64 if self.dtype.itemsize == 8 else np.float32)
+
     def voxels(self, content: NDArray[np.uint8], *, first_byte: int = 0) -> NDArray[np.generic]:
         """Return a view (z, y, x) of the bytes of a file."""
         flat = np.frombuffer(content, self.dtype, count=math.prod(self.geometry.size), offset=first_byte)
@@ -123,14 +131,27 @@ def check_room(num_bytes: int, *, num_stored: int, encoding: Encoding) -> None:
 
 
 def largest_stored(num_bytes: int, *, encoding: Encoding) -> int:
-    """Return the most bytes that the voxels take in a file: what cannot be made smaller grows a little."""
+    """Return the most bytes that the voxels take in a file: what cannot be made smaller grows.
+
+    The quickest compressors, as ITK has one for level 1, write up to 9 bits for each 8.
+    """
     if encoding is Encoding.TEXT:
         return 32 * num_bytes + PADDING_BYTES
-    return num_bytes + PADDING_BYTES + (0 if encoding is Encoding.RAW else num_bytes // 64 + (1 << 16))
+    return num_bytes + PADDING_BYTES + (0 if encoding is Encoding.RAW else num_bytes // 8 + (1 << 16))
 
 
 def read_at_most(stream: IO[bytes], num_bytes: int) -> bytes:
-    """Read up to so many bytes piece by piece: `read` would ask for the memory of all of them at once."""
+    """Read up to so many bytes.
+
+    `read` asks for the memory of all of them at once, so that is for files that are known to have them. Of others they
+    are read piece by piece, which takes them twice in the end.
+    """
+    try:
+        num_left = os.fstat(stream.fileno()).st_size - stream.tell()
+    except OSError:  # of an archive
+        num_left = 0
+    if num_left > 0:
+        return stream.read(min(num_bytes, num_left))
     pieces = []
     while num_bytes > 0 and (piece := stream.read(min(num_bytes, _PIECE_BYTES))):
         pieces.append(piece)
@@ -216,7 +237,7 @@ def _pieces(stored: IO[bytes], *, encoding: Encoding) -> Iterator[bytes]:
 
 
 def _pieces_of_zlib(stored: IO[bytes]) -> Iterator[bytes]:
-    expander = zlib.decompressobj(zlib.MAX_WBITS | 32)
+    expander = zlib.decompressobj(zlib.MAX_WBITS | 32)  # zlib or gzip, whatever its first bytes say
     while not expander.eof:
         content = expander.unconsumed_tail or stored.read(_PIECE_BYTES)
         piece = expander.decompress(content, _PIECE_BYTES)
@@ -247,12 +268,7 @@ def _expanded(
     if encoding is Encoding.BZIP2:
         return _read_into(bz2.BZ2File(io.BytesIO(stored)), buffer.take(limit + 1))
     if encoding is Encoding.ZLIB:
-        buffer.take(limit)  # asks whether there is so much
-        expander = zlib.decompressobj(zlib.MAX_WBITS | 32)  # zlib or gzip, whatever its first bytes say
-        expanded = expander.decompress(stored, limit + 1)
-        if len(expanded) <= limit and not expander.eof:
-            raise EOFError("cut short")
-        return np.frombuffer(expanded, np.uint8)
+        return _fill(buffer.take(limit + 1), _pieces_of_zlib(io.BytesIO(stored)))
     return np.frombuffer(stored, np.uint8)
 
 
@@ -265,6 +281,18 @@ def _expand_gzip(stored: bytes, *, num_bytes: int, limit: int, buffer: ReadBuffe
             return expanded
     with gzip.GzipFile(fileobj=io.BytesIO(stored)) as stream:
         return _read_into(stream, buffer.take(limit + 1))
+
+
+def _fill(content: NDArray[np.uint8], pieces: Iterator[bytes]) -> NDArray[np.uint8]:
+    """Return what pieces fill: zlib itself would hold all of them, and all of it at once."""
+    filled = 0
+    for piece in pieces:
+        end = min(content.size, filled + len(piece))
+        content[filled:end] = np.frombuffer(piece, np.uint8, count=end - filled)
+        filled = end
+        if filled == content.size:
+            break
+    return content[:filled]
 
 
 def _read_into(stream: gzip.GzipFile | bz2.BZ2File, content: NDArray[np.uint8]) -> NDArray[np.uint8]:

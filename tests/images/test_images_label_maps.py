@@ -178,6 +178,15 @@ def test_axes_of_one_voxel_beside_those_of_space_are_none(tmp_path):
         read_label_map(path)
 
 
+@pytest.mark.parametrize("ending", [".nrrd", ".mha"])
+def test_noise_that_a_quick_compressor_has_made_larger_is_read(ending, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 1 << 16, (50, 120, 150)).astype(np.uint16)
+    path = tmp_path / f"noise{ending}"
+    sitk.WriteImage(sitk.GetImageFromArray(noise), str(path), useCompression=True, compressionLevel=1)
+    assert path.stat().st_size > 1.04 * noise.nbytes
+    np.testing.assert_array_equal(read_label_map(path).array, noise)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
