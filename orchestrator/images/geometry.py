@@ -137,6 +137,28 @@ def orient_to_lps(image: sitk.Image) -> sitk.Image:
     return sitk.DICOMOrient(image, "LPS")
 
 
+def lps_order(grid: Geometry) -> AxisOrder:
+    """Return the order of axes that `orient_to_lps` gives an image, also where axes stand at 45 degrees."""
+    voxel = sitk.Image([1, 1, 1], sitk.sitkUInt8)
+    voxel.SetDirection(grid.direction)
+    return axis_order(grid, np.reshape(orient_to_lps(voxel).GetDirection(), (3, 3)))
+
+
+def reordered(image: sitk.Image, order: AxisOrder) -> sitk.Image:
+    """Return an image in another order of axes; beside it there is never more than this one copy in memory.
+
+    ITK's own filter has two. Its origin may differ in the last digit.
+    """
+    if order.changes_nothing:
+        return image
+    made = sitk.GetImageFromArray(order.array(sitk.GetArrayViewFromImage(image)))
+    geometry = order.geometry(geometry_of(image))
+    made.SetSpacing(geometry.spacing_mm)
+    made.SetOrigin(geometry.origin_mm)
+    made.SetDirection(geometry.direction)
+    return made
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Displacement:
     """How far the corners of a volume lie apart by two maps of its indices."""

@@ -56,7 +56,10 @@ class ImageFile:
             return FileHeader(geometry=picture.geometry, num_channels=picture.num_channels)
         with open_label_map(self.path, what="an image") as opened:
             opened.check_size()
-            return FileHeader(geometry=_grid(opened.header), num_channels=1, unit=opened.header.unit)
+            header = opened.header
+            return FileHeader(
+                geometry=_grid(header), num_channels=1, unit=header.unit, value_bytes=header.value_dtype.itemsize
+            )
 
     def read(self, *, values: Values = scaled) -> "LoadedFile":
         """Read all of it; raises SourceError."""
@@ -67,9 +70,8 @@ class ImageFile:
                 channels = [_image(values(voxels, header), picture.geometry) for voxels in picture.read()]
                 notes = picture.notes
             else:
-                with open_label_map(self.path, what="an image") as opened:
-                    voxels = values(opened.stored(ReadBuffer()), opened.header)
-                channels, notes = [_image(voxels, _grid(opened.header))], opened.header.notes
+                volume, header = _volume(self.path, values)
+                channels, notes = [_image(volume, _grid(header))], header.notes
         return LoadedFile(
             channels=tuple(channels),
             sha256=digest_of(SourceFile(path=path) for path in self.files()),
@@ -86,6 +88,8 @@ class FileHeader:
     """Values of a voxel: colours of a picture."""
     unit: str = "mm"
     """In which the header measures; its grid is in mm whatever it is."""
+    value_bytes: int | None = None
+    """Of a value that is read; None of a picture, whose header need not tell."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -110,6 +114,14 @@ def digest_of(files: Iterable[SourceFile]) -> str:
                 digest.update(block)
         digests.append(digest.hexdigest())
     return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
+
+
+def _volume(path: Path, values: Values) -> tuple[NDArray[np.generic], ImageHeader]:
+    """Return the values of a volume; what they were made of is let go of, before ITK makes a copy of them."""
+    with open_label_map(path, what="an image") as opened:
+        header, stored = opened.header, opened.stored(ReadBuffer())
+    del opened  # and with it what was compressed
+    return values(stored, header), header
 
 
 def _grid(header: ImageHeader) -> Geometry:

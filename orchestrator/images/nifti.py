@@ -143,14 +143,14 @@ def check_finite(voxels: NDArray[np.generic]) -> None:
 
 
 def scaled(voxels: NDArray[np.generic], header: ImageHeader) -> NDArray[np.generic]:
-    """Return values of stored numbers in the byte order of this machine: float32, as ITK gives them, if scaled.
+    """Return values of stored numbers, of the type that the header says they have.
 
     Raises Fault if they are too large for that.
     """
     if not header.is_scaled:
         _check_sizes(voxels)
         return voxels.astype(voxels.dtype.newbyteorder("="), copy=False)
-    values = np.empty(voxels.shape, np.float64 if voxels.dtype.itemsize == 8 else np.float32)
+    values: NDArray[np.generic] = np.empty(voxels.shape, header.value_dtype)
     with np.errstate(over="ignore"):
         for stored, plane in zip(voxels, values, strict=True):
             plane[:] = stored.astype(np.float64) * header.slope + header.intercept

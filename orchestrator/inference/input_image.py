@@ -12,7 +12,7 @@ import hashlib
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ import SimpleITK as sitk
 
 from orchestrator.errors import DataError, OrchestratorError
 from orchestrator.images.dicom.volume import DicomVolume
-from orchestrator.images.geometry import Geometry, geometry_of, grid_difference, orient_to_lps
+from orchestrator.images.geometry import Geometry, geometry_of, grid_difference, lps_order, reordered
 from orchestrator.images.gipl import check_gipl
 from orchestrator.images.image_file import ImageFile, digest_of
 from orchestrator.images.label_maps import SUFFIXES, open_label_map
@@ -37,7 +37,6 @@ LPS = "LPS"
 """Order of axes to the left, the back and the head: that of the cases of a run, but for nnU-Net's own raw data sets."""
 _NIFTI = ".nii.gz"
 _ITK_ENDINGS = (_NIFTI, ".nii", ".nrrd", ".mha", ".mhd", ".gipl")
-_VOXEL_BYTES = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -128,8 +127,9 @@ def readable_image(case: InputCase, model: ModelFiles) -> Iterator[ReadableImage
                 raise DataError(f"{source}: not on the grid of {case.files[0].name}: {difference.words}")
             notes += said
             files.append(Path(folder) / f"image_{channel:04d}.nii")
-            sitk.WriteImage(orient_to_lps(image) if model.orientation == LPS else image, str(files[-1]))
-            del image
+            written = reordered(image, lps_order(found)) if model.orientation == LPS else image
+            sitk.WriteImage(written, str(files[-1]))
+            del image, written
         direction = None if grid is None else grid.direction
         yield ReadableImage(files=tuple(files), grid=grid, direction=direction, notes=tuple(notes))
 
@@ -154,18 +154,33 @@ def header_of(case: InputCase, model: ModelFiles) -> "StoredImage | None":
     try:
         if model.reads(case):
             _look_at(case.files)
-            return read_header(case.files[0])
-        if case.is_dicom:
-            geometry = dicom_volume(case).read_geometry()
-        else:
-            geometry = ImageFile(path=case.files[0]).header().geometry
+            headers = [read_header(file) for file in case.files]
+            known = [header for header in headers if header is not None]
+            if len(known) < len(headers):
+                return None
+            return replace(
+                known[0],
+                voxel_bytes=max(header.voxel_bytes for header in known),
+                is_scaled=any(header.is_scaled for header in known),
+                unscaled_bytes=max(header.unscaled_bytes for header in known),
+            )
+        geometry, voxel_bytes = _grid_and_bytes(case)
     except (OrchestratorError, OSError):
         return None
     if model.orientation == LPS:
         geometry = geometry.to_lps()
     x, y, z = geometry.size
     x_mm, y_mm, z_mm = geometry.spacing_mm
-    return StoredImage(shape=(z, y, x), spacing_mm=(z_mm, y_mm, x_mm), voxel_bytes=_VOXEL_BYTES)
+    return StoredImage(shape=(z, y, x), spacing_mm=(z_mm, y_mm, x_mm), voxel_bytes=voxel_bytes)
+
+
+def _grid_and_bytes(case: InputCase) -> tuple[Geometry, int]:
+    """Return the grid of an image, and the bytes of a voxel that is read, of its largest channel."""
+    if case.is_dicom:
+        stack = dicom_volume(case).stack()
+        return stack.geometry, stack.value_bytes
+    headers = [ImageFile(path=file).header() for file in case.files]
+    return headers[0].geometry, max(header.value_bytes or 0 for header in headers)
 
 
 def source_files(case: InputCase) -> tuple[Path, ...]:

@@ -261,6 +261,31 @@ def test_each_slice_is_rescaled_by_its_own_numbers(tmp_path):
     assert "rescale slopes or intercepts of their own" in note
 
 
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        ({}, np.int16),
+        ({"RescaleIntercept": "0"}, np.uint16),
+        ({"RescaleSlope": "0.5"}, np.float64),
+        ({"BitsStored": 16, "HighBit": 15}, np.int32),
+        ({"BitsStored": 16, "HighBit": 15, "PixelRepresentation": 1, "RescaleIntercept": "0"}, np.int16),
+        ({"RescaleSlope": "-2"}, np.int16),
+    ],
+    ids=str,
+)
+def test_headers_tell_the_type_of_the_values(header, expected, tmp_path):
+    def change(_: int, data: Dataset) -> None:
+        for name, value in header.items():
+            setattr(data, name, value)
+
+    phantom.write_series(tmp_path, change)
+    found = volume(tmp_path)
+    assert sitk.GetArrayViewFromImage(found.read().image).dtype == expected
+    stack = found.stack()
+    assert {one.value_dtype for one in stack.slices} == {np.dtype(expected)}
+    assert stack.value_bytes == np.dtype(expected).itemsize
+
+
 def test_padding_is_kept_and_counted(tmp_path):
     def pad(index: int, data: Dataset) -> None:
         signed(index, data)

@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from orchestrator.images.geometry import Geometry, geometry_of, grid_difference, order_onto, orient_to_lps
+from orchestrator.images.geometry import (
+    Geometry,
+    geometry_of,
+    grid_difference,
+    lps_order,
+    order_onto,
+    orient_to_lps,
+    reordered,
+)
 
 CHEST = Geometry(
     size=(512, 512, 300),
@@ -49,6 +57,19 @@ def test_voxels_put_in_the_order_of_another_grid_lie_where_itk_puts_them(orienta
     np.testing.assert_array_equal(order.array(sitk.GetArrayFromImage(turned)), sitk.GetArrayFromImage(volume))
     assert grid_difference(geometry_of(volume), order.geometry(geometry_of(turned))) is None
     assert not order.changes_nothing
+
+
+@pytest.mark.parametrize("orientation", ["LPS", "RAS", "RPI", "SAL", "PIR", "ASR"])
+@pytest.mark.parametrize("tilt_rad", [0.0, 0.2, math.pi / 4])
+def test_an_image_is_put_in_the_order_that_itk_gives_it(orientation, tilt_rad):
+    image = sitk.DICOMOrient(sitk.GetImageFromArray(np.arange(120, dtype=np.int16).reshape(4, 5, 6)), orientation)
+    image.SetSpacing((1.0, 2.0, 3.0))
+    cos, sin = math.cos(tilt_rad), math.sin(tilt_rad)
+    tilt = np.array([[cos, 0, sin], [0, 1, 0], [-sin, 0, cos]]) @ np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]])
+    image.SetDirection((tilt @ np.reshape(image.GetDirection(), (3, 3))).ravel().tolist())
+    found, expected = reordered(image, lps_order(geometry_of(image))), orient_to_lps(image)
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(found), sitk.GetArrayFromImage(expected))
+    assert grid_difference(geometry_of(expected), geometry_of(found)) is None
 
 
 def rounded(values, digits):

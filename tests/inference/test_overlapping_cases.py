@@ -110,6 +110,10 @@ def test_memory_is_that_of_neighbours_and_they_overlap_only_if_there_is_room():
     assert (without.most_bytes, without.largest) == (170, 2)
     alone = plan_memory(cases, num_left=3, own_bytes=100, most_bytes=10**6, is_alone=True)
     assert (alone.overlaps, alone.most_bytes) == ((False,) * 4, 170)
+    # What is made of a label map may take more than to predict it.
+    drawn = CaseBytes(preparing=30, predicting=50, writing=80, left=7)
+    most = plan_memory([drawn], num_left=1, own_bytes=100, most_bytes=10**6, is_alone=True)
+    assert (most.alone, most.most_bytes) == ((187,), 187)
     assert plan_memory([None], num_left=0, own_bytes=100, most_bytes=10**6, is_alone=False).largest is None
 
 

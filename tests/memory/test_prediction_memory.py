@@ -1,16 +1,18 @@
 """Claims about what is said of the memory of a prediction before it starts."""
 
-import ctypes
-import math
+import json
+import os
+import subprocess
 import sys
 import tracemalloc
 from dataclasses import replace
-from pathlib import Path
 
+import memory_of_reading
 import nibabel
 import numpy as np
 import pytest
 import torch
+from memory_of_reading import begin_measuring, memory_bytes
 
 from bench.instruments.stock_models import labels_of, small_plans, write_model
 from orchestrator.training.nnunet import stock_export
@@ -18,11 +20,13 @@ from orchestrator.training.nnunet.ensembles.averaged_prediction import Member, _
 from orchestrator.training.nnunet.model_folder import load_model_folder
 from orchestrator.training.nnunet.planning import Plan
 from orchestrator.training.nnunet.prediction import ready_predictor
-from orchestrator.training.nnunet.prediction_memory import StoredImage, forward_bytes, read_header, reading_bytes
+from orchestrator.training.nnunet.prediction_memory import forward_bytes, read_header, reading_bytes
 from orchestrator.training.nnunet.prepared_image import PreparedImage, read_images
 from orchestrator.training.nnunet.window_sweep import plan_sweep
 
 SHAPE = (160, 150, 140)
+LITTLE = 4 * 2**20
+"""Of blocks of a file, and of Python's own objects."""
 
 
 @pytest.mark.parametrize("num_channels", [1, 3])
@@ -52,18 +56,24 @@ def test_reading_in_double_precision_takes_what_was_said_and_hardly_less(reader,
     assert reading_bytes(header, plan) - beside <= 1.15 * most
 
 
-@pytest.mark.parametrize(
-    ("reader", "num_channels", "each"),
-    # ITK's image and float32 of one volume; else a copy of each in its own numbers beside one of ITK's.
-    [("SimpleITKIO", 1, 8 + 4), ("SimpleITKIO", 2, 3 * 8 + 2 * 4), ("SimpleITKIOWithReorient", 1, 2 * 8 + 4)],
-)
-def test_readers_of_itk_that_are_nnunets_own_copy_what_ours_does_not(reader, num_channels, each):
-    names = ["CT", "PET"][:num_channels]
-    dataset = {"channel_names": dict(enumerate(names)), "labels": labels_of(3), "file_ending": ".nii.gz"}
-    plan = Plan(plans=small_plans(reader=reader, channels=names), dataset_json=dataset, configuration="3d_fullres")
-    header = StoredImage(shape=SHAPE, spacing_mm=(1.0, 1.0, 1.0), voxel_bytes=8)
-    beside = reading_bytes(replace(header, shape=(0, 0, 0)), plan)
-    assert reading_bytes(header, plan) - beside == each * math.prod(SHAPE)
+@pytest.fixture(scope="module")
+def of_kinds():
+    """Bytes that were said and taken, by kind of an image."""
+    if sys.platform != "linux":
+        pytest.skip("only Linux tells what a process had at most since a moment")
+    # Memory that is given back leaves the process at once: what the allocator keeps is said apart.
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, memory_of_reading.__file__]
+    return json.loads(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
+
+
+@pytest.mark.parametrize("kind", memory_of_reading.KINDS)
+def test_reading_by_itk_takes_what_was_said_and_hardly_less(kind, of_kinds):
+    said, taken = of_kinds[kind]
+    assert taken <= said + LITTLE
+    # ITK has what it reads twice, but for some formats, which is not known before.
+    if not kind.startswith("float64 .nrrd"):
+        assert said <= 1.15 * taken
 
 
 @pytest.mark.parametrize(
@@ -80,12 +90,6 @@ def test_a_convolution_takes_what_the_code_that_is_chosen_for_its_size_takes(num
     assert forward_bytes(network, window) / 2**20 == pytest.approx((made - num_channels) * mib)
 
 
-def memory_bytes(key):
-    """What this process has in memory (`VmRSS`) or had at most (`VmHWM`)."""
-    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key))
-    return int(line.split()[1]) * 1024
-
-
 TORCH = {"resampling_fn_probabilities": "resample_torch_fornnunet"}
 EXPORTS = {
     "between slices too": {"kwargs": {"is_seg": False, "order": 1, "order_z": 1, "force_separate_z": False}},
@@ -93,13 +97,6 @@ EXPORTS = {
     "by torch": {**TORCH, "kwargs": {"is_seg": False, "force_separate_z": False}},
     "by torch, slices apart": {**TORCH, "kwargs": {"is_seg": False, "force_separate_z": True}},
 }
-
-
-def begin_measuring():
-    """Let `VmHWM` begin anew; returns what the process has in memory."""
-    ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")
-    return memory_bytes("VmRSS")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what a process had at most since a moment")

@@ -1,6 +1,6 @@
 """One slice of a CT series as its header describes it, and what a DICOM file is if it is no such slice."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,7 @@ _NO_SLICES = {
 }
 """What the image types of scanners say of files of class and modality CT that are no slices."""
 _HOUNSFIELD = ("", "HU", "HU_MOD", "US")
+_INTEGERS = (np.uint8, np.uint16, np.uint32, np.int8, np.int16, np.int32)
 _LARGEST_SIZE = 8192
 _ROUNDING = 1e-3
 """Of direction cosines; some tools write them with four digits."""
@@ -79,6 +80,17 @@ class CtSlice:
     """Where the pixels lie."""
     stored: "StoredNumbers"
     """What numbers they are."""
+
+    @property
+    def value_dtype(self) -> np.dtype[np.generic]:
+        """Type that GDCM gives the values: the smallest that holds what its bits can say, after the rescaling."""
+        slope, intercept = self.rescale
+        if not (slope.is_integer() and intercept.is_integer()):
+            return np.dtype(np.float64)
+        num_bits, is_signed = self.stored.num_bits, np.dtype(self.stored.dtype).kind == "i"
+        lowest = -(1 << (num_bits - 1)) if is_signed else 0
+        ends = sorted(int(slope * number + intercept) for number in (lowest, lowest + (1 << num_bits) - 1))
+        return next((np.dtype(one) for one in _INTEGERS if _holds(one, ends)), np.dtype(np.float64))
 
     @property
     def corners_mm(self) -> NDArray[np.float64]:
@@ -178,6 +190,11 @@ def _directions(elements: Elements) -> tuple[tuple[float, float, float], tuple[f
     row /= np.linalg.norm(row)
     down = np.cross(normal, row)
     return (float(row[0]), float(row[1]), float(row[2])), (float(down[0]), float(down[1]), float(down[2]))
+
+
+def _holds(dtype: type[np.integer], values: Iterable[int]) -> bool:
+    limits = np.iinfo(dtype)
+    return all(limits.min <= value <= limits.max for value in values)
 
 
 def _rescale(elements: Elements) -> tuple[float, float]:

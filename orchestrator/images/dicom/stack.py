@@ -35,6 +35,11 @@ class Stack:
     notes: tuple[str, ...]
     """What was left out, a sentence each."""
 
+    @property
+    def value_bytes(self) -> int:
+        """Of a voxel that is read."""
+        return np.result_type(*{each.value_dtype for each in self.slices}).itemsize
+
 
 def stack_of(slices: Sequence[CtSlice], *, name: str) -> Stack:
     """Order the slices of a series by their heights and check that they lie on one grid.

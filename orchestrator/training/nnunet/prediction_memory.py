@@ -26,10 +26,10 @@ from orchestrator.training.nnunet.window_sweep import SweepPlan
 
 _HALF, _FLOAT32, _FLOAT64 = 2, 4, 8
 _MARGIN, _LITTLE_MARGIN = 1.1, 1.05
-_BESIDE_BYTES = 168 * 2**20
+BESIDE_BYTES = 168 * 2**20
 """Of compiled kernels, threads, weights in the order of oneDNN, and what allocators keep."""
 _KERNELS_BYTES, _KEPT_BYTES = 80 * 2**20, 24 * 2**20
-_TURNING = "NibabelIOWithReorient"
+_TURNING, _ITK_TURNING = "NibabelIOWithReorient", "SimpleITKIOWithReorient"
 _NIBABEL = frozenset({"NibabelIO", _TURNING})
 _SMALL_CONVOLUTION, _SMALL_KERNEL = 20480, 3
 """Channels times all sizes but the last of an image, and voxels of a kernel, up to which PyTorch does without oneDNN
@@ -56,6 +56,8 @@ class StoredImage:
     voxel_bytes: int
     is_scaled: bool = False
     """Whether voxels are numbers of the file times a slope plus an intercept (NIfTI)."""
+    unscaled_bytes: int = 0
+    """Of a number of the file, where ITK makes voxels of them by a slope or an intercept (NIfTI)."""
 
 
 def read_header(image: Path) -> StoredImage | None:
@@ -72,12 +74,14 @@ def read_header(image: Path) -> StoredImage | None:
     if len(size) == 2:
         size, spacing = (*size, 1), (*spacing, 999 * max(spacing))
     words = sitk.GetPixelIDValueAsString(reader.GetPixelID())
+    slope, intercept = _number_in(reader, "scl_slope"), _number_in(reader, "scl_inter")
     digits = "".join(character for character in words if character.isdigit())
     return StoredImage(
         shape=(size[2], size[1], size[0]),
         spacing_mm=(spacing[2], spacing[1], spacing[0]),
         voxel_bytes=int(digits or 64) // 8,
-        is_scaled=_number_in(reader, "scl_slope") not in {0.0, 1.0} and _number_in(reader, "scl_inter") != 0.0,
+        is_scaled=slope not in {0.0, 1.0} and intercept != 0.0,
+        unscaled_bytes=int(_number_in(reader, "bitpix")) // 8 if slope not in {0.0, 1.0} or intercept else 0,
     )
 
 
@@ -100,9 +104,12 @@ def reading_bytes(header: StoredImage, plan: Plan) -> int:
         turned = header.voxel_bytes if _TURNING in readers else 0
         each = _FLOAT64 * num_channels + max(stored, _FLOAT32 * num_channels + turned)
     else:
-        # ITK's image and all channels. But for a volume that `reader_of` reads, nnU-Net stacks copies of ITK's.
+        # ITK's image and all channels. But for a volume that `reader_of` reads, nnU-Net stacks copies of ITK's; while
+        # ITK reads one, it has it twice itself, and three times to turn it.
         is_lean = plan.plans_manager.image_reader_writer_class is SimpleITKIO and num_channels == 1
-        each = header.voxel_bytes * (1 if is_lean else num_channels + 1) + _FLOAT32 * num_channels
+        num_copies = 3 if _ITK_TURNING in readers else 2
+        reading = header.voxel_bytes * (num_channels - 1 + num_copies) + header.unscaled_bytes
+        each = max(reading, header.voxel_bytes * (1 if is_lean else num_channels + 1) + _FLOAT32 * num_channels)
     return math.prod(header.shape) * each + _loaded_bytes()
 
 
@@ -119,7 +126,7 @@ def normalising_bytes(header: StoredImage, plan: Plan) -> int:
     if any(configuration.use_mask_for_norm):
         # The mask, what is selected by it, and as much again.
         beside = _MASK + 2 * _FLOAT32
-    return round(math.prod(header.shape) * (_FLOAT32 * len(schemes) + beside) * _MARGIN) + _BESIDE_BYTES
+    return round(math.prod(header.shape) * (_FLOAT32 * len(schemes) + beside) * _MARGIN) + BESIDE_BYTES
 
 
 def resampling_bytes(header: StoredImage, new_shape: Sequence[int], plan: Plan) -> int:
@@ -274,7 +281,7 @@ def sweep_bytes(
     # Of a GPU, halves come to the host and become single precision there.
     forward = activations or window * 3 // 2
     sweep = held + max(sums + (max(forward + window, 3 * window) if mirrors else forward), export)
-    return round(sweep * _MARGIN) + _BESIDE_BYTES
+    return round(sweep * _MARGIN) + BESIDE_BYTES
 
 
 def label_map_bytes(header: StoredImage, *, num_classes: int) -> int:
