@@ -33,15 +33,13 @@ from orchestrator.inference.output_folder import TABLE, check_claim, check_input
 from orchestrator.inference.overlapping import Steps, carried_out, overlapped
 from orchestrator.inference.plausibility import doubts, doubts_of_direction
 from orchestrator.inference.products.extras import Predicted, add_extras, check_extras, keys_of_extras, remove_extras
+from orchestrator.inference.products.extras_memory import extras_bytes
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.storage.interface import Storage
 from orchestrator.storage.json_files import read_json, write_json
 
 if TYPE_CHECKING:
     from orchestrator.training.nnunet.ensembles.averaged_prediction import CaseBytes
-
-_EXTRAS_BYTES = 16
-"""A voxel, of an image and its label map while pictures or DICOM objects are made of them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,7 +125,7 @@ class FolderPrediction:
         """Predict a case unless that is done; whatever is wrong with it is said, and only a disk that fails raises."""
         (case,) = (case for case in self.cases if case.name == name)
         taken = self._case_bytes(case)
-        return carried_out(self._steps(case, expected_bytes=_own_bytes() + (0 if taken is None else taken.predicting)))
+        return carried_out(self._steps(case, expected_bytes=_own_bytes() + (0 if taken is None else taken.most)))
 
     def _steps(self, case: InputCase, *, expected_bytes: int) -> Steps[CasePrediction]:
         storage, name = open_storage(self.output), case.name
@@ -160,14 +158,8 @@ class FolderPrediction:
     def _add_extras(self, storage: Storage, case: InputCase) -> tuple[str, ...]:
         if not self._has_extras:
             return ()
-        structures = self._models().structures
-        kept = self.options.structures or tuple(structures)
-        predicted = Predicted(
-            case=case,
-            files=self.files,
-            structures={name: labels for name, labels in structures.items() if name in kept},
-            model=self.model,
-        )
+        structures = self._kept_structures(self._models())
+        predicted = Predicted(case=case, files=self.files, structures=structures, model=self.model)
         return add_extras(storage, predicted, self.options)
 
     def _all_keys(self, *, with_extras: bool = False) -> Iterator[str]:
@@ -208,8 +200,8 @@ class FolderPrediction:
                     "known before; expected no limit of the memory"
                 )
             return None
-        extras = _EXTRAS_BYTES * math.prod(header.shape) if self._has_extras else 0
-        return replace(taken, writing=taken.writing + extras)
+        extras = extras_bytes(header, self.options, structures=self._kept_structures(models))
+        return replace(taken, writing=max(taken.writing, extras))
 
     @property
     def _has_extras(self) -> bool:
@@ -237,8 +229,7 @@ class FolderPrediction:
                     notes += doubts_of_direction(image.direction)
             volumes = {
                 name: round(sum(found.num_voxels.get(label, 0) for label in labels) * found.voxel_mm3 / 1000, 6)
-                for name, labels in models.structures.items()
-                if not self.options.structures or name in self.options.structures
+                for name, labels in self._kept_structures(models).items()
             }
             record = {
                 "case": case.name,
@@ -263,11 +254,14 @@ class FolderPrediction:
                 f"would take {expected_bytes / 2**30:.2f} GiB of memory; expected at most {limit:g} GiB, as asked for"
             )
 
+    def _kept_structures(self, models: LoadedModels) -> dict[str, tuple[int, ...]]:
+        kept = self.options.structures or tuple(models.structures)
+        return {name: labels for name, labels in models.structures.items() if name in kept}
+
     def _kept_labels(self) -> set[int] | None:
         if not self.options.structures:
             return None
-        structures = self._models().structures
-        return {label for name in self.options.structures for label in structures[name]}
+        return {label for labels in self._kept_structures(self._models()).values() for label in labels}
 
 
 def plan_folder(

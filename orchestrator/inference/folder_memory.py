@@ -45,7 +45,7 @@ def plan_memory(
         Whether each has a process of its own.
     """
     room = min(most_bytes, available_bytes() or most_bytes)
-    alone = [own_bytes + (0 if case is None else case.predicting) for case in cases]
+    alone = [own_bytes + (0 if case is None else case.most) for case in cases]
     together = list(alone)
     for number in range(1, len(cases)):
         before, case = cases[number - 1], cases[number]

@@ -50,7 +50,11 @@ def derived_values(
 def _mask(
     labels: NDArray[np.integer], names: Sequence[str], structures: Mapping[str, tuple[int, ...]]
 ) -> NDArray[np.bool_]:
-    return np.isin(labels, [label for name in names for label in structures[name]])
+    wanted = [label for name in names for label in structures[name]]
+    mask = np.empty(labels.shape, bool)
+    for plane, target in zip(labels, mask, strict=True):  # of all at once numpy makes copies of eight bytes a voxel
+        target[:] = np.isin(plane, wanted)
+    return mask
 
 
 def _is_nearer(one: NDArray[np.bool_], other: NDArray[np.bool_], *, spacing_mm: Sequence[float]) -> NDArray[np.bool_]:
@@ -59,7 +63,7 @@ def _is_nearer(one: NDArray[np.bool_], other: NDArray[np.bool_], *, spacing_mm: 
         return np.zeros(one.shape, bool)
     if not other.any():
         return np.ones(one.shape, bool)
-    steps = [max(1, round(_COARSE_MM / step)) for step in spacing_mm]
+    steps = coarse_steps(spacing_mm)
     coarse_mm = [step * size for step, size in zip(spacing_mm, steps, strict=True)]
     to_one, to_other = (
         ndimage.distance_transform_edt(~_coarse(mask, steps), sampling=coarse_mm) for mask in (one, other)
@@ -67,6 +71,11 @@ def _is_nearer(one: NDArray[np.bool_], other: NDArray[np.bool_], *, spacing_mm: 
     index = np.ix_(*(np.arange(size) // step for size, step in zip(one.shape, steps, strict=True)))
     nearer: NDArray[np.bool_] = (to_one < to_other)[index]
     return nearer
+
+
+def coarse_steps(spacing_mm: Sequence[float]) -> list[int]:
+    """Return how many voxels along each axis are one of the grid on which distances are told."""
+    return [max(1, round(_COARSE_MM / step)) for step in spacing_mm]
 
 
 def _coarse(mask: NDArray[np.bool_], steps: Sequence[int]) -> NDArray[np.bool_]:

@@ -71,7 +71,9 @@ def labels_on(stack: Stack, labels: Path, *, segments: Sequence[Segment]) -> NDA
     if difference := grid_difference(stack.geometry, geometry_of(image)):
         raise DataError(f"{labels}: not on the grid of its series: {difference.words}")
     voxels: NDArray[np.integer] = sitk.GetArrayFromImage(image)
-    if not np.isin(voxels, [label for segment in segments for label in segment.labels]).any():
+    labels_of_all = [label for segment in segments for label in segment.labels]
+    # Of the whole volume numpy makes copies of eight bytes a voxel.
+    if not any(np.isin(plane, labels_of_all).any() for plane in voxels):
         raise NothingFoundError(f"{labels}: no structure was found, and DICOM knows no segmentation without any")
     return voxels
 

@@ -93,11 +93,18 @@ def _segments_of(voxels: NDArray[np.integer], segments: Sequence[Segment]) -> ND
     """Return the segment number of each voxel; only where segments overlap masks, shape (Z, Y, X, segments)."""
     labels = [label for segment in segments for label in segment.labels]
     if len(set(labels)) < len(labels):
-        return np.stack([np.isin(voxels, segment.labels) for segment in segments], axis=-1).astype(np.uint8)
+        masks = np.empty((*voxels.shape, len(segments)), np.uint8)
+        for plane, target in zip(voxels, masks, strict=True):
+            for number, segment in enumerate(segments):
+                target[..., number] = np.isin(plane, segment.labels)
+        return masks
+    table: NDArray[np.unsignedinteger]
     table = np.zeros(max(*labels, int(voxels.max())) + 1, np.min_scalar_type(len(segments)))
     for number, segment in enumerate(segments, start=1):
         table[list(segment.labels)] = number
-    numbers: NDArray[np.unsignedinteger] = table[voxels]
+    numbers = np.empty_like(table, shape=voxels.shape)
+    for plane, target in zip(voxels, numbers, strict=True):  # numpy makes indices of eight bytes of each voxel
+        target[:] = table[plane]
     return numbers
 
 

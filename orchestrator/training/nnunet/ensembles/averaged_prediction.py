@@ -26,7 +26,7 @@ from orchestrator.errors import DataError
 from orchestrator.images.geometry import Geometry
 from orchestrator.training.nnunet.environment import prints_to_log
 from orchestrator.training.nnunet.prediction import Predictor, label_writer
-from orchestrator.training.nnunet.prediction_memory import StoredImage, label_map_bytes
+from orchestrator.training.nnunet.prediction_memory import BESIDE_BYTES, StoredImage, label_map_bytes
 from orchestrator.training.nnunet.prepared_image import PreparedImage
 
 if TYPE_CHECKING:
@@ -189,7 +189,14 @@ class CaseBytes:
     predicting: int
     """With that, until its label map is known."""
     writing: int
-    """Until that is written."""
+    """After that, until it is written with all that is made of it."""
+    left: int = 0
+    """What predicting leaves behind for the first time: kernels, threads, and what allocators keep."""
+
+    @property
+    def most(self) -> int:
+        """At any time, if it is the only case."""
+        return max(self.predicting, self.left + self.writing)
 
 
 class ModelEnsemble:
@@ -228,6 +235,7 @@ class ModelEnsemble:
             predicting=max(one_slice + alone + sum(num_bytes for _, num_bytes in further), saving),
             # As it is, and as its writer has it.
             writing=2 * label_map_bytes(header, num_classes=num_classes),
+            left=BESIDE_BYTES,
         )
 
     def predict(
