@@ -102,11 +102,10 @@ def predict(
         rows.append(row)
         if on_case := options.get("on_case"):
             on_case(len(rows), len(work.cases))
-    rows.sort(key=lambda row: row.case)
     # The table of a folder is not to say that all cases failed since others had claimed it at the same moment.
     check_claim(open_storage(work.output), work.identity)
     write_table(str(output), [*rows, *_rows_of_others(work)])
-    return rows
+    return sorted(rows, key=lambda row: row.case)
 
 
 def _rows_of_others(work: FolderPrediction) -> Iterator[CasePrediction]:
