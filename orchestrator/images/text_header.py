@@ -235,6 +235,12 @@ def _mm_of(unit: str) -> float:
     return mm
 
 
+def _with_normal(steps: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the steps along the axes of a plane, and 1 mm across it."""
+    normal = np.cross(steps[:, 0], steps[:, 1])
+    return np.column_stack([steps, normal / (np.linalg.norm(normal) or 1.0)])
+
+
 def volume_header(
     *,
     extents: Sequence[int],
@@ -265,8 +271,7 @@ def volume_header(
         raise not_one_volume(tuple(extents))
     scale = _mm_of(unit)
     if len(extents) == 2:
-        normal = np.cross(steps[:, 0], steps[:, 1])
-        steps = np.column_stack([steps, normal / (np.linalg.norm(normal) or 1.0)])
+        steps = _with_normal(steps)
     lengths = _lengths(steps, origin, spacing=spacing)
     spacing_mm = lengths if scale == 1.0 else _unrounded(scale * lengths)
     check_unit(spacing_mm[: len(extents)], unit=unit, scale=scale)
