@@ -148,7 +148,7 @@ def read_at_most(stream: IO[bytes], num_bytes: int) -> bytes:
     """
     try:
         num_left = os.fstat(stream.fileno()).st_size - stream.tell()
-    except OSError:  # of an archive
+    except (OSError, AttributeError):  # in an archive, of zip and tar
         num_left = 0
     if num_left > 0:
         return stream.read(min(num_bytes, num_left))

@@ -72,9 +72,11 @@ def test_tables_of_markdown_have_as_many_cells_in_each_line(page: Page):
 
 
 def test_a_bar_in_a_name_divides_no_cell_of_the_card():
-    described = {"labels": {"background": 0, "left|right": 1}, "channel_names": {"0": "a|b"}}
     plan = SimpleNamespace(
-        dataset_json=described, configuration="2d", configuration_manager=SimpleNamespace(spacing=(1.0, 1.0))
+        dataset_json={"labels": {"background": 0, "left|right": 1}},
+        channel_names={"0": "a|b"},
+        configuration="2d",
+        configuration_manager=SimpleNamespace(spacing=(1.0, 1.0)),
     )
     model = SimpleNamespace(plan=plan, trainer="nnUNetTrainer")
     settings = SimpleNamespace(orientation=None, tile_step_size=0.5, mirrors=False)
