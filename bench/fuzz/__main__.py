@@ -40,6 +40,8 @@ MAX_SHOWN = 12
 ROOT = Path(__file__).resolve().parents[2]
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": "1"}
 READY, DONE = "ready", "done"
+MEMORY = Path("/dev/shm")
+"""Where files are: storages wait for the disk with every file that they write."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -67,7 +69,13 @@ def fuzz(name: str, *, num_mutations: int, seed: int, first: int = 0) -> Finding
     index, last = first, first + num_mutations
     while index < last:
         command = [sys.executable, "-m", "bench.fuzz", "--worker", name, str(index), str(last), "--seed", str(seed)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT, env={**os.environ, **ONE_THREAD}) as worker:
+        with (
+            # A process that is killed removes nothing.
+            tempfile.TemporaryDirectory(prefix="fuzz-", dir=MEMORY if os.access(MEMORY, os.W_OK) else None) as folder,
+            subprocess.Popen(
+                command, stdout=subprocess.PIPE, cwd=ROOT, env={**os.environ, **ONE_THREAD, "TMPDIR": folder}
+            ) as worker,
+        ):
             index = _follow(worker, findings, index=index)
             worker.kill()
     findings.elapsed_s = time.monotonic() - started_s
@@ -105,9 +113,7 @@ def work(name: str, *, first: int, last: int, seed: int, answers: IO[str]) -> No
 
     form = FORMATS[name]
     warnings.simplefilter("ignore")
-    # Files in memory: storages wait for the disk with every file that they write.
-    memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(prefix="fuzz-", dir=memory if os.access(memory, os.W_OK) else None) as folder:
+    with tempfile.TemporaryDirectory() as folder:
         sound, place = Path(folder) / "sound", Path(folder) / "changed"
         sound.mkdir()
         place.mkdir()

@@ -62,7 +62,10 @@ def test_a_reader_that_does_anything_else_is_found_and_the_next_file_is_read(nam
     )
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{fuzz.ROOT}")
     monkeypatch.setattr(fuzz, "LIMIT_S", 1.0)
+    (tmp_path / "memory").mkdir()
+    monkeypatch.setattr(fuzz, "MEMORY", tmp_path / "memory")
     findings = fuzz.fuzz("bad", num_mutations=3, seed=0)
+    assert list((tmp_path / "memory").iterdir()) == []
     assert findings.problems
     assert findings.problems[0].startswith(f"bad 0: {expected}")
     assert sum(findings.counts.values()) == 3
