@@ -112,7 +112,7 @@ def _header(fields: dict[str, str]) -> ImageHeader:
     kept = [axis for axis, extent in enumerate(extents) if extent != 1 or axis in spatial[:3]]
     if len(kept) > 3 or not set(kept) <= set(spatial):
         values = [axis for axis in kept if axis not in spatial]
-        if set(values) == set(kept):
+        if values == kept:
             raise _fault("directions or distances along none of its axes", expected="those of three axes of space")
         num_values = math.prod(extents[axis] for axis in values)
         raise not_one_volume(tuple(extents[axis] for axis in kept if axis in spatial), num_values=num_values)

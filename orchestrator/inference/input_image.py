@@ -10,7 +10,7 @@ when they were trained. nnU-Net takes them for mm, as it did when models of othe
 
 import hashlib
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from orchestrator.errors import DataError, OrchestratorError
 from orchestrator.images.dicom.volume import DicomVolume
 from orchestrator.images.geometry import Geometry, geometry_of, grid_difference, lps_order, reordered
 from orchestrator.images.gipl import check_gipl
-from orchestrator.images.image_file import ImageFile, digest_of
+from orchestrator.images.image_file import FileHeader, ImageFile, digest_of
 from orchestrator.images.label_maps import SUFFIXES, open_label_map
 from orchestrator.images.pictures import PICTURE_SUFFIXES
 from orchestrator.images.source_file import SourceFile
@@ -106,9 +106,10 @@ def readable_image(case: InputCase, model: ModelFiles) -> Iterator[ReadableImage
         If the image cannot be read, is none, or its channels do not lie on one grid.
     """
     if model.reads(case):
-        direction, units = _look_at(case.files)
+        headers = _headers(case.files)
         _check_whole(case.files)
-        yield ReadableImage(files=case.files, direction=direction, notes=units)
+        direction = next((header.geometry.direction for header in headers.values()), None)
+        yield ReadableImage(files=case.files, direction=direction, notes=tuple(_units_for_mm(headers)))
         return
     if case.is_dicom and _NIFTI not in model.own_endings:
         raise DataError(
@@ -153,7 +154,7 @@ def header_of(case: InputCase, model: ModelFiles) -> "StoredImage | None":
 
     try:
         if model.reads(case):
-            _look_at(case.files)
+            _headers(case.files)
             headers = [read_header(file) for file in case.files]
             known = [header for header in headers if header is not None]
             if len(known) < len(headers):
@@ -233,20 +234,19 @@ def _places_and_times(files: Iterable[Path]) -> str:
     return hashlib.sha256(repr(told).encode()).hexdigest()
 
 
-def _look_at(files: Sequence[Path]) -> tuple[tuple[float, ...] | None, tuple[str, ...]]:
-    """Return the direction of the axes of files, where their headers are ours to read, and what is to be said of these.
+def _headers(files: Sequence[Path]) -> dict[Path, FileHeader]:
+    """Return the headers of files that are ours to read.
 
     Raises DataError for a file whose header is damaged, or promises more than there is: ITK fills up with zeros.
     """
-    ours = [file for file in files if file.name.lower().endswith(SUFFIXES)]
-    found = [ImageFile(path=file).header() for file in ours]
-    notes = [
-        f"{file}: its header measures in {header.unit}, which nnU-Net takes for mm: so are its volumes"
-        for file, header in zip(ours, found, strict=True)
-        # ITK converts the lengths of NIfTI.
-        if header.unit != "mm" and not file.name.lower().endswith((_NIFTI, ".nii"))
-    ]
-    return found[0].geometry.direction if found else None, tuple(notes)
+    return {file: ImageFile(path=file).header() for file in files if file.name.lower().endswith(SUFFIXES)}
+
+
+def _units_for_mm(headers: Mapping[Path, FileHeader]) -> Iterator[str]:
+    """Yield what is to be said of files whose lengths nnU-Net takes for mm; those of NIfTI are converted by ITK."""
+    for file, header in headers.items():
+        if header.unit != "mm" and not file.name.lower().endswith((_NIFTI, ".nii")):
+            yield f"{file}: its header measures in {header.unit}, which nnU-Net takes for mm: so are its volumes"
 
 
 def _check_whole(files: Sequence[Path]) -> None:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyarrow import csv, parquet
 
 from kernels import METRICS
@@ -100,8 +101,7 @@ def write_submissions_report(storage: Storage, found: ScoredSubmissions) -> Lead
         what="submissions",
         unit=found.unit,
     )
-    # A number that there is not is an empty cell, as in every file of scores.
-    scores = pa.Table.from_pandas(found.rows.to_pandas(), schema=found.rows.schema, preserve_index=False)
+    scores = _without_nan(found.rows)
     contents = {
         "scores.csv": _written(csv.write_csv, scores),
         "scores.parquet": _written(parquet.write_table, scores),
@@ -119,6 +119,17 @@ def write_submissions_report(storage: Storage, found: ScoredSubmissions) -> Lead
         storage.write_bytes(f"{run_paths.REPORT}/{name}", content)
     storage.write_bytes(run_paths.REPORT_PAGE, to_html(page).encode())
     return board if rankings else None
+
+
+def _without_nan(rows: pa.Table) -> pa.Table:
+    """Return rows in which a number that there is not is no value: an empty cell, as in every file of scores."""
+    columns = [
+        pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
+        if pa.types.is_floating(column.type)
+        else column
+        for column in rows.columns
+    ]
+    return pa.table(columns, schema=rows.schema)
 
 
 def _case(name: str) -> Case:
