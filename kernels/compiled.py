@@ -1,6 +1,8 @@
 """How every kernel is compiled."""
 
+import glob
 import hashlib
+import uuid
 import warnings
 from collections.abc import Callable
 from functools import cache
@@ -69,14 +71,33 @@ class _Cache(FunctionCache):  # type: ignore[misc]
 
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__(function)
-        self._cache_file = IndexDataCacheFile(
+        self._cache_file = _CacheFile(
             cache_path=self._cache_path, filename_base=self._impl.filename_base, source_stamp=_digest_of_kernels()
         )
 
 
+class _CacheFile(IndexDataCacheFile):  # type: ignore[misc]
+    """Numba's index of machine code, which is in files with names of their own, written before the index names them.
+
+    Numba numbers the files: of two processes that compile a function for different types at the same moment, both take
+    the same number, and the index says that the machine code for one type is that for the other. A process that dies
+    between index and file leaves the machine code of an earlier release under a number of this one.
+    """
+
+    def save(self, key: object, data: object) -> None:
+        """Keep what a function was compiled to."""
+        stem = Path(self._index_name).stem
+        if not self._load_index():
+            for old in Path(self._cache_path).glob(f"{glob.escape(stem)}.*.nbc"):
+                old.unlink(missing_ok=True)
+        name = f"{stem}.{uuid.uuid4().hex}.nbc"
+        self._save_data(name, data)
+        self._save_index(self._load_index() | {key: name})
+
+
 @cache
 def _digest_of_kernels() -> str:
-    digest = hashlib.sha256()
-    for file in sorted(Path(__file__).parent.glob("*.py")):
+    folder, digest = Path(__file__).parent, hashlib.sha256()
+    for file in sorted(folder.rglob("*.py")):
         digest.update(file.read_bytes())
     return digest.hexdigest()
