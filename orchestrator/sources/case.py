@@ -1,6 +1,5 @@
 """The carriers of this room: what is asked for, and what a converted case holds."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import SimpleITK as sitk
@@ -61,24 +60,6 @@ class ConvertedLabels:
     """Labels that it holds, background aside."""
     source: SourceStamp
     """What it was made from."""
-    notes: tuple[str, ...]
-    """What was changed or tolerated on the way, one sentence each."""
-    warnings: tuple[str, ...]
-    """What is taken as it is but hardly right, with numbers, one sentence each."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ConvertedCase:
-    """One case as trainings use it, in memory."""
-
-    case: Case
-    """Which case it is."""
-    image: sitk.Image
-    """Volume in LPS orientation, int16 (float32 where the source has fractions)."""
-    labels: Mapping[str, sitk.Image]
-    """Label set to label map, uint8, in the geometry of the image."""
-    source_sha256: Mapping[str, str]
-    """`image` and each label set to the SHA-256 of the source file (of the slices' digests for a DICOM series)."""
     notes: tuple[str, ...]
     """What was changed or tolerated on the way, one sentence each."""
     warnings: tuple[str, ...]

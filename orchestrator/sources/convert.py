@@ -1,4 +1,4 @@
-"""From a data folder to cases: the image of a case and each of its label sets, on their own or together."""
+"""From a data folder to cases: the image of a case, and each of its label sets."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from orchestrator.images.image_file import digest_of
 from orchestrator.images.problem import SourceError, reading
 from orchestrator.images.source_file import SourceFile
 from orchestrator.images.volume import Volume
-from orchestrator.sources.case import ConvertedCase, ConvertedImage, ConvertedLabels
+from orchestrator.sources.case import ConvertedImage, ConvertedLabels
 from orchestrator.sources.intensity import to_stored_type
 from orchestrator.sources.labels import map_labels
 from orchestrator.sources.layout import Layout
@@ -21,11 +21,10 @@ from orchestrator.sources.registry import open_layout
 from orchestrator.sources.stamps import FileStamp, SourceStamp, stamp_files
 
 
-def convert_case(case: Case, *, dataset: Dataset, label_sets: Sequence[str], downloads: Path) -> ConvertedCase:
-    """Turn one case of a public download into the form that trainings use.
+def convert_image(case: Case, *, dataset: Dataset, label_sets: Sequence[str], downloads: Path) -> ConvertedImage:
+    """Turn the image of one case of a download into the form that trainings use.
 
-    Image and masks are brought to LPS orientation by permuting and flipping axes only, compared in size, spacing,
-    origin and direction, labels are mapped and the sides of paired structures verified.
+    A public download is brought to LPS orientation by permuting and flipping axes only.
 
     Parameters
     ----------
@@ -34,7 +33,7 @@ def convert_case(case: Case, *, dataset: Dataset, label_sets: Sequence[str], dow
     dataset
         Says which download holds it.
     label_sets
-        Names of the label sets that are wanted.
+        Names of the label sets that are wanted of the case: where it ships several images, they choose.
     downloads
         Data folder with one folder for each download.
 
@@ -42,26 +41,6 @@ def convert_case(case: Case, *, dataset: Dataset, label_sets: Sequence[str], dow
     ------
     DataError
         At the first thing that is missing or wrong; the message names the file, what was found and what was expected.
-    """
-    layout = open_layout(dataset, downloads=downloads)
-    for label_set in label_sets:
-        layout.rule(label_set)
-    volume = layout.find_image(case.name, label_set=label_sets[0])
-    # What is missing is told before anything large is read.
-    masks = {label_set: layout.find_labels(case.name, label_set=label_set) for label_set in label_sets}
-    image = image_from(volume, case=case, layout=layout, downloads=downloads)
-    beside = Beside(image=image.image, name=volume.name)
-    labels = [
-        labels_from(mask, case=case, label_set=name, beside=beside, layout=layout, downloads=downloads)
-        for name, mask in masks.items()
-    ]
-    return assembled(image, labels, layout=layout)
-
-
-def convert_image(case: Case, *, dataset: Dataset, label_sets: Sequence[str], downloads: Path) -> ConvertedImage:
-    """Turn the image of a case alone into the form that trainings use; parameters and errors as `convert_case`.
-
-    `label_sets` are those that are wanted of the case: where it ships several images, they choose.
     """
     layout = open_layout(dataset, downloads=downloads)
     volume = layout.find_image(case.name, label_set=label_sets[0])
@@ -73,7 +52,8 @@ def convert_labels(
 ) -> ConvertedLabels:
     """Turn one mask of a case into a label map in the geometry of `image`, which `convert_image` has made of the case.
 
-    Parameters and errors as `convert_case`.
+    Compared in size, spacing, origin and direction; labels are mapped and the sides of paired structures verified.
+    Further parameters and errors as `convert_image`.
     """
     layout = open_layout(dataset, downloads=downloads)
     layout.rule(label_set)
@@ -220,20 +200,4 @@ def warnings_between(labels: Sequence[ConvertedLabels], *, layout: Layout) -> tu
         for warning in layout.implausible_beside(
             part.labels, other.labels, label_sets=(part.label_set, other.label_set), name=part.case.id
         )
-    )
-
-
-def assembled(image: ConvertedImage, labels: Sequence[ConvertedLabels], *, layout: Layout) -> ConvertedCase:
-    """Return a case made of its parts."""
-    return ConvertedCase(
-        case=image.case,
-        image=image.image,
-        labels={part.label_set: part.labels for part in labels},
-        source_sha256={"image": image.source.sha256} | {part.label_set: part.source.sha256 for part in labels},
-        notes=(*image.notes, *(note for part in labels for note in part.notes)),
-        warnings=(
-            *image.warnings,
-            *(warning for part in labels for warning in part.warnings),
-            *warnings_between(labels, layout=layout),
-        ),
     )

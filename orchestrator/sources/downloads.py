@@ -1,9 +1,8 @@
 """From a data folder to cases, the door of this room: convert one, look through all, write what was converted."""
 
-from orchestrator.sources.case import CaseRequest, ConvertedCase, ConvertedImage, ConvertedLabels
-from orchestrator.sources.case_files import write_case, write_volume
+from orchestrator.sources.case import CaseRequest, ConvertedImage, ConvertedLabels
+from orchestrator.sources.case_files import write_volume
 from orchestrator.sources.convert import (
-    convert_case,
     convert_image,
     convert_labels,
     source_of_image_now,
@@ -18,7 +17,6 @@ from orchestrator.sources.stamps import FileStamp, SourceStamp, changed_files
 __all__ = [
     "LAYOUTS",
     "CaseRequest",
-    "ConvertedCase",
     "ConvertedImage",
     "ConvertedLabels",
     "FileStamp",
@@ -26,7 +24,6 @@ __all__ = [
     "SourceStamp",
     "changed_files",
     "concerned_files",
-    "convert_case",
     "convert_image",
     "convert_labels",
     "inspect_downloads",
@@ -35,6 +32,5 @@ __all__ = [
     "stamp_image_now",
     "stamp_labels_now",
     "voxels_by_header",
-    "write_case",
     "write_volume",
 ]

@@ -57,7 +57,7 @@ def inspect_downloads(
     downloads
         Data folder with one folder for each download.
     thorough
-        Read every voxel and check all that `convert_case` checks. Otherwise read headers and the ends of files: enough
+        Read every voxel and check all that a conversion checks. Otherwise read headers and the ends of files: enough
         to find what is missing, most cut files and masks of another geometry, in milliseconds a case.
     num_threads
         Cases inspected at a time; each holds one volume and its masks in memory if `thorough`.

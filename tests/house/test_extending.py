@@ -42,11 +42,13 @@ from orchestrator.sources import layouts
 layouts.__path__.append(sys.argv[1])
 from orchestrator.benchmark.definition import Case
 from orchestrator.benchmark.loading import load_study
-from orchestrator.sources.downloads import convert_case
+from orchestrator.sources.convert import convert_image, convert_labels
 (dataset,) = load_study(Path(sys.argv[1], "study.yaml")).datasets
-case = Case(dataset="ours", name="a")
-converted = convert_case(case, dataset=dataset, label_sets=("kidney",), downloads=Path(sys.argv[1]))
-print(*converted.notes, *converted.warnings, sep="\\n")
+case, where = Case(dataset="ours", name="a"), {"dataset": dataset, "downloads": Path(sys.argv[1])}
+image = convert_image(case, label_sets=("kidney",), **where)
+labels = convert_labels(case, label_set="kidney", image=image.image, **where)
+for part in (image, labels):
+    print(*part.notes, *part.warnings, sep="\\n")
 """
 STUDY = """
 title: Kidneys

@@ -9,14 +9,16 @@ import json
 import shutil
 import tarfile
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import dicom_phantom
 import numpy as np
 import SimpleITK as sitk
 
-from orchestrator.benchmark.definition import Dataset
+from orchestrator.benchmark.definition import Case, Dataset
 from orchestrator.phantoms.layouts import keeping_locale
+from orchestrator.sources.convert import convert_image, convert_labels
 
 SHAPE = (12, 16, 20)
 SPACING = (1.5, 2.0, 5.0)
@@ -51,6 +53,30 @@ DATASETS = {
         ("mosmed", "mosmed", ("infection",), ("study_0255",)),
     )
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Converted:
+    image: sitk.Image
+    labels: dict[str, sitk.Image]
+    source_sha256: tuple[str, ...]
+    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+def convert(data: Path, dataset: str, case_name: str, *label_sets: str) -> Converted:
+    """Convert the image of a case and then each of its label sets, as a run does."""
+    case, where = Case(dataset=dataset, name=case_name), {"dataset": DATASETS[dataset], "downloads": data}
+    image = convert_image(case, label_sets=label_sets, **where)
+    masks = [convert_labels(case, label_set=name, image=image.image, **where) for name in label_sets]
+    parts = (image, *masks)
+    return Converted(
+        image=image.image,
+        labels={mask.label_set: mask.labels for mask in masks},
+        source_sha256=tuple(part.source.sha256 for part in parts),
+        notes=tuple(note for part in parts for note in part.notes),
+        warnings=tuple(warning for part in parts for warning in part.warnings),
+    )
 
 
 def ct_voxels() -> np.ndarray:

@@ -17,7 +17,7 @@ from orchestrator.cli import doctor, evaluate
 from orchestrator.cli import run as run_all
 from orchestrator.cli.run import options as run_options
 from orchestrator.errors import ConfigError, DataError
-from orchestrator.sources.downloads import CaseRequest, convert_case, inspect_downloads
+from orchestrator.sources.downloads import CaseRequest, inspect_downloads
 
 DATASETS = layouts.DATASETS
 LABEL_SETS = {label_set.name: label_set for label_set in load_study().label_sets}
@@ -136,18 +136,12 @@ def test_every_command_says_the_same(row, data, only, capsys, tmp_path):
 
 
 def converts_as(row: BadInput, data: Path, *, told: dict[str, list[str]]) -> None:
-    dataset, case_name, label_set = row.of
-
-    def convert():
-        case = Case(dataset=dataset, name=case_name)
-        return convert_case(case, dataset=DATASETS[dataset], label_sets=(label_set,), downloads=data)
-
     if row.outcome == "problem":
         with pytest.raises(DataError) as raised:
-            convert()
+            layouts.convert(data, *row.of)
         assert str(raised.value) == told["problem"][0]
     else:
-        converted = convert()
+        converted = layouts.convert(data, *row.of)
         assert list(converted.notes) == told["note"]
         assert list(converted.warnings) == told["warning"]
 
@@ -222,9 +216,4 @@ def test_all_problems_are_listed_at_once_and_each_once(data):
 
 def test_a_label_set_that_a_download_does_not_have_is_a_mistake_of_the_caller(shipped):
     with pytest.raises(ConfigError, match="mosmed: no label set 'lung'; expected one of infection"):
-        convert_case(
-            Case(dataset="mosmed", name="study_0255"),
-            dataset=DATASETS["mosmed"],
-            label_sets=("lung",),
-            downloads=shipped,
-        )
+        layouts.convert(shipped, "mosmed", "study_0255", "lung")

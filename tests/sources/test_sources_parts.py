@@ -7,22 +7,17 @@ import zipfile
 from pathlib import Path
 
 import layouts
-import numpy as np
 import pytest
-import SimpleITK as sitk
 
 from orchestrator.benchmark.definition import Case
 from orchestrator.errors import DataError
 from orchestrator.sources.downloads import (
     changed_files,
-    convert_case,
     convert_image,
     convert_labels,
     stamp_image_now,
     stamp_labels_now,
 )
-
-CASES = [(dataset.name, case_name) for dataset in layouts.DATASETS.values() for case_name in dataset.case_names]
 
 
 @pytest.fixture(scope="module")
@@ -39,27 +34,6 @@ def data(shipped: Path, tmp_path: Path) -> Path:
 
 def case_and_folder(data: Path, dataset: str, case_name: str) -> tuple[Case, dict]:
     return Case(dataset=dataset, name=case_name), {"dataset": layouts.DATASETS[dataset], "downloads": data}
-
-
-@pytest.mark.parametrize(("name", "case_name"), CASES)
-def test_the_parts_of_a_case_are_the_case(shipped, name, case_name):
-    case, where = case_and_folder(shipped, name, case_name)
-    label_sets = layouts.DATASETS[name].label_sets
-    whole = convert_case(case, label_sets=label_sets, **where)
-    image = convert_image(case, label_sets=label_sets, **where)
-    assert sitk.Hash(image.image) == sitk.Hash(whole.image)
-    assert image.source.sha256 == whole.source_sha256["image"]
-    notes = list(image.notes)
-    for label_set in label_sets:
-        part = convert_labels(case, label_set=label_set, image=image.image, **where)
-        assert (part.case, part.label_set) == (case, label_set)
-        np.testing.assert_array_equal(
-            sitk.GetArrayFromImage(part.labels), sitk.GetArrayFromImage(whole.labels[label_set])
-        )
-        assert part.labels.GetOrigin() == image.image.GetOrigin()
-        assert part.source.sha256 == whole.source_sha256[label_set]
-        notes += part.notes
-    assert tuple(notes) == whole.notes
 
 
 def test_one_bad_label_set_leaves_the_image_and_the_others_alone(data):

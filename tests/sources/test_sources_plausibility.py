@@ -7,8 +7,7 @@ import layouts
 import numpy as np
 import pytest
 
-from orchestrator.benchmark.definition import Case
-from orchestrator.sources.downloads import CaseRequest, convert_case, inspect_downloads
+from orchestrator.sources.downloads import CaseRequest, inspect_downloads
 from orchestrator.sources.labels import LabelRule, PairedStructure
 from orchestrator.sources.plausibility import far_from, implausible
 
@@ -125,11 +124,12 @@ def test_label_sets_of_a_case_are_laid_beside_each_other_where_both_are_read(tmp
         layouts.write_nifti(chest.volume(voxels), root / folder / "lung_001.nii.gz")
     (root / "dataset.json").write_text('{"labels": {"0": "background", "1": "cancer"}}')
     dataset = layouts.DATASETS["msd-lung-tumour"]
-    case, line = Case(dataset=dataset.name, name="lung_001"), "lie more than 20 mm from the lungs"
-    where = {"dataset": dataset, "downloads": tmp_path}
-    (warning,) = convert_case(case, label_sets=("infection", "lung"), **where).warnings
-    assert warning == f"msd-lung-tumour/lung_001: 100% of the lesions {line}"
-    request = CaseRequest(dataset=dataset, case_name="lung_001", label_sets=("infection", "lung"))
-    assert inspect_downloads([request], downloads=tmp_path, thorough=True).warnings == (warning,)
+
+    def warnings(*label_sets):
+        request = CaseRequest(dataset=dataset, case_name="lung_001", label_sets=label_sets)
+        return inspect_downloads([request], downloads=tmp_path, thorough=True).warnings
+
+    line = "msd-lung-tumour/lung_001: 100% of the lesions lie more than 20 mm from the lungs"
+    assert warnings("infection", "lung") == (line,)
     # A label set alone knows nothing of the other.
-    assert convert_case(case, label_sets=("infection",), **where).warnings == ()
+    assert warnings("infection") == ()

@@ -11,11 +11,10 @@ from pathlib import Path
 import layouts
 import pytest
 
-from orchestrator.benchmark.definition import Case
 from orchestrator.errors import ConfigError, DataError, StorageError
 from orchestrator.sources import archives, layout
 from orchestrator.sources.archives import files_below
-from orchestrator.sources.downloads import CaseRequest, convert_case, inspect_downloads
+from orchestrator.sources.downloads import CaseRequest, inspect_downloads
 
 MASK = "structseg/Lung_GTV/7/label.nii.gz"
 OF_THE_FILE = [
@@ -82,7 +81,7 @@ def test_a_conversion_fails_for_good_with_the_same_line(shipped, monkeypatch, er
     throwing(monkeypatch, error)
     (expected,) = inspect_downloads(requests()[:1], downloads=shipped, thorough=True).problems
     with pytest.raises(DataError) as raised:
-        converted(shipped)
+        layouts.convert(shipped, "structseg-gtv", "train_7", "infection")
     assert str(raised.value) == expected.line
 
 
@@ -90,7 +89,7 @@ def test_a_conversion_fails_for_good_with_the_same_line(shipped, monkeypatch, er
 def test_what_may_be_tried_again_passes_a_conversion_as_it_is(shipped, monkeypatch, error):
     throwing(monkeypatch, error)
     with pytest.raises(type(error)) as raised:
-        converted(shipped)
+        layouts.convert(shipped, "structseg-gtv", "train_7", "infection")
     assert raised.value is error
 
 
@@ -115,10 +114,9 @@ def test_a_disk_that_fails_is_no_fault_of_the_file(shipped, monkeypatch, name, c
     for name_of_open in ("io.open", "builtins.open", "tarfile.bltn_open"):
         monkeypatch.setattr(name_of_open, failing)
     archives._member_names.cache_clear()
-    case, dataset = Case(dataset=name, name=case_name), layouts.DATASETS[name]
     with pytest.raises(OSError, match="Input/output error"):
-        convert_case(case, dataset=dataset, label_sets=("infection",), downloads=shipped)
-    request = CaseRequest(dataset=dataset, case_name=case_name, label_sets=("infection",))
+        layouts.convert(shipped, name, case_name, "infection")
+    request = CaseRequest(dataset=layouts.DATASETS[name], case_name=case_name, label_sets=("infection",))
     for thorough in (False, True):
         seen = inspect_downloads([request], downloads=shipped, thorough=thorough)
         assert seen.problems
@@ -131,11 +129,6 @@ def test_a_mistake_of_the_caller_is_no_problem_of_the_data(shipped):
     request = CaseRequest(dataset=layouts.DATASETS["mosmed"], case_name="study_0255", label_sets=("lung",))
     with pytest.raises(ConfigError, match="no label set 'lung'"):
         inspect_downloads([request], downloads=shipped, thorough=False)
-
-
-def converted(data: Path) -> object:
-    case, dataset = Case(dataset="structseg-gtv", name="train_7"), layouts.DATASETS["structseg-gtv"]
-    return convert_case(case, dataset=dataset, label_sets=("infection",), downloads=data)
 
 
 def test_archives_of_every_way_that_python_expands_are_read(shipped, tmp_path):
