@@ -44,7 +44,8 @@ def plan_memory(
     is_alone
         Whether each has a process of its own.
     """
-    room = min(most_bytes, available_bytes() or most_bytes)
+    available = available_bytes()
+    room = most_bytes if available is None else min(most_bytes, available)
     alone = [own_bytes + (0 if case is None else case.most) for case in cases]
     together = list(alone)
     for number in range(1, len(cases)):
