@@ -79,10 +79,6 @@ def load_study(path: Path | None = None, *, describe: Describe | None = None) ->
     return _with_ids(found)
 
 
-load_benchmark = load_study
-"""The name that scripts know from before there were other studies."""
-
-
 def _with_ids(study: Study) -> Study:
     """Return a study; raises ConfigError unless its template makes an id of its own for each training."""
     where = f"{study.path}: ids"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.benchmark.definition import LabelSet
-from orchestrator.benchmark.loading import DEFAULT_STUDY, load_benchmark, load_study
+from orchestrator.benchmark.loading import DEFAULT_STUDY, load_study
 from orchestrator.benchmark.predicted import load_predicted
 from orchestrator.benchmark.presets import PRESETS
 from orchestrator.benchmark.study import split_sha256
@@ -27,10 +27,6 @@ PAPER, SMOKE = PRESETS["paper"], PRESETS["smoke"]
 @pytest.fixture(scope="module")
 def study():
     return load_study()
-
-
-def test_scripts_from_before_there_were_studies_find_the_data_sets_under_the_old_name():
-    assert [dataset.name for dataset in load_benchmark().datasets] == [d.name for d in load_study().datasets]
 
 
 def test_core_has_15_trainings_of_task_1_5_of_task_2_and_25_of_task_3(study):
