@@ -7,8 +7,6 @@ from typing import Any
 
 import yaml
 
-from orchestrator.cluster.metrics_names import METRICS
-
 ROOT = Path(__file__).parents[2]
 MONITORING = ROOT / "clusters" / "monitoring"
 
@@ -21,7 +19,10 @@ def dashboard() -> dict[str, Any]:
 def test_the_dashboard_shows_every_metric_and_no_unknown_one() -> None:
     expressions = [target["expr"] for panel in dashboard()["panels"] for target in panel["targets"]]
     named = set(re.findall(r"ray_(orchestrator_\w+)", " ".join(expressions)))
-    assert named == set(METRICS)
+    source = (ROOT / "orchestrator" / "ray_backend" / "metrics.py").read_text(encoding="utf-8")
+    published = set(re.findall(r'"(orchestrator_[a-z_]+)"', source))
+    assert len(published) > 5
+    assert named == published
 
 
 def test_panels_have_different_ids_and_do_not_overlap() -> None:
@@ -35,12 +36,6 @@ def test_panels_have_different_ids_and_do_not_overlap() -> None:
     ]
     assert len(cells) == len(set(cells))
     assert max(x for x, _ in cells) < 24
-
-
-def test_the_code_that_publishes_metrics_uses_these_names() -> None:
-    paths = sorted((ROOT / "orchestrator" / "ray_backend").glob("*.py"))
-    source = "".join(path.read_text(encoding="utf-8") for path in paths)
-    assert set(re.findall(r'"(orchestrator_[a-z_]+)"', source)) == set(METRICS)
 
 
 def test_prometheus_finds_the_nodes_through_rays_own_list() -> None:
