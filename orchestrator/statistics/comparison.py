@@ -33,7 +33,7 @@ class PairedComparison:
     """By Holm, over a family of comparisons."""
 
 
-def compare_paired(differences: Sequence[float], clusters: Sequence[Hashable], *, seed: int = 0) -> PairedComparison:
+def compare_paired(differences: Sequence[float], clusters: Sequence[Hashable]) -> PairedComparison:
     """Compare two methods by the differences of their scores, second minus first, of each case.
 
     Wilcoxon's test (Pratt's treatment of zeros, scipy) takes the mean difference of each patient: cases of one patient
@@ -50,7 +50,7 @@ def compare_paired(differences: Sequence[float], clusters: Sequence[Hashable], *
     ranks = rankdata(np.abs(means[means != 0]))
     signs = np.sign(means[means != 0])
     return PairedComparison(
-        difference=mean_with_interval(differences, clusters, seed=seed),
+        difference=mean_with_interval(differences, clusters),
         num_better=int((means > 0).sum()),
         num_equal=int((means == 0).sum()),
         num_worse=int((means < 0).sum()),

@@ -30,9 +30,7 @@ class Importance:
     """How often a setting without any influence would explain as much; NaN likewise."""
 
 
-def importances(
-    settings: Mapping[str, Sequence[object]], scores: Sequence[float], *, seed: int = 0
-) -> tuple[Importance, ...]:
+def importances(settings: Mapping[str, Sequence[object]], scores: Sequence[float]) -> tuple[Importance, ...]:
     """Return what each setting explains by itself, the most first.
 
     Parameters
@@ -41,18 +39,16 @@ def importances(
         Name to its value in each trial. Those that have one value only are left out.
     scores
         Of each trial, finite.
-    seed
-        Of the permutations.
     """
     if len(scores) < FEWEST_TRIALS:
         return ()
     ranks = rankdata(scores)
     varied = {name: values for name, values in settings.items() if len({str(value) for value in values}) > 1}
-    found = [_importance(name, _columns(values), ranks, seed=seed) for name, values in varied.items()]
+    found = [_importance(name, _columns(values), ranks) for name, values in varied.items()]
     return tuple(sorted(found, key=lambda one: (math.isnan(one.share), -one.share, one.p)))
 
 
-def _importance(name: str, columns: NDArray[np.float64], ranks: NDArray[np.float64], *, seed: int) -> Importance:
+def _importance(name: str, columns: NDArray[np.float64], ranks: NDArray[np.float64]) -> Importance:
     centred = ranks - ranks.mean()
     total = float(centred @ centred)
     basis, sizes, _ = np.linalg.svd(columns - columns.mean(axis=0), full_matrices=False)
@@ -61,7 +57,7 @@ def _importance(name: str, columns: NDArray[np.float64], ranks: NDArray[np.float
     if num_free < 2 or not total:
         return Importance(setting=name, share=math.nan, p=math.nan)
     explained = float(np.sum((basis.T @ centred) ** 2)) / total
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(0)
     drawn = random.permuted(np.tile(centred, (NUM_PERMUTATIONS, 1)), axis=1)
     by_chance = np.sum((drawn @ basis) ** 2, axis=1) / total
     return Importance(

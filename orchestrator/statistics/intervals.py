@@ -79,10 +79,7 @@ def mean_with_interval(
 
 
 def difference_of_means(
-    first: tuple[Sequence[float], Sequence[Hashable]],
-    second: tuple[Sequence[float], Sequence[Hashable]],
-    *,
-    seed: int = 0,
+    first: tuple[Sequence[float], Sequence[Hashable]], second: tuple[Sequence[float], Sequence[Hashable]]
 ) -> MeanWithInterval:
     """Return the mean of second values less that of first ones, of other patients, with its 95 % interval.
 
@@ -99,7 +96,7 @@ def difference_of_means(
     means = [float(sums.sum() / sizes.sum()) for sums, sizes in sides]
     difference, low, high = means[1] - means[0], math.nan, math.nan
     if all(sums.size >= FEWEST_CLUSTERS for sums, _ in sides):
-        random = np.random.default_rng(seed)
+        random = np.random.default_rng(0)
         errors = [float(_mean_and_error(sums[None], sizes[None])[1][0]) for sums, sizes in sides]
         (of_first, first_errors), (of_second, second_errors) = (_resampled(*side, random=random) for side in sides)
         low, high = _limits(

@@ -58,7 +58,7 @@ class ScoresToRank:
         return np.where(np.isfinite(oriented), oriented, worst if np.isfinite(worst) else 0.0)
 
 
-def rank_methods(scores: NDArray[np.float64], *, larger_is_better: bool = True, seed: int = 0) -> Ranking:
+def rank_methods(scores: NDArray[np.float64], *, larger_is_better: bool = True) -> Ranking:
     """Rank methods.
 
     Parameters
@@ -67,15 +67,13 @@ def rank_methods(scores: NDArray[np.float64], *, larger_is_better: bool = True, 
         As those of `ScoresToRank`.
     larger_is_better
         False for distances.
-    seed
-        Of the resamples.
     """
     given = ScoresToRank(values=scores, larger_is_better=larger_is_better)
     oriented, filled = given.oriented, given.filled
     num = len(filled)
     firsts = np.zeros(filled.shape[1])
     if num:
-        is_first = _ranks(_resampled_sums(filled, seed=seed)) == 1
+        is_first = _ranks(_resampled_sums(filled)) == 1
         firsts = (is_first / is_first.sum(axis=1, keepdims=True)).mean(axis=0)
     return Ranking(
         mean_then_rank=_whole(_ranks(_mean(filled))),
@@ -85,7 +83,7 @@ def rank_methods(scores: NDArray[np.float64], *, larger_is_better: bool = True, 
     )
 
 
-def rank_intervals(several: Sequence[ScoresToRank], *, seed: int = 0) -> tuple[tuple[int, int], ...]:
+def rank_intervals(several: Sequence[ScoresToRank]) -> tuple[tuple[int, int], ...]:
     """Return between which ranks each method is in 95 of 100 resamples of the cases.
 
     A method's rank is that of the mean of its ranks in each of the given structures or metrics, all of the same cases.
@@ -94,17 +92,18 @@ def rank_intervals(several: Sequence[ScoresToRank], *, seed: int = 0) -> tuple[t
     if not num:
         last: int = several[0].values.shape[1]
         return ((1, last),) * last
-    of_each: list[NDArray[np.int64]] = [_ranks(_resampled_sums(one.filled, seed=seed)) for one in several]
+    of_each: list[NDArray[np.int64]] = [_ranks(_resampled_sums(one.filled)) for one in several]
     ranks = _ranks(-np.mean(of_each, axis=0))
     tail = (1 - _CONFIDENCE) / 2
     low, high = np.quantile(ranks, [tail, 1 - tail], axis=0, method="inverted_cdf")
     return tuple((int(a), int(b)) for a, b in zip(low.tolist(), high.tolist(), strict=True))
 
 
-def _resampled_sums(filled: NDArray[np.float64], *, seed: int) -> NDArray[np.float64]:
+def _resampled_sums(filled: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the sums over resamples of the cases, shape (resamples, methods); as close as numbers round, they tie."""
     num = len(filled)
-    drawn = np.random.default_rng(seed).multinomial(num, [1 / num] * num, size=NUM_RESAMPLES)
+    # Equal scores always have equal ranks.
+    drawn = np.random.default_rng(0).multinomial(num, [1 / num] * num, size=NUM_RESAMPLES)
     return np.round(drawn @ filled, 9)
 
 

@@ -21,7 +21,6 @@ def submitted_frame(
     rows: pa.Table,
     *,
     patients: Mapping[Case, str],
-    order: Sequence[str] = (),
     first_order: int = 0,
     further: Sequence[FurtherMetric] = (),
 ) -> "pd.DataFrame":
@@ -33,10 +32,8 @@ def submitted_frame(
         Of `KeptScores.rows`, perhaps with a column `evaluation_set`.
     patients
         Name for the patient of each case whose patient has several.
-    order
-        Names of the methods, as they are to be shown.
     first_order
-        Place of the first of them among the groups of a run.
+        Place of the first method among the groups of a run.
     further
         Metrics that the study asks for besides.
     """
@@ -59,7 +56,7 @@ def submitted_frame(
         for case in set(zip(frame["dataset"], frame["case"], strict=True))
     }
     frame["patient"] = [names[case] for case in zip(frame["dataset"], frame["case"], strict=True)]
-    places = {name: first_order + place for place, name in enumerate(order or dict.fromkeys(frame["group"]))}
+    places = {name: first_order + place for place, name in enumerate(dict.fromkeys(frame["group"]))}
     frame["order"] = frame["group"].map(places)
     # The same case may have been scored against label maps of two kinds: the first is that of the submission's own.
     keys = ["order", "evaluation_set", "structure", "dataset", "case"]
