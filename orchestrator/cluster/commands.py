@@ -1,4 +1,4 @@
-"""Commands that are run on this machine, behind an interface that tests record."""
+"""Commands that are run on this machine."""
 
 import os
 import signal
@@ -7,9 +7,8 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
 
 from orchestrator.errors import ClusterError
 
@@ -17,16 +16,6 @@ STOP_S = 10
 """Time that a background command has to end before it is killed."""
 RESTART_PAUSE_S = 5.0
 """Before a background command that has ended by itself is started again."""
-
-
-class Commands(Protocol):
-    """Runs commands."""
-
-    def call(self, command: Sequence[str]) -> None:
-        """Run to the end, its output on the terminal; raises ClusterError if it fails."""
-
-    def background(self, command: Sequence[str]) -> AbstractContextManager[None]:
-        """Run as long as the context lasts, without output; once it has ended, it is started again."""
 
 
 class ShellCommands:

@@ -7,7 +7,6 @@ import shlex
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from orchestrator.cluster.environment import token_headers
 from orchestrator.errors import ClusterError
@@ -39,27 +38,11 @@ class JobState:
         return self.status in {"SUCCEEDED", "FAILED", "STOPPED"}
 
 
-class Jobs(Protocol):
-    """The jobs of one cluster; every method may raise OSError, RuntimeError or aiohttp.ClientError."""
-
-    def find(self, job_id: str) -> JobState | None:
-        """Return the state of a job, or None if there is none of that id."""
-
-    def running(self) -> frozenset[str]:
-        """Return the ids of all that were submitted and have not ended."""
-
-    def submit(self, job_id: str, *, entrypoint: str, environment: Mapping[str, str]) -> None:
-        """Start a job."""
-
-    def forget(self, job_id: str) -> None:
-        """Remove a job that has ended, so that its id can be used again."""
-
-    def tail(self, job_id: str) -> AsyncIterator[str]:
-        """Yield the log from its beginning until the job ends."""
-
-
 class RayJobs:
-    """The jobs of a cluster behind the address of its dashboard."""
+    """The jobs of a cluster behind the address of its dashboard.
+
+    Every method may raise OSError, RuntimeError or aiohttp.ClientError.
+    """
 
     def __init__(self, address: str, *, sleep: Callable[[float], None] = time.sleep) -> None:
         """Connect as soon as the dashboard answers.
@@ -144,7 +127,7 @@ def shell_entrypoint(script: str) -> str:
     return f"bash -c {shlex.quote(script)}"
 
 
-def submit_or_attach(jobs: Jobs, submission: DriverJob) -> bool:
+def submit_or_attach(jobs: RayJobs, submission: DriverJob) -> bool:
     """Start the driver unless it is running; a job of that id that has ended is started anew and resumes.
 
     Returns
@@ -168,7 +151,7 @@ def submit_or_attach(jobs: Jobs, submission: DriverJob) -> bool:
 
 
 def follow(
-    jobs: Jobs,
+    jobs: RayJobs,
     job_id: str,
     *,
     show: Callable[[str], None],
@@ -219,7 +202,7 @@ def follow(
         sleep(RECONNECT_S if num_lost else 1.0)
 
 
-def _known(jobs: Jobs, job_id: str) -> JobState:
+def _known(jobs: RayJobs, job_id: str) -> JobState:
     """Return a job; raises ClusterError if the cluster does not know it any more."""
     job = jobs.find(job_id)
     if job is None:
@@ -227,7 +210,7 @@ def _known(jobs: Jobs, job_id: str) -> JobState:
     return job
 
 
-async def _tail(jobs: Jobs, job_id: str, *, lines: "LogLines") -> None:
+async def _tail(jobs: RayJobs, job_id: str, *, lines: "LogLines") -> None:
     lines.rewind()
     async for text in jobs.tail(job_id):
         lines.add(text)

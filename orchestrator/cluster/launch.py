@@ -5,16 +5,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from orchestrator.cluster import environment
 from orchestrator.cluster.aws_checks import placeholders
 from orchestrator.cluster.aws_pools import describe
-from orchestrator.cluster.commands import Commands, ShellCommands, free_port, ray_command
+from orchestrator.cluster.commands import ShellCommands, free_port, ray_command
 from orchestrator.cluster.config import Driver, OrderedMachine
 from orchestrator.cluster.jobs import (
     DriverJob,
-    Jobs,
     RayJobs,
     follow,
     shell_entrypoint,
@@ -26,7 +25,9 @@ from orchestrator.errors import ClusterError, ConfigError
 from orchestrator.shipped import checkout
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
-from orchestrator.storage.json_values import JsonMapping
+
+if TYPE_CHECKING:
+    from orchestrator.cluster.kinds.aws import AwsCluster
 
 __all__ = ["Launch", "RayJobs", "ShellCommands", "check_aws_account", "launch_and_follow"]
 
@@ -38,30 +39,11 @@ HEAD = "head"
 """Of a cluster, in its tags."""
 
 
-class RayLauncherFile(Protocol):
-    """What is needed of a cluster file whose machines Ray's cluster launcher starts."""
-
-    @property
-    def path(self) -> Path:
-        """The file."""
-
-    @property
-    def ray(self) -> JsonMapping:
-        """Its section in the launcher's words."""
-
-    @property
-    def gpus_per_training(self) -> float | None:
-        """Part of a GPU for each training."""
-
-    def driver_content(self, *, auth_token: str) -> JsonMapping:
-        """Return the cluster file of the driver on the head, which finds the token there."""
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Launch:
     """What is to be run on machines that are started for it."""
 
-    config: RayLauncherFile
+    config: "AwsCluster"
     """With every placeholder replaced."""
     driver: Driver
 
@@ -103,8 +85,8 @@ def launch_and_follow(
     *,
     confirm: Callable[[str], bool],
     show: Callable[[str], None],
-    commands: Commands,
-    connect: Callable[[str], Jobs],
+    commands: ShellCommands,
+    connect: Callable[[str], RayJobs],
 ) -> bool | None:
     """Start the machines, run the driver on the head, show what it prints, bring the machines down.
 
@@ -206,12 +188,12 @@ def check_aws_account(launch: Launch) -> None:
     open_storage(launch.output).list_keys(run_paths.TABLES)
 
 
-def has_head(config: RayLauncherFile) -> bool:
+def has_head(config: "AwsCluster") -> bool:
     """Whether the head of a cluster on AWS is there or starting; raises ClusterError if AWS does not say."""
     return any(machine.pool == HEAD for machine in started_machines(config))
 
 
-def started_machines(config: RayLauncherFile) -> Sequence[OrderedMachine]:
+def started_machines(config: "AwsCluster") -> Sequence[OrderedMachine]:
     """Return the machines of a cluster on AWS; raises ClusterError if AWS does not say."""
     import boto3
     from botocore.exceptions import BotoCoreError, ClientError
@@ -238,12 +220,12 @@ def _machine(tags: Mapping[str, str]) -> OrderedMachine:
     return OrderedMachine(pool=pool, state="there" if is_there else "starting", reason="" if is_there else status)
 
 
-def bring_down(config: RayLauncherFile, *, commands: Commands) -> None:
+def bring_down(config: "AwsCluster", *, commands: ShellCommands) -> None:
     """End the machines of a cluster; raises ClusterError if the command fails."""
     commands.call(down_command(config))
 
 
-def down_command(config: RayLauncherFile) -> tuple[str, ...]:
+def down_command(config: "AwsCluster") -> tuple[str, ...]:
     """Return the command that ends the machines of a cluster, whoever has started them, with the file that it takes."""
     folder = Path("runs") / f"down-{config.ray['cluster_name']}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -270,15 +252,15 @@ class _Head:
     name: str
     """Of its cluster."""
     files: LaunchFiles
-    commands: Commands
-    connect: Callable[[str], Jobs]
+    commands: ShellCommands
+    connect: Callable[[str], RayJobs]
 
     def command(self, name: str, *options: str) -> tuple[str, ...]:
         """Return a command of Ray's cluster launcher."""
         return ray_command(name, *options, str(self.files.cluster_file))
 
     @contextmanager
-    def jobs(self) -> Iterator[tuple[Jobs, str]]:
+    def jobs(self) -> Iterator[tuple[RayJobs, str]]:
         """Context with a tunnel to its dashboard: its jobs, and the dashboard's address on this machine."""
         port = free_port()
         tunnel = self.command("dashboard", "--port", str(port), "--remote-port", str(DASHBOARD_PORT))
