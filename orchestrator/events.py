@@ -36,6 +36,9 @@ from orchestrator.storage.json_values import JsonObject
 LINES_PER_SEGMENT = 200
 """Events of one file: S3 knows no appending, so the latest file is written anew until it holds so many."""
 
+OF_ATTEMPTS = frozenset({"attempt_started", "checkpoint_saved", "attempt_ended"})
+"""Written by the process that trains; all others by a driver."""
+
 _READ_FIELDS: Mapping[str, Mapping[str, type | tuple[type, ...]]] = {
     "run_started": {"trainings": list},
     "stage_started": {"stage": str, "stage_kind": str, "attempt": int},

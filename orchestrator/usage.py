@@ -4,9 +4,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from orchestrator.events import OF_ATTEMPTS
 from orchestrator.storage.json_values import JsonMapping
 
-_OF_STAGES = {"run_started", "stage_started", "stage_finished", "stage_failed", "run_finished"}
 _BUSY = "busy"
 """What a machine is that does something; `MachineState` has the others."""
 
@@ -134,15 +134,12 @@ def stage_spans(events: Sequence[JsonMapping]) -> list[StageSpan]:
             gpus = float(event.get("gpus") or 0)
             spans.append(StageSpan(stage=stage, kind=kind, start=start, end=end, gpus=gpus, gpu_kind=gpu_kind))
 
-    for event in events:
-        if event["kind"] not in _OF_STAGES:
-            continue
-        now = _time(event)
+    for event, now in _told(events):
         if event["kind"] == "run_started":
             close(list(open_stages), latest or now)
         elif event["kind"] == "stage_started":
             open_stages[str(event["stage"])] = (now, event)
-        elif event.get("stage") in open_stages:
+        elif event["kind"] in {"stage_finished", "stage_failed"} and event["stage"] in open_stages:
             close([str(event["stage"])], now)
         latest = now
     if latest is not None:
@@ -150,14 +147,18 @@ def stage_spans(events: Sequence[JsonMapping]) -> list[StageSpan]:
     return spans
 
 
+def _told(events: Sequence[JsonMapping]) -> Iterator[tuple[JsonMapping, datetime]]:
+    """Yield what drivers have told, and when. What trainings have written themselves is in no order with that."""
+    for event in events:
+        if event["kind"] not in OF_ATTEMPTS:
+            yield event, datetime.fromisoformat(str(event["time"]))
+
+
 def _calls(events: Sequence[JsonMapping]) -> Iterator[tuple[datetime, datetime]]:
     """Yield when each call of a run began, and when its driver told something last."""
     start: datetime | None = None
     latest: datetime | None = None
-    for event in events:
-        if event["kind"] not in {*_OF_STAGES, "machines_seen"}:
-            continue
-        now = _time(event)
+    for event, now in _told(events):
         if event["kind"] == "run_started" and start is not None and latest is not None:
             yield start, latest
             start = None
@@ -170,10 +171,7 @@ def _seen(events: Sequence[JsonMapping]) -> Iterator[tuple[JsonMapping, float]]:
     """Yield each event that tells which machines are there, and for how many hours that was so."""
     known: tuple[JsonMapping, datetime] | None = None
     latest: datetime | None = None
-    for event in events:
-        if event["kind"] not in {*_OF_STAGES, "machines_seen"}:
-            continue
-        now = _time(event)
+    for event, now in _told(events):
         ends = {"machines_seen": now, "run_started": latest or now, "run_finished": now}
         if known is not None and event["kind"] in ends:
             yield known[0], (ends[event["kind"]] - known[1]).total_seconds() / 3600
@@ -194,7 +192,3 @@ def _machines(events: Sequence[JsonMapping]) -> tuple[MachineHours, ...]:
                 there[0] += number * elapsed_hours
                 there[1] += number * elapsed_hours * (state == _BUSY)
     return tuple(MachineHours(size=size, hours=all_, busy_hours=busy) for size, (all_, busy) in sorted(hours.items()))
-
-
-def _time(event: JsonMapping) -> datetime:
-    return datetime.fromisoformat(str(event["time"]))

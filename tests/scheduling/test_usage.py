@@ -77,6 +77,29 @@ def test_hours_are_added_up_by_hand():
     assert (large.size, large.hours, large.busy_hours) == ("8 CPUs and 1 GPUs", 9, 9)
 
 
+def test_what_a_killed_driver_left_open_lasted_until_it_told_something_last():
+    epochs = [at(1 + hour, "training_epoch", training="a", epoch=hour, host="x") for hour in range(1, 6)]
+    events = [
+        at(1, "run_started", trainings=[]),
+        at(1, "machines_seen", machines={"busy": {"8 CPUs and 1 GPUs": 1}}, gpus=1.0),
+        started(1, "train a", **GPU),
+        *epochs,
+        # The driver is killed after six, the next one after twelve.
+        at(10, "run_started", trainings=[]),
+        started(10, "train a", **GPU),
+        at(11, "stage_asked_to_stop", stage="train a", stage_kind="train"),
+        at(12, "training_epoch", training="a", epoch=6, host="x"),
+        # Read last, and written whenever: by a training that had long ended, or that outlived its driver.
+        at(20, "attempt_ended", training="a", error="", is_preemption=False),
+        at(2, "checkpoint_saved", training="b", host="y"),
+    ]
+    usage = usage_of(events)
+    assert usage.elapsed_hours == pytest.approx(5 + 2)
+    assert [stage.hours for stage in usage.stages] == [5 + 2]
+    assert usage.gpu_hours == {"L40S": 3.5}
+    assert usage.held_gpu_hours == pytest.approx(5)
+
+
 def test_nothing_that_ran_is_no_usage():
     assert usage_of([]) is None
     assert usage_of([at(1, "run_started", trainings=[])]) is None
