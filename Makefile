@@ -15,11 +15,11 @@ run: $(VENV)/.installed
 	$(BIN)/python -m orchestrator.run_all $(ARGS)
 
 test: lint
-	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile -m "not long" $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder -m "not long" $(ARGS)
 
 # What takes a minute or more each: runs that are killed, hosts that are lost, a wheel elsewhere. A quarter of an hour.
 test-long: $(VENV)/.installed
-	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile -m long $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder -m long $(ARGS)
 
 # Kills on a cluster of three nodes on this machine, 15 minutes; as root, three hosts and all 45 trainings, half an hour:
 #   make chaos ARGS="--hosts namespaces --matrix"

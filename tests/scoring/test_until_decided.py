@@ -77,18 +77,25 @@ def test_the_same_command_again_needs_no_cluster_and_decides_the_same(tmp_path):
     assert read_status(open_storage(tmp_path / "run")).waiting == ()
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that nothing stops: its folder and its outcome."""
+    folder = tmp_path_factory.mktemp("whole")
+    outcome, _ = carry_out(request_for(folder / "study", folder / "run"), gain=0.004)
+    return folder / "run", outcome
+
+
 @pytest.mark.parametrize("stops_after", [0, 2, 3, 5])
-def test_a_run_that_was_stopped_decides_as_one_that_was_not_whatever_ends_first(tmp_path, stops_after):
-    whole = request_for(tmp_path / "study", tmp_path / "whole")
+def test_a_run_that_was_stopped_decides_as_one_that_was_not_whatever_ends_first(tmp_path, whole, stops_after):
+    folder, expected = whole
     stopped = request_for(tmp_path / "study", tmp_path / "stopped")
-    expected, _ = carry_out(whole, gain=0.004)
     backend = ScoringBackend(stopped, gain=0.004, stops_after=stops_after)
     with pytest.raises(KeyboardInterrupt):
         run(stopped, connect=backend.connect, listener=NoListener())
     found, _ = carry_out(stopped, gain=0.004, reverses=True)
     assert (found.num_done, found.left_out, found.looks) == (expected.num_done, expected.left_out, expected.looks)
     assert len(expected.looks) > 1
-    assert verdicts(tmp_path / "stopped") == verdicts(tmp_path / "whole")
+    assert verdicts(tmp_path / "stopped") == verdicts(folder)
 
 
 def test_equal_methods_are_undecided_and_what_is_hopeless_is_not_waited_for(tmp_path):
