@@ -5,7 +5,6 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from orchestrator.statistics.intervals import MeanWithInterval, cluster_means, mean_with_interval
 from orchestrator.statistics.sequential import signed_ranks
@@ -63,15 +62,11 @@ def compare_paired(differences: Sequence[float], clusters: Sequence[Hashable]) -
 
 def corrected_by_holm(comparisons: Sequence[PairedComparison]) -> tuple[PairedComparison, ...]:
     """Return a family of comparisons with corrected values (Holm 1979); those without a test are not counted."""
+    from statsmodels.stats.multitest import multipletests
+
     tested = [index for index, one in enumerate(comparisons) if not math.isnan(one.p)]
-    corrected = holm(np.array([comparisons[index].p for index in tested]))
+    if not tested:
+        return tuple(comparisons)
+    _, corrected, *_ = multipletests([comparisons[index].p for index in tested], method="holm")
     values = dict(zip(tested, map(float, corrected), strict=True))
     return tuple(replace(one, p_corrected=values.get(index, math.nan)) for index, one in enumerate(comparisons))
-
-
-def holm(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return p corrected by Holm's method: statsmodels' function collects all garbage of the process at each call."""
-    order = np.argsort(values, kind="stable")
-    corrected = np.empty_like(values)
-    corrected[order] = np.minimum(1.0, np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1)))
-    return corrected

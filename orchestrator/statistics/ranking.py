@@ -10,8 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.statistics.comparison import holm
-
 NUM_RESAMPLES = 1000
 ALPHA = 0.05
 MOST_TESTED = 20
@@ -133,7 +131,7 @@ def _num_beaten(scores: NDArray[np.float64]) -> NDArray[np.float64]:
             differences = scores[:, first] - scores[:, second]
         # Two missing predictions are equal; against one, any score is better.
         values = _p_of_larger(np.nan_to_num(differences, nan=0.0, posinf=1e6, neginf=-1e6))
-        np.add.at(beaten, first[holm(values) <= ALPHA], 1)
+        np.add.at(beaten, first[_holm(values) <= ALPHA], 1)
     return beaten
 
 
@@ -152,6 +150,14 @@ def _p_of_larger(differences: NDArray[np.float64]) -> NDArray[np.float64]:
         found = wilcoxon(rounded[:, is_any], alternative="greater", axis=0, method="asymptotic", correction=True)
         values[is_any] = found.pvalue
     return values
+
+
+def _holm(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return p corrected by Holm's method: statsmodels' function collects all garbage of the process at each call."""
+    order = np.argsort(values, kind="stable")
+    corrected = np.empty_like(values)
+    corrected[order] = np.minimum(1.0, np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1)))
+    return corrected
 
 
 def _whole(ranks: Sequence[int] | NDArray[np.int64]) -> tuple[int, ...]:

@@ -13,8 +13,7 @@ import pytest
 from scipy import stats
 
 from orchestrator.scoring.leaderboard import leaderboard
-from orchestrator.statistics.comparison import holm
-from orchestrator.statistics.ranking import ScoresToRank, rank_intervals, rank_methods
+from orchestrator.statistics.ranking import ScoresToRank, _holm, rank_intervals, rank_methods
 
 NUM_CASES = 50
 
@@ -156,7 +155,7 @@ def test_holm_is_that_of_statsmodels():
     from statsmodels.stats.multitest import multipletests
 
     values = np.random.default_rng(0).beta(0.3, 1, 40)
-    assert holm(values) == pytest.approx(multipletests(values, method="holm")[1])
+    assert _holm(values) == pytest.approx(multipletests(values, method="holm")[1])
 
 
 def places(rows):
