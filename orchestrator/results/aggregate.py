@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from orchestrator.results.records import ResultRow, ScoreStatus
@@ -10,14 +10,17 @@ from orchestrator.results.records import ResultRow, ScoreStatus
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Summary:
-    """Mean and sample standard deviation (ddof = 1) of DSC and NSD over cases, pooled over folds."""
+    """Mean and sample standard deviation (ddof = 1) of DSC and NSD over cases, pooled over folds.
+
+    The score of a case in a fold is the mean over the seeds in which it has one: seeds are no further cases.
+    """
 
     num_cases: int
-    """Rows in all."""
+    """Cases in all, once for each fold that has rows of them."""
     num_both_empty: int
-    """Rows whose masks are both empty: their scores are NaN and left out."""
+    """Cases without a score whose masks are both empty in a seed: left out of the means."""
     num_missing: int
-    """Rows without a usable prediction: left out of the means, and said."""
+    """Cases without a usable prediction of any seed: left out of the means, and said."""
     dsc_mean: float
     dsc_std: float
     nsd_mean: float
@@ -26,18 +29,27 @@ class Summary:
 
 def summarise(rows: Iterable[ResultRow]) -> Summary:
     """Return the statistics of rows of one structure; means of nothing and deviations of one value are NaN."""
-    rows = list(rows)
-    scored = [row.score for row in rows if not (math.isnan(row.score.dsc) or math.isnan(row.score.nsd))]
-    dsc, nsd = [score.dsc for score in scored], [score.nsd for score in scored]
+    cases = by_case(rows)
+    scored = [[row.score for row in case if _is_scored(row)] for case in cases]
+    unscored = [{row.score.status for row in case} for case, scores in zip(cases, scored, strict=True) if not scores]
+    dsc, nsd = ([mean_of([getattr(score, name) for score in one]) for one in scored if one] for name in ("dsc", "nsd"))
     return Summary(
-        num_cases=len(rows),
-        num_both_empty=sum(row.score.status == ScoreStatus.BOTH_EMPTY for row in rows),
-        num_missing=sum(row.score.status == ScoreStatus.MISSING for row in rows),
-        dsc_mean=_mean(dsc),
+        num_cases=len(cases),
+        num_both_empty=sum(ScoreStatus.BOTH_EMPTY in statuses for statuses in unscored),
+        num_missing=sum(statuses == {ScoreStatus.MISSING} for statuses in unscored),
+        dsc_mean=mean_of(dsc),
         dsc_std=_std(dsc),
-        nsd_mean=_mean(nsd),
+        nsd_mean=mean_of(nsd),
         nsd_std=_std(nsd),
     )
+
+
+def by_case(rows: Iterable[ResultRow]) -> list[list[ResultRow]]:
+    """Return rows of one structure of a group by fold and case: several of a case are those of several seeds."""
+    found: dict[tuple[int, str, str], list[ResultRow]] = {}
+    for row in rows:
+        found.setdefault((row.fold, row.dataset, row.case), []).append(row)
+    return list(found.values())
 
 
 def missing_predictions(rows: Iterable[ResultRow]) -> dict[tuple[str, str, str, str], str]:
@@ -49,8 +61,13 @@ def missing_predictions(rows: Iterable[ResultRow]) -> dict[tuple[str, str, str, 
     }
 
 
-def _mean(values: list[float]) -> float:
+def mean_of(values: Sequence[float]) -> float:
+    """Return the mean; NaN of nothing."""
     return statistics.fmean(values) if values else math.nan
+
+
+def _is_scored(row: ResultRow) -> bool:
+    return not (math.isnan(row.score.dsc) or math.isnan(row.score.nsd))
 
 
 def _std(values: list[float]) -> float:

@@ -267,7 +267,7 @@ def test_a_column_of_another_type_is_named(store):
 
 def test_the_deviation_is_that_of_a_sample():
     # mean 0.6; squared distances 0.04 + 0 + 0.04 = 0.08, over 3 - 1 = 0.04, root 0.2
-    summary = summarise([row(0.4, 0.1), row(0.6, 0.2), row(0.8, 0.3)])
+    summary = summarise([row(0.4, 0.1, case="a"), row(0.6, 0.2, case="b"), row(0.8, 0.3, case="c")])
     assert (summary.num_cases, summary.num_both_empty, summary.num_missing) == (3, 0, 0)
     assert (summary.dsc_mean, summary.dsc_std) == (pytest.approx(0.6), pytest.approx(0.2))
     assert (summary.nsd_mean, summary.nsd_std) == (pytest.approx(0.2), pytest.approx(0.1))
@@ -275,12 +275,12 @@ def test_the_deviation_is_that_of_a_sample():
 
 def test_folds_of_unequal_size_are_pooled_case_by_case():
     # (0 + 0 + 0.9) / 3, not the mean of the folds' means (0 + 0.9) / 2
-    summary = summarise([row(0.0, 0.0), row(0.0, 0.0), row(0.9, 0.9, fold=1)])
+    summary = summarise([row(0.0, 0.0, case="a"), row(0.0, 0.0, case="b"), row(0.9, 0.9, case="a", fold=1)])
     assert summary.dsc_mean == pytest.approx(0.3)
 
 
 def test_empty_and_missing_cases_are_counted_and_left_out():
-    summary = summarise([row(0.4, 0.4), both_empty(), missing(), row(0.8, 0.8)])
+    summary = summarise([row(0.4, 0.4, case="a"), both_empty("b"), missing("c"), row(0.8, 0.8, case="d")])
     assert (summary.num_cases, summary.num_both_empty, summary.num_missing) == (4, 1, 1)
     assert summary.dsc_mean == pytest.approx(0.6)
     assert summary.dsc_std == pytest.approx(math.sqrt(0.08))
@@ -288,7 +288,17 @@ def test_empty_and_missing_cases_are_counted_and_left_out():
 
 def test_a_structure_that_only_one_mask_holds_counts_as_zero():
     zero = replace(row(0.0, 0.0), score=replace(row(0.0, 0.0).score, status=ScoreStatus.PREDICTION_EMPTY))
-    assert summarise([zero, row(0.5, 1.0)]).dsc_mean == 0.25
+    assert summarise([zero, row(0.5, 1.0, case="b")]).dsc_mean == 0.25
+
+
+def test_seeds_are_averaged_in_each_case_first_and_are_no_further_cases():
+    # a: (0.2 + 0.4) / 2 = 0.3; b: 0.7 of the one seed that has a score; over both 0.5, their sample SD 0.2 x root 2.
+    rows = [row(0.2, 0.2, case="a"), row(0.4, 0.4, case="a"), row(0.7, 0.7, case="b"), missing("b")]
+    rows += [both_empty("c"), missing("c"), missing("d"), missing("d")]
+    summary = summarise(rows)
+    assert (summary.num_cases, summary.num_both_empty, summary.num_missing) == (4, 1, 1)
+    assert (summary.dsc_mean, summary.dsc_std) == (pytest.approx(0.5), pytest.approx(math.sqrt(0.08)))
+    assert math.isnan(summarise(rows[:2]).dsc_std)
 
 
 def test_one_case_has_a_mean_and_no_deviation():

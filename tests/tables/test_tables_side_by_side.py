@@ -1,5 +1,8 @@
 """Tables whose columns are the values of a facet, against values worked out by hand."""
 
+import csv
+import io
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -7,8 +10,10 @@ from pathlib import Path
 import pytest
 from test_tables import LAYOUT, FakePublished, rows_of, training
 
+from orchestrator.benchmark.definition import FurtherMetric, Model
 from orchestrator.benchmark.loading import load_study
-from orchestrator.benchmark.tables import TableSpec, load_tables
+from orchestrator.benchmark.published import AVERAGE
+from orchestrator.benchmark.tables import NothingPublished, TableSpec, load_tables
 from orchestrator.errors import ConfigError
 from orchestrator.report.study_tables.tables import Doubts, write_tables
 from orchestrator.storage.filesystem import open_storage
@@ -49,6 +54,28 @@ def test_values_of_a_facet_stand_side_by_side_with_what_is_published_of_each(wri
     cells = "COVID-19-CT-Seg | left lung | 4 / 1 | 50.0 | 25.0 | 80.0 ± 8.2 | 85.8 ± 10.5 | 60.0 ± 8.2 | 70.0 ± 12.5"
     assert f"| {cells} | {lacks} |" in text
     assert text.index(cells) < text.index("The same fold by fold:") < text.index("| T1-lung | ")
+
+
+def test_seeds_are_no_further_cases(written):
+    plain, model = training(), Model(name="2d", seeds=(0, 1))
+    seeded = [replace(training(model="2d"), model=model, seed=seed) for seed in model.seeds]
+    metric = FurtherMetric(name="hd95", field="hd95_mm", title="HD95 (mm)")
+    scored = [((0.1, 0.3), (0.5, 0.5)), ((0.3, 0.5), (0.5, 0.5))]
+    rows = rows_of(plain, (0.8, 0.5), (0.9, 0.7))
+    for one, scores, distances_mm in zip(seeded, scored, ((2.0, 8.0), (4.0, math.nan)), strict=True):
+        own = zip(rows_of(one, *scores), distances_mm, strict=True)
+        rows += [replace(row, further={metric.field: distance_mm}) for row, distance_mm in own]
+    layout = replace(beside(), published=NothingPublished(), metrics=(metric,))
+    files = written([plain, *seeded], rows, layout=layout)
+    # The first case has DSC 0.2 and NSD 0.4 over both seeds and 3 mm, the second 0.5 and 0.5 and 8 mm: mean 0.35, SD
+    # 0.3 / root 2; mean 0.45, SD 0.1 / root 2; median 5.5 mm.
+    assert "| left lung | 2 | 35.0 ± 21.2 | 45.0 ± 7.1 | 5.5 (4.25 to 6.75) | 85.0 ± 7.1 |" in files["models.md"]
+    said = "mean ± sample SD over cases (averages pool all folds, of each case the mean over its seeds); other metrics"
+    assert said in files["models.md"]
+    assert "SD over cases, of each case the mean over its seeds; other metrics" in files["models.tex"]
+    (average,) = [line for line in csv.DictReader(io.StringIO(files["models.csv"])) if line["fold"] == AVERAGE]
+    assert (average["num_cases"], average["dsc_mean"]) == ("2", "0.35")
+    assert "seeds" not in written([plain], rows_of(plain, (0.8, 0.5)), layout=layout)["models.md"]
 
 
 def test_facets_make_the_lines_of_a_table(written):

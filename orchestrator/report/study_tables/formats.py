@@ -24,7 +24,8 @@ def to_markdown(table: FilledTable, *, heading: str = "#") -> str:
     """Return the table for reading; scores are percentages, mean ± sample SD over cases."""
     lines = [f"{heading} {in_line(table.spec.title)}", "", *[f"> {in_line(note)}\n" for note in table.notes]]
     lines += [
-        f"DSC and NSD in percent, mean ± sample SD over cases (averages pool all folds){_further_note(table)}.",
+        f"DSC and NSD in percent, mean ± sample SD over cases (averages pool all folds{_of_seeds(table)})"
+        f"{_further_note(table)}.",
         "",
     ]
     if beside := side_by_side(table):
@@ -70,10 +71,11 @@ def to_latex(table: FilledTable) -> str:
     """Return the table as a booktabs tabular with its notes below; rules stand between its blocks."""
     beside = side_by_side(table)
     titles = beside.titles if beside else _columns(table)
+    scores = rf"Percent, mean $\pm$ sample SD over cases{_of_seeds(table)}{_further_note(table)}."
     lines = [
         "% needs \\usepackage{booktabs}",
         r"\begin{table}",
-        rf"\caption{{{escaped(table.spec.title)}. Percent, mean $\pm$ sample SD over cases{_further_note(table)}.}}",
+        rf"\caption{{{escaped(table.spec.title)}. {scores}}}",
         rf"\begin{{tabular}}{{{'l' * len(titles)}}}",
         r"\toprule",
         " & ".join(escaped(title) for title in titles) + r" \\",
@@ -110,6 +112,12 @@ def _columns(table: FilledTable) -> list[str]:
     has_published = any(row.published for row in table.rows)
     *scores, remarks = (name for name in COLUMNS if has_published or name not in _OF_PUBLISHED)
     return [*scores, *(one.title for one in table.metrics), remarks]
+
+
+def _of_seeds(table: FilledTable) -> str:
+    """Return what one case is in an average where trainings have several seeds."""
+    has_seeds = any(table.first_of[row.group].seed is not None for row in table.rows)
+    return ", of each case the mean over its seeds" if has_seeds else ""
 
 
 def _further_note(table: FilledTable) -> str:

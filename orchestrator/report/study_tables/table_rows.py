@@ -11,7 +11,7 @@ from orchestrator.benchmark.definition import FurtherMetric, Training
 from orchestrator.benchmark.published import AVERAGE, Published, PublishedScore
 from orchestrator.benchmark.tables import TableSpec
 from orchestrator.report.overview import Quartiles, quartiles_of
-from orchestrator.results.aggregate import Summary, summarise
+from orchestrator.results.aggregate import Summary, by_case, mean_of, summarise
 from orchestrator.results.records import ONE_EMPTY, ResultRow
 
 
@@ -40,7 +40,7 @@ class RowOrigin:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TableRow:
-    """One row: a structure of an evaluation set, in one fold or pooled over all."""
+    """One row: a structure of an evaluation set, in one fold or pooled over all, of each case the mean over seeds."""
 
     group: str
     evaluation_set: str
@@ -165,13 +165,14 @@ def _block(folds: Sequence[Training], *, evaluation_set: str, structure: str, sc
 
 
 def _further(rows: Sequence[ResultRow], metrics: Sequence[FurtherMetric]) -> dict[str, Quartiles]:
-    one_empty = np.array([row.score.status in ONE_EMPTY for row in rows], bool)
-    return {
-        metric.field: quartiles_of(
-            np.array([row.further.get(metric.field, math.nan) for row in rows], float), one_empty=one_empty
-        )
-        for metric in metrics
-    }
+    cases = by_case(rows)
+    one_empty = np.array([any(row.score.status in ONE_EMPTY for row in case) for case in cases], bool)
+    found = {}
+    for metric in metrics:
+        values = ([row.further.get(metric.field, math.nan) for row in case] for case in cases)
+        of_cases = [mean_of([value for value in case if not math.isnan(value)]) for case in values]
+        found[metric.field] = quartiles_of(np.array(of_cases, float), one_empty=one_empty)
+    return found
 
 
 def published_of_fold(
