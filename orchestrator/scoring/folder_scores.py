@@ -139,9 +139,10 @@ class FolderScores:
         """
         import pyarrow as pa
 
-        records = [self._record(row) for row in self.rows]
+        has_regions = not all(row.score.structure.isdecimal() for row in self.rows)
+        records = [self._record(row, has_regions=has_regions) for row in self.rows]
         types = {
-            "label": pa.string() if self._has_regions else pa.int64(),
+            "label": pa.string() if has_regions else pa.int64(),
             "num_reference_voxels": pa.int64(),
             "num_predicted_voxels": pa.int64(),
         }
@@ -158,16 +159,12 @@ class FolderScores:
         """Return the rows of `to_arrow` as a data frame."""
         return self.to_arrow().to_pandas()
 
-    @property
-    def _has_regions(self) -> bool:
-        return not all(row.score.structure.isdecimal() for row in self.rows)
-
-    def _record(self, row: FolderScore) -> dict[str, object]:
+    def _record(self, row: FolderScore, *, has_regions: bool) -> dict[str, object]:
         score = row.score
         return {
             "prediction": row.prediction,
             "case": row.case,
-            "label": score.structure if self._has_regions else int(score.structure),
+            "label": score.structure if has_regions else int(score.structure),
             "status": str(score.status),
             **{FIELDS[metric]: _number(metric_value(score, metric)) for metric in self.metrics},
             "tolerance_mm": _number(score.tolerance_mm),

@@ -3,6 +3,10 @@
 import pytest
 from test_evaluate import evaluate, folders, random_map, rows, write  # noqa: F401 - a fixture
 
+from orchestrator.results.records import CaseScore, ScoreStatus
+from orchestrator.scoring.folder_scores import FolderScores
+from orchestrator.scoring.folders import FolderScore
+
 
 def test_a_name_that_another_system_writes_with_other_bytes_is_the_same(tmp_path, capsys):
     write(tmp_path / "reference" / "f\u00e4ll.nii.gz", random_map(0))
@@ -53,3 +57,34 @@ def test_a_file_that_cannot_be_written_is_told_before_anything_is_scored(folders
             assert words in captured.err
     assert evaluate(folders, "--output", str(folders / "new/scores.csv")) == 0
     assert [path.name for path in (folders / "new").iterdir()] == ["scores.csv"]
+
+
+class CountedLabel(str):
+    """A name of a structure that tells how often it was asked for."""
+
+    num_asked = 0
+
+    def isdecimal(self):
+        CountedLabel.num_asked += 1
+        return super().isdecimal()
+
+
+def test_time_for_a_table_grows_as_the_rows_do():
+    scores = [
+        CaseScore(
+            structure=CountedLabel(label),
+            status=ScoreStatus.SCORED,
+            dsc=0.5,
+            nsd=0.5,
+            tolerance_mm=1.0,
+            spacing_mm=(1.0, 1.0, 1.0),
+            num_reference_voxels=1,
+            num_predicted_voxels=1,
+            message="",
+        )
+        for label in range(1, 41)
+    ]
+    rows = tuple(FolderScore(prediction="first", case="a", score=score) for score in scores)
+    table = FolderScores(rows=rows, metrics=("dsc",), without_reference=()).to_arrow()
+    assert table["label"].to_pylist() == list(range(1, 41))
+    assert CountedLabel.num_asked <= 2 * len(rows)
