@@ -199,6 +199,18 @@ def _score_on_cluster(scorer: "Scorer[T]", cases: Sequence[str], *, cluster_file
     config.authenticate()
     from orchestrator.ray_backend.connect import connected
     from orchestrator.ray_backend.executor import map_unordered
+    from orchestrator.scoring.parallel import DIED
+
+    def lost(case: str) -> "Sequence[T]":
+        """Score each folder by itself: one of them may hold what the processes died of."""
+        each = list(scorer.of_each())
+        if len(each) == 1:
+            return scorer.unscored(case, message=DIED)
+        rows: list[T] = []
+        for one in each:
+            for found in map_unordered(one.score, [case], name="score", lost=partial(one.unscored, message=DIED)):
+                rows += found
+        return rows
 
     with connected(config, run=None):
-        yield from map_unordered(scorer.score, cases, name="score")
+        yield from map_unordered(scorer.score, cases, name="score", lost=lost)

@@ -185,5 +185,9 @@ def _on_cluster(work: FolderPrediction, *, cluster_file: Path) -> Iterator[CaseP
     from orchestrator.ray_backend.connect import connected
     from orchestrator.ray_backend.executor import map_unordered
 
+    def lost(name: str) -> CasePrediction:
+        message = "the process that predicted it died, perhaps for want of memory; the same command tries it again"
+        return CasePrediction(case=name, status="failed", message=message)
+
     with connected(config, run=None):
-        yield from map_unordered(work.predict, work.names(), name="predict")
+        yield from map_unordered(work.predict, work.names(), name="predict", lost=lost)

@@ -6,7 +6,14 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import (
+    NodeDiedError,
+    ObjectLostError,
+    OutOfMemoryError,
+    RayError,
+    RayTaskError,
+    WorkerCrashedError,
+)
 
 from orchestrator.cluster.node_pool import NodePool
 from orchestrator.errors import ClusterError, OrchestratorError
@@ -32,27 +39,48 @@ NODES_INTERVAL_S = 10.0
 """Time between two looks at the nodes."""
 
 
-def map_unordered(function: Callable[[str], T], items: Sequence[str], *, name: str) -> Iterator[T]:
+_TRIES = 3
+"""Of a task whose process dies. Ray itself would try one that takes too much memory without end."""
+_DEATHS = (WorkerCrashedError, OutOfMemoryError, NodeDiedError, ObjectLostError)
+"""Of a process or its machine: nothing that other tasks need is gone."""
+
+
+def map_unordered(
+    function: Callable[[str], T], items: Sequence[str], *, name: str, lost: Callable[[str], T]
+) -> Iterator[T]:
     """Call a function for each item as Ray tasks of one CPU and yield what they return, as it comes.
 
-    Raises ClusterError if a task is lost; what the function raises comes as it is.
+    What `lost` returns is yielded for an item whose process dies each time. What the function raises comes as it is;
+    ClusterError is raised if the cluster does not do its part.
     """
 
     def call(item: str) -> T:
         return function(item)
 
-    task = ray.remote(num_cpus=1)(call)
-    # Ray's names are UTF-8, file names need not be.
-    names = [f"{name} {item}".encode(errors="replace").decode() for item in items]
-    waiting = [task.options(name=own).remote(item) for own, item in zip(names, items, strict=True)]
+    task = ray.remote(num_cpus=1, max_retries=0)(call)
+
+    def start(item: str) -> "ray.ObjectRef[T]":
+        # Ray's names are UTF-8, file names need not be.
+        return task.options(name=f"{name} {item}".encode(errors="replace").decode()).remote(item)
+
+    waiting = {start(item): item for item in items}
+    tries = Counter(waiting.values())
     while waiting:
-        (finished, *_), waiting = ray.wait(waiting, num_returns=1)
+        (finished, *_), _ = ray.wait(list(waiting), num_returns=1)
+        item = waiting.pop(finished)
         try:
-            yield ray.get(finished)
+            found = ray.get(finished)
         except RayTaskError as error:
             raise (error.cause if isinstance(error.cause, OrchestratorError) else error) from error
+        except _DEATHS:
+            if tries[item] < _TRIES:
+                tries[item] += 1
+                waiting[start(item)] = item
+                continue
+            found = lost(item)
         except RayError as error:
             raise ClusterError(f"a task of the cluster was lost: {error}") from error
+        yield found
 
 
 class RayBackend:

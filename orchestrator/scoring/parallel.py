@@ -13,6 +13,8 @@ from orchestrator.processes import SpawnedPool
 
 CASES_A_PROCESS = 16
 """To start a process takes about as long as to score so many."""
+DIED = "the process that scored it died, perhaps for want of memory"
+"""Said of a case that has no scores for that."""
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -66,7 +68,7 @@ def _score_alone(scorer: Scorer[T], case: str) -> Sequence[T]:
         each = list(scorer.of_each())
         if len(each) > 1:
             return [row for one in each for row in _score_alone(one, case)]
-        return scorer.unscored(case, message="the process that scored it died, perhaps for want of memory")
+        return scorer.unscored(case, message=DIED)
     return found
 
 
