@@ -80,8 +80,9 @@ class Preset:
     """Validation iterations in an epoch (monitoring only: the final checkpoint is evaluated)."""
     checkpoint_every_s: Seconds
     """Seconds between two checkpoints: the most that a lost machine costs; 0 saves one after every iteration."""
-    expected_s_per_iteration: Seconds
-    """Rough seconds of a training iteration: on an A100, or on one CPU core if the preset is meant for those."""
+    expected_s_per_iteration: Positive
+    """Rough seconds of a training iteration: on an A100, or on one CPU core if the preset is meant for those;
+    measured times are told as multiples of it."""
     gpu_memory_gib: Positive | None = None
     """Most memory of a plan by nnU-Net's own estimate, which its planner keeps to; None keeps the planner's own: 8 of
     the default, 24 of ResEnc L."""

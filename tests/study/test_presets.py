@@ -102,6 +102,7 @@ WRONG = {
     "a name that is a path": ("{like: quick, name: ../x}", "unknown key 'name'"),
     "a missing key": ("{num_epochs: 3}", r"presets\.mine: key 'num_iterations_per_epoch' is missing"),
     "too few": ("{like: quick, num_epochs: 0}", r"presets\.mine: num_epochs is 0 \(int\); expected at least 1"),
+    "no time": ("{like: quick, expected_s_per_iteration: 0}", "expected_s_per_iteration is 0 .*expected more than 0"),
     "a truth": ("{like: quick, num_epochs: true}", r"presets\.mine: num_epochs is True"),
     "a text": ("{like: quick, tile_step_size: wide}", r"tile_step_size is 'wide' \(str\)"),
     "a date": ("{like: quick, num_epochs: 2020-01-01}", "num_epochs is '2020-01-01'"),
