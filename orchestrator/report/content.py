@@ -21,7 +21,7 @@ from orchestrator.report.texts.methods import methods, notes_of_folds
 from orchestrator.results.store import from_table
 from orchestrator.statistics.ranking import MOST_TESTED
 from orchestrator.storage.json_values import JsonMapping
-from orchestrator.usage import usage_of
+from orchestrator.usage import stage_spans, usage_of
 from orchestrator.workflow.keys import StageKey, StageKind
 
 if TYPE_CHECKING:
@@ -235,20 +235,26 @@ def _timeline(events: Sequence[JsonMapping]) -> Figure | None:
 
 
 def training_spans(events: Sequence[JsonMapping]) -> list[tuple[str, float, float, str]]:
-    """Return id, start and end in hours since the run began, and machine of each attempt at a training that ended."""
-    hosts = {event["training"]: str(event.get("host", "")) for event in events if event["kind"] == "training_epoch"}
-    began: datetime | None = None
-    open_since: dict[StageKey, float] = {}
+    """Return id, start and end in hours since the run began, and machine of each attempt at a training.
+
+    The machine is the one named last during the attempt; empty where none is.
+    """
+    told: dict[str, list[tuple[datetime, str]]] = {}
+    for event in events:
+        if event.get("host"):
+            told.setdefault(str(event.get("training")), []).append((_time(event), str(event["host"])))
+    began = min(map(_time, events), default=None)
     spans = []
-    for event in sorted(events, key=lambda one: str(one["time"])):
-        now = datetime.fromisoformat(str(event["time"]))
-        began = began or now
-        hours = (now - began).total_seconds() / 3600
-        key = StageKey.parse(str(event["stage"])) if event.get("stage_kind") == StageKind.TRAIN else None
-        if key is None:
+    for span in stage_spans(events):
+        key = StageKey.parse(span.stage)
+        if key is None or key.kind is not StageKind.TRAIN or began is None:
             continue
-        if event["kind"] == "stage_started":
-            open_since[key] = hours
-        elif event["kind"] in {"stage_finished", "stage_failed"} and key in open_since:
-            spans.append((key.training, open_since.pop(key), hours, hosts.get(key.training, "")))
+        during = [one for one in told.get(key.training, ()) if span.start <= one[0] <= span.end]
+        _, host = max(during, default=(None, ""))
+        start, end = ((time - began).total_seconds() / 3600 for time in (span.start, span.end))
+        spans.append((key.training, start, end, host))
     return spans
+
+
+def _time(event: JsonMapping) -> datetime:
+    return datetime.fromisoformat(str(event["time"]))

@@ -28,6 +28,7 @@ from orchestrator.report.write import write_report
 from orchestrator.results.records import ScoreStatus
 from orchestrator.results.store import SCHEMA, to_table
 from orchestrator.storage.filesystem import open_storage
+from orchestrator.usage import usage_of
 
 STUDY = load_study()
 TRAININGS = STUDY.trainings(matrix="all", only=("T1-infection*",), preset=PRESETS["paper"])
@@ -237,23 +238,38 @@ def test_the_spacing_of_each_axis_has_a_column_with_all_digits(tmp_path: Path, r
     assert tuple(pd.read_parquet(tmp_path / "report" / "scores.parquet")["spacing_mm"][0]) == spacing_mm
 
 
-def test_trainings_are_drawn_when_they_ran():
+def test_each_attempt_at_a_training_is_drawn_where_and_when_it_ran_as_its_hours_are_counted():
     def event(minute: int, kind: str, **fields: object) -> dict[str, object]:
         return {"time": f"2026-01-01T00:{minute:02}:00+00:00", "kind": kind, **fields}
 
+    of_a, of_b = ({"stage": f"train {name}", "stage_kind": "train"} for name in "ab")
     events = [
         event(0, "run_started"),
-        event(6, "stage_started", stage="train a", stage_kind="train"),
+        event(6, "stage_started", **of_a),
         event(12, "training_epoch", training="a", host="node1"),
-        event(18, "stage_failed", stage="train a", stage_kind="train"),
-        event(18, "stage_started", stage="train a", stage_kind="train"),
-        event(30, "stage_finished", stage="train a", stage_kind="train"),
-        event(30, "stage_started", stage="train b", stage_kind="train"),
+        event(18, "stage_failed", **of_a),
+        event(18, "stage_started", **of_a),
+        event(24, "training_epoch", training="a", host="node2"),
+        event(27, "training_epoch", training="other", host="node3"),
+        event(30, "stage_finished", **of_a),
+        event(30, "stage_started", **of_b),
+        event(36, "training_epoch", training="b", host="node1"),
+        # The driver is killed, and called again.
+        event(48, "run_started"),
+        event(48, "stage_started", **of_b),
+        event(54, "stage_finished", **of_b),
+        event(51, "attempt_started", training="b", host="node4"),
     ]
-    assert training_spans(events) == [
+    spans = training_spans(events)
+    assert spans == [
         ("a", pytest.approx(0.1), pytest.approx(0.3), "node1"),
-        ("a", pytest.approx(0.3), pytest.approx(0.5), "node1"),
+        ("a", pytest.approx(0.3), pytest.approx(0.5), "node2"),
+        ("b", pytest.approx(0.5), pytest.approx(0.6), "node1"),
+        ("b", pytest.approx(0.8), pytest.approx(0.9), "node4"),
     ]
+    (train,) = usage_of(events).stages
+    assert train.hours == pytest.approx(sum(end - start for _, start, end, _ in spans))
+    assert training_spans([]) == []
 
 
 def test_figures_of_a_run_are_on_its_page(rows):
