@@ -23,6 +23,7 @@ from orchestrator.storage.memory import MemoryStorage
 from orchestrator.workflow.keys import StageKind
 
 _EVENTS = {
+    "run_started": ("trainings",),
     "training_epoch": ("training", "epoch", "num_epochs", "train_loss", "val_loss", "pseudo_dice", "elapsed_s"),
     "stage_started": ("stage", "stage_kind", "attempt", "gpu_kind", "gpus"),
     "stage_finished": ("stage", "stage_kind", "elapsed_s"),
@@ -93,7 +94,8 @@ def _results(rows: Sequence[ResultRow], *, locations: tuple[str, ...]) -> dict[s
 
 def _events(storage: Storage, *, locations: tuple[str, ...]) -> bytes:
     """Return what has happened to the trainings, an event a line, in the order of time."""
-    lines = []
+    lines: list[str] = []
+    begun = []
     for event in read_events(storage):
         fields = _EVENTS.get(event["kind"])
         is_of_a_case = "stage_kind" in event and event["stage_kind"] != StageKind.TRAIN
@@ -102,5 +104,11 @@ def _events(storage: Storage, *, locations: tuple[str, ...]) -> bytes:
         kept = {"time": event["time"], "kind": event["kind"], **{name: event[name] for name in fields if name in event}}
         if "error" in kept:
             kept["error"] = redacted(str(kept["error"]), locations=locations)
-        lines.append(json.dumps(finite_or_null(kept)))
+        line = json.dumps(finite_or_null(kept))
+        if event["kind"] == "run_started":
+            # A call that has found nothing to do changes no bundle.
+            begun = [line]
+        else:
+            lines += [*begun, line]
+            begun = []
     return "".join(f"{line}\n" for line in sorted(lines)).encode()
