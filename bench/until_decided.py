@@ -24,7 +24,7 @@ from bench.instruments.command_line import command_line, positive_integer
 from bench.instruments.machine import conditions
 from orchestrator.report.looks.planned import FIRST_FOLDS
 from orchestrator.statistics import sequential
-from orchestrator.statistics.intervals import mean_with_interval
+from orchestrator.statistics.intervals import ALPHA, mean_with_interval
 from orchestrator.statistics.sequential import Family, Flips, InterimDifferences, look_by_look, num_flips_for, spent
 
 AT_ONCE = 250
@@ -142,7 +142,7 @@ def _shown_fixed(means: NDArray[np.float64]) -> NDArray[np.bool_]:
     order = np.argsort(p, axis=1)
     steps = np.take_along_axis(p, order, axis=1) * np.arange(p.shape[1], 0, -1)
     shown = np.zeros(p.shape, bool)
-    np.put_along_axis(shown, order, np.maximum.accumulate(steps, axis=1) <= sequential.ALPHA, axis=1)
+    np.put_along_axis(shown, order, np.maximum.accumulate(steps, axis=1) <= ALPHA, axis=1)
     for study, test in np.argwhere(shown):
         values = scored[study, test].tolist()
         interval = mean_with_interval(values, range(len(values)))
@@ -200,7 +200,7 @@ def main() -> int:
     options = parser.parse_args()
     print(conditions("numpy", "scipy"))
     print(
-        f"error {sequential.ALPHA:g}, spent as share ** {sequential.SPENDING_POWER:g}, first look at {FIRST_FOLDS} "
+        f"error {ALPHA:g}, spent as share ** {sequential.SPENDING_POWER:g}, first look at {FIRST_FOLDS} "
         f"folds, not waited for below a chance of {sequential.LEAST_CHANCE:g}"
     )
     print(

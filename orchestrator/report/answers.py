@@ -10,6 +10,7 @@ from orchestrator.benchmark.tables import ComparisonSpec, compared_groups
 from orchestrator.report.texts.numbers import points
 from orchestrator.results.records import ScoreStatus
 from orchestrator.statistics.comparison import FEWEST_DIFFERENCES, PairedComparison, compare_paired, corrected_by_holm
+from orchestrator.statistics.intervals import ALPHA
 from orchestrator.statistics.mixed import Crossed, MixedModel, mixed_model
 from orchestrator.statistics.sequential import Crossing
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 METRICS = ("dsc", "nsd")
 """What is compared: both lie between 0 and 1, and are defined where a mask is empty."""
-ALPHA = 0.05
 UNDECIDED = "undecided"
 _CASE = ("evaluation_set", "structure", "dataset", "case")
 _MOST_EXACT = 13

@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 CONFIDENCE = 0.95
+ALPHA = 0.05
+"""Chance that any test of a family calls equal methods different."""
 NUM_RESAMPLES = 1999
 FEWEST_CLUSTERS = 6
 """Patients from which there is an interval: of fewer, a resample too often has one patient only."""
@@ -114,21 +116,23 @@ def _sums_and_sizes(
     """Return the sum of the values of each cluster, and how many these are."""
     if not len(values):
         return np.empty(0), np.empty(0)
-    codes = _codes(clusters)
+    codes, _ = numbered(clusters)
     sums = np.bincount(codes, weights=np.asarray(values, float))
     return sums.astype(float), np.bincount(codes).astype(float)
 
 
 def cluster_means(values: Sequence[float], clusters: Sequence[Hashable]) -> NDArray[np.float64]:
     """Return the mean of each cluster, in the order in which they first occur."""
-    codes = _codes(clusters)
+    codes, _ = numbered(clusters)
     means: NDArray[np.float64] = np.bincount(codes, weights=np.asarray(values, float)) / np.bincount(codes)
     return means
 
 
-def _codes(clusters: Sequence[Hashable]) -> NDArray[np.int64]:
+def numbered(names: Sequence[Hashable]) -> tuple[NDArray[np.int64], int]:
+    """Return each name as a number, of 0, 1, ... in the order in which they come first, and how many there are."""
     numbers: dict[Hashable, int] = {}
-    return np.array([numbers.setdefault(cluster, len(numbers)) for cluster in clusters])
+    found = [numbers.setdefault(name, len(numbers)) for name in names]
+    return np.asarray(found, np.int64), len(numbers)
 
 
 def _studentised(sums: NDArray[np.float64], sizes: NDArray[np.float64], *, seed: int) -> tuple[float, float]:

@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.statistics.intervals import CONFIDENCE, FEWEST_CLUSTERS
-from orchestrator.statistics.planning import numbered, variance_components
+from orchestrator.statistics.intervals import CONFIDENCE, FEWEST_CLUSTERS, numbered
+from orchestrator.statistics.planning import variance_components
 
 FEWEST_TRAININGS = 3
 """Pairs of trainings from which there is a model: of two, an interval would be fifty times as wide as their SD."""

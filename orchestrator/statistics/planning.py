@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.statistics.comparison import FEWEST_DIFFERENCES
+from orchestrator.statistics.intervals import numbered
 
 MOST_PATIENTS = 100_000
 """Beyond which a number of patients counts as out of reach."""
@@ -197,13 +198,6 @@ def _variances_of_mean(design: Design, components: VarianceComponents) -> list[t
         of_training,
         (components.residual_sd**2 / scores, left),
     ]
-
-
-def numbered(names: Sequence[Hashable]) -> tuple[NDArray[np.int64], int]:
-    """Return each name as a number, of 0, 1, ... in the order in which they come first, and how many there are."""
-    numbers: dict[Hashable, int] = {}
-    found = [numbers.setdefault(name, len(numbers)) for name in names]
-    return np.asarray(found, np.int64), len(numbers)
 
 
 def _solve(

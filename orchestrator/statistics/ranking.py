@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from orchestrator.statistics.intervals import ALPHA, CONFIDENCE
+
 NUM_RESAMPLES = 1000
-ALPHA = 0.05
 MOST_TESTED = 20
 """Methods that are tested with each other: of a hundred, there would be 9,900 tests for each structure."""
-_CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,7 +94,7 @@ def rank_intervals(several: Sequence[ScoresToRank]) -> tuple[tuple[int, int], ..
         return ((1, last),) * last
     of_each: list[NDArray[np.int64]] = [_ranks(_resampled_sums(one.filled)) for one in several]
     ranks = _ranks(-np.mean(of_each, axis=0))
-    tail = (1 - _CONFIDENCE) / 2
+    tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(ranks, [tail, 1 - tail], axis=0, method="inverted_cdf")
     return tuple((int(a), int(b)) for a, b in zip(low.tolist(), high.tolist(), strict=True))
 

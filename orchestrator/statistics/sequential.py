@@ -18,10 +18,8 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.statistics.intervals import mean_with_interval
+from orchestrator.statistics.intervals import ALPHA, mean_with_interval
 
-ALPHA = 0.05
-"""Chance that any test of a study calls equal methods different, over all looks."""
 SPENDING_POWER = 1.0
 """Of the share of trainings that is done: 1 spends evenly, nearly as Pocock does, 3 late, as O'Brien and Fleming do."""
 LEAST_CHANCE = 0.2

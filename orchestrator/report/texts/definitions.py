@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from orchestrator.benchmark.definition import FurtherMetric
-from orchestrator.report.answers import ALPHA, Answer
-from orchestrator.statistics.intervals import FEWEST_CLUSTERS
+from orchestrator.report.answers import Answer
+from orchestrator.statistics.intervals import ALPHA, FEWEST_CLUSTERS
 
 _METRICS = (
     ("DSC", "Dice similarity coefficient, 2 |A ∩ B| / (|A| + |B|), in voxels."),
