@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PrivateAttr
 
+from orchestrator.cluster.batch.entries import Line
 from orchestrator.cluster.config import ClusterConfig, EmbeddedRay, Folder, RunName, RunningRay
 from orchestrator.cluster.environment import ensure_token, in_home
 from orchestrator.cluster.gpu_kinds import GpuName, kind_named
@@ -21,7 +22,6 @@ from orchestrator.configuration import Entry
 from orchestrator.errors import ClusterError, ConfigError
 
 Host = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][\w.@-]*$", max_length=100)]
-Line = Annotated[str, Field(pattern=r"^[^\n\r]*$", max_length=2000)]
 SSH = ("ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=20", "-o", "ServerAliveInterval=10")
 
 
