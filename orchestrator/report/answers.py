@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.benchmark.definition import TRAINING_SEED, Training
 from orchestrator.benchmark.tables import ComparisonSpec, compared_groups
-from orchestrator.report.texts.numbers import points
+from orchestrator.report.texts.numbers import points, span
 from orchestrator.results.records import ScoreStatus
 from orchestrator.statistics.comparison import FEWEST_DIFFERENCES, PairedComparison, compare_paired, corrected_by_holm
 from orchestrator.statistics.intervals import ALPHA
@@ -134,7 +134,7 @@ class Answer:
             return "Nothing to compare yet: no case has scores of both."
         verdicts = [one.verdict for one in self.differences]
         clusters = [one.result.difference.num_clusters for one in self.differences]
-        patients = _span(clusters)
+        patients = span(clusters)
         if any(one.is_sequential for one in self.differences):
             return f"{_sentence_of_looks(verdicts, patients=patients)} {self._largest}{self._unpaired}"
         if not self.num_tests:
@@ -185,7 +185,7 @@ class Answer:
         unpaired = [one.num_unpaired for one in self.differences]
         if not any(unpaired):
             return ""
-        return f" Left out: cases that only one of both has a score of, {_span(unpaired)} in each difference."
+        return f" Left out: cases that only one of both has a score of, {span(unpaired)} in each difference."
 
     @property
     def modelled(self) -> "tuple[tuple[Difference, MixedModel], ...]":
@@ -201,7 +201,7 @@ class Answer:
         if not there:
             return f"No mixed model over trainings{none}." if without else ""
         numbers = [model.num_trainings for _, model in there]
-        trainings = _span(numbers)
+        trainings = span(numbers)
         holding = {one.key for one, model in there if model.low <= 0 <= model.high}
         shown = [one for one, _ in there if one.verdict in {"higher", "lower"}]
         doubtful = sum(one.key in holding for one in shown)
@@ -220,10 +220,6 @@ def _num_differing(found: PairedComparison) -> int:
     """
     differing = found.num_better + found.num_worse
     return differing if differing + found.num_equal <= _MOST_EXACT else differing + found.num_equal
-
-
-def _span(numbers: Sequence[int]) -> str:
-    return f"{min(numbers)} to {max(numbers)}" if min(numbers) < max(numbers) else f"{numbers[0]}"
 
 
 def _sentence_of_looks(verdicts: Sequence[str], *, patients: str) -> str:

@@ -27,8 +27,8 @@ from orchestrator.workflow.keys import StageKey, StageKind
 if TYPE_CHECKING:
     import pandas as pd
 
+_SCORES = ("scores.csv", "every score: one line a structure of a case, columns as in data_dictionary.md")
 FILES = (
-    ("scores.csv", "every score: one line a structure of a case, columns as in data_dictionary.md"),
     ("scores.parquet", "the same"),
     ("data_dictionary.md", "what each column is"),
     ("summary.json", "the tables of this page as numbers"),
@@ -37,7 +37,7 @@ FILES = (
     ("report.md", "this page without its figures"),
     ("tables.tex", "the tables of this page for LaTeX, with booktabs"),
 )
-"""Beside the page."""
+"""Beside the page and its scores."""
 RANK_FILES = (
     ("leaderboard.csv", "places over all metrics, one line a group of trainings or submission"),
     ("ranks.csv", "ranks in each structure and metric, by three rules"),
@@ -89,7 +89,7 @@ def make_page(
         failures=tuple(Failure(name=name, text=text) for name, text in failures.items()),
         methods=methods(rows, reported=reported, answers=answers, usage=usage),
         origins=origins,
-        files=(*FILES, *(RANK_FILES if rankings else ())),
+        files=(_SCORES, *FILES, *(RANK_FILES if rankings else ())),
         rankings=rankings,
         parts=parts_of(rows, layout=layout, leaks=reported.leaks),
         gaps=gaps_of(rows, layout=layout, trainings=trainings),

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING
 from orchestrator.benchmark.definition import Training
 from orchestrator.benchmark.leaks import PatientLeak
 from orchestrator.benchmark.tables import TableLayout
+from orchestrator.report.answers import METRICS
 from orchestrator.report.overview import OverviewRow, overview
 from orchestrator.statistics.intervals import MeanWithInterval, difference_of_means
 
 if TYPE_CHECKING:
     import pandas as pd
-
-METRICS = ("dsc", "nsd")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

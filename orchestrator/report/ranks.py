@@ -4,14 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from orchestrator.report.answers import METRICS
 from orchestrator.scoring.leaderboard import Leaderboard, leaderboard, to_csv
 from orchestrator.statistics.intervals import FEWEST_CLUSTERS
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-METRICS = ("dsc", "nsd")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

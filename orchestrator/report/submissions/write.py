@@ -13,7 +13,7 @@ from pyarrow import csv, parquet
 from kernels import METRICS
 from orchestrator.benchmark.definition import Case
 from orchestrator.events import finite_or_null
-from orchestrator.report.content import RANK_FILES, figures_of_scores
+from orchestrator.report.content import FILES, RANK_FILES, figures_of_scores
 from orchestrator.report.data_dictionary import dictionary_of_submissions
 from orchestrator.report.overview import OverviewRow, overview
 from orchestrator.report.page import Failure, Figure, Page, methods_text, to_html, to_markdown
@@ -36,15 +36,9 @@ MOST_FIGURES = 8
 """Structures with a figure."""
 _MOST_REASONS = 20
 """Label maps without scores that are named for each submission."""
-FILES = (
-    ("scores.csv", "every score: one line a structure of a case of a submission, columns as in data_dictionary.md"),
-    ("scores.parquet", "the same"),
-    ("data_dictionary.md", "what each column is"),
-    ("summary.json", "the tables of this page as numbers"),
-    ("methods.md", "the paragraph on methods, and definitions"),
-    ("references.bib", "what to cite, BibTeX"),
-    ("report.md", "this page without its figures"),
-    ("tables.tex", "the tables of this page for LaTeX, with booktabs"),
+_SCORES = (
+    "scores.csv",
+    "every score: one line a structure of a case of a submission, columns as in data_dictionary.md",
 )
 
 
@@ -96,7 +90,7 @@ def write_submissions_report(storage: Storage, found: ScoredSubmissions) -> Lead
         failures=tuple(_failures(found)),
         methods=_methods(found, board=board, rows=rows),
         origins=(),
-        files=(*(RANK_FILES if rankings else ()), *FILES),
+        files=(*(RANK_FILES if rankings else ()), _SCORES, *FILES),
         rankings=rankings,
         what="submissions",
         unit=found.unit,

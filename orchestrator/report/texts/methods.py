@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from orchestrator.benchmark.definition import Training
@@ -10,6 +10,7 @@ from orchestrator.benchmark.trainings.ensembles import fitted_trainings
 from orchestrator.report.answers import Answer
 from orchestrator.report.reported import Reported
 from orchestrator.report.scores_frame import patient_of_case
+from orchestrator.report.texts.numbers import span
 from orchestrator.results.records import ScoreStatus
 from orchestrator.usage import Usage
 
@@ -144,8 +145,8 @@ def _cases(rows: "pd.DataFrame", fitted: Sequence[Training], reported: Reported)
     groups = " and ".join(
         f"{done} of {number} {what} each of {', '.join(own)}" for (done, number), own in folds.items()
     )
-    train = _range(len(one.train) for one in fitted)
-    of_patients = _range(len({patients.get(case, case.id) for case in one.train}) for one in fitted)
+    train = span(len(one.train) for one in fitted)
+    of_patients = span(len({patients.get(case, case.id) for case in one.train}) for one in fitted)
     sets = [
         f"{len(part[['dataset', 'case']].drop_duplicates())} cases of {part['patient'].nunique()} patients "
         f"({reported.layout.set_titles.get(str(name), str(name))})"
@@ -155,8 +156,3 @@ def _cases(rows: "pd.DataFrame", fitted: Sequence[Training], reported: Reported)
         f" They are {groups}; each was fitted to {train} cases of {of_patients} patients. Evaluated on "
         f"{', '.join(sets)}."
     )
-
-
-def _range(numbers: Iterable[int]) -> str:
-    found = sorted(numbers)
-    return f"{found[0]}" if found[0] == found[-1] else f"{found[0]} to {found[-1]}"

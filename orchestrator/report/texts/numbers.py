@@ -1,7 +1,7 @@
 """Numbers of a report as texts."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from orchestrator.report.overview import OverviewRow, Quartiles
 from orchestrator.scoring.leaderboard import Standing
@@ -101,6 +101,12 @@ def left_out(row: OverviewRow) -> str:
         (row.hd95_mm.num_infinite, "without distances"),
     )
     return ", ".join(f"{num} {what}" for num, what in parts if num)
+
+
+def span(numbers: Iterable[int]) -> str:
+    """Return the least and the largest of numbers: `3 to 5`, or `3` if they are the same."""
+    found = sorted(numbers)
+    return f"{found[0]}" if found[0] == found[-1] else f"{found[0]} to {found[-1]}"
 
 
 def rank_range(standing: Standing) -> str:
