@@ -49,6 +49,25 @@ class PatientLeak:
         )
 
 
+class CaseUses:
+    """Which trainings train on a case, and which test on it: thousands of trainings are gone through once."""
+
+    def __init__(self, trainings: Iterable[Training]) -> None:
+        self._trained: dict[Case, list[str]] = {}
+        self._tested: dict[Case, set[str]] = {}
+        for training in trainings:
+            for case in dict.fromkeys(training.train):
+                self._trained.setdefault(case, []).append(training.id)
+            for evaluation in training.evaluation_sets:
+                for case in evaluation.cases:
+                    self._tested.setdefault(case, set()).add(training.id)
+
+    def leaking(self, *, trained: Case, tested: Case) -> tuple[str, ...]:
+        """Return the ids of those that train on one case and test on the other."""
+        testing = self._tested.get(tested, ())
+        return tuple(name for name in self._trained.get(trained, ()) if name in testing)
+
+
 def leak_lines(leaks: Sequence[PatientLeak]) -> Iterator[str]:
     """Yield a line for each patient or image on both sides of a split; of many that nobody has listed, the first."""
     yield from (leak.line for leak in leaks if leak.likeness is None and not leak.is_one_image)
@@ -93,21 +112,12 @@ def alike_leaks(
     What is declared to be one patient is left out: it is told already.
     """
     known = {(leak.train_case, leak.test_case) for leak in declared}
-    leaks = []
+    uses, leaks = CaseUses(trainings), []
     for pair in alike:
         for trained, tested in ((pair.first, pair.second), (pair.second, pair.first)):
-            touched = leaking_trainings(trainings, trained=trained, tested=tested)
+            touched = uses.leaking(trained=trained, tested=tested)
             if touched and (trained, tested) not in known:
                 leaks.append(
                     PatientLeak(train_case=trained, test_case=tested, training_ids=touched, likeness=pair.likeness)
                 )
     return tuple(leaks)
-
-
-def leaking_trainings(trainings: Sequence[Training], *, trained: Case, tested: Case) -> tuple[str, ...]:
-    """Return the ids of those that train on one case and test on the other."""
-    return tuple(
-        training.id
-        for training in trainings
-        if trained in training.train and any(tested in evaluation.cases for evaluation in training.evaluation_sets)
-    )

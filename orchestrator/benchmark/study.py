@@ -24,7 +24,7 @@ from orchestrator.benchmark.definition import (
     training_id,
 )
 from orchestrator.benchmark.folds import DatasetCases
-from orchestrator.benchmark.leaks import PatientLeak, leaking_trainings, same_image_leaks
+from orchestrator.benchmark.leaks import CaseUses, PatientLeak, same_image_leaks
 from orchestrator.benchmark.presets import Preset, find_preset
 from orchestrator.benchmark.study_file import FOLD, OTHER_FOLDS
 from orchestrator.benchmark.trainings.ensembles import Ensemble, ensemble_trainings
@@ -216,13 +216,13 @@ class Study:
 
     def patient_leaks(self, trainings: Sequence[Training]) -> tuple[PatientLeak, ...]:
         """Return which of these trainings train on one scan of a patient, or on an image, and test on another or it."""
-        leaks = list(same_image_leaks(trainings, image_of=self.image))
+        uses, leaks = CaseUses(trainings), list(same_image_leaks(trainings, image_of=self.image))
         for scans in self.patients_with_several_scans:
             for trained in scans:
                 for tested in scans:
                     if self.image(trained) == self.image(tested):
                         continue
-                    if touched := leaking_trainings(trainings, trained=trained, tested=tested):
+                    if touched := uses.leaking(trained=trained, tested=tested):
                         leaks.append(PatientLeak(train_case=trained, test_case=tested, training_ids=touched))
         return tuple(leaks)
 

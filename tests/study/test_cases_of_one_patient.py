@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.benchmark.definition import Training
+from orchestrator.benchmark.leaks import AlikeCases, alike_leaks
 from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.presets import PRESETS
 from orchestrator.benchmark.study import Study
@@ -45,6 +47,30 @@ def test_another_scan_of_a_patient_is_told_whatever_data_set_its_image_is_traine
         {("b/c0", "b/c1"), ("b/c1", "b/c0")} if is_apart else set()
     )
     assert is_apart
+
+
+class Counted(list[Training]):
+    """Trainings that count how often they are gone through."""
+
+    num_times = 0
+
+    def __iter__(self):
+        self.num_times += 1
+        return super().__iter__()
+
+
+def test_trainings_are_not_gone_through_again_for_each_patient(tmp_path):
+    lines = ["patients: [[a/c0, a/c1]]\n", "patients: [[a/c0, a/c1], [a/c2, a/c3], [a/c4, a/c5], [a/c6, a/c7]]\n"]
+    found = []
+    for line in lines:
+        study = load(tmp_path, "{train: [a/other-folds], val: [a/fold]}", end=line)
+        trainings = Counted(study.trainings(preset=PAPER))
+        leaks = study.patient_leaks(trainings)
+        alike = [AlikeCases(first=one.train_case, second=one.test_case, likeness=1.0) for one in leaks]
+        assert len(alike_leaks(alike, trainings, declared=())) == 2 * len(leaks)
+        found.append((len(leaks), trainings.num_times))
+    (_, num_times), (num_leaks, num_times_of_many) = found
+    assert num_times == num_times_of_many < num_leaks
 
 
 def test_one_image_below_two_names_is_told_once(tmp_path):
