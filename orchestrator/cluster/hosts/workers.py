@@ -75,15 +75,16 @@ class HostWorkers:
             if isinstance(facts, HostFacts):
                 with self._lock:
                     self._lost.pop(host, None)
-                facts = self._work(host, facts)
-            if self._ended.is_set():
-                return
-            logger.warning("host %s: %s", host, facts)
-            with self._lock:
-                self._lost[host] = str(facts)
-            if self._ended.wait(self._retry_s):
-                return
-            facts = self._ask(host)
+            else:
+                logger.warning("host %s: %s", host, facts)
+                with self._lock:
+                    self._lost[host] = facts
+                if self._ended.wait(self._retry_s):
+                    return
+            try:
+                facts = self._work(host, facts) if isinstance(facts, HostFacts) else self._ask(host)
+            except OSError as error:  # no process can be started here, or the folder of the logs is gone or full
+                facts = f"cannot be looked after from this machine ({error})"
 
     def _work(self, host: str, facts: HostFacts) -> str:
         """Let a host work until it is lost or told to end; returns why it is lost."""
