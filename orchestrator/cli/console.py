@@ -28,8 +28,9 @@ class _GoingOn:
         """Write what can be written."""
         try:
             return self._stream.write(text)
-        except UnicodeEncodeError as error:
-            return self.write(text.encode(error.encoding, "replace").decode(error.encoding))
+        except UnicodeEncodeError:
+            # What the error names may be "charmap", which is of no table.
+            return self.write(text.encode(self._stream.encoding, "replace").decode(self._stream.encoding))
         except OSError as error:
             self._write_nowhere(error)
             return len(text)

@@ -1,6 +1,7 @@
 """Claims about what other programs and schedulers leave to a command: streams, variables, links, odd files."""
 
 import errno
+import io
 import os
 import pwd
 import subprocess
@@ -15,6 +16,7 @@ import SimpleITK as sitk
 
 from orchestrator.bundle.redaction import telling_locations
 from orchestrator.cli import doctor, evaluate, phantoms, run, status, verify
+from orchestrator.cli.console import consoles, say
 from orchestrator.cluster.batch.system import user_name
 from orchestrator.cluster.environment import AUTH_TOKEN_PATH, token_path
 from orchestrator.configuration import MAX_YAML_BYTES, load_yaml
@@ -105,6 +107,16 @@ def test_what_is_opened_next_does_not_get_the_number_of_a_closed_stream(tmp_path
     ran = shell(f'exec {sys.executable} -c "$PROGRAM" >&- 2>&- <&-', PROGRAM=program)
     assert ran.returncode == 0
     assert (tmp_path / "data").read_bytes() == b""
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "iso8859-2", "cp437"])
+def test_letters_that_a_terminal_does_not_know_are_question_marks(monkeypatch, encoding):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", stream)
+    output, _ = consoles()
+    say("Sj\u00f8gren\udce4.nii.gz: done", console=output)
+    stream.flush()
+    assert stream.buffer.getvalue() == b"Sj?gren?.nii.gz: done\n"
 
 
 @pytest.mark.parametrize(
