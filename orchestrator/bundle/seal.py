@@ -16,6 +16,7 @@ from orchestrator.bundle.redaction import check_tells_nothing, telling_locations
 from orchestrator.driver.request import RunRequest
 from orchestrator.errors import ConfigError, OrchestratorError
 from orchestrator.storage import run_paths
+from orchestrator.storage.filesystem import open_storage
 from orchestrator.storage.interface import Storage
 
 Derive = Callable[[Mapping[str, bytes]], Derived]
@@ -63,8 +64,12 @@ def write_bundle(request: RunRequest, storage: Storage, *, target: Path, license
     Raises
     ------
     ConfigError
-        If nothing is scored yet, a file of the study holds a path or key, or the zip cannot be written.
+        If nothing is scored yet, a file of the study holds a path or key, or the zip is a folder.
+    StorageError
+        If the zip cannot be written.
     """
+    if target.is_dir():
+        raise ConfigError(f"{target}: a folder; expected the name of a zip to write")
     inputs = inputs_of(request, storage, license_url=license_url)
     derived = derived_from(inputs)
     if derived.problems:
@@ -74,11 +79,8 @@ def write_bundle(request: RunRequest, storage: Storage, *, target: Path, license
     for name, content in files.items():
         check_tells_nothing(name, content, locations=telling_locations(storage.location, request.data or ""))
     content = archive_of(files)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(content)
-    except OSError as error:
-        raise ConfigError(f"{target}: cannot be written ({error.strerror}); expected the path of a new zip") from error
+    # Whole or not at all: the bundle of before stays if this one cannot be written.
+    open_storage(target.parent).write_bytes(target.name, content)
     return Sealed(sha256=sha256(content).hexdigest(), num_files=len(files) + 1, num_bytes=len(content))
 
 

@@ -15,10 +15,9 @@ import pytest
 from raw_datasets import write_dataset
 
 from bench.bundle.changes import repacked
-from bench.bundle.sealed_run import EVENTS, sealed, sealed_run
+from bench.bundle.sealed_run import sealed, sealed_run
 from orchestrator.benchmark import study_file
 from orchestrator.bundle.archive import read_archive
-from orchestrator.bundle.collect import inputs_of
 from orchestrator.bundle.differences import differences
 from orchestrator.bundle.names import CRATE, MANIFEST, RUN
 from orchestrator.bundle.redaction import redacted
@@ -27,11 +26,8 @@ from orchestrator.bundle.study_files import files_beside
 from orchestrator.cli.results.bundle import main
 from orchestrator.configuration import Entry
 from orchestrator.errors import ConfigError, DataError
-from orchestrator.events import read_events
 from orchestrator.shipped import shipped_file
 from orchestrator.storage.filesystem import open_storage
-from orchestrator.storage.memory import MemoryStorage
-from orchestrator.usage import stage_spans
 
 pytest_plugins = ["bucket_fixtures"]
 
@@ -53,21 +49,6 @@ def test_equal_runs_are_equal_bytes_and_whole(bundle, tmp_path: Path):
     assert (found.problems, found.notes) == ((), ())
     assert found.sha256 == made.sha256 == sha256(bundle.read_bytes()).hexdigest()
     assert found.num_files == made.num_files == len(zipfile.ZipFile(bundle).namelist())
-
-
-def test_attempts_that_ended_with_their_driver_are_those_of_the_run_and_a_call_without_work_leaves_no_trace(tmp_path):
-    request = sealed_run(tmp_path)
-    storage = open_storage(request.output)
-    of_run, start, epoch, end = EVENTS
-    # The driver is killed after the second day; another goes on four days later.
-    told = [*((1, one) for one in (of_run, start)), (2, epoch), *((6, one) for one in (of_run, start)), (7, end)]
-    lines = [json.dumps({"time": f"2026-11-0{day}T10:00:00+00:00", **event}) for day, event in [*told, (8, of_run)]]
-    storage.write_bytes("events/20261101T100000.000000-00000.jsonl", "\n".join(lines).encode())
-    packed = read_events(MemoryStorage("bundle", files=inputs_of(request, storage)))
-    spans = stage_spans(packed)
-    assert spans == stage_spans(read_events(storage))
-    assert [span.hours for span in spans] == [24, 24]
-    assert packed[-1]["kind"] == "stage_finished"
 
 
 def test_nothing_in_it_tells_of_machines_places_or_people(bundle, files):

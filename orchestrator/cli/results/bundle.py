@@ -21,7 +21,8 @@ def build_parser() -> argparse.ArgumentParser:
         "Write a zip with scores, tables, report, study, splits, versions and digests of a run, as an RO-Crate; equal "
         "runs give equal bytes. No images, paths or machines are in it. With --verify: calculate all tables of such a "
         "zip anew from its scores, without run and network, and name every byte, row, cell or file that is another. "
-        "Exit code 0: written, or whole; 1: it was changed; 2: there is no run with scores, or no bundle.",
+        "Exit code 0: written, or whole; 1: it was changed, or cannot be written; 2: there is no run with scores, or "
+        "no bundle.",
     )
     add = parser.add_argument
     add("file", type=Path, help="the zip")
