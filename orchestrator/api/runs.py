@@ -234,7 +234,8 @@ def request_of_run(storage: "Storage", *, study: str | Path | None) -> RunReques
     found = _run_or_sweep(storage, loaded, preset=record.preset, seed=record.seed, data=data, output=storage.location)
     if not is_of_study(storage, found.study.sha256, definitions=definitions_of(found)):
         raise ConfigError(
-            f"{storage.location}: the run of another study than {loaded.path} is now; expected --study with its own"
+            f"{storage.location}: the run of another study than {loaded.path} is now, or of one as another version of "
+            "this project has written it down; expected --study with its own, as it was then"
         )
     return found
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
+from orchestrator.benchmark.trainings.definitions import DEFINITIONS_FORMAT
 from orchestrator.configuration import listing, understood
 from orchestrator.driver.request import PHANTOMS
 from orchestrator.errors import ConfigError, IntegrityError
@@ -24,8 +25,13 @@ _ASKED_FOR, _FITTED = "trainings", "fitted"
 """Fields with the ids of the trainings that it was asked for, and of those that are fitted for them: members, too."""
 _STUDY_FILE = "study"
 """Field with the file of the study, as the latest call named it."""
+_STUDY, _DEFINITIONS = "study_sha256", "definitions"
+"""Fields that say of which study a run is, and what each of its trainings was when it was claimed last."""
+_DEFINITIONS_FORMAT = "definitions_format"
+"""Field with the version of these digests, which runs of before there was a second one lack."""
 _WITHOUT_INFLUENCE = {
     _STUDY_FILE,
+    _DEFINITIONS_FORMAT,
     "preset.expected_s_per_iteration",
     "preset.workers",
     _ASKED_FOR,
@@ -36,8 +42,11 @@ _WITHOUT_INFLUENCE = {
 """Fields of the record of a run that change no result but for rounding; rows say how many workers there were."""
 _DATA = "data"
 """Field with the location of the downloads."""
-_STUDY, _DEFINITIONS = "study_sha256", "definitions"
-"""Fields that say of which study a run is, and what each of its trainings was when it was claimed last."""
+_LATER = {_ASKED_FOR, _FITTED, _DEFINITIONS, _DEFINITIONS_FORMAT, _LOOKS}
+"""Fields that a record has beside what its results follow from."""
+_ANOTHER_VERSION = (
+    "Another version of this project has written them and can go on with them; otherwise choose another --output"
+)
 _NOTHING = "nothing"
 """Stands for a field that a record lacks, as one of another version may."""
 
@@ -79,8 +88,7 @@ def claim_output(
     ConfigError
         If a run with other results lives there.
     """
-    record = json.loads(json.dumps({"format": RUN_FORMAT, **identity}))
-    found = _claim_of(storage)
+    record, found = json.loads(json.dumps({"format": RUN_FORMAT, **identity})), _claim_of(storage)
     asked_for = _all_ids(found, _ASKED_FOR, trainings)
     if found is not None:
         found = _expect_same(found, record, where=storage.location, definitions=definitions, note=note)
@@ -88,7 +96,8 @@ def claim_output(
     if _STUDY_FILE in record:
         after[_STUDY_FILE] = record[_STUDY_FILE]
     if definitions:
-        after |= {_DEFINITIONS: dict(definitions), _FITTED: list(_all_ids(found, _FITTED, fitted))}
+        after |= {_DEFINITIONS_FORMAT: DEFINITIONS_FORMAT, _FITTED: list(_all_ids(found, _FITTED, fitted))}
+        after[_DEFINITIONS] = dict(definitions)
     if after != found:
         write_json(storage, run_paths.RUN, after)
     return asked_for
@@ -105,8 +114,15 @@ def _expect_same(
     """Return the record of a run, of the study as it is now; raises ConfigError if it is another run."""
     if found.get("format") != RUN_FORMAT:
         raise ConfigError(
-            f"{where}/{run_paths.RUN}: files in layout {found.get('format')}; expected {RUN_FORMAT}. Another version "
-            "of this project has written them and can go on with them; otherwise choose another --output"
+            f"{where}/{run_paths.RUN}: files in layout {found.get('format')}; expected {RUN_FORMAT}. {_ANOTHER_VERSION}"
+        )
+    lacking, unknown = wanted.keys() - found.keys() - {_STUDY_FILE}, found.keys() - wanted.keys() - _LATER
+    if lacking or unknown:
+        there = [f"without {listing(sorted(lacking))}"] if lacking else []
+        there += [f"with {listing(sorted(unknown))}, which this version does not know"] if unknown else []
+        raise ConfigError(
+            f"{where}/{run_paths.RUN}: the record of a run {' and '.join(there)}; expected {listing([*wanted])}. "
+            f"{_ANOTHER_VERSION}"
         )
     if found.get(_STUDY) != wanted.get(_STUDY):
         found = _of_grown_study(found, wanted, where=where, definitions=definitions, note=note)
@@ -131,6 +147,13 @@ def _of_grown_study(
     Raises ConfigError if one is not.
     """
     changes = _changes_of_study(found, definitions)
+    if changes is None and definitions:
+        raise ConfigError(
+            f"{where}: holds a run of another study, or of this one as it was before it changed: another version of "
+            "this project has written down what its trainings were, which cannot be compared with what they are now; "
+            "expected the study as it was then. Restore it for one call, which writes that down anew, or choose "
+            "another --output"
+        )
     if changes is None:
         return found
     if changes.changed and changes.has_nothing_left and found.get(_STUDY_FILE) != wanted.get(_STUDY_FILE):
@@ -161,9 +184,13 @@ class _StudyChanges:
 
 
 def _changes_of_study(record: Mapping[str, object], definitions: Mapping[str, str]) -> _StudyChanges | None:
-    """Return what has changed since a run wrote down what its trainings are; None if it has not, or nobody knows."""
+    """Return what has changed since a run wrote down what its trainings are.
+
+    None if it has not, or in another format, or `definitions` are not known.
+    """
     before = record.get(_DEFINITIONS)
-    if not isinstance(before, dict) or not before or not definitions:
+    is_comparable = record.get(_DEFINITIONS_FORMAT) == DEFINITIONS_FORMAT
+    if not isinstance(before, dict) or not is_comparable or not before or not definitions:
         return None
     known = [name for name in dict.fromkeys([*_ids(record, _ASKED_FOR), *_ids(record, _FITTED)]) if name in before]
     return _StudyChanges(
@@ -187,11 +214,16 @@ class RunRecord:
 
 def run_of(storage: Storage) -> RunRecord:
     """Return what the run of a location says of itself; raises ConfigError if there is none that does."""
-    found = _claim_of(storage) or {}
+    found = _claim_of(storage)
+    if found is None:
+        raise ConfigError(f"{storage.location}: no run has been started there; expected the --output of one")
     preset, study, seed, data = (found.get(key) for key in ("preset", _STUDY, "seed", _DATA))
     name = preset.get("name") if isinstance(preset, dict) else None
     if not (isinstance(name, str) and isinstance(study, str) and isinstance(seed, int) and isinstance(data, str)):
-        raise ConfigError(f"{storage.location}: no run has been started there; expected the --output of one")
+        raise ConfigError(
+            f"{storage.location}/{run_paths.RUN}: does not say preset, {_STUDY}, seed and {_DATA} as this version "
+            f"expects them of a run. {_ANOTHER_VERSION}"
+        )
     return RunRecord(study_sha256=study, preset=name, seed=seed, data=data)
 
 

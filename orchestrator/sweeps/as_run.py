@@ -1,5 +1,6 @@
 """A sweep as the run that it is to whoever reads it: a report of its trials."""
 
+from orchestrator.benchmark.trainings.definitions import DEFINITIONS_FORMAT
 from orchestrator.driver.request import RunRequest
 from orchestrator.results.trials import SearchRecord, read_search
 from orchestrator.storage.interface import Storage
@@ -40,7 +41,8 @@ def expect_searched(storage: Storage, run: RunRequest) -> None:
     """
     search = read_search(storage)
     if search is not None:
-        expect_same(storage, {"preset": run.preset.name, "sha256": _sha256(search, run)})
+        about = {"preset": run.preset.name, "definitions_format": DEFINITIONS_FORMAT, "sha256": _sha256(search, run)}
+        expect_same(storage, about)
 
 
 def _sha256(search: SearchRecord, run: RunRequest) -> str:

@@ -8,6 +8,7 @@ from itertools import pairwise
 
 from orchestrator.benchmark.definition import Training
 from orchestrator.benchmark.study import Study
+from orchestrator.benchmark.trainings.definitions import DEFINITIONS_FORMAT
 from orchestrator.configuration import expect_known
 from orchestrator.driver.request import RunRequest, definitions_of
 from orchestrator.errors import ConfigError
@@ -100,6 +101,7 @@ class SweepRequest:
             "milestones": list(self.milestones),
             "space": {name: {one.kind: one.values} for name, one in self.space.settings.items()},
             **({"population": self._of_population} if self.population else {}),
+            "definitions_format": DEFINITIONS_FORMAT,
             "sha256": self.sha256,
         }
         # As it is read again.

@@ -2,15 +2,16 @@
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import MISSING, field, fields, make_dataclass, replace
 from pathlib import Path
 
 import pytest
 from test_results import row
 
 from orchestrator.api.runs import make_request, request_of_run
+from orchestrator.benchmark.definition import Dataset, LabelSet, Model, Structure, Training
 from orchestrator.benchmark.loading import DEFAULT_STUDY, load_study
-from orchestrator.benchmark.trainings.definitions import definitions
+from orchestrator.benchmark.trainings.definitions import DEFINITIONS_FORMAT, definitions
 from orchestrator.cluster.kinds.local import LocalCluster
 from orchestrator.driver.claim import claim_output
 from orchestrator.driver.request import RunRequest, definitions_of, identity_of
@@ -22,6 +23,7 @@ from orchestrator.results.trials import Fidelity
 from orchestrator.shipped import shipped_file
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
+from orchestrator.storage.interface import Storage
 from orchestrator.storage.json_files import write_json
 from orchestrator.sweeps.apply import apply_best
 from orchestrator.sweeps.request import sweep_sha256
@@ -205,12 +207,131 @@ def test_a_run_that_does_not_say_what_it_has_fitted_goes_on_as_before(path):
         claim(request_for(path))
 
 
-def test_a_run_that_does_not_say_what_its_trainings_were_is_refused_as_another(path):
+def rewrite(storage: Storage, **fields: object) -> None:
+    """Change the record of a run as another version would have written it; without those that are None."""
+    record = json.loads(storage.read_bytes(run_paths.RUN)) | fields
+    kept = {name: value for name, value in record.items() if value is not None}
+    storage.write_bytes(run_paths.RUN, json.dumps(kept).encode())
+
+
+@pytest.mark.parametrize(
+    "fields", [{"definitions": None}, {"definitions_format": None}, {"definitions_format": DEFINITIONS_FORMAT + 1}]
+)
+def test_what_another_version_says_of_the_trainings_of_a_run_is_compared_with_nothing(path, fields):
     request = request_for(path)
-    claim_output(open_storage(request.output), identity=identity_of(request), trainings=[UNET])
+    claim(request)
+    storage = open_storage(request.output)
+    # Every digest is another one in another format.
+    rewrite(storage, **({"definitions": {UNET: "0" * 16}} | fields))
     change(path, "title: Brain tumours", "title: Tumours")
-    with pytest.raises(ConfigError, match="another study_sha256"):
+    with pytest.raises(ConfigError, match="cannot be compared with what they are now; expected the study as it was"):
         claim(request_for(path))
+    # One call with the study as it was says anew what the trainings are, and then it may change.
+    change(path, "title: Tumours", "title: Brain tumours")
+    assert claim(request_for(path)) == []
+    change(path, "title: Brain tumours", "title: Tumours")
+    assert len(claim(request_for(path))) == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"study_sha256": None}, "the record of a run without study_sha256; expected format"),
+        ({"shards": {"a": {"b": 1}}, "bits": 8}, "a run with bits, shards, which this version does not know; expected"),
+    ],
+)
+def test_the_record_of_a_run_of_another_version_is_said_to_be_that(path, fields, said):
+    request = request_for(path)
+    claim(request)
+    storage = open_storage(request.output)
+    rewrite(storage, **fields)
+    written = storage.read_bytes(run_paths.RUN)
+    with pytest.raises(ConfigError, match=f"{said}.*Another version of this project has written them and can go on"):
+        claim(request)
+    assert storage.read_bytes(run_paths.RUN) == written
+
+
+def test_what_reads_a_run_tells_the_record_of_another_version_from_no_run(path):
+    request = request_for(path)
+    storage = open_storage(request.output)
+    with pytest.raises(ConfigError, match="no run has been started there"):
+        request_of_run(storage, study=path)
+    claim(request)
+    rewrite(storage, study_sha256=None)
+    with pytest.raises(
+        ConfigError, match=r"does not say preset, study_sha256, seed .* Another version of this project"
+    ):
+        request_of_run(storage, study=path)
+
+
+STUDY = """
+title: Livers
+label_sets: {liver: {liver: {label: 1, tolerance_mm: 2}, tumour: {label: 2, region: [2], tolerance_mm: 1.5}}}
+datasets: {clinic: {source: msd, label_sets: [liver]}}
+models:
+  plain: {note: the first}
+  other: {configuration: 2d, suffix: -other, preset: {batch_size: 3, mirror_axes: [0, 1]}, seeds: [1, 2]}
+trainings:
+  liver: {train: [clinic/own], test: {outer: clinic/other}}
+"""
+
+
+def test_a_training_that_has_not_changed_has_the_same_digest_in_every_version(tmp_path):
+    # Where these become others, runs of before cannot tell any more what their trainings were, and refuse a study that
+    # has changed in any way. Give a new field a default, and it is left out; or else raise DEFINITIONS_FORMAT.
+    (tmp_path / "study.yaml").write_text(STUDY, encoding="utf-8")
+    (tmp_path / "folds.yaml").write_text("clinic: {own: [a, b, c, d], other: [e, f, g, h]}", encoding="utf-8")
+    study = load_study(tmp_path / "study.yaml")
+    found = definitions(study, preset=study.preset("quick"), phantoms=False)
+    assert DEFINITIONS_FORMAT == 2
+    assert found == {
+        "liver-fold0": "730d8f9014bf2020",
+        "liver-other-seed1-fold0": "22d5253bbdf9bcea",
+        "liver-other-seed2-fold0": "3d23653d73e3abef",
+    }
+
+
+def test_a_field_that_a_later_version_adds_changes_no_digest_where_it_has_its_default(path):
+    study = load_study(path)
+    preset = study.preset("smoke")
+    own = [("further", str, field(default=""))]
+    later = make_dataclass("Later", own, bases=(Model,), frozen=True, kw_only=True, slots=True)
+
+    def with_models(**said: str) -> dict[str, str]:
+        models = [
+            later(**{one.name: getattr(model, one.name) for one in fields(model)}, **said) for model in study.models
+        ]
+        return definitions(replace(study, models=tuple(models)), preset=preset, phantoms=False)
+
+    before = definitions(study, preset=preset, phantoms=False)
+    assert with_models() == before
+    assert with_models(further="x").keys() == before.keys()
+    assert not with_models(further="x").items() & before.items()
+
+
+UNSAID = {
+    Model: {
+        "configuration": "3d_fullres",
+        "planner": "ExperimentPlanner",
+        "trainer": "nnUNetTrainer",
+        "suffix": "",
+        "changes": (),
+        "seeds": (),
+        "note": "",
+    },
+    Training: {"seed": None, "members": (), "choose": None, "chosen_by": "", "given_id": ""},
+    Dataset: {"label_values": {}, "file_ending": ".nii.gz", "reader": "SimpleITKIO"},
+    LabelSet: {"ignored_label": None},
+    Structure: {"region": ()},
+}
+"""Values that the digests leave out."""
+
+
+@pytest.mark.parametrize("kind", UNSAID, ids=lambda kind: kind.__name__)
+def test_what_a_digest_leaves_out_has_the_same_meaning_in_every_version(kind):
+    # With another default a training changes though its digest stays: raise DEFINITIONS_FORMAT as well.
+    found = {one.name: one.default if one.default_factory is MISSING else one.default_factory() for one in fields(kind)}
+    assert {name: found.get(name, MISSING) for name in UNSAID[kind]} == UNSAID[kind]
 
 
 def test_another_seed_is_refused_whatever_the_study_has_become(path):

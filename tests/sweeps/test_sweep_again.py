@@ -1,5 +1,6 @@
 """A sweep that is given again: what may have changed in the meantime, and what is refused and leaves all as it is."""
 
+import json
 import shlex
 from pathlib import Path
 
@@ -66,6 +67,18 @@ def test_a_sweep_whose_record_lacks_what_it_is_of_is_not_gone_on_with(brain, mon
     played(request_of(brain, RATES))
     (folder_of(brain) / "sweep.json").write_text('{"training": "tumour-fold0"}')
     with pytest.raises(ConfigError, match="another version, which does not say its preset; expected --name"):
+        played(request_of(brain, RATES))
+
+
+def test_a_sweep_whose_digest_is_that_of_another_version_is_said_to_be_of_one(brain, monkeypatch):
+    Played(monkeypatch)
+    played(request_of(brain, RATES))
+    record = json.loads((folder_of(brain) / "sweep.json").read_text())
+    del record["definitions_format"]
+    (folder_of(brain) / "sweep.json").write_text(json.dumps(record | {"sha256": "0" * 64}))
+    with pytest.raises(
+        ConfigError, match="another version, which does not say its definitions_format; expected --name"
+    ):
         played(request_of(brain, RATES))
 
 

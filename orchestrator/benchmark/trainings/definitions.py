@@ -2,12 +2,16 @@
 
 import hashlib
 import json
-from dataclasses import asdict, replace
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, fields, is_dataclass, replace
 
 from orchestrator.benchmark.definition import Dataset, Training
 from orchestrator.benchmark.presets import Preset
 from orchestrator.benchmark.study import Study
 
+DEFINITIONS_FORMAT = 2
+"""Version of the digests; those of two versions cannot be compared. It is raised where a training that has not changed
+gets another digest, as with another default, or another name of a field; a new field with a default is no reason."""
 _NUM_DIGITS = 16
 
 
@@ -45,11 +49,11 @@ def _add(
     donor = training.plans_from
     if donor is not None:
         _add(trainings[donor], study=study, trainings=trainings, generated=generated, found=found)
-    said = asdict(replace(training, model=replace(training.model, note="")))
     sets = sorted({training.label_set, *(one.label_set for one in training.evaluation_sets)})
-    said |= {
+    said = {
+        "training": _said(replace(training, model=replace(training.model, note=""), plans_from=None)),
         "plans_from": found[donor] if donor is not None else None,
-        "label_sets": [asdict(study.label_set(name)) for name in sets],
+        "label_sets": [_said(study.label_set(name)) for name in sets],
         "datasets": [_of_dataset(study.dataset(name)) for name in sorted({case.dataset for case in training.cases})],
         "generated": generated,
     }
@@ -59,4 +63,21 @@ def _add(
 
 def _of_dataset(dataset: Dataset) -> object:
     """Return what a data set is, but for what is only shown of it, and for cases that others use."""
-    return asdict(replace(dataset, title="", num_slices=0, case_names=()))
+    return _said(replace(dataset, title="", num_slices=0, case_names=()))
+
+
+def _said(value: object) -> object:
+    """Return a value for JSON, at any depth without fields that have their default: one that is new changes nothing."""
+    if is_dataclass(value) and not isinstance(value, type):
+        own = {field.name: (getattr(value, field.name), field) for field in fields(value)}
+        return {name: _said(one) for name, (one, field) in own.items() if one != _default(field)}
+    match value:
+        case Mapping():
+            return {name: _said(one) for name, one in value.items()}
+        case list() | tuple():
+            return [_said(one) for one in value]
+    return value
+
+
+def _default(field: Field[object]) -> object:
+    return field.default if field.default_factory is MISSING else field.default_factory()
