@@ -1,6 +1,7 @@
 """What goes with a model that is handed out: what it is, what it was trained on, how well it does, how to use it."""
 
 import math
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -140,17 +141,18 @@ def _scores(rows: Sequence[ResultRow]) -> list[str]:
     ]
     for name, structure, tolerance_mm in groups:
         own = [row for row in rows if (row.evaluation_set, row.score.structure) == (name, structure)]
-        dsc, nsd = (_statistics((getattr(row.score, metric), row.case) for row in own) for metric in ("dsc", "nsd"))
+        dsc, nsd = (_statistics((getattr(row.score, metric), row) for row in own) for metric in ("dsc", "nsd"))
         lines.append(table_line([name, structure, dsc, f"{tolerance_mm:g}", nsd]))
     return lines
 
 
-def _statistics(values: Iterable[tuple[float, str]]) -> str:
-    finite = [(value, case) for value, case in values if math.isfinite(value)]
+def _statistics(values: Iterable[tuple[float, ResultRow]]) -> str:
+    # Cases of two data sets may have equal names.
+    finite = [(value, (row.dataset, row.case)) for value, row in values if math.isfinite(value)]
     if not finite:
         return "0"
     numbers = [value for value, _ in finite]
     found = mean_with_interval(numbers, [case for _, case in finite], limits=(0.0, 1.0))
-    spread = math.sqrt(sum((value - found.mean) ** 2 for value in numbers) / (len(numbers) - 1)) if numbers[1:] else 0.0
+    spread = f"{statistics.stdev(numbers):.3f}" if numbers[1:] else "-"
     interval = f", {found.low:.3f} to {found.high:.3f}" if found.has_interval else ""
-    return f"{len(numbers)}, {found.mean:.3f}, {spread:.3f}{interval}"
+    return f"{len(numbers)}, {found.mean:.3f}, {spread}{interval}"

@@ -71,16 +71,15 @@ def test_tables_of_markdown_have_as_many_cells_in_each_line(page: Page):
     assert not re.search(r"[^\n]\n(#|\| \w+ .*\n\|--)", text)
 
 
-def test_a_bar_in_a_name_divides_no_cell_of_the_card():
+def card_of(rows, *, structure="liver"):
     plan = SimpleNamespace(
-        dataset_json={"labels": {"background": 0, "left|right": 1}},
+        dataset_json={"labels": {"background": 0, structure: 1}},
         channel_names={"0": "a|b"},
         configuration="2d",
         configuration_manager=SimpleNamespace(spacing=(1.0, 1.0)),
     )
     model = SimpleNamespace(plan=plan, trainer="nnUNetTrainer")
     settings = SimpleNamespace(orientation=None, tile_step_size=0.5, mirrors=False)
-    scored = row(0.5, 0.5)
     facts = CardFacts(
         dataset="Dataset001_A",
         num_train_cases={"a": 1},
@@ -88,12 +87,27 @@ def test_a_bar_in_a_name_divides_no_cell_of_the_card():
         seed=0,
         licences={},
         phantoms=True,
-        rows=[replace(scored, score=replace(scored.score, structure="left|right"))],
+        rows=[replace(one, score=replace(one.score, structure=structure)) for one in rows],
     )
-    card = model_card(SimpleNamespace(name="a", model=model, settings=settings), facts)
+    return model_card(SimpleNamespace(name="a", model=model, settings=settings), facts)
+
+
+def test_a_bar_in_a_name_divides_no_cell_of_the_card():
+    card = card_of([row(0.5, 0.5)], structure="left|right")
     for line in (r"| structures (labels) | background (0), left\|right (1) |", r"| channels | a\|b |"):
         assert line in card.splitlines()
     assert r"| test | left\|right | 1, 0.500" in card
+
+
+def test_the_card_has_no_spread_of_one_case_and_tells_cases_of_two_data_sets_apart():
+    assert "| test | liver | 1, 0.500, - | " in card_of([row(0.5, 0.5)])
+    # Three of each data set, with equal names: six, of which there is an interval.
+    six = [
+        replace(row(0.5 + number / 100, 0.5), dataset=dataset, case=f"case{number}")
+        for dataset in ("a", "b")
+        for number in range(3)
+    ]
+    assert re.search(r"\| test \| liver \| 6, 0\.510, 0\.009, 0\.\d+ to 0\.\d+ \|", card_of(six))
 
 
 def test_tables_of_latex_are_whole(page: Page):
