@@ -32,7 +32,8 @@ from orchestrator.configuration import is_folder
 from orchestrator.errors import ConfigError, OrchestratorError
 from orchestrator.images.alike.cases import alike_cases
 from orchestrator.images.problem import Problem, printable
-from orchestrator.sources.downloads import CaseRequest, inspect_downloads
+from orchestrator.sources.case import CaseRequest
+from orchestrator.sources.inspect import inspect_downloads
 from orchestrator.sources.nnunet_raw.survey import (
     RAW_VARIABLE,
     Describer,

@@ -29,7 +29,7 @@ from orchestrator.workflow.graph import Graph, Stage, expected_bytes
 from orchestrator.workflow.keys import StageKey, StageKind
 
 if TYPE_CHECKING:
-    from orchestrator.sources.downloads import CaseRequest
+    from orchestrator.sources.case import CaseRequest
 
 NUM_HEADER_READERS = 8
 """That read headers of cases at a time."""
@@ -66,7 +66,8 @@ def _stages_read_again(request: RunRequest, storage: Storage) -> list[Stage]:
 
 def _inspect(request: RunRequest, stages: Iterable[Stage], *, thorough: bool) -> tuple[Problem, ...]:
     """Return what is wrong with the parts of downloads that some stages read."""
-    from orchestrator.sources.downloads import CaseRequest, inspect_downloads
+    from orchestrator.sources.case import CaseRequest
+    from orchestrator.sources.inspect import inspect_downloads
 
     parts: dict[Case, set[str]] = {}
     for stage in stages:
@@ -91,7 +92,7 @@ def _inspect(request: RunRequest, stages: Iterable[Stage], *, thorough: bool) ->
 
 def _problems_of_copies(requests: "Iterable[CaseRequest]", *, location: str) -> Iterator[Problem]:
     """Yield what is wrong with cases in a bucket, each of which is fetched and read whole."""
-    from orchestrator.sources.downloads import inspect_downloads
+    from orchestrator.sources.inspect import inspect_downloads
 
     for request in requests:
         with local_download(location, request.dataset.folder, case_name=request.case_name) as local:

@@ -178,7 +178,7 @@ def _moved(
     parts: Sequence[Part], *, data: str, datasets: Mapping[str, Dataset], is_clear: Callable[[Part], bool]
 ) -> Iterator[tuple[str, str | None]]:
     """Yield the kinds of parts that would be looked for elsewhere now, as one of each shows."""
-    from orchestrator.sources.downloads import stamp_image_now, stamp_labels_now
+    from orchestrator.sources.convert import stamp_image_now, stamp_labels_now
 
     first: dict[tuple[str, str | None], Part] = {}
     for part in parts:
@@ -209,7 +209,7 @@ def _source_now(part: Part, *, data: str, dataset: Dataset) -> SourceStamp | Non
 
 def _find(part: Part, *, local: LocalDownload, dataset: Dataset) -> SourceStamp | None:
     # ITK takes a while to import, and a finished run does not need it.
-    from orchestrator.sources.downloads import source_of_image_now, source_of_labels_now
+    from orchestrator.sources.convert import source_of_image_now, source_of_labels_now
 
     try:
         if part.label_set is None:

@@ -325,7 +325,7 @@ def _tell_sizes_by_headers(schedule: Schedule, request: RunRequest) -> None:
     """Let a schedule know how large some of the images are that are still to be made."""
     if request.data is None or "://" in request.data:
         return
-    from orchestrator.sources.downloads import voxels_by_header
+    from orchestrator.sources.inspect import voxels_by_header
 
     datasets, downloads = datasets_of(request), Path(request.data)
     images = [stage for stage in schedule.graph.values() if stage.kind is StageKind.INGEST]

@@ -48,7 +48,7 @@ def generate_download(context: RunContext, download: str) -> None:
 
 def ingest(context: RunContext, case: Case) -> int:
     """Convert the image of one case of a download, all of its channels; returns its voxels."""
-    from orchestrator.sources.downloads import convert_image
+    from orchestrator.sources.convert import convert_image
 
     dataset = context.datasets[case.dataset]
     with local_download(context.downloads, dataset.folder, case_name=case.name) as local:
@@ -80,7 +80,7 @@ def fetch_images(context: RunContext, case: Case) -> list[Path]:
 
 def ingest_labels(context: RunContext, case: Case, *, label_set: str) -> None:
     """Convert one mask of a case of a download to a label map in the geometry of its image."""
-    from orchestrator.sources.downloads import convert_labels
+    from orchestrator.sources.convert import convert_labels
 
     dataset, storage = context.datasets[case.dataset], context.storage
     with local_download(context.downloads, dataset.folder, case_name=case.name) as local:
@@ -116,7 +116,7 @@ def _keep(storage: Storage, volumes: Mapping[str, "sitk.Image"], *, record: Case
 
     What was lost is made again: it must be what trainings have seen.
     """
-    from orchestrator.sources.downloads import write_volume
+    from orchestrator.sources.case_files import write_volume
 
     digests = {}
     with ExitStack() as unfinished:

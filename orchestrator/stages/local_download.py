@@ -46,7 +46,7 @@ def local_download(location: str, download: str, *, case_name: str) -> Iterator[
     if "://" not in location:
         yield LocalDownload(folder=Path(location))
         return
-    from orchestrator.sources.downloads import concerned_files
+    from orchestrator.sources.registry import concerned_files
 
     storage = open_storage(location)
     files = storage.sizes_and_times(download)

@@ -23,7 +23,7 @@ from orchestrator.ray_backend.errors import classify
 from orchestrator.results.store import ResultsStore, from_table
 from orchestrator.scheduling.ended import FailureKind
 from orchestrator.scoring import score as scoring
-from orchestrator.sources.downloads import SourceStamp
+from orchestrator.sources.stamps import SourceStamp
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.finished import finished_stages, has_predicted
 from orchestrator.stages.plan import plan, read_plan

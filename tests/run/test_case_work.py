@@ -19,7 +19,8 @@ from orchestrator.driver.claim import claim_output
 from orchestrator.driver.request import RunRequest, identity_of
 from orchestrator.errors import DataError
 from orchestrator.images.geometry import geometry_of
-from orchestrator.sources.downloads import LAYOUTS, SourceStamp, concerned_files
+from orchestrator.sources.registry import LAYOUTS, concerned_files
+from orchestrator.sources.stamps import SourceStamp
 from orchestrator.stages import cases as case_work
 from orchestrator.stages.local_download import local_download
 from orchestrator.stages.records.cases import CaseRecord, original_grid, write_case_record

@@ -15,8 +15,8 @@ from orchestrator.driver.request import RunRequest, graph_of, identity_of
 from orchestrator.errors import ConfigError, DataError
 from orchestrator.images.problem import Problem
 from orchestrator.progress import NoListener
-from orchestrator.sources import downloads
-from orchestrator.sources.downloads import SourceStamp
+from orchestrator.sources import inspect
+from orchestrator.sources.stamps import SourceStamp
 from orchestrator.stages.records.cases import CaseRecord, write_case_record
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
@@ -166,7 +166,7 @@ def test_what_would_take_the_place_of_changed_data_is_read_whole_before_anything
         asked.extend((one.case, one.label_sets) for one in requests if thorough)
         return SimpleNamespace(problems=(cut,) if thorough and requests else ())
 
-    monkeypatch.setattr(downloads, "inspect_downloads", inspect_downloads)
+    monkeypatch.setattr(inspect, "inspect_downloads", inspect_downloads)
     changing(monkeypatch, storage, f"{case.id} {part}")
     (lung,) = request.study.trainings(only=(LUNG,), preset=request.preset)
     for trainings in (request.trainings, (lung,)):

@@ -18,7 +18,7 @@ from orchestrator.progress import NoListener
 from orchestrator.ray_backend.on_demand import connect_to_ray
 from orchestrator.results.records import ScoreStatus
 from orchestrator.results.store import ResultsStore
-from orchestrator.sources.downloads import SourceStamp
+from orchestrator.sources.stamps import SourceStamp
 from orchestrator.stages.records.cases import CaseRecord, write_case_record
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage

@@ -16,8 +16,8 @@ from orchestrator.scheduling.remaining_time import estimate_remaining_s
 from orchestrator.scheduling.resources import Node, ResourceRequest, Resources
 from orchestrator.scheduling.scheduler import Schedule
 from orchestrator.scheduling.training_need import Needs
-from orchestrator.sources import downloads
-from orchestrator.sources.downloads import SourceStamp
+from orchestrator.sources import inspect
+from orchestrator.sources.stamps import SourceStamp
 from orchestrator.stages.records.cases import CaseRecord, write_case_record
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
@@ -89,7 +89,7 @@ def test_a_run_expects_what_the_headers_of_its_images_tell_before_the_first_is_m
         # Of one nothing is known.
         return math.prod(SMALL) if len(asked) > 1 else 0
 
-    monkeypatch.setattr(downloads, "voxels_by_header", voxels_by_header)
+    monkeypatch.setattr(inspect, "voxels_by_header", voxels_by_header)
     schedule = schedule_of(graph)
     request = RunRequest(
         study=study,
@@ -114,5 +114,5 @@ def test_headers_tell_how_large_the_image_of_a_case_is(tmp_path):
     for name, dataset in layouts.DATASETS.items():
         case = Case(dataset=name, name=dataset.case_names[0])
         voxels = math.prod(layouts.ct_voxels().shape)
-        assert downloads.voxels_by_header(case, dataset=dataset, downloads=tmp_path) == voxels
-        assert downloads.voxels_by_header(case, dataset=dataset, downloads=tmp_path / "nowhere") == 0
+        assert inspect.voxels_by_header(case, dataset=dataset, downloads=tmp_path) == voxels
+        assert inspect.voxels_by_header(case, dataset=dataset, downloads=tmp_path / "nowhere") == 0

@@ -17,7 +17,8 @@ from orchestrator.cli import doctor, evaluate
 from orchestrator.cli import run as run_all
 from orchestrator.cli.run import options as run_options
 from orchestrator.errors import ConfigError, DataError
-from orchestrator.sources.downloads import CaseRequest, inspect_downloads
+from orchestrator.sources.case import CaseRequest
+from orchestrator.sources.inspect import inspect_downloads
 
 DATASETS = layouts.DATASETS
 LABEL_SETS = {label_set.name: label_set for label_set in load_study().label_sets}

@@ -11,13 +11,8 @@ import pytest
 
 from orchestrator.benchmark.definition import Case
 from orchestrator.errors import DataError
-from orchestrator.sources.downloads import (
-    changed_files,
-    convert_image,
-    convert_labels,
-    stamp_image_now,
-    stamp_labels_now,
-)
+from orchestrator.sources.convert import convert_image, convert_labels, stamp_image_now, stamp_labels_now
+from orchestrator.sources.stamps import changed_files
 
 
 @pytest.fixture(scope="module")

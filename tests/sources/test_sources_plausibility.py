@@ -7,7 +7,8 @@ import layouts
 import numpy as np
 import pytest
 
-from orchestrator.sources.downloads import CaseRequest, inspect_downloads
+from orchestrator.sources.case import CaseRequest
+from orchestrator.sources.inspect import inspect_downloads
 from orchestrator.sources.labels import LabelRule, PairedStructure
 from orchestrator.sources.plausibility import far_from, implausible
 

@@ -14,7 +14,8 @@ import pytest
 from orchestrator.errors import ConfigError, DataError, StorageError
 from orchestrator.sources import archives, layout
 from orchestrator.sources.archives import files_below
-from orchestrator.sources.downloads import CaseRequest, inspect_downloads
+from orchestrator.sources.case import CaseRequest
+from orchestrator.sources.inspect import inspect_downloads
 
 MASK = "structseg/Lung_GTV/7/label.nii.gz"
 OF_THE_FILE = [

@@ -17,14 +17,14 @@ from orchestrator.benchmark.loading import load_study
 from orchestrator.errors import DataError
 from orchestrator.images.image_file import ImageFile
 from orchestrator.sources.case import CaseRequest
-from orchestrator.sources.downloads import (
+from orchestrator.sources.convert import (
     convert_image,
     convert_labels,
-    inspect_downloads,
     source_of_image_now,
     source_of_labels_now,
     stamp_image_now,
 )
+from orchestrator.sources.inspect import inspect_downloads
 from orchestrator.sources.nnunet_raw.description import parse_description
 from orchestrator.sources.nnunet_raw.survey import Describer, raw_folder_of_environment, survey
 

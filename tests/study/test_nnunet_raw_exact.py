@@ -17,7 +17,8 @@ from raw_datasets import NAMES, dataset_of, write_dataset
 
 from orchestrator.benchmark.definition import Case, LabelSet, Structure
 from orchestrator.benchmark.presets import PRESETS
-from orchestrator.sources.downloads import convert_image, convert_labels, write_volume
+from orchestrator.sources.case_files import write_volume
+from orchestrator.sources.convert import convert_image, convert_labels
 from orchestrator.training.nnunet import planning
 from orchestrator.training.nnunet.planning import fingerprint_case, make_plan
 from orchestrator.training.nnunet.preprocessing import preprocess_case

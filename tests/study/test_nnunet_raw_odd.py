@@ -11,7 +11,8 @@ from orchestrator.benchmark.definition import Case
 from orchestrator.cli import doctor
 from orchestrator.errors import DataError
 from orchestrator.sources.case import CaseRequest, ConvertedImage
-from orchestrator.sources.downloads import convert_image, inspect_downloads
+from orchestrator.sources.convert import convert_image
+from orchestrator.sources.inspect import inspect_downloads
 from orchestrator.sources.nnunet_raw.survey import Describer, survey
 
 
