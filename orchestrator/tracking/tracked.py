@@ -14,9 +14,13 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from orchestrator.benchmark.definition import Training
+from orchestrator.driver.claim import trainings_asked_for
 from orchestrator.driver.request import RunRequest, identity_of, preset_record
+from orchestrator.driver.results.shown import shown_of
 from orchestrator.errors import StorageError
+from orchestrator.events import read_events
 from orchestrator.report.scores_frame import scores_frame
+from orchestrator.results.store import ResultsStore
 from orchestrator.storage import run_paths
 from orchestrator.storage.interface import Storage
 from orchestrator.storage.json_values import JsonMapping, JsonObject
@@ -72,19 +76,15 @@ class TrackedRun:
     """A row a structure of a case."""
 
 
-def tracked_runs(request: RunRequest, storage: Storage, *, shown: "Reported", events: Sequence[JsonMapping]
-                 ) -> Iterator[TrackedRun]:  # fmt: skip
-    """Yield the trainings of a run that have begun, in the order of the study.
+def runs_of(request: RunRequest, storage: Storage) -> Iterator[TrackedRun]:
+    """Yield the trainings of a run that have begun, in the order of the study."""
+    shown = shown_of(request, storage, table=ResultsStore(storage).read(), asked_for=trainings_asked_for(storage))
+    return _tracked(request, storage, shown=shown, events=read_events(storage))
 
-    Parameters
-    ----------
-    request, storage
-        The run and its output location.
-    shown
-        What it has scored.
-    events
-        What has happened, of `read_events`.
-    """
+
+def _tracked(
+    request: RunRequest, storage: Storage, *, shown: "Reported", events: Sequence[JsonMapping]
+) -> Iterator[TrackedRun]:
     scores = scores_frame(shown)
     rows = dict(iter(scores.groupby("training_id", sort=False)))
     names = metric_names(set(scores["structure"]))

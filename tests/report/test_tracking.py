@@ -18,9 +18,8 @@ from orchestrator.cli.results.export_tracking import main
 from orchestrator.errors import ConfigError
 from orchestrator.results.store import ResultsStore, from_table
 from orchestrator.storage.filesystem import open_storage
-from orchestrator.tracking.of_run import runs_of
 from orchestrator.tracking.tools import TOOLS, export_runs
-from orchestrator.tracking.tracked import metric_names
+from orchestrator.tracking.tracked import metric_names, runs_of
 
 TRAINED = "lesion-fold0"
 TELLING = (b"secret-host", b"10.1.2.3", b"secret-home")

@@ -41,8 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def export(options: argparse.Namespace, *, console: Console) -> int:
     """Write what the command line asks for."""
-    from orchestrator.tracking.of_run import runs_of
     from orchestrator.tracking.tools import TOOLS, export_runs
+    from orchestrator.tracking.tracked import runs_of
 
     storage = open_storage(options.output)
     folder = options.folder or Path(f"tracking-{options.to}")
