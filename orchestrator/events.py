@@ -25,7 +25,7 @@ Every event has `time` (UTC, ISO 8601) and `kind`. A number that is not finite i
 import json
 import math
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 
 from orchestrator.errors import IntegrityError
 from orchestrator.storage import run_paths
@@ -58,6 +58,8 @@ _READ_IF_THERE: Mapping[str, type | tuple[type, ...]] = {
     "left_out": list,
 }
 
+_NAME = "%Y%m%dT%H%M%S.%f"
+"""Of segments, after that of their writer: when it began, so that they are sorted."""
 REMOTE_INTERVAL_S = 5.0
 """Shortest time between two writes to a bucket; the events of that time are lost with a killed driver."""
 
@@ -80,14 +82,14 @@ class EventLog:
         storage
             Output location of the run.
         run_started
-            Names the segments of this driver; UTC.
+            Names the segments of this driver, after all that are there of the same writer; UTC.
         clock
             Gives the time of an event; UTC.
         writer
             Put before the names of the segments; empty for a driver.
         """
         self._storage = storage
-        self._name = writer + run_started.strftime("%Y%m%dT%H%M%S.%f")
+        self._writer, self._started, self._name = writer, run_started, ""
         self._clock = clock
         self._interval_s = REMOTE_INTERVAL_S if storage.is_remote else 0.0
         self._written: datetime | None = None
@@ -112,13 +114,31 @@ class EventLog:
         """Write the events that wait."""
         if not self._num_waiting:
             return
-        key = f"{run_paths.EVENTS}/{self._name}-{self._segment:05d}.jsonl"
-        with best_effort(key):
+        with best_effort(f"{run_paths.EVENTS}/{self._writer}"):
+            self._name = self._name or self._next_name()
+            key = f"{run_paths.EVENTS}/{self._name}-{self._segment:05d}.jsonl"
             self._storage.write_bytes(key, ("\n".join(self._lines) + "\n").encode())
             self._num_waiting = 0
         if not self._num_waiting and len(self._lines) >= LINES_PER_SEGMENT:
             self._segment += 1
             self._lines = []
+
+    def _next_name(self) -> str:
+        """Return a name that is sorted after those of the same writer that are there, whatever the clock says now."""
+        prefix = f"{run_paths.EVENTS}/{self._writer}"
+        keys = run_paths.own_keys(self._storage, run_paths.EVENTS, below=prefix.rpartition("/")[0])
+        names = (key.removeprefix(prefix).rpartition("-")[0] for key in keys if key.startswith(prefix))
+        earlier = [time for time in map(_time_of, names) if time is not None]
+        after = [max(earlier) + timedelta(microseconds=1)] if earlier else []
+        return self._writer + max([self._started, *after]).strftime(_NAME)
+
+
+def _time_of(name: str) -> datetime | None:
+    """Return when the writer of a segment began, by its name; None for the name of another writer."""
+    try:
+        return datetime.strptime(name, _NAME).replace(tzinfo=UTC)
+    except ValueError:
+        return None
 
 
 def read_events(storage: Storage) -> list[JsonObject]:

@@ -79,6 +79,37 @@ def test_a_later_driver_adds_to_what_an_earlier_one_wrote(storage, clock):
     assert [event["trainings"] for event in read_events(storage)] == [["a"], ["b"]]
 
 
+@pytest.mark.parametrize("back_s", [0, 3600])
+@pytest.mark.parametrize("writer", ["", "trainings/T1-lung-fold0-"])
+def test_what_is_written_later_comes_later_also_where_the_clock_was_set_back(storage, clock, writer, back_s):
+    for number in range(4):
+        # Of others, whose clocks are ahead.
+        for other in ("trainings/T1-lung-fold0-more-", "trainings/T1-lung-"):
+            later = clock() + timedelta(days=1)
+            EventLog(storage, run_started=later, clock=clock, writer=other).append("other")
+        EventLog(storage, run_started=clock(), clock=clock, writer=writer).append("run_started", trainings=[number])
+        clock.wait(-back_s)
+    told = [event["trainings"] for event in read_events(storage) if event["kind"] == "run_started"]
+    assert told == [[0], [1], [2], [3]]
+    clock.wait(100 * 3600)
+    EventLog(storage, run_started=clock(), clock=clock, writer=writer).append("last")
+    assert storage.exists(f"events/{writer}{clock():%Y%m%dT%H%M%S.%f}-00000.jsonl")
+
+
+def test_a_log_whose_place_cannot_be_listed_waits_and_ends_nothing(storage, clock, monkeypatch):
+    log(storage, clock).append("run_started", trainings=["a"])
+    later, listed = log(storage, clock), storage.list_keys
+
+    def refuse(prefix=""):
+        raise StorageError("503")
+
+    monkeypatch.setattr(storage, "list_keys", refuse)
+    later.append("run_started", trainings=["b"])
+    monkeypatch.setattr(storage, "list_keys", listed)
+    later.flush()
+    assert [event["trainings"] for event in read_events(storage)] == [["a"], ["b"]]
+
+
 def test_writes_to_a_bucket_are_at_least_five_seconds_apart(storage, clock):
     running = log(slow(storage), clock)
     seen = []

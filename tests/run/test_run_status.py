@@ -156,6 +156,15 @@ def test_everything_done_is_exit_code_0_and_no_run_2(run, capsys):
     assert main(["--output", run.storage.location]) == 0
 
 
+def test_the_status_is_that_of_the_call_that_began_last_also_where_the_clock_was_set_back(run, capsys):
+    run.begin("a")
+    run.finished("score", "a", elapsed_s=1.0)
+    run.now -= timedelta(hours=2)
+    run.begin("b")
+    assert read_status(run.storage).trainings == ("b",)
+    assert main(["--output", run.storage.location]) == 1
+
+
 def test_a_driver_on_another_machine_is_watched_and_that_is_said_apart_from_the_status(run, capsys, monkeypatch):
     run.begin("a")
     elsewhere = replace(DriverRecord.of_this_process(), host="another", processes="another", pid=7)
