@@ -181,9 +181,10 @@ def _patients(
 
 def _united(groups: Iterable[tuple[Case, ...]]) -> tuple[tuple[Case, ...], ...]:
     """Return groups of which no two share a case: whoever is one patient with two others makes all three one."""
-    united: list[tuple[Case, ...]] = []
-    for group in groups:
-        touched = [other for other in united if set(other) & set(group)]
-        united = [other for other in united if other not in touched]
-        united.append(tuple(dict.fromkeys(case for part in (*touched, group) for case in part)))
-    return tuple(united)
+    united: dict[int, tuple[Case, ...]] = {}
+    place: dict[Case, int] = {}
+    for number, group in enumerate(groups):
+        touched = [united.pop(other) for other in sorted({place[case] for case in group if case in place})]
+        united[number] = tuple(dict.fromkeys(case for part in (*touched, group) for case in part))
+        place.update(dict.fromkeys(united[number], number))
+    return tuple(united.values())

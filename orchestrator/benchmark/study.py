@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -106,6 +106,11 @@ class Study:
     """What its trainings are scored by besides DSC, NSD, HD95 and ASSD."""
     ids: str = ""
     """Template of the ids of its trainings; GROUP-foldN, or GROUP-seedM-foldN, if empty."""
+    _dataset_of: Mapping[str, Dataset] = field(init=False, repr=False, compare=False)
+    """By name: each case of each training asks for its data set."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_dataset_of", {one.name: one for one in self.datasets})
 
     def select(self, *patterns: str) -> "Study":
         """Return this study with those trainings alone that match one of the patterns; see `trainings`."""
@@ -113,11 +118,11 @@ class Study:
 
     def dataset(self, name: str) -> Dataset:
         """Return the data set of that name; raises ConfigError if there is none."""
-        return _by_name(self.datasets, name, "data set")
+        return _by_name(self._dataset_of, name, "data set")
 
     def label_set(self, name: str) -> LabelSet:
         """Return the label set of that name; raises ConfigError if there is none."""
-        return _by_name(self.label_sets, name, "label set")
+        return _by_name({one.name: one for one in self.label_sets}, name, "label set")
 
     def preset(self, name: str) -> Preset:
         """Return the preset of that name; raises ConfigError with the names that exist."""
@@ -332,8 +337,7 @@ def _evenly_spaced(ordered: Sequence[str], *, limit: int | None) -> Sequence[str
 Named = TypeVar("Named", Dataset, LabelSet)
 
 
-def _by_name(items: Sequence[Named], name: str, kind: str) -> Named:
-    for item in items:
-        if item.name == name:
-            return item
-    raise ConfigError(f"{kind} {name!r}: unknown; expected one of {', '.join(item.name for item in items)}")
+def _by_name(items: Mapping[str, Named], name: str, kind: str) -> Named:
+    if name in items:
+        return items[name]
+    raise ConfigError(f"{kind} {name!r}: unknown; expected one of {', '.join(items)}")
