@@ -158,7 +158,7 @@ def read_run_record(content: bytes, folder: Path) -> str:
     found = [read_latest_epoch(storage, _TRAINING), latest_driver(storage), read_prediction_record(storage, _TRAINING)]
     found.append(read_case_record(storage, run_paths.image_record(_CASE)))
     driver = found[1]
-    alive = driver.is_alive if isinstance(driver, DriverRecord) else None
+    alive = driver.is_at_work(storage) if isinstance(driver, DriverRecord) else None
     identity = {"benchmark_sha256": "x", "preset": {"name": "smoke", "num_epochs": 2}, "seed": 0, "data": "x"}
     claim_output(storage, identity=identity, trainings=["a"])
     return repr((found, alive))

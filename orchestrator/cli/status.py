@@ -137,7 +137,7 @@ def find_driver(storage: Storage, *, note: Callable[[str], None]) -> DriverState
     where = f"process {driver.pid} on {driver.host}"
     if driver.is_released:
         return DriverState(is_at_work=False, text=f"the latest driver has ended ({where})")
-    alive = driver.is_alive
+    alive = driver.is_at_work(storage)
     if alive is None:
         note(f"waiting up to {NUM_LOOKS * HEARTBEAT_S:.0f} s for a sign of life of the driver ({where})")
         alive = _changes(storage, driver)

@@ -14,7 +14,7 @@ import time
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from types import TracebackType
 
@@ -44,26 +44,32 @@ class DriverRecord:
     """Tells apart processes that were given the same number; empty where that is not known."""
     mark: str
     """Made anew with every sign of life."""
+    place: str = ""
+    """Location that it drives, a folder without links; empty in what another version has written. Who copies a run
+    that is at work copies this record, too."""
     is_released: bool = False
     """It has ended in good order."""
 
     @classmethod
-    def of_this_process(cls) -> "DriverRecord":
-        """Return the record of the running process."""
+    def of_this_process(cls, storage: Storage) -> "DriverRecord":
+        """Return the record of the running process as the driver of a location."""
         return cls(
             host=socket.gethostname(),
             processes=_processes(),
             pid=os.getpid(),
             process_start=_process_start(os.getpid()),
             mark=uuid.uuid4().hex,
+            place=_place(storage),
         )
 
-    @property
-    def is_alive(self) -> bool | None:
-        """Whether the process still runs; None where this process cannot see that."""
+    def is_at_work(self, storage: Storage) -> bool | None:
+        """Whether the process still runs as the driver of a location; None where this process cannot see that."""
         if not self.processes or (self.host, self.processes) != (socket.gethostname(), _processes()):
             return None
-        return _process_start(self.pid) == self.process_start
+        if _process_start(self.pid) != self.process_start:
+            return False
+        # One folder may have several names, as with mounts: only marks that stay as they are tell that it is another.
+        return True if self.place in ("", _place(storage)) else None
 
 
 class Lease:
@@ -96,7 +102,7 @@ class Lease:
         self._sleep = sleep
         self._heartbeat_s = heartbeat_s
         self._dead_after_s = dead_after_s
-        self._record = DriverRecord.of_this_process()
+        self._record = DriverRecord.of_this_process(storage)
         self._number = 0
         self._ended = threading.Event()
         self._lost = threading.Event()
@@ -144,11 +150,14 @@ class Lease:
             # What cannot be read now may be read the next time; a driver is not dead for that.
             with suppress(StorageError, IntegrityError):
                 record = _read(self._storage, number)
-                if record is None or record.is_released or record.is_alive is False:
+                if record is None or record.is_released:
+                    return
+                is_at_work = record.is_at_work(self._storage)
+                if is_at_work is False:
                     return
                 who = f"process {record.pid} on {record.host}"
                 marks.add(record.mark)
-                if record.is_alive or len(marks) > 1:
+                if is_at_work or len(marks) > 1:
                     raise ConfigError(
                         f"{self._storage.location}: a driver is at work there ({who}); expected none. Wait for its "
                         "end, stop it, or choose another --output"
@@ -183,12 +192,18 @@ def _read(storage: Storage, number: int) -> DriverRecord | None:
     if not storage.exists(key):
         return None
     record = read_json(storage, key, {"pid": int} | dict.fromkeys(("host", "processes", "process_start", "mark"), str))
+    # A driver of a later version may say more, and lives all the same.
+    known = {field.name: record[field.name] for field in fields(DriverRecord) if field.name in record}
     try:
-        return DriverRecord(**record)
+        return DriverRecord(**known)
     except TypeError as error:
         raise IntegrityError(
             f"{storage.location}/{key}: not what a driver says of itself ({error}); remove it if no driver is at work"
         ) from error
+
+
+def _place(storage: Storage) -> str:
+    return storage.location if storage.is_remote else os.path.realpath(storage.location)
 
 
 def _processes() -> str:
@@ -202,7 +217,7 @@ def _processes() -> str:
 def _process_start(pid: int) -> str:
     """Return when a process has started, in the kernel's count; empty if it does not run or that is not known."""
     try:
-        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        state, *numbers = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (OSError, ValueError):
         return ""
-    return "" if state in {"Z", "X"} else fields[18]
+    return "" if state in {"Z", "X"} else numbers[18]

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -167,13 +168,24 @@ def test_the_status_is_that_of_the_call_that_began_last_also_where_the_clock_was
 
 def test_a_driver_on_another_machine_is_watched_and_that_is_said_apart_from_the_status(run, capsys, monkeypatch):
     run.begin("a")
-    elsewhere = replace(DriverRecord.of_this_process(), host="another", processes="another", pid=7)
+    elsewhere = replace(DriverRecord.of_this_process(run.storage), host="another", processes="another", pid=7)
     run.storage.write_bytes(run_paths.driver(1), json.dumps(asdict(elsewhere)).encode())
     monkeypatch.setattr("time.sleep", lambda _: None)
     assert main(["--output", run.storage.location]) == 1
     captured = capsys.readouterr()
     assert captured.err == "waiting up to 15 s for a sign of life of the driver (process 7 on another)\n"
     assert "the latest driver is dead (process 7 on another)" in captured.out
+
+
+def test_a_copy_of_a_run_is_not_said_to_be_at_work_as_the_run_is(run, tmp_path, capsys, monkeypatch):
+    run.begin("a")
+    with Lease(run.storage):
+        copy = shutil.copytree(run.storage.location, tmp_path.parent / f"{tmp_path.name}-copy")
+        monkeypatch.setattr("time.sleep", lambda _: None)
+        assert main(["--output", str(copy)]) == 1
+        assert "the latest driver is dead" in capsys.readouterr().out
+        assert main(["--output", run.storage.location]) == 1
+        assert "the driver is at work" in capsys.readouterr().out
 
 
 def test_a_status_in_a_pipe_has_its_counts_on_one_line(run, capsys, monkeypatch):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from orchestrator.errors import ClusterError, ConfigError, StorageError
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
 
-ELSEWHERE = replace(DriverRecord.of_this_process(), host="another", processes="another")
+ELSEWHERE = DriverRecord(host="another", processes="another", pid=1, process_start="1", mark="first")
 HOLD = """
 import sys, time
 from orchestrator.driver.lease import Lease
@@ -62,6 +63,45 @@ def test_a_killed_driver_of_this_machine_is_succeeded_at_once(storage):
         waits = []
         with Lease(storage, sleep=waits.append):
             assert waits == []
+
+
+def test_a_copy_of_a_run_that_is_at_work_is_not_at_work_itself(tmp_path):
+    first, copy = (open_storage(tmp_path / name) for name in ("first", "copy"))
+    waits, notes = [], []
+    with Lease(first):
+        shutil.copytree(first.location, copy.location)
+        with Lease(copy, sleep=waits.append, note=notes.append, heartbeat_s=5, dead_after_s=30):
+            assert sum(waits) == pytest.approx(30)
+            assert drivers(copy) == [run_paths.driver(2)]
+        with pytest.raises(ConfigError, match=rf"a driver is at work there \(process {os.getpid()} on "):
+            Lease(first, sleep=pytest.fail).__enter__()
+    assert len(notes) == 1
+
+
+def test_a_driver_is_at_work_at_each_name_of_its_folder(tmp_path):
+    folder = tmp_path / "run"
+    (tmp_path / "link").symlink_to(folder)
+    with Lease(open_storage(folder)):
+        with pytest.raises(ConfigError, match="a driver is at work there"):
+            Lease(open_storage(tmp_path / "link"), sleep=pytest.fail).__enter__()
+        # What is not known to be the same, as below another mount, is watched.
+        record = json.loads(open_storage(folder).read_bytes(run_paths.driver(1))) | {"place": "/mnt/run"}
+        written = DriverRecord(**record)
+        assert written.is_at_work(open_storage(folder)) is None
+
+        def beat(_):
+            write(open_storage(folder), 1, replace(written, mark=uuid.uuid4().hex))
+
+        with pytest.raises(ConfigError, match="a driver is at work there"):
+            Lease(open_storage(folder), sleep=beat).__enter__()
+
+
+@pytest.mark.parametrize("more", [{"place": ""}, {"shard": 3}])
+def test_a_driver_of_another_version_is_at_work_too(storage, more):
+    record = asdict(DriverRecord.of_this_process(storage)) | more
+    storage.write_bytes(run_paths.driver(1), json.dumps(record).encode())
+    with pytest.raises(ConfigError, match="a driver is at work there"):
+        Lease(storage, sleep=pytest.fail).__enter__()
 
 
 def test_a_driver_of_another_machine_that_shows_no_life_is_succeeded_after_a_while(storage):

@@ -136,6 +136,6 @@ def _driver(storage: Storage) -> str:
         return "No driver has been at work yet."
     if driver.is_released:
         return "The latest driver has ended."
-    if driver.is_alive is False:
+    if driver.is_at_work(storage) is False:
         return "The latest driver is dead; the command that started the run goes on from what is done."
     return f"A driver was last seen at work on {driver.host}."
