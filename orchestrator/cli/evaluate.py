@@ -248,8 +248,8 @@ def print_standings(found: Leaderboard, *, console: Console, unit: str = "case")
             str(one.rank),
             "-" if one.rank_low is None else f"{one.rank_low} to {one.rank_high}",
             escape(one.method),
-            f"{one.rank_of_mean:.2f}",
-            f"{one.rank_of_ranks:.2f}",
+            f"{one.mean_rank:.2f}",
+            f"{one.mean_rank_by_case:.2f}",
             f"{one.num_first} of {found.num_lists}",
             str(one.num_missing),
         )

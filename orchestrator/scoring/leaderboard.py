@@ -51,15 +51,16 @@ class Standing:
     """Where a method stands over all structures and metrics."""
 
     rank: int
-    """By the mean of its ranks of means; those that are equal share the best."""
+    """By `mean_rank`; those that are equal share the best."""
     rank_low: int | None
     """In 95 of 100 resamples of the cases its rank is from this; None for too few cases to draw from"""
     rank_high: int | None
     """to this one."""
     method: str
-    rank_of_mean: float
-    """Mean of its ranks."""
-    rank_of_ranks: float
+    mean_rank: float
+    """Mean over structures and metrics of its ranks of means."""
+    mean_rank_by_case: float
+    """The same of its ranks of ranks."""
     num_first: int
     """Structures and metrics in which its mean is first."""
     num_missing: int
@@ -203,20 +204,20 @@ def _standings(found: Sequence[Place], *, rows: "pd.DataFrame", lists: Sequence[
     ranges = rank_intervals(lists) if has_range else ((None, None),) * len(by_method)
     intervals = dict(zip(by_method, ranges, strict=True))
     missing = rows[rows["status"] == ScoreStatus.MISSING].drop_duplicates(["method", "case"])["method"].value_counts()
-    of_mean = {
+    mean_ranks = {
         method: round(statistics.fmean(place.rank_of_mean for place in own), 9) for method, own in by_method.items()
     }
     standing = [
         Standing(
-            rank=1 + sum(other < of_mean[method] for other in of_mean.values()),
+            rank=1 + sum(other < mean_ranks[method] for other in mean_ranks.values()),
             rank_low=intervals[method][0],
             rank_high=intervals[method][1],
             method=method,
-            rank_of_mean=of_mean[method],
-            rank_of_ranks=statistics.fmean(place.rank_of_ranks for place in own),
+            mean_rank=mean_ranks[method],
+            mean_rank_by_case=statistics.fmean(place.rank_of_ranks for place in own),
             num_first=sum(place.rank_of_mean == 1 for place in own),
             num_missing=int(missing.get(method, 0)),
         )
         for method, own in by_method.items()
     ]
-    return tuple(sorted(standing, key=lambda one: (one.rank_of_mean, one.rank_of_ranks, one.method)))
+    return tuple(sorted(standing, key=lambda one: (one.mean_rank, one.mean_rank_by_case, one.method)))

@@ -179,7 +179,7 @@ def test_one_missing_prediction_of_several_of_a_patient_counts_as_that_one():
     assert [found["better", metric].num_missing for metric in ("dsc", "hd95")] == [2, 3]
     assert [found["worse", metric].num_missing for metric in ("dsc", "hd95")] == [0, 0]
     # By DSC each is first in a case, equal in b; by HD95 the other is first in c alone, where nothing is.
-    ranks = {one.method: (one.num_missing, one.rank_of_ranks) for one in standings}
+    ranks = {one.method: (one.num_missing, one.mean_rank_by_case) for one in standings}
     assert ranks == {"better": (2, 1.0), "worse": (0, 1.5)}
 
 
@@ -192,4 +192,7 @@ def test_a_method_with_few_predictions_missing_in_one_fold_each_stays_first():
             rows.append(("bad", case, "scored", 0.7, 3.0))
     found, standings = places(rows)
     assert found["good", "dsc"].ranked_mean == pytest.approx(0.95 * 47 / 50)
-    assert [(one.method, one.rank_of_ranks, one.num_missing) for one in standings] == [("good", 1, 3), ("bad", 2, 0)]
+    assert [(one.method, one.mean_rank_by_case, one.num_missing) for one in standings] == [
+        ("good", 1, 3),
+        ("bad", 2, 0),
+    ]

@@ -60,6 +60,11 @@ def test_submissions_of_a_folder_are_scored_and_ranked(challenge: Path, capsys):
     assert submit(challenge) == 0
     (first, second) = table(challenge, "leaderboard.csv")
     assert (first["method"], first["rank"], second["method"], second["rank"]) == ("alpha", "1", "beta", "2")
+    lists = table(challenge, "ranks.csv")
+    for one in (first, second):
+        for mean, rank in (("mean_rank", "rank_of_mean"), ("mean_rank_by_case", "rank_of_ranks")):
+            ranks = [int(row[rank]) for row in lists if row["method"] == one["method"]]
+            assert float(one[mean]) == pytest.approx(sum(ranks) / len(ranks))
     scores = table(challenge, "scores.csv")
     assert len(scores) == 2 * 4 * 2
     (row,) = (r for r in scores if (r["method"], r["case"], r["structure"]) == ("beta", "case3.nii.gz", "2"))

@@ -126,8 +126,8 @@ def _models(found: Answer, *, page: Page) -> str:
 
 def _ranks(found: Ranked, *, page: Page, place: int) -> str:
     rows = [
-        [str(one.rank), rank_range(one), one.method, f"{one.rank_of_mean:.2f}",
-         f"{one.rank_of_ranks:.2f}", str(one.num_missing)]
+        [str(one.rank), rank_range(one), one.method, f"{one.mean_rank:.2f}",
+         f"{one.mean_rank_by_case:.2f}", str(one.num_missing)]
         for one in found.board.standings
     ]  # fmt: skip
     return _table(
