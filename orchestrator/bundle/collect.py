@@ -56,7 +56,8 @@ def inputs_of(request: RunRequest, storage: Storage, *, license_url: str = "") -
     asked_for = trainings_asked_for(storage)
     failures = failures_of(storage, read_status(storage))
     shown = shown_of(request, storage, table=table, asked_for=asked_for)
-    files = {**study_files(request), **_results(from_table(table), locations=locations)}
+    rows = from_table(table)
+    files = {**study_files(request), **_results(rows, locations=locations)}
     if events := _events(storage, locations=locations):
         files[names.EVENTS] = events
     facts = RunFacts(
@@ -64,7 +65,7 @@ def inputs_of(request: RunRequest, storage: Storage, *, license_url: str = "") -
         study_sha256=request.study.sha256,
         preset=json.loads(json.dumps(preset_record(request.preset))),
         seed=request.seed,
-        phantoms=request.data is None,
+        phantoms=any(row.provenance.phantoms for row in rows),
         trainings=list(asked_for),
         until_decided=looks_of(storage),
         failures={stage: redacted(text.partition("\n")[0], locations=locations) for stage, text in failures.items()},

@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -22,6 +22,7 @@ from orchestrator.driver.results.shown import with_decisions, write_run_report, 
 from orchestrator.errors import ConfigError, IntegrityError, OrchestratorError
 from orchestrator.events import finite_or_null, read_events
 from orchestrator.report.reported import Reported
+from orchestrator.results.records import ResultRow
 from orchestrator.results.store import ResultsStore, from_table
 from orchestrator.stages.records.alike import alike_of
 from orchestrator.storage import run_paths
@@ -219,11 +220,19 @@ def _problems(facts: RunFacts, reported: Reported, *, preset: Preset) -> Iterato
     for training_id in facts.trainings:
         if training_id not in trainings:
             yield f"{names.RUN}: trainings: {training_id} is none of the study"
+    yield from _problems_of_rows(from_table(reported.table), facts, trainings=trainings, preset=preset)
+
+
+def _problems_of_rows(
+    rows: Sequence[ResultRow], facts: RunFacts, *, trainings: Mapping[str, Training], preset: Preset
+) -> Iterator[str]:
     known = {
         id_: {(one.name, case.dataset, case.name) for one in training.evaluation_sets for case in one.cases}
         for id_, training in trainings.items()
     }
-    for row in from_table(reported.table):
+    if facts.phantoms != any(row.provenance.phantoms for row in rows):
+        yield f"{names.RUN}: phantoms: {facts.phantoms}; expected {not facts.phantoms}, as the results say"
+    for row in rows:
         where = (
             f"results/{row.training_id}.parquet: {row.evaluation_set} {row.dataset}/{row.case} {row.score.structure}"
         )
@@ -236,8 +245,8 @@ def _problems(facts: RunFacts, reported: Reported, *, preset: Preset) -> Iterato
             yield f"{where}: no case of that training"
         if found.split_sha256 != split_sha256(training):
             yield f"{where}: scored with another split than that of study/"
-        if (found.preset, found.seed, found.phantoms) != (preset.name, facts.seed, facts.phantoms):
-            yield f"{where}: preset, seed and phantoms are other ones than in {names.RUN}"
+        if (found.preset, found.seed) != (preset.name, facts.seed):
+            yield f"{where}: preset and seed are other ones than in {names.RUN}"
 
 
 def _json(content: Mapping[str, object]) -> bytes:

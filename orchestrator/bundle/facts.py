@@ -27,7 +27,7 @@ class RunFacts(BaseModel):
     """How much was trained: every field of it."""
     seed: int
     phantoms: bool
-    """Whether the data were generated."""
+    """Whether any of the data were generated."""
     trainings: list[str]
     """Ids of all that were asked for."""
     failures: dict[str, str]

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from orchestrator.benchmark.definition import Case
 from orchestrator.benchmark.loading import load_study
 from orchestrator.errors import ConfigError
 from orchestrator.inference.model_card import CardFacts, model_card
@@ -24,6 +25,7 @@ from orchestrator.inference.models import (
 )
 from orchestrator.results.store import ResultsStore, from_table
 from orchestrator.sources.registry import LAYOUTS
+from orchestrator.stages.records.cases import has_phantoms
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.storage.interface import Storage
@@ -208,14 +210,15 @@ def _facts(source: Storage, found: OpenModel, *, dataset: str) -> CardFacts:
     store = ResultsStore(source)
     table = store.read() if found.name in store.finished() else None
     rows = [] if table is None else [row for row in from_table(table) if row.training_id == found.name]
-    num_cases = Counter(case.partition("--")[0] for case in found.model.train_cases)
+    named = (case.partition("--") for case in found.model.train_cases)
+    train_cases = [Case(dataset=of, name=name) for of, _, name in named]
     return CardFacts(
         dataset=dataset,
-        num_train_cases=dict(num_cases),
+        num_train_cases=dict(Counter(case.dataset for case in train_cases)),
         preset=str(record["preset"].get("name", "")),
         seed=record["seed"],
         licences=_licences(record),
-        phantoms=record.get("data") == "phantoms",
+        phantoms=record.get("data") == "phantoms" or has_phantoms(source, train_cases),
         rows=rows,
     )
 

@@ -48,6 +48,7 @@ def generate_download(context: RunContext, download: str) -> None:
 
 def ingest(context: RunContext, case: Case) -> int:
     """Convert the image of one case of a download, all of its channels; returns its voxels."""
+    from orchestrator.phantoms.downloads import MARKER
     from orchestrator.sources.convert import convert_image
 
     dataset = context.datasets[case.dataset]
@@ -62,6 +63,7 @@ def ingest(context: RunContext, case: Case) -> int:
         spacing_mm=tuple(found.image.GetSpacing()[::-1]),
         size=tuple(found.image.GetSize()[::-1]),
         original_grid=found.original_grid,
+        is_phantom=local.has(f"{dataset.folder}/{MARKER}"),
     )
     keep_thumbnail(context.storage, case, found.image)
     channels = (found.image, *found.further)

@@ -19,6 +19,10 @@ class LocalDownload:
     remote: Mapping[str, tuple[int, int]] | None = None
     """By name below the data folder, bytes and time of each file where it was fetched from; None if it was not."""
 
+    def has(self, name: str) -> bool:
+        """Whether a file is below the data folder, also if it was not fetched."""
+        return (self.folder / name).is_file() if self.remote is None else name in self.remote
+
     def files_at_home(self, files: Sequence[FileStamp]) -> tuple[FileStamp, ...]:
         """Return how files look where the download lies: a copy has a time of its own."""
         if self.remote is None:

@@ -12,7 +12,7 @@ from orchestrator.errors import IntegrityError
 from orchestrator.results.records import Provenance, ResultRow, ScoreStatus
 from orchestrator.results.store import ResultsStore
 from orchestrator.stages.context import RunContext
-from orchestrator.stages.records.cases import digests_of
+from orchestrator.stages.records.cases import digests_of, has_phantoms
 from orchestrator.stages.records.ensembles import model_record
 from orchestrator.stages.records.predictions import read_prediction_record
 from orchestrator.stages.records.scores import is_scored_otherwise
@@ -121,7 +121,8 @@ def _not_there(storage: Storage, training: Training, case: Case, *, problem: str
 def _provenance(context: RunContext, training: Training, *, checkpoint_sha256: str) -> Provenance:
     """Gather what the rows of a training say about their origin."""
     storage = context.storage
-    digests = digests_of(storage, used_label_sets(training))
+    used = used_label_sets(training)
+    digests = digests_of(storage, used)
     record = read_json(storage, model_record(training), {"elapsed_s": (int, float)})
     return Provenance(
         preset=context.preset.name,
@@ -131,7 +132,8 @@ def _provenance(context: RunContext, training: Training, *, checkpoint_sha256: s
         split_sha256=split_sha256(training),
         plan_sha256=record["plan_sha256"],
         checkpoint_sha256=checkpoint_sha256,
-        phantoms=context.data is None,
+        # Phantoms can come as data, too: written by the command of that name and named like any data sets.
+        phantoms=context.data is None or has_phantoms(storage, [case for case, _ in used]),
         is_capped=training.is_capped,
         train_elapsed_s=record["elapsed_s"],
     )

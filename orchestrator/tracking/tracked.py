@@ -177,7 +177,7 @@ def _tags(request: RunRequest, training: Training, *, scored: "pd.DataFrame | No
         "study": request.study.title,
         "study_sha256": request.study.sha256,
         "group": training.group,
-        "data": "phantoms" if request.data is None else "data sets",
+        "data": "phantoms" if _are_phantoms(request, scored) else "data sets",
     }
     if scored is not None:
         first = scored.iloc[0]
@@ -185,6 +185,10 @@ def _tags(request: RunRequest, training: Training, *, scored: "pd.DataFrame | No
         tags |= {f"version_{name}": str(version) for name, version in versions.items()}
         tags |= {name: str(first[name]) for name in ("data_sha256", "split_sha256", "plan_sha256", "checkpoint_sha256")}
     return tags
+
+
+def _are_phantoms(request: RunRequest, scored: "pd.DataFrame | None") -> bool:
+    return request.data is None or (scored is not None and bool(scored["phantoms"].any()))
 
 
 def _scores(scored: "pd.DataFrame", *, names: Mapping[str, str]) -> Iterator[tuple[str, float]]:

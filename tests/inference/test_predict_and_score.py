@@ -28,7 +28,7 @@ from orchestrator.stages.context import RunContext
 from orchestrator.stages.finished import finished_stages, has_predicted
 from orchestrator.stages.plan import plan, read_plan
 from orchestrator.stages.predict import predict
-from orchestrator.stages.records.cases import CaseRecord, write_case_record
+from orchestrator.stages.records.cases import CaseRecord, read_case_record, write_case_record
 from orchestrator.stages.records.predictions import (
     PredictionRecord,
     read_prediction_record,
@@ -389,3 +389,13 @@ def test_the_digest_of_the_data_is_that_of_the_cases_and_label_sets_of_the_train
     score(context, TRAINING)
     expected = hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
     assert {row.provenance.data_sha256 for row in rows_of(storage)} == {expected}
+
+
+@pytest.mark.parametrize("generated", [(), CASES[:1]])
+def test_scores_of_data_among_which_are_phantoms_are_called_scores_of_phantoms(storage, context, predictor, generated):
+    for case in generated:
+        record = replace(read_case_record(storage, run_paths.image_record(case)), is_phantom=True)
+        write_case_record(storage, run_paths.image_record(case), record)
+    predict(context, TRAINING)
+    score(replace(context, data="downloads"), TRAINING)
+    assert {row.provenance.phantoms for row in rows_of(storage)} == {bool(generated)}

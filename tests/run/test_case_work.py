@@ -19,11 +19,13 @@ from orchestrator.driver.claim import claim_output
 from orchestrator.driver.request import RunRequest, identity_of
 from orchestrator.errors import DataError
 from orchestrator.images.geometry import geometry_of
+from orchestrator.phantoms.raw_datasets import write_raw_phantoms
+from orchestrator.shipped import shipped_file
 from orchestrator.sources.registry import LAYOUTS, concerned_files
 from orchestrator.sources.stamps import SourceStamp
 from orchestrator.stages import cases as case_work
 from orchestrator.stages.local_download import local_download
-from orchestrator.stages.records.cases import CaseRecord, original_grid, write_case_record
+from orchestrator.stages.records.cases import CaseRecord, has_phantoms, original_grid, write_case_record
 from orchestrator.storage import run_paths, s3
 from orchestrator.storage.filesystem import open_storage
 
@@ -54,6 +56,27 @@ def upload(folder):
 
 def num_fetched(door, key):
     return door.seen["GET", f"/downloads/public/{key}", ""]
+
+
+def test_phantoms_that_come_as_data_are_known_as_such_wherever_they_lie(door, tmp_path):
+    study = load_study(shipped_file("splits", "brain_mri", "study.yaml"))
+    brain = next(one for one in study.datasets if one.name == "brain")
+    name = brain.case_names[0]
+    label_sets = {one.name: one for one in study.label_sets}
+    folder = tmp_path / "data" / brain.folder
+    write_raw_phantoms(folder, requests=[(brain, name)], label_sets=label_sets, spacing_mm=12.0, seed=0)
+    upload(tmp_path / "data")
+    write_downloads(tmp_path / "data")
+    storage = open_storage(tmp_path / "run")
+    context = SimpleNamespace(downloads=DATA, datasets={**DATASETS, brain.name: brain}, storage=storage)
+    generated, real = Case(dataset=brain.name, name=name), Case(dataset="mosmed", name="study_0255")
+    case_work.ingest(context, generated)
+    context.downloads = str(tmp_path / "data")
+    case_work.ingest(context, real)
+    assert has_phantoms(storage, [real, generated])
+    assert not has_phantoms(storage, [real])
+    case_work.ingest(context, generated)
+    assert has_phantoms(storage, [generated])
 
 
 def seen_by(name, *, read=lambda folder: sorted(path.name for path in folder.rglob("*") if path.is_file())):

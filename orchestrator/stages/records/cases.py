@@ -43,6 +43,8 @@ class CaseRecord:
     """Of an image: the grid of the file or series that it was made from; records of before have none."""
     further_sha256: tuple[str, ...] = ()
     """Of an image with several channels: digests of the others."""
+    is_phantom: bool = False
+    """Of an image: whether its download says that it was generated; records of before do not tell."""
 
 
 def write_case_record(storage: Storage, key: str, record: CaseRecord) -> None:
@@ -81,6 +83,7 @@ def _parsed(found: JsonMapping) -> CaseRecord:
         size=tuple(map(int, found["size"])),
         original_grid=_grid(found.get("original_grid")),
         further_sha256=_texts(found.get("further_sha256", ())),
+        is_phantom=bool(found.get("is_phantom", False)),
     )
 
 
@@ -152,12 +155,21 @@ def _digests(name: str, record: CaseRecord) -> Iterator[tuple[str, str]]:
 
 def warnings_about(storage: Storage, labels: Iterable[tuple[Case, str]]) -> tuple[str, ...]:
     """Return what was hardly right about label maps and their images, of those that are there, each sentence once."""
-    there = set(run_paths.own_keys(storage, run_paths.CASES))
-    keys = dict.fromkeys(
+    keys = [
         key
         for case, label_set in labels
         for key in (run_paths.image_record(case), run_paths.labels_record(case, label_set=label_set))
-    )
+    ]
+    return tuple(dict.fromkeys(warning for record in _records(storage, keys) for warning in record.warnings))
+
+
+def has_phantoms(storage: Storage, cases: Iterable[Case]) -> bool:
+    """Whether any of these cases was generated, as their downloads say, of those whose records are there."""
+    return any(record.is_phantom for record in _records(storage, map(run_paths.image_record, cases)))
+
+
+def _records(storage: Storage, keys: Iterable[str]) -> list[CaseRecord]:
+    """Return the records that are there, each once."""
+    there = set(run_paths.own_keys(storage, run_paths.CASES))
     with ThreadPoolExecutor(NUM_THREADS) as executor:
-        records = executor.map(partial(read_case_record, storage), [key for key in keys if key in there])
-    return tuple(dict.fromkeys(warning for record in records for warning in record.warnings))
+        return [*executor.map(partial(read_case_record, storage), [key for key in dict.fromkeys(keys) if key in there])]
