@@ -68,6 +68,13 @@ def test_a_training_that_begins_where_another_one_has_ended_is_the_one_that_goes
     assert sum(said in text for text in logs) == 1
 
 
+def test_a_stop_after_the_last_iteration_ends_the_command_before_the_validation(folder, tmp_path, monkeypatch):
+    with pytest.raises(SystemExit, match=r"trained to its end, and not validated, since .*SIGTERM; .* --val does that"):
+        trained(folder, tmp_path, monkeypatch, kind=Asked, after=3, num_epochs=1)
+    assert set(checkpoints_of(tmp_path)) == {BEST, FINAL}
+    assert go_on(folder, num_epochs=1).current_epoch == 1
+
+
 def test_until_its_first_checkpoint_a_training_leaves_those_that_are_there_as_they_are(folder, tmp_path, monkeypatch):
     trainer = trained(folder, tmp_path, monkeypatch, kind=Killed, disable_checkpointing=True, num_epochs=1)
     output = Path(trainer.output_folder)

@@ -31,6 +31,7 @@ from orchestrator.training.dropin.trainer import (
     dropin_trainer,
     nnUNetTrainerOrchestrator,
 )
+from orchestrator.training.dropin.trainer_file import TRAINER
 from orchestrator.training.nnunet.planning import Plan
 
 
@@ -104,6 +105,7 @@ def test_nnunets_validation_at_the_end_runs_as_after_its_own_training(folders, t
     plans = Plan.from_bytes(folder.plan.to_bytes()).plans | {"continue_training": False}
     plans["configurations"]["3d_fullres"]["next_stage"] = "3d_cascade_fullres"
     again = nnUNetTrainerOrchestrator(plans, "3d_fullres", 0, folder.plan.dataset_json, torch.device("cpu"))
+    assert "3d_fullres comes before 3d_cascade_fullres: nothing is written for that stage" in log_of(again)
     again.load_checkpoint(str(Path(trainer.output_folder) / FINAL))
     monkeypatch.setattr("nnunetv2.training.nnUNetTrainer.nnUNetTrainer.default_num_processes", 1)
     again.perform_actual_validation(save_probabilities=True)
@@ -145,6 +147,22 @@ def test_a_name_behind_ours_is_that_of_a_trainer_of_nnunets(folders, tmp_path, m
         dropin_trainer("nnUNetTrainerOrchestratorBenchmark_5epochs")
 
 
+def test_a_class_of_the_users_own_is_found_whatever_stands_behind_our_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("nnUNet_extTrainer", str(tmp_path))
+    (tmp_path / "own.py").write_text(
+        "from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer\n"
+        f"from orchestrator.training.dropin.trainer import {TRAINER}\n"
+        f"class {TRAINER}Mine({TRAINER}): kept = 'mine'\n"
+        f"class {TRAINER}Both({TRAINER}): kept = 'both'\n"
+        "class nnUNetTrainerBoth(nnUNetTrainer): kept = 'stock'\n"
+        "class nnUNetTrainerStock(nnUNetTrainer): kept = 'stock'\n"
+    )
+    found = {end: dropin_trainer(f"{TRAINER}{end}") for end in ("Mine", "Both", "Stock")}
+    assert {end: kind.kept for end, kind in found.items()} == {"Mine": "mine", "Both": "both", "Stock": "stock"}
+    assert all(issubclass(kind, nnUNetTrainerOrchestrator) for kind in found.values())
+    assert dropin_trainer(TRAINER) is nnUNetTrainerOrchestrator
+
+
 class OwnNetwork(nnUNetTrainerOrchestrator):
     @staticmethod
     def build_network_architecture(*given, **named):
@@ -181,9 +199,7 @@ def test_what_it_cannot_train_is_refused_in_a_line(folders, tmp_path, monkeypatc
     cascade = json.loads(json.dumps(folder.plan.plans))
     cascade["configurations"]["3d_cascade_fullres"] = {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"}
     given = ({**cascade, "continue_training": False}, "3d_cascade_fullres", 0, folder.plan.dataset_json)
-    with pytest.raises(
-        SystemExit, match=r"3d_cascade_fullres is the second stage of a cascade.*expected -tr nnUNetTrainer"
-    ):
+    with pytest.raises(SystemExit, match=r"second stage of a cascade.*-tr nnUNetTrainer for it and for 3d_lowres"):
         nnUNetTrainerOrchestrator(*given, torch.device("cpu"))
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)

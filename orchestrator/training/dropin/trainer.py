@@ -6,17 +6,16 @@ installed; beside what nnU-Net reads they hold the place from which a training g
 """
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
-from orchestrator.errors import ConfigError, OrchestratorError
+from orchestrator.errors import ConfigError, PreemptedError
 from orchestrator.results.curves import write_curve
 from orchestrator.storage.json_values import JsonObject
 from orchestrator.storage.local import LocalStorage
@@ -24,9 +23,11 @@ from orchestrator.training.checkpoint import fitting
 from orchestrator.training.dropin.checkpoint_file import PLACE, read_checkpoint, set_aside, write_checkpoint
 from orchestrator.training.dropin.options import DropinOptions, usual_seed
 from orchestrator.training.dropin.prepared import Prepared
+from orchestrator.training.dropin.refusals import ending_in_a_line, refuse_what_needs_nnunets_own
 from orchestrator.training.dropin.trainer_file import TRAINER
 from orchestrator.training.feed.nnunet_folder import reading_preprocessed
 from orchestrator.training.freed_memory import keep_freed_memory
+from orchestrator.training.nnunet.classes import find_trainer, is_known_trainer
 from orchestrator.training.nnunet.trainers.exact_trainer import ExactTrainer, FedCases
 from orchestrator.training.nnunet.trainers.learning_curve import CurveSettings
 from orchestrator.training.nnunet.trainers.named_trainers import before_trainer
@@ -49,23 +50,17 @@ _TOGETHER = {
 _GPU = torch.device("cuda")
 
 
-@contextmanager
-def _ending_in_a_line() -> Iterator[None]:
-    """End the process with one line for what is refused; nnU-Net's command would show where in the code it was."""
-    try:
-        yield
-    except OrchestratorError as error:
-        raise SystemExit(str(error)) from error
-
-
-@_ending_in_a_line()
-def dropin_trainer(name: str) -> type["nnUNetTrainerOrchestrator"]:
+@ending_in_a_line()
+def dropin_trainer(name: str) -> type[nnUNetTrainer]:
     """Return the class of a name that begins with that of our trainer.
 
     What follows is that of a trainer of nnU-Net's: before `nnUNetTrainer_250epochs`, ours is
-    `nnUNetTrainerOrchestrator_250epochs`. Ends the process for one that nnU-Net does not have, or that has its own
-    way of what ours does otherwise.
+    `nnUNetTrainerOrchestrator_250epochs`. A class of the whole name, which somebody has made of ours, comes first.
+    Ends the process for one that nnU-Net does not have, or that has its own way of what ours does otherwise.
     """
+    # nnU-Net looks no further once we have answered.
+    if name != TRAINER and is_known_trainer(name):
+        return find_trainer(name)
     stock = nnUNetTrainer.__name__ + name.removeprefix(TRAINER)
     return before_trainer(nnUNetTrainerOrchestrator, stock, called=name, together=_TOGETHER)
 
@@ -80,7 +75,7 @@ class nnUNetTrainerOrchestrator(ExactTrainer):  # noqa: N801 - nnU-Net's names
     loss: torch.nn.Module
     _best_ema: float | None
 
-    @_ending_in_a_line()
+    @ending_in_a_line()
     def __init__(
         self,
         plans: JsonObject,
@@ -90,12 +85,13 @@ class nnUNetTrainerOrchestrator(ExactTrainer):  # noqa: N801 - nnU-Net's names
         device: torch.device = _GPU,
     ) -> None:
         """Refuse what cannot be done: the process ends."""
-        _check(plans, configuration)
+        refuse_what_needs_nnunets_own(plans, configuration)
         self._options = DropinOptions.of()
         super().__init__(plans, configuration, fold, dataset_json, device)
         # The trainer of a cascade's next stage reads what nnU-Net's own trainer predicts for it, never what ours would.
         # nnU-Net's validation would write that as well, and fail where only patch files are left of the next stage.
-        own = {name: value for name, value in self.configuration_manager.configuration.items() if name != "next_stage"}
+        own = {**self.configuration_manager.configuration}
+        next_stage = own.pop("next_stage", None)
         self.configuration_manager = ConfigurationManager(own)
         self.checkpoint_every_s = self._options.checkpoint_every_s
         self._training_id = f"{self.plans_manager.dataset_name} {configuration} fold {fold}"
@@ -112,8 +108,13 @@ class nnUNetTrainerOrchestrator(ExactTrainer):  # noqa: N801 - nnU-Net's names
             self.print_to_log_file(
                 f"{TRAINER} is written for nnU-Net {WRITTEN_FOR}, and this is {found}: it may not do"
             )
+        if next_stage is not None:
+            self.print_to_log_file(
+                f"{configuration} comes before {next_stage}: nothing is written for that stage; for a cascade train "
+                f"both with -tr {nnUNetTrainer.__name__}"
+            )
 
-    @_ending_in_a_line()
+    @ending_in_a_line()
     def initialize(self) -> None:
         """Build what nnU-Net builds, from the seed."""
         seed_everything(self._seed)
@@ -196,12 +197,21 @@ class nnUNetTrainerOrchestrator(ExactTrainer):  # noqa: N801 - nnU-Net's names
             "validation cases": list(fed.monitoring),
         }
 
-    @_ending_in_a_line()
+    @ending_in_a_line()
     def run_training(self) -> None:
-        """Train to the end, or until SIGTERM or SIGUSR1 asks to stop: then the place is saved first."""
+        """Train to the end, or until SIGTERM or SIGUSR1 asks to stop: then the place is saved first.
+
+        Whoever asks in the last epoch, when all iterations are done, has the command end behind its checkpoint.
+        """
         try:
             with self._stop:
                 super().run_training()
+                # Before nnU-Net's command goes on to its validation, which nobody could stop so.
+                if reason := self._stop_reason():
+                    raise PreemptedError(
+                        f"{self._training_id}: trained to its end, and not validated, since {reason}; nnUNetv2_train "
+                        "with --val does that"
+                    )
         finally:
             self.stop_loaders()
             if hasattr(self, "_surfaces"):
@@ -354,12 +364,12 @@ class nnUNetTrainerOrchestrator(ExactTrainer):  # noqa: N801 - nnU-Net's names
         before: JsonObject = self._place_to_go["curve"] if self._place_to_go else {}
         return before if self._whole_cases is None else self._whole_cases.curve.state
 
-    @_ending_in_a_line()
+    @ending_in_a_line()
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """Validate as nnU-Net does."""
         super().perform_actual_validation(save_probabilities)
 
-    @_ending_in_a_line()
+    @ending_in_a_line()
     def load_checkpoint(self, filename_or_checkpoint: JsonObject | str) -> None:
         """Load weights, optimiser and log as nnU-Net does; `on_train_start` goes to the place."""
         given = filename_or_checkpoint
@@ -373,21 +383,6 @@ class nnUNetTrainerOrchestrator(ExactTrainer):  # noqa: N801 - nnU-Net's names
             self._restore_weights(state)
             self._best_ema = state["_best_ema"]
             self.inference_allowed_mirroring_axes = state["inference_allowed_mirroring_axes"]
-
-
-def _check(plans: JsonObject, configuration: str) -> None:
-    """Raise ConfigError for what needs nnU-Net's own trainer."""
-    previous = PlansManager(plans).get_configuration(configuration).previous_stage_name
-    own = f"expected -tr {nnUNetTrainer.__name__} for it"
-    if previous is not None:
-        raise ConfigError(
-            f"{configuration} is the second stage of a cascade, after {previous}, which {TRAINER} does not train; {own}"
-        )
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        raise ConfigError(
-            f"-num_gpus {torch.distributed.get_world_size()}: {TRAINER} trains on one GPU, and several trainings side "
-            f"by side use several; {own}"
-        )
 
 
 def _finest(values: object) -> torch.Tensor:
