@@ -314,6 +314,8 @@ def test_how_much_work_a_case_is_follows_from_its_files_and_is_no_part_of_the_st
     (data / "study.yaml").write_text(text)
     before = load_study(data / "study.yaml", describe=Describer(str(data)))
     assert before.dataset("t").num_slices == 1
+    # In every version, since runs and bundles say of which study they are: a new field with its default is no part.
+    assert before.sha256.startswith("fb7f104e3a26ef9a")
     for path in (data / FOLDER).glob("imagesTr/*"):
         path.write_bytes(path.read_bytes() + bytes(3 * 512 * 512))
     after = load_study(data / "study.yaml", describe=Describer(str(data)))
