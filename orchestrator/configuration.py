@@ -1,9 +1,13 @@
-"""YAML read strictly: every key is known and has the right type, or the error says where and what was meant."""
+"""YAML and tables read strictly: every key is known and its value fits, or the error says where and what was meant."""
 
+import codecs
+import csv
 import difflib
+import io
 import re
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -16,7 +20,9 @@ from orchestrator.errors import ConfigError
 MAX_YAML_BYTES = 1024**2
 MAX_YAML_VALUES = 200_000
 """Of one file, whatever its aliases stand for."""
+MAX_TABLE_BYTES = 16 * 1024**2
 
+_DELIMITERS = ",;\t"
 _NUM_LISTED = 4
 """Names that a message lists."""
 _OF_A_KEY = "[key]"
@@ -100,6 +106,47 @@ _NUMBERS = {
 }
 """What is a number, as in YAML 1.2: 1e-4 is one, and neither is 1:30 ninety nor 010 eight. Without a sign, as in 1e4,
 it may be the name of something, or part of a digest."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Table:
+    """What a CSV file says."""
+
+    columns: tuple[str, ...]
+    """Names of the columns in small letters."""
+    rows: tuple[tuple[int, dict[str, str]], ...]
+    """The cells of each row that has anything in it by their columns, with the number of its line."""
+
+
+def load_table(path: Path) -> Table:
+    """Read a CSV file as Excel and others write it; raises ConfigError if it cannot be read.
+
+    Columns are divided by what a first line `sep=;` says, or by what the first line has: Excel writes semicolons where
+    a comma is that of decimals. Its "Unicode text" is UTF-16.
+    """
+    try:
+        if path.stat().st_size > MAX_TABLE_BYTES:
+            raise ConfigError(f"{path}: {path.stat().st_size} bytes; expected a table of cases")
+        content = path.read_bytes()
+        is_wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        text = content.decode("utf-16" if is_wide else "utf-8-sig")
+        first, _, others = text.partition("\n")
+        said = re.fullmatch(r"\"?sep=(.)\"?\s*", first, re.IGNORECASE)
+        delimiter = said[1] if said else next((one for one in _DELIMITERS if one in first), _DELIMITERS[0])
+        file = io.StringIO(others if said else text, newline="")
+        reader = csv.reader(file, delimiter=delimiter, skipinitialspace=True, strict=True)
+        columns = [cell.strip().lower() for cell in next(reader, [])]
+        rows = [
+            (
+                reader.line_num + bool(said),
+                dict.fromkeys(columns, "") | dict(zip(columns, map(str.strip, cells), strict=False)),
+            )
+            for cells in reader
+            if any(map(str.strip, cells))
+        ]
+    except (csv.Error, OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error}); expected CSV in UTF-8, as Excel's `CSV UTF-8`") from error
+    return Table(columns=tuple(columns), rows=tuple(rows))
 
 
 class _StrictLoader(yaml.SafeLoader):

@@ -1,15 +1,15 @@
 """The cases of a data set, and how they are divided: as listed, as nnU-Net divides them, or patient by patient."""
 
-import csv
-import io
 import json
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from orchestrator.benchmark.study_file import ALL, FOLD, OTHER_FOLDS, REST, FoldRule, Folds, SplitFile
+from orchestrator.configuration import load_table
 from orchestrator.errors import ConfigError
 
 TEST_PART = "test"
@@ -119,17 +119,16 @@ def divided(
     patients, content = {name: name for name in cases.rest}, b""
     if rule.patients is not None:
         path = folder / rule.patients
-        content = _read(path)
         patients = read_patients(path, cases.everything)
+        content = path.read_bytes()
     folds = _folds(drawn(cases.rest, patients, rule=rule, where=where))
     return _with_folds(cases, folds, patients=_several(cases.everything, patients)), content
 
 
 def with_patients(cases: DatasetCases, path: Path) -> tuple[DatasetCases, bytes]:
     """Return the cases with the patients of a file, and its content; raises ConfigError as `read_patients`."""
-    content = _read(path)
     patients = _several(cases.everything, read_patients(path, cases.everything))
-    return replace(cases, patients=patients), content
+    return replace(cases, patients=patients), path.read_bytes()
 
 
 def _with_folds(cases: DatasetCases, folds: tuple[Fold, ...], *, patients: tuple[tuple[str, ...], ...]) -> DatasetCases:
@@ -175,32 +174,44 @@ def read_patients(path: Path, names: Sequence[str]) -> dict[str, str]:
     ------
     ConfigError
         If the file cannot be read, or is none with the columns `case` and `patient`, each once; a case has no patient
-        or stands twice; or two patients are written alike but for case or zeros, which are one.
+        or stands twice; or two patients are written alike but for case, zeros or the form of accents, which are one.
     """
-    try:
-        reader = csv.reader(io.StringIO(_read(path).decode("utf-8-sig"), newline=""))
-        columns = [name.strip() for name in next(reader, [])]
-        lines = [line for line in reader if any(map(str.strip, line))]
-    except csv.Error as error:
-        raise ConfigError(f"{path}: {error}; expected rows of a case and its patient") from error
-    if columns.count("case") != 1 or columns.count("patient") != 1:
-        raise ConfigError(f"{path}: columns {columns}; expected case and patient among them, each once")
-    rows = [dict(zip(columns, map(str.strip, line), strict=False)) for line in lines]
-    found = {row.get("case", ""): row.get("patient", "") for row in rows}
-    _check_once([row.get("case", "") for row in rows], where=str(path))
+    table = load_table(path)
+    if table.columns.count("case") != 1 or table.columns.count("patient") != 1:
+        raise ConfigError(
+            f"{path}: columns {list(table.columns)}; expected case and patient among them, each once, and a comma, "
+            "semicolon or tab between them"
+        )
+    rows = [(_composed(row["case"]), row["patient"]) for _, row in table.rows]
+    _check_once([case for case, _ in rows], where=str(path))
+    patients = dict(rows)
     for name in names:
-        if not found.get(name):
+        if not patients.get(_composed(name)):
             raise ConfigError(f"{path}: no patient for case {name}; expected one for every case of the data set")
     spellings: dict[str, str] = {}
-    for patient in found.values():
+    for patient in patients.values():
         if (other := spellings.setdefault(_spelled(patient), patient)) != patient:
-            raise ConfigError(f"{path}: patients {other!r} and {patient!r}; expected one spelling for each patient")
-    return found
+            raise ConfigError(
+                f"{path}: patients {_seen(other, patient)} and {_seen(patient, other)}; expected one spelling for "
+                "each patient"
+            )
+    return patients | {name: patients[_composed(name)] for name in names}
+
+
+def _composed(name: str) -> str:
+    """Return what is equal for names in which accents are letters of their own, as macOS writes them, or are not."""
+    return unicodedata.normalize("NFC", name)
+
+
+def _seen(name: str, other: str) -> str:
+    """Return a name so that it is seen how it differs from another one."""
+    return ascii(name) if _composed(name) == _composed(other) else repr(name)
 
 
 def _spelled(patient: str) -> str:
-    """Return what is equal for names that people write in several ways: p7 and P7, 7 and 07 and 7.0."""
+    """Return what is equal for names that people write in several ways: p7 and P7, 7 and 07 and 7.0, forms of ü."""
     # No more than that: 1_23 and 12_3, 1.1 and 1.10, 0e12 and 0e34 are sites and numbers, each of another patient.
+    patient = unicodedata.normalize("NFKC", patient)
     number = _WHOLE_NUMBER.fullmatch(patient)
     return number[1] if number else patient.casefold()
 
@@ -272,7 +283,9 @@ def _check_once(names: Sequence[str], *, where: str) -> None:
 
 def _check_known(names: Sequence[str], known: Sequence[str], *, where: str) -> None:
     if unknown := sorted(set(names) - set(known)):
-        raise ConfigError(
-            f"{where}: {unknown[0]!r} is not among the {len(known)} cases that can be divided; expected names such "
-            f"as {', '.join(known[:3])}"
+        alike = next((name for name in known if _composed(name) == _composed(unknown[0])), None)
+        first = _seen(unknown[0], alike or "")
+        shown = (
+            f"{_seen(alike, unknown[0])}, as its files have it" if alike else f"names such as {', '.join(known[:3])}"
         )
+        raise ConfigError(f"{where}: {first} is not among the {len(known)} cases that can be divided; expected {shown}")

@@ -1,13 +1,12 @@
 """Which images there are to predict: nnU-Net's names with a number for each channel, any files, DICOM, or a table."""
 
-import csv
-import io
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator.configuration import load_table
 from orchestrator.errors import ConfigError
 from orchestrator.images.dicom.elements import looks_like_dicom
 from orchestrator.images.source_file import leads_nowhere
@@ -15,8 +14,6 @@ from orchestrator.inference.output_folder import RECORD, TABLE
 
 _CHANNEL = re.compile(r"(.+)_(\d{4})")
 _TABLE_ENDING = ".csv"
-_MOST_TABLE_BYTES = 16 * 2**20
-_DELIMITERS = ",;\t"
 _TAKEN = frozenset({Path(RECORD).stem, Path(TABLE).stem})
 """Names of what a folder of predictions has beside those of cases."""
 
@@ -80,7 +77,7 @@ def _find_cases(
     source: Path, *, endings: Sequence[str], num_channels: int, has_colours: bool, output: Path | None
 ) -> tuple[InputCase, ...]:
     if source.name.lower().endswith(_TABLE_ENDING) and source.is_file():
-        rows = _rows_of(source)
+        rows = load_table(source).rows
         num_files = 1 if has_colours and rows and "image" in rows[0][1] else num_channels
         return _named_well(_of_table(source, rows, endings=endings, num_channels=num_files), source)
     if source.is_file():
@@ -175,28 +172,6 @@ def _of_files(
         _case(name, found, num_channels=1 if has_colours and list(found) == [0] else num_channels)
         for name, found in sorted(by_case.items())
     ]
-
-
-def _rows_of(table: Path) -> list[tuple[int, dict[str, str]]]:
-    """Return each row that has anything in it, by the names of its columns, with the number of its line.
-
-    Columns are divided by what the first line has: Excel writes semicolons where a comma is that of decimals.
-    """
-    if table.stat().st_size > _MOST_TABLE_BYTES:
-        raise ConfigError(f"{table}: {table.stat().st_size} bytes; expected a table of cases")
-    try:
-        text = table.read_text(encoding="utf-8-sig")
-        first = text.partition("\n")[0]
-        delimiter = next((one for one in _DELIMITERS if one in first), _DELIMITERS[0])
-        reader = csv.reader(io.StringIO(text), delimiter=delimiter, skipinitialspace=True, strict=True)
-        columns = [cell.strip().lower() for cell in next(reader, [])]
-        return [
-            (reader.line_num, dict.fromkeys(columns, "") | dict(zip(columns, map(str.strip, cells), strict=False)))
-            for cells in reader
-            if any(map(str.strip, cells))
-        ]
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise ConfigError(f"{table}: cannot be read ({error}); expected CSV in UTF-8") from error
 
 
 def _of_table(

@@ -172,8 +172,9 @@ def test_the_patients_of_a_disc_are_cases_and_its_other_folders_are_none(image, 
         "case;image;age\na;x.nii.gz;61,5\n",
         "case\timage\na\tx.nii.gz\n",
         "\ufeffCase, Image\n\n a , x.nii.gz\n,\n,,\n",
+        "sep=|\r\ncase|image|age, sex\r\na|x.nii.gz|61, f\r\n",
     ],
-    ids=["semicolons", "tabs", "blanks and capital letters"],
+    ids=["semicolons", "tabs", "blanks and capital letters", "delimiter that is said"],
 )
 def test_a_table_may_be_written_as_spreadsheets_do(tmp_path, table):
     (tmp_path / "x.nii.gz").touch()
@@ -298,6 +299,7 @@ def test_a_table_may_have_blanks_after_its_commas_and_the_number_of_the_one_chan
         ("", "without the column case, image (found no row)"),
         ("case,image\na,missing.nii.gz\n", "line 2: "),
         ("case,image\na,\n", "line 2: an empty cell"),
+        ("sep=;\ncase;image\na;\n", "line 3: an empty cell"),
         ('case,age,image\na,"6\n1",x.nii.gz\n\n,,\nb,62,\n', "line 6: an empty cell"),
         ("case,image\na,x.nii.gz\na,x.nii.gz\n", "two cases a; expected one of a name"),
         ("case,image\n../a,x.nii.gz\n", "a case '../a', which cannot name files"),

@@ -122,6 +122,13 @@ FILES: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda root: [p.rename(p.with_name(p.name.replace("b-2", "b 2"))) for p in root.glob("*Tr/b-2*")],
         "expected letters, digits, _ . and -",
     ),
+    "accents as of macOS": (
+        lambda root: [
+            p.rename(p.with_name(p.name.replace("b-2", "Bu\u0308" if p.parent.name == "labelsTr" else "B\u00fc")))
+            for p in root.glob("*Tr/b-2*")
+        ],
+        "1 names whose accents are letters of their own, as macOS writes them; expected names of letters",
+    ),
     "a case twice": (
         lambda root: [
             shutil.copy(p, p.parent.with_name(p.parent.name.replace("Tr", "Ts"))) for p in root.glob("*Tr/b-2*")

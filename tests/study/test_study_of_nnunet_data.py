@@ -8,6 +8,7 @@ import pytest
 from nnunetv2.utilities.crossval_split import generate_crossval_split
 
 from orchestrator.benchmark.definition import Case
+from orchestrator.benchmark.folds import read_patients
 from orchestrator.benchmark.leaks import leak_lines
 from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.presets import PRESETS
@@ -150,11 +151,15 @@ def test_no_image_is_twice_in_a_part(tmp_path: Path, train: str, words: str):
         (EVERYONE + "case_300,p7\ncase_301,P7\n", "patients 'p7' and 'P7'; expected one spelling"),
         (EVERYONE + "case_300,7\ncase_301,7.0\n", "patients '7' and '7.0'; expected one spelling"),
         (EVERYONE + "case_300,0\ncase_301,00\n", "patients '0' and '00'; expected one spelling"),
+        (
+            EVERYONE + "case_300,M\u00fcller\ncase_301,Mu\u0308ller\n",
+            r"'M\\xfcller' and 'Mu\\u0308ller'; expected one spelling",
+        ),
         (EVERYONE.replace("patient", "patient,patient"), "expected case and patient among them, each once"),
         ("", "expected case and patient"),
         (
             f"case,patient\n{'x' * 200_000},a\n",
-            "field larger than field limit .*; expected rows of a case and its patient",
+            "field larger than field limit .*; expected CSV in UTF-8",
         ),
     ],
 )
@@ -162,6 +167,23 @@ def test_a_file_of_patients_that_is_not_whole_is_refused(tmp_path: Path, rows: s
     (tmp_path / "patients.csv").write_text(rows)
     with pytest.raises(ConfigError, match=words):
         load(tmp_path, STUDY.replace("folds: nnunet", "folds: {patients: patients.csv}"))
+
+
+@pytest.mark.parametrize(
+    ("changed", "encoding"),
+    [
+        (lambda text: text.replace(",", ";").replace("case;patient", "Case; Patient"), "utf-8-sig"),
+        (lambda text: "sep=;\n" + text.replace(",", ";"), "cp1252"),
+        (lambda text: text.replace(",", "\t"), "utf-16"),
+        (lambda text: text.replace("case_001", "Ma\u0308dchen"), "utf-8"),
+    ],
+    ids=["semicolons and capital letters", "delimiter that is said", "Unicode text of Excel", "accents as of macOS"],
+)
+def test_a_file_of_patients_may_be_written_as_spreadsheets_do(tmp_path: Path, changed, encoding: str):
+    (tmp_path / "patients.csv").write_bytes(changed(EVERYONE).encode(encoding))
+    cases = ("M\u00e4dchen", *CASES[1:]) if "\u0308" in changed(EVERYONE) else CASES
+    found = read_patients(tmp_path / "patients.csv", cases)
+    assert [found[name] for name in cases] == [line.split(",")[1] for line in EVERYONE.splitlines()[1:]]
 
 
 @pytest.mark.parametrize("names", ["1_23 12_3", "0e12 0e34", "1.1 1.10", "inf Infinity", "10 100", "0 00a"])
@@ -195,6 +217,13 @@ def test_splits_that_nnunet_would_take_silently_are_refused(tmp_path: Path, spli
     (tmp_path / "splits_final.json").write_text(json.dumps(splits))
     with pytest.raises(ConfigError, match=words):
         load(tmp_path, STUDY.replace("folds: nnunet", "folds: {file: splits_final.json}"))
+
+
+def test_a_split_whose_accents_are_letters_of_their_own_is_told_from_what_it_looks_like(tmp_path: Path):
+    (tmp_path / "splits_final.json").write_text(json.dumps([{"train": ["case_001"], "val": ["Ma\u0308dchen"]}]))
+    text = STUDY.replace("folds: nnunet", "folds: {file: splits_final.json}")
+    with pytest.raises(ConfigError, match=r"'Ma\\u0308dchen' is not among .* expected 'M\\xe4dchen', as its files"):
+        load(tmp_path, text, cases=("M\u00e4dchen", *CASES))
 
 
 def test_held_out_cases_and_those_of_images_ts_are_in_no_fold(tmp_path: Path):

@@ -1,6 +1,7 @@
 """Which cases a folder in nnU-Net's raw layout holds, by the names of its files alone."""
 
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -80,6 +81,7 @@ class _Finder:
                 self._problem(
                     name, found="a case whose name no file of a run can have", expected="letters, digits, _ . and -"
                 )
+        self._say_decomposed()
         stated = self._description.num_training
         if stated is not None and stated != len(training):
             self._notes.append(f"{self._folder}: numTraining is {stated}, and there are {len(training)} training cases")
@@ -89,6 +91,19 @@ class _Finder:
             problems=tuple(self._problems),
             notes=tuple(self._notes),
         )
+
+    def _say_decomposed(self) -> None:
+        """Say what cannot be seen: why there is no file of a name that looks like that of one."""
+        names = sorted(name for name in self._there if not unicodedata.is_normalized("NFC", name))
+        if names and self._problems:
+            self._problem(
+                names[0],
+                found=f"{len(names)} names whose accents are letters of their own, as macOS writes them",
+                expected="names of letters with their accents (Unicode's NFC)",
+                advice="Rename them, for example by `convmv -f utf8 -t utf8 --nfc -r --notest FOLDER`.",
+            )
+            # What follows from it comes after it.
+            self._problems.insert(0, self._problems.pop())
 
     def _listed(self) -> list[str]:
         """Return the cases that the description lists; their images may be anywhere below the folder."""
