@@ -20,6 +20,7 @@ class ReadyQueue:
         self._heaps: dict[ResourceRequest, list[tuple[Urgency, int]]] = {}
         self._valid: dict[StageKey, int] = {}
         self._delayed: list[tuple[float, StageKey]] = []
+        self._are_delayed: set[StageKey] = set()
         self._num_put = 0
 
     def __contains__(self, key: StageKey) -> bool:
@@ -40,12 +41,19 @@ class ReadyQueue:
 
     def delay(self, key: StageKey, *, until_s: float) -> None:
         """Keep a stage until a moment; `due` gives it back."""
+        self._are_delayed.add(key)
         heapq.heappush(self._delayed, (until_s, key))
+
+    def is_delayed(self, key: StageKey) -> bool:
+        """Whether a stage is kept until its wait is over."""
+        return key in self._are_delayed
 
     def due(self, now_s: float) -> Iterator[StageKey]:
         """Yield the stages whose wait is over."""
         while self._delayed and self._delayed[0][0] <= now_s:
-            yield heapq.heappop(self._delayed)[1]
+            _, key = heapq.heappop(self._delayed)
+            self._are_delayed.discard(key)
+            yield key
 
     @property
     def next_due_s(self) -> float:

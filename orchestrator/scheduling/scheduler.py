@@ -118,9 +118,8 @@ class Schedule:
     def start_next(self, now_s: float) -> Start | None:
         """Return the most urgent stage that can start and finds room, marked as running; None if there is none now."""
         self._open_rested(now_s)
-        for key in self._ready.due(now_s):
-            if key not in self._running and not self.outcomes.lacks(key):
-                self._put(key)
+        for key in filter(self.outcomes.can_start, self._ready.due(now_s)):
+            self._put(key)
         for key in self._reservations.granted():
             if key in self._reservations.waiting:
                 return self._start(key, node=self._reservations.use(key), now_s=now_s)
@@ -139,7 +138,8 @@ class Schedule:
             # Somebody may want a faster slot that is idle now.
             self._next_look_s = min(self._next_look_s, max(now_s, self._looked_s + self._min_gain_s / LOOKS_PER_GAIN))
         for ready in self.outcomes.finish(key):
-            if ready not in self._running:
+            # What was lost is made again while others that read it run, or wait before another attempt.
+            if ready not in self._running and not self._ready.is_delayed(ready):
                 self._put(ready)
 
     def fail(

@@ -83,6 +83,29 @@ def test_stages_that_run_while_what_they_read_is_made_again_end_once():
     assert len(schedule.outcomes.done) == 4
 
 
+@pytest.mark.parametrize("is_given_up", [False, True])
+def test_what_waits_before_another_attempt_runs_once_more_although_what_it_reads_is_made_again(is_given_up):
+    schedule = schedule_of(
+        stage("image", kind=StageKind.INGEST),
+        *(stage(name, "image", kind=StageKind.LABELS) for name in ("waiting", "other")),
+        done={"image"},
+        cpus=4,
+    )
+    assert set(start_all(schedule)) == {"waiting", "other"}
+    assert schedule.fail("waiting", kind=FailureKind.TRANSIENT, now_s=0) == Retry(attempt=2, wait_s=10)
+    assert lost_after(schedule, "other", "image").reopened == ("image",)
+    for expected in ("image", "other"):
+        assert start_all(schedule, now_s=1) == [expected]
+        schedule.finish(expected, now_s=1)
+    assert start_all(schedule, now_s=10) == ["waiting"]
+    if is_given_up:
+        assert isinstance(schedule.fail("waiting", kind=FailureKind.DETERMINISTIC, now_s=11), GiveUp)
+    else:
+        schedule.finish("waiting", now_s=11)
+    assert schedule.is_over
+    assert start_all(schedule, now_s=20) == []
+
+
 def test_what_cannot_be_made_again_ends_what_needs_it():
     schedule = schedule_of(
         stage("image", kind=StageKind.INGEST),
