@@ -19,6 +19,8 @@ _OF_WRITING = {errno.EFBIG, errno.EIO, errno.ESTALE}
 """What is said without the name of a file: of a limit (`ulimit -f`), a disk, a network."""
 _OF_NO_FILE = {errno.ENOENT, errno.ELOOP}
 """What is said of a link that leads nowhere, or to itself, and of a file that was removed since it was listed."""
+_LEFT_OF_NAME = 48
+"""Characters, of at most 4 bytes each, of a name in that of its unfinished write."""
 STALE_AFTER_S = 86400.0
 """Age after which an unfinished write belongs to nobody."""
 
@@ -140,7 +142,9 @@ class LocalStorage(Storage):
         with _errors(target, "write"):
             target.parent.mkdir(parents=True, exist_ok=True)
             # The mode follows the umask, and the folder's default rules; mkstemp's does not.
-            temporary = target.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}-{target.name}")
+            # The end alone, which tells what is written: a name may be as long as file systems let it be.
+            end = target.name[-_LEFT_OF_NAME:]
+            temporary = target.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}-{end}")
             temporary.touch(exist_ok=False)
         try:
             yield temporary

@@ -1,5 +1,6 @@
 """Every path of a run, as keys relative to its output location; nothing else builds such a key."""
 
+import hashlib
 import re
 
 from orchestrator.benchmark.definition import Case
@@ -295,7 +296,11 @@ def submitted_scores(label_set: str, *, references: str) -> str:
 
 def stage_failure(stage_id: str) -> str:
     """Text of the error with which a stage failed."""
-    return f"{LOGS}/failed/{stage_id.replace('/', '--').replace(' ', '--')}.txt"
+    name = stage_id.replace("/", "--").replace(" ", "--")
+    if len(whole := name.encode()) > _LONGEST:  # of a training and a case, each with a long name
+        digits = hashlib.sha256(whole).hexdigest()[:8]
+        name = f"{whole[: _LONGEST - len(digits) - 1].decode(errors='ignore')}-{digits}"
+    return f"{LOGS}/failed/{name}.txt"
 
 
 def log(training_id: str) -> str:

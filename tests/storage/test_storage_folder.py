@@ -7,6 +7,7 @@ import time
 import pytest
 
 from orchestrator.errors import StorageError
+from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
 
 
@@ -65,6 +66,23 @@ def test_links_that_lead_nowhere_have_no_size_and_a_file_that_is_not_given_out_i
     monkeypatch.setattr("pathlib.Path.stat", refused)
     with pytest.raises(StorageError, match=r"#x: cannot look at it: Permission denied"):
         storage.sizes_and_times("")
+
+
+@pytest.mark.parametrize("letter", ["a", "\N{LATIN SMALL LETTER E WITH ACUTE}", "\N{GRINNING FACE}"])
+def test_a_name_may_be_as_long_as_file_systems_let_it_be(tmp_path, letter):
+    storage = open_storage(tmp_path)
+    longest = letter * (255 // len(letter.encode()))
+    storage.write_bytes(f"written/{longest}", b"1")
+    assert storage.create_exclusive(f"created/{longest}", b"1")
+    assert storage.list_keys() == [f"created/{longest}", f"written/{longest}"]
+
+
+def test_stages_of_trainings_and_cases_with_long_names_leave_what_they_failed_by(tmp_path):
+    storage = open_storage(tmp_path)
+    for case in ("c" * 199 + "1", "c" * 199 + "2"):
+        storage.write_bytes(run_paths.stage_failure(f"preprocess {'t' * 240} lungs/{case}"), b"1")
+    assert len(storage.list_keys()) == 2
+    assert run_paths.stage_failure("preprocess t lungs/c") == "logs/failed/preprocess--t--lungs--c.txt"
 
 
 def test_a_file_in_the_place_of_the_folder_is_named(tmp_path):
