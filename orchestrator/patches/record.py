@@ -9,6 +9,7 @@ from pathlib import Path
 from orchestrator.errors import IntegrityError
 from orchestrator.patches.layout import VERSION
 from orchestrator.patches.reader import PatchFile
+from orchestrator.storage.copies import keeping_copies
 from orchestrator.storage.interface import Storage
 
 _BLOCK_BYTES = 1 << 20
@@ -66,6 +67,7 @@ class PatchRecord:
         if found != self.num_bytes:
             raise IntegrityError(f"{name}: {found} bytes; expected {self.num_bytes}. Write the patches again")
 
+    @keeping_copies()
     def verify(self, storage: Storage, key: str) -> None:
         """Read a file of a storage and compare it; raises IntegrityError that names it and, if it can, the chunk."""
         if not storage.exists(key):

@@ -29,6 +29,7 @@ from orchestrator.report.figures import COLOURS, new_figure
 from orchestrator.report.reported import Reported
 from orchestrator.results.records import ONE_EMPTY
 from orchestrator.storage import run_paths
+from orchestrator.storage.copies import keeping_copies
 from orchestrator.storage.interface import Storage
 from orchestrator.storage.json_values import JsonMapping
 
@@ -88,6 +89,7 @@ def pictures(rows: "pd.DataFrame", *, reported: Reported, storage: Storage) -> I
             yield _picture(volumes, name=name, row=row, unit=" HU" if is_ct else "")
 
 
+@keeping_copies()
 def _volumes(row: JsonMapping, *, study: Study, training: Training, storage: Storage) -> _Volumes:
     case = Case(dataset=row["dataset"], name=row["case"])
     (evaluation,) = (found for found in training.evaluation_sets if found.name == row["evaluation_set"])

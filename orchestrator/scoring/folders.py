@@ -14,6 +14,7 @@ from orchestrator.images.label_maps import SUFFIXES
 from orchestrator.results.records import CaseScore, ScoreStatus
 from orchestrator.scoring.score import NoPrediction, score_files
 from orchestrator.scoring.structures import ScoredStructure
+from orchestrator.storage.copies import keeping_copies
 from orchestrator.storage.interface import Storage
 
 _FORMS: tuple[Literal["NFC", "NFD"], ...] = ("NFC", "NFD")
@@ -73,6 +74,7 @@ class FolderComparison:
             if is_label_map(key) and key not in named
         ]
 
+    @keeping_copies()
     def score(self, case: str) -> list["FolderScore"]:
         """Return one row for each prediction folder and structure; what cannot be scored is a row that says why."""
         try:

@@ -18,6 +18,7 @@ from orchestrator.errors import DataError, StorageError
 from orchestrator.results.records import ScoreStatus
 from orchestrator.scoring.folders import NO_FILE, FolderComparison, FolderScore, metric_value
 from orchestrator.scoring.score import NoPrediction
+from orchestrator.storage.copies import keeping_copies
 from orchestrator.storage.interface import Storage
 from orchestrator.storage.local import file_sha256
 
@@ -51,6 +52,7 @@ class KeptScores:
     folder: str
     """Their folder."""
 
+    @keeping_copies()
     def score(self, case: str) -> list[Unusable]:
         """Score what is new or has changed; returns what has no scores, and why."""
         of_reference = self._digest_of_reference(case)

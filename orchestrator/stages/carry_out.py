@@ -16,6 +16,7 @@ from orchestrator.stages.predict import predict
 from orchestrator.stages.preprocess import preprocess
 from orchestrator.stages.score import score
 from orchestrator.stages.train import train
+from orchestrator.storage.copies import keeping_copies
 from orchestrator.workflow.graph import Stage
 from orchestrator.workflow.keys import StageKind
 
@@ -76,6 +77,7 @@ def carry_out(
     return _carry_out(context, stage, watches=watches, node=node, worker=worker)
 
 
+@keeping_copies()
 def _carry_out(
     context: RunContext, stage: Stage, *, watches: Sequence["Watch"], node: str, worker: "Worker | None"
 ) -> int:

@@ -26,6 +26,7 @@ from orchestrator.stages.records.ensembles import (
     write_ensemble_record,
 )
 from orchestrator.storage import run_paths
+from orchestrator.storage.copies import keeping_copies
 from orchestrator.storage.interface import Storage
 from orchestrator.storage.json_files import read_json, write_json
 
@@ -80,8 +81,9 @@ def _scores_of_fold(
                 ignored_label=label_set.ignored_label,
             )
             try:
-                reference = storage.fetch(run_paths.case_labels(case, label_set=label_set.name))
-                found_scores = models.scores(fetch_images(context, case), reference, by=by)
+                with keeping_copies():
+                    reference = storage.fetch(run_paths.case_labels(case, label_set=label_set.name))
+                    found_scores = models.scores(fetch_images(context, case), reference, by=by)
             except Exception as error:
                 error.add_note(f"while {case.id} was predicted")
                 raise

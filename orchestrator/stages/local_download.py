@@ -8,6 +8,7 @@ from pathlib import Path
 
 from orchestrator.errors import DataError
 from orchestrator.sources.stamps import FileStamp, SourceStamp
+from orchestrator.storage.copies import keeping_copies
 from orchestrator.storage.filesystem import open_storage
 
 
@@ -44,8 +45,9 @@ def stamped(name: str, size_and_time: tuple[int, int]) -> FileStamp:
 def local_download(location: str, download: str, *, case_name: str) -> Iterator[LocalDownload]:
     """Context with a local folder that holds a download; of one in a bucket, what the case needs.
 
-    The copies of its files lie in the cache of this machine and are linked to: they are fetched once for all of its
-    processes, again where they have changed, and nothing but links is left behind by a process that is killed.
+    The copies of its files lie in the cache of this machine and are linked to, and stay there as long: they are fetched
+    once for all of its processes, again where they have changed, and nothing but links is left behind by a process that
+    is killed.
     """
     if "://" not in location:
         yield LocalDownload(folder=Path(location))
@@ -57,7 +59,7 @@ def local_download(location: str, download: str, *, case_name: str) -> Iterator[
     if not files:
         raise DataError(f"{location}/{download}: no files found; expected the download as its owner ships it")
     concerned = set(concerned_files(list(files), storage=storage, download=download, case_name=case_name))
-    with tempfile.TemporaryDirectory(prefix="download-") as folder:
+    with keeping_copies(), tempfile.TemporaryDirectory(prefix="download-") as folder:
         for key in files:
             target = Path(folder) / key
             # Also for files that stay away: what is said of a missing file follows from the folders that are there.

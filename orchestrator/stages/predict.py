@@ -13,6 +13,7 @@ from orchestrator.stages.records.cases import original_grid
 from orchestrator.stages.records.ensembles import read_members, sha256_of
 from orchestrator.stages.records.predictions import PredictionRecord, write_prediction_record
 from orchestrator.storage import run_paths
+from orchestrator.storage.copies import keeping_copies
 from orchestrator.workflow.graph import evaluated_cases
 
 if TYPE_CHECKING:
@@ -56,10 +57,11 @@ def predict(context: RunContext, training: Training) -> None:
     cases = evaluated_cases(training)
     for case in cases:
         key = run_paths.prediction(training.id, case)
-        if storage.exists(key) and description_of(storage.fetch(key)) == description:
-            continue
+        with keeping_copies():
+            if storage.exists(key) and description_of(storage.fetch(key)) == description:
+                continue
         try:
-            with storage.writing(key) as path:
+            with keeping_copies(), storage.writing(key) as path:
                 images, grid = fetch_images(context, case), original_grid(storage, case)
                 predict_case(images, path, grid=grid, description=description)
         except DataError as error:

@@ -17,6 +17,7 @@ from orchestrator.stages.records.ensembles import model_record
 from orchestrator.stages.records.predictions import read_prediction_record
 from orchestrator.stages.records.scores import is_scored_otherwise
 from orchestrator.storage import run_paths
+from orchestrator.storage.copies import keeping_copies
 from orchestrator.storage.interface import Storage
 from orchestrator.storage.json_files import read_json
 from orchestrator.workflow.graph import used_label_sets
@@ -44,6 +45,7 @@ def score(context: RunContext, training: Training) -> None:
     ResultsStore(storage).commit(training.id, rows)
 
 
+@keeping_copies()
 def _score_case(
     context: RunContext,
     training: Training,

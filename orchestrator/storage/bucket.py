@@ -148,8 +148,8 @@ class BucketStorage(Storage):
             if head is None:
                 raise StorageError(f"{self.location}/{key}: no such object")
             return copies.fetched(
-                f"{self.location}/{key} {head.version}",
-                file_name=Path(key).name,
+                f"{self.location}/{key}",
+                version=head.version,
                 num_bytes=head.num_bytes,
                 download=lambda path: self._download(name, head, path),
             )

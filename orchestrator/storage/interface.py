@@ -89,7 +89,8 @@ class Storage(ABC):
     def fetch(self, key: str) -> Path:
         """Local path with the content of a file, for reading only; raises StorageError if it is not there.
 
-        On a file system this is the file itself, of a bucket a copy in a local cache.
+        On a file system this is the file itself, of a bucket a copy in a local cache, which stays as long as
+        `orchestrator.storage.copies.keeping_copies` says.
         """
 
     @abstractmethod

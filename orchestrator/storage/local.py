@@ -97,7 +97,7 @@ class LocalStorage(Storage):
         with self._temporary(target) as temporary:
             with _errors(target, "create"):
                 temporary.write_bytes(data)
-                _flush(temporary)
+                flush(temporary)
             return _link(temporary, target)
 
     def delete(self, key: str) -> None:
@@ -126,7 +126,7 @@ class LocalStorage(Storage):
                     raise storage_error(target, "write", error) from error
                 raise
             with _errors(target, "write"):
-                _flush(temporary)
+                flush(temporary)
                 temporary.replace(target)
 
     def free_bytes(self) -> int | None:
@@ -199,7 +199,7 @@ def _link(temporary: Path, target: Path) -> bool:
     return True
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """Force a file to the disk, so that its name never appears before its content."""
     with path.open("rb") as file:
         os.fsync(file.fileno())

@@ -94,7 +94,7 @@ def run_folder(*, num_below_bytes: int, prefer: str | None = None) -> Iterator[R
         if path.is_relative_to(roomy) or not _has_room(roomy):
             temporary.mkdir()
         else:
-            temporary.symlink_to(stack.enter_context(_locked_folder(own_folder(roomy))), target_is_directory=True)
+            temporary.symlink_to(stack.enter_context(locked_folder(own_folder(roomy))), target_is_directory=True)
         yield RunFolder(path=path, temporary=temporary, caches=caches)
 
 
@@ -179,7 +179,7 @@ def _short_folder(*, num_below_bytes: int, prefer: str | None) -> Iterator[Path]
                     root.rmdir()  # if it is empty
                 continue
             with ExitStack() as stack:
-                folder = stack.enter_context(_locked_folder(root))
+                folder = stack.enter_context(locked_folder(root))
                 # A full disk lets folders be made, and no files.
                 (folder / "probe").write_bytes(b"0" * 65536)
                 (folder / "probe").unlink()
@@ -198,9 +198,12 @@ def _has_room(base: Path) -> bool:
 
 
 @contextmanager
-def _locked_folder(root: Path) -> Iterator[Path]:
-    """Context with a new folder in one of this user, by whose lock others know that it is in use."""
-    folder, descriptor = _make_locked(root)
+def locked_folder(root: Path) -> Iterator[Path]:
+    """Context with a new folder in one of this user, by whose lock others know that it is in use.
+
+    What processes that have died left there is removed first.
+    """
+    folder, descriptor = make_locked(root)
     try:
         yield folder
     finally:
@@ -215,7 +218,8 @@ def _locked_folder(root: Path) -> Iterator[Path]:
             root.rmdir()
 
 
-def _make_locked(root: Path) -> tuple[Path, int]:
+def make_locked(root: Path) -> tuple[Path, int]:
+    """Make a folder as `locked_folder` does, and return it with the descriptor by which its lock is held."""
     for _ in range(_NUM_TRIES):
         # A run that ends removes an empty folder.
         root.mkdir(mode=0o700, exist_ok=True)
@@ -236,6 +240,20 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def if_free(folder: Path) -> Iterator[bool]:
+    """Hold the lock of a folder unless somebody else does; says whether."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    is_free = False
+    try:
+        with suppress(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_free = True
+        yield is_free
     finally:
         os.close(descriptor)
 

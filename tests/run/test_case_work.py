@@ -26,7 +26,7 @@ from orchestrator.sources.stamps import SourceStamp
 from orchestrator.stages import cases as case_work
 from orchestrator.stages.local_download import local_download
 from orchestrator.stages.records.cases import CaseRecord, has_phantoms, original_grid, write_case_record
-from orchestrator.storage import run_paths, s3
+from orchestrator.storage import copies, run_paths, s3
 from orchestrator.storage.filesystem import open_storage
 
 DATA = "s3://downloads/public"
@@ -117,6 +117,16 @@ def test_processes_of_one_machine_fetch_an_archive_once_and_keep_one_copy(door, 
     # An archive of 8 MiB comes in one piece.
     assert num_fetched(door, key) == 1
     assert len([path for path in tmp_path.rglob("*.tar") if not path.is_symlink()]) == 1
+
+
+def test_archives_of_a_case_stay_together_where_the_cache_has_no_room_for_them(door, tmp_path, monkeypatch):
+    monkeypatch.setattr(copies, "CACHE_LIMIT_BYTES", 1)
+    names = ["COVID-19-CT-Seg_20cases.zip", "Infection_Mask.zip", "Lung_Mask.zip"]
+    for key in (*(f"covid-19-ct-seg/{name}" for name in names), "msd/Task06_Lung.tar"):
+        open_storage(DATA).write_bytes(key, b"archive")
+    assert seen_by("covid-19-ct-seg") == names
+    seen_by("msd-lung-tumour")
+    assert not list(tmp_path.rglob("*.zip"))
 
 
 def test_a_download_that_is_not_there_is_named(door):

@@ -83,7 +83,7 @@ def assert_same_weights(found, expected):
 def test_a_disk_that_fills_up_is_said_in_one_line_and_costs_no_finished_work(
     undisturbed, setting, tmp_path, monkeypatch, num_writes
 ):
-    storage, flush, writes = open_storage(tmp_path), local._flush, itertools.count()
+    storage, flush, writes = open_storage(tmp_path), local.flush, itertools.count()
 
     def full(path):
         if next(writes) >= num_writes:
@@ -91,7 +91,7 @@ def test_a_disk_that_fills_up_is_said_in_one_line_and_costs_no_finished_work(
         flush(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(local, "_flush", full)
+        patch.setattr(local, "flush", full)
         with pytest.raises(StorageError, match=r"\.ckpt: no space left to write it\. Free space") as caught:
             fit(storage, setting)
     assert caught.value.can_retry

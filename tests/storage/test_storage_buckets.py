@@ -1,8 +1,10 @@
 """Buckets that fail, refuse or hold what others have put there; and the copies of their objects."""
 
+import multiprocessing
 import os
 import pickle
 import socket
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +14,7 @@ from fault_server import forget_clients
 from orchestrator.errors import DataError, StorageError
 from orchestrator.storage import cache_room, copies, s3
 from orchestrator.storage.bucket import NUM_CONFLICTS
+from orchestrator.storage.copies import keeping_copies
 from orchestrator.storage.filesystem import open_storage
 
 pytest_plugins = ["bucket_fixtures"]
@@ -194,31 +197,146 @@ def test_a_cached_copy_that_has_changed_is_fetched_again(remote):
     assert remote.fetch("x").read_bytes() == b"right"
 
 
+def counted_downloads(monkeypatch, *, change=lambda number, path: None):
+    """Give the list of what is downloaded from S3; each download can be changed by its number."""
+    download, names = s3.S3Storage._download, []
+
+    def counted(self, name, head, path):
+        download(self, name, head, path)
+        names.append(name.rpartition("/")[2])
+        change(len(names), path)
+
+    monkeypatch.setattr(s3.S3Storage, "_download", counted)
+    return names
+
+
+def test_a_copy_is_neither_fetched_nor_read_again(s3_storage, monkeypatch):
+    downloads = counted_downloads(monkeypatch)
+    s3_storage.write_bytes("x", b"right")
+    copy = s3_storage.fetch("x")
+    open_path = Path.open
+
+    def opened(path, *args, **kwargs):
+        assert path != copy, "a large one takes seconds to read"
+        return open_path(path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", opened)
+    assert s3_storage.fetch("x") == copy
+    assert downloads == ["x"]
+
+
+@pytest.mark.parametrize("num_wrong", [1, 2])
+def test_an_object_that_comes_with_another_size_is_fetched_once_more(s3_storage, monkeypatch, num_wrong):
+    downloads = counted_downloads(
+        monkeypatch, change=lambda number, path: path.write_bytes(b"new") if number <= num_wrong else None
+    )
+    s3_storage.write_bytes("x", b"right")
+    if num_wrong == 1:
+        assert s3_storage.fetch("x").read_bytes() == b"right"
+    else:
+        with pytest.raises(StorageError, match=r"/first/x: 3 bytes came; expected 5\..* try again"):
+            s3_storage.fetch("x")
+    assert downloads == ["x", "x"]
+
+
+def fetch_of(storage, name, *, used_s):
+    """Fetch an object, use it for a moment, and say when that was."""
+    with keeping_copies():
+        copy = storage.fetch(name)
+    os.utime(copy.parent.with_name(copies._FACTS), (used_s, used_s))
+    return copy
+
+
 def test_the_cache_leaves_space_on_a_small_disk(s3_storage, monkeypatch):
     def used():
         return sum(path.stat().st_size for path in copies._cache_folder().rglob("*") if path.is_file())
 
-    # A copy takes 100 bytes, and 64 for its digest.
-    disk = used() + cache_room.LEFT_BYTES + 400
+    disk = used() + cache_room.LEFT_BYTES + 2500
     monkeypatch.setattr(cache_room.shutil, "disk_usage", lambda _: SimpleNamespace(free=disk - used()))
     for number, name in enumerate("abc"):
-        s3_storage.write_bytes(name, b"." * 100)
-        os.utime(s3_storage.fetch(name), (number + 1, number + 1))
+        s3_storage.write_bytes(name, b"." * 1000)
+        fetch_of(s3_storage, name, used_s=number)
     kept = [path.name for path in copies._cache_folder().rglob("?") if path.is_file()]
     assert sorted(kept) == ["b", "c"]
 
 
 def test_the_cache_stays_below_its_limit_and_keeps_what_was_used_last(s3_storage, monkeypatch):
-    monkeypatch.setattr(copies, "CACHE_LIMIT_BYTES", 400)  # 164 bytes each, with the digest
+    monkeypatch.setattr(copies, "CACHE_LIMIT_BYTES", 2500)
     for name in "abc":
-        s3_storage.write_bytes(name, b"." * 100)
-    a, b = s3_storage.fetch("a"), s3_storage.fetch("b")
-    os.utime(a, (1000, 1000))
-    os.utime(b, (2000, 2000))
-    assert s3_storage.fetch("a") == a  # used again: b is the oldest now
+        s3_storage.write_bytes(name, b"." * 1000)
+    a = fetch_of(s3_storage, "a", used_s=1000)
+    b = fetch_of(s3_storage, "b", used_s=2000)
+    with keeping_copies():
+        assert s3_storage.fetch("a") == a  # used again: b is the oldest now
     c = s3_storage.fetch("c")
     assert (a.exists(), b.exists(), c.exists()) == (True, False, True)
-    assert s3_storage.fetch("b").read_bytes() == b"." * 100
+    assert s3_storage.fetch("b").read_bytes() == b"." * 1000
+
+
+def test_what_is_in_use_is_not_removed_for_more_until_the_innermost_context_ends(s3_storage, monkeypatch, caplog):
+    monkeypatch.setattr(copies, "CACHE_LIMIT_BYTES", 500)
+    for name in "abcd":
+        s3_storage.write_bytes(name, b"." * 1000)
+    with keeping_copies():
+        a = s3_storage.fetch("a")
+        with keeping_copies():
+            b = s3_storage.fetch("b")
+            c = s3_storage.fetch("c")
+            assert (a.exists(), b.exists(), c.exists()) == (True, True, True)
+            assert "bytes more than it should have; all else is in use" in caplog.text
+        d = s3_storage.fetch("d")
+        assert (a.exists(), b.exists(), c.exists(), d.exists()) == (True, False, False, True)
+    assert s3_storage.fetch("b").exists()
+    assert (a.exists(), d.exists()) == (False, False)
+
+
+def test_outside_of_a_context_a_copy_stays_as_long_as_its_process(s3_storage, monkeypatch):
+    monkeypatch.setattr(copies, "CACHE_LIMIT_BYTES", 500)
+    for name in "ab":
+        s3_storage.write_bytes(name, b"." * 1000)
+    a = s3_storage.fetch("a")
+    with keeping_copies():
+        s3_storage.fetch("b")
+    assert a.exists()
+
+
+def hold(location, held, end):
+    with keeping_copies():
+        open_storage(location).fetch("a")
+        held.set()
+        end.wait(60)
+        os._exit(9)
+
+
+def test_what_another_process_uses_stays_and_goes_once_it_is_killed(s3_storage, monkeypatch):
+    monkeypatch.setattr(copies, "CACHE_LIMIT_BYTES", 500)
+    for name in "abc":
+        s3_storage.write_bytes(name, b"." * 1000)
+    context = multiprocessing.get_context("fork")
+    held, end = context.Event(), context.Event()
+    process = context.Process(target=hold, args=(s3_storage.location, held, end))
+    process.start()
+    assert held.wait(60)
+    with keeping_copies():
+        b = s3_storage.fetch("b")
+        (a,) = copies._cache_folder().glob("*/content/a")
+    end.set()
+    process.join()
+    assert process.exitcode == 9
+    with keeping_copies():
+        c = s3_storage.fetch("c")
+    assert (a.exists(), b.exists(), c.exists()) == (False, False, True)
+
+
+def test_what_a_killed_download_left_is_removed(s3_storage, monkeypatch):
+    s3_storage.write_bytes("a", b"." * 1000)
+    with keeping_copies():
+        folder = s3_storage.fetch("a").parent.parent
+    (folder / "content/a").unlink()
+    (folder / "partial").mkdir()
+    (folder / "partial/a.1F").write_bytes(b"." * 700)
+    s3_storage.fetch("a")
+    assert sorted(path.name for path in folder.iterdir()) == ["content", "facts"]
 
 
 def test_ray_train_keeps_its_own_state_there(remote):

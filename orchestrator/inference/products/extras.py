@@ -20,6 +20,7 @@ from orchestrator.inference.products.dicom_object import UNKNOWN, NothingFoundEr
 from orchestrator.inference.products.dicom_rtstruct import write_dicom_rtstruct
 from orchestrator.inference.products.dicom_seg import require_highdicom, write_dicom_seg
 from orchestrator.inference.products.overlays import overlay_pngs
+from orchestrator.storage.copies import keeping_copies
 from orchestrator.storage.interface import Storage
 from orchestrator.storage.json_files import read_json, write_json
 from orchestrator.storage.json_values import JsonMapping
@@ -85,6 +86,7 @@ def _pictures(name: str) -> list[str]:
     return [f"overlays/{name}.png", f"overlays/{name}_mosaic.png"]
 
 
+@keeping_copies()
 def add_extras(storage: Storage, predicted: Predicted, options: PredictOptions) -> tuple[str, ...]:
     """Make what was asked for and is not there yet, or was made of what the study said before of its structures.
 

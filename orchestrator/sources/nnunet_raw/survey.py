@@ -14,6 +14,7 @@ from orchestrator.images.problem import SourceError
 from orchestrator.images.source_file import what_is_instead
 from orchestrator.sources.nnunet_raw.description import MAX_BYTES, Description, parse_description
 from orchestrator.sources.nnunet_raw.files import TESTING, TRAINING, RawCases, find_cases, folder_of
+from orchestrator.storage.copies import keeping_copies
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.storage.interface import Storage
 
@@ -171,6 +172,7 @@ def _advice(storage: Storage, wanted: str) -> str:
     return "Pass the folder nnUNet_raw as --data."
 
 
+@keeping_copies()
 def read_description(storage: Storage, folder: str) -> Description:
     """Return what the `dataset.json` of a folder says; raises SourceError."""
     key = f"{folder}/{DESCRIPTION}"
