@@ -5,7 +5,6 @@
 Plain nnU-Net runs each in a process of its own with as many loader processes as it chooses. Ours run as the pipeline
 runs them without a GPU: a process a core, each going on to the next training. Both begin with the same images, label
 maps and plan; preprocessing, store, loader and start-up are included. The models are then compared on test cases.
-Then two run side by side (`bench.feed.side_by_side`).
 """
 
 import multiprocessing
@@ -23,7 +22,6 @@ from pathlib import Path
 import torch
 
 from bench.feed.miniature_cases import MINIATURE, Miniature
-from bench.feed.side_by_side import ROUNDS, measure_side_by_side, write_patches
 from bench.instruments.command_line import command_line, existing_folder, positive_integer
 from bench.instruments.machine import conditions
 from bench.instruments.rows import Row, format_rows
@@ -130,16 +128,14 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def measure(folder: Path, *, num_trainings: int = NUM_TRAININGS, rounds: int = ROUNDS) -> tuple[list[Row], str]:
+def measure(folder: Path, *, num_trainings: int = NUM_TRAININGS) -> tuple[list[Row], str]:
     """Return the rows, and the table of what was learned."""
     cases_folder, work = folder / "cases", folder / "work"
     cases_folder.mkdir()
     work.mkdir()
     cases = Miniature.write(cases_folder)
     rows = measure_six(cases, work=work, num_trainings=num_trainings)
-    table = compare_learning(cases, work=work, num_trainings=num_trainings)
-    write_patches(cases)
-    return [*rows, *measure_side_by_side(cases, rounds=rounds)], table
+    return rows, compare_learning(cases, work=work, num_trainings=num_trainings)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -149,14 +145,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--trainings", type=positive_integer, default=NUM_TRAININGS, help="trainings by each, with other seeds (6)"
     )
     parser.add_argument(
-        "--rounds", type=positive_integer, default=ROUNDS, help=f"rounds of two side by side ({ROUNDS})"
-    )
-    parser.add_argument(
         "--folder", type=existing_folder, help="where files are written (default: the temporary folder)"
     )
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="trainings-", dir=options.folder) as folder:
-        rows, table = measure(Path(folder), num_trainings=options.trainings, rounds=options.rounds)
+        rows, table = measure(Path(folder), num_trainings=options.trainings)
     print(f"\n{conditions('nnunetv2', 'torch')}\n")
     print(format_rows(rows))
     print(f"\n{table}")

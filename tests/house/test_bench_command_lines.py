@@ -40,8 +40,6 @@ REFUSED = {
         ("--folder", "/nix"): "--folder: /nix: no such folder",
     },
     "preprocessing": {("--labels", "0"): "--labels: 0: expected a whole number"},
-    "feed.one_loader": {("--batches", "0"): "--batches: 0: expected a whole number"},
-    "feed.side_by_side": {("--rounds", "0"): "--rounds: 0: expected a whole number"},
     "feed.trainings": {("--trainings", "0"): "--trainings: 0: expected a whole number"},
     "stock_trainer": {
         ("--only", "nix"): "--only: invalid choice: 'nix'",
