@@ -48,17 +48,13 @@ def main() -> None:
     for case in cases(options) if set(options.only) & set(MEASURES) else ():
         rows += measure_case(case, options)
         print(f"{case.name} measured", file=sys.stderr, flush=True)
-    learned = ""
     if TRAININGS in options.only:
         with tempfile.TemporaryDirectory(prefix="feed-", dir=options.folder) as folder:
-            of_trainings, learned = trainings.measure(Path(folder))
-        rows += of_trainings
+            rows += trainings.measure(Path(folder))
     measured = conditions("nnunetv2", "blosc2", "pyarrow", "numba")
     print(f"\n{measured}, cases of {options.slices} slices, {options.rounds} rounds\n")
     if rows:
         print(format_rows(merged(rows)))
-    if learned:
-        print(f"\n{learned}")
     if EPOCHS in options.only:
         if torch.cuda.is_available():
             gpu.main([])

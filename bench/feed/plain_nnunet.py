@@ -1,6 +1,6 @@
 """One miniature training by plain nnU-Net, in a process of its own: its store, loader, transforms, trainer and files.
 
-    python -m bench.feed.plain_nnunet CASES SEED WEIGHTS
+    python -m bench.feed.plain_nnunet CASES SEED
 
 CASES is a folder that `bench.feed.trainings` wrote. Only what a miniature needs to learn at all is set from outside:
 the length, the optimiser and the mirror axes of the preset `smoke`, and the split.
@@ -15,23 +15,22 @@ from typing import Any
 
 import torch
 
-from bench.feed.miniature_cases import LABELS, MINIATURE, Miniature
+from bench.feed.miniature_cases import MINIATURE, Miniature
 from orchestrator.training.random_state import seed_everything
 
 
 def main() -> None:
-    """Preprocess, train, and write the weights."""
-    folder, seed, weights = Path(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
+    """Preprocess and train."""
+    folder, seed = Path(sys.argv[1]), int(sys.argv[2])
     with tempfile.TemporaryDirectory(prefix="plain-") as work:
         for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
             os.environ[name] = str(Path(work) / name)
             Path(os.environ[name]).mkdir()
         seed_everything(seed)
-        torch.save(_train(Miniature.open(folder)), weights)
+        _train(Miniature.open(folder))
 
 
-def _train(cases: Miniature) -> dict[str, Any]:
-    """Return the weights after the last epoch."""
+def _train(cases: Miniature) -> None:
     from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
     from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -72,9 +71,6 @@ def _train(cases: Miniature) -> dict[str, Any]:
     trainer.num_iterations_per_epoch = MINIATURE.num_iterations_per_epoch
     trainer.num_val_iterations_per_epoch = MINIATURE.num_val_iterations_per_epoch
     trainer.run_training()
-    weights: dict[str, Any] = trainer.network.state_dict()
-    assert len(LABELS) == trainer.label_manager.num_segmentation_heads - 1
-    return weights
 
 
 if __name__ == "__main__":

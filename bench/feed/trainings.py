@@ -4,7 +4,8 @@
 
 Plain nnU-Net runs each in a process of its own with as many loader processes as it chooses. Ours run as the pipeline
 runs them without a GPU: a process a core, each going on to the next training. Both begin with the same images, label
-maps and plan; preprocessing, store, loader and start-up are included. The models are then compared on test cases.
+maps and plan; preprocessing, store, loader and start-up are included. What networks
+learn is compared by `bench.stock_trainer --only dice`.
 """
 
 import multiprocessing
@@ -51,8 +52,8 @@ def measured() -> Iterator[Spent]:
     spent.cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def train_ours(folder: Path, seed: int, output: Path) -> None:
-    """Preprocess and train with our store and loader, as the pipeline does; leave the weights."""
+def train_ours(folder: Path, seed: int) -> None:
+    """Preprocess and train with our store and loader, as the pipeline does."""
     from orchestrator.training.checkpoint import CheckpointStore
     from orchestrator.training.feed.patch_dataset import ArrowDataset
     from orchestrator.training.nnunet.preprocessing import preprocess_case
@@ -81,19 +82,18 @@ def train_ours(folder: Path, seed: int, output: Path) -> None:
         )
         listener = TrainingListener(on_epoch=lambda _: None)
         train(settings, checkpoint=checkpoint, log=lambda _: None, listener=listener)
-        torch.save(checkpoint.load_final().state["network_weights"], output)
 
 
 def measure_six(cases: Miniature, *, work: Path, num_trainings: int) -> list[Row]:
-    """Return the rows of wall, CPU and Dice of the same trainings by both."""
+    """Return the rows of wall and CPU time of the same trainings by both."""
     seeds = range(num_trainings)
     with measured() as plain, (work / "plain.log").open("w") as log:
         for seed in seeds:
-            command = [sys.executable, "-m", "bench.feed.plain_nnunet", cases.folder, seed, work / f"plain_{seed}.pt"]
+            command = [sys.executable, "-m", "bench.feed.plain_nnunet", cases.folder, seed]
             subprocess.run([str(part) for part in command], check=True, stdout=log, stderr=log)
     context = multiprocessing.get_context("spawn")
     with measured() as ours, ProcessPoolExecutor(NUM_CORES, mp_context=context, initializer=_one_thread) as pool:
-        for future in [pool.submit(train_ours, cases.folder, seed, work / f"ours_{seed}.pt") for seed in seeds]:
+        for future in [pool.submit(train_ours, cases.folder, seed) for seed in seeds]:
             future.result()
     return [
         Row(
@@ -108,34 +108,17 @@ def measure_six(cases: Miniature, *, work: Path, num_trainings: int) -> list[Row
     ]
 
 
-def compare_learning(cases: Miniature, *, work: Path, num_trainings: int) -> str:
-    """Return a table of the mean Dice of each seed, and what a paired t-test says."""
-    from scipy.stats import ttest_rel
-
-    dices = {
-        kind: [cases.mean_dice(torch.load(work / f"{kind}_{seed}.pt"), work=work) for seed in range(num_trainings)]
-        for kind in ("plain", "ours")
-    }
-    lines = ["| seed | plain nnU-Net | ours |", "|---|---|---|"]
-    lines += [f"| {seed} | {a:.4f} | {b:.4f} |" for seed, (a, b) in enumerate(zip(*dices.values(), strict=True))]
-    means = [sum(values) / num_trainings for values in dices.values()]
-    probability = ttest_rel(*dices.values()).pvalue
-    lines += [f"| mean | {means[0]:.4f} | {means[1]:.4f} |", "", f"paired t-test: p = {probability:.2f}"]
-    return "\n".join(lines)
-
-
 def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def measure(folder: Path, *, num_trainings: int = NUM_TRAININGS) -> tuple[list[Row], str]:
-    """Return the rows, and the table of what was learned."""
+def measure(folder: Path, *, num_trainings: int = NUM_TRAININGS) -> list[Row]:
+    """Return the rows."""
     cases_folder, work = folder / "cases", folder / "work"
     cases_folder.mkdir()
     work.mkdir()
     cases = Miniature.write(cases_folder)
-    rows = measure_six(cases, work=work, num_trainings=num_trainings)
-    return rows, compare_learning(cases, work=work, num_trainings=num_trainings)
+    return measure_six(cases, work=work, num_trainings=num_trainings)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -149,10 +132,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="trainings-", dir=options.folder) as folder:
-        rows, table = measure(Path(folder), num_trainings=options.trainings)
+        rows = measure(Path(folder), num_trainings=options.trainings)
     print(f"\n{conditions('nnunetv2', 'torch')}\n")
     print(format_rows(rows))
-    print(f"\n{table}")
 
 
 if __name__ == "__main__":
