@@ -19,6 +19,7 @@ from orchestrator.report.search import SearchSection
 from orchestrator.report.texts.definitions import definitions
 from orchestrator.report.texts.escaping import in_cell, in_line
 from orchestrator.report.texts.numbers import (
+    as_percent,
     basis,
     cost_text,
     counts,
@@ -26,14 +27,13 @@ from orchestrator.report.texts.numbers import (
     left_out,
     measure,
     modelled,
-    number,
     p_value,
-    percent,
     quartiles,
     rank_range,
     sample,
-    share,
     spread,
+    with_interval,
+    with_sign,
 )
 from orchestrator.statistics import ranking, sequential
 from orchestrator.statistics.intervals import FEWEST_CLUSTERS, NUM_RESAMPLES, MeanWithInterval
@@ -197,15 +197,15 @@ def _rendered(template: str, page: Page, *, has_markup: bool) -> str:
         loader=FileSystemLoader(_TEMPLATES), autoescape=has_markup, undefined=StrictUndefined, trim_blocks=True
     )
     environment.filters |= {
-        "percent": percent,
-        "share": share,
+        "with_interval": with_interval,
+        "as_percent": as_percent,
         "quartiles": quartiles,
         "measure": measure,
         "counts": counts,
         "basis": basis,
         "sample": sample,
         "left_out": left_out,
-        "number": number,
+        "with_sign": with_sign,
         "modelled": modelled,
         "spread": spread,
         "p_value": p_value,

@@ -18,8 +18,8 @@ from orchestrator.statistics.ranking import ScoresToRank, rank_intervals, rank_m
 if TYPE_CHECKING:
     import pandas as pd
 
-OVERLAPS = ("dsc", "nsd")
-"""Metrics of which more is better."""
+LARGER_IS_BETTER = ("dsc", "nsd")
+"""Metrics in which a better method has a larger value; of all others it has a smaller one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,7 +80,7 @@ class _List:
 
     def to_rank(self, cases: Sequence[str]) -> ScoresToRank:
         """Return the scores of some of the cases."""
-        return ScoresToRank(values=self.means.loc[cases].to_numpy(), larger_is_better=self.metric in OVERLAPS)
+        return ScoresToRank(values=self.means.loc[cases].to_numpy(), larger_is_better=self.metric in LARGER_IS_BETTER)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -148,13 +148,13 @@ def to_csv(found: Mapping[str, Sequence[Place] | Sequence[Standing]]) -> str:
 def _list(rows: "pd.DataFrame", *, structure: str, metric: str, methods: Sequence[str]) -> _List:
     """Return the means of the cases that all methods have a row of; both masks empty is the best that there is."""
     values = rows[FIELDS[metric]].where(np.isfinite(rows[FIELDS[metric]].astype(float)))
-    best = 1.0 if metric in OVERLAPS else 0.0
+    best = 1.0 if metric in LARGER_IS_BETTER else 0.0
     values = values.mask(rows["status"] == ScoreStatus.BOTH_EMPTY, best)
     keys = [rows["case"], rows["method"]]
     num_rows = values.groupby(keys).size().unstack("method").reindex(columns=methods)
     cases = num_rows.index[num_rows.notna().all(axis=1)]
     # Of several scans of a patient, or several folds, those that are there count as well.
-    worst = 0.0 if metric in OVERLAPS else values[rows["case"].isin(cases)].max()
+    worst = 0.0 if metric in LARGER_IS_BETTER else values[rows["case"].isin(cases)].max()
     means, num_there = (
         found.unstack("method").reindex(columns=methods).loc[cases]
         for found in (values.fillna(worst).groupby(keys).mean(), values.groupby(keys).count())

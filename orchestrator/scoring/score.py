@@ -21,7 +21,7 @@ from orchestrator.scoring.structures import ScoredStructure, score_structures
 _CAPPED = "a single slice, scored as a volume: its faces are surface too (--dimension 2 scores contours)"
 _MOST_NAMED = 5
 """Values of a label map that a note names."""
-OVERLAPS = ("dsc",)
+WITHOUT_SURFACE = ("dsc",)
 """Metrics that know no surface."""
 
 
@@ -122,7 +122,7 @@ def _plane(truth: LabelMap, path: Path, *, metrics: Collection[str], dimension: 
         if not thin:
             raise DataError(f"{path}: a volume of {size} voxels; expected one slice or two axes with --dimension 2")
         return _Plane(axes=tuple(axis for axis in range(3) if axis != thin[0]))
-    has_sides = thin and not set(metrics) <= set(OVERLAPS)
+    has_sides = thin and not set(metrics) <= set(WITHOUT_SURFACE)
     return _Plane(axes=(0, 1, 2), note=_CAPPED if has_sides else "")
 
 

@@ -17,7 +17,7 @@ from orchestrator.report.page import to_html, to_markdown
 from orchestrator.report.reported import Reported
 from orchestrator.report.scores_frame import scores_frame
 from orchestrator.report.texts.latex import latex_tables
-from orchestrator.report.texts.numbers import percent, points
+from orchestrator.report.texts.numbers import points, with_interval
 from orchestrator.results.records import ScoreStatus
 from orchestrator.results.store import to_table
 from orchestrator.statistics.comparison import compare_paired, corrected_by_holm
@@ -135,7 +135,7 @@ def test_the_sentence_names_the_largest_difference_with_its_interval(three_model
 def test_what_is_not_0_is_not_written_as_0(value, signed, text):
     assert points(value, signed=signed) == text
     interval = MeanWithInterval(mean=value, low=value, high=value, num_cases=9, num_clusters=9)
-    assert percent(interval, signed=signed) == f"{text} ({text} to {text})"
+    assert with_interval(interval, signed=signed) == f"{text} ({text} to {text})"
 
 
 def test_a_tiny_difference_that_is_shown_has_an_interval_without_0(three_models):

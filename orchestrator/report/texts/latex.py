@@ -8,17 +8,17 @@ from orchestrator.report.parts import Gaps, Parts
 from orchestrator.report.ranks import Ranked
 from orchestrator.report.texts.escaping import escaped
 from orchestrator.report.texts.numbers import (
+    as_percent,
     hours_text,
     left_out,
     measure,
     modelled,
-    number,
     p_value,
-    percent,
     quartiles,
     rank_range,
-    share,
     spread,
+    with_interval,
+    with_sign,
 )
 from orchestrator.usage import Usage
 
@@ -47,8 +47,8 @@ def latex_tables(page: Page) -> str:
 
 def _scores(page: Page) -> str:
     rows = [
-        [row.group, page.set_title(row.evaluation_set), row.structure, str(row.num_cases), percent(row.dsc),
-         percent(row.nsd), quartiles(row.hd95_mm), quartiles(row.assd_mm),
+        [row.group, page.set_title(row.evaluation_set), row.structure, str(row.num_cases), with_interval(row.dsc),
+         with_interval(row.nsd), quartiles(row.hd95_mm), quartiles(row.assd_mm),
          *(measure(row.further[one.field]) for one in page.further), left_out(row)]
         for row in page.rows
     ]  # fmt: skip
@@ -77,8 +77,8 @@ def _scores(page: Page) -> str:
 def _answer(found: Answer, *, page: Page) -> str:
     rows = [
         [one.baseline, one.against, page.set_title(one.evaluation_set), one.structure, one.metric.upper(),
-         share(one.baseline_mean), share(one.against_mean), percent(one.result.difference, signed=True),
-         str(one.result.difference.num_clusters), number(one.result.effect), p_value(one.result.p_corrected)]
+         as_percent(one.baseline_mean), as_percent(one.against_mean), with_interval(one.result.difference, signed=True),
+         str(one.result.difference.num_clusters), with_sign(one.result.effect), p_value(one.result.p_corrected)]
         for one in found.differences
     ]  # fmt: skip
     return _table(
@@ -141,9 +141,9 @@ def _ranks(found: Ranked, *, page: Page, place: int) -> str:
 
 def _published(found: Sequence[BesidePublished], *, page: Page) -> str:
     rows = [
-        [one.group, page.set_title(one.evaluation_set), one.structure, one.metric.upper(), percent(one.ours),
-         f"{share(one.mean)} ± {share(one.std)}{' †' if one.erratum else ''}",
-         percent(one.difference, signed=True), one.within]
+        [one.group, page.set_title(one.evaluation_set), one.structure, one.metric.upper(), with_interval(one.ours),
+         f"{as_percent(one.mean)} ± {as_percent(one.std)}{' †' if one.erratum else ''}",
+         with_interval(one.difference, signed=True), one.within]
         for one in found
     ]  # fmt: skip
     return _table(
@@ -158,8 +158,8 @@ def _published(found: Sequence[BesidePublished], *, page: Page) -> str:
 
 def _gaps(found: Gaps, *, page: Page, place: int) -> str:
     rows = [
-        [one.group, one.structure, one.metric.upper(), share(one.baseline_mean), share(one.against_mean),
-         percent(one.difference, signed=True), f"{one.num_baseline} and {one.num_against}"]
+        [one.group, one.structure, one.metric.upper(), as_percent(one.baseline_mean), as_percent(one.against_mean),
+         with_interval(one.difference, signed=True), f"{one.num_baseline} and {one.num_against}"]
         for one in found.gaps
     ]  # fmt: skip
     sides = [page.set_title(name) for name in (found.baseline, found.against)]
@@ -175,7 +175,7 @@ def _gaps(found: Gaps, *, page: Page, place: int) -> str:
 def _parts(found: Parts, *, page: Page, place: int) -> str:
     rows = [
         [one.row.group, page.set_title(one.row.evaluation_set), one.row.structure, one.name, str(one.row.num_cases),
-         percent(one.row.dsc), percent(one.row.nsd)]
+         with_interval(one.row.dsc), with_interval(one.row.nsd)]
         for one in found.parts
     ]  # fmt: skip
     return _table(

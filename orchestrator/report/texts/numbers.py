@@ -25,7 +25,7 @@ def points(value: float, *, signed: bool = False) -> str:
     return f"{100 * value:{sign}.2g}" if value and not float(text) else text
 
 
-def percent(value: MeanWithInterval, *, signed: bool = False) -> str:
+def with_interval(value: MeanWithInterval, *, signed: bool = False) -> str:
     """Return a mean with its interval in per cent: `93.1 (91.9 to 94.0)`."""
     if math.isnan(value.mean):
         return _NONE
@@ -44,13 +44,13 @@ def spread(value: float) -> str:
     return "-" if math.isnan(value) else f"{100 * value:.2f}"
 
 
-def share(value: float) -> str:
+def as_percent(value: float) -> str:
     """Return a number between 0 and 1 in per cent."""
     return _NONE if math.isnan(value) else points(value)
 
 
-def number(value: float) -> str:
-    """Return a number with two digits."""
+def with_sign(value: float) -> str:
+    """Return a number with its sign and two decimals."""
     return _NONE if math.isnan(value) else f"{value:+.2f}"
 
 
