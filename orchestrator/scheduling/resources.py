@@ -211,11 +211,6 @@ class Processors:
         """All processors of the nodes that may be used."""
         return _total(node.offered for node in self.nodes.values())
 
-    @property
-    def free(self) -> Resources:
-        """All processors that nothing has taken."""
-        return _total(state.free for node_id, state in self._states.items() if node_id not in self._closed)
-
     def node(self, node_id: str) -> Node:
         """Return a node that has not been removed."""
         return self._states[node_id].node

@@ -96,11 +96,6 @@ class Schedule:
         return further
 
     @property
-    def running(self) -> frozenset[StageKey]:
-        """Stages that run."""
-        return frozenset(self._running)
-
-    @property
     def is_over(self) -> bool:
         """Whether nothing runs and nothing can be started any more."""
         return not self._running and not self._ready and not self._reservations
@@ -110,10 +105,6 @@ class Schedule:
         keys = [*self._running, *self._ready.ids(), *self._reservations.waiting]
         numbers = Counter(self.needs.num_workers(self.graph[key]) for key in keys)
         return Demand(num_cpus=numbers.pop(0, 0), num_slots=numbers.pop(1, 0), divided=numbers)
-
-    def node_of(self, key: StageKey) -> str:
-        """Return the node of a running stage."""
-        return self._running[key].node
 
     def start_next(self, now_s: float) -> Start | None:
         """Return the most urgent stage that can start and finds room, marked as running; None if there is none now."""
