@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-LIMIT_S = 10.0
-
 
 def draining_nodes() -> frozenset[str]:
     """Return the nodes on which Ray starts nothing any more; none where it does not say."""

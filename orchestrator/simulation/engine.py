@@ -92,7 +92,6 @@ class _RunningStage:
     start_s: float
     speed: float
     share: Resources
-    is_stopping: bool = False
 
     def occupation(self, *, until_s: float) -> Occupation:
         """Return what it has taken, and for how long."""
@@ -178,9 +177,8 @@ class Simulation:
         self._start_all()
         for key in self.schedule.requests_to_stop(self._now_s):
             self._num_requests += 1
-            under = self._under_way[key]
-            under.is_stopping = True
-            self._push(self._now_s + self.conditions.stop_s, "stopped", (key, under.start.attempt))
+            attempt = self._under_way[key].start.attempt
+            self._push(self._now_s + self.conditions.stop_s, "stopped", (key, attempt))
         # A place that was idle may be kept for a training that moves.
         self._start_all()
         wake_s = self.schedule.next_wake_s()
