@@ -35,7 +35,7 @@ from orchestrator.stages.carry_out import carry_out
 from orchestrator.stages.context import RunContext
 from orchestrator.storage import run_paths
 from orchestrator.training.nnunet.planning import Plan
-from orchestrator.training.nnunet.preprocessing import preprocess_case
+from orchestrator.training.nnunet.prepared_image import prepare_image, read_images
 from orchestrator.workflow.graph import Stage, build_graph
 from orchestrator.workflow.keys import StageKind
 
@@ -124,9 +124,9 @@ def run_of(folder: Path, *, size: str, names: Sequence[str]) -> SmallRun:
 
 
 def export(run: SmallRun) -> None:
-    """Do what a prediction does beside its network: preprocess the image, bring logits to its grid, write labels."""
+    """Do what a prediction does beside its network: prepare the image, bring logits to its grid, write labels."""
     plan = run.plan
-    case = preprocess_case([run.image], None, plan)
+    case = prepare_image(*read_images([run.image], plan), plan)
     labels = convert_predicted_logits_to_segmentation_with_correct_shape(
         torch.zeros((plan.label_manager.num_segmentation_heads, *case.data.shape[1:]), dtype=torch.half),
         plan.plans_manager,

@@ -25,25 +25,25 @@ from orchestrator.training.nnunet.resampled_image import resample_labels
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class PreprocessedCase:
-    """What a network is trained on and predicts from."""
+    """What a network is trained on."""
 
     data: NDArray[np.float32]
     """Normalised intensities, shape (channels, Z, Y, X), in the plan's spacing and order of axes."""
     seg: NDArray[np.generic]
-    """Labels of the same voxels, int8 or int16; -1 where the image is zero around the body. Zeros without labels."""
+    """Labels of the same voxels, int8 or int16; -1 where the image is zero around the body."""
     properties: Properties
-    """nnU-Net's: geometry before preprocessing and, with labels, `class_locations` {label: int16 array (n, 4)}."""
+    """nnU-Net's: geometry before preprocessing and `class_locations` {label: int16 array (n, 4)}."""
 
 
-def preprocess_case(images: Sequence[Path], labels: Path | None, plan: Plan) -> PreprocessedCase:
+def preprocess_case(images: Sequence[Path], labels: Path, plan: Plan) -> PreprocessedCase:
     """Crop, normalise and resample one case as nnU-Net does.
 
     Parameters
     ----------
     images : sequence of Path
         NIfTI volumes, one for each channel.
-    labels : Path or None
-        Label map in the geometry of the image; None for a case that is only predicted.
+    labels : Path
+        Label map in the geometry of the image.
     plan : Plan
         Of the training that will use the case.
 
@@ -57,14 +57,12 @@ def preprocess_case(images: Sequence[Path], labels: Path | None, plan: Plan) -> 
         voxels, properties = read_images(images, plan)
         shape = voxels.shape[1:]
         data = crop_image(voxels, properties, plan)
-        seg: NDArray[np.generic] = (mask := body_mask(data))
-        if labels is not None:
-            seg = _labels_within(mask, _read_labels(labels, plan, shape=shape, image=images[0]), properties, plan)
+        mask = body_mask(data)
+        seg = _labels_within(mask, _read_labels(labels, plan, shape=shape, image=images[0]), properties, plan)
         del voxels, mask
         data = normalise_and_resample(data, seg, properties, plan)
         seg = resample_labels(seg, *grid_of(properties, plan), configuration)
-        if labels is not None:
-            properties["class_locations"] = _class_locations(seg, plan)
+        properties["class_locations"] = _class_locations(seg, plan)
     seg = seg.astype(np.int16 if seg.max() > np.iinfo(np.int8).max else np.int8)
     return PreprocessedCase(data=data, seg=seg, properties=properties)
 
