@@ -1,6 +1,5 @@
 """Size and digest of a patch file, and the check that it is what was written."""
 
-import hashlib
 import json
 import re
 from dataclasses import asdict, dataclass
@@ -11,8 +10,8 @@ from orchestrator.patches.layout import VERSION
 from orchestrator.patches.reader import PatchFile
 from orchestrator.storage.copies import keeping_copies
 from orchestrator.storage.interface import Storage
+from orchestrator.storage.local import file_sha256
 
-_BLOCK_BYTES = 1 << 20
 _SHA256 = re.compile("[0-9a-f]{64}")
 
 
@@ -33,7 +32,7 @@ class PatchRecord:
     @classmethod
     def of_file(cls, path: Path) -> "PatchRecord":
         """Measure a file that was just written."""
-        return cls(num_bytes=path.stat().st_size, sha256=_sha256(path), version=VERSION)
+        return cls(num_bytes=path.stat().st_size, sha256=file_sha256(path), version=VERSION)
 
     def to_bytes(self) -> bytes:
         """Return JSON."""
@@ -50,14 +49,14 @@ class PatchRecord:
     def check(self, path: Path, *, name: str) -> None:
         """Compare a local file with the record; raises IntegrityError that names the file and, if it can, the chunk."""
         self.check_size(path, name=name)
-        if _sha256(path) == self.sha256:
+        if file_sha256(path) == self.sha256:
             return
         PatchFile.open(path).verify()
         raise IntegrityError(f"{name}: another file than was written, though whole in itself; write the patches again")
 
     def matches(self, path: Path) -> bool:
         """Whether a local file is what was written; raises FileNotFoundError if there is none."""
-        return path.stat().st_size == self.num_bytes and _sha256(path) == self.sha256
+        return path.stat().st_size == self.num_bytes and file_sha256(path) == self.sha256
 
     def check_size(self, path: Path, *, name: str) -> None:
         """Compare the version, then the size: at once, for a file of any size."""
@@ -73,11 +72,3 @@ class PatchRecord:
         if not storage.exists(key):
             raise IntegrityError(f"{storage.location}/{key}: missing; write the patches again")
         self.check(storage.fetch(key), name=f"{storage.location}/{key}")
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
