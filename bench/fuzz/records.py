@@ -21,7 +21,7 @@ from orchestrator.results.records import CaseScore, Provenance, ResultRow, Score
 from orchestrator.results.store import ResultsStore, from_table
 from orchestrator.results.trials import TrialRecord, read_search, search_of, write_search
 from orchestrator.stages.records.cases import read_case_record
-from orchestrator.stages.records.ensembles import is_of_models, read_candidates
+from orchestrator.stages.records.ensembles import is_of_models, read_comparison
 from orchestrator.stages.records.latest_epoch import read_latest_epoch
 from orchestrator.stages.records.predictions import read_prediction_record
 from orchestrator.storage import run_paths
@@ -201,7 +201,7 @@ def read_choice(content: bytes, folder: Path) -> str:
     return repr(
         (
             is_of_models(storage, key=key, among=("a", "b")),
-            read_candidates(storage, key, groups=("a", "b"), by="dsc"),
+            read_comparison(storage, key, groups=("a", "b"), by="dsc"),
             members_of(storage, "a"),
         )
     )

@@ -212,7 +212,9 @@ def test_models_are_compared_by_the_labels_that_their_averages_give(tmp_path, ki
         ],
         ignored_label=4 if kind == "ignored label" else None,
     )
-    found, of_surfaces = (compared.scores(files, tmp_path / "truth.nii.gz", by=metric) for metric in ("dsc", "nsd"))
+    found, of_surfaces = (
+        compared.compare(files, tmp_path / "truth.nii.gz", by=metric).scores for metric in ("dsc", "nsd")
+    )
     counted = truth != 4
     for number, combination in enumerate(combinations):
         chosen = [models[one] for one in combination]
@@ -245,8 +247,8 @@ def test_a_structure_that_neither_map_has_counts_nowhere(tmp_path):
     compared = ComparedModels(
         loaded.ensemble._predictors, combinations=[(0,)], structures=structures, ignored_label=None
     )
-    (found,) = compared.scores(files, tmp_path / "truth.nii.gz", by="dsc")
-    (of_surfaces,) = compared.scores(files, tmp_path / "truth.nii.gz", by="nsd")
+    (found,) = compared.compare(files, tmp_path / "truth.nii.gz", by="dsc").scores
+    (of_surfaces,) = compared.compare(files, tmp_path / "truth.nii.gz", by="nsd").scores
     orchestrator.predict(model, files[0], output=tmp_path / "out", device="cpu", save_probabilities=True)
     predicted = set(np.unique(sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "out" / "case.nii.gz")))))
     assert {1, 2, 3, 4, 5} - predicted

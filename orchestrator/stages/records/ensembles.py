@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 from orchestrator.benchmark.definition import Training
 from orchestrator.errors import IntegrityError
@@ -45,6 +45,17 @@ class EnsembleRecord:
     """What they were trained with."""
     candidates: tuple[JsonMapping, ...] = ()
     """What the members were chosen of, with scores."""
+    not_predicted: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Of each group that could be chosen, the cases that it cannot predict; see `Comparison`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    """What an ensemble could be, and by what that was compared."""
+
+    candidates: tuple[Candidate, ...]
+    not_predicted: Mapping[str, Sequence[str]]
+    """By group, ids of validation cases that it cannot predict: counted as 0, but left out where no group can."""
 
 
 def model_record(training: Training) -> str:
@@ -108,10 +119,11 @@ def read_members(storage: Storage, ensemble: Training) -> tuple[tuple[Training, 
     return tuple(known[name] for name in record["members"]), record["checkpoint_sha256"]
 
 
-def read_candidates(storage: Storage, key: str, *, groups: Collection[str], by: str) -> list[Candidate]:
+def read_comparison(storage: Storage, key: str, *, groups: Collection[str], by: str) -> Comparison:
     """Return what an ensemble could be, with scores; raises IntegrityError if that is not of these groups."""
     found, known = [], ", ".join(groups)
-    for one in read_json(storage, key, {"candidates": list})["candidates"]:
+    record = read_json(storage, key, {"candidates": list})
+    for one in record["candidates"]:
         said = one if isinstance(one, dict) else {}
         names, score = said.get("groups"), said.get(by)
         if not (isinstance(names, list) and names and all(name in groups for name in names) and is_score(score)):
@@ -120,7 +132,14 @@ def read_candidates(storage: Storage, key: str, *, groups: Collection[str], by: 
                 "Delete it: the same command makes it again"
             )
         found.append(Candidate(groups=tuple(names), score=score))
-    return found
+    # Records of before cases could be left out have none.
+    lists = record.get("not_predicted", {})
+    if not (isinstance(lists, dict) and all(name in groups and isinstance(one, list) for name, one in lists.items())):
+        raise IntegrityError(
+            f"{storage.location}/{key}: not_predicted is {lists!r:.80}; expected lists of cases by {known}. Delete it: "
+            "the same command makes it again"
+        )
+    return Comparison(candidates=tuple(found), not_predicted=lists)
 
 
 def is_score(value: object) -> bool:

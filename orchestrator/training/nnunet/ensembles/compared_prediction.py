@@ -1,6 +1,7 @@
 """Combinations of models compared on a case: each model predicts it once, and nothing but counts is held of a slice."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,20 @@ from numpy.typing import NDArray
 
 from kernels import score_masks
 from orchestrator.benchmark.definition import Structure
-from orchestrator.errors import IntegrityError
+from orchestrator.errors import DataError, IntegrityError
 from orchestrator.training.nnunet.ensembles.averaged_prediction import Member, mean_of, together
 from orchestrator.training.nnunet.environment import prints_to_log
 from orchestrator.training.nnunet.prediction import Predictor
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class ComparedCase:
+    """What models have made of a case."""
+
+    scores: NDArray[np.float64]
+    """Shape (combinations, structures); NaN where neither mask holds the structure, 0 where a model is of no use."""
+    failures: Mapping[int, DataError]
+    """Why models, by their numbers, cannot predict the case."""
 
 
 class ComparedModels:
@@ -44,8 +55,8 @@ class ComparedModels:
         self._structures = tuple(structures)
         self._ignored = ignored_label
 
-    def scores(self, images: Sequence[Path], reference: Path, *, by: str) -> NDArray[np.float64]:
-        """Return the score of each combination and structure.
+    def compare(self, images: Sequence[Path], reference: Path, *, by: str) -> ComparedCase:
+        """Return the score of each combination and structure; raises DataError if no model can predict the case.
 
         Parameters
         ----------
@@ -55,26 +66,45 @@ class ComparedModels:
             Its label map, on the same voxels.
         by
             `dsc`, of which counts are held, or `nsd`, for which a label map of each combination is.
-
-        Returns
-        -------
-        float64 array, shape (combinations, structures)
-            NaN where neither mask holds the structure.
         """
-        members = [Member(predictor=one, image=one.prepared(images)) for one in self._predictors]
-        first = members[0]
+        members, failures = self._prepared(images)
+        able = {number: one for number, one in enumerate(self._combinations) if failures.keys().isdisjoint(one)}
+        scores = np.zeros((len(self._combinations), len(self._structures)))
+        if able:
+            scores[list(able)] = self._scores(members, list(able.values()), reference, by=by)
+        return ComparedCase(scores=scores, failures=failures)
+
+    def _prepared(self, images: Sequence[Path]) -> tuple[dict[int, Member], dict[int, DataError]]:
+        """Return the models that can predict an image, by number, and why others cannot."""
+        members: dict[int, Member] = {}
+        failures: dict[int, DataError] = {}
+        for number, one in enumerate(self._predictors):
+            try:
+                members[number] = Member(predictor=one, image=one.prepared(images))
+            except DataError as error:
+                failures[number] = error
+        if not members:
+            raise failures[0]
+        return members, failures
+
+    def _scores(
+        self, members: Mapping[int, Member], combinations: Sequence[Sequence[int]], reference: Path, *, by: str
+    ) -> NDArray[np.float64]:
+        """Return the score of each of these combinations and structure."""
+        place = {number: at for at, number in enumerate(members)}
+        first = next(iter(members.values()))
         image = sitk.ReadImage(str(reference))
         truth = sitk.GetArrayFromImage(image).astype(np.int64).transpose(first.axes)
         if truth.shape != first.shape:
             raise IntegrityError(f"{reference}: voxels {truth.shape}; expected {first.shape}, as of its image")
         labels = first.predictor.plan.label_manager
         size = 1 + max(int(truth.max()), *map(int, labels.all_labels))
-        counts = np.zeros((len(self._combinations), size * size), np.int64)
+        counts = np.zeros((len(combinations), size * size), np.int64)
         maps = np.zeros((len(counts), *(truth.shape if by == "nsd" else (0, 0, 0))), np.uint16)
-        with prints_to_log(), together(members) as slices:
+        with prints_to_log(), together(list(members.values())) as slices:
             for z, (of_slice, expected) in enumerate(zip(slices, truth, strict=True)):
-                for number, combination in enumerate(self._combinations):
-                    mean = mean_of([of_slice[model] for model in combination])
+                for number, combination in enumerate(combinations):
+                    mean = mean_of([of_slice[place[model]] for model in combination])
                     found = np.asarray(labels.convert_probabilities_to_segmentation(mean), np.int64)
                     if by == "nsd":
                         maps[number, z] = found
