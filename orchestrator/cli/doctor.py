@@ -40,7 +40,7 @@ from orchestrator.sources.nnunet_raw.survey import (
     own_raw_folder,
     raw_folder_of_environment,
 )
-from orchestrator.sources.training_labels import missing_labels
+from orchestrator.sources.training_labels import flat_images, missing_labels
 from orchestrator.workflow.graph import label_sets_by_case
 
 
@@ -166,6 +166,7 @@ def examine(
     # A training may have cases of several data sets.
     labels = {key: there for inspection in seen.values() for key, there in inspection.labels_seen.items()}
     small = {case: one for inspection in seen.values() for case, one in inspection.thumbnails.items()}
+    num_slices = {case: number for inspection in seen.values() for case, number in inspection.num_slices.items()}
     alike = alike_cases(small)
     leaks = alike_leaks(alike, trainings, declared=study.patient_leaks(trainings))
     findings = []
@@ -178,7 +179,7 @@ def examine(
                 dataset=name,
                 download=str(downloads / dataset.folder),
                 num_cases=len(requests[name]),
-                problems=(*of_it.problems, *missing.problems),
+                problems=(*of_it.problems, *missing.problems, *flat_images(on_it, num_slices=num_slices)),
                 warnings=(*of_it.warnings, *missing.warnings, *_lines(leaks, dataset=name)),
                 notes=(*of_it.notes, *_copies(alike, leaks, datasets=by_name, dataset=name)),
             )

@@ -22,7 +22,9 @@ from orchestrator.cli.doctor import examine, show_text, with_survey
 from orchestrator.cli.text import counted
 from orchestrator.configuration import is_folder
 from orchestrator.errors import ConfigError, OrchestratorError
+from orchestrator.images.image_file import ImageFile
 from orchestrator.images.problem import Problem, printable
+from orchestrator.sources.nnunet_raw.files import TRAINING
 from orchestrator.sources.nnunet_raw.survey import (
     RAW_VARIABLE,
     Describer,
@@ -59,7 +61,8 @@ def build_parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="NAME",
-        help=f"{', '.join(MODELS)} or a trainer of nnU-Net's; may be repeated (default: 3d, or 2d for pictures)",
+        help=f"{', '.join(MODELS)} or a trainer of nnU-Net's; may be repeated (default: 3d; 2d for pictures and "
+        "images of one slice)",
     )
     add("--check", action="store_true", help="check a study file instead of writing one")
     return parser
@@ -87,7 +90,7 @@ def write(options: argparse.Namespace, *, console: Console) -> int:
     surveys = [survey(location, folder) for folder in options.what]
     problems = [problem for seen in surveys for problem in seen.cases.problems]
     _show(problems, [note for seen in surveys for note in seen.cases.notes], console=console)
-    models = models_named(options.model or _usual_models(surveys))
+    models = models_named(options.model or _usual_models(surveys, location=location))
     found = [described(seen) for seen in surveys]
     text = draft_study(found, models=models)
     folder: Path = options.output or Path(surveys[0].folder)
@@ -118,8 +121,23 @@ def _check_draft(text: str, datasets: Sequence[RawDataset], *, path: Path) -> No
             raise ConfigError(f"not written: {str(error).replace(str(draft), str(path))}") from error
 
 
-def _usual_models(surveys: Sequence[Survey]) -> list[str]:
-    return ["2d"] if all(seen.description.file_ending in _FLAT_ENDINGS for seen in surveys) else ["3d"]
+def _usual_models(surveys: Sequence[Survey], *, location: str) -> list[str]:
+    return ["2d"] if all(_is_flat(seen, location=location) for seen in surveys) else ["3d"]
+
+
+def _is_flat(seen: Survey, *, location: str) -> bool:
+    """Whether images are pictures, or the first of them has one slice."""
+    said = seen.description
+    if said.file_ending in _FLAT_ENDINGS or not seen.cases.training:
+        return said.file_ending in _FLAT_ENDINGS
+    name = seen.cases.training[0]
+    image = said.listed[name].images[0] if said.listed else f"{TRAINING[0]}/{name}_0000{said.file_ending}"
+    try:
+        path = open_storage(location).fetch(f"{seen.folder}/{image}")
+        return ImageFile(path=path, must_be_stack=said.must_be_stack).header().geometry.size[2] == 1
+    except OrchestratorError:
+        # Whoever checks or trains says what is wrong with it.
+        return False
 
 
 def check(options: argparse.Namespace, *, console: Console) -> int:

@@ -32,6 +32,8 @@ class Inspection:
     """Labels in the label map of a case and label set, background aside, of those that were converted."""
     thumbnails: Mapping[Case, Thumbnail]
     """Images made small, of those that were read."""
+    num_slices: Mapping[Case, int]
+    """Of the images whose header could be read."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,6 +45,7 @@ class _Seen:
     notes: list[str] = field(default_factory=list)
     labels: dict[tuple[Case, str], frozenset[int]] = field(default_factory=dict)
     thumbnails: dict[Case, Thumbnail] = field(default_factory=dict)
+    num_slices: dict[Case, int] = field(default_factory=dict)
 
 
 def inspect_downloads(
@@ -69,7 +72,7 @@ def inspect_downloads(
         if found is not None and thorough:
             _convert(request, found, downloads=downloads, seen=seen)
         elif found is not None:
-            _compare_headers(found, seen=seen)
+            _compare_headers(request, found, seen=seen)
         return seen
 
     with ThreadPoolExecutor(max_workers=num_threads) as executor:
@@ -80,6 +83,7 @@ def inspect_downloads(
         notes=tuple(dict.fromkeys(note for seen in cases for note in seen.notes)),
         labels_seen={key: labels for seen in cases for key, labels in seen.labels.items()},
         thumbnails={case: small for seen in cases for case, small in seen.thumbnails.items()},
+        num_slices={case: number for seen in cases for case, number in seen.num_slices.items()},
     )
 
 
@@ -117,13 +121,14 @@ def _find(request: CaseRequest, *, downloads: Path, seen: _Seen) -> _Found | Non
     return None
 
 
-def _compare_headers(found: _Found, *, seen: _Seen) -> None:
+def _compare_headers(request: CaseRequest, found: _Found, *, seen: _Seen) -> None:
     image: Geometry | None = None
     if found.volume is not None:
         with collecting(seen.problems, found.volume.name):
             geometry = found.layout.oriented_grid(found.volume.read_geometry())
             found.layout.check_grid(geometry, name=found.volume.name)
             image = geometry
+            seen.num_slices[request.case] = geometry.size[2]
     for mask in found.masks.values():
         with collecting(seen.problems, mask):
             geometry = found.layout.oriented_grid(found.layout.read_labels_grid(mask))
@@ -138,6 +143,7 @@ def _convert(request: CaseRequest, found: _Found, *, downloads: Path, seen: _See
         with collecting(seen.problems, found.volume.name):
             converted = image_from(found.volume, case=request.case, layout=found.layout, downloads=downloads)
             beside = Beside(image=converted.image, name=found.volume.name)
+            seen.num_slices[request.case] = converted.image.GetSize()[2]
             small = thumbnail_of(converted.image)
             seen.thumbnails.update({} if small is None else {request.case: small})
             seen.notes.extend(converted.notes)

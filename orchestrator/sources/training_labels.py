@@ -1,9 +1,10 @@
-"""Whether the label maps of a training's cases hold what it is to learn, as far as that makes a run fail or futile."""
+"""Whether a training's cases hold what it is to learn from, as far as that makes a run fail or futile."""
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from orchestrator.benchmark.checks.configurations import TWO_DIMENSIONS
 from orchestrator.benchmark.definition import Case, LabelSet, Training
 from orchestrator.configuration import listing
 from orchestrator.images.problem import Problem
@@ -65,4 +66,25 @@ def missing_labels(
             " learned"
             for (name, structure), ids in unlearned.items()
         ),
+    )
+
+
+def flat_images(trainings: Sequence[Training], *, num_slices: Mapping[Case, int]) -> tuple[Problem, ...]:
+    """Return which trainings have a network of three dimensions and no case of more than one slice.
+
+    nnU-Net plans no such network for them. Trainings with cases that were not read say nothing.
+    """
+    flat: defaultdict[str, list[str]] = defaultdict(list)
+    for training in trainings:
+        is_flat = all(num_slices.get(case) == 1 for case in training.train)
+        if is_flat and training.model.configuration != TWO_DIMENSIONS and not training.members:
+            flat[training.model.name].append(training.id)
+    return tuple(
+        Problem(
+            path=listing(ids),
+            found=f"images of one slice each for model {name}, which is of three dimensions",
+            expected=f"configuration {TWO_DIMENSIONS} for these, since nothing else can be planned",
+            advice=f"Give the model `configuration: {TWO_DIMENSIONS}`, or train these data in a study of their own.",
+        )
+        for name, ids in flat.items()
     )

@@ -93,6 +93,23 @@ def test_pictures_are_for_a_network_of_two_dimensions(tmp_path, capsys):
         api.make_request(api.load_study(path, data=data), data=data, output=tmp_path / "run")
 
 
+@pytest.mark.parametrize(
+    ("ending", "spacing_xyz"), [(".nii.gz", (0.75, 0.875)), (".nii.gz", (0.75, 0.875, 5.0)), (".tiff", (1.0, 1.0, 1.0))]
+)
+def test_images_of_one_slice_are_for_a_network_of_two_dimensions(tmp_path, capsys, ending, spacing_xyz):
+    data = tmp_path / "raw"
+    write_dataset(data, ending=ending, shape=(1, 24, 20), names=SIX, spacing_xyz=spacing_xyz)
+    path = written(data, "Dataset137")
+    assert "2d: {configuration: 2d" in path.read_text()
+    assert study.main([str(path), "--check", "--data", str(data)]) == 0
+    path.write_text(path.read_text().replace("configuration: 2d, ", ""))
+    assert study.main([str(path), "--check", "--data", str(data)]) == 1
+    out = " ".join(capsys.readouterr().out.split())
+    assert "found images of one slice each for model 2d, which is of three dimensions; expected configuration 2d" in out
+    write_dataset(data, ending=ending, shape=(5, 24, 20), names=SIX, spacing_xyz=(1.0, 1.0, 1.0))
+    assert study.main([str(path), "--check", "--data", str(data)]) == 0
+
+
 def test_pictures_and_volumes_together_get_no_model_that_one_of_them_cannot_have(data, capsys):
     write_dataset(data, folder="Dataset002_Photos", channels=("grey",), ending=".png", shape=(24, 20), names=SIX)
     output = data.parent / "study"

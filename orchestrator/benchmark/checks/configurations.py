@@ -5,7 +5,8 @@ from orchestrator.errors import ConfigError
 
 _PICTURES = (".png", ".bmp")
 """Endings of files that hold a picture and nothing else; others can hold volumes as well."""
-_TWO_DIMENSIONS = "2d"
+TWO_DIMENSIONS = "2d"
+"""nnU-Net's configuration of a network for slices."""
 
 
 def check_configurations(study: Study, *, where: str) -> None:
@@ -14,10 +15,10 @@ def check_configurations(study: Study, *, where: str) -> None:
     for group in study.groups:
         trained_on = (study.dataset(selector.dataset) for selector in group.train)
         flat = [dataset for dataset in trained_on if dataset.file_ending in _PICTURES]
-        deep = [models[name] for name in group.matrix_of_model if models[name].configuration != _TWO_DIMENSIONS]
+        deep = [models[name] for name in group.matrix_of_model if models[name].configuration != TWO_DIMENSIONS]
         if flat and deep:
             raise ConfigError(
                 f"{where}: trainings.{group.name}: model {deep[0].name} is {deep[0].configuration}, and "
-                f"{flat[0].name} has pictures ({flat[0].file_ending}); expected {_TWO_DIMENSIONS} for these, or a "
+                f"{flat[0].name} has pictures ({flat[0].file_ending}); expected {TWO_DIMENSIONS} for these, or a "
                 "study of their own"
             )
