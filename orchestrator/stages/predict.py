@@ -78,12 +78,12 @@ def predict(context: RunContext, training: Training) -> None:
 
 
 def _model(context: RunContext, training: Training) -> tuple[Callable[..., None], str]:
-    """Return what predicts a case, as `Predictor.predict` does, and the digest of what it predicts with."""
-    if not training.members:
-        model = loaded_model(context, training)
-        return model.predictor.predict, model.sha256
+    """Return what predicts a case, as `ModelEnsemble.predict_onto` does, and the digest of what it predicts with."""
     from orchestrator.training.nnunet.ensembles.averaged_prediction import ModelEnsemble
 
+    if not training.members:
+        model = loaded_model(context, training)
+        return ModelEnsemble([model.predictor]).predict_onto, model.sha256
     members, sha256 = read_members(context.storage, training)
     models = [loaded_model(context, member) for member in members]
     if sha256_of([model.sha256 for model in models]) != sha256:

@@ -12,6 +12,7 @@ from orchestrator.errors import DataError, IntegrityError
 from orchestrator.images.geometry import geometry_of
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.training.checkpoint import CheckpointStore
+from orchestrator.training.nnunet.ensembles.averaged_prediction import ModelEnsemble
 from orchestrator.training.nnunet.planning import Plan
 from orchestrator.training.nnunet.prediction import description_of, load_predictor
 
@@ -49,7 +50,7 @@ def model(request, tmp_path_factory):
 def predict(model, image, output, *, grid=None, description="", **changes):
     plan, preset, state, _ = model
     predictor = load_predictor(state, plan=plan, preset=replace(preset, **changes), device="cpu")
-    predictor.predict([image], output, grid=grid, description=description)
+    ModelEnsemble([predictor]).predict_onto([image], output, grid=grid, description=description)
     return sitk.ReadImage(str(output))
 
 

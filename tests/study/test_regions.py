@@ -19,6 +19,7 @@ from orchestrator.training.feed.case_folders import PatchFolder
 from orchestrator.training.feed.loader import BatchLoader, BatchSettings, draw_start
 from orchestrator.training.feed.loader_settings import TrainerChoices, batch_settings
 from orchestrator.training.feed.patch_dataset import ArrowDataset
+from orchestrator.training.nnunet.ensembles.averaged_prediction import ModelEnsemble
 from orchestrator.training.nnunet.planning import _labels
 from orchestrator.training.nnunet.prediction import load_predictor
 
@@ -185,7 +186,7 @@ def test_a_training_learns_them_is_resumed_exactly_and_predicts_label_maps(setti
     assert_same_weights(resumed.weights, run.weights)
     image, labels = files[3]
     predictor = load_predictor(run.store.load_final().state, plan=plan, preset=PRESET, device="cpu")
-    predictor.predict([image], tmp_path / "prediction.nii.gz")
+    ModelEnsemble([predictor]).predict_onto([image], tmp_path / "prediction.nii.gz")
     predicted, reference = (
         sitk.GetArrayFromImage(sitk.ReadImage(str(path))) for path in (tmp_path / "prediction.nii.gz", labels)
     )

@@ -63,33 +63,6 @@ class Predictor:
         self.streams = can_stream(predictor)
         """Whether it predicts slice by slice. What it cannot do so, it leaves to nnU-Net's own export."""
 
-    def predict(
-        self, images: Sequence[Path], output: Path, *, grid: Geometry | None = None, description: str = ""
-    ) -> None:
-        """Predict one case.
-
-        Parameters
-        ----------
-        images
-            NIfTI images, one for each channel, on one grid.
-        output
-            NIfTI file to write: the label map, uint8.
-        grid
-            Grid of that file, on which the voxels of the images lie in another order: that of the file which they
-            were made from, so that any tool lays one over the other. Default: the grid of the first image.
-        description
-            Kept in the header of that file: 79 characters at most.
-
-        Raises
-        ------
-        DataError
-            If an image cannot be read.
-        IntegrityError
-            If they do not lie on the grid.
-        """
-        write = label_writer(images[0], output, grid=grid, description=description)
-        write(self.labels(self.prepared(images)))
-
     def prepared(self, images: Sequence[Path]) -> PreparedImage:
         """Read an image, a file for each channel, with the reader that the plans name, and prepare it.
 
@@ -171,7 +144,7 @@ class Predictor:
 def label_writer(
     image: Path, output: Path, *, grid: Geometry | None, description: str
 ) -> Callable[[NDArray[Any]], None]:
-    """Return what writes the label map of an image on a grid; arguments and errors as `Predictor.predict`."""
+    """Return what writes the label map of an image on a grid; arguments and errors as `ModelEnsemble.predict_onto`."""
     of_image = read_nifti_geometry(SourceFile(path=image), is_volume=False)
     target = grid or of_image
     order = order_onto(target, of_image)

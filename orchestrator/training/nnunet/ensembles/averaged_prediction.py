@@ -209,7 +209,27 @@ class ModelEnsemble:
     def predict_onto(
         self, images: Sequence[Path], output: Path, *, grid: Geometry | None = None, description: str = ""
     ) -> None:
-        """Predict one case of a run; arguments and errors as those of a single model: `Predictor.predict`."""
+        """Predict one case of a run.
+
+        Parameters
+        ----------
+        images
+            NIfTI images, one for each channel, on one grid.
+        output
+            NIfTI file to write: the label map, uint8.
+        grid
+            Grid of that file, on which the voxels of the images lie in another order: that of the file which they
+            were made from, so that any tool lays one over the other. Default: the grid of the first image.
+        description
+            Kept in the header of that file: 79 characters at most.
+
+        Raises
+        ------
+        DataError
+            If an image cannot be read.
+        IntegrityError
+            If they do not lie on the grid.
+        """
         write = label_writer(images[0], output, grid=grid, description=description)
         first, *others = self._predictors
         if others:
