@@ -1,10 +1,10 @@
 """The published scores, and which of them are known to be wrong."""
 
 import csv
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -12,6 +12,8 @@ from orchestrator.configuration import Entry, load_yaml, understood
 from orchestrator.errors import ConfigError
 
 AVERAGE = "average"
+PublishedRow = tuple[str, int | str, str, str]
+"""Group, fold, evaluation set and structure."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,8 +22,8 @@ class Erratum:
 
     id: str
     text: str
-    rows: tuple[tuple[str, int | str, str, str], ...]
-    """Group, fold, evaluation set and structure of each published row that it touches."""
+    rows: tuple[PublishedRow, ...]
+    """Those that it touches."""
     values: tuple[str, ...]
     """Which values of these rows it touches: `dsc`, `nsd` or both."""
     groups: tuple[str, ...]
@@ -64,27 +66,20 @@ class PublishedScore:
     """The same for the NSD."""
 
 
-class Published(Protocol):
-    """Where published scores come from."""
-
-    @property
-    def errata(self) -> Sequence[Erratum]:
-        """Known errors of the published material."""
-
-    def find(self, *, group: str, fold: int | str, evaluation_set: str, structure: str) -> PublishedScore | None:
-        """Return a published score, or None; `fold` may be `average`."""
-
-
+@dataclass(frozen=True, kw_only=True, slots=True)
 class PublishedScores:
-    """Published scores by group, fold, evaluation set and structure."""
+    """What is published of the trainings of a study: nothing unless given."""
 
-    def __init__(self, *, scores: Path, errata: Path) -> None:
+    scores: Mapping[PublishedRow, PublishedScore] = field(default_factory=dict)
+    errata: tuple[Erratum, ...] = ()
+    """Known errors of the published material."""
+
+    @classmethod
+    def read(cls, *, scores: Path, errata: Path) -> "PublishedScores":
         """Read both files; raises ConfigError if they are not as they should be."""
-        self.errata = _read_errata(errata)
-        touched = {
-            (row, value): erratum.id for erratum in self.errata for row in erratum.rows for value in erratum.values
-        }
-        self._scores: dict[tuple[str, int | str, str, str], PublishedScore] = {}
+        listed = _read_errata(errata)
+        touched = {(row, value): erratum.id for erratum in listed for row in erratum.rows for value in erratum.values}
+        found: dict[PublishedRow, PublishedScore] = {}
         try:
             with scores.open(newline="", encoding="utf-8-sig") as file:
                 # Rows of the detailed tables come first and have more digits than those of the overview.
@@ -99,26 +94,19 @@ class PublishedScores:
                         dsc_erratum=touched.get((key, "dsc"), ""),
                         nsd_erratum=touched.get((key, "nsd"), ""),
                     )
-                    self._scores.setdefault(key, score)
+                    found.setdefault(key, score)
         except (csv.Error, KeyError, OSError, TypeError, ValueError) as error:
             raise ConfigError(
                 f"{scores}: not a table of published scores ({error!r}); expected a CSV file with the columns level, "
                 "group, fold, evaluation_set, structure, dsc_mean, dsc_std, nsd_mean and nsd_std, and numbers in them"
             ) from error
-        if unknown := sorted(str(row) for row in {row for row, _ in touched} - set(self._scores)):
+        if unknown := sorted(str(row) for row in {row for row, _ in touched} - set(found)):
             raise ConfigError(f"{errata}: no published score {unknown[0]}; expected one that exists")
+        return cls(scores=found, errata=listed)
 
     def find(self, *, group: str, fold: int | str, evaluation_set: str, structure: str) -> PublishedScore | None:
         """Return a published score, or None if that row was not published; `fold` may be `average`."""
-        return self._scores.get((group, fold, evaluation_set, structure))
-
-    @property
-    def rows(self) -> Collection[tuple[str, int | str, str, str]]:
-        """Group, fold, evaluation set and structure of each row."""
-        return self._scores.keys()
-
-    def __len__(self) -> int:
-        return len(self._scores)
+        return self.scores.get((group, fold, evaluation_set, structure))
 
 
 def _share(row: Mapping[str, str], column: str, *, where: Path) -> float:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from orchestrator.benchmark.checks.tables import KnownNames, check_published, check_tables, known_names
 from orchestrator.benchmark.definition import TRAINING_SEED, VALIDATION, FurtherMetric, Training
-from orchestrator.benchmark.published import Published, PublishedScores
+from orchestrator.benchmark.published import PublishedScores
 from orchestrator.benchmark.study import Study
 from orchestrator.benchmark.study_file import ComparisonEntry, PublishedEntry, TableEntry, TablesFile
 from orchestrator.benchmark.trainings.ensembles import GROUP, MODEL
@@ -126,15 +126,6 @@ class GapSpec:
     """Of the trainings."""
 
 
-class NothingPublished:
-    """Stands for the published scores of a study that has none."""
-
-    errata = ()
-
-    def find(self, *, group: str, fold: int | str, evaluation_set: str, structure: str) -> None:
-        """Return None."""
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TableLayout:
     """All tables of a study."""
@@ -143,7 +134,7 @@ class TableLayout:
     """Those without a training in a run are not written."""
     set_titles: Mapping[str, str] = field(default_factory=lambda: {VALIDATION: "validation"})
     """Evaluation set to its title; another has its name."""
-    published: Published = field(default_factory=NothingPublished)
+    published: PublishedScores = field(default_factory=PublishedScores)
     """What stands beside the scores of a run."""
     comparisons: tuple[ComparisonSpec, ...] = ()
     """What the study asks."""
@@ -157,7 +148,7 @@ class TableLayout:
     @property
     def has_published(self) -> bool:
         """Whether there are published values."""
-        return not isinstance(self.published, NothingPublished)
+        return bool(self.published.scores)
 
 
 def load_tables(study: Study) -> TableLayout:
@@ -166,7 +157,7 @@ def load_tables(study: Study) -> TableLayout:
     Raises ConfigError if a file has an unknown key or a wrong value, or names something that is not in the study.
     """
     path = study.path.with_name("tables.yaml")
-    content, published = _read(path, study) if path.exists() else (TablesFile(), NothingPublished())
+    content, published = _read(path, study) if path.exists() else (TablesFile(), PublishedScores())
     # The best of many trials on the cases on which it was chosen is better than it is: nothing is asked of those.
     asked = () if study.is_search else _of_models(study)
     return TableLayout(
@@ -187,12 +178,12 @@ def load_tables(study: Study) -> TableLayout:
     )
 
 
-def _read(path: Path, study: Study) -> tuple[TablesFile, Published]:
+def _read(path: Path, study: Study) -> tuple[TablesFile, PublishedScores]:
     """Return what a file says, and what is published by it."""
     content, known = understood(load_yaml(path), TablesFile, where=str(path)), known_names(study)
     check_tables(content, known, where=str(path))
     if content.published is None:
-        return content, NothingPublished()
+        return content, PublishedScores()
     return content, _published(content.published, known, folder=path.parent)
 
 
@@ -247,7 +238,7 @@ def _in_one_cell(spec: TableSpec, facets_of: Mapping[str, Mapping[str, str | int
 
 def _published(entry: PublishedEntry, known: KnownNames, *, folder: Path) -> PublishedScores:
     scores, errata = folder / entry.scores, folder / entry.errata
-    published = PublishedScores(scores=scores, errata=errata)
+    published = PublishedScores.read(scores=scores, errata=errata)
     check_published(published, known, scores=scores, errata=errata)
     return published
 

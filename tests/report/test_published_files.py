@@ -34,4 +34,4 @@ def test_published_files_that_are_none_are_named(tmp_path, name, change):
         shutil.copy(DEFAULT_STUDY.with_name(one), tmp_path / one)
     (tmp_path / name).write_bytes(change((tmp_path / name).read_bytes()))
     with pytest.raises(ConfigError, match=name):
-        PublishedScores(scores=tmp_path / SCORES, errata=tmp_path / ERRATA)
+        PublishedScores.read(scores=tmp_path / SCORES, errata=tmp_path / ERRATA)

@@ -242,7 +242,7 @@ def test_published_average_of_the_first_table_row(published):
 def test_published_averages_are_the_means_of_their_folds_as_far_as_the_printed_digits_go(published):
     """Which finds an error of typing in any mean of the trainings with five folds; errata say where the paper errs."""
     num_compared = 0
-    for group, fold, evaluation_set, structure in published.rows:
+    for group, fold, evaluation_set, structure in published.scores:
         rows = [
             published.find(group=group, fold=number, evaluation_set=evaluation_set, structure=structure)
             for number in (*range(5), fold)

@@ -12,7 +12,7 @@ from orchestrator.benchmark.definition import Case, EvaluationSet, Model, Traini
 from orchestrator.benchmark.leaks import PatientLeak
 from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.presets import PRESETS
-from orchestrator.benchmark.published import AVERAGE, Erratum, PublishedScore
+from orchestrator.benchmark.published import AVERAGE, Erratum, PublishedScore, PublishedScores
 from orchestrator.benchmark.tables import load_tables
 from orchestrator.report.study_tables.cells import score_text
 from orchestrator.report.study_tables.tables import Doubts, write_tables
@@ -26,19 +26,20 @@ FOLD_1 = ("T1-lung", 1, "test", "left_lung")
 ERRATUM = Erratum(id="fold1", text="Fold 1: 90% & more is a misprint.", rows=(FOLD_1,), values=("dsc",), groups=())
 
 
-class FakePublished:
-    """Published scores of the lung: one of fold 1, whose DSC an erratum touches, and the average."""
-
-    errata = (ERRATUM, Erratum(id="other", text="The paper says 62.", rows=(), values=(), groups=("T2-lung-msd",)))
-
-    def find(self, *, group, fold, evaluation_set, structure):
-        known = {("T1-lung", 1): (0.9, "fold1"), ("T1-lung", AVERAGE): (0.858, ""), ("T2-lung-msd", AVERAGE): (0.5, "")}
-        if (group, fold) not in known or (evaluation_set, structure) != ("test", "left_lung"):
-            return None
-        mean, erratum = known[group, fold]
-        return PublishedScore(
+PUBLISHED = PublishedScores(
+    scores={
+        (group, fold, "test", "left_lung"): PublishedScore(
             dsc_mean=mean, dsc_std=0.105, nsd_mean=0.7, nsd_std=0.125, dsc_erratum=erratum, nsd_erratum=""
         )
+        for group, fold, mean, erratum in (
+            ("T1-lung", 1, 0.9, "fold1"),
+            ("T1-lung", AVERAGE, 0.858, ""),
+            ("T2-lung-msd", AVERAGE, 0.5, ""),
+        )
+    },
+    errata=(ERRATUM, Erratum(id="other", text="The paper says 62.", rows=(), values=(), groups=("T2-lung-msd",))),
+)
+"""Of the lung: one of fold 1, whose DSC an erratum touches, and averages."""
 
 
 def training(fold=0, *, task=1, subtask="lung", source="covid", structures=("left_lung",), num_published=None, **more):
@@ -115,7 +116,7 @@ def written(tmp_path):
             rows=rows,
             trainings=trainings,
             without=dict.fromkeys(failed, "failed"),
-            layout=replace(LAYOUT, published=FakePublished()) if layout is None else layout,
+            layout=replace(LAYOUT, published=PUBLISHED) if layout is None else layout,
             doubts=Doubts(leaks=leaks, warnings=warnings),
         )
         assert sorted(keys) == storage.list_keys("tables")

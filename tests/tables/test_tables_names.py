@@ -135,7 +135,7 @@ def test_published_scores_may_begin_with_a_byte_order_mark(tmp_path):
     path = write(tmp_path, PUBLISHED, scores="1,big,0,val,thing,0.5,0.1,0.5,0.1\n")
     scores = tmp_path / "a.csv"
     scores.write_bytes(b"\xef\xbb\xbf" + scores.read_bytes())
-    assert len(load_tables(load_study(path)).published) == 1
+    assert len(load_tables(load_study(path)).published.scores) == 1
 
 
 def test_tables_with_a_mistake_are_refused_when_a_run_is_asked_for_and_when_a_study_is_checked(

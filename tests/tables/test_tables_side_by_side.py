@@ -8,12 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from test_tables import LAYOUT, FakePublished, rows_of, training
+from test_tables import LAYOUT, PUBLISHED, rows_of, training
 
 from orchestrator.benchmark.definition import FurtherMetric, Model
 from orchestrator.benchmark.loading import load_study
-from orchestrator.benchmark.published import AVERAGE
-from orchestrator.benchmark.tables import NothingPublished, TableSpec, load_tables
+from orchestrator.benchmark.published import AVERAGE, PublishedScores
+from orchestrator.benchmark.tables import TableSpec, load_tables
 from orchestrator.errors import ConfigError
 from orchestrator.report.study_tables.tables import Doubts, write_tables
 from orchestrator.storage.filesystem import open_storage
@@ -33,7 +33,7 @@ def written(tmp_path):
 
 def beside(*, rows=(), columns="model"):
     spec = TableSpec(name="models", title="Two networks", facets={"model": ("2d", "3d")}, rows=rows, columns=columns)
-    return replace(LAYOUT, specs=(spec,), published=FakePublished())
+    return replace(LAYOUT, specs=(spec,), published=PUBLISHED)
 
 
 def test_values_of_a_facet_stand_side_by_side_with_what_is_published_of_each(written):
@@ -65,7 +65,7 @@ def test_seeds_are_no_further_cases(written):
     for one, scores, distances_mm in zip(seeded, scored, ((2.0, 8.0), (4.0, math.nan)), strict=True):
         own = zip(rows_of(one, *scores), distances_mm, strict=True)
         rows += [replace(row, further={metric.field: distance_mm}) for row, distance_mm in own]
-    layout = replace(beside(), published=NothingPublished(), metrics=(metric,))
+    layout = replace(beside(), published=PublishedScores(), metrics=(metric,))
     files = written([plain, *seeded], rows, layout=layout)
     # The first case has DSC 0.2 and NSD 0.4 over both seeds and 3 mm, the second 0.5 and 0.5 and 8 mm: mean 0.35, SD
     # 0.3 / root 2; mean 0.45, SD 0.1 / root 2; median 5.5 mm.
@@ -155,7 +155,7 @@ def test_a_bar_in_a_name_divides_no_cell(written):
     some = [training(structures=("left|right",)), training(structures=("left|right",), model="2d")]
     some = [replace(one, facets={**one.facets, "arm": f"{one.model.name}|x"}) for one in some]
     spec = TableSpec(name="models", title="Two | <b> & more", columns="arm", rows=("task",))
-    layout = replace(LAYOUT, specs=(spec,), published=FakePublished(), set_titles={"test": "a | b"})
+    layout = replace(LAYOUT, specs=(spec,), published=PUBLISHED, set_titles={"test": "a | b"})
     rows = [row for one in some for row in rows_of(one, (0.5, 0.5), (0.5, 0.5))]
     files = written(some, rows, layout=layout)
     for name, num_tables in (("models.md", 1), ("summary.md", 2)):

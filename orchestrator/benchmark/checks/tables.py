@@ -84,7 +84,7 @@ def check_tables(content: TablesFile, known: KnownNames, *, where: str) -> None:
 
 def check_published(published: PublishedScores, known: KnownNames, *, scores: Path, errata: Path) -> None:
     """Raise ConfigError, with the nearest name, for what published scores name and the study does not have."""
-    for group, _, evaluation_set, structure in published.rows:
+    for group, _, evaluation_set, structure in published.scores:
         expect_known([group], known.groups, where=str(scores), what="group")
         _check_sets([evaluation_set], known, where=str(scores))
         _check_structures([structure], known, where=str(scores))

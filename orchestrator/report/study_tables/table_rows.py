@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from orchestrator.benchmark.definition import FurtherMetric, Training
-from orchestrator.benchmark.published import AVERAGE, Published, PublishedScore
+from orchestrator.benchmark.published import AVERAGE, PublishedScore, PublishedScores
 from orchestrator.benchmark.tables import TableSpec
 from orchestrator.report.overview import Quartiles, quartiles_of
 from orchestrator.results.aggregate import Summary, by_case, mean_of, summarise
@@ -81,7 +81,7 @@ class Scores:
     """Committed rows by training id; empty for a training that is not finished."""
     without: Mapping[str, str]
     """What became of trainings that have no rows and will get none: `failed` or `not needed`, by id."""
-    published: Published
+    published: PublishedScores
     metrics: tuple[FurtherMetric, ...] = ()
     """What stands beside DSC and NSD."""
 
@@ -176,7 +176,7 @@ def _further(rows: Sequence[ResultRow], metrics: Sequence[FurtherMetric]) -> dic
 
 
 def published_of_fold(
-    published: Published, training: Training, *, evaluation_set: str, structure: str
+    published: PublishedScores, training: Training, *, evaluation_set: str, structure: str
 ) -> PublishedScore | None:
     """Return the published score of a fold; the only fold of a task is also its average."""
     folds = (training.fold, AVERAGE) if training.num_folds == 1 else (training.fold,)
