@@ -78,48 +78,48 @@ class FailureCounts:
 
 
 NUM_FAILED_STAGES = 2
-"""Different stages that must fail on a node, with no success between them, until it rests; or failures of its GPU."""
-FIRST_REST_S = 30.0
-"""How long a node is left alone; each further time is twice as long, unless it went well for `LONGEST_REST_S`."""
-LONGEST_REST_S = 3600.0
+"""Different stages that fail on a node, with no success between them, or failures of its GPU, that quarantine it."""
+FIRST_QUARANTINE_S = 30.0
+"""How long a node is left alone; each further time is twice as long, unless it went well for `LONGEST_QUARANTINE_S`."""
+LONGEST_QUARANTINE_S = 3600.0
 """The longest time; also for how long a failure of a GPU counts."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Rest:
+class _Quarantine:
     until_s: float
     length_s: float
 
 
 class NodeRecords:
-    """What has happened on each node; a node on which everything fails rests for a while.
+    """What has happened on each node; a node on which everything fails is quarantined for a while.
 
     A node that is broken fails fast, and so would be free for each stage that comes next. When different stages have
     failed on it, one after the other, it gets nothing for a time, and what failed there is tried elsewhere. A success
     wipes out what was before: of a stage without a GPU the failures of such stages, of one with a GPU those of others
     with one. It does not wipe out failures of a GPU, since a machine may have others that work. A stage that has failed
     on a second node too is at fault itself and says nothing about a node. A preemption never does. An error that is of
-    the machine by its very words lets it rest at once.
+    the machine by its very words has it quarantined at once.
     """
 
     def __init__(self) -> None:
         self._failed_stages: defaultdict[tuple[str, bool], set[StageKey]] = defaultdict(set)
         self._failed_on: defaultdict[StageKey, set[str]] = defaultdict(set)
         self._gpu_failures_s: defaultdict[str, list[float]] = defaultdict(list)
-        self._latest_rests: dict[str, _Rest] = {}
+        self._latest: dict[str, _Quarantine] = {}
         self.quarantined: set[str] = set()
         """Nodes that shall get nothing now."""
 
     @property
     def next_end_s(self) -> float:
-        """When the next rest ends; infinite if no node rests."""
-        return min((self._latest_rests[node].until_s for node in self.quarantined), default=float("inf"))
+        """When the next quarantine ends; infinite if there is none."""
+        return min((self._latest[node].until_s for node in self.quarantined), default=float("inf"))
 
-    def take_rested(self, now_s: float) -> list[str]:
-        """Return, once, the nodes whose rest has ended."""
-        rested = sorted(node for node in self.quarantined if self._latest_rests[node].until_s <= now_s)
-        self.quarantined.difference_update(rested)
-        return rested
+    def release(self, now_s: float) -> list[str]:
+        """Return, once, the nodes whose quarantine has ended."""
+        released = sorted(node for node in self.quarantined if self._latest[node].until_s <= now_s)
+        self.quarantined.difference_update(released)
+        return released
 
     def succeeded(self, node: str, key: StageKey, *, on_gpu: bool) -> None:
         """Take note that a stage was done, or made progress, on a node."""
@@ -149,8 +149,8 @@ class NodeRecords:
         Returns
         -------
         tuple of StageKey
-            If the node rests from now on, the stages that have failed there; if it rests already, this one: it was not
-            their fault. Otherwise empty.
+            If the node is quarantined from now on, the stages that have failed there; if it was before, this one: it
+            was not their fault. Otherwise empty.
         """
         if kind is FailureKind.PREEMPTION:
             return ()
@@ -170,12 +170,12 @@ class NodeRecords:
             return (key,)  # it had begun before
         if num_failures < NUM_FAILED_STAGES or not set(other_nodes) - self.quarantined - {node}:
             return ()
-        self._rest(node, now_s)
+        self._quarantine(node, now_s)
         return tuple(sorted(failed_stages))
 
     def _count_of_gpu(self, node: str, now_s: float) -> int:
         """Count one more failure of a GPU; return how many there were lately."""
-        recent = [at_s for at_s in self._gpu_failures_s[node] if now_s - at_s < LONGEST_REST_S]
+        recent = [at_s for at_s in self._gpu_failures_s[node] if now_s - at_s < LONGEST_QUARANTINE_S]
         self._gpu_failures_s[node] = [*recent, now_s]
         return len(recent) + 1
 
@@ -183,9 +183,9 @@ class NodeRecords:
         for failed_stages in self._failed_stages.values():
             failed_stages.discard(key)
 
-    def _rest(self, node: str, now_s: float) -> None:
-        before, length_s = self._latest_rests.get(node), FIRST_REST_S
-        if before is not None and now_s - before.until_s <= LONGEST_REST_S:
-            length_s = min(2 * before.length_s, LONGEST_REST_S)
-        self._latest_rests[node] = _Rest(until_s=now_s + length_s, length_s=length_s)
+    def _quarantine(self, node: str, now_s: float) -> None:
+        before, length_s = self._latest.get(node), FIRST_QUARANTINE_S
+        if before is not None and now_s - before.until_s <= LONGEST_QUARANTINE_S:
+            length_s = min(2 * before.length_s, LONGEST_QUARANTINE_S)
+        self._latest[node] = _Quarantine(until_s=now_s + length_s, length_s=length_s)
         self.quarantined.add(node)

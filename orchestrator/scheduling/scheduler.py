@@ -108,7 +108,7 @@ class Schedule:
 
     def start_next(self, now_s: float) -> Start | None:
         """Return the most urgent stage that can start and finds room, marked as running; None if there is none now."""
-        self._open_rested(now_s)
+        self._end_quarantines(now_s)
         for key in filter(self.outcomes.can_start, self._ready.due(now_s)):
             self._put(key)
         for key in self._reservations.granted():
@@ -174,7 +174,7 @@ class Schedule:
         return Retry(attempt=self.attempts[key] + 1, wait_s=wait_s)
 
     def _quarantine(self, node_id: str, *, innocent: Iterable[StageKey], now_s: float) -> None:
-        """Let a node rest, and what had failed for good there be tried again."""
+        """Give nothing to a node for a while, and try again what had failed for good there."""
         self.processors.close(node_id)
         self._drop_holds_of_lost_nodes(now_s)
         self._revived += (revived := self.outcomes.revive(innocent))
@@ -323,8 +323,8 @@ class Schedule:
         """Return the predicted seconds, on a GPU of speed 1, until a stage is done."""
         return self._running.remaining_s(key, now_s=now_s)
 
-    def _open_rested(self, now_s: float) -> None:
-        for node_id in self.records.take_rested(now_s):
+    def _end_quarantines(self, now_s: float) -> None:
+        for node_id in self.records.release(now_s):
             if self.processors.reopen(node_id):
                 self._next_look_s = now_s
 

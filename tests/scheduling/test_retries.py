@@ -1,4 +1,4 @@
-"""Preemptions are free, crashes and storage are tried again, bugs fail once; a broken node rests."""
+"""Preemptions are free, crashes and storage are tried again, bugs fail once; a broken node is quarantined."""
 
 import errno
 import math
@@ -76,19 +76,19 @@ class Node:
         self.records.succeeded(node, stage, on_gpu=on_gpu)
 
     @property
-    def rests(self):
+    def is_quarantined(self):
         return "node" in self.records.quarantined
 
 
 @pytest.mark.parametrize(
     "kind", sorted({*FailureKind} - {FailureKind.PREEMPTION, FailureKind.GPU, FailureKind.MACHINE})
 )
-def test_a_node_on_which_different_stages_fail_rests_and_they_are_innocent(kind):
+def test_a_node_on_which_different_stages_fail_is_quarantined_and_they_are_innocent(kind):
     node = Node()
     assert node.failed("a") == ()
     assert node.failed("b", kind=kind) == ("a", "b")
     assert node.records.quarantined == {"node"}
-    assert node.failed("c", kind=kind) == ("c",), "it ran already when the rest began"
+    assert node.failed("c", kind=kind) == ("c",), "it ran already when the quarantine began"
 
 
 @pytest.mark.parametrize(
@@ -100,13 +100,13 @@ def test_a_node_on_which_different_stages_fail_rests_and_they_are_innocent(kind)
     ],
     ids=["one bad stage", "preemptions", "the only node"],
 )
-def test_a_node_does_not_rest_for(stages, kind, others):
+def test_a_node_is_not_quarantined_for(stages, kind, others):
     node = Node(others=others)
     assert [node.failed(stage, kind=kind) for stage in stages] == [(), (), ()]
-    assert not node.rests
+    assert not node.is_quarantined
 
 
-def test_the_last_node_that_may_be_used_does_not_rest():
+def test_the_last_node_that_may_be_used_is_not_quarantined():
     node = Node(others=["node", "second"])
     for stage in "ab":
         node.failed(stage, node="second")
@@ -142,7 +142,7 @@ def test_a_stage_that_goes_on_elsewhere_was_not_at_fault():
 
 
 @pytest.mark.parametrize(
-    ("succeeds_on_gpu", "kind", "rests"),
+    ("succeeds_on_gpu", "kind", "is_quarantined"),
     [
         (False, FailureKind.DETERMINISTIC, True),
         (True, FailureKind.DETERMINISTIC, False),
@@ -150,24 +150,24 @@ def test_a_stage_that_goes_on_elsewhere_was_not_at_fault():
     ],
 )
 def test_a_success_without_a_gpu_says_nothing_of_gpus_and_one_with_it_nothing_of_another_gpu(
-    succeeds_on_gpu, kind, rests
+    succeeds_on_gpu, kind, is_quarantined
 ):
     node = Node()
     node.failed("a", kind=kind, on_gpu=True)
     node.succeeded("x", on_gpu=succeeds_on_gpu)
     node.failed("b", kind=kind, on_gpu=True)
-    assert node.rests == rests
+    assert node.is_quarantined == is_quarantined
 
 
-def test_a_gpu_that_fails_the_same_training_twice_within_an_hour_rests():
+def test_a_gpu_that_fails_the_same_training_twice_within_an_hour_is_quarantined():
     node = Node()
     assert node.failed("a", kind=FailureKind.GPU, on_gpu=True, now_s=0.0) == ()
     assert node.failed("a", kind=FailureKind.GPU, on_gpu=True, now_s=3600.0) == ()
     assert node.failed("a", kind=FailureKind.GPU, on_gpu=True, now_s=7199.0) == ("a",)
-    assert node.rests
+    assert node.is_quarantined
 
 
-def test_a_machine_that_cannot_start_a_stage_rests_at_once_and_any_number_of_them_do():
+def test_a_machine_that_cannot_start_a_stage_is_quarantined_at_once_and_any_number_of_them_are():
     node = Node()
     assert node.failed("a", kind=FailureKind.MACHINE) == ("a",)
     assert node.failed("a", kind=FailureKind.MACHINE, node="second") == ("a",)
@@ -177,16 +177,20 @@ def test_a_machine_that_cannot_start_a_stage_rests_at_once_and_any_number_of_the
     assert node.failed("a", kind=FailureKind.MACHINE, node="third") == ()
 
 
-def test_each_rest_is_twice_as_long_until_it_has_gone_well_for_an_hour():
+def test_each_quarantine_is_twice_as_long_until_it_has_gone_well_for_an_hour():
     node, now_s, lengths_s = Node(), 0.0, []
     for wait_s in [0.0] * 9 + [3600.0, 3601.0]:
         now_s += wait_s
         for stage in "ab":
             node.failed(stage, now_s=now_s)
         lengths_s.append(node.records.next_end_s - now_s)
-        assert node.records.take_rested(now_s + lengths_s[-1] - 1) == []
+        assert node.records.release(now_s + lengths_s[-1] - 1) == []
         now_s += lengths_s[-1]
-        assert (node.records.take_rested(now_s), node.rests, node.records.next_end_s) == (["node"], False, math.inf)
+        assert (node.records.release(now_s), node.is_quarantined, node.records.next_end_s) == (
+            ["node"],
+            False,
+            math.inf,
+        )
     assert lengths_s == [30, 60, 120, 240, 480, 960, 1920, 3600, 3600, 3600, 30]
 
 
