@@ -1,8 +1,9 @@
 """How long trainings take: what is expected before the first, what finished and running ones teach about the rest.
 
 The time of a training is its expected time, times a factor of its group (trainings of one group differ only in their
-fold), over the speed of the GPU. Both are learned from logarithms of what was seen, drawn towards what was believed
-before: a little for the factor of a group, more for what all groups and a kind of GPU have in common.
+fold), over the speed of the GPU. Both are means of logarithms of what was seen, shrunk towards a prior that counts as
+`PRIOR_WEIGHT` observations: the mean of all groups, and the speed of a kind of GPU, towards what was expected; the
+factor of a group towards the mean of all, which counts as `FOLD_WEIGHT` observations.
 """
 
 import math
@@ -13,9 +14,9 @@ from dataclasses import dataclass
 from orchestrator.workflow.keys import StageKey
 
 PRIOR_WEIGHT = 0.3
-"""How many observations a belief counts as much as."""
+"""Observations that what was expected counts as."""
 FOLD_WEIGHT = 0.02
-"""How many folds of a group all the other groups together count as much as: folds differ little, groups much."""
+"""Folds of a group that the mean of all groups counts as: folds differ little, groups much."""
 PRIOR_SPREAD = 0.3
 """Relative standard deviation of a training of which nothing has been seen."""
 LEAST_SPREAD = 0.03
@@ -28,7 +29,7 @@ _NUM_SWEEPS = 4
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Expectation:
-    """What is believed of a training before anything was seen."""
+    """What is expected of a training before anything was seen."""
 
     seconds: float
     """On a GPU of speed 1."""
@@ -56,7 +57,7 @@ class Durations:
     """Predictions that get better while a run goes on."""
 
     def __init__(self, expected: Mapping[StageKey, Expectation], *, speeds: Mapping[str, float]) -> None:
-        """Begin with what is believed.
+        """Begin with what is expected.
 
         Parameters
         ----------
@@ -121,7 +122,7 @@ class Durations:
         return self._log_speeds.get(kind, 0.0) + self._kind_logs.get(kind, 0.0)
 
     def _fit(self) -> None:
-        """Fit groups and GPU kinds in turn; the scale of all kinds together stays as it was believed."""
+        """Fit groups and GPU kinds in turn; the scale of all kinds together stays as it was expected."""
         # Of ten thousand observations the next one changes nothing that matters.
         if self.version <= self._fitted_version * (1 + LEAST_NEWS):
             return
@@ -169,6 +170,6 @@ class Durations:
 
 
 def _spread(deviations: list[float], *, prior: float) -> float:
-    """Return the root mean square of deviations, drawn towards a belief."""
+    """Return the root mean square of deviations, shrunk towards a prior that counts as one observation."""
     squares = sum(deviation**2 for deviation in deviations) + prior**2
     return max(LEAST_SPREAD, math.sqrt(squares / (len(deviations) + 1)))

@@ -108,7 +108,7 @@ class Expectations:
         elif attempt == 1 and elapsed_s > 0 and node is not None:
             self._durations.observe(key, kind=node.kind, seconds=elapsed_s)
 
-    def take_news(self) -> bool:
+    def estimates_changed(self) -> bool:
         """Return, once, whether so much was learned that the order of what waits may have changed."""
         if self._durations.version <= (1 + NEWS) * self._version:
             return False

@@ -236,8 +236,8 @@ class Schedule:
 
     def requests_to_stop(self, now_s: float) -> list[StageKey]:
         """Return the running trainings that shall be preempted for others now; each is named once."""
-        if self.expectations.take_news():
-            self._put_anew()
+        if self.expectations.estimates_changed():
+            self._requeue_trainings()
             self._next_look_s = min(self._next_look_s, now_s)
         if now_s < self._next_look_s:
             return []
@@ -386,6 +386,6 @@ class Schedule:
         self._reservations.grant(attempt.node)
         return attempt
 
-    def _put_anew(self) -> None:
+    def _requeue_trainings(self) -> None:
         for key in [one for one in self._ready.ids() if self.graph[one].kind is StageKind.TRAIN]:
             self._put(key)
