@@ -16,6 +16,7 @@ from orchestrator.report.content import make_page
 from orchestrator.report.page import to_html, to_markdown
 from orchestrator.report.reported import Reported
 from orchestrator.report.scores_frame import scores_frame
+from orchestrator.report.study_tables.cells import score_text
 from orchestrator.report.texts.latex import latex_tables
 from orchestrator.report.texts.numbers import points, with_interval
 from orchestrator.results.records import ScoreStatus
@@ -130,12 +131,19 @@ def test_the_sentence_names_the_largest_difference_with_its_interval(three_model
         (-1e-17, True, "+0.0"),  # of summing
         (0.0002, False, "0.02"),
         (0.931, False, "93.1"),
+        (0.7055, False, "70.6"),  # a half up, though it is 0.70549999999999996
+        (-0.0225, True, "-2.3"),
     ],
 )
 def test_what_is_not_0_is_not_written_as_0(value, signed, text):
     assert points(value, signed=signed) == text
     interval = MeanWithInterval(mean=value, low=value, high=value, num_cases=9, num_clusters=9)
     assert with_interval(interval, signed=signed) == f"{text} ({text} to {text})"
+
+
+@pytest.mark.parametrize("value", [0.7055, 0.6435, 0.2595, 0.6415, 0.64, 0.5])
+def test_the_page_and_the_tables_round_a_number_alike(value):
+    assert score_text(value, math.nan) == points(value)
 
 
 def test_a_tiny_difference_that_is_shown_has_an_interval_without_0(three_models):

@@ -1,9 +1,9 @@
 """What stands in the cells of tables: scores in percent, published ones beside them, and remarks."""
 
 import math
-from decimal import ROUND_HALF_UP, Decimal
 
 from orchestrator.report.study_tables.table_rows import TableRow
+from orchestrator.report.texts.numbers import one_decimal
 
 
 def scores_of(row: TableRow, metric: str) -> tuple[str, str]:
@@ -28,9 +28,4 @@ def score_text(mean: float, std: float) -> str:
     """Return `85.8 ± 10.5`, without the deviation of a single case, or a dash for nothing."""
     if math.isnan(mean):
         return "-"
-    return _percent(mean) + ("" if math.isnan(std) else f" ± {_percent(std)}")
-
-
-def _percent(share: float) -> str:
-    """Round a half up, as published tables do: as a binary number, 0.7055 lies a little below it."""
-    return str((100 * Decimal(repr(float(share)))).quantize(Decimal("0.1"), ROUND_HALF_UP))
+    return one_decimal(mean) + ("" if math.isnan(std) else f" ± {one_decimal(std)}")

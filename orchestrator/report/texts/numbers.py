@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from decimal import ROUND_HALF_UP, Decimal
 
 from orchestrator.report.overview import OverviewRow, Quartiles
 from orchestrator.scoring.leaderboard import Standing
@@ -13,6 +14,14 @@ _NONE = "none"
 _ROUNDING = 1e-12
 
 
+def one_decimal(share: float, *, sign: str = "") -> str:
+    """Return a share in per cent, a half rounded up, as published tables do.
+
+    As a binary number, 0.7055 lies a little below it.
+    """
+    return f"{(100 * Decimal(repr(float(share)))).quantize(Decimal('0.1'), ROUND_HALF_UP):{sign}}"
+
+
 def points(value: float, *, signed: bool = False) -> str:
     """Return a number between -1 and 1 in per cent with one decimal; with two digits where that would be 0.
 
@@ -21,7 +30,7 @@ def points(value: float, *, signed: bool = False) -> str:
     # What sums of equal scores differ by is rounding.
     value = 0.0 if abs(value) < _ROUNDING else value
     sign = "+" if signed else ""
-    text = f"{100 * value:{sign}.1f}"
+    text = one_decimal(value, sign=sign)
     return f"{100 * value:{sign}.2g}" if value and not float(text) else text
 
 
