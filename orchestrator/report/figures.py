@@ -155,7 +155,8 @@ def timeline(spans: Sequence[tuple[str, float, float, str]]) -> str:
         free = next((lane for lane, until in enumerate(ends) if until <= start), len(ends))
         ends[free:] = [end, *ends[free + 1 :]] if free < len(ends) else [end]
         lanes.append(free)
-    with new_figure(height_in=0.9 + 0.22 * len(ends)) as (figure, (axis,)):
+    # Room for the words along the axis, also where one training ran at a time.
+    with new_figure(height_in=max(1.5, 0.9 + 0.22 * len(ends))) as (figure, (axis,)):
         for lane, (_, start, end, machine) in zip(lanes, sorted(spans, key=lambda span: span[1]), strict=True):
             colour = COLOURS[machines.index(machine) % len(COLOURS)]
             axis.barh(lane, end - start, left=start, height=0.8, color=colour, edgecolor="white", linewidth=0.4)

@@ -19,7 +19,7 @@ from orchestrator.benchmark.tables import ComparisonSpec, GapSpec, TableLayout, 
 from orchestrator.report.answers import answer
 from orchestrator.report.content import make_page, training_spans
 from orchestrator.report.data_dictionary import COLUMNS
-from orchestrator.report.figures import forest, overlap_and_surface, score_by_size, scores_by_group
+from orchestrator.report.figures import forest, overlap_and_surface, score_by_size, scores_by_group, timeline
 from orchestrator.report.page import to_html
 from orchestrator.report.pictures import sides_of
 from orchestrator.report.reported import Reported
@@ -270,6 +270,13 @@ def test_each_attempt_at_a_training_is_drawn_where_and_when_it_ran_as_its_hours_
     (train,) = usage_of(events).stages
     assert train.hours == pytest.approx(sum(end - start for _, start, end, _ in spans))
     assert training_spans([]) == []
+
+
+def test_the_figure_of_one_training_at_a_time_has_room_for_its_label():
+    drawn = timeline([("a", 0.0, 1.0, "node")])
+    assert "trainings at a time" in drawn
+    (height,) = re.findall(r'viewBox="0 0 [0-9.]+ ([0-9.]+)"', drawn)
+    assert float(height) >= 1.5 * 72
 
 
 def test_figures_of_a_run_are_on_its_page(rows):
