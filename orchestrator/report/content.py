@@ -230,7 +230,9 @@ def _timeline(events: Sequence[JsonMapping]) -> Figure | None:
     if not spans:
         return None
     hours = sum(end - start for _, start, end, _ in spans)
-    caption = f"When the trainings ran, one colour a machine: {hours:.2f} hours in all."
+    caption = (
+        f"When the trainings ran, pauses between calls included, one colour a machine: {hours:.2f} hours of training."
+    )
     return Figure(svg=figures.timeline(spans), caption=caption)
 
 

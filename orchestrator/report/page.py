@@ -167,6 +167,12 @@ class Page:
             unit=self.unit, further=self.further, answers=self.answers, has_looks=self.decisions is not None
         )
 
+    @property
+    def counted(self) -> str:
+        """How often a case counts in a mean, a sentence with a space before it; nothing where it has one score."""
+        once = "A case that several trainings are tested on counts once for each of them."
+        return f" {once}" if self.what == "trainings" else ""
+
     def set_title(self, name: str) -> str:
         """Return the title of an evaluation set."""
         return self.set_titles.get(name, name)

@@ -20,7 +20,7 @@ from orchestrator.inference.model_card import CardFacts, model_card
 from orchestrator.report import write
 from orchestrator.report.content import make_page
 from orchestrator.report.data_dictionary import data_dictionary
-from orchestrator.report.page import Page, to_markdown
+from orchestrator.report.page import Page, to_html, to_markdown
 from orchestrator.report.reported import Reported
 from orchestrator.report.scores_frame import scores_frame
 from orchestrator.report.texts.escaping import escaped, in_cell
@@ -121,6 +121,38 @@ def test_tables_of_latex_are_whole(page: Page):
         r"100\% of {[}all{]} $<$b$>$cases$<$/b$>$ \& \$more\_than\_\$ \{one\} \textbar{} \#1 \textasciitilde{} "
         r"\textasciicircum{} \textbackslash{} \textquotedbl{}x\textquotedbl{}"
     )
+
+
+def test_each_table_of_latex_has_what_must_be_said_beside_its_scores(page: Page):
+    notes, errata = ("Generated phantoms.", "Capped, a_part."), ("E1: a known error",)
+    text = latex_tables(replace(page, notes=notes, errata=errata))
+    tables = text.split(r"\begin{table}")[1:]
+    assert len(tables) >= 3
+    for table in tables:
+        below = table.partition(r"\end{tabular}")[2]
+        assert [line for line in below.splitlines() if line.startswith(r"\par")][: len(notes)] == [
+            r"\par\footnotesize Generated phantoms.",
+            r"\par\footnotesize Capped, a\_part.",
+        ]
+        assert ("E1: a known error" in below) == (r"\label{tab:published}" in table)
+
+
+def test_means_are_said_to_be_of_cases_and_intervals_of_patients_and_these_trainings(page: Page):
+    once = "A case that several trainings are tested on counts once for each of them."
+    for text in (to_html(page), to_markdown(page), latex_tables(page)):
+        assert once in text
+        assert "patients scored" in text
+        assert re.search(r"of the mean difference of\s+each patient", text)
+    submitted = replace(page, what="submissions", unit="case")
+    assert once not in latex_tables(submitted)
+    (interval,) = (meaning for word, meaning in page.definitions if word == "95 % interval")
+    assert (
+        "Over many draws of the patients, with these very trainings, intervals made like this hold the mean" in interval
+    )
+    assert "How other trainings of the same method would differ is not in it." in interval
+    (interval,) = (meaning for word, meaning in submitted.definitions if word == "95 % interval")
+    assert "Over many draws of the cases, intervals" in interval
+    assert "trainings" not in interval
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="there is no LaTeX on this machine")

@@ -130,7 +130,7 @@ def page():
 def test_page_markdown_and_latex_say_what_was_taken(page):
     texts = re.sub(r"<[^>]+>", " ", to_html(page)), to_markdown(page)
     for text in (" ".join(text.split()) for text in texts):
-        assert "8.00 hours from start to end" in text
+        assert "8.00 hours in all calls of the run" in text
         assert "GPU hours: 4.50 of L40S. Of the 9.00 hours in which machines held GPUs, 50.0 % were taken." in text
         assert "Cost: not known; no price list was given for these machines. Energy was not measured." in text
     assert "| train | 4 | 9.00 | 4.50 |" in texts[1]

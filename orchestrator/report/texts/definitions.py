@@ -59,11 +59,13 @@ def definitions(
     """
     # Of submissions nobody has said whose scan a case is.
     scans = "; 89 to 95 where some patients have more scans than others" if unit == "patient" else ""
+    trainings = ", with these very trainings" if unit == "patient" else ""
+    others = " How other trainings of the same method would differ is not in it." if trainings else ""
     interval = (
         "95 % interval",
-        f"studentised bootstrap over {unit}s, of {FEWEST_CLUSTERS} or more that are not all equal. Over many "
-        f"repetitions of a study whose scores vary from {unit} to {unit}, intervals made like this hold the true mean "
-        f"in about 95 of 100 (93 to 96 in simulations{scans}). "
+        f"studentised bootstrap over {unit}s, of {FEWEST_CLUSTERS} or more that are not all equal. Over many draws "
+        f"of the {unit}s{trainings}, intervals made like this hold the mean in about 95 of 100 (93 to 96 in simulations"
+        f"{scans}).{others} "
         f"Where nearly all {unit}s are equal and a few fail or differ they hold it in fewer: in a study none of whose "
         f"{unit}s fails, nothing tells that some do.",
     )

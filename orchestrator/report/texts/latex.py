@@ -47,8 +47,9 @@ def latex_tables(page: Page) -> str:
 
 def _scores(page: Page) -> str:
     rows = [
-        [row.group, page.set_title(row.evaluation_set), row.structure, str(row.num_cases), with_interval(row.dsc),
-         with_interval(row.nsd), quartiles(row.hd95_mm), quartiles(row.assd_mm),
+        [row.group, page.set_title(row.evaluation_set), row.structure, str(row.num_cases),
+         str(row.dsc.num_clusters), with_interval(row.dsc), with_interval(row.nsd),
+         quartiles(row.hd95_mm), quartiles(row.assd_mm),
          *(measure(row.further[one.field]) for one in page.further), left_out(row)]
         for row in page.rows
     ]  # fmt: skip
@@ -56,12 +57,14 @@ def _scores(page: Page) -> str:
     return _table(
         f"Mean DSC and NSD in per cent with 95 % intervals (studentised bootstrap over {page.unit}s); median HD95 and "
         f"ASSD in mm{further} with quartiles, of cases in which neither mask is empty (n: where there are others). "
-        "Left out: cases in none of these means, and those without distances, since one mask is empty (DSC and NSD 0).",
+        "Left out: cases in none of these means, and those without distances, since one mask is empty (DSC and NSD 0)."
+        f"{page.counted}",
         columns=(
             page.what,
             "evaluated on",
             "structure",
             "cases",
+            f"{page.unit}s scored",
             "DSC",
             "NSD",
             "HD95",
@@ -71,6 +74,7 @@ def _scores(page: Page) -> str:
         ),
         rows=rows,
         label="scores",
+        notes=page.notes,
     )
 
 
@@ -83,13 +87,15 @@ def _answer(found: Answer, *, page: Page) -> str:
     ]  # fmt: skip
     return _table(
         f"{found.spec.title} Means in per cent, of cases that both have a score of, two empty masks as 1 where "
-        "either predicts something; difference second minus first in points with its 95 % interval; n patients; "
-        "matched-pairs rank-biserial correlation; p of Wilcoxon's signed rank test, corrected by Holm over "
+        "either predicts something; difference of these means, in which a case counts as often as it is compared, "
+        "second minus first, in points with its 95 % interval; n patients; matched-pairs rank-biserial correlation; p "
+        "of Wilcoxon's signed rank test of the mean difference of each patient, corrected by Holm over "
         f"{found.num_tests} tests.",
         columns=("first", "second", "evaluated on", "structure", "metric", "first", "second", "difference", "n",
                  "effect", "p (Holm)"),
         rows=rows,
         label=f"comparison-{found.spec.name}",
+        notes=page.notes,
     )  # fmt: skip
 
 
@@ -121,6 +127,7 @@ def _models(found: Answer, *, page: Page) -> str:
         ),
         rows=rows,
         label=f"trainings-{found.spec.name}",
+        notes=page.notes,
     )
 
 
@@ -136,6 +143,7 @@ def _ranks(found: Ranked, *, page: Page, place: int) -> str:
         columns=("rank", "95 %", page.what, "mean rank", "mean rank by case", "missing"),
         rows=rows,
         label=f"ranks-{place + 1}",
+        notes=page.notes,
     )
 
 
@@ -153,6 +161,7 @@ def _published(found: Sequence[BesidePublished], *, page: Page) -> str:
         columns=("trainings", "evaluated on", "structure", "metric", "ours", "published", "difference", "within"),
         rows=rows,
         label="published",
+        notes=(*page.notes, *page.errata),
     )
 
 
@@ -169,6 +178,7 @@ def _gaps(found: Gaps, *, page: Page, place: int) -> str:
         columns=("trainings", "structure", "metric", *sides, "difference", "patients"),
         rows=rows,
         label=f"gap-{place + 1}",
+        notes=page.notes,
     )
 
 
@@ -183,6 +193,7 @@ def _parts(found: Parts, *, page: Page, place: int) -> str:
         columns=("trainings", "evaluated on", "structure", "of cases", "cases", "DSC", "NSD"),
         rows=rows,
         label=f"cases-{place + 1}",
+        notes=page.notes,
     )
 
 
@@ -192,15 +203,17 @@ def _stages(found: Usage) -> str:
         for one in found.stages
     ]
     return _table(
-        f"Attempts at each kind of stage and their hours, added up; {hours_text(found.elapsed_hours)} hours from start "
-        "to end.",
+        f"Attempts at each kind of stage and their hours, added up; {hours_text(found.elapsed_hours)} hours in all "
+        "calls of the run together, without the time between them.",
         columns=("stage", "attempts", "hours", "GPU hours"),
         rows=rows,
         label="hours",
     )
 
 
-def _table(caption: str, *, columns: Sequence[str], rows: Iterable[Sequence[str]], label: str) -> str:
+def _table(
+    caption: str, *, columns: Sequence[str], rows: Iterable[Sequence[str]], label: str, notes: Sequence[str] = ()
+) -> str:
     lines = [
         r"\begin{table}",
         r"\centering\scriptsize\setlength{\tabcolsep}{3pt}",
@@ -213,6 +226,7 @@ def _table(caption: str, *, columns: Sequence[str], rows: Iterable[Sequence[str]
         *(" & ".join(map(escaped, row)) + r" \\" for row in rows),
         r"\bottomrule",
         r"\end{tabular}",
+        *(rf"\par\footnotesize {escaped(note)}" for note in notes),
         r"\end{table}",
     ]
     return "\n".join(lines) + "\n"
