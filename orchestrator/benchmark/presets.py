@@ -126,7 +126,8 @@ class Preset:
     """Weights that predict: those after the last epoch, or the best of those that were looked at (`curve_every`), by
     the mean DSC or NSD of whole validation cases. Where a training has none, those after the last epoch."""
     case_limits: Mapping[str, Count] = field(default_factory=dict)
-    """Most cases of each part of a training, `train`, `val` and `test`; others are left out, evenly."""
+    """Most cases of each entry of a list in a part of a training, `train`, `val` and `test`; others are left out,
+    evenly."""
     phantom_spacing_mm: Positive | None = None
     """In-plane spacing of generated phantoms; None is full resolution."""
 

@@ -212,7 +212,7 @@ class CaseLimits(Entry):
     """What a preset says of cases."""
 
     cases: dict[Name, Annotated[int, Field(ge=1)]]
-    """Part of a training (`train`, `val` or an evaluation set) to the most cases of it."""
+    """Part of a training (`train`, `val` or an evaluation set) to the most cases of each entry of its list."""
 
 
 class StudyFile(Entry):
