@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from orchestrator.benchmark.definition import Case, Training
 
 _KEPT = "The splits of the study are kept."
-_NUM_LINES = 10
+NUM_LINES = 10
 """Of leaks of one kind that are told each."""
 
 
@@ -68,17 +68,22 @@ class CaseUses:
         return tuple(name for name in self._trained.get(trained, ()) if name in testing)
 
 
-def leak_lines(leaks: Sequence[PatientLeak]) -> Iterator[str]:
-    """Yield a line for each patient or image on both sides of a split; of many that nobody has listed, the first."""
+def leak_lines(leaks: Sequence[PatientLeak], *, most: int | None = NUM_LINES) -> Iterator[str]:
+    """Yield a line for each patient or image on both sides of a split; of those that nobody has listed, `most`."""
     yield from (leak.line for leak in leaks if leak.likeness is None and not leak.is_one_image)
     same, alike = ([leak for leak in leaks if leak.is_one_image], [leak for leak in leaks if leak.likeness is not None])
     for found, words in (
         (same, "cases are trained on and tested"),
         (alike, "pairs of images on both sides show the same"),
     ):
-        yield from (leak.line for leak in found[:_NUM_LINES])
-        if len(found) > _NUM_LINES:
-            yield f"{len(found) - _NUM_LINES} further {words}."
+        yield from first_lines([leak.line for leak in found], most=most, words=words)
+
+
+def first_lines(lines: Sequence[str], *, most: int | None, words: str, where: str = "") -> Iterator[str]:
+    """Yield the first lines, and how many further there are; all of them if `most` is None."""
+    yield from lines[:most]
+    if most is not None and len(lines) > most:
+        yield f"{where}{len(lines) - most} further {words}."
 
 
 def same_image_leaks(trainings: Sequence[Training], *, image_of: Callable[[Case], Hashable]) -> tuple[PatientLeak, ...]:

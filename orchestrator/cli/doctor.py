@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.benchmark.definition import Dataset, Training
-from orchestrator.benchmark.leaks import AlikeCases, PatientLeak, alike_leaks
+from orchestrator.benchmark.leaks import NUM_LINES, AlikeCases, PatientLeak, alike_leaks, first_lines, leak_lines
 from orchestrator.benchmark.loading import DEFAULT_STUDY, load_study
 from orchestrator.benchmark.presets import PRESETS
 from orchestrator.benchmark.study import Study
@@ -42,6 +42,8 @@ from orchestrator.sources.nnunet_raw.survey import (
 )
 from orchestrator.sources.training_labels import flat_images, missing_labels
 from orchestrator.workflow.graph import label_sets_by_case
+
+_OF_COPIES = "pairs of cases show the same (--json lists all)"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,6 +114,7 @@ def diagnose(options: argparse.Namespace, *, console: Console) -> int:
         downloads=data,
         thorough=not options.quick,
         num_threads=max(1, options.threads),
+        most_pairs=None if options.json else NUM_LINES,
     )
     findings = tuple(with_survey(finding, describer=describer) for finding in findings) if describer else findings
     if options.json:
@@ -152,9 +155,15 @@ def requested_cases(trainings: Sequence[Training], *, datasets: Sequence[Dataset
 
 
 def examine(
-    trainings: Sequence[Training], *, study: Study, downloads: Path, thorough: bool, num_threads: int
+    trainings: Sequence[Training],
+    *,
+    study: Study,
+    downloads: Path,
+    thorough: bool,
+    num_threads: int,
+    most_pairs: int | None = NUM_LINES,
 ) -> tuple[Finding, ...]:
-    """Inspect the cases of trainings, data set by data set."""
+    """Inspect the cases of trainings, data set by data set; of pairs that show the same, `most_pairs` are told each."""
     requests: defaultdict[str, list[CaseRequest]] = defaultdict(list)
     for request in requested_cases(trainings, datasets=study.datasets):
         requests[request.dataset.name].append(request)
@@ -173,6 +182,8 @@ def examine(
     for name, of_it in seen.items():
         dataset = by_name[name]
         on_it = [training for training in trainings if training.train[0].dataset == name]
+        told = [leak for leak in leaks if leak.train_case.dataset == name]
+        copies = list(_copies(alike, leaks, datasets=by_name, dataset=name))
         missing = missing_labels(on_it, label_set_of=study.label_set, labels_seen=labels)
         findings.append(
             Finding(
@@ -180,16 +191,11 @@ def examine(
                 download=str(downloads / dataset.folder),
                 num_cases=len(requests[name]),
                 problems=(*of_it.problems, *missing.problems, *flat_images(on_it, num_slices=num_slices)),
-                warnings=(*of_it.warnings, *missing.warnings, *_lines(leaks, dataset=name)),
-                notes=(*of_it.notes, *_copies(alike, leaks, datasets=by_name, dataset=name)),
+                warnings=(*of_it.warnings, *missing.warnings, *leak_lines(told, most=most_pairs)),
+                notes=(*of_it.notes, *first_lines(copies, most=most_pairs, words=_OF_COPIES, where=f"{name}: ")),
             )
         )
     return tuple(findings)
-
-
-def _lines(leaks: Sequence[PatientLeak], *, dataset: str) -> Iterator[str]:
-    """Yield which images of a data set are trained on and tested in another case."""
-    yield from (leak.line for leak in leaks if leak.train_case.dataset == dataset)
 
 
 def _copies(

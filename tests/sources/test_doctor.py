@@ -13,6 +13,7 @@ import SimpleITK as sitk
 
 from orchestrator.api import make_request
 from orchestrator.benchmark.definition import Case, Dataset, EvaluationSet, LabelSet, Model, Training
+from orchestrator.benchmark.leaks import AlikeCases
 from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.presets import Preset
 from orchestrator.cli import doctor
@@ -86,6 +87,27 @@ def test_a_whole_folder_is_clean(data, capsys):
     assert lines[1].split() == ["data", "set", "folder", "cases", "problems", "warnings", "notes"]
     assert lines[2].split()[2:] == ["1", "0", "0", "1"]
     assert lines[-1] == "No problems."
+
+
+def test_of_many_images_that_show_the_same_the_first_are_told(data, capsys, monkeypatch):
+    (training,) = SmallStudy().trainings(matrix=None, preset=None)
+    leaking = AlikeCases(first=training.train[0], second=training.evaluation_sets[0].cases[0], likeness=1.0)
+    copies = [
+        AlikeCases(
+            first=Case(dataset="mosmed", name=f"a{i}"), second=Case(dataset="mosmed", name=f"b{i}"), likeness=1.0
+        )
+        for i in range(13)
+    ]
+    monkeypatch.setattr(doctor, "alike_cases", lambda _: (*[leaking] * 12, *copies))
+    assert doctor.main(["--data", str(data)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "warning: 2 further pairs of images on both sides show the same." in lines
+    assert sum("shows the same as" in line for line in lines) == 10
+    assert "note: mosmed: 3 further pairs of cases show the same (--json lists all)." in lines
+    assert doctor.main(["--data", str(data), "--json"]) == 0
+    found = {one["dataset"]: one for one in json.loads(capsys.readouterr().out)}
+    assert sum("shows the same as" in note for note in found["mosmed"]["notes"]) == 13
+    assert len(found[training.train[0].dataset]["warnings"]) == 12
 
 
 def test_all_problems_come_at_once_and_the_table_counts_them(data, capsys):
