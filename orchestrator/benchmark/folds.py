@@ -82,6 +82,13 @@ def with_parts(cases: DatasetCases, parts: Mapping[str, Sequence[str]], *, where
     """Return the cases with some of them in parts that have a name; raises ConfigError for an unknown case."""
     if reserved := sorted({FOLD, OTHER_FOLDS, ALL, REST} & set(parts)):
         raise ConfigError(f"{where}: {reserved[0]!r} is no name for a part; it always means the same")
+    part_of = {name: part for part, names in cases.parts.items() for name in names}
+    for part, names in parts.items():
+        if taken := [name for name in names if name in part_of]:
+            raise ConfigError(
+                f"{where}.{part}: {taken[0]} is in the part `{part_of[taken[0]]}` already; expected cases that are in "
+                "no part"
+            )
     found = {**cases.parts, **{part: tuple(names) for part, names in parts.items()}}
     _check_once([name for names in found.values() for name in names], where=where)
     for part, names in parts.items():
@@ -112,6 +119,11 @@ def divided(
     """
     if isinstance(rule, SplitFile):
         path = folder / rule.file
+        if path.suffix == ".pkl":
+            raise ConfigError(
+                f"{path}: a pickle of nnU-Net 1, which is not opened since it can hold programs; expected the "
+                "`splits_final.json` of nnU-Net 2, a list of `train` and `val` with the names of their cases"
+            )
         content = _read(path)
         folds = tuple(_split(entry, cases.rest, where=f"{path}: split {i}") for i, entry in enumerate(_json(path)))
         return _with_folds(cases, folds, patients=cases.patients), content
@@ -229,6 +241,8 @@ def _split(entry: object, names: Sequence[str], *, where: str) -> Fold:
     wanted = {"train", "val"}
     if not isinstance(entry, dict) or set(entry) != wanted or not all(_is_names(entry[key]) for key in wanted):
         keys = sorted(entry) if isinstance(entry, dict) else type(entry).__name__
+        if isinstance(entry, dict) and (empty := [key for key in sorted(wanted) if entry.get(key) == []]):
+            keys = f"an empty list `{empty[0]}`"
         raise ConfigError(f"{where}: found {keys}; expected lists of cases `train` and `val`, and nothing else")
     _check_once([*entry["train"], *entry["val"]], where=where)
     _check_known([*entry["train"], *entry["val"]], names, where=where)

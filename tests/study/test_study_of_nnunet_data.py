@@ -208,7 +208,8 @@ def test_splits_final_is_taken_as_nnunet_takes_it_also_if_it_leaves_out_cases(tm
         ([{"train": ["case_001"], "val": ["nobody"]}], "'nobody' is not among"),
         ([{"train": ["case_001"], "val": ["case_001"]}], "stands twice"),
         ([{"train": ["case_001"], "val": ["case_002"], "test": ["case_003"]}], "and nothing else"),
-        ([{"train": [], "val": ["case_002"]}], "and nothing else"),
+        ([{"train": [], "val": ["case_002"]}], "found an empty list `train`; expected lists of cases"),
+        ([{"train": ["case_002"], "val": []}], "found an empty list `val`; expected lists of cases"),
         ({}, "list of splits"),
         ([], "list of splits"),
     ],
@@ -217,6 +218,22 @@ def test_splits_that_nnunet_would_take_silently_are_refused(tmp_path: Path, spli
     (tmp_path / "splits_final.json").write_text(json.dumps(splits))
     with pytest.raises(ConfigError, match=words):
         load(tmp_path, STUDY.replace("folds: nnunet", "folds: {file: splits_final.json}"))
+
+
+def test_a_pickle_of_splits_is_not_opened(tmp_path: Path):
+    (tmp_path / "splits_final.pkl").write_bytes(b"\x80\x04N.")
+    with pytest.raises(
+        ConfigError, match=r"splits_final.pkl: a pickle of nnU-Net 1.* expected the `splits_final.json`"
+    ):
+        load(tmp_path, STUDY.replace("folds: nnunet", "folds: {file: splits_final.pkl}"))
+
+
+def test_a_case_of_images_ts_cannot_be_held_out_once_more(tmp_path: Path):
+    text = STUDY.replace("folds: nnunet", "folds: nnunet, held_out: {ext: [case_144, t1]}")
+    with pytest.raises(
+        ConfigError, match=r"held_out.ext: t1 is in the part `test` already; expected cases that are in"
+    ):
+        load(tmp_path, text, test_cases=("t1", "t2"))
 
 
 def test_a_split_whose_accents_are_letters_of_their_own_is_told_from_what_it_looks_like(tmp_path: Path):

@@ -172,6 +172,9 @@ class _Finder:
                 found=f"{len(bare)} images without the number of a channel: {listing(sorted(bare))}",
                 expected=f"names such as {bare[0].removesuffix(ending)}_0000{ending}",
             )
+        if ending in {".tif", ".tiff"}:
+            # The spacing of a stack is read from there.
+            others = [file for file in others if not (file.endswith(".json") and file[:-5] in channels)]
         if others:
             kinds = Counter("".join(PurePosixPath(file).suffixes[-2:]) or file for file in others)
             words = ", ".join(f"{number} {kind}" for kind, number in kinds.most_common(4))
