@@ -25,7 +25,7 @@ class PatchRecord:
     """Of the format."""
 
     def __post_init__(self) -> None:
-        """Raise ValueError for what is no size, digest or version: a cache names files after digests."""
+        """Raise ValueError for what is no size or digest."""
         if type(self.num_bytes) is not int or not (isinstance(self.sha256, str) and _SHA256.fullmatch(self.sha256)):
             raise ValueError(f"{self.num_bytes!r} bytes with digest {self.sha256!r}")
 
@@ -54,10 +54,6 @@ class PatchRecord:
         PatchFile.open(path).verify()
         raise IntegrityError(f"{name}: another file than was written, though whole in itself; write the patches again")
 
-    def matches(self, path: Path) -> bool:
-        """Whether a local file is what was written; raises FileNotFoundError if there is none."""
-        return path.stat().st_size == self.num_bytes and file_sha256(path) == self.sha256
-
     def check_size(self, path: Path, *, name: str) -> None:
         """Compare the version, then the size: at once, for a file of any size."""
         if self.version != VERSION:
@@ -71,4 +67,4 @@ class PatchRecord:
         """Read a file of a storage and compare it; raises IntegrityError that names it and, if it can, the chunk."""
         if not storage.exists(key):
             raise IntegrityError(f"{storage.location}/{key}: missing; write the patches again")
-        self.check(storage.fetch(key), name=f"{storage.location}/{key}")
+        self.check(storage.fetch(key, sha256=self.sha256), name=f"{storage.location}/{key}")

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from orchestrator.benchmark.definition import Case
 from orchestrator.errors import IntegrityError, StorageError
-from orchestrator.patches.cache import PatchCache
 from orchestrator.patches.record import PatchRecord
 from orchestrator.storage import run_paths
 from orchestrator.storage.interface import Storage
@@ -20,7 +19,6 @@ class TrainingPatches:
     training_id: str
     cases: Sequence[Case]
     """Those that it trains on and those that it is monitored on."""
-    cache: PatchCache
     write_again: Callable[[Case], None]
     """Preprocesses one case."""
 
@@ -54,7 +52,7 @@ class TrainingPatches:
         return {run_paths.patches(self.training_id, case): self._record(case) for case in self.cases}
 
     def _check(self, case: Case) -> None:
-        self.cache.check(self.storage, run_paths.patches(self.training_id, case), self._record(case))
+        self._record(case).verify(self.storage, run_paths.patches(self.training_id, case))
 
     def _record(self, case: Case) -> PatchRecord:
         key = run_paths.record_of_patches(run_paths.patches(self.training_id, case))

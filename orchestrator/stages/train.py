@@ -92,6 +92,7 @@ def _fit(
     check: Callable[[], None],
 ) -> "TrainOutcome":
     """Fit the model as one worker; `check` is called before a checkpoint is written."""
+    from orchestrator.patches.gathered import gathered_patches
     from orchestrator.training.checkpoint import CheckpointStore
     from orchestrator.training.trainer import train as fit
 
@@ -106,7 +107,7 @@ def _fit(
         is_gone_on_from=generation is not None and generation.until_epoch is not None,
     )
     worker.after_first("patches", partial(patches.repair, note=log))
-    with patches.cache.gathered(storage, patches.records()) as folder:
+    with gathered_patches(storage, patches.records()) as folder:
         try:
             return fit(
                 _settings(context, training, plan=plan, patches=folder),
@@ -188,14 +189,12 @@ def _settings(context: RunContext, training: Training, *, plan: "Plan", patches:
 
 
 def _training_patches(context: RunContext, training: Training) -> "TrainingPatches":
-    from orchestrator.patches.cache import PatchCache
     from orchestrator.stages.repair import TrainingPatches
 
     return TrainingPatches(
         storage=context.storage,
         training_id=training.id,
         cases=(*training.train, *training.val),
-        cache=PatchCache(),
         write_again=lambda case: preprocess(context, training, case=case),
     )
 

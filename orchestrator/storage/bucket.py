@@ -140,8 +140,11 @@ class BucketStorage(Storage):
         with self._errors(key, "delete"):
             self._remove(self._object(key))
 
-    def fetch(self, key: str) -> Path:
-        """Return the path of a copy in this machine's cache; the copy of another version is not used."""
+    def fetch(self, key: str, *, sha256: str | None = None) -> Path:
+        """Return the path of a copy in this machine's cache; the copy of another version is not used.
+
+        Raises IntegrityError if the object has another digest than is given, though it was fetched twice.
+        """
         name = self._object(key)
         with self._errors(key, "fetch"):
             head = self._head(name)
@@ -151,6 +154,7 @@ class BucketStorage(Storage):
                 f"{self.location}/{key}",
                 version=head.version,
                 num_bytes=head.num_bytes,
+                sha256=sha256,
                 download=lambda path: self._download(name, head, path),
             )
 

@@ -15,20 +15,20 @@ from contextvars import ContextVar
 from functools import cache, cached_property
 from pathlib import Path
 
-from orchestrator.errors import StorageError
-from orchestrator.storage.cache_room import excess_bytes
-from orchestrator.storage.local import flush
+from orchestrator.errors import IntegrityError, StorageError
+from orchestrator.storage.local import file_sha256, flush
 from orchestrator.storage.private_folder import cache_folder, if_free, locked, locked_folder, make_locked
 
 logger = logging.getLogger(__name__)
 
 CACHE_LIMIT_BYTES = 64 * 1024**3
 """Size of the cache above which the copies that were used longest ago are removed."""
+LEFT_BYTES = 1024**3
+"""Free space that is left to others: the disk may be smaller than the limit."""
 
 _IN_USE = "in-use"
 _CONTENT, _PARTIAL, _FACTS = "content", "partial", "facts"
-"""In the folder of a copy: it, what is being fetched, and how the copy looks, which is written at each use."""
-_NUM_TRIES = 2
+"""In the folder of a copy: it, what is being fetched, and its facts, in a file that has the time of the last use."""
 
 
 class _Uses:
@@ -57,11 +57,13 @@ def keeping_copies() -> Iterator[None]:
         yield
 
 
-def fetched(name: str, *, version: str, num_bytes: int, download: Callable[[Path], None]) -> Path:
+def fetched(
+    name: str, *, version: str, num_bytes: int, download: Callable[[Path], None], sha256: str | None = None
+) -> Path:
     """Return the path of a copy; of several processes that want the same one, one fetches it and the others wait.
 
-    A copy is taken for what was fetched if it is the same file, of the same size and time: its folder is of this user
-    alone.
+    Without a digest, a copy is taken for what was fetched if it is the same file, of the same size and time: its folder
+    is of this user alone.
 
     Parameters
     ----------
@@ -73,20 +75,24 @@ def fetched(name: str, *, version: str, num_bytes: int, download: Callable[[Path
         What it takes.
     download
         Writes the object to a path.
+    sha256
+        Digest with which the copy is compared.
 
     Raises
     ------
     StorageError
         If the object comes with another size, twice.
+    IntegrityError
+        If it comes with another digest, twice.
     """
     folder = _cache_folder() / hashlib.sha256(f"{name} {version}".encode()).hexdigest()
     folder.mkdir(exist_ok=True)
     # Made before room is: what processes that have died used is in use no more.
     notes = _notes()
     with locked(folder):
-        if not _is_whole(folder, name):
+        if not _is_whole(folder, name, sha256=sha256):
             _make_room(num_bytes)
-            _fetch(folder, download, name=name, num_bytes=num_bytes)
+            _fetch(folder, download, name=name, num_bytes=num_bytes, sha256=sha256)
         os.utime(folder / _FACTS)
         (notes / folder.name).touch()
     return _copy_in(folder, name)
@@ -108,27 +114,36 @@ def _notes_of_process(root: Path) -> Path:
     return make_locked(root)[0]
 
 
-def _fetch(folder: Path, download: Callable[[Path], None], *, name: str, num_bytes: int) -> None:
-    """Write a copy; it appears when it is whole."""
-    copy, partial = _copy_in(folder, name), folder / _PARTIAL / Path(name).name
+def _fetch(folder: Path, download: Callable[[Path], None], *, name: str, num_bytes: int, sha256: str | None) -> None:
+    """Write a copy; it appears when it is whole. A wrong one is fetched once more."""
+    # boto3 adds to the name, and that of the object may be as long as names can be.
+    copy, partial = _copy_in(folder, name), folder / _PARTIAL / "object"
     shutil.rmtree(partial.parent, ignore_errors=True)  # of a process that was killed
     partial.parent.mkdir()
     try:
-        for _ in range(_NUM_TRIES):
+        download(partial)
+        try:
+            _check(partial, name=name, num_bytes=num_bytes, sha256=sha256)
+        except (IntegrityError, StorageError):
+            # Networks err too.
             download(partial)
-            found_bytes = partial.stat().st_size
-            if found_bytes == num_bytes:
-                break
-        else:
-            raise StorageError(
-                f"{name}: {found_bytes} bytes came; expected {num_bytes}. It may have been replaced just now: try again"
-            )
+            _check(partial, name=name, num_bytes=num_bytes, sha256=sha256)
         flush(partial)
         copy.parent.mkdir(exist_ok=True)
         partial.replace(copy)
         (folder / _FACTS).write_text(_facts_of(copy), encoding="ascii")
     finally:
         shutil.rmtree(partial.parent, ignore_errors=True)
+
+
+def _check(partial: Path, *, name: str, num_bytes: int, sha256: str | None) -> None:
+    found_bytes = partial.stat().st_size
+    if found_bytes != num_bytes:
+        raise StorageError(
+            f"{name}: {found_bytes} bytes came; expected {num_bytes}. It may have been replaced just now: try again"
+        )
+    if sha256 is not None and (found := file_sha256(partial)) != sha256:
+        raise IntegrityError(f"{name}: SHA-256 {found} of {num_bytes} bytes; expected {sha256}. Write it again")
 
 
 def _copy_in(folder: Path, name: str) -> Path:
@@ -140,27 +155,27 @@ def _facts_of(copy: Path) -> str:
     return f"{status.st_ino} {status.st_size} {status.st_mtime_ns}"
 
 
-def _is_whole(folder: Path, name: str) -> bool:
-    """Whether a copy is there and still what was fetched."""
+def _is_whole(folder: Path, name: str, *, sha256: str | None) -> bool:
+    """Whether a copy is there and still what was fetched, and has the digest if one is given."""
+    copy = _copy_in(folder, name)
     try:
-        return _facts_of(_copy_in(folder, name)) == (folder / _FACTS).read_text(encoding="ascii")
+        is_same = _facts_of(copy) == (folder / _FACTS).read_text(encoding="ascii")
     except (FileNotFoundError, UnicodeDecodeError):
         return False
+    return is_same and (sha256 is None or file_sha256(copy) == sha256)
 
 
 def _make_room(num_bytes: int) -> None:
     """Remove what was used longest ago, and is not in use, as long as the cache or its disk is too full for more."""
     cached = []
     for folder in _cache_folder().iterdir():
-        with suppress(FileNotFoundError, NotADirectoryError):  # another process trims too
+        with suppress(FileNotFoundError):  # another process trims too
             files = [path.lstat() for path in folder.rglob("*") if not path.is_dir()]
-            if files and folder.name != _IN_USE:
+            if files and folder.name != _IN_USE and not folder.is_symlink():
                 used_ns = max(status.st_mtime_ns for status in files)
                 cached.append((used_ns, sum(status.st_size for status in files), folder))
-    cached_bytes = sum(size for _, size, _ in cached)
-    excess = excess_bytes(
-        _cache_folder(), num_bytes=num_bytes, cached_bytes=cached_bytes, limit_bytes=CACHE_LIMIT_BYTES
-    )
+    cached_bytes, free_bytes = sum(size for _, size, _ in cached), shutil.disk_usage(_cache_folder()).free
+    excess = num_bytes + max(cached_bytes - CACHE_LIMIT_BYTES, LEFT_BYTES - free_bytes)
     for _, size, folder in sorted(cached):
         if excess > 0 and _is_emptied(folder):
             excess -= size

@@ -86,11 +86,11 @@ class Storage(ABC):
         """Remove a file if it is there."""
 
     @abstractmethod
-    def fetch(self, key: str) -> Path:
+    def fetch(self, key: str, *, sha256: str | None = None) -> Path:
         """Local path with the content of a file, for reading only; raises StorageError if it is not there.
 
         On a file system this is the file itself, of a bucket a copy in a local cache, which stays as long as
-        `orchestrator.storage.copies.keeping_copies` says.
+        `orchestrator.storage.copies.keeping_copies` says and is compared with its digest if one is given.
         """
 
     @abstractmethod

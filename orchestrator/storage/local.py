@@ -105,7 +105,7 @@ class LocalStorage(Storage):
         with _errors(self._path(key), "delete"):
             self._path(key).unlink(missing_ok=True)
 
-    def fetch(self, key: str) -> Path:
+    def fetch(self, key: str, *, sha256: str | None = None) -> Path:  # noqa: ARG002 - it may be large
         """Return the path of the file itself."""
         if not self.exists(key):
             raise StorageError(f"{self._path(key)}: no such file")

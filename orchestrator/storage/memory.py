@@ -52,7 +52,7 @@ class MemoryStorage(Storage):
         """Remove a file if it is there."""
         self.files.pop(self.checked(key), None)
 
-    def fetch(self, key: str) -> Path:
+    def fetch(self, key: str, *, sha256: str | None = None) -> Path:  # noqa: ARG002 - it has nothing to compare
         """Raise StorageError: what is in memory has no path."""
         raise StorageError(f"{self.location}/{key}: has no path on this machine")
 

@@ -134,14 +134,6 @@ def own_folder(base: Path) -> Path:
     return other
 
 
-def open_lock(path: Path) -> int:
-    """Return a descriptor of a file that serves as a lock; it is made if it is missing, and neither emptied nor a link.
-
-    The lock is a `flock`: it ends with its process.
-    """
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-
-
 def _refusal(folder: Path) -> str | None:
     """Return why what lies here cannot be this user's own folder; one that others can only read is closed."""
     try:
@@ -235,8 +227,8 @@ def make_locked(root: Path) -> tuple[Path, int]:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the lock of a folder, which one process or thread at a time can have and which ends with its process."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    """Hold the lock of a folder, no link, which one process or thread at a time has and which ends with its process."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
@@ -247,7 +239,7 @@ def locked(folder: Path) -> Iterator[None]:
 @contextmanager
 def if_free(folder: Path) -> Iterator[bool]:
     """Hold the lock of a folder unless somebody else does; says whether."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     is_free = False
     try:
         with suppress(BlockingIOError):

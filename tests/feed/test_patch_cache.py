@@ -2,40 +2,55 @@
 
 import multiprocessing
 import os
+import shutil
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from orchestrator.cli.verify import main
 from orchestrator.errors import IntegrityError
-from orchestrator.patches.cache import PatchCache
+from orchestrator.patches.gathered import gathered_patches
 from orchestrator.patches.reader import PatchFile
 from orchestrator.patches.record import PatchRecord
 from orchestrator.patches.writer import write_patches
-from orchestrator.storage import cache_room
+from orchestrator.storage import copies
 from orchestrator.storage.local import LocalStorage
+from orchestrator.storage.private_folder import CACHES
 from orchestrator.storage.run_paths import record_of_patches
 
 
-class RemoteStorage:
-    """A folder that pretends to be remote, and notes every read."""
+class RemoteStorage(LocalStorage):
+    """A folder that pretends to be a bucket, and notes every download."""
 
-    def __init__(self, folder):
-        self.location = f"remote:{folder}"
-        self._folder = Path(folder)
+    is_remote = True
 
-    def read_bytes(self, key):
-        with (self._folder / "reads").open("a") as notes:
-            notes.write(f"{key}\n")
-        time.sleep(0.1)  # long enough for another process to want the same file
-        return (self._folder / key).read_bytes()
+    def fetch(self, key, *, sha256=None):
+        path = self._path(key)
 
-    def reads(self):
-        path = self._folder / "reads"
+        def download(target):
+            with (self._root / "downloads").open("a") as notes:
+                notes.write(f"{key}\n")
+            time.sleep(0.1)  # long enough for another process to want the same file
+            shutil.copyfile(path, target)
+
+        name = f"remote://{self.location}/{key}"
+        num_bytes = path.stat().st_size
+        return copies.fetched(name, version="1", num_bytes=num_bytes, download=download, sha256=sha256)
+
+    def downloads(self):
+        path = self._root / "downloads"
         return path.read_text().split() if path.exists() else []
+
+
+@pytest.fixture(autouse=True)
+def caches(tmp_path, monkeypatch):
+    """Give a folder for caches, also of processes that are started."""
+    folder = tmp_path / "caches"
+    folder.mkdir()
+    monkeypatch.setenv(CACHES, str(folder))
+    return folder
 
 
 @pytest.fixture
@@ -133,71 +148,67 @@ def test_ctrl_c_ends_the_command_with_one_line(patches, capsys, monkeypatch):
     assert capsys.readouterr().err == "Interrupted.\n"
 
 
-def test_files_of_a_local_folder_are_not_copied(patches, tmp_path):
+def test_files_of_a_local_folder_are_not_copied(patches, caches):
     storage, records = patches
-    with PatchCache(tmp_path / "cache").gathered(storage, records) as folder:
+    with gathered_patches(storage, records) as folder:
         assert names(folder) == ["case_0.arrow", "case_1.arrow", "case_2.arrow"]
         assert all(path.is_symlink() for path in folder.iterdir()), "nnU-Net expects files of one kind"
     assert not folder.exists()
-    assert not (tmp_path / "cache").exists()
+    assert not list(caches.iterdir())
 
 
-def test_a_remote_file_is_fetched_once_and_compared(patches, tmp_path):
-    storage, cache = remote(patches), PatchCache(tmp_path / "cache")
+def test_a_remote_file_is_fetched_once_and_compared(patches):
+    storage = remote(patches)
     for _ in range(3):
-        with cache.gathered(storage, patches[1]) as folder:
+        with gathered_patches(storage, patches[1]) as folder:
             for name in names(folder):
                 PatchFile.open(folder / name).verify()
             assert len(names(folder)) == 3
-    assert sorted(storage.reads()) == sorted(patches[1])
+    verify(storage, patches[1])
+    assert sorted(storage.downloads()) == sorted(patches[1])
 
 
-def test_a_copy_that_has_rotted_is_fetched_again(patches, tmp_path):
-    storage, cache = remote(patches), PatchCache(tmp_path / "cache")
-    (key, record), *_ = patches[1].items()
-    one = {key: record}
-    with cache.gathered(storage, one):
-        pass
-    copy = tmp_path / "cache" / record.sha256
+@pytest.mark.parametrize("is_noticed", [True, False])
+def test_a_copy_that_has_rotted_is_fetched_again(patches, caches, is_noticed):
+    storage, (key, record) = remote(patches), next(iter(patches[1].items()))
+    verify(storage, {key: record})
+    (copy,) = caches.rglob("case_0.arrow")
+    status = copy.stat()
     content = bytearray(copy.read_bytes())
     content[1000] ^= 1
     copy.write_bytes(bytes(content))
-    with cache.gathered(storage, one) as folder:
+    if not is_noticed:
+        os.utime(copy, ns=(status.st_atime_ns, status.st_mtime_ns))
+    with gathered_patches(storage, {key: record}) as folder:
         assert (folder / "case_0.arrow").read_bytes() == patches[0].read_bytes(key)
-    assert storage.reads() == [key, key]
+    assert storage.downloads() == [key, key]
 
 
-def test_a_lock_that_is_a_link_is_not_followed(patches, tmp_path):
-    failed = tmp_path / "failed"
-    failed.write_text("content")
-    (tmp_path / "cache").mkdir()
-    (tmp_path / "cache" / ".lock").symlink_to(failed)
-    with pytest.raises(OSError, match="symbolic"), PatchCache(tmp_path / "cache").gathered(remote(patches), patches[1]):
-        pass
-    assert failed.read_text() == "content"
-
-
-def test_a_damaged_remote_file_is_refused_and_not_kept(patches, tmp_path):
+def test_a_damaged_remote_file_is_asked_for_twice_refused_and_not_kept(patches, caches):
     key = "patches/T1/case_0.arrow"
     content = bytearray(patches[0].read_bytes(key))
     content[1000] ^= 1
     patches[0].write_bytes(key, bytes(content))
-    cache = PatchCache(tmp_path / "cache")
-    with pytest.raises(IntegrityError, match=r"case_0\.arrow"), cache.gathered(remote(patches), patches[1]):
+    storage = remote(patches)
+    with (
+        pytest.raises(IntegrityError, match=r"case_0\.arrow: SHA-256 \w+ of \d+ bytes; expected"),
+        gathered_patches(storage, patches[1]),
+    ):
         pass
-    assert not [path for path in (tmp_path / "cache").iterdir() if path.is_dir() or path.stat().st_size]
+    assert storage.downloads() == [key, key]
+    assert not [path for path in caches.rglob("*") if path.is_file() and path.stat().st_size]
 
 
-def want(location, cache, records, barrier, queue):
+def want(location, records, barrier, queue):
     barrier.wait()
-    with PatchCache(cache).gathered(RemoteStorage(location), records) as folder:
+    with gathered_patches(RemoteStorage(location), records) as folder:
         queue.put([PatchFile.open(path).image[0, 0, 0, 0] for path in sorted(folder.glob("*.arrow"))])
 
 
-def test_two_processes_that_want_the_same_cases_fetch_them_once(patches, tmp_path):
+def test_two_processes_that_want_the_same_cases_fetch_them_once(patches):
     context = multiprocessing.get_context("spawn")
     barrier, queue = context.Barrier(2), context.Queue()
-    arguments = (patches[0].location, tmp_path / "cache", patches[1], barrier, queue)
+    arguments = (patches[0].location, patches[1], barrier, queue)
     processes = [context.Process(target=want, args=arguments) for _ in range(2)]
     for process in processes:
         process.start()
@@ -206,65 +217,32 @@ def test_two_processes_that_want_the_same_cases_fetch_them_once(patches, tmp_pat
         process.join(120)
         assert process.exitcode == 0
     assert found[0] == found[1]
-    assert sorted(remote(patches).reads()) == sorted(patches[1])
+    assert sorted(remote(patches).downloads()) == sorted(patches[1])
 
 
-def test_the_file_used_longest_ago_is_evicted_and_stays_with_whoever_has_it(patches, tmp_path):
-    storage, records = remote(patches), patches[1]
-    sizes = [record.num_bytes for record in records.values()]
-    cache = PatchCache(tmp_path / "cache", limit_bytes=sum(sizes[:2]) + sizes[2] // 2)
-    one = [{key: record} for key, record in records.items()]
-    for index, used_s in ((0, 100), (1, 200)):
-        with cache.gathered(storage, one[index]) as folder:
-            os.utime(folder / f"case_{index}.arrow", (used_s, used_s))
-    with cache.gathered(storage, one[1]):
-        pass  # 0 is the one that was used longest ago
-    with cache.gathered(storage, one[1]) as held:
-        with cache.gathered(storage, one[2]):
+def test_the_files_of_a_training_stay_where_others_need_room(patches, caches, monkeypatch):
+    monkeypatch.setattr(copies, "CACHE_LIMIT_BYTES", 1)
+    storage = remote(patches)
+    of_each = [{key: record} for key, record in patches[1].items()]
+    with gathered_patches(storage, of_each[0] | of_each[1]) as held:
+        with gathered_patches(storage, of_each[2]):
             pass
-        with cache.gathered(storage, one[0]):
-            pass  # 2 had to go, since 1 is in use
-        PatchFile.open(held / "case_1.arrow").verify()
-    with cache.gathered(storage, one[1]):
-        pass
-    assert [Path(key).stem for key in storage.reads()] == ["case_0", "case_1", "case_2", "case_0"]
-    kept = [path for path in (tmp_path / "cache").iterdir() if path.is_file() and path.stat().st_size]
-    assert len(kept) == 2
+        for name in names(held):
+            PatchFile.open(held / name).verify()
+        assert len(names(held)) == 2
+    with gathered_patches(storage, of_each[2]):
+        pass  # it is there
+    with gathered_patches(storage, of_each[0]):
+        pass  # this as well
+    monkeypatch.setattr(copies, "LEFT_BYTES", 1 << 62)
+    storage.write_bytes("other", b"1")
+    storage.fetch("other")
+    assert not list(caches.rglob("*.arrow"))
+    assert [Path(key).stem for key in storage.downloads()] == ["case_0", "case_1", "case_2", "other"]
 
 
-def test_on_a_small_disk_files_are_evicted_before_it_is_full(patches, tmp_path, monkeypatch):
-    storage, records = remote(patches), patches[1]
-    sizes = [record.num_bytes for record in records.values()]
-    folder = tmp_path / "cache"
-    disk = cache_room.LEFT_BYTES + sum(sizes[:2]) + sizes[2] // 2
-
-    def usage(_):
-        return SimpleNamespace(free=disk - sum(path.stat().st_size for path in folder.iterdir() if path.is_file()))
-
-    monkeypatch.setattr(cache_room.shutil, "disk_usage", usage)
-    cache = PatchCache(folder)
-    for key, record in records.items():
-        with cache.gathered(storage, {key: record}):
-            pass
-    kept = {path.name for path in folder.iterdir() if path.is_file() and path.stat().st_size}
-    assert kept == {record.sha256 for record in list(records.values())[1:]}
-
-
-def test_what_a_killed_process_left_is_swept(patches, tmp_path):
-    cache = PatchCache(tmp_path / "cache")
-    left = tmp_path / "cache" / "in-use-dead"
-    left.mkdir(parents=True)
-    (left / "case_0.arrow").write_bytes(b"1")
-    (tmp_path / "cache" / "0123.partial").write_bytes(b"1")
-    wanted = remote(patches), patches[1]
-    with cache.gathered(*wanted) as folder, cache.gathered(*wanted) as other:
-        assert not left.exists()
-        assert not (tmp_path / "cache" / "0123.partial").exists()
-        assert names(folder) == names(other)
-
-
-def test_patches_of_another_version_are_refused(patches, tmp_path):
+def test_patches_of_another_version_are_refused(patches):
     record = PatchRecord(num_bytes=1, sha256="0" * 64, version=1)
-    gathered = PatchCache(tmp_path / "cache").gathered(patches[0], {"patches/T1/case_0.arrow": record})
+    gathered = gathered_patches(patches[0], {"patches/T1/case_0.arrow": record})
     with pytest.raises(IntegrityError, match=r"case_0\.arrow: version 1; expected 3"), gathered:
         pass

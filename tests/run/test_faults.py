@@ -22,7 +22,6 @@ from orchestrator.cli.run import main
 from orchestrator.driver.lease import Lease
 from orchestrator.errors import ConfigError, IntegrityError, StorageError
 from orchestrator.events import EventLog, read_events
-from orchestrator.patches.cache import PatchCache
 from orchestrator.patches.record import PatchRecord
 from orchestrator.patches.writer import write_patches
 from orchestrator.stages.attempt import AttemptEvents, TrainingLog
@@ -176,7 +175,6 @@ def patches_of_a_run(files, setting, tmp_path):
         storage=storage,
         training_id=TRAINING,
         cases=cases,
-        cache=PatchCache(tmp_path / "cache"),
         write_again=write_again,
     )
 

@@ -11,7 +11,7 @@ import pytest
 
 from orchestrator.errors import StorageError
 from orchestrator.storage import private_folder
-from orchestrator.storage.private_folder import cache_folder, own_folder, run_folder
+from orchestrator.storage.private_folder import cache_folder, if_free, locked, own_folder, run_folder
 
 RAY_BYTES = 66
 STRANGER = 12345
@@ -93,6 +93,14 @@ def test_what_lies_there_already_is_left_alone_and_another_folder_used_with_a_li
     if prepare is a_file:
         assert usual(temporary).read_text() == "content"
     assert not list((temporary / "elsewhere").glob("*"))
+
+
+def test_a_folder_that_is_a_link_is_not_locked(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    for lock in (locked, if_free):
+        with pytest.raises(OSError, match="link"), lock(tmp_path / "link"):
+            pass
 
 
 def test_a_temporary_folder_in_which_others_may_rename_is_not_used(temporary, common, caplog):

@@ -12,7 +12,7 @@ from botocore.exceptions import ClientError
 from fault_server import forget_clients
 
 from orchestrator.errors import DataError, StorageError
-from orchestrator.storage import cache_room, copies, s3
+from orchestrator.storage import copies, s3
 from orchestrator.storage.bucket import NUM_CONFLICTS
 from orchestrator.storage.copies import keeping_copies
 from orchestrator.storage.filesystem import open_storage
@@ -251,8 +251,8 @@ def test_the_cache_leaves_space_on_a_small_disk(s3_storage, monkeypatch):
     def used():
         return sum(path.stat().st_size for path in copies._cache_folder().rglob("*") if path.is_file())
 
-    disk = used() + cache_room.LEFT_BYTES + 2500
-    monkeypatch.setattr(cache_room.shutil, "disk_usage", lambda _: SimpleNamespace(free=disk - used()))
+    disk = used() + copies.LEFT_BYTES + 2500
+    monkeypatch.setattr(copies.shutil, "disk_usage", lambda _: SimpleNamespace(free=disk - used()))
     for number, name in enumerate("abc"):
         s3_storage.write_bytes(name, b"." * 1000)
         fetch_of(s3_storage, name, used_s=number)
