@@ -147,14 +147,6 @@ def test_files_that_do_not_fit_are_named(data, kind):
     Describer(str(data), is_strict=False)(FOLDER)
 
 
-def test_the_spacing_beside_a_stack_is_not_said_to_be_left_unread(tmp_path):
-    write_dataset(tmp_path, ending=".tiff", spacing_xyz=(1.0, 1.0, 1.0))
-    assert survey(str(tmp_path), FOLDER).cases.notes == ()
-    (tmp_path / FOLDER / "imagesTr" / "other.json").touch()
-    (note,) = survey(str(tmp_path), FOLDER).cases.notes
-    assert note.endswith("files of another ending than .tiff are not read: 1 .json")
-
-
 def test_a_number_of_cases_that_disagrees_is_only_a_note(data):
     change_description(data, numTraining=99)
     (note,) = survey(str(data), FOLDER).cases.notes

@@ -80,3 +80,11 @@ def test_the_doctor_names_the_file_for_which_a_case_lacks_rather_than_the_folds(
     assert doctor.main(["--study", str(study), "--data", str(tmp_path), "--quick"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "labelsTr/c.nii.gz: found a label map without an image; expected imagesTr/c_0000.nii.gz" in line
+
+
+def test_the_spacing_beside_a_stack_is_not_said_to_be_left_unread(tmp_path):
+    folder = write_dataset(tmp_path, ending=".tiff", spacing_xyz=(1.0, 1.0, 1.0)).name
+    assert survey(str(tmp_path), folder).cases.notes == ()
+    (tmp_path / folder / "imagesTr" / "other.json").touch()
+    (note,) = survey(str(tmp_path), folder).cases.notes
+    assert note.endswith("files of another ending than .tiff are not read: 1 .json")

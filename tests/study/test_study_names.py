@@ -1,10 +1,14 @@
 """Names in a study's files that would be taken for others, or for files elsewhere, are refused with their place."""
 
 import json
+import re
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from test_study_of_nnunet_data import PAPER
+from test_study_of_nnunet_data import STUDY as DESCRIBED
+from test_study_of_nnunet_data import load as load_described
 
 import kernels
 from kernels.metrics.metric import Metric
@@ -183,3 +187,62 @@ def test_why_there_is_no_cascade_is_said(tmp_path):
         "study.yaml: models.a: configuration is '3d_cascade_fullres' (str); expected 3d_fullres, 3d_lowres or 2d: a "
         "cascade needs the predictions of another training and is not offered"
     )
+
+
+def test_a_pickle_of_splits_is_not_opened(tmp_path: Path):
+    (tmp_path / "splits_final.pkl").write_bytes(b"\x80\x04N.")
+    with pytest.raises(
+        ConfigError, match=r"splits_final.pkl: a pickle of nnU-Net 1.* expected the `splits_final.json`"
+    ):
+        load_described(tmp_path, DESCRIBED.replace("folds: nnunet", "folds: {file: splits_final.pkl}"))
+
+
+def test_a_case_of_images_ts_cannot_be_held_out_once_more(tmp_path: Path):
+    text = DESCRIBED.replace("folds: nnunet", "folds: nnunet, held_out: {ext: [case_144, t1]}")
+    with pytest.raises(
+        ConfigError, match=r"held_out.ext: t1 is in the part `test` already; expected cases that are in"
+    ):
+        load_described(tmp_path, text, test_cases=("t1", "t2"))
+
+
+NAMED = """title: x
+ids: '%s'
+datasets:
+  a: {nnunet: Dataset001_A, folds: nnunet}
+models:
+  3d: {}
+  2d: {configuration: 2d, suffix: -2d, seeds: [4, 5]}
+trainings:
+  first: {facets: {split: all}, train: [a/other-folds], val: [a/fold]}
+  second: {facets: {split: few}, train: [a/other-folds], val: [a/fold], plans_from: first}
+"""
+
+
+def test_ids_follow_the_template_of_a_study(tmp_path: Path):
+    study = load_described(tmp_path, NAMED % "{split}.{model}{seed}_{fold}")
+    trainings = {training.id: training for training in study.trainings(preset=PAPER)}
+    assert len(trainings) == 2 * 5 + 2 * 2 * 5
+    few = trainings["few.2d5_3"]
+    assert (few.group, few.fold, few.seed, few.plans_from) == ("second-2d", 3, 5, "all.2d5_3")
+    assert study.donors([few], preset=PAPER) == {"all.2d5_3": trainings["all.2d5_3"]}
+    assert [one.id for one in study.trainings(only=("all.3d_*",), preset=PAPER)] == [f"all.3d_{i}" for i in range(5)]
+    assert study.sha256 != load_described(tmp_path, NAMED % "{split}.{model}{seed}-{fold}").sha256
+
+
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        ("{group}-{fold}", "makes first-2d-0 of two trainings; expected fields in which they differ"),
+        ("{group}", "of two trainings"),
+        ("{groop}-{fold}", "unknown field 'groop'; did you mean 'group'"),
+        ("{group/{fold}", "is no template"),
+        ("{group}/{seed}/{fold}", "makes 'first//0'; expected a name of letters"),
+        ("-{group}{seed}{fold}", "expected a name of letters"),
+        ("{group.__class__}{fold}", "unknown field 'group.__class__'"),
+        ("{group!r}{fold}", "a format in {group}; expected names alone"),
+        ("{fold:>90}{group}{seed}", "a format in {fold}; expected names alone"),
+    ],
+)
+def test_a_template_that_makes_no_names_is_refused(tmp_path: Path, template: str, words: str):
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        load_described(tmp_path, NAMED % template)

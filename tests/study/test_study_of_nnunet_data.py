@@ -220,22 +220,6 @@ def test_splits_that_nnunet_would_take_silently_are_refused(tmp_path: Path, spli
         load(tmp_path, STUDY.replace("folds: nnunet", "folds: {file: splits_final.json}"))
 
 
-def test_a_pickle_of_splits_is_not_opened(tmp_path: Path):
-    (tmp_path / "splits_final.pkl").write_bytes(b"\x80\x04N.")
-    with pytest.raises(
-        ConfigError, match=r"splits_final.pkl: a pickle of nnU-Net 1.* expected the `splits_final.json`"
-    ):
-        load(tmp_path, STUDY.replace("folds: nnunet", "folds: {file: splits_final.pkl}"))
-
-
-def test_a_case_of_images_ts_cannot_be_held_out_once_more(tmp_path: Path):
-    text = STUDY.replace("folds: nnunet", "folds: nnunet, held_out: {ext: [case_144, t1]}")
-    with pytest.raises(
-        ConfigError, match=r"held_out.ext: t1 is in the part `test` already; expected cases that are in"
-    ):
-        load(tmp_path, text, test_cases=("t1", "t2"))
-
-
 def test_a_split_whose_accents_are_letters_of_their_own_is_told_from_what_it_looks_like(tmp_path: Path):
     (tmp_path / "splits_final.json").write_text(json.dumps([{"train": ["case_001"], "val": ["Ma\u0308dchen"]}]))
     text = STUDY.replace("folds: nnunet", "folds: {file: splits_final.json}")
@@ -399,46 +383,3 @@ def test_two_models_are_two_groups_in_one_matrix(tmp_path: Path):
     assert {training.model.planner for training in trainings} == {"ExperimentPlanner", "nnUNetPlannerResEncM"}
     with pytest.raises(ConfigError, match="3d_cascade"):
         load(tmp_path, STUDY + "models: {c: {configuration: 3d_cascade_fullres}}\n")
-
-
-NAMED = """title: x
-ids: '%s'
-datasets:
-  a: {nnunet: Dataset001_A, folds: nnunet}
-models:
-  3d: {}
-  2d: {configuration: 2d, suffix: -2d, seeds: [4, 5]}
-trainings:
-  first: {facets: {split: all}, train: [a/other-folds], val: [a/fold]}
-  second: {facets: {split: few}, train: [a/other-folds], val: [a/fold], plans_from: first}
-"""
-
-
-def test_ids_follow_the_template_of_a_study(tmp_path: Path):
-    study = load(tmp_path, NAMED % "{split}.{model}{seed}_{fold}")
-    trainings = {training.id: training for training in study.trainings(preset=PAPER)}
-    assert len(trainings) == 2 * 5 + 2 * 2 * 5
-    few = trainings["few.2d5_3"]
-    assert (few.group, few.fold, few.seed, few.plans_from) == ("second-2d", 3, 5, "all.2d5_3")
-    assert study.donors([few], preset=PAPER) == {"all.2d5_3": trainings["all.2d5_3"]}
-    assert [one.id for one in study.trainings(only=("all.3d_*",), preset=PAPER)] == [f"all.3d_{i}" for i in range(5)]
-    assert study.sha256 != load(tmp_path, NAMED % "{split}.{model}{seed}-{fold}").sha256
-
-
-@pytest.mark.parametrize(
-    ("template", "words"),
-    [
-        ("{group}-{fold}", "makes first-2d-0 of two trainings; expected fields in which they differ"),
-        ("{group}", "of two trainings"),
-        ("{groop}-{fold}", "unknown field 'groop'; did you mean 'group'"),
-        ("{group/{fold}", "is no template"),
-        ("{group}/{seed}/{fold}", "makes 'first//0'; expected a name of letters"),
-        ("-{group}{seed}{fold}", "expected a name of letters"),
-        ("{group.__class__}{fold}", "unknown field 'group.__class__'"),
-        ("{group!r}{fold}", "a format in {group}; expected names alone"),
-        ("{fold:>90}{group}{seed}", "a format in {fold}; expected names alone"),
-    ],
-)
-def test_a_template_that_makes_no_names_is_refused(tmp_path: Path, template: str, words: str):
-    with pytest.raises(ConfigError, match=re.escape(words)):
-        load(tmp_path, NAMED % template)
