@@ -19,6 +19,8 @@ MOST_PATIENTS = 100_000
 """Beyond which a number of patients counts as out of reach."""
 _TESTED_TWICE = 1 + 1e-9
 """Tests of a patient from which there are several: five times a fifth may not be 1."""
+_LEAST_VARYING = 1e-9
+"""Scores within which a component varies, from which it does: what is less is rounding."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,9 +56,10 @@ def variance_components(
 ) -> VarianceComponents:
     """Estimate what differences vary by.
 
-    Henderson's method 1 (Searle, Casella and McCulloch, Variance Components, 5.3) takes any number of scores of each
-    patient and training, has no bias, and an answer where a component is 0, where the iteration of restricted
-    likelihood often has none; on balanced data both are the same. An estimate below 0 is given as 0.
+    Henderson's methods (Searle, Casella and McCulloch, Variance Components, 5.3 and 5.5) take any number of scores of
+    each patient and training, have no bias, and an answer where a component is 0, where the iteration of restricted
+    likelihood often has none; on balanced data all are the same. Method 3 is used where patients are tested in several
+    trainings and more is left than they explain, method 1 elsewhere. An estimate below 0 is given as 0.
 
     Parameters
     ----------
@@ -76,7 +79,10 @@ def variance_components(
         raise ValueError("no differences; expected those of at least one patient")
     counts = np.zeros((num_patients, num_trainings))
     np.add.at(counts, (of_patient, of_training), 1)
-    variances = _solve(values, of_patient, of_training, counts) if num_patients > 1 else [math.nan] * 3
+    variances = [math.nan] * 3
+    if num_patients > 1:
+        parts = values - values.mean(), of_patient, of_training, counts
+        variances = _adjusted(*parts) or _solve(*parts)
     sds = [math.sqrt(max(0.0, one)) if not math.isnan(one) else one for one in variances]
     return VarianceComponents(
         difference=float(values.mean()),
@@ -200,14 +206,43 @@ def _variances_of_mean(design: Design, components: VarianceComponents) -> list[t
     ]
 
 
+def _adjusted(
+    values: NDArray[np.float64],
+    of_patient: NDArray[np.int64],
+    of_training: NDArray[np.int64],
+    counts: NDArray[np.float64],
+) -> list[float] | None:
+    """Return the variances by patient, training and the rest of method 3; None where that cannot tell them.
+
+    The rest is of what patients and trainings leave together; each of these of what the other leaves, less the rest.
+    Where patients are tested in different trainings, method 1 takes much of one for the other.
+    """
+    total, by_patient, by_training = counts.sum(), counts.sum(1), counts.sum(0)
+    within_patients = values - (np.bincount(of_patient, values) / by_patient)[of_patient]
+    within_trainings = values - (np.bincount(of_training, values) / by_training)[of_training]
+    of_trainings = np.bincount(of_training, within_patients)
+    normal = np.diag(by_training) - counts.T @ (counts / by_patient[:, None])
+    freedom = total - len(by_patient) - np.linalg.matrix_rank(normal, hermitian=True)
+    varying_patient = total - (counts**2 / by_training).sum()
+    varying_training = total - (counts**2 / by_patient[:, None]).sum()
+    if freedom < 1 or min(varying_patient, varying_training) < _LEAST_VARYING:
+        return None
+    squares = (within_patients**2).sum(), (within_trainings**2).sum()
+    rest = (squares[0] - of_trainings @ np.linalg.pinv(normal, hermitian=True) @ of_trainings) / freedom
+    return [
+        float(squares[1] - rest * (total - len(by_training))) / varying_patient,
+        float(squares[0] - rest * (total - len(by_patient))) / varying_training,
+        float(rest),
+    ]
+
+
 def _solve(
     values: NDArray[np.float64],
     of_patient: NDArray[np.int64],
     of_training: NDArray[np.int64],
     counts: NDArray[np.float64],
 ) -> list[float]:
-    """Return the variances by patient, training and the rest: sums of squares are set equal to what they expect."""
-    values = values - values.mean()
+    """Return the variances by patient, training and the rest of method 1: sums of squares are what they expect."""
     total, by_patient, by_training = counts.sum(), counts.sum(1), counts.sum(0)
     sums = np.bincount(of_patient, values), np.bincount(of_training, values)
     squares = np.array([(values**2).sum(), (sums[0] ** 2 / by_patient).sum(), (sums[1] ** 2 / by_training).sum()])

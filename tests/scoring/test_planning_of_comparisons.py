@@ -96,6 +96,35 @@ def test_components_are_right_on_average(folds):
     assert drawn[0].share_tested == pytest.approx(0.2 if folds else 1.0)
 
 
+def test_components_are_near_the_truth_where_patients_are_tested_in_different_trainings():
+    """20 patients, each in 4 of 5 trainings, which differ more than patients do: the spread of method 3 in theory."""
+    random = np.random.default_rng(3)
+    sds = (0.05, 0.2, 0.065)
+    drawn = []
+    for _ in range(400):
+        values, patients, trainings = _drawn(random, num_patients=20, num_trainings=5, sds=sds)
+        kept = [place for place, (p, t) in enumerate(zip(patients, trainings, strict=True)) if p % 5 != t]
+        drawn.append(variance_components(*([of[place] for place in kept] for of in (values, patients, trainings))))
+    patient, training, rest = (np.array([getattr(one, name) ** 2 for one in drawn]) for name in SDS)
+    assert [part.mean() for part in (patient, training, rest)] == pytest.approx(np.square(sds), rel=0.1)
+    # 80 scores less 20 patients and 4 trainings leave 56 degrees of freedom: an SD of sqrt(2 / 56) of the variance.
+    assert rest.std() == pytest.approx(0.065**2 * math.sqrt(2 / 56), rel=0.2)
+    assert patient.std() < 0.6 * 0.05**2
+    assert (patient > 0).mean() > 0.98
+
+
+def test_scans_of_patients_who_are_tested_once_are_told_from_patients():
+    random = np.random.default_rng(4)
+    patients = np.repeat(np.arange(60), 2)
+    drawn = []
+    for _ in range(200):
+        values = random.normal(0, 0.03, 60)[patients] + random.normal(0, 0.02, 5)[patients % 5]
+        values = values + random.normal(0, 0.015, len(patients))
+        drawn.append(variance_components(values.tolist(), patients.tolist(), (patients % 5).tolist()))
+    means = [np.mean([getattr(one, name) ** 2 for one in drawn]) for name in SDS]
+    assert means == pytest.approx(np.square((0.03, 0.02, 0.015)), rel=0.15)
+
+
 def test_one_training_says_nothing_of_others():
     found = variance_components([0.1, 0.2, 0.4], ["a", "b", "c"], [0, 0, 0])
     assert math.isnan(found.training_sd)
