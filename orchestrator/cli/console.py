@@ -115,17 +115,23 @@ def parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> a
     return parser.parse_args(words)
 
 
-def exit_code_of(
-    work: Callable[[], int],
+def run_command(
+    parser: argparse.ArgumentParser,
+    arguments: Sequence[str] | None,
+    work: Callable[[argparse.Namespace, Console, Console], int],
     *,
-    errors: Console,
     bad_input: tuple[type[Exception], ...] = (ConfigError, DataError),
     failed: tuple[type[Exception], ...] = (OrchestratorError,),
     interrupted: str = "Interrupted.",
 ) -> int:
-    """Do the work of a command; returns its exit code, with one line for an error of ours or Ctrl-C."""
+    """Do the work of a command; returns its exit code, with one line for an error of ours or Ctrl-C.
+
+    The work is given the options and the consoles on the standard output and on that of errors.
+    """
+    console, errors = consoles()
+    options = parse(parser, arguments)
     try:
-        return work()
+        return work(options, console, errors)
     except bad_input as error:
         say(f"error: {error}", console=errors)
         return EXIT_USAGE

@@ -5,7 +5,6 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -21,10 +20,8 @@ from orchestrator.cli.console import (
     EXIT_DONE,
     EXIT_NOT_DONE,
     command_parser,
-    consoles,
-    exit_code_of,
-    parse,
     print_whole,
+    run_command,
     say,
 )
 from orchestrator.cli.text import counted
@@ -92,12 +89,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns 0 if nothing is wrong, 1 if something is, 2 for a wrong command line."""
-    console, errors = consoles()
-    options = parse(build_parser(), arguments)
-    return exit_code_of(partial(diagnose, options, console=console), errors=errors, bad_input=(OrchestratorError,))
+    return run_command(build_parser(), arguments, diagnose, bad_input=(OrchestratorError,))
 
 
-def diagnose(options: argparse.Namespace, *, console: Console) -> int:
+def diagnose(options: argparse.Namespace, console: Console, _errors: Console) -> int:
     """Look through the data that the command line names, and print what was found."""
     location = options.data or raw_folder_of_environment()
     describer = Describer(location, is_strict=False) if location else None

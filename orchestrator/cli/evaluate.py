@@ -6,7 +6,6 @@ import secrets
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -20,11 +19,9 @@ from orchestrator.cli.console import (
     EXIT_DONE,
     EXIT_NOT_DONE,
     command_parser,
-    consoles,
-    exit_code_of,
     is_live,
-    parse,
     print_whole,
+    run_command,
     say,
 )
 from orchestrator.cli.text import counted
@@ -89,16 +86,15 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns 0 if everything is scored, 1 if not, 2 for bad input, 130 after Ctrl-C."""
-    console, errors = consoles()
-    options = parse(build_parser(), arguments)
-    return exit_code_of(
-        partial(score_folders, options, console=console, errors=errors),
-        errors=errors,
+    return run_command(
+        build_parser(),
+        arguments,
+        score_folders,
         interrupted="Interrupted; nothing was written.",
     )
 
 
-def score_folders(options: argparse.Namespace, *, console: Console, errors: Console) -> int:
+def score_folders(options: argparse.Namespace, console: Console, errors: Console) -> int:
     """Score what the command line names, and show a summary."""
     if options.output and not options.output.endswith(OUTPUT_SUFFIXES):
         raise ConfigError(f"--output {options.output}: expected a file that ends with {' or '.join(OUTPUT_SUFFIXES)}")

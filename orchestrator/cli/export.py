@@ -2,11 +2,10 @@
 
 import argparse
 from collections.abc import Sequence
-from functools import partial
 
 from rich.console import Console
 
-from orchestrator.cli.console import EXIT_DONE, command_parser, consoles, exit_code_of, parse, say
+from orchestrator.cli.console import EXIT_DONE, command_parser, run_command, say
 from orchestrator.cli.text import counted
 from orchestrator.inference.exporting import FIRST_NUMBER, ExportedModel, default_output, export_models
 
@@ -34,12 +33,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns 0 if everything is written, 1 or 2 with one line if not, 130 after Ctrl-C."""
-    console, errors = consoles()
-    options = parse(build_parser(), arguments)
-    return exit_code_of(partial(_export, options, console=console), errors=errors)
+    return run_command(build_parser(), arguments, _export)
 
 
-def _export(options: argparse.Namespace, *, console: Console) -> int:
+def _export(options: argparse.Namespace, console: Console, _errors: Console) -> int:
     output = options.output or default_output(options.run)
 
     def told(model: ExportedModel) -> None:

@@ -2,12 +2,11 @@
 
 import argparse
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
-from orchestrator.cli.console import EXIT_DONE, command_parser, consoles, exit_code_of, parse, say
+from orchestrator.cli.console import EXIT_DONE, command_parser, run_command, say
 from orchestrator.inference.importing import import_models
 
 
@@ -27,12 +26,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns 0 if all are taken in, 2 with one line for the first that is refused."""
-    console, errors = consoles()
-    options = parse(build_parser(), arguments)
-    return exit_code_of(partial(_import, options, console=console, errors=errors), errors=errors)
+    return run_command(build_parser(), arguments, _import)
 
 
-def _import(options: argparse.Namespace, *, console: Console, errors: Console) -> int:
+def _import(options: argparse.Namespace, console: Console, errors: Console) -> int:
     for archive in options.zip:
         for model in import_models(archive, options.output, checkpoint=options.checkpoint):
             for note in model.notes:

@@ -4,7 +4,6 @@ import argparse
 import os
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -13,7 +12,7 @@ from orchestrator.benchmark.definition import NNUNET_RAW
 from orchestrator.benchmark.loading import DEFAULT_STUDY, load_study
 from orchestrator.benchmark.presets import PRESETS
 from orchestrator.benchmark.study import Study
-from orchestrator.cli.console import EXIT_DONE, command_parser, consoles, exit_code_of, is_live, parse, say
+from orchestrator.cli.console import EXIT_DONE, command_parser, is_live, run_command, say
 from orchestrator.configuration import absolute
 from orchestrator.errors import ConfigError, OrchestratorError
 from orchestrator.phantoms.downloads import (
@@ -50,17 +49,16 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns 0 when all is written, 1 when writing failed, 2 for bad input, 130 after Ctrl-C."""
-    console, errors = consoles()
-    options = parse(build_parser(), arguments)
-    return exit_code_of(
-        partial(write_all, options, console=console),
-        errors=errors,
+    return run_command(
+        build_parser(),
+        arguments,
+        write_all,
         failed=(OrchestratorError, OSError),
         interrupted="Interrupted. Finished volumes are kept: the same command goes on from here.",
     )
 
 
-def write_all(options: argparse.Namespace, *, console: Console) -> int:
+def write_all(options: argparse.Namespace, console: Console, _errors: Console) -> int:
     """Write what the command line asks for, and say how much that was."""
     num_scans = write_phantoms(options, console=console)
     say(f"{num_scans} volumes in {options.output}", console=console)

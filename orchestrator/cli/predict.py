@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -13,10 +12,8 @@ from orchestrator.cli.console import (
     EXIT_NOT_DONE,
     EXIT_USAGE,
     command_parser,
-    consoles,
-    exit_code_of,
     is_live,
-    parse,
+    run_command,
     say,
 )
 from orchestrator.cli.text import counted
@@ -64,16 +61,15 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns 0 if everything is predicted, 1 if not, 2 for bad input, 130 after Ctrl-C."""
-    console, errors = consoles()
-    options = parse(build_parser(), arguments)
-    return exit_code_of(
-        partial(_predict, options, console=console, errors=errors),
-        errors=errors,
+    return run_command(
+        build_parser(),
+        arguments,
+        _predict,
         interrupted="Interrupted; the same command goes on.",
     )
 
 
-def _predict(options: argparse.Namespace, *, console: Console, errors: Console) -> int:
+def _predict(options: argparse.Namespace, console: Console, errors: Console) -> int:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=errors, disable=not is_live(errors), transient=True) as progress:
         bar = progress.add_task("cases", total=None)

@@ -19,10 +19,8 @@ from orchestrator.cli.console import (
     EXIT_NOT_DONE,
     add_run,
     command_parser,
-    consoles,
-    exit_code_of,
-    parse,
     print_whole,
+    run_command,
     say,
 )
 from orchestrator.cli.text import usd_text
@@ -71,13 +69,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns 0 if everything is done, 1 if not, 2 for no run or a bad file, 130 after Ctrl-C."""
-    console, errors = consoles()
-    options = parse(build_parser(), arguments)
-    work = partial(show_status, options, console=console, errors=errors)
-    return exit_code_of(work, errors=errors, bad_input=(OrchestratorError,))
+    return run_command(build_parser(), arguments, show_status, bad_input=(OrchestratorError,))
 
 
-def show_status(options: argparse.Namespace, *, console: Console, errors: Console) -> int:
+def show_status(options: argparse.Namespace, console: Console, errors: Console) -> int:
     """Read how far the run is, and print that."""
     storage = open_storage(options.output)
     note = partial(say, console=errors)

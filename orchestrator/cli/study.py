@@ -4,7 +4,6 @@ import argparse
 import shlex
 import tempfile
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -17,7 +16,7 @@ from orchestrator.benchmark.presets import find_preset
 from orchestrator.benchmark.raw_dataset import RawDataset
 from orchestrator.benchmark.study import ALL_MATRICES, Study
 from orchestrator.benchmark.tables import load_tables
-from orchestrator.cli.console import EXIT_DONE, EXIT_NOT_DONE, command_parser, consoles, exit_code_of, parse, say
+from orchestrator.cli.console import EXIT_DONE, EXIT_NOT_DONE, command_parser, run_command, say
 from orchestrator.cli.doctor import examine, show_text, with_survey
 from orchestrator.cli.text import counted
 from orchestrator.configuration import is_folder
@@ -70,10 +69,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code that its help promises."""
-    console, errors = consoles()
-    options = parse(build_parser(), arguments)
-    work = check if options.check else write
-    return exit_code_of(partial(work, options, console=console), errors=errors, bad_input=(OrchestratorError,))
+    return run_command(build_parser(), arguments, _work, bad_input=(OrchestratorError,))
+
+
+def _work(options: argparse.Namespace, console: Console, _errors: Console) -> int:
+    return check(options, console=console) if options.check else write(options, console=console)
 
 
 def write(options: argparse.Namespace, *, console: Console) -> int:

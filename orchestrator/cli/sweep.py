@@ -11,7 +11,7 @@ from rich.console import Console
 from orchestrator.api import load_study, make_request, require_data
 from orchestrator.benchmark.loading import DEFAULT_STUDY
 from orchestrator.benchmark.study import Study
-from orchestrator.cli.console import EXIT_DONE, EXIT_NOT_DONE, command_parser, consoles, exit_code_of, parse, say
+from orchestrator.cli.console import EXIT_DONE, EXIT_NOT_DONE, command_parser, run_command, say
 from orchestrator.cli.run.launch import launch_driver, study_argument
 from orchestrator.cli.run.live_view import LiveView
 from orchestrator.cli.run.options import check_machines, command_for, words_of
@@ -109,16 +109,15 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code that its help promises."""
-    console, errors = consoles()
-    options = parse(build_parser(), arguments)
-    return exit_code_of(
-        lambda: carry_out(options, console=console),
-        errors=errors,
+    return run_command(
+        build_parser(),
+        arguments,
+        carry_out,
         interrupted="Interrupted. What is done is kept: the same command goes on from here.",
     )
 
 
-def carry_out(options: argparse.Namespace, *, console: Console) -> int:
+def carry_out(options: argparse.Namespace, console: Console, _errors: Console) -> int:
     """Do what the command line asks for; returns the exit code."""
     chosen = [f"--{name}" for name in ("apply", "simulate", "down") if getattr(options, name)]
     if len(chosen) > 1:

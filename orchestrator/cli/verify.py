@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -13,9 +12,7 @@ from orchestrator.cli.console import (
     EXIT_NOT_DONE,
     add_run,
     command_parser,
-    consoles,
-    exit_code_of,
-    parse,
+    run_command,
     say,
 )
 from orchestrator.driver.changed_data import compare, parts_of
@@ -46,12 +43,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code that its help promises, 130 after Ctrl-C."""
-    console, errors = consoles()
-    options = parse(build_parser(), arguments)
-    return exit_code_of(partial(verify, options, console=console), errors=errors, bad_input=(OrchestratorError,))
+    return run_command(build_parser(), arguments, verify, bad_input=(OrchestratorError,))
 
 
-def verify(options: argparse.Namespace, *, console: Console) -> int:
+def verify(options: argparse.Namespace, console: Console, _errors: Console) -> int:
     """Compare what the command line names."""
     storage = open_storage(options.output)
     if options.data is not None:

@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Sequence
-from functools import partial
 
 from rich.console import Console
 from rich.progress import Progress
@@ -11,10 +10,8 @@ from orchestrator.cli.console import (
     EXIT_DONE,
     EXIT_NOT_DONE,
     command_parser,
-    consoles,
-    exit_code_of,
     is_live,
-    parse,
+    run_command,
     say,
 )
 from orchestrator.cli.text import counted
@@ -47,18 +44,17 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns 0 if all is converted, 1 if not, 2 for bad input, 130 after Ctrl-C."""
-    console, errors = consoles()
-    options = parse(build_parser(), arguments)
-    return exit_code_of(
-        partial(convert, options, console=console, errors=errors),
-        errors=errors,
+    return run_command(
+        build_parser(),
+        arguments,
+        convert,
         bad_input=(ConfigError,),
         failed=(OrchestratorError, OSError),
         interrupted="Interrupted; what is converted stays.",
     )
 
 
-def convert(options: argparse.Namespace, *, console: Console, errors: Console) -> int:
+def convert(options: argparse.Namespace, console: Console, errors: Console) -> int:
     """Convert what the command line names."""
     from orchestrator.training.dropin.converting import convert_all, find_conversions
 

@@ -3,11 +3,10 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from functools import partial
 
 from rich.console import Console
 
-from orchestrator.cli.console import EXIT_DONE, command_parser, consoles, exit_code_of, parse, say
+from orchestrator.cli.console import EXIT_DONE, command_parser, run_command, say
 from orchestrator.training.dropin.trainer_file import CONTENT, TRAINER, TrainerFile
 
 
@@ -27,12 +26,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns 0, or 2 where nnU-Net is not found or its folder cannot be written to."""
-    console, errors = consoles()
-    options = parse(build_parser(), arguments)
-    return exit_code_of(partial(install, options, console=console), errors=errors)
+    return run_command(build_parser(), arguments, install)
 
 
-def install(options: argparse.Namespace, *, console: Console) -> int:
+def install(options: argparse.Namespace, console: Console, _errors: Console) -> int:
     """Write, remove or show the file."""
     if options.show:
         sys.stdout.write(CONTENT)

@@ -2,13 +2,12 @@
 
 import argparse
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
 from orchestrator.api import request_of_run
-from orchestrator.cli.console import EXIT_DONE, EXIT_NOT_DONE, command_parser, consoles, exit_code_of, parse, say
+from orchestrator.cli.console import EXIT_DONE, EXIT_NOT_DONE, command_parser, run_command, say
 from orchestrator.cli.text import counted
 from orchestrator.errors import ConfigError
 from orchestrator.storage.filesystem import open_storage
@@ -37,10 +36,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code that its help promises."""
-    console, errors = consoles()
-    options = parse(build_parser(), arguments)
-    work = _verify if options.verify else _write
-    return exit_code_of(partial(work, options, console=console), errors=errors)
+    return run_command(build_parser(), arguments, _work)
+
+
+def _work(options: argparse.Namespace, console: Console, _errors: Console) -> int:
+    return _verify(options, console=console) if options.verify else _write(options, console=console)
 
 
 def _write(options: argparse.Namespace, *, console: Console) -> int:

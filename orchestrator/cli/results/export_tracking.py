@@ -2,13 +2,12 @@
 
 import argparse
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
 from orchestrator.api import request_of_run
-from orchestrator.cli.console import EXIT_DONE, add_run, command_parser, consoles, exit_code_of, parse, say
+from orchestrator.cli.console import EXIT_DONE, add_run, command_parser, run_command, say
 from orchestrator.cli.text import counted
 from orchestrator.errors import ConfigError
 from orchestrator.storage.filesystem import open_storage
@@ -34,12 +33,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code that its help promises."""
-    console, errors = consoles()
-    options = parse(build_parser(), arguments)
-    return exit_code_of(partial(export, options, console=console), errors=errors)
+    return run_command(build_parser(), arguments, export)
 
 
-def export(options: argparse.Namespace, *, console: Console) -> int:
+def export(options: argparse.Namespace, console: Console, _errors: Console) -> int:
     """Write what the command line asks for."""
     from orchestrator.tracking.tools import TOOLS, export_runs
     from orchestrator.tracking.tracked import runs_of

@@ -4,14 +4,13 @@ import argparse
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from orchestrator.api import plan_comparison
-from orchestrator.cli.console import EXIT_DONE, command_parser, consoles, exit_code_of, parse, print_whole, say
+from orchestrator.cli.console import EXIT_DONE, command_parser, print_whole, run_command, say
 from orchestrator.driver.results.planned import PlannedComparison
 from orchestrator.errors import ConfigError
 from orchestrator.statistics.comparison import FEWEST_DIFFERENCES
@@ -49,12 +48,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code that its help promises."""
-    console, errors = consoles()
-    options = parse(build_parser(), arguments)
-    return exit_code_of(partial(show_plans, options, console=console), errors=errors)
+    return run_command(build_parser(), arguments, show_plans)
 
 
-def show_plans(options: argparse.Namespace, *, console: Console) -> int:
+def show_plans(options: argparse.Namespace, console: Console, _errors: Console) -> int:
     """Print what the command line asks for."""
     for name, low, high in (("smallest", 0, 1), ("power", 0, 1), ("alpha", 0, 1), ("usd_per_hour", 0, math.inf)):
         value = getattr(options, name)

@@ -2,13 +2,12 @@
 
 import argparse
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
 from orchestrator.api import request_of_run, write_report
-from orchestrator.cli.console import EXIT_DONE, add_run, command_parser, consoles, exit_code_of, parse, say
+from orchestrator.cli.console import EXIT_DONE, add_run, command_parser, run_command, say
 from orchestrator.errors import ConfigError
 from orchestrator.shipped import PRICES
 from orchestrator.storage.filesystem import open_storage
@@ -38,12 +37,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code that its help promises."""
-    console, errors = consoles()
-    options = parse(build_parser(), arguments)
-    return exit_code_of(partial(report, options, console=console), errors=errors)
+    return run_command(build_parser(), arguments, report)
 
 
-def report(options: argparse.Namespace, *, console: Console) -> int:
+def report(options: argparse.Namespace, console: Console, _errors: Console) -> int:
     """Write the report that the command line asks for, or show it."""
     if options.live:
         return show_live(options, console=console)

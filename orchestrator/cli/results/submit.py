@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -14,10 +13,8 @@ from orchestrator.cli.console import (
     EXIT_DONE,
     EXIT_NOT_DONE,
     command_parser,
-    consoles,
-    exit_code_of,
     is_live,
-    parse,
+    run_command,
     say,
 )
 from orchestrator.cli.evaluate import print_standings, tolerances_of
@@ -68,16 +65,15 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code that its help promises."""
-    console, errors = consoles()
-    options = parse(build_parser(), arguments)
-    return exit_code_of(
-        partial(score_submissions, options, console=console, errors=errors),
-        errors=errors,
+    return run_command(
+        build_parser(),
+        arguments,
+        score_submissions,
         interrupted="Interrupted; the same command goes on with what is not scored yet.",
     )
 
 
-def score_submissions(options: argparse.Namespace, *, console: Console, errors: Console) -> int:
+def score_submissions(options: argparse.Namespace, console: Console, errors: Console) -> int:
     """Score what the command line names, and show who is where."""
     given = _options(options)
     with Progress(console=errors, disable=not is_live(errors), transient=True) as progress:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 
-from orchestrator.cli.console import EXIT_DONE, EXIT_NOT_DONE, consoles, exit_code_of, parse, say
+from orchestrator.cli.console import EXIT_DONE, EXIT_NOT_DONE, run_command, say
 from orchestrator.cli.run.live_view import LiveView
 from orchestrator.cli.run.options import build_parser, command_for, select
 from orchestrator.cli.run.trainings import show_trainings
@@ -20,11 +20,10 @@ from orchestrator.storage import run_paths
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code that its help promises."""
-    console, errors = consoles()
-    options = parse(build_parser(), arguments)
-    return exit_code_of(
-        lambda: carry_out(select(options), options, console=console, errors=errors),
-        errors=errors,
+    return run_command(
+        build_parser(),
+        arguments,
+        lambda options, console, errors: carry_out(select(options), options, console=console, errors=errors),
         interrupted="Interrupted. What is done is kept: the same command goes on from here.",
     )
 
