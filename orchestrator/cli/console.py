@@ -4,15 +4,18 @@ import argparse
 import errno
 import os
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from typing import TextIO, cast
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, TextIO, cast
 
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
 from orchestrator.errors import ConfigError, DataError, OrchestratorError
+
+if TYPE_CHECKING:
+    from rich.progress import ProgressColumn
 
 _WIDTH, _HEIGHT = 80, 25
 EXIT_DONE, EXIT_NOT_DONE, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
@@ -87,6 +90,16 @@ def _open_what_is_closed() -> None:
 def is_live(console: Console) -> bool:
     """Whether a console can redraw what it shows; an Emacs shell, or a terminal of the kind `dumb`, cannot."""
     return console.is_terminal and not console.is_dumb_terminal
+
+
+@contextmanager
+def counting(console: Console, *columns: "ProgressColumn") -> Iterator[Callable[[int, int], None]]:
+    """Context with what is told how many cases of how many are done; a terminal shows it as a bar."""
+    from rich.progress import Progress
+
+    with Progress(*columns, console=console, disable=not is_live(console), transient=True) as progress:
+        bar = progress.add_task("cases", total=None)
+        yield lambda done, total: progress.update(bar, completed=done, total=total)
 
 
 def command_parser(name: str, description: str) -> argparse.ArgumentParser:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import Progress
 from rich.table import Table
 
 from kernels import METRICS, TITLES
@@ -19,7 +18,7 @@ from orchestrator.cli.console import (
     EXIT_DONE,
     EXIT_NOT_DONE,
     command_parser,
-    is_live,
+    counting,
     print_whole,
     run_command,
     say,
@@ -127,8 +126,7 @@ def score_folders(options: argparse.Namespace, console: Console, errors: Console
 
 def score_all(options: argparse.Namespace, *, errors: Console) -> FolderScores:
     """Score all cases; a progress bar is shown on a terminal."""
-    with Progress(console=errors, disable=not is_live(errors), transient=True) as progress:
-        bar = progress.add_task("cases", total=None)
+    with counting(errors) as on_case:
         return evaluate(
             options.reference,
             options.prediction,
@@ -138,7 +136,7 @@ def score_all(options: argparse.Namespace, *, errors: Console) -> FolderScores:
             ignored_label=options.ignored_label,
             workers=options.workers,
             cluster=options.cluster,
-            on_case=lambda done, total: progress.update(bar, completed=done, total=total),
+            on_case=on_case,
         )
 
 

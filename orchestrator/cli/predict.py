@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
 from orchestrator.cli.console import (
     EXIT_DONE,
     EXIT_NOT_DONE,
     EXIT_USAGE,
     command_parser,
-    is_live,
+    counting,
     run_command,
     say,
 )
@@ -71,8 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _predict(options: argparse.Namespace, console: Console, errors: Console) -> int:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=errors, disable=not is_live(errors), transient=True) as progress:
-        bar = progress.add_task("cases", total=None)
+    with counting(errors, *columns) as on_case:
         rows = predict(
             options.model,
             options.input,
@@ -92,7 +91,7 @@ def _predict(options: argparse.Namespace, console: Console, errors: Console) -> 
             study=options.study,
             cluster=options.cluster,
             note=lambda line: say(line, console=errors),
-            on_case=lambda done, total: progress.update(bar, completed=done, total=total),
+            on_case=on_case,
         )
     failed = [row for row in rows if row.status == "failed"]
     for row in rows:

@@ -4,13 +4,12 @@ import argparse
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.progress import Progress
 
 from orchestrator.cli.console import (
     EXIT_DONE,
     EXIT_NOT_DONE,
     command_parser,
-    is_live,
+    counting,
     run_command,
     say,
 )
@@ -67,12 +66,11 @@ def convert(options: argparse.Namespace, console: Console, errors: Console) -> i
         target=options.to,
         lossless=options.lossless,
     )
-    with Progress(console=errors, disable=not is_live(errors), transient=True) as progress:
-        bar = progress.add_task("cases", total=None)
+    with counting(errors) as on_case:
         converted = convert_all(
             conversions,
             num_threads=options.threads,
-            on_case=lambda done, total: progress.update(bar, completed=done, total=total),
+            on_case=on_case,
         )
     for conversion in conversions:
         found = converted[conversion.configuration]

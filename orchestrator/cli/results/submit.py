@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import Progress
 
 from kernels import METRICS
 from orchestrator.api import SubmitOptions, submit
@@ -13,7 +12,7 @@ from orchestrator.cli.console import (
     EXIT_DONE,
     EXIT_NOT_DONE,
     command_parser,
-    is_live,
+    counting,
     run_command,
     say,
 )
@@ -76,9 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def score_submissions(options: argparse.Namespace, console: Console, errors: Console) -> int:
     """Score what the command line names, and show who is where."""
     given = _options(options)
-    with Progress(console=errors, disable=not is_live(errors), transient=True) as progress:
-        bar = progress.add_task("cases", total=None)
-        given["on_case"] = lambda done, total: progress.update(bar, completed=done, total=total)
+    with counting(errors) as given["on_case"]:
         found = submit(options.submissions, output=options.output, **given)
     if found.board is not None:
         print_standings(found.board, console=console, unit="patient" if options.patients else "case")
