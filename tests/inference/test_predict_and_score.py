@@ -27,11 +27,7 @@ from orchestrator.stages.finished import finished_stages, has_predicted
 from orchestrator.stages.plan import plan, read_plan
 from orchestrator.stages.predict import predict
 from orchestrator.stages.records.cases import CaseRecord, read_case_record, write_case_record
-from orchestrator.stages.records.predictions import (
-    PredictionRecord,
-    read_prediction_record,
-    write_prediction_record,
-)
+from orchestrator.stages.records.predictions import PredictionRecord, read_prediction_record, write_prediction_record
 from orchestrator.stages.score import score
 from orchestrator.stages.train import train
 from orchestrator.storage import run_paths
