@@ -106,7 +106,7 @@ def _fit(
         source=generation.source(training.id) if generation else None,
         is_gone_on_from=generation is not None and generation.until_epoch is not None,
     )
-    worker.after_first("patches", partial(patches.repair, note=log))
+    worker.first_then_all("patches", partial(patches.repair, note=log))
     with gathered_patches(storage, patches.records()) as folder:
         try:
             return fit(

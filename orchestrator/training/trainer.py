@@ -117,7 +117,7 @@ def train(
     IntegrityError
         If a patch file or every checkpoint is damaged.
     """
-    if worker.after_first("finished", checkpoint.has_final):
+    if worker.first_then_all("finished", checkpoint.has_final):
         return _finished(settings, checkpoint, log=log)
     _settle_process(settings, worker=worker)
     if not settings.val_cases:

@@ -53,7 +53,7 @@ class Worker:
 
         return seed if self.is_first else int(np.random.SeedSequence([seed, self.rank]).generate_state(1)[0])
 
-    def after_first(self, name: str, act: Callable[[], Answer]) -> Answer:
+    def first_then_all(self, name: str, act: Callable[[], Answer]) -> Answer:
         """Let the first worker do something, and all go on with its answer; before they are `together`.
 
         Parameters
@@ -117,7 +117,7 @@ class Worker:
             raise
         distributed.destroy_process_group()
 
-    def gathered(self, value: T) -> list[T]:
+    def all_gather(self, value: T) -> list[T]:
         """Return this value of every worker, by rank."""
         if self.number == 1:
             return [value]
@@ -127,7 +127,7 @@ class Worker:
         distributed.all_gather_object(values, value)
         return values
 
-    def of_first(self, value: T) -> T:
+    def broadcast_from_first(self, value: T) -> T:
         """Return this value of the first worker."""
         if self.number == 1:
             return value
@@ -137,7 +137,7 @@ class Worker:
         distributed.broadcast_object_list(values, src=0)
         return values[0]
 
-    def is_any(self, flag: bool) -> bool:
+    def any_rank(self, flag: bool) -> bool:
         """Whether this is true of any worker; cheap enough for every iteration."""
         if self.number == 1:
             return flag
@@ -149,7 +149,7 @@ class Worker:
 
     def first_reason(self, reason: str) -> str:
         """Return the reason of the first worker that has one; empty if none has."""
-        return next(filter(None, self.gathered(reason)), "") if self.is_any(bool(reason)) else ""
+        return next(filter(None, self.all_gather(reason)), "") if self.any_rank(bool(reason)) else ""
 
 
 ALONE = Worker()

@@ -115,7 +115,7 @@ def meet_often(rank, folder, times):
         with worker.together(device="cpu"):
             network = DistributedDataParallel(torch.nn.Linear(3, 3))
             network(torch.ones(2, 3)).sum().backward()
-            worker.is_any(False)
+            worker.any_rank(False)
         del network
 
 

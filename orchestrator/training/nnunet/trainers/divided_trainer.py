@@ -89,7 +89,7 @@ class DividedTrainer(nnUNetTrainer):  # type: ignore[misc]
 
     def part_of_batch(self) -> PartOfBatch:
         """Return what this worker makes of each batch, once everything is built."""
-        sizes = self._worker.gathered(int(self.batch_size))
+        sizes = self._worker.all_gather(int(self.batch_size))
         first = sum(sizes[: self._worker.rank])
         oversampling = self.oversampling_of_all
         return PartOfBatch(

@@ -178,7 +178,7 @@ class ExactTrainer(DividedTrainer):
 
     def _losses_that_count(self) -> list[np.float32]:
         """Return the losses of an epoch; of one that overflows in mixed precision no weight has changed."""
-        losses = _means(self._worker.gathered(self._losses))
+        losses = _means(self._worker.all_gather(self._losses))
         finite = [loss for loss in losses if np.isfinite(loss)]
         num_overflows = len(losses) - len(finite)
         if self.grad_scaler is None or not finite or not num_overflows:
@@ -212,7 +212,7 @@ class ExactTrainer(DividedTrainer):
 
     def _save_where_due(self) -> None:
         """Save the place if the latest is older than it may be."""
-        if self._worker.is_any(self._clock() - self._saved_s >= self.checkpoint_every_s):
+        if self._worker.any_rank(self._clock() - self._saved_s >= self.checkpoint_every_s):
             self._save()
 
     def stop_loaders(self) -> None:
@@ -245,7 +245,7 @@ class ExactTrainer(DividedTrainer):
             "epoch_waited_s": self.dataloader_train.waited_s,
             "random_state": random_state(cuda=self.device.type == "cuda"),
         }
-        others = self._worker.gathered(own)[1:]
+        others = self._worker.all_gather(own)[1:]
         return {
             **own,
             "num_batches_taken": {"train": self.dataloader_train.position, "val": self.dataloader_val.position},

@@ -155,9 +155,9 @@ class PresetTrainer(ExactTrainer):
         self.set_deep_supervision_enabled(self.enable_deep_supervision)
         self._whole_cases = self._new_curve()
         started_s = self._clock()
-        state = self._worker.of_first(self._checkpoint.load_latest() if self._worker.is_first else None)
+        state = self._worker.broadcast_from_first(self._checkpoint.load_latest() if self._worker.is_first else None)
         if state is None:
-            state = self._worker.of_first(self._checkpoint.load_source() if self._worker.is_first else None)
+            state = self._worker.broadcast_from_first(self._checkpoint.load_source() if self._worker.is_first else None)
             state = None if state is None else self._as_own(state)
         if state is None:
             self._log(f"{self._training_id}: from epoch 0 of {self.num_epochs}")
@@ -233,7 +233,7 @@ class PresetTrainer(ExactTrainer):
             return False
         dice = np.nan_to_num(self.logger.get_checkpoint()["mean_fg_dice"][: self.current_epoch])
         is_enough = self._worker.is_first and self._listener.is_enough(dice.tolist())
-        return self._worker.is_any(is_enough)
+        return self._worker.any_rank(is_enough)
 
     def on_epoch_end(self) -> None:
         """Report the epoch and save a checkpoint where one is due."""
@@ -274,7 +274,7 @@ class PresetTrainer(ExactTrainer):
             self._log(f"what predicts are the weights of epoch {self._best['epoch']}")
         elif self._preset.chosen_by and self._whole_cases is not None:
             self._log("no look at validation cases was made: what predicts are the weights of the last epoch")
-        digest = self._worker.of_first(self._checkpoint.save_final(state) if self._worker.is_first else "")
+        digest = self._worker.broadcast_from_first(self._checkpoint.save_final(state) if self._worker.is_first else "")
         self.outcome = TrainOutcome(**state["outcome"], checkpoint_sha256=digest)
 
     def _report(self, *, last: bool = False) -> EpochReport:
@@ -301,7 +301,7 @@ class PresetTrainer(ExactTrainer):
         if self._worker.is_first:
             self._checkpoint.save_latest(state)
         # None may end before it is saved: the others would be ended with it.
-        self._worker.is_any(False)
+        self._worker.any_rank(False)
         self._saved_s = self._clock()
         self._tell("checkpoint_saved", elapsed_s=self._saved_s - started_s, reason=reason)
 
