@@ -104,7 +104,7 @@ def _fit(
         training_id=context.place_of(training),
         check=check,
         source=generation.source(training.id) if generation else None,
-        is_gone_on_from=generation is not None and generation.until_epoch is not None,
+        keeps_full_state=generation is not None and generation.until_epoch is not None,
     )
     worker.first_then_all("patches", partial(patches.repair, note=log))
     with gathered_patches(storage, patches.records()) as folder:

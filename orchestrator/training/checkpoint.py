@@ -59,7 +59,7 @@ class CheckpointStore:
         training_id: str,
         check: Callable[[], None] = lambda: None,
         source: str | None = None,
-        is_gone_on_from: bool = False,
+        keeps_full_state: bool = False,
     ) -> None:
         """Prepare.
 
@@ -74,10 +74,11 @@ class CheckpointStore:
         source
             Stands, as `training_id` does, for a part of a training, perhaps another one, from whose final checkpoint
             this one goes on.
-        is_gone_on_from
-            Whether it is such a part itself: its final checkpoint holds all that decides how the training goes on.
+        keeps_full_state
+            Whether the final checkpoint keeps the states of the optimiser and of random generators, since the next
+            generation resumes from it.
         """
-        self.is_gone_on_from = is_gone_on_from
+        self.keeps_full_state = keeps_full_state
         self._source = source
         self._storage = storage
         self._training_id = training_id

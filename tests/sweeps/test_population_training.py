@@ -38,7 +38,7 @@ class Member(Run):
             self.storage,
             training_id=generation.place(name),
             source=generation.source(name),
-            is_gone_on_from=generation.until_epoch is not None,
+            keeps_full_state=generation.until_epoch is not None,
         )
         self.arguments["is_enough"] = lambda dice: generation.ends(
             self.storage, name, epoch=len(dice), value=generation.value_of(dice)

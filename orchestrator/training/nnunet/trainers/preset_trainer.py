@@ -266,7 +266,7 @@ class PresetTrainer(ExactTrainer):
             "environments": self._environments,
         }
         state = self._weights() | {"outcome": outcome}
-        if self._checkpoint.is_gone_on_from:
+        if self._checkpoint.keeps_full_state:
             state |= self._all_of_place()
         elif self._best is not None:
             chosen = {"chosen_epoch": self._best["epoch"], "chosen_score": self._best["score"]}
