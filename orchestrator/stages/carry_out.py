@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from orchestrator.training.workers import Worker
 
 
-_OF_MODELS: Mapping[StageKind, Callable[[RunContext, Training], None]] = {
+_WHOLE_TRAINING_STAGES: Mapping[StageKind, Callable[[RunContext, Training], None]] = {
     StageKind.PLAN: plan,
     StageKind.VALIDATE: validate,
     StageKind.ENSEMBLE: settle,
@@ -95,7 +95,7 @@ def _carry_out(
         case StageKind.TRAIN:
             train(context, _training(stage), watches=watches, node=node, worker=worker)
         case kind:
-            _OF_MODELS[kind](context, _training(stage))
+            _WHOLE_TRAINING_STAGES[kind](context, _training(stage))
     return 0
 
 

@@ -14,7 +14,7 @@ from orchestrator.workflow.graph import Graph, Stage, evaluated_cases
 from orchestrator.workflow.keys import StageKey, StageKind
 
 _OF_ENSEMBLES = {StageKind.VALIDATE, StageKind.ENSEMBLE}
-_OF_MODELS = {StageKind.ENSEMBLE, StageKind.PREDICT, StageKind.SCORE}
+_INVALIDATED_BY_NEW_MEMBERS = {StageKind.ENSEMBLE, StageKind.PREDICT, StageKind.SCORE}
 """What is to be done again where an ensemble is of other models."""
 
 
@@ -39,17 +39,16 @@ def finished_stages(graph: Graph, storage: Storage, *, metrics: Sequence[Further
     }
     scored -= other
     again = {key for key in map(StageKey.score_of, scored) if _is_to_score_again(graph[key], storage, metrics=metrics)}
-    return {
-        stage.key
-        for stage in graph.values()
-        if existing.issuperset(stage.products)
-        and stage.key not in again
-        and not (stage.kind in _OF_MODELS and stage.training is not None and stage.training.id in other)
-        and (
-            (stage.training is not None and stage.training.id in scored)
-            or _is_whole(stage, storage, existing.__contains__)
-        )
-    }
+
+    def is_done(stage: Stage) -> bool:
+        if not existing.issuperset(stage.products) or stage.key in again:
+            return False
+        training_id = stage.training.id if stage.training is not None else ""
+        if training_id in other and stage.kind in _INVALIDATED_BY_NEW_MEMBERS:
+            return False
+        return training_id in scored or _is_whole(stage, storage, existing.__contains__)
+
+    return {stage.key for stage in graph.values() if is_done(stage)}
 
 
 def _is_to_score_again(stage: Stage, storage: Storage, *, metrics: Sequence[FurtherMetric]) -> bool:

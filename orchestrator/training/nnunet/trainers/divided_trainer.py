@@ -31,7 +31,7 @@ class PartOfBatch:
 
 
 class DividedTrainer(nnUNetTrainer):  # type: ignore[misc]
-    """Stands before nnU-Net's trainer, or any other trainer class, among the parents of a class that says the rest."""
+    """Mixin that divides each batch among workers: before nnU-Net's trainer, or another one, among the parents."""
 
     network: torch.nn.Module  # of nnU-Net's trainer, which has no types
     _worker = ALONE

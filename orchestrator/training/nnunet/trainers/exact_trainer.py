@@ -61,7 +61,10 @@ class FedCases:
 
 
 class ExactTrainer(DividedTrainer):
-    """Stands before nnU-Net's trainer, or any other trainer class, among the parents of a class that says the rest."""
+    """Mixin that makes a training resumable bit for bit: first of the parents, before nnU-Net's trainer or another one.
+
+    Subclasses say which cases it is fed with, how a checkpoint is saved and why it should stop.
+    """
 
     named: type = nnUNetTrainer
     """The class that trains but for what is done otherwise here."""
