@@ -15,7 +15,7 @@ from orchestrator.scheduling.expectations import Expectations
 from orchestrator.scheduling.outcomes import Outcomes
 from orchestrator.scheduling.placement import Attempt, Running, Situation, Start, slots, widenings
 from orchestrator.scheduling.queue import ReadyQueue, Urgency
-from orchestrator.scheduling.rebalancing import LOOKS_PER_GAIN, rebalance
+from orchestrator.scheduling.rebalancing import LOOKS_PER_GAIN, Rebalance, rebalance
 from orchestrator.scheduling.reservations import Reservations
 from orchestrator.scheduling.resources import Node, Processors, ResourceRequest
 from orchestrator.scheduling.retries import FailureCounts, GiveUp, NodeRecords, Retry
@@ -243,27 +243,35 @@ class Schedule:
             return []
         for key in self._reservations.without_hope(now_s=now_s, patience_s=self._min_gain_s):
             self._drop_hold(key)
-        asked, outcomes = list[StageKey](), self.outcomes
-        # What is done stays done unless it is lost; what has failed may be revived.
-        self._trainings = [key for key in self._trainings if key not in outcomes.done]
         situation = self._situation(now_s)
-        over = outcomes.failed | outcomes.blocked
-        open_keys = [key for key in self._trainings if key not in over and self.needs.may_move(self.graph[key])]
-        speeds = [self._running.speed(node_id) * self.needs.of_most.pace for node_id in situation.slots]
-        found = rebalance(situation.works(open_keys), speeds, min_gain_s=self._min_gain_s)
+        found = self._look(situation)
+        asked = list[StageKey]()
         for move in found.moves:
-            leaving = [one for one in (move.displaced, move.training) if one is not None and one in self._running]
-            self._reservations.stopping.update(leaving)
-            asked += leaving
-            self._reservations.keep(move.training, node=situation.slots[move.slot], now_s=now_s)
-            if move.training in self._ready:
-                self._ready.take_out(move.training)
-                self._reservations.waiting.add(move.training)
+            asked += self._move(move.training, move.displaced, node=situation.slots[move.slot], now_s=now_s)
         asked += self._widen(now_s)
         is_passing = self._reservations or self._running.beside(self.needs)
         wait_s = min(found.next_look_s, self._min_gain_s) if is_passing else found.next_look_s
         self._looked_s, self._next_look_s = now_s, now_s + wait_s
         return asked
+
+    def _look(self, situation: Situation) -> Rebalance:
+        """Return which trainings should move."""
+        # What is done stays done unless it is lost; what has failed may be revived.
+        self._trainings = [key for key in self._trainings if key not in self.outcomes.done]
+        over = self.outcomes.failed | self.outcomes.blocked
+        open_keys = [key for key in self._trainings if key not in over and self.needs.may_move(self.graph[key])]
+        speeds = [self._running.speed(node_id) * self.needs.of_most.pace for node_id in situation.slots]
+        return rebalance(situation.works(open_keys), speeds, min_gain_s=self._min_gain_s)
+
+    def _move(self, key: StageKey, displaced: StageKey | None, *, node: str, now_s: float) -> list[StageKey]:
+        """Keep a slot on a node for a training; returns those that must stop for that."""
+        leaving = [one for one in (displaced, key) if one is not None and one in self._running]
+        self._reservations.stopping.update(leaving)
+        self._reservations.keep(key, node=node, now_s=now_s)
+        if key in self._ready:
+            self._ready.take_out(key)
+            self._reservations.waiting.add(key)
+        return leaving
 
     def _widen(self, now_s: float) -> list[StageKey]:
         """Stop those trainings that more workers would end earlier, once no other one needs the idle GPUs."""

@@ -83,17 +83,17 @@ def results_of_trials(
         ]
         looks = [_look(storage, own, scores) for own in names]
         records = {name: record for look in looks for name, record in look.records.items()}
-        latest = next((look for look in reversed(looks) if look.is_scored), looks[-1])
+        number = max((number for number, look in enumerate(looks) if look.is_scored), default=len(looks) - 1)
+        latest = looks[number]
         found.append(
             TrialResult(
-                trial=replace(trial, fidelity=looks.index(latest)),
+                trial=replace(trial, fidelity=number),
                 dsc=latest.dsc,
                 nsd=latest.nsd,
                 num_cases=latest.num_cases,
                 num_epochs=min(latest.epochs, default=trial.ended_after or 0),
                 is_whole=latest.is_scored
-                and len(looks) == len(fidelities)
-                and latest is looks[-1]
+                and number == len(fidelities) - 1
                 and not any(record.get("ended_early") for record in records.values()),
                 hours=_hours(records, {name: attempts.get(name, 0.0) for own in names for name in own}),
                 metric=metric,
