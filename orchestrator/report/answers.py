@@ -1,8 +1,8 @@
 """The questions of a study answered: whether the trainings of one kind are better than those of another."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from orchestrator.benchmark.definition import TRAINING_SEED, Training
@@ -121,6 +121,8 @@ class Answer:
 
     spec: ComparisonSpec
     differences: tuple[Difference, ...]
+    set_titles: Mapping[str, str] = field(default_factory=dict)
+    """Of evaluation sets; what has none is called by its name."""
 
     @property
     def num_tests(self) -> int:
@@ -141,15 +143,21 @@ class Answer:
             is_few = max(clusters) < FEWEST_DIFFERENCES
             reason = "Too few patients for a" if is_few else "No difference in any patient, so there is no"
             return f"{reason} test (n = {patients}).{self._unpaired}"
-        few = len(verdicts) - self.num_tests
-        untested = f", {few} of them for want of a test: too few patients, or no difference in any" if few else ""
         return (
             f"Of {len(verdicts)} differences (structure, evaluation set, DSC or NSD), {verdicts.count('higher')} are "
             f"shown to be higher, {verdicts.count('lower')} lower; {verdicts.count('not shown')} are not shown"
-            f"{untested}. {self._powerless}{self._largest} "
+            f"{self._untested}. {self._powerless}{self._largest} "
             f"n = {patients} patients, Wilcoxon signed rank, Holm over {self.num_tests} tests at {ALPHA}, and a 95 % "
             f"interval without 0.{self._unpaired}"
         )
+
+    @property
+    def _untested(self) -> str:
+        """Why some differences have no test, where any has none."""
+        without = [one.result.difference.num_clusters for one in self.differences if math.isnan(one.result.p)]
+        num_few = sum(num < FEWEST_DIFFERENCES for num in without)
+        reasons = ((num_few, "too few patients"), (len(without) - num_few, "no difference in any patient"))
+        return "".join(f", {num} of them for want of a test: {reason}" for num, reason in reasons if num)
 
     @property
     def _powerless(self) -> str:
@@ -172,10 +180,11 @@ class Answer:
         found, p = one.result.difference, one.result.p_corrected
         mean, low, high = (points(number, signed=True) for number in (found.mean, found.low, found.high))
         interval = f" ({low} to {high})" if found.has_interval else ""
+        evaluated_on = self.set_titles.get(one.evaluation_set, one.evaluation_set)
         tested = "" if math.isnan(p) else f", p (Holm) {'< 0.001' if p < 0.001 else f'{p:.3f}'}"
         return (
             f"The largest{' that is shown' if shown else ''}: {one.against} less {one.baseline}, {one.metric.upper()} "
-            f"of {one.structure} ({one.evaluation_set}), {mean} points{interval}, n = "
+            f"of {one.structure} ({evaluated_on}), {mean} points{interval}, n = "
             f"{found.num_clusters}{tested}."
         )
 
@@ -205,10 +214,10 @@ class Answer:
         holding = {one.key for one, model in there if model.low <= 0 <= model.high}
         shown = [one for one, _ in there if one.verdict in {"higher", "lower"}]
         doubtful = sum(one.key in holding for one in shown)
+        among = f", among them {doubtful} of the {len(shown)} that are shown" if shown else ""
         return (
             f"With trainings drawn as patients are (mixed model, n = {trainings} pairs of trainings), {len(holding)} "
-            f"of {len(there)} differences have 0 in their 95 % interval, among them {doubtful} of the {len(shown)} "
-            f"that are shown{none}."
+            f"of {len(there)} differences have 0 in their 95 % interval{among}{none}."
         )
 
 

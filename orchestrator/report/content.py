@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -117,7 +118,7 @@ def _answers(
     groups = list(dict.fromkeys(rows["group"]))
     if submitted:
         found.append(answer_for_submissions(submitted[:MOST_TESTED], everything, groups=groups))
-    return tuple(found)
+    return tuple(replace(one, set_titles=reported.layout.set_titles) for one in found)
 
 
 def _notes_of_run(reported: Reported) -> Sequence[str]:

@@ -1,6 +1,7 @@
 """What each column of the exported scores is."""
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from kernels import FIELDS, METRICS, TITLES
 from orchestrator.benchmark.definition import TRAINING_SEED, FurtherMetric
@@ -68,13 +69,20 @@ _OF_SUBMISSIONS: Mapping[str, str] = {
 }
 
 
-def data_dictionary(columns: Sequence[str], *, further: Sequence[FurtherMetric] = ()) -> str:
+def data_dictionary(
+    columns: Sequence[str],
+    *,
+    further: Sequence[FurtherMetric] = (),
+    set_titles: Mapping[str, str] = MappingProxyType({}),
+) -> str:
     """Return what each column of the exported scores is, as a Markdown table.
 
-    `columns` are those of scores.parquet and of scores.csv, each once.
+    `columns` are those of scores.parquet and of scores.csv, each once, `set_titles` of evaluation sets.
     """
     none = "none if a mask is empty, there is no number, or the training was scored before the study asked for it"
-    known = {**COLUMNS, **{one.field: f"{one.title}; {none}" for one in further}}
+    others = "".join(f"; `{name}` is {title}" for name, title in set_titles.items() if name != "val")
+    sets = {"evaluation_set": f"{COLUMNS['evaluation_set']}{others}"}
+    known = {**COLUMNS, **sets, **{one.field: f"{one.title}; {none}" for one in further}}
     return _table([(name, known.get(name, _FACET)) for name in columns])
 
 

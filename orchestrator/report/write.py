@@ -123,7 +123,9 @@ def write_report(
     contents = {
         "scores.csv": scores.to_csv(index=False).encode(),
         "scores.parquet": _parquet(parquet),
-        "data_dictionary.md": data_dictionary(list(columns), further=reported.layout.metrics).encode(),
+        "data_dictionary.md": data_dictionary(
+            list(columns), further=reported.layout.metrics, set_titles=reported.layout.set_titles
+        ).encode(),
         "summary.json": _summary(page).encode(),
         "methods.md": methods_text(page).encode(),
         "references.bib": bibliography(reported.layout).encode(),

@@ -23,6 +23,7 @@ from orchestrator.results.records import ScoreStatus
 from orchestrator.results.store import to_table
 from orchestrator.statistics.comparison import compare_paired, corrected_by_holm
 from orchestrator.statistics.intervals import MeanWithInterval
+from orchestrator.statistics.mixed import MixedModel
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +106,40 @@ def test_all_models_against_the_first_are_one_question(three_models):
     expected = {name: min(1.0, float(step)) for name, step in zip(ordered, steps, strict=True)}
     corrected = {(one.against, one.metric): one.result.p_corrected for one in found.differences}
     assert corrected == pytest.approx(expected)
+
+
+def test_the_sentence_says_why_a_difference_has_no_test_and_calls_a_set_by_its_title(three_models):
+    found = answered(three_models)
+    first, *others = found.differences
+
+    def without_test(values):
+        return replace(first, result=compare_paired(values, range(len(values))))
+
+    few, equal = without_test([0.1, 0.2]), without_test([0.0] * PATIENTS)
+    for added, said in (
+        ([few], ", 1 of them for want of a test: too few patients."),
+        ([equal], ", 1 of them for want of a test: no difference in any patient."),
+        ([few, equal, equal], "test: too few patients, 2 of them for want of a test: no difference in any patient."),
+    ):
+        text = replace(found, differences=(*others, *added), set_titles={"val": "validation"}).sentence
+        assert said in text
+        assert " of organ (validation), " in text
+
+
+def test_what_becomes_of_shown_differences_is_told_only_where_there_are_any(three_models):
+    found = answered(
+        three_models, changed=lambda row: scored(row, dsc=row.score.dsc - 0.1 * (row.group[-5:] == "third"))
+    )
+    numbers = {"num_patients": 9, "num_folds": 3, "num_trainings": 3, "num_differences": 27, "problem": ""}
+    model = MixedModel(**numbers, difference=0.0, low=-0.1, high=0.1)
+    shown = [replace(one, mixed=model) for one in found.differences if one.verdict == "lower"]
+    others = [replace(one, mixed=model) for one in found.differences if one.verdict == "not shown"]
+    assert shown
+    assert others
+    text = replace(found, differences=tuple(others)).sentence_of_models
+    assert text.endswith(f"{len(others)} of {len(others)} differences have 0 in their 95 % interval.")
+    text = replace(found, differences=tuple(shown)).sentence_of_models
+    assert text.endswith(f"95 % interval, among them {len(shown)} of the {len(shown)} that are shown.")
 
 
 def test_the_sentence_names_the_largest_difference_with_its_interval(three_models):

@@ -67,6 +67,8 @@ def test_tables_of_markdown_have_as_many_cells_in_each_line(page: Page):
     assert in_cell("a|b <c>\nd & &lt; &#60;") == r"a\|b &lt;c> d & &amp;lt; &amp;#60;"
     metric = FurtherMetric(name="own", field="own", title="|a - b|")
     assert r"| own | \|a - b\|; none" in data_dictionary(["own"], further=[metric])
+    titles = {"val": "validation", "test": "COVID-19-CT-Seg"}
+    assert "own domain; `test` is COVID-19-CT-Seg |" in data_dictionary(["evaluation_set"], set_titles=titles)
     # A heading, a list and a table begin after an empty line.
     assert not re.search(r"[^\n]\n(#|\| \w+ .*\n\|--)", text)
 

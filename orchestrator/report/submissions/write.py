@@ -133,14 +133,19 @@ def _case(name: str) -> Case:
 
 def _state(found: ScoredSubmissions, *, num_methods: int, has_scores: bool) -> str:
     num_cases = len(set(found.rows["case"].to_pylist()))
-    of_patients = f" of {len(set(found.patients.values()))} patients" if found.patients else ""
-    whole = f"{num_methods} submissions, {num_cases} cases{of_patients}."
+    of_patients = f" of {_counted(len(set(found.patients.values())), 'patient')}" if found.patients else ""
+    whole = f"{_counted(num_methods, 'submission')}, {_counted(num_cases, 'case')}{of_patients}."
     broken = {one.method for one in found.unusable}
     if not broken:
         return f"Whole: {whole} Every label map has scores."
     if not has_scores:
         return f"Not whole: {whole} No label map has scores, so that there are no ranks."
-    return f"Not whole: {whole} {len(found.unusable)} label maps of {len(broken)} submissions have no scores."
+    maps, of = _counted(len(found.unusable), "label map"), _counted(len(broken), "submission")
+    return f"Not whole: {whole} {maps} of {of} {'has' if len(found.unusable) == 1 else 'have'} no scores."
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _notes(found: ScoredSubmissions) -> list[str]:
