@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import asdict
 
-from orchestrator.driver.happenings import (
+from orchestrator.driver.run_events import (
     EpochEnded,
-    Happening,
     LooksTaken,
     MachinesMissing,
     MachinesSeen,
     MachinesWaiting,
+    RunEvent,
     StageAskedToStop,
     StageFailed,
     StageFinished,
@@ -33,25 +33,25 @@ class EventRecorder:
         self._storage = storage
         self._events = events
 
-    def __call__(self, happening: Happening) -> None:
+    def __call__(self, event: RunEvent) -> None:
         """Write what has happened."""
-        match happening:
+        match event:
             case StageStarted(stage=stage, attempt=attempt, node=node, gpus=gpus):
                 on_gpu = {"gpu_kind": node.kind, "gpus": gpus} if gpus else {}
                 self._events.append("stage_started", **_of(stage.key), attempt=attempt, **on_gpu)
             case StageFinished(stage=stage, elapsed_s=elapsed_s):
                 self._events.append("stage_finished", **_of(stage.key), elapsed_s=round(elapsed_s, 3))
             case StageFailed():
-                self._write_failure(happening)
+                self._write_failure(event)
             case StageAskedToStop(stage=stage):
                 self._events.append("stage_asked_to_stop", **_of(stage.key))
             case StageRevived(stage=stage):
                 self._events.append("stage_revived", **_of(stage.key))
             case _:
-                self._write_other(happening)
+                self._write_other(event)
 
-    def _write_other(self, happening: Happening) -> None:
-        match happening:
+    def _write_other(self, event: RunEvent) -> None:
+        match event:
             case LooksTaken(looks=looks):
                 for look in looks:
                     self._events.append("look_taken", look=look.number, text=look.line, left_out=list(look.left_out))
@@ -67,8 +67,8 @@ class EventRecorder:
                 told = {**asdict(latest.report), "host": latest.host}
                 self._events.append("training_epoch", training=stage.key.training, **told)
 
-    def _write_failure(self, happening: StageFailed) -> None:
-        key, failed, decision = happening.stage.key, happening.failed, happening.decision
+    def _write_failure(self, event: StageFailed) -> None:
+        key, failed, decision = event.stage.key, event.failed, event.decision
         with best_effort(f"the whole text of the failure of {key}"):
             self._storage.write_bytes(run_paths.stage_failure(key.text), failed.text.encode())
         if isinstance(decision, Retry):

@@ -6,13 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 from orchestrator.driver.backend import Backend
-from orchestrator.driver.happenings import (
+from orchestrator.driver.looks import Looks
+from orchestrator.driver.progress_feed import Progress, ProgressFeed
+from orchestrator.driver.run_events import (
     EpochEnded,
-    Happening,
     LooksTaken,
     MachinesMissing,
     MachinesSeen,
     MachinesWaiting,
+    RunEvent,
     RunListener,
     StageAskedToStop,
     StageFailed,
@@ -21,8 +23,6 @@ from orchestrator.driver.happenings import (
     StageStarted,
     TimePassed,
 )
-from orchestrator.driver.looks import Looks
-from orchestrator.driver.progress_feed import Progress, ProgressFeed
 from orchestrator.errors import StorageError
 from orchestrator.scheduling.autoscaling import missing_machines
 from orchestrator.scheduling.ended import Done, Ended, Failed, FailureKind
@@ -118,9 +118,9 @@ class RunLoop:
         self._follow_progress()
         self._tell(TimePassed(schedule=self._schedule))
 
-    def _tell(self, happening: Happening) -> None:
+    def _tell(self, event: RunEvent) -> None:
         for listener in self._listeners:
-            listener(happening)
+            listener(event)
 
     def _decide(self) -> None:
         now_s = self._clock()

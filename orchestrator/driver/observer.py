@@ -3,12 +3,12 @@
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 
-from orchestrator.driver.happenings import (
+from orchestrator.driver.run_events import (
     EpochEnded,
-    Happening,
     LooksTaken,
     MachinesMissing,
     MachinesWaiting,
+    RunEvent,
     StageAskedToStop,
     StageFailed,
     StageFinished,
@@ -67,9 +67,9 @@ class RunObserver:
         self._num_running: Counter[StageKind] = Counter()
         self._num_failed: Counter[StageKind] = Counter()
 
-    def __call__(self, happening: Happening) -> None:
+    def __call__(self, event: RunEvent) -> None:
         """Take note of what has happened."""
-        match happening:
+        match event:
             case StageStarted(stage=stage):
                 self._num_running[stage.kind] += 1
             case StageFinished(stage=stage, elapsed_s=elapsed_s):
@@ -77,30 +77,30 @@ class RunObserver:
                 self._num_done[stage.kind] += 1
                 self._durations_s[stage.kind].append(elapsed_s)
             case StageFailed():
-                self._leave(happening.stage)
-                self._take_failure(happening)
+                self._leave(event.stage)
+                self._take_failure(event)
             case StageAskedToStop(stage=stage, reason=reason):
                 self._view.note(f"{stage.key}: {reason}")
             case StageRevived(stage=stage):
                 self._num_failed[stage.kind] -= 1
                 self._view.note(f"{stage.key}: tried again, since other stages failed on the same node as well")
             case LooksTaken():
-                self._take_looks(happening)
+                self._take_looks(event)
             case EpochEnded(stage=stage, latest=latest):
                 self._running[stage.key.training] = _running_training(stage, latest)
             case TimePassed(schedule=schedule):
                 self._show(schedule)
             case _:
-                self._note_machines(happening)
+                self._note_machines(event)
 
-    def _take_looks(self, happening: LooksTaken) -> None:
-        self._totals.update(stage.kind for stage in happening.stages)
-        for look in happening.looks:
+    def _take_looks(self, event: LooksTaken) -> None:
+        self._totals.update(stage.kind for stage in event.stages)
+        for look in event.looks:
             self._results.difference_update(map(StageKey.score_of, look.left_out))
             self._view.note(look.line)
 
-    def _note_machines(self, happening: Happening) -> None:
-        match happening:
+    def _note_machines(self, event: RunEvent) -> None:
+        match event:
             case MachinesMissing(missing=missing) if missing:
                 sizes = [f"{number} with {size.text}" for size, number in missing.items()]
                 self._view.note(f"machines to come: {', '.join(sizes)}")
@@ -108,9 +108,9 @@ class RunObserver:
                 lines = ", ".join(f"{number} x {what}" for what, number in sorted(waiting.items()))
                 self._view.note(f"machines that wait: {lines}")
 
-    def _take_failure(self, happening: StageFailed) -> None:
-        stage, line = happening.stage, happening.failed.line
-        match happening.decision:
+    def _take_failure(self, event: StageFailed) -> None:
+        stage, line = event.stage, event.failed.line
+        match event.decision:
             case Retry(attempt=attempt, reopened=reopened):
                 self._view.note(f"{stage.key}: {line} (attempt {attempt} follows)")
                 for key in reopened:

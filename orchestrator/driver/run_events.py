@@ -1,4 +1,4 @@
-"""What happens in a run, as values; who is told of it changes nothing."""
+"""What happens in a run, as values for listeners, who change nothing; what is kept of it is in `events.py`."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -111,7 +111,7 @@ class TimePassed:
     """To be looked at."""
 
 
-Happening = (
+RunEvent = (
     StageStarted
     | StageFinished
     | StageFailed
@@ -124,5 +124,5 @@ Happening = (
     | EpochEnded
     | TimePassed
 )
-RunListener = Callable[[Happening], None]
+RunListener = Callable[[RunEvent], None]
 """Is told what happens in a run, and only listens."""
