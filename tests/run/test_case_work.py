@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import SimpleITK as sitk
-from fault_server import failing_s3
+from fault_server import s3_of_environment
 from layouts import DATASETS, write_downloads
 
 from orchestrator.benchmark.definition import Case
@@ -26,7 +26,7 @@ from orchestrator.sources.stamps import SourceStamp
 from orchestrator.stages import cases as case_work
 from orchestrator.stages.local_download import local_download
 from orchestrator.stages.records.cases import CaseRecord, has_phantoms, original_grid, write_case_record
-from orchestrator.storage import copies, run_paths, s3
+from orchestrator.storage import copies, run_paths
 from orchestrator.storage.filesystem import open_storage
 
 DATA = "s3://downloads/public"
@@ -35,16 +35,8 @@ DATA = "s3://downloads/public"
 @pytest.fixture
 def door(tmp_path, monkeypatch):
     """Give an emulated S3 that counts requests, and a temporary folder of the machine of its own."""
-    for name, value in {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "TMPDIR": str(tmp_path)}.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    with failing_s3() as (door, endpoint):
-        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
-        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        s3._new_client.cache_clear()
-        s3._client().create_bucket(Bucket="downloads")
+    with s3_of_environment(tmp_path, monkeypatch, bucket="downloads") as door:
         yield door
-    s3._new_client.cache_clear()
 
 
 def upload(folder):

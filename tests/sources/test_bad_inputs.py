@@ -79,18 +79,6 @@ class OneTraining:
         return ()
 
 
-@pytest.fixture(scope="module")
-def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    data = tmp_path_factory.mktemp("shipped")
-    layouts.write_downloads(data)
-    return data
-
-
-@pytest.fixture
-def data(shipped: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(shipped, tmp_path / "data"))
-
-
 @pytest.fixture
 def only(monkeypatch: pytest.MonkeyPatch):
     def use(row: BadInput) -> None:

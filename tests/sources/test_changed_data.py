@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import layouts
 import numpy as np
 import pytest
-from fault_server import failing_s3
+from fault_server import s3_of_environment
 
 from orchestrator.benchmark.definition import Case
 from orchestrator.benchmark.presets import PRESETS
@@ -21,7 +21,7 @@ from orchestrator.errors import IntegrityError
 from orchestrator.stages.cases import ingest, ingest_labels
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.records import cases as case_records
-from orchestrator.storage import run_paths, s3
+from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
 
 
@@ -34,16 +34,8 @@ def shipped(tmp_path_factory):
 
 @pytest.fixture
 def s3_bucket(tmp_path, monkeypatch):
-    for name, value in {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "TMPDIR": str(tmp_path)}.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    with failing_s3() as (_, endpoint):
-        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
-        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        s3._new_client.cache_clear()
-        s3._client().create_bucket(Bucket="downloads")
-        yield "downloads"
-    s3._new_client.cache_clear()
+    with s3_of_environment(tmp_path, monkeypatch, bucket="changed"):
+        yield "changed"
 
 
 def place_of(data, output):

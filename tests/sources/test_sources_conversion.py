@@ -1,10 +1,8 @@
 """Every download in the layout of its owner becomes cases in one form."""
 
 import gzip
-import shutil
 import tarfile
 import zipfile
-from pathlib import Path
 
 import layouts
 import nibabel
@@ -14,19 +12,6 @@ import SimpleITK as sitk
 from layouts import convert
 
 from orchestrator.sources.case_files import write_volume
-
-
-@pytest.fixture(scope="module")
-def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    data = tmp_path_factory.mktemp("shipped")
-    layouts.write_downloads(data)
-    return data
-
-
-@pytest.fixture
-def data(shipped: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(shipped, tmp_path / "data"))
-
 
 CASES = [
     ("covid-19-ct-seg", "coronacases_001", "lung", "lung"),

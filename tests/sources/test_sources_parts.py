@@ -15,18 +15,6 @@ from orchestrator.sources.convert import convert_image, convert_labels, stamp_im
 from orchestrator.sources.stamps import changed_files
 
 
-@pytest.fixture(scope="module")
-def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    data = tmp_path_factory.mktemp("shipped")
-    layouts.write_downloads(data)
-    return data
-
-
-@pytest.fixture
-def data(shipped: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(shipped, tmp_path / "data"))
-
-
 def case_and_folder(data: Path, dataset: str, case_name: str) -> tuple[Case, dict]:
     return Case(dataset=dataset, name=case_name), {"dataset": layouts.DATASETS[dataset], "downloads": data}
 

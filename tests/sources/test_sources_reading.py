@@ -36,13 +36,6 @@ OF_THE_MACHINE = [
 ]
 
 
-@pytest.fixture(scope="module")
-def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    data = tmp_path_factory.mktemp("shipped")
-    layouts.write_downloads(data)
-    return data
-
-
 def throwing(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     """Let both readers throw this at one mask."""
     for name in ("read_nifti", "read_nifti_geometry"):

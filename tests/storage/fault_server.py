@@ -95,6 +95,20 @@ def failing_s3():
         yield door, address
 
 
+@contextmanager
+def s3_of_environment(folder, monkeypatch, *, bucket):
+    """Context with the door of an S3 with a bucket, as the environment says; a folder is that of temporary files."""
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    with failing_s3() as (door, address):
+        for name, value in _aws(address).items():
+            monkeypatch.setenv(name, value)
+        s3._new_client.cache_clear()
+        s3._client().create_bucket(Bucket=bucket)
+        yield door
+    s3._new_client.cache_clear()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Server:
     """A server with buckets, behind a door."""

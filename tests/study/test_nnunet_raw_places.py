@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from fault_server import failing_s3
+from fault_server import s3_of_environment
 from raw_datasets import NAMES, dataset_of, write_dataset
 
 from orchestrator.benchmark.definition import Case, LabelSet, Structure
@@ -36,16 +36,8 @@ THINGS = LabelSet(
 
 @pytest.fixture
 def bucket(tmp_path, monkeypatch):
-    for name, value in {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "TMPDIR": str(tmp_path)}.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    with failing_s3() as (_, endpoint):
-        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
-        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        s3._new_client.cache_clear()
-        s3._client().create_bucket(Bucket="raw")
+    with s3_of_environment(tmp_path, monkeypatch, bucket="raw"):
         yield "s3://raw/nnUNet_raw"
-    s3._new_client.cache_clear()
 
 
 def context_of(data: str | None, output: Path, **datasets) -> RunContext:
