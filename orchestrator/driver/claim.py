@@ -125,7 +125,7 @@ def _expect_same(
             f"{_ANOTHER_VERSION}"
         )
     if found.get(_STUDY) != wanted.get(_STUDY):
-        found = _of_grown_study(found, wanted, where=where, definitions=definitions, note=note)
+        found = _accept_extended_study(found, wanted, where=where, definitions=definitions, note=note)
     if different := _differences(found, wanted):
         raise ConfigError(
             f"{where}: holds a run with another {', '.join(different)}; expected the same one or an empty location. "
@@ -134,7 +134,7 @@ def _expect_same(
     return found
 
 
-def _of_grown_study(
+def _accept_extended_study(
     found: dict[str, object],
     wanted: Mapping[str, object],
     *,

@@ -58,9 +58,11 @@ class Outcomes:
 
     def can_start(self, key: StageKey) -> bool:
         """Whether a needed stage that does not run lacks nothing, and is not given up."""
-        return not self.lacks(key) and not any(key in over for over in (self.done, self.failed, self.blocked))
+        return not self.has_open_dependencies(key) and not any(
+            key in over for over in (self.done, self.failed, self.blocked)
+        )
 
-    def lacks(self, key: StageKey) -> bool:
+    def has_open_dependencies(self, key: StageKey) -> bool:
         """Whether a needed stage waits for others."""
         return self._num_open_needs[key] > 0
 

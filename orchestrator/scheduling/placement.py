@@ -165,7 +165,7 @@ def _in_slots(other: ResourceRequest, need: ResourceRequest, *, node: Node) -> f
     return taken.gpus / share.gpus if share.gpus else taken.cpus / share.cpus
 
 
-def widenings(
+def expansions(
     running: Iterable[tuple[Stage, Attempt, float]],
     *,
     processors: Processors,

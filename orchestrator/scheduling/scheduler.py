@@ -13,7 +13,7 @@ from orchestrator.scheduling.critical_path import CriticalPaths
 from orchestrator.scheduling.ended import FailureKind
 from orchestrator.scheduling.expectations import Expectations
 from orchestrator.scheduling.outcomes import Outcomes
-from orchestrator.scheduling.placement import Attempt, Running, Situation, Start, slots, widenings
+from orchestrator.scheduling.placement import Attempt, Running, Situation, Start, expansions, slots
 from orchestrator.scheduling.queue import ReadyQueue, Urgency
 from orchestrator.scheduling.rebalancing import LOOKS_PER_GAIN, Rebalance, rebalance
 from orchestrator.scheduling.reservations import Reservations
@@ -169,7 +169,7 @@ class Schedule:
         if wait_s:
             self._reservations.drop(key)
             self._ready.delay(key, until_s=now_s + wait_s)
-        elif not self.outcomes.lacks(key):
+        elif not self.outcomes.has_open_dependencies(key):
             self._put(key)
         return Retry(attempt=self.attempts[key] + 1, wait_s=wait_s)
 
@@ -248,7 +248,7 @@ class Schedule:
         asked = list[StageKey]()
         for move in found.moves:
             asked += self._move(move.training, move.displaced, node=situation.slots[move.slot], now_s=now_s)
-        asked += self._widen(now_s)
+        asked += self._expand(now_s)
         is_passing = self._reservations or self._running.beside(self.needs)
         wait_s = min(found.next_look_s, self._min_gain_s) if is_passing else found.next_look_s
         self._looked_s, self._next_look_s = now_s, now_s + wait_s
@@ -273,18 +273,18 @@ class Schedule:
             self._reservations.waiting.add(key)
         return leaving
 
-    def _widen(self, now_s: float) -> list[StageKey]:
+    def _expand(self, now_s: float) -> list[StageKey]:
         """Stop those trainings that more workers would end earlier, once no other one needs the idle GPUs."""
         open_keys = [key for key in self._trainings if key not in self.outcomes.over]
         if self._reservations or self._reservations.stopping or not self._running.keys() >= set(open_keys):
             return []
         left_s = {key: self.remaining_s(key, now_s=now_s) / self._running.pace(key) for key in open_keys}
         running = [(self.graph[key], self._running[key], left_s[key]) for key in open_keys]
-        found = widenings(
+        found = expansions(
             running, processors=self.processors, needs=self.needs, min_gain_s=RESTART_S + self._min_gain_s
         )
         for stage, number in found:
-            self.needs.widen(stage, number)
+            self.needs.expand(stage, number)
             self._reservations.stopping.add(stage.key)
             self._reservations.keep(stage.key, node=self._running[stage.key].node, now_s=now_s)
         return [stage.key for stage, _ in found]
@@ -373,7 +373,7 @@ class Schedule:
         if key in self._reservations:
             self._reservations.waiting.add(key)
             return
-        self.needs.narrow(self.graph[key])
+        self.needs.shrink(self.graph[key])
         self._ready.put(self.needs.of(self.graph[key]), self._urgency(key))
 
     def _drop_holds_of_lost_nodes(self, now_s: float) -> None:

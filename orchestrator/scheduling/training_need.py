@@ -106,14 +106,14 @@ class Needs:
     """How many workers a training has, by its id, where it is not one."""
     most: Mapping[str, int] = field(default_factory=dict)
     """How many it may have at the end of a run, where GPUs would be idle otherwise."""
-    _widened: dict[str, int] = field(init=False, default_factory=dict)
+    _expanded: dict[str, int] = field(init=False, default_factory=dict)
     _made: dict[int, ResourceRequest] = field(init=False, default_factory=dict)
 
     def num_workers(self, stage: Stage) -> int:
         """Return how many slots of one worker a stage takes; 0 for one without a network."""
         if stage.kind is StageKind.TRAIN:
             training = stage.key.training
-            return self._widened.get(training) or self.asked.get(training, 1)
+            return self._expanded.get(training) or self.asked.get(training, 1)
         return int(stage.kind.uses_network)
 
     def of(self, stage: Stage) -> ResourceRequest:
@@ -143,17 +143,17 @@ class Needs:
         """Whether a stage is a training that may be preempted for others, or they for it: it takes as much as most."""
         return stage.kind is StageKind.TRAIN and self.of(stage) is self.of_most
 
-    def widen(self, stage: Stage, number: int) -> None:
-        """Let a training have so many workers until `narrow` is called."""
-        self._widened[stage.key.training] = number
+    def expand(self, stage: Stage, number: int) -> None:
+        """Let a training have so many workers until `shrink` is called."""
+        self._expanded[stage.key.training] = number
 
     def is_widened(self, stage: Stage) -> bool:
         """Whether a training has more workers, when it starts next, than was asked for."""
-        return stage.key.training in self._widened
+        return stage.key.training in self._expanded
 
-    def narrow(self, stage: Stage) -> None:
+    def shrink(self, stage: Stage) -> None:
         """Let a training have as many workers as was asked for."""
-        self._widened.pop(stage.key.training, None)
+        self._expanded.pop(stage.key.training, None)
 
 
 def needs_of(
