@@ -352,6 +352,8 @@ class TablesFile(Entry):
     """Values that stand beside those of a run."""
     evaluation_sets: dict[Name, str] = {}
     """Evaluation set to its title."""
+    notes: dict[str, str] = {}
+    """Structure to a sentence that stands with its scores: what it is, where data sets differ in that."""
     tables: dict[Name, TableEntry] = {}
     """By the name of their files; one of everything unless given."""
     comparisons: dict[Name, ComparisonEntry] = {}

@@ -134,6 +134,8 @@ class TableLayout:
     """Those without a training in a run are not written."""
     set_titles: Mapping[str, str] = field(default_factory=lambda: {VALIDATION: "validation"})
     """Evaluation set to its title; another has its name."""
+    notes: Mapping[str, str] = field(default_factory=dict)
+    """Structure to a sentence that stands with its scores."""
     published: PublishedScores = field(default_factory=PublishedScores)
     """What stands beside the scores of a run."""
     comparisons: tuple[ComparisonSpec, ...] = ()
@@ -149,6 +151,11 @@ class TableLayout:
     def has_published(self) -> bool:
         """Whether there are published values."""
         return bool(self.published.scores)
+
+    def notes_on(self, structures: Iterable[str]) -> tuple[str, ...]:
+        """Return what stands with scores of these structures."""
+        there = set(structures)
+        return tuple(text for structure, text in self.notes.items() if structure in there)
 
 
 def load_tables(study: Study) -> TableLayout:
@@ -167,6 +174,7 @@ def load_tables(study: Study) -> TableLayout:
         )
         or (_of_everything(study),),
         set_titles={VALIDATION: "validation"} | content.evaluation_sets,
+        notes=content.notes,
         published=published,
         comparisons=tuple(_comparison(name, entry) for name, entry in content.comparisons.items()) or asked,
         gaps=tuple(GapSpec(**entry.model_dump()) for entry in content.gaps.values()),

@@ -122,14 +122,16 @@ def _answers(
 
 
 def _notes_of_run(reported: Reported) -> Sequence[str]:
-    return run_notes(
-        from_table(reported.of_trainings),
+    rows, layout = from_table(reported.of_trainings), reported.layout
+    notes = run_notes(
+        rows,
         trainings=reported.trainings,
         leaks=reported.leaks,
         warnings=reported.warnings,
-        metrics=reported.layout.metrics,
-        has_published=reported.layout.has_published,
+        metrics=layout.metrics,
+        has_published=layout.has_published,
     )
+    return (*notes, *layout.notes_on(row.score.structure for row in rows))
 
 
 def _notes_of_submissions(methods: Sequence[str]) -> tuple[str, ...]:

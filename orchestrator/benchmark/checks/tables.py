@@ -63,6 +63,7 @@ def check_tables(content: TablesFile, known: KnownNames, *, where: str) -> None:
             _check_facets([(facet, value) for value in several], known, where=f"{where}: tables.{name}.facets")
     check_letter_case(content.tables, where=f"{where}: tables", what="tables")
     _check_sets(content.evaluation_sets, known, where=f"{where}: evaluation_sets")
+    _check_structures(content.notes, known, where=f"{where}: notes")
     _check_structures(content.segments, known, where=f"{where}: segments")
     for name, derived in content.derived.items():
         for key in ("part", "whole", "rather_than"):

@@ -57,15 +57,8 @@ def write_tables(
             rows_of[row.training_id].append(row)
     scores = Scores(rows_of=rows_of, without=without, published=layout.published, metrics=layout.metrics)
     used = [row for some in rows_of.values() for row in some]
-    has_published = layout.has_published
-    notes = run_notes(
-        used,
-        trainings=trainings,
-        leaks=doubts.leaks,
-        warnings=doubts.warnings,
-        metrics=layout.metrics,
-        has_published=has_published,
-    )
+    notes = _notes(used, trainings=trainings, layout=layout, doubts=doubts)
+    of_structures = layout.notes_on(row.score.structure for row in used)
     tables = fill_tables(trainings, layout=layout, scores=scores, notes=notes)
     keys = []
     for table in tables:
@@ -73,8 +66,23 @@ def write_tables(
             keys.append(f"{run_paths.TABLES}/{table.spec.name}.{ending}")
             storage.write_bytes(keys[-1], text.encode())
     summary = f"{run_paths.TABLES}/summary.md"
-    storage.write_bytes(summary, summary_text(tables, trainings=trainings, scores=scores, notes=notes).encode())
+    storage.write_bytes(
+        summary, summary_text(tables, trainings=trainings, scores=scores, notes=(*notes, *of_structures)).encode()
+    )
     return (summary, *keys)
+
+
+def _notes(
+    rows: Sequence[ResultRow], *, trainings: Sequence[Training], layout: TableLayout, doubts: Doubts
+) -> tuple[str, ...]:
+    return run_notes(
+        rows,
+        trainings=trainings,
+        leaks=doubts.leaks,
+        warnings=doubts.warnings,
+        metrics=layout.metrics,
+        has_published=layout.has_published,
+    )
 
 
 def fill_tables(
@@ -89,7 +97,11 @@ def fill_tables(
             rows=rows,
             set_titles=layout.set_titles,
             first_of=first_of,
-            notes=(*notes, *errata_of_rows(rows, errata=scores.published.errata)),
+            notes=(
+                *notes,
+                *layout.notes_on(row.structure for row in rows),
+                *errata_of_rows(rows, errata=scores.published.errata),
+            ),
             metrics=scores.metrics,
         )
         for spec, rows in filled
