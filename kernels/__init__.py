@@ -9,7 +9,16 @@ What a training needs for its patches is in modules of their own: `patch_geometr
 from kernels.masks.label_runs import count_labels
 from kernels.metrics.nearest_surface import ElementDistances
 from kernels.metrics.overlap import dice
-from kernels.metrics.score_masks import FIELDS, FURTHER, METRICS, OWN_FIELDS, TITLES, LabelScore, score_masks
+from kernels.metrics.score_masks import (
+    FIELDS,
+    FURTHER,
+    LARGER_IS_BETTER,
+    METRICS,
+    OWN_FIELDS,
+    TITLES,
+    LabelScore,
+    score_masks,
+)
 from kernels.metrics.surface_dice import SurfaceOverlap, surface_dice, surface_overlap, surface_overlaps
 from kernels.metrics.surface_distances import AverageSurfaceDistance, SurfaceDistances, surface_distances
 from kernels.metrics.voxel_distances import VoxelSurfaceDistances, voxel_surface_distances
@@ -17,6 +26,7 @@ from kernels.metrics.voxel_distances import VoxelSurfaceDistances, voxel_surface
 __all__ = [
     "FIELDS",
     "FURTHER",
+    "LARGER_IS_BETTER",
     "METRICS",
     "OWN_FIELDS",
     "TITLES",

@@ -19,6 +19,9 @@ class Metric:
     """Of rows and files, with its unit at the end: `volume_similarity`, `centre_distance_mm`."""
     title: str
     """For tables, with its unit."""
+    larger_is_better: bool
+    """Methods are ranked by it: true for overlaps and similarities, of which 1 is the best and 0 counts for a missing
+    prediction; false for distances and errors, of which 0 is the best."""
     calculate: Callable[[MaskPair, tuple[float, ...]], float]
     """Of the masks, cropped, and the spacing in mm along (z, y, x), or (y, x) in the plane; at least one mask holds the
     label."""

@@ -52,6 +52,8 @@ TITLES: Mapping[str, str] = MappingProxyType(
     }
 )
 """Of each metric, with its unit, for tables."""
+LARGER_IS_BETTER = frozenset({"dsc", "nsd", *(name for name, metric in FURTHER.items() if metric.larger_is_better)})
+"""Metrics of which 1 is the best; of all others 0 is."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

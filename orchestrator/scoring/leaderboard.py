@@ -10,16 +10,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kernels import FIELDS
+from kernels import FIELDS, LARGER_IS_BETTER
 from orchestrator.results.records import ScoreStatus
 from orchestrator.statistics.intervals import FEWEST_CLUSTERS
 from orchestrator.statistics.ranking import ScoresToRank, rank_intervals, rank_methods
 
 if TYPE_CHECKING:
     import pandas as pd
-
-LARGER_IS_BETTER = ("dsc", "nsd")
-"""Metrics in which a better method has a larger value; of all others it has a smaller one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

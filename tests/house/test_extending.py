@@ -168,22 +168,29 @@ sys.exit(evaluate.main(sys.argv[2:]))
 """
 
 
-def test_the_metric_of_the_guide_is_asked_for_by_its_name(tmp_path):
+def test_the_metric_of_the_guide_is_asked_for_by_its_name_and_ranks_methods(tmp_path):
     """One cube of 4 x 4 x 4 voxels against 4 x 4 x 2: 1 - (64 - 32) / 96."""
     (tmp_path / "metrics").mkdir()
     (tmp_path / "metrics" / "volume_similarity.py").write_text(snippet("METRIC"))
-    for name, depth in (("reference", 4), ("prediction", 2)):
+    for name, depth in (("reference", 4), ("worse", 1), ("prediction", 2)):
         mask = np.zeros((8, 8, 8), np.uint8)
         mask[2:6, 2:6, 2 : 2 + depth] = 1
         write_volume(tmp_path / name / "a.nii.gz", mask)
     command = [sys.executable, "-c", EVALUATE, str(tmp_path / "metrics"), "--label", "1=1.0", "--workers", "1"]
     command += ["--metrics", "dsc,volume-similarity", "--output", str(tmp_path / "scores.csv")]
-    command += ["--reference", str(tmp_path / "reference"), "--prediction", str(tmp_path / "prediction")]
+    command += ["--reference", str(tmp_path / "reference"), "--leaderboard", str(tmp_path / "ranks.csv")]
+    command += [word for name in ("worse", "prediction") for word in ("--prediction", str(tmp_path / name))]
     shown = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True)
     assert shown.returncode == 0, shown.stderr
     assert "volume similarity" in shown.stdout
-    (found,) = csv.DictReader((tmp_path / "scores.csv").read_text().splitlines())
+    _, found = csv.DictReader((tmp_path / "scores.csv").read_text().splitlines())
     assert [round(float(found[name]), 9) for name in ("dsc", "volume_similarity")] == [round(2 / 3, 9)] * 2
+    places = [
+        row
+        for row in csv.DictReader((tmp_path / "ranks.csv").read_text().splitlines())
+        if row["metric"] == "volume-similarity"
+    ]
+    assert {Path(row["method"]).name: row["rank_of_mean"] for row in places} == {"prediction": "1", "worse": "2"}
 
 
 SMALLEST = """

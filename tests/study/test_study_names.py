@@ -122,7 +122,7 @@ def test_any_other_text_of_one_line_is_a_facet(tmp_path, value):
 def with_metric(monkeypatch, **fields: str) -> None:
     """Add metrics as files of their own do, by their names and fields."""
     further = {
-        name: Metric(name=name, field=field, title=name, calculate=lambda _pair, _spacing_mm: 0.0)
+        name: Metric(name=name, field=field, title=name, larger_is_better=True, calculate=lambda *_: 0.0)
         for name, field in fields.items()
     }
     monkeypatch.setattr(kernels, "FURTHER", further)
