@@ -339,7 +339,7 @@ def test_cases_of_one_patient_count_once(challenge: Path, capsys):
     path.unlink()
     assert submit(challenge, "--patients", str(path)) == 2
     said = capsys.readouterr().err
-    assert said.count(f"error: {path}: cannot be read (") == said.count("expected a file of text in UTF-8") == 2
+    assert said.count(f"error: {path}: cannot be read (") == said.count("expected CSV in UTF-8") == 2
 
 
 def test_nobody_is_first_where_nobody_has_scores(challenge: Path, capsys):
