@@ -345,11 +345,11 @@ HOSTILE = {
     ),
     "labels without a background": ({"change": only("dataset.json", edited(labels={"lung": 1}))}, "Background label"),
     "weights that run a program": (
-        {"change": only(".pth", lambda _: _saved({"network_weights": _Program(print, "executed")}))},
-        "wants to run print",
+        {"change": only(".pth", lambda _: _saved({"network_weights": _Program(exec, "print('executed')")}))},
+        "wants to run exec",
     ),
     "a bare pickle": (
-        {"change": only(".pth", lambda _: pickle.dumps(_Program(print, "executed")))},
+        {"change": only(".pth", lambda _: pickle.dumps(_Program(exec, "print('executed')")))},
         "cannot be read as weights",
     ),
     "a checkpoint that is none": ({"change": only(".pth", lambda _: _saved({"a": 1}))}, "without network_weights"),
