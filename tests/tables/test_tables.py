@@ -390,7 +390,7 @@ def test_what_is_hardly_right_about_the_data_stands_with_every_table(written):
 
 
 def test_what_a_study_says_of_a_structure_stands_with_its_scores_alone(written):
-    note = "> `infection` is what the data set of a row annotates: infection in COVID-19-CT-Seg and MosMed, "
+    note = "> The structure infection is what the data set of a row annotates: infection in COVID-19-CT-Seg and MosMed,"
     infection = training(subtask="infection", structures=("infection",))
     lung = training(task=3, source="msd")
     files = written((infection, lung), [*rows_of(infection, (0.5, 0.5)), *rows_of(lung, (0.5, 0.5))])
