@@ -20,7 +20,10 @@ sys.path[:0] = sorted(str(room) for room in Path(__file__).parent.iterdir() if r
 def pytest_configure(config: pytest.Config) -> None:
     """Put temporary files of tests into memory: a run writes durably, and a slow disk takes a third of the time."""
     if config.option.basetemp is None and _takes_temporary_files(MEMORY):
-        folder = tempfile.mkdtemp(prefix="tests-", dir=MEMORY)
+        for left in MEMORY.glob("tests-*-*"):  # by a session that was killed
+            if not Path("/proc", left.name.split("-")[1]).exists():
+                shutil.rmtree(left, ignore_errors=True)
+        folder = tempfile.mkdtemp(prefix=f"tests-{os.getpid()}-", dir=MEMORY)
         config.option.basetemp = f"{folder}/t"
         config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
