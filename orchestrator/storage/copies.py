@@ -42,6 +42,8 @@ class _Uses:
         return self._stack.enter_context(locked_folder(_cache_folder() / _IN_USE))
 
 
+_compared: set[tuple[Path, str]] = set()
+"""Copies, and their facts, that this process has fetched or read: what is large is read once."""
 _uses: ContextVar[_Uses | None] = ContextVar("uses", default=None)
 
 
@@ -62,8 +64,8 @@ def fetched(
 ) -> Path:
     """Return the path of a copy; of several processes that want the same one, one fetches it and the others wait.
 
-    Without a digest, a copy is taken for what was fetched if it is the same file, of the same size and time: its folder
-    is of this user alone.
+    A copy that another process has fetched is compared with its digest once; after that it is taken for the same if it
+    is the same file, of the same size and time: its folder is of this user alone.
 
     Parameters
     ----------
@@ -76,7 +78,7 @@ def fetched(
     download
         Writes the object to a path.
     sha256
-        Digest with which the copy is compared.
+        Digest with which the copy is compared each time.
 
     Raises
     ------
@@ -131,9 +133,15 @@ def _fetch(folder: Path, download: Callable[[Path], None], *, name: str, num_byt
         flush(partial)
         copy.parent.mkdir(exist_ok=True)
         partial.replace(copy)
-        (folder / _FACTS).write_text(_facts_of(copy), encoding="ascii")
+        _write_facts(folder, copy, sha256=sha256 or file_sha256(copy))
     finally:
         shutil.rmtree(partial.parent, ignore_errors=True)
+
+
+def _write_facts(folder: Path, copy: Path, *, sha256: str) -> None:
+    facts = _facts_of(copy)
+    (folder / _FACTS).write_text(f"{facts} {sha256}", encoding="ascii")
+    _compared.add((copy, facts))
 
 
 def _check(partial: Path, *, name: str, num_bytes: int, sha256: str | None) -> None:
@@ -159,10 +167,17 @@ def _is_whole(folder: Path, name: str, *, sha256: str | None) -> bool:
     """Whether a copy is there and still what was fetched, and has the digest if one is given."""
     copy = _copy_in(folder, name)
     try:
-        is_same = _facts_of(copy) == (folder / _FACTS).read_text(encoding="ascii")
+        facts, _, of_fetched = (folder / _FACTS).read_text(encoding="ascii").rpartition(" ")
+        if _facts_of(copy) != facts:
+            return False
     except (FileNotFoundError, UnicodeDecodeError):
         return False
-    return is_same and (sha256 is None or file_sha256(copy) == sha256)
+    if sha256 is None and (copy, facts) in _compared:
+        return True
+    is_same = file_sha256(copy) == (sha256 or of_fetched)
+    if is_same:
+        _compared.add((copy, facts))
+    return is_same
 
 
 def _make_room(num_bytes: int) -> None:

@@ -225,6 +225,18 @@ def test_a_copy_is_neither_fetched_nor_read_again(s3_storage, monkeypatch):
     assert downloads == ["x"]
 
 
+def test_what_another_process_has_fetched_is_compared_with_its_digest_first(s3_storage, monkeypatch):
+    downloads = counted_downloads(monkeypatch)
+    s3_storage.write_bytes("x", b"right")
+    copy = s3_storage.fetch("x")
+    times = copy.stat()
+    copy.write_bytes(b"wrong")  # of the same size, and at the same time for all that is known
+    os.utime(copy, ns=(times.st_atime_ns, times.st_mtime_ns))
+    monkeypatch.setattr(copies, "_compared", set())  # as a process has it that begins
+    assert s3_storage.fetch("x").read_bytes() == b"right"
+    assert downloads == ["x", "x"]
+
+
 @pytest.mark.parametrize("num_wrong", [1, 2])
 def test_an_object_that_comes_with_another_size_is_fetched_once_more(s3_storage, monkeypatch, num_wrong):
     downloads = counted_downloads(
