@@ -20,7 +20,7 @@ class Summary:
     num_both_empty: int
     """Cases without a score whose masks are both empty in a seed: left out of the means."""
     num_missing: int
-    """Cases without a usable prediction of any seed: left out of the means, and said."""
+    """Cases without a usable prediction of a seed, or of several: these are left out of the means, and said."""
     dsc_mean: float
     dsc_std: float
     nsd_mean: float
@@ -31,12 +31,14 @@ def summarise(rows: Iterable[ResultRow]) -> Summary:
     """Return the statistics of rows of one structure; means of nothing and deviations of one value are NaN."""
     cases = by_case(rows)
     scored = [[row.score for row in case if _is_scored(row)] for case in cases]
-    unscored = [{row.score.status for row in case} for case, scores in zip(cases, scored, strict=True) if not scores]
+    statuses = [{row.score.status for row in case} for case in cases]
     dsc, nsd = ([mean_of([getattr(score, name) for score in one]) for one in scored if one] for name in ("dsc", "nsd"))
     return Summary(
         num_cases=len(cases),
-        num_both_empty=sum(ScoreStatus.BOTH_EMPTY in statuses for statuses in unscored),
-        num_missing=sum(statuses == {ScoreStatus.MISSING} for statuses in unscored),
+        num_both_empty=sum(
+            ScoreStatus.BOTH_EMPTY in those and not scores for those, scores in zip(statuses, scored, strict=True)
+        ),
+        num_missing=sum(ScoreStatus.MISSING in those for those in statuses),
         dsc_mean=mean_of(dsc),
         dsc_std=_std(dsc),
         nsd_mean=mean_of(nsd),

@@ -296,7 +296,7 @@ def test_seeds_are_averaged_in_each_case_first_and_are_no_further_cases():
     rows = [row(0.2, 0.2, case="a"), row(0.4, 0.4, case="a"), row(0.7, 0.7, case="b"), missing("b")]
     rows += [both_empty("c"), missing("c"), missing("d"), missing("d")]
     summary = summarise(rows)
-    assert (summary.num_cases, summary.num_both_empty, summary.num_missing) == (4, 1, 1)
+    assert (summary.num_cases, summary.num_both_empty, summary.num_missing) == (4, 1, 3)
     assert (summary.dsc_mean, summary.dsc_std) == (pytest.approx(0.5), pytest.approx(math.sqrt(0.08)))
     assert math.isnan(summarise(rows[:2]).dsc_std)
 
