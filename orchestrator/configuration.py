@@ -217,6 +217,11 @@ def listing(names: Sequence[str]) -> str:
     return f"{', '.join(names[:_NUM_LISTED])}{more}" or "nothing"
 
 
+def counted(number: int, noun: str) -> str:
+    """Return `1 training` or `45 trainings`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 Understood = TypeVar("Understood", bound=BaseModel)
 
 

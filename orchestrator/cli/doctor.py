@@ -24,8 +24,7 @@ from orchestrator.cli.console import (
     run_command,
     say,
 )
-from orchestrator.cli.text import counted
-from orchestrator.configuration import is_folder
+from orchestrator.configuration import counted, is_folder
 from orchestrator.errors import ConfigError, OrchestratorError
 from orchestrator.images.alike.cases import alike_cases
 from orchestrator.images.problem import Problem, printable

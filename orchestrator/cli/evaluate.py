@@ -23,8 +23,7 @@ from orchestrator.cli.console import (
     run_command,
     say,
 )
-from orchestrator.cli.text import counted
-from orchestrator.configuration import is_folder
+from orchestrator.configuration import counted, is_folder
 from orchestrator.errors import ConfigError
 from orchestrator.images.label_maps import SUFFIXES
 from orchestrator.results.records import ScoreStatus

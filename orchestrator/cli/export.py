@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from orchestrator.cli.console import EXIT_DONE, command_parser, run_command, say
-from orchestrator.cli.text import counted
+from orchestrator.configuration import counted
 from orchestrator.inference.exporting import FIRST_NUMBER, ExportedModel, default_output, export_models
 
 

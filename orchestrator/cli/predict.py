@@ -16,7 +16,7 @@ from orchestrator.cli.console import (
     run_command,
     say,
 )
-from orchestrator.cli.text import counted
+from orchestrator.configuration import counted
 from orchestrator.inference.predict import predict
 
 

@@ -18,8 +18,7 @@ from orchestrator.benchmark.study import ALL_MATRICES, Study
 from orchestrator.benchmark.tables import load_tables
 from orchestrator.cli.console import EXIT_DONE, EXIT_NOT_DONE, command_parser, run_command, say
 from orchestrator.cli.doctor import examine, show_text, with_survey
-from orchestrator.cli.text import counted
-from orchestrator.configuration import is_folder
+from orchestrator.configuration import counted, is_folder
 from orchestrator.errors import ConfigError, OrchestratorError
 from orchestrator.images.image_file import ImageFile
 from orchestrator.images.problem import Problem, printable

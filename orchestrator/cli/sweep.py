@@ -15,10 +15,11 @@ from orchestrator.cli.console import EXIT_DONE, EXIT_NOT_DONE, command_parser, r
 from orchestrator.cli.run.launch import launch_driver, study_argument
 from orchestrator.cli.run.live_view import LiveView
 from orchestrator.cli.run.options import check_machines, command_for, words_of
-from orchestrator.cli.text import counted, usd_text
+from orchestrator.cli.text import usd_text
 from orchestrator.cluster.config import Driver, RunName
 from orchestrator.cluster.prices import load_prices
 from orchestrator.cluster.registry import load_cluster
+from orchestrator.configuration import counted
 from orchestrator.driver.before_start import training_hours
 from orchestrator.driver.request import RunRequest
 from orchestrator.errors import ConfigError

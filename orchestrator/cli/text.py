@@ -1,11 +1,6 @@
 """Numbers as people read them."""
 
 
-def counted(number: int, noun: str) -> str:
-    """Return `1 training` or `45 trainings`."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
 def usd_text(amount_usd: float) -> str:
     """Return `0.07` or `412`: cents where they matter."""
     return f"{amount_usd:.2f}" if round(amount_usd, 2) < 10 else f"{amount_usd:.0f}"

@@ -48,7 +48,7 @@ WIND_DOWN_S = REMOTE_MARKER_EVERY_S + 45.0
 end the validation of an epoch, to write."""
 
 _PREEMPTED = "preempted for a training with a longer way to go"
-_WIDENED = "more workers are to go on with it, as nothing else needs what is idle beside it"
+_EXPANDED = "more workers are to go on with it, as nothing else needs what is idle beside it"
 
 
 class RunLoop:
@@ -128,7 +128,7 @@ class RunLoop:
             self._start(start)
         for key in self._schedule.requests_to_stop(now_s):
             stage = self._schedule.graph[key]
-            reason = _WIDENED if self._schedule.needs.is_widened(stage) else _PREEMPTED
+            reason = _EXPANDED if self._schedule.needs.is_expanded(stage) else _PREEMPTED
             # It goes on to its end otherwise, which costs time and nothing else.
             self._ask_to_stop(key, reason=reason)
             self._tell(StageAskedToStop(stage=stage, reason=reason))

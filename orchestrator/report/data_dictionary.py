@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from kernels import FIELDS, METRICS, TITLES
-from orchestrator.benchmark.definition import TRAINING_SEED, FurtherMetric
+from orchestrator.benchmark.definition import TRAINING_SEED, VALIDATION, FurtherMetric
 from orchestrator.report.texts.escaping import table_line
 
 _FACET = "a facet of the study: what its trainings are told apart by"
@@ -80,7 +80,7 @@ def data_dictionary(
     `columns` are those of scores.parquet and of scores.csv, each once, `set_titles` of evaluation sets.
     """
     none = "none if a mask is empty, there is no number, or the training was scored before the study asked for it"
-    others = "".join(f"; `{name}` is {title}" for name, title in set_titles.items() if name != "val")
+    others = "".join(f"; `{name}` is {title}" for name, title in set_titles.items() if name != VALIDATION)
     sets = {"evaluation_set": f"{COLUMNS['evaluation_set']}{others}"}
     known = {**COLUMNS, **sets, **{one.field: f"{one.title}; {none}" for one in further}}
     return _table([(name, known.get(name, _FACET)) for name in columns])

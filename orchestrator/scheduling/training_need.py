@@ -147,7 +147,7 @@ class Needs:
         """Let a training have so many workers until `shrink` is called."""
         self._expanded[stage.key.training] = number
 
-    def is_widened(self, stage: Stage) -> bool:
+    def is_expanded(self, stage: Stage) -> bool:
         """Whether a training has more workers, when it starts next, than was asked for."""
         return stage.key.training in self._expanded
 

@@ -231,7 +231,7 @@ def test_at_the_end_a_training_takes_the_idle_gpu_beside_it():
     assert schedule.requests_to_stop(10) == []
     schedule.finish("train b", now_s=HOUR_S)
     assert schedule.requests_to_stop(HOUR_S) == ["train a"]
-    assert schedule.needs.is_widened(schedule.graph["train a"])
+    assert schedule.needs.is_expanded(schedule.graph["train a"])
     assert schedule.requests_to_stop(HOUR_S + 5) == []
     schedule.progress("train a", fraction=0.1, whole_s=10 * HOUR_S, now_s=HOUR_S)
     schedule.fail("train a", kind=FailureKind.PREEMPTION, now_s=HOUR_S + 10)
@@ -241,7 +241,7 @@ def test_at_the_end_a_training_takes_the_idle_gpu_beside_it():
     assert schedule.requests_to_stop(3 * HOUR_S) == []
 
 
-NOT_WIDENED = {
+NOT_EXPANDED = {
     "another one is still to come": (
         [training("feed", 9, kind=StageKind.PREPROCESS), training("train c", 1, "feed")],
         2,
@@ -251,9 +251,9 @@ NOT_WIDENED = {
 """Stages beside two trainings of which one ends, and the most workers."""
 
 
-@pytest.mark.parametrize("case", NOT_WIDENED)
+@pytest.mark.parametrize("case", NOT_EXPANDED)
 def test_a_training_keeps_its_number_of_workers_where(case):
-    others, most = NOT_WIDENED[case]
+    others, most = NOT_EXPANDED[case]
     schedule = two_at_the_end(training("train a", 10), training("train b", 1), *others, most=most)
     start_all(schedule)
     schedule.finish("train b", now_s=HOUR_S)

@@ -8,7 +8,7 @@ import pytest
 from played_sweeps import Played, played, request_of, study_with_presets, words
 
 from orchestrator.cli.sweep import main
-from orchestrator.cli.text import counted
+from orchestrator.configuration import counted
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.storage.json_files import write_json
 from orchestrator.sweeps.budget import expected_hours

@@ -13,7 +13,7 @@ from orchestrator.cli.console import (
     run_command,
     say,
 )
-from orchestrator.cli.text import counted
+from orchestrator.configuration import counted
 from orchestrator.errors import ConfigError, OrchestratorError
 
 

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from orchestrator.api import request_of_run
 from orchestrator.cli.console import EXIT_DONE, add_run, command_parser, run_command, say
-from orchestrator.cli.text import counted
+from orchestrator.configuration import counted
 from orchestrator.errors import ConfigError
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.tracking.tracked import TrackedRun

@@ -10,7 +10,7 @@ from orchestrator.cli.console import EXIT_DONE, EXIT_NOT_DONE, run_command, say
 from orchestrator.cli.run.live_view import LiveView
 from orchestrator.cli.run.options import build_parser, command_for, select
 from orchestrator.cli.run.trainings import show_trainings
-from orchestrator.cli.text import counted
+from orchestrator.configuration import counted
 from orchestrator.driver.request import RunRequest, name_of
 from orchestrator.errors import DataError
 from orchestrator.progress import duration_text

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from orchestrator.cli.console import EXIT_DONE, EXIT_NOT_DONE, say
-from orchestrator.cli.text import counted, usd_text
+from orchestrator.cli.text import usd_text
 from orchestrator.cluster.prices import load_prices
+from orchestrator.configuration import counted
 from orchestrator.driver.request import RunRequest, graph_of
 from orchestrator.progress import duration_text
 from orchestrator.scheduling.resources import node_of

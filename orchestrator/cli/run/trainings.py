@@ -11,7 +11,7 @@ from orchestrator.benchmark.leaks import leak_lines
 from orchestrator.benchmark.presets import Preset
 from orchestrator.benchmark.trainings.ensembles import fitted_trainings
 from orchestrator.cli.console import print_whole, say
-from orchestrator.cli.text import counted
+from orchestrator.configuration import counted
 from orchestrator.driver.before_start import training_hours
 from orchestrator.driver.looks import plan_of
 from orchestrator.driver.request import RunRequest

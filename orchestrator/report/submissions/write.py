@@ -12,6 +12,7 @@ from pyarrow import csv, parquet
 
 from kernels import METRICS
 from orchestrator.benchmark.definition import Case
+from orchestrator.configuration import counted
 from orchestrator.events import finite_or_null
 from orchestrator.report.content import FILES, RANK_FILES, figures_of_scores
 from orchestrator.report.data_dictionary import dictionary_of_submissions
@@ -133,19 +134,15 @@ def _case(name: str) -> Case:
 
 def _state(found: ScoredSubmissions, *, num_methods: int, has_scores: bool) -> str:
     num_cases = len(set(found.rows["case"].to_pylist()))
-    of_patients = f" of {_counted(len(set(found.patients.values())), 'patient')}" if found.patients else ""
-    whole = f"{_counted(num_methods, 'submission')}, {_counted(num_cases, 'case')}{of_patients}."
+    of_patients = f" of {counted(len(set(found.patients.values())), 'patient')}" if found.patients else ""
+    whole = f"{counted(num_methods, 'submission')}, {counted(num_cases, 'case')}{of_patients}."
     broken = {one.method for one in found.unusable}
     if not broken:
         return f"Whole: {whole} Every label map has scores."
     if not has_scores:
         return f"Not whole: {whole} No label map has scores, so that there are no ranks."
-    maps, of = _counted(len(found.unusable), "label map"), _counted(len(broken), "submission")
+    maps, of = counted(len(found.unusable), "label map"), counted(len(broken), "submission")
     return f"Not whole: {whole} {maps} of {of} {'has' if len(found.unusable) == 1 else 'have'} no scores."
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _notes(found: ScoredSubmissions) -> list[str]:
