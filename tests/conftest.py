@@ -18,8 +18,12 @@ sys.path[:0] = sorted(str(room) for room in Path(__file__).parent.iterdir() if r
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Put temporary files of tests into memory: a run writes durably, and a slow disk takes a third of the time."""
-    if config.option.basetemp is None and _takes_temporary_files(MEMORY):
+    """Put temporary files of tests into memory: a run writes durably, and a slow disk takes a third of the time.
+
+    Not those of long tests, which start hosts: each has its own memory, and they share what is on disk.
+    """
+    is_short = "not long" in config.option.markexpr
+    if is_short and config.option.basetemp is None and _takes_temporary_files(MEMORY):
         for left in MEMORY.glob("tests-*-*"):  # by a session that was killed
             if not Path("/proc", left.name.split("-")[1]).exists():
                 shutil.rmtree(left, ignore_errors=True)

@@ -54,6 +54,12 @@ def workers(aws):
     return [machine for machine in aws.machines() if machine.get("InstanceLifecycle") == "spot"]
 
 
+def reached_by_ssh(aws):
+    reach = ["bash", "-c", "exec 3<>/dev/tcp/10.77.0.4/22; head -c 7 <&3"]
+    said = subprocess.run(aws.laptop.inside(reach), capture_output=True, text=True, check=False, timeout=60)
+    return said.stdout or said.stderr
+
+
 def test_machines_are_hosts_as_long_as_aws_gives_them(aws):
     """What the other test relies on."""
     filled_in(aws)
@@ -62,9 +68,10 @@ def test_machines_are_hosts_as_long_as_aws_gives_them(aws):
     while machine_id not in aws.hosts:
         assert time.monotonic() < until_s
         time.sleep(0.5)
-    reach = ["bash", "-c", "exec 3<>/dev/tcp/10.77.0.4/22; head -c 7 <&3"]
-    said = subprocess.run(aws.laptop.inside(reach), capture_output=True, text=True, check=False, timeout=60)
-    assert said.stdout == "SSH-2.0", said.stderr
+    # A machine is known before its SSH server listens.
+    while (said := reached_by_ssh(aws)) != "SSH-2.0":
+        assert time.monotonic() < until_s, said
+        time.sleep(0.5)
     aws.terminate(machine_id)
     while machine_id in aws.hosts:
         assert time.monotonic() < until_s
