@@ -132,6 +132,14 @@ def geometry_of(image: sitk.Image) -> Geometry:
     )
 
 
+def placed(image: sitk.Image, geometry: Geometry) -> sitk.Image:
+    """Give an image spacing, origin and direction of a grid, and return it."""
+    image.SetSpacing(geometry.spacing_mm)
+    image.SetOrigin(geometry.origin_mm)
+    image.SetDirection(geometry.direction)
+    return image
+
+
 def orient_to_lps(image: sitk.Image) -> sitk.Image:
     """Permute and flip axes to LPS; intensities are never interpolated."""
     return sitk.DICOMOrient(image, "LPS")
@@ -152,11 +160,7 @@ def reordered(image: sitk.Image, order: AxisOrder) -> sitk.Image:
     if order.changes_nothing:
         return image
     made = sitk.GetImageFromArray(order.array(sitk.GetArrayViewFromImage(image)))
-    geometry = order.geometry(geometry_of(image))
-    made.SetSpacing(geometry.spacing_mm)
-    made.SetOrigin(geometry.origin_mm)
-    made.SetDirection(geometry.direction)
-    return made
+    return placed(made, order.geometry(geometry_of(image)))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,7 +9,7 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from orchestrator.images.geometry import Geometry
+from orchestrator.images.geometry import Geometry, placed
 from orchestrator.images.label_maps import open_label_map
 from orchestrator.images.nifti import scaled
 from orchestrator.images.pictures import PICTURE_SUFFIXES, open_picture
@@ -67,11 +67,12 @@ class ImageFile:
             if self.is_picture:
                 picture = open_picture(self.path, spacing_files=self.spacing_files, must_be_stack=self.must_be_stack)
                 header = _plain_header(picture.geometry)
-                channels = [_image(values(voxels, header), picture.geometry) for voxels in picture.read()]
+                images = [sitk.GetImageFromArray(values(voxels, header)) for voxels in picture.read()]
+                channels = [placed(image, picture.geometry) for image in images]
                 notes = picture.notes
             else:
                 volume, header = _volume(self.path, values)
-                channels, notes = [_image(volume, _grid(header))], header.notes
+                channels, notes = [placed(sitk.GetImageFromArray(volume), _grid(header))], header.notes
         return LoadedFile(
             channels=tuple(channels),
             sha256=digest_of(SourceFile(path=path) for path in self.files()),
@@ -133,11 +134,3 @@ def _grid(header: ImageHeader) -> Geometry:
 
 def _plain_header(geometry: Geometry) -> ImageHeader:
     return ImageHeader(geometry=geometry, num_axes=3, dtype=np.dtype("f4"))
-
-
-def _image(voxels: NDArray[np.generic], geometry: Geometry) -> sitk.Image:
-    image = sitk.GetImageFromArray(voxels)
-    image.SetSpacing(geometry.spacing_mm)
-    image.SetOrigin(geometry.origin_mm)
-    image.SetDirection(geometry.direction)
-    return image

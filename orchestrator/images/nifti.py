@@ -11,7 +11,7 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from orchestrator.images.geometry import Geometry
+from orchestrator.images.geometry import Geometry, placed
 from orchestrator.images.nifti_header import NUM_BYTES, NiftiHeader, not_one_volume, parse_header
 from orchestrator.images.problem import Fault, naming
 from orchestrator.images.source_file import SourceFile
@@ -203,12 +203,11 @@ def read_nifti(
         if is_volume:
             check_is_volume(file.header)
         image = sitk.GetImageFromArray(values(file.read(ReadBuffer()), file.header))
-    geometry = file.header.geometry
-    image.SetSpacing(geometry.spacing_mm)
-    image.SetOrigin(geometry.origin_mm)
-    image.SetDirection(geometry.direction)
     return LoadedNifti(
-        image=image, sha256=file.sha256(), header=file.header, notes=tuple(f"{source}: {n}" for n in file.header.notes)
+        image=placed(image, file.header.geometry),
+        sha256=file.sha256(),
+        header=file.header,
+        notes=tuple(f"{source}: {note}" for note in file.header.notes),
     )
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import SimpleITK as sitk
 
 from orchestrator.errors import ConfigError, DataError, OrchestratorError, StorageError, is_of_a_disk, is_out_of_memory
-from orchestrator.images.geometry import Geometry, geometry_of, order_onto
+from orchestrator.images.geometry import Geometry, geometry_of, order_onto, placed
 from orchestrator.inference.cases import InputCase, find_cases
 from orchestrator.inference.ensembles import LoadedModels, common_files, load_models, opened_together
 from orchestrator.inference.folder_memory import FolderMemory, plan_memory
@@ -376,11 +376,7 @@ def _written_onto(image: ReadableImage, path: Path) -> Iterator[Path]:
 def _lay_onto(grid: Geometry, written: Path, path: Path) -> None:
     found = sitk.ReadImage(str(written))
     voxels = order_onto(grid, geometry_of(found)).array(sitk.GetArrayViewFromImage(found))
-    label_map = sitk.GetImageFromArray(voxels)
-    label_map.SetSpacing(grid.spacing_mm)
-    label_map.SetOrigin(grid.origin_mm)
-    label_map.SetDirection(grid.direction)
-    sitk.WriteImage(label_map, str(path), useCompression=True)
+    sitk.WriteImage(placed(sitk.GetImageFromArray(voxels), grid), str(path), useCompression=True)
 
 
 def _words(error: Exception) -> str:

@@ -8,7 +8,7 @@ import SimpleITK as sitk
 from orchestrator.images.dicom.pixels import decode
 from orchestrator.images.dicom.series import choose_stack, dicom_files
 from orchestrator.images.dicom.stack import Stack
-from orchestrator.images.geometry import Geometry
+from orchestrator.images.geometry import Geometry, placed
 from orchestrator.images.problem import SourceError
 from orchestrator.images.source_file import SourceFile
 from orchestrator.images.volume import LoadedVolume, Volume
@@ -48,10 +48,7 @@ class DicomVolume(Volume):
         """Read the series; the digest covers the digests of its files in the order of their positions."""
         stack = self.stack()
         decoded = decode(stack.slices)
-        image = sitk.GetImageFromArray(decoded.voxels)
-        image.SetSpacing(stack.geometry.spacing_mm)
-        image.SetOrigin(stack.geometry.origin_mm)
-        image.SetDirection(stack.geometry.direction)
+        image = placed(sitk.GetImageFromArray(decoded.voxels), stack.geometry)
         highest = decoded.voxels.max(axis=(1, 2))
         if highest.max() > _HIGHEST_HU and self._modalities == ("CT",):
             raise SourceError.of(

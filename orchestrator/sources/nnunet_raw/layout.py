@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from orchestrator.benchmark.definition import NNUNET_RAW, Dataset
 from orchestrator.configuration import listing
 from orchestrator.errors import ConfigError
-from orchestrator.images.geometry import Geometry, axis_order, check_same_geometry
+from orchestrator.images.geometry import Geometry, axis_order, check_same_geometry, placed
 from orchestrator.images.image_file import ImageFile, LoadedFile, digest_of
 from orchestrator.images.label_maps import mask_values
 from orchestrator.images.problem import SourceError
@@ -60,7 +60,8 @@ class RawVolume(Volume):
         """Read all channels."""
         geometry = self.read_geometry()
         loaded = [file.read() for file in self._files]
-        first, *further = [_on_grid(image, geometry) for file in loaded for image in file.channels]
+        # All with the very grid of the first: headers may differ by rounding.
+        first, *further = [placed(image, geometry) for file in loaded for image in file.channels]
         return LoadedVolume(
             image=first,
             further=tuple(further),
@@ -246,14 +247,6 @@ class NnunetRaw(Layout):
             expected=what,
             advice="Add it, or leave out the case.",
         )
-
-
-def _on_grid(image: sitk.Image, geometry: Geometry) -> sitk.Image:
-    """Return a channel with the very grid of the first: headers may differ by rounding."""
-    image.SetSpacing(geometry.spacing_mm)
-    image.SetOrigin(geometry.origin_mm)
-    image.SetDirection(geometry.direction)
-    return image
 
 
 def _inside(files: Sequence[Path], *, root: Path) -> tuple[Path, ...]:

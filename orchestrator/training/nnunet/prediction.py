@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from orchestrator.benchmark.presets import Preset
 from orchestrator.errors import DataError, IntegrityError
-from orchestrator.images.geometry import Geometry, grid_difference, order_onto
+from orchestrator.images.geometry import Geometry, grid_difference, order_onto, placed
 from orchestrator.images.label_maps import open_label_map
 from orchestrator.images.nifti import read_nifti_geometry
 from orchestrator.images.source_file import SourceFile
@@ -169,10 +169,7 @@ def _check_grid(found: Geometry, *, grid: Geometry, image: Path) -> None:
 
 def _write_label_map(labels: NDArray[np.uint8], output: Path, *, geometry: Geometry, description: str) -> None:
     """Write labels (z, y, x) on a grid."""
-    label_map = sitk.GetImageFromArray(labels)
-    label_map.SetSpacing(geometry.spacing_mm)
-    label_map.SetOrigin(geometry.origin_mm)
-    label_map.SetDirection(geometry.direction)
+    label_map = placed(sitk.GetImageFromArray(labels), geometry)
     label_map.SetMetaData(_DESCRIPTION, description)
     sitk.WriteImage(label_map, str(output), useCompression=True)
 
