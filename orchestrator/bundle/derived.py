@@ -18,10 +18,11 @@ from orchestrator.bundle import names
 from orchestrator.bundle.facts import RunFacts
 from orchestrator.bundle.study_files import Descriptions, files_beside
 from orchestrator.driver.request import preset_record
-from orchestrator.driver.results.shown import with_decisions, write_run_report, write_run_tables
+from orchestrator.driver.results.shown import with_decisions, write_run_report
 from orchestrator.errors import ConfigError, IntegrityError, OrchestratorError
 from orchestrator.events import finite_or_null, read_events
 from orchestrator.report.reported import Reported
+from orchestrator.report.study_tables.tables import write_tables
 from orchestrator.results.records import ResultRow
 from orchestrator.results.store import ResultsStore, from_table
 from orchestrator.stages.records.alike import alike_of
@@ -93,7 +94,7 @@ def derived_from(inputs: Mapping[str, bytes]) -> Derived:
         ),
         plan=facts.until_decided,
     )
-    write_run_tables(reported, storage, failed=_lost(facts))
+    write_tables(storage, reported, failed=_lost(facts))
     write_run_report(reported, storage, failed=facts.failures)
     files = {name: content for name, content in storage.files.items() if name not in inputs}
     origins = _origins(reported)

@@ -25,11 +25,12 @@ from orchestrator.driver.looks import Looks, planned_looks
 from orchestrator.driver.loop import RunLoop
 from orchestrator.driver.observer import RunObserver
 from orchestrator.driver.request import RunRequest, datasets_of, definitions_of, graph_of, identity_of, name_of
-from orchestrator.driver.results.shown import compare_cases, shown_of, write_run_report, write_run_tables
+from orchestrator.driver.results.shown import compare_cases, shown_of, write_run_report
 from orchestrator.errors import ConfigError, GpuError, IntegrityError, StorageError
 from orchestrator.events import EventLog
 from orchestrator.progress import ProgressListener
 from orchestrator.report.reported import Reported
+from orchestrator.report.study_tables.tables import write_tables
 from orchestrator.results.aggregate import missing_predictions
 from orchestrator.results.records import ResultRow
 from orchestrator.results.store import ResultsStore, from_table
@@ -231,7 +232,7 @@ class _Call:
         ids = [training.id for training in trainings]
         num_done = len({row.training_id for row in rows}.intersection(ids))
         shown = shown_of(self.request, storage, table=table, asked_for=asked_for)
-        tables = write_run_tables(shown, storage, failed=lost)
+        tables = write_tables(storage, shown, failed=lost)
         if has_news or not storage.exists(run_paths.REPORT_PAGE):
             _write_report(shown, storage, failed=failures, note=self.listener.note)
         elapsed_s = self._tell_end(num_done=num_done, num_failed=len(failures))

@@ -122,16 +122,8 @@ def _answers(
 
 
 def _notes_of_run(reported: Reported) -> Sequence[str]:
-    rows, layout = from_table(reported.of_trainings), reported.layout
-    notes = run_notes(
-        rows,
-        trainings=reported.trainings,
-        leaks=reported.leaks,
-        warnings=reported.warnings,
-        metrics=layout.metrics,
-        has_published=layout.has_published,
-    )
-    return (*notes, *layout.notes_on(row.score.structure for row in rows))
+    rows = from_table(reported.of_trainings)
+    return (*run_notes(reported, rows), *reported.layout.notes_on(row.score.structure for row in rows))
 
 
 def _notes_of_submissions(methods: Sequence[str]) -> tuple[str, ...]:

@@ -3,10 +3,11 @@
 import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
-from orchestrator.benchmark.definition import FurtherMetric, Training
-from orchestrator.benchmark.leaks import PatientLeak, leak_lines
+from orchestrator.benchmark.definition import FurtherMetric
+from orchestrator.benchmark.leaks import leak_lines
 from orchestrator.benchmark.published import Erratum, PublishedScore
 from orchestrator.configuration import listing
+from orchestrator.report.reported import Reported
 from orchestrator.report.study_tables.table_rows import TableRow
 from orchestrator.results.aggregate import missing_predictions
 from orchestrator.results.records import ResultRow, ScoreStatus
@@ -16,20 +17,10 @@ _NUM_WARNINGS = 10
 """Most warnings about data that stand with a table."""
 
 
-def run_notes(
-    rows: Sequence[ResultRow],
-    *,
-    trainings: Sequence[Training],
-    leaks: Sequence[PatientLeak],
-    warnings: Sequence[str] = (),
-    metrics: Sequence[FurtherMetric] = (),
-    has_published: bool,
-) -> tuple[str, ...]:
-    """Return what every table of a run must say about its scores, the gravest first.
-
-    With `has_published` values of a publication stand beside them.
-    """
-    notes = []
+def run_notes(reported: Reported, rows: Sequence[ResultRow]) -> tuple[str, ...]:
+    """Return what every table of a run must say about its scores, the gravest first; `rows` are its scores."""
+    notes, trainings, warnings = [], reported.trainings, reported.warnings
+    has_published = reported.layout.has_published
     not_comparable = " They are not comparable with the published values." if has_published else ""
     presets = sorted({row.provenance.preset for row in rows})
     if any(row.provenance.phantoms for row in rows):
@@ -65,7 +56,7 @@ def run_notes(
     ]
     models = {training.model.name: training.model.note for training in trainings if training.model.note}
     notes += [f"{name}: {note}" for name, note in models.items()]
-    return (*notes, *_notes_of_metrics(rows, metrics), *leak_lines(leaks))
+    return (*notes, *_notes_of_metrics(rows, reported.layout.metrics), *leak_lines(reported.leaks))
 
 
 def _notes_of_metrics(rows: Sequence[ResultRow], metrics: Sequence[FurtherMetric]) -> Iterator[str]:

@@ -25,9 +25,10 @@ from orchestrator.cluster.registry import load_cluster
 from orchestrator.driver import run as driver
 from orchestrator.driver.claim import claim_output
 from orchestrator.driver.request import RunRequest, identity_of
-from orchestrator.driver.results.shown import shown_of, write_run_tables
+from orchestrator.driver.results.shown import shown_of
 from orchestrator.errors import PreemptedError
 from orchestrator.events import read_events
+from orchestrator.report.study_tables.tables import write_tables
 from orchestrator.results.store import ResultsStore
 from orchestrator.scheduling.resources import ResourceRequest
 from orchestrator.stages.carry_out import carry_out
@@ -112,7 +113,7 @@ class Serial:
         storage = open_storage(self.context.output)
         asked_for = [training.id for training in self.request.trainings]
         shown = shown_of(self.request, storage, table=ResultsStore(storage).read(), asked_for=asked_for)
-        write_run_tables(shown, storage, failed=())
+        write_tables(storage, shown)
 
 
 def serial(output):

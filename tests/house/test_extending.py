@@ -20,8 +20,10 @@ from orchestrator.cli import main
 from orchestrator.cli.phantoms import main as phantoms
 from orchestrator.cli.run import main as run
 from orchestrator.errors import ConfigError
-from orchestrator.report.study_tables.tables import Doubts, write_tables
+from orchestrator.report.reported import Reported
+from orchestrator.report.study_tables.tables import write_tables
 from orchestrator.results.records import CaseScore
+from orchestrator.results.store import to_table
 from orchestrator.sources import registry
 from orchestrator.sources.ct_layout import CtLayout
 from orchestrator.sources.labels import LabelRule
@@ -133,14 +135,9 @@ def test_a_table_is_the_lines_of_the_guide(tmp_path):
     (lines,) = re.findall(r"```yaml\n(tables:.*?)```", GUIDE, re.DOTALL)
     (tmp_path / "tables.yaml").write_text(lines)
     storage = open_storage(tmp_path / "run")
-    written = write_tables(
-        storage,
-        rows=[],
-        trainings=study.trainings(preset=PRESETS["smoke"]),
-        without={"kidney-fold0": "failed"},
-        layout=load_tables(study),
-        doubts=Doubts(),
-    )
+    trainings = study.trainings(preset=PRESETS["smoke"])
+    about = Reported(study=study, trainings=trainings, table=to_table([]), layout=load_tables(study))
+    written = write_tables(storage, about, failed={"kidney-fold0"})
     assert "tables/kidneys_by_clinic.md" in written
     assert "Kidneys by clinic" in storage.read_bytes("tables/kidneys_by_clinic.md").decode()
 

@@ -16,9 +16,10 @@ from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.presets import PRESETS
 from orchestrator.benchmark.tables import load_tables
 from orchestrator.errors import ConfigError
-from orchestrator.report.study_tables.tables import Doubts, write_tables
+from orchestrator.report.reported import Reported
+from orchestrator.report.study_tables.tables import write_tables
 from orchestrator.results.records import ScoreStatus
-from orchestrator.results.store import ResultsStore, from_table
+from orchestrator.results.store import ResultsStore, from_table, to_table
 from orchestrator.storage.filesystem import open_storage
 
 SIMILARITY = FurtherMetric(name="volume-similarity", field="volume_similarity", title="volume similarity")
@@ -82,7 +83,8 @@ def test_who_was_scored_before_it_was_asked_for_is_named_beside_the_tables_and_i
     )
     for found, is_said in ((some, True), (rows, False)):
         every_row = [row for own in found.values() for row in own]
-        write_tables(storage, rows=every_row, trainings=TRAININGS, without={}, layout=layout, doubts=Doubts())
+        table = to_table(every_row)
+        write_tables(storage, Reported(study=STUDY, trainings=TRAININGS, table=table, layout=layout))
         for name in ("table_IV", "summary"):
             assert (expected in (tmp_path / "tables" / f"{name}.md").read_text()) is is_said
     assert expected in text_of(report(tmp_path / "report", some, study=STUDY, layout=layout))
@@ -93,7 +95,7 @@ def test_tables_show_median_and_quartiles(tmp_path: Path, rows, columns):
     storage, layout = open_storage(str(tmp_path)), load_tables(STUDY)
     (spec,) = (replace(one, columns=columns) for one in layout.specs if one.name == "table_IV")
     layout, every_row = replace(layout, specs=(spec,)), [row for some in rows.values() for row in some]
-    write_tables(storage, rows=every_row, trainings=TRAININGS, without={}, layout=layout, doubts=Doubts())
+    write_tables(storage, Reported(study=STUDY, trainings=TRAININGS, table=to_table(every_row), layout=layout))
     pooled = [row for row in every_row if (row.group, row.evaluation_set) == ("T1-infection", "test")]
     values = [row.further[SIMILARITY.field] for row in pooled if row.score.status == ScoreStatus.SCORED]
     low, median, high = quantiles(values, n=4, method="inclusive")

@@ -9,17 +9,20 @@ from dataclasses import replace
 import pytest
 
 from orchestrator.benchmark.definition import Case, EvaluationSet, Model, Training
-from orchestrator.benchmark.leaks import PatientLeak
+from orchestrator.benchmark.leaks import AlikeCases, PatientLeak
 from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.presets import PRESETS
 from orchestrator.benchmark.published import AVERAGE, Erratum, PublishedScore, PublishedScores
 from orchestrator.benchmark.tables import load_tables
+from orchestrator.report.reported import Reported
 from orchestrator.report.study_tables.cells import score_text
-from orchestrator.report.study_tables.tables import Doubts, write_tables
+from orchestrator.report.study_tables.tables import write_tables
 from orchestrator.results.records import CaseScore, Provenance, ResultRow, ScoreStatus
+from orchestrator.results.store import to_table
 from orchestrator.storage.filesystem import open_storage
 
-LAYOUT = load_tables(load_study())
+STUDY = load_study()
+LAYOUT = load_tables(STUDY)
 COVID = "covid-19-ct-seg"
 CASES = tuple(Case(dataset=COVID, name=name) for name in ("coronacases_001", "coronacases_002"))
 FOLD_1 = ("T1-lung", 1, "test", "left_lung")
@@ -110,15 +113,10 @@ def rows_of(of, *scores, preset="paper", phantoms=False, is_capped=False):
 def written(tmp_path):
     storage = open_storage(tmp_path)
 
-    def write(trainings, rows, *, failed=(), leaks=(), layout=None, warnings=()):
-        keys = write_tables(
-            storage,
-            rows=rows,
-            trainings=trainings,
-            without=dict.fromkeys(failed, "failed"),
-            layout=replace(LAYOUT, published=PUBLISHED) if layout is None else layout,
-            doubts=Doubts(leaks=leaks, warnings=warnings),
-        )
+    def write(trainings, rows, *, failed=(), layout=None, **doubts):
+        layout = replace(LAYOUT, published=PUBLISHED) if layout is None else layout
+        about = Reported(study=STUDY, trainings=tuple(trainings), table=to_table(rows), layout=layout, **doubts)
+        keys = write_tables(storage, about, failed=failed)
         assert sorted(keys) == storage.list_keys("tables")
         return {key.removeprefix("tables/"): storage.read_bytes(key).decode() for key in keys}
 
@@ -337,8 +335,10 @@ def test_a_prediction_that_lacks_for_two_structures_is_one(written):
 
 
 def test_a_patient_in_train_and_test_is_said_in_every_table(written):
-    leak = PatientLeak(train_case=CASES[0], test_case=CASES[1], training_ids=("T1-lung-fold0",))
-    files = written([training()], [], leaks=[leak])
+    trained = Case(dataset=COVID, name="coronacases_003")
+    same = AlikeCases(first=trained, second=CASES[0], likeness=0.97)
+    leak = PatientLeak(train_case=trained, test_case=CASES[0], training_ids=("T1-lung-fold0",), likeness=0.97)
+    files = written([replace(training(), train=(trained,))], [], alike=(same,))
     assert f"> {leak.line}" in files["table_IV.md"]
     assert f"> {leak.line}" in files["summary.md"]
 
@@ -380,7 +380,7 @@ def test_the_whole_benchmark_before_it_is_run(written, all_trainings):
 
 def test_what_is_hardly_right_about_the_data_stands_with_every_table(written):
     one = training()
-    warnings = [f"mask {number}: 62 % of the lung mask is no air" for number in range(12)]
+    warnings = tuple(f"mask {number}: 62 % of the lung mask is no air" for number in range(12))
     tables = written([one], rows_of(one, (0.5, 0.5)), warnings=warnings)
     for name in ("summary.md", "table_IV.md"):
         assert "> Hardly right, and taken as it is: mask 9: 62 % of the lung mask is no air\n" in tables[name]

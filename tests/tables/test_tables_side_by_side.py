@@ -8,14 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from test_tables import LAYOUT, PUBLISHED, rows_of, training
+from test_tables import LAYOUT, PUBLISHED, STUDY, rows_of, training
 
 from orchestrator.benchmark.definition import FurtherMetric, Model
 from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.published import AVERAGE, PublishedScores
 from orchestrator.benchmark.tables import TableSpec, load_tables
 from orchestrator.errors import ConfigError
-from orchestrator.report.study_tables.tables import Doubts, write_tables
+from orchestrator.report.reported import Reported
+from orchestrator.report.study_tables.tables import write_tables
+from orchestrator.results.store import to_table
 from orchestrator.storage.filesystem import open_storage
 
 ROOT = Path(__file__).parents[2]
@@ -23,9 +25,10 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def written(tmp_path):
-    def write(trainings, rows, *, layout):
+    def write(trainings, rows, *, layout, study=STUDY):
         storage = open_storage(tmp_path)
-        keys = write_tables(storage, rows=rows, trainings=trainings, without={}, layout=layout, doubts=Doubts())
+        about = Reported(study=study, trainings=tuple(trainings), table=to_table(rows), layout=layout)
+        keys = write_tables(storage, about)
         return {key.removeprefix("tables/"): storage.read_bytes(key).decode() for key in keys}
 
     return write
@@ -59,7 +62,7 @@ def test_values_of_a_facet_stand_side_by_side_with_what_is_published_of_each(wri
 def test_seeds_are_no_further_cases(written):
     plain, model = training(), Model(name="2d", seeds=(0, 1))
     seeded = [replace(training(model="2d"), model=model, seed=seed) for seed in model.seeds]
-    metric = FurtherMetric(name="hd95", field="hd95_mm", title="HD95 (mm)")
+    metric = FurtherMetric(name="hd99", field="hd99_mm", title="HD99 (mm)")
     scored = [((0.1, 0.3), (0.5, 0.5)), ((0.3, 0.5), (0.5, 0.5))]
     rows = rows_of(plain, (0.8, 0.5), (0.9, 0.7))
     for one, scores, distances_mm in zip(seeded, scored, ((2.0, 8.0), (4.0, math.nan)), strict=True):
@@ -142,7 +145,8 @@ def test_models_of_several_data_sets_stand_side_by_side_without_facets(tmp_path,
     study = load_study(tmp_path / "study.yaml")
     layout = load_tables(study)
     assert layout.specs[0].columns == "model"
-    lines = written(study.trainings(preset=study.preset("paper")), [], layout=layout)["summary.md"].splitlines()
+    trainings = study.trainings(preset=study.preset("paper"))
+    lines = written(trainings, [], layout=layout, study=study)["summary.md"].splitlines()
     titles = "| group | evaluated on | structure | cases | 3d DSC | 3d NSD | 2d DSC | 2d NSD | remarks |"
     start = lines.index(titles)
     lacks = "3d: pending, 2d: pending"

@@ -14,12 +14,15 @@ from orchestrator.benchmark.definition import Structure
 from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.presets import PRESETS
 from orchestrator.benchmark.study import Evaluation
+from orchestrator.benchmark.tables import load_tables
 from orchestrator.driver.request import preset_record
 from orchestrator.errors import ConfigError, IntegrityError
 from orchestrator.patches.reader import PatchFile
 from orchestrator.report.figures import validation_curves
 from orchestrator.report.notes import run_notes
+from orchestrator.report.reported import Reported
 from orchestrator.results.curves import CurveRow, mean, read_curve, write_curve
+from orchestrator.results.store import to_table
 from orchestrator.storage.local import LocalStorage
 
 PRESET = tiny_preset(num_epochs=4, num_iterations_per_epoch=20, curve_every=2, curve_share=1.0)
@@ -162,7 +165,8 @@ def test_a_run_whose_weights_are_chosen_is_another_run_and_says_so():
     trainings = study.trainings(preset=preset)
     assert {one.chosen_by for one in trainings if one.val} == {"nsd"}
     assert all(not one.chosen_by for one in trainings if not one.val)
-    notes = run_notes((), trainings=trainings, leaks=(), has_published=False)
+    about = Reported(study=study, trainings=trainings, table=to_table([]), layout=load_tables(study))
+    notes = run_notes(about, ())
     assert sum("epoch with the best NSD of its validation cases" in note for note in notes) == 1
 
 

@@ -12,8 +12,7 @@ from orchestrator.events import read_events
 from orchestrator.report.looks.decisions import decisions_of
 from orchestrator.report.reported import Reported
 from orchestrator.report.scores_frame import patient_of_case, scores_frame
-from orchestrator.report.study_tables.tables import Doubts, write_tables
-from orchestrator.results.store import ResultsStore, from_table
+from orchestrator.results.store import ResultsStore
 from orchestrator.stages.records.alike import compare_images, read_alike
 from orchestrator.stages.records.cases import warnings_about
 from orchestrator.storage import run_paths
@@ -61,18 +60,6 @@ def with_decisions(shown: Reported, *, plan: LookPlan | None) -> Reported:
     patients = patient_of_case(shown.study)
     decisions = decisions_of(plan, scores_frame(shown), trainings=shown.trainings, patients=patients)
     return replace(shown, decisions=decisions)
-
-
-def write_run_tables(shown: Reported, storage: Storage, *, failed: Collection[str]) -> tuple[str, ...]:
-    """Write the tables of a study; returns their keys. `failed` are the ids of trainings that cannot be done."""
-    return write_tables(
-        storage,
-        rows=from_table(shown.table),
-        trainings=shown.trainings,
-        without=dict.fromkeys(shown.left_out, "not needed") | dict.fromkeys(failed, "failed"),
-        layout=shown.layout,
-        doubts=Doubts(leaks=shown.leaks, warnings=shown.warnings),
-    )
 
 
 def write_run_report(shown: Reported, storage: Storage, *, failed: Mapping[str, str]) -> str:

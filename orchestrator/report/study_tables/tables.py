@@ -1,88 +1,49 @@
 """Writes the tables of a study and their summary from committed rows."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 from orchestrator.benchmark.definition import Training
-from orchestrator.benchmark.leaks import PatientLeak
 from orchestrator.benchmark.tables import TableLayout
 from orchestrator.report.notes import errata_of_rows, run_notes
+from orchestrator.report.reported import Reported
 from orchestrator.report.study_tables.formats import to_csv, to_latex, to_markdown
 from orchestrator.report.study_tables.table_rows import FilledTable, Scores, fill_table, headline_rows
 from orchestrator.report.texts.escaping import in_line, table_line
 from orchestrator.results.records import ResultRow
+from orchestrator.results.store import from_table
 from orchestrator.storage import run_paths
 from orchestrator.storage.interface import Storage
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Doubts:
-    """What speaks against the data of a run."""
-
-    leaks: Sequence[PatientLeak] = ()
-    """Patients in train and test."""
-    warnings: Sequence[str] = ()
-    """What is hardly right about the data, one sentence each."""
-
-
-def write_tables(
-    storage: Storage,
-    *,
-    rows: Sequence[ResultRow],
-    trainings: Sequence[Training],
-    without: Mapping[str, str],
-    layout: TableLayout,
-    doubts: Doubts,
-) -> tuple[str, ...]:
+def write_tables(storage: Storage, reported: Reported, *, failed: Collection[str] = ()) -> tuple[str, ...]:
     """Write every table of a run in Markdown, CSV and LaTeX, and a summary; returns their keys, the summary first.
 
-    Parameters
-    ----------
-    storage
-        Output location of the run.
-    rows
-        All committed rows; those of other trainings are left out.
-    trainings
-        What the run was asked for: trainings without rows get a line that says so.
-    without
-        What became of trainings that have no rows and will get none: `failed` or `not needed`, by id.
-    layout
-        The tables of the study.
-    doubts
-        What speaks against the data.
+    Trainings without rows get a line that says so. `failed` are the ids of those that cannot be done.
     """
-    rows_of: dict[str, list[ResultRow]] = {training.id: [] for training in trainings}
+    rows, layout = from_table(reported.of_trainings), reported.layout
+    rows_of: dict[str, list[ResultRow]] = {training.id: [] for training in reported.trainings}
     for row in rows:
-        if row.training_id in rows_of:
-            rows_of[row.training_id].append(row)
-    scores = Scores(rows_of=rows_of, without=without, published=layout.published, metrics=layout.metrics)
-    used = [row for some in rows_of.values() for row in some]
-    notes = _notes(used, trainings=trainings, layout=layout, doubts=doubts)
-    of_structures = layout.notes_on(row.score.structure for row in used)
-    tables = fill_tables(trainings, layout=layout, scores=scores, notes=notes)
+        rows_of[row.training_id].append(row)
+    scores = Scores(
+        rows_of=rows_of,
+        without=dict.fromkeys(reported.left_out, "not needed") | dict.fromkeys(failed, "failed"),
+        published=layout.published,
+        metrics=layout.metrics,
+    )
+    notes = run_notes(reported, rows)
+    tables = fill_tables(reported.trainings, layout=layout, scores=scores, notes=notes)
     keys = []
     for table in tables:
         for ending, text in (("md", to_markdown(table)), ("csv", to_csv(table)), ("tex", to_latex(table))):
             keys.append(f"{run_paths.TABLES}/{table.spec.name}.{ending}")
             storage.write_bytes(keys[-1], text.encode())
     summary = f"{run_paths.TABLES}/summary.md"
+    notes = (*notes, *layout.notes_on(row.score.structure for row in rows))
     storage.write_bytes(
-        summary, summary_text(tables, trainings=trainings, scores=scores, notes=(*notes, *of_structures)).encode()
+        summary, summary_text(tables, trainings=reported.trainings, scores=scores, notes=notes).encode()
     )
     return (summary, *keys)
-
-
-def _notes(
-    rows: Sequence[ResultRow], *, trainings: Sequence[Training], layout: TableLayout, doubts: Doubts
-) -> tuple[str, ...]:
-    return run_notes(
-        rows,
-        trainings=trainings,
-        leaks=doubts.leaks,
-        warnings=doubts.warnings,
-        metrics=layout.metrics,
-        has_published=layout.has_published,
-    )
 
 
 def fill_tables(
