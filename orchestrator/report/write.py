@@ -15,7 +15,7 @@ from orchestrator.benchmark.tables import TableLayout
 from orchestrator.events import finite_or_null
 from orchestrator.report import figures
 from orchestrator.report.answers import Answer, Difference
-from orchestrator.report.content import make_page
+from orchestrator.report.content import RANK_FILES, make_page
 from orchestrator.report.data_dictionary import data_dictionary
 from orchestrator.report.looks.decisions import Decisions
 from orchestrator.report.page import Figure, Page, methods_text, to_html, to_markdown
@@ -117,28 +117,37 @@ def write_report(
         Of the run, for the figures of how it went.
     """
     found = page_of(storage, reported=reported, failures=failures, events=events)
-    page = found.page
-    scores, parquet = as_csv(found.rows), reported.of_trainings
-    columns = dict.fromkeys([*parquet.schema.names, *scores.columns])
+    scores, table = as_csv(found.rows), reported.of_trainings
+    columns = dict.fromkeys([*table.schema.names, *scores.columns])
     contents = {
         "scores.csv": scores.to_csv(index=False).encode(),
-        "scores.parquet": _parquet(parquet),
+        "scores.parquet": parquet_of(table),
         "data_dictionary.md": data_dictionary(
             list(columns), further=reported.layout.metrics, set_titles=reported.layout.set_titles
         ).encode(),
-        "summary.json": _summary(page).encode(),
-        "methods.md": methods_text(page).encode(),
         "references.bib": bibliography(reported.layout).encode(),
-        "report.md": to_markdown(page).encode(),
-        "tables.tex": latex_tables(page).encode(),
-        **rank_files(page.rankings),
+        **rank_files(found.page.rankings),
     }
     if found.submitted is not None:
         contents["submitted_scores.csv"] = found.submitted.drop(columns=["order"]).to_csv(index=False).encode()
+    write_page(storage, found.page, beside=contents)
+    return run_paths.REPORT_PAGE
+
+
+def write_page(storage: Storage, page: Page, *, beside: Mapping[str, bytes]) -> None:
+    """Write a page after all files beside it: those that are made of it, and others with their contents."""
+    contents = {
+        **beside,
+        "summary.json": _summary(page).encode(),
+        "methods.md": methods_text(page).encode(),
+        "report.md": to_markdown(page).encode(),
+        "tables.tex": latex_tables(page).encode(),
+    }
+    for name in {name for name, _ in RANK_FILES}.difference(contents):
+        storage.delete(f"{run_paths.REPORT}/{name}")
     for name, content in contents.items():
         storage.write_bytes(f"{run_paths.REPORT}/{name}", content)
     storage.write_bytes(run_paths.REPORT_PAGE, to_html(page).encode())
-    return run_paths.REPORT_PAGE
 
 
 def bibliography(layout: TableLayout | None = None) -> str:
@@ -147,7 +156,8 @@ def bibliography(layout: TableLayout | None = None) -> str:
     return "\n".join(filter(None, (of_methods, layout.references if layout else "")))
 
 
-def _parquet(table: pa.Table) -> bytes:
+def parquet_of(table: pa.Table) -> bytes:
+    """Return a table as a Parquet file."""
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
     return buffer.getvalue()

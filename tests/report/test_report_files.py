@@ -18,7 +18,7 @@ from orchestrator.benchmark.presets import PRESETS
 from orchestrator.benchmark.tables import load_tables
 from orchestrator.inference.model_card import CardFacts, model_card
 from orchestrator.report import write
-from orchestrator.report.content import make_page
+from orchestrator.report.content import RANK_FILES, make_page
 from orchestrator.report.data_dictionary import data_dictionary
 from orchestrator.report.page import Page, to_html, to_markdown
 from orchestrator.report.reported import Reported
@@ -53,6 +53,16 @@ def test_threads_do_not_share_the_small_matrices_of_the_statistics(tmp_path: Pat
         write.page_of(open_storage(str(tmp_path)), reported=reported, failures={})
         assert {one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"} == {2}
     assert numbers == {1}
+
+
+def test_ranks_of_before_do_not_stay_beside_a_page_that_has_none(tmp_path: Path):
+    drawn = all_drawn_rows(TRAININGS, study=STUDY)
+    storage, groups = open_storage(str(tmp_path)), ("T1-infection-fold0", "T1-infection-2d-fold0")
+    for ids, is_ranked in ((groups, True), (groups[:1], False)):
+        table = to_table([row for id_ in ids for row in drawn[id_]])
+        about = Reported(study=STUDY, trainings=TRAININGS, table=table, layout=load_tables(STUDY))
+        write.write_report(storage, reported=about, failures={})
+        assert {path.exists() for path in (tmp_path / "report" / name for name, _ in RANK_FILES)} == {is_ranked}
 
 
 def test_tables_of_markdown_have_as_many_cells_in_each_line(page: Page):

@@ -1,31 +1,27 @@
 """Writes the report of submissions that are scored without a run: ranks, scores, figures."""
 
 import io
-import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyarrow import csv, parquet
+from pyarrow import csv
 
 from kernels import METRICS
 from orchestrator.benchmark.definition import Case
 from orchestrator.configuration import counted
-from orchestrator.events import finite_or_null
 from orchestrator.report.content import FILES, RANK_FILES, figures_of_scores
 from orchestrator.report.data_dictionary import dictionary_of_submissions
 from orchestrator.report.overview import OverviewRow, overview
-from orchestrator.report.page import Failure, Figure, Page, methods_text, to_html, to_markdown
+from orchestrator.report.page import Failure, Figure, Page
 from orchestrator.report.ranks import Ranked, rank_files, ranked
 from orchestrator.report.submissions.frame import EVERYTHING, submitted_frame
-from orchestrator.report.texts.latex import latex_tables
-from orchestrator.report.write import bibliography
+from orchestrator.report.write import bibliography, parquet_of, write_page
 from orchestrator.results.records import ScoreStatus
 from orchestrator.scoring.kept_scores import Unusable
 from orchestrator.scoring.leaderboard import Leaderboard
-from orchestrator.storage import run_paths
 from orchestrator.storage.interface import Storage
 
 if TYPE_CHECKING:
@@ -96,23 +92,16 @@ def write_submissions_report(storage: Storage, found: ScoredSubmissions) -> Lead
         what="submissions",
         unit=found.unit,
     )
-    scores = _without_nan(found.rows)
+    scores, lines = _without_nan(found.rows), io.BytesIO()
+    csv.write_csv(scores, lines)
     contents = {
-        "scores.csv": _written(csv.write_csv, scores),
-        "scores.parquet": _written(parquet.write_table, scores),
+        "scores.csv": lines.getvalue(),
+        "scores.parquet": parquet_of(scores),
         "data_dictionary.md": dictionary_of_submissions(found.rows.schema.names).encode(),
-        "summary.json": _summary(page).encode(),
-        "methods.md": methods_text(page).encode(),
         "references.bib": bibliography().encode(),
-        "report.md": to_markdown(page).encode(),
-        "tables.tex": latex_tables(page).encode(),
         **rank_files([replace(one, title="") for one in rankings]),
     }
-    for name in {name for name, _ in RANK_FILES}.difference(contents):
-        storage.delete(f"{run_paths.REPORT}/{name}")
-    for name, content in contents.items():
-        storage.write_bytes(f"{run_paths.REPORT}/{name}", content)
-    storage.write_bytes(run_paths.REPORT_PAGE, to_html(page).encode())
+    write_page(storage, page, beside=contents)
     return board if rankings else None
 
 
@@ -189,20 +178,3 @@ def _methods(found: ScoredSubmissions, *, board: Leaderboard, rows: Sequence[Ove
         "over cases were ranked; the rank of a submission is that of the mean of these ranks, and its 95 % range is "
         f"over 1,000 resamples of the {found.unit}s."
     )
-
-
-def _written(write: Callable[[pa.Table, io.BytesIO], None], table: pa.Table) -> bytes:
-    buffer = io.BytesIO()
-    write(table, buffer)
-    return buffer.getvalue()
-
-
-def _summary(page: Page) -> str:
-    content = {
-        "title": page.title,
-        "state": page.state,
-        "notes": page.notes,
-        "scores": [asdict(row) for row in page.rows],
-        "ranks": [{"title": one.title, **asdict(one.board)} for one in page.rankings],
-    }
-    return json.dumps(finite_or_null(content), indent=1) + "\n"
