@@ -137,20 +137,17 @@ def own_folder(base: Path) -> Path:
 def _refusal(folder: Path) -> str | None:
     """Return why what lies here cannot be this user's own folder; one that others can only read is closed."""
     try:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        with _opened(folder) as descriptor:
+            status = os.fstat(descriptor)
+            if status.st_uid != os.geteuid():
+                return f"belongs to user {status.st_uid}"
+            if status.st_mode & 0o022:
+                return "other users may write to it"
+            if status.st_mode & 0o077:
+                os.fchmod(descriptor, 0o700)
     except OSError as error:
-        return f"cannot be opened as a folder ({error.strerror})"
-    try:
-        status = os.fstat(descriptor)
-        if status.st_uid != os.geteuid():
-            return f"belongs to user {status.st_uid}"
-        if status.st_mode & 0o022:
-            return "other users may write to it"
-        if status.st_mode & 0o077:
-            os.fchmod(descriptor, 0o700)
-        return None
-    finally:
-        os.close(descriptor)
+        return f"cannot be opened as a folder of this user alone ({error.strerror})"
+    return None
 
 
 @contextmanager
@@ -228,24 +225,28 @@ def make_locked(root: Path) -> tuple[Path, int]:
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold the lock of a folder, no link, which one process or thread at a time has and which ends with its process."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
+    with _opened(folder) as descriptor:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager
 def if_free(folder: Path) -> Iterator[bool]:
     """Hold the lock of a folder unless somebody else does; says whether."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     is_free = False
-    try:
+    with _opened(folder) as descriptor:
         with suppress(BlockingIOError):
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             is_free = True
         yield is_free
+
+
+@contextmanager
+def _opened(folder: Path) -> Iterator[int]:
+    """Context with the descriptor of a folder, no link; closing it ends a lock that is held by it."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        yield descriptor
     finally:
         os.close(descriptor)
 
@@ -253,13 +254,9 @@ def if_free(folder: Path) -> Iterator[bool]:
 def _sweep(root: Path) -> None:
     """Remove the folders of runs that have died: nobody holds their lock."""
     for folder in root.glob(f"{_LOCKED_PREFIX}*"):
-        with suppress(OSError):
-            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with suppress(OSError), if_free(folder) as is_free:
+            if is_free:
                 shutil.rmtree(folder, ignore_errors=True)
-            finally:
-                os.close(descriptor)
 
 
 def _bases(first: str | None) -> tuple[Path, ...]:
